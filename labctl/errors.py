@@ -1,0 +1,88 @@
+"""The errors that labctl raises.
+
+::
+
+    LabctlError                  whatever a user may want to catch
+    ├── InputError               a file or the command line is wrong         exit status 2
+    │   └── DocumentError        ... with a diagnostic for every mistake in the file (documents/source.py)
+    ├── MachineError             this machine cannot do it: privilege, kernel feature    exit status 3
+    └── LabError                 the lab itself failed                       exit status 4
+        ├── KernelError          the kernel refused an operation; carries `errno`
+        ├── LabGone              the keeper has ended; every process of the lab ended with it
+        └── DeadlineExceeded     the lab did not answer in time
+
+Misuse by a developer (a closed handle used again, an unknown enum) is a plain RuntimeError or ValueError outside this
+tree: it is a bug, not a condition to handle. One boundary maps a dependency's errors to these, `from exc`.
+
+A message to a person has four parts: what object, what was attempted, what came back, what to try.
+"""
+
+from __future__ import annotations
+
+import errno as errno_module
+import os
+
+
+class LabctlError(Exception):
+    """Base of every error that labctl raises on purpose; `exit_status` is what the command line ends with."""
+
+    exit_status = 4
+
+
+class InputError(LabctlError):
+    """A file or the command line is wrong; nothing was built."""
+
+    exit_status = 2
+
+
+class MachineError(LabctlError):
+    """This machine cannot do it; the message names the missing privilege or feature and the remedy."""
+
+    exit_status = 3
+
+
+class LabError(LabctlError):
+    """The lab itself failed, as opposed to what was tried in it."""
+
+    exit_status = 4
+
+
+class KernelError(LabError):
+    """The kernel refused an operation.
+
+    `subject` is the object (``link server:eth1 - gw:eth0``), `attempted` the verb phrase (``add address
+    10.0.1.1/24``), `errno` what came back (0 where the kernel gave only `detail`), `hint` what to try.
+    """
+
+    def __init__(self, subject: str, attempted: str, errno: int, *, detail: str = "", hint: str = "") -> None:
+        self.subject = subject
+        self.attempted = attempted
+        self.errno = errno
+        self.detail = detail
+        self.hint = hint
+        super().__init__(subject, attempted, errno, detail, hint)
+
+    def __str__(self) -> str:
+        came_back = describe_errno(self.errno) if self.errno else self.detail
+        if self.errno and self.detail:
+            came_back = f"{came_back} ({self.detail})"
+        text = f"{self.subject}: cannot {self.attempted}: {came_back}."
+        return f"{text} {self.hint}" if self.hint else text
+
+
+class LabGone(LabError):
+    """The keeper has ended, and with it every process and namespace of the lab."""
+
+
+class DeadlineExceeded(LabError):
+    """The lab (not a program in it) did not answer within its deadline."""
+
+
+def errno_name(number: int) -> str:
+    """`ECONNREFUSED` for 111; the number as text where this kernel's errno has no name."""
+    return errno_module.errorcode.get(number, str(number))
+
+
+def describe_errno(number: int) -> str:
+    """`ECONNREFUSED, Connection refused` for 111."""
+    return f"{errno_name(number)}, {os.strerror(number)}"

@@ -1,0 +1,76 @@
+"""The system calls that Python's standard library (3.11) does not have, one thin function each.
+
+One funnel turns -1 into OSError with errno and the path, if any. Numbers and flags are those of the UAPI headers named
+beside them; they are the same on every architecture unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x0002_0000  # linux/sched.h
+CLONE_NEWUTS = 0x0400_0000
+CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWUSER = 0x1000_0000
+CLONE_NEWPID = 0x2000_0000
+CLONE_NEWNET = 0x4000_0000
+CLONE_FS = 0x0000_0200
+
+MS_RDONLY = 1  # linux/mount.h
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(returned: int, path: str | None = None) -> int:
+    if returned == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return returned
+
+
+def unshare(flags: int) -> None:
+    """unshare(2): leave the namespaces of `flags` for new ones (CLONE_NEWPID: for the next child)."""
+    _checked(_libc.unshare(flags))
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2): the calling thread enters the namespace open at `fd`; `kind` is its CLONE_NEW* flag, 0 for any."""
+    _checked(_libc.setns(fd, kind))
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2)."""
+    _checked(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            fstype.encode() or None,
+            ctypes.c_ulong(flags),
+            data.encode() or None,
+        ),
+        target,
+    )
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _checked(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def prctl(option: int, argument: int) -> None:
+    """prctl(2) with one integer argument."""
+    _checked(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0))

@@ -1,0 +1,1 @@
+"""A topology that exists in the kernel: the keeper, its protocol and the `Lab` handle."""

@@ -1,0 +1,1 @@
+"""Finished (and running) results to the terminal, JSON and JUnit XML."""

@@ -1,0 +1,1 @@
+"""Scenario files to a checked model; the call language; steps, expectations and the runner."""

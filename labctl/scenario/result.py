@@ -1,0 +1,79 @@
+"""What a run gives: results of scenarios, of their steps and of each socket call. Frozen values, no behaviour.
+
+Times are seconds. `started_s` counts from the start of the scenario's lab on CLOCK_MONOTONIC, which all hosts share, so
+the calls of all hosts can be sorted into one conversation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"  # an expectation did not hold
+    SKIPPED = "skipped"  # something that the scenario requires is not there; `reason` says what
+    ERROR = "error"  # the lab, not the scenario, failed
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One system call as it was made."""
+
+    host: str
+    process: str  # the calling process's name on that host, "" for the host's default one
+    call: str  # with resolved arguments, as C would read: connect(3, {AF_INET, 10.0.0.2:5000}, 16)
+    returned: int | None  # None while (or if never) returned
+    errno: str | None  # ECONNREFUSED
+    errno_meaning: str | None  # Connection refused
+    value: str | None  # what came back besides the number: data, peer address, addrlen 16 -> 16
+    started_s: float
+    duration_s: float | None  # None: had not returned when the step (or scenario) ended
+    repeated: int = 1  # how many identical calls in a row this record stands for (`until`)
+    pid: int = 0  # on its host
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRecord:
+    """What a program wrote; `truncated_bytes` were dropped from the middle."""
+
+    stdout: str
+    stderr: str
+    truncated_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    index: str  # "3", or "3.2.1" inside repeat and parallel
+    host: str | None
+    kind: str  # calls, run, start, stop, signal, wait, expect, link, ...
+    title: str  # a line for people
+    outcome: Outcome
+    reason: str  # "" when passed: what was expected, what came back
+    started_s: float
+    duration_s: float
+    line: int  # of the step in the scenario's file
+    calls: tuple[CallRecord, ...] = ()
+    output: OutputRecord | None = None
+    exit_status: int | None = None  # of a program; 128 + n when ended by signal n
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioResult:
+    name: str
+    file: str
+    about: str
+    outcome: Outcome
+    reason: str
+    started_at: str  # wall clock, ISO 8601, UTC
+    duration_s: float
+    hosts: tuple[str, ...] = ()  # in topology order: the columns of the report
+    steps: tuple[StepResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    started_at: str
+    duration_s: float
+    scenarios: tuple[ScenarioResult, ...]

@@ -1,0 +1,105 @@
+"""The resolved topology: every name, address and route decided, nothing left to infer.
+
+Frozen values only. A `Topology` is what `topology/resolve.py` makes of a file or a shape and what `plan/build.py`
+turns into operations. Order is meaningful and stable: nodes in file order, links in file order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+Address = IPv4Address | IPv6Address
+AddressOnLink = IPv4Interface | IPv6Interface
+Prefix = IPv4Network | IPv6Network
+
+
+class NodeKind(StrEnum):
+    HOST = "host"
+    SWITCH = "switch"
+    ROUTER = "router"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One end of a link, on its node. A switch's interfaces are the ports of its bridge and have no addresses."""
+
+    name: str  # at most 15 bytes (IFNAMSIZ, linux/if.h)
+    mac: str  # aa:bb:cc:dd:ee:ff, locally administered unless the file says otherwise
+    mtu: int  # bytes
+    addresses: tuple[AddressOnLink, ...] = ()  # global ones; the link-local one is derived from the MAC
+    network: str = ""  # the network (segment) it is on, "" for a direct link
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    destination: Prefix
+    gateway: Address
+    ifname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    kind: NodeKind
+    interfaces: tuple[Interface, ...] = ()
+    routes: tuple[Route, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()  # dotted keys below net., in file order; forwarding already included
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def addresses(self) -> Iterator[Address]:
+        """The node's addresses without prefix, interface by interface."""
+        return (address.ip for interface in self.interfaces for address in interface.addresses)
+
+    def interface(self, name: str) -> Interface:
+        """The interface of that name; KeyError when there is none."""
+        for interface in self.interfaces:
+            if interface.name == name:
+                return interface
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    node: str
+    ifname: str
+
+    def __str__(self) -> str:
+        return f"{self.node}:{self.ifname}"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A veth pair. Where an end's node is a switch, that end is a port of the switch's bridge."""
+
+    a: Endpoint
+    b: Endpoint
+
+    def __str__(self) -> str:
+        return f"{self.a} - {self.b}"
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    name: str
+    nodes: tuple[Node, ...]
+    links: tuple[Link, ...]
+    source: str = ""  # the file, or the shape, that it came from
+    _by_name: dict[str, Node] = field(init=False, repr=False, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {node.name: node for node in self.nodes})
+
+    def node(self, name: str) -> Node:
+        """The node of that name; KeyError when there is none."""
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    @property
+    def hosts(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.kind is NodeKind.HOST)
