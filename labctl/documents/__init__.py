@@ -1,1 +1,20 @@
-"""YAML text to positioned data to validated models, with errors that name file, line and column."""
+"""YAML text to positioned data to validated models, with errors that name file, line and column.
+
+Validation against pydantic models is in `labctl.documents.validate`, which is imported only where it is needed.
+"""
+
+from labctl.documents.document import Document, KeyPath, parse, read
+from labctl.documents.source import Diagnostic, DocumentError, Mistake, Position, in_file_order, suggest
+
+__all__ = [
+    "Diagnostic",
+    "Document",
+    "DocumentError",
+    "KeyPath",
+    "Mistake",
+    "Position",
+    "in_file_order",
+    "parse",
+    "read",
+    "suggest",
+]

@@ -1,0 +1,149 @@
+"""A YAML file in memory: its data, and the place of every part of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from labctl.documents.source import LINE_BREAK, Diagnostic, DocumentError, Position, suggest
+from labctl.documents.tree import Tree, Value, compose
+
+SIZE_LIMIT_BYTES = 4 << 20
+
+_TOO_LARGE = f"the file is too large: at most {SIZE_LIMIT_BYTES >> 20} MiB are read"
+
+KeyPath = tuple[str | int, ...]
+
+_BLOCK_HEADER = re.compile(r"[|>][-+0-9]*[ \t]*(?:#.*)?$")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Document:
+    """A file that was read.
+
+    Its `data` is plain: dict (keys are always text, as written), list, str, int, float, bool, None.
+    A path names a part of it, key by key: ``("networks", "lan", "members", 0)``. Elements that the data does not have
+    are passed over, so that the path of a model's field leads to the place that the model was made from.
+    """
+
+    file: str
+    text: str
+    root: Tree
+
+    @property
+    def data(self) -> Value:
+        """The whole file's value; None for an empty file."""
+        return self.root.data
+
+    def __repr__(self) -> str:
+        return f"<Document {self.file}>"
+
+    def tree(self, path: KeyPath = ()) -> Tree:
+        """The part at that path, with its place."""
+        return self._walk(path)[0]
+
+    def position(self, path: KeyPath = (), *, key: bool = False) -> Position:
+        """Where the value at that path begins; with `key`, where its key does (for a list's element, the element)."""
+        tree, key_position = self._walk(path)
+        return key_position if key and key_position is not None else tree.start
+
+    def position_in_text(self, path: KeyPath, line: int, column: int) -> Position:
+        """Where a place inside a text stands in the file; `line` and `column` count from 0 within the text's value.
+
+        Exact in block scalars (`|`) and in texts on one line; elsewhere (folded, with escapes) the text's beginning.
+        """
+        tree = self._walk(path)[0]
+        if tree.style == "|":
+            return self._in_block(tree, line, column)
+        if isinstance(tree.data, str) and tree.start.line == tree.end.line and line == 0:
+            quotes = 1 if tree.style in ("'", '"') else 0
+            begin = tree.end.column - quotes - len(tree.data)
+            raw = self._line(tree.end.line)[begin - 1 : tree.end.column - 1 - quotes]
+            if raw == tree.data:
+                return Position(tree.end.line, begin + column)
+        return tree.start
+
+    def diagnostic(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> Diagnostic:
+        """A mistake at that path."""
+        return self.diagnostic_at(self.position(path, key=key), message, hint)
+
+    def diagnostic_at(self, position: Position, message: str, hint: str = "") -> Diagnostic:
+        """A mistake at that place."""
+        return Diagnostic(self.file, position, message, hint, self._line(position.line))
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return LINE_BREAK.split(self.text)
+
+    def _line(self, line: int) -> str:
+        return self._lines[line - 1] if line <= len(self._lines) else ""
+
+    def _walk(self, path: KeyPath) -> tuple[Tree, Position | None]:
+        tree, key_position = self.root, None
+        for element in path:
+            if tree.entries is not None and isinstance(element, str) and element in tree.entries:
+                entry = tree.entries[element]
+                tree, key_position = entry.value, entry.key
+            elif tree.items is not None and isinstance(element, int) and 0 <= element < len(tree.items):
+                tree, key_position = tree.items[element], None
+        return tree, key_position
+
+    def _in_block(self, tree: Tree, line: int, column: int) -> Position:
+        source = self._lines
+        header = tree.start.line
+        while header < tree.end.line and not _BLOCK_HEADER.search(source[header - 1]):
+            header += 1  # an anchor or a tag may stand on a line before the indicator
+        values = tree.data.split("\n") if isinstance(tree.data, str) else []
+        indent = 0
+        for number, value in enumerate(values):
+            if value and header + number < len(source):
+                indent = len(source[header + number]) - len(value)
+                break
+        return Position(header + 1 + line, indent + column + 1)
+
+
+def parse(text: str, file: str) -> Document:
+    """The document that the text is; `file` is what mistakes in it are attributed to. Raises DocumentError."""
+    size_bytes = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+    if size_bytes > SIZE_LIMIT_BYTES:
+        raise DocumentError([Diagnostic(file, None, _TOO_LARGE)])
+    tree, diagnostics = compose(text, file)
+    if diagnostics:
+        raise DocumentError(diagnostics)
+    return Document(file, text, tree if tree is not None else Tree(None, Position(1, 1), Position(1, 1)))
+
+
+def read(path: Path, *, file: str | None = None) -> Document:
+    """The document in that file; mistakes are attributed to `file`, by default the path. Raises DocumentError."""
+    shown = str(path) if file is None else file
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(SIZE_LIMIT_BYTES + 1)
+    except FileNotFoundError as error:
+        raise DocumentError([Diagnostic(shown, None, "there is no such file", _near_files(path))]) from error
+    except IsADirectoryError as error:
+        raise DocumentError([Diagnostic(shown, None, "this is a directory, not a file")]) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DocumentError([Diagnostic(shown, None, f"the file cannot be read: {reason}")]) from error
+    if len(raw) > SIZE_LIMIT_BYTES:
+        raise DocumentError([Diagnostic(shown, None, _TOO_LARGE)])
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = LINE_BREAK.split(raw[: error.start].decode("utf-8", errors="replace"))
+        position = Position(len(before), len(before[-1]) + 1)
+        message = f"the file is not UTF-8: the byte 0x{raw[error.start]:02x} is not part of a character"
+        raise DocumentError([Diagnostic(shown, position, message, "save the file in the UTF-8 encoding")]) from error
+    return parse(text, shown)
+
+
+def _near_files(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
+    except OSError:
+        return f"there is no directory {path.parent} either"
+    hint = suggest(path.name, names)
+    return hint if hint.startswith("did you mean") else ""

@@ -1,0 +1,122 @@
+"""Where something stands in a file, and how a mistake in it is told."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from labctl.errors import InputError
+
+# What libyaml counts as the end of a line (YAML 1.1, section 5.4), so that its line numbers and ours agree.
+LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+SHOWN_LIMIT = 100  # mistakes that are printed
+_SHOWN_COLUMNS = 110
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """Line and column, both counted from 1; a column is a character."""
+
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.line}:{self.column}"
+
+
+class Mistake(ValueError):
+    """What a validator raises to say what is wrong and, separately, what to try."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One mistake: in which file, where (None: nowhere in particular), what is wrong, and what to try."""
+
+    file: str
+    position: Position | None
+    message: str
+    hint: str = ""
+    source_line: str = field(default="", compare=False)
+
+    def render(self, source: str | None = None) -> str:
+        """`file:line:col: message`, the line with a caret below the column, and the hint."""
+        where = self.file if self.position is None else f"{self.file}:{self.position}"
+        lines = [f"{where}: {self.message}"]
+        if self.position is not None:
+            text = self.source_line if source is None else line_of(source, self.position.line)
+            if text.strip():
+                lines += _pointed_at(text, self.position.column)
+        if self.hint:
+            lines.append(f"  {self.hint}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.render()
+
+
+class DocumentError(InputError):
+    """A file has mistakes: all of them, in the order of the file."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = in_file_order(diagnostics)
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        shown = [diagnostic.render() for diagnostic in self.diagnostics[:SHOWN_LIMIT]]
+        if len(self.diagnostics) > SHOWN_LIMIT:
+            shown.append(f"... and {len(self.diagnostics) - SHOWN_LIMIT} more mistakes")
+        return "\n".join(shown)
+
+
+def in_file_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Each mistake once; files in order of first mention, within a file by position."""
+    unique = dict.fromkeys(diagnostics)
+    files = {file: rank for rank, file in enumerate(dict.fromkeys(diagnostic.file for diagnostic in unique))}
+    return tuple(sorted(unique, key=lambda one: (files[one.file], one.position or Position(0, 0))))
+
+
+def suggest(word: str, allowed: Iterable[str]) -> str:
+    """The near miss (``did you mean `delay`?``), else what is allowed (``allowed: a, b, c``), else ""."""
+    import difflib
+
+    choices = list(dict.fromkeys(allowed))
+    folded: dict[str, str] = {}
+    for choice in choices:
+        folded.setdefault(choice.casefold(), choice)
+    near = difflib.get_close_matches(word.casefold()[:80], folded, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean `{folded[near[0]]}`?"
+    if not choices:
+        return ""
+    shown = ", ".join(choices[:24])
+    return f"allowed: {shown}" + (f" and {len(choices) - 24} more" if len(choices) > 24 else "")
+
+
+def line_of(text: str, line: int) -> str:
+    """The line of that number, counted from 1, without its line break; "" when there is none."""
+    lines = LINE_BREAK.split(text)
+    return lines[line - 1] if 0 < line <= len(lines) else ""
+
+
+def _pointed_at(text: str, column: int) -> list[str]:
+    start = max(0, column - _SHOWN_COLUMNS * 2 // 3) if len(text) > _SHOWN_COLUMNS else 0
+    shown = text[start : start + _SHOWN_COLUMNS]
+    before = "".join(_padding(character) for character in text[start : column - 1])
+    opening = "..." if start else ""
+    closing = "..." if start + _SHOWN_COLUMNS < len(text) else ""
+    return [f"  | {opening}{shown}{closing}", f"  | {' ' * len(opening)}{before}^"]
+
+
+def _padding(character: str) -> str:
+    """As wide as the character is on a terminal, so that the caret stands below the right one."""
+    if character == "\t":
+        return "\t"
+    if unicodedata.combining(character):
+        return ""
+    return "  " if unicodedata.east_asian_width(character) in "WF" else " "
