@@ -1,0 +1,114 @@
+"""The files around the code say what is true: README's two lines, CI, the pins, the links between documents."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONSTRAINTS = ("constraints.txt", "constraints-test.txt")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("scenarios/**/*.md")])
+SCRIPTS = sorted([*ROOT.glob("tools/*"), ROOT / ".ci" / "run"])
+
+
+def code_blocks(markdown: str) -> list[str]:
+    return re.findall(r"^```\w*\n(.*?)^```$", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def pins(name: str) -> dict[str, str]:
+    """The versions that a constraints file pins, by normalised name."""
+    text = (ROOT / name).read_text()
+    return {
+        re.sub(r"[-_.]+", "-", project).lower(): version
+        for project, version in re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE)
+    }
+
+
+def requirement_names(requirements: list[str]) -> set[str]:
+    return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower() for requirement in requirements}
+
+
+def pyproject() -> dict[str, object]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def anchors(markdown: str) -> set[str]:
+    """The fragments that a document's headings give, as the usual renderers make them."""
+    headings = re.findall(r"^#+ +(.*)$", markdown, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def readme_lines() -> list[str]:
+    return code_blocks((ROOT / "README.md").read_text())[:2]
+
+
+def test_the_first_two_code_blocks_of_readme_are_one_line_each() -> None:
+    assert [block.count("\n") for block in readme_lines()] == [1, 1]
+
+
+def test_readme_installs_before_it_runs_the_main_job() -> None:
+    assert re.fullmatch(r"tools/install && \.venv/bin/labctl run [\w.-]+\n", readme_lines()[0])
+
+
+def test_ci_calls_exactly_the_test_line_of_readme() -> None:
+    commands = [
+        line
+        for line in (ROOT / ".ci" / "run").read_text().splitlines()
+        if line.strip() and not line.startswith(("#", "cd "))
+    ]
+    assert commands == [readme_lines()[1].rstrip("\n")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_is_executable_and_plain_posix_shell(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    assert script.read_text().startswith("#!/bin/sh\n")
+    subprocess.run(["/bin/sh", "-n", script], check=True)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_every_pin_has_hashes(name: str) -> None:
+    # A pin is a line and its continuations.
+    text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    entries = [line for line in text.splitlines() if line.strip()]
+    assert entries
+    without = [entry for entry in entries if not re.match(r"\S+==\S+ .*--hash=sha256:[0-9a-f]{64}", entry)]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_the_pins_name_no_index(name: str) -> None:
+    assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host", (ROOT / name).read_text())
+
+
+def test_what_labctl_depends_on_is_pinned() -> None:
+    project = pyproject()
+    assert isinstance(project["project"], dict)
+    assert isinstance(project["dependency-groups"], dict)
+    wanted = requirement_names(project["project"]["dependencies"] + project["dependency-groups"]["build"])
+    assert wanted <= pins("constraints.txt").keys()
+    assert requirement_names(project["project"]["optional-dependencies"]["test"]) <= pins("constraints-test.txt").keys()
+
+
+def test_the_tests_use_the_versions_that_users_get() -> None:
+    assert pins("constraints.txt").items() <= pins("constraints-test.txt").items()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_resolve(document: Path) -> None:
+    text = document.read_text()
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        linked = (document.parent / path).resolve() if path else document
+        if not linked.exists() or (fragment and fragment not in anchors(linked.read_text())):
+            broken.append(target)
+    assert broken == []
