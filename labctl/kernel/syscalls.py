@@ -74,3 +74,14 @@ def umount(target: str, flags: int = 0) -> None:
 def prctl(option: int, argument: int) -> None:
     """prctl(2) with one integer argument."""
     _checked(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0))
+
+
+def set_process_name(name: str) -> None:
+    """Set the calling thread's name as ps and top show it (PR_SET_NAME): its first 15 bytes."""
+    _checked(_libc.prctl(PR_SET_NAME, ctypes.c_char_p(os.fsencode(name)[:15]), 0, 0, 0))
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2): the name of the UTS namespace, at most 64 bytes."""
+    encoded = os.fsencode(name)
+    _checked(_libc.sethostname(encoded, ctypes.c_size_t(len(encoded))))

@@ -1,0 +1,187 @@
+"""Entering the namespaces that a lab lives in, and why a machine may refuse: what to say, and what to change.
+
+`diagnose` is a pure function of readings, so that every machine's refusal can be tested on any machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from enum import Enum
+
+from labctl.errors import MachineError, describe_errno
+from labctl.kernel import syscalls
+
+CAP_DAC_OVERRIDE = 1  # linux/capability.h
+CAP_NET_BIND_SERVICE = 10
+CAP_NET_ADMIN = 12
+CAP_NET_RAW = 13
+CAP_SYS_CHROOT = 18
+CAP_SYS_ADMIN = 21
+NEEDED = (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_CHROOT, CAP_DAC_OVERRIDE, CAP_NET_BIND_SERVICE)
+LAB_NAMESPACES = (
+    syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+)
+
+
+class Stage(Enum):
+    """What was refused; the value is the phrase for it."""
+
+    USER_NAMESPACE = "make a user namespace"
+    IDENTITY = "map your user to root in the new user namespace"
+    NAMESPACES = "make the lab's namespaces"
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What this machine says about itself; a sysctl is None where the kernel does not have it."""
+
+    euid: int
+    unprivileged_userns_clone: int | None = None  # kernel.unprivileged_userns_clone (Debian's kernels)
+    apparmor_restrict_userns: int | None = None  # kernel.apparmor_restrict_unprivileged_userns (Ubuntu 23.10)
+    max_user_namespaces: int | None = None  # user.max_user_namespaces
+    max_net_namespaces: int | None = None  # user.max_net_namespaces
+    max_pid_namespaces: int | None = None
+    max_mnt_namespaces: int | None = None
+    seccomp: bool = False  # a system call filter is on this process (containers, sandboxes)
+    container: bool = False
+    selinux_userns: bool = False  # SELinux is enforcing
+
+
+def diagnose(readings: Readings, stage: Stage, number: int) -> str:
+    """What to tell a person when `stage` was refused with errno `number`: the object, what came back, the remedy."""
+    who = "root" if readings.euid == 0 else "an ordinary user"
+    head = f"lab: cannot {stage.value} as {who}: {describe_errno(number)}."
+    return f"{head} {_remedy(readings, stage, number)}"
+
+
+def _remedy(readings: Readings, stage: Stage, number: int) -> str:
+    if number in (errno.ENOSPC, errno.EUSERS):
+        for name in ("user", "net", "pid", "mnt"):
+            if getattr(readings, f"max_{name}_namespaces") == 0:
+                return f"They are switched off. Try: sudo sysctl user.max_{name}_namespaces=10000"
+        if number == errno.EUSERS:
+            return "User namespaces are nested too deeply (the kernel allows 32)."
+        return (
+            "A limit on namespaces is reached. Compare `sysctl -a --pattern 'user.max_.*_namespaces'` with what runs, "
+            "and try: sudo sysctl user.max_net_namespaces=20000"
+        )
+    if number == errno.EINVAL:
+        return "This kernel was built without these namespaces (CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_PID_NS)."
+    if number == errno.ENOSYS:
+        return "unshare(2) is not to be had here: a sandbox or an emulator hides it."
+    if readings.max_user_namespaces == 0:
+        return "User namespaces are switched off. Try: sudo sysctl user.max_user_namespaces=10000, or run as root."
+    if readings.euid != 0 and readings.unprivileged_userns_clone == 0:
+        return "Try: sudo sysctl kernel.unprivileged_userns_clone=1, or run as root."
+    if readings.euid != 0 and readings.apparmor_restrict_userns:
+        return (
+            "AppArmor keeps ordinary users from using user namespaces. "
+            "Try: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run as root."
+        )
+    if readings.container or readings.seccomp:
+        return (
+            "This process is confined (a container or sandbox with a system call filter). "
+            "Try docker run --privileged, or --cap-add SYS_ADMIN --cap-add NET_ADMIN "
+            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+            "--security-opt systempaths=unconfined."
+        )
+    if readings.euid == 0:
+        return "This root has no CAP_SYS_ADMIN. Run with all capabilities (see `capsh --print`)."
+    if readings.selinux_userns:
+        return "SELinux may forbid user namespaces to this domain (see `ausearch -m avc`). Or run as root."
+    return "A security module may forbid user namespaces (see the kernel's log). Or run as root."
+
+
+def needs_user_namespace(euid: int, effective: int) -> bool:
+    """Whether a user with this set of effective capabilities (a bit mask) needs a user namespace to make a lab."""
+    return euid != 0 or any(not effective >> capability & 1 for capability in NEEDED)
+
+
+def enter_lab_namespaces() -> None:
+    """Move the calling process (single-threaded) to a lab's new namespaces; its next child is the lab's PID 1.
+
+    Without privilege a user namespace comes first, in which the one user and group are root. MachineError names the
+    remedy. user_namespaces(7), pid_namespaces(7).
+    """
+    stage = Stage.NAMESPACES
+    try:
+        if needs_user_namespace(os.geteuid(), effective_capabilities()):
+            stage = Stage.USER_NAMESPACE
+            _enter_user_namespace(os.geteuid(), os.getegid())
+            stage = Stage.NAMESPACES
+        syscalls.unshare(LAB_NAMESPACES)
+    except _IdentityRefused as refused:
+        raise MachineError(diagnose(read_machine(refused.euid), Stage.IDENTITY, refused.errno or 0)) from refused
+    except OSError as error:
+        euid = os.geteuid()
+        raise MachineError(diagnose(read_machine(euid), stage, error.errno or 0)) from error
+
+
+class _IdentityRefused(OSError):
+    def __init__(self, number: int, euid: int) -> None:
+        super().__init__(number, os.strerror(number))
+        self.euid = euid
+
+
+def _enter_user_namespace(uid: int, gid: int) -> None:
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    try:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"0 {uid} 1")
+        _write("/proc/self/gid_map", f"0 {gid} 1")
+    except OSError as error:
+        raise _IdentityRefused(error.errno or 0, uid) from error
+
+
+def effective_capabilities() -> int:
+    """The calling process's effective capabilities as a bit mask (proc_pid_status(5), CapEff)."""
+    return int(_status_field("CapEff"), 16)
+
+
+def read_machine(euid: int) -> Readings:
+    """The readings of this machine, for a user who was `euid` before anything was tried."""
+    sysctl = {name: _read_int(path) for name, path in _SYSCTLS}
+    return Readings(
+        euid=euid,
+        **sysctl,
+        seccomp=_status_field("Seccomp") not in ("", "0"),
+        container=os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"),
+        selinux_userns=_read_int("/sys/fs/selinux/enforce") == 1,
+    )
+
+
+_SYSCTLS = (
+    ("unprivileged_userns_clone", "/proc/sys/kernel/unprivileged_userns_clone"),
+    ("apparmor_restrict_userns", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+    ("max_user_namespaces", "/proc/sys/user/max_user_namespaces"),
+    ("max_net_namespaces", "/proc/sys/user/max_net_namespaces"),
+    ("max_pid_namespaces", "/proc/sys/user/max_pid_namespaces"),
+    ("max_mnt_namespaces", "/proc/sys/user/max_mnt_namespaces"),
+)
+
+
+def _read_int(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _status_field(name: str) -> str:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key == name:
+                return value.strip()
+    return ""
+
+
+def _write(path: str, content: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content.encode("ascii"))
+    finally:
+        os.close(descriptor)

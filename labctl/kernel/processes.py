@@ -1,0 +1,150 @@
+"""Processes of a lab, from the side of the one that forks them: limits, signals, descriptors, exec, wait status."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from select import POLLIN, poll
+
+from labctl.errors import KernelError, LabError
+from labctl.kernel.syscalls import PR_SET_PDEATHSIG, prctl
+
+FIRST_FREE_DESCRIPTOR = 3
+HIGHEST_DESCRIPTOR = 2**31 - 1
+INTERNAL_FAILURE = 70  # exit status of a child in which something unforeseen happened (EX_SOFTWARE, sysexits.h)
+
+
+def fork(body: Callable[[], None]) -> int:
+    """Fork a child that runs `body` and then exits; returns its pid. The caller must be single-threaded.
+
+    The child never returns to the caller's code, whatever happens in `body`; what it did not foresee goes to stderr.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = INTERNAL_FAILURE
+    try:
+        gc.disable()  # nothing of the parent's is to be finalised here: it owns the descriptors
+        body()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the last frame of this process: reported, and never the parent's loop again
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def die_with_parent() -> None:
+    """SIGKILL for the calling process when its parent ends (PR_SET_PDEATHSIG). Set it after changes of credentials."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def ignore(*numbers: signal.Signals) -> None:
+    """Ignore these signals."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def default_signals() -> None:
+    """Every signal back to its default disposition, and none blocked: what a program expects to start with."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) != signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def raise_descriptor_limit() -> tuple[int, int]:
+    """Soft RLIMIT_NOFILE to the hard one; returns (soft, hard) as they were."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
+
+
+def set_descriptor_limit(limit: tuple[int, int]) -> None:
+    """Set RLIMIT_NOFILE to (soft, hard)."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def keep_only(*descriptors: int) -> None:
+    """Close every descriptor of this process but `descriptors`."""
+    first = 0
+    for descriptor in sorted(descriptors):
+        if first < descriptor:  # an empty range that starts at 0 would close everything (Python 3.11)
+            os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, HIGHEST_DESCRIPTOR)
+
+
+def move_above_stdio(descriptor: int) -> int:
+    """`descriptor` under a number that is none of 0, 1 and 2; the old number is closed."""
+    if descriptor >= FIRST_FREE_DESCRIPTOR:
+        return descriptor
+    import fcntl
+
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_DESCRIPTOR)
+    os.close(descriptor)
+    return moved
+
+
+def exit_code(wait_status: int) -> int:
+    """A wait status as subprocess gives it: the exit status, or minus the number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(wait_status)
+
+
+def read_all(descriptor: int, timeout_s: float, what: str) -> bytes:
+    """Everything up to the end of a pipe; LabError when the end does not come within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    poller = poll()
+    poller.register(descriptor, POLLIN)
+    parts: list[bytes] = []
+    while True:
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise LabError(f"{what}: did not start within {timeout_s:g} s. Is the machine overloaded, or it stopped?")
+        part = os.read(descriptor, 65536)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+
+
+def execute(subject: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Become the program `argv`, looked up in the environment's PATH. Returns never; KernelError says why it failed."""
+    program = argv[0]
+    if not program:
+        raise KernelError(subject, 'run ""', errno.ENOENT, hint="The program's name is empty.")
+    path = environment.get("PATH", os.defpath)
+    candidates = [program] if "/" in program else [os.path.join(entry or ".", program) for entry in path.split(":")]
+    failure = errno.ENOENT
+    failed_at = program
+    for candidate in candidates:
+        try:
+            os.execve(candidate, argv, environment)
+        except OSError as error:
+            number = error.errno or 0
+            if number in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(candidate):
+                continue
+            failure, failed_at = number, candidate
+            if number != errno.EACCES:
+                break
+    raise KernelError(subject, f"run {program}", failure, hint=_exec_hint(program, failed_at, failure, path))
+
+
+def _exec_hint(program: str, failed_at: str, number: int, path: str) -> str:
+    if number == errno.ENOENT and "/" in failed_at and os.path.exists(failed_at):
+        return f"{failed_at} is there, but the interpreter in its first line (or its loader) is not."
+    if number == errno.ENOENT and "/" in program:
+        return "There is no such file on this host; /tmp and /run are each host's own."
+    if number == errno.ENOENT:
+        return f"Is it installed? PATH={path}"
+    if number == errno.EACCES:
+        return f"Is {failed_at} a program that may be executed?"
+    if number == errno.ENOEXEC:
+        return f"{failed_at} has no #! line and is no program for this machine."
+    if number == errno.E2BIG:
+        return "The arguments and the environment together are too long."
+    return ""

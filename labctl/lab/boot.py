@@ -1,0 +1,61 @@
+"""Boot: the first process of a lab, a fresh interpreter that the owner starts (docs/decisions/0001).
+
+It waits for the owner's `Open`, enters the lab's namespaces, forks the keeper, and from then on only watches: when the
+owner is gone it ends the keeper, when the keeper is gone it reaps it and ends. Until `Open` comes it has made nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+
+from labctl.errors import LabError, LabGone, MachineError
+from labctl.kernel import processes, syscalls
+from labctl.kernel.privilege import enter_lab_namespaces
+from labctl.lab.keeper import keep
+from labctl.lab.protocol import Channel, Failed, Open
+
+CHANNEL = 3  # descriptors that the owner hands over
+LIVENESS = 4  # reads as ended when the owner is gone
+
+
+def main() -> None:
+    """What the fresh interpreter runs; ends the process."""
+    processes.ignore(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
+    processes.keep_only(0, 1, 2, CHANNEL, LIVENESS)
+    syscalls.set_process_name("labctl-boot")
+    for descriptor in (CHANNEL, LIVENESS):
+        os.set_inheritable(descriptor, False)
+    channel = Channel(socket.socket(fileno=CHANNEL))
+    with contextlib.suppress(LabGone):
+        frame = channel.receive(until=None)
+        if frame is not None and isinstance(frame.message, Open):
+            try:
+                _watch(channel, frame.message, frame.number)
+            except (LabError, MachineError) as error:
+                channel.send(frame.number, Failed.of(error), until=None)
+    os._exit(0)
+
+
+def _watch(channel: Channel, request: Open, number: int) -> None:
+    enter_lab_namespaces()
+    boot_reading, boot_writing = os.pipe2(os.O_CLOEXEC)
+
+    def keeper() -> None:
+        os.close(boot_writing)
+        os.close(LIVENESS)
+        keep(channel, request, number, boot_reading)
+
+    pid = processes.fork(keeper)
+    pidfd = os.pidfd_open(pid)
+    channel.close()  # the keeper's alone: that it ends is to be seen by the owner
+    os.close(boot_reading)
+    poller = select.poll()
+    poller.register(LIVENESS, 0)  # POLLHUP
+    poller.register(pidfd, select.POLLIN)
+    if pidfd not in {descriptor for descriptor, _ in poller.poll()}:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.waitpid(pid, 0)

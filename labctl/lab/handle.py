@@ -1,0 +1,355 @@
+"""`Lab` and `Process`: what the owner of a lab holds. The keeper does the work; see docs/architecture.md."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from labctl.errors import DeadlineExceeded, LabError, LabGone
+from labctl.lab.operation_rows import to_row
+from labctl.lab.protocol import (
+    Apply,
+    Channel,
+    Done,
+    Drop,
+    Failed,
+    Frame,
+    NodeRow,
+    Open,
+    OpenFile,
+    OpenSocket,
+    Pairs,
+    PutFile,
+    Request,
+    SignalGroup,
+    Spawn,
+    SpawnCaller,
+    Spawned,
+    Undrop,
+)
+from labctl.lab.starting import Boot
+
+if TYPE_CHECKING:
+    from labctl.lab.caller import Caller
+    from labctl.plan.droprule import DropRule
+    from labctl.plan.operations import Operation, Plan
+
+STATUS = struct.Struct("=i")
+ANSWER_TIMEOUT_S = 30.0
+
+
+class Lab:
+    """A topology that exists in the kernel, for as long as this handle does. Thread-safe.
+
+    Everything that a lab is ends with `close`, and with the end of the owning process, however that comes about.
+    """
+
+    def __init__(self, boot: Boot, name: str, nodes: tuple[str, ...], answer_timeout_s: float) -> None:
+        """For `open`: takes over `boot`."""
+        self.name = name
+        self.nodes = nodes
+        self._boot = boot
+        self._channel = Channel(boot.channel)
+        self._timeout_s = answer_timeout_s
+        self._exchange = threading.Lock()  # one request at a time is under way
+        self._number = 0
+        self._gone: LabGone | None = None
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        plan: Plan,
+        *,
+        visible_paths: Iterable[str | os.PathLike[str]] = (),
+        deadline_s: float = ANSWER_TIMEOUT_S,
+        boot: Boot | None = None,
+    ) -> Self:
+        """Make the lab that `plan` describes; the caller closes it.
+
+        `visible_paths` stay visible on hosts although they lie under /tmp, /run or /dev/shm, as do this Python, labctl
+        and the working directory. `boot` is one that was started ahead; it is taken over. Raises MachineError when this
+        machine cannot have labs, KernelError when it refuses an operation, DeadlineExceeded after `deadline_s`.
+        """
+        lab = cls(boot or Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
+        try:
+            lab._done(_open_request(plan, visible_paths), what="open the lab", timeout_s=deadline_s)
+        except BaseException:
+            lab.close()
+            raise
+        return lab
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "gone" if self._gone else f"{len(self.nodes)} nodes"
+        return f"<Lab {self.name}, {state}>"
+
+    def spawn(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+    ) -> Process:
+        """Start a program on the node; the caller closes the `Process`, which does not end it.
+
+        `env` is over the owner's environment and the node's. Descriptors stay the caller's; None is /dev/null. It is
+        the leader of a session and process group of its own. KernelError when it cannot be run (ENOENT: is not there).
+        """
+        if not argv:
+            raise ValueError("argv is empty")
+        given = (stdin, stdout, stderr)
+        request = Spawn(
+            node=node,
+            argv=tuple(os.fspath(argument) for argument in argv),
+            environment=tuple((env or {}).items()),
+            cwd=cwd,
+            stdio=(stdin is not None, stdout is not None, stderr is not None),
+        )
+        descriptors = tuple(descriptor for descriptor in given if descriptor is not None)
+        frame = self._ask(request, descriptors, what=f"start {argv[0]} on {node}")
+        return self._process(frame, node, tuple(argv))
+
+    def caller(self, node: str, name: str = "") -> Caller:
+        """A new process on the node that makes socket calls; the caller of this closes it."""
+        from labctl.lab.caller import Caller
+
+        frame = self._ask(SpawnCaller(node, name), what=f"start a caller on {node}")
+        channel = socket.socket(fileno=frame.descriptors[2])
+        return Caller(process=self._process(frame, node, ("caller", name) if name else ("caller",)), channel=channel)
+
+    def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
+        """An ordinary socket that lives in the node's network namespace; the caller owns it."""
+        request = OpenSocket(node, int(family), int(type), proto)
+        frame = self._ask(request, what=f"make a socket on {node}")
+        return socket.socket(fileno=frame.descriptors[0])
+
+    def open_file(self, node: str, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
+        """open(2) as a process on the node would; the caller owns the (close-on-exec) descriptor. KernelError."""
+        frame = self._ask(OpenFile(node, path, flags, mode), what=f"open {path} on {node}")
+        return frame.descriptors[0]
+
+    def apply(self, operations: Iterable[Operation]) -> None:
+        """Carry out operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
+        self._done(Apply(tuple(to_row(operation) for operation in operations)), what="apply operations")
+
+    def drop(self, node: str, rule: DropRule) -> None:
+        """Drop the packets of the node that `rule` describes, until `undrop`."""
+        from labctl.plan.droprule import to_json
+
+        self._done(Drop(node, to_json(rule)), what=f"drop packets on {node}")
+
+    def undrop(self, node: str) -> None:
+        """Drop nothing more on the node."""
+        self._done(Undrop(node), what=f"undo drops on {node}")
+
+    def put_file(self, name: str, data: bytes, mode: int = 0o644) -> str:
+        """Put a file into the directory that all hosts share; returns its path there.
+
+        A program that is put at `bin/NAME` with mode 0o755 is found by its name on every host.
+        """
+        content = os.memfd_create("labctl-file", os.MFD_CLOEXEC)
+        try:
+            with open(content, "wb", closefd=False) as file:
+                file.write(data)
+            self._done(PutFile(name, mode), (content,), what=f"put the file {name}")
+        finally:
+            os.close(content)
+        return f"/run/lab/{name}"
+
+    def close(self) -> None:
+        """End the lab and every process in it; returns when the keeper has been reaped. Idempotent.
+
+        The kernel frees namespaces and interfaces after that in its own time (some 100 ms).
+        """
+        self._closed = True
+        self._boot.close()
+
+    def _process(self, frame: Frame, node: str, argv: tuple[str, ...]) -> Process:
+        spawned = frame.message
+        if not isinstance(spawned, Spawned):
+            raise LabError(f"lab {self.name}: the keeper answered {spawned} to a request to start {argv[0]}.")
+        status, pidfd = frame.descriptors[:2]
+        return Process(self, node, argv, spawned.pid, spawned.process, status, pidfd)
+
+    def _signal_group(self, process: int, number: int) -> bool:
+        return bool(self._done(SignalGroup(process, number), what="signal a process group"))
+
+    def _done(
+        self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
+    ) -> int:
+        frame = self._ask(request, descriptors, what=what, timeout_s=timeout_s)
+        return frame.message.value if isinstance(frame.message, Done) else 0
+
+    def _ask(
+        self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
+    ) -> Frame:
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        until = time.monotonic() + timeout_s
+        late = (
+            f"lab {self.name}: could not {what} within {timeout_s:g} s. Is the machine overloaded, or the lab stopped?"
+        )
+        if not self._exchange.acquire(timeout=timeout_s):
+            raise DeadlineExceeded(late)
+        try:
+            if self._closed:
+                raise RuntimeError(f"{self!r} has been closed; cannot {what}")
+            if self._gone is not None:
+                raise self._gone
+            self._number += 1
+            frame = self._exchanged(self._number, request, descriptors, until)
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(late) from error
+        except LabGone as error:
+            if self._closed:
+                raise RuntimeError(f"{self!r} was closed by another thread; cannot {what}") from error
+            self._gone = LabGone(self._why_gone())
+            raise self._gone from error
+        finally:
+            self._exchange.release()
+        if isinstance(frame.message, Failed):
+            raise frame.message.error()
+        return frame
+
+    def _exchanged(self, number: int, request: Request, descriptors: tuple[int, ...], until: float) -> Frame:
+        self._channel.send(number, request, descriptors, until=until)
+        while True:
+            frame = self._channel.receive(until=until)
+            if frame is None:
+                raise LabGone(f"lab {self.name}: its keeper has ended.")
+            if frame.number == number:
+                return frame
+            for descriptor in frame.descriptors:  # the reply to a request that ran out of time
+                os.close(descriptor)
+
+    def _why_gone(self) -> str:
+        words = self._boot.last_words().strip()
+        text = f"lab {self.name}: its keeper has ended, and every process of the lab with it."
+        return f"{text} Its last words:\n{words}" if words else f"{text} Was it killed (see the kernel's log for OOM)?"
+
+
+class Process:
+    """A program (or caller) on a node. Owns a pidfd and a status pipe; closing it does not end the program."""
+
+    def __init__(
+        self, lab: Lab, node: str, argv: tuple[str, ...], pid: int, process: int, status: int, pidfd: int
+    ) -> None:
+        """For `Lab`: takes over the descriptors."""
+        self.node = node
+        self.argv = argv
+        self.pid = pid  # on its host
+        self.pidfd = pidfd
+        self._lab = lab
+        self._process = process  # its number in the keeper's PID namespace
+        self._status = status
+        self._reading = threading.Lock()
+        self._returned: int | None = None
+        os.set_blocking(status, False)
+
+    def __repr__(self) -> str:
+        if self._returned is None:
+            state = "closed" if self._status == -1 else "running"
+        else:
+            code = self._returned
+            state = f"exited with signal {-code}" if code < 0 else f"exited with status {code}"
+        return f"<Process {' '.join(self.argv)!r} on {self.node}, {state}>"
+
+    def fileno(self) -> int:
+        """The status pipe, for selectors: readable when the process has ended (or the lab is gone)."""
+        return self._status
+
+    @property
+    def returncode(self) -> int | None:
+        """What `wait` returned last, None before that."""
+        return self._returned
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """The exit status, or minus the signal's number; None when it still runs after `timeout_s` (None: for ever).
+
+        LabGone when the lab has ended and took the process with it.
+        """
+        if self._returned is not None:
+            return self._returned
+        if self._status == -1:
+            raise RuntimeError(f"{self!r} has been closed; cannot wait for it")
+        poller = select.poll()
+        poller.register(self._status, select.POLLIN)
+        if not poller.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000):
+            return None
+        with self._reading:
+            if self._returned is None:
+                try:
+                    told = os.read(self._status, STATUS.size)
+                except BlockingIOError:
+                    return self._returned
+                if len(told) != STATUS.size:
+                    raise LabGone(f"lab {self._lab.name}: it has ended, and with it {self.argv[0]} on {self.node}.")
+                (self._returned,) = STATUS.unpack(told)
+        return self._returned
+
+    def signal(self, number: int, *, group: bool = False) -> bool:
+        """Send a signal to the process (`group`: to its process group); False when it has ended already."""
+        if group:
+            return self._lab._signal_group(self._process, number)
+        if self.pidfd == -1:
+            raise RuntimeError(f"{self!r} has been closed; cannot signal it")
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the descriptors; the program goes on until it ends or the lab does. Idempotent."""
+        status, self._status = self._status, -1
+        pidfd, self.pidfd = self.pidfd, -1
+        for descriptor in (status, pidfd):
+            if descriptor != -1:
+                os.close(descriptor)
+
+
+def _open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
+    rows: list[NodeRow] = []
+    names: dict[Pairs, int] = {}
+    for node in plan.nodes:
+        index = names.setdefault(node.names, len(names))
+        rows.append(NodeRow(node.name, node.kind.value, node.environment, index))
+    cwd = _working_directory()
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, package, cwd]
+    return Open(
+        lab=plan.topology,
+        nodes=tuple(rows),
+        names=tuple(names),
+        operations=tuple(to_row(operation) for operation in plan.operations),
+        environment=tuple(os.environ.items()),
+        cwd=cwd,
+        visible_paths=tuple(dict.fromkeys([*visible, *(os.path.abspath(path) for path in visible_paths)])),
+    )
+
+
+def _working_directory() -> str:
+    with contextlib.suppress(FileNotFoundError):  # it has been deleted
+        return os.getcwd()
+    return "/"

@@ -1,0 +1,202 @@
+"""A node as a place where programs run: made complete with its first program, by a process that then is its init.
+
+All of this is done by the keeper, which is single-threaded, and by children that it forks. The init is process 1 of the
+node's PID namespace; when it ends, the kernel ends every process of the node.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from labctl.errors import KernelError, LabError, describe_errno
+from labctl.kernel import mounts, processes, syscalls
+from labctl.lab.protocol import Failed, Pairs, decode, encode
+
+SHARED_DIRECTORY = "/run/lab"
+SHARED_PROGRAMS = f"{SHARED_DIRECTORY}/bin"
+STORE = "/run/host-files"
+INSIDE = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+START_TIMEOUT_S = 20.0  # for what a child does before it is the program; milliseconds, unless the machine is swamped
+
+RESOLV_CONF = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
+LOCAL_NAMES = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all hosts of a lab have in common."""
+
+    lab: str
+    view: mounts.View
+    environment: dict[str, str]  # the owner's
+    cwd: str  # the owner's
+    descriptor_limit: tuple[int, int]  # RLIMIT_NOFILE as the owner had it
+    own_pid_namespace: int  # descriptor, the keeper's
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """A host's process 1; the keeper owns the pidfd."""
+
+    pid: int
+    pidfd: int
+
+
+@dataclass(slots=True)
+class Host:
+    """A node of the keeper's; `init` is None until its first program, `ended` tells how the init ended."""
+
+    name: str
+    environment: Pairs
+    names: Pairs
+    network: int  # descriptor of its network namespace
+    init: Init | None = None
+    ended: int | None = None
+
+    @property
+    def subject(self) -> str:
+        """How messages call it."""
+        return f"host {self.name}"
+
+
+def complete(host: Host, surroundings: Surroundings) -> Init:
+    """Give the host its mount, UTS, IPC and PID namespaces and its init. KernelError names what the kernel refused."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            try:
+                syscalls.unshare(syscalls.CLONE_NEWPID)
+            except OSError as error:
+                raise KernelError(host.subject, "make a PID namespace", error.errno or 0) from error
+            try:
+                pid = processes.fork(lambda: _init(host, surroundings, writing))
+            finally:
+                syscalls.setns(surroundings.own_pid_namespace, syscalls.CLONE_NEWPID)
+        finally:
+            os.close(writing)
+        init = Init(pid, os.pidfd_open(pid))
+        try:
+            report = processes.read_all(reading, START_TIMEOUT_S, host.subject)
+            if report != b"ready":
+                raise _failure(report, f"{host.subject}: its init ended before it was ready.")
+        except LabError:
+            _end(init)
+            raise
+        return init
+    finally:
+        os.close(reading)
+
+
+def fork_inside(host: Host, surroundings: Surroundings, body: Callable[[], None]) -> int:
+    """Fork a process of the host that runs `body` in all its namespaces; returns its pid in the keeper's namespace."""
+    if host.ended is not None:
+        raise LabError(
+            f"{host.subject}: its init was ended from outside (status {host.ended}), and with it every program on it. "
+            f"Open a new lab: a host's namespaces cannot be brought back."
+        )
+    if host.init is None:
+        host.init = complete(host, surroundings)
+    pidfd = host.init.pidfd
+    try:
+        syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
+    except OSError as error:
+        if error.errno == errno.ESRCH:
+            raise LabError(f"{host.subject}: its init has been ended from outside; it can run nothing more.") from error
+        raise KernelError(host.subject, "enter its PID namespace", error.errno or 0) from error
+    try:
+        return processes.fork(lambda: _inside(host, pidfd, body))
+    except OSError as error:
+        hint = "Its init has ended." if error.errno == errno.ENOMEM else ""
+        raise KernelError(host.subject, "start a process", error.errno or 0, hint=hint) from error
+    finally:
+        syscalls.setns(surroundings.own_pid_namespace, syscalls.CLONE_NEWPID)
+
+
+def environment_on(host: Host, surroundings: Surroundings, given: Pairs) -> dict[str, str]:
+    """The environment of a program on the host: the owner's, the node's, then what the program was given."""
+    environment = {
+        name: value
+        for name, value in surroundings.environment.items()
+        if name not in _PLACES or not surroundings.view.hides(value)
+    }
+    environment |= {"LABCTL_NODE": host.name, "LABCTL_LAB": surroundings.lab}
+    environment |= dict(host.environment)
+    environment |= dict(given)
+    environment["PATH"] = f"{SHARED_PROGRAMS}:{environment.get('PATH', os.defpath)}"
+    return environment
+
+
+_PLACES = ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")  # dropped where the directory is not to be seen
+
+
+def report_failure(writing: int, error: LabError) -> None:
+    """In a child: tell the keeper, which reads `_failure` from it."""
+    os.write(writing, encode(Failed.of(error)))
+
+
+def failure_of(report: bytes, otherwise: str) -> Exception:
+    """The error that a child's report is; `otherwise` when the child ended without a word."""
+    return _failure(report, otherwise)
+
+
+def _failure(report: bytes, otherwise: str) -> Exception:
+    message = decode(report) if report else Failed.of(LabError(otherwise))
+    return message.error() if isinstance(message, Failed) else LabError(otherwise)
+
+
+def _end(init: Init) -> None:
+    try:
+        signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
+    finally:
+        os.close(init.pidfd)
+        os.waitpid(init.pid, 0)
+
+
+def _inside(host: Host, init_pidfd: int, body: Callable[[], None]) -> None:
+    try:
+        syscalls.setns(init_pidfd, INSIDE)
+    except OSError as error:
+        raise KernelError(host.subject, "enter its namespaces", error.errno or 0) from error
+    body()
+
+
+def _init(host: Host, surroundings: Surroundings, writing: int) -> None:
+    try:
+        processes.default_signals()
+        processes.die_with_parent()
+        _build(host, surroundings)
+    except LabError as error:
+        report_failure(writing, error)
+        raise
+    except OSError as error:
+        report_failure(writing, LabError(f"{host.subject}: {describe_errno(error.errno or 0)} ({error})"))
+        raise
+    syscalls.set_process_name("labctl-init")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are reaped by the kernel
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in range(processes.FIRST_FREE_DESCRIPTOR):
+        os.dup2(null, standard)
+    os.write(writing, b"ready")
+    processes.keep_only(0, 1, 2)
+    while True:
+        signal.pause()
+
+
+def _build(host: Host, surroundings: Surroundings) -> None:
+    try:
+        syscalls.setns(host.network, syscalls.CLONE_NEWNET)
+        syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
+        syscalls.sethostname(host.name)
+    except OSError as error:
+        raise KernelError(host.subject, "make its namespaces", error.errno or 0) from error
+    mounts.cover(surroundings.view, host.subject, read_only=(SHARED_DIRECTORY,))
+    mounts.mount_proc(host.subject)
+    mounts.mount_sys()
+    lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.names))
+    if not mounts.replace_file("/etc/hosts", lines, STORE, host.subject):
+        raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")
+    mounts.replace_file("/etc/resolv.conf", RESOLV_CONF, STORE, host.subject)

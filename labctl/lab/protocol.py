@@ -1,0 +1,331 @@
+"""What a lab's owner and its keeper say to each other: frames over a Unix stream socket.
+
+A frame is a header (length of the body, number of the exchange, number of descriptors), a body in JSON, and descriptors
+(SCM_RIGHTS) that travel with the header. The owner numbers its requests; a reply carries its request's number, so that
+the reply to a request that was given up on is recognised and dropped. Both sides are the same version of labctl.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone, MachineError
+
+HEADER = struct.Struct("=IIB")
+MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
+MAX_BODY = 1 << 30  # bytes
+
+Pairs = tuple[tuple[str, str], ...]
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A `PlannedNode` on the wire; `names` is an index into `Open.names`: many nodes know the same names."""
+
+    name: str
+    kind: str
+    environment: Pairs
+    names: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The first request: make the lab. Operations as rows (operation_rows.py); paths that stay visible on hosts."""
+
+    lab: str
+    nodes: tuple[NodeRow, ...]
+    names: tuple[Pairs, ...]
+    operations: tuple[Row, ...]
+    environment: Pairs  # the owner's
+    cwd: str  # the owner's
+    visible_paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Further operations (rows) on the lab's nodes."""
+
+    operations: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Run a program. Descriptors: those of stdin, stdout, stderr that `stdio` says are there; /dev/null otherwise.
+
+    Answered by `Spawned` with two descriptors: the status pipe and the pidfd.
+    """
+
+    node: str
+    argv: tuple[str, ...]
+    environment: Pairs  # over the node's
+    cwd: str | None
+    stdio: tuple[bool, bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnCaller:
+    """Fork a caller. Answered by `Spawned` with three descriptors: the status pipe, the pidfd and its channel."""
+
+    node: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSocket:
+    """A socket on the node; answered by `Done` with the descriptor."""
+
+    node: str
+    family: int
+    type: int
+    proto: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """open(2) in the node's mounts; answered by `Done` with the descriptor."""
+
+    node: str
+    path: str
+    flags: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutFile:
+    """A file of the lab's shared directory. Descriptor: its content, from offset 0."""
+
+    name: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A packet filter rule (`labctl.plan.droprule`, as JSON) on the node."""
+
+    node: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undrop:
+    """Remove the node's packet filter rules."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignalGroup:
+    """Send a signal to the process group of a spawned process that has not been reaped."""
+
+    process: int  # `Spawned.process`
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It was done; `value` where the request asks something."""
+
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """`process` is its number in the keeper's PID namespace, `pid` the one on its host."""
+
+    process: int
+    pid: int
+
+
+class FailureKind(Enum):
+    """Which error of labctl.errors a failure is."""
+
+    MACHINE = "machine"
+    LAB = "lab"
+    KERNEL = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It was not done. `message` for MACHINE and LAB, the rest for KERNEL."""
+
+    kind: str  # FailureKind's value
+    message: str = ""
+    subject: str = ""
+    attempted: str = ""
+    errno: int = 0
+    detail: str = ""
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: LabError | MachineError) -> Failed:
+        """The failure that `error` is."""
+        if isinstance(error, KernelError):
+            return cls(
+                FailureKind.KERNEL.value,
+                subject=error.subject,
+                attempted=error.attempted,
+                errno=error.errno,
+                detail=error.detail,
+                hint=error.hint,
+            )
+        kind = FailureKind.MACHINE if isinstance(error, MachineError) else FailureKind.LAB
+        return cls(kind.value, message=str(error))
+
+    def error(self) -> LabError | MachineError:
+        """The error to raise on the other side."""
+        match FailureKind(self.kind):
+            case FailureKind.KERNEL:
+                return KernelError(self.subject, self.attempted, self.errno, detail=self.detail, hint=self.hint)
+            case FailureKind.MACHINE:
+                return MachineError(self.message)
+            case FailureKind.LAB:
+                return LabError(self.message)
+
+
+Request = Open | Apply | Spawn | SpawnCaller | OpenSocket | OpenFile | PutFile | Drop | Undrop | SignalGroup
+Reply = Done | Spawned | Failed
+Message = Request | Reply
+
+
+def encode(message: Message) -> bytes:
+    """A message as JSON: its class's name, then its fields in order."""
+    return json.dumps([type(message).__name__, *_values(message)], separators=(",", ":")).encode("ascii")
+
+
+def decode(body: bytes) -> Message:
+    """The message that `encode` made these bytes of."""
+    name, *values = json.loads(body)
+    arguments = [_frozen(value) for value in values]
+    if name == Open.__name__:
+        arguments[1] = tuple(NodeRow(*row) for row in arguments[1])
+    message: Message = _CLASSES[name](*arguments)
+    return message
+
+
+_CLASSES: dict[str, type[Any]] = {
+    message.__name__: message
+    for message in (
+        *(Open, Apply, Spawn, SpawnCaller, OpenSocket, OpenFile, PutFile, Drop, Undrop, SignalGroup),
+        *(Done, Spawned, Failed),
+    )
+}
+
+
+def _values(message: Message | NodeRow) -> list[object]:
+    values: list[object] = [getattr(message, field.name) for field in fields(message)]
+    if isinstance(message, Open):
+        values[1] = [_values(row) for row in message.nodes]
+    return values
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A message as it arrived; the receiver owns `descriptors` (all close-on-exec)."""
+
+    number: int
+    message: Message
+    descriptors: tuple[int, ...]
+
+
+class Channel:
+    """One end of a stream socket, framed. It owns the socket; one thread at a time may send, one receive."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    def send(self, number: int, message: Message, descriptors: Sequence[int] = (), *, until: float | None) -> None:
+        """Send a frame; `until` is a deadline on CLOCK_MONOTONIC, None for none. LabGone, DeadlineExceeded."""
+        if len(descriptors) > MAX_DESCRIPTORS:
+            raise ValueError(f"{len(descriptors)} descriptors do not fit in one message")
+        body = encode(message)
+        header = HEADER.pack(len(body), number, len(descriptors))
+        with self._guarded(until):
+            self._settimeout(until)
+            sent = self._sendmsg(header + body, descriptors)
+            rest = memoryview(header + body)[sent:]
+            while rest:
+                self._settimeout(until)
+                rest = rest[self._socket.send(rest, socket.MSG_NOSIGNAL) :]
+
+    def receive(self, *, until: float | None) -> Frame | None:
+        """The next frame, None at the end of the stream. DeadlineExceeded; LabGone when it ends inside a frame."""
+        with self._guarded(until):
+            self._settimeout(until)
+            ancillary = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+            header, control, _, _ = self._socket.recvmsg(HEADER.size, ancillary, socket.MSG_CMSG_CLOEXEC)
+            descriptors = _descriptors(control)
+            if not header:
+                return None
+            try:
+                header += self._exactly(HEADER.size - len(header), until)
+                length, number, count = HEADER.unpack(header)
+                if length > MAX_BODY or count != len(descriptors):
+                    raise LabGone(f"lab: a garbled message came ({length} bytes, {len(descriptors)} descriptors).")
+                return Frame(number, decode(self._exactly(length, until)), descriptors)
+            except BaseException:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                raise
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _sendmsg(self, data: bytes, descriptors: Sequence[int]) -> int:
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        return self._socket.sendmsg([data], control, socket.MSG_NOSIGNAL)
+
+    def _exactly(self, size: int, until: float | None) -> bytes:
+        received = bytearray()
+        while len(received) < size:
+            self._settimeout(until)
+            part = self._socket.recv(min(size - len(received), 1 << 20))
+            if not part:
+                raise LabGone("lab: the stream ended inside a message.")
+            received += part
+        return bytes(received)
+
+    def _settimeout(self, until: float | None) -> None:
+        if until is None:
+            self._socket.settimeout(None)
+            return
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+    @contextmanager
+    def _guarded(self, until: float | None) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            raise DeadlineExceeded("lab: the keeper did not answer in time.") from error
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise LabGone("lab: the keeper has ended.") from error
+
+
+def _descriptors(control: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    found = array.array("i")
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return tuple(found)

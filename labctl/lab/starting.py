@@ -1,0 +1,123 @@
+"""Starting and ending a lab's boot process, from its owner."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+
+from labctl.errors import DeadlineExceeded, MachineError, describe_errno
+
+# What the interpreter runs: the search path is the owner's choice, not that of the environment or of a user's site.
+_BOOTSTRAP = "import sys; sys.path.extend(sys.argv[2:]); from labctl.lab.boot import main; main()"
+_FIRST_FREE = 10  # above the numbers that the child's descriptors are moved to
+_LAST_WORDS_BYTES = 4000
+
+
+@dataclass(slots=True)
+class Boot:
+    """A started boot process; owns the descriptors. `Lab.open(boot=...)` takes it over."""
+
+    pid: int
+    pidfd: int
+    channel: socket.socket
+    liveness: int  # held open: when it is closed, boot and the lab end
+    errors: int  # what boot and keeper write to stderr: a file without a name
+    ended: bool = field(default=False)
+
+    @classmethod
+    def start(cls) -> Boot:
+        """Start the interpreter. Makes nothing else: without `Lab.open` it ends with its owner, or with `close`.
+
+        May be called from any thread. MachineError when the interpreter cannot be started.
+        """
+        if not sys.executable:
+            raise MachineError("lab: cannot start its keeper: this Python does not know its own path (sys.executable).")
+        mine, theirs = socket.socketpair()
+        reading, liveness = os.pipe2(os.O_CLOEXEC)
+        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
+        high: list[int] = []
+        try:
+            high = [_high(theirs.fileno()), _high(reading), _high(errors)]
+            argv = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, "labctl-boot", *search_path()]
+            pid = os.posix_spawn(
+                sys.executable,
+                argv,
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, high[2], 2),
+                    (os.POSIX_SPAWN_DUP2, high[0], 3),
+                    (os.POSIX_SPAWN_DUP2, high[1], 4),
+                ],
+                # A group of its own in the same session: the terminal's Ctrl-C does not reach it, and yet the kernel
+                # continues it, should it be stopped, when its owner ends (an orphaned process group; setpgid(2)).
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+            )
+        except OSError as error:
+            mine.close()
+            os.close(liveness)
+            os.close(errors)
+            text = f"lab: cannot start its keeper with {sys.executable}: {describe_errno(error.errno or 0)}."
+            raise MachineError(text) from error
+        finally:
+            theirs.close()
+            os.close(reading)
+            for descriptor in high:
+                os.close(descriptor)
+        return cls(pid, os.pidfd_open(pid), mine, liveness, errors)
+
+    def last_words(self) -> str:
+        """The end of what boot and keeper wrote to stderr: a traceback, if anything."""
+        size = os.fstat(self.errors).st_size
+        return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
+
+    def close(self, *, deadline_s: float = 10.0) -> None:
+        """End boot, and the lab with it; returns when boot is reaped, which waits for the keeper. Idempotent."""
+        if self.ended:
+            return
+        self.ended = True
+        self.channel.close()
+        liveness, self.liveness = self.liveness, -1
+        os.close(liveness)
+        try:
+            if not self._reaped(deadline_s):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # stopped from outside, perhaps; the keeper
+                if not self._reaped(deadline_s):  # dies with its parent
+                    raise DeadlineExceeded(f"lab: its boot process {self.pid} could not be ended in {deadline_s:g} s.")
+        finally:
+            for descriptor in (self.pidfd, self.errors):
+                os.close(descriptor)
+            self.pidfd = self.errors = -1
+
+    def _reaped(self, timeout_s: float) -> bool:
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        until = time.monotonic() + timeout_s
+        if not poller.poll(max(0.0, until - time.monotonic()) * 1000):
+            return False
+        try:
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        except ChildProcessError:
+            return True  # the program reaps its children in some other way (SIGCHLD ignored, a wait for any child)
+        return True
+
+
+def search_path() -> list[str]:
+    """The directories that hold labctl and pyroute2."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    pyroute2 = [entry for entry in sys.path if entry and os.path.isdir(os.path.join(entry, "pyroute2"))]
+    return list(dict.fromkeys([package, *pyroute2[:1]]))
+
+
+def _high(descriptor: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
