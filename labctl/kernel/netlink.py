@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -30,6 +30,7 @@ NLMSGERR_ATTR_MSG = 1
 NLA_TYPE_MASK = 0x3FFF
 
 SOL_NETLINK = 270
+NETLINK_ADD_MEMBERSHIP = 1
 NETLINK_CAP_ACK = 10
 NETLINK_EXT_ACK = 11
 NETLINK_GET_STRICT_CHK = 12
@@ -48,6 +49,7 @@ RECEIVE_BYTES = 64 * 1024
 DUMP_ATTEMPTS = 5
 
 Origin = TypeVar("Origin")
+Listener = Callable[[int, memoryview], None]  # of (type, payload) of a notification
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,20 @@ class Refused(Generic[Origin]):
     detail: str
 
 
-def open_socket(protocol: int) -> socket.socket:
-    """A netlink socket in the calling thread's network namespace, prepared; the caller owns it."""
+def open_socket(protocol: int, groups: Iterable[int] = ()) -> socket.socket:
+    """A netlink socket in the calling thread's network namespace, prepared; the caller owns it.
+
+    `groups` are the numbers of the multicast groups whose notifications it also gets. OSError of socket(2), bind(2).
+    """
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-    prepare(sock)
+    try:
+        prepare(sock)
+        sock.bind((0, 0))  # an unbound socket gets no notifications
+        for group in groups:
+            sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -99,10 +111,12 @@ class Batch(Generic[Origin]):
     """Messages for one netlink socket that go out together; every refusal is attributed to its message's origin.
 
     The socket is borrowed. The messages are carried out in order; one that fails does not stop those after it.
+    Notifications that come in between are told to `listener`.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, listener: Listener | None = None) -> None:
         self._sock = sock
+        self._listener = listener
         self._messages: list[bytes | bytearray] = []
         self._origins: list[Origin] = []
 
@@ -131,7 +145,7 @@ class Batch(Generic[Origin]):
                 _SEQUENCE.pack_into(buffer, offset + _SEQUENCE_OFFSET, index + 1)
                 offset += len(messages[index])
             self._sock.sendto(buffer, (0, 0))
-            _read_answers(self._sock, first + 1, after, answers)
+            _read_answers(self._sock, first + 1, after, answers, self._listener)
             first = after
         return [Refused(origins[number - 1], *answers[number]) for number in sorted(answers)]
 
@@ -154,8 +168,7 @@ def _read_dump(sock: socket.socket, sequence: int) -> tuple[list[tuple[int, memo
     found: list[tuple[int, memoryview]] = []
     interrupted = False
     while True:
-        data = memoryview(sock.recv(RECEIVE_BYTES))
-        for kind, flags, number, payload in _messages_of(data):
+        for kind, flags, number, payload in messages_in(sock.recv(RECEIVE_BYTES)):
             if number != sequence:
                 continue  # an answer to an earlier, abandoned request
             interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
@@ -177,20 +190,24 @@ def _end_of_chunk(messages: list[bytes | bytearray], first: int) -> int:
     return min(first + MESSAGES_A_SEND, len(messages))
 
 
-def _read_answers(sock: socket.socket, first: int, last: int, refused: dict[int, tuple[int, str]]) -> None:
+def _read_answers(
+    sock: socket.socket, first: int, last: int, refused: dict[int, tuple[int, str]], listener: Listener | None
+) -> None:
     missing = last - first + 1
     while missing:
-        data = sock.recv(RECEIVE_BYTES)
-        for kind, flags, number, payload in _messages_of(memoryview(data)):
-            if kind != NLMSG_ERROR or not first <= number <= last:
-                continue
-            missing -= 1
-            (code,) = _ERROR.unpack_from(payload)
-            if code:
-                refused[number] = (-code, _words(payload, flags))
+        for kind, flags, number, payload in messages_in(sock.recv(RECEIVE_BYTES)):
+            if kind == NLMSG_ERROR and first <= number <= last:
+                missing -= 1
+                (code,) = _ERROR.unpack_from(payload)
+                if code:
+                    refused[number] = (-code, _words(payload, flags))
+            elif listener is not None and kind >= NLMSG_MIN_TYPE:
+                listener(kind, payload)
 
 
-def _messages_of(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
+def messages_in(datagram: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
+    """(type, flags, sequence number, payload) of each message of what one recv(2) gave."""
+    data = memoryview(datagram)
     offset = 0
     while offset + HEADER.size <= len(data):
         length, kind, flags, number, _ = HEADER.unpack_from(data, offset)

@@ -42,6 +42,7 @@ RT_TABLE_MAIN = 254
 RTPROT_BOOT = 3  # what ip-route(8) gives routes by default
 RTN_UNICAST = 1
 RT_SCOPE_LINK = 253
+RTNLGRP_IPV6_IFADDR = 9
 IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
 
 LOOPBACK_INDEX = 1  # `lo` is the first device of every network namespace
@@ -144,6 +145,15 @@ def new_route(
         raise ValueError(f"gateway {gateway} is of another family than {destination}")
     template = _route_template(destination.version, True)
     return template.filled((destination.prefixlen, packed, index, gateway.packed))
+
+
+def told_address(kind: int, payload: memoryview) -> tuple[int, bytes] | None:
+    """(link's index, packed address) of an RTM_NEWADDR notification; None when it is another one."""
+    if kind != RTM_NEWADDR:
+        return None
+    found = {type: bytes(payload[start : start + length]) for type, start, length in attributes(payload, IFADDR_BYTES)}
+    packed = found.get(IFA_LOCAL, found.get(IFA_ADDRESS))
+    return None if packed is None else (_U32.unpack_from(payload, 4)[0], packed)
 
 
 # -- shapes: what pyroute2 encodes once, and where the values go ----------------------------------------------------

@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import IPv6Address
 
 from labctl.errors import KernelError
 from labctl.kernel import carrier, rtnl
 from labctl.kernel.namespaces import current_network, entered, new_network, socket_in
-from labctl.kernel.netlink import Batch, Refused, open_socket
+from labctl.kernel.netlink import RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
 from labctl.kernel.sysctl import write_sysctl
 from labctl.plan.operations import (
     AddAddress,
@@ -35,6 +38,7 @@ from labctl.topology.model import NodeKind
 
 # The kernel gives a new namespace the fallback devices of whatever tunnels it has loaded (tunl0, sit0, ...: a dozen).
 FIRST_INDEX = 21
+ADDRESS_DEADLINE_S = 10.0  # it takes about a millisecond
 
 Restorable = AddAddress | AddRoute
 
@@ -130,6 +134,7 @@ class _Execution:
         self._sockets: dict[str, socket.socket] = {}
         self._batches: dict[str, Batch[_Origin]] = {}
         self._bridges_queued: set[str] = set()
+        self._awaited: dict[str, set[tuple[int, bytes]]] = {}  # by node: IPv6 addresses not yet in use
         self._changed: dict[tuple[str, str], None] = {}  # interfaces whose carrier may have changed, in order
 
     def add(self, operation: Operation) -> None:
@@ -147,7 +152,7 @@ class _Execution:
             case AddAddress():
                 interface = self._interface(operation, operation.node, operation.ifname)
                 interface.given.append(operation)
-                self._queue(operation.node, rtnl.new_address(interface.index, operation.address), operation)
+                self._add_address(interface, operation, operation)
             case AddRoute():
                 interface = self._interface(operation, operation.node, operation.ifname)
                 interface.given.append(operation)
@@ -173,6 +178,32 @@ class _Execution:
                 carrier.settle(self._socket(node), ifname)
             except OSError as error:
                 raise KernelError(f"{node}:{ifname}", "read its link state", error.errno or 0) from error
+        self._await_addresses()
+
+    def _await_addresses(self) -> None:
+        """Return when every new IPv6 address is in use.
+
+        The kernel joins a new address's multicast group in a work item of its own, even without duplicate detection,
+        and only then notifies; until then neighbours ask for it in vain, and ask again after a second.
+        """
+        until = time.monotonic() + ADDRESS_DEADLINE_S
+        for node, awaited in self._awaited.items():
+            sock = self._socket(node)
+            while awaited:
+                sock.settimeout(max(0.001, until - time.monotonic()))
+                try:
+                    datagram = sock.recv(RECEIVE_BYTES)
+                except OSError as error:
+                    number = errno.ETIMEDOUT if isinstance(error, TimeoutError) else error.errno or 0
+                    missing = ", ".join(str(IPv6Address(packed)) for _, packed in sorted(awaited))
+                    raise KernelError(f"node {node}", f"have {missing} in use", number) from error
+                for kind, _, _, payload in messages_in(datagram):
+                    self._hear(node, kind, payload)
+
+    def _hear(self, node: str, kind: int, payload: memoryview) -> None:
+        told = rtnl.told_address(kind, payload)
+        if told is not None and node in self._awaited:
+            self._awaited[node].discard(told)
 
     def _make_node(self, operation: MakeNode) -> None:
         nodes = self._nodes
@@ -254,8 +285,12 @@ class _Execution:
             if isinstance(operation, AddRoute):
                 self._queue(node, _route(operation, interface.index), _Tolerant(operation, (errno.EEXIST,)))
             elif operation.address.version == 6:
-                message = rtnl.new_address(interface.index, operation.address)
-                self._queue(node, message, _Tolerant(operation, (errno.EEXIST,)))
+                self._add_address(interface, operation, _Tolerant(operation, (errno.EEXIST,)))
+
+    def _add_address(self, interface: _Interface, operation: AddAddress, origin: _Origin) -> None:
+        self._queue(operation.node, rtnl.new_address(interface.index, operation.address), origin)
+        if operation.address.version == 6:
+            self._awaited.setdefault(operation.node, set()).add((interface.index, operation.address.ip.packed))
 
     def _set_sysctl(self, operation: SetSysctl) -> None:
         self._require_node(operation, operation.node)
@@ -282,21 +317,28 @@ class _Execution:
     def _batch(self, node: str) -> Batch[_Origin]:
         batch = self._batches.get(node)
         if batch is None:
-            batch = self._batches[node] = Batch(self._socket(node))
+            batch = self._batches[node] = Batch(self._socket(node), partial(self._hear, node))
         return batch
 
     def _commit(self, node: str) -> None:
         self._bridges_queued.discard(node)
         batch = self._batches.get(node)
-        if batch is not None:
-            _raise_first(batch.commit())
+        if batch is None:
+            return
+        refusals = batch.commit()
+        _raise_first(refusals)
+        for refused in refusals:  # what was there already is not notified again
+            operation = refused.origin.operation if isinstance(refused.origin, _Tolerant) else refused.origin
+            if isinstance(operation, AddAddress):
+                index = self._known(node, operation.ifname).index
+                self._awaited[node].discard((index, operation.address.ip.packed))
 
     def _socket(self, node: str) -> socket.socket:
         sock = self._sockets.get(node)
         if sock is None:
             try:
                 with self._nodes.entered(node):
-                    sock = open_socket(rtnl.NETLINK_ROUTE)
+                    sock = open_socket(rtnl.NETLINK_ROUTE, (rtnl.RTNLGRP_IPV6_IFADDR,))
             except OSError as error:
                 raise KernelError(
                     f"node {node}", "open a netlink socket", error.errno or 0, hint=_DESCRIPTORS
