@@ -1,0 +1,109 @@
+"""Socket addresses as the kernel has them: `struct sockaddr_*` to bytes and back.
+
+Sources: ip(7), ipv6(7), unix(7). A decoded address keeps its bytes, so that it can be handed to the kernel again
+unchanged, and may be incomplete: accept(2) truncates the address when it is given too short a length.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+INET_SIZE = 16  # struct sockaddr_in
+INET6_SIZE = 28  # struct sockaddr_in6
+UNIX_SIZE = 110  # struct sockaddr_un
+STORAGE_SIZE = 128  # struct sockaddr_storage
+
+_FAMILY = struct.Struct("=H")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A socket address; fields that its bytes do not (fully) hold are None.
+
+    `addrlen` is the length that the kernel reported, larger than `raw` where the buffer was too short. `path` is that
+    of an AF_UNIX address, with a leading ``@`` when abstract and "" when unnamed. `name` is the node that /etc/hosts
+    gives for `host`, and `ifname` the interface of `scope_id`; both "" when there is none.
+    """
+
+    raw: bytes
+    addrlen: int
+    family: int | None = None
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+    flowinfo: int | None = None
+    scope_id: int | None = None
+    name: str = ""
+    ifname: str = ""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the kernel had more of the address than the buffer could hold."""
+        return self.addrlen > len(self.raw)
+
+
+def inet(host: str, port: int) -> bytes:
+    """struct sockaddr_in; OSError when `host` is not a numeric IPv4 address."""
+    return _FAMILY.pack(socket.AF_INET) + struct.pack("!H", port) + socket.inet_pton(socket.AF_INET, host) + bytes(8)
+
+
+def inet6(host: str, port: int, *, flowinfo: int = 0, scope_id: int = 0) -> bytes:
+    """struct sockaddr_in6; OSError when `host` is not a numeric IPv6 address (without scope)."""
+    packed = socket.inet_pton(socket.AF_INET6, host)
+    head = _FAMILY.pack(socket.AF_INET6) + struct.pack("!HI", port, flowinfo)
+    return head + packed + struct.pack("=I", scope_id)
+
+
+def unix(path: str) -> bytes:
+    """struct sockaddr_un, no longer than needed: a path with its final NUL, ``@name`` abstract, "" unnamed."""
+    head = _FAMILY.pack(socket.AF_UNIX)
+    if not path:
+        return head
+    if path.startswith("@"):
+        return head + b"\0" + os.fsencode(path[1:])
+    return head + os.fsencode(path) + b"\0"
+
+
+def unspec() -> bytes:
+    """A struct sockaddr with AF_UNSPEC, which dissolves a datagram socket's connection: connect(2)."""
+    return _FAMILY.pack(socket.AF_UNSPEC) + bytes(14)
+
+
+def decode(raw: bytes, addrlen: int | None = None) -> Address:
+    """What the bytes hold. `addrlen` is the length that the kernel reported (default: that of `raw`)."""
+    length = len(raw) if addrlen is None else addrlen
+    raw = raw[:length]
+    if len(raw) < 2:
+        return Address(raw, length)
+    family: int = _FAMILY.unpack_from(raw)[0]
+    if family == socket.AF_INET:
+        port, packed = _port(raw), raw[4:8]
+        host = socket.inet_ntop(socket.AF_INET, packed) if len(packed) == 4 else None
+        return Address(raw, length, family, host, port)
+    if family == socket.AF_INET6:
+        packed = raw[8:24]
+        return Address(
+            raw,
+            length,
+            family,
+            socket.inet_ntop(socket.AF_INET6, packed) if len(packed) == 16 else None,
+            _port(raw),
+            flowinfo=struct.unpack("!I", raw[4:8])[0] if len(raw) >= 8 else None,
+            scope_id=struct.unpack("=I", raw[24:28])[0] if len(raw) >= INET6_SIZE else None,
+        )
+    if family == socket.AF_UNIX:
+        return Address(raw, length, family, path=_path(raw[2:]))
+    return Address(raw, length, family)
+
+
+def _port(raw: bytes) -> int | None:
+    return int.from_bytes(raw[2:4], "big") if len(raw) >= 4 else None
+
+
+def _path(path: bytes) -> str:
+    if path[:1] == b"\0":
+        return "@" + os.fsdecode(path[1:])
+    return os.fsdecode(path.split(b"\0", 1)[0])

@@ -1,0 +1,130 @@
+"""Addresses as a scenario writes them, resolved on the host: "server:5000", "[fe80::1%eth0]:80", "/tmp/x", "@name".
+
+Names come from the host's own /etc/hosts, which is read anew each time (hosts(5)); there is no DNS in a lab.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import replace
+
+from labctl.kernel import sockaddr
+from labctl.kernel.sockaddr import Address
+from labctl.lab.call_messages import Value
+from labctl.lab.socket_constants import name_of
+
+HOSTS_FILE = "/etc/hosts"
+_WITH_PORT = re.compile(r"(?:\[(?P<bracketed>[^\]]*)\]|(?P<plain>[^\[\]:]*)):(?P<port>[0-9]+)\Z")
+
+
+class CannotForm(Exception):
+    """A call cannot be formed from what the scenario says; the message says why."""
+
+
+def encode(value: Value, family: int) -> bytes:
+    """The sockaddr for an argument: text in the syntax of `family`, AF_UNSPEC, an Address, bytes as they are.
+
+    `[AF_INET6, "::1:80", flowinfo]` names the family explicitly. CannotForm for anything else, or an unknown name.
+    """
+    match value:
+        case Address(raw=raw):
+            return raw
+        case bytes():
+            return value
+        case 0:
+            return sockaddr.unspec()
+        case str():
+            return _from_text(value, family, 0)
+        case [int(own_family), str(text)]:
+            return _from_text(text, own_family, 0)
+        case [int(own_family), str(text), int(flowinfo)]:
+            return _from_text(text, own_family, flowinfo)
+    raise CannotForm(f'{value!r} is no address; write "server:5000", a path, AF_UNSPEC or an address that a call gave')
+
+
+def describe(address: Address) -> Address:
+    """The address with the host's names for it: of its interface and of its node."""
+    ifname = ""
+    if address.scope_id:
+        try:
+            ifname = socket.if_indextoname(address.scope_id)
+        except OSError:
+            ifname = str(address.scope_id)
+    return replace(address, ifname=ifname, name=_node_of(address.host) if address.host else "")
+
+
+def _from_text(text: str, family: int, flowinfo: int) -> bytes:
+    if family == socket.AF_UNIX:
+        return sockaddr.unix(text)
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        raise CannotForm(f'"{text}": labctl cannot write addresses of {name_of(family, "AF_")}; give them as bytes')
+    match = _WITH_PORT.match(text)
+    if match is None:
+        raise CannotForm(f'"{text}" is no address of {name_of(family, "AF_")}; write HOST:PORT or [IPV6]:PORT')
+    port = int(match["port"])
+    if port > 0xFFFF:
+        raise CannotForm(f'"{text}": a port is 0 to 65535')
+    host = match["plain"] if match["bracketed"] is None else match["bracketed"]
+    return _from_host(host, port, family, flowinfo, text)
+
+
+def _from_host(host: str, port: int, family: int, flowinfo: int, text: str) -> bytes:
+    if host in ("", "*"):
+        return sockaddr.inet("0.0.0.0", port) if family == socket.AF_INET else sockaddr.inet6("::", port)
+    host, _, scope = host.partition("%")
+    numeric = _numeric_family(host)
+    if numeric == socket.AF_INET:
+        return sockaddr.inet(host, port)
+    if numeric is None:
+        host = _resolve(host, family, text)
+        if family == socket.AF_INET:
+            return sockaddr.inet(host, port)
+    return sockaddr.inet6(host, port, flowinfo=flowinfo, scope_id=_scope_id(scope, text))
+
+
+def _numeric_family(host: str) -> socket.AddressFamily | None:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return family
+    return None
+
+
+def _scope_id(scope: str, text: str) -> int:
+    if not scope or scope.isdecimal():
+        return int(scope or "0")
+    try:
+        return socket.if_nametoindex(scope)
+    except OSError as error:
+        known = ", ".join(name for _, name in socket.if_nameindex())
+        raise CannotForm(f'"{text}": no interface {scope} on this host; it has {known}') from error
+
+
+def _entries() -> list[tuple[str, list[str]]]:
+    try:
+        with open(HOSTS_FILE, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.partition("#")[0].split() for line in file]
+    except FileNotFoundError:
+        return []
+    return [(fields[0], fields[1:]) for fields in lines if len(fields) > 1]
+
+
+def _resolve(name: str, family: int, text: str) -> str:
+    entries = [(address, names) for address, names in _entries() if name in names]
+    for address, _ in entries:
+        if _numeric_family(address) == family:
+            return address
+    if entries:
+        others = ", ".join(address for address, _ in entries)
+        raise CannotForm(f'"{text}": {name} has no {name_of(family, "AF_")} address in {HOSTS_FILE}, only {others}')
+    raise CannotForm(f'"{text}": no {name} in this host\'s {HOSTS_FILE}')
+
+
+def _node_of(host: str) -> str:
+    for address, names in _entries():
+        if address == host:
+            return names[0]
+    return ""

@@ -1,0 +1,167 @@
+"""The arguments of a call that is to be made: checked by kind, with what C would put in their place."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from labctl.kernel import socketcalls
+from labctl.lab.call_addresses import CannotForm, encode
+from labctl.lab.call_messages import SystemCall, Value
+from labctl.lab.socket_constants import CONSTANTS
+from labctl.units import duration_s
+
+MAX_BUFFER_BYTES = 64 * 1024 * 1024
+_ADDRESS_SIZES = {socket.AF_INET: 16, socket.AF_INET6: 28, socket.AF_UNIX: 110}  # sizeof(struct sockaddr_...)
+_TIMEOUTS = (CONSTANTS["SO_RCVTIMEO"], CONSTANTS["SO_SNDTIMEO"])
+_INT_RANGE = range(-(2**31), 2**32)
+
+
+class Arguments:
+    """The arguments of one call; every reader raises CannotForm when the argument is of another kind."""
+
+    def __init__(self, call: SystemCall) -> None:
+        self.call = call
+        self.values = call.arguments
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def _at(self, index: int) -> Value:
+        if index >= len(self.values):
+            raise CannotForm(f"{self.call.name} lacks its argument {index + 1}")
+        return self.values[index]
+
+    def _wrong(self, index: int, wanted: str) -> CannotForm:
+        return CannotForm(f"{self.call.name}: argument {index + 1} is {self.values[index]!r}, not {wanted}")
+
+    def integer(self, index: int, default: int | None = None) -> int:
+        """An int of C's, signed or unsigned."""
+        if default is not None and index >= len(self.values):
+            return default
+        value = self._at(index)
+        if not isinstance(value, int) or value not in _INT_RANGE:
+            raise self._wrong(index, "an integer of 32 bits")
+        return value
+
+    def is_integer(self, index: int) -> bool:
+        """Whether that argument is there and an integer."""
+        return index < len(self.values) and isinstance(self.values[index], int)
+
+    def size(self, index: int) -> int:
+        """The length of a buffer, bytes."""
+        value = self._at(index)
+        if not isinstance(value, int) or not 0 <= value <= MAX_BUFFER_BYTES:
+            raise self._wrong(index, f"a buffer length from 0 to {MAX_BUFFER_BYTES} bytes")
+        return value
+
+    def data(self, index: int) -> bytes:
+        """Bytes to be sent."""
+        value = self._at(index)
+        if not isinstance(value, bytes):
+            raise self._wrong(index, 'bytes; write b"..."')
+        return value
+
+    def buffers(self, index: int) -> list[bytes]:
+        """One or several buffers to be sent together."""
+        value = self._at(index)
+        if isinstance(value, bytes):
+            return [value]
+        if not isinstance(value, list):
+            raise self._wrong(index, 'a list of bytes; write [b"a", b"b"]')
+        return [item for item in value if isinstance(item, bytes)] if _all(value, bytes) else self._refuse(index)
+
+    def _refuse(self, index: int) -> list[bytes]:
+        raise self._wrong(index, 'a list of bytes; write [b"a", b"b"]')
+
+    def text(self, index: int) -> str:
+        """A path."""
+        value = self._at(index)
+        if not isinstance(value, str):
+            raise self._wrong(index, "a text")
+        return value
+
+    def integers(self, index: int) -> list[int]:
+        """A list of integers."""
+        value = self._at(index)
+        if not isinstance(value, list) or not _all(value, int):
+            raise self._wrong(index, "a list of integers")
+        return [item for item in value if isinstance(item, int)]
+
+    def address(self, index: int, family: int) -> tuple[bytes, int]:
+        """A sockaddr and its length: the call's `addrlen` when it gives one."""
+        raw = encode(self._at(index), family)
+        length = len(raw) if self.call.addrlen is None else self.call.addrlen
+        return raw.ljust(min(length, 256), b"\0"), length
+
+    def address_length(self, family: int) -> int:
+        """How long an address buffer the call gives: its `addrlen`, or the size of the family's struct."""
+        if self.call.addrlen is not None:
+            if not 0 <= self.call.addrlen <= 4096:
+                raise CannotForm(f"{self.call.name}: addrlen {self.call.addrlen} is not from 0 to 4096")
+            return self.call.addrlen
+        return _ADDRESS_SIZES.get(socket.AddressFamily(family), 128) if family in _ADDRESS_SIZES else 128
+
+    def timeout_ms(self, index: int) -> int:
+        """A timeout: milliseconds, or a duration such as "1s"; -1 (for ever) when left out."""
+        if index >= len(self.values):
+            return -1
+        value = self.values[index]
+        if isinstance(value, str):
+            return round(_duration(value) * 1000)
+        return self.integer(index)
+
+    def poll_entries(self, index: int) -> list[tuple[int, int]]:
+        """`[fd, events]` or a list of such pairs."""
+        value = self._at(index)
+        pairs = [value] if isinstance(value, list) and value and isinstance(value[0], int) else value
+        if not isinstance(pairs, list):
+            raise self._wrong(index, "a list of [descriptor, events]")
+        entries = []
+        for pair in pairs:
+            match pair:
+                case [int(fd), int(events)]:
+                    entries.append((fd, events))
+                case _:
+                    raise self._wrong(index, "a list of [descriptor, events]")
+        return entries
+
+    def option_value(self, index: int, level: int, option: int) -> bytes:
+        """What setsockopt(2) is given: an int, bytes, several ints, a timeval for a duration, or a text."""
+        value = self._at(index)
+        is_timeout = level == socket.SOL_SOCKET and option in _TIMEOUTS
+        match value:
+            case str() if is_timeout:
+                seconds = _duration(value)
+                return struct.pack("@ll", int(seconds), round((seconds - int(seconds)) * 1_000_000))
+            case 0 if is_timeout:
+                return struct.pack("@ll", 0, 0)
+            case int() if is_timeout:
+                raise CannotForm(f'{self.call.name}: a timeout carries its unit; write "{value}ms" or "{value}s"')
+            case int() if value in _INT_RANGE:
+                return struct.pack("@I", value & 0xFFFF_FFFF)
+            case bytes():
+                return value
+            case str():
+                return value.encode() + b"\0"
+            case list() if value and _all(value, int):
+                return b"".join(struct.pack("@I", item & 0xFFFF_FFFF) for item in value if isinstance(item, int))
+        raise self._wrong(index, 'an option\'s value; write an integer, bytes, [1, 0] or a duration such as "200ms"')
+
+
+def family_of(fd: int) -> int:
+    """The descriptor's address family as the kernel knows it (SO_DOMAIN); AF_INET when it is no socket."""
+    buffer, length = socketcalls.new_buffer(4), socketcalls.UnsignedInt(4)
+    made = socketcalls.getsockopt(fd, socket.SOL_SOCKET, CONSTANTS["SO_DOMAIN"], buffer, length)
+    return int(struct.unpack("@i", buffer.raw)[0]) if made.returned == 0 else int(socket.AF_INET)
+
+
+def _all(values: list[Value], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _duration(text: str) -> float:
+    try:
+        return duration_s(text)
+    except ValueError as error:
+        raise CannotForm(str(error)) from error

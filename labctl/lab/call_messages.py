@@ -1,0 +1,168 @@
+"""What an owner and a calling process say to each other: frozen values, and their form on the wire.
+
+A message is four bytes of length (big-endian) and JSON. Bytes travel as base64, an address as its bytes and lengths.
+The owner sends a `SystemCall`; the process answers `Begun` when it is about to enter the kernel, and then `CallResult`;
+or only `Impossible`, when the call cannot be formed.
+"""
+
+from __future__ import annotations
+
+import json
+from binascii import a2b_base64, b2a_base64
+from dataclasses import dataclass
+from typing import Any
+
+from labctl.kernel.sockaddr import Address, decode
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+LENGTH_BYTES = 4
+
+Value = int | str | bytes | Address | None | list["Value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One way in which a repeated call (`until`) ends: this errno, this number, or this data."""
+
+    errno: int | None = None
+    number: int | None = None
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCall:
+    """A call with evaluated arguments; address texts are resolved on the host.
+
+    `addrlen` is what a program gives as the length of its address (buffer); None: what fits. `until` repeats the call
+    until one of these answers comes, or another failure.
+    """
+
+    name: str
+    arguments: tuple[Value, ...] = ()
+    addrlen: int | None = None
+    until: tuple[Stop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The process is about to make the call, for the first time; `text` lacks what the kernel will fill in."""
+
+    started_ns: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """A call that returned (with `until`: the last of `count` calls).
+
+    `number` is what `->` compares with an integer: the return value, or the option's value of getsockopt and ioctl.
+    `values` are what the targets on the left of the call take, in order. Times are CLOCK_MONOTONIC, nanoseconds, of the
+    first call's start and the last one's end. `stopped` is false when `until` ended without the answer it waited for.
+    """
+
+    text: str
+    returned: int
+    errno: int
+    started_ns: int
+    ended_ns: int
+    number: int
+    values: tuple[Value, ...]
+    summary: str = ""  # what came back besides the number, for people
+    count: int = 1
+    stopped: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Impossible:
+    """The call cannot be formed: an unknown name in an address, an argument of the wrong kind."""
+
+    reason: str
+
+
+Answer = Begun | CallResult | Impossible
+
+
+def frame(payload: bytes) -> bytes:
+    """The payload with its length before it."""
+    return len(payload).to_bytes(LENGTH_BYTES, "big") + payload
+
+
+def encode_call(call: SystemCall) -> bytes:
+    """A request's payload."""
+    return _dump(
+        {
+            "name": call.name,
+            "arguments": [_to_json(argument) for argument in call.arguments],
+            "addrlen": call.addrlen,
+            "until": [[stop.errno, stop.number, _to_json(stop.data)] for stop in call.until],
+        }
+    )
+
+
+def decode_call(payload: bytes) -> SystemCall:
+    """The inverse of `encode_call`."""
+    fields = json.loads(payload)
+    return SystemCall(
+        fields["name"],
+        tuple(_from_json(argument) for argument in fields["arguments"]),
+        fields["addrlen"],
+        tuple(Stop(errno, number, _data(data)) for errno, number, data in fields["until"]),
+    )
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """An answer's payload."""
+    match answer:
+        case Begun(started_ns, text):
+            return _dump({"begun": started_ns, "text": text})
+        case Impossible(reason):
+            return _dump({"impossible": reason})
+        case CallResult():
+            fields = {name: getattr(answer, name) for name in CallResult.__slots__}
+            fields["values"] = [_to_json(value) for value in answer.values]
+            return _dump(fields)
+
+
+def decode_answer(payload: bytes) -> Answer:
+    """The inverse of `encode_answer`."""
+    fields = json.loads(payload)
+    if "begun" in fields:
+        return Begun(fields["begun"], fields["text"])
+    if "impossible" in fields:
+        return Impossible(fields["impossible"])
+    fields["values"] = tuple(_from_json(value) for value in fields["values"])
+    return CallResult(**fields)
+
+
+def _dump(fields: dict[str, Any]) -> bytes:
+    # surrogateescape: a path may hold bytes that are not UTF-8; JSON escapes them (\udc80) and gives them back
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+
+
+def _to_json(value: Value) -> Any:
+    match value:
+        case bytes():
+            return {"bytes": b2a_base64(value, newline=False).decode("ascii")}
+        case Address():
+            raw = b2a_base64(value.raw, newline=False).decode("ascii")
+            return {"raw": raw, "addrlen": value.addrlen, "name": value.name, "ifname": value.ifname}
+        case list():
+            return [_to_json(item) for item in value]
+        case _:
+            return value
+
+
+def _from_json(value: Any) -> Value:
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value  # type: ignore[no-any-return]  # int, str or None
+    if "bytes" in value:
+        return a2b_base64(value["bytes"])
+    from dataclasses import replace
+
+    return replace(decode(a2b_base64(value["raw"]), value["addrlen"]), name=value["name"], ifname=value["ifname"])
+
+
+def _data(value: Any) -> bytes | None:
+    return None if value is None else a2b_base64(value["bytes"])

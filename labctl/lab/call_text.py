@@ -1,0 +1,53 @@
+"""How a system call reads: `connect(3, {AF_INET, 10.0.0.2:5000}, 16)`, in the manner of C and of strace(1)."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from labctl.kernel.sockaddr import Address
+from labctl.lab.socket_constants import name_of
+
+LONGEST_DATA = 32  # bytes shown of sent and received data
+_ESCAPES = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x00: "\\0"}
+
+
+def data_text(data: bytes) -> str:
+    """The data as a C string, shortened with dots."""
+    shown = "".join(_ESCAPES.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in _head(data))
+    return f'"{shown}"...' if len(data) > LONGEST_DATA else f'"{shown}"'
+
+
+def _head(data: bytes) -> bytes:
+    return data[:LONGEST_DATA]
+
+
+def address_text(address: Address) -> str:
+    """`{AF_INET, 10.0.0.2:5000}`; what a truncated address lacks is a dot-dot-dot."""
+    if address.family is None:
+        return "{}" if not address.truncated else "{...}"
+    family = name_of(address.family, "AF_")
+    if address.family == socket.AF_INET:
+        return f"{{{family}, {_or_dots(address.host)}:{_or_dots(address.port)}}}"
+    if address.family == socket.AF_INET6:
+        scope = f"%{address.ifname or address.scope_id}" if address.scope_id else ""
+        flow = f", flowinfo {address.flowinfo}" if address.flowinfo else ""
+        return f"{{{family}, [{_or_dots(address.host)}{scope}]:{_or_dots(address.port)}{flow}}}"
+    if address.family == socket.AF_UNIX and address.path is not None:
+        dots = "..." if address.truncated else ""
+        if address.path.startswith("@"):
+            return f"{{{family}, @{data_text(os.fsencode(address.path[1:]))}{dots}}}"
+        return f"{{{family}, {data_text(os.fsencode(address.path))}{dots}}}" if address.path else f"{{{family}}}"
+    return f"{{{family}}}"
+
+
+def plain_address(address: Address) -> str:
+    """`10.0.0.2:5000`, `[fe80::1%eth0]:80`, `/tmp/x`, `@name`; "unnamed" where AF_UNIX has none."""
+    if address.family == socket.AF_UNIX and address.path is not None:
+        return address.path or "unnamed"
+    text = address_text(address)
+    return text.partition(", ")[2].removesuffix("}") or text
+
+
+def _or_dots(part: object) -> str:
+    return "..." if part is None else str(part)
