@@ -1,0 +1,264 @@
+"""The conversation of a scenario: its calls and other steps in time order, a column for each host, read down the page.
+
+A call that something else happened during is shown twice, where it begins and where it returns; so a server that waits
+in accept, and the client whose connect lets it go on, stand in the order in which they happened.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from labctl.report.screen import INK_OF_OUTCOME, Ink, Look
+from labctl.report.text import cells, milliseconds, pad, printable, shorten, wrap
+from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+
+_NARROWEST_COLUMN = 21  # cells; with less, hosts are named in front of each call instead
+_WORTH_SAYING_S = 0.001  # a call that took this long has its duration shown
+_CALLS = "calls"
+_BRACED = re.compile(r"\{[^{}]*\}")
+_BOUND_BLANK = "\u00a0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """What stands at one moment: in a host's column, or (`host` None) across all columns."""
+
+    time_s: float
+    host: str | None
+    text: str
+    result: str = ""  # kept together with the end of the text where it fits
+    ink: Ink = Ink.PLAIN
+
+
+def render(result: ScenarioResult, look: Look) -> list[str]:
+    """The conversation as painted lines of at most `look.width` cells; empty when no step was begun."""
+    steps = list(result.steps)
+    events = _events(steps, look)
+    if not events:
+        return []
+    hosts = _talking_hosts(result.hosts, events)
+    times = _times([event.time_s for event in events])
+    time_width = max(len(times[-1]), *(len(text) for text in times), len("ms"))
+    widths = _column_widths(hosts, events, look.width - time_width - 3)
+    if widths is None:
+        return _render_named(hosts, events, times, time_width, look)
+    return _render_columns(hosts, widths, events, times, time_width, look)
+
+
+def call_text(call: CallRecord, *, named: bool) -> str:
+    """The call with its process's name in front when there are several (`named`) and how often it was repeated."""
+    name = f"{call.process}: " if named and call.process else ""
+    return name + printable(call.call).replace("\n", "\\n")
+
+
+def result_text(call: CallRecord, look: Look) -> str:
+    """`→ 4  {AF_INET, 10.0.0.1:40000}` or `→ -1 ECONNREFUSED (Connection refused)`; for one that is still out `…`."""
+    glyphs = look.glyphs
+    if call.returned is None:
+        return glyphs.goes_on
+    text = f"{glyphs.returns} {call.returned}"
+    if call.errno:
+        text += f" {call.errno}" + (f" ({call.errno_meaning})" if call.errno_meaning else "")
+    if call.value:
+        text += "  " + printable(call.value).replace("\n", "\\n")
+    if call.repeated > 1:
+        text += f"  ({glyphs.times} {call.repeated})"
+    return text
+
+
+def _events(steps: Sequence[StepResult], look: Look) -> list[_Event]:
+    calls = _without_double_records(steps)
+    several = _hosts_with_several_processes(calls)
+    starts = sorted([call.started_s for call in calls] + [step.started_s for step in steps if step.kind != _CALLS])
+    # (time, rank, order): at the same moment a return stands before what follows it, a step's verdict after its calls.
+    events: list[tuple[float, int, int, _Event]] = []
+
+    def put(event: _Event, rank: int = 1) -> None:
+        events.append((event.time_s, rank, len(events), event))
+
+    for call in calls:
+        for event in _events_of_call(call, call.host in several, starts, look):
+            put(event)
+    for step in steps:
+        said = _step_line(step, look)
+        if said:
+            after_calls = step.kind == _CALLS
+            time_s = step.started_s + step.duration_s if after_calls else step.started_s
+            put(_Event(time_s, None, said, ink=_ink_of_step(step)), rank=2 if after_calls else 1)
+    events.sort(key=lambda entry: entry[:3])
+    return [entry[3] for entry in events]
+
+
+def _events_of_call(call: CallRecord, named: bool, starts: list[float], look: Look) -> Iterable[_Event]:
+    text = call_text(call, named=named)
+    ink = Ink.ODD if call.errno else Ink.PLAIN
+    if call.returned is None or call.duration_s is None:
+        yield _Event(call.started_s, call.host, text, f"{look.glyphs.goes_on} has not returned", Ink.ODD)
+        return
+    ended_s = call.started_s + call.duration_s
+    after = f"  [{milliseconds(call.duration_s)}]" if call.duration_s >= _WORTH_SAYING_S else ""
+    following = bisect_right(starts, call.started_s)
+    if following < len(starts) and starts[following] < ended_s:
+        yield _Event(call.started_s, call.host, text, f"{look.glyphs.goes_on} blocks" if after else look.glyphs.goes_on)
+        begins = call_text(call, named=named).split("(", 1)[0]
+        yield _Event(ended_s, call.host, f"{look.glyphs.goes_on} {begins}", result_text(call, look) + after, ink)
+    else:
+        yield _Event(call.started_s, call.host, text, result_text(call, look) + after, ink)
+
+
+def _without_double_records(steps: Sequence[StepResult]) -> list[CallRecord]:
+    """A call left pending by one step and awaited by another has a record in both; the finished one says more."""
+    best: dict[tuple[str, str, float, str], CallRecord] = {}
+    for step in steps:
+        for call in step.calls:
+            key = (call.host, call.process, call.started_s, call.call)
+            known = best.get(key)
+            if known is None or (known.duration_s is None and call.duration_s is not None):
+                best[key] = call
+    return sorted(best.values(), key=lambda call: call.started_s)
+
+
+def _hosts_with_several_processes(calls: Iterable[CallRecord]) -> set[str]:
+    processes: dict[str, set[str]] = {}
+    for call in calls:
+        processes.setdefault(call.host, set()).add(call.process)
+    return {host for host, names in processes.items() if len(names) > 1}
+
+
+def _step_line(step: StepResult, look: Look) -> str:
+    """The line across all columns; none for a calls step that passed, whose calls speak for themselves."""
+    mark = look.glyphs.mark(step.outcome)
+    if step.kind == _CALLS:
+        return "" if step.outcome is Outcome.PASSED else f"{mark} step {step.index}: {printable(step.reason)}"
+    text = f"{mark} {shorten(printable(step.title or step.kind), 400)}"
+    if step.duration_s >= _WORTH_SAYING_S:
+        text += f"  [{milliseconds(step.duration_s)}]"
+    if step.outcome is not Outcome.PASSED and step.reason:
+        text += f": {printable(step.reason)}"
+    return text
+
+
+def _ink_of_step(step: StepResult) -> Ink:
+    return Ink.FAINT if step.outcome is Outcome.PASSED else INK_OF_OUTCOME[step.outcome]
+
+
+def _talking_hosts(hosts: Sequence[str], events: Iterable[_Event]) -> list[str]:
+    talking = {event.host for event in events if event.host is not None}
+    known = [host for host in hosts if host in talking]
+    return known + sorted(talking.difference(known))
+
+
+def _times(times_s: Sequence[float]) -> list[str]:
+    """Milliseconds, all with as many decimals as the longest leaves room for."""
+    decimals = 2 if max(times_s) < 1 else 1 if max(times_s) < 100 else 0
+    return [f"{time_s * 1000:.{decimals}f}" for time_s in times_s]
+
+
+def _column_widths(hosts: Sequence[str], events: Iterable[_Event], room: int) -> list[int] | None:
+    """Cells for each host's column: what its longest call needs, or a fair share when they do not all fit.
+
+    None when a column would become too narrow to read.
+    """
+    wanted = {host: cells(host) for host in hosts}
+    for event in events:
+        if event.host is not None:
+            wanted[event.host] = max(wanted[event.host], cells(event.text) + 1 + cells(event.result))
+    room -= 3 * max(len(hosts) - 1, 0)  # " │ " between columns
+    widths: dict[str, int] = {}
+    left = room
+    for at, host in enumerate(sorted(hosts, key=lambda host: wanted[host])):
+        widths[host] = min(wanted[host], left // (len(hosts) - at))
+        left -= widths[host]
+    if any(widths[host] < min(_NARROWEST_COLUMN, wanted[host]) for host in hosts):
+        return None
+    return [max(widths[host], 1) for host in hosts]
+
+
+def _cell(event: _Event, width: int) -> list[str]:
+    """The call wrapped, and what came back on the same line when it fits, else on lines of its own."""
+    bound = _Event(event.time_s, event.host, _bind(event.text), _bind(event.result))
+    return [line.replace(_BOUND_BLANK, " ") for line in _cell_lines(bound, width)]
+
+
+def _bind(text: str) -> str:
+    """Keeps an address, {AF_INET, 10.0.0.2:81}, on one line where it fits."""
+    return _BRACED.sub(lambda found: found.group().replace(" ", _BOUND_BLANK), text)
+
+
+def _cell_lines(event: _Event, width: int) -> list[str]:
+    lines = wrap(event.text, width, indent="  ")
+    if not event.result:
+        return lines
+    if cells(lines[-1]) + 1 + cells(event.result) <= width:
+        lines[-1] = f"{lines[-1]} {event.result}"
+        return lines
+    hanging = "  " if width > _NARROWEST_COLUMN else ""
+    return lines + ["  " + line for line in wrap(event.result, max(width - 2, 1), indent=hanging)]
+
+
+def _render_columns(
+    hosts: Sequence[str],
+    widths: Sequence[int],
+    events: Sequence[_Event],
+    times: Sequence[str],
+    time_width: int,
+    look: Look,
+) -> list[str]:
+    glyphs = look.glyphs
+    between = look.paint(f" {glyphs.column} ", Ink.FAINT)
+    lines = []
+    if hosts:
+        names = between.join(
+            look.paint(pad(shorten(host, width, glyphs.goes_on), width), Ink.STRONG)
+            for host, width in zip(hosts, widths, strict=True)
+        )
+        lines.append((look.paint("ms".rjust(time_width), Ink.FAINT) + between + names).rstrip())
+        rule = f"{glyphs.line}{glyphs.cross}{glyphs.line}".join(
+            [glyphs.line * time_width, *(glyphs.line * width for width in widths)]
+        )
+        lines.append(look.paint(rule, Ink.FAINT))
+    for event, time in zip(events, times, strict=True):
+        if event.host is None:
+            lines.extend(_spanning(event, time, time_width, look))
+            continue
+        at = hosts.index(event.host)
+        for row, text in enumerate(_cell(event, widths[at])):
+            painted = [
+                look.paint(pad(text, width), event.ink) if column == at else " " * width
+                for column, width in enumerate(widths)
+            ]
+            moment = look.paint((time if row == 0 else "").rjust(time_width), Ink.FAINT)
+            lines.append((moment + between + between.join(painted)).rstrip())
+    return lines
+
+
+def _spanning(event: _Event, time: str, time_width: int, look: Look) -> list[str]:
+    lead = f" {look.glyphs.branch} "
+    lines = []
+    for row, text in enumerate(wrap(event.text, look.width - time_width - cells(lead), indent="  ")):
+        moment = (time if row == 0 else "").rjust(time_width)
+        branch = lead if row == 0 else f" {look.glyphs.column}  "
+        lines.append(look.paint(moment + branch, Ink.FAINT) + look.paint(text, event.ink))
+    return lines
+
+
+def _render_named(
+    hosts: Sequence[str], events: Sequence[_Event], times: Sequence[str], time_width: int, look: Look
+) -> list[str]:
+    """For more hosts than columns fit: each call on lines of its own behind its host's name."""
+    name_width = min(max(cells(host) for host in hosts), look.width // 3)
+    between = look.paint(f" {look.glyphs.column} ", Ink.FAINT)
+    lines = []
+    for event, time in zip(events, times, strict=True):
+        if event.host is None:
+            lines.extend(_spanning(event, time, time_width, look))
+            continue
+        name = pad(shorten(event.host, name_width, look.glyphs.goes_on), name_width)
+        for row, text in enumerate(_cell(event, look.width - time_width - name_width - 5)):
+            moment = look.paint((time if row == 0 else "").rjust(time_width), Ink.FAINT)
+            who = look.paint(f"{name}:", Ink.STRONG) if row == 0 else " " * (name_width + 1)
+            lines.append(f"{moment}{between}{who} {look.paint(text, event.ink)}".rstrip())
+    return lines

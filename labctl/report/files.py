@@ -1,0 +1,44 @@
+"""Writing report files: all or nothing, so that a reader never meets half a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from labctl.errors import InputError, LabError, describe_errno
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Says before anything is built that `path`, given for `option`, cannot be written. InputError."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{option} {path}: is a directory. Give the name of a file in it.")
+        if path.exists():
+            if not os.access(path, os.W_OK):
+                raise InputError(f"{option} {path}: exists and cannot be written. Check its permissions.")
+            return
+        parent = path.absolute().parent
+        if not parent.is_dir():
+            raise InputError(f"{option} {path}: there is no directory {parent}. Make it first: mkdir -p {parent}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(f"{option} {path}: no file can be made in {parent}. Check its permissions.")
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot look it up: {describe_errno(error.errno or 0)}.") from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replaces `path` by a file of `data` in one step; a device or pipe is written to as it is. LabError."""
+    try:
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            path.write_bytes(data)
+            return
+        path = Path(os.path.realpath(path))  # a symbolic link stays one
+        temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise LabError(f"{path}: cannot write the report: {describe_errno(error.errno or 0)}.") from error

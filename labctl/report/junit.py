@@ -1,0 +1,85 @@
+"""A run as JUnit XML: a suite for each directory, a case for each scenario.
+
+What Jenkins, GitLab and GitHub's actions read is the same subset: `testsuite` with counts and time, `testcase` with
+name, classname, time and file, and in it `failure`, `error` or `skipped` with a message, then `system-out`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import PurePath
+
+from labctl.report import plain
+from labctl.report.screen import Look
+from labctl.scenario.result import Outcome, RunResult, ScenarioResult
+
+# Everything outside XML 1.0's production Char, https://www.w3.org/TR/xml/#charsets (surrogates and NUL included).
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LOOK = Look(width=120)
+
+
+def to_junit(run: RunResult) -> bytes:
+    """The run as UTF-8 XML; characters that XML cannot carry are replaced by their escape (`\\x1b`)."""
+    from junitparser import JUnitXml, TestSuite
+
+    xml = JUnitXml("labctl")
+    for directory, results in _by_directory(run).items():
+        suite = TestSuite(_clean(directory))
+        suite.timestamp = (results[0].started_at or run.started_at).removesuffix("Z").split("+")[0]
+        for result in results:
+            suite.add_testcase(_case(result))
+        xml.add_testsuite(suite)
+    xml.time = round(run.duration_s, 6)
+    xml.update_statistics()  # type: ignore[no-untyped-call]  # junitparser has no annotation there
+    stream = io.BytesIO()
+    xml.write(stream, pretty=True)
+    return stream.getvalue()
+
+
+def _by_directory(run: RunResult) -> dict[str, list[ScenarioResult]]:
+    suites: dict[str, list[ScenarioResult]] = {}
+    for result in run.scenarios:
+        suites.setdefault(str(PurePath(result.file).parent), []).append(result)
+    return suites
+
+
+def _case(result: ScenarioResult):  # type: ignore[no-untyped-def]  # junitparser is imported only when it is needed
+    from junitparser import Error, Failure, Skipped, TestCase
+
+    case = TestCase(_clean(result.name), classname=_clean(_class_name(result.file)), time=round(result.duration_s, 6))
+    case._elem.set("file", _clean(result.file))
+    message = _clean(result.reason or result.outcome)
+    first_line = message.split("\n", 1)[0]
+    details = _clean("\n".join(plain.failure(result, _LOOK)).strip("\n"))
+    if result.outcome is Outcome.FAILED:
+        case.result = [_with_text(Failure(first_line, "expectation"), details)]
+    elif result.outcome is Outcome.ERROR:
+        case.result = [_with_text(Error(first_line, "lab"), details)]
+    elif result.outcome is Outcome.SKIPPED:
+        case.result = [Skipped(message)]
+    case.system_out = _clean("\n".join(plain.scenario_report(result, _LOOK)))
+    return case
+
+
+def _with_text(entry, text: str):  # type: ignore[no-untyped-def]  # as above
+    entry.text = text
+    return entry
+
+
+def _class_name(file: str) -> str:
+    """`scenarios.tcp.accept-queue` for scenarios/tcp/accept-queue.yaml: viewers group by what is between the dots."""
+    path = PurePath(file)
+    parts = [part for part in path.parent.parts if part not in ("/", ".", "..")]
+    return ".".join([*(part.replace(".", "_") for part in parts), path.stem.replace(".", "_")])
+
+
+def _clean(text: str) -> str:
+    return _NOT_XML.sub(
+        lambda match: (
+            match.group().encode("ascii", "backslashreplace").decode()
+            if ord(match.group()) > 0x7F
+            else f"\\x{ord(match.group()):02x}"
+        ),
+        text,
+    )

@@ -1,0 +1,138 @@
+"""Results as lines for people: a scenario's whole report, its failures, a line for each scenario, the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from labctl.report import conversation
+from labctl.report.screen import INK_OF_OUTCOME, UNICODE, Ink, Look
+from labctl.report.text import cells, printable, seconds, shorten, wrap
+from labctl.scenario.result import Outcome, OutputRecord, RunResult, ScenarioResult, StepResult
+
+_WORD = {
+    Outcome.PASSED: "passed",
+    Outcome.FAILED: "failed",
+    Outcome.SKIPPED: "skipped",
+    Outcome.ERROR: "error",
+}
+
+
+def scenario_report(result: ScenarioResult, look: Look) -> list[str]:
+    """Heading, what it is about, the conversation, the verdict and, when it failed, why."""
+    lines = [*heading(result, look), ""]
+    talk = conversation.render(result, look)
+    if talk:
+        lines += [*talk, ""]
+    return lines + verdict(result, look)
+
+
+def heading(result: ScenarioResult, look: Look) -> list[str]:
+    """The scenario's name, its file and what it is about."""
+    lines = [look.paint(line, Ink.STRONG) for line in wrap(printable(result.name), look.width, indent="  ")]
+    lines += [look.paint(line, Ink.FAINT) for line in wrap(printable(result.file), look.width, indent="  ")]
+    if result.about:
+        lines += wrap(printable(result.about).rstrip("\n"), look.width)
+    return lines
+
+
+def verdict(result: ScenarioResult, look: Look) -> list[str]:
+    """The line that says how it ended, and below it everything that is known about a failure."""
+    mark = look.glyphs.mark(result.outcome)
+    word = _WORD[result.outcome]
+    said = f"{mark} {word}" if look.glyphs is UNICODE else word.upper() if mark.isupper() else word
+    text = f"{said} in {seconds(result.duration_s)}"
+    if result.outcome is Outcome.SKIPPED:
+        text = f"{said}: {printable(result.reason)}"
+    lines = [look.paint(line, INK_OF_OUTCOME[result.outcome]) for line in wrap(text, look.width, indent="  ")]
+    return lines + failure(result, look)
+
+
+def failure(result: ScenarioResult, look: Look) -> list[str]:
+    """Why it failed: the step, file and line, what was expected and came back, the program's output in full."""
+    if result.outcome not in (Outcome.FAILED, Outcome.ERROR):
+        return []
+    bad = [step for step in result.steps if step.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    innermost = [step for step in bad if not any(other.index.startswith(f"{step.index}.") for other in bad)]
+    lines: list[str] = []
+    told = False
+    for step in innermost:
+        told = told or bool(result.reason and step.reason and step.reason in result.reason)
+        lines += ["", *_failed_step(result, step, look)]
+    if result.reason and not told:
+        lines = [*_indented(result.reason, look, 2), *lines]
+    return lines
+
+
+def _failed_step(result: ScenarioResult, step: StepResult, look: Look) -> Iterator[str]:
+    where = f"{result.file}:{step.line}: step {step.index}"
+    title = f"{where}, {step.title}" if step.title else where
+    yield from (look.paint(line, Ink.STRONG) for line in _indented(title, look, 2))
+    yield from _indented(step.reason or "failed", look, 4)
+    if step.exit_status is not None and str(step.exit_status) not in step.reason:
+        yield from _indented(f"exit status {step.exit_status}", look, 4)
+    if step.output is not None:
+        yield from output(step.output, look)
+
+
+def output(record: OutputRecord, look: Look) -> Iterator[str]:
+    """What a program wrote, in full, not wrapped: it is somebody else's text and may have to be copied."""
+    for name, text in (("stdout", record.stdout), ("stderr", record.stderr)):
+        if not text:
+            yield look.paint(f"    {name}: nothing", Ink.FAINT)
+            continue
+        yield look.paint(f"    {name}:", Ink.FAINT)
+        bar = look.paint(f"    {look.glyphs.column} ", Ink.FAINT)
+        for line in printable(text).rstrip("\n").split("\n"):
+            yield (bar + line).rstrip()
+    if record.truncated_bytes:
+        yield look.paint(f"    ({record.truncated_bytes} bytes in the middle were not kept)", Ink.FAINT)
+
+
+def one_line(result: ScenarioResult, look: Look) -> list[str]:
+    """A finished scenario in one line (a skipped one with its reason, wrapped)."""
+    mark = look.glyphs.mark(result.outcome)
+    ink = INK_OF_OUTCOME[result.outcome]
+    lead = f"{mark} "
+    time = f"  {seconds(result.duration_s)}"
+    if result.outcome is Outcome.SKIPPED:
+        text = f"{printable(result.name)}: skipped, {printable(result.reason)}"
+        first, *rest = wrap(text, look.width - cells(lead), indent="  ")
+        return [look.paint(lead, ink) + first, *(" " * cells(lead) + line for line in rest)]
+    name = shorten(printable(result.name), look.width - cells(lead) - cells(time), look.glyphs.goes_on)
+    return [look.paint(lead, ink) + name + look.paint(time, Ink.FAINT)]
+
+
+def failures(results: Sequence[ScenarioResult], look: Look) -> list[str]:
+    """The report in full of every scenario that did not pass, for the end of a run of several."""
+    lines: list[str] = []
+    for result in results:
+        if result.outcome in (Outcome.FAILED, Outcome.ERROR):
+            lines += [look.paint(look.glyphs.line * look.width, Ink.FAINT), *scenario_report(result, look), ""]
+    return lines
+
+
+def summary(run: RunResult, look: Look) -> list[str]:
+    """`3 passed, 1 failed, 1 skipped in 1.2 s`; says so clearly when nothing was run at all."""
+    counts = [(outcome, sum(result.outcome is outcome for result in run.scenarios)) for outcome in Outcome]
+    worst = Ink.GOOD
+    for outcome, count in counts:
+        if count and outcome is not Outcome.PASSED and worst is not Ink.BAD:
+            worst = INK_OF_OUTCOME[outcome]
+    words = [f"{count} {_WORD[outcome]}" for outcome, count in counts if count]
+    text = (", ".join(words) or "no scenario was run") + f" in {seconds(run.duration_s)}"
+    lines = [look.paint(text, worst)]
+    if run.scenarios and all(result.outcome is Outcome.SKIPPED for result in run.scenarios):
+        said = (
+            "Nothing was tested: the scenario was skipped."
+            if len(run.scenarios) == 1
+            else (f"Nothing was tested: all {len(run.scenarios)} scenarios were skipped.")
+        )
+        lines.append(look.paint(said, Ink.ODD))
+    return lines
+
+
+def _indented(text: str, look: Look, blanks: int) -> Iterator[str]:
+    lead = " " * blanks
+    for paragraph in printable(text).rstrip("\n").split("\n"):
+        for line in wrap(paragraph, look.width - blanks, indent="  "):
+            yield (lead + line).rstrip()

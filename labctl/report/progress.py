@@ -1,0 +1,181 @@
+"""What is shown while scenarios run: what has finished, program output on request, a live view on a terminal.
+
+The live view is a few lines below everything written, drawn by a thread of its own; a run of less than half a second
+never shows it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from labctl.report import plain
+from labctl.report.screen import Ink, Screen, is_terminal
+from labctl.report.text import cells, pad, printable, shorten
+from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
+from labctl.scenario.result import CallRecord, ScenarioResult, StepResult
+
+_FIRST_LOOK_S = 0.5
+_REFRESH_S = 0.1
+_LONGEST_LINE = 16384  # characters of a program's output without a line end
+
+
+@dataclass(slots=True)
+class _Running:
+    """What the live view knows of a scenario that runs."""
+
+    scenario: ScenarioInfo
+    since_s: float
+    doing: str = "building the lab"
+
+
+@dataclass(slots=True)
+class _PartialLine:
+    """Decodes a program's stream and cuts it into lines."""
+
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    )
+    text: str = ""
+
+    def lines(self, data: bytes, *, final: bool = False) -> list[str]:
+        *lines, self.text = (self.text + self.decoder.decode(data, final)).split("\n")
+        if self.text and (final or len(self.text) > _LONGEST_LINE):
+            lines.append(self.text)
+            self.text = ""
+        return lines
+
+
+class Progress(SilentListener):
+    """Listens to a run of `expected` scenarios and shows it on `screen`; keeps what has finished.
+
+    One scenario: its whole report when it has finished. Several: a line for each finished one, with `verbose` its whole
+    report. `verbose` also streams program output. Use as a context manager: leaving it takes the live view away.
+    """
+
+    def __init__(
+        self, screen: Screen, *, expected: int, verbose: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._screen = screen
+        self._expected = expected
+        self._verbose = verbose
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._running: dict[int, _Running] = {}
+        self._finished: list[ScenarioResult] = []
+        self._partial: dict[tuple[int, str, str, Stream], _PartialLine] = {}
+        self._over = threading.Event()
+        self._painter: threading.Thread | None = None
+
+    def __enter__(self) -> Progress:
+        if is_terminal(self._screen.stream):
+            self._painter = threading.Thread(target=self._paint, name="live view", daemon=True)
+            self._painter.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._painter is not None:
+            self._painter.join()
+        self._screen.show_status([])
+
+    @property
+    def finished(self) -> tuple[ScenarioResult, ...]:
+        """The results so far, in the order in which the scenarios finished."""
+        with self._lock:
+            return tuple(self._finished)
+
+    def scenario_started(self, scenario: ScenarioInfo) -> None:
+        """Takes it into the live view."""
+        with self._lock:
+            self._running[id(scenario)] = _Running(scenario, self._clock())
+
+    def step_started(
+        self, scenario: ScenarioInfo, index: str, kind: str, host: str | None, title: str, line: int
+    ) -> None:
+        """Shows it in the live view."""
+        self._does(scenario, f"step {index}: {title or kind}")
+
+    def call_begun(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
+        """Shows it in the live view."""
+        self._does(scenario, f"step {index}: {call.host}: {call.call}")
+
+    def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None:
+        """Writes what its program left without a line end."""
+        if self._verbose and step.kind == "run":
+            self._flush_output(id(scenario), step.host)
+
+    def output(self, scenario: ScenarioInfo, host: str, process: str, stream: Stream, data: bytes) -> None:
+        """With `verbose`, writes the lines that are complete."""
+        if not self._verbose:
+            return
+        with self._lock:
+            partial = self._partial.setdefault((id(scenario), host, process, stream), _PartialLine())
+            self._write_output(scenario.name, host, process, stream, partial.lines(data))
+
+    def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
+        """Writes its line or report."""
+        self._flush_output(id(scenario), None)
+        with self._lock:
+            self._running.pop(id(scenario), None)
+            self._finished.append(result)
+            look = self._screen.look
+            if self._expected == 1:
+                self._screen.write(plain.scenario_report(result, look))
+            elif self._verbose:
+                self._screen.write([*plain.scenario_report(result, look), ""])
+            else:
+                self._screen.write(plain.one_line(result, look))
+
+    def _does(self, scenario: ScenarioInfo, what: str) -> None:
+        with self._lock:
+            running = self._running.get(id(scenario))
+            if running is not None:
+                running.doing = what
+
+    def _flush_output(self, scenario: int, host: str | None) -> None:
+        with self._lock:
+            for key in [key for key in self._partial if key[0] == scenario and host in (None, key[1])]:
+                lines = self._partial.pop(key).lines(b"", final=True)
+                name = self._running[scenario].scenario.name if scenario in self._running else ""
+                self._write_output(name, key[1], key[2], key[3], lines)
+
+    def _write_output(self, name: str, host: str, process: str, stream: Stream, lines: list[str]) -> None:
+        look = self._screen.look
+        who = f"{host} {process}" + (" (stderr)" if stream is Stream.STDERR else "")
+        if self._expected > 1:
+            who = f"{printable(name)}: {who}"
+        lead = look.paint(f"{who} {look.glyphs.column} ", Ink.FAINT)
+        self._screen.write([lead + printable(line.rstrip("\r")) for line in lines])
+
+    def _paint(self) -> None:
+        pause_s = _FIRST_LOOK_S
+        while not self._over.wait(pause_s):
+            self._screen.show_status(self._status())
+            pause_s = _REFRESH_S
+
+    def _status(self) -> list[str]:
+        with self._lock:
+            running = list(self._running.values())
+            done = len(self._finished)
+        look = self._screen.look
+        width = look.width - 1  # a line that fills the last column would wrap on some terminals
+        rows = max(shutil.get_terminal_size().lines - 2, 1)
+        shown = running[: rows if len(running) <= rows else rows - 1]
+        name_width = min(max((cells(each.scenario.name) for each in shown), default=0), width // 3)
+        now = self._clock()
+        lines = []
+        if self._expected > 1:
+            lines.append(look.paint(f"{done} of {self._expected} finished, {len(running)} running", Ink.STRONG))
+        for each in shown:
+            time_text = f"{now - each.since_s:6.1f} s"
+            name = pad(shorten(printable(each.scenario.name), name_width, look.glyphs.goes_on), name_width)
+            text = f"{time_text}  {name}  {printable(each.doing)}"
+            lines.append(look.paint(shorten(text, width, look.glyphs.goes_on), Ink.FAINT))
+        if len(shown) < len(running):
+            lines.append(f"         and {len(running) - len(shown)} more")
+        return lines

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from labctl.report import plain
+from labctl.report.screen import ASCII, Look
+from labctl.report.text import cells
+from labctl.scenario.result import Outcome, OutputRecord
+
+from .samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
+
+LOOK = Look(80)
+
+
+def test_a_failure_tells_place_expectation_and_output_in_full() -> None:
+    assert plain.verdict(FAILED, LOOK) == [
+        "✗ failed in 0.21 s",
+        "",
+        "  scenarios/echo.yaml:21: step 4, run on client: curl -s http://server:8000/",
+        "    exit status 0 expected, came back 7",
+        "    stdout: nothing",
+        "    stderr:",
+        "    │ curl: (7) Failed to connect to server port 8000",
+    ]
+
+
+def test_a_skip_says_why_and_is_no_pass() -> None:
+    assert plain.verdict(SKIPPED, LOOK) == ["○ skipped: program nginx is not installed"]
+    assert plain.one_line(SKIPPED, LOOK) == ["○ Nginx serves: skipped, program nginx is not installed"]
+
+
+def test_a_lab_that_failed_gives_its_reason() -> None:
+    assert plain.verdict(BROKEN, LOOK) == ["‼ error in 0.21 s", "  client: cannot make call: the keeper has ended"]
+
+
+def test_verdicts_without_unicode_are_words() -> None:
+    ascii_look = Look(80, glyphs=ASCII)
+    assert plain.verdict(ECHO, ascii_look) == ["passed in 0.21 s"]
+    assert plain.verdict(FAILED, ascii_look)[0] == "FAILED in 0.21 s"
+
+
+def test_summary_counts_each_outcome() -> None:
+    assert plain.summary(run(ECHO, ECHO, FAILED, SKIPPED, BROKEN), LOOK) == [
+        "2 passed, 1 failed, 1 skipped, 1 error in 1.23 s"
+    ]
+
+
+def test_summary_of_a_run_that_skipped_everything_says_that_nothing_was_tested() -> None:
+    assert plain.summary(run(SKIPPED, SKIPPED), LOOK)[1] == "Nothing was tested: all 2 scenarios were skipped."
+
+
+def test_only_the_innermost_failed_step_is_told() -> None:
+    result = scenario(
+        step("2", kind="repeat", outcome=Outcome.FAILED, reason="step 2.1.3 failed", line=4),
+        step("2.1.3", kind="run", outcome=Outcome.FAILED, reason="exit status 1", line=7),
+        outcome=Outcome.FAILED,
+        reason="exit status 1",
+    )
+    told = "\n".join(plain.failure(result, LOOK))
+    assert "echo.yaml:7: step 2.1.3" in told
+    assert "echo.yaml:4" not in told
+
+
+def test_program_output_is_not_wrapped_and_its_escapes_are_visible() -> None:
+    lines = list(plain.output(OutputRecord("x" * 200 + "\n\x1b]0;gone\x07\n", "", 5), LOOK))
+    assert lines == [
+        "    stdout:",
+        "    │ " + "x" * 200,
+        "    │ \\x1b]0;gone\\x07",
+        "    stderr: nothing",
+        "    (5 bytes in the middle were not kept)",
+    ]
+
+
+def test_a_long_name_is_cut_to_the_line() -> None:
+    (line,) = plain.one_line(scenario(name="long " * 40), LOOK)
+    assert cells(line) == 80
