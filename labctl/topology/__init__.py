@@ -1,1 +1,51 @@
 """PURE: topology files and shapes to a resolved model; addressing and routing. Knows nothing of the kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labctl.topology.model import Topology
+from labctl.topology.shapes import is_shape
+
+if TYPE_CHECKING:
+    from labctl.documents import Diagnostic, Document, KeyPath
+
+__all__ = ["Topology", "is_shape", "load", "resolve_inline"]
+
+
+def load(source: str | Path, *, base: Path | None = None) -> Topology:
+    """The topology of a file or a shape (`pair`, `star:10`); a relative path starts at `base`, else where we are.
+
+    Raises DocumentError with every mistake of the file, or InputError when a shape is not written as it should be.
+    """
+    from labctl.documents import DocumentError, read
+    from labctl.topology.resolve import resolve
+    from labctl.topology.shapes import from_shape
+
+    path = Path(source) if base is None else base / source
+    if isinstance(source, str) and is_shape(source) and not path.is_file():
+        return resolve(from_shape(source))[0]
+    if isinstance(source, str) and source.isalpha() and not path.exists():
+        return resolve(from_shape(source))[0]  # raises, and names the shapes
+    document = read(path)
+    topology, diagnostics = resolve_inline(document, (), path.parent)
+    if diagnostics or topology is None:
+        raise DocumentError(diagnostics)
+    return topology
+
+
+def resolve_inline(document: Document, path: KeyPath, base: Path) -> tuple[Topology | None, list[Diagnostic]]:
+    """The topology written at that path of the document, and every mistake in it; includes are relative to `base`.
+
+    With mistakes, the topology has what is right, for checks of what refers to it; None when nothing could be made.
+    """
+    from labctl.documents import in_file_order
+    from labctl.topology.reading import draft_of
+    from labctl.topology.resolve import resolve
+
+    draft, diagnostics = draft_of(document, path, base, Path(document.file).stem)
+    if draft is None:
+        return None, list(in_file_order(diagnostics))
+    topology, more = resolve(draft)
+    return topology, list(in_file_order([*diagnostics, *more]))

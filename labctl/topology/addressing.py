@@ -1,0 +1,339 @@
+"""Prefixes for segments and addresses for interfaces: those given are kept, the others follow from the file's order.
+
+Automatic segments take the pools' prefixes one after the other, both families under the same number where they can:
+10.0.3.0/24 and fd00:0:0:3::/64. On a segment, interfaces count 1, 2, ... in both families.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv6Interface
+
+from labctl.topology.draft import (
+    Choice,
+    Draft,
+    Family,
+    Mistakes,
+    Place,
+    address_in,
+    number_in,
+    prefix_of,
+)
+from labctl.topology.model import Address, AddressOnLink, Prefix
+from labctl.topology.segments import End, Segment
+
+_AUTOMATIC_LENGTH = {Family.IPV4: 24, Family.IPV6: 64}
+_BOTH = (Family.IPV4, Family.IPV6)
+
+EndKey = tuple[int, int]  # index of the link, side
+
+
+@dataclass(slots=True)
+class Addressing:
+    """What was decided; prefixes by index of the segment, addresses by end."""
+
+    prefixes: dict[tuple[int, Family], Prefix] = field(default_factory=dict)
+    addresses: dict[tuple[EndKey, Family], AddressOnLink] = field(default_factory=dict)
+
+    def of(self, key: EndKey) -> tuple[AddressOnLink, ...]:
+        """The addresses of that end, IPv4 first."""
+        found = (self.addresses.get((key, family)) for family in _BOTH)
+        return tuple(address for address in found if address is not None)
+
+
+def give_addresses(
+    draft: Draft, segments: list[Segment], without_ipv6: frozenset[str], mistakes: Mistakes
+) -> Addressing:
+    """Decide every prefix and address; `without_ipv6` names the nodes on which IPv6 is switched off."""
+    given = _Given(draft, segments, without_ipv6, mistakes)
+    given.take_prefixes()
+    given.share_out_prefixes()
+    seen: dict[Address, Place | None] = {}
+    for index, segment in enumerate(segments):
+        _Numbers(given, index, segment, seen).give()
+    return given.result
+
+
+class _Given:
+    def __init__(self, draft: Draft, segments: list[Segment], without_ipv6: frozenset[str], mistakes: Mistakes) -> None:
+        self.draft = draft
+        self.segments = segments
+        self.without_ipv6 = without_ipv6
+        self.mistakes = mistakes
+        self.result = Addressing()
+        self.automatic: list[tuple[int, list[Family]]] = []
+        self.places: dict[tuple[int, Family], Place | None] = {}
+
+    def wants(self, end: End, family: Family) -> bool:
+        """Whether that end is to have an address of that family, given or automatic."""
+        asked = end.draft.address(family)
+        if asked is Choice.AUTOMATIC and family is Family.IPV6 and end.draft.node in self.without_ipv6:
+            return False
+        return asked is not Choice.NONE
+
+    def take_prefixes(self) -> None:
+        """Prefixes that were written, or follow from an address with its length; they must not overlap."""
+        for index, segment in enumerate(self.segments):
+            families: list[Family] = []
+            for family in _BOTH:
+                prefix = self.prefix_given(index, segment, family)
+                if isinstance(prefix, Choice):
+                    needed = any(self.wants(end, family) for end in segment.ends)
+                    if prefix is Choice.AUTOMATIC and needed and family in self.draft.families:
+                        families.append(family)
+                else:
+                    self.result.prefixes[index, family] = prefix
+            if families:
+                self.automatic.append((index, families))
+        for family in _BOTH:
+            self.check_overlaps(family)
+
+    def prefix_given(self, index: int, segment: Segment, family: Family) -> Prefix | Choice:
+        found: Prefix | Choice = Choice.AUTOMATIC
+        first: Place | None = None
+        for prefix, place in segment.prefixes(family):
+            if prefix is Choice.AUTOMATIC or prefix == found:
+                continue
+            if found is not Choice.AUTOMATIC:
+                shown = f"the {family} prefix {found}" if not isinstance(found, Choice) else f"no {family} prefix"
+                where = f"; {first.describe()} says otherwise" if first else ""
+                self.mistakes.add(place, f"{segment} has {shown} already{where}", "linked switches are one network")
+                continue
+            found, first = prefix, place
+        if found is Choice.AUTOMATIC:
+            for end in segment.ends:
+                address = end.draft.address(family)
+                if isinstance(address, IPv4Interface | IPv6Interface):
+                    found, first = address.network, _address_place(end, family)
+                    break
+        self.places[index, family] = first or segment.place
+        return found
+
+    def check_overlaps(self, family: Family) -> None:
+        given = sorted(
+            ((prefix, index) for (index, of), prefix in self.result.prefixes.items() if of is family),
+            key=lambda one: (int(one[0].network_address), one[0].prefixlen, one[1]),
+        )
+        last_end, last_index = -1, -1
+        for prefix, index in given:
+            if int(prefix.network_address) <= last_end:
+                one, other = sorted((last_index, index))
+                place = self.places[one, family]
+                message = f"{self.result.prefixes[other, family]} of {self.segments[other]} overlaps "
+                message += f"{self.result.prefixes[one, family]} of {self.segments[one]}"
+                hint = f"that one is at {place.describe()}" if place else ""
+                self.mistakes.add(self.places[other, family], message, hint)
+            if int(prefix.broadcast_address) > last_end:
+                last_end, last_index = int(prefix.broadcast_address), index
+
+    def share_out_prefixes(self) -> None:
+        """Prefixes of the pools for the segments that have none."""
+        pools = {family: _Pool(self.draft, family, self.result) for family in _BOTH}
+        number = 0
+        exhausted: set[Family] = set()
+        for index, families in self.automatic:
+            lengths = {family: self.length(index, family) for family in families}
+            while True:
+                starts = {family: pools[family].fit(number, lengths[family]) for family in families}
+                next_number = max(starts.values())
+                if next_number == number and len(set(starts.values())) == 1:
+                    break
+                number = next_number
+                if number > max(pools[family].last for family in families):
+                    break
+            for family in families:
+                pool = pools[family]
+                if not pool.holds(number, lengths[family]):
+                    if family in exhausted:
+                        continue
+                    exhausted.add(family)
+                    message = f"the pool {pool.prefix} has no room for a /{lengths[family]} for {self.segments[index]}"
+                    hint = f"give a larger {'ipv4' if family is Family.IPV4 else 'ipv6'}_pool, or prefixes by hand"
+                    self.mistakes.add(self.segments[index].place, message, hint)
+                    continue
+                self.result.prefixes[index, family] = pool.prefix_at(number, lengths[family])
+            number += max(pools[family].size(lengths[family]) for family in families)
+
+    def length(self, index: int, family: Family) -> int:
+        """The automatic prefix's length: the usual one, shorter when it is too small for the segment's members."""
+        members = sum(self.wants(end, family) for end in self.segments[index].ends)
+        usual = max(_AUTOMATIC_LENGTH[family], self.draft.pool(family).prefixlen)
+        return min(usual, family.bits - (members + 1).bit_length())
+
+
+class _Pool:
+    """A pool cut into units (a /24, a /64); a prefix is a run of units. Units that given prefixes touch are taken."""
+
+    def __init__(self, draft: Draft, family: Family, result: Addressing) -> None:
+        self.family = family
+        self.prefix = draft.pool(family)
+        self.unit_length = max(_AUTOMATIC_LENGTH[family], self.prefix.prefixlen)
+        self.base = int(self.prefix.network_address)
+        self.unit = 1 << (family.bits - self.unit_length)
+        self.last = (1 << (self.unit_length - self.prefix.prefixlen)) - 1
+        taken = sorted(
+            (
+                (int(prefix.network_address) - self.base) // self.unit,
+                (int(prefix.broadcast_address) - self.base) // self.unit,
+            )
+            for (_, of), prefix in result.prefixes.items()
+            if of is family
+        )
+        # As few runs as possible, ascending and apart, so that one bisection finds what a candidate touches.
+        self.taken: list[tuple[int, int]] = []
+        for begin, end in taken:
+            if self.taken and begin <= self.taken[-1][1] + 1:
+                self.taken[-1] = (self.taken[-1][0], max(end, self.taken[-1][1]))
+            else:
+                self.taken.append((begin, end))
+
+    def size(self, length: int) -> int:
+        return 1 << max(0, self.unit_length - length)
+
+    def fit(self, number: int, length: int) -> int:
+        """The first unit from `number` on where such a prefix fits (perhaps beyond the pool)."""
+        size = self.size(length)
+        while True:
+            number = -(-number // size) * size
+            at = bisect_right(self.taken, (number + size - 1, 1 << 130)) - 1
+            if at < 0 or self.taken[at][1] < number:
+                return number
+            number = self.taken[at][1] + 1
+
+    def holds(self, number: int, length: int) -> bool:
+        return length >= self.prefix.prefixlen and number + self.size(length) - 1 <= self.last
+
+    def prefix_at(self, number: int, length: int) -> Prefix:
+        return prefix_of(self.family, self.base + number * self.unit, length)
+
+
+class _Numbers:
+    """Gives the interfaces of one segment their addresses."""
+
+    def __init__(self, given: _Given, index: int, segment: Segment, seen: dict[Address, Place | None]) -> None:
+        self.given = given
+        self.segment = segment
+        self.index = index
+        self.seen = seen
+        self.prefixes = {
+            family: given.result.prefixes[index, family] for family in _BOTH if (index, family) in given.result.prefixes
+        }
+        self.taken: dict[Family, set[int]] = {family: set() for family in _BOTH}
+
+    def give(self) -> None:
+        for end in self.segment.ends:
+            for family in _BOTH:
+                self.take_given(end, family)
+        usual = [family for family, prefix in self.prefixes.items() if _first(prefix) == 1]
+        self.count(usual)
+        for family in self.prefixes:
+            if family not in usual:
+                self.count([family])
+
+    def take_given(self, end: End, family: Family) -> None:
+        asked = end.draft.address(family)
+        if isinstance(asked, Choice):
+            return
+        place = _address_place(end, family)
+        address: Address = asked.ip if isinstance(asked, IPv4Interface | IPv6Interface) else asked
+        mistakes = self.given.mistakes
+        prefix = self.prefixes.get(family)
+        if prefix is None:
+            key = "ipv4" if family is Family.IPV4 else "ipv6"
+            mistakes.add(
+                place,
+                f"{address} has no prefix, and {self.segment} has no {family} prefix that it could be in",
+                f"write {address}/{_AUTOMATIC_LENGTH[family]}, or give {self.segment} an `{key}`",
+            )
+            return
+        if address not in prefix:
+            mistakes.add(place, f"{address} is not in {prefix}, the prefix of {self.segment}", _example(prefix))
+            return
+        if isinstance(asked, IPv4Interface | IPv6Interface) and asked.network != prefix:
+            mistakes.add(place, f"{asked} does not agree with {prefix}, the prefix of {self.segment}")
+            return
+        number = number_in(prefix, address)
+        if number < _first(prefix):
+            what = "the network's own address" if family is Family.IPV4 else "the address of any router (anycast)"
+            mistakes.add(place, f"{address} is {what} in {prefix}", _example(prefix))
+            return
+        if number > _last(prefix):
+            mistakes.add(place, f"{address} is the broadcast address of {prefix}", _example(prefix))
+            return
+        if address in self.seen:
+            first = self.seen[address]
+            mistakes.add(
+                place, f"the address {address} is given twice", f"first at {first.describe()}" if first else ""
+            )
+            return
+        self.seen[address] = place
+        self.taken[family].add(number)
+        self.given.result.addresses[(end.link, end.side), family] = address_in(prefix, number)
+
+    def count(self, families: list[Family]) -> None:
+        """Number the interfaces in these families alike, around the addresses that were given."""
+        if not families:
+            return
+        addresses = self.given.result.addresses
+        taken = set[int]().union(*(self.taken[family] for family in families))
+        last = {family: _last(self.prefixes[family]) for family in families}
+        following = _first(self.prefixes[families[0]])
+        short: set[Family] = set()
+        for end in self.segment.ends:
+            key = (end.link, end.side)
+            own = [addresses.get((key, family)) for family in families]
+            wanting = [
+                family for family in families if (key, family) not in addresses and self.given.wants(end, family)
+            ]
+            wanting = [family for family in wanting if isinstance(end.draft.address(family), Choice)]
+            if not wanting:
+                continue
+            number = self.number_of(own)
+            if number is None or any(number in self.taken[family] or number > last[family] for family in wanting):
+                while following in taken:
+                    following += 1
+                number = following
+                following += 1
+            for family in wanting:
+                if number > last[family]:
+                    short.add(family)
+                    continue
+                self.taken[family].add(number)
+                addresses[key, family] = address_in(self.prefixes[family], number)
+            taken.add(number)
+        for family in sorted(short, key=lambda one: one.value):
+            room = last[family] - _first(self.prefixes[family]) + 1
+            members = sum(self.given.wants(end, family) for end in self.segment.ends)
+            self.given.mistakes.add(
+                self.given.places[self.index, family],
+                f"{self.prefixes[family]} has room for {room} addresses, but {self.segment} has {members} members",
+                "give a shorter prefix, or none at all",
+            )
+
+    def number_of(self, own: list[AddressOnLink | None]) -> int | None:
+        for address in own:
+            if address is not None:
+                return number_in(address.network, address.ip)
+        return None
+
+
+def _first(prefix: Prefix) -> int:
+    """The first number for an interface: 0 is the network's own, except in prefixes of two or one (RFC 3021, 6164)."""
+    return 0 if prefix.max_prefixlen - prefix.prefixlen <= 1 else 1
+
+
+def _last(prefix: Prefix) -> int:
+    everything = 1 << (prefix.max_prefixlen - prefix.prefixlen)
+    return everything - 2 if prefix.version == 4 and everything > 2 else everything - 1
+
+
+def _example(prefix: Prefix) -> str:
+    first = prefix[_first(prefix)]
+    last = prefix[_last(prefix)]
+    return f"its addresses are {first} to {last}"
+
+
+def _address_place(end: End, family: Family) -> Place | None:
+    place = end.draft.place
+    return place.at("ipv4" if family is Family.IPV4 else "ipv6") if place else None

@@ -1,0 +1,120 @@
+"""The models of a topology file, as it is written. The JSON Schema for editors is made from them.
+
+Addresses and prefixes are texts here: what they mean depends on each other, so `reading.py` looks at them all together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from labctl.documents.source import Mistake
+from labctl.documents.validate import FileModel
+
+MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
+COUNT_MAX = 5000
+
+_MTU = Annotated[int, Field(ge=MTU_MIN, le=MTU_MAX, description="Largest packet in bytes.")]
+_Text = Annotated[str, Field(min_length=1)]
+_Values = dict[str, str | int]
+
+
+def _nothing_is_empty(value: object) -> object:
+    """`gw:` with nothing behind it is a mapping with nothing in it."""
+    return {} if value is None else value
+
+
+def _node_alone(value: object) -> object:
+    if isinstance(value, str | dict):
+        return {"node": value} if isinstance(value, str) else value
+    raise Mistake("expected a node's name, or a mapping with `node`", "write for example `- client`")
+
+
+def _ends_alone(value: object) -> object:
+    if isinstance(value, list | dict):
+        return {"ends": value} if isinstance(value, list) else value
+    raise Mistake("expected two nodes, or a mapping with `ends`", "write for example `- [client, server]`")
+
+
+class EndFile(FileModel):
+    """A node's end of a link, or its membership in a network."""
+
+    node: Annotated[_Text, Field(description="The node's name; a group's name (`count`) stands for all of the group.")]
+    interface: Annotated[str | None, Field(description="Name of the interface; by default eth0, eth1, ...")] = None
+    mac: Annotated[str | None, Field(description="aa:bb:cc:dd:ee:ff")] = None
+    ipv4: Annotated[str | bool | None, Field(description="10.0.1.5 or 10.0.1.5/24; false for none.")] = None
+    ipv6: Annotated[str | bool | None, Field(description="fd00:1::5 or fd00:1::5/64; false for none.")] = None
+
+
+_End = Annotated[EndFile, BeforeValidator(_node_alone, json_schema_input_type=str | EndFile)]
+
+
+class LinkFile(FileModel):
+    """A direct link between two nodes."""
+
+    ends: Annotated[list[_End], Field(min_length=2, max_length=2)]
+    mtu: _MTU | None = None
+    ipv4: Annotated[str | bool | None, Field(description="Prefix of the link; false for none.")] = None
+    ipv6: Annotated[str | bool | None, Field(description="Prefix of the link; false for none.")] = None
+
+
+class SwitchFile(FileModel):
+    """A switch, to be linked to other switches."""
+
+    sysctls: Annotated[_Values, Field(description="Kernel settings below net., for example net.core.somaxconn.")] = (
+        Field(default={})
+    )
+
+
+class NodeFile(SwitchFile):
+    """A host or a router."""
+
+    count: Annotated[int | None, Field(ge=1, le=COUNT_MAX, description="Makes NAME-1, NAME-2, ...")] = None
+    environment: Annotated[_Values, Field(description="Environment variables of programs that run there.")] = Field(
+        default={}
+    )
+
+
+class NetworkFile(FileModel):
+    """A switch with the members' interfaces on it."""
+
+    members: list[_End] = Field(default=[])
+    mtu: _MTU | None = None
+    ipv4: Annotated[str | bool | None, Field(description="Prefix of the network; false for none.")] = None
+    ipv6: Annotated[str | bool | None, Field(description="Prefix of the network; false for none.")] = None
+
+
+_Node = Annotated[NodeFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=NodeFile | None)]
+_Switch = Annotated[SwitchFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=SwitchFile | None)]
+_Network = Annotated[NetworkFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=NetworkFile | None)]
+_Nodes = Annotated[
+    dict[str, _Node], BeforeValidator(_nothing_is_empty, json_schema_input_type=dict[str, NodeFile | None] | None)
+]
+_Link = Annotated[LinkFile, BeforeValidator(_ends_alone, json_schema_input_type=list[str | EndFile] | LinkFile)]
+
+
+class TopologyFile(FileModel):
+    """Hosts, routers and switches, and how they are linked."""
+
+    name: Annotated[_Text | None, Field(description="By default the file's name.")] = None
+    about: Annotated[str, Field(description="One sentence on what the topology is for.")] = ""
+    include: Annotated[list[_Text], Field(description="Files whose parts come first.")] = Field(default=[])
+    mtu: _MTU = 1500
+    addresses: Annotated[Literal["dual", "ipv4", "ipv6"], Field(description="Which are given out.")] = "dual"
+    ipv4_pool: Annotated[str | None, Field(description="Where automatic prefixes come from; 10.0.0.0/8.")] = None
+    ipv6_pool: Annotated[str | None, Field(description="Where automatic prefixes come from; fd00::/16.")] = None
+    hosts: _Nodes = Field(default={})
+    routers: _Nodes = Field(default={})
+    switches: dict[str, _Switch] = Field(default={})
+    networks: dict[str, _Network] = Field(default={})
+    links: list[_Link] = Field(default=[])
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a topology file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "labctl topology",
+        **{key: value for key, value in TopologyFile.model_json_schema(mode="validation").items() if key != "title"},
+    }

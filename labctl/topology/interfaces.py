@@ -1,0 +1,139 @@
+"""Names and MACs of interfaces: eth0, eth1, ... on hosts and routers, the neighbour's name on a switch's ports."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from ipaddress import IPv6Interface
+
+from labctl.names import BRIDGE, INTERFACE_NAME_MAX_BYTES, interface_name_problem
+from labctl.topology.draft import Draft, DraftEnd, Mistakes, Place
+from labctl.topology.model import NodeKind
+
+_FIRST_MAC = 0x026C61000000  # locally administered (bit 1 of the first byte), unicast; "la" for labctl
+_LINK_LOCAL = 0xFE80 << 112
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What an end of a link is called."""
+
+    ifname: str
+    mac: str
+
+
+def label_ends(draft: Draft, mistakes: Mistakes) -> list[tuple[Label, Label]]:
+    """The names and MACs of both ends of every link, in the order of the links."""
+    switches = {node.name for node in draft.nodes if node.kind is NodeKind.SWITCH}
+    names = _Names(switches, mistakes)
+    macs = _Macs(mistakes)
+    for link in draft.links:
+        for end in link.ends:
+            names.take(end)
+            macs.take(end)
+    labels: list[tuple[Label, Label]] = []
+    for link in draft.links:
+        a, b = link.ends
+        labels.append((Label(names.name(a, b), macs.mac(a)), Label(names.name(b, a), macs.mac(b))))
+    return labels
+
+
+def link_local(mac: str) -> IPv6Interface:
+    """The link-local address that follows from a MAC: modified EUI-64 (RFC 4291, appendix A), with its /64."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    identifier = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
+    return IPv6Interface((_LINK_LOCAL | int.from_bytes(identifier), 64))
+
+
+def port_name(peer: str, taken: set[str]) -> str:
+    """A name for a switch's port, after the node at its other end: valid, at most 15 bytes, not in `taken`."""
+    if not interface_name_problem(peer) and peer not in taken:
+        return peer
+    digest = hashlib.blake2s(peer.encode(), digest_size=2).hexdigest()
+    plain = "".join(
+        character for character in peer if character.isascii() and (character.isalnum() or character in "-_")
+    )
+    fits = not interface_name_problem(peer)
+    for number in range(1, 100_000):
+        # A second link to the same neighbour: `client-2`; a neighbour whose own name does not do: `long-name-3fa2`.
+        ending = "" if number == 1 else f".{number}"
+        if not fits:
+            ending = f"-{digest}{ending}"
+        name = (plain or "port")[: INTERFACE_NAME_MAX_BYTES - len(ending)].lstrip("-") + ending
+        if not interface_name_problem(name) and name not in taken:
+            return name
+    raise ValueError(f"no interface name left for {peer}")
+
+
+class _Names:
+    def __init__(self, switches: set[str], mistakes: Mistakes) -> None:
+        self.switches = switches
+        self.mistakes = mistakes
+        self.taken: dict[str, set[str]] = {}
+        self.given: dict[tuple[str, str], DraftEnd] = {}
+        self.following: dict[str, int] = {}
+
+    def take(self, end: DraftEnd) -> None:
+        taken = self.taken.setdefault(end.node, {BRIDGE} if end.node in self.switches else set())
+        if not end.interface:
+            return
+        key = (end.node, end.interface)
+        if key in self.given:
+            first = self.given[key].place
+            self.mistakes.add(
+                _at(end.place, "interface"),
+                f"the interface `{end.interface}` of {end.node} is given twice",
+                f"first at {first.at('interface').describe()}" if first else "",
+            )
+            return
+        self.given[key] = end
+        taken.add(end.interface)
+
+    def name(self, end: DraftEnd, peer: DraftEnd) -> str:
+        if end.interface and self.given.get((end.node, end.interface)) is end:
+            return end.interface
+        taken = self.taken[end.node]
+        if end.node in self.switches:
+            name = port_name(peer.node, taken)
+        else:
+            number = self.following.get(end.node, 0)
+            while f"eth{number}" in taken:
+                number += 1
+            name = f"eth{number}"
+            self.following[end.node] = number + 1
+        taken.add(name)
+        return name
+
+
+class _Macs:
+    def __init__(self, mistakes: Mistakes) -> None:
+        self.mistakes = mistakes
+        self.given: dict[str, DraftEnd] = {}
+        self.following = _FIRST_MAC + 1
+
+    def take(self, end: DraftEnd) -> None:
+        if not end.mac:
+            return
+        if end.mac in self.given:
+            first = self.given[end.mac].place
+            self.mistakes.add(
+                _at(end.place, "mac"),
+                f"the MAC {end.mac} is given twice",
+                f"first at {first.at('mac').describe()}" if first else "",
+            )
+            return
+        self.given[end.mac] = end
+
+    def mac(self, end: DraftEnd) -> str:
+        if end.mac and self.given.get(end.mac) is end:
+            return end.mac
+        while True:
+            digits = f"{self.following:012x}"
+            self.following += 1
+            mac = ":".join(digits[at : at + 2] for at in range(0, 12, 2))
+            if mac not in self.given:
+                return mac
+
+
+def _at(place: Place | None, key: str) -> Place | None:
+    return place.at(key) if place else None

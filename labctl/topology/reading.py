@@ -1,0 +1,325 @@
+"""Topology files to a draft: includes, groups, names that exist, and texts that are addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+from labctl.documents import Diagnostic, Document, DocumentError, KeyPath, read, suggest
+from labctl.documents.validate import validate
+from labctl.names import interface_name_problem, name_key, node_name_problem
+from labctl.topology.draft import IPV4_POOL, IPV6_POOL, Draft, DraftEnd, DraftLink, DraftNode, Family, Mistakes, Place
+from labctl.topology.files import EndFile, LinkFile, NetworkFile, SwitchFile, TopologyFile
+from labctl.topology.model import NodeKind
+from labctl.topology.written import parse_address, parse_mac, parse_pool, parse_prefix
+
+NODES_LIMIT, LINKS_LIMIT = 10_000, 50_000
+_SYSCTL = re.compile(r"net(?:\.[A-Za-z0-9_/-]+)+")
+
+
+@dataclass(slots=True)
+class _Read:
+    """What has been gathered from a file and all that it includes."""
+
+    mistakes: Mistakes = field(default_factory=Mistakes)
+    more: list[Diagnostic] = field(default_factory=list)  # of files that could not be read, and of models
+    nodes: dict[str, DraftNode] = field(default_factory=dict)  # by name_key
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by name_key; a single node is a group of one
+    links: list[DraftLink] = field(default_factory=list)
+    parts: list[tuple[TopologyFile, Document]] = field(default_factory=list)
+
+
+def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[Draft | None, list[Diagnostic]]:
+    """The draft of the topology at that path of the document, and all mistakes; includes are relative to `base`."""
+    gathered = _Read()
+    main, diagnostics = validate(document, TopologyFile, path)
+    gathered.more += diagnostics
+    if main is None:
+        return None, gathered.more
+    origin = Path(document.file).resolve()
+    _include(gathered, main, document, base, (origin,), {origin})
+    for model, own in gathered.parts:
+        _Names(gathered, model, own).take()
+    for model, own in gathered.parts:
+        _Links(gathered, model, own).take()
+    pools = _pools(main, document, gathered.mistakes)
+    families = {"dual": tuple(Family), "ipv4": (Family.IPV4,), "ipv6": (Family.IPV6,)}[main.addresses]
+    place = Place(document, main.path)
+    draft = Draft(
+        main.name or name, document.file, tuple(gathered.nodes.values()), tuple(gathered.links), families, *pools, place
+    )
+    return draft, gathered.more + gathered.mistakes.diagnostics
+
+
+def _include(
+    gathered: _Read,
+    model: TopologyFile,
+    document: Document,
+    base: Path,
+    chain: tuple[Path, ...],
+    seen: set[Path],
+) -> None:
+    """Read what the file includes, depth first, then note the file itself; a file is taken once."""
+    written = document.tree((*model.path, "include")).data
+    for index, text in enumerate(written if isinstance(written, list) else []):
+        if not isinstance(text, str) or text not in model.include:
+            continue  # has been reported
+        place = Place(document, (*model.path, "include", index))
+        target = base / text
+        resolved = target.resolve()
+        if resolved in chain:
+            names = " includes ".join(path.name for path in (*chain[chain.index(resolved) :], resolved))
+            gathered.mistakes.add(place, f"the files include each other: {names}", "leave one of the includes out")
+            continue
+        if resolved in seen:
+            continue
+        seen.add(resolved)
+        try:
+            included = read(target)
+        except DocumentError as error:
+            if all(diagnostic.position is None for diagnostic in error.diagnostics):
+                first = error.diagnostics[0]
+                gathered.mistakes.add(place, f"cannot include `{text}`: {first.message}", first.hint)
+            else:
+                gathered.more += error.diagnostics
+            continue
+        part, diagnostics = validate(included, TopologyFile)
+        gathered.more += diagnostics
+        if part is not None:
+            _include(gathered, part, included, target.parent, (*chain, resolved), seen)
+    gathered.parts.append((model, document))
+
+
+def _pools(main: TopologyFile, document: Document, mistakes: Mistakes) -> tuple[IPv4Network, IPv6Network]:
+    pools: list[IPv4Network | IPv6Network] = []
+    for family, text, usual in ((Family.IPV4, main.ipv4_pool, IPV4_POOL), (Family.IPV6, main.ipv6_pool, IPV6_POOL)):
+        place = Place(document, (*main.path, "ipv4_pool" if family is Family.IPV4 else "ipv6_pool"))
+        pools.append(usual if text is None else parse_pool(text, family, place, mistakes) or usual)
+    ipv4, ipv6 = pools
+    assert isinstance(ipv4, IPv4Network)
+    assert isinstance(ipv6, IPv6Network)
+    return ipv4, ipv6
+
+
+class _Names:
+    """Takes the nodes of one file: their names, groups and settings."""
+
+    def __init__(self, gathered: _Read, model: TopologyFile, document: Document) -> None:
+        self.gathered = gathered
+        self.mistakes = gathered.mistakes
+        self.model = model
+        self.document = document
+
+    def take(self) -> None:
+        for name, host in self.model.hosts.items():
+            self.group(name, NodeKind.HOST, host, host.count, host.environment)
+        for name, router in self.model.routers.items():
+            self.group(name, NodeKind.ROUTER, router, router.count, router.environment)
+        for name, switch in self.model.switches.items():
+            self.group(name, NodeKind.SWITCH, switch, None, {})
+        for name, network in self.model.networks.items():
+            self.network(name, network)
+
+    def group(
+        self, name: str, kind: NodeKind, model: SwitchFile, count: int | None, environment: Mapping[str, str | int]
+    ) -> None:
+        place = Place(self.document, model.path)
+        sysctls = self.sysctls(model.sysctls, place)
+        variables = self.environment(environment, place)
+        names = (name,) if count is None else tuple(f"{name}-{number}" for number in range(1, count + 1))
+        problem = node_name_problem(name) or node_name_problem(names[-1])
+        if problem:
+            self.mistakes.add(place, f"the name `{_short(name)}` {problem}", _better_name(name), key=True)
+            return
+        if name_key(name) in self.gathered.groups:
+            self.twice(name, place)
+            return
+        self.gathered.groups[name_key(name)] = names
+        for single in names:
+            if len(self.gathered.nodes) >= NODES_LIMIT:
+                self.mistakes.add(place, f"there are more than {NODES_LIMIT} nodes", key=True)
+                return
+            self.node(DraftNode(single, kind, sysctls, variables, place=place))
+
+    def network(self, name: str, model: NetworkFile) -> None:
+        place = Place(self.document, model.path)
+        problem = node_name_problem(name)
+        if problem:
+            self.mistakes.add(place, f"the name `{_short(name)}` {problem}", _better_name(name), key=True)
+            return
+        ipv4 = parse_prefix(model.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
+        ipv6 = parse_prefix(model.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
+        if name_key(name) in self.gathered.groups:
+            self.twice(name, place)
+            return
+        self.gathered.groups[name_key(name)] = (name,)
+        self.node(DraftNode(name, NodeKind.SWITCH, ipv4=ipv4, ipv6=ipv6, place=place))
+
+    def node(self, node: DraftNode) -> None:
+        key = name_key(node.name)
+        if key in self.gathered.nodes:
+            assert node.place is not None
+            self.twice(node.name, node.place)
+            return
+        self.gathered.nodes[key] = node
+        self.gathered.groups.setdefault(key, (node.name,))
+
+    def twice(self, name: str, place: Place) -> None:
+        key = name_key(name)
+        members = self.gathered.groups.get(key, ())
+        first = next(
+            (self.gathered.nodes[name_key(one)] for one in members if name_key(one) in self.gathered.nodes), None
+        )
+        where = f"the other is at {first.place.describe(key=True)}" if first and first.place else ""
+        said = (
+            "" if not first or first.name == name or len(members) > 1 else f" (as `{first.name}`; case does not count)"
+        )
+        self.mistakes.add(place, f"the name `{name}` is given to two nodes{said}", where, key=True)
+
+    def sysctls(self, values: Mapping[str, str | int], place: Place) -> tuple[tuple[str, str], ...]:
+        taken: list[tuple[str, str]] = []
+        for key, value in values.items():
+            at = place.at("sysctls", key)
+            if not key.startswith("net."):
+                hint = suggest(key, ["net.core.somaxconn"]) if key.startswith("net") else ""
+                message = f"the sysctl `{key}` is not below `net.`: it belongs to the whole machine, not to a node"
+                self.mistakes.add(at, message, hint if hint.startswith("did you mean") else "", key=True)
+            elif not _SYSCTL.fullmatch(key):
+                self.mistakes.add(at, f"`{key}` is not the name of a sysctl", "such as net.core.somaxconn", key=True)
+            elif not str(value).strip() or "\n" in str(value).strip():
+                self.mistakes.add(at, f"the sysctl `{key}` needs a value of one line")
+            else:
+                taken.append((key, str(value).strip()))
+        return tuple(taken)
+
+    def environment(self, values: Mapping[str, str | int], place: Place) -> tuple[tuple[str, str], ...]:
+        taken: list[tuple[str, str]] = []
+        for key, value in values.items():
+            if not key or "=" in key:
+                at = place.at("environment", key)
+                self.mistakes.add(at, f"`{key}` cannot be the name of an environment variable", key=True)
+            else:
+                taken.append((key, str(value)))
+        return tuple(taken)
+
+
+class _Links:
+    """Takes the links and memberships of one file, when all nodes are known."""
+
+    def __init__(self, gathered: _Read, model: TopologyFile, document: Document) -> None:
+        self.gathered = gathered
+        self.mistakes = gathered.mistakes
+        self.model = model
+        self.document = document
+
+    def take(self) -> None:
+        default = Place(self.document, (*self.model.path, "mtu"))
+        for name, network in self.model.networks.items():
+            self.network(name, network, default)
+        for link in self.model.links:
+            self.link(link, default)
+
+    def network(self, name: str, network: NetworkFile, default: Place) -> None:
+        switch = self.gathered.nodes.get(name_key(name))
+        if switch is None or switch.place is None or switch.place.path != network.path:
+            switch = None  # its name was refused; its members are still checked
+        mtu = network.mtu or self.model.mtu
+        mtu_place = Place(self.document, (*network.path, "mtu")) if network.mtu else default
+        for member in network.members:
+            for end in self.ends(member):
+                if switch is None:
+                    continue
+                if end.node == switch.name:
+                    self.mistakes.add(end.place, f"the network {name} cannot be a member of itself")
+                    continue
+                self.add(DraftLink(end, DraftEnd(switch.name), mtu, mtu_place, place=end.place))
+
+    def link(self, link: LinkFile, default: Place) -> None:
+        place = Place(self.document, link.path)
+        ipv4 = parse_prefix(link.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
+        ipv6 = parse_prefix(link.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
+        first, second = (self.ends(end) for end in link.ends)
+        for a in first:
+            for b in second:
+                if a.node == b.node:
+                    if len(first) == 1 and len(second) == 1:
+                        self.mistakes.add(
+                            b.place, f"the link joins {a.node} to itself", "a link has two different nodes"
+                        )
+                    else:
+                        self.mistakes.add(place, f"the link would join {a.node} to itself", "name the nodes one by one")
+                    return
+                mtu, mtu_place = self.mtu(link, (a, b), default)
+                if not self.add(DraftLink(a, b, mtu, mtu_place, ipv4, ipv6, place)):
+                    return
+
+    def mtu(self, link: LinkFile, ends: tuple[DraftEnd, DraftEnd], default: Place) -> tuple[int, Place]:
+        """The link's own MTU, else that of a network that it leads to, else the file's."""
+        if link.mtu:
+            return link.mtu, Place(self.document, (*link.path, "mtu"))
+        for end in ends:
+            for model, document in self.gathered.parts:
+                network = model.networks.get(end.node)
+                if network is not None and network.mtu:
+                    return network.mtu, Place(document, (*network.path, "mtu"))
+        return self.model.mtu, default
+
+    def add(self, link: DraftLink) -> bool:
+        if len(self.gathered.links) >= LINKS_LIMIT:
+            self.mistakes.add(link.place, f"there are more than {LINKS_LIMIT} links")
+            return False
+        self.gathered.links.append(link)
+        return True
+
+    def ends(self, end: EndFile) -> list[DraftEnd]:
+        """The ends that this one stands for: a group's name stands for all its nodes."""
+        place = Place(self.document, end.path)
+        names = self.gathered.groups.get(name_key(end.node))
+        if names is None:
+            known = [node.name for node in self.gathered.nodes.values()]
+            groups = [names[0].rpartition("-")[0] for names in self.gathered.groups.values() if len(names) > 1]
+            self.mistakes.add(
+                place.at("node"), f"there is no node `{_short(end.node)}`", suggest(end.node, groups + known)
+            )
+            names = ()
+        mac = parse_mac(end.mac, place.at("mac"), self.mistakes) if end.mac is not None else ""
+        ipv4 = parse_address(end.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
+        ipv6 = parse_address(end.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
+        interface = self.interface(end, place)
+        single = [("interface", end.interface), ("mac", end.mac), ("ipv4", end.ipv4), ("ipv6", end.ipv6)]
+        if len(names) > 1:
+            for key, value in single:
+                if value is not None and not isinstance(value, bool):
+                    message = f"`{end.node}` stands for {len(names)} nodes, which cannot share one `{key}`"
+                    self.mistakes.add(place.at(key), message, f"name one of them: `{names[0]}`")
+                    return []
+        kinds = [self.gathered.nodes[name_key(name)].kind for name in names if name_key(name) in self.gathered.nodes]
+        if NodeKind.SWITCH in kinds:
+            for key, value in single[2:]:
+                if value is not None:
+                    self.mistakes.add(place.at(key), f"{end.node} is a switch: its ports have no addresses", key=True)
+                    return []
+        found = [name for name in names if name_key(name) in self.gathered.nodes]
+        return [DraftEnd(name, interface, mac, ipv4, ipv6, place) for name in found]
+
+    def interface(self, end: EndFile, place: Place) -> str:
+        if end.interface is None:
+            return ""
+        problem = interface_name_problem(end.interface)
+        if problem:
+            self.mistakes.add(place.at("interface"), f"the interface name `{_short(end.interface)}` {problem}")
+            return ""
+        return end.interface
+
+
+def _better_name(name: str) -> str:
+    """The name with what is not allowed replaced, when that makes a good one."""
+    better = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return f"did you mean `{better}`?" if better != name and not node_name_problem(better) else ""
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:37]}..."

@@ -1,0 +1,100 @@
+"""A draft to a resolved topology: segments, addresses, names of interfaces, MACs, sysctls and routes."""
+
+from __future__ import annotations
+
+from labctl.documents import Diagnostic, in_file_order
+from labctl.topology.addressing import give_addresses
+from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place
+from labctl.topology.interfaces import label_ends
+from labctl.topology.model import Endpoint, Interface, Link, Node, NodeKind, Route, Topology
+from labctl.topology.routing import Port, Station, find_routes
+from labctl.topology.segments import Segment, segments
+
+IPV6_MTU_MIN = 1280  # RFC 8200, section 5; below it Linux has no IPv6 on an interface
+PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is not given out (net/bridge/br_private.h)
+
+# A new namespace takes IPv4 settings over from the machine's own (net.core.devconf_inherit_init_net in
+# Documentation/admin-guide/sysctl/net.rst), so what a lab depends on is said, not assumed. Reverse-path filtering
+# drops what comes in on another interface than the answer would leave by, as it may wherever there are two ways.
+_NO_FILTER = (("net.ipv4.conf.all.rp_filter", "0"), ("net.ipv4.conf.default.rp_filter", "0"))
+_ROUTER = (("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1"), *_NO_FILTER)
+_MULTIHOMED = (("net.ipv4.ip_forward", "0"), *_NO_FILTER)
+
+
+def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
+    """The topology, and everything that is wrong with the draft; what is wrong is left out of the topology."""
+    mistakes = Mistakes()
+    parts = segments(draft)
+    check_ports(draft, mistakes)
+    without_ipv6 = frozenset(node.name for node in draft.nodes if _ipv6_is_off(node))
+    addressing = give_addresses(draft, parts, without_ipv6, mistakes)
+    check_mtus(draft, parts, {index for index, family in addressing.prefixes if family is Family.IPV6}, mistakes)
+    labels = label_ends(draft, mistakes)
+
+    segment_of = {(end.link, end.side): index for index, segment in enumerate(parts) for end in segment.ends}
+    network_of = {link_end: parts[index].name for link_end, index in segment_of.items()}
+    interfaces: dict[str, list[Interface]] = {node.name: [] for node in draft.nodes}
+    ports: dict[str, list[Port]] = {node.name: [] for node in draft.nodes}
+    links: list[Link] = []
+    for index, (link, pair) in enumerate(zip(draft.links, labels, strict=True)):
+        for side, (end, label) in enumerate(zip(link.ends, pair, strict=True)):
+            key = (index, side)
+            addresses = addressing.of(key)
+            network = network_of.get(key, "")
+            interfaces[end.node].append(Interface(label.ifname, label.mac, link.mtu, addresses, network))
+            if key in segment_of:
+                ports[end.node].append(Port(label.ifname, segment_of[key], addresses))
+        links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))
+
+    stations = [
+        Station(node.name, node.kind is NodeKind.ROUTER, tuple(ports[node.name]))
+        for node in draft.nodes
+        if node.kind is not NodeKind.SWITCH
+    ]
+    routes = dict(zip((station.name for station in stations), find_routes(stations, addressing.prefixes), strict=True))
+    nodes = tuple(_node(node, interfaces[node.name], routes.get(node.name, ())) for node in draft.nodes)
+    return Topology(draft.name, nodes, tuple(links), draft.source), list(in_file_order(mistakes.diagnostics))
+
+
+def check_mtus(draft: Draft, parts: list[Segment], with_ipv6: set[int], mistakes: Mistakes) -> None:
+    """Small MTUs where there is IPv6: the kernel would switch it off there."""
+    told: set[Place | None] = set()
+    for index, segment in enumerate(parts):
+        if index not in with_ipv6:
+            continue
+        for link in segment.links:
+            if link.mtu < IPV6_MTU_MIN and link.mtu_place not in told:
+                told.add(link.mtu_place)
+                mistakes.add(
+                    link.mtu_place or link.place,
+                    f"the MTU {link.mtu} is too small for IPv6, which needs {IPV6_MTU_MIN}",
+                    f"say `ipv6: false` for {segment}, or `addresses: ipv4` for all",
+                )
+
+
+def check_ports(draft: Draft, mistakes: Mistakes) -> None:
+    """Switches with more ports than a bridge can have."""
+    counts: dict[str, int] = {}
+    for link in draft.links:
+        for end in link.ends:
+            counts[end.node] = counts.get(end.node, 0) + 1
+    for node in draft.nodes:
+        if node.kind is NodeKind.SWITCH and counts.get(node.name, 0) > PORTS_LIMIT:
+            message = f"the switch {node.name} has {counts[node.name]} ports; a Linux bridge has at most {PORTS_LIMIT}"
+            mistakes.add(node.place, message, "share them out among several switches and link those", key=True)
+
+
+def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ...]) -> Node:
+    inferred: tuple[tuple[str, str], ...] = ()
+    if draft.kind is NodeKind.ROUTER:
+        inferred = _ROUTER
+    elif draft.kind is NodeKind.HOST and len(interfaces) > 1:
+        inferred = _MULTIHOMED
+    given = {key for key, _ in draft.sysctls}
+    sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.sysctls)
+    return Node(draft.name, draft.kind, tuple(interfaces), routes, sysctls, draft.environment)
+
+
+def _ipv6_is_off(node: DraftNode) -> bool:
+    off = {"net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6"}
+    return any(key in off and value == "1" for key, value in node.sysctls)

@@ -1,0 +1,135 @@
+"""Static routes along shortest paths, for every node and both families.
+
+Routers get a route to every prefix that they are not on. A host with one interface gets a default route when all that
+lies beyond its network is reached through one router, which is how people set hosts up; other hosts get a route for
+every prefix. Without a router nobody gets a route: what is not on the link is ENETUNREACH.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+from labctl.topology.draft import Family
+from labctl.topology.model import Address, AddressOnLink, Prefix, Route
+
+DEFAULT: dict[Family, Prefix] = {Family.IPV4: IPv4Network("0.0.0.0/0"), Family.IPV6: IPv6Network("::/0")}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An interface of a host or router on a segment."""
+
+    ifname: str
+    segment: int
+    addresses: tuple[AddressOnLink, ...]
+
+    def address(self, family: Family) -> Address | None:
+        """Its address of that family."""
+        for address in self.addresses:
+            if address.version == family.value:
+                return address.ip
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """A host or a router, as routing sees it."""
+
+    name: str
+    forwards: bool
+    ports: tuple[Port, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The first step to a segment, and how many routers lie on the way."""
+
+    gateway: Address
+    ifname: str
+    routers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """The stations of one family: who is on which segment, under which address. Stations go by their index."""
+
+    forwards: list[bool]
+    members: dict[int, list[tuple[int, str]]]  # of a segment: station and the name of its interface there
+    ports: list[list[tuple[int, Address]]]  # of a station: segments and its address there
+
+
+def map_of(stations: list[Station], family: Family) -> Map:
+    """What `hops_to` walks."""
+    members: dict[int, list[tuple[int, str]]] = {}
+    ports: list[list[tuple[int, Address]]] = []
+    for index, station in enumerate(stations):
+        ports.append([])
+        for port in station.ports:
+            address = port.address(family)
+            if address is not None:
+                members.setdefault(port.segment, []).append((index, port.ifname))
+                ports[index].append((port.segment, address))
+    return Map([station.forwards for station in stations], members, ports)
+
+
+def find_routes(stations: list[Station], prefixes: dict[tuple[int, Family], Prefix]) -> list[tuple[Route, ...]]:
+    """The routes of every station, in the order of the stations."""
+    routes: list[list[Route]] = [[] for _ in stations]
+    for family in (Family.IPV4, Family.IPV6):
+        reach = map_of(stations, family)
+        found: list[list[Route]] = [[] for _ in stations]
+        for (segment, of), prefix in sorted(prefixes.items(), key=lambda one: one[0][0]):
+            if of is family:
+                for index, hop in hops_to(segment, reach).items():
+                    found[index].append(Route(prefix, hop.gateway, hop.ifname))
+        for index, station in enumerate(stations):
+            routes[index] += _as_default(station, found[index], family)
+    return [tuple(of_station) for of_station in routes]
+
+
+def hops_to(segment: int, reach: Map) -> dict[int, Hop]:
+    """The first hop to the segment of every station that is not on it and can reach it: breadth first from there.
+
+    Among paths of equal length the one through what stands first in the file is taken.
+    """
+    distance = {index: 0 for index, _ in reach.members.get(segment, [])}
+    hops: dict[int, Hop] = {}
+    queue = deque(index for index in distance if reach.forwards[index])
+    visited = {segment}
+    while queue:
+        router = queue.popleft()
+        for other, gateway in reach.ports[router]:
+            if other in visited:
+                continue
+            visited.add(other)
+            for index, ifname in reach.members[other]:
+                if index not in distance:
+                    distance[index] = distance[router] + 1
+                    hops[index] = Hop(gateway, ifname, distance[index])
+                    if reach.forwards[index]:
+                        queue.append(index)
+    return hops
+
+
+def segment_distances(segment: int, reach: Map) -> dict[int, int]:
+    """How many routers lie between that segment and every other that can be reached from it."""
+    reached = {segment: 0}
+    queue = deque([segment])
+    while queue:
+        at = queue.popleft()
+        for index, _ in reach.members.get(at, []):
+            if reach.forwards[index]:
+                for other, _ in reach.ports[index]:
+                    if other not in reached:
+                        reached[other] = reached[at] + 1
+                        queue.append(other)
+    return reached
+
+
+def _as_default(station: Station, routes: list[Route], family: Family) -> list[Route]:
+    gateways = {(route.gateway, route.ifname) for route in routes}
+    if station.forwards or len(station.ports) != 1 or len(gateways) != 1:
+        return routes
+    return [Route(DEFAULT[family], routes[0].gateway, routes[0].ifname)]
