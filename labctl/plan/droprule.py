@@ -34,12 +34,15 @@ class TcpFlag(IntFlag):
     CWR = 0x80
 
 
+NO_FLAGS = TcpFlag(0)
+
+
 @dataclass(frozen=True, slots=True)
 class TcpFlags:
     """Segments with every flag of `given` and none of `absent`."""
 
-    given: TcpFlag = TcpFlag(0)
-    absent: TcpFlag = TcpFlag(0)
+    given: TcpFlag = NO_FLAGS
+    absent: TcpFlag = NO_FLAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class DropRule:
 
 def parse_flags(text: str) -> TcpFlags:
     """`ack,!syn`: with ACK and without SYN. ValueError for an unknown flag, or one that is both wanted and not."""
-    given = absent = TcpFlag(0)
+    given = absent = NO_FLAGS
     for word in text.split(","):
         name = word.strip()
         wanted = not name.startswith("!")

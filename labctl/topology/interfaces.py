@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from ipaddress import IPv6Interface
 
@@ -49,6 +48,8 @@ def port_name(peer: str, taken: set[str]) -> str:
     """A name for a switch's port, after the node at its other end: valid, at most 15 bytes, not in `taken`."""
     if not interface_name_problem(peer) and peer not in taken:
         return peer
+    import hashlib
+
     digest = hashlib.blake2s(peer.encode(), digest_size=2).hexdigest()
     plain = "".join(
         character for character in peer if character.isascii() and (character.isalnum() or character in "-_")

@@ -19,6 +19,7 @@ PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is not given out (net/bri
 _NO_FILTER = (("net.ipv4.conf.all.rp_filter", "0"), ("net.ipv4.conf.default.rp_filter", "0"))
 _ROUTER = (("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1"), *_NO_FILTER)
 _MULTIHOMED = (("net.ipv4.ip_forward", "0"), *_NO_FILTER)
+_SWITCH = (("net.ipv6.conf.all.disable_ipv6", "1"),)  # a switch has no addresses, and is made faster without
 
 
 def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
@@ -90,6 +91,8 @@ def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ..
         inferred = _ROUTER
     elif draft.kind is NodeKind.HOST and len(interfaces) > 1:
         inferred = _MULTIHOMED
+    elif draft.kind is NodeKind.SWITCH:
+        inferred = _SWITCH
     given = {key for key, _ in draft.sysctls}
     sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.sysctls)
     return Node(draft.name, draft.kind, tuple(interfaces), routes, sysctls, draft.environment)

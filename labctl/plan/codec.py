@@ -1,0 +1,135 @@
+"""Operations and nodes as compact JSON and back, for the keeper's protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any, TypeVar
+
+from labctl.plan.operations import (
+    AddAddress,
+    AddRoute,
+    LinkEnd,
+    MakeBridge,
+    MakeLink,
+    MakeNode,
+    Operation,
+    PlannedNode,
+    SetDown,
+    SetSysctl,
+    SetUp,
+)
+from labctl.topology.model import Address, AddressOnLink, NodeKind, Prefix
+
+T = TypeVar("T")
+
+
+def to_json(operations: Iterable[Operation]) -> str:
+    """A JSON list of lists: the operation's name, then its fields in order."""
+    return json.dumps([_encode(operation) for operation in operations], separators=(",", ":"), ensure_ascii=False)
+
+
+def from_json(text: str | bytes) -> tuple[Operation, ...]:
+    """The operations that `to_json` wrote. Raises ValueError for anything else."""
+    try:
+        decoder = _Decoder()
+        return tuple(decoder.decode(*row) for row in json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"these are not a plan's operations: {error}") from error
+
+
+def nodes_to_json(nodes: Iterable[PlannedNode]) -> str:
+    """Nodes as JSON; the hosts files, which most nodes share, are written once each."""
+    files: dict[int, int] = {}
+    kept: list[tuple[tuple[str, str], ...]] = []
+    rows: list[list[Any]] = []
+    for node in nodes:
+        if id(node.names) not in files:
+            files[id(node.names)] = len(kept)
+            kept.append(node.names)
+        rows.append([node.name, node.kind, node.environment, files[id(node.names)]])
+    return json.dumps([rows, kept], separators=(",", ":"), ensure_ascii=False)
+
+
+def nodes_from_json(text: str | bytes) -> tuple[PlannedNode, ...]:
+    """The nodes that `nodes_to_json` wrote. Raises ValueError for anything else."""
+    try:
+        rows, kept = json.loads(text)
+        files = [_pairs(lines) for lines in kept]
+        return tuple(
+            PlannedNode(name, NodeKind(kind), _pairs(environment), files[number])
+            for name, kind, environment, number in rows
+        )
+    except (IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"these are not a plan's nodes: {error}") from error
+
+
+def _pairs(rows: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((first, second) for first, second in rows)
+
+
+def _encode(operation: Operation) -> list[Any]:
+    match operation:
+        case MakeNode(node, kind):
+            return ["node", node, kind]
+        case MakeBridge(node, ifname, mtu):
+            return ["bridge", node, ifname, mtu]
+        case MakeLink(a, b):
+            return [
+                "link",
+                [a.node, a.ifname, a.mac, a.mtu, a.bridge],
+                [b.node, b.ifname, b.mac, b.mtu, b.bridge],
+            ]
+        case SetSysctl(node, key, value):
+            return ["sysctl", node, key, value]
+        case AddAddress(node, ifname, address):
+            return ["address", node, ifname, str(address)]
+        case SetUp(node, ifname):
+            return ["up", node, ifname]
+        case SetDown(node, ifname):
+            return ["down", node, ifname]
+        case AddRoute(node, destination, gateway, ifname):
+            return ["route", node, str(destination), str(gateway), ifname]
+
+
+class _Decoder:
+    """Makes operations from their rows; the same text gives the same object, as routes repeat theirs a lot."""
+
+    def __init__(self) -> None:
+        self.interfaces: dict[str, AddressOnLink] = {}
+        self.networks: dict[str, Prefix] = {}
+        self.addresses: dict[str, Address] = {}
+
+    def decode(self, name: str, *fields: Any) -> Operation:
+        match name:
+            case "node":
+                node, kind = fields
+                return MakeNode(node, NodeKind(kind))
+            case "bridge":
+                return MakeBridge(*fields)
+            case "link":
+                a, b = fields
+                return MakeLink(LinkEnd(*a), LinkEnd(*b))
+            case "sysctl":
+                return SetSysctl(*fields)
+            case "address":
+                node, ifname, address = fields
+                return AddAddress(node, ifname, _once(self.interfaces, address, ip_interface))
+            case "up":
+                return SetUp(*fields)
+            case "down":
+                return SetDown(*fields)
+            case "route":
+                node, destination, gateway, ifname = fields
+                to, via = _once(self.networks, destination, ip_network), _once(self.addresses, gateway, ip_address)
+                return AddRoute(node, to, via, ifname)
+            case _:
+                raise ValueError(f"unknown operation {name!r}")
+
+
+def _once(known: dict[str, T], text: str, make: Callable[[str], T]) -> T:
+    value = known.get(text)
+    if value is None:
+        value = known[text] = make(text)
+    return value

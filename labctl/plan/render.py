@@ -1,0 +1,132 @@
+"""A plan for people and other programs: as text, as JSON, and as a shell script of `ip` commands."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from labctl.plan.operations import (
+    AddAddress,
+    AddRoute,
+    LinkEnd,
+    MakeBridge,
+    MakeLink,
+    MakeNode,
+    Operation,
+    Plan,
+    SetDown,
+    SetSysctl,
+    SetUp,
+)
+from labctl.topology.model import NodeKind
+
+_NAMES: dict[type, str] = {
+    MakeNode: "make_node",
+    MakeBridge: "make_bridge",
+    MakeLink: "make_link",
+    SetSysctl: "set_sysctl",
+    AddAddress: "add_address",
+    SetUp: "set_up",
+    SetDown: "set_down",
+    AddRoute: "add_route",
+}
+
+
+def render_text(plan: Plan) -> str:
+    """One line an operation, below a line that counts."""
+    kinds = Counter(node.kind for node in plan.nodes)
+    counted = [_plural(kinds[kind], kind.value) for kind in NodeKind if kinds[kind]]
+    links = sum(isinstance(operation, MakeLink) for operation in plan.operations)
+    counted += [_plural(links, "link"), _plural(len(plan.operations), "operation")]
+    return "\n".join([f"topology {plan.topology}: {', '.join(counted)}", *map(str, plan.operations)]) + "\n"
+
+
+def render_json(plan: Plan) -> str:
+    """An object with `topology`, `nodes` and `operations`; every operation is an object with its fields by name."""
+    nodes = [{"name": node.name, "kind": node.kind.value, "environment": dict(node.environment)} for node in plan.nodes]
+    operations = ",\n    ".join(json.dumps(_fields(one), ensure_ascii=False) for one in plan.operations)
+    rows = ",\n    ".join(json.dumps(node, ensure_ascii=False) for node in nodes)
+    name = json.dumps(plan.topology, ensure_ascii=False)
+    return f'{{\n  "topology": {name},\n  "nodes": [\n    {rows}\n  ],\n  "operations": [\n    {operations}\n  ]\n}}\n'
+
+
+def render_shell(plan: Plan) -> str:
+    """A POSIX shell script of `ip` and `sysctl` commands that makes the same network, in namespaces of those names.
+
+    To be run as root; the namespaces appear in `ip netns`. What labctl adds around the network (hostnames, /etc/hosts,
+    processes of their own) is not in it.
+    """
+    names = " ".join(_quote(node.name) for node in plan.nodes)
+    lines = [
+        "#!/bin/sh",
+        f"# The network of the topology {_comment(plan.topology)}, as labctl makes it; to be run as root. To remove it:",
+        f'#   for node in {_comment(names)}; do ip netns delete "$node"; done',
+        "set -eu",
+    ]
+    for number, operation in enumerate(plan.operations):
+        lines += _commands(operation, number)
+    return "\n".join(lines) + "\n"
+
+
+def _commands(operation: Operation, number: int) -> list[str]:
+    match operation:
+        case MakeNode(node):
+            return [f"ip netns add {_quote(node)}", f"ip -n {_quote(node)} link set dev lo up"]
+        case MakeBridge(node, ifname, mtu):
+            return [
+                f"ip -n {_quote(node)} link add name {_quote(ifname)} mtu {mtu} type bridge mcast_snooping 0",
+                f"ip -n {_quote(node)} link set dev {_quote(ifname)} addrgenmode none",
+            ]
+        case MakeLink(a, b):
+            far = f"name {_quote(b.ifname)} netns {_quote(b.node)} mtu {b.mtu} address {b.mac}"
+            # Ends of equal index delay the first IPv6 packet by a second: the kernel takes it for a loop.
+            near = f"name {_quote(a.ifname)} index {1000 + number} mtu {a.mtu} address {a.mac}"
+            return [f"ip -n {_quote(a.node)} link add {near} type veth peer {far}", *_end(a), *_end(b)]
+        case SetSysctl(node, key, value):
+            return [f"ip netns exec {_quote(node)} sysctl -qw {_quote(f'{key}={value}')}"]
+        case AddAddress(node, ifname, address):
+            flags = "nodad" if address.version == 6 else "brd +" if address.network.prefixlen < 31 else ""
+            return [f"ip -n {_quote(node)} address add {address} {flags} dev {_quote(ifname)}".replace("  ", " ")]
+        case SetUp(node, ifname):
+            return [f"ip -n {_quote(node)} link set dev {_quote(ifname)} up"]
+        case SetDown(node, ifname):
+            return [f"ip -n {_quote(node)} link set dev {_quote(ifname)} down"]
+        case AddRoute(node, destination, gateway, ifname):
+            family = "-4" if destination.version == 4 else "-6"
+            to = "default" if destination.prefixlen == 0 else str(destination)
+            return [f"ip {family} -n {_quote(node)} route add {to} via {gateway} dev {_quote(ifname)}"]
+
+
+def _end(end: LinkEnd) -> list[str]:
+    # The same as for labctl's own labs: link-local addresses are added by hand, without duplicate detection.
+    lines = [f"ip -n {_quote(end.node)} link set dev {_quote(end.ifname)} addrgenmode none"]
+    if end.bridge:
+        lines.append(f"ip -n {_quote(end.node)} link set dev {_quote(end.ifname)} master {_quote(end.bridge)}")
+    return lines
+
+
+def _fields(operation: Operation) -> dict[str, Any]:
+    fields: dict[str, Any] = {"operation": _NAMES[type(operation)]}
+    for name in type(operation).__dataclass_fields__:
+        value = getattr(operation, name)
+        if isinstance(value, LinkEnd):
+            value = {part: getattr(value, part) for part in type(value).__dataclass_fields__}
+        fields[name] = value if isinstance(value, int | dict) else str(value)
+    return fields
+
+
+def _quote(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _plural(count: int, noun: str) -> str:
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}es" if noun.endswith("ch") else f"{count} {noun}s"
