@@ -1,0 +1,155 @@
+"""The addresses and routes of the network namespace that an rtnetlink(7) socket lives in, as the kernel has them.
+
+The structures are those of linux/rtnetlink.h and linux/if_addr.h, unpacked here: a reader need not import pyroute2.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+
+from labctl.kernel.netlink import attributes, dump
+
+RTM_GETLINK = 18  # linux/rtnetlink.h
+RTM_GETADDR = 22
+RTM_GETROUTE = 26
+_IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
+_IFADDR = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
+_ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_U32 = struct.Struct("=I")
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
+_TENTATIVE = 0x40  # IFA_F_TENTATIVE
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_UNICAST = 1  # RTN_UNICAST
+_MAIN_TABLE = 254
+_CLONED = 0x200  # RTM_F_CLONED: a cached copy, not a route
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLink:
+    """An interface as the kernel has it."""
+
+    name: str
+    index: int
+    mac: str  # "" when it has none
+    mtu: int  # bytes
+    up: bool  # set up
+    carrier: bool  # and connected to something that is up
+
+
+@dataclass(frozen=True, slots=True)
+class KernelAddress:
+    """An address as the kernel has it."""
+
+    ifname: str
+    address: IPv4Interface | IPv6Interface
+    tentative: bool = False  # still being checked for duplicates, not in use
+
+    def __str__(self) -> str:
+        return f"{self.address} on {self.ifname}"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRoute:
+    """A unicast route of the main table as the kernel has it."""
+
+    destination: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None  # None: the destination is on the link
+    ifname: str
+    metric: int = 0
+
+    def __str__(self) -> str:
+        via = f" via {self.gateway}" if self.gateway else ""
+        return f"{self.destination}{via} on {self.ifname}"
+
+
+def links(sock: socket.socket) -> tuple[KernelLink, ...]:
+    """Every interface; `sock` (NETLINK_ROUTE) is borrowed, here and below. OSError when the kernel refuses."""
+    found = []
+    for _, payload in dump(sock, RTM_GETLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        _, _, index, flags, _ = _IFINFO.unpack_from(payload)
+        values = _values(payload, _IFINFO.size)
+        found.append(
+            KernelLink(
+                name=values[_IFLA_IFNAME].rstrip(b"\0").decode(),
+                index=index,
+                mac=values.get(_IFLA_ADDRESS, b"").hex(":"),
+                mtu=_u32(values.get(_IFLA_MTU, bytes(4))),
+                up=bool(flags & _IFF_UP),
+                carrier=bool(flags & _IFF_LOWER_UP),
+            )
+        )
+    return tuple(found)
+
+
+def addresses(sock: socket.socket) -> tuple[KernelAddress, ...]:
+    """Every address of both families, `lo`'s included."""
+    names = _names(sock)
+    found = []
+    for _, payload in dump(sock, RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        family, prefix_length, flags, _, index = _IFADDR.unpack_from(payload)
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            continue
+        values = _values(payload, _IFADDR.size)
+        packed = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS, b""))
+        if _IFA_FLAGS in values:
+            flags = _u32(values[_IFA_FLAGS])
+        address = ip_interface((packed, prefix_length))
+        found.append(KernelAddress(names.get(index, str(index)), address, bool(flags & _TENTATIVE)))
+    return tuple(found)
+
+
+def routes(sock: socket.socket) -> tuple[KernelRoute, ...]:
+    """Every unicast route of the main tables of both families."""
+    names = _names(sock)
+    found = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for _, payload in dump(sock, RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+            route = _route(payload, names)
+            if route is not None:
+                found.append(route)
+    return tuple(found)
+
+
+def _route(payload: memoryview, names: dict[int, str]) -> KernelRoute | None:
+    family, length, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(payload)
+    values = _values(payload, _ROUTE.size)
+    table = _u32(values[_RTA_TABLE]) if _RTA_TABLE in values else table
+    if kind != _UNICAST or table != _MAIN_TABLE or flags & _CLONED or family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    any_address = bytes(4 if family == socket.AF_INET else 16)
+    gateway = values.get(_RTA_GATEWAY)
+    index = _u32(values.get(_RTA_OIF, bytes(4)))
+    return KernelRoute(
+        destination=ip_network((values.get(_RTA_DST, any_address), length)),
+        gateway=None if gateway is None else ip_address(gateway),
+        ifname=names.get(index, str(index)),
+        metric=_u32(values.get(_RTA_PRIORITY, bytes(4))),
+    )
+
+
+def _names(sock: socket.socket) -> dict[int, str]:
+    return {link.index: link.name for link in links(sock)}
+
+
+def _values(payload: memoryview, start: int) -> dict[int, bytes]:
+    return {kind: bytes(payload[offset : offset + length]) for kind, offset, length in attributes(payload, start)}
+
+
+def _u32(data: bytes) -> int:
+    (value,) = _U32.unpack(data)
+    return int(value)

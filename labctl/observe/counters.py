@@ -1,0 +1,105 @@
+"""The kernel's network counters of a node: /proc/net/snmp, /proc/net/netstat and /proc/net/snmp6 (proc_pid_net(5)).
+
+A counter's full name is its protocol and its name in the file: `TcpExt.ListenOverflows`, `Udp.InErrors`,
+`Udp6.InErrors`. The bare name will do where only one protocol has it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from labctl.errors import InputError, KernelError
+from labctl.observe.access import Observable
+
+FILES = ("/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6")
+_SNMP6_NAME = re.compile(r"(Ip6|Icmp6|UdpLite6|Udp6)(\w+)")
+
+
+class UnknownCounter(InputError):
+    """No counter has that name, or several have; the message names those that were perhaps meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """A snapshot of every counter of a node, or the difference of two."""
+
+    values: Mapping[str, int] = field(default_factory=dict)  # by full name
+
+    def __getitem__(self, name: str) -> int:
+        """The value of a counter by its full name, or by its bare one where that is unambiguous. UnknownCounter."""
+        return self.values[self.resolve(name)]
+
+    def __sub__(self, earlier: Counters) -> Counters:
+        """How much each counter has grown since an earlier snapshot of the same node."""
+        return Counters({name: value - earlier.values.get(name, 0) for name, value in self.values.items()})
+
+    def resolve(self, name: str) -> str:
+        """The full name; case does not matter. UnknownCounter, with suggestions."""
+        if name in self.values:
+            return name
+        wanted = name.lower()
+        found = [full for full in self.values if wanted in (full.lower(), full.partition(".")[2].lower())]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownCounter(f"counter {name!r} is ambiguous: say {_listed(found)}")
+        raise UnknownCounter(f"there is no counter {name!r}; {self._suggestion(name)}")
+
+    def changed(self) -> dict[str, int]:
+        """Those that are not zero, by full name; of a difference: what has happened."""
+        return {name: value for name, value in self.values.items() if value}
+
+    def _suggestion(self, name: str) -> str:
+        by_lower = {full.lower(): full for full in self.values}
+        by_lower |= {full.partition(".")[2].lower(): full for full in self.values}
+        near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+        if near:
+            return f"did you mean {_listed(sorted({by_lower[word] for word in near}))}?"
+        return "they are named as `nstat -az` shows them, with a dot: TcpExt.ListenOverflows, Udp.InErrors"
+
+
+def counters(lab: Observable, node: str) -> Counters:
+    """A snapshot of the node's counters. KernelError when /proc/net cannot be read on it."""
+    values: dict[str, int] = {}
+    for path in FILES:
+        text = _read(lab, node, path)
+        values.update(parse_snmp6(text) if path.endswith("snmp6") else parse_pairs(text))
+    return Counters(values)
+
+
+def parse_pairs(text: str) -> Iterator[tuple[str, int]]:
+    """(full name, value) of each counter of /proc/net/snmp or netstat: a line of names, then a line of values."""
+    lines = text.splitlines()
+    for names, numbers in zip(lines[::2], lines[1::2], strict=False):
+        protocol, _, columns = names.partition(":")
+        for name, number in zip(columns.split(), numbers.partition(":")[2].split(), strict=False):
+            yield f"{protocol}.{name}", int(number)
+
+
+def parse_snmp6(text: str) -> Iterator[tuple[str, int]]:
+    """(full name, value) of each counter of /proc/net/snmp6: `Udp6InErrors 0` is Udp6.InErrors."""
+    for line in text.splitlines():
+        name, _, number = line.partition("\t") if "\t" in line else line.partition(" ")
+        split = _SNMP6_NAME.fullmatch(name.strip())
+        if split and number.strip():
+            yield f"{split[1]}.{split[2]}", int(number)
+
+
+def _read(lab: Observable, node: str, path: str) -> str:
+    try:
+        with open(lab.open_file(node, path), encoding="ascii") as file:
+            return file.read()
+    except (OSError, KernelError) as error:
+        if error.errno == errno.ENOENT:
+            return ""  # a kernel without IPv6 has no snmp6
+        if isinstance(error, KernelError):
+            raise
+        raise KernelError(f"node {node}", f"read {path}", error.errno or 0) from error
+
+
+def _listed(names: list[str]) -> str:
+    return " or ".join(f"`{name}`" for name in names[:4]) + (" ..." if len(names) > 4 else "")
