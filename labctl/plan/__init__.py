@@ -1,9 +1,16 @@
 """PURE: a resolved topology to ordered operations, which can be printed, compared and carried over a socket."""
 
-from labctl.plan.build import build
-from labctl.plan.codec import from_json, nodes_from_json, nodes_to_json, to_json
-from labctl.plan.operations import Operation, Plan, PlannedNode
-from labctl.plan.render import render_json, render_shell, render_text
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labctl.plan.ordering import build
+    from labctl.plan.codec import from_json, nodes_from_json, nodes_to_json, to_json
+    from labctl.plan.operations import Operation, Plan, PlannedNode
+    from labctl.plan.render import render_json, render_shell, render_text
 
 __all__ = [
     "Operation",
@@ -18,3 +25,19 @@ __all__ = [
     "render_text",
     "to_json",
 ]
+
+
+_HOMES: Mapping[str, tuple[str, ...]] = {
+    "operations": ("Operation", "Plan", "PlannedNode"),
+    "ordering": ("build",),
+    "codec": ("from_json", "nodes_from_json", "nodes_to_json", "to_json"),
+    "render": ("render_json", "render_shell", "render_text"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The keeper needs the operations and the codec only, and starts the faster for not importing the rest.
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"labctl.plan.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -60,7 +60,7 @@ def render_shell(plan: Plan) -> str:
     names = " ".join(_quote(node.name) for node in plan.nodes)
     lines = [
         "#!/bin/sh",
-        f"# The network of the topology {_comment(plan.topology)}, as labctl makes it; to be run as root. To remove it:",
+        f"# The network of the topology {_comment(plan.topology)}, as labctl makes it, for root. To remove it:",
         f'#   for node in {_comment(names)}; do ip netns delete "$node"; done',
         "set -eu",
     ]

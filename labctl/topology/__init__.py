@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.topology.model import Topology
-from labctl.topology.shapes import is_shape
-
 if TYPE_CHECKING:
-    from labctl.documents import Diagnostic, Document, KeyPath
+    from pathlib import Path
 
-__all__ = ["Topology", "is_shape", "load", "resolve_inline"]
+    from labctl.documents import Diagnostic, Document, KeyPath
+    from labctl.topology.model import Topology
+
+# The keeper imports the model alone: what reads files is imported by what reads files.
+__all__ = ["is_shape", "load", "resolve_inline"]
+
+
+def is_shape(text: str) -> bool:
+    """Whether the text is meant as a shape (`pair`, `star:10`), well-formed or not, rather than as a file's path."""
+    from labctl.topology.shapes import is_shape
+
+    return is_shape(text)
 
 
 def load(source: str | Path, *, base: Path | None = None) -> Topology:
@@ -19,6 +26,8 @@ def load(source: str | Path, *, base: Path | None = None) -> Topology:
 
     Raises DocumentError with every mistake of the file, or InputError when a shape is not written as it should be.
     """
+    from pathlib import Path
+
     from labctl.documents import DocumentError, read
     from labctl.topology.resolve import resolve
     from labctl.topology.shapes import from_shape
@@ -40,6 +49,8 @@ def resolve_inline(document: Document, path: KeyPath, base: Path) -> tuple[Topol
 
     With mistakes, the topology has what is right, for checks of what refers to it; None when nothing could be made.
     """
+    from pathlib import Path
+
     from labctl.documents import in_file_order
     from labctl.topology.reading import draft_of
     from labctl.topology.resolve import resolve

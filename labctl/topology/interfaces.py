@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Interface
 
 from labctl.names import BRIDGE, INTERFACE_NAME_MAX_BYTES, interface_name_problem
 from labctl.topology.draft import Draft, DraftEnd, Mistakes, Place
 from labctl.topology.model import NodeKind
 
 _FIRST_MAC = 0x026C61000000  # locally administered (bit 1 of the first byte), unicast; "la" for labctl
-_LINK_LOCAL = 0xFE80 << 112
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +33,6 @@ def label_ends(draft: Draft, mistakes: Mistakes) -> list[tuple[Label, Label]]:
         a, b = link.ends
         labels.append((Label(names.name(a, b), macs.mac(a)), Label(names.name(b, a), macs.mac(b))))
     return labels
-
-
-def link_local(mac: str) -> IPv6Interface:
-    """The link-local address that follows from a MAC: modified EUI-64 (RFC 4291, appendix A), with its /64."""
-    octets = bytes.fromhex(mac.replace(":", ""))
-    identifier = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
-    return IPv6Interface((_LINK_LOCAL | int.from_bytes(identifier), 64))
 
 
 def port_name(peer: str, taken: set[str]) -> str:

@@ -17,7 +17,7 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
-from labctl.topology.interfaces import link_local
+from labctl.topology.linklocal import link_local
 from labctl.topology.model import Endpoint, Interface, Node, NodeKind, Topology
 
 IPV6_MTU_MIN = 1280  # RFC 8200; the kernel has no IPv6 on an interface below it
