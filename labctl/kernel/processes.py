@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from select import POLLIN, poll
 
 from labctl.errors import KernelError, LabError
@@ -112,7 +112,7 @@ def read_all(descriptor: int, timeout_s: float, what: str) -> bytes:
         parts.append(part)
 
 
-def execute(subject: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+def execute(subject: str, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
     """Become the program `argv`, looked up in the environment's PATH. Returns never; KernelError says why it failed."""
     program = argv[0]
     if not program:
@@ -126,8 +126,8 @@ def execute(subject: str, argv: Sequence[str], environment: Mapping[str, str]) -
             os.execve(candidate, argv, environment)
         except OSError as error:
             number = error.errno or 0
-            if number in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(candidate):
-                continue
+            if candidate != program and not os.path.exists(candidate):
+                continue  # also where the directory in PATH is closed to this user: not there as far as they can see
             failure, failed_at = number, candidate
             if number != errno.EACCES:
                 break

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 
-from labctl.errors import LabError, LabGone, MachineError
+from labctl.errors import LabError, LabGone, MachineError, describe_errno
 from labctl.kernel import processes, syscalls
 from labctl.kernel.privilege import enter_lab_namespaces
 from labctl.lab.keeper import keep
@@ -29,24 +29,29 @@ def main() -> None:
     syscalls.set_process_name("labctl-boot")
     for descriptor in (CHANNEL, LIVENESS):
         os.set_inheritable(descriptor, False)
+    owner = os.pidfd_open(os.getppid())
     channel = Channel(socket.socket(fileno=CHANNEL))
     with contextlib.suppress(LabGone):
         frame = channel.receive(until=None)
         if frame is not None and isinstance(frame.message, Open):
             try:
-                _watch(channel, frame.message, frame.number)
+                _watch(owner, channel, frame.message, frame.number)
             except (LabError, MachineError) as error:
                 channel.send(frame.number, Failed.of(error), until=None)
+            except OSError as error:
+                text = f"lab {frame.message.lab}: cannot start its keeper: {describe_errno(error.errno or 0)}."
+                channel.send(frame.number, Failed.of(LabError(text)), until=None)
     os._exit(0)
 
 
-def _watch(channel: Channel, request: Open, number: int) -> None:
+def _watch(owner: int, channel: Channel, request: Open, number: int) -> None:
     enter_lab_namespaces()
     boot_reading, boot_writing = os.pipe2(os.O_CLOEXEC)
 
     def keeper() -> None:
         os.close(boot_writing)
         os.close(LIVENESS)
+        os.close(owner)
         keep(channel, request, number, boot_reading)
 
     pid = processes.fork(keeper)
@@ -54,7 +59,8 @@ def _watch(channel: Channel, request: Open, number: int) -> None:
     channel.close()  # the keeper's alone: that it ends is to be seen by the owner
     os.close(boot_reading)
     poller = select.poll()
-    poller.register(LIVENESS, 0)  # POLLHUP
+    poller.register(LIVENESS, 0)  # POLLHUP: the owner closed it, or ended
+    poller.register(owner, select.POLLIN)  # ended, though a process that it forked may hold the other open
     poller.register(pidfd, select.POLLIN)
     if pidfd not in {descriptor for descriptor, _ in poller.poll()}:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import socket
 import struct
+import traceback
 from array import array
+from collections.abc import Callable
 
 from labctl.errors import KernelError, LabError
 from labctl.kernel import processes, syscalls
@@ -22,6 +26,7 @@ from labctl.lab.host import (
 from labctl.lab.protocol import OpenFile, Spawn
 
 PID = struct.Struct("=i")
+OPEN_TIMEOUT_S = 2.0  # opening a file may block (a FIFO), and the keeper with it
 CALLER_CHANNEL = 1000  # far above the descriptors 3, 4, ... that a caller's own calls get
 
 
@@ -46,8 +51,9 @@ def start_caller(host: Host, surroundings: Surroundings, channel: int) -> tuple[
 
     Its descriptors are 0, 1 and 2 (/dev/null) and the channel under a high number; the next one is 3.
     """
-    from labctl.lab.caller import serve
+    from labctl.lab.caller import preload, serve
 
+    preload()
     environment = environment_on(host, surroundings, ())
 
     def body(writing: int) -> None:
@@ -58,7 +64,7 @@ def start_caller(host: Host, surroundings: Surroundings, channel: int) -> tuple[
         _enter_directory(host, surroundings, None)
         os.environ.clear()
         os.environ.update(environment)
-        high = min(CALLER_CHANNEL, surroundings.descriptor_limit[0] - 1)
+        high = min(CALLER_CHANNEL, max(processes.FIRST_FREE_DESCRIPTOR + 1, surroundings.descriptor_limit[0] - 1))
         os.close(writing)
         if channel != high:
             os.dup2(channel, high, inheritable=False)
@@ -86,16 +92,21 @@ def open_file(host: Host, surroundings: Surroundings, request: OpenFile) -> int:
     with mine, theirs:
         pid = fork_inside(host, surroundings, body)
         theirs.close()
-        mine.settimeout(START_TIMEOUT_S)
-        report, descriptors, _, _ = socket.recv_fds(mine, 65536, 1)
-        os.waitpid(pid, 0)
+        mine.settimeout(OPEN_TIMEOUT_S)
+        try:
+            report, descriptors, _, _ = socket.recv_fds(mine, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+        except TimeoutError as error:
+            os.kill(pid, signal.SIGKILL)
+            hint = "A FIFO without a peer? Try O_NONBLOCK."
+            raise KernelError(host.subject, f"open {request.path}", errno.ETIMEDOUT, hint=hint) from error
+        finally:
+            os.waitpid(pid, 0)
     if not descriptors:
         raise failure_of(report, f"{host.subject}: the process that opens {request.path} ended before it was done.")
-    os.set_inheritable(descriptors[0], False)
     return descriptors[0]
 
 
-def _start(host: Host, surroundings: Surroundings, body, what: str) -> tuple[int, int]:
+def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], what: str) -> tuple[int, int]:
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
     def child() -> None:
@@ -107,6 +118,8 @@ def _start(host: Host, surroundings: Surroundings, body, what: str) -> tuple[int
         except OSError as error:
             attempted = "prepare a process" if not error.filename else f"use {error.filename} in a new process"
             report_failure(writing, KernelError(host.subject, attempted, error.errno or 0))
+        except Exception:  # noqa: BLE001 - without a word it would pass for a program that has started
+            report_failure(writing, LabError(f"{what}: could not start. This is a bug.\n{traceback.format_exc()}"))
 
     try:
         try:
@@ -116,7 +129,7 @@ def _start(host: Host, surroundings: Surroundings, body, what: str) -> tuple[int
         try:
             report = processes.read_all(reading, START_TIMEOUT_S, what)
         except LabError:
-            os.kill(pid, 9)
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
     finally:

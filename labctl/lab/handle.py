@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 STATUS = struct.Struct("=i")
 ANSWER_TIMEOUT_S = 30.0
+HANG_UP_TIMEOUT_S = 2.0
 
 
 class Lab:
@@ -119,6 +120,8 @@ class Lab:
         """
         if not argv:
             raise ValueError("argv is empty")
+        if any("\0" in text for text in (*argv, *(env or {}), *(env or {}).values(), cwd or "")):
+            raise ValueError(f"a null byte in the arguments, environment or directory of {argv[0]!r}")
         given = (stdin, stdout, stderr)
         request = Spawn(
             node=node,
@@ -137,7 +140,8 @@ class Lab:
 
         frame = self._ask(SpawnCaller(node, name), what=f"start a caller on {node}")
         channel = socket.socket(fileno=frame.descriptors[2])
-        return Caller(process=self._process(frame, node, ("caller", name) if name else ("caller",)), channel=channel)
+        process = self._process(frame, node, ("caller", name) if name else ("caller",))
+        return Caller(process=process, channel=channel, name=name)
 
     def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
         """An ordinary socket that lives in the node's network namespace; the caller owns it."""
@@ -184,7 +188,13 @@ class Lab:
         The kernel frees namespaces and interfaces after that in its own time (some 100 ms).
         """
         self._closed = True
-        self._boot.close()
+        self._boot.hang_up()  # wakes a thread that waits for an answer
+        idle = self._exchange.acquire(timeout=HANG_UP_TIMEOUT_S)  # unless it is this very thread, in a signal handler
+        try:
+            self._boot.close()
+        finally:
+            if idle:
+                self._exchange.release()
 
     def _process(self, frame: Frame, node: str, argv: tuple[str, ...]) -> Process:
         spawned = frame.message
@@ -193,8 +203,8 @@ class Lab:
         status, pidfd = frame.descriptors[:2]
         return Process(self, node, argv, spawned.pid, spawned.process, status, pidfd)
 
-    def _signal_group(self, process: int, number: int) -> bool:
-        return bool(self._done(SignalGroup(process, number), what="signal a process group"))
+    def _signal_group(self, process: int, number: int) -> None:
+        self._done(SignalGroup(process, number), what="signal a process group")
 
     def _done(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
@@ -213,11 +223,12 @@ class Lab:
         if not self._exchange.acquire(timeout=timeout_s):
             raise DeadlineExceeded(late)
         try:
-            if self._closed:
-                raise RuntimeError(f"{self!r} has been closed; cannot {what}")
-            if self._gone is not None:
-                raise self._gone
-            self._number += 1
+            self._check_open(what)
+        except BaseException:
+            self._exchange.release()
+            raise
+        self._number += 1
+        try:
             frame = self._exchanged(self._number, request, descriptors, until)
         except DeadlineExceeded as error:
             raise DeadlineExceeded(late) from error
@@ -226,11 +237,20 @@ class Lab:
                 raise RuntimeError(f"{self!r} was closed by another thread; cannot {what}") from error
             self._gone = LabGone(self._why_gone())
             raise self._gone from error
+        except BaseException:  # Ctrl-C between a request and its answer: where the stream stands is not known
+            self._gone = LabGone(f"lab {self.name}: interrupted while it was to {what}; it answers no more requests.")
+            raise
         finally:
             self._exchange.release()
         if isinstance(frame.message, Failed):
             raise frame.message.error()
         return frame
+
+    def _check_open(self, what: str) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self!r} has been closed; cannot {what}")
+        if self._gone is not None:
+            raise self._gone
 
     def _exchanged(self, number: int, request: Request, descriptors: tuple[int, ...], until: float) -> Frame:
         self._channel.send(number, request, descriptors, until=until)
@@ -308,17 +328,15 @@ class Process:
                 (self._returned,) = STATUS.unpack(told)
         return self._returned
 
-    def signal(self, number: int, *, group: bool = False) -> bool:
-        """Send a signal to the process (`group`: to its process group); False when it has ended already."""
+    def signal(self, number: int, *, group: bool = False) -> None:
+        """Send a signal to the process (`group`: to its process group). One that has ended already is left alone."""
         if group:
-            return self._lab._signal_group(self._process, number)
+            self._lab._signal_group(self._process, number)
+            return
         if self.pidfd == -1:
             raise RuntimeError(f"{self!r} has been closed; cannot signal it")
-        try:
+        with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            return False
-        return True
 
     def close(self) -> None:
         """Let go of the descriptors; the program goes on until it ends or the lab does. Idempotent."""

@@ -12,13 +12,14 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from labctl.errors import KernelError, LabError, describe_errno
+from labctl.errors import KernelError, LabError, MachineError, describe_errno
 from labctl.kernel import mounts, processes, syscalls
 from labctl.lab.protocol import Failed, Pairs, decode, encode
 
 SHARED_DIRECTORY = "/run/lab"
 SHARED_PROGRAMS = f"{SHARED_DIRECTORY}/bin"
 STORE = "/run/host-files"
+HOSTNAME_BYTES = 64  # sethostname(2)
 INSIDE = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 START_TIMEOUT_S = 20.0  # for what a child does before it is the program; milliseconds, unless the machine is swamped
 
@@ -82,7 +83,7 @@ def complete(host: Host, surroundings: Surroundings) -> Init:
         try:
             report = processes.read_all(reading, START_TIMEOUT_S, host.subject)
             if report != b"ready":
-                raise _failure(report, f"{host.subject}: its init ended before it was ready.")
+                raise failure_of(report, f"{host.subject}: its init ended before it was ready.")
         except LabError:
             _end(init)
             raise
@@ -134,16 +135,12 @@ _PLACES = ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")  # dropped where the dire
 
 
 def report_failure(writing: int, error: LabError) -> None:
-    """In a child: tell the keeper, which reads `_failure` from it."""
+    """In a child: tell the keeper, for which `failure_of` reads it."""
     os.write(writing, encode(Failed.of(error)))
 
 
-def failure_of(report: bytes, otherwise: str) -> Exception:
+def failure_of(report: bytes, otherwise: str) -> LabError | MachineError:
     """The error that a child's report is; `otherwise` when the child ended without a word."""
-    return _failure(report, otherwise)
-
-
-def _failure(report: bytes, otherwise: str) -> Exception:
     message = decode(report) if report else Failed.of(LabError(otherwise))
     return message.error() if isinstance(message, Failed) else LabError(otherwise)
 
@@ -190,7 +187,7 @@ def _build(host: Host, surroundings: Surroundings) -> None:
     try:
         syscalls.setns(host.network, syscalls.CLONE_NEWNET)
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
-        syscalls.sethostname(host.name)
+        syscalls.sethostname(os.fsencode(host.name)[:HOSTNAME_BYTES].decode(errors="ignore"))
     except OSError as error:
         raise KernelError(host.subject, "make its namespaces", error.errno or 0) from error
     mounts.cover(surroundings.view, host.subject, read_only=(SHARED_DIRECTORY,))

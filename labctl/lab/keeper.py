@@ -132,7 +132,8 @@ class Keeper:
                 self.filter(self.host(message.node), message)
                 return Answer(Done())
             case SignalGroup():
-                return Answer(Done(self.signal_group(message)))
+                self.signal_group(message)
+                return Answer(Done())
             case _:
                 raise LabError(f"lab: {type(message).__name__} is no request to a keeper.")
 
@@ -145,8 +146,6 @@ class Keeper:
 
     def watched(self, host: Host, pid: int, pid_on_host: int) -> Answer:
         """Tell the process's end on a new status pipe, whose reading end goes to the owner with a pidfd."""
-        if host.init is not None:
-            self.children.setdefault(host.init.pid, -1)
         status, self.children[pid] = os.pipe2(os.O_CLOEXEC)
         try:
             pidfd = os.pidfd_open(pid)
@@ -180,17 +179,14 @@ class Keeper:
 
     def open_file(self, host: Host, request: OpenFile) -> Answer:
         """A file as the host sees it; those of its network stack need no process there."""
-        if request.path.startswith("/proc/net/"):
+        if request.path.startswith(("/proc/net/", "/proc/sys/net/")):
             path = request.path.replace("/proc/net/", "/proc/thread-self/net/", 1)
             with self.table.entered(host.name):
                 try:
                     return Answer(Done(), [os.open(path, request.flags | os.O_CLOEXEC, request.mode)])
                 except OSError as error:
                     raise KernelError(host.subject, f"open {request.path}", error.errno or 0) from error
-        descriptor = children.open_file(host, self.surroundings, request)
-        if host.init is not None:
-            self.children.setdefault(host.init.pid, -1)
-        return Answer(Done(), [descriptor])
+        return Answer(Done(), [children.open_file(host, self.surroundings, request)])
 
     def apply(self, operations: tuple[Row, ...]) -> None:
         """Carry out operations on the lab's nodes. KernelError for the first that the kernel refuses."""
@@ -215,22 +211,19 @@ class Keeper:
 
     def filter(self, host: Host, request: Drop | Undrop) -> None:
         """Add a packet filter rule to the host, or remove them all."""
-        from labctl.kernel import packetfilter
+        from labctl.lab import dropping
 
         with self.table.entered(host.name):
             if isinstance(request, Drop):
-                packetfilter.drop(request.rule)
+                dropping.drop(request.rule, host.name)
             else:
-                packetfilter.undrop()
+                dropping.undrop(host.name)
 
-    def signal_group(self, request: SignalGroup) -> int:
-        """1 when the signal was sent, 0 when the process has been reaped already."""
-        if request.process not in self.children:
-            return 0
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(request.process, request.number)
-            return 1
-        return 0
+    def signal_group(self, request: SignalGroup) -> None:
+        """Signal the process group of a process that has not been reaped; one that has ended is left alone."""
+        if request.process in self.children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(request.process, request.number)
 
     def reap(self) -> None:
         """Take the status of every child that has ended, and tell it on its status pipe."""
@@ -242,15 +235,26 @@ class Keeper:
             if not pid:
                 return
             code = processes.exit_code(wait_status)
-            for host in self.hosts.values():
-                if host.init is not None and host.init.pid == pid:
-                    os.close(host.init.pidfd)
-                    host.init, host.ended = None, code
-            writing = self.children.pop(pid, -1)
-            if writing != -1:
-                with contextlib.suppress(BrokenPipeError):  # the owner closed the handle of this process
-                    os.write(writing, STATUS.pack(code))
-                os.close(writing)
+            if pid in self.children:
+                self.tell(self.children.pop(pid), code)
+            else:
+                self.lose(pid, code)
+
+    def tell(self, status: int, code: int) -> None:
+        """Write how a process ended on its status pipe, and close that."""
+        try:
+            os.write(status, STATUS.pack(code))
+        except BrokenPipeError:
+            return  # the owner closed its handle of this process
+        finally:
+            os.close(status)
+
+    def lose(self, pid: int, code: int) -> None:
+        """If `pid` was a host's init, every process of that host has ended with it: remember why."""
+        for host in self.hosts.values():
+            if host.init is not None and host.init.pid == pid:
+                os.close(host.init.pidfd)
+                host.init, host.ended = None, code
 
 
 def keep(channel: Channel, request: Open, number: int, boot: int) -> None:
@@ -265,6 +269,10 @@ def keep(channel: Channel, request: Open, number: int, boot: int) -> None:
         keeper = _build(channel, request)
     except (LabError, MachineError) as error:
         channel.send(number, Failed.of(error), until=None)
+        return
+    except OSError as error:
+        text = f"lab {request.lab}: cannot prepare it: {describe_errno(error.errno or 0)} ({error})."
+        channel.send(number, Failed.of(LabError(text)), until=None)
         return
     with contextlib.suppress(LabGone):
         channel.send(number, Done(), until=None)

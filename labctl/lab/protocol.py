@@ -262,9 +262,12 @@ class Channel:
             self._settimeout(until)
             sent = self._sendmsg(header + body, descriptors)
             rest = memoryview(header + body)[sent:]
-            while rest:
-                self._settimeout(until)
-                rest = rest[self._socket.send(rest, socket.MSG_NOSIGNAL) :]
+            try:
+                while rest:
+                    self._settimeout(until)
+                    rest = rest[self._socket.send(rest, socket.MSG_NOSIGNAL) :]
+            except TimeoutError as error:
+                raise LabGone("lab: the keeper stopped listening half-way.") from error
 
     def receive(self, *, until: float | None) -> Frame | None:
         """The next frame, None at the end of the stream. DeadlineExceeded; LabGone when it ends inside a frame."""
@@ -275,15 +278,17 @@ class Channel:
             descriptors = _descriptors(control)
             if not header:
                 return None
-            try:
+            try:  # from here on, to stop half-way is to lose track
                 header += self._exactly(HEADER.size - len(header), until)
                 length, number, count = HEADER.unpack(header)
                 if length > MAX_BODY or count != len(descriptors):
                     raise LabGone(f"lab: a garbled message came ({length} bytes, {len(descriptors)} descriptors).")
                 return Frame(number, decode(self._exactly(length, until)), descriptors)
-            except BaseException:
+            except BaseException as error:
                 for descriptor in descriptors:
                     os.close(descriptor)
+                if isinstance(error, TimeoutError):
+                    raise LabGone("lab: a message stopped half-way.") from error
                 raise
 
     def close(self) -> None:

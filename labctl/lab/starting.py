@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -79,14 +80,21 @@ class Boot:
         size = os.fstat(self.errors).st_size
         return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
 
+    def hang_up(self) -> None:
+        """Let boot and keeper know that their owner is done; wakes whoever waits for an answer. Idempotent."""
+        liveness, self.liveness = self.liveness, -1
+        if liveness != -1:
+            os.close(liveness)
+            with contextlib.suppress(OSError):  # ENOTCONN: it is gone already
+                self.channel.shutdown(socket.SHUT_RDWR)
+
     def close(self, *, deadline_s: float = 10.0) -> None:
         """End boot, and the lab with it; returns when boot is reaped, which waits for the keeper. Idempotent."""
         if self.ended:
             return
+        self.hang_up()
         self.ended = True
         self.channel.close()
-        liveness, self.liveness = self.liveness, -1
-        os.close(liveness)
         try:
             if not self._reaped(deadline_s):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # stopped from outside, perhaps; the keeper

@@ -1,0 +1,59 @@
+"""For all tests: what touches the kernel leaves the machine as it was (tests/leaks.py)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import leaks
+
+PRIVILEGED = ("integration", "e2e", "faults")
+
+
+def pytest_configure() -> None:
+    leaks.mark_session()
+
+
+@pytest.fixture(scope="session")
+def run_time_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Directories of the session's own for temporary and run-time files, so that what is left in them is ours."""
+    base = tmp_path_factory.mktemp("run-time")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TMPDIR", *leaks.XDG):
+            directory = base / name.lower()
+            directory.mkdir(mode=0o700)
+            patch.setenv(name, str(directory))
+        yield base
+
+
+def _touches_the_kernel(request: pytest.FixtureRequest) -> bool:
+    return request.path.relative_to(Path(__file__).parent).parts[0] in PRIVILEGED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machine_as_before_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A lab that a module's tests share is gone after the last of them."""
+    if not _touches_the_kernel(request):
+        yield
+        return
+    request.getfixturevalue("run_time_directories")
+    with leaks.nothing_left_behind():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def machine_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that passes and leaves something behind has failed."""
+    if not _touches_the_kernel(request):
+        yield
+        return
+    with leaks.nothing_left_behind():
+        yield
+
+
+@pytest.fixture(scope="session")
+def is_root() -> bool:
+    return os.geteuid() == 0

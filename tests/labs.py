@@ -1,0 +1,82 @@
+"""Labs for tests: the smallest plan, and what programs in a lab print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_interface
+
+from labctl.lab.handle import Lab
+from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, Operation, Plan, PlannedNode, SetUp
+from labctl.topology.model import NodeKind
+
+NAMES = (("10.0.0.1", "client"), ("10.0.0.2", "server"), ("fd00::1", "client"), ("fd00::2", "server"))
+WAIT_S = 20.0
+
+
+def pair_plan(
+    name: str = "pair", *, environment: tuple[tuple[str, str], ...] = (), more: Iterable[Operation] = ()
+) -> Plan:
+    """Two hosts on a direct link: client 10.0.0.1 and fd00::1, server 10.0.0.2 and fd00::2."""
+    hosts = ("client", "server")
+    return Plan(
+        topology=name,
+        nodes=tuple(PlannedNode(host, NodeKind.HOST, environment, NAMES) for host in hosts),
+        operations=(
+            *(MakeNode(host, NodeKind.HOST) for host in hosts),
+            MakeLink(
+                LinkEnd("client", "eth0", "02:00:00:00:00:01", 1500),
+                LinkEnd("server", "eth0", "02:00:00:00:00:02", 1500),
+            ),
+            AddAddress("client", "eth0", ip_interface("10.0.0.1/24")),
+            AddAddress("client", "eth0", ip_interface("fd00::1/64")),
+            AddAddress("server", "eth0", ip_interface("10.0.0.2/24")),
+            AddAddress("server", "eth0", ip_interface("fd00::2/64")),
+            SetUp("client", "eth0"),
+            SetUp("server", "eth0"),
+            *more,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended and what it wrote, both streams together."""
+
+    status: int
+    output: str
+
+
+def run(
+    lab: Lab,
+    node: str,
+    *argv: str,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    limit_bytes: int = 1 << 20,
+) -> Finished:
+    """Run a program on a node to its end."""
+    output = os.memfd_create("output", os.MFD_CLOEXEC)
+    try:
+        process = lab.spawn(node, argv, env=env, cwd=cwd, stdout=output, stderr=output)
+        try:
+            status = process.wait(WAIT_S)
+            assert status is not None, f"{process!r} did not end within {WAIT_S} s"
+        finally:
+            process.close()
+        return Finished(status, os.pread(output, limit_bytes, 0).decode())
+    finally:
+        os.close(output)
+
+
+def output(lab: Lab, node: str, *argv: str) -> str:
+    """What a program that succeeds writes."""
+    finished = run(lab, node, *argv)
+    assert finished.status == 0, finished
+    return finished.output
+
+
+def shell(lab: Lab, node: str, script: str) -> str:
+    """What a shell script that succeeds writes."""
+    return output(lab, node, "sh", "-ec", script)

@@ -1,0 +1,172 @@
+"""The machine before and after a test: what labctl left behind, if anything.
+
+Looked at: processes that this test session started (children, and whatever carries its mark in the environment, however
+it was orphaned) and their namespaces; interfaces of the machine's own network namespace; mounts; this process's
+descriptors; files where programs put run-time files. The kernel frees in its own time, so `settled` waits, boundedly.
+With LABCTL_LEAK_CHECK=machine every namespace of the machine is compared, for a machine that nobody else uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+MARK = "LABCTL_TEST_SESSION"
+SETTLE_S = 10.0
+POLL_S = 0.02
+PLACES = ("/run", "/run/lock", "/run/netns", "/dev/shm", "/dev/mqueue")
+XDG = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
+
+
+@dataclass(frozen=True, slots=True)
+class MachineState:
+    """What is compared; each a set of descriptions for people."""
+
+    pids: frozenset[int]
+    processes: frozenset[str]
+    namespaces: frozenset[str]
+    interfaces: frozenset[str]
+    mounts: frozenset[str]
+    descriptors: frozenset[str]
+    files: frozenset[str]
+
+    def left_behind_since(self, before: MachineState) -> list[str]:
+        """What is there and was not, and what has gone though it was there (descriptors, mounts, interfaces)."""
+        found: list[str] = []
+        for field in fields(self)[1:]:
+            was: frozenset[str] = getattr(before, field.name)
+            now: frozenset[str] = getattr(self, field.name)
+            found += [f"{field.name}: new: {item}" for item in sorted(now - was)]
+            if field.name in ("interfaces", "mounts"):
+                found += [f"{field.name}: gone: {item}" for item in sorted(was - now)]
+        return found
+
+
+def mark_session() -> str:
+    """Mark this process's environment, so that every process started from it can be told from others."""
+    return os.environ.setdefault(MARK, f"{os.getpid()}-{time.time_ns()}")
+
+
+def machine_state(*, labs: Collection[int] = ()) -> MachineState:
+    """The state now, without the descendants of the processes `labs`: labs that are to outlive the test."""
+    ours = dict(_our_processes(labs))
+    everywhere = os.environ.get("LABCTL_LEAK_CHECK") == "machine"
+    return MachineState(
+        pids=frozenset(ours),
+        processes=frozenset(ours.values()),
+        namespaces=frozenset(_namespaces(_numbers() if everywhere else list(ours))),
+        interfaces=frozenset(os.listdir("/sys/class/net")),
+        mounts=frozenset(_mounts()),
+        descriptors=frozenset(_descriptors()),
+        files=frozenset(_files()),
+    )
+
+
+def left_behind_since(before: MachineState, *, within_s: float = SETTLE_S) -> list[str]:
+    """What was left behind, once the kernel has had `within_s` to finish; [] as soon as there is nothing."""
+    until = time.monotonic() + within_s
+    pause = threading.Event()
+    while True:
+        left = machine_state(labs=before.pids).left_behind_since(before)
+        if not left or time.monotonic() > until:
+            return left
+        pause.wait(POLL_S)
+
+
+@contextlib.contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """AssertionError when the machine is not as before at the end of the `with`."""
+    before = machine_state()
+    yield
+    left = left_behind_since(before)
+    assert not left, "the machine is not as before:\n" + "\n".join(left)
+
+
+def _numbers() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def _our_processes(labs: Collection[int]) -> Iterator[tuple[int, str]]:
+    """Processes that descend from this one or carry its mark; without this one, and without descendants of `labs`."""
+    mark = f"{MARK}={os.environ.get(MARK, '')}".encode()
+    parents: dict[int, int] = {}
+    names: dict[int, str] = {}
+    marked: set[int] = set()
+    for number in _numbers():
+        try:
+            stat = Path(f"/proc/{number}/stat").read_text(errors="replace")
+            command = Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has ended meanwhile
+        name = stat[stat.index("(") + 1 : stat.rindex(")")]
+        state, parent = stat[stat.rindex(")") + 2 :].split()[:2]
+        parents[number] = int(parent)
+        names[number] = f"{number} ({name}, {state}) {command[:120]}"
+        try:
+            if mark in Path(f"/proc/{number}/environ").read_bytes().split(b"\0"):
+                marked.add(number)
+        except OSError:
+            pass  # another user's process, or a zombie: by descent only
+    for number, description in names.items():
+        ancestors = set(_ancestors(number, parents))
+        ours = number in marked or os.getpid() in ancestors
+        if number != os.getpid() and ours and not ancestors.intersection(labs):
+            yield number, description
+
+
+def _ancestors(number: int, parents: dict[int, int]) -> Iterator[int]:
+    while number in parents:
+        number = parents[number]
+        yield number
+
+
+def _namespaces(numbers: list[int]) -> Iterator[str]:
+    for number in numbers:
+        try:
+            with os.scandir(f"/proc/{number}/ns") as entries:
+                for entry in entries:
+                    with contextlib.suppress(OSError):
+                        yield os.readlink(entry.path)
+        except OSError:
+            continue
+
+
+def _mounts() -> Iterator[str]:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        parts = line.split(" - ", 1)
+        yield f"{parts[0].split()[4]} {parts[1]}"
+
+
+def _descriptors() -> Iterator[str]:
+    """This process's, by what they lead to and how many: numbers are reused."""
+    counts: dict[str, int] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+        kind = re.sub(r":\[\d+\]$", "", target)
+        if not re.fullmatch(r"/proc/\d+/fd", kind):
+            counts[kind] = counts.get(kind, 0) + 1
+    for kind, count in counts.items():
+        yield from (f"{kind} (number {index + 1})" for index in range(count))
+
+
+def _files() -> Iterator[str]:
+    places = [*PLACES, *(os.environ[name] for name in XDG if os.environ.get(name))]
+    for place in dict.fromkeys(places):
+        with contextlib.suppress(OSError):
+            yield from (os.path.join(place, name) for name in os.listdir(place))
+    temporary = os.environ.get("TMPDIR", "/tmp")
+    with contextlib.suppress(OSError):
+        yield from (os.path.join(temporary, name) for name in os.listdir(temporary) if _is_ours(temporary, name))
+
+
+def _is_ours(place: str, name: str) -> bool:
+    return place != "/tmp" or "lab" in name  # others use /tmp meanwhile; a TMPDIR is the session's alone
