@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,8 +135,19 @@ def test_reports_know_only_results() -> None:
 @pytest.mark.parametrize("library", ["pyroute2", "ctypes"])
 def test_only_kernel_imports(library: str) -> None:
     users = [each for each in IMPORTS if each.imported.split(".")[0] == library]
-    assert users
     assert [str(each) for each in users if room(each.importer) != "kernel"] == []
+
+
+def test_only_kernel_imports_others_by_a_computed_name() -> None:
+    elsewhere = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+            if name in {"import_module", "__import__"} and room(module_name(path)) != "kernel":
+                assert isinstance(node, ast.Call)
+                if not re.match(r"f?'labctl\.\w+\.", ast.unparse(node.args[0])):
+                    elsewhere.append(f"{module_name(path)}:{node.lineno}")
+    assert elsewhere == []
 
 
 def test_what_is_slow_to_import_is_imported_where_it_is_used() -> None:
