@@ -58,15 +58,23 @@ class Progress(SilentListener):
     """
 
     def __init__(
-        self, screen: Screen, *, expected: int, verbose: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        screen: Screen,
+        *,
+        expected: int,
+        verbose: bool = False,
+        while_kept: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._screen = screen
         self._expected = expected
         self._verbose = verbose
+        self._while_kept = while_kept
         self._clock = clock
         self._lock = threading.RLock()
         self._running: dict[int, _Running] = {}
         self._finished: list[ScenarioResult] = []
+        self._kept: set[int] = set()
         self._partial: dict[tuple[int, str, str, Stream], _PartialLine] = {}
         self._over = threading.Event()
         self._painter: threading.Thread | None = None
@@ -117,6 +125,19 @@ class Progress(SilentListener):
             partial = self._partial.setdefault((id(scenario), host, process, stream), _PartialLine())
             self._write_output(scenario.name, host, process, stream, partial.lines(data))
 
+    def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
+        """Writes the whole report at once, and how to look inside; returns when `while_kept` does."""
+        with self._lock:
+            self._kept.add(id(scenario))
+            self._does(scenario, "kept until Enter")
+            look = self._screen.look
+            lines = plain.scenario_report(result, look)
+            lines += ["", look.paint(f'The lab of "{printable(result.name)}" is kept. To look inside:', Ink.STRONG)]
+            lines += [f"  {printable(hint)}" for hint in hints]
+            self._screen.write([*lines, look.paint("Enter or Ctrl-C ends it.", Ink.STRONG)])
+        if self._while_kept is not None:
+            self._while_kept()
+
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         """Writes its line or report."""
         self._flush_output(id(scenario), None)
@@ -124,6 +145,8 @@ class Progress(SilentListener):
             self._running.pop(id(scenario), None)
             self._finished.append(result)
             look = self._screen.look
+            if self._expected == 1 and id(scenario) in self._kept:
+                return
             if self._expected == 1:
                 self._screen.write(plain.scenario_report(result, look))
             elif self._verbose:

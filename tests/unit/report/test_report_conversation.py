@@ -8,8 +8,7 @@ from labctl.report import conversation
 from labctl.report.screen import ASCII, Look
 from labctl.report.text import cells
 from labctl.scenario.result import Outcome
-
-from .samples import ECHO, FAILED, call, scenario, step
+from tests.unit.report.samples import ECHO, FAILED, call, scenario, step
 
 GOLDEN = """\
   ms │ client                              │ server

@@ -12,8 +12,7 @@ from labctl.report.files import check_writable, write_whole
 from labctl.report.json_report import to_json
 from labctl.report.junit import to_junit
 from labctl.scenario.result import Outcome, OutputRecord
-
-from .samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
+from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "labctl/schemas/result.schema.json").read_text())
 RUN = run(ECHO, FAILED, SKIPPED, BROKEN)

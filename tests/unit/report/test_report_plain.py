@@ -4,8 +4,7 @@ from labctl.report import plain
 from labctl.report.screen import ASCII, Look
 from labctl.report.text import cells
 from labctl.scenario.result import Outcome, OutputRecord
-
-from .samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
+from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 
 LOOK = Look(80)
 

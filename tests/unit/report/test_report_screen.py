@@ -11,8 +11,7 @@ from labctl.report.progress import Progress
 from labctl.report.screen import ASCII, UNICODE, Ink, Look, Screen, look_of
 from labctl.report.text import cells, milliseconds, printable, seconds, shorten, wrap
 from labctl.scenario.listener import Stream
-
-from .samples import ECHO, FAILED, SKIPPED, step
+from tests.unit.report.samples import ECHO, FAILED, SKIPPED, step
 
 
 @dataclass(frozen=True)

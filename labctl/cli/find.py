@@ -1,0 +1,125 @@
+"""From the words of the command line to files: paths, directories, shipped names; and what kind of file one is."""
+
+from __future__ import annotations
+
+import os
+import re
+from difflib import get_close_matches
+from enum import Enum, auto
+from pathlib import Path
+
+from labctl.cli import shipped
+from labctl.errors import InputError, describe_errno
+
+_SUFFIXES = (".yaml", ".yml")
+_HAS_STEPS = re.compile(r"^(steps|\"steps\"|'steps')\s*:", re.MULTILINE)
+_LARGEST_GLANCE = 1 << 20  # bytes; a larger file is left to the reader of documents, which has a limit of its own
+_SCENARIO_KEYS = {"steps", "topology", "requires", "within", "timeout", "variables"}
+_TOPOLOGY_KEYS = {"hosts", "routers", "switches", "networks", "links", "include", "addresses", "ipv4_pool", "ipv6_pool"}
+
+
+class Kind(Enum):
+    """What a YAML file is, told by its keys."""
+
+    SCENARIO = auto()
+    TOPOLOGY = auto()
+    NEITHER = auto()
+
+
+def kind_of(path: Path) -> Kind:
+    """What the file is; DocumentError when it cannot be read or is no YAML."""
+    if path.stat().st_size <= _LARGEST_GLANCE and _HAS_STEPS.search(path.read_text("utf-8", "replace")):
+        return Kind.SCENARIO  # without parsing: most files of a run are scenarios and will be parsed anyway
+    from labctl import documents
+
+    data = documents.read(path).data
+    if not isinstance(data, dict):
+        return Kind.NEITHER
+    keys = {str(key) for key in data}
+    if "steps" in keys:
+        return Kind.SCENARIO
+    if keys & _TOPOLOGY_KEYS:
+        return Kind.TOPOLOGY
+    if keys & _SCENARIO_KEYS or any(get_close_matches(key, ["steps"]) for key in keys):
+        return Kind.SCENARIO
+    if any(get_close_matches(key, _TOPOLOGY_KEYS) for key in keys):
+        return Kind.TOPOLOGY
+    return Kind.NEITHER
+
+
+def files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path], list[Path], list[InputError]]:
+    """The files that `words` name: (given by name, found in directories, what is wrong with words).
+
+    A word is a path or, when there is no such path, the name of a shipped file of one of `shipped_kinds`. Each file
+    comes once, in the order of the words; a directory's files are sorted.
+    """
+    given: list[Path] = []
+    found: list[Path] = []
+    errors: list[InputError] = []
+    seen: set[str] = set()
+
+    def take(path: Path, into: list[Path]) -> None:
+        real = os.path.realpath(path)
+        if real not in seen:
+            seen.add(real)
+            into.append(path)
+
+    for word in words:
+        path = Path(word)
+        try:
+            if path.is_dir():
+                for inner in _yaml_files(path):
+                    take(inner, found)
+                continue
+            if path.exists():
+                take(path, given)
+                continue
+        except OSError as error:
+            errors.append(InputError(f"{word}: cannot look it up: {describe_errno(error.errno or 0)}."))
+            continue
+        except ValueError as error:  # a NUL byte in the word
+            errors.append(InputError(f"{word!r}: cannot be a path: {error}."))
+            continue
+        named = _shipped(word, shipped_kinds)
+        if named is not None:
+            take(named, given)
+        else:
+            errors.append(unknown(word, shipped_kinds))
+    return given, found, errors
+
+
+def unknown(word: str, shipped_kinds: tuple[Kind, ...]) -> InputError:
+    """The error for a word that is neither a path nor a shipped name, with what it may have meant."""
+    names = [
+        *(shipped.scenarios() if Kind.SCENARIO in shipped_kinds else ()),
+        *(shipped.topologies() if Kind.TOPOLOGY in shipped_kinds else ()),
+    ]
+    close = get_close_matches(Path(word).stem, names, cutoff=0.5)
+    parent = Path(word).parent
+    if parent.is_dir():
+        beside = [path.name for path in parent.iterdir() if path.suffix in _SUFFIXES]
+        close += [str(parent / name) for name in get_close_matches(Path(word).name, beside)]
+    what = (
+        "scenario"
+        if shipped_kinds == (Kind.SCENARIO,)
+        else "topology"
+        if Kind.SCENARIO not in shipped_kinds
+        else "file"
+    )
+    hint = f"Did you mean {' or '.join(dict.fromkeys(close))}?" if close else "See what ships with: labctl examples"
+    return InputError(f"{word}: no such file or directory, and no shipped {what} has that name. {hint}")
+
+
+def _shipped(word: str, kinds: tuple[Kind, ...]) -> Path | None:
+    if Kind.SCENARIO in kinds and (path := shipped.scenario(word)):
+        return path
+    return shipped.topology(word) if Kind.TOPOLOGY in kinds else None
+
+
+def _yaml_files(root: Path) -> list[Path]:
+    """YAML files below `root`, sorted; what begins with a dot is passed over."""
+    files = []
+    for directory, names, leaves in os.walk(root):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        files += [Path(directory, leaf) for leaf in leaves if leaf.endswith(_SUFFIXES) and not leaf.startswith(".")]
+    return sorted(files)

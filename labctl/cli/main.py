@@ -1,0 +1,105 @@
+"""The console script: signals, exit statuses, and nobody ever sees a traceback that is not a bug's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+EXIT_BUG = 4
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks labctl to stop: raised in the main thread, so that everything is unwound as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(number)
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
+
+
+def main() -> NoReturn:
+    """Runs the command line's command and ends the process with its exit status."""
+    _listen_for_signals()
+    status = _status_of_command()
+    _flush()
+    sys.exit(status)
+
+
+def _status_of_command() -> int:
+    try:
+        # typer asks for rich at import unless told otherwise: 100 ms, for boxes around its messages.
+        rich = os.environ.setdefault("TYPER_USE_RICH", "0")
+        from labctl.cli.app import app
+
+        if rich == "0":
+            os.environ.pop("TYPER_USE_RICH", None)  # not for the programs of a lab
+        app(prog_name="labctl")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except KeyboardInterrupt as stopped:
+        return stopped_status(stopped)
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # noqa: BLE001  # the outermost frame: reported in full
+        return report_bug(error)
+    return 0
+
+
+def stopped_status(stopped: KeyboardInterrupt) -> int:
+    """Says on standard error that a signal ended the command; 130 for SIGINT, 143 for SIGTERM."""
+    number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
+    complain(f"labctl: stopped by {signal.Signals(number).name}; everything it had made is gone.")
+    return 128 + number
+
+
+def report_bug(error: Exception) -> int:
+    """An exception that labctl did not raise on purpose: what to do, and the traceback."""
+    import traceback
+
+    complain("".join(traceback.format_exception(error)).rstrip("\n"))
+    complain(f"labctl: this is a bug in labctl ({type(error).__name__}). Please report it with the lines above.")
+    return EXIT_BUG
+
+
+def complain(text: str) -> None:
+    """A message on standard error; dropped when nobody can read it any more."""
+    if sys.stderr is None:
+        return
+    encoding = sys.stderr.encoding or "ascii"
+    try:
+        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr.fileno())
+
+
+def _listen_for_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # the second time ends it at once; the lab ends with its owner
+    raise Stopped(number)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            try:
+                stream.flush()
+            except OSError:
+                _drop(stream.fileno())
+
+
+def _drop(fd: int) -> None:
+    """What is left in a buffer for `fd` goes nowhere, so that the interpreter's own flush at exit cannot fail."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd)
+    os.close(null)

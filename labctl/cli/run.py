@@ -1,0 +1,183 @@
+"""`labctl run`: finds and checks the scenarios, runs them, and writes the reports that were asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labctl import __version__
+from labctl.cli.find import Kind, files, kind_of
+from labctl.cli.interruption import cancelled_by_signals, until_enter
+from labctl.cli.main import Stopped
+from labctl.errors import InputError, LabctlError
+from labctl.report import plain
+from labctl.report.progress import Progress
+from labctl.report.screen import Screen, standard_error, standard_output
+from labctl.scenario.result import Outcome, RunResult, ScenarioResult
+
+if TYPE_CHECKING:
+    from labctl.lab.starting import Boot
+    from labctl.scenario.model import Scenario
+    from labctl.scenario.options import Cancellation
+
+EXIT_PASSED = 0
+EXIT_FAILED = 1
+EXIT_LAB = 4
+_STANDARD_OUTPUT = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The command line of `labctl run`."""
+
+    words: tuple[str, ...]
+    jobs: int
+    junit: Path | None
+    json: Path | None
+    keep_on_failure: bool
+    verbose: bool
+    topology: str | None
+
+
+def run_scenarios(request: RunRequest) -> int:
+    """The exit status. Nothing is built when any file is wrong, or a report could not be written."""
+    from labctl.lab.starting import Boot
+    from labctl.scenario import Cancellation
+
+    _check_reports(request)
+    with ExitStack() as stack:
+        # An interpreter that has built nothing yet starts while the files are read, on the other processor.
+        boot = Boot.start()
+        stack.callback(boot.close)
+        scenarios = load_all(request.words, request.topology)
+        screen = standard_error() if request.json == _STANDARD_OUTPUT else standard_output()
+        cancellation = Cancellation()
+        progress = Progress(
+            screen, expected=len(scenarios), verbose=request.verbose, while_kept=until_enter(cancellation)
+        )
+        started_at, started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
+        try:
+            with cancelled_by_signals(cancellation) as received, progress:
+                stack.pop_all()  # the run takes it over
+                result = _run(scenarios, request, progress, cancellation, boot)
+        except LabctlError as error:
+            # CI wants a report most of all when a run was cut short.
+            cut_short = _cut_short(scenarios, progress.finished, str(error))
+            _write_reports(request, RunResult(started_at, time.monotonic() - started_s, cut_short))
+            raise
+    _write_reports(request, result)
+    _conclude(screen, result, verbose=request.verbose)
+    if received:
+        raise Stopped(received[0])
+    return exit_status(result)
+
+
+def exit_status(result: RunResult) -> int:
+    """4 when a lab failed, else 1 when an expectation did, else 0."""
+    outcomes = {scenario.outcome for scenario in result.scenarios}
+    if Outcome.ERROR in outcomes:
+        return EXIT_LAB
+    return EXIT_FAILED if Outcome.FAILED in outcomes else EXIT_PASSED
+
+
+def load_all(words: Sequence[str], topology: str | None) -> list[Scenario]:
+    """The checked scenarios that the words name. InputError with everything that is wrong with any of them."""
+    from labctl.scenario import load
+
+    given, found, errors = files(list(words), (Kind.SCENARIO,))
+    loaded: list[Scenario] = []
+    for path in given:
+        try:
+            loaded.append(load(path, topology=topology))
+        except InputError as error:
+            errors.append(_better(path, error))
+    for path in found:
+        try:
+            if kind_of(path) is Kind.SCENARIO:
+                loaded.append(load(path, topology=topology))
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        raise InputError("\n".join(dict.fromkeys(str(error) for error in errors)))
+    if not loaded:
+        raise InputError(f"{' '.join(words)}: no scenario in there (a YAML file with `steps`).")
+    return loaded
+
+
+def _better(path: Path, error: InputError) -> InputError:
+    """For a topology given as a scenario, one sentence instead of its every key being unknown."""
+    try:
+        if kind_of(path) is not Kind.TOPOLOGY:
+            return error
+    except InputError:
+        return error  # it cannot be read at all, which `error` says already
+    return InputError(
+        f"{path}: is a topology, not a scenario. To see what it would make: labctl plan {path}. "
+        f"A scenario says on what it runs by `topology: {path}`."
+    )
+
+
+def _run(
+    scenarios: Sequence[Scenario], request: RunRequest, progress: Progress, cancellation: Cancellation, boot: Boot
+) -> RunResult:
+    from labctl.scenario import RunOptions, run_many
+
+    options = RunOptions(jobs=request.jobs, keep_on_failure=request.keep_on_failure)
+    return run_many(scenarios, options, progress, cancellation, boot=boot)
+
+
+def _cut_short(
+    scenarios: Sequence[Scenario], finished: Sequence[ScenarioResult], why: str
+) -> tuple[ScenarioResult, ...]:
+    """What has finished, and an error for each scenario that has not."""
+    done = {(result.file, result.name): result for result in finished}
+    return tuple(
+        done.get((each.file, each.name))
+        or ScenarioResult(each.name, each.file, each.about, Outcome.ERROR, f"not run: {why}", "", 0.0, each.hosts)
+        for each in scenarios
+    )
+
+
+def _check_reports(request: RunRequest) -> None:
+    from labctl.report.files import check_writable
+
+    for option, path in (("--junit", request.junit), ("--json", request.json)):
+        if path is not None and path != _STANDARD_OUTPUT:
+            check_writable(path, option)
+    if request.junit == _STANDARD_OUTPUT:
+        raise InputError("--junit -: JUnit XML goes to a file. Give its name.")
+
+
+def _write_reports(request: RunRequest, result: RunResult) -> None:
+    if request.json is None and request.junit is None:
+        return
+    from labctl.report.files import write_whole
+
+    if request.junit is not None:
+        from labctl.report.junit import to_junit
+
+        write_whole(request.junit, to_junit(result))
+    if request.json is not None:
+        from labctl.report.json_report import to_json
+
+        text = to_json(result, version=__version__)
+        if request.json == _STANDARD_OUTPUT:
+            standard_output().write_bytes(text)
+        else:
+            write_whole(request.json, text)
+
+
+def _conclude(screen: Screen, result: RunResult, *, verbose: bool) -> None:
+    """After the last scenario: of several the failures in full and the counts; that nothing was tested, if so."""
+    look = screen.look
+    if len(result.scenarios) == 1:
+        if result.scenarios[0].outcome is Outcome.SKIPPED:
+            screen.write(plain.summary(result, look)[1:])
+        return
+    failed = [] if verbose else plain.failures(result.scenarios, look)
+    screen.write(["", *failed, *plain.summary(result, look)])

@@ -1,0 +1,85 @@
+"""`labctl examples` and `labctl init`: where people begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labctl.cli import shipped
+from labctl.errors import InputError, LabError, describe_errno
+from labctl.report.screen import Ink, Screen, standard_output
+from labctl.report.text import cells, pad, wrap
+
+_STARTER = ("topology.yaml", "hello.yaml", "test_hello.py")
+
+
+def list_examples() -> int:
+    """Names and a sentence each; the names are what `labctl run` and `labctl plan` take."""
+    scenarios = {name: _about(path) for name, path in shipped.scenarios().items()}
+    topologies = {name: shipped.first_comment(path) for name, path in shipped.topologies().items()}
+    if not scenarios and not topologies:
+        raise LabError("This installation of labctl has no examples: reinstall it from its wheel or a checkout.")
+    screen = standard_output()
+    width = max(cells(name) for name in (*scenarios, *topologies))
+    _table(screen, "Scenarios: labctl run NAME", scenarios, width)
+    screen.line()
+    _table(screen, "Topologies: labctl plan NAME", topologies, width)
+    screen.line()
+    _table(
+        screen,
+        "Shapes, which need no file: labctl plan SHAPE, or `topology: SHAPE` in a scenario",
+        {
+            "pair": "Two hosts, client and server, on a direct link.",
+            "star:N": "N hosts on a switch.",
+            "line:N": "N routers in a chain with a host at each end.",
+            "tree:D,F": "Switches as a tree of depth D with fanout F, hosts at its leaves.",
+            "mesh:N": "N routers, every two of them linked, with a host each.",
+        },
+        width,
+    )
+    return 0
+
+
+def _about(path: Path) -> str:
+    from labctl import documents
+
+    data = documents.read(path).data
+    if not isinstance(data, dict):
+        return ""
+    return " ".join(str(data.get("about") or data.get("name") or "").split())
+
+
+def _table(screen: Screen, title: str, rows: dict[str, str], width: int) -> None:
+    look = screen.look
+    lines = [look.paint(line, Ink.STRONG) for line in wrap(title, look.width)]
+    for name, sentence in rows.items():
+        first, *rest = wrap(sentence, max(look.width - width - 4, 20))
+        lines.append(f"  {pad(name, width)}  {first}".rstrip())
+        lines += [f"  {' ' * width}  {line}" for line in rest]
+    screen.write(lines)
+
+
+def write_starter(directory: Path) -> int:
+    """Writes the starter files into `directory`, which is made when needed. InputError when one is there already."""
+    templates = Path(__file__).resolve().parent.parent / "starter"
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: is a file. Give the name of a directory, which need not be there yet.")
+    there = [name for name in _STARTER if (directory / name).exists() or (directory / name).is_symlink()]
+    if there:
+        raise InputError(
+            f"{directory}: has {', '.join(there)} already, and nothing is overwritten. Give another directory."
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in _STARTER:
+            with (directory / name).open("x", encoding="utf-8") as file:
+                file.write((templates / name).read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{error.filename or directory}: cannot write: {describe_errno(error.errno or 0)}.") from error
+    screen = standard_output()
+    for name in _STARTER:
+        screen.line(f"wrote {directory / name}")
+    screen.line()
+    screen.line("Try:")
+    for command in (f"labctl run {directory}", f"labctl plan {directory / 'topology.yaml'}", f"pytest {directory}"):
+        screen.line(f"  {command}")
+    return 0

@@ -1,0 +1,155 @@
+"""Commands that build nothing: they need no privilege."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import labctl as package
+from tests.e2e.command import ECHO, WRONG, environment, labctl
+
+
+def test_version() -> None:
+    assert labctl("--version").stdout == f"labctl {package.__version__}\n"
+
+
+def test_python_dash_m_is_the_same() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "labctl", "--version"], capture_output=True, text=True, env=environment()
+    )
+    assert ran.stdout == f"labctl {package.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["", "run", "validate", "plan", "examples", "init", "schema"])
+def test_help_fits_80_columns_without_colour(command: str) -> None:
+    ran = labctl(*command.split(), "--help")
+    assert ran.returncode == 0
+    assert ran.stdout.startswith("Usage: labctl")
+    assert max(map(len, ran.stdout.splitlines())) <= 80
+    assert "\x1b" not in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run",),
+        ("run", "--jbos", "3"),
+        ("run", "x.yaml", "-j", "0"),
+        ("plan",),
+        ("plan", "pair", "--topo", "pair"),
+        ("plan", "pair", "--format", "xml"),
+        ("schema", "nothing"),
+        ("frobnicate",),
+        ("validate", "/no/such/file.yaml"),
+        ("plan", "star:0"),
+        ("plan", "star:many"),
+        ("plan", "no-such-topology"),
+        ("run", "a\nb"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_ends_with_2_and_says_what_is_wrong(arguments: tuple[str, ...]) -> None:
+    ran = labctl(*arguments)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.strip()
+    assert "Traceback" not in ran.stderr
+
+
+def test_validate_tells_topologies_and_scenarios_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(ECHO)
+    (tmp_path / "b.yaml").write_text("hosts: {a: {}, b: {}}\nlinks: [[a, b]]\n")
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    ran = labctl("validate", tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.splitlines() == [
+        f"✓ {tmp_path}/a.yaml: scenario, 3 steps on 2 hosts",
+        f"✓ {tmp_path}/b.yaml: topology, 2 nodes, 1 link",
+    ]
+
+
+def test_validate_gives_the_mistakes_of_all_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(WRONG)
+    (tmp_path / "b.yaml").write_text("hots: {a: {}}\nlinks: [[a, c]]\n")
+    ran = labctl("validate", tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    for expected in (f"{tmp_path}/a.yaml:3:1: ", "`steps`", "`socket`", f"{tmp_path}/b.yaml:1:1: ", "`hosts`"):
+        assert expected in ran.stderr
+
+
+def test_validate_of_a_file_that_is_neither_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "compose.yaml"
+    path.write_text("services: {}\n")
+    ran = labctl("validate", path)
+    assert ran.returncode == 2
+    assert "neither a topology" in ran.stderr
+
+
+def test_everything_that_ships_is_valid() -> None:
+    root = Path(package.__file__).parents[1]
+    ran = labctl("validate", root / "topologies", root / "scenarios")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_plan_shows_a_shape_in_three_formats() -> None:
+    assert "make link client:eth0 - server:eth0" in labctl("plan", "pair").stdout
+    assert json.loads(labctl("plan", "--topo", "pair", "--format", "json").stdout)["topology"] == "pair"
+    script = labctl("plan", "pair", "--format", "sh").stdout
+    assert script.startswith("#!/bin/sh\n")
+    assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_plan_takes_a_file_and_a_shipped_name(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text("hosts: {a: {}, b: {}}\nlinks: [[a, b]]\n")
+    assert "make host a" in labctl("plan", path).stdout
+    from labctl.cli import shipped
+
+    name = next(iter(shipped.topologies()))
+    assert labctl("plan", name, cwd=tmp_path).returncode == 0
+
+
+def test_examples_lists_everything_that_ships_with_a_sentence() -> None:
+    from labctl.cli import shipped
+
+    ran = labctl("examples")
+    assert ran.returncode == 0
+    assert max(map(len, ran.stdout.splitlines())) <= 80
+    for name in (*shipped.scenarios(), *shipped.topologies(), "star:N"):
+        (row,) = [line for line in ran.stdout.splitlines() if line.split()[:1] == [name]]
+        assert len(row.split()) > 1, f"{name} has no sentence"
+
+
+@pytest.mark.parametrize("kind", ["topology", "scenario", "result"])
+def test_schemas_are_schemas(kind: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads(labctl("schema", kind).stdout))
+
+
+def test_init_writes_what_passes(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    assert labctl("init", folder).returncode == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["hello.yaml", "test_hello.py", "topology.yaml"]
+    assert labctl("validate", folder).returncode == 0
+    ran = labctl("run", folder)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "hello.yaml").write_text("mine")
+    ran = labctl("init", tmp_path)
+    assert ran.returncode == 2
+    assert "hello.yaml" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["hello.yaml"]
+    assert (tmp_path / "hello.yaml").read_text() == "mine"
