@@ -356,11 +356,15 @@ def _getsockopt(arguments: Arguments) -> Prepared:
         is_error = (level, option) == (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_ERROR"])
         if is_error and isinstance(read, int) and read:
             return f"{read} {_errno_name(read)}"
-        return data_text(read) if isinstance(read, bytes) else str(read)
+        return data_text(read) if isinstance(read, bytes) else f"{read}"
 
     def text(made: Made | None) -> str:
         known = made is not None and made.returned == 0
-        filled = f"[{shown()}], [{given} -> {length.value}]" if known else f"value, [{given}]"
+        filled = (
+            f"{shown() if isinstance(value(), list) else f'[{shown()}]'}, [{given} -> {length.value}]"
+            if known
+            else f"value, [{given}]"
+        )
         return f"getsockopt({fd}, {_option_text(level, option)}, {filled})"
 
     return Prepared(

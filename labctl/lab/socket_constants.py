@@ -107,13 +107,14 @@ _FROM_MODULES = (
     (os, ("O_",)),
     (resource, ("RLIMIT_",)),
 )
+_OTHER_LEVELS = ("SO_J1939_", "SO_VM_")  # options of other families, with the numbers of common ones
 
 
 def _collect() -> dict[str, int]:
     found: dict[str, int] = {}
     for module, prefixes in _FROM_MODULES:
         for name in dir(module):
-            if name.startswith(prefixes):
+            if name.startswith(prefixes) and not name.startswith(_OTHER_LEVELS):
                 found[name] = getattr(module, name)
     found.update(_ADDED)
     found.update({f"CAP_{name}": number for number, name in enumerate(CAPABILITIES)})

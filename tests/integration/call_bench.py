@@ -1,4 +1,4 @@
-"""Callers on a private network namespace with only `lo`, without the keeper: for the tests of the socket calls alone."""
+"""Callers on a private network namespace with only `lo`, for tests of the socket calls alone."""
 
 from __future__ import annotations
 

@@ -1,0 +1,242 @@
+"""Expressions to values, with a process's names and the scenario's variables; and expressions as text again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+from labctl.kernel.sockaddr import Address
+from labctl.lab.call_messages import Value
+from labctl.lab.call_text import plain_address
+from labctl.lab.socket_constants import CONSTANTS, ERRNOS
+from labctl.scenario.calls.syntax import (
+    Attribute,
+    Binary,
+    Compare,
+    Data,
+    Expression,
+    Index,
+    Integer,
+    Length,
+    ListOf,
+    Name,
+    Negative,
+    Text,
+    Variable,
+)
+
+MAX_VALUE_BYTES = 64 * 1024 * 1024
+_REFERENCE = re.compile(rb"\$\$\{|\$\{([^{}\n]*)\}")
+_NUMBER = re.compile(r"-?[0-9]+\Z")
+
+
+class Variables(Protocol):
+    """The scenario's variables; KeyError for a name that has not been set."""
+
+    def __getitem__(self, name: str) -> object: ...
+
+    def __setitem__(self, name: str, value: object) -> None: ...
+
+
+class CannotEvaluate(Exception):
+    """An expression has no value; the message says why."""
+
+
+def evaluate(expression: Expression, names: Mapping[str, Value], variables: Variables) -> Value:
+    """The expression's value; CannotEvaluate when it has none."""
+    match expression:
+        case Integer(_, number):
+            return number
+        case Text(_, text):
+            return _filled_in(text.encode("utf-8", "surrogateescape"), variables).decode("utf-8", "surrogateescape")
+        case Data(_, data):
+            return _filled_in(data, variables)
+        case ListOf(_, items):
+            return [evaluate(item, names, variables) for item in items]
+        case Name(_, name):
+            return _named(name, names)
+        case Variable():
+            return _variable(expression, variables)
+        case Negative(_, operand):
+            return -_integer(evaluate(operand, names, variables), "`-`")
+        case Binary(_, operator, left, right):
+            return _binary(operator, evaluate(left, names, variables), evaluate(right, names, variables))
+        case Compare(_, operator, left, right):
+            return int(_compare(operator, evaluate(left, names, variables), evaluate(right, names, variables)))
+        case Attribute(_, value, name):
+            return _attribute(evaluate(value, names, variables), name, expression)
+        case Index(_, value, index):
+            return _index(evaluate(value, names, variables), evaluate(index, names, variables), expression)
+        case Length(_, value):
+            whole = evaluate(value, names, variables)
+            if isinstance(whole, str | bytes | list):
+                return len(whole)
+            raise CannotEvaluate(f"{show(whole)} has no length")
+
+
+def _filled_in(text: bytes, variables: Variables) -> bytes:
+    if b"${" not in text:
+        return text
+
+    def value(match: re.Match[bytes]) -> bytes:
+        if match[1] is None:
+            return b"${"
+        found = _lookup(match[1].decode("utf-8", "replace").strip(), variables)
+        return found if isinstance(found, bytes) else str(found).encode("utf-8", "surrogateescape")
+
+    return _REFERENCE.sub(value, text)
+
+
+def _lookup(name: str, variables: Variables) -> object:
+    try:
+        return variables[name]
+    except KeyError:
+        raise CannotEvaluate(f"the scenario variable `{name}` has not been set") from None
+
+
+def _variable(variable: Variable, variables: Variables) -> Value:
+    found = _lookup(variable.name, variables)
+    if isinstance(found, bool):
+        return int(found)
+    if variable.is_text and isinstance(found, str):
+        text = found.strip()
+        if _NUMBER.match(text) and len(text) <= 20:
+            return int(text)
+        return CONSTANTS.get(text, found)
+    if isinstance(found, float) and found.is_integer():
+        return int(found)
+    if found is None or isinstance(found, int | str | bytes | list):
+        return found
+    return str(found)
+
+
+def _named(name: str, names: Mapping[str, Value]) -> Value:
+    for known in (names, CONSTANTS, ERRNOS):
+        if name in known:
+            return known[name]
+    raise CannotEvaluate(f"`{name}` has not been assigned: the call that would have has not been made")
+
+
+def _integer(value: Value, what: str) -> int:
+    if isinstance(value, int):
+        return value
+    raise CannotEvaluate(f"{what} takes a number, not {show(value)}")
+
+
+def _binary(operator: str, left: Value, right: Value) -> Value:
+    if isinstance(left, int) and isinstance(right, int):
+        match operator:
+            case "|":
+                return left | right
+            case "&":
+                return left & right
+            case "+":
+                return left + right
+            case "-":
+                return left - right
+            case _:
+                return left * right
+    if operator == "+":
+        if isinstance(left, str) and isinstance(right, str):
+            return left + right
+        if isinstance(left, bytes) and isinstance(right, bytes):
+            return left + right
+        if isinstance(left, list) and isinstance(right, list):
+            return left + right
+    if operator == "*":
+        if isinstance(left, int):
+            left, right = right, left
+        if isinstance(left, str | bytes | list) and isinstance(right, int):
+            if len(left) * max(right, 0) > MAX_VALUE_BYTES:
+                raise CannotEvaluate(f"a value of more than {MAX_VALUE_BYTES // 2**20} MiB is too large")
+            return left * right
+    raise CannotEvaluate(f"`{operator}` does not go between {show(left)} and {show(right)}")
+
+
+def _compare(operator: str, left: Value, right: Value) -> bool:
+    match operator:
+        case "==":
+            return left == right
+        case "!=":
+            return left != right
+        case "in":
+            if isinstance(right, list):
+                return left in right
+            if isinstance(right, str) and isinstance(left, str):
+                return left in right
+            if isinstance(right, bytes) and isinstance(left, bytes | int):
+                return left in right
+            raise CannotEvaluate(f"{show(left)} cannot be looked for in {show(right)}")
+    if isinstance(left, int) and isinstance(right, int):
+        return _ordered(operator, (left > right) - (left < right))
+    if isinstance(left, str) and isinstance(right, str):
+        return _ordered(operator, (left > right) - (left < right))
+    if isinstance(left, bytes) and isinstance(right, bytes):
+        return _ordered(operator, (left > right) - (left < right))
+    raise CannotEvaluate(f"{show(left)} and {show(right)} have no order")
+
+
+def _ordered(operator: str, sign: int) -> bool:
+    return {"<": sign < 0, "<=": sign <= 0, ">": sign > 0, ">=": sign >= 0}[operator]
+
+
+def _attribute(value: Value, name: str, expression: Expression) -> Value:
+    if not isinstance(value, Address):
+        raise CannotEvaluate(f"{show(value)} has no `.{name}`")
+    found: Value = getattr(value, name)
+    if found is None:
+        reason = f"only {len(value.raw)} of its {value.addrlen} bytes are there" if value.truncated else show(value)
+        raise CannotEvaluate(f"{render(expression)}: the address has no {name}: {reason}")
+    return found
+
+
+def _index(value: Value, index: Value, expression: Expression) -> Value:
+    number = _integer(index, "`[]`")
+    if not isinstance(value, str | bytes | list):
+        raise CannotEvaluate(f"{show(value)} has no parts to take by number")
+    try:
+        return value[number]
+    except IndexError:
+        raise CannotEvaluate(f"{render(expression)}: there are only {len(value)}") from None
+
+
+def show(value: Value) -> str:
+    """A value for people, shortened."""
+    match value:
+        case Address():
+            return plain_address(value)
+        case bytes():
+            return f"{value!r}" if len(value) <= 40 else f"{value[:32]!r}... ({len(value)} bytes)"
+        case str():
+            return f'"{value}"' if len(value) <= 200 else f'"{value[:200]}"...'
+        case list():
+            return "[" + ", ".join(show(item) for item in value) + "]"
+    return str(value)
+
+
+def render(expression: Expression) -> str:
+    """The expression as it would be written."""
+    match expression:
+        case Integer(_, number):
+            return str(number)
+        case Text(_, text):
+            return f'"{text}"'
+        case Data(_, data):
+            return show(data)
+        case ListOf(_, items):
+            return "[" + ", ".join(render(item) for item in items) + "]"
+        case Name(_, name):
+            return name
+        case Variable(_, name, is_text):
+            return f"${{{name}}}" if is_text else f"${name}"
+        case Negative(_, operand):
+            return f"-{render(operand)}"
+        case Binary(_, operator, left, right) | Compare(_, operator, left, right):
+            return f"{render(left)} {operator} {render(right)}"
+        case Attribute(_, value, name):
+            return f"{render(value)}.{name}"
+        case Index(_, value, index):
+            return f"{render(value)}[{render(index)}]"
+        case Length(_, value):
+            return f"len({render(value)})"

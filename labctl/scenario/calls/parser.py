@@ -1,0 +1,465 @@
+"""Text of the call language to a `Program`. Never raises: a statement with a mistake is left out, the mistake listed.
+
+::
+
+    statement = [target {"," target} "="] (call | "await") {modifier}
+              | target "=" expression
+              | "assert" expression
+    call      = NAME "(" [expression | NAME "=" expression {"," ...}] ")"
+    modifier  = ("->" | "until") alternative {"|" alternative} | ("within" | "after") DURATION
+    alternative = expression without "|" | "blocks" [DURATION] | "pending"
+    expression: comparison, then `|` `&`, then `+` `-`, then `*`, then a sign, then `.name` and `[index]`
+"""
+
+from __future__ import annotations
+
+import re
+
+from labctl.scenario.calls.syntax import (
+    Alternative,
+    Assert,
+    Assign,
+    Attribute,
+    Await,
+    Binary,
+    Blocks,
+    Call,
+    Compare,
+    Data,
+    Duration,
+    Expression,
+    Index,
+    Integer,
+    Keyword,
+    Length,
+    ListOf,
+    Modifiers,
+    Name,
+    Negative,
+    Problem,
+    Program,
+    Span,
+    Statement,
+    StaysPending,
+    Target,
+    Text,
+    Variable,
+)
+from labctl.scenario.calls.tokens import Token, TokenKind, statements, tokenize
+from labctl.units import duration_s
+
+BLOCKS_S = 0.1  # of `blocks` alone
+_DEEPEST = 40  # brackets in brackets
+_MOST_OPERATORS = 200  # in one statement; keeps the tree shallow enough for every walk over it
+_COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+_MODIFIERS = ("within", "after", "until")
+_RESERVED = {*_MODIFIERS, "await", "assert", "in", "blocks", "pending", "len", "True", "False"}
+_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|[0-7]{1,3}|.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+
+
+def parse(text: str) -> Program:
+    """The program that the text is, with `problems` for whatever could not be read."""
+    tokens, problems = tokenize(text)
+    broken = {problem.line for problem in problems}
+    lines = text.split("\n")
+    read: list[Statement] = []
+    lost: set[str] = set()
+    for statement_tokens in statements(tokens, problems):
+        spoilt = broken.intersection(range(statement_tokens[0].span.line, statement_tokens[-1].span.line + 1))
+        if spoilt or any(problem.line == statement_tokens[0].span.line for problem in problems):
+            lost.update(token.text for token in statement_tokens if token.kind is TokenKind.NAME)
+            continue
+        try:
+            read.append(_Parser(statement_tokens, lines).statement())
+        except _Mistake as mistake:
+            problems.append(mistake.problem)
+            lost.update(token.text for token in statement_tokens if token.kind is TokenKind.NAME)
+    problems.sort(key=lambda problem: (problem.line, problem.column))
+    return Program(tuple(read), tuple(problems), frozenset(lost))
+
+
+def parse_expression(text: str) -> Expression | Problem:
+    """A lone expression (of `expect: {that: ...}`), or what is wrong with it."""
+    tokens, problems = tokenize(text)
+    given = [token for token in tokens if token is not None]
+    if problems:
+        return problems[0]
+    if not given:
+        return Problem(Span(0, 0, 1), "an expression is missing")
+    parser = _Parser(given, text.split("\n"))
+    try:
+        expression = parser.expression()
+        parser.end()
+    except _Mistake as mistake:
+        return mistake.problem
+    return expression
+
+
+class _Mistake(Exception):
+    def __init__(self, span: Span, message: str, hint: str = "") -> None:
+        self.problem = Problem(span, message, hint)
+        super().__init__(message)
+
+
+class _Parser:
+    """Reads one statement. Every method raises _Mistake at the first thing that cannot be read."""
+
+    def __init__(self, tokens: list[Token], lines: list[str]) -> None:
+        self.tokens = tokens
+        self.lines = lines
+        self.position = 0
+        self.depth = 0
+        self.operators = 0
+
+    # tokens
+
+    def peek(self, offset: int = 0) -> Token | None:
+        index = self.position + offset
+        return self.tokens[index] if index < len(self.tokens) else None
+
+    def is_operator(self, *texts: str, offset: int = 0) -> bool:
+        token = self.peek(offset)
+        return token is not None and token.kind is TokenKind.OPERATOR and token.text in texts
+
+    def is_word(self, *texts: str, offset: int = 0) -> bool:
+        token = self.peek(offset)
+        return token is not None and token.kind is TokenKind.NAME and token.text in texts
+
+    def next(self, wanted: str) -> Token:
+        token = self.peek()
+        if token is None:
+            raise _Mistake(self.end_span(), f"{wanted} is missing at the end")
+        self.position += 1
+        return token
+
+    def expect(self, text: str) -> Token:
+        token = self.next(f"`{text}`")
+        if token.kind is not TokenKind.OPERATOR or token.text != text:
+            raise _Mistake(token.span, f"expected `{text}`, got `{token.text}`")
+        return token
+
+    def end_span(self) -> Span:
+        last = self.tokens[-1].span
+        return Span(last.line, last.column + last.length, 1)
+
+    def end(self) -> None:
+        token = self.peek()
+        if token is None:
+            return
+        hint = ""
+        if token.text == "=":
+            hint = "compare with `==`, in `assert`"
+        elif token.kind is TokenKind.NAME:
+            hint = "after a call come `-> VALUE`, `within 1s`, `after 100ms` or `until VALUE`; one statement a line"
+        raise _Mistake(token.span, f"`{token.text}` is not expected here", hint)
+
+    def text(self) -> str:
+        first, last = self.tokens[0].span, self.tokens[-1].span
+        if first.line == last.line:
+            return self.lines[first.line][first.column : last.column + last.length]
+        parts = [self.lines[first.line][first.column :], *self.lines[first.line + 1 : last.line]]
+        parts.append(self.lines[last.line][: last.column + last.length])
+        return " ".join(part.strip() for part in parts)
+
+    # statements
+
+    def statement(self) -> Statement:
+        first = self.tokens[0]
+        if self.is_word("assert"):
+            self.position += 1
+            condition = self.expression()
+            self.end()
+            return Assert(first.span, self.text(), condition)
+        targets = self.targets()
+        if self.is_word("await"):
+            span = self.next("await").span
+            modifiers = self.modifiers()
+            self.end()
+            return Await(span, self.text(), targets, modifiers)
+        if self.is_call():
+            call = self.call(targets)
+            self.end()
+            return call
+        if not targets:
+            self.refuse_statement(first)
+        if len(targets) > 1:
+            raise _Mistake(targets[1].span, "only a call or `await` gives several values")
+        value = self.expression()
+        self.end()
+        return Assign(targets[0].span, self.text(), targets[0], value)
+
+    def refuse_statement(self, first: Token) -> None:
+        following = self.peek(1)
+        if first.kind is TokenKind.NAME and following is not None and following.kind is not TokenKind.OPERATOR:
+            raise _Mistake(first.span, f"`{first.text}` begins no statement", f"a call has brackets: {first.text}(...)")
+        raise _Mistake(first.span, "expected a call, `name = ...`, `await` or `assert`")
+
+    def is_call(self) -> bool:
+        token = self.peek()
+        return token is not None and token.kind is TokenKind.NAME and token.text != "len" and self.opens(1)
+
+    def opens(self, offset: int) -> bool:
+        return self.is_operator("(", offset=offset)
+
+    def targets(self) -> tuple[Target, ...]:
+        """The names before a `=`; none (and nothing consumed) when there is no such `=`."""
+        offset, found = 0, []
+        while (token := self.peek(offset)) is not None:
+            if token.kind not in (TokenKind.NAME, TokenKind.VARIABLE):
+                return ()
+            found.append(token)
+            if self.is_operator("=", offset=offset + 1):
+                self.position += offset + 2
+                return tuple(self.target(token) for token in found)
+            if not self.is_operator(",", offset=offset + 1):
+                return ()
+            offset += 2
+        return ()
+
+    def target(self, token: Token) -> Target:
+        if token.kind is TokenKind.VARIABLE:
+            return Target(token.span, token.text[1:], is_variable=True)
+        if token.text in _RESERVED:
+            raise _Mistake(token.span, f"`{token.text}` belongs to the language and cannot be assigned")
+        return Target(token.span, token.text)
+
+    def call(self, targets: tuple[Target, ...]) -> Call:
+        name = self.next("a call")
+        self.expect("(")
+        arguments: list[Expression] = []
+        keywords: list[Keyword] = []
+        while not self.is_operator(")"):
+            if self.is_operator("=", offset=1):
+                word = self.next("a name")
+                self.expect("=")
+                keywords.append(Keyword(word.span, word.text, self.expression()))
+            elif keywords:
+                token = self.next("an argument")
+                raise _Mistake(token.span, f"`{token.text}` comes after `{keywords[-1].name}=`; put it before")
+            else:
+                arguments.append(self.expression())
+            if not self.is_operator(")"):
+                self.comma(name.text)
+        self.expect(")")
+        modifiers = self.modifiers()
+        return Call(name.span, self.text(), targets, name.text, tuple(arguments), tuple(keywords), modifiers)
+
+    def comma(self, name: str) -> None:
+        token = self.peek()
+        if token is None or token.text != ",":
+            span = self.end_span() if token is None else token.span
+            raise _Mistake(span, f"expected `,` or `)` in the arguments of {name}")
+        self.position += 1
+
+    # what stands behind a call
+
+    def modifiers(self) -> Modifiers:
+        expected: tuple[Alternative, ...] = ()
+        until: tuple[Expression, ...] = ()
+        within = after = None
+        seen: set[str] = set()
+        while self.is_operator("->") or self.is_word(*_MODIFIERS):
+            token = self.next("a modifier")
+            if token.text in seen:
+                raise _Mistake(token.span, f"`{token.text}` stands here twice")
+            seen.add(token.text)
+            if token.text == "->":
+                expected = self.alternatives()
+            elif token.text == "until":
+                until = self.until()
+            elif token.text == "within":
+                within = self.duration(token)
+            else:
+                after = self.duration(token)
+        return Modifiers(expected, until, within, after)
+
+    def alternatives(self) -> tuple[Alternative, ...]:
+        found = [self.alternative()]
+        while self.is_operator("|"):
+            self.position += 1
+            found.append(self.alternative())
+        if len(found) > 1:
+            for item in found:
+                if isinstance(item, Blocks | StaysPending):
+                    raise _Mistake(item.span, "`blocks` and `pending` stand alone after `->`")
+        return tuple(found)
+
+    def alternative(self) -> Alternative:
+        if self.is_word("pending"):
+            return StaysPending(self.next("pending").span)
+        if self.is_word("blocks"):
+            token = self.next("blocks")
+            following = self.peek()
+            if following is None or self.is_operator("|") or self.is_word(*_MODIFIERS):
+                return Blocks(token.span, Duration(token.span, BLOCKS_S))
+            return Blocks(token.span, self.duration(token))
+        return self.sum()
+
+    def until(self) -> tuple[Expression, ...]:
+        found: list[Expression] = []
+        for item in self.alternatives():
+            if isinstance(item, Blocks | StaysPending):
+                raise _Mistake(item.span, "`until` takes a value or an errno")
+            found.append(item)
+        return tuple(found)
+
+    def duration(self, after: Token) -> Duration:
+        token = self.next(f"a duration after `{after.text}`")
+        if token.kind is TokenKind.PLACEHOLDER:
+            return Duration(token.span, 0.0, token.text[2:-1].strip())
+        if token.kind is TokenKind.VARIABLE:
+            return Duration(token.span, 0.0, token.text[1:])
+        if token.kind not in (TokenKind.DURATION, TokenKind.INTEGER):
+            hint = f"write {token.text[1:-1]} without quotes" if token.kind is TokenKind.TEXT else "such as 200ms or 2s"
+            raise _Mistake(token.span, f"expected a duration after `{after.text}`, got `{token.text}`", hint)
+        try:
+            return Duration(token.span, duration_s(token.text))
+        except ValueError as error:
+            raise _Mistake(token.span, str(error)) from error
+
+    # expressions
+
+    def expression(self) -> Expression:
+        left = self.alternation()
+        if self.is_operator(*_COMPARISONS) or self.is_word("in"):
+            token = self.operator()
+            right = self.alternation()
+            if self.is_operator(*_COMPARISONS) or self.is_word("in"):
+                raise _Mistake(self.next("an operator").span, "comparisons do not chain", "write two asserts")
+            return Compare(token.span, token.text, left, right)
+        return left
+
+    def operator(self) -> Token:
+        token = self.next("an operator")
+        self.operators += 1
+        if self.operators > _MOST_OPERATORS:
+            raise _Mistake(token.span, f"this statement has more than {_MOST_OPERATORS} operators")
+        return token
+
+    def alternation(self) -> Expression:
+        left = self.sum()
+        while self.is_operator("|", "&"):
+            token = self.operator()
+            left = Binary(token.span, token.text, left, self.sum())
+        return left
+
+    def sum(self) -> Expression:
+        left = self.product()
+        while self.is_operator("+", "-"):
+            token = self.operator()
+            left = Binary(token.span, token.text, left, self.product())
+        return left
+
+    def product(self) -> Expression:
+        left = self.signed()
+        while self.is_operator("*"):
+            token = self.operator()
+            left = Binary(token.span, token.text, left, self.signed())
+        return left
+
+    def signed(self) -> Expression:
+        if self.is_operator("-"):
+            token = self.operator()
+            return Negative(token.span, self.signed())
+        return self.postfix()
+
+    def postfix(self) -> Expression:
+        value = self.atom()
+        while self.is_operator(".", "["):
+            token = self.operator()
+            if token.text == ".":
+                name = self.next("an attribute's name")
+                if name.kind is not TokenKind.NAME:
+                    raise _Mistake(name.span, f"expected an attribute's name, got `{name.text}`")
+                value = Attribute(name.span, value, name.text)
+            else:
+                value = Index(token.span, value, self.bracketed(token))
+                self.expect("]")
+        return value
+
+    def bracketed(self, opening: Token) -> Expression:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise _Mistake(opening.span, f"brackets are nested more than {_DEEPEST} deep")
+        value = self.expression()
+        self.depth -= 1
+        return value
+
+    def atom(self) -> Expression:
+        token = self.next("a value")
+        match token.kind:
+            case TokenKind.INTEGER:
+                return self.integer(token)
+            case TokenKind.TEXT:
+                return Text(token.span, _unescape(token.text[1:-1]))
+            case TokenKind.DATA:
+                return Data(token.span, self.data(token))
+            case TokenKind.VARIABLE:
+                return Variable(token.span, token.text[1:])
+            case TokenKind.PLACEHOLDER:
+                return Variable(token.span, token.text[2:-1].strip(), is_text=True)
+            case TokenKind.DURATION:
+                raise _Mistake(token.span, f"`{token.text}` is no value here", f'as an argument: "{token.text}"')
+            case TokenKind.NAME:
+                return self.name(token)
+        if token.text == "(":
+            value = self.bracketed(token)
+            self.expect(")")
+            return value
+        if token.text == "[":
+            return self.list(token)
+        raise _Mistake(token.span, f"expected a value, got `{token.text}`")
+
+    def name(self, token: Token) -> Expression:
+        if token.text in ("True", "False"):
+            return Integer(token.span, int(token.text == "True"))
+        if token.text == "len" and self.is_operator("("):
+            value = self.bracketed(self.expect("("))
+            self.expect(")")
+            return Length(token.span, value)
+        if self.is_operator("("):
+            raise _Mistake(token.span, f"{token.text}(...) cannot stand inside another expression", "assign it first")
+        if token.text in _RESERVED:
+            raise _Mistake(token.span, f"`{token.text}` is not expected here")
+        return Name(token.span, token.text)
+
+    def list(self, opening: Token) -> ListOf:
+        items: list[Expression] = []
+        while not self.is_operator("]"):
+            items.append(self.bracketed(opening))
+            if not self.is_operator("]"):
+                self.expect(",")
+        self.expect("]")
+        return ListOf(opening.span, tuple(items))
+
+    def integer(self, token: Token) -> Integer:
+        text = token.text.lower()
+        if len(text) > 20:
+            raise _Mistake(token.span, "this number is larger than any the kernel takes")
+        base = {"0x": 16, "0o": 8, "0b": 2}.get(text[:2], 8 if len(text) > 1 and text[0] == "0" else 10)
+        try:
+            return Integer(token.span, int(text, base))
+        except ValueError as error:
+            raise _Mistake(token.span, f"`{token.text}` is no number") from error
+
+    def data(self, token: Token) -> bytes:
+        text = _unescape(token.text[2:-1])
+        try:
+            return text.encode("latin-1")
+        except UnicodeEncodeError:
+            # As typed, so that b"grüße" is what an editor in UTF-8 shows; \xff stays a byte only without such letters.
+            return text.encode()
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = match[1]
+    if len(code) == 3 and code[0] == "x":
+        return chr(int(code[1:], 16))
+    if code[0] in "01234567":
+        return chr(int(code, 8) & 0xFF)
+    return _ESCAPES.get(code, code)
