@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.errors import DeadlineExceeded, LabError, LabGone
-from labctl.lab.operation_rows import to_row
 from labctl.lab.protocol import (
     Apply,
     Channel,
@@ -24,11 +23,9 @@ from labctl.lab.protocol import (
     Drop,
     Failed,
     Frame,
-    NodeRow,
     Open,
     OpenFile,
     OpenSocket,
-    Pairs,
     PutFile,
     Request,
     SignalGroup,
@@ -38,6 +35,7 @@ from labctl.lab.protocol import (
     Undrop,
 )
 from labctl.lab.starting import Boot
+from labctl.plan.codec import nodes_to_json, to_json
 
 if TYPE_CHECKING:
     from labctl.lab.caller import Caller
@@ -156,13 +154,13 @@ class Lab:
 
     def apply(self, operations: Iterable[Operation]) -> None:
         """Carry out operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
-        self._done(Apply(tuple(to_row(operation) for operation in operations)), what="apply operations")
+        self._done(Apply(to_json(operations)), what="apply operations")
 
     def drop(self, node: str, rule: DropRule) -> None:
         """Drop the packets of the node that `rule` describes, until `undrop`."""
-        from labctl.plan.droprule import to_json
+        from labctl.plan import droprule
 
-        self._done(Drop(node, to_json(rule)), what=f"drop packets on {node}")
+        self._done(Drop(node, droprule.to_json(rule)), what=f"drop packets on {node}")
 
     def undrop(self, node: str) -> None:
         """Drop nothing more on the node."""
@@ -348,19 +346,13 @@ class Process:
 
 
 def _open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
-    rows: list[NodeRow] = []
-    names: dict[Pairs, int] = {}
-    for node in plan.nodes:
-        index = names.setdefault(node.names, len(names))
-        rows.append(NodeRow(node.name, node.kind.value, node.environment, index))
     cwd = _working_directory()
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, package, cwd]
     return Open(
         lab=plan.topology,
-        nodes=tuple(rows),
-        names=tuple(names),
-        operations=tuple(to_row(operation) for operation in plan.operations),
+        nodes=nodes_to_json(plan.nodes),
+        operations=to_json(plan.operations),
         environment=tuple(os.environ.items()),
         cwd=cwd,
         visible_paths=tuple(dict.fromkeys([*visible, *(os.path.abspath(path) for path in visible_paths)])),

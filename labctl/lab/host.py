@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from labctl.errors import KernelError, LabError, MachineError, describe_errno
 from labctl.kernel import mounts, processes, syscalls
 from labctl.lab.protocol import Failed, Pairs, decode, encode
+from labctl.plan.operations import PlannedNode
 
 SHARED_DIRECTORY = "/run/lab"
 SHARED_PROGRAMS = f"{SHARED_DIRECTORY}/bin"
@@ -51,17 +52,20 @@ class Init:
 class Host:
     """A node of the keeper's; `init` is None until its first program, `ended` tells how the init ended."""
 
-    name: str
-    environment: Pairs
-    names: Pairs
+    node: PlannedNode
     network: int  # descriptor of its network namespace
     init: Init | None = None
     ended: int | None = None
 
     @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name
+
+    @property
     def subject(self) -> str:
-        """How messages call it."""
-        return f"host {self.name}"
+        """How messages call it: `host server`, `router gw`."""
+        return f"{self.node.kind} {self.node.name}"
 
 
 def complete(host: Host, surroundings: Surroundings) -> Init:
@@ -125,7 +129,7 @@ def environment_on(host: Host, surroundings: Surroundings, given: Pairs) -> dict
         if name not in _PLACES or not surroundings.view.hides(value)
     }
     environment |= {"LABCTL_NODE": host.name, "LABCTL_LAB": surroundings.lab}
-    environment |= dict(host.environment)
+    environment |= dict(host.node.environment)
     environment |= dict(given)
     environment["PATH"] = f"{SHARED_PROGRAMS}:{environment.get('PATH', os.defpath)}"
     return environment
@@ -193,7 +197,7 @@ def _build(host: Host, surroundings: Surroundings) -> None:
     mounts.cover(surroundings.view, host.subject, read_only=(SHARED_DIRECTORY,))
     mounts.mount_proc(host.subject)
     mounts.mount_sys()
-    lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.names))
+    lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.node.names))
     if not mounts.replace_file("/etc/hosts", lines, STORE, host.subject):
         raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")
     mounts.replace_file("/etc/resolv.conf", RESOLV_CONF, STORE, host.subject)

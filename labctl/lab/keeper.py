@@ -19,7 +19,6 @@ from labctl.kernel import mounts, processes, syscalls
 from labctl.lab import children
 from labctl.lab.executor import NodeTable, execute
 from labctl.lab.host import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, Surroundings
-from labctl.lab.operation_rows import from_rows
 from labctl.lab.protocol import (
     Apply,
     Channel,
@@ -33,13 +32,13 @@ from labctl.lab.protocol import (
     OpenSocket,
     PutFile,
     Reply,
-    Row,
     SignalGroup,
     Spawn,
     SpawnCaller,
     Spawned,
     Undrop,
 )
+from labctl.plan.codec import from_json, nodes_from_json
 
 STATUS = struct.Struct("=i")  # on a status pipe, once: the exit status, or minus the signal's number
 COPY_BYTES = 1 << 20
@@ -188,9 +187,9 @@ class Keeper:
                     raise KernelError(host.subject, f"open {request.path}", error.errno or 0) from error
         return Answer(Done(), [children.open_file(host, self.surroundings, request)])
 
-    def apply(self, operations: tuple[Row, ...]) -> None:
+    def apply(self, operations: str) -> None:
         """Carry out operations on the lab's nodes. KernelError for the first that the kernel refuses."""
-        execute(from_rows(operations), self.table)
+        execute(from_json(operations), self.table)
 
     def put_file(self, request: PutFile, content: int) -> None:
         """Copy the file that is open at `content` into the shared directory, whole or not at all."""
@@ -297,7 +296,6 @@ def _build(channel: Channel, request: Open) -> Keeper:
     )
     keeper = Keeper(channel, surroundings, NodeTable(), {})
     keeper.apply(request.operations)
-    for row in request.nodes:
-        network = keeper.table.fd(row.name)
-        keeper.hosts[row.name] = Host(row.name, row.environment, request.names[row.names], network)
+    for node in nodes_from_json(request.nodes):
+        keeper.hosts[node.name] = Host(node, keeper.table.fd(node.name))
     return keeper

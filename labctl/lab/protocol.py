@@ -26,37 +26,25 @@ MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
 MAX_BODY = 1 << 30  # bytes
 
 Pairs = tuple[tuple[str, str], ...]
-Row = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRow:
-    """A `PlannedNode` on the wire; `names` is an index into `Open.names`: many nodes know the same names."""
-
-    name: str
-    kind: str
-    environment: Pairs
-    names: int
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The first request: make the lab. Operations as rows (operation_rows.py); paths that stay visible on hosts."""
+    """The first request: make the lab. Nodes and operations as `labctl.plan.codec` writes them."""
 
     lab: str
-    nodes: tuple[NodeRow, ...]
-    names: tuple[Pairs, ...]
-    operations: tuple[Row, ...]
+    nodes: str
+    operations: str
     environment: Pairs  # the owner's
     cwd: str  # the owner's
-    visible_paths: tuple[str, ...]
+    visible_paths: tuple[str, ...]  # to stay visible on hosts
 
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Further operations (rows) on the lab's nodes."""
+    """Further operations (`labctl.plan.codec`) on the lab's nodes."""
 
-    operations: tuple[Row, ...]
+    operations: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,15 +188,15 @@ Message = Request | Reply
 
 def encode(message: Message) -> bytes:
     """A message as JSON: its class's name, then its fields in order."""
-    return json.dumps([type(message).__name__, *_values(message)], separators=(",", ":")).encode("ascii")
+    return json.dumps(
+        [type(message).__name__, *(getattr(message, field.name) for field in fields(message))], separators=(",", ":")
+    ).encode("ascii")
 
 
 def decode(body: bytes) -> Message:
     """The message that `encode` made these bytes of."""
     name, *values = json.loads(body)
     arguments = [_frozen(value) for value in values]
-    if name == Open.__name__:
-        arguments[1] = tuple(NodeRow(*row) for row in arguments[1])
     message: Message = _CLASSES[name](*arguments)
     return message
 
@@ -220,13 +208,6 @@ _CLASSES: dict[str, type[Any]] = {
         *(Done, Spawned, Failed),
     )
 }
-
-
-def _values(message: Message | NodeRow) -> list[object]:
-    values: list[object] = [getattr(message, field.name) for field in fields(message)]
-    if isinstance(message, Open):
-        values[1] = [_values(row) for row in message.nodes]
-    return values
 
 
 def _frozen(value: Any) -> Any:
