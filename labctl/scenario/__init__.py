@@ -1,1 +1,79 @@
-"""Scenario files to a checked model; the call language; steps, expectations and the runner."""
+"""Scenario files to results: loading and checking, running, what is told while it runs. See docs/scenario-files.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.scenario.model import Scenario
+from labctl.scenario.options import Cancellation, RunOptions
+from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResult
+
+if TYPE_CHECKING:
+    from labctl.lab.starting import Boot
+    from labctl.scenario.listener import Listener
+
+__all__ = [
+    "Cancellation",
+    "Outcome",
+    "RunOptions",
+    "RunResult",
+    "Scenario",
+    "ScenarioResult",
+    "StepResult",
+    "discover",
+    "json_schema",
+    "load",
+    "run_many",
+    "run_scenario",
+]
+
+
+def load(path: str | Path, *, topology: str | None = None) -> Scenario:
+    """The checked scenario of a file; `topology` (a shape or a path) replaces its own. DocumentError, InputError."""
+    from labctl.scenario import loading
+
+    return loading.load(path, topology=topology)
+
+
+def run_scenario(
+    scenario: Scenario,
+    options: RunOptions | None = None,
+    listener: Listener | None = None,
+    cancellation: Cancellation | None = None,
+    *,
+    boot: Boot | None = None,
+) -> ScenarioResult:
+    """Run one scenario in a lab of its own; see `runner.run_scenario`."""
+    from labctl.scenario import runner
+
+    return runner.run_scenario(scenario, options or RunOptions(), listener, cancellation, boot=boot)
+
+
+def run_many(
+    scenarios: Sequence[Scenario],
+    options: RunOptions | None = None,
+    listener: Listener | None = None,
+    cancellation: Cancellation | None = None,
+    *,
+    boot: Boot | None = None,
+) -> RunResult:
+    """Run scenarios, `options.jobs` at a time; see `runner.run_many`."""
+    from labctl.scenario import runner
+
+    return runner.run_many(scenarios, options or RunOptions(), listener, cancellation, boot=boot)
+
+
+def discover(paths: Iterable[str | Path]) -> tuple[Path, ...]:
+    """The scenario files among `paths`: files as given, directories searched; see `discovery.discover`."""
+    from labctl.scenario import discovery
+
+    return discovery.discover(paths)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of scenario files, for editors."""
+    from labctl.scenario import schema
+
+    return schema.json_schema()

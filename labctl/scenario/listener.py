@@ -3,7 +3,7 @@
 Thread safety: with `-j` several scenarios, and in one scenario the branches of `parallel` and the pump of program
 output, call the listener from different threads *at the same time*; a listener that keeps state guards it with a lock
 of its own. Methods return promptly: the caller is a step whose deadline runs. An exception out of a listener is a bug
-in the listener and ends the scenario with `ERROR`.
+in the listener: it ends the run and is raised from it.
 
 Order: for one scenario, `scenario_started` comes first and `scenario_finished` last (both always come); a step's own
 events lie between its `step_started` and `step_finished`, except that `output` of background programs comes whenever
@@ -47,7 +47,7 @@ class Listener(Protocol):
     ) -> None: ...
 
     def call_begun(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
-        """`call.returned` is None: it has not come back yet. Steps inside `parallel` interleave; `index` tells them apart."""
+        """It has not come back: `call.returned` is None. `index` tells apart the steps that `parallel` interleaves."""
 
     def call_finished(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
         """The call came back, or the step gave up waiting (`duration_s` None)."""
@@ -58,7 +58,10 @@ class Listener(Protocol):
     def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None: ...
 
     def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
-        """With keep-on-failure: the failed scenario's lab is still there; `hints` are commands that enter its hosts."""
+        """With keep-on-failure: the failed scenario's lab is there until this returns; it may block (a prompt).
+
+        `hints` are commands that enter its hosts from another terminal.
+        """
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None: ...
 

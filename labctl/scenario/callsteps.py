@@ -1,0 +1,193 @@
+"""The calls step: between the call language (`scenario/calls`) and a scenario's steps, processes and variables."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, cast
+
+from labctl.documents.source import Diagnostic
+from labctl.errors import LabError
+from labctl.scenario.calls import CheckContext, Problem, Program, check, check_expression, parse, parse_expression
+from labctl.scenario.calls.syntax import Await, Call
+from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
+from labctl.topology.model import NodeKind
+
+if TYPE_CHECKING:
+    from labctl.documents.document import Document
+    from labctl.lab.handle import Lab, Process
+    from labctl.scenario.calls.session import Session
+    from labctl.scenario.files import CallsBody
+    from labctl.scenario.model import Step
+    from labctl.scenario.result import CallRecord
+    from labctl.scenario.variables import Variables
+    from labctl.topology.model import Topology
+
+KeyPath = tuple[str | int, ...]
+
+
+class ScriptChecker:
+    """Checks the texts of calls steps in file order, keeping what each calling process has assigned."""
+
+    def __init__(self, document: Document, topology: Topology | None) -> None:
+        self._document = document
+        self._hosts: frozenset[str] | None = None
+        if topology is not None:
+            self._hosts = frozenset(node.name for node in topology.nodes if node.kind is not NodeKind.SWITCH)
+        self._contexts: dict[tuple[str, str], CheckContext] = {}
+
+    def check(self, body: CallsBody, path: KeyPath, variables: Iterable[str]) -> tuple[Program, list[Diagnostic]]:
+        """The parsed text at `path`, and everything wrong with it, each mistake at its place in the block."""
+        program = parse(body.do)
+        before = self._contexts.get((body.on, body.process), CheckContext())
+        context = CheckContext(self._hosts, before.names, frozenset(variables), before.pending)
+        checked = check(program, context)
+        self._contexts[body.on, body.process] = checked.context
+        return program, [self._diagnostic(problem, path) for problem in checked.problems]
+
+    def check_comparison(self, text: str, path: KeyPath, variables: Iterable[str]) -> list[Diagnostic]:
+        """Everything wrong with the expression at `path`."""
+        expression = parse_expression(text)
+        if isinstance(expression, Problem):
+            return [self._diagnostic(expression, path)]
+        problems = check_expression(expression, CheckContext(variables=frozenset(variables)))
+        return [self._diagnostic(problem, path) for problem in problems]
+
+    def _diagnostic(self, problem: Problem, path: KeyPath) -> Diagnostic:
+        position = self._document.position_in_text(path, problem.line, problem.column)
+        return self._document.diagnostic_at(position, problem.message, problem.hint)
+
+
+class Callers:
+    """The calling processes of a running scenario: made at their first use, ended with the scenario. Thread-safe."""
+
+    def __init__(self, lab: Lab, variables: Variables, origin: float) -> None:
+        self._lab = lab
+        self._variables = variables
+        self._origin_ns = round(origin * 1e9)
+        self._sessions: dict[tuple[str, str], Session] = {}
+        self._busy: dict[tuple[str, str], StepRun] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def using(self, at: StepRun, host: str, process: str) -> Iterator[Session]:
+        """The session of that process, for this step alone. StepFailed when another branch is using it."""
+        key = (host, process)
+        with self._lock:
+            if key in self._busy:
+                name = f"{host}/{process}" if process else host
+                hint = f"give each branch a process of its own: {host}/NAME"
+                raise StepFailed(f"{name} is making the calls of step {self._busy[key].index}; {hint}")
+            self._busy[key] = at
+        try:
+            at.scope.check()  # after being noted as busy, so that `interrupt` misses nobody
+            yield self._session(host, process)
+        finally:
+            with self._lock:
+                del self._busy[key]
+
+    def signal(self, host: str, process: str, number: int) -> None:
+        """Send a signal to a calling process. StepFailed when there is none of that name."""
+        with self._lock:
+            session = self._sessions.get((host, process))
+        if session is None:
+            name = f"{host}/{process}" if process else host
+            raise StepFailed(f"{name} has made no calls yet: there is no process to send a signal to")
+        session.caller.process.signal(number)
+
+    def interrupt(self) -> None:
+        """End the calling processes whose steps have been cancelled: a blocked call cannot be taken back otherwise."""
+        with self._lock:
+            cancelled = [key for key, at in self._busy.items() if at.scope.cancelled]
+            sessions = [self._sessions[key] for key in cancelled if key in self._sessions]
+        for session in sessions:
+            session.caller.process.signal(signal.SIGKILL)
+
+    def way_in(self, host: str) -> str:
+        """A command that enters the host from another terminal of this machine."""
+        process = cast("Process", self._session(host, "").caller.process)
+        pid = _pid_here(process.pidfd)
+        credentials = "" if os.geteuid() == 0 else " --preserve-credentials"
+        return f"{host}: nsenter --target {pid} --all{credentials}"
+
+    def close(self) -> None:
+        """End all calling processes."""
+        for session in self._sessions.values():
+            with suppress(LabError):  # when the lab has gone, so have they
+                session.caller.close()
+
+    def _session(self, host: str, process: str) -> Session:
+        from labctl.scenario.calls.session import Session
+
+        with self._lock:
+            session = self._sessions.get((host, process))
+        if session is None:
+            caller = self._lab.caller(host, process)
+            session = Session(
+                caller,
+                variables=self._variables,
+                origin_ns=self._origin_ns,
+                host=host,
+                process=process,
+                listener=lambda record: _heard(self._busy[host, process], record),
+            )
+            with self._lock:
+                self._sessions[host, process] = session
+        return session
+
+
+def make_calls(at: StepRun, body: CallsBody) -> Done:
+    """Run the step's text on its calling process; the records are in `at.calls`, whatever happens."""
+    with at.run.callers.using(at, body.on, body.process) as session:
+        outcome = session.run(at.step.script, at.scope.deadline, at.variables)
+    at.scope.check()  # a cancelled run has ended the process in the middle of its calls
+    if outcome.failure is not None:
+        line = at.step.text_line + outcome.failure.span.line
+        raise StepFailed(f"{outcome.failure.reason}\n{at.step.file}:{line}: {outcome.failure.statement}")
+    return NOTHING
+
+
+def _heard(at: StepRun, record: CallRecord) -> None:
+    at.calls.append(record)
+    if record.duration_s is None:
+        at.run.listener.call_begun(at.run.scenario, at.index, record)
+    else:
+        at.run.listener.call_finished(at.run.scenario, at.index, record)
+
+
+def seconds_for(step: Step, default_s: float) -> float:
+    """How long the calls may take: what their own `within` give them comes on top of the default."""
+    if step.within_s is not None:
+        return step.within_s
+    program: Program = step.script
+    modifiers = [statement.modifiers for statement in program.statements if isinstance(statement, Call | Await)]
+    return default_s + sum(each.within.seconds for each in modifiers if each.within is not None)
+
+
+def comparison_mismatch(at: StepRun, text: str) -> str:
+    """What is wrong with a comparison in the call language, or "". StepFailed when it has no value."""
+    from labctl.scenario.calls.evaluate import CannotEvaluate, evaluate, show
+    from labctl.scenario.calls.syntax import Compare
+
+    expression = parse_expression(text)
+    if isinstance(expression, Problem):
+        raise StepFailed(f"`{text}`: {expression.message}")
+    try:
+        if evaluate(expression, {}, at.variables):
+            return ""
+        if isinstance(expression, Compare):
+            left, right = (show(evaluate(side, {}, at.variables)) for side in (expression.left, expression.right))
+            return f"expected {text}; got {left} {expression.operator} {right}"
+        return f"expected {text} to be true; got {show(evaluate(expression, {}, at.variables))}"
+    except CannotEvaluate as error:
+        raise StepFailed(f"`{text}`: {error}") from error
+
+
+def _pid_here(pidfd: int) -> int:
+    """The process's number in this process's own PID namespace, as /proc tells of the descriptor (pidfd_open(2))."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["Pid"])

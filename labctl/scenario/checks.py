@@ -1,0 +1,524 @@
+"""The steps of a scenario file, read and checked one by one in file order.
+
+Names of nodes, background programs and variables are followed through the file: a step may only use what an earlier
+one has made. Inside `repeat` and `parallel` the order of the file is not the order of events, so there anything that
+is made somewhere in the file will do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.documents.source import Diagnostic, suggest
+from labctl.scenario import callsteps, links, programs_known
+from labctl.scenario.describe import program_name, title_of
+from labctl.scenario.files import BODIES, SHORTHAND, FileModel, ScenarioFile
+from labctl.scenario.kinds import StepKind
+from labctl.scenario.model import Requirements, Step
+from labctl.scenario.variables import has_references, is_name, is_template, references_within
+from labctl.topology.model import NodeKind
+
+if TYPE_CHECKING:
+    from labctl.documents.document import Document
+    from labctl.topology.model import Topology
+
+KeyPath = tuple[str | int, ...]
+
+_BESIDE_THE_KIND = ("name", "within")
+_HOSTS_OWN = ("/tmp/", "/run/")  # directories that a host has for itself; the rest is the machine's
+_SET_IN_CALLS = re.compile(r"^[ \t]*\$([A-Za-z_][A-Za-z0-9_]*)[ \t]*=(?!=)", re.MULTILINE)
+
+
+class StepReader:
+    """Reads the list of steps; afterwards `diagnostics` has every mistake in them.
+
+    Without a topology (it had mistakes of its own) nothing is said about names of nodes.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        topology: Topology | None,
+        directory: Path,
+        requires: Requirements,
+        variables: Iterable[str],
+    ) -> None:
+        self.diagnostics: list[Diagnostic] = []
+        self._document = document
+        self._topology = topology
+        self._directory = directory
+        self._places = [n.name for n in topology.nodes if n.kind is not NodeKind.SWITCH] if topology else []
+        self._variables = set(variables)
+        self._variables_anywhere = set(variables)
+        self._processes: set[str] = set()
+        self._processes_anywhere: set[str] = set()
+        self._programs = programs_known.KnownPrograms(directory, requires.programs)
+        self._any_order = 0  # how many `repeat` and `parallel` are open
+        self._scripts = callsteps.ScriptChecker(document, topology)
+
+    def read(self, data: list[Any], path: KeyPath) -> tuple[Step, ...]:
+        """The steps of the list at `path`; those with mistakes are left out."""
+        self._look_ahead(data)
+        return self._list(data, path)
+
+    # what the file makes anywhere
+
+    def _look_ahead(self, data: Any) -> None:
+        for step in _mappings(data):
+            for key, body in step.items():
+                self._notice(key, body)
+
+    def _notice(self, key: str, body: Any) -> None:
+        if isinstance(body, str):
+            self._variables_anywhere.update(_SET_IN_CALLS.findall(body))
+        if not isinstance(body, dict):
+            return
+        if key == "set":
+            self._variables_anywhere.update(body)
+        if key == "calls" and isinstance(body.get("do"), str):
+            self._variables_anywhere.update(_SET_IN_CALLS.findall(body["do"]))
+        save = body.get("save")
+        if isinstance(save, dict):
+            self._variables_anywhere.update(name for name in save.values() if isinstance(name, str))
+        if key == "repeat" and isinstance(body.get("as"), str):
+            self._variables_anywhere.add(body["as"])
+        if key == "start":
+            argv = body.get("run")
+            words = [str(word) for word in argv] if isinstance(argv, list) else None
+            shell = body.get("shell")
+            name = body.get("name") or program_name(words, shell if isinstance(shell, str) else None)
+            self._processes_anywhere.add(str(name))
+
+    # steps
+
+    def _list(self, data: list[Any], path: KeyPath) -> tuple[Step, ...]:
+        steps = (self._step(step, (*path, index), index + 1) for index, step in enumerate(data))
+        return tuple(step for step in steps if step is not None)
+
+    def _step(self, data: Any, path: KeyPath, number: int) -> Step | None:
+        if not isinstance(data, dict):
+            kinds = "a step is a mapping with one kind: a host's name, or " + ", ".join(StepKind)
+            self._wrong(path, "not a step", kinds)
+            return None
+        title, within_s = self._beside_the_kind(data, path)
+        keys = [key for key in data if key not in _BESIDE_THE_KIND]
+        known = [key for key in keys if self._kind_of(key, data[key]) is not None]
+        for key in keys:
+            if key not in known:
+                self._unknown_key(path, key, data[key])
+        if not keys:
+            self._wrong(path, "the step has no kind", "a host's name for calls, or one of: " + ", ".join(StepKind))
+        if len(known) > 1:
+            named = " and ".join(f"`{key}`" for key in known)
+            self._wrong((*path, known[1]), f"a step has exactly one kind, not {named}", "make it two steps", key=True)
+        steps = [self._one_kind(key, data[key], (*path, key), number, title, within_s) for key in known]
+        return steps[0] if len(steps) == 1 else None
+
+    def _beside_the_kind(self, data: dict[str, Any], path: KeyPath) -> tuple[str, float | None]:
+        from labctl.units import duration_s
+
+        title, within = data.get("name", ""), data.get("within")
+        if not isinstance(title, str | int | float):
+            self._wrong((*path, "name"), "a step's name is a text")
+            title = ""
+        self._references(title, (*path, "name"))
+        within_s = None
+        if within is not None:
+            try:
+                within_s = duration_s(within)
+            except ValueError as error:
+                self._wrong((*path, "within"), str(error))
+        return str(title), within_s
+
+    def _kind_of(self, key: str, body: Any) -> StepKind | None:
+        if key in list(StepKind):
+            return StepKind(key)
+        host = key.partition("/")[0]
+        if host in self._places or (self._topology is None and isinstance(body, str) and not _near_a_kind(key)):
+            return StepKind.CALLS
+        return None
+
+    def _unknown_key(self, path: KeyPath, key: str, body: Any) -> None:
+        host = key.partition("/")[0]
+        if isinstance(body, str) and self._topology is not None and not _near_a_kind(key):
+            self._wrong((*path, key), f"there is no host `{host}`", suggest(host, self._places), key=True)
+        else:
+            choices = (*StepKind, *_BESIDE_THE_KIND, *self._places)
+            self._wrong((*path, key), f"unknown kind of step `{key}`", suggest(key, choices), key=True)
+
+    def _one_kind(
+        self, key: str, data: Any, path: KeyPath, number: int, title: str, within_s: float | None
+    ) -> Step | None:
+        kind = self._kind_of(key, data)
+        assert kind is not None
+        branches: tuple[tuple[Step, ...], ...] = ()
+        script: Any = None
+        body: Any = None
+        position = self._document.position(path, key=True)
+        if kind is StepKind.PARALLEL:
+            branches = self._parallel(data, path)
+        elif kind is StepKind.SET:
+            self._set(data, path)
+        else:
+            before = len(self.diagnostics)
+            data = self._long_form(kind, key, data)
+            body = self._body(kind, data, path)
+            if kind is not StepKind.CALLS:  # whose checker knows them itself
+                self._references(_own(kind, data), path)
+            if body is None:
+                return None
+            if kind is StepKind.REPEAT:
+                branches = (self._repeat(body, path),)
+            if kind is StepKind.CALLS:
+                script = self._calls(body, _text_path(key, path))
+            else:
+                self._check(kind, body, path)
+            if len(self.diagnostics) > before and kind is not StepKind.REPEAT:
+                return None
+        try:
+            title = title or title_of(kind, body, data)
+        except (AttributeError, TypeError):
+            return None  # the body is not of the kind's shape, which has been told
+        return Step(
+            kind=kind,
+            number=number,
+            title=title,
+            host=getattr(body, "on", None),
+            within_s=within_s,
+            file=self._document.file,
+            line=position.line,
+            body=body,
+            data=data,
+            templated=kind is not StepKind.PARALLEL and has_references(_own(kind, data)),
+            branches=branches,
+            script=script,
+            text_line=self._document.position_in_text(_text_path(key, path), 0, 0).line if script else 0,
+        )
+
+    def _long_form(self, kind: StepKind, key: str, data: Any) -> Any:
+        if kind is StepKind.CALLS and key != "calls":
+            host, _, process = key.partition("/")
+            return {"on": host, "process": process, "do": data}
+        if kind in SHORTHAND and isinstance(data, str):
+            return {SHORTHAND[kind]: data}
+        return data
+
+    def _body(self, kind: StepKind, data: Any, path: KeyPath) -> Any:
+        from labctl.documents.validate import validate
+
+        if not isinstance(data, dict):
+            form = f"`{kind}` takes a mapping: {', '.join(_keys(BODIES[kind]))}"
+            self._wrong(path, f"expected a mapping, got {_what(data)}", form)
+            return None
+        if self._document.tree(path).data == data:
+            body, diagnostics = validate(self._document, BODIES[kind], path)
+            self.diagnostics += diagnostics
+            return body
+        if kind is StepKind.CALLS and not isinstance(data["do"], str):
+            self._wrong(path, f"expected the text of the calls, got {_what(data['do'])}", "write it as a block: `|`")
+            return None
+        return BODIES[kind].model_validate(data)
+
+    # containers
+
+    def _parallel(self, data: Any, path: KeyPath) -> tuple[tuple[Step, ...], ...]:
+        if not isinstance(data, list) or not data:
+            self._wrong(path, "`parallel` takes a list of branches", "a branch is a list of steps, or one step")
+            return ()
+        self._any_order += 1
+        branches = []
+        for index, branch in enumerate(data):
+            inner = (*path, index)
+            if isinstance(branch, list):
+                branches.append(self._list(branch, inner))
+            else:
+                step = self._step(branch, inner, 1)
+                branches.append((step,) if step is not None else ())
+        self._any_order -= 1
+        return tuple(branches)
+
+    def _repeat(self, body: Any, path: KeyPath) -> tuple[Step, ...]:
+        if body.as_:
+            self._new_variable(body.as_, (*path, "as"))
+        self._any_order += 1
+        steps = self._list(body.steps, (*path, "steps"))
+        self._any_order -= 1
+        return steps
+
+    def _set(self, data: Any, path: KeyPath) -> None:
+        if not isinstance(data, dict) or not data:
+            self._wrong(path, "`set` takes variables and their values", "set: {name: value}")
+            return
+        self._references(data, path)
+        for name, value in data.items():
+            self._new_variable(name, (*path, name), key=True)
+            if isinstance(value, dict | list) or value is None:
+                self._wrong((*path, name), f"a variable is a text or a number, not {_what(value)}")
+
+    # one kind at a time
+
+    def _calls(self, body: Any, path: KeyPath) -> Any:
+        if not self._host(body.on, path if path[-1] != "do" else (*path[:-1], "on")):
+            return None
+        known = self._variables_anywhere if self._any_order else self._variables
+        script, diagnostics = self._scripts.check(body, path, known)
+        self.diagnostics += diagnostics
+        self._variables.update(_SET_IN_CALLS.findall(body.do))
+        self._processes.add(f"{body.on}/{body.process}" if body.process else body.on)
+        return script
+
+    def _check(self, kind: StepKind, body: Any, path: KeyPath) -> None:
+        on = getattr(body, "on", None)
+        if on is not None:
+            self._host(on, (*path, "on"))
+        match kind:
+            case StepKind.RUN | StepKind.START:
+                self._program(kind, body, path)
+            case StepKind.STOP | StepKind.PAUSE | StepKind.RESUME | StepKind.WAIT:
+                self._process(body.process, (*path, "process"))
+                self._saves(getattr(body, "save", None), path)
+            case StepKind.SIGNAL:
+                self._signalled(body.process, (*path, "process"))
+            case StepKind.EXPECT:
+                self._expect(body, path)
+            case StepKind.LINK:
+                self._link(body, path)
+            case StepKind.DROP:
+                self._node_or_address(body.from_, (*path, "from"))
+                self._node_or_address(body.to, (*path, "to"))
+                self._packets(body, path)
+            case StepKind.FILE:
+                self._file(body, path)
+            case StepKind.BUILD:
+                self._build(body, path)
+
+    def _program(self, kind: StepKind, body: Any, path: KeyPath) -> None:
+        if body.run and not is_template(body.run[0]) and not (body.cwd and is_template(body.cwd)):
+            problem, hint = self._programs.missing(body.run[0], body.cwd)
+            if problem:
+                self._wrong((*path, "run", 0), problem, hint)
+        if kind is StepKind.START:
+            self._processes.add(body.name or program_name(body.run, body.shell))
+            if body.ready is not None and body.ready.command and not is_template(body.ready.command[0]):
+                problem, hint = self._programs.missing(body.ready.command[0], body.cwd)
+                if problem:
+                    self._wrong((*path, "ready", "command", 0), problem, hint)
+        else:
+            self._saves(body.save, path)
+
+    def _saves(self, save: Any, path: KeyPath) -> None:
+        for field in ("stdout", "stderr", "exit"):
+            name = getattr(save, field, None)
+            if name is not None:
+                self._new_variable(name, (*path, "save", field))
+
+    def _expect(self, body: Any, path: KeyPath) -> None:
+        for field in ("running", "not_running"):
+            if (name := getattr(body, field)) is not None:
+                self._process(name, (*path, field))
+        if body.output is not None:
+            self._process(body.output.process, (*path, "output", "process"))
+        for field in ("reachable", "unreachable"):
+            if (reach := getattr(body, field)) is not None:
+                self._node_or_address(reach.node, (*path, field, "node"))
+        if body.route is not None:
+            self._node_or_address(body.route.via, (*path, "route", "via"))
+        for field in ("local", "peer"):
+            end = getattr(body.connection, field, None)
+            if end is not None and not is_template(end):
+                from labctl.scenario.endpoints import parse_endpoint
+
+                self._node_or_address(parse_endpoint(end).host, (*path, "connection", field))
+        if body.that is not None:
+            known = self._variables_anywhere if self._any_order else self._variables
+            self.diagnostics += self._scripts.check_comparison(body.that, (*path, "that"), known)
+
+    def _link(self, body: Any, path: KeyPath) -> None:
+        verb = "down" if body.down else "up"
+        ends = body.down or body.up
+        if self._topology is None or any(is_template(end) for end in ends):
+            return
+        names = [node.name for node in self._topology.nodes]
+        unknown = [(index, end) for index, end in enumerate(ends) if end not in names]
+        for index, end in unknown:
+            self._wrong((*path, verb, index), f"there is no node or network `{end}`", suggest(end, names))
+        if unknown:
+            return
+        there = links.between(self._topology, *ends)
+        if not there:
+            neighbours = sorted({n for link in self._topology.links for n in (link.a.node, link.b.node)
+                                 if ends[0] in (link.a.node, link.b.node)} - {ends[0]})  # fmt: skip
+            hint = f"{ends[0]} is linked to: {', '.join(neighbours)}" if neighbours else f"{ends[0]} has no links"
+            self._wrong((*path, verb), f"there is no link between {ends[0]} and {ends[1]}", hint)
+        elif body.which is None and len(there) > 1:
+            problem = f"there are {len(there)} links between {ends[0]} and {ends[1]}"
+            self._wrong((*path, verb), problem, f"say which, in file order: `which: 1` to `which: {len(there)}`")
+        elif isinstance(body.which, int) and body.which > len(there):
+            self._wrong((*path, "which"), f"there are only {len(there)} links between {ends[0]} and {ends[1]}")
+
+    def _packets(self, body: Any, path: KeyPath) -> None:
+        from labctl.plan.droprule import parse_flags
+
+        if body.port is not None and body.protocol not in ("tcp", "udp"):
+            self._wrong((*path, "port"), "a port needs `protocol: tcp` or `protocol: udp`")
+        if body.flags is not None and body.protocol != "tcp":
+            self._wrong((*path, "flags"), "flags need `protocol: tcp`")
+        elif body.flags is not None and not is_template(body.flags):
+            try:
+                parse_flags(body.flags)
+            except ValueError as error:
+                self._wrong((*path, "flags"), str(error))
+
+    def _file(self, body: Any, path: KeyPath) -> None:
+        if not is_template(body.path):
+            resolved = str(Path(body.path))
+            if not resolved.startswith(_HOSTS_OWN) or ".." in Path(body.path).parts:
+                hint = "a host's own directories are /tmp and /run; everything else is the machine's"
+                self._wrong((*path, "path"), f"cannot place a file at {body.path}", hint)
+            elif resolved.startswith("/run/lab/"):
+                self._wrong(
+                    (*path, "path"), "/run/lab is the lab's own directory", "place it elsewhere in /run or /tmp"
+                )
+            elif Path(resolved).is_relative_to(self._directory):
+                self._wrong((*path, "path"), "that is the scenario's own directory on the machine", "use another one")
+            self._programs.placed(body.path)
+        if body.source is not None:
+            self._exists(body.source, (*path, "source"))
+
+    def _build(self, body: Any, path: KeyPath) -> None:
+        sources = body.sources
+        for index, source in enumerate(sources):
+            inner = (*path, "source") if isinstance(body.source, str) else (*path, "source", index)
+            self._exists(source, inner)
+        if not is_template(body.program):
+            if "/" in body.program or body.program in ("", ".", ".."):
+                self._wrong((*path, "as"), f"`{body.program}` is not a program's name: no `/` in it")
+            self._programs.built(body.program)
+        problem, hint = self._programs.missing("cc", None)
+        if problem:
+            self._wrong(path, problem, hint, key=True)
+
+    # names
+
+    def _host(self, name: str, path: KeyPath) -> bool:
+        if self._topology is None or is_template(name) or name in self._places:
+            return True
+        problem = f"`{name}` is a switch" if name in self._topology else f"there is no host `{name}`"
+        self._wrong(path, problem, suggest(name, self._places))
+        return False
+
+    def _node_or_address(self, name: str | None, path: KeyPath) -> None:
+        from labctl.scenario.endpoints import parse_address
+
+        if name is None or is_template(name) or name.startswith(("/", "@")) or parse_address(name) is not None:
+            return
+        if self._topology is not None and name not in self._places:
+            self._wrong(path, f"`{name}` is neither an address nor a host", suggest(name, self._places))
+
+    def _process(self, name: str, path: KeyPath) -> None:
+        known = self._processes_anywhere | self._processes if self._any_order else self._processes
+        if is_template(name) or name in known or any(is_template(other) for other in known):
+            return
+        if name in self._processes_anywhere:
+            self._wrong(path, f"`{name}` is started only later in the file", "move this step below its `start`")
+            return
+        started = sorted(other for other in self._processes_anywhere if not is_template(other))
+        hint = suggest(name, started) if started else "no step starts a background program: add a `start` step"
+        self._wrong(path, f"no step starts a background program called `{name}`", hint)
+
+    def _signalled(self, name: str, path: KeyPath) -> None:
+        host, slash, _ = name.partition("/")
+        if (slash or host in self._places) and name not in self._processes_anywhere:
+            if not is_template(name):
+                self._host(host, path)
+        else:
+            self._process(name, path)
+
+    def _new_variable(self, name: str, path: KeyPath, *, key: bool = False) -> None:
+        if not is_name(name):
+            rule = "letters, digits and `_`, not starting with a digit"
+            self._wrong(path, f"`{name}` is not a variable's name", rule, key=key)
+        self._variables.add(name)
+
+    def _references(self, data: Any, path: KeyPath) -> None:
+        known = self._variables_anywhere if self._any_order else self._variables
+        for inner, name, offset in references_within(data):
+            if name in known:
+                continue
+            place = (*path, *inner)
+            text = _at(data, inner)
+            line = text.count("\n", 0, offset)
+            column = offset - (text.rfind("\n", 0, offset) + 1)
+            position = self._document.position_in_text(place, line, column)
+            if name in self._variables_anywhere:
+                problem, hint = f"`{name}` is set only later in the file", ""
+            else:
+                problem = f"there is no variable `{name}`"
+                hint = suggest(name, sorted(self._variables_anywhere)) or "a literal `${` is written `$${`"
+            self.diagnostics.append(self._document.diagnostic_at(position, problem, hint))
+
+    def _exists(self, name: str, path: KeyPath) -> None:
+        if not is_template(name) and not (self._directory / name).is_file():
+            beside = [entry.name for entry in self._directory.iterdir() if entry.is_file()]
+            self._wrong(path, f"there is no file {name} (looked in {self._directory})", suggest(name, sorted(beside)))
+
+    def _wrong(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
+        self.diagnostics.append(self._document.diagnostic(path, message, hint, key=key))
+
+
+def _mappings(data: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in nested data that may be a step, and those inside it."""
+    stack = [data]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            yield value
+            stack.extend(part for part in value.values() if isinstance(part, dict | list))
+        elif isinstance(value, list):
+            stack.extend(value)
+
+
+def _own(kind: StepKind, data: Any) -> Any:
+    """The step's data without the steps inside it."""
+    if kind is StepKind.REPEAT and isinstance(data, dict):
+        return {name: value for name, value in data.items() if name != "steps"}
+    return data
+
+
+def _text_path(key: str, path: KeyPath) -> KeyPath:
+    """Where the text of a calls step stands, in its short or its long form."""
+    return path if key != "calls" else (*path, "do")
+
+
+def _at(data: Any, path: KeyPath) -> str:
+    """The text at that path."""
+    for element in path:
+        data = data[element]
+    return str(data)
+
+
+def _near_a_kind(word: str) -> bool:
+    import difflib
+
+    return "/" not in word and bool(difflib.get_close_matches(word, list(StepKind), n=1, cutoff=0.7))
+
+
+def _keys(model: type[FileModel] | type[ScenarioFile]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _what(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    return names.get(type(value), type(value).__name__)

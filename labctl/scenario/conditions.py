@@ -1,0 +1,263 @@
+"""The expect step: each condition is looked at until it holds, or until its deadline has passed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from labctl.errors import KernelError, describe_errno, errno_name
+from labctl.scenario import looking
+from labctl.scenario.endpoints import ListeningAt, parse_listening
+from labctl.scenario.listener import Stream
+from labctl.scenario.matching import number_mismatch, text_mismatch
+from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
+
+if TYPE_CHECKING:
+    from labctl.scenario.files import Connection, ExpectBody, FileCondition, OutputCondition, Reach, RouteCondition
+    from labctl.scenario.model import Step
+
+BECOMES_TRUE_WITHIN_S = 1.0
+LARGEST_FILE = 1 << 22  # bytes of a host's file that are looked at
+
+Look = Callable[[], str]  # "" when the condition holds, else what was expected and what was seen
+
+
+def seconds_for(step: Step, body: ExpectBody) -> float:
+    """How long the step may take altogether."""
+    return _within_s(step, body) + (body.for_ or 0.0) + 1.0  # a look that has begun is let finish
+
+
+def expect(at: StepRun, body: ExpectBody) -> Done:
+    """Wait until all conditions hold at the same time; with `for`, see that they go on holding."""
+    looks = list(_looks(at, body))
+    if body.now:
+        _fail_if(_all_wrong(looks), "")
+        return NOTHING
+    within_s = _within_s(at.step, body)
+    wrongs: list[str] = []
+    for _ in at.scope.within(within_s).look_again():
+        wrongs = _all_wrong(looks)
+        if not wrongs:
+            break
+    _fail_if(wrongs, f" (within {_duration(within_s)})")
+    if body.for_ is not None:
+        for _ in at.scope.within(body.for_).look_again():
+            _fail_if(_all_wrong(looks), f" (it became true, but did not stay so for {_duration(body.for_)})")
+    return NOTHING
+
+
+def is_listening(run: Run, host: str, where: ListeningAt) -> bool:
+    """Whether a socket listens (UDP: is bound) there."""
+    return bool(looking.listening(run, host, where))
+
+
+def _within_s(step: Step, body: ExpectBody) -> float:
+    if body.within is not None:
+        return body.within
+    return step.within_s if step.within_s is not None else BECOMES_TRUE_WITHIN_S
+
+
+def _all_wrong(looks: list[Look]) -> list[str]:
+    return [wrong for look in looks if (wrong := look())]
+
+
+def _fail_if(wrongs: list[str], how_long: str) -> None:
+    if wrongs:
+        raise StepFailed("; ".join(wrongs) + how_long)
+
+
+def _duration(seconds: float) -> str:
+    from labctl.units import format_duration
+
+    return format_duration(seconds)
+
+
+def _looks(at: StepRun, body: ExpectBody) -> Iterator[Look]:
+    run, host = at.run, body.on or ""
+    if body.listening is not None:
+        where = parse_listening(body.listening)
+        yield lambda: _listening(run, host, where, body)
+    if body.not_listening is not None:
+        nowhere = parse_listening(body.not_listening)
+        yield lambda: _not_listening(run, host, nowhere)
+    if body.connection is not None:
+        connection = body.connection
+        yield lambda: _connection(run, host, connection)
+    if body.counters is not None:
+        counters = body.counters
+        yield lambda: _counters(run, host, counters)
+    if body.reachable is not None:
+        reach = body.reachable
+        yield lambda: _reachable(at, host, reach, wanted=True)
+    if body.unreachable is not None:
+        no_reach = body.unreachable
+        yield lambda: _reachable(at, host, no_reach, wanted=False)
+    if body.route is not None:
+        route = body.route
+        yield lambda: _route(run, host, route)
+    if body.address is not None:
+        address = body.address
+        yield lambda: _address(run, host, address)
+    if body.file is not None:
+        file = body.file
+        yield lambda: _file(run, host, file)
+    if body.running is not None:
+        running = body.running
+        yield lambda: _running(run, running, wanted=True)
+    if body.not_running is not None:
+        not_running = body.not_running
+        yield lambda: _running(run, not_running, wanted=False)
+    if body.output is not None:
+        output = body.output
+        yield lambda: _output(run, output)
+    if body.that is not None:
+        that = at.step.body.that  # as in the file: it puts in the variables by itself, as values
+        yield lambda: _that(at, that)
+
+
+def _listening(run: Run, host: str, where: ListeningAt, body: ExpectBody) -> str:
+    sockets = looking.listening(run, host, where)
+    verb = "is bound" if where.protocol == "udp" else "listens"
+    if not sockets:
+        others = looking.listed_listening(run, host, where.protocol)
+        return f"expected a socket that {verb} at {where} on {host}; there is {others or 'none of that protocol'}"
+    wrongs: list[str] = []
+    for socket in sockets:
+        wrongs = [
+            f"{name}: {wrong}"
+            for name, match, value in (
+                ("accept_queue", body.accept_queue, socket.accept_queue),
+                ("accept_queue_limit", body.accept_queue_limit, socket.accept_queue_limit),
+                ("syn_queue", body.syn_queue, looking.half_open(run, host, where)),
+            )
+            if match is not None and (wrong := number_mismatch(match, value or 0))
+        ]
+        if not wrongs:
+            return ""
+    return f"{where} on {host}: {'; '.join(wrongs)}"
+
+
+def _not_listening(run: Run, host: str, where: ListeningAt) -> str:
+    if not looking.listening(run, host, where):
+        return ""
+    return f"expected no socket at {where} on {host}; there are {looking.listed_listening(run, host, where.protocol)}"
+
+
+def _connection(run: Run, host: str, wanted: Connection) -> str:
+    candidates = looking.connections(run, host, wanted)
+    fitting = []
+    wrongs: list[str] = []
+    for socket in candidates:
+        wrong = _queues(wanted, socket)
+        if wrong:
+            wrongs.append(f"{looking.described(socket)}: {wrong}")
+        else:
+            fitting.append(socket)
+    what = f"{looking.wanted_text(wanted)} on {host}"
+    if wanted.count is not None:
+        wrong = number_mismatch(wanted.count, len(fitting))
+        if not wrong:
+            return ""
+        return f"number of sockets {what}: {wrong}{_listed(wrongs or [looking.described(s) for s in fitting])}"
+    if fitting:
+        return ""
+    seen = wrongs or [looking.described(socket) for socket in looking.nearly(run, host, wanted)]
+    return f"expected a socket {what}; there is none{_listed(seen)}"
+
+
+def _queues(wanted: Connection, socket: Any) -> str:
+    pairs = (
+        ("receive_queue", wanted.receive_queue, socket.receive_queue),
+        ("send_queue", wanted.send_queue, socket.send_queue),
+    )
+    for name, match, value in pairs:
+        if match is not None and (wrong := number_mismatch(match, value)):
+            return f"{name}: {wrong}"
+    return ""
+
+
+def _listed(seen: list[str]) -> str:
+    return f". Seen: {', '.join(seen[:8])}" if seen else ""
+
+
+def _counters(run: Run, host: str, wanted: dict[str, Any]) -> str:
+    from labctl.observe.counters import UnknownCounter
+
+    grown = looking.counters_since_start(run, host)
+    wrongs = []
+    for name, match in wanted.items():
+        try:
+            value = grown[name]
+        except UnknownCounter as error:
+            raise StepFailed(f"{host}: {error}") from error
+        if wrong := number_mismatch(match, value):
+            wrongs.append(f"counter {name} on {host}: {wrong} (since the start)")
+    return "; ".join(wrongs)
+
+
+def _reachable(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str:
+    return looking.reach_mismatch(at, host, reach, wanted=wanted)
+
+
+def _route(run: Run, host: str, wanted: RouteCondition) -> str:
+    return looking.route_mismatch(run, host, wanted)
+
+
+def _address(run: Run, host: str, wanted: str) -> str:
+    return looking.address_mismatch(run, host, wanted)
+
+
+def _file(run: Run, host: str, wanted: FileCondition) -> str:
+    try:
+        fd = run.lab.open_file(host, wanted.path)
+    except KernelError as error:
+        if errno_name(error.errno) in ("ENOENT", "ENOTDIR"):
+            return f"expected the file {wanted.path} on {host}; it is not there" if wanted.exists else ""
+        if not _looks_inside(wanted):  # a socket or a directory exists although it cannot be read like a file
+            return "" if wanted.exists else f"expected no file {wanted.path} on {host}; it is there"
+        return f"expected to read {wanted.path} on {host}; {describe_errno(error.errno)}"
+    with open(fd, "rb", buffering=0) as file:
+        if not wanted.exists:
+            return f"expected no file {wanted.path} on {host}; it is there"
+        if not _looks_inside(wanted):
+            return ""
+        os.set_blocking(fd, False)
+        data = file.read(LARGEST_FILE) or b""
+    wrong = text_mismatch(wanted, data.decode("utf-8", "replace"))
+    return f"{wanted.path} on {host}: {wrong}" if wrong else ""
+
+
+def _looks_inside(wanted: FileCondition) -> bool:
+    return bool(wanted.model_fields_set - {"path", "exists"})
+
+
+def _running(run: Run, name: str, *, wanted: bool) -> str:
+    program = run.programs.find(name)
+    if program is None:
+        raise StepFailed(f"no background program called `{name}` has been started")
+    if program.ended and not wanted:
+        program.accounted_for = True
+    if program.ended is not wanted:
+        return ""
+    return f"expected {name} {'to run' if wanted else 'not to run'}; it {_is(program.state)}"
+
+
+def _is(state: str) -> str:
+    return "is running" if state == "running" else state
+
+
+def _output(run: Run, wanted: OutputCondition) -> str:
+    program = run.programs.find(wanted.process)
+    if program is None:
+        raise StepFailed(f"no background program called `{wanted.process}` has been started")
+    for stream, match in ((Stream.STDOUT, wanted.stdout), (Stream.STDERR, wanted.stderr)):
+        if match is not None and (wrong := text_mismatch(match, program.text(stream))):
+            return f"{stream} of {wanted.process}: {wrong}"
+    return ""
+
+
+def _that(at: StepRun, text: str) -> str:
+    from labctl.scenario.callsteps import comparison_mismatch
+
+    return comparison_mismatch(at, text)

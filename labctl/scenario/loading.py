@@ -1,0 +1,107 @@
+"""A scenario file to a checked `Scenario`, or every mistake in it at once. Nothing is built, no privilege is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.scenario.model import Requirements, Scenario
+
+if TYPE_CHECKING:
+    from labctl.documents.document import Document
+    from labctl.documents.source import Diagnostic
+    from labctl.scenario.files import ScenarioFile
+    from labctl.topology.model import Topology
+
+
+def load(path: str | Path, *, topology: str | None = None) -> Scenario:
+    """The scenario in the file at `path`, checked.
+
+    `topology` replaces the file's own: a shape, or a path relative to the working directory. Raises DocumentError
+    with every mistake in the file and in the topology that it names; InputError when `topology` itself is wrong.
+    """
+    from labctl.documents import DocumentError, read
+    from labctl.documents.validate import validate
+    from labctl.scenario.checks import StepReader
+    from labctl.scenario.files import ScenarioFile
+
+    document = read(Path(path))
+    directory = Path(path).resolve().parent
+    header, diagnostics = validate(document, ScenarioFile)
+    data = document.data if isinstance(document.data, dict) else {}
+    resolved, wrong = _topology(document, data, directory, topology)
+    diagnostics += wrong
+    requires = _requirements(document, header, diagnostics)
+    reader = StepReader(document, resolved, directory, requires, _variables(document, header, diagnostics))
+    raw_steps = data.get("steps")
+    steps = reader.read(raw_steps, ("steps",)) if isinstance(raw_steps, list) else ()
+    diagnostics += reader.diagnostics
+    if diagnostics:
+        raise DocumentError(diagnostics)
+    assert header is not None  # or there would be a diagnostic
+    assert resolved is not None  # the same
+    return Scenario(
+        name=header.name or Path(path).stem,
+        file=str(path),
+        directory=directory,
+        about=" ".join(header.about.split()),
+        topology=resolved,
+        requires=requires,
+        within_s=header.within,
+        timeout_s=header.timeout,
+        steps=steps,
+        variables=tuple(header.variables.items()),
+    )
+
+
+def _topology(
+    document: Document, data: dict[str, Any], directory: Path, override: str | None
+) -> tuple[Topology | None, list[Diagnostic]]:
+    from labctl import topology
+    from labctl.documents import DocumentError
+    from labctl.errors import InputError
+
+    if override is not None:
+        return topology.load(override), []
+    wanted = data.get("topology")
+    if wanted is None:
+        return None, []  # a missing key is told by the model; `topology:` without a value:
+    if isinstance(wanted, dict):
+        return topology.resolve_inline(document, ("topology",), directory)
+    if not isinstance(wanted, str):
+        problem = "a topology is a shape (pair, star:3), a path relative to this file, or a mapping"
+        return None, [document.diagnostic(("topology",), problem)]
+    try:
+        return topology.load(wanted, base=directory), []
+    except DocumentError as error:
+        # Its own file's mistakes stand for themselves; one without a place is about the name given here.
+        return None, [
+            document.diagnostic(("topology",), one.message, one.hint) if one.position is None else one
+            for one in error.diagnostics
+        ]
+    except InputError as error:
+        return None, [document.diagnostic(("topology",), str(error))]
+
+
+def _requirements(document: Document, header: ScenarioFile | None, diagnostics: list[Diagnostic]) -> Requirements:
+    from labctl.documents import suggest
+    from labctl.scenario.features import FEATURES
+
+    if header is None:
+        return Requirements()
+    for position, name in enumerate(header.requires.features):
+        if name not in FEATURES:
+            path = ("requires", "features", position)
+            diagnostics.append(document.diagnostic(path, f"unknown feature `{name}`", suggest(name, FEATURES)))
+    return Requirements(tuple(header.requires.programs), tuple(header.requires.features), header.requires.root)
+
+
+def _variables(document: Document, header: ScenarioFile | None, diagnostics: list[Diagnostic]) -> set[str]:
+    from labctl.scenario.variables import is_name
+
+    names = set(header.variables) if header is not None else set()
+    for name in sorted(names):
+        if not is_name(name):
+            problem = f"`{name}` is not a variable's name: letters, digits and `_`, not starting with a digit"
+            diagnostics.append(document.diagnostic(("variables", name), problem, key=True))
+    return names

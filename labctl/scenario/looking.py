@@ -1,0 +1,222 @@
+"""What `expect` sees of a host: the kernel's answers (`labctl.observe`) compared with what a condition asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface, ip_network
+from typing import TYPE_CHECKING
+
+from labctl.scenario.endpoints import EndpointPattern, ListeningAt, Protocol, parse_address, parse_endpoint, parse_state
+from labctl.scenario.state import Run, StepFailed, StepRun
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab
+    from labctl.observe.counters import Counters
+    from labctl.observe.sockets import Socket
+    from labctl.scenario.files import Connection, NumberMatch, Reach, RouteCondition
+    from labctl.scenario.model import Scenario
+
+IpAddress = IPv4Address | IPv6Address
+
+ECHO_S = 0.5  # for the answer to an echo request, before it is asked again
+NO_ECHO_S = 0.3  # silence that counts as unreachable
+SHOWN = 8
+
+
+# sockets
+
+
+def sockets(run: Run, host: str, protocol: Protocol) -> tuple[Socket, ...]:
+    """The host's sockets of one protocol."""
+    from labctl.observe.sockets import Transport
+    from labctl.observe.sockets import sockets as every_socket
+
+    return every_socket(run.lab, host, (Transport(protocol),))
+
+
+def listening(run: Run, host: str, where: ListeningAt) -> list[Socket]:
+    """The sockets that listen (UDP: are bound) exactly there."""
+    return [socket for socket in sockets(run, host, where.protocol) if socket.listening and _is_at(run, socket, where)]
+
+
+def half_open(run: Run, host: str, where: ListeningAt) -> int:
+    """How many connection requests towards that end have not finished their handshake."""
+    return sum(socket.half_open and _is_at(run, socket, where) for socket in sockets(run, host, where.protocol))
+
+
+def listed_listening(run: Run, host: str, protocol: Protocol) -> str:
+    """What listens with that protocol, for people; "" when nothing does."""
+    found = [_where(socket) for socket in sockets(run, host, protocol) if socket.listening]
+    return ", ".join(found[:SHOWN])
+
+
+def connections(run: Run, host: str, wanted: Connection) -> list[Socket]:
+    """The sockets with the wanted ends and state; without a wanted state, those that do not listen."""
+    return [socket for socket in _with_ends(run, host, wanted) if _in_state(socket, wanted.state)]
+
+
+def nearly(run: Run, host: str, wanted: Connection) -> list[Socket]:
+    """What to show when no socket is as wanted: those with the wanted ends, else all of the protocol."""
+    return _with_ends(run, host, wanted) or list(sockets(run, host, wanted.protocol))
+
+
+def described(socket: Socket) -> str:
+    """A socket for people, with its queues."""
+    if socket.listening:
+        return str(socket)
+    return f"{socket} (receive queue {socket.receive_queue}, send queue {socket.send_queue})"
+
+
+def wanted_text(wanted: Connection) -> str:
+    """`tcp server:5000 -> client:* ESTABLISHED`."""
+    state = f" {parse_state(wanted.state)}" if wanted.state else ""
+    queues = "".join(
+        f", {name.replace('_', ' ')} {_number(match)}"
+        for name, match in (("receive_queue", wanted.receive_queue), ("send_queue", wanted.send_queue))
+        if match is not None
+    )
+    return f"{wanted.protocol} {wanted.local or '*:*'} -> {wanted.peer or '*:*'}{state}{queues}"
+
+
+def _number(match: NumberMatch) -> str:
+    from labctl.scenario.matching import describe_number
+
+    return describe_number(match)
+
+
+def _where(socket: Socket) -> str:
+    if socket.path:
+        return f"unix/{socket.path}"
+    return str(ListeningAt(Protocol(socket.transport), socket.local_port, str(socket.local)))
+
+
+def _is_at(run: Run, socket: Socket, where: ListeningAt) -> bool:
+    if where.protocol is Protocol.UNIX:
+        return socket.path == where.name
+    if socket.local_port != where.port:
+        return False
+    return where.address is None or socket.local in addresses_of(run, where.address)
+
+
+def _with_ends(run: Run, host: str, wanted: Connection) -> list[Socket]:
+    local = parse_endpoint(wanted.local) if wanted.local else EndpointPattern()
+    peer = parse_endpoint(wanted.peer) if wanted.peer else EndpointPattern()
+    if wanted.protocol is Protocol.UNIX:
+        found = sockets(run, host, wanted.protocol)
+        return [socket for socket in found if local.host is None or socket.path == local.host]
+    return [
+        socket
+        for socket in sockets(run, host, wanted.protocol)
+        if _fits(run, local, socket.local, socket.local_port) and _fits(run, peer, socket.peer, socket.peer_port)
+    ]
+
+
+def _in_state(socket: Socket, state: str | None) -> bool:
+    if state is None:
+        return not socket.listening
+    return socket.state.name == parse_state(state).value
+
+
+def _fits(run: Run, wanted: EndpointPattern, address: IpAddress | None, port: int) -> bool:
+    if wanted.port is not None and wanted.port != port:
+        return False
+    return wanted.host is None or address in addresses_of(run, wanted.host)
+
+
+def addresses_of(run: Run, name: str) -> tuple[IpAddress, ...]:
+    """The addresses that a node's name or a written address stands for, without scopes. StepFailed for neither."""
+    address = parse_address(name)
+    if address is not None:
+        return (address,)
+    topology = run.scenario.topology
+    if name not in topology:
+        raise StepFailed(f"`{name}` is neither an address nor a node of {topology.name}")
+    return tuple(topology.node(name).addresses)
+
+
+# counters
+
+
+def counters_at_start(lab: Lab, scenario: Scenario) -> dict[str, Counters]:
+    """The counters, by host, of those hosts whose counters some step looks at."""
+    from labctl.scenario.kinds import StepKind
+
+    expected = [step.body for step in scenario.walk() if step.kind is StepKind.EXPECT]
+    hosts = {body.on for body in expected if body.counters is not None}
+    if not hosts:
+        return {}
+    from labctl.observe.counters import counters
+
+    known = [node.name for node in scenario.topology.nodes]
+    wanted = [name for name in known if name in hosts] if hosts <= set(known) else known
+    return {name: counters(lab, name) for name in wanted}
+
+
+def counters_since_start(run: Run, host: str) -> Counters:
+    """How much each of the host's counters has grown since the scenario's start."""
+    from labctl.observe.counters import counters
+
+    return counters(run.lab, host) - run.counters[host]
+
+
+# reachability
+
+
+def reach_mismatch(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str:
+    """What is wrong with whether `host` gets an answer to an echo request, or ""."""
+    from labctl.observe.reach import reach as echo
+
+    found = addresses_of(at.run, reach.node)
+    addresses = [one for one in found if reach.family is None or f"ipv{one.version}" == reach.family]
+    if not addresses:
+        raise StepFailed(f"{reach.node} has no {reach.family or ''} address to reach".replace("  ", " "))
+    wrongs = []
+    for address in addresses:
+        at.scope.check()
+        answer = echo(at.lab, host, address, deadline_s=ECHO_S if wanted else NO_ECHO_S, requests=1)
+        if answer.reached is not wanted:
+            wrongs.append(str(answer))
+    if not wrongs:
+        return ""
+    return f"expected {reach.node} to be {'' if wanted else 'un'}reachable from {host}; {', '.join(wrongs)}"
+
+
+# routes and addresses
+
+
+def route_mismatch(run: Run, host: str, wanted: RouteCondition) -> str:
+    """What is wrong with the host's route to that prefix, or ""."""
+    from labctl.observe.network import routes
+
+    found = routes(run.lab, host)
+    prefixes = ("0.0.0.0/0", "::/0") if wanted.to == "default" else (wanted.to,)
+    networks = [ip_network(prefix, strict=False) for prefix in prefixes]
+    fitting = [route for route in found if route.destination in networks]
+    if wanted.via is not None:
+        gateways = addresses_of(run, wanted.via)
+        fitting = [route for route in fitting if route.gateway in gateways]
+    if fitting:
+        return ""
+    via = f" via {wanted.via}" if wanted.via else ""
+    return f"expected a route to {wanted.to}{via} on {host}; there is {_listed(found) or 'none at all'}"
+
+
+def address_mismatch(run: Run, host: str, wanted: str) -> str:
+    """What is wrong with whether the host has that address (with a prefix length: exactly so), or ""."""
+    from labctl.observe.network import addresses
+
+    found = addresses(run.lab, host)
+    interface = ip_interface(wanted)
+    has: Iterable[IPv4Interface | IPv6Interface | IpAddress] = (
+        [one.address for one in found] if "/" in wanted else [one.address.ip for one in found]
+    )
+    looked_for: IPv4Interface | IPv6Interface | IpAddress = interface if "/" in wanted else interface.ip
+    if looked_for in has:
+        return ""
+    return f"expected the address {wanted} on {host}; there is {_listed(found)}"
+
+
+def _listed(found: Iterable[object]) -> str:
+    shown = [str(one) for one in found]
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return ", ".join(shown[:SHOWN]) + more

@@ -1,0 +1,110 @@
+"""Expectations of numbers and texts, decided: PURE functions that say what is wrong, or nothing.
+
+Each returns `""` when the expectation holds, else one line: what was expected and what came instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labctl.scenario.files import NumberMatch, TextMatch
+
+SHOWN_CHARACTERS = 300
+
+
+def number_mismatch(expected: NumberMatch, value: int | float) -> str:
+    """`expected 1; got 3`."""
+    wanted = describe_number(expected)
+    holds = (
+        (expected.equals is None or value == expected.equals)
+        and (expected.not_ is None or value != expected.not_)
+        and (expected.at_least is None or value >= expected.at_least)
+        and (expected.at_most is None or value <= expected.at_most)
+    )
+    return "" if holds else f"expected {wanted}; got {value}"
+
+
+def describe_number(expected: NumberMatch) -> str:
+    """`at least 1 and at most 5`."""
+    parts = []
+    if expected.equals is not None:
+        parts.append(str(expected.equals))
+    if expected.not_ is not None:
+        parts.append(f"not {expected.not_}")
+    if expected.at_least is not None:
+        parts.append(f"at least {expected.at_least}")
+    if expected.at_most is not None:
+        parts.append(f"at most {expected.at_most}")
+    return " and ".join(parts) or "any number"
+
+
+def text_mismatch(expected: TextMatch, text: str) -> str:
+    """`expected to contain 'x'; got 'y'`."""
+    if expected.equals is not None and _line(text) != _line(expected.equals):
+        return f"expected {shown(expected.equals)}; got {shown(text)}"
+    for part in _several(expected.contains):
+        if part not in text:
+            return f"expected to contain {shown(part)}; got {shown(text)}"
+    for part in _several(expected.not_contains):
+        if part in text:
+            return f"expected not to contain {shown(part)}; got {shown(text)}"
+    if expected.matches is not None and not re.search(expected.matches, text, re.MULTILINE):
+        return f"expected to match /{expected.matches}/; got {shown(text)}"
+    if "json_" in expected.model_fields_set:
+        return _json_mismatch(expected.json_, text)
+    return ""
+
+
+def subset_mismatch(expected: object, value: object, where: str = "") -> str:
+    """What of `expected` is not in `value`: objects may have more keys, lists are as long, all else is equal."""
+    place = where or "the document"
+    if isinstance(expected, dict):
+        if not isinstance(value, dict):
+            return f"expected {place} to be an object; got {shown(json.dumps(value))}"
+        for key, inner in expected.items():
+            path = f"{where}.{key}" if where else str(key)
+            if key not in value:
+                return f"expected {path}; got only the keys {', '.join(map(str, value)) or '(none)'}"
+            wrong = subset_mismatch(inner, value[key], path)
+            if wrong:
+                return wrong
+        return ""
+    if isinstance(expected, list):
+        if not isinstance(value, list) or len(value) != len(expected):
+            return f"expected {place} to be a list of {len(expected)}; got {shown(json.dumps(value))}"
+        wrongs = (subset_mismatch(inner, value[i], f"{where}[{i}]") for i, inner in enumerate(expected))
+        return next((wrong for wrong in wrongs if wrong), "")
+    if value != expected or isinstance(value, bool) != isinstance(expected, bool):
+        return f"expected {place} to be {json.dumps(expected)}; got {shown(json.dumps(value))}"
+    return ""
+
+
+def shown(text: str) -> str:
+    """The text as a literal, shortened in the middle when it is long."""
+    if not text:
+        return "nothing"
+    if len(text) <= SHOWN_CHARACTERS:
+        return repr(text)
+    half = SHOWN_CHARACTERS // 2
+    return f"{text[:half]!r} ... {text[-half:]!r} ({len(text)} characters)"
+
+
+def _line(text: str) -> str:
+    return text[:-1] if text.endswith("\n") else text
+
+
+def _several(part: str | list[str] | None) -> list[str]:
+    if part is None:
+        return []
+    return [part] if isinstance(part, str) else part
+
+
+def _json_mismatch(expected: object, text: str) -> str:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        return f"expected JSON; got {shown(text)} ({error})"
+    return subset_mismatch(expected, value)

@@ -1,0 +1,50 @@
+"""How a run is to be done, and how it is stopped from outside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """`keep_on_failure`: a failed scenario's lab, with its programs stopped, is there until the listener's
+    `scenario_kept` returns."""
+
+    jobs: int = 1  # scenarios that run at the same time
+    keep_on_failure: bool = False
+
+
+class Cancellation:
+    """Stops a run from another thread, or from a signal handler of the main thread while `run_many` waits there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._stops: list[Callable[[str], None]] = []
+        self._reason = ""
+
+    @property
+    def reason(self) -> str:
+        """What the run was stopped by; "" while it was not."""
+        return self._reason
+
+    def cancel(self, reason: str = "interrupted") -> None:
+        """Every wait of every running scenario ends promptly, and no further scenario starts. Idempotent."""
+        with self._lock:
+            self._reason = self._reason or reason
+            stops = list(self._stops)
+        for stop in stops:
+            stop(self._reason)
+
+    def add(self, stop: Callable[[str], None]) -> None:
+        """`stop(reason)` is called on `cancel`; at once when that has already been."""
+        with self._lock:
+            self._stops.append(stop)
+            reason = self._reason
+        if reason:
+            stop(reason)
+
+    def remove(self, stop: Callable[[str], None]) -> None:
+        with self._lock:
+            self._stops.remove(stop)

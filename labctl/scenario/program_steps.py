@@ -1,0 +1,347 @@
+"""The steps that have to do with programs: run, start, stop, signal, pause, resume, wait, build, file."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from labctl.errors import KernelError, describe_errno, errno_name
+from labctl.scenario.describe import program_name
+from labctl.scenario.endpoints import parse_listening
+from labctl.scenario.listener import Stream
+from labctl.scenario.matching import number_mismatch, text_mismatch
+from labctl.scenario.programs import Command, Program, describe_status, stop
+from labctl.scenario.programs_known import located
+from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
+
+if TYPE_CHECKING:
+    from labctl.scenario.files import (
+        BuildBody,
+        FileBody,
+        NameBody,
+        ProgramExpect,
+        Ready,
+        RunBody,
+        Save,
+        SignalBody,
+        StartBody,
+        StopBody,
+        WaitBody,
+    )
+    from labctl.scenario.output import LineWatch
+
+SHOWN_CHARACTERS = 400  # of what a program said last, in a reason; the whole output is in the step's result
+
+
+def run(at: StepRun, body: RunBody) -> Done:
+    """Run a program to its end and look at what it gave."""
+    program, _ = _launch(at, body, program_name(body.run, body.shell))
+    if not program.wait_end(at.scope):
+        stop(program, signal.SIGTERM, at.run.scope)
+        raise StepFailed(f"expected to end within {_seconds(at)}; it was still running", _done(program))
+    _judge(program, body.expect, any_exit=body.any_exit)
+    _save(at, program, body.save)
+    return _done(program)
+
+
+def start(at: StepRun, body: StartBody) -> Done:
+    """Start a program in the background and wait until it is ready."""
+    name = body.name or program_name(body.run, body.shell)
+    before = at.run.programs.find(name)
+    if before is not None and not before.ended:
+        raise StepFailed(f"`{name}` is already running (started at {before.command.where}); give this one a `name`")
+    program, watch = _launch(at, body, name, line=(body.ready.line or "") if body.ready else "")
+    at.run.programs.add_background(program)
+    if body.ready is not None:
+        _await_ready(at, program, body.ready, watch)
+    return Done()
+
+
+def stop_program(at: StepRun, body: StopBody) -> Done:
+    """Signal a background program, wait for its end, look at what it gave."""
+    from labctl.scenario.files import signal_number
+
+    program = _background(at, body.process)
+    if program.ended and not program.asked_to_end and body.expect is None and program.status != 0:
+        program.accounted_for = True
+        raise StepFailed(f"expected {body.process} to be running; it had ended: it {program.state}", _done(program))
+    if not program.ended and not stop(program, signal_number(body.signal), at.run.scope):
+        raise StepFailed(f"{body.process} did not end, not even by SIGKILL", _done(program))
+    program.accounted_for = True
+    _judge(program, body.expect, any_exit=True)
+    return _done(program)
+
+
+def send_signal(at: StepRun, body: SignalBody) -> Done:
+    """Send a signal to a background program or to a calling process."""
+    from labctl.scenario.files import signal_number
+
+    number = signal_number(body.signal)
+    program = at.run.programs.find(body.process)
+    if program is not None:
+        program.asked_to_end = True
+        if not program.signal(number, group=False):
+            raise StepFailed(f"expected {body.process} to be running; it {program.state}", _done(program))
+        return NOTHING
+    host, _, process = body.process.partition("/")
+    at.run.callers.signal(host, process, number)
+    return NOTHING
+
+
+def pause(at: StepRun, body: NameBody) -> Done:
+    """SIGSTOP, and wait until the kernel says that it is stopped."""
+    program = _running(at, body.process)
+    program.signal(signal.SIGSTOP, group=True)
+    state = ""
+    for _ in at.scope.look_again():
+        state = _kernel_state(at, program)
+        if state == "T":
+            return NOTHING
+    raise StepFailed(f"expected {body.process} to be stopped (T) within {_seconds(at)}; its state is {state}")
+
+
+def resume(at: StepRun, body: NameBody) -> Done:
+    """SIGCONT, and wait until the kernel no longer says that it is stopped."""
+    program = _running(at, body.process)
+    program.signal(signal.SIGCONT, group=True)
+    for _ in at.scope.look_again():
+        if program.ended or _kernel_state(at, program) != "T":
+            return NOTHING
+    raise StepFailed(f"expected {body.process} to go on within {_seconds(at)}; the kernel says that it is stopped")
+
+
+def wait(at: StepRun, body: WaitBody) -> Done:
+    """Wait for the end of a background program and look at what it gave."""
+    program = _background(at, body.process)
+    if not program.wait_end(at.scope):
+        raise StepFailed(f"expected {body.process} to end within {_seconds(at)}; it is still running", _done(program))
+    program.accounted_for = True
+    _judge(program, body.expect, any_exit=body.any_exit or program.asked_to_end)
+    _save(at, program, body.save)
+    return _done(program)
+
+
+def place_file(at: StepRun, body: FileBody) -> Done:
+    """Write a file on a host."""
+    if body.source is not None:
+        content = (at.run.scenario.directory / body.source).read_bytes()
+    else:
+        content = (body.content or "").encode()
+    try:
+        fd = at.lab.open_file(body.on, body.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except KernelError as error:
+        hint = ". Is its directory there?" if errno_name(error.errno) == "ENOENT" else ""
+        raise StepFailed(f"cannot write {body.path} on {body.on}: {describe_errno(error.errno)}{hint}") from error
+    with open(fd, "wb") as file:
+        file.write(content)
+        os.fchmod(fd, int(body.mode, 8))
+    return NOTHING
+
+
+# The compiler runs inside the lab, with the host's own /tmp: whatever ends the run, no temporary file is left behind.
+_COMPILE = (
+    'directory=$(mktemp -d) && { cc "$@" -o "$directory/program" >&2; status=$?; '
+    '[ "$status" -ne 0 ] || cat "$directory/program"; rm -rf "$directory"; exit "$status"; }'
+)
+
+
+def build(at: StepRun, body: BuildBody) -> Done:
+    """Compile C sources into a program that every host finds in its PATH."""
+    directory = at.run.scenario.directory
+    sources = [str(directory / source) for source in body.sources]
+    arguments = ["-Wall", "-Wextra", *body.flags, *sources]
+    libraries = [flag for flag in body.flags if flag.startswith("-l")]  # after the sources that use them
+    command = Command(
+        host=at.run.scenario.hosts[0],
+        name="cc",
+        argv=["sh", "-c", _COMPILE, "cc", *arguments, *libraries],
+        env={"LC_ALL": "C.UTF-8"},
+        cwd=str(directory),
+        stdin=None,
+        where=at.step.where,
+    )
+    binary = os.memfd_create("labctl-build", os.MFD_CLOEXEC)
+    try:
+        program, _ = _spawn(at, command, stdout=binary)
+        if not program.wait_end(at.scope):
+            stop(program, signal.SIGTERM, at.run.scope)
+            raise StepFailed(f"the compiler did not end within {_seconds(at)}", _done(program))
+        if program.status != 0:
+            raise StepFailed(f"cc {program.state}:\n{program.text(Stream.STDERR).rstrip()}", _done(program))
+        os.lseek(binary, 0, os.SEEK_SET)
+        with open(binary, "rb", closefd=False) as file:
+            at.lab.put_file(f"bin/{body.program}", file.read(), 0o755)
+    finally:
+        os.close(binary)
+    return _done(program)
+
+
+def _launch(at: StepRun, body: RunBody | StartBody, name: str, line: str = "") -> tuple[Program, LineWatch | None]:
+    directory = at.run.scenario.directory
+    argv = list(body.run) if body.run else ["sh", "-c", body.shell or ""]
+    argv[0] = located(argv[0], directory) or argv[0]
+    command = Command(
+        host=body.on,
+        name=name,
+        argv=argv,
+        env=body.env,
+        cwd=os.path.join(directory, body.cwd or ""),
+        stdin=body.stdin,
+        where=at.step.where,
+    )
+    return _spawn(at, command, line=line)
+
+
+def _spawn(
+    at: StepRun, command: Command, *, stdout: int | None = None, line: str = ""
+) -> tuple[Program, LineWatch | None]:
+    try:
+        return at.run.programs.launch(command, stdout=stdout, line=line)
+    except KernelError as error:
+        what = {
+            "ENOENT": "is there no such program on the host? (PATH, or the working directory)",
+            "EACCES": "is it executable?",
+            "ENOEXEC": "is it a program for this machine, or a script without #!?",
+        }.get(errno_name(error.errno), "")
+        raise StepFailed(f"{error} {what}".rstrip()) from error
+
+
+def _await_ready(at: StepRun, program: Program, ready: Ready, watch: LineWatch | None) -> None:
+    if watch is not None:
+        is_ready = bool(at.scope.wait_for(lambda: watch.found or program.ended) and watch.found)
+        wanted = f"a line that matches /{ready.line}/"
+    else:
+        is_ready, wanted = _look_until_ready(at, program, ready)
+    if is_ready:
+        return
+    done = _done(program)
+    if program.ended:
+        program.accounted_for = True
+        raise StepFailed(f"expected {wanted}; the program ended before: it {program.state}{_said(program)}", done)
+    stop(program, signal.SIGTERM, at.run.scope)
+    raise StepFailed(f"expected {wanted} within {_seconds(at)}; not seen{_said(program)}", done)
+
+
+def _look_until_ready(at: StepRun, program: Program, ready: Ready) -> tuple[bool, str]:
+    from labctl.scenario.conditions import is_listening
+
+    host = program.command.host
+    wanted = ""
+    for _ in at.scope.look_again():
+        ended = program.ended  # looked at before the condition: a program may get ready and end
+        if ready.listening is not None:
+            wanted = f"{ready.listening} to be listening on {host}"
+            if is_listening(at.run, host, parse_listening(ready.listening)):
+                return True, wanted
+        elif ready.file is not None:
+            wanted = f"the file {ready.file} on {host}"
+            if _exists(at, host, ready.file):
+                return True, wanted
+        else:
+            argv = list(ready.command or [])
+            wanted = f"the command `{' '.join(argv)}` to succeed"
+            if _succeeds(at, program, argv):
+                return True, wanted
+        if ended:
+            return False, wanted
+    return False, wanted
+
+
+def _exists(at: StepRun, host: str, path: str) -> bool:
+    try:
+        os.close(at.lab.open_file(host, path, os.O_PATH))
+    except KernelError as error:
+        if errno_name(error.errno) in ("ENOENT", "ENOTDIR"):
+            return False
+        raise StepFailed(f"cannot look at {path} on {host}: {describe_errno(error.errno)}") from error
+    return True
+
+
+def _succeeds(at: StepRun, program: Program, argv: list[str]) -> bool:
+    """One attempt of a readiness command; it is not let outlive the step's deadline."""
+    argv[0] = located(argv[0], at.run.scenario.directory) or argv[0]
+    command = Command(
+        program.command.host, f"{program.command.name}-ready", argv, program.command.env, program.command.cwd, None,
+        at.step.where,
+    )  # fmt: skip
+    probe, _ = _spawn(at, command)
+    at.scope.wait_for(lambda: probe.ended or program.ended)
+    if not probe.ended:
+        stop(probe, signal.SIGTERM, at.run.scope)
+    return probe.status == 0
+
+
+def _background(at: StepRun, name: str) -> Program:
+    program = at.run.programs.find(name)
+    if program is None:
+        raise StepFailed(f"no background program called `{name}` has been started")
+    return program
+
+
+def _running(at: StepRun, name: str) -> Program:
+    program = _background(at, name)
+    if program.ended:
+        raise StepFailed(f"expected {name} to be running; it {program.state}", _done(program))
+    return program
+
+
+def _kernel_state(at: StepRun, program: Program) -> str:
+    """The letter of proc_pid_stat(5), field 3; X when there is no such process any more."""
+    try:
+        fd = at.lab.open_file(program.command.host, f"/proc/{program.process.pid}/stat")
+    except KernelError:
+        return "X"
+    with open(fd, "rb") as file:
+        try:
+            return chr(file.read().rpartition(b")")[2].split()[0][0])
+        except (ProcessLookupError, IndexError):
+            return "X"
+
+
+def _judge(program: Program, expected: ProgramExpect | None, *, any_exit: bool) -> None:
+    """StepFailed unless the ended program did what was expected of it."""
+    exit_status = program.exit_status or 0
+    wrongs = []
+    if expected is not None and expected.exit is not None:
+        wrong = number_mismatch(expected.exit, exit_status)
+        if wrong:
+            wrongs.append(f"exit status: {wrong}{_by_signal(program)}")
+    elif exit_status and not any_exit:
+        wrongs.append(f"exit status: expected 0; got {exit_status}{_by_signal(program)}{_said(program)}")
+    if expected is not None:
+        for stream, match in ((Stream.STDOUT, expected.stdout), (Stream.STDERR, expected.stderr)):
+            if match is not None and (wrong := text_mismatch(match, program.text(stream))):
+                wrongs.append(f"{stream}: {wrong}")
+    if wrongs:
+        raise StepFailed("; ".join(wrongs), _done(program))
+
+
+def _by_signal(program: Program) -> str:
+    return f" ({describe_status(program.status)})" if program.status is not None and program.status < 0 else ""
+
+
+def _said(program: Program) -> str:
+    """The last of what it wrote, for a reason."""
+    text = (program.text(Stream.STDERR).strip() or program.text(Stream.STDOUT).strip())[-SHOWN_CHARACTERS:]
+    return f"\n{text}" if text else ", and wrote nothing"
+
+
+def _save(at: StepRun, program: Program, save: Save | None) -> None:
+    if save is None:
+        return
+    for name, stream in ((save.stdout, Stream.STDOUT), (save.stderr, Stream.STDERR)):
+        if name is not None:
+            at.variables.set(name, program.text(stream).removesuffix("\n"))
+    if save.exit is not None:
+        at.variables.set(save.exit, program.exit_status)
+
+
+def _done(program: Program) -> Done:
+    return Done(program.record(), program.exit_status)
+
+
+def _seconds(at: StepRun) -> str:
+    from labctl.units import format_duration
+
+    return format_duration(at.within_s)

@@ -1,0 +1,267 @@
+"""Programs on hosts: started with their output drained into bounded stores, watched to their end, stopped for sure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labctl.errors import LabGone
+from labctl.scenario.listener import Stream
+from labctl.scenario.output import KeptOutput, LineWatch
+from labctl.scenario.result import OutputRecord
+from labctl.scenario.waiting import Scope, Watcher
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab, Process
+
+CHUNK_BYTES = 1 << 16
+PATIENCE_S = 2.0  # between the polite signal and SIGKILL
+SURELY_S = 5.0  # a process that SIGKILL has not ended by then hangs in the kernel
+
+Heard = Callable[[str, str, Stream, bytes], None]  # host, process, stream, data
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program to be started."""
+
+    host: str
+    name: str  # what it goes by among the scenario's steps
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    stdin: str | None
+    where: str  # file:line of the step
+
+
+class Program:
+    """A program that was started. Its fields change under the scenario's condition, which is notified."""
+
+    def __init__(self, command: Command, process: Process, condition: threading.Condition) -> None:
+        self.command = command
+        self.process = process
+        self.output = {Stream.STDOUT: KeptOutput(), Stream.STDERR: KeptOutput()}
+        self.status: int | None = None  # as Popen.returncode
+        self.gone = False  # the lab has ended, and the program with it
+        self.asked_to_end = False  # a step has signalled it
+        self.accounted_for = False  # a step has looked at how it ended
+        self._condition = condition
+        self._pipes: dict[Stream, int] = {}
+        self._watches: list[LineWatch] = []
+
+    def __repr__(self) -> str:
+        return f"<Program {self.command.name} on {self.command.host}, {self.state}>"
+
+    @property
+    def state(self) -> str:
+        return "running" if self.status is None else describe_status(self.status)
+
+    @property
+    def ended(self) -> bool:
+        return self.status is not None or self.gone
+
+    @property
+    def exit_status(self) -> int | None:
+        """As a shell has it: 128 + n when signal n ended it; None while it runs."""
+        return None if self.status is None else self.status if self.status >= 0 else 128 - self.status
+
+    def record(self) -> OutputRecord:
+        with self._condition:
+            out, err = self.output[Stream.STDOUT], self.output[Stream.STDERR]
+            return OutputRecord(out.text(), err.text(), out.truncated_bytes + err.truncated_bytes)
+
+    def text(self, stream: Stream) -> str:
+        with self._condition:
+            return self.output[stream].text()
+
+    def watch(self, pattern: str) -> LineWatch:
+        """A watch for a line of either stream that matches."""
+        line = LineWatch(pattern)
+        with self._condition:
+            self._watches.append(line)
+        return line
+
+    def wait_end(self, scope: Scope) -> bool:
+        """Whether it has ended within the scope's deadline; all that it wrote has then been read."""
+        scope.wait_for(lambda: self.ended)
+        if self.gone:
+            raise LabGone(f"the lab has ended, and {self.command.name} on {self.command.host} with it")
+        return self.ended
+
+    def signal(self, number: int, *, group: bool) -> bool:
+        """False when it has ended already."""
+        if self.ended:
+            return False
+        self.process.signal(number, group=group)
+        return True
+
+    # called in the watcher's thread
+
+    def attach(self, watcher: Watcher, pipes: dict[Stream, int], heard: Heard) -> None:
+        """Begin to drain `pipes` (taken over, non-blocking) and to watch for the program's end."""
+        self._pipes = pipes
+        for stream, fd in pipes.items():
+            watcher.add(fd, lambda stream=stream: self._drain(stream, heard))  # type: ignore[misc]
+        watcher.add(self.process.fileno(), lambda: self._reap(heard))
+
+    def close(self) -> None:
+        """Let go of all descriptors; the watcher has ended before."""
+        for fd in self._pipes.values():
+            os.close(fd)
+        self._pipes = {}
+        self.process.close()
+
+    def _drain(self, stream: Stream, heard: Heard, *, once: bool = True) -> bool:
+        """Read what is there; False at the end of the stream. The descriptor is closed with the program."""
+        fd = self._pipes[stream]
+        while True:
+            try:
+                data = os.read(fd, CHUNK_BYTES)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            with self._condition:
+                self.output[stream].append(data)
+                for watch in self._watches:
+                    watch.feed(data)
+                self._condition.notify_all()
+            heard(self.command.host, self.command.name, stream, data)
+            if once:
+                return True
+
+    def _reap(self, heard: Heard) -> bool:
+        try:
+            status = self.process.wait(0)
+        except LabGone:
+            with self._condition:
+                self.gone = True
+                self._condition.notify_all()
+            return False
+        if status is None:
+            return True
+        for stream in self._pipes:  # what it wrote before it ended is all there by now
+            self._drain(stream, heard, once=False)
+        with self._condition:
+            self.status = status
+            self._condition.notify_all()
+        return False
+
+
+class Programs:
+    """All programs of a running scenario; it stops and closes them. Thread-safe."""
+
+    def __init__(self, lab: Lab, condition: threading.Condition, watcher: Watcher, heard: Heard) -> None:
+        self._lab = lab
+        self._condition = condition
+        self._watcher = watcher
+        self._heard = heard
+        self._all: list[Program] = []
+        self._background: dict[str, Program] = {}
+        self._lock = threading.Lock()
+
+    def launch(
+        self, command: Command, *, stdout: int | None = None, line: str = ""
+    ) -> tuple[Program, LineWatch | None]:
+        """Start a program; KernelError when it cannot be run. `stdout` (not taken over) replaces the pipe that is kept.
+
+        With `line`, a watch that sees every line from the very first byte.
+        """
+        pipes: dict[Stream, int] = {}
+        theirs: dict[Stream, int] = {}
+        stdin = _text_descriptor(command.stdin) if command.stdin is not None else None
+        try:
+            for stream in (Stream.STDERR,) if stdout is not None else tuple(Stream):
+                pipes[stream], theirs[stream] = os.pipe2(os.O_CLOEXEC)
+                os.set_blocking(pipes[stream], False)
+            process = self._lab.spawn(
+                command.host,
+                command.argv,
+                env=command.env,
+                cwd=command.cwd,
+                stdin=stdin,
+                stdout=theirs.get(Stream.STDOUT, stdout),
+                stderr=theirs[Stream.STDERR],
+            )
+        except BaseException:
+            for fd in pipes.values():
+                os.close(fd)
+            raise
+        finally:
+            for fd in (*theirs.values(), *([stdin] if stdin is not None else [])):
+                os.close(fd)
+        program = Program(command, process, self._condition)
+        watch = program.watch(line) if line else None
+        with self._lock:
+            self._all.append(program)
+        program.attach(self._watcher, pipes, self._heard)
+        return program, watch
+
+    def add_background(self, program: Program) -> None:
+        with self._lock:
+            self._background[program.command.name] = program
+
+    def find(self, name: str) -> Program | None:
+        """The background program of that name (the last that was started), or None."""
+        with self._lock:
+            return self._background.get(name)
+
+    def unaccounted(self) -> list[Program]:
+        """Background programs that had ended by themselves, with a status other than 0, and that no step looked at."""
+        with self._lock:
+            programs = list(self._background.values())
+        return [p for p in programs if p.status not in (None, 0) and not p.asked_to_end and not p.accounted_for]
+
+    def stop_all(self, scope: Scope) -> list[Program]:
+        """End whatever still runs, all at once; returns those that outlived even SIGKILL."""
+        with self._lock:
+            running = [program for program in self._all if not program.ended]
+        for program in running:
+            program.asked_to_end = True
+            program.signal(signal.SIGTERM, group=True)
+            program.signal(signal.SIGCONT, group=True)  # a paused one acts on nothing else
+        everyone_ended = scope.within(PATIENCE_S).wait_for(lambda: all(program.ended for program in running))
+        if not everyone_ended:
+            for program in running:
+                program.signal(signal.SIGKILL, group=True)
+            scope.within(SURELY_S).wait_for(lambda: all(program.ended for program in running))
+        return [program for program in running if not program.ended]
+
+    def close(self) -> None:
+        """Let go of everything; the watcher has ended before."""
+        for program in self._all:
+            program.close()
+
+
+def stop(program: Program, number: int, scope: Scope) -> bool:
+    """Signal, wait a little, SIGKILL, wait; False when it outlives even that."""
+    program.asked_to_end = True
+    program.signal(number, group=True)
+    program.signal(signal.SIGCONT, group=True)
+    if program.wait_end(scope.within(PATIENCE_S)):
+        return True
+    program.signal(signal.SIGKILL, group=True)
+    return program.wait_end(scope.within(SURELY_S))
+
+
+def describe_status(status: int) -> str:
+    """`exited with status 1`, `was ended by SIGTERM`."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
+
+
+def _text_descriptor(text: str) -> int:
+    """A descriptor to read `text` from: memory, so that nothing has to be fed or cleaned up."""
+    fd = os.memfd_create("labctl-stdin", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text.encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

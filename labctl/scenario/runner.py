@@ -1,0 +1,275 @@
+"""Runs scenarios: each in a lab of its own and a thread of its own, step by step, to a result.
+
+What went wrong in the scenario is in the result. What is wrong with this machine (MachineError) is raised.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from labctl.errors import LabctlError, MachineError
+from labctl.scenario.listener import Listener, SilentListener
+from labctl.scenario.model import Scenario
+from labctl.scenario.options import Cancellation, RunOptions
+from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResult
+from labctl.scenario.sequence import run_steps, step_order
+from labctl.scenario.state import Run
+from labctl.scenario.variables import Variables
+from labctl.scenario.waiting import Scope, Watcher
+
+if TYPE_CHECKING:
+    from labctl.lab.starting import Boot
+
+NO_OPTIONS = RunOptions()
+CLEAN_UP_S = 15.0  # for what is left to do after the last step, whatever the scenario's own deadline
+
+
+def run_many(
+    scenarios: Sequence[Scenario],
+    options: RunOptions = NO_OPTIONS,
+    listener: Listener | None = None,
+    cancellation: Cancellation | None = None,
+    *,
+    boot: Boot | None = None,
+) -> RunResult:
+    """The results of the scenarios, in their order, at most `options.jobs` of them running at the same time.
+
+    `cancellation.cancel()` ends the running ones promptly and skips the rest; the result says so. KeyboardInterrupt
+    does that too, and is raised again when every lab is gone. `boot` (taken over) was started ahead, for the first lab.
+    Raises MachineError when this machine cannot have labs; the first one, when all threads have ended.
+    """
+    listener = listener or SilentListener()
+    cancellation = cancellation or Cancellation()
+    started_at, started = _now(), time.monotonic()
+    results: list[ScenarioResult | None] = [None] * len(scenarios)
+    raised: list[BaseException] = []
+    waiting = iter(range(len(scenarios)))
+    lock = threading.Lock()
+    boots = [boot] if boot is not None else []
+
+    def work() -> None:
+        while True:
+            with lock:
+                index = next(waiting, None)
+                first_boot = boots.pop() if boots and index is not None else None
+            if index is None:
+                return
+            try:
+                results[index] = run_scenario(scenarios[index], options, listener, cancellation, boot=first_boot)
+            except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
+                raised.append(error)
+                cancellation.cancel(str(error) or type(error).__name__)
+                return
+
+    threads = [
+        threading.Thread(target=work, name=f"labctl-scenario-{number}")
+        for number in range(min(max(1, options.jobs), len(scenarios)))
+    ]
+    for thread in threads:
+        thread.start()
+    _join(threads, cancellation)
+    for left in boots:
+        left.close()
+    if raised:
+        raise raised[0]
+    done = tuple(result for result in results if result is not None)
+    return RunResult(started_at, time.monotonic() - started, done)
+
+
+def run_scenario(
+    scenario: Scenario,
+    options: RunOptions = NO_OPTIONS,
+    listener: Listener | None = None,
+    cancellation: Cancellation | None = None,
+    *,
+    boot: Boot | None = None,
+) -> ScenarioResult:
+    """Run one scenario in a lab of its own, in this thread; nothing of the lab is left when it returns.
+
+    Raises MachineError. `boot` is taken over.
+    """
+    listener = listener or SilentListener()
+    cancellation = cancellation or Cancellation()
+    started_at, started = _now(), time.monotonic()
+    listener.scenario_started(scenario)
+
+    def finished(outcome: Outcome, reason: str, steps: Sequence[StepResult] = ()) -> ScenarioResult:
+        return ScenarioResult(
+            name=scenario.name,
+            file=scenario.file,
+            about=scenario.about,
+            outcome=outcome,
+            reason=reason,
+            started_at=started_at,
+            duration_s=time.monotonic() - started,
+            hosts=scenario.hosts,
+            steps=tuple(sorted(steps, key=step_order)),
+        )
+
+    with ExitStack() as stack:
+        if boot is not None:
+            stack.callback(boot.close)
+        result = _before(scenario, cancellation, finished)
+        if result is None:
+            stack.pop_all()  # the lab takes the boot over
+            result = _in_a_lab(scenario, options, listener, cancellation, boot, finished)
+    listener.scenario_finished(scenario, result)
+    return result
+
+
+Finished = Callable[..., ScenarioResult]
+
+
+def _before(scenario: Scenario, cancellation: Cancellation, finished: Finished) -> ScenarioResult | None:
+    from labctl.scenario.features import unmet
+
+    if cancellation.reason:
+        return finished(Outcome.SKIPPED, f"not run: {cancellation.reason}")
+    if missing := unmet(scenario.requires):
+        return finished(Outcome.SKIPPED, missing)
+    return None
+
+
+def _in_a_lab(
+    scenario: Scenario,
+    options: RunOptions,
+    listener: Listener,
+    cancellation: Cancellation,
+    boot: Boot | None,
+    finished: Finished,
+) -> ScenarioResult:
+    from labctl import plan as planning
+    from labctl.lab.handle import Lab
+    from labctl.scenario.callsteps import Callers
+    from labctl.scenario.looking import counters_at_start
+    from labctl.scenario.programs import Programs
+
+    steps: list[StepResult] = []
+    try:
+        with ExitStack() as stack:
+            plan = planning.build(scenario.topology)
+            lab = Lab.open(plan, visible_paths=(str(scenario.directory),), boot=boot)
+            stack.callback(lab.close)
+            condition = threading.Condition()
+            scope = Scope(condition, time.monotonic() + scenario.timeout_s)
+            watcher = Watcher()
+            programs = Programs(
+                lab,
+                condition,
+                watcher,
+                lambda host, process, stream, data: listener.output(scenario, host, process, stream, data),
+            )
+            stack.callback(programs.close)
+            stack.callback(watcher.close)
+            started = time.monotonic()
+            variables = Variables(dict(scenario.variables))
+            callers = Callers(lab, variables, started)
+            stack.callback(callers.close)
+            run = Run(
+                scenario=scenario,
+                plan=plan,
+                lab=lab,
+                listener=listener,
+                variables=variables,
+                started=started,
+                scope=scope,
+                watcher=watcher,
+                programs=programs,
+                callers=callers,
+                counters=counters_at_start(lab, scenario),
+                results=steps,
+            )
+
+            def stop(reason: str) -> None:
+                scope.cancel(reason)
+                lab.close()
+
+            cancellation.add(stop)
+            stack.callback(cancellation.remove, stop)
+            result = _carry_out(run, finished)
+            if result.outcome in (Outcome.FAILED, Outcome.ERROR) and options.keep_on_failure and not scope.cancelled:
+                listener.scenario_kept(scenario, result, ways_in(run))
+            return result
+    except MachineError:
+        raise
+    except (LabctlError, RuntimeError) as error:
+        if cancellation.reason:
+            return finished(Outcome.ERROR, cancellation.reason, steps)
+        if not isinstance(error, LabctlError):
+            raise
+        return finished(Outcome.ERROR, str(error), steps)
+
+
+def _carry_out(run: Run, finished: Finished) -> ScenarioResult:
+    """The steps, then the end of whatever still runs."""
+    ok = run_steps(run)
+    at_the_end = None if run.scope.cancelled else _end_programs(run)
+    if at_the_end is not None:
+        run.results.append(at_the_end)
+        run.listener.step_finished(run.scenario, at_the_end)
+    if run.scope.cancelled:
+        return finished(Outcome.ERROR, run.scope.cancelled, run.results)
+    bad = sorted((r for r in run.results if r.outcome in (Outcome.FAILED, Outcome.ERROR)), key=_severity)
+    if not bad:
+        assert ok
+        return finished(Outcome.PASSED, "", run.results)
+    worst = bad[0]
+    where = f"step {worst.index} ({run.scenario.file}:{worst.line}), {worst.title}"
+    return finished(worst.outcome, f"{where}: {worst.reason}", run.results)
+
+
+def _severity(result: StepResult) -> tuple[bool, int, float]:
+    """Errors before failures; the deepest step (the cause) before those around it; the earliest first."""
+    return result.outcome is not Outcome.ERROR, -result.index.count("."), result.started_s
+
+
+def _end_programs(run: Run) -> StepResult | None:
+    """Stop the background programs; a failure when one had not waited for that, or would not end."""
+    scope = Scope(run.condition, time.monotonic() + CLEAN_UP_S)
+    started_s = run.elapsed_s
+    crashed = run.programs.unaccounted()
+    immortal = run.programs.stop_all(scope)
+    if not crashed and not immortal:
+        return None
+    program = (crashed or immortal)[0]
+    said = "had ended by itself: it " + program.state if crashed else "did not end, not even by SIGKILL"
+    line = int(program.command.where.rpartition(":")[2])
+    return StepResult(
+        index=str(len(run.scenario.steps) + 1),
+        host=program.command.host,
+        kind="end",
+        title=f"end of background program {program.command.name}",
+        outcome=Outcome.FAILED,
+        reason=f"expected {program.command.name} to run until the end; it {said}",
+        started_s=started_s,
+        duration_s=run.elapsed_s - started_s,
+        line=line,
+        output=program.record(),
+        exit_status=program.exit_status,
+    )
+
+
+def ways_in(run: Run) -> tuple[str, ...]:
+    """Commands that enter the hosts of a kept lab from another terminal."""
+    return tuple(run.callers.way_in(host) for host in run.scenario.hosts)
+
+
+def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> None:
+    """Wait for the threads; an interruption cancels the run first."""
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt as interruption:
+        cancellation.cancel(str(interruption) or "interrupted")
+        for thread in threads:
+            thread.join()
+        raise
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,93 @@
+"""What a running scenario holds, and how its steps say that they have failed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab
+    from labctl.observe.counters import Counters
+    from labctl.plan.operations import Plan
+    from labctl.scenario.callsteps import Callers
+    from labctl.scenario.listener import Listener
+    from labctl.scenario.model import Scenario, Step
+    from labctl.scenario.programs import Programs
+    from labctl.scenario.result import CallRecord, OutputRecord, StepResult
+    from labctl.scenario.variables import Variables
+    from labctl.scenario.waiting import Scope, Watcher
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a step leaves in the result besides its outcome."""
+
+    output: OutputRecord | None = None
+    exit_status: int | None = None
+
+
+NOTHING = Done()
+
+
+class StepFailed(Exception):
+    """An expectation of the step did not hold; `reason` says what was expected and what was seen last."""
+
+    def __init__(self, reason: str, done: Done = NOTHING) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.done = done
+
+
+@dataclass(eq=False)
+class Run:
+    """A scenario that runs: made, owned and closed by the runner; its steps share it, in several threads."""
+
+    scenario: Scenario
+    plan: Plan
+    lab: Lab
+    listener: Listener
+    variables: Variables
+    scope: Scope
+    watcher: Watcher
+    programs: Programs
+    callers: Callers
+    counters: dict[str, Counters]  # at the start, of the hosts whose counters some step looks at
+    started: float  # time.monotonic() when the lab was there
+    results: list[StepResult] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def condition(self) -> threading.Condition:
+        return self.scope.condition
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start of the lab."""
+        return time.monotonic() - self.started
+
+
+@dataclass(eq=False)
+class StepRun:
+    """One execution of one step: where it stands, its variables, its deadline, and the calls it has made so far."""
+
+    run: Run
+    step: Step
+    index: str  # "3", or "3.2.1" inside repeat and parallel
+    variables: Variables
+    scope: Scope
+    calls: list[CallRecord] = field(default_factory=list)
+
+    @property
+    def lab(self) -> Lab:
+        return self.run.lab
+
+    @property
+    def within_s(self) -> float:
+        """How long the step may take."""
+        return self.step.within_s if self.step.within_s is not None else self.run.scenario.within_s
+
+
+Executor = Callable[[StepRun, Any], Done]

@@ -1,0 +1,136 @@
+"""Waiting: always for a condition, always with a deadline, never asleep; and ended at once when the run is cancelled.
+
+One `threading.Condition` for each running scenario is notified of everything that may end a wait: output, the end of
+a program, a cancellation. What the kernel does not tell by a descriptor (queues, counters) is looked at again and
+again, at growing intervals, which a cancellation ends too.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+FIRST_LOOK_AGAIN_S = 0.001
+LAST_LOOK_AGAIN_S = 0.05
+
+
+class Interrupted(Exception):
+    """The wait was cancelled: by the user, or by another branch's failure; the argument says by what."""
+
+
+class Scope:
+    """A deadline on the monotonic clock, and a way to cancel all that waits under it; scopes nest."""
+
+    def __init__(self, condition: threading.Condition, deadline: float, outer: Scope | None = None) -> None:
+        self.condition = condition
+        self.deadline: float = deadline if outer is None else min(deadline, outer.deadline)
+        self._outer = outer
+        self._cancelled = ""
+
+    def within(self, seconds: float) -> Scope:
+        """A scope inside this one that ends `seconds` from now, or with this one."""
+        return Scope(self.condition, time.monotonic() + seconds, self)
+
+    def inner(self) -> Scope:
+        """A scope inside this one with the same deadline, to be cancelled on its own."""
+        return Scope(self.condition, self.deadline, self)
+
+    def cancel(self, reason: str) -> None:
+        with self.condition:
+            self._cancelled = self._cancelled or reason
+            self.condition.notify_all()
+
+    @property
+    def cancelled(self) -> str:
+        """Why this scope, or one around it, was cancelled; "" when it was not."""
+        return self._cancelled or (self._outer.cancelled if self._outer is not None else "")
+
+    @property
+    def remaining_s(self) -> float:
+        return max(0.0, self.deadline - time.monotonic())
+
+    def check(self) -> None:
+        """Raises Interrupted when cancelled."""
+        if reason := self.cancelled:
+            raise Interrupted(reason)
+
+    def wait_for(self, predicate: Callable[[], T]) -> T:
+        """Waits until `predicate()` is true and returns its value, or its last, false, value at the deadline.
+
+        The predicate is called with the condition held, after each notification. Raises Interrupted.
+        """
+        with self.condition:
+            while True:
+                self.check()
+                value = predicate()
+                if value:
+                    return value
+                remaining_s = self.remaining_s
+                if not remaining_s:
+                    return value
+                self.condition.wait(remaining_s)
+
+    def look_again(self) -> Iterator[None]:
+        """Yields at once and then at growing intervals, until the deadline; the last time just after it."""
+        interval_s = FIRST_LOOK_AGAIN_S
+        while True:
+            self.check()
+            last = not self.remaining_s
+            yield
+            if last:
+                return
+            with self.condition:
+                self.condition.wait_for(lambda: self.cancelled, min(interval_s, self.remaining_s))
+            interval_s = min(interval_s * 2, LAST_LOOK_AGAIN_S)
+
+
+class Watcher:
+    """A thread that calls back when descriptors become readable; one for each running scenario."""
+
+    def __init__(self) -> None:
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._new: deque[tuple[int, Callable[[], bool]]] = deque()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="labctl-watcher", daemon=True)
+        self._started = False
+
+    def add(self, fd: int, readable: Callable[[], bool]) -> None:
+        """`readable()` is called in the watcher's thread whenever `fd` is; it says whether to go on watching.
+
+        The descriptor stays the caller's; it must not be closed before `readable` has returned False.
+        """
+        self._new.append((fd, readable))
+        if not self._started:
+            self._started = True
+            self._thread.start()
+        os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        """Ends the thread; the descriptors may be closed after it."""
+        self._closing = True
+        if self._started:
+            os.eventfd_write(self._wake, 1)
+            self._thread.join()
+        if self._wake != -1:
+            wake, self._wake = self._wake, -1
+            os.close(wake)
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake, selectors.EVENT_READ)
+            while not self._closing:
+                for key, _ in selector.select():
+                    if key.fd == self._wake:
+                        os.eventfd_read(self._wake)
+                    elif not key.data():
+                        selector.unregister(key.fd)
+                while self._new:
+                    fd, readable = self._new.popleft()
+                    selector.register(fd, selectors.EVENT_READ, readable)
