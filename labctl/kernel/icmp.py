@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
 import time
 from dataclasses import dataclass
 
+SIOCGIFINDEX = 0x8933  # linux/sockios.h, netdevice(7)
 IP_RECVERR = 11  # linux/in.h
 IPV6_RECVERR = 25  # linux/in6.h
 ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
@@ -55,13 +57,14 @@ def echo(sock: socket.socket, address: str, *, deadline_s: float = 1.0, requests
     The first answer, or the first error that says there is no way, ends it. OSError when the socket itself fails.
     """
     family = socket.AddressFamily(sock.family)
+    target = _target(sock, address)
     _hear_errors(sock, family)
     identifier = int.from_bytes(os.urandom(2), "big")
     began = time.monotonic()
     sent = 0
     for number in range(1, requests + 1):
         try:
-            sock.sendto(_request(family, identifier, number), (address, 0))
+            sock.sendto(_request(family, identifier, number), target)
             sent += 1
             refused = 0
         except OSError as error:
@@ -71,6 +74,16 @@ def echo(sock: socket.socket, address: str, *, deadline_s: float = 1.0, requests
         if refused != errno.ETIMEDOUT:
             return Echo(address, refused, sent, time.monotonic() - began)
     return Echo(address, errno.ETIMEDOUT, sent, time.monotonic() - began)
+
+
+def _target(sock: socket.socket, address: str) -> tuple[str, int] | tuple[str, int, int, int]:
+    """The socket address; a scope's name is looked up where the socket lives, which may be another namespace."""
+    host, _, scope = address.partition("%")
+    if not scope:
+        return (host, 0)
+    request = struct.pack("16s24x", scope.encode())
+    (index,) = struct.unpack_from("=i", fcntl.ioctl(sock.fileno(), SIOCGIFINDEX, request), 16)
+    return (host, 0, 0, index)
 
 
 def _hear_errors(sock: socket.socket, family: int) -> None:

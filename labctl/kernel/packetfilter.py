@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from labctl.kernel.netlink import (
+    MESSAGES_A_SEND,
     NLM_F_ACK,
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -81,12 +82,14 @@ class Dropped:
 def add(sock: socket.socket, matches: Iterable[Match]) -> None:
     """Drop the packets that any of `matches` describes, in the namespace of `sock` (NETLINK_NETFILTER; borrowed).
 
-    All or nothing. OSError: EOPNOTSUPP, ENOENT on a kernel without nf_tables, EPERM without CAP_NET_ADMIN.
+    OSError: EOPNOTSUPP, ENOENT on a kernel without nf_tables, EPERM without CAP_NET_ADMIN; of many matches some may be
+    dropped already then.
     """
     requests = [_request(NEW_TABLE, NLM_F_CREATE, _table())]
     requests += [_request(NEW_CHAIN, NLM_F_CREATE, chain(hook)) for hook in Hook]
     requests += [_request(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, rule(match)) for match in matches]
-    _transact(sock, requests)
+    for first in range(0, len(requests), MESSAGES_A_SEND):
+        _transact(sock, requests[first : first + MESSAGES_A_SEND])
 
 
 def remove_all(sock: socket.socket) -> None:

@@ -1,0 +1,320 @@
+"""Plans carried out by the kernel: what is there afterwards, what is refused and how it is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from labctl.errors import KernelError
+from labctl.kernel.sysctl import read_sysctl
+from labctl.lab.executor import NodeTable, execute
+from labctl.observe.network import addresses, links, routes
+from labctl.observe.reach import reach
+from labctl.plan.operations import (
+    AddAddress,
+    AddRoute,
+    LinkEnd,
+    MakeBridge,
+    MakeLink,
+    MakeNode,
+    Operation,
+    SetDown,
+    SetSysctl,
+    SetUp,
+)
+from labctl.topology.model import NodeKind
+from tests.integration.inside import NetworkLab, inside
+from tests.integration.networks import mac, pair, routed, star
+
+FIRST_REPLY_S = 0.4  # a lost first packet is repeated after a second
+
+
+def assert_reaches(lab: NetworkLab, node: str, *targets: str) -> None:
+    for target in targets:
+        answer = reach(lab, node, ip_address(target), deadline_s=FIRST_REPLY_S, requests=1)
+        assert answer.reached, f"{node} -> {target}: {answer}"
+
+
+def assert_reaches_again(lab: NetworkLab, node: str, *targets: str) -> None:
+    """After a link was down: who asked for a neighbour in vain meanwhile asks again within a second (arp(7))."""
+    for target in targets:
+        answer = reach(lab, node, ip_address(target), deadline_s=3.0)
+        assert answer.reached, f"{node} -> {target}: {answer}"
+
+
+def assert_does_not_reach(lab: NetworkLab, node: str, *targets: str) -> None:
+    for target in targets:
+        assert not reach(lab, node, ip_address(target), deadline_s=0.1, requests=1).reached, f"{node} -> {target}"
+
+
+@inside
+def test_a_pair_answers_its_first_packets_over_both_families() -> None:
+    with NetworkLab(*pair()) as lab:
+        assert_reaches(lab, "client", "192.0.2.2", "2001:db8::2", "fe80::2%eth0")
+        assert_reaches(lab, "server", "192.0.2.1", "2001:db8::1")
+
+
+@inside
+def test_no_star_loses_its_first_packet() -> None:
+    for _ in range(8):
+        with NetworkLab(*star(8)) as lab:
+            assert_reaches(lab, "h8", "fd00::1", "10.0.0.1")
+            assert_reaches(lab, "h1", "10.0.0.7", "fd00::7")
+
+
+@inside
+def test_hosts_reach_each_other_through_a_router() -> None:
+    with NetworkLab(*routed()) as lab:
+        assert_reaches(lab, "left", "10.2.0.1", "fd02::1")
+        assert_reaches(lab, "right", "10.1.0.1", "fd01::1")
+
+
+@inside
+def test_switches_that_are_linked_forward_to_each_other() -> None:
+    operations: list[Operation] = []
+    for number in (1, 2):
+        operations += [MakeNode(f"s{number}", NodeKind.SWITCH), MakeNode(f"h{number}", NodeKind.HOST)]
+        operations.append(MakeBridge(f"s{number}", "br0", 1500))
+        host = LinkEnd(f"h{number}", "eth0", mac(number), 1500)
+        operations.append(MakeLink(host, LinkEnd(f"s{number}", "p1", mac(number, 1), 1500, "br0")))
+    trunk = LinkEnd("s1", "p2", mac(1, 2), 1500, "br0"), LinkEnd("s2", "p2", mac(2, 2), 1500, "br0")
+    operations.append(MakeLink(*trunk))
+    for number in (1, 2):
+        operations.append(AddAddress(f"h{number}", "eth0", ip_interface(f"10.0.0.{number}/24")))
+        operations += [SetUp(f"h{number}", "eth0"), SetUp(f"s{number}", "p1"), SetUp(f"s{number}", "p2")]
+        operations.append(SetUp(f"s{number}", "br0"))
+    with NetworkLab(*operations) as lab:
+        assert_reaches(lab, "h1", "10.0.0.2")
+
+
+@inside
+def test_interfaces_have_the_names_macs_and_mtus_of_the_plan_and_are_down_until_set_up() -> None:
+    left, right = LinkEnd("a", "uplink", mac(7), 1400), LinkEnd("b", "fifteen-letters", mac(8), 9000)
+    with NetworkLab(MakeNode("a", NodeKind.HOST), MakeNode("b", NodeKind.HOST), MakeLink(left, right)) as lab:
+        found = {link.name: link for node in ("a", "b") for link in links(lab, node)}
+        assert (found["uplink"].mac, found["uplink"].mtu, found["uplink"].up) == (mac(7), 1400, False)
+        assert (found["fifteen-letters"].mac, found["fifteen-letters"].mtu) == (mac(8), 9000)
+        assert found["uplink"].index != found["fifteen-letters"].index
+        assert found["lo"].up
+
+
+@inside
+def test_hosts_have_exactly_the_addresses_and_routes_of_the_plan() -> None:
+    with NetworkLab(*routed()) as lab:
+        eth0 = {str(found.address) for found in addresses(lab, "left") if found.ifname == "eth0"}
+        assert eth0 == {"10.1.0.1/24", "fd01::1/64", "fe80::1/64"}
+        assert not [found for found in addresses(lab, "left") if found.tentative]
+        via = {(str(route.destination), str(route.gateway)) for route in routes(lab, "left") if route.gateway}
+        assert via == {("10.2.0.0/24", "10.1.0.254"), ("fd02::/64", "fd01::fe")}
+
+
+@inside
+def test_a_switch_has_no_ipv6_and_its_bridge_does_not_snoop() -> None:
+    with NetworkLab(*star(2)) as lab:
+        assert not [found for found in addresses(lab, "s1") if found.address.version == 6]
+        assert {link.name for link in links(lab, "s1") if link.carrier} >= {"port1", "port2"}
+
+
+@inside
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_a_link_that_was_down_is_the_same_network_again(end: str) -> None:
+    with NetworkLab(*pair()) as lab:
+        before = set(addresses(lab, end)), set(routes(lab, end))
+        lab.apply(SetDown(end, "eth0"))
+        assert_does_not_reach(lab, "client", "192.0.2.2", "2001:db8::2")
+        lab.apply(SetUp(end, "eth0"))
+        assert (set(addresses(lab, end)), set(routes(lab, end))) == before
+        assert_reaches_again(lab, "client", "192.0.2.2", "2001:db8::2")
+        assert_reaches_again(lab, "server", "192.0.2.1", "2001:db8::1")
+
+
+@inside
+@pytest.mark.parametrize(("node", "ifname"), [("left", "eth0"), ("gw", "eth1"), ("gw", "eth2")])
+def test_routes_are_back_after_the_link_was_down(node: str, ifname: str) -> None:
+    with NetworkLab(*routed()) as lab:
+        for _ in range(2):
+            lab.apply(SetDown(node, ifname))
+            assert_does_not_reach(lab, "left", "10.2.0.1", "fd02::1")
+            lab.apply(SetUp(node, ifname))
+            assert_reaches_again(lab, "left", "10.2.0.1", "fd02::1")
+
+
+@inside
+def test_both_ends_of_a_link_may_go_down_and_up_together() -> None:
+    with NetworkLab(*pair()) as lab:
+        lab.apply(SetDown("client", "eth0"), SetDown("server", "eth0"))
+        lab.apply(SetUp("client", "eth0"), SetUp("server", "eth0"))
+        assert_reaches_again(lab, "client", "192.0.2.2", "2001:db8::2")
+
+
+@inside
+def test_setting_up_what_is_up_changes_nothing() -> None:
+    with NetworkLab(*pair()) as lab:
+        lab.apply(SetUp("client", "eth0"), SetUp("client", "eth0"))
+        assert_reaches_again(lab, "client", "192.0.2.2", "2001:db8::2")
+
+
+@inside
+def test_a_switch_port_that_was_down_forwards_again() -> None:
+    with NetworkLab(*star(2)) as lab:
+        lab.apply(SetDown("s1", "port2"))
+        assert_does_not_reach(lab, "h1", "10.0.0.2")
+        lab.apply(SetUp("s1", "port2"))
+        assert_reaches_again(lab, "h1", "10.0.0.2", "fd00::2")
+
+
+@inside
+def test_a_plan_may_come_in_any_order_that_can_be_carried_out() -> None:
+    by_link = sorted(pair(), key=lambda operation: not isinstance(operation, MakeNode))
+    with NetworkLab(*by_link) as lab:
+        lab.apply(MakeNode("third", NodeKind.HOST))
+        lab.apply(MakeLink(LinkEnd("third", "eth0", mac(3), 1500), LinkEnd("server", "eth1", mac(4), 1500)))
+        lab.apply(AddAddress("third", "eth0", ip_interface("198.51.100.1/24")), SetUp("third", "eth0"))
+        lab.apply(AddAddress("server", "eth1", ip_interface("198.51.100.2/24")), SetUp("server", "eth1"))
+        assert_reaches(lab, "third", "198.51.100.2")
+
+
+@inside
+def test_sysctls_are_set_on_the_node_only() -> None:
+    with NetworkLab(*pair()) as lab:
+        lab.apply(SetSysctl("server", "net.core.somaxconn", "7"))
+        lab.apply(SetSysctl("server", "net.ipv4.conf.eth0.rp_filter", "2"))
+        with lab.nodes.entered("server"):
+            assert read_sysctl("net.core.somaxconn") == "7"
+            assert read_sysctl("net/ipv4/conf/eth0/rp_filter") == "2"
+        with lab.nodes.entered("client"):
+            assert read_sysctl("net.core.somaxconn") != "7"
+
+
+@inside
+def test_a_sysctl_of_an_interface_with_a_dot_in_its_name() -> None:
+    ends = LinkEnd("a", "eth0.100", mac(1), 1500), LinkEnd("b", "eth0", mac(2), 1500)
+    with NetworkLab(MakeNode("a", NodeKind.HOST), MakeNode("b", NodeKind.HOST), MakeLink(*ends)) as lab:
+        for key in ("net.ipv4.conf.eth0/100.rp_filter", "net.ipv4.conf.eth0.100.rp_filter"):
+            lab.apply(SetSysctl("a", key, "2"))
+            with lab.nodes.entered("a"):
+                assert read_sysctl("net/ipv4/conf/eth0.100/rp_filter") == "2"
+            lab.apply(SetSysctl("a", key, "0"))
+
+
+def refusal(lab: NetworkLab, *operations: Operation) -> KernelError:
+    with pytest.raises(KernelError) as caught:
+        lab.apply(*operations)
+    return caught.value
+
+
+@inside
+def test_an_address_given_twice_is_told_with_its_interface() -> None:
+    with NetworkLab(*pair()) as lab:
+        again = AddAddress("server", "eth0", ip_interface("192.0.2.2/24"))
+        fine = AddAddress("server", "eth0", ip_interface("192.0.2.3/24"))
+        error = refusal(lab, fine, again)
+        assert (error.subject, error.attempted, error.errno) == (
+            "server:eth0",
+            "add address 192.0.2.2/24",
+            errno.EEXIST,
+        )
+        assert str(error).startswith("server:eth0: cannot add address 192.0.2.2/24: EEXIST, File exists")
+        assert str(error).endswith("Is it given twice?")
+
+
+@inside
+def test_a_gateway_that_is_not_on_the_link_is_refused_with_the_kernels_words() -> None:
+    with NetworkLab(*pair()) as lab:
+        error = refusal(lab, AddRoute("client", ip_network("10.0.0.0/8"), ip_address("203.0.113.1"), "eth0"))
+        assert error.attempted == "add route 10.0.0.0/8 via 203.0.113.1"
+        assert error.errno == errno.ENETUNREACH
+        assert "gateway" in error.detail.lower()
+
+
+@inside
+def test_of_many_refusals_the_first_is_told_and_the_others_are_counted() -> None:
+    with NetworkLab(*pair()) as lab:
+        gone = [AddRoute("client", ip_network(f"10.{n}.0.0/16"), ip_address("203.0.113.1"), "eth0") for n in range(100)]
+        error = refusal(lab, *gone)
+        assert error.attempted == "add route 10.0.0.0/16 via 203.0.113.1"
+        assert error.detail.endswith("99 more refused after it")
+
+
+@inside
+@pytest.mark.parametrize(
+    ("operation", "subject", "number"),
+    [
+        (MakeNode("client", NodeKind.HOST), "node client", errno.EEXIST),
+        (SetUp("client", "eth9"), "client:eth9", errno.ENODEV),
+        (AddAddress("nobody", "eth0", ip_interface("10.0.0.1/8")), "nobody:eth0", errno.ENOENT),
+        (SetSysctl("client", "net.core.nonsense", "1"), "node client", errno.ENOENT),
+        (SetSysctl("client", "net.ipv4.ip_forward", "maybe"), "node client", errno.EINVAL),
+        (SetSysctl("client", "kernel.hostname", "x"), "node client", errno.EINVAL),
+        (SetSysctl("client", "net.../../kernel/hostname", "x"), "node client", errno.EINVAL),
+    ],
+    ids=lambda value: (
+        str(value).replace(" ", "-") if isinstance(value, SetSysctl | MakeNode | SetUp | AddAddress) else ""
+    ),
+)
+def test_what_cannot_be_done_is_told(operation: Operation, subject: str, number: int) -> None:
+    with NetworkLab(*pair()) as lab:
+        error = refusal(lab, operation)
+        assert (error.subject, error.errno) == (subject, number)
+
+
+@inside
+def test_a_multicast_mac_is_refused_for_its_link() -> None:
+    nodes = MakeNode("a", NodeKind.HOST), MakeNode("b", NodeKind.HOST)
+    ends = LinkEnd("a", "eth0", "03:00:00:00:00:01", 1500), LinkEnd("b", "eth0", mac(2), 1500)
+    with NetworkLab(*nodes) as lab:
+        error = refusal(lab, MakeLink(*ends))
+        assert (error.subject, error.attempted) == ("link a:eth0 - b:eth0", "make the veth pair")
+        assert error.errno == errno.EADDRNOTAVAIL
+
+
+@inside
+def test_an_interface_cannot_be_made_twice() -> None:
+    with NetworkLab(*pair()) as lab:
+        ends = LinkEnd("client", "eth0", mac(5), 1500), LinkEnd("server", "eth5", mac(6), 1500)
+        assert refusal(lab, MakeLink(*ends)).errno == errno.EEXIST
+
+
+@inside
+def test_a_table_closes_every_descriptor_and_may_be_closed_twice() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    nodes = NodeTable()
+    execute(star(3), nodes)
+    assert len(nodes) == 4
+    home = os.stat("/proc/thread-self/ns/net").st_ino
+    nodes.close()
+    nodes.close()
+    assert os.stat("/proc/thread-self/ns/net").st_ino == home
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@inside
+def test_the_thread_is_home_again_after_a_refusal() -> None:
+    home = os.stat("/proc/thread-self/ns/net").st_ino
+    with NetworkLab(*pair()) as lab:
+        refusal(lab, SetSysctl("client", "net.core.nonsense", "1"))
+        assert os.stat("/proc/thread-self/ns/net").st_ino == home
+
+
+@inside
+def test_nothing_is_made_in_the_home_namespace() -> None:
+    with NetworkLab(*star(3)), open("/proc/thread-self/net/dev") as file:
+        assert [line.split(":")[0].strip() for line in file.readlines()[2:]] == ["lo"]
+
+
+@inside
+def test_more_ports_than_a_bridge_takes_are_refused_with_the_limit() -> None:
+    operations: list[Operation] = [MakeNode("s1", NodeKind.SWITCH), MakeNode("h1", NodeKind.HOST)]
+    operations.append(MakeBridge("s1", "br0", 1500))
+    for n in range(1, 1025):
+        port = LinkEnd("s1", f"p{n}", mac(n, 1), 1500, "br0")
+        operations.append(MakeLink(replace(port, node="h1", bridge="", mac=mac(n)), port))
+    with pytest.raises(KernelError) as caught:
+        NetworkLab(*operations)
+    assert caught.value.errno == errno.EXFULL
+    assert "1023 ports" in str(caught.value)
+    assert caught.value.subject == "link h1:p1024 - s1:p1024"

@@ -1,0 +1,112 @@
+"""Counters, addresses, routes and reachability of a node, read from outside it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from ipaddress import ip_address
+
+import pytest
+
+from labctl.observe.counters import UnknownCounter, counters
+from labctl.observe.network import addresses, routes
+from labctl.observe.reach import reach, reachable
+from labctl.plan.operations import SetDown
+from tests.integration.inside import NetworkLab, inside
+from tests.integration.networks import pair, routed
+
+
+@inside
+@pytest.mark.parametrize(
+    ("family", "server", "name"),
+    [(socket.AF_INET, "192.0.2.2", "Udp.NoPorts"), (socket.AF_INET6, "2001:db8::2", "Udp6.NoPorts")],
+)
+def test_a_datagram_to_no_port_is_counted_on_the_receiver_only(family: int, server: str, name: str) -> None:
+    with NetworkLab(*pair()) as lab, lab.socket("client", family, socket.SOCK_DGRAM) as sock:
+        before = {node: counters(lab, node) for node in ("client", "server")}
+        sock.sendto(b"x", (server, 9))
+        grown = {node: counters(lab, node) - before[node] for node in ("client", "server")}
+        assert grown["server"][name] == 1
+        assert grown["client"][name] == 0
+        assert name in grown["server"].changed()
+
+
+@inside
+def test_a_full_accept_queue_is_counted_under_its_bare_name() -> None:
+    with NetworkLab(*pair()) as lab, lab.socket("server", socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.bind(("192.0.2.2", 5000))
+        server.listen(0)
+        before = counters(lab, "server")
+        clients = [lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) for _ in range(3)]
+        for client in clients:
+            client.settimeout(0.2)
+            client.connect_ex(("192.0.2.2", 5000))
+        assert (counters(lab, "server") - before)["ListenOverflows"] >= 1
+        for client in clients:
+            client.close()
+
+
+@inside
+def test_an_unknown_counter_is_answered_with_those_that_were_meant() -> None:
+    with NetworkLab(*pair()) as lab:
+        found = counters(lab, "server")
+        with pytest.raises(UnknownCounter, match=r"did you mean `TcpExt\.ListenOverflows`"):
+            found["ListenOverflow"]
+        with pytest.raises(UnknownCounter, match=r"ambiguous: say `.*Udp\.InErrors` or"):
+            found["InErrors"]
+
+
+@inside
+def test_a_file_below_proc_net_stays_bound_to_the_namespace_that_it_was_opened_in() -> None:
+    with NetworkLab(*pair()) as lab:
+        fd = lab.open_file("server", "/proc/net/if_inet6")
+        with lab.nodes.entered("client"), open(fd) as file:
+            assert "20010db8000000000000000000000002" in file.read()
+
+
+@inside
+def test_addresses_and_routes_are_those_of_the_node_asked() -> None:
+    with NetworkLab(*routed()) as lab:
+        assert {found.ifname for found in addresses(lab, "gw")} == {"lo", "eth1", "eth2"}
+        assert "10.2.0.0/24 via 10.1.0.254 on eth0" in {str(route) for route in routes(lab, "left")}
+        assert "10.1.0.0/24 via 10.2.0.254 on eth0" in {str(route) for route in routes(lab, "right")}
+        assert "fd02::/64 via fd01::fe on eth0" in {str(route) for route in routes(lab, "left")}
+
+
+@inside
+def test_reaching_tells_an_answer_from_silence_from_no_route() -> None:
+    with NetworkLab(*pair()) as lab:
+        assert reach(lab, "client", ip_address("192.0.2.2")).reached
+        assert reach(lab, "client", ip_address("fe80::2%eth0")).reached
+        silent = reach(lab, "client", ip_address("192.0.2.77"), deadline_s=0.1)
+        assert (silent.reached, silent.errno) == (False, errno.ETIMEDOUT)
+        no_route = reach(lab, "client", ip_address("203.0.113.1"))
+        assert (no_route.errno, str(no_route)) == (errno.ENETUNREACH, "203.0.113.1: Network is unreachable")
+        assert not reach(lab, "client", ip_address("2001:db8:ffff::1")).reached
+
+
+@inside
+def test_a_router_that_says_unreachable_is_believed_at_once() -> None:
+    with NetworkLab(*routed()) as lab:
+        lab.apply(SetDown("gw", "eth2"))
+        answer = reach(lab, "left", ip_address("10.2.0.1"), deadline_s=5.0)
+        assert answer.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+        assert answer.duration_s < 1.0
+
+
+@inside
+def test_several_addresses_are_answered_for_in_order() -> None:
+    with NetworkLab(*pair()) as lab:
+        answers = reachable(lab, "client", [ip_address("192.0.2.2"), ip_address("2001:db8::2")])
+        assert [(answer.address, answer.reached) for answer in answers] == [("192.0.2.2", True), ("2001:db8::2", True)]
+
+
+@inside
+def test_observing_leaves_no_descriptor_open() -> None:
+    with NetworkLab(*pair()) as lab:
+        before = set(os.listdir("/proc/self/fd"))
+        counters(lab, "server")
+        addresses(lab, "server")
+        reach(lab, "server", ip_address("192.0.2.1"))
+        assert set(os.listdir("/proc/self/fd")) == before
