@@ -86,7 +86,8 @@ def rewrite(detail: ErrorDetails) -> tuple[str, str, str]:
         bound = context[_BOUND_KEYS[kind]]
         return f"must be {_BOUNDS[kind]} {bound}, got {describe(given)}", "", ""
     if kind in ("too_short", "too_long"):
-        return f"has {context['actual_length']} entries; {_limit(kind, context)}", "", ""
+        count = context["actual_length"]
+        return f"has {count} {'entry' if count == 1 else 'entries'}, must have {_limit(kind, context)}", "", ""
     if kind == "string_too_short":
         return ("must not be empty" if not given else f"is too short; {_limit(kind, context)} characters"), "", ""
     if kind == "string_too_long":

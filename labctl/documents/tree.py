@@ -294,6 +294,6 @@ def resolve(text: str) -> Value:
         return int(text)
     if _OCTAL_OR_HEX.fullmatch(text):
         return int(text, 0)
-    if _FLOAT.fullmatch(text):
+    if len(text) <= 300 and _FLOAT.fullmatch(text):
         return float(text)
     return text

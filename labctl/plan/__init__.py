@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labctl.plan.ordering import build
     from labctl.plan.codec import from_json, nodes_from_json, nodes_to_json, to_json
     from labctl.plan.operations import Operation, Plan, PlannedNode
+    from labctl.plan.ordering import build
     from labctl.plan.render import render_json, render_shell, render_text
 
 __all__ = [

@@ -62,6 +62,7 @@ class _Given:
         self.without_ipv6 = without_ipv6
         self.mistakes = mistakes
         self.result = Addressing()
+        self.shared_out: set[tuple[int, Family]] = set()
         self.automatic: list[tuple[int, list[Family]]] = []
         self.places: dict[tuple[int, Family], Place | None] = {}
 
@@ -96,9 +97,11 @@ class _Given:
             if prefix is Choice.AUTOMATIC or prefix == found:
                 continue
             if found is not Choice.AUTOMATIC:
-                shown = f"the {family} prefix {found}" if not isinstance(found, Choice) else f"no {family} prefix"
-                where = f"; {first.describe()} says otherwise" if first else ""
-                self.mistakes.add(place, f"{segment} has {shown} already{where}", "linked switches are one network")
+                one = "no prefix" if prefix is Choice.NONE else str(prefix)
+                other = "none" if found is Choice.NONE else str(found)
+                where = f" (at {first.describe()})" if first else ""
+                message = f"{segment} cannot have {one} of {family}: it has {other} already"
+                self.mistakes.add(place, message, f"linked switches are one network{where}")
                 continue
             found, first = prefix, place
         if found is Choice.AUTOMATIC:
@@ -153,6 +156,7 @@ class _Given:
                     self.mistakes.add(self.segments[index].place, message, hint)
                     continue
                 self.result.prefixes[index, family] = pool.prefix_at(number, lengths[family])
+                self.shared_out.add((index, family))
             number += max(pools[family].size(lengths[family]) for family in families)
 
     def length(self, index: int, family: Family) -> int:
@@ -239,11 +243,11 @@ class _Numbers:
         address: Address = asked.ip if isinstance(asked, IPv4Interface | IPv6Interface) else asked
         mistakes = self.given.mistakes
         prefix = self.prefixes.get(family)
-        if prefix is None:
+        if prefix is None or (self.index, family) in self.given.shared_out:
             key = "ipv4" if family is Family.IPV4 else "ipv6"
             mistakes.add(
                 place,
-                f"{address} has no prefix, and {self.segment} has no {family} prefix that it could be in",
+                f"{address} needs a prefix, and none is written for {self.segment}",
                 f"write {address}/{_AUTOMATIC_LENGTH[family]}, or give {self.segment} an `{key}`",
             )
             return

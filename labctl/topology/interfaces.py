@@ -42,16 +42,15 @@ def port_name(peer: str, taken: set[str]) -> str:
     import hashlib
 
     digest = hashlib.blake2s(peer.encode(), digest_size=2).hexdigest()
-    plain = "".join(
-        character for character in peer if character.isascii() and (character.isalnum() or character in "-_")
-    )
+    kept = (character for character in peer if character.isascii() and (character.isalnum() or character in "-_"))
+    plain = "".join(kept).lstrip("-") or "port"
     fits = not interface_name_problem(peer)
     for number in range(1, 100_000):
-        # A second link to the same neighbour: `client-2`; a neighbour whose own name does not do: `long-name-3fa2`.
+        # A second link to the same neighbour: `client.2`; a neighbour whose own name does not do: `long-name-3fa2`.
         ending = "" if number == 1 else f".{number}"
         if not fits:
             ending = f"-{digest}{ending}"
-        name = (plain or "port")[: INTERFACE_NAME_MAX_BYTES - len(ending)].lstrip("-") + ending
+        name = plain[: INTERFACE_NAME_MAX_BYTES - len(ending)] + ending
         if not interface_name_problem(name) and name not in taken:
             return name
     raise ValueError(f"no interface name left for {peer}")

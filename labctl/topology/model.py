@@ -1,6 +1,6 @@
 """The resolved topology: every name, address and route decided, nothing left to infer.
 
-Frozen values only. A `Topology` is what `topology/resolve.py` makes of a file or a shape and what `plan/build.py`
+Frozen values only. A `Topology` is what `topology/resolve.py` makes of a file or a shape and what `plan/ordering.py`
 turns into operations. Order is meaningful and stable: nodes in file order, links in file order.
 """
 

@@ -291,7 +291,7 @@ class _Links:
         interface = self.interface(end, place)
         single = [("interface", end.interface), ("mac", end.mac), ("ipv4", end.ipv4), ("ipv6", end.ipv6)]
         if len(names) > 1:
-            for key, value in single:
+            for key, value in single[1:]:
                 if value is not None and not isinstance(value, bool):
                     message = f"`{end.node}` stands for {len(names)} nodes, which cannot share one `{key}`"
                     self.mistakes.add(place.at(key), message, f"name one of them: `{names[0]}`")

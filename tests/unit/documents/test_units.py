@@ -1,0 +1,86 @@
+"""Durations, sizes, rates and percentages."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.units import duration_s, format_duration, format_size, fraction, rate_bit_s, size_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("200ms", 0.2),
+        ("2s", 2),
+        ("1m", 60),
+        ("1.5 s", 1.5),
+        ("1m30s", 90),
+        ("1h", 3600),
+        ("50us", 5e-5),
+        (0, 0),
+        ("0", 0),
+    ],
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert duration_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("10", "did you mean `10s`?"),
+        (10, "did you mean `10s`?"),
+        ("10 sec", "unknown unit `sec`; allowed: ns"),
+        ("10MS", "did you mean `10ms`?"),
+        ("fast", "is not a duration; write for example 200ms"),
+        ("", "is not a duration"),
+        ("-1s", "negative"),
+        (True, "expected a duration such as"),
+        (None, "expected a duration"),
+        ("999h", "a week"),
+        ("1s!", "is not a duration"),
+    ],
+)
+def test_bad_durations_say_how_to_write_them(text: object, part: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(part)):
+        duration_s(text)
+
+
+@given(st.one_of(st.integers(1, 10**5).map(lambda ms: ms / 1000), st.sampled_from([60.0, 120.0, 3600.0, 0.0])))
+def test_a_formatted_duration_reads_back(seconds: float) -> None:
+    assert duration_s(format_duration(seconds)) == pytest.approx(seconds, rel=0.01)
+
+
+def test_sizes_rates_and_percentages() -> None:
+    assert size_bytes("64KiB") == 65536
+    assert size_bytes(1500) == 1500
+    assert size_bytes("1500") == 1500
+    assert size_bytes("2MB") == 2_000_000
+    assert rate_bit_s("10Mbit") == 10_000_000
+    assert rate_bit_s("1Gbit/s") == 10**9
+    assert fraction("0.5%") == 0.005
+    assert fraction("100%") == 1
+    assert format_size(65536) == "64KiB"
+    assert format_size(1500) == "1500B"
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "part"),
+    [
+        (size_bytes, "64KB/s", "unknown unit"),
+        (size_bytes, "0.5B", "not a whole number of bytes"),
+        (rate_bit_s, "10MB", "unknown unit"),
+        (rate_bit_s, 10, "did you mean `10Mbit`?"),
+        (fraction, "5", "is not a percentage"),
+        (fraction, "101%", "more than 100%"),
+        (fraction, 0.5, "did you mean `0.5%`?"),
+    ],
+)
+def test_bad_quantities_say_what_is_wrong(read: object, text: object, part: str) -> None:
+    assert callable(read)
+    with pytest.raises(ValueError, match=re.escape(part)):
+        read(text)

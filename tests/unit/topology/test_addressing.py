@@ -1,0 +1,146 @@
+"""Prefixes and addresses: unique, inside their prefixes, the same every time."""
+
+from __future__ import annotations
+
+from ipaddress import collapse_addresses
+from itertools import pairwise
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from labctl import topology as topologies_module
+from labctl.topology.linklocal import link_local
+from labctl.topology.model import AddressOnLink, NodeKind, Topology
+from tests.unit.topology.drafts import from_lines, resolved, topologies
+
+MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def all_addresses(topology: Topology) -> list[AddressOnLink]:
+    return [one for node in topology.nodes for interface in node.interfaces for one in interface.addresses]
+
+
+def written(topology: Topology, node: str) -> list[str]:
+    return [str(one) for interface in topology.node(node).interfaces for one in interface.addresses]
+
+
+def check(topology: Topology) -> None:
+    addresses = all_addresses(topology)
+    assert len({one.ip for one in addresses}) == len(addresses)
+    for version in (4, 6):
+        networks = {one.network for one in addresses if one.version == version}
+        ordered = sorted(networks, key=lambda one: int(one.network_address))
+        for first, second in pairwise(ordered):
+            assert not first.overlaps(second)
+    for one in addresses:
+        if one.version == 4 and one.network.prefixlen < 31:
+            assert one.ip not in (one.network.network_address, one.network.broadcast_address)
+    macs = [interface.mac for node in topology.nodes for interface in node.interfaces]
+    assert len(set(macs)) == len(macs)
+    assert all(int(mac[:2], 16) & 3 == 2 for mac in macs)
+
+
+@MODEST
+@given(topologies())
+def test_automatic_addresses_are_unique_in_prefixes_that_do_not_overlap(topology: Topology) -> None:
+    check(topology)
+    for node in topology.nodes:
+        for interface in node.interfaces:
+            assert len(interface.addresses) == (0 if node.kind is NodeKind.SWITCH else 2)
+
+
+@MODEST
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 255), st.integers(20, 32), st.integers(1, 6)), min_size=1, max_size=6
+    ),
+    st.integers(0, 5),
+)  # fmt: skip
+def test_given_prefixes_are_kept_and_automatic_ones_stay_clear_of_them(
+    given_prefixes: list[tuple[int, int, int]], automatic: int
+) -> None:
+    lines = ["hosts: {h: {count: 6}}", "networks:"]
+    for index, (third, length, members) in enumerate(given_prefixes):
+        base = (10 << 24 | third << 8) >> (32 - length) << (32 - length)
+        names = ", ".join(f"h-{number}" for number in range(1, members + 1))
+        octets = ".".join(str(base >> shift & 255) for shift in (24, 16, 8, 0))
+        lines.append(f"  g{index}: {{ipv4: {octets}/{length}, members: [{names}]}}")
+    lines += [f"  a{index}: {{members: [h]}}" for index in range(automatic)]
+    topology, mistakes = from_lines(*lines)
+    assert topology is not None
+    if mistakes:
+        assert all("overlaps" in one.message or "has room for" in one.message for one in mistakes)
+    else:
+        check(topology)
+        assert from_lines(*lines)[0] == topology
+
+
+@MODEST
+@given(st.lists(st.integers(1, 14), unique=True, max_size=5), st.lists(st.integers(1, 14), unique=True, max_size=5))
+def test_automatic_addresses_go_around_those_given_by_hand(ipv4: list[int], ipv6: list[int]) -> None:
+    lines = ["hosts: {a: {count: 5}, b: {count: 5}}", "networks:", "  n:", "    ipv4: 192.0.2.0/27"]
+    lines += ["    ipv6: 2001:db8::/64", "    members:"]
+    for number in range(1, 6):
+        four = f", ipv4: 192.0.2.{ipv4[number - 1]}" if number <= len(ipv4) else ""
+        six = f", ipv6: '2001:db8::{ipv6[number - 1]:x}'" if number <= len(ipv6) else ""
+        lines.append(f"      - {{node: a-{number}{four}{six}}}")
+    lines.append("      - b")
+    topology = resolved(*lines)
+    check(topology)
+    for number, wanted in enumerate(ipv4, start=1):
+        assert f"192.0.2.{wanted}/27" in written(topology, f"a-{number}")
+    for number, wanted in enumerate(ipv6, start=1):
+        assert f"2001:db8::{wanted:x}/64" in written(topology, f"a-{number}")
+    assert len(all_addresses(topology)) == 20
+
+
+def test_a_pair_has_the_first_two_addresses_of_the_first_prefixes() -> None:
+    topology = topologies_module.load("pair")
+    assert written(topology, "client") == ["10.0.0.1/24", "fd00::1/64"]
+    assert written(topology, "server") == ["10.0.0.2/24", "fd00::2/64"]
+
+
+def test_a_segment_with_many_members_gets_a_shorter_prefix() -> None:
+    topology = topologies_module.load("star:300")
+    assert written(topology, "h300") == ["10.0.1.44/23", "fd00::12c/64"]
+
+
+def test_the_segment_after_a_large_one_starts_behind_it_in_both_families() -> None:
+    topology = resolved("hosts: {h: {count: 300}, x: , y: }", "networks: {n: {members: [h]}}", "links: [[x, y]]")
+    assert written(topology, "x") == ["10.0.2.1/24", "fd00:0:0:2::1/64"]
+
+
+def test_an_address_with_its_length_gives_the_link_its_prefix() -> None:
+    topology = resolved("hosts: {a: , b: }", "links: [[a, {node: b, ipv4: 203.0.113.6/29}]]")
+    assert written(topology, "a")[0] == "203.0.113.1/29"
+
+
+def test_a_link_with_a_prefix_of_two_uses_both() -> None:
+    topology = resolved("hosts: {a: , b: }", "links: [{ends: [a, b], ipv4: 192.0.2.8/31, ipv6: '2001:db8::/127'}]")
+    assert written(topology, "a") == ["192.0.2.8/31", "2001:db8::/127"]
+    assert written(topology, "b") == ["192.0.2.9/31", "2001:db8::1/127"]
+
+
+def test_linked_switches_are_one_segment() -> None:
+    topology = topologies_module.load("tree:3,2")
+    assert len(list(collapse_addresses({one.network for one in all_addresses(topology) if one.version == 4}))) == 1
+
+
+def test_only_the_asked_for_family_is_given_out() -> None:
+    topology = resolved("addresses: ipv6", "hosts: {a: , b: }", "links: [[a, b]]")
+    assert written(topology, "a") == ["fd00::1/64"]
+
+
+def test_a_node_that_switches_ipv6_off_gets_none() -> None:
+    topology = resolved("hosts: {a: {sysctls: {net.ipv6.conf.all.disable_ipv6: 1}}, b: }", "links: [[a, b]]")
+    assert written(topology, "a") == ["10.0.0.1/24"]
+    assert written(topology, "b") == ["10.0.0.2/24", "fd00::2/64"]
+
+
+def test_pools_are_where_prefixes_come_from() -> None:
+    topology = resolved("ipv4_pool: 172.16.5.0/28", "ipv6_pool: 2001:db8::/56", "hosts: {a: , b: }", "links: [[a, b]]")
+    assert written(topology, "b") == ["172.16.5.2/28", "2001:db8::2/64"]
+
+
+def test_the_link_local_address_follows_from_the_mac() -> None:
+    assert str(link_local("02:6c:61:00:00:01")) == "fe80::6c:61ff:fe00:1/64"

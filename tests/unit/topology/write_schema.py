@@ -1,0 +1,13 @@
+"""Writes labctl/schemas/topology.schema.json from the models: `python -m tests.unit.topology.write_schema`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from labctl.topology.files import schema
+
+TARGET = Path(__file__).resolve().parents[3] / "labctl" / "schemas" / "topology.schema.json"
+
+if __name__ == "__main__":
+    TARGET.write_text(json.dumps(schema(), indent=2) + "\n")
