@@ -15,7 +15,7 @@ from labctl.kernel.socketcalls import AddressBuffer, Made, new_buffer, take
 from labctl.lab.call_addresses import CannotForm, describe
 from labctl.lab.call_arguments import Arguments, family_of
 from labctl.lab.call_messages import SystemCall, Value
-from labctl.lab.call_text import address_text, data_text, plain_address
+from labctl.lab.call_text import LONGEST_PATH, address_text, data_text, plain_address
 from labctl.lab.socket_constants import CONSTANTS, ERRNOS, flags_of, name_of, option_name, socket_type_name
 
 
@@ -490,7 +490,10 @@ def _unlink(arguments: Arguments) -> Prepared:
     path = arguments.text(0)
     if "\0" in path:
         raise CannotForm("unlink: a path holds no NUL")
-    return Prepared(lambda: socketcalls.unlink(os.fsencode(path)), lambda made: f"unlink({data_text(path.encode())})")
+    return Prepared(
+        lambda: socketcalls.unlink(os.fsencode(path)),
+        lambda made: f"unlink({data_text(os.fsencode(path), LONGEST_PATH)})",
+    )
 
 
 def _getpid(arguments: Arguments) -> Prepared:

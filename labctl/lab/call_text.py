@@ -9,17 +9,15 @@ from labctl.kernel.sockaddr import Address
 from labctl.lab.socket_constants import name_of
 
 LONGEST_DATA = 32  # bytes shown of sent and received data
+LONGEST_PATH = 108  # sizeof(sun_path), unix(7)
 _ESCAPES = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x00: "\\0"}
 
 
-def data_text(data: bytes) -> str:
-    """The data as a C string, shortened with dots."""
-    shown = "".join(_ESCAPES.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in _head(data))
-    return f'"{shown}"...' if len(data) > LONGEST_DATA else f'"{shown}"'
-
-
-def _head(data: bytes) -> bytes:
-    return data[:LONGEST_DATA]
+def data_text(data: bytes, longest: int = LONGEST_DATA) -> str:
+    """The data as a C string, shortened with dots to `longest` bytes."""
+    head = data[:longest]
+    shown = "".join(_ESCAPES.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in head)
+    return f'"{shown}"...' if len(data) > longest else f'"{shown}"'
 
 
 def address_text(address: Address) -> str:
@@ -36,8 +34,12 @@ def address_text(address: Address) -> str:
     if address.family == socket.AF_UNIX and address.path is not None:
         dots = "..." if address.truncated else ""
         if address.path.startswith("@"):
-            return f"{{{family}, @{data_text(os.fsencode(address.path[1:]))}{dots}}}"
-        return f"{{{family}, {data_text(os.fsencode(address.path))}{dots}}}" if address.path else f"{{{family}}}"
+            return f"{{{family}, @{data_text(os.fsencode(address.path[1:]), LONGEST_PATH)}{dots}}}"
+        return (
+            f"{{{family}, {data_text(os.fsencode(address.path), LONGEST_PATH)}{dots}}}"
+            if address.path
+            else f"{{{family}}}"
+        )
     return f"{{{family}}}"
 
 

@@ -125,7 +125,8 @@ class _Checker:
 
     def call(self, call: Call) -> None:
         signature = SIGNATURES.get(call.name)
-        if self.pending:
+        if self.pending and self.pending_is_sure:
+            self.pending_is_sure = False  # said once
             self.wrong(call.span, f"{call.name}: {self.pending} is still pending in this process", "`await` it before")
         if signature is None:
             self.wrong(call.span, f"there is no call `{call.name}`", _suggest(call.name, SIGNATURES))

@@ -61,13 +61,14 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v
 def parse(text: str) -> Program:
     """The program that the text is, with `problems` for whatever could not be read."""
     tokens, problems = tokenize(text)
+    found = list(statements(tokens, problems))
     broken = {problem.line for problem in problems}
     lines = text.split("\n")
     read: list[Statement] = []
     lost: set[str] = set()
-    for statement_tokens in statements(tokens, problems):
-        spoilt = broken.intersection(range(statement_tokens[0].span.line, statement_tokens[-1].span.line + 1))
-        if spoilt or any(problem.line == statement_tokens[0].span.line for problem in problems):
+    for statement_tokens in found:
+        lines_taken = range(statement_tokens[0].span.line, statement_tokens[-1].span.line + 1)
+        if any(line in broken for line in lines_taken):
             lost.update(token.text for token in statement_tokens if token.kind is TokenKind.NAME)
             continue
         try:

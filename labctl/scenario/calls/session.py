@@ -84,6 +84,7 @@ class Session:
         self._origin_ns = origin_ns
         self._listener = listener
         self._pending: Pending | None = None
+        self._shown: Pending | None = None  # the last one recorded while pending: its second record has the same start
         self._records: list[CallRecord] = []
         self._deadline = 0.0
 
@@ -301,6 +302,7 @@ class Session:
 
     def _pending_record(self, pending: Pending) -> CallRecord:
         started_ns = monotonic_ns() if pending.started_ns is None else pending.started_ns
+        self._shown = pending
         return CallRecord(
             host=self.host,
             process=self.process,
@@ -316,6 +318,9 @@ class Session:
 
     def _result_record(self, pending: Pending, result: CallResult) -> CallRecord:
         failed = result.returned == -1
+        started_ns = result.started_ns
+        if pending is self._shown and pending.started_ns is not None:
+            started_ns = pending.started_ns
         return CallRecord(
             host=self.host,
             process=self.process,
@@ -324,8 +329,8 @@ class Session:
             errno=errno_name(result.errno) if failed else None,
             errno_meaning=os.strerror(result.errno) if failed else None,
             value=result.summary or None,
-            started_s=self._started_s(result.started_ns),
-            duration_s=(result.ended_ns - result.started_ns) / 1e9,
+            started_s=self._started_s(started_ns),
+            duration_s=(result.ended_ns - started_ns) / 1e9,
             repeated=result.count,
             pid=self.caller.process.pid,
         )
