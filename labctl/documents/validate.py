@@ -75,9 +75,9 @@ def validate(document: Document, model: type[M], path: KeyPath = ()) -> tuple[M 
             result = model.model_validate(data)
         except ValidationError as error:
             findings = _findings(error, model, data, origins)
-            for finding in findings:
-                if not _is_consequence(finding, pruned):
-                    found[finding] = None
+            # At or above what was taken out, an error may be there only because it was.
+            touched = _above(pruned)
+            found.update((finding, None) for finding in findings if finding.path not in touched)
             drops = {finding.drop for finding in findings} - pruned
             if () in drops or not drops:
                 break
@@ -119,11 +119,9 @@ def _without(data: Value, pruned: set[KeyPath], path: KeyPath = ()) -> tuple[Val
     return copy(data, path), origins
 
 
-def _is_consequence(finding: _Finding, pruned: set[KeyPath]) -> bool:
-    """Whether the error may be there only because an earlier one's part was taken out."""
-    if finding.kind == "missing":
-        return finding.path in pruned or any(part[: len(finding.path)] == finding.path for part in pruned)
-    return any(part[: len(finding.path)] == finding.path for part in pruned)
+def _above(paths: Iterable[KeyPath]) -> set[KeyPath]:
+    """The paths and all that they lie below."""
+    return {path[:length] for path in paths for length in range(len(path) + 1)}
 
 
 def _findings(error: ValidationError, model: type[BaseModel], data: Value, origins: _Origins) -> list[_Finding]:
@@ -157,15 +155,13 @@ def _join_branches(findings: list[_Finding]) -> list[_Finding]:
     """
     joined: list[_Finding] = []
     expected_at: dict[tuple[KeyPath, bool], list[_Finding]] = {}
+    meant = _above(finding.path for finding in findings if not finding.expected)
+    meant |= _above(finding.path[:-1] for finding in findings if finding.path)
     for finding in findings:
         if not finding.expected:
             joined.append(finding)
-            continue
-        others = (other for other in findings if other is not finding and not other.expected)
-        deeper = (other for other in findings if len(other.path) > len(finding.path))
-        if any(other.path[: len(finding.path)] == finding.path for other in (*others, *deeper)):
-            continue
-        expected_at.setdefault((finding.path, finding.key), []).append(finding)
+        elif finding.path not in meant:
+            expected_at.setdefault((finding.path, finding.key), []).append(finding)
     for group in expected_at.values():
         first = group[0]
         choices = list(dict.fromkeys(finding.expected for finding in group))
