@@ -1,0 +1,136 @@
+"""The names that others may rely on. A change here is a change for users: it goes into CHANGELOG.md."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+
+import pytest
+
+import labctl
+from labctl import errors
+
+# What a room offers to the rooms that may import it, and to tests that people write with labctl.
+ROOMS: dict[str, set[str]] = {
+    "documents": {
+        "Diagnostic",
+        "Document",
+        "DocumentError",
+        "KeyPath",
+        "Mistake",
+        "Position",
+        "in_file_order",
+        "parse",
+        "read",
+        "suggest",
+    },
+    "topology": {"is_shape", "load", "resolve_inline"},
+    "plan": {
+        "Operation",
+        "Plan",
+        "PlannedNode",
+        "build",
+        "from_json",
+        "nodes_from_json",
+        "nodes_to_json",
+        "render_json",
+        "render_shell",
+        "render_text",
+        "to_json",
+    },
+    "lab": {"CallImpossible", "Caller", "CallerEnded", "Lab", "Pending", "Process"},
+    "scenario": {
+        "Cancellation",
+        "Outcome",
+        "RunOptions",
+        "RunResult",
+        "Scenario",
+        "ScenarioResult",
+        "StepResult",
+        "discover",
+        "json_schema",
+        "load",
+        "run_many",
+        "run_scenario",
+    },
+}
+
+# Methods and properties; what a handle's __init__ sets is used all over the tests of labs.
+HANDLES: dict[str, set[str]] = {
+    "Lab": {"apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"},
+    "Process": {"close", "fileno", "returncode", "signal", "wait"},
+}
+
+EXIT_STATUSES = {
+    "LabctlError": 4,
+    "InputError": 2,
+    "MachineError": 3,
+    "LabError": 4,
+    "KernelError": 4,
+    "LabGone": 4,
+    "DeadlineExceeded": 4,
+}
+
+COMMANDS = {
+    "run": {"--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo"},
+    "validate": set(),
+    "plan": {"--format", "-f", "--topo"},
+    "examples": set(),
+    "init": set(),
+    "schema": set(),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_offers_these_names(room: str) -> None:
+    module = importlib.import_module(f"labctl.{room}")
+    assert set(module.__all__) == ROOMS[room]
+
+
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room, names in ROOMS.items() for name in sorted(names)])
+def test_an_offered_name_is_there_and_documented(room: str, name: str) -> None:
+    offered = getattr(importlib.import_module(f"labctl.{room}"), name)
+    if inspect.isclass(offered) or inspect.isfunction(offered):
+        assert inspect.getdoc(offered)
+
+
+@pytest.mark.parametrize("handle", HANDLES)
+def test_a_handle_has_these_methods(handle: str) -> None:
+    offered = getattr(importlib.import_module("labctl.lab"), handle)
+    assert {name for name in dir(offered) if not name.startswith("_")} == HANDLES[handle]
+
+
+def test_an_unknown_name_of_a_lazy_room_is_an_attribute_error() -> None:
+    for room in ROOMS:
+        assert not hasattr(importlib.import_module(f"labctl.{room}"), "nonesuch")
+
+
+def test_errors_carry_their_exit_status() -> None:
+    tree = {
+        name: thing.exit_status
+        for name, thing in vars(errors).items()
+        if inspect.isclass(thing) and issubclass(thing, errors.LabctlError)
+    }
+    assert tree == EXIT_STATUSES
+
+
+def options(command: object) -> Iterator[str]:
+    for parameter in getattr(command, "params"):  # noqa: B009  # click's, which typer brings along without types
+        yield from (word for word in parameter.opts if word.startswith("-"))
+
+
+def test_the_commands_and_their_options() -> None:
+    import typer.main
+
+    from labctl.cli.app import app
+
+    group = typer.main.get_command(app)
+    commands = getattr(group, "commands")  # noqa: B009  # as above
+    assert {name: set(options(command)) - {"--help", "-h"} for name, command in commands.items()} == COMMANDS
+
+
+def test_the_version_is_the_package_s() -> None:
+    from importlib.metadata import version
+
+    assert version("labctl") == labctl.__version__
