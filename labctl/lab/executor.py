@@ -8,20 +8,21 @@ concerns a node goes over a socket that lives in the node's namespace.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv6Address
 
 from labctl.errors import KernelError
 from labctl.kernel import carrier, rtnl
-from labctl.kernel.namespaces import current_network, entered, new_network, socket_in
+from labctl.kernel.announce import announce
 from labctl.kernel.netlink import RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
 from labctl.kernel.sysctl import write_sysctl
+from labctl.lab.nodes import Interface, NodeTable
+from labctl.lab.refusals import DESCRIPTORS, refusal, subject
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -36,78 +37,9 @@ from labctl.plan.operations import (
 )
 from labctl.topology.model import NodeKind
 
-# The kernel gives a new namespace the fallback devices of whatever tunnels it has loaded (tunl0, sit0, ...: a dozen).
-FIRST_INDEX = 21
+__all__ = ["NodeTable", "execute"]
+
 ADDRESS_DEADLINE_S = 10.0  # it takes about a millisecond
-
-Restorable = AddAddress | AddRoute
-
-
-@dataclass(slots=True)
-class _Interface:
-    """What the executor knows of an interface that it made; `given` is what a link that was down needs again."""
-
-    index: int
-    peer: tuple[str, str] | None = None  # (node, interface) at the other end of a veth pair
-    made_up: bool = False  # the message that made it also set it up
-    was_up: bool = False
-    given: list[Restorable] = field(default_factory=list)
-
-
-class NodeTable:
-    """The lab's network namespaces by node name, and what was made in them; owns every descriptor, until `close`.
-
-    `home` is the namespace of the thread that makes the table. Indexes are never used twice in one lab: equal ones at
-    the two ends of a veth pair would make the kernel put off the first packet for a second.
-    """
-
-    def __init__(self) -> None:
-        self._home = current_network()
-        self._fds: dict[str, int] = {}
-        self._kinds: dict[str, NodeKind] = {}
-        self._interfaces: dict[tuple[str, str], _Interface] = {}
-        self._next_index = FIRST_INDEX
-        self._closed = False
-
-    def __repr__(self) -> str:
-        return f"<NodeTable, {'closed' if self._closed else f'{len(self._fds)} nodes'}>"
-
-    def __contains__(self, node: object) -> bool:
-        return node in self._fds
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fds)
-
-    def __len__(self) -> int:
-        return len(self._fds)
-
-    @property
-    def home(self) -> int:
-        """The descriptor of the home namespace; borrowed."""
-        return self._home
-
-    def fd(self, node: str) -> int:
-        """The descriptor of the node's network namespace; borrowed. KeyError when there is no such node."""
-        return self._fds[node]
-
-    def entered(self, node: str) -> AbstractContextManager[None]:
-        """The calling thread is in the node's network namespace inside the `with`."""
-        return entered(self._fds[node], home=self._home)
-
-    def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
-        """An ordinary socket that lives on the node; the caller owns it."""
-        return socket_in(self._fds[node], family, type, proto, home=self._home)
-
-    def close(self) -> None:
-        """Let go of every namespace; the kernel frees those that nothing else holds. May be called again."""
-        self._closed = True
-        fds, self._fds = list(self._fds.values()), {}
-        self._interfaces.clear()
-        if self._home != -1:
-            fds.append(self._home)
-            self._home = -1
-        for fd in fds:
-            os.close(fd)
 
 
 def execute(operations: Iterable[Operation], nodes: NodeTable) -> None:
@@ -135,6 +67,8 @@ class _Execution:
         self._batches: dict[str, Batch[_Origin]] = {}
         self._bridges_queued: set[str] = set()
         self._awaited: dict[str, set[tuple[int, bytes]]] = {}  # by node: IPv6 addresses not yet in use
+        self._set_up_here: set[tuple[str, str]] = set()
+        self._restored: dict[tuple[str, str], None] = {}  # both ends of links that are set up again
         self._changed: dict[tuple[str, str], None] = {}  # interfaces whose carrier may have changed, in order
 
     def add(self, operation: Operation) -> None:
@@ -151,17 +85,15 @@ class _Execution:
                 self._bridges_queued.add(operation.node)
             case AddAddress():
                 interface = self._interface(operation, operation.node, operation.ifname)
-                interface.given.append(operation)
-                self._add_address(interface, operation, operation)
+                self._add_address(interface, operation, self._given(interface, operation))
             case AddRoute():
                 interface = self._interface(operation, operation.node, operation.ifname)
-                interface.given.append(operation)
-                self._queue(operation.node, _route(operation, interface.index), operation)
+                self._queue(operation.node, _route(operation, interface.index), self._given(interface, operation))
             case SetUp():
                 self._set_up(operation)
             case SetDown():
                 interface = self._interface(operation, operation.node, operation.ifname)
-                interface.made_up = False
+                interface.made_up, interface.cut = False, True
                 self._queue(operation.node, rtnl.set_up(interface.index, False), operation)
                 self._carrier_changes(operation.node, operation.ifname)
             case SetSysctl():
@@ -170,15 +102,33 @@ class _Execution:
     def finish(self) -> None:
         """Send what is still queued, switches last: a bridge is to come up when its ports are all there."""
         self._commit_links()
-        kinds = self._nodes._kinds
-        for node in sorted(self._batches, key=lambda name: kinds[name] is NodeKind.SWITCH):
+        for node in sorted(self._batches, key=lambda name: self._nodes.kind(name) is NodeKind.SWITCH):
             self._commit(node)
-        for node, ifname in self._changed:
-            try:
-                carrier.settle(self._socket(node), ifname)
-            except OSError as error:
-                raise KernelError(f"{node}:{ifname}", "read its link state", error.errno or 0) from error
+        connected = {end for end in self._changed if self._settle(*end)}
         self._await_addresses()
+        for end in self._restored:
+            self._nodes.interface(*end).cut &= end not in self._set_up_here
+            if end in connected:
+                self._announce(*end)
+
+    def _settle(self, node: str, ifname: str) -> bool:
+        """The interface's carrier is what it is going to be; True when it has one."""
+        try:
+            return carrier.settle(self._socket(node), ifname)
+        except OSError as error:
+            raise KernelError(f"{node}:{ifname}", "read its link state", error.errno or 0) from error
+
+    def _announce(self, node: str, ifname: str) -> None:
+        """Tell the neighbours, some of whom asked in vain while the link was down."""
+        interface = self._nodes.interface(node, ifname)
+        given = [operation.address.ip for operation in interface.given if isinstance(operation, AddAddress)]
+        if not given:
+            return
+        try:
+            with self._nodes.socket(node, socket.AF_PACKET, socket.SOCK_RAW) as sock:
+                announce(sock, ifname, interface.mac, given)
+        except OSError as error:
+            raise KernelError(f"{node}:{ifname}", "announce its addresses", error.errno or 0) from error
 
     def _await_addresses(self) -> None:
         """Return when every new IPv6 address is in use.
@@ -210,11 +160,9 @@ class _Execution:
         if operation.node in nodes:
             raise KernelError(f"node {operation.node}", "make it", errno.EEXIST, hint="Is the name given twice?")
         try:
-            nodes._fds[operation.node] = new_network(nodes.home)
+            nodes.make(operation.node, operation.kind)
         except OSError as error:
-            raise _refusal(operation, error.errno or 0, "") from error
-        nodes._kinds[operation.node] = operation.kind
-        nodes._interfaces[operation.node, "lo"] = _Interface(rtnl.LOOPBACK_INDEX)
+            raise refusal(operation, error.errno or 0, "") from error
         if operation.kind is NodeKind.SWITCH:
             self._without_ipv6(operation)
         self._queue(operation.node, rtnl.set_up(rtnl.LOOPBACK_INDEX, True), operation)
@@ -228,7 +176,7 @@ class _Execution:
                 except FileNotFoundError:
                     return  # a kernel without IPv6
                 except OSError as error:
-                    raise _refusal(operation, error.errno or 0, "turning IPv6 off") from error
+                    raise refusal(operation, error.errno or 0, "turning IPv6 off") from error
 
     def _make_link(self, operation: MakeLink) -> None:
         first, second = operation.a, operation.b
@@ -239,7 +187,7 @@ class _Execution:
                 self._commit(end.node)
         master = self._interface(operation, first.node, first.bridge).index if first.bridge else 0
         ends = (self._veth_end(operation, first), self._veth_end(operation, second))
-        here, there = self._known(first.node, first.ifname), self._known(second.node, second.ifname)
+        here, there = self._nodes.interface(first.node, first.ifname), self._nodes.interface(second.node, second.ifname)
         here.peer, there.peer = (second.node, second.ifname), (first.node, first.ifname)
         here.made_up = bool(master)
         if self._links is None:
@@ -249,6 +197,7 @@ class _Execution:
 
     def _veth_end(self, operation: MakeLink, end: LinkEnd) -> rtnl.VethEnd:
         interface = self._new_interface(operation, end.node, end.ifname)
+        interface.mac = bytes.fromhex(end.mac.replace(":", ""))
         return rtnl.VethEnd(end.ifname, interface.index, end.mac, end.mtu, self._nodes.fd(end.node))
 
     def _commit_links(self) -> None:
@@ -261,12 +210,12 @@ class _Execution:
         for operation in made:
             for end in (operation.a, operation.b):
                 if not end.bridge:
-                    message = rtnl.without_generated_addresses(self._known(end.node, end.ifname).index)
+                    message = rtnl.without_generated_addresses(self._nodes.interface(end.node, end.ifname).index)
                     self._batch(end.node).add(message, _Tolerant(operation, (errno.EAFNOSUPPORT,)))
             if operation.a.bridge and operation.b.bridge:  # only the first end's bridge fits into the link's message
                 end = operation.b
                 master = self._interface(operation, end.node, end.bridge).index
-                message = rtnl.set_master(self._known(end.node, end.ifname).index, master)
+                message = rtnl.set_master(self._nodes.interface(end.node, end.ifname).index, master)
                 self._batch(end.node).add(message, operation)
 
     def _set_up(self, operation: SetUp) -> None:
@@ -276,18 +225,30 @@ class _Execution:
             self._queue(operation.node, rtnl.set_up(interface.index, True), operation)
         if interface.was_up:
             self._give_again(operation.node, interface)
+            self._restored.update(self._ends(operation.node, operation.ifname))
         interface.made_up = False
         interface.was_up = True
+        self._set_up_here.add((operation.node, operation.ifname))
 
-    def _give_again(self, node: str, interface: _Interface) -> None:
+    def _given(self, interface: Interface, operation: AddAddress | AddRoute) -> _Origin:
+        """Remember what the interface is given; what it had before its link was down may be there again already."""
+        if interface.cut and operation in interface.given:
+            return _Tolerant(operation, (errno.EEXIST,))
+        interface.given.append(operation)
+        return operation
+
+    def _give_again(self, node: str, interface: Interface) -> None:
         """What the kernel dropped when the link went down: its IPv6 addresses, and routes of both families."""
         for operation in interface.given:
             if isinstance(operation, AddRoute):
                 self._queue(node, _route(operation, interface.index), _Tolerant(operation, (errno.EEXIST,)))
-            elif operation.address.version == 6:
+            elif operation.address.version == 6 and not self._is_awaited(interface, operation):
                 self._add_address(interface, operation, _Tolerant(operation, (errno.EEXIST,)))
 
-    def _add_address(self, interface: _Interface, operation: AddAddress, origin: _Origin) -> None:
+    def _is_awaited(self, interface: Interface, operation: AddAddress) -> bool:
+        return (interface.index, operation.address.ip.packed) in self._awaited.get(operation.node, ())
+
+    def _add_address(self, interface: Interface, operation: AddAddress, origin: _Origin) -> None:
         self._queue(operation.node, rtnl.new_address(interface.index, operation.address), origin)
         if operation.address.version == 6:
             self._awaited.setdefault(operation.node, set()).add((interface.index, operation.address.ip.packed))
@@ -300,13 +261,15 @@ class _Execution:
             with self._nodes.entered(operation.node):
                 write_sysctl(operation.key, operation.value)
         except OSError as error:
-            raise _refusal(operation, error.errno or 0, "") from error
+            raise refusal(operation, error.errno or 0, "") from error
 
     def _carrier_changes(self, node: str, ifname: str) -> None:
-        peer = self._known(node, ifname).peer
-        if peer is not None:
-            self._changed[node, ifname] = None
-            self._changed[peer] = None
+        self._changed.update(self._ends(node, ifname))
+
+    def _ends(self, node: str, ifname: str) -> dict[tuple[str, str], None]:
+        """Both ends of the link that the interface is an end of; nothing for a bridge."""
+        peer = self._nodes.interface(node, ifname).peer
+        return {} if peer is None else {(node, ifname): None, peer: None}
 
     # -- queues and sockets
 
@@ -326,12 +289,21 @@ class _Execution:
         if batch is None:
             return
         refusals = batch.commit()
+        for refused in refusals:
+            self._forget(refused)
         _raise_first(refusals)
-        for refused in refusals:  # what was there already is not notified again
-            operation = refused.origin.operation if isinstance(refused.origin, _Tolerant) else refused.origin
-            if isinstance(operation, AddAddress):
-                index = self._known(node, operation.ifname).index
-                self._awaited[node].discard((index, operation.address.ip.packed))
+
+    def _forget(self, refused: Refused[_Origin]) -> None:
+        """What was refused was not given; and what was there already is not notified again."""
+        tolerant = isinstance(refused.origin, _Tolerant)
+        operation = refused.origin.operation if isinstance(refused.origin, _Tolerant) else refused.origin
+        if not isinstance(operation, AddAddress | AddRoute):
+            return
+        interface = self._nodes.interface(operation.node, operation.ifname)
+        if not tolerant:
+            interface.given.remove(operation)
+        if isinstance(operation, AddAddress) and operation.address.version == 6:
+            self._awaited[operation.node].discard((interface.index, operation.address.ip.packed))
 
     def _socket(self, node: str) -> socket.socket:
         sock = self._sockets.get(node)
@@ -341,7 +313,7 @@ class _Execution:
                     sock = open_socket(rtnl.NETLINK_ROUTE, (rtnl.RTNLGRP_IPV6_IFADDR,))
             except OSError as error:
                 raise KernelError(
-                    f"node {node}", "open a netlink socket", error.errno or 0, hint=_DESCRIPTORS
+                    f"node {node}", "open a netlink socket", error.errno or 0, hint=DESCRIPTORS
                 ) from error
             self._stack.callback(sock.close)
             self._sockets[node] = sock
@@ -351,7 +323,7 @@ class _Execution:
         try:
             sock = open_socket(rtnl.NETLINK_ROUTE)
         except OSError as error:
-            raise KernelError("the lab", "open a netlink socket", error.errno or 0, hint=_DESCRIPTORS) from error
+            raise KernelError("the lab", "open a netlink socket", error.errno or 0, hint=DESCRIPTORS) from error
         self._stack.callback(sock.close)
         return sock
 
@@ -359,26 +331,19 @@ class _Execution:
 
     def _require_node(self, operation: Operation, node: str) -> None:
         if node not in self._nodes:
-            raise KernelError(_subject(operation), str(operation), errno.ENOENT, detail=f"there is no node {node}")
+            raise KernelError(subject(operation), str(operation), errno.ENOENT, detail=f"there is no node {node}")
 
-    def _new_interface(self, operation: Operation, node: str, ifname: str) -> _Interface:
+    def _new_interface(self, operation: Operation, node: str, ifname: str) -> Interface:
         self._require_node(operation, node)
-        if (node, ifname) in self._nodes._interfaces:
-            raise _refusal(operation, errno.EEXIST, f"{node} has an interface {ifname} already")
-        interface = _Interface(self._nodes._next_index)
-        self._nodes._next_index += 1
-        self._nodes._interfaces[node, ifname] = interface
-        return interface
+        if self._nodes.has_interface(node, ifname):
+            raise refusal(operation, errno.EEXIST, f"{node} has an interface {ifname} already")
+        return self._nodes.add_interface(node, ifname)
 
-    def _interface(self, operation: Operation, node: str, ifname: str) -> _Interface:
+    def _interface(self, operation: Operation, node: str, ifname: str) -> Interface:
         self._require_node(operation, node)
-        interface = self._nodes._interfaces.get((node, ifname))
-        if interface is None:
-            raise _refusal(operation, errno.ENODEV, f"{node} has no interface {ifname}")
-        return interface
-
-    def _known(self, node: str, ifname: str) -> _Interface:
-        return self._nodes._interfaces[node, ifname]
+        if not self._nodes.has_interface(node, ifname):
+            raise refusal(operation, errno.ENODEV, f"{node} has no interface {ifname}")
+        return self._nodes.interface(node, ifname)
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,8 +355,6 @@ class _Tolerant:
 
 
 _Origin = Operation | _Tolerant
-
-_DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
 
 
 def _route(operation: AddRoute, index: int) -> bytearray:
@@ -413,82 +376,4 @@ def _raise_first(refusals: list[Refused[_Origin]]) -> None:
     if len(serious) > 1:
         others = f"{len(serious) - 1} more refused after it"
         detail = f"{detail}; {others}" if detail else others
-    raise _refusal(operation, number, detail)
-
-
-def _refusal(operation: Operation, number: int, detail: str) -> KernelError:
-    return KernelError(_subject(operation), _attempted(operation), number, detail=detail, hint=_hint(operation, number))
-
-
-def _subject(operation: Operation) -> str:
-    match operation:
-        case MakeNode() | SetSysctl():
-            return f"node {operation.node}"
-        case MakeLink():
-            return f"link {operation.a} - {operation.b}"
-        case _:
-            return f"{operation.node}:{operation.ifname}"
-
-
-def _attempted(operation: Operation) -> str:
-    match operation:
-        case MakeNode():
-            return f"make the {operation.kind}'s network namespace"
-        case MakeLink():
-            return "make the veth pair"
-        case MakeBridge():
-            return "make the bridge"
-        case SetSysctl():
-            return f"set {operation.key}={operation.value}"
-        case AddAddress():
-            return f"add address {operation.address}"
-        case AddRoute():
-            return f"add route {operation.destination} via {operation.gateway}"
-        case SetUp():
-            return "set it up"
-        case SetDown():
-            return "set it down"
-
-
-def _hint(operation: Operation, number: int) -> str:
-    for kind, errnos, hint in _HINTS:
-        if isinstance(operation, kind) and number in errnos:
-            return hint
-    return ""
-
-
-_HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
-    (MakeNode, (errno.EPERM,), "Making namespaces needs root, or a user namespace in which we are root."),
-    (MakeNode, (errno.ENOSPC,), "See /proc/sys/user/max_net_namespaces."),
-    (MakeNode, (errno.EMFILE, errno.ENFILE), _DESCRIPTORS),
-    (MakeNode, (errno.EROFS, errno.EACCES), "Is /proc/sys mounted read-only here (a container)?"),
-    (MakeLink, (errno.EEXIST,), "Is an interface's name or index given twice on one node?"),
-    (MakeLink, (errno.EXFULL,), "A bridge takes at most 1023 ports; spread them over several switches."),
-    (MakeLink, (errno.EOPNOTSUPP,), "This kernel has no veth devices; try `modprobe veth` as root."),
-    (MakeLink, (errno.EINVAL, errno.EADDRNOTAVAIL), "Are the MAC addresses unicast and the MTU between 68 and 65535?"),
-    (MakeBridge, (errno.EOPNOTSUPP,), "This kernel has no bridge devices; try `modprobe bridge` as root."),
-    (MakeBridge, (errno.EEXIST,), "Has a port of the switch the name of its bridge?"),
-    (AddAddress, (errno.EEXIST,), "Is it given twice?"),
-    (
-        AddAddress,
-        (errno.EACCES, errno.EAFNOSUPPORT),
-        "Is IPv6 disabled there (net.ipv6.conf.*.disable_ipv6, ipv6.disable=1)?",
-    ),
-    (AddRoute, (errno.EEXIST,), "There is a route to that destination already."),
-    (
-        AddRoute,
-        (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL),
-        "Is the gateway on a network of that interface, and the link up?",
-    ),
-    (
-        SetSysctl,
-        (errno.ENOENT,),
-        "This kernel has no such parameter in a network namespace of a lab; `sysctl -a` lists them.",
-    ),
-    (SetSysctl, (errno.EINVAL,), "Is that a value which the parameter takes?"),
-    (
-        SetSysctl,
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "The parameter is the whole machine's, or /proc/sys is read-only here.",
-    ),
-)
+    raise refusal(operation, number, detail)

@@ -39,13 +39,6 @@ def assert_reaches(lab: NetworkLab, node: str, *targets: str) -> None:
         assert answer.reached, f"{node} -> {target}: {answer}"
 
 
-def assert_reaches_again(lab: NetworkLab, node: str, *targets: str) -> None:
-    """After a link was down: who asked for a neighbour in vain meanwhile asks again within a second (arp(7))."""
-    for target in targets:
-        answer = reach(lab, node, ip_address(target), deadline_s=3.0)
-        assert answer.reached, f"{node} -> {target}: {answer}"
-
-
 def assert_does_not_reach(lab: NetworkLab, node: str, *targets: str) -> None:
     for target in targets:
         assert not reach(lab, node, ip_address(target), deadline_s=0.1, requests=1).reached, f"{node} -> {target}"
@@ -128,8 +121,8 @@ def test_a_link_that_was_down_is_the_same_network_again(end: str) -> None:
         assert_does_not_reach(lab, "client", "192.0.2.2", "2001:db8::2")
         lab.apply(SetUp(end, "eth0"))
         assert (set(addresses(lab, end)), set(routes(lab, end))) == before
-        assert_reaches_again(lab, "client", "192.0.2.2", "2001:db8::2")
-        assert_reaches_again(lab, "server", "192.0.2.1", "2001:db8::1")
+        assert_reaches(lab, "client", "192.0.2.2", "2001:db8::2")
+        assert_reaches(lab, "server", "192.0.2.1", "2001:db8::1")
 
 
 @inside
@@ -140,7 +133,7 @@ def test_routes_are_back_after_the_link_was_down(node: str, ifname: str) -> None
             lab.apply(SetDown(node, ifname))
             assert_does_not_reach(lab, "left", "10.2.0.1", "fd02::1")
             lab.apply(SetUp(node, ifname))
-            assert_reaches_again(lab, "left", "10.2.0.1", "fd02::1")
+            assert_reaches(lab, "left", "10.2.0.1", "fd02::1")
 
 
 @inside
@@ -148,14 +141,14 @@ def test_both_ends_of_a_link_may_go_down_and_up_together() -> None:
     with NetworkLab(*pair()) as lab:
         lab.apply(SetDown("client", "eth0"), SetDown("server", "eth0"))
         lab.apply(SetUp("client", "eth0"), SetUp("server", "eth0"))
-        assert_reaches_again(lab, "client", "192.0.2.2", "2001:db8::2")
+        assert_reaches(lab, "client", "192.0.2.2", "2001:db8::2")
 
 
 @inside
 def test_setting_up_what_is_up_changes_nothing() -> None:
     with NetworkLab(*pair()) as lab:
         lab.apply(SetUp("client", "eth0"), SetUp("client", "eth0"))
-        assert_reaches_again(lab, "client", "192.0.2.2", "2001:db8::2")
+        assert_reaches(lab, "client", "192.0.2.2", "2001:db8::2")
 
 
 @inside
@@ -164,7 +157,7 @@ def test_a_switch_port_that_was_down_forwards_again() -> None:
         lab.apply(SetDown("s1", "port2"))
         assert_does_not_reach(lab, "h1", "10.0.0.2")
         lab.apply(SetUp("s1", "port2"))
-        assert_reaches_again(lab, "h1", "10.0.0.2", "fd00::2")
+        assert_reaches(lab, "h1", "10.0.0.2", "fd00::2")
 
 
 @inside
@@ -318,3 +311,22 @@ def test_more_ports_than_a_bridge_takes_are_refused_with_the_limit() -> None:
     assert caught.value.errno == errno.EXFULL
     assert "1023 ports" in str(caught.value)
     assert caught.value.subject == "link h1:p1024 - s1:p1024"
+
+
+@inside
+def test_what_is_given_again_with_a_link_that_was_down_is_no_mistake() -> None:
+    with NetworkLab(*routed()) as lab:
+        given = [each for each in routed() if isinstance(each, AddAddress | AddRoute) and each.node == "left"]
+        lab.apply(SetDown("left", "eth0"))
+        before = [each for each in given if isinstance(each, AddAddress) and each.address.version == 6]
+        lab.apply(*before, SetUp("left", "eth0"), *(each for each in given if isinstance(each, AddRoute)))
+        assert_reaches(lab, "left", "10.2.0.1", "fd02::1")
+        assert refusal(lab, given[0]).errno == errno.EEXIST
+
+
+@inside
+def test_what_was_refused_is_not_given_again() -> None:
+    with NetworkLab(*pair()) as lab:
+        refusal(lab, AddRoute("client", ip_network("10.0.0.0/8"), ip_address("203.0.113.1"), "eth0"))
+        lab.apply(SetDown("client", "eth0"), SetUp("client", "eth0"))
+        assert_reaches(lab, "client", "192.0.2.2", "2001:db8::2")

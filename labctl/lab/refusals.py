@@ -1,0 +1,100 @@
+"""What the kernel refuses, told by operation: what object, what was attempted, what came back, what to try."""
+
+from __future__ import annotations
+
+import errno
+
+from labctl.errors import KernelError
+from labctl.plan.operations import (
+    AddAddress,
+    AddRoute,
+    MakeBridge,
+    MakeLink,
+    MakeNode,
+    Operation,
+    SetDown,
+    SetSysctl,
+    SetUp,
+)
+
+DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
+
+
+def refusal(operation: Operation, number: int, detail: str) -> KernelError:
+    """The kernel's refusal of an operation, in words; `detail` is the kernel's own."""
+    return KernelError(subject(operation), _attempted(operation), number, detail=detail, hint=_hint(operation, number))
+
+
+def subject(operation: Operation) -> str:
+    """The object that the operation is about, as messages name it."""
+    match operation:
+        case MakeNode() | SetSysctl():
+            return f"node {operation.node}"
+        case MakeLink():
+            return f"link {operation.a} - {operation.b}"
+        case _:
+            return f"{operation.node}:{operation.ifname}"
+
+
+def _attempted(operation: Operation) -> str:
+    match operation:
+        case MakeNode():
+            return f"make the {operation.kind}'s network namespace"
+        case MakeLink():
+            return "make the veth pair"
+        case MakeBridge():
+            return "make the bridge"
+        case SetSysctl():
+            return f"set {operation.key}={operation.value}"
+        case AddAddress():
+            return f"add address {operation.address}"
+        case AddRoute():
+            return f"add route {operation.destination} via {operation.gateway}"
+        case SetUp():
+            return "set it up"
+        case SetDown():
+            return "set it down"
+
+
+def _hint(operation: Operation, number: int) -> str:
+    for kind, errnos, hint in _HINTS:
+        if isinstance(operation, kind) and number in errnos:
+            return hint
+    return ""
+
+
+_HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
+    (MakeNode, (errno.EPERM,), "Making namespaces needs root, or a user namespace in which we are root."),
+    (MakeNode, (errno.ENOSPC,), "See /proc/sys/user/max_net_namespaces."),
+    (MakeNode, (errno.EMFILE, errno.ENFILE), DESCRIPTORS),
+    (MakeNode, (errno.EROFS, errno.EACCES), "Is /proc/sys mounted read-only here (a container)?"),
+    (MakeLink, (errno.EEXIST,), "Is an interface's name or index given twice on one node?"),
+    (MakeLink, (errno.EXFULL,), "A bridge takes at most 1023 ports; spread them over several switches."),
+    (MakeLink, (errno.EOPNOTSUPP,), "This kernel has no veth devices; try `modprobe veth` as root."),
+    (MakeLink, (errno.EINVAL, errno.EADDRNOTAVAIL), "Are the MAC addresses unicast and the MTU between 68 and 65535?"),
+    (MakeBridge, (errno.EOPNOTSUPP,), "This kernel has no bridge devices; try `modprobe bridge` as root."),
+    (MakeBridge, (errno.EEXIST,), "Has a port of the switch the name of its bridge?"),
+    (AddAddress, (errno.EEXIST,), "Is it given twice?"),
+    (
+        AddAddress,
+        (errno.EACCES, errno.EAFNOSUPPORT),
+        "Is IPv6 disabled there (net.ipv6.conf.*.disable_ipv6, ipv6.disable=1)?",
+    ),
+    (AddRoute, (errno.EEXIST,), "There is a route to that destination already."),
+    (
+        AddRoute,
+        (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL),
+        "Is the gateway on a network of that interface, and the link up?",
+    ),
+    (
+        SetSysctl,
+        (errno.ENOENT,),
+        "This kernel has no such parameter in a network namespace of a lab; `sysctl -a` lists them.",
+    ),
+    (SetSysctl, (errno.EINVAL,), "Is that a value which the parameter takes?"),
+    (
+        SetSysctl,
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "The parameter is the whole machine's, or /proc/sys is read-only here.",
+    ),
+)
