@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from binascii import a2b_base64, b2a_base64
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from labctl.kernel.sockaddr import Address, decode
 
@@ -20,8 +19,7 @@ LENGTH_BYTES = 4
 Value = int | str | bytes | Address | None | list["Value"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """One way in which a repeated call (`until`) ends: this errno, this number, or this data."""
 
     errno: int | None = None
@@ -29,8 +27,7 @@ class Stop:
     data: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SystemCall:
+class SystemCall(NamedTuple):
     """A call with evaluated arguments; address texts are resolved on the host.
 
     `addrlen` is what a program gives as the length of its address (buffer); None: what fits. `until` repeats the call
@@ -43,17 +40,15 @@ class SystemCall:
     until: tuple[Stop, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """The process is about to make the call, for the first time; `text` lacks what the kernel will fill in."""
 
     started_ns: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
-    """A call that returned (with `until`: the last of `count` calls).
+class CallResult(NamedTuple):
+    """A call that returned (with `until`: the last of `calls` calls).
 
     `number` is what `->` compares with an integer: the return value, or the option's value of getsockopt and ioctl.
     `values` are what the targets on the left of the call take, in order. Times are CLOCK_MONOTONIC, nanoseconds, of the
@@ -68,12 +63,11 @@ class CallResult:
     number: int
     values: tuple[Value, ...]
     summary: str = ""  # what came back besides the number, for people
-    count: int = 1
+    calls: int = 1
     stopped: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Impossible:
+class Impossible(NamedTuple):
     """The call cannot be formed: an unknown name in an address, an argument of the wrong kind."""
 
     reason: str
@@ -118,7 +112,7 @@ def encode_answer(answer: Answer) -> bytes:
         case Impossible(reason):
             return _dump({"impossible": reason})
         case CallResult():
-            fields = {name: getattr(answer, name) for name in CallResult.__slots__}
+            fields = {name: getattr(answer, name) for name in CallResult._fields}
             fields["values"] = [_to_json(value) for value in answer.values]
             return _dump(fields)
 

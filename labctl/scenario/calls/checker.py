@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from labctl.lab.socket_constants import CONSTANTS, ERRNOS
 from labctl.scenario.calls.signatures import ADDRESS_ATTRIBUTES, SIGNATURES, Kind, Known, Signature, Wants
@@ -42,8 +43,7 @@ _CONSTANT_LIKE = re.compile(r"[A-Z][A-Z0-9]*_?[A-Z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\$\{([^{}\n]*)\}")
 
 
-@dataclass(frozen=True)
-class CheckContext:
+class CheckContext(NamedTuple):
     """What is known where a program begins, on one process of one host.
 
     `hosts`: names that addresses may have, None when they are not known. `names`: assigned by the process's earlier
@@ -51,13 +51,12 @@ class CheckContext:
     """
 
     hosts: frozenset[str] | None = None
-    names: Mapping[str, Known] = field(default_factory=dict)
+    names: Mapping[str, Known] = MappingProxyType({})
     variables: frozenset[str] | None = None
     pending: str = ""
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     """The problems in order, and what is known after the program: the context for the process's next step."""
 
     problems: tuple[Problem, ...]
@@ -78,8 +77,7 @@ def check(program: Program, context: CheckContext) -> Checked:
             case Assert():
                 checker.known(statement.condition)
     problems = sorted({*program.problems, *checker.problems}, key=lambda problem: (problem.line, problem.column))
-    after = replace(
-        context,
+    after = context._replace(
         names=dict(checker.names),
         variables=None if checker.variables is None else frozenset(checker.variables),
         pending=checker.pending,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from labctl.errors import errno_name
 from labctl.lab.call_messages import CallResult, Stop, SystemCall, Value
@@ -18,8 +18,7 @@ _GIVE_0 = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """One expected outcome, evaluated: this errno, or this value. `text` as the scenario writes it."""
 
     text: str
@@ -71,7 +70,7 @@ def _is_so_error(call: SystemCall) -> bool:
 
 def came_back(result: CallResult) -> str:
     """`connect(3, ...) returned -1 ECONNREFUSED (Connection refused)`."""
-    times = f" (call {result.count})" if result.count > 1 else ""
+    times = f" (call {result.calls})" if result.calls > 1 else ""
     if result.returned == -1:
         return f"{result.text} returned -1 {errno_name(result.errno)} ({os.strerror(result.errno)}){times}"
     return f"{result.text} returned {result.returned}{times}"

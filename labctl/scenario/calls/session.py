@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic, monotonic_ns
+from typing import NamedTuple
 
 from labctl.errors import errno_name
 from labctl.kernel.sockaddr import Address
@@ -35,8 +35,7 @@ from labctl.scenario.result import CallRecord
 from labctl.units import duration_s, format_duration
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why a program failed: what came back and what was expected, and the statement (`span` within its text)."""
 
     reason: str
@@ -47,8 +46,7 @@ class Failure:
         return f"{self.reason}. Line {self.span.line + 1}: {self.statement}"
 
 
-@dataclass(frozen=True, slots=True)
-class CallsOutcome:
+class CallsOutcome(NamedTuple):
     """The calls that a program made, in order, and why it failed, if it did."""
 
     records: tuple[CallRecord, ...]
@@ -239,7 +237,7 @@ class Session:
             ends = " or ".join(item.text for item in expected)
             if result.returned == -1:
                 raise _Failed(f"{came_back(result)}; expected it to go on until {ends}")
-            raise _Failed(f"{came_back(result)}: {result.count} calls ({result.summary}) have not given {ends}")
+            raise _Failed(f"{came_back(result)}: {result.calls} calls ({result.summary}) have not given {ends}")
         if not call.until:
             met = any(meets(item, call, result) for item in expected) if expected else result.returned != -1
             if not met:
@@ -331,7 +329,7 @@ class Session:
             value=result.summary or None,
             started_s=self._started_s(started_ns),
             duration_s=(result.ended_ns - started_ns) / 1e9,
-            repeated=result.count,
+            repeated=result.calls,
             pid=self.caller.process.pid,
         )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 
 class Kind(StrEnum):
@@ -20,16 +20,14 @@ class Kind(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What is known of a name: the kind of its value, and the family of a descriptor's socket (AF_INET) if told."""
 
     kind: Kind = Kind.UNKNOWN
     family: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Takes:
+class Takes(NamedTuple):
     """What a parameter takes: kinds, and the beginnings of the constants that make sense there (none: no constants)."""
 
     meaning: str
@@ -74,8 +72,7 @@ class Wants(Enum):
     CAPABILITY = Takes("a capability, CAP_...", _NUMBERS, ("CAP_",))
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """A call. `forms`: the lists of parameters that it may have; in each, the last `optional` may be left out.
 
     `gives`: the kinds of values for the targets on the left, of which the first `fewest` must be taken if any.

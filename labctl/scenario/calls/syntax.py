@@ -1,12 +1,15 @@
-"""The call language's statements and expressions as values. Lines and columns count from 0, within the text parsed."""
+"""The call language's statements and expressions as values. Lines and columns count from 0, within the text parsed.
+
+Named tuples, here and elsewhere in the calls: a dozen of them is made in the time of one dataclass, and every run of
+labctl loads them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Where something stands: its first line and column, and its length in characters (on that line)."""
 
     line: int
@@ -14,8 +17,7 @@ class Span:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """A mistake in the text; `hint` says what to try, "" when there is nothing to say."""
 
     span: Span
@@ -42,44 +44,38 @@ class Problem:
         return f"{place} ({self.hint})" if self.hint else place
 
 
-@dataclass(frozen=True, slots=True)
-class Integer:
+class Integer(NamedTuple):
     span: Span
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A string; `${name}` in it is replaced when it is evaluated."""
 
     span: Span
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(NamedTuple):
     """Bytes; `${name}` in them is replaced when they are evaluated."""
 
     span: Span
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ListOf:
+class ListOf(NamedTuple):
     span: Span
     items: tuple[Expression, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """A name that was assigned, or a constant."""
 
     span: Span
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(NamedTuple):
     """`$name`: a scenario variable's value as it is; `${name}` (`is_text`): its text, read as an expression."""
 
     span: Span
@@ -87,8 +83,7 @@ class Variable:
     is_text: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Binary:
+class Binary(NamedTuple):
     """`|`, `&`, `+`, `-` or `*`."""
 
     span: Span
@@ -97,8 +92,7 @@ class Binary:
     right: Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(NamedTuple):
     """`==`, `!=`, `<`, `<=`, `>`, `>=` or `in`."""
 
     span: Span
@@ -107,14 +101,12 @@ class Compare:
     right: Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Negative:
+class Negative(NamedTuple):
     span: Span
     operand: Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(NamedTuple):
     """`peer.port`; `span` is the attribute's own."""
 
     span: Span
@@ -122,17 +114,15 @@ class Attribute:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(NamedTuple):
     """`ready[0]`."""
 
     span: Span
     value: Expression
-    index: Expression
+    position: Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
+class Length(NamedTuple):
     """`len(x)`."""
 
     span: Span
@@ -142,8 +132,7 @@ class Length:
 Expression = Integer | Text | Data | ListOf | Name | Variable | Binary | Compare | Negative | Attribute | Index | Length
 
 
-@dataclass(frozen=True, slots=True)
-class Duration:
+class Duration(NamedTuple):
     """`200ms`, or a scenario variable that holds such a text."""
 
     span: Span
@@ -151,16 +140,14 @@ class Duration:
     variable: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(NamedTuple):
     """`-> blocks 200ms`: not returned after that time; the call stays pending."""
 
     span: Span
     duration: Duration
 
 
-@dataclass(frozen=True, slots=True)
-class StaysPending:
+class StaysPending(NamedTuple):
     """`-> pending`."""
 
     span: Span
@@ -169,8 +156,7 @@ class StaysPending:
 Alternative = Expression | Blocks | StaysPending
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What stands on the left of `=`: a name, or with `is_variable` a scenario variable `$name`."""
 
     span: Span
@@ -178,15 +164,13 @@ class Target:
     is_variable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Keyword:
+class Keyword(NamedTuple):
     span: Span
     name: str
     value: Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Modifiers:
+class Modifiers(NamedTuple):
     """What is said of a call's outcome and time, behind it."""
 
     expected: tuple[Alternative, ...] = ()  # after `->`
@@ -195,8 +179,7 @@ class Modifiers:
     after: Duration | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """`name` stands at `span`."""
 
     span: Span
@@ -208,24 +191,21 @@ class Call:
     modifiers: Modifiers
 
 
-@dataclass(frozen=True, slots=True)
-class Await:
+class Await(NamedTuple):
     span: Span
     text: str
     targets: tuple[Target, ...]
     modifiers: Modifiers
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(NamedTuple):
     span: Span
     text: str
     target: Target
     value: Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Assert:
+class Assert(NamedTuple):
     span: Span
     text: str
     condition: Expression
@@ -234,8 +214,7 @@ class Assert:
 Statement = Call | Await | Assign | Assert
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """The statements that could be read, in order, and what was wrong with the others."""
 
     statements: tuple[Statement, ...]

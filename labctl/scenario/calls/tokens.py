@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from labctl.scenario.calls.syntax import Problem, Span
 
@@ -23,8 +23,7 @@ class TokenKind(Enum):
     OPERATOR = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """`text` as it stands in the file."""
 
     kind: TokenKind
