@@ -107,6 +107,8 @@ def _our_processes(labs: Collection[int]) -> Iterator[tuple[int, str]]:
         name = stat[stat.index("(") + 1 : stat.rindex(")")]
         state, parent = stat[stat.rindex(")") + 2 :].split()[:2]
         parents[number] = int(parent)
+        if state == "Z" and int(parent) != os.getpid():
+            continue  # it has ended; its new parent (the machine's init, often) is slow to take note
         names[number] = f"{number} ({name}, {state}) {command[:120]}"
         try:
             if mark in Path(f"/proc/{number}/environ").read_bytes().split(b"\0"):

@@ -11,12 +11,14 @@ import os
 import select
 import signal
 import socket
+import sys
 
 from labctl.errors import LabError, LabGone, MachineError, describe_errno
 from labctl.kernel import processes, syscalls
 from labctl.kernel.privilege import enter_lab_namespaces
 from labctl.lab.keeper import keep
 from labctl.lab.protocol import Channel, Failed, Open
+from labctl.lab.starting import DIES_WITH_OWNER
 
 CHANNEL = 3  # descriptors that the owner hands over
 LIVENESS = 4  # reads as ended when the owner is gone
@@ -24,6 +26,8 @@ LIVENESS = 4  # reads as ended when the owner is gone
 
 def main() -> None:
     """What the fresh interpreter runs; ends the process."""
+    if sys.argv[2] == DIES_WITH_OWNER:
+        processes.die_with_parent()  # even when it has been stopped
     processes.ignore(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
     processes.keep_only(0, 1, 2, CHANNEL, LIVENESS)
     syscalls.set_process_name("labctl-boot")

@@ -65,12 +65,12 @@ def start_caller(host: Host, surroundings: Surroundings, channel: int) -> tuple[
         os.environ.clear()
         os.environ.update(environment)
         high = min(CALLER_CHANNEL, max(processes.FIRST_FREE_DESCRIPTOR + 1, surroundings.descriptor_limit[0] - 1))
+        syscalls.set_process_name("labctl-caller")
         os.close(writing)
         if channel != high:
             os.dup2(channel, high, inheritable=False)
         processes.keep_only(0, 1, 2, high)
         processes.set_descriptor_limit(surroundings.descriptor_limit)
-        syscalls.set_process_name("labctl-caller")
         serve(high)
 
     return _start(host, surroundings, body, f"{host.subject}: caller")

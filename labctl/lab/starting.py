@@ -8,13 +8,16 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 
 from labctl.errors import DeadlineExceeded, MachineError, describe_errno
 
 # What the interpreter runs: the search path is the owner's choice, not that of the environment or of a user's site.
-_BOOTSTRAP = "import sys; sys.path.extend(sys.argv[2:]); from labctl.lab.boot import main; main()"
+_BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.boot import main; main()"
+# A parent's death is told to its children when the *thread* that made them ends: only the main thread's is the owner's.
+DIES_WITH_OWNER, WATCHES_OWNER = "dies-with-owner", "watches-owner"
 _FIRST_FREE = 10  # above the numbers that the child's descriptors are moved to
 _LAST_WORDS_BYTES = 4000
 
@@ -44,7 +47,8 @@ class Boot:
         high: list[int] = []
         try:
             high = [_high(theirs.fileno()), _high(reading), _high(errors)]
-            argv = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, "labctl-boot", *search_path()]
+            lifetime = DIES_WITH_OWNER if threading.get_native_id() == os.getpid() else WATCHES_OWNER
+            argv = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, "labctl-boot", lifetime, *search_path()]
             pid = os.posix_spawn(
                 sys.executable,
                 argv,

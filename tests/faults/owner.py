@@ -1,0 +1,44 @@
+"""A lab's owner, for tests that kill: `python -m tests.faults.owner STAGE`; says on stdout how far it is.
+
+STAGE is the last thing that it does before it waits for its end: boot, open, program, caller. `exit` ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+from labctl.lab.handle import Lab
+from labctl.lab.starting import Boot
+from tests.labs import pair_plan
+
+
+def main(last: str) -> None:
+    held: list[object] = []  # dropping a caller would end it
+    boot = Boot.start()
+    said("boot")
+    if last != "boot":
+        with Lab.open(pair_plan(), boot=boot) as lab:
+            said("open")
+            if last != "open":
+                lab.spawn("server", ["sh", "-c", "sleep 1000 & sleep 1000 & wait"])
+                lab.spawn("client", ["sh", "-c", "trap '' TERM HUP INT; setsid sleep 1000 & wait"])
+                said("program")
+            if last == "caller":
+                caller = lab.caller("server")
+                sock = lab.socket("server", socket.AF_INET, socket.SOCK_STREAM)
+                said("caller")
+                held.extend([caller, sock])
+            signal.pause()
+    signal.pause()
+
+
+def said(stage: str) -> None:
+    """Tell the test, in one write."""
+    os.write(1, f"{stage}\n".encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
