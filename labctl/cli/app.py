@@ -81,6 +81,7 @@ def options(
 @app.command(short_help="Run scenarios and show what each host called.")
 @ends_with_status
 def run(
+    context: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -119,7 +120,7 @@ def run(
     """
     from labctl.cli.run import RunRequest, run_scenarios
 
-    return run_scenarios(RunRequest(tuple(paths), jobs, junit, json, keep_on_failure, verbose, topo))
+    return run_scenarios(RunRequest(tuple(paths), jobs, junit, json, keep_on_failure, verbose, topo), context.obj)
 
 
 @app.command(short_help="Check topologies and scenarios; builds nothing.")

@@ -16,6 +16,7 @@ _HAS_STEPS = re.compile(r"^(steps|\"steps\"|'steps')\s*:", re.MULTILINE)
 _LARGEST_GLANCE = 1 << 20  # bytes; a larger file is left to the reader of documents, which has a limit of its own
 _SCENARIO_KEYS = {"steps", "topology", "requires", "within", "timeout", "variables"}
 _TOPOLOGY_KEYS = {"hosts", "routers", "switches", "networks", "links", "include", "addresses", "ipv4_pool", "ipv6_pool"}
+_NEAR = 0.78  # `stesp` and `hots` are mistyped, `services` is somebody else's key
 
 
 class Kind(Enum):
@@ -40,9 +41,9 @@ def kind_of(path: Path) -> Kind:
         return Kind.SCENARIO
     if keys & _TOPOLOGY_KEYS:
         return Kind.TOPOLOGY
-    if keys & _SCENARIO_KEYS or any(get_close_matches(key, ["steps"]) for key in keys):
+    if keys & _SCENARIO_KEYS or any(get_close_matches(key, ["steps"], cutoff=_NEAR) for key in keys):
         return Kind.SCENARIO
-    if any(get_close_matches(key, _TOPOLOGY_KEYS) for key in keys):
+    if any(get_close_matches(key, _TOPOLOGY_KEYS, cutoff=_NEAR) for key in keys):
         return Kind.TOPOLOGY
     return Kind.NEITHER
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from labctl import __version__
 from labctl.cli.find import Kind, files, kind_of
 from labctl.cli.interruption import cancelled_by_signals, until_enter
 from labctl.cli.main import Stopped
-from labctl.errors import InputError, LabctlError
+from labctl.errors import InputError
 from labctl.report import plain
 from labctl.report.progress import Progress
 from labctl.report.screen import Screen, standard_error, standard_output
@@ -44,32 +45,27 @@ class RunRequest:
     topology: str | None
 
 
-def run_scenarios(request: RunRequest) -> int:
-    """The exit status. Nothing is built when any file is wrong, or a report could not be written."""
-    from labctl.lab.starting import Boot
+def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
+    """The exit status. Nothing is built when any file is wrong, or a report could not be written.
+
+    `boot` was started ahead for the first lab; the caller closes it in any case.
+    """
     from labctl.scenario import Cancellation
 
     _check_reports(request)
-    with ExitStack() as stack:
-        # An interpreter that has built nothing yet starts while the files are read, on the other processor.
-        boot = Boot.start()
-        stack.callback(boot.close)
-        scenarios = load_all(request.words, request.topology)
-        screen = standard_error() if request.json == _STANDARD_OUTPUT else standard_output()
-        cancellation = Cancellation()
-        progress = Progress(
-            screen, expected=len(scenarios), verbose=request.verbose, while_kept=until_enter(cancellation)
-        )
-        started_at, started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
-        try:
-            with cancelled_by_signals(cancellation) as received, progress:
-                stack.pop_all()  # the run takes it over
-                result = _run(scenarios, request, progress, cancellation, boot)
-        except LabctlError as error:
-            # CI wants a report most of all when a run was cut short.
-            cut_short = _cut_short(scenarios, progress.finished, str(error))
+    scenarios = load_all(request.words, request.topology)
+    screen = standard_error() if request.json == _STANDARD_OUTPUT else standard_output()
+    cancellation = Cancellation()
+    progress = Progress(screen, expected=len(scenarios), verbose=request.verbose, while_kept=until_enter(cancellation))
+    started_at, started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
+    result: RunResult | None = None
+    try:
+        with cancelled_by_signals(cancellation) as received, progress:
+            result = _run(scenarios, request, progress, cancellation, boot)
+    finally:
+        if result is None:  # CI wants a report most of all when a run was cut short
+            cut_short = _cut_short(scenarios, progress.finished, str(sys.exception()))
             _write_reports(request, RunResult(started_at, time.monotonic() - started_s, cut_short))
-            raise
     _write_reports(request, result)
     _conclude(screen, result, verbose=request.verbose)
     if received:
@@ -123,10 +119,16 @@ def _better(path: Path, error: InputError) -> InputError:
 
 
 def _run(
-    scenarios: Sequence[Scenario], request: RunRequest, progress: Progress, cancellation: Cancellation, boot: Boot
+    scenarios: Sequence[Scenario],
+    request: RunRequest,
+    progress: Progress,
+    cancellation: Cancellation,
+    boot: Boot | None,
 ) -> RunResult:
     from labctl.scenario import RunOptions, run_many
 
+    gc.freeze()  # what was imported stays
+    gc.enable()
     options = RunOptions(jobs=request.jobs, keep_on_failure=request.keep_on_failure)
     return run_many(scenarios, options, progress, cancellation, boot=boot)
 

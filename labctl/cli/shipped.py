@@ -50,7 +50,7 @@ def first_comment(path: Path) -> str:
             break
         words.append(line.lstrip("# ").rstrip())
     sentence = re.match(r".*?[.:](?=\s|$)", " ".join(words))
-    return sentence.group() if sentence else " ".join(words)
+    return sentence.group()[:-1] + "." if sentence else " ".join(words)
 
 
 def _named(kind: str, name: str) -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labctl.report.screen import INK_OF_OUTCOME, Ink, Look
 from labctl.report.text import cells, milliseconds, pad, printable, shorten, wrap
@@ -17,7 +17,10 @@ from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResu
 
 _NARROWEST_COLUMN = 21  # cells; with less, hosts are named in front of each call instead
 _WORTH_SAYING_S = 0.001  # a call that took this long has its duration shown
+_LONGEST_TEXT = 400  # cells of a title or reason; the failure below the conversation has all of it
 _CALLS = "calls"
+# Calls whose arguments after the first are filled in by the kernel; a record has them as they were afterwards.
+_FILL_IN_ARGUMENTS = frozenset({"accept", "accept4", "recv", "recvfrom", "recvmsg", "read", "poll", "select"})
 _BRACED = re.compile(r"\{[^{}]*\}")
 _BOUND_BLANK = "\u00a0"
 
@@ -54,15 +57,18 @@ def call_text(call: CallRecord, *, named: bool) -> str:
     return name + printable(call.call).replace("\n", "\\n")
 
 
-def result_text(call: CallRecord, look: Look) -> str:
-    """`→ 4  {AF_INET, 10.0.0.1:40000}` or `→ -1 ECONNREFUSED (Connection refused)`; for one that is still out `…`."""
+def result_text(call: CallRecord, look: Look, *, beside: str = "") -> str:
+    """`→ 4  10.0.0.1:40000` or `→ -1 ECONNREFUSED (Connection refused)`; for one that is still out `…`.
+
+    The value is left out when the text `beside` has it already: `recv(3, "hello", 100, 0) → 5`.
+    """
     glyphs = look.glyphs
     if call.returned is None:
         return glyphs.goes_on
     text = f"{glyphs.returns} {call.returned}"
     if call.errno:
         text += f" {call.errno}" + (f" ({call.errno_meaning})" if call.errno_meaning else "")
-    if call.value:
+    if call.value and call.value.split(" ")[0].rstrip(",") not in beside:
         text += "  " + printable(call.value).replace("\n", "\\n")
     if call.repeated > 1:
         text += f"  ({glyphs.times} {call.repeated})"
@@ -82,8 +88,10 @@ def _events(steps: Sequence[StepResult], look: Look) -> list[_Event]:
     for call in calls:
         for event in _events_of_call(call, call.host in several, starts, look):
             put(event)
+    causes = {step.index for step in steps if step.outcome is not Outcome.PASSED}
     for step in steps:
-        said = _step_line(step, look)
+        around = any(index.startswith(f"{step.index}.") for index in causes)
+        said = _step_line(step, look, reason="" if around else step.reason)
         if said:
             after_calls = step.kind == _CALLS
             time_s = step.started_s + step.duration_s if after_calls else step.started_s
@@ -102,11 +110,23 @@ def _events_of_call(call: CallRecord, named: bool, starts: list[float], look: Lo
     after = f"  [{milliseconds(call.duration_s)}]" if call.duration_s >= _WORTH_SAYING_S else ""
     following = bisect_right(starts, call.started_s)
     if following < len(starts) and starts[following] < ended_s:
-        yield _Event(call.started_s, call.host, text, f"{look.glyphs.goes_on} blocks" if after else look.glyphs.goes_on)
-        begins = call_text(call, named=named).split("(", 1)[0]
-        yield _Event(ended_s, call.host, f"{look.glyphs.goes_on} {begins}", result_text(call, look) + after, ink)
+        begun = _as_begun(text, look)
+        yield _Event(
+            call.started_s, call.host, begun, f"{look.glyphs.goes_on} blocks" if after else look.glyphs.goes_on
+        )
+        goes_on = f"{look.glyphs.goes_on} {text.split('(', 1)[0]}"
+        yield _Event(ended_s, call.host, goes_on, result_text(call, look, beside=begun) + after, ink)
     else:
-        yield _Event(call.started_s, call.host, text, result_text(call, look) + after, ink)
+        yield _Event(call.started_s, call.host, text, result_text(call, look, beside=call.call) + after, ink)
+
+
+def _as_begun(text: str, look: Look) -> str:
+    """How a call read before it returned: `accept(3, ...)`, for who it is that comes was not known then."""
+    name, _, arguments = text.partition("(")
+    first, comma, _ = arguments.partition(", ")
+    if name.rpartition(" ")[2] in _FILL_IN_ARGUMENTS and comma:
+        return f"{name}({first}, {look.glyphs.goes_on})"
+    return text
 
 
 def _without_double_records(steps: Sequence[StepResult]) -> list[CallRecord]:
@@ -114,11 +134,15 @@ def _without_double_records(steps: Sequence[StepResult]) -> list[CallRecord]:
     best: dict[tuple[str, str, float, str], CallRecord] = {}
     for step in steps:
         for call in step.calls:
-            key = (call.host, call.process, call.started_s, call.call)
+            key = (call.host, call.process, call.started_s, _name(call))
             known = best.get(key)
-            if known is None or (known.duration_s is None and call.duration_s is not None):
+            if known is None or known.duration_s is None:
                 best[key] = call
     return sorted(best.values(), key=lambda call: call.started_s)
+
+
+def _name(call: CallRecord) -> str:
+    return call.call.split("(", 1)[0]
 
 
 def _hosts_with_several_processes(calls: Iterable[CallRecord]) -> set[str]:
@@ -128,17 +152,16 @@ def _hosts_with_several_processes(calls: Iterable[CallRecord]) -> set[str]:
     return {host for host, names in processes.items() if len(names) > 1}
 
 
-def _step_line(step: StepResult, look: Look) -> str:
+def _step_line(step: StepResult, look: Look, *, reason: str) -> str:
     """The line across all columns; none for a calls step that passed, whose calls speak for themselves."""
     mark = look.glyphs.mark(step.outcome)
+    passed = step.outcome is Outcome.PASSED
     if step.kind == _CALLS:
-        return "" if step.outcome is Outcome.PASSED else f"{mark} step {step.index}: {printable(step.reason)}"
-    text = f"{mark} {shorten(printable(step.title or step.kind), 400)}"
+        return "" if passed else f"{mark} step {step.index}: {shorten(printable(reason), _LONGEST_TEXT)}"
+    text = f"{mark} {shorten(printable(step.title or step.kind), _LONGEST_TEXT)}"
     if step.duration_s >= _WORTH_SAYING_S:
         text += f"  [{milliseconds(step.duration_s)}]"
-    if step.outcome is not Outcome.PASSED and step.reason:
-        text += f": {printable(step.reason)}"
-    return text
+    return text if passed or not reason else f"{text}: {shorten(printable(reason), _LONGEST_TEXT)}"
 
 
 def _ink_of_step(step: StepResult) -> Ink:
@@ -179,13 +202,19 @@ def _column_widths(hosts: Sequence[str], events: Iterable[_Event], room: int) ->
 
 def _cell(event: _Event, width: int) -> list[str]:
     """The call wrapped, and what came back on the same line when it fits, else on lines of its own."""
-    bound = _Event(event.time_s, event.host, _bind(event.text), _bind(event.result))
+    room = width - 4  # what a line after the first has, whichever it belongs to
+    bound = replace(event, text=_bind(event.text, room), result=_bind(event.result, room))
     return [line.replace(_BOUND_BLANK, " ") for line in _cell_lines(bound, width)]
 
 
-def _bind(text: str) -> str:
+def _bind(text: str, room: int) -> str:
     """Keeps an address, {AF_INET, 10.0.0.2:81}, on one line where it fits."""
-    return _BRACED.sub(lambda found: found.group().replace(" ", _BOUND_BLANK), text)
+
+    def bound(found: re.Match[str]) -> str:
+        braced = found.group()
+        return braced.replace(" ", _BOUND_BLANK) if cells(braced) < room else braced
+
+    return _BRACED.sub(bound, text)
 
 
 def _cell_lines(event: _Event, width: int) -> list[str]:

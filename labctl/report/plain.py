@@ -29,7 +29,7 @@ def scenario_report(result: ScenarioResult, look: Look) -> list[str]:
 def heading(result: ScenarioResult, look: Look) -> list[str]:
     """The scenario's name, its file and what it is about."""
     lines = [look.paint(line, Ink.STRONG) for line in wrap(printable(result.name), look.width, indent="  ")]
-    lines += [look.paint(line, Ink.FAINT) for line in wrap(printable(result.file), look.width, indent="  ")]
+    lines += [look.paint(line, Ink.FAINT) for line in wrap(printable(result.file), look.width, break_words=False)]
     if result.about:
         lines += wrap(printable(result.about).rstrip("\n"), look.width)
     return lines
@@ -134,5 +134,5 @@ def summary(run: RunResult, look: Look) -> list[str]:
 def _indented(text: str, look: Look, blanks: int) -> Iterator[str]:
     lead = " " * blanks
     for paragraph in printable(text).rstrip("\n").split("\n"):
-        for line in wrap(paragraph, look.width - blanks, indent="  "):
+        for line in wrap(paragraph, look.width - blanks, indent="  ", break_words=False):
             yield (lead + line).rstrip()

@@ -45,18 +45,19 @@ def shorten(text: str, width: int, ellipsis: str = "...") -> str:
     return (head + ellipsis)[: max(width, 0)]
 
 
-def wrap(text: str, width: int, *, indent: str = "") -> list[str]:
+def wrap(text: str, width: int, *, indent: str = "", break_words: bool = True) -> list[str]:
     """`text` in lines of at most `width` cells, broken at blanks where possible; lines after the first get `indent`.
 
-    Line ends in `text` stay line ends. An empty text gives one empty line.
+    Line ends in `text` stay line ends. An empty text gives one empty line. Without `break_words`, a word that is longer
+    than a line (a path, which somebody may want to copy) stays in one piece.
     """
     lines: list[str] = []
     for paragraph in text.split("\n"):
-        lines.extend(_wrap_paragraph(paragraph, width, indent, first=not lines))
+        lines.extend(_wrap_paragraph(paragraph, width, indent, break_words, first=not lines))
     return lines
 
 
-def _wrap_paragraph(text: str, width: int, indent: str, *, first: bool) -> list[str]:
+def _wrap_paragraph(text: str, width: int, indent: str, break_words: bool, *, first: bool) -> list[str]:
     lines: list[str] = []
     lead = "" if first else indent
     rest = text
@@ -67,11 +68,20 @@ def _wrap_paragraph(text: str, width: int, indent: str, *, first: bool) -> list[
             return lines
         head, tail = _cut(rest, room)
         blank = len(head) if tail.startswith(" ") else head.rstrip(" ").rfind(" ")
-        if blank > 0 and head[:blank].strip():
-            head, tail = rest[:blank], rest[blank:]
+        if not (blank > 0 and head[:blank].strip()):
+            blank = len(head) if break_words else _end_of_word(rest)
+        head, tail = rest[:blank], rest[blank:]
         lines.append((lead + head).rstrip())
         rest = tail.lstrip(" ")
+        if not rest:
+            return lines
         lead = indent
+
+
+def _end_of_word(text: str) -> int:
+    begin = len(text) - len(text.lstrip(" "))
+    end = text.find(" ", begin)
+    return end if end != -1 else len(text)
 
 
 def _cut(text: str, room: int) -> tuple[str, str]:

@@ -29,7 +29,7 @@ def suite(tmp_path: Path) -> Path:
 def test_a_scenario_that_passes_ends_with_0_and_shows_the_conversation(suite: Path) -> None:
     ran = labctl("run", suite / "echo.yaml")
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "socket(AF_INET, SOCK_STREAM, 0) → 3" in ran.stdout
+    assert "socket(AF_INET, SOCK_STREAM, 0)" in ran.stdout
     assert "✓ passed in" in ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 80
 
@@ -37,7 +37,7 @@ def test_a_scenario_that_passes_ends_with_0_and_shows_the_conversation(suite: Pa
 def test_an_expectation_that_fails_ends_with_1_and_tells_file_line_and_errno(suite: Path) -> None:
     ran = labctl("run", suite / "more" / "refused.yaml")
     assert ran.returncode == 1
-    assert f"{suite}/more/refused.yaml:4: step 1" in ran.stdout.replace("\n", "")
+    assert f"  {suite}/more/refused.yaml:4:" in ran.stdout
     assert "ECONNREFUSED" in ran.stdout
 
 
@@ -203,12 +203,11 @@ def test_keep_on_failure_keeps_the_lab_until_enter(suite: Path) -> None:
             line = process.stdout.readline()
             assert line, seen
             seen += line
-        (way_in,) = [line.strip() for line in seen.splitlines() if "nsenter" in line and "client" in line][:1]
-        command = way_in.split("#")[0].split("  ")[0]
+        (command,) = [line.split(": ", 1)[1] for line in seen.splitlines() if line.startswith("  client: nsenter")]
         inside = subprocess.run(
             ["sh", "-c", f"{command} hostname"], env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
         )
         rest, complaint = process.communicate("\n", timeout=TIMEOUT_S)
     assert process.returncode == 1, complaint
-    assert inside.stdout.strip() == "client", way_in + inside.stderr
+    assert inside.stdout.strip() == "client", command + inside.stderr
     assert "Traceback" not in rest + complaint

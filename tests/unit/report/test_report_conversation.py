@@ -17,7 +17,7 @@ GOLDEN = """\
 0.21 │                                     │ bind(3, {AF_INET, 10.0.0.2:5000},
      │                                     │   16) → 0
 0.30 │                                     │ listen(3, 2) → 0
-0.35 │                                     │ accept(3, ..., 16) … blocks
+0.35 │                                     │ accept(3, …) … blocks
 0.90 ├─ ✓ expect on server: listening tcp/5000
 1.50 │ socket(AF_INET, SOCK_STREAM, 0) → 3 │
 1.60 │ connect(3,                          │
@@ -102,8 +102,41 @@ def test_a_pending_call_recorded_twice_is_shown_once_with_its_return() -> None:
         step("3", call("server", "accept(3, ..., 16)", 4, 1, 200)),
     )
     assert "has not returned" not in said
-    assert "accept(3, ..., 16) … blocks" in said
+    assert "accept(3, …) … blocks" in said
     assert "… accept → 4  [200 ms]" in said
+
+
+def test_a_value_that_the_call_shows_already_is_not_repeated() -> None:
+    said = text(Look(80), step("1", call("server", 'recv(4, "hello", 100, 0)', 5, 1, value='"hello"')))
+    assert said.endswith('│ recv(4, "hello", 100, 0) → 5')
+
+
+def test_a_call_that_blocks_does_not_show_beforehand_who_will_come() -> None:
+    said = text(
+        Look(80),
+        step("1", call("server", "accept(3, {AF_INET, 10.0.0.1:40}, [16 -> 16])", 4, 1, 9, value="10.0.0.1:40")),
+        step("2", call("client", "connect(3, ...)", 0, 2, 8)),
+        step("3", call("client", "getpid()", 2, 3)),
+    )
+    assert "│ accept(3, …) … blocks" in said
+    assert "│ connect(3, ...) … blocks" in said
+    assert "… accept → 4  10.0.0.1:40  [9.0 ms]" in said
+
+
+def test_an_address_is_broken_at_its_blank_when_it_does_not_fit() -> None:
+    hosts = ("h1", "h2", "h3")
+    calls = [call(host, "connect(3, {AF_INET, 10.0.0.1:5000}, 16)", 0, 1) for host in hosts]
+    said = text(Look(80), step("1", *calls), hosts=hosts)
+    assert "10.0.0.1:5000}, 16)" in said
+
+
+def test_steps_around_a_failed_one_do_not_repeat_its_reason() -> None:
+    said = text(
+        Look(80),
+        step("1", kind="repeat", title="repeat 2 times", outcome=Outcome.FAILED, reason="round 2 of 2 failed: no"),
+        step("1.2.1", kind="expect", title="expect", outcome=Outcome.FAILED, reason="no\nmore", at_ms=1),
+    )
+    assert said == "0.00 ├─ ✗ repeat 2 times\n1.00 ├─ ✗ expect: no"
 
 
 def test_a_repeated_call_says_how_often() -> None:

@@ -96,6 +96,16 @@ def test_text_is_wrapped_by_cells_not_characters() -> None:
     assert shorten("abcdef", 5) == "ab..."
 
 
+def test_a_path_stays_in_one_piece_where_asked() -> None:
+    assert wrap("at /long/path/to.yaml:3: no", 8, indent="  ", break_words=False) == [
+        "at",
+        "  /long/path/to.yaml:3:",
+        "  no",
+    ]
+    assert wrap("/long/path/to.yaml", 8, break_words=False) == ["/long/path/to.yaml"]
+    assert wrap("  /long/path/to.yaml", 8, break_words=False) == ["  /long/path/to.yaml"]
+
+
 def test_durations_read_well() -> None:
     assert [milliseconds(value) for value in (0.00004, 0.0121, 0.2, 12.34)] == [
         "0.04 ms",
