@@ -61,6 +61,19 @@ def _sctp() -> str:
     return ""
 
 
+def _core_sysctls() -> str:
+    # Before Linux 6.3 a network namespace that belongs to a user namespace has an empty /proc/sys/net/core.
+    import subprocess
+
+    namespaces = ["--net"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--net"]
+    probe = ["unshare", *namespaces, "test", "-e", "/proc/sys/net/core/somaxconn"]
+    try:
+        there = subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    except OSError as error:
+        return f"cannot look for net.core.somaxconn in a new network namespace: unshare: {error.strerror}"
+    return "" if there else "a lab's hosts have no net.core sysctls (without root they need Linux 6.3)"
+
+
 def _root() -> str:
     return "" if os.geteuid() == 0 else "not run as root"
 
@@ -73,6 +86,7 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "user-namespaces": _unprivileged,
         "mptcp": _mptcp,
         "sctp": _sctp,
+        "core-sysctls": _core_sysctls,
         "root": _root,
     }
 )

@@ -12,13 +12,14 @@ import pytest
 from labctl import scenario
 from labctl.scenario.result import CallRecord, Outcome, ScenarioResult
 
+INDEX = Path(__file__).parents[2] / "docs" / "sockets.md"
 SHIPPED = Path(__file__).parents[2] / "scenarios"
 FILES = sorted(SHIPPED.glob("*.yaml"))
 ERRNOS = frozenset(errno.errorcode.values()) | {"EOPNOTSUPP"}  # on Linux the same number as ENOTSUP
 STATES = ("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT2", "CLOSE_WAIT", "TIME_WAIT")
 OPTIONS = ("SO_REUSEADDR", "SO_REUSEPORT", "SO_SNDTIMEO", "SO_ERROR", "IPV6_V6ONLY", "MSG_TRUNC", "SHUT_WR")
 
-pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
 @cache
@@ -44,23 +45,37 @@ def promises(file: Path) -> str:
     return f"{loaded.name} {loaded.about} {row(file)}"
 
 
+def index() -> list[tuple[str, str]]:
+    """What docs/sockets.md says: (errno, name of a scenario where it is to be seen)."""
+    rows = re.findall(r"^\| (E[A-Z0-9]+) \|.*\| ([a-z0-9, -]+) \|$", INDEX.read_text(), re.MULTILINE)
+    return [(name, stem) for name, stems in rows for stem in stems.split(", ")]
+
+
+def errnos(result: ScenarioResult) -> set[str]:
+    """Every errno that a call of the run came back with, as a failure or as the value of SO_ERROR."""
+    answers = " ".join(f"{call.errno} {call.value}" for call in calls(result))
+    return {_one_name(word) for word in re.findall(r"\bE[A-Z0-9]{3,}\b", answers)}
+
+
 def row(file: Path) -> str:
     rows = [line for line in (SHIPPED / "README.md").read_text().splitlines() if line.startswith(f"| [{file.stem}](")]
     assert len(rows) == 1, f"scenarios/README.md has {len(rows)} rows for {file.name}"
     return rows[0]
 
 
+@each_file
 def test_it_passes(file: Path) -> None:
     result = ran(file)
     assert result.outcome is Outcome.PASSED, result.reason
 
 
+@each_file
 def test_every_errno_that_it_promises_came_from_the_kernel(file: Path) -> None:
     promised = {word for word in re.findall(r"\bE[A-Z0-9]{3,}\b", promises(file)) if word in ERRNOS}
-    seen = {_one_name(call.errno) for call in calls(ran(file)) if call.errno}
-    assert {_one_name(word) for word in promised} <= seen
+    assert {_one_name(word) for word in promised} <= errnos(ran(file))
 
 
+@each_file
 def test_the_states_and_options_that_it_promises_are_in_its_steps(file: Path) -> None:
     steps = re.sub(r"#.*", "", file.read_text()).partition("\nsteps:")[2]
     text = promises(file)
@@ -68,6 +83,7 @@ def test_the_states_and_options_that_it_promises_are_in_its_steps(file: Path) ->
     assert not missing
 
 
+@each_file
 def test_it_begins_with_a_comment_that_teaches_and_says_what_it_is_about(file: Path) -> None:
     lines = file.read_text().splitlines()
     loaded = scenario.load(file)
@@ -77,8 +93,18 @@ def test_it_begins_with_a_comment_that_teaches_and_says_what_it_is_about(file: P
     assert max(map(len, lines)) <= 140
 
 
+@each_file
 def test_it_has_a_row_in_the_table(file: Path) -> None:
     assert row(file).count("|") == 4
+
+
+def test_the_index_by_errno_could_be_read() -> None:
+    assert len(index()) >= 30
+
+
+@pytest.mark.parametrize(("name", "stem"), index(), ids=lambda text: text)
+def test_the_index_by_errno_leads_to_a_scenario_that_shows_it(name: str, stem: str) -> None:
+    assert _one_name(name) in errnos(ran(SHIPPED / f"{stem}.yaml"))
 
 
 def _one_name(name: str) -> str:
