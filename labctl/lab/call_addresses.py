@@ -6,7 +6,10 @@ Names come from the host's own /etc/hosts, which is read anew each time (hosts(5
 from __future__ import annotations
 
 import re
+import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from labctl.kernel import sockaddr
@@ -48,7 +51,8 @@ def describe(address: Address) -> Address:
     ifname = ""
     if address.scope_id:
         try:
-            ifname = socket.if_indextoname(address.scope_id)
+            with _descriptors_to_spare():
+                ifname = socket.if_indextoname(address.scope_id)
         except OSError:
             ifname = str(address.scope_id)
     return replace(address, ifname=ifname, name=_node_of(address.host) if address.host else "")
@@ -97,15 +101,28 @@ def _scope_id(scope: str, text: str) -> int:
     if not scope or scope.isdecimal():
         return int(scope or "0")
     try:
-        return socket.if_nametoindex(scope)
+        with _descriptors_to_spare():
+            return socket.if_nametoindex(scope)
     except OSError as error:
-        known = ", ".join(name for _, name in socket.if_nameindex())
+        with _descriptors_to_spare():
+            known = ", ".join(name for _, name in socket.if_nameindex())
         raise CannotForm(f'"{text}": no interface {scope} on this host; it has {known}') from error
+
+
+@contextmanager
+def _descriptors_to_spare() -> Iterator[None]:
+    """Within this a descriptor can be opened although the scenario has lowered the soft limit, or used it up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _entries() -> list[tuple[str, list[str]]]:
     try:
-        with open(HOSTS_FILE, encoding="utf-8", errors="surrogateescape") as file:
+        with _descriptors_to_spare(), open(HOSTS_FILE, encoding="utf-8", errors="surrogateescape") as file:
             lines = [line.partition("#")[0].split() for line in file]
     except FileNotFoundError:
         return []

@@ -47,7 +47,12 @@ def serve(channel_fd: int) -> NoReturn:
         _set_signals()
         channel = _move(channel_fd)
         while (request := _read_message(channel)) is not None:
-            _answer(channel, request)
+            try:
+                _answer(channel, request)
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception as error:  # noqa: BLE001  # nobody above would see it: the process has no stderr
+                _send(channel, Impossible(f"a fault of labctl's, please report it: {type(error).__name__}: {error}"))
         status = 0
     except (BrokenPipeError, ConnectionResetError):
         status = 0  # the owner has gone
