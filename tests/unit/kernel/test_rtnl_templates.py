@@ -20,19 +20,19 @@ V4 = st.tuples(st.ip_addresses(v=4), st.integers(0, 32)).map(IPv4Interface)
 V6 = st.tuples(st.ip_addresses(v=6), st.integers(0, 128)).map(IPv6Interface)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, database=None)
 @given(ENDS, ENDS, st.one_of(st.just(0), INDEXES))
 def test_veth_pairs(first: rtnl.VethEnd, second: rtnl.VethEnd, master: int) -> None:
     assert bytes(rtnl.new_veth(first, second, master)) == rtnl.encode_veth(first, second, master)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, database=None)
 @given(NAMES, INDEXES, st.integers(68, 65535))
 def test_bridges(ifname: str, index: int, mtu: int) -> None:
     assert bytes(rtnl.new_bridge(ifname, index, mtu)) == rtnl.encode_bridge(ifname, index, mtu)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, database=None)
 @given(INDEXES, INDEXES, st.booleans())
 def test_changes_of_links(index: int, master: int, up: bool) -> None:
     assert bytes(rtnl.set_up(index, up)) == rtnl.encode_up(index, up)
@@ -41,13 +41,13 @@ def test_changes_of_links(index: int, master: int, up: bool) -> None:
     assert bytes(rtnl.without_generated_addresses(index)) == generated
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, database=None)
 @given(INDEXES, st.one_of(V4, V6))
 def test_addresses(index: int, address: IPv4Interface | IPv6Interface) -> None:
     assert bytes(rtnl.new_address(index, address)) == rtnl.encode_address(index, address)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, database=None)
 @given(INDEXES, st.one_of(st.tuples(V4, V4), st.tuples(V6, V6)), st.booleans())
 def test_routes(
     index: int, ends: tuple[IPv4Interface, IPv4Interface] | tuple[IPv6Interface, IPv6Interface], direct: bool
