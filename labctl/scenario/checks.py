@@ -462,8 +462,10 @@ class StepReader:
 
     def _exists(self, name: str, path: KeyPath) -> None:
         if not is_template(name) and not (self._directory / name).is_file():
-            beside = [entry.name for entry in self._directory.iterdir() if entry.is_file()]
-            self._wrong(path, f"there is no file {name} (looked in {self._directory})", suggest(name, sorted(beside)))
+            beside = sorted(entry.name for entry in self._directory.iterdir() if entry.is_file())
+            near = suggest(name, beside)
+            hint = near if near.startswith("did you mean") else "paths are relative to the scenario's directory"
+            self._wrong(path, f"there is no file {name}", hint)
 
     def _wrong(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
         self.diagnostics.append(self._document.diagnostic(path, message, hint, key=key))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from labctl.scenario.kinds import StepKind
 
 _LONGEST = 100
+_NEED_QUOTES = frozenset(" \t\n'\"\\;|&<>*")
 
 
 def title_of(kind: StepKind, body: Any, data: Any) -> str:
@@ -24,7 +24,9 @@ def program_name(argv: Sequence[str] | None, shell: str | None) -> str:
 
 def command_line(argv: Sequence[str] | None, shell: str | None) -> str:
     """The program as one would type it."""
-    return shlex.join(argv) if argv else " ".join((shell or "").split())
+    if not argv:
+        return " ".join((shell or "").split())
+    return " ".join(repr(word) if not word or set(word) & _NEED_QUOTES else word for word in argv)
 
 
 def _title(kind: StepKind, body: Any, data: Any) -> str:

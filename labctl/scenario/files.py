@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
     model_validator,
 )
@@ -102,7 +103,8 @@ SignalName = Annotated[str, _checked_by(signal_number), _TextOrTemplate]
 Prefix = Annotated[str, AfterValidator(_prefix), _TextOrTemplate]
 InterfaceAddress = Annotated[str, AfterValidator(_interface), _TextOrTemplate]
 Mode = Annotated[str, AfterValidator(_mode), _TextOrTemplate]
-Arguments = Annotated[list[str], Field(min_length=1)]
+Word = Annotated[str, WithJsonSchema({"type": ["string", "number"]})]  # a number is taken as it would be printed
+Arguments = Annotated[list[Word], Field(min_length=1)]
 
 
 class FileModel(BaseModel):
@@ -186,7 +188,7 @@ class _Program(FileModel):
     on: str
     run: Arguments | None = None
     shell: str | None = None
-    env: dict[str, str] = {}
+    env: dict[str, Word] = {}
     cwd: str | None = None
     stdin: str | None = None
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """`keep_on_failure`: a failed scenario's lab, with its programs stopped, is there until the listener's
-    `scenario_kept` returns."""
+    """`keep_on_failure`: a failed lab, with all that runs in it, is there until the listener's `scenario_kept`
+    returns."""
 
     jobs: int = 1  # scenarios that run at the same time
     keep_on_failure: bool = False

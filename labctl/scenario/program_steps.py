@@ -199,12 +199,7 @@ def _spawn(
     try:
         return at.run.programs.launch(command, stdout=stdout, line=line)
     except KernelError as error:
-        what = {
-            "ENOENT": "is there no such program on the host? (PATH, or the working directory)",
-            "EACCES": "is it executable?",
-            "ENOEXEC": "is it a program for this machine, or a script without #!?",
-        }.get(errno_name(error.errno), "")
-        raise StepFailed(f"{error} {what}".rstrip()) from error
+        raise StepFailed(str(error)) from error
 
 
 def _await_ready(at: StepRun, program: Program, ready: Ready, watch: LineWatch | None) -> None:

@@ -39,7 +39,7 @@ class KnownPrograms:
                 return "", ""
             if path.is_file():
                 return f"{program} is not executable", f"chmod +x {program}, or run it with its interpreter"
-            return f"there is no program {program}", f"looked at {path}"
+            return f"there is no program {program}", "paths are relative to the scenario's directory, or to its `cwd`"
         if located(program, self._directory) is not None:
             return "", ""
         hint = f"install it, `build` it in an earlier step, or skip without it: requires: {{programs: [{program}]}}"

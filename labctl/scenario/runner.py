@@ -24,6 +24,7 @@ from labctl.scenario.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
     from labctl.lab.starting import Boot
+    from labctl.scenario.programs import Program
 
 NO_OPTIONS = RunOptions()
 CLEAN_UP_S = 15.0  # for what is left to do after the last step, whatever the scenario's own deadline
@@ -191,10 +192,7 @@ def _in_a_lab(
 
             cancellation.add(stop)
             stack.callback(cancellation.remove, stop)
-            result = _carry_out(run, finished)
-            if result.outcome in (Outcome.FAILED, Outcome.ERROR) and options.keep_on_failure and not scope.cancelled:
-                listener.scenario_kept(scenario, result, ways_in(run))
-            return result
+            return _carry_out(run, finished, options)
     except MachineError:
         raise
     except (LabctlError, RuntimeError) as error:
@@ -205,53 +203,56 @@ def _in_a_lab(
         return finished(Outcome.ERROR, str(error), steps)
 
 
-def _carry_out(run: Run, finished: Finished) -> ScenarioResult:
+def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioResult:
     """The steps, then the end of whatever still runs."""
-    ok = run_steps(run)
-    at_the_end = None if run.scope.cancelled else _end_programs(run)
-    if at_the_end is not None:
-        run.results.append(at_the_end)
-        run.listener.step_finished(run.scenario, at_the_end)
+    run_steps(run)
     if run.scope.cancelled:
         return finished(Outcome.ERROR, run.scope.cancelled, run.results)
-    bad = sorted((r for r in run.results if r.outcome in (Outcome.FAILED, Outcome.ERROR)), key=_severity)
-    if not bad:
-        assert ok
+    for program in run.programs.unaccounted():
+        _end_badly(run, program, f"it had ended by itself: it {program.state}")
+    if options.keep_on_failure and _worst(run) is not None:
+        run.listener.scenario_kept(run.scenario, _verdict(run, finished), ways_in(run))
+    for program in run.programs.stop_all(Scope(run.condition, time.monotonic() + CLEAN_UP_S)):
+        _end_badly(run, program, "it did not end, not even by SIGKILL")
+    return _verdict(run, finished)
+
+
+def _verdict(run: Run, finished: Finished) -> ScenarioResult:
+    worst = _worst(run)
+    if worst is None:
         return finished(Outcome.PASSED, "", run.results)
-    worst = bad[0]
     where = f"step {worst.index} ({run.scenario.file}:{worst.line}), {worst.title}"
     return finished(worst.outcome, f"{where}: {worst.reason}", run.results)
 
 
-def _severity(result: StepResult) -> tuple[bool, int, float]:
-    """Errors before failures; the deepest step (the cause) before those around it; the earliest first."""
-    return result.outcome is not Outcome.ERROR, -result.index.count("."), result.started_s
+def _worst(run: Run) -> StepResult | None:
+    """The step that the scenario's failure is about; None when all is well."""
+    bad = [result for result in run.results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    return min(bad, key=_severity, default=None)
 
 
-def _end_programs(run: Run) -> StepResult | None:
-    """Stop the background programs; a failure when one had not waited for that, or would not end."""
-    scope = Scope(run.condition, time.monotonic() + CLEAN_UP_S)
-    started_s = run.elapsed_s
-    crashed = run.programs.unaccounted()
-    immortal = run.programs.stop_all(scope)
-    if not crashed and not immortal:
-        return None
-    program = (crashed or immortal)[0]
-    said = "had ended by itself: it " + program.state if crashed else "did not end, not even by SIGKILL"
-    line = int(program.command.where.rpartition(":")[2])
-    return StepResult(
+def _severity(result: StepResult) -> tuple[bool, bool, int, float]:
+    """Errors before failures; steps of the file first; the deepest (the cause) before those around it; the earliest."""
+    return result.outcome is not Outcome.ERROR, result.kind == "end", -result.index.count("."), result.started_s
+
+
+def _end_badly(run: Run, program: Program, seen: str) -> None:
+    """Add a step to the result that says so: no step of the file is at fault."""
+    result = StepResult(
         index=str(len(run.scenario.steps) + 1),
         host=program.command.host,
         kind="end",
         title=f"end of background program {program.command.name}",
         outcome=Outcome.FAILED,
-        reason=f"expected {program.command.name} to run until the end; it {said}",
-        started_s=started_s,
-        duration_s=run.elapsed_s - started_s,
-        line=line,
+        reason=f"expected {program.command.name} to run until the end; {seen}",
+        started_s=run.elapsed_s,
+        duration_s=0.0,
+        line=int(program.command.where.rpartition(":")[2]),
         output=program.record(),
         exit_status=program.exit_status,
     )
+    run.results.append(result)
+    run.listener.step_finished(run.scenario, result)
 
 
 def ways_in(run: Run) -> tuple[str, ...]:

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from labctl.documents import DocumentError
+from labctl.errors import InputError
+from labctl.scenario import Scenario, load
+from labctl.scenario.kinds import StepKind
+
+
+def written(directory: Path, text: str, name: str = "it.yaml") -> Path:
+    file = directory / name
+    file.write_text(text)
+    return file
+
+
+def loaded(directory: Path, steps: str, header: str = "topology: pair\n") -> Scenario:
+    return load(written(directory, f"{header}steps:\n{steps}"))
+
+
+def complaint(directory: Path, steps: str, header: str = "topology: pair\n") -> str:
+    with pytest.raises(DocumentError) as caught:
+        loaded(directory, steps, header)
+    return str(caught.value)
+
+
+def test_a_scenario_is_named_after_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+    steps = "steps:\n  - client: getpid()\n"
+    assert load(written(tmp_path, f"topology: pair\n{steps}", "first.yaml")).name == "first"
+    assert load(written(tmp_path, f"name: Second\ntopology: pair\n{steps}")).name == "Second"
+
+
+def test_defaults_of_deadlines(tmp_path: Path) -> None:
+    scenario = loaded(tmp_path, "  - client: getpid()\n")
+    assert (scenario.within_s, scenario.timeout_s) == (10.0, 60.0)
+
+
+def test_hosts_come_in_topology_order(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "  - h2: getpid()\n", "topology: star:3\n").hosts == ("h1", "h2", "h3")
+
+
+def test_the_topology_may_be_replaced(tmp_path: Path) -> None:
+    file = written(tmp_path, "topology: pair\nsteps:\n  - h1: getpid()\n")
+    assert load(file, topology="star:2").hosts == ("h1", "h2")
+
+
+def test_a_replaced_topology_that_is_wrong_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean `star`"):
+        load(written(tmp_path, "topology: pair\nsteps:\n  - h1: getpid()\n"), topology="stra:2")
+
+
+def test_a_topology_may_stand_in_the_scenario(tmp_path: Path) -> None:
+    header = "topology:\n  hosts: {a: , b: }\n  links: [[a, b]]\n"
+    assert loaded(tmp_path, "  - a: getpid()\n", header).hosts == ("a", "b")
+
+
+def test_a_topology_file_is_looked_for_beside_the_scenario(tmp_path: Path) -> None:
+    written(tmp_path, "hosts: {left: , right: }\nlinks: [[left, right]]\n", "net.yaml")
+    assert loaded(tmp_path, "  - left: getpid()\n", "topology: net.yaml\n").hosts == ("left", "right")
+
+
+def test_mistakes_of_a_topology_file_are_told_with_those_of_the_scenario(tmp_path: Path) -> None:
+    written(tmp_path, "hosts: {left: , right: }\nlinks: [[left, rihgt]]\n", "net.yaml")
+    said = complaint(tmp_path, "  - stpo: left\n", "topology: net.yaml\n")
+    assert "net.yaml:2:" in said
+    assert "unknown kind of step `stpo`\n" in said
+    assert "did you mean `stop`?" in said
+
+
+def test_a_host_called_like_a_kind_takes_the_long_form(tmp_path: Path) -> None:
+    header = "topology: {hosts: {run: , file: }, links: [[run, file]]}\n"
+    (step,) = loaded(tmp_path, "  - calls: {on: run, do: getpid()}\n", header).steps
+    assert (step.kind, step.host) == (StepKind.CALLS, "run")
+
+
+def test_a_process_of_a_host_makes_calls_of_its_own(tmp_path: Path) -> None:
+    (step,) = loaded(tmp_path, "  - server/worker: getpid()\n").steps
+    assert (step.body.on, step.body.process) == ("server", "worker")
+
+
+def test_names_assigned_on_one_process_are_not_known_on_another(tmp_path: Path) -> None:
+    said = complaint(tmp_path, "  - server: s = socket(AF_INET, SOCK_STREAM)\n  - client: close(s)\n")
+    assert "`s` has not been assigned" in said
+    assert "it.yaml:4:19" in said
+
+
+def test_names_are_kept_from_step_to_step(tmp_path: Path) -> None:
+    loaded(tmp_path, "  - server: s = socket(AF_INET, SOCK_STREAM)\n  - server: close(s)\n")
+
+
+def test_a_mistake_in_a_block_of_calls_is_told_at_its_place(tmp_path: Path) -> None:
+    said = complaint(tmp_path, "  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      lisen(s, 2)\n")
+    assert "it.yaml:5:7" in said
+    assert "did you mean `listen`?" in said
+
+
+def test_a_variable_must_be_set_before_it_is_used(tmp_path: Path) -> None:
+    use = '  - run: {on: client, run: [echo, "${pid}"]}\n'
+    make = "  - client: $pid = 5\n"
+    loaded(tmp_path, make + use)
+    assert "`pid` is set only later in the file" in complaint(tmp_path, use + make)
+    assert "there is no variable `pdi`" in complaint(tmp_path, make + use.replace("pid", "pdi"))
+
+
+def test_inside_parallel_the_order_of_the_file_does_not_matter(tmp_path: Path) -> None:
+    use = '      - run: {on: client, run: [echo, "${pid}"]}\n'
+    loaded(tmp_path, f"  - parallel:\n{use}      - client: $pid = 5\n")
+
+
+def test_the_variable_of_a_repeat_is_known_inside_it(tmp_path: Path) -> None:
+    loaded(tmp_path, '  - repeat: {times: 2, as: i, steps: [{run: {on: client, run: [echo, "${i}"]}}]}\n')
+
+
+def test_a_background_program_must_be_started_first(tmp_path: Path) -> None:
+    start = "  - start: {on: server, run: [sleep, 9], name: web}\n"
+    loaded(tmp_path, start + "  - stop: web\n")
+    assert "`web` is started only later in the file" in complaint(tmp_path, "  - stop: web\n" + start)
+    assert "did you mean `web`?" in complaint(tmp_path, start + "  - stop: wbe\n")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "  - build: {source: hello.c, as: no-such-program}\n  - run: {on: client, run: [no-such-program]}\n",
+        "  - file: {on: client, path: /tmp/no-such-program, content: x, mode: '0755'}\n"
+        "  - run: {on: client, run: [/tmp/no-such-program]}\n",
+        "  - run: {on: client, run: [beside]}\n",
+        "  - run: {on: client, run: [./beside]}\n",
+        "  - run: {on: client, run: ['${x}']}\n",
+    ],
+)
+def test_a_program_may_come_from_the_scenario_itself(tmp_path: Path, steps: str) -> None:
+    # The machine that checks has a compiler; that it may lack one is another test.
+    if shutil.which("cc") is None:
+        pytest.skip("no cc")
+    written(tmp_path, "int main(void) { return 0; }\n", "hello.c")
+    beside = written(tmp_path, "#!/bin/sh\n", "beside")
+    beside.chmod(0o755)
+    loaded(tmp_path, steps, "topology: pair\nvariables: {x: y}\n")
+
+
+def test_a_missing_program_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    said = complaint(tmp_path, "  - run: {on: client, run: [no-such-program]}\n")
+    assert "the program `no-such-program` is not installed on this machine" in said
+
+
+def test_a_missing_program_that_is_required_is_no_mistake(tmp_path: Path) -> None:
+    header = "topology: pair\nrequires: {programs: [no-such-program]}\n"
+    assert loaded(tmp_path, "  - run: {on: client, run: [no-such-program]}\n", header).requires.programs
+
+
+def test_building_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    written(tmp_path, "", "hello.c")
+    assert "requires: {programs: [cc]}" in complaint(tmp_path, "  - build: {source: hello.c}\n")
+
+
+def test_steps_inside_others_are_walked_in_file_order(tmp_path: Path) -> None:
+    steps = (
+        "  - parallel:\n      - client: getpid()\n      - - server: getpid()\n        - server: getpid()\n"
+        "  - repeat: {times: 2, steps: [{set: {a: 1}}]}\n"
+    )
+    kinds = [step.kind.value for step in loaded(tmp_path, steps).walk()]
+    assert kinds == ["parallel", "calls", "calls", "calls", "repeat", "set"]
+
+
+def test_aliases_are_checked_like_what_they_stand_for(tmp_path: Path) -> None:
+    steps = "  - client: &listen |\n      s = socket(AF_INET, SOCK_STREAM)\n  - server: *listen\n"
+    assert [step.host for step in loaded(tmp_path, steps).steps] == ["client", "server"]

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from labctl.scenario.waiting import Interrupted, Scope, Watcher
+
+
+def scope(seconds: float) -> Scope:
+    return Scope(threading.Condition(), time.monotonic() + seconds)
+
+
+def test_a_wait_ends_when_the_condition_is_told_so() -> None:
+    seen: list[int] = []
+    whole = scope(20)
+
+    def tell() -> None:
+        with whole.condition:
+            seen.append(1)
+            whole.condition.notify_all()
+
+    timer = threading.Timer(0.01, tell)
+    timer.start()
+    assert whole.wait_for(lambda: seen) == [1]
+    assert whole.remaining_s > 10
+    timer.join()
+
+
+def test_a_wait_ends_at_its_deadline_with_the_last_value() -> None:
+    before = time.monotonic()
+    assert scope(0.02).wait_for(lambda: 0) == 0
+    assert 0.02 <= time.monotonic() - before < 5
+
+
+def test_an_inner_deadline_is_never_later_than_the_outer() -> None:
+    outer = scope(0.02)
+    assert outer.within(10).deadline == outer.deadline
+    assert outer.within(0.001).deadline < outer.deadline
+
+
+def test_cancelling_a_scope_ends_the_waits_inside_it() -> None:
+    outer = scope(20)
+    inner = outer.within(20)
+    timer = threading.Timer(0.01, outer.cancel, ["enough"])
+    timer.start()
+    with pytest.raises(Interrupted, match="enough"):
+        inner.wait_for(lambda: False)
+    timer.join()
+
+
+def test_cancelling_a_scope_leaves_the_one_around_it() -> None:
+    outer = scope(20)
+    inner = outer.inner()
+    inner.cancel("this branch")
+    assert inner.cancelled == "this branch"
+    assert outer.cancelled == ""
+
+
+def test_looking_again_goes_on_until_just_after_the_deadline() -> None:
+    whole = scope(0.03)
+    looks = [time.monotonic() for _ in whole.look_again()]
+    assert len(looks) >= 3
+    assert looks[-1] >= whole.deadline
+
+
+def test_looking_again_looks_at_least_once_when_it_is_too_late() -> None:
+    assert len(list(scope(-1).look_again())) == 1
+
+
+def test_looking_again_ends_when_cancelled() -> None:
+    whole = scope(20)
+    timer = threading.Timer(0.02, whole.cancel, ["enough"])
+    timer.start()
+    with pytest.raises(Interrupted):
+        list(whole.look_again())
+    timer.join()
+
+
+def test_a_watcher_calls_back_until_it_is_told_not_to() -> None:
+    reading, writing = os.pipe()
+    got: list[bytes] = []
+    ended = threading.Event()
+
+    def readable() -> bool:
+        data = os.read(reading, 1)
+        got.append(data)
+        if not data:
+            ended.set()
+        return bool(data)
+
+    watcher = Watcher()
+    watcher.add(reading, readable)
+    os.write(writing, b"ab")
+    os.close(writing)
+    assert ended.wait(20)
+    watcher.close()
+    os.close(reading)
+    assert got == [b"a", b"b", b""]
+
+
+def test_a_watcher_that_watched_nothing_closes() -> None:
+    Watcher().close()
