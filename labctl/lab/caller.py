@@ -23,6 +23,9 @@ from labctl.lab.call_messages import (
 )
 
 
+_SEND_TIMEOUT_S = 10.0  # a process that is stopped (SIGSTOP) takes no long request
+
+
 class CallerEnded(LabError):
     """The calling process has ended, so that nothing can be called there any more; the message says how it ended."""
 
@@ -78,7 +81,7 @@ class Caller:
         self._channel: socket.socket | None = channel
         self._received = bytearray()
         self._pending: Pending | None = None
-        channel.setblocking(True)
+        channel.settimeout(_SEND_TIMEOUT_S)
 
     def __repr__(self) -> str:
         state = "closed" if self._channel is None else f"in {self._pending.text}" if self._pending else "idle"
@@ -105,6 +108,9 @@ class Caller:
         except (BrokenPipeError, ConnectionResetError) as error:
             self._pending = None
             raise self._ended(call.name) from error
+        except TimeoutError as error:
+            self._pending = None
+            raise CallerEnded(f"{self.title}: its calling process takes no request; is it paused?") from error
         return self._pending
 
     def call(self, call: SystemCall, timeout_s: float | None) -> CallResult | None:
@@ -135,7 +141,8 @@ class Caller:
         poller = select.poll()
         poller.register(channel, select.POLLIN)
         while (payload := self._take_message()) is None:
-            if until is not None and not poller.poll(max(until - monotonic(), 0) * 1000):
+            left_ms = None if until is None else max(until - monotonic(), 0) * 1000
+            if not poller.poll(left_ms):
                 return None
             try:
                 data = channel.recv(1 << 18)
