@@ -22,7 +22,6 @@ from labctl.lab.call_messages import (
     frame,
 )
 
-
 _SEND_TIMEOUT_S = 10.0  # a process that is stopped (SIGSTOP) takes no long request
 
 
