@@ -1,0 +1,178 @@
+"""expect, link and drop, on the real kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.integration.scenarios import fails, passes, step
+
+LISTEN = '  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'
+CONNECT = '  - client: |\n      c = socket(AF_INET, SOCK_STREAM)\n      connect(c, "server:5000")\n'
+ACCEPT = "  - server: conn, peer = accept(s)\n"
+
+
+def test_listening_sockets_and_their_queues(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - expect: {on: server, not_listening: tcp/5000, now: true}\n"
+        + LISTEN
+        + "  - expect: {on: server, listening: tcp/5000, accept_queue: 0, accept_queue_limit: 2, syn_queue: 0}\n"
+        + CONNECT
+        + "  - expect: {on: server, listening: 'tcp/server:5000', accept_queue: 1}\n"
+        "  - expect: {on: server, listening: 'tcp/10.0.0.2:5000', accept_queue: {at_least: 1, at_most: 1}}\n"
+        "  - expect: {on: server, not_listening: 'tcp/127.0.0.1:5000'}\n"
+        "  - expect: {on: client, not_listening: tcp/5000}\n",
+    )
+
+
+def test_udp_and_unix_sockets_are_there_when_they_are_bound(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - server: |\n"
+        "      u = socket(AF_INET, SOCK_DGRAM)\n"
+        '      bind(u, ":53")\n'
+        "      x = socket(AF_UNIX, SOCK_STREAM)\n"
+        '      bind(x, "/tmp/x.sock")\n'
+        "      listen(x, 3)\n"
+        "      a = socket(AF_UNIX, SOCK_DGRAM)\n"
+        '      bind(a, "@name")\n'
+        "  - expect: {on: server, listening: udp/53}\n"
+        "  - expect: {on: server, listening: unix//tmp/x.sock, accept_queue: 0}\n"
+        "  - expect: {on: server, listening: unix/@name}\n"
+        "  - expect: {on: client, not_listening: unix/@name}\n"
+        "  - expect: {on: server, file: {path: /tmp/x.sock}}\n",
+    )
+
+
+def test_connections_and_the_bytes_in_their_queues(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        LISTEN + CONNECT + ACCEPT + '  - client: send(c, b"hello")\n'
+        "  - expect:\n"
+        "      on: server\n"
+        '      connection: {local: "server:5000", peer: "client:*", state: ESTABLISHED, receive_queue: 5, count: 1}\n'
+        '  - expect: {on: client, connection: {peer: ":5000", send_queue: 0, state: ESTAB}}\n'
+        '  - expect: {on: client, connection: {local: ":5000", count: 0}}\n',
+    )
+
+
+def test_what_was_seen_last_is_told_when_no_connection_is_as_expected(tmp_path: Path) -> None:
+    steps = (
+        LISTEN
+        + CONNECT
+        + '  - expect: {on: client, connection: {peer: "server:5000", state: CLOSE_WAIT}, within: 50ms}\n'
+    )
+    reason = fails(tmp_path, steps).reason
+    assert "expected a socket tcp *:* -> server:5000 CLOSE_WAIT on client; there is none. Seen: tcp 10.0.0.1:" in reason
+    assert "10.0.0.2:5000 ESTABLISHED (receive queue 0, send queue 0) (within 50ms)" in reason
+
+
+def test_counters_are_counted_from_the_start(tmp_path: Path) -> None:
+    connect = 'c = socket(AF_INET, SOCK_STREAM)\n      connect(c, "server:81") -> ECONNREFUSED\n'
+    passes(
+        tmp_path,
+        f"  - client: |\n      {connect}"
+        "  - expect: {on: client, counters: {Tcp.ActiveOpens: 1, AttemptFails: 1, TcpExt.ListenOverflows: 0}}\n"
+        "  - expect: {on: server, counters: {Tcp.OutRsts: {at_least: 1}}}\n",
+    )
+    reason = fails(tmp_path, "  - expect: {on: client, counters: {Tcp.ActiveOpens: 3}, within: 20ms}\n").reason
+    assert "counter Tcp.ActiveOpens on client: expected 3; got 0 (since the start)" in reason
+    unknown = fails(tmp_path, "  - expect: {on: client, counters: {ListenOverflow: 1}}\n").reason
+    assert "TcpExt.ListenOverflows" in unknown
+
+
+def test_reachability_over_both_families_and_through_routers(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - expect: {on: h1, reachable: h2, now: true}\n"
+        "  - expect: {on: h1, reachable: {node: h2, family: ipv6}}\n"
+        "  - expect: {on: h1, reachable: 127.0.0.1}\n",
+        header="topology: line:3\n",
+    )
+    reason = fails(tmp_path, "  - expect: {on: client, unreachable: server, within: 10ms}\n").reason
+    assert "expected server to be unreachable from client; 10.0.0.2 answered" in reason
+
+
+def test_routes_and_addresses_as_the_kernel_has_them(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - expect: {on: client, address: 10.0.0.1/24}\n  - expect: {on: client, address: 10.0.0.1}\n"
+        "  - expect: {on: client, route: {to: 10.0.0.0/24}}\n",
+    )
+    reason = fails(tmp_path, "  - expect: {on: client, route: {to: 10.9.0.0/16, via: server}, within: 10ms}\n").reason
+    assert "expected a route to 10.9.0.0/16 via server on client; there is " in reason
+    assert "10.0.0.0/24 on eth0" in reason
+
+
+def test_a_link_that_is_down_carries_nothing_and_one_that_is_up_again_carries_all(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - expect: {on: client, reachable: server}\n"
+        "  - link: {down: [client, server]}\n"
+        "  - expect: {on: client, unreachable: server}\n"
+        "  - link: {up: [client, server]}\n"
+        "  - expect: {on: client, reachable: {node: server, family: ipv4}, within: 5s}\n"
+        "  - expect: {on: client, reachable: {node: server, family: ipv6}, within: 5s}\n"
+        "  - expect: {on: server, reachable: client, within: 5s}\n",
+    )
+
+
+def test_a_routers_link_comes_back_with_its_routes(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - link: {down: [r1, r2]}\n"
+        "  - expect: {on: h1, unreachable: h2}\n"
+        "  - link: {up: [r1, r2]}\n"
+        "  - expect: {on: h1, reachable: h2, within: 5s}\n",
+        header="topology: line:3\n",
+    )
+
+
+def test_a_host_is_cut_off_from_its_switch_and_the_others_are_not(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - link: {down: [h1, s1]}\n"
+        "  - expect: {on: h2, unreachable: h1}\n"
+        "  - expect: {on: h2, reachable: h3}\n"
+        "  - link: {up: [h1, s1]}\n"
+        "  - expect: {on: h2, reachable: h1, within: 5s}\n",
+        header="topology: star:3\n",
+    )
+
+
+def test_dropped_packets_do_not_arrive_until_nothing_is_dropped(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        LISTEN + "  - drop: {on: server, protocol: tcp, port: 5000, from: client}\n"
+        "  - client: |\n"
+        "      c = socket(AF_INET, SOCK_STREAM)\n"
+        '      connect(c, "server:5000") -> blocks 200ms\n'
+        "  - undrop: server\n"
+        "  - client: await -> 0 within 5s\n",
+    )
+
+
+def test_stays_true_is_told_when_it_does_not(tmp_path: Path) -> None:
+    start = "  - start: {on: server, shell: sleep 0.2, name: it}\n"
+    reason = fails(tmp_path, start + "  - expect: {running: it, for: 3s}\n").reason
+    assert "expected it to run; it exited with status 0 (it became true, but did not stay so for 3s)" in reason
+    passes(tmp_path, "  - expect: {on: server, not_listening: tcp/1, for: 100ms}\n")
+
+
+def test_becomes_true_within(tmp_path: Path) -> None:
+    start = "  - start: {on: server, shell: sleep 0.2; echo x > /tmp/x; sleep 60, name: it}\n"
+    passes(tmp_path, start + "  - expect: {on: server, file: {path: /tmp/x, equals: x}, within: 5s}\n")
+    reason = fails(tmp_path, start + "  - expect: {on: server, file: {path: /tmp/x}, now: true}\n").reason
+    assert "expected the file /tmp/x on server; it is not there" in reason
+
+
+def test_all_conditions_of_a_step_must_hold(tmp_path: Path) -> None:
+    reason = fails(tmp_path, "  - expect: {on: server, listening: tcp/1, reachable: client, within: 10ms}\n").reason
+    assert "expected a socket that listens at tcp/1 on server; there is none of that protocol (within 10ms)" in reason
+
+
+def test_comparisons_of_variables(tmp_path: Path) -> None:
+    header = "topology: pair\nvariables: {a: 5, b: five}\n"
+    passes(tmp_path, "  - expect: {that: '${a} == 5'}\n  - expect: {that: '$b == \"five\"'}\n", header=header)
+    result = fails(tmp_path, "  - expect: {that: '${a} > 7', now: true}\n", header=header)
+    assert step(result, "1").reason == "expected ${a} > 7; got 5 > 7"
