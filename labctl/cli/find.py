@@ -66,6 +66,9 @@ def files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path]
             into.append(path)
 
     for word in words:
+        if not word:
+            errors.append(InputError("an empty name is no file: is a variable unset in your shell?"))
+            continue
         path = Path(word)
         try:
             if path.is_dir():

@@ -9,7 +9,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from labctl.errors import LabctlError
+from labctl.errors import LabctlError, describe_errno
 
 EXIT_BUG = 4
 
@@ -55,6 +55,9 @@ def _status_of_command() -> int:
         return stopped_status(stopped)
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
+    except OSError as error:  # a command's own are dealt with there: this is Typer, printing help
+        complain(f"labctl: cannot write its help: {describe_errno(error.errno or 0)}.")
+        return EXIT_BUG
     except LabctlError as error:
         complain(str(error))
         return error.exit_status

@@ -99,7 +99,10 @@ def load_all(words: Sequence[str], topology: str | None) -> list[Scenario]:
         except InputError as error:
             errors.append(error)
     if errors:
-        raise InputError("\n".join(dict.fromkeys(str(error) for error in errors)))
+        told = list(dict.fromkeys(str(error) for error in errors))
+        raise InputError(
+            "\n".join([*told, f"{len(told)} files are wrong; nothing was run."] if len(told) > 1 else told)
+        )
     if not loaded:
         raise InputError(f"{' '.join(words)}: no scenario in there (a YAML file with `steps`).")
     return loaded

@@ -21,7 +21,7 @@ _LONGEST_TEXT = 400  # cells of a title or reason; the failure below the convers
 _CALLS = "calls"
 # Calls whose arguments after the first are filled in by the kernel; a record has them as they were afterwards.
 _FILL_IN_ARGUMENTS = frozenset({"accept", "accept4", "recv", "recvfrom", "recvmsg", "read", "poll", "select"})
-_BRACED = re.compile(r"\{[^{}]*\}")
+_BRACED = re.compile(r"\{[^{}]*\}|\[\d+ -> \d+\]")
 _BOUND_BLANK = "\u00a0"
 
 
@@ -208,7 +208,7 @@ def _cell(event: _Event, width: int) -> list[str]:
 
 
 def _bind(text: str, room: int) -> str:
-    """Keeps an address, {AF_INET, 10.0.0.2:81}, on one line where it fits."""
+    """Keeps an address, {AF_INET, 10.0.0.2:81}, and a length before and after, [16 -> 16], on one line if they fit."""
 
     def bound(found: re.Match[str]) -> str:
         braced = found.group()

@@ -129,7 +129,8 @@ class Progress(SilentListener):
         """Writes the whole report at once, and how to look inside; returns when `while_kept` does."""
         with self._lock:
             self._kept.add(id(scenario))
-            self._does(scenario, "kept until Enter")
+            self._running.pop(id(scenario), None)  # Enter moves the cursor, so nothing may be redrawn around it
+            self._screen.show_status(self._status() if self._running else [])
             look = self._screen.look
             lines = plain.scenario_report(result, look)
             lines += ["", look.paint(f'The lab of "{printable(result.name)}" is kept. To look inside:', Ink.STRONG)]

@@ -110,8 +110,9 @@ class Callers:
         """A command that enters the host from another terminal of this machine."""
         process = cast("Process", self._session(host, "").caller.process)
         pid = _pid_here(process.pidfd)
-        credentials = "" if os.geteuid() == 0 else " --preserve-credentials"
-        return f"{host}: nsenter --target {pid} --all{credentials}"
+        # Not --all: without root, the cgroup namespace, which is the machine's, cannot be entered.
+        user = "" if os.geteuid() == 0 else "--user --preserve-credentials "
+        return f"{host}: nsenter --target {pid} {user}--net --mount --uts --ipc --pid"
 
     def close(self) -> None:
         """End all calling processes."""

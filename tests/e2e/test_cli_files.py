@@ -50,8 +50,9 @@ def test_help_fits_80_columns_without_colour(command: str) -> None:
         ("plan", "star:many"),
         ("plan", "no-such-topology"),
         ("run", "a\nb"),
+        ("run", ""),
     ],
-    ids=" ".join,
+    ids=repr,
 )
 def test_a_wrong_command_line_ends_with_2_and_says_what_is_wrong(arguments: tuple[str, ...]) -> None:
     ran = labctl(*arguments)
