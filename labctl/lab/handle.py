@@ -34,7 +34,7 @@ from labctl.lab.protocol import (
     Spawned,
     Undrop,
 )
-from labctl.lab.starting import Boot
+from labctl.lab.starting import Boot, search_path
 from labctl.plan.codec import nodes_to_json, to_json
 
 if TYPE_CHECKING:
@@ -347,8 +347,7 @@ class Process:
 
 def _open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
     cwd = _working_directory()
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, package, cwd]
+    visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
     return Open(
         lab=plan.topology,
         nodes=nodes_to_json(plan.nodes),
