@@ -16,8 +16,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 SCRIPTS = sorted([*(path for path in ROOT.glob("tools/*") if path.suffix != ".py"), ROOT / ".ci" / "run"])
 
 
-def code_blocks(markdown: str) -> list[str]:
-    return re.findall(r"^```\w*\n(.*?)^```$", markdown, flags=re.MULTILINE | re.DOTALL)
+def code_blocks(markdown: str, language: str = r"\w*") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", markdown, flags=re.MULTILINE | re.DOTALL)
 
 
 def pins(name: str) -> dict[str, str]:
@@ -62,6 +62,18 @@ def test_ci_calls_exactly_the_test_line_of_readme() -> None:
         if line.strip() and not line.startswith(("#", "cd "))
     ]
     assert commands == [readme_lines()[1].rstrip("\n")]
+
+
+def test_the_examples_of_readme_are_valid(tmp_path: Path) -> None:
+    from labctl import scenario, topology
+
+    found = {}
+    for example in code_blocks((ROOT / "README.md").read_text(), "yaml"):
+        name = example.splitlines()[0].removeprefix("# ")
+        (tmp_path / name).write_text(example)
+        load = scenario.load if "\nsteps:" in example else topology.load
+        found[name] = load(tmp_path / name)
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
