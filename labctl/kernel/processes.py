@@ -92,6 +92,19 @@ def move_above_stdio(descriptor: int) -> int:
     return moved
 
 
+def remedy(number: int) -> str:
+    """What to try when the kernel is short of something: a sentence, or ""."""
+    return _REMEDIES.get(number, "")
+
+
+_REMEDIES = {
+    errno.EMFILE: "A lab takes some 20 descriptors and two more a node; see `ulimit -n`.",
+    errno.ENFILE: "The whole machine is out of descriptors; see `sysctl fs.file-nr`.",
+    errno.EAGAIN: "Too many processes; see `ulimit -u` and `sysctl kernel.pid_max`.",
+    errno.ENOMEM: "The machine is out of memory.",
+}
+
+
 def exit_code(wait_status: int) -> int:
     """A wait status as subprocess gives it: the exit status, or minus the number of the signal that ended it."""
     return os.waitstatus_to_exitcode(wait_status)

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 
-from labctl.errors import LabError, LabGone, MachineError, describe_errno
+from labctl.errors import KernelError, LabError, LabGone, MachineError
 from labctl.kernel import processes, syscalls
 from labctl.kernel.privilege import enter_lab_namespaces
 from labctl.lab.keeper import keep
@@ -43,8 +43,10 @@ def main() -> None:
             except (LabError, MachineError) as error:
                 channel.send(frame.number, Failed.of(error), until=None)
             except OSError as error:
-                text = f"lab {frame.message.lab}: cannot start its keeper: {describe_errno(error.errno or 0)}."
-                channel.send(frame.number, Failed.of(LabError(text)), until=None)
+                number = error.errno or 0
+                hint = processes.remedy(number)
+                failure = KernelError(f"lab {frame.message.lab}", "start its keeper", number, hint=hint)
+                channel.send(frame.number, Failed.of(failure), until=None)
     os._exit(0)
 
 

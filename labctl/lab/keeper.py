@@ -14,7 +14,7 @@ import struct
 import traceback
 from dataclasses import dataclass, field
 
-from labctl.errors import KernelError, LabError, LabGone, MachineError, describe_errno
+from labctl.errors import KernelError, LabError, LabGone, MachineError
 from labctl.kernel import mounts, processes, syscalls
 from labctl.lab import children
 from labctl.lab.executor import NodeTable, execute
@@ -93,8 +93,7 @@ class Keeper:
             except (LabError, MachineError) as error:
                 answer = Answer(Failed.of(error))
             except OSError as error:
-                text = f"lab: {type(frame.message).__name__}: {describe_errno(error.errno or 0)} ({error})"
-                answer = Answer(Failed.of(LabError(text)))
+                answer = Answer(Failed.of(self.error_of(frame.message, error)))
             except Exception:  # noqa: BLE001 - a bug here must reach the owner, not end every program of the lab
                 answer = Answer(
                     Failed.of(LabError(f"lab: the keeper failed. This is a bug.\n{traceback.format_exc()}"))
@@ -135,6 +134,13 @@ class Keeper:
                 return Answer(Done())
             case _:
                 raise LabError(f"lab: {type(message).__name__} is no request to a keeper.")
+
+    def error_of(self, message: Message, error: OSError) -> KernelError:
+        """What an unforeseen refusal by the kernel is to the owner."""
+        number = error.errno or 0
+        attempted = f"carry out {type(message).__name__}"
+        subject = f"lab {self.surroundings.lab}"
+        return KernelError(subject, attempted, number, detail=str(error), hint=processes.remedy(number))
 
     def host(self, name: str) -> Host:
         """The node of that name."""
@@ -270,8 +276,10 @@ def keep(channel: Channel, request: Open, number: int, boot: int) -> None:
         channel.send(number, Failed.of(error), until=None)
         return
     except OSError as error:
-        text = f"lab {request.lab}: cannot prepare it: {describe_errno(error.errno or 0)} ({error})."
-        channel.send(number, Failed.of(LabError(text)), until=None)
+        errno = error.errno or 0
+        hint = processes.remedy(errno)
+        failure = KernelError(f"lab {request.lab}", "prepare it", errno, detail=str(error), hint=hint)
+        channel.send(number, Failed.of(failure), until=None)
         return
     with contextlib.suppress(LabGone):
         channel.send(number, Done(), until=None)

@@ -8,6 +8,7 @@ the reply to a request that was given up on is recognised and dropped. Both side
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import socket
@@ -255,13 +256,16 @@ class Channel:
         with self._guarded(until):
             self._settimeout(until)
             ancillary = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-            header, control, _, _ = self._socket.recvmsg(HEADER.size, ancillary, socket.MSG_CMSG_CLOEXEC)
+            header, control, flags, _ = self._socket.recvmsg(HEADER.size, ancillary, socket.MSG_CMSG_CLOEXEC)
             descriptors = _descriptors(control)
             if not header:
                 return None
             try:  # from here on, to stop half-way is to lose track
                 header += self._exactly(HEADER.size - len(header), until)
                 length, number, count = HEADER.unpack(header)
+                if flags & socket.MSG_CTRUNC:
+                    self._exactly(length, until)
+                    raise KernelError("lab", "take over a descriptor", errno.EMFILE, hint="See `ulimit -n`.")
                 if length > MAX_BODY or count != len(descriptors):
                     raise LabGone(f"lab: a garbled message came ({length} bytes, {len(descriptors)} descriptors).")
                 return Frame(number, decode(self._exactly(length, until)), descriptors)

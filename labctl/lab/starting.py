@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from labctl.errors import DeadlineExceeded, MachineError, describe_errno
@@ -18,7 +19,7 @@ from labctl.errors import DeadlineExceeded, MachineError, describe_errno
 _BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.boot import main; main()"
 # A parent's death is told to its children when the *thread* that made them ends: only the main thread's is the owner's.
 DIES_WITH_OWNER, WATCHES_OWNER = "dies-with-owner", "watches-owner"
-_FIRST_FREE = 10  # above the numbers that the child's descriptors are moved to
+_FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _LAST_WORDS_BYTES = 4000
 
 
@@ -41,43 +42,49 @@ class Boot:
         """
         if not sys.executable:
             raise MachineError("lab: cannot start its keeper: this Python does not know its own path (sys.executable).")
-        mine, theirs = socket.socketpair()
-        reading, liveness = os.pipe2(os.O_CLOEXEC)
-        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
-        high: list[int] = []
         try:
-            high = [_high(theirs.fileno()), _high(reading), _high(errors)]
-            lifetime = DIES_WITH_OWNER if threading.get_native_id() == os.getpid() else WATCHES_OWNER
-            argv = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, "labctl-boot", lifetime, *search_path()]
-            pid = os.posix_spawn(
-                sys.executable,
-                argv,
-                os.environ,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, high[2], 2),
-                    (os.POSIX_SPAWN_DUP2, high[0], 3),
-                    (os.POSIX_SPAWN_DUP2, high[1], 4),
-                ],
-                # A group of its own in the same session: the terminal's Ctrl-C does not reach it, and yet the kernel
-                # continues it, should it be stopped, when its owner ends (an orphaned process group; setpgid(2)).
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-            )
+            with ExitStack() as ours, ExitStack() as theirs:
+                return cls._started(ours, theirs)
         except OSError as error:
-            mine.close()
-            os.close(liveness)
-            os.close(errors)
-            text = f"lab: cannot start its keeper with {sys.executable}: {describe_errno(error.errno or 0)}."
-            raise MachineError(text) from error
-        finally:
-            theirs.close()
-            os.close(reading)
-            for descriptor in high:
-                os.close(descriptor)
-        return cls(pid, os.pidfd_open(pid), mine, liveness, errors)
+            from labctl.kernel.processes import remedy
+
+            number = error.errno or 0
+            came_back = f"{describe_errno(number)}. {remedy(number)}".rstrip()
+            raise MachineError(f"lab: cannot start its keeper with {sys.executable}: {came_back}") from error
+
+    @classmethod
+    def _started(cls, ours: ExitStack, theirs: ExitStack) -> Boot:
+        """`theirs` are closed when the child has them, `ours` when it could not be started."""
+        channel, their_channel = socket.socketpair()
+        ours.callback(channel.close)
+        theirs.callback(their_channel.close)
+        reading, liveness = os.pipe2(os.O_CLOEXEC)
+        theirs.callback(os.close, reading)
+        ours.callback(os.close, liveness)
+        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
+        ours.callback(os.close, errors)
+        high = [_high(descriptor, theirs) for descriptor in (their_channel.fileno(), reading, errors)]
+        lifetime = DIES_WITH_OWNER if threading.get_native_id() == os.getpid() else WATCHES_OWNER
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, "labctl-boot", lifetime, *search_path()],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, high[2], 2),
+                (os.POSIX_SPAWN_DUP2, high[0], 3),
+                (os.POSIX_SPAWN_DUP2, high[1], 4),
+            ],
+            # A group of its own in the same session: the terminal's Ctrl-C does not reach it, and yet the kernel
+            # continues it, should it be stopped, when its owner ends (an orphaned process group; setpgid(2)).
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        )
+        pidfd = os.pidfd_open(pid)
+        ours.pop_all()
+        return cls(pid, pidfd, channel, liveness, errors)
 
     def last_words(self) -> str:
         """The end of what boot and keeper wrote to stderr: a traceback, if anything."""
@@ -129,7 +136,9 @@ def search_path() -> list[str]:
     return list(dict.fromkeys([package, *pyroute2[:1]]))
 
 
-def _high(descriptor: int) -> int:
+def _high(descriptor: int, owner: ExitStack) -> int:
     import fcntl
 
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+    owner.callback(os.close, copy)
+    return copy

@@ -1,4 +1,7 @@
-"""The same tests of labs, by somebody who is not root: in a user namespace, with the same results."""
+"""The same tests of labs, by somebody who is not root: in a user namespace, with the same results.
+
+Not collected (tests/conftest.py) where the tests run as an ordinary user anyway.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 USER = 12345
-AGAIN = "LABCTL_TESTS_AS_USER"
 
 
 def as_user(*argv: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {AGAIN: "1", "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         argv,
         cwd=ROOT,
@@ -32,8 +34,6 @@ def as_user(*argv: str, home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="these tests run as an ordinary user already")
-@pytest.mark.skipif(AGAIN in os.environ, reason="this is that run")
 def test_labs_work_the_same_for_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     home = Path("/tmp") / f"labctl-user-{os.getpid()}"
     home.mkdir(mode=0o700)

@@ -1,0 +1,101 @@
+"""Messages between a lab's owner and its keeper survive the journey, with their descriptors."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone, MachineError
+from labctl.lab.protocol import Apply, Channel, Done, Failed, Message, OpenFile, Spawn, decode, encode
+
+TEXT = st.text(max_size=20)
+PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple)
+SPAWNS = st.builds(
+    Spawn,
+    node=TEXT,
+    argv=st.lists(TEXT, max_size=3).map(tuple),
+    environment=PAIRS,
+    cwd=st.none() | TEXT,
+    stdio=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    one, other = (Channel(sock) for sock in socket.socketpair())
+    yield one, other
+    one.close()
+    other.close()
+
+
+@given(SPAWNS | st.builds(Apply, operations=TEXT) | st.builds(OpenFile, TEXT, TEXT, st.integers(0, 9), st.just(0o644)))
+def test_a_message_is_the_same_after_the_journey(message: Message) -> None:
+    assert decode(encode(message)) == message
+
+
+def test_environments_with_bytes_that_are_no_text_survive() -> None:
+    value = os.fsdecode(b"\xff\xfe")
+    message = Spawn("h", ("x",), (("NAME", value),), None, (False, False, False))
+    assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LabError("lab: it failed."),
+        MachineError("lab: this machine cannot."),
+        KernelError("host h1", "run nginx", 2, detail="why", hint="Try."),
+    ],
+)
+def test_an_error_arrives_as_the_same_kind_with_the_same_words(error: LabError | MachineError) -> None:
+    arrived = Failed.of(error).error()
+    assert (type(arrived), str(arrived)) == (type(error), str(error))
+
+
+def test_descriptors_arrive_open_and_close_on_exec(ends: tuple[Channel, Channel]) -> None:
+    reading, writing = os.pipe()
+    ends[0].send(7, Done(), [writing], until=soon())
+    os.close(writing)
+    frame = ends[1].receive(until=soon())
+    assert frame is not None
+    assert frame.number == 7
+    (arrived,) = frame.descriptors
+    assert not os.get_inheritable(arrived)
+    os.write(arrived, b"x")
+    assert os.read(reading, 1) == b"x"
+    os.close(arrived)
+    os.close(reading)
+
+
+def test_the_end_of_the_stream_is_no_message(ends: tuple[Channel, Channel]) -> None:
+    ends[0].close()
+    assert ends[1].receive(until=soon()) is None
+
+
+def test_nothing_in_time_is_a_deadline(ends: tuple[Channel, Channel]) -> None:
+    with pytest.raises(DeadlineExceeded):
+        ends[1].receive(until=time.monotonic() + 0.01)
+
+
+def test_half_a_message_is_the_end_of_the_lab() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        one.send(b"\x10\0\0")
+        with pytest.raises(LabGone, match="half-way"):
+            Channel(other).receive(until=time.monotonic() + 0.05)
+
+
+def test_nobody_listening_is_the_end_of_the_lab(ends: tuple[Channel, Channel]) -> None:
+    ends[1].close()
+    with pytest.raises(LabGone):
+        ends[0].send(1, Done(), until=soon())
