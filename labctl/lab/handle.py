@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.errors import DeadlineExceeded, LabError, LabGone
+from labctl.lab.description import Restart
 from labctl.lab.protocol import (
     Apply,
     Channel,
@@ -39,6 +40,7 @@ from labctl.plan.codec import nodes_to_json, to_json
 
 if TYPE_CHECKING:
     from labctl.lab.caller import Caller
+    from labctl.lab.description import Description, ProcessInfo
     from labctl.plan.droprule import DropRule
     from labctl.plan.operations import Operation, Plan
 
@@ -88,6 +90,74 @@ class Lab:
             raise
         return lab
 
+    @classmethod
+    def up(
+        cls,
+        plan: Plan,
+        name: str,
+        *,
+        source: str = "",
+        visible_paths: Iterable[str | os.PathLike[str]] = (),
+        deadline_s: float = ANSWER_TIMEOUT_S,
+    ) -> Self:
+        """Make a lab that stays: as `open`, but not yet kept until `stay` is called; `close` before that ends it.
+
+        What is to be there from the first moment (services) is started between `up` and `stay`. `source` is what
+        `describe` tells of where the plan came from. InputError when the name is bad or in use.
+        """
+        raise NotImplementedError
+
+    def stay(self) -> None:
+        """The lab that `up` made is to stay: from here on others find it, and nothing ends it but `down`."""
+        raise NotImplementedError
+
+    @classmethod
+    def attach(cls, name: str | None = None, *, deadline_s: float = ANSWER_TIMEOUT_S) -> Self:
+        """A handle of a running lab (None: the only one); `close` leaves the lab as it is.
+
+        Programs spawned with the handle end with it (SIGHUP, SIGKILL after 1 s). InputError when there is no such
+        lab; DeadlineExceeded when its keeper does not answer (`labctl down --force`).
+        """
+        raise NotImplementedError
+
+    def describe(self) -> Description:
+        """What the keeper knows of its lab."""
+        raise NotImplementedError
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        """The programs of the lab: detached ones (also those that have ended) and those of clients."""
+        raise NotImplementedError
+
+    def start_process(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        name: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        restart: Restart = Restart.NO,
+    ) -> ProcessInfo:
+        """Start a program that outlives this handle; its output goes to its log (`registry.log_paths`).
+
+        `name` is as a node's name and unique on the node among those that run ("": made from argv[0]). InputError when
+        the name is bad or in use, KernelError when it cannot be run.
+        """
+        raise NotImplementedError
+
+    def stop_process(self, node: str, name: str) -> ProcessInfo:
+        """End a detached process: SIGTERM to its process group, SIGKILL after 2 s; returns when it has ended."""
+        raise NotImplementedError
+
+    def reconcile(self, plan: Plan, *, source: str = "") -> None:
+        """Change the running lab to what `plan` describes, whole or not at all; what both have in common goes on."""
+        raise NotImplementedError
+
+    def down(self, *, force: bool = False, deadline_s: float = 10.0) -> None:
+        """End the lab, whoever uses it; returns when keeper and boot are gone. See `registry.take_down`."""
+        raise NotImplementedError
+
     def __enter__(self) -> Self:
         return self
 
@@ -110,8 +180,13 @@ class Lab:
         stdin: int | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
+        user: str | None = None,
+        terminal: tuple[int, int] | None = None,
     ) -> Process:
         """Start a program on the node; the caller closes the `Process`, which does not end it.
+
+        `user` is a name or number of this machine. `terminal` (rows, columns) gives it a terminal of its own instead of
+        the three descriptors: `Process.terminal` is then the descriptor of the terminal's other side (the master).
 
         `env` is over the owner's environment and the node's. Descriptors stay the caller's; None is /dev/null. It is
         the leader of a session and process group of its own. KernelError when it cannot be run (ENOENT: is not there).
@@ -278,6 +353,7 @@ class Process:
         self.argv = argv
         self.pid = pid  # on its host
         self.pidfd = pidfd
+        self.terminal: int | None = None  # the other side of its terminal, when it was given one
         self._lab = lab
         self._process = process  # its number in the keeper's PID namespace
         self._status = status

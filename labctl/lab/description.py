@@ -1,0 +1,84 @@
+"""What a keeper tells about its lab: values that travel as JSON and that commands show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labctl.plan.operations import Plan
+
+
+class Restart(StrEnum):
+    """When a detached process is started again after it ended (never after `stop_process`)."""
+
+    NO = "no"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
+class ProcessState(StrEnum):
+    """How a process of a lab is doing."""
+
+    RUNNING = "running"
+    WAITING = "waiting"  # it ended, and is going to be started again after a pause
+    STOPPING = "stopping"  # it was told to end
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A program on a node. Names are those of detached processes; "" for one that ends with its client."""
+
+    node: str
+    name: str
+    pid: int  # on its host
+    argv: tuple[str, ...]
+    started_at: float  # seconds since 1970, the last start
+    state: ProcessState
+    restarts: int = 0
+    returncode: int | None = None  # of the last end, as Popen.returncode
+    machine_pid: int = 0  # as the machine sees it (for nsenter); 0 when it is not known
+    restart: Restart = Restart.NO
+    problem: str = ""  # why it could not be started again
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether it outlives the client that started it, and has a log."""
+        return bool(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node of a running lab."""
+
+    name: str
+    kind: str  # labctl.topology.model.NodeKind's value
+    network: str  # /proc/KEEPER/fd/N as the machine sees it: its network namespace (for nsenter --net=)
+    init_pid: int = 0  # its process 1 as the machine sees it; 0 before the first program on it
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a keeper tells of its lab."""
+
+    name: str
+    topology: str
+    uid: int  # the owner's
+    started_at: float  # seconds since 1970
+    keeper_pid: int  # as the machine sees it
+    rootless: bool  # it lives in a user namespace
+    nodes: tuple[NodeInfo, ...]
+    processes: tuple[ProcessInfo, ...]
+    source: str = ""  # the topology file's text, or what the lab was made of (`star:3`)
+    nodes_json: str = field(default="", repr=False)  # the plan in force, as labctl.plan.codec writes it
+    operations_json: str = field(default="", repr=False)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force: what the lab was made of, or last reconciled to."""
+        from labctl.plan.codec import from_json, nodes_from_json
+        from labctl.plan.operations import Plan
+
+        return Plan(self.topology, nodes_from_json(self.nodes_json), from_json(self.operations_json))
