@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
-from labctl.errors import InputError, LabctlError
-
-P = ParamSpec("P")
+from labctl.cli import lab_commands
+from labctl.cli.completion import VARIABLE
+from labctl.cli.ending import ends_with_status
+from labctl.errors import InputError
 
 app = typer.Typer(
     name="labctl",
     help="Small networks of Linux network namespaces, and scenarios that run servers and clients across them.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=VARIABLE in os.environ,  # loading it costs every other command time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -38,27 +38,6 @@ class SchemaKind(StrEnum):
     TOPOLOGY = "topology"
     SCENARIO = "scenario"
     RESULT = "result"
-
-
-def ends_with_status(command: Callable[P, int]) -> Callable[P, None]:
-    """Makes a function that gives an exit status a command; labctl's own errors become a message and their status."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        from labctl.cli.main import complain, report_bug, stopped_status
-
-        try:
-            status = command(*args, **kwargs)
-        except LabctlError as error:
-            complain(str(error))
-            status = error.exit_status
-        except KeyboardInterrupt as stopped:  # here, for typer has its own idea of it
-            status = stopped_status(stopped)
-        except Exception as error:  # noqa: BLE001  # typer would print it in its own way; reported in full
-            status = report_bug(error)
-        raise SystemExit(status)
-
-    return wrapped
 
 
 def _show_version(wanted: bool) -> None:
@@ -189,3 +168,6 @@ def schema(
     from labctl.cli.check import show_schema
 
     return show_schema(kind)
+
+
+lab_commands.register(app)

@@ -12,6 +12,8 @@ from typing import NoReturn
 from labctl.errors import LabctlError, describe_errno
 
 EXIT_BUG = 4
+EXIT_LABCTL = 125  # of `exec` and `shell`, whose other statuses are the program's own; as env(1) and docker have it
+_WITHOUT_TYPER = {"exec": "exec_command", "shell": "shell", "start": "start_stop", "ps": "ps"}
 
 
 class Stopped(KeyboardInterrupt):
@@ -37,6 +39,8 @@ def main() -> NoReturn:
 def _status_of_command() -> int:
     boot = None
     try:
+        if len(sys.argv) > 1 and (status := _without_typer(sys.argv[1], sys.argv[2:])) is not None:
+            return status
         if sys.argv[1:2] == ["run"] and not {"-h", "--help"} & set(sys.argv):
             # The interpreter that is to become the lab starts beside this one, before this one has imported anything.
             from labctl.lab.starting import Boot
@@ -67,6 +71,29 @@ def _status_of_command() -> int:
         if boot is not None:
             boot.close()  # idempotent: for commands that did not get as far as a lab
     return 0
+
+
+def _without_typer(name: str, words: list[str]) -> int | None:
+    """The exit status of a command that is to start quickly, or whose line ends in somebody else's command.
+
+    None when it is none of these, or its help is wanted: that is Typer's, which takes longer than all else.
+    """
+    if name not in _WITHOUT_TYPER or "_LABCTL_COMPLETE" in os.environ:
+        return None
+    from importlib import import_module
+
+    from labctl.cli.words import HelpWanted
+
+    command = import_module(f"labctl.cli.{_WITHOUT_TYPER[name]}")
+    try:
+        status: int = command.main(words)
+    except HelpWanted:
+        sys.argv[2:] = ["--help"]
+        return None
+    except LabctlError as error:
+        complain(str(error))
+        return EXIT_LABCTL if name in ("exec", "shell") else error.exit_status
+    return status
 
 
 def stopped_status(stopped: KeyboardInterrupt) -> int:

@@ -1,0 +1,196 @@
+"""`labctl exec NODE -- CMD...`: a command on a host, as if it had been run here. Imports nothing that is slow."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labctl.cli import words
+from labctl.cli.labs import having
+from labctl.cli.passing import Signals, wait_passing_signals
+from labctl.errors import InputError, KernelError
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab, Process
+
+EXIT_CANNOT = 126  # as env(1), timeout(1) and docker have it
+EXIT_NOT_FOUND = 127
+
+# What of this terminal and language a program on a host should know; all else is as it was for `labctl up`.
+_PASSED = ("TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "NO_COLOR")
+
+OPTIONS = {
+    "lab": words.Option(("--lab",), "LAB"),
+    "terminal": words.Option(("-t", "--tty")),
+    "interactive": words.Option(("-i", "--interactive")),
+    "detach": words.Option(("-d", "--detach")),
+    "environment": words.Option(("-e", "--env"), "K=V"),
+    "directory": words.Option(("-w", "--workdir"), "DIR"),
+    "user": words.Option(("-u", "--user"), "USER"),
+    "name": words.Option(("--name",), "NAME"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRequest:
+    """The command line of `labctl exec`."""
+
+    node: str
+    command: tuple[str, ...]
+    lab: str | None = None
+    terminal: bool = False
+    detach: bool = False
+    environment: tuple[str, ...] = ()  # K=V, or K for this process's own value
+    directory: str | None = None
+    user: str | None = None
+    name: str | None = None  # of a detached one
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status of `labctl exec` with these words after it. LabctlError for its own failures."""
+    given = words.read("exec", arguments, OPTIONS)
+    return run(
+        ExecRequest(
+            node=given.node,
+            command=given.command,
+            lab=given.last("lab"),
+            terminal=given.switch("terminal"),
+            detach=given.switch("detach"),
+            environment=given.all("environment"),
+            directory=given.last("directory"),
+            user=given.last("user"),
+            name=given.last("name"),
+        )
+    )
+
+
+def run(request: ExecRequest) -> int:
+    """The command's own exit status (128 + n when signal n ended it), 126 or 127 when it cannot be run."""
+    standard = open_standard_descriptors()  # before anything else can get a number of theirs
+    check_command("exec", request.command)
+    environment = environment_of(request.environment)
+    if request.name is not None and not request.detach:
+        raise InputError("labctl exec: --name is for a command that is detached. Add -d, or use labctl start.")
+    with having(request.node, request.lab) as lab:
+        if request.detach:
+            from labctl.cli.start_stop import start_detached
+
+            return start_detached(lab, request, environment)
+        try:
+            if request.terminal:
+                return on_a_terminal(lab, request, environment)
+            process = spawn(lab, request, environment, standard)
+        except KernelError as error:
+            return status_of_refusal(error, request.command[0])
+        with closing(process), Signals() as signals:
+            return exit_status(wait_passing_signals(process, signals))
+
+
+def spawn(
+    lab: Lab,
+    request: ExecRequest,
+    environment: Mapping[str, str],
+    standard: tuple[int | None, int | None, int | None] = (None, None, None),
+    *,
+    terminal: tuple[int, int] | None = None,
+) -> Process:
+    """Start the command; in the directory that labctl was called in, if the host sees that, unless it says which."""
+    directory = request.directory
+    if directory is None:
+        directory = current_directory()
+    while True:
+        try:
+            return lab.spawn(
+                request.node,
+                request.command,
+                env=environment,
+                cwd=directory,
+                stdin=standard[0],
+                stdout=standard[1],
+                stderr=standard[2],
+                user=request.user,
+                terminal=terminal,
+            )
+        except KernelError as error:
+            if request.directory is not None or directory is None or not error.attempted.startswith("enter the dir"):
+                raise
+            directory = None  # a place that only the machine has: /tmp and /run are each host's own
+
+
+def on_a_terminal(lab: Lab, request: ExecRequest, environment: Mapping[str, str]) -> int:
+    """Run the command on a pty of its own; keys and what it shows are passed on until it ends."""
+    from labctl.cli.terminal import RawMode, Relay, window_of
+
+    keyboard, output, _ = open_standard_descriptors()
+    with ExitStack() as stack:
+        if output is None:
+            output = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            stack.callback(os.close, output)
+        process = spawn(lab, request, environment, terminal=window_of(keyboard, output))
+        stack.enter_context(closing(process))
+        assert process.terminal is not None  # a terminal was asked for
+        signals = stack.enter_context(Signals())
+        raw = RawMode(keyboard) if keyboard is not None else None
+        return exit_status(Relay(process, process.terminal, signals, keyboard, output, raw).run())
+
+
+def check_command(name: str, command: Sequence[str]) -> None:
+    """InputError when there is none, or none that could be one."""
+    if not command:
+        raise InputError(f"labctl {name}: says no command. Try: labctl {name} NODE -- COMMAND")
+    if any("\0" in word for word in command):
+        raise InputError(f"labctl {name}: a null byte in the command.")
+
+
+def environment_of(given: Sequence[str]) -> dict[str, str]:
+    """What the command's environment has over the lab's: the terminal's and language's variables, then `-e`'s."""
+    environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    for entry in given:
+        name, has_value, value = entry.partition("=")
+        if not name:
+            raise InputError(f"-e {entry}: a variable is written NAME=VALUE, or NAME for the value that it has here.")
+        if has_value:
+            environment[name] = value
+        elif name in os.environ:
+            environment[name] = os.environ[name]
+    return environment
+
+
+def current_directory() -> str | None:
+    """Where labctl was called; None when that has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def open_standard_descriptors() -> tuple[int | None, int | None, int | None]:
+    """0, 1 and 2, or None for one that was closed before labctl began."""
+    return (_if_open(0), _if_open(1), _if_open(2))
+
+
+def _if_open(fd: int) -> int | None:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return None
+    return fd
+
+
+def exit_status(returned: int) -> int:
+    """As a shell has it: 128 + n for signal n."""
+    return returned if returned >= 0 else 128 - returned
+
+
+def status_of_refusal(error: KernelError, program: str) -> int:
+    """Says why the command could not be run; 127 when it is not there, 126 when it cannot be executed."""
+    from labctl.cli.main import complain
+
+    if error.attempted != f"run {program}":
+        raise error
+    complain(str(error))
+    return EXIT_NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else EXIT_CANNOT

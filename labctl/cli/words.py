@@ -1,0 +1,113 @@
+"""The command lines that end in somebody else's command: `exec NODE -- CMD...`, `start NODE -- CMD...`.
+
+Read without Typer, which takes ten times as long to import as everything else that `exec` does. An option may stand
+before or after NODE; the first word that is neither begins the command, and so does whatever follows `--`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from labctl.errors import InputError
+
+HELP = frozenset({"-h", "--help"})
+
+
+class HelpWanted(Exception):
+    """The words ask how the command is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option, by the name that its value is stored under; `value` is its metavar, "" for a switch."""
+
+    names: tuple[str, ...]
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a command line says. Each option's values stand in the order in which they were given."""
+
+    node: str
+    command: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
+
+    def switch(self, name: str) -> bool:
+        """Whether the switch was given."""
+        return name in self.values
+
+    def last(self, name: str) -> str | None:
+        """The option's value; of several the last."""
+        given = self.values.get(name)
+        return given[-1] if given else None
+
+    def all(self, name: str) -> tuple[str, ...]:
+        """All values of an option that may be given more than once."""
+        return self.values.get(name, ())
+
+
+def read(command_name: str, words: Sequence[str], options: Mapping[str, Option]) -> Words:
+    """The words after `labctl NAME`, read. HelpWanted when they ask for help; InputError says what is wrong."""
+    usage = f"Try: labctl {command_name} NODE -- COMMAND. All options: labctl {command_name} --help"
+    by_name = {name: key for key, option in options.items() for name in option.names}
+    values: dict[str, tuple[str, ...]] = {}
+    node: str | None = None
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            if node is None:
+                if not left:
+                    break
+                node = left.pop(0)
+                if left[:1] == ["--"]:
+                    left.pop(0)
+            break
+        if not word.startswith("-") or word == "-":
+            if node is not None:
+                left.insert(0, word)
+                break
+            node = word
+            continue
+        key, value, rest = _option(command_name, word, by_name, options)
+        if rest:
+            left.insert(0, rest)
+        if options[key].value and value is None:
+            if not left:
+                raise InputError(f"labctl {command_name}: {word} needs a {options[key].value}. {usage}")
+            value = left.pop(0)
+        values[key] = (*values.get(key, ()), value or "")
+    if node is None:
+        raise InputError(f"labctl {command_name}: says no NODE. {usage}")
+    return Words(node, tuple(left), values)
+
+
+def _option(
+    command_name: str, word: str, by_name: Mapping[str, str], options: Mapping[str, Option]
+) -> tuple[str, str | None, str]:
+    """The option's key, its value when that is part of the word, and what is left of joined short ones (`-it`)."""
+    if word in HELP:
+        raise HelpWanted
+    name, joined, value = word.partition("=")
+    if word.startswith("--"):
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"they are {', '.join(sorted(by_name))}."
+            raise InputError(f"labctl {command_name}: there is no option {name}; {meant}")
+        key = by_name[name]
+        if joined and not options[key].value:
+            raise InputError(f"labctl {command_name}: {name} takes no value.")
+        return key, value if joined else None, ""
+    name, rest = word[:2], word[2:]
+    if name not in by_name:
+        raise InputError(
+            f"labctl {command_name}: there is no option {name}; they are {', '.join(sorted(by_name))}. "
+            "The command's own options come after it, or after `--`."
+        )
+    key = by_name[name]
+    if options[key].value:
+        return key, rest or None, ""
+    return key, None, f"-{rest}" if rest else ""
