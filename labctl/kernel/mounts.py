@@ -27,16 +27,21 @@ class View:
 
     places: tuple[tuple[str, str], ...]
     visible: tuple[str, ...]
+    hidden: tuple[str, ...] = ()  # directories that are empty for the lab, whatever they lie in
 
     def hides(self, path: str) -> bool:
         """Whether a program of the lab cannot see the machine's `path`."""
         resolved = os.path.realpath(path)
+        if any(_lies_in(resolved, directory) for directory in self.hidden):
+            return True
         covered = any(_lies_in(resolved, place) for place, _ in self.places)
         return covered and not any(_lies_in(resolved, shown) for shown in self.visible)
 
 
-def view_of(visible_paths: Iterable[str]) -> View:
+def view_of(visible_paths: Iterable[str], hidden_paths: Iterable[str] = ()) -> View:
     """The view in which `visible_paths` stay visible; reads the file system as the calling process sees it now.
+
+    `hidden_paths` are directories whose content nobody in the lab sees.
 
     Paths that do not exist or are not covered need nothing. A path that is itself a covered place cannot be both
     private and visible: it stays private.
@@ -46,12 +51,14 @@ def view_of(visible_paths: Iterable[str]) -> View:
         resolved = os.path.realpath(place)
         if os.path.isdir(resolved) and not any(_lies_in(resolved, other) for other in places):
             places[resolved] = mode
+    hidden = tuple(path for path in map(os.path.realpath, hidden_paths) if os.path.isdir(path))
     visible: list[str] = []
     for path in sorted({os.path.realpath(path) for path in visible_paths}):  # outermost first
         below = any(_lies_in(path, place) for place in places) and path not in places
-        if below and os.path.exists(path) and not any(_lies_in(path, outer) for outer in visible):
+        private = any(_lies_in(path, directory) for directory in hidden)
+        if below and not private and os.path.exists(path) and not any(_lies_in(path, outer) for outer in visible):
             visible.append(path)
-    return View(places=tuple(places.items()), visible=tuple(visible))
+    return View(places=tuple(places.items()), visible=tuple(visible), hidden=hidden)
 
 
 def make_private() -> None:
@@ -80,6 +87,10 @@ def cover(view: View, subject: str, read_only: Iterable[str] = ()) -> None:
                 mount_syscall(f"/proc/self/fd/{descriptor}", path, flags=MS_BIND | MS_REC)
                 if path in read_only:
                     mount_syscall("none", path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | SAFE)
+        for path in view.hidden:
+            if os.path.isdir(path):  # it may lie in a place that has been covered
+                with _failing_as(subject, f"hide {path}"):
+                    mount_syscall("tmpfs", path, "tmpfs", SAFE | MS_RDONLY, "mode=700")
 
 
 def mount_proc(subject: str) -> None:
@@ -98,6 +109,21 @@ def mount_sys() -> bool:
         mount_syscall("sysfs", "/sys", "sysfs", SAFE | MS_NOEXEC)
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EACCES, errno.EBUSY, errno.ENODEV, errno.ENOENT):
+            return False
+        raise
+    return True
+
+
+def mount_terminals() -> bool:
+    """/dev/pts with terminals of the calling process's mount namespace only; False where that is refused.
+
+    /dev/ptmx finds the instance that is mounted beside it (Linux 4.7). Where it is refused, terminals are the
+    machine's.
+    """
+    try:
+        mount_syscall("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES, errno.EBUSY, errno.ENODEV, errno.ENOENT, errno.EINVAL):
             return False
         raise
     return True

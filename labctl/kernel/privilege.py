@@ -135,6 +135,13 @@ def _enter_user_namespace(uid: int, gid: int) -> None:
         raise _IdentityRefused(error.errno or 0, uid) from error
 
 
+def in_user_namespace() -> bool:
+    """Whether the calling process's user namespace has one user only: it was made for a lab without privilege."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        lines = file.read().split()
+    return len(lines) == 3 and lines[2] == "1"
+
+
 def effective_capabilities() -> int:
     """The calling process's effective capabilities as a bit mask (proc_pid_status(5), CapEff)."""
     return int(_status_field("CapEff"), 16)

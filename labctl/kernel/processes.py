@@ -71,6 +71,21 @@ def set_descriptor_limit(limit: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
+def own_pid(proc: int) -> int:
+    """The calling process's number in the PID namespace whose /proc is open at `proc`; 0 when it has none there."""
+    try:
+        return int(os.readlink("self", dir_fd=proc))
+    except FileNotFoundError:
+        return 0
+
+
+def become(uid: int, gid: int, groups: tuple[int, ...]) -> None:
+    """This user and these groups, for good; the capabilities go with root. OSError."""
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
 def keep_only(*descriptors: int) -> None:
     """Close every descriptor of this process but `descriptors`."""
     first = 0

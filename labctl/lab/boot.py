@@ -2,6 +2,9 @@
 
 It waits for the owner's `Open`, enters the lab's namespaces, forks the keeper, and from then on only watches: when the
 owner is gone it ends the keeper, when the keeper is gone it reaps it and ends. Until `Open` comes it has made nothing.
+
+A lab that stays has a boot without a terminal and without a parent of ours; the owner is watched until the keeper says
+that the lab stays, and boot takes away what the lab was known by (`Place`) when the keeper has ended.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ import signal
 import socket
 import sys
 
-from labctl.errors import KernelError, LabError, LabGone, MachineError
+from labctl.errors import KernelError, LabctlError, LabGone
 from labctl.kernel import processes, syscalls
 from labctl.kernel.privilege import enter_lab_namespaces
-from labctl.lab.keeper import keep
+from labctl.lab.keeper import Staying, keep
+from labctl.lab.place import Place
 from labctl.lab.protocol import Channel, Failed, Open
-from labctl.lab.starting import DIES_WITH_OWNER
+from labctl.lab.reaching import start_time
+from labctl.lab.starting import DIES_WITH_OWNER, STAYS
 
 CHANNEL = 3  # descriptors that the owner hands over
 LIVENESS = 4  # reads as ended when the owner is gone
@@ -34,40 +39,76 @@ def main() -> None:
     for descriptor in (CHANNEL, LIVENESS):
         os.set_inheritable(descriptor, False)
     owner = os.pidfd_open(os.getppid())
+    if sys.argv[2] == STAYS:
+        _leave_parent()
     channel = Channel(socket.socket(fileno=CHANNEL))
     with contextlib.suppress(LabGone):
         frame = channel.receive(until=None)
         if frame is not None and isinstance(frame.message, Open):
+            place, listener = _place_of(frame.message, frame.descriptors)
             try:
-                _watch(owner, channel, frame.message, frame.number)
-            except (LabError, MachineError) as error:
+                _watch(owner, channel, frame.message, frame.number, place, listener)
+            except LabctlError as error:
                 channel.send(frame.number, Failed.of(error), until=None)
             except OSError as error:
                 number = error.errno or 0
                 hint = processes.remedy(number)
                 failure = KernelError(f"lab {frame.message.lab}", "start its keeper", number, hint=hint)
                 channel.send(frame.number, Failed.of(failure), until=None)
+            finally:
+                if place is not None:
+                    place.clear(keep_last_words=True)
     os._exit(0)
 
 
-def _watch(owner: int, channel: Channel, request: Open, number: int) -> None:
+def _leave_parent() -> None:
+    """Go on as a process that is nobody's to wait for, in a session without a terminal."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.chdir("/")
+
+
+def _place_of(request: Open, descriptors: tuple[int, ...]) -> tuple[Place | None, int]:
+    """Where a lab that stays has its directory, and the socket that it listens on; None and -1 for any other."""
+    if not request.stays:
+        return None, -1
+    listener, *others = descriptors
+    place = Place.received(request.lab, tuple(others))
+    place.record_boot(os.getpid(), start_time(os.getpid()))
+    return place, listener
+
+
+def _watch(owner: int, channel: Channel, request: Open, number: int, place: Place | None, listener: int) -> None:
     enter_lab_namespaces()
     boot_reading, boot_writing = os.pipe2(os.O_CLOEXEC)
+    stay_reading, stay_writing = os.pipe2(os.O_CLOEXEC)
 
     def keeper() -> None:
-        os.close(boot_writing)
-        os.close(LIVENESS)
-        os.close(owner)
-        keep(channel, request, number, boot_reading)
+        for descriptor in (boot_writing, stay_reading, LIVENESS, owner):
+            os.close(descriptor)
+        keep(channel, request, number, boot_reading, Staying(place, listener, stay_writing) if place else None)
 
     pid = processes.fork(keeper)
     pidfd = os.pidfd_open(pid)
     channel.close()  # the keeper's alone: that it ends is to be seen by the owner
-    os.close(boot_reading)
+    for descriptor in (boot_reading, stay_writing, *([listener] if place else [])):
+        os.close(descriptor)
     poller = select.poll()
     poller.register(LIVENESS, 0)  # POLLHUP: the owner closed it, or ended
     poller.register(owner, select.POLLIN)  # ended, though a process that it forked may hold the other open
     poller.register(pidfd, select.POLLIN)
-    if pidfd not in {descriptor for descriptor, _ in poller.poll()}:
+    poller.register(stay_reading, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poller.poll()}
+        if pidfd in ready:
+            break
+        if stay_reading in ready:  # before the owner is looked at: it may go as soon as it is told that the lab stays
+            poller.unregister(stay_reading)
+            if os.read(stay_reading, 1):
+                poller.unregister(LIVENESS)
+                poller.unregister(owner)
+            continue
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        break
     os.waitpid(pid, 0)

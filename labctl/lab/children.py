@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import socket
 import struct
+import termios
 import traceback
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from labctl.errors import KernelError, LabError
 from labctl.kernel import processes, syscalls
@@ -25,29 +28,56 @@ from labctl.lab.host import (
 )
 from labctl.lab.protocol import OpenFile, Spawn
 
-PID = struct.Struct("=i")
+PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
 OPEN_TIMEOUT_S = 2.0  # opening a file may block (a FIFO), and the keeper with it
 CALLER_CHANNEL = 1000  # far above the descriptors 3, 4, ... that a caller's own calls get
 
 
-def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio: tuple[int, ...]) -> tuple[int, int]:
-    """Start a program; returns its pid in the keeper's namespace and on its host. KernelError when it cannot run."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process on a host: its numbers in the keeper's namespace, on its host, and on the machine."""
+
+    pid: int
+    pid_on_host: int
+    machine_pid: int
+    terminal: int | None = None  # the master of its terminal; the receiver owns it
+
+
+def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio: tuple[int, ...]) -> Started:
+    """Start a program. KernelError when it cannot run, LabError when it cannot be that user."""
+    if request.user is not None and surroundings.rootless:
+        raise LabError(
+            f"{host.subject}: cannot run {request.argv[0]} as user {request.user[0]}: this lab lives in a user "
+            f"namespace, which has no users but its owner. For other users, start the lab as root."
+        )
     environment = environment_on(host, surroundings, request.environment)
+    ends = socket.socketpair() if request.terminal else None
 
     def body(writing: int) -> None:
         processes.default_signals()
         os.setsid()
-        _connect_stdio(request.stdio, stdio)
-        _enter_directory(host, surroundings, request.cwd)
+        if request.terminal is None or ends is None:
+            _connect_stdio(request.stdio, stdio)
+        else:
+            _connect_terminal(host, request.terminal, request.user[0] if request.user else None, ends[1])
         processes.keep_only(0, 1, 2, writing)
         processes.set_descriptor_limit(surroundings.descriptor_limit)
+        if request.user is not None:
+            processes.become(*request.user)
+        _enter_directory(host, surroundings, request.cwd)
         processes.execute(host.subject, request.argv, environment)
 
-    return _start(host, surroundings, body, f"{host.subject}: {request.argv[0]}")
+    what = f"{host.subject}: {request.argv[0]}"
+    if ends is None:
+        return _start(host, surroundings, body, what)
+    with ends[0], ends[1]:
+        started = _start(host, surroundings, body, what)
+        _, (terminal,), _, _ = socket.recv_fds(ends[0], 16, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+        return replace(started, terminal=terminal)
 
 
-def start_caller(host: Host, surroundings: Surroundings, channel: int) -> tuple[int, int]:
-    """Fork a caller that serves `channel`; returns its pid in the keeper's namespace and on its host.
+def start_caller(host: Host, surroundings: Surroundings, channel: int) -> Started:
+    """Fork a caller that serves `channel`.
 
     Its descriptors are 0, 1 and 2 (/dev/null) and the channel under a high number; the next one is 3.
     """
@@ -106,11 +136,11 @@ def open_file(host: Host, surroundings: Surroundings, request: OpenFile) -> int:
     return descriptors[0]
 
 
-def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], what: str) -> tuple[int, int]:
+def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], what: str) -> Started:
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
     def child() -> None:
-        os.write(writing, PID.pack(os.getpid()))
+        os.write(writing, PIDS.pack(os.getpid(), processes.own_pid(surroundings.machine_proc)))
         try:
             body(writing)
         except LabError as error:
@@ -134,11 +164,26 @@ def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], 
             raise
     finally:
         os.close(reading)
-    if len(report) != PID.size:
+    if len(report) != PIDS.size:
         os.waitpid(pid, 0)
-        raise failure_of(report[PID.size :], f"{what}: it was killed before it had started.")
-    (pid_on_host,) = PID.unpack(report)
-    return pid, pid_on_host
+        raise failure_of(report[PIDS.size :], f"{what}: it was killed before it had started.")
+    return Started(pid, *PIDS.unpack(report))
+
+
+def _connect_terminal(host: Host, size: tuple[int, int], owner: int | None, channel: socket.socket) -> None:
+    """A new terminal of the host's own is this session's, and its three streams; the master goes over `channel`."""
+    try:
+        master, terminal = os.openpty()
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        if owner is not None:
+            os.fchown(terminal, owner, -1)
+    except OSError as error:
+        hint = "Has this machine /dev/ptmx and /dev/pts?"
+        raise KernelError(host.subject, "open a terminal", error.errno or 0, hint=hint) from error
+    socket.send_fds(channel, [b"terminal"], [master])
+    for standard in range(processes.FIRST_FREE_DESCRIPTOR):
+        os.dup2(terminal, standard)
 
 
 def _connect_stdio(given: tuple[bool, bool, bool], descriptors: tuple[int, ...]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labctl.plan.operations import Plan
@@ -82,3 +83,31 @@ class Description:
         from labctl.plan.operations import Plan
 
         return Plan(self.topology, nodes_from_json(self.nodes_json), from_json(self.operations_json))
+
+
+def process_row(info: ProcessInfo) -> tuple[Any, ...]:
+    """The fields in order, as `process_of` reads them."""
+    return tuple(getattr(info, each.name) for each in fields(info))
+
+
+def process_of(row: tuple[Any, ...]) -> ProcessInfo:
+    """The value that `process_row` wrote, after a journey as JSON."""
+    named = dict(zip((each.name for each in fields(ProcessInfo)), row, strict=True))
+    given = {"argv": tuple(named["argv"]), "state": ProcessState(named["state"]), "restart": Restart(named["restart"])}
+    return ProcessInfo(**(named | given))
+
+
+def to_json(description: Description) -> str:
+    """For `from_json`."""
+    values = {each.name: getattr(description, each.name) for each in fields(description)}
+    values["nodes"] = [[getattr(node, each.name) for each in fields(node)] for node in description.nodes]
+    values["processes"] = [process_row(info) for info in description.processes]
+    return json.dumps(values, separators=(",", ":"))
+
+
+def from_json(text: str) -> Description:
+    """The description that `to_json` wrote."""
+    values = json.loads(text)
+    values["nodes"] = tuple(NodeInfo(*row) for row in values["nodes"])
+    values["processes"] = tuple(process_of(row) for row in values["processes"])
+    return Description(**values)

@@ -12,28 +12,45 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.errors import DeadlineExceeded, LabError, LabGone
+from labctl.errors import DeadlineExceeded, InputError, LabError, LabGone
+from labctl.lab import registry
 from labctl.lab.description import Restart
+from labctl.lab.place import LAST_WORDS, Place
 from labctl.lab.protocol import (
+    VERSION,
     Apply,
     Channel,
+    Describe,
+    Described,
     Done,
     Drop,
     Failed,
     Frame,
+    Hello,
+    Identity,
     Open,
     OpenFile,
     OpenSocket,
+    Pairs,
+    Processes,
+    ProcessRows,
     PutFile,
+    Reconcile,
     Request,
     SignalGroup,
     Spawn,
     SpawnCaller,
     Spawned,
+    StartProcess,
+    Stay,
+    StopProcess,
     Undrop,
+    Welcome,
 )
 from labctl.lab.starting import Boot, search_path
 from labctl.plan.codec import nodes_to_json, to_json
@@ -41,6 +58,7 @@ from labctl.plan.codec import nodes_to_json, to_json
 if TYPE_CHECKING:
     from labctl.lab.caller import Caller
     from labctl.lab.description import Description, ProcessInfo
+    from labctl.lab.reaching import Connection
     from labctl.plan.droprule import DropRule
     from labctl.plan.operations import Operation, Plan
 
@@ -55,8 +73,8 @@ class Lab:
     Everything that a lab is ends with `close`, and with the end of the owning process, however that comes about.
     """
 
-    def __init__(self, boot: Boot, name: str, nodes: tuple[str, ...], answer_timeout_s: float) -> None:
-        """For `open`: takes over `boot`."""
+    def __init__(self, boot: Boot | Connection, name: str, nodes: tuple[str, ...], answer_timeout_s: float) -> None:
+        """For `open`, `up` and `attach`: takes over `boot`."""
         self.name = name
         self.nodes = nodes
         self._boot = boot
@@ -66,6 +84,8 @@ class Lab:
         self._number = 0
         self._gone: LabGone | None = None
         self._closed = False
+        self._unfinished: ExitStack | None = None  # what is held until a lab that is to stay does
+        self._unfinished_state = -1
 
     @classmethod
     def open(
@@ -105,11 +125,43 @@ class Lab:
         What is to be there from the first moment (services) is started between `up` and `stay`. `source` is what
         `describe` tells of where the plan came from. InputError when the name is bad or in use.
         """
-        raise NotImplementedError
+        if problem := registry.lab_name_problem(name):
+            raise InputError(f"The name `{name}` of a lab {problem}. Try --name.")
+        with ExitStack() as stack:
+            state = stack.enter_context(registry.opened_state())
+            stack.enter_context(registry.transition(state, name))
+            _check_free(state, name)
+            place, listener = registry.reserve(state, name)
+            with ExitStack() as theirs:
+                theirs.callback(place.close)
+                theirs.callback(os.close, listener)
+                lab = cls(_boot_that_stays(place), name, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
+                lab._unfinished = stack.pop_all()
+                lab._unfinished_state = state
+                try:
+                    request = replace(
+                        _open_request(plan, visible_paths),
+                        lab=name,
+                        source=source,
+                        stays=True,
+                        hidden_paths=(str(registry.state_directory()),),
+                    )
+                    descriptors = (listener, *place.descriptors)
+                    lab._done(request, descriptors, what="make the lab", timeout_s=deadline_s)
+                except BaseException:
+                    theirs.close()
+                    lab.close()
+                    raise
+        return lab
 
     def stay(self) -> None:
         """The lab that `up` made is to stay: from here on others find it, and nothing ends it but `down`."""
-        raise NotImplementedError
+        self._done(Stay(), what="let the lab stay")
+        if isinstance(self._boot, Boot):
+            self._boot.let_go()
+        if self._unfinished is not None:
+            unfinished, self._unfinished = self._unfinished, None
+            unfinished.close()
 
     @classmethod
     def attach(cls, name: str | None = None, *, deadline_s: float = ANSWER_TIMEOUT_S) -> Self:
@@ -118,15 +170,41 @@ class Lab:
         Programs spawned with the handle end with it (SIGHUP, SIGKILL after 1 s). InputError when there is no such
         lab; DeadlineExceeded when its keeper does not answer (`labctl down --force`).
         """
-        raise NotImplementedError
+        from labctl.lab import reaching
+
+        if name is None:
+            name = registry.choose(None)
+        elif problem := registry.lab_name_problem(name):
+            raise InputError(f"The name `{name}` of a lab {problem}.")
+        lab = cls(reaching.connect(name, deadline_s=deadline_s), name, (), deadline_s)
+        try:
+            try:
+                welcome = lab._ask(Hello(VERSION), what="greet the lab").message
+            except DeadlineExceeded as error:
+                raise reaching.not_answering(name, deadline_s) from error
+            if not isinstance(welcome, Welcome) or welcome.version != VERSION:
+                raise LabError(
+                    f"lab {name}: was made by another version of labctl, which this one does not understand. "
+                    f"Try: labctl down {name}, and `labctl up` again."
+                )
+            lab.nodes = welcome.nodes
+        except BaseException:
+            lab.close()
+            raise
+        return lab
 
     def describe(self) -> Description:
         """What the keeper knows of its lab."""
-        raise NotImplementedError
+        from labctl.lab import description
+
+        answer = self._ask(Describe(), what="describe the lab").message
+        if not isinstance(answer, Described):
+            raise LabError(f"lab {self.name}: the keeper answered {answer} where it was to describe itself.")
+        return description.from_json(answer.text)
 
     def processes(self) -> tuple[ProcessInfo, ...]:
         """The programs of the lab: detached ones (also those that have ended) and those of clients."""
-        raise NotImplementedError
+        return self._processes(Processes(), what="list the processes")
 
     def start_process(
         self,
@@ -144,19 +222,35 @@ class Lab:
         `name` is as a node's name and unique on the node among those that run ("": made from argv[0]). InputError when
         the name is bad or in use, KernelError when it cannot be run.
         """
-        raise NotImplementedError
+        _check_arguments(argv, env, cwd)
+        identity, environment = identity_of(user)
+        request = StartProcess(
+            node=node,
+            name=name,
+            argv=tuple(os.fspath(argument) for argument in argv),
+            environment=(*environment, *(env or {}).items()),
+            cwd=cwd,
+            user=identity,
+            restart=Restart(restart).value,
+        )
+        (info,) = self._processes(request, what=f"start {argv[0]} on {node}")
+        return info
 
     def stop_process(self, node: str, name: str) -> ProcessInfo:
         """End a detached process: SIGTERM to its process group, SIGKILL after 2 s; returns when it has ended."""
-        raise NotImplementedError
+        (info,) = self._processes(StopProcess(node, name), what=f"stop {name} on {node}")
+        return info
 
     def reconcile(self, plan: Plan, *, source: str = "") -> None:
         """Change the running lab to what `plan` describes, whole or not at all; what both have in common goes on."""
-        raise NotImplementedError
+        request = Reconcile(plan.topology, nodes_to_json(plan.nodes), to_json(plan.operations), source)
+        self._done(request, what="reconcile the lab")
+        self.nodes = tuple(node.name for node in plan.nodes)
 
     def down(self, *, force: bool = False, deadline_s: float = 10.0) -> None:
         """End the lab, whoever uses it; returns when keeper and boot are gone. See `registry.take_down`."""
-        raise NotImplementedError
+        self.close()
+        registry.take_down(self.name, force=force, deadline_s=deadline_s)
 
     def __enter__(self) -> Self:
         return self
@@ -191,21 +285,24 @@ class Lab:
         `env` is over the owner's environment and the node's. Descriptors stay the caller's; None is /dev/null. It is
         the leader of a session and process group of its own. KernelError when it cannot be run (ENOENT: is not there).
         """
-        if not argv:
-            raise ValueError("argv is empty")
-        if any("\0" in text for text in (*argv, *(env or {}), *(env or {}).values(), cwd or "")):
-            raise ValueError(f"a null byte in the arguments, environment or directory of {argv[0]!r}")
-        given = (stdin, stdout, stderr)
+        _check_arguments(argv, env, cwd)
+        given = (None, None, None) if terminal else (stdin, stdout, stderr)
+        identity, environment = identity_of(user)
         request = Spawn(
             node=node,
             argv=tuple(os.fspath(argument) for argument in argv),
-            environment=tuple((env or {}).items()),
+            environment=(*environment, *(env or {}).items()),
             cwd=cwd,
-            stdio=(stdin is not None, stdout is not None, stderr is not None),
+            stdio=(given[0] is not None, given[1] is not None, given[2] is not None),
+            user=identity,
+            terminal=terminal,
         )
         descriptors = tuple(descriptor for descriptor in given if descriptor is not None)
         frame = self._ask(request, descriptors, what=f"start {argv[0]} on {node}")
-        return self._process(frame, node, tuple(argv))
+        process = self._process(frame, node, tuple(argv))
+        if terminal:
+            process.terminal = frame.descriptors[2]
+        return process
 
     def caller(self, node: str, name: str = "") -> Caller:
         """A new process on the node that makes socket calls; the caller of this closes it."""
@@ -258,7 +355,8 @@ class Lab:
     def close(self) -> None:
         """End the lab and every process in it; returns when the keeper has been reaped. Idempotent.
 
-        The kernel frees namespaces and interfaces after that in its own time (some 100 ms).
+        A lab that stays is left as it is, but for the programs that were spawned with this handle. The kernel frees
+        namespaces and interfaces after that in its own time (some 100 ms).
         """
         self._closed = True
         self._boot.hang_up()  # wakes a thread that waits for an answer
@@ -266,14 +364,26 @@ class Lab:
         try:
             self._boot.close()
         finally:
+            unfinished, self._unfinished = self._unfinished, None
+            if unfinished is not None:
+                with unfinished:
+                    _end_unfinished(self._unfinished_state, self.name)
             if idle:
                 self._exchange.release()
+
+    def _processes(self, request: Request, *, what: str) -> tuple[ProcessInfo, ...]:
+        from labctl.lab.description import process_of
+
+        answer = self._ask(request, what=what).message
+        if not isinstance(answer, ProcessRows):
+            raise LabError(f"lab {self.name}: the keeper answered {answer} where it was to {what}.")
+        return tuple(process_of(row) for row in answer.rows)
 
     def _process(self, frame: Frame, node: str, argv: tuple[str, ...]) -> Process:
         spawned = frame.message
         if not isinstance(spawned, Spawned):
             raise LabError(f"lab {self.name}: the keeper answered {spawned} to a request to start {argv[0]}.")
-        status, pidfd = frame.descriptors[:2]
+        status, pidfd, *_ = frame.descriptors
         return Process(self, node, argv, spawned.pid, spawned.process, status, pidfd)
 
     def _signal_group(self, process: int, number: int) -> None:
@@ -416,8 +526,9 @@ class Process:
         """Let go of the descriptors; the program goes on until it ends or the lab does. Idempotent."""
         status, self._status = self._status, -1
         pidfd, self.pidfd = self.pidfd, -1
-        for descriptor in (status, pidfd):
-            if descriptor != -1:
+        terminal, self.terminal = self.terminal, None
+        for descriptor in (status, pidfd, terminal):
+            if descriptor is not None and descriptor != -1:
                 os.close(descriptor)
 
 
@@ -426,6 +537,8 @@ def _open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -
     visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
     return Open(
         lab=plan.topology,
+        topology=plan.topology,
+        uid=os.geteuid(),
         nodes=nodes_to_json(plan.nodes),
         operations=to_json(plan.operations),
         environment=tuple(os.environ.items()),
@@ -438,3 +551,65 @@ def _working_directory() -> str:
     with contextlib.suppress(FileNotFoundError):  # it has been deleted
         return os.getcwd()
     return "/"
+
+
+def identity_of(user: str | None) -> tuple[Identity | None, Pairs]:
+    """Who a user (a name or number of this machine) is, and the environment that goes with it. InputError.
+
+    None for root, and for whoever this process runs as: that is whom a lab's programs run as anyway.
+    """
+    if user is None:
+        return None, ()
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        if user.isdecimal():
+            uid = int(user)
+            return (None if uid in (0, os.geteuid()) else (uid, uid, ())), ()
+        raise InputError(f"user {user}: this machine has none of that name (see `getent passwd`).") from None
+    if entry.pw_uid in (0, os.geteuid()):
+        return None, ()
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    environment = (
+        ("HOME", entry.pw_dir),
+        ("USER", entry.pw_name),
+        ("LOGNAME", entry.pw_name),
+        ("SHELL", entry.pw_shell or "/bin/sh"),
+    )
+    return (entry.pw_uid, entry.pw_gid, groups), environment
+
+
+def _check_arguments(argv: Sequence[str], env: Mapping[str, str] | None, cwd: str | None) -> None:
+    if not argv:
+        raise ValueError("argv is empty")
+    if any("\0" in text for text in (*argv, *(env or {}), *(env or {}).values(), cwd or "")):
+        raise ValueError(f"a null byte in the arguments, environment or directory of {argv[0]!r}")
+
+
+def _check_free(state: int, name: str) -> None:
+    """The name is nobody's, and nothing of an earlier lab of that name is left."""
+    if registry.is_alive(state, name):
+        raise InputError(
+            f"lab {name}: is running already. `labctl up` with the lab's topology reconciles it, --name makes another "
+            f"one, `labctl down {name}` ends it."
+        )
+    registry.clear_if_dead(state, name)
+    _end_unfinished(state, name)
+
+
+def _end_unfinished(state: int, name: str) -> None:
+    """Nothing is left of a lab that was to stay and does not."""
+    from labctl.lab import reaching
+
+    reaching.end_unfinished(state, name)
+
+
+def _boot_that_stays(place: Place) -> Boot:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        words = os.open(LAST_WORDS, flags, 0o600, dir_fd=place.directory)
+    except OSError as error:
+        raise registry.cannot("make a file in it", error) from error
+    return Boot.start(errors=words)

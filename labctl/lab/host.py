@@ -10,9 +10,9 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from labctl.errors import KernelError, LabError, MachineError, describe_errno
+from labctl.errors import KernelError, LabctlError, LabError, describe_errno
 from labctl.kernel import mounts, processes, syscalls
 from labctl.lab.protocol import Failed, Pairs, decode, encode
 from labctl.plan.operations import PlannedNode
@@ -25,6 +25,7 @@ INSIDE = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | 
 START_TIMEOUT_S = 20.0  # for what a child does before it is the program; milliseconds, unless the machine is swamped
 
 RESOLV_CONF = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
+READY = b"ready"
 LOCAL_NAMES = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
 
 
@@ -38,6 +39,8 @@ class Surroundings:
     cwd: str  # the owner's
     descriptor_limit: tuple[int, int]  # RLIMIT_NOFILE as the owner had it
     own_pid_namespace: int  # descriptor, the keeper's
+    machine_proc: int  # descriptor of the machine's /proc, which tells what a process is called there
+    rootless: bool  # the lab lives in a user namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Init:
 
     pid: int
     pidfd: int
+    machine_pid: int = 0  # as the machine sees it
 
 
 @dataclass(slots=True)
@@ -86,12 +90,13 @@ def complete(host: Host, surroundings: Surroundings) -> Init:
         init = Init(pid, os.pidfd_open(pid))
         try:
             report = processes.read_all(reading, START_TIMEOUT_S, host.subject)
-            if report != b"ready":
+            ready, _, machine_pid = report.partition(b" ")
+            if ready != READY:
                 raise failure_of(report, f"{host.subject}: its init ended before it was ready.")
         except LabError:
             _end(init)
             raise
-        return init
+        return replace(init, machine_pid=int(machine_pid))
     finally:
         os.close(reading)
 
@@ -143,7 +148,7 @@ def report_failure(writing: int, error: LabError) -> None:
     os.write(writing, encode(Failed.of(error)))
 
 
-def failure_of(report: bytes, otherwise: str) -> LabError | MachineError:
+def failure_of(report: bytes, otherwise: str) -> LabctlError:
     """The error that a child's report is; `otherwise` when the child ended without a word."""
     message = decode(report) if report else Failed.of(LabError(otherwise))
     return message.error() if isinstance(message, Failed) else LabError(otherwise)
@@ -181,7 +186,7 @@ def _init(host: Host, surroundings: Surroundings, writing: int) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for standard in range(processes.FIRST_FREE_DESCRIPTOR):
         os.dup2(null, standard)
-    os.write(writing, b"ready")
+    os.write(writing, b"%s %d" % (READY, processes.own_pid(surroundings.machine_proc)))
     processes.keep_only(0, 1, 2)
     while True:
         signal.pause()
@@ -197,6 +202,7 @@ def _build(host: Host, surroundings: Surroundings) -> None:
     mounts.cover(surroundings.view, host.subject, read_only=(SHARED_DIRECTORY,))
     mounts.mount_proc(host.subject)
     mounts.mount_sys()
+    mounts.mount_terminals()
     lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.node.names))
     if not mounts.replace_file("/etc/hosts", lines, STORE, host.subject):
         raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")

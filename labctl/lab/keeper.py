@@ -1,7 +1,8 @@
-"""The keeper: process 1 of a lab. It holds every network namespace by descriptor and answers its owner's requests.
+"""The keeper: process 1 of a lab. It holds every network namespace by descriptor and answers its clients' requests.
 
 Single-threaded (docs/decisions/0001), because it forks. When it ends, the kernel ends every process of the lab and
-frees all that the lab was; so it ends as soon as its owner or boot is gone.
+frees all that the lab was; so it ends as soon as boot is gone, and as soon as its first client, the owner, is, unless
+that has said that the lab stays.
 """
 
 from __future__ import annotations
@@ -10,38 +11,71 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import struct
+import time
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from labctl.errors import KernelError, LabError, LabGone, MachineError
+from labctl.errors import KernelError, LabctlError, LabError, LabGone
 from labctl.kernel import mounts, processes, syscalls
+from labctl.kernel.privilege import in_user_namespace
 from labctl.lab import children
+from labctl.lab.children import Started
+from labctl.lab.description import Description, NodeInfo, ProcessInfo, to_json
 from labctl.lab.executor import NodeTable, execute
+from labctl.lab.front import Client, Front
 from labctl.lab.host import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, Surroundings
+from labctl.lab.place import DIRECTORY_FLAGS, LOGS, Place
 from labctl.lab.protocol import (
+    VERSION,
     Apply,
     Channel,
+    Describe,
+    Described,
     Done,
+    Down,
     Drop,
     Failed,
     Frame,
+    Hello,
     Message,
     Open,
     OpenFile,
     OpenSocket,
+    Processes,
+    ProcessRows,
     PutFile,
+    Reconcile,
     Reply,
     SignalGroup,
     Spawn,
     SpawnCaller,
     Spawned,
+    StartProcess,
+    Stay,
+    StopProcess,
     Undrop,
+    Welcome,
 )
+from labctl.lab.roster import Roster, rows
+from labctl.lab.timers import Timers
 from labctl.plan.codec import from_json, nodes_from_json
+from labctl.plan.operations import Plan
 
 STATUS = struct.Struct("=i")  # on a status pipe, once: the exit status, or minus the signal's number
 COPY_BYTES = 1 << 20
+BACKLOG = 4096  # somaxconn cuts it down
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """What a lab has that may stay: its place, the bound socket, and where boot is told that it does."""
+
+    place: Place
+    listener: int
+    stay: int
 
 
 @dataclass(slots=True)
@@ -56,41 +90,51 @@ class Answer:
 class Keeper:
     """A lab's state in its keeper. `children` maps a program's pid to the writing end of its status pipe."""
 
-    channel: Channel
+    front: Front
+    owner: Client
     surroundings: Surroundings
     table: NodeTable
     hosts: dict[str, Host]
+    opened: Open  # what the lab was made of, or last reconciled to
+    pid: int  # as the machine sees it
+    staying: Staying | None
+    roster: Roster
+    timers: Timers
     children: dict[int, int] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.time)
+    stays: bool = False
+    is_down: bool = False
 
     def serve(self, boot: int) -> None:
-        """Answer requests until the owner, or boot (whose end of a pipe `boot` shows it), is gone."""
+        """Answer requests until told to end, or boot (whose end of a pipe `boot` shows it) or the owner is gone."""
         wake_reading, wake_writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)  # a handler, for the wake-up byte to be written
-        poller = select.poll()
-        for descriptor in (self.channel.fileno(), wake_reading, boot):
-            poller.register(descriptor, select.POLLIN)
+        self.front.watch(wake_reading)
+        self.front.watch(boot)
         self.reap()
-        while True:
-            ready = {descriptor for descriptor, _ in poller.poll()}
-            if boot in ready:
+        while not self.is_down:
+            events = self.front.wait(self.timers.wait_ms())
+            if boot in events.others:
                 return
-            if wake_reading in ready:
+            if wake_reading in events.others:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_reading, 4096)
                 self.reap()
-            if self.channel.fileno() in ready:
-                frame = self.channel.receive(until=None)
-                if frame is None:
+            self.timers.run()
+            for client in events.gone:
+                if client is self.owner and not self.stays:
                     return
-                self.answer(frame)
+                self.roster.abandon(client)
+            for client, frame in events.requests:
+                self.answer(client, frame)
 
-    def answer(self, frame: Frame) -> None:
+    def answer(self, client: Client, frame: Frame) -> None:
         """Do what a request asks and reply; whatever goes wrong in it is the reply."""
         try:
             try:
-                answer = self.handle(frame.message, frame.descriptors)
-            except (LabError, MachineError) as error:
+                answer = self.handle(client, frame.number, frame.message, frame.descriptors)
+            except LabctlError as error:
                 answer = Answer(Failed.of(error))
             except OSError as error:
                 answer = Answer(Failed.of(self.error_of(frame.message, error)))
@@ -101,21 +145,23 @@ class Keeper:
         finally:
             for descriptor in frame.descriptors:
                 os.close(descriptor)
-        try:
-            self.channel.send(frame.number, answer.message, answer.descriptors, until=None)
-        finally:
-            for descriptor in answer.descriptors:
-                os.close(descriptor)
+        if answer is not None:
+            client.send(frame.number, answer.message, answer.descriptors)
 
-    def handle(self, message: Message, descriptors: tuple[int, ...]) -> Answer:
-        """The answer to one request."""
+    def handle(self, client: Client, number: int, message: Message, descriptors: tuple[int, ...]) -> Answer | None:
+        """The answer to one request; None when it is given later."""
         match message:
             case Spawn():
-                host = self.host(message.node)
-                pid, on_host = children.start_program(host, self.surroundings, message, descriptors)
-                return self.watched(host, pid, on_host)
+                return self.spawn(client, message, descriptors)
             case SpawnCaller():
-                return self.caller(self.host(message.node))
+                return self.caller(client, self.host(message.node))
+            case StartProcess():
+                return _told(self.roster.start(self.host(message.node), message))
+            case StopProcess():
+                self.roster.stop(
+                    self.host(message.node), message.name, lambda info: client.send(number, _told(info).message)
+                )
+                return None
             case OpenSocket():
                 return self.open_socket(self.host(message.node), message)
             case OpenFile():
@@ -131,6 +177,21 @@ class Keeper:
                 return Answer(Done())
             case SignalGroup():
                 self.signal_group(message)
+                return Answer(Done())
+            case Hello():
+                return Answer(Welcome(VERSION, tuple(self.hosts)))
+            case Describe():
+                return Answer(Described(to_json(self.description())))
+            case Processes():
+                return Answer(ProcessRows(rows(self.roster.infos())))
+            case Reconcile():
+                self.reconcile(message)
+                return Answer(Done())
+            case Stay():
+                self.stay()
+                return Answer(Done())
+            case Down():
+                self.is_down = True
                 return Answer(Done())
             case _:
                 raise LabError(f"lab: {type(message).__name__} is no request to a keeper.")
@@ -149,30 +210,117 @@ class Keeper:
             raise LabError(f"lab {self.surroundings.lab}: no node {name}. Its nodes: {', '.join(self.hosts)}.")
         return host
 
-    def watched(self, host: Host, pid: int, pid_on_host: int) -> Answer:
-        """Tell the process's end on a new status pipe, whose reading end goes to the owner with a pidfd."""
-        status, self.children[pid] = os.pipe2(os.O_CLOEXEC)
+    def spawn(self, client: Client, request: Spawn, descriptors: tuple[int, ...]) -> Answer:
+        """Start a program that goes with its client."""
+        host = self.host(request.node)
+        started = children.start_program(host, self.surroundings, request, descriptors)
+        self.roster.attach(client, host, request.argv, started)
+        terminal = [] if started.terminal is None else [started.terminal]
         try:
-            pidfd = os.pidfd_open(pid)
+            answer = self.watched(started)
+        except BaseException:
+            for descriptor in terminal:
+                os.close(descriptor)
+            raise
+        answer.descriptors += terminal
+        return answer
+
+    def watched(self, started: Started) -> Answer:
+        """Tell the process's end on a new status pipe, whose reading end goes to the owner with a pidfd."""
+        status, self.children[started.pid] = os.pipe2(os.O_CLOEXEC)
+        try:
+            pidfd = os.pidfd_open(started.pid)
         except OSError:
             os.close(status)
             raise
-        return Answer(Spawned(pid, pid_on_host), [status, pidfd])
+        return Answer(Spawned(started.pid, started.pid_on_host), [status, pidfd])
 
-    def caller(self, host: Host) -> Answer:
+    def caller(self, client: Client, host: Host) -> Answer:
         """Fork a caller on the host."""
-        import socket
-
         mine, theirs = socket.socketpair()
         with theirs:
             try:
-                pid, on_host = children.start_caller(host, self.surroundings, theirs.fileno())
-                answer = self.watched(host, pid, on_host)
+                started = children.start_caller(host, self.surroundings, theirs.fileno())
+                self.roster.attach(client, host, ("labctl-caller",), started)
+                answer = self.watched(started)
             except BaseException:
                 mine.close()
                 raise
         answer.descriptors.append(mine.detach())
         return answer
+
+    def stay(self) -> None:
+        """From here on the lab is found by its name, and its owner may go."""
+        if self.staying is None:
+            raise LabError(f"lab {self.surroundings.lab}: it was not made to stay.")
+        if not self.stays:
+            self.staying.place.link(self.names(self.hosts), self.surroundings.machine_proc)
+            if self.front.listener is not None:
+                self.front.listener.listen(BACKLOG)
+            self.staying.place.publish()
+            self.stays = True
+            os.write(self.staying.stay, b"!")
+            self.front.listen()
+
+    def names(self, nodes: Iterable[str]) -> dict[str, str]:
+        """Where the names of these nodes on the machine lead to."""
+        return {node: f"/proc/{self.pid}/fd/{self.table.fd(node)}" for node in nodes}
+
+    def description(self) -> Description:
+        """What there is to tell of the lab."""
+        return Description(
+            name=self.surroundings.lab,
+            topology=self.opened.topology,
+            uid=self.opened.uid,
+            started_at=self.started_at,
+            keeper_pid=self.pid,
+            rootless=self.surroundings.rootless,
+            nodes=tuple(self.node_info(host) for host in self.hosts.values()),
+            processes=tuple(self.roster.infos()),
+            source=self.opened.source,
+            nodes_json=self.opened.nodes,
+            operations_json=self.opened.operations,
+        )
+
+    def node_info(self, host: Host) -> NodeInfo:
+        """What there is to tell of a node."""
+        path = f"/proc/{self.pid}/fd/{host.network}"
+        return NodeInfo(host.name, host.node.kind.value, path, host.init.machine_pid if host.init else 0)
+
+    def reconcile(self, request: Reconcile) -> None:
+        """Change the lab to another plan, whole or not at all."""
+        from labctl.lab.reconciling import reconcile
+        from labctl.plan.difference import difference
+
+        before = _plan(self.opened.topology, self.opened.nodes, self.opened.operations)
+        after = _plan(request.topology, request.nodes, request.operations)
+        changes = difference(before, after)
+        if changes:
+            reconcile(changes, self.table, self.hosts, self.end)
+            self.rename(set(changes.gone), {node.name for node in changes.nodes})
+        self.opened = replace(
+            self.opened,
+            topology=request.topology,
+            nodes=request.nodes,
+            operations=request.operations,
+            source=request.source,
+        )
+
+    def rename(self, gone: set[str], there: set[str]) -> None:
+        """Some nodes have gone, others may be new: so with their names on the machine."""
+        if self.staying is None or not self.stays:
+            return
+        self.staying.place.unlink(gone | there)
+        self.staying.place.link(self.names(there), self.surroundings.machine_proc)
+
+    def end(self, host: Host) -> None:
+        """End every program of a host that has left the lab."""
+        self.roster.forget_node(host.name)
+        if host.init is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(host.init.pidfd, signal.SIGKILL)
+            os.close(host.init.pidfd)  # it is reaped as any other child
+            host.init = None
 
     def open_socket(self, host: Host, request: OpenSocket) -> Answer:
         """A socket in the host's network namespace."""
@@ -240,9 +388,10 @@ class Keeper:
             if not pid:
                 return
             code = processes.exit_code(wait_status)
+            mine = self.roster.ended(pid, code)
             if pid in self.children:
                 self.tell(self.children.pop(pid), code)
-            else:
+            elif not mine:
                 self.lose(pid, code)
 
     def tell(self, status: int, code: int) -> None:
@@ -262,7 +411,7 @@ class Keeper:
                 host.init, host.ended = None, code
 
 
-def keep(channel: Channel, request: Open, number: int, boot: int) -> None:
+def keep(channel: Channel, request: Open, number: int, boot: int, staying: Staying | None) -> None:
     """What the keeper does, from the fork by boot to the lab's end. `boot` reads as ended when boot does."""
     processes.die_with_parent()
     gone = select.poll()
@@ -271,8 +420,8 @@ def keep(channel: Channel, request: Open, number: int, boot: int) -> None:
         return  # boot ended before the line above took effect
     syscalls.set_process_name("labctl-keeper")
     try:
-        keeper = _build(channel, request)
-    except (LabError, MachineError) as error:
+        keeper = _build(channel, request, staying)
+    except LabctlError as error:
         channel.send(number, Failed.of(error), until=None)
         return
     except OSError as error:
@@ -282,14 +431,17 @@ def keep(channel: Channel, request: Open, number: int, boot: int) -> None:
         channel.send(number, Failed.of(failure), until=None)
         return
     with contextlib.suppress(LabGone):
-        channel.send(number, Done(), until=None)
+        keeper.owner.send(number, Done())
         keeper.serve(boot)
 
 
-def _build(channel: Channel, request: Open) -> Keeper:
+def _build(channel: Channel, request: Open, staying: Staying | None) -> Keeper:
     limit = processes.raise_descriptor_limit()
     subject = f"lab {request.lab}"
-    view = mounts.view_of(request.visible_paths)
+    machine_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    pid = processes.own_pid(machine_proc)
+    logs = -1 if staying is None else os.open(LOGS, DIRECTORY_FLAGS, dir_fd=staying.place.directory)
+    view = mounts.view_of(request.visible_paths, request.hidden_paths)
     mounts.make_private()
     mounts.mount_proc(subject)
     mounts.cover(view, subject)
@@ -301,9 +453,22 @@ def _build(channel: Channel, request: Open) -> Keeper:
         cwd=request.cwd,
         descriptor_limit=limit,
         own_pid_namespace=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
+        machine_proc=machine_proc,
+        rootless=in_user_namespace(),
     )
-    keeper = Keeper(channel, surroundings, NodeTable(), {})
-    keeper.apply(request.operations)
-    for node in nodes_from_json(request.nodes):
-        keeper.hosts[node.name] = Host(node, keeper.table.fd(node.name))
-    return keeper
+    table = NodeTable()
+    execute(from_json(request.operations), table)
+    hosts = {node.name: Host(node, table.fd(node.name)) for node in nodes_from_json(request.nodes)}
+    timers = Timers()
+    roster = Roster(surroundings, timers, logs)
+    front = Front(socket.socket(fileno=staying.listener) if staying else None)
+    owner = front.add(channel.detach())
+    return Keeper(front, owner, surroundings, table, hosts, request, pid, staying, roster, timers)
+
+
+def _told(info: ProcessInfo) -> Answer:
+    return Answer(ProcessRows(rows([info])))
+
+
+def _plan(topology: str, nodes: str, operations: str) -> Plan:
+    return Plan(topology, nodes_from_json(nodes), from_json(operations))

@@ -14,13 +14,14 @@ import os
 import socket
 import struct
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
-from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone, MachineError
+from labctl.errors import DeadlineExceeded, InputError, KernelError, LabctlError, LabError, LabGone, MachineError
 
 HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
@@ -39,6 +40,73 @@ class Open:
     environment: Pairs  # the owner's
     cwd: str  # the owner's
     visible_paths: tuple[str, ...]  # to stay visible on hosts
+    topology: str = ""
+    source: str = ""  # what the plan was made of, for people
+    uid: int = 0  # the owner's
+    stays: bool = False  # after `Stay`; descriptors then: those of `labctl.lab.place.Place`, and the listening socket
+    hidden_paths: tuple[str, ...] = ()  # directories that hosts do not see
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A lab that was opened to stay does, from here on: it is found by its name, and its first client may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A client's first request; `version` is its VERSION. Answered by `Welcome`."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Answered by `Described`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Answered by `ProcessRows`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """End the lab. Answered by `Done`, then by the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """Change the lab to this plan, whole or not at all. Nodes and operations as `labctl.plan.codec` writes them."""
+
+    topology: str
+    nodes: str
+    operations: str
+    source: str
+
+
+# uid, gid and supplementary groups that a program runs with
+Identity = tuple[int, int, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class StartProcess:
+    """Run a program that outlives its client and has a log. Answered by `ProcessRows` with one row."""
+
+    node: str
+    name: str  # "": to be chosen
+    argv: tuple[str, ...]
+    environment: Pairs
+    cwd: str | None
+    user: Identity | None
+    restart: str  # labctl.lab.description.Restart's value
+
+
+@dataclass(frozen=True, slots=True)
+class StopProcess:
+    """End a detached process. Answered by `ProcessRows` with one row, when it has ended."""
+
+    node: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +128,10 @@ class Spawn:
     environment: Pairs  # over the node's
     cwd: str | None
     stdio: tuple[bool, bool, bool]
+    user: tuple[int, int, tuple[int, ...]] | None = None  # Identity; None: the lab's owner
+    terminal: tuple[int, int] | None = (
+        None  # rows, columns of a terminal of its own, whose master is the 3rd descriptor
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +208,32 @@ class Spawned:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The lab's nodes, and what its keeper speaks."""
+
+    version: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A `labctl.lab.description.Description`, as that module writes it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRows:
+    """Each a `labctl.lab.description.ProcessInfo`, as that module writes it."""
+
+    rows: tuple[tuple[Any, ...], ...]
+
+
 class FailureKind(Enum):
     """Which error of labctl.errors a failure is."""
+
+    INPUT = "input"
 
     MACHINE = "machine"
     LAB = "lab"
@@ -146,10 +242,10 @@ class FailureKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It was not done. `message` for MACHINE and LAB, the rest for KERNEL."""
+    """It was not done. What is beside `message` is for KERNEL."""
 
     kind: str  # FailureKind's value
-    message: str = ""
+    message: str = ""  # for all but KERNEL
     subject: str = ""
     attempted: str = ""
     errno: int = 0
@@ -157,7 +253,7 @@ class Failed:
     hint: str = ""
 
     @classmethod
-    def of(cls, error: LabError | MachineError) -> Failed:
+    def of(cls, error: LabctlError) -> Failed:
         """The failure that `error` is."""
         if isinstance(error, KernelError):
             return cls(
@@ -168,22 +264,47 @@ class Failed:
                 detail=error.detail,
                 hint=error.hint,
             )
-        kind = FailureKind.MACHINE if isinstance(error, MachineError) else FailureKind.LAB
+        kind = FailureKind.LAB
+        if isinstance(error, MachineError):
+            kind = FailureKind.MACHINE
+        elif isinstance(error, InputError):
+            kind = FailureKind.INPUT
         return cls(kind.value, message=str(error))
 
-    def error(self) -> LabError | MachineError:
+    def error(self) -> LabError | MachineError | InputError:
         """The error to raise on the other side."""
         match FailureKind(self.kind):
             case FailureKind.KERNEL:
                 return KernelError(self.subject, self.attempted, self.errno, detail=self.detail, hint=self.hint)
+            case FailureKind.INPUT:
+                return InputError(self.message)
             case FailureKind.MACHINE:
                 return MachineError(self.message)
             case FailureKind.LAB:
                 return LabError(self.message)
 
 
-Request = Open | Apply | Spawn | SpawnCaller | OpenSocket | OpenFile | PutFile | Drop | Undrop | SignalGroup
-Reply = Done | Spawned | Failed
+Request = (
+    Open
+    | Stay
+    | Hello
+    | Describe
+    | Processes
+    | Down
+    | Reconcile
+    | Apply
+    | Spawn
+    | SpawnCaller
+    | StartProcess
+    | StopProcess
+    | OpenSocket
+    | OpenFile
+    | PutFile
+    | Drop
+    | Undrop
+    | SignalGroup
+)
+Reply = Done | Spawned | Welcome | Described | ProcessRows | Failed
 Message = Request | Reply
 
 
@@ -202,13 +323,10 @@ def decode(body: bytes) -> Message:
     return message
 
 
-_CLASSES: dict[str, type[Any]] = {
-    message.__name__: message
-    for message in (
-        *(Open, Apply, Spawn, SpawnCaller, OpenSocket, OpenFile, PutFile, Drop, Undrop, SignalGroup),
-        *(Done, Spawned, Failed),
-    )
-}
+_CLASSES: dict[str, type[Any]] = {message.__name__: message for message in (*get_args(Request), *get_args(Reply))}
+
+# Changes with any message: a keeper may be older than the labctl that reaches it.
+VERSION = zlib.crc32(repr([(name, [field.name for field in fields(kind)]) for name, kind in _CLASSES.items()]).encode())
 
 
 def _frozen(value: Any) -> Any:
@@ -257,7 +375,7 @@ class Channel:
             self._settimeout(until)
             ancillary = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
             header, control, flags, _ = self._socket.recvmsg(HEADER.size, ancillary, socket.MSG_CMSG_CLOEXEC)
-            descriptors = _descriptors(control)
+            descriptors = descriptors_in(control)
             if not header:
                 return None
             try:  # from here on, to stop half-way is to lose track
@@ -279,6 +397,10 @@ class Channel:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    def detach(self) -> socket.socket:
+        """The socket, which the caller owns from here on; the channel is not to be used again."""
+        return self._socket
 
     def _sendmsg(self, data: bytes, descriptors: Sequence[int]) -> int:
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -313,7 +435,8 @@ class Channel:
             raise LabGone("lab: the keeper has ended.") from error
 
 
-def _descriptors(control: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
+def descriptors_in(control: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    """The descriptors that came with a message, as recvmsg gives its control data."""
     found = array.array("i")
     for level, kind, data in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -1,49 +1,315 @@
 """Where labs that stay are found: one private directory a user, one directory in it a lab (docs/labs-that-stay.md).
 
-A lab is alive as long as somebody holds the lock in its directory: its boot and its keeper do, nobody else.
+A lab is alive as long as somebody holds the lock in its directory: its boot and its keeper do, nobody else. Who makes
+or ends a lab holds `.LAB.lock` meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError, describe_errno
+from labctl.lab.place import DIRECTORY_FLAGS, LAST_WORDS, LOCK, LOGS, NETNS_DIRECTORY, Place, making, read
+from labctl.names import node_name_problem
+
 LAB_NAME_MAX_BYTES = 32
+TRANSITION_DEADLINE_S = 30.0
+POLL_S = 0.01  # flock(2) knows no deadline
 
 
 def state_directory() -> Path:
     """The user's directory, made when it is missing. LabError when it is not safely ours."""
-    raise NotImplementedError
+    path = _configured()
+    os.close(_open_state(path))
+    return path
 
 
 def lab_name_problem(name: str) -> str:
     """What is wrong with a lab's name as a sentence's end, or "": a node's name of at most 32 bytes."""
-    raise NotImplementedError
+    size_bytes = len(name.encode())
+    if size_bytes > LAB_NAME_MAX_BYTES:
+        return f"is {size_bytes} bytes long; at most {LAB_NAME_MAX_BYTES} are allowed"
+    return node_name_problem(name)
 
 
 def labs() -> list[str]:
     """The names of this user's running labs, sorted. LabError when the state directory is not safely ours."""
-    raise NotImplementedError
+    with opened_state() as state:
+        return sorted(name for name in os.listdir(state) if not lab_name_problem(name) and _is_alive(state, name))
 
 
 def choose(name: str | None) -> str:
     """`name` if such a lab runs; for None the only running one. InputError names the choices."""
-    raise NotImplementedError
+    running = labs()
+    if name is None:
+        if len(running) == 1:
+            return running[0]
+        if not running:
+            raise InputError("No lab is running. Try: labctl up pair")
+        raise InputError(f"Several labs are running: {', '.join(running)}. Say which with --lab.")
+    if name not in running:
+        raise no_such_lab(name, running)
+    return name
+
+
+def no_such_lab(name: str, running: list[str]) -> InputError:
+    """The error to raise for a name that no running lab has."""
+    others = f"Running: {', '.join(running)}." if running else "No lab is running (`labctl up` starts one)."
+    return InputError(f"lab {name}: there is none of that name. {others}")
 
 
 def sweep() -> list[str]:
     """Remove what dead labs of this user left; returns what was removed (paths), for people."""
-    raise NotImplementedError
+    removed: list[str] = []
+    with opened_state() as state:
+        base = _configured()
+        for entry in os.listdir(state):
+            name = entry.removeprefix(".").removesuffix(".making").removesuffix(".lock") if entry[0] == "." else entry
+            if lab_name_problem(name):
+                continue
+            with contextlib.suppress(DeadlineExceeded), transition(state, name, deadline_s=0.0):
+                if not entry.endswith(".lock") or entry[0] != ".":
+                    removed += clear_if_dead(state, name, entry)
+    return [path if path.startswith("/") else str(base / path) for path in removed]
 
 
 def log_paths(lab: str, node: str, name: str) -> tuple[Path, Path]:
     """The older and the current half of a detached process's log; either may be missing."""
-    raise NotImplementedError
+    for what in (lab, node, name):
+        if problem := node_name_problem(what):
+            raise InputError(f"The name `{what}` {problem}.")
+    directory = _configured() / lab / LOGS / node
+    return directory / f"{name}.log.1", directory / f"{name}.log"
+
+
+def last_words(state: int, name: str) -> str:
+    """What the keeper of a lab that is dead wrote before it ended, "" when nothing is left of it."""
+    with contextlib.suppress(OSError):
+        directory = os.open(name, DIRECTORY_FLAGS, dir_fd=state)
+        try:
+            return read(directory, LAST_WORDS)[-4000:].strip()
+        finally:
+            os.close(directory)
+    return ""
+
+
+@contextmanager
+def opened_state() -> Iterator[int]:
+    """A descriptor of the state directory, checked. LabError when it is not safely ours."""
+    state = _open_state(_configured())
+    try:
+        yield state
+    finally:
+        os.close(state)
+
+
+@contextmanager
+def transition(state: int, name: str, *, deadline_s: float = TRANSITION_DEADLINE_S) -> Iterator[None]:
+    """Only this process makes or ends the lab of that name inside the `with`. DeadlineExceeded, LabError."""
+    path = f".{name}.lock"
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=state)
+        except OSError as error:
+            raise cannot("make a lock in it", error) from error
+        with ExitStack() as stack:
+            stack.callback(os.close, lock)
+            if not locked(lock, until):
+                raise DeadlineExceeded(
+                    f"lab {name}: another command is making or ending it, and was not done within {deadline_s:g} s."
+                )
+            if not _is_still(state, path, lock):
+                continue  # the one that held it has removed it
+            stack.callback(_remove_quietly, state, path)  # while it is held: who waits for it sees that it has gone
+            yield
+            return
+
+
+def reserve(state: int, name: str) -> tuple[Place, int]:
+    """A new directory for a lab that is to be made (inside `transition`), and a listening socket's descriptor in it.
+
+    The caller owns both; the lock in it is held by whoever has the place's descriptors.
+    """
+    from labctl.lab.reaching import bind_listener
+
+    temporary = making(name)
+    with ExitStack() as stack:
+        try:
+            os.mkdir(temporary, 0o700, dir_fd=state)
+            directory = os.open(temporary, DIRECTORY_FLAGS, dir_fd=state)
+            stack.callback(os.close, directory)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            lock = os.open(LOCK, flags, 0o600, dir_fd=directory)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.mkdir(LOGS, 0o700, dir_fd=directory)
+            listener = bind_listener(directory)
+            stack.callback(os.close, listener)
+            parent = os.dup(state)
+            stack.callback(os.close, parent)
+            netns = _open_netns()
+        except OSError as error:
+            raise cannot(f"make the directory of lab {name}", error) from error
+        stack.pop_all()
+        return Place(name, directory, parent, netns, lock), listener
+
+
+def clear_if_dead(state: int, name: str, entry: str | None = None) -> list[str]:
+    """Remove what is left of a lab that has ended (inside `transition`); returns what that was."""
+    removed: list[str] = []
+    for each in (name, making(name)) if entry is None else (entry,):
+        if _is_alive(state, each) or not _is_there(state, each):
+            continue
+        try:
+            directory = os.open(each, DIRECTORY_FLAGS, dir_fd=state)
+        except OSError as error:
+            raise cannot(f"sweep {each}", error) from error
+        place = Place(name, directory, os.dup(state), _open_netns(), os.dup(directory))
+        try:
+            removed += place.clear()
+        except OSError as error:
+            raise cannot(f"sweep {each}", error) from error
+        finally:
+            place.close()
+    return removed
+
+
+def is_alive(state: int, name: str) -> bool:
+    """Whether a lab of that name is running."""
+    return _is_alive(state, name)
+
+
+def is_ended(state: int, entry: str, until: float) -> bool:
+    """Wait until nobody holds the lock of the directory `entry` any more; False when that is not so by `until`."""
+    while _is_alive(state, entry):
+        if time.monotonic() >= until:
+            return False
+        pause()
+    return True
+
+
+def cannot(attempted: str, error: OSError) -> LabctlError:
+    """What a refusal by the state directory's file system is to a person."""
+    came_back = describe_errno(error.errno or 0)
+    hint = "Is the disk full or read-only? LABCTL_STATE_DIR names another directory."
+    return LabError(f"state directory {_configured()}: cannot {attempted}: {came_back}. {hint}")
+
+
+def locked(descriptor: int, until: float) -> bool:
+    """Take the lock of the file open at `descriptor`; False when another still holds it at `until`."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            pause()
+
+
+def pause() -> None:
+    """Let a moment pass before something is looked at again that tells nobody of its change."""
+    select.select([], [], [], POLL_S)
+
+
+def _configured() -> Path:
+    if given := os.environ.get("LABCTL_STATE_DIR"):
+        return Path(given).absolute()
+    uid = os.geteuid()
+    if uid == 0:
+        return Path("/run/labctl")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isabs(runtime):
+        with contextlib.suppress(OSError):
+            if os.stat(runtime).st_uid == uid:
+                return Path(runtime) / "labctl"
+    return Path(f"/tmp/labctl-{uid}")
+
+
+def _open_state(path: Path) -> int:
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(path, mode=0o700)
+        state = os.open(path, DIRECTORY_FLAGS)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise LabError(f"state directory {path}: is no directory, or a symbolic link. Remove it.") from error
+        raise LabError(
+            f"state directory {path}: cannot open it: {describe_errno(error.errno or 0)}. "
+            f"LABCTL_STATE_DIR names another directory."
+        ) from error
+    found = os.fstat(state)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        os.close(state)
+        raise LabError(
+            f"state directory {path}: belongs to user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}; it has to "
+            f"be yours alone (mode 700). Remove it, or set LABCTL_STATE_DIR to another directory."
+        )
+    return state
+
+
+def _open_netns() -> int:
+    """A descriptor of /run/netns, made if needed as ip-netns(8) does; -1 where labs have no names on the machine."""
+    from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
+
+    if needs_user_namespace(os.geteuid(), effective_capabilities()):
+        return -1
+    with contextlib.suppress(OSError):  # a read-only /run: labs do without names
+        os.makedirs(NETNS_DIRECTORY, mode=0o755, exist_ok=True)
+        return os.open(NETNS_DIRECTORY, DIRECTORY_FLAGS)
+    return -1
+
+
+def _is_alive(state: int, entry: str) -> bool:
+    """Whether somebody holds the lock of that directory."""
+    try:
+        lock = os.open(f"{entry}/{LOCK}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=state)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise cannot(f"look at lab {entry}", error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _is_there(state: int, entry: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(entry, dir_fd=state, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _is_still(state: int, path: str, descriptor: int) -> bool:
+    try:
+        found = os.stat(path, dir_fd=state, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _remove_quietly(state: int, path: str) -> None:
+    with contextlib.suppress(OSError):  # it is empty, and the next one to use it removes it
+        os.unlink(path, dir_fd=state)
 
 
 def take_down(name: str, *, force: bool = False, deadline_s: float = 10.0) -> None:
-    """End the lab of that name and wait until it is gone: what `Lab.down` does, without a keeper that answers.
+    """End the lab of that name and wait until it is gone: `labctl.lab.reaching.take_down`."""
+    from labctl.lab import reaching
 
-    Asks the keeper first unless `force`; kills it (by pidfd, its identity verified) when it does not end in time.
-    InputError when there is no such lab; DeadlineExceeded when it cannot be ended.
-    """
-    raise NotImplementedError
+    reaching.take_down(name, force=force, deadline_s=deadline_s)

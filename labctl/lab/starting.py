@@ -18,7 +18,7 @@ from labctl.errors import DeadlineExceeded, MachineError, describe_errno
 # What the interpreter runs: the search path is the owner's choice, not that of the environment or of a user's site.
 _BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.boot import main; main()"
 # A parent's death is told to its children when the *thread* that made them ends: only the main thread's is the owner's.
-DIES_WITH_OWNER, WATCHES_OWNER = "dies-with-owner", "watches-owner"
+DIES_WITH_OWNER, WATCHES_OWNER, STAYS = "dies-with-owner", "watches-owner", "stays"
 _FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _LAST_WORDS_BYTES = 4000
 
@@ -35,16 +35,17 @@ class Boot:
     ended: bool = field(default=False)
 
     @classmethod
-    def start(cls) -> Boot:
+    def start(cls, *, errors: int | None = None) -> Boot:
         """Start the interpreter. Makes nothing else: without `Lab.open` it ends with its owner, or with `close`.
 
+        `errors` is a file for what boot and keeper write to stderr, which is taken over: for a lab that stays.
         May be called from any thread. MachineError when the interpreter cannot be started.
         """
         if not sys.executable:
             raise MachineError("lab: cannot start its keeper: this Python does not know its own path (sys.executable).")
         try:
             with ExitStack() as ours, ExitStack() as theirs:
-                return cls._started(ours, theirs)
+                return cls._started(ours, theirs, errors)
         except OSError as error:
             from labctl.kernel.processes import remedy
 
@@ -53,7 +54,7 @@ class Boot:
             raise MachineError(f"lab: cannot start its keeper with {sys.executable}: {came_back}") from error
 
     @classmethod
-    def _started(cls, ours: ExitStack, theirs: ExitStack) -> Boot:
+    def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None) -> Boot:
         """`theirs` are closed when the child has them, `ours` when it could not be started."""
         channel, their_channel = socket.socketpair()
         ours.callback(channel.close)
@@ -61,10 +62,13 @@ class Boot:
         reading, liveness = os.pipe2(os.O_CLOEXEC)
         theirs.callback(os.close, reading)
         ours.callback(os.close, liveness)
-        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
+        stays = given_errors is not None
+        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC) if given_errors is None else given_errors
         ours.callback(os.close, errors)
         high = [_high(descriptor, theirs) for descriptor in (their_channel.fileno(), reading, errors)]
         lifetime = DIES_WITH_OWNER if threading.get_native_id() == os.getpid() else WATCHES_OWNER
+        if stays:
+            lifetime = STAYS
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, "labctl-boot", lifetime, *search_path()],
@@ -91,11 +95,16 @@ class Boot:
         size = os.fstat(self.errors).st_size
         return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
 
-    def hang_up(self) -> None:
-        """Let boot and keeper know that their owner is done; wakes whoever waits for an answer. Idempotent."""
+    def let_go(self) -> None:
+        """The lab stays: the descriptor that tells of its owner's end means nothing any more. Idempotent."""
         liveness, self.liveness = self.liveness, -1
         if liveness != -1:
             os.close(liveness)
+
+    def hang_up(self) -> None:
+        """Let boot and keeper know that their owner is done; wakes whoever waits for an answer. Idempotent."""
+        if self.liveness != -1:
+            self.let_go()
             with contextlib.suppress(OSError):  # ENOTCONN: it is gone already
                 self.channel.shutdown(socket.SHUT_RDWR)
 

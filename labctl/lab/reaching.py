@@ -1,0 +1,222 @@
+"""Reaching the keeper of a lab that stays, and ending a lab whether its keeper answers or not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from labctl.errors import DeadlineExceeded, LabctlError, LabError, LabGone, describe_errno
+from labctl.lab import registry
+from labctl.lab.place import BOOT, DIRECTORY_FLAGS, SOCKET, making, read
+from labctl.lab.protocol import Channel, Down
+
+CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+DOWN_DEADLINE_S = 10.0
+
+
+@dataclass(slots=True)
+class Connection:
+    """A client's connection to a keeper. What `Lab` needs of it is what it needs of `Boot`."""
+
+    channel: socket.socket
+    keeper_pid: int
+
+    def last_words(self) -> str:
+        """Nothing: they are in the lab's directory."""
+        return ""
+
+    def hang_up(self) -> None:
+        """Wake whoever waits for an answer. Idempotent."""
+        with contextlib.suppress(OSError):  # ENOTCONN: it is gone already
+            self.channel.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let go of the lab. Idempotent."""
+        self.channel.close()
+
+
+def bind_listener(directory: int) -> int:
+    """A Unix socket bound in the directory, for the keeper to listen on; the caller owns it. OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(f"/proc/self/fd/{directory}/{SOCKET}")  # a path of any length, and no other directory than this
+        os.chmod(SOCKET, 0o600, dir_fd=directory)
+        return sock.detach()
+
+
+def connect(name: str, *, deadline_s: float) -> Connection:
+    """Connect to the keeper of a running lab; the caller closes it. InputError when there is none of that name."""
+    with registry.opened_state() as state:
+        try:
+            directory = os.open(name, DIRECTORY_FLAGS, dir_fd=state)
+        except FileNotFoundError:
+            raise registry.no_such_lab(name, registry.labs()) from None
+        except OSError as error:
+            raise registry.cannot(f"look at lab {name}", error) from error
+        try:
+            return _connected(name, directory, deadline_s)
+        except LabGone:
+            words = registry.last_words(state, name)
+            with contextlib.suppress(LabctlError), registry.transition(state, name, deadline_s=0.0):
+                registry.clear_if_dead(state, name)
+            if words:
+                raise LabGone(
+                    f"lab {name}: its keeper has failed, and the lab with it. Its last words:\n{words}"
+                ) from None
+            raise
+        finally:
+            os.close(directory)
+
+
+def _connected(name: str, directory: int, deadline_s: float) -> Connection:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Blocking: one that does not block fails at once where 200 others connect at the same time.
+        microseconds = max(1, int(deadline_s * 1e6))
+        timeout = struct.pack("@ll", microseconds // 1_000_000, microseconds % 1_000_000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bytes(len(timeout)))
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        keeper_pid, uid, _ = CREDENTIALS.unpack(credentials)
+        if uid != os.geteuid():
+            raise LabError(f"lab {name}: its keeper is user {uid}'s.")
+        return Connection(sock, keeper_pid)
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+            raise LabGone(f"lab {name}: it has just ended, or is being ended.") from error
+        if error.errno == errno.EAGAIN:
+            raise not_answering(name, deadline_s) from error
+        raise LabError(f"lab {name}: cannot reach its keeper: {describe_errno(error.errno or 0)}.") from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def not_answering(name: str, deadline_s: float) -> DeadlineExceeded:
+    """The error to raise when a keeper does not answer."""
+    return DeadlineExceeded(
+        f"lab {name}: its keeper did not answer within {deadline_s:g} s. Is it stopped (SIGSTOP), or the machine "
+        f"overloaded? `labctl down --force {name}` ends the lab whatever state it is in."
+    )
+
+
+def take_down(name: str, *, force: bool = False, deadline_s: float = DOWN_DEADLINE_S) -> None:
+    """End the lab of that name and wait until it is gone.
+
+    Asks the keeper first unless `force`; kills it (by pidfd, its identity verified) when it does not end in time.
+    InputError when there is no such lab; DeadlineExceeded when it cannot be ended.
+    """
+    with registry.opened_state() as state:
+        was_there = registry.is_alive(state, name)
+        with registry.transition(state, name, deadline_s=deadline_s + registry.TRANSITION_DEADLINE_S):
+            if registry.is_alive(state, name):
+                end(state, name, name, force=force, deadline_s=deadline_s)
+            elif not was_there and not registry.clear_if_dead(state, name):
+                raise registry.no_such_lab(name, registry.labs())
+            registry.clear_if_dead(state, name)
+
+
+def end(state: int, name: str, entry: str, *, force: bool, deadline_s: float) -> None:
+    """End the processes that hold the lock of the directory `entry` of a lab (inside `transition`)."""
+    directory = os.open(entry, DIRECTORY_FLAGS, dir_fd=state)
+    try:
+        with _holders(name, directory) as (keeper, boot, channel):
+            half = deadline_s / 2
+            if channel is not None and not force and _asked(channel, until=time.monotonic() + half):
+                if registry.is_ended(state, entry, time.monotonic() + half):
+                    return
+            elif keeper is None and registry.is_ended(state, entry, time.monotonic() + half):
+                return
+            for pidfd in (keeper, boot):  # boot ends when the keeper has; it may be stopped, too
+                if pidfd is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    if registry.is_ended(state, entry, time.monotonic() + half / 2):
+                        return
+            if not registry.is_ended(state, entry, time.monotonic() + half):
+                raise DeadlineExceeded(f"lab {name}: its processes could not be ended within {deadline_s:g} s.")
+    finally:
+        os.close(directory)
+
+
+def end_unfinished(state: int, name: str, *, deadline_s: float = DOWN_DEADLINE_S) -> None:
+    """End what a killed `up` of that name has left, if anything (inside `transition`)."""
+    entry = making(name)
+    if not registry.is_ended(state, entry, time.monotonic() + deadline_s / 2):
+        end(state, name, entry, force=True, deadline_s=deadline_s / 2)
+    registry.clear_if_dead(state, name, entry)
+
+
+@contextmanager
+def _holders(name: str, directory: int) -> Iterator[tuple[int | None, int | None, Channel | None]]:
+    """pidfds of keeper and boot as far as they can be found, and a channel to the keeper."""
+    with contextlib.ExitStack() as stack:
+        channel, keeper = None, None
+        boot = _boot_of(directory)
+        if boot is not None:
+            stack.callback(os.close, boot)
+        with contextlib.suppress(LabGone, DeadlineExceeded):
+            connection = _connected(name, directory, 1.0)
+            stack.callback(connection.close)
+            keeper = _keeper_of(connection)
+            if keeper is not None:
+                stack.callback(os.close, keeper)
+            channel = Channel(connection.channel)
+        yield keeper, boot, channel
+
+
+def _keeper_of(connection: Connection) -> int | None:
+    """A pidfd of the process at the other end, None when it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(connection.keeper_pid)
+        # The connection is that process's as long as it is not hung up: the number has not been given to another.
+        poller = select.poll()
+        poller.register(connection.channel, 0)
+        if not poller.poll(0):
+            return pidfd
+        os.close(pidfd)
+    return None
+
+
+def _boot_of(directory: int) -> int | None:
+    """A pidfd of the process that wrote itself down as boot, None when it has ended."""
+    pid, _, started = read(directory, BOOT).strip().partition(" ")
+    if not (pid.isdecimal() and started.isdecimal()):
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(int(pid))
+        if start_time(int(pid)) == int(started):
+            return pidfd
+        os.close(pidfd)
+    return None
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since the machine did; 0 when it has ended (proc_pid_stat(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _asked(channel: Channel, until: float) -> bool:
+    try:
+        channel.send(1, Down(), until=until)
+        while channel.receive(until=until) is not None:
+            pass
+    except LabGone:
+        return True
+    except DeadlineExceeded:
+        return False
+    return True

@@ -1,0 +1,284 @@
+"""The keeper's book of a lab's programs: which run for which client, and which are detached: with a log, started again.
+
+It forks nothing itself but by the functions that it is given, and never waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from labctl.errors import InputError, LabctlError, LabError, describe_errno
+from labctl.lab.children import Started, start_program
+from labctl.lab.description import ProcessInfo, ProcessState, Restart, process_row
+from labctl.lab.front import Client
+from labctl.lab.host import Host, Surroundings
+from labctl.lab.log_writer import LogWriter
+from labctl.lab.place import DIRECTORY_FLAGS
+from labctl.lab.protocol import Spawn, StartProcess
+from labctl.lab.timers import Timer, Timers
+from labctl.names import node_name_problem
+
+HANG_UP_S = 1.0  # from SIGHUP to SIGKILL for the programs of a client that has gone
+STOP_S = 2.0  # from SIGTERM to SIGKILL
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+REMEMBERED = 200  # detached processes that have ended, with their logs
+
+Told = Callable[[ProcessInfo], None]
+
+
+@dataclass(slots=True)
+class Attached:
+    """A program that goes with its client."""
+
+    client: Client
+    info: ProcessInfo
+
+
+@dataclass(slots=True)
+class Detached:
+    """A program that outlives its client."""
+
+    host: Host
+    request: StartProcess
+    log: LogWriter
+    info: ProcessInfo
+    process: int = 0  # its number in the keeper's PID namespace, 0 when it does not run
+    since: float = 0.0  # CLOCK_MONOTONIC of its last start
+    pause_s: float = FIRST_PAUSE_S
+    timer: Timer | None = None
+    waiting: list[Told] = field(default_factory=list)  # who wants to know that it has ended
+
+
+class Roster:
+    """The programs of a lab. `logs` is the directory of their logs, -1 in a lab that does not stay."""
+
+    def __init__(self, surroundings: Surroundings, timers: Timers, logs: int) -> None:
+        self._surroundings = surroundings
+        self._timers = timers
+        self._logs = logs
+        self._attached: dict[int, Attached] = {}
+        self._detached: dict[tuple[str, str], Detached] = {}
+        self._writers: dict[int, LogWriter] = {}
+
+    def infos(self) -> list[ProcessInfo]:
+        """All of them, detached ones first."""
+        return [*(each.info for each in self._detached.values()), *(each.info for each in self._attached.values())]
+
+    def attach(self, client: Client, host: Host, argv: tuple[str, ...], started: Started) -> None:
+        """A program that was started for a client."""
+        info = ProcessInfo(
+            host.name, "", started.pid_on_host, argv, time.time(), ProcessState.RUNNING, machine_pid=started.machine_pid
+        )
+        self._attached[started.pid] = Attached(client, info)
+
+    def abandon(self, client: Client) -> None:
+        """A client has gone, and its programs are to go, too."""
+        for pid, each in list(self._attached.items()):
+            if each.client is client:
+                _signal(pid, signal.SIGHUP, signal.SIGCONT)
+                self._timers.after(HANG_UP_S, lambda pid=pid, each=each: self._kill_attached(pid, each))  # type: ignore[misc]
+
+    def start(self, host: Host, request: StartProcess) -> ProcessInfo:
+        """Start a detached program. InputError when its name is bad or in use, KernelError when it cannot be run."""
+        if self._logs == -1:
+            raise LabError(f"lab {self._surroundings.lab}: it ends with its owner, and so do its programs.")
+        name = self._free_name(host, request)
+        key = (host.name, name)
+        if (before := self._detached.get(key)) is not None:
+            self._forget(key, before)
+        log = LogWriter(self._directory(host.name), name)
+        detached = Detached(host, request, log, _about_to_start(host, name, request))
+        try:
+            self._start_writer(log)
+            self._run(detached)
+        except BaseException:
+            log.close()
+            raise
+        self._detached[key] = detached
+        self._forget_oldest()
+        return detached.info
+
+    def stop(self, host: Host, name: str, told: Told) -> None:
+        """End a detached program; `told` hears of it when it has ended."""
+        detached = self._detached.get((host.name, name))
+        if detached is None:
+            names = ", ".join(key[1] for key in self._detached if key[0] == host.name) or "none"
+            raise InputError(f"{host.subject}: no process {name} was started there. Those that were: {names}.")
+        if not detached.process:
+            if detached.timer is not None:
+                detached.timer.cancel()
+            self._has_ended(detached)
+            told(detached.info)
+            return
+        detached.waiting.append(told)
+        if detached.info.state is not ProcessState.STOPPING:
+            detached.info = replace(detached.info, state=ProcessState.STOPPING)
+            _signal(detached.process, signal.SIGTERM, signal.SIGCONT)
+            process = detached.process
+            detached.timer = self._timers.after(STOP_S, lambda: self._kill_detached(detached, process))
+
+    def ended(self, pid: int, code: int) -> bool:
+        """A child of the keeper has ended; whether it was one of these."""
+        if self._attached.pop(pid, None) is not None:
+            return True
+        writer = self._writers.pop(pid, None)
+        if writer is not None:
+            writer.pid = -1
+            if writer.reading != -1:
+                self._start_writer(writer)
+            return True
+        for detached in self._detached.values():
+            if detached.process == pid:
+                detached.process = 0
+                self._after_end(detached, pid, code)
+                return True
+        return False
+
+    def forget_node(self, node: str) -> None:
+        """The node is gone from the lab, and every program on it."""
+        for key, detached in list(self._detached.items()):
+            if key[0] == node:
+                detached.request = replace(detached.request, restart=Restart.NO)
+                if not detached.process:
+                    self._has_ended(detached)
+                    self._forget(key, detached)
+
+    def _after_end(self, detached: Detached, pid: int, code: int) -> None:
+        if detached.timer is not None:
+            detached.timer.cancel()
+            detached.timer = None
+        stopped = detached.info.state is ProcessState.STOPPING
+        detached.info = replace(detached.info, returncode=code, pid=0, machine_pid=0)
+        restart = Restart(detached.request.restart)
+        again = restart is Restart.ALWAYS or (restart is Restart.ON_FAILURE and code != 0)
+        if stopped or not again or detached.host.ended is not None:
+            if stopped:
+                _signal(pid, signal.SIGKILL)  # what is left of its process group
+            self._has_ended(detached)
+            return
+        if time.monotonic() - detached.since > LONGEST_PAUSE_S:
+            detached.pause_s = FIRST_PAUSE_S
+        self._try_later(detached)
+
+    def _try_later(self, detached: Detached) -> None:
+        detached.info = replace(detached.info, state=ProcessState.WAITING)
+        detached.timer = self._timers.after(detached.pause_s, lambda: self._run_again(detached))
+        detached.pause_s = min(detached.pause_s * 2, LONGEST_PAUSE_S)
+
+    def _run_again(self, detached: Detached) -> None:
+        detached.timer = None
+        detached.info = replace(detached.info, restarts=detached.info.restarts + 1)
+        try:
+            self._run(detached)
+        except (LabctlError, OSError) as error:
+            detached.info = replace(detached.info, problem=str(error))
+            if detached.host.ended is not None:
+                self._has_ended(detached)
+            else:
+                self._try_later(detached)
+
+    def _run(self, detached: Detached) -> None:
+        request, log = detached.request, detached.log
+        spawn = Spawn(
+            request.node, request.argv, request.environment, request.cwd, (False, True, True), user=request.user
+        )
+        started = start_program(detached.host, self._surroundings, spawn, (log.writing, log.writing))
+        detached.process, detached.since = started.pid, time.monotonic()
+        detached.info = replace(
+            detached.info,
+            pid=started.pid_on_host,
+            machine_pid=started.machine_pid,
+            started_at=time.time(),
+            state=ProcessState.RUNNING,
+            problem="",
+        )
+
+    def _has_ended(self, detached: Detached) -> None:
+        detached.info = replace(detached.info, state=ProcessState.ENDED, pid=0, machine_pid=0)
+        detached.log.close()
+        waiting, detached.waiting = detached.waiting, []
+        for told in waiting:
+            told(detached.info)
+
+    def _kill_attached(self, pid: int, attached: Attached) -> None:
+        # The number of a process that has been reaped may be that of a later one; that of its group is not given away
+        # as long as there is a process in it.
+        if self._attached.get(pid, attached) is attached and not self._is_detached(pid):
+            _signal(pid, signal.SIGKILL)
+
+    def _kill_detached(self, detached: Detached, process: int) -> None:
+        if detached.process == process:
+            _signal(process, signal.SIGKILL)
+
+    def _is_detached(self, pid: int) -> bool:
+        return any(each.process == pid for each in self._detached.values())
+
+    def _free_name(self, host: Host, request: StartProcess) -> str:
+        if request.name:
+            if problem := node_name_problem(request.name):
+                raise InputError(f"The name `{request.name}` of a process {problem}.")
+            there = self._detached.get((host.name, request.name))
+            if there is not None and there.info.state is not ProcessState.ENDED:
+                raise InputError(
+                    f"{host.subject}: a process {request.name} is there already ({' '.join(there.info.argv)}). "
+                    f"Stop it first, or choose another name."
+                )
+            return request.name
+        base = os.path.basename(request.argv[0])
+        base = base if not node_name_problem(base) else "process"
+        number = 1
+        while (name := base if number == 1 else f"{base}-{number}") and (host.name, name) in self._detached:
+            number += 1
+        return name
+
+    def _start_writer(self, log: LogWriter) -> None:
+        try:
+            log.start()
+        except OSError as error:
+            raise LabError(f"log {log.name}: cannot start its writer: {describe_errno(error.errno or 0)}.") from error
+        self._writers[log.pid] = log
+
+    def _directory(self, node: str) -> int:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(node, 0o700, dir_fd=self._logs)
+            return os.open(node, DIRECTORY_FLAGS, dir_fd=self._logs)
+        except OSError as error:
+            hint = "Is the disk that holds the state directory full or read-only?"
+            raise LabError(f"logs of {node}: cannot make them: {describe_errno(error.errno or 0)}. {hint}") from error
+
+    def _forget(self, key: tuple[str, str], detached: Detached) -> None:
+        del self._detached[key]
+        node, name = key
+        if detached.log.pid in self._writers:  # something that has left its process group still writes to the log
+            os.kill(detached.log.pid, signal.SIGKILL)
+        for file in (f"{node}/{name}.log", f"{node}/{name}.log.1"):
+            with contextlib.suppress(OSError):
+                os.unlink(file, dir_fd=self._logs)
+
+    def _forget_oldest(self) -> None:
+        ended = [key for key, each in self._detached.items() if each.info.state is ProcessState.ENDED]
+        for key in ended[: max(0, len(ended) - REMEMBERED)]:
+            self._forget(key, self._detached[key])
+
+
+def _about_to_start(host: Host, name: str, request: StartProcess) -> ProcessInfo:
+    restart = Restart(request.restart)
+    return ProcessInfo(host.name, name, 0, request.argv, time.time(), ProcessState.RUNNING, restart=restart)
+
+
+def _signal(group: int, *numbers: int) -> None:
+    for number in numbers:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)
+
+
+def rows(infos: Iterable[ProcessInfo]) -> tuple[tuple[Any, ...], ...]:
+    """As `ProcessRows` carries them."""
+    return tuple(process_row(info) for info in infos)
