@@ -29,7 +29,7 @@ _IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, fla
 _IFADDR = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _U32 = struct.Struct("=I")
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _TENTATIVE = 0x40  # IFA_F_TENTATIVE
@@ -49,6 +49,7 @@ class KernelLink:
     mtu: int  # bytes
     up: bool  # set up
     carrier: bool  # and connected to something that is up
+    master: int = 0  # index of the bridge that it is a port of, 0 for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def links(sock: socket.socket) -> tuple[KernelLink, ...]:
                 mtu=_u32(values.get(_IFLA_MTU, bytes(4))),
                 up=bool(flags & _IFF_UP),
                 carrier=bool(flags & _IFF_LOWER_UP),
+                master=_u32(values.get(_IFLA_MASTER, bytes(4))),
             )
         )
     return tuple(found)

@@ -20,9 +20,12 @@ from labctl.kernel.netlink import HEADER, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, N
 
 NETLINK_ROUTE = 0  # linux/netlink.h
 RTM_NEWLINK = 16  # linux/rtnetlink.h
+RTM_DELLINK = 17
 RTM_SETLINK = 19
 RTM_NEWADDR = 20
+RTM_DELADDR = 21
 RTM_NEWROUTE = 24
+RTM_DELROUTE = 25
 IFF_UP = 1  # linux/if.h
 IFLA_ADDRESS = 1  # linux/if_link.h
 IFLA_IFNAME = 3
@@ -88,6 +91,7 @@ _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
 _U8 = struct.Struct("=B")
 _MAC = struct.Struct("6s")
+_TYPE_AND_FLAGS = struct.Struct("=HH")  # of struct nlmsghdr, after the length
 
 
 def new_veth(first: VethEnd, second: VethEnd, master: int = 0) -> bytearray:
@@ -145,6 +149,34 @@ def new_route(
         raise ValueError(f"gateway {gateway} is of another family than {destination}")
     template = _route_template(destination.version, True)
     return template.filled((destination.prefixlen, packed, index, gateway.packed))
+
+
+def set_mtu(index: int, mtu: int) -> bytearray:
+    """Give a link another MTU (bytes)."""
+    return _mtu_template().filled((index, mtu))
+
+
+def remove_link(index: int) -> bytearray:
+    """Remove a link; with one end of a veth pair the other goes."""
+    return _instead(set_up(index, False), RTM_DELLINK)
+
+
+def remove_address(index: int, address: IPv4Interface | IPv6Interface) -> bytearray:
+    """Take from a link what `new_address` gave it."""
+    return _instead(new_address(index, address), RTM_DELADDR)
+
+
+def remove_route(
+    index: int, destination: IPv4Network | IPv6Network, gateway: IPv4Address | IPv6Address | None
+) -> bytearray:
+    """Remove what `new_route` added."""
+    return _instead(new_route(index, destination, gateway), RTM_DELROUTE)
+
+
+def _instead(message: bytearray, type: int) -> bytearray:
+    """The message for another type of request: removing takes the attributes that making does (rtnetlink(7))."""
+    _TYPE_AND_FLAGS.pack_into(message, 4, type, _SET)
+    return message
 
 
 def told_address(kind: int, payload: memoryview) -> tuple[int, bytes] | None:
@@ -246,6 +278,18 @@ def encode_master(index: int, master: int) -> bytes:
 def _master_template() -> _Template:
     encoded = encode_master(1, 1)
     offset, _ = _inside(encoded, HEADER.size + IFINFO_BYTES, len(encoded), IFLA_MASTER)
+    return _Template(encoded, (_Place(HEADER.size + 4, _I32), _Place(offset, _U32)))
+
+
+def encode_mtu(index: int, mtu: int) -> bytes:
+    """`set_mtu` as pyroute2 encodes it."""
+    return _encode_link(RTM_SETLINK, _SET, index, [("IFLA_MTU", mtu)])
+
+
+@cache
+def _mtu_template() -> _Template:
+    encoded = encode_mtu(1, 1500)
+    offset, _ = _inside(encoded, HEADER.size + IFINFO_BYTES, len(encoded), IFLA_MTU)
     return _Template(encoded, (_Place(HEADER.size + 4, _I32), _Place(offset, _U32)))
 
 

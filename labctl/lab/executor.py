@@ -11,7 +11,7 @@ import errno
 import socket
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv6Address
@@ -20,7 +20,7 @@ from labctl.errors import KernelError
 from labctl.kernel import carrier, rtnl
 from labctl.kernel.announce import announce
 from labctl.kernel.netlink import RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
-from labctl.kernel.sysctl import write_sysctl
+from labctl.kernel.sysctl import read_sysctl, write_sysctl
 from labctl.lab.nodes import Interface, NodeTable
 from labctl.lab.refusals import DESCRIPTORS, refusal, subject
 from labctl.plan.operations import (
@@ -31,13 +31,19 @@ from labctl.plan.operations import (
     MakeLink,
     MakeNode,
     Operation,
+    RemoveAddress,
+    RemoveLink,
+    RemoveNode,
+    RemoveRoute,
+    ResetSysctl,
     SetDown,
+    SetMtu,
     SetSysctl,
     SetUp,
 )
 from labctl.topology.model import NodeKind
 
-__all__ = ["NodeTable", "execute"]
+__all__ = ["Execution", "NodeTable", "Restore", "execute"]
 
 ADDRESS_DEADLINE_S = 10.0  # it takes about a millisecond
 
@@ -49,16 +55,31 @@ def execute(operations: Iterable[Operation], nodes: NodeTable) -> None:
     out. When it returns, every link that was set up passes packets: carriers are settled, not on their way.
     """
     with ExitStack() as stack:
-        execution = _Execution(nodes, stack)
+        execution = Execution(nodes, stack)
         for operation in operations:
             execution.add(operation)
         execution.finish()
 
 
-class _Execution:
-    """One call of `execute`: the queued messages and the sockets that they go out on."""
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """What undoes `RemoveNode`."""
 
-    def __init__(self, nodes: NodeTable, stack: ExitStack) -> None:
+    node: str
+
+
+class Execution:
+    """One series of operations: the queued messages and the sockets that they go out on.
+
+    `undo` grows with every operation: what undoes it, to be carried out backwards (`lab/reconciling.py`). `running`
+    says that the lab is in use: neighbours are told of new addresses, and `default` settings reach interfaces that are
+    there already. `lenient` is for undoing: what is there already need not be made.
+    """
+
+    def __init__(self, nodes: NodeTable, stack: ExitStack, *, running: bool = False, lenient: bool = False) -> None:
+        self.undo: list[Operation | Restore] = []
+        self._running = running
+        self._lenient = lenient
         self._nodes = nodes
         self._stack = stack
         self._links: Batch[_Origin] | None = None
@@ -72,6 +93,7 @@ class _Execution:
         self._changed: dict[tuple[str, str], None] = {}  # interfaces whose carrier may have changed, in order
 
     def add(self, operation: Operation) -> None:
+        """Queue the operation, or carry it out. KernelError when it is refused, or one that was queued before."""
         match operation:
             case MakeNode():
                 self._make_node(operation)
@@ -86,30 +108,65 @@ class _Execution:
             case AddAddress():
                 interface = self._interface(operation, operation.node, operation.ifname)
                 self._add_address(interface, operation, self._given(interface, operation))
+                if self._running:
+                    self._tell_neighbours(operation.node, operation.ifname)
             case AddRoute():
                 interface = self._interface(operation, operation.node, operation.ifname)
                 self._queue(operation.node, _route(operation, interface.index), self._given(interface, operation))
             case SetUp():
                 self._set_up(operation)
             case SetDown():
-                interface = self._interface(operation, operation.node, operation.ifname)
-                interface.made_up, interface.cut = False, True
-                self._queue(operation.node, rtnl.set_up(interface.index, False), operation)
-                self._carrier_changes(operation.node, operation.ifname)
+                self._set_down(operation)
             case SetSysctl():
-                self._set_sysctl(operation)
+                self._set_sysctl(operation, operation.value)
+            case ResetSysctl():
+                self._reset_sysctl(operation)
+            case SetMtu():
+                interface = self._interface(operation, operation.node, operation.ifname)
+                self.undo.append(SetMtu(operation.node, operation.ifname, operation.before, operation.mtu))
+                self._queue(operation.node, rtnl.set_mtu(interface.index, operation.mtu), operation)
+            case RemoveNode():
+                self._remove_node(operation)
+            case RemoveLink():
+                self._remove_link(operation)
+            case RemoveAddress() | RemoveRoute():
+                self._take(operation)
 
     def finish(self) -> None:
-        """Send what is still queued, switches last: a bridge is to come up when its ports are all there."""
-        self._commit_links()
-        for node in sorted(self._batches, key=lambda name: self._nodes.kind(name) is NodeKind.SWITCH):
-            self._commit(node)
-        connected = {end for end in self._changed if self._settle(*end)}
+        """Send what is still queued; return when links pass packets and addresses are in use."""
+        self.flush()
+        connected = {end for end in self._changed if self._nodes.has_interface(*end) and self._settle(*end)}
         self._await_addresses()
         for end in self._restored:
-            self._nodes.interface(*end).cut &= end not in self._set_up_here
-            if end in connected:
-                self._announce(*end)
+            if self._nodes.has_interface(*end):
+                self._nodes.interface(*end).cut &= end not in self._set_up_here
+                if end in connected:
+                    self._announce(*end)
+
+    def flush(self) -> None:
+        """Send all that is queued, switches last: a bridge is to come up when its ports are all there.
+
+        KernelError for the first refusal, when everything has been sent.
+        """
+        refusals = self._sent_links()
+        for node in sorted(self._batches, key=lambda name: self._nodes.kind(name) is NodeKind.SWITCH):
+            refusals += self._sent(node)
+        _raise_first(refusals)
+
+    def give_addresses_again(self, node: str, ifname: str) -> None:
+        """The interface's IPv4 addresses: the kernel takes all of a network when their first is removed."""
+        interface = self._nodes.interface(node, ifname)
+        for operation in interface.given:
+            if isinstance(operation, AddAddress) and operation.address.version == 4:
+                message = rtnl.new_address(interface.index, operation.address)
+                self._queue(node, message, _Tolerant(operation, (errno.EEXIST,)))
+
+    def give_routes_again(self, node: str, ifname: str) -> None:
+        """The interface's routes: the kernel takes those of IPv4 with the interface's last address."""
+        interface = self._nodes.interface(node, ifname)
+        for operation in interface.given:
+            if isinstance(operation, AddRoute):
+                self._queue(node, _route(operation, interface.index), _Tolerant(operation, (errno.EEXIST,)))
 
     def _settle(self, node: str, ifname: str) -> bool:
         """The interface's carrier is what it is going to be; True when it has one."""
@@ -163,6 +220,7 @@ class _Execution:
             nodes.make(operation.node, operation.kind)
         except OSError as error:
             raise refusal(operation, error.errno or 0, "") from error
+        self.undo.append(RemoveNode(operation.node, operation.kind))
         if operation.kind is NodeKind.SWITCH:
             self._without_ipv6(operation)
         self._queue(operation.node, rtnl.set_up(rtnl.LOOPBACK_INDEX, True), operation)
@@ -194,6 +252,7 @@ class _Execution:
             self._links = Batch(self._home_socket())
         self._links.add(rtnl.new_veth(*ends, master), operation)
         self._made.append(operation)
+        self.undo.append(RemoveLink(operation.a, operation.b))
 
     def _veth_end(self, operation: MakeLink, end: LinkEnd) -> rtnl.VethEnd:
         interface = self._new_interface(operation, end.node, end.ifname)
@@ -201,13 +260,22 @@ class _Execution:
         return rtnl.VethEnd(end.ifname, interface.index, end.mac, end.mtu, self._nodes.fd(end.node))
 
     def _commit_links(self) -> None:
-        """Send the queued links; then queue what can only be said to an end that exists."""
+        _raise_first(self._sent_links())
+
+    def _sent_links(self) -> list[Refused[_Origin]]:
+        """Send the queued links; then queue what can only be said to an end that exists. Returns the refusals."""
         if not self._made:
-            return
+            return []
         made, self._made = self._made, []
         assert self._links is not None
-        _raise_first(self._links.commit())
+        refusals = self._links.commit()
+        refused = {id(one.origin) for one in refusals}
         for operation in made:
+            if id(operation) in refused:
+                self.undo.remove(RemoveLink(operation.a, operation.b))
+                for end in (operation.a, operation.b):
+                    self._nodes.remove_interface(end.node, end.ifname)
+                continue
             for end in (operation.a, operation.b):
                 if not end.bridge:
                     message = rtnl.without_generated_addresses(self._nodes.interface(end.node, end.ifname).index)
@@ -217,10 +285,70 @@ class _Execution:
                 master = self._interface(operation, end.node, end.bridge).index
                 message = rtnl.set_master(self._nodes.interface(end.node, end.ifname).index, master)
                 self._batch(end.node).add(message, operation)
+        return refusals
+
+    def restore(self, restored: Restore) -> None:
+        """Undo `RemoveNode`: the node is back in the table."""
+        self._nodes.restore(restored.node)
+
+    def _remove_node(self, operation: RemoveNode) -> None:
+        """Out of the table; the namespace itself goes when the whole is done (`NodeTable.let_go`)."""
+        self._require_node(operation, operation.node)
+        self.flush()
+        self._batches.pop(operation.node, None)
+        self._sockets.pop(operation.node, None)  # closed with the others
+        self._awaited.pop(operation.node, None)
+        if self._lenient:
+            self._nodes.discard(operation.node)
+            return
+        self._nodes.retire(operation.node)
+        self.undo.append(Restore(operation.node))
+
+    def _remove_link(self, operation: RemoveLink) -> None:
+        """One end takes the other along; what somebody removed by hand is gone already."""
+        ends = [(end.node, end.ifname) for end in (operation.a, operation.b)]
+        interface = self._interface(operation, *ends[0])
+        self._interface(operation, *ends[1])
+        self._queue(operation.a.node, rtnl.remove_link(interface.index), _Tolerant(operation, (errno.ENODEV,)))
+        for end in ends:
+            self._nodes.remove_interface(*end)
+            awaited = self._awaited.get(end[0], set())
+            awaited -= {one for one in awaited if one[0] == interface.index}
+        self.undo.append(MakeLink(operation.a, operation.b))
+
+    def _take(self, operation: RemoveAddress | RemoveRoute) -> None:
+        """Remove an address or a route; one that is not there (any more) is as good as removed."""
+        node = operation.node
+        interface = self._interface(operation, node, operation.ifname)
+        back: AddAddress | AddRoute
+        if isinstance(operation, RemoveAddress):
+            back = AddAddress(node, operation.ifname, operation.address)
+            message = rtnl.remove_address(interface.index, operation.address)
+            self._awaited.get(node, set()).discard((interface.index, operation.address.ip.packed))
+        else:
+            back = AddRoute(node, operation.destination, operation.gateway, operation.ifname)
+            message = rtnl.remove_route(interface.index, operation.destination, operation.gateway)
+        if back in interface.given:
+            interface.given.remove(back)
+            self.undo.append(back)
+        self._queue(node, message, _Tolerant(operation, _GONE))
+
+    def _set_down(self, operation: SetDown) -> None:
+        interface = self._interface(operation, operation.node, operation.ifname)
+        if interface.was_up and not interface.cut:
+            self.undo.append(SetUp(operation.node, operation.ifname))
+        interface.made_up, interface.cut = False, True
+        origin = _Tolerant(operation, (errno.ENODEV,)) if self._running else operation
+        self._queue(operation.node, rtnl.set_up(interface.index, False), origin)
+        self._carrier_changes(operation.node, operation.ifname)
 
     def _set_up(self, operation: SetUp) -> None:
         interface = self._interface(operation, operation.node, operation.ifname)
         self._carrier_changes(operation.node, operation.ifname)
+        if not interface.was_up:
+            self.undo.append(SetDown(operation.node, operation.ifname))
+        if self._running:
+            self._tell_neighbours(operation.node, operation.ifname)
         if not interface.made_up:
             self._queue(operation.node, rtnl.set_up(interface.index, True), operation)
         if interface.was_up:
@@ -235,7 +363,12 @@ class _Execution:
         if interface.cut and operation in interface.given:
             return _Tolerant(operation, (errno.EEXIST,))
         interface.given.append(operation)
-        return operation
+        if isinstance(operation, AddAddress) and self._running:
+            self.undo.append(RemoveAddress(operation.node, operation.ifname, operation.address))
+        elif isinstance(operation, AddRoute) and self._running:
+            gateway, ifname = operation.gateway, operation.ifname
+            self.undo.append(RemoveRoute(operation.node, operation.destination, gateway, ifname))
+        return _Tolerant(operation, (errno.EEXIST,)) if self._lenient else operation
 
     def _give_again(self, node: str, interface: Interface) -> None:
         """What the kernel dropped when the link went down: its IPv6 addresses, and routes of both families."""
@@ -253,15 +386,52 @@ class _Execution:
         if operation.address.version == 6:
             self._awaited.setdefault(operation.node, set()).add((interface.index, operation.address.ip.packed))
 
-    def _set_sysctl(self, operation: SetSysctl) -> None:
+    def _set_sysctl(self, operation: SetSysctl | ResetSysctl, value: str) -> None:
+        """Write the setting; remember what it was before it was first set."""
         self._require_node(operation, operation.node)
         self._commit_links()
         self._commit(operation.node)
         try:
             with self._nodes.entered(operation.node):
-                write_sysctl(operation.key, operation.value)
+                before = self._written(operation.node, operation.key, value)
+                if self._running:
+                    self._reach_interfaces(operation.node, operation.key, value)
         except OSError as error:
             raise refusal(operation, error.errno or 0, "") from error
+        if before is not None and isinstance(operation, SetSysctl):
+            self._nodes.originals.setdefault((operation.node, operation.key), before)
+
+    def _written(self, node: str, key: str, value: str) -> str | None:
+        """What the setting was before it was written just now, in this namespace; None where that cannot be read."""
+        before: str | None = None
+        with suppress(OSError, ValueError):  # what can only be written, or a bad key, which writing tells
+            before = read_sysctl(key)
+        write_sysctl(key, value)
+        if before is not None:
+            self.undo.append(SetSysctl(node, key, before))
+        return before
+
+    def _reach_interfaces(self, node: str, key: str, value: str) -> None:
+        """A `default` setting is that of interfaces made later; those that are there get it too, as if made after."""
+        parts = key.replace("/", ".").split(".")
+        if len(parts) < 5 or parts[2] not in ("conf", "neigh") or parts[3] != "default":
+            return
+        for ifname in self._nodes.interfaces_of(node):
+            dotted = ".".join([*parts[:3], ifname, *parts[4:]])
+            if ifname != "lo" and (node, dotted) not in self._nodes.originals:
+                with suppress(FileNotFoundError):
+                    self._written(node, "/".join([*parts[:3], ifname, *parts[4:]]), value)
+
+    def _reset_sysctl(self, operation: ResetSysctl) -> None:
+        """Back to what it was; where that is not known (it cannot be read) it stays."""
+        value = self._nodes.originals.get((operation.node, operation.key))
+        if value is not None:
+            self._set_sysctl(operation, value)
+            del self._nodes.originals[operation.node, operation.key]
+
+    def _tell_neighbours(self, node: str, ifname: str) -> None:
+        self._restored[node, ifname] = None
+        self._carrier_changes(node, ifname)
 
     def _carrier_changes(self, node: str, ifname: str) -> None:
         self._changed.update(self._ends(node, ifname))
@@ -284,26 +454,46 @@ class _Execution:
         return batch
 
     def _commit(self, node: str) -> None:
+        _raise_first(self._sent(node))
+
+    def _sent(self, node: str) -> list[Refused[_Origin]]:
         self._bridges_queued.discard(node)
         batch = self._batches.get(node)
         if batch is None:
-            return
+            return []
         refusals = batch.commit()
         for refused in refusals:
             self._forget(refused)
-        _raise_first(refusals)
+        return refusals
 
     def _forget(self, refused: Refused[_Origin]) -> None:
         """What was refused was not given; and what was there already is not notified again."""
         tolerant = isinstance(refused.origin, _Tolerant)
         operation = refused.origin.operation if isinstance(refused.origin, _Tolerant) else refused.origin
-        if not isinstance(operation, AddAddress | AddRoute):
+        if not isinstance(operation, AddAddress | AddRoute) or not self._nodes.has_interface(
+            operation.node, operation.ifname
+        ):
             return
         interface = self._nodes.interface(operation.node, operation.ifname)
         if not tolerant:
             interface.given.remove(operation)
+            self._not_done(operation)
         if isinstance(operation, AddAddress) and operation.address.version == 6:
             self._awaited[operation.node].discard((interface.index, operation.address.ip.packed))
+
+    def _not_done(self, operation: AddAddress | AddRoute) -> None:
+        """What was refused must not be undone: somebody else may have made it."""
+        for undoing in self.undo:
+            match undoing, operation:
+                case RemoveAddress(node, ifname, address), AddAddress():
+                    same = AddAddress(node, ifname, address) == operation
+                case RemoveRoute(node, destination, gateway, ifname), AddRoute():
+                    same = AddRoute(node, destination, gateway, ifname) == operation
+                case _:
+                    same = False
+            if same:
+                self.undo.remove(undoing)
+                return
 
     def _socket(self, node: str) -> socket.socket:
         sock = self._sockets.get(node)
@@ -355,6 +545,8 @@ class _Tolerant:
 
 
 _Origin = Operation | _Tolerant
+# An address that is not there, a route that is not there, an interface that is not there, one that is down.
+_GONE = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV, errno.ENETDOWN)
 
 
 def _route(operation: AddRoute, index: int) -> bytearray:

@@ -32,6 +32,17 @@ class Interface:
     given: list[Restorable] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Retired:
+    """A node that is out of the table, but not yet let go of."""
+
+    node: str
+    fd: int
+    kind: NodeKind
+    interfaces: dict[tuple[str, str], Interface]
+    originals: dict[tuple[str, str], str]
+
+
 class NodeTable:
     """The lab's network namespaces by node name, and what was made in them; owns every descriptor, until `close`.
 
@@ -45,6 +56,8 @@ class NodeTable:
         self._kinds: dict[str, NodeKind] = {}
         self._interfaces: dict[tuple[str, str], Interface] = {}
         self._next_index = FIRST_INDEX
+        self._retired: list[_Retired] = []
+        self.originals: dict[tuple[str, str], str] = {}  # by node and key: what a setting was before it was first set
         self._closed = False
 
     def __repr__(self) -> str:
@@ -92,6 +105,48 @@ class NodeTable:
         """Whether an interface of that name was made on the node."""
         return (node, ifname) in self._interfaces
 
+    def remove_interface(self, node: str, ifname: str) -> None:
+        """Know no more of an interface that is not there any more."""
+        self._interfaces.pop((node, ifname), None)
+
+    def interfaces_of(self, node: str) -> list[str]:
+        """The names of the interfaces that were made on the node, `lo` too."""
+        return [ifname for at, ifname in self._interfaces if at == node]
+
+    def retire(self, node: str) -> None:
+        """Take the node out of the table; its namespace stays until `let_go`, so that `restore` can bring it back."""
+        self._retired.append(self._taken_out(node))
+
+    def discard(self, node: str) -> None:
+        """Take the node out of the table for good."""
+        os.close(self._taken_out(node).fd)
+
+    def _taken_out(self, node: str) -> _Retired:
+        interfaces = {at: one for at, one in self._interfaces.items() if at[0] == node}
+        originals = {at: value for at, value in self.originals.items() if at[0] == node}
+        for at in interfaces:
+            del self._interfaces[at]
+        for at in originals:
+            del self.originals[at]
+        return _Retired(node, self._fds.pop(node), self._kinds.pop(node), interfaces, originals)
+
+    def restore(self, node: str) -> None:
+        """The node that was retired under that name first is back as it was. KeyError when there is none."""
+        for retired in self._retired:
+            if retired.node == node:
+                self._retired.remove(retired)
+                self._fds[node], self._kinds[node] = retired.fd, retired.kind
+                self._interfaces.update(retired.interfaces)
+                self.originals.update(retired.originals)
+                return
+        raise KeyError(node)
+
+    def let_go(self) -> None:
+        """Close the namespaces of retired nodes; the kernel frees those that nothing else holds."""
+        retired, self._retired = self._retired, []
+        for one in retired:
+            os.close(one.fd)
+
     def entered(self, node: str) -> AbstractContextManager[None]:
         """The calling thread is in the node's network namespace inside the `with`."""
         return entered(self._fds[node], home=self._home)
@@ -103,6 +158,7 @@ class NodeTable:
     def close(self) -> None:
         """Let go of every namespace; the kernel frees those that nothing else holds. May be called again."""
         self._closed = True
+        self.let_go()
         fds, self._fds = list(self._fds.values()), {}
         self._interfaces.clear()
         if self._home != -1:

@@ -12,7 +12,13 @@ from labctl.plan.operations import (
     MakeLink,
     MakeNode,
     Operation,
+    RemoveAddress,
+    RemoveLink,
+    RemoveNode,
+    RemoveRoute,
+    ResetSysctl,
     SetDown,
+    SetMtu,
     SetSysctl,
     SetUp,
 )
@@ -28,9 +34,9 @@ def refusal(operation: Operation, number: int, detail: str) -> KernelError:
 def subject(operation: Operation) -> str:
     """The object that the operation is about, as messages name it."""
     match operation:
-        case MakeNode() | SetSysctl():
+        case MakeNode() | SetSysctl() | RemoveNode() | ResetSysctl():
             return f"node {operation.node}"
-        case MakeLink():
+        case MakeLink() | RemoveLink():
             return f"link {operation.a} - {operation.b}"
         case _:
             return f"{operation.node}:{operation.ifname}"
@@ -54,6 +60,18 @@ def _attempted(operation: Operation) -> str:
             return "set it up"
         case SetDown():
             return "set it down"
+        case RemoveNode():
+            return "remove its network namespace"
+        case RemoveLink():
+            return "remove the veth pair"
+        case RemoveAddress():
+            return f"remove address {operation.address}"
+        case RemoveRoute():
+            return f"remove route {operation.destination} via {operation.gateway}"
+        case SetMtu():
+            return f"set its MTU to {operation.mtu}"
+        case ResetSysctl():
+            return f"reset {operation.key}"
 
 
 def _hint(operation: Operation, number: int) -> str:
@@ -80,6 +98,7 @@ _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
         (errno.EACCES, errno.EAFNOSUPPORT),
         "Is IPv6 disabled there (net.ipv6.conf.*.disable_ipv6, ipv6.disable=1)?",
     ),
+    (SetMtu, (errno.EINVAL,), "An MTU is 68 to 65535 bytes."),
     (AddRoute, (errno.EEXIST,), "There is a route to that destination already."),
     (
         AddRoute,

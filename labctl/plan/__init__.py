@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labctl.plan.codec import from_json, nodes_from_json, nodes_to_json, to_json
+    from labctl.plan.difference import Change, Difference
     from labctl.plan.operations import Operation, Plan, PlannedNode
     from labctl.plan.ordering import build
-    from labctl.plan.render import render_json, render_shell, render_text
+    from labctl.plan.render import (
+        render_difference_json,
+        render_difference_text,
+        render_json,
+        render_shell,
+        render_text,
+    )
 
 __all__ = [
+    "Change",
+    "Difference",
     "Operation",
     "Plan",
     "PlannedNode",
@@ -20,6 +29,8 @@ __all__ = [
     "from_json",
     "nodes_from_json",
     "nodes_to_json",
+    "render_difference_json",
+    "render_difference_text",
     "render_json",
     "render_shell",
     "render_text",
@@ -31,7 +42,11 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
     "operations": ("Operation", "Plan", "PlannedNode"),
     "ordering": ("build",),
     "codec": ("from_json", "nodes_from_json", "nodes_to_json", "to_json"),
-    "render": ("render_json", "render_shell", "render_text"),
+    "difference": ("Change", "Difference"),
+    "render": (
+        *("render_difference_json", "render_difference_text"),
+        *("render_json", "render_shell", "render_text"),
+    ),
 }
 
 

@@ -16,11 +16,17 @@ from labctl.plan.operations import (
     MakeNode,
     Operation,
     PlannedNode,
+    RemoveAddress,
+    RemoveLink,
+    RemoveNode,
+    RemoveRoute,
+    ResetSysctl,
     SetDown,
+    SetMtu,
     SetSysctl,
     SetUp,
 )
-from labctl.topology.model import Address, AddressOnLink, NodeKind, Prefix
+from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix, Transport
 
 T = TypeVar("T")
 
@@ -48,7 +54,7 @@ def nodes_to_json(nodes: Iterable[PlannedNode]) -> str:
         if id(node.names) not in files:
             files[id(node.names)] = len(kept)
             kept.append(node.names)
-        rows.append([node.name, node.kind, node.environment, files[id(node.names)]])
+        rows.append([node.name, node.kind, node.environment, files[id(node.names)], *_outside(node)])
     return json.dumps([rows, kept], separators=(",", ":"), ensure_ascii=False)
 
 
@@ -58,11 +64,33 @@ def nodes_from_json(text: str | bytes) -> tuple[PlannedNode, ...]:
         rows, kept = json.loads(text)
         files = [_pairs(lines) for lines in kept]
         return tuple(
-            PlannedNode(name, NodeKind(kind), _pairs(environment), files[number])
-            for name, kind, environment, number in rows
+            PlannedNode(name, NodeKind(kind), _pairs(environment), files[number], *_from_outside(*outside))
+            for name, kind, environment, number, *outside in rows
         )
     except (IndexError, TypeError, ValueError) as error:
         raise ValueError(f"these are not a plan's nodes: {error}") from error
+
+
+def _outside(node: PlannedNode) -> list[Any]:
+    """What few nodes have: nothing for all others."""
+    limits = node.limits
+    if not (node.nat or node.exposures or limits):
+        return []
+    exposures = [
+        [exposure.transport, str(exposure.address or ""), exposure.machine_port, exposure.port]
+        for exposure in node.exposures
+    ]
+    return [node.nat, exposures, [limits.pids, limits.memory_bytes, limits.cpu] if limits else None]
+
+
+def _from_outside(
+    nat: bool = False, exposures: Iterable[list[Any]] = (), limits: list[Any] | None = None
+) -> tuple[bool, tuple[Exposure, ...], Limits | None]:
+    exposed = (
+        Exposure(Transport(transport), ip_address(address) if address else None, machine_port, port)
+        for transport, address, machine_port, port in exposures
+    )
+    return bool(nat), tuple(exposed), Limits(*limits) if limits else None
 
 
 def _pairs(rows: list[list[str]]) -> tuple[tuple[str, str], ...]:
@@ -76,11 +104,7 @@ def _encode(operation: Operation) -> list[Any]:
         case MakeBridge(node, ifname, mtu):
             return ["bridge", node, ifname, mtu]
         case MakeLink(a, b):
-            return [
-                "link",
-                [a.node, a.ifname, a.mac, a.mtu, a.bridge],
-                [b.node, b.ifname, b.mac, b.mtu, b.bridge],
-            ]
+            return ["link", *_ends(a, b)]
         case SetSysctl(node, key, value):
             return ["sysctl", node, key, value]
         case AddAddress(node, ifname, address):
@@ -91,6 +115,22 @@ def _encode(operation: Operation) -> list[Any]:
             return ["down", node, ifname]
         case AddRoute(node, destination, gateway, ifname):
             return ["route", node, str(destination), str(gateway), ifname]
+        case RemoveNode(node, kind):
+            return ["-node", node, kind]
+        case RemoveLink(a, b):
+            return ["-link", *_ends(a, b)]
+        case RemoveAddress(node, ifname, address):
+            return ["-address", node, ifname, str(address)]
+        case RemoveRoute(node, destination, gateway, ifname):
+            return ["-route", node, str(destination), str(gateway), ifname]
+        case SetMtu(node, ifname, mtu, before):
+            return ["mtu", node, ifname, mtu, before]
+        case ResetSysctl(node, key):
+            return ["-sysctl", node, key]
+
+
+def _ends(a: LinkEnd, b: LinkEnd) -> list[list[Any]]:
+    return [[end.node, end.ifname, end.mac, end.mtu, end.bridge] for end in (a, b)]
 
 
 class _Decoder:
@@ -103,27 +143,32 @@ class _Decoder:
 
     def decode(self, name: str, *fields: Any) -> Operation:
         match name:
-            case "node":
+            case "node" | "-node":
                 node, kind = fields
-                return MakeNode(node, NodeKind(kind))
+                return (MakeNode if name == "node" else RemoveNode)(node, NodeKind(kind))
             case "bridge":
                 return MakeBridge(*fields)
-            case "link":
+            case "link" | "-link":
                 a, b = fields
-                return MakeLink(LinkEnd(*a), LinkEnd(*b))
+                return (MakeLink if name == "link" else RemoveLink)(LinkEnd(*a), LinkEnd(*b))
             case "sysctl":
                 return SetSysctl(*fields)
-            case "address":
+            case "address" | "-address":
                 node, ifname, address = fields
-                return AddAddress(node, ifname, _once(self.interfaces, address, ip_interface))
+                on_link = _once(self.interfaces, address, ip_interface)
+                return (AddAddress if name == "address" else RemoveAddress)(node, ifname, on_link)
             case "up":
                 return SetUp(*fields)
             case "down":
                 return SetDown(*fields)
-            case "route":
+            case "route" | "-route":
                 node, destination, gateway, ifname = fields
                 to, via = _once(self.networks, destination, ip_network), _once(self.addresses, gateway, ip_address)
-                return AddRoute(node, to, via, ifname)
+                return (AddRoute if name == "route" else RemoveRoute)(node, to, via, ifname)
+            case "mtu":
+                return SetMtu(*fields)
+            case "-sysctl":
+                return ResetSysctl(*fields)
             case _:
                 raise ValueError(f"unknown operation {name!r}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labctl.topology.model import Address, AddressOnLink, NodeKind, Prefix
+from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,76 @@ class AddRoute:
         return f"add route {self.destination} via {self.gateway} on {self.node}:{self.ifname}"
 
 
-Operation = MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetUp | SetDown | AddRoute
+@dataclass(frozen=True, slots=True)
+class RemoveNode:
+    """The node's namespace, and with it every program of the node; its links are removed before."""
+
+    node: str
+    kind: NodeKind
+
+    def __str__(self) -> str:
+        return f"remove {self.kind} {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLink:
+    """One veth pair, both ends; carries all that is needed to make it again."""
+
+    a: LinkEnd
+    b: LinkEnd
+
+    def __str__(self) -> str:
+        return f"remove link {self.a} - {self.b}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    node: str
+    ifname: str
+    address: AddressOnLink
+
+    def __str__(self) -> str:
+        return f"remove address {self.address} from {self.node}:{self.ifname}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRoute:
+    node: str
+    destination: Prefix
+    gateway: Address
+    ifname: str
+
+    def __str__(self) -> str:
+        return f"remove route {self.destination} via {self.gateway} on {self.node}:{self.ifname}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetMtu:
+    """The MTU (bytes) of one interface or bridge; `before` is what the plan had, for undoing."""
+
+    node: str
+    ifname: str
+    mtu: int
+    before: int
+
+    def __str__(self) -> str:
+        return f"set mtu of {self.node}:{self.ifname} to {self.mtu}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResetSysctl:
+    """A setting back to what it was before the lab first set it, which the keeper remembers."""
+
+    node: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"reset {self.key} on {self.node}"
+
+
+Making = MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetUp | SetDown | AddRoute
+Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | SetMtu | ResetSysctl
+Operation = Making | Changing
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +187,9 @@ class PlannedNode:
     kind: NodeKind
     environment: tuple[tuple[str, str], ...] = ()
     names: tuple[tuple[str, str], ...] = ()  # (address, node name) lines of its /etc/hosts, nearest addresses first
+    nat: bool = False
+    exposures: tuple[Exposure, ...] = ()
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)

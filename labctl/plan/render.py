@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
+from labctl.plan.difference import Difference
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -15,11 +16,17 @@ from labctl.plan.operations import (
     MakeNode,
     Operation,
     Plan,
+    RemoveAddress,
+    RemoveLink,
+    RemoveNode,
+    RemoveRoute,
+    ResetSysctl,
     SetDown,
+    SetMtu,
     SetSysctl,
     SetUp,
 )
-from labctl.topology.model import NodeKind
+from labctl.topology.model import Address, NodeKind, Prefix
 
 _NAMES: dict[type, str] = {
     MakeNode: "make_node",
@@ -30,6 +37,12 @@ _NAMES: dict[type, str] = {
     SetUp: "set_up",
     SetDown: "set_down",
     AddRoute: "add_route",
+    RemoveNode: "remove_node",
+    RemoveLink: "remove_link",
+    RemoveAddress: "remove_address",
+    RemoveRoute: "remove_route",
+    SetMtu: "set_mtu",
+    ResetSysctl: "reset_sysctl",
 }
 
 
@@ -49,6 +62,21 @@ def render_json(plan: Plan) -> str:
     rows = ",\n    ".join(json.dumps(node, ensure_ascii=False) for node in nodes)
     name = json.dumps(plan.topology, ensure_ascii=False)
     return f'{{\n  "topology": {name},\n  "nodes": [\n    {rows}\n  ],\n  "operations": [\n    {operations}\n  ]\n}}\n'
+
+
+def render_difference_text(difference: Difference) -> str:
+    """A line for each change: `+ host h4`; `nothing to change` when there is none."""
+    if not difference:
+        return "nothing to change\n"
+    lines = [str(change) for change in difference.changes] or ["~ what nodes know of each other's names"]
+    return "\n".join(lines) + "\n"
+
+
+def render_difference_json(difference: Difference) -> str:
+    """An object with `changes` (sign and text) and `operations`, in the order in which they are carried out."""
+    changes = [{"sign": change.sign.value, "text": change.text} for change in difference.changes]
+    operations = [_fields(one) for one in difference.operations]
+    return json.dumps({"changes": changes, "operations": operations}, indent=2, ensure_ascii=False) + "\n"
 
 
 def render_shell(plan: Plan) -> str:
@@ -93,9 +121,25 @@ def _commands(operation: Operation, number: int) -> list[str]:
         case SetDown(node, ifname):
             return [f"ip -n {_quote(node)} link set dev {_quote(ifname)} down"]
         case AddRoute(node, destination, gateway, ifname):
-            family = "-4" if destination.version == 4 else "-6"
-            to = "default" if destination.prefixlen == 0 else str(destination)
-            return [f"ip {family} -n {_quote(node)} route add {to} via {gateway} dev {_quote(ifname)}"]
+            return [_route("add", node, destination, gateway, ifname)]
+        case RemoveNode(node):
+            return [f"ip netns delete {_quote(node)}"]
+        case RemoveLink(a):
+            return [f"ip -n {_quote(a.node)} link delete dev {_quote(a.ifname)}"]
+        case RemoveAddress(node, ifname, address):
+            return [f"ip -n {_quote(node)} address delete {address} dev {_quote(ifname)}"]
+        case RemoveRoute(node, destination, gateway, ifname):
+            return [_route("delete", node, destination, gateway, ifname)]
+        case SetMtu(node, ifname, mtu):
+            return [f"ip -n {_quote(node)} link set dev {_quote(ifname)} mtu {mtu}"]
+        case ResetSysctl(node, key):
+            return [f"# {_comment(key)} on {_comment(node)}: back to what it was before it was set"]
+
+
+def _route(verb: str, node: str, destination: Prefix, gateway: Address, ifname: str) -> str:
+    family = "-4" if destination.version == 4 else "-6"
+    to = "default" if destination.prefixlen == 0 else str(destination)
+    return f"ip {family} -n {_quote(node)} route {verb} {to} via {gateway} dev {_quote(ifname)}"
 
 
 def _end(end: LinkEnd) -> list[str]:

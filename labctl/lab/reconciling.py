@@ -1,0 +1,156 @@
+"""Changes a running lab to what another plan describes: carried out whole, or undone whole.
+
+For the keeper, in whose thread all of this happens. What it has to do around `reconciling`:
+
+- `difference(plan in force, new plan)` gives the difference; when that is false there is nothing to do, but the new
+  plan is the one in force all the same.
+- Inside the `with`, the network is the new plan's. What is raised there (a service that cannot be started) undoes it.
+- After the `with`: `Host`s for the nodes that are new (`difference.nodes`), the new `PlannedNode` of the others; the
+  init of the nodes in `difference.gone` is killed, which ends their programs. `reconcile` does all that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager, suppress
+
+from labctl.errors import KernelError, LabError
+from labctl.lab.executor import Execution, NodeTable, Restore
+from labctl.lab.host import LOCAL_NAMES, Host
+from labctl.plan.difference import Difference
+from labctl.plan.operations import Operation, RemoveAddress
+
+HOSTS_FILE = "etc/hosts"
+
+
+def reconcile(
+    difference: Difference, table: NodeTable, hosts: MutableMapping[str, Host], end: Callable[[Host], None]
+) -> None:
+    """Carry out the difference and bring `hosts` up to date; `end` is to end a host's programs, once all is done.
+
+    Running programs keep their environment; /etc/hosts of hosts that run programs is rewritten in place. Raises
+    KernelError for what the kernel refused, after everything has been undone.
+    """
+    with reconciling(difference, table), ExitStack() as renamed:
+        for node in difference.nodes:
+            host = hosts.get(node.name)
+            if host is not None and node.name not in difference.gone and host.node.names != node.names:
+                _write_names(host, node.names)
+                renamed.callback(_write_names, host, host.node.names)
+        renamed.pop_all()
+    for name in difference.gone:
+        end(hosts.pop(name))
+    for node in difference.nodes:
+        if node.name in hosts:
+            hosts[node.name].node = node
+        else:
+            hosts[node.name] = Host(node, table.fd(node.name))
+
+
+@contextmanager
+def reconciling(difference: Difference, table: NodeTable) -> Iterator[None]:
+    """Inside the `with`, the network is as the new plan has it; what is raised there, or by the kernel, undoes it all.
+
+    The namespaces of removed nodes are let go of at the end of the `with`.
+    """
+    undo: list[Operation | Restore] = []
+    originals = dict(table.originals)
+    touched = _touched(difference)
+    try:
+        _carry_out(difference.removals, table, undo)
+        _carry_out(difference.additions, table, undo, touched)
+        yield
+    except BaseException as error:
+        problems = _undone(undo, table, touched)
+        table.originals.clear()
+        table.originals.update(originals)
+        if problems:
+            told = "; ".join(str(problem) for problem in problems[:3])
+            raise LabError(
+                f"{error} And it could not all be undone: {told} What the lab is now: labctl inspect."
+            ) from error
+        raise
+    table.let_go()
+
+
+def _carry_out(
+    operations: Iterable[Operation],
+    table: NodeTable,
+    undo: list[Operation | Restore],
+    touched: Iterable[tuple[str, str]] = (),
+) -> None:
+    """Carry out; `undo` grows by what undoes that which was done, also when this raises."""
+    with ExitStack() as stack:
+        execution = Execution(table, stack, running=True)
+        try:
+            there = [at for at in touched if table.has_interface(*at)]
+            for at in there:
+                execution.give_addresses_again(*at)
+            for operation in operations:
+                execution.add(operation)
+            for at in there:
+                execution.give_routes_again(*at)
+            execution.finish()
+        except KernelError:
+            # What was queued is either done or known to have been refused then; the first refusal is the one to tell.
+            with suppress(KernelError):
+                execution.flush()
+            raise
+        finally:
+            undo += execution.undo
+
+
+def _undone(undo: list[Operation | Restore], table: NodeTable, touched: Iterable[tuple[str, str]]) -> list[KernelError]:
+    """Carry out `undo` backwards, whatever is refused on the way; returns that."""
+    problems: list[KernelError] = []
+    with ExitStack() as stack:
+        execution = Execution(table, stack, running=True, lenient=True)
+
+        def attempt(what: Callable[[], None]) -> None:
+            try:
+                what()
+            except KernelError as error:
+                problems.append(error)
+
+        for undoing in reversed(undo):
+            if isinstance(undoing, Restore):
+                attempt(execution.flush)
+                execution.restore(undoing)
+            else:
+                attempt(lambda operation=undoing: execution.add(operation))  # type: ignore[misc]
+        for at in touched:
+            if table.has_interface(*at):
+                attempt(lambda at=at: execution.give_addresses_again(*at))  # type: ignore[misc]
+                attempt(lambda at=at: execution.give_routes_again(*at))  # type: ignore[misc]
+        attempt(execution.flush)
+        attempt(execution.finish)
+    return problems
+
+
+def _touched(difference: Difference) -> list[tuple[str, str]]:
+    """Interfaces that lose an IPv4 address: the kernel may take more than that address."""
+    return list(
+        dict.fromkeys(
+            (one.node, one.ifname)
+            for one in difference.removals
+            if isinstance(one, RemoveAddress) and one.address.version == 4
+        )
+    )
+
+
+def _write_names(host: Host, names: Iterable[tuple[str, str]]) -> None:
+    """Rewrite the /etc/hosts of a host that runs programs, in place: it is the very file that is bound there."""
+    if host.init is None:
+        return  # it is written when its first program starts
+    content = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *names)).encode()
+    path = f"/proc/{host.init.pid}/root/{HOSTS_FILE}"
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(file, content)
+            os.ftruncate(file, len(content))
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise KernelError(host.subject, "write its /etc/hosts", error.errno or 0) from error

@@ -1,0 +1,233 @@
+"""What this machine can do for labs: everything is tried, in namespaces that go away at once."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.errors import LabctlError, MachineError, errno_name
+from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
+
+__all__ = ["Cgroups", "Finding", "Readings", "cgroups", "privilege", "probe_kernel", "program", "try_a_lab"]
+
+_PROBE = "import sys; sys.path.extend(sys.argv[1:]); from labctl.kernel.probes import main; main()"
+PROBE_TIMEOUT_S = 60.0
+LAB_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Whether something works; `problem` says what came back when it does not, `remedy` what to try."""
+
+    name: str
+    works: bool
+    detail: str = ""
+    problem: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature of the kernel: what labctl uses it for, the module and the option of the kernel that have it."""
+
+    use: str
+    module: str
+    option: str
+    needed: bool = False
+
+
+FEATURES = {
+    "veth": Feature("links", "veth", "VETH", needed=True),
+    "bridge": Feature("switches, networks", "bridge", "BRIDGE"),
+    "ipv6": Feature("IPv6 addresses", "ipv6", "IPV6"),
+    "netem": Feature("delay, jitter, loss, duplication, reordering", "sch_netem", "NET_SCH_NETEM"),
+    "tbf": Feature("rate limits", "sch_tbf", "NET_SCH_TBF"),
+    "htb": Feature("shared rate limits", "sch_htb", "NET_SCH_HTB"),
+    "fq_codel": Feature("queue experiments", "sch_fq_codel", "NET_SCH_FQ_CODEL"),
+    "nftables": Feature("drop steps", "nf_tables", "NF_TABLES"),
+    "nat": Feature("nat: true on a router", "nft_masq", "NFT_MASQ"),
+    "sock_diag": Feature("expectations about sockets", "tcp_diag", "INET_DIAG"),
+    "unix_diag": Feature("expectations about AF_UNIX sockets", "unix_diag", "UNIX_DIAG"),
+    "packet": Feature("captures", "af_packet", "PACKET"),
+    "macvlan": Feature("experiments of your own", "macvlan", "MACVLAN"),
+    "ipvlan": Feature("experiments of your own", "ipvlan", "IPVLAN"),
+    "vxlan": Feature("experiments of your own", "vxlan", "VXLAN"),
+    "vlan": Feature("experiments of your own", "8021q", "VLAN_8021Q"),
+    "vrf": Feature("experiments of your own", "vrf", "NET_VRF"),
+    "bond": Feature("experiments of your own", "bonding", "BONDING"),
+    "dummy": Feature("experiments of your own", "dummy", "DUMMY"),
+    "gre": Feature("experiments of your own", "ip_gre", "NET_IPGRE"),
+    "wireguard": Feature("experiments of your own", "wireguard", "WIREGUARD"),
+    "tun": Feature("programs that make tunnels", "tun", "TUN"),
+    "mptcp": Feature("scenarios with MPTCP", "", "MPTCP"),
+    "sctp": Feature("scenarios with SCTP", "sctp", "IP_SCTP"),
+    "core-sysctls": Feature("net.core sysctls on hosts", "", ""),
+}
+
+
+def privilege() -> tuple[Readings, bool]:
+    """What the machine says of itself, and whether labs here live in a user namespace."""
+    euid = os.geteuid()
+    return read_machine(euid), needs_user_namespace(euid, effective_capabilities())
+
+
+def probe_kernel() -> list[Finding]:
+    """Each feature, tried in a throw-away namespace. MachineError with the remedy when there can be none."""
+    import json
+
+    from labctl.lab.starting import search_path
+
+    argv = [sys.executable, "-I", "-S", "-c", _PROBE, *search_path()]
+    try:
+        ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MachineError(f"kernel: its features cannot be tried: {error}.") from error
+    if ended.returncode or not ended.stdout:
+        words = ended.stderr.decode(errors="backslashreplace").strip().splitlines()
+        raise MachineError(f"kernel: its features cannot be tried: {words[-1] if words else 'the process was killed'}.")
+    told = json.loads(ended.stdout)
+    if "refused" in told:
+        raise MachineError(told["refused"])
+    return [_finding(each["name"], each["errno"], each["detail"]) for each in told["probes"]]
+
+
+def _finding(name: str, number: int, detail: str) -> Finding:
+    feature = FEATURES[name]
+    if number == 0:
+        return Finding(name, True, feature.use)
+    problem = detail if number == -1 else f"{errno_name(number)}, {detail}"
+    return Finding(name, False, feature.use, problem, remedy_for(feature, name))
+
+
+def remedy_for(feature: Feature, name: str) -> str:
+    """What to try where the kernel lacks it: load its module, or which package or kernel has it."""
+    if name == "core-sysctls":
+        return "Run labctl as root, or use Linux 6.3 or later."
+    if name == "ipv6":
+        disabled = "ipv6.disable=1" in _text("/proc/cmdline")
+        if disabled:
+            return "IPv6 was switched off at boot: remove ipv6.disable=1 from the kernel's command line."
+    if name == "tun" and os.path.exists("/dev/net/tun"):
+        return "Try: sudo chmod 666 /dev/net/tun"
+    release = os.uname().release
+    set_to = _kernel_option(feature.option)
+    if set_to in ("", "n") and _module_is_there(feature.module, release):
+        set_to = "m"
+    match set_to:
+        case "m":
+            if _module_is_there(feature.module, release):
+                return f"Try: sudo modprobe {feature.module}"
+            extra = f"linux-modules-extra-{release}"
+            return f"Its module {feature.module} is not installed. On Ubuntu: sudo apt-get install {extra}"
+        case "y":
+            return "The kernel has it, but does not let this user (or this container) use it. Try as root."
+        case _:
+            return f"This kernel ({release}) was built without CONFIG_{feature.option}; another kernel is needed."
+
+
+def _kernel_option(option: str) -> str:
+    """`y`, `m`, `n`, or "" when the kernel does not tell how it was built."""
+    text = ""
+    try:
+        with gzip.open("/proc/config.gz", "rt", encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        text = _text(f"/boot/config-{os.uname().release}")
+    if not text:
+        return ""
+    for line in text.splitlines():
+        if line.startswith(f"CONFIG_{option}="):
+            return line.rpartition("=")[2]
+    return "n"
+
+
+def _module_is_there(module: str, release: str) -> bool:
+    return bool(module) and f"/{module}.ko" in _text(f"/lib/modules/{release}/modules.dep")
+
+
+def program(name: str) -> str:
+    """Where the program is, in PATH and the directories of administrators' programs; "" when it is not there."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    return shutil.which(name, path=path) or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroups:
+    """The unified hierarchy (cgroups(7)) as this user may use it; `mount` "" when there is none."""
+
+    mount: str = ""
+    controllers: tuple[str, ...] = ()
+    writable: bool = False
+    problem: str = ""
+    remedy: str = ""
+
+
+def cgroups() -> Cgroups:
+    """Whether programs on hosts can be limited (`limits:`), and by which controllers."""
+    mount = next((line.split()[4] for line in _text("/proc/self/mountinfo").splitlines() if " - cgroup2 " in line), "")
+    if not mount:
+        return Cgroups(problem="no cgroup2 file system is mounted", remedy="Try: sudo mount -t cgroup2 none /mnt")
+    own = next((line[3:] for line in _text("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+    here = Path(mount + own) if Path(mount + own).is_dir() else Path(mount)
+    controllers = tuple(_text(str(here / "cgroup.controllers")).split())
+    writable = os.access(here, os.W_OK)
+    wanted = [name for name in ("cpu", "memory", "pids") if name not in controllers]
+    if elsewhere := [name for name in wanted if name in _cgroup_v1_controllers()]:
+        remedy = "Boot with systemd.unified_cgroup_hierarchy=1."
+        return Cgroups(mount, controllers, writable, f"cgroup v1 has {', '.join(elsewhere)} here", remedy)
+    if wanted or not writable:
+        problem = f"no controllers {', '.join(wanted)}" if wanted else "this user may not make cgroups"
+        remedy = "Try: systemd-run --user --scope -p Delegate=yes labctl up ..., or run as root."
+        if os.geteuid() == 0:
+            remedy = "This root's own cgroup has not been given them; start labctl from one that has."
+        return Cgroups(mount, controllers, writable, problem, remedy)
+    return Cgroups(mount, controllers, writable)
+
+
+def _cgroup_v1_controllers() -> frozenset[str]:
+    """Controllers that a hierarchy of version 1 has taken (/proc/cgroups: name, hierarchy, ...)."""
+    rows = [line.split() for line in _text("/proc/cgroups").splitlines() if not line.startswith("#")]
+    return frozenset(name for name, hierarchy, *_ in rows if hierarchy != "0")
+
+
+def try_a_lab() -> Finding:
+    """A lab of two hosts, made, used and ended: the one finding that decides."""
+    import time
+
+    from labctl import plan, topology
+    from labctl.lab.handle import Lab
+    from labctl.observe.reach import reach
+
+    began = time.monotonic()
+    try:
+        planned = plan.build(topology.load("pair"))
+        with Lab.open(planned, deadline_s=LAB_TIMEOUT_S) as lab:
+            first, second = (node for node in planned.nodes)
+            process = lab.spawn(first.name, [sys.executable, "-I", "-S", "-c", "pass"])
+            try:
+                status = process.wait(LAB_TIMEOUT_S)
+            finally:
+                process.close()
+            if status != 0:
+                return Finding("lab", False, problem=f"a program on a host ended with {status} instead of 0")
+            from ipaddress import ip_address
+
+            address = next(ip_address(text) for text, name in first.names if name == second.name and "." in text)
+            echo = reach(lab, first.name, address)
+            if not echo.reached:
+                return Finding("lab", False, problem=f"{first.name} cannot reach {second.name}: {echo}")
+    except LabctlError as error:
+        return Finding("lab", False, problem=str(error))
+    return Finding("lab", True, f"two hosts made, used and ended in {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return ""

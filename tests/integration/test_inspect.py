@@ -1,0 +1,95 @@
+"""What somebody changes by hand in a lab's kernel is found, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import labctl
+from labctl import plan, topology
+from labctl.observe.inspection import Program, as_data, inspect
+from labctl.plan.operations import Plan
+from tests.integration.inside import NetworkLab, inside
+from tests.unit.topology.drafts import resolved
+
+ROUTED = (
+    "hosts: {a: {sysctls: {net.ipv4.tcp_rmem: '4096 8192 16384'}}, b: }",
+    "routers: {gw: }",
+    "networks: {lan: {ipv4: 10.0.1.0/24, members: [a, gw]}}",
+    "links: [[gw, b]]",
+)
+BY_HAND = {
+    "ip link set eth0 down": ["a:eth0: state is down, not up"],
+    "ip link set eth0 mtu 1400": ["a:eth0: mtu is 1400, not 1500"],
+    "ip link delete eth0": ["lan:a: interface is missing", "a:eth0: interface is missing"],
+    "ip link set eth0 address 02:00:00:00:00:07": ["a:eth0: mac is 02:00:00:00:00:07, not 02:6c:61:00:00:01"],
+    "ip address add 192.0.2.1/24 dev eth0": ["a:eth0: address 192.0.2.1/24 was added"],
+    "ip address delete 10.0.1.1/24 dev eth0; ip address add 10.0.1.9/24 dev eth0; ip route add default via 10.0.1.2": [
+        "a:eth0: address 10.0.1.1/24 is missing",
+        "a:eth0: address 10.0.1.9/24 was added",
+    ],
+    "ip route delete default": ["a:eth0: route 0.0.0.0/0 via 10.0.1.2 is missing"],
+    "ip route add 203.0.113.0/24 via 10.0.1.2": ["a:eth0: route 203.0.113.0/24 via 10.0.1.2 was added"],
+    "ip link add dummy9 type veth peer name dummy8": [
+        "a:dummy8: interface was added",
+        "a:dummy9: interface was added",
+    ],
+    "sysctl -qw 'net.ipv4.tcp_rmem=4096 8192 20000'": ["a: net.ipv4.tcp_rmem is 4096 8192 20000, not 4096 8192 16384"],
+}
+
+
+def found(lab: NetworkLab, made: Plan) -> list[str]:
+    return [str(one) for one in inspect(lab, "x", made).differs]
+
+
+@inside
+@pytest.mark.parametrize("source", ["pair", "star:3", "line:2", "tree:2,2", "mesh:3"])
+def test_a_lab_that_nobody_touched_is_as_planned(source: str) -> None:
+    made = plan.build(topology.load(source))
+    with NetworkLab(*made.operations) as lab:
+        assert found(lab, made) == []
+        assert all(link.up for link in inspect(lab, "x", made).links)
+
+
+@inside
+@pytest.mark.parametrize("command", BY_HAND)
+def test_what_was_changed_by_hand_is_told(command: str) -> None:
+    made = plan.build(resolved(*ROUTED))
+    with NetworkLab(*made.operations) as lab:
+        assert found(lab, made) == []
+        with lab.nodes.entered("a"):
+            subprocess.run(["sh", "-ec", command], check=True)
+        assert sorted(found(lab, made)) == sorted(BY_HAND[command])
+
+
+@inside
+def test_a_port_taken_from_its_bridge_is_told() -> None:
+    made = plan.build(topology.load("star:2"))
+    with NetworkLab(*made.operations) as lab:
+        with lab.nodes.entered("s1"):
+            subprocess.run(["ip", "link", "set", "h1", "nomaster"], check=True)
+        assert found(lab, made) == ["s1:h1: bridge is none, not br0"]
+
+
+@inside
+def test_the_data_is_as_the_published_schema_says() -> None:
+    made = plan.build(topology.load("line:1"))
+    schema = json.loads((Path(labctl.__file__).parent / "schemas" / "inspect.schema.json").read_text("utf-8"))
+    with NetworkLab(*made.operations) as lab:
+        with lab.nodes.entered("h1"):
+            subprocess.run(["ip", "address", "add", "192.0.2.1/24", "dev", "eth0"], check=True)
+        program = Program("h1", "web", 7, ("python3", "-m", "http.server"), "running")
+        data = as_data(inspect(lab, "office", made, [program]))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(data, schema)
+    first = data["nodes"][0]
+    assert (data["name"], first["name"], first["kind"]) == ("office", "h1", "host")
+    eth0 = next(one for one in first["interfaces"] if one["name"] == "eth0")
+    assert "10.0.0.1/24" in eth0["addresses"]
+    assert first["processes"][0]["command"] == ["python3", "-m", "http.server"]
+    assert data["links"][0]["ends"][0] == {"node": "h1", "interface": "eth0"}
+    assert data["differs"][0]["text"] == "h1:eth0: address 192.0.2.1/24 was added"

@@ -1,0 +1,260 @@
+"""Running networks changed to what another plan describes: the result, what is left alone, and failures undone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from labctl import plan, topology
+from labctl.errors import KernelError
+from labctl.kernel.sysctl import read_sysctl
+from labctl.lab.reconciling import reconciling
+from labctl.observe.network import addresses, links, routes
+from labctl.observe.reach import reach
+from labctl.plan.difference import Difference, difference
+from labctl.plan.operations import AddAddress, AddRoute, Operation, Plan, RemoveAddress, SetSysctl
+from tests.integration.inside import NetworkLab, inside
+from tests.unit.topology.drafts import resolved
+
+
+def built(*lines: str) -> Plan:
+    return plan.build(topology.load(lines[0]) if len(lines) == 1 else resolved(*lines))
+
+
+def snapshot(lab: NetworkLab, *, indexes: bool = True) -> dict[str, set[str]]:
+    """What the kernel has, node by node, as text."""
+    found: dict[str, set[str]] = {}
+    for node in lab.nodes:
+        has = {str(one) for one in (*addresses(lab, node), *routes(lab, node))}
+        for link in links(lab, node):
+            index = link.index if indexes else 0
+            has.add(f"{link.name} {index} {link.mac if link.name != 'br0' else ''} {link.mtu} {link.up} {link.carrier}")
+        found[node] = has
+    return found
+
+
+def reconcile(lab: NetworkLab, old: Plan, new: Plan) -> Difference:
+    found = difference(old, new)
+    with reconciling(found, lab.nodes):
+        pass
+    return found
+
+
+@contextmanager
+def connection(lab: NetworkLab, client: str, server: str, address: str) -> Iterator[None]:
+    """An open TCP connection between two hosts, which is used before and after."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with (
+        lab.socket(server, family, socket.SOCK_STREAM) as listener,
+        lab.socket(client, family, socket.SOCK_STREAM) as one,
+    ):
+        listener.bind((address, 5000))
+        listener.listen(1)
+        one.settimeout(5)
+        one.connect((address, 5000))
+        other, _ = listener.accept()
+        with other:
+            other.settimeout(5)
+            for number in range(2):
+                if number:
+                    yield
+                one.sendall(b"there")
+                assert other.recv(100) == b"there"
+                other.sendall(b"back")
+                assert one.recv(100) == b"back"
+
+
+BASE = (
+    "hosts: {a: , b: , c: , d: }",
+    "routers: {gw: }",
+    "networks: {lan: {ipv4: 10.0.1.0/24, members: [a, b, gw]}}",
+    "links: [[gw, c], [c, d]]",
+)
+EDITS = {
+    "one more host": (
+        "hosts: {a: , b: , c: , d: , e: }",
+        *BASE[1:3],
+        "links: [[gw, c], [c, d], [e, gw]]",
+    ),
+    "a host fewer": ("hosts: {a: , b: , c: }", *BASE[1:3], "links: [[gw, c]]"),
+    "a link fewer": (*BASE[:3], "links: [[gw, c]]"),
+    "one more link": (*BASE[:3], "links: [[gw, c], [c, d], [d, gw]]"),
+    "another mtu": (*BASE[:3], "links: [{ends: [gw, c], mtu: 1400}, [c, d]]"),
+    "another mtu of a switch": (
+        *BASE[:2],
+        "networks: {lan: {ipv4: 10.0.1.0/24, mtu: 1400, members: [a, b, gw]}}",
+        BASE[3],
+    ),
+    "other addresses": (*BASE[:3], "links: [{ends: [gw, c], ipv4: 10.7.0.0/24}, [c, d]]"),
+    "no ipv6": (*BASE[:3], "links: [{ends: [gw, c], ipv6: false}, [c, d]]"),
+    "a router more": (BASE[0], "routers: {gw: , r2: }", BASE[2], "links: [[gw, c], [c, d], [r2, d], [r2, gw]]"),
+    "a host becomes a router": (
+        "hosts: {a: , b: , c: }",
+        "routers: {gw: , d: }",
+        *BASE[2:],
+    ),
+    "settings": ("hosts: {a: {sysctls: {net.core.somaxconn: 7}}, b: , c: , d: }", *BASE[1:]),
+}
+
+
+def without_ipv6_on_d(lines: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(line.replace("d: }", "d: {sysctls: {net.ipv6.conf.all.disable_ipv6: 1}}}") for line in lines)
+
+
+EDITS["a host without ipv6"] = without_ipv6_on_d(BASE)
+
+
+@inside
+@pytest.mark.parametrize("edit", EDITS)
+def test_after_an_edit_the_kernel_has_what_a_new_lab_would_have(edit: str) -> None:
+    old, new = built(*BASE), built(*EDITS[edit])
+    with NetworkLab(*new.operations) as fresh:
+        wanted = snapshot(fresh, indexes=False)
+        back = (built(*BASE), snapshot(fresh, indexes=False))
+    with NetworkLab(*old.operations) as lab:
+        first = snapshot(lab, indexes=False)
+        reconcile(lab, old, new)
+        assert snapshot(lab, indexes=False) == wanted
+        reconcile(lab, new, back[0])
+        assert snapshot(lab, indexes=False) == first
+
+
+@inside
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("family", ["10.0.1.2", "ipv6"])
+def test_a_connection_between_untouched_hosts_survives_any_edit(edit: str, family: str) -> None:
+    old, new = built(*BASE), built(*EDITS[edit])
+    with NetworkLab(*old.operations) as lab:
+        found = [one.address.ip for one in addresses(lab, "b") if one.ifname == "eth0"]
+        wanted = 4 if family == "10.0.1.2" else 6
+        server = next(str(ip) for ip in found if ip.version == wanted and not ip.is_link_local)
+        before = snapshot(lab)
+        with connection(lab, "a", "b", server):
+            reconcile(lab, old, new)
+        if edit not in ("another mtu of a switch", "other addresses", "one more link"):
+            assert {line.split()[1] for line in before["a"] if line.startswith("eth0")} == {
+                line.split()[1] for line in snapshot(lab)["a"] if line.startswith("eth0")
+            }
+
+
+@inside
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_that_fails_at_its_end_is_undone(edit: str) -> None:
+    old, new = built(*BASE), built(*EDITS[edit])
+    bad = AddRoute("a", ip_network("203.0.113.0/24"), ip_address("198.51.100.1"), "eth0")
+    with NetworkLab(*old.operations) as lab:
+        before = snapshot(lab, indexes=False)
+        with connection(lab, "a", "b", "10.0.1.2"), pytest.raises(KernelError) as caught:
+            reconcile(lab, old, Plan(new.topology, new.nodes, (*new.operations, bad)))
+        assert caught.value.attempted == "add route 203.0.113.0/24 via 198.51.100.1"
+        assert snapshot(lab, indexes=False) == before
+        reconcile(lab, old, new)  # and can be done after all
+
+
+@inside
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_that_fails_at_its_beginning_is_undone(edit: str) -> None:
+    old, new = built(*BASE), built(*EDITS[edit])
+    bad = SetSysctl("a", "net.core.nonsense", "1")
+    with NetworkLab(*old.operations) as lab:
+        before = snapshot(lab, indexes=False)
+        with pytest.raises(KernelError):
+            reconcile(lab, old, Plan(new.topology, new.nodes, (bad, *new.operations)))
+        assert snapshot(lab, indexes=False) == before
+        reconcile(lab, old, new)
+
+
+@inside
+def test_what_is_raised_inside_undoes_the_change() -> None:
+    old, new = built("star:3"), built("star:2")
+    with NetworkLab(*old.operations) as lab:
+        before = snapshot(lab, indexes=False)
+        inside_it: set[str] = set()
+
+        def change() -> None:
+            with reconciling(difference(old, new), lab.nodes):
+                inside_it.update(lab.nodes)
+                raise RuntimeError("a service does not start")
+
+        with pytest.raises(RuntimeError, match="a service"):
+            change()
+        assert inside_it == {"s1", "h1", "h2"}
+        assert snapshot(lab, indexes=False) == before
+        assert reach(lab, "h3", ip_address("10.0.0.1"), deadline_s=0.5, requests=1).reached
+
+
+@inside
+def test_a_new_host_is_reached_at_once_also_under_the_address_of_an_old_one() -> None:
+    old = built("hosts: {a: , b: }", "networks: {lan: {members: [a, b]}}")
+    new = built("hosts: {a: , c: }", "networks: {lan: {members: [a, c]}}")
+    with NetworkLab(*old.operations) as lab:
+        assert reach(lab, "a", ip_address("10.0.0.2"), deadline_s=0.5, requests=1).reached
+        reconcile(lab, old, new)
+        assert reach(lab, "a", ip_address("10.0.0.2"), deadline_s=0.5, requests=1).reached
+        assert reach(lab, "a", ip_address("fd00::2"), deadline_s=0.5, requests=1).reached
+
+
+@inside
+def test_settings_go_back_to_what_they_were_before_the_lab() -> None:
+    old = built("hosts: {a: {sysctls: {net.core.somaxconn: 7}}, b: }", "links: [[a, b]]")
+    new = built("hosts: {a: , b: }", "links: [[a, b]]")
+    with NetworkLab(*new.operations) as fresh, fresh.nodes.entered("a"):
+        usual = read_sysctl("net.core.somaxconn")
+    with NetworkLab(*old.operations) as lab:
+        reconcile(lab, old, new)
+        with lab.nodes.entered("a"):
+            assert read_sysctl("net.core.somaxconn") == usual
+
+
+@inside
+def test_default_settings_reach_interfaces_that_are_there() -> None:
+    old = built("hosts: {a: , b: }", "links: [[a, b]]")
+    new = built("hosts: {a: {sysctls: {net.ipv4.conf.default.rp_filter: 1}}, b: }", "links: [[a, b]]")
+    with NetworkLab(*old.operations) as lab:
+        with lab.nodes.entered("a"):
+            before = read_sysctl("net/ipv4/conf/eth0/rp_filter")
+        reconcile(lab, old, new)
+        with lab.nodes.entered("a"):
+            assert read_sysctl("net/ipv4/conf/eth0/rp_filter") == "1"
+        reconcile(lab, new, old)
+        with lab.nodes.entered("a"):
+            assert read_sysctl("net/ipv4/conf/eth0/rp_filter") == before
+
+
+@inside
+def test_what_somebody_removed_by_hand_may_go_from_the_plan_too() -> None:
+    old, new = built("star:3"), built("star:2")
+    with NetworkLab(*old.operations) as lab:
+        by_hand: list[Operation] = [RemoveAddress("h3", "eth0", ip_interface("10.0.0.3/24"))]
+        lab.apply(*by_hand)
+        reconcile(lab, old, new)
+        assert set(lab.nodes) == {"s1", "h1", "h2"}
+
+
+@inside
+def test_a_second_address_survives_the_first() -> None:
+    base = built("pair")
+    second = AddAddress("client", "eth0", ip_interface("10.0.0.9/24"))
+    old = Plan(base.topology, base.nodes, (*base.operations, second))
+    first = AddAddress("client", "eth0", ip_interface("10.0.0.1/24"))
+    new = Plan(base.topology, base.nodes, tuple(one for one in old.operations if one != first))
+    with NetworkLab(*old.operations) as lab:
+        reconcile(lab, old, new)
+        assert {str(one.address) for one in addresses(lab, "client") if one.address.version == 4} == {
+            "127.0.0.1/8",
+            "10.0.0.9/24",
+        }
+
+
+@inside
+def test_nothing_of_a_removed_node_is_held_afterwards() -> None:
+    old, new = built("star:3"), built("star:2")
+    with NetworkLab(*old.operations) as lab:
+        before = len(os.listdir("/proc/self/fd"))
+        reconcile(lab, old, new)
+        assert len(os.listdir("/proc/self/fd")) == before - 1

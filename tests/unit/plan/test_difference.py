@@ -1,0 +1,256 @@
+"""Differences of plans: what they do, that they are the least, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from labctl import plan, topology
+from labctl.plan.difference import Difference, Sign, difference
+from labctl.plan.operations import (
+    AddAddress,
+    AddRoute,
+    LinkEnd,
+    MakeBridge,
+    MakeLink,
+    MakeNode,
+    Operation,
+    RemoveAddress,
+    RemoveLink,
+    RemoveNode,
+    RemoveRoute,
+    ResetSysctl,
+    SetDown,
+    SetMtu,
+    SetSysctl,
+    SetUp,
+)
+from labctl.topology.model import Topology
+from tests.unit.topology.drafts import resolved, topologies
+
+MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+class Network:
+    """What operations make, as the kernel would: refuses what is not there, and what is there already."""
+
+    def __init__(self, operations: Iterable[Operation] = ()) -> None:
+        self.nodes: dict[str, str] = {}
+        self.interfaces: dict[tuple[str, str], tuple[str, int, str]] = {}
+        self.peers: dict[tuple[str, str], tuple[str, str]] = {}
+        self.settings: dict[tuple[str, str], str] = {}
+        self.others: set[tuple[str, ...]] = set()
+        for operation in operations:
+            self.do(operation)
+
+    def do(self, operation: Operation) -> None:
+        match operation:
+            case MakeNode(node, kind):
+                assert node not in self.nodes
+                self.nodes[node] = kind
+            case RemoveNode(node, kind):
+                assert self.nodes.pop(node) == kind
+                assert not [at for at in self.peers if at[0] == node], "links are removed before"
+                self.interfaces = {at: one for at, one in self.interfaces.items() if at[0] != node}
+                self.settings = {at: value for at, value in self.settings.items() if at[0] != node}
+                self.others = {one for one in self.others if one[1] != node}
+            case MakeBridge(node, ifname, mtu):
+                self.make(node, ifname, ("", mtu, ""))
+            case MakeLink(a, b):
+                for end in (a, b):
+                    assert not end.bridge or (end.node, end.bridge) in self.interfaces
+                    self.make(end.node, end.ifname, (end.mac, end.mtu, end.bridge))
+                self.peers[a.node, a.ifname] = (b.node, b.ifname)
+                self.peers[b.node, b.ifname] = (a.node, a.ifname)
+            case RemoveLink(a, b):
+                for end in (a, b):
+                    self.remove(end)
+            case AddAddress() | AddRoute() | SetUp():
+                assert (operation.node, operation.ifname) in self.interfaces
+                fact = self.fact(operation)
+                assert fact not in self.others
+                self.others.add(fact)
+            case RemoveAddress(node, ifname, address):
+                self.others.remove(self.fact(AddAddress(node, ifname, address)))
+            case RemoveRoute(node, destination, gateway, ifname):
+                self.others.remove(self.fact(AddRoute(node, destination, gateway, ifname)))
+            case SetDown(node, ifname):
+                self.others.remove(self.fact(SetUp(node, ifname)))
+            case SetSysctl(node, key, value):
+                assert node in self.nodes
+                self.settings[node, key] = value
+            case ResetSysctl(node, key):
+                del self.settings[node, key]
+            case SetMtu(node, ifname, mtu, before):
+                mac, was, bridge = self.interfaces[node, ifname]
+                assert was == before
+                self.interfaces[node, ifname] = (mac, mtu, bridge)
+
+    def make(self, node: str, ifname: str, what: tuple[str, int, str]) -> None:
+        assert node in self.nodes
+        assert (node, ifname) not in self.interfaces
+        self.interfaces[node, ifname] = what
+
+    def remove(self, end: LinkEnd) -> None:
+        at = (end.node, end.ifname)
+        assert self.interfaces.pop(at) == (end.mac, end.mtu, end.bridge)
+        del self.peers[at]
+        assert not [one for one in self.others if one[1:3] == at], "what stood on it is removed before"
+
+    def fact(self, operation: AddAddress | AddRoute | SetUp) -> tuple[str, ...]:
+        return (type(operation).__name__, operation.node, operation.ifname, str(operation))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Network) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def between(old: Topology, new: Topology) -> Difference:
+    return difference(plan.build(old), plan.build(new))
+
+
+def told(*files: tuple[str, ...]) -> list[str]:
+    old, new = (resolved(*lines) for lines in files)
+    return [str(change) for change in between(old, new).changes]
+
+
+@MODEST
+@given(topologies(), topologies())
+def test_the_difference_applied_to_the_old_plan_gives_the_new_one(old: Topology, new: Topology) -> None:
+    before, after = plan.build(old), plan.build(new)
+    network = Network(before.operations)
+    found = difference(before, after)
+    for operation in found.operations:
+        network.do(operation)
+    assert network == Network(after.operations)
+    assert {node.name for node in found.nodes} <= {node.name for node in after.nodes}
+
+
+@MODEST
+@given(topologies(), topologies())
+def test_the_way_there_and_back_leads_home(old: Topology, new: Topology) -> None:
+    before, after = plan.build(old), plan.build(new)
+    network = Network(before.operations)
+    for operation in (*difference(before, after).operations, *difference(after, before).operations):
+        network.do(operation)
+    assert network == Network(before.operations)
+
+
+@MODEST
+@given(topologies())
+def test_equal_plans_have_no_difference(made: Topology) -> None:
+    found = between(made, made)
+    assert not found
+    assert found == Difference()
+
+
+@MODEST
+@given(topologies(), topologies())
+def test_every_operation_of_a_difference_survives_the_way_to_the_keeper(old: Topology, new: Topology) -> None:
+    operations = between(old, new).operations
+    assert plan.from_json(plan.to_json(operations)) == operations
+
+
+def test_one_more_host_at_the_end_touches_no_other() -> None:
+    found = between(topology.load("star:3"), topology.load("star:4"))
+    assert found.removals == ()
+    assert {one.node for one in found.additions if isinstance(one, MakeNode | AddAddress)} == {"h4"}
+    assert [str(change) for change in found.changes] == [
+        "+ host h4",
+        "+ link h4:eth0 (10.0.0.4/24, fd00::4/64) - s1:h4",
+    ]
+    assert [node.name for node in found.nodes] == ["h1", "h2", "h3", "h4", "s1"], "all get to know its name"
+
+
+def test_a_host_fewer_is_its_link_and_itself() -> None:
+    found = between(topology.load("star:3"), topology.load("star:2"))
+    assert [type(one) for one in found.removals[-2:]] == [RemoveLink, RemoveNode]
+    assert (found.additions, found.gone) == ((), ("h3",))
+    assert [str(change) for change in found.changes] == [
+        "- host h3",
+        "- link h3:eth0 (10.0.0.3/24, fd00::3/64) - s1:h3",
+    ]
+
+
+LAB = "hosts: {a: , b: }"
+
+
+def test_another_mtu_is_set_in_place() -> None:
+    old, new = (resolved(LAB, f"links: [{{ends: [a, b], mtu: {mtu}}}]") for mtu in (1500, 1400))
+    found = between(old, new)
+    assert found.operations == (SetMtu("a", "eth0", 1400, 1500), SetMtu("b", "eth0", 1400, 1500))
+    assert [str(change) for change in found.changes] == ["~ mtu of a:eth0 - b:eth0: 1500 to 1400 bytes"]
+
+
+def test_an_mtu_without_room_for_ipv6_makes_the_link_anew() -> None:
+    old, new = (resolved(LAB, "addresses: ipv4", f"links: [{{ends: [a, b], mtu: {mtu}}}]") for mtu in (1500, 1000))
+    found = between(old, new)
+    assert sum(isinstance(one, MakeLink) for one in found.additions) == 1
+    text = "link a:eth0 - b:eth0: made anew, for its MTU goes from 1500 to 1000, across the 1280 that IPv6 needs"
+    assert [str(change) for change in found.changes] == [f"~ {text}"]
+
+
+def test_another_mac_makes_the_link_anew_with_all_that_stood_on_it() -> None:
+    old = resolved(LAB, "links: [[a, b]]")
+    new = resolved(LAB, "links: [{ends: [{node: a, mac: '02:00:00:00:00:09'}, b]}]")
+    found = between(old, new)
+    assert sum(isinstance(one, RemoveAddress) for one in found.removals) == 6
+    assert sum(isinstance(one, AddAddress) for one in found.additions) == 6
+    assert [change.sign for change in found.changes] == [Sign.CHANGED]
+    assert "made anew, for the MAC address of a:eth0 becomes 02:00:00:00:00:09" in found.changes[0].text
+
+
+def test_addresses_come_and_go_alone() -> None:
+    def at(number: int) -> tuple[str, ...]:
+        ends = f"[{{node: a, ipv4: 10.9.0.{number}}}, {{node: b, ipv4: 10.9.0.2}}]"
+        return (LAB, "addresses: ipv4", f"links: [{{ends: {ends}, ipv4: 10.9.0.0/24}}]")
+
+    assert told(at(1), at(7)) == ["- address 10.9.0.1/24 on a:eth0", "+ address 10.9.0.7/24 on a:eth0"]
+
+
+def test_settings_change_come_and_go() -> None:
+    old = ("hosts: {a: {sysctls: {net.core.somaxconn: 7, net.ipv4.tcp_sack: 0}}, b: }", "links: [[a, b]]")
+    new = ("hosts: {a: {sysctls: {net.core.somaxconn: 8, net.ipv4.tcp_syn_retries: 2}}, b: }", "links: [[a, b]]")
+    assert told(old, new) == [
+        "- net.ipv4.tcp_sack=0 on a",
+        "~ net.core.somaxconn on a: 7 to 8",
+        "+ net.ipv4.tcp_syn_retries=2 on a",
+    ]
+    found = between(resolved(*old), resolved(*new))
+    assert found.removals == (ResetSysctl("a", "net.ipv4.tcp_sack"),)
+    assert set(found.additions) == {
+        SetSysctl("a", "net.core.somaxconn", "8"),
+        SetSysctl("a", "net.ipv4.tcp_syn_retries", "2"),
+    }
+
+
+def test_another_environment_is_for_programs_to_come() -> None:
+    old, new = ("hosts: {a: {environment: {X: '1'}}, b: }", "links: [[a, b]]"), (LAB, "links: [[a, b]]")
+    assert told(old, new) == ["~ environment of a, for programs started from now on"]
+
+
+def test_a_host_that_becomes_a_router_is_made_anew() -> None:
+    found = between(resolved(LAB, "links: [[a, b]]"), resolved("hosts: {b: }", "routers: {a: }", "links: [[a, b]]"))
+    assert found.gone == ("a",)
+    assert str(found.changes[0]) == "~ host a becomes a router: made anew, its programs end"
+
+
+def test_automatic_addresses_that_shift_are_shown() -> None:
+    nodes = "hosts: {a: , b: , c: }"
+    lines = told((nodes, "links: [[a, b]]"), (nodes, "links: [[a, c], [a, b]]"))
+    assert [line for line in lines if line.startswith(("-", "+", "~"))] == lines
+    assert any("made anew" in line or line.startswith("- link") for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_a_plan_that_is_the_same_has_nothing_to_show(kind: str) -> None:
+    from labctl.plan.render import render_difference_json, render_difference_text
+
+    found = between(topology.load("pair"), topology.load("pair"))
+    if kind == "text":
+        assert render_difference_text(found) == "nothing to change\n"
+    else:
+        assert '"changes": []' in render_difference_json(found)
