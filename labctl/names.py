@@ -13,11 +13,12 @@ NODE_NAME_MAX_BYTES = 63  # HOST_NAME_MAX is 64 on Linux (uname(2)); a DNS label
 INTERFACE_NAME_MAX_BYTES = 15  # IFNAMSIZ is 16 with the final zero (linux/if.h)
 
 BRIDGE = "br0"  # the name of a switch's bridge device, in the switch's own namespace
+OUTSIDE_INTERFACE = "nat0"  # of a router with `nat`: the end of the veth pair that leads to the machine
 
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
 _RESERVED_NODES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 # Directories of that name stand beside the interfaces' own in /proc/sys/net/ipv4/conf.
-_RESERVED_INTERFACES = frozenset({"lo", "all", "default", BRIDGE})
+_RESERVED_INTERFACES = frozenset({"lo", "all", "default", BRIDGE, OUTSIDE_INTERFACE})
 _INTERFACE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 

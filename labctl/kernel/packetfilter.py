@@ -1,8 +1,7 @@
 """Dropping packets with nftables, over netlink, without the nft program (linux/netfilter/nf_tables.h).
 
 One table `inet labctl` with a chain as early as packets come in (prerouting) and one as late as they go out
-(postrouting), so that a router's drop concerns what passes it as well as what it receives or sends. The messages are
-packed here because pyroute2's module of them takes 100 ms to import; a test compares both codecs.
+(postrouting), so that a router's drop concerns what passes it as well as what it receives or sends.
 """
 
 from __future__ import annotations
@@ -16,36 +15,61 @@ from enum import IntEnum
 
 from labctl.kernel.netlink import (
     MESSAGES_A_SEND,
-    NLM_F_ACK,
     NLM_F_APPEND,
     NLM_F_CREATE,
-    NLM_F_REQUEST,
-    NLMSG_ERROR,
     attribute,
     attributes,
     dump,
-    message,
-    messages_in,
+)
+from labctl.kernel.nftables import (
+    DELETE_TABLE,
+    EQUAL,
+    GENERIC,
+    GET_RULE,
+    LESS,
+    META_L4PROTO,
+    META_NFPROTO,
+    NETLINK_NETFILTER,
+    NETWORK_HEADER,
+    NEW_CHAIN,
+    NEW_RULE,
+    NEW_TABLE,
+    NFPROTO_INET,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    NOT_EQUAL,
+    TRANSPORT_HEADER,
+    base_chain,
+    compare,
+    drop,
+    expression,
+    load,
+    masked,
+    meta,
+    new_rule,
+    request,
+    transact,
 )
 
-NETLINK_NETFILTER = 12  # linux/netlink.h
+__all__ = [
+    "NETLINK_NETFILTER",
+    "NFPROTO_IPV4",
+    "NFPROTO_IPV6",
+    "Dropped",
+    "Hook",
+    "Match",
+    "add",
+    "chain",
+    "dropped",
+    "remove_all",
+    "rule",
+]
+
 TABLE = b"labctl\0"
-NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10  # linux/netfilter.h
 IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 = 6, 17, 1, 58
 FIRST_DISCOVERY_TYPE = 130  # RFC 4443: below are ICMPv6's errors and echo; MLD and neighbour discovery begin here
 
-_SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
-NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, GET_RULE = (_SUBSYSTEM | number for number in (0, 2, 3, 6, 7))
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_*
-_NESTED = 0x8000  # NLA_F_NESTED
-_GENERIC = struct.Struct("!BBH")  # struct nfgenmsg
-_REGISTER = 1  # NFT_REG_1
-_META_NFPROTO, _META_L4PROTO = 15, 16
-_NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
-_EQUAL, _NOT_EQUAL, _LESS = 0, 1, 2  # NFT_CMP_*
 _TCP_FLAGS_OFFSET = 13
-_ERROR = struct.Struct("=i")
-_TIMEOUT_S = 5.0
 
 
 class Hook(IntEnum):
@@ -85,30 +109,30 @@ def add(sock: socket.socket, matches: Iterable[Match]) -> None:
     OSError: EOPNOTSUPP, ENOENT on a kernel without nf_tables, EPERM without CAP_NET_ADMIN; of many matches some may be
     dropped already then.
     """
-    requests = [_request(NEW_TABLE, NLM_F_CREATE, _table())]
-    requests += [_request(NEW_CHAIN, NLM_F_CREATE, chain(hook)) for hook in Hook]
-    requests += [_request(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, rule(match)) for match in matches]
+    requests = [request(NEW_TABLE, NLM_F_CREATE, _table())]
+    requests += [request(NEW_CHAIN, NLM_F_CREATE, chain(hook)) for hook in Hook]
+    requests += [request(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, rule(match)) for match in matches]
     for first in range(0, len(requests), MESSAGES_A_SEND):
-        _transact(sock, requests[first : first + MESSAGES_A_SEND])
+        transact(sock, requests[first : first + MESSAGES_A_SEND])
 
 
 def remove_all(sock: socket.socket) -> None:
     """Drop nothing more in the namespace of `sock` (borrowed), also when nothing was dropped. OSError as of `add`."""
-    _transact(sock, [_request(NEW_TABLE, NLM_F_CREATE, _table()), _request(DELETE_TABLE, 0, _table())])
+    transact(sock, [request(NEW_TABLE, NLM_F_CREATE, _table()), request(DELETE_TABLE, 0, _table())])
 
 
 def dropped(sock: socket.socket) -> Dropped:
     """What the rules in the namespace of `sock` (borrowed) have dropped since they were added; zeros without rules."""
     packets = size_bytes = 0
-    request = _GENERIC.pack(NFPROTO_INET, 0, 0) + attribute(1, TABLE)
+    asked = GENERIC.pack(NFPROTO_INET, 0, 0) + attribute(1, TABLE)
     try:
-        rules = list(dump(sock, GET_RULE, request))
+        rules = list(dump(sock, GET_RULE, asked))
     except OSError as error:
         if error.errno == errno.ENOENT:
             return Dropped(0, 0)
         raise
     for _, payload in rules:
-        for data in _expressions(bytes(payload[_GENERIC.size :]), b"counter\0"):
+        for data in _expressions(bytes(payload[GENERIC.size :]), b"counter\0"):
             for kind, start, length in attributes(data):
                 value = int.from_bytes(data[start : start + length], "big")
                 packets += value if kind == 2 else 0
@@ -125,105 +149,40 @@ def _table() -> bytes:
 
 def chain(hook: Hook) -> bytes:
     """The attributes of a base chain at `hook`, before connection tracking on the way in, after it on the way out."""
-    priority = -300 if hook is Hook.PREROUTING else 300
-    place = attribute(1, struct.pack("!I", hook)) + attribute(2, struct.pack("!i", priority))
-    return (
-        attribute(1, TABLE)  # NFTA_CHAIN_TABLE
-        + attribute(3, _chain_name(hook))  # NFTA_CHAIN_NAME
-        + attribute(4 | _NESTED, place)  # NFTA_CHAIN_HOOK
-        + attribute(7, b"filter\0")  # NFTA_CHAIN_TYPE
-    )
+    return base_chain(TABLE, _chain_name(hook), b"filter\0", hook, -300 if hook is Hook.PREROUTING else 300)
 
 
 def rule(match: Match) -> bytes:
     """The attributes of the rule that counts and drops what `match` describes."""
-    parts = b"".join(attribute(1 | _NESTED, expression) for expression in _program(match))  # NFTA_LIST_ELEM
-    return attribute(1, TABLE) + attribute(2, _chain_name(match.hook)) + attribute(4 | _NESTED, parts)
+    return new_rule(TABLE, _chain_name(match.hook), _program(match))
 
 
 def _program(match: Match) -> list[bytes]:
     """The expressions of a rule: each comparison that fails ends it."""
     address_bytes, source_offset = (4, 12) if match.family == NFPROTO_IPV4 else (16, 8)
-    steps = [_meta(_META_NFPROTO), _compare(_EQUAL, bytes([match.family]))]
+    steps = [meta(META_NFPROTO), compare(EQUAL, bytes([match.family]))]
     if match.protocol is not None:
-        steps += [_meta(_META_L4PROTO), _compare(_EQUAL, bytes([match.protocol]))]
+        steps += [meta(META_L4PROTO), compare(EQUAL, bytes([match.protocol]))]
     if match.other_than is not None:
-        steps += [_meta(_META_L4PROTO), _compare(_NOT_EQUAL, bytes([match.other_than]))]
+        steps += [meta(META_L4PROTO), compare(NOT_EQUAL, bytes([match.other_than]))]
     if match.source:
-        steps += [_load(_NETWORK_HEADER, source_offset, address_bytes), _compare(_EQUAL, match.source)]
+        steps += [load(NETWORK_HEADER, source_offset, address_bytes), compare(EQUAL, match.source)]
     if match.destination:
         offset = source_offset + address_bytes
-        steps += [_load(_NETWORK_HEADER, offset, address_bytes), _compare(_EQUAL, match.destination)]
+        steps += [load(NETWORK_HEADER, offset, address_bytes), compare(EQUAL, match.destination)]
     for offset, port in ((0, match.source_port), (2, match.destination_port)):
         if port is not None:
-            steps += [_load(_TRANSPORT_HEADER, offset, 2), _compare(_EQUAL, struct.pack("!H", port))]
+            steps += [load(TRANSPORT_HEADER, offset, 2), compare(EQUAL, struct.pack("!H", port))]
     if match.flags is not None:
         mask, value = match.flags
-        steps += [_load(_TRANSPORT_HEADER, _TCP_FLAGS_OFFSET, 1), _masked(mask), _compare(_EQUAL, bytes([value]))]
+        steps += [load(TRANSPORT_HEADER, _TCP_FLAGS_OFFSET, 1), masked(mask), compare(EQUAL, bytes([value]))]
     if match.icmp_below is not None:
-        steps += [_load(_TRANSPORT_HEADER, 0, 1), _compare(_LESS, bytes([match.icmp_below]))]
-    return [*steps, _expression("counter", b""), _DROP]
-
-
-def _expression(name: str, data: bytes) -> bytes:
-    return attribute(1, name.encode() + b"\0") + attribute(2 | _NESTED, data)  # NFTA_EXPR_NAME, NFTA_EXPR_DATA
-
-
-def _number(type: int, value: int) -> bytes:
-    return attribute(type, struct.pack("!I", value))
-
-
-def _meta(key: int) -> bytes:
-    return _expression("meta", _number(1, _REGISTER) + _number(2, key))  # NFTA_META_DREG, _KEY
-
-
-def _load(base: int, offset: int, length: int) -> bytes:
-    """Part of a header into the register (NFTA_PAYLOAD_DREG, _BASE, _OFFSET, _LEN)."""
-    return _expression("payload", _number(1, _REGISTER) + _number(2, base) + _number(3, offset) + _number(4, length))
-
-
-def _compare(how: int, value: bytes) -> bytes:
-    """The register with a value (NFTA_CMP_SREG, _OP, _DATA)."""
-    data = attribute(3 | _NESTED, attribute(1, value))
-    return _expression("cmp", _number(1, _REGISTER) + _number(2, how) + data)
-
-
-def _masked(mask: int) -> bytes:
-    """The register's first byte and a mask (NFTA_BITWISE_SREG, _DREG, _LEN, _MASK, _XOR)."""
-    masks = attribute(4 | _NESTED, attribute(1, bytes([mask]))) + attribute(5 | _NESTED, attribute(1, b"\0"))
-    return _expression("bitwise", _number(1, _REGISTER) + _number(2, _REGISTER) + _number(3, 1) + masks)
-
-
-# NFTA_IMMEDIATE_DREG = NFT_REG_VERDICT, NFTA_IMMEDIATE_DATA = NF_DROP
-_DROP = _expression("immediate", _number(1, 0) + attribute(2 | _NESTED, attribute(2 | _NESTED, _number(1, 0))))
+        steps += [load(TRANSPORT_HEADER, 0, 1), compare(LESS, bytes([match.icmp_below]))]
+    return [*steps, expression("counter", b""), drop()]
 
 
 def _chain_name(hook: Hook) -> bytes:
     return hook.name.lower().encode() + b"\0"
-
-
-def _request(type: int, flags: int, attrs: bytes) -> tuple[int, int, bytes]:
-    return type, NLM_F_REQUEST | NLM_F_ACK | flags, _GENERIC.pack(NFPROTO_INET, 0, 0) + attrs
-
-
-def _transact(sock: socket.socket, requests: list[tuple[int, int, bytes]]) -> None:
-    """Send the requests as one nfnetlink batch, which the kernel carries out whole or not at all; read all answers."""
-    bracket = _GENERIC.pack(socket.AF_UNSPEC, 0, _SUBSYSTEM >> 8)
-    parts = [message(_BATCH_BEGIN, NLM_F_REQUEST, bracket, 1)]
-    parts += [message(*request, number) for number, request in enumerate(requests, 2)]
-    parts.append(message(_BATCH_END, NLM_F_REQUEST, bracket, len(requests) + 2))
-    sock.settimeout(_TIMEOUT_S)
-    sock.sendto(b"".join(parts), (0, 0))
-    missing, refused = len(requests), 0
-    while missing:
-        for kind, _, number, payload in messages_in(sock.recv(65536)):
-            if kind != NLMSG_ERROR:
-                continue
-            (code,) = _ERROR.unpack_from(payload)
-            refused = refused or -code
-            missing = 0 if number == 1 else missing - 1  # the batch as such is refused with one answer
-    if refused:
-        raise OSError(refused, errno.errorcode.get(refused, str(refused)))
 
 
 def _expressions(attrs: bytes, name: bytes) -> list[bytes]:

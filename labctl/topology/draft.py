@@ -11,7 +11,7 @@ from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from labctl.documents import Diagnostic, Document, KeyPath, Position
-from labctl.topology.model import Address, AddressOnLink, NodeKind, Prefix
+from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix
 
 
 class Family(Enum):
@@ -74,6 +74,9 @@ class DraftNode:
     ipv4: WantedPrefix = Choice.AUTOMATIC
     ipv6: WantedPrefix = Choice.AUTOMATIC
     place: Place | None = None
+    nat: bool = False
+    exposures: tuple[Exposure, ...] = ()
+    limits: Limits | None = None
 
     def prefix(self, family: Family) -> WantedPrefix:
         """What was asked for in that family."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from labctl.documents.source import Mistake
 from labctl.documents.validate import FileModel
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
 COUNT_MAX = 5000
+PORT_MAX = 65535
+PIDS_MAX = 4_194_304  # PID_MAX_LIMIT (linux/threads.h)
 
 _MTU = Annotated[int, Field(ge=MTU_MIN, le=MTU_MAX, description="Largest packet in bytes.")]
 _Text = Annotated[str, Field(min_length=1)]
@@ -59,6 +62,36 @@ class LinkFile(FileModel):
     ipv6: Annotated[str | bool | None, Field(description="Prefix of the link; false for none.")] = None
 
 
+def _port_alone(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int | dict):
+        raise Mistake("expected a port such as `8080:80`, or a mapping with `machine` and `port`")
+    return value if isinstance(value, dict) else {"written": str(value)}
+
+
+class ExposureFile(FileModel):
+    """A port of the machine that leads to a port of the host."""
+
+    machine: Annotated[
+        str | int | None, Field(description="Port of the machine; 192.0.2.1:8080 for one of its addresses only.")
+    ] = None
+    port: Annotated[int | None, Field(ge=1, le=PORT_MAX, description="Port of the host.")] = None
+    protocol: Literal["tcp", "udp"] = "tcp"
+    written: SkipJsonSchema[str | None] = Field(default=None, exclude=True)
+
+
+_Exposure = Annotated[
+    ExposureFile, BeforeValidator(_port_alone, json_schema_input_type=str | Annotated[int, Field(ge=1)] | ExposureFile)
+]
+
+
+class LimitsFile(FileModel):
+    """How much all programs of a node together may have."""
+
+    pids: Annotated[int | None, Field(ge=2, le=PIDS_MAX, description="Processes and threads.")] = None
+    memory: Annotated[str | int | None, Field(description="256MiB; a plain number is bytes.")] = None
+    cpu: Annotated[str | int | float | None, Field(description="50% is half of one processor, 200% two.")] = None
+
+
 class SwitchFile(FileModel):
     """A switch, to be linked to other switches."""
 
@@ -76,6 +109,26 @@ class NodeFile(SwitchFile):
     )
 
 
+class LimitedFile(NodeFile):
+    """A node that programs run on."""
+
+    limits: Annotated[LimitsFile | None, Field(description="Bounds for its programs (a control group).")] = None
+
+
+class HostFile(LimitedFile):
+    """A host."""
+
+    expose: Annotated[
+        list[_Exposure], Field(description="Ports of the machine that lead here: 8080:80, 192.0.2.1:5353:53/udp.")
+    ] = Field(default=[])
+
+
+class RouterFile(LimitedFile):
+    """A router."""
+
+    nat: Annotated[bool, Field(description="The machine's network is reached through it.")] = False
+
+
 class NetworkFile(FileModel):
     """A switch with the members' interfaces on it."""
 
@@ -85,11 +138,15 @@ class NetworkFile(FileModel):
     ipv6: Annotated[str | bool | None, Field(description="Prefix of the network; false for none.")] = None
 
 
-_Node = Annotated[NodeFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=NodeFile | None)]
+_Host = Annotated[HostFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=HostFile | None)]
+_Router = Annotated[RouterFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=RouterFile | None)]
 _Switch = Annotated[SwitchFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=SwitchFile | None)]
 _Network = Annotated[NetworkFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=NetworkFile | None)]
-_Nodes = Annotated[
-    dict[str, _Node], BeforeValidator(_nothing_is_empty, json_schema_input_type=dict[str, NodeFile | None] | None)
+_Hosts = Annotated[
+    dict[str, _Host], BeforeValidator(_nothing_is_empty, json_schema_input_type=dict[str, HostFile | None] | None)
+]
+_Routers = Annotated[
+    dict[str, _Router], BeforeValidator(_nothing_is_empty, json_schema_input_type=dict[str, RouterFile | None] | None)
 ]
 _Link = Annotated[LinkFile, BeforeValidator(_ends_alone, json_schema_input_type=list[str | EndFile] | LinkFile)]
 
@@ -104,8 +161,8 @@ class TopologyFile(FileModel):
     addresses: Annotated[Literal["dual", "ipv4", "ipv6"], Field(description="Which are given out.")] = "dual"
     ipv4_pool: Annotated[str | None, Field(description="Where automatic prefixes come from; 10.0.0.0/8.")] = None
     ipv6_pool: Annotated[str | None, Field(description="Where automatic prefixes come from; fd00::/16.")] = None
-    hosts: _Nodes = Field(default={})
-    routers: _Nodes = Field(default={})
+    hosts: _Hosts = Field(default={})
+    routers: _Routers = Field(default={})
     switches: dict[str, _Switch] = Field(default={})
     networks: dict[str, _Network] = Field(default={})
     links: list[_Link] = Field(default=[])

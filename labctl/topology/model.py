@@ -40,6 +40,44 @@ class Route:
     ifname: str
 
 
+class Transport(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """A port of the machine that leads to a port of a host. `address` is None for the machine's loopback addresses."""
+
+    transport: Transport
+    address: Address | None
+    machine_port: int
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.machine} to {self.port}/{self.transport}"
+
+    @property
+    def machine(self) -> str:
+        """The machine's side: `8080`, `192.0.2.1:8080`, `[2001:db8::1]:8080`."""
+        if self.address is None:
+            return str(self.machine_port)
+        return (
+            f"[{self.address}]:{self.machine_port}"
+            if self.address.version == 6
+            else f"{self.address}:{self.machine_port}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much all programs of a node together may have; None for no limit."""
+
+    pids: int | None = None  # processes and threads, the node's init included
+    memory_bytes: int | None = None
+    cpu: float | None = None  # 0.5: half of one processor; 2.0: two
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     name: str
@@ -48,6 +86,9 @@ class Node:
     routes: tuple[Route, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()  # dotted keys below net., in file order; forwarding already included
     environment: tuple[tuple[str, str], ...] = ()
+    nat: bool = False  # a router through which the machine's network is reached
+    exposures: tuple[Exposure, ...] = ()
+    limits: Limits | None = None
 
     @property
     def addresses(self) -> Iterator[Address]:

@@ -12,8 +12,9 @@ from labctl.documents import Diagnostic, Document, DocumentError, KeyPath, read,
 from labctl.documents.validate import validate
 from labctl.names import interface_name_problem, name_key, node_name_problem
 from labctl.topology.draft import IPV4_POOL, IPV6_POOL, Draft, DraftEnd, DraftLink, DraftNode, Family, Mistakes, Place
-from labctl.topology.files import EndFile, LinkFile, NetworkFile, SwitchFile, TopologyFile
+from labctl.topology.files import EndFile, HostFile, LinkFile, NetworkFile, RouterFile, SwitchFile, TopologyFile
 from labctl.topology.model import NodeKind
+from labctl.topology.outside import check_exposures, exposures_of, limits_of
 from labctl.topology.written import parse_address, parse_mac, parse_pool, parse_prefix
 
 NODES_LIMIT, LINKS_LIMIT = 10_000, 50_000
@@ -45,6 +46,7 @@ def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[
         _Names(gathered, model, own).take()
     for model, own in gathered.parts:
         _Links(gathered, model, own).take()
+    check_exposures(gathered.nodes.values(), gathered.mistakes)
     pools = _pools(main, document, gathered.mistakes)
     families = {"dual": tuple(Family), "ipv4": (Family.IPV4,), "ipv6": (Family.IPV6,)}[main.addresses]
     place = Place(document, main.path)
@@ -115,18 +117,28 @@ class _Names:
 
     def take(self) -> None:
         for name, host in self.model.hosts.items():
-            self.group(name, NodeKind.HOST, host, host.count, host.environment)
+            self.group(name, NodeKind.HOST, host, host.count, host.environment, host)
         for name, router in self.model.routers.items():
-            self.group(name, NodeKind.ROUTER, router, router.count, router.environment)
+            self.group(name, NodeKind.ROUTER, router, router.count, router.environment, router)
         for name, switch in self.model.switches.items():
-            self.group(name, NodeKind.SWITCH, switch, None, {})
+            self.group(name, NodeKind.SWITCH, switch, None, {}, None)
         for name, network in self.model.networks.items():
             self.network(name, network)
 
     def group(
-        self, name: str, kind: NodeKind, model: SwitchFile, count: int | None, environment: Mapping[str, str | int]
+        self,
+        name: str,
+        kind: NodeKind,
+        model: SwitchFile,
+        count: int | None,
+        environment: Mapping[str, str | int],
+        station: HostFile | RouterFile | None,
     ) -> None:
         place = Place(self.document, model.path)
+        nat = isinstance(station, RouterFile) and station.nat
+        expose = station.expose if isinstance(station, HostFile) else []
+        exposures = exposures_of(expose, place.at("expose"), self.mistakes)
+        limits = limits_of(station.limits if station else None, place.at("limits"), self.mistakes)
         sysctls = self.sysctls(model.sysctls, place)
         variables = self.environment(environment, place)
         names = (name,) if count is None else tuple(f"{name}-{number}" for number in range(1, count + 1))
@@ -142,7 +154,9 @@ class _Names:
             if len(self.gathered.nodes) >= NODES_LIMIT:
                 self.mistakes.add(place, f"there are more than {NODES_LIMIT} nodes", key=True)
                 return
-            self.node(DraftNode(single, kind, sysctls, variables, place=place))
+            self.node(
+                DraftNode(single, kind, sysctls, variables, place=place, nat=nat, exposures=exposures, limits=limits)
+            )
 
     def network(self, name: str, model: NetworkFile) -> None:
         place = Place(self.document, model.path)

@@ -48,7 +48,7 @@ def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
         links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))
 
     stations = [
-        Station(node.name, node.kind is NodeKind.ROUTER, tuple(ports[node.name]))
+        Station(node.name, node.kind is NodeKind.ROUTER, tuple(ports[node.name]), node.nat)
         for node in draft.nodes
         if node.kind is not NodeKind.SWITCH
     ]
@@ -95,7 +95,8 @@ def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ..
         inferred = _SWITCH
     given = {key for key, _ in draft.sysctls}
     sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.sysctls)
-    return Node(draft.name, draft.kind, tuple(interfaces), routes, sysctls, draft.environment)
+    outside = (draft.nat, draft.exposures, draft.limits)
+    return Node(draft.name, draft.kind, tuple(interfaces), routes, sysctls, draft.environment, *outside)
 
 
 def _ipv6_is_off(node: DraftNode) -> bool:

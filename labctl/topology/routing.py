@@ -3,6 +3,9 @@
 Routers get a route to every prefix that they are not on. A host with one interface gets a default route when all that
 lies beyond its network is reached through one router, which is how people set hosts up; other hosts get a route for
 every prefix. Without a router nobody gets a route: what is not on the link is ENETUNREACH.
+
+What lies outside the lab is one more prefix, 0.0.0.0/0 and ::/0, that the routers with `nat` are on; everybody has a
+route to it by way of the nearest. Those routers get theirs when the lab is made.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+from labctl.names import OUTSIDE_INTERFACE
 from labctl.topology.draft import Family
 from labctl.topology.model import Address, AddressOnLink, Prefix, Route
 
@@ -40,6 +44,7 @@ class Station:
     name: str
     forwards: bool
     ports: tuple[Port, ...]
+    nat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,13 @@ def map_of(stations: list[Station], family: Family) -> Map:
 def find_routes(stations: list[Station], prefixes: dict[tuple[int, Family], Prefix]) -> list[tuple[Route, ...]]:
     """The routes of every station, in the order of the stations."""
     routes: list[list[Route]] = [[] for _ in stations]
+    outside = max((segment for segment, _ in prefixes), default=0) + 1
+    outlets = [(index, OUTSIDE_INTERFACE) for index, station in enumerate(stations) if station.nat]
+    if outlets:
+        prefixes = prefixes | {(outside, family): DEFAULT[family] for family in Family}
     for family in (Family.IPV4, Family.IPV6):
         reach = map_of(stations, family)
+        reach.members[outside] = outlets
         found: list[list[Route]] = [[] for _ in stations]
         for (segment, of), prefix in sorted(prefixes.items(), key=lambda one: one[0][0]):
             if of is family:

@@ -1,0 +1,254 @@
+"""Control groups that bound what a node's programs may have (cgroups(7)): version 2, or version 1 where it is mounted.
+
+A group is made below one that the calling process may make groups in: its own or one above it, so that the limits that
+it is under itself stay in force. Both versions may be mounted at once; a controller belongs to one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.errors import KernelError, MachineError
+
+PERIOD_US = 100_000  # of the bandwidth of processors; the kernel's default
+QUOTA_MIN_US = 1000
+PROCS = "cgroup.procs"
+REMOVE_TIMEOUT_S = 5.0
+_POLL_MS = 10
+
+
+class Controller(StrEnum):
+    PIDS = "pids"
+    MEMORY = "memory"
+    CPU = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A group in which groups may be made, and what can be limited in these."""
+
+    path: str
+    version: int  # 1, 2
+    controllers: tuple[Controller, ...]
+
+
+def find_parents(needed: Collection[Controller]) -> tuple[Parent, ...]:
+    """Where the calling process can make groups with those controllers. MachineError when it cannot, with a remedy."""
+    parents: list[Parent] = []
+    missing = set(needed)
+    mounts, own = _mounts(), _own_groups()
+    for mount in mounts:
+        if mount.version == 2 and "" in own:
+            there = _available(mount, own[""]) & missing
+            path = _parent_with(mount, own[""], there) if there else None
+            if path is not None:
+                parents.append(Parent(path, 2, tuple(sorted(there))))
+                missing -= there
+    for mount in mounts:
+        there = {controller for controller in missing if controller in mount.options and controller in own}
+        if mount.version == 1 and there:
+            path = mount.path_of(own[next(iter(there))])
+            if _may_make_groups(path):
+                parents.append(Parent(path, 1, tuple(sorted(there))))
+                missing -= there
+    if missing:
+        raise MachineError(_refusal(missing, mounts))
+    return tuple(parents)
+
+
+def make_base(parent: Parent, name: str) -> str:
+    """A group for the groups of a lab's nodes; returns its path. KernelError."""
+    path = os.path.join(parent.path, name)
+    try:
+        os.mkdir(path, 0o755)
+        if parent.version == 2:
+            enabled = " ".join(f"+{controller}" for controller in parent.controllers)
+            _write(os.path.join(path, "cgroup.subtree_control"), enabled)
+    except OSError as error:
+        raise KernelError(f"control group {path}", "make it", error.errno or 0, detail=str(error)) from error
+    return path
+
+
+def make_group(
+    base: str, parent: Parent, name: str, *, pids: int | None, memory_bytes: int | None, cpu: float | None
+) -> int | None:
+    """A group for a node below `base`, with those limits that the parent has controllers for.
+
+    Returns a descriptor, which the caller owns: a process that writes `0` to it is in the group, and so are all
+    processes that come from it. None when the parent has no controller for what is limited. KernelError.
+    """
+    limits = [
+        (file, value)
+        for controller, settings in _settings(parent.version, pids, memory_bytes, cpu).items()
+        if controller in parent.controllers
+        for file, value in settings
+    ]
+    if not limits:
+        return None
+    path = os.path.join(base, name)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+        for file, value in limits:
+            if not file.startswith("?"):
+                _write(os.path.join(path, file), value)
+            elif os.path.exists(os.path.join(path, file[1:])):
+                _write(os.path.join(path, file[1:]), value)
+        return os.open(os.path.join(path, PROCS), os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelError(f"control group {path}", "set its limits", error.errno or 0, detail=str(error)) from error
+
+
+def remove_base(path: str, *, timeout_s: float = REMOVE_TIMEOUT_S) -> None:
+    """Remove a group and those in it, which may be gone already; a process that has just ended is waited for.
+
+    OSError: EBUSY when there are still processes in it after `timeout_s`.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            for name in _groups_in(path):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(os.path.join(path, name))
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > until:
+                raise
+        select.poll().poll(_POLL_MS)
+
+
+def enter(descriptors: Iterable[int]) -> None:
+    """The calling process (single-threaded) enters the groups whose descriptors `make_group` returned. OSError."""
+    for descriptor in descriptors:
+        os.write(descriptor, b"0")
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    path: str
+    root: str  # the group that is mounted there
+    version: int
+    options: frozenset[str]
+
+    def path_of(self, group: str) -> str:
+        """Where that group is seen here; the mount point itself when it is not below what is mounted."""
+        if self.root == "/":
+            inside = group
+        elif group == self.root or group.startswith(self.root + "/"):
+            inside = group[len(self.root) :]
+        else:
+            inside = "/"
+        if ".." in inside.split("/"):
+            inside = "/"
+        return os.path.normpath(self.path + "/" + inside)
+
+
+def _mounts() -> list[_Mount]:
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields, _, rest = line.partition(" - ")
+            kind, _, options = rest.rstrip("\n").split(" ", 2)
+            _, _, _, root, path, *_ = fields.split(" ")
+            if kind in ("cgroup", "cgroup2"):
+                super_options = frozenset(options.split(","))
+                found.append(_Mount(path, root, 2 if kind == "cgroup2" else 1, super_options))
+    return found
+
+
+def _own_groups() -> dict[str, str]:
+    """The calling process's group by controller; "" is version 2's (proc_pid_cgroup(5))."""
+    found: dict[str, str] = {}
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            number, controllers, path = line.rstrip("\n").split(":", 2)
+            for controller in controllers.split(",") if number != "0" else [""]:
+                found[controller] = path
+    return found
+
+
+def _available(mount: _Mount, own: str) -> set[Controller]:
+    """The controllers that version 2 has at all."""
+    there = _words(os.path.join(mount.path, "cgroup.controllers"))
+    return {controller for controller in Controller if controller in there}
+
+
+def _parent_with(mount: _Mount, own: str, needed: set[Controller]) -> str | None:
+    """The nearest group that gives these controllers to its children, from the calling process's own upwards.
+
+    The process has to be allowed to move from its own group to a new one there: cgroups(7), delegation containment.
+    """
+    path = mount.path_of(own)
+    while True:
+        if needed <= _words(os.path.join(path, "cgroup.subtree_control")) and _may_make_groups(path):
+            return path
+        if path == mount.path or len(path) <= len(mount.path):
+            return None
+        path = os.path.dirname(path)
+
+
+def _may_make_groups(path: str) -> bool:
+    return os.access(path, os.W_OK | os.X_OK) and os.access(os.path.join(path, PROCS), os.W_OK)
+
+
+def _words(path: str) -> set[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return set(file.read().split())
+    except OSError:
+        return set()
+
+
+def _groups_in(path: str) -> list[str]:
+    with os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _settings(
+    version: int, pids: int | None, memory_bytes: int | None, cpu: float | None
+) -> dict[Controller, list[tuple[str, str]]]:
+    """The files of each controller; those with a `?` are not there on every kernel (swap accounting)."""
+    found: dict[Controller, list[tuple[str, str]]] = {}
+    if pids is not None:
+        found[Controller.PIDS] = [("pids.max", str(pids))]
+    if memory_bytes is not None:
+        amount = str(memory_bytes)
+        one = [("memory.limit_in_bytes", amount), ("?memory.memsw.limit_in_bytes", amount)]
+        found[Controller.MEMORY] = one if version == 1 else [("memory.max", amount), ("?memory.swap.max", "0")]
+    if cpu is not None:
+        quota_us = max(QUOTA_MIN_US, round(cpu * PERIOD_US))
+        one = [("cpu.cfs_period_us", str(PERIOD_US)), ("cpu.cfs_quota_us", str(quota_us))]
+        found[Controller.CPU] = one if version == 1 else [("cpu.max", f"{quota_us} {PERIOD_US}")]
+    return found
+
+
+def _write(path: str, value: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode("ascii"))
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(missing: Collection[Controller], mounts: list[_Mount]) -> str:
+    what = ", ".join(sorted(missing))
+    head = f"lab: cannot limit its hosts: no control group with {what} may be made here."
+    if not mounts:
+        return f"{head} No cgroup file system is mounted; try: mount -t cgroup2 none /sys/fs/cgroup (as root)."
+    if os.geteuid() != 0:
+        return f"{head} Try: systemd-run --user --scope labctl ..., or run as root. Or leave `limits` out."
+    enabled = " ".join(f"+{controller}" for controller in sorted(missing))
+    return (
+        f"{head} Try: echo {enabled} > /sys/fs/cgroup/cgroup.subtree_control (a container may need "
+        f"--cgroupns=host and a writable /sys/fs/cgroup). Or leave `limits` out."
+    )

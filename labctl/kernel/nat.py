@@ -1,0 +1,316 @@
+"""The machine's network for a lab's router: a veth pair, address translation on both sides of it, and forwarding.
+
+The router translates the lab's addresses to its end of the pair, the machine translates that one address to its own: so
+the machine needs no route to the lab, and the lab's prefixes may be those of the machine's own networks.
+
+The machine's table has an owner (NFT_TABLE_F_OWNER, Linux 5.12): the netlink socket that made it. The kernel removes it
+when the last descriptor of that socket is closed, however that comes about, and lets nobody else change it meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+
+from labctl.errors import KernelError, MachineError, describe_errno
+from labctl.kernel import netlink, nftables, readback, rtnl
+from labctl.kernel.namespaces import entered
+from labctl.kernel.sysctl import read_sysctl, write_sysctl
+
+NETWORK_BITS = 30
+# Link-local addresses, without those of metadata services; where the machine has a route for all of them, those for
+# benchmarks (RFC 2544).
+POOLS = ((IPv4Network("169.254.0.0/16"), IPv4Network("169.254.169.0/24")), (IPv4Network("198.18.0.0/15"), None))
+IPV6_PREFIX = 0xFD6C_6162_6374  # a unique local prefix of 48 bits (RFC 4193)
+
+_POSTROUTING, _FORWARD = 4, 2  # NF_INET_*
+_OWNER = 2  # NFT_TABLE_F_OWNER
+_CHAIN_POSTROUTING, _CHAIN_FORWARD = b"postrouting\0", b"forward\0"
+_ROUTER_TABLE = b"labctl-nat\0"
+_INDEX = struct.Struct("=I")
+_NEEDED = "It takes Linux 5.12 or later with nf_tables, nf_nat and nft_masq; try `modprobe nft_masq` as root."
+
+
+@dataclass(frozen=True, slots=True)
+class MachineNetwork:
+    """What of the machine's own network concerns its labs, in the namespace that was looked at."""
+
+    uplinks: tuple[str, ...]  # interfaces with IPv4 routes
+    uplinks6: tuple[str, ...]  # interfaces with IPv6 routes, when there is a default route among these
+    mtu: int  # the smallest of the uplinks
+    taken: tuple[IPv4Network, ...]  # what has a route of its own
+    indexes: tuple[tuple[str, int], ...]  # of every interface but lo
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """A router's way out: the interface on the machine, and the network of the pair (machine .1, router .2)."""
+
+    router: str
+    ifname: str
+    network: IPv4Network
+    network6: IPv6Network | None
+
+    @property
+    def machine_ends(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
+        """The addresses of the machine's end."""
+        return self._ends(1)
+
+    @property
+    def router_ends(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
+        """The addresses of the router's end."""
+        return self._ends(2)
+
+    def _ends(self, number: int) -> tuple[IPv4Interface | IPv6Interface, ...]:
+        four = IPv4Interface((int(self.network.network_address) + number, self.network.prefixlen))
+        if self.network6 is None:
+            return (four,)
+        return four, IPv6Interface((int(self.network6.network_address) + number, self.network6.prefixlen))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A sysctl of the machine's that has to have another value meanwhile."""
+
+    key: str  # with slashes: interfaces have dots in their names
+    before: str
+    value: str
+
+
+def look_at_machine() -> MachineNetwork:
+    """The network of the namespace that the calling thread is in. OSError."""
+    with netlink.open_socket(rtnl.NETLINK_ROUTE) as sock:
+        links = {link.name: link for link in readback.links(sock)}
+        routes = [route for route in readback.routes(sock) if route.ifname != "lo"]
+        on_link = [each.address.network for each in readback.addresses(sock)]
+    four = tuple(dict.fromkeys(route.ifname for route in routes if route.destination.version == 4))
+    six = tuple(
+        dict.fromkeys(
+            route.ifname
+            for route in routes
+            if route.destination.version == 6 and (route.gateway or not route.destination.is_link_local)
+        )
+    )
+    default6 = any(route.destination == ip_network("::/0") for route in routes)
+    uplinks6 = six if default6 else ()
+    taken = {network for network in [*(route.destination for route in routes), *on_link] if network.prefixlen}
+    return MachineNetwork(
+        uplinks=tuple(name for name in four if name in links),
+        uplinks6=tuple(name for name in uplinks6 if name in links),
+        mtu=min((links[name].mtu for name in (*four, *uplinks6) if name in links), default=1500),
+        taken=tuple(network for network in taken if isinstance(network, IPv4Network)),
+        indexes=tuple((name, link.index) for name, link in links.items() if name != "lo"),
+    )
+
+
+def forwarding_settings(machine: MachineNetwork) -> tuple[Setting, ...]:
+    """What has to be changed for packets from outside to reach labs: nothing on a machine that forwards anyway."""
+    found = []
+    for ifname in machine.uplinks:
+        key = f"net/ipv4/conf/{ifname}/forwarding"
+        if read_sysctl(key) == "0":
+            found.append(Setting(key, "0", "1"))
+    if machine.uplinks6 and read_sysctl("net/ipv6/conf/all/forwarding") == "0":
+        for ifname in machine.uplinks6:
+            key = f"net/ipv6/conf/{ifname}/force_forwarding"
+            if read_sysctl(key) == "0":
+                found.append(Setting(key, "0", "1"))
+    return tuple(found)
+
+
+def ipv6_can_be_forwarded(machine: MachineNetwork) -> bool:
+    """Whether the machine reaches IPv6 networks and can forward to them without becoming a router itself.
+
+    A machine that does not forward takes its own default route from router advertisements, and would lose it with
+    net.ipv6.conf.all.forwarding; Linux 6.17 has a setting for single interfaces instead (force_forwarding).
+    """
+    if not machine.uplinks6:
+        return False
+    with contextlib.suppress(OSError):
+        if read_sysctl("net/ipv6/conf/all/forwarding") != "0":
+            return True
+    return os.path.exists("/proc/sys/net/ipv6/conf/all/force_forwarding")
+
+
+def reserve_network(taken: Sequence[IPv4Network], start: int) -> tuple[IPv4Network, int, socket.socket]:
+    """A network for a pair that neither `taken` nor another lab has, its number, and what it is reserved by.
+
+    The caller owns the socket, whose name (abstract, hence the network namespace's own) no two labs can have at once.
+    `start` says where to begin. MachineError when all are taken.
+    """
+    for pool, never in POOLS:
+        if any(pool.subnet_of(network) for network in taken):
+            continue
+        count = 1 << (NETWORK_BITS - pool.prefixlen)
+        unusable = (*taken, *([never] if never else []))
+        for step in range(count):
+            number = (start + step) % count
+            network = IPv4Network((int(pool.network_address) + number * 4, NETWORK_BITS))
+            if not 64 <= number < count - 64 or any(network.overlaps(other) for other in unusable):
+                continue  # the first and the last 256 addresses of 169.254.0.0/16 are reserved (RFC 3927)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            try:
+                sock.bind(f"\0labctl-nat-{network}")
+            except OSError as error:
+                sock.close()
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                raise
+            return network, number, sock
+    raise MachineError(f"lab: no network is free for `nat`: the machine has routes for all of {POOLS[0][0]}.")
+
+
+def network6_of(number: int) -> IPv6Network:
+    """The IPv6 network that goes with the number of an IPv4 network."""
+    return IPv6Network(((IPV6_PREFIX << 80) | (number << 64), 64))
+
+
+def make_machine_table(
+    sock: socket.socket, name: str, outlets: Sequence[Outlet], kept_apart: Sequence[tuple[int, int]]
+) -> None:
+    """Translate what comes from the outlets, and keep interfaces (from, to) apart that were not joined by forwarding.
+
+    `sock` (NETLINK_NETFILTER, in the machine's namespace) is borrowed; the table goes when it is closed. MachineError.
+    """
+    table = name.encode() + b"\0"
+    requests = [
+        nftables.request(nftables.NEW_TABLE, _MAKE, netlink.attribute(1, table) + nftables.number(2, _OWNER)),
+        nftables.request(nftables.NEW_CHAIN, _MAKE, _nat_chain(table)),
+    ]
+    for outlet in outlets:
+        for address in outlet.router_ends:
+            rule = nftables.new_rule(table, _CHAIN_POSTROUTING, [*_from(address), nftables.expression("masq", b"")])
+            requests.append(nftables.request(nftables.NEW_RULE, _ADD, rule))
+    if kept_apart:
+        chain = nftables.base_chain(table, _CHAIN_FORWARD, b"filter\0", _FORWARD, 0)
+        requests.append(nftables.request(nftables.NEW_CHAIN, _MAKE, chain))
+    for coming, going in kept_apart:
+        tests = [*_index(nftables.META_IIF, coming), *_index(nftables.META_OIF, going)]
+        rule = nftables.new_rule(table, _CHAIN_FORWARD, [*tests, nftables.drop()])
+        requests.append(nftables.request(nftables.NEW_RULE, _ADD, rule))
+    _transact(sock, requests, f"machine: cannot make the nftables table {name}")
+
+
+def connect(sock: socket.socket, machine: int, outlet: Outlet, router: int, index: int, ifname: str, mtu: int) -> None:
+    """Make the pair of an outlet and all that the router needs to use it; `router` and `machine` are namespaces.
+
+    `sock` (NETLINK_ROUTE, in the machine's namespace) and all descriptors are borrowed; `index` and `ifname` are those
+    of the router's end. KernelError, MachineError. The pair goes with the router's namespace.
+    """
+    first = rtnl.VethEnd(outlet.ifname, 0, _mac(outlet, 1), mtu, machine)
+    second = rtnl.VethEnd(ifname, index, _mac(outlet, 2), mtu, router)
+    _carry_out(sock, f"nat of {outlet.router}", [(f"make the veth pair {outlet.ifname}", rtnl.new_veth(first, second))])
+    with entered(machine):
+        own = socket.if_nametoindex(outlet.ifname)
+        _write(outlet, f"net/ipv4/conf/{outlet.ifname}/forwarding", "1")
+        if outlet.network6 is None:
+            _write(outlet, f"net/ipv6/conf/{outlet.ifname}/disable_ipv6", "1")
+        elif os.path.exists(f"/proc/sys/net/ipv6/conf/{outlet.ifname}/force_forwarding"):
+            _write(outlet, f"net/ipv6/conf/{outlet.ifname}/force_forwarding", "1")
+    steps = [] if outlet.network6 is None else [("keep addresses from it", rtnl.without_generated_addresses(own))]
+    steps += [
+        (f"add address {address} to {outlet.ifname}", rtnl.new_address(own, address)) for address in outlet.machine_ends
+    ]
+    steps.append((f"set {outlet.ifname} up", rtnl.set_up(own, True)))
+    _carry_out(sock, f"nat of {outlet.router}", steps)
+    _connect_router(outlet, router, index, ifname)
+
+
+def remove_link(ifname: str) -> None:
+    """Remove an interface of the namespace that the calling thread is in, if it is still there. OSError."""
+    try:
+        index = socket.if_nametoindex(ifname)
+    except OSError:
+        return
+    with netlink.open_socket(rtnl.NETLINK_ROUTE) as sock:
+        batch: netlink.Batch[str] = netlink.Batch(sock)
+        batch.add(bytearray(netlink.message(_RTM_DELLINK, _SET, _IFINFO.pack(0, 0, index, 0, 0))), ifname)
+        for refused in batch.commit():
+            if refused.errno != errno.ENODEV:
+                raise OSError(refused.errno, os.strerror(refused.errno), ifname)
+
+
+_RTM_DELLINK = 17  # linux/rtnetlink.h
+_IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg
+_SET = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
+_MAKE = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+_ADD = netlink.NLM_F_CREATE | netlink.NLM_F_APPEND
+
+
+def _connect_router(outlet: Outlet, router: int, index: int, ifname: str) -> None:
+    with entered(router):
+        route_socket = netlink.open_socket(rtnl.NETLINK_ROUTE)
+        try:
+            filter_socket = netlink.open_socket(nftables.NETLINK_NETFILTER)
+        except OSError:
+            route_socket.close()
+            raise
+    with route_socket, filter_socket:
+        steps = [] if outlet.network6 is None else [("keep addresses from it", rtnl.without_generated_addresses(index))]
+        steps += [(f"add address {one} to {ifname}", rtnl.new_address(index, one)) for one in outlet.router_ends]
+        steps.append((f"set {ifname} up", rtnl.set_up(index, True)))
+        for end in outlet.machine_ends:
+            everything = ip_network("0.0.0.0/0" if end.version == 4 else "::/0")
+            steps.append((f"add a default route via {end.ip}", rtnl.new_route(index, everything, end.ip)))
+        _carry_out(route_socket, f"router {outlet.router}", steps)
+        rule = [*_index(nftables.META_OIF, index), nftables.expression("masq", b"")]
+        requests = [
+            nftables.request(nftables.NEW_TABLE, _MAKE, netlink.attribute(1, _ROUTER_TABLE)),
+            nftables.request(nftables.NEW_CHAIN, _MAKE, _nat_chain(_ROUTER_TABLE)),
+            nftables.request(nftables.NEW_RULE, _ADD, nftables.new_rule(_ROUTER_TABLE, _CHAIN_POSTROUTING, rule)),
+        ]
+        _transact(filter_socket, requests, f"router {outlet.router}: cannot translate its lab's addresses")
+
+
+def _nat_chain(table: bytes) -> bytes:
+    return nftables.base_chain(table, _CHAIN_POSTROUTING, b"nat\0", _POSTROUTING, 100)  # NF_IP_PRI_NAT_SRC
+
+
+def _from(address: IPv4Interface | IPv6Interface) -> list[bytes]:
+    """Packets that come from exactly that address."""
+    protocol, offset = (nftables.NFPROTO_IPV4, 12) if address.version == 4 else (nftables.NFPROTO_IPV6, 8)
+    packed = address.ip.packed
+    return [
+        nftables.meta(nftables.META_NFPROTO),
+        nftables.compare(nftables.EQUAL, bytes([protocol])),
+        nftables.load(nftables.NETWORK_HEADER, offset, len(packed)),
+        nftables.compare(nftables.EQUAL, packed),
+    ]
+
+
+def _index(key: int, index: int) -> list[bytes]:
+    return [nftables.meta(key), nftables.compare(nftables.EQUAL, _INDEX.pack(index))]
+
+
+def _mac(outlet: Outlet, number: int) -> str:
+    """Locally administered, and other than those of labs' own links (topology/interfaces.py)."""
+    _, second, third, fourth = outlet.network.network_address.packed
+    return bytes((0x02, 0x6C, 0x62, second, third, fourth + number)).hex(":")
+
+
+def _write(outlet: Outlet, key: str, value: str) -> None:
+    try:
+        write_sysctl(key, value)
+    except OSError as error:
+        raise KernelError(f"nat of {outlet.router}", f"set {key}={value}", error.errno or 0) from error
+
+
+def _carry_out(sock: socket.socket, subject: str, steps: Sequence[tuple[str, bytearray]]) -> None:
+    batch: netlink.Batch[str] = netlink.Batch(sock)
+    for attempted, message in steps:
+        batch.add(message, attempted)
+    for refused in batch.commit():
+        raise KernelError(subject, refused.origin, refused.errno, detail=refused.detail)
+
+
+def _transact(sock: socket.socket, requests: list[nftables.Request], what: str) -> None:
+    try:
+        nftables.transact(sock, requests)
+    except OSError as error:
+        raise MachineError(f"{what}: {describe_errno(error.errno or 0)}. {_NEEDED}") from error
