@@ -20,7 +20,9 @@ from pathlib import Path
 MARK = "LABCTL_TEST_SESSION"
 SETTLE_S = 10.0
 POLL_S = 0.02
-PLACES = ("/run", "/run/lock", "/run/netns", "/dev/shm", "/dev/mqueue")
+PLACES = ("/run", "/run/lock", "/run/netns", "/run/labctl", "/dev/shm", "/dev/mqueue")
+# Plain directories that are made once and stay, as ip-netns(8) leaves its own; what is in them is looked at.
+STAYING = frozenset({"/run/netns", "/run/labctl"})
 XDG = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
 
 
@@ -164,7 +166,7 @@ def _files() -> Iterator[str]:
     places = [*PLACES, *(os.environ[name] for name in XDG if os.environ.get(name))]
     for place in dict.fromkeys(places):
         with contextlib.suppress(OSError):
-            yield from (os.path.join(place, name) for name in os.listdir(place))
+            yield from {os.path.join(place, name) for name in os.listdir(place)} - STAYING
     temporary = os.environ.get("TMPDIR", "/tmp")
     with contextlib.suppress(OSError):
         yield from (os.path.join(temporary, name) for name in os.listdir(temporary) if _is_ours(temporary, name))

@@ -53,7 +53,6 @@ from labctl.lab.protocol import (
     Welcome,
 )
 from labctl.lab.starting import Boot, search_path
-from labctl.plan.codec import nodes_to_json, to_json
 
 if TYPE_CHECKING:
     from labctl.lab.caller import Caller
@@ -135,7 +134,12 @@ class Lab:
             with ExitStack() as theirs:
                 theirs.callback(place.close)
                 theirs.callback(os.close, listener)
-                lab = cls(_boot_that_stays(place), name, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
+                try:
+                    boot = _boot_that_stays(place)
+                except BaseException:
+                    place.clear()
+                    raise
+                lab = cls(boot, name, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
                 lab._unfinished = stack.pop_all()
                 lab._unfinished_state = state
                 try:
@@ -243,6 +247,8 @@ class Lab:
 
     def reconcile(self, plan: Plan, *, source: str = "") -> None:
         """Change the running lab to what `plan` describes, whole or not at all; what both have in common goes on."""
+        from labctl.plan.codec import nodes_to_json, to_json
+
         request = Reconcile(plan.topology, nodes_to_json(plan.nodes), to_json(plan.operations), source)
         self._done(request, what="reconcile the lab")
         self.nodes = tuple(node.name for node in plan.nodes)
@@ -326,6 +332,8 @@ class Lab:
 
     def apply(self, operations: Iterable[Operation]) -> None:
         """Carry out operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
+        from labctl.plan.codec import to_json
+
         self._done(Apply(to_json(operations)), what="apply operations")
 
     def drop(self, node: str, rule: DropRule) -> None:
@@ -533,6 +541,8 @@ class Process:
 
 
 def _open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
+    from labctl.plan.codec import nodes_to_json, to_json
+
     cwd = _working_directory()
     visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
     return Open(

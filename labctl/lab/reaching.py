@@ -116,6 +116,8 @@ def take_down(name: str, *, force: bool = False, deadline_s: float = DOWN_DEADLI
     Asks the keeper first unless `force`; kills it (by pidfd, its identity verified) when it does not end in time.
     InputError when there is no such lab; DeadlineExceeded when it cannot be ended.
     """
+    if registry.lab_name_problem(name):
+        raise registry.no_such_lab(name, registry.labs())
     with registry.opened_state() as state:
         was_there = registry.is_alive(state, name)
         with registry.transition(state, name, deadline_s=deadline_s + registry.TRANSITION_DEADLINE_S):

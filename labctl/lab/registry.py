@@ -168,7 +168,7 @@ def clear_if_dead(state: int, name: str, entry: str | None = None) -> list[str]:
     """Remove what is left of a lab that has ended (inside `transition`); returns what that was."""
     removed: list[str] = []
     for each in (name, making(name)) if entry is None else (entry,):
-        if _is_alive(state, each) or not _is_there(state, each):
+        if _is_alive(state, each) or not _is_labs(state, each):
             continue
         try:
             directory = os.open(each, DIRECTORY_FLAGS, dir_fd=state)
@@ -287,9 +287,11 @@ def _is_alive(state: int, entry: str) -> bool:
     return False
 
 
-def _is_there(state: int, entry: str) -> bool:
+def _is_labs(state: int, entry: str) -> bool:
+    """Whether the entry is a lab's directory: one with a lock, or one that was just to be given it."""
     try:
-        return stat.S_ISDIR(os.stat(entry, dir_fd=state, follow_symlinks=False).st_mode)
+        is_directory = stat.S_ISDIR(os.stat(entry, dir_fd=state, follow_symlinks=False).st_mode)
+        return is_directory and (entry.startswith(".") or os.access(f"{entry}/{LOCK}", os.F_OK, dir_fd=state))
     except FileNotFoundError:
         return False
 

@@ -103,7 +103,7 @@ class Boot:
 
     def hang_up(self) -> None:
         """Let boot and keeper know that their owner is done; wakes whoever waits for an answer. Idempotent."""
-        if self.liveness != -1:
+        if not self.ended:
             self.let_go()
             with contextlib.suppress(OSError):  # ENOTCONN: it is gone already
                 self.channel.shutdown(socket.SHUT_RDWR)

@@ -27,6 +27,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "topology": {"is_shape", "load", "resolve_inline"},
     "plan": {
+        "Change",
+        "Difference",
         "Operation",
         "Plan",
         "PlannedNode",
@@ -34,6 +36,8 @@ ROOMS: dict[str, set[str]] = {
         "from_json",
         "nodes_from_json",
         "nodes_to_json",
+        "render_difference_json",
+        "render_difference_text",
         "render_json",
         "render_shell",
         "render_text",
@@ -58,7 +62,10 @@ ROOMS: dict[str, set[str]] = {
 
 # Methods and properties; what a handle's __init__ sets is used all over the tests of labs.
 HANDLES: dict[str, set[str]] = {
-    "Lab": {"apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"},
+    "Lab": {
+        *("apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"),
+        *("attach", "describe", "down", "processes", "reconcile", "start_process", "stay", "stop_process", "up"),
+    },
     "Process": {"close", "fileno", "returncode", "signal", "wait"},
 }
 
@@ -75,7 +82,9 @@ EXIT_STATUSES = {
 COMMANDS = {
     "run": {"--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo"},
     "validate": set(),
-    "plan": {"--format", "-f", "--topo"},
+    "plan": {"--format", "-f", "--lab", "--topo"},
+    "up": {"--dry-run", "--name", "--topo"},
+    "inspect": {"--format", "-f"},
     "examples": set(),
     "init": set(),
     "schema": set(),
