@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from labctl.cli import lab_commands
+from labctl.cli import completion, lab_commands, up_commands
 from labctl.cli.completion import VARIABLE
 from labctl.cli.ending import ends_with_status
 from labctl.errors import InputError
@@ -38,6 +38,7 @@ class SchemaKind(StrEnum):
     TOPOLOGY = "topology"
     SCENARIO = "scenario"
     RESULT = "result"
+    INSPECT = "inspect"
 
 
 def _show_version(wanted: bool) -> None:
@@ -130,12 +131,24 @@ def plan(
         PlanFormat,
         typer.Option("--format", "-f", help="sh: a script of ip commands that builds the same network."),
     ] = PlanFormat.TEXT,
+    lab: Annotated[
+        str | None,
+        typer.Option(
+            "--lab", metavar="LAB", autocompletion=completion.lab_names, help="What labctl up would change in this lab."
+        ),
+    ] = None,
 ) -> int:
-    """Show what would be made of a topology; nothing is built."""
+    """Show what would be made of a topology, or changed in a running lab; nothing is done."""
     from labctl.cli.check import show_plan
 
     if (topology is None) == (topo is None):
         raise InputError("labctl plan: give one topology, a file or a shape such as star:10. See labctl plan --help")
+    if lab is not None:
+        from labctl.cli.up import show_difference
+
+        if format is PlanFormat.SH:
+            raise InputError("labctl plan: a difference is not told as a script; with --lab say --format text or json.")
+        return show_difference(topology or topo or "", lab, as_json=format is PlanFormat.JSON)
     return show_plan(topology or topo or "", format)
 
 
@@ -162,12 +175,13 @@ def init(
 @app.command(short_help="Print the JSON Schema of a kind of file.")
 @ends_with_status
 def schema(
-    kind: Annotated[SchemaKind, typer.Argument(metavar="topology|scenario|result", help="Which one.")],
+    kind: Annotated[SchemaKind, typer.Argument(metavar="topology|scenario|result|inspect", help="Which one.")],
 ) -> int:
-    """Print a JSON Schema: of topology or scenario files for editors, of results for readers of --json."""
+    """Print a JSON Schema: of topology or scenario files for editors, of results and inspect for readers of JSON."""
     from labctl.cli.check import show_schema
 
     return show_schema(kind)
 
 
+up_commands.register(app)
 lab_commands.register(app)

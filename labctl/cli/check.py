@@ -99,9 +99,9 @@ def _shape_or_unknown(source: str) -> Topology:
 
 
 def show_schema(kind: SchemaKind) -> int:
-    """Prints a JSON Schema: the published result's as it is, a file's as its model gives it."""
-    if kind is SchemaKind.RESULT:
-        path = Path(__file__).resolve().parent.parent / "schemas" / "result.schema.json"
+    """Prints a JSON Schema: the published ones of output as they are, a file's as its model gives it."""
+    if kind in (SchemaKind.RESULT, SchemaKind.INSPECT):
+        path = Path(__file__).resolve().parent.parent / "schemas" / f"{kind.value}.schema.json"
         text = path.read_text("utf-8").rstrip("\n")
     else:
         import json

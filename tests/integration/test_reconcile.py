@@ -75,7 +75,7 @@ BASE = (
     "networks: {lan: {ipv4: 10.0.1.0/24, members: [a, b, gw]}}",
     "links: [[gw, c], [c, d]]",
 )
-EDITS = {
+EDITS: dict[str, tuple[str, ...]] = {
     "one more host": (
         "hosts: {a: , b: , c: , d: , e: }",
         *BASE[1:3],

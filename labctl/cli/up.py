@@ -1,0 +1,181 @@
+"""`labctl up`, and `labctl plan --lab`: a lab that stays is made, or changed to what an edited file says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labctl.cli.find import Kind, unknown
+from labctl.errors import InputError, LabGone
+from labctl.report.screen import Ink, Screen, standard_output
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab
+    from labctl.plan.difference import Difference
+    from labctl.plan.operations import Plan
+    from labctl.topology.model import Topology
+
+_ATTEMPTS = 4  # the lab may be ended, or made, by another command while this one looks
+
+
+@dataclass(frozen=True, slots=True)
+class UpRequest:
+    """The command line of `labctl up`. `source` is a file, a shape or the name of a shipped topology."""
+
+    source: str
+    name: str | None
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the lab is to be."""
+
+    name: str
+    topology: Topology
+    plan: Plan
+    source: str  # the file's text, or the shape
+    visible_paths: tuple[Path, ...]
+
+
+def bring_up(request: UpRequest) -> int:
+    """Makes the lab, or changes the running lab of that name; says what was done. Nothing is done with `dry_run`."""
+    from labctl.lab import registry
+
+    wanted = _wanted(request)
+    if problem := registry.lab_name_problem(wanted.name):
+        raise InputError(f"The name `{wanted.name}` of a lab {problem}. Try --name.")
+    screen = standard_output()
+    if request.dry_run:
+        _show_dry(screen, wanted)
+        return 0
+    registry.sweep()
+    for attempt in range(_ATTEMPTS):
+        last = attempt == _ATTEMPTS - 1
+        running = wanted.name in registry.labs()
+        try:
+            (_change if running else _make)(screen, wanted)
+        except (InputError, LabGone):
+            if last or running == (wanted.name in registry.labs()):
+                raise
+            continue
+        break
+    return 0
+
+
+def load_topology(source: str) -> Topology:
+    """The topology of a file, a shape or the name of a shipped one. InputError with everything that is wrong."""
+    from labctl import topology
+    from labctl.cli import shipped
+
+    if topology.is_shape(source) or Path(source).exists():
+        return topology.load(source)
+    if named := shipped.topology(source):
+        return topology.load(named)
+    if ":" in source and not source.endswith((".yaml", ".yml")) and "/" not in source:
+        return topology.load(source)  # `star:x`: its own message says what a shape looks like
+    raise unknown(source, (Kind.TOPOLOGY,))
+
+
+def show_difference(source: str, lab_name: str, *, as_json: bool) -> int:
+    """`labctl plan TOPOLOGY --lab LAB`: what `labctl up` would change in the running lab."""
+    from labctl import plan
+    from labctl.cli.labs import attach
+
+    planned = plan.build(load_topology(source))
+    with attach(lab_name) as lab:
+        found = _difference(lab, planned)
+    screen = standard_output()
+    if as_json:
+        screen.write([plan.render_difference_json(found).rstrip("\n")])
+    else:
+        _show_changes(screen, found)
+    return 0
+
+
+def _wanted(request: UpRequest) -> Wanted:
+    from labctl import plan
+
+    made = load_topology(request.source)
+    path = Path(request.source)
+    source, visible = made.source or request.source, tuple[Path, ...]()
+    if path.is_file():
+        source, visible = path.read_text("utf-8", "replace"), (path.resolve().parent,)
+    return Wanted(request.name or made.name, made, plan.build(made), source, visible)
+
+
+def _make(screen: Screen, wanted: Wanted) -> None:
+    from labctl.lab import Lab
+
+    began = time.monotonic()
+    with Lab.up(wanted.plan, wanted.name, source=wanted.source, visible_paths=wanted.visible_paths) as lab:
+        lab.stay()
+    made = wanted.topology
+    counted = ", ".join((_count(len(made.nodes), "node"), _count(len(made.links), "link")))
+    screen.line(f"lab {wanted.name} is up: {counted}, in {time.monotonic() - began:.2f} s")
+    if made.hosts:
+        host = made.hosts[0].name
+        choice = "" if _is_alone() else f" --lab {wanted.name}"
+        screen.line(f"Try: labctl shell{choice} {host}, labctl exec{choice} {host} -- ip address, labctl inspect.")
+        screen.line(f"To end it: labctl down {wanted.name}")
+
+
+def _change(screen: Screen, wanted: Wanted) -> None:
+    from labctl.lab import Lab
+
+    with Lab.attach(wanted.name) as lab:
+        found = _difference(lab, wanted.plan)
+        if found:
+            _reconciled(lab, wanted)
+        elif lab.describe().source != wanted.source:
+            _reconciled(lab, wanted)  # for `labctl inspect` to tell of the file as it is now
+    _show_changes(screen, found)
+    screen.line(f"lab {wanted.name} is {'changed' if found else 'as it was'}.")
+
+
+def _reconciled(lab: Lab, wanted: Wanted) -> None:
+    lab.reconcile(wanted.plan, source=wanted.source)
+
+
+def _show_dry(screen: Screen, wanted: Wanted) -> None:
+    from labctl import plan
+    from labctl.lab import Lab, registry
+
+    if wanted.name not in registry.labs():
+        screen.line(f"lab {wanted.name} does not run; it would be made:")
+        screen.write([plan.render_text(wanted.plan).rstrip("\n")])
+        return
+    with Lab.attach(wanted.name) as lab:
+        found = _difference(lab, wanted.plan)
+    if found:
+        screen.line(f"lab {wanted.name} would be changed:")
+    _show_changes(screen, found)
+
+
+def _difference(lab: Lab, planned: Plan) -> Difference:
+    from labctl.plan.difference import difference
+
+    return difference(lab.describe().plan, planned)
+
+
+def _show_changes(screen: Screen, found: Difference) -> None:
+    from labctl import plan
+    from labctl.report.text import printable
+
+    inks = {"+": Ink.GOOD, "-": Ink.BAD, "~": Ink.ODD}
+    paint: Callable[[str, Ink], str] = screen.look.paint
+    lines = printable(plan.render_difference_text(found)).rstrip("\n").split("\n")
+    screen.write([paint(line, inks.get(line[:1], Ink.PLAIN)) for line in lines])
+
+
+def _is_alone() -> bool:
+    from labctl.lab import registry
+
+    return len(registry.labs()) == 1
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
