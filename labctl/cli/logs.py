@@ -71,21 +71,25 @@ class Log:
 def show_logs(targets: Sequence[str], *, follow: bool, lab_name: str | None, lines: int | None = None) -> int:
     """Shows the logs of the processes named (of all when none is), each line with its process's name if several."""
     from labctl.cli.labs import attach
-    from labctl.lab import registry
 
     with attach(lab_name) as lab:
-        processes = chosen(lab, targets, only_running=False)
-        if not processes:
-            raise InputError(f"lab {lab.name}: nothing was started there. Try: labctl start NODE -- COMMAND")
-        logs = [
-            Log(f"{each.node}/{each.name}", *registry.log_paths(lab.name, each.node, each.name)) for each in processes
-        ]
-        width = max(len(log.label) for log in logs) if len(logs) > 1 else 0
-        for log in logs:
-            _print(log, log.all_so_far(), width, last=lines, final=not follow)
-        if follow:
-            _follow(lab, processes, logs, width)
+        show_in(lab, targets, follow=follow, lines=lines)
     return 0
+
+
+def show_in(lab: Lab, targets: Sequence[str], *, follow: bool = False, lines: int | None = None) -> None:
+    """As `show_logs`, in a lab that is attached already."""
+    from labctl.lab import registry
+
+    processes = chosen(lab, targets, only_running=False)
+    if not processes:
+        raise InputError(f"lab {lab.name}: nothing was started there. Try: labctl start NODE -- COMMAND")
+    logs = [Log(f"{each.node}/{each.name}", *registry.log_paths(lab.name, each.node, each.name)) for each in processes]
+    width = max(len(log.label) for log in logs) if len(logs) > 1 else 0
+    for log in logs:
+        _print(log, log.all_so_far(), width, last=lines, final=not follow)
+    if follow:
+        _follow(lab, processes, logs, width)
 
 
 def _follow(lab: Lab, processes: Sequence[ProcessInfo], logs: Sequence[Log], width: int) -> None:

@@ -14,6 +14,7 @@ from labctl.errors import InputError, LabctlError
 
 if TYPE_CHECKING:
     from labctl.lab.description import Description, ProcessInfo
+    from labctl.report.table import Cell
 
 FORMATS = ("table", "json")
 
@@ -103,31 +104,33 @@ def _show_labs(listed: Sequence[Listed]) -> None:
 
 
 def _show_processes(listed: Sequence[Listed]) -> None:
-    import shlex
-
-    from labctl.report.screen import Ink, standard_output
-    from labctl.report.table import Cell, age, table
+    from labctl.report.screen import standard_output
+    from labctl.report.table import table
 
     screen = standard_output()
-    now = time.time()
-    rows: list[list[Cell | str]] = []
-    for each in listed:
-        for process in each.description.processes if each.description else ():
-            ink = Ink.PLAIN if _runs(process) else Ink.FAINT if not process.returncode else Ink.BAD
-            rows.append(
-                [
-                    process.node,
-                    process.name or "-",
-                    str(process.pid),
-                    age(now - process.started_at),
-                    Cell(state_of(process), ink),
-                    shlex.join(process.argv),
-                ]
-            )
+    rows = process_rows([process for each in listed if each.description for process in each.description.processes])
     if not rows and not any(each.problem for each in listed):
         sys.stderr.write("Nothing runs there. To start something: labctl start NODE -- COMMAND\n")
         return
     screen.write(table(screen.look, ("NODE", "NAME", "PID", "SINCE", "STATE", "COMMAND"), rows))
+
+
+def process_rows(processes: Sequence[ProcessInfo]) -> list[list[Cell | str]]:
+    """A table's rows: node, name, process number on the node, since when, state, command."""
+    import shlex
+
+    from labctl.report.screen import Ink
+    from labctl.report.table import Cell, age
+
+    now = time.time()
+    rows: list[list[Cell | str]] = []
+    for process in processes:
+        ink = Ink.PLAIN if _runs(process) else Ink.FAINT if not process.returncode else Ink.BAD
+        state = Cell(state_of(process), ink)
+        since = age(now - process.started_at)
+        command = shlex.join(process.argv)
+        rows.append([process.node, process.name or "-", str(process.pid or "-"), since, state, command])
+    return rows
 
 
 def state_of(process: ProcessInfo) -> str:

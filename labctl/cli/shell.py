@@ -37,7 +37,7 @@ __labctl_prompt() {
 _BASHRC = f"""\
 if [ -r /etc/bash.bashrc ]; then . /etc/bash.bashrc; fi
 if [ -r ~/.bashrc ]; then . ~/.bashrc; fi
-{_MARK}PROMPT_COMMAND="${{PROMPT_COMMAND:+$PROMPT_COMMAND; }}__labctl_prompt"
+{_MARK}PROMPT_COMMAND="${{PROMPT_COMMAND:+$PROMPT_COMMAND$'\\n'}}__labctl_prompt"
 """
 _SHRC = """\
 PS1="$LABCTL_NODE \\$ "

@@ -19,6 +19,7 @@ from labctl.errors import InputError, KernelError
 if TYPE_CHECKING:
     from labctl.lab.description import ProcessInfo
     from labctl.lab.handle import Lab
+    from labctl.report.screen import Screen
 
 OPTIONS = {
     "lab": words.Option(("--lab",), "LAB"),
@@ -92,15 +93,20 @@ def _started(lab: Lab, request: ExecRequest, environment: Mapping[str, str], res
 def stop(targets: Sequence[str], lab_name: str | None) -> int:
     """Ends the processes that are named: NODE/NAME, NAME, or NODE for all that was started there."""
     from labctl.cli.labs import attach
-    from labctl.cli.ps import state_of
     from labctl.report.screen import standard_output
 
-    screen = standard_output()
     with attach(lab_name) as lab:
-        for process in chosen(lab, targets, only_running=True):
-            ended = lab.stop_process(process.node, process.name)
-            screen.line(f"{process.node}/{process.name} {state_of(ended)}")
+        stop_in(lab, targets, standard_output())
     return 0
+
+
+def stop_in(lab: Lab, targets: Sequence[str], screen: Screen) -> None:
+    """As `stop`, in a lab that is attached already."""
+    from labctl.cli.ps import state_of
+
+    for process in chosen(lab, targets, only_running=True):
+        ended = lab.stop_process(process.node, process.name)
+        screen.line(f"{process.node}/{process.name} {state_of(ended)}")
 
 
 def chosen(lab: Lab, targets: Sequence[str], *, only_running: bool) -> tuple[ProcessInfo, ...]:

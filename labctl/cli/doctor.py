@@ -1,0 +1,232 @@
+"""`labctl doctor`: what this machine can do for labs and what not, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.errors import LabctlError, MachineError
+from labctl.observe import machine
+from labctl.observe.machine import Finding
+from labctl.report.screen import Ink, Look, Screen, standard_error, standard_output
+from labctl.report.text import cells, pad, wrap
+
+
+class State(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    MISSING = "missing"  # something optional is not there
+    FAILED = "failed"  # labs cannot run
+    KNOWN = "known"  # a fact, neither good nor bad
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the examination."""
+
+    group: str
+    name: str
+    state: State
+    detail: str = ""
+    problem: str = ""
+    remedy: str = ""
+
+
+PROGRAMS = {
+    "ip": ("iproute2", "ip netns exec, ip -n on running labs"),
+    "ss": ("iproute2", "sockets of a host, as a person reads them"),
+    "tc": ("iproute2", "queues of a link, as a person reads them"),
+    "nsenter": ("util-linux", "labctl env's lines"),
+    "bash": ("bash", "labctl shell; else sh"),
+    "ping": ("iputils-ping", "reachability by hand; labctl ping needs none"),
+    "curl": ("curl", "HTTP by hand"),
+    "tcpdump": ("tcpdump", "packets, seen live"),
+    "nft": ("nftables", "packet filters, as a person reads them"),
+    "strace": ("strace", "system calls of a program"),
+    "iperf3": ("iperf3", "throughput"),
+    "nc": ("netcat-openbsd", "connections by hand"),
+}
+_INSTALLERS = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zypper install", "apk": "apk add"}
+
+
+def examine(form: str) -> int:
+    """Prints every check; 0 when labs can run, 3 when not."""
+    screen = standard_output()
+    progress = standard_error() if sys.stderr is not None and sys.stderr.isatty() else None
+    checks: list[Check] = []
+    for check in _checks(progress):
+        checks.append(check)
+    if form == "json":
+        screen.write_bytes(_json(checks))
+    else:
+        screen.write(render(checks, screen.look))
+    return MachineError.exit_status if any(check.state is State.FAILED for check in checks) else 0
+
+
+def _checks(progress: Screen | None) -> Iterator[Check]:
+    for group in (_machine, _labs, _kernel, _limits, _programs):
+        if progress is not None:
+            progress.show_status([f"looking at: {group.__name__.lstrip('_')}"])
+        try:
+            yield from group()
+        finally:
+            if progress is not None:
+                progress.show_status([])
+
+
+def _machine() -> Iterator[Check]:
+    readings, in_user_namespace = machine.privilege()
+    release = f"Linux {platform.release()} on {platform.machine()}"
+    yield Check("machine", "kernel", State.KNOWN, release)
+    yield Check("machine", "python", State.KNOWN, f"{platform.python_version()}, {sys.executable}")
+    who = "root" if readings.euid == 0 else f"an ordinary user (uid {readings.euid})"
+    how = "labs live in a user namespace" if in_user_namespace else "labs are made with root's privilege"
+    yield Check("machine", "privilege", State.KNOWN, f"{who}; {how}")
+    yield _user_namespaces(readings)
+    if readings.apparmor_restrict_userns:
+        remedy = "Try: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run as root."
+        problem = "keeps ordinary users from using user namespaces"
+        yield Check("machine", "AppArmor", State.MISSING, "labs of ordinary users", problem, remedy)
+    elif readings.apparmor_restrict_userns is not None:
+        yield Check("machine", "AppArmor", State.OK, "does not restrict user namespaces")
+    if readings.container or readings.seccomp:
+        yield Check("machine", "confinement", State.KNOWN, "a container or a system call filter is around this process")
+
+
+def _user_namespaces(readings: machine.Readings) -> Check:
+    use = "labs of ordinary users"
+    if readings.max_user_namespaces is None:
+        problem = "this kernel was built without CONFIG_USER_NS"
+        return Check("machine", "user namespaces", State.MISSING, use, problem, "Run as root.")
+    if readings.max_user_namespaces == 0:
+        remedy = "Try: sudo sysctl user.max_user_namespaces=10000"
+        return Check("machine", "user namespaces", State.MISSING, use, "user.max_user_namespaces is 0", remedy)
+    if readings.unprivileged_userns_clone == 0:
+        remedy = "Try: sudo sysctl kernel.unprivileged_userns_clone=1"
+        return Check("machine", "user namespaces", State.MISSING, use, "ordinary users may make none", remedy)
+    return Check("machine", "user namespaces", State.OK, f"at most {readings.max_user_namespaces}")
+
+
+def _labs() -> Iterator[Check]:
+    found = machine.try_a_lab()
+    state = State.OK if found.works else State.FAILED
+    yield Check("labs", "a lab", state, found.detail, found.problem, found.remedy)
+    from labctl.lab import registry
+
+    try:
+        directory = registry.state_directory()
+        yield Check("labs", "state directory", State.OK, str(directory))
+        running = registry.labs()
+        yield Check("labs", "running", State.KNOWN, ", ".join(running) or "none")
+    except LabctlError as error:
+        remedy = "Without one, labctl run works and labctl up does not."
+        yield Check("labs", "state directory", State.MISSING, "labs that stay", str(error), remedy)
+
+
+def _kernel() -> Iterator[Check]:
+    try:
+        found = machine.probe_kernel()
+    except MachineError as error:
+        yield Check("kernel", "features", State.FAILED, "", str(error))
+        return
+    order = list(machine.FEATURES)
+    for each in sorted(found, key=lambda finding: order.index(finding.name)):
+        bad = State.FAILED if machine.FEATURES[each.name].needed else State.MISSING
+        yield _of("kernel", each, State.OK if each.works else bad)
+
+
+def _of(group: str, found: Finding, state: State) -> Check:
+    return Check(group, found.name, state, found.detail, found.problem, found.remedy)
+
+
+def _limits() -> Iterator[Check]:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    nodes = max(0, (hard - 40) // 2) if hard != resource.RLIM_INFINITY else 1_000_000
+    few = hard != resource.RLIM_INFINITY and hard < 1024
+    yield Check(
+        "limits",
+        "descriptors",
+        State.MISSING if few else State.OK,
+        f"{soft} ({hard} at most): enough for a lab of {nodes} nodes",
+        "that is few" if few else "",
+        "Try: ulimit -Hn 65536" if few else "",
+    )
+    found = machine.cgroups()
+    use = "limits: pids, memory, cpu of a host's programs"
+    if found.problem:
+        yield Check("limits", "cgroup v2", State.MISSING, use, found.problem, found.remedy)
+    else:
+        yield Check("limits", "cgroup v2", State.OK, f"{found.mount}: {', '.join(found.controllers)}")
+
+
+def _programs() -> Iterator[Check]:
+    installer = next((words for name, words in _INSTALLERS.items() if machine.program(name)), "")
+    for name, (package, use) in PROGRAMS.items():
+        path = machine.program(name)
+        if path:
+            yield Check("programs", name, State.OK, use)
+        else:
+            remedy = f"Try: sudo {installer} {package}" if installer else f"It is in the package {package}."
+            yield Check("programs", name, State.MISSING, use, "is not installed", remedy)
+
+
+def render(checks: list[Check], look: Look) -> list[str]:
+    """The checks in groups, remedies below what they are for, and what it comes to; painted lines."""
+    width = max(cells(check.name) for check in checks)
+    marks = {
+        State.OK: (look.glyphs.passed, Ink.GOOD),
+        State.MISSING: (look.glyphs.skipped, Ink.ODD),
+        State.FAILED: (look.glyphs.failed, Ink.BAD),
+        State.KNOWN: (look.glyphs.separator, Ink.FAINT),
+    }
+    mark_width = max(cells(mark) for mark, _ in marks.values())
+    lines: list[str] = []
+    for group in dict.fromkeys(check.group for check in checks):
+        lines += [""] * bool(lines) + [look.paint(group.capitalize(), Ink.STRONG)]
+        for check in (each for each in checks if each.group == group):
+            mark, ink = marks[check.state]
+            lead = f"  {look.paint(mark, ink)}{' ' * (mark_width - cells(mark))} {pad(check.name, width)}  "
+            indent = " " * (mark_width + width + 5)
+            room = look.width - len(indent)
+            lines += _hanging(lead, indent, _sentence(check), room)
+            if check.remedy:
+                lines += [f"{indent}{line}" for line in wrap(check.remedy, room, break_words=False)]
+    return [*lines, "", *(look.paint(line, ink) for line, ink in _verdict(checks, look.width))]
+
+
+def _sentence(check: Check) -> str:
+    if not check.problem:
+        return check.detail
+    return f"{check.detail}: {check.problem}" if check.detail else check.problem
+
+
+def _hanging(lead: str, indent: str, text: str, room: int) -> list[str]:
+    first, *rest = wrap(text, room)
+    return [f"{lead}{first}".rstrip(), *(f"{indent}{line}" for line in rest)]
+
+
+def _verdict(checks: list[Check], width: int) -> list[tuple[str, Ink]]:
+    if any(check.state is State.FAILED for check in checks):
+        return [(line, Ink.BAD) for line in wrap("Labs cannot run here; what has failed above says why.", width)]
+    missing = [check.name for check in checks if check.state is State.MISSING]
+    text = "Labs can run here." + (f" Not to be had: {', '.join(missing)}." if missing else "")
+    return [(line, Ink.GOOD) for line in wrap(text, width)]
+
+
+def _json(checks: list[Check]) -> bytes:
+    import json
+    from dataclasses import asdict
+
+    told = {
+        "can_run_labs": not any(check.state is State.FAILED for check in checks),
+        "uid": os.getuid(),
+        "checks": [asdict(check) for check in checks],
+    }
+    return (json.dumps(told, indent=2) + "\n").encode()

@@ -1,0 +1,190 @@
+"""What this kernel can do, found by doing it in a network namespace that is thrown away with the process that asks.
+
+Run as a process of its own (`main`), which enters the namespaces of a lab as a lab's boot would, tries everything, and
+writes what came back as JSON. Nothing is made on the machine itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any
+
+from labctl.errors import MachineError
+from labctl.kernel import nftables
+from labctl.kernel.netlink import NLM_F_APPEND, NLM_F_CREATE, attribute
+
+_AF_PACKET_ALL = 0x0003  # ETH_P_ALL, linux/if_ether.h, in host order
+_SCTP, _MPTCP = 132, 262  # IPPROTO_*
+_ROOT_QDISC = 0xFFFF_FFFF  # TC_H_ROOT, linux/pkt_sched.h
+_HANDLE = 0x0001_0000
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What came back: `errno` 0 when it works, -1 when `detail` says why not."""
+
+    name: str
+    errno: int = 0
+    detail: str = ""
+
+
+def probe_all() -> Iterator[Probed]:
+    """Every probe, in the calling process's network namespace, which it changes."""
+    pyroute2: Any = import_module("pyroute2")
+    with pyroute2.IPRoute() as route:
+        route.link("set", index=1, state="up")
+        base = _base(route)
+        for kind in _LINKS:
+            yield _tried(kind, lambda kind=kind: _link(route, kind, base))  # type: ignore[misc]
+        for kind in _QDISCS:
+            yield _tried(kind, lambda kind=kind: _qdisc(route, kind))  # type: ignore[misc]
+        yield _tried("ipv6", lambda: _ipv6(route))
+    yield _tried("nftables", _nftables)
+    yield _tried("nat", _nat)
+    yield _tried("sock_diag", _sock_diag)
+    yield _tried("unix_diag", _unix_diag)
+    yield _tried("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, _AF_PACKET_ALL).close())
+    yield _tried("core-sysctls", _core_sysctls)
+    yield _tried("sctp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _SCTP).close())
+    yield _tried("mptcp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _MPTCP).close())
+
+
+def main() -> None:
+    """Writes the probes' results on standard output; MachineError's words alone when there can be no namespaces."""
+    from labctl.kernel.privilege import enter_lab_namespaces
+
+    try:
+        enter_lab_namespaces()
+        found: list[dict[str, Any]] = [asdict(each) for each in probe_all()]
+        told: dict[str, Any] = {"probes": found}
+    except MachineError as error:
+        told = {"refused": str(error)}
+    sys.stdout.write(json.dumps(told))
+
+
+def _tried(name: str, attempt: Callable[[], None]) -> Probed:
+    netlink_error = _netlink_error()
+    try:
+        attempt()
+    except netlink_error as error:
+        return Probed(name, error.code, str(error.args[1]) if len(error.args) > 1 else "")
+    except OSError as error:
+        return Probed(name, error.errno or -1, error.strerror or str(error))
+    except Exception as error:  # noqa: BLE001  # a probe that fails in a new way is a finding, not the end of the others
+        return Probed(name, -1, f"{type(error).__name__}: {error}")
+    return Probed(name)
+
+
+def _netlink_error() -> Any:
+    """pyroute2's own exception: a refusal by the kernel, with its errno as `code`."""
+    return import_module("pyroute2.netlink.exceptions").NetlinkError
+
+
+def _base(route: Any) -> int:
+    """The index of a link that others are made on: a veth pair, or `lo` where there can be none."""
+    try:
+        route.link("add", ifname="base0", kind="veth", peer="base1")
+    except _netlink_error():
+        return 1
+    index = int(route.link_lookup(ifname="base0")[0])
+    for name in ("base0", "base1"):
+        route.link("set", index=route.link_lookup(ifname=name)[0], state="up")
+    return index
+
+
+_LINKS = ("veth", "bridge", "dummy", "vlan", "bond", "macvlan", "ipvlan", "vxlan", "vrf", "gre", "wireguard", "tun")
+_QDISCS = ("tbf", "netem", "htb", "fq_codel")
+
+
+def _link(route: Any, kind: str, base: int) -> None:
+    if kind == "tun":
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+        return
+    kinds: dict[str, dict[str, Any]] = {
+        "veth": {"peer": "probe1"},
+        "vlan": {"link": base, "vlan_id": 7},
+        "macvlan": {"link": base, "macvlan_mode": "bridge"},
+        "ipvlan": {"link": base, "ipvlan_mode": 0},
+        "vxlan": {"vxlan_id": 7, "vxlan_group": "239.1.1.1", "vxlan_link": base, "vxlan_port": 4789},
+        "vrf": {"vrf_table": 107},
+        "gre": {"gre_local": "127.0.0.1", "gre_remote": "127.0.0.2", "gre_ttl": 16},
+    }
+    route.link("add", ifname="probe0", kind=kind, **kinds.get(kind, {}))
+    route.link("del", index=route.link_lookup(ifname="probe0")[0])
+
+
+def _qdisc(route: Any, kind: str) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "tbf": {"rate": 1_000_000, "burst": 10_000, "latency": "10ms"},
+        "netem": {"delay": 10_000},
+        "htb": {"default": 1},
+    }
+    index = route.link_lookup(ifname="base0")
+    if not index:
+        raise OSError(errno.ENODEV, "there is no veth to put it on")
+    route.tc("add", kind, index=index[0], handle=_HANDLE, parent=_ROOT_QDISC, **kinds.get(kind, {}))
+    route.tc("del", index=index[0], parent=_ROOT_QDISC)
+
+
+def _ipv6(route: Any) -> None:
+    if not os.path.isdir("/proc/sys/net/ipv6"):
+        raise OSError(errno.EAFNOSUPPORT, "/proc/sys/net/ipv6 is not there")
+    index = route.link_lookup(ifname="base0") or [1]
+    route.addr("add", index=index[0], address="fd00::1", prefixlen=64, family=socket.AF_INET6)
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+        sock.bind(("::1", 0))
+
+
+def _nftables() -> None:
+    _rule(b"filter\0", hook=1, priority=0, verdict=nftables.drop())
+
+
+def _nat() -> None:
+    _rule(b"nat\0", hook=4, priority=100, verdict=nftables.expression("masq", b""))
+
+
+def _rule(kind: bytes, *, hook: int, priority: int, verdict: bytes) -> None:
+    """A table with a chain of that type and one rule, made and removed."""
+    table, chain = kind[:-1] + b"-probe\0", b"probe\0"
+    named = attribute(1, table)  # NFTA_TABLE_NAME
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nftables.NETLINK_NETFILTER) as sock:
+        nftables.transact(
+            sock,
+            [
+                nftables.request(nftables.NEW_TABLE, NLM_F_CREATE, named),
+                nftables.request(
+                    nftables.NEW_CHAIN, NLM_F_CREATE, nftables.base_chain(table, chain, kind, hook, priority)
+                ),
+                nftables.request(
+                    nftables.NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, nftables.new_rule(table, chain, [verdict])
+                ),
+            ],
+        )
+        nftables.transact(sock, [nftables.request(nftables.DELETE_TABLE, 0, named)])
+
+
+def _core_sysctls() -> None:
+    if not os.path.exists("/proc/sys/net/core/somaxconn"):
+        raise OSError(errno.ENOENT, "a namespace's /proc/sys/net/core is empty")
+
+
+def _sock_diag() -> None:
+    from labctl.kernel.diag import NETLINK_SOCK_DIAG, Transport, inet_sockets
+
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
+        inet_sockets(sock, Transport.TCP)
+        inet_sockets(sock, Transport.UDP)
+
+
+def _unix_diag() -> None:
+    from labctl.kernel.diag import NETLINK_SOCK_DIAG, unix_sockets
+
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
+        unix_sockets(sock)
