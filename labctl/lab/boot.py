@@ -7,6 +7,7 @@ owner is gone it ends the keeper, when the keeper is gone it reaps it and ends. 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -35,6 +36,7 @@ def main() -> None:
         os.set_inheritable(descriptor, False)
     owner = os.pidfd_open(os.getppid())
     channel = Channel(socket.socket(fileno=CHANNEL))
+    _preload(channel)
     with contextlib.suppress(LabGone):
         frame = channel.receive(until=None)
         if frame is not None and isinstance(frame.message, Open):
@@ -48,6 +50,23 @@ def main() -> None:
                 failure = KernelError(f"lab {frame.message.lab}", "start its keeper", number, hint=hint)
                 channel.send(frame.number, Failed.of(failure), until=None)
     os._exit(0)
+
+
+def _preload(channel: Channel) -> None:
+    """Import while the owner still reads its files what the keeper needs in any case, and what it likely needs."""
+    from labctl.kernel import messages
+
+    messages.link_message()
+    messages.address_message()
+    messages.route_message()
+    waiting = select.poll()
+    waiting.register(channel.fileno(), select.POLLIN)
+    if not waiting.poll(0):
+        from labctl.lab import caller
+
+        caller.preload()
+    gc.collect()
+    gc.freeze()  # a forked child's collections then leave these pages shared
 
 
 def _watch(owner: int, channel: Channel, request: Open, number: int) -> None:
