@@ -88,7 +88,7 @@ def complete(host: Host, surroundings: Surroundings) -> Init:
             report = processes.read_all(reading, START_TIMEOUT_S, host.subject)
             if report != b"ready":
                 raise failure_of(report, f"{host.subject}: its init ended before it was ready.")
-        except LabError:
+        except (LabError, MachineError):
             _end(init)
             raise
         return init
@@ -138,7 +138,7 @@ def environment_on(host: Host, surroundings: Surroundings, given: Pairs) -> dict
 _PLACES = ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")  # dropped where the directory is not to be seen
 
 
-def report_failure(writing: int, error: LabError) -> None:
+def report_failure(writing: int, error: LabError | MachineError) -> None:
     """In a child: tell the keeper, for which `failure_of` reads it."""
     os.write(writing, encode(Failed.of(error)))
 
@@ -170,7 +170,7 @@ def _init(host: Host, surroundings: Surroundings, writing: int) -> None:
         processes.default_signals()
         processes.die_with_parent()
         _build(host, surroundings)
-    except LabError as error:
+    except (LabError, MachineError) as error:
         report_failure(writing, error)
         raise
     except OSError as error:

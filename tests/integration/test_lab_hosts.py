@@ -153,6 +153,14 @@ def test_a_path_below_tmp_stays_visible_when_asked_for(tmp_path: Path) -> None:
     assert (tmp_path / "shown" / "answer").read_text() == "back\n"
 
 
+def test_a_path_below_tmp_stays_visible_under_the_name_it_was_given_by(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_text("seen")
+    (tmp_path / "link").symlink_to("real")
+    with Lab.open(pair_plan(), visible_paths=[tmp_path / "link"]) as lab:
+        assert output(lab, "server", "cat", f"{tmp_path}/link/file", f"{tmp_path}/real/file") == "seenseen"
+
+
 def test_the_owners_working_directory_is_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Lab.open(pair_plan()) as lab:
