@@ -45,15 +45,15 @@ def text_mismatch(expected: TextMatch, text: str) -> str:
     """`expected to contain 'x'; got 'y'`."""
     if expected.equals is not None and _line(text) != _line(expected.equals):
         return f"expected {shown(expected.equals)}; got {shown(text)}"
-    for part in _several(expected.contains):
+    for part in expected.contains or ():
         if part not in text:
             return f"expected to contain {shown(part)}; got {shown(text)}"
-    for part in _several(expected.not_contains):
+    for part in expected.not_contains or ():
         if part in text:
             return f"expected not to contain {shown(part)}; got {shown(text)}"
     if expected.matches is not None and not re.search(expected.matches, text, re.MULTILINE):
         return f"expected to match /{expected.matches}/; got {shown(text)}"
-    if "json_" in expected.model_fields_set:
+    if "json" in expected.given:
         return _json_mismatch(expected.json_, text)
     return ""
 
@@ -94,12 +94,6 @@ def shown(text: str) -> str:
 
 def _line(text: str) -> str:
     return text[:-1] if text.endswith("\n") else text
-
-
-def _several(part: str | list[str] | None) -> list[str]:
-    if part is None:
-        return []
-    return [part] if isinstance(part, str) else part
 
 
 def _json_mismatch(expected: object, text: str) -> str:

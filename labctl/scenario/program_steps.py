@@ -149,7 +149,7 @@ _COMPILE = (
 def build(at: StepRun, body: BuildBody) -> Done:
     """Compile C sources into a program that every host finds in its PATH."""
     directory = at.run.scenario.directory
-    sources = [str(directory / source) for source in body.sources]
+    sources = [str(directory / source) for source in body.source]
     arguments = ["-Wall", "-Wextra", *body.flags, *sources]
     libraries = [flag for flag in body.flags if flag.startswith("-l")]  # after the sources that use them
     command = Command(

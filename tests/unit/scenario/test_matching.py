@@ -6,14 +6,15 @@ import pytest
 
 from labctl.scenario.files import NumberMatch, TextMatch
 from labctl.scenario.matching import describe_number, number_mismatch, shown, subset_mismatch, text_mismatch
+from labctl.scenario.shapes import Reading
 
 
 def number(**data: Any) -> NumberMatch:
-    return NumberMatch.model_validate(data)
+    return NumberMatch.read(data, Reading())
 
 
 def text(**data: Any) -> TextMatch:
-    return TextMatch.model_validate(data)
+    return TextMatch.read(data, Reading())
 
 
 @pytest.mark.parametrize(
