@@ -45,15 +45,13 @@ def ends_with_status(command: Callable[P, int]) -> Callable[P, None]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        from labctl.cli.main import complain, report_bug, stopped_status
+        from labctl.cli.main import complain, report_bug
 
         try:
             status = command(*args, **kwargs)
         except LabctlError as error:
             complain(str(error))
             status = error.exit_status
-        except KeyboardInterrupt as stopped:  # here, for typer has its own idea of it
-            status = stopped_status(stopped)
         except Exception as error:  # noqa: BLE001  # typer would print it in its own way; reported in full
             status = report_bug(error)
         raise SystemExit(status)

@@ -14,8 +14,11 @@ from labctl.errors import LabctlError, describe_errno
 EXIT_BUG = 4
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asks labctl to stop: raised in the main thread, so that everything is unwound as after Ctrl-C."""
+class Stopped(BaseException):
+    """A signal asks labctl to stop: raised in the main thread, so that everything is unwound as after Ctrl-C.
+
+    No KeyboardInterrupt: typer takes those for itself and ends with 130, whatever the signal was.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -51,7 +54,7 @@ def _status_of_command() -> int:
         app(prog_name="labctl", obj=boot)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except KeyboardInterrupt as stopped:
+    except Stopped as stopped:
         return stopped_status(stopped)
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
@@ -69,11 +72,10 @@ def _status_of_command() -> int:
     return 0
 
 
-def stopped_status(stopped: KeyboardInterrupt) -> int:
+def stopped_status(stopped: Stopped) -> int:
     """Says on standard error that a signal ended the command; 130 for SIGINT, 143 for SIGTERM."""
-    number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
-    complain(f"labctl: stopped by {signal.Signals(number).name}; everything it had made is gone.")
-    return 128 + number
+    complain(f"labctl: stopped by {stopped}; everything it had made is gone.")
+    return 128 + stopped.number
 
 
 def report_bug(error: Exception) -> int:

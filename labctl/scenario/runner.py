@@ -265,7 +265,7 @@ def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> No
     try:
         for thread in threads:
             thread.join()
-    except KeyboardInterrupt as interruption:
+    except BaseException as interruption:  # KeyboardInterrupt, or whatever a signal's handler raises
         cancellation.cancel(str(interruption) or "interrupted")
         for thread in threads:
             thread.join()
