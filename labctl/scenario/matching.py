@@ -63,7 +63,7 @@ def subset_mismatch(expected: object, value: object, where: str = "") -> str:
     place = where or "the document"
     if isinstance(expected, dict):
         if not isinstance(value, dict):
-            return f"expected {place} to be an object; got {shown(json.dumps(value))}"
+            return f"expected {place} to be an object; got {_shown_json(value)}"
         for key, inner in expected.items():
             path = f"{where}.{key}" if where else str(key)
             if key not in value:
@@ -74,11 +74,11 @@ def subset_mismatch(expected: object, value: object, where: str = "") -> str:
         return ""
     if isinstance(expected, list):
         if not isinstance(value, list) or len(value) != len(expected):
-            return f"expected {place} to be a list of {len(expected)}; got {shown(json.dumps(value))}"
+            return f"expected {place} to be a list of {len(expected)}; got {_shown_json(value)}"
         wrongs = (subset_mismatch(inner, value[i], f"{where}[{i}]") for i, inner in enumerate(expected))
         return next((wrong for wrong in wrongs if wrong), "")
     if value != expected or isinstance(value, bool) != isinstance(expected, bool):
-        return f"expected {place} to be {json.dumps(expected)}; got {shown(json.dumps(value))}"
+        return f"expected {place} to be {_shown_json(expected)}; got {_shown_json(value)}"
     return ""
 
 
@@ -90,6 +90,11 @@ def shown(text: str) -> str:
         return repr(text)
     half = SHOWN_CHARACTERS // 2
     return f"{text[:half]!r} ... {text[-half:]!r} ({len(text)} characters)"
+
+
+def _shown_json(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ... ({len(text)} characters)"
 
 
 def _line(text: str) -> str:

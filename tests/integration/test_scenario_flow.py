@@ -230,3 +230,21 @@ def test_the_lab_of_a_failed_scenario_is_kept_until_the_listener_returns(tmp_pat
     fails(tmp_path, "  - run: {on: client, run: ['false']}\n", options=options, listener=keeper)
     assert [each.partition(":")[0] for each in keeper.hints] == ["client", "server"]
     assert "eth0" in keeper.entered
+
+
+def test_data_that_differs_is_told_in_the_reason(tmp_path: Path) -> None:
+    result = fails(
+        tmp_path,
+        "  - client: |\n      a, b = socketpair(AF_UNIX, SOCK_STREAM)\n"
+        '      send(a, b"hello")\n      recv(b, 10) -> b"world"\n',
+    )
+    assert "returned 5, b'hello'; expected b'world'" in result.reason
+
+
+def test_scenarios_that_a_cancelled_run_never_began_are_errors_and_no_skips(tmp_path: Path) -> None:
+    file = tmp_path / "it.yaml"
+    file.write_text("topology: pair\nsteps:\n  - client: getpid()\n")
+    cancellation = Cancellation()
+    cancellation.cancel("interrupted")
+    (result,) = run_many([load(file)], RunOptions(), SilentListener(), cancellation).scenarios
+    assert (result.outcome, result.reason) == (Outcome.ERROR, "not run: interrupted")
