@@ -10,7 +10,6 @@ import pytest
 
 from tests import leaks
 
-collect_ignore = ["integration/test_as_an_ordinary_user.py"] if os.geteuid() != 0 else []
 PRIVILEGED = ("integration", "e2e", "faults")
 
 

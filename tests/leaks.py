@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -57,12 +57,13 @@ def mark_session() -> str:
 
 def machine_state(*, labs: Collection[int] = ()) -> MachineState:
     """The state now, without the descendants of the processes `labs`: labs that are to outlive the test."""
-    ours = dict(_our_processes(labs))
+    processes = list(_processes(labs))
+    ours = {process.number: process.description for process in processes if process.is_ours}
     everywhere = os.environ.get("LABCTL_LEAK_CHECK") == "machine"
     return MachineState(
         pids=frozenset(ours),
         processes=frozenset(ours.values()),
-        namespaces=frozenset(_namespaces(_numbers() if everywhere else list(ours))),
+        namespaces=frozenset(_namespaces(process.number for process in processes if everywhere or process.is_ours)),
         interfaces=frozenset(os.listdir("/sys/class/net")),
         mounts=frozenset(_mounts()),
         descriptors=frozenset(_descriptors()),
@@ -94,8 +95,15 @@ def _numbers() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
-def _our_processes(labs: Collection[int]) -> Iterator[tuple[int, str]]:
-    """Processes that descend from this one or carry its mark; without this one, and without descendants of `labs`."""
+@dataclass(frozen=True, slots=True)
+class _Process:
+    number: int
+    description: str
+    is_ours: bool  # descends from this one, or carries its mark
+
+
+def _processes(labs: Collection[int]) -> Iterator[_Process]:
+    """All processes but this one and the descendants of `labs`."""
     mark = f"{MARK}={os.environ.get(MARK, '')}".encode()
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
@@ -119,9 +127,8 @@ def _our_processes(labs: Collection[int]) -> Iterator[tuple[int, str]]:
             pass  # another user's process, or a zombie: by descent only
     for number, description in names.items():
         ancestors = set(_ancestors(number, parents))
-        ours = number in marked or os.getpid() in ancestors
-        if number != os.getpid() and ours and not ancestors.intersection(labs):
-            yield number, description
+        if number != os.getpid() and not ancestors.intersection(labs):
+            yield _Process(number, description, number in marked or os.getpid() in ancestors)
 
 
 def _ancestors(number: int, parents: dict[int, int]) -> Iterator[int]:
@@ -130,7 +137,7 @@ def _ancestors(number: int, parents: dict[int, int]) -> Iterator[int]:
         yield number
 
 
-def _namespaces(numbers: list[int]) -> Iterator[str]:
+def _namespaces(numbers: Iterable[int]) -> Iterator[str]:
     for number in numbers:
         try:
             with os.scandir(f"/proc/{number}/ns") as entries:

@@ -29,7 +29,7 @@ class Kind(Enum):
 
 def kind_of(path: Path) -> Kind:
     """What the file is; DocumentError when it cannot be read or is no YAML."""
-    if path.stat().st_size <= _LARGEST_GLANCE and _HAS_STEPS.search(path.read_text("utf-8", "replace")):
+    if _at_a_glance_a_scenario(path):
         return Kind.SCENARIO  # without parsing: most files of a run are scenarios and will be parsed anyway
     from labctl import documents
 
@@ -46,6 +46,16 @@ def kind_of(path: Path) -> Kind:
     if any(get_close_matches(key, _TOPOLOGY_KEYS, cutoff=_NEAR) for key in keys):
         return Kind.TOPOLOGY
     return Kind.NEITHER
+
+
+def _at_a_glance_a_scenario(path: Path) -> bool:
+    """Whether it certainly is one; devices and pipes, which may have no end, are left to the reader of documents."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_GLANCE:
+            return False
+        return bool(_HAS_STEPS.search(path.read_text("utf-8", "replace")))
+    except OSError:  # told by the reader of documents, in its own words
+        return False
 
 
 def files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path], list[Path], list[InputError]]:
@@ -72,7 +82,7 @@ def files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path]
         path = Path(word)
         try:
             if path.is_dir():
-                for inner in _yaml_files(path):
+                for inner in _yaml_files(path, errors):
                     take(inner, found)
                 continue
             if path.exists():
@@ -83,6 +93,9 @@ def files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path]
             continue
         except ValueError as error:  # a NUL byte in the word
             errors.append(InputError(f"{word!r}: cannot be a path: {error}."))
+            continue
+        if path.is_symlink():
+            errors.append(InputError(f"{word}: is a symbolic link to {os.readlink(path)}, which is not there."))
             continue
         named = _shipped(word, shipped_kinds)
         if named is not None:
@@ -120,10 +133,20 @@ def _shipped(word: str, kinds: tuple[Kind, ...]) -> Path | None:
     return shipped.topology(word) if Kind.TOPOLOGY in kinds else None
 
 
-def _yaml_files(root: Path) -> list[Path]:
-    """YAML files below `root`, sorted; what begins with a dot is passed over."""
+def _yaml_files(root: Path, errors: list[InputError]) -> list[Path]:
+    """YAML files below `root`, sorted; what begins with a dot, devices and pipes are passed over.
+
+    Directories that cannot be read are added to `errors`.
+    """
+
+    def unreadable(error: OSError) -> None:
+        errors.append(
+            InputError(f"{error.filename}: the directory cannot be read: {describe_errno(error.errno or 0)}.")
+        )
+
     files = []
-    for directory, names, leaves in os.walk(root):
+    for directory, names, leaves in os.walk(root, onerror=unreadable):
         names[:] = sorted(name for name in names if not name.startswith("."))
-        files += [Path(directory, leaf) for leaf in leaves if leaf.endswith(_SUFFIXES) and not leaf.startswith(".")]
+        paths = [Path(directory, leaf) for leaf in leaves if leaf.endswith(_SUFFIXES) and not leaf.startswith(".")]
+        files += [path for path in paths if path.is_file() or path.is_symlink()]
     return sorted(files)

@@ -54,6 +54,8 @@ def _status_of_command() -> int:
             os.environ.pop("TYPER_USE_RICH", None)  # not for the programs of a lab
         app(prog_name="labctl", obj=boot)
     except SystemExit as ended:
+        if (stopped := _stopped_behind(ended)) is not None:
+            return stopped_status(stopped)
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt as stopped:
         return stopped_status(stopped)
@@ -94,6 +96,14 @@ def _without_typer(name: str, words: list[str]) -> int | None:
         complain(str(error))
         return EXIT_LABCTL if name in ("exec", "shell") else error.exit_status
     return status
+
+
+def _stopped_behind(ended: SystemExit) -> Stopped | None:
+    """The signal that made typer end: it takes a KeyboardInterrupt for Ctrl-C (130) whatever the signal was."""
+    cause: BaseException | None = ended
+    while cause is not None and not isinstance(cause, Stopped):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def stopped_status(stopped: KeyboardInterrupt) -> int:

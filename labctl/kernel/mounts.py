@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from labctl.errors import KernelError
+from labctl.errors import KernelError, MachineError, describe_errno
 from labctl.kernel.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
 from labctl.kernel.syscalls import mount as mount_syscall
 
@@ -23,7 +23,7 @@ SAFE = MS_NOSUID | MS_NODEV
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which places are covered, with the mode of each, and which paths below them are bound back; all resolved."""
+    """Which places are covered, with the mode of each, and which paths below them are bound back."""
 
     places: tuple[tuple[str, str], ...]
     visible: tuple[str, ...]
@@ -53,7 +53,8 @@ def view_of(visible_paths: Iterable[str], hidden_paths: Iterable[str] = ()) -> V
             places[resolved] = mode
     hidden = tuple(path for path in map(os.path.realpath, hidden_paths) if os.path.isdir(path))
     visible: list[str] = []
-    for path in sorted({os.path.realpath(path) for path in visible_paths}):  # outermost first
+    names = {name for path in visible_paths for name in (os.path.abspath(path), os.path.realpath(path))}
+    for path in sorted(names):  # outermost first
         below = any(_lies_in(path, place) for place in places) and path not in places
         private = any(_lies_in(path, directory) for directory in hidden)
         if below and not private and os.path.exists(path) and not any(_lies_in(path, outer) for outer in visible):
@@ -94,10 +95,18 @@ def cover(view: View, subject: str, read_only: Iterable[str] = ()) -> None:
 
 
 def mount_proc(subject: str) -> None:
-    """/proc of the calling process's PID namespace."""
-    hint = "Where /proc is partly masked (some containers), the kernel refuses a new one to a user namespace."
-    with _failing_as(subject, "mount /proc", hint):
+    """/proc of the calling process's PID namespace. MachineError where the machine's is partly masked."""
+    try:
         mount_syscall("proc", "/proc", "proc", SAFE | MS_NOEXEC)
+    except OSError as error:
+        number = error.errno or 0
+        if number not in (errno.EPERM, errno.EACCES):
+            raise KernelError(subject, "mount /proc", number) from error
+        raise MachineError(
+            f"{subject}: cannot mount /proc in a user namespace: {describe_errno(number)}. Parts of this machine's "
+            "/proc are masked, as containers do. Try docker run --security-opt systempaths=unconfined, or "
+            "--privileged; with podman --security-opt unmask=ALL."
+        ) from error
 
 
 def mount_sys() -> bool:

@@ -10,6 +10,7 @@ that the lab stays, and boot takes away what the lab was known by (`Place`) when
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -42,6 +43,7 @@ def main() -> None:
     if sys.argv[2] == STAYS:
         _leave_parent()
     channel = Channel(socket.socket(fileno=CHANNEL))
+    _preload(channel)
     with contextlib.suppress(LabGone):
         frame = channel.receive(until=None)
         if frame is not None and isinstance(frame.message, Open):
@@ -77,6 +79,23 @@ def _place_of(request: Open, descriptors: tuple[int, ...]) -> tuple[Place | None
     place = Place.received(request.lab, tuple(others))
     place.record_boot(os.getpid(), start_time(os.getpid()))
     return place, listener
+
+
+def _preload(channel: Channel) -> None:
+    """Import while the owner still reads its files what the keeper needs in any case, and what it likely needs."""
+    from labctl.kernel import messages
+
+    messages.link_message()
+    messages.address_message()
+    messages.route_message()
+    waiting = select.poll()
+    waiting.register(channel.fileno(), select.POLLIN)
+    if not waiting.poll(0):
+        from labctl.lab import caller
+
+        caller.preload()
+    gc.collect()
+    gc.freeze()  # a forked child's collections then leave these pages shared
 
 
 def _watch(owner: int, channel: Channel, request: Open, number: int, place: Place | None, listener: int) -> None:

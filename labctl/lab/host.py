@@ -93,7 +93,7 @@ def complete(host: Host, surroundings: Surroundings) -> Init:
             ready, _, machine_pid = report.partition(b" ")
             if ready != READY:
                 raise failure_of(report, f"{host.subject}: its init ended before it was ready.")
-        except LabError:
+        except (LabError, MachineError):
             _end(init)
             raise
         return replace(init, machine_pid=int(machine_pid))
@@ -143,7 +143,7 @@ def environment_on(host: Host, surroundings: Surroundings, given: Pairs) -> dict
 _PLACES = ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")  # dropped where the directory is not to be seen
 
 
-def report_failure(writing: int, error: LabError) -> None:
+def report_failure(writing: int, error: LabError | MachineError) -> None:
     """In a child: tell the keeper, for which `failure_of` reads it."""
     os.write(writing, encode(Failed.of(error)))
 
@@ -175,7 +175,7 @@ def _init(host: Host, surroundings: Surroundings, writing: int) -> None:
         processes.default_signals()
         processes.die_with_parent()
         _build(host, surroundings)
-    except LabError as error:
+    except (LabError, MachineError) as error:
         report_failure(writing, error)
         raise
     except OSError as error:

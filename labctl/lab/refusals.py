@@ -83,7 +83,7 @@ def _hint(operation: Operation, number: int) -> str:
 
 _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
     (MakeNode, (errno.EPERM,), "Making namespaces needs root, or a user namespace in which we are root."),
-    (MakeNode, (errno.ENOSPC,), "See /proc/sys/user/max_net_namespaces."),
+    (MakeNode, (errno.ENOSPC,), "This machine allows too few. Try: sudo sysctl user.max_net_namespaces=20000"),
     (MakeNode, (errno.EMFILE, errno.ENFILE), DESCRIPTORS),
     (MakeNode, (errno.EROFS, errno.EACCES), "Is /proc/sys mounted read-only here (a container)?"),
     (MakeLink, (errno.EEXIST,), "Is an interface's name or index given twice on one node?"),

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from labctl.documents.source import Diagnostic, suggest
 from labctl.scenario import callsteps, links, programs_known
 from labctl.scenario.describe import program_name, title_of
-from labctl.scenario.files import BODIES, SHORTHAND, FileModel, ScenarioFile
+from labctl.scenario.files import BODIES, SHORTHAND
 from labctl.scenario.kinds import StepKind
 from labctl.scenario.model import Requirements, Step
+from labctl.scenario.shapes import Reading, Unusable, describe
 from labctl.scenario.variables import has_references, is_name, is_template, references_within
 from labctl.topology.model import NodeKind
 
@@ -207,20 +208,22 @@ class StepReader:
         return data
 
     def _body(self, kind: StepKind, data: Any, path: KeyPath) -> Any:
-        from labctl.documents.validate import validate
-
         if not isinstance(data, dict):
-            form = f"`{kind}` takes a mapping: {', '.join(_keys(BODIES[kind]))}"
-            self._wrong(path, f"expected a mapping, got {_what(data)}", form)
+            form = f"`{kind}` takes a mapping: {', '.join(BODIES[kind].KEYS)}"
+            self._wrong(path, f"expected a mapping, got {describe(data)}", form)
             return None
-        if self._document.tree(path).data == data:
-            body, diagnostics = validate(self._document, BODIES[kind], path)
-            self.diagnostics += diagnostics
-            return body
-        if kind is StepKind.CALLS and not isinstance(data["do"], str):
-            self._wrong(path, f"expected the text of the calls, got {_what(data['do'])}", "write it as a block: `|`")
+        if kind is StepKind.CALLS and "do" in data and not isinstance(data["do"], str):
+            problem = f"expected the text of the calls, got {describe(data['do'])}"
+            self._wrong((*path, "do"), problem, "write it as a block: `|`")
             return None
-        return BODIES[kind].model_validate(data)
+        reading = Reading()
+        try:
+            body = BODIES[kind].read(data, reading)
+        except Unusable:
+            body = None  # why is among the problems
+        for one in reading.problems:
+            self._wrong((*path, *one.path), one.message, one.hint, key=one.key)
+        return body
 
     # containers
 
@@ -256,7 +259,7 @@ class StepReader:
         for name, value in data.items():
             self._new_variable(name, (*path, name), key=True)
             if isinstance(value, dict | list) or value is None:
-                self._wrong((*path, name), f"a variable is a text or a number, not {_what(value)}")
+                self._wrong((*path, name), f"a variable is a text or a number, not {describe(value)}")
 
     # one kind at a time
 
@@ -389,10 +392,8 @@ class StepReader:
             self._exists(body.source, (*path, "source"))
 
     def _build(self, body: Any, path: KeyPath) -> None:
-        sources = body.sources
-        for index, source in enumerate(sources):
-            inner = (*path, "source") if isinstance(body.source, str) else (*path, "source", index)
-            self._exists(source, inner)
+        for index, source in enumerate(body.source):
+            self._exists(source, (*path, "source", index))
         if not is_template(body.program):
             if "/" in body.program or body.program in ("", ".", ".."):
                 self._wrong((*path, "as"), f"`{body.program}` is not a program's name: no `/` in it")
@@ -506,21 +507,3 @@ def _near_a_kind(word: str) -> bool:
     import difflib
 
     return "/" not in word and bool(difflib.get_close_matches(word, list(StepKind), n=1, cutoff=0.7))
-
-
-def _keys(model: type[FileModel] | type[ScenarioFile]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _what(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    names = {
-        dict: "a mapping",
-        list: "a list",
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
-    return names.get(type(value), type(value).__name__)

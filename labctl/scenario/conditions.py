@@ -229,7 +229,7 @@ def _file(run: Run, host: str, wanted: FileCondition) -> str:
 
 
 def _looks_inside(wanted: FileCondition) -> bool:
-    return bool(wanted.model_fields_set - {"path", "exists"})
+    return bool(wanted.given - {"path", "exists"})
 
 
 def _running(run: Run, name: str, *, wanted: bool) -> str:

@@ -55,7 +55,7 @@ def _title(kind: StepKind, body: Any, data: Any) -> str:
         case StepKind.FILE:
             return f"file {body.path} on {body.on}"
         case StepKind.BUILD:
-            return f"build {body.program} from {', '.join(body.sources)}"
+            return f"build {body.program} from {', '.join(body.source)}"
         case StepKind.REPEAT:
             return f"repeat {body.times} times"
         case StepKind.PARALLEL:

@@ -21,13 +21,18 @@ def load(path: str | Path, *, topology: str | None = None) -> Scenario:
     with every mistake in the file and in the topology that it names; InputError when `topology` itself is wrong.
     """
     from labctl.documents import DocumentError, read
-    from labctl.documents.validate import validate
     from labctl.scenario.checks import StepReader
     from labctl.scenario.files import ScenarioFile
+    from labctl.scenario.shapes import Reading, Unusable
 
     document = read(Path(path))
     directory = Path(path).resolve().parent
-    header, diagnostics = validate(document, ScenarioFile)
+    reading = Reading()
+    try:
+        header = ScenarioFile.read(document.data, reading)
+    except Unusable:
+        header = None  # why is among the problems
+    diagnostics = [document.diagnostic(one.path, one.message, one.hint, key=one.key) for one in reading.problems]
     data = document.data if isinstance(document.data, dict) else {}
     resolved, wrong = _topology(document, data, Path(path).parent, topology)
     diagnostics += wrong

@@ -12,6 +12,7 @@ from labctl.scenario.state import Run, StepFailed, StepRun
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
     from labctl.observe.counters import Counters
+    from labctl.observe.reach import Echo
     from labctl.observe.sockets import Socket
     from labctl.scenario.files import Connection, NumberMatch, Reach, RouteCondition
     from labctl.scenario.model import Scenario
@@ -163,22 +164,41 @@ def counters_since_start(run: Run, host: str) -> Counters:
 
 
 def reach_mismatch(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str:
-    """What is wrong with whether `host` gets an answer to an echo request, or ""."""
-    from labctl.observe.reach import reach as echo
+    """What is wrong with whether `host` gets an answer to an echo request, or "".
 
+    A node is reached when one of its addresses answers, as a name stands for all of them, in each family that both
+    nodes have; it is not reached when none answers.
+    """
     found = addresses_of(at.run, reach.node)
     addresses = [one for one in found if reach.family is None or f"ipv{one.version}" == reach.family]
     if not addresses:
         raise StepFailed(f"{reach.node} has no {reach.family or ''} address to reach".replace("  ", " "))
-    wrongs = []
-    for address in addresses:
-        at.scope.check()
-        answer = echo(at.lab, host, address, deadline_s=ECHO_S if wanted else NO_ECHO_S, requests=1)
-        if answer.reached is not wanted:
-            wrongs.append(str(answer))
-    if not wrongs:
-        return ""
-    return f"expected {reach.node} to be {'' if wanted else 'un'}reachable from {host}; {', '.join(wrongs)}"
+    if not wanted:
+        answers = [_echo(at, host, address, NO_ECHO_S) for address in addresses]
+        return _reach_text(reach.node, host, [answer for answer in answers if answer.reached], wanted="unreachable")
+    own = {address.version for address in at.run.scenario.topology.node(host).addresses}
+    versions = sorted({one.version for one in addresses})
+    silent: list[Echo] = []
+    for version in [version for version in versions if version in own] or versions:
+        tried: list[Echo] = []
+        for address in (one for one in addresses if one.version == version):
+            tried.append(_echo(at, host, address, ECHO_S))
+            if tried[-1].reached:
+                break
+        else:
+            silent += tried
+    return _reach_text(reach.node, host, silent, wanted="reachable")
+
+
+def _echo(at: StepRun, host: str, address: IpAddress, deadline_s: float) -> Echo:
+    from labctl.observe.reach import reach as echo
+
+    at.scope.check()
+    return echo(at.lab, host, address, deadline_s=deadline_s, requests=1)
+
+
+def _reach_text(node: str, host: str, wrongs: list[Echo], *, wanted: str) -> str:
+    return f"expected {node} to be {wanted} from {host}; {', '.join(map(str, wrongs))}" if wrongs else ""
 
 
 # routes and addresses

@@ -45,15 +45,15 @@ def text_mismatch(expected: TextMatch, text: str) -> str:
     """`expected to contain 'x'; got 'y'`."""
     if expected.equals is not None and _line(text) != _line(expected.equals):
         return f"expected {shown(expected.equals)}; got {shown(text)}"
-    for part in _several(expected.contains):
+    for part in expected.contains or ():
         if part not in text:
             return f"expected to contain {shown(part)}; got {shown(text)}"
-    for part in _several(expected.not_contains):
+    for part in expected.not_contains or ():
         if part in text:
             return f"expected not to contain {shown(part)}; got {shown(text)}"
     if expected.matches is not None and not re.search(expected.matches, text, re.MULTILINE):
         return f"expected to match /{expected.matches}/; got {shown(text)}"
-    if "json_" in expected.model_fields_set:
+    if "json" in expected.given:
         return _json_mismatch(expected.json_, text)
     return ""
 
@@ -63,7 +63,7 @@ def subset_mismatch(expected: object, value: object, where: str = "") -> str:
     place = where or "the document"
     if isinstance(expected, dict):
         if not isinstance(value, dict):
-            return f"expected {place} to be an object; got {shown(json.dumps(value))}"
+            return f"expected {place} to be an object; got {_shown_json(value)}"
         for key, inner in expected.items():
             path = f"{where}.{key}" if where else str(key)
             if key not in value:
@@ -74,11 +74,11 @@ def subset_mismatch(expected: object, value: object, where: str = "") -> str:
         return ""
     if isinstance(expected, list):
         if not isinstance(value, list) or len(value) != len(expected):
-            return f"expected {place} to be a list of {len(expected)}; got {shown(json.dumps(value))}"
+            return f"expected {place} to be a list of {len(expected)}; got {_shown_json(value)}"
         wrongs = (subset_mismatch(inner, value[i], f"{where}[{i}]") for i, inner in enumerate(expected))
         return next((wrong for wrong in wrongs if wrong), "")
     if value != expected or isinstance(value, bool) != isinstance(expected, bool):
-        return f"expected {place} to be {json.dumps(expected)}; got {shown(json.dumps(value))}"
+        return f"expected {place} to be {_shown_json(expected)}; got {_shown_json(value)}"
     return ""
 
 
@@ -92,14 +92,13 @@ def shown(text: str) -> str:
     return f"{text[:half]!r} ... {text[-half:]!r} ({len(text)} characters)"
 
 
+def _shown_json(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ... ({len(text)} characters)"
+
+
 def _line(text: str) -> str:
     return text[:-1] if text.endswith("\n") else text
-
-
-def _several(part: str | list[str] | None) -> list[str]:
-    if part is None:
-        return []
-    return [part] if isinstance(part, str) else part
 
 
 def _json_mismatch(expected: object, text: str) -> str:

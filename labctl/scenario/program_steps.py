@@ -149,7 +149,7 @@ _COMPILE = (
 def build(at: StepRun, body: BuildBody) -> Done:
     """Compile C sources into a program that every host finds in its PATH."""
     directory = at.run.scenario.directory
-    sources = [str(directory / source) for source in body.sources]
+    sources = [str(directory / source) for source in body.source]
     arguments = ["-Wall", "-Wextra", *body.flags, *sources]
     libraries = [flag for flag in body.flags if flag.startswith("-l")]  # after the sources that use them
     command = Command(
@@ -168,7 +168,9 @@ def build(at: StepRun, body: BuildBody) -> Done:
             stop(program, signal.SIGTERM, at.run.scope)
             raise StepFailed(f"the compiler did not end within {_seconds(at)}", _done(program))
         if program.status != 0:
-            raise StepFailed(f"cc {program.state}:\n{program.text(Stream.STDERR).rstrip()}", _done(program))
+            said = program.text(Stream.STDERR).splitlines()
+            first = next((line for line in said if "error" in line), said[0] if said else "it wrote nothing")
+            raise StepFailed(f"cc {program.state}: {first}", _done(program))
         os.lseek(binary, 0, os.SEEK_SET)
         with open(binary, "rb", closefd=False) as file:
             at.lab.put_file(f"bin/{body.program}", file.read(), 0o755)

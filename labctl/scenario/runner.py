@@ -40,8 +40,9 @@ def run_many(
 ) -> RunResult:
     """The results of the scenarios, in their order, at most `options.jobs` of them running at the same time.
 
-    `cancellation.cancel()` ends the running ones promptly and skips the rest; the result says so. KeyboardInterrupt
-    does that too, and is raised again when every lab is gone. `boot` (taken over) was started ahead, for the first lab.
+    `cancellation.cancel()` ends the running ones promptly; they and those that have not begun are errors then.
+    KeyboardInterrupt does that too, and is raised again when every lab is gone. `boot` (taken over) was started ahead,
+    for the first lab.
     Raises MachineError when this machine cannot have labs; the first one, when all threads have ended.
     """
     listener = listener or SilentListener()
@@ -130,7 +131,7 @@ def _before(scenario: Scenario, cancellation: Cancellation, finished: Finished) 
     from labctl.scenario.features import unmet
 
     if cancellation.reason:
-        return finished(Outcome.SKIPPED, f"not run: {cancellation.reason}")
+        return finished(Outcome.ERROR, f"not run: {cancellation.reason}")
     if missing := unmet(scenario.requires):
         return finished(Outcome.SKIPPED, missing)
     return None
@@ -265,7 +266,7 @@ def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> No
     try:
         for thread in threads:
             thread.join()
-    except KeyboardInterrupt as interruption:
+    except BaseException as interruption:  # KeyboardInterrupt, or whatever a signal's handler raises
         cancellation.cancel(str(interruption) or "interrupted")
         for thread in threads:
             thread.join()

@@ -94,21 +94,26 @@ def _final(step: Step, variables: Variables) -> tuple[Any, Any]:
     """The step's data and body with its variables put in. StepFailed when they do not fit."""
     if not step.templated or step.kind is StepKind.CALLS:
         return step.data, step.body
-    from pydantic import ValidationError
-
-    from labctl.scenario.files import BODIES, SUBSTITUTED
+    from labctl.scenario.files import BODIES
+    from labctl.scenario.shapes import Reading, Unusable
 
     own = {**step.data, "steps": []} if step.kind is StepKind.REPEAT else step.data
     try:
         data = substitute(own, variables.get)
         if step.kind is StepKind.REPEAT:
             data["steps"] = step.data["steps"]
-        return data, (BODIES[step.kind].model_validate(data, context=SUBSTITUTED) if step.kind in BODIES else None)
     except KeyError as error:
         raise StepFailed(f"the variable `{error.args[0]}` has not been set") from error
-    except ValidationError as error:
-        wrongs = [f"{'.'.join(map(str, one['loc']))}: {one['msg']} (got {one['input']!r})" for one in error.errors()]
-        raise StepFailed("with its variables put in, the step is wrong: " + "; ".join(wrongs)) from error
+    if step.kind not in BODIES:
+        return data, None
+    reading = Reading(final=True)
+    try:
+        body = BODIES[step.kind].read(data, reading)
+    except Unusable:
+        body = None  # why is among the problems
+    if reading.problems:
+        raise StepFailed("with its variables put in, the step is wrong: " + "; ".join(map(str, reading.problems)))
+    return data, body
 
 
 def _title(step: Step, variables: Variables) -> str:

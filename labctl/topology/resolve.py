@@ -8,7 +8,7 @@ from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place
 from labctl.topology.interfaces import label_ends
 from labctl.topology.model import Endpoint, Interface, Link, Node, NodeKind, Route, Topology
 from labctl.topology.routing import Port, Station, find_routes
-from labctl.topology.segments import Segment, segments
+from labctl.topology.segments import Segment, closing_links, segments
 
 IPV6_MTU_MIN = 1280  # RFC 8200, section 5; below it Linux has no IPv6 on an interface
 PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is not given out (net/bridge/br_private.h)
@@ -27,6 +27,7 @@ def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
     mistakes = Mistakes()
     parts = segments(draft)
     check_ports(draft, mistakes)
+    check_loops(draft, mistakes)
     without_ipv6 = frozenset(node.name for node in draft.nodes if _ipv6_is_off(node))
     addressing = give_addresses(draft, parts, without_ipv6, mistakes)
     check_mtus(draft, parts, {index for index, family in addressing.prefixes if family is Family.IPV6}, mistakes)
@@ -83,6 +84,17 @@ def check_ports(draft: Draft, mistakes: Mistakes) -> None:
         if node.kind is NodeKind.SWITCH and counts.get(node.name, 0) > PORTS_LIMIT:
             message = f"the switch {node.name} has {counts[node.name]} ports; a Linux bridge has at most {PORTS_LIMIT}"
             mistakes.add(node.place, message, "share them out among several switches and link those", key=True)
+
+
+def check_loops(draft: Draft, mistakes: Mistakes) -> None:
+    """Links that close a ring of switches: bridges do not run the spanning tree protocol, so a broadcast never ends."""
+    for link, way in closing_links(draft):
+        ring = " - ".join((*way, way[0]))
+        mistakes.add(
+            link.place,
+            f"this link closes a ring of switches ({ring}), in which a broadcast would go round for ever",
+            "leave one of these links out, or let routers stand between the switches",
+        )
 
 
 def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ...]) -> Node:

@@ -79,17 +79,62 @@ def segments(draft: Draft) -> list[Segment]:
 
 def _joined(switches: dict[str, DraftNode], links: tuple[DraftLink, ...]) -> dict[str, str]:
     """For every switch the first switch of those that it is linked to, directly or through others."""
-    parent = {name: name for name in switches}
-    order = {name: rank for rank, name in enumerate(switches)}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
+    groups = _Groups(tuple(switches))
     for link in links:
         if link.a.node in switches and link.b.node in switches:
-            first, second = sorted((root(link.a.node), root(link.b.node)), key=order.__getitem__)
-            parent[second] = first
-    return {name: root(name) for name in switches}
+            groups.join(link.a.node, link.b.node)
+    return {name: groups.first(name) for name in switches}
+
+
+class _Groups:
+    """Disjoint sets of names, each known by the one that stands first."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._parent = {name: name for name in names}
+        self._rank = {name: rank for rank, name in enumerate(names)}
+
+    def first(self, name: str) -> str:
+        """The first of the group that the name is in."""
+        while self._parent[name] != name:
+            self._parent[name] = self._parent[self._parent[name]]
+            name = self._parent[name]
+        return name
+
+    def join(self, a: str, b: str) -> bool:
+        """Make one group of theirs; False when they were in one already."""
+        first, second = sorted((self.first(a), self.first(b)), key=self._rank.__getitem__)
+        self._parent[second] = first
+        return first != second
+
+
+def closing_links(draft: Draft) -> list[tuple[DraftLink, tuple[str, ...]]]:
+    """Links between switches that are joined already, each with the switches on the ring that it closes."""
+    neighbours: dict[str, list[str]] = {node.name: [] for node in draft.nodes if node.kind is NodeKind.SWITCH}
+    groups = _Groups(tuple(neighbours))
+    closing: list[tuple[DraftLink, tuple[str, ...]]] = []
+    for link in draft.links:
+        a, b = link.a.node, link.b.node
+        if a not in neighbours or b not in neighbours:
+            continue
+        if groups.join(a, b):
+            neighbours[a].append(b)
+            neighbours[b].append(a)
+        else:
+            closing.append((link, _way(neighbours, a, b)))
+    return closing
+
+
+def _way(neighbours: dict[str, list[str]], start: str, goal: str) -> tuple[str, ...]:
+    """The switches from start to goal, both included. They are joined, and the links are a forest: there is one way."""
+    came_from = {start: ""}
+    waiting = [start]
+    while waiting and goal not in came_from:
+        here = waiting.pop()
+        for there in neighbours[here]:
+            if there not in came_from:
+                came_from[there] = here
+                waiting.append(there)
+    way = [goal]
+    while came_from[way[-1]]:
+        way.append(came_from[way[-1]])
+    return tuple(reversed(way))

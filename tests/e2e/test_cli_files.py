@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,24 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     assert "hello.yaml" in ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["hello.yaml"]
     assert (tmp_path / "hello.yaml").read_text() == "mine"
+
+
+def test_a_device_without_end_is_refused_like_any_file_that_is_too_large() -> None:
+    ran = labctl("run", "/dev/zero")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "too large" in ran.stderr
+
+
+def test_pipes_in_a_directory_are_passed_over_and_links_to_nothing_are_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "gone.yaml").symlink_to("nowhere.yaml")
+    ran = labctl("run", str(tmp_path))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "gone.yaml: there is no such file" in ran.stderr
+
+
+def test_a_link_to_nothing_is_no_misspelt_name(tmp_path: Path) -> None:
+    (tmp_path / "gone.yaml").symlink_to("nowhere.yaml")
+    ran = labctl("validate", str(tmp_path / "gone.yaml"))
+    assert ran.returncode == 2
+    assert "gone.yaml: is a symbolic link to nowhere.yaml, which is not there." in ran.stderr

@@ -71,8 +71,10 @@ def test_a_host_sees_only_its_own_interfaces(lab: Lab) -> None:
 
 
 def test_a_host_has_mounts_without_devices_and_setuid(lab: Lab) -> None:
-    mounted = output(lab, "server", "cat", "/proc/self/mounts").splitlines()[-6:]
-    assert [line for line in mounted if "nosuid,nodev" not in line and not line.startswith("devpts ")] == []
+    mounts = [line.split() for line in output(lab, "server", "cat", "/proc/self/mounts").splitlines()]
+    on_top = {where: options.split(",") for _, where, _, options, *_ in mounts}
+    for where in ("/tmp", "/run", "/run/lab", "/proc", "/sys", "/etc/hosts", "/etc/resolv.conf"):
+        assert {"nosuid", "nodev"} <= set(on_top[where]), where
 
 
 def test_the_machines_files_are_there(lab: Lab) -> None:
@@ -151,6 +153,14 @@ def test_a_path_below_tmp_stays_visible_when_asked_for(tmp_path: Path) -> None:
         assert output(lab, "server", "ls", str(tmp_path)) == "shown\n"
         shell(lab, "server", f"echo back > {tmp_path}/shown/answer")
     assert (tmp_path / "shown" / "answer").read_text() == "back\n"
+
+
+def test_a_path_below_tmp_stays_visible_under_the_name_it_was_given_by(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_text("seen")
+    (tmp_path / "link").symlink_to("real")
+    with Lab.open(pair_plan(), visible_paths=[tmp_path / "link"]) as lab:
+        assert output(lab, "server", "cat", f"{tmp_path}/link/file", f"{tmp_path}/real/file") == "seenseen"
 
 
 def test_the_owners_working_directory_is_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

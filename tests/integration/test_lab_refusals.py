@@ -16,12 +16,13 @@ import sys
 from labctl.errors import LabctlError
 from labctl.kernel import privilege, syscalls
 from labctl.lab.handle import Lab
-from tests.labs import pair_plan
+from tests.labs import output, pair_plan
 import os
 privilege._enter_user_namespace(os.geteuid(), os.getegid())
 {preparation}
 try:
-    Lab.open(pair_plan()).close()
+    with Lab.open(pair_plan()) as lab:
+        output(lab, "server", "true")
 except LabctlError as error:
     print(f"{{type(error).__name__}} {{error.exit_status}}: {{error}}")
 else:
@@ -29,6 +30,7 @@ else:
 """
 
 LIMIT = "open('/proc/sys/user/max_{kind}_namespaces', 'w').write('{limit}')"
+MASK = "syscalls.unshare(syscalls.CLONE_NEWNS); syscalls.mount('tmpfs', '{path}', 'tmpfs')\n"  # as containers do
 ORDINARY = "import ctypes; ctypes.CDLL(None).prctl(24, 21)\n"  # PR_CAPBSET_DROP of CAP_SYS_ADMIN, lost at the exec
 
 
@@ -65,6 +67,16 @@ def test_without_capabilities_and_user_namespaces_the_setting_is_named() -> None
     said = opening(LIMIT.format(kind="user", limit=0) + "\n" + ORDINARY)
     assert said.startswith("MachineError 3: lab: cannot make a user namespace as root: ENOSPC")
     assert "sudo sysctl user.max_user_namespaces=10000" in said
+
+
+def test_a_masked_proc_is_told_with_what_unmasks_it() -> None:
+    said = opening(MASK.format(path="/proc/fs") + ORDINARY)
+    assert said.startswith("MachineError 3: lab pair: cannot mount /proc in a user namespace: EPERM")
+    assert "systempaths=unconfined" in said
+
+
+def test_a_masked_sys_is_no_obstacle() -> None:
+    assert opening(MASK.format(path="/sys/fs") + ORDINARY) == "opened"
 
 
 def test_a_limit_on_network_namespaces_that_is_reached_while_building_fails_the_operation() -> None:

@@ -93,6 +93,27 @@ def test_reachability_over_both_families_and_through_routers(tmp_path: Path) -> 
     assert "expected server to be unreachable from client; 10.0.0.2 answered" in reason
 
 
+def test_a_node_is_reached_by_its_name_when_one_of_its_addresses_answers(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - expect: {on: left, reachable: both}\n"
+        "  - expect: {on: right, reachable: both}\n"
+        "  - expect: {on: left, unreachable: right}\n",
+        header="topology:\n  hosts: {left: {}, right: {}, both: {}}\n  links: [[left, both], [right, both]]\n",
+    )
+
+
+def test_a_node_is_reached_in_the_families_that_both_have(tmp_path: Path) -> None:
+    header = (
+        "topology:\n  hosts: {old: {}, new: {}}\n  routers: {r: {}}\n"
+        "  links: [{ends: [old, r], ipv6: false}, [new, r]]\n"
+    )
+    passes(tmp_path, "  - expect: {on: old, reachable: new}\n  - expect: {on: new, reachable: old}\n", header=header)
+    steps = "  - expect: {on: old, reachable: {node: new, family: ipv6}, within: 10ms}\n"
+    reason = fails(tmp_path, steps, header=header).reason
+    assert "expected new to be reachable from old; fd00:" in reason
+
+
 def test_routes_and_addresses_as_the_kernel_has_them(tmp_path: Path) -> None:
     passes(
         tmp_path,

@@ -242,7 +242,8 @@ def test_what_the_compiler_says_is_shown(tmp_path: Path) -> None:
     needs("cc")
     (tmp_path / "hello.c").write_text("int main(void) { return x; }\n")
     result = fails(tmp_path, "  - build: {source: hello.c}\n")
-    assert "cc exited with status 1" in result.reason
+    assert "cc exited with status 1: " in result.reason
+    assert "error: " in result.reason  # the first; all that the compiler wrote is the step's output
     assert "hello.c:1:25: error:" in result.reason
 
 

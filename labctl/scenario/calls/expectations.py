@@ -69,11 +69,12 @@ def _is_so_error(call: SystemCall) -> bool:
 
 
 def came_back(result: CallResult) -> str:
-    """`connect(3, ...) returned -1 ECONNREFUSED (Connection refused)`."""
+    """`connect(3, ...) returned -1 ECONNREFUSED (Connection refused)`; of data, the data too."""
     times = f" (call {result.calls})" if result.calls > 1 else ""
     if result.returned == -1:
         return f"{result.text} returned -1 {errno_name(result.errno)} ({os.strerror(result.errno)}){times}"
-    return f"{result.text} returned {result.returned}{times}"
+    data = next((f", {show(value)}" for value in result.values[:1] if isinstance(value, bytes)), "")
+    return f"{result.text} returned {result.returned}{data}{times}"
 
 
 def expectation_text(call: str, items: tuple[Wanted, ...]) -> str:

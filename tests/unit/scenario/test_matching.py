@@ -6,14 +6,15 @@ import pytest
 
 from labctl.scenario.files import NumberMatch, TextMatch
 from labctl.scenario.matching import describe_number, number_mismatch, shown, subset_mismatch, text_mismatch
+from labctl.scenario.shapes import Reading
 
 
 def number(**data: Any) -> NumberMatch:
-    return NumberMatch.model_validate(data)
+    return NumberMatch.read(data, Reading())
 
 
 def text(**data: Any) -> TextMatch:
-    return TextMatch.model_validate(data)
+    return TextMatch.read(data, Reading())
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_json_need_only_have_what_is_named() -> None:
 
 def test_json_null_is_an_expectation_too() -> None:
     assert text_mismatch(text(json=None), "null") == ""
-    assert text_mismatch(text(json=None), "1") == "expected the document to be null; got '1'"
+    assert text_mismatch(text(json=None), "1") == "expected the document to be null; got 1"
 
 
 def test_a_text_that_is_no_json_is_shown() -> None:
@@ -84,12 +85,12 @@ def test_a_text_that_is_no_json_is_shown() -> None:
 @pytest.mark.parametrize(
     ("expected", "value", "wrong"),
     [
-        ({"a": 1}, {"a": 2}, "expected a to be 1; got '2'"),
+        ({"a": 1}, {"a": 2}, "expected a to be 1; got 2"),
         ({"a": 1}, {"b": 2}, "expected a; got only the keys b"),
-        ({"a": {"b": [1, 2]}}, {"a": {"b": [1]}}, "expected a.b to be a list of 2; got '[1]'"),
-        ([{"a": 1}], [{"a": 2, "b": 3}], "expected [0].a to be 1; got '2'"),
-        ({"a": True}, {"a": 1}, "expected a to be true; got '1'"),
-        ({"a": 1}, [1], "expected the document to be an object; got '[1]'"),
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [1]}}, "expected a.b to be a list of 2; got [1]"),
+        ([{"a": 1}], [{"a": 2, "b": 3}], "expected [0].a to be 1; got 2"),
+        ({"a": True}, {"a": 1}, "expected a to be true; got 1"),
+        ({"a": 1}, [1], "expected the document to be an object; got [1]"),
         ([1], [1], ""),
         (1.0, 1, ""),
     ],
@@ -107,3 +108,8 @@ def test_a_long_text_is_shown_by_its_ends() -> None:
 
 def test_an_empty_text_is_shown_as_nothing() -> None:
     assert text_mismatch(text(equals="x"), "") == "expected 'x'; got nothing"
+
+
+def test_json_values_are_shown_as_json_so_that_a_number_does_not_look_like_a_text() -> None:
+    assert text_mismatch(text(json={"a": "2"}), '{"a": 2}') == 'expected a to be "2"; got 2'
+    assert text_mismatch(text(json={"a": 2}), '{"a": "zwölf"}') == 'expected a to be 2; got "zwölf"'
