@@ -36,6 +36,8 @@ from labctl.topology.model import NodeKind
 IPV6_MTU_MIN = 1280  # RFC 8200; the kernel drops IPv6 from an interface below it, and starts it afresh above
 _PER_INTERFACE = ("conf", "neigh")
 
+_ONLY_ANEW = "which takes labctl down, then labctl up"  # what is prepared before a lab is made (lab/outside.py)
+
 At = tuple[str, str]  # node, interface
 
 
@@ -258,8 +260,8 @@ def _changes(
         if old is not None and old.kind is planned.kind:
             for field in fields(planned):
                 if field.name != "names" and getattr(old, field.name) != getattr(planned, field.name):
-                    what = f"{field.name} of {planned.name}, for programs started from now on"
-                    yield Change(Sign.CHANGED, what)
+                    how = "for programs started from now on" if field.name == "environment" else _ONLY_ANEW
+                    yield Change(Sign.CHANGED, f"{field.name} of {planned.name}, {how}")
 
 
 def _link_changes(before: _Facts, after: _Facts, sign: Sign) -> Iterator[Change]:
