@@ -27,6 +27,7 @@ from labctl.names import node_name_problem
 HANG_UP_S = 1.0  # from SIGHUP to SIGKILL for the programs of a client that has gone
 STOP_S = 2.0  # from SIGTERM to SIGKILL
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+WRITER_PAUSE_S = 0.1  # before a log's writer that was killed is replaced
 REMEMBERED = 200  # detached processes that have ended, with their logs
 
 Told = Callable[[ProcessInfo], None]
@@ -130,8 +131,7 @@ class Roster:
         writer = self._writers.pop(pid, None)
         if writer is not None:
             writer.pid = -1
-            if writer.reading != -1:
-                self._start_writer(writer)
+            self._timers.after(WRITER_PAUSE_S, lambda: self._replace_writer(writer))
             return True
         for detached in self._detached.values():
             if detached.process == pid:
@@ -243,6 +243,15 @@ class Roster:
         except OSError as error:
             raise LabError(f"log {log.name}: cannot start its writer: {describe_errno(error.errno or 0)}.") from error
         self._writers[log.pid] = log
+
+    def _replace_writer(self, log: LogWriter) -> None:
+        """The writer was killed, and its process still runs."""
+        if log.reading == -1 or log.pid != -1:
+            return
+        try:
+            self._start_writer(log)
+        except LabError:  # the machine is short of processes; the program waits meanwhile
+            self._timers.after(LONGEST_PAUSE_S, lambda: self._replace_writer(log))
 
     def _directory(self, node: str) -> int:
         try:
