@@ -24,6 +24,7 @@ from labctl.scenario.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
     from labctl.lab.starting import Boot
+    from labctl.scenario.changes import Changes
     from labctl.scenario.programs import Program
 
 NO_OPTIONS = RunOptions()
@@ -147,14 +148,22 @@ def _in_a_lab(
     from labctl import plan as planning
     from labctl.lab.handle import Lab
     from labctl.scenario.callsteps import Callers
+    from labctl.scenario.changes import Changes
     from labctl.scenario.looking import counters_at_start
     from labctl.scenario.programs import Programs
 
     steps: list[StepResult] = []
     try:
         with ExitStack() as stack:
-            plan = planning.build(scenario.topology)
-            lab = Lab.open(plan, visible_paths=(str(scenario.directory),), boot=boot)
+            if options.lab is None:
+                plan = planning.build(scenario.topology)
+                lab = Lab.open(plan, visible_paths=(str(scenario.directory),), boot=boot)
+                changes = Changes()
+            else:
+                lab = Lab.attach(options.lab)
+                plan = lab.describe().plan
+                changes = Changes(lab, scenario.hosts)
+                stack.callback(_give_back, options.lab, changes)
             stack.callback(lab.close)
             condition = threading.Condition()
             scope = Scope(condition, time.monotonic() + scenario.timeout_s)
@@ -178,6 +187,7 @@ def _in_a_lab(
                 listener=listener,
                 variables=variables,
                 started=started,
+                changes=changes,
                 scope=scope,
                 watcher=watcher,
                 programs=programs,
@@ -201,6 +211,14 @@ def _in_a_lab(
         if not isinstance(error, LabctlError):
             raise
         return finished(Outcome.ERROR, str(error), steps)
+
+
+def _give_back(name: str, changes: Changes) -> None:
+    """A running lab's network as it was before; by a handle of its own, for the scenario's may have been given up."""
+    from labctl.lab.handle import Lab
+
+    with Lab.attach(name) as lab:
+        changes.restore(lab)
 
 
 def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioResult:
