@@ -54,6 +54,7 @@ def execute(operations: Iterable[Operation], nodes: NodeTable) -> None:
         for operation in operations:
             execution.add(operation)
         execution.finish()
+    nodes.let_go()
 
 
 class Execution(Sending):
