@@ -57,7 +57,7 @@ class Detached:
 
 
 class Roster:
-    """The programs of a lab. `logs` is the directory of their logs, -1 in a lab that does not stay."""
+    """The programs of a lab. `logs` is the directory of their logs."""
 
     def __init__(self, surroundings: Surroundings, timers: Timers, logs: int) -> None:
         self._surroundings = surroundings
@@ -87,8 +87,6 @@ class Roster:
 
     def start(self, host: Host, request: StartProcess) -> ProcessInfo:
         """Start a detached program. InputError when its name is bad or in use, KernelError when it cannot be run."""
-        if self._logs == -1:
-            raise LabError(f"lab {self._surroundings.lab}: it ends with its owner, and so do its programs.")
         name = self._free_name(host, request)
         key = (host.name, name)
         if (before := self._detached.get(key)) is not None:
@@ -123,6 +121,16 @@ class Roster:
             _signal(detached.process, signal.SIGTERM, signal.SIGCONT)
             process = detached.process
             detached.timer = self._timers.after(STOP_S, lambda: self._kill_detached(detached, process))
+
+    def open_log(self, node: str, name: str) -> list[int]:
+        """Descriptors of the halves of a detached program's log that are there, the older first."""
+        if (node, name) not in self._detached:
+            raise InputError(f"node {node}: no process {name} was started there.")
+        opened: list[int] = []
+        for file in (f"{node}/{name}.log.1", f"{node}/{name}.log"):
+            with contextlib.suppress(FileNotFoundError):
+                opened.append(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._logs))
+        return opened
 
     def ended(self, pid: int, code: int) -> bool:
         """A child of the keeper has ended; whether it was one of these."""

@@ -20,7 +20,7 @@ from labctl.lab.description import ProcessInfo, ProcessState, Restart
 from labctl.lab.handle import Lab
 from labctl.lab.log_writer import HALF_BYTES
 from tests.integration.detached import WAIT_S, becomes, keeper_of, running, state_of
-from tests.labs import output, pair_plan, run, shell
+from tests.labs import output, pair_plan, shell
 
 is_root = os.geteuid() == 0
 
@@ -362,8 +362,12 @@ def test_the_end_of_a_lab_is_the_end_of_its_detached_programs() -> None:
         assert state_of(info.machine_pid) in ("", "Z")
 
 
-def test_a_lab_that_ends_with_its_owner_has_no_detached_programs() -> None:
+def test_detached_programs_of_a_lab_that_ends_with_its_owner_have_logs_and_end_with_it() -> None:
     with Lab.open(pair_plan()) as lab:
-        with pytest.raises(LabError, match="it ends with its owner"):
-            lab.start_process("server", ["true"])
-        assert run(lab, "server", "true").status == 0
+        info = lab.start_process("server", ["sh", "-c", "echo there; exec sleep 1000"])
+        assert becomes(lambda: lab.read_log("server", info.name) == b"there\n")
+        pidfd = os.pidfd_open(info.machine_pid)
+    poller = poll()
+    poller.register(pidfd, POLLIN | POLLHUP)
+    assert poller.poll(WAIT_S * 1000)
+    os.close(pidfd)
