@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
 
 from labctl.errors import KernelError
@@ -38,7 +38,7 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
-from labctl.topology.model import NodeKind
+from labctl.topology.model import Address, NodeKind
 
 __all__ = ["Execution", "NodeTable", "Restore", "execute"]
 
@@ -61,16 +61,27 @@ class Execution(Sending):
     """One series of operations: the queued messages and the sockets that they go out on.
 
     `undo` grows with every operation: what undoes it, to be carried out backwards (`lab/reconciling.py`). `running`
-    says that the lab is in use: neighbours are told of new addresses, and `default` settings reach interfaces that are
-    there already. `lenient` is for undoing: what is there already need not be made.
+    says that the lab is in use: `default` settings reach interfaces that are there already, and neighbours, who may
+    know another MAC for them, are told of `moved` addresses. (Only of those: to close a packet socket takes the kernel
+    some 15 ms.) `lenient` is for undoing: what is there already need not be made.
     """
 
-    def __init__(self, nodes: NodeTable, stack: ExitStack, *, running: bool = False, lenient: bool = False) -> None:
+    def __init__(
+        self,
+        nodes: NodeTable,
+        stack: ExitStack,
+        *,
+        running: bool = False,
+        lenient: bool = False,
+        moved: Collection[Address] = (),
+    ) -> None:
         super().__init__(nodes, stack)
+        self._moved = moved
         self._running = running
         self._lenient = lenient
         self._links: Batch[Origin] | None = None
         self._made: list[MakeLink] = []
+        self._doomed: dict[str, RemoveLink] = {}  # nodes with links that are to go with the next messages
         self._set_up_here: set[tuple[str, str]] = set()
         self._restored: dict[tuple[str, str], None] = {}  # both ends of links that are set up again
         self._changed: dict[tuple[str, str], None] = {}  # interfaces whose carrier may have changed, in order
@@ -91,8 +102,9 @@ class Execution(Sending):
             case AddAddress():
                 interface = self._interface(operation, operation.node, operation.ifname)
                 self._add_address(interface, operation, self._given(interface, operation))
-                if self._running:
-                    self._tell_neighbours(operation.node, operation.ifname)
+                if operation.address.ip in self._moved:
+                    self._restored[operation.node, operation.ifname] = None
+                    self._carrier_changes(operation.node, operation.ifname)
             case AddRoute():
                 interface = self._interface(operation, operation.node, operation.ifname)
                 self._queue(operation.node, _route(operation, interface.index), self._given(interface, operation))
@@ -195,6 +207,8 @@ class Execution(Sending):
                     raise refusal(operation, error.errno or 0, "turning IPv6 off") from error
 
     def _make_link(self, operation: MakeLink) -> None:
+        if self._doomed:
+            self.flush()  # the names may be those of links that go
         first, second = operation.a, operation.b
         if second.bridge and not first.bridge:
             first, second = second, first
@@ -266,8 +280,15 @@ class Execution(Sending):
         """One end takes the other along; what somebody removed by hand is gone already."""
         ends = [(end.node, end.ifname) for end in (operation.a, operation.b)]
         interface = self._interface(operation, *ends[0])
-        self._interface(operation, *ends[1])
-        self._queue(operation.a.node, rtnl.remove_link(interface.index), Tolerant(operation, (errno.ENODEV,)))
+        for end in ends:
+            one = self._interface(operation, *end)
+            if one.was_up and not one.cut:
+                self.undo.append(SetUp(*end))
+        # On a switch's side, if it has one: that one may be removing many, and they go together.
+        side = operation.b if operation.b.bridge else operation.a
+        index = self._nodes.interface(side.node, side.ifname).index
+        self._queue(side.node, rtnl.set_group(index, _DOOMED), Tolerant(operation, (errno.ENODEV,)))
+        self._doomed[side.node] = operation
         for end in ends:
             self._nodes.remove_interface(*end)
             awaited = self._awaited.get(end[0], set())
@@ -305,8 +326,6 @@ class Execution(Sending):
         self._carrier_changes(operation.node, operation.ifname)
         if not interface.was_up:
             self.undo.append(SetDown(operation.node, operation.ifname))
-        if self._running:
-            self._tell_neighbours(operation.node, operation.ifname)
         if not interface.made_up:
             self._queue(operation.node, rtnl.set_up(interface.index, True), operation)
         if interface.was_up:
@@ -387,9 +406,11 @@ class Execution(Sending):
             self._set_sysctl(operation, value)
             del self._nodes.originals[operation.node, operation.key]
 
-    def _tell_neighbours(self, node: str, ifname: str) -> None:
-        self._restored[node, ifname] = None
-        self._carrier_changes(node, ifname)
+    def _sent(self, node: str) -> list[Refused[Origin]]:
+        removed = self._doomed.pop(node, None)
+        if removed is not None:
+            self._batch(node).add(rtnl.remove_group(_DOOMED), Tolerant(removed, (errno.ENODEV,)))
+        return super()._sent(node)
 
     def _queue(self, node: str, message: bytearray, origin: Origin) -> None:
         self._commit_links()
@@ -406,6 +427,9 @@ class Execution(Sending):
 
 # An address that is not there, a route that is not there, an interface that is not there, one that is down.
 _GONE = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV, errno.ENETDOWN)
+
+
+_DOOMED = 0x6C61  # the group of interfaces that are being removed
 
 
 def _route(operation: AddRoute, index: int) -> bytearray:

@@ -188,9 +188,8 @@ def _removals(old: Plan, before: _Facts, after: _Facts) -> Iterator[Operation]:
             case AddAddress(node, ifname, address):
                 if operation not in after.others or not _stays(node, ifname, before, after):
                     yield RemoveAddress(node, ifname, address)
-            case SetUp(node, ifname) if (node, ifname) not in before.bridges:
-                if operation not in after.others or not _stays(node, ifname, before, after):
-                    yield SetDown(node, ifname)
+            case SetUp(node, ifname) if operation not in after.others and _stays(node, ifname, before, after):
+                yield SetDown(node, ifname)  # of others there is no need: they go as a whole, which is much faster
             case AddRoute(node, destination, gateway, ifname):
                 if operation not in after.others or not _stays(node, ifname, before, after):
                     yield RemoveRoute(node, destination, gateway, ifname)

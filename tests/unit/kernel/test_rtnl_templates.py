@@ -38,6 +38,7 @@ def test_changes_of_links(index: int, master: int, up: bool) -> None:
     assert bytes(rtnl.set_up(index, up)) == rtnl.encode_up(index, up)
     assert bytes(rtnl.set_master(index, master)) == rtnl.encode_master(index, master)
     assert bytes(rtnl.set_mtu(index, master)) == rtnl.encode_mtu(index, master)
+    assert bytes(rtnl.set_group(index, master)) == rtnl.encode_group(index, master)
     generated = rtnl.encode_without_generated_addresses(index)
     assert bytes(rtnl.without_generated_addresses(index)) == generated
 
@@ -86,7 +87,7 @@ def test_removing_differs_from_making_in_type_and_flags_only(
             rtnl.remove_route(index, address.network, None),
             rtnl.RTM_DELROUTE,
         ),
-        (rtnl.set_up(index, False), rtnl.remove_link(index), rtnl.RTM_DELLINK),
+        (rtnl.set_group(0, index), rtnl.remove_group(index), rtnl.RTM_DELLINK),
     )
     for making, removing, kind in pairs:
         assert struct.unpack_from("=HH", removing, 4) == (kind, NLM_F_REQUEST | NLM_F_ACK)
