@@ -422,13 +422,16 @@ class Keeper:
             os.close(status)
 
     def lose(self, pid: int, code: int) -> None:
-        """If `pid` was a host's init, every process of that host has ended with it: remember why."""
+        """If `pid` was a host's init, every process of that host has ended with it: remember why.
+
+        In a lab that stays the host gets another init with its next program: its network is the keeper's to hold.
+        """
         if self.outside is not None and self.outside.ended(pid, self.timers, self.table.home):
             return
         for host in self.hosts.values():
             if host.init is not None and host.init.pid == pid:
                 os.close(host.init.pidfd)
-                host.init, host.ended = None, code
+                host.init, host.ended = None, None if self.stays else code
 
 
 def keep(
