@@ -9,6 +9,7 @@ With LABCTL_LEAK_CHECK=machine every namespace of the machine is compared, for a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import threading
@@ -173,10 +174,24 @@ def _files() -> Iterator[str]:
     places = [*PLACES, *(os.environ[name] for name in XDG if os.environ.get(name))]
     for place in dict.fromkeys(places):
         with contextlib.suppress(OSError):
-            yield from {os.path.join(place, name) for name in os.listdir(place)} - STAYING
+            entries = {os.path.join(place, name) for name in os.listdir(place)} - STAYING
+            yield from (entry for entry in entries if place not in STAYING or not _is_in_use(entry))
     temporary = os.environ.get("TMPDIR", "/tmp")
     with contextlib.suppress(OSError):
         yield from (os.path.join(temporary, name) for name in os.listdir(temporary) if _is_ours(temporary, name))
+
+
+def _is_in_use(entry: str) -> bool:
+    """Whether a lab that runs has this name: if it is one of ours, its processes tell so; others' are none of ours."""
+    if os.path.islink(entry):
+        return os.path.exists(entry)
+    for lock in (entry, os.path.join(entry, "lock")):
+        with contextlib.suppress(OSError), open(lock, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
 
 
 def _is_ours(place: str, name: str) -> bool:

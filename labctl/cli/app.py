@@ -92,6 +92,15 @@ def run(
             "--topo", metavar="SHAPE", help="Run on this topology instead: pair, star:10, line:5, ..., or a file."
         ),
     ] = None,
+    lab: Annotated[
+        str | None,
+        typer.Option(
+            "--lab",
+            metavar="LAB",
+            autocompletion=completion.lab_names,
+            help="Run in this running lab, which is left as it was found, instead of one of its own.",
+        ),
+    ] = None,
 ) -> int:
     """Run scenarios, each in a lab of its own, and say what each host called and what came back.
 
@@ -100,7 +109,7 @@ def run(
     """
     from labctl.cli.run import RunRequest, run_scenarios
 
-    return run_scenarios(RunRequest(tuple(paths), jobs, junit, json, keep_on_failure, verbose, topo), context.obj)
+    return run_scenarios(RunRequest(tuple(paths), jobs, junit, json, keep_on_failure, verbose, topo, lab), context.obj)
 
 
 @app.command(short_help="Check topologies and scenarios; builds nothing.")

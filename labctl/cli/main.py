@@ -41,7 +41,7 @@ def _status_of_command() -> int:
     try:
         if len(sys.argv) > 1 and (status := _without_typer(sys.argv[1], sys.argv[2:])) is not None:
             return status
-        if sys.argv[1:2] == ["run"] and not {"-h", "--help"} & set(sys.argv):
+        if sys.argv[1:2] == ["run"] and not {"-h", "--help", "--lab"} & set(sys.argv):
             # The interpreter that is to become the lab starts beside this one, before this one has imported anything.
             from labctl.lab.starting import Boot
 

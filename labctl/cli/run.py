@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from labctl.lab.starting import Boot
     from labctl.scenario.model import Scenario
     from labctl.scenario.options import Cancellation
+    from labctl.topology.model import Topology
 
 EXIT_PASSED = 0
 EXIT_FAILED = 1
@@ -43,6 +44,7 @@ class RunRequest:
     keep_on_failure: bool
     verbose: bool
     topology: str | None
+    lab: str | None = None  # a running one
 
 
 def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
@@ -53,7 +55,8 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     from labctl.scenario import Cancellation
 
     _check_reports(request)
-    scenarios = load_all(request.words, request.topology)
+    lab, there = _running_lab(request)
+    scenarios = load_all(request.words, there or request.topology)
     screen = standard_error() if request.json == _STANDARD_OUTPUT else standard_output()
     cancellation = Cancellation()
     progress = Progress(screen, expected=len(scenarios), verbose=request.verbose, while_kept=until_enter(cancellation))
@@ -61,7 +64,7 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     result: RunResult | None = None
     try:
         with cancelled_by_signals(cancellation) as received, progress:
-            result = _run(scenarios, request, progress, cancellation, boot)
+            result = _run(scenarios, request, lab, progress, cancellation, boot)
     finally:
         if result is None:  # CI wants a report most of all when a run was cut short
             cut_short = _cut_short(scenarios, progress.finished, str(sys.exception()))
@@ -81,8 +84,26 @@ def exit_status(result: RunResult) -> int:
     return EXIT_FAILED if Outcome.FAILED in outcomes else EXIT_PASSED
 
 
-def load_all(words: Sequence[str], topology: str | None) -> list[Scenario]:
-    """The checked scenarios that the words name. InputError with everything that is wrong with any of them."""
+def _running_lab(request: RunRequest) -> tuple[str | None, Topology | None]:
+    """The running lab that is meant, and what it is made of, which scenarios are checked against; None without any."""
+    if request.lab is None:
+        return None, None
+    if request.topology is not None:
+        raise InputError("labctl run: --lab says on what the scenarios run; leave out --topo.")
+    if request.jobs > 1:
+        raise InputError("labctl run: in one lab scenarios run one after the other; leave out --jobs.")
+    from labctl.cli.labs import attach
+    from labctl.plan.topology_of import topology_of
+
+    with attach(request.lab) as lab:
+        return lab.name, topology_of(lab.describe().plan)
+
+
+def load_all(words: Sequence[str], topology: str | Topology | None) -> list[Scenario]:
+    """The checked scenarios that the words name, on `topology` instead of their own where it is given.
+
+    InputError with everything that is wrong with any of them.
+    """
     from labctl.scenario import load
 
     given, found, errors = files(list(words), (Kind.SCENARIO,))
@@ -124,6 +145,7 @@ def _better(path: Path, error: InputError) -> InputError:
 def _run(
     scenarios: Sequence[Scenario],
     request: RunRequest,
+    lab: str | None,
     progress: Progress,
     cancellation: Cancellation,
     boot: Boot | None,
@@ -132,7 +154,7 @@ def _run(
 
     gc.freeze()  # what was imported stays
     gc.enable()
-    options = RunOptions(jobs=request.jobs, keep_on_failure=request.keep_on_failure)
+    options = RunOptions(jobs=request.jobs, keep_on_failure=request.keep_on_failure, lab=lab)
     return run_many(scenarios, options, progress, cancellation, boot=boot)
 
 

@@ -111,10 +111,16 @@ def _make(screen: Screen, wanted: Wanted) -> None:
     from labctl.lab import Lab
 
     began = time.monotonic()
-    with Lab.up(wanted.plan, wanted.name, source=wanted.source, visible_paths=wanted.visible_paths) as lab:
+    from labctl.observe import services
+
+    paths: tuple[str | Path, ...] = (*wanted.visible_paths, *services.visible_paths(wanted.plan))
+    with Lab.up(wanted.plan, wanted.name, source=wanted.source, visible_paths=paths) as lab:
+        services.start(lab, wanted.plan)
         lab.stay()
     made = wanted.topology
-    counted = ", ".join((_count(len(made.nodes), "node"), _count(len(made.links), "link")))
+    ready = sum(len(node.services) for node in made.nodes)
+    parts = [_count(len(made.nodes), "node"), _count(len(made.links), "link")]
+    counted = ", ".join([*parts, *([_count(ready, "service")] if ready else [])])
     screen.line(f"lab {wanted.name} is up: {counted}, in {time.monotonic() - began:.2f} s")
     if made.hosts:
         host = made.hosts[0].name
@@ -125,19 +131,39 @@ def _make(screen: Screen, wanted: Wanted) -> None:
 
 def _change(screen: Screen, wanted: Wanted) -> None:
     from labctl.lab import Lab
+    from labctl.observe import services
 
     with Lab.attach(wanted.name) as lab:
         found = _difference(lab, wanted.plan)
-        if found:
-            _reconciled(lab, wanted)
-        elif lab.describe().source != wanted.source:
-            _reconciled(lab, wanted)  # for `labctl inspect` to tell of the file as it is now
-    _show_changes(screen, found)
-    screen.line(f"lab {wanted.name} is {'changed' if found else 'as it was'}.")
+        before = lab.describe()
+        idle = _idle(lab, wanted.plan, found)
+        if found or idle:
+            with services.replacing(lab, before.plan, wanted.plan, found.gone):
+                lab.reconcile(wanted.plan, source=wanted.source)
+        elif before.source != wanted.source:
+            lab.reconcile(wanted.plan, source=wanted.source)  # for `labctl inspect` to tell of the file as it is now
+    if found or not idle:
+        _show_changes(screen, found)
+    _show_idle(screen, idle)
+    screen.line(f"lab {wanted.name} is {'changed' if found or idle else 'as it was'}.")
 
 
-def _reconciled(lab: Lab, wanted: Wanted) -> None:
-    lab.reconcile(wanted.plan, source=wanted.source)
+def _idle(lab: Lab, wanted: Plan, found: Difference) -> tuple[str, ...]:
+    """Services that are in the file as they were, but do not run."""
+    from labctl.observe import services
+    from labctl.plan.services import runs_alike, services_of
+
+    before, after = services_of(lab.describe().plan.nodes), services_of(wanted.nodes)
+    return tuple(
+        key
+        for key in (services.not_running(lab, wanted) if after else ())
+        if key in before and runs_alike(before[key][1], after[key][1]) and after[key][0] not in found.gone
+    )
+
+
+def _show_idle(screen: Screen, idle: tuple[str, ...]) -> None:
+    for key in idle:
+        screen.write([screen.look.paint(f"~ service {key}: started again, for it did not run", Ink.ODD)])
 
 
 def _show_dry(screen: Screen, wanted: Wanted) -> None:
@@ -150,9 +176,12 @@ def _show_dry(screen: Screen, wanted: Wanted) -> None:
         return
     with Lab.attach(wanted.name) as lab:
         found = _difference(lab, wanted.plan)
-    if found:
+        idle = _idle(lab, wanted.plan, found)
+    if found or idle:
         screen.line(f"lab {wanted.name} would be changed:")
-    _show_changes(screen, found)
+    if found or not idle:
+        _show_changes(screen, found)
+    _show_idle(screen, idle)
 
 
 def _difference(lab: Lab, planned: Plan) -> Difference:

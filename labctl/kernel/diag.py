@@ -32,7 +32,7 @@ UNIX_DIAG_PEER = 2
 UNIX_DIAG_RQLEN = 4
 UNIX_DIAG_UID = 7
 _ALL_STATES = 0x1FFF  # every state below TCP_MAX_STATES, with 12, TCP_NEW_SYN_RECV: requests that are not sockets yet
-_NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
+NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
 
 
 class Transport(StrEnum):
@@ -120,7 +120,7 @@ def inet_sockets(sock: socket.socket, transport: Transport) -> tuple[Socket, ...
     protocol = socket.IPPROTO_TCP if transport is Transport.TCP else socket.IPPROTO_UDP
     found: list[Socket] = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        request = INET_REQUEST.pack(family, protocol, 0, _ALL_STATES, 0, 0, bytes(16), bytes(16), 0, _NO_COOKIE)
+        request = INET_REQUEST.pack(family, protocol, 0, _ALL_STATES, 0, 0, bytes(16), bytes(16), 0, NO_COOKIE)
         found += (decode_inet(payload, transport) for _, payload in dump(sock, SOCK_DIAG_BY_FAMILY, request))
     return tuple(found)
 
@@ -128,7 +128,7 @@ def inet_sockets(sock: socket.socket, transport: Transport) -> tuple[Socket, ...
 def unix_sockets(sock: socket.socket) -> tuple[Socket, ...]:
     """The AF_UNIX sockets made in the namespace; `sock` (NETLINK_SOCK_DIAG) is borrowed. OSError as above."""
     show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_UID
-    request = UNIX_REQUEST.pack(socket.AF_UNIX, 0, _ALL_STATES, 0, show, _NO_COOKIE)
+    request = UNIX_REQUEST.pack(socket.AF_UNIX, 0, _ALL_STATES, 0, show, NO_COOKIE)
     return tuple(decode_unix(payload) for _, payload in dump(sock, SOCK_DIAG_BY_FAMILY, request))
 
 

@@ -82,6 +82,16 @@ class Setting:
     before: str
     value: str
 
+    @property
+    def version(self) -> int:
+        """Of IP."""
+        return 4 if self.key.startswith("net/ipv4/") else 6
+
+    @property
+    def ifname(self) -> str:
+        """The interface that it is about."""
+        return self.key.split("/")[3]
+
 
 def look_at_machine() -> MachineNetwork:
     """The network of the namespace that the calling thread is in. OSError."""
@@ -122,6 +132,23 @@ def forwarding_settings(machine: MachineNetwork) -> tuple[Setting, ...]:
             if read_sysctl(key) == "0":
                 found.append(Setting(key, "0", "1"))
     return tuple(found)
+
+
+def apply_settings(settings: Sequence[Setting]) -> None:
+    """Change the settings, in the namespace that the calling thread is in. MachineError."""
+    for setting in settings:
+        try:
+            write_sysctl(setting.key, setting.value)
+        except OSError as error:
+            came_back = describe_errno(error.errno or 0)
+            raise MachineError(f"machine: cannot set {setting.key}={setting.value}: {came_back}.") from error
+
+
+def restore_setting(setting: Setting) -> None:
+    """Change a setting back, unless its interface has gone or somebody else has changed it since. OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if read_sysctl(setting.key) == setting.value:
+            write_sysctl(setting.key, setting.before)
 
 
 def ipv6_can_be_forwarded(machine: MachineNetwork) -> bool:
@@ -172,9 +199,11 @@ def network6_of(number: int) -> IPv6Network:
 
 
 def make_machine_table(
-    sock: socket.socket, name: str, outlets: Sequence[Outlet], kept_apart: Sequence[tuple[int, int]]
+    sock: socket.socket, name: str, outlets: Sequence[Outlet], kept_apart: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Translate what comes from the outlets, and keep interfaces (from, to) apart that were not joined by forwarding.
+    """Translate what comes from the outlets, and forward nothing of an IP version from one interface to another.
+
+    `kept_apart` are (version, index from, index to): what the machine would not have forwarded before.
 
     `sock` (NETLINK_NETFILTER, in the machine's namespace) is borrowed; the table goes when it is closed. MachineError.
     """
@@ -190,8 +219,8 @@ def make_machine_table(
     if kept_apart:
         chain = nftables.base_chain(table, _CHAIN_FORWARD, b"filter\0", _FORWARD, 0)
         requests.append(nftables.request(nftables.NEW_CHAIN, _MAKE, chain))
-    for coming, going in kept_apart:
-        tests = [*_index(nftables.META_IIF, coming), *_index(nftables.META_OIF, going)]
+    for version, coming, going in kept_apart:
+        tests = [*_of_version(version), *_index(nftables.META_IIF, coming), *_index(nftables.META_OIF, going)]
         rule = nftables.new_rule(table, _CHAIN_FORWARD, [*tests, nftables.drop()])
         requests.append(nftables.request(nftables.NEW_RULE, _ADD, rule))
     _transact(sock, requests, f"machine: cannot make the nftables table {name}")
@@ -203,8 +232,9 @@ def connect(sock: socket.socket, machine: int, outlet: Outlet, router: int, inde
     `sock` (NETLINK_ROUTE, in the machine's namespace) and all descriptors are borrowed; `index` and `ifname` are those
     of the router's end. KernelError, MachineError. The pair goes with the router's namespace.
     """
-    first = rtnl.VethEnd(outlet.ifname, 0, _mac(outlet, 1), mtu, machine)
-    second = rtnl.VethEnd(ifname, index, _mac(outlet, 2), mtu, router)
+    # The router's end first: the kernel takes the index of the second only where that of the first is given, too.
+    first = rtnl.VethEnd(ifname, index, _mac(outlet, 2), mtu, router)
+    second = rtnl.VethEnd(outlet.ifname, 0, _mac(outlet, 1), mtu, machine)
     _carry_out(sock, f"nat of {outlet.router}", [(f"make the veth pair {outlet.ifname}", rtnl.new_veth(first, second))])
     with entered(machine):
         own = socket.if_nametoindex(outlet.ifname)
@@ -274,14 +304,17 @@ def _nat_chain(table: bytes) -> bytes:
 
 def _from(address: IPv4Interface | IPv6Interface) -> list[bytes]:
     """Packets that come from exactly that address."""
-    protocol, offset = (nftables.NFPROTO_IPV4, 12) if address.version == 4 else (nftables.NFPROTO_IPV6, 8)
     packed = address.ip.packed
     return [
-        nftables.meta(nftables.META_NFPROTO),
-        nftables.compare(nftables.EQUAL, bytes([protocol])),
-        nftables.load(nftables.NETWORK_HEADER, offset, len(packed)),
+        *_of_version(address.version),
+        nftables.load(nftables.NETWORK_HEADER, 12 if address.version == 4 else 8, len(packed)),
         nftables.compare(nftables.EQUAL, packed),
     ]
+
+
+def _of_version(version: int) -> list[bytes]:
+    protocol = nftables.NFPROTO_IPV4 if version == 4 else nftables.NFPROTO_IPV6
+    return [nftables.meta(nftables.META_NFPROTO), nftables.compare(nftables.EQUAL, bytes([protocol]))]
 
 
 def _index(key: int, index: int) -> list[bytes]:

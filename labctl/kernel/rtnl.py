@@ -33,6 +33,7 @@ IFLA_MTU = 4
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
 IFLA_INFO_DATA = 2
+IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
 VETH_INFO_PEER = 1  # linux/veth.h
 IFA_ADDRESS = 1  # linux/if_addr.h
@@ -156,9 +157,17 @@ def set_mtu(index: int, mtu: int) -> bytearray:
     return _mtu_template().filled((index, mtu))
 
 
-def remove_link(index: int) -> bytearray:
-    """Remove a link; with one end of a veth pair the other goes."""
-    return _instead(set_up(index, False), RTM_DELLINK)
+def set_group(index: int, group: int) -> bytearray:
+    """Put a link into a group of interfaces of its namespace (ip-link(8)); without one they are in group 0."""
+    return _group_template().filled((index, group))
+
+
+def remove_group(group: int) -> bytearray:
+    """Remove all links of a group at once, with the other ends of veth pairs.
+
+    The kernel waits some 15 ms for those who may still use a link, and for all links of a group together.
+    """
+    return _instead(set_group(0, group), RTM_DELLINK)
 
 
 def remove_address(index: int, address: IPv4Interface | IPv6Interface) -> bytearray:
@@ -290,6 +299,18 @@ def encode_mtu(index: int, mtu: int) -> bytes:
 def _mtu_template() -> _Template:
     encoded = encode_mtu(1, 1500)
     offset, _ = _inside(encoded, HEADER.size + IFINFO_BYTES, len(encoded), IFLA_MTU)
+    return _Template(encoded, (_Place(HEADER.size + 4, _I32), _Place(offset, _U32)))
+
+
+def encode_group(index: int, group: int) -> bytes:
+    """`set_group` as pyroute2 encodes it."""
+    return _encode_link(RTM_SETLINK, _SET, index, [("IFLA_GROUP", group)])
+
+
+@cache
+def _group_template() -> _Template:
+    encoded = encode_group(1, 1)
+    offset, _ = _inside(encoded, HEADER.size + IFINFO_BYTES, len(encoded), IFLA_GROUP)
     return _Template(encoded, (_Place(HEADER.size + 4, _I32), _Place(offset, _U32)))
 
 

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, LabctlError, LabGone
 from labctl.kernel import processes, syscalls
@@ -25,6 +26,9 @@ from labctl.lab.place import Place
 from labctl.lab.protocol import Channel, Failed, Open
 from labctl.lab.reaching import start_time
 from labctl.lab.starting import DIES_WITH_OWNER, STAYS
+
+if TYPE_CHECKING:
+    from labctl.lab.outside import Outside
 
 CHANNEL = 3  # descriptors that the owner hands over
 LIVENESS = 4  # reads as ended when the owner is gone
@@ -47,9 +51,15 @@ def main() -> None:
     with contextlib.suppress(LabGone):
         frame = channel.receive(until=None)
         if frame is not None and isinstance(frame.message, Open):
-            place, listener = _place_of(frame.message, frame.descriptors)
+            ports = len(frame.message.exposed)
+            place, listener = _place_of(frame.message, frame.descriptors[ports:])
             try:
-                _watch(owner, channel, frame.message, frame.number, place, listener)
+                outside = _outside_of(frame.message, frame.descriptors[:ports])
+                try:
+                    _watch(owner, channel, frame.message, frame.number, place, listener, outside)
+                finally:
+                    if outside is not None:
+                        outside.undo()
             except LabctlError as error:
                 channel.send(frame.number, Failed.of(error), until=None)
             except OSError as error:
@@ -98,7 +108,24 @@ def _preload(channel: Channel) -> None:
     gc.freeze()  # a forked child's collections then leave these pages shared
 
 
-def _watch(owner: int, channel: Channel, request: Open, number: int, place: Place | None, listener: int) -> None:
+def _outside_of(request: Open, ports: tuple[int, ...]) -> Outside | None:
+    """What the lab needs of the machine, prepared while this process is still in the machine's namespaces."""
+    if not request.has_outside:
+        return None
+    from labctl.lab.outside import prepare
+
+    return prepare(request, ports)
+
+
+def _watch(
+    owner: int,
+    channel: Channel,
+    request: Open,
+    number: int,
+    place: Place | None,
+    listener: int,
+    outside: Outside | None,
+) -> None:
     enter_lab_namespaces()
     boot_reading, boot_writing = os.pipe2(os.O_CLOEXEC)
     stay_reading, stay_writing = os.pipe2(os.O_CLOEXEC)
@@ -106,10 +133,13 @@ def _watch(owner: int, channel: Channel, request: Open, number: int, place: Plac
     def keeper() -> None:
         for descriptor in (boot_writing, stay_reading, LIVENESS, owner):
             os.close(descriptor)
-        keep(channel, request, number, boot_reading, Staying(place, listener, stay_writing) if place else None)
+        staying = Staying(place, listener, stay_writing) if place else None
+        keep(channel, request, number, boot_reading, staying, outside)
 
     pid = processes.fork(keeper)
     pidfd = os.pidfd_open(pid)
+    if outside is not None:
+        outside.leave_to_keeper()
     channel.close()  # the keeper's alone: that it ends is to be seen by the owner
     for descriptor in (boot_reading, stay_writing, *([listener] if place else [])):
         os.close(descriptor)
@@ -118,10 +148,20 @@ def _watch(owner: int, channel: Channel, request: Open, number: int, place: Plac
     poller.register(owner, select.POLLIN)  # ended, though a process that it forked may hold the other open
     poller.register(pidfd, select.POLLIN)
     poller.register(stay_reading, select.POLLIN)
+    guard = outside.guard_fd if outside is not None else -1
+    if guard != -1:
+        poller.register(guard, select.POLLIN)
     while True:
         ready = {descriptor for descriptor, _ in poller.poll()}
         if pidfd in ready:
             break
+        if outside is not None and guard in ready:
+            poller.unregister(guard)
+            outside.guard_again()
+            guard = outside.guard_fd
+            if guard != -1:
+                poller.register(guard, select.POLLIN)
+            continue
         if stay_reading in ready:  # before the owner is looked at: it may go as soon as it is told that the lab stays
             poller.unregister(stay_reading)
             if os.read(stay_reading, 1):

@@ -7,16 +7,23 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from labctl.topology.service import Restart
+
 if TYPE_CHECKING:
     from labctl.plan.operations import Plan
 
 
-class Restart(StrEnum):
-    """When a detached process is started again after it ended (never after `stop_process`)."""
-
-    NO = "no"
-    ON_FAILURE = "on-failure"
-    ALWAYS = "always"
+__all__ = [
+    "Description",
+    "NodeInfo",
+    "ProcessInfo",
+    "ProcessState",
+    "Restart",
+    "from_json",
+    "process_of",
+    "process_row",
+    "to_json",
+]
 
 
 class ProcessState(StrEnum):

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from functools import partial
-from ipaddress import IPv6Address
 
 from labctl.errors import KernelError
 from labctl.kernel import carrier, rtnl
 from labctl.kernel.announce import announce
-from labctl.kernel.netlink import RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
+from labctl.kernel.netlink import Batch, Refused
 from labctl.kernel.sysctl import read_sysctl, write_sysctl
 from labctl.lab.nodes import Interface, NodeTable
-from labctl.lab.refusals import DESCRIPTORS, refusal, subject
+from labctl.lab.refusals import refusal
+from labctl.lab.sending import Origin, Restore, Sending, Tolerant, raise_first
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -41,11 +38,9 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
-from labctl.topology.model import NodeKind
+from labctl.topology.model import Address, NodeKind
 
 __all__ = ["Execution", "NodeTable", "Restore", "execute"]
-
-ADDRESS_DEADLINE_S = 10.0  # it takes about a millisecond
 
 
 def execute(operations: Iterable[Operation], nodes: NodeTable) -> None:
@@ -59,35 +54,34 @@ def execute(operations: Iterable[Operation], nodes: NodeTable) -> None:
         for operation in operations:
             execution.add(operation)
         execution.finish()
+    nodes.let_go()
 
 
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """What undoes `RemoveNode`."""
-
-    node: str
-
-
-class Execution:
+class Execution(Sending):
     """One series of operations: the queued messages and the sockets that they go out on.
 
     `undo` grows with every operation: what undoes it, to be carried out backwards (`lab/reconciling.py`). `running`
-    says that the lab is in use: neighbours are told of new addresses, and `default` settings reach interfaces that are
-    there already. `lenient` is for undoing: what is there already need not be made.
+    says that the lab is in use: `default` settings reach interfaces that are there already, and neighbours, who may
+    know another MAC for them, are told of `moved` addresses. (Only of those: to close a packet socket takes the kernel
+    some 15 ms.) `lenient` is for undoing: what is there already need not be made.
     """
 
-    def __init__(self, nodes: NodeTable, stack: ExitStack, *, running: bool = False, lenient: bool = False) -> None:
-        self.undo: list[Operation | Restore] = []
+    def __init__(
+        self,
+        nodes: NodeTable,
+        stack: ExitStack,
+        *,
+        running: bool = False,
+        lenient: bool = False,
+        moved: Collection[Address] = (),
+    ) -> None:
+        super().__init__(nodes, stack)
+        self._moved = moved
         self._running = running
         self._lenient = lenient
-        self._nodes = nodes
-        self._stack = stack
-        self._links: Batch[_Origin] | None = None
+        self._links: Batch[Origin] | None = None
         self._made: list[MakeLink] = []
-        self._sockets: dict[str, socket.socket] = {}
-        self._batches: dict[str, Batch[_Origin]] = {}
-        self._bridges_queued: set[str] = set()
-        self._awaited: dict[str, set[tuple[int, bytes]]] = {}  # by node: IPv6 addresses not yet in use
+        self._doomed: dict[str, RemoveLink] = {}  # nodes with links that are to go with the next messages
         self._set_up_here: set[tuple[str, str]] = set()
         self._restored: dict[tuple[str, str], None] = {}  # both ends of links that are set up again
         self._changed: dict[tuple[str, str], None] = {}  # interfaces whose carrier may have changed, in order
@@ -108,8 +102,9 @@ class Execution:
             case AddAddress():
                 interface = self._interface(operation, operation.node, operation.ifname)
                 self._add_address(interface, operation, self._given(interface, operation))
-                if self._running:
-                    self._tell_neighbours(operation.node, operation.ifname)
+                if operation.address.ip in self._moved:
+                    self._restored[operation.node, operation.ifname] = None
+                    self._carrier_changes(operation.node, operation.ifname)
             case AddRoute():
                 interface = self._interface(operation, operation.node, operation.ifname)
                 self._queue(operation.node, _route(operation, interface.index), self._given(interface, operation))
@@ -151,7 +146,7 @@ class Execution:
         refusals = self._sent_links()
         for node in sorted(self._batches, key=lambda name: self._nodes.kind(name) is NodeKind.SWITCH):
             refusals += self._sent(node)
-        _raise_first(refusals)
+        raise_first(refusals)
 
     def give_addresses_again(self, node: str, ifname: str) -> None:
         """The interface's IPv4 addresses: the kernel takes all of a network when their first is removed."""
@@ -159,14 +154,14 @@ class Execution:
         for operation in interface.given:
             if isinstance(operation, AddAddress) and operation.address.version == 4:
                 message = rtnl.new_address(interface.index, operation.address)
-                self._queue(node, message, _Tolerant(operation, (errno.EEXIST,)))
+                self._queue(node, message, Tolerant(operation, (errno.EEXIST,)))
 
     def give_routes_again(self, node: str, ifname: str) -> None:
         """The interface's routes: the kernel takes those of IPv4 with the interface's last address."""
         interface = self._nodes.interface(node, ifname)
         for operation in interface.given:
             if isinstance(operation, AddRoute):
-                self._queue(node, _route(operation, interface.index), _Tolerant(operation, (errno.EEXIST,)))
+                self._queue(node, _route(operation, interface.index), Tolerant(operation, (errno.EEXIST,)))
 
     def _settle(self, node: str, ifname: str) -> bool:
         """The interface's carrier is what it is going to be; True when it has one."""
@@ -186,31 +181,6 @@ class Execution:
                 announce(sock, ifname, interface.mac, given)
         except OSError as error:
             raise KernelError(f"{node}:{ifname}", "announce its addresses", error.errno or 0) from error
-
-    def _await_addresses(self) -> None:
-        """Return when every new IPv6 address is in use.
-
-        The kernel joins a new address's multicast group in a work item of its own, even without duplicate detection,
-        and only then notifies; until then neighbours ask for it in vain, and ask again after a second.
-        """
-        until = time.monotonic() + ADDRESS_DEADLINE_S
-        for node, awaited in self._awaited.items():
-            sock = self._socket(node)
-            while awaited:
-                sock.settimeout(max(0.001, until - time.monotonic()))
-                try:
-                    datagram = sock.recv(RECEIVE_BYTES)
-                except OSError as error:
-                    number = errno.ETIMEDOUT if isinstance(error, TimeoutError) else error.errno or 0
-                    missing = ", ".join(str(IPv6Address(packed)) for _, packed in sorted(awaited))
-                    raise KernelError(f"node {node}", f"have {missing} in use", number) from error
-                for kind, _, _, payload in messages_in(datagram):
-                    self._hear(node, kind, payload)
-
-    def _hear(self, node: str, kind: int, payload: memoryview) -> None:
-        told = rtnl.told_address(kind, payload)
-        if told is not None and node in self._awaited:
-            self._awaited[node].discard(told)
 
     def _make_node(self, operation: MakeNode) -> None:
         nodes = self._nodes
@@ -237,6 +207,8 @@ class Execution:
                     raise refusal(operation, error.errno or 0, "turning IPv6 off") from error
 
     def _make_link(self, operation: MakeLink) -> None:
+        if self._doomed:
+            self.flush()  # the names may be those of links that go
         first, second = operation.a, operation.b
         if second.bridge and not first.bridge:
             first, second = second, first
@@ -260,9 +232,9 @@ class Execution:
         return rtnl.VethEnd(end.ifname, interface.index, end.mac, end.mtu, self._nodes.fd(end.node))
 
     def _commit_links(self) -> None:
-        _raise_first(self._sent_links())
+        raise_first(self._sent_links())
 
-    def _sent_links(self) -> list[Refused[_Origin]]:
+    def _sent_links(self) -> list[Refused[Origin]]:
         """Send the queued links; then queue what can only be said to an end that exists. Returns the refusals."""
         if not self._made:
             return []
@@ -279,7 +251,7 @@ class Execution:
             for end in (operation.a, operation.b):
                 if not end.bridge:
                     message = rtnl.without_generated_addresses(self._nodes.interface(end.node, end.ifname).index)
-                    self._batch(end.node).add(message, _Tolerant(operation, (errno.EAFNOSUPPORT,)))
+                    self._batch(end.node).add(message, Tolerant(operation, (errno.EAFNOSUPPORT,)))
             if operation.a.bridge and operation.b.bridge:  # only the first end's bridge fits into the link's message
                 end = operation.b
                 master = self._interface(operation, end.node, end.bridge).index
@@ -308,8 +280,15 @@ class Execution:
         """One end takes the other along; what somebody removed by hand is gone already."""
         ends = [(end.node, end.ifname) for end in (operation.a, operation.b)]
         interface = self._interface(operation, *ends[0])
-        self._interface(operation, *ends[1])
-        self._queue(operation.a.node, rtnl.remove_link(interface.index), _Tolerant(operation, (errno.ENODEV,)))
+        for end in ends:
+            one = self._interface(operation, *end)
+            if one.was_up and not one.cut:
+                self.undo.append(SetUp(*end))
+        # On a switch's side, if it has one: that one may be removing many, and they go together.
+        side = operation.b if operation.b.bridge else operation.a
+        index = self._nodes.interface(side.node, side.ifname).index
+        self._queue(side.node, rtnl.set_group(index, _DOOMED), Tolerant(operation, (errno.ENODEV,)))
+        self._doomed[side.node] = operation
         for end in ends:
             self._nodes.remove_interface(*end)
             awaited = self._awaited.get(end[0], set())
@@ -331,14 +310,14 @@ class Execution:
         if back in interface.given:
             interface.given.remove(back)
             self.undo.append(back)
-        self._queue(node, message, _Tolerant(operation, _GONE))
+        self._queue(node, message, Tolerant(operation, _GONE))
 
     def _set_down(self, operation: SetDown) -> None:
         interface = self._interface(operation, operation.node, operation.ifname)
         if interface.was_up and not interface.cut:
             self.undo.append(SetUp(operation.node, operation.ifname))
         interface.made_up, interface.cut = False, True
-        origin = _Tolerant(operation, (errno.ENODEV,)) if self._running else operation
+        origin = Tolerant(operation, (errno.ENODEV,)) if self._running else operation
         self._queue(operation.node, rtnl.set_up(interface.index, False), origin)
         self._carrier_changes(operation.node, operation.ifname)
 
@@ -347,8 +326,6 @@ class Execution:
         self._carrier_changes(operation.node, operation.ifname)
         if not interface.was_up:
             self.undo.append(SetDown(operation.node, operation.ifname))
-        if self._running:
-            self._tell_neighbours(operation.node, operation.ifname)
         if not interface.made_up:
             self._queue(operation.node, rtnl.set_up(interface.index, True), operation)
         if interface.was_up:
@@ -358,30 +335,30 @@ class Execution:
         interface.was_up = True
         self._set_up_here.add((operation.node, operation.ifname))
 
-    def _given(self, interface: Interface, operation: AddAddress | AddRoute) -> _Origin:
+    def _given(self, interface: Interface, operation: AddAddress | AddRoute) -> Origin:
         """Remember what the interface is given; what it had before its link was down may be there again already."""
         if interface.cut and operation in interface.given:
-            return _Tolerant(operation, (errno.EEXIST,))
+            return Tolerant(operation, (errno.EEXIST,))
         interface.given.append(operation)
         if isinstance(operation, AddAddress) and self._running:
             self.undo.append(RemoveAddress(operation.node, operation.ifname, operation.address))
         elif isinstance(operation, AddRoute) and self._running:
             gateway, ifname = operation.gateway, operation.ifname
             self.undo.append(RemoveRoute(operation.node, operation.destination, gateway, ifname))
-        return _Tolerant(operation, (errno.EEXIST,)) if self._lenient else operation
+        return Tolerant(operation, (errno.EEXIST,)) if self._lenient else operation
 
     def _give_again(self, node: str, interface: Interface) -> None:
         """What the kernel dropped when the link went down: its IPv6 addresses, and routes of both families."""
         for operation in interface.given:
             if isinstance(operation, AddRoute):
-                self._queue(node, _route(operation, interface.index), _Tolerant(operation, (errno.EEXIST,)))
+                self._queue(node, _route(operation, interface.index), Tolerant(operation, (errno.EEXIST,)))
             elif operation.address.version == 6 and not self._is_awaited(interface, operation):
-                self._add_address(interface, operation, _Tolerant(operation, (errno.EEXIST,)))
+                self._add_address(interface, operation, Tolerant(operation, (errno.EEXIST,)))
 
     def _is_awaited(self, interface: Interface, operation: AddAddress) -> bool:
         return (interface.index, operation.address.ip.packed) in self._awaited.get(operation.node, ())
 
-    def _add_address(self, interface: Interface, operation: AddAddress, origin: _Origin) -> None:
+    def _add_address(self, interface: Interface, operation: AddAddress, origin: Origin) -> None:
         self._queue(operation.node, rtnl.new_address(interface.index, operation.address), origin)
         if operation.address.version == 6:
             self._awaited.setdefault(operation.node, set()).add((interface.index, operation.address.ip.packed))
@@ -429,9 +406,15 @@ class Execution:
             self._set_sysctl(operation, value)
             del self._nodes.originals[operation.node, operation.key]
 
-    def _tell_neighbours(self, node: str, ifname: str) -> None:
-        self._restored[node, ifname] = None
-        self._carrier_changes(node, ifname)
+    def _sent(self, node: str) -> list[Refused[Origin]]:
+        removed = self._doomed.pop(node, None)
+        if removed is not None:
+            self._batch(node).add(rtnl.remove_group(_DOOMED), Tolerant(removed, (errno.ENODEV,)))
+        return super()._sent(node)
+
+    def _queue(self, node: str, message: bytearray, origin: Origin) -> None:
+        self._commit_links()
+        self._batch(node).add(message, origin)
 
     def _carrier_changes(self, node: str, ifname: str) -> None:
         self._changed.update(self._ends(node, ifname))
@@ -441,131 +424,13 @@ class Execution:
         peer = self._nodes.interface(node, ifname).peer
         return {} if peer is None else {(node, ifname): None, peer: None}
 
-    # -- queues and sockets
 
-    def _queue(self, node: str, message: bytearray, origin: _Origin) -> None:
-        self._commit_links()
-        self._batch(node).add(message, origin)
-
-    def _batch(self, node: str) -> Batch[_Origin]:
-        batch = self._batches.get(node)
-        if batch is None:
-            batch = self._batches[node] = Batch(self._socket(node), partial(self._hear, node))
-        return batch
-
-    def _commit(self, node: str) -> None:
-        _raise_first(self._sent(node))
-
-    def _sent(self, node: str) -> list[Refused[_Origin]]:
-        self._bridges_queued.discard(node)
-        batch = self._batches.get(node)
-        if batch is None:
-            return []
-        refusals = batch.commit()
-        for refused in refusals:
-            self._forget(refused)
-        return refusals
-
-    def _forget(self, refused: Refused[_Origin]) -> None:
-        """What was refused was not given; and what was there already is not notified again."""
-        tolerant = isinstance(refused.origin, _Tolerant)
-        operation = refused.origin.operation if isinstance(refused.origin, _Tolerant) else refused.origin
-        if not isinstance(operation, AddAddress | AddRoute) or not self._nodes.has_interface(
-            operation.node, operation.ifname
-        ):
-            return
-        interface = self._nodes.interface(operation.node, operation.ifname)
-        if not tolerant:
-            interface.given.remove(operation)
-            self._not_done(operation)
-        if isinstance(operation, AddAddress) and operation.address.version == 6:
-            self._awaited[operation.node].discard((interface.index, operation.address.ip.packed))
-
-    def _not_done(self, operation: AddAddress | AddRoute) -> None:
-        """What was refused must not be undone: somebody else may have made it."""
-        for undoing in self.undo:
-            match undoing, operation:
-                case RemoveAddress(node, ifname, address), AddAddress():
-                    same = AddAddress(node, ifname, address) == operation
-                case RemoveRoute(node, destination, gateway, ifname), AddRoute():
-                    same = AddRoute(node, destination, gateway, ifname) == operation
-                case _:
-                    same = False
-            if same:
-                self.undo.remove(undoing)
-                return
-
-    def _socket(self, node: str) -> socket.socket:
-        sock = self._sockets.get(node)
-        if sock is None:
-            try:
-                with self._nodes.entered(node):
-                    sock = open_socket(rtnl.NETLINK_ROUTE, (rtnl.RTNLGRP_IPV6_IFADDR,))
-            except OSError as error:
-                raise KernelError(
-                    f"node {node}", "open a netlink socket", error.errno or 0, hint=DESCRIPTORS
-                ) from error
-            self._stack.callback(sock.close)
-            self._sockets[node] = sock
-        return sock
-
-    def _home_socket(self) -> socket.socket:
-        try:
-            sock = open_socket(rtnl.NETLINK_ROUTE)
-        except OSError as error:
-            raise KernelError("the lab", "open a netlink socket", error.errno or 0, hint=DESCRIPTORS) from error
-        self._stack.callback(sock.close)
-        return sock
-
-    # -- interfaces
-
-    def _require_node(self, operation: Operation, node: str) -> None:
-        if node not in self._nodes:
-            raise KernelError(subject(operation), str(operation), errno.ENOENT, detail=f"there is no node {node}")
-
-    def _new_interface(self, operation: Operation, node: str, ifname: str) -> Interface:
-        self._require_node(operation, node)
-        if self._nodes.has_interface(node, ifname):
-            raise refusal(operation, errno.EEXIST, f"{node} has an interface {ifname} already")
-        return self._nodes.add_interface(node, ifname)
-
-    def _interface(self, operation: Operation, node: str, ifname: str) -> Interface:
-        self._require_node(operation, node)
-        if not self._nodes.has_interface(node, ifname):
-            raise refusal(operation, errno.ENODEV, f"{node} has no interface {ifname}")
-        return self._nodes.interface(node, ifname)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tolerant:
-    """An operation's message for which some refusals are as good as success."""
-
-    operation: Operation
-    errnos: tuple[int, ...]
-
-
-_Origin = Operation | _Tolerant
 # An address that is not there, a route that is not there, an interface that is not there, one that is down.
 _GONE = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV, errno.ENETDOWN)
 
 
+_DOOMED = 0x6C61  # the group of interfaces that are being removed
+
+
 def _route(operation: AddRoute, index: int) -> bytearray:
     return rtnl.new_route(index, operation.destination, operation.gateway)
-
-
-def _raise_first(refusals: list[Refused[_Origin]]) -> None:
-    """Raise KernelError for the first refusal that matters, with the number of those that followed it."""
-    serious: list[tuple[Operation, int, str]] = []
-    for refused in refusals:
-        origin = refused.origin
-        if not isinstance(origin, _Tolerant):
-            serious.append((origin, refused.errno, refused.detail))
-        elif refused.errno not in origin.errnos:
-            serious.append((origin.operation, refused.errno, refused.detail))
-    if not serious:
-        return
-    operation, number, detail = serious[0]
-    if len(serious) > 1:
-        others = f"{len(serious) - 1} more refused after it"
-        detail = f"{detail}; {others}" if detail else others
-    raise refusal(operation, number, detail)

@@ -35,6 +35,7 @@ from labctl.lab.protocol import (
     Identity,
     Open,
     OpenFile,
+    OpenLog,
     OpenSocket,
     Pairs,
     Processes,
@@ -103,7 +104,9 @@ class Lab:
         """
         lab = cls(boot or Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
         try:
-            lab._done(_open_request(plan, visible_paths), what="open the lab", timeout_s=deadline_s)
+            with ExitStack() as ports:
+                request, descriptors = _with_ports(_open_request(plan, visible_paths), plan, ports)
+                lab._done(request, descriptors, what="open the lab", timeout_s=deadline_s)
         except BaseException:
             lab.close()
             raise
@@ -150,7 +153,8 @@ class Lab:
                         stays=True,
                         hidden_paths=(str(registry.state_directory()),),
                     )
-                    descriptors = (listener, *place.descriptors)
+                    request, descriptors = _with_ports(request, plan, theirs)
+                    descriptors += (listener, *place.descriptors)
                     lab._done(request, descriptors, what="make the lab", timeout_s=deadline_s)
                 except BaseException:
                     theirs.close()
@@ -244,6 +248,15 @@ class Lab:
         """End a detached process: SIGTERM to its process group, SIGKILL after 2 s; returns when it has ended."""
         (info,) = self._processes(StopProcess(node, name), what=f"stop {name} on {node}")
         return info
+
+    def read_log(self, node: str, name: str) -> bytes:
+        """What a detached process has written and its log still has."""
+        frame = self._ask(OpenLog(node, name), what=f"read the log of {name} on {node}")
+        parts = []
+        for descriptor in frame.descriptors:
+            with open(descriptor, "rb") as file:
+                parts.append(file.read())
+        return b"".join(parts)
 
     def reconcile(self, plan: Plan, *, source: str = "") -> None:
         """Change the running lab to what `plan` describes, whole or not at all; what both have in common goes on."""
@@ -555,6 +568,16 @@ def _open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -
         cwd=cwd,
         visible_paths=tuple(dict.fromkeys([*visible, *(os.path.abspath(path) for path in visible_paths)])),
     )
+
+
+def _with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple[int, ...]]:
+    """The request with what the plan has outside the lab, and the sockets for it, which `stack` closes."""
+    if not any(node.nat or node.exposures or node.limits for node in plan.nodes):
+        return request, ()
+    from labctl.lab.ports import open_ports
+
+    exposed, descriptors = open_ports(plan.nodes, stack)
+    return replace(request, has_outside=True, exposed=exposed), descriptors
 
 
 def _working_directory() -> str:

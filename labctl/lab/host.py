@@ -41,6 +41,7 @@ class Surroundings:
     own_pid_namespace: int  # descriptor, the keeper's
     machine_proc: int  # descriptor of the machine's /proc, which tells what a process is called there
     rootless: bool  # the lab lives in a user namespace
+    resolvers: str | None = None  # what hosts have in /etc/resolv.conf; None: RESOLV_CONF
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Host:
     network: int  # descriptor of its network namespace
     init: Init | None = None
     ended: int | None = None
+    groups: tuple[int, ...] = ()  # descriptors: what its processes enter its control groups by
 
     @property
     def name(self) -> str:
@@ -164,16 +166,25 @@ def _end(init: Init) -> None:
 
 def _inside(host: Host, init_pidfd: int, body: Callable[[], None]) -> None:
     try:
+        _enter_groups(host)
         syscalls.setns(init_pidfd, INSIDE)
     except OSError as error:
         raise KernelError(host.subject, "enter its namespaces", error.errno or 0) from error
     body()
 
 
+def _enter_groups(host: Host) -> None:
+    if host.groups:
+        from labctl.kernel.cgroup import enter
+
+        enter(host.groups)
+
+
 def _init(host: Host, surroundings: Surroundings, writing: int) -> None:
     try:
         processes.default_signals()
         processes.die_with_parent()
+        _enter_groups(host)
         _build(host, surroundings)
     except (LabError, MachineError) as error:
         report_failure(writing, error)
@@ -206,4 +217,5 @@ def _build(host: Host, surroundings: Surroundings) -> None:
     lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.node.names))
     if not mounts.replace_file("/etc/hosts", lines, STORE, host.subject):
         raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")
-    mounts.replace_file("/etc/resolv.conf", RESOLV_CONF, STORE, host.subject)
+    resolvers = RESOLV_CONF if surroundings.resolvers is None else surroundings.resolvers
+    mounts.replace_file("/etc/resolv.conf", resolvers, STORE, host.subject)

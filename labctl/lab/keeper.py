@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, LabctlError, LabError, LabGone
 from labctl.kernel import mounts, processes, syscalls
@@ -43,6 +44,7 @@ from labctl.lab.protocol import (
     Message,
     Open,
     OpenFile,
+    OpenLog,
     OpenSocket,
     Processes,
     ProcessRows,
@@ -64,8 +66,12 @@ from labctl.lab.timers import Timers
 from labctl.plan.codec import from_json, nodes_from_json
 from labctl.plan.operations import Plan
 
+if TYPE_CHECKING:
+    from labctl.lab.outside import Outside
+
 STATUS = struct.Struct("=i")  # on a status pipe, once: the exit status, or minus the signal's number
 COPY_BYTES = 1 << 20
+OWN_LOGS = "/run/logs"
 BACKLOG = 4096  # somaxconn cuts it down
 
 
@@ -100,6 +106,7 @@ class Keeper:
     staying: Staying | None
     roster: Roster
     timers: Timers
+    outside: Outside | None = None
     children: dict[int, int] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
     stays: bool = False
@@ -162,6 +169,8 @@ class Keeper:
                     self.host(message.node), message.name, lambda info: client.send(number, _told(info).message)
                 )
                 return None
+            case OpenLog():
+                return Answer(Done(), self.roster.open_log(message.node, message.name))
             case OpenSocket():
                 return self.open_socket(self.host(message.node), message)
             case OpenFile():
@@ -295,6 +304,7 @@ class Keeper:
         before = _plan(self.opened.topology, self.opened.nodes, self.opened.operations)
         after = _plan(request.topology, request.nodes, request.operations)
         changes = difference(before, after)
+        self.refuse_outside(before, after)
         if changes:
             reconcile(changes, self.table, self.hosts, self.end)
             self.rename(set(changes.gone), {node.name for node in changes.nodes})
@@ -305,6 +315,14 @@ class Keeper:
             operations=request.operations,
             source=request.source,
         )
+
+    def refuse_outside(self, before: Plan, after: Plan) -> None:
+        """InputError when what was prepared before the lab was made would have to change."""
+        if before.nodes == after.nodes:
+            return
+        from labctl.lab.outside import refuse_changes
+
+        refuse_changes(self.surroundings.lab, before.nodes, after.nodes)
 
     def rename(self, gone: set[str], there: set[str]) -> None:
         """Some nodes have gone, others may be new: so with their names on the machine."""
@@ -404,14 +422,21 @@ class Keeper:
             os.close(status)
 
     def lose(self, pid: int, code: int) -> None:
-        """If `pid` was a host's init, every process of that host has ended with it: remember why."""
+        """If `pid` was a host's init, every process of that host has ended with it: remember why.
+
+        In a lab that stays the host gets another init with its next program: its network is the keeper's to hold.
+        """
+        if self.outside is not None and self.outside.ended(pid, self.timers, self.table.home):
+            return
         for host in self.hosts.values():
             if host.init is not None and host.init.pid == pid:
                 os.close(host.init.pidfd)
-                host.init, host.ended = None, code
+                host.init, host.ended = None, None if self.stays else code
 
 
-def keep(channel: Channel, request: Open, number: int, boot: int, staying: Staying | None) -> None:
+def keep(
+    channel: Channel, request: Open, number: int, boot: int, staying: Staying | None, outside: Outside | None = None
+) -> None:
     """What the keeper does, from the fork by boot to the lab's end. `boot` reads as ended when boot does."""
     processes.die_with_parent()
     gone = select.poll()
@@ -420,7 +445,7 @@ def keep(channel: Channel, request: Open, number: int, boot: int, staying: Stayi
         return  # boot ended before the line above took effect
     syscalls.set_process_name("labctl-keeper")
     try:
-        keeper = _build(channel, request, staying)
+        keeper = _build(channel, request, staying, outside)
     except LabctlError as error:
         channel.send(number, Failed.of(error), until=None)
         return
@@ -435,17 +460,19 @@ def keep(channel: Channel, request: Open, number: int, boot: int, staying: Stayi
         keeper.serve(boot)
 
 
-def _build(channel: Channel, request: Open, staying: Staying | None) -> Keeper:
+def _build(channel: Channel, request: Open, staying: Staying | None, outside: Outside | None) -> Keeper:
     limit = processes.raise_descriptor_limit()
+    if outside is not None:
+        outside.take()
     subject = f"lab {request.lab}"
     machine_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     pid = processes.own_pid(machine_proc)
-    logs = -1 if staying is None else os.open(LOGS, DIRECTORY_FLAGS, dir_fd=staying.place.directory)
     view = mounts.view_of(request.visible_paths, request.hidden_paths)
     mounts.make_private()
     mounts.mount_proc(subject)
     mounts.cover(view, subject)
     os.makedirs(SHARED_PROGRAMS)
+    logs = _own_logs() if staying is None else os.open(LOGS, DIRECTORY_FLAGS, dir_fd=staying.place.directory)
     surroundings = Surroundings(
         lab=request.lab,
         view=view,
@@ -455,15 +482,32 @@ def _build(channel: Channel, request: Open, staying: Staying | None) -> Keeper:
         own_pid_namespace=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
         machine_proc=machine_proc,
         rootless=in_user_namespace(),
+        resolvers=outside.resolvers if outside is not None else None,
     )
     table = NodeTable()
     execute(from_json(request.operations), table)
     hosts = {node.name: Host(node, table.fd(node.name)) for node in nodes_from_json(request.nodes)}
+    if outside is not None:
+        _lead_outside(outside, table, hosts)
     timers = Timers()
     roster = Roster(surroundings, timers, logs)
     front = Front(socket.socket(fileno=staying.listener) if staying else None)
     owner = front.add(channel.detach())
-    return Keeper(front, owner, surroundings, table, hosts, request, pid, staying, roster, timers)
+    return Keeper(front, owner, surroundings, table, hosts, request, pid, staying, roster, timers, outside)
+
+
+def _own_logs() -> int:
+    """The directory for logs of a lab that does not stay: in the keeper's own /run, which hosts do not see."""
+    os.mkdir(OWN_LOGS, 0o700)
+    return os.open(OWN_LOGS, DIRECTORY_FLAGS)
+
+
+def _lead_outside(outside: Outside, table: NodeTable, hosts: dict[str, Host]) -> None:
+    """The nodes have what they are to have outside the lab."""
+    outside.connect(table)
+    for host in hosts.values():
+        host.groups = outside.group_descriptors(host.node)
+    outside.start_forwarder({name: host.node for name, host in hosts.items()}, table)
 
 
 def _told(info: ProcessInfo) -> Answer:

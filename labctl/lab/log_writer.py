@@ -5,6 +5,7 @@ The keeper is not in the data's way, and holds none of it: the kernel moves page
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
@@ -92,8 +93,26 @@ class _Log:
         if self.file != -1 and self.offset < HALF_BYTES:
             return
         if self.file != -1:
-            os.rename(self.name, f"{self.name}.1", src_dir_fd=self.directory, dst_dir_fd=self.directory)
-            os.close(self.file)
-            self.file = -1
+            self._begin_half()
+            return
         self.file = os.open(self.name, FILE_FLAGS, 0o600, dir_fd=self.directory)
         self.offset = os.fstat(self.file).st_size
+
+    def _begin_half(self) -> None:
+        """A new file in the full one's place, without a moment in which there is none."""
+        new = os.open(f"{self.name}.new", FILE_FLAGS | os.O_TRUNC, 0o600, dir_fd=self.directory)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.name}.full", dir_fd=self.directory)
+            full = f"{self.name}.full"
+            try:
+                os.link(self.name, full, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            except PermissionError:
+                full = self.name  # a file system without hard links: then there is such a moment
+            for old, name in ((full, f"{self.name}.1"), (f"{self.name}.new", self.name)):
+                os.rename(old, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        except OSError:
+            os.close(new)
+            raise
+        os.close(self.file)
+        self.file, self.offset = new, 0

@@ -45,6 +45,8 @@ class Open:
     uid: int = 0  # the owner's
     stays: bool = False  # after `Stay`; descriptors then: those of `labctl.lab.place.Place`, and the listening socket
     hidden_paths: tuple[str, ...] = ()  # directories that hosts do not see
+    has_outside: bool = False  # some node has `nat`, `expose` or `limits` (labctl.lab.outside)
+    exposed: tuple[tuple[str, int, int], ...] = ()  # what the first descriptors are for (labctl.lab.ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,14 @@ class StartProcess:
 @dataclass(frozen=True, slots=True)
 class StopProcess:
     """End a detached process. Answered by `ProcessRows` with one row, when it has ended."""
+
+    node: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLog:
+    """Read a detached process's log. Answered by `Done` with a descriptor for each half that is there, older first."""
 
     node: str
     name: str
@@ -297,6 +307,7 @@ Request = (
     | SpawnCaller
     | StartProcess
     | StopProcess
+    | OpenLog
     | OpenSocket
     | OpenFile
     | PutFile

@@ -12,7 +12,7 @@ For the keeper, in whose thread all of this happens. What it has to do around `r
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from labctl.errors import KernelError, LabError
@@ -20,6 +20,7 @@ from labctl.lab.executor import Execution, NodeTable, Restore
 from labctl.lab.host import LOCAL_NAMES, Host
 from labctl.plan.difference import Difference
 from labctl.plan.operations import Operation, RemoveAddress
+from labctl.topology.model import Address
 
 HOSTS_FILE = "etc/hosts"
 
@@ -56,13 +57,16 @@ def reconciling(difference: Difference, table: NodeTable) -> Iterator[None]:
     """
     undo: list[Operation | Restore] = []
     originals = dict(table.originals)
-    touched = _touched(difference)
+    removed = [one for one in difference.removals if isinstance(one, RemoveAddress)]
+    moved = frozenset(one.address.ip for one in removed)
+    # Interfaces that lose an IPv4 address: the kernel may take more than that address.
+    touched = list(dict.fromkeys((one.node, one.ifname) for one in removed if one.address.version == 4))
     try:
         _carry_out(difference.removals, table, undo)
-        _carry_out(difference.additions, table, undo, touched)
+        _carry_out(difference.additions, table, undo, moved, touched)
         yield
     except BaseException as error:
-        problems = _undone(undo, table, touched)
+        problems = _undone(undo, table, moved, touched)
         table.originals.clear()
         table.originals.update(originals)
         if problems:
@@ -78,11 +82,12 @@ def _carry_out(
     operations: Iterable[Operation],
     table: NodeTable,
     undo: list[Operation | Restore],
+    moved: Collection[Address] = (),
     touched: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Carry out; `undo` grows by what undoes that which was done, also when this raises."""
     with ExitStack() as stack:
-        execution = Execution(table, stack, running=True)
+        execution = Execution(table, stack, running=True, moved=moved)
         try:
             there = [at for at in touched if table.has_interface(*at)]
             for at in there:
@@ -101,11 +106,16 @@ def _carry_out(
             undo += execution.undo
 
 
-def _undone(undo: list[Operation | Restore], table: NodeTable, touched: Iterable[tuple[str, str]]) -> list[KernelError]:
+def _undone(
+    undo: list[Operation | Restore],
+    table: NodeTable,
+    moved: Collection[Address],
+    touched: Iterable[tuple[str, str]],
+) -> list[KernelError]:
     """Carry out `undo` backwards, whatever is refused on the way; returns that."""
     problems: list[KernelError] = []
     with ExitStack() as stack:
-        execution = Execution(table, stack, running=True, lenient=True)
+        execution = Execution(table, stack, running=True, lenient=True, moved=moved)
 
         def attempt(what: Callable[[], None]) -> None:
             try:
@@ -126,17 +136,6 @@ def _undone(undo: list[Operation | Restore], table: NodeTable, touched: Iterable
         attempt(execution.flush)
         attempt(execution.finish)
     return problems
-
-
-def _touched(difference: Difference) -> list[tuple[str, str]]:
-    """Interfaces that lose an IPv4 address: the kernel may take more than that address."""
-    return list(
-        dict.fromkeys(
-            (one.node, one.ifname)
-            for one in difference.removals
-            if isinstance(one, RemoveAddress) and one.address.version == 4
-        )
-    )
 
 
 def _write_names(host: Host, names: Iterable[tuple[str, str]]) -> None:

@@ -79,7 +79,29 @@ def sweep() -> list[str]:
             with contextlib.suppress(DeadlineExceeded), transition(state, name, deadline_s=0.0):
                 if not entry.endswith(".lock") or entry[0] != ".":
                     removed += clear_if_dead(state, name, entry)
-    return [path if path.startswith("/") else str(base / path) for path in removed]
+        outside = _changes_recorded(state)
+    found = [path if path.startswith("/") else str(base / path) for path in removed]
+    return found + _undone_outside() if outside else found
+
+
+def _changes_recorded(state: int) -> bool:
+    """Whether labs, dead or alive, have written down changes of the machine (labctl.lab.journal)."""
+    with contextlib.suppress(FileNotFoundError):
+        directory = os.open("@outside", DIRECTORY_FLAGS, dir_fd=state)
+        try:
+            return bool(os.listdir(directory))
+        finally:
+            os.close(directory)
+    return False
+
+
+def _undone_outside() -> list[str]:
+    from labctl.lab import journal
+
+    try:
+        return journal.sweep()
+    except LabError as error:  # a command is not to fail for what another lab has left
+        return [f"nothing of what is left on the machine: {error}"]
 
 
 def log_paths(lab: str, node: str, name: str) -> tuple[Path, Path]:

@@ -27,6 +27,7 @@ from labctl.names import node_name_problem
 HANG_UP_S = 1.0  # from SIGHUP to SIGKILL for the programs of a client that has gone
 STOP_S = 2.0  # from SIGTERM to SIGKILL
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+WRITER_PAUSE_S = 0.1  # before a log's writer that was killed is replaced
 REMEMBERED = 200  # detached processes that have ended, with their logs
 
 Told = Callable[[ProcessInfo], None]
@@ -56,7 +57,7 @@ class Detached:
 
 
 class Roster:
-    """The programs of a lab. `logs` is the directory of their logs, -1 in a lab that does not stay."""
+    """The programs of a lab. `logs` is the directory of their logs."""
 
     def __init__(self, surroundings: Surroundings, timers: Timers, logs: int) -> None:
         self._surroundings = surroundings
@@ -86,8 +87,6 @@ class Roster:
 
     def start(self, host: Host, request: StartProcess) -> ProcessInfo:
         """Start a detached program. InputError when its name is bad or in use, KernelError when it cannot be run."""
-        if self._logs == -1:
-            raise LabError(f"lab {self._surroundings.lab}: it ends with its owner, and so do its programs.")
         name = self._free_name(host, request)
         key = (host.name, name)
         if (before := self._detached.get(key)) is not None:
@@ -123,6 +122,16 @@ class Roster:
             process = detached.process
             detached.timer = self._timers.after(STOP_S, lambda: self._kill_detached(detached, process))
 
+    def open_log(self, node: str, name: str) -> list[int]:
+        """Descriptors of the halves of a detached program's log that are there, the older first."""
+        if (node, name) not in self._detached:
+            raise InputError(f"node {node}: no process {name} was started there.")
+        opened: list[int] = []
+        for file in (f"{node}/{name}.log.1", f"{node}/{name}.log"):
+            with contextlib.suppress(FileNotFoundError):
+                opened.append(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._logs))
+        return opened
+
     def ended(self, pid: int, code: int) -> bool:
         """A child of the keeper has ended; whether it was one of these."""
         if self._attached.pop(pid, None) is not None:
@@ -130,8 +139,7 @@ class Roster:
         writer = self._writers.pop(pid, None)
         if writer is not None:
             writer.pid = -1
-            if writer.reading != -1:
-                self._start_writer(writer)
+            self._timers.after(WRITER_PAUSE_S, lambda: self._replace_writer(writer))
             return True
         for detached in self._detached.values():
             if detached.process == pid:
@@ -243,6 +251,15 @@ class Roster:
         except OSError as error:
             raise LabError(f"log {log.name}: cannot start its writer: {describe_errno(error.errno or 0)}.") from error
         self._writers[log.pid] = log
+
+    def _replace_writer(self, log: LogWriter) -> None:
+        """The writer was killed, and its process still runs."""
+        if log.reading == -1 or log.pid != -1:
+            return
+        try:
+            self._start_writer(log)
+        except LabError:  # the machine is short of processes; the program waits meanwhile
+            self._timers.after(LONGEST_PAUSE_S, lambda: self._replace_writer(log))
 
     def _directory(self, node: str) -> int:
         try:

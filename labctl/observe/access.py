@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Protocol
 
@@ -13,6 +14,6 @@ class Observable(Protocol):
         """An ordinary socket that lives in the node's network namespace; the caller owns it."""
         ...
 
-    def open_file(self, node: str, path: str) -> int:
+    def open_file(self, node: str, path: str, flags: int = os.O_RDONLY) -> int:
         """A descriptor of a file opened as a process on the node would; the caller owns it."""
         ...

@@ -26,7 +26,9 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
+from labctl.plan.services import from_row, to_row
 from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix, Transport
+from labctl.topology.service import Service
 
 T = TypeVar("T")
 
@@ -74,23 +76,27 @@ def nodes_from_json(text: str | bytes) -> tuple[PlannedNode, ...]:
 def _outside(node: PlannedNode) -> list[Any]:
     """What few nodes have: nothing for all others."""
     limits = node.limits
-    if not (node.nat or node.exposures or limits):
+    if not (node.nat or node.exposures or limits or node.services):
         return []
     exposures = [
         [exposure.transport, str(exposure.address or ""), exposure.machine_port, exposure.port]
         for exposure in node.exposures
     ]
-    return [node.nat, exposures, [limits.pids, limits.memory_bytes, limits.cpu] if limits else None]
+    services = [to_row(service) for service in node.services]
+    return [node.nat, exposures, [limits.pids, limits.memory_bytes, limits.cpu] if limits else None, services]
 
 
 def _from_outside(
-    nat: bool = False, exposures: Iterable[list[Any]] = (), limits: list[Any] | None = None
-) -> tuple[bool, tuple[Exposure, ...], Limits | None]:
+    nat: bool = False,
+    exposures: Iterable[list[Any]] = (),
+    limits: list[Any] | None = None,
+    services: Iterable[list[Any]] = (),
+) -> tuple[bool, tuple[Exposure, ...], Limits | None, tuple[Service, ...]]:
     exposed = (
         Exposure(Transport(transport), ip_address(address) if address else None, machine_port, port)
         for transport, address, machine_port, port in exposures
     )
-    return bool(nat), tuple(exposed), Limits(*limits) if limits else None
+    return bool(nat), tuple(exposed), Limits(*limits) if limits else None, tuple(map(from_row, services))
 
 
 def _pairs(rows: list[list[str]]) -> tuple[tuple[str, str], ...]:

@@ -7,6 +7,7 @@ interface that goes, or is made anew, goes with it and is made again where the n
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -31,10 +32,13 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
+from labctl.plan.services import runs_alike, services_of
 from labctl.topology.model import NodeKind
 
 IPV6_MTU_MIN = 1280  # RFC 8200; the kernel drops IPv6 from an interface below it, and starts it afresh above
 _PER_INTERFACE = ("conf", "neigh")
+
+_ONLY_ANEW = "which takes labctl down, then labctl up"  # what is prepared before a lab is made (lab/outside.py)
 
 At = tuple[str, str]  # node, interface
 
@@ -184,9 +188,8 @@ def _removals(old: Plan, before: _Facts, after: _Facts) -> Iterator[Operation]:
             case AddAddress(node, ifname, address):
                 if operation not in after.others or not _stays(node, ifname, before, after):
                     yield RemoveAddress(node, ifname, address)
-            case SetUp(node, ifname) if (node, ifname) not in before.bridges:
-                if operation not in after.others or not _stays(node, ifname, before, after):
-                    yield SetDown(node, ifname)
+            case SetUp(node, ifname) if operation not in after.others and _stays(node, ifname, before, after):
+                yield SetDown(node, ifname)  # of others there is no need: they go as a whole, which is much faster
             case AddRoute(node, destination, gateway, ifname):
                 if operation not in after.others or not _stays(node, ifname, before, after):
                     yield RemoveRoute(node, destination, gateway, ifname)
@@ -257,9 +260,28 @@ def _changes(
         old = known.get(planned.name)
         if old is not None and old.kind is planned.kind:
             for field in fields(planned):
-                if field.name != "names" and getattr(old, field.name) != getattr(planned, field.name):
-                    what = f"{field.name} of {planned.name}, for programs started from now on"
-                    yield Change(Sign.CHANGED, what)
+                if field.name not in ("names", "services") and getattr(old, field.name) != getattr(planned, field.name):
+                    how = "for programs started from now on" if field.name == "environment" else _ONLY_ANEW
+                    yield Change(Sign.CHANGED, f"{field.name} of {planned.name}, {how}")
+    yield from _service_changes(known, nodes, {node for node in before.kinds if after.kinds.get(node)})
+
+
+def _service_changes(
+    known: dict[str, PlannedNode], nodes: tuple[PlannedNode, ...], staying: set[str]
+) -> Iterator[Change]:
+    """Services that come, go or are started again; those of nodes that go, go with them."""
+    old = services_of(node for node in known.values() if node.name in staying)
+    new = services_of(nodes)
+    for key in old:
+        if key not in new:
+            yield Change(Sign.REMOVED, f"service {key}: stopped")
+    for key, (_, service) in new.items():
+        if key not in old:
+            yield Change(Sign.ADDED, f"service {key}: {shlex.join(service.argv)}")
+        elif not runs_alike(old[key][1], service):
+            yield Change(Sign.CHANGED, f"service {key}: started again, as {shlex.join(service.argv)}")
+        elif old[key][1] != service:
+            yield Change(Sign.CHANGED, f"service {key}: how it is started from now on")
 
 
 def _link_changes(before: _Facts, after: _Facts, sign: Sign) -> Iterator[Change]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix
+from labctl.topology.service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,7 @@ class PlannedNode:
     nat: bool = False
     exposures: tuple[Exposure, ...] = ()
     limits: Limits | None = None
+    services: tuple[Service, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def build(topology: Topology) -> Plan:
         ]  # fmt: skip
     files = hosts_files(topology)
     nodes = tuple(
-        PlannedNode(node.name, node.kind, node.environment, names, node.nat, node.exposures, node.limits)
+        PlannedNode(node.name, node.kind, node.environment, names, node.nat, node.exposures, node.limits, node.services)
         for node, names in zip(topology.nodes, files, strict=True)
     )
     return Plan(topology.name, nodes, tuple(operations))

@@ -16,6 +16,7 @@ from labctl.plan.operations import (
     MakeNode,
     Operation,
     Plan,
+    PlannedNode,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
@@ -26,7 +27,9 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
+from labctl.plan.services import in_order, services_of
 from labctl.topology.model import Address, NodeKind, Prefix
+from labctl.topology.service import Service
 
 _NAMES: dict[type, str] = {
     MakeNode: "make_node",
@@ -52,16 +55,37 @@ def render_text(plan: Plan) -> str:
     counted = [_plural(kinds[kind], kind.value) for kind in NodeKind if kinds[kind]]
     links = sum(isinstance(operation, MakeLink) for operation in plan.operations)
     counted += [_plural(links, "link"), _plural(len(plan.operations), "operation")]
-    return "\n".join([f"topology {plan.topology}: {', '.join(counted)}", *map(str, plan.operations)]) + "\n"
+    services = services_of(plan.nodes)
+    counted += [_plural(len(services), "service")] if services else []
+    started = [_started(key, services[key][1]) for key in in_order(services, services)]
+    return "\n".join([f"topology {plan.topology}: {', '.join(counted)}", *map(str, plan.operations), *started]) + "\n"
 
 
 def render_json(plan: Plan) -> str:
     """An object with `topology`, `nodes` and `operations`; every operation is an object with its fields by name."""
-    nodes = [{"name": node.name, "kind": node.kind.value, "environment": dict(node.environment)} for node in plan.nodes]
+    nodes = [_node(node) for node in plan.nodes]
     operations = ",\n    ".join(json.dumps(_fields(one), ensure_ascii=False) for one in plan.operations)
     rows = ",\n    ".join(json.dumps(node, ensure_ascii=False) for node in nodes)
     name = json.dumps(plan.topology, ensure_ascii=False)
     return f'{{\n  "topology": {name},\n  "nodes": [\n    {rows}\n  ],\n  "operations": [\n    {operations}\n  ]\n}}\n'
+
+
+def _started(key: str, service: Service) -> str:
+    import shlex
+
+    ready = f", ready with {service.ready}" if service.ready else ""
+    after = f", after {', '.join(service.after)}" if service.after else ""
+    return f"start {key}: {shlex.join(service.argv)}{after}{ready}"
+
+
+def _node(node: PlannedNode) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": node.name, "kind": node.kind.value, "environment": dict(node.environment)}
+    if node.services:
+        found["services"] = [
+            {"name": one.name, "command": one.argv, "restart": one.restart.value, "after": one.after}
+            for one in node.services
+        ]
+    return found
 
 
 def render_difference_text(difference: Difference) -> str:

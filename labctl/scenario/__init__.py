@@ -13,6 +13,7 @@ from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResul
 if TYPE_CHECKING:
     from labctl.lab.starting import Boot
     from labctl.scenario.listener import Listener
+    from labctl.topology.model import Topology
 
 __all__ = [
     "Cancellation",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, *, topology: str | None = None) -> Scenario:
+def load(path: str | Path, *, topology: str | Topology | None = None) -> Scenario:
     """The checked scenario of a file; `topology` (a shape or a path) replaces its own. DocumentError, InputError."""
     from labctl.scenario import loading
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 
-def load(path: str | Path, *, topology: str | None = None) -> Scenario:
+def load(path: str | Path, *, topology: str | Topology | None = None) -> Scenario:
     """The scenario in the file at `path`, checked.
 
-    `topology` replaces the file's own: a shape, or a path relative to the working directory. Raises DocumentError
-    with every mistake in the file and in the topology that it names; InputError when `topology` itself is wrong.
+    `topology` replaces the file's own: a shape, a path relative to the working directory, or one that is there already
+    (a running lab's). Raises DocumentError with every mistake in the file and in the topology that it names;
+    InputError when `topology` itself is wrong.
     """
     from labctl.documents import DocumentError, read
     from labctl.scenario.checks import StepReader
@@ -60,14 +61,14 @@ def load(path: str | Path, *, topology: str | None = None) -> Scenario:
 
 
 def _topology(
-    document: Document, data: dict[str, Any], directory: Path, override: str | None
+    document: Document, data: dict[str, Any], directory: Path, override: str | Topology | None
 ) -> tuple[Topology | None, list[Diagnostic]]:
     from labctl import topology
     from labctl.documents import DocumentError
     from labctl.errors import InputError
 
     if override is not None:
-        return topology.load(override), []
+        return topology.load(override) if isinstance(override, str) else override, []
     wanted = data.get("topology")
     if wanted is None:
         return None, []  # a missing key is told by the model; `topology:` without a value:

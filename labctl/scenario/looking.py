@@ -37,7 +37,7 @@ def sockets(run: Run, host: str, protocol: Protocol) -> tuple[Socket, ...]:
 
 def listening(run: Run, host: str, where: ListeningAt) -> list[Socket]:
     """The sockets that listen (UDP: are bound) exactly there."""
-    return [socket for socket in sockets(run, host, where.protocol) if socket.listening and _is_at(run, socket, where)]
+    return [one for one in sockets(run, host, where.protocol) if one.listening and _is_at(run, one, where)]
 
 
 def half_open(run: Run, host: str, where: ListeningAt) -> int:
@@ -92,11 +92,9 @@ def _where(socket: Socket) -> str:
 
 
 def _is_at(run: Run, socket: Socket, where: ListeningAt) -> bool:
-    if where.protocol is Protocol.UNIX:
-        return socket.path == where.name
-    if socket.local_port != where.port:
-        return False
-    return where.address is None or socket.local in addresses_of(run, where.address)
+    from labctl.observe.readiness import is_at
+
+    return is_at(socket, where, lambda name: addresses_of(run, name))
 
 
 def _with_ends(run: Run, host: str, wanted: Connection) -> list[Socket]:

@@ -24,6 +24,7 @@ def link(at: StepRun, body: LinkBody) -> Done:
     if len(there) < (body.which or 1):
         raise StepFailed(f"there are {len(there)} links between {' and '.join(ends)}")
     end = links.end_to_cut(topology, there[(body.which or 1) - 1], ends[1])
+    at.run.changes.link(end)
     if body.down:
         at.lab.apply([SetDown(end.node, end.ifname)])
     else:
@@ -37,6 +38,7 @@ def drop(at: StepRun, body: DropBody) -> Done:
         rule = drop_rule(body, at.run.scenario.topology)
     except ValueError as error:
         raise StepFailed(str(error)) from error
+    at.run.changes.drop(body.on)
     at.lab.drop(body.on, rule)
     return NOTHING
 

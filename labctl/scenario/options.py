@@ -10,10 +10,11 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """`keep_on_failure`: a failed lab, with all that runs in it, is there until the listener's `scenario_kept`
-    returns."""
+    returns. `lab` is a running lab to run in, which is left as it was found, instead of a lab for each scenario."""
 
     jobs: int = 1  # scenarios that run at the same time
     keep_on_failure: bool = False
+    lab: str | None = None
 
 
 class Cancellation:

@@ -246,13 +246,12 @@ def _look_until_ready(at: StepRun, program: Program, ready: Ready) -> tuple[bool
 
 
 def _exists(at: StepRun, host: str, path: str) -> bool:
+    from labctl.observe.readiness import is_there
+
     try:
-        os.close(at.lab.open_file(host, path, os.O_PATH))
+        return is_there(at.lab, host, path)
     except KernelError as error:
-        if errno_name(error.errno) in ("ENOENT", "ENOTDIR"):
-            return False
         raise StepFailed(f"cannot look at {path} on {host}: {describe_errno(error.errno)}") from error
-    return True
 
 
 def _succeeds(at: StepRun, program: Program, argv: list[str]) -> bool:

@@ -23,7 +23,10 @@ from labctl.scenario.variables import Variables
 from labctl.scenario.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
+    from labctl.lab.handle import Lab
     from labctl.lab.starting import Boot
+    from labctl.plan.operations import Plan
+    from labctl.scenario.changes import Changes
     from labctl.scenario.programs import Program
 
 NO_OPTIONS = RunOptions()
@@ -148,15 +151,26 @@ def _in_a_lab(
     from labctl import plan as planning
     from labctl.lab.handle import Lab
     from labctl.scenario.callsteps import Callers
+    from labctl.scenario.changes import Changes
     from labctl.scenario.looking import counters_at_start
     from labctl.scenario.programs import Programs
 
     steps: list[StepResult] = []
     try:
         with ExitStack() as stack:
-            plan = planning.build(scenario.topology)
-            lab = Lab.open(plan, visible_paths=(str(scenario.directory),), boot=boot)
+            if options.lab is None:
+                plan = planning.build(scenario.topology)
+                paths = (str(scenario.directory), *_service_paths(plan))
+                lab = Lab.open(plan, visible_paths=paths, boot=boot)
+                changes = Changes()
+            else:
+                lab = Lab.attach(options.lab)
+                plan = lab.describe().plan
+                changes = Changes(lab, scenario.hosts)
+                stack.callback(_give_back, options.lab, changes)
             stack.callback(lab.close)
+            if options.lab is None:
+                _start_services(lab, plan, cancellation)
             condition = threading.Condition()
             scope = Scope(condition, time.monotonic() + scenario.timeout_s)
             watcher = Watcher()
@@ -179,6 +193,7 @@ def _in_a_lab(
                 listener=listener,
                 variables=variables,
                 started=started,
+                changes=changes,
                 scope=scope,
                 watcher=watcher,
                 programs=programs,
@@ -202,6 +217,38 @@ def _in_a_lab(
         if not isinstance(error, LabctlError):
             raise
         return finished(Outcome.ERROR, str(error), steps)
+
+
+def _service_paths(plan: Plan) -> tuple[str, ...]:
+    if not any(node.services for node in plan.nodes):
+        return ()
+    from labctl.observe.services import visible_paths
+
+    return visible_paths(plan)
+
+
+def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation) -> None:
+    """The services of the scenario's own lab, ready before its first step; LabError when one is not."""
+    if not any(node.services for node in plan.nodes):
+        return
+    from labctl.observe import services
+
+    def stop(reason: str) -> None:
+        lab.close()
+
+    cancellation.add(stop)
+    try:
+        services.start(lab, plan)
+    finally:
+        cancellation.remove(stop)
+
+
+def _give_back(name: str, changes: Changes) -> None:
+    """A running lab's network as it was before; by a handle of its own, for the scenario's may have been given up."""
+    from labctl.lab.handle import Lab
+
+    with Lab.attach(name) as lab:
+        changes.restore(lab)
 
 
 def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioResult:

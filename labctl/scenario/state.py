@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from labctl.observe.counters import Counters
     from labctl.plan.operations import Plan
     from labctl.scenario.callsteps import Callers
+    from labctl.scenario.changes import Changes
     from labctl.scenario.listener import Listener
     from labctl.scenario.model import Scenario, Step
     from labctl.scenario.programs import Programs
@@ -56,6 +57,7 @@ class Run:
     callers: Callers
     counters: dict[str, Counters]  # at the start, of the hosts whose counters some step looks at
     started: float  # time.monotonic() when the lab was there
+    changes: Changes  # what steps have changed of the network
     results: list[StepResult] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 from labctl.documents import Diagnostic, Document, KeyPath, Position
 from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix
+from labctl.topology.service import Service
 
 
 class Family(Enum):
@@ -77,6 +78,7 @@ class DraftNode:
     nat: bool = False
     exposures: tuple[Exposure, ...] = ()
     limits: Limits | None = None
+    services: tuple[Service, ...] = ()
 
     def prefix(self, family: Family) -> WantedPrefix:
         """What was asked for in that family."""

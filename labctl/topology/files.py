@@ -12,6 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from labctl.documents.source import Mistake
 from labctl.documents.validate import FileModel
+from labctl.topology.service_files import ServiceFile
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
 COUNT_MAX = 5000
@@ -113,6 +114,9 @@ class LimitedFile(NodeFile):
     """A node that programs run on."""
 
     limits: Annotated[LimitsFile | None, Field(description="Bounds for its programs (a control group).")] = None
+    services: Annotated[dict[str, ServiceFile], Field(description="Programs that run as long as the lab does.")] = (
+        Field(default={})
+    )
 
 
 class HostFile(LimitedFile):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
+from labctl.topology.service import Service
+
 Address = IPv4Address | IPv6Address
 AddressOnLink = IPv4Interface | IPv6Interface
 Prefix = IPv4Network | IPv6Network
@@ -89,6 +91,7 @@ class Node:
     nat: bool = False  # a router through which the machine's network is reached
     exposures: tuple[Exposure, ...] = ()
     limits: Limits | None = None
+    services: tuple[Service, ...] = ()
 
     @property
     def addresses(self) -> Iterator[Address]:

@@ -15,6 +15,7 @@ from labctl.topology.draft import IPV4_POOL, IPV6_POOL, Draft, DraftEnd, DraftLi
 from labctl.topology.files import EndFile, HostFile, LinkFile, NetworkFile, RouterFile, SwitchFile, TopologyFile
 from labctl.topology.model import NodeKind
 from labctl.topology.outside import check_exposures, exposures_of, limits_of
+from labctl.topology.services import ordered, services_of
 from labctl.topology.written import parse_address, parse_mac, parse_pool, parse_prefix
 
 NODES_LIMIT, LINKS_LIMIT = 10_000, 50_000
@@ -47,6 +48,7 @@ def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[
     for model, own in gathered.parts:
         _Links(gathered, model, own).take()
     check_exposures(gathered.nodes.values(), gathered.mistakes)
+    gathered.nodes = ordered(gathered.nodes, gathered.groups, gathered.mistakes)
     pools = _pools(main, document, gathered.mistakes)
     families = {"dual": tuple(Family), "ipv4": (Family.IPV4,), "ipv6": (Family.IPV6,)}[main.addresses]
     place = Place(document, main.path)
@@ -139,6 +141,7 @@ class _Names:
         expose = station.expose if isinstance(station, HostFile) else []
         exposures = exposures_of(expose, place.at("expose"), self.mistakes)
         limits = limits_of(station.limits if station else None, place.at("limits"), self.mistakes)
+        services = services_of(station.services if station else {}, place.at("services"), self.mistakes)
         sysctls = self.sysctls(model.sysctls, place)
         variables = self.environment(environment, place)
         names = (name,) if count is None else tuple(f"{name}-{number}" for number in range(1, count + 1))
@@ -155,7 +158,17 @@ class _Names:
                 self.mistakes.add(place, f"there are more than {NODES_LIMIT} nodes", key=True)
                 return
             self.node(
-                DraftNode(single, kind, sysctls, variables, place=place, nat=nat, exposures=exposures, limits=limits)
+                DraftNode(
+                    single,
+                    kind,
+                    sysctls,
+                    variables,
+                    place=place,
+                    nat=nat,
+                    exposures=exposures,
+                    limits=limits,
+                    services=services,
+                )
             )
 
     def network(self, name: str, model: NetworkFile) -> None:

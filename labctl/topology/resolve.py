@@ -107,7 +107,7 @@ def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ..
         inferred = _SWITCH
     given = {key for key, _ in draft.sysctls}
     sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.sysctls)
-    outside = (draft.nat, draft.exposures, draft.limits)
+    outside = (draft.nat, draft.exposures, draft.limits, draft.services)
     return Node(draft.name, draft.kind, tuple(interfaces), routes, sysctls, draft.environment, *outside)
 
 

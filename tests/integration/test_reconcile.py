@@ -98,6 +98,8 @@ EDITS: dict[str, tuple[str, ...]] = {
         "routers: {gw: , d: }",
         *BASE[2:],
     ),
+    "another mac": (*BASE[:3], "links: [{ends: [gw, {node: c, mac: '02:00:00:00:00:09'}]}, [c, d]]"),
+    "a link inserted": (*BASE[:3], "links: [[gw, d], [gw, c], [c, d]]"),
     "settings": ("hosts: {a: {sysctls: {net.core.somaxconn: 7}}, b: , c: , d: }", *BASE[1:]),
 }
 

@@ -64,7 +64,18 @@ ROOMS: dict[str, set[str]] = {
 HANDLES: dict[str, set[str]] = {
     "Lab": {
         *("apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"),
-        *("attach", "describe", "down", "processes", "reconcile", "start_process", "stay", "stop_process", "up"),
+        *(
+            "attach",
+            "describe",
+            "down",
+            "processes",
+            "read_log",
+            "reconcile",
+            "start_process",
+            "stay",
+            "stop_process",
+            "up",
+        ),
     },
     "Process": {"close", "fileno", "returncode", "signal", "wait"},
 }

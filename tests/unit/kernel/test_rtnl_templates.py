@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labctl.kernel import rtnl
-from labctl.kernel.netlink import HEADER
+from labctl.kernel.netlink import HEADER, NLM_F_ACK, NLM_F_REQUEST
 
 INDEXES = st.integers(1, 2**31 - 1)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-._", min_size=1, max_size=15)
@@ -37,6 +37,8 @@ def test_bridges(ifname: str, index: int, mtu: int) -> None:
 def test_changes_of_links(index: int, master: int, up: bool) -> None:
     assert bytes(rtnl.set_up(index, up)) == rtnl.encode_up(index, up)
     assert bytes(rtnl.set_master(index, master)) == rtnl.encode_master(index, master)
+    assert bytes(rtnl.set_mtu(index, master)) == rtnl.encode_mtu(index, master)
+    assert bytes(rtnl.set_group(index, master)) == rtnl.encode_group(index, master)
     generated = rtnl.encode_without_generated_addresses(index)
     assert bytes(rtnl.without_generated_addresses(index)) == generated
 
@@ -71,3 +73,23 @@ def test_a_message_knows_its_length_and_asks_for_an_answer() -> None:
 def test_an_ipv6_address_skips_duplicate_detection() -> None:
     message = rtnl.new_address(7, IPv6Interface("2001:db8::1/64"))
     assert message[HEADER.size + 2] & rtnl.IFA_F_NODAD
+
+
+@settings(max_examples=30, deadline=None, database=None)
+@given(INDEXES, st.one_of(V4, V6))
+def test_removing_differs_from_making_in_type_and_flags_only(
+    index: int, address: IPv4Interface | IPv6Interface
+) -> None:
+    pairs = (
+        (rtnl.new_address(index, address), rtnl.remove_address(index, address), rtnl.RTM_DELADDR),
+        (
+            rtnl.new_route(index, address.network, None),
+            rtnl.remove_route(index, address.network, None),
+            rtnl.RTM_DELROUTE,
+        ),
+        (rtnl.set_group(0, index), rtnl.remove_group(index), rtnl.RTM_DELLINK),
+    )
+    for making, removing, kind in pairs:
+        assert struct.unpack_from("=HH", removing, 4) == (kind, NLM_F_REQUEST | NLM_F_ACK)
+        assert removing[:4] == making[:4]
+        assert removing[8:] == making[8:]

@@ -97,6 +97,7 @@ class Network:
         at = (end.node, end.ifname)
         assert self.interfaces.pop(at) == (end.mac, end.mtu, end.bridge)
         del self.peers[at]
+        self.others = {one for one in self.others if not (one[0] == "SetUp" and one[1:3] == at)}
         assert not [one for one in self.others if one[1:3] == at], "what stood on it is removed before"
 
     def fact(self, operation: AddAddress | AddRoute | SetUp) -> tuple[str, ...]:

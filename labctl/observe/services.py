@@ -1,0 +1,252 @@
+"""Services of a lab: started in dependency order, each when those that it comes after are ready.
+
+They are detached processes, which the keeper starts again where the file says so. What is not ready in time is an
+error that shows what it wrote; who asked for it then ends the lab, or puts it back (`replace`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from labctl.errors import InputError, LabctlError, LabError
+from labctl.lab.description import ProcessInfo, ProcessState
+from labctl.plan.services import in_order, runs_alike, services_of
+from labctl.topology.service import Readiness, Service
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab, Process
+    from labctl.plan.operations import Plan
+
+FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S = 0.001, 0.05
+SHOWN_BYTES = 2000  # of what a service wrote, in the error that says that it is not ready
+
+
+def visible_paths(plan: Plan) -> tuple[str, ...]:
+    """The directories of the services, which hosts are to see wherever they lie."""
+    return tuple(dict.fromkeys(service.directory for _, service in services_of(plan.nodes).values()))
+
+
+def start(lab: Lab, plan: Plan, keys: Iterable[str] | None = None) -> None:
+    """Start those services (NODE/SERVICE; None: all) of the plan, and wait until all of them are ready.
+
+    Those that they come after and that are not among them are taken to be ready. LabError shows the output of the one
+    that was not in time; the others go on.
+    """
+    services = services_of(plan.nodes)
+    order = in_order(services if keys is None else keys, services)
+    if order:
+        _Start(lab, plan, {key: services[key] for key in order}).carry_out()
+
+
+def stop(lab: Lab, plan: Plan, keys: Iterable[str]) -> None:
+    """Stop those services of the plan, each before what it comes after; one that does not run is left alone."""
+    services = services_of(plan.nodes)
+    running = {(info.node, info.name) for info in lab.processes() if _runs(info)}
+    for key in reversed(in_order(keys, services)):
+        node, service = services[key]
+        if (node, service.name) in running:
+            lab.stop_process(node, service.name)
+
+
+def not_running(lab: Lab, plan: Plan) -> tuple[str, ...]:
+    """The services of the plan that do not run: ended, stopped by hand, or never started."""
+    running = {(info.node, info.name) for info in lab.processes() if _runs(info)}
+    return tuple(key for key, (node, service) in services_of(plan.nodes).items() if (node, service.name) not in running)
+
+
+@contextmanager
+def replacing(lab: Lab, old: Plan, new: Plan, gone: Iterable[str] = ()) -> Iterator[None]:
+    """Around `lab.reconcile(new)`: services that are gone or not the same are stopped before, new ones started after.
+
+    Services of the new plan that do not run are started, too. When one is not ready, or what is inside fails, the
+    lab is reconciled to `old` and the services of before are started again, before the error is raised.
+    """
+    before, after, ended = services_of(old.nodes), services_of(new.nodes), frozenset(gone)
+    down = set(not_running(lab, old))
+    same = {
+        key for key in before.keys() & after.keys() if before[key][0] not in ended and _alike(before[key], after[key])
+    }
+    stopped = [key for key in before if key not in same and key not in down and before[key][0] not in ended]
+    started = [key for key in after if key not in same or key in down]
+    lost = [key for key in before if key not in down and before[key][0] in ended]
+    source = lab.describe().source
+    try:
+        stop(lab, old, stopped)
+        yield
+        start(lab, new, started)
+    except BaseException as error:
+        try:
+            _put_back(lab, old, source, new, started, [*stopped, *lost])
+        except LabctlError as problem:
+            raise LabError(f"{error} And it could not all be put back: {problem}") from error
+        raise
+
+
+def _alike(one: tuple[str, Service], other: tuple[str, Service]) -> bool:
+    return runs_alike(one[1], other[1])
+
+
+def _put_back(lab: Lab, old: Plan, source: str, new: Plan, started: list[str], stopped: list[str]) -> None:
+    there = set(lab.nodes)
+    services = services_of(new.nodes)
+    stop(lab, new, [key for key in started if services[key][0] in there])
+    lab.reconcile(old, source=source)
+    start(lab, old, stopped)
+
+
+def _runs(info: ProcessInfo) -> bool:
+    return info.state is not ProcessState.ENDED
+
+
+@dataclass(slots=True)
+class _Starting:
+    """A service that was started and is not ready yet."""
+
+    key: str
+    node: str
+    service: Service
+    until: float  # CLOCK_MONOTONIC
+    probe: Process | None = None
+
+
+class _Start:
+    def __init__(self, lab: Lab, plan: Plan, services: dict[str, tuple[str, Service]]) -> None:
+        self.lab = lab
+        self.plan = plan
+        self.waiting = services
+        self.starting: dict[str, _Starting] = {}
+
+    def carry_out(self) -> None:
+        pause = threading.Event()
+        interval_s = FIRST_LOOK_AGAIN_S
+        try:
+            while self.waiting or self.starting:
+                if self._begin() | self._look():
+                    interval_s = FIRST_LOOK_AGAIN_S
+                elif self.starting:
+                    pause.wait(interval_s)
+                    interval_s = min(interval_s * 2, LAST_LOOK_AGAIN_S)
+        finally:
+            for one in self.starting.values():
+                _end(one)
+
+    def _begin(self) -> bool:
+        """Start what waits for nothing more; whether there was any."""
+        not_ready = self.waiting.keys() | self.starting.keys()
+        now = [key for key, (_, service) in self.waiting.items() if not not_ready & set(service.after)]
+        for key in now:
+            node, service = self.waiting.pop(key)
+            self._launch(key, node, service)
+            if service.ready is not None:
+                self.starting[key] = _Starting(key, node, service, time.monotonic() + service.within_s)
+        return bool(now)
+
+    def _launch(self, key: str, node: str, service: Service) -> None:
+        try:
+            self.lab.start_process(
+                node,
+                (_located(service.argv[0], service.directory), *service.argv[1:]),
+                name=service.name,
+                env=dict(service.environment),
+                cwd=service.directory,
+                restart=service.restart,
+            )
+        except (InputError, LabError) as error:
+            raise LabError(f"service {key}: cannot be started: {error}") from error
+
+    def _look(self) -> bool:
+        """Look at all that have been started; whether one has become ready. LabError when one cannot any more."""
+        if not self.starting:
+            return False
+        infos = {(info.node, info.name): info for info in self.lab.processes()}
+        ready = []
+        for key, one in self.starting.items():
+            late = time.monotonic() >= one.until  # before the last look
+            info = infos.get((one.node, one.service.name))
+            ended = info is None or not _runs(info)
+            assert one.service.ready is not None
+            if self._is_ready(one, one.service.ready):
+                ready.append(key)
+            elif ended or late:
+                raise self._failure(one, info, ended=ended)
+        for key in ready:
+            _end(self.starting.pop(key))
+        return bool(ready)
+
+    def _is_ready(self, one: _Starting, wanted: Readiness) -> bool:
+        from labctl.observe import readiness
+        from labctl.topology.endpoints import parse_listening
+
+        if wanted.listening:
+            return readiness.listens(self.lab, one.node, parse_listening(wanted.listening), self._addresses_of)
+        if wanted.line:
+            text = self.lab.read_log(one.node, one.service.name).decode(errors="replace")
+            return any(re.search(wanted.line, line) for line in text.splitlines())
+        if wanted.file:
+            return readiness.is_there(self.lab, one.node, wanted.file)
+        return self._succeeds(one, wanted.command)
+
+    def _succeeds(self, one: _Starting, command: tuple[str, ...]) -> bool:
+        """One attempt after the other; a look never waits for one."""
+        if one.probe is None:
+            argv = (_located(command[0], one.service.directory), *command[1:])
+            environment = dict(one.service.environment)
+            one.probe = self.lab.spawn(one.node, argv, env=environment, cwd=one.service.directory)
+        status = one.probe.wait(0)
+        if status is not None:
+            _end(one)
+        return status == 0
+
+    def _addresses_of(self, name: str) -> tuple[IPv4Address | IPv6Address, ...]:
+        from labctl.names import name_key
+        from labctl.plan.operations import AddAddress
+        from labctl.topology.endpoints import parse_address
+
+        address = parse_address(name)
+        if address is not None:
+            return (address,)
+        return tuple(
+            one.address.ip
+            for one in self.plan.operations
+            if isinstance(one, AddAddress) and name_key(one.node) == name_key(name) and not one.address.ip.is_link_local
+        )
+
+    def _failure(self, one: _Starting, info: ProcessInfo | None, *, ended: bool) -> LabError:
+        from labctl.units import format_duration
+
+        how = f"not seen within {format_duration(one.service.within_s)}"
+        if ended:
+            code = info.returncode if info is not None else None
+            told = "" if code is None else f", by signal {-code}" if code < 0 else f", with status {code}"
+            how = f"it ended before{told}"
+        written = self.lab.read_log(one.node, one.service.name)[-SHOWN_BYTES:].decode(errors="replace").strip()
+        said = f"It wrote:\n{written}" if written else "It wrote nothing."
+        return LabError(f"service {one.key}: expected {one.service.ready}; {how}. {said}")
+
+
+def _end(one: _Starting) -> None:
+    """Let go of a readiness command; one that still runs is ended."""
+    import signal
+
+    probe, one.probe = one.probe, None
+    if probe is not None:
+        if probe.returncode is None:
+            probe.signal(signal.SIGKILL, group=True)
+        probe.close()
+
+
+def _located(program: str, directory: str) -> str:
+    """`program` as it is to be started: its path when it is not in PATH but lies in the directory."""
+    if "/" in program or shutil.which(program):
+        return program
+    beside = os.path.join(directory, program)
+    return beside if os.path.isfile(beside) and os.access(beside, os.X_OK) else program

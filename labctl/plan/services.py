@@ -1,0 +1,60 @@
+"""Services of a plan: their order, whether two are the same, and their form as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
+
+from labctl.topology.service import Readiness, Restart, Service
+
+if TYPE_CHECKING:
+    from labctl.plan.operations import PlannedNode
+
+_BEFORE = ("name", "argv", "directory", "environment")
+
+
+def services_of(nodes: Iterable[PlannedNode]) -> dict[str, tuple[str, Service]]:
+    """The services by NODE/SERVICE, with their node, in file order."""
+    return {f"{node.name}/{service.name}": (node.name, service) for node in nodes for service in node.services}
+
+
+def runs_alike(one: Service, other: Service) -> bool:
+    """Whether a service need not be started again to be the other one: what only matters for its start aside."""
+    return (one.argv, one.directory, one.environment, one.restart) == (
+        other.argv,
+        other.directory,
+        other.environment,
+        other.restart,
+    )
+
+
+def in_order(keys: Iterable[str], services: Mapping[str, tuple[str, Service]]) -> tuple[str, ...]:
+    """The keys, each after all that it comes after."""
+    left = dict.fromkeys(keys)
+    found: list[str] = []
+    while left:
+        ready = [key for key in left if not any(before in left for before in services[key][1].after)]
+        if not ready:
+            raise ValueError(f"services wait for each other: {', '.join(left)}")
+        for key in ready:
+            del left[key]
+        found += ready
+    return tuple(found)
+
+
+def to_row(service: Service) -> list[Any]:
+    """For `from_row`."""
+    ready = astuple(service.ready) if service.ready else None
+    return [*(getattr(service, name) for name in _BEFORE), ready, service.within_s, service.restart, service.after]
+
+
+def from_row(row: list[Any]) -> Service:
+    """The service that `to_row` wrote, after a journey as JSON."""
+    name, argv, directory, environment, ready, within_s, restart, after = row
+    readiness = None
+    if ready:
+        listening, line, file, command = ready
+        readiness = Readiness(listening, line, file, tuple(command))
+    pairs = tuple((key, value) for key, value in environment)
+    return Service(name, tuple(argv), directory, pairs, readiness, within_s, Restart(restart), tuple(after))

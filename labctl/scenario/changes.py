@@ -1,0 +1,69 @@
+"""What a scenario changes of a lab's network, so that a lab that stays can be given back as it was found."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from labctl.topology.model import Endpoint
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab
+    from labctl.observe.time_wait import Waiting
+    from labctl.plan.operations import Operation
+
+
+class Changes:
+    """The links and packet filters that steps have touched, and connections left in TIME_WAIT. Thread-safe.
+
+    For a lab that stays; `lab` None is one that ends with its scenario, of which nothing need be remembered.
+    """
+
+    def __init__(self, lab: Lab | None = None, hosts: Sequence[str] = ()) -> None:
+        self._lab = lab
+        self._lock = threading.Lock()
+        self._was_up: dict[Endpoint, bool] = {}
+        self._dropping: set[str] = set()
+        self._waiting: dict[str, frozenset[Waiting]] = {}
+        if lab is not None:
+            from labctl.observe import time_wait
+
+            self._waiting = {host: time_wait.waiting(lab, host) for host in hosts}
+
+    def link(self, end: Endpoint) -> None:
+        """This end is about to be set up or down."""
+        if self._lab is None:
+            return
+        from labctl.observe import network
+
+        with self._lock:
+            if end not in self._was_up:
+                links = network.links(self._lab, end.node)
+                self._was_up[end] = any(link.up for link in links if link.name == end.ifname)
+
+    def drop(self, node: str) -> None:
+        """Packets of this node are about to be dropped."""
+        if self._lab is not None:
+            with self._lock:
+                self._dropping.add(node)
+
+    def restore(self, lab: Lab) -> None:
+        """Links as they were before the first change, nothing dropped, no new TIME_WAIT that keeps an address in use.
+
+        `lab` is any handle of the lab; the scenario's programs have ended before.
+        """
+        from labctl.observe import time_wait
+        from labctl.plan.operations import SetDown, SetUp
+
+        for node in sorted(self._dropping):
+            lab.undrop(node)
+        operations: list[Operation] = [
+            SetUp(end.node, end.ifname) if up else SetDown(end.node, end.ifname) for end, up in self._was_up.items()
+        ]
+        if operations:
+            lab.apply(operations)
+        for host, before in self._waiting.items():
+            left = time_wait.waiting(lab, host) - before
+            if left:
+                time_wait.end(lab, host, left)

@@ -1,0 +1,129 @@
+"""How files write sockets: `tcp/5000`, `udp/10.0.0.1:53`, `unix//tmp/x.sock`, `server:5000`, `client:*`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+
+class Protocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    UNIX = "unix"
+
+
+class TcpState(StrEnum):
+    """The names that ss(8) and the kernel's include/net/tcp_states.h give them."""
+
+    ESTABLISHED = "ESTABLISHED"
+    SYN_SENT = "SYN_SENT"
+    SYN_RECV = "SYN_RECV"
+    FIN_WAIT1 = "FIN_WAIT1"
+    FIN_WAIT2 = "FIN_WAIT2"
+    TIME_WAIT = "TIME_WAIT"
+    CLOSE = "CLOSE"
+    CLOSE_WAIT = "CLOSE_WAIT"
+    LAST_ACK = "LAST_ACK"
+    LISTEN = "LISTEN"
+    CLOSING = "CLOSING"
+
+
+_OTHER_SPELLINGS = {
+    "ESTAB": TcpState.ESTABLISHED,
+    "LISTENING": TcpState.LISTEN,
+    "CLOSED": TcpState.CLOSE,
+    "SYN_RECEIVED": TcpState.SYN_RECV,
+    "FIN_WAIT_1": TcpState.FIN_WAIT1,
+    "FIN_WAIT_2": TcpState.FIN_WAIT2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningAt:
+    """A local end to look for: a port (any address when `address` is None), or an AF_UNIX name (`@` for abstract)."""
+
+    protocol: Protocol
+    port: int = 0
+    address: str | None = None  # an address as written, or a node's name, still to be looked up
+    name: str = ""
+
+    def __str__(self) -> str:
+        if self.protocol is Protocol.UNIX:
+            return f"unix/{self.name}"
+        if self.address is None:
+            return f"{self.protocol}/{self.port}"
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.protocol}/{address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPattern:
+    """One end of a connection: None stands for any."""
+
+    host: str | None = None  # a node's name or an address, as written
+    port: int | None = None
+
+
+_AT = re.compile(r"(?:\[(?P<bracketed>[^\]]*)\]|(?P<plain>[^:\[\]]*)):(?P<port>[^:]*)\Z")
+_LISTENING_FORM = "write it as tcp/5000, udp/53, tcp/10.0.0.1:80, tcp/[fd00::1]:80, unix//tmp/x.sock or unix/@name"
+
+
+def parse_listening(text: str) -> ListeningAt:
+    """`tcp/5000`, `tcp/10.0.0.1:80`, `unix/@name`; ValueError says what is wrong and what is allowed."""
+    protocol_text, slash, rest = text.partition("/")
+    if not slash or protocol_text not in list(Protocol) or not rest:
+        raise ValueError(f"{text!r} is not a socket's local end: {_LISTENING_FORM}")
+    protocol = Protocol(protocol_text)
+    if protocol is Protocol.UNIX:
+        if rest[0] not in "/@":
+            raise ValueError(f"{rest!r} is neither an absolute path nor an abstract @name: {_LISTENING_FORM}")
+        return ListeningAt(protocol, name=rest)
+    if ":" not in rest:
+        return ListeningAt(protocol, parse_port(rest))
+    pattern = parse_endpoint(rest)
+    if pattern.port is None:
+        raise ValueError(f"{text!r} needs a port: {_LISTENING_FORM}")
+    return ListeningAt(protocol, pattern.port, pattern.host)
+
+
+def parse_endpoint(text: str) -> EndpointPattern:
+    """`server:5000`, `client:*`, `:5000`, `[fd00::1]:80`; an empty or `*` part matches anything.
+
+    A path or an `@name` is an AF_UNIX socket's end: it is given as the host.
+    """
+    if text.startswith(("/", "@")):
+        return EndpointPattern(host=text)
+    match = _AT.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not HOST:PORT: write server:5000, 10.0.0.1:80, [fd00::1]:80, :5000 or client:*")
+    host = match["bracketed"] if match["bracketed"] is not None else match["plain"]
+    port = match["port"]
+    return EndpointPattern(
+        host=None if host in ("", "*") else host, port=None if port in ("", "*") else parse_port(port)
+    )
+
+
+def parse_port(text: str) -> int:
+    """A port number, 0 to 65535."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise ValueError(f"{text!r} is not a port: a number from 0 to 65535")
+    return int(text)
+
+
+def parse_state(text: str) -> TcpState:
+    """A TCP state under any of its usual spellings (ESTAB, FIN-WAIT-1)."""
+    word = text.upper().replace("-", "_")
+    word = _OTHER_SPELLINGS.get(word, word)
+    if word not in list(TcpState):
+        raise ValueError(f"{text!r} is not a state of TCP: {', '.join(TcpState)}")
+    return TcpState(word)
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """The address, without a scope; None when `text` is not one (a node's name, then)."""
+    try:
+        return ip_address(text.partition("%")[0])
+    except ValueError:
+        return None

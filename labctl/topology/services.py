@@ -1,0 +1,189 @@
+"""Services as texts of a file: what each is, and which has to be ready before which."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from labctl.documents.source import suggest
+from labctl.names import name_key, node_name_problem
+from labctl.topology.draft import DraftNode, Mistakes, Place
+from labctl.topology.endpoints import parse_address, parse_listening
+from labctl.topology.service import READY_WITHIN_S, Readiness, Restart, Service
+from labctl.topology.service_files import ReadyFile, ServiceFile
+from labctl.units import duration_s
+
+
+def services_of(models: Mapping[str, ServiceFile], place: Place, mistakes: Mistakes) -> tuple[Service, ...]:
+    """The services at that place; what they come `after` is as it was written, for `ordered`."""
+    found = (_service(name, model, place.at(name), mistakes) for name, model in models.items())
+    return tuple(service for service in found if service is not None)
+
+
+def ordered(
+    nodes: dict[str, DraftNode], groups: Mapping[str, tuple[str, ...]], mistakes: Mistakes
+) -> dict[str, DraftNode]:
+    """The nodes (by `name_key`), `after` of their services as NODE/SERVICE; names that are not there, and cycles."""
+    if not any(node.services for node in nodes.values()):
+        return nodes
+    told: set[Place] = set()
+    result: dict[str, DraftNode] = {}
+    for key, node in nodes.items():
+        result[key] = replace(
+            node, services=tuple(_resolved(service, node, nodes, groups, mistakes, told) for service in node.services)
+        )
+    _check_cycles(result.values(), mistakes)
+    return result
+
+
+def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) -> Service | None:
+    if problem := node_name_problem(name):
+        mistakes.add(place, f"the service's name `{name[:40]}` {problem}", key=True)
+        return None
+    argv: tuple[str, ...] = ()
+    if (model.run is None) is (model.shell is None):
+        missing = model.run is None
+        message = "`run` is missing: what the service is to run" if missing else "only one of `run` and `shell` is used"
+        mistakes.add(place, message, "run: [python3, -m, http.server]" if missing else "", key=True)
+    elif model.run is not None:
+        argv = tuple(str(word) for word in model.run)
+        if not argv[0]:
+            mistakes.add(place.at("run", 0), "the program's name is empty")
+    else:
+        argv = ("sh", "-c", model.shell or "")
+    for path, text in (*((("run", number), word) for number, word in enumerate(argv)), (("cwd",), model.cwd or "")):
+        if "\0" in text:
+            mistakes.add(place.at("shell") if model.shell else place.at(*path), "a zero byte cannot be in it")
+    for key, value in model.env.items():
+        if not key or "=" in key or "\0" in f"{key}{value}":
+            mistakes.add(place.at("env", key), f"`{key}` cannot be the name of an environment variable", key=True)
+    directory = Path(place.document.file).resolve().parent
+    return Service(
+        name=name,
+        argv=argv,
+        directory=os.path.normpath(directory / (model.cwd or "")),
+        environment=tuple((key, str(value)) for key, value in model.env.items()),
+        ready=_readiness(model.ready, place.at("ready"), mistakes) if model.ready is not None else None,
+        within_s=_within_s(model.within, place.at("within"), mistakes),
+        restart=Restart(model.restart),
+        after=tuple(model.after),
+    )
+
+
+def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness | None:
+    given = [name for name in ("listening", "line", "file", "command") if getattr(model, name) is not None]
+    if len(given) != 1:
+        listed = " and ".join(f"`{name}`" for name in given)
+        message = f"only one of {listed} is used" if given else "it does not say what to wait for"
+        mistakes.add(place, message, "" if given else "write for example `ready: {listening: tcp/8000}`")
+        return None
+    if model.listening is not None:
+        try:
+            parse_listening(model.listening)
+        except ValueError as error:
+            mistakes.add(place.at("listening"), str(error))
+            return None
+    if model.line is not None:
+        try:
+            re.compile(model.line)
+        except re.error as error:
+            mistakes.add(place.at("line"), f"`{model.line}` is not a regular expression: {error}")
+            return None
+        if not model.line:
+            mistakes.add(place.at("line"), "an empty expression matches every line")
+    if model.file is not None and (not model.file.startswith("/") or "\0" in model.file):
+        mistakes.add(place.at("file"), f"`{model.file}` is not an absolute path", "write for example /run/web.pid")
+    command = tuple(str(word) for word in model.command or ())
+    if any("\0" in word for word in command):
+        mistakes.add(place.at("command"), "a zero byte cannot be in it")
+    return Readiness(model.listening or "", model.line or "", model.file or "", command)
+
+
+def _within_s(written: str | None, place: Place, mistakes: Mistakes) -> float:
+    if written is None:
+        return READY_WITHIN_S
+    try:
+        return duration_s(written)
+    except ValueError as error:
+        mistakes.add(place, str(error))
+        return READY_WITHIN_S
+
+
+def _resolved(
+    service: Service,
+    node: DraftNode,
+    nodes: Mapping[str, DraftNode],
+    groups: Mapping[str, tuple[str, ...]],
+    mistakes: Mistakes,
+    told: set[Place],
+) -> Service:
+    """The service with `after` as NODE/SERVICE; a group's name stands for all its nodes."""
+    assert node.place is not None
+    at = node.place.at("services", service.name)
+    after: list[str] = []
+
+    def tell(place: Place, message: str, hint: str) -> None:
+        if place not in told:  # the nodes of a group share their services
+            told.add(place)
+            mistakes.add(place, message, hint)
+
+    if service.ready is not None and service.ready.listening:
+        wanted = parse_listening(service.ready.listening).address
+        if wanted is not None and parse_address(wanted) is None and name_key(wanted) not in nodes:
+            hint = suggest(wanted, [one.name for one in nodes.values()])
+            tell(at.at("ready", "listening"), f"`{wanted}` is neither an address nor a node", hint)
+    for number, written in enumerate(service.after):
+        place = at.at("after", number)
+        where, slash, name = written.rpartition("/")
+        members = groups.get(name_key(where)) if slash else (node.name,)
+        if members is None:
+            tell(place, f"there is no node `{where[:40]}`", suggest(where, [one.name for one in nodes.values()]))
+            continue
+        for member in members:
+            other = nodes.get(name_key(member))
+            there = [one.name for one in other.services] if other is not None else []
+            if name in there:
+                after.append(f"{other.name if other is not None else member}/{name}")
+                continue
+            hint = suggest(name, there) if there else "it has no services"
+            tell(place, f"there is no service `{name[:40]}` on {member}", hint)
+            break
+    return replace(service, after=tuple(dict.fromkeys(after)))
+
+
+def _check_cycles(nodes: Iterable[DraftNode], mistakes: Mistakes) -> None:
+    after: dict[str, tuple[str, ...]] = {}
+    places: dict[str, Place] = {}
+    for node in nodes:
+        for service in node.services:
+            key = f"{node.name}/{service.name}"
+            after[key] = service.after
+            assert node.place is not None
+            places[key] = node.place.at("services", service.name)
+    done: set[str] = set()
+    told: set[Place] = set()
+    for first in after:
+        # Depth first, without recursion: a chain may be as long as there are services.
+        way: list[str] = []
+        left = [first]
+        while left:
+            key = left[-1]
+            if key in done:
+                left.pop()
+            elif way and way[-1] == key:
+                way.pop()
+                done.add(left.pop())
+            else:
+                way.append(key)
+                for before in after[key]:
+                    if before in way:
+                        circle = way[way.index(before) :]
+                        if not told & {places[one] for one in circle}:
+                            told |= {places[one] for one in circle}
+                            names = " after ".join([*circle, before])
+                            mistakes.add(places[key].at("after"), f"the services wait for each other: {names}")
+                    elif before not in done:
+                        left.append(before)

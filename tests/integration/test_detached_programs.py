@@ -1,0 +1,373 @@
+"""Programs of a lab that stays: detached ones with their logs, ends and new starts; terminals; other users."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pty
+import signal
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from select import POLLHUP, POLLIN, poll
+
+import pytest
+
+from labctl.errors import InputError, KernelError, LabError
+from labctl.lab import registry
+from labctl.lab.description import ProcessInfo, ProcessState, Restart
+from labctl.lab.handle import Lab
+from labctl.lab.log_writer import HALF_BYTES
+from tests.integration.detached import WAIT_S, becomes, keeper_of, running, state_of
+from tests.labs import output, pair_plan, shell
+
+is_root = os.geteuid() == 0
+
+
+@pytest.fixture(scope="module")
+def name(tmp_path_factory: pytest.TempPathFactory, run_time_directories: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABCTL_STATE_DIR", str(tmp_path_factory.mktemp("state") / "labs"))
+        with running() as name:
+            yield name
+
+
+@pytest.fixture
+def lab(name: str) -> Iterator[Lab]:
+    with Lab.attach(name) as lab:
+        yield lab
+        for each in lab.processes():
+            if each.is_detached and each.state is not ProcessState.ENDED:
+                lab.stop_process(each.node, each.name)
+
+
+def log_of(lab: Lab, info: ProcessInfo) -> str:
+    older, current = registry.log_paths(lab.name, info.node, info.name)
+    return (older.read_text() if older.exists() else "") + current.read_text()
+
+
+def told(lab: Lab, info: ProcessInfo) -> ProcessInfo:
+    (now,) = (each for each in lab.processes() if (each.node, each.name) == (info.node, info.name))
+    return now
+
+
+def ends(lab: Lab, info: ProcessInfo) -> ProcessInfo:
+    assert becomes(lambda: told(lab, info).state is ProcessState.ENDED)
+    return told(lab, info)
+
+
+def test_a_detached_program_outlives_its_client_and_writes_a_log(name: str, lab: Lab) -> None:
+    with Lab.attach(name) as other:
+        info = other.start_process("server", ["sh", "-c", "echo out; echo err >&2; exec sleep 1000"], name="web")
+    assert becomes(lambda: log_of(lab, info) == "out\nerr\n")
+    now = told(lab, info)
+    assert (now.state, now.name, now.node, now.restarts, now.returncode) == (
+        ProcessState.RUNNING,
+        "web",
+        "server",
+        0,
+        None,
+    )
+    assert output(lab, "server", "cat", f"/proc/{now.pid}/comm") == "sleep\n"
+    assert Path(f"/proc/{now.machine_pid}/comm").read_text() == "sleep\n"
+    assert lab.stop_process("server", "web").returncode == -signal.SIGTERM
+    assert log_of(lab, info) == "out\nerr\n"
+
+
+def test_how_a_detached_program_ended_is_told(lab: Lab) -> None:
+    info = ends(lab, lab.start_process("server", ["sh", "-c", "exit 7"], name="seven"))
+    assert (info.returncode, info.pid, info.machine_pid) == (7, 0, 0)
+
+
+def test_a_detached_program_reads_nothing_and_has_three_descriptors(lab: Lab) -> None:
+    info = ends(lab, lab.start_process("client", ["sh", "-c", "readlink /proc/$$/fd/0; ls /proc/$$/fd | wc -l"]))
+    assert log_of(lab, info) == "/dev/null\n3\n"
+
+
+def test_names_are_made_of_programs_when_they_are_not_given(lab: Lab) -> None:
+    names = [lab.start_process("client", ["sleep", "1000"]).name for _ in range(3)]
+    assert names == ["sleep", "sleep-2", "sleep-3"]
+
+
+def test_a_name_in_use_on_the_node_is_refused_and_free_again_when_it_has_ended(lab: Lab) -> None:
+    info = lab.start_process("server", ["sh", "-c", "echo first; exec sleep 1000"], name="one")
+    with pytest.raises(InputError, match="a process one is there already"):
+        lab.start_process("server", ["true"], name="one")
+    lab.start_process("client", ["true"], name="one")
+    lab.stop_process("server", "one")
+    lab.start_process("server", ["echo", "second"], name="one")
+    ends(lab, info)
+    assert becomes(lambda: log_of(lab, info) == "second\n")
+
+
+@pytest.mark.parametrize("bad", ["../x", "a/b", ".x", "-x", "a b"])
+def test_a_bad_name_is_refused(lab: Lab, bad: str) -> None:
+    with pytest.raises(InputError, match="The name"):
+        lab.start_process("server", ["true"], name=bad)
+    with pytest.raises(InputError, match="The name"):
+        registry.log_paths(lab.name, "server", bad)
+
+
+def test_a_program_that_cannot_run_is_told_and_leaves_no_process(lab: Lab) -> None:
+    before = lab.processes()
+    with pytest.raises(KernelError, match="cannot run nosuch: ENOENT"):
+        lab.start_process("server", ["nosuch"], name="nosuch")
+    assert lab.processes() == before
+    with pytest.raises(LabError, match="no node nosuch"):
+        lab.start_process("nosuch", ["true"])
+
+
+def test_a_program_that_ignores_sigterm_is_killed_with_its_group(lab: Lab) -> None:
+    script = "trap '' TERM; echo ready; sleep 1000 & sleep 1000 & wait"
+    info = lab.start_process("server", ["sh", "-c", script], name="stubborn")
+    assert becomes(lambda: log_of(lab, info) == "ready\n")
+    began = time.monotonic()
+    ended = lab.stop_process("server", "stubborn")
+    assert 1.9 < time.monotonic() - began < 5
+    assert (ended.state, ended.returncode) == (ProcessState.ENDED, -signal.SIGKILL)
+    assert becomes(lambda: "sleep 1000" not in shell(lab, "server", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"))
+
+
+def test_others_are_served_while_a_program_is_being_stopped(name: str, lab: Lab) -> None:
+    import threading
+
+    info = lab.start_process("server", ["sh", "-c", "trap '' TERM; echo; while :; do sleep 1; done"], name="slow")
+    assert becomes(lambda: log_of(lab, info) == "\n")
+    with Lab.attach(name) as other:
+        stopping = threading.Thread(target=lambda: other.stop_process("server", "slow"))
+        stopping.start()
+        assert becomes(lambda: told(lab, info).state is ProcessState.STOPPING)
+        began = time.monotonic()
+        assert output(lab, "server", "echo", "x") == "x\n"
+        assert time.monotonic() - began < 1.5
+        stopping.join(WAIT_S)
+
+
+def test_stopping_what_was_never_started_names_what_was(lab: Lab) -> None:
+    lab.start_process("client", ["sleep", "1000"], name="there")
+    with pytest.raises(InputError, match=r"no process nosuch was started there. .*there"):
+        lab.stop_process("client", "nosuch")
+
+
+def test_what_has_ended_can_be_stopped_again(lab: Lab) -> None:
+    info = ends(lab, lab.start_process("server", ["true"], name="done"))
+    assert lab.stop_process("server", "done").returncode == info.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("restart", "status", "again"),
+    [
+        (Restart.NO, 1, False),
+        (Restart.ON_FAILURE, 0, False),
+        (Restart.ON_FAILURE, 1, True),
+        (Restart.ALWAYS, 0, True),
+    ],
+)
+def test_a_program_is_started_again_as_it_was_asked(lab: Lab, restart: Restart, status: int, again: bool) -> None:
+    info = lab.start_process(
+        "server", ["sh", "-c", f"echo run; exit {status}"], name=f"r{status}{restart}", restart=restart
+    )
+    if again:
+        assert becomes(lambda: told(lab, info).restarts >= 2)
+        assert becomes(lambda: log_of(lab, info).count("run\n") >= 3)
+    else:
+        assert ends(lab, info).restarts == 0
+    ended = lab.stop_process("server", info.name)
+    assert ended.state is ProcessState.ENDED
+    assert told(lab, info).state is ProcessState.ENDED
+
+
+def test_the_pause_before_a_new_start_grows(lab: Lab) -> None:
+    info = lab.start_process("server", ["date", "+%s.%N"], name="dates", restart=Restart.ALWAYS)
+    assert becomes(lambda: told(lab, info).restarts >= 4)
+    lab.stop_process("server", "dates")
+    times = [float(line) for line in log_of(lab, info).split()]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert 0.09 < pauses[0] < 0.19
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 3 * pauses[0]
+
+
+def test_a_program_that_can_be_started_no_more_says_why(lab: Lab) -> None:
+    lab.put_file("flag.sh", b"#!/bin/sh\nexit 1\n", 0o755)
+    info = lab.start_process("server", ["/run/lab/flag.sh"], name="flag", restart=Restart.ALWAYS)
+    lab.put_file("flag.sh", b"#!/bin/sh\nexit 1\n", 0o644)
+    assert becomes(lambda: "EACCES" in told(lab, info).problem)
+    assert told(lab, info).state is ProcessState.WAITING
+
+
+def test_a_log_is_bounded_and_has_the_end(lab: Lab) -> None:
+    script = f"head -c {3 * HALF_BYTES} /dev/zero | tr '\\0' x; echo the end"
+    info = ends(lab, lab.start_process("server", ["sh", "-c", script], name="loud"))
+    older, current = registry.log_paths(lab.name, "server", "loud")
+    assert becomes(lambda: current.read_text().endswith("the end\n"))
+    assert (older.stat().st_size, current.stat().st_size) == (HALF_BYTES, len("the end\n"))
+    assert info.returncode == 0
+
+
+def test_output_of_gigabytes_takes_no_memory_and_keeps_nobody_waiting(name: str, lab: Lab) -> None:
+    keeper = keeper_of(name)
+
+    def resident_kib() -> int:
+        return int(Path(f"/proc/{keeper}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
+
+    before = resident_kib()
+    info = lab.start_process("server", ["head", "-c", "2G", "/dev/zero"], name="gigabytes")
+    worst = 0.0
+    while told(lab, info).state is not ProcessState.ENDED:
+        began = time.monotonic()
+        assert output(lab, "client", "echo", "x") == "x\n"
+        worst = max(worst, time.monotonic() - began)
+    assert resident_kib() - before < 4096
+    assert worst < 2
+    older, current = registry.log_paths(lab.name, "server", "gigabytes")
+    assert older.stat().st_size + current.stat().st_size <= 2 * HALF_BYTES
+
+
+def test_a_log_goes_on_when_its_writer_was_killed(name: str, lab: Lab) -> None:
+    info = lab.start_process("server", ["sh", "-c", "while :; do echo tick; sleep 0.05; done"], name="ticks")
+    assert becomes(lambda: "tick" in log_of(lab, info))
+    keeper = keeper_of(name)
+    children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    for writer in [pid for pid in map(int, children) if Path(f"/proc/{pid}/comm").read_text() == "labctl-log\n"]:
+        os.kill(writer, signal.SIGKILL)
+    size = len(log_of(lab, info))
+    assert becomes(lambda: len(log_of(lab, info)) > size + 10)
+    assert told(lab, info).state is ProcessState.RUNNING
+
+
+def test_detached_programs_leave_no_descriptors_in_the_keeper(name: str, lab: Lab) -> None:
+    keeper = keeper_of(name)
+    ends(lab, lab.start_process("server", ["true"], name="warm"))
+    before = len(os.listdir(f"/proc/{keeper}/fd"))
+    for _ in range(20):
+        ends(lab, lab.start_process("server", ["true"], name="warm"))
+    assert becomes(lambda: len(os.listdir(f"/proc/{keeper}/fd")) <= before)
+    assert becomes(lambda: len(Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()) <= 4)
+
+
+def test_a_terminal_is_the_programs_own_with_its_size(lab: Lab) -> None:
+    process = lab.spawn("server", ["sh", "-c", "tty; stty size; ps -o tty= -p $$"], terminal=(33, 77))
+    assert process.wait(WAIT_S) == 0
+    assert process.terminal is not None
+    assert os.read(process.terminal, 1000).decode().split() == ["/dev/pts/0", "33", "77", "pts/0"]
+    process.close()
+
+
+def test_ctrl_c_on_a_terminal_interrupts_the_program(lab: Lab) -> None:
+    process = lab.spawn("server", ["sh", "-c", "echo ready; sleep 1000"], terminal=(24, 80))
+    assert process.terminal is not None
+    assert os.read(process.terminal, 100).startswith(b"ready")
+    os.write(process.terminal, b"\3")
+    assert process.wait(WAIT_S) in (-signal.SIGINT, 130)
+    process.close()
+
+
+def test_a_terminal_that_changes_its_size_tells_the_program(lab: Lab) -> None:
+    script = "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.05; done"
+    process = lab.spawn("server", ["sh", "-c", script], terminal=(24, 80))
+    assert process.terminal is not None
+    assert os.read(process.terminal, 100).startswith(b"ready")
+    termios.tcsetwinsize(process.terminal, (50, 132))
+    assert process.wait(WAIT_S) == 0
+    assert b"50 132" in os.read(process.terminal, 100)
+    process.close()
+
+
+def test_a_shell_on_a_terminal_has_job_control(lab: Lab) -> None:
+    process = lab.spawn("server", ["bash", "--norc", "-i"], env={"PS1": "$ "}, terminal=(24, 80))
+    assert process.terminal is not None
+    os.write(process.terminal, b"sleep 1000 & jobs -l; kill %1; wait; exit 3\n")
+    assert process.wait(WAIT_S) == 3
+    said = os.read(process.terminal, 10000).decode()
+    assert "no job control" not in said
+    assert "Running" in said
+    process.close()
+
+
+def test_a_terminal_that_is_closed_hangs_up_on_the_program(lab: Lab) -> None:
+    process = lab.spawn("server", ["sh", "-c", "echo; sleep 1000"], terminal=(24, 80))
+    assert process.terminal is not None
+    os.read(process.terminal, 10)
+    os.close(process.terminal)
+    process.terminal = None
+    assert process.wait(WAIT_S) in (-signal.SIGHUP, 129)
+    process.close()
+
+
+def test_the_terminals_of_hosts_are_not_each_others_nor_the_machines(lab: Lab) -> None:
+    machine = pty.openpty()
+    try:
+        assert shell(lab, "server", "ls /dev/pts") == "ptmx\n"
+    finally:
+        for descriptor in machine:
+            os.close(descriptor)
+
+
+@pytest.mark.skipif(not is_root, reason="other users are for labs of root")
+def test_a_program_runs_as_another_user_with_that_users_groups(lab: Lab) -> None:
+    result = os.memfd_create("result")
+    script = "id -un; echo $HOME $USER; touch /etc/x 2>&1; grep CapEff /proc/self/status"
+    process = lab.spawn("server", ["sh", "-c", script], user="nobody", stdout=result)
+    process.wait(WAIT_S)
+    said = os.pread(result, 1000, 0).decode()
+    assert said.startswith("nobody\n/nonexistent nobody\n")
+    assert "Permission denied" in said
+    assert "CapEff:\t0000000000000000" in said
+    process.close()
+    os.close(result)
+    info = ends(lab, lab.start_process("server", ["id", "-u"], user="12345", name="number"))
+    assert becomes(lambda: log_of(lab, info) == "12345\n")
+
+
+@pytest.mark.skipif(not is_root, reason="other users are for labs of root")
+def test_another_user_owns_the_terminal(lab: Lab) -> None:
+    process = lab.spawn(
+        "server", ["sh", "-c", "stat -c %U $(tty); echo >/dev/tty there"], user="nobody", terminal=(24, 80)
+    )
+    assert process.wait(WAIT_S) == 0
+    assert process.terminal is not None
+    assert os.read(process.terminal, 1000).decode().split() == ["nobody", "there"]
+    process.close()
+
+
+@pytest.mark.skipif(is_root, reason="of labs in a user namespace")
+def test_in_a_user_namespace_there_is_no_other_user(lab: Lab) -> None:
+    with pytest.raises(LabError, match=r"has no users but its owner. For other users, start the lab as root"):
+        lab.spawn("server", ["id"], user="nobody")
+
+
+def test_the_owner_is_a_user_everywhere(lab: Lab) -> None:
+    for user in ("root", "0", str(os.geteuid())):
+        process = lab.spawn("server", ["sh", "-c", "test $(id -u) = 0"], user=user)
+        assert process.wait(WAIT_S) == 0
+        process.close()
+
+
+def test_a_user_who_is_not_there_is_told(lab: Lab) -> None:
+    with pytest.raises(InputError, match="user nosuch: this machine has none of that name"):
+        lab.spawn("server", ["id"], user="nosuch")
+
+
+def test_the_end_of_a_lab_is_the_end_of_its_detached_programs() -> None:
+    with running(pair_plan("other"), f"t{os.getpid()}o") as other, Lab.attach(other) as lab:
+        info = lab.start_process("server", ["sh", "-c", "trap '' TERM HUP; setsid sleep 1000 & sleep 1000"])
+        pidfd = os.pidfd_open(info.machine_pid)
+        lab.down()
+        poller = poll()
+        poller.register(pidfd, POLLIN | POLLHUP)
+        assert poller.poll(WAIT_S * 1000)
+        os.close(pidfd)
+        assert state_of(info.machine_pid) in ("", "Z")
+
+
+def test_detached_programs_of_a_lab_that_ends_with_its_owner_have_logs_and_end_with_it() -> None:
+    with Lab.open(pair_plan()) as lab:
+        info = lab.start_process("server", ["sh", "-c", "echo there; exec sleep 1000"])
+        assert becomes(lambda: lab.read_log("server", info.name) == b"there\n")
+        pidfd = os.pidfd_open(info.machine_pid)
+    poller = poll()
+    poller.register(pidfd, POLLIN | POLLHUP)
+    assert poller.poll(WAIT_S * 1000)
+    os.close(pidfd)

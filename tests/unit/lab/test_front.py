@@ -1,0 +1,151 @@
+"""Many clients of one keeper, none of which it waits for; without a keeper, and without privilege."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.lab.front import Client, Events, Front, may_use
+from labctl.lab.protocol import HEADER, Channel, Done, Frame, Hello, OpenFile, encode
+
+
+@pytest.fixture
+def front() -> Iterator[Front]:
+    front = Front()
+    yield front
+    for client in list(front.clients.values()):
+        front.drop(client)
+
+
+def connected(front: Front) -> tuple[socket.socket, Client]:
+    theirs, ours = socket.socketpair()
+    return theirs, front.add(ours)
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+def wire(number: int, path: str) -> bytes:
+    body = encode(OpenFile("h1", path, 0, 0))
+    return HEADER.pack(len(body), number, 0) + body
+
+
+def seen(front: Front) -> Events:
+    return front.wait(0)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1))
+def test_a_request_in_pieces_of_any_size_is_one_request(sizes: list[int]) -> None:
+    front = Front()
+    theirs, client = connected(front)
+    data, position = wire(7, "/x"), 0
+    frames: list[tuple[Client, Frame]] = []
+    while position < len(data):
+        size = sizes[position % len(sizes)]
+        theirs.send(data[position : position + size])
+        position += size
+        frames += front.wait(0).requests
+    assert [(frame.number, frame.message) for _, frame in frames] == [(7, OpenFile("h1", "/x", 0, 0))]
+    theirs.close()
+    front.drop(client)
+
+
+def test_several_requests_in_one_piece_come_one_after_the_other(front: Front) -> None:
+    theirs, _ = connected(front)
+    theirs.send(wire(1, "/a") + wire(2, "/b"))
+    assert [frame.number for _ in range(3) for _, frame in seen(front).requests] == [1, 2]
+    theirs.close()
+
+
+def test_half_a_request_does_not_hide_the_whole_one_of_another(front: Front) -> None:
+    half, _ = connected(front)
+    whole, client = connected(front)
+    half.send(wire(1, "/a")[:-1])
+    whole.send(wire(2, "/b"))
+    assert [(who, frame.number) for who, frame in seen(front).requests] == [(client, 2)]
+    half.close()
+    whole.close()
+
+
+def test_descriptors_come_with_their_own_request(front: Front) -> None:
+    theirs, _ = connected(front)
+    reading, writing = os.pipe()
+    channel = Channel(theirs)
+    channel.send(1, Hello(0), until=soon())
+    channel.send(2, Hello(0), [reading], until=soon())
+    channel.send(3, Hello(0), [reading, writing], until=soon())
+    frames = [frame for _ in range(4) for _, frame in seen(front).requests]
+    assert [len(frame.descriptors) for frame in frames] == [0, 1, 2]
+    for descriptor in (reading, writing, *(each for frame in frames for each in frame.descriptors)):
+        os.close(descriptor)
+    theirs.close()
+
+
+def test_a_client_that_has_gone_is_told_once_and_its_descriptors_are_closed(front: Front) -> None:
+    theirs, client = connected(front)
+    reading, writing = os.pipe()
+    socket.send_fds(theirs, [HEADER.pack(100, 1, 1)], [writing])
+    os.close(writing)
+    assert seen(front).requests == ()
+    theirs.close()
+    assert seen(front).gone == (client,)
+    assert client.is_gone
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+    assert seen(front) == Events(frozenset(), (), ())
+
+
+def test_a_client_that_takes_no_reply_is_asked_for_nothing_more_and_gets_it_whole_later(front: Front) -> None:
+    theirs, client = connected(front)
+    theirs.send(wire(1, "/a") + wire(2, "/b"))
+    reply = OpenFile("h1", "x" * 4_000_000, 0, 0)
+    assert len(seen(front).requests) == 1
+    client.send(1, reply)
+    assert seen(front).requests == ()
+    received, whole = bytearray(), HEADER.size + len(encode(reply))
+    while len(received) < whole:
+        received += theirs.recv(1 << 20)
+        assert len(received) == whole or seen(front).requests == ()
+    assert bytes(received[HEADER.size :]) == encode(reply)
+    assert [frame.number for _ in range(2) for _, frame in seen(front).requests] == [2]
+    theirs.close()
+
+
+def test_a_reply_to_a_client_that_has_gone_is_dropped_with_its_descriptors(front: Front) -> None:
+    theirs, client = connected(front)
+    theirs.close()
+    reading, writing = os.pipe()
+    client.send(1, Done(), [writing])
+    assert os.read(reading, 1) == b""
+    assert seen(front).gone == (client,)
+    client.send(2, Done(), [reading])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reading)
+
+
+def test_a_listener_is_listened_to_when_it_is_told(tmp_path: str) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{tmp_path}/socket")
+    listener.listen(4)
+    front = Front(listener)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/socket")
+        assert front.wait(0).others == frozenset()
+        front.listen()
+        front.wait(0)
+        client.settimeout(10)
+        assert client.recv(1) == b""  # this process is in the PID namespace of the front: as a process of the lab is
+    listener.close()
+
+
+def test_a_process_of_the_same_pid_namespace_may_not_use_the_keeper() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert not may_use(one)
