@@ -7,6 +7,7 @@ is made somewhere in the file will do.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -342,7 +343,7 @@ class StepReader:
     def _link(self, body: Any, path: KeyPath) -> None:
         verb = "down" if body.down else "up"
         ends = body.down or body.up
-        if self._topology is None or any(is_template(end) for end in ends):
+        if ends is None or self._topology is None or any(is_template(end) for end in ends):
             return
         names = [node.name for node in self._topology.nodes]
         unknown = [(index, end) for index, end in enumerate(ends) if end not in names]
@@ -462,7 +463,7 @@ class StepReader:
             self.diagnostics.append(self._document.diagnostic_at(position, problem, hint))
 
     def _exists(self, name: str, path: KeyPath) -> None:
-        if not is_template(name) and not (self._directory / name).is_file():
+        if not is_template(name) and not os.path.isfile(self._directory / name):  # False too for what cannot be a path
             beside = sorted(entry.name for entry in self._directory.iterdir() if entry.is_file())
             near = suggest(name, beside)
             hint = near if near.startswith("did you mean") else "paths are relative to the scenario's directory"

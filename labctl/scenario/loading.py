@@ -69,9 +69,9 @@ def _topology(
 
     if override is not None:
         return topology.load(override) if isinstance(override, str) else override, []
-    wanted = data.get("topology")
-    if wanted is None:
-        return None, []  # a missing key is told by the model; `topology:` without a value:
+    if "topology" not in data:
+        return None, []  # the missing key is told with the header
+    wanted = data["topology"]
     if isinstance(wanted, dict):
         return topology.resolve_inline(document, ("topology",), directory)
     if not isinstance(wanted, str):

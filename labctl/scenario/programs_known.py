@@ -35,9 +35,9 @@ class KnownPrograms:
             path = self._directory / (cwd or "") / program
             if str(path).startswith(_HOSTS_OWN) and not path.is_relative_to(self._directory):
                 return "", ""  # a host's own directory: what is there shows when it is run
-            if os.access(path, os.X_OK) and path.is_file():
+            if os.access(path, os.X_OK) and os.path.isfile(path):
                 return "", ""
-            if path.is_file():
+            if os.path.isfile(path):
                 return f"{program} is not executable", f"chmod +x {program}, or run it with its interpreter"
             return f"there is no program {program}", "paths are relative to the scenario's directory, or to its `cwd`"
         if located(program, self._directory) is not None:
@@ -51,4 +51,4 @@ def located(program: str, directory: Path) -> str | None:
     if "/" in program or shutil.which(program):
         return program
     beside = directory / program
-    return str(beside) if beside.is_file() and os.access(beside, os.X_OK) else None
+    return str(beside) if os.path.isfile(beside) and os.access(beside, os.X_OK) else None

@@ -26,6 +26,7 @@ def load(source: str | Path, *, base: Path | None = None) -> Topology:
 
     Raises DocumentError with every mistake of the file, or InputError when a shape is not written as it should be.
     """
+    import os
     from pathlib import Path
 
     from labctl.documents import DocumentError, read
@@ -33,9 +34,9 @@ def load(source: str | Path, *, base: Path | None = None) -> Topology:
     from labctl.topology.shapes import from_shape
 
     path = Path(source) if base is None else base / source
-    if isinstance(source, str) and is_shape(source) and not path.is_file():
+    if isinstance(source, str) and is_shape(source) and not os.path.isfile(path):
         return resolve(from_shape(source))[0]
-    if isinstance(source, str) and source.isalpha() and not path.exists():
+    if isinstance(source, str) and source.isalpha() and not os.path.exists(path):
         return resolve(from_shape(source))[0]  # raises, and names the shapes
     document = read(path)
     topology, diagnostics = resolve_inline(document, (), path.parent)

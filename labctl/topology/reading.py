@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,7 +74,10 @@ def _include(
             continue  # has been reported
         place = Place(document, (*model.path, "include", index))
         target = base / text
-        resolved = target.resolve()
+        if "\0" in text:
+            gathered.mistakes.add(place, "a path does not have a NUL character")
+            continue
+        resolved = Path(os.path.realpath(target))  # Path.resolve fails for links that lead to themselves
         if resolved in chain:
             names = " includes ".join(path.name for path in (*chain[chain.index(resolved) :], resolved))
             gathered.mistakes.add(place, f"the files include each other: {names}", "leave one of the includes out")
