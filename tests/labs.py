@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_interface
+from pathlib import Path
 
 from labctl.lab.handle import Lab
+from labctl.lab.starting import Boot
 from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, Operation, Plan, PlannedNode, SetUp
 from labctl.topology.model import NodeKind
 
@@ -46,6 +48,12 @@ class Finished:
 
     status: int
     output: str
+
+
+def keeper_of(lab: Lab) -> int:
+    """The pid of an ephemeral lab's keeper: boot's only child."""
+    assert isinstance(lab._boot, Boot)
+    return int(Path(f"/proc/{lab._boot.pid}/task/{lab._boot.pid}/children").read_text())
 
 
 def run(

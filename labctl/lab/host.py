@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from labctl.errors import KernelError, LabctlError, LabError, describe_errno
+from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno
 from labctl.kernel import mounts, processes, syscalls
 from labctl.lab.protocol import Failed, Pairs, decode, encode
 from labctl.plan.operations import PlannedNode

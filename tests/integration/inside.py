@@ -83,6 +83,6 @@ class NetworkLab:
     def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
         return self.nodes.socket(node, family, type, proto)
 
-    def open_file(self, node: str, path: str) -> int:
+    def open_file(self, node: str, path: str, flags: int = os.O_RDONLY) -> int:
         with self.nodes.entered(node):
-            return os.open(path.replace("/proc/net/", "/proc/thread-self/net/"), os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path.replace("/proc/net/", "/proc/thread-self/net/"), flags | os.O_CLOEXEC)

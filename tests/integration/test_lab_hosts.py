@@ -10,7 +10,7 @@ import pytest
 
 from labctl.errors import KernelError, LabError
 from labctl.lab.handle import Lab
-from tests.labs import output, pair_plan, run, shell
+from tests.labs import keeper_of, output, pair_plan, run, shell
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_counters_of_an_idle_host_need_no_process_there() -> None:
     with Lab.open(pair_plan()) as lab:
         os.close(lab.open_file("server", "/proc/net/netstat"))
         os.close(lab.open_file("server", "/proc/sys/net/core/somaxconn"))
-        keeper = int(Path(f"/proc/{lab._boot.pid}/task/{lab._boot.pid}/children").read_text())
+        keeper = keeper_of(lab)
         assert Path(f"/proc/{keeper}/task/{keeper}/children").read_text() == ""
 
 

@@ -19,13 +19,7 @@ from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone
 from labctl.lab.handle import Lab
 from labctl.lab.starting import Boot
 from labctl.plan.operations import AddAddress, SetDown, SetUp
-from tests.labs import WAIT_S, output, pair_plan, run
-
-
-def keeper_of(lab: Lab) -> int:
-    """The keeper's pid: boot's only child."""
-    boot = lab._boot.pid
-    return int(Path(f"/proc/{boot}/task/{boot}/children").read_text())
+from tests.labs import WAIT_S, keeper_of, output, pair_plan, run
 
 
 def is_reachable(lab: Lab, within_s: float = 10.0) -> bool:

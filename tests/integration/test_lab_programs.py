@@ -14,7 +14,7 @@ import pytest
 
 from labctl.errors import KernelError, LabError
 from labctl.lab.handle import Lab
-from tests.labs import WAIT_S, output, pair_plan, run, shell
+from tests.labs import WAIT_S, keeper_of, output, pair_plan, run, shell
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +181,7 @@ def test_orphans_are_reaped_by_the_host(lab: Lab) -> None:
 
 
 def test_many_programs_one_after_the_other_leak_no_descriptor_in_the_keeper(lab: Lab) -> None:
-    boot = lab._boot.pid
-    keeper = int(Path(f"/proc/{boot}/task/{boot}/children").read_text())
+    keeper = keeper_of(lab)
     output(lab, "server", "true")
     before = len(os.listdir(f"/proc/{keeper}/fd"))
     for _ in range(50):
@@ -193,8 +192,7 @@ def test_many_programs_one_after_the_other_leak_no_descriptor_in_the_keeper(lab:
 def test_a_host_whose_init_was_killed_says_so_and_the_others_go_on() -> None:
     with Lab.open(pair_plan()) as lab:
         process = lab.spawn("server", ["sleep", "1000"])
-        boot = lab._boot.pid
-        keeper = int(Path(f"/proc/{boot}/task/{boot}/children").read_text())
+        keeper = keeper_of(lab)
         init, *_ = map(int, Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split())
         os.kill(init, signal.SIGKILL)
         assert process.wait(WAIT_S) == -9
