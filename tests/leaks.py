@@ -96,7 +96,7 @@ def _numbers() -> list[int]:
 
 
 def _our_processes(labs: Collection[int]) -> Iterator[tuple[int, str]]:
-    """Processes that descend from this one or carry its mark; without this one, and without descendants of `labs`."""
+    """Processes that descend from this one or carry its mark; without this one, `labs` and their descendants."""
     mark = f"{MARK}={os.environ.get(MARK, '')}".encode()
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
@@ -121,7 +121,7 @@ def _our_processes(labs: Collection[int]) -> Iterator[tuple[int, str]]:
     for number, description in names.items():
         ancestors = set(_ancestors(number, parents))
         ours = number in marked or os.getpid() in ancestors
-        if number != os.getpid() and ours and not ancestors.intersection(labs):
+        if number != os.getpid() and ours and not ancestors.union({number}).intersection(labs):
             yield number, description
 
 
