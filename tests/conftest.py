@@ -26,6 +26,7 @@ def run_time_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
             directory = base / name.lower()
             directory.mkdir(mode=0o700)
             patch.setenv(name, str(directory))
+        (base / "xdg_runtime_dir" / "labctl").mkdir(mode=0o700)  # the state directory stays once it is made
         yield base
 
 

@@ -104,7 +104,7 @@ class _Process:
 
 
 def _processes(labs: Collection[int]) -> Iterator[_Process]:
-    """All processes but this one and the descendants of `labs`."""
+    """All processes but this one, and without `labs` and their descendants."""
     mark = f"{MARK}={os.environ.get(MARK, '')}".encode()
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
@@ -128,7 +128,7 @@ def _processes(labs: Collection[int]) -> Iterator[_Process]:
             pass  # another user's process, or a zombie: by descent only
     for number, description in names.items():
         ancestors = set(_ancestors(number, parents))
-        if number != os.getpid() and not ancestors.intersection(labs):
+        if number != os.getpid() and not ancestors.union({number}).intersection(labs):
             yield _Process(number, description, number in marked or os.getpid() in ancestors)
 
 

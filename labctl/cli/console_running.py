@@ -14,12 +14,13 @@ from labctl.cli.exec_command import (
     ExecRequest,
     environment_of,
     exit_status,
+    in_the_foreground,
     on_a_terminal,
     open_standard_descriptors,
     spawn,
     status_of_refusal,
 )
-from labctl.cli.passing import Signals, wait_passing_signals
+from labctl.cli.passing import Signals
 from labctl.errors import KernelError
 from labctl.report.screen import Ink, standard_output
 from labctl.report.text import cells, pad, printable
@@ -42,15 +43,10 @@ def run_one(lab: Lab, node: str, command: str, *, interactive: bool) -> int:
     """Run a command on a node in the foreground; its exit status. Without a terminal it has no standard input."""
     request = ExecRequest(node, shell_words(command))
     environment = environment_of(())
-    try:
-        if interactive:
-            return on_a_terminal(lab, request, environment)
-        _, output, errors = open_standard_descriptors()
-        process = spawn(lab, request, environment, (None, output, errors))
-    except KernelError as error:
-        return status_of_refusal(error, request.command[0])
-    with closing(process), Signals() as signals:
-        return exit_status(wait_passing_signals(process, signals))
+    if interactive:
+        return on_a_terminal(lab, request, environment)
+    _, output, errors = open_standard_descriptors()
+    return in_the_foreground(lab, request, environment, (None, output, errors))
 
 
 @dataclass(slots=True)
@@ -77,6 +73,7 @@ def run_several(lab: Lab, nodes: Sequence[str], command: str) -> int:
     width = max(cells(node) for node in nodes)
     worst = 0
     with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
         members: list[_Member] = []
         for node in nodes:
             reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -92,7 +89,6 @@ def run_several(lab: Lab, nodes: Sequence[str], command: str) -> int:
             stack.enter_context(closing(process))
             os.set_blocking(reading, False)
             members.append(_Member(node, process, reading))
-        signals = stack.enter_context(Signals())
         _show_until_the_end(members, signals, screen, width)
         for member in members:
             status = member.process.wait()

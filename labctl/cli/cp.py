@@ -75,10 +75,14 @@ def _copied(lab: Lab, node: str, paths: Sequence[str], goal: Place, *, several: 
         sender = _end(lab, node, ["send", *paths], null, writing, stack)
         pipe.close()
         sent, received = sender.ended(), receiver.ended()
-    for end, place in ((sender, node), (receiver, goal.node)):
-        for line in end.said():
-            complain(f"labctl cp: {place + ':' if place else ''}{line}")
-    if (sent or received) and not (sender.said() or receiver.said()):
+        said = [
+            f"{place + ':' if place else ''}{line}"
+            for end, place in ((sender, node), (receiver, goal.node))
+            for line in end.said()
+        ]
+    for line in said:
+        complain(f"labctl cp: {line}")
+    if (sent or received) and not said:
         raise LabError(f"labctl cp: the copy was ended from outside (status {sent} and {received}).")
     return EXIT_FAILED if sent or received else 0
 
@@ -86,9 +90,9 @@ def _copied(lab: Lab, node: str, paths: Sequence[str], goal: Place, *, several: 
 class _End:
     """One end of a copy that runs; owned by the stack of `_end`."""
 
-    def __init__(self, process: Process | subprocess.Popen[bytes], words: int) -> None:
+    def __init__(self, process: Process | subprocess.Popen[bytes], said: int) -> None:
         self._process = process
-        self._words = words
+        self._said = said
 
     def ended(self) -> int:
         """Its exit status, once it has ended."""
@@ -98,8 +102,8 @@ class _End:
 
     def said(self) -> list[str]:
         """What it complained of, when it has ended."""
-        size = os.fstat(self._words).st_size
-        return os.pread(self._words, min(size, 1 << 16), 0).decode(errors="backslashreplace").splitlines()
+        size = os.fstat(self._said).st_size
+        return os.pread(self._said, min(size, 1 << 16), 0).decode(errors="backslashreplace").splitlines()
 
 
 def _end(lab: Lab, node: str, words: list[str], stdin: int, stdout: int, stack: ExitStack) -> _End:

@@ -80,13 +80,22 @@ def run(request: ExecRequest) -> int:
             from labctl.cli.start_stop import start_detached
 
             return start_detached(lab, request, environment)
+        if request.terminal:
+            return on_a_terminal(lab, request, environment)
+        return in_the_foreground(lab, request, environment, standard)
+
+
+Standard = tuple[int | None, int | None, int | None]
+
+
+def in_the_foreground(lab: Lab, request: ExecRequest, environment: Mapping[str, str], standard: Standard) -> int:
+    """Run the command with these descriptors for its own, passing signals on: its exit status, or 126 and 127."""
+    with Signals() as signals:  # before the command can do anything: one that comes early is passed on, not obeyed
         try:
-            if request.terminal:
-                return on_a_terminal(lab, request, environment)
             process = spawn(lab, request, environment, standard)
         except KernelError as error:
             return status_of_refusal(error, request.command[0])
-        with closing(process), Signals() as signals:
+        with closing(process):
             return exit_status(wait_passing_signals(process, signals))
 
 
@@ -94,7 +103,7 @@ def spawn(
     lab: Lab,
     request: ExecRequest,
     environment: Mapping[str, str],
-    standard: tuple[int | None, int | None, int | None] = (None, None, None),
+    standard: Standard = (None, None, None),
     *,
     terminal: tuple[int, int] | None = None,
 ) -> Process:
@@ -122,7 +131,7 @@ def spawn(
 
 
 def on_a_terminal(lab: Lab, request: ExecRequest, environment: Mapping[str, str]) -> int:
-    """Run the command on a pty of its own; keys and what it shows are passed on until it ends."""
+    """Run the command on a terminal of its own, keys and what it shows passed on: its exit status, or 126 and 127."""
     from labctl.cli.terminal import RawMode, Relay, window_of
 
     keyboard, output, _ = open_standard_descriptors()
@@ -130,10 +139,13 @@ def on_a_terminal(lab: Lab, request: ExecRequest, environment: Mapping[str, str]
         if output is None:
             output = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             stack.callback(os.close, output)
-        process = spawn(lab, request, environment, terminal=window_of(keyboard, output))
+        signals = stack.enter_context(Signals())
+        try:
+            process = spawn(lab, request, environment, terminal=window_of(keyboard, output))
+        except KernelError as error:
+            return status_of_refusal(error, request.command[0])
         stack.enter_context(closing(process))
         assert process.terminal is not None  # a terminal was asked for
-        signals = stack.enter_context(Signals())
         raw = RawMode(keyboard) if keyboard is not None else None
         return exit_status(Relay(process, process.terminal, signals, keyboard, output, raw).run())
 

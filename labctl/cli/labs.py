@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -53,8 +52,10 @@ def check_node(lab: Lab, node: str) -> None:
 
 def suggestion(word: str, allowed: Iterable[str], *, shown: int = 12) -> str:
     """`did you mean h1?` or `there are h1, h2 and 7 more.`"""
-    names = list(allowed)
-    near = difflib.get_close_matches(word, names, n=1)
+    import difflib
+
+    names = list(dict.fromkeys(allowed))
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)  # h9 is near to h1
     if near:
         return f"did you mean {near[0]}?"
     if not names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -61,7 +62,10 @@ def _status_of_command() -> int:
         return stopped_status(stopped)
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
-    except OSError as error:  # a command's own are dealt with there: this is Typer, printing help
+    except OSError as error:  # a command's own are dealt with there: this is Typer, printing help, or Python itself
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            complain(f"labctl: {describe_errno(error.errno)}. See `ulimit -n`.")
+            return EXIT_BUG
         complain(f"labctl: cannot write its help: {describe_errno(error.errno or 0)}.")
         return EXIT_BUG
     except LabctlError as error:

@@ -148,7 +148,8 @@ def _matrix(nodes: Sequence[str], tries: Sequence[Try], look: Look) -> list[str]
     by_pair: dict[tuple[str, str], list[Try]] = {}
     for each in tries:
         by_pair.setdefault((each.source, each.target), []).append(each)
-    lines = [look.paint((pad("from \\ to", head) + "".join(" " + pad(title, width) for title in titles)), Ink.STRONG)]
+    header = pad("from \\ to", head) + "".join(" " + pad(title, width) for title in titles)
+    lines = [look.paint(header.rstrip(), Ink.STRONG)]
     for number, source in zip(numbers, nodes, strict=True):
         name = source if titles is not numbers else f"{number} {source}"
         line = pad(shorten(name, head), head)

@@ -13,10 +13,9 @@ from labctl.cli.exec_command import (
     on_a_terminal,
     open_standard_descriptors,
     run,
-    status_of_refusal,
 )
 from labctl.cli.labs import having
-from labctl.errors import InputError, KernelError
+from labctl.errors import InputError
 
 OPTIONS = {
     "lab": words.Option(("--lab",), "LAB"),
@@ -98,10 +97,7 @@ def open_shell(
     with having(node, lab_name) as lab:
         for name, content in start.files:
             lab.put_file(name, content.encode())
-        try:
-            return on_a_terminal(lab, request, environment_of(request.environment))
-        except KernelError as error:
-            return status_of_refusal(error, start.argv[0])
+        return on_a_terminal(lab, request, environment_of(request.environment))
 
 
 def shell_of(preferred: str | None) -> str:

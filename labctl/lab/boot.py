@@ -54,6 +54,8 @@ def main() -> None:
             ports = len(frame.message.exposed)
             place, listener = _place_of(frame.message, frame.descriptors[ports:])
             try:
+                if place is not None:
+                    place.record_boot(os.getpid(), start_time(os.getpid()))
                 outside = _outside_of(frame.message, frame.descriptors[:ports])
                 try:
                     _watch(owner, channel, frame.message, frame.number, place, listener, outside)
@@ -86,9 +88,7 @@ def _place_of(request: Open, descriptors: tuple[int, ...]) -> tuple[Place | None
     if not request.stays:
         return None, -1
     listener, *others = descriptors
-    place = Place.received(request.lab, tuple(others))
-    place.record_boot(os.getpid(), start_time(os.getpid()))
-    return place, listener
+    return Place.received(request.lab, tuple(others)), listener
 
 
 def _preload(channel: Channel) -> None:

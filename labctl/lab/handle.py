@@ -140,7 +140,8 @@ class Lab:
                 try:
                     boot = _boot_that_stays(place)
                 except BaseException:
-                    place.clear()
+                    with contextlib.suppress(OSError):  # short of descriptors, perhaps: the next command sweeps it
+                        place.clear()
                     raise
                 lab = cls(boot, name, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
                 lab._unfinished = stack.pop_all()

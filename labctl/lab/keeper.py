@@ -306,8 +306,8 @@ class Keeper:
         changes = difference(before, after)
         self.refuse_outside(before, after)
         if changes:
-            reconcile(changes, self.table, self.hosts, self.end)
-            self.rename(set(changes.gone), {node.name for node in changes.nodes})
+            gone, there = set(changes.gone), {node.name for node in changes.nodes}
+            reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(gone, there))
         self.opened = replace(
             self.opened,
             topology=request.topology,
@@ -328,8 +328,7 @@ class Keeper:
         """Some nodes have gone, others may be new: so with their names on the machine."""
         if self.staying is None or not self.stays:
             return
-        self.staying.place.unlink(gone | there)
-        self.staying.place.link(self.names(there), self.surroundings.machine_proc)
+        self.staying.place.rename(gone, self.names(there), self.surroundings.machine_proc)
 
     def end(self, host: Host) -> None:
         """End every program of a host that has left the lab."""

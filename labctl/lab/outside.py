@@ -86,7 +86,6 @@ class Outside:
     guard_fd: int = -1  # its pidfd
     guard_home: int = -1  # descriptor of the PID namespace that it lives in, the machine's
     alive: tuple[int, int] = (-1, -1)  # a pipe, whose writing end is the keeper's: the guard sees when it has ended
-    rootless: bool = False  # boot is going to be in a user namespace, and can start no process outside it
     forwarder: int = 0  # its pid
     listening: tuple[Listening, ...] = field(default=())
 
@@ -119,11 +118,16 @@ class Outside:
             self._end_guard()
 
     def guard_again(self) -> None:
-        """In boot, when the guard has ended though the lab lives: start another one, for as long as boot may."""
+        """In boot, when the guard has ended though the lab lives: start another one.
+
+        In a user namespace boot may start no process in the PID namespace that it came from, and goes on without.
+        """
         self._end_guard()
-        if not self.rootless:
+        try:
             syscalls.setns(self.guard_home, syscalls.CLONE_NEWPID)
-            self.start_guard()
+        except PermissionError:
+            return
+        self.start_guard()
 
     def start_guard(self) -> None:
         """In boot: a process of the machine's PID namespace that undoes the record when the keeper has ended."""
@@ -220,7 +224,7 @@ def prepare(request: Open, ports: Sequence[int]) -> Outside:
     """
     nodes = nodes_from_json(request.nodes)
     rootless = needs_user_namespace(os.geteuid(), effective_capabilities())
-    outside = Outside(exposed=request.exposed, ports=tuple(ports), rootless=rootless)
+    outside = Outside(exposed=request.exposed, ports=tuple(ports))
     routers = [node.name for node in nodes if node.nat]
     needed = _controllers(nodes)
     if routers:

@@ -19,6 +19,7 @@ NETNS_DIRECTORY = "/run/netns"  # where ip-netns(8) looks
 LOCK, SOCKET, LOGS, BOOT, NAMES, LAST_WORDS = "lock", "socket", "logs", "boot", "names", "last-words"
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+IS_FULL = "Is the disk that holds the state directory full or read-only? LABCTL_STATE_DIR names another."
 _LINK = re.compile(r"/proc/(\d+)/fd/\d+")
 
 
@@ -58,8 +59,12 @@ class Place:
             ) from error
 
     def record_boot(self, pid: int, started: int) -> None:
-        """Write down which process boot is, should the keeper be unable to tell."""
-        _write(self.directory, BOOT, f"{pid} {started}\n")
+        """Write down which process boot is, should the keeper be unable to tell. KernelError."""
+        try:
+            _write(self.directory, BOOT, f"{pid} {started}\n")
+        except OSError as error:
+            attempted = "write down its first process"
+            raise KernelError(f"lab {self.lab}", attempted, error.errno or 0, hint=IS_FULL) from error
 
     def link(self, targets: Mapping[str, str], proc: int) -> None:
         """Give the lab's nodes names in /run/netns: LAB-NODE -> target, /proc/KEEPER/fd/N. KernelError.
@@ -95,6 +100,29 @@ class Place:
             self._record({name: target for name, target in recorded.items() if name not in names})
         return gone
 
+    def rename(self, gone: Iterable[str], targets: Mapping[str, str], proc: int) -> None:
+        """Take away the names of nodes that have gone, give others new `targets`: all or nothing. KernelError."""
+        if self.netns == -1:
+            return
+        before = self._recorded()
+        try:
+            self.unlink({*gone, *targets})
+            self.link(targets, proc)
+        except KernelError:
+            for node, target in targets.items():
+                self._take_back(f"{self.lab}-{node}", target)
+            for name, target in before.items():
+                with contextlib.suppress(OSError):  # it is there yet, or not ours to give
+                    os.symlink(target, name, dir_fd=self.netns)
+            with contextlib.suppress(KernelError):  # then the record was not changed either
+                self._record(before)
+            raise
+
+    def _take_back(self, name: str, target: str) -> None:
+        with contextlib.suppress(OSError):  # it was not made
+            if os.readlink(name, dir_fd=self.netns) == target:
+                os.unlink(name, dir_fd=self.netns)
+
     def clear(self, *, keep_last_words: bool = False) -> list[str]:
         """Take away the names and the directory; returns what was taken away. OSError.
 
@@ -125,7 +153,7 @@ class Place:
             _write(self.directory, f"{NAMES}.new", text)
             os.rename(f"{NAMES}.new", NAMES, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         except OSError as error:
-            raise KernelError(f"lab {self.lab}", "write down its names", error.errno or 0) from error
+            raise KernelError(f"lab {self.lab}", "write down its names", error.errno or 0, hint=IS_FULL) from error
 
     def _symlink(self, name: str, target: str, proc: int) -> None:
         try:

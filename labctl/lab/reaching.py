@@ -132,7 +132,7 @@ def end(state: int, name: str, entry: str, *, force: bool, deadline_s: float) ->
     """End the processes that hold the lock of the directory `entry` of a lab (inside `transition`)."""
     directory = os.open(entry, DIRECTORY_FLAGS, dir_fd=state)
     try:
-        with _holders(name, directory) as (keeper, boot, channel):
+        with _holders(name, directory) as (keeper, boot, channel), _seen_off(keeper, boot, deadline_s):
             half = deadline_s / 2
             if channel is not None and not force and _asked(channel, until=time.monotonic() + half):
                 if registry.is_ended(state, entry, time.monotonic() + half):
@@ -149,6 +149,18 @@ def end(state: int, name: str, entry: str, *, force: bool, deadline_s: float) ->
                 raise DeadlineExceeded(f"lab {name}: its processes could not be ended within {deadline_s:g} s.")
     finally:
         os.close(directory)
+
+
+@contextmanager
+def _seen_off(keeper: int | None, boot: int | None, deadline_s: float) -> Iterator[None]:
+    """A process that ends lets go of its lock before it is gone: after the `with`, both are gone, or nearly so."""
+    yield
+    until = time.monotonic() + deadline_s
+    for pidfd in (keeper, boot):
+        if pidfd is not None:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            poller.poll(max(0.0, until - time.monotonic()) * 1000)
 
 
 def end_unfinished(state: int, name: str, *, deadline_s: float = DOWN_DEADLINE_S) -> None:

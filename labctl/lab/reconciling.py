@@ -26,10 +26,15 @@ HOSTS_FILE = "etc/hosts"
 
 
 def reconcile(
-    difference: Difference, table: NodeTable, hosts: MutableMapping[str, Host], end: Callable[[Host], None]
+    difference: Difference,
+    table: NodeTable,
+    hosts: MutableMapping[str, Host],
+    end: Callable[[Host], None],
+    rename: Callable[[], None],
 ) -> None:
     """Carry out the difference and bring `hosts` up to date; `end` is to end a host's programs, once all is done.
 
+    `rename` is to do what is left, last of all that may fail: the names of the nodes on the machine.
     Running programs keep their environment; /etc/hosts of hosts that run programs is rewritten in place. Raises
     KernelError for what the kernel refused, after everything has been undone.
     """
@@ -39,6 +44,7 @@ def reconcile(
             if host is not None and node.name not in difference.gone and host.node.names != node.names:
                 _write_names(host, node.names)
                 renamed.callback(_write_names, host, host.node.names)
+        rename()
         renamed.pop_all()
     for name in difference.gone:
         end(hosts.pop(name))

@@ -181,6 +181,9 @@ def reserve(state: int, name: str) -> tuple[Place, int]:
             stack.callback(os.close, parent)
             netns = _open_netns()
         except OSError as error:
+            stack.close()
+            with contextlib.suppress(LabctlError, OSError):  # the next command sweeps it
+                clear_if_dead(state, name, temporary)
             raise cannot(f"make the directory of lab {name}", error) from error
         stack.pop_all()
         return Place(name, directory, parent, netns, lock), listener
@@ -224,6 +227,8 @@ def cannot(attempted: str, error: OSError) -> LabctlError:
     """What a refusal by the state directory's file system is to a person."""
     came_back = describe_errno(error.errno or 0)
     hint = "Is the disk full or read-only? LABCTL_STATE_DIR names another directory."
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "See `ulimit -n`."
     return LabError(f"state directory {_configured()}: cannot {attempted}: {came_back}. {hint}")
 
 

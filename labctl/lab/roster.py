@@ -53,6 +53,7 @@ class Detached:
     since: float = 0.0  # CLOCK_MONOTONIC of its last start
     pause_s: float = FIRST_PAUSE_S
     timer: Timer | None = None
+    leaves: bool = False  # its node has left the lab
     waiting: list[Told] = field(default_factory=list)  # who wants to know that it has ended
 
 
@@ -110,8 +111,6 @@ class Roster:
             names = ", ".join(key[1] for key in self._detached if key[0] == host.name) or "none"
             raise InputError(f"{host.subject}: no process {name} was started there. Those that were: {names}.")
         if not detached.process:
-            if detached.timer is not None:
-                detached.timer.cancel()
             self._has_ended(detached)
             told(detached.info)
             return
@@ -152,10 +151,9 @@ class Roster:
         """The node is gone from the lab, and every program on it."""
         for key, detached in list(self._detached.items()):
             if key[0] == node:
-                detached.request = replace(detached.request, restart=Restart.NO)
+                detached.leaves = True
                 if not detached.process:
                     self._has_ended(detached)
-                    self._forget(key, detached)
 
     def _after_end(self, detached: Detached, pid: int, code: int) -> None:
         if detached.timer is not None:
@@ -165,7 +163,7 @@ class Roster:
         detached.info = replace(detached.info, returncode=code, pid=0, machine_pid=0)
         restart = Restart(detached.request.restart)
         again = restart is Restart.ALWAYS or (restart is Restart.ON_FAILURE and code != 0)
-        if stopped or not again or detached.host.ended is not None:
+        if stopped or not again or detached.leaves or detached.host.ended is not None:
             if stopped:
                 _signal(pid, signal.SIGKILL)  # what is left of its process group
             self._has_ended(detached)
@@ -208,11 +206,16 @@ class Roster:
         )
 
     def _has_ended(self, detached: Detached) -> None:
+        if detached.timer is not None:
+            detached.timer.cancel()
+            detached.timer = None
         detached.info = replace(detached.info, state=ProcessState.ENDED, pid=0, machine_pid=0)
         detached.log.close()
         waiting, detached.waiting = detached.waiting, []
         for told in waiting:
             told(detached.info)
+        if detached.leaves:
+            self._forget((detached.host.name, detached.info.name), detached)
 
     def _kill_attached(self, pid: int, attached: Attached) -> None:
         # The number of a process that has been reaped may be that of a later one; that of its group is not given away

@@ -96,11 +96,14 @@ def _alike(one: tuple[str, Service], other: tuple[str, Service]) -> bool:
 
 
 def _put_back(lab: Lab, old: Plan, source: str, new: Plan, started: list[str], stopped: list[str]) -> None:
-    there = set(lab.nodes)
+    from labctl.lab.handle import Lab
+
     services = services_of(new.nodes)
-    stop(lab, new, [key for key in started if services[key][0] in there])
-    lab.reconcile(old, source=source)
-    start(lab, old, stopped)
+    with Lab.attach(lab.name) as again:  # a handle that was interrupted in the middle of a request is of no more use
+        there = set(again.nodes)
+        stop(again, new, [key for key in started if services[key][0] in there])
+        again.reconcile(old, source=source)
+        start(again, old, stopped)
 
 
 def _runs(info: ProcessInfo) -> bool:

@@ -27,6 +27,7 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
+from labctl.plan.outside import described, in_json
 from labctl.plan.services import in_order, services_of
 from labctl.topology.model import Address, NodeKind, Prefix
 from labctl.topology.service import Service
@@ -58,7 +59,9 @@ def render_text(plan: Plan) -> str:
     services = services_of(plan.nodes)
     counted += [_plural(len(services), "service")] if services else []
     started = [_started(key, services[key][1]) for key in in_order(services, services)]
-    return "\n".join([f"topology {plan.topology}: {', '.join(counted)}", *map(str, plan.operations), *started]) + "\n"
+    outside = [line for node in plan.nodes for line in described(node)]
+    lines = [f"topology {plan.topology}: {', '.join(counted)}", *map(str, plan.operations), *outside, *started]
+    return "\n".join(lines) + "\n"
 
 
 def render_json(plan: Plan) -> str:
@@ -85,7 +88,7 @@ def _node(node: PlannedNode) -> dict[str, Any]:
             {"name": one.name, "command": one.argv, "restart": one.restart.value, "after": one.after}
             for one in node.services
         ]
-    return found
+    return found | in_json(node)
 
 
 def render_difference_text(difference: Difference) -> str:
@@ -118,6 +121,7 @@ def render_shell(plan: Plan) -> str:
     ]
     for number, operation in enumerate(plan.operations):
         lines += _commands(operation, number)
+    lines += [f"# not in here: {_comment(line)}" for node in plan.nodes for line in described(node)]
     return "\n".join(lines) + "\n"
 
 

@@ -19,7 +19,7 @@ def topology_of(plan: Plan) -> Topology:
                 links.append(Link(Endpoint(a.node, a.ifname), Endpoint(b.node, b.ifname)))
                 for end in (a, b):
                     ends.setdefault(end.node, []).append(end)
-            case AddAddress(node, ifname, address):
+            case AddAddress(node, ifname, address) if not address.ip.is_link_local:
                 addresses.setdefault((node, ifname), []).append(address)
             case AddRoute(node, destination, gateway, ifname):
                 routes.setdefault(node, []).append(Route(destination, gateway, ifname))
@@ -38,6 +38,9 @@ def topology_of(plan: Plan) -> Topology:
             routes=tuple(routes.get(planned.name, ())),
             sysctls=tuple(sysctls.get(planned.name, ())),
             environment=planned.environment,
+            nat=planned.nat,
+            exposures=planned.exposures,
+            limits=planned.limits,
         )
         for planned in plan.nodes
     ]

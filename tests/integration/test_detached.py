@@ -13,15 +13,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from labctl import plan, topology
 from labctl.errors import DeadlineExceeded, InputError, KernelError, LabError, LabGone
 from labctl.lab import registry
 from labctl.lab.handle import Lab
 from labctl.lab.place import NETNS_DIRECTORY, making
 from labctl.lab.protocol import HEADER, Channel, Describe, Hello, encode
+from labctl.plan.operations import Plan, SetSysctl
 from tests.integration.detached import (
     WAIT_S,
     becomes,
@@ -513,3 +516,51 @@ def test_descriptors_of_a_client_that_goes_half_way_are_closed() -> None:
             with raw_connection(name) as sock:
                 socket.send_fds(sock, [struct.pack("=IIB", 1000, 1, 2)], [0, 1])
         assert becomes(lambda: len(os.listdir(f"/proc/{keeper}/fd")) <= before)
+
+
+def plan_of(tmp_path: Path, *hosts: str) -> Plan:
+    """Hosts around a switch, as a file describes them."""
+    lines = "\n".join(f"  {host}: {{}}" for host in hosts)
+    links = "\n".join(f"  - [{host}, sw]" for host in hosts)
+    path = tmp_path / "topology.yaml"
+    path.write_text(f"hosts:\n{lines}\nswitches: {{sw: {{}}}}\nlinks:\n{links}\n")
+    return plan.build(topology.load(path))
+
+
+def test_a_running_lab_is_changed_to_another_plan(tmp_path: Path) -> None:
+    with running(plan_of(tmp_path, "a", "b")) as name, Lab.attach(name) as lab, Lab.attach(name) as other:
+        staying = lab.spawn("a", ["sleep", "1000"])
+        leaving = lab.spawn("b", ["sleep", "1000"])
+        lab.start_process("b", ["sleep", "1000"], name="service")
+        new = plan_of(tmp_path, "a", "c")
+        lab.reconcile(new, source="edited")
+        assert leaving.wait(WAIT_S) == -9
+        assert staying.wait(0) is None
+        assert lab.nodes == tuple(node.name for node in new.nodes)
+        assert output(other, "c", "hostname") == "c\n"
+        assert shell(other, "a", "ping -c1 -W5 c >/dev/null && echo there") == "there\n"
+        with pytest.raises(LabError, match="no node b"):
+            output(other, "b", "true")
+        told = other.describe()
+        assert (told.plan, told.source) == (new, "edited")
+        assert becomes(lambda: [each.node for each in lab.processes()] == ["a"])
+        if os.geteuid() == 0:
+            names = {each for each in os.listdir(NETNS_DIRECTORY) if each.startswith(f"{name}-")}
+            assert names == {f"{name}-a", f"{name}-c", f"{name}-sw"}
+            assert subprocess.run(["ip", "netns", "exec", f"{name}-c", "true"], check=False).returncode == 0
+        for process in (staying, leaving):
+            process.close()
+
+
+def test_a_change_that_is_refused_leaves_the_lab_and_its_plan_as_they_were(tmp_path: Path) -> None:
+    before = plan_of(tmp_path, "a", "b")
+    with running(before) as name, Lab.attach(name) as lab:
+        new = plan_of(tmp_path, "a", "b", "c")
+        with pytest.raises(KernelError):
+            lab.reconcile(replace(new, operations=(*new.operations, SetSysctl("c", "net.ipv4.nosuch", "1"))))
+        assert lab.describe().plan == before
+        assert shell(lab, "a", "ping -c1 -W5 b >/dev/null && echo there") == "there\n"
+        with pytest.raises(LabError, match="no node c"):
+            output(lab, "c", "true")
+        lab.reconcile(new)
+        assert output(lab, "c", "hostname") == "c\n"

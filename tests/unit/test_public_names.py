@@ -90,8 +90,9 @@ EXIT_STATUSES = {
     "DeadlineExceeded": 4,
 }
 
+PROGRAM = ("-e", "--env", "-w", "--workdir", "-u", "--user")
 COMMANDS = {
-    "run": {"--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo"},
+    "run": {"--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo", "--lab"},
     "validate": set(),
     "plan": {"--format", "-f", "--lab", "--topo"},
     "up": {"--dry-run", "--name", "--topo"},
@@ -99,6 +100,21 @@ COMMANDS = {
     "examples": set(),
     "init": set(),
     "schema": set(),
+    "exec": {"--lab", "--name", *("-t", "--tty", "-i", "--interactive", "-d", "--detach"), *PROGRAM},
+    "shell": {"--lab", *PROGRAM},
+    "console": set(),
+    "ps": {"--format", "-f"},
+    "down": {"--all", "--force"},
+    "start": {"--lab", "--name", "--restart", *PROGRAM},
+    "stop": {"--lab"},
+    "logs": {"--lab", "--follow", "-f", "--lines", "-n"},
+    "link": {"--lab"},
+    "ping": {"--lab", "--all"},
+    "cp": {"--lab"},
+    "env": {"--lab"},
+    "gc": set(),
+    "doctor": {"--format", "-f"},
+    "completion": set(),
 }
 
 

@@ -1,0 +1,240 @@
+"""`expose`: a port of the machine leads to a port of a host, as root and without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import MachineError
+from labctl.lab.handle import Lab
+from tests.integration.inside import inside
+from tests.integration.machine import MACHINE4, Machine, boot_of, holds, ip, plan_of
+from tests.labs import WAIT_S
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+
+
+def text(*ports: str) -> str:
+    return f"hosts: {{web: {{expose: [{', '.join(ports)}]}}, other: {{}}}}\nlinks: [[web, other]]"
+
+
+def server(lab: Lab, address: str, port: int, kind: int = STREAM) -> socket.socket:
+    sock = lab.socket("web", V6 if ":" in address else V4, kind)
+    sock.settimeout(WAIT_S)
+    sock.bind((address, port))
+    if kind == STREAM:
+        sock.listen(600)
+    return sock
+
+
+def client(address: str, port: int) -> socket.socket:
+    sock = socket.create_connection((address, port), WAIT_S)
+    sock.settimeout(WAIT_S)
+    return sock
+
+
+def received(sock: socket.socket) -> bytes:
+    parts = []
+    while part := sock.recv(1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@inside
+@pytest.mark.parametrize("where", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("listening", ["0.0.0.0", "10.0.0.1", "127.0.0.1", "fd00::1"])
+def test_a_connection_to_the_machines_loopback_reaches_the_host(where: str, listening: str) -> None:
+    with (
+        Machine(),
+        Lab.open(plan_of(text('"8080:80"'))) as lab,
+        server(lab, listening, 80) as waiting,
+        client(where, 8080) as sock,
+        waiting.accept()[0] as accepted,
+    ):
+        sock.sendall(b"question")
+        sock.shutdown(socket.SHUT_WR)
+        assert received(accepted) == b"question"
+        accepted.sendall(b"answer")
+        accepted.shutdown(socket.SHUT_WR)
+        assert received(sock) == b"answer"
+
+
+@inside
+def test_only_the_loopback_addresses_are_taken_unless_one_is_given() -> None:
+    with Machine(), Lab.open(plan_of(text('"8080:80"', f'"{MACHINE4}:8081:80"'))) as lab, server(lab, "0.0.0.0", 80):
+        with pytest.raises(ConnectionRefusedError):
+            client(MACHINE4, 8080)
+        with pytest.raises(ConnectionRefusedError):
+            client("127.0.0.1", 8081)
+        client(MACHINE4, 8081).close()
+
+
+@inside
+def test_the_world_reaches_a_host_through_an_address_of_the_machine() -> None:
+    with Machine() as machine, Lab.open(plan_of(text('"0.0.0.0:8080:80"'))) as lab, server(lab, "0.0.0.0", 80):
+        from labctl.kernel.namespaces import socket_in
+
+        with socket_in(machine.world, V4, STREAM) as sock:
+            sock.settimeout(WAIT_S)
+            sock.connect((MACHINE4, 8080))
+
+
+@inside
+def test_much_is_carried_both_ways_at_once_and_a_slow_reader_is_waited_for() -> None:
+    with (
+        Machine(),
+        Lab.open(plan_of(text('"8080:80"'))) as lab,
+        server(lab, "0.0.0.0", 80) as waiting,
+        client("127.0.0.1", 8080) as sock,
+        waiting.accept()[0] as accepted,
+    ):
+        for each in (sock, accepted):
+            each.setblocking(False)
+        sent, back = sum(filled(sock)), sum(filled(accepted))
+        assert min(sent, back) > 128 * 1024
+        for each in (sock, accepted):
+            each.settimeout(WAIT_S)
+            each.shutdown(socket.SHUT_WR)
+        assert (len(received(accepted)), len(received(sock))) == (sent, back)
+
+
+def filled(sock: socket.socket) -> list[int]:
+    """Send until nobody takes any more."""
+    sent = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent.append(sock.send(bytes(65536)))
+    return sent
+
+
+@inside
+def test_a_port_that_nobody_has_on_the_host_resets_the_connection() -> None:
+    with (
+        Machine(),
+        Lab.open(plan_of(text('"8080:80"'))),
+        pytest.raises(ConnectionResetError),
+        client("127.0.0.1", 8080) as sock,
+    ):
+        sock.recv(1)
+
+
+@inside
+def test_a_reset_by_the_server_is_a_reset_for_the_client() -> None:
+    with (
+        Machine(),
+        Lab.open(plan_of(text('"8080:80"'))) as lab,
+        server(lab, "0.0.0.0", 80) as waiting,
+        client("127.0.0.1", 8080) as sock,
+    ):
+        accepted, _ = waiting.accept()
+        sock.sendall(b"x")
+        assert accepted.recv(1) == b"x"
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        accepted.close()
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+
+
+@inside
+@pytest.mark.parametrize("listening", ["0.0.0.0", "127.0.0.1", "::1"])
+def test_datagrams_of_several_peers_find_their_way_back(listening: str) -> None:
+    with (
+        Machine(),
+        Lab.open(plan_of(text('"127.0.0.1:5353:53/udp"'))) as lab,
+        server(lab, listening, 53, DATAGRAM) as waiting,
+        contextlib.ExitStack() as stack,
+    ):
+        peers = [stack.enter_context(socket.socket(V4, DATAGRAM)) for _ in range(3)]
+        for number, peer in enumerate(peers):
+            peer.settimeout(WAIT_S)
+            peer.sendto(b"question %d" % number, ("127.0.0.1", 5353))
+            question, back = waiting.recvfrom(100)
+            waiting.sendto(question.replace(b"question", b"answer"), back)
+        assert [peer.recv(100) for peer in peers] == [b"answer 0", b"answer 1", b"answer 2"]
+
+
+@inside
+def test_more_connections_than_are_carried_at_once_wait_for_others_to_end() -> None:
+    from labctl.lab.forwarder import CONNECTIONS_MAX
+
+    with (
+        Machine(),
+        Lab.open(plan_of(text('"8080:80"'))) as lab,
+        server(lab, "0.0.0.0", 80) as waiting,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(client("127.0.0.1", 8080)) for _ in range(CONNECTIONS_MAX + 5)]
+        accepted = [stack.enter_context(waiting.accept()[0]) for _ in range(CONNECTIONS_MAX)]
+        waiting.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            waiting.accept()
+        waiting.settimeout(WAIT_S)
+        for sock in (clients[0], accepted[0], clients[1], accepted[1]):
+            sock.close()
+        for _ in range(2):
+            stack.enter_context(waiting.accept()[0])
+
+
+@inside
+def test_a_port_in_use_is_told_before_anything_is_made() -> None:
+    told = r"host web: cannot take the machine's port 127.0.0.1:8080/tcp .*EADDRINUSE"
+    with Machine(), socket.create_server(("127.0.0.1", 8080)), pytest.raises(MachineError, match=told):
+        Lab.open(plan_of(text('"8080:80"')))
+
+
+@inside
+def test_a_port_is_free_again_when_the_lab_has_ended() -> None:
+    with Machine():
+        for _ in range(2):
+            with Lab.open(plan_of(text('"8080:80"'))) as lab, server(lab, "0.0.0.0", 80):
+                client("127.0.0.1", 8080).close()
+        with pytest.raises(ConnectionRefusedError):
+            client("127.0.0.1", 8080)
+
+
+@inside
+def test_without_ipv6_on_the_machine_its_ipv4_loopback_alone_is_taken() -> None:
+    with Machine():
+        ip("-6 address delete ::1/128 dev lo")
+        with Lab.open(plan_of(text('"8080:80"'))) as lab, server(lab, "0.0.0.0", 80):
+            client("127.0.0.1", 8080).close()
+
+
+@inside
+def test_a_forwarder_that_was_killed_is_started_again() -> None:
+    with Machine(), Lab.open(plan_of(text('"8080:80"'))) as lab, server(lab, "0.0.0.0", 80):
+        client("127.0.0.1", 8080).close()
+        os.kill(forwarder_of(lab), signal.SIGKILL)
+        client("127.0.0.1", 8080).close()  # it waits in the queue of the listening socket
+        assert holds(lambda: forwarder_of(lab) != 0)
+
+
+def forwarder_of(lab: Lab) -> int:
+    keeper, *_ = _children(boot_of(lab))
+    named = [pid for pid in _children(keeper) if Path(f"/proc/{pid}/comm").read_text().strip() == "labctl-forward"]
+    return named[0] if named else 0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_an_ordinary_lab_may_expose_without_privilege() -> None:
+    """The only test outside a namespace of its own: on a loopback port of the kernel's choice."""
+    with socket.create_server(("127.0.0.1", 0)) as chosen:
+        port = chosen.getsockname()[1]
+    with (
+        Lab.open(plan_of(text(f'"127.0.0.1:{port}:80"'))) as lab,
+        server(lab, "0.0.0.0", 80) as waiting,
+        client("127.0.0.1", port) as sock,
+    ):
+        accepted, _ = waiting.accept()
+        with accepted:
+            accepted.sendall(b"hello")
+        assert received(sock) == b"hello"

@@ -1,0 +1,135 @@
+"""`nat`, `expose` and `limits` in files: what they become, and routes to the outside."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from labctl import topology
+from labctl.documents import parse
+from labctl.plan import build, nodes_from_json, nodes_to_json
+from labctl.topology.model import Exposure, Limits, Topology, Transport
+
+TCP, UDP = Transport.TCP, Transport.UDP
+
+
+def loaded(text: str) -> Topology:
+    resolved, diagnostics = topology.resolve_inline(parse(text, "test.yaml"), (), Path("/"))
+    assert resolved is not None
+    assert diagnostics == []
+    return resolved
+
+
+def mistakes(text: str) -> list[str]:
+    _, diagnostics = topology.resolve_inline(parse(text, "test.yaml"), (), Path("/"))
+    return [diagnostic.message for diagnostic in diagnostics]
+
+
+def exposing(written: str) -> str:
+    return f"hosts: {{web: {{expose: [{written}]}}}}"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ('"8080:80"', Exposure(TCP, None, 8080, 80)),
+        ("8080:80", Exposure(TCP, None, 8080, 80)),
+        ('"5353:53/udp"', Exposure(UDP, None, 5353, 53)),
+        ('"192.0.2.1:8080:80"', Exposure(TCP, ip_address("192.0.2.1"), 8080, 80)),
+        ('"[2001:db8::1]:8080:80/tcp"', Exposure(TCP, ip_address("2001:db8::1"), 8080, 80)),
+        ("{machine: 8080, port: 80}", Exposure(TCP, None, 8080, 80)),
+        ('{machine: "127.0.0.1:8080", port: 80, protocol: udp}', Exposure(UDP, ip_address("127.0.0.1"), 8080, 80)),
+    ],
+)
+def test_a_port_is_written_short_or_long(written: str, expected: Exposure) -> None:
+    assert loaded(exposing(written)).node("web").exposures == (expected,)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '"8080"',
+        "8080",
+        '"0:80"',
+        '"8080:65536"',
+        '"host:8080:80"',
+        '"::1:8080:80"',
+        '"[::1%lo]:8080:80"',
+        '"80:80/sctp"',
+    ],
+)
+def test_what_is_no_pair_of_ports_is_a_mistake(written: str) -> None:
+    assert len(mistakes(exposing(written))) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_twice"),
+    [
+        ("8080:80", "8080:81", True),
+        ("8080:80", "8080:81/udp", False),
+        ("127.0.0.1:8080:80", "8080:81", True),
+        ("0.0.0.0:8080:80", "8080:81", True),
+        ("192.0.2.1:8080:80", "8080:81", False),
+        ("192.0.2.1:8080:80", "0.0.0.0:8080:81", True),
+        ("192.0.2.1:8080:80", "192.0.2.2:8080:81", False),
+    ],
+)
+def test_a_port_of_the_machine_leads_to_one_place(first: str, second: str, is_twice: bool) -> None:
+    text = f'hosts: {{a: {{expose: ["{first}"]}}, b: {{expose: ["{second}"]}}}}'
+    assert any("exposed twice" in message for message in mistakes(text)) is is_twice
+
+
+def test_the_nodes_of_a_group_cannot_share_a_port() -> None:
+    assert any("exposed twice" in message for message in mistakes('hosts: {a: {count: 2, expose: ["8080:80"]}}'))
+
+
+def test_limits_have_units() -> None:
+    node = loaded("hosts: {a: {limits: {pids: 100, memory: 256MiB, cpu: 50%}}}").node("a")
+    assert node.limits == Limits(100, 256 << 20, 0.5)
+
+
+@pytest.mark.parametrize("written", ["pids: 1", "memory: 256", "memory: lots", "cpu: 50", "cpu: 0%", "cpu: half"])
+def test_limits_that_make_no_sense_are_mistakes(written: str) -> None:
+    assert len(mistakes(f"hosts: {{a: {{limits: {{{written}}}}}}}")) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["hosts: {a: {nat: true}}", "routers: {a: {expose: []}}", "switches: {a: {limits: {}}}"]
+)
+def test_nat_is_for_routers_and_expose_for_hosts_and_limits_for_both(text: str) -> None:
+    assert any(message.startswith("unknown key") for message in mistakes(text))
+
+
+def test_everybody_has_a_default_route_towards_the_nearest_router_with_nat() -> None:
+    found = loaded(
+        """
+        hosts: {near: {}, far: {}, both: {}}
+        routers: {gw: {nat: true}, inner: {}}
+        networks: {lan: {members: [near, gw, inner, both]}}
+        links: [[inner, far], [far, both]]
+        """
+    )
+    gateways = {
+        node.name: [str(route.gateway) for route in node.routes if route.destination.prefixlen == 0]
+        for node in found.nodes
+    }
+    assert gateways["near"] == gateways["both"] == gateways["inner"] == ["10.0.0.2", "fd00::2"]
+    assert gateways["far"] == ["10.0.1.1", "fd00:0:0:1::1"]
+    assert gateways["gw"] == []  # its own is made with the lab
+
+
+def test_the_interface_that_leads_outside_has_a_name_of_its_own() -> None:
+    assert any(
+        "nat0" in message for message in mistakes("hosts: {a: {}, b: {}}\nlinks: [[a, {node: b, interface: nat0}]]")
+    )
+
+
+def test_nodes_carry_it_to_the_keeper() -> None:
+    text = """
+    hosts: {web: {expose: ["8080:80", "[::1]:5353:53/udp"], limits: {pids: 9, cpu: 150%}}, plain: {}}
+    routers: {gw: {nat: true}}
+    """
+    nodes = build(loaded(text)).nodes
+    assert nodes_from_json(nodes_to_json(nodes)) == nodes
