@@ -3,7 +3,7 @@
 Boot prepares it while it still is in the machine's namespaces, the keeper uses it when the network is made. What is
 changed on the machine is undone when the lab ends: by boot; where boot has been killed, by the guard, a process that
 only waits for the keeper's end; where all were killed at once, from the journal (`lab/journal.py`) by the next lab.
-What can be bound to the lab by the kernel itself, is (docs/decisions/0003): the veth pair ends with the router's
+What can be bound to the lab by the kernel itself, is (docs/decisions/0004): the veth pair ends with the router's
 namespace, the nftables table with a socket of the keeper's, the forwarder of `expose` with the PID namespace.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from labctl.errors import KernelError
+from labctl.errors import KernelError, MachineError
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -26,9 +26,15 @@ from labctl.plan.operations import (
 DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
 
 
-def refusal(operation: Operation, number: int, detail: str) -> KernelError:
-    """The kernel's refusal of an operation, in words; `detail` is the kernel's own."""
-    return KernelError(subject(operation), _attempted(operation), number, detail=detail, hint=_hint(operation, number))
+def refusal(operation: Operation, number: int, detail: str) -> KernelError | MachineError:
+    """The kernel's refusal of an operation, in words; `detail` is the kernel's own.
+
+    A MachineError where the machine's limits, not the lab, are the reason: it would refuse any lab of that size.
+    """
+    error = KernelError(subject(operation), _attempted(operation), number, detail=detail, hint=_hint(operation, number))
+    if isinstance(operation, MakeNode) and number == errno.ENOSPC:
+        return MachineError(str(error))
+    return error
 
 
 def subject(operation: Operation) -> str:

@@ -118,7 +118,7 @@ def summary(run: RunResult, look: Look) -> list[str]:
     for outcome, count in counts:
         if count and outcome is not Outcome.PASSED and worst is not Ink.BAD:
             worst = INK_OF_OUTCOME[outcome]
-    words = [f"{count} {_WORD[outcome]}" for outcome, count in counts if count]
+    words = [f"{count} {_counted(outcome, count)}" for outcome, count in counts if count]
     text = (", ".join(words) or "no scenario was run") + f" in {seconds(run.duration_s)}"
     lines = [look.paint(text, worst)]
     if run.scenarios and all(result.outcome is Outcome.SKIPPED for result in run.scenarios):
@@ -129,6 +129,10 @@ def summary(run: RunResult, look: Look) -> list[str]:
         )
         lines.append(look.paint(said, Ink.ODD))
     return lines
+
+
+def _counted(outcome: Outcome, count: int) -> str:
+    return "errors" if outcome is Outcome.ERROR and count > 1 else _WORD[outcome]
 
 
 def _indented(text: str, look: Look, blanks: int) -> Iterator[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
 
-from labctl.errors import KernelError, describe_errno, errno_name
+from labctl.errors import KernelError, describe_errno
 from labctl.scenario.describe import program_name
 from labctl.scenario.endpoints import parse_listening
 from labctl.scenario.listener import Stream
@@ -123,20 +125,31 @@ def wait(at: StepRun, body: WaitBody) -> Done:
 
 
 def place_file(at: StepRun, body: FileBody) -> Done:
-    """Write a file on a host."""
+    """Write a file on a host; its directories below /tmp or /run are made where they are missing."""
     if body.source is not None:
         content = (at.run.scenario.directory / body.source).read_bytes()
     else:
         content = (body.content or "").encode()
     try:
-        fd = at.lab.open_file(body.on, body.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        fd = _open_new(at, body.on, body.path)
     except KernelError as error:
-        hint = ". Is its directory there?" if errno_name(error.errno) == "ENOENT" else ""
-        raise StepFailed(f"cannot write {body.path} on {body.on}: {describe_errno(error.errno)}{hint}") from error
+        raise StepFailed(f"cannot write {body.path} on {body.on}: {describe_errno(error.errno)}") from error
     with open(fd, "wb") as file:
         file.write(content)
         os.fchmod(fd, int(body.mode, 8))
     return NOTHING
+
+
+def _open_new(at: StepRun, host: str, path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    try:
+        return at.lab.open_file(host, path, flags, 0o600)
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+    with contextlib.closing(at.lab.spawn(host, ["mkdir", "-p", "--", os.path.dirname(path)])) as making:
+        making.wait(at.scope.remaining_s)
+    return at.lab.open_file(host, path, flags, 0o600)
 
 
 # The compiler runs inside the lab, with the host's own /tmp: whatever ends the run, no temporary file is left behind.

@@ -219,11 +219,17 @@ def test_a_file_is_placed_on_one_host_only(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_in_a_directory_that_is_not_there_fails_the_step(tmp_path: Path) -> None:
-    result = fails(tmp_path, "  - file: {on: server, path: /tmp/no/x, content: a}\n")
-    assert (
-        "cannot write /tmp/no/x on server: ENOENT, No such file or directory. Is its directory there?" in result.reason
+def test_the_directories_of_a_file_are_made(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - file: {on: server, path: /tmp/etc/app/x.conf, content: a}\n"
+        "  - expect: {on: server, file: {path: /tmp/etc/app/x.conf, contains: a}}\n",
     )
+
+
+def test_a_file_where_a_directory_cannot_be_made_fails_the_step(tmp_path: Path) -> None:
+    steps = "  - file: {on: server, path: /tmp/x, content: a}\n  - file: {on: server, path: /tmp/x/y, content: a}\n"
+    assert "cannot write /tmp/x/y on server: ENOTDIR, Not a directory" in fails(tmp_path, steps).reason
 
 
 def test_a_program_is_built_once_and_found_on_every_host(tmp_path: Path) -> None:
