@@ -44,8 +44,12 @@ def main() -> None:
     for descriptor in (CHANNEL, LIVENESS):
         os.set_inheritable(descriptor, False)
     owner = os.pidfd_open(os.getppid())
+    refused: OSError | None = None
     if sys.argv[2] == STAYS:
-        _leave_parent()
+        try:
+            _leave_parent()
+        except OSError as error:  # EAGAIN, too many processes: told when there is somebody to tell
+            refused = error
     channel = Channel(socket.socket(fileno=CHANNEL))
     _preload(channel)
     with contextlib.suppress(LabGone):
@@ -54,6 +58,8 @@ def main() -> None:
             ports = len(frame.message.exposed)
             place, listener = _place_of(frame.message, frame.descriptors[ports:])
             try:
+                if refused is not None:
+                    raise refused
                 if place is not None:
                     place.record_boot(os.getpid(), start_time(os.getpid()))
                 outside = _outside_of(frame.message, frame.descriptors[:ports])

@@ -136,23 +136,30 @@ def opened_state() -> Iterator[int]:
 
 @contextmanager
 def transition(state: int, name: str, *, deadline_s: float = TRANSITION_DEADLINE_S) -> Iterator[None]:
-    """Only this process makes or ends the lab of that name inside the `with`. DeadlineExceeded, LabError."""
+    """Only this process makes or ends the lab of that name inside the `with`. DeadlineExceeded, LabError.
+
+    Where no file can be made any more, which must not keep a lab from being ended, the whole directory is locked.
+    """
     path = f".{name}.lock"
     until = time.monotonic() + deadline_s
     while True:
+        is_own = True
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=state)
         except OSError as error:
-            raise cannot("make a lock in it", error) from error
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise cannot("make a lock in it", error) from error
+            lock, is_own = os.open(".", DIRECTORY_FLAGS, dir_fd=state), False
         with ExitStack() as stack:
             stack.callback(os.close, lock)
             if not locked(lock, until):
                 raise DeadlineExceeded(
                     f"lab {name}: another command is making or ending it, and was not done within {deadline_s:g} s."
                 )
-            if not _is_still(state, path, lock):
+            if is_own and not _is_still(state, path, lock):
                 continue  # the one that held it has removed it
-            stack.callback(_remove_quietly, state, path)  # while it is held: who waits for it sees that it has gone
+            if is_own:
+                stack.callback(_remove_quietly, state, path)  # while it is held: who waits for it sees that it has gone
             yield
             return
 

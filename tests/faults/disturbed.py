@@ -87,10 +87,11 @@ class Commands:
     directory: Path
     clients: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command whose output goes to a pipe that is read by `ended`."""
+    def start(self, *arguments: str, limit: str = "") -> subprocess.Popen[str]:
+        """Start a command whose output goes to a pipe that is read by `ended`; `limit` is ulimit(1)'s, as `-n 8`."""
+        under = ["sh", "-c", f'ulimit {limit}; exec "$@"', "sh"] if limit else []
         client = subprocess.Popen(
-            [sys.executable, "-m", "labctl", *arguments],
+            [*under, sys.executable, "-m", "labctl", *arguments],
             cwd=self.directory,
             env=environment(PYTHONPATH=str(ROOT)),
             stdin=subprocess.DEVNULL,

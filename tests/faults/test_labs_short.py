@@ -1,0 +1,310 @@
+"""Labs that stay, where the machine is short of something, stopped, or asked for much at once."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from labctl.lab import registry
+from labctl.report.table import age
+from tests.faults.disturbed import (
+    FIRST,
+    SECOND,
+    Commands,
+    is_running,
+    keeper_descriptors,
+    keeper_of,
+    lab_state,
+    names_on_the_machine,
+    stopped,
+)
+from tests.integration.detached import becomes
+
+ROOT = Path(__file__).parents[2]
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounting on the machine is root's")
+EXECS = int(os.environ.get("LABCTL_EXECS", "60"))
+MANY_BYTES = int(os.environ.get("LABCTL_BYTES", str(1 << 30)))
+MEMORY_KIB = 64 << 10  # of a client: an interpreter takes some 20 MiB
+A_BUG = ("Traceback", "this is a bug")
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Commands]:
+    """The command line with a state directory of the test's own; nothing runs afterwards."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    monkeypatch.setenv("LABCTL_STATE_DIR", str(state))
+    for name, text in (("first.yaml", FIRST), ("second.yaml", SECOND)):
+        (tmp_path / name).write_text(text)
+    commands = Commands(f"s{os.getpid()}", tmp_path)
+    yield commands
+    commands.close()
+    if is_running(commands.name):
+        commands.done("down", "--force", commands.name)
+
+
+@pytest.fixture
+def running(commands: Commands) -> str:
+    """A lab of the first topology."""
+    commands.done("up", "first.yaml", "--name", commands.name)
+    return commands.name
+
+
+def refused(commands: Commands, *arguments: str) -> str:
+    """Run a command that fails with a sentence; what it said."""
+    status, said = commands.ended(commands.start(*arguments))
+    assert status not in (0, None), said
+    assert not any(word in said for word in A_BUG), said
+    assert said.strip()
+    return said
+
+
+@contextmanager
+def small_disk(at: Path, options: str) -> Iterator[None]:
+    """A file system of that size at the directory."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=700,{options}", "tmpfs", str(at)], check=True)
+    try:
+        yield
+    finally:
+        for name in registry.labs():
+            registry.take_down(name, force=True)
+        assert becomes(lambda: not subprocess.run(["umount", str(at)], capture_output=True, check=False).returncode)
+
+
+def filled(directory: Path) -> Path:
+    """A file that takes all that the file system has."""
+    path = directory / ".filling"
+    with path.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            while True:
+                try:
+                    if not file.write(b"x" * size):
+                        break
+                except OSError:
+                    break
+    return path
+
+
+@root_only
+@pytest.mark.parametrize("entries", range(2, 10))
+def test_an_up_for_which_the_disk_is_too_small_says_so_and_leaves_nothing(commands: Commands, entries: int) -> None:
+    state = commands.directory / "state"
+    with small_disk(state, f"size=1m,nr_inodes={entries}"):
+        status, said = commands.ended(commands.start("up", "first.yaml", "--name", commands.name))
+        assert not any(word in said for word in A_BUG), said
+        if status:
+            assert "ENOSPC" in said
+            assert "LABCTL_STATE_DIR" in said
+        else:
+            commands.done("down", commands.name)
+        assert becomes(lambda: os.listdir(state) == [], 3), os.listdir(state)
+        assert names_on_the_machine(commands.name) == []
+
+
+@root_only
+def test_an_up_on_a_full_disk_says_so_and_leaves_nothing(commands: Commands) -> None:
+    state = commands.directory / "state"
+    with small_disk(state, "size=4k"):
+        filling = filled(state)
+        said = refused(commands, "up", "first.yaml", "--name", commands.name)
+        assert "ENOSPC" in said
+        assert becomes(lambda: os.listdir(state) == [filling.name], 3), os.listdir(state)
+
+
+@root_only
+def test_a_lab_whose_disk_is_full_can_be_used_changed_whole_or_not_at_all_and_ended(commands: Commands) -> None:
+    state = commands.directory / "state"
+    with small_disk(state, "size=256k,nr_inodes=14"):
+        commands.done("up", "first.yaml", "--name", commands.name)
+        before = lab_state(commands.name)
+        names = sorted(names_on_the_machine(commands.name))
+        while _one_more(state):
+            pass
+        commands.done("exec", "h1", "--", "true")
+        commands.done("ps")
+        said = refused(commands, "up", "second.yaml", "--name", commands.name)
+        assert "ENOSPC" in said
+        assert becomes(lambda: lab_state(commands.name) == before, 5), lab_state(commands.name).beside(before)
+        assert sorted(names_on_the_machine(commands.name)) == names
+        assert "ENOSPC" in refused(commands, "start", "h1", "--", "sleep", "1000")
+        for file in state.glob(".filling*"):
+            file.unlink()
+        commands.done("up", "second.yaml", "--name", commands.name)
+        assert lab_state(commands.name).nodes == ("h1", "h2", "h4", "lan", "q", "r")
+        while _one_more(state):
+            pass
+        commands.done("down", commands.name)
+        assert all(file.startswith(".filling") for file in os.listdir(state))
+
+
+def _one_more(directory: Path) -> bool:
+    try:
+        (directory / f".filling{len(os.listdir(directory))}").touch()
+    except OSError:
+        return False
+    return True
+
+
+@root_only
+def test_a_read_only_state_directory_is_told(commands: Commands) -> None:
+    with small_disk(commands.directory / "state", "size=1m,ro"):
+        assert "EROFS" in refused(commands, "up", "first.yaml", "--name", commands.name)
+        commands.done("ps")
+
+
+@pytest.mark.parametrize("most", [8, 10, 12, 16, 20, 24, 32, 48])
+def test_with_few_descriptors_a_lab_is_made_or_nothing_is(commands: Commands, most: int) -> None:
+    client = commands.start("up", "first.yaml", "--name", commands.name, limit=f"-n {most}")
+    status, said = commands.ended(client)
+    assert not any(word in said for word in A_BUG), said
+    if status:
+        assert "EMFILE" in said
+        commands.done("ps")
+        assert becomes(lambda: os.listdir(commands.directory / "state") == [], 5)
+    else:
+        commands.done("exec", "h1", "--", "true")
+
+
+@pytest.mark.parametrize("most", [5, 6, 7, 8, 10])
+def test_with_few_descriptors_exec_works_or_says_so(commands: Commands, running: str, most: int) -> None:
+    status, said = commands.ended(commands.start("exec", "h1", "--", "true", limit=f"-n {most}"))
+    assert not any(word in said for word in A_BUG), said
+    assert status == 0 or "EMFILE" in said
+
+
+def test_every_command_tells_of_a_keeper_that_is_stopped_and_down_ends_it(commands: Commands, running: str) -> None:
+    keeper = keeper_of(running)
+    script = (
+        "import sys\n"
+        "from labctl.lab import handle\n"
+        "handle.ANSWER_TIMEOUT_S = 1.0\n"
+        "handle.Lab.attach.__func__.__kwdefaults__['deadline_s'] = 1.0\n"
+        "from labctl.cli.main import main\n"
+        "main()\n"
+    )
+    stopped(keeper)
+    lines = (
+        ("exec", "h1", "--", "true"),
+        ("up", "second.yaml", "--name", running),
+        ("inspect",),
+        ("start", "h1", "--", "true"),
+        ("stop", "h1"),
+        ("ping",),
+        ("link", "h1", "lan"),
+        ("ps",),
+    )
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *line],
+            cwd=commands.directory,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for line in lines
+    ]
+    commands.clients += clients
+    for line, client in zip(lines, clients, strict=True):
+        status, said = commands.ended(client)
+        assert not any(word in said for word in A_BUG), (line, said)
+        if line == ("ps",):
+            assert "not answer" in said
+        else:
+            assert status, line
+            assert f"labctl down --force {running}" in said, (line, said)
+    commands.done("down", "--force", running)
+    assert not is_running(running)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_output_of_a_gigabyte_is_passed_on_in_bounded_memory(commands: Commands, running: str, terminal: bool) -> None:
+    many = MANY_BYTES // 64 if terminal else MANY_BYTES  # a terminal is slower by that much
+    words = ["-t"] if terminal else []
+    client = subprocess.Popen(
+        [sys.executable, "-m", "labctl", "exec", *words, "h1", "--", "head", "-c", str(many), "/dev/zero"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert client.stdout is not None
+    keeper = keeper_of(running)
+    before = _resident_kib(keeper)
+    seen = 0
+    with client.stdout:
+        while part := client.stdout.read(1 << 20):
+            seen += len(part)
+    _, status, used = os.wait4(client.pid, 0)
+    client.returncode = os.waitstatus_to_exitcode(status)
+    assert (client.returncode, seen) == (0, many)
+    assert used.ru_maxrss < MEMORY_KIB
+    assert _resident_kib(keeper) - before < 4096
+
+
+def _resident_kib(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
+
+
+def test_many_execs_at_once_all_have_their_own_status(commands: Commands, running: str) -> None:
+    commands.done("exec", "h1", "--", "true")
+    before = keeper_descriptors(running)
+    clients = [commands.start("exec", "h1", "--", "sh", "-c", f"exit {number % 100}") for number in range(EXECS)]
+    assert [commands.ended(client, 60)[0] for client in clients] == [number % 100 for number in range(EXECS)]
+    assert becomes(lambda: keeper_descriptors(running) <= before), keeper_descriptors(running) - before
+
+
+def test_up_and_down_of_one_lab_at_once_leave_a_whole_lab_or_none(commands: Commands, running: str) -> None:
+    first = lab_state(running)
+    lines = [("up", "first.yaml", "--name", running), ("down", running), ("up", "second.yaml", "--name", running)]
+    for client in [commands.start(*line) for line in lines * 2]:
+        status, said = commands.ended(client, 60)
+        assert not any(word in said for word in A_BUG), said
+        assert status in (0, 2, 4), said
+    commands.done("up", "first.yaml", "--name", running)
+    assert becomes(lambda: lab_state(running) == first, 5), lab_state(running).beside(first)
+    commands.done("down", running)
+    assert os.listdir(commands.directory / "state") == []
+
+
+def test_a_program_that_ignores_sigterm_is_stopped(commands: Commands, running: str) -> None:
+    deaf = "trap '' TERM; echo ready; while :; do sleep 1; done"
+    commands.done("start", "--name", "deaf", "h1", "--", "sh", "-c", deaf)
+    assert becomes(lambda: "ready" in commands.done("logs", "h1/deaf"))
+    began = time.monotonic()
+    commands.done("stop", "h1/deaf")
+    assert time.monotonic() - began < 8
+    assert "h1 runs deaf" not in lab_state(running).programs
+
+
+def test_when_exec_is_killed_its_program_goes_though_it_ignores_signals(commands: Commands, running: str) -> None:
+    client = commands.start("exec", "h1", "--", "sh", "-c", "trap '' TERM HUP INT; echo; while :; do sleep 1; done")
+    assert client.stdout is not None
+    assert client.stdout.readline() == "\n"
+    client.send_signal(signal.SIGKILL)
+    commands.ended(client)
+    assert becomes(lambda: "trap" not in commands.done("ps", running), 8)
+
+
+def test_no_deadline_is_of_a_clock_that_jumps() -> None:
+    """Wall time is for showing: when a lab or program was started, and how old that is."""
+    shown = {"keeper.py", "roster.py", "ps.py", "run.py", "runner.py"}
+    found = set()
+    for path in (ROOT / "labctl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now"):
+                found.add(path.name)
+    assert found <= shown
+
+
+def test_the_age_of_what_the_clock_says_is_to_come_is_nothing() -> None:
+    assert age(-1e6) == age(0.0)
