@@ -255,7 +255,7 @@ def _resident_kib(pid: int) -> int:
 
 
 def _peak_kib(pid: int) -> int:
-    """VmHWM; 0 once it has ended. (Not ru_maxrss: that counts what the process was before its exec, a copy of this one.)"""
+    """VmHWM; 0 once it has ended. (ru_maxrss counts what the process was before its exec: a copy of this one.)"""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 

@@ -81,7 +81,7 @@ def test_a_masked_sys_is_no_obstacle() -> None:
 
 def test_a_limit_on_network_namespaces_that_is_reached_while_building_fails_the_operation() -> None:
     said = opening(LIMIT.format(kind="net", limit=2))
-    assert said.startswith("KernelError 4: node server: cannot make the host's network namespace: ENOSPC")
+    assert said.startswith("MachineError 3: node server: cannot make the host's network namespace: ENOSPC")
     assert "max_net_namespaces" in said
 
 

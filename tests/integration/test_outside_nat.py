@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -197,6 +198,16 @@ def test_the_machine_is_as_before_whatever_is_killed(killed: list[str]) -> None:
         assert holds(lambda: list(machine.records.iterdir()) == [])
 
 
+def kill_and_wait(*pids: int) -> None:
+    """SIGKILL, and wait until each has ended: only then does the record's lock show that nobody will undo it."""
+    ending = [os.pidfd_open(pid) for pid in pids]
+    for pidfd in ending:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    for pidfd in ending:
+        select.select([pidfd], [], [], 10)
+        os.close(pidfd)
+
+
 @inside
 def test_where_all_were_killed_at_once_the_next_command_restores() -> None:
     with Machine() as machine:
@@ -206,8 +217,7 @@ def test_where_all_were_killed_at_once_the_next_command_restores() -> None:
         for name in ("boot", "guard", "keeper"):  # stopped first, or one would notice the other's end
             os.kill(processes_of(lab)[name], signal.SIGSTOP)
         pids = processes_of(lab)
-        for name in ("guard", "keeper", "boot"):
-            os.kill(pids[name], signal.SIGKILL)
+        kill_and_wait(*(pids[name] for name in ("guard", "keeper", "boot")))
         assert boot == pids["boot"]
         lab.close()
         assert read_sysctl(UP0) == "1"
@@ -223,8 +233,7 @@ def test_the_next_lab_restores_as_well() -> None:
         pids = processes_of(lab)
         for name in ("boot", "guard"):
             os.kill(pids[name], signal.SIGSTOP)
-        for name in ("guard", "boot"):
-            os.kill(pids[name], signal.SIGKILL)
+        kill_and_wait(pids["guard"], pids["boot"])
         lab.close()
         with Lab.open(plan_of(NAT)) as again:
             assert connected(again, "far", machine.server(V4)) == MACHINE4
