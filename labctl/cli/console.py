@@ -76,7 +76,7 @@ class Console:
         screen.line(f"Lab {self._lab.name}: {', '.join(self.nodes[:8])}{', ...' * (len(self.nodes) > 8)}. Try: help")
         while True:
             try:
-                line = input(f"{self._lab.name}> ")
+                self._said(input(f"{self._lab.name}> "))
             except EOFError:
                 screen.line()
                 return
@@ -84,8 +84,6 @@ class Console:
                 if getattr(stopped, "number", signal.SIGINT) != signal.SIGINT:
                     raise
                 screen.line("^C")
-                continue
-            self._said(line)
 
     def _obey(self, lines: Iterable[str]) -> int:
         """Every line is carried out, whatever the ones before came to; the first status that is not 0."""

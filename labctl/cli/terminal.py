@@ -58,11 +58,6 @@ class RawMode:
     ) -> None:
         self.leave()
 
-    def copy_to(self, fd: int) -> None:
-        """Give the terminal at `fd` the settings (the erase key, for one) that this one had before."""
-        if self._before is not None:
-            termios.tcsetattr(fd, termios.TCSANOW, self._before)
-
     def enter(self) -> None:
         """Raw mode, as cfmakeraw(3) has it."""
         if self._before is None:
@@ -168,8 +163,6 @@ class Relay:
     def run(self) -> int:
         """How the program ended: its exit status, or minus the signal's number. LabGone when the lab ended."""
         os.set_blocking(self.ours, False)
-        if self.raw is not None:
-            self.raw.copy_to(self.ours)
         with self.raw or nullcontext():
             while self.process.wait(0) is None:
                 self._once()

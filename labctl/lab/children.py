@@ -30,6 +30,7 @@ from labctl.lab.protocol import OpenFile, Spawn
 
 PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
 OPEN_TIMEOUT_S = 2.0  # opening a file may block (a FIFO), and the keeper with it
+IUTF8 = 0o40000  # asm-generic/termbits.h: the erase key takes a whole character
 CALLER_CHANNEL = 1000  # far above the descriptors 3, 4, ... that a caller's own calls get
 
 
@@ -175,6 +176,9 @@ def _connect_terminal(host: Host, size: tuple[int, int], owner: int | None, chan
     try:
         master, terminal = os.openpty()
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        settings = termios.tcgetattr(terminal)
+        settings[0] |= IUTF8
+        termios.tcsetattr(terminal, termios.TCSANOW, settings)
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
         if owner is not None:
             os.fchown(terminal, owner, -1)
