@@ -1,4 +1,7 @@
-"""The commands and their options. Bodies import what they need, so that a command pays for itself only."""
+"""The commands that need no running lab, and their options; the others join them in `all_commands`.
+
+Bodies import what they need, so that a command pays for itself only.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from labctl.cli import completion, lab_commands, up_commands
+from labctl.cli import completion
 from labctl.cli.completion import VARIABLE
 from labctl.cli.ending import ends_with_status
 from labctl.errors import InputError
@@ -190,7 +193,3 @@ def schema(
     from labctl.cli.check import show_schema
 
     return show_schema(kind)
-
-
-up_commands.register(app)
-lab_commands.register(app)

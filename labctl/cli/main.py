@@ -14,6 +14,7 @@ from labctl.errors import LabctlError, describe_errno
 
 EXIT_BUG = 4
 EXIT_LABCTL = 125  # of `exec` and `shell`, whose other statuses are the program's own; as env(1) and docker have it
+_COMPLETING = "_LABCTL_COMPLETE"
 _WITHOUT_TYPER = {"exec": "exec_command", "shell": "shell", "start": "start_stop", "ps": "ps"}
 
 
@@ -49,7 +50,10 @@ def _status_of_command() -> int:
             boot = Boot.start()
         # typer asks for rich at import unless told otherwise: 100 ms, for boxes around its messages.
         rich = os.environ.setdefault("TYPER_USE_RICH", "0")
-        from labctl.cli.app import app
+        if sys.argv[1:2] == ["run"] and _COMPLETING not in os.environ:
+            from labctl.cli.app import app
+        else:
+            from labctl.cli.all_commands import app
 
         if rich == "0":
             os.environ.pop("TYPER_USE_RICH", None)  # not for the programs of a lab
@@ -84,7 +88,7 @@ def _without_typer(name: str, words: list[str]) -> int | None:
 
     None when it is none of these, or its help is wanted: that is Typer's, which takes longer than all else.
     """
-    if name not in _WITHOUT_TYPER or "_LABCTL_COMPLETE" in os.environ:
+    if name not in _WITHOUT_TYPER or _COMPLETING in os.environ:
         return None
     from importlib import import_module
 

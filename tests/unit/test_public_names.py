@@ -159,7 +159,7 @@ def options(command: object) -> Iterator[str]:
 def test_the_commands_and_their_options() -> None:
     import typer.main
 
-    from labctl.cli.app import app
+    from labctl.cli.all_commands import app
 
     group = typer.main.get_command(app)
     commands = getattr(group, "commands")  # noqa: B009  # as above
