@@ -8,9 +8,12 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from labctl.errors import LabctlError, describe_errno
+
+if TYPE_CHECKING:
+    from labctl.lab.starting import Boot
 
 EXIT_BUG = 4
 EXIT_LABCTL = 125  # of `exec` and `shell`, whose other statuses are the program's own; as env(1) and docker have it
@@ -48,6 +51,8 @@ def _status_of_command() -> int:
             from labctl.lab.starting import Boot
 
             boot = Boot.start()
+        if sys.argv[1:2] == ["run"] and _COMPLETING not in os.environ:
+            _run_without_typer(sys.argv[2:], boot)
         # typer asks for rich at import unless told otherwise: 100 ms, for boxes around its messages.
         rich = os.environ.setdefault("TYPER_USE_RICH", "0")
         if sys.argv[1:2] == ["run"] and _COMPLETING not in os.environ:
@@ -104,6 +109,18 @@ def _without_typer(name: str, words: list[str]) -> int | None:
         complain(str(error))
         return EXIT_LABCTL if name in ("exec", "shell") else error.exit_status
     return status
+
+
+def _run_without_typer(words: list[str], boot: Boot | None) -> None:
+    """Carries out `labctl run` and ends with its status (SystemExit); returns when the words are for Typer to read."""
+    from labctl.cli.run_words import plain_request
+
+    request = plain_request(words)
+    if request is not None:
+        from labctl.cli.ending import ends_with_status
+        from labctl.cli.run import run_scenarios
+
+        ends_with_status(run_scenarios)(request, boot)
 
 
 def _stopped_behind(ended: SystemExit) -> Stopped | None:
