@@ -72,9 +72,8 @@ def _status_of_command() -> int:
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
     except OSError as error:  # a command's own are dealt with there: this is Typer, printing help, or Python itself
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            complain(f"labctl: {describe_errno(error.errno)}. See `ulimit -n`.")
-            return EXIT_BUG
+        if _is_short_of_descriptors(error):
+            return report_bug(error)
         complain(f"labctl: cannot write its help: {describe_errno(error.errno or 0)}.")
         return EXIT_BUG
     except LabctlError as error:
@@ -140,11 +139,18 @@ def stopped_status(stopped: KeyboardInterrupt) -> int:
 
 def report_bug(error: Exception) -> int:
     """An exception that labctl did not raise on purpose: what to do, and the traceback."""
+    if _is_short_of_descriptors(error):  # wherever it was met, an import included
+        complain(f"labctl: {error}. It may have too few files open at a time; see `ulimit -n`.")
+        return EXIT_BUG
     import traceback
 
     complain("".join(traceback.format_exception(error)).rstrip("\n"))
     complain(f"labctl: this is a bug in labctl ({type(error).__name__}). Please report it with the lines above.")
     return EXIT_BUG
+
+
+def _is_short_of_descriptors(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def complain(text: str) -> None:
