@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from labctl.errors import LabctlError, describe_errno
 
@@ -140,7 +140,7 @@ def stopped_status(stopped: KeyboardInterrupt) -> int:
 def report_bug(error: Exception) -> int:
     """An exception that labctl did not raise on purpose: what to do, and the traceback."""
     if _is_short_of_descriptors(error):  # wherever it was met, an import included
-        complain(f"labctl: {error}. It may have too few files open at a time; see `ulimit -n`.")
+        complain(f"labctl: {describe_errno(error.errno or 0)}. It may open too few files at a time; see `ulimit -n`.")
         return EXIT_BUG
     import traceback
 
@@ -149,7 +149,7 @@ def report_bug(error: Exception) -> int:
     return EXIT_BUG
 
 
-def _is_short_of_descriptors(error: Exception) -> bool:
+def _is_short_of_descriptors(error: Exception) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
