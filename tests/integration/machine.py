@@ -6,6 +6,7 @@ The world's servers are sockets of the test's own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -152,9 +153,11 @@ def boot_of(lab: Lab) -> int:
 
 
 def processes_of(lab: Lab) -> dict[str, int]:
-    """Boot, guard and keeper of a lab, by name."""
+    """Boot, guard and keeper of a lab, by name; one that ends meanwhile is not among them."""
     boot = boot_of(lab)
-    children = [int(word) for word in Path(f"/proc/{boot}/task/{boot}/children").read_text().split()]
-    return {"boot": boot} | {
-        Path(f"/proc/{pid}/comm").read_text().strip().removeprefix("labctl-"): pid for pid in children
-    }
+    found = {}
+    for child in Path(f"/proc/{boot}/task/{boot}/children").read_text().split():
+        # ENOENT and ESRCH: it has been reaped since it was listed, before the file was opened or after.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found[Path(f"/proc/{child}/comm").read_text().strip().removeprefix("labctl-")] = int(child)
+    return found | {"boot": boot}
