@@ -26,7 +26,8 @@ from labctl.report.screen import Ink, standard_output
 from labctl.report.text import cells, pad, printable
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab, Process
+    from labctl.lab.handle import Lab
+    from labctl.lab.process import Process
     from labctl.report.screen import Screen
 
 CHUNK_BYTES = 1 << 16

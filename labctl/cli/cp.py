@@ -15,7 +15,8 @@ from labctl.cli.main import complain
 from labctl.errors import InputError, LabError
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab, Process
+    from labctl.lab.handle import Lab
+    from labctl.lab.process import Process
 
 EXIT_FAILED = 1
 _BOOTSTRAP = (

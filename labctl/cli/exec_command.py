@@ -15,7 +15,8 @@ from labctl.cli.passing import Signals, wait_passing_signals
 from labctl.errors import InputError, KernelError
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab, Process
+    from labctl.lab.handle import Lab
+    from labctl.lab.process import Process
 
 EXIT_CANNOT = 126  # as env(1), timeout(1) and docker have it
 EXIT_NOT_FOUND = 127

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labctl.lab.caller import Caller, CallerEnded, CallImpossible, Pending
-    from labctl.lab.handle import Lab, Process
+    from labctl.lab.handle import Lab
+    from labctl.lab.process import Process
 
 __all__ = ["CallImpossible", "Caller", "CallerEnded", "Lab", "Pending", "Process"]
 
 
 _HOMES: Mapping[str, tuple[str, ...]] = {
     "caller": ("CallImpossible", "Caller", "CallerEnded", "Pending"),
-    "handle": ("Lab", "Process"),
+    "handle": ("Lab",),
+    "process": ("Process",),
 }
 
 

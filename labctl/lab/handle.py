@@ -1,43 +1,33 @@
-"""`Lab` and `Process`: what the owner of a lab holds. The keeper does the work; see docs/architecture.md."""
+"""`Lab`: what the owner of a lab holds. The keeper does the work; see docs/architecture.md."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 import socket
-import struct
-import sys
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.errors import DeadlineExceeded, InputError, LabError, LabGone
-from labctl.lab import registry
+from labctl.errors import DeadlineExceeded, InputError, LabError
+from labctl.lab import owner, registry
 from labctl.lab.description import Restart
-from labctl.lab.place import LAST_WORDS, Place
+from labctl.lab.exchange import Exchange, KeeperStopped
+from labctl.lab.process import Process
 from labctl.lab.protocol import (
     VERSION,
     Apply,
-    Channel,
     Describe,
     Described,
     Done,
     Drop,
-    Failed,
     Frame,
     Hello,
-    Identity,
-    Open,
     OpenFile,
     OpenLog,
     OpenSocket,
-    Pairs,
     Processes,
     ProcessRows,
     PutFile,
@@ -53,7 +43,7 @@ from labctl.lab.protocol import (
     Undrop,
     Welcome,
 )
-from labctl.lab.starting import Boot, search_path
+from labctl.lab.starting import Boot
 
 if TYPE_CHECKING:
     from labctl.lab.caller import Caller
@@ -62,7 +52,6 @@ if TYPE_CHECKING:
     from labctl.plan.droprule import DropRule
     from labctl.plan.operations import Operation, Plan
 
-STATUS = struct.Struct("=i")
 ANSWER_TIMEOUT_S = 30.0
 HANG_UP_TIMEOUT_S = 2.0
 
@@ -78,12 +67,7 @@ class Lab:
         self.name = name
         self.nodes = nodes
         self._boot = boot
-        self._channel = Channel(boot.channel)
-        self._timeout_s = answer_timeout_s
-        self._exchange = threading.Lock()  # one request at a time is under way
-        self._number = 0
-        self._gone: LabGone | None = None
-        self._closed = False
+        self._exchange = Exchange(boot, name, answer_timeout_s)
         self._unfinished: ExitStack | None = None  # what is held until a lab that is to stay does
         self._unfinished_state = -1
 
@@ -105,7 +89,7 @@ class Lab:
         lab = cls(boot or Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
         try:
             with ExitStack() as ports:
-                request, descriptors = _with_ports(_open_request(plan, visible_paths), plan, ports)
+                request, descriptors = owner.with_ports(owner.open_request(plan, visible_paths), plan, ports)
                 lab._done(request, descriptors, what="open the lab", timeout_s=deadline_s)
         except BaseException:
             lab.close()
@@ -127,18 +111,20 @@ class Lab:
         What is to be there from the first moment (services) is started between `up` and `stay`. `source` is what
         `describe` tells of where the plan came from. InputError when the name is bad or in use.
         """
+        from labctl.lab import staying
+
         if problem := registry.lab_name_problem(name):
             raise InputError(f"The name `{name}` of a lab {problem}. Try --name.")
         with ExitStack() as stack:
             state = stack.enter_context(registry.opened_state())
             stack.enter_context(registry.transition(state, name))
-            _check_free(state, name)
+            staying.check_free(state, name)
             place, listener = registry.reserve(state, name)
             with ExitStack() as theirs:
                 theirs.callback(place.close)
                 theirs.callback(os.close, listener)
                 try:
-                    boot = _boot_that_stays(place)
+                    boot = staying.boot_that_stays(place)
                 except BaseException:
                     with contextlib.suppress(OSError):  # short of descriptors, perhaps: the next command sweeps it
                         place.clear()
@@ -148,13 +134,13 @@ class Lab:
                 lab._unfinished_state = state
                 try:
                     request = replace(
-                        _open_request(plan, visible_paths),
+                        owner.open_request(plan, visible_paths),
                         lab=name,
                         source=source,
                         stays=True,
                         hidden_paths=(str(registry.state_directory()),),
                     )
-                    request, descriptors = _with_ports(request, plan, theirs)
+                    request, descriptors = owner.with_ports(request, plan, theirs)
                     descriptors += (listener, *place.descriptors)
                     lab._done(request, descriptors, what="make the lab", timeout_s=deadline_s)
                 except BaseException:
@@ -189,6 +175,8 @@ class Lab:
         try:
             try:
                 welcome = lab._ask(Hello(VERSION), what="greet the lab").message
+            except KeeperStopped:
+                raise
             except DeadlineExceeded as error:
                 raise reaching.not_answering(name, deadline_s) from error
             if not isinstance(welcome, Welcome) or welcome.version != VERSION:
@@ -231,8 +219,8 @@ class Lab:
         `name` is as a node's name and unique on the node among those that run ("": made from argv[0]). InputError when
         the name is bad or in use, KernelError when it cannot be run.
         """
-        _check_arguments(argv, env, cwd)
-        identity, environment = identity_of(user)
+        owner.check_arguments(argv, env, cwd)
+        identity, environment = owner.identity_of(user)
         request = StartProcess(
             node=node,
             name=name,
@@ -281,7 +269,7 @@ class Lab:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "gone" if self._gone else f"{len(self.nodes)} nodes"
+        state = "closed" if self._exchange.is_closed else "gone" if self._exchange.gone else f"{len(self.nodes)} nodes"
         return f"<Lab {self.name}, {state}>"
 
     def spawn(
@@ -305,9 +293,9 @@ class Lab:
         `env` is over the owner's environment and the node's. Descriptors stay the caller's; None is /dev/null. It is
         the leader of a session and process group of its own. KernelError when it cannot be run (ENOENT: is not there).
         """
-        _check_arguments(argv, env, cwd)
+        owner.check_arguments(argv, env, cwd)
         given = (None, None, None) if terminal else (stdin, stdout, stderr)
-        identity, environment = identity_of(user)
+        identity, environment = owner.identity_of(user)
         request = Spawn(
             node=node,
             argv=tuple(os.fspath(argument) for argument in argv),
@@ -380,18 +368,18 @@ class Lab:
         A lab that stays is left as it is, but for the programs that were spawned with this handle. The kernel frees
         namespaces and interfaces after that in its own time (some 100 ms).
         """
-        self._closed = True
-        self._boot.hang_up()  # wakes a thread that waits for an answer
-        idle = self._exchange.acquire(timeout=HANG_UP_TIMEOUT_S)  # unless it is this very thread, in a signal handler
+        idle = self._exchange.hang_up(HANG_UP_TIMEOUT_S)
         try:
             self._boot.close()
         finally:
             unfinished, self._unfinished = self._unfinished, None
             if unfinished is not None:
+                from labctl.lab import staying
+
                 with unfinished:
-                    _end_unfinished(self._unfinished_state, self.name)
+                    staying.end_unfinished(self._unfinished_state, self.name)
             if idle:
-                self._exchange.release()
+                self._exchange.let_go()
 
     def _processes(self, request: Request, *, what: str) -> tuple[ProcessInfo, ...]:
         from labctl.lab.description import process_of
@@ -406,10 +394,12 @@ class Lab:
         if not isinstance(spawned, Spawned):
             raise LabError(f"lab {self.name}: the keeper answered {spawned} to a request to start {argv[0]}.")
         status, pidfd, *_ = frame.descriptors
-        return Process(self, node, argv, spawned.pid, spawned.process, status, pidfd)
+        of_keeper = spawned.process  # its number in the keeper's PID namespace
 
-    def _signal_group(self, process: int, number: int) -> None:
-        self._done(SignalGroup(process, number), what="signal a process group")
+        def signal_group(number: int) -> None:
+            self._done(SignalGroup(of_keeper, number), what="signal a process group")
+
+        return Process(self.name, node, argv, spawned.pid, status, pidfd, signal_group)
 
     def _done(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
@@ -420,230 +410,4 @@ class Lab:
     def _ask(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
     ) -> Frame:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        until = time.monotonic() + timeout_s
-        late = (
-            f"lab {self.name}: could not {what} within {timeout_s:g} s. Is the machine overloaded, or the lab stopped?"
-        )
-        if not self._exchange.acquire(timeout=timeout_s):
-            raise DeadlineExceeded(late)
-        try:
-            self._check_open(what)
-        except BaseException:
-            self._exchange.release()
-            raise
-        self._number += 1
-        try:
-            frame = self._exchanged(self._number, request, descriptors, until)
-        except DeadlineExceeded as error:
-            raise DeadlineExceeded(late) from error
-        except LabGone as error:
-            if self._closed:
-                raise RuntimeError(f"{self!r} was closed by another thread; cannot {what}") from error
-            self._gone = LabGone(self._why_gone())
-            raise self._gone from error
-        except BaseException:  # Ctrl-C between a request and its answer: where the stream stands is not known
-            self._gone = LabGone(f"lab {self.name}: interrupted while it was to {what}; it answers no more requests.")
-            raise
-        finally:
-            self._exchange.release()
-        if isinstance(frame.message, Failed):
-            raise frame.message.error()
-        return frame
-
-    def _check_open(self, what: str) -> None:
-        if self._closed:
-            raise RuntimeError(f"{self!r} has been closed; cannot {what}")
-        if self._gone is not None:
-            raise self._gone
-
-    def _exchanged(self, number: int, request: Request, descriptors: tuple[int, ...], until: float) -> Frame:
-        self._channel.send(number, request, descriptors, until=until)
-        while True:
-            frame = self._channel.receive(until=until)
-            if frame is None:
-                raise LabGone(f"lab {self.name}: its keeper has ended.")
-            if frame.number == number:
-                return frame
-            for descriptor in frame.descriptors:  # the reply to a request that ran out of time
-                os.close(descriptor)
-
-    def _why_gone(self) -> str:
-        words = self._boot.last_words().strip()
-        text = f"lab {self.name}: its keeper has ended, and every process of the lab with it."
-        return f"{text} Its last words:\n{words}" if words else f"{text} Was it killed (see the kernel's log for OOM)?"
-
-
-class Process:
-    """A program (or caller) on a node. Owns a pidfd and a status pipe; closing it does not end the program."""
-
-    def __init__(
-        self, lab: Lab, node: str, argv: tuple[str, ...], pid: int, process: int, status: int, pidfd: int
-    ) -> None:
-        """For `Lab`: takes over the descriptors."""
-        self.node = node
-        self.argv = argv
-        self.pid = pid  # on its host
-        self.pidfd = pidfd
-        self.terminal: int | None = None  # the other side of its terminal, when it was given one
-        self._lab = lab
-        self._process = process  # its number in the keeper's PID namespace
-        self._status = status
-        self._reading = threading.Lock()
-        self._returned: int | None = None
-        os.set_blocking(status, False)
-
-    def __repr__(self) -> str:
-        if self._returned is None:
-            state = "closed" if self._status == -1 else "running"
-        else:
-            code = self._returned
-            state = f"exited with signal {-code}" if code < 0 else f"exited with status {code}"
-        return f"<Process {' '.join(self.argv)!r} on {self.node}, {state}>"
-
-    def fileno(self) -> int:
-        """The status pipe, for selectors: readable when the process has ended (or the lab is gone)."""
-        return self._status
-
-    @property
-    def returncode(self) -> int | None:
-        """What `wait` returned last, None before that."""
-        return self._returned
-
-    def wait(self, timeout_s: float | None = None) -> int | None:
-        """The exit status, or minus the signal's number; None when it still runs after `timeout_s` (None: for ever).
-
-        LabGone when the lab has ended and took the process with it.
-        """
-        if self._returned is not None:
-            return self._returned
-        if self._status == -1:
-            raise RuntimeError(f"{self!r} has been closed; cannot wait for it")
-        poller = select.poll()
-        poller.register(self._status, select.POLLIN)
-        if not poller.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000):
-            return None
-        with self._reading:
-            if self._returned is None:
-                try:
-                    told = os.read(self._status, STATUS.size)
-                except BlockingIOError:
-                    return self._returned
-                if len(told) != STATUS.size:
-                    raise LabGone(f"lab {self._lab.name}: it has ended, and with it {self.argv[0]} on {self.node}.")
-                (self._returned,) = STATUS.unpack(told)
-        return self._returned
-
-    def signal(self, number: int, *, group: bool = False) -> None:
-        """Send a signal to the process (`group`: to its process group). One that has ended already is left alone."""
-        if group:
-            self._lab._signal_group(self._process, number)
-            return
-        if self.pidfd == -1:
-            raise RuntimeError(f"{self!r} has been closed; cannot signal it")
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, number)
-
-    def close(self) -> None:
-        """Let go of the descriptors; the program goes on until it ends or the lab does. Idempotent."""
-        status, self._status = self._status, -1
-        pidfd, self.pidfd = self.pidfd, -1
-        terminal, self.terminal = self.terminal, None
-        for descriptor in (status, pidfd, terminal):
-            if descriptor is not None and descriptor != -1:
-                os.close(descriptor)
-
-
-def _open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
-    from labctl.plan.codec import nodes_to_json, to_json
-
-    cwd = _working_directory()
-    visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
-    return Open(
-        lab=plan.topology,
-        topology=plan.topology,
-        uid=os.geteuid(),
-        nodes=nodes_to_json(plan.nodes),
-        operations=to_json(plan.operations),
-        environment=tuple(os.environ.items()),
-        cwd=cwd,
-        visible_paths=tuple(dict.fromkeys([*visible, *(os.path.abspath(path) for path in visible_paths)])),
-    )
-
-
-def _with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple[int, ...]]:
-    """The request with what the plan has outside the lab, and the sockets for it, which `stack` closes."""
-    if not any(node.nat or node.exposures or node.limits for node in plan.nodes):
-        return request, ()
-    from labctl.lab.ports import open_ports
-
-    exposed, descriptors = open_ports(plan.nodes, stack)
-    return replace(request, has_outside=True, exposed=exposed), descriptors
-
-
-def _working_directory() -> str:
-    with contextlib.suppress(FileNotFoundError):  # it has been deleted
-        return os.getcwd()
-    return "/"
-
-
-def identity_of(user: str | None) -> tuple[Identity | None, Pairs]:
-    """Who a user (a name or number of this machine) is, and the environment that goes with it. InputError.
-
-    None for root, and for whoever this process runs as: that is whom a lab's programs run as anyway.
-    """
-    if user is None:
-        return None, ()
-    import pwd
-
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except KeyError:
-        if user.isdecimal():
-            uid = int(user)
-            return (None if uid in (0, os.geteuid()) else (uid, uid, ())), ()
-        raise InputError(f"user {user}: this machine has none of that name (see `getent passwd`).") from None
-    if entry.pw_uid in (0, os.geteuid()):
-        return None, ()
-    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
-    environment = (
-        ("HOME", entry.pw_dir),
-        ("USER", entry.pw_name),
-        ("LOGNAME", entry.pw_name),
-        ("SHELL", entry.pw_shell or "/bin/sh"),
-    )
-    return (entry.pw_uid, entry.pw_gid, groups), environment
-
-
-def _check_arguments(argv: Sequence[str], env: Mapping[str, str] | None, cwd: str | None) -> None:
-    if not argv:
-        raise ValueError("argv is empty")
-    if any("\0" in text for text in (*argv, *(env or {}), *(env or {}).values(), cwd or "")):
-        raise ValueError(f"a null byte in the arguments, environment or directory of {argv[0]!r}")
-
-
-def _check_free(state: int, name: str) -> None:
-    """The name is nobody's, and nothing of an earlier lab of that name is left."""
-    if registry.is_alive(state, name):
-        raise InputError(
-            f"lab {name}: is running already. `labctl up` with the lab's topology reconciles it, --name makes another "
-            f"one, `labctl down {name}` ends it."
-        )
-    registry.clear_if_dead(state, name)
-    _end_unfinished(state, name)
-
-
-def _end_unfinished(state: int, name: str) -> None:
-    """Nothing is left of a lab that was to stay and does not."""
-    from labctl.lab import reaching
-
-    reaching.end_unfinished(state, name)
-
-
-def _boot_that_stays(place: Place) -> Boot:
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        words = os.open(LAST_WORDS, flags, 0o600, dir_fd=place.directory)
-    except OSError as error:
-        raise registry.cannot("make a file in it", error) from error
-    return Boot.start(errors=words)
+        return self._exchange.ask(request, descriptors, what=what, timeout_s=timeout_s)

@@ -34,6 +34,12 @@ class Connection:
         """Nothing: they are in the lab's directory."""
         return ""
 
+    def stopped(self) -> int:
+        """The keeper's pid when it is stopped, else 0."""
+        from labctl.lab.stopped import is_stopped
+
+        return self.keeper_pid if self.keeper_pid and is_stopped(self.keeper_pid) else 0
+
     def hang_up(self) -> None:
         """Wake whoever waits for an answer. Idempotent."""
         with contextlib.suppress(OSError):  # ENOTCONN: it is gone already

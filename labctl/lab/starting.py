@@ -95,6 +95,12 @@ class Boot:
         size = os.fstat(self.errors).st_size
         return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
 
+    def stopped(self) -> int:
+        """The pid of the keeper (of boot before there is one) when it is stopped, else 0."""
+        from labctl.lab.stopped import stopped_below
+
+        return stopped_below(self.pid)
+
     def let_go(self) -> None:
         """The lab stays: the descriptor that tells of its owner's end means nothing any more. Idempotent."""
         liveness, self.liveness = self.liveness, -1

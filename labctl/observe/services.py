@@ -23,7 +23,8 @@ from labctl.plan.services import in_order, runs_alike, services_of
 from labctl.topology.service import Readiness, Service
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab, Process
+    from labctl.lab.handle import Lab
+    from labctl.lab.process import Process
     from labctl.plan.operations import Plan
 
 FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S = 0.001, 0.05

@@ -18,7 +18,8 @@ from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
     from labctl.documents.document import Document
-    from labctl.lab.handle import Lab, Process
+    from labctl.lab.handle import Lab
+    from labctl.lab.process import Process
     from labctl.scenario.calls.session import Session
     from labctl.scenario.files import CallsBody
     from labctl.scenario.model import Step

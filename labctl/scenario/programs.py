@@ -16,7 +16,8 @@ from labctl.scenario.result import OutputRecord
 from labctl.scenario.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab, Process
+    from labctl.lab.handle import Lab
+    from labctl.lab.process import Process
 
 CHUNK_BYTES = 1 << 16
 PATIENCE_S = 2.0  # between the polite signal and SIGKILL

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from labctl.lab import Lab
-from labctl.lab.handle import Process
+from labctl.lab.process import Process
 from tests.e2e.command import LABCTL, environment, labctl
 
 FILE = """\
