@@ -1,0 +1,66 @@
+"""Whether a command printed what a page says: all but what differs from run to run anyway."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+
+# In this order. What is left of both sides is compared.
+_VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), instead)
+    for pattern, instead in (
+        (r"^\s*\d+\.\d+ (?=[│├|+])", "<time> "),  # the first column of a conversation
+        (r"\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s)\b", "<time>"),
+        (r"\s*\[<time>\]", ""),  # shown from a millisecond on
+        (r"(?<=:)(?:3276[89]|327[7-9]\d|32[89]\d\d|3[3-9]\d{3}|[45]\d{4}|60\d{3})\b", "<port>"),  # temporary ports
+        (r"─+", "─"),
+        (r"-{3,}", "---"),
+        (r"={3,}", "==="),
+        (r"\s+", " "),
+    )
+)
+
+
+_CONTINUES = re.compile(r"\s+│")
+_IN_CONVERSATION = re.compile(r"\s*(?:\d+\.\d+)? ?[│├]")
+
+
+def says_the_same(expected: Sequence[str], printed: str) -> bool:
+    """Whether `printed` is `expected`, where `...` is any lines, or within a line any text."""
+    pattern = ""
+    for line in _unwrapped(_without_margins(expected)):
+        if line.strip() == "...":
+            pattern += r"(?:.*\n)*?"
+        else:
+            pattern += ".*?".join(re.escape(part) for part in _plain(line).split("...")) + r"\n"
+    actual = "".join(f"{_plain(line)}\n" for line in _unwrapped(_without_margins(printed.splitlines())))
+    return re.fullmatch(pattern, actual) is not None
+
+
+def _plain(line: str) -> str:
+    for pattern, instead in _VARIES:
+        line = pattern.sub(instead, line)
+    return line.strip()
+
+
+def _unwrapped(lines: Sequence[str]) -> list[str]:
+    """With the lines of a conversation that had no room in their columns joined again: the width is the terminal's."""
+    joined: list[str] = []
+    for line in lines:
+        if joined and _CONTINUES.match(line) and _IN_CONVERSATION.match(joined[-1]):
+            before, after = joined[-1].split("│"), line.split("│")
+            if "├" in joined[-1]:
+                joined[-1] = f"{joined[-1].rstrip()} {line.strip(' │')}"
+            else:
+                cells = [" ".join(cell.strip() for cell in pair) for pair in zip_longest(before, after, fillvalue="")]
+                joined[-1] = "│".join(cells)
+        else:
+            joined.append(line)
+    return joined
+
+
+def _without_margins(lines: Sequence[str]) -> Sequence[str]:
+    """Without the empty lines at the beginning and the end."""
+    full = [number for number, line in enumerate(lines) if line.strip()]
+    return lines[full[0] : full[-1] + 1] if full else []
