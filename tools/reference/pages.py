@@ -1,0 +1,132 @@
+"""Pages of the site that are made from the code, in Markdown. A page asks for one by `<!-- generated: NAME -->`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TypeGuard
+
+from labctl.errors import LabctlError
+from tools.reference.commands import Command, Option, commands, common_options
+from tools.reference.environment import VARIABLES
+from tools.reference.schemas import Kind, mappings
+
+_ASKED = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
+
+
+def filled(page: str) -> str:
+    """The page with what it asks for. ValueError names what there is when it asks for something else."""
+
+    def made(asked: re.Match[str]) -> str:
+        if asked[1] not in _MAKERS:
+            raise ValueError(f"no page is generated as {asked[1]}; there are {', '.join(_MAKERS)}")
+        return "\n".join(_MAKERS[asked[1]]())
+
+    return _ASKED.sub(made, page)
+
+
+def synopsis(command: Command) -> str:
+    """`labctl plan [OPTIONS] TOPOLOGY`."""
+    return " ".join(
+        ["labctl", command.name, *(["[OPTIONS]"] if command.options else []), *(a.usage for a in command.arguments)]
+    )
+
+
+def _commands() -> Iterator[str]:
+    yield from ("| command | |", "|---|---|")
+    for command in commands():
+        yield f"| [`labctl {command.name}`](#labctl-{command.name}) | {_cell(command.summary)} |"
+    yield from ("", "`labctl` itself takes:", "", *_options(common_options()))
+    for command in commands():
+        yield from ("", f"(labctl-{command.name})=", f"## labctl {command.name}", "")
+        yield from ("```text", synopsis(command), "```", "")
+        for paragraph in command.description:
+            yield from (paragraph, "")
+        if command.arguments:
+            yield from ("| argument | |", "|---|---|")
+            yield from (f"| `{_cell(each.metavar)}` | {_cell(each.help)} |" for each in command.arguments)
+            yield ""
+        if command.options:
+            yield from (*_options(command.options), "")
+        if command.exit_status:
+            yield f"Exit status: {command.exit_status}"
+
+
+def _options(options: tuple[Option, ...]) -> Iterator[str]:
+    yield from ("| option | |", "|---|---|")
+    for option in options:
+        names = ", ".join(f"`{name}`" for name in option.names)
+        value = f" `{_cell(option.value)}`" if option.value else ""
+        more = f" Default: `{option.default}`." if option.default else ""
+        again = " May be given again." if option.repeatable else ""
+        yield f"| {names}{value} | {_cell(option.help)}{more}{again} |"
+
+
+def _schema(kind: Kind) -> Callable[[], Iterator[str]]:
+    def made() -> Iterator[str]:
+        for mapping in mappings(kind):
+            title = f"### {mapping.name}" if mapping.name else "### The file"
+            yield from (title, "", mapping.meaning, "")
+            if mapping.takes:
+                yield from (f"Takes {mapping.takes}.", "")
+            if mapping.keys:
+                yield from ("| key | takes | |", "|---|---|---|")
+            for key in mapping.keys:
+                needed = " **Needed.**" if key.required else f" Default: `{key.default}`." if key.default else ""
+                yield f"| `{key.name}` | {_cell(key.takes)} | {_cell(key.meaning)}{needed} |"
+            yield ""
+
+    return made
+
+
+def _exit_statuses() -> Iterator[str]:
+    yield from ("| command | |", "|---|---|")
+    for command in commands():
+        if command.exit_status:
+            yield f"| `labctl {command.name}` | {_cell(command.exit_status)} |"
+
+
+def _errors() -> Iterator[str]:
+    from labctl import errors
+    from labctl.documents import source
+
+    yield from ("| class | exit status | |", "|---|---|---|")
+    found = {each for module in (errors, source) for each in vars(module).values() if _is_error(each)}
+    for each in sorted(found, key=lambda one: (one.exit_status, len(one.__mro__), one.__name__)):
+        meaning = inspect.cleandoc(each.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        bases = ", ".join(f"`{base.__name__}`" for base in each.__bases__ if base is not Exception)
+        parent = f" A kind of {bases}." if bases else ""
+        yield f"| `{each.__name__}` | {each.exit_status} | {_cell(meaning)}{parent} |"
+
+
+def _is_error(value: object) -> TypeGuard[type[LabctlError]]:
+    return isinstance(value, type) and issubclass(value, LabctlError)
+
+
+def _environment() -> Iterator[str]:
+    yield from ("| variable | |", "|---|---|")
+    yield from (f"| `{variable.name}` | {_cell(variable.meaning)} |" for variable in VARIABLES)
+
+
+def _features() -> Iterator[str]:
+    from labctl.scenario.features import FEATURES
+
+    yield ", ".join(f"`{name}`" for name in FEATURES) + "."
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+_MAKERS: Mapping[str, Callable[[], Iterator[str]]] = MappingProxyType(
+    {
+        "commands": _commands,
+        "exit-statuses": _exit_statuses,
+        "errors": _errors,
+        "environment": _environment,
+        "features": _features,
+        **{f"{kind}-schema": _schema(kind) for kind in Kind},
+    }
+)
