@@ -1,0 +1,205 @@
+"""The pytest plugin: labs as fixtures, scenario files as tests. See docs/pytest.md.
+
+Every pytest of an installation that has labctl imports this module, so it holds hooks and fixtures only: what they do
+is imported when a test first asks for it. A test bounds what a session without labs may load.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+    from labctl.api import AsyncLab, Lab
+    from labctl.pytest_plugin.labs import LabFactory, Pool, UsedLabs
+    from labctl.pytest_plugin.scenarios import ScenarioFile
+    from labctl.scenario.result import RunResult
+
+# Of a session in which a fixture was asked for a lab: those made with `lab_factory`.
+LABS: pytest.StashKey[UsedLabs] = pytest.StashKey()
+# Of a test: the labs that it has used; of a scenario: how it ended.
+USED_LABS: pytest.StashKey[UsedLabs] = pytest.StashKey()
+SCENARIO_RUN: pytest.StashKey[RunResult] = pytest.StashKey()
+
+_MARKERS = (
+    "topology(topology, scope='function'): what the fixture `lab` is made of: a shape ('pair', 'star:3'), a file, "
+    "relative to the test's, or a labctl.Topology; scope='class', 'module', 'package' or 'session' shares it (labctl).",
+    "scenario: on every scenario file that is run as a test: `-m 'not scenario'` leaves them out (labctl).",
+    "needs(*names, feature=None, program=None): skips the test where a kernel feature or a program that it needs is not"
+    " there; 'root' needs root (labctl).",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options and ini values."""
+    group = parser.getgroup("labctl", "labs of network namespaces (labctl)")
+    group.addoption(
+        "--labctl-artifacts",
+        metavar="DIR",
+        help="keep what is known of failed tests with labs, and the results of scenarios, below DIR",
+    )
+    group.addoption("--labctl-seed", metavar="N", type=int, help="the seed of everything random in labs (LABCTL_SEED)")
+    parser.addini("labctl_scenarios", "folders whose scenario files are tests", type="paths", default=[])
+    parser.addini("labctl_topology", "what the fixture `lab` is made of without a mark", default="pair")
+    parser.addini(
+        "labctl_private_network",
+        "without root: run the tests in a network of their own, so that host.netns() enters hosts entirely",
+        type="bool",
+        default=False,
+    )
+    parser.addini(
+        "labctl_skip_impossible",
+        "skip, instead of failing, tests whose labs this machine cannot have",
+        type="bool",
+        default=False,
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Marks; folders of scenarios; who tells GitHub."""
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+    if config.getoption("--labctl-seed") is not None:
+        from labctl.pytest_plugin.settings import seed_of
+
+        seed_of(config)  # refuses what is none
+    if config.getini("labctl_scenarios"):
+        from labctl.pytest_plugin.scenarios import collect_configured_folders
+
+        collect_configured_folders(config)
+    if ("GITHUB_ACTIONS" in os.environ or "GITHUB_STEP_SUMMARY" in os.environ) and not hasattr(config, "workerinput"):
+        from labctl.pytest_plugin.github import Told
+
+        config.pluginmanager.register(Told(config), "labctl-github")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before xdist starts its workers, which are in the same network then."""
+    if config.getini("labctl_private_network") and not hasattr(config, "workerinput"):
+        from labctl.pytest_plugin.private_network import enter
+
+        enter()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Of pytest-xdist: its workers have the session's seed."""
+    from labctl.pytest_plugin.settings import hand_over_seed
+
+    hand_over_seed(node)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
+    """Scenario files are tests."""
+    if file_path.suffix not in (".yaml", ".yml"):
+        return None
+    from labctl.pytest_plugin.scenarios import collect
+
+    return collect(file_path, parent)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before pytest's own, which skips what is marked so."""
+    if item.get_closest_marker("needs") is not None:
+        from labctl.pytest_plugin.needs import skip_without_needs
+
+        skip_without_needs(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What is known of the labs of a test that failed goes into its report."""
+    if SCENARIO_RUN not in item.stash and (call.excinfo is None or LABS not in item.config.stash):
+        return (yield)
+    from labctl.pytest_plugin.failures import complete, without_own_code
+
+    without_own_code(item, call)
+    report = yield
+    complete(item, report)
+    return report
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab (labctl.Lab) of the test's own: two hosts, `client` and `server`, unless a mark asks for something else.
+
+    @pytest.mark.topology("star:3") or ("office.yaml") says what it is made of; with scope="module" (class, package,
+    session) the tests of the module share it. It is gone, with all that runs in it, when its scope ends.
+    """
+    from labctl.pytest_plugin.labs import lab_of
+
+    yield from lab_of(request)
+
+
+@pytest.fixture
+def async_lab(request: pytest.FixtureRequest) -> Iterator[AsyncLab]:
+    """The same as `lab`, for coroutines (labctl.AsyncLab); with pytest-asyncio or anyio."""
+    from labctl.pytest_plugin.labs import async_lab_of
+
+    yield from async_lab_of(request)
+
+
+@pytest.fixture
+def make_lab(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
+    """Makes labs: make_lab("star:3"), make_lab("office.yaml"), make_lab(topology); they end with the test.
+
+    Files are relative to the test's. Each is a context manager too, to end one earlier.
+    """
+    from labctl.pytest_plugin.labs import factory_of_test
+
+    yield from factory_of_test(request)
+
+
+@pytest.fixture(scope="session")
+def lab_factory(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
+    """Makes labs for fixtures of your own, of any scope: with lab_factory("office.yaml") as lab: yield lab.
+
+    Files are relative to the one in which the call stands. What is still open ends with the session.
+    """
+    from labctl.pytest_plugin.labs import factory_of_session
+
+    yield from factory_of_session(request)
+
+
+@pytest.fixture(scope="session")
+def labctl_seed(request: pytest.FixtureRequest) -> int:
+    """The session's seed, for random numbers of the tests' own; --labctl-seed gives the same again."""
+    from labctl.pytest_plugin.settings import seed_of
+
+    return seed_of(request.config)
+
+
+@pytest.fixture(scope="class")
+def _labctl_labs_of_class(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    yield from _pool(request)
+
+
+@pytest.fixture(scope="module")
+def _labctl_labs_of_module(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    yield from _pool(request)
+
+
+@pytest.fixture(scope="package")
+def _labctl_labs_of_package(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    yield from _pool(request)
+
+
+@pytest.fixture(scope="session")
+def _labctl_labs_of_session(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    yield from _pool(request)
+
+
+def _pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    from labctl.pytest_plugin.labs import Pool
+
+    with Pool(request.config) as pool:
+        yield pool

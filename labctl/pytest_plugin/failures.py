@@ -1,0 +1,115 @@
+"""What a report says of a test that failed: the calls of all hosts, outputs, sockets, and where artifacts lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import labctl
+from labctl.errors import LabctlError, describe_errno
+from labctl.pytest_plugin import LABS, SCENARIO_RUN, USED_LABS
+from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, seed_of
+from labctl.report.screen import Look, look_of
+from labctl.scenario.result import RunResult
+
+SECTION = "labctl"
+_OWN_CODE = Path(labctl.__file__).parent
+_LONGEST_NAME = 120
+
+
+def look() -> Look:
+    """How a report is drawn: as wide as the terminal, with the characters that it has; pytest does the colours."""
+    return replace(look_of(sys.__stdout__), colour=False)
+
+
+def without_own_code(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """labctl's errors speak for themselves: the traceback ends in the test, unless `--full-trace` is given."""
+    excinfo = call.excinfo
+    if excinfo is None or not isinstance(excinfo.value, LabctlError) or item.config.getoption("fulltrace"):
+        return
+    outside = excinfo.traceback.filter(lambda entry: _OWN_CODE not in Path(entry.path).parents)
+    if outside:
+        excinfo.traceback = outside
+
+
+def complete(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Adds the section and writes the artifacts of what failed; hands results to the session, for a CI's summary."""
+    run = item.stash.get(SCENARIO_RUN, None)
+    if run is not None and report.when == "call":
+        _complete_scenario(item, report, run)
+    elif report.failed:
+        told = "\n\n".join(_of_labs(item))
+        if told:
+            _put(item, report, told, None)
+
+
+def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunResult) -> None:
+    from labctl.report import conversation
+
+    if report.failed:
+        talk = "\n".join(line for result in run.scenarios for line in conversation.render(result, look()))
+        _put(item, report, talk, run)
+    elif chosen_artifacts_root(item.config) is not None:
+        _write_artifacts(item, "", run)
+    if _told_to_a_ci():
+        from labctl.pytest_plugin.results import attach
+
+        attach(report, run)
+
+
+def _put(item: pytest.Item, report: pytest.TestReport, told: str, run: RunResult | None) -> None:
+    parts = [told, _write_artifacts(item, told, run), f"seed: {seed_of(item.config)}"]
+    text = "\n".join(part for part in parts if part)
+    report.sections.append((SECTION, text))
+    if run is None and _told_to_a_ci():
+        from labctl.pytest_plugin.results import attach_text
+
+        attach_text(report, text)
+
+
+def _of_labs(item: pytest.Item) -> Iterator[str]:
+    used = [*item.stash[USED_LABS].labs] if USED_LABS in item.stash else []
+    if "lab_factory" in getattr(item, "fixturenames", ()):
+        used += [entry for entry in item.config.stash[LABS].labs if not entry[0].closed]
+    for lab, since in used:
+        yield lab.report(since=since)
+
+
+def _told_to_a_ci() -> bool:
+    return "GITHUB_STEP_SUMMARY" in os.environ or "GITHUB_ACTIONS" in os.environ
+
+
+def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str:
+    """The line that says where they are; why there are none, when they cannot be written."""
+    root = artifacts_root(item.config)
+    if root is None:
+        return ""
+    folder = root / _folder_name(item.nodeid)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if run is not None:
+            from labctl.report import artifacts
+
+            artifacts.write(run, folder, version=labctl.__version__)
+        else:
+            (folder / "report.txt").write_text(told + "\n", "utf-8", "backslashreplace")
+    except OSError as error:
+        return f"artifacts: {folder}: cannot be written: {describe_errno(error.errno or 0)}."
+    except LabctlError as error:
+        return f"artifacts: {error}"
+    return f"artifacts: {folder}"
+
+
+def _folder_name(nodeid: str) -> str:
+    """The test's id with nothing in it that is special in a path; not the same for two tests."""
+    name = re.sub(r"[^\w.=-]+", "-", nodeid, flags=re.ASCII).strip("-.")
+    if name == nodeid and len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(nodeid.encode(errors='backslashreplace')).hexdigest()[:8]}"

@@ -1,0 +1,128 @@
+"""Scenario files as tests: one item a scenario, whose id is its file and its name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from labctl.errors import InputError, MachineError
+from labctl.pytest_plugin import SCENARIO_RUN
+from labctl.pytest_plugin.settings import seed_of, skips_impossible
+from labctl.scenario.model import Scenario
+from labctl.scenario.result import Outcome, RunResult, ScenarioResult
+
+_SUFFIXES = (".scenario.yaml", ".scenario.yml")
+_HAS_STEPS = re.compile(rb"^(?:steps|\"steps\"|'steps')[ \t]*:", re.MULTILINE)
+
+
+class ScenarioFailed(Exception):
+    """A scenario did not pass; what is known is in `result`."""
+
+    def __init__(self, result: ScenarioResult) -> None:
+        super().__init__(result.reason)
+        self.result = result
+
+
+def collect_configured_folders(config: pytest.Config) -> None:
+    """`pytest` alone, which goes through `testpaths`, goes through the folders of ini `labctl_scenarios` too."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    there = [Path(config.invocation_params.dir, argument).resolve() for argument in config.args]
+    for folder in config.getini("labctl_scenarios"):
+        if not folder.is_dir():
+            raise pytest.UsageError(f"labctl_scenarios: there is no folder {folder}.")
+        if not any(folder.resolve().is_relative_to(path) for path in there):
+            config.args.append(str(folder))
+
+
+def collect(path: Path, parent: pytest.Collector) -> ScenarioFile | None:
+    """The collector of a YAML file that is a scenario by its name, by its folder, or because it was asked for."""
+    if not path.name.endswith(_SUFFIXES):
+        folders = parent.config.getini("labctl_scenarios")
+        wanted = parent.session.isinitpath(path) or any(path.is_relative_to(folder) for folder in folders)
+        if not wanted or not _HAS_STEPS.search(path.read_bytes()):
+            return None
+    collector: ScenarioFile = ScenarioFile.from_parent(parent, path=path)
+    return collector
+
+
+class ScenarioFile(pytest.File):
+    """A file with one scenario in it."""
+
+    def collect(self) -> Iterator[ScenarioItem]:
+        """The scenario; CollectError, with every mistake and its place, when the file is wrong."""
+        from labctl.scenario import load
+
+        try:
+            scenario = load(_as_seen_from(Path.cwd(), self.path))
+        except InputError as error:
+            raise self.CollectError(str(error)) from error
+        # pytest takes `::` in an argument for the end of a part of an id.
+        name = " ".join(scenario.name.replace("::", ":").split())
+        yield ScenarioItem.from_parent(self, name=name, scenario=scenario)
+
+
+class ScenarioItem(pytest.Item):
+    """Runs the scenario in a lab of its own, which is gone when the test is over."""
+
+    def __init__(self, *, scenario: Scenario, **more: Any) -> None:
+        super().__init__(**more)
+        self.scenario = scenario
+        self.add_marker("scenario")
+
+    def runtest(self) -> None:
+        """In a thread of the runner's, so that what is raised in this one (Ctrl-C, a time limit) ends it promptly."""
+        from labctl.scenario import RunOptions, run_many
+
+        seed = seed_of(self.config)
+        self.user_properties += [
+            ("scenario", self.scenario.name),
+            ("file", self.scenario.file),
+            ("topology", self.scenario.topology.name),
+            ("seed", str(seed)),
+        ]
+        try:
+            run = run_many([self.scenario], RunOptions(seed=seed))
+        except MachineError as error:
+            if skips_impossible(self.config):
+                self._skip(str(error))
+            raise
+        self._conclude(run)
+
+    def _conclude(self, run: RunResult) -> None:
+        (result,) = run.scenarios
+        self.stash[SCENARIO_RUN] = run
+        self.user_properties.append(("steps", str(len(result.steps))))
+        if result.outcome is Outcome.SKIPPED:
+            self._skip(result.reason)
+        if result.outcome is not Outcome.PASSED:
+            raise ScenarioFailed(result)
+
+    def _skip(self, reason: str) -> None:
+        raise pytest.skip.Exception(reason, _use_item_location=True)  # told as being in the scenario's file
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Step, file and line, what was expected and what came back; no traceback of labctl's own code."""
+        error = excinfo.value
+        if isinstance(error, ScenarioFailed):
+            from labctl.pytest_plugin.failures import look
+            from labctl.report import plain
+
+            return dedent("\n".join(plain.failure(error.result, look()))).strip("\n")
+        if isinstance(error, MachineError):
+            return str(error)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """Where it is, for headings and skips."""
+        return self.path, 0, self.name
+
+
+def _as_seen_from(directory: Path, path: Path) -> Path:
+    return path.relative_to(directory) if path.is_relative_to(directory) else path

@@ -1,0 +1,74 @@
+"""What the command line and the ini file say, and the session's seed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SEED_VARIABLE = "LABCTL_SEED"
+LARGEST_SEED = 2**63 - 1
+_SEED: pytest.StashKey[int] = pytest.StashKey()
+
+
+def seed_of(config: pytest.Config) -> int:
+    """The session's seed: --labctl-seed, else LABCTL_SEED of the environment, else random; the same in every worker.
+
+    From the first call to the end of the session LABCTL_SEED tells it to labs and to programs. UsageError when it is
+    not a number from 0 to 2**63 - 1.
+    """
+    seed = config.stash.get(_SEED, None)
+    if seed is None:
+        config.stash[_SEED] = seed = _chosen_seed(config)
+        patch = pytest.MonkeyPatch()
+        patch.setenv(SEED_VARIABLE, str(seed))
+        config.add_cleanup(patch.undo)
+    return seed
+
+
+def _chosen_seed(config: pytest.Config) -> int:
+    handed_over = getattr(config, "workerinput", {}).get("labctl_seed")
+    given = config.getoption("--labctl-seed")
+    if handed_over is not None:
+        return int(handed_over)
+    if given is None:
+        given = os.environ.get(SEED_VARIABLE)
+        where = SEED_VARIABLE
+    else:
+        where = "--labctl-seed"
+    if given is None:
+        import secrets
+
+        return secrets.randbits(63)
+    if not str(given).isdecimal() or int(given) > LARGEST_SEED:
+        raise pytest.UsageError(f"{where} {given}: is not a seed. Give a whole number from 0 to {LARGEST_SEED}.")
+    return int(given)
+
+
+def hand_over_seed(node: object) -> None:
+    """`node` is an xdist WorkerController: what is in its `workerinput` reaches the worker."""
+    config = getattr(node, "config")  # noqa: B009  # xdist may not be installed, so it has no type here
+    getattr(node, "workerinput")["labctl_seed"] = seed_of(config)  # noqa: B009  # the same
+
+
+def skips_impossible(config: pytest.Config) -> bool:
+    """Whether a test is skipped whose lab this machine cannot have."""
+    return bool(config.getini("labctl_skip_impossible"))
+
+
+def artifacts_root(config: pytest.Config) -> Path | None:
+    """Where artifacts go: --labctl-artifacts (from where pytest was started), else in pytest's temporary directory.
+
+    None when there is neither (`-p no:tmpdir`).
+    """
+    if chosen := chosen_artifacts_root(config):
+        return chosen
+    factory = getattr(config, "_tmp_path_factory", None)  # pytest's `tmp_path_factory`, where there is no fixture
+    return factory.getbasetemp() / "labctl" if factory is not None else None
+
+
+def chosen_artifacts_root(config: pytest.Config) -> Path | None:
+    """What --labctl-artifacts says; None without it."""
+    given = config.getoption("--labctl-artifacts")
+    return config.invocation_params.dir / given if given else None
