@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeGuard
 
@@ -13,6 +14,8 @@ from tools.reference.commands import Command, Option, commands, common_options
 from tools.reference.environment import VARIABLES
 from tools.reference.schemas import Kind, mappings
 
+ROOT = Path(__file__).resolve().parents[2]
+_LEXERS = MappingProxyType({".yaml": "yaml", ".c": "c", ".py": "python"})
 _ASKED = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -64,10 +67,30 @@ def _options(options: tuple[Option, ...]) -> Iterator[str]:
         yield f"| {names}{value} | {_cell(option.help)}{more}{again} |"
 
 
+def _scenarios() -> Iterator[str]:
+    """The index of the scenarios that ship, and below it their files, which it points to."""
+    folder = ROOT / "scenarios"
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.suffix in _LEXERS}
+    index = (folder / "README.md").read_text()
+    yield re.sub(r"\]\(([\w.-]+)\)", lambda link: f"](#file-{link[1]})" if link[1] in files else link[0], index)
+    yield from ("", "## The files", "")
+    for name, path in files.items():
+        # Its name is a heading of the page, and of the list of contents beside it.
+        yield from (
+            f"(file-{name})=",
+            f"### {name}",
+            "",
+            f"````{_LEXERS[path.suffix]}",
+            path.read_text().rstrip("\n"),
+            "````",
+            "",
+        )
+
+
 def _schema(kind: Kind) -> Callable[[], Iterator[str]]:
     def made() -> Iterator[str]:
         for mapping in mappings(kind):
-            title = f"### {mapping.name}" if mapping.name else "### The file"
+            title = f"## {mapping.name}" if mapping.name else "## The whole"
             yield from (title, "", mapping.meaning, "")
             if mapping.takes:
                 yield from (f"Takes {mapping.takes}.", "")
@@ -116,6 +139,19 @@ def _features() -> Iterator[str]:
     yield ", ".join(f"`{name}`" for name in FEATURES) + "."
 
 
+def _python() -> Iterator[str]:
+    import labctl
+
+    for name in sorted(getattr(labctl, "__all__", ()), key=str.lower):
+        value = getattr(labctl, name)
+        if inspect.isclass(value):
+            is_error = issubclass(value, BaseException)
+            members = "" if is_error else "   :members:\n"
+            yield f"```{{eval-rst}}\n.. autoclass:: labctl.{name}\n{members}```\n"
+        elif callable(value):
+            yield f"```{{eval-rst}}\n.. autofunction:: labctl.{name}\n```\n"
+
+
 def _cell(text: str) -> str:
     return text.replace("|", r"\|")
 
@@ -127,6 +163,8 @@ _MAKERS: Mapping[str, Callable[[], Iterator[str]]] = MappingProxyType(
         "errors": _errors,
         "environment": _environment,
         "features": _features,
+        "scenarios": _scenarios,
+        "python": _python,
         **{f"{kind}-schema": _schema(kind) for kind in Kind},
     }
 )
