@@ -1,20 +1,44 @@
-"""For all tests: what touches the kernel leaves the machine as it was (tests/leaks.py)."""
+"""For all tests: what touches the kernel leaves the machine as it was (tests/leaks.py); who may skip (tests/skips.py)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import leaks
+from tests.skips import is_refused
 
-PRIVILEGED = ("integration", "e2e", "faults")
+PRIVILEGED = ("integration", "e2e", "faults", "stock_kernel")
 
 
 def pytest_configure() -> None:
     leaks.mark_session()
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Where all features must be, a skip for want of one is a failure."""
+    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2])
+        if is_refused(reason):
+            report.outcome = "failed"
+            report.longrepr = f"not to be skipped here (LABCTL_TESTS_REQUIRE_FEATURES): {reason}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
 
 
 @pytest.fixture(scope="session")

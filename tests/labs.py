@@ -12,9 +12,10 @@ from labctl.lab.handle import Lab
 from labctl.lab.starting import Boot
 from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, Operation, Plan, PlannedNode, SetUp
 from labctl.topology.model import NodeKind
+from tests.patience import patient
 
 NAMES = (("10.0.0.1", "client"), ("10.0.0.2", "server"), ("fd00::1", "client"), ("fd00::2", "server"))
-WAIT_S = 20.0
+WAIT_S = patient(20.0)
 
 
 def pair_plan(

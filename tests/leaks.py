@@ -18,8 +18,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from tests.patience import patient
+
 MARK = "LABCTL_TEST_SESSION"
-SETTLE_S = 10.0
+SETTLE_S = patient(10.0)
 POLL_S = 0.02
 PLACES = ("/run", "/run/lock", "/run/netns", "/run/labctl", "/dev/shm", "/dev/mqueue")
 # Plain directories that are made once and stay, as ip-netns(8) leaves its own; what is in them is looked at.

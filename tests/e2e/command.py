@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import patient
+
 LABCTL = str(Path(sys.executable).with_name("labctl"))
-TIMEOUT_S = 60
+TIMEOUT_S = patient(60)
 
 ECHO = """\
 name: A server echoes

@@ -28,9 +28,10 @@ from tests.faults.disturbed import (
     stopped,
 )
 from tests.integration.detached import becomes
+from tests.skips import for_root
 
 ROOT = Path(__file__).parents[2]
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounting on the machine is root's")
+root_only = for_root("mounting on the machine")
 EXECS = int(os.environ.get("LABCTL_EXECS", "60"))
 MANY_BYTES = int(os.environ.get("LABCTL_BYTES", str(1 << 30)))
 MEMORY_KIB = 64 << 10  # of a client: an interpreter takes some 20 MiB

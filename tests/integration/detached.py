@@ -19,9 +19,10 @@ from labctl.lab.handle import Lab
 from labctl.lab.place import SOCKET
 from labctl.plan.operations import Plan
 from tests.labs import pair_plan
+from tests.patience import patient
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 20.0
+WAIT_S = patient(20.0)
 
 
 def name_of_lab() -> str:

@@ -24,11 +24,12 @@ from labctl.kernel.sysctl import read_sysctl
 from labctl.lab.handle import Lab
 from labctl.lab.starting import Boot
 from labctl.plan import Plan, build
+from tests.patience import patient
 
 WORLD4, WORLD6 = "192.0.2.1", "2001:db8::1"
 MACHINE4, MACHINE6 = "192.0.2.2", "2001:db8::2"
 OTHER4 = "203.0.113.9"  # behind the machine's second interface
-WAIT_S = 10.0
+WAIT_S = patient(10.0)
 
 NAT = """
 hosts: {near: {}, far: {}}

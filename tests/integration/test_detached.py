@@ -37,8 +37,9 @@ from tests.integration.detached import (
     state_of,
 )
 from tests.labs import output, pair_plan, run, shell
+from tests.skips import for_root
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="names on the machine are root's")
+root_only = for_root("names on the machine")
 
 
 @pytest.fixture(autouse=True)

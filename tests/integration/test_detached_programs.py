@@ -21,8 +21,8 @@ from labctl.lab.handle import Lab
 from labctl.lab.log_writer import HALF_BYTES
 from tests.integration.detached import WAIT_S, becomes, keeper_of, running, state_of
 from tests.labs import output, pair_plan, shell
+from tests.skips import for_ordinary_users, for_root
 
-is_root = os.geteuid() == 0
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +307,7 @@ def test_the_terminals_of_hosts_are_not_each_others_nor_the_machines(lab: Lab) -
             os.close(descriptor)
 
 
-@pytest.mark.skipif(not is_root, reason="other users are for labs of root")
+@for_root("other users are for labs of root")
 def test_a_program_runs_as_another_user_with_that_users_groups(lab: Lab) -> None:
     result = os.memfd_create("result")
     script = "id -un; echo $HOME $USER; touch /etc/x 2>&1; grep CapEff /proc/self/status"
@@ -323,7 +323,7 @@ def test_a_program_runs_as_another_user_with_that_users_groups(lab: Lab) -> None
     assert becomes(lambda: log_of(lab, info) == "12345\n")
 
 
-@pytest.mark.skipif(not is_root, reason="other users are for labs of root")
+@for_root("other users are for labs of root")
 def test_another_user_owns_the_terminal(lab: Lab) -> None:
     process = lab.spawn(
         "server", ["sh", "-c", "stat -c %U $(tty); echo >/dev/tty there"], user="nobody", terminal=(24, 80)
@@ -334,7 +334,7 @@ def test_another_user_owns_the_terminal(lab: Lab) -> None:
     process.close()
 
 
-@pytest.mark.skipif(is_root, reason="of labs in a user namespace")
+@for_ordinary_users("of labs in a user namespace")
 def test_in_a_user_namespace_there_is_no_other_user(lab: Lab) -> None:
     with pytest.raises(LabError, match=r"has no users but its owner. For other users, start the lab as root"):
         lab.spawn("server", ["id"], user="nobody")

@@ -16,6 +16,7 @@ from labctl.kernel.cgroup import Controller
 from labctl.lab.handle import Lab
 from tests.integration.machine import holds, plan_of, processes_of
 from tests.labs import output, run
+from tests.skips import for_machines_without, needs_feature
 
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -29,9 +30,7 @@ def allowed(*controllers: Controller) -> bool:
 
 
 def needs(controller: Controller) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(
-        not allowed(controller), reason=f"feature cgroup-{controller}: no control group to be had"
-    )
+    return needs_feature(f"cgroup-{controller}", allowed(controller), "no control group to be had")
 
 
 def limited(limits: str) -> Lab:
@@ -99,7 +98,7 @@ def test_no_group_is_left_whatever_is_killed(killed: str) -> None:
     lab.close()
 
 
-@pytest.mark.skipif(allowed(*Controller), reason="this machine allows control groups")
+@for_machines_without("control groups", is_there=allowed(*Controller))
 def test_a_machine_without_control_groups_is_told_with_a_remedy() -> None:
     started = time.monotonic()
     with pytest.raises(MachineError, match=r"cannot limit its hosts: .* Try: "):

@@ -33,13 +33,13 @@ from tests.integration.machine import (
     processes_of,
 )
 from tests.labs import output, run
+from tests.skips import for_ordinary_users, for_root, needs_feature
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 IS_ROOT = os.geteuid() == 0  # inside, everybody is
 UP0 = "net/ipv4/conf/up0/forwarding"
-needs_force_forwarding = pytest.mark.skipif(
-    not Path("/proc/sys/net/ipv6/conf/all/force_forwarding").exists(),
-    reason="feature ipv6-force-forwarding: Linux 6.17",
+needs_force_forwarding = needs_feature(
+    "ipv6-force-forwarding", Path("/proc/sys/net/ipv6/conf/all/force_forwarding").exists(), "Linux 6.17 has it"
 )
 
 
@@ -178,7 +178,7 @@ def test_what_somebody_else_changed_meanwhile_is_left_to_them() -> None:
         ["boot", "keeper"],
         pytest.param(
             ["guard", "guard", "boot"],
-            marks=pytest.mark.skipif(not IS_ROOT, reason="in a user namespace there is no second guard"),
+            marks=for_root("in a user namespace there is no second guard"),
         ),
     ],
     ids=lambda names: "-".join(names),
@@ -268,7 +268,7 @@ def test_no_two_labs_are_given_the_same_network() -> None:
         assert not any(network.overlaps(IPv4Network("169.254.169.0/24")) for network in (first, second))
 
 
-@pytest.mark.skipif(IS_ROOT, reason="root may have nat")
+@for_ordinary_users("root may have nat")
 def test_an_ordinary_user_is_told_that_nat_is_roots() -> None:
     with pytest.raises(MachineError, match="router gw: `nat` needs root"):
         Lab.open(plan_of(NAT))

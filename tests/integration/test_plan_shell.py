@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,13 +14,11 @@ import pytest
 
 from labctl import plan, topology
 from labctl.topology.model import Topology
+from tests.skips import needs_programs
 
 TOPOLOGIES = Path(__file__).resolve().parents[2] / "topologies"
 
-pytestmark = pytest.mark.skipif(
-    not all(shutil.which(program) for program in ("unshare", "ip", "sysctl", "ping")),
-    reason="needs unshare, ip (iproute2), sysctl (procps) and ping",
-)
+pytestmark = needs_programs("unshare", "ip", "sysctl", "ping")
 
 
 def in_sandbox(script: str) -> str:

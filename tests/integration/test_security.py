@@ -25,9 +25,10 @@ from labctl.lab.handle import Lab
 from labctl.lab.place import SOCKET
 from tests.integration.detached import ROOT, becomes, name_of_lab, running
 from tests.labs import output, pair_plan, run, shell
+from tests.skips import for_root
 
 HERS, HIS = 40_000 + os.getpid() % 10_000, 50_000 + os.getpid() % 10_000  # users that this machine knows nothing of
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
+needs_root = for_root("becomes other users")
 
 BAD_NAMES = [
     "-rf",

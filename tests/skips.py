@@ -1,0 +1,47 @@
+"""Why a test does not run here: because of who runs it, or because the machine lacks something.
+
+With LABCTL_TESTS_REQUIRE_FEATURES=1 what the machine lacks is a failure: the stock-kernel run has it all, and a probe that
+wrongly says "not here" would hide tests forever. Fail-closed: whatever does not say "for ..." is something lacking.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+_ROOT, _USER, _WITHOUT = "for root: ", "for ordinary users: ", "for machines without "
+
+
+def for_root(why: str) -> pytest.MarkDecorator:
+    """Skips unless root runs the tests."""
+    return pytest.mark.skipif(os.geteuid() != 0, reason=f"{_ROOT}{why}")
+
+
+def for_ordinary_users(why: str) -> pytest.MarkDecorator:
+    """Skips when root runs the tests."""
+    return pytest.mark.skipif(os.geteuid() == 0, reason=f"{_USER}{why}")
+
+
+def for_machines_without(feature: str, *, is_there: bool) -> pytest.MarkDecorator:
+    """Skips where the feature is: what is tested is its absence."""
+    return pytest.mark.skipif(is_there, reason=f"{_WITHOUT}{feature}")
+
+
+def needs_feature(name: str, is_there: bool, why: str) -> pytest.MarkDecorator:
+    """Skips where this machine lacks the feature; `why` is what was seen or which kernel has it."""
+    return pytest.mark.skipif(not is_there, reason=f"feature {name}: {why}")
+
+
+def needs_programs(*names: str) -> pytest.MarkDecorator:
+    """Skips where one of the programs is not installed."""
+    missing = [name for name in names if shutil.which(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+def is_refused(reason: str) -> bool:
+    """Whether a skip for this reason counts as a failure here."""
+    if os.environ.get("LABCTL_TESTS_REQUIRE_FEATURES") != "1":
+        return False
+    return not reason.removeprefix("Skipped: ").startswith((_ROOT, _USER, _WITHOUT))
