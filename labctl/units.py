@@ -32,7 +32,9 @@ _RATES: Mapping[str, int] = {
     "bit": 1,
     "kbit": 1000,
     "Kbit": 1000,
+    "mbit": 1000**2,
     "Mbit": 1000**2,
+    "gbit": 1000**3,
     "Gbit": 1000**3,
 }
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*)")
@@ -64,12 +66,12 @@ def size_bytes(value: object) -> int:
 
 
 def rate_bit_s(value: object) -> int:
-    """Bits a second of `10Mbit`, `256kbit`, `1Gbit` (also with `/s` or `ps` behind)."""
-    text = _text(value, "rate", "10Mbit or 256kbit", "Mbit")
-    number, unit = _single(text, "rate", "10Mbit or 256kbit")
+    """Bits a second of `10mbit`, `256kbit`, `1Gbit` (also with `/s` or `ps` behind)."""
+    text = _text(value, "rate", "10mbit or 256kbit", "mbit")
+    number, unit = _single(text, "rate", "10mbit or 256kbit")
     for ending in ("/s", "ps"):
         unit = unit.removesuffix(ending)
-    return _whole(text, number * _factor(text, number, unit, _RATES, "rate", "Mbit"), "bits a second")
+    return _whole(text, number * _factor(text, number, unit, _RATES, "rate", "mbit"), "bits a second")
 
 
 def fraction(value: object) -> float:
@@ -96,6 +98,27 @@ def format_duration(seconds: float) -> str:
     if seconds >= 60 and seconds % 60 == 0:
         return f"{seconds / 60:.0f}m"
     return f"{seconds:.10g}s" if seconds == round(seconds, 3) else f"{seconds:.3f}s"
+
+
+def format_us(duration_us: int) -> str:
+    """`20ms`, `1500us`, `2s`: exact, and read back by `duration_s`."""
+    for unit, factor in (("s", 1_000_000), ("ms", 1000)):
+        if duration_us % factor == 0 and duration_us:
+            return f"{duration_us // factor}{unit}"
+    return f"{duration_us}us"
+
+
+def format_ppm(share_ppm: int) -> str:
+    """`1%`, `0.25%`: exact, and read back by `fraction`."""
+    return f"{share_ppm / 10_000:g}%"
+
+
+def format_rate(rate_bit_s: int) -> str:
+    """`10mbit`, `1500kbit`: exact, as tc(8) writes it, and read back by `rate_bit_s`."""
+    for unit, factor in (("gbit", 1000**3), ("mbit", 1000**2), ("kbit", 1000)):
+        if rate_bit_s % factor == 0 and rate_bit_s:
+            return f"{rate_bit_s // factor}{unit}"
+    return f"{rate_bit_s}bit"
 
 
 def format_size(size: int) -> str:

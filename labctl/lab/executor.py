@@ -11,15 +11,16 @@ import errno
 import socket
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
-from labctl.errors import KernelError
-from labctl.kernel import carrier, rtnl
+from labctl.errors import KernelError, LabctlError
+from labctl.kernel import carrier, qdisc, rtnl
 from labctl.kernel.announce import announce
 from labctl.kernel.netlink import Batch, Refused
 from labctl.kernel.sysctl import read_sysctl, write_sysctl
 from labctl.lab.nodes import Interface, NodeTable
 from labctl.lab.refusals import refusal
-from labctl.lab.sending import Origin, Restore, Sending, Tolerant, raise_first
+from labctl.lab.sending import Needing, Origin, Restore, Sending, Tolerant, raise_first
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -34,10 +35,12 @@ from labctl.plan.operations import (
     RemoveRoute,
     ResetSysctl,
     SetDown,
+    SetImpairment,
     SetMtu,
     SetSysctl,
     SetUp,
 )
+from labctl.plan.queueing import Fifo, NetworkEmulator, Queue, TokenBucket, queues
 from labctl.topology.model import Address, NodeKind
 
 __all__ = ["Execution", "NodeTable", "Restore", "execute"]
@@ -46,15 +49,30 @@ __all__ = ["Execution", "NodeTable", "Restore", "execute"]
 def execute(operations: Iterable[Operation], nodes: NodeTable) -> None:
     """Carry out the operations, in order.
 
-    Raises KernelError for the first operation that the kernel refuses; those after it may or may not have been carried
-    out. When it returns, every link that was set up passes packets: carriers are settled, not on their way.
+    Raises KernelError for the first operation that the kernel refuses (MachineError where it lacks netem); those after
+    it may or may not have been carried out, but impairments are then what they were before. When it returns, every
+    link that was set up passes packets: carriers are settled, not on their way.
     """
     with ExitStack() as stack:
         execution = Execution(nodes, stack)
-        for operation in operations:
-            execution.add(operation)
-        execution.finish()
+        try:
+            for operation in operations:
+                execution.add(operation)
+            execution.finish()
+        except LabctlError:
+            _take_back_impairments(execution, nodes, stack)
+            raise
     nodes.let_go()
+
+
+def _take_back_impairments(failed: Execution, nodes: NodeTable, stack: ExitStack) -> None:
+    execution = Execution(nodes, stack, lenient=True)
+    # What cannot be taken back (its interface is gone, ...) was refused just now, which is being told.
+    with suppress(LabctlError):
+        for one in reversed(failed.undo):
+            if isinstance(one, SetImpairment) and nodes.has_interface(one.node, one.ifname):
+                execution.add(one)
+        execution.flush()
 
 
 class Execution(Sending):
@@ -120,6 +138,8 @@ class Execution(Sending):
                 interface = self._interface(operation, operation.node, operation.ifname)
                 self.undo.append(SetMtu(operation.node, operation.ifname, operation.before, operation.mtu))
                 self._queue(operation.node, rtnl.set_mtu(interface.index, operation.mtu), operation)
+            case SetImpairment():
+                self._set_impairment(operation)
             case RemoveNode():
                 self._remove_node(operation)
             case RemoveLink():
@@ -282,6 +302,8 @@ class Execution(Sending):
         interface = self._interface(operation, *ends[0])
         for end in ends:
             one = self._interface(operation, *end)
+            if one.impaired:
+                self.undo.append(one.impaired)
             if one.was_up and not one.cut:
                 self.undo.append(SetUp(*end))
         # On a switch's side, if it has one: that one may be removing many, and they go together.
@@ -334,6 +356,22 @@ class Execution(Sending):
         interface.made_up = False
         interface.was_up = True
         self._set_up_here.add((operation.node, operation.ifname))
+
+    def _set_impairment(self, operation: SetImpairment) -> None:
+        """Put its queueing disciplines on the interface, or change them in place; those of another shape go."""
+        node, ifname = operation.node, operation.ifname
+        interface = self._interface(operation, node, ifname)
+        was = interface.impaired
+        self.undo.append(replace(was or SetImpairment(node, ifname, None), before=operation.impairment))
+        interface.impaired = operation if operation.impairment else None
+        if not operation.impairment:
+            self._queue(node, qdisc.remove_root(interface.index), Tolerant(operation, (errno.ENOENT, errno.ENODEV)))
+            return
+        peer = interface.peer
+        link = f"{node}:{ifname} - {peer[0]}:{peer[1]}" if peer else f"{node}:{ifname}"
+        for queue in queues(operation.impairment, operation.mtu):
+            message, module = _qdisc(queue, interface.index, operation.seed)
+            self._queue(node, message, Needing(operation, link, module))
 
     def _given(self, interface: Interface, operation: AddAddress | AddRoute) -> Origin:
         """Remember what the interface is given; what it had before its link was down may be there again already."""
@@ -434,3 +472,25 @@ _DOOMED = 0x6C61  # the group of interfaces that are being removed
 
 def _route(operation: AddRoute, index: int) -> bytearray:
     return rtnl.new_route(index, operation.destination, operation.gateway)
+
+
+def _qdisc(queue: Queue, index: int, seed: int | None) -> tuple[bytearray, str]:
+    """The message that puts it on the interface, and the module that has it."""
+    match queue:
+        case TokenBucket(handle, parent, rate_bytes_s, burst_bytes, limit_bytes):
+            sizes = {"rate_bytes_s": rate_bytes_s, "burst_bytes": burst_bytes, "limit_bytes": limit_bytes}
+            return qdisc.replace_tbf(index, handle, parent, **sizes), "sch_tbf"
+        case NetworkEmulator(handle, parent, delay_us, jitter_us, loss_ppm, limit_packets):
+            message = qdisc.replace_netem(
+                index,
+                handle,
+                parent,
+                delay_us=delay_us,
+                jitter_us=jitter_us,
+                loss_ppm=loss_ppm,
+                limit_packets=limit_packets,
+                seed=seed,
+            )
+            return message, "sch_netem"
+        case Fifo(handle, parent, limit_bytes):
+            return qdisc.replace_bfifo(index, handle, parent, limit_bytes=limit_bytes), "sch_fifo"

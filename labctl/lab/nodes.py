@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from labctl.kernel.namespaces import current_network, entered, new_network, socket_in
 from labctl.kernel.rtnl import LOOPBACK_INDEX
-from labctl.plan.operations import AddAddress, AddRoute
+from labctl.plan.operations import AddAddress, AddRoute, SetImpairment
 from labctl.topology.model import NodeKind
 
 # The kernel gives a new namespace the fallback devices of whatever tunnels it has loaded (tunl0, sit0, ...: a dozen).
@@ -30,6 +30,7 @@ class Interface:
     was_up: bool = False
     cut: bool = False  # it was set down, and not up again since
     given: list[Restorable] = field(default_factory=list)
+    impaired: SetImpairment | None = None  # what was last done to what it sends; None when nothing is
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
-from labctl.errors import KernelError, LabError
+from labctl.errors import KernelError, LabctlError, LabError
 from labctl.lab.executor import Execution, NodeTable, Restore
 from labctl.lab.host import LOCAL_NAMES, Host
 from labctl.plan.difference import Difference
@@ -103,9 +103,9 @@ def _carry_out(
             for at in there:
                 execution.give_routes_again(*at)
             execution.finish()
-        except KernelError:
+        except LabctlError:
             # What was queued is either done or known to have been refused then; the first refusal is the one to tell.
-            with suppress(KernelError):
+            with suppress(LabctlError):
                 execution.flush()
             raise
         finally:
@@ -117,16 +117,16 @@ def _undone(
     table: NodeTable,
     moved: Collection[Address],
     touched: Iterable[tuple[str, str]],
-) -> list[KernelError]:
+) -> list[LabctlError]:
     """Carry out `undo` backwards, whatever is refused on the way; returns that."""
-    problems: list[KernelError] = []
+    problems: list[LabctlError] = []
     with ExitStack() as stack:
         execution = Execution(table, stack, running=True, lenient=True, moved=moved)
 
         def attempt(what: Callable[[], None]) -> None:
             try:
                 what()
-            except KernelError as error:
+            except LabctlError as error:
                 problems.append(error)
 
         for undoing in reversed(undo):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from labctl.errors import KernelError, MachineError
+from labctl.errors import KernelError, MachineError, describe_errno
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -18,6 +18,7 @@ from labctl.plan.operations import (
     RemoveRoute,
     ResetSysctl,
     SetDown,
+    SetImpairment,
     SetMtu,
     SetSysctl,
     SetUp,
@@ -35,6 +36,18 @@ def refusal(operation: Operation, number: int, detail: str) -> KernelError | Mac
     if isinstance(operation, MakeNode) and number == errno.ENOSPC:
         return MachineError(str(error))
     return error
+
+
+def without_module(operation: SetImpairment, link: str, module: str, detail: str) -> MachineError:
+    """A link that cannot be impaired because the kernel lacks a module, and where that is to be had."""
+    qdisc = module.removeprefix("sch_")
+    came_back = describe_errno(errno.ENOENT) + (f" ({detail.rstrip('.')})" if detail else "")
+    return MachineError(
+        f"link {link}: cannot give what {operation.node}:{operation.ifname} sends {operation.impairment}: {came_back}. "
+        f"This kernel has no {qdisc}: the module {module} is not there. It is in Ubuntu's package "
+        "linux-modules-extra-$(uname -r), in Fedora's and RHEL's kernel-modules-extra, and in Debian's linux-image. "
+        "`labctl doctor` tells what this kernel can do."
+    )
 
 
 def subject(operation: Operation) -> str:
@@ -78,6 +91,10 @@ def _attempted(operation: Operation) -> str:
             return f"set its MTU to {operation.mtu}"
         case ResetSysctl():
             return f"reset {operation.key}"
+        case SetImpairment():
+            if operation.impairment is None:
+                return "let its packets pass unimpaired"
+            return f"give what it sends {operation.impairment}"
 
 
 def _hint(operation: Operation, number: int) -> str:

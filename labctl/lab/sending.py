@@ -14,8 +14,8 @@ from labctl.errors import KernelError
 from labctl.kernel import rtnl
 from labctl.kernel.netlink import RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
 from labctl.lab.nodes import Interface, NodeTable
-from labctl.lab.refusals import DESCRIPTORS, refusal, subject
-from labctl.plan.operations import AddAddress, AddRoute, Operation, RemoveAddress, RemoveRoute
+from labctl.lab.refusals import DESCRIPTORS, refusal, subject, without_module
+from labctl.plan.operations import AddAddress, AddRoute, Operation, RemoveAddress, RemoveRoute, SetImpairment
 
 ADDRESS_DEADLINE_S = 10.0  # it takes about a millisecond
 
@@ -35,7 +35,16 @@ class Tolerant:
     errnos: tuple[int, ...]
 
 
-Origin = Operation | Tolerant
+@dataclass(frozen=True, slots=True)
+class Needing:
+    """A message of an operation on a link that takes a module of the kernel."""
+
+    operation: SetImpairment
+    link: str
+    module: str
+
+
+Origin = Operation | Tolerant | Needing
 
 
 class Sending:
@@ -76,7 +85,7 @@ class Sending:
     def _forget(self, refused: Refused[Origin]) -> None:
         """What was refused was not given; and what was there already is not notified again."""
         tolerant = isinstance(refused.origin, Tolerant)
-        operation = refused.origin.operation if isinstance(refused.origin, Tolerant) else refused.origin
+        operation = refused.origin.operation if isinstance(refused.origin, Tolerant | Needing) else refused.origin
         if not isinstance(operation, AddAddress | AddRoute) or not self._nodes.has_interface(
             operation.node, operation.ifname
         ):
@@ -171,7 +180,11 @@ def raise_first(refusals: list[Refused[Origin]]) -> None:
     serious: list[tuple[Operation, int, str]] = []
     for refused in refusals:
         origin = refused.origin
-        if not isinstance(origin, Tolerant):
+        if isinstance(origin, Needing):
+            if refused.errno == errno.ENOENT and not serious:
+                raise without_module(origin.operation, origin.link, origin.module, refused.detail)
+            serious.append((origin.operation, refused.errno, refused.detail))
+        elif not isinstance(origin, Tolerant):
             serious.append((origin, refused.errno, refused.detail))
         elif refused.errno not in origin.errnos:
             serious.append((origin.operation, refused.errno, refused.detail))

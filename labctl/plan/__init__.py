@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labctl.plan.codec import from_json, nodes_from_json, nodes_to_json, to_json
     from labctl.plan.difference import Change, Difference
+    from labctl.plan.impairments import set_impairments, with_seed
     from labctl.plan.operations import Operation, Plan, PlannedNode
     from labctl.plan.ordering import build
     from labctl.plan.render import (
@@ -34,7 +35,9 @@ __all__ = [
     "render_json",
     "render_shell",
     "render_text",
+    "set_impairments",
     "to_json",
+    "with_seed",
 ]
 
 
@@ -43,6 +46,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
     "ordering": ("build",),
     "codec": ("from_json", "nodes_from_json", "nodes_to_json", "to_json"),
     "difference": ("Change", "Difference"),
+    "impairments": ("set_impairments", "with_seed"),
     "render": (
         *("render_difference_json", "render_difference_text"),
         *("render_json", "render_shell", "render_text"),

@@ -22,12 +22,13 @@ from labctl.plan.operations import (
     RemoveRoute,
     ResetSysctl,
     SetDown,
+    SetImpairment,
     SetMtu,
     SetSysctl,
     SetUp,
 )
 from labctl.plan.services import from_row, to_row
-from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix, Transport
+from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix, Transport
 from labctl.topology.service import Service
 
 T = TypeVar("T")
@@ -133,6 +134,12 @@ def _encode(operation: Operation) -> list[Any]:
             return ["mtu", node, ifname, mtu, before]
         case ResetSysctl(node, key):
             return ["-sysctl", node, key]
+        case SetImpairment(node, ifname, impairment, before, mtu, seed):
+            return ["impair", node, ifname, *_impairments(impairment, before), mtu, seed]
+
+
+def _impairments(*impairments: Impairment | None) -> list[list[int] | None]:
+    return [None if one is None else [one.delay_us, one.jitter_us, one.loss_ppm, one.rate_bit_s] for one in impairments]
 
 
 def _ends(a: LinkEnd, b: LinkEnd) -> list[list[Any]]:
@@ -175,6 +182,10 @@ class _Decoder:
                 return SetMtu(*fields)
             case "-sysctl":
                 return ResetSysctl(*fields)
+            case "impair":
+                node, ifname, *impairments, mtu, seed = fields
+                now, before = (None if one is None else Impairment(*one) for one in impairments)
+                return SetImpairment(node, ifname, now, before, mtu, seed)
             case _:
                 raise ValueError(f"unknown operation {name!r}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 from labctl.plan.operations import (
@@ -28,12 +28,13 @@ from labctl.plan.operations import (
     RemoveRoute,
     ResetSysctl,
     SetDown,
+    SetImpairment,
     SetMtu,
     SetSysctl,
     SetUp,
 )
 from labctl.plan.services import runs_alike, services_of
-from labctl.topology.model import NodeKind
+from labctl.topology.model import Impairment, NodeKind
 
 IPV6_MTU_MIN = 1280  # RFC 8200; the kernel drops IPv6 from an interface below it, and starts it afresh above
 _PER_INTERFACE = ("conf", "neigh")
@@ -112,6 +113,7 @@ class _Facts:
         self.sysctls: dict[tuple[str, str], str] = {}
         self.others: set[AddAddress | SetUp | AddRoute] = set()
         self.addresses: dict[At, list[AddAddress]] = {}
+        self.impaired: dict[At, SetImpairment] = {}
         for operation in plan.operations:
             match operation:
                 case MakeNode(node, kind):
@@ -133,10 +135,16 @@ class _Facts:
                         self.addresses.setdefault((node, ifname), []).append(operation)
                 case SetUp() | AddRoute():
                     self.others.add(operation)
+                case SetImpairment(node, ifname):
+                    self.impaired[node, ifname] = operation
 
     def routes(self) -> dict[tuple[str, str], AddRoute]:
         """By node and destination."""
         return {(one.node, str(one.destination)): one for one in self.others if isinstance(one, AddRoute)}
+
+    def impairment(self, at: At) -> Impairment | None:
+        """What happens to what the interface sends."""
+        return self.impaired[at].impairment if at in self.impaired else None
 
     def setting_of(self, node: str, key: str) -> str:
         """The interface that the setting is one of; "" for one of the whole node (or of all, default, lo)."""
@@ -188,6 +196,9 @@ def _removals(old: Plan, before: _Facts, after: _Facts) -> Iterator[Operation]:
             case AddAddress(node, ifname, address):
                 if operation not in after.others or not _stays(node, ifname, before, after):
                     yield RemoveAddress(node, ifname, address)
+            case SetImpairment(node, ifname, impairment, _, mtu):
+                if _stays(node, ifname, before, after) and (node, ifname) not in after.impaired:
+                    yield SetImpairment(node, ifname, None, impairment, mtu)
             case SetUp(node, ifname) if operation not in after.others and _stays(node, ifname, before, after):
                 yield SetDown(node, ifname)  # of others there is no need: they go as a whole, which is much faster
             case AddRoute(node, destination, gateway, ifname):
@@ -209,11 +220,22 @@ def _additions(new: Plan, before: _Facts, after: _Facts) -> Iterator[Operation]:
                 there = _stays(node, after.setting_of(node, key), before, after)
                 if not there or before.sysctls.get((node, key)) != value:
                     yield operation
+            case SetImpairment(node, ifname):
+                was = before.impaired.get((node, ifname)) if _stays(node, ifname, before, after) else None
+                if was is None or not _impairs_alike(was, operation):
+                    yield replace(operation, before=was.impairment if was else None)
             case AddAddress(node, ifname) | SetUp(node, ifname) | AddRoute(node, _, _, ifname):
                 if operation not in before.others or not _stays(node, ifname, before, after):
                     yield operation
             case _:
                 yield operation
+
+
+def _impairs_alike(one: SetImpairment, other: SetImpairment) -> bool:
+    """Whether one need not be replaced by the other: the size of packets matters for a rate only, and a seed is drawn
+    when an interface is first impaired."""
+    sized = one.impairment is not None and one.impairment.rate_bit_s
+    return one.impairment == other.impairment and (one.mtu == other.mtu or not sized)
 
 
 def _mtus(before: _Facts, after: _Facts) -> Iterator[SetMtu]:
@@ -253,6 +275,7 @@ def _changes(
             yield Change(Sign.CHANGED, text)
     yield from _link_changes(before, after, Sign.ADDED)
     yield from _mtu_changes(before, after)
+    yield from _impairment_changes(before, after)
     yield from _address_changes(before, after)
     yield from _route_changes(before, after)
     yield from _sysctl_changes(before, after)
@@ -298,7 +321,7 @@ def _link_changes(before: _Facts, after: _Facts, sign: Sign) -> Iterator[Change]
                 yield Change(Sign.CHANGED, f"link {link.a} - {link.b}: made anew, {_why(old, link)}")
             continue
         shown = (_with_addresses(end, here) for end in (link.a, link.b))
-        yield Change(sign, f"link {' - '.join(shown)}")
+        yield Change(sign, f"link {' - '.join(shown)}{_impaired(link, here) if sign is Sign.ADDED else ''}")
 
 
 def _why(old: MakeLink, new: MakeLink) -> str:
@@ -328,6 +351,39 @@ def _mtu_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
                 yield Change(
                     Sign.CHANGED, f"mtu of {link.a} - {link.b}: {was[end.node, end.ifname]} to {end.mtu} bytes"
                 )
+
+
+def _impaired(link: MakeLink, facts: _Facts) -> str:
+    """What the link does to packets, to be put behind its name."""
+    a, b = (facts.impairment((end.node, end.ifname)) for end in (link.a, link.b))
+    if a == b:
+        return f": {a}" if a else ""
+    each = (f"{one} from {end.node}" for end, one in ((link.a, a), (link.b, b)) if one)
+    return f": {', '.join(each)}"
+
+
+def _impairment_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
+    """Of links that stay: once where both directions change alike, else for the direction that does."""
+    for identity, link in after.links.items():
+        if not _link_stays(identity, before, after):
+            continue
+        ends = (link.a, link.b)
+        was, now = ([facts.impairment((end.node, end.ifname)) for end in ends] for facts in (before, after))
+        if was[0] == was[1] and now[0] == now[1]:
+            if was[0] != now[0]:
+                yield _impairment_change(f"{link.a} - {link.b}", was[0], now[0])
+            continue
+        for end, old, new in zip(ends, was, now, strict=True):
+            if old != new:
+                yield _impairment_change(f"what {end} sends", old, new)
+
+
+def _impairment_change(of: str, old: Impairment | None, new: Impairment | None) -> Change:
+    if old is None:
+        return Change(Sign.ADDED, f"{new} on {of}")
+    if new is None:
+        return Change(Sign.REMOVED, f"{old} on {of}")
+    return Change(Sign.CHANGED, f"impairment of {of}: {old} to {new}")
 
 
 def _address_changes(before: _Facts, after: _Facts) -> Iterator[Change]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix
+from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
 from labctl.topology.service import Service
 
 
@@ -175,7 +175,28 @@ class ResetSysctl:
         return f"reset {self.key} on {self.node}"
 
 
-Making = MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetUp | SetDown | AddRoute
+@dataclass(frozen=True, slots=True)
+class SetImpairment:
+    """What happens to the packets that the interface sends, instead of what did (None: nothing happens to them).
+
+    `before` is what the plan had. `mtu` (bytes) is the interface's, by which the queues are measured. `seed` decides
+    which packets are lost and how delays vary, on kernels that take one (Linux 6.6); None leaves it to the kernel.
+    """
+
+    node: str
+    ifname: str
+    impairment: Impairment | None
+    before: Impairment | None = None
+    mtu: int = 1500
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        if self.impairment is None:
+            return f"impair {self.node}:{self.ifname} no more"
+        return f"impair {self.node}:{self.ifname}: {self.impairment}"
+
+
+Making = MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetImpairment | SetUp | SetDown | AddRoute
 Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | SetMtu | ResetSysctl
 Operation = Making | Changing
 

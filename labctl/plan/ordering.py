@@ -14,6 +14,7 @@ from labctl.plan.operations import (
     Operation,
     Plan,
     PlannedNode,
+    SetImpairment,
     SetSysctl,
     SetUp,
 )
@@ -28,8 +29,8 @@ def build(topology: Topology) -> Plan:
     """The plan that makes the topology.
 
     Nodes, bridges (down) and settings first, so that `default` settings hold for every interface; then links, settings
-    of single interfaces, addresses; then everything up, bridges last: a bridge that is up does work for every port
-    that joins it; routes at the end, for they need their interface up.
+    of single interfaces, addresses, impairments; then everything up, bridges last: a bridge that is up does work for
+    every port that joins it; routes at the end, for they need their interface up.
     """
     switches = [node for node in topology.nodes if node.kind is NodeKind.SWITCH]
     others = [node for node in topology.nodes if node.kind is not NodeKind.SWITCH]
@@ -44,6 +45,12 @@ def build(topology: Topology) -> Plan:
     operations += _sysctls(topology, of_interfaces=True)
     for node in others:
         operations += _addresses(node)
+    operations += [
+        SetImpairment(node.name, interface.name, interface.impairment, mtu=interface.mtu)
+        for node in topology.nodes
+        for interface in node.interfaces
+        if interface.impairment
+    ]
     for node in (*others, *switches):
         operations += [SetUp(node.name, interface.name) for interface in node.interfaces]
     operations += [SetUp(node.name, BRIDGE) for node in switches]

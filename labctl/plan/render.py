@@ -23,14 +23,17 @@ from labctl.plan.operations import (
     RemoveRoute,
     ResetSysctl,
     SetDown,
+    SetImpairment,
     SetMtu,
     SetSysctl,
     SetUp,
 )
 from labctl.plan.outside import described, in_json
+from labctl.plan.queueing import ROOT, Fifo, NetworkEmulator, Queue, TokenBucket, queues
 from labctl.plan.services import in_order, services_of
-from labctl.topology.model import Address, NodeKind, Prefix
+from labctl.topology.model import Address, Impairment, NodeKind, Prefix
 from labctl.topology.service import Service
+from labctl.units import format_ppm
 
 _NAMES: dict[type, str] = {
     MakeNode: "make_node",
@@ -47,6 +50,7 @@ _NAMES: dict[type, str] = {
     RemoveRoute: "remove_route",
     SetMtu: "set_mtu",
     ResetSysctl: "reset_sysctl",
+    SetImpairment: "set_impairment",
 }
 
 
@@ -107,7 +111,7 @@ def render_difference_json(difference: Difference) -> str:
 
 
 def render_shell(plan: Plan) -> str:
-    """A POSIX shell script of `ip` and `sysctl` commands that makes the same network, in namespaces of those names.
+    """A POSIX shell script of `ip`, `tc` and `sysctl` commands that makes the same network, in namespaces so named.
 
     To be run as root; the namespaces appear in `ip netns`. What labctl adds around the network (hostnames, /etc/hosts,
     processes of their own) is not in it.
@@ -160,6 +164,11 @@ def _commands(operation: Operation, number: int) -> list[str]:
             return [_route("delete", node, destination, gateway, ifname)]
         case SetMtu(node, ifname, mtu):
             return [f"ip -n {_quote(node)} link set dev {_quote(ifname)} mtu {mtu}"]
+        case SetImpairment(node, ifname, impairment, _, mtu):
+            if impairment is None:
+                return [f"tc -n {_quote(node)} qdisc delete dev {_quote(ifname)} root"]
+            on = f"tc -n {_quote(node)} qdisc replace dev {_quote(ifname)}"
+            return [f"{on} {_queue(queue)}" for queue in queues(impairment, mtu)]
         case ResetSysctl(node, key):
             return [f"# {_comment(key)} on {_comment(node)}: back to what it was before it was set"]
 
@@ -168,6 +177,23 @@ def _route(verb: str, node: str, destination: Prefix, gateway: Address, ifname: 
     family = "-4" if destination.version == 4 else "-6"
     to = "default" if destination.prefixlen == 0 else str(destination)
     return f"ip {family} -n {_quote(node)} route {verb} {to} via {gateway} dev {_quote(ifname)}"
+
+
+def _queue(queue: Queue) -> str:
+    place = "root" if queue.parent == ROOT else f"parent {queue.parent >> 16:x}:{queue.parent & 0xFFFF:x}"
+    where = f"{place} handle {queue.handle >> 16:x}:"
+    match queue:
+        case TokenBucket(_, _, rate_bytes_s, burst_bytes, limit_bytes):
+            return f"{where} tbf rate {rate_bytes_s * 8}bit burst {burst_bytes} limit {limit_bytes}"
+        case NetworkEmulator(_, _, delay_us, jitter_us, loss_ppm, limit_packets):
+            words = [f"limit {limit_packets}"]
+            if delay_us:
+                words.append(f"delay {delay_us}us" + (f" {jitter_us}us" if jitter_us else ""))
+            if loss_ppm:
+                words.append(f"loss {format_ppm(loss_ppm)}")
+            return f"{where} netem {' '.join(words)}"
+        case Fifo(_, _, limit_bytes):
+            return f"{where} bfifo limit {limit_bytes}"
 
 
 def _end(end: LinkEnd) -> list[str]:
@@ -182,9 +208,9 @@ def _fields(operation: Operation) -> dict[str, Any]:
     fields: dict[str, Any] = {"operation": _NAMES[type(operation)]}
     for name in type(operation).__dataclass_fields__:
         value = getattr(operation, name)
-        if isinstance(value, LinkEnd):
+        if isinstance(value, LinkEnd | Impairment):
             value = {part: getattr(value, part) for part in type(value).__dataclass_fields__}
-        fields[name] = value if isinstance(value, int | dict) else str(value)
+        fields[name] = value if value is None or isinstance(value, int | dict) else str(value)
     return fields
 
 

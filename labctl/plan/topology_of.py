@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from labctl.plan.operations import AddAddress, AddRoute, LinkEnd, MakeLink, Plan, SetSysctl
-from labctl.topology.model import AddressOnLink, Endpoint, Interface, Link, Node, Route, Topology
+from labctl.plan.operations import AddAddress, AddRoute, LinkEnd, MakeLink, Plan, SetImpairment, SetSysctl
+from labctl.topology.model import AddressOnLink, Endpoint, Impairment, Interface, Link, Node, Route, Topology
 
 
 def topology_of(plan: Plan) -> Topology:
@@ -13,6 +13,7 @@ def topology_of(plan: Plan) -> Topology:
     sysctls: dict[str, list[tuple[str, str]]] = {}
     ends: dict[str, list[LinkEnd]] = {}
     links: list[Link] = []
+    impairments: dict[tuple[str, str], Impairment | None] = {}
     for operation in plan.operations:
         match operation:
             case MakeLink(a, b):
@@ -23,6 +24,8 @@ def topology_of(plan: Plan) -> Topology:
                 addresses.setdefault((node, ifname), []).append(address)
             case AddRoute(node, destination, gateway, ifname):
                 routes.setdefault(node, []).append(Route(destination, gateway, ifname))
+            case SetImpairment(node, ifname, impairment):
+                impairments[node, ifname] = impairment
             case SetSysctl(node, key, value):
                 sysctls.setdefault(node, []).append((key, value))
             case _:
@@ -32,7 +35,13 @@ def topology_of(plan: Plan) -> Topology:
             name=planned.name,
             kind=planned.kind,
             interfaces=tuple(
-                Interface(end.ifname, end.mac, end.mtu, tuple(addresses.get((end.node, end.ifname), ())))
+                Interface(
+                    end.ifname,
+                    end.mac,
+                    end.mtu,
+                    tuple(addresses.get((end.node, end.ifname), ())),
+                    impairment=impairments.get((end.node, end.ifname)),
+                )
                 for end in ends.get(planned.name, ())
             ),
             routes=tuple(routes.get(planned.name, ())),

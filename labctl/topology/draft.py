@@ -11,7 +11,7 @@ from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from labctl.documents import Diagnostic, Document, KeyPath, Position
-from labctl.topology.model import Address, AddressOnLink, Exposure, Limits, NodeKind, Prefix
+from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
 from labctl.topology.service import Service
 
 
@@ -93,6 +93,7 @@ class DraftEnd:
     ipv4: WantedAddress = Choice.AUTOMATIC
     ipv6: WantedAddress = Choice.AUTOMATIC
     place: Place | None = None
+    impairment: Impairment | None = None  # of what it sends
 
     def address(self, family: Family) -> WantedAddress:
         """What was asked for in that family."""

@@ -22,6 +22,7 @@ PIDS_MAX = 4_194_304  # PID_MAX_LIMIT (linux/threads.h)
 _MTU = Annotated[int, Field(ge=MTU_MIN, le=MTU_MAX, description="Largest packet in bytes.")]
 _Text = Annotated[str, Field(min_length=1)]
 _Values = dict[str, str | int]
+_Value = str | int | float | None
 
 
 def _nothing_is_empty(value: object) -> object:
@@ -41,8 +42,17 @@ def _ends_alone(value: object) -> object:
     raise Mistake("expected two nodes, or a mapping with `ends`", "write for example `- [client, server]`")
 
 
-class EndFile(FileModel):
-    """A node's end of a link, or its membership in a network."""
+class ImpairedFile(FileModel):
+    """What happens to packets on their way."""
+
+    delay: Annotated[_Value, Field(description="How much later a packet arrives: 20ms.")] = None
+    jitter: Annotated[_Value, Field(description="By how much the delay varies, to either side: 2ms.")] = None
+    loss: Annotated[_Value, Field(description="How many packets are lost: 1%.")] = None
+    rate: Annotated[_Value, Field(description="At most so many bits a second: 10mbit.")] = None
+
+
+class EndFile(ImpairedFile):
+    """A node's end of a link, or its membership in a network; delay and the like are those of what it sends."""
 
     node: Annotated[_Text, Field(description="The node's name; a group's name (`count`) stands for all of the group.")]
     interface: Annotated[str | None, Field(description="Name of the interface; by default eth0, eth1, ...")] = None
@@ -54,8 +64,8 @@ class EndFile(FileModel):
 _End = Annotated[EndFile, BeforeValidator(_node_alone, json_schema_input_type=str | EndFile)]
 
 
-class LinkFile(FileModel):
-    """A direct link between two nodes."""
+class LinkFile(ImpairedFile):
+    """A direct link between two nodes; delay and the like hold for each direction."""
 
     ends: Annotated[list[_End], Field(min_length=2, max_length=2)]
     mtu: _MTU | None = None

@@ -25,6 +25,34 @@ class NodeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Impairment:
+    """What happens to the packets that an interface sends; 0 is none of it. False when it is nothing at all."""
+
+    delay_us: int = 0
+    jitter_us: int = 0  # a packet's delay is anything from delay - jitter to delay + jitter, all equally likely
+    loss_ppm: int = 0  # of a million packets
+    rate_bit_s: int = 0  # at most, headers of Ethernet included; 0 for no limit
+
+    def __bool__(self) -> bool:
+        return bool(self.delay_us or self.jitter_us or self.loss_ppm or self.rate_bit_s)
+
+    def __str__(self) -> str:
+        return " ".join(f"{key} {value}" for key, value in self.texts()) or "none"
+
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """What there is of it, by key and as it is written in files: ("delay", "20ms"), ("loss", "1%")."""
+        from labctl.units import format_ppm, format_rate, format_us
+
+        every = (
+            ("delay", self.delay_us, format_us),
+            ("jitter", self.jitter_us, format_us),
+            ("loss", self.loss_ppm, format_ppm),
+            ("rate", self.rate_bit_s, format_rate),
+        )
+        return tuple((key, form(value)) for key, value, form in every if value)
+
+
+@dataclass(frozen=True, slots=True)
 class Interface:
     """One end of a link, on its node. A switch's interfaces are the ports of its bridge and have no addresses."""
 
@@ -33,6 +61,7 @@ class Interface:
     mtu: int  # bytes
     addresses: tuple[AddressOnLink, ...] = ()  # global ones; the link-local one is derived from the MAC
     network: str = ""  # the network (segment) it is on, "" for a direct link
+    impairment: Impairment | None = None  # of what it sends
 
 
 @dataclass(frozen=True, slots=True)

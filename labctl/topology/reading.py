@@ -8,18 +8,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from types import MappingProxyType
 
 from labctl.documents import Diagnostic, Document, DocumentError, KeyPath, read, suggest
 from labctl.documents.validate import validate
 from labctl.names import interface_name_problem, name_key, node_name_problem
+from labctl.topology import impairments
 from labctl.topology.draft import IPV4_POOL, IPV6_POOL, Draft, DraftEnd, DraftLink, DraftNode, Family, Mistakes, Place
-from labctl.topology.files import EndFile, HostFile, LinkFile, NetworkFile, RouterFile, SwitchFile, TopologyFile
-from labctl.topology.model import NodeKind
+from labctl.topology.files import (
+    EndFile,
+    HostFile,
+    ImpairedFile,
+    LinkFile,
+    NetworkFile,
+    RouterFile,
+    SwitchFile,
+    TopologyFile,
+)
+from labctl.topology.model import Impairment, NodeKind
 from labctl.topology.outside import check_exposures, exposures_of, limits_of
 from labctl.topology.services import ordered, services_of
 from labctl.topology.written import parse_address, parse_mac, parse_pool, parse_prefix
 
 NODES_LIMIT, LINKS_LIMIT = 10_000, 50_000
+_NO_VALUES: Mapping[str, int] = MappingProxyType({})
 _SYSCTL = re.compile(r"net(?:\.[A-Za-z0-9_/-]+)+")
 
 
@@ -272,7 +284,8 @@ class _Links:
         place = Place(self.document, link.path)
         ipv4 = parse_prefix(link.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
         ipv6 = parse_prefix(link.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
-        first, second = (self.ends(end) for end in link.ends)
+        common = self.written(link, place)
+        first, second = (self.ends(end, common, place) for end in link.ends)
         for a in first:
             for b in second:
                 if a.node == b.node:
@@ -305,7 +318,30 @@ class _Links:
         self.gathered.links.append(link)
         return True
 
-    def ends(self, end: EndFile) -> list[DraftEnd]:
+    def written(self, model: ImpairedFile, place: Place) -> dict[str, int]:
+        """The delay and the like that are written there, by key."""
+        values, flaws = impairments.read({key: getattr(model, key) for key in impairments.KEYS})
+        for flaw in flaws:
+            self.mistakes.add(place.at(flaw.key), flaw.message, flaw.hint)
+        return values
+
+    def impairment(
+        self, end: EndFile, place: Place, common: Mapping[str, int], link: Place | None
+    ) -> Impairment | None:
+        """What the link says of both directions, with what the end says of its own instead."""
+        own = self.written(end, place)
+        made, flaw = impairments.together({**common, **own})
+        if flaw is None:
+            return made or None
+        if flaw.key in own or link is None:
+            self.mistakes.add(place.at(flaw.key), flaw.message, flaw.hint)
+        elif "delay" in own:
+            self.mistakes.add(place.at("delay"), f"{flaw.message} (the jitter is the link's)", flaw.hint)
+        else:
+            self.mistakes.add(link.at(flaw.key), flaw.message, flaw.hint)
+        return None
+
+    def ends(self, end: EndFile, common: Mapping[str, int] = _NO_VALUES, link: Place | None = None) -> list[DraftEnd]:
         """The ends that this one stands for: a group's name stands for all its nodes."""
         place = Place(self.document, end.path)
         names = self.gathered.groups.get(name_key(end.node))
@@ -320,6 +356,7 @@ class _Links:
         ipv4 = parse_address(end.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
         ipv6 = parse_address(end.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
         interface = self.interface(end, place)
+        impairment = self.impairment(end, place, common, link)
         single = [("interface", end.interface), ("mac", end.mac), ("ipv4", end.ipv4), ("ipv6", end.ipv6)]
         if len(names) > 1:
             for key, value in single[1:]:
@@ -334,7 +371,7 @@ class _Links:
                     self.mistakes.add(place.at(key), f"{end.node} is a switch: its ports have no addresses", key=True)
                     return []
         found = [name for name in names if name_key(name) in self.gathered.nodes]
-        return [DraftEnd(name, interface, mac, ipv4, ipv6, place) for name in found]
+        return [DraftEnd(name, interface, mac, ipv4, ipv6, place, impairment) for name in found]
 
     def interface(self, end: EndFile, place: Place) -> str:
         if end.interface is None:

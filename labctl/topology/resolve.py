@@ -43,7 +43,9 @@ def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
             key = (index, side)
             addresses = addressing.of(key)
             network = network_of.get(key, "")
-            interfaces[end.node].append(Interface(label.ifname, label.mac, link.mtu, addresses, network))
+            interfaces[end.node].append(
+                Interface(label.ifname, label.mac, link.mtu, addresses, network, end.impairment)
+            )
             if key in segment_of:
                 ports[end.node].append(Port(label.ifname, segment_of[key], addresses))
         links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))

@@ -1,0 +1,131 @@
+"""Delay, jitter, loss and rate as people write them: in files, on the command line, in Python. PURE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from labctl.topology.model import Impairment
+from labctl.units import duration_s, format_us, fraction, rate_bit_s
+
+# struct tc_netem_qopt (linux/pkt_sched.h) has 32 bits for a delay in ticks of 64 ns.
+DELAY_MAX_US = 274_000_000
+# The kernel draws from twice the jitter in 32 bits of nanoseconds (tabledist in net/sched/sch_netem.c).
+JITTER_MAX_US = 2_000_000
+# Below it one packet of usual size takes 12 s; above it a lab has no use for it.
+RATE_MIN_BIT_S, RATE_MAX_BIT_S = 1_000, 1_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What is wrong with the value of a key."""
+
+    key: str
+    message: str
+    hint: str = ""
+
+
+def read(written: Mapping[str, object]) -> tuple[dict[str, int], list[Flaw]]:
+    """The values by key, in the units of `Impairment`, and what is wrong; a key whose value is None is not there."""
+    values: dict[str, int] = {}
+    flaws: list[Flaw] = []
+    for key, value in written.items():
+        if value is None:
+            continue
+        try:
+            values[key] = _READERS[key](value)
+        except ValueError as error:
+            flaws.append(Flaw(key, str(error)))
+    return values, flaws
+
+
+def together(values: Mapping[str, int]) -> tuple[Impairment, Flaw | None]:
+    """The impairment that has these values, and what is wrong with them together."""
+    made = Impairment(*(values.get(key, 0) for key in KEYS))
+    if made.jitter_us and not made.delay_us:
+        return made, Flaw("jitter", "jitter needs a delay that it varies", "add for example `delay: 20ms`")
+    if made.jitter_us > made.delay_us:
+        least = format_us(made.jitter_us)
+        message = f"the jitter {least} is more than the delay {format_us(made.delay_us)}: packets would leave early"
+        return made, Flaw("jitter", message, f"a delay of at least {least} can vary by that")
+    return made, None
+
+
+def parse(written: Mapping[str, object]) -> Impairment:
+    """The impairment; ValueError with everything that is wrong with it. The keys are those of `KEYS`."""
+    unknown = [key for key in written if key not in _READERS]
+    if unknown:
+        raise ValueError("; ".join(unknown_key(key) for key in unknown))
+    values, flaws = read(written)
+    made, flaw = together(values)
+    if flaw is not None and not flaws:
+        flaws = [flaw]
+    if flaws:
+        raise ValueError("; ".join(f"{one.message}; {one.hint}" if one.hint else one.message for one in flaws))
+    return made
+
+
+def parse_words(words: Iterable[str]) -> Impairment:
+    """The impairment of `delay=20ms loss=1%`, each a word. ValueError."""
+    written: dict[str, object] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not value:
+            raise ValueError(f"`{word}` is not KEY=VALUE: write for example delay=20ms or loss=1%")
+        if key in written:
+            raise ValueError(f"`{key}` is said twice")
+        written[key] = value
+    return parse(written)
+
+
+def unknown_key(key: str) -> str:
+    """What to say of a key that there is not."""
+    from labctl.documents.source import suggest
+
+    return f"unknown key `{key}`; {suggest(key, KEYS)}"
+
+
+def _delay_us(value: object) -> int:
+    return _duration_us(value, "delay", DELAY_MAX_US)
+
+
+def _jitter_us(value: object) -> int:
+    return _duration_us(value, "jitter", JITTER_MAX_US)
+
+
+def _duration_us(value: object, what: str, most: int) -> int:
+    seconds = duration_s(value)
+    duration_us = round(seconds * 1e6)
+    if abs(seconds * 1e6 - duration_us) > 1e-4:
+        raise ValueError(f"`{value}` is not a whole number of microseconds")
+    if duration_us > most:
+        raise ValueError(f"the {what} `{value}` is too long for the kernel, at most {format_us(most)}")
+    return duration_us
+
+
+def _loss_ppm(value: object) -> int:
+    share = fraction(value) * 1e6
+    loss_ppm = round(share)
+    if abs(share - loss_ppm) > 1e-4:
+        raise ValueError(f"the loss `{value}` is too fine: in steps of 0.0001%")
+    return loss_ppm
+
+
+def _rate_bit_s(value: object) -> int:
+    if value == 0 and not isinstance(value, bool):
+        return 0
+    rate = rate_bit_s(value)
+    if rate < RATE_MIN_BIT_S:
+        raise ValueError(f"the rate `{value}` is too slow, at least 1kbit")
+    if rate > RATE_MAX_BIT_S:
+        raise ValueError(f"the rate `{value}` is too fast, at most 1000gbit")
+    if rate % 8:
+        raise ValueError(f"the rate `{value}` is not a whole number of bytes a second")
+    return rate
+
+
+_READERS: Mapping[str, Callable[[object], int]] = MappingProxyType(
+    {"delay": _delay_us, "jitter": _jitter_us, "loss": _loss_ppm, "rate": _rate_bit_s}
+)
+KEYS = tuple(_READERS)  # in the order of the fields of `Impairment`
