@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
-    from labctl.api import AsyncLab, Lab
-    from labctl.pytest_plugin.labs import LabFactory, Pool, UsedLabs
+    from labctl import AsyncLab, Lab
+    from labctl.pytest_plugin.labs import LabFactory, Labs, UsedLabs
     from labctl.pytest_plugin.scenarios import ScenarioFile
     from labctl.scenario.result import RunResult
 
@@ -179,27 +179,27 @@ def labctl_seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="class")
-def _labctl_labs_of_class(request: pytest.FixtureRequest) -> Iterator[Pool]:
-    yield from _pool(request)
+def _labctl_labs_of_class(request: pytest.FixtureRequest) -> Iterator[Labs]:
+    yield from _labs(request)
 
 
 @pytest.fixture(scope="module")
-def _labctl_labs_of_module(request: pytest.FixtureRequest) -> Iterator[Pool]:
-    yield from _pool(request)
+def _labctl_labs_of_module(request: pytest.FixtureRequest) -> Iterator[Labs]:
+    yield from _labs(request)
 
 
 @pytest.fixture(scope="package")
-def _labctl_labs_of_package(request: pytest.FixtureRequest) -> Iterator[Pool]:
-    yield from _pool(request)
+def _labctl_labs_of_package(request: pytest.FixtureRequest) -> Iterator[Labs]:
+    yield from _labs(request)
 
 
 @pytest.fixture(scope="session")
-def _labctl_labs_of_session(request: pytest.FixtureRequest) -> Iterator[Pool]:
-    yield from _pool(request)
+def _labctl_labs_of_session(request: pytest.FixtureRequest) -> Iterator[Labs]:
+    yield from _labs(request)
 
 
-def _pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
-    from labctl.pytest_plugin.labs import Pool
+def _labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
+    from labctl.pytest_plugin.labs import Labs
 
-    with Pool(request.config) as pool:
-        yield pool
+    with Labs(request.config) as labs:
+        yield labs

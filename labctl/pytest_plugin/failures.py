@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
@@ -30,13 +31,30 @@ def look() -> Look:
 
 
 def without_own_code(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """labctl's errors speak for themselves: the traceback ends in the test, unless `--full-trace` is given."""
-    excinfo = call.excinfo
-    if excinfo is None or not isinstance(excinfo.value, LabctlError) or item.config.getoption("fulltrace"):
+    """labctl's errors say themselves what came back: their traceback ends in the test, and their causes are left out.
+
+    Not with `--full-trace` and `--pdb`.
+    """
+    error = call.excinfo.value if call.excinfo is not None else None
+    if not isinstance(error, LabctlError) or item.config.getoption("fulltrace") or item.config.getoption("usepdb"):
         return
-    outside = excinfo.traceback.filter(lambda entry: _OWN_CODE not in Path(entry.path).parents)
-    if outside:
-        excinfo.traceback = outside
+    outside = _outside(error.__traceback__)
+    if outside is not None:
+        error.__cause__, error.__suppress_context__ = None, True
+        call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, outside))
+
+
+def _outside(traceback: TracebackType | None) -> TracebackType | None:
+    """The same without frames of labctl; None when there are no others than pytest's and ours."""
+    entries = []
+    while traceback is not None:
+        entries.append(traceback)
+        traceback = traceback.tb_next
+    made: TracebackType | None = None
+    for entry in reversed(entries):
+        if _OWN_CODE not in Path(entry.tb_frame.f_code.co_filename).parents:
+            made = TracebackType(made, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return made
 
 
 def complete(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -78,8 +96,8 @@ def _of_labs(item: pytest.Item) -> Iterator[str]:
     used = [*item.stash[USED_LABS].labs] if USED_LABS in item.stash else []
     if "lab_factory" in getattr(item, "fixturenames", ()):
         used += [entry for entry in item.config.stash[LABS].labs if not entry[0].closed]
-    for lab, since in used:
-        yield lab.report(since=since)
+    for lab, before_s in used:
+        yield lab.report(after_s=before_s)
 
 
 def _told_to_a_ci() -> bool:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import pytest
 
-from labctl.api import AsyncLab, Lab, Topology
+from labctl.api.lab import Lab
+from labctl.api.topology import Topology
 from labctl.errors import LabctlError, MachineError
 from labctl.pytest_plugin import LABS, USED_LABS
-from labctl.pytest_plugin.settings import seed_of, skips_impossible
+from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
 
 Source: TypeAlias = Topology | str | Path
 _USAGE = '@pytest.mark.topology("pair" | "file.yaml" | Topology, scope="function")'
@@ -37,48 +38,18 @@ class LabScope(StrEnum):
 class Wanted:
     """What a test wants its lab to be."""
 
-    source: Source
-    base: Path  # what a file is relative to
+    source: Source  # a file by its whole path
     scope: LabScope
 
 
-class LabFactory:
-    """What `make_lab` and `lab_factory` are: called, it makes a lab, and ends it with its fixture at the latest."""
-
-    def __init__(self, config: pytest.Config, base: Path | None, used: UsedLabs) -> None:
-        """`base`: what files are relative to; None: the folder of the file in which the call stands."""
-        self._config = config
-        self._base = base
-        self._used = used
-        self._stack = ExitStack()
-
-    def __call__(self, topology: Source | None = None) -> Lab:
-        """A lab of a shape, a file or a Topology (None: ini `labctl_topology`); a context manager, if need be.
-
-        The test fails, with the message alone, when there can be none.
-        """
-        if topology is None:
-            source, base = default_source(self._config)
-        else:
-            source, base = topology, self._base or Path(sys._getframe(1).f_code.co_filename).parent
-        with told_as_failure(self._config):
-            lab = self._stack.enter_context(opened(self._config, source, base))
-        self._used.add(lab)
-        return lab
-
-    def close(self) -> None:
-        """End the labs, the latest first. Idempotent."""
-        self._stack.close()
-
-
-class Pool:
-    """The labs that the tests of a class, module, package or session share: one for each topology."""
+class Labs:
+    """Labs that end together: those of a fixture. A context manager."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """For the fixtures of each scope."""
+        """For the session of `config`."""
         self._config = config
         self._stack = ExitStack()
-        self._labs: list[tuple[Source, Lab]] = []
+        self.made: list[tuple[Source, Lab]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -86,17 +57,64 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._stack.close()  # the latest first
 
-    def get(self, wanted: Wanted) -> Lab:
-        """The lab of that topology; a new one when a test has closed it."""
-        key = _key(wanted.source, wanted.base)
-        for source, lab in self._labs:
-            if source == key and not lab.closed:
+    def make(self, source: Source) -> Lab:
+        """A lab on whose hosts the project and pytest's temporary directory are to be seen. LabctlError.
+
+        Skips the test where this machine cannot have it, if the ini file wants that.
+        """
+        seed_of(self._config)
+        visible = [self._config.rootpath]
+        if factory := getattr(self._config, "_tmp_path_factory", None):
+            visible.append(factory.getbasetemp())
+        given = as_seen_from(Path.cwd(), source) if isinstance(source, Path) else source
+        try:
+            lab = Lab(given, visible_paths=visible)
+        except MachineError as error:
+            if skips_impossible(self._config):
+                pytest.skip(str(error))
+            raise
+        self._stack.callback(lab.close)
+        self.made.append((source, lab))
+        return lab
+
+    def make_or_fail(self, source: Source) -> Lab:
+        """The same for a fixture of ours: labctl's errors fail with their message and no traceback."""
+        try:
+            return self.make(source)
+        except LabctlError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+    def shared(self, source: Source) -> Lab:
+        """The one of that topology, however many tests ask for it; a new one when a test has closed it."""
+        for known, lab in self.made:
+            if known == source and not lab.closed:
                 return lab
-        with told_as_failure(self._config):
-            lab = self._stack.enter_context(opened(self._config, wanted.source, wanted.base))
-        self._labs.append((key, lab))
+        return self.make_or_fail(source)
+
+
+class LabFactory:
+    """What `make_lab` and `lab_factory` are: called, it makes a lab, which ends with the fixture at the latest."""
+
+    def __init__(self, config: pytest.Config, base: Path | None, labs: Labs, used: UsedLabs) -> None:
+        """`base`: what files are relative to; None: the folder of the file in which the call stands."""
+        self._config = config
+        self._base = base
+        self._labs = labs
+        self._used = used
+
+    def __repr__(self) -> str:
+        return f"<LabFactory, {len(self._labs.made)} labs made>"
+
+    def __call__(self, topology: Source | None = None) -> Lab:
+        """A lab of a shape, a file or a Topology (None: ini `labctl_topology`); a context manager, if need be.
+
+        DocumentError or InputError when the topology is wrong; MachineError; KernelError.
+        """
+        base = self._base or Path(sys._getframe(1).f_code.co_filename).parent
+        lab = self._labs.make(default_source(self._config) if topology is None else resolved(topology, base))
+        self._used.add(lab)
         return lab
 
 
@@ -104,11 +122,11 @@ class Pool:
 class UsedLabs:
     """The labs that a test (or, of `lab_factory`, the session) has used, for the report of a failure."""
 
-    labs: list[tuple[Lab, int]] = field(default_factory=list)
+    labs: list[tuple[Lab, float]] = field(default_factory=list)
 
     def add(self, lab: Lab) -> None:
         """From here on: what was done in the lab before was another test's doing."""
-        self.labs.append((lab, len(lab.activity())))
+        self.labs.append((lab, max((each.started_s for each in lab.activity()), default=-1.0)))
 
 
 def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
@@ -116,70 +134,52 @@ def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
     wanted = _wanted(request)
     used = _used_by_test(request)
     if wanted.scope is not LabScope.FUNCTION:
-        pool: Pool = request.getfixturevalue(f"_labctl_labs_of_{wanted.scope}")
-        lab = pool.get(wanted)
+        labs: Labs = request.getfixturevalue(f"_labctl_labs_of_{wanted.scope}")
+        lab = labs.shared(wanted.source)
         used.add(lab)
         yield lab
         return
-    with ExitStack() as stack:
-        with told_as_failure(request.config):
-            lab = stack.enter_context(opened(request.config, wanted.source, wanted.base))
+    with Labs(request.config) as labs:
+        lab = labs.make_or_fail(wanted.source)
         used.add(lab)
         yield lab
 
 
-def async_lab_of(request: pytest.FixtureRequest) -> Iterator[AsyncLab]:
+def async_lab_of(request: pytest.FixtureRequest) -> Iterator[Any]:
     """For the fixture `async_lab`."""
-    yield from ()
+    pytest.skip("not yet")
+    yield
 
 
 def factory_of_test(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
     """For the fixture `make_lab`."""
-    factory = LabFactory(request.config, request.path.parent, _used_by_test(request))
-    try:
-        yield factory
-    finally:
-        factory.close()
+    with Labs(request.config) as labs:
+        yield LabFactory(request.config, request.path.parent, labs, _used_by_test(request))
 
 
 def factory_of_session(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
     """For the fixture `lab_factory`."""
     used = request.config.stash.setdefault(LABS, UsedLabs())
-    factory = LabFactory(request.config, None, used)
-    try:
-        yield factory
-    finally:
-        factory.close()
+    with Labs(request.config) as labs:
+        yield LabFactory(request.config, None, labs, used)
 
 
-@contextmanager
-def opened(config: pytest.Config, source: Source, base: Path) -> Iterator[Lab]:
-    """A lab, on whose hosts the project and pytest's temporary directory are to be seen."""
-    seed_of(config)
-    visible = [config.rootpath, base]
-    if factory := getattr(config, "_tmp_path_factory", None):
-        visible.append(factory.getbasetemp())
-    with Lab(_key(source, base), visible_paths=visible) as lab:
-        yield lab
-
-
-@contextmanager
-def told_as_failure(config: pytest.Config) -> Iterator[None]:
-    """labctl's errors as failures (or skips) that have the message and no traceback."""
-    try:
-        yield
-    except MachineError as error:
-        if skips_impossible(config):
-            pytest.skip(str(error))
-        pytest.fail(str(error), pytrace=False)
-    except LabctlError as error:
-        pytest.fail(str(error), pytrace=False)
-
-
-def default_source(config: pytest.Config) -> tuple[Source, Path]:
+def default_source(config: pytest.Config) -> Source:
     """Ini `labctl_topology`, a file of which is relative to the ini file."""
     base = config.inipath.parent if config.inipath else config.rootpath
-    return str(config.getini("labctl_topology")), base
+    return resolved(str(config.getini("labctl_topology")), base)
+
+
+def resolved(source: Source, base: Path) -> Source:
+    """A shape or a Topology as it is, a file by its whole path: equal for what is the same."""
+    from labctl.topology import is_shape
+
+    if isinstance(source, Topology):
+        return source
+    path = base / os.fspath(source)
+    if isinstance(source, str) and (is_shape(source) or (source.isalpha() and not path.exists())):
+        return source  # a word is a shape, or meant to be one
+    return path
 
 
 def _wanted(request: pytest.FixtureRequest) -> Wanted:
@@ -187,10 +187,10 @@ def _wanted(request: pytest.FixtureRequest) -> Wanted:
     given, scope = _read(mark) if mark else (None, LabScope.FUNCTION)
     given = getattr(request, "param", given)  # parametrize("lab", ["pair", "star:3"], indirect=True)
     if given is None:
-        return Wanted(*default_source(request.config), scope)
+        return Wanted(default_source(request.config), scope)
     if not isinstance(given, Source):
         pytest.fail(f"{_USAGE}: {given!r} is none of these.", pytrace=False)
-    return Wanted(given, request.path.parent, scope)
+    return Wanted(resolved(given, request.path.parent), scope)
 
 
 def _read(mark: pytest.Mark) -> tuple[object, LabScope]:
@@ -198,21 +198,11 @@ def _read(mark: pytest.Mark) -> tuple[object, LabScope]:
     scope = words.pop("scope", LabScope.FUNCTION)
     given = [*mark.args, *words.values()]
     if len(given) > 1 or words.keys() - {"topology"}:
-        pytest.fail(f"{_USAGE}: does not take {mark.args} {mark.kwargs}.", pytrace=False)
-    try:
-        return (given[0] if given else None), LabScope(scope)
-    except ValueError:
+        said = ", ".join([*map(repr, mark.args), *(f"{name}={value!r}" for name, value in mark.kwargs.items())])
+        pytest.fail(f"{_USAGE}: was given ({said}).", pytrace=False)
+    if scope not in list(LabScope):
         pytest.fail(f"{_USAGE}: scope {scope!r} is none of {', '.join(LabScope)}.", pytrace=False)
-
-
-def _key(source: Source, base: Path) -> Source:
-    """A shape or a Topology as it is, a file by its absolute path."""
-    if isinstance(source, Topology):
-        return source
-    from labctl.topology import is_shape
-
-    text = os.fspath(source)
-    return text if isinstance(source, str) and is_shape(text) else base / text
+    return (given[0] if given else None), LabScope(scope)
 
 
 def _used_by_test(request: pytest.FixtureRequest) -> UsedLabs:

@@ -63,5 +63,5 @@ def _program(name: str) -> Iterator[str]:
     from labctl.scenario.features import FEATURES
 
     near = suggest(name, FEATURES)
-    meant = f" ({near}, the feature?)" if near.startswith("did you mean") else ""
+    meant = f" ({near.replace('mean', 'mean the feature')})" if near.startswith("did you mean") else ""
     yield f"the program `{name}` is not installed{meant}"

@@ -13,7 +13,7 @@ import pytest
 
 from labctl.errors import InputError, MachineError
 from labctl.pytest_plugin import SCENARIO_RUN
-from labctl.pytest_plugin.settings import seed_of, skips_impossible
+from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
 from labctl.scenario.model import Scenario
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult
 
@@ -60,7 +60,7 @@ class ScenarioFile(pytest.File):
         from labctl.scenario import load
 
         try:
-            scenario = load(_as_seen_from(Path.cwd(), self.path))
+            scenario = load(as_seen_from(Path.cwd(), self.path))
         except InputError as error:
             raise self.CollectError(str(error)) from error
         # pytest takes `::` in an argument for the end of a part of an id.
@@ -122,7 +122,3 @@ class ScenarioItem(pytest.Item):
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """Where it is, for headings and skips."""
         return self.path, 0, self.name
-
-
-def _as_seen_from(directory: Path, path: Path) -> Path:
-    return path.relative_to(directory) if path.is_relative_to(directory) else path

@@ -72,3 +72,8 @@ def chosen_artifacts_root(config: pytest.Config) -> Path | None:
     """What --labctl-artifacts says; None without it."""
     given = config.getoption("--labctl-artifacts")
     return config.invocation_params.dir / given if given else None
+
+
+def as_seen_from(directory: Path, path: Path) -> Path:
+    """The path as one would write it in that directory: for messages."""
+    return path.relative_to(directory) if path.is_relative_to(directory) else path

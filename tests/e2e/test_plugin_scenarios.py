@@ -77,7 +77,7 @@ def test_a_failure_has_a_section_with_the_calls_and_where_artifacts_lie_and_a_su
 def test_pytests_junit_xml_has_the_scenarios_properties(ran: Ran, project: Project) -> None:
     (case,) = ElementTree.parse(project.folder / "junit.xml").iterfind(".//testcase[@name='A server echoes']")
     properties = {each.get("name"): each.get("value") for each in case.iterfind("properties/property")}
-    assert properties.pop("seed") in ran.output  # the failure's
+    assert f"seed: {properties.pop('seed')}" in ran.output  # the failure's
     assert properties == {"scenario": "A server echoes", "file": "echo.scenario.yaml", "topology": "pair", "steps": "3"}
 
 
