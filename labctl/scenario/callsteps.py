@@ -147,8 +147,10 @@ def make_calls(at: StepRun, body: CallsBody) -> Done:
         outcome = session.run(at.step.script, at.scope.deadline, at.variables)
     at.scope.check()  # a cancelled run has ended the process in the middle of its calls
     if outcome.failure is not None:
-        line = at.step.text_line + outcome.failure.span.line
-        raise StepFailed(f"{outcome.failure.reason}\n{at.step.file}:{line}: {outcome.failure.statement}")
+        span = outcome.failure.span
+        line, column = at.step.text_line + span.line, at.step.text_column + span.column
+        where = f"{at.step.file}:{line}: {outcome.failure.statement}"
+        raise StepFailed(f"{outcome.failure.reason}\n{where}", line=line, column=column)
     return NOTHING
 
 

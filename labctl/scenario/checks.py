@@ -184,6 +184,7 @@ class StepReader:
             title = title or title_of(kind, body, data)
         except (AttributeError, TypeError):
             return None  # the body is not of the kind's shape, which has been told
+        text = self._document.position_in_text(_text_path(key, path), 0, 0) if script else None
         return Step(
             kind=kind,
             number=number,
@@ -197,7 +198,8 @@ class StepReader:
             templated=kind is not StepKind.PARALLEL and has_references(_own(kind, data)),
             branches=branches,
             script=script,
-            text_line=self._document.position_in_text(_text_path(key, path), 0, 0).line if script else 0,
+            text_line=text.line if text else 0,
+            text_column=text.column if text else 0,
         )
 
     def _long_form(self, kind: StepKind, key: str, data: Any) -> Any:

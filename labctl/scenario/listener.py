@@ -94,3 +94,44 @@ class SilentListener:
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         """Nothing."""
+
+
+class Several:
+    """Tells everything to several listeners, one after the other."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def scenario_started(self, scenario: ScenarioInfo) -> None:
+        for each in self._listeners:
+            each.scenario_started(scenario)
+
+    def step_started(
+        self, scenario: ScenarioInfo, index: str, kind: str, host: str | None, title: str, line: int
+    ) -> None:
+        for each in self._listeners:
+            each.step_started(scenario, index, kind, host, title, line)
+
+    def call_begun(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
+        for each in self._listeners:
+            each.call_begun(scenario, index, call)
+
+    def call_finished(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
+        for each in self._listeners:
+            each.call_finished(scenario, index, call)
+
+    def output(self, scenario: ScenarioInfo, host: str, process: str, stream: Stream, data: bytes) -> None:
+        for each in self._listeners:
+            each.output(scenario, host, process, stream, data)
+
+    def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None:
+        for each in self._listeners:
+            each.step_finished(scenario, step)
+
+    def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
+        for each in self._listeners:
+            each.scenario_kept(scenario, result, hints)
+
+    def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
+        for each in self._listeners:
+            each.scenario_finished(scenario, result)

@@ -30,6 +30,7 @@ class Step:
     branches: tuple[tuple[Step, ...], ...] = ()  # of `repeat`: one; of `parallel`: one for each branch
     script: Any = None  # of `calls`: the parsed statements (calls.Program)
     text_line: int = 0  # of `calls`: where the text begins in the file
+    text_column: int = 0
 
     @property
     def where(self) -> str:

@@ -10,11 +10,20 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """`keep_on_failure`: a failed lab, with all that runs in it, is there until the listener's `scenario_kept`
-    returns. `lab` is a running lab to run in, which is left as it was found, instead of a lab for each scenario."""
+    returns. `lab` is a running lab to run in, which is left as it was found, instead of a lab for each scenario.
+
+    `seed` (0..2**63-1; None: one is drawn) is what everything random in the run comes from: programs get it as
+    LABCTL_SEED, `shuffle` orders the scenarios by it. With `repeat` each repetition has the next one. `until_fail`: no
+    further scenario is begun once one has not passed (a skipped one has not failed); of what passed before, the steps
+    are then not kept."""
 
     jobs: int = 1  # scenarios that run at the same time
     keep_on_failure: bool = False
     lab: str | None = None
+    seed: int | None = None
+    shuffle: bool = False
+    repeat: int | None = 1  # how often each scenario is run; None: until it fails or is stopped
+    until_fail: bool = False
 
 
 class Cancellation:

@@ -57,6 +57,8 @@ class StepResult:
     calls: tuple[CallRecord, ...] = ()
     output: OutputRecord | None = None
     exit_status: int | None = None  # of a program; 128 + n when ended by signal n
+    failed_line: int = 0  # of the statement in a calls step that failed, and its column; 0 where there is none
+    failed_column: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class ScenarioResult:
     duration_s: float
     hosts: tuple[str, ...] = ()  # in topology order: the columns of the report
     steps: tuple[StepResult, ...] = ()
+    repetition: int = 0  # counted from 1; 0 when it was run once only. The name has it too: `[3/10]`
+    seed: int | None = None  # what its programs got as LABCTL_SEED: `--seed SEED` repeats it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +81,4 @@ class RunResult:
     started_at: str
     duration_s: float
     scenarios: tuple[ScenarioResult, ...]
+    seed: int | None = None

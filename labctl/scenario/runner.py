@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from labctl.scenario.options import Cancellation, RunOptions
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResult
 from labctl.scenario.sequence import run_steps, step_order
 from labctl.scenario.state import Run
+from labctl.scenario.turns import Turn, draw_seed, turns
 from labctl.scenario.variables import Variables
 from labctl.scenario.waiting import Scope, Watcher
 
@@ -41,9 +43,10 @@ def run_many(
     *,
     boot: Boot | None = None,
 ) -> RunResult:
-    """The results of the scenarios, in their order, at most `options.jobs` of them running at the same time.
+    """The results of the scenarios, in the order of their turns, at most `options.jobs` of them at the same time.
 
-    `cancellation.cancel()` ends the running ones promptly; they and those that have not begun are errors then.
+    `cancellation.cancel()` ends the running ones promptly; they and those that have not begun are errors then, but no
+    further repetition begins.
     KeyboardInterrupt does that too, and is raised again when every lab is gone. `boot` (taken over) was started ahead,
     for the first lab.
     Raises MachineError when this machine cannot have labs; the first one, when all threads have ended.
@@ -51,21 +54,28 @@ def run_many(
     listener = listener or SilentListener()
     cancellation = cancellation or Cancellation()
     started_at, started = _now(), time.monotonic()
-    results: list[ScenarioResult | None] = [None] * len(scenarios)
+    seed = options.seed if options.seed is not None else draw_seed()
+    results: dict[int, ScenarioResult] = {}
     raised: list[BaseException] = []
-    waiting = iter(range(len(scenarios)))
+    failed = threading.Event()
+    waiting = enumerate(_while_wanted(turns(scenarios, options, seed), options, cancellation, failed))
     lock = threading.Lock()
     boots = [boot] if boot is not None else []
 
     def work() -> None:
         while True:
             with lock:
-                index = next(waiting, None)
-                first_boot = boots.pop() if boots and index is not None else None
-            if index is None:
+                index, turn = next(waiting, (0, None))
+                first_boot = boots.pop() if boots and turn is not None else None
+            if turn is None:
                 return
             try:
-                results[index] = run_scenario(scenarios[index], options, listener, cancellation, boot=first_boot)
+                result = _take(turn, options, listener, cancellation, first_boot)
+                if result.outcome in (Outcome.FAILED, Outcome.ERROR):
+                    failed.set()
+                elif options.until_fail:
+                    result = replace(result, steps=())  # of a run without end, what is kept must not grow much
+                results[index] = result
             except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
                 raised.append(error)
                 cancellation.cancel(str(error) or type(error).__name__)
@@ -73,7 +83,7 @@ def run_many(
 
     threads = [
         threading.Thread(target=work, name=f"labctl-scenario-{number}")
-        for number in range(min(max(1, options.jobs), len(scenarios)))
+        for number in range(_workers(scenarios, options))
     ]
     for thread in threads:
         thread.start()
@@ -82,8 +92,34 @@ def run_many(
         left.close()
     if raised:
         raise raised[0]
-    done = tuple(result for result in results if result is not None)
-    return RunResult(started_at, time.monotonic() - started, done)
+    done = tuple(results[index] for index in sorted(results))
+    return RunResult(started_at, time.monotonic() - started, done, seed)
+
+
+def _workers(scenarios: Sequence[Scenario], options: RunOptions) -> int:
+    jobs = max(1, options.jobs)
+    return min(jobs, len(scenarios) * (jobs if options.repeat is None else options.repeat))
+
+
+def _while_wanted(
+    coming: Iterator[Turn], options: RunOptions, cancellation: Cancellation, failed: threading.Event
+) -> Iterator[Turn]:
+    """The turns, until one has failed and that ends the run, or a repetition is over and the run was stopped."""
+    repetition = 0
+    for turn in coming:
+        if options.until_fail and failed.is_set():
+            return
+        if turn.repetition > max(repetition, 1) and cancellation.reason:
+            return
+        repetition = turn.repetition
+        yield turn
+
+
+def _take(
+    turn: Turn, options: RunOptions, listener: Listener, cancellation: Cancellation, boot: Boot | None
+) -> ScenarioResult:
+    own = replace(options, seed=turn.seed)
+    return run_scenario(turn.scenario, own, listener, cancellation, boot=boot, repetition=turn.repetition)
 
 
 def run_scenario(
@@ -93,10 +129,11 @@ def run_scenario(
     cancellation: Cancellation | None = None,
     *,
     boot: Boot | None = None,
+    repetition: int = 0,
 ) -> ScenarioResult:
     """Run one scenario in a lab of its own, in this thread; nothing of the lab is left when it returns.
 
-    Raises MachineError. `boot` is taken over.
+    Raises MachineError. `boot` is taken over. `repetition` (0: the only run) goes into the result.
     """
     listener = listener or SilentListener()
     cancellation = cancellation or Cancellation()
@@ -114,6 +151,8 @@ def run_scenario(
             duration_s=time.monotonic() - started,
             hosts=scenario.hosts,
             steps=tuple(sorted(steps, key=step_order)),
+            seed=options.seed,
+            repetition=repetition,
         )
 
     with ExitStack() as stack:
@@ -159,7 +198,7 @@ def _in_a_lab(
     try:
         with ExitStack() as stack:
             if options.lab is None:
-                plan = planning.build(scenario.topology)
+                plan = _seeded(planning.build(scenario.topology), scenario, options)
                 paths = (str(scenario.directory), *_service_paths(plan))
                 lab = Lab.open(plan, visible_paths=paths, boot=boot)
                 changes = Changes()
@@ -199,6 +238,7 @@ def _in_a_lab(
                 programs=programs,
                 callers=callers,
                 counters=counters_at_start(lab, scenario),
+                seed=options.seed,
                 results=steps,
             )
 
@@ -217,6 +257,15 @@ def _in_a_lab(
         if not isinstance(error, LabctlError):
             raise
         return finished(Outcome.ERROR, str(error), steps)
+
+
+def _seeded(plan: Plan, scenario: Scenario, options: RunOptions) -> Plan:
+    """The plan whose links lose and delay packets by chance as the seed has it."""
+    if options.seed is None or not any(each.impairment for node in scenario.topology.nodes for each in node.interfaces):
+        return plan
+    from labctl.plan import with_seed
+
+    return with_seed(plan, options.seed)
 
 
 def _service_paths(plan: Plan) -> tuple[str, ...]:

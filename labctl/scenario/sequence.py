@@ -35,6 +35,7 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
     started_s = run.elapsed_s
     at = StepRun(run, step, index, variables, scope)
     outcome, reason, done = Outcome.PASSED, "", NOTHING
+    failed_line = failed_column = 0
     run.listener.step_started(run.scenario, index, step.kind, step.host, title, step.line)
     try:
         scope.check()
@@ -45,6 +46,7 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
         done = _execute(at, body, data)
     except StepFailed as failure:
         outcome, reason, done = Outcome.FAILED, failure.reason, failure.done
+        failed_line, failed_column = failure.line, failure.column
         if not run.scope.remaining_s and not run.scope.cancelled:
             reason = f"{reason} ({_too_late(run)})"
     except Interrupted as interruption:
@@ -72,6 +74,8 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
         calls=tuple(at.calls),
         output=done.output,
         exit_status=done.exit_status,
+        failed_line=failed_line,
+        failed_column=failed_column,
     )
     with run.lock:
         run.results.append(result)

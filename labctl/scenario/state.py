@@ -36,10 +36,12 @@ NOTHING = Done()
 class StepFailed(Exception):
     """An expectation of the step did not hold; `reason` says what was expected and what was seen last."""
 
-    def __init__(self, reason: str, done: Done = NOTHING) -> None:
+    def __init__(self, reason: str, done: Done = NOTHING, *, line: int = 0, column: int = 0) -> None:
         super().__init__(reason)
         self.reason = reason
         self.done = done
+        self.line = line  # of the statement in the scenario's file, where it is one
+        self.column = column
 
 
 @dataclass(eq=False)
@@ -58,6 +60,7 @@ class Run:
     counters: dict[str, Counters]  # at the start, of the hosts whose counters some step looks at
     started: float  # time.monotonic() when the lab was there
     changes: Changes  # what steps have changed of the network
+    seed: int | None = None  # LABCTL_SEED of its programs
     results: list[StepResult] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
