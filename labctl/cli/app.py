@@ -104,6 +104,42 @@ def run(
             help="Run in this running lab, which is left as it was found, instead of one of its own.",
         ),
     ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(
+            "--artifacts", metavar="DIR", help="Write all results, calls and program outputs to files below DIR."
+        ),
+    ] = None,
+    durations: Annotated[
+        Path | None,
+        typer.Option(
+            "--durations", metavar="FILE", help="How long scenarios took: read by --shard, updated by every run."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="K/N", help="Run the K-th of N parts, which take about as long as each other."),
+    ] = None,
+    repeat: Annotated[
+        int | None, typer.Option("--repeat", metavar="N", min=1, help="Run every scenario N times.")
+    ] = None,
+    until_fail: Annotated[
+        bool,
+        typer.Option("--until-fail", help="Run again and again (with --repeat at most N times) until one fails."),
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            max=(1 << 63) - 1,
+            help="What everything random comes from (programs: LABCTL_SEED); else it is drawn, and told on a failure.",
+        ),
+    ] = None,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="Run the scenarios in an order that comes from the seed.")
+    ] = False,
 ) -> int:
     """Run scenarios, each in a lab of its own, and say what each host called and what came back.
 
@@ -112,7 +148,24 @@ def run(
     """
     from labctl.cli.run import RunRequest, run_scenarios
 
-    return run_scenarios(RunRequest(tuple(paths), jobs, junit, json, keep_on_failure, verbose, topo, lab), context.obj)
+    request = RunRequest(
+        words=tuple(paths),
+        jobs=jobs,
+        junit=junit,
+        json=json,
+        keep_on_failure=keep_on_failure,
+        verbose=verbose,
+        topology=topo,
+        lab=lab,
+        artifacts=artifacts,
+        durations=durations,
+        shard=shard,
+        repeat=repeat,
+        until_fail=until_fail,
+        seed=seed,
+        shuffle=shuffle,
+    )
+    return run_scenarios(request, context.obj)
 
 
 @app.command(short_help="Check topologies and scenarios; builds nothing.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,18 +12,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl import __version__
 from labctl.cli.find import Kind, files, kind_of
 from labctl.cli.interruption import cancelled_by_signals, until_enter
 from labctl.cli.main import Stopped
+from labctl.cli.run_reports import STANDARD_OUTPUT, Reports, on_github, tell_github
 from labctl.errors import InputError
 from labctl.report import plain
 from labctl.report.progress import Progress
 from labctl.report.screen import Screen, standard_error, standard_output
+from labctl.scenario.options import RunOptions
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult
 
 if TYPE_CHECKING:
     from labctl.lab.starting import Boot
+    from labctl.report.ci_log import CiLog
+    from labctl.scenario.listener import Listener
     from labctl.scenario.model import Scenario
     from labctl.scenario.options import Cancellation
     from labctl.topology.model import Topology
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
 EXIT_PASSED = 0
 EXIT_FAILED = 1
 EXIT_LAB = 4
-_STANDARD_OUTPUT = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,38 @@ class RunRequest:
     """The command line of `labctl run`."""
 
     words: tuple[str, ...]
-    jobs: int
-    junit: Path | None
-    json: Path | None
-    keep_on_failure: bool
-    verbose: bool
-    topology: str | None
+    jobs: int = 1
+    junit: Path | None = None
+    json: Path | None = None
+    keep_on_failure: bool = False
+    verbose: bool = False
+    topology: str | None = None
     lab: str | None = None  # a running one
+    artifacts: Path | None = None
+    durations: Path | None = None
+    shard: str | None = None
+    repeat: int | None = None
+    until_fail: bool = False
+    seed: int | None = None
+    shuffle: bool = False
+
+    @property
+    def reports(self) -> Reports:
+        return Reports(self.junit, self.json, self.artifacts, self.durations)
+
+    def options(self, lab: str | None) -> RunOptions:
+        """How it is run; the seed is drawn here, so that it can be told before anything begins."""
+        from labctl.scenario.turns import draw_seed
+
+        return RunOptions(
+            jobs=self.jobs,
+            keep_on_failure=self.keep_on_failure,
+            lab=lab,
+            seed=draw_seed() if self.seed is None else self.seed,
+            shuffle=self.shuffle,
+            repeat=self.repeat if self.repeat or self.until_fail else 1,
+            until_fail=self.until_fail,
+        )
 
 
 def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
@@ -54,26 +82,87 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     """
     from labctl.scenario import Cancellation
 
-    _check_reports(request)
+    reports = request.reports
+    reports.check()
     lab, there = _running_lab(request)
-    scenarios = load_all(request.words, there or request.topology)
-    screen = standard_error() if request.json == _STANDARD_OUTPUT else standard_output()
+    log = _log()
+    harmless = log.harmless if log is not None else None
+    screen = standard_error(harmless) if request.json == STANDARD_OUTPUT else standard_output(harmless)
+    scenarios = _of_this_shard(load_all(request.words, there or request.topology), request, screen)
+    options = request.options(lab)
+    collector = reports.collector(failures_only=options.until_fail)
+    _tell_seed(screen, scenarios, options, request, log)
     cancellation = Cancellation()
-    progress = Progress(screen, expected=len(scenarios), verbose=request.verbose, while_kept=until_enter(cancellation))
+    progress = Progress(
+        screen,
+        expected=len(scenarios) * (2 if options.repeat is None else options.repeat),
+        verbose=request.verbose,
+        while_kept=until_enter(cancellation),
+        log=log,
+        keep_steps=not options.until_fail,
+    )
+    listener: Listener = progress
+    if collector is not None:
+        from labctl.scenario.listener import Several
+
+        listener = Several(progress, collector)
     started_at, started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
     result: RunResult | None = None
     try:
         with cancelled_by_signals(cancellation) as received, progress:
-            result = _run(scenarios, request, lab, progress, cancellation, boot)
+            result = _run(scenarios, options, listener, cancellation, boot)
     finally:
         if result is None:  # CI wants a report most of all when a run was cut short
-            cut_short = _cut_short(scenarios, progress.finished, str(sys.exception()))
-            _write_reports(request, RunResult(started_at, time.monotonic() - started_s, cut_short))
-    _write_reports(request, result)
-    _conclude(screen, result, verbose=request.verbose)
+            cut_short = _cut_short(scenarios, options, progress.finished, str(sys.exception()))
+            lost = RunResult(started_at, time.monotonic() - started_s, cut_short, options.seed)
+            reports.write(lost, collector)
+            if on_github():
+                tell_github(screen, lost, os.environ)
+    _conclude(screen, result, options, request, stopped=bool(received))
+    reports.write(result, collector)
+    reports.update_durations(result)
     if received:
         raise Stopped(received[0])
     return exit_status(result)
+
+
+def _log() -> CiLog | None:
+    """The CI server whose log this is; nothing is imported where there is none."""
+    if "GITHUB_ACTIONS" not in os.environ and "GITLAB_CI" not in os.environ:
+        return None
+    from labctl.report.ci_log import log_here
+
+    return log_here(os.environ)
+
+
+def _of_this_shard(scenarios: list[Scenario], request: RunRequest, screen: Screen) -> list[Scenario]:
+    """Those that `--shard` leaves to this machine, all without it; says how many."""
+    if request.shard is None:
+        return scenarios
+    from labctl.scenario.sharding import deal, key_of, parse_shard, read_durations
+
+    shard = parse_shard(request.shard)
+    durations = read_durations(request.durations) if request.durations is not None else {}
+    keys = [key_of(each.file, each.name) for each in scenarios]
+    mine = deal(keys, durations, shard.count)[shard.number - 1]
+    told = f"shard {shard}: {len(mine)} of {len(keys)} scenarios"
+    screen.line(told if mine else f"{told}; there is nothing to do here")
+    return [scenarios[place] for place in mine]
+
+
+def _tell_seed(
+    screen: Screen, scenarios: Sequence[Scenario], options: RunOptions, request: RunRequest, log: CiLog | None
+) -> None:
+    """At the start where chance is known to have a part, or nobody is there to ask later; a failure tells it anyway."""
+    asked = request.seed is not None or options.shuffle or options.repeat != 1 or log is not None
+    if scenarios and (asked or any(_by_chance(each.topology) for each in scenarios)):
+        screen.line(f"seed {options.seed}")
+
+
+def _by_chance(topology: Topology) -> bool:
+    """Whether a link of it loses packets, or delays them unequally."""
+    sent = [interface.impairment for node in topology.nodes for interface in node.interfaces]
+    return any(each is not None and (each.loss_ppm or each.jitter_us) for each in sent)
 
 
 def exit_status(result: RunResult) -> int:
@@ -144,67 +233,52 @@ def _better(path: Path, error: InputError) -> InputError:
 
 def _run(
     scenarios: Sequence[Scenario],
-    request: RunRequest,
-    lab: str | None,
-    progress: Progress,
+    options: RunOptions,
+    listener: Listener,
     cancellation: Cancellation,
     boot: Boot | None,
 ) -> RunResult:
-    from labctl.scenario import RunOptions, run_many
+    from labctl.scenario import run_many
 
     gc.freeze()  # what was imported stays
     gc.enable()
-    options = RunOptions(jobs=request.jobs, keep_on_failure=request.keep_on_failure, lab=lab)
-    return run_many(scenarios, options, progress, cancellation, boot=boot)
+    return run_many(scenarios, options, listener, cancellation, boot=boot)
 
 
 def _cut_short(
-    scenarios: Sequence[Scenario], finished: Sequence[ScenarioResult], why: str
+    scenarios: Sequence[Scenario], options: RunOptions, finished: Sequence[ScenarioResult], why: str
 ) -> tuple[ScenarioResult, ...]:
-    """What has finished, and an error for each scenario that has not."""
+    """What has finished, and an error for each scenario that has not; of repetitions, only for the first."""
+    from labctl.scenario.turns import numbered
+
     done = {(result.file, result.name): result for result in finished}
-    return tuple(
-        done.get((each.file, each.name))
-        or ScenarioResult(each.name, each.file, each.about, Outcome.ERROR, f"not run: {why}", "", 0.0, each.hosts)
-        for each in scenarios
-    )
+    if options.repeat != 1 and finished:
+        return tuple(finished)
+    results = []
+    for each in scenarios:
+        name = each.name if options.repeat == 1 else numbered(each.name, 1, options.repeat)
+        error = ScenarioResult(name, each.file, each.about, Outcome.ERROR, f"not run: {why}", "", 0.0, each.hosts)
+        results.append(done.get((each.file, name), error))
+    return tuple(results)
 
 
-def _check_reports(request: RunRequest) -> None:
-    from labctl.report.files import check_writable
-
-    for option, path in (("--junit", request.junit), ("--json", request.json)):
-        if path is not None and path != _STANDARD_OUTPUT:
-            check_writable(path, option)
-    if request.junit == _STANDARD_OUTPUT:
-        raise InputError("--junit -: JUnit XML goes to a file. Give its name.")
-
-
-def _write_reports(request: RunRequest, result: RunResult) -> None:
-    if request.json is None and request.junit is None:
-        return
-    from labctl.report.files import write_whole
-
-    if request.junit is not None:
-        from labctl.report.junit import to_junit
-
-        write_whole(request.junit, to_junit(result))
-    if request.json is not None:
-        from labctl.report.json_report import to_json
-
-        text = to_json(result, version=__version__)
-        if request.json == _STANDARD_OUTPUT:
-            standard_output().write_bytes(text)
-        else:
-            write_whole(request.json, text)
-
-
-def _conclude(screen: Screen, result: RunResult, *, verbose: bool) -> None:
+def _conclude(screen: Screen, result: RunResult, options: RunOptions, request: RunRequest, *, stopped: bool) -> None:
     """After the last scenario: of several the failures in full and the counts; that nothing was tested, if so."""
     look = screen.look
-    if len(result.scenarios) == 1:
-        if result.scenarios[0].outcome is Outcome.SKIPPED:
-            screen.write(plain.summary(result, look)[1:])
-        return
-    failed = [] if verbose else plain.failures(result.scenarios, look)
-    screen.write(["", *failed, *plain.summary(result, look)])
+    several = len(result.scenarios) > 1 or options.repeat != 1
+    if several:
+        screen.write(["", *([] if request.verbose else plain.failures(result.scenarios, look))])
+    if on_github():
+        tell_github(screen, result, os.environ)
+    bad = (Outcome.FAILED,) if stopped else (Outcome.FAILED, Outcome.ERROR)  # to be stopped is no failure
+    failed = [each for each in result.scenarios if each.outcome in bad]
+    if failed and options.repeat != 1:
+        first = min(failed, key=lambda each: each.repetition)
+        of = f" of {options.repeat}" if options.repeat is not None else ""
+        screen.line(f"the first failure was in run {first.repetition}{of}, with seed {first.seed}")
+    elif failed:
+        screen.line(f"seed {result.seed}")
+    if several:
+        screen.write(plain.summary(result, look))
+    elif result.scenarios and result.scenarios[0].outcome is Outcome.SKIPPED:
+        screen.write(plain.summary(result, look)[1:])

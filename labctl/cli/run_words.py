@@ -13,8 +13,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from labctl.cli.run import RunRequest
 
-_WITH_VALUE = {"-j": "jobs", "--jobs": "jobs", "--junit": "junit", "--json": "json", "--topo": "topo", "--lab": "lab"}
-_SWITCHES = {"-v": "verbose", "--verbose": "verbose", "--keep-on-failure": "keep_on_failure"}
+_WITH_VALUE = {
+    "-j": "jobs",
+    "--jobs": "jobs",
+    "--junit": "junit",
+    "--json": "json",
+    "--topo": "topo",
+    "--lab": "lab",
+    "--artifacts": "artifacts",
+    "--durations": "durations",
+    "--shard": "shard",
+    "--repeat": "repeat",
+    "--seed": "seed",
+}
+_SWITCHES = {
+    "-v": "verbose",
+    "--verbose": "verbose",
+    "--keep-on-failure": "keep_on_failure",
+    "--until-fail": "until_fail",
+    "--shuffle": "shuffle",
+}
+_SEEDS = 1 << 63
 
 
 def plain_request(words: Sequence[str]) -> RunRequest | None:
@@ -36,20 +55,39 @@ def plain_request(words: Sequence[str]) -> RunRequest | None:
             if not value or (value.startswith("-") and value != "-"):
                 return None
             values[_WITH_VALUE[name]] = value
-    jobs = values.get("jobs", "1")
-    if not paths or "" in paths or not (jobs.isascii() and jobs.isdecimal() and int(jobs) > 0):
+    numbers = {name: _number(values.get(name)) for name in ("jobs", "repeat", "seed")}
+    if not paths or "" in paths or not (numbers["jobs"] != 0 and numbers["repeat"] != 0):
+        return None
+    if any(name in values and number is None for name, number in numbers.items()):
         return None
 
     from labctl.cli.run import RunRequest
 
-    junit, json = (Path(values[name]) if name in values else None for name in ("junit", "json"))
+    junit, json, artifacts, durations = (
+        Path(values[name]) if name in values else None for name in ("junit", "json", "artifacts", "durations")
+    )
     return RunRequest(
         words=tuple(paths),
-        jobs=int(jobs),
+        jobs=numbers["jobs"] or 1,
         junit=junit,
         json=json,
         keep_on_failure="keep_on_failure" in switches,
         verbose="verbose" in switches,
         topology=values.get("topo"),
         lab=values.get("lab"),
+        artifacts=artifacts,
+        durations=durations,
+        shard=values.get("shard"),
+        repeat=numbers["repeat"],
+        until_fail="until_fail" in switches,
+        seed=numbers["seed"],
+        shuffle="shuffle" in switches,
     )
+
+
+def _number(text: str | None) -> int | None:
+    """None for what is not there, or is not a number as Typer and the options' bounds have it."""
+    if text is None or not (text.isascii() and text.isdecimal() and len(text) < 20):
+        return None
+    number = int(text)
+    return number if number < _SEEDS else None

@@ -27,8 +27,10 @@ def to_junit(run: RunResult) -> bytes:
     for directory, results in _by_directory(run).items():
         suite = TestSuite(_clean(directory))
         suite.timestamp = (results[0].started_at or run.started_at).removesuffix("Z").split("+")[0]
+        if run.seed is not None:
+            suite.add_property("seed", str(run.seed))
         for result in results:
-            suite.add_testcase(_case(result))
+            suite.add_testcase(_case(result, run.seed))
         xml.add_testsuite(suite)
     xml.time = round(run.duration_s, 6)
     xml.update_statistics()  # type: ignore[no-untyped-call]  # junitparser has no annotation there
@@ -44,11 +46,18 @@ def _by_directory(run: RunResult) -> dict[str, list[ScenarioResult]]:
     return suites
 
 
-def _case(result: ScenarioResult):  # type: ignore[no-untyped-def]  # junitparser is imported only when it is needed
-    from junitparser import Error, Failure, Skipped, TestCase
+def _case(result: ScenarioResult, seed: int | None):  # type: ignore[no-untyped-def]  # junitparser is imported only when it is needed
+    from junitparser import Error, Failure, Properties, Property, Skipped, TestCase
 
     case = TestCase(_clean(result.name), classname=_clean(_class_name(result.file)), time=round(result.duration_s, 6))
     case._elem.set("file", _clean(result.file))
+    line = _line(result)
+    if line:
+        case._elem.set("line", str(line))
+    if result.seed not in (None, seed):  # of a repetition
+        properties = Properties()  # type: ignore[no-untyped-call]  # as above
+        properties.add_property(Property("seed", str(result.seed)))
+        case.append(properties)  # type: ignore[no-untyped-call]  # as above
     message = _clean(result.reason or result.outcome)
     first_line = message.split("\n", 1)[0]
     details = _clean("\n".join(plain.failure(result, _LOOK)).strip("\n"))
@@ -60,6 +69,15 @@ def _case(result: ScenarioResult):  # type: ignore[no-untyped-def]  # junitparse
         case.result = [Skipped(message)]
     case.system_out = _clean("\n".join(plain.scenario_report(result, _LOOK)))
     return case
+
+
+def _line(result: ScenarioResult) -> int:
+    """Where it failed; where it has not, its first step; 0 when it was not begun."""
+    failed = [step for step in result.steps if step.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    deepest = max(failed, key=lambda step: step.index.count("."), default=None)
+    if deepest is not None:
+        return deepest.failed_line or deepest.line
+    return result.steps[0].line if result.steps else 0
 
 
 def _with_text(entry, text: str):  # type: ignore[no-untyped-def]  # as above

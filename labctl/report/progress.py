@@ -11,13 +11,17 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from labctl.report import plain
 from labctl.report.screen import Ink, Screen, is_terminal
 from labctl.report.text import cells, pad, printable, shorten
 from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
-from labctl.scenario.result import CallRecord, ScenarioResult, StepResult
+from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+
+if TYPE_CHECKING:
+    from labctl.report.ci_log import CiLog
 
 _FIRST_LOOK_S = 0.5
 _REFRESH_S = 0.1
@@ -54,7 +58,9 @@ class Progress(SilentListener):
     """Listens to a run of `expected` scenarios and shows it on `screen`; keeps what has finished.
 
     One scenario: its whole report when it has finished. Several: a line for each finished one, with `verbose` its whole
-    report. `verbose` also streams program output. Use as a context manager: leaving it takes the live view away.
+    report. `verbose` also streams program output. In a CI server's `log` whole reports are folded, each under its line.
+    Without `keep_steps` only what did not pass is kept whole. Use as a context manager: leaving it takes the live view
+    away.
     """
 
     def __init__(
@@ -64,12 +70,16 @@ class Progress(SilentListener):
         expected: int,
         verbose: bool = False,
         while_kept: Callable[[], None] | None = None,
+        log: CiLog | None = None,
+        keep_steps: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._screen = screen
         self._expected = expected
         self._verbose = verbose
         self._while_kept = while_kept
+        self._log = log
+        self._keep_steps = keep_steps
         self._clock = clock
         self._lock = threading.RLock()
         self._running: dict[int, _Running] = {}
@@ -144,11 +154,16 @@ class Progress(SilentListener):
         self._flush_output(id(scenario), None)
         with self._lock:
             self._running.pop(id(scenario), None)
-            self._finished.append(result)
+            lean = not self._keep_steps and result.outcome is Outcome.PASSED
+            self._finished.append(replace(result, steps=()) if lean else result)
             look = self._screen.look
             if self._expected == 1 and id(scenario) in self._kept:
                 return
-            if self._expected == 1:
+            if self._log is not None and result.steps and (self._expected > 1 or result.outcome is Outcome.PASSED):
+                title, *_ = plain.one_line(result, look)
+                report = plain.scenario_report(result, look)
+                self._screen.write(self._log.section(title, report, result.duration_s), as_they_are=True)
+            elif self._expected == 1:
                 self._screen.write(plain.scenario_report(result, look))
             elif self._verbose:
                 self._screen.write([*plain.scenario_report(result, look), ""])

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -116,9 +116,13 @@ class Screen:
     Lines of several threads are not mixed. Not the stream's owner: never closes it.
     """
 
-    def __init__(self, stream: TextIO | None, look: Look | None = None) -> None:
+    def __init__(
+        self, stream: TextIO | None, look: Look | None = None, harmless: Callable[[str], str] | None = None
+    ) -> None:
+        """`harmless` changes a line that whoever reads the stream would take for a command of labctl's."""
         self.stream = stream
         self.look = look or look_of(stream)
+        self._harmless = harmless
         self._lock = threading.RLock()
         self._gone = stream is None
         self._status: list[str] = []
@@ -126,9 +130,14 @@ class Screen:
     def __repr__(self) -> str:
         return f"<Screen {self.look.width} columns{', reader gone' if self._gone else ''}>"
 
-    def write(self, lines: list[str]) -> None:
-        """Writes whole lines (already painted) at once, above the status. LabError when the stream takes no more."""
+    def write(self, lines: list[str], *, as_they_are: bool = False) -> None:
+        """Writes whole lines (already painted) at once, above the status. LabError when the stream takes no more.
+
+        `as_they_are`: with commands to a CI server among them.
+        """
         if lines:
+            if self._harmless is not None and not as_they_are:
+                lines = [self._harmless(part) for line in lines for part in line.split("\n")]
             with self._lock:
                 self._put(self._erased() + "".join(f"{line}\n" for line in lines) + self._drawn(self._status))
 
@@ -197,11 +206,11 @@ def silence(stream: TextIO) -> None:
         os.close(null)
 
 
-def standard_output() -> Screen:
+def standard_output(harmless: Callable[[str], str] | None = None) -> Screen:
     """The screen of results."""
-    return Screen(sys.stdout)
+    return Screen(sys.stdout, harmless=harmless)
 
 
-def standard_error() -> Screen:
+def standard_error(harmless: Callable[[str], str] | None = None) -> Screen:
     """The screen of complaints and progress."""
-    return Screen(sys.stderr)
+    return Screen(sys.stderr, harmless=harmless)

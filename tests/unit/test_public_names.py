@@ -63,7 +63,7 @@ ROOMS: dict[str, set[str]] = {
 # Methods and properties; what a handle's __init__ sets is used all over the tests of labs.
 HANDLES: dict[str, set[str]] = {
     "Lab": {
-        *("apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"),
+        *("apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop", "network"),
         *(
             "attach",
             "describe",
@@ -88,11 +88,18 @@ EXIT_STATUSES = {
     "KernelError": 4,
     "LabGone": 4,
     "DeadlineExceeded": 4,
+    "NotFound": 2,
+    "ProgramTimedOut": 4,
+    "ProgramFailed": 1,
+    "ProgramNotReady": 1,
 }
 
 PROGRAM = ("-e", "--env", "-w", "--workdir", "-u", "--user")
 COMMANDS = {
-    "run": {"--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo", "--lab"},
+    "run": {
+        *("--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo", "--lab"),
+        *("--artifacts", "--durations", "--shard", "--repeat", "--until-fail", "--seed", "--shuffle"),
+    },
     "validate": set(),
     "plan": {"--format", "-f", "--lab", "--topo"},
     "up": {"--dry-run", "--name", "--topo"},

@@ -18,6 +18,16 @@ WORDS = st.sampled_from(
         *("-j", "-j2", "-j=2", "--jobs", "--jobs=3", "--jobs=x", "-v", "-vv", "--verbose", "--verbos"),
         *("--junit", "--junit=o.xml", "--json", "--json=-", "--topo", "--topo=star:3", "--lab", "--lab=it"),
         *("--keep-on-failure", "-h", "--help", "--nonsense"),
+        *(
+            "--artifacts",
+            "--artifacts=out",
+            "--durations=d.json",
+            "--shard",
+            "--shard=1/2",
+            "--until-fail",
+            "--shuffle",
+        ),
+        *("--repeat", "--repeat=3", "--repeat=0", "--repeat=x", "--seed", "--seed=0", f"--seed={2**63}", "--seed=+1"),
     ]
 )
 
@@ -38,10 +48,19 @@ def test_what_is_read_without_typer_is_what_typer_reads(words: list[str]) -> Non
     assert (request.jobs, request.junit, request.json) == (expected["jobs"], expected["junit"], expected["json"])
     assert (request.keep_on_failure, request.verbose) == (expected["keep_on_failure"], expected["verbose"])
     assert (request.topology, request.lab) == (expected["topo"], expected["lab"])
+    same = ("artifacts", "durations", "shard", "repeat", "until_fail", "seed", "shuffle")
+    assert {name: getattr(request, name) for name in same} == {name: expected[name] for name in same}
 
 
 @pytest.mark.parametrize(
-    "words", [["tcp-echo"], ["a", "b", "-j", "2"], ["a", "--json=-", "-v"], ["--topo", "pair", "a"]]
+    "words",
+    [
+        ["tcp-echo"],
+        ["a", "b", "-j", "2"],
+        ["a", "--json=-", "-v"],
+        ["--topo", "pair", "a"],
+        ["a", "--repeat", "3", "--seed=7"],
+    ],
 )
 def test_the_usual_lines_need_no_typer(words: list[str]) -> None:
     assert plain_request(words) is not None

@@ -1,0 +1,220 @@
+"""A directory with all that a run gave, for a CI server to keep: results, and of each scenario calls and outputs.
+
+    DIR/result.json  junit.xml  summary.md
+    DIR/scenarios/001-accept-queue/report.txt  calls.txt  steps/3-client.stdout  programs/client/curl.stdout
+
+It is private (directories 0700, files 0600): it has what programs were given and what they said. Names come from
+numbers and from letters, digits and `-` of other names, so no name in a file leads out of the directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from labctl.errors import InputError, LabError, describe_errno
+from labctl.report import conversation, plain
+from labctl.report.screen import Look
+from labctl.report.text import printable
+from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
+from labctl.scenario.result import CallRecord, Outcome, RunResult, ScenarioResult
+
+RESULT, JUNIT, SUMMARY, SCENARIOS = "result.json", "junit.xml", "summary.md", "scenarios"
+_SUMMARY_LIMIT_BYTES = 64 << 20  # this one is not GitHub's page
+_LOOK = Look(width=120)
+_OTHERS = re.compile(r"[^a-z0-9]+")
+_LONGEST_NAME = 48
+
+
+def slug(text: str, otherwise: str = "unnamed") -> str:
+    """Letters, digits and `-` of `text`, for a file's name: never empty, never `.` or `..`, never a path."""
+    return _OTHERS.sub("-", text.lower()).strip("-")[:_LONGEST_NAME].rstrip("-") or otherwise
+
+
+def prepare(directory: Path) -> None:
+    """Makes the directory, and takes away what an earlier run left in it. InputError when it is somebody else's.
+
+    Called before anything is run, so that a directory that cannot be written is told in time.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # its parents are not private: they are not ours
+        known = {RESULT, JUNIT, SUMMARY, SCENARIOS}
+        there = {entry.name for entry in directory.iterdir()}
+        if SCENARIOS in there and RESULT not in there:
+            raise InputError(
+                f"--artifacts {directory}: has a {SCENARIOS}/ that is not labctl's. Give another directory."
+            )
+        for name in sorted(known & there):
+            path = directory / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        (directory / SCENARIOS).mkdir(mode=0o700)
+        _write(directory / RESULT, b"{}\n")  # tells, also after a kill, whose directory this is
+    except OSError as error:
+        raise InputError(f"--artifacts {directory}: cannot be written: {_why(error)}.") from error
+
+
+def write(result: RunResult, directory: Path, *, version: str, outputs: bool = True) -> None:
+    """Writes everything about a finished run into the directory, made where it is missing. LabError.
+
+    `version` is labctl's. Without `outputs`, not what steps' programs wrote: a Collector has that.
+    """
+    from labctl.report.github import summary
+    from labctl.report.json_report import to_json
+    from labctl.report.junit import to_junit
+
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / SCENARIOS).mkdir(mode=0o700, exist_ok=True)
+        for number, scenario in enumerate(result.scenarios, 1):
+            if scenario.outcome is Outcome.PASSED and not scenario.steps:
+                continue  # of a run until it fails
+            _write_scenario(scenario, directory / SCENARIOS / folder_name(number, scenario), outputs)
+        _write(directory / SUMMARY, summary(result, _SUMMARY_LIMIT_BYTES).encode("utf-8", "backslashreplace"))
+        _write(directory / JUNIT, to_junit(result))
+        _write(directory / RESULT, to_json(result, version=version))
+    except OSError as error:
+        raise LabError(f"{directory}: cannot write the artifacts: {_why(error)}.") from error
+
+
+def folder_name(number: int, scenario: ScenarioInfo) -> str:
+    """`003-accept-queue`: its place in the run, and what its file is called."""
+    repetition = re.search(r" \[(\d+)(?:/\d+)?\]$", scenario.name)
+    return f"{number:03}-{slug(Path(scenario.file).stem)}" + (f"-{repetition[1]}" if repetition else "")
+
+
+def _write_scenario(scenario: ScenarioResult, folder: Path, outputs: bool) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    report = [printable(line) for line in plain.scenario_report(scenario, _LOOK)]
+    _write(folder / "report.txt", _text(report))
+    calls = sorted((call for step in scenario.steps for call in step.calls), key=lambda call: call.started_s)
+    if calls:
+        _write(folder / "calls.txt", _text([call_line(call) for call in calls]))
+    for step in scenario.steps if outputs else ():
+        if step.output is not None:
+            (folder / "steps").mkdir(mode=0o700, exist_ok=True)
+            name = f"{step.index}-{slug(step.host or step.kind)}"
+            for stream, text in (("stdout", step.output.stdout), ("stderr", step.output.stderr)):
+                if text:
+                    _write(folder / "steps" / f"{name}.{stream}", text.encode("utf-8", "surrogateescape"))
+
+
+def call_line(call: CallRecord) -> str:
+    """`0.000350 server accept(3, ...) -> 4 [0.001650]`: seconds since the start, host, call, result, how long."""
+    who = f"{call.host}/{call.process}" if call.process else call.host
+    took = "has not returned" if call.duration_s is None else f"[{call.duration_s:.6f}]"
+    result = conversation.result_text(call, Look(), beside=call.call) if call.returned is not None else "..."
+    return f"{call.started_s:.6f} {who} {conversation.call_text(call, named=False)} {result} {took}"
+
+
+_Told = tuple[str, str, str, float]  # what tells one result from all others of its run
+
+
+def _told(result: ScenarioResult) -> _Told:
+    return result.file, result.name, result.started_at, result.duration_s
+
+
+class Collector(SilentListener):
+    """Writes what programs of the scenarios say, all of it, to files as it comes; memory does not grow with it.
+
+    `failure` is the first thing that could not be written, "" when all was: the run goes on without it. With
+    `failures_only`, what a scenario's programs said goes away again when it has passed: a run without end must not
+    fill the disk.
+    """
+
+    def __init__(self, directory: Path, *, failures_only: bool = False) -> None:
+        self._directory = directory
+        self._failures_only = failures_only
+        self._lock = threading.Lock()
+        self._started = 0
+        self._folders: dict[int, Path] = {}
+        self._files: dict[tuple[int, str, str, Stream], int] = {}
+        self._written: dict[_Told, Path] = {}
+        self.failure = ""
+
+    def scenario_started(self, scenario: ScenarioInfo) -> None:
+        """Chooses its folder, which `settle` gives its name."""
+        with self._lock:
+            self._started += 1
+            self._folders[id(scenario)] = self._directory / SCENARIOS / f"running-{self._started}"
+
+    def output(self, scenario: ScenarioInfo, host: str, process: str, stream: Stream, data: bytes) -> None:
+        """Appends to the program's file."""
+        with self._lock:
+            if self.failure:
+                return
+            try:
+                _write_all(self._file(id(scenario), host, process, stream), data)
+            except OSError as error:
+                self.failure = f"{self._directory}: cannot write what programs say: {_why(error)}."
+
+    def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
+        """Closes its files."""
+        with self._lock:
+            mine = [key for key in self._files if key[0] == id(scenario)]
+            for key in mine:
+                os.close(self._files.pop(key))
+            folder = self._folders.pop(id(scenario))
+            if not mine:
+                return
+            if self._failures_only and result.outcome in (Outcome.PASSED, Outcome.SKIPPED):
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                self._written[_told(result)] = folder
+
+    def settle(self, result: RunResult) -> None:
+        """Gives the folders the names that `write` uses, which comes after; see `failure`."""
+        with self._lock:
+            try:
+                for number, scenario in enumerate(result.scenarios, 1):
+                    folder = self._written.pop(_told(scenario), None)
+                    if folder is not None:
+                        folder.rename(folder.with_name(folder_name(number, scenario)))
+            except OSError as error:
+                self.failure = self.failure or f"{self._directory}: cannot write the artifacts: {_why(error)}."
+
+    def _file(self, scenario: int, host: str, process: str, stream: Stream) -> int:
+        key = (scenario, host, process, stream)
+        if key not in self._files:
+            folder = self._folders[scenario]
+            for part in ("", "programs", slug(host)):
+                folder /= part
+                folder.mkdir(mode=0o700, exist_ok=True)
+            path, number = folder / f"{slug(process)}.{stream}", 1
+            while path.exists():  # two names may give the same one
+                number += 1
+                path = folder / f"{slug(process)}-{number}.{stream}"
+            self._files[key] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return self._files[key]
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _text(lines: Sequence[str]) -> bytes:
+    return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace") if lines else b""
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Replaces the file; only its owner can read it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _why(error: OSError) -> str:
+    return describe_errno(error.errno or 0)

@@ -1,0 +1,195 @@
+"""A run on GitHub's runners: annotations on the lines that failed, folded groups in the log, the job's summary.
+
+Workflow commands: docs.github.com, "Workflow commands for GitHub Actions". Their parser is actions/runner's
+ActionCommand.cs: `::name properties::data` at the beginning of a line, blanks apart, and the older `##[name]data`
+anywhere in one.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from labctl.report import plain
+from labctl.report.screen import Look
+from labctl.report.text import printable, seconds
+from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResult
+
+SUMMARY_LIMIT_BYTES = 1 << 20  # of all that one step of a job writes; beyond it GitHub shows none of it
+ANNOTATION_LIMIT = 10  # errors that GitHub shows of one step
+_MESSAGE_LIMIT = 4000  # characters of an annotation; GitHub cuts at some 4 KiB
+_LOOK = Look(width=120)
+_BAD = (Outcome.FAILED, Outcome.ERROR)
+_SIGN = {Outcome.PASSED: "✅", Outcome.FAILED: "❌", Outcome.SKIPPED: "⚪", Outcome.ERROR: "💥"}
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~@&$:]")
+
+
+def annotations(run: RunResult, workspace: Path | None = None) -> list[str]:
+    """An `::error` for each failure, on the line of the call or step, at most as many as GitHub shows.
+
+    Files are told relative to `workspace` (GITHUB_WORKSPACE, absolute), as GitHub wants them; of a file outside it only
+    the text speaks.
+    """
+    found = [each for result in run.scenarios for each in _failures(result)]
+    shown = found if len(found) <= ANNOTATION_LIMIT else found[: ANNOTATION_LIMIT - 1]
+    commands = [_annotation(result, step, workspace) for result, step in shown]
+    if len(shown) < len(found):
+        more = f"{len(found) - len(shown)} more failures are not shown here; the job summary and the log have them."
+        commands.append(command("error", more, title="labctl"))
+    return commands
+
+
+def _failures(result: ScenarioResult) -> Iterator[tuple[ScenarioResult, StepResult | None]]:
+    if result.outcome not in _BAD:
+        return
+    innermost = failed_steps(result)
+    yield from ((result, step) for step in innermost)
+    if not innermost:
+        yield result, None
+
+
+def failed_steps(result: ScenarioResult) -> list[StepResult]:
+    """The steps that failed, without those that only contain one that did."""
+    bad = [step for step in result.steps if step.outcome in _BAD]
+    return [step for step in bad if not any(other.index.startswith(f"{step.index}.") for other in bad)]
+
+
+def _annotation(result: ScenarioResult, step: StepResult | None, workspace: Path | None) -> str:
+    place: dict[str, str] = {}
+    path = relative_to(result.file, workspace)
+    if path is not None:
+        place["file"] = path
+        place["line"] = str((step.failed_line or step.line) if step is not None else 1)
+        if step is not None and step.failed_column:
+            place["col"] = str(step.failed_column)
+    reason = (step.reason if step is not None else result.reason) or result.outcome
+    title = f"{result.name}: step {step.index}" if step is not None else result.name
+    if step is not None and step.title:
+        title += f", {step.title}"
+    lines = [printable(reason)]
+    if path is None:
+        lines.append(f"in {result.file}:{step.line}" if step is not None else f"in {result.file}")
+    return command("error", "\n".join(lines)[:_MESSAGE_LIMIT], **place, title=printable(title)[:200])
+
+
+def command(name: str, data: str = "", **properties: str) -> str:
+    """`::name key=value,key=value::data`, escaped so that nothing in it ends it."""
+    listed = ",".join(f"{key}={_escape_property(value)}" for key, value in properties.items() if value)
+    return f"::{name}{' ' if listed else ''}{listed}::{_escape(data)}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _escape_property(text: str) -> str:
+    return _escape(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def harmless(line: str) -> str:
+    """A line of other people's text that the runner would take for a command, changed so that it does not."""
+    if "##[" in line:
+        line = line.replace("##[", "## [")
+    return line.replace("::", ": :", 1) if line.lstrip().startswith("::") else line
+
+
+def group_start(title: str) -> str:
+    """What follows in the log is folded under `title`."""
+    return command("group", " ".join(printable(title).split()))
+
+
+def group_end() -> str:
+    """The end of the group; groups do not nest."""
+    return command("endgroup")
+
+
+def relative_to(file: str, workspace: Path | None) -> str | None:
+    """The file as seen from the workspace; None when it lies elsewhere."""
+    if workspace is None:
+        return None
+    for path, base in ((os.path.abspath(file), workspace), (os.path.realpath(file), Path(os.path.realpath(workspace)))):
+        if Path(path).is_relative_to(base):
+            return Path(path).relative_to(base).as_posix()
+    return None
+
+
+def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
+    """Markdown for $GITHUB_STEP_SUMMARY: counts, a table of all scenarios, of each failure the calls of all hosts.
+
+    At most `limit_bytes` of UTF-8; what does not fit is left out, and said.
+    """
+    head = "\n".join(_head(run))
+    parts = [*(f"{row}\n" for row in _table(run.scenarios)), *_details(run.scenarios)]
+    text, size = [head], len(head.encode("utf-8", "replace"))
+    left_out = 0
+    room = limit_bytes - 200  # for the sentence that says what is missing
+    for part in parts:
+        bytes_more = len(part.encode("utf-8", "replace"))
+        if size + bytes_more > room:
+            left_out += 1
+            continue
+        text.append(part)
+        size += bytes_more
+    if left_out:
+        text.append(
+            f"\n{left_out} rows and failures were too long for this page; the log and the artifacts have them.\n"
+        )
+    return "".join(text) if limit_bytes >= size else ""
+
+
+def _head(run: RunResult) -> list[str]:
+    counted = plain.summary(run, _LOOK)
+    worst = max((result.outcome for result in run.scenarios), key=_rank, default=Outcome.PASSED)
+    lines = [f"### {_SIGN[worst]} labctl: {markdown(counted[0])}", ""]
+    lines += [markdown(line) for line in counted[1:]]
+    if run.seed is not None:
+        lines += [f"Seed `{run.seed}`", ""]
+    return [*lines, ""]
+
+
+def _rank(outcome: Outcome) -> int:
+    return [Outcome.SKIPPED, Outcome.PASSED, Outcome.FAILED, Outcome.ERROR].index(outcome)
+
+
+def _table(scenarios: Sequence[ScenarioResult]) -> Iterator[str]:
+    if not scenarios:
+        return
+    yield "| | Scenario | File | Time | |\n|---|---|---|---:|---|"
+    for result in sorted(scenarios, key=lambda result: result.outcome not in _BAD):  # what failed comes first
+        reason = "" if result.outcome is Outcome.PASSED else _cell(result.reason or result.outcome, 300)
+        cells = [_cell(result.name, 200), _cell(result.file, 200), seconds(result.duration_s), reason]
+        yield f"| {_SIGN[result.outcome]} | {' | '.join(cells)} |"
+
+
+def _cell(text: str, longest: int) -> str:
+    line = " ".join(printable(text).split())
+    return markdown(line if len(line) <= longest else line[: longest - 1] + "…")
+
+
+def _details(scenarios: Sequence[ScenarioResult]) -> Iterator[str]:
+    for result in scenarios:
+        if result.outcome in _BAD:
+            lines = [printable(line) for line in plain.scenario_report(result, _LOOK)]
+            yield "\n".join(["", *folded(result.name, lines), ""])
+
+
+def folded(title: str, lines: Sequence[str]) -> list[str]:
+    """Markdown lines that show `lines` as they are, below a title that folds them away."""
+    fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
+    name = " ".join(printable(title).split()).translate({ord("<"): "&lt;", ord(">"): "&gt;", ord("&"): "&amp;"})
+    return ["<details open>", f"<summary>{name}</summary>", "", f"{fence}text", *lines, fence, "", "</details>"]
+
+
+def markdown(text: str) -> str:
+    """One line of any text as Markdown that shows it as it is: no markup, no mention, no table cell's end."""
+    escaped = _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
+    return " ".join(escaped.split("\n"))
+
+
+def append_summary(run: RunResult, path: Path) -> None:
+    """Adds the run to the page that $GITHUB_STEP_SUMMARY names, within what is left of it. Raises OSError."""
+    there = path.stat().st_size if path.exists() else 0
+    text = summary(run, max(SUMMARY_LIMIT_BYTES - there, 0))
+    if text:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from labctl.report import github
+from labctl.scenario.result import Outcome, OutputRecord, ScenarioResult
+from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
+
+WORKSPACE = Path("/w/repo")
+COMMAND = re.compile(r"::(?P<name>[a-z]+)(?: (?P<properties>.*?))?::(?P<data>.*)")
+
+
+def failing(
+    file: str = "/w/repo/scenarios/a.yaml", name: str = "A", reason: str = "no", line: int = 3, column: int = 0
+) -> ScenarioResult:
+    bad = step("1", kind="calls", title="calls on client", outcome=Outcome.FAILED, reason=reason, line=2)
+    return scenario(
+        replace(bad, failed_line=line, failed_column=column),
+        name=name,
+        file=file,
+        outcome=Outcome.FAILED,
+        reason=f"step 1: {reason}",
+    )
+
+
+def parsed(command: str) -> tuple[str, dict[str, str], str]:
+    """As actions/runner reads it: ActionCommand.TryParseV2."""
+    found = COMMAND.fullmatch(command)
+    assert found is not None, command
+
+    def back(text: str) -> str:
+        for escaped, plain in (("%0D", "\r"), ("%0A", "\n"), ("%3A", ":"), ("%2C", ","), ("%25", "%")):
+            text = text.replace(escaped, plain)
+        return text
+
+    pairs = [pair.split("=", 1) for pair in (found["properties"] or "").split(",") if pair]
+    return found["name"], {key: back(value) for key, value in pairs}, back(found["data"])
+
+
+def test_a_failure_is_annotated_on_the_line_and_column_of_the_call() -> None:
+    (command,) = github.annotations(run(ECHO, failing(line=7, column=5)), WORKSPACE)
+    assert command.startswith("::error file=scenarios/a.yaml,line=7,col=5,title=")
+
+
+def test_a_step_without_a_failed_statement_is_annotated_on_its_own_line() -> None:
+    (command,) = github.annotations(run(failing(line=0)), WORKSPACE)
+    assert ",line=2,title=" in command
+
+
+def test_only_the_innermost_of_nested_steps_is_annotated() -> None:
+    nested = scenario(
+        step("1", kind="repeat", outcome=Outcome.FAILED, reason="inside", line=4),
+        step("1.2", kind="expect", outcome=Outcome.FAILED, reason="here", line=6),
+        file="/w/repo/a.yaml",
+        outcome=Outcome.FAILED,
+    )
+    (command,) = github.annotations(run(nested), WORKSPACE)
+    assert ",line=6," in command
+
+
+def test_what_passed_and_what_was_skipped_is_not_annotated() -> None:
+    assert github.annotations(run(ECHO, SKIPPED), WORKSPACE) == []
+
+
+def test_a_lab_that_failed_before_any_step_is_annotated() -> None:
+    (command,) = github.annotations(run(BROKEN), WORKSPACE)
+    assert "the keeper has ended" in command
+
+
+def test_a_file_outside_the_workspace_is_told_in_words_only() -> None:
+    (command,) = github.annotations(run(failing(file="/elsewhere/a.yaml")), WORKSPACE)
+    _, properties, data = parsed(command)
+    assert properties.keys() == {"title"}
+    assert data.endswith("in /elsewhere/a.yaml:2")
+
+
+def test_a_relative_file_is_seen_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    assert github.relative_to("a.yaml", tmp_path) == "sub/a.yaml"
+    assert github.relative_to("../../a.yaml", tmp_path) is None
+
+
+def test_no_more_errors_than_github_shows_and_the_last_says_so() -> None:
+    commands = github.annotations(run(*[failing(name=str(number)) for number in range(25)]), WORKSPACE)
+    assert len(commands) == github.ANNOTATION_LIMIT
+    assert "16 more failures" in commands[-1]
+
+
+@given(st.text(), st.text(), st.text("abc,:%\r\n\"'é::|"))
+def test_whatever_the_text_is_the_runner_reads_it_back(name: str, reason: str, file: str) -> None:
+    (command,) = github.annotations(run(failing(file=f"/w/repo/{file or 'x'}", name=name, reason=reason)), WORKSPACE)
+    assert "\n" not in command
+    assert "\r" not in command
+    kind, properties, _ = parsed(command)
+    assert kind == "error"
+    assert properties.keys() <= {"file", "line", "col", "title"}
+
+
+@pytest.mark.parametrize("text", ["a: b, c", "50%", "50%25", "line\nnext", "::error::x"])
+def test_what_is_escaped_comes_back_the_same(text: str) -> None:
+    assert parsed(github.command("error", text, title=text)) == ("error", {"title": text}, text)
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ("::add-mask::x", ": :add-mask::x"),
+        ("   ::set-output name=a::b", "   : :set-output name=a::b"),
+        ("said ##[add-path]x", "said ## [add-path]x"),
+        ("fd00::1 answers", "fd00::1 answers"),
+        ("│ ::error::in a column", "│ ::error::in a column"),
+    ],
+)
+def test_other_peoples_commands_are_broken(line: str, changed: str) -> None:
+    assert github.harmless(line) == changed
+
+
+def test_the_summary_has_a_table_and_the_calls_of_both_hosts() -> None:
+    text = github.summary(run(ECHO, FAILED, SKIPPED))
+    assert text.startswith("### ❌ labctl: 1 passed, 1 failed, 1 skipped")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["", "❌", "✅", "⚪"]
+    assert "bind(3, {AF_INET, 10.0.0.2:5000}, 16)" in text
+    assert "ECONNREFUSED" in text
+    assert "curl: (7) Failed to connect" in text
+
+
+def test_a_summary_is_never_longer_than_its_limit() -> None:
+    long = [failing(name=f"{number} {'é' * 500}", reason="x" * 20_000) for number in range(200)]
+    for limit in (0, 300, 5_000, 100_000, github.SUMMARY_LIMIT_BYTES):
+        text = github.summary(run(*long), limit)
+        assert len(text.encode()) <= limit
+        assert not text or "left out" in text or "too long for this page" in text
+
+
+def test_the_summary_page_is_added_to_and_stays_below_the_limit(tmp_path: Path) -> None:
+    page = tmp_path / "summary.md"
+    page.write_text("before\n" * 100_000)
+    for _ in range(3):
+        github.append_summary(run(*[failing(reason="y" * 100_000)] * 3), page)
+    assert page.read_text().startswith("before\n")
+    assert page.stat().st_size <= github.SUMMARY_LIMIT_BYTES
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).map(lambda text: " ".join(text.split())))
+def test_a_cell_shows_any_text_as_it_is(text: str) -> None:
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(f"| head |\n|---|\n| x{github.markdown(text)}x |\n")
+    cells = re.findall(r"<td>(.*?)</td>", html, flags=re.DOTALL)
+    assert [unescape(cell) for cell in cells] == [f"x{text}x"]
+    assert not re.search(r"<(?!/?(table|thead|tbody|tr|th|td)\b)", html)
+
+
+def test_a_fence_in_a_programs_output_does_not_end_the_block() -> None:
+    bad = step("1", kind="run", outcome=Outcome.FAILED, reason="no", output=OutputRecord("````\n</details>\n# x\n", ""))
+    html = MarkdownIt().render(github.summary(run(scenario(bad, outcome=Outcome.FAILED))))
+    assert "<h1>" not in html
+    assert html.count("<pre>") == 1
+
+
+def test_the_seed_stands_in_the_summary() -> None:
+    assert "Seed `77`" in github.summary(replace(run(ECHO), seed=77))
+
+
+def test_undecodable_output_does_not_break_the_page(tmp_path: Path) -> None:
+    odd = scenario(step("1", call("client", "send(3, \udcff)", 1, 1), outcome=Outcome.FAILED), outcome=Outcome.FAILED)
+    github.append_summary(run(odd), tmp_path / "page")
+    assert "send(3" in (tmp_path / "page").read_text("utf-8")
