@@ -1,3 +1,96 @@
-"""labctl: small networks of Linux network namespaces, and scenarios that run across them."""
+"""labctl: small networks of Linux network namespaces, and scenarios that run across them.
+
+::
+
+    from labctl import Lab
+
+    with Lab("pair") as lab:
+        print(lab["client"].run(["ping", "-c1", "server"]).stdout)
+
+Importing this imports nothing else: each name is imported when it is first asked for. See docs/python-api.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labctl.api.host import Host
+    from labctl.api.journal import Activity, ActivityKind
+    from labctl.api.lab import Lab
+    from labctl.api.link import Link
+    from labctl.api.program import Program
+    from labctl.api.reachability import Reachability
+    from labctl.api.running import Completed
+    from labctl.api.topology import Topology
+    from labctl.errors import (
+        DeadlineExceeded,
+        InputError,
+        KernelError,
+        LabctlError,
+        LabError,
+        LabGone,
+        MachineError,
+        NotFound,
+        ProgramFailed,
+        ProgramNotReady,
+        ProgramTimedOut,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Activity",
+    "ActivityKind",
+    "Completed",
+    "DeadlineExceeded",
+    "Host",
+    "InputError",
+    "KernelError",
+    "Lab",
+    "LabError",
+    "LabGone",
+    "LabctlError",
+    "Link",
+    "MachineError",
+    "NotFound",
+    "Program",
+    "ProgramFailed",
+    "ProgramNotReady",
+    "ProgramTimedOut",
+    "Reachability",
+    "Topology",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = _home(name)
+    found = getattr(import_module(f"labctl.api.{home}" if home else "labctl.errors"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _home(name: str) -> str:
+    """The module of labctl.api that a public name comes from; "" for labctl.errors."""
+    homes = {
+        "host": ("Host",),
+        "journal": ("Activity", "ActivityKind"),
+        "lab": ("Lab",),
+        "link": ("Link",),
+        "program": ("Program",),
+        "reachability": ("Reachability",),
+        "running": ("Completed",),
+        "topology": ("Topology",),
+    }
+    for module, names in homes.items():
+        if name in names:
+            return module
+    return ""

@@ -4,12 +4,17 @@
 
     LabctlError                  whatever a user may want to catch
     ├── InputError               a file or the command line is wrong         exit status 2
-    │   └── DocumentError        ... with a diagnostic for every mistake in the file (documents/source.py)
+    │   ├── DocumentError        ... with a diagnostic for every mistake in the file (documents/source.py)
+    │   └── NotFound             no node or link of that name; a KeyError too
     ├── MachineError             this machine cannot do it: privilege, kernel feature    exit status 3
-    └── LabError                 the lab itself failed                       exit status 4
-        ├── KernelError          the kernel refused an operation; carries `errno`
-        ├── LabGone              the keeper has ended; every process of the lab ended with it
-        └── DeadlineExceeded     the lab did not answer in time
+    ├── LabError                 the lab itself failed                       exit status 4
+    │   ├── KernelError          the kernel refused an operation; carries `errno`
+    │   ├── LabGone              the keeper has ended; every process of the lab ended with it
+    │   └── DeadlineExceeded     the lab did not answer in time
+    │       └── ProgramTimedOut  a program on a host did not end in time; carries what it wrote
+    ├── ProgramFailed            a program ended otherwise than was asked for     exit status 1
+    │   └── ProgramNotReady      a program that was started was not ready in time, or ended before
+    └── ScenarioFailed           a scenario did not pass; carries its `result` (api/scenarios.py)    exit status 1
 
 Misuse by a developer (a closed handle used again, an unknown enum) is a plain RuntimeError or ValueError outside this
 tree: it is a bug, not a condition to handle. One boundary maps a dependency's errors to these, `from exc`.
@@ -33,6 +38,13 @@ class InputError(LabctlError):
     """A file or the command line is wrong; nothing was built."""
 
     exit_status = 2
+
+
+class NotFound(InputError, KeyError):
+    """The lab has no node, link or interface of that name; the message suggests the near miss."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError's is a repr
 
 
 class MachineError(LabctlError):
@@ -76,6 +88,31 @@ class LabGone(LabError):
 
 class DeadlineExceeded(LabError):
     """The lab (not a program in it) did not answer within its deadline."""
+
+
+class ProgramTimedOut(DeadlineExceeded):
+    """A program on a host did not end within its deadline, and was ended. `stdout`, `stderr`: what it had written."""
+
+    def __init__(self, message: str, *, stdout: str = "", stderr: str = "") -> None:
+        super().__init__(message)
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class ProgramFailed(LabctlError):
+    """A program on a host ended otherwise than was asked for. `returncode` is as Popen's; None while it runs."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, returncode: int | None = None, stdout: str = "", stderr: str = "") -> None:
+        super().__init__(message)
+        self.returncode = returncode
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class ProgramNotReady(ProgramFailed):
+    """A program that was started did not become ready in time, or ended before; it has been ended."""
 
 
 def errno_name(number: int) -> str:

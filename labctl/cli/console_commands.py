@@ -105,7 +105,8 @@ def _end(address: object, port: int) -> str:
 
 
 def _pingall(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.ping import attempt, pairs, render, talking
+    from labctl.observe.reachability import attempt, pairs, talking
+    from labctl.report.reachability import render
 
     for node in arguments:
         check_node(here.lab, node)

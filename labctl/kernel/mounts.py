@@ -10,11 +10,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from labctl.errors import KernelError, MachineError, describe_errno
-from labctl.kernel.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
+from labctl.kernel.syscalls import (
+    MNT_DETACH,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    MS_SLAVE,
+    umount,
+)
 from labctl.kernel.syscalls import mount as mount_syscall
 
 COVERED = (("/tmp", "1777"), ("/run", "755"), ("/dev/shm", "1777"))  # place, mode of the tmpfs that covers it
@@ -66,6 +78,30 @@ def make_private() -> None:
     """No mount of this mount namespace propagates to the machine, nor the machine's to it."""
     with _failing_as("mount namespace", "make mounts private"):
         mount_syscall("none", "/", flags=MS_REC | MS_PRIVATE)
+
+
+def follow_machine() -> None:
+    """The machine's later mounts are seen in this mount namespace, and none of this one's on the machine."""
+    with _failing_as("mount namespace", "make mounts follow the machine's"):
+        mount_syscall("none", "/", flags=MS_REC | MS_SLAVE)
+
+
+def lay_over(files: Mapping[str, str]) -> tuple[str, ...]:
+    """Each of these (existing) files has that content in this mount namespace; returns those that are not there.
+
+    What they are is kept by the mounts alone: it goes with the namespace. OSError.
+    """
+    there = [path for path in files if os.path.isfile(os.path.realpath(path))]
+    mount_syscall("tmpfs", "/sys", "tmpfs", SAFE, "mode=755")  # any directory would do, for a moment
+    try:
+        for number, path in enumerate(there):
+            stored = f"/sys/{number}"
+            _write(stored, files[path])
+            os.chmod(stored, 0o644)
+            mount_syscall(stored, os.path.realpath(path), flags=MS_BIND)
+    finally:
+        umount("/sys", MNT_DETACH)
+    return tuple(path for path in files if path not in there)
 
 
 def cover(view: View, subject: str, read_only: Iterable[str] = ()) -> None:

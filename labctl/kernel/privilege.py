@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import socket
+import struct
 from dataclasses import dataclass
 from enum import Enum
 
 from labctl.errors import MachineError, describe_errno
 from labctl.kernel import syscalls
+from labctl.kernel.mounts import mount_sys
 
 CAP_DAC_OVERRIDE = 1  # linux/capability.h
 CAP_NET_BIND_SERVICE = 10
@@ -117,6 +121,46 @@ def enter_lab_namespaces() -> None:
     except OSError as error:
         euid = os.geteuid()
         raise MachineError(diagnose(read_machine(euid), stage, error.errno or 0)) from error
+
+
+def enter_private_network() -> bool:
+    """Move the calling process to a user, network and mount namespace of its own, in which it is root and `lo` is up.
+
+    For a single-threaded process of an ordinary user; the machine's network is out of its reach from here on, and so
+    it is for what it starts. False where the process has the right to make labs as it is: nothing is done then.
+    MachineError names the remedy.
+    """
+    euid = os.geteuid()
+    if not needs_user_namespace(euid, effective_capabilities()):
+        return False
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise MachineError(
+            f"private network: this process has {threads} threads, and a process with several cannot enter a user "
+            "namespace (unshare(2)). Call enter_private_network() before anything starts a thread."
+        )
+    stage = Stage.USER_NAMESPACE
+    try:
+        _enter_user_namespace(euid, os.getegid())
+        stage = Stage.NAMESPACES
+        syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS)
+        _set_loopback_up()
+    except _IdentityRefused as refused:
+        raise MachineError(diagnose(read_machine(euid), Stage.IDENTITY, refused.errno or 0)) from refused
+    except OSError as error:
+        raise MachineError(diagnose(read_machine(euid), stage, error.errno or 0)) from error
+    mount_sys()
+    return True
+
+
+def _set_loopback_up() -> None:
+    """netdevice(7): what a new network namespace's `lo` is not."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+_SIOCSIFFLAGS = 0x8914  # linux/sockios.h
+_IFF_UP = 1  # linux/if.h
 
 
 class _IdentityRefused(OSError):

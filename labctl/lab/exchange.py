@@ -38,7 +38,14 @@ class Exchange:
         self._boot = boot
         self._channel = Channel(boot.channel)
         self._turn = threading.Lock()  # one request at a time is under way
+        self._pid = os.getpid()
         self._number = 0
+        self._was_stopped = False  # at the last request: then it is waited for no longer than for one look
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a copy, in a process that was forked by the one that made it."""
+        return os.getpid() != self._pid
 
     @property
     def is_busy(self) -> bool:
@@ -52,8 +59,13 @@ class Exchange:
 
         `what` completes `could not ...` in errors. The answer's descriptors are the caller's. The errors that the
         keeper answers with; DeadlineExceeded after `timeout_s` (KeeperStopped sooner), LabGone, and RuntimeError once
-        it is closed.
+        it is closed, and in a forked process, whose requests would be mixed with its parent's.
         """
+        if self.is_forked:
+            raise RuntimeError(
+                f"lab {self.name}: belongs to process {self._pid}, of which this one ({os.getpid()}) was forked; "
+                f"cannot {what}. Make a lab in this process, or hand it a socket or an open file instead."
+            )
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         until = time.monotonic() + timeout_s
         late = (
@@ -128,11 +140,13 @@ class Exchange:
                 return
             pid = self._boot.stopped()
             looks = looks + 1 if pid else 0
-            if looks >= STOPPED_LOOKS:
+            if looks >= (1 if self._was_stopped else STOPPED_LOOKS):
+                self._was_stopped = True
                 raise KeeperStopped(
                     f"lab {self.name}: could not {what}: its keeper, process {pid}, is stopped (SIGSTOP). "
-                    f"Try: kill -CONT {pid}, or `labctl down --force {self.name}`, which ends the lab."
+                    f"Try: kill -CONT {pid}{self._boot.or_end(self.name)}."
                 )
+        self._was_stopped = False
 
     def _why_gone(self) -> str:
         words = self._boot.last_words().strip()

@@ -27,6 +27,7 @@ from labctl.lab.protocol import (
     Hello,
     OpenFile,
     OpenLog,
+    OpenNetwork,
     OpenSocket,
     Processes,
     ProcessRows,
@@ -327,6 +328,11 @@ class Lab:
         frame = self._ask(request, what=f"make a socket on {node}")
         return socket.socket(fileno=frame.descriptors[0])
 
+    def network(self, node: str) -> int:
+        """A (close-on-exec) descriptor of the node's network namespace, for setns(2); the caller owns it."""
+        frame = self._ask(OpenNetwork(node), what=f"open the network namespace of {node}")
+        return frame.descriptors[0]
+
     def open_file(self, node: str, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
         """open(2) as a process on the node would; the caller owns the (close-on-exec) descriptor. KernelError."""
         frame = self._ask(OpenFile(node, path, flags, mode), what=f"open {path} on {node}")
@@ -366,8 +372,13 @@ class Lab:
         """End the lab and every process in it; returns when the keeper has been reaped. Idempotent.
 
         A lab that stays is left as it is, but for the programs that were spawned with this handle. The kernel frees
-        namespaces and interfaces after that in its own time (some 100 ms).
+        namespaces and interfaces after that in its own time (some 100 ms). In a process that was forked by the lab's
+        owner it lets go of the copies of the descriptors, and the lab goes on.
         """
+        if self._exchange.is_forked:
+            self._exchange.is_closed = True
+            self._boot.forget()
+            return
         idle = self._exchange.hang_up(HANG_UP_TIMEOUT_S)
         try:
             self._boot.close()

@@ -45,6 +45,7 @@ from labctl.lab.protocol import (
     Open,
     OpenFile,
     OpenLog,
+    OpenNetwork,
     OpenSocket,
     Processes,
     ProcessRows,
@@ -170,9 +171,12 @@ class Keeper:
                 )
                 return None
             case OpenLog():
-                return Answer(Done(), self.roster.open_log(message.node, message.name))
+                self.roster.open_log(message.node, message.name, lambda opened: client.send(number, Done(), opened))
+                return None
             case OpenSocket():
                 return self.open_socket(self.host(message.node), message)
+            case OpenNetwork():
+                return Answer(Done(), [os.dup(self.host(message.node).network)])
             case OpenFile():
                 return self.open_file(self.host(message.node), message)
             case Apply():

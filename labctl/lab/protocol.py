@@ -163,6 +163,13 @@ class OpenSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenNetwork:
+    """The node's network namespace; answered by `Done` with a descriptor of it."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenFile:
     """open(2) in the node's mounts; answered by `Done` with the descriptor."""
 
@@ -309,6 +316,7 @@ Request = (
     | StopProcess
     | OpenLog
     | OpenSocket
+    | OpenNetwork
     | OpenFile
     | PutFile
     | Drop

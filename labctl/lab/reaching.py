@@ -40,6 +40,14 @@ class Connection:
 
         return self.keeper_pid if self.keeper_pid and is_stopped(self.keeper_pid) else 0
 
+    def or_end(self, name: str) -> str:
+        """What else there is to be done with a lab that is stopped: words to go after `kill -CONT PID`."""
+        return f", or `labctl down --force {name}`, which ends the lab"
+
+    def forget(self) -> None:
+        """Close the descriptor and nothing more: for a forked process, in which it is a copy. Idempotent."""
+        self.channel.close()
+
     def hang_up(self) -> None:
         """Wake whoever waits for an answer. Idempotent."""
         with contextlib.suppress(OSError):  # ENOTCONN: it is gone already

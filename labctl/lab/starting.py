@@ -101,11 +101,26 @@ class Boot:
 
         return stopped_below(self.pid)
 
+    def or_end(self, name: str) -> str:
+        """What else there is to be done with a lab that is stopped: nothing, it ends with this process."""
+        return ""
+
     def let_go(self) -> None:
         """The lab stays: the descriptor that tells of its owner's end means nothing any more. Idempotent."""
         liveness, self.liveness = self.liveness, -1
         if liveness != -1:
             os.close(liveness)
+
+    def forget(self) -> None:
+        """Close the descriptors and nothing more: for a forked process, in which they are copies. Idempotent."""
+        if self.ended:
+            return
+        self.ended = True
+        self.channel.close()
+        self.let_go()
+        for descriptor in (self.pidfd, self.errors):
+            os.close(descriptor)
+        self.pidfd = self.errors = -1
 
     def hang_up(self) -> None:
         """Let boot and keeper know that their owner is done; wakes whoever waits for an answer. Idempotent."""

@@ -54,8 +54,11 @@ class LineWatch:
 
     MAX_LINE_BYTES = 1 << 16  # of a line without an end: longer ones are searched in pieces
 
-    def __init__(self, pattern: str) -> None:
-        self._pattern = re.compile(pattern.encode())
+    def __init__(self, pattern: str | re.Pattern[str]) -> None:
+        if isinstance(pattern, str):
+            self._pattern = re.compile(pattern.encode())
+        else:
+            self._pattern = re.compile(pattern.pattern.encode(), pattern.flags & ~re.UNICODE)
         self._partial = b""
         self.found = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +35,10 @@ class Command:
     name: str  # what it goes by among the scenario's steps
     argv: Sequence[str]
     env: Mapping[str, str]
-    cwd: str
+    cwd: str | None
     stdin: str | None
     where: str  # file:line of the step
+    user: str | None = None
 
 
 class Program:
@@ -79,7 +81,7 @@ class Program:
         with self._condition:
             return self.output[stream].text()
 
-    def watch(self, pattern: str) -> LineWatch:
+    def watch(self, pattern: str | re.Pattern[str]) -> LineWatch:
         """A watch for a line of either stream that matches."""
         line = LineWatch(pattern)
         with self._condition:
@@ -108,6 +110,11 @@ class Program:
         for stream, fd in pipes.items():
             watcher.add(fd, lambda stream=stream: self._drain(stream, heard))  # type: ignore[misc]
         watcher.add(self.process.fileno(), lambda: self._reap(heard))
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What the watcher looks at."""
+        return (*self._pipes.values(), self.process.fileno())
 
     def close(self) -> None:
         """Let go of all descriptors; the watcher has ended before."""
@@ -166,7 +173,7 @@ class Programs:
         self._lock = threading.Lock()
 
     def launch(
-        self, command: Command, *, stdout: int | None = None, line: str = ""
+        self, command: Command, *, stdout: int | None = None, line: str | re.Pattern[str] = ""
     ) -> tuple[Program, LineWatch | None]:
         """Start a program; KernelError when it cannot be run. `stdout` (not taken over) replaces the pipe that is kept.
 
@@ -187,6 +194,7 @@ class Programs:
                 stdin=stdin,
                 stdout=theirs.get(Stream.STDOUT, stdout),
                 stderr=theirs[Stream.STDERR],
+                user=command.user,
             )
         except BaseException:
             for fd in pipes.values():
@@ -231,6 +239,14 @@ class Programs:
                 program.signal(signal.SIGKILL, group=True)
             scope.within(SURELY_S).wait_for(lambda: all(program.ended for program in running))
         return [program for program in running if not program.ended]
+
+    def release(self, program: Program) -> None:
+        """Let go of one that has ended; what it left behind and still writes is not read any more."""
+        with self._lock:
+            if program not in self._all:
+                return
+            self._all.remove(program)
+        self._watcher.drop(program.descriptors, program.close)
 
     def close(self) -> None:
         """Let go of everything; the watcher has ended before."""

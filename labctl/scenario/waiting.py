@@ -97,6 +97,7 @@ class Watcher:
     def __init__(self) -> None:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._new: deque[tuple[int, Callable[[], bool]]] = deque()
+        self._dropped: deque[tuple[tuple[int, ...], Callable[[], None]]] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="labctl-watcher", daemon=True)
         self._started = False
@@ -112,12 +113,23 @@ class Watcher:
             self._thread.start()
         os.eventfd_write(self._wake, 1)
 
+    def drop(self, fds: tuple[int, ...], then: Callable[[], None]) -> None:
+        """Watch these no more, and then call `then`, which may close them: in the watcher's thread, or in this one."""
+        if not self._started or self._closing:
+            then()  # nobody looks at them, or nobody will
+            return
+        self._dropped.append((fds, then))
+        os.eventfd_write(self._wake, 1)
+
     def close(self) -> None:
         """Ends the thread; the descriptors may be closed after it."""
         self._closing = True
         if self._started:
             os.eventfd_write(self._wake, 1)
-            self._thread.join()
+            if self._thread is not threading.current_thread():  # garbage is collected in whatever thread
+                self._thread.join()
+        while self._dropped:
+            self._dropped.popleft()[1]()
         if self._wake != -1:
             wake, self._wake = self._wake, -1
             os.close(wake)
@@ -134,3 +146,9 @@ class Watcher:
                 while self._new:
                     fd, readable = self._new.popleft()
                     selector.register(fd, selectors.EVENT_READ, readable)
+                while self._dropped:
+                    fds, then = self._dropped.popleft()
+                    for fd in fds:
+                        if fd in selector.get_map():
+                            selector.unregister(fd)
+                    then()

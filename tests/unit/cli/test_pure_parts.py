@@ -7,14 +7,16 @@ from ipaddress import ip_address
 import pytest
 
 from labctl import plan, topology
-from labctl.cli import doctor, link, ping
+from labctl.cli import doctor, link
 from labctl.cli.cp import Place
 from labctl.cli.env import ways
 from labctl.cli.shell import how_to_start, shell_of
 from labctl.errors import InputError
 from labctl.lab.description import Description, NodeInfo
+from labctl.observe.reachability import Try, pairs
 from labctl.plan.operations import SetDown, SetUp
 from labctl.plan.topology_of import topology_of
+from labctl.report.reachability import render
 from labctl.report.screen import Look
 from labctl.report.text import cells
 
@@ -59,7 +61,7 @@ def test_a_link_that_is_not_there_names_those_that_are() -> None:
 
 
 def test_every_pair_is_tried_in_both_families() -> None:
-    tries = ping.pairs(plan.build(topology.load("pair")), ["client", "server"])
+    tries = pairs(plan.build(topology.load("pair")), ["client", "server"])
     assert [(each.source, each.target, each.family) for each in tries] == [
         ("client", "server", "4"),
         ("client", "server", "6"),
@@ -70,13 +72,13 @@ def test_every_pair_is_tried_in_both_families() -> None:
 
 def test_one_host_has_nobody_to_ask() -> None:
     with pytest.raises(InputError, match="Two hosts are needed"):
-        ping.pairs(plan.build(topology.load("pair")), ["client"])
+        pairs(plan.build(topology.load("pair")), ["client"])
 
 
 def test_the_matrix_says_who_was_not_reached_and_why() -> None:
     four, six = ip_address("10.0.0.2"), ip_address("fd00::2")
-    tries = [ping.Try("a", "b", four), ping.Try("a", "b", six, "no answer"), ping.Try("b", "a", four)]
-    assert ping.render(["a", "b"], tries, LOOK) == [
+    tries = [Try("a", "b", four), Try("a", "b", six, "no answer"), Try("b", "a", four)]
+    assert render(["a", "b"], tries, LOOK) == [
         "from \\ to a   b",
         "a         ·   4 -",
         "b         4   ·",
@@ -88,8 +90,8 @@ def test_the_matrix_says_who_was_not_reached_and_why() -> None:
 @pytest.mark.parametrize("count", [2, 12, 60])
 def test_a_matrix_fits_into_eighty_columns_or_is_left_out(count: int) -> None:
     nodes = [f"a-rather-long-name-{number}" for number in range(count)]
-    tries = [ping.Try(a, b, ip_address("10.0.0.1")) for a in nodes for b in nodes if a != b]
-    lines = ping.render(nodes, tries, LOOK)
+    tries = [Try(a, b, ip_address("10.0.0.1")) for a in nodes for b in nodes if a != b]
+    lines = render(nodes, tries, LOOK)
     assert max(map(cells, lines)) <= 80
     assert len(lines) == (count + 2 if count < 60 else 1)
 

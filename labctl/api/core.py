@@ -1,0 +1,206 @@
+"""What a `Lab` and an `AsyncLab` stand for: the engine's handle, the topology, what was started and what was done.
+
+It refers to nothing of those objects, so that a lab that nobody refers to any more can be ended.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+from labctl.api.journal import Journal, words
+from labctl.errors import InputError, LabGone, NotFound
+from labctl.lab.handle import Lab as Engine
+from labctl.names import name_key
+from labctl.scenario.programs import Programs
+from labctl.scenario.waiting import Scope, Watcher
+
+if TYPE_CHECKING:
+    from labctl.api.visiting import Visits
+    from labctl.plan.operations import Operation, Plan, PlannedNode
+    from labctl.topology.model import Node, Topology
+
+Address = IPv4Address | IPv6Address
+
+
+class Core:
+    """A lab that is there. Owns the engine's handle, programs, watcher and namespaces' descriptors. Thread-safe."""
+
+    def __init__(self, engine: Engine, model: Topology, plan: Plan) -> None:
+        """For `opened` and `attached`: takes over `engine`."""
+        self.engine = engine
+        self.model = model
+        self.plan = plan
+        self.journal = Journal()
+        self.condition = threading.Condition()
+        self.watcher = Watcher()
+        self.programs = Programs(engine, self.condition, self.watcher, lambda host, process, stream, data: None)
+        self.owner = os.getpid()
+        self.closed = False
+        self.attached = False
+        self._visits: Visits | None = None
+        self._planned = {node.name: node for node in plan.nodes}
+        self._names: dict[str, dict[str, tuple[Address, ...]]] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def opened(cls, model: Topology, visible_paths: Iterable[str | os.PathLike[str]], deadline_s: float) -> Core:
+        """The lab of that topology, made now, its services ready. MachineError, KernelError, DeadlineExceeded."""
+        from labctl.plan.ordering import build
+
+        plan = build(model)
+        has_services = any(node.services for node in plan.nodes)
+        paths = [os.fspath(path) for path in visible_paths]
+        if has_services:
+            from labctl.observe import services
+
+            paths += services.visible_paths(plan)
+        engine = Engine.open(plan, visible_paths=paths, deadline_s=deadline_s)
+        try:
+            if has_services:
+                services.start(engine, plan)
+            return cls(engine, model, plan)
+        except BaseException:
+            engine.close()
+            raise
+
+    @classmethod
+    def of_running(cls, name: str | None, deadline_s: float) -> Core:
+        """A running lab, which `close` leaves as it is. InputError, DeadlineExceeded."""
+        from labctl.plan.topology_of import topology_of
+
+        engine = Engine.attach(name, deadline_s=deadline_s)
+        try:
+            plan = engine.describe().plan
+            core = cls(engine, topology_of(plan), plan)
+        except BaseException:
+            engine.close()
+            raise
+        core.attached = True
+        return core
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a copy in a process that was forked by the lab's owner."""
+        return os.getpid() != self.owner
+
+    @property
+    def state(self) -> str:
+        """For `repr`."""
+        if self.closed:
+            return "closed"
+        if self.is_forked:
+            return f"process {self.owner}'s"
+        return "attached" if self.attached else "running"
+
+    def check_open(self, what: str) -> None:
+        """RuntimeError when the lab has been closed, or belongs to the process that this one was forked by."""
+        if self.closed:
+            raise RuntimeError(f"lab {self.model.name}: has been closed; cannot {what}")
+        if self.is_forked:
+            raise RuntimeError(
+                f"lab {self.model.name}: belongs to process {self.owner}, of which this one was forked; cannot {what}"
+            )
+
+    def gone(self, error: LabGone) -> Exception:
+        """What a LabGone is to the caller: that another thread has closed the lab is a RuntimeError."""
+        return RuntimeError(f"lab {self.model.name}: was closed meanwhile") if self.closed else error
+
+    def node(self, name: str) -> Node:
+        """NotFound, with the near miss."""
+        if name in self.model:
+            return self.model.node(name)
+        raise not_found(f"lab {self.model.name}: no node `{name}`", name, [node.name for node in self.model.nodes])
+
+    def names_of(self, node: str) -> Mapping[str, tuple[Address, ...]]:
+        """What a program on the node finds in /etc/hosts: addresses by `name_key`, nearest first."""
+        found = self._names.get(node)
+        if found is None:
+            gathered: dict[str, list[Address]] = {}
+            for address, names in self.names_as_written(node):
+                for name in names.split():
+                    gathered.setdefault(name_key(name), []).append(ip_address(address))
+            found = {name: tuple(dict.fromkeys(addresses)) for name, addresses in gathered.items()}
+            self._names[node] = found
+        return found
+
+    def names_as_written(self, node: str) -> tuple[tuple[str, str], ...]:
+        """The lines of the node's /etc/hosts: address and names."""
+        local = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
+        planned: PlannedNode = self._planned[node]
+        return (*local, *(line for line in planned.names if "localhost" not in line[1].split()))
+
+    def addresses_on(self, node: str, name: str, family: int | None = None) -> tuple[Address, ...]:
+        """The addresses that a name (or an address as written) has for the node. NotFound."""
+        from labctl.topology.endpoints import parse_address
+
+        literal = parse_address(name)
+        addresses = (literal,) if literal is not None else self.names_of(node).get(name_key(name), ())
+        version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(socket.AddressFamily(family)) if family else None
+        chosen = tuple(address for address in addresses if version in (None, address.version))
+        if chosen:
+            return chosen
+        if addresses:
+            raise InputError(f"host {node}: {name} has no IPv{version} address; it has {addresses[0]}.")
+        raise not_found(f"host {node}: knows no `{name}`", name, self.names_of(node))
+
+    def scope(self, timeout_s: float) -> Scope:
+        """A deadline from now."""
+        return Scope(self.condition, time.monotonic() + timeout_s)
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Change the lab's network. KernelError."""
+        self.engine.apply(operations)
+
+    @property
+    def visits(self) -> Visits:
+        """What threads of this process need to enter hosts."""
+        with self._lock:
+            if self._visits is None:
+                from labctl.api.visiting import Visits
+
+                self._visits = Visits(self)
+            return self._visits
+
+    def close(self) -> None:
+        """End the lab, or let go of it; in a forked process only of the copied descriptors. Idempotent."""
+        with self._lock if not self.is_forked else threading.Lock():  # a forked copy may be locked for ever
+            if self.closed:
+                return
+            self.closed = True
+        try:
+            self.engine.close()
+        finally:
+            if not self.is_forked:
+                self.watcher.close()
+                self.programs.close()
+            if self._visits is not None:
+                self._visits.close()
+
+
+def not_found(problem: str, word: str, allowed: Iterable[str]) -> NotFound:
+    """The error to raise for a name that is not there."""
+    from labctl.documents.source import suggest
+
+    return NotFound(f"{problem}; {suggest(word, allowed) or 'there are none'}")
+
+
+def check_argv(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """The words of a command. TypeError for a single string, which people mean as a shell's line."""
+    if isinstance(argv, str | bytes):
+        line = argv if isinstance(argv, str) else argv.decode(errors="replace")
+        raise TypeError(f"a command is a list of words: {line.split()!r}; for a shell's line: {['sh', '-c', line]!r}")
+    given = tuple(os.fspath(word) for word in argv)
+    if any(not isinstance(word, str) for word in given):
+        raise TypeError(f"the words of a command are str: {given!r}")
+    return given
+
+
+def show_command(argv: tuple[str, ...]) -> str:
+    """A command for people."""
+    return words(argv)

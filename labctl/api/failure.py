@@ -1,0 +1,60 @@
+"""What happened in a lab, as text for a failed test's report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from labctl.errors import LabctlError
+
+if TYPE_CHECKING:
+    from labctl.api.core import Core
+    from labctl.api.journal import Activity
+
+SHOWN = 200  # activities
+SOCKETS_SHOWN = 40  # of each node
+
+
+def report(core: Core, after_s: float) -> str:
+    """See `Lab.report`."""
+    try:
+        return "\n".join((*_activities(core, after_s), *_sockets(core)))
+    except Exception as error:  # noqa: BLE001  # a report of a failure must not hide it behind another one
+        return f"lab {core.model.name}: cannot report what happened: {type(error).__name__}: {error}"
+
+
+def _activities(core: Core, after_s: float) -> Iterator[str]:
+    activities = [each for each in core.journal.activities() if each.started_s > after_s or each.duration_s is None]
+    yield f"lab {core.model.name} ({core.model.source or 'built in code'}), {core.state}: what was done on its hosts"
+    left_out = core.journal.forgotten + max(0, len(activities) - SHOWN)
+    if left_out:
+        yield f"  ... {left_out} earlier ones are left out"
+    if not activities:
+        yield "  nothing"
+    for each in activities[-SHOWN:]:
+        yield f"  {each}"
+        yield from _output(each)
+
+
+def _output(activity: Activity) -> Iterator[str]:
+    for name, text in (("stdout", activity.stdout), ("stderr", activity.stderr)):
+        for line in text.splitlines():
+            yield f"             {name}: {line}"
+
+
+def _sockets(core: Core) -> Iterator[str]:
+    if core.closed or core.is_forked:
+        return
+    from labctl.observe.sockets import Transport, sockets
+
+    yield "sockets"
+    for node in core.model.nodes:
+        try:
+            found = [one for one in sockets(core.engine, node.name) if one.transport is not Transport.UNIX or one.path]
+        except (LabctlError, RuntimeError) as error:
+            yield f"  {node.name}: cannot be listed: {error}"
+            continue
+        for one in found[:SOCKETS_SHOWN]:
+            yield f"  {node.name}: {one}"
+        if len(found) > SOCKETS_SHOWN:
+            yield f"  {node.name}: and {len(found) - SOCKETS_SHOWN} more"

@@ -1,0 +1,225 @@
+"""A node of a lab, as a program holds it: where commands run and sockets live."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from socket import AF_INET, SOCK_STREAM
+from typing import IO, TYPE_CHECKING, Any
+
+from labctl.api import sockets
+from labctl.api.core import check_argv, show_command
+from labctl.api.journal import ActivityKind
+from labctl.api.program import Program, seen
+from labctl.api.readiness import parse_ready
+from labctl.api.running import Completed, Request, run
+from labctl.scenario.programs import Command
+
+if TYPE_CHECKING:
+    from socket import socket as PythonSocket
+
+    from labctl.api.core import Core
+    from labctl.api.lab import Lab
+    from labctl.api.visiting import Visit
+    from labctl.kernel.diag import Socket
+    from labctl.topology.model import Address, Interface, NodeKind
+
+Argv = Sequence[str | os.PathLike[str]]
+StrPath = str | os.PathLike[str]
+
+
+class Host:
+    """A node of a lab. It has no state of its own: two objects for the same node are equal. Thread-safe."""
+
+    def __init__(self, lab: Lab, core: Core, name: str) -> None:
+        """For `Lab`. NotFound."""
+        self.lab = lab
+        self.name = name
+        self._core = core
+        self._node = core.node(name)
+
+    def __repr__(self) -> str:
+        addresses = ", ".join(str(address) for address in self.addresses[:2])
+        return f"<Host {self.name} of lab {self._core.model.name}, {addresses or self.kind}, {self._core.state}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Host) and (self._core, self.name) == (other._core, other.name)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def kind(self) -> NodeKind:
+        """host, router or switch."""
+        return self._node.kind
+
+    @property
+    def interfaces(self) -> tuple[Interface, ...]:
+        """As the topology has them, without `lo`."""
+        return self._node.interfaces
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Interface by interface, as the topology has them."""
+        return tuple(self._node.addresses)
+
+    @property
+    def ipv4(self) -> str | None:
+        """The first IPv4 address, None when it has none."""
+        return next((str(address) for address in self.addresses if address.version == 4), None)
+
+    @property
+    def ipv6(self) -> str | None:
+        """The first IPv6 address, None when it has none."""
+        return next((str(address) for address in self.addresses if address.version == 6), None)
+
+    def run(
+        self,
+        argv: Argv,
+        *,
+        input: str | bytes | None = None,
+        timeout_s: float | None = 60.0,
+        check: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        user: str | None = None,
+        limit_bytes: int | None = None,
+    ) -> Completed:
+        """Run a program to its end. Its output is text: other bytes than UTF-8 become U+FFFD.
+
+        `input` is its standard input (None: /dev/null). `env` is over this process's environment, as it was when the
+        lab was made, and the node's. `user` is a name or number of this machine. All that it writes is kept in memory,
+        or of each stream the first and last `limit_bytes / 2`. After `timeout_s` (None: no limit) its process group
+        gets SIGTERM, and SIGKILL 2 s later.
+
+        ProgramTimedOut has what it wrote till then. With `check`, ProgramFailed when it does not end with status 0.
+        KernelError when it cannot be run (ENOENT: there is no such program).
+        """
+        words = check_argv(argv)
+        self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
+        request = Request(self.name, words, input, timeout_s, env, _path(cwd), user, limit_bytes)
+        completed = run(self._core, request)
+        return completed.check() if check else completed
+
+    def start(
+        self,
+        argv: Argv,
+        *,
+        ready: int | str | re.Pattern[str] | None = None,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        user: str | None = None,
+        ready_timeout_s: float = 10.0,
+        name: str = "",
+    ) -> Program:
+        """Start a program and return when it is ready; a context manager, which ends it.
+
+        `ready` is a port that it is to listen on (8000, "tcp/8000", "udp/53", "unix:/run/x"), or a compiled pattern
+        that a line of its output is to match; None: as soon as it runs. Without `with` it runs as long as the lab.
+        ProgramNotReady, with what it wrote, when it is not ready within `ready_timeout_s` or ends before; it has been
+        ended then. KernelError when it cannot be run.
+        """
+        words = check_argv(argv)
+        self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
+        condition = None if ready is None else parse_ready(ready)
+        title = name or os.path.basename(words[0] if words else "")
+        command = Command(self.name, title, words, env or {}, _path(cwd), input, "", user)
+        line = condition if isinstance(condition, re.Pattern) else ""
+        with self._core.journal.noting(self.name, ActivityKind.START, show_command(words)) as entry:
+            running, watch = self._core.programs.launch(command, line=line)
+            entry.look = lambda: seen(running)
+            program = Program(self, self._core, running)
+            try:
+                if condition is not None:
+                    program._await_ready(condition, watch, ready_timeout_s)
+            except BaseException:
+                program.close()
+                raise
+        return program
+
+    def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> PythonSocket:
+        """An ordinary socket of this process that lives on the host; the caller owns it.
+
+        Names of the lab are this machine's to look up, and unknown to it: pass addresses to it (`lab["server"].ipv4`),
+        or use `connect`. OSError as of socket(2).
+        """
+        what = f"{sockets.family_name(family)} {sockets.type_name(type)}"
+        with self._core.journal.noting(self.name, ActivityKind.SOCKET, what):
+            return sockets.make(self._core, self.name, family, type, proto)
+
+    def listen(
+        self, port: int = 0, *, address: str | None = None, family: int = AF_INET, backlog: int = 128
+    ) -> PythonSocket:
+        """A listening TCP socket on the host (port 0: one of the kernel's choice); the caller owns it.
+
+        `address` is one of the host's, or a name that it knows; None: all of that family. OSError as of bind(2).
+        """
+        return sockets.listen(self._core, self.name, port, address, family, backlog)
+
+    def connect(
+        self, to: str | tuple[str, int], *, timeout_s: float | None = 10.0, family: int | None = None
+    ) -> PythonSocket:
+        """A TCP socket on the host, connected to "server:5000", "[fd00::2]:80" or ("server", 5000); the caller owns it.
+
+        The addresses of a name are tried in turn, IPv4 first, or those of `family`. `timeout_s` holds for each, and
+        stays the socket's timeout. OSError as of connect(2), of the last one; NotFound for an unknown name.
+        """
+        return sockets.connect(self._core, self.name, to, timeout_s, family)
+
+    def netns(self, *, strict: bool = False) -> Visit:
+        """A context manager: what this thread does inside is done on the host, its names and network.
+
+        Where this process has the right, the thread enters the host's network namespace, and sees this process's own
+        files with the host's /etc/hosts and /etc/resolv.conf; programs and threads that it starts inside are there,
+        too. An ordinary user's thread could not come back: there the Python sockets that it makes are the host's, and
+        names are looked up as there. `strict` refuses that with MachineError. Contexts nest; other threads are not
+        concerned. Not for coroutines, whose thread goes on with others while they wait.
+        """
+        self._core.check_open(f"enter {self.name}")
+        return self._core.visits.visit(self.name, strict=strict)
+
+    def sockets(self) -> tuple[Socket, ...]:
+        """The host's sockets, as the kernel (sock_diag(7)) tells them: TCP, UDP, AF_UNIX. KernelError."""
+        from labctl.observe.sockets import sockets as observed
+
+        self._core.check_open(f"list the sockets of {self.name}")
+        return observed(self._core.engine, self.name)
+
+    def open(self, path: StrPath, mode: str = "r", *, encoding: str | None = None) -> IO[Any]:
+        """open() on the host's file system, whose /tmp and /run are its own; the caller closes it. OSError."""
+        flags = _flags(mode)
+        with self._core.journal.noting(self.name, ActivityKind.FILE, f"open {os.fspath(path)} {mode}"):
+            descriptor = sockets.open_file(self._core, self.name, os.fspath(path), flags)
+            try:
+                text = None if "b" in mode else encoding or "utf-8"
+                return open(descriptor, mode.replace("x", "w"), encoding=text)
+            except BaseException:
+                os.close(descriptor)
+                raise
+
+    def read_text(self, path: StrPath) -> str:
+        """The content of a file on the host, as UTF-8. OSError."""
+        with self.open(path) as file:
+            return str(file.read())
+
+    def write_text(self, path: StrPath, text: str) -> None:
+        """Write a file on the host; what was in it is gone. OSError."""
+        with self.open(path, "w") as file:
+            file.write(text)
+
+
+def _path(path: StrPath | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _flags(mode: str) -> int:
+    """open(2)'s flags for open()'s mode. ValueError."""
+    kinds = set(mode) - set("bt+")
+    if len(kinds) != 1 or not kinds <= set("rwax") or len(set(mode)) != len(mode) or {"b", "t"} <= set(mode):
+        raise ValueError(f"mode {mode!r}: one of r, w, a and x, with b for bytes and + for both ways")
+    made = {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT | os.O_APPEND, "x": os.O_CREAT | os.O_EXCL}
+    (kind,) = kinds
+    access = os.O_RDWR if "+" in mode else os.O_RDONLY if kind == "r" else os.O_WRONLY
+    return access | made[kind]

@@ -1,0 +1,203 @@
+"""`Lab`: a topology that exists in the kernel as long as this object does."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from labctl.api.core import Core, not_found
+from labctl.api.host import Host
+from labctl.api.journal import Activity, ActivityKind
+from labctl.api.link import Link
+from labctl.topology.model import NodeKind
+
+if TYPE_CHECKING:
+    from labctl.api.reachability import Reachability
+    from labctl.api.scenarios import ScenarioRun
+    from labctl.api.topology import Topology
+    from labctl.scenario.model import Scenario
+    from labctl.topology.model import Link as ModelLink
+
+DEADLINE_S = 30.0
+
+
+class Lab:
+    """A small network, made when this is constructed: `with Lab("pair") as lab: ...`.
+
+    It ends with `close` (at the end of the `with`), at the latest with the process, however that ends; one that nobody
+    refers to any more ends too, with a ResourceWarning. Thread-safe. In a forked child it is the parent's: it can only
+    be closed there, which lets go of it.
+    """
+
+    def __init__(
+        self,
+        topology: Topology | str | os.PathLike[str] = "pair",
+        *,
+        visible_paths: Iterable[str | os.PathLike[str]] = (),
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """Make the lab of a file, a shape ("pair", "star:4") or a `Topology`, and start its services.
+
+        Hosts have their own /tmp and /run; `visible_paths` lie there and are to be seen on hosts all the same (this
+        Python, labctl and the working directory are). Raises DocumentError or InputError for a bad topology;
+        MachineError when this machine cannot have labs, with the remedy; KernelError; DeadlineExceeded.
+        """
+        from labctl.api.topology import Topology
+
+        given = Topology.of(topology)
+        self._take(Core.opened(given.freeze(), visible_paths, deadline_s), given)
+
+    @classmethod
+    def attach(cls, name: str | None = None, *, deadline_s: float = DEADLINE_S) -> Self:
+        """A running lab (`labctl up`); None: the only one. Closing leaves it as it is, without what was started here.
+
+        InputError when there is none of that name; DeadlineExceeded when it does not answer.
+        """
+        from labctl.api.topology import Topology
+
+        core = Core.of_running(name, deadline_s)
+        lab = cls.__new__(cls)
+        lab._take(core, Topology.of_model(core.model))
+        return lab
+
+    def _take(self, core: Core, topology: Topology) -> None:
+        self._core = core
+        self._topology = topology
+        self._hosts: weakref.WeakValueDictionary[str, Host] = weakref.WeakValueDictionary()
+        self._finalizer = weakref.finalize(self, _left_open, core)
+
+    def __enter__(self) -> Self:
+        self._core.check_open("use it")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        core = self._core
+        return f"<Lab {self.name}, {len(core.model.nodes)} nodes, {len(core.model.links)} links, {core.state}>"
+
+    def __getitem__(self, name: str) -> Host:
+        """The node of that name. NotFound (a KeyError), with the near miss."""
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = Host(self, self._core, name)
+        return host
+
+    @property
+    def name(self) -> str:
+        """The running lab's, or the topology's."""
+        return self._core.engine.name
+
+    @property
+    def topology(self) -> Topology:
+        """What it was made of."""
+        return self._topology
+
+    @property
+    def nodes(self) -> Mapping[str, Host]:
+        """All nodes by name, in file order; switches and routers run programs, too."""
+        return {node.name: self[node.name] for node in self._core.model.nodes}
+
+    @property
+    def hosts(self) -> Mapping[str, Host]:
+        """The hosts alone, by name, in file order."""
+        return {node.name: self[node.name] for node in self._core.model.nodes if node.kind is NodeKind.HOST}
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """In file order."""
+        return tuple(Link(self._core, link) for link in self._core.model.links)
+
+    def link(self, a: str, b: str) -> Link:
+        """The link between two nodes; `a` and `b` may say the interface ("client:eth1") where there are several.
+
+        NotFound when there is none, ValueError when there are several.
+        """
+        from labctl.scenario.links import between
+
+        (first, _, its), (second, _, others) = a.partition(":"), b.partition(":")
+        for node in (first, second):
+            self._core.node(node)
+        there = [link for link in between(self._core.model, first, second) if _joins(link, first, its, second, others)]
+        if not there:
+            links = [str(link) for link in self._core.model.links if first in (link.a.node, link.b.node)]
+            raise not_found(f"lab {self.name}: there is no link between {a} and {b}", f"{a} - {b}", links)
+        if len(there) > 1:
+            several = ", ".join(str(link) for link in there)
+            raise ValueError(f"lab {self.name}: there are several links between {a} and {b}: {several}; say which end")
+        return Link(self._core, there[0])
+
+    def ping(self, *, family: int | None = None, timeout_s: float = 1.0) -> Reachability:
+        """Which hosts reach which, each in both families or in `family` (4 or 6); true when all do. str() is a table.
+
+        `timeout_s` is that of each echo request. InputError when no host has an address of another.
+        """
+        from labctl.api.reachability import ping
+
+        self._core.check_open("ping")
+        with self._core.journal.noting("", ActivityKind.PING, "all hosts") as entry:
+            found = ping(self._core, family, timeout_s)
+            entry.end(found.summary)
+        return found
+
+    def scenario(self, source: str | os.PathLike[str] | Scenario) -> ScenarioRun:
+        """A context manager that runs a scenario on this lab: its steps at once, and what they have started and opened
+        is held until the block ends.
+
+        `source` is a file, or a scenario that was loaded. Entering raises DocumentError when it is wrong or does not
+        fit this lab, ScenarioFailed when it does not pass.
+        """
+        from labctl.api.scenarios import ScenarioRun
+
+        self._core.check_open("run a scenario")
+        return ScenarioRun(self._core, source if not isinstance(source, str) else Path(source))
+
+    def activity(self) -> tuple[Activity, ...]:
+        """What was done through this object (programs, connections, sockets, calls of scenarios), in order.
+
+        The last 1000; also after the lab has been closed.
+        """
+        return self._core.journal.activities()
+
+    def report(self, *, after_s: float = -1.0) -> str:
+        """What was done on all hosts in order, with the end of what programs wrote, and all sockets as they are now:
+        for a failed test's report. Never raises.
+
+        `after_s` leaves out what had begun by then (an `Activity.started_s`) and is over.
+        """
+        from labctl.api.failure import report
+
+        return report(self._core, after_s)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._core.closed
+
+    def close(self) -> None:
+        """End the lab and all that runs in it (an attached one: what was started here). Idempotent."""
+        self._finalizer.detach()
+        self._core.close()
+
+
+def _joins(link: ModelLink, first: str, its: str, second: str, others: str) -> bool:
+    for near, far in ((link.a, link.b), (link.b, link.a)):
+        if (near.node, far.node) == (first, second) and its in ("", near.ifname) and others in ("", far.ifname):
+            return True
+    return False
+
+
+def _left_open(core: Core) -> None:
+    """A lab that nobody closed: called when nobody refers to it any more, and at the interpreter's exit."""
+    forked, title = core.is_forked, f"lab {core.engine.name}"
+    core.close()
+    if not forked:
+        warnings.warn(f"{title} was not closed: use `with Lab(...)`, or close()", ResourceWarning, stacklevel=2)

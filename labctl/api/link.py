@@ -1,0 +1,74 @@
+"""A link between two nodes: the cable, pulled and plugged in again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from labctl.api.journal import ActivityKind
+from labctl.plan.operations import SetDown, SetUp
+
+if TYPE_CHECKING:
+    from labctl.api.core import Core
+    from labctl.topology.model import Endpoint
+    from labctl.topology.model import Link as ModelLink
+
+
+class Link:
+    """A link of a lab. Values that describe the kernel's state are asked for each time."""
+
+    def __init__(self, core: Core, link: ModelLink) -> None:
+        """For `Lab.link` and `Lab.links`."""
+        self._core = core
+        self._link = link
+
+    def __repr__(self) -> str:
+        return f"<Link {self._link} of lab {self._core.model.name}, {self._core.state}>"
+
+    def __str__(self) -> str:
+        return str(self._link)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Link) and (self._core, self._link) == (other._core, other._link)
+
+    def __hash__(self) -> int:
+        return hash(self._link)
+
+    @property
+    def ends(self) -> tuple[Endpoint, Endpoint]:
+        """Node and interface of each end."""
+        return (self._link.a, self._link.b)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether both ends are up and have a carrier. KernelError."""
+        from labctl.observe import network
+
+        self._core.check_open(f"look at link {self}")
+        states = [
+            any(
+                link.up and link.carrier
+                for link in network.links(self._core.engine, end.node)
+                if link.name == end.ifname
+            )
+            for end in self.ends
+        ]
+        return all(states)
+
+    def down(self) -> None:
+        """Pull the cable: both ends lose their carrier. KernelError.
+
+        The interface of a switch's port, else of the second end, is set down; the other keeps addresses and routes.
+        """
+        self._set(SetDown, "down")
+
+    def up(self) -> None:
+        """Plug the cable in again; addresses and routes that the kernel took away are there again. KernelError."""
+        self._set(SetUp, "up")
+
+    def _set(self, operation: type[SetUp | SetDown], word: str) -> None:
+        from labctl.scenario.links import end_to_cut
+
+        self._core.check_open(f"set link {self} {word}")
+        end = end_to_cut(self._core.model, self._link, self._link.b.node)
+        with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
+            self._core.apply([operation(end.node, end.ifname)])

@@ -1,0 +1,54 @@
+"""What `Lab.ping` gives: which host reaches which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labctl.observe.reachability import Try, attempt, pairs, talking
+
+if TYPE_CHECKING:
+    from labctl.api.core import Core
+
+
+@dataclass(frozen=True, slots=True)
+class Reachability:
+    """Every pair of hosts, in each family in which they have addresses; true when all were reached."""
+
+    hosts: tuple[str, ...]
+    tries: tuple[Try, ...]
+
+    def __bool__(self) -> bool:
+        return not self.failed
+
+    def __str__(self) -> str:
+        from labctl.report.reachability import render
+        from labctl.report.screen import Look
+
+        return "\n".join(render(self.hosts, self.tries, Look()))
+
+    @property
+    def failed(self) -> tuple[Try, ...]:
+        """Those without an answer; `problem` says why."""
+        return tuple(each for each in self.tries if each.problem)
+
+    @property
+    def summary(self) -> str:
+        """`6 of 6 reached`."""
+        return f"{len(self.tries) - len(self.failed)} of {len(self.tries)} reached"
+
+    def reached(self, source: str, target: str) -> bool:
+        """Whether one host reached another, in every family that was tried. KeyError when that was not tried."""
+        found = [not each.problem for each in self.tries if (each.source, each.target) == (source, target)]
+        if not found:
+            raise KeyError(f"{source} -> {target}")
+        return all(found)
+
+
+def ping(core: Core, family: int | None, timeout_s: float) -> Reachability:
+    """See `Lab.ping`."""
+    if family not in (None, 4, 6):
+        raise ValueError(f"family={family!r}: 4, 6, or None for both")
+    hosts = talking(core.plan, routers=False)
+    tries = [each for each in pairs(core.plan, hosts) if family is None or each.family == str(family)]
+    return Reachability(tuple(hosts), tuple(attempt(core.engine, tries, deadline_s=timeout_s) if tries else ()))

@@ -1,0 +1,286 @@
+"""`Topology`: from a file, a shape, YAML text, or built in code with the same words as files have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from labctl.topology.model import NodeKind
+
+if TYPE_CHECKING:
+    from labctl.topology.model import Link, Node
+    from labctl.topology.model import Topology as Model
+
+Text = str | int
+Settings = Mapping[str, Text]
+Member = str | Mapping[str, Any]
+
+
+class Topology:
+    """A network to be made. One that is built in code can be added to until a lab has been made of it.
+
+    What a method takes is what a topology file takes (docs/topology-files.md), and is checked as a file is: mistakes
+    raise DocumentError when the lab is made, or by `check`.
+    """
+
+    def __init__(
+        self, name: str = "topology", *, mtu: int | None = None, addresses: str | None = None, about: str = ""
+    ) -> None:
+        """An empty one to be built. `mtu` is bytes; `addresses` "dual" (the usual), "ipv4" or "ipv6"."""
+        self._name = name
+        self._model: Model | None = None
+        self._text: str | None = None
+        given = {"name": name, "about": about or None, "mtu": mtu, "addresses": addresses}
+        self._data: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """From a file. DocumentError with every mistake in it."""
+        from labctl import topology
+
+        loaded = cls._of(topology.load(Path(path)))
+        loaded._text = Path(path).read_text(encoding="utf-8")
+        return loaded
+
+    @classmethod
+    def shape(cls, text: str) -> Self:
+        """From a shape: "pair", "star:4", "line:3", "tree:2,3", "mesh:4". InputError."""
+        from labctl.topology.resolve import resolve
+        from labctl.topology.shapes import from_shape
+
+        return cls._of(resolve(from_shape(text))[0])
+
+    @classmethod
+    def parse(cls, text: str, *, name: str = "topology.yaml") -> Self:
+        """From YAML text; `name` is the file's in messages. DocumentError with every mistake in it."""
+        parsed = cls._of(_resolved(text, name))
+        parsed._text = text
+        return parsed
+
+    @classmethod
+    def of(cls, source: Topology | str | os.PathLike[str]) -> Topology:
+        """`source` itself, or what the file or the shape of that name is. DocumentError, InputError."""
+        from labctl import topology
+
+        if isinstance(source, Topology):
+            return source
+        if isinstance(source, str) and topology.is_shape(source) and not os.path.isfile(source):
+            return cls.shape(source)
+        if isinstance(source, str) and source.isalpha() and not os.path.exists(source):
+            return cls.shape(source)  # raises, and names the shapes
+        return cls.load(source)
+
+    @classmethod
+    def of_model(cls, model: Model) -> Self:
+        """Around a resolved one: a running lab's."""
+        return cls._of(model)
+
+    @classmethod
+    def _of(cls, model: Model) -> Self:
+        made = cls(model.name)
+        made._model = model
+        return made
+
+    def __repr__(self) -> str:
+        if self._model is None:
+            return f"<Topology {self.name}, being built>"
+        return f"<Topology {self.name}, {len(self._model.nodes)} nodes, {len(self._model.links)} links>"
+
+    @property
+    def name(self) -> str:
+        """The topology's name."""
+        return self._name if self._model is None else self._model.name
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, in file order, with interfaces, addresses and routes. DocumentError when something is wrong."""
+        return self.check().nodes
+
+    @property
+    def hosts(self) -> tuple[Node, ...]:
+        """The hosts alone."""
+        return self.check().hosts
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """In file order."""
+        return self.check().links
+
+    def host(
+        self,
+        name: str,
+        *,
+        count: int | None = None,
+        sysctls: Settings | None = None,
+        environment: Settings | None = None,
+        limits: Mapping[str, Any] | None = None,
+        expose: Iterable[Text] | None = None,
+        services: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Add a host; `count` makes NAME-1, NAME-2, ... Returns the topology, as the others do."""
+        exposed = None if expose is None else list(expose)
+        given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
+        return self._node("hosts", name, given | {"expose": exposed, "services": services})
+
+    def router(
+        self,
+        name: str,
+        *,
+        count: int | None = None,
+        sysctls: Settings | None = None,
+        environment: Settings | None = None,
+        limits: Mapping[str, Any] | None = None,
+        services: Mapping[str, Any] | None = None,
+        nat: bool = False,
+    ) -> Self:
+        """Add a router; with `nat` the machine's network is reached through it."""
+        given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
+        return self._node("routers", name, given | {"services": services, "nat": nat or None})
+
+    def switch(self, name: str, *, sysctls: Settings | None = None) -> Self:
+        """Add a switch, to be linked to others."""
+        return self._node("switches", name, {"sysctls": sysctls})
+
+    def network(
+        self,
+        name: str,
+        *,
+        members: Iterable[Member] = (),
+        ipv4: str | bool | None = None,
+        ipv6: str | bool | None = None,
+        mtu: int | None = None,
+    ) -> Self:
+        """Add a switch with these nodes on it; a member is a name, or a mapping as in files ({"node": ..., ...})."""
+        return self._node("networks", name, {"members": list(members), "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu})
+
+    def link(
+        self,
+        a: Member,
+        b: Member,
+        *,
+        ipv4: str | bool | None = None,
+        ipv6: str | bool | None = None,
+        mtu: int | None = None,
+        delay: str | None = None,
+        jitter: str | None = None,
+        loss: str | None = None,
+        rate: str | None = None,
+    ) -> Self:
+        """Add a link between two nodes; an end is a name, or a mapping as in files ({"node": ..., "interface": ...}).
+
+        `delay` ("20ms"), `jitter`, `loss` ("1%") and `rate` ("10mbit") hold for both directions, each.
+        """
+        given = {"ends": [_plain(a), _plain(b)], "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu}
+        given |= {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate}
+        self._changing()
+        self._data.setdefault("links", []).append({key: value for key, value in given.items() if value is not None})
+        return self
+
+    def check(self) -> Model:
+        """What it is, with all that was not said inferred. DocumentError with every mistake."""
+        if self._model is not None:
+            return self._model
+        return _resolved(self.to_yaml(), self._name)
+
+    def freeze(self) -> Model:
+        """As `check`; from here on it cannot be added to."""
+        if self._model is None:
+            text = self.to_yaml()
+            self._model, self._text = _resolved(text, self._name), text
+        return self._model
+
+    def to_yaml(self) -> str:
+        """The topology file that says the same."""
+        if self._text is not None:
+            return self._text
+        return _dump(self._data if self._model is None else _data_of(self._model))
+
+    def _node(self, kind: str, name: str, given: Mapping[str, Any]) -> Self:
+        self._changing()
+        nodes = self._data.setdefault(kind, {})
+        if name in nodes:
+            raise ValueError(f"topology {self.name}: {name} is among its {kind} already")
+        nodes[name] = {key: _plain(value) for key, value in given.items() if value is not None}
+        return self
+
+    def _changing(self) -> None:
+        if self._model is not None:
+            raise RuntimeError(f"{self!r} cannot be added to: it was loaded, or a lab has been made of it")
+
+
+def _resolved(text: str, name: str) -> Model:
+    from labctl import topology
+    from labctl.documents import DocumentError, parse
+
+    model, diagnostics = topology.resolve_inline(parse(text, name), (), Path())
+    if diagnostics or model is None:
+        raise DocumentError(diagnostics)
+    return model
+
+
+def _plain(value: Any) -> Any:
+    """The same of plain dicts and lists, copied."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _data_of(model: Model) -> dict[str, Any]:
+    """A shape as a file: names and links; the rest is inferred alike. A running lab's: what is inferred is said."""
+    sections = {NodeKind.HOST: "hosts", NodeKind.ROUTER: "routers", NodeKind.SWITCH: "switches"}
+    data: dict[str, Any] = {"name": model.name}
+    for kind, section in sections.items():
+        nodes = {node.name: _node_data(node) for node in model.nodes if node.kind is kind}
+        if nodes:
+            data[section] = nodes
+    ends = {(node.name, interface.name): interface for node in model.nodes for interface in node.interfaces}
+    data["links"] = [
+        {"ends": [_end_data(model, ends[end.node, end.ifname], end.node) for end in (link.a, link.b)]}
+        | ({"mtu": mtu} if (mtu := ends[link.a.node, link.a.ifname].mtu) != 1500 else {})
+        for link in model.links
+    ]
+    return data
+
+
+def _node_data(node: Node) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    if node.environment:
+        data["environment"] = dict(node.environment)
+    if node.sysctls:
+        data["sysctls"] = dict(node.sysctls)
+    if node.nat:
+        data["nat"] = True
+    return data
+
+
+def _end_data(model: Model, interface: Any, node: str) -> dict[str, Any]:
+    data: dict[str, Any] = {"node": node, "interface": interface.name, "mac": interface.mac}
+    if model.node(node).kind is not NodeKind.SWITCH:
+        for version in (4, 6):
+            found = [str(address) for address in interface.addresses if address.version == version]
+            data[f"ipv{version}"] = found[0] if found else False
+    return data
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    """YAML that our reader takes for what it is; texts that could be taken for something else are quoted."""
+    import re
+
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    plain = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+    words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        style = None if plain.fullmatch(value) and value.lower() not in words else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(dict(data), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
