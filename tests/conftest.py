@@ -1,4 +1,4 @@
-"""For all tests: what touches the kernel leaves the machine as it was (tests/leaks.py); who may skip (tests/skips.py)."""
+"""For all tests: what touches the kernel leaves the machine as it was (tests/leaks.py); who may skip."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ PRIVILEGED = ("integration", "e2e", "faults", "stock_kernel")
 
 
 def pytest_configure() -> None:
+    leaks.enter_own_places()
     leaks.mark_session()
 
 

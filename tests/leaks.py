@@ -2,8 +2,12 @@
 
 Looked at: processes that this test session started (children, and whatever carries its mark in the environment, however
 it was orphaned) and their namespaces; interfaces of the machine's own network namespace; mounts; this process's
-descriptors; files where programs put run-time files. The kernel frees in its own time, so `settled` waits, boundedly.
+descriptors; files where programs put run-time files (where all the machine's programs put theirs: those with "lab" in
+their names). The kernel frees in its own time, so `settled` waits, boundedly.
 With LABCTL_LEAK_CHECK=machine every namespace of the machine is compared, for a machine that nobody else uses.
+
+Sessions of root side by side do not see each other's labs: each has a mount namespace in which /run/netns and the state
+directory are its own. Mounts that leak are still seen, for in there they are shared, as on a machine with systemd.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from pathlib import Path
 
 from tests.patience import patient
 
+MS_SHARED = 1 << 20  # linux/mount.h
 MARK = "LABCTL_TEST_SESSION"
+OWN_PLACES = "LABCTL_TEST_PLACES"
 SETTLE_S = patient(10.0)
 POLL_S = 0.02
 PLACES = ("/run", "/run/lock", "/run/netns", "/run/labctl", "/dev/shm", "/dev/mqueue")
@@ -56,6 +62,25 @@ class MachineState:
 def mark_session() -> str:
     """Mark this process's environment, so that every process started from it can be told from others."""
     return os.environ.setdefault(MARK, f"{os.getpid()}-{time.time_ns()}")
+
+
+def enter_own_places() -> bool:
+    """Give this process (that of a test session, at its start) its own /run/netns and /run/labctl; False for others."""
+    from labctl.kernel import syscalls
+
+    if os.geteuid() != 0 or os.environ.get(OWN_PLACES):
+        return False
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+    except OSError:
+        return False  # a root without CAP_SYS_ADMIN, whose labs are like an ordinary user's
+    for flags in (syscalls.MS_REC | syscalls.MS_PRIVATE, syscalls.MS_REC | MS_SHARED):
+        syscalls.mount("none", "/", "", flags)
+    for place in sorted(STAYING):
+        os.makedirs(place, exist_ok=True)
+        syscalls.mount("tmpfs", place, "tmpfs", 0, "mode=755" if place.endswith("netns") else "mode=700")
+    os.environ[OWN_PLACES] = "1"  # what this session starts is in there, too
+    return True
 
 
 def machine_state(*, labs: Collection[int] = ()) -> MachineState:
@@ -176,7 +201,8 @@ def _files() -> Iterator[str]:
     places = [*PLACES, *(os.environ[name] for name in XDG if os.environ.get(name))]
     for place in dict.fromkeys(places):
         with contextlib.suppress(OSError):
-            entries = {os.path.join(place, name) for name in os.listdir(place)} - STAYING
+            names = [name for name in os.listdir(place) if place not in PLACES or place in STAYING or "lab" in name]
+            entries = {os.path.join(place, name) for name in names} - STAYING
             yield from (entry for entry in entries if place not in STAYING or not _is_in_use(entry))
     temporary = os.environ.get("TMPDIR", "/tmp")
     with contextlib.suppress(OSError):

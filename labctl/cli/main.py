@@ -73,7 +73,8 @@ def _status_of_command() -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:  # a command's own are dealt with there: this is Typer, printing help, or Python itself
         if _is_short_of_descriptors(error):
-            return report_bug(error)
+            status = report_bug(error)
+            return EXIT_LABCTL if sys.argv[1:2] in (["exec"], ["shell"]) else status
         complain(f"labctl: cannot write its help: {describe_errno(error.errno or 0)}.")
         return EXIT_BUG
     except LabctlError as error:

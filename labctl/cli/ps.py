@@ -135,7 +135,8 @@ def process_rows(processes: Sequence[ProcessInfo]) -> list[list[Cell | str]]:
 
 def state_of(process: ProcessInfo) -> str:
     """`running`, `running (restarted 2 times)`, `exited with status 1`, `ended by SIGTERM`, ..."""
-    restarted = f" (restarted {process.restarts} times)" if process.restarts else ""
+    times = "once" if process.restarts == 1 else f"{process.restarts} times"
+    restarted = f" (restarted {times})" if process.restarts else ""
     if process.state.value != "ended":
         return process.state.value + restarted
     if process.problem:

@@ -30,7 +30,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 WRITER_PAUSE_S = 0.1  # before a log's writer that was killed is replaced
 REMEMBERED = 200  # detached processes that have ended, with their logs
 
+LAST_WORDS_S = 1.0  # how long somebody who reads the log of a program that has ended waits for its writer's end
+
 Told = Callable[[ProcessInfo], None]
+LogTold = Callable[[list[int]], None]
 
 
 @dataclass(slots=True)
@@ -57,6 +60,16 @@ class Detached:
     waiting: list[Told] = field(default_factory=list)  # who wants to know that it has ended
 
 
+@dataclass(slots=True)
+class _Reader:
+    """Somebody who wants a log that is still being written."""
+
+    node: str
+    name: str
+    told: LogTold
+    is_told: bool = False
+
+
 class Roster:
     """The programs of a lab. `logs` is the directory of their logs."""
 
@@ -67,6 +80,7 @@ class Roster:
         self._attached: dict[int, Attached] = {}
         self._detached: dict[tuple[str, str], Detached] = {}
         self._writers: dict[int, LogWriter] = {}
+        self._readers: dict[int, list[_Reader]] = {}  # by the writer that they wait for
 
     def infos(self) -> list[ProcessInfo]:
         """All of them, detached ones first."""
@@ -121,10 +135,33 @@ class Roster:
             process = detached.process
             detached.timer = self._timers.after(STOP_S, lambda: self._kill_detached(detached, process))
 
-    def open_log(self, node: str, name: str) -> list[int]:
-        """Descriptors of the halves of a detached program's log that are there, the older first."""
-        if (node, name) not in self._detached:
+    def open_log(self, node: str, name: str, told: LogTold) -> None:
+        """Hand `told` descriptors of the halves of a detached program's log that are there, the older first.
+
+        Of a program that has ended, once its last words are written down: that is its writer's end, or LAST_WORDS_S
+        later where something that it left behind still has its output. What `told` gets is its to close.
+        """
+        detached = self._detached.get((node, name))
+        if detached is None:
             raise InputError(f"node {node}: no process {name} was started there.")
+        if detached.process or detached.log.pid not in self._writers:
+            told(self._opened_log(node, name))
+            return
+        reader = _Reader(node, name, told)
+        self._readers.setdefault(detached.log.pid, []).append(reader)
+        self._timers.after(LAST_WORDS_S, lambda: self._tell(reader))
+
+    def _tell(self, reader: _Reader) -> None:
+        if reader.is_told:
+            return
+        reader.is_told = True
+        try:
+            opened = self._opened_log(reader.node, reader.name)
+        except OSError:  # EMFILE: an empty answer here is better than the end of the lab
+            opened = []
+        reader.told(opened)
+
+    def _opened_log(self, node: str, name: str) -> list[int]:
         opened: list[int] = []
         for file in (f"{node}/{name}.log.1", f"{node}/{name}.log"):
             with contextlib.suppress(FileNotFoundError):
@@ -138,6 +175,8 @@ class Roster:
         writer = self._writers.pop(pid, None)
         if writer is not None:
             writer.pid = -1
+            for reader in self._readers.pop(pid, ()):
+                self._tell(reader)
             self._timers.after(WRITER_PAUSE_S, lambda: self._replace_writer(writer))
             return True
         for detached in self._detached.values():

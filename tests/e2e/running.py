@@ -56,8 +56,8 @@ class Person:
         """Starts `labctl` with its own controlling terminal of 24 by 80."""
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
+            termios.tcsetwinsize(0, (24, 80))  # before the command can look
             os.execve(LABCTL, [LABCTL, *map(str, arguments)], environment(TERM="xterm", **more))
-        self.resize(24, 80)
         self._seen = ""
         self.status: int | None = None
 

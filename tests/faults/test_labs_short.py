@@ -14,17 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lab import registry
+from labctl.lab import handle, registry
 from labctl.report.table import age
 from tests.faults.disturbed import (
     FIRST,
     SECOND,
     Commands,
+    comm,
+    descendants,
     is_running,
     keeper_descriptors,
     keeper_of,
     lab_state,
     names_on_the_machine,
+    pass_time,
     stopped,
 )
 from tests.integration.detached import becomes
@@ -107,7 +110,7 @@ def test_an_up_for_which_the_disk_is_too_small_says_so_and_leaves_nothing(comman
             assert "LABCTL_STATE_DIR" in said
         else:
             commands.done("down", commands.name)
-        assert becomes(lambda: os.listdir(state) == [], 3), os.listdir(state)
+        assert becomes(lambda: os.listdir(state) == []), os.listdir(state)
         assert names_on_the_machine(commands.name) == []
 
 
@@ -118,7 +121,7 @@ def test_an_up_on_a_full_disk_says_so_and_leaves_nothing(commands: Commands) -> 
         filling = filled(state)
         said = refused(commands, "up", "first.yaml", "--name", commands.name)
         assert "ENOSPC" in said
-        assert becomes(lambda: os.listdir(state) == [filling.name], 3), os.listdir(state)
+        assert becomes(lambda: os.listdir(state) == [filling.name]), os.listdir(state)
 
 
 @root_only
@@ -134,7 +137,7 @@ def test_a_lab_whose_disk_is_full_can_be_used_changed_whole_or_not_at_all_and_en
         commands.done("ps")
         said = refused(commands, "up", "second.yaml", "--name", commands.name)
         assert "ENOSPC" in said
-        assert becomes(lambda: lab_state(commands.name) == before, 5), lab_state(commands.name).beside(before)
+        assert becomes(lambda: lab_state(commands.name) == before), lab_state(commands.name).beside(before)
         assert sorted(names_on_the_machine(commands.name)) == names
         assert "ENOSPC" in refused(commands, "start", "h1", "--", "sleep", "1000")
         for file in state.glob(".filling*"):
@@ -170,7 +173,7 @@ def test_with_few_descriptors_a_lab_is_made_or_nothing_is(commands: Commands, mo
     if status:
         assert "EMFILE" in said
         commands.done("ps")
-        assert becomes(lambda: os.listdir(commands.directory / "state") == [], 5)
+        assert becomes(lambda: os.listdir(commands.directory / "state") == [])
     else:
         commands.done("exec", "h1", "--", "true")
 
@@ -179,7 +182,7 @@ def test_with_few_descriptors_a_lab_is_made_or_nothing_is(commands: Commands, mo
 def test_with_few_descriptors_exec_works_or_says_so(commands: Commands, running: str, most: int) -> None:
     status, said = commands.ended(commands.start("exec", "h1", "--", "true", limit=f"-n {most}"))
     assert not any(word in said for word in A_BUG), said
-    assert status == 0 or "EMFILE" in said
+    assert status == 0 or (status == 125 and "EMFILE" in said), (status, said)
 
 
 def test_every_command_tells_of_a_keeper_that_is_stopped_and_down_ends_it(commands: Commands, running: str) -> None:
@@ -226,6 +229,47 @@ def test_every_command_tells_of_a_keeper_that_is_stopped_and_down_ends_it(comman
             assert f"labctl down --force {running}" in said, (line, said)
     commands.done("down", "--force", running)
     assert not is_running(running)
+
+
+def test_a_stopped_keeper_is_told_with_its_number_long_before_the_deadline(commands: Commands, running: str) -> None:
+    keeper = keeper_of(running)
+    stopped(keeper)
+    began = time.monotonic()
+    status, said = commands.ended(commands.start("exec", "h1", "--", "true"), 60)
+    assert time.monotonic() - began < handle.ANSWER_TIMEOUT_S / 2
+    assert status == 125
+    assert f"its keeper, process {keeper}, is stopped (SIGSTOP). Try: kill -CONT {keeper}, or `labctl down" in said
+    os.kill(keeper, signal.SIGCONT)
+    commands.done("exec", "h1", "--", "true")
+
+
+def test_a_keeper_that_is_stopped_for_a_moment_is_waited_for(commands: Commands, running: str) -> None:
+    keeper = keeper_of(running)
+    stopped(keeper)
+    client = commands.start("exec", "h1", "--", "true")
+    pass_time(client.pid, 1.5)
+    os.kill(keeper, signal.SIGCONT)
+    assert commands.ended(client)[0] == 0
+
+
+WAITS = """\
+name: Waits
+topology: pair
+steps: [{run: {on: client, run: [sleep, "1000"]}, within: 1s}]
+"""
+
+
+def test_a_run_whose_keeper_is_stopped_ends_soon_and_says_so(commands: Commands) -> None:
+    (commands.directory / "waits.yaml").write_text(WAITS)
+    client = commands.start("run", "waits.yaml")
+    assert becomes(lambda: "sleep" in map(comm, descendants(client.pid)))
+    (keeper,) = (pid for pid in descendants(client.pid) if comm(pid) == "labctl-keeper")
+    stopped(keeper)
+    began = time.monotonic()
+    status, said = commands.ended(client, 60)
+    assert time.monotonic() - began < handle.ANSWER_TIMEOUT_S
+    assert status == 4
+    assert f"process {keeper}, is stopped (SIGSTOP)." in " ".join(said.split())
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -277,7 +321,7 @@ def test_up_and_down_of_one_lab_at_once_leave_a_whole_lab_or_none(commands: Comm
         assert not any(word in said for word in A_BUG), said
         assert status in (0, 2, 4), said
     commands.done("up", "first.yaml", "--name", running)
-    assert becomes(lambda: lab_state(running) == first, 5), lab_state(running).beside(first)
+    assert becomes(lambda: lab_state(running) == first), lab_state(running).beside(first)
     commands.done("down", running)
     assert os.listdir(commands.directory / "state") == []
 
@@ -288,7 +332,7 @@ def test_a_program_that_ignores_sigterm_is_stopped(commands: Commands, running: 
     assert becomes(lambda: "ready" in commands.done("logs", "h1/deaf"))
     began = time.monotonic()
     commands.done("stop", "h1/deaf")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 15
     assert "h1 runs deaf" not in lab_state(running).programs
 
 
@@ -298,14 +342,21 @@ def test_when_exec_is_killed_its_program_goes_though_it_ignores_signals(commands
     assert client.stdout.readline() == "\n"
     client.send_signal(signal.SIGKILL)
     commands.ended(client)
-    assert becomes(lambda: "trap" not in commands.done("ps", running), 8)
+    assert becomes(lambda: "trap" not in commands.done("ps", running))
 
 
 def test_no_deadline_is_of_a_clock_that_jumps() -> None:
     """Wall time is for showing: when a lab or program was started, and how old that is."""
     shown = {"keeper.py", "roster.py", "ps.py", "run.py", "runner.py"}
     found = set()
-    for path in (ROOT / "labctl").rglob("*.py"):
+    rooms = (
+        "lab",
+        "kernel",
+        "observe",
+        "scenario",
+        "cli",
+    )  # where there are deadlines; reports tell when something was
+    for path in (path for room in rooms for path in (ROOT / "labctl" / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now"):
                 found.add(path.name)

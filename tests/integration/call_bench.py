@@ -104,7 +104,7 @@ class Bench:
         for stream in (self._holder.stdin, self._holder.stdout):
             assert stream is not None
             stream.close()
-        self._holder.wait(5)
+        self._holder.wait(20)
 
     def __enter__(self) -> Bench:
         return self

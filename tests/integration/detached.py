@@ -87,6 +87,14 @@ def keeper_of(name: str) -> int:
         return lab.describe().keeper_pid
 
 
+def comm_of(pid: int) -> str:
+    """The process's name; "" when it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def state_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -154,7 +154,7 @@ def boot_of(lab: Lab) -> int:
 
 
 def processes_of(lab: Lab) -> dict[str, int]:
-    """Boot, guard and keeper of a lab, by name; one that ends meanwhile is not among them."""
+    """Boot, guard and keeper of a lab, by name; one that ends meanwhile, or has no name yet, is not among them."""
     boot = boot_of(lab)
     found = {}
     for child in Path(f"/proc/{boot}/task/{boot}/children").read_text().split():

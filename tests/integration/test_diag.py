@@ -27,7 +27,7 @@ def listener(lab: NetworkLab, family: int, port: int, backlog: int = 1) -> socke
 
 
 def become(lab: NetworkLab, node: str, true: Callable[[tuple[Socket, ...]], bool]) -> tuple[Socket, ...]:
-    until = time.monotonic() + 3
+    until = time.monotonic() + 15
     while not true(found := sockets(lab, node)):
         assert time.monotonic() < until, "\n".join(str(sock) for sock in found)
     return found

@@ -14,6 +14,7 @@ import pytest
 
 from labctl.errors import KernelError, LabError
 from labctl.lab.handle import Lab
+from tests.integration.detached import becomes
 from tests.labs import WAIT_S, keeper_of, output, pair_plan, run, shell
 
 
@@ -174,10 +175,8 @@ def test_a_process_group_is_signalled_as_a_whole(lab: Lab) -> None:
 
 def test_orphans_are_reaped_by_the_host(lab: Lab) -> None:
     shell(lab, "server", "(true & true & true &) ; (sleep 0.01 &)")
-    process = lab.spawn("server", ["sleep", "0.05"])
-    process.wait(WAIT_S)
-    process.close()
-    assert " Z " not in shell(lab, "server", "cat /proc/[0-9]*/stat")
+    stats = "cat /proc/[0-9]*/stat 2>/dev/null || true"  # one that ends meanwhile cannot be read any more
+    assert becomes(lambda: shell(lab, "server", stats).count(") ") <= 3)  # init, the shell and its cat
 
 
 def test_many_programs_one_after_the_other_leak_no_descriptor_in_the_keeper(lab: Lab) -> None:
@@ -186,7 +185,7 @@ def test_many_programs_one_after_the_other_leak_no_descriptor_in_the_keeper(lab:
     before = len(os.listdir(f"/proc/{keeper}/fd"))
     for _ in range(50):
         output(lab, "server", "true")
-    assert len(os.listdir(f"/proc/{keeper}/fd")) <= before + 2  # it closes the last status pipe after we have read it
+    assert becomes(lambda: len(os.listdir(f"/proc/{keeper}/fd")) <= before)  # it closes the last status pipe after us
 
 
 def test_a_host_whose_init_was_killed_says_so_and_the_others_go_on() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from labctl.errors import MachineError
 from labctl.lab.handle import Lab
+from tests.integration.detached import comm_of
 from tests.integration.inside import inside
 from tests.integration.machine import MACHINE4, Machine, boot_of, holds, ip, plan_of
 from tests.labs import WAIT_S
@@ -107,8 +109,8 @@ def test_much_is_carried_both_ways_at_once_and_a_slow_reader_is_waited_for() -> 
 def filled(sock: socket.socket) -> list[int]:
     """Send until nobody takes any more."""
     sent = []
-    with contextlib.suppress(BlockingIOError):
-        while True:
+    while select.select([], [sock], [], 0.3)[1]:
+        with contextlib.suppress(BlockingIOError):
             sent.append(sock.send(bytes(65536)))
     return sent
 
@@ -210,6 +212,7 @@ def test_without_ipv6_on_the_machine_its_ipv4_loopback_alone_is_taken() -> None:
 def test_a_forwarder_that_was_killed_is_started_again() -> None:
     with Machine(), Lab.open(plan_of(text('"8080:80"'))) as lab, server(lab, "0.0.0.0", 80):
         client("127.0.0.1", 8080).close()
+        assert holds(lambda: forwarder_of(lab) != 0)  # its name is there a moment after it is
         os.kill(forwarder_of(lab), signal.SIGKILL)
         client("127.0.0.1", 8080).close()  # it waits in the queue of the listening socket
         assert holds(lambda: forwarder_of(lab) != 0)
@@ -217,7 +220,7 @@ def test_a_forwarder_that_was_killed_is_started_again() -> None:
 
 def forwarder_of(lab: Lab) -> int:
     keeper, *_ = _children(boot_of(lab))
-    named = [pid for pid in _children(keeper) if Path(f"/proc/{pid}/comm").read_text().strip() == "labctl-forward"]
+    named = [pid for pid in _children(keeper) if comm_of(pid) == "labctl-forward"]
     return named[0] if named else 0
 
 
@@ -226,9 +229,8 @@ def _children(pid: int) -> list[int]:
 
 
 def test_an_ordinary_lab_may_expose_without_privilege() -> None:
-    """The only test outside a namespace of its own: on a loopback port of the kernel's choice."""
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        port = chosen.getsockname()[1]
+    """The only test outside a namespace of its own: on a loopback port below those that the kernel chooses from."""
+    port = 20_000 + os.getpid() % 10_000  # none that the kernel gives to others meanwhile
     with (
         Lab.open(plan_of(text(f'"127.0.0.1:{port}:80"'))) as lab,
         server(lab, "0.0.0.0", 80) as waiting,

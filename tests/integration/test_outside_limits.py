@@ -94,6 +94,7 @@ def test_a_program_gets_no_more_of_the_processor() -> None:
 def test_no_group_is_left_whatever_is_killed(killed: str) -> None:
     lab = limited("pids: 30")
     lab.spawn("a", ["sleep", "1000"]).close()
+    assert holds(lambda: killed in processes_of(lab))
     os.kill(processes_of(lab)[killed], signal.SIGKILL)
     lab.close()
 

@@ -82,7 +82,7 @@ def test_udp_and_icmp_come_back_too() -> None:
     with Machine() as machine, Lab.open(plan_of(NAT)) as lab:
         server = machine.server(V4, socket.SOCK_DGRAM)
         with lab.socket("far", V4, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(5)
+            sock.settimeout(10)
             sock.sendto(b"question", server.getsockname())
             question, peer = server.recvfrom(100)
             server.sendto(b"answer", peer)
@@ -189,6 +189,7 @@ def test_the_machine_is_as_before_whatever_is_killed(killed: list[str]) -> None:
         before = machine.state()
         lab = Lab.open(plan_of(NAT))
         for name in killed:
+            assert holds(lambda name=name: name in processes_of(lab))  # type: ignore[misc]
             pids = processes_of(lab)
             os.kill(pids[name], signal.SIGKILL)
             if name == "guard" and IS_ROOT:
@@ -213,6 +214,7 @@ def test_where_all_were_killed_at_once_the_next_command_restores() -> None:
     with Machine() as machine:
         before = machine.state()
         lab = Lab.open(plan_of(NAT))
+        assert holds(lambda: {"boot", "guard", "keeper"} <= processes_of(lab).keys())
         boot = processes_of(lab)["boot"]
         for name in ("boot", "guard", "keeper"):  # stopped first, or one would notice the other's end
             os.kill(processes_of(lab)[name], signal.SIGSTOP)
@@ -230,6 +232,7 @@ def test_the_next_lab_restores_as_well() -> None:
     with Machine() as machine:
         before = machine.state()
         lab = Lab.open(plan_of(NAT))
+        assert holds(lambda: {"boot", "guard", "keeper"} <= processes_of(lab).keys())
         pids = processes_of(lab)
         for name in ("boot", "guard"):
             os.kill(pids[name], signal.SIGSTOP)

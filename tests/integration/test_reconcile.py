@@ -55,11 +55,11 @@ def connection(lab: NetworkLab, client: str, server: str, address: str) -> Itera
     ):
         listener.bind((address, 5000))
         listener.listen(1)
-        one.settimeout(5)
+        one.settimeout(20)
         one.connect((address, 5000))
         other, _ = listener.accept()
         with other:
-            other.settimeout(5)
+            other.settimeout(20)
             for number in range(2):
                 if number:
                     yield
@@ -187,7 +187,7 @@ def test_what_is_raised_inside_undoes_the_change() -> None:
             change()
         assert inside_it == {"s1", "h1", "h2"}
         assert snapshot(lab, indexes=False) == before
-        assert reach(lab, "h3", ip_address("10.0.0.1"), deadline_s=0.5, requests=1).reached
+        assert reach(lab, "h3", ip_address("10.0.0.1"), deadline_s=0.9, requests=1).reached
 
 
 @inside
@@ -195,10 +195,10 @@ def test_a_new_host_is_reached_at_once_also_under_the_address_of_an_old_one() ->
     old = built("hosts: {a: , b: }", "networks: {lan: {members: [a, b]}}")
     new = built("hosts: {a: , c: }", "networks: {lan: {members: [a, c]}}")
     with NetworkLab(*old.operations) as lab:
-        assert reach(lab, "a", ip_address("10.0.0.2"), deadline_s=0.5, requests=1).reached
+        assert reach(lab, "a", ip_address("10.0.0.2"), deadline_s=0.9, requests=1).reached
         reconcile(lab, old, new)
-        assert reach(lab, "a", ip_address("10.0.0.2"), deadline_s=0.5, requests=1).reached
-        assert reach(lab, "a", ip_address("fd00::2"), deadline_s=0.5, requests=1).reached
+        assert reach(lab, "a", ip_address("10.0.0.2"), deadline_s=0.9, requests=1).reached
+        assert reach(lab, "a", ip_address("fd00::2"), deadline_s=0.9, requests=1).reached
 
 
 @inside

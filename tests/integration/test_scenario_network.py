@@ -132,9 +132,9 @@ def test_a_link_that_is_down_carries_nothing_and_one_that_is_up_again_carries_al
         "  - link: {down: [client, server]}\n"
         "  - expect: {on: client, unreachable: server}\n"
         "  - link: {up: [client, server]}\n"
-        "  - expect: {on: client, reachable: {node: server, family: ipv4}, within: 5s}\n"
-        "  - expect: {on: client, reachable: {node: server, family: ipv6}, within: 5s}\n"
-        "  - expect: {on: server, reachable: client, within: 5s}\n",
+        "  - expect: {on: client, reachable: {node: server, family: ipv4}, within: 15s}\n"
+        "  - expect: {on: client, reachable: {node: server, family: ipv6}, within: 15s}\n"
+        "  - expect: {on: server, reachable: client, within: 15s}\n",
     )
 
 
@@ -144,7 +144,7 @@ def test_a_routers_link_comes_back_with_its_routes(tmp_path: Path) -> None:
         "  - link: {down: [r1, r2]}\n"
         "  - expect: {on: h1, unreachable: h2}\n"
         "  - link: {up: [r1, r2]}\n"
-        "  - expect: {on: h1, reachable: h2, within: 5s}\n",
+        "  - expect: {on: h1, reachable: h2, within: 15s}\n",
         header="topology: line:3\n",
     )
 
@@ -156,7 +156,7 @@ def test_a_host_is_cut_off_from_its_switch_and_the_others_are_not(tmp_path: Path
         "  - expect: {on: h2, unreachable: h1}\n"
         "  - expect: {on: h2, reachable: h3}\n"
         "  - link: {up: [h1, s1]}\n"
-        "  - expect: {on: h2, reachable: h1, within: 5s}\n",
+        "  - expect: {on: h2, reachable: h1, within: 15s}\n",
         header="topology: star:3\n",
     )
 
@@ -169,7 +169,7 @@ def test_dropped_packets_do_not_arrive_until_nothing_is_dropped(tmp_path: Path) 
         "      c = socket(AF_INET, SOCK_STREAM)\n"
         '      connect(c, "server:5000") -> blocks 200ms\n'
         "  - undrop: server\n"
-        "  - client: await -> 0 within 5s\n",
+        "  - client: await -> 0 within 15s\n",
     )
 
 
@@ -182,7 +182,7 @@ def test_stays_true_is_told_when_it_does_not(tmp_path: Path) -> None:
 
 def test_becomes_true_within(tmp_path: Path) -> None:
     start = "  - start: {on: server, shell: sleep 0.2; echo x > /tmp/x; sleep 60, name: it}\n"
-    passes(tmp_path, start + "  - expect: {on: server, file: {path: /tmp/x, equals: x}, within: 5s}\n")
+    passes(tmp_path, start + "  - expect: {on: server, file: {path: /tmp/x, equals: x}, within: 15s}\n")
     reason = fails(tmp_path, start + "  - expect: {on: server, file: {path: /tmp/x}, now: true}\n").reason
     assert "expected the file /tmp/x on server; it is not there" in reason
 

