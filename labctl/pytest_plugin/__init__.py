@@ -99,9 +99,12 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
     """Scenario files are tests."""
     if file_path.suffix not in (".yaml", ".yml"):
         return None
+    by_name = file_path.stem.endswith(".scenario")
+    if not by_name and not parent.config.getini("labctl_scenarios") and not parent.session.isinitpath(file_path):
+        return None
     from labctl.pytest_plugin.scenarios import collect
 
-    return collect(file_path, parent)
+    return collect(file_path, parent, by_name=by_name)
 
 
 @pytest.hookimpl(tryfirst=True)

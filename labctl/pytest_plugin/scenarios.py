@@ -17,7 +17,6 @@ from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossibl
 from labctl.scenario.model import Scenario
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult
 
-_SUFFIXES = (".scenario.yaml", ".scenario.yml")
 _HAS_STEPS = re.compile(rb"^(?:steps|\"steps\"|'steps')[ \t]*:", re.MULTILINE)
 
 
@@ -41,9 +40,9 @@ def collect_configured_folders(config: pytest.Config) -> None:
             config.args.append(str(folder))
 
 
-def collect(path: Path, parent: pytest.Collector) -> ScenarioFile | None:
+def collect(path: Path, parent: pytest.Collector, *, by_name: bool) -> ScenarioFile | None:
     """The collector of a YAML file that is a scenario by its name, by its folder, or because it was asked for."""
-    if not path.name.endswith(_SUFFIXES):
+    if not by_name:
         folders = parent.config.getini("labctl_scenarios")
         wanted = parent.session.isinitpath(path) or any(path.is_relative_to(folder) for folder in folders)
         if not wanted or not _HAS_STEPS.search(path.read_bytes()):
