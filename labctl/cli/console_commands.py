@@ -118,15 +118,22 @@ def _pingall(here: Here, arguments: Sequence[str]) -> int:
 
 
 def _link(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.link import LinkAction, changed
+    from labctl.cli.link import LinkAction, Order, changed
 
-    if len(arguments) not in (2, 3):
-        raise InputError("It is written: link A B down|up|show")
-    action = arguments[2] if len(arguments) == 3 else "show"
+    words = list(arguments)
+    sender: str | None = None
+    if "--from" in words[:-1]:
+        at = words.index("--from")
+        sender = words[at + 1]
+        del words[at : at + 2]
+    if len(words) < 2:
+        raise InputError("It is written: link A B down|up|set|clear|show")
+    action = words[2] if len(words) > 2 else "show"
     if action not in set(LinkAction):
-        raise InputError(f"link: {action} is none of down, up, show.")
+        raise InputError(f"link: {action} is none of {', '.join(LinkAction)}.")
     plan = here.lab.describe().plan
-    lines = changed(here.lab, plan, arguments[0], arguments[1], LinkAction(action), here.screen.look)
+    order = Order(LinkAction(action), tuple(words[3:]), sender)
+    lines = changed(here.lab, plan, words[0], words[1], order, here.screen.look)
     here.screen.write(lines)
     return 0
 

@@ -20,7 +20,7 @@ WORDS: Mapping[str, str] = {
     "net": "net                      which interface leads where",
     "sockets": "sockets [NODE...]        the sockets of all nodes, or of these",
     "pingall": "pingall [NODE...]        who reaches whom, by IPv4 and IPv6",
-    "link": "link A B down|up|show    pull the cable, plug it in, look at it",
+    "link": "link A B down|up|show    pull the cable, plug it in, look at it; set delay=20ms loss=1%, clear",
     "ps": "ps                       what runs on the nodes",
     "stop": "stop PROCESS...          end what was started with &",
     "logs": "logs [PROCESS...]        what that has written",
@@ -131,5 +131,5 @@ def completions(line: str, nodes: Sequence[str]) -> list[str]:
         return [f"{word} " for word in (*nodes, *WORDS, *GROUPS) if word.startswith(last)]
     candidates = list(nodes)
     if done[0] == "link" and len(done) == 3:
-        candidates = ["down", "up", "show"]
+        candidates = ["down", "up", "set", "clear", "show"]
     return [f"{word} " for word in candidates if word.startswith(last)]

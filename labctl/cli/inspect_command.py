@@ -10,7 +10,7 @@ from labctl.report.screen import Ink, Look, standard_output
 if TYPE_CHECKING:
     from labctl.lab.description import Description
     from labctl.observe.drift import NodeState
-    from labctl.observe.inspection import Inspection, Program
+    from labctl.observe.inspection import InspectedLink, Inspection, Program
 
 
 class InspectFormat(StrEnum):
@@ -85,8 +85,11 @@ def as_table(found: Inspection, look: Look) -> list[str]:
         shown: list[list[Cell | str]] = []
         for one in found.links:
             state_now = Cell("up", Ink.GOOD) if one.up else Cell("down", Ink.BAD)
-            shown.append([f"{one.a} - {one.b}", state_now])
-        lines += ["", *table(look, ("LINK", "STATE"), shown)]
+            shown.append([f"{one.a} - {one.b}", state_now, _packets(found, one)])
+        if any(row[2] for row in shown):
+            lines += ["", *table(look, ("LINK", "STATE", "PACKETS"), shown)]
+        else:
+            lines += ["", *table(look, ("LINK", "STATE"), [row[:2] for row in shown])]
     if routes:
         lines += ["", *table(look, ("ROUTES OF", "TO", "VIA", "INTERFACE"), routes)]
     if found.programs:
@@ -96,6 +99,16 @@ def as_table(found: Inspection, look: Look) -> list[str]:
         lines += ["", *table(look, ("NODE", "PROCESS", "PID", "STATE", "COMMAND"), ran)]
     lines += ["", *_differing(found, look)]
     return lines
+
+
+def _packets(found: Inspection, link: InspectedLink) -> str:
+    """What happens to them on the link, "" where they all pass."""
+    from labctl.observe.impairments import Sending
+
+    near, far = (found.found[end.node].sending.get(end.ifname, Sending()) for end in (link.a, link.b))
+    if near == far:
+        return "" if near == Sending() else str(near)
+    return f"{near} from {link.a.node}, {far} from {link.b.node}"
 
 
 def _differing(found: Inspection, look: Look) -> list[str]:

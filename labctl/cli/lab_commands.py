@@ -49,6 +49,8 @@ class LinkWord(StrEnum):
 
     DOWN = "down"
     UP = "up"
+    SET = "set"
+    CLEAR = "clear"
     SHOW = "show"
 
 
@@ -216,13 +218,30 @@ def logs(
 def link(
     a: Annotated[str, typer.Argument(metavar="A", autocompletion=completion.node_names, help="A node, or NODE:IF.")],
     b: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.node_names, help="Another.")],
-    action: Annotated[LinkWord, typer.Argument(metavar="down|up|show")] = LinkWord.SHOW,
+    action: Annotated[LinkWord, typer.Argument(metavar="down|up|set|clear|show")] = LinkWord.SHOW,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Of set: delay=20ms, jitter=2ms, loss=1%, rate=10mbit."),
+    ] = None,
+    sender: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NODE",
+            autocompletion=completion.node_names,
+            help="Only packets that this one sends; else both directions, each.",
+        ),
+    ] = None,
     lab: LabName = None,
 ) -> int:
-    """Take the links between two nodes down, bring them up with all they had, or show how they are."""
-    from labctl.cli.link import LinkAction, change_link
+    """Take the links between two nodes down, bring them up with all they had, or show how they are.
 
-    return change_link(a, b, LinkAction(action.value), lab)
+    `set` delays, varies, loses or slows down their packets from now on: what is not named, does not happen. `clear`
+    lets them all pass.
+    """
+    from labctl.cli.link import LinkAction, Order, change_link
+
+    return change_link(a, b, Order(LinkAction(action.value), tuple(values or ()), sender), lab)
 
 
 @ends_with_status
@@ -306,7 +325,7 @@ def register(app: typer.Typer) -> None:
     app.command(short_help="Start a program that runs on.", **ends)(start)  # type: ignore[arg-type]
     app.command(short_help="End started programs.")(stop)
     app.command(short_help="Show what started programs wrote.")(logs)
-    app.command(short_help="Pull a cable, plug it in, look at it.")(link)
+    app.command(short_help="Pull a cable, plug it in, make it a bad one.")(link)
     app.command(short_help="Show who reaches whom.")(ping)
     app.command(short_help="Copy files to and from hosts.")(cp)
     app.command(short_help="Show how other tools reach a node.")(env)

@@ -1,4 +1,4 @@
-"""`labctl link A B down|up|show`: the cable between two nodes, pulled and plugged in again."""
+"""`labctl link A B down|up|set|clear|show`: the cable between two nodes, pulled, plugged in, or made a bad one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from labctl.plan.operations import LinkEnd, MakeLink, Operation, SetDown, SetUp
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
+    from labctl.observe.impairments import Sending
     from labctl.plan.operations import Plan
     from labctl.report.screen import Look
 
@@ -22,7 +23,28 @@ class LinkAction(StrEnum):
 
     DOWN = "down"
     UP = "up"
+    SET = "set"
+    CLEAR = "clear"
     SHOW = "show"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done; `values` are those of `set` (`delay=20ms`), `sender` the node whose packets are meant."""
+
+    action: LinkAction
+    values: tuple[str, ...] = ()
+    sender: str | None = None
+
+    def problem(self) -> str:
+        """What is wrong with it, or ""."""
+        if self.action is LinkAction.SET and not self.values:
+            return "link set: needs values. It is written: link A B set delay=20ms loss=1%"
+        if self.values and self.action is not LinkAction.SET:
+            return f"link {self.action}: takes no values; `link A B set {' '.join(self.values)}` does."
+        if self.sender is not None and self.action not in (LinkAction.SET, LinkAction.CLEAR):
+            return f"link {self.action}: has no direction; --from is for set and clear."
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +66,61 @@ class Cable:
         return next((end for end in (self.near, self.far) if end.bridge), self.far)
 
 
-def change_link(first: str, second: str, action: LinkAction, lab_name: str | None) -> int:
+def change_link(first: str, second: str, order: Order, lab_name: str | None) -> int:
     """Does it, and says what each link between the two is like then. InputError when there is none."""
+    if order.problem():
+        raise InputError(order.problem())
     from labctl.cli.labs import having
     from labctl.report.screen import standard_output
 
     screen = standard_output()
     with having(first.partition(":")[0], lab_name) as lab:
-        screen.write(changed(lab, lab.describe().plan, first, second, action, screen.look))
+        screen.write(changed(lab, lab.describe().plan, first, second, order, screen.look))
     return 0
 
 
-def changed(lab: Lab, plan: Plan, first: str, second: str, action: LinkAction, look: Look) -> list[str]:
+def changed(lab: Lab, plan: Plan, first: str, second: str, order: Order, look: Look) -> list[str]:
     """As `change_link`, in a lab that is attached: painted lines."""
+    if order.problem():
+        raise InputError(order.problem())
     there = between(plan, first, second)
-    if action is not LinkAction.SHOW:
-        lab.apply(operations(there, action))
+    if order.action is not LinkAction.SHOW:
+        lab.apply(operations(plan, there, order))
     return show(lab, there, look)
 
 
-def operations(there: Sequence[Cable], action: LinkAction) -> list[Operation]:
-    """What takes these links down or brings them up; the keeper knows what an end had and has lost meanwhile."""
-    make = SetDown if action is LinkAction.DOWN else SetUp
-    return [make(cable.cut.node, cable.cut.ifname) for cable in there]
+def operations(plan: Plan, there: Sequence[Cable], order: Order) -> list[Operation]:
+    """What does it to these links; the keeper knows what an end had and has lost meanwhile. InputError."""
+    match order.action:
+        case LinkAction.DOWN | LinkAction.UP:
+            make = SetDown if order.action is LinkAction.DOWN else SetUp
+            return [make(cable.cut.node, cable.cut.ifname) for cable in there]
+        case LinkAction.SET | LinkAction.CLEAR:
+            from labctl.plan.impairments import set_impairments
+            from labctl.topology.impairments import parse_words
+
+            try:
+                impairment = parse_words(order.values)
+            except ValueError as error:
+                raise InputError(f"link set: {error}") from error
+            ends = [(end.node, end.ifname) for cable in there for end in _senders(cable, order.sender)]
+            return [*set_impairments(plan, ends, impairment)]
+        case LinkAction.SHOW:
+            return []
+
+
+def _senders(cable: Cable, sender: str | None) -> list[LinkEnd]:
+    """The ends of the link whose packets are meant: both, or the one on that node (or `NODE:IF`)."""
+    ends = [cable.near, cable.far]
+    if sender is None:
+        return ends
+    node, _, ifname = sender.partition(":")
+    found = [end for end in ends if end.node == node and ifname in ("", end.ifname)]
+    if not found:
+        raise InputError(
+            f"--from {sender}: is no end of the link {cable}; {suggestion(sender, [e.node for e in ends])}"
+        )
+    return found
 
 
 def cables(plan: Plan) -> list[Cable]:
@@ -107,11 +161,13 @@ def _links_of(every: Sequence[Cable], node: str) -> str:
 def show(lab: Lab, there: Sequence[Cable], look: Look) -> list[str]:
     """The links as the kernel has them now: a table, a row for each."""
     from labctl.observe import network
+    from labctl.observe.impairments import Sending, sending
     from labctl.report.screen import Ink
     from labctl.report.table import Cell, table
 
     nodes = {end.node for cable in there for end in (cable.near, cable.far)}
     known = {(node, link.name): link for node in nodes for link in network.links(lab, node)}
+    impaired = {(node, ifname): one for node in nodes for ifname, one in sending(lab, node).items()}
     rows: list[list[Cell | str]] = []
     for cable in there:
         states = [known.get((end.node, end.ifname)) for end in (cable.near, cable.far)]
@@ -126,5 +182,15 @@ def show(lab: Lab, there: Sequence[Cable], look: Look) -> list[str]:
             ]
             mtus = dict.fromkeys(str(state.mtu) for state in states if state is not None)
             row += [Cell(f"down ({', '.join(down)})", Ink.BAD) if down else Cell("up", Ink.GOOD), "/".join(mtus)]
+        each = [impaired.get((end.node, end.ifname), Sending()) for end in (cable.near, cable.far)]
+        row.append(_both_ways(cable, *each))
         rows.append(row)
-    return table(look, ("END", "END", "STATE", "MTU"), rows)
+    if not impaired:
+        return table(look, ("END", "END", "STATE", "MTU"), [row[:4] for row in rows])
+    return table(look, ("END", "END", "STATE", "MTU", "PACKETS"), rows)
+
+
+def _both_ways(cable: Cable, near: Sending, far: Sending) -> str:
+    if near == far:
+        return str(near)
+    return f"{near} from {cable.near.node}, {far} from {cable.far.node}"

@@ -69,6 +69,31 @@ def main() -> None:
     sys.stdout.write(json.dumps(told))
 
 
+def try_qdisc(kind: str) -> None:
+    """Writes on standard output why `lo` cannot have that discipline; nothing where it can. In a process of its own."""
+    from labctl.errors import describe_errno
+    from labctl.kernel import qdisc
+    from labctl.kernel.netlink import Batch, open_socket
+    from labctl.kernel.privilege import enter_lab_namespaces
+    from labctl.kernel.rtnl import LOOPBACK_INDEX, NETLINK_ROUTE
+
+    try:
+        enter_lab_namespaces()
+    except MachineError as error:
+        sys.stdout.write(str(error))
+        return
+    where = (LOOPBACK_INDEX, _HANDLE, _ROOT_QDISC)
+    if kind == "netem":
+        message = qdisc.replace_netem(*where, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=1000)
+    else:
+        message = qdisc.replace_tbf(*where, rate_bytes_s=125_000, burst_bytes=70_000, limit_bytes=70_000)
+    with open_socket(NETLINK_ROUTE) as sock:
+        batch: Batch[str] = Batch(sock)
+        batch.add(message, kind)
+        for refused in batch.commit():
+            sys.stdout.write(f"the kernel refuses {kind}: {describe_errno(refused.errno)}")
+
+
 def _tried(name: str, attempt: Callable[[], None]) -> Probed:
     netlink_error = _netlink_error()
     try:

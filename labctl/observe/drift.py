@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from labctl.kernel.readback import KernelAddress, KernelLink, KernelRoute
 from labctl.names import OUTSIDE_INTERFACE
+from labctl.observe.impairments import Sending
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -20,9 +21,11 @@ from labctl.plan.operations import (
     MakeLink,
     MakeNode,
     Plan,
+    SetImpairment,
     SetSysctl,
     SetUp,
 )
+from labctl.topology.model import Impairment
 
 # The kernel gives every namespace a fallback device of each kind of tunnel that it has loaded
 # (net.core.fb_tunnels_only_for_init_net in Documentation/admin-guide/sysctl/net.rst).
@@ -46,7 +49,7 @@ class Drift:
     node: str
     interface: str  # "" for the whole node
     kind: DriftKind
-    what: str  # interface, state, mtu, mac, bridge, address, route or the name of a setting
+    what: str  # interface, state, mtu, mac, bridge, impairment, address, route or the name of a setting
     planned: str
     found: str
 
@@ -69,6 +72,7 @@ class NodeState:
     addresses: tuple[KernelAddress, ...] = ()
     routes: tuple[KernelRoute, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    sending: Mapping[str, Sending] = field(default_factory=dict)  # by interface, of those that are impaired
 
 
 def drift(plan: Plan, found: Mapping[str, NodeState]) -> tuple[Drift, ...]:
@@ -87,6 +91,7 @@ class PlannedState:
     addresses: list[AddAddress] = field(default_factory=list)
     routes: list[AddRoute] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
+    impairments: dict[str, Impairment] = field(default_factory=dict)  # by interface
 
 
 def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
@@ -109,6 +114,8 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
                 nodes[node].routes.append(operation)
             case SetSysctl(node, key, value):
                 nodes[node].settings[key] = value
+            case SetImpairment(node, ifname, impairment) if impairment:
+                nodes[node].impairments[ifname] = impairment
     return nodes
 
 
@@ -125,6 +132,7 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
             useless.add(ifname)
             yield Drift(name, ifname, DriftKind.CHANGED, "state", "up", "down")
         yield from _of_interface(name, ifname, planned, link, links)
+        yield from _of_impairment(name, ifname, planned, found)
     known = {*planned.ends, *planned.bridges, *FALLBACK_DEVICES, "lo", OUTSIDE_INTERFACE}
     for link in found.links:
         if link.name not in known:
@@ -153,6 +161,13 @@ def _of_interface(
     bridge = next((other.name for other in links.values() if other.index == link.master), "") if link.master else ""
     if bridge != end.bridge:
         yield Drift(name, ifname, DriftKind.CHANGED, "bridge", end.bridge or "none", bridge or "none")
+
+
+def _of_impairment(name: str, ifname: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
+    wanted = Sending(planned.impairments.get(ifname, Impairment()))
+    there = found.sending.get(ifname, Sending())
+    if there != wanted:
+        yield Drift(name, ifname, DriftKind.CHANGED, "impairment", str(wanted), str(there))
 
 
 def _of_addresses(name: str, planned: PlannedState, found: NodeState, useless: set[str]) -> Iterator[Drift]:

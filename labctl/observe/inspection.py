@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from labctl.errors import KernelError
-from labctl.kernel import readback
+from labctl.kernel import qdisc, readback
 from labctl.kernel.rtnl import NETLINK_ROUTE
 from labctl.kernel.sysctl import sysctl_path
 from labctl.observe.access import Observable
 from labctl.observe.drift import FALLBACK_DEVICES, Drift, NodeState, drift, planned_nodes
+from labctl.observe.impairments import Sending, by_interface
 from labctl.plan.operations import LinkEnd, MakeLink, Plan
 
 SCHEMA = "labctl-inspect/1"
@@ -69,10 +70,11 @@ def look(lab: Observable, node: str, settings: Iterable[str] = ()) -> NodeState:
     with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
         try:
             links, addresses, routes = readback.links(sock), readback.addresses(sock), readback.routes(sock)
+            queues = qdisc.qdiscs(sock)
         except OSError as error:
             raise KernelError(f"node {node}", "list its interfaces", error.errno or 0) from error
     values = {key: value for key in settings if (value := _setting(lab, node, key)) is not None}
-    return NodeState(links, addresses, routes, values)
+    return NodeState(links, addresses, routes, values, by_interface({link.index: link.name for link in links}, queues))
 
 
 def _setting(lab: Observable, node: str, key: str) -> str | None:
@@ -144,7 +146,21 @@ def _interfaces(state: NodeState) -> list[dict[str, Any]]:
             "up": link.up,
             "carrier": link.carrier,
             "addresses": [str(one.address) for one in state.addresses if one.ifname == link.name],
+            "impairment": _impairment(state.sending.get(link.name)),
         }
         for link in state.links
         if link.up or link.name not in FALLBACK_DEVICES
     ]
+
+
+def _impairment(sending: Sending | None) -> dict[str, Any] | None:
+    if sending is None:
+        return None
+    found = sending.impairment
+    return {
+        "delay_us": found.delay_us,
+        "jitter_us": found.jitter_us,
+        "loss_ppm": found.loss_ppm,
+        "rate_bit_s": found.rate_bit_s,
+        "other": sending.foreign or None,
+    }

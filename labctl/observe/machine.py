@@ -16,6 +16,10 @@ from labctl.kernel.privilege import Readings, effective_capabilities, needs_user
 __all__ = ["Cgroups", "Finding", "Readings", "cgroups", "privilege", "probe_kernel", "program", "try_a_lab"]
 
 _PROBE = "import sys; sys.path.extend(sys.argv[1:]); from labctl.kernel.probes import main; main()"
+_PROBE_QDISC = (
+    "import sys; kind, *path = sys.argv[1:]; sys.path.extend(path); "
+    "from labctl.kernel.probes import try_qdisc; try_qdisc(kind)"
+)
 PROBE_TIMEOUT_S = 60.0
 LAB_TIMEOUT_S = 30.0
 
@@ -96,6 +100,24 @@ def probe_kernel() -> list[Finding]:
     return [_finding(each["name"], each["errno"], each["detail"]) for each in told["probes"]]
 
 
+def without_qdisc(kind: str) -> str:
+    """Why links cannot have delay and loss (`netem`) or a rate (`tbf`) here, with the remedy; "" where they can."""
+    from labctl.lab.starting import search_path
+
+    argv = [sys.executable, "-I", "-S", "-c", _PROBE_QDISC, kind, *search_path()]
+    try:
+        ended = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, encoding="utf-8"
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"whether the kernel has {kind} cannot be tried: {error}"
+    if ended.returncode:
+        words = ended.stderr.strip().splitlines()
+        return f"whether the kernel has {kind} cannot be tried: {words[-1] if words else 'the process was killed'}"
+    came_back = ended.stdout.strip()
+    return f"{came_back}. {remedy_for(FEATURES[kind], kind)}" if came_back else ""
+
+
 def _finding(name: str, number: int, detail: str) -> Finding:
     feature = FEATURES[name]
     if number == 0:
@@ -122,8 +144,9 @@ def remedy_for(feature: Feature, name: str) -> str:
         case "m":
             if _module_is_there(feature.module, release):
                 return f"Try: sudo modprobe {feature.module}"
-            extra = f"linux-modules-extra-{release}"
-            return f"Its module {feature.module} is not installed. On Ubuntu: sudo apt-get install {extra}"
+            ubuntu = f"Ubuntu: sudo apt-get install linux-modules-extra-{release}"
+            fedora = "Fedora, RHEL: sudo dnf install kernel-modules-extra"
+            return f"Its module {feature.module} is not installed. {ubuntu}; {fedora}"
         case "y":
             return "The kernel has it, but does not let this user (or this container) use it. Try as root."
         case _:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from labctl.errors import KernelError
-from labctl.kernel import readback
+from labctl.kernel import qdisc, readback
+from labctl.kernel.qdisc import KernelQdisc
 from labctl.kernel.readback import KernelAddress, KernelLink, KernelRoute
 from labctl.kernel.rtnl import NETLINK_ROUTE
 from labctl.observe.access import Observable
 
-__all__ = ["KernelAddress", "KernelLink", "KernelRoute", "addresses", "links", "routes"]
+__all__ = ["KernelAddress", "KernelLink", "KernelQdisc", "KernelRoute", "addresses", "links", "qdiscs", "routes"]
 
 Found = TypeVar("Found")
 
@@ -30,6 +31,11 @@ def addresses(lab: Observable, node: str) -> tuple[KernelAddress, ...]:
 def routes(lab: Observable, node: str) -> tuple[KernelRoute, ...]:
     """Every unicast route of the node's main tables, of both families."""
     return _read(lab, node, readback.routes, "list its routes")
+
+
+def qdiscs(lab: Observable, node: str) -> tuple[KernelQdisc, ...]:
+    """Every queueing discipline of the node's interfaces."""
+    return _read(lab, node, qdisc.qdiscs, "list its queueing disciplines")
 
 
 def _read(lab: Observable, node: str, read: Callable[[socket.socket], Found], attempted: str) -> Found:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from labctl.lab.handle import Lab
     from labctl.observe.time_wait import Waiting
     from labctl.plan.operations import Operation
+    from labctl.topology.model import Impairment
 
 
 class Changes:
@@ -24,6 +25,7 @@ class Changes:
         self._lab = lab
         self._lock = threading.Lock()
         self._was_up: dict[Endpoint, bool] = {}
+        self._impaired: dict[Endpoint, Impairment | None] = {}
         self._dropping: set[str] = set()
         self._waiting: dict[str, frozenset[Waiting]] = {}
         if lab is not None:
@@ -41,6 +43,16 @@ class Changes:
             if end not in self._was_up:
                 links = network.links(self._lab, end.node)
                 self._was_up[end] = any(link.up for link in links if link.name == end.ifname)
+
+    def impair(self, end: Endpoint) -> None:
+        """What this end sends is about to be impaired otherwise."""
+        if self._lab is None:
+            return
+        from labctl.observe.impairments import Sending, sending
+
+        with self._lock:
+            if end not in self._impaired:
+                self._impaired[end] = sending(self._lab, end.node).get(end.ifname, Sending()).impairment or None
 
     def drop(self, node: str) -> None:
         """Packets of this node are about to be dropped."""
@@ -61,9 +73,21 @@ class Changes:
         operations: list[Operation] = [
             SetUp(end.node, end.ifname) if up else SetDown(end.node, end.ifname) for end, up in self._was_up.items()
         ]
+        if self._impaired:
+            operations += self._as_before(lab)
         if operations:
             lab.apply(operations)
         for host, before in self._waiting.items():
             left = time_wait.waiting(lab, host) - before
             if left:
                 time_wait.end(lab, host, left)
+
+    def _as_before(self, lab: Lab) -> list[Operation]:
+        from labctl.plan.impairments import set_impairments
+
+        plan = lab.describe().plan
+        return [
+            one
+            for end, impairment in self._impaired.items()
+            for one in set_impairments(plan, [(end.node, end.ifname)], impairment)
+        ]

@@ -343,10 +343,11 @@ class StepReader:
             self.diagnostics += self._scripts.check_comparison(body.that, (*path, "that"), known)
 
     def _link(self, body: Any, path: KeyPath) -> None:
-        verb = "down" if body.down else "up"
-        ends = body.down or body.up
-        if ends is None or self._topology is None or any(is_template(end) for end in ends):
+        verb, ends = body.verb, body.ends
+        if not ends or self._topology is None or any(is_template(end) for end in ends):
             return
+        if body.from_ is not None and not is_template(body.from_) and body.from_ not in ends:
+            self._wrong((*path, "from"), f"`{body.from_}` is no end of that link", suggest(body.from_, ends))
         names = [node.name for node in self._topology.nodes]
         unknown = [(index, end) for index, end in enumerate(ends) if end not in names]
         for index, end in unknown:

@@ -46,8 +46,9 @@ def _title(kind: StepKind, body: Any, data: Any) -> str:
         case StepKind.EXPECT:
             return "expect " + _conditions(data)
         case StepKind.LINK:
-            ends, verb = (body.down, "down") if body.down else (body.up, "up")
-            return f"link {ends[0]} - {ends[1]} {verb}"
+            sender = f" from {body.from_}" if body.from_ else ""
+            verb = "set " + _mapping(data["set"]) if body.set_ is not None else body.verb
+            return f"link {body.ends[0]} - {body.ends[1]} {verb}{sender}"
         case StepKind.DROP:
             return "drop " + _mapping(data)
         case StepKind.UNDROP:

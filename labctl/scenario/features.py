@@ -74,6 +74,18 @@ def _core_sysctls() -> str:
     return "" if there else "a lab's hosts have no net.core sysctls (without root they need Linux 6.3)"
 
 
+def _netem() -> str:
+    from labctl.observe.machine import without_qdisc
+
+    return without_qdisc("netem")
+
+
+def _tbf() -> str:
+    from labctl.observe.machine import without_qdisc
+
+    return without_qdisc("tbf")
+
+
 def _root() -> str:
     return "" if os.geteuid() == 0 else "not run as root"
 
@@ -87,6 +99,8 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "mptcp": _mptcp,
         "sctp": _sctp,
         "core-sysctls": _core_sysctls,
+        "netem": _netem,
+        "tbf": _tbf,
         "root": _root,
     }
 )

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 
 from labctl.documents.source import Mistake, suggest
@@ -31,6 +32,9 @@ from labctl.scenario.shapes import (
     optional,
     required,
 )
+from labctl.scenario.variables import is_template
+from labctl.topology.impairments import check as check_impairment
+from labctl.topology.impairments import parse as parse_impairment
 
 
 class Family(StrEnum):
@@ -314,15 +318,57 @@ class ExpectBody(Shape):
         return ""
 
 
+class ImpairmentBody(Shape):
+    """What happens to packets; what is not named, does not happen."""
+
+    delay = optional(Parsed(partial(check_impairment, "delay")))
+    jitter = optional(Parsed(partial(check_impairment, "jitter")))
+    loss = optional(Parsed(partial(check_impairment, "loss")))
+    rate = optional(Parsed(partial(check_impairment, "rate")))
+
+    def problem(self) -> str:
+        if not self.given:
+            return "needs one of `delay`, `jitter`, `loss`, `rate`"
+        if any(is_template(value) for value in self.values.values()):
+            return ""
+        try:
+            parse_impairment(self.values)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
 class LinkBody(Shape):
-    """A link to be taken down or brought up."""
+    """A link to be taken down, brought up, or made a bad or a good one."""
 
     down = optional(TWO_ENDS)
     up = optional(TWO_ENDS)
+    between = optional(TWO_ENDS)
+    set_ = optional(Of(ImpairmentBody), "set")
+    clear = optional(TWO_ENDS)
+    from_ = optional(TEXT, "from")  # the end whose packets are meant; both when it is not given
     which = optional(Whole(at_least=1))  # counts from 1, in file order
 
+    @property
+    def ends(self) -> list[str]:
+        """The two nodes."""
+        return self.down or self.up or self.between or self.clear or []
+
+    @property
+    def verb(self) -> str:
+        """The key that the nodes are given by."""
+        return next((key for key in ("down", "up", "between", "clear") if key in self.given), "down")
+
     def problem(self) -> str:
-        return needs_one(self, "down", "up")
+        if self.set_ is not None and self.between is None and not self.given & {"down", "up", "clear"}:
+            return "`set` needs `between`: the two nodes"
+        if self.between is not None and self.set_ is None:
+            return "`between` needs `set`: what happens to packets there"
+        if self.set_ is not None and self.between is None:
+            return f"takes only one of `{self.verb}` or `set`"
+        if self.from_ is not None and self.given & {"down", "up"}:
+            return "a link goes down and up as a whole: `from` is for `set` and `clear`"
+        return needs_one(self, "down", "up", "between", "clear")
 
 
 class DropBody(Shape):

@@ -12,23 +12,47 @@ from labctl.topology.model import Address, Topology
 if TYPE_CHECKING:
     from labctl.plan.droprule import DropRule
     from labctl.scenario.files import DropBody, HostBody, LinkBody
+    from labctl.topology.model import Impairment, Link
 
 
 def link(at: StepRun, body: LinkBody) -> Done:
-    """Take a link down, or bring it up with all that the kernel has forgotten."""
+    """Take a link down, bring it up with all that the kernel has forgotten, or change what happens to its packets."""
     from labctl.plan.operations import SetDown
 
     topology = at.run.scenario.topology
-    ends = body.down or body.up or []
+    ends = body.ends
     there = links.between(topology, *ends)
     if len(there) < (body.which or 1):
         raise StepFailed(f"there are {len(there)} links between {' and '.join(ends)}")
-    end = links.end_to_cut(topology, there[(body.which or 1) - 1], ends[1])
+    chosen = there[(body.which or 1) - 1]
+    if body.set_ is not None or body.clear:
+        return _impair(at, body, chosen)
+    end = links.end_to_cut(topology, chosen, ends[1])
     at.run.changes.link(end)
     if body.down:
         at.lab.apply([SetDown(end.node, end.ifname)])
     else:
         at.lab.apply(links.to_bring_up(at.run.plan.operations, end))
+    return NOTHING
+
+
+def _impair(at: StepRun, body: LinkBody, chosen: Link) -> Done:
+    """The link's packets, or those that one end sends, are impaired so from now on, or no more."""
+    from labctl.plan.impairments import set_impairments
+    from labctl.topology.impairments import parse
+
+    impairment: Impairment | None = None
+    if body.set_ is not None:
+        try:
+            impairment = parse(body.set_.values)
+        except ValueError as error:
+            raise StepFailed(str(error)) from error
+    if body.from_ is not None and body.from_ not in (chosen.a.node, chosen.b.node):
+        raise StepFailed(f"{body.from_} is no end of the link {chosen}")
+    ends = [end for end in (chosen.a, chosen.b) if body.from_ in (None, end.node)]
+    for end in ends:
+        at.run.changes.impair(end)
+    at.lab.apply(set_impairments(at.run.plan, [(end.node, end.ifname) for end in ends], impairment, at.run.seed))
     return NOTHING
 
 

@@ -40,6 +40,11 @@ def read(written: Mapping[str, object]) -> tuple[dict[str, int], list[Flaw]]:
     return values, flaws
 
 
+def check(key: str, text: str) -> None:
+    """ValueError when the text is no value of that key."""
+    _READERS[key](text)
+
+
 def together(values: Mapping[str, int]) -> tuple[Impairment, Flaw | None]:
     """The impairment that has these values, and what is wrong with them together."""
     made = Impairment(*(values.get(key, 0) for key in KEYS))
@@ -95,6 +100,8 @@ def _jitter_us(value: object) -> int:
 
 
 def _duration_us(value: object, what: str, most: int) -> int:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value:
+        raise ValueError(f"the {what} {value} has no unit; did you mean `{value}ms`?")
     seconds = duration_s(value)
     duration_us = round(seconds * 1e6)
     if abs(seconds * 1e6 - duration_us) > 1e-4:

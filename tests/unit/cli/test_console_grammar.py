@@ -71,7 +71,7 @@ def test_a_quote_without_its_end_is_told_for_own_words_and_left_to_the_shell_for
         ("h1,g", ["h1,gw "]),
         ("@", ["@all ", "@hosts ", "@routers ", "@switches "]),
         ("h1 ping g", ["gw "]),
-        ("link h1 gw ", ["down ", "up ", "show "]),
+        ("link h1 gw ", ["down ", "up ", "set ", "clear ", "show "]),
         ("h1 ls /et", []),
     ],
 )

@@ -45,7 +45,7 @@ def test_a_link_is_cut_at_its_switch_or_else_at_the_far_end() -> None:
     assert cable.cut.node == switch
     pair = plan.build(topology.load("pair"))
     cut = link.between(pair, "client", "server")
-    assert link.operations(cut, link.LinkAction.DOWN) == [SetDown("server", "eth0")]
+    assert link.operations(pair, cut, link.Order(link.LinkAction.DOWN)) == [SetDown("server", "eth0")]
     assert link.operations(cut, link.LinkAction.UP) == [SetUp("server", "eth0")]
 
 
