@@ -20,6 +20,15 @@ PATIENCE_S = 2.0  # a person waits
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_LABCTL_COMPLETE"  # as Typer names it: set by the script, with what is to be completed beside it
 
+_ZSH_REGISTERED = "compdef _labctl_completion labctl"
+# A file in a folder of fpath is the completing function's body: what only registers offers nothing at the first Tab.
+_ZSH_REGISTERED_OR_LOADED = f"""\
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+  _labctl_completion "$@"
+else
+  {_ZSH_REGISTERED}
+fi"""
+
 
 def lab_names(context: typer.Context, incomplete: str) -> list[str]:
     """Names of running labs that begin so."""
@@ -68,6 +77,8 @@ def print_script(shell: str) -> int:
     script: str = getattr(completion, "get_completion_script")(  # noqa: B009  # imported there, not exported
         prog_name="labctl", complete_var=VARIABLE, shell=shell
     )
+    if shell == "zsh":
+        script = script.replace(_ZSH_REGISTERED, _ZSH_REGISTERED_OR_LOADED)
     standard_output().write(script.split("\n"))
     return 0
 
