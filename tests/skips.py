@@ -1,7 +1,7 @@
 """Why a test does not run here: because of who runs it, or because the machine lacks something.
 
-With LABCTL_TESTS_REQUIRE_FEATURES=1 what the machine lacks is a failure: the stock-kernel run has it all, and a probe that
-wrongly says "not here" would hide tests forever. Fail-closed: whatever does not say "for ..." is something lacking.
+With LABCTL_TESTS_REQUIRE_FEATURES=1 what the machine lacks is a failure: the stock-kernel run has it all, and a probe
+that wrongly says "not here" would hide tests forever. Fail-closed: what does not say "for ..." is something lacking.
 """
 
 from __future__ import annotations

@@ -315,6 +315,7 @@ def test_the_state_directory_is_private(state: Path) -> None:
             assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
+@pytest.mark.stock_kernel
 @root_only
 def test_names_of_the_nodes_work_with_ip() -> None:
     def ip(*argv: str) -> str:
@@ -373,6 +374,7 @@ def test_when_the_keeper_is_killed_nothing_is_left(state: Path) -> None:
             Lab.attach(name)
 
 
+@pytest.mark.stock_kernel
 def test_when_boot_is_killed_the_next_command_sweeps(state: Path) -> None:
     with running() as name:
         keeper = keeper_of(name)
@@ -528,6 +530,7 @@ def plan_of(tmp_path: Path, *hosts: str) -> Plan:
     return plan.build(topology.load(path))
 
 
+@pytest.mark.stock_kernel
 def test_a_running_lab_is_changed_to_another_plan(tmp_path: Path) -> None:
     with running(plan_of(tmp_path, "a", "b")) as name, Lab.attach(name) as lab, Lab.attach(name) as other:
         staying = lab.spawn("a", ["sleep", "1000"])

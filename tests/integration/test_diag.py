@@ -15,7 +15,9 @@ from labctl.plan.droprule import DropProtocol, DropRule, parse_flags
 from tests.integration.dropping import dropping
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import pair
+from tests.patience import patient
 
+pytestmark = pytest.mark.stock_kernel
 SERVER = {socket.AF_INET: "192.0.2.2", socket.AF_INET6: "2001:db8::2"}
 
 
@@ -27,7 +29,7 @@ def listener(lab: NetworkLab, family: int, port: int, backlog: int = 1) -> socke
 
 
 def become(lab: NetworkLab, node: str, true: Callable[[tuple[Socket, ...]], bool]) -> tuple[Socket, ...]:
-    until = time.monotonic() + 15
+    until = time.monotonic() + patient(15)
     while not true(found := sockets(lab, node)):
         assert time.monotonic() < until, "\n".join(str(sock) for sock in found)
     return found

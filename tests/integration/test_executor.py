@@ -44,6 +44,7 @@ def assert_does_not_reach(lab: NetworkLab, node: str, *targets: str) -> None:
         assert not reach(lab, node, ip_address(target), deadline_s=0.1, requests=1).reached, f"{node} -> {target}"
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_a_pair_answers_its_first_packets_over_both_families() -> None:
     with NetworkLab(*pair()) as lab:
@@ -59,6 +60,7 @@ def test_no_star_loses_its_first_packet() -> None:
             assert_reaches(lab, "h1", "10.0.0.7", "fd00::7")
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_hosts_reach_each_other_through_a_router() -> None:
     with NetworkLab(*routed()) as lab:
@@ -66,6 +68,7 @@ def test_hosts_reach_each_other_through_a_router() -> None:
         assert_reaches(lab, "right", "10.1.0.1", "fd01::1")
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_switches_that_are_linked_forward_to_each_other() -> None:
     operations: list[Operation] = []
@@ -84,6 +87,7 @@ def test_switches_that_are_linked_forward_to_each_other() -> None:
         assert_reaches(lab, "h1", "10.0.0.2")
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_interfaces_have_the_names_macs_and_mtus_of_the_plan_and_are_down_until_set_up() -> None:
     left, right = LinkEnd("a", "uplink", mac(7), 1400), LinkEnd("b", "fifteen-letters", mac(8), 9000)
@@ -95,6 +99,7 @@ def test_interfaces_have_the_names_macs_and_mtus_of_the_plan_and_are_down_until_
         assert found["lo"].up
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_hosts_have_exactly_the_addresses_and_routes_of_the_plan() -> None:
     with NetworkLab(*routed()) as lab:
@@ -105,6 +110,7 @@ def test_hosts_have_exactly_the_addresses_and_routes_of_the_plan() -> None:
         assert via == {("10.2.0.0/24", "10.1.0.254"), ("fd02::/64", "fd01::fe")}
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_a_switch_has_no_ipv6_and_its_bridge_does_not_snoop() -> None:
     with NetworkLab(*star(2)) as lab:
@@ -125,6 +131,7 @@ def test_a_link_that_was_down_is_the_same_network_again(end: str) -> None:
         assert_reaches(lab, "server", "192.0.2.1", "2001:db8::1")
 
 
+@pytest.mark.stock_kernel
 @inside
 @pytest.mark.parametrize(("node", "ifname"), [("left", "eth0"), ("gw", "eth1"), ("gw", "eth2")])
 def test_routes_are_back_after_the_link_was_down(node: str, ifname: str) -> None:
@@ -160,6 +167,7 @@ def test_a_switch_port_that_was_down_forwards_again() -> None:
         assert_reaches(lab, "h1", "10.0.0.2", "fd00::2")
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_a_plan_may_come_in_any_order_that_can_be_carried_out() -> None:
     by_link = sorted(pair(), key=lambda operation: not isinstance(operation, MakeNode))
@@ -183,6 +191,7 @@ def test_sysctls_are_set_on_the_node_only() -> None:
             assert read_sysctl("net.core.somaxconn") != "7"
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_a_sysctl_of_an_interface_with_a_dot_in_its_name() -> None:
     ends = LinkEnd("a", "eth0.100", mac(1), 1500), LinkEnd("b", "eth0", mac(2), 1500)
@@ -200,6 +209,7 @@ def refusal(lab: NetworkLab, *operations: Operation) -> KernelError:
     return caught.value
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_an_address_given_twice_is_told_with_its_interface() -> None:
     with NetworkLab(*pair()) as lab:
@@ -233,6 +243,7 @@ def test_of_many_refusals_the_first_is_told_and_the_others_are_counted() -> None
         assert error.detail.endswith("99 more refused after it")
 
 
+@pytest.mark.stock_kernel
 @inside
 @pytest.mark.parametrize(
     ("operation", "subject", "number"),
@@ -299,6 +310,7 @@ def test_nothing_is_made_in_the_home_namespace() -> None:
         assert [line.split(":")[0].strip() for line in file.readlines()[2:]] == ["lo"]
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_more_ports_than_a_bridge_takes_are_refused_with_the_limit() -> None:
     operations: list[Operation] = [MakeNode("s1", NodeKind.SWITCH), MakeNode("h1", NodeKind.HOST)]

@@ -57,6 +57,7 @@ def test_tmp_may_be_written_by_everybody_and_is_sticky(lab: Lab) -> None:
     assert output(lab, "server", "stat", "-c", "%a", "/tmp", "/dev/shm", "/run").split() == ["1777", "1777", "755"]
 
 
+@pytest.mark.stock_kernel
 def test_a_host_sees_only_its_own_processes(lab: Lab) -> None:
     process = lab.spawn("server", ["sleep", "1000"])
     assert "sleep" not in shell(lab, "client", "cat /proc/[0-9]*/comm")
@@ -70,6 +71,7 @@ def test_a_host_sees_only_its_own_interfaces(lab: Lab) -> None:
     assert sorted(output(lab, "server", "ls", "/sys/class/net").split()) == ["eth0", "lo"]
 
 
+@pytest.mark.stock_kernel
 def test_a_host_has_mounts_without_devices_and_setuid(lab: Lab) -> None:
     mounts = [line.split() for line in output(lab, "server", "cat", "/proc/self/mounts").splitlines()]
     on_top = {where: options.split(",") for _, where, _, options, *_ in mounts}
@@ -121,6 +123,7 @@ def test_a_file_can_be_made_on_a_host(lab: Lab) -> None:
     assert output(lab, "server", "cat", "/tmp/made") == "made"
 
 
+@pytest.mark.stock_kernel
 def test_counters_are_those_of_the_hosts_network_stack(lab: Lab) -> None:
     descriptor = lab.open_file("server", "/proc/net/dev")
     devices = os.read(descriptor, 4096).decode()

@@ -56,11 +56,13 @@ def test_a_closed_lab_is_a_mistake_of_its_user() -> None:
         lab.spawn("client", ["true"])
 
 
+@pytest.mark.stock_kernel
 def test_the_hosts_of_a_pair_reach_each_other() -> None:
     with Lab.open(pair_plan()) as lab:
         assert is_reachable(lab)
 
 
+@pytest.mark.stock_kernel
 def test_nothing_of_a_lab_is_in_the_machines_own_network_namespace() -> None:
     before = os.listdir("/sys/class/net")
     with Lab.open(pair_plan()):
@@ -98,6 +100,7 @@ def test_many_labs_open_at_the_same_time() -> None:
             lab.close()
 
 
+@pytest.mark.stock_kernel
 def test_a_link_goes_down_and_up_while_the_lab_is_open() -> None:
     with Lab.open(pair_plan()) as lab:
         lab.apply([SetDown("server", "eth0")])
@@ -132,6 +135,7 @@ def test_a_boot_process_that_is_never_used_made_no_namespace_and_ends_when_close
     boot.close()
 
 
+@pytest.mark.stock_kernel
 def test_a_lab_whose_keeper_is_killed_says_that_it_is_gone() -> None:
     with Lab.open(pair_plan()) as lab:
         process = lab.spawn("server", ["sleep", "1000"])

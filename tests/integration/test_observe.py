@@ -32,6 +32,7 @@ def test_a_datagram_to_no_port_is_counted_on_the_receiver_only(family: int, serv
         assert name in grown["server"].changed()
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_a_full_accept_queue_is_counted_under_its_bare_name() -> None:
     with NetworkLab(*pair()) as lab, lab.socket("server", socket.AF_INET, socket.SOCK_STREAM) as server:
@@ -65,6 +66,7 @@ def test_a_file_below_proc_net_stays_bound_to_the_namespace_that_it_was_opened_i
             assert "20010db8000000000000000000000002" in file.read()
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_addresses_and_routes_are_those_of_the_node_asked() -> None:
     with NetworkLab(*routed()) as lab:
@@ -74,6 +76,7 @@ def test_addresses_and_routes_are_those_of_the_node_asked() -> None:
         assert "fd02::/64 via fd01::fe on eth0" in {str(route) for route in routes(lab, "left")}
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_reaching_tells_an_answer_from_silence_from_no_route() -> None:
     with NetworkLab(*pair()) as lab:

@@ -67,6 +67,7 @@ def test_a_connection_to_the_machines_loopback_reaches_the_host(where: str, list
         assert received(sock) == b"answer"
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_only_the_loopback_addresses_are_taken_unless_one_is_given() -> None:
     with Machine(), Lab.open(plan_of(text('"8080:80"', f'"{MACHINE4}:8081:80"'))) as lab, server(lab, "0.0.0.0", 80):
@@ -77,6 +78,7 @@ def test_only_the_loopback_addresses_are_taken_unless_one_is_given() -> None:
         client(MACHINE4, 8081).close()
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_the_world_reaches_a_host_through_an_address_of_the_machine() -> None:
     with Machine() as machine, Lab.open(plan_of(text('"0.0.0.0:8080:80"'))) as lab, server(lab, "0.0.0.0", 80):
@@ -228,6 +230,7 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.stock_kernel
 def test_an_ordinary_lab_may_expose_without_privilege() -> None:
     """The only test outside a namespace of its own: on a loopback port below those that the kernel chooses from."""
     port = 20_000 + os.getpid() % 10_000  # none that the kernel gives to others meanwhile

@@ -43,6 +43,7 @@ needs_force_forwarding = needs_feature(
 )
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_hosts_reach_the_world_under_the_machines_address() -> None:
     with Machine() as machine, Lab.open(plan_of(NAT)) as lab:
@@ -59,6 +60,7 @@ def test_hosts_reach_the_world_by_ipv6_without_the_machine_becoming_a_router() -
         assert read_sysctl("net/ipv6/conf/all/forwarding") == "0"
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_hosts_reach_the_world_by_ipv6_through_a_machine_that_is_a_router() -> None:
     with Machine() as machine:
@@ -77,6 +79,7 @@ def test_without_ipv6_on_the_machine_hosts_are_told_at_once_that_there_is_no_rou
             sock.connect(("2001:db8:ffff::1", 80))
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_udp_and_icmp_come_back_too() -> None:
     with Machine() as machine, Lab.open(plan_of(NAT)) as lab:
@@ -114,6 +117,7 @@ def test_hosts_ask_the_machines_name_servers() -> None:
         assert output(lab, "far", "cat", "/etc/resolv.conf") == resolvers()
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_the_machine_forwards_nothing_else_meanwhile_that_it_did_not_before() -> None:
     with Machine() as machine, Lab.open(plan_of(NAT)) as lab:
@@ -126,6 +130,7 @@ def command_fails(*argv: str) -> bool:
     return subprocess.run(argv, stdout=subprocess.DEVNULL, check=False).returncode != 0
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_rules_of_the_machines_own_stay_and_nothing_is_left() -> None:
     with Machine() as machine:
@@ -209,6 +214,7 @@ def kill_and_wait(*pids: int) -> None:
         os.close(pidfd)
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_where_all_were_killed_at_once_the_next_command_restores() -> None:
     with Machine() as machine:

@@ -13,18 +13,21 @@ from labctl.plan.droprule import Direction, DropProtocol, DropRule, parse_flags
 from tests.integration.dropping import dropped_on, dropping
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import pair, routed
+from tests.patience import patient
 
+pytestmark = pytest.mark.stock_kernel
 V4, V6 = socket.AF_INET, socket.AF_INET6
 SERVER = {V4: "192.0.2.2", V6: "2001:db8::2"}
+SILENCE_S = patient(0.2)
 REFUSED = errno.ECONNREFUSED  # what a connect gives that is not dropped: nobody listens
 
 
 def connects(
     lab: NetworkLab, family: socket.AddressFamily, port: int = 81, target: str = "", node: str = "client"
 ) -> int:
-    """errno of a connect; 0 when nothing came back in 0.2 s."""
+    """errno of a connect; 0 when nothing came back."""
     with lab.socket(node, family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(0.2)
+        sock.settimeout(SILENCE_S)
         try:
             sock.connect((target or SERVER[family], port))
         except TimeoutError:
@@ -35,7 +38,7 @@ def connects(
 
 
 def pings(lab: NetworkLab, target: str, node: str = "client") -> bool:
-    return reach(lab, node, ip_address(target), deadline_s=0.2, requests=1).reached
+    return reach(lab, node, ip_address(target), deadline_s=SILENCE_S, requests=1).reached
 
 
 @inside

@@ -171,6 +171,7 @@ def test_an_edit_that_fails_at_its_beginning_is_undone(edit: str) -> None:
         reconcile(lab, old, new)
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_what_is_raised_inside_undoes_the_change() -> None:
     old, new = built("star:3"), built("star:2")
@@ -190,6 +191,7 @@ def test_what_is_raised_inside_undoes_the_change() -> None:
         assert reach(lab, "h3", ip_address("10.0.0.1"), deadline_s=0.9, requests=1).reached
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_a_new_host_is_reached_at_once_also_under_the_address_of_an_old_one() -> None:
     old = built("hosts: {a: , b: }", "networks: {lan: {members: [a, b]}}")
@@ -201,6 +203,7 @@ def test_a_new_host_is_reached_at_once_also_under_the_address_of_an_old_one() ->
         assert reach(lab, "a", ip_address("fd00::2"), deadline_s=0.9, requests=1).reached
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_settings_go_back_to_what_they_were_before_the_lab() -> None:
     old = built("hosts: {a: {sysctls: {net.core.somaxconn: 7}}, b: }", "links: [[a, b]]")
@@ -213,6 +216,7 @@ def test_settings_go_back_to_what_they_were_before_the_lab() -> None:
             assert read_sysctl("net.core.somaxconn") == usual
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_default_settings_reach_interfaces_that_are_there() -> None:
     old = built("hosts: {a: , b: }", "links: [[a, b]]")
@@ -238,6 +242,7 @@ def test_what_somebody_removed_by_hand_may_go_from_the_plan_too() -> None:
         assert set(lab.nodes) == {"s1", "h1", "h2"}
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_a_second_address_survives_the_first() -> None:
     base = built("pair")

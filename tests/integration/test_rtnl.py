@@ -16,6 +16,8 @@ from labctl.kernel.readback import links
 from labctl.kernel.syscalls import CLONE_NEWUTS
 from tests.integration.inside import inside
 
+pytestmark = pytest.mark.stock_kernel
+
 
 def inode(fd: int) -> int:
     return os.fstat(fd).st_ino
