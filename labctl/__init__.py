@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from labctl.api.journal import Activity, ActivityKind
     from labctl.api.lab import Lab
     from labctl.api.link import Link
+    from labctl.api.process import enter_private_network
     from labctl.api.program import Program
     from labctl.api.reachability import Reachability
     from labctl.api.running import Completed
+    from labctl.api.scenarios import ScenarioFailed, ScenarioRun
     from labctl.api.topology import Topology
     from labctl.errors import (
         DeadlineExceeded,
@@ -59,7 +61,10 @@ __all__ = [
     "ProgramNotReady",
     "ProgramTimedOut",
     "Reachability",
+    "ScenarioFailed",
+    "ScenarioRun",
     "Topology",
+    "enter_private_network",
 ]
 
 
@@ -85,9 +90,11 @@ def _home(name: str) -> str:
         "journal": ("Activity", "ActivityKind"),
         "lab": ("Lab",),
         "link": ("Link",),
+        "process": ("enter_private_network",),
         "program": ("Program",),
         "reachability": ("Reachability",),
         "running": ("Completed",),
+        "scenarios": ("ScenarioFailed", "ScenarioRun"),
         "topology": ("Topology",),
     }
     for module, names in homes.items():

@@ -41,6 +41,7 @@ class Core:
         self.watcher = Watcher()
         self.programs = Programs(engine, self.condition, self.watcher, lambda host, process, stream, data: None)
         self.owner = os.getpid()
+        self.snapshots: list[tuple[str, ...]] = []  # lines for a failure report: sockets as they were at some moment
         self.closed = False
         self.attached = False
         self._visits: Visits | None = None

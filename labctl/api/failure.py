@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 SHOWN = 200  # activities
 SOCKETS_SHOWN = 40  # of each node
+SNAPSHOTS_SHOWN = 3
 
 
 def report(core: Core, after_s: float) -> str:
     """See `Lab.report`."""
     try:
-        return "\n".join((*_activities(core, after_s), *_sockets(core)))
+        earlier = (line for lines in core.snapshots[-SNAPSHOTS_SHOWN:] for line in lines)
+        return "\n".join((*_activities(core, after_s), *earlier, *_sockets(core, "sockets")))
     except Exception as error:  # noqa: BLE001  # a report of a failure must not hide it behind another one
         return f"lab {core.model.name}: cannot report what happened: {type(error).__name__}: {error}"
 
@@ -42,12 +44,17 @@ def _output(activity: Activity) -> Iterator[str]:
             yield f"             {name}: {line}"
 
 
-def _sockets(core: Core) -> Iterator[str]:
+def take_snapshot(core: Core, title: str) -> None:
+    """Remember the sockets as they are now. Never raises LabctlError."""
+    core.snapshots.append(tuple(_sockets(core, title)))
+
+
+def _sockets(core: Core, title: str) -> Iterator[str]:
     if core.closed or core.is_forked:
         return
     from labctl.observe.sockets import Transport, sockets
 
-    yield "sockets"
+    yield title
     for node in core.model.nodes:
         try:
             found = [one for one in sockets(core.engine, node.name) if one.transport is not Transport.UNIX or one.path]

@@ -6,7 +6,6 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -158,7 +157,7 @@ class Lab:
         from labctl.api.scenarios import ScenarioRun
 
         self._core.check_open("run a scenario")
-        return ScenarioRun(self._core, source if not isinstance(source, str) else Path(source))
+        return ScenarioRun(self._core, source)
 
     def activity(self) -> tuple[Activity, ...]:
         """What was done through this object (programs, connections, sockets, calls of scenarios), in order.

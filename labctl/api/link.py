@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labctl.api.core import not_found
 from labctl.api.journal import ActivityKind
 from labctl.plan.operations import SetDown, SetUp
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
-    from labctl.topology.model import Endpoint
+    from labctl.topology.model import Endpoint, Impairment
     from labctl.topology.model import Link as ModelLink
 
 
@@ -64,6 +65,40 @@ class Link:
     def up(self) -> None:
         """Plug the cable in again; addresses and routes that the kernel took away are there again. KernelError."""
         self._set(SetUp, "up")
+
+    def set(
+        self,
+        *,
+        delay: str | None = None,
+        jitter: str | None = None,
+        loss: str | None = None,
+        rate: str | None = None,
+        sender: str | None = None,
+    ) -> None:
+        """What happens to packets on the link from now on, in each direction or in what `sender` (a node) sends.
+
+        As files have it: delay="20ms", jitter="2ms", loss="1%", rate="10mbit"; what is not said does not happen any
+        more. ValueError for a value that is none; MachineError, with the package that brings it, on a kernel without
+        netem (sch_netem) or tbf (sch_tbf); KernelError.
+        """
+        from labctl.topology.impairments import parse
+
+        impairment = parse({"delay": delay, "jitter": jitter, "loss": loss, "rate": rate})
+        self._impair(impairment, sender, f"set {impairment}" + (f" from {sender}" if sender else ""))
+
+    def clear(self) -> None:
+        """Nothing happens to packets any more, in either direction, whatever the topology says. KernelError."""
+        self._impair(None, None, "clear")
+
+    def _impair(self, impairment: Impairment | None, sender: str | None, word: str) -> None:
+        from labctl.plan.impairments import set_impairments
+
+        self._core.check_open(f"{word} on link {self}")
+        ends = [(end.node, end.ifname) for end in self.ends if sender in (None, end.node)]
+        if not ends:
+            raise not_found(f"link {self}: `{sender}` is at neither end", sender or "", [end.node for end in self.ends])
+        with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
+            self._core.apply(set_impairments(self._core.plan, ends, impairment))
 
     def _set(self, operation: type[SetUp | SetDown], word: str) -> None:
         from labctl.scenario.links import end_to_cut

@@ -259,6 +259,8 @@ def _node_data(node: Node) -> dict[str, Any]:
 
 def _end_data(model: Model, interface: Any, node: str) -> dict[str, Any]:
     data: dict[str, Any] = {"node": node, "interface": interface.name, "mac": interface.mac}
+    if interface.impairment:
+        data |= dict(interface.impairment.texts())
     if model.node(node).kind is not NodeKind.SWITCH:
         for version in (4, 6):
             found = [str(address) for address in interface.addresses if address.version == version]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.errors import DeadlineExceeded, InputError, LabError
+from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError
 from labctl.lab import owner, registry
 from labctl.lab.description import Restart
 from labctl.lab.exchange import Exchange, KeeperStopped
@@ -19,10 +19,12 @@ from labctl.lab.process import Process
 from labctl.lab.protocol import (
     VERSION,
     Apply,
+    BeginChange,
     Describe,
     Described,
     Done,
     Drop,
+    EndChange,
     Frame,
     Hello,
     OpenFile,
@@ -256,6 +258,27 @@ class Lab:
         self._done(request, what="reconcile the lab")
         self.nodes = tuple(node.name for node in plan.nodes)
 
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Around a change of the lab that takes more than one request: alone, and whole or not at all.
+
+        When the `with` is left by an exception, or this process ends in it, however, the keeper undoes what was done in
+        it with `reconcile`, `start_process` and `stop_process`. What is started again is not waited for.
+        """
+        self._done(BeginChange(), what="begin to change it, as another labctl does")
+        try:
+            yield
+        except Exception as error:
+            try:
+                self._done(EndChange(keep=False), what="undo the change")
+            except LabctlError as problem:
+                raise LabError(f"{error} And it could not all be put back: {problem}") from error
+            raise
+        except BaseException:  # an interruption, perhaps in the middle of a request: the keeper sees the end of this
+            self.close()
+            raise
+        self._done(EndChange(keep=True), what="end the change")
+
     def down(self, *, force: bool = False, deadline_s: float = 10.0) -> None:
         """End the lab, whoever uses it; returns when keeper and boot are gone. See `registry.take_down`."""
         self.close()
@@ -272,6 +295,11 @@ class Lab:
     def __repr__(self) -> str:
         state = "closed" if self._exchange.is_closed else "gone" if self._exchange.gone else f"{len(self.nodes)} nodes"
         return f"<Lab {self.name}, {state}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can be made: it has not been closed, and the lab has not gone."""
+        return not self._exchange.is_closed and self._exchange.gone is None
 
     def spawn(
         self,

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabctlError, MachineError
@@ -18,10 +17,11 @@ from labctl.scenario.listener import Listener, SilentListener
 from labctl.scenario.model import Scenario
 from labctl.scenario.options import Cancellation, RunOptions
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResult
-from labctl.scenario.sequence import run_steps, step_order
+from labctl.scenario.sequence import run_steps
 from labctl.scenario.state import Run
 from labctl.scenario.turns import Turn, draw_seed, turns
 from labctl.scenario.variables import Variables
+from labctl.scenario.verdict import Finished, end_badly, finisher, now, verdict, worst
 from labctl.scenario.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from labctl.lab.starting import Boot
     from labctl.plan.operations import Plan
     from labctl.scenario.changes import Changes
-    from labctl.scenario.programs import Program
 
 NO_OPTIONS = RunOptions()
 CLEAN_UP_S = 15.0  # for what is left to do after the last step, whatever the scenario's own deadline
@@ -53,7 +52,7 @@ def run_many(
     """
     listener = listener or SilentListener()
     cancellation = cancellation or Cancellation()
-    started_at, started = _now(), time.monotonic()
+    started_at, started = now(), time.monotonic()
     seed = options.seed if options.seed is not None else draw_seed()
     results: dict[int, ScenarioResult] = {}
     raised: list[BaseException] = []
@@ -137,23 +136,8 @@ def run_scenario(
     """
     listener = listener or SilentListener()
     cancellation = cancellation or Cancellation()
-    started_at, started = _now(), time.monotonic()
     listener.scenario_started(scenario)
-
-    def finished(outcome: Outcome, reason: str, steps: Sequence[StepResult] = ()) -> ScenarioResult:
-        return ScenarioResult(
-            name=scenario.name,
-            file=scenario.file,
-            about=scenario.about,
-            outcome=outcome,
-            reason=reason,
-            started_at=started_at,
-            duration_s=time.monotonic() - started,
-            hosts=scenario.hosts,
-            steps=tuple(sorted(steps, key=step_order)),
-            seed=options.seed,
-            repetition=repetition,
-        )
+    finished = finisher(scenario, options.seed, repetition)
 
     with ExitStack() as stack:
         if boot is not None:
@@ -164,9 +148,6 @@ def run_scenario(
             result = _in_a_lab(scenario, options, listener, cancellation, boot, finished)
     listener.scenario_finished(scenario, result)
     return result
-
-
-Finished = Callable[..., ScenarioResult]
 
 
 def _before(scenario: Scenario, cancellation: Cancellation, finished: Finished) -> ScenarioResult | None:
@@ -189,10 +170,7 @@ def _in_a_lab(
 ) -> ScenarioResult:
     from labctl import plan as planning
     from labctl.lab.handle import Lab
-    from labctl.scenario.callsteps import Callers
     from labctl.scenario.changes import Changes
-    from labctl.scenario.looking import counters_at_start
-    from labctl.scenario.programs import Programs
 
     steps: list[StepResult] = []
     try:
@@ -210,40 +188,10 @@ def _in_a_lab(
             stack.callback(lab.close)
             if options.lab is None:
                 _start_services(lab, plan, cancellation)
-            condition = threading.Condition()
-            scope = Scope(condition, time.monotonic() + scenario.timeout_s)
-            watcher = Watcher()
-            programs = Programs(
-                lab,
-                condition,
-                watcher,
-                lambda host, process, stream, data: listener.output(scenario, host, process, stream, data),
-            )
-            stack.callback(programs.close)
-            stack.callback(watcher.close)
-            started = time.monotonic()
-            variables = Variables(dict(scenario.variables))
-            callers = Callers(lab, variables, started)
-            stack.callback(callers.close)
-            run = Run(
-                scenario=scenario,
-                plan=plan,
-                lab=lab,
-                listener=listener,
-                variables=variables,
-                started=started,
-                changes=changes,
-                scope=scope,
-                watcher=watcher,
-                programs=programs,
-                callers=callers,
-                counters=counters_at_start(lab, scenario),
-                seed=options.seed,
-                results=steps,
-            )
+            run = begin(stack, scenario, lab, plan, changes, listener, seed=options.seed, results=steps)
 
             def stop(reason: str) -> None:
-                scope.cancel(reason)
+                run.scope.cancel(reason)
                 lab.close()
 
             cancellation.add(stop)
@@ -257,6 +205,54 @@ def _in_a_lab(
         if not isinstance(error, LabctlError):
             raise
         return finished(Outcome.ERROR, str(error), steps)
+
+
+def begin(
+    stack: ExitStack,
+    scenario: Scenario,
+    lab: Lab,
+    plan: Plan,
+    changes: Changes,
+    listener: Listener,
+    *,
+    seed: int | None = None,
+    results: list[StepResult] | None = None,
+) -> Run:
+    """A run of the scenario in a lab that is there, before its first step; `stack` closes what it holds."""
+    from labctl.scenario.callsteps import Callers
+    from labctl.scenario.looking import counters_at_start
+    from labctl.scenario.programs import Programs
+
+    condition = threading.Condition()
+    watcher = Watcher()
+    programs = Programs(
+        lab,
+        condition,
+        watcher,
+        lambda host, process, stream, data: listener.output(scenario, host, process, stream, data),
+    )
+    stack.callback(programs.close)
+    stack.callback(watcher.close)
+    started = time.monotonic()
+    variables = Variables(dict(scenario.variables))
+    callers = Callers(lab, variables, started)
+    stack.callback(callers.close)
+    return Run(
+        scenario=scenario,
+        plan=plan,
+        lab=lab,
+        listener=listener,
+        variables=variables,
+        started=started,
+        changes=changes,
+        scope=Scope(condition, started + scenario.timeout_s),
+        watcher=watcher,
+        programs=programs,
+        callers=callers,
+        counters=counters_at_start(lab, scenario),
+        seed=seed,
+        results=[] if results is None else results,
+    )
 
 
 def _seeded(plan: Plan, scenario: Scenario, options: RunOptions) -> Plan:
@@ -302,54 +298,22 @@ def _give_back(name: str, changes: Changes) -> None:
 
 def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioResult:
     """The steps, then the end of whatever still runs."""
-    run_steps(run)
+    take_steps(run)
     if run.scope.cancelled:
         return finished(Outcome.ERROR, run.scope.cancelled, run.results)
-    for program in run.programs.unaccounted():
-        _end_badly(run, program, f"it had ended by itself: it {program.state}")
-    if options.keep_on_failure and _worst(run) is not None:
-        run.listener.scenario_kept(run.scenario, _verdict(run, finished), ways_in(run))
+    if options.keep_on_failure and worst(run) is not None:
+        run.listener.scenario_kept(run.scenario, verdict(run, finished), ways_in(run))
     for program in run.programs.stop_all(Scope(run.condition, time.monotonic() + CLEAN_UP_S)):
-        _end_badly(run, program, "it did not end, not even by SIGKILL")
-    return _verdict(run, finished)
+        end_badly(run, program, "it did not end, not even by SIGKILL")
+    return verdict(run, finished)
 
 
-def _verdict(run: Run, finished: Finished) -> ScenarioResult:
-    worst = _worst(run)
-    if worst is None:
-        return finished(Outcome.PASSED, "", run.results)
-    where = f"step {worst.index} ({run.scenario.file}:{worst.line}), {worst.title}"
-    return finished(worst.outcome, f"{where}: {worst.reason}", run.results)
-
-
-def _worst(run: Run) -> StepResult | None:
-    """The step that the scenario's failure is about; None when all is well."""
-    bad = [result for result in run.results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
-    return min(bad, key=_severity, default=None)
-
-
-def _severity(result: StepResult) -> tuple[bool, bool, int, float]:
-    """Errors before failures; steps of the file first; the deepest (the cause) before those around it; the earliest."""
-    return result.outcome is not Outcome.ERROR, result.kind == "end", -result.index.count("."), result.started_s
-
-
-def _end_badly(run: Run, program: Program, seen: str) -> None:
-    """Add a step to the result that says so: no step of the file is at fault."""
-    result = StepResult(
-        index=str(len(run.scenario.steps) + 1),
-        host=program.command.host,
-        kind="end",
-        title=f"end of background program {program.command.name}",
-        outcome=Outcome.FAILED,
-        reason=f"expected {program.command.name} to run until the end; {seen}",
-        started_s=run.elapsed_s,
-        duration_s=0.0,
-        line=int(program.command.where.rpartition(":")[2]),
-        output=program.record(),
-        exit_status=program.exit_status,
-    )
-    run.results.append(result)
-    run.listener.step_finished(run.scenario, result)
+def take_steps(run: Run) -> None:
+    """The steps, until one fails, and a look at the programs that they have started."""
+    run_steps(run)
+    if not run.scope.cancelled:
+        for program in run.programs.unaccounted():
+            end_badly(run, program, f"it had ended by itself: it {program.state}")
 
 
 def ways_in(run: Run) -> tuple[str, ...]:
@@ -367,7 +331,3 @@ def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> No
         for thread in threads:
             thread.join()
         raise
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

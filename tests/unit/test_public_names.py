@@ -63,7 +63,8 @@ ROOMS: dict[str, set[str]] = {
 # Methods and properties; what a handle's __init__ sets is used all over the tests of labs.
 HANDLES: dict[str, set[str]] = {
     "Lab": {
-        *("apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop", "network"),
+        *("apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"),
+        *("network", "is_open"),
         *(
             "attach",
             "describe",

@@ -1,0 +1,121 @@
+"""`Lab.scenario()`: a scenario's steps on a lab, and what they have started held for a while."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from labctl.api.journal import Activity, ActivityKind, Journal
+from labctl.errors import LabctlError
+from labctl.scenario.listener import ScenarioInfo, SilentListener
+from labctl.scenario.model import Scenario
+from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+
+if TYPE_CHECKING:
+    from labctl.api.core import Core
+
+
+class ScenarioFailed(LabctlError):
+    """A scenario did not pass; `result` (labctl.scenario.ScenarioResult) has its steps, calls and outputs.
+
+    `result.outcome` tells one that failed from an error of the lab, and from one that was skipped.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, result: ScenarioResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class ScenarioRun:
+    """What `Lab.scenario` gives: a context manager for one `with`."""
+
+    def __init__(self, core: Core, source: str | os.PathLike[str] | Scenario) -> None:
+        """For `Lab.scenario`."""
+        self._core = core
+        self._source = source
+        self._held = ExitStack()
+        self._result: ScenarioResult | None = None
+
+    def __repr__(self) -> str:
+        title = self._source.name if isinstance(self._source, Scenario) else os.fspath(self._source)
+        state = "not run" if self._result is None else self._result.outcome.value
+        return f"<ScenarioRun {title!r} on lab {self._core.model.name}, {state}>"
+
+    @property
+    def result(self) -> ScenarioResult:
+        """What came of it: steps, calls and outputs of programs. RuntimeError before the `with`."""
+        if self._result is None:
+            raise RuntimeError(f"{self!r}: use it in a `with` statement")
+        return self._result
+
+    @property
+    def calls(self) -> tuple[CallRecord, ...]:
+        """All socket calls of all hosts, in the order in which they were made."""
+        found = [call for step in self.result.steps for call in step.calls]
+        return tuple(sorted(found, key=lambda call: call.started_s))
+
+    def __enter__(self) -> Self:
+        from labctl import scenario
+        from labctl.api.failure import take_snapshot
+        from labctl.scenario.held import held
+
+        if self._result is not None:
+            raise RuntimeError(f"{self!r} has been run already; call scenario() again for another run")
+        core = self._core
+        core.check_open(f"run {self!r}")
+        loaded = self._source
+        if not isinstance(loaded, Scenario):
+            loaded = scenario.load(Path(loaded), topology=core.model)
+        listener = _Noting(core.journal)
+        with core.journal.noting("", ActivityKind.SCENARIO, f"{loaded.name} ({loaded.file})") as entry:
+            running = held(loaded, core.engine, core.plan, listener, begun=listener.begun)
+            result = self._result = self._held.enter_context(running)
+            entry.end(result.outcome.value)
+        if result.outcome is not Outcome.PASSED:
+            take_snapshot(core, f"sockets when scenario {result.name} had {result.outcome}")
+            self._held.close()
+            raise ScenarioFailed(f"scenario {result.name}: {result.outcome}: {result.reason}", result)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+
+class _Noting(SilentListener):
+    """Notes calls and steps in the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._offset_s = 0.0
+
+    def begun(self, started: float) -> None:
+        """Their times count from then on."""
+        self._offset_s = started - self._journal.origin
+
+    def call_finished(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
+        """Note a call."""
+        if call.returned is None:
+            outcome = "has not returned"
+        else:
+            outcome = f"{call.returned} {call.errno or ''}".rstrip()
+        started_s = call.started_s + self._offset_s
+        self._journal.add(Activity(call.host, ActivityKind.CALL, call.call, started_s, call.duration_s, outcome))
+
+    def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None:
+        """Note a step that is not one of calls."""
+        if step.kind == "calls":
+            return
+        stdout, stderr = (step.output.stdout, step.output.stderr) if step.output else ("", "")
+        outcome = step.outcome.value + (f": {step.reason}" if step.reason else "")
+        started_s = step.started_s + self._offset_s
+        title = f"step {step.index}: {step.title}"
+        self._journal.add(
+            Activity(step.host or "", ActivityKind.SCENARIO, title, started_s, step.duration_s, outcome, stdout, stderr)
+        )

@@ -1,0 +1,84 @@
+"""What a scenario's run comes to: its result, and the step that a failure is about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from labctl.scenario.model import Scenario
+from labctl.scenario.result import Outcome, ScenarioResult, StepResult
+from labctl.scenario.sequence import step_order
+from labctl.scenario.state import Run
+
+if TYPE_CHECKING:
+    from labctl.scenario.programs import Program
+
+Finished = Callable[..., ScenarioResult]
+
+
+def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -> Finished:
+    """What makes the result of a run that begins now: of an outcome, its reason, and the steps."""
+    started_at, started = now(), time.monotonic()
+
+    def finished(outcome: Outcome, reason: str, steps: Sequence[StepResult] = ()) -> ScenarioResult:
+        return ScenarioResult(
+            name=scenario.name,
+            file=scenario.file,
+            about=scenario.about,
+            outcome=outcome,
+            reason=reason,
+            started_at=started_at,
+            duration_s=time.monotonic() - started,
+            hosts=scenario.hosts,
+            steps=tuple(sorted(steps, key=step_order)),
+            seed=seed,
+            repetition=repetition,
+        )
+
+    return finished
+
+
+def verdict(run: Run, finished: Finished) -> ScenarioResult:
+    """The result of a run whose steps are over: of the worst of them, if something went wrong."""
+    about = worst(run)
+    if about is None:
+        return finished(Outcome.PASSED, "", run.results)
+    where = f"step {about.index} ({run.scenario.file}:{about.line}), {about.title}"
+    return finished(about.outcome, f"{where}: {about.reason}", run.results)
+
+
+def worst(run: Run) -> StepResult | None:
+    """The step that the scenario's failure is about; None when all is well."""
+    bad = [result for result in run.results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    return min(bad, key=_severity, default=None)
+
+
+def _severity(result: StepResult) -> tuple[bool, bool, int, float]:
+    """Errors before failures; steps of the file first; the deepest (the cause) before those around it; the earliest."""
+    return result.outcome is not Outcome.ERROR, result.kind == "end", -result.index.count("."), result.started_s
+
+
+def end_badly(run: Run, program: Program, seen: str) -> None:
+    """Add a step to the result that says so: no step of the file is at fault."""
+    result = StepResult(
+        index=str(len(run.scenario.steps) + 1),
+        host=program.command.host,
+        kind="end",
+        title=f"end of background program {program.command.name}",
+        outcome=Outcome.FAILED,
+        reason=f"expected {program.command.name} to run until the end; {seen}",
+        started_s=run.elapsed_s,
+        duration_s=0.0,
+        line=int(program.command.where.rpartition(":")[2]),
+        output=program.record(),
+        exit_status=program.exit_status,
+    )
+    run.results.append(result)
+    run.listener.step_finished(run.scenario, result)
+
+
+def now() -> str:
+    """The wall clock, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
