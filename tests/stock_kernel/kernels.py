@@ -33,12 +33,12 @@ def fetch(cache: Path, machine: Architecture, wanted: str = "") -> Kernel:
     if wanted.endswith(".deb"):
         file = Path(wanted).resolve()
         return _cached(cache, file.stem) or _unpacked(cache, file.stem, [file])
-    packages = _packages((wanted,) if wanted else machine.kernel_packages)
-    name = packages[0]
-    return _cached(cache, name) or _downloaded(cache, name, packages)
+    needed = packages((wanted,) if wanted else machine.kernel_packages)
+    name = needed[0]
+    return _cached(cache, name) or _downloaded(cache, name, needed)
 
 
-def _packages(candidates: tuple[str, ...]) -> list[str]:
+def packages(candidates: tuple[str, ...]) -> list[str]:
     """The packages with the image and the modules, by version: `apt-get download` wants no more."""
     for attempt in range(2):
         if attempt:

@@ -91,7 +91,7 @@ def _in_guest(machine: Architecture, kernel: Kernel, options: argparse.Namespace
             image.make(Path(folder) / "disk.img", CHECKOUT)
             (results / "guest.sh").write_text(_script(results, options))
             _boot(machine, kernel, Path(folder), options.deadline)
-            return _status(results, expects_scenarios=not options.exec and not options.arguments)
+            return status_of(results, expects_scenarios=not options.exec and not options.arguments)
         finally:
             shutil.rmtree(last, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run of this checkout may have kept its own at the same time
@@ -190,7 +190,7 @@ def _show(output: Path, offset: int) -> int:
     return len(data)
 
 
-def _status(results: Path, *, expects_scenarios: bool) -> int:
+def status_of(results: Path, *, expects_scenarios: bool) -> int:
     """What the guest's exit status and results come to."""
     try:
         status = int((results / "status").read_text())
