@@ -15,6 +15,7 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).resolve().parents[2]
 _NOT_RUN = re.compile(r"<!--\s*not run:\s*(.*?)\s*-->\s*", re.DOTALL)
+_NEEDS = re.compile(r"^<!-- needs: ([\w -]+) -->$", re.MULTILINE)
 _COMMENTS = (r"#\s*({})", r"//\s*({})", r"/\*\s*({})\s*\*/", r";\s*({})")
 _FILE_NAME = r"[\w.@-]+(?:/[\w.@-]+)*\.\w+|Makefile|Dockerfile"
 _FIRST_LINE = re.compile("|".join(pattern.format(_FILE_NAME) for pattern in _COMMENTS))
@@ -72,6 +73,11 @@ def blocks_of(text: str) -> list[Block]:
             before = found[-1] if found else None
             found.append(_block(token, _reason_before(tokens, number), before))
     return found
+
+
+def needs_of(text: str) -> list[str]:
+    """The kernel features without which a page's blocks cannot be run, as `labctl doctor` calls them."""
+    return [name for said in _NEEDS.findall(text) for name in said.split()]
 
 
 def lone_excuses(text: str) -> list[int]:

@@ -17,6 +17,7 @@ _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"─+", "─"),
         (r"-{3,}", "---"),
         (r"={3,}", "==="),
+        (r"\s*│\s*", " │ "),
         (r"\s+", " "),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from tests import leaks
-from tests.docs.blocks import ROOT, Block, Kind, blocks_of, commands_of, lone_excuses, pages
+from tests.docs.blocks import ROOT, Block, Kind, blocks_of, commands_of, lone_excuses, needs_of, pages
 from tests.docs.matching import says_the_same
 from tests.docs.terminal import Answer, Terminal
 
@@ -31,18 +33,22 @@ _BLOCKS = {page: blocks_of(page.read_text()) for page in pages()}
 @pytest.fixture
 def terminal(tmp_path: Path, run_time_directories: Path) -> Iterator[Terminal]:
     """A shell as a reader has it: labctl and pytest of this environment, a home and labs of its own."""
-    home = tmp_path / "home"
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir()
+    scratch.mkdir()
     state = tmp_path / "labs"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LABCTL_", "PYTEST_", "GITHUB_"))}
     environment = {
         **{name: value for name, value in kept.items() if name not in ("CI", "GITLAB_CI", "FORCE_COLOR")},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(home),
+        "TMPDIR": str(scratch),
         "LABCTL_STATE_DIR": str(state),
         "LC_ALL": "C.UTF-8",
         "NO_COLOR": "1",
         "COLUMNS": "100",
+        # A reader's pytest has no plugin that warns of what this project's own settings say.
+        "PYTEST_ADDOPTS": "-o asyncio_default_fixture_loop_scope=function",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PAGER": "cat",
     }
@@ -54,10 +60,19 @@ def terminal(tmp_path: Path, run_time_directories: Path) -> Iterator[Terminal]:
         assert ended.status == 0, ended.output
 
 
-@pytest.mark.parametrize("page", [page for page, blocks in _BLOCKS.items() if blocks], ids=_name)
+def _parameter(page: Path) -> ParameterSet:
+    """A page that needs what this machine's kernel may lack is also run on a distribution's kernel."""
+    return pytest.param(page, id=_name(page), marks=[pytest.mark.stock_kernel] if needs_of(page.read_text()) else [])
+
+
+@pytest.mark.parametrize("page", [_parameter(page) for page, blocks in _BLOCKS.items() if blocks])
 def test_what_a_page_shows_works(page: Path, terminal: Terminal, tmp_path: Path) -> None:
     folder = tmp_path / "page"
     blocks = _BLOCKS[page]
+    for feature in needs_of(page.read_text()):
+        told = terminal.enter("labctl doctor").output
+        if re.search(rf"^ *✓ {feature}\b", told, re.MULTILINE) is None:
+            pytest.skip(f"feature {feature}: labctl doctor says it is not here")
     printed = ""
     for number, block in enumerate(blocks):
         place = f"{_name(page)}:{block.line}"
