@@ -133,7 +133,7 @@ def _change(screen: Screen, wanted: Wanted) -> None:
     from labctl.lab import Lab
     from labctl.observe import services
 
-    with Lab.attach(wanted.name) as lab:
+    with Lab.attach(wanted.name) as lab, lab.changing():
         found = _difference(lab, wanted.plan)
         before = lab.describe()
         idle = _idle(lab, wanted.plan, found)

@@ -23,6 +23,7 @@ from labctl.errors import KernelError, LabctlError, LabError, LabGone
 from labctl.kernel import mounts, processes, syscalls
 from labctl.kernel.privilege import in_user_namespace
 from labctl.lab import children
+from labctl.lab.changing import Changes
 from labctl.lab.children import Started
 from labctl.lab.description import Description, NodeInfo, ProcessInfo, to_json
 from labctl.lab.executor import NodeTable, execute
@@ -32,12 +33,14 @@ from labctl.lab.place import DIRECTORY_FLAGS, LOGS, Place
 from labctl.lab.protocol import (
     VERSION,
     Apply,
+    BeginChange,
     Channel,
     Describe,
     Described,
     Done,
     Down,
     Drop,
+    EndChange,
     Failed,
     Frame,
     Hello,
@@ -112,6 +115,11 @@ class Keeper:
     started_at: float = field(default_factory=time.time)
     stays: bool = False
     is_down: bool = False
+    changes: Changes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The book of changes, which needs this keeper."""
+        self.changes = Changes(self.roster, self.hosts, self.state, self.reconcile)
 
     def serve(self, boot: int) -> None:
         """Answer requests until told to end, or boot (whose end of a pipe `boot` shows it) or the owner is gone."""
@@ -134,6 +142,7 @@ class Keeper:
                 if client is self.owner and not self.stays:
                     return
                 self.roster.abandon(client)
+                self.changes.gone(client)
             for client, frame in events.requests:
                 self.answer(client, frame)
 
@@ -164,8 +173,11 @@ class Keeper:
             case SpawnCaller():
                 return self.caller(client, self.host(message.node))
             case StartProcess():
-                return _told(self.roster.start(self.host(message.node), message))
+                info = self.roster.start(self.host(message.node), message)
+                self.changes.has_started(client, (info.node, info.name))
+                return _told(info)
             case StopProcess():
+                self.changes.will_stop(client, (message.node, message.name))
                 self.roster.stop(
                     self.host(message.node), message.name, lambda info: client.send(number, _told(info).message)
                 )
@@ -198,8 +210,15 @@ class Keeper:
             case Processes():
                 return Answer(ProcessRows(rows(self.roster.infos())))
             case Reconcile():
+                self.changes.check(client)
                 self.reconcile(message)
                 return Answer(Done())
+            case BeginChange():
+                self.changes.begin(client, number)
+                return None
+            case EndChange():
+                self.changes.end(client, number, keep=message.keep)
+                return None
             case Stay():
                 self.stay()
                 return Answer(Done())
@@ -300,6 +319,11 @@ class Keeper:
         path = f"/proc/{self.pid}/fd/{host.network}"
         return NodeInfo(host.name, host.node.kind.value, path, host.init.machine_pid if host.init else 0)
 
+    def state(self) -> Reconcile:
+        """What the lab is, as the request that would make it so."""
+        opened = self.opened
+        return Reconcile(opened.topology, opened.nodes, opened.operations, opened.source)
+
     def reconcile(self, request: Reconcile) -> None:
         """Change the lab to another plan, whole or not at all."""
         from labctl.lab.reconciling import reconcile
@@ -336,6 +360,7 @@ class Keeper:
 
     def end(self, host: Host) -> None:
         """End every program of a host that has left the lab."""
+        self.changes.will_leave(host.name)
         self.roster.forget_node(host.name)
         if host.init is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -163,6 +163,18 @@ class OpenSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class BeginChange:
+    """This client is going to change the lab; answered by `Done` when nobody else does."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndChange:
+    """The change is done (`keep`), or to be undone, as it is when the client goes without a word."""
+
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
 class OpenNetwork:
     """The node's network namespace; answered by `Done` with a descriptor of it."""
 
@@ -309,6 +321,8 @@ Request = (
     | Processes
     | Down
     | Reconcile
+    | BeginChange
+    | EndChange
     | Apply
     | Spawn
     | SpawnCaller

@@ -135,6 +135,28 @@ class Roster:
             process = detached.process
             detached.timer = self._timers.after(STOP_S, lambda: self._kill_detached(detached, process))
 
+    def end(self, key: tuple[str, str], told: Told) -> bool:
+        """End a detached program if it runs; False when it does not, and `told` will not hear of it."""
+        detached = self._detached.get(key)
+        if detached is None or detached.info.state is ProcessState.ENDED:
+            return False
+        if detached.leaves:
+            detached.waiting.append(told)
+        else:
+            self.stop(detached.host, key[1], told)
+        return True
+
+    def running_on(self, node: str) -> list[tuple[str, str]]:
+        """The detached programs of a node that have not ended."""
+        return [key for key, each in self._detached.items() if key[0] == node and self.request_of(key) is not None]
+
+    def request_of(self, key: tuple[str, str]) -> StartProcess | None:
+        """What a detached program was started with; None when it has ended, or was never started."""
+        detached = self._detached.get(key)
+        if detached is None or detached.info.state in (ProcessState.ENDED, ProcessState.STOPPING):
+            return None
+        return detached.request
+
     def open_log(self, node: str, name: str, told: LogTold) -> None:
         """Hand `told` descriptors of the halves of a detached program's log that are there, the older first.
 
@@ -251,10 +273,10 @@ class Roster:
         detached.info = replace(detached.info, state=ProcessState.ENDED, pid=0, machine_pid=0)
         detached.log.close()
         waiting, detached.waiting = detached.waiting, []
+        if detached.leaves:  # before anybody is told, who may start another one of that name
+            self._forget((detached.host.name, detached.info.name), detached)
         for told in waiting:
             told(detached.info)
-        if detached.leaves:
-            self._forget((detached.host.name, detached.info.name), detached)
 
     def _kill_attached(self, pid: int, attached: Attached) -> None:
         # The number of a process that has been reaped may be that of a later one; that of its group is not given away

@@ -1,7 +1,7 @@
 """Services of a lab: started in dependency order, each when those that it comes after are ready.
 
 They are detached processes, which the keeper starts again where the file says so. What is not ready in time is an
-error that shows what it wrote; who asked for it then ends the lab, or puts it back (`replace`).
+error that shows what it wrote; who asked for it then ends the lab, or has it put back (`Lab.changing`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from labctl.errors import InputError, LabctlError, LabError
+from labctl.errors import InputError, LabError
 from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.plan.services import in_order, runs_alike, services_of
 from labctl.topology.service import Readiness, Service
@@ -68,43 +68,21 @@ def not_running(lab: Lab, plan: Plan) -> tuple[str, ...]:
 def replacing(lab: Lab, old: Plan, new: Plan, gone: Iterable[str] = ()) -> Iterator[None]:
     """Around `lab.reconcile(new)`: services that are gone or not the same are stopped before, new ones started after.
 
-    Services of the new plan that do not run are started, too. When one is not ready, or what is inside fails, the
-    lab is reconciled to `old` and the services of before are started again, before the error is raised.
+    Services of the new plan that do not run are started, too. To be used within `lab.changing()`, which puts all back
+    when one is not ready, or what is inside fails.
     """
     before, after, ended = services_of(old.nodes), services_of(new.nodes), frozenset(gone)
     down = set(not_running(lab, old))
     same = {
         key for key in before.keys() & after.keys() if before[key][0] not in ended and _alike(before[key], after[key])
     }
-    stopped = [key for key in before if key not in same and key not in down and before[key][0] not in ended]
-    started = [key for key in after if key not in same or key in down]
-    lost = [key for key in before if key not in down and before[key][0] in ended]
-    source = lab.describe().source
-    try:
-        stop(lab, old, stopped)
-        yield
-        start(lab, new, started)
-    except BaseException as error:
-        try:
-            _put_back(lab, old, source, new, started, [*stopped, *lost])
-        except LabctlError as problem:
-            raise LabError(f"{error} And it could not all be put back: {problem}") from error
-        raise
+    stop(lab, old, [key for key in before if key not in same and key not in down and before[key][0] not in ended])
+    yield
+    start(lab, new, [key for key in after if key not in same or key in down])
 
 
 def _alike(one: tuple[str, Service], other: tuple[str, Service]) -> bool:
     return runs_alike(one[1], other[1])
-
-
-def _put_back(lab: Lab, old: Plan, source: str, new: Plan, started: list[str], stopped: list[str]) -> None:
-    from labctl.lab.handle import Lab
-
-    services = services_of(new.nodes)
-    with Lab.attach(lab.name) as again:  # a handle that was interrupted in the middle of a request is of no more use
-        there = set(again.nodes)
-        stop(again, new, [key for key in started if services[key][0] in there])
-        again.reconcile(old, source=source)
-        start(again, old, stopped)
 
 
 def _runs(info: ProcessInfo) -> bool:

@@ -63,7 +63,7 @@ ROOMS: dict[str, set[str]] = {
 # Methods and properties; what a handle's __init__ sets is used all over the tests of labs.
 HANDLES: dict[str, set[str]] = {
     "Lab": {
-        *("apply", "caller", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"),
+        *("apply", "caller", "changing", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"),
         *("network", "is_open"),
         *(
             "attach",

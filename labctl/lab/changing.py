@@ -1,0 +1,145 @@
+"""The keeper's book of a change: one client at a time changes a lab, whole or not at all, whatever becomes of it.
+
+A change is more than one request: services are stopped, the network is reconciled, services are started and waited for.
+What the client does meanwhile is noted; when it goes before it has said that all is done, the lab is put back here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from labctl.errors import LabctlError, LabError
+from labctl.lab.front import Client
+from labctl.lab.host import Host
+from labctl.lab.protocol import Done, Failed, Reconcile, StartProcess
+from labctl.lab.roster import Roster
+
+Key = tuple[str, str]  # node, name of a detached process
+Told = Callable[[list[str]], None]  # hears what could not be put back
+
+
+@dataclass(slots=True)
+class Change:
+    """What a client has done since it began, and what there was before."""
+
+    client: Client
+    before: Reconcile
+    started: set[Key] = field(default_factory=set)
+    stopped: dict[Key, StartProcess] = field(default_factory=dict)  # in the order in which they were
+    is_being_undone: bool = False
+
+
+class Changes:
+    """Who changes the lab, and who waits to. `state` is what the lab is, `reconcile` makes it another."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        hosts: dict[str, Host],
+        state: Callable[[], Reconcile],
+        reconcile: Callable[[Reconcile], None],
+    ) -> None:
+        self._roster = roster
+        self._hosts = hosts
+        self._state = state
+        self._reconcile = reconcile
+        self._change: Change | None = None
+        self._waiting: list[tuple[Client, int]] = []
+
+    def begin(self, client: Client, number: int) -> None:
+        """From here on the change is this client's, which hears of it when those before it have ended theirs."""
+        self._waiting.append((client, number))
+        self._next()
+
+    def end(self, client: Client, number: int, *, keep: bool) -> None:
+        """The client has done all, or wants back what there was; it hears when that is so. LabError: it began none."""
+        change = self._change
+        if change is None or change.client is not client or change.is_being_undone:
+            raise LabError("lab: the end of a change that this client has not begun.")
+        if keep:
+            client.send(number, Done())
+            self._forget()
+        else:
+            self._undo(change, lambda problems: client.send(number, _answer(problems)))
+
+    def gone(self, client: Client) -> None:
+        """A client has gone: a change that it has not ended is undone."""
+        self._waiting = [each for each in self._waiting if each[0] is not client]
+        change = self._change
+        if change is not None and change.client is client and not change.is_being_undone:
+            self._undo(change, lambda problems: sys.stderr.writelines(f"{problem}\n" for problem in problems))
+
+    def check(self, client: Client) -> None:
+        """LabError when another client is changing the lab."""
+        if self._change is not None and self._change.client is not client:
+            raise LabError("lab: another labctl is changing it. Try again when that has ended.")
+
+    def has_started(self, client: Client, key: Key) -> None:
+        """Note that the client has started a detached process."""
+        if self._change is not None and self._change.client is client:
+            self._change.started.add(key)
+
+    def will_stop(self, client: Client, key: Key) -> None:
+        """Note that the client is going to stop a detached process."""
+        if self._change is not None and self._change.client is client:
+            self._note_stop(self._change, key)
+
+    def will_leave(self, node: str) -> None:
+        """Note that a node leaves the lab, and its processes with it."""
+        if self._change is not None and not self._change.is_being_undone:
+            for key in self._roster.running_on(node):
+                self._note_stop(self._change, key)
+
+    def _note_stop(self, change: Change, key: Key) -> None:
+        request = self._roster.request_of(key)
+        if request is not None and key not in change.started:
+            change.stopped.setdefault(key, replace(request, name=key[1]))
+
+    def _undo(self, change: Change, told: Told) -> None:
+        """End what was started, wait for what is ending, and then put back what there was."""
+        change.is_being_undone = True
+        keys = change.started | change.stopped.keys()
+        left = set(keys)
+
+        def ended(key: Key) -> None:
+            left.discard(key)
+            if not left:
+                told(self._put_back(change))
+                self._forget()
+
+        for key in keys:
+            if not self._roster.end(key, lambda _, key=key: ended(key)):  # type: ignore[misc]
+                left.discard(key)
+        if not left and self._change is change:
+            told(self._put_back(change))
+            self._forget()
+
+    def _put_back(self, change: Change) -> list[str]:
+        problems: list[str] = []
+        try:
+            if self._state() != change.before:
+                self._reconcile(change.before)
+        except (LabctlError, OSError) as error:
+            problems.append(str(error))
+        for (node, _), request in reversed(change.stopped.items()):
+            try:
+                self._roster.start(self._hosts[node], request)
+            except (LabctlError, OSError, KeyError) as error:
+                problems.append(f"{node}/{request.name}: {error}")
+        return problems
+
+    def _forget(self) -> None:
+        self._change = None
+        self._next()
+
+    def _next(self) -> None:
+        if self._change is None and self._waiting:
+            client, number = self._waiting.pop(0)
+            self._change = Change(client, self._state())
+            client.send(number, Done())
+
+
+def _answer(problems: list[str]) -> Done | Failed:
+    return Failed.of(LabError(" ".join(problems))) if problems else Done()
