@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from labctl.api.journal import describe
 from labctl.errors import LabctlError
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
     from labctl.api.journal import Activity
+    from labctl.lab.handle import Lab as Engine
 
 SHOWN = 200  # activities
 SOCKETS_SHOWN = 40  # of each node
 SNAPSHOTS_SHOWN = 3
+LARGEST_SNAPSHOT = 64  # nodes; each takes some 100 us
 
 
 def report(core: Core, after_s: float) -> str:
@@ -49,19 +52,31 @@ def take_snapshot(core: Core, title: str) -> None:
     core.snapshots.append(tuple(_sockets(core, title)))
 
 
+def snapshot_of_failure(core: Core, error: BaseException) -> None:
+    """The sockets as they are when an error leaves the `with` of a program, which is to end: once for each error."""
+    title = f"sockets at {describe(error)}"
+    known = bool(core.snapshots) and core.snapshots[-1][:1] == (title,)
+    if not known and len(core.model.nodes) <= LARGEST_SNAPSHOT:
+        take_snapshot(core, title)
+
+
 def _sockets(core: Core, title: str) -> Iterator[str]:
-    if core.closed or core.is_forked:
-        return
+    if not core.closed and not core.is_forked:
+        yield from socket_lines(core.engine, title)
+
+
+def socket_lines(lab: Engine, title: str) -> Iterator[str]:
+    """The sockets of all nodes as they are now. Never raises LabctlError."""
     from labctl.observe.sockets import Transport, sockets
 
     yield title
-    for node in core.model.nodes:
+    for node in lab.nodes:
         try:
-            found = [one for one in sockets(core.engine, node.name) if one.transport is not Transport.UNIX or one.path]
+            found = [one for one in sockets(lab, node) if one.transport is not Transport.UNIX or one.path]
         except (LabctlError, RuntimeError) as error:
-            yield f"  {node.name}: cannot be listed: {error}"
+            yield f"  {node}: cannot be listed: {error}"
             continue
         for one in found[:SOCKETS_SHOWN]:
-            yield f"  {node.name}: {one}"
+            yield f"  {node}: {one}"
         if len(found) > SOCKETS_SHOWN:
-            yield f"  {node.name}: and {len(found) - SOCKETS_SHOWN} more"
+            yield f"  {node}: and {len(found) - SOCKETS_SHOWN} more"

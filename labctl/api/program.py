@@ -41,6 +41,10 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            from labctl.api.failure import snapshot_of_failure
+
+            snapshot_of_failure(self._core, error)
         self.close()
 
     def __repr__(self) -> str:

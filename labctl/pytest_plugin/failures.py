@@ -15,7 +15,7 @@ import pytest
 
 import labctl
 from labctl.errors import LabctlError, describe_errno
-from labctl.pytest_plugin import LABS, SCENARIO_RUN, USED_LABS
+from labctl.pytest_plugin import LABS, SCENARIO_RUN, SCENARIO_SEEN, USED_LABS
 from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, seed_of
 from labctl.report.screen import Look, look_of
 from labctl.scenario.result import RunResult
@@ -72,8 +72,8 @@ def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunRes
     from labctl.report import conversation
 
     if report.failed:
-        talk = "\n".join(line for result in run.scenarios for line in conversation.render(result, look()))
-        _put(item, report, talk, run)
+        talk = [line for result in run.scenarios for line in conversation.render(result, look())]
+        _put(item, report, "\n".join([*talk, item.stash.get(SCENARIO_SEEN, "")]), run)
     elif chosen_artifacts_root(item.config) is not None:
         _write_artifacts(item, "", run)
     if _told_to_a_ci():
@@ -116,7 +116,7 @@ def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str
             from labctl.report import artifacts
 
             artifacts.write(run, folder, version=labctl.__version__)
-        else:
+        if told:
             (folder / "report.txt").write_text(told + "\n", "utf-8", "backslashreplace")
     except OSError as error:
         return f"artifacts: {folder}: cannot be written: {describe_errno(error.errno or 0)}."

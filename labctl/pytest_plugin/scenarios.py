@@ -7,15 +7,19 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from labctl.errors import InputError, MachineError
-from labctl.pytest_plugin import SCENARIO_RUN
+from labctl.pytest_plugin import SCENARIO_RUN, SCENARIO_SEEN
+from labctl.pytest_plugin.outputs import Said
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
 from labctl.scenario.model import Scenario
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab
 
 _HAS_STEPS = re.compile(rb"^(?:steps|\"steps\"|'steps')[ \t]*:", re.MULTILINE)
 
@@ -73,6 +77,7 @@ class ScenarioItem(pytest.Item):
     def __init__(self, *, scenario: Scenario, **more: Any) -> None:
         super().__init__(**more)
         self.scenario = scenario
+        self.said = Said()
         self.add_marker("scenario")
 
     def runtest(self) -> None:
@@ -87,12 +92,18 @@ class ScenarioItem(pytest.Item):
             ("seed", str(seed)),
         ]
         try:
-            run = run_many([self.scenario], RunOptions(seed=seed))
+            options = RunOptions(seed=seed, look_at_failure=self._look)
+            run = run_many([self.scenario], options, self.said)
         except MachineError as error:
             if skips_impossible(self.config):
                 self._skip(str(error))
             raise
         self._conclude(run)
+
+    def _look(self, lab: Lab) -> None:
+        from labctl.api.failure import socket_lines
+
+        self.stash[SCENARIO_SEEN] = "\n".join([*self.said.lines(), *socket_lines(lab, "sockets")])
 
     def _conclude(self, run: RunResult) -> None:
         (result,) = run.scenarios

@@ -5,6 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class RunOptions:
     shuffle: bool = False
     repeat: int | None = 1  # how often each scenario is run; None: until it fails or is stopped
     until_fail: bool = False
+    look_at_failure: Callable[[Lab], None] | None = None  # called with the lab of a scenario that has failed, once
 
 
 class Cancellation:

@@ -301,6 +301,8 @@ def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioRes
     take_steps(run)
     if run.scope.cancelled:
         return finished(Outcome.ERROR, run.scope.cancelled, run.results)
+    if options.look_at_failure is not None and worst(run) is not None:
+        options.look_at_failure(run.lab)
     if options.keep_on_failure and worst(run) is not None:
         run.listener.scenario_kept(run.scenario, verdict(run, finished), ways_in(run))
     for program in run.programs.stop_all(Scope(run.condition, time.monotonic() + CLEAN_UP_S)):

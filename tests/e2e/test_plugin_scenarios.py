@@ -12,6 +12,17 @@ import pytest
 from tests.e2e.command import ECHO, REFUSED, SKIPPED, WRONG
 from tests.e2e.plugin_project import Project, Ran
 
+HALF = """\
+name: Half way
+topology: pair
+steps:
+  - start: {on: server, run: [sh, -c, "echo I am here; exec python3 -m http.server 8000"], ready: {listening: tcp/8000}}
+  - client: |
+      c = socket(AF_INET, SOCK_STREAM)
+      connect(c, "server:8000")
+      send(c, b"hello") -> 7
+"""
+
 SEED = """\
 name: {name}
 topology: pair
@@ -26,6 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         tmp_path_factory.mktemp("project"),
         echo__scenario__yaml=ECHO,
         sub___refused__scenario__yml=REFUSED,
+        sub___half__scenario__yaml=HALF,
         sub___skipped__scenario__yaml=SKIPPED,
         wrong__scenario__yaml=WRONG,
         notes__yaml="a: 1",
@@ -40,7 +52,7 @@ def ran(project: Project, run_time_directories: Path) -> Ran:
 
 def test_a_scenario_file_is_a_test_with_its_file_and_name_as_id(ran: Ran) -> None:
     assert ran.status == 1
-    assert ran.outcomes() == "1 failed, 1 passed, 1 skipped, 1 error"
+    assert ran.outcomes() == "2 failed, 1 passed, 1 skipped, 1 error"
     assert ran.lines("echo.scenario.yaml::A server echoes PASSED")
     assert ran.lines("sub/refused.scenario.yml::Nobody listens FAILED")
 
@@ -64,14 +76,20 @@ def test_a_failure_tells_step_file_line_and_what_came_back(ran: Ran) -> None:
 
 
 def test_a_failure_has_a_section_with_the_calls_and_where_artifacts_lie_and_a_success_none(ran: Ran) -> None:
-    assert len([line for line in ran.lines("labctl") if re.fullmatch("-+ labctl -+", line)]) == 1
+    assert len([line for line in ran.lines("labctl") if re.fullmatch("-+ labctl -+", line)]) == 2
     assert ran.lines("socket(AF_INET, SOCK_STREAM, 0) → 3")
-    (line,) = ran.lines("artifacts: ")
+    (line,) = (line for line in ran.lines("artifacts: ") if "refused" in line)
     folder = Path(line.partition(": ")[2])
     result = json.loads((folder / "result.json").read_text())
     assert [(scenario["name"], scenario["outcome"]) for scenario in result["scenarios"]] == [
         ("Nobody listens", "failed")
     ]
+
+
+def test_the_section_has_what_programs_said_and_the_sockets_of_that_moment(ran: Ran) -> None:
+    lines = ran.output.splitlines()
+    assert lines[lines.index("sh on server, stdout:") + 1] == "  I am here"
+    assert any(re.fullmatch(r"  client: tcp 10\.0\.0\.1:\d+ -> 10\.0\.0\.2:8000 ESTABLISHED", line) for line in lines)
 
 
 def test_pytests_junit_xml_has_the_scenarios_properties(ran: Ran, project: Project) -> None:
@@ -85,9 +103,9 @@ def test_pytests_junit_xml_has_the_scenarios_properties(ran: Ran, project: Proje
     "arguments",
     [
         ["-k", "echoes"],
-        ["-m", "scenario", "-k", "not Nobody and not Needs"],
+        ["-m", "scenario", "-k", "not sub"],
         ["echo.scenario.yaml::A server echoes"],
-        ["--deselect", "sub/refused.scenario.yml", "--deselect", "sub/skipped.scenario.yaml::Needs what is not there"],
+        ["--deselect", "sub/refused.scenario.yml", "--deselect", "sub/half.scenario.yaml::Half way", "-k", "not Needs"],
     ],
 )
 def test_scenarios_are_chosen_as_tests_are(project: Project, arguments: list[str]) -> None:
