@@ -36,7 +36,12 @@ nitpicky = True
 # What other projects document, and what is within: only labctl's public names are linked.
 nitpick_ignore_regex = [("py:.*", r"(?!labctl\.[A-Z]).*")]
 
+# `--option` stays what it is.
+smartquotes = False
+
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"labctl {version}"
 html_copy_source = False
 html_show_sphinx = False
