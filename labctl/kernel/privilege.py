@@ -110,16 +110,16 @@ def enter_lab_namespaces() -> None:
     remedy. user_namespaces(7), pid_namespaces(7).
     """
     stage = Stage.NAMESPACES
+    euid = os.geteuid()  # in the user namespace it will be 0
     try:
-        if needs_user_namespace(os.geteuid(), effective_capabilities()):
+        if needs_user_namespace(euid, effective_capabilities()):
             stage = Stage.USER_NAMESPACE
-            _enter_user_namespace(os.geteuid(), os.getegid())
+            _enter_user_namespace(euid, os.getegid())
             stage = Stage.NAMESPACES
         syscalls.unshare(LAB_NAMESPACES)
     except _IdentityRefused as refused:
         raise MachineError(diagnose(read_machine(refused.euid), Stage.IDENTITY, refused.errno or 0)) from refused
     except OSError as error:
-        euid = os.geteuid()
         raise MachineError(diagnose(read_machine(euid), stage, error.errno or 0)) from error
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
 import pytest
+from junitparser import JUnitXml
 
 from labctl.errors import InputError, LabError
 from labctl.report.files import check_writable, write_whole
@@ -112,3 +114,26 @@ def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) 
 def test_a_directory_that_went_away_gives_a_lab_error(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="cannot write the report: ENOENT"):
         write_whole(tmp_path / "none" / "x.xml", b"")
+
+
+def test_junit_has_the_seed_and_the_line_that_failed() -> None:
+    bad = replace(step("2", outcome=Outcome.FAILED, reason="no", line=7), failed_line=9)
+    once = scenario(step("1", line=5), bad, name="A [1/2]", outcome=Outcome.FAILED)
+    again = scenario(step("1", line=5), name="A [2/2]")
+    result = replace(run(replace(once, seed=3), replace(again, seed=4), SKIPPED), seed=3)
+    (suite,) = ElementTree.fromstring(to_junit(result))
+    assert suite[0].tag == "properties"  # where readers expect them: before the cases
+    assert [(each.get("name"), each.get("value")) for each in suite[0]] == [("seed", "3")]
+    cases = suite.findall("testcase")
+    assert [case.get("line") for case in cases] == ["9", "5", None]
+    assert [[each.get("value") for each in case.iter("property")] for case in cases] == [[], ["4"], []]
+
+
+def test_junit_is_read_back_by_a_reader_of_junit() -> None:
+    suites = JUnitXml.fromstring(to_junit(replace(RUN, seed=1)))
+    (suite,) = suites
+    assert (suites.tests, suites.failures, suites.errors, suites.skipped) == (4, 1, 1, 1)
+    assert [type(case.result[0]).__name__ if case.result else "passed" for case in suite] == [
+        *("passed", "Failure", "Skipped", "Error")
+    ]
+    assert all(case.classname and case.time >= 0 for case in suite)
