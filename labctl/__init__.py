@@ -15,6 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labctl.api.async_program import AsyncProgram
+    from labctl.api.asynchronous import AsyncHost, AsyncLab, AsyncLink, AsyncScenarioRun
     from labctl.api.host import Host
     from labctl.api.journal import Activity, ActivityKind
     from labctl.api.lab import Lab
@@ -44,6 +46,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Activity",
     "ActivityKind",
+    "AsyncHost",
+    "AsyncLab",
+    "AsyncLink",
+    "AsyncProgram",
+    "AsyncScenarioRun",
     "Completed",
     "DeadlineExceeded",
     "Host",
@@ -86,6 +93,8 @@ def __dir__() -> list[str]:
 def _home(name: str) -> str:
     """The module of labctl.api that a public name comes from; "" for labctl.errors."""
     homes = {
+        "async_program": ("AsyncProgram",),
+        "asynchronous": ("AsyncHost", "AsyncLab", "AsyncLink", "AsyncScenarioRun"),
         "host": ("Host",),
         "journal": ("Activity", "ActivityKind"),
         "lab": ("Lab",),

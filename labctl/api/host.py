@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from labctl.api import sockets
 from labctl.api.core import check_argv, show_command
+from labctl.api.facts import NodeFacts
 from labctl.api.journal import ActivityKind
 from labctl.api.program import Program, seen
 from labctl.api.readiness import parse_ready
@@ -23,56 +24,18 @@ if TYPE_CHECKING:
     from labctl.api.lab import Lab
     from labctl.api.visiting import Visit
     from labctl.kernel.diag import Socket
-    from labctl.topology.model import Address, Interface, NodeKind
 
 Argv = Sequence[str | os.PathLike[str]]
 StrPath = str | os.PathLike[str]
 
 
-class Host:
-    """A node of a lab. It has no state of its own: two objects for the same node are equal. Thread-safe."""
+class Host(NodeFacts):
+    """A node of a lab: where commands run and sockets live. Two objects for the same node are equal. Thread-safe."""
 
     def __init__(self, lab: Lab, core: Core, name: str) -> None:
         """For `Lab`. NotFound."""
+        super().__init__(core, name)
         self.lab = lab
-        self.name = name
-        self._core = core
-        self._node = core.node(name)
-
-    def __repr__(self) -> str:
-        addresses = ", ".join(str(address) for address in self.addresses[:2])
-        return f"<Host {self.name} of lab {self._core.model.name}, {addresses or self.kind}, {self._core.state}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Host) and (self._core, self.name) == (other._core, other.name)
-
-    def __hash__(self) -> int:
-        return hash(self.name)
-
-    @property
-    def kind(self) -> NodeKind:
-        """host, router or switch."""
-        return self._node.kind
-
-    @property
-    def interfaces(self) -> tuple[Interface, ...]:
-        """As the topology has them, without `lo`."""
-        return self._node.interfaces
-
-    @property
-    def addresses(self) -> tuple[Address, ...]:
-        """Interface by interface, as the topology has them."""
-        return tuple(self._node.addresses)
-
-    @property
-    def ipv4(self) -> str | None:
-        """The first IPv4 address, None when it has none."""
-        return next((str(address) for address in self.addresses if address.version == 4), None)
-
-    @property
-    def ipv6(self) -> str | None:
-        """The first IPv6 address, None when it has none."""
-        return next((str(address) for address in self.addresses if address.version == 6), None)
 
     def run(
         self,
@@ -98,7 +61,7 @@ class Host:
         """
         words = check_argv(argv)
         self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
-        request = Request(self.name, words, input, timeout_s, env, _path(cwd), user, limit_bytes)
+        request = Request(self.name, words, input, timeout_s, env, path_text(cwd), user, limit_bytes)
         completed = run(self._core, request)
         return completed.check() if check else completed
 
@@ -125,7 +88,7 @@ class Host:
         self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
         condition = None if ready is None else parse_ready(ready)
         title = name or os.path.basename(words[0] if words else "")
-        command = Command(self.name, title, words, env or {}, _path(cwd), input, "", user)
+        command = Command(self.name, title, words, env or {}, path_text(cwd), input, "", user)
         line = condition if isinstance(condition, re.Pattern) else ""
         with self._core.journal.noting(self.name, ActivityKind.START, show_command(words)) as entry:
             running, watch = self._core.programs.launch(command, line=line)
@@ -189,7 +152,7 @@ class Host:
 
     def open(self, path: StrPath, mode: str = "r", *, encoding: str | None = None) -> IO[Any]:
         """open() on the host's file system, whose /tmp and /run are its own; the caller closes it. OSError."""
-        flags = _flags(mode)
+        flags = open_flags(mode)
         with self._core.journal.noting(self.name, ActivityKind.FILE, f"open {os.fspath(path)} {mode}"):
             descriptor = sockets.open_file(self._core, self.name, os.fspath(path), flags)
             try:
@@ -210,11 +173,12 @@ class Host:
             file.write(text)
 
 
-def _path(path: StrPath | None) -> str | None:
+def path_text(path: StrPath | None) -> str | None:
+    """A path as text."""
     return None if path is None else os.fspath(path)
 
 
-def _flags(mode: str) -> int:
+def open_flags(mode: str) -> int:
     """open(2)'s flags for open()'s mode. ValueError."""
     kinds = set(mode) - set("bt+")
     if len(kinds) != 1 or not kinds <= set("rwax") or len(set(mode)) != len(mode) or {"b", "t"} <= set(mode):

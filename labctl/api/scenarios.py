@@ -12,6 +12,7 @@ from labctl.api.journal import Activity, ActivityKind, Journal
 from labctl.errors import LabctlError
 from labctl.scenario.listener import ScenarioInfo, SilentListener
 from labctl.scenario.model import Scenario
+from labctl.scenario.options import Cancellation
 from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class ScenarioRun:
         self._core = core
         self._source = source
         self._held = ExitStack()
+        self._cancellation = Cancellation()
         self._result: ScenarioResult | None = None
 
     def __repr__(self) -> str:
@@ -59,6 +61,10 @@ class ScenarioRun:
         found = [call for step in self.result.steps for call in step.calls]
         return tuple(sorted(found, key=lambda call: call.started_s))
 
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End the steps that are under way, from another thread: entering the `with` raises ScenarioFailed then."""
+        self._cancellation.cancel(reason)
+
     def __enter__(self) -> Self:
         from labctl import scenario
         from labctl.api.failure import take_snapshot
@@ -73,7 +79,9 @@ class ScenarioRun:
             loaded = scenario.load(Path(loaded), topology=core.model)
         listener = _Noting(core.journal)
         with core.journal.noting("", ActivityKind.SCENARIO, f"{loaded.name} ({loaded.file})") as entry:
-            running = held(loaded, core.engine, core.plan, listener, begun=listener.begun)
+            running = held(
+                loaded, core.engine, core.plan, listener, begun=listener.begun, cancellation=self._cancellation
+            )
             result = self._result = self._held.enter_context(running)
             entry.end(result.outcome.value)
         if result.outcome is not Outcome.PASSED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -81,10 +82,15 @@ def connect(
             except BaseException:
                 sock.close()
                 raise
-            entry.end(f"connected from {address_text(sock.getsockname())} to {address_text(sock.getpeername())}")
+            entry.end(connected(sock))
             return sock
         assert failure is not None  # there was at least one address
         raise failure
+
+
+def connected(sock: socket.socket) -> str:
+    """Between which addresses a connection is."""
+    return f"connected from {address_text(sock.getsockname())} to {address_text(sock.getpeername())}"
 
 
 def open_file(core: Core, node: str, path: str, flags: int) -> int:
@@ -115,7 +121,7 @@ def told(error: OSError, what: str) -> OSError:
     """The same error, of the same class, saying what was tried."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return TimeoutError(f"{what}: no answer in time")
-    return OSError(error.errno, f"{what}: {error.strerror}")
+    return OSError(error.errno, f"{what}: {os.strerror(error.errno or 0)}")
 
 
 def os_error(error: KernelError) -> OSError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from labctl.errors import LabctlError, LabGone, MachineError
 from labctl.scenario.listener import Listener, SilentListener
 from labctl.scenario.model import Scenario
+from labctl.scenario.options import Cancellation
 from labctl.scenario.result import Outcome, ScenarioResult
 from labctl.scenario.runner import CLEAN_UP_S, begin, take_steps
 from labctl.scenario.verdict import finisher, verdict
@@ -37,11 +38,12 @@ def held(
     *,
     seed: int | None = None,
     begun: Begun = nothing,
+    cancellation: Cancellation | None = None,
 ) -> Iterator[ScenarioResult]:
     """Run the steps in that lab (borrowed), and give the result; at the end of the `with` the scenario is undone.
 
     Until then its programs run, its calling processes have their sockets open, and the links are as it left them. A
-    scenario that fails gives its result, too; MachineError is raised.
+    scenario that fails gives its result, too, as does one that is cancelled; MachineError is raised.
     """
     from labctl.scenario.changes import Changes
     from labctl.scenario.features import unmet
@@ -60,6 +62,14 @@ def held(
         run = begin(stack, scenario, lab, plan, changes, listener, seed=seed)
         stack.callback(_stop, run)
         begun(run.started)
+        if cancellation is not None:
+
+            def stop(reason: str) -> None:
+                run.scope.cancel(reason)
+                run.callers.interrupt()
+
+            cancellation.add(stop)
+            stack.callback(cancellation.remove, stop)
         result = _taken(run, finished)
         listener.scenario_finished(scenario, result)
         yield result
@@ -72,6 +82,8 @@ def _taken(run: Run, finished: Callable[..., ScenarioResult]) -> ScenarioResult:
         raise
     except LabctlError as error:
         return finished(Outcome.ERROR, str(error), run.results)
+    if run.scope.cancelled:
+        return finished(Outcome.ERROR, run.scope.cancelled, run.results)
     return verdict(run, finished)
 
 

@@ -31,7 +31,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "scenario": BASE | {"documents", "topology", "plan", "lab", "observe"},
     "report": BASE | {"scenario"},
     "api": BASE | {"documents", "topology", "plan", "lab", "observe", "scenario", "report"},
-    "pytest_plugin": BASE | {"api", "labctl", "documents", "topology", "observe", "scenario", "report"},
+    "pytest_plugin": BASE | {"api", "labctl", "documents", "topology", "lab", "observe", "scenario", "report"},
     "cli": BASE | {"labctl", "documents", "topology", "plan", "lab", "observe", "scenario", "report"},
     "__main__": frozenset({"cli"}),
 }
@@ -161,10 +161,13 @@ def test_only_kernel_imports_others_by_a_computed_name() -> None:
 def test_what_is_slow_to_import_is_imported_where_it_is_used() -> None:
     at_start = [each for each in IMPORTS if each.at_module_level and not each.for_types_only]
     # Typer builds its commands from functions at import; it is the command line's own cost, and nobody else's.
+    # The asynchronous half of the API is imported by who has asyncio already.
     slow = [
         str(each)
         for each in at_start
-        if each.imported.split(".")[0] in SLOW and not (room(each.importer) == "cli" and each.imported == "typer")
+        if each.imported.split(".")[0] in SLOW
+        and not (room(each.importer) == "cli" and each.imported == "typer")
+        and not (each.importer.startswith("labctl.api.async") and each.imported == "asyncio")
     ]
     assert slow == []
 
@@ -185,3 +188,15 @@ def test_the_command_line_starts_without_what_it_may_not_need() -> None:
 def test_the_keeper_starts_with_the_standard_library_alone() -> None:
     loaded = loaded_after("import labctl.lab.keeper", isolated=True)
     assert loaded & {"pyroute2", "pydantic", "yaml", "typer", "rich", "asyncio", "subprocess", "logging"} == set()
+
+
+def test_the_package_imports_nothing_of_its_own_until_it_is_asked_for_a_name() -> None:
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import labctl; "
+    program += "print(*sorted(set(sys.modules) - before - {'labctl', '__future__', 'typing'}))"
+    ended = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert {name for name in ended.stdout.split() if name.startswith("labctl")} == set()
+
+
+def test_a_lab_is_had_without_what_it_may_not_need() -> None:
+    loaded = loaded_after("from labctl import Lab", isolated=False)
+    assert loaded & {"pyroute2", "asyncio", "pydantic", "yaml", "typer", "rich", "subprocess", "concurrent"} == set()
