@@ -126,7 +126,7 @@ def forwarding_settings(machine: MachineNetwork) -> tuple[Setting, ...]:
         key = f"net/ipv4/conf/{ifname}/forwarding"
         if read_sysctl(key) == "0":
             found.append(Setting(key, "0", "1"))
-    if machine.uplinks6 and read_sysctl("net/ipv6/conf/all/forwarding") == "0":
+    if ipv6_can_be_forwarded(machine) and read_sysctl("net/ipv6/conf/all/forwarding") == "0":
         for ifname in machine.uplinks6:
             key = f"net/ipv6/conf/{ifname}/force_forwarding"
             if read_sysctl(key) == "0":
