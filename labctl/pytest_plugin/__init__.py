@@ -145,11 +145,11 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def async_lab(request: pytest.FixtureRequest) -> Iterator[AsyncLab]:
-    """The same as `lab`, for coroutines (labctl.AsyncLab); with pytest-asyncio or anyio."""
-    from labctl.pytest_plugin.labs import async_lab_of
+def async_lab(lab: Lab) -> Iterator[AsyncLab]:
+    """The test's `lab` for coroutines (labctl.AsyncLab), with pytest-asyncio or anyio; its marks are `lab`'s."""
+    from labctl.pytest_plugin.labs import for_coroutines
 
-    yield from async_lab_of(request)
+    yield from for_coroutines(lab)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import pytest
 
@@ -19,6 +19,9 @@ from labctl.api.topology import Topology
 from labctl.errors import LabctlError, MachineError
 from labctl.pytest_plugin import LABS, USED_LABS
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
+
+if TYPE_CHECKING:
+    from labctl.api.asynchronous import AsyncLab
 
 Source: TypeAlias = Topology | str | Path
 _USAGE = '@pytest.mark.topology("pair" | "file.yaml" | Topology, scope="function")'
@@ -145,10 +148,19 @@ def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield lab
 
 
-def async_lab_of(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """For the fixture `async_lab`."""
-    pytest.skip("not yet")
-    yield
+def for_coroutines(lab: Lab) -> Iterator[AsyncLab]:
+    """For the fixture `async_lab`, which no event loop runs around: that of the test is its plugin's affair."""
+    import asyncio
+
+    from labctl.api.asynchronous import AsyncLab
+
+    view = AsyncLab.over(lab)
+    yield view
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(view.aclose())
+    finally:
+        loop.close()
 
 
 def factory_of_test(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
