@@ -95,7 +95,7 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     cancellation = Cancellation()
     progress = Progress(
         screen,
-        expected=len(scenarios) * (2 if options.repeat is None else options.repeat),
+        expected=None if options.repeat is None else len(scenarios) * options.repeat,
         verbose=request.verbose,
         while_kept=until_enter(cancellation),
         log=log,

@@ -134,7 +134,7 @@ def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
         text.append(
             f"\n{left_out} rows and failures were too long for this page; the log and the artifacts have them.\n"
         )
-    return "".join(text) if limit_bytes >= size else ""
+    return "".join(text) if size <= room else ""
 
 
 def _head(run: RunResult) -> list[str]:

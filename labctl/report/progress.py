@@ -55,7 +55,7 @@ class _PartialLine:
 
 
 class Progress(SilentListener):
-    """Listens to a run of `expected` scenarios and shows it on `screen`; keeps what has finished.
+    """Listens to a run of `expected` scenarios (None: without end) and shows it on `screen`; keeps what has finished.
 
     One scenario: its whole report when it has finished. Several: a line for each finished one, with `verbose` its whole
     report. `verbose` also streams program output. In a CI server's `log` whole reports are folded, each under its line.
@@ -67,7 +67,7 @@ class Progress(SilentListener):
         self,
         screen: Screen,
         *,
-        expected: int,
+        expected: int | None,
         verbose: bool = False,
         while_kept: Callable[[], None] | None = None,
         log: CiLog | None = None,
@@ -159,7 +159,7 @@ class Progress(SilentListener):
             look = self._screen.look
             if self._expected == 1 and id(scenario) in self._kept:
                 return
-            if self._log is not None and result.steps and (self._expected > 1 or result.outcome is Outcome.PASSED):
+            if self._log is not None and result.steps and (self._expected != 1 or result.outcome is Outcome.PASSED):
                 title, *_ = plain.one_line(result, look)
                 report = plain.scenario_report(result, look)
                 self._screen.write(self._log.section(title, report, result.duration_s), as_they_are=True)
@@ -186,7 +186,7 @@ class Progress(SilentListener):
     def _write_output(self, name: str, host: str, process: str, stream: Stream, lines: list[str]) -> None:
         look = self._screen.look
         who = f"{host} {process}" + (" (stderr)" if stream is Stream.STDERR else "")
-        if self._expected > 1:
+        if self._expected != 1:
             who = f"{printable(name)}: {who}"
         lead = look.paint(f"{who} {look.glyphs.column} ", Ink.FAINT)
         self._screen.write([lead + printable(line.rstrip("\r")) for line in lines])
@@ -208,8 +208,9 @@ class Progress(SilentListener):
         name_width = min(max((cells(each.scenario.name) for each in shown), default=0), width // 3)
         now = self._clock()
         lines = []
-        if self._expected > 1:
-            lines.append(look.paint(f"{done} of {self._expected} finished, {len(running)} running", Ink.STRONG))
+        if self._expected != 1:
+            of = f" of {self._expected}" if self._expected is not None else ""
+            lines.append(look.paint(f"{done}{of} finished, {len(running)} running", Ink.STRONG))
         for each in shown:
             time_text = f"{now - each.since_s:6.1f} s"
             name = pad(shorten(printable(each.scenario.name), name_width, look.glyphs.goes_on), name_width)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from labctl.report import gitlab
 from labctl.report.ci_log import CiLog, GitHubLog, GitLabLog, log_here
 from labctl.report.progress import Progress
 from labctl.report.screen import Look, Screen
@@ -67,6 +68,11 @@ def test_on_gitlab_sections_have_unique_names_and_take_as_long_as_the_scenario()
     assert len({name for _, name, _, _ in found}) == 2
     assert [(start, end) for start, _, _, end in found] == [("1000000", "1000000")] * 2
     assert SECTION.sub("", text) == ""
+
+
+def test_a_section_is_called_after_its_scenario() -> None:
+    assert gitlab.section_name("a b/ü", 3) == "labctl_3_a_b"
+    assert gitlab.section_name("ü", 3) == "labctl_3"
 
 
 @pytest.mark.parametrize("name", ["é ü", "a\nb", "[collapsed=false]", "\x1b[0Ksection_end:1:x\r\x1b[0K", ""])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +17,7 @@ from labctl.report.junit import to_junit
 from labctl.scenario.result import Outcome, OutputRecord
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 
-SCHEMA = json.loads((Path(__file__).parents[3] / "labctl/schemas/result.schema.json").read_text())
+SCHEMA = json.loads((files("labctl") / "schemas/result.schema.json").read_text())
 RUN = run(ECHO, FAILED, SKIPPED, BROKEN)
 NASTY = scenario(
     step("1", kind="run", outcome=Outcome.FAILED, reason="]]> & <b>", output=OutputRecord("\udcff\ufffe", "")),

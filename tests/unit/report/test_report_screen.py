@@ -161,3 +161,12 @@ def test_program_output_is_not_streamed_unasked() -> None:
 def test_ink_without_colour_is_plain() -> None:
     assert Look(80).paint("x", Ink.BAD) == "x"
     assert Look(80, colour=True).paint("x", Ink.BAD) == "\x1b[1;31mx\x1b[0m"
+
+
+def test_of_a_run_without_end_only_what_did_not_pass_is_kept_whole() -> None:
+    screen, stream = paper()
+    with Progress(screen, expected=None, keep_steps=False) as progress:
+        for result in (ECHO, FAILED):
+            progress.scenario_finished(Info(), result)
+    assert [bool(result.steps) for result in progress.finished] == [False, True]
+    assert stream.getvalue().splitlines() == ["✓ A server echoes  0.21 s", "✗ A server echoes  0.21 s"]
