@@ -61,6 +61,7 @@ def test_sizes_rates_and_percentages() -> None:
     assert size_bytes("1500") == 1500
     assert size_bytes("2MB") == 2_000_000
     assert rate_bit_s("10Mbit") == 10_000_000
+    assert rate_bit_s("10mbit") == 10_000_000
     assert rate_bit_s("1Gbit/s") == 10**9
     assert fraction("0.5%") == 0.005
     assert fraction("100%") == 1
@@ -74,7 +75,7 @@ def test_sizes_rates_and_percentages() -> None:
         (size_bytes, "64KB/s", "unknown unit"),
         (size_bytes, "0.5B", "not a whole number of bytes"),
         (rate_bit_s, "10MB", "unknown unit"),
-        (rate_bit_s, 10, "did you mean `10Mbit`?"),
+        (rate_bit_s, 10, "did you mean `10mbit`?"),
         (fraction, "5", "is not a percentage"),
         (fraction, "101%", "more than 100%"),
         (fraction, 0.5, "did you mean `0.5%`?"),

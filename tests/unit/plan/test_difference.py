@@ -23,11 +23,12 @@ from labctl.plan.operations import (
     RemoveRoute,
     ResetSysctl,
     SetDown,
+    SetImpairment,
     SetMtu,
     SetSysctl,
     SetUp,
 )
-from labctl.topology.model import Topology
+from labctl.topology.model import Impairment, Topology
 from tests.unit.topology.drafts import resolved, topologies
 
 MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,6 +43,7 @@ class Network:
         self.peers: dict[tuple[str, str], tuple[str, str]] = {}
         self.settings: dict[tuple[str, str], str] = {}
         self.others: set[tuple[str, ...]] = set()
+        self.impaired: dict[tuple[str, str], Impairment] = {}
         for operation in operations:
             self.do(operation)
 
@@ -87,6 +89,11 @@ class Network:
                 mac, was, bridge = self.interfaces[node, ifname]
                 assert was == before
                 self.interfaces[node, ifname] = (mac, mtu, bridge)
+            case SetImpairment(node, ifname, impairment, before):
+                assert (node, ifname) in self.interfaces
+                assert self.impaired.pop((node, ifname), None) == before
+                if impairment:
+                    self.impaired[node, ifname] = impairment
 
     def make(self, node: str, ifname: str, what: tuple[str, int, str]) -> None:
         assert node in self.nodes
@@ -97,6 +104,7 @@ class Network:
         at = (end.node, end.ifname)
         assert self.interfaces.pop(at) == (end.mac, end.mtu, end.bridge)
         del self.peers[at]
+        self.impaired.pop(at, None)
         self.others = {one for one in self.others if not (one[0] == "SetUp" and one[1:3] == at)}
         assert not [one for one in self.others if one[1:3] == at], "what stood on it is removed before"
 

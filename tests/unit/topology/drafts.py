@@ -10,6 +10,8 @@ from labctl.documents import Diagnostic, parse
 from labctl.topology import resolve_inline
 from labctl.topology.model import Topology
 
+_IMPAIRED = st.sampled_from(["", "", "", ", delay: 5ms", ", loss: 1%, rate: 2mbit"])
+
 
 @st.composite
 def topologies(draw: st.DrawFn) -> Topology:
@@ -33,7 +35,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         f"routers: {{{', '.join(f'{name}: ' for name in routers)}}}",
         f"switches: {{{', '.join(f'{name}: ' for name in switches)}}}",
         "links:",
-        *(f"  - [{a}, {b}]" for a, b in links),
+        *(f"  - {{ends: [{a}, {b}]{draw(_IMPAIRED)}}}" for a, b in links),
     )
     assert not mistakes
     assert topology is not None

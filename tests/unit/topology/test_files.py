@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+import labctl
 from labctl import plan
 from labctl import topology as topologies_module
 from labctl.topology.files import schema
@@ -17,7 +18,7 @@ from tests.unit.topology.drafts import from_lines, resolved
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = sorted((ROOT / "topologies").glob("*.yaml"))
-SCHEMA = ROOT / "labctl" / "schemas" / "topology.schema.json"
+SCHEMA = Path(labctl.__file__).parent / "schemas" / "topology.schema.json"
 
 
 def test_the_published_schema_is_that_of_the_models() -> None:
@@ -36,7 +37,7 @@ def test_a_shipped_topology_is_valid_commented_and_fits_the_schema(file: Path) -
 
 def test_the_documentation_s_example_is_valid(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "topology-files.md").read_text()
-    example = text.split("```yaml\n", 1)[1].split("```", 1)[0]
+    example = "name: office" + text.split("```yaml\nname: office", 1)[1].split("```", 1)[0]
     (tmp_path / "office.yaml").write_text(example)
     (tmp_path / "common.yaml").write_text("hosts: {printer: }\n")
     topology = topologies_module.load(tmp_path / "office.yaml")

@@ -1,0 +1,288 @@
+"""Delay, jitter, loss and rate, measured against what was asked: needs netem, which a distribution's kernel has.
+
+Lower bounds of times are exact: the kernel lets nothing through early. Upper bounds are those of an emulated machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from labctl import plan, scenario
+from labctl.lab.handle import Lab
+from labctl.lab.reconciling import reconciling
+from labctl.observe.impairments import sending
+from labctl.observe.inspection import inspect
+from labctl.observe.machine import without_qdisc
+from labctl.plan.difference import difference
+from labctl.plan.operations import Plan, SetImpairment
+from labctl.plan.queueing import TokenBucket, queues
+from labctl.scenario import RunOptions
+from labctl.scenario.result import Outcome
+from labctl.topology.model import Impairment, Topology
+from tests import skips
+from tests.integration import networks
+from tests.integration.detached import running
+from tests.integration.inside import NetworkLab, inside
+from tests.integration.test_plan_shell import in_sandbox, script_of
+from tests.measuring import binomial_bounds, one_way_s, over, sent_through, transfer
+from tests.patience import patient
+from tests.unit.topology.drafts import resolved
+
+MS, MBIT = 1000, 1_000_000
+NO_NETEM = without_qdisc("netem")
+
+pytestmark = [
+    skips.needs_feature("netem", not NO_NETEM, NO_NETEM),
+    skips.needs_programs("ip", "tc"),
+    pytest.mark.stock_kernel,
+]
+
+
+def paired(*, client: Impairment | None = None, server: Impairment | None = None) -> NetworkLab:
+    wanted = (("client", client), ("server", server))
+    return NetworkLab(*networks.pair(), *(SetImpairment(node, "eth0", one) for node, one in wanted if one))
+
+
+def built(link: str) -> Plan:
+    lines = ("hosts: {client: , server: }", f"links: [{{ends: [client, server], ipv4: 192.0.2.0/24, {link}}}]")
+    return plan.build(resolved(*lines))
+
+
+@inside
+def test_a_delay_is_that_of_every_packet_in_each_direction() -> None:
+    delay = Impairment(delay_us=40 * MS)
+    with paired(client=delay, server=delay) as lab:
+        for sender, receiver in (("client", "server"), ("server", "client")):
+            taken = one_way_s(lab, sender, receiver, 15)
+            assert min(taken) >= 0.040
+            assert min(taken) < 0.040 + patient(0.05)
+
+
+@inside
+def test_a_delay_of_one_end_is_that_of_what_it_sends() -> None:
+    with paired(client=Impairment(delay_us=200 * MS)) as lab:
+        assert min(one_way_s(lab, "client", "server", 5)) >= 0.200
+        assert min(one_way_s(lab, "server", "client", 20)) < 0.200
+
+
+@inside
+def test_jitter_spreads_the_delay_to_both_sides() -> None:
+    # Of 60 packets at least one comes within the first, and one in the last quarter, but for 1 in 30 million times.
+    with paired(client=Impairment(delay_us=80 * MS, jitter_us=60 * MS)) as lab:
+        taken = one_way_s(lab, "client", "server", 60)
+        assert min(taken) >= 0.020
+        assert min(taken) < 0.080
+        assert max(taken) >= 0.110
+
+
+@inside
+@pytest.mark.parametrize("loss_ppm", [10_000, 250_000])
+def test_so_many_packets_are_lost_as_were_to_be(loss_ppm: int) -> None:
+    count = 4000
+    with paired(client=Impairment(loss_ppm=loss_ppm)) as lab:
+        low, high = binomial_bounds(count, loss_ppm / 1e6)
+        assert low <= sent_through(lab, "client", "server", count).lost <= high
+        assert sent_through(lab, "server", "client", 200).lost == 0
+
+
+@inside
+def test_everything_or_nothing_is_lost() -> None:
+    with paired(client=Impairment(loss_ppm=1_000_000)) as lab:
+        assert sent_through(lab, "client", "server", 100).lost == 100
+        lab.apply(SetImpairment("client", "eth0", None))
+        assert sent_through(lab, "client", "server", 100).lost == 0
+
+
+@inside
+@pytest.mark.parametrize("others", ["", "delay 10ms", "delay 10ms, loss 0.1%"])
+def test_a_rate_is_kept_whatever_else_is_asked_for(others: str) -> None:
+    impairment = Impairment(
+        delay_us=10 * MS if "delay" in others else 0, loss_ppm=1000 if "loss" in others else 0, rate_bit_s=8 * MBIT
+    )
+    bucket = queues(impairment, 1500)[0]
+    assert isinstance(bucket, TokenBucket)
+    with paired(client=impairment) as lab:
+        done = transfer(lab, "client", "server", 2_000_000)
+        assert done.size <= 1_000_000 * done.taken_s + bucket.burst_bytes
+        assert done.wire_bit_s > 8 * MBIT / 4  # under emulation; 96 % of the rate on real processors
+
+
+@inside
+def test_a_long_fat_link_carries_more_than_netem_s_usual_thousand_packets() -> None:
+    # 250 ms at a rate that a thousand packets would not fill. None may be dropped: they all fit on the way.
+    count = 3000
+    with (
+        paired(client=Impairment(delay_us=250 * MS)) as lab,
+        lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as one,
+        lab.socket("server", socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        other.settimeout(patient(5))
+        other.bind(("192.0.2.2", 5000))
+        one.sendto(b"ARP", ("192.0.2.2", 5000))
+        assert other.recv(10) == b"ARP"
+        lab.apply(SetImpairment("client", "eth0", Impairment(delay_us=2_000 * MS)))
+        for number in range(count):
+            one.sendto(number.to_bytes(4, "big"), ("192.0.2.2", 5000))
+        assert [int.from_bytes(other.recv(10), "big") for _ in range(count)] == list(range(count))
+
+
+@inside
+def test_what_tcp_hands_over_at_once_is_lost_packet_by_packet_where_there_is_a_rate() -> None:
+    # tbf cuts the 64 KiB that TCP hands over before netem sees them: no packet of netem's is larger than the MTU.
+    with paired(client=Impairment(loss_ppm=1, rate_bit_s=8 * MBIT)) as lab:
+        transfer(lab, "client", "server", 1_000_000)
+        with lab.nodes.entered("client"):
+            shown = subprocess.run(
+                ["tc", "-s", "-json", "qdisc", "show", "dev", "eth0"], check=True, capture_output=True, text=True
+            )
+    emulator = next(one for one in json.loads(shown.stdout) if one["kind"] == "netem")
+    assert emulator["packets"] >= 1_000_000 // 1448
+
+
+@inside
+def test_a_running_link_is_changed_from_any_impairment_to_any_other() -> None:
+    wanted = [
+        Impairment(delay_us=MS),
+        Impairment(delay_us=MS, jitter_us=MS, loss_ppm=1, rate_bit_s=100 * MBIT),
+        Impairment(loss_ppm=2),
+        Impairment(rate_bit_s=50 * MBIT),
+        Impairment(delay_us=2 * MS, rate_bit_s=40 * MBIT),
+        Impairment(delay_us=3 * MS, jitter_us=500, rate_bit_s=30 * MBIT),
+        Impairment(rate_bit_s=50 * MBIT),
+        None,
+    ]
+    with (
+        paired() as lab,
+        lab.socket("server", socket.AF_INET, socket.SOCK_STREAM) as listener,
+        lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) as one,
+    ):
+        listener.bind(("192.0.2.2", 5000))
+        listener.listen(1)
+        one.connect(("192.0.2.2", 5000))
+        other, _ = listener.accept()
+        with other:
+            for sock in (one, other):
+                sock.settimeout(patient(30))
+            for impairment in [*wanted, *reversed(wanted)]:
+                lab.apply(SetImpairment("client", "eth0", impairment))
+                there = sending(lab, "client").get("eth0")
+                assert (there.impairment if there else None) == impairment
+                over(one, other, 20_000)
+
+
+@inside
+@pytest.mark.parametrize(
+    "link",
+    [
+        "delay: 274s, jitter: 2s",
+        "delay: 1us, jitter: 1us",
+        "loss: 0.0001%",
+        "loss: 100%",
+        "delay: 12345us, loss: 12.3456%, rate: 1kbit",
+        "delay: 20ms, jitter: 2ms, loss: 1%, rate: 1000gbit",
+    ],
+)
+def test_the_kernel_has_what_was_asked_for(link: str) -> None:
+    made = built(f"ipv6: false, {link}")
+    with NetworkLab(*made.operations) as lab:
+        assert inspect(lab, "x", made).differs == ()
+
+
+@inside
+def test_a_new_plan_changes_delay_and_loss_while_a_connection_goes_on() -> None:
+    plans = [built(link) for link in ("mtu: 1500", "delay: 5ms, loss: 1%", "delay: 5ms, rate: 40mbit", "mtu: 1500")]
+    with (
+        NetworkLab(*plans[0].operations) as lab,
+        lab.socket("server", socket.AF_INET, socket.SOCK_STREAM) as listener,
+        lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) as one,
+    ):
+        listener.bind(("192.0.2.2", 5000))
+        listener.listen(1)
+        one.connect(("192.0.2.2", 5000))
+        other, _ = listener.accept()
+        with other:
+            for sock in (one, other):
+                sock.settimeout(patient(30))
+            for old, new in pairwise(plans):
+                with reconciling(difference(old, new), lab.nodes):
+                    pass
+                assert inspect(lab, "x", new).differs == ()
+                over(one, other, 20_000)
+
+
+def test_a_scenario_changes_a_link_and_gives_a_running_lab_back_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path / "state"))
+    file = tmp_path / "slow.yaml"
+    file.write_text(
+        "topology: pair\n"
+        "within: 50s\n"
+        "timeout: 300s\n"
+        "requires: {features: [netem, tbf]}\n"
+        "steps:\n"
+        "  - link: {between: [client, server], set: {delay: 300ms}, from: client}\n"
+        "  - client: |\n"
+        "      c = socket(AF_INET, SOCK_STREAM)\n"
+        '      connect(c, "server:81") -> ECONNREFUSED\n'
+        "  - link: {between: [client, server], set: {loss: 100%}}\n"
+        "  - expect: {on: client, unreachable: server}\n"
+        "  - link: {clear: [client, server]}\n"
+        "  - expect: {on: client, reachable: server}\n"
+        "  - link: {between: [client, server], set: {rate: 5mbit, delay: 1ms}, from: server}\n"
+    )
+    loaded = scenario.load(file)
+    planned = plan.build(loaded.topology)
+    with running(planned) as name:
+        with Lab.attach(name) as lab:
+            lab.apply(plan.set_impairments(planned, [("client", "eth0")], Impairment(delay_us=7 * MS)))
+        result = scenario.run_scenario(loaded, RunOptions(lab=name))
+        assert result.outcome is Outcome.PASSED, result.reason
+        connect = next(call for step in result.steps for call in step.calls if call.call.startswith("connect"))
+        assert (connect.duration_s or 0.0) >= 0.3
+        with Lab.attach(name) as lab:
+            there = {node: str(one) for node in lab.nodes for one in sending(lab, node).values()}
+        assert there == {"client": "delay 7ms"}
+
+
+def test_the_shell_script_makes_the_same_queues() -> None:
+    made = resolved(
+        "hosts: {a: , b: }",
+        "links: [{ends: [a, {node: b, loss: 0.5%}], delay: 20ms, jitter: 3ms, rate: 10mbit}, {ends: [a, b], loss: 1%}]",
+    )
+    ends = [(node, ifname) for node in ("a", "b") for ifname in ("eth0", "eth1")]
+    shown = in_sandbox(script_of(made) + "".join(f"tc -n {node} qdisc show dev {ifname}\n" for node, ifname in ends))
+    assert shown.splitlines() == of_labctl(made, ends)
+
+
+def of_labctl(made: Topology, ends: Sequence[tuple[str, str]]) -> list[str]:
+    """What tc shows of the disciplines that labctl itself has made."""
+    lines: list[str] = []
+
+    @inside
+    def look() -> None:
+        with NetworkLab(*plan.build(made).operations) as lab:
+            for node, ifname in ends:
+                with lab.nodes.entered(node):
+                    lines.extend(
+                        subprocess.check_output(["tc", "qdisc", "show", "dev", ifname], text=True).splitlines()
+                    )
+        with open(writing, "w") as file:
+            file.write("\n".join(lines))
+
+    reading, writing = os.pipe()
+    try:
+        look()
+    finally:
+        os.close(writing)
+    with open(reading) as file:
+        return file.read().splitlines()

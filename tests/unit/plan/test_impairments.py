@@ -1,0 +1,165 @@
+"""SetImpairment in plans: where it stands, as text, JSON and tc commands, compared, seeded; and the sizes of queues."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from labctl import plan
+from labctl.plan.difference import Difference, difference
+from labctl.plan.operations import AddAddress, MakeLink, Plan, SetImpairment, SetUp
+from labctl.plan.queueing import Fifo, NetworkEmulator, TokenBucket, queues
+from labctl.plan.topology_of import topology_of
+from labctl.topology.model import Impairment
+from tests.unit.topology.drafts import resolved
+
+BAD = Impairment(20_000, 2_000, 10_000, 10_000_000)
+
+
+def built(link: str, hosts: str = "hosts: {a: , b: }") -> Plan:
+    return plan.build(resolved(hosts, f"links: [{{ends: [a, b], {link}}}]"))
+
+
+def impairments(made: Plan) -> list[SetImpairment]:
+    return [one for one in made.operations if isinstance(one, SetImpairment)]
+
+
+def changed(old: str, new: str) -> Difference:
+    return difference(built(old), built(new))
+
+
+WHOLE = built("delay: 20ms, jitter: 2ms, loss: 1%, rate: 10mbit")
+
+
+def test_links_are_impaired_when_they_are_made_and_before_they_are_up() -> None:
+    kinds = [type(one) for one in WHOLE.operations]
+    first = kinds.index(SetImpairment)
+    assert impairments(WHOLE) == [SetImpairment("a", "eth0", BAD), SetImpairment("b", "eth0", BAD)]
+    assert max(at for at, kind in enumerate(kinds) if kind in (MakeLink, AddAddress)) < first < kinds.index(SetUp)
+
+
+def test_a_plan_comes_back_from_the_keeper_s_json_and_its_topology_from_it() -> None:
+    seeded = plan.with_seed(WHOLE, 7)
+    cleared = SetImpairment("a", "eth0", None, BAD, 9000)
+    assert plan.from_json(plan.to_json([*seeded.operations, cleared])) == (*seeded.operations, cleared)
+    assert topology_of(WHOLE).node("a").interface("eth0").impairment == BAD
+
+
+def test_a_plan_shows_it_as_text_and_json() -> None:
+    assert "impair a:eth0: delay 20ms jitter 2ms loss 1% rate 10mbit\n" in plan.render_text(WHOLE)
+    found = [one for one in json.loads(plan.render_json(WHOLE))["operations"] if one["operation"] == "set_impairment"]
+    assert [one["impairment"] for one in found] == [
+        {"delay_us": 20_000, "jitter_us": 2_000, "loss_ppm": 10_000, "rate_bit_s": 10_000_000}
+    ] * 2
+
+
+def test_a_plan_shows_it_as_commands_of_tc() -> None:
+    on_a = [line for line in plan.render_shell(WHOLE).splitlines() if line.startswith("tc -n a ")]
+    assert on_a == [
+        "tc -n a qdisc replace dev eth0 root handle 3: tbf rate 10000000bit burst 5000 limit 117500",
+        "tc -n a qdisc replace dev eth0 parent 3:1 handle 4: netem limit 22000 delay 20000us 2000us loss 1%",
+        "tc -n a qdisc replace dev eth0 parent 4:1 handle 5: bfifo limit 117500",
+    ]
+
+
+def test_what_has_not_changed_is_not_done_again_whatever_its_seed() -> None:
+    assert not changed("delay: 20ms", "delay: 20ms")
+    assert not difference(plan.with_seed(WHOLE, 1), plan.with_seed(WHOLE, 2))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("delay: 20ms", "delay: 30ms, loss: 1%", "~ impairment of a:eth0 - b:eth0: delay 20ms to delay 30ms loss 1%"),
+        ("mtu: 1500", "delay: 20ms", "+ delay 20ms on a:eth0 - b:eth0"),
+        ("delay: 20ms", "mtu: 1500", "- delay 20ms on a:eth0 - b:eth0"),
+    ],
+)
+def test_a_change_of_both_directions_is_one_line_and_two_operations(old: str, new: str, said: str) -> None:
+    found = changed(old, new)
+    assert [str(one) for one in found.changes] == [said]
+    assert [type(one) for one in found.operations] == [SetImpairment] * 2
+
+
+def test_a_change_of_one_direction_names_the_sender() -> None:
+    one = plan.build(resolved("hosts: {a: , b: }", "links: [{ends: [a, {node: b, loss: 2%}], loss: 1%}]"))
+    found = difference(built("loss: 1%"), one)
+    assert [str(change) for change in found.changes] == ["~ impairment of what b:eth0 sends: loss 1% to loss 2%"]
+    assert found.operations == (SetImpairment("b", "eth0", Impairment(loss_ppm=20_000), Impairment(loss_ppm=10_000)),)
+
+
+def test_a_new_link_is_told_with_its_impairment() -> None:
+    old = plan.build(resolved("hosts: {a: , b: }"))
+    said = [str(change) for change in difference(old, built("ipv4: false, ipv6: false, rate: 1mbit")).changes]
+    assert said == ["+ link a:eth0 - b:eth0: rate 1mbit"]
+
+
+def test_queues_of_a_rate_follow_the_mtu() -> None:
+    found = changed("rate: 1mbit, mtu: 1500", "rate: 1mbit, mtu: 9000")
+    assert [one.mtu for one in found.operations if isinstance(one, SetImpairment)] == [9000, 9000]
+    found = changed("delay: 1ms, mtu: 1500", "delay: 1ms, mtu: 9000")
+    assert not [one for one in found.operations if isinstance(one, SetImpairment)]
+
+
+def test_a_link_that_is_made_anew_is_impaired_anew() -> None:
+    old = plan.build(resolved("hosts: {a: , b: }", "links: [{ends: [a, b], loss: 1%}]"))
+    new = plan.build(
+        resolved("hosts: {a: , b: }", "links: [{ends: [{node: a, mac: '02:00:00:00:00:77'}, b], loss: 1%}]")
+    )
+    assert [one for one in difference(old, new).operations if isinstance(one, SetImpairment)] == impairments(new)
+
+
+def test_a_seed_gives_every_interface_one_of_its_own_and_the_same_ones_again() -> None:
+    seeds = [one.seed for one in impairments(plan.with_seed(WHOLE, 42))]
+    assert len(set(seeds)) == 2
+    assert all(seed is not None and 0 <= seed < 1 << 64 for seed in seeds)
+    assert seeds == [one.seed for one in impairments(plan.with_seed(WHOLE, 42))]
+    assert seeds != [one.seed for one in impairments(plan.with_seed(WHOLE, 43))]
+    assert [one.impairment for one in impairments(plan.with_seed(WHOLE, 42))] == [BAD, BAD]
+
+
+def test_an_impairment_set_later_has_the_seed_that_it_would_have_had_from_the_start() -> None:
+    later = plan.set_impairments(built("mtu: 1500"), [("a", "eth0"), ("b", "eth0")], BAD, seed=42)
+    assert list(later) == impairments(plan.with_seed(WHOLE, 42))
+
+
+def test_a_rate_alone_is_a_bucket_a_delay_or_loss_an_emulator_and_both_are_all_three() -> None:
+    kinds = {
+        Impairment(): [],
+        Impairment(rate_bit_s=1_000_000): [TokenBucket],
+        Impairment(delay_us=1): [NetworkEmulator],
+        Impairment(loss_ppm=1): [NetworkEmulator],
+        BAD: [TokenBucket, NetworkEmulator, Fifo],
+    }
+    assert {one: [type(queue) for queue in queues(one, 1500)] for one in kinds} == kinds
+
+
+def test_every_shape_has_handles_of_its_own_and_each_queue_is_below_the_one_before() -> None:
+    shapes = [queues(one, 1500) for one in (Impairment(rate_bit_s=8000), Impairment(delay_us=1), BAD)]
+    handles = [queue.handle for shape in shapes for queue in shape]
+    assert len(set(handles)) == len(handles) == 5
+    for shape in shapes:
+        for above, below in pairwise(shape):
+            assert below.parent == above.handle | 1
+
+
+@pytest.mark.parametrize("rate_bit_s", [1000, 10_000_000, 1_000_000_000, 1_000_000_000_000])
+@pytest.mark.parametrize("mtu", [68, 1500, 65_535])
+def test_a_bucket_holds_a_packet_and_its_queue_a_datagram_and_both_fit_the_kernel_s_32_bits(
+    rate_bit_s: int, mtu: int
+) -> None:
+    bucket = queues(Impairment(delay_us=274_000_000, rate_bit_s=rate_bit_s), mtu)[0]
+    assert isinstance(bucket, TokenBucket)
+    assert mtu + 18 <= bucket.burst_bytes < 1 << 32
+    assert 65_535 <= bucket.limit_bytes < 1 << 32
+    assert bucket.burst_bytes <= max(rate_bit_s / 8 / 100, 2 * (mtu + 18))
+
+
+def test_as_many_packets_are_on_the_way_as_the_delay_takes() -> None:
+    (short,) = queues(Impairment(delay_us=10), 1500)
+    (long,) = queues(Impairment(delay_us=50_000), 1500)
+    assert isinstance(short, NetworkEmulator)
+    assert isinstance(long, NetworkEmulator)
+    assert (short.limit_packets, long.limit_packets) == (1000, 50_000)

@@ -1,0 +1,107 @@
+"""Delay, jitter, loss and rate: as they are written, and on which interface they end up."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.topology.impairments import (
+    DELAY_MAX_US,
+    JITTER_MAX_US,
+    KEYS,
+    RATE_MAX_BIT_S,
+    RATE_MIN_BIT_S,
+    parse,
+    parse_words,
+)
+from labctl.topology.model import Impairment, Topology
+from tests.unit.topology.drafts import resolved
+
+
+@st.composite
+def impairments(draw: st.DrawFn) -> Impairment:
+    delay_us = draw(st.integers(0, DELAY_MAX_US))
+    jitter_us = draw(st.integers(0, min(delay_us, JITTER_MAX_US)))
+    rate = draw(st.just(0) | st.integers(RATE_MIN_BIT_S // 8, RATE_MAX_BIT_S // 8).map(lambda rate: rate * 8))
+    return Impairment(delay_us, jitter_us, draw(st.integers(0, 1_000_000)), rate)
+
+
+@given(impairments())
+def test_what_is_printed_is_read_back(impairment: Impairment) -> None:
+    assert parse(dict(impairment.texts())) == impairment
+    assert parse_words(f"{key}={value}" for key, value in impairment.texts()) == impairment
+
+
+def test_an_impairment_is_printed_as_it_is_written() -> None:
+    assert str(Impairment(20_000, 1500, 2500, 10_000_000)) == "delay 20ms jitter 1500us loss 0.25% rate 10mbit"
+    assert str(Impairment()) == "none"
+    assert not Impairment()
+
+
+def sent_by(topology: Topology) -> dict[str, str]:
+    return {
+        f"{node.name}:{interface.name}": str(interface.impairment)
+        for node in topology.nodes
+        for interface in node.interfaces
+        if interface.impairment
+    }
+
+
+def test_a_link_s_own_hold_for_each_direction_and_an_end_s_for_what_it_sends() -> None:
+    topology = resolved(
+        "hosts: {a: , b: }",
+        "links:",
+        "  - {ends: [a, b], delay: 20ms, jitter: 2ms, loss: 1%, rate: 10mbit}",
+        "  - {ends: [{node: a, delay: 10ms}, b], rate: 1gbit}",
+        "  - {ends: [a, {node: b, delay: 0, loss: 5%}], delay: 3ms}",
+    )
+    whole = "delay 20ms jitter 2ms loss 1% rate 10mbit"
+    assert sent_by(topology) == {
+        "a:eth0": whole,
+        "a:eth1": "delay 10ms rate 1gbit",
+        "a:eth2": "delay 3ms",
+        "b:eth0": whole,
+        "b:eth1": "rate 1gbit",
+        "b:eth2": "loss 5%",
+    }
+
+
+def test_a_member_s_are_those_of_what_it_sends_and_a_group_s_of_each_of_its_nodes() -> None:
+    topology = resolved(
+        "hosts: {server: , client: {count: 2}}",
+        "networks: {lan: {members: [server, {node: client, loss: 5%}]}}",
+    )
+    assert sent_by(topology) == {"client-1:eth0": "loss 5%", "client-2:eth0": "loss 5%"}
+
+
+def test_what_a_switch_sends_to_a_host_is_said_at_the_switch_s_end() -> None:
+    topology = resolved("hosts: {h: }", "switches: {s: }", "links: [{ends: [{node: s, rate: 1mbit}, h]}]")
+    assert sent_by(topology) == {"s:h": "rate 1mbit"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dealy=2ms"], "unknown key `dealy`; did you mean `delay`?"),
+        (["delay"], "`delay` is not KEY=VALUE"),
+        (["delay="], "`delay=` is not KEY=VALUE"),
+        (["delay=1ms", "delay=2ms"], "`delay` is said twice"),
+        (["jitter=2ms"], "jitter needs a delay that it varies"),
+        (["delay=1ms", "jitter=2ms"], "the jitter 2ms is more than the delay 1ms"),
+        (["loss=101%"], "`101%` is more than 100%"),
+        (["loss=1"], "no unit; did you mean `1%`?|is not a percentage"),
+        (["rate=10Megabit"], "unknown unit `Megabit`"),
+        (["rate=7bit"], "too slow, at least 1kbit"),
+        (["delay=275s"], "too long for the kernel, at most 274s"),
+        (["delay=x", "loss=y"], "`x` is not a duration.*; `y` is not a percentage"),
+    ],
+)
+def test_what_is_wrong_is_told_in_words(words: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_words(words)
+
+
+def test_the_keys_are_the_fields_of_an_impairment_in_order() -> None:
+    fields = [name.partition("_")[0] for name in Impairment.__dataclass_fields__]
+    assert list(KEYS) == fields
