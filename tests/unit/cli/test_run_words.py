@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
 from labctl.cli.app import app
 from labctl.cli.run_words import plain_request
+
+MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 WORDS = st.sampled_from(
     [
@@ -38,6 +40,7 @@ def by_typer(words: list[str]) -> dict[str, Any]:
         return dict(context.params)
 
 
+@MODEST
 @given(st.lists(WORDS, max_size=6))
 def test_what_is_read_without_typer_is_what_typer_reads(words: list[str]) -> None:
     request = plain_request(words)

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl.errors import InputError
@@ -14,6 +14,8 @@ from labctl.report.artifacts import Collector, call_line, prepare, slug, write
 from labctl.scenario.listener import Stream
 from labctl.scenario.result import Outcome, OutputRecord
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
+
+MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 RUN = run(ECHO, FAILED, SKIPPED, BROKEN)
 
@@ -49,6 +51,7 @@ def test_calls_are_lines_in_the_order_of_time() -> None:
     assert call_line(call("client", "accept(3)", None, 2, None)).endswith("accept(3) ... has not returned")
 
 
+@MODEST
 @given(st.text())
 def test_no_name_becomes_a_path(text: str) -> None:
     name = slug(text)

@@ -6,13 +6,15 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from labctl.report import github
 from labctl.scenario.result import Outcome, OutputRecord, ScenarioResult
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
+
+MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 WORKSPACE = Path("/w/repo")
 COMMAND = re.compile(r"::(?P<name>[a-z]+)(?: (?P<properties>.*?))?::(?P<data>.*)")
@@ -95,6 +97,7 @@ def test_no_more_errors_than_github_shows_and_the_last_says_so() -> None:
     assert "16 more failures" in commands[-1]
 
 
+@MODEST
 @given(st.text(), st.text(), st.text("abc,:%\r\n\"'é::|"))
 def test_whatever_the_text_is_the_runner_reads_it_back(name: str, reason: str, file: str) -> None:
     (command,) = github.annotations(run(failing(file=f"/w/repo/{file or 'x'}", name=name, reason=reason)), WORKSPACE)
@@ -151,6 +154,7 @@ def test_the_summary_page_is_added_to_and_stays_below_the_limit(tmp_path: Path) 
     assert page.stat().st_size <= github.SUMMARY_LIMIT_BYTES
 
 
+@MODEST
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).map(lambda text: " ".join(text.split())))
 def test_a_cell_shows_any_text_as_it_is(text: str) -> None:
     html = MarkdownIt("gfm-like", {"linkify": False}).render(f"| head |\n|---|\n| x{github.markdown(text)}x |\n")

@@ -7,16 +7,19 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl.errors import InputError, LabError
 from labctl.scenario.sharding import Shard, deal, key_of, parse_shard, read_durations, update_durations
 
+MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 KEYS = st.lists(st.text("abc", max_size=3), max_size=30)
 DURATIONS = st.dictionaries(st.text("abc", max_size=3), st.floats(0, 1000), max_size=20)
 
 
+@MODEST
 @given(KEYS, DURATIONS, st.integers(1, 12))
 def test_every_scenario_is_in_exactly_one_shard(keys: list[str], durations: dict[str, float], count: int) -> None:
     dealt = deal(keys, durations, count)
@@ -25,6 +28,7 @@ def test_every_scenario_is_in_exactly_one_shard(keys: list[str], durations: dict
     assert all(places == sorted(places) for places in dealt)
 
 
+@MODEST
 @given(KEYS, DURATIONS, st.integers(1, 12), st.randoms(use_true_random=False))
 def test_the_order_of_the_durations_file_does_not_matter(
     keys: list[str], durations: dict[str, float], count: int, random: object
@@ -34,6 +38,7 @@ def test_the_order_of_the_durations_file_does_not_matter(
     assert deal(keys, dict(items), count) == deal(keys, durations, count)
 
 
+@MODEST
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=9), st.integers(2, 3))
 def test_no_shard_takes_more_than_four_thirds_of_the_best_that_there_is(times: list[float], count: int) -> None:
     keys = [str(number) for number in range(len(times))]

@@ -5,12 +5,14 @@ from itertools import islice
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl.scenario.model import Scenario
 from labctl.scenario.options import RunOptions
 from labctl.scenario.turns import SEEDS, Turn, base_name, draw_seed, turns
+
+MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def test_no_scenario_is_no_turn_even_without_an_end() -> None:
     assert list(turns([], RunOptions(repeat=None), 1)) == []
 
 
+@MODEST
 @given(st.lists(st.text(), max_size=8), st.integers(0, SEEDS - 1))
 def test_shuffling_loses_nothing_and_the_seed_decides(names: list[str], seed: int) -> None:
     def shuffled() -> list[Turn]:
