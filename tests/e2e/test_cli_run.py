@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.e2e.command import ECHO, LABCTL, REFUSED, SKIPPED, TIMEOUT_S, WAITS, WRONG, environment, labctl
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "labctl/schemas/result.schema.json").read_text())
+SCHEMA = json.loads((files("labctl") / "schemas/result.schema.json").read_text())
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +17,7 @@ from labctl.scenario import RunOptions, load
 from labctl.scenario.turns import turns
 from tests.e2e.command import ECHO, LABCTL, REFUSED, SKIPPED, TIMEOUT_S, environment, labctl
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "labctl/schemas/result.schema.json").read_text())
+SCHEMA = json.loads((files("labctl") / "schemas/result.schema.json").read_text())
 TALKS = """\
 name: Talks
 topology: pair
