@@ -8,6 +8,7 @@ anywhere in one.
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from labctl.report import plain
@@ -18,6 +19,8 @@ from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResul
 SUMMARY_LIMIT_BYTES = 1 << 20  # of all that one step of a job writes; beyond it GitHub shows none of it
 ANNOTATION_LIMIT = 10  # errors that GitHub shows of one step
 _MESSAGE_LIMIT = 4000  # characters of an annotation; GitHub cuts at some 4 KiB
+_DETAILS_LIMIT = 60_000  # characters that one failure has of the summary
+_LINE_LIMIT = 2_000
 _LOOK = Look(width=120)
 _BAD = (Outcome.FAILED, Outcome.ERROR)
 _SIGN = {Outcome.PASSED: "✅", Outcome.FAILED: "❌", Outcome.SKIPPED: "⚪", Outcome.ERROR: "💥"}
@@ -119,16 +122,18 @@ def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
     At most `limit_bytes` of UTF-8; what does not fit is left out, and said.
     """
     head = "\n".join(_head(run))
-    parts = [*(f"{row}\n" for row in _table(run.scenarios)), *_details(run.scenarios)]
+    failed = [result for result in run.scenarios if result.outcome in _BAD]
+    parts = [partial(str, f"{row}\n") for row in _table(run.scenarios)] + [partial(_details, each) for each in failed]
     text, size = [head], len(head.encode("utf-8", "replace"))
     left_out = 0
     room = limit_bytes - 200  # for the sentence that says what is missing
     for part in parts:
-        bytes_more = len(part.encode("utf-8", "replace"))
-        if size + bytes_more > room:
+        more = part() if size < room else ""
+        bytes_more = len(more.encode("utf-8", "replace"))
+        if not more or size + bytes_more > room:
             left_out += 1
             continue
-        text.append(part)
+        text.append(more)
         size += bytes_more
     if left_out:
         text.append(
@@ -166,11 +171,31 @@ def _cell(text: str, longest: int) -> str:
     return markdown(line if len(line) <= longest else line[: longest - 1] + "…")
 
 
-def _details(scenarios: Sequence[ScenarioResult]) -> Iterator[str]:
-    for result in scenarios:
-        if result.outcome in _BAD:
-            lines = [printable(line) for line in plain.scenario_report(result, _LOOK)]
-            yield "\n".join(["", *folded(result.name, lines), ""])
+def _details(result: ScenarioResult) -> str:
+    lines = [printable(line) for line in plain.scenario_report(result, _LOOK)]
+    return "\n".join(["", *folded(result.name, _abridged(lines)), ""])
+
+
+def _abridged(lines: Sequence[str]) -> list[str]:
+    """The beginning, with the calls, and the end, with why it failed, when a program has said too much in between."""
+    lines = [line if len(line) <= _LINE_LIMIT else f"{line[:_LINE_LIMIT]}…" for line in lines]
+    begin, end = _as_many(lines, _DETAILS_LIMIT), 0
+    if begin < len(lines):
+        begin = _as_many(lines, _DETAILS_LIMIT * 2 // 3)
+        end = _as_many(lines[: begin - 1 : -1], _DETAILS_LIMIT // 3)
+    left_out = len(lines) - begin - end
+    told = [f"[… {left_out} lines are left out here …]"] if left_out else []
+    return [*lines[:begin], *told, *lines[len(lines) - end :]]
+
+
+def _as_many(lines: Sequence[str], limit: int) -> int:
+    """How many lines from the first on have at most `limit` characters together."""
+    used = 0
+    for number, line in enumerate(lines):
+        used += len(line) + 1
+        if used > limit:
+            return number
+    return len(lines)
 
 
 def folded(title: str, lines: Sequence[str]) -> list[str]:

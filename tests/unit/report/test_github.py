@@ -138,8 +138,8 @@ def test_the_summary_has_a_table_and_the_calls_of_both_hosts() -> None:
 
 
 def test_a_summary_is_never_longer_than_its_limit() -> None:
-    long = [failing(name=f"{number} {'é' * 500}", reason="x" * 20_000) for number in range(200)]
-    for limit in (*range(0, 500, 20), 5_000, 100_000, github.SUMMARY_LIMIT_BYTES):
+    long = [failing(name=f"{number} {'é' * 500}", reason="x\n" * 30_000) for number in range(40)]
+    for limit in (*range(0, 500, 50), 50_000, github.SUMMARY_LIMIT_BYTES):
         text = github.summary(run(*long), limit)
         assert len(text.encode()) <= limit
         assert "too long for this page" in text or (limit < 500 and not text)
@@ -170,6 +170,16 @@ def test_a_fence_in_a_programs_output_does_not_end_the_block() -> None:
     assert "<h1>" not in html
     assert html.count("<pre>") == 2
     assert len(re.findall("curl|</details>", re.sub("<pre>.*?</pre>", "", html, flags=re.DOTALL))) == 2
+
+
+@pytest.mark.parametrize("said", ["y\n" * 500_000, "z" * 1_000_000], ids=["lines", "one line"])
+def test_a_program_that_says_too_much_does_not_hide_the_calls_nor_the_reason(said: str) -> None:
+    output = OutputRecord(said, "the very last")
+    talks = step("9", host="client", kind="run", outcome=Outcome.FAILED, reason="no", output=output, at_ms=9)
+    text = github.summary(run(scenario(*ECHO.steps, talks, outcome=Outcome.FAILED)))
+    assert len(text) < 70_000
+    assert "bind(3, {AF_INET, 10.0.0.2:5000}, 16)" in text
+    assert "the very last" in text
 
 
 def test_the_seed_stands_in_the_summary() -> None:
