@@ -29,6 +29,11 @@ def for_machines_without(feature: str, *, is_there: bool) -> pytest.MarkDecorato
     return pytest.mark.skipif(is_there, reason=f"{_WITHOUT}{feature}")
 
 
+def for_stock_kernels(why: str) -> pytest.MarkDecorator:
+    """Skips but on a distribution's kernel, where nothing may be missing."""
+    return pytest.mark.skipif(not features_are_required(), reason=f"for the stock-kernel run: {why}")
+
+
 def needs_feature(name: str, is_there: bool, why: str) -> pytest.MarkDecorator:
     """Skips where this machine lacks the feature; `why` is what was seen or which kernel has it."""
     return pytest.mark.skipif(not is_there, reason=f"feature {name}: {why}")
@@ -40,8 +45,11 @@ def needs_programs(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
+def features_are_required() -> bool:
+    """Whether this machine is to have all that any test needs."""
+    return os.environ.get("LABCTL_TESTS_REQUIRE_FEATURES") == "1"
+
+
 def is_refused(reason: str) -> bool:
     """Whether a skip for this reason counts as a failure here."""
-    if os.environ.get("LABCTL_TESTS_REQUIRE_FEATURES") != "1":
-        return False
-    return not reason.removeprefix("Skipped: ").startswith((_ROOT, _USER, _WITHOUT))
+    return features_are_required() and not reason.removeprefix("Skipped: ").startswith((_ROOT, _USER, _WITHOUT))

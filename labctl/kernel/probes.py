@@ -128,7 +128,25 @@ _LINKS = ("veth", "bridge", "dummy", "vlan", "bond", "macvlan", "ipvlan", "vxlan
 _QDISCS = ("tbf", "netem", "htb", "fq_codel")
 
 
+# Their modules make interfaces in all network namespaces when they are loaded, the machine's too (gre0).
+_LOUD = {"gre": "ip_gre", "bond": "bonding"}
+
+
+def _could_be_loaded(kind: str) -> bool:
+    """Whether trying this kind would load a module that this kernel has (modules.alias, depmod(8))."""
+    module = _LOUD.get(kind)
+    if module is None or os.path.exists(f"/sys/module/{module}"):
+        return False
+    try:
+        with open(f"/lib/modules/{os.uname().release}/modules.alias", encoding="utf-8", errors="replace") as file:
+            return f"alias rtnl-link-{kind} {module}\n" in file
+    except OSError:
+        return False
+
+
 def _link(route: Any, kind: str, base: int) -> None:
+    if _could_be_loaded(kind):
+        return
     if kind == "tun":
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
         return

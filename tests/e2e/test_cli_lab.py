@@ -343,7 +343,6 @@ def test_every_line_of_env_works() -> None:
         assert "10.0.0.2" in ran.stdout or ran.stdout == "server\n" or " ss " in line
 
 
-@pytest.mark.stock_kernel
 def test_the_doctor_finds_that_labs_can_run() -> None:
     text = done("doctor")
     assert max(map(len, text.splitlines())) <= 80

@@ -104,7 +104,6 @@ def test_up_again_changes_nothing(name: str, file: Path) -> None:
     assert done("plan", file, "--lab", name) == "nothing to change\n"
 
 
-@pytest.mark.stock_kernel
 def test_a_connection_survives_while_the_lab_around_it_changes(name: str, file: Path) -> None:
     done("up", file, "--name", name)
     with Lab.attach(name) as lab:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -28,12 +29,13 @@ from tests.stock_kernel.machine import Architecture, CannotRun, architecture, in
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 CACHE = CHECKOUT / ".cache" / "stock-kernel"
+RUN, LOCK = "run-", "lock"
 MARK = "stock_kernel"
 FOLDERS = ("integration", "e2e", "faults", "stock_kernel")
 # As an ordinary user: what differs there, in namespaces that belong to a user namespace.
 OF_USER = ("tests/integration/test_executor.py", "tests/stock_kernel")
 SLOW = 5.0  # times as long may a test wait under emulation
-DEADLINE_S = 1500.0
+DEADLINE_S = 1200.0
 CPUS, MEMORY = 2, "2G"
 POLL_S = 0.2
 END_S = 20.0
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tests/stock_kernel/run", description=__doc__, allow_abbrev=False)
     parser.add_argument("--kernel", default="", metavar="PACKAGE|FILE.deb", help="instead of the distribution's newest")
     parser.add_argument("--exec", default="", metavar="COMMAND", help="run this there instead of tests")
+    parser.add_argument("--kvm", action="store_true", help="with the processor's help, where /dev/kvm may be used")
     parser.add_argument("--deadline", type=float, default=DEADLINE_S, metavar="SECONDS", help="end QEMU then")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="pytest's arguments")
     return parser
@@ -84,18 +87,28 @@ def _interrupted(number: int, frame: object) -> None:
 
 def _in_guest(machine: Architecture, kernel: Kernel, options: argparse.Namespace) -> int:
     last = CACHE / "last"
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="run-") as folder:
+    _sweep()
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=RUN) as folder, (Path(folder) / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         results = Path(folder) / "results"
         results.mkdir()
         try:
             image.make(Path(folder) / "disk.img", CHECKOUT)
             (results / "guest.sh").write_text(_script(results, options))
-            _boot(machine, kernel, Path(folder), options.deadline)
+            _boot(machine, kernel, Path(folder), options)
             return status_of(results, expects_scenarios=not options.exec and not options.arguments)
         finally:
             shutil.rmtree(last, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run of this checkout may have kept its own at the same time
                 results.rename(last)
+
+
+def _sweep() -> None:
+    """Remove the folders of runs that were killed: nobody holds their locks."""
+    for folder in CACHE.glob(f"{RUN}*"):
+        with contextlib.suppress(OSError), (folder / LOCK).open() as lock:  # another run's, or just being removed
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _script(results: Path, options: argparse.Namespace) -> str:
@@ -127,11 +140,12 @@ def _marked() -> Iterator[Path]:
                 yield path
 
 
-def _boot(machine: Architecture, kernel: Kernel, folder: Path, deadline_s: float) -> None:
-    """Boot, follow what the guest writes until it ends, or end it after `deadline_s`. CannotRun."""
+def _boot(machine: Architecture, kernel: Kernel, folder: Path, options: argparse.Namespace) -> None:
+    """Boot, follow what the guest writes until it ends, or end it at the deadline."""
+    emulated = () if options.kvm else ("--disable-kvm",)
     results = folder / "results"
     command = [
-        *("vng", "--verbose", "--run", str(kernel.image), "--disable-kvm", *machine.vng, "--force-9p"),
+        *("vng", "--verbose", "--run", str(kernel.image), *emulated, *machine.vng, "--force-9p"),
         *("--user", "root", "--cpus", str(CPUS), "--memory", MEMORY, "--rwdir", str(results)),
         f"--qemu-opts=-drive file={folder / 'disk.img'},if=virtio,format=raw",
         *("--", f"sh {results / 'guest.sh'}"),
@@ -142,8 +156,8 @@ def _boot(machine: Architecture, kernel: Kernel, folder: Path, deadline_s: float
         namespace += ["--user", "--map-current-user"]
     path = f"{CHECKOUT / '.venv' / 'bin'}{os.pathsep}{search_path()}"
     environment = {"PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", "TMPDIR": str(folder)}
-    say(f"Booting {kernel.image} under emulation ...")
-    until = time.monotonic() + deadline_s
+    say(f"Booting {kernel.image} ...")
+    until = time.monotonic() + options.deadline
     with (folder / "results" / "console").open("wb") as console:
         guest = subprocess.Popen(
             [*namespace, *command],
@@ -161,7 +175,7 @@ def _boot(machine: Architecture, kernel: Kernel, folder: Path, deadline_s: float
                 guest.kill()
             guest.wait(END_S)
     if time.monotonic() > until:
-        say(f"tests/stock_kernel/run: ended after {deadline_s:g} s")
+        say(f"tests/stock_kernel/run: ended after {options.deadline:g} s")
 
 
 def _follow(guest: subprocess.Popen[bytes], output: Path, until: float) -> None:
