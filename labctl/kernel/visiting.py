@@ -95,6 +95,7 @@ def leave(home: Home) -> None:
     with suppress(OSError):  # it has been deleted
         cwd = os.getcwd()
     try:
+        syscalls.unshare(syscalls.CLONE_FS)  # a thread that was started on the host shares it with this one
         syscalls.setns(home.view, syscalls.CLONE_NEWNS)
         syscalls.setns(home.network, syscalls.CLONE_NEWNET)
         _go(home.root, cwd)

@@ -1,0 +1,288 @@
+"""`AsyncLab` on asyncio and on anyio's asyncio backend."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sys
+import threading
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from labctl import AsyncHost, AsyncLab, Lab, NotFound, ProgramFailed, ProgramNotReady, ProgramTimedOut
+
+WAIT_S = 20.0
+WEB = [sys.executable, "-u", "-m", "http.server", "8000", "--bind", "::"]
+SCENARIO = """
+name: a listener
+topology: pair
+steps:
+  - server: |
+      s = socket(AF_INET, SOCK_STREAM)
+      bind(s, "server:5000")
+      listen(s, 1)
+"""
+
+
+def in_a_lab(test: Callable[[AsyncLab], Awaitable[None]]) -> None:
+    """Run it in an event loop with a lab of its own."""
+
+    async def run() -> None:
+        async with asyncio.timeout(60), AsyncLab("pair") as lab:
+            await test(lab)
+
+    asyncio.run(run())
+
+
+async def commands(host: AsyncHost) -> str:
+    completed = await host.run(["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null"])
+    return completed.stdout.replace("\x00", " ")
+
+
+async def gone(host: AsyncHost, command: str) -> bool:
+    """Whether a command has ended, soon."""
+    for _ in range(500):
+        if command not in await commands(host):
+            return True
+    return False
+
+
+def test_programs_run_at_the_same_time_without_a_thread_for_each() -> None:
+    async def test(lab: AsyncLab) -> None:
+        meet = "touch /tmp/met.$0; while [ $(ls /tmp/met.* | wc -l) -lt 10 ]; do sleep 0.02; done; echo $0"
+
+        async def one(number: int) -> str:
+            return (await lab["client"].run(["sh", "-c", meet, str(number)], timeout_s=WAIT_S)).stdout
+
+        threads = threading.active_count()
+        written = await asyncio.gather(*(one(number) for number in range(10)))
+        assert written == [f"{number}\n" for number in range(10)]
+        assert threading.active_count() <= threads + 1
+
+    in_a_lab(test)
+
+
+def test_results_and_errors_are_those_of_the_synchronous_host() -> None:
+    async def test(lab: AsyncLab) -> None:
+        client = lab["client"]
+        completed = await client.run(["sh", "-c", "cat; echo err >&2; exit 3"], input="in")
+        assert (completed.returncode, completed.stdout, completed.stderr) == (3, "in", "err\n")
+        with pytest.raises(ProgramFailed):
+            await client.run(["false"], check=True)
+        with pytest.raises(ProgramTimedOut, match="did not end") as caught:
+            await client.run(["sh", "-c", "echo before; sleep 4321"], timeout_s=0.3)
+        assert caught.value.stdout == "before\n"
+        with pytest.raises(NotFound, match="did you mean `server`"):
+            lab["servr"]
+        assert lab.hosts["server"].ipv4 == "10.0.0.2"
+        assert await lab.ping(timeout_s=5.0)
+        await client.write_text("/tmp/x", "text")
+        assert await client.read_text("/tmp/x") == "text"
+
+    in_a_lab(test)
+
+
+def test_a_program_is_ready_watched_and_ended() -> None:
+    async def test(lab: AsyncLab) -> None:
+        async with lab["server"].start(WEB, ready=8000) as program:
+            reader, writer = await lab["client"].open_connection("server:8000")
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.0 200")
+            writer.close()
+            await writer.wait_closed()
+            assert await program.wait_for_output("GET (/)", timeout_s=WAIT_S) == "GET /"
+        assert program.returncode == -signal.SIGTERM
+        said = await lab["server"].start(["sh", "-c", "echo ready; exit 4"], ready=re.compile("ready"))
+        assert await said.wait() == 4
+        with pytest.raises(ProgramNotReady, match="exited with status 2"):
+            await lab["server"].start(["sh", "-c", "exit 2"], ready=81)
+
+    in_a_lab(test)
+
+
+def test_servers_and_connections_of_the_loop_are_on_hosts() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(5))
+        await writer.drain()
+        writer.close()
+
+    async def test(lab: AsyncLab) -> None:
+        loop = asyncio.get_running_loop()
+        async with await lab["server"].start_server(echo, 7000):
+            with await lab["client"].connect("server:7000") as sock:
+                assert sock.getsockname()[0] == "10.0.0.1"
+                await loop.sock_sendall(sock, b"hello")
+                assert await loop.sock_recv(sock, 10) == b"hello"
+        with pytest.raises(ConnectionRefusedError, match="host client: cannot connect to server:81"):
+            await lab["client"].connect("server:81")
+        link = lab.link("client", "server")
+        await link.down()
+        assert not await link.is_up()
+        await link.up()
+        assert await link.is_up()
+
+    in_a_lab(test)
+
+
+def test_blocking_code_is_on_a_host_in_a_thread_of_its_own() -> None:
+    def fetch(url: str) -> int:
+        with urllib.request.urlopen(url, timeout=WAIT_S) as answer:
+            return int(answer.status)
+
+    async def test(lab: AsyncLab) -> None:
+        async with lab["server"].start(WEB, ready=8000):
+            assert await lab["client"].in_netns(fetch, "http://server:8000/") == 200
+
+    in_a_lab(test)
+
+
+def test_cancelling_ends_what_was_started() -> None:
+    async def test(lab: AsyncLab) -> None:
+        client = lab["client"]
+        task = asyncio.create_task(client.run(["sleep", "4322"]))
+        while "sleep 4322" not in await commands(client):
+            pass
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await gone(client, "sleep 4322")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await client.start(["sleep", "4323"], ready=82)
+        assert await gone(client, "sleep 4323")
+
+    in_a_lab(test)
+
+
+def test_cancelling_at_any_moment_leaves_nothing() -> None:
+    async def test(lab: AsyncLab) -> None:
+        client = lab["client"]
+        for steps in range(30):
+            task = asyncio.create_task(client.run(["sleep", "4324"]))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await gone(client, "sleep 4324")
+
+    in_a_lab(test)
+
+
+def test_cancelling_while_the_lab_is_made_leaves_no_lab() -> None:
+    async def run() -> None:
+        task = asyncio.create_task(AsyncLab("pair").open())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+
+def test_anyio_uses_it_and_cancels_it() -> None:
+    async def run() -> None:
+        async with AsyncLab("pair") as lab:
+            with anyio.move_on_after(0.3) as scope:
+                await lab["client"].run(["sleep", "4325"])
+            assert scope.cancelled_caught
+            assert await gone(lab["client"], "sleep 4325")
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(lab["client"].run, ["true"])
+
+    anyio.run(run, backend="asyncio")
+
+
+def test_a_lab_of_somebody_else_is_left_as_it_is() -> None:
+    async def use(lab: Lab) -> None:
+        async with AsyncLab.over(lab) as over:
+            program = await over["client"].start(["sleep", "4326"])
+            assert over.sync is lab
+        assert "gone" in repr(program)
+
+    with Lab("pair") as lab:
+        asyncio.run(use(lab))
+        assert not lab.closed
+        for _ in range(500):
+            if "4326" not in lab["client"].run(["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null"]).stdout:
+                return
+        pytest.fail("what was started with it goes on")
+
+
+def test_a_lab_that_was_not_made_yet_or_is_closed_says_so() -> None:
+    lab = AsyncLab("pair")
+    assert repr(lab) == "<AsyncLab, not made yet>"
+    with pytest.raises(RuntimeError, match="async with"):
+        lab["client"]
+    assert not lab.closed
+
+    async def test(made: AsyncLab) -> None:
+        await made.aclose()
+        assert made.closed
+        with pytest.raises(RuntimeError, match="closed"):
+            await made["client"].run(["true"])
+
+    in_a_lab(test)
+
+
+def test_a_scenario_is_run_and_held(tmp_path: Path) -> None:
+    path = tmp_path / "listen.scenario.yaml"
+    path.write_text(SCENARIO)
+
+    async def test(lab: AsyncLab) -> None:
+        async with lab.scenario(path) as run:
+            assert [call.call for call in run.calls][-1] == "listen(3, 1)"
+            (await lab["client"].connect("server:5000")).close()
+        with pytest.raises(ConnectionRefusedError):
+            await lab["client"].connect("server:5000")
+
+    in_a_lab(test)
+
+
+def test_cancelling_a_scenario_ends_a_blocked_call(tmp_path: Path) -> None:
+    path = tmp_path / "accept.scenario.yaml"
+    path.write_text(SCENARIO + "      accept(s)\nwithin: 60s\n")
+
+    async def enter(lab: AsyncLab) -> None:
+        async with lab.scenario(path):
+            raise AssertionError("it goes on")
+
+    async def test(lab: AsyncLab) -> None:
+        task: asyncio.Task[Any] = asyncio.create_task(enter(lab))
+        while not any(one.listening for one in await lab["server"].sockets()):
+            pass
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(500):
+            if not await lab["server"].sockets():
+                return
+        pytest.fail("the listener is still there")
+
+    in_a_lab(test)
+
+
+def test_the_loop_goes_on_while_a_lab_is_made() -> None:
+    async def run() -> None:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        async with AsyncLab("pair"):
+            made = ticks
+        ticking.cancel()
+        assert made > 10
+
+    asyncio.run(run())

@@ -1,0 +1,278 @@
+"""Programs, sockets and their ends, as `Host.run`, `start`, `connect` and `listen` have them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from labctl import Host, KernelError, Lab, ProgramFailed, ProgramNotReady, ProgramTimedOut
+from labctl.observe.sockets import State
+
+WAIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab("pair") as lab:
+        lab["server"].start(["true"]).wait(WAIT_S)  # the watcher and the hosts' processes are there before any test
+        lab["client"].run(["true"])
+        yield lab
+
+
+@pytest.fixture
+def client(lab: Lab) -> Host:
+    return lab["client"]
+
+
+@pytest.fixture
+def server(lab: Lab) -> Host:
+    return lab["server"]
+
+
+def script(text: str) -> list[str]:
+    return ["sh", "-c", text]
+
+
+def commands(host: Host) -> list[str]:
+    """The command lines of a host's processes."""
+    lines = host.run(script("for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$file; echo; done 2>/dev/null")).stdout
+    return [line.strip() for line in lines.splitlines()]
+
+
+def test_a_result_has_status_text_and_duration(client: Host) -> None:
+    completed = client.run(script("echo out; echo err >&2; exit 3"))
+    assert (completed.returncode, completed.stdout, completed.stderr) == (3, "out\n", "err\n")
+    assert completed.args == ("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert 0 < completed.duration_s < WAIT_S
+    assert not completed
+    assert client.run(["true"])
+
+
+def test_bytes_that_are_no_text_are_replaced(client: Host) -> None:
+    assert client.run(["printf", r"a\377b"]).stdout == "a\ufffdb"
+
+
+def test_input_is_given_as_text_or_bytes(client: Host) -> None:
+    assert client.run(["cat"], input="hällo").stdout == "hällo"
+    assert client.run(["cat"], input=b"\x00\x01").stdout == "\x00\x01"
+    assert client.run(["cat"]).stdout == ""
+
+
+def test_megabytes_of_output_are_all_there_unless_they_are_limited(client: Host) -> None:
+    many = [sys.executable, "-c", "import sys; sys.stdout.write('x' * 3_000_000); sys.stderr.write('y' * 1_000_000)"]
+    completed = client.run(many)
+    assert (len(completed.stdout), len(completed.stderr), completed.truncated_bytes) == (3_000_000, 1_000_000, 0)
+    limited = client.run(many, limit_bytes=10_000)
+    assert len(limited.stdout) < 11_000
+    assert limited.truncated_bytes == 4_000_000 - 20_000
+
+
+def test_environment_directory_and_user_are_as_asked(client: Host) -> None:
+    assert client.run(script("echo $COLOUR; pwd"), env={"COLOUR": "blue"}, cwd="/proc").stdout == "blue\n/proc\n"
+    if os.geteuid() == 0:
+        assert client.run(["id", "-u"], user="65534").stdout == "65534\n"
+
+
+def test_check_raises_with_status_and_output(client: Host) -> None:
+    with pytest.raises(ProgramFailed, match="exited with status 7") as caught:
+        client.run(script("echo why >&2; exit 7"), check=True)
+    assert (caught.value.returncode, caught.value.stderr) == (7, "why\n")
+    assert "why" in str(caught.value)
+    assert client.run(["true"], check=True).returncode == 0
+
+
+def test_a_program_that_a_signal_ended_has_its_number_as_status(client: Host) -> None:
+    assert client.run(script("kill -9 $$")).returncode == -signal.SIGKILL
+
+
+def test_a_program_that_is_not_there_is_enoent(client: Host) -> None:
+    with pytest.raises(KernelError, match="cannot run nonesuch: ENOENT"):
+        client.run(["nonesuch"])
+
+
+def test_a_string_is_no_command_and_the_error_says_how_it_is_written(client: Host) -> None:
+    with pytest.raises(TypeError, match=re.escape("['sh', '-c', 'ls -l']")):
+        client.run("ls -l")
+    with pytest.raises(ValueError, match="empty"):
+        client.run([])
+
+
+def test_a_deadline_ends_the_whole_process_group_and_tells_what_was_written(client: Host) -> None:
+    with pytest.raises(ProgramTimedOut, match=r"did not end within 0\.5 s") as caught:
+        client.run(script("echo before; sleep 4321 & sleep 4321"), timeout_s=0.5)
+    assert caught.value.stdout == "before\n"
+    for _ in range(500):
+        if "sleep 4321" not in commands(client):
+            return
+    pytest.fail("a process of the group goes on")
+
+
+def test_a_program_that_ignores_sigterm_is_killed(client: Host) -> None:
+    started = time.monotonic()
+    with pytest.raises(ProgramTimedOut):
+        client.run(script("trap '' TERM; echo ready; while :; do sleep 1; done"), timeout_s=0.3)
+    assert time.monotonic() - started < WAIT_S
+
+
+def test_what_a_program_leaves_in_the_background_is_not_waited_for(client: Host) -> None:
+    completed = client.run(script("sleep 4322 & echo done"), timeout_s=WAIT_S)
+    assert completed.stdout == "done\n"
+
+
+def test_a_program_is_ready_when_it_listens_and_ends_with_its_block(client: Host, server: Host) -> None:
+    with server.start([sys.executable, "-m", "http.server", "8000"], ready=8000, name="web") as program:
+        assert repr(program) == "<Program 'web' on server, running>"
+        with client.connect("server:8000") as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.0 200"
+        program.wait_for_output("GET / HTTP", timeout_s=WAIT_S)
+        assert program.poll() is None
+    assert program.returncode == -signal.SIGTERM
+    assert "was ended by SIGTERM" in repr(program)
+    assert "GET" in program.stderr
+    with pytest.raises(ConnectionRefusedError):
+        client.connect("server:8000")
+
+
+@pytest.mark.parametrize(
+    ("ready", "listening"),
+    [
+        ("tcp/8001", "socket(AF_INET, SOCK_STREAM); s.bind(('0.0.0.0', 8001)); s.listen()"),
+        ("udp/8002", "socket(AF_INET, SOCK_DGRAM); s.bind(('0.0.0.0', 8002))"),
+        ("unix:/run/it.sock", "socket(AF_UNIX); s.bind('/run/it.sock'); s.listen()"),
+        ("tcp/server:8003", "socket(AF_INET); s.bind(('10.0.0.2', 8003)); s.listen()"),
+    ],
+)
+def test_a_program_is_ready_when_the_kernel_says_that_it_listens(server: Host, ready: str, listening: str) -> None:
+    program = f"from socket import *; s = {listening}; import signal; signal.pause()"
+    with server.start([sys.executable, "-c", program], ready=ready):
+        assert any(one.listening for one in server.sockets())
+
+
+def test_a_program_is_ready_when_a_line_matches(server: Host) -> None:
+    lines = script("echo starting; echo 'Ready on 5' >&2; exec sleep 1000")
+    with server.start(lines, ready=re.compile(r"^ready on \d", re.IGNORECASE)) as program:
+        assert program.stdout == "starting\n"
+
+
+def test_a_program_that_ends_before_it_is_ready_is_told_with_its_output(server: Host) -> None:
+    with pytest.raises(ProgramNotReady, match="exited with status 4") as caught:
+        server.start(script("echo no such file >&2; exit 4"), ready=80)
+    assert caught.value.returncode == 4
+    assert caught.value.stderr == "no such file\n"
+    assert "no such file" in str(caught.value)
+
+
+def test_a_program_that_is_not_ready_in_time_is_ended(server: Host) -> None:
+    with pytest.raises(ProgramNotReady, match="listen on tcp/81"):
+        server.start(script("exec sleep 4323"), ready=81, ready_timeout_s=0.3)
+    assert "sleep 4323" not in commands(server)
+
+
+@pytest.mark.parametrize("ready", ["http", "tcp/x", "unix:relative", "udp/"])
+def test_readiness_that_makes_no_sense_is_told_before_anything_is_started(server: Host, ready: str) -> None:
+    with pytest.raises(ValueError, match=r"write it as|not a port"):
+        server.start(["nonesuch"], ready=ready)
+    with pytest.raises(TypeError, match="ready="):
+        server.start(["nonesuch"], ready=8000.0)  # type: ignore[arg-type]
+
+
+def test_a_program_is_waited_for_and_signalled(server: Host) -> None:
+    trap = "trap 'echo got it; exit 5' USR1; echo ready; while :; do sleep 0.05; done"
+    program = server.start(script(trap), ready=re.compile("ready"))
+    with pytest.raises(TimeoutError, match=r"still runs after 0\.05 s"):
+        program.wait(0.05)
+    program.signal(signal.SIGUSR1)
+    assert program.wait(WAIT_S) == 5
+    assert program.wait_for_output("got (it)") == "got it"
+    with pytest.raises(ProgramNotReady, match="was to write 'other'; it exited with status 5"):
+        program.wait_for_output("other")
+    program.close()
+    program.close()
+
+
+def test_a_program_that_floods_its_output_is_not_held_up_and_fills_no_memory(server: Host) -> None:
+    flood = "import sys\nfor _ in range(64): sys.stdout.write('x' * (1 << 18))\nprint('end')"
+    with server.start([sys.executable, "-c", flood]) as program:
+        assert program.wait(WAIT_S) == 0
+        assert len(program.stdout) < 3 << 20
+        assert program.stdout.endswith("end\n")
+
+
+def test_descriptors_do_not_add_up_with_programs(server: Host) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    for _ in range(20):
+        with server.start(["sleep", "1000"]):
+            pass
+        server.run(["true"])
+    for _ in range(1000):
+        if count() <= before:  # closed by the watcher's thread
+            return
+        server.sockets()
+    assert count() <= before
+
+
+def test_both_ends_of_a_connection_are_sockets_of_this_process(client: Host, server: Host) -> None:
+    with server.listen(5000) as listener, client.connect("server:5000") as near:
+        far, peer = listener.accept()
+        with far:
+            assert (type(near), type(far)) == (socket.socket, socket.socket)
+            assert peer == near.getsockname()
+            near.sendall(b"ping")
+            assert far.recv(4) == b"ping"
+            assert [one.state for one in server.sockets() if one.local_port == 5000] == [
+                State.LISTEN,
+                State.ESTABLISHED,
+            ]
+
+
+def test_connections_go_by_name_by_address_and_by_family(client: Host, server: Host) -> None:
+    with server.listen(family=socket.AF_INET6) as six, server.listen(address="server") as four:
+        ports = {socket.AF_INET6: six.getsockname()[1], socket.AF_INET: four.getsockname()[1]}
+        assert four.getsockname()[0] == "10.0.0.2"
+        for to, family in (
+            (("server", ports[socket.AF_INET6]), socket.AF_INET6),
+            (f"server:{ports[socket.AF_INET]}", socket.AF_INET),
+            (f"[fd00::2]:{ports[socket.AF_INET6]}", socket.AF_INET6),
+            (f"10.0.0.2:{ports[socket.AF_INET]}", socket.AF_INET),
+        ):
+            with client.connect(to) as connection:
+                assert connection.family == family
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(("server", ports[socket.AF_INET6]), family=socket.AF_INET)
+    with pytest.raises(ValueError, match="does not say where to"):
+        client.connect("server:*")
+    with pytest.raises(OSError, match=re.escape("host server: cannot listen on 192.0.2.1:0")):
+        server.listen(address="192.0.2.1")
+
+
+def test_nobody_answers_in_time(client: Host, lab: Lab) -> None:
+    link = lab.link("client", "server")
+    link.down()
+    try:
+        with pytest.raises(OSError, match="cannot connect to server:80"):
+            client.connect("server:80", timeout_s=0.2)
+    finally:
+        link.up()
+
+
+def test_a_datagram_socket_and_a_raw_socket_live_on_the_host(client: Host, server: Host) -> None:
+    with server.socket(type=socket.SOCK_DGRAM) as receiver, client.socket(type=socket.SOCK_DGRAM) as sender:
+        receiver.settimeout(WAIT_S)
+        receiver.bind((server.ipv4, 5353))
+        sender.sendto(b"hello", (server.ipv4, 5353))
+        assert receiver.recvfrom(10)[0] == b"hello"
+    with client.socket(type=socket.SOCK_RAW, proto=socket.IPPROTO_ICMP) as raw:
+        assert raw.type == socket.SOCK_RAW
+    with pytest.raises(OSError, match="host client"):
+        client.socket(type=12345)
