@@ -15,6 +15,9 @@ from labctl.lab.front import Client
 from labctl.lab.host import Host
 from labctl.lab.protocol import Done, Failed, Reconcile, StartProcess
 from labctl.lab.roster import Roster
+from labctl.lab.timers import Timers
+
+ATTEMPTS, PAUSE_S = 25, 0.2  # at putting back what there was
 
 Key = tuple[str, str]  # node, name of a detached process
 Told = Callable[[list[str]], None]  # hears what could not be put back
@@ -29,6 +32,7 @@ class Change:
     started: set[Key] = field(default_factory=set)
     stopped: dict[Key, StartProcess] = field(default_factory=dict)  # in the order in which they were
     is_being_undone: bool = False
+    is_put_back: bool = False  # or is being so: what was started has ended
 
 
 class Changes:
@@ -37,11 +41,13 @@ class Changes:
     def __init__(
         self,
         roster: Roster,
+        timers: Timers,
         hosts: dict[str, Host],
         state: Callable[[], Reconcile],
         reconcile: Callable[[Reconcile], None],
     ) -> None:
         self._roster = roster
+        self._timers = timers
         self._hosts = hosts
         self._state = state
         self._reconcile = reconcile
@@ -106,29 +112,34 @@ class Changes:
         def ended(key: Key) -> None:
             left.discard(key)
             if not left:
-                told(self._put_back(change))
-                self._forget()
+                self._put_back(change, told, ATTEMPTS)
 
         for key in keys:
             if not self._roster.end(key, lambda _, key=key: ended(key)):  # type: ignore[misc]
                 left.discard(key)
-        if not left and self._change is change:
-            told(self._put_back(change))
-            self._forget()
+        if not left and not change.is_put_back:
+            self._put_back(change, told, ATTEMPTS)
 
-    def _put_back(self, change: Change) -> list[str]:
+    def _put_back(self, change: Change, told: Told, attempts: int) -> None:
+        """Put back what is not yet; what is refused (a host whose init has just been killed) is tried again."""
+        change.is_put_back = True
         problems: list[str] = []
         try:
             if self._state() != change.before:
                 self._reconcile(change.before)
         except (LabctlError, OSError) as error:
             problems.append(str(error))
-        for (node, _), request in reversed(change.stopped.items()):
+        for key, request in reversed(tuple(change.stopped.items())):
             try:
-                self._roster.start(self._hosts[node], request)
+                self._roster.start(self._hosts[key[0]], request)
+                del change.stopped[key]
             except (LabctlError, OSError, KeyError) as error:
-                problems.append(f"{node}/{request.name}: {error}")
-        return problems
+                problems.append(f"{'/'.join(key)}: {error}")
+        if problems and attempts > 1:
+            self._timers.after(PAUSE_S, lambda: self._put_back(change, told, attempts - 1))
+            return
+        told(problems)
+        self._forget()
 
     def _forget(self) -> None:
         self._change = None

@@ -119,7 +119,7 @@ class Keeper:
 
     def __post_init__(self) -> None:
         """The book of changes, which needs this keeper."""
-        self.changes = Changes(self.roster, self.hosts, self.state, self.reconcile)
+        self.changes = Changes(self.roster, self.timers, self.hosts, self.state, self.reconcile)
 
     def serve(self, boot: int) -> None:
         """Answer requests until told to end, or boot (whose end of a pipe `boot` shows it) or the owner is gone."""

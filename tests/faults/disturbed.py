@@ -22,7 +22,7 @@ from tests.e2e.command import environment
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 20.0
-OURS = ("labctl-boot", "labctl-keeper", "labctl-init", "labctl-log", "labctl-caller")
+OURS = tuple(f"labctl-{kind}" for kind in ("boot", "keeper", "init", "log", "caller", "guard", "forward"))
 
 FIRST = """\
 hosts: {h1: , h2: , h3: {sysctls: {net.core.somaxconn: 7}}}
@@ -35,6 +35,26 @@ hosts: {h1: , h2: , h4: }
 networks: {lan: {ipv4: 10.0.1.0/24, mtu: 1400, members: [h1, h2, r]}}
 routers: {r: , q: }
 links: [[r, q], {ends: [q, h4], ipv4: 10.7.0.0/24}]
+"""
+SERVED = """\
+hosts:
+  h1:
+    services:
+      same: {run: [sleep, "1001"], restart: always}
+      other: {shell: "sleep 0.05; touch /tmp/one; exec sleep 1002", ready: {file: /tmp/one}, restart: always}
+      gone: {run: [sleep, "1003"], restart: always, after: [other]}
+  h2: {services: {leaves: {run: [sleep, "1004"], restart: always}}}
+networks: {lan: {ipv4: 10.0.1.0/24, members: [h1, h2]}}
+"""
+SERVED_AGAIN = """\
+hosts:
+  h1:
+    services:
+      same: {run: [sleep, "1001"], restart: always}
+      other: {shell: "sleep 0.05; touch /tmp/two; exec sleep 2002", ready: {file: /tmp/two}, restart: always}
+      new: {run: [sleep, "2003"], restart: always, after: [other]}
+  h3: {services: {comes: {run: [sleep, "2004"], restart: always, after: [h1/new]}}}
+networks: {lan: {ipv4: 10.0.1.0/24, members: [h1, h3]}}
 """
 
 
@@ -76,7 +96,8 @@ def lab_state(name: str, *, deadline_s: float = WAIT_S) -> LabState:
 
 
 def _programs(told: Description) -> frozenset[str]:
-    return frozenset(f"{one.node} runs {one.name}" for one in told.processes if one.name and one.state.value != "ended")
+    running = [one for one in told.processes if one.name and one.state.value != "ended"]
+    return frozenset(f"{one.node} runs {one.name}: {' '.join(one.argv)}" for one in running)
 
 
 @dataclass(slots=True)

@@ -8,34 +8,14 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from labctl.errors import LabctlError
-from labctl.lab.place import NETNS_DIRECTORY
 from tests import leaks
-from tests.faults.disturbed import (
-    FIRST,
-    SECOND,
-    Commands,
-    LabState,
-    is_running,
-    keeper_descriptors,
-    lab_state,
-    names_on_the_machine,
-    packet_filter,
-    pass_time,
-    processes_of_no_lab,
-    signal_sent,
-    stopped,
-    victims,
-)
-from tests.integration.detached import becomes
+from tests.faults.disturbed import FIRST, SECOND, SERVED, SERVED_AGAIN, Commands, is_running, packet_filter
+from tests.faults.rounds import LAB, Action, disturbed_in_turn
 
 SCENARIO = """\
 name: Two hosts talk
@@ -53,20 +33,17 @@ steps:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
-    """A command that is disturbed: the lab before it (None: there is none) and after it, as topology files."""
-
-    title: str
-    arguments: tuple[str, ...]
-    before: str | None = "first.yaml"
-    ends_lab: bool = False
-
-
-LAB = "LAB"  # in the arguments: the lab's name
+FILES = {
+    "first.yaml": FIRST,
+    "second.yaml": SECOND,
+    "served.yaml": SERVED,
+    "served-again.yaml": SERVED_AGAIN,
+    "scenario.yaml": SCENARIO,
+}
 ACTIONS = (
     Action("up", ("up", "first.yaml", "--name", LAB), before=None),
     Action("change", ("up", "second.yaml", "--name", LAB)),
+    Action("services", ("up", "served-again.yaml", "--name", LAB), before="served.yaml", first="served.yaml"),
     Action("link", ("link", "--lab", LAB, "r", "h3", "down")),
     Action("exec", ("exec", "--lab", LAB, "h1", "--", "sh", "-c", "echo begins; sleep 0.05; ping -c1 -W5 h2")),
     Action("run", ("run", "scenario.yaml")),
@@ -75,31 +52,13 @@ ACTIONS = (
 )
 ROUNDS = -(-int(os.environ.get("LABCTL_KILLS", "42")) // len(ACTIONS))
 SEED = int(os.environ.get("LABCTL_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-HOW = {"kill": 14, "terminate": 3, "freeze": 3, "stop": 2}  # how often, relatively
-FREEZE_S = 0.05
-SETTLED_S = 1.5
-
-
-def settled(name: str) -> LabState:
-    """Its state once it stays as it is: the kernel gives link-local addresses in its own time, within a second."""
-    last = [lab_state(name)]
-    since = [time.monotonic()]
-
-    def stays() -> bool:
-        now = lab_state(name)
-        if now != last[0]:
-            last[0], since[0] = now, time.monotonic()
-        return time.monotonic() - since[0] > SETTLED_S
-
-    assert becomes(stays), "the lab does not settle"
-    return last[0]
 
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Commands]:
     """The command line with a state directory of the test's own; nothing runs afterwards."""
     monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path / "state"))
-    for name, text in (("first.yaml", FIRST), ("second.yaml", SECOND), ("scenario.yaml", SCENARIO)):
+    for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     commands = Commands(f"k{os.getpid()}", tmp_path)
     yield commands
@@ -108,174 +67,8 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Comman
         commands.done("down", "--force", commands.name)
 
 
-@dataclass(slots=True)
-class Round:
-    """One command that is disturbed, and what is found after it."""
-
-    commands: Commands
-    action: Action
-    dice: random.Random
-    clean: leaks.MachineState
-    victim: str = ""
-    how: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.commands.name
-
-    def arguments(self) -> list[str]:
-        return [self.name if word == LAB else word for word in self.action.arguments]
-
-    def prepare(self) -> None:
-        """The lab is as the action needs it, with a program of its own that is started again when it ends."""
-        if self.action.before is None:
-            if is_running(self.name):
-                self.commands.done("down", self.name)
-            return
-        if not is_running(self.name):
-            self.commands.done("up", self.action.before, "--name", self.name)
-            self.start_program()
-
-    def undisturbed(self) -> tuple[float, LabState | None]:
-        """How long the action takes, and what the lab is then."""
-        began = time.monotonic()
-        self.commands.done(*self.arguments())
-        took = time.monotonic() - began
-        return took, settled(self.name) if is_running(self.name) else None
-
-    def disturb(self, latest_s: float) -> None:
-        """Start the action and do something to one of the processes at a random moment of it."""
-        client = self.commands.start(*self.arguments())
-        pass_time(client.pid, self.dice.uniform(0, latest_s))
-        found = victims(client.pid, self.commands.directory / "state")
-        self.victim = self.dice.choice(sorted(found))
-        pid = self.dice.choice(found[self.victim])
-        self.how = self.dice.choices(list(HOW), list(HOW.values()))[0]
-        match self.how:
-            case "kill":
-                signal_sent(pid, signal.SIGKILL)
-            case "terminate":
-                signal_sent(pid, signal.SIGTERM)
-            case "freeze":
-                stopped(pid)
-                pass_time(pid, FREEZE_S)
-                signal_sent(pid, signal.SIGCONT)
-            case "stop":
-                stopped(pid)
-                if self.victim == "client":
-                    signal_sent(pid, signal.SIGKILL)
-                elif is_running(self.name):
-                    self.commands.done("down", "--force", self.name)
-        if self.how == "stop" and self.victim != "client":
-            pass_time(client.pid, 0.2)
-            signal_sent(pid, signal.SIGCONT)  # of a lab that was still being made, or that ends with its owner
-        self.commands.ended(client)
-
-    @property
-    def may_end_the_lab(self) -> bool:
-        return self.victim in ("boot", "keeper") or self.how == "stop" or self.action.ends_lab
-
-    def found(self, before: LabState | None, asked: LabState | None) -> str:
-        """What there is now: clean, as it was, or as asked; AssertionError when it is anything else."""
-        last: list[LabState | None] = [None]
-        # `up` makes the lab anew when it ends meanwhile: then without programs that were started by hand.
-        makes_anew = asked is not None and self.may_end_the_lab and self.action.title == "change"
-        anew = replace(asked, programs=frozenset()) if asked and makes_anew else asked
-
-        def is_decided() -> bool:
-            try:
-                last[0] = lab_state(self.name) if is_running(self.name) else None
-            except LabctlError:
-                return False  # it is just ending
-            return last[0] in (before, asked, anew) or (last[0] is None and self.may_end_the_lab)
-
-        assert becomes(is_decided), self.told(last[0], before, asked)
-        if last[0] is None:
-            self.check_clean()
-            return "as asked" if asked is None else "as it was" if before is None else "gone"
-        assert becomes(lambda: processes_of_no_lab(self.name) <= self.clean.pids, 20), leaks.left_behind_since(
-            self.clean
-        )
-        return "as asked" if last[0] in (asked, anew) else "as it was"
-
-    def told(self, last: LabState | None, before: LabState | None, asked: LabState | None) -> str:
-        if last is None:
-            return "the lab is gone"
-        differences = [f"{what}:\n{last.beside(one)}" for what, one in (("was", before), ("asked", asked)) if one]
-        return "the lab is neither as it was nor as asked\n" + "\n".join(differences)
-
-    def check_clean(self) -> None:
-        """Nothing is left of the lab, once a command has looked."""
-        self.commands.done("ps")
-        state = self.commands.directory / "state"
-        assert becomes(lambda: not os.listdir(state)), os.listdir(state)
-        assert becomes(lambda: not names_on_the_machine(self.name)), names_on_the_machine(self.name)
-        left: list[str] = []
-
-        def is_clean() -> bool:  # other sessions' labs have names on the machine, too
-            found = leaks.machine_state().left_behind_since(self.clean)
-            left[:] = [each for each in found if NETNS_DIRECTORY not in each]
-            return not left
-
-        assert becomes(is_clean), left
-
-    def next_commands_work(self, first: LabState) -> None:
-        """The lab can be made, or changed, to the first topology, whatever it is; its hosts can be used."""
-        was_running = is_running(self.name)
-        self.commands.done("up", "first.yaml", "--name", self.name)
-        if was_running and self.action.title == "link":
-            self.commands.done("link", "--lab", self.name, "r", "h3", "up")
-        if not lab_state(self.name).programs:
-            self.start_program()
-        self.commands.done("exec", "--lab", self.name, "h1", "--", "true")
-        last: list[LabState] = []
-
-        def is_first() -> bool:
-            last[:] = [lab_state(self.name)]
-            return last[0] == first
-
-        assert becomes(is_first), last[0].beside(first)
-
-    def start_program(self) -> None:
-        self.commands.done(
-            "start", "--lab", self.name, "--name", "busy", "--restart", "always", "h1", "--", "sleep", "1000"
-        )
-
-
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.title)
 def test_after_any_kill_the_lab_is_as_it_was_or_as_asked_or_gone(commands: Commands, action: Action) -> None:
-    dice = random.Random(f"{SEED} {action.title}")
     clean, rules = leaks.machine_state(), packet_filter()
-    calibration = Round(commands, action, dice, clean)
-    commands.done("up", "first.yaml", "--name", commands.name)
-    calibration.start_program()
-    commands.done("exec", "--lab", commands.name, "h1", "--", "true")
-    first = settled(commands.name)
-    calibration.prepare()
-    before = first if action.before else None
-    took_s, asked = calibration.undisturbed()
-    calibration.next_commands_work(first)
-    descriptors = keeper_descriptors(commands.name)
-    for number in range(ROUNDS):
-        one = Round(commands, action, dice, clean)
-        one.prepare()
-        try:
-            one.disturb(took_s * 1.1)
-            outcome = one.found(before, asked)
-            one.next_commands_work(first)
-            now = keeper_descriptors(commands.name)
-            assert becomes(lambda: keeper_descriptors(commands.name) <= descriptors), now - descriptors
-        except AssertionError as error:
-            raise AssertionError(
-                f"LABCTL_SEED={SEED}: {action.title}, round {number}: {one.how} {one.victim}: {error}"
-            ) from error
-        _written(f"{action.title}\t{one.victim}\t{one.how}\t{outcome}")
-    commands.done("down", commands.name)
-    calibration.check_clean()
+    disturbed_in_turn(commands, action, SEED, ROUNDS, clean)
     assert packet_filter() == rules
-
-
-def _written(line: str) -> None:
-    if path := os.environ.get("LABCTL_KILLS_FIGURES"):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
