@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import labctl
 
 PROGRAM = """\
 import sys
@@ -69,11 +72,12 @@ def test_it_can_be_left_out(tmp_path: Path) -> None:
     assert session(tmp_path, '"-p", "no:labctl",')["modules"] == ""
 
 
-def pytest_says(*arguments: str, cwd: Path) -> str:
+def pytest_says(*arguments: str, cwd: Path, **environment: str) -> str:
     """The output of a pytest that succeeds or finds nothing."""
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
         cwd=cwd,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -99,3 +103,23 @@ def test_marks_are_registered_and_options_explained(tmp_path: Path) -> None:
     told = pytest_says("--help", cwd=tmp_path)
     words = ["--labctl-artifacts", "--labctl-seed", "labctl_scenarios", "labctl_topology", "labctl_private_network"]
     assert [word for word in [*words, "labctl_skip_impossible"] if word not in told] == []
+
+
+def test_labctls_own_code_is_not_rewritten_where_it_is_installed_from_a_wheel(tmp_path: Path) -> None:
+    site, folder = tmp_path / "site", tmp_path / "project"
+    info = site / "labctl-0.dist-info"
+    info.mkdir(parents=True)
+    (site / "labctl").symlink_to(Path(labctl.__file__).parent)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: labctl\nVersion: 0\n")
+    (info / "RECORD").write_text("labctl/__init__.py,,\n")
+    (info / "entry_points.txt").write_text("[pytest11]\nlabctl = labctl.pytest_plugin\n")
+    folder.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    (folder / "test_it.py").write_text(
+        "import labctl.errors, labctl.pytest_plugin\n\n\ndef test_it():\n"
+        "    loaders = [module.__loader__ for module in (labctl.errors, labctl.pytest_plugin)]\n"
+        "    assert [type(loader).__name__ for loader in loaders] == ['SourceFileLoader', 'AssertionRewritingHook']\n"
+        f"    assert labctl.__file__.startswith({str(site)!r})\n"
+    )
+    said = pytest_says("-q", cwd=folder, PYTHONPATH=str(site))
+    assert "1 passed" in said
