@@ -69,7 +69,38 @@ def test_the_wheel_has_the_typing_marker_the_schemas_the_starter_and_what_ships(
 def test_the_wheel_puts_nothing_beside_its_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"labctl"}
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {"labctl"}
+
+
+def test_manual_pages_and_completion_go_to_share(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.split(".data/data/")[1] for name in archive.namelist() if ".data/" in name}
+    share = ROOT / "share"
+    assert names == {f"share/{path.relative_to(share)}" for path in share.rglob("*") if path.is_file()}
+    assert {"share/man/man1/labctl-run.1", "share/man/man5/labctl-scenario.5"} <= names
+
+
+def test_the_wheel_is_found_by_pytest_and_has_the_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (place,) = [name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt")]
+        points = archive.read(place).decode()
+    assert "[console_scripts]\nlabctl = labctl.cli.main:main" in points
+    assert "[pytest11]\nlabctl = labctl.pytest_plugin" in points
+
+
+def test_a_source_distribution_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    build = f"import hatchling.build; print(hatchling.build.build_sdist({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True)
+    (source,) = tmp_path.glob("labctl-*.tar.gz")
+    subprocess.run(["tar", "-x", "-f", source, "-C", tmp_path], check=True)
+    (unpacked,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    build = f"import hatchling.build; print(hatchling.build.build_wheel({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", build], cwd=unpacked, check=True, capture_output=True)
+    (again,) = tmp_path.glob("labctl-*.whl")
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
+        assert {name: first.getinfo(name).CRC for name in first.namelist()} == {
+            name: second.getinfo(name).CRC for name in second.namelist()
+        }
 
 
 def test_examples_are_listed_without_a_checkout(installed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""pip, pipx and uv install labctl with what it depends on, and what they install works.
+
+They fetch from the package index that pip is set up for; without one, or in a hurry, set LABCTL_TESTS_OFFLINE=1.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+from tests.skips import for_root
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 600
+
+pytestmark = [
+    for_root("what it installs is the same for everybody, so once is enough"),
+    pytest.mark.skipif(
+        os.environ.get("LABCTL_TESTS_OFFLINE") == "1",
+        reason="for machines without a package index: LABCTL_TESTS_OFFLINE is set",
+    ),
+]
+
+
+class Installer(Enum):
+    """Who installs."""
+
+    PIP = "pip"
+    PIPX = "pipx"
+    UV = "uv"
+
+
+def run(*argv: object, cwd: Path, **more: str) -> str:
+    """The output of a program that has to succeed."""
+    ours = ("PYTEST_", "VIRTUAL_ENV", "PYTHONPATH", "LABCTL_STATE_DIR", "XDG_", "TMPDIR")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    ended = subprocess.run(
+        [str(word) for word in argv],
+        cwd=cwd,
+        env={**environment, "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "LC_ALL": "C.UTF-8", **more},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{argv}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is not installed (tools/install)")
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-c", f"import hatchling.build; hatchling.build.build_wheel({str(folder)!r})", cwd=ROOT)
+    (built,) = folder.glob("labctl-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an environment's programs, with pip, pipx and uv in it."""
+    folder = tmp_path_factory.mktemp("installers")
+    venv.create(folder, with_pip=True)
+    run(folder / "bin" / "pip", "install", "--quiet", "pipx", "uv", cwd=folder)
+    return folder / "bin"
+
+
+def install(installer: Installer, wheel: Path, programs: Path, folder: Path) -> Path:
+    """The installed command."""
+    match installer:
+        case Installer.PIP:
+            venv.create(folder / "venv", with_pip=True)
+            run(folder / "venv" / "bin" / "pip", "install", "--quiet", wheel, "pytest", cwd=folder)
+            return folder / "venv" / "bin" / "labctl"
+        case Installer.PIPX:
+            places = {
+                "PIPX_HOME": str(folder / "pipx"),
+                "PIPX_BIN_DIR": str(folder / "bin"),
+                "PIPX_MAN_DIR": str(folder / "man"),
+            }
+            run(programs / "pipx", "install", "--quiet", "--python", sys.executable, wheel, cwd=folder, **places)
+            return folder / "bin" / "labctl"
+        case Installer.UV:
+            places = {
+                "UV_TOOL_DIR": str(folder / "uv"),
+                "UV_TOOL_BIN_DIR": str(folder / "bin"),
+                "UV_PYTHON_DOWNLOADS": "never",
+            }
+            run(programs / "uv", "tool", "install", "--quiet", "--python", sys.executable, wheel, cwd=folder, **places)
+            return folder / "bin" / "labctl"
+
+
+@pytest.mark.parametrize("installer", Installer, ids=lambda installer: installer.value)
+def test_what_is_installed_runs_a_scenario_and_has_its_manual(
+    installer: Installer, wheel: Path, programs: Path, tmp_path: Path
+) -> None:
+    labctl = install(installer, wheel, programs, tmp_path)
+    assert "tcp-echo" in run(labctl, "examples", cwd=tmp_path)
+    assert "✓ passed" in run(labctl, "run", "tcp-echo", cwd=tmp_path)
+    prefix = labctl.resolve().parents[1]
+    assert (prefix / "share" / "man" / "man1" / "labctl-run.1").is_file()
+    if installer is Installer.PIPX:
+        assert (tmp_path / "man" / "man1" / "labctl.1").exists()
+    if installer is Installer.PIP:
+        run(labctl, "init", "starter", cwd=tmp_path)
+        told = run(labctl.with_name("pytest"), "-q", "-p", "no:cacheprovider", "starter", cwd=tmp_path)
+        assert " passed" in told
