@@ -19,7 +19,7 @@ import yaml
 from tests.e2e.command import LABCTL, environment
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 GOOD = "name: Good\ntopology: pair\nsteps:\n  - run: {on: client, run: [hostname], expect: {stdout: client}}\n"
 BAD = "name: Bad\ntopology: pair\nsteps:\n  - run: {on: client, run: [hostname], expect: {stdout: server}}\n"
 _TERM = re.compile(r"\s*(?:(?P<op>&&|==|!=)|(?P<call>always\(\))|'(?P<text>[^']*)'|(?P<name>[a-z][\w.-]*))")
