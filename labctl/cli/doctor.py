@@ -158,12 +158,8 @@ def _limits() -> Iterator[Check]:
         "that is few" if few else "",
         "Try: ulimit -Hn 65536" if few else "",
     )
-    found = machine.cgroups()
-    use = "limits: pids, memory, cpu of a host's programs"
-    if found.problem:
-        yield Check("limits", "cgroup v2", State.MISSING, use, found.problem, found.remedy)
-    else:
-        yield Check("limits", "cgroup v2", State.OK, f"{found.mount}: {', '.join(found.controllers)}")
+    found = machine.control_groups()
+    yield _of("limits", found, State.OK if found.works else State.MISSING)
 
 
 def _programs() -> Iterator[Check]:

@@ -13,14 +13,20 @@ from pathlib import Path
 from labctl.errors import LabctlError, MachineError, errno_name
 from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
 
-__all__ = ["Cgroups", "Finding", "Readings", "cgroups", "privilege", "probe_kernel", "program", "try_a_lab"]
+__all__ = ["Finding", "Readings", "control_groups", "privilege", "probe_kernel", "program", "try_a_lab"]
 
 _PROBE = "import sys; sys.path.extend(sys.argv[1:]); from labctl.kernel.probes import main; main()"
 _PROBE_QDISC = (
     "import sys; kind, *path = sys.argv[1:]; sys.path.extend(path); "
     "from labctl.kernel.probes import try_qdisc; try_qdisc(kind)"
 )
+_SEARCH = (
+    "import sys; sys.path.extend(sys.argv[1:]); "
+    "from labctl.kernel.cgroup import Controller, find_parents; find_parents(tuple(Controller))"
+)
+LIMITS = "limits: pids, memory, cpu of a host's programs"
 PROBE_TIMEOUT_S = 60.0
+SCOPE_TIMEOUT_S = 10.0
 LAB_TIMEOUT_S = 30.0
 
 
@@ -179,43 +185,35 @@ def program(name: str) -> str:
     return shutil.which(name, path=path) or ""
 
 
-@dataclass(frozen=True, slots=True)
-class Cgroups:
-    """The unified hierarchy (cgroups(7)) as this user may use it; `mount` "" when there is none."""
+def control_groups() -> Finding:
+    """Whether programs on hosts can be limited (`limits:`): the search that a lab makes, for all three controllers.
 
-    mount: str = ""
-    controllers: tuple[str, ...] = ()
-    writable: bool = False
-    problem: str = ""
-    remedy: str = ""
+    A login may have no group with all three while a scope that systemd is asked for has; that is tried too.
+    """
+    from labctl.kernel.cgroup import Controller, find_parents
 
-
-def cgroups() -> Cgroups:
-    """Whether programs on hosts can be limited (`limits:`), and by which controllers."""
-    mount = next((line.split()[4] for line in _text("/proc/self/mountinfo").splitlines() if " - cgroup2 " in line), "")
-    if not mount:
-        return Cgroups(problem="no cgroup2 file system is mounted", remedy="Try: sudo mount -t cgroup2 none /mnt")
-    own = next((line[3:] for line in _text("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
-    here = Path(mount + own) if Path(mount + own).is_dir() else Path(mount)
-    controllers = tuple(_text(str(here / "cgroup.controllers")).split())
-    writable = os.access(here, os.W_OK)
-    wanted = [name for name in ("cpu", "memory", "pids") if name not in controllers]
-    if elsewhere := [name for name in wanted if name in _cgroup_v1_controllers()]:
-        remedy = "Boot with systemd.unified_cgroup_hierarchy=1."
-        return Cgroups(mount, controllers, writable, f"cgroup v1 has {', '.join(elsewhere)} here", remedy)
-    if wanted or not writable:
-        problem = f"no controllers {', '.join(wanted)}" if wanted else "this user may not make cgroups"
-        remedy = "Try: systemd-run --user --scope -p Delegate=yes labctl up ..., or run as root."
-        if os.geteuid() == 0:
-            remedy = "This root's own cgroup has not been given them; start labctl from one that has."
-        return Cgroups(mount, controllers, writable, problem, remedy)
-    return Cgroups(mount, controllers, writable)
+    try:
+        find_parents(tuple(Controller))
+    except MachineError as error:
+        scope = ["systemd-run", *([] if os.geteuid() == 0 else ["--user"]), "--scope", "-p", "Delegate=yes"]
+        if _finds_groups_in(scope):
+            return Finding("control groups", True, f"{LIMITS}, started with: {' '.join(scope)} labctl up ...")
+        problem, _, remedy = str(error).partition(" here. ")
+        return Finding("control groups", False, LIMITS, f"{problem.rpartition(': ')[2]} here", remedy)
+    return Finding("control groups", True, LIMITS)
 
 
-def _cgroup_v1_controllers() -> frozenset[str]:
-    """Controllers that a hierarchy of version 1 has taken (/proc/cgroups: name, hierarchy, ...)."""
-    rows = [line.split() for line in _text("/proc/cgroups").splitlines() if not line.startswith("#")]
-    return frozenset(name for name, hierarchy, *_ in rows if hierarchy != "0")
+def _finds_groups_in(scope: list[str]) -> bool:
+    from labctl.lab.starting import search_path
+
+    if not program(scope[0]):
+        return False
+    argv = [*scope, "--quiet", sys.executable, "-I", "-S", "-c", _SEARCH, *search_path()]
+    try:
+        ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=SCOPE_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return ended.returncode == 0
 
 
 def try_a_lab() -> Finding:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.provisioning.machine import ROOT, Machine, booted
+from tests.provisioning.machine import ROOT, Machine, booted, require
 
 SUITE = os.environ.get("LABCTL_TEST_SUITE", "trixie")
 CHECKOUT = "/home/vagrant/labctl"
@@ -42,9 +41,8 @@ class Provisioned:
 def provisioned() -> Iterator[Provisioned]:
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a root file system")
-    for program in ("debootstrap", "nsenter", "unshare", "pivot_root"):
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}: tools/provision --servers")
+    require("debootstrap", "debootstrap")
+    require("nsenter", "util-linux")
     before_all = marks()
     with booted(SUITE) as machine:
         # A box has lists of packages, and a person may have other shells.

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOT_TIMEOUT_S = 600
 COMMAND_TIMEOUT_S = 900
 _OUTER = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+def require(program: str, package: str) -> None:
+    """Skips the test where the program is missing; fails it where tools/provision --servers should have seen to it."""
+    if shutil.which(program) is not None:
+        return
+    if os.environ.get("CI") and os.geteuid() == 0:
+        pytest.fail(f"{program} is not installed, which tools/provision --servers does")
+    pytest.skip(f"needs {program}: apt-get install {package}")
 
 
 @dataclass(frozen=True, slots=True)

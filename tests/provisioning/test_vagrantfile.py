@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.provisioning.machine import ROOT, require
+
 VAGRANTFILE = (ROOT / "Vagrantfile").read_text()
 TIMEOUT_S = 120
 
@@ -37,11 +37,7 @@ echo 7.0.10r158379
 
 def vagrant(folder: Path, *words: str, vagrantfile: str = VAGRANTFILE, **env: str) -> subprocess.CompletedProcess[str]:
     """`vagrant WORDS` in that folder, which is its home, too, with the Vagrantfile in it."""
-    program = shutil.which("vagrant")
-    if program is None:
-        if os.environ.get("CI") and os.geteuid() == 0:
-            pytest.fail("vagrant is not installed, which tools/provision --servers does")
-        pytest.skip("needs vagrant: apt-get install vagrant")
+    require("vagrant", "vagrant")
     (folder / "Vagrantfile").write_text(vagrantfile)
     environment = {
         "PATH": f"{folder}:{os.environ.get('PATH', os.defpath)}",
@@ -51,7 +47,7 @@ def vagrant(folder: Path, *words: str, vagrantfile: str = VAGRANTFILE, **env: st
         "LANG": "C.UTF-8",
     }
     return subprocess.run(
-        [program, *words],
+        ["vagrant", *words],
         cwd=folder,
         env=environment | env,
         stdin=subprocess.DEVNULL,
@@ -118,3 +114,12 @@ def test_the_provisioner_runs_the_script_of_the_checkout() -> None:
     assert checkout is not None
     assert 'inline: "exec #{CHECKOUT}/tools/provision --machine vagrant"' in VAGRANTFILE
     assert checkout[1] in (ROOT / "docs" / "vagrant.md").read_text()
+
+
+def test_the_scripts_pass_shellcheck() -> None:
+    require("shellcheck", "shellcheck")
+    folders = [ROOT / "tools", ROOT / "tests" / "provisioning"]
+    scripts = [path for folder in folders for path in folder.iterdir() if path.is_file() and not path.suffix]
+    assert len(scripts) >= 7
+    told = subprocess.run(["shellcheck", "--severity=warning", *scripts], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stdout
