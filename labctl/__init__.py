@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labctl.api.reachability import Reachability
     from labctl.api.running import Completed
     from labctl.api.scenarios import ScenarioFailed, ScenarioRun
+    from labctl.api.seen import Socket, State, Transport
     from labctl.api.topology import Topology
     from labctl.errors import (
         DeadlineExceeded,
@@ -70,7 +71,10 @@ __all__ = [
     "Reachability",
     "ScenarioFailed",
     "ScenarioRun",
+    "Socket",
+    "State",
     "Topology",
+    "Transport",
     "enter_private_network",
 ]
 
@@ -104,6 +108,7 @@ def _home(name: str) -> str:
         "reachability": ("Reachability",),
         "running": ("Completed",),
         "scenarios": ("ScenarioFailed", "ScenarioRun"),
+        "seen": ("Socket", "State", "Transport"),
         "topology": ("Topology",),
     }
     for module, names in homes.items():

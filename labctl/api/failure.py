@@ -70,13 +70,18 @@ def socket_lines(lab: Engine, title: str) -> Iterator[str]:
     from labctl.observe.sockets import Transport, sockets
 
     yield title
+    none = True
     for node in lab.nodes:
         try:
             found = [one for one in sockets(lab, node) if one.transport is not Transport.UNIX or one.path]
         except (LabctlError, RuntimeError) as error:
             yield f"  {node}: cannot be listed: {error}"
+            none = False
             continue
+        none = none and not found
         for one in found[:SOCKETS_SHOWN]:
             yield f"  {node}: {one}"
         if len(found) > SOCKETS_SHOWN:
             yield f"  {node}: and {len(found) - SOCKETS_SHOWN} more"
+    if none:
+        yield "  none"
