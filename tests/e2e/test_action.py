@@ -196,8 +196,8 @@ def test_as_root_by_sudo_the_results_belong_to_the_runner(tmp_path: Path) -> Non
     job.run()
     assert not job.failed, job.log
     directory = job.outputs["run"]["directory"]
-    assert (
-        re.search(rf"^sudo --preserve-env env PATH=\S+ {re.escape(LABCTL)} run --artifacts ", job.log, flags=re.MULTILINE)
+    assert re.search(
+        rf"^sudo --preserve-env env PATH=\S+ {re.escape(LABCTL)} run --artifacts ", job.log, flags=re.MULTILINE
     )
     assert f"sudo chown -R {owner} {directory}" in job.log
 
