@@ -29,13 +29,13 @@ from tests.patience import patient
 from tests.unit.topology.drafts import resolved
 
 MBIT = 1_000_000
-TRIES = 10  # on a loaded machine one of them shows what the link can do
+TRIES = 20  # on a loaded machine one of them shows what the link can do
+ENOUGH = 0.9 if patient(1) == 1 else 0.1  # of the rate; an emulated processor is no measure
 NO_TBF, NO_NETEM = without_qdisc("tbf"), without_qdisc("netem")
 
 pytestmark = [
     skips.needs_feature("tbf", not NO_TBF, NO_TBF),
     skips.needs_programs("ip", "tc"),
-    pytest.mark.stock_kernel,
 ]
 
 
@@ -93,6 +93,7 @@ def is_faster(attempt: Callable[[], Transfer], impairment: Impairment) -> bool:
     return any(not bound_holds(attempt(), impairment) for _ in range(TRIES))
 
 
+@pytest.mark.stock_kernel
 @inside
 @pytest.mark.parametrize("mbit", [10, 100])
 def test_a_tcp_transfer_gets_the_rate_of_its_link_and_not_more(mbit: int) -> None:
@@ -103,7 +104,7 @@ def test_a_tcp_transfer_gets_the_rate_of_its_link_and_not_more(mbit: int) -> Non
             done = transfer(lab, "client", "server", mbit * 40_000)
             assert bound_holds(done, asked)
             shares.append(done.wire_bit_s / asked.rate_bit_s)
-            if shares[-1] >= 0.9:
+            if shares[-1] >= ENOUGH:
                 return
         pytest.fail(f"shares of the rate: {shares}")
 
@@ -160,12 +161,14 @@ def test_a_datagram_of_the_largest_size_passes_in_fragments_at_a_low_rate() -> N
         assert len(other.recv(1 << 17)) == 65_507
 
 
+@pytest.mark.stock_kernel
 @inside
-@pytest.mark.parametrize("text", ["1kbit", "1500kbit", "10mbit", "1gbit", "40gbit", "1000gbit"])
-def test_the_kernel_has_the_rate_that_was_asked_for(text: str) -> None:
-    made = pair_plan(f"rate: {text}")
+def test_the_kernel_has_the_rate_that_was_asked_for() -> None:
+    rates = ("1kbit", "1500kbit", "10mbit", "1gbit", "40gbit", "1000gbit")
+    links = (f"{{ends: [client, server], rate: {text}}}" for text in rates)
+    made = built("hosts: {client: , server: }", f"links: [{', '.join(links)}]")
     with NetworkLab(*made.operations) as lab:
-        assert of(lab, "client") == f"rate {text}"
+        assert [str(one) for one in sending(lab, "client").values()] == [f"rate {text}" for text in rates]
         assert inspect(lab, "x", made).differs == ()
 
 
@@ -184,6 +187,7 @@ def test_a_switch_delays_nothing_but_limits_what_it_sends_to_one_host() -> None:
         assert is_faster(lambda: transfer(lab, "server", "client", 300_000), rate(4))
 
 
+@pytest.mark.stock_kernel
 @inside
 def test_a_new_plan_adds_changes_and_removes_rates_while_a_connection_goes_on() -> None:
     plans = [pair_plan(link) for link in ("mtu: 1500", "rate: 40mbit", "rate: 20mbit, mtu: 1400", "mtu: 1400")]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ from tests.integration import networks
 from tests.integration.detached import running
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.test_plan_shell import in_sandbox, script_of
-from tests.measuring import binomial_bounds, one_way_s, over, sent_through, transfer
+from tests.measuring import binomial_bounds, one_way_s, over, sent_through, transfer, udp_pair
 from tests.patience import patient
 from tests.unit.topology.drafts import resolved
 
@@ -54,6 +56,14 @@ def paired(*, client: Impairment | None = None, server: Impairment | None = None
 def built(link: str) -> Plan:
     lines = ("hosts: {client: , server: }", f"links: [{{ends: [client, server], ipv4: 192.0.2.0/24, {link}}}]")
     return plan.build(resolved(*lines))
+
+
+def queues_shown(lab: NetworkLab, node: str) -> list[dict[str, Any]]:
+    """The disciplines of the node's eth0 with their counters, as tc tells them."""
+    with lab.nodes.entered(node):
+        shown = subprocess.check_output(["tc", "-s", "-json", "qdisc", "show", "dev", "eth0"], text=True)
+    found: list[dict[str, Any]] = json.loads(shown)
+    return found
 
 
 @inside
@@ -86,7 +96,7 @@ def test_jitter_spreads_the_delay_to_both_sides() -> None:
 @inside
 @pytest.mark.parametrize("loss_ppm", [10_000, 250_000])
 def test_so_many_packets_are_lost_as_were_to_be(loss_ppm: int) -> None:
-    count = 4000
+    count = 2000
     with paired(client=Impairment(loss_ppm=loss_ppm)) as lab:
         low, high = binomial_bounds(count, loss_ppm / 1e6)
         assert low <= sent_through(lab, "client", "server", count).lost <= high
@@ -102,37 +112,43 @@ def test_everything_or_nothing_is_lost() -> None:
 
 
 @inside
-@pytest.mark.parametrize("others", ["", "delay 10ms", "delay 10ms, loss 0.1%"])
-def test_a_rate_is_kept_whatever_else_is_asked_for(others: str) -> None:
-    impairment = Impairment(
-        delay_us=10 * MS if "delay" in others else 0, loss_ppm=1000 if "loss" in others else 0, rate_bit_s=8 * MBIT
-    )
-    bucket = queues(impairment, 1500)[0]
-    assert isinstance(bucket, TokenBucket)
-    with paired(client=impairment) as lab:
-        done = transfer(lab, "client", "server", 2_000_000)
-        assert done.size <= 1_000_000 * done.taken_s + bucket.burst_bytes
-        assert done.wire_bit_s > 8 * MBIT / 4  # under emulation; 96 % of the rate on real processors
+def test_a_seed_repeats_the_losses_on_kernels_that_take_one_and_does_no_harm_on_others() -> None:
+    takes_one = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 6)
+    made = built("ipv6: false, mtu: 1200")  # below 1280 bytes there is no IPv6, whose own packets would draw, too
+    with NetworkLab(*made.operations) as lab:
+        found = []
+        for seed in (7, 7, 8):
+            lab.apply(*plan.set_impairments(made, [("client", "eth0")], Impairment(loss_ppm=250_000), seed))
+            found.append(sent_through(lab, "client", "server", 300).arrived)
+        assert (found[0] == found[1]) is takes_one
+        assert found[0] != found[2]
 
 
 @inside
-def test_a_long_fat_link_carries_more_than_netem_s_usual_thousand_packets() -> None:
-    # 250 ms at a rate that a thousand packets would not fill. None may be dropped: they all fit on the way.
+def test_a_rate_is_kept_whatever_else_is_asked_for() -> None:
+    with paired() as lab:
+        for delay_us, loss_ppm in ((0, 0), (10 * MS, 0), (10 * MS, 1000)):
+            impairment = Impairment(delay_us, 0, loss_ppm, 8 * MBIT)
+            bucket = queues(impairment, 1500)[0]
+            assert isinstance(bucket, TokenBucket)
+            lab.apply(SetImpairment("client", "eth0", impairment))
+            done = transfer(lab, "client", "server", 1_500_000)
+            assert done.size <= 1_000_000 * done.taken_s + bucket.burst_bytes
+            assert done.wire_bit_s > 8 * MBIT / 10  # an emulated processor is no measure
+
+
+@inside
+def test_a_long_fat_link_holds_more_than_netem_s_usual_thousand_packets() -> None:
     count = 3000
-    with (
-        paired(client=Impairment(delay_us=250 * MS)) as lab,
-        lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as one,
-        lab.socket("server", socket.AF_INET, socket.SOCK_DGRAM) as other,
-    ):
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        other.settimeout(patient(5))
-        other.bind(("192.0.2.2", 5000))
-        one.sendto(b"ARP", ("192.0.2.2", 5000))
-        assert other.recv(10) == b"ARP"
-        lab.apply(SetImpairment("client", "eth0", Impairment(delay_us=2_000 * MS)))
-        for number in range(count):
-            one.sendto(number.to_bytes(4, "big"), ("192.0.2.2", 5000))
-        assert [int.from_bytes(other.recv(10), "big") for _ in range(count)] == list(range(count))
+    with paired(client=Impairment(delay_us=100_000 * MS)) as lab:
+        one, other = udp_pair(lab, "client", "server")
+        with one, other:
+            one.settimeout(patient(20))
+            for number in range(count):
+                one.send(number.to_bytes(4, "big"))
+            (emulator,) = queues_shown(lab, "client")
+    assert emulator["drops"] == 0
+    assert emulator["qlen"] >= count
 
 
 @inside
@@ -140,11 +156,7 @@ def test_what_tcp_hands_over_at_once_is_lost_packet_by_packet_where_there_is_a_r
     # tbf cuts the 64 KiB that TCP hands over before netem sees them: no packet of netem's is larger than the MTU.
     with paired(client=Impairment(loss_ppm=1, rate_bit_s=8 * MBIT)) as lab:
         transfer(lab, "client", "server", 1_000_000)
-        with lab.nodes.entered("client"):
-            shown = subprocess.run(
-                ["tc", "-s", "-json", "qdisc", "show", "dev", "eth0"], check=True, capture_output=True, text=True
-            )
-    emulator = next(one for one in json.loads(shown.stdout) if one["kind"] == "netem")
+        emulator = next(one for one in queues_shown(lab, "client") if one["kind"] == "netem")
     assert emulator["packets"] >= 1_000_000 // 1448
 
 
@@ -180,21 +192,20 @@ def test_a_running_link_is_changed_from_any_impairment_to_any_other() -> None:
 
 
 @inside
-@pytest.mark.parametrize(
-    "link",
-    [
+def test_the_kernel_has_what_was_asked_for() -> None:
+    wanted = (
         "delay: 274s, jitter: 2s",
         "delay: 1us, jitter: 1us",
         "loss: 0.0001%",
         "loss: 100%",
         "delay: 12345us, loss: 12.3456%, rate: 1kbit",
         "delay: 20ms, jitter: 2ms, loss: 1%, rate: 1000gbit",
-    ],
-)
-def test_the_kernel_has_what_was_asked_for(link: str) -> None:
-    made = built(f"ipv6: false, {link}")
+    )
+    links = (f"{{ends: [client, server], ipv6: false, {one}}}" for one in wanted)
+    made = plan.build(resolved("hosts: {client: , server: }", f"links: [{', '.join(links)}]"))
     with NetworkLab(*made.operations) as lab:
         assert inspect(lab, "x", made).differs == ()
+        assert len(sending(lab, "client")) == len(wanted)
 
 
 @inside
@@ -261,7 +272,12 @@ def test_the_shell_script_makes_the_same_queues() -> None:
     )
     ends = [(node, ifname) for node in ("a", "b") for ifname in ("eth0", "eth1")]
     shown = in_sandbox(script_of(made) + "".join(f"tc -n {node} qdisc show dev {ifname}\n" for node, ifname in ends))
-    assert shown.splitlines() == of_labctl(made, ends)
+    assert [_alike(line) for line in shown.splitlines()] == [_alike(line) for line in of_labctl(made, ends)]
+
+
+def _alike(line: str) -> str:
+    """Without the number of references, which is a matter of when tc looked."""
+    return re.sub(r" refcnt \d+", "", line)
 
 
 def of_labctl(made: Topology, ends: Sequence[tuple[str, str]]) -> list[str]:
