@@ -14,7 +14,7 @@ _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s)\b", "<time>"),
         (r"\s*\[<time>\]", ""),  # shown from a millisecond on
         (r"(?<=:)(?:3276[89]|327[7-9]\d|32[89]\d\d|3[3-9]\d{3}|[45]\d{4}|60\d{3})\b", "<port>"),  # temporary ports
-        (r"\bseed \d+", "seed <number>"),
+        (r"\bseed(:?) \d+", r"seed\1 <number>"),
         (r"─+", "─"),
         (r"-{3,}", "---"),
         (r"={3,}", "==="),
