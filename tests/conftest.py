@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import leaks
 from tests.skips import is_refused
@@ -15,6 +16,9 @@ PRIVILEGED = ("integration", "e2e", "faults", "stock_kernel")
 
 
 def pytest_configure() -> None:
+    # A busy machine is no failure.
+    settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
     leaks.enter_own_places()
     leaks.mark_session()
 
