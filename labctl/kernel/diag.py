@@ -36,6 +36,8 @@ NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
 
 
 class Transport(StrEnum):
+    """What a socket speaks."""
+
     TCP = "tcp"
     UDP = "udp"
     UNIX = "unix"

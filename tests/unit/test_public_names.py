@@ -41,7 +41,9 @@ ROOMS: dict[str, set[str]] = {
         "render_json",
         "render_shell",
         "render_text",
+        "set_impairments",
         "to_json",
+        "with_seed",
     },
     "lab": {"CallImpossible", "Caller", "CallerEnded", "Lab", "Pending", "Process"},
     "scenario": {
@@ -58,6 +60,15 @@ ROOMS: dict[str, set[str]] = {
         "run_many",
         "run_scenario",
     },
+}
+
+# What `from labctl import ...` gives.
+PUBLIC = {
+    *("Activity", "ActivityKind", "AsyncHost", "AsyncLab", "AsyncLink", "AsyncProgram", "AsyncScenarioRun"),
+    *("Completed", "Host", "Lab", "Link", "Program", "Reachability", "ScenarioRun", "Socket", "State", "Topology"),
+    *("Transport", "enter_private_network"),
+    *("DeadlineExceeded", "InputError", "KernelError", "LabError", "LabGone", "LabctlError", "MachineError"),
+    *("NotFound", "ProgramFailed", "ProgramNotReady", "ProgramTimedOut", "ScenarioFailed"),
 }
 
 # Methods and properties; what a handle's __init__ sets is used all over the tests of labs.
@@ -116,7 +127,7 @@ COMMANDS = {
     "start": {"--lab", "--name", "--restart", *PROGRAM},
     "stop": {"--lab"},
     "logs": {"--lab", "--follow", "-f", "--lines", "-n"},
-    "link": {"--lab"},
+    "link": {"--lab", "--from"},
     "ping": {"--lab", "--all"},
     "cp": {"--lab"},
     "env": {"--lab"},
@@ -172,6 +183,10 @@ def test_the_commands_and_their_options() -> None:
     group = typer.main.get_command(app)
     commands = getattr(group, "commands")  # noqa: B009  # as above
     assert {name: set(options(command)) - {"--help", "-h"} for name, command in commands.items()} == COMMANDS
+
+
+def test_the_package_offers_these_names() -> None:
+    assert set(labctl.__all__) == PUBLIC
 
 
 def test_the_version_is_the_package_s() -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import anyio
 import pytest
 
 from labctl import AsyncHost, AsyncLab, Lab, NotFound, ProgramFailed, ProgramNotReady, ProgramTimedOut
+from tests.integration.machine import holds
 
 WAIT_S = 20.0
 WEB = [sys.executable, "-u", "-m", "http.server", "8000", "--bind", "::"]
@@ -47,10 +49,11 @@ async def commands(host: AsyncHost) -> str:
 
 async def gone(host: AsyncHost, command: str) -> bool:
     """Whether a command has ended, soon."""
-    for _ in range(500):
-        if command not in await commands(host):
-            return True
-    return False
+    until = time.monotonic() + WAIT_S
+    while command in await commands(host):
+        if time.monotonic() > until:
+            return False
+    return True
 
 
 def test_programs_run_at_the_same_time_without_a_thread_for_each() -> None:
@@ -210,10 +213,8 @@ def test_a_lab_of_somebody_else_is_left_as_it_is() -> None:
     with Lab("pair") as lab:
         asyncio.run(use(lab))
         assert not lab.closed
-        for _ in range(500):
-            if "4326" not in lab["client"].run(["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null"]).stdout:
-                return
-        pytest.fail("what was started with it goes on")
+        running = ["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null"]
+        assert holds(lambda: "4326" not in lab["client"].run(running).stdout, WAIT_S)
 
 
 def test_a_lab_that_was_not_made_yet_or_is_closed_says_so() -> None:
@@ -261,10 +262,7 @@ def test_cancelling_a_scenario_ends_a_blocked_call(tmp_path: Path) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        for _ in range(500):
-            if not await lab["server"].sockets():
-                return
-        pytest.fail("the listener is still there")
+        assert await lab["server"].in_netns(holds, lambda: not lab.sync["server"].sockets(), WAIT_S)
 
     in_a_lab(test)
 

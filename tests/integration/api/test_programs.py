@@ -14,6 +14,7 @@ import pytest
 
 from labctl import Host, KernelError, Lab, ProgramFailed, ProgramNotReady, ProgramTimedOut
 from labctl.observe.sockets import State
+from tests.integration.machine import holds
 
 WAIT_S = 20.0
 
@@ -108,10 +109,7 @@ def test_a_deadline_ends_the_whole_process_group_and_tells_what_was_written(clie
     with pytest.raises(ProgramTimedOut, match=r"did not end within 0\.5 s") as caught:
         client.run(script("echo before; sleep 4321 & sleep 4321"), timeout_s=0.5)
     assert caught.value.stdout == "before\n"
-    for _ in range(500):
-        if "sleep 4321" not in commands(client):
-            return
-    pytest.fail("a process of the group goes on")
+    assert holds(lambda: "sleep 4321" not in commands(client), WAIT_S)
 
 
 def test_a_program_that_ignores_sigterm_is_killed(client: Host) -> None:
@@ -215,11 +213,7 @@ def test_descriptors_do_not_add_up_with_programs(server: Host) -> None:
         with server.start(["sleep", "1000"]):
             pass
         server.run(["true"])
-    for _ in range(1000):
-        if count() <= before:  # closed by the watcher's thread
-            return
-        server.sockets()
-    assert count() <= before
+    assert holds(lambda: count() <= before, WAIT_S)  # closed by the watcher's thread
 
 
 def test_both_ends_of_a_connection_are_sockets_of_this_process(client: Host, server: Host) -> None:

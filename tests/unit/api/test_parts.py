@@ -139,3 +139,4 @@ def test_errors_are_what_they_are_caught_as() -> None:
     assert issubclass(NotFound, KeyError)
     assert str(NotFound("no node `x`")) == "no node `x`"
     assert issubclass(ProgramTimedOut, DeadlineExceeded)
+    assert (ProgramFailed.exit_status, labctl.ScenarioFailed.exit_status) == (1, 1)
