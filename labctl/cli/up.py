@@ -185,9 +185,13 @@ def _show_dry(screen: Screen, wanted: Wanted) -> None:
 
 
 def _difference(lab: Lab, planned: Plan) -> Difference:
+    """What there is to change. InputError when some of it cannot be changed while the lab runs."""
     from labctl.plan.difference import difference
+    from labctl.plan.outside import refuse_changes
 
-    return difference(lab.describe().plan, planned)
+    before = lab.describe().plan
+    refuse_changes(lab.name, before.nodes, planned.nodes)
+    return difference(before, planned)
 
 
 def _show_changes(screen: Screen, found: Difference) -> None:

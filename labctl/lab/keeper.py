@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ from labctl.lab.protocol import (
 from labctl.lab.roster import Roster, rows
 from labctl.lab.timers import Timers
 from labctl.plan.codec import from_json, nodes_from_json
-from labctl.plan.operations import Plan
+from labctl.plan.operations import Plan, PlannedNode
 
 if TYPE_CHECKING:
     from labctl.lab.outside import Outside
@@ -328,14 +328,16 @@ class Keeper:
         """Change the lab to another plan, whole or not at all."""
         from labctl.lab.reconciling import reconcile
         from labctl.plan.difference import difference
+        from labctl.plan.outside import refuse_changes
 
         before = _plan(self.opened.topology, self.opened.nodes, self.opened.operations)
         after = _plan(request.topology, request.nodes, request.operations)
         changes = difference(before, after)
-        self.refuse_outside(before, after)
-        if changes:
-            gone, there = set(changes.gone), {node.name for node in changes.nodes}
-            reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(gone, there))
+        refuse_changes(self.surroundings.lab, before.nodes, after.nodes)
+        with self.limited(before.nodes, after.nodes):
+            if changes:
+                gone, there = set(changes.gone), {node.name for node in changes.nodes}
+                reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(gone, there))
         self.opened = replace(
             self.opened,
             topology=request.topology,
@@ -344,13 +346,25 @@ class Keeper:
             source=request.source,
         )
 
-    def refuse_outside(self, before: Plan, after: Plan) -> None:
-        """InputError when what was prepared before the lab was made would have to change."""
-        if before.nodes == after.nodes:
-            return
-        from labctl.lab.outside import refuse_changes
+    @contextlib.contextmanager
+    def limited(self, before: tuple[PlannedNode, ...], after: tuple[PlannedNode, ...]) -> Iterator[None]:
+        """Limits that are given other values have these from here on, unless the `with` is left by an exception."""
+        was = {node.name: node for node in before}
+        changed = [node for node in after if node.name in was and was[node.name].limits != node.limits]
+        try:
+            for node in changed:
+                self.limit(node)
+            yield
+        except BaseException:
+            for node in changed:
+                self.limit(was[node.name])
+            raise
 
-        refuse_changes(self.surroundings.lab, before.nodes, after.nodes)
+    def limit(self, node: PlannedNode) -> None:
+        """Set the limits of a node whose groups are there. KernelError."""
+        if self.outside is not None:
+            for descriptor in self.outside.group_descriptors(node):
+                os.close(descriptor)  # its processes have those that were opened first
 
     def rename(self, gone: set[str], there: set[str]) -> None:
         """Some nodes have gone, others may be new: so with their names on the machine."""

@@ -38,28 +38,6 @@ RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 LOOPBACKS = ("127.0.0.1", "::1")
 
 
-def wants_outside(nodes: Iterable[PlannedNode]) -> bool:
-    """Whether a lab of these nodes has anything outside itself."""
-    return any(node.nat or node.exposures or node.limits for node in nodes)
-
-
-def refuse_changes(lab: str, before: Iterable[PlannedNode], after: Iterable[PlannedNode]) -> None:
-    """InputError when a running lab's plan is to change in what was prepared before the lab was made."""
-    was, is_to_be = (
-        {node.name: _outside_of(node) for node in nodes if wants_outside([node])} for nodes in (before, after)
-    )
-    changed = sorted(name for name in was.keys() | is_to_be.keys() if was.get(name) != is_to_be.get(name))
-    if changed:
-        raise InputError(
-            f"lab {lab}: `nat`, `expose` and `limits` of a running lab cannot be changed ({', '.join(changed)}). "
-            f"Try: labctl down {lab}, then labctl up."
-        )
-
-
-def _outside_of(node: PlannedNode) -> tuple[object, ...]:
-    return node.nat, node.exposures, node.limits
-
-
 @dataclass(slots=True)
 class Outlets:
     """The machine's network, prepared. Owns what `stack` closes, and `filter`, whose end is that of the table."""

@@ -40,6 +40,7 @@ IPV6_MTU_MIN = 1280  # RFC 8200; the kernel drops IPv6 from an interface below i
 _PER_INTERFACE = ("conf", "neigh")
 
 _ONLY_ANEW = "which takes labctl down, then labctl up"  # what is prepared before a lab is made (lab/outside.py)
+_HOW = {"environment": "for programs started from now on", "limits": "at once"}
 
 At = tuple[str, str]  # node, interface
 
@@ -284,7 +285,7 @@ def _changes(
         if old is not None and old.kind is planned.kind:
             for field in fields(planned):
                 if field.name not in ("names", "services") and getattr(old, field.name) != getattr(planned, field.name):
-                    how = "for programs started from now on" if field.name == "environment" else _ONLY_ANEW
+                    how = _HOW.get(field.name, _ONLY_ANEW)
                     yield Change(Sign.CHANGED, f"{field.name} of {planned.name}, {how}")
     yield from _service_changes(known, nodes, {node for node in before.kinds if after.kinds.get(node)})
 

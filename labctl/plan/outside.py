@@ -1,9 +1,11 @@
-"""What a node has to do with the machine, for people and for JSON: `nat`, `expose`, `limits`."""
+"""What a node has to do with the machine: `nat`, `expose`, `limits`; in words, in JSON, and what of it can change."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from labctl.errors import InputError
 from labctl.plan.operations import PlannedNode
 from labctl.units import format_size
 
@@ -36,3 +38,29 @@ def in_json(node: PlannedNode) -> dict[str, Any]:
     if limits is not None:
         found["limits"] = {"pids": limits.pids, "memory_bytes": limits.memory_bytes, "cpu": limits.cpu}
     return found
+
+
+def refuse_changes(lab: str, before: Iterable[PlannedNode], after: Iterable[PlannedNode]) -> None:
+    """InputError when a running lab's plan is to change in what was prepared before the lab was made.
+
+    Limits that a node has may get other values; it cannot have others than before.
+    """
+    was, is_to_be = (
+        {node.name: prepared for node in nodes if any(prepared := _prepared(node))} for nodes in (before, after)
+    )
+    changed = sorted(name for name in was.keys() | is_to_be.keys() if was.get(name) != is_to_be.get(name))
+    if changed:
+        raise InputError(
+            f"lab {lab}: `nat`, `expose` and what is limited cannot be changed ({', '.join(changed)}) while it runs. "
+            f"Try: labctl down {lab}, then labctl up."
+        )
+
+
+def _prepared(node: PlannedNode) -> tuple[object, ...]:
+    limits = node.limits
+    kinds = (
+        ()
+        if limits is None
+        else tuple(kind for kind in ("pids", "memory_bytes", "cpu") if getattr(limits, kind) is not None)
+    )
+    return node.nat, node.exposures, kinds

@@ -6,10 +6,11 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from labctl.errors import LabctlError
-from labctl.lab import registry
+from labctl.lab import journal, registry
 from labctl.lab.place import NETNS_DIRECTORY
 from tests import leaks
 from tests.faults.disturbed import (
@@ -104,7 +105,7 @@ class Round:
         """Start the action and do something to one of the processes at a random moment of it."""
         client = self.commands.start(*self.arguments())
         pass_time(client.pid, self.dice.uniform(0, latest_s))
-        found = victims(client.pid, self.commands.directory / "state")
+        found = victims(client.pid, self.commands.state)
         self.victim = self.dice.choice(sorted(found))
         pid = self.dice.choice(found[self.victim])
         self.how = self.dice.choices(list(HOW), list(HOW.values()))[0]
@@ -166,8 +167,8 @@ class Round:
     def check_clean(self) -> None:
         """Nothing is left of the lab, once a command has looked."""
         self.commands.done("ps")
-        state = self.commands.directory / "state"
-        assert becomes(lambda: not os.listdir(state)), os.listdir(state)
+        state = self.commands.state
+        assert becomes(lambda: not set(os.listdir(state)) - {journal.DIRECTORY}), os.listdir(state)
         assert becomes(lambda: not names_on_the_machine(self.name)), names_on_the_machine(self.name)
         left: list[str] = []
 
@@ -201,8 +202,15 @@ class Round:
         )
 
 
-def disturbed_in_turn(commands: Commands, action: Action, seed: int, rounds: int, clean: leaks.MachineState) -> None:
-    """Disturb the action so often, and judge what there is after each; the lab is down at the end."""
+def disturbed_in_turn(
+    commands: Commands,
+    action: Action,
+    seed: int,
+    rounds: int,
+    clean: leaks.MachineState,
+    check: Callable[[Round], None] = lambda _: None,
+) -> None:
+    """Disturb the action so often, and judge what there is after each, `check` too; the lab is down at the end."""
     dice = random.Random(f"{seed} {action.title}")
     calibration = Round(commands, action, dice, clean)
     commands.done("up", action.first, "--name", commands.name)
@@ -220,6 +228,7 @@ def disturbed_in_turn(commands: Commands, action: Action, seed: int, rounds: int
         try:
             one.disturb(took_s * 1.1)
             outcome = one.found(before, asked)
+            check(one)
             one.next_commands_work(first)
             now = keeper_descriptors(commands.name)
             assert becomes(lambda: keeper_descriptors(commands.name) <= descriptors), now - descriptors

@@ -60,7 +60,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Comman
     monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path / "state"))
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    commands = Commands(f"k{os.getpid()}", tmp_path)
+    commands = Commands(f"k{os.getpid()}", tmp_path, tmp_path / "state")
     yield commands
     commands.close()
     if is_running(commands.name):

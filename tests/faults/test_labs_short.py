@@ -50,7 +50,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Comman
     monkeypatch.setenv("LABCTL_STATE_DIR", str(state))
     for name, text in (("first.yaml", FIRST), ("second.yaml", SECOND)):
         (tmp_path / name).write_text(text)
-    commands = Commands(f"s{os.getpid()}", tmp_path)
+    commands = Commands(f"s{os.getpid()}", tmp_path, state)
     yield commands
     commands.close()
     if is_running(commands.name):

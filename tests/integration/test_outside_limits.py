@@ -6,14 +6,16 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from labctl.errors import MachineError
+from labctl.errors import InputError, KernelError, MachineError
 from labctl.kernel import cgroup
 from labctl.kernel.cgroup import Controller
 from labctl.lab.handle import Lab
+from labctl.plan.operations import Plan, SetSysctl
 from tests.integration.machine import holds, plan_of, processes_of
 from tests.labs import output, run
 from tests.skips import for_machines_without, needs_feature
@@ -34,8 +36,12 @@ def needs(controller: Controller) -> pytest.MarkDecorator:
     return needs_feature(f"cgroup-{controller}", allowed(controller), "no control group to be had")
 
 
+def plan_with(limits: str) -> Plan:
+    return plan_of(f"hosts: {{a: {{limits: {{{limits}}}}}, tasks: {{}}}}\nlinks: [[a, tasks]]")
+
+
 def limited(limits: str) -> Lab:
-    return Lab.open(plan_of(f"hosts: {{a: {{limits: {{{limits}}}}}, tasks: {{}}}}\nlinks: [[a, tasks]]"))
+    return Lab.open(plan_with(limits))
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +80,26 @@ def test_every_program_of_the_host_is_in_its_group_and_none_of_another() -> None
     with limited("pids: 30") as lab:
         assert "/node-a" in output(lab, "a", "cat", "/proc/self/cgroup")
         assert "/node-" not in output(lab, "tasks", "cat", "/proc/self/cgroup")
+
+
+@needs(Controller.PIDS)
+def test_limits_of_a_running_lab_get_other_values_and_no_other_kinds() -> None:
+    with limited("pids: 30") as lab:
+        output(lab, "a", "true")
+
+        def most() -> set[str]:
+            found = [Path(directory, "pids.max") for directory in groups() if directory.endswith("/node-a")]
+            return {path.read_text().strip() for path in found if path.exists()}
+
+        assert most() == {"30"}
+        lab.reconcile(plan_with("pids: 40"))
+        assert most() == {"40"}
+        with pytest.raises(InputError, match="what is limited"):
+            lab.reconcile(plan_with("pids: 50, cpu: 50%"))
+        refused = plan_with("pids: 50")
+        with pytest.raises(KernelError):
+            lab.reconcile(replace(refused, operations=(*refused.operations, SetSysctl("a", "net.core.nosuch", "1"))))
+        assert most() == {"40"}
 
 
 @needs(Controller.MEMORY)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from labctl.errors import InputError
-from labctl.lab.outside import refuse_changes, resolvers
+from labctl.lab.outside import resolvers
 from labctl.plan.operations import PlannedNode
+from labctl.plan.outside import refuse_changes
 from labctl.topology.model import Limits, NodeKind
 
 
@@ -48,6 +49,8 @@ def test_what_was_prepared_before_the_lab_was_made_cannot_change() -> None:
     plain, limited = PlannedNode("a", NodeKind.HOST), PlannedNode("a", NodeKind.HOST, limits=Limits(pids=5))
     refuse_changes("lab", [plain], [PlannedNode("b", NodeKind.HOST)])
     refuse_changes("lab", [limited], [limited, PlannedNode("b", NodeKind.HOST)])
-    for before, after in (([plain], [limited]), ([limited], [plain]), ([limited], [])):
+    refuse_changes("lab", [limited], [PlannedNode("a", NodeKind.HOST, limits=Limits(pids=7))])
+    both = PlannedNode("a", NodeKind.HOST, limits=Limits(pids=5, cpu=0.5))
+    for before, after in (([plain], [limited]), ([limited], [plain]), ([limited], []), ([limited], [both])):
         with pytest.raises(InputError, match=r"lab lab: .* cannot be changed \(a\)"):
             refuse_changes("lab", before, after)
