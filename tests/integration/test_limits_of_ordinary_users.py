@@ -1,0 +1,24 @@
+"""What stands between an ordinary user and `limits`: nothing that only root may ask of the kernel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from labctl.lab import journal
+
+
+def test_whoever_changes_the_machine_may_ask_which_network_namespace_this_is() -> None:
+    assert journal.network_inode() == os.stat("/proc/self/ns/net").st_ino
+
+
+def test_records_are_looked_through_without_any_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path))
+    directory = journal.open_directory()
+    try:
+        assert journal.undo_abandoned(directory) == []
+    finally:
+        os.close(directory)
