@@ -37,6 +37,11 @@ VARIABLES = (
     Variable("PATH", "Where programs are looked for, on hosts too; /run/lab/bin comes first there."),
     Variable("XDG_RUNTIME_DIR", "Where the state directory of an ordinary user is."),
     Variable("XDG_STATE_HOME", "Where the console keeps its history; ~/.local/state when it is not set."),
+    Variable("GITHUB_ACTIONS", "On GitHub's runners: failures become annotations on the failing line."),
+    Variable("GITHUB_STEP_SUMMARY", "On GitHub's runners: the file that the summary of the job is added to."),
+    Variable("GITHUB_WORKSPACE", "On GitHub's runners: what the paths of annotations are relative to."),
+    Variable("GITLAB_CI", "On GitLab's runners: each scenario is a section of the log."),
+    Variable("ZDOTDIR", "Where zsh's start-up files are, for labctl shell."),
     Variable(
         "TYPER_USE_RICH",
         "1: help and errors in boxes, for which rich must be installed, at the cost of a slower start.",
