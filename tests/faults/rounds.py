@@ -123,7 +123,8 @@ class Round:
                 if self.victim == "client":
                     signal_sent(pid, signal.SIGKILL)
                 elif is_running(self.name):
-                    self.commands.done("down", "--force", self.name)
+                    status, said = self.commands.ended(self.commands.start("down", "--force", self.name))
+                    assert status == 0 or "there is none of that name" in said, said  # it has ended meanwhile
         if self.how == "stop" and self.victim != "client":
             pass_time(client.pid, 0.2)
             signal_sent(pid, signal.SIGCONT)  # of a lab that was still being made, or that ends with its owner

@@ -166,6 +166,52 @@ def test_a_read_only_state_directory_is_told(commands: Commands) -> None:
         commands.done("ps")
 
 
+@root_only
+def test_a_lab_whose_state_directory_turns_read_only_for_commands_can_be_used_and_ended(commands: Commands) -> None:
+    state = commands.directory / "state"
+    with small_disk(state, "size=1m"):
+        commands.done("up", "first.yaml", "--name", commands.name)
+        before = lab_state(commands.name)
+        # The file system itself cannot be made read-only: the lab has files open for writing.
+        whole = subprocess.run(["mount", "-o", "remount,ro", str(state)], capture_output=True, check=False)
+        assert whole.returncode != 0
+        subprocess.run(["mount", "--bind", str(state), str(state)], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(state)], check=True)
+            commands.done("exec", "h1", "--", "true")
+            commands.done("ps")
+            commands.done("up", "second.yaml", "--name", commands.name)  # the keeper writes, to what it has open
+            commands.done("up", "first.yaml", "--name", commands.name)
+            assert becomes(lambda: lab_state(commands.name) == before), lab_state(commands.name).beside(before)
+            commands.done("down", commands.name)
+        finally:
+            subprocess.run(["umount", str(state)], check=True)
+        commands.done("ps")
+        assert becomes(lambda: os.listdir(state) == []), os.listdir(state)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="for ordinary users: root has no limit of processes")
+@pytest.mark.parametrize("more", [0, 1, 2, 3, 5, 8])
+def test_with_few_processes_a_lab_is_made_or_nothing_is(commands: Commands, more: int) -> None:
+    mine = sum(_is_mine(int(name)) for name in os.listdir("/proc") if name.isdecimal())
+    client = commands.start("up", "first.yaml", "--name", commands.name, limit=f"-u {mine + more}")
+    status, said = commands.ended(client)
+    assert not any(word in said for word in A_BUG), said
+    if status:
+        assert "EAGAIN" in said or "Resource temporarily unavailable" in said or "annot fork" in said, said
+        commands.done("ps")
+        assert becomes(lambda: os.listdir(commands.directory / "state") == [])
+    else:
+        commands.done("exec", "h1", "--", "true")
+
+
+def _is_mine(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.parametrize("most", [8, 10, 12, 16, 20, 24, 32, 48])
 def test_with_few_descriptors_a_lab_is_made_or_nothing_is(commands: Commands, most: int) -> None:
     client = commands.start("up", "first.yaml", "--name", commands.name, limit=f"-n {most}")
@@ -348,7 +394,7 @@ def test_when_exec_is_killed_its_program_goes_though_it_ignores_signals(commands
 
 def test_no_deadline_is_of_a_clock_that_jumps() -> None:
     """Wall time is for showing: when a lab or program was started, and how old that is."""
-    shown = {"keeper.py", "roster.py", "ps.py", "run.py", "runner.py"}
+    shown = {"keeper.py", "roster.py", "ps.py", "run.py", "runner.py", "verdict.py"}
     found = set()
     rooms = (
         "lab",
