@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = ("constraints.txt", "constraints-test.txt")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("scenarios/**/*.md")])
-SCRIPTS = sorted([*(path for path in ROOT.glob("tools/*") if path.is_file() and path.suffix != ".py"), ROOT / ".ci" / "run"])
+SCRIPTS = sorted(
+    [*(path for path in ROOT.glob("tools/*") if path.is_file() and path.suffix != ".py"), ROOT / ".ci" / "run"]
+)
 
 
 def code_blocks(markdown: str, language: str = r"\w*") -> list[str]:
