@@ -29,8 +29,9 @@ from labctl.plan.operations import (
 from labctl.topology.model import NodeKind
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import mac, pair, routed, star
+from tests.patience import patient
 
-FIRST_REPLY_S = 0.9  # a lost first packet is repeated after a second
+FIRST_REPLY_S = patient(0.9)  # a lost first packet is repeated after a second
 
 
 def assert_reaches(lab: NetworkLab, node: str, *targets: str) -> None:

@@ -37,6 +37,16 @@ while [ "${rest#*/}" != "$rest" ]; do
 done
 mount --rbind /run/image/checkout "$checkout" && mount --bind /run/image/stdlib "$stdlib" || cannot "no checkout"
 mount -t tmpfs -o mode=1777 none /tmp || cannot "no /tmp"
+python=$checkout/.venv/bin/python
+
+# Programs that are run all the time, into memory: 9p caches nothing, so that each run would read them again.
+mkdir -p /run/programs
+for name in "$python" /bin/sh /usr/bin/env cc as ld $(cc -print-prog-name=cc1) $(cc -print-prog-name=collect2) \
+	/lib64/ld-linux-x86-64.so.2 $(ldd "$python" "$(command -v cc)" 2>/dev/null | sed -n 's/.*=> \(.*\) (.*/\1/p' | sort -u); do
+	path=$(command -v "$name") && path=$(readlink -f "$path") && [ -f "$path" ] || continue
+	copy=/run/programs/$(echo "$path" | tr / _)
+	[ -e "$copy" ] || { cp -p "$path" "$copy" && mount --bind "$copy" "$path"; } || cannot "$path cannot be kept in memory"
+done
 
 # As a distribution's init does.
 ip link set lo up
@@ -46,7 +56,6 @@ mkdir -p /tmp/home
 export HOME=/tmp/home LABCTL_TESTS_REQUIRE_FEATURES=1 LABCTL_TESTS_SLOW="$slow"
 unset XDG_RUNTIME_DIR
 cd "$checkout" || cannot "no checkout"
-python=$checkout/.venv/bin/python
 
 failed=
 stage() { # NAME COMMAND...
