@@ -126,15 +126,18 @@ class Place:
     def clear(self, *, keep_last_words: bool = False) -> list[str]:
         """Take away the names and the directory; returns what was taken away. OSError.
 
-        `keep_last_words`: when there are any, they stay, for whoever asks next for the lab.
+        Boot and a command that sweeps may both do so at once. `keep_last_words`: when there are any, they stay, for
+        whoever asks next for the lab.
         """
         gone = self.unlink()
         kept = {LAST_WORDS, LOCK} if keep_last_words and _size(self.directory, LAST_WORDS) else set()
-        remove_all(self.directory, set(os.listdir(self.directory)) - kept)
+        with contextlib.suppress(FileNotFoundError):  # the directory has been removed meanwhile
+            remove_all(self.directory, set(os.listdir(self.directory)) - kept)
         for name in () if kept else (self.lab, making(self.lab)):
             if _is_same(self.parent, name, self.directory):
-                os.rmdir(name, dir_fd=self.parent)
-                gone.append(name)
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(name, dir_fd=self.parent)
+                    gone.append(name)
         return gone
 
     def close(self) -> None:
@@ -196,12 +199,13 @@ def remove_all(directory: int, names: Iterable[str]) -> None:
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.EPERM):
                 raise
-            inner = os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
-            try:
-                remove_all(inner, os.listdir(inner))
-            finally:
-                os.close(inner)
-            os.rmdir(name, dir_fd=directory)
+            with contextlib.suppress(FileNotFoundError):  # somebody else removes it, too
+                inner = os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
+                try:
+                    remove_all(inner, os.listdir(inner))
+                finally:
+                    os.close(inner)
+                os.rmdir(name, dir_fd=directory)
 
 
 def _write(directory: int, name: str, text: str) -> None:

@@ -204,6 +204,8 @@ def clear_if_dead(state: int, name: str, entry: str | None = None) -> list[str]:
             continue
         try:
             directory = os.open(each, DIRECTORY_FLAGS, dir_fd=state)
+        except FileNotFoundError:
+            continue  # its boot has just removed it
         except OSError as error:
             raise cannot(f"sweep {each}", error) from error
         place = Place(name, directory, os.dup(state), _open_netns(), os.dup(directory))
