@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from difflib import get_close_matches
 from enum import Enum, auto
 from pathlib import Path
@@ -12,7 +11,6 @@ from labctl.cli import shipped
 from labctl.errors import InputError, describe_errno
 
 _SUFFIXES = (".yaml", ".yml")
-_HAS_STEPS = re.compile(r"^(steps|\"steps\"|'steps')\s*:", re.MULTILINE)
 _LARGEST_GLANCE = 1 << 20  # bytes; a larger file is left to the reader of documents, which has a limit of its own
 _SCENARIO_KEYS = {"steps", "topology", "requires", "within", "timeout", "variables"}
 _TOPOLOGY_KEYS = {"hosts", "routers", "switches", "networks", "links", "include", "addresses", "ipv4_pool", "ipv6_pool"}
@@ -50,10 +48,12 @@ def kind_of(path: Path) -> Kind:
 
 def _at_a_glance_a_scenario(path: Path) -> bool:
     """Whether it certainly is one; devices and pipes, which may have no end, are left to the reader of documents."""
+    from labctl.scenario.discovery import has_steps
+
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_GLANCE:
             return False
-        return bool(_HAS_STEPS.search(path.read_text("utf-8", "replace")))
+        return has_steps(path.read_bytes())
     except OSError:  # told by the reader of documents, in its own words
         return False
 

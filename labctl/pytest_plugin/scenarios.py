@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -15,13 +14,12 @@ from labctl.errors import InputError, MachineError
 from labctl.pytest_plugin import SCENARIO_RUN, SCENARIO_SEEN
 from labctl.pytest_plugin.outputs import Said
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
+from labctl.scenario.discovery import has_steps
 from labctl.scenario.model import Scenario
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
-
-_HAS_STEPS = re.compile(rb"^(?:steps|\"steps\"|'steps')[ \t]*:", re.MULTILINE)
 
 
 class ScenarioFailed(Exception):
@@ -49,7 +47,7 @@ def collect(path: Path, parent: pytest.Collector, *, by_name: bool) -> ScenarioF
     if not by_name:
         folders = parent.config.getini("labctl_scenarios")
         wanted = parent.session.isinitpath(path) or any(path.is_relative_to(folder) for folder in folders)
-        if not wanted or not _HAS_STEPS.search(path.read_bytes()):
+        if not wanted or not has_steps(path.read_bytes()):
             return None
     collector: ScenarioFile = ScenarioFile.from_parent(parent, path=path)
     return collector

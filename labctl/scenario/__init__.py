@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ __all__ = [
     "Scenario",
     "ScenarioResult",
     "StepResult",
-    "discover",
     "json_schema",
     "load",
     "run_many",
@@ -64,13 +63,6 @@ def run_many(
     from labctl.scenario import runner
 
     return runner.run_many(scenarios, options or RunOptions(), listener, cancellation, boot=boot)
-
-
-def discover(paths: Iterable[str | Path]) -> tuple[Path, ...]:
-    """The scenario files among `paths`: files as given, directories searched; see `discovery.discover`."""
-    from labctl.scenario import discovery
-
-    return discovery.discover(paths)
 
 
 def json_schema() -> dict[str, Any]:

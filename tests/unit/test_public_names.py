@@ -54,7 +54,6 @@ ROOMS: dict[str, set[str]] = {
         "Scenario",
         "ScenarioResult",
         "StepResult",
-        "discover",
         "json_schema",
         "load",
         "run_many",

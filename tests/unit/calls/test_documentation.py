@@ -1,0 +1,32 @@
+"""The list of statements in docs/scenario-files.md is the language as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labctl.scenario.calls import CheckContext, Kind, Known, check, parse
+
+PAGE = Path(__file__).parents[3] / "docs" / "scenario-files.md"
+
+
+def statements() -> list[str]:
+    """The block of the section on the call language, line by line."""
+    section = PAGE.read_text("utf-8").partition("\n## The call language\n")[2]
+    return section.partition("```text\n")[2].partition("\n```")[0].splitlines()
+
+
+def test_every_statement_of_the_list_is_taken_by_itself() -> None:
+    kinds = {"s": Kind.DESCRIPTOR, "u": Kind.DESCRIPTOR, "c": Kind.DESCRIPTOR, "conn": Kind.DESCRIPTOR}
+    names = {name: Known(kind) for name, kind in {**kinds, "peer": Kind.ADDRESS, "me": Kind.ADDRESS}.items()}
+    hosts, variables = frozenset({"server", "client"}), frozenset({"port"})
+    lines = statements()
+    assert len(lines) > 15
+    for line in lines:
+        pending = "accept(s)" if "await" in line else ""
+        assert check(parse(line), CheckContext(hosts, names, variables, pending)).problems == (), line
+
+
+def test_the_list_has_every_way_to_expect_something() -> None:
+    text = "\n".join(statements())
+    for word in ("-> blocks", "-> pending", "= await", "within", "after", "until", "assert ", "$port"):
+        assert word in text
