@@ -92,8 +92,9 @@ def machine_state(*, labs: Collection[int] = ()) -> MachineState:
         pids=frozenset(ours),
         processes=frozenset(ours.values()),
         namespaces=frozenset(_namespaces(process.number for process in processes if everywhere or process.is_ours)),
-        interfaces=frozenset(os.listdir("/sys/class/net")),
-        mounts=frozenset(_mounts()),
+        # An ordinary user cannot change these two on the machine: what changes there is somebody else's.
+        interfaces=frozenset(os.listdir("/sys/class/net") if os.geteuid() == 0 else ()),
+        mounts=frozenset(_mounts() if os.geteuid() == 0 else ()),
         descriptors=frozenset(_descriptors()),
         files=frozenset(_files()),
     )
