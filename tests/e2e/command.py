@@ -67,7 +67,7 @@ steps:
 
 def environment(**more: str) -> dict[str, str]:
     """The test's environment without what changes how the command line looks."""
-    unset = {"COLUMNS", "NO_COLOR", "FORCE_COLOR", "TYPER_USE_RICH"}
+    unset = {"COLUMNS", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "TYPER_USE_RICH"}
     unset |= {"GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE", "GITLAB_CI"}  # these tests run there too
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     return {**kept, "LC_ALL": "C.UTF-8", **more}

@@ -14,7 +14,8 @@ from textwrap import dedent
 
 TIMEOUT_S = 120
 _PYTEST = (sys.executable, "-m", "pytest")
-_OURS = ("GITHUB_", "GITLAB_", "PYTEST_", "LABCTL_SEED", "COLUMNS", "CI")  # of the run that this test is part of
+# Of the run that this test is part of, or of the person who runs it.
+_OURS = ("GITHUB_", "GITLAB_", "PYTEST_", "LABCTL_SEED", "COLUMNS", "CI", "FORCE_COLOR", "PY_COLORS", "NO_COLOR")
 
 INI = """\
 [pytest]

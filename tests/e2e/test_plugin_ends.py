@@ -44,7 +44,7 @@ TIMES_OUT = """\
     import pytest
 
 
-    @pytest.mark.timeout(2, method="{method}", func_only=True)
+    @pytest.mark.timeout({seconds}, method="{method}", func_only=True)
     def test_waits(lab):
         lab["client"].run(["sleep", "1000"], timeout_s=None)
 
@@ -66,21 +66,21 @@ def wait_for(process: subprocess.Popen[str], words: str) -> str:
 
 
 def test_a_time_limit_by_signal_fails_the_test_and_the_next_has_a_lab(tmp_path: Path) -> None:
-    ran = Project(tmp_path / "project", test_it__py=TIMES_OUT.format(method="signal")).pytest()
-    assert ran.outcomes() == "1 failed, 1 passed"
-    assert ran.lines("Timeout (>2.0s) from pytest-timeout.")
+    ran = Project(tmp_path / "project", test_it__py=TIMES_OUT.format(method="signal", seconds=5)).pytest()
+    assert ran.outcomes() == "1 failed, 1 passed", ran.output
+    assert ran.lines("Timeout (>5.0s) from pytest-timeout.")
     assert ran.lines("client  run sleep 1000")
 
 
 def test_a_time_limit_by_thread_ends_pytest_and_the_lab(tmp_path: Path) -> None:
-    ran = Project(tmp_path / "project", test_it__py=TIMES_OUT.format(method="thread")).pytest()
+    ran = Project(tmp_path / "project", test_it__py=TIMES_OUT.format(method="thread", seconds=2)).pytest()
     assert ran.status == 1
     assert ran.lines("Timeout")
 
 
 def test_a_time_limit_ends_a_scenario(tmp_path: Path) -> None:
     ran = Project(tmp_path / "project", waits__scenario__yaml=SCENARIO).pytest("--timeout=2")
-    assert ran.outcomes() == "1 failed"
+    assert ran.outcomes() == "1 failed", ran.output
     assert ran.lines("Timeout (>2.0s) from pytest-timeout.")
 
 
@@ -103,7 +103,7 @@ def test_a_killed_pytest_takes_its_labs_along(tmp_path: Path, number: signal.Sig
 
 def test_a_worker_that_crashes_takes_its_labs_along_and_others_go_on(tmp_path: Path) -> None:
     ran = Project(tmp_path / "project", test_it__py=CRASHES).pytest("-n1")
-    assert ran.outcomes() == "1 failed, 1 passed"
+    assert ran.outcomes() == "1 failed, 1 passed", ran.output
     assert ran.lines("crashed while running 'test_it.py::test_crashes'")
 
 

@@ -18,6 +18,7 @@ import pytest
 from labctl import InputError, Lab, NotFound, Topology
 from labctl.documents import DocumentError
 from labctl.topology.model import NodeKind
+from tests.integration.machine import holds
 
 WAIT_S = 20.0
 
@@ -88,7 +89,7 @@ def test_a_link_that_is_down_is_told_and_comes_up_again(pair: Lab) -> None:
     finally:
         link.up()
     assert link.is_up
-    assert pair.ping(timeout_s=5.0)
+    assert pair.ping(timeout_s=WAIT_S)
 
 
 def test_links_that_are_not_there_are_told_with_those_that_are() -> None:
@@ -214,7 +215,8 @@ def test_ctrl_c_in_a_run_ends_the_program_and_leaves_the_lab_usable() -> None:
         with pytest.raises(KeyboardInterrupt):
             lab["server"].run(["sleep", "777"])
         thread.join()
-        assert "sleep\x00777" not in lab["server"].run(["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null"]).stdout
+        commands = ["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null"]
+        assert holds(lambda: "sleep\x00777" not in lab["server"].run(commands).stdout, WAIT_S)
 
 
 def test_a_forked_child_can_only_let_go_of_the_lab() -> None:
@@ -330,7 +332,7 @@ def test_a_running_lab_is_attached_to_and_left_as_it_is(tmp_path: Path, monkeypa
     try:
         with Lab.attach("kept") as lab:
             assert (lab.name, list(lab.hosts)) == ("kept", ["client", "server"])
-            assert lab.ping(timeout_s=5.0)
+            assert lab.ping(timeout_s=WAIT_S)
             lab["client"].listen().close()
         with Lab.attach() as again:
             assert again["client"].run(["true"])

@@ -106,8 +106,11 @@ def test_a_string_is_no_command_and_the_error_says_how_it_is_written(client: Hos
 
 
 def test_a_deadline_ends_the_whole_process_group_and_tells_what_was_written(client: Host) -> None:
-    with pytest.raises(ProgramTimedOut, match=r"did not end within 0\.5 s") as caught:
-        client.run(script("echo before; sleep 4321 & sleep 4321"), timeout_s=0.5)
+    for limit_s in (0.5, 5.0, WAIT_S):  # on a loaded machine the shell itself may begin late
+        with pytest.raises(ProgramTimedOut, match=rf"did not end within {limit_s:g} s") as caught:
+            client.run(script("echo before; sleep 4321 & sleep 4321"), timeout_s=limit_s)
+        if caught.value.stdout:
+            break
     assert caught.value.stdout == "before\n"
     assert holds(lambda: "sleep 4321" not in commands(client), WAIT_S)
 

@@ -152,8 +152,8 @@ def test_the_shell_form_is_a_posix_script_that_quotes_what_it_must() -> None:
 
 
 def test_a_thousand_hosts_are_planned_within_two_seconds() -> None:
-    before = time.monotonic()
+    before = time.process_time()  # whatever else the machine does
     built = plan.build(topology.load("star:1000"))
     plan.from_json(plan.to_json(built.operations))
     plan.nodes_from_json(plan.nodes_to_json(built.nodes))
-    assert time.monotonic() - before < 2
+    assert time.process_time() - before < 2

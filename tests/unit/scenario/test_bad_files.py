@@ -34,9 +34,9 @@ def test_a_bad_file_gives_exactly_the_text_beside_it(name: str, monkeypatch: pyt
 def test_ten_megabytes_of_nesting_are_refused_at_once(tmp_path: Path) -> None:
     file = tmp_path / "deep.yaml"
     file.write_text("topology: pair\nsteps: " + "[" * 10_000_000)
-    before = time.monotonic()
+    before = time.process_time()
     assert "the file is too large" in complaint(file)
-    assert time.monotonic() - before < 2
+    assert time.process_time() - before < 2
 
 
 def test_steps_nested_as_deep_as_is_read_are_an_ordinary_mistake(tmp_path: Path) -> None:

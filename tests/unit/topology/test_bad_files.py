@@ -35,20 +35,20 @@ def test_a_bad_file_gives_exactly_the_text_beside_it(name: str, monkeypatch: pyt
 def test_ten_megabytes_of_nesting_are_refused_at_once_with_an_ordinary_message(tmp_path: Path) -> None:
     file = tmp_path / "deep.yaml"
     file.write_text("[" * 10_000_000)
-    before = time.monotonic()
+    before = time.process_time()
     assert "the file is too large: at most 4 MiB are read" in complaint(file)
-    assert time.monotonic() - before < 2
+    assert time.process_time() - before < 2
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
 def test_nesting_within_the_size_limit_is_an_ordinary_message_too(opening: str, tmp_path: Path) -> None:
     file = tmp_path / "deep.yaml"
     file.write_text(opening * (4_000_000 // len(opening)))
-    before = time.monotonic()
+    before = time.process_time()
     with pytest.raises(DocumentError) as caught:
         topology.load(file)
     assert caught.value.diagnostics[0].position is not None
-    assert time.monotonic() - before < 5
+    assert time.process_time() - before < 5
 
 
 def test_a_file_that_is_not_utf8_is_told_with_the_place_of_the_byte(tmp_path: Path) -> None:
