@@ -8,11 +8,11 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.api.core import show_command
-from labctl.api.journal import ActivityKind, Entry, Seen
+from labctl.api.journal import ActivityKind, Entry, Seen, show_command
 from labctl.api.readiness import is_listening, wanted
 from labctl.api.running import Completed, Request, drain, kill, spawn, written
 from labctl.errors import LabGone, ProgramNotReady
@@ -75,7 +75,13 @@ class AsyncProgram:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        try:
+            if error is not None and not self._closed:
+                from labctl.api.failure import snapshot_of_failure
+
+                await self._worker.call(partial(snapshot_of_failure, self._core, error))
+        finally:
+            await self.aclose()
 
     def __repr__(self) -> str:
         return f"<AsyncProgram {self._request.argv[0]!r} on {self.host.name}, {self.state}>"
@@ -119,10 +125,7 @@ class AsyncProgram:
                 f"host {self.host.name}: {self.argv[0]} still runs after {timeout_s:g} s."
                 f"{written(self.stdout, self.stderr)}"
             )
-        if self._gone is not None:
-            raise self._core.gone(self._gone)
-        assert self._status is not None
-        return self._status
+        return self._known_status()
 
     async def wait_for_output(self, pattern: str | re.Pattern[str], *, timeout_s: float = 10.0) -> str:
         """Wait until its output (either stream) matches; the match. ProgramNotReady when it does not in time."""
@@ -138,7 +141,7 @@ class AsyncProgram:
 
     def signal(self, number: int) -> None:
         """Send a signal to the program alone; one that has ended is left alone."""
-        if not self._is_over and not self._closed:
+        if not self._is_over:
             self._process.signal(number)
 
     async def terminate(self) -> None:
@@ -182,15 +185,13 @@ class AsyncProgram:
                 error = self._request.timed_out(self.stdout, self.stderr)
                 self._entry.end(f"not ended within {timeout_s:g} s", stdout=error.stdout, stderr=error.stderr)
                 raise error
-            if self._gone is not None:
-                raise self._core.gone(self._gone)
+            status = self._known_status()
         finally:
             self._let_go()
-        assert self._status is not None
         return Completed(
             self.host.name,
             self.argv,
-            self._status,
+            status,
             self.stdout,
             self.stderr,
             time.monotonic() - self._started,
@@ -219,7 +220,16 @@ class AsyncProgram:
 
     @property
     def _is_over(self) -> bool:
-        return self._status is not None or self._gone is not None
+        """Whether there is nothing more to come: it has ended, with its lab or without, or was let go of."""
+        return self._status is not None or self._gone is not None or self._closed
+
+    def _known_status(self) -> int:
+        """How it ended, once it is over. LabGone; RuntimeError when the lab was closed before it had ended."""
+        if self._gone is not None:
+            raise self._core.gone(self._gone)
+        if self._status is None:
+            raise RuntimeError(f"host {self.host.name}: {self.argv[0]} was still running when its lab was closed")
+        return self._status
 
     async def _ended_within(self, timeout_s: float | None) -> bool:
         until = None if timeout_s is None else time.monotonic() + timeout_s
@@ -289,15 +299,16 @@ class AsyncProgram:
         """Close the descriptors; a program that still runs is killed, by the thread that makes requests."""
         if self._closed:
             return
-        self._closed = True
+        has_ended, self._closed = self._is_over, True
         self._all_of_lab.discard(self)
         if not self._loop.is_closed():
             for descriptor in tuple(self._reading):
                 self._stop_reading(descriptor)
+            self._notify()  # another task may wait for its end
             self._loop.remove_reader(self._process.fileno())
         self._entry.end(self.state, stdout=self.stdout, stderr=self.stderr)
         process, stack = self._process, self._stack
-        if self._is_over:
+        if has_ended:
             stack.close()
             return
 
@@ -327,7 +338,7 @@ class Starting:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._program is not None:
-            await self._program.aclose()
+            await self._program.__aexit__(kind, error, traceback)
 
 
 async def started(

@@ -155,9 +155,9 @@ class AsyncLab:
         """What was done through this object, and through `sync`, in order."""
         return self.sync.activity()
 
-    def report(self) -> str:
+    def report(self, *, after_s: float = -1.0) -> str:
         """As `Lab.report`; asks the kernel, which takes some milliseconds."""
-        return self.sync.report()
+        return self.sync.report(after_s=after_s)
 
     @property
     def closed(self) -> bool:

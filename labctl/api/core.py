@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from labctl.api.journal import Journal, words
+from labctl.api.journal import Journal
 from labctl.errors import InputError, LabGone, NotFound
 from labctl.lab.handle import Lab as Engine
 from labctl.names import name_key
@@ -22,7 +22,7 @@ from labctl.scenario.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
     from labctl.api.visiting import Visits
-    from labctl.plan.operations import Operation, Plan, PlannedNode
+    from labctl.plan.operations import Plan, PlannedNode
     from labctl.topology.model import Node, Topology
 
 Address = IPv4Address | IPv6Address
@@ -41,7 +41,6 @@ class Core:
         self.watcher = Watcher()
         self.programs = Programs(engine, self.condition, self.watcher, lambda host, process, stream, data: None)
         self.owner = os.getpid()
-        self.snapshots: list[tuple[str, ...]] = []  # lines for a failure report: sockets as they were at some moment
         self.closed = False
         self.attached = False
         self._visits: Visits | None = None
@@ -154,10 +153,6 @@ class Core:
         """A deadline from now."""
         return Scope(self.condition, time.monotonic() + timeout_s)
 
-    def apply(self, operations: Sequence[Operation]) -> None:
-        """Change the lab's network. KernelError."""
-        self.engine.apply(operations)
-
     @property
     def visits(self) -> Visits:
         """What threads of this process need to enter hosts."""
@@ -200,8 +195,3 @@ def check_argv(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
     if any(not isinstance(word, str) for word in given):
         raise TypeError(f"the words of a command are str: {given!r}")
     return given
-
-
-def show_command(argv: tuple[str, ...]) -> str:
-    """A command for people."""
-    return words(argv)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from labctl.api.journal import describe
+from labctl.api.journal import Snapshot, describe
 from labctl.errors import LabctlError
 
 if TYPE_CHECKING:
@@ -15,21 +16,21 @@ if TYPE_CHECKING:
 
 SHOWN = 200  # activities
 SOCKETS_SHOWN = 40  # of each node
-SNAPSHOTS_SHOWN = 3
+_SEEN_IN = "_labctl_seen_in"  # an attribute of errors: the labs whose sockets were looked at when it was raised
 LARGEST_SNAPSHOT = 64  # nodes; each takes some 100 us
 
 
 def report(core: Core, after_s: float) -> str:
     """See `Lab.report`."""
     try:
-        earlier = (line for lines in core.snapshots[-SNAPSHOTS_SHOWN:] for line in lines)
+        earlier = (line for each in tuple(core.journal.snapshots) if each.at_s > after_s for line in each.lines)
         return "\n".join((*_activities(core, after_s), *earlier, *_sockets(core, "sockets")))
     except Exception as error:  # noqa: BLE001  # a report of a failure must not hide it behind another one
         return f"lab {core.model.name}: cannot report what happened: {type(error).__name__}: {error}"
 
 
 def _activities(core: Core, after_s: float) -> Iterator[str]:
-    activities = [each for each in core.journal.activities() if each.started_s > after_s or each.duration_s is None]
+    activities = [each for each in core.journal.activities() if _goes_on_after(each, after_s)]
     yield f"lab {core.model.name} ({core.model.source or 'built in code'}), {core.state}: what was done on its hosts"
     left_out = core.journal.forgotten + max(0, len(activities) - SHOWN)
     if left_out:
@@ -41,6 +42,10 @@ def _activities(core: Core, after_s: float) -> Iterator[str]:
         yield from _output(each)
 
 
+def _goes_on_after(activity: Activity, after_s: float) -> bool:
+    return activity.duration_s is None or activity.started_s + activity.duration_s > after_s
+
+
 def _output(activity: Activity) -> Iterator[str]:
     for name, text in (("stdout", activity.stdout), ("stderr", activity.stderr)):
         for line in text.splitlines():
@@ -49,15 +54,16 @@ def _output(activity: Activity) -> Iterator[str]:
 
 def take_snapshot(core: Core, title: str) -> None:
     """Remember the sockets as they are now. Never raises LabctlError."""
-    core.snapshots.append(tuple(_sockets(core, title)))
+    journal = core.journal
+    journal.snapshots.append(Snapshot(time.monotonic() - journal.origin, tuple(_sockets(core, title))))
 
 
 def snapshot_of_failure(core: Core, error: BaseException) -> None:
     """The sockets as they are when an error leaves the `with` of a program, which is to end: once for each error."""
-    title = f"sockets at {describe(error)}"
-    known = bool(core.snapshots) and core.snapshots[-1][:1] == (title,)
-    if not known and len(core.model.nodes) <= LARGEST_SNAPSHOT:
-        take_snapshot(core, title)
+    labs: set[int] = vars(error).setdefault(_SEEN_IN, set())  # it may leave several such blocks, of several labs
+    if id(core) not in labs and len(core.model.nodes) <= LARGEST_SNAPSHOT:
+        labs.add(id(core))
+        take_snapshot(core, f"sockets at {describe(error)}")
 
 
 def _sockets(core: Core, title: str) -> Iterator[str]:

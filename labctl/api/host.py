@@ -9,10 +9,10 @@ from socket import AF_INET, SOCK_STREAM
 from typing import IO, TYPE_CHECKING, Any
 
 from labctl.api import sockets
-from labctl.api.core import check_argv, show_command
+from labctl.api.core import check_argv
 from labctl.api.facts import NodeFacts
-from labctl.api.journal import ActivityKind
-from labctl.api.program import Program, seen
+from labctl.api.journal import ActivityKind, describe, show_command
+from labctl.api.program import Program
 from labctl.api.readiness import parse_ready
 from labctl.api.running import Completed, Request, run
 from labctl.scenario.programs import Command
@@ -92,12 +92,12 @@ class Host(NodeFacts):
         line = condition if isinstance(condition, re.Pattern) else ""
         with self._core.journal.noting(self.name, ActivityKind.START, show_command(words)) as entry:
             running, watch = self._core.programs.launch(command, line=line)
-            entry.look = lambda: seen(running)
-            program = Program(self, self._core, running)
+            program = Program(self, self._core, running, entry)
             try:
                 if condition is not None:
                     program._await_ready(condition, watch, ready_timeout_s)
-            except BaseException:
+            except BaseException as error:
+                entry.end(describe(error), stdout=program.stdout, stderr=program.stderr)
                 program.close()
                 raise
         return program

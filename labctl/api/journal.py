@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 KEPT = 1000  # activities; older ones are forgotten
+SNAPSHOTS_KEPT = 3
 OUTPUT_CHARACTERS = 2000  # of the end of each stream
 
 
@@ -59,6 +60,14 @@ class Seen:
     stderr: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The sockets of all nodes as they were at some moment: lines for a failure report."""
+
+    at_s: float  # as Activity.started_s
+    lines: tuple[str, ...]
+
+
 class Entry:
     """An activity while it goes on. One thread at a time writes it."""
 
@@ -72,15 +81,18 @@ class Entry:
         self.look: Callable[[], Seen] | None = None  # for what changes by itself: a program that was started
 
     def end(self, outcome: str, *, stdout: str = "", stderr: str = "") -> None:
-        """It is over."""
-        self.ended = time.monotonic()
-        self.seen = Seen(outcome, True, tail(stdout), tail(stderr))
-        self.look = None
+        """It is over. What was said of its end first stays."""
+        if self.ended is None:
+            self.ended = time.monotonic()
+            self.seen = Seen(outcome, True, tail(stdout), tail(stderr))
+            self.look = None
 
     def activity(self, origin: float) -> Activity:
         """How it is now."""
         look = self.look
         seen = self.seen if look is None else look()
+        if look is not None and seen.ended:  # by itself; the look keeps all that it wrote
+            self.end(seen.outcome, stdout=seen.stdout, stderr=seen.stderr)
         duration = None if self.ended is None else self.ended - self.started
         return Activity(
             self.host,
@@ -99,6 +111,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.origin = time.monotonic()
+        self.snapshots: deque[Snapshot] = deque(maxlen=SNAPSHOTS_KEPT)
         self._lock = threading.Lock()
         self._entries: deque[Entry | Activity] = deque(maxlen=KEPT)
         self.forgotten = 0
@@ -120,10 +133,9 @@ class Journal:
         try:
             yield entry
         except BaseException as error:
-            if entry.ended is None:
-                entry.end(describe(error))
+            entry.end(describe(error))
             raise
-        if entry.ended is None and entry.look is None:
+        if entry.look is None:
             entry.end("")
 
     def activities(self) -> tuple[Activity, ...]:
@@ -156,8 +168,8 @@ def tail(text: str) -> str:
     return text if len(text) <= OUTPUT_CHARACTERS else f"[...]{text[-OUTPUT_CHARACTERS:]}"
 
 
-def words(argv: tuple[str, ...]) -> str:
-    """A command as a shell would be given it, shortened."""
+def show_command(argv: tuple[str, ...]) -> str:
+    """A command as a shell would be given it, shortened: for people."""
     import shlex
 
     text = shlex.join(argv)

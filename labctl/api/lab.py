@@ -170,7 +170,7 @@ class Lab:
         """What was done on all hosts in order, with the end of what programs wrote, and all sockets as they are now:
         for a failed test's report. Never raises.
 
-        `after_s` leaves out what had begun by then (an `Activity.started_s`) and is over.
+        `after_s` leaves out what was over by then (seconds as in `Activity.started_s`).
         """
         from labctl.api.failure import report
 

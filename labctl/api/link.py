@@ -98,7 +98,7 @@ class Link:
         if not ends:
             raise not_found(f"link {self}: `{sender}` is at neither end", sender or "", [end.node for end in self.ends])
         with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
-            self._core.apply(set_impairments(self._core.plan, ends, impairment))
+            self._core.engine.apply(set_impairments(self._core.plan, ends, impairment))
 
     def _set(self, operation: type[SetUp | SetDown], word: str) -> None:
         from labctl.scenario.links import end_to_cut
@@ -106,4 +106,4 @@ class Link:
         self._core.check_open(f"set link {self} {word}")
         end = end_to_cut(self._core.model, self._link, self._link.b.node)
         with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
-            self._core.apply([operation(end.node, end.ifname)])
+            self._core.engine.apply([operation(end.node, end.ifname)])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.api.journal import Seen
+from labctl.api.journal import Entry, Seen
 from labctl.api.readiness import is_listening, wanted
 from labctl.api.running import written
 from labctl.errors import LabGone, ProgramNotReady
@@ -29,11 +30,14 @@ class Program:
     are kept. Thread-safe.
     """
 
-    def __init__(self, host: Host, core: Core, running: Running) -> None:
+    def __init__(self, host: Host, core: Core, running: Running, entry: Entry) -> None:
         """For `Host.start`."""
         self.host = host
         self._core = core
         self._running = running
+
+        self._entry = entry
+        entry.look = partial(_seen, running)
 
     def __enter__(self) -> Self:
         return self
@@ -153,6 +157,8 @@ class Program:
             return
         self._core.programs.release(self._running)
 
+        self._entry.end(self.state, stdout=self.stdout, stderr=self.stderr)
+
     def _signal_group(self, number: int) -> None:
         self._core.check_open(f"signal {self.name}")
         self._running.asked_to_end = True
@@ -186,7 +192,7 @@ class Program:
             raise self._failure(f"was to {wanted(ready)} before it is used; {how}")
 
 
-def seen(running: Running) -> Seen:
+def _seen(running: Running) -> Seen:
     """How it is doing, for the journal."""
     outcome = "gone with its lab" if running.gone else running.state
     return Seen(outcome, running.ended, running.text(Stream.STDOUT), running.text(Stream.STDERR))

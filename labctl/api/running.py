@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 
-from labctl.api.core import Core, show_command
-from labctl.api.journal import ActivityKind, tail
+from labctl.api.core import Core
+from labctl.api.journal import ActivityKind, show_command, tail
 from labctl.errors import LabctlError, LabGone, ProgramFailed, ProgramTimedOut
 from labctl.lab.process import Process
 from labctl.scenario.output import KeptOutput

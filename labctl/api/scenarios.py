@@ -83,9 +83,10 @@ class ScenarioRun:
                 loaded, core.engine, core.plan, listener, begun=listener.begun, cancellation=self._cancellation
             )
             result = self._result = self._held.enter_context(running)
+            if result.outcome is not Outcome.PASSED:
+                take_snapshot(core, f"sockets when scenario {result.name} had {result.outcome}")
             entry.end(result.outcome.value)
         if result.outcome is not Outcome.PASSED:
-            take_snapshot(core, f"sockets when scenario {result.name} had {result.outcome}")
             self._held.close()
             raise ScenarioFailed(f"scenario {result.name}: {result.outcome}: {result.reason}", result)
         return self

@@ -128,8 +128,9 @@ class UsedLabs:
     labs: list[tuple[Lab, float]] = field(default_factory=list)
 
     def add(self, lab: Lab) -> None:
-        """From here on: what was done in the lab before was another test's doing."""
-        self.labs.append((lab, max((each.started_s for each in lab.activity()), default=-1.0)))
+        """From here on: what was over in the lab before was another test's doing."""
+        before = (each.started_s + (each.duration_s or 0.0) for each in lab.activity())
+        self.labs.append((lab, max(before, default=-1.0)))
 
 
 def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:

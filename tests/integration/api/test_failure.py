@@ -1,0 +1,96 @@
+"""What a failure's report has of a lab that several tests share, and what becomes of those who wait when it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from labctl import AsyncLab, Lab
+from labctl.pytest_plugin.labs import UsedLabs
+
+WEB = [sys.executable, "-u", "-m", "http.server", "8000", "--bind", "::"]
+
+
+class Mistake(Exception):
+    """What a test fails with."""
+
+
+def marked(lab: Lab) -> float:
+    """What the plugin asks a report for when another test begins now."""
+    used = UsedLabs()
+    used.add(lab)
+    return used.labs[0][1]
+
+
+def fail_with_a_server(lab: Lab) -> None:
+    with pytest.raises(Mistake), lab["server"].start(WEB, ready=8000):
+        raise Mistake("no")
+
+
+def test_the_sockets_at_a_failure_are_in_that_tests_report_and_not_in_a_later_ones() -> None:
+    with Lab("pair") as lab:
+        fail_with_a_server(lab)
+        assert "sockets at Mistake: no" in lab.report()
+        assert ":8000" in lab.report().partition("sockets at Mistake: no")[2]
+        second = marked(lab)
+        assert "http.server" not in lab.report(after_s=second)
+        assert "Mistake" not in lab.report(after_s=second)
+        fail_with_a_server(lab)
+        assert lab.report(after_s=second).count("sockets at Mistake: no") == 1, "the same words, another failure"
+
+
+def test_a_program_of_an_earlier_test_is_reported_where_it_goes_on_or_has_ended_since() -> None:
+    with Lab("pair") as lab:
+        over = lab["client"].start(["true"])
+        over.wait()
+        server = lab["server"].start(WEB, ready=8000)
+        second = marked(lab)
+        assert "true" not in lab.report(after_s=second)
+        assert "http.server" in lab.report(after_s=second)
+        server.kill()
+        server.wait()
+        report = lab.report(after_s=second)
+        assert "http.server" in report
+        assert "ended by SIGKILL" in report
+        assert "http.server" not in lab.report(after_s=marked(lab))
+
+
+def test_a_coroutines_failure_has_the_sockets_as_they_were() -> None:
+    async def test() -> str:
+        async with AsyncLab("pair") as lab:
+            with pytest.raises(Mistake):
+                async with lab["server"].start(WEB, ready=8000):
+                    raise Mistake("no")
+            return lab.report()
+
+    report = asyncio.run(test())
+    at_failure, _, at_end = report.partition("sockets at Mistake: no")[2].partition("\nsockets\n")
+    assert ":8000" in at_failure
+    assert ":8000" not in at_end
+
+
+def test_who_waits_for_a_program_is_told_when_another_task_closes_the_lab() -> None:
+    async def test() -> None:
+        lab = await AsyncLab("pair").open()
+        program = await lab["server"].start(["sleep", "1000"])
+        waiting = [
+            asyncio.create_task(program.wait(None)),
+            asyncio.create_task(program.wait_for_output("never", timeout_s=1000.0)),
+            asyncio.create_task(lab["client"].run(["sleep", "1000"], timeout_s=None)),
+        ]
+        while len(lab._programs) < 2:
+            await asyncio.sleep(0)
+        await lab.aclose()
+        async with asyncio.timeout(20):
+            told = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [str(each) for each in told[::2]] == [
+            "host server: sleep was still running when its lab was closed",
+            "host client: sleep was still running when its lab was closed",
+        ]
+        assert "gone with its lab" in str(told[1])
+        with pytest.raises(RuntimeError, match="when its lab was closed"):
+            await program.wait()
+
+    asyncio.run(test())
