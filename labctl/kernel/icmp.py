@@ -46,11 +46,6 @@ class Echo:
         return f"{self.address}: {os.strerror(self.errno)}"
 
 
-def open_echo_socket(family: socket.AddressFamily) -> socket.socket:
-    """A raw socket for `echo` in the calling thread's network namespace; the caller owns it. EPERM: no CAP_NET_RAW."""
-    return socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, PROTOCOL[family])
-
-
 def echo(sock: socket.socket, address: str, *, deadline_s: float = 1.0, requests: int = 3) -> Echo:
     """Ask `address` for an echo over `sock` (raw, of the address's family; borrowed), a few times until the deadline.
 

@@ -96,17 +96,6 @@ def keep_only(*descriptors: int) -> None:
     os.closerange(first, HIGHEST_DESCRIPTOR)
 
 
-def move_above_stdio(descriptor: int) -> int:
-    """`descriptor` under a number that is none of 0, 1 and 2; the old number is closed."""
-    if descriptor >= FIRST_FREE_DESCRIPTOR:
-        return descriptor
-    import fcntl
-
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_DESCRIPTOR)
-    os.close(descriptor)
-    return moved
-
-
 def remedy(number: int) -> str:
     """What to try when the kernel is short of something: a sentence, or ""."""
     return _REMEDIES.get(number, "")

@@ -261,11 +261,6 @@ class Message:
         """The MSG_* flags that the kernel set, such as MSG_TRUNC."""
         return int(self.header.flags)
 
-    @property
-    def received_control(self) -> bytes:
-        """The ancillary data that came, cmsg(3)."""
-        return self.control.raw[: self.header.controllen]
-
 
 def recvmsg(fd: int, message: Message, flags: int) -> Made:
     """recvmsg(2)."""

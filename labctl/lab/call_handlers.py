@@ -550,4 +550,3 @@ _HANDLERS: Mapping[str, Callable[[Arguments], Prepared]] = MappingProxyType(
         "drop_capabilities": _drop_capabilities,
     }
 )
-CALL_NAMES = frozenset(_HANDLERS)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from labctl.kernel.sockaddr import Address, decode
 
-MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 LENGTH_BYTES = 4
 
 Value = int | str | bytes | Address | None | list["Value"]

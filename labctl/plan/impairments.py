@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from labctl.plan.operations import LinkEnd, MakeLink, Plan, SetImpairment
+from labctl.plan.operations import MakeLink, Plan, SetImpairment
 from labctl.topology.model import Impairment
 
 SEED_BITS = 64  # TCA_NETEM_PRNG_SEED (linux/pkt_sched.h, Linux 6.6)
@@ -41,12 +41,6 @@ def set_impairments(
     )
 
 
-def as_planned(plan: Plan, ends: Iterable[tuple[str, str]]) -> tuple[SetImpairment, ...]:
-    """What gives each of these ends the impairment that the plan has for it."""
-    wanted = {(one.node, one.ifname): one for one in plan.operations if isinstance(one, SetImpairment)}
-    return tuple(wanted.get(end) or set_impairments(plan, [end], None)[0] for end in ends)
-
-
 def impairments_of(plan: Plan) -> dict[tuple[str, str], Impairment]:
     """By (node, interface): what the plan does to what it sends."""
     return {
@@ -54,11 +48,6 @@ def impairments_of(plan: Plan) -> dict[tuple[str, str], Impairment]:
         for one in plan.operations
         if isinstance(one, SetImpairment) and one.impairment is not None
     }
-
-
-def ends_of(link: MakeLink, sender: str | None = None) -> tuple[LinkEnd, ...]:
-    """Both ends of the link, or the one on the node that sends."""
-    return tuple(end for end in (link.a, link.b) if sender is None or end.node == sender)
 
 
 def with_seed(plan: Plan, seed: int) -> Plan:

@@ -123,21 +123,6 @@ def hops_to(segment: int, reach: Map) -> dict[int, Hop]:
     return hops
 
 
-def segment_distances(segment: int, reach: Map) -> dict[int, int]:
-    """How many routers lie between that segment and every other that can be reached from it."""
-    reached = {segment: 0}
-    queue = deque([segment])
-    while queue:
-        at = queue.popleft()
-        for index, _ in reach.members.get(at, []):
-            if reach.forwards[index]:
-                for other, _ in reach.ports[index]:
-                    if other not in reached:
-                        reached[other] = reached[at] + 1
-                        queue.append(other)
-    return reached
-
-
 def _as_default(station: Station, routes: list[Route], family: Family) -> list[Route]:
     gateways = {(route.gateway, route.ifname) for route in routes}
     if station.forwards or len(station.ports) != 1 or len(gateways) != 1:
