@@ -107,7 +107,7 @@ def install(installer: Installer, wheel: Path, programs: Path, folder: Path) -> 
     match installer:
         case Installer.PIP:
             venv.create(folder / "venv", with_pip=True)
-            run(folder / "venv" / "bin" / "pip", "install", "--quiet", wheel, "pytest", cwd=folder)
+            run(folder / "venv" / "bin" / "pip", "install", "--quiet", "--no-compile", wheel, "pytest", cwd=folder)
             return folder / "venv" / "bin" / "labctl"
         case Installer.PIPX:
             places = {
