@@ -192,7 +192,7 @@ class Topology:
         return self._model
 
     def to_yaml(self) -> str:
-        """The topology file that says the same."""
+        """The topology file that says the same; of a running lab without its services, which run already."""
         if self._text is not None:
             return self._text
         return _dump(self._data if self._model is None else _data_of(self._model))
@@ -254,6 +254,13 @@ def _node_data(node: Node) -> dict[str, Any]:
         data["sysctls"] = dict(node.sysctls)
     if node.nat:
         data["nat"] = True
+    if node.exposures:
+        data["expose"] = [f"{each.machine}:{each.port}/{each.transport}" for each in node.exposures]
+    if node.limits is not None:
+        pids, memory_bytes, cpu = node.limits.pids, node.limits.memory_bytes, node.limits.cpu
+        share = None if cpu is None else f"{cpu * 100:.15g}%"
+        limits = {"pids": pids, "memory": memory_bytes, "cpu": share}
+        data["limits"] = {key: value for key, value in limits.items() if value is not None}
     return data
 
 

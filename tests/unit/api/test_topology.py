@@ -8,6 +8,8 @@ import pytest
 
 from labctl import InputError, Topology, topology
 from labctl.documents import DocumentError
+from labctl.plan import build
+from labctl.plan.topology_of import topology_of
 from labctl.topology.model import NodeKind
 
 OFFICE = """
@@ -49,6 +51,15 @@ def test_a_shape_as_a_file_makes_the_same(shape: str) -> None:
     known = Topology.shape(shape)
     again = Topology.parse(known.to_yaml())
     assert (again.nodes, again.links) == (known.nodes, known.links)
+
+
+def test_what_a_running_lab_has_with_the_machine_is_in_its_file() -> None:
+    made = Topology("office").router("gw", nat=True, limits={"pids": 50, "memory": "64MiB", "cpu": "12.5%"})
+    made.host("server", expose=["8080:80", "192.0.2.1:53:53/udp"], environment={"A": "b"}).link("gw", "server")
+    running = Topology.of_model(topology_of(build(made.check())))
+    again = Topology.parse(running.to_yaml())
+    assert again.nodes == running.nodes
+    assert again.hosts[0].exposures == made.hosts[0].exposures != ()
 
 
 @pytest.mark.parametrize("text", ["on", "1e3", "0x10", "null", "~", "a: b", "- x", "# x", "", "ünï\n", "'\"", "true"])
