@@ -49,6 +49,12 @@ def test_skipped():
 '''
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Without what changes a pytest or its looks."""
+    ours = ("PYTEST_", "FORCE_COLOR", "PY_COLORS")
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(ours)}, **more}
+
+
 def session(folder: Path, options: str = "") -> dict[str, str]:
     """What the program says at the end, by the first word of its lines."""
     (folder / "test_it.py").write_text(TESTS)
@@ -56,7 +62,13 @@ def session(folder: Path, options: str = "") -> dict[str, str]:
     (folder / "other.yaml").write_text("a: 1\n")
     program = "import sys; import _pytest; before = set(sys.modules)\n" + PROGRAM.format(options=options)
     ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     return {line.partition(" ")[0]: line.partition(" ")[2] for line in ended.stdout.splitlines() if line}
 
@@ -72,12 +84,12 @@ def test_it_can_be_left_out(tmp_path: Path) -> None:
     assert session(tmp_path, '"-p", "no:labctl",')["modules"] == ""
 
 
-def pytest_says(*arguments: str, cwd: Path, **environment: str) -> str:
+def pytest_says(*arguments: str, cwd: Path, **more: str) -> str:
     """The output of a pytest that succeeds or finds nothing."""
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env=environment(**more),
         capture_output=True,
         text=True,
         timeout=120,
