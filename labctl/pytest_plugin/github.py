@@ -28,6 +28,7 @@ class Told:
             self._reports.append(report)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Annotations into the log, results and failed tests onto the job's page."""
         if not self._reports:
             return
         from labctl.pytest_plugin.results import attached_run, attached_text

@@ -5,9 +5,9 @@ output, call the listener from different threads *at the same time*; a listener 
 of its own. Methods return promptly: the caller is a step whose deadline runs. An exception out of a listener is a bug
 in the listener: it ends the run and is raised from it.
 
-Order: for one scenario, `scenario_started` comes first and `scenario_finished` last (both always come); a step's own
-events lie between its `step_started` and `step_finished`, except that `output` of background programs comes whenever
-they write.
+Order: for one scenario, `scenario_started` comes first and `scenario_finished` last (both come, but for a MachineError,
+which ends the run and is raised); a step's own events lie between its `step_started` and `step_finished`, except that
+`output` of background programs comes whenever they write.
 """
 
 from __future__ import annotations

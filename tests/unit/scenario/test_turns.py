@@ -22,6 +22,20 @@ class Named:
     name: str
 
 
+def test_all_who_read_a_seed_have_the_same_bound() -> None:
+    from typing import get_type_hints
+
+    from labctl.cli.app import run
+    from labctl.cli.run_words import plain_request
+    from labctl.pytest_plugin.settings import LARGEST_SEED
+
+    assert LARGEST_SEED == SEEDS - 1
+    assert plain_request(["--seed", str(SEEDS - 1), "x.yaml"]) is not None
+    assert plain_request(["--seed", str(SEEDS), "x.yaml"]) is None
+    option = get_type_hints(run, include_extras=True)["seed"].__metadata__[0]
+    assert (option.min, option.max) == (0, SEEDS - 1)
+
+
 def scenarios(*names: str) -> list[Scenario]:
     return cast("list[Scenario]", [Named(name) for name in names])
 
