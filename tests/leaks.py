@@ -204,14 +204,17 @@ def _files() -> Iterator[str]:
         with contextlib.suppress(OSError):
             names = [name for name in os.listdir(place) if place not in PLACES or place in STAYING or "lab" in name]
             entries = {os.path.join(place, name) for name in names} - STAYING
-            yield from (entry for entry in entries if place not in STAYING or not _is_in_use(entry))
+            yield from (entry for entry in entries if place not in STAYING or not _is_others(entry))
     temporary = os.environ.get("TMPDIR", "/tmp")
     with contextlib.suppress(OSError):
         yield from (os.path.join(temporary, name) for name in os.listdir(temporary) if _is_ours(temporary, name))
 
 
-def _is_in_use(entry: str) -> bool:
-    """Whether a lab that runs has this name: if it is one of ours, its processes tell so; others' are none of ours."""
+def _is_others(entry: str) -> bool:
+    """Whether another user made it, or a lab that runs has this name: if that is one of ours, its processes tell so."""
+    with contextlib.suppress(FileNotFoundError):  # it has just gone
+        if os.geteuid() != 0 and os.lstat(entry).st_uid != os.geteuid():
+            return True
     if os.path.islink(entry):
         return os.path.exists(entry)
     for lock in (entry, os.path.join(entry, "lock")):
