@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.api.journal import ActivityKind, Entry, Seen, show_command
-from labctl.api.readiness import is_listening, wanted
+from labctl.api.readiness import listening, not_ready
 from labctl.api.running import Completed, Request, drain, kill, spawn, written
 from labctl.errors import LabGone, ProgramNotReady
 from labctl.lab.process import Process
@@ -198,7 +198,7 @@ class AsyncProgram:
             self._stdout.truncated_bytes + self._stderr.truncated_bytes,
         )
 
-    async def _await_ready(self, ready: Ready, timeout_s: float) -> None:
+    async def _await_ready(self, ready: Ready, before: frozenset[int], timeout_s: float) -> None:
         """ProgramNotReady when it is not ready in time, or ends before."""
         until = time.monotonic() + timeout_s
         interval_s = FIRST_LOOK_AGAIN_S
@@ -207,11 +207,11 @@ class AsyncProgram:
             if isinstance(ready, re.Pattern):
                 if any(ready.search(line) for text in (self.stdout, self.stderr) for line in text.splitlines()):
                     return
-            elif not over and await self._worker.call(lambda: is_listening(self._core, self.host.name, ready)):
+            elif not over and await self._worker.call(lambda: listening(self._core, self.host.name, ready)) - before:
                 return
             if over or late:
                 how = f"it {self.state}" if over else f"that was not so within {timeout_s:g} s"
-                raise self._failure(f"was to {wanted(ready)} before it is used; {how}")
+                raise self._failure(not_ready(ready, before, how))
             if isinstance(ready, re.Pattern):
                 await self._change(until)
             else:
@@ -304,8 +304,8 @@ class AsyncProgram:
         if not self._loop.is_closed():
             for descriptor in tuple(self._reading):
                 self._stop_reading(descriptor)
-            self._notify()  # another task may wait for its end
             self._loop.remove_reader(self._process.fileno())
+            self._notify()  # another task may wait for its end
         self._entry.end(self.state, stdout=self.stdout, stderr=self.stderr)
         process, stack = self._process, self._stack
         if has_ended:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from labctl.api import sockets
 from labctl.api.async_program import AsyncProgram, Starting, started
 from labctl.api.async_worker import Worker
-from labctl.api.core import check_argv
+from labctl.api.core import check_argv, check_env
 from labctl.api.facts import NodeFacts
 from labctl.api.host import Argv, Host, StrPath, path_text
 from labctl.api.journal import Activity, ActivityKind
 from labctl.api.lab import DEADLINE_S, Lab
-from labctl.api.readiness import parse_ready
+from labctl.api.readiness import listening, parse_ready
 from labctl.api.running import Completed, Request
 from labctl.topology.model import NodeKind
 
@@ -213,7 +213,7 @@ class AsyncHost(NodeFacts):
         """Run a program to its end, as `Host.run`. When this is cancelled, its process group is killed."""
         words = check_argv(argv)
         self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
-        request = Request(self.name, words, input, timeout_s, env, path_text(cwd), user, limit_bytes)
+        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes)
         program = await self._started(request, ActivityKind.RUN)
         completed = await program._to_end(timeout_s)
         return completed.check() if check else completed
@@ -237,13 +237,14 @@ class AsyncHost(NodeFacts):
         words = check_argv(argv)
         self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
         condition = None if ready is None else parse_ready(ready)
-        request = Request(self.name, words, input, None, env, path_text(cwd), user, KEPT_BYTES)
+        request = Request(self.name, words, input, None, check_env(env), path_text(cwd), user, KEPT_BYTES)
 
         async def begin() -> AsyncProgram:
+            before = await self._call(lambda: listening(self._core, self.name, condition))
             program = await self._started(request, ActivityKind.START)
             try:
                 if condition is not None:
-                    await program._await_ready(condition, ready_timeout_s)
+                    await program._await_ready(condition, before, ready_timeout_s)
             except BaseException:
                 await program.aclose()
                 raise
@@ -334,9 +335,11 @@ class AsyncHost(NodeFacts):
         When this is cancelled, the thread goes on to its function's end.
         """
 
+        from labctl.api.hooks import as_hooked
+
         def there() -> T:
             with self.sync.netns(strict=strict):
-                return function(*arguments)
+                return as_hooked(function)(*arguments)
 
         return await Worker(f"labctl-{self.name}").once(there)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labctl.topology.model import Node, Topology
 
 Address = IPv4Address | IPv6Address
+LONGEST_WAIT_S = 1e9  # what waits take; beyond it is "for ever"
 
 
 class Core:
@@ -113,6 +114,8 @@ class Core:
 
     def node(self, name: str) -> Node:
         """NotFound, with the near miss."""
+        if not isinstance(name, str):
+            raise TypeError(f"lab {self.model.name}: {name!r}: nodes have names, which are str")
         if name in self.model:
             return self.model.node(name)
         raise not_found(f"lab {self.model.name}: no node `{name}`", name, [node.name for node in self.model.nodes])
@@ -151,7 +154,7 @@ class Core:
 
     def scope(self, timeout_s: float) -> Scope:
         """A deadline from now."""
-        return Scope(self.condition, time.monotonic() + timeout_s)
+        return Scope(self.condition, time.monotonic() + min(timeout_s, LONGEST_WAIT_S))
 
     @property
     def visits(self) -> Visits:
@@ -195,3 +198,11 @@ def check_argv(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
     if any(not isinstance(word, str) for word in given):
         raise TypeError(f"the words of a command are str: {given!r}")
     return given
+
+
+def check_env(env: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """The environment as it was given. TypeError for what is no text: numbers, mostly."""
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env: {name!r} is to be {value!r}; names and values are str")
+    return env

@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import Any, TypeVar
 
+F = TypeVar("F", bound=Callable[..., Any])
 Address = IPv4Address | IPv6Address
 
 
@@ -93,6 +94,15 @@ class Hooks:
 
 
 HOOKS = Hooks()
+
+
+def as_hooked(function: F) -> F:
+    """What `socket` now has by the name of a function that was taken from there before the visit: socket.gethostbyname
+    as an argument is the one that is not hooked."""
+    if getattr(function, "__module__", "") != _socket.__name__:
+        return function
+    hooked: F = getattr(socket, function.__name__, function)
+    return hooked
 
 
 def _initializer(here: _Here, original: Any) -> Any:

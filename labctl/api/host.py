@@ -9,11 +9,11 @@ from socket import AF_INET, SOCK_STREAM
 from typing import IO, TYPE_CHECKING, Any
 
 from labctl.api import sockets
-from labctl.api.core import check_argv
+from labctl.api.core import check_argv, check_env
 from labctl.api.facts import NodeFacts
 from labctl.api.journal import ActivityKind, describe, show_command
 from labctl.api.program import Program
-from labctl.api.readiness import parse_ready
+from labctl.api.readiness import listening, parse_ready
 from labctl.api.running import Completed, Request, run
 from labctl.scenario.programs import Command
 
@@ -61,7 +61,7 @@ class Host(NodeFacts):
         """
         words = check_argv(argv)
         self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
-        request = Request(self.name, words, input, timeout_s, env, path_text(cwd), user, limit_bytes)
+        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes)
         completed = run(self._core, request)
         return completed.check() if check else completed
 
@@ -80,7 +80,8 @@ class Host(NodeFacts):
         """Start a program and return when it is ready; a context manager, which ends it.
 
         `ready` is a port that it is to listen on (8000, "tcp/8000", "udp/53", "unix:/run/x"), or a compiled pattern
-        that a line of its output is to match; None: as soon as it runs. Without `with` it runs as long as the lab.
+        that a line of its output is to match; None: as soon as it runs. A socket that listened there before is not its
+        own and does not count. Without `with` it runs as long as the lab.
         ProgramNotReady, with what it wrote, when it is not ready within `ready_timeout_s` or ends before; it has been
         ended then. KernelError when it cannot be run.
         """
@@ -88,14 +89,15 @@ class Host(NodeFacts):
         self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
         condition = None if ready is None else parse_ready(ready)
         title = name or os.path.basename(words[0] if words else "")
-        command = Command(self.name, title, words, env or {}, path_text(cwd), input, "", user)
+        command = Command(self.name, title, words, check_env(env) or {}, path_text(cwd), input, "", user)
         line = condition if isinstance(condition, re.Pattern) else ""
         with self._core.journal.noting(self.name, ActivityKind.START, show_command(words)) as entry:
+            before = listening(self._core, self.name, condition)
             running, watch = self._core.programs.launch(command, line=line)
             program = Program(self, self._core, running, entry)
             try:
                 if condition is not None:
-                    program._await_ready(condition, watch, ready_timeout_s)
+                    program._await_ready(condition, before, watch, ready_timeout_s)
             except BaseException as error:
                 entry.end(describe(error), stdout=program.stdout, stderr=program.stderr)
                 program.close()
@@ -158,8 +160,10 @@ class Host(NodeFacts):
             try:
                 text = None if "b" in mode else encoding or "utf-8"
                 return open(descriptor, mode.replace("x", "w"), encoding=text)
-            except BaseException:
+            except BaseException as error:
                 os.close(descriptor)
+                if isinstance(error, IsADirectoryError):
+                    raise sockets.told(error, f"host {self.name}: cannot open {os.fspath(path)}") from None
                 raise
 
     def read_text(self, path: StrPath) -> str:

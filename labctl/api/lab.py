@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -90,6 +90,14 @@ class Lab:
             host = self._hosts[name] = Host(self, self._core, name)
         return host
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a node of that name."""
+        return isinstance(name, str) and name in self._core.model
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all nodes, in file order."""
+        return (node.name for node in self._core.model.nodes)
+
     @property
     def name(self) -> str:
         """The running lab's, or the topology's."""
@@ -135,7 +143,8 @@ class Lab:
         return Link(self._core, there[0])
 
     def ping(self, *, family: int | None = None, timeout_s: float = 1.0) -> Reachability:
-        """Which hosts reach which, each in both families or in `family` (4 or 6); true when all do. str() is a table.
+        """Which hosts reach which, each in both families or in `family` (4 or 6, AF_INET or AF_INET6); true when
+        all do. str() is a table.
 
         `timeout_s` is that of each echo request. InputError when no host has an address of another.
         """

@@ -8,8 +8,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from labctl.api.core import LONGEST_WAIT_S
 from labctl.api.journal import Entry, Seen
-from labctl.api.readiness import is_listening, wanted
+from labctl.api.readiness import listening, not_ready
 from labctl.api.running import written
 from labctl.errors import LabGone, ProgramNotReady
 from labctl.scenario.listener import Stream
@@ -35,7 +36,6 @@ class Program:
         self.host = host
         self._core = core
         self._running = running
-
         self._entry = entry
         entry.look = partial(_seen, running)
 
@@ -95,7 +95,7 @@ class Program:
 
     def wait(self, timeout_s: float | None = 60.0) -> int:
         """Wait for its end; its returncode. TimeoutError when it still runs after `timeout_s` (None: no limit)."""
-        scope = self._core.scope(1e9 if timeout_s is None else timeout_s)
+        scope = self._core.scope(LONGEST_WAIT_S if timeout_s is None else timeout_s)
         try:
             ended = self._running.wait_end(scope)
         except LabGone as error:
@@ -156,7 +156,6 @@ class Program:
             warnings.warn(f"{self!r}: not even SIGKILL has ended it", RuntimeWarning, stacklevel=2)
             return
         self._core.programs.release(self._running)
-
         self._entry.end(self.state, stdout=self.stdout, stderr=self.stderr)
 
     def _signal_group(self, number: int) -> None:
@@ -173,7 +172,7 @@ class Program:
             stderr=stderr,
         )
 
-    def _await_ready(self, ready: Ready, watch: LineWatch | None, timeout_s: float) -> None:
+    def _await_ready(self, ready: Ready, before: frozenset[int], watch: LineWatch | None, timeout_s: float) -> None:
         """ProgramNotReady when it is not ready in time, or ends before."""
         running = self._running
         scope = self._core.scope(timeout_s)
@@ -184,12 +183,12 @@ class Program:
             seen = False
             for _ in scope.look_again():
                 ended = running.ended  # before the look: what it did before its end counts for nothing
-                seen = not ended and is_listening(self._core, self.host.name, ready)
+                seen = not ended and bool(listening(self._core, self.host.name, ready) - before)
                 if seen or ended:
                     break
         if not seen:
             how = f"it {self.state}" if running.ended else f"that was not so within {timeout_s:g} s"
-            raise self._failure(f"was to {wanted(ready)} before it is used; {how}")
+            raise self._failure(not_ready(ready, before, how))
 
 
 def _seen(running: Running) -> Seen:

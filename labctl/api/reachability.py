@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING
 
 from labctl.observe.reachability import Try, attempt, pairs, talking
@@ -47,8 +48,9 @@ class Reachability:
 
 def ping(core: Core, family: int | None, timeout_s: float) -> Reachability:
     """See `Lab.ping`."""
-    if family not in (None, 4, 6):
-        raise ValueError(f"family={family!r}: 4, 6, or None for both")
+    version = {None: None, 4: 4, 6: 6, AF_INET: 4, AF_INET6: 6}.get(family, 0)
+    if version == 0:
+        raise ValueError(f"family={family!r}: 4, 6, AF_INET, AF_INET6, or None for both")
     hosts = talking(core.plan, routers=False)
-    tries = [each for each in pairs(core.plan, hosts) if family is None or each.family == str(family)]
+    tries = [each for each in pairs(core.plan, hosts) if version is None or each.family == str(version)]
     return Reachability(tuple(hosts), tuple(attempt(core.engine, tries, deadline_s=timeout_s) if tries else ()))

@@ -18,6 +18,8 @@ from labctl.lab.process import Process
 from labctl.scenario.output import KeptOutput
 from labctl.scenario.programs import CHUNK_BYTES, PATIENCE_S, SURELY_S, describe_status
 
+LONGEST_POLL_MS = 1e9  # poll(2) takes an int
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:
@@ -166,7 +168,7 @@ class _Gathering:
         for descriptor in (*self._open, self._process.fileno()):
             poller.register(descriptor, select.POLLIN)
         while True:
-            left_ms = None if until is None else max(0.0, until - time.monotonic()) * 1000
+            left_ms = None if until is None else min(max(0.0, until - time.monotonic()) * 1000, LONGEST_POLL_MS)
             ready = [descriptor for descriptor, _ in poller.poll(left_ms)]
             for descriptor in ready:
                 if descriptor in self._open and not drain(descriptor, self._outputs[descriptor], once=True):

@@ -40,7 +40,10 @@ def make_descriptor(core: Core, node: str, family: int, type: int, proto: int) -
 
 def listen(core: Core, node: str, port: int, address: str | None, family: int, backlog: int) -> socket.socket:
     """See `Host.listen`."""
-    shown = f"{address or '*'}:{port}"
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        other = f"socket({family_name(family)})"
+        raise ValueError(f"host {node}: listen() is for AF_INET and AF_INET6; of another family, make a {other}")
+    shown = address_text((address or "*", port))
     with core.journal.noting(node, ActivityKind.LISTEN, shown) as entry:
         wildcard = "::" if family == socket.AF_INET6 else "0.0.0.0"
         local = wildcard if address is None else str(core.addresses_on(node, address, family)[0])
@@ -66,7 +69,8 @@ def connect(
 ) -> socket.socket:
     """See `Host.connect`."""
     host, port = target(to)
-    with core.journal.noting(node, ActivityKind.CONNECT, f"{host}:{port}") as entry:
+    shown = address_text((host, port))
+    with core.journal.noting(node, ActivityKind.CONNECT, shown) as entry:
         failure: OSError | None = None
         for address in core.addresses_on(node, host, family):
             kind = socket.AF_INET6 if address.version == 6 else socket.AF_INET
@@ -76,7 +80,9 @@ def connect(
                 sock.connect((str(address), port))
             except OSError as error:
                 sock.close()
-                failure = told(error, f"host {node}: cannot connect to {host}:{port} ({address})")
+                failure = told(
+                    error, f"host {node}: cannot connect to {shown}{'' if host == str(address) else f' ({address})'}"
+                )
                 failure.__cause__ = error
                 continue
             except BaseException:

@@ -13,7 +13,7 @@ from labctl import ActivityKind, Completed, DeadlineExceeded, NotFound, ProgramF
 from labctl.api.core import check_argv
 from labctl.api.host import open_flags
 from labctl.api.journal import KEPT, OUTPUT_CHARACTERS, Journal, Seen
-from labctl.api.readiness import parse_ready, wanted
+from labctl.api.readiness import not_ready, parse_ready
 from labctl.api.sockets import target
 
 
@@ -90,7 +90,8 @@ def test_a_journal_is_written_by_many_threads() -> None:
     ],
 )
 def test_readiness_is_written_so(written: int | str | re.Pattern[str], shown: str) -> None:
-    assert wanted(parse_ready(written)) == shown
+    told = not_ready(parse_ready(written), frozenset(), "not so within 1 s")
+    assert told == f"was to {shown} before it is used; not so within 1 s"
 
 
 @pytest.mark.parametrize("wrong", [True, None, 8.0, re.compile(b"go")])
