@@ -23,6 +23,7 @@ from labctl.scenario.result import RunResult
 SECTION = "labctl"
 _OWN_CODE = Path(labctl.__file__).parent
 _LONGEST_NAME = 120
+_TELLING = (OSError, RuntimeError, ValueError)  # what else labctl raises with a message for people
 
 
 def look() -> Look:
@@ -33,15 +34,20 @@ def look() -> Look:
 def without_own_code(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """labctl's errors say themselves what came back: their traceback ends in the test, and their causes are left out.
 
-    Not with `--full-trace` and `--pdb`.
+    So it is with what labctl raises of Python's (ConnectionRefusedError, RuntimeError for a closed lab), and with
+    pytest-timeout's failures, which interrupt whatever waits. Not with `--full-trace` and `--pdb`.
     """
     error = call.excinfo.value if call.excinfo is not None else None
-    if not isinstance(error, LabctlError) or item.config.getoption("fulltrace") or item.config.getoption("usepdb"):
+    if error is None or item.config.getoption("fulltrace") or item.config.getoption("usepdb"):
         return
     outside = _outside(error.__traceback__)
-    if outside is not None:
+    if outside is None:
+        return
+    if isinstance(error, LabctlError) or (isinstance(error, _TELLING) and _is_ours(_last(error.__traceback__))):
         error.__cause__, error.__suppress_context__ = None, True
-        call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, outside))
+    elif not isinstance(error, pytest.fail.Exception):
+        return
+    call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, outside))
 
 
 def _outside(traceback: TracebackType | None) -> TracebackType | None:
@@ -52,9 +58,19 @@ def _outside(traceback: TracebackType | None) -> TracebackType | None:
         traceback = traceback.tb_next
     made: TracebackType | None = None
     for entry in reversed(entries):
-        if _OWN_CODE not in Path(entry.tb_frame.f_code.co_filename).parents:
+        if not _is_ours(entry):
             made = TracebackType(made, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return made
+
+
+def _last(traceback: TracebackType | None) -> TracebackType | None:
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _is_ours(entry: TracebackType | None) -> bool:
+    return entry is not None and _OWN_CODE in Path(entry.tb_frame.f_code.co_filename).parents
 
 
 def complete(item: pytest.Item, report: pytest.TestReport) -> None:

@@ -52,6 +52,7 @@ COROUTINES = """\
     """
 
 PRIVATE = """\
+    import getpass
     import os
     import socket
 
@@ -77,6 +78,7 @@ PRIVATE = """\
     def test_the_network_is_the_sessions_own():
         assert os.geteuid() == 0
         assert socket.if_nameindex() == [(1, "lo")]
+        assert getpass.getuser() != "root"  # whose temporary directory pytest would take
     """
 
 
@@ -88,7 +90,9 @@ def test_coroutines_have_labs_with_either_plugin(tmp_path: Path) -> None:
 
 @for_ordinary_users("root's threads enter hosts as it is")
 def test_an_ordinary_users_tests_have_a_network_of_their_own(tmp_path: Path) -> None:
-    ran = Project(tmp_path / "project", "labctl_private_network = true\n", test_it__py=PRIVATE).pytest("-n2")
+    ran = Project(tmp_path / "project", "labctl_private_network = true\n", test_it__py=PRIVATE).pytest(
+        "-n2", USER="", LOGNAME=""
+    )
     assert ran.outcomes() == "5 passed", ran.output
 
 

@@ -190,6 +190,15 @@ FAILING = """\
         make_lab()["client"].run(["false"], check=True)
 
 
+    def test_connect_fails(lab):
+        lab["client"].connect("server:81")
+
+
+    @pytest.mark.timeout(3, func_only=True)
+    def test_never_ends(lab):
+        lab["client"].run(["sleep", "60"])
+
+
     def test_fails_without_a_lab():
         assert not "a lab"
     """
@@ -268,7 +277,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory, run_time_directories: Path
 
 
 def test_failures_are_failures_and_errors_errors(failing: Ran) -> None:
-    assert (failing.status, failing.outcomes()) == (1, "3 failed, 2 passed, 3 errors")
+    assert (failing.status, failing.outcomes()) == (1, "5 failed, 2 passed, 3 errors")
 
 
 def test_a_bad_topology_is_told_with_its_places_and_nothing_else(failing: Ran) -> None:
@@ -313,6 +322,22 @@ def test_an_error_of_labctls_is_shown_without_its_own_code(failing: Ran) -> None
     told = lines_of(failing, "test_program_fails")
     assert any(line.startswith(">") and "check=True" in line for line in told)
     assert [line for line in told if "labctl/" in line and "artifacts" not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("test", "line", "error"),
+    [
+        ("test_connect_fails", 'connect("server:81")', "host client: cannot connect to server:81"),
+        ("test_never_ends", 'run(["sleep", "60"])', "Timeout"),
+    ],
+)
+def test_what_python_or_a_plugin_raises_in_labctls_code_is_shown_without_it(
+    failing: Ran, test: str, line: str, error: str
+) -> None:
+    told = lines_of(failing, test)
+    assert [each.strip() for each in told if each.startswith(">")] == [f'>       lab["client"].{line}']
+    assert any(each.startswith("E ") and error in each for each in told)
+    assert [each for each in told if "direct cause" in each or ("labctl/" in each and "artifacts" not in each)] == []
 
 
 def test_a_test_without_a_lab_has_no_section(failing: Ran) -> None:
