@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from labctl.cli.find import Kind, files, kind_of
 from labctl.cli.interruption import cancelled_by_signals, until_enter
 from labctl.cli.main import Stopped
-from labctl.cli.run_reports import STANDARD_OUTPUT, Reports, on_github, tell_github
+from labctl.cli.run_reports import STANDARD_OUTPUT, Reports, SeveralWrong, on_github, tell_github, tell_github_mistakes
 from labctl.errors import InputError
 from labctl.report import plain
 from labctl.report.progress import Progress
@@ -88,7 +88,13 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     log = _log()
     harmless = log.harmless if log is not None else None
     screen = standard_error(harmless) if request.json == STANDARD_OUTPUT else standard_output(harmless)
-    scenarios = _of_this_shard(load_all(request.words, there or request.topology), request, screen)
+    try:
+        found = load_all(request.words, there or request.topology)
+    except InputError as error:
+        if on_github():
+            tell_github_mistakes(screen, error, os.environ)
+        raise
+    scenarios = _of_this_shard(found, request, screen)
     options = request.options(lab)
     collector = reports.collector(failures_only=options.until_fail)
     _tell_seed(screen, scenarios, options, request, log)
@@ -209,10 +215,10 @@ def load_all(words: Sequence[str], topology: str | Topology | None) -> list[Scen
         except InputError as error:
             errors.append(error)
     if errors:
-        told = list(dict.fromkeys(str(error) for error in errors))
-        raise InputError(
-            "\n".join([*told, f"{len(told)} files are wrong; nothing was run."] if len(told) > 1 else told)
-        )
+        unique = {str(error): error for error in errors}
+        if len(unique) == 1:
+            raise errors[0]
+        raise SeveralWrong("\n".join([*unique, f"{len(unique)} files are wrong; nothing was run."]), unique.values())
     if not loaded:
         raise InputError(f"{' '.join(words)}: no scenario in there (a YAML file with `steps`).")
     return loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,10 @@ class Reports:
                     what = "JUnit XML goes" if option == "--junit" else "durations go"
                     raise InputError(f"{option} -: {what} to a file. Give its name.")
                 check_writable(path, option)
+        if self.durations is not None:
+            from labctl.scenario.sharding import read_durations
+
+            read_durations(self.durations)
 
     def collector(self, *, failures_only: bool) -> Collector | None:
         """What listens to the run for the artifacts; the directory is ready for them. InputError."""
@@ -101,6 +105,34 @@ def tell_github(screen: Screen, result: RunResult, environ: Mapping[str, str]) -
             github.append_summary(result, Path(page))
         except OSError as error:
             screen.line(f"labctl: the job summary {page} cannot be written: {describe_errno(error.errno or 0)}.")
+
+
+class SeveralWrong(InputError):
+    """Several files have mistakes; the message has all."""
+
+    def __init__(self, message: str, errors: Iterable[InputError]) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+
+
+def tell_github_mistakes(screen: Screen, error: InputError, environ: Mapping[str, str]) -> None:
+    """Annotations for what is wrong with the files: nothing was run, so there is no result that could have them."""
+    from labctl.documents.source import DocumentError
+    from labctl.report import github
+
+    errors = error.errors if isinstance(error, SeveralWrong) else (error,)
+    found = [
+        github.FileMistake(
+            each.file,
+            "\n".join(filter(None, (each.message, each.hint))),
+            *((each.position.line, each.position.column) if each.position is not None else ()),
+        )
+        for one in errors
+        if isinstance(one, DocumentError)
+        for each in one.diagnostics
+    ]
+    workspace = environ.get("GITHUB_WORKSPACE")
+    screen.write(github.mistakes(found, Path(workspace) if workspace else None), as_they_are=True)
 
 
 def on_github() -> bool:

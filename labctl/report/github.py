@@ -8,6 +8,7 @@ anywhere in one.
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,33 @@ def annotations(run: RunResult, workspace: Path | None = None) -> list[str]:
     if len(shown) < len(found):
         more = f"{len(found) - len(shown)} more failures are not shown here; the job summary and the log have them."
         commands.append(command("error", more, title="labctl"))
+    return commands
+
+
+@dataclass(frozen=True, slots=True)
+class FileMistake:
+    """Something wrong in a file that was to be run; line and column count from 1, 0 where there is no place."""
+
+    file: str
+    message: str
+    line: int = 0
+    column: int = 0
+
+
+def mistakes(found: Sequence[FileMistake], workspace: Path | None = None) -> list[str]:
+    """An `::error` for each mistake in a file, at its place, as `annotations`: of a run that could not begin."""
+    shown = found if len(found) <= ANNOTATION_LIMIT else found[: ANNOTATION_LIMIT - 1]
+    commands = []
+    for each in shown:
+        path, place = relative_to(each.file, workspace), dict[str, str]()
+        if path is not None:
+            place["file"] = path
+            if each.line:
+                place |= {"line": str(each.line), "col": str(each.column)}
+        told = each.message if path is not None else f"{each.message}\nin {each.file}"
+        commands.append(command("error", printable(told)[:_MESSAGE_LIMIT], **place, title="labctl: a mistake"))
+    if len(shown) < len(found):
+        commands.append(command("error", f"{len(found) - len(shown)} more are in the log.", title="labctl"))
     return commands
 
 

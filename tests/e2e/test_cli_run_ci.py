@@ -74,6 +74,28 @@ def test_on_github_the_failing_call_is_annotated_and_the_page_is_filled(tmp_path
     assert "connect(3, {AF_INET, 10.0.0.2:81}, 16)" in page.read_text()
 
 
+def test_on_github_every_mistake_of_wrong_files_is_annotated(tmp_path: Path) -> None:
+    write(tmp_path / "suite", one=QUICK.replace("[a", "[b").replace("on: a", "on: b"), two=QUICK + "tpoology: pair\n")
+    ran = labctl("run", "suite", cwd=tmp_path, GITHUB_ACTIONS="true", GITHUB_WORKSPACE=str(tmp_path))
+    assert ran.returncode == 2
+    assert [line.partition(",title")[0] for line in ran.stdout.splitlines()] == [
+        "::error file=suite/one.yaml,line=4,col=15",
+        "::error file=suite/two.yaml,line=5,col=1",
+    ]
+    assert "2 files are wrong" in ran.stderr
+    ran = labctl("run", "suite/two.yaml", cwd=tmp_path, GITHUB_ACTIONS="true")
+    assert ran.stdout.startswith("::error title=labctl%3A a mistake::unknown key `tpoology`")
+    assert labctl("run", "suite", cwd=tmp_path).stdout == ""
+
+
+def test_durations_that_are_none_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    write(tmp_path / "suite", quick=QUICK)
+    (tmp_path / "durations.json").write_text("{bad")
+    ran = labctl("run", "suite", "--durations", "durations.json", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "is not JSON" in ran.stderr
+
+
 def test_on_github_json_on_standard_output_stays_json(tmp_path: Path) -> None:
     write(tmp_path / "suite", refused=REFUSED)
     ran = labctl("run", tmp_path / "suite", "--json", "-", GITHUB_ACTIONS="true", GITHUB_WORKSPACE=str(tmp_path))

@@ -33,6 +33,19 @@ def failing(
     )
 
 
+def test_mistakes_are_annotated_where_they_stand_and_no_more_than_github_shows() -> None:
+    some = [github.FileMistake("/w/repo/a.yaml", "wrong: 5%\ntry b", line, 2) for line in range(1, 13)]
+    commands = github.mistakes([*some[:2], github.FileMistake("/else/b.yaml", "no file")], WORKSPACE)
+    assert commands == [
+        "::error file=a.yaml,line=1,col=2,title=labctl%3A a mistake::wrong: 5%25%0Atry b",
+        "::error file=a.yaml,line=2,col=2,title=labctl%3A a mistake::wrong: 5%25%0Atry b",
+        "::error title=labctl%3A a mistake::no file%0Ain /else/b.yaml",
+    ]
+    commands = github.mistakes(some, WORKSPACE)
+    assert len(commands) == github.ANNOTATION_LIMIT
+    assert commands[-1] == "::error title=labctl::3 more are in the log."
+
+
 def parsed(command: str) -> tuple[str, dict[str, str], str]:
     """As actions/runner reads it: ActionCommand.TryParseV2."""
     found = COMMAND.fullmatch(command)
