@@ -7,6 +7,7 @@
     │   ├── DocumentError        ... with a diagnostic for every mistake in the file (documents/source.py)
     │   └── NotFound             no node or link of that name; a KeyError too
     ├── MachineError             this machine cannot do it: privilege, kernel feature    exit status 3
+    │   └── LabImpossible        ... this lab, that is: it asks for something that others do not
     ├── LabError                 the lab itself failed                       exit status 4
     │   ├── KernelError          the kernel refused an operation; carries `errno`
     │   ├── LabGone              the keeper has ended; every process of the lab ended with it
@@ -51,6 +52,10 @@ class MachineError(LabctlError):
     """This machine cannot do it; the message names the missing privilege or feature and the remedy."""
 
     exit_status = 3
+
+
+class LabImpossible(MachineError):
+    """This machine cannot do something that this lab asks for (netem, `nat`, `limits`, ...); it may have other labs."""
 
 
 class LabError(LabctlError):

@@ -16,7 +16,7 @@ from labctl.cli.find import Kind, files, kind_of
 from labctl.cli.interruption import cancelled_by_signals, until_enter
 from labctl.cli.main import Stopped
 from labctl.cli.run_reports import STANDARD_OUTPUT, Reports, SeveralWrong, on_github, tell_github, tell_github_mistakes
-from labctl.errors import InputError
+from labctl.errors import InputError, MachineError
 from labctl.report import plain
 from labctl.report.progress import Progress
 from labctl.report.screen import Screen, standard_error, standard_output
@@ -172,11 +172,13 @@ def _by_chance(topology: Topology) -> bool:
 
 
 def exit_status(result: RunResult) -> int:
-    """4 when a lab failed, else 1 when an expectation did, else 0."""
-    outcomes = {scenario.outcome for scenario in result.scenarios}
+    """4 when a lab failed, else 1 when an expectation did, else 3 when one cannot be had here, else 0."""
+    outcomes = {scenario.outcome for scenario in result.scenarios if not scenario.impossible}
     if Outcome.ERROR in outcomes:
         return EXIT_LAB
-    return EXIT_FAILED if Outcome.FAILED in outcomes else EXIT_PASSED
+    if Outcome.FAILED in outcomes:
+        return EXIT_FAILED
+    return MachineError.exit_status if any(scenario.impossible for scenario in result.scenarios) else EXIT_PASSED
 
 
 def _running_lab(request: RunRequest) -> tuple[str | None, Topology | None]:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from labctl.errors import KernelError, MachineError
+from labctl.errors import KernelError, LabImpossible
 
 PERIOD_US = 100_000  # of the bandwidth of processors; the kernel's default
 QUOTA_MIN_US = 1000
@@ -59,7 +59,7 @@ def find_parents(needed: Collection[Controller]) -> tuple[Parent, ...]:
                 parents.append(Parent(path, 1, tuple(sorted(there))))
                 missing -= there
     if missing:
-        raise MachineError(_refusal(missing, mounts))
+        raise LabImpossible(_refusal(missing, mounts))
     return tuple(parents)
 
 

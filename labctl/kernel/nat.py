@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
-from labctl.errors import KernelError, MachineError, describe_errno
+from labctl.errors import KernelError, LabImpossible, describe_errno
 from labctl.kernel import netlink, nftables, readback, rtnl
 from labctl.kernel.namespaces import entered
 from labctl.kernel.sysctl import read_sysctl, write_sysctl
@@ -141,7 +141,7 @@ def apply_settings(settings: Sequence[Setting]) -> None:
             write_sysctl(setting.key, setting.value)
         except OSError as error:
             came_back = describe_errno(error.errno or 0)
-            raise MachineError(f"machine: cannot set {setting.key}={setting.value}: {came_back}.") from error
+            raise LabImpossible(f"machine: cannot set {setting.key}={setting.value}: {came_back}.") from error
 
 
 def restore_setting(setting: Setting) -> None:
@@ -190,7 +190,7 @@ def reserve_network(taken: Sequence[IPv4Network], start: int) -> tuple[IPv4Netwo
                     continue
                 raise
             return network, number, sock
-    raise MachineError(f"lab: no network is free for `nat`: the machine has routes for all of {POOLS[0][0]}.")
+    raise LabImpossible(f"lab: no network is free for `nat`: the machine has routes for all of {POOLS[0][0]}.")
 
 
 def network6_of(number: int) -> IPv6Network:
@@ -346,4 +346,4 @@ def _transact(sock: socket.socket, requests: list[nftables.Request], what: str) 
     try:
         nftables.transact(sock, requests)
     except OSError as error:
-        raise MachineError(f"{what}: {describe_errno(error.errno or 0)}. {_NEEDED}") from error
+        raise LabImpossible(f"{what}: {describe_errno(error.errno or 0)}. {_NEEDED}") from error

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, ip_address
 
-from labctl.errors import InputError, LabError, MachineError
+from labctl.errors import InputError, LabError, LabImpossible
 from labctl.kernel import cgroup, nat, netlink, nftables, processes, rtnl, syscalls
 from labctl.kernel.namespaces import current_network, entered
 from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
@@ -220,7 +220,7 @@ def prepare(request: Open, ports: Sequence[int]) -> Outside:
 
 def _check_may_nat(routers: Sequence[str], *, rootless: bool) -> None:
     if rootless:
-        raise MachineError(
+        raise LabImpossible(
             f"router {routers[0]}: `nat` needs root: a user may not add an interface to the machine's network. "
             f"Try sudo, or leave `nat` out; `expose` needs no privilege."
         )

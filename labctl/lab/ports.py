@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
-from labctl.errors import InputError, MachineError, describe_errno
+from labctl.errors import InputError, LabImpossible, describe_errno
 from labctl.plan.operations import PlannedNode
 from labctl.topology.model import Exposure, Transport
 
@@ -47,7 +47,7 @@ def _sockets(node: str, exposure: Exposure, stack: ExitStack) -> list[socket.soc
     for address in _LOOPBACK:
         try:
             found.append(_socket(node, exposure, address, stack))
-        except MachineError as error:
+        except LabImpossible as error:
             cause = error.__cause__
             if address.version == 4 or not isinstance(cause, OSError) or cause.errno not in _ABSENT:
                 raise
@@ -69,7 +69,7 @@ def _socket(node: str, exposure: Exposure, address: IPv4Address | IPv6Address, s
     except OSError as error:
         number = error.errno or 0
         shown = f"[{address}]" if address.version == 6 else str(address)
-        raise MachineError(
+        raise LabImpossible(
             f"host {node}: cannot take the machine's port {shown}:{exposure.machine_port}/{exposure.transport} for "
             f"`expose`: {describe_errno(number)}. {_hint(exposure, number)}"
         ) from error

@@ -21,7 +21,16 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, get_args
 
-from labctl.errors import DeadlineExceeded, InputError, KernelError, LabctlError, LabError, LabGone, MachineError
+from labctl.errors import (
+    DeadlineExceeded,
+    InputError,
+    KernelError,
+    LabctlError,
+    LabError,
+    LabGone,
+    LabImpossible,
+    MachineError,
+)
 
 HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
@@ -265,6 +274,7 @@ class FailureKind(Enum):
     INPUT = "input"
 
     MACHINE = "machine"
+    IMPOSSIBLE = "impossible"
     LAB = "lab"
     KERNEL = "kernel"
 
@@ -294,7 +304,9 @@ class Failed:
                 hint=error.hint,
             )
         kind = FailureKind.LAB
-        if isinstance(error, MachineError):
+        if isinstance(error, LabImpossible):
+            kind = FailureKind.IMPOSSIBLE
+        elif isinstance(error, MachineError):
             kind = FailureKind.MACHINE
         elif isinstance(error, InputError):
             kind = FailureKind.INPUT
@@ -309,6 +321,8 @@ class Failed:
                 return InputError(self.message)
             case FailureKind.MACHINE:
                 return MachineError(self.message)
+            case FailureKind.IMPOSSIBLE:
+                return LabImpossible(self.message)
             case FailureKind.LAB:
                 return LabError(self.message)
 

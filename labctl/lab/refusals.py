@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from labctl.errors import KernelError, MachineError, describe_errno
+from labctl.errors import KernelError, LabImpossible, MachineError, describe_errno
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -38,11 +38,11 @@ def refusal(operation: Operation, number: int, detail: str) -> KernelError | Mac
     return error
 
 
-def without_module(operation: SetImpairment, link: str, module: str, detail: str) -> MachineError:
+def without_module(operation: SetImpairment, link: str, module: str, detail: str) -> LabImpossible:
     """A link that cannot be impaired because the kernel lacks a module, and where that is to be had."""
     qdisc = module.removeprefix("sch_")
     came_back = describe_errno(errno.ENOENT) + (f" ({detail.rstrip('.')})" if detail else "")
-    return MachineError(
+    return LabImpossible(
         f"link {link}: cannot give what {operation.node}:{operation.ifname} sends {operation.impairment}: {came_back}. "
         f"This kernel has no {qdisc}: the module {module} is not there. It is in Ubuntu's package "
         "linux-modules-extra-$(uname -r), in Fedora's and RHEL's kernel-modules-extra, and in Debian's linux-image. "
@@ -120,6 +120,12 @@ _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
         AddAddress,
         (errno.EACCES, errno.EAFNOSUPPORT),
         "Is IPv6 disabled there (net.ipv6.conf.*.disable_ipv6, ipv6.disable=1)?",
+    ),
+    (SetImpairment, (errno.ENODEV,), "Was the interface removed by hand? `labctl inspect` tells."),
+    (
+        SetImpairment,
+        (errno.EINVAL, errno.EEXIST),
+        "Was something put there by hand (tc qdisc show)? `labctl link A B clear` takes it away.",
     ),
     (SetMtu, (errno.EINVAL,), "An MTU is 68 to 65535 bytes."),
     (AddRoute, (errno.EEXIST,), "There is a route to that destination already."),

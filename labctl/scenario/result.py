@@ -74,6 +74,7 @@ class ScenarioResult:
     steps: tuple[StepResult, ...] = ()
     repetition: int = 0  # counted from 1; 0 when it was run once only. The name has it too: `[3/10]`
     seed: int | None = None  # what its programs got as LABCTL_SEED: `--seed SEED` repeats it
+    impossible: bool = False  # an error because this machine cannot do what its lab asks for
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Runs scenarios: each in a lab of its own and a thread of its own, step by step, to a result.
 
-What went wrong in the scenario is in the result. What is wrong with this machine (MachineError) is raised.
+What went wrong in the scenario is in the result. What is wrong with this machine (MachineError) is raised, unless
+other scenarios may run on it (LabImpossible).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from labctl.errors import LabctlError, MachineError
+from labctl.errors import LabctlError, LabImpossible, MachineError
 from labctl.scenario.listener import Listener, SilentListener
 from labctl.scenario.model import Scenario
 from labctl.scenario.options import Cancellation, RunOptions
@@ -21,7 +22,7 @@ from labctl.scenario.sequence import run_steps
 from labctl.scenario.state import Run
 from labctl.scenario.turns import Turn, draw_seed, turns
 from labctl.scenario.variables import Variables
-from labctl.scenario.verdict import Finished, end_badly, finisher, now, verdict, worst
+from labctl.scenario.verdict import Finished, end_badly, finisher, impossible, now, verdict, worst
 from labctl.scenario.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run_many(
     further repetition begins.
     KeyboardInterrupt does that too, and is raised again when every lab is gone. `boot` (taken over) was started ahead,
     for the first lab.
-    Raises MachineError when this machine cannot have labs; the first one, when all threads have ended.
+    Raises MachineError when this machine can have no labs at all; the first one, when all threads have ended.
     """
     listener = listener or SilentListener()
     cancellation = cancellation or Cancellation()
@@ -132,7 +133,8 @@ def run_scenario(
 ) -> ScenarioResult:
     """Run one scenario in a lab of its own, in this thread; nothing of the lab is left when it returns.
 
-    Raises MachineError. `boot` is taken over. `repetition` (0: the only run) goes into the result.
+    Raises MachineError, but for LabImpossible. `boot` is taken over. `repetition` (0: the only run) goes into the
+    result.
     """
     listener = listener or SilentListener()
     cancellation = cancellation or Cancellation()
@@ -197,6 +199,8 @@ def _in_a_lab(
             cancellation.add(stop)
             stack.callback(cancellation.remove, stop)
             return _carry_out(run, finished, options)
+    except LabImpossible as error:
+        return impossible(scenario, error, steps, finished)
     except MachineError:
         raise
     except (LabctlError, RuntimeError) as error:
@@ -301,9 +305,9 @@ def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioRes
     take_steps(run)
     if run.scope.cancelled:
         return finished(Outcome.ERROR, run.scope.cancelled, run.results)
-    if options.look_at_failure is not None and worst(run) is not None:
+    if options.look_at_failure is not None and worst(run.results) is not None:
         options.look_at_failure(run.lab)
-    if options.keep_on_failure and worst(run) is not None:
+    if options.keep_on_failure and worst(run.results) is not None:
         run.listener.scenario_kept(run.scenario, verdict(run, finished), ways_in(run))
     for program in run.programs.stop_all(Scope(run.condition, time.monotonic() + CLEAN_UP_S)):
         end_badly(run, program, "it did not end, not even by SIGKILL")

@@ -35,6 +35,7 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
     started_s = run.elapsed_s
     at = StepRun(run, step, index, variables, scope)
     outcome, reason, done = Outcome.PASSED, "", NOTHING
+    raised: MachineError | None = None
     failed_line = failed_column = 0
     run.listener.step_started(run.scenario, index, step.kind, step.host, title, step.line)
     try:
@@ -51,8 +52,8 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
             reason = f"{reason} ({_too_late(run)})"
     except Interrupted as interruption:
         outcome, reason = _interrupted(run, str(interruption))
-    except MachineError:
-        raise
+    except MachineError as error:
+        outcome, reason, raised = Outcome.ERROR, str(error), error
     except (LabctlError, RuntimeError) as error:
         # A closed lab raises RuntimeError: expected when it was this run's cancellation that closed it.
         if scope.cancelled:
@@ -80,6 +81,8 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
     with run.lock:
         run.results.append(result)
     run.listener.step_finished(run.scenario, result)
+    if raised is not None:
+        raise raised
     return outcome is Outcome.PASSED
 
 

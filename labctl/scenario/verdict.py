@@ -13,6 +13,7 @@ from labctl.scenario.sequence import step_order
 from labctl.scenario.state import Run
 
 if TYPE_CHECKING:
+    from labctl.errors import LabImpossible
     from labctl.scenario.programs import Program
 
 Finished = Callable[..., ScenarioResult]
@@ -22,7 +23,9 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
     """What makes the result of a run that begins now: of an outcome, its reason, and the steps."""
     started_at, started = now(), time.monotonic()
 
-    def finished(outcome: Outcome, reason: str, steps: Sequence[StepResult] = ()) -> ScenarioResult:
+    def finished(
+        outcome: Outcome, reason: str, steps: Sequence[StepResult] = (), *, impossible: bool = False
+    ) -> ScenarioResult:
         return ScenarioResult(
             name=scenario.name,
             file=scenario.file,
@@ -35,6 +38,7 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
             steps=tuple(sorted(steps, key=step_order)),
             seed=seed,
             repetition=repetition,
+            impossible=impossible,
         )
 
     return finished
@@ -42,17 +46,29 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
 
 def verdict(run: Run, finished: Finished) -> ScenarioResult:
     """The result of a run whose steps are over: of the worst of them, if something went wrong."""
-    about = worst(run)
+    about = worst(run.results)
     if about is None:
         return finished(Outcome.PASSED, "", run.results)
-    where = f"step {about.index} ({run.scenario.file}:{about.line}), {about.title}"
-    return finished(about.outcome, f"{where}: {about.reason}", run.results)
+    return finished(about.outcome, _reason(run.scenario, about), run.results)
 
 
-def worst(run: Run) -> StepResult | None:
+def impossible(
+    scenario: Scenario, error: LabImpossible, results: Sequence[StepResult], finished: Finished
+) -> ScenarioResult:
+    """The result of a scenario whose lab cannot be had on this machine, or no longer from some step on."""
+    about = worst(results)
+    reason = str(error) if about is None else _reason(scenario, about)
+    return finished(Outcome.ERROR, reason, results, impossible=True)
+
+
+def worst(results: Sequence[StepResult]) -> StepResult | None:
     """The step that the scenario's failure is about; None when all is well."""
-    bad = [result for result in run.results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    bad = [result for result in results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
     return min(bad, key=_severity, default=None)
+
+
+def _reason(scenario: Scenario, about: StepResult) -> str:
+    return f"step {about.index} ({scenario.file}:{about.line}), {about.title}: {about.reason}"
 
 
 def _severity(result: StepResult) -> tuple[bool, bool, int, float]:

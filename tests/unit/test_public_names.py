@@ -95,6 +95,7 @@ EXIT_STATUSES = {
     "LabctlError": 4,
     "InputError": 2,
     "MachineError": 3,
+    "LabImpossible": 3,
     "LabError": 4,
     "KernelError": 4,
     "LabGone": 4,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone, MachineError
+from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone, LabImpossible, MachineError
 from labctl.lab.protocol import Apply, Channel, Done, Failed, Message, OpenFile, Spawn, decode, encode
 
 TEXT = st.text(max_size=20)
@@ -54,6 +54,7 @@ def test_environments_with_bytes_that_are_no_text_survive() -> None:
     [
         LabError("lab: it failed."),
         MachineError("lab: this machine cannot."),
+        LabImpossible("lab: this machine cannot do that."),
         KernelError("host h1", "run nginx", 2, detail="why", hint="Try."),
     ],
 )
