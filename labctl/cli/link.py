@@ -146,7 +146,8 @@ def between(plan: Plan, first: str, second: str) -> list[Cable]:
                 found.append(Cable(near, far))
                 break
     if not found:
-        raise InputError(f"there is no link between {first} and {second}. {_links_of(every, a)} {_links_of(every, b)}")
+        known = dict.fromkeys(_links_of(every, node) for node in (a, b))
+        raise InputError(f"there is no link between {first} and {second}. {' '.join(known)}")
     return found
 
 

@@ -82,7 +82,10 @@ def open_shell(
     user: str | None = None,
 ) -> int:
     """The shell's own exit status; 125 to 127 as `exec` has them. Without a terminal it reads its standard input."""
-    start = how_to_start(shell_of(os.environ.get("SHELL")), os.environ.get("ZDOTDIR"))
+    keyboard = open_standard_descriptors()[0]
+    has_terminal = keyboard is not None and os.isatty(keyboard)
+    shell = shell_of(os.environ.get("SHELL"))
+    start = how_to_start(shell, os.environ.get("ZDOTDIR")) if has_terminal else Start((shell,))
     request = ExecRequest(
         node=node,
         command=start.argv,
@@ -91,8 +94,7 @@ def open_shell(
         directory=directory,
         user=user,
     )
-    keyboard = open_standard_descriptors()[0]
-    if keyboard is None or not os.isatty(keyboard):
+    if not has_terminal:
         return run(request)
     with having(node, lab_name) as lab:
         for name, content in start.files:

@@ -364,11 +364,11 @@ def _impaired(link: MakeLink, facts: _Facts) -> str:
 
 
 def _impairment_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
-    """Of links that stay: once where both directions change alike, else for the direction that does."""
-    for identity, link in after.links.items():
-        if not _link_stays(identity, before, after):
-            continue
+    """Of links that stay, be they made anew: once where both directions change alike, else for the one that does."""
+    for link in after.links.values():
         ends = (link.a, link.b)
+        if not all(_is_end_of_same(end, before, after) for end in ends):
+            continue
         was, now = ([facts.impairment((end.node, end.ifname)) for end in ends] for facts in (before, after))
         if was[0] == was[1] and now[0] == now[1]:
             if was[0] != now[0]:
@@ -396,6 +396,12 @@ def _address_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
                 for one in given:
                     if one not in there.others:
                         yield Change(sign, f"address {one.address} on {one.node}:{one.ifname}")
+
+
+def _is_end_of_same(end: LinkEnd, before: _Facts, after: _Facts) -> bool:
+    """Whether a link between the same two interfaces is in both plans."""
+    at = (end.node, end.ifname)
+    return at in before.link_at and _same_ends(at, before, after)
 
 
 def _same_ends(at: At, here: _Facts, there: _Facts) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from labctl.topology.model import Impairment
 
 ROOT = 0xFFFF_FFFF  # TC_H_ROOT (linux/pkt_sched.h)
+_OURS = 0xF0  # people say `handle 1:` by hand, and the kernel puts nothing of another kind at a handle that is taken
 _FRAME_BYTES = 18  # of a packet beside its MTU: Ethernet's header and a VLAN tag
 _BURST_S = 0.004  # what is sent at once after a pause: timers of a busy machine are that late
 _WAIT_S = 0.05  # how long a packet may wait for its turn
@@ -89,9 +90,9 @@ def _emulator(number: int, parent: int, impairment: Impairment) -> NetworkEmulat
 
 
 def _handle(number: int) -> int:
-    return number << 16
+    return (_OURS + number) << 16
 
 
 def _class_of(number: int) -> int:
     """The only class of a discipline, which is where another one is put below it."""
-    return number << 16 | 1
+    return _handle(number) | 1

@@ -120,9 +120,11 @@ def _loss_ppm(value: object) -> int:
 
 
 def _rate_bit_s(value: object) -> int:
-    if value == 0 and not isinstance(value, bool):
+    if value == "0" or (value == 0 and not isinstance(value, bool)):
         return 0
     rate = rate_bit_s(value)
+    if not rate:
+        return 0
     if rate < RATE_MIN_BIT_S:
         raise ValueError(f"the rate `{value}` is too slow, at least 1kbit")
     if rate > RATE_MAX_BIT_S:

@@ -107,7 +107,7 @@ def test_without_a_bash_sh_tells_the_host_too(people: list[Person]) -> None:
 
 def test_a_shell_reads_a_script_where_there_is_no_terminal() -> None:
     ran = give("shell", "client", text="hostname\nexit 4\n", **QUIET)
-    assert (ran.returncode, ran.stdout) == (4, "client\n")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (4, "client\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -231,10 +231,11 @@ def test_a_link_that_is_made_again_has_its_rate_again() -> None:
 
 BY_HAND = {
     "tc qdisc delete dev eth0 root": "client:eth0: impairment is none, not rate 40mbit",
-    "tc qdisc replace dev eth0 root handle 1: tbf rate 1mbit burst 5000 limit 70000": (
+    "tc qdisc replace dev eth0 root handle f1: tbf rate 1mbit burst 5000 limit 70000": (
         "client:eth0: impairment is rate 1mbit, not rate 40mbit"
     ),
     "tc qdisc replace dev eth0 root handle 9: pfifo limit 7": "client:eth0: impairment is pfifo, not rate 40mbit",
+    "tc qdisc replace dev eth0 root handle 1: htb default 1": "client:eth0: impairment is htb, not rate 40mbit",
 }
 
 
@@ -285,6 +286,6 @@ def test_the_shell_script_makes_the_same_queues() -> None:
     shown = in_sandbox(script_of(made) + "tc -n a -json qdisc show dev eth0\ntc -n b -json qdisc show dev eth0\n")
     found = [json.loads(line)[0] for line in shown.splitlines()]
     assert [(one["kind"], one["handle"], one["options"]["rate"]) for one in found] == [
-        ("tbf", "1:", 10 * MBIT // 8),
-        ("tbf", "1:", 5 * MBIT // 8),
+        ("tbf", "f1:", 10 * MBIT // 8),
+        ("tbf", "f1:", 5 * MBIT // 8),
     ]

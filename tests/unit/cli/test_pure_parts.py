@@ -54,6 +54,8 @@ def test_a_link_that_is_not_there_names_those_that_are() -> None:
     hosts = [node.name for node in star.nodes if node.kind == "host"]
     with pytest.raises(InputError, match=f"no link between {hosts[0]} and {hosts[1]}. Links of {hosts[0]}:"):
         link.between(star, *hosts)
+    with pytest.raises(InputError, match=rf"no link between {hosts[0]} and {hosts[0]}\. Links of {hosts[0]}: [^.]*\.$"):
+        link.between(star, hosts[0], hosts[0])
     with pytest.raises(InputError, match="no node h9"):
         link.between(star, hosts[0], "h9")
     with pytest.raises(InputError, match="no link between client:eth7 and server"):

@@ -58,9 +58,9 @@ def test_a_plan_shows_it_as_text_and_json() -> None:
 def test_a_plan_shows_it_as_commands_of_tc() -> None:
     on_a = [line for line in plan.render_shell(WHOLE).splitlines() if line.startswith("tc -n a ")]
     assert on_a == [
-        "tc -n a qdisc replace dev eth0 root handle 3: tbf rate 10000000bit burst 5000 limit 117500",
-        "tc -n a qdisc replace dev eth0 parent 3:1 handle 4: netem limit 22000 delay 20000us 2000us loss 1%",
-        "tc -n a qdisc replace dev eth0 parent 4:1 handle 5: bfifo limit 117500",
+        "tc -n a qdisc replace dev eth0 root handle f3: tbf rate 10000000bit burst 5000 limit 117500",
+        "tc -n a qdisc replace dev eth0 parent f3:1 handle f4: netem limit 22000 delay 20000us 2000us loss 1%",
+        "tc -n a qdisc replace dev eth0 parent f4:1 handle f5: bfifo limit 117500",
     ]
 
 
@@ -111,6 +111,30 @@ def test_a_link_that_is_made_anew_is_impaired_anew() -> None:
     assert [one for one in difference(old, new).operations if isinstance(one, SetImpairment)] == impairments(new)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rate: 1gbit", "rate: 2gbit", "~ impairment of a:eth0 - b:eth0: rate 1gbit to rate 2gbit"),
+        ("mtu: 1500", "rate: 2gbit", "+ rate 2gbit on a:eth0 - b:eth0"),
+        ("rate: 1gbit", "mtu: 1500", "- rate 1gbit on a:eth0 - b:eth0"),
+    ],
+)
+def test_what_changes_on_a_link_that_is_made_anew_is_told_too(old: str, new: str, said: str) -> None:
+    other = plan.build(
+        resolved("hosts: {a: , b: }", f"links: [{{ends: [{{node: a, mac: '02:00:00:00:00:77'}}, b], {new}}}]")
+    )
+    told = [str(one) for one in difference(built(old), other).changes]
+    assert told == ["~ link a:eth0 - b:eth0: made anew, for the MAC address of a:eth0 becomes 02:00:00:00:00:77", said]
+
+
+def test_a_link_to_another_node_is_another_link() -> None:
+    old, new = (
+        plan.build(resolved("hosts: {a: , b: , c: }", f"links: [{{ends: [a, {end}], rate: {rate}}}]"))
+        for end, rate in (("b", "1gbit"), ("c", "2gbit"))
+    )
+    assert not [one for one in difference(old, new).changes if "impairment" in str(one)]
+
+
 def test_a_seed_gives_every_interface_one_of_its_own_and_the_same_ones_again() -> None:
     seeds = [one.seed for one in impairments(plan.with_seed(WHOLE, 42))]
     assert len(set(seeds)) == 2
@@ -123,6 +147,12 @@ def test_a_seed_gives_every_interface_one_of_its_own_and_the_same_ones_again() -
 def test_an_impairment_set_later_has_the_seed_that_it_would_have_had_from_the_start() -> None:
     later = plan.set_impairments(built("mtu: 1500"), [("a", "eth0"), ("b", "eth0")], BAD, seed=42)
     assert list(later) == impairments(plan.with_seed(WHOLE, 42))
+
+
+def test_an_impairment_set_later_knows_what_the_plan_has_there_and_the_size_of_packets() -> None:
+    wanted = Impairment(rate_bit_s=8000)
+    (later,) = plan.set_impairments(built("loss: 1%, mtu: 9000"), [("b", "eth0")], wanted)
+    assert later == SetImpairment("b", "eth0", wanted, Impairment(loss_ppm=10_000), 9000)
 
 
 def test_a_rate_alone_is_a_bucket_a_delay_or_loss_an_emulator_and_both_are_all_three() -> None:
@@ -153,13 +183,16 @@ def test_a_bucket_holds_a_packet_and_its_queue_a_datagram_and_both_fit_the_kerne
     bucket = queues(Impairment(delay_us=274_000_000, rate_bit_s=rate_bit_s), mtu)[0]
     assert isinstance(bucket, TokenBucket)
     assert mtu + 18 <= bucket.burst_bytes < 1 << 32
-    assert 65_535 <= bucket.limit_bytes < 1 << 32
+    assert max(65_535, min(bucket.burst_bytes, 256 << 20)) <= bucket.limit_bytes < 1 << 32
+    assert 2 * (mtu + 18) <= bucket.burst_bytes
     assert bucket.burst_bytes <= max(rate_bit_s / 8 / 100, 2 * (mtu + 18))
 
 
 def test_as_many_packets_are_on_the_way_as_the_delay_takes() -> None:
     (short,) = queues(Impairment(delay_us=10), 1500)
     (long,) = queues(Impairment(delay_us=50_000), 1500)
+    (longest,) = queues(Impairment(delay_us=274_000_000), 1500)
     assert isinstance(short, NetworkEmulator)
     assert isinstance(long, NetworkEmulator)
-    assert (short.limit_packets, long.limit_packets) == (1000, 50_000)
+    assert isinstance(longest, NetworkEmulator)
+    assert (short.limit_packets, long.limit_packets, longest.limit_packets) == (1000, 50_000, 100_000)

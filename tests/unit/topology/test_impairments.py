@@ -102,6 +102,11 @@ def test_what_is_wrong_is_told_in_words(words: list[str], said: str) -> None:
         parse_words(words)
 
 
+@pytest.mark.parametrize("nothing", [0, "0", "0mbit", "0bit"])
+def test_no_rate_is_written_as_a_rate_of_zero(nothing: object) -> None:
+    assert parse({"rate": nothing, "loss": "1%"}) == Impairment(loss_ppm=10_000)
+
+
 def test_the_keys_are_the_fields_of_an_impairment_in_order() -> None:
     fields = [name.partition("_")[0] for name in Impairment.__dataclass_fields__]
     assert list(KEYS) == fields
