@@ -1,14 +1,19 @@
-"""Names and MACs of interfaces: eth0, eth1, ... on hosts and routers, the neighbour's name on a switch's ports."""
+"""Names and MACs of interfaces: eth0, eth1, ... on hosts and routers, the neighbour's name on a switch's ports.
+
+A MAC follows from the names of node and interface, not from the file's order: a running link whose file gets another
+link before it stays as it is.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from zlib import crc32
 
 from labctl.names import BRIDGE, INTERFACE_NAME_MAX_BYTES, interface_name_problem
 from labctl.topology.draft import Draft, DraftEnd, Mistakes, Place
 from labctl.topology.model import NodeKind
 
-_FIRST_MAC = 0x026C61000000  # locally administered (bit 1 of the first byte), unicast; "la" for labctl
+_AUTOMATIC_MACS = 0x021A00000000  # locally administered (bit 1 of the first byte), unicast; not those of kernel/nat.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,15 @@ def label_ends(draft: Draft, mistakes: Mistakes) -> list[tuple[Label, Label]]:
         for end in link.ends:
             names.take(end)
             macs.take(end)
-    labels: list[tuple[Label, Label]] = []
-    for link in draft.links:
-        a, b = link.ends
-        labels.append((Label(names.name(a, b), macs.mac(a)), Label(names.name(b, a), macs.mac(b))))
-    return labels
+    named = [(names.name(link.a, link.b), names.name(link.b, link.a)) for link in draft.links]
+    for link, (first, second) in zip(draft.links, named, strict=True):
+        macs.wanted(link.a, first)
+        macs.wanted(link.b, second)
+    macs.share_out()
+    return [
+        (Label(first, macs.of(link.a, first)), Label(second, macs.of(link.b, second)))
+        for link, (first, second) in zip(draft.links, named, strict=True)
+    ]
 
 
 def port_name(peer: str, taken: set[str]) -> str:
@@ -100,7 +109,7 @@ class _Macs:
     def __init__(self, mistakes: Mistakes) -> None:
         self.mistakes = mistakes
         self.given: dict[str, DraftEnd] = {}
-        self.following = _FIRST_MAC + 1
+        self.automatic: dict[tuple[str, str], str] = {}  # by node and interface
 
     def take(self, end: DraftEnd) -> None:
         if not end.mac:
@@ -115,15 +124,32 @@ class _Macs:
             return
         self.given[end.mac] = end
 
-    def mac(self, end: DraftEnd) -> str:
-        if end.mac and self.given.get(end.mac) is end:
-            return end.mac
-        while True:
-            digits = f"{self.following:012x}"
-            self.following += 1
-            mac = ":".join(digits[at : at + 2] for at in range(0, 12, 2))
-            if mac not in self.given:
-                return mac
+    def wanted(self, end: DraftEnd, ifname: str) -> None:
+        """The end is called so, and has an automatic MAC unless one was given."""
+        if not self.is_given(end):
+            self.automatic[end.node, ifname] = ""
+
+    def share_out(self) -> None:
+        """In the order of the names: which of two with the same sum has to give way does not follow from the file's."""
+        taken = set(self.given)
+        for node, ifname in sorted(self.automatic):
+            number = 0
+            while (mac := automatic_mac(node, ifname, number)) in taken:
+                number += 1
+            taken.add(mac)
+            self.automatic[node, ifname] = mac
+
+    def of(self, end: DraftEnd, ifname: str) -> str:
+        return end.mac if self.is_given(end) else self.automatic[end.node, ifname]
+
+    def is_given(self, end: DraftEnd) -> bool:
+        return bool(end.mac) and self.given.get(end.mac) is end
+
+
+def automatic_mac(node: str, ifname: str, number: int = 0) -> str:
+    """The MAC that follows from these names; the next ones, by `number`, for when that one is somebody else's."""
+    sum_of_names = crc32(f"{node} {ifname}".encode())
+    return (_AUTOMATIC_MACS | (sum_of_names + number) % (1 << 32)).to_bytes(6).hex(":")
 
 
 def _at(place: Place | None, key: str) -> Place | None:

@@ -13,6 +13,7 @@ import labctl
 from labctl import plan, topology
 from labctl.observe.inspection import Program, as_data, inspect
 from labctl.plan.operations import Plan
+from labctl.topology.interfaces import automatic_mac
 from tests.integration.inside import NetworkLab, inside
 from tests.unit.topology.drafts import resolved
 
@@ -26,7 +27,9 @@ BY_HAND = {
     "ip link set eth0 down": ["a:eth0: state is down, not up"],
     "ip link set eth0 mtu 1400": ["a:eth0: mtu is 1400, not 1500"],
     "ip link delete eth0": ["lan:a: interface is missing", "a:eth0: interface is missing"],
-    "ip link set eth0 address 02:00:00:00:00:07": ["a:eth0: mac is 02:00:00:00:00:07, not 02:6c:61:00:00:01"],
+    "ip link set eth0 address 02:00:00:00:00:07": [
+        f"a:eth0: mac is 02:00:00:00:00:07, not {automatic_mac('a', 'eth0')}"
+    ],
     "ip address add 192.0.2.1/24 dev eth0": ["a:eth0: address 192.0.2.1/24 was added"],
     "ip address delete 10.0.1.1/24 dev eth0; ip address add 10.0.1.9/24 dev eth0; ip route add default via 10.0.1.2": [
         "a:eth0: address 10.0.1.1/24 is missing",

@@ -145,6 +145,23 @@ def test_a_connection_between_untouched_hosts_survives_any_edit(edit: str, famil
 
 
 @inside
+@pytest.mark.parametrize("server", ["10.2.0.2", "fd02::2"])
+def test_what_is_inserted_in_the_middle_leaves_the_later_links_as_they_are(server: str) -> None:
+    nodes, later = "hosts: {a: , b: , c: , d: , e: }", "{ends: [a, b], ipv4: 10.2.0.0/24, ipv6: 'fd02::/64'}"
+    old = built(nodes, "networks: {lan: {members: [c, e]}}", f"links: [{later}]")
+    new = built(nodes, "networks: {lan: {members: [c, d, e]}}", f"links: [[c, d], {later}]")
+    with NetworkLab(*new.operations) as fresh:
+        wanted = snapshot(fresh, indexes=False)
+    with NetworkLab(*old.operations) as lab:
+        before = snapshot(lab)
+        with connection(lab, "a", "b", server):
+            reconcile(lab, old, new)
+        after = snapshot(lab)
+        assert (after["a"], after["b"]) == (before["a"], before["b"])
+        assert snapshot(lab, indexes=False) == wanted
+
+
+@inside
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_that_fails_at_its_end_is_undone(edit: str) -> None:
     old, new = built(*BASE), built(*EDITS[edit])

@@ -212,6 +212,15 @@ def test_another_mac_makes_the_link_anew_with_all_that_stood_on_it() -> None:
     assert "made anew, for the MAC address of a:eth0 becomes 02:00:00:00:00:09" in found.changes[0].text
 
 
+def test_a_link_inserted_before_others_with_addresses_of_their_own_touches_none_of_them() -> None:
+    nodes = "hosts: {a: , b: , c: , d: }"
+    old = ("links: [{ends: [c, d], ipv4: 10.2.0.0/24, ipv6: 'fd02::/64'}]",)
+    new = ("links: [{ends: [a, b], ipv4: 10.1.0.0/24}, {ends: [c, d], ipv4: 10.2.0.0/24, ipv6: 'fd02::/64'}]",)
+    assert told((nodes, *old), (nodes, *new)) == [
+        "+ link a:eth0 (10.1.0.1/24, fd00::1/64) - b:eth0 (10.1.0.2/24, fd00::2/64)"
+    ]
+
+
 def test_addresses_come_and_go_alone() -> None:
     def at(number: int) -> tuple[str, ...]:
         ends = f"[{{node: a, ipv4: 10.9.0.{number}}}, {{node: b, ipv4: 10.9.0.2}}]"

@@ -138,7 +138,7 @@ def test_the_json_form_names_every_field() -> None:
     assert shown["topology"] == "pair"
     assert shown["nodes"][0] == {"name": "client", "kind": "host", "environment": {}}
     link = next(one for one in shown["operations"] if one["operation"] == "make_link")
-    assert link["a"] == {"node": "client", "ifname": "eth0", "mac": "02:6c:61:00:00:01", "mtu": 1500, "bridge": ""}
+    assert link["a"] == {"node": "client", "ifname": "eth0", "mac": "02:1a:5f:a7:7d:de", "mtu": 1500, "bridge": ""}
 
 
 def test_the_shell_form_is_a_posix_script_that_quotes_what_it_must() -> None:

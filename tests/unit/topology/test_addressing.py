@@ -5,10 +5,12 @@ from __future__ import annotations
 from ipaddress import collapse_addresses
 from itertools import pairwise
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl import topology as topologies_module
+from labctl.topology.interfaces import automatic_mac
 from labctl.topology.linklocal import link_local
 from labctl.topology.model import AddressOnLink, NodeKind, Topology
 from tests.unit.topology.drafts import from_lines, resolved, topologies
@@ -140,6 +142,31 @@ def test_a_node_that_switches_ipv6_off_gets_none() -> None:
 def test_pools_are_where_prefixes_come_from() -> None:
     topology = resolved("ipv4_pool: 172.16.5.0/28", "ipv6_pool: 2001:db8::/56", "hosts: {a: , b: }", "links: [[a, b]]")
     assert written(topology, "b") == ["172.16.5.2/28", "2001:db8::2/64"]
+
+
+@MODEST
+@given(st.permutations(["[a, b]", "[c, d]", "[e, f]", "[g, h]"]), st.integers(0, 4))
+def test_an_automatic_mac_does_not_depend_on_the_links_before_it(links: list[str], how_many: int) -> None:
+    nodes = "hosts: {a: , b: , c: , d: , e: , f: , g: , h: }"
+    topology = resolved(nodes, f"links: [{', '.join(links[:how_many])}]")
+    for node in topology.nodes:
+        assert [one.mac for one in node.interfaces] == [automatic_mac(node.name, "eth0")] * len(node.interfaces)
+
+
+@pytest.mark.parametrize("order", [("etislvlf", "gnyijstj"), ("gnyijstj", "etislvlf")])
+def test_of_two_names_with_the_same_sum_the_second_by_name_has_the_next_mac(order: tuple[str, str]) -> None:
+    first, second = order
+    topology = resolved(f"hosts: {{{first}: , {second}: }}", f"links: [[{first}, {second}]]")
+    assert automatic_mac("etislvlf", "eth0") == automatic_mac("gnyijstj", "eth0") == "02:1a:5a:ec:1a:a9"
+    assert topology.node("etislvlf").interfaces[0].mac == "02:1a:5a:ec:1a:a9"
+    assert topology.node("gnyijstj").interfaces[0].mac == "02:1a:5a:ec:1a:aa"
+
+
+def test_an_automatic_mac_gives_way_to_one_that_is_given() -> None:
+    taken = automatic_mac("b", "eth0")
+    topology = resolved("hosts: {a: , b: }", f"links: [{{ends: [b, {{node: a, mac: '{taken}'}}]}}]")
+    assert topology.node("a").interfaces[0].mac == taken
+    assert topology.node("b").interfaces[0].mac == automatic_mac("b", "eth0", 1)
 
 
 def test_the_link_local_address_follows_from_the_mac() -> None:
