@@ -18,6 +18,7 @@ from pathlib import Path
 
 from labctl.errors import InputError, LabError, describe_errno
 from labctl.report import conversation, plain
+from labctl.report.files import replace_file
 from labctl.report.screen import Look
 from labctl.report.text import printable
 from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
@@ -205,15 +206,7 @@ def _text(lines: Sequence[str]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Replaces the file; only its owner can read it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, data, mode=0o600)
 
 
 def _why(error: OSError) -> str:

@@ -33,12 +33,18 @@ def write_whole(path: Path, data: bytes) -> None:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             path.write_bytes(data)
             return
-        path = Path(os.path.realpath(path))  # a symbolic link stays one
-        temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(Path(os.path.realpath(path)), data)  # a symbolic link stays one
     except OSError as error:
         raise LabError(f"{path}: cannot write the report: {describe_errno(error.errno or 0)}.") from error
+
+
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Puts a file of `data` in the place of `path`; `mode` is less the umask. OSError."""
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, mode), "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
