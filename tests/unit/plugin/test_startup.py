@@ -51,7 +51,7 @@ def test_skipped():
 
 def environment(**more: str) -> dict[str, str]:
     """Without what changes a pytest or its looks."""
-    ours = ("PYTEST_", "FORCE_COLOR", "PY_COLORS")
+    ours = ("PYTEST_", "GITHUB_", "GITLAB_", "FORCE_COLOR", "PY_COLORS")
     return {**{name: value for name, value in os.environ.items() if not name.startswith(ours)}, **more}
 
 
