@@ -11,16 +11,23 @@ import errno
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from labctl.errors import InputError, KernelError
 from labctl.observe.access import Observable
 
 FILES = ("/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6")
+_OF_ONE_TYPE = re.compile(r"(IcmpMsg|Icmp6)\.(In|Out)Type\d{1,3}")
 _SNMP6_NAME = re.compile(r"(Ip6|Icmp6|UdpLite6|Udp6)(\w+)")
 
 
 class UnknownCounter(InputError):
-    """No counter has that name, or several have; the message names those that were perhaps meant."""
+    """No counter has that name, or several have; `hint` names those that were perhaps meant."""
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(f"{problem}; {hint}")
+        self.problem = problem
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +38,17 @@ class Counters:
 
     def __getitem__(self, name: str) -> int:
         """The value of a counter by its full name, or by its bare one where that is unambiguous. UnknownCounter."""
-        return self.values[self.resolve(name)]
+        return self.values.get(self.resolve(name), 0)
 
     def __sub__(self, earlier: Counters) -> Counters:
         """How much each counter has grown since an earlier snapshot of the same node."""
         return Counters({name: value - earlier.values.get(name, 0) for name, value in self.values.items()})
 
     def resolve(self, name: str) -> str:
-        """The full name; case does not matter. UnknownCounter, with suggestions."""
+        """The full name; case does not matter. UnknownCounter, with suggestions.
+
+        The kernel shows the counters of single ICMP types only when they are not zero.
+        """
         if name in self.values:
             return name
         wanted = name.lower()
@@ -46,8 +56,10 @@ class Counters:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UnknownCounter(f"counter {name!r} is ambiguous: say {_listed(found)}")
-        raise UnknownCounter(f"there is no counter {name!r}; {self._suggestion(name)}")
+            raise UnknownCounter(f"counter {name!r} is ambiguous", f"say {_listed(found)}")
+        if _OF_ONE_TYPE.fullmatch(name):
+            return name
+        raise UnknownCounter(f"there is no counter {name!r}", self._suggestion(name))
 
     def changed(self) -> dict[str, int]:
         """Those that are not zero, by full name; of a difference: what has happened."""
@@ -64,9 +76,20 @@ class Counters:
 
 def counters(lab: Observable, node: str) -> Counters:
     """A snapshot of the node's counters. KernelError when /proc/net cannot be read on it."""
+    return _parsed({path: _read(lab, node, path) for path in FILES})
+
+
+def counters_here() -> Counters | None:
+    """This process's own, which are those of every node by name; None where not all of the files can be read."""
+    try:
+        return _parsed({path: Path(path).read_text(encoding="ascii") for path in FILES})
+    except OSError:  # no Linux, a /proc that hides them, a kernel without IPv6: nothing can be said about names
+        return None
+
+
+def _parsed(texts: Mapping[str, str]) -> Counters:
     values: dict[str, int] = {}
-    for path in FILES:
-        text = _read(lab, node, path)
+    for path, text in texts.items():
         values.update(parse_snmp6(text) if path.endswith("snmp6") else parse_pairs(text))
     return Counters(values)
 

@@ -25,6 +25,7 @@ from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
     from labctl.documents.document import Document
+    from labctl.observe.counters import Counters
     from labctl.topology.model import Topology
 
 KeyPath = tuple[str | int, ...]
@@ -53,6 +54,7 @@ class StepReader:
         self._topology = topology
         self._directory = directory
         self._places = [n.name for n in topology.nodes if n.kind is not NodeKind.SWITCH] if topology else []
+        self._requires = requires
         self._variables = set(variables)
         self._variables_anywhere = set(variables)
         self._processes: set[str] = set()
@@ -60,6 +62,7 @@ class StepReader:
         self._programs = programs_known.KnownPrograms(directory, requires.programs)
         self._any_order = 0  # how many `repeat` and `parallel` are open
         self._scripts = callsteps.ScriptChecker(document, topology)
+        self._counters: Counters | None = None  # this machine's, once a step names one
 
     def read(self, data: list[Any], path: KeyPath) -> tuple[Step, ...]:
         """The steps of the list at `path`; those with mistakes are left out."""
@@ -322,6 +325,8 @@ class StepReader:
                 self._new_variable(name, (*path, "save", field))
 
     def _expect(self, body: Any, path: KeyPath) -> None:
+        for name in body.counters or ():
+            self._counter(name, (*path, "counters", name))
         for field in ("running", "not_running"):
             if (name := getattr(body, field)) is not None:
                 self._process(name, (*path, field))
@@ -341,6 +346,21 @@ class StepReader:
         if body.that is not None:
             known = self._variables_anywhere if self._any_order else self._variables
             self.diagnostics += self._scripts.check_comparison(body.that, (*path, "that"), known)
+
+    def _counter(self, name: str, path: KeyPath) -> None:
+        """Other kernels have other counters: names are judged by this one's, unless it is not to run the scenario."""
+        from labctl.observe.counters import UnknownCounter, counters_here
+        from labctl.scenario.features import unmet
+
+        if self._counters is None:
+            self._counters = counters_here()
+        if self._counters is None:
+            return
+        try:
+            self._counters.resolve(name)
+        except UnknownCounter as error:
+            if not unmet(self._requires):
+                self._wrong(path, f"{error.problem} in this kernel", error.hint, key=True)
 
     def _link(self, body: Any, path: KeyPath) -> None:
         verb, ends = body.verb, body.ends

@@ -54,7 +54,7 @@ def test_an_unknown_counter_is_answered_with_those_that_were_meant() -> None:
         found = counters(lab, "server")
         with pytest.raises(UnknownCounter, match=r"did you mean `TcpExt\.ListenOverflows`"):
             found["ListenOverflow"]
-        with pytest.raises(UnknownCounter, match=r"ambiguous: say `.*Udp\.InErrors` or"):
+        with pytest.raises(UnknownCounter, match=r"ambiguous; say `.*Udp\.InErrors` or"):
             found["InErrors"]
 
 

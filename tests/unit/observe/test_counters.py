@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.observe.counters import Counters, UnknownCounter, parse_pairs, parse_snmp6
+from labctl.observe.counters import Counters, UnknownCounter, counters_here, parse_pairs, parse_snmp6
 
 NETSTAT = """\
 TcpExt: SyncookiesSent ListenOverflows ListenDrops
@@ -43,6 +43,18 @@ def test_a_near_miss_is_suggested() -> None:
         snapshot()["ListenDrop"]
     with pytest.raises(UnknownCounter, match="nstat"):
         snapshot()["zzz"]
+
+
+def test_a_type_of_icmp_that_was_never_seen_counts_0() -> None:
+    assert snapshot()["Icmp6.OutType133"] == 2
+    assert snapshot()["Icmp6.InType1"] == snapshot()["IcmpMsg.OutType8"] == 0
+
+
+def test_the_counters_of_this_machine_are_there_by_name() -> None:
+    found = counters_here()
+    if found is None:
+        pytest.skip("not all of the files of /proc/net are there")
+    assert {"TcpExt.ListenOverflows", "Udp.InErrors", "Udp6.InErrors"} <= set(found.values)
 
 
 def test_a_difference_counts_what_has_happened_since() -> None:

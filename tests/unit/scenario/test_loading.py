@@ -7,6 +7,7 @@ import pytest
 
 from labctl.documents import DocumentError
 from labctl.errors import InputError
+from labctl.observe.counters import counters_here
 from labctl.scenario import Scenario, load
 from labctl.scenario.kinds import StepKind
 
@@ -170,3 +171,43 @@ def test_steps_inside_others_are_walked_in_file_order(tmp_path: Path) -> None:
 def test_aliases_are_checked_like_what_they_stand_for(tmp_path: Path) -> None:
     steps = "  - client: &listen |\n      s = socket(AF_INET, SOCK_STREAM)\n  - server: *listen\n"
     assert [step.host for step in loaded(tmp_path, steps).steps] == ["client", "server"]
+
+
+COUNTERS = "  - expect: {{on: server, counters: {{Tcp.OutRsts: 0, {name}: {{at_least: 1}}}}}}\n"
+
+
+@pytest.mark.skipif(counters_here() is None, reason="not all of the files of /proc/net are there")
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        (
+            "ListenOverflow",
+            "there is no counter 'ListenOverflow' in this kernel",
+            "did you mean `TcpExt.ListenOverflows`",
+        ),
+        ("Tcp.InErrors", "there is no counter 'Tcp.InErrors' in this kernel", "did you mean "),
+        ("InErrors", "counter 'InErrors' is ambiguous in this kernel", "say `Icmp.InErrors` or `Udp.InErrors`"),
+    ],
+)
+def test_a_counter_that_this_kernel_does_not_have_is_a_mistake(
+    name: str, message: str, hint: str, tmp_path: Path
+) -> None:
+    said = complaint(tmp_path, COUNTERS.format(name=name))
+    column = COUNTERS.format(name=name).index(f" {name}:") + 2
+    assert f"it.yaml:3:{column}: {message}" in said
+    assert hint in said
+
+
+@pytest.mark.parametrize("name", ["ListenOverflows", "udp.inerrors", "Icmp6.OutType133", "IcmpMsg.InType3"])
+def test_counters_of_this_kernel_and_of_single_types_of_icmp_are_taken(name: str, tmp_path: Path) -> None:
+    loaded(tmp_path, COUNTERS.format(name=name))
+
+
+def test_counters_of_a_scenario_that_is_not_for_this_machine_are_not_judged(tmp_path: Path) -> None:
+    header = "topology: pair\nrequires: {programs: [no-such-program-anywhere]}\n"
+    loaded(tmp_path, COUNTERS.format(name="OfAnotherKernel"), header)
+
+
+def test_where_the_counters_cannot_be_read_none_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labctl.observe.counters.FILES", (str(tmp_path / "snmp"),))
+    loaded(tmp_path, COUNTERS.format(name="OfAnotherKernel"))
