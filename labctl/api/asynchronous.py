@@ -145,7 +145,8 @@ class AsyncLab:
 
     async def ping(self, *, family: int | None = None, timeout_s: float = 1.0) -> Reachability:
         """Which hosts reach which, as `Lab.ping`."""
-        return await self._worker.call(lambda: self.sync.ping(family=family, timeout_s=timeout_s))
+        # Not by the thread for requests, which others wait for: an answer that does not come takes its time.
+        return await Worker("labctl-ping").once(lambda: self.sync.ping(family=family, timeout_s=timeout_s))
 
     def scenario(self, source: StrPath | Scenario) -> AsyncScenarioRun:
         """An asynchronous context manager that runs a scenario on this lab, as `Lab.scenario`."""

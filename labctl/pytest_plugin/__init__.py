@@ -76,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from labctl.pytest_plugin.scenarios import collect_configured_folders
 
         collect_configured_folders(config)
-    if ("GITHUB_ACTIONS" in os.environ or "GITHUB_STEP_SUMMARY" in os.environ) and not hasattr(config, "workerinput"):
+    if os.environ.get("GITHUB_ACTIONS") == "true" and not hasattr(config, "workerinput"):
         from labctl.pytest_plugin.github import Told
 
         config.pluginmanager.register(Told(config), "labctl-github")
@@ -113,7 +113,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before pytest's own, which skips what is marked so."""
+    """Before pytest's own, which skips what is marked so, and before fixtures do something in labs."""
+    if LABS in item.config.stash and "lab_factory" in getattr(item, "fixturenames", ()):
+        item.config.stash[LABS].begin_test()
     if item.get_closest_marker("needs") is not None:
         from labctl.pytest_plugin.needs import skip_without_needs
 

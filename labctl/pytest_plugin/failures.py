@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 import labctl
 from labctl.errors import LabctlError, describe_errno
 from labctl.pytest_plugin import LABS, SCENARIO_RUN, SCENARIO_SEEN, USED_LABS
-from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, seed_of
+from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, on_github, seed_of
 from labctl.report.screen import Look, look_of
 from labctl.scenario.result import RunResult
 
@@ -92,7 +91,7 @@ def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunRes
         _put(item, report, "\n".join([*talk, item.stash.get(SCENARIO_SEEN, "")]), run)
     elif chosen_artifacts_root(item.config) is not None:
         _write_artifacts(item, "", run)
-    if _told_to_a_ci():
+    if on_github():
         from labctl.pytest_plugin.results import attach
 
         attach(report, run)
@@ -102,7 +101,7 @@ def _put(item: pytest.Item, report: pytest.TestReport, told: str, run: RunResult
     parts = [told, _write_artifacts(item, told, run), f"seed: {seed_of(item.config)}"]
     text = "\n".join(part for part in parts if part)
     report.sections.append((SECTION, text))
-    if run is None and _told_to_a_ci():
+    if run is None and on_github():
         from labctl.pytest_plugin.results import attach_text
 
         attach_text(report, text)
@@ -114,10 +113,6 @@ def _of_labs(item: pytest.Item) -> Iterator[str]:
         used += [entry for entry in item.config.stash[LABS].labs if not entry[0].closed]
     for lab, before_s in used:
         yield lab.report(after_s=before_s)
-
-
-def _told_to_a_ci() -> bool:
-    return "GITHUB_STEP_SUMMARY" in os.environ or "GITHUB_ACTIONS" in os.environ
 
 
 def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str:
@@ -133,7 +128,9 @@ def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str
 
             artifacts.write(run, folder, version=labctl.__version__)
         if told:
-            (folder / "report.txt").write_text(told + "\n", "utf-8", "backslashreplace")
+            from labctl.report.files import replace_file
+
+            replace_file(folder / "report.txt", f"{told}\n".encode("utf-8", "backslashreplace"), mode=0o600)
     except OSError as error:
         return f"artifacts: {folder}: cannot be written: {describe_errno(error.errno or 0)}."
     except LabctlError as error:

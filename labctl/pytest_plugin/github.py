@@ -38,10 +38,9 @@ class Told:
         runs = [run for report in self._reports if (run := attached_run(report)) is not None]
         results = tuple(result for run in runs for result in run.scenarios)
         whole = RunResult(self._started_at, time.monotonic() - self._started_s, results, seed_of(self._config))
-        if "GITHUB_ACTIONS" in os.environ:
-            workspace = os.environ.get("GITHUB_WORKSPACE")
-            for line in github.annotations(whole, Path(workspace).absolute() if workspace else None):
-                terminalreporter.line(line)
+        workspace = os.environ.get("GITHUB_WORKSPACE")
+        for line in github.annotations(whole, Path(workspace).absolute() if workspace else None):
+            terminalreporter.line(line)
         page = os.environ.get("GITHUB_STEP_SUMMARY")
         if not page:
             return

@@ -132,6 +132,13 @@ class UsedLabs:
         before = (each.started_s + (each.duration_s or 0.0) for each in lab.activity())
         self.labs.append((lab, max(before, default=-1.0)))
 
+    def begin_test(self) -> None:
+        """Another test may use the labs that are still there: from here on again."""
+        known, self.labs = self.labs, []
+        for lab, _ in known:
+            if not lab.closed:
+                self.add(lab)
+
 
 def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """For the fixture `lab`."""

@@ -52,6 +52,11 @@ def hand_over_seed(node: object) -> None:
     getattr(node, "workerinput")["labctl_seed"] = seed_of(config)  # noqa: B009  # the same
 
 
+def on_github() -> bool:
+    """Whether this is a job on a runner of GitHub's kind, to which results are told."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
 def skips_impossible(config: pytest.Config) -> bool:
     """Whether a test is skipped whose lab this machine cannot have."""
     return bool(config.getini("labctl_skip_impossible"))

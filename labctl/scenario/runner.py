@@ -46,9 +46,9 @@ def run_many(
     """The results of the scenarios, in the order of their turns, at most `options.jobs` of them at the same time.
 
     `cancellation.cancel()` ends the running ones promptly; they and those that have not begun are errors then, but no
-    further repetition begins.
-    KeyboardInterrupt does that too, and is raised again when every lab is gone. `boot` (taken over) was started ahead,
-    for the first lab.
+    further repetition begins. KeyboardInterrupt does that too, and is raised again when every lab is gone. `boot`
+    (taken over) was started ahead, for the first lab.
+
     Raises MachineError when this machine can have no labs at all; the first one, when all threads have ended.
     """
     listener = listener or SilentListener()

@@ -353,13 +353,46 @@ def test_what_a_test_needs_and_is_not_there_skips_it(tmp_path: Path, is_root: bo
     assert bool(ran.lines("needs root: ")) is not is_root
 
 
+def test_the_section_of_a_shared_labs_failure_has_nothing_of_earlier_tests(tmp_path: Path) -> None:
+    project = Project(
+        tmp_path / "project",
+        test_it__py="""\
+            import pytest
+
+
+            @pytest.fixture(scope="module")
+            def office(lab_factory):
+                with lab_factory("pair") as lab, lab["server"].start(["sleep", "1000"]):
+                    yield lab
+
+
+            def test_one(office):
+                office["client"].run(["echo", "first"])
+                with office["client"].start(["sleep", "500"]):
+                    raise ValueError("the first mistake")
+
+
+            def test_two(office):
+                office["client"].run(["echo", "second"])
+                assert 0
+        """,
+    )
+    first, _, second = project.pytest().output.partition("_ test_two _")
+    for told in ("run echo first", "start sleep 500", "start sleep 1000", "sockets at ValueError: the first mistake"):
+        assert told in first
+    assert "run echo second" in second
+    assert "start sleep 1000 -> running" in second, "what goes on is of every test"
+    for earlier in ("echo first", "sleep 500", "mistake"):
+        assert earlier not in second.partition("short test summary")[0]
+
+
 def test_github_has_the_section_in_its_summary(tmp_path: Path) -> None:
     project = Project(
         tmp_path / "project",
         test_it__py="def test_it(lab):\n    lab['client'].run(['echo', '```'])\n    assert 0\n",
     )
     page = tmp_path / "summary.md"
-    project.pytest("-n1", GITHUB_STEP_SUMMARY=str(page))
+    project.pytest("-n1", GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(page))
     text = page.read_text()
     assert "### labctl: 1 failed test with labs" in text
     assert "<summary>test_it.py::test_it</summary>" in text
