@@ -53,6 +53,16 @@ class Process:
         """The status pipe, for selectors: readable when the process has ended (or the lab is gone)."""
         return self._status
 
+    def has_ended(self) -> bool:
+        """Whether the kernel says so (pidfd_open(2)); what it ended with may take `wait` a moment longer to learn."""
+        if self._returned is not None:
+            return True
+        if self.pidfd == -1:
+            raise RuntimeError(f"{self!r} has been closed; cannot ask whether it runs")
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(0))
+
     @property
     def returncode(self) -> int | None:
         """What `wait` returned last, None before that."""

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from labctl.documents.source import Diagnostic
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 KeyPath = tuple[str | int, ...]
+_STATUS_S = 1.0  # until the keeper tells of a process that has ended
 
 
 class ScriptChecker:
@@ -62,6 +64,21 @@ class ScriptChecker:
         return self._document.diagnostic_at(position, problem.message, problem.hint)
 
 
+@dataclass(frozen=True, slots=True)
+class EndedCaller:
+    """A calling process that nobody had asked to end."""
+
+    host: str
+    process: str  # "" for the host's default one
+    how: str  # it `was ended by SIGKILL`
+    line: int  # of the step that first called with it
+
+    @property
+    def name(self) -> str:
+        """`server` or `server/worker`."""
+        return f"{self.host}/{self.process}" if self.process else self.host
+
+
 class Callers:
     """The calling processes of a running scenario: made at their first use, ended with the scenario. Thread-safe."""
 
@@ -70,6 +87,8 @@ class Callers:
         self._variables = variables
         self._origin_ns = round(origin * 1e9)
         self._sessions: dict[tuple[str, str], Session] = {}
+        self._lines: dict[tuple[str, str], int] = {}  # of the steps that made them
+        self._asked_to_end: set[tuple[str, str]] = set()
         self._busy: dict[tuple[str, str], StepRun] = {}
         self._lock = threading.Lock()
 
@@ -85,7 +104,9 @@ class Callers:
             self._busy[key] = at
         try:
             at.scope.check()  # after being noted as busy, so that `interrupt` misses nobody
-            yield self._session(host, process)
+            session = self._session(host, process)
+            self._lines.setdefault(key, at.step.line)
+            yield session
         finally:
             with self._lock:
                 del self._busy[key]
@@ -94,6 +115,8 @@ class Callers:
         """Send a signal to a calling process. StepFailed when there is none of that name."""
         with self._lock:
             session = self._sessions.get((host, process))
+            if number not in (signal.SIGSTOP, signal.SIGCONT):
+                self._asked_to_end.add((host, process))
         if session is None:
             name = f"{host}/{process}" if process else host
             raise StepFailed(f"{name} has made no calls yet: there is no process to send a signal to")
@@ -103,9 +126,25 @@ class Callers:
         """End the calling processes whose steps have been cancelled: a blocked call cannot be taken back otherwise."""
         with self._lock:
             cancelled = [key for key, at in self._busy.items() if at.scope.cancelled]
+            self._asked_to_end.update(cancelled)
             sessions = [self._sessions[key] for key in cancelled if key in self._sessions]
         for session in sessions:
             session.caller.process.signal(signal.SIGKILL)
+
+    def unaccounted(self) -> list[EndedCaller]:
+        """Those that have ended although no step asked them to, and that no call has found gone."""
+        from labctl.scenario.programs import describe_status
+
+        with self._lock:
+            sessions = [(key, each) for key, each in self._sessions.items() if key not in self._asked_to_end]
+        ended = []
+        for (host, process), session in sessions:
+            handle = cast("Process", session.caller.process)
+            if handle.returncode is None and handle.has_ended():
+                status = handle.wait(_STATUS_S)
+                how = "has ended" if status is None else describe_status(status)
+                ended.append(EndedCaller(host, process, how, self._lines.get((host, process), 0)))
+        return ended
 
     def way_in(self, host: str) -> str:
         """A command that enters the host from another terminal of this machine."""

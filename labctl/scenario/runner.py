@@ -22,7 +22,7 @@ from labctl.scenario.sequence import run_steps
 from labctl.scenario.state import Run
 from labctl.scenario.turns import Turn, draw_seed, turns
 from labctl.scenario.variables import Variables
-from labctl.scenario.verdict import Finished, end_badly, finisher, impossible, now, verdict, worst
+from labctl.scenario.verdict import Finished, caller_gone, end_badly, finisher, impossible, now, verdict, worst
 from labctl.scenario.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
@@ -315,11 +315,13 @@ def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioRes
 
 
 def take_steps(run: Run) -> None:
-    """The steps, until one fails, and a look at the programs that they have started."""
+    """The steps, until one fails, and a look at the programs and calling processes that they have started."""
     run_steps(run)
     if not run.scope.cancelled:
         for program in run.programs.unaccounted():
             end_badly(run, program, f"it had ended by itself: it {program.state}")
+        for caller in run.callers.unaccounted():
+            caller_gone(run, caller)
 
 
 def ways_in(run: Run) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from labctl.scenario.state import Run
 
 if TYPE_CHECKING:
     from labctl.errors import LabImpossible
+    from labctl.scenario.callsteps import EndedCaller
     from labctl.scenario.programs import Program
 
 Finished = Callable[..., ScenarioResult]
@@ -78,19 +80,33 @@ def _severity(result: StepResult) -> tuple[bool, bool, int, float]:
 
 def end_badly(run: Run, program: Program, seen: str) -> None:
     """Add a step to the result that says so: no step of the file is at fault."""
-    result = StepResult(
+    name, line = program.command.name, int(program.command.where.rpartition(":")[2])
+    result = _end(run, program.command.host, f"background program {name}", f"{name} to run until the end; {seen}", line)
+    _add(run, replace(result, output=program.record(), exit_status=program.exit_status))
+
+
+def caller_gone(run: Run, caller: EndedCaller) -> None:
+    """Add a step that says that this calling process ended; after its last call, or that one would have failed."""
+    what = f"calling process {caller.name}"
+    reason = f"the {what} to run until the end; it had ended by itself: it {caller.how}"
+    _add(run, _end(run, caller.host, what, reason, caller.line))
+
+
+def _end(run: Run, host: str, what: str, expected: str, line: int) -> StepResult:
+    return StepResult(
         index=str(len(run.scenario.steps) + 1),
-        host=program.command.host,
+        host=host,
         kind="end",
-        title=f"end of background program {program.command.name}",
+        title=f"end of {what}",
         outcome=Outcome.FAILED,
-        reason=f"expected {program.command.name} to run until the end; {seen}",
+        reason=f"expected {expected}",
         started_s=run.elapsed_s,
         duration_s=0.0,
-        line=int(program.command.where.rpartition(":")[2]),
-        output=program.record(),
-        exit_status=program.exit_status,
+        line=line,
     )
+
+
+def _add(run: Run, result: StepResult) -> None:
     run.results.append(result)
     run.listener.step_finished(run.scenario, result)
 

@@ -158,6 +158,33 @@ def test_a_listener_is_told_in_order(tmp_path: Path) -> None:
     assert told.events == ["started it", *expected, "finished passed"]
 
 
+KILLED = """\
+  - client/it: |
+      $pid = getpid()
+  - run: {on: client, shell: 'kill -KILL ${pid}; while kill -0 ${pid} 2>/dev/null; do :; done'}
+"""
+
+
+def test_a_calling_process_that_is_killed_after_its_last_call_fails_the_scenario(tmp_path: Path) -> None:
+    result = fails(tmp_path, KILLED)
+    expected = (
+        "expected the calling process client/it to run until the end; it had ended by itself: it was ended by SIGKILL"
+    )
+    assert expected in result.reason
+    assert [(each.kind, each.host, each.line) for each in result.steps[2:]] == [("end", "client", 3)]
+
+
+def test_a_calling_process_whose_end_a_call_has_told_is_told_once(tmp_path: Path) -> None:
+    result = fails(tmp_path, KILLED + "  - client/it: getpid()\n")
+    assert "killed by SIGKILL during getpid" in result.reason
+    assert [each.kind for each in result.steps] == ["calls", "run", "calls"]
+
+
+def test_a_calling_process_that_a_step_has_killed_may_be_gone_at_the_end(tmp_path: Path) -> None:
+    own = "  - signal: {process: client/it, signal: KILL}\n"
+    passes(tmp_path, KILLED.replace("  - run:", f"{own}  - run:").replace("kill -KILL ${pid}; ", ""))
+
+
 def test_a_step_that_kills_its_calling_process_says_so(tmp_path: Path) -> None:
     result = fails(
         tmp_path, "  - client: getpid()\n  - signal: {process: client, signal: KILL}\n  - client: getpid()\n"

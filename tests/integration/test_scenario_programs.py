@@ -199,6 +199,13 @@ def test_a_background_program_that_ended_well_or_was_looked_at_does_not(tmp_path
     )
 
 
+def test_waiting_for_a_program_that_was_sent_a_signal_takes_any_end_unless_one_is_expected(tmp_path: Path) -> None:
+    start = "  - start: {on: server, run: [sleep, 60], name: it}\n  - signal: {process: it, signal: KILL}\n"
+    passes(tmp_path, start + "  - wait: it\n")
+    passes(tmp_path, start + "  - wait: {process: it, expect: {exit: 137}}\n")
+    assert "expected 0; got 137" in fails(tmp_path, start + "  - wait: {process: it, expect: {exit: 0}}\n").reason
+
+
 def test_a_name_can_be_used_again_when_its_program_has_ended(tmp_path: Path) -> None:
     start = "  - start: {on: server, run: [sleep, 60], name: it}\n"
     passes(tmp_path, start + "  - stop: it\n" + start)
