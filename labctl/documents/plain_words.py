@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from labctl.documents.source import Mistake, suggest
+from labctl.documents.source import Mistake, describe, suggest
 
 _EXPECTED: Mapping[str, str] = {
     "string_type": "text",
@@ -43,26 +43,6 @@ _BOUND_KEYS: Mapping[str, str] = {
     "less_than": "lt",
     "less_than_equal": "le",
 }
-
-
-def describe(value: object) -> str:
-    """``the text `abc` ``, `the number 5`, `a list`, `a mapping`, `true`, `nothing`."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return f"the number {value}"
-        case str():
-            shown = value if len(value) <= 60 else f"{value[:57]}..."
-            return f"the text `{shown}`" if "\n" not in shown else "a text of several lines"
-        case list() | tuple():
-            return "a list"
-        case dict():
-            return "a mapping"
-        case _:
-            return type(value).__name__
 
 
 def rewrite(detail: ErrorDetails) -> tuple[str, str, str]:

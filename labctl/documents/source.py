@@ -13,6 +13,7 @@ from labctl.errors import InputError
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 SHOWN_LIMIT = 100  # mistakes that are printed
 _SHOWN_COLUMNS = 110
+_LONGEST_VALUE = 60
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -96,6 +97,27 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
         return ""
     shown = ", ".join(choices[:24])
     return f"allowed: {shown}" + (f" and {len(choices) - 24} more" if len(choices) > 24 else "")
+
+
+def describe(value: object) -> str:
+    """A value of a file, for people: ``the text `abc` ``, `the number 5`, `a list`."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"the number {value}"
+        case str() if "\n" in value:
+            return "a text of several lines"
+        case str():
+            return f"the text `{value if len(value) <= _LONGEST_VALUE else value[: _LONGEST_VALUE - 3] + '...'}`"
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case _:
+            return type(value).__name__
 
 
 def line_of(text: str, line: int) -> str:

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
 from labctl.documents.document import Document, KeyPath
-from labctl.documents.plain_words import allowed_keys, describe, rewrite
-from labctl.documents.source import Diagnostic, in_file_order, suggest
+from labctl.documents.plain_words import allowed_keys, rewrite
+from labctl.documents.source import Diagnostic, describe, in_file_order, suggest
 from labctl.documents.tree import Value
 
 _ROUNDS = 12  # each takes out at least one part; mistakes hidden by others come to light

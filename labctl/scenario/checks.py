@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.documents.source import Diagnostic, suggest
+from labctl.documents.source import Diagnostic, describe, suggest
 from labctl.scenario import callsteps, links, programs_known
 from labctl.scenario.describe import program_name, title_of
 from labctl.scenario.files import BODIES, SHORTHAND
 from labctl.scenario.kinds import StepKind
 from labctl.scenario.model import Requirements, Step
-from labctl.scenario.shapes import Reading, Unusable, describe
+from labctl.scenario.shapes import Reading, Unusable
 from labctl.scenario.variables import has_references, is_name, is_template, references_within
 from labctl.topology.model import NodeKind
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, overload
 
-from labctl.documents.source import Mistake, suggest
+from labctl.documents.source import Mistake, describe, suggest
 from labctl.scenario.variables import is_template
 
 T = TypeVar("T")
@@ -31,7 +31,6 @@ S = TypeVar("S", bound="Shape")
 KeyPath = tuple[str | int, ...]
 Schema = dict[str, Any]
 _REQUIRED: Any = object()
-LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,27 +430,6 @@ def needs_one(shape: Shape, *names: str) -> str:
     if len(given) == 1:
         return ""
     return f"takes only one of {one_of}" if given else f"needs {one_of}"
-
-
-def describe(value: object) -> str:
-    """A value of a file, for people: ``the text `abc` ``, `the number 5`, `a list`."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return f"the number {value}"
-        case str() if "\n" in value:
-            return "a text of several lines"
-        case str():
-            return f"the text `{value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 3] + '...'}`"
-        case list():
-            return "a list"
-        case dict():
-            return "a mapping"
-        case _:
-            return type(value).__name__
 
 
 def _whole(value: object) -> int | None:
