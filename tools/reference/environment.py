@@ -34,6 +34,10 @@ VARIABLES = (
     Variable("TERM", "dumb: no colours, no view of what runs."),
     Variable("SHELL", "The shell that labctl shell opens."),
     Variable("HOME", "Where XDG_STATE_HOME is when it is not set: ~/.local/state."),
+    Variable(
+        "LOGNAME",
+        "Set in a private network of pytest's, where nothing else tells who the user is: names its temporary folder.",
+    ),
     Variable("PATH", "Where programs are looked for, on hosts too; /run/lab/bin comes first there."),
     Variable("XDG_RUNTIME_DIR", "Where the state directory of an ordinary user is."),
     Variable("XDG_STATE_HOME", "Where the console keeps its history; ~/.local/state when it is not set."),
