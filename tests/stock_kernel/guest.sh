@@ -83,7 +83,7 @@ pytest)
 all)
 	# shellcheck disable=SC2086  # lists of files
 	stage "pytest as root" tests --junitxml="$results/junit.xml" $files
-	stage "the shipped scenarios as root" "$python" -m labctl run --jobs 2 --json "$results/scenarios.json" scenarios
+	stage "the shipped scenarios as root" "$python" -m labctl run --json "$results/scenarios.json" scenarios
 	# shellcheck disable=SC2086
 	stage "pytest as an ordinary user" as_user "$python" -m pytest -p no:cacheprovider --basetemp=/tmp/user/t \
 		-m stock_kernel $files_of_user
