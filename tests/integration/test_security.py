@@ -20,6 +20,7 @@ import pytest
 from labctl import topology
 from labctl.cli.cp import copy
 from labctl.errors import InputError, LabError
+from labctl.kernel.syscalls import CLONE_NEWNET
 from labctl.lab import registry
 from labctl.lab.handle import Lab
 from labctl.lab.place import SOCKET
@@ -344,6 +345,23 @@ def test_no_descriptor_of_labctl_is_open_on_a_host(mine: str) -> None:
         attached.close()
     own = ("/dev/null", "/memfd:output", "/proc", "pipe:", "")  # a pipe to its log; the listing's own directory
     assert [target for target in targets if not target.startswith(own[:-1]) and target] == []
+
+
+@needs_root
+def test_a_hosts_network_is_handed_to_no_program_and_opens_nothing_to_another_user(mine: str) -> None:
+    enter = (
+        "import ctypes, os, sys\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        f"print(libc.setns(int(sys.argv[1]), {CLONE_NEWNET}), os.strerror(ctypes.get_errno()))\n"
+    )
+    with Lab.attach(mine) as lab:
+        network = lab.network("client")
+        try:
+            assert not os.get_inheritable(network)
+            handed = python(HERS, enter, str(network), pass_fds=(network,))
+            assert handed.stdout == "-1 Operation not permitted\n", handed.stderr
+        finally:
+            os.close(network)
 
 
 def test_the_keepers_socket_and_the_state_directory_are_not_to_be_seen_on_a_host(tmp_path: Path) -> None:
