@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def pytest_configure() -> None:
     # A busy machine is no failure.
     settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("patient")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup(1) has it ignored, which shells that trap it inherit
     leaks.enter_own_places()
     leaks.mark_session()
 
