@@ -45,6 +45,7 @@ from labctl.lab.protocol import (
     StopProcess,
     Undrop,
     Welcome,
+    WhenGone,
 )
 from labctl.lab.starting import Boot
 
@@ -371,6 +372,15 @@ class Lab:
         from labctl.plan.codec import to_json
 
         self._done(Apply(to_json(operations)), what="apply operations")
+
+    def when_gone(self, operations: Iterable[Operation] = (), undrop: Iterable[str] = ()) -> None:
+        """What a lab that stays is to do when this client is gone, be it killed; instead of what was said before.
+
+        Operations on interfaces that are no more are left out, and so are nodes (`undrop`: which drop nothing more).
+        """
+        from labctl.plan.codec import to_json
+
+        self._done(WhenGone(to_json(operations), tuple(undrop)), what="say what is to be done afterwards")
 
     def drop(self, node: str, rule: DropRule) -> None:
         """Drop the packets of the node that `rule` describes, until `undrop`."""

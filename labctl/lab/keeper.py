@@ -64,9 +64,11 @@ from labctl.lab.protocol import (
     StopProcess,
     Undrop,
     Welcome,
+    WhenGone,
 )
 from labctl.lab.roster import Roster, rows
 from labctl.lab.timers import Timers
+from labctl.lab.wishes import Wishes
 from labctl.plan.codec import from_json, nodes_from_json
 from labctl.plan.operations import Plan, PlannedNode
 
@@ -116,10 +118,12 @@ class Keeper:
     stays: bool = False
     is_down: bool = False
     changes: Changes = field(init=False)
+    wishes: Wishes = field(init=False)
 
     def __post_init__(self) -> None:
-        """The book of changes, which needs this keeper."""
+        """The books that need this keeper."""
         self.changes = Changes(self.roster, self.timers, self.hosts, self.state, self.reconcile)
+        self.wishes = Wishes(self.table, lambda node: self.filter(self.host(node), Undrop(node)))
 
     def serve(self, boot: int) -> None:
         """Answer requests until told to end, or boot (whose end of a pipe `boot` shows it) or the owner is gone."""
@@ -143,6 +147,7 @@ class Keeper:
                     return
                 self.roster.abandon(client)
                 self.changes.gone(client)
+                self.wishes.gone(client)
             for client, frame in events.requests:
                 self.answer(client, frame)
 
@@ -193,6 +198,9 @@ class Keeper:
                 return self.open_file(self.host(message.node), message)
             case Apply():
                 self.apply(message.operations)
+                return Answer(Done())
+            case WhenGone():
+                self.wishes.note(client, message)
                 return Answer(Done())
             case PutFile():
                 self.put_file(message, descriptors[0])

@@ -136,6 +136,14 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class WhenGone:
+    """What the keeper is to do when this client is gone, instead of what it was told before; nothing takes it back."""
+
+    operations: str = "[]"  # `labctl.plan.codec`
+    undrop: tuple[str, ...] = ()  # nodes that are to drop nothing more
+
+
+@dataclass(frozen=True, slots=True)
 class Spawn:
     """Run a program. Descriptors: those of stdin, stdout, stderr that `stdio` says are there; /dev/null otherwise.
 
@@ -338,6 +346,7 @@ Request = (
     | BeginChange
     | EndChange
     | Apply
+    | WhenGone
     | Spawn
     | SpawnCaller
     | StartProcess

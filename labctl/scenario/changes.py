@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Changes:
     """The links and packet filters that steps have touched, and connections left in TIME_WAIT. Thread-safe.
 
-    For a lab that stays; `lab` None is one that ends with its scenario, of which nothing need be remembered.
+    For a lab that stays; `lab` None is one that ends with its scenario, of which nothing need be remembered. Before
+    each change the keeper is told what undoes it all, which it does when this process is killed.
     """
 
     def __init__(self, lab: Lab | None = None, hosts: Sequence[str] = ()) -> None:
@@ -43,6 +44,7 @@ class Changes:
             if end not in self._was_up:
                 links = network.links(self._lab, end.node)
                 self._was_up[end] = any(link.up for link in links if link.name == end.ifname)
+                self._tell(self._lab)
 
     def impair(self, end: Endpoint) -> None:
         """What this end sends is about to be impaired otherwise."""
@@ -53,12 +55,15 @@ class Changes:
         with self._lock:
             if end not in self._impaired:
                 self._impaired[end] = sending(self._lab, end.node).get(end.ifname, Sending()).impairment or None
+                self._tell(self._lab)
 
     def drop(self, node: str) -> None:
         """Packets of this node are about to be dropped."""
         if self._lab is not None:
             with self._lock:
-                self._dropping.add(node)
+                if node not in self._dropping:
+                    self._dropping.add(node)
+                    self._tell(self._lab)
 
     def restore(self, lab: Lab) -> None:
         """Links as they were before the first change, nothing dropped, no new TIME_WAIT that keeps an address in use.
@@ -66,28 +71,32 @@ class Changes:
         `lab` is any handle of the lab; the scenario's programs have ended before.
         """
         from labctl.observe import time_wait
-        from labctl.plan.operations import SetDown, SetUp
 
         for node in sorted(self._dropping):
             lab.undrop(node)
-        operations: list[Operation] = [
-            SetUp(end.node, end.ifname) if up else SetDown(end.node, end.ifname) for end, up in self._was_up.items()
-        ]
-        if self._impaired:
-            operations += self._as_before(lab)
+        operations = self._as_before(lab)
         if operations:
             lab.apply(operations)
+        if lab is self._lab and (operations or self._dropping):
+            lab.when_gone()
         for host, before in self._waiting.items():
             left = time_wait.waiting(lab, host) - before
             if left:
                 time_wait.end(lab, host, left)
 
-    def _as_before(self, lab: Lab) -> list[Operation]:
-        from labctl.plan.impairments import set_impairments
+    def _tell(self, lab: Lab) -> None:
+        lab.when_gone(self._as_before(lab), sorted(self._dropping))
 
-        plan = lab.describe().plan
-        return [
-            one
-            for end, impairment in self._impaired.items()
-            for one in set_impairments(plan, [(end.node, end.ifname)], impairment)
+    def _as_before(self, lab: Lab) -> list[Operation]:
+        """What makes links what they were before the first change."""
+        from labctl.plan.impairments import set_impairments
+        from labctl.plan.operations import SetDown, SetUp
+
+        operations: list[Operation] = [
+            SetUp(end.node, end.ifname) if up else SetDown(end.node, end.ifname) for end, up in self._was_up.items()
         ]
+        if self._impaired:
+            plan = lab.describe().plan
+            for end, impairment in self._impaired.items():
+                operations += set_impairments(plan, [(end.node, end.ifname)], impairment)
+        return operations

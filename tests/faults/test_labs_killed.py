@@ -31,6 +31,16 @@ steps:
   - h2: |
       recv(s, 100) -> b"hello"
 """
+CHANGING = """\
+name: A link that is cut, and packets that are dropped
+topology: first.yaml
+steps:
+  - link: {down: [r, h3]}
+  - drop: {on: h1, direction: in, protocol: udp}
+  - run: {on: h1, run: [ping, -c1, -W5, h2]}
+  - link: {up: [r, h3]}
+  - link: {down: [h3, r]}
+"""
 
 
 FILES = {
@@ -39,6 +49,7 @@ FILES = {
     "served.yaml": SERVED,
     "served-again.yaml": SERVED_AGAIN,
     "scenario.yaml": SCENARIO,
+    "changing.yaml": CHANGING,
 }
 ACTIONS = (
     Action("up", ("up", "first.yaml", "--name", LAB), before=None),
@@ -48,6 +59,7 @@ ACTIONS = (
     Action("exec", ("exec", "--lab", LAB, "h1", "--", "sh", "-c", "echo begins; sleep 0.05; ping -c1 -W5 h2")),
     Action("run", ("run", "scenario.yaml")),
     Action("run --lab", ("run", "scenario.yaml", "--lab", LAB)),
+    Action("run --lab that changes links", ("run", "changing.yaml", "--lab", LAB)),
     Action("down", ("down", LAB), ends_lab=True),
 )
 ROUNDS = -(-int(os.environ.get("LABCTL_KILLS", "42")) // len(ACTIONS))

@@ -74,6 +74,7 @@ PUBLIC = {
 HANDLES: dict[str, set[str]] = {
     "Lab": {
         *("apply", "caller", "changing", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"),
+        "when_gone",
         *("network", "is_open"),
         *(
             "attach",

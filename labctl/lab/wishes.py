@@ -1,0 +1,54 @@
+"""What clients want done when they go: the keeper's part in giving a lab back as it was found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from labctl.errors import LabctlError
+from labctl.lab.executor import execute
+from labctl.lab.front import Client
+from labctl.lab.nodes import NodeTable
+from labctl.lab.protocol import WhenGone
+from labctl.plan.codec import from_json
+from labctl.plan.operations import Operation, SetDown, SetImpairment, SetUp
+
+
+class Wishes:
+    """By client, what is to be done when it is gone, however it went. `undrop` drops nothing more on a node."""
+
+    def __init__(self, table: NodeTable, undrop: Callable[[str], None]) -> None:
+        self._table = table
+        self._undrop = undrop
+        self._wishes: dict[Client, WhenGone] = {}
+
+    def note(self, client: Client, wish: WhenGone) -> None:
+        """From here on this is what the client wants, instead of what it has wanted before."""
+        from_json(wish.operations)  # what cannot be read is refused to the one who asks for it
+        self._wishes[client] = wish
+
+    def gone(self, client: Client) -> None:
+        """Do what the client wanted, as far as there still are the nodes and interfaces; problems go to stderr."""
+        wish = self._wishes.pop(client, None)
+        if wish is None:
+            return
+        for node in wish.undrop:
+            if node in self._table:
+                self._try(partial(self._undrop, node))
+        there = [one for one in from_json(wish.operations) if self._is_there(one)]
+        self._try(partial(execute, there, self._table))
+
+    def _is_there(self, operation: Operation) -> bool:
+        match operation:
+            case SetUp(node, ifname) | SetDown(node, ifname) | SetImpairment(node, ifname):
+                return self._table.has_interface(node, ifname)
+            case _:
+                return True
+
+    @staticmethod
+    def _try(act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (LabctlError, OSError) as error:
+            sys.stderr.write(f"{error}\n")
