@@ -252,6 +252,17 @@ def test_what_was_changed_by_hand_is_told_and_can_be_set_again(command: str) -> 
 
 
 @inside
+@pytest.mark.parametrize("command", BY_HAND)
+def test_what_was_changed_by_hand_can_be_cleared(command: str) -> None:
+    made = pair_plan("rate: 40mbit")
+    with NetworkLab(*made.operations) as lab:
+        with lab.nodes.entered("client"):
+            subprocess.run(["sh", "-ec", command], check=True)
+        lab.apply(*plan.set_impairments(made, [("client", "eth0")], None))
+        assert of(lab, "client") == "nothing"
+
+
+@inside
 def test_an_impairment_outlives_its_link_s_absence() -> None:
     from labctl.plan.operations import SetDown, SetUp
 

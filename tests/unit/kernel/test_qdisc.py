@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -39,11 +40,37 @@ def test_netem_s_message() -> None:
     assert (options["gap"], options["duplicate"]) == (0, 0)
 
 
+def test_netem_is_told_nanoseconds_and_a_seed_where_there_is_one() -> None:
+    def attributes(seed: int | None) -> dict[int, bytes]:
+        message = qdisc.replace_netem(
+            7, 0x20000, ROOT, delay_us=12_345, jitter_us=1, loss_ppm=0, limit_packets=5, seed=seed
+        )
+        options = HEADER.size + 20 + 4 + 8 + 4 + 24  # tcmsg, TCA_KIND "netem", the head of TCA_OPTIONS, tc_netem_qopt
+        return qdisc._values(memoryview(bytes(message)), options)
+
+    times = {10: struct.pack("=q", 12_345_000), 11: struct.pack("=q", 1000)}  # TCA_NETEM_LATENCY64, JITTER64
+    assert attributes(None) == times
+    for seed in (0, (1 << 64) - 1):
+        assert attributes(seed) == times | {14: struct.pack("=Q", seed)}  # TCA_NETEM_PRNG_SEED
+
+
 def test_tbf_s_message() -> None:
     message = qdisc.replace_tbf(7, 0x10000, ROOT, rate_bytes_s=1_250_000, burst_bytes=5000, limit_bytes=70_000)
-    parameters = decoded(message).get_attr("TCA_OPTIONS").get_attr("TCA_TBF_PARMS")
+    options = decoded(message).get_attr("TCA_OPTIONS")
+    parameters = options.get_attr("TCA_TBF_PARMS")
     assert (parameters["rate"], parameters["limit"]) == (1_250_000, 70_000)
     assert parameters["buffer"] == 5000 * 1_000_000_000 // 1_250_000 // 64
+    assert options.get_attr("TCA_TBF_RATE64") is None
+
+
+def test_tbf_is_told_its_burst_in_bytes_too_which_are_exact_where_ticks_do_not_fit() -> None:
+    message = qdisc.replace_tbf(7, 0x10000, ROOT, rate_bytes_s=125, burst_bytes=131_106, limit_bytes=131_106)
+    options = 36 + 4 + 4 + 4  # the heads of the message, tcmsg, TCA_KIND "tbf", the head of TCA_OPTIONS
+    values = qdisc._values(memoryview(bytes(message)), options)
+    parameters = values[1]  # TCA_TBF_PARMS: two struct tc_ratespec of 12 bytes, then limit, buffer, mtu
+    assert parameters[1] == 1  # TC_LINKLAYER_ETHERNET, without which the kernel wants a table of rates
+    assert struct.unpack_from("=III", parameters, 24) == (131_106, 0xFFFF_FFFF, 0)
+    assert values[6] == struct.pack("=I", 131_106)  # TCA_TBF_BURST
 
 
 @pytest.mark.parametrize("delay_us", [0, 1, 20_000, 274_000_000])
@@ -61,9 +88,25 @@ def test_rates_are_read_back_exactly_beyond_what_32_bits_hold(rate_bit_s: int) -
     assert echoed(message).rate_bit_s == rate_bit_s
 
 
-def test_a_netem_of_somebody_else_s_that_duplicates_is_told_from_ours() -> None:
+FIELDS = HEADER.size + 20 + 4 + 8 + 4  # of tc_netem_qopt: after tcmsg, TCA_KIND "netem", the head of TCA_OPTIONS
+
+
+@pytest.mark.parametrize("field", [3, 4])  # gap (reordering), duplicate
+def test_a_netem_of_somebody_else_s_that_does_more_is_told_from_ours(field: int) -> None:
     message = qdisc.replace_netem(7, 0x20000, ROOT, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=5)
     assert not echoed(message).has_more
-    duplicate = HEADER.size + 20 + 4 + 8 + 4 + 16  # tcmsg, TCA_KIND "netem", the head of TCA_OPTIONS, four fields
-    message[duplicate : duplicate + 4] = b"\xff\xff\xff\x0f"
+    message[FIELDS + field * 4 : FIELDS + field * 4 + 4] = b"\xff\xff\xff\x0f"
     assert echoed(message).has_more
+
+
+@pytest.mark.parametrize(("kind", "does_more"), [(3, True), (4, True), (5, True), (6, True), (12, False)])
+def test_what_netem_has_in_attributes_of_its_own_is_more_unless_it_is_nothing(kind: int, does_more: bool) -> None:
+    # TCA_NETEM_REORDER, CORRUPT, LOSS (a model of losses), RATE; TCA_NETEM_ECN is about how, not what.
+    def having(value: int) -> KernelQdisc:
+        message = qdisc.replace_netem(7, 0x20000, ROOT, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=5)
+        (length,) = struct.unpack_from("=H", message, FIELDS - 4)
+        struct.pack_into("=H", message, FIELDS - 4, length + 8)
+        return echoed(message + struct.pack("=HHI", 8, kind, value))
+
+    assert having(1).has_more is does_more
+    assert having(0).has_more is (kind == 5)

@@ -96,6 +96,12 @@ def test_a_new_link_is_told_with_its_impairment() -> None:
     assert said == ["+ link a:eth0 - b:eth0: rate 1mbit"]
 
 
+def test_what_impairs_a_link_goes_with_it_unsaid() -> None:
+    found = difference(built("rate: 1mbit"), plan.build(resolved("hosts: {a: , b: }")))
+    assert not [one for one in found.operations if isinstance(one, SetImpairment)]
+    assert not [one for one in found.changes if "rate" in str(one)]
+
+
 def test_queues_of_a_rate_follow_the_mtu() -> None:
     found = changed("rate: 1mbit, mtu: 1500", "rate: 1mbit, mtu: 9000")
     assert [one.mtu for one in found.operations if isinstance(one, SetImpairment)] == [9000, 9000]

@@ -94,12 +94,24 @@ def test_what_a_switch_sends_to_a_host_is_said_at_the_switch_s_end() -> None:
         (["rate=10Megabit"], "unknown unit `Megabit`"),
         (["rate=7bit"], "too slow, at least 1kbit"),
         (["delay=275s"], "too long for the kernel, at most 274s"),
+        (["delay=3s", "jitter=2001ms"], "too long for the kernel, at most 2s"),
+        (["delay=1.5us"], "not a whole number of microseconds"),
+        (["loss=0.00001%"], "in steps of 0.0001%"),
+        (["rate=1001bit"], "not a whole number of bytes a second"),
+        (["rate=2000gbit"], "too fast, at most 1000gbit"),
+        (["delay=x", "jitter=1ms"], "^`x` is not a duration; write [^;]*$"),
         (["delay=x", "loss=y"], "`x` is not a duration.*; `y` is not a percentage"),
     ],
 )
 def test_what_is_wrong_is_told_in_words(words: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_words(words)
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    assert parse_words(["delay=274s", "jitter=2s", "loss=100%"]) == Impairment(DELAY_MAX_US, JITTER_MAX_US, 1_000_000)
+    assert [parse_words([f"rate={rate}"]).rate_bit_s for rate in ("1kbit", "1000gbit")] == [1000, 10**12]
+    assert parse_words(["delay=2s", "jitter=2s"]) == Impairment(2_000_000, 2_000_000)
 
 
 @pytest.mark.parametrize("nothing", [0, "0", "0mbit", "0bit"])
