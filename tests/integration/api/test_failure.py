@@ -1,4 +1,4 @@
-"""What a failure's report has of a lab that several tests share, and what becomes of those who wait when it is closed."""
+"""A failure's report of a lab that several tests share, and what becomes of those who wait when it is closed."""
 
 from __future__ import annotations
 
