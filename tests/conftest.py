@@ -20,7 +20,10 @@ def pytest_configure() -> None:
     # A busy machine is no failure.
     settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("patient")
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup(1) has it ignored, which shells that trap it inherit
+    # What nohup(1) and a shell's `&` have ignored would stay so in the programs that tests signal.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     leaks.enter_own_places()
     leaks.mark_session()
 

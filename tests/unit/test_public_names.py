@@ -89,7 +89,7 @@ HANDLES: dict[str, set[str]] = {
             "up",
         ),
     },
-    "Process": {"close", "fileno", "returncode", "signal", "wait"},
+    "Process": {"close", "fileno", "has_ended", "returncode", "signal", "wait"},
 }
 
 EXIT_STATUSES = {
