@@ -20,6 +20,8 @@ def pytest_configure() -> None:
     # A busy machine is no failure.
     settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("patient")
+    # Debian's ordinary users have no sbin in their PATH, where nft and sysctl are.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
     # What nohup(1) and a shell's `&` have ignored would stay so in the programs that tests signal.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)

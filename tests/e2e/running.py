@@ -69,6 +69,15 @@ class Person:
         """Types; a line ends with `\\r`."""
         os.write(self._fd, keys.encode())
 
+    def presses_until(self, keys: str, pattern: str, tries: int = 8, pause_s: float = 3.0) -> re.Match[str]:
+        """Presses the keys, and again when what matches does not come, as people do."""
+        for _ in range(tries - 1):
+            self.type(keys)
+            with suppress(AssertionError):
+                return self.sees(pattern, pause_s)
+        self.type(keys)
+        return self.sees(pattern)
+
     def sees(self, pattern: str, within_s: float = 20.0) -> re.Match[str]:
         """Waits for what matches, after what was seen before; what came until then is forgotten."""
         until = time.monotonic() + within_s

@@ -206,13 +206,12 @@ def test_ctrl_c_interrupts_the_command_and_not_the_console(people: list[Person],
     person.sees(f"{NAME}> $")
     person.type("half a li")
     person.sees("half a li$")
-    person.type("\x03\x03\x03")  # one that comes as readline begins to wait is seen with the next
-    person.sees(rf"(?s)\^C.*{NAME}> $")
+    # One that comes as readline begins to wait is seen with the next.
+    person.presses_until("\x03", rf"(?s)\^C.*{NAME}> $")
     for command in ("client sleep 1000", "client,server sleep 1000"):
         person.type(f"{command}; echo not this\r")
         person.sees("not this\n")
-        person.type("\x03")
-        person.sees(f"{NAME}> $")
+        person.presses_until("\x03", f"{NAME}> $")
     person.type("client echo still here\r")
     person.sees("\nstill here\n")
     person.sees(f"{NAME}> $")
