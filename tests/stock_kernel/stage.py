@@ -29,6 +29,7 @@ from tests.stock_kernel.machine import Architecture, CannotRun, architecture, in
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 CACHE = CHECKOUT / ".cache" / "stock-kernel"
+HIDDEN = ("/tmp", "/var/tmp", "/run", "/dev")  # where virtme-ng's guest has file systems of its own
 RUN, LOCK = "run-", "lock"
 MARK = "stock_kernel"
 FOLDERS = ("integration", "e2e", "faults", "stock_kernel")
@@ -49,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
         machine = architecture()
         if any(character in str(CACHE) for character in " ,:'\"\\"):
             raise CannotRun(f"{CHECKOUT}: its name has a character that QEMU or virtme-ng takes for something else.")
+        if any(CHECKOUT.is_relative_to(hidden) for hidden in HIDDEN):
+            raise CannotRun(f"{CHECKOUT}: the guest has a {', '.join(HIDDEN)} of its own. Clone to somewhere else.")
         install_missing(machine)
         CACHE.mkdir(parents=True, exist_ok=True)
         (CACHE / ".gitignore").write_text("*\n")
