@@ -32,7 +32,7 @@ CACHE = CHECKOUT / ".cache" / "stock-kernel"
 HIDDEN = ("/tmp", "/var/tmp", "/run", "/dev")  # where virtme-ng's guest has file systems of its own
 RUN, LOCK = "run-", "lock"
 MARK = "stock_kernel"
-FOLDERS = ("integration", "e2e", "faults", "stock_kernel")
+FOLDERS = ("integration", "e2e", "faults", "docs", "stock_kernel")
 # As an ordinary user: what only this run can try, in namespaces that belong to a user namespace.
 OF_USER = ("tests/stock_kernel/test_impairments.py",)
 SLOW = 5.0  # times as long may a test wait under emulation
