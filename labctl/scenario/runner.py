@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from labctl.scenario.changes import Changes
 
 NO_OPTIONS = RunOptions()
+SIGNALS_SEEN_S = 0.25
 CLEAN_UP_S = 15.0  # for what is left to do after the last step, whatever the scenario's own deadline
 
 
@@ -333,7 +334,9 @@ def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> No
     """Wait for the threads; an interruption cancels the run first."""
     try:
         for thread in threads:
-            thread.join()
+            # A signal that comes just before a wait without end is not seen: Python runs its handler after the wait.
+            while thread.is_alive():
+                thread.join(SIGNALS_SEEN_S)
     except BaseException as interruption:  # KeyboardInterrupt, or whatever a signal's handler raises
         cancellation.cancel(str(interruption) or "interrupted")
         for thread in threads:

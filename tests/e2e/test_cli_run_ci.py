@@ -152,7 +152,10 @@ def test_artifacts_of_a_run_that_was_stopped_are_whole(tmp_path: Path) -> None:
         while "Quick [2]" not in (line := run.stdout.readline()):
             assert line
         run.send_signal(signal.SIGINT)
-        rest, _ = run.communicate(timeout=TIMEOUT_S)
+        try:
+            rest, _ = run.communicate(timeout=TIMEOUT_S)
+        finally:
+            run.kill()  # or leaving the block waits for it
     assert run.returncode == 130
     assert "the first failure" not in rest
     data = result_of(tmp_path / "r.json")
