@@ -170,7 +170,10 @@ def test_inputs_are_words_and_never_become_shell_text(tmp_path: Path) -> None:
     assert result["seed"] == 5
 
 
-@pytest.mark.parametrize(("name", "value"), [("privileges", "admin"), ("apparmor", "off; id")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("privileges", "admin"), ("apparmor", "off; id"), ("version", "labctl==0.7.0"), ("version", "labctl")],
+)
 def test_a_wrong_input_ends_the_job_before_anything_is_done(tmp_path: Path, name: str, value: str) -> None:
     job = runner(tmp_path, **{name: value})
     job.run()

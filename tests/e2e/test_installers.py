@@ -84,7 +84,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is not installed (tools/install)")
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-c", f"import hatchling.build; hatchling.build.build_wheel({str(folder)!r})", cwd=ROOT)
-    (built,) = folder.glob("labctl-*.whl")
+    (built,) = folder.glob("labctl_netns-*.whl")
     return built
 
 

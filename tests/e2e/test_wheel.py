@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Straight by the backend: an environment made by uv has no pip.
     build = f"import hatchling.build; print(hatchling.build.build_wheel({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True)
-    (built,) = folder.glob("labctl-*.whl")
+    (built,) = folder.glob("labctl_netns-*.whl")
     return built
 
 
@@ -91,12 +91,12 @@ def test_the_wheel_is_found_by_pytest_and_has_the_command(wheel: Path) -> None:
 def test_a_source_distribution_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     build = f"import hatchling.build; print(hatchling.build.build_sdist({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True)
-    (source,) = tmp_path.glob("labctl-*.tar.gz")
+    (source,) = tmp_path.glob("labctl_netns-*.tar.gz")
     subprocess.run(["tar", "-x", "-f", source, "-C", tmp_path], check=True)
     (unpacked,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     build = f"import hatchling.build; print(hatchling.build.build_wheel({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", build], cwd=unpacked, check=True, capture_output=True)
-    (again,) = tmp_path.glob("labctl-*.whl")
+    (again,) = tmp_path.glob("labctl_netns-*.whl")
     with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
         assert {name: first.getinfo(name).CRC for name in first.namelist()} == {
             name: second.getinfo(name).CRC for name in second.namelist()

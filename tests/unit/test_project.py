@@ -113,6 +113,51 @@ def test_the_tests_use_the_versions_that_users_get() -> None:
     assert pins("constraints.txt").items() <= pins("constraints-test.txt").items()
 
 
+INSTALLS = re.compile(
+    r"\b(?:pipx? install|pipx run|pip download|pip wheel|uv (?:tool install|pip install|add)|uvx)\b(.*)"
+)
+OTHER_PROJECT = re.compile(r"""(?:^|[\s"'])labctl(?=$|[\s"'\[=<>~!@;,)`])""")
+
+
+def installs_the_other_project(text: str) -> list[str]:
+    """The lines with an installer's command, or a requirement, that fetch the project named `labctl` from PyPI."""
+    wrong = [line for line in text.splitlines() for found in INSTALLS.findall(line) if OTHER_PROJECT.search(found)]
+    return wrong + re.findall(r"\blabctl(?:\[[\w,-]+\])?(?:==|>=|~=)\d.*", text)
+
+
+def test_no_page_installs_the_project_that_has_our_name_on_pypi() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    names = [name for name in listed.split("\0") if name] or [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+    found = {}
+    for name in names:
+        path = ROOT / name
+        if name.startswith("tests/") or not path.is_file() or path.is_symlink():
+            continue
+        text = path.read_text("utf-8", "replace")
+        if wrong := installs_the_other_project(text):
+            found[name] = wrong
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("pip install --quiet labctl", True),
+        ("pip install 'labctl[pytest]'", True),
+        ("uv tool install labctl==0.4.0", True),
+        ("pipx install labctl", True),
+        ("version: labctl==0.4.0", True),
+        ("pip install .", False),
+        ("pip install labctl-netns", False),
+        ('pip install "labctl-netns @ git+https://github.com/OWNER/labctl@COMMIT"', False),
+        ("pip install /path/to/labctl/", False),
+        ("plain/bin/pip install dist/labctl_netns-*.whl && plain/bin/labctl run tcp-echo", False),
+    ],
+)
+def test_a_line_that_installs_the_other_project_is_recognised(line: str, wrong: bool) -> None:
+    assert bool(installs_the_other_project(line.partition(" && ")[0])) == wrong
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_between_documents_resolve(document: Path) -> None:
     text = document.read_text()

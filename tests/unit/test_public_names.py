@@ -193,4 +193,4 @@ def test_the_package_offers_these_names() -> None:
 def test_the_version_is_the_package_s() -> None:
     from importlib.metadata import version
 
-    assert version("labctl") == labctl.__version__
+    assert version("labctl-netns") == labctl.__version__
