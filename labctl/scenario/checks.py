@@ -343,6 +343,11 @@ class StepReader:
                 from labctl.scenario.endpoints import parse_endpoint
 
                 self._node_or_address(parse_endpoint(end).host, (*path, "connection", field))
+        if body.command and not is_template(body.command[0]) and not (body.cwd and is_template(body.cwd)):
+            problem, hint = self._programs.missing(body.command[0], body.cwd)
+            if problem:
+                self._wrong((*path, "command", 0), problem, hint)
+        self._saves(body.save, path)
         if body.that is not None:
             known = self._variables_anywhere if self._any_order else self._variables
             self.diagnostics += self._scripts.check_comparison(body.that, (*path, "that"), known)

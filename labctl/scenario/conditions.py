@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labctl.errors import KernelError, describe_errno, errno_name
@@ -15,7 +16,7 @@ from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
 
 if TYPE_CHECKING:
     from labctl.scenario.files import Connection, ExpectBody, FileCondition, OutputCondition, Reach, RouteCondition
-    from labctl.scenario.model import Step
+    from labctl.scenario.waiting import Scope
 
 BECOMES_TRUE_WITHIN_S = 1.0
 LARGEST_FILE = 1 << 22  # bytes of a host's file that are looked at
@@ -23,28 +24,32 @@ LARGEST_FILE = 1 << 22  # bytes of a host's file that are looked at
 Look = Callable[[], str]  # "" when the condition holds, else what was expected and what was seen
 
 
-def seconds_for(step: Step, body: ExpectBody) -> float:
+def seconds_for(at: StepRun, body: ExpectBody) -> float:
     """How long the step may take altogether."""
-    return _within_s(step, body) + (body.for_ or 0.0) + 1.0  # a look that has begun is let finish
+    return _within_s(at, body) + (body.for_ or 0.0) + 1.0  # a look that has begun is let finish
 
 
 def expect(at: StepRun, body: ExpectBody) -> Done:
     """Wait until all conditions hold at the same time; with `for`, see that they go on holding."""
-    looks = list(_looks(at, body))
+    command = _Command(at, body, at.scope)
+    looks = list(_looks(at, body, command))
     if body.now:
-        _fail_if(_all_wrong(looks), "")
-        return NOTHING
-    within_s = _within_s(at.step, body)
+        _fail_if(_all_wrong(looks), "", command.done)
+        return command.done
+    within_s = _within_s(at, body)
     wrongs: list[str] = []
-    for _ in at.scope.within(within_s).look_again():
+    command.scope = at.scope.within(within_s)
+    for _ in command.scope.look_again():
         wrongs = _all_wrong(looks)
         if not wrongs:
             break
-    _fail_if(wrongs, f" (within {_duration(within_s)})")
+    _fail_if(wrongs, f" (within {_duration(within_s)})", command.done)
     if body.for_ is not None:
-        for _ in at.scope.within(body.for_).look_again():
-            _fail_if(_all_wrong(looks), f" (it became true, but did not stay so for {_duration(body.for_)})")
-    return NOTHING
+        command.scope = at.scope.within(body.for_)
+        for _ in command.scope.look_again():
+            how_long = f" (it became true, but did not stay so for {_duration(body.for_)})"
+            _fail_if(_all_wrong(looks), how_long, command.done)
+    return command.done
 
 
 def is_listening(run: Run, host: str, where: ListeningAt) -> bool:
@@ -52,19 +57,22 @@ def is_listening(run: Run, host: str, where: ListeningAt) -> bool:
     return bool(looking.listening(run, host, where))
 
 
-def _within_s(step: Step, body: ExpectBody) -> float:
+def _within_s(at: StepRun, body: ExpectBody) -> float:
     if body.within is not None:
         return body.within
-    return step.within_s if step.within_s is not None else BECOMES_TRUE_WITHIN_S
+    if body.command is not None or body.shell is not None:
+        return at.within_s  # a program takes its time: as for `run`
+    return at.step.within_s if at.step.within_s is not None else BECOMES_TRUE_WITHIN_S
 
 
 def _all_wrong(looks: list[Look]) -> list[str]:
     return [wrong for look in looks if (wrong := look())]
 
 
-def _fail_if(wrongs: list[str], how_long: str) -> None:
+def _fail_if(wrongs: list[str], how_long: str, done: Done) -> None:
     if wrongs:
-        raise StepFailed("; ".join(wrongs) + how_long)
+        first, newline, output = "; ".join(wrongs).partition("\n")
+        raise StepFailed(f"{first}{how_long}{newline}{output}", done)
 
 
 def _duration(seconds: float) -> str:
@@ -73,7 +81,7 @@ def _duration(seconds: float) -> str:
     return format_duration(seconds)
 
 
-def _looks(at: StepRun, body: ExpectBody) -> Iterator[Look]:
+def _looks(at: StepRun, body: ExpectBody, command: _Command) -> Iterator[Look]:
     run, host = at.run, body.on or ""
     if body.listening is not None:
         where = parse_listening(body.listening)
@@ -102,6 +110,8 @@ def _looks(at: StepRun, body: ExpectBody) -> Iterator[Look]:
     if body.file is not None:
         file = body.file
         yield lambda: _file(run, host, file)
+    if body.command is not None or body.shell is not None:
+        yield command.look
     if body.running is not None:
         running = body.running
         yield lambda: _running(run, running, wanted=True)
@@ -230,6 +240,24 @@ def _file(run: Run, host: str, wanted: FileCondition) -> str:
 
 def _looks_inside(wanted: FileCondition) -> bool:
     return bool(wanted.given - {"path", "exists"})
+
+
+@dataclass(slots=True)
+class _Command:
+    """The expectation's command: run once for each look, but not again when the scope's deadline has passed."""
+
+    at: StepRun
+    body: ExpectBody
+    scope: Scope
+    wrong: str | None = None  # with the last run; None before the first
+    done: Done = NOTHING
+
+    def look(self) -> str:
+        from labctl.scenario.program_steps import attempt
+
+        if self.wrong is None or self.scope.remaining_s:
+            self.wrong, self.done = attempt(self.at, self.body)
+        return self.wrong
 
 
 def _running(run: Run, name: str, *, wanted: bool) -> str:

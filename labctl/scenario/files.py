@@ -276,10 +276,11 @@ class OutputCondition(Shape):
 
 CONDITIONS = (
     "listening", "not_listening", "connection", "counters", "reachable", "unreachable", "route", "address", "file",
-    "running", "not_running", "output", "that",
+    "command", "shell", "running", "not_running", "output", "that",
 )  # fmt: skip
-ON_A_HOST = frozenset(CONDITIONS[:9])  # those that look at a host
+ON_A_HOST = frozenset(CONDITIONS[:11])  # those that look at a host
 QUEUES = frozenset({"accept_queue", "accept_queue_limit", "syn_queue"})
+OF_A_COMMAND = frozenset({"exit", "stdout", "stderr", "env", "cwd", "save"})
 
 
 class ExpectBody(Shape):
@@ -298,6 +299,14 @@ class ExpectBody(Shape):
     route = optional(Of(RouteCondition))
     address = optional(Parsed(_check_interface))
     file = optional(Of(FileCondition))
+    command = optional(WORDS)
+    shell = optional(TEXT)
+    exit = optional(A_NUMBER)
+    stdout = optional(A_TEXT)
+    stderr = optional(A_TEXT)
+    env = defaulted(MapOf(WORD), {})
+    cwd = optional(TEXT)
+    save = optional(Of(Save))
     running = optional(TEXT)
     not_running = optional(TEXT)
     output = optional(Of(OutputCondition))
@@ -313,6 +322,11 @@ class ExpectBody(Shape):
             return "needs `on`: the host to look at"
         if self.listening is None and self.given & QUEUES:
             return "the queues are those of a listening socket: add `listening: tcp/PORT`"
+        if {"command", "shell"} <= self.given:
+            return "takes only one of `command` or `shell`"
+        if not self.given & {"command", "shell"} and self.given & OF_A_COMMAND:
+            named = ", ".join(f"`{name}`" for name in sorted(self.given & OF_A_COMMAND))
+            return f"{named}: without a command. Try `command: [program, argument]` or `shell: text` beside it"
         if self.now and self.given & {"within", "for"}:
             return "takes either `now` or `within` and `for`"
         return ""

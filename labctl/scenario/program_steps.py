@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, describe_errno
-from labctl.scenario.describe import program_name
+from labctl.scenario.describe import command_line, program_name
 from labctl.scenario.endpoints import parse_listening
 from labctl.scenario.listener import Stream
 from labctl.scenario.matching import number_mismatch, text_mismatch
@@ -20,6 +20,7 @@ from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
 if TYPE_CHECKING:
     from labctl.scenario.files import (
         BuildBody,
+        ExpectBody,
         FileBody,
         NameBody,
         ProgramExpect,
@@ -38,7 +39,7 @@ SHOWN_CHARACTERS = 400  # of what a program said last, in a reason; the whole ou
 
 def run(at: StepRun, body: RunBody) -> Done:
     """Run a program to its end and look at what it gave."""
-    program, _ = _launch(at, body, program_name(body.run, body.shell))
+    program, _ = _launch(at, body, program_name(body.run, body.shell), body.run)
     if not program.wait_end(at.scope):
         stop(program, signal.SIGTERM, at.run.scope)
         raise StepFailed(f"expected to end within {_seconds(at)}; it was still running", _done(program))
@@ -53,7 +54,7 @@ def start(at: StepRun, body: StartBody) -> Done:
     before = at.run.programs.find(name)
     if before is not None and not before.ended:
         raise StepFailed(f"`{name}` is already running (started at {before.command.where}); give this one a `name`")
-    program, watch = _launch(at, body, name, line=(body.ready.line or "") if body.ready else "")
+    program, watch = _launch(at, body, name, body.run, line=(body.ready.line or "") if body.ready else "")
     at.run.programs.add_background(program)
     if body.ready is not None:
         _await_ready(at, program, body.ready, watch)
@@ -192,17 +193,38 @@ def build(at: StepRun, body: BuildBody) -> Done:
     return _done(program)
 
 
-def _launch(at: StepRun, body: RunBody | StartBody, name: str, line: str = "") -> tuple[Program, LineWatch | None]:
+def attempt(at: StepRun, body: ExpectBody) -> tuple[str, Done]:
+    """Run the command of an expectation once: what is wrong with its end ("" for nothing), and its output."""
+    shown = command_line(body.command, body.shell)
+    program, _ = _launch(at, body, program_name(body.command, body.shell), body.command)
+    try:
+        if not program.wait_end(at.scope):
+            stop(program, signal.SIGTERM, at.run.scope)
+            wrongs = ["it had not ended"]
+        else:
+            wrongs = _wrongs(program, body, any_exit=False)
+        if not wrongs:
+            _save(at, program, body.save)
+        wrong = f"command `{shown}` on {body.on}: {'; '.join(wrongs)}{_said(program)}" if wrongs else ""
+        return wrong, _done(program)
+    finally:
+        at.run.programs.release(program)
+
+
+def _launch(
+    at: StepRun, body: RunBody | StartBody | ExpectBody, name: str, words: list[str] | None, line: str = ""
+) -> tuple[Program, LineWatch | None]:
+    """Start what the body describes: the program and arguments in `words`, or else its `shell` text."""
     directory = at.run.scenario.directory
-    argv = list(body.run) if body.run else ["sh", "-c", body.shell or ""]
+    argv = list(words) if words else ["sh", "-c", body.shell or ""]
     argv[0] = located(argv[0], directory) or argv[0]
     command = Command(
-        host=body.on,
+        host=body.on or "",
         name=name,
         argv=argv,
         env=body.env if at.run.seed is None else {"LABCTL_SEED": str(at.run.seed), **body.env},
         cwd=os.path.join(directory, body.cwd or ""),
-        stdin=body.stdin,
+        stdin=getattr(body, "stdin", None),
         where=at.step.where,
     )
     return _spawn(at, command, line=line)
@@ -310,6 +332,13 @@ def _kernel_state(at: StepRun, program: Program) -> str:
 
 def _judge(program: Program, expected: ProgramExpect | None, *, any_exit: bool) -> None:
     """StepFailed unless the ended program did what was expected of it."""
+    if wrongs := _wrongs(program, expected, any_exit=any_exit):
+        unexpected = not any_exit and program.exit_status and (expected is None or expected.exit is None)
+        raise StepFailed("; ".join(wrongs) + (_said(program) if unexpected else ""), _done(program))
+
+
+def _wrongs(program: Program, expected: ProgramExpect | ExpectBody | None, *, any_exit: bool) -> list[str]:
+    """What the ended program did that was not expected of it."""
     exit_status = program.exit_status or 0
     wrongs = []
     if expected is not None and expected.exit is not None:
@@ -317,13 +346,12 @@ def _judge(program: Program, expected: ProgramExpect | None, *, any_exit: bool) 
         if wrong:
             wrongs.append(f"exit status: {wrong}{_by_signal(program)}")
     elif exit_status and not any_exit:
-        wrongs.append(f"exit status: expected 0; got {exit_status}{_by_signal(program)}{_said(program)}")
+        wrongs.append(f"exit status: expected 0; got {exit_status}{_by_signal(program)}")
     if expected is not None:
         for stream, match in ((Stream.STDOUT, expected.stdout), (Stream.STDERR, expected.stderr)):
             if match is not None and (wrong := text_mismatch(match, program.text(stream))):
                 wrongs.append(f"{stream}: {wrong}")
-    if wrongs:
-        raise StepFailed("; ".join(wrongs), _done(program))
+    return wrongs
 
 
 def _by_signal(program: Program) -> str:

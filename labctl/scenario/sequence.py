@@ -139,7 +139,7 @@ def _scope(at: StepRun, body: Any) -> Scope:
     if step.kind is StepKind.EXPECT:
         from labctl.scenario.conditions import seconds_for
 
-        return at.scope.within(seconds_for(step, body))
+        return at.scope.within(seconds_for(at, body))
     if step.kind is StepKind.CALLS:
         from labctl.scenario import callsteps
 

@@ -271,3 +271,35 @@ def test_programs_left_running_are_stopped_at_the_end_all_at_once(tmp_path: Path
     before = time.monotonic()
     assert passes(tmp_path, steps).outcome is Outcome.PASSED
     assert time.monotonic() - before < 40
+
+
+def test_an_expected_command_is_run_again_until_it_succeeds(tmp_path: Path) -> None:
+    result = passes(
+        tmp_path,
+        "  - start: {on: server, shell: 'sleep 0.3; echo ready > /tmp/x; sleep 60', name: slow}\n"
+        "  - expect: {on: server, command: [cat, /tmp/x], within: 5s, stdout: ready, save: {stdout: SAID}}\n"
+        "  - expect: {on: server, shell: 'echo $WORD; exit 3', env: {WORD: no}, exit: 3, stdout: {contains: n}}\n"
+        "  - expect: {that: '${SAID} == \"ready\"'}\n",
+    )
+    assert step(result, "2").exit_status == 0
+    assert step(result, "2").output is not None
+    assert step(result, "2").output.stdout == "ready\n"  # type: ignore[union-attr]  # asserted above
+
+
+def test_an_expected_command_that_never_succeeds_shows_its_last_output_and_status(tmp_path: Path) -> None:
+    result = fails(
+        tmp_path, "  - expect: {on: server, shell: 'echo up $$; echo no route >&2; exit 3', within: 200ms}\n"
+    )
+    (only,) = result.steps
+    assert only.reason.startswith("command `echo up $$; echo no route >&2; exit 3` on server: exit status: expected 0")
+    assert "got 3 (within 200ms)\nno route" in only.reason
+    assert only.exit_status == 3
+    assert only.output is not None
+    assert only.output.stdout.startswith("up ")
+
+
+def test_an_expected_command_that_hangs_is_ended_with_the_step(tmp_path: Path) -> None:
+    before = time.monotonic()
+    result = fails(tmp_path, "  - expect: {on: server, shell: 'echo begun; sleep 100', within: 100ms}\n")
+    assert time.monotonic() - before < 10
+    assert "it had not ended (within 100ms)\nbegun" in result.steps[0].reason
