@@ -1,8 +1,10 @@
-"""What a process of the lab sees of the file system: the machine's own tree, with a few places covered.
+"""The file tree of a lab's processes: a root directory of their own, without the machine's temporary directories.
 
-`/tmp`, `/run` and `/dev/shm` are each a fresh tmpfs, so that two hosts share neither files nor AF_UNIX path names. What
-must stay reachable although it lies there (an interpreter in /tmp/venv, a checkout in /run/user) is bound back at its
-own place. All mounts are the calling process's mount namespace's own; nothing propagates to the machine.
+The root is a tmpfs. Every top-level directory of the machine is bound into it, except the places in `COVERED`: these
+are empty, so that two hosts share neither files nor AF_UNIX path names there. What must stay reachable although it lies
+there (an interpreter in /tmp/venv, a checkout in /run/user) is bound back at its own place. The machine's root is
+detached, so that no umount(2) in the lab reveals the machine's /tmp or /run (docs/decisions/0006). All mounts belong to
+the calling process's mount namespace; nothing propagates to the machine.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from dataclasses import dataclass
 
 from labctl.errors import KernelError, MachineError, describe_errno
 from labctl.kernel.syscalls import (
+    CLONE_NEWNS,
     MNT_DETACH,
     MS_BIND,
+    MS_MOVE,
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
@@ -25,17 +29,20 @@ from labctl.kernel.syscalls import (
     MS_REC,
     MS_REMOUNT,
     MS_SLAVE,
+    pivot_root,
+    setns,
     umount,
 )
 from labctl.kernel.syscalls import mount as mount_syscall
 
-COVERED = (("/tmp", "1777"), ("/run", "755"), ("/dev/shm", "1777"))  # place, mode of the tmpfs that covers it
+COVERED = (("/tmp", "1777"), ("/run", "755"), ("/dev/shm", "1777"))  # place, its mode
+TERMINALS, QUEUES = "/dev/pts", "/dev/mqueue"
 SAFE = MS_NOSUID | MS_NODEV
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which places are covered, with the mode of each, and which paths below them are bound back."""
+    """Which places are empty, with the mode of each, and which paths below them are bound back."""
 
     places: tuple[tuple[str, str], ...]
     visible: tuple[str, ...]
@@ -104,36 +111,138 @@ def lay_over(files: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(path for path in files if path not in there)
 
 
-def cover(view: View, subject: str, read_only: Iterable[str] = ()) -> None:
-    """Cover the view's places and bind back what stays visible, and `read_only` (directories below a place) read-only.
+def make_root(view: View, subject: str, *, in_lab: bool = False, read_only: Iterable[str] = ()) -> None:
+    """Give the calling process (single-threaded, in its own mount namespace) a new root directory, and detach the old.
 
-    KernelError names `subject` and the path.
+    Args:
+        view: the places that are empty in the new tree, the paths below them that stay visible, the hidden directories.
+        subject: what error messages name.
+        in_lab: the old root was made by this function. A host's tree is made from its lab's so; it also gets the /sys
+            and /dev/mqueue of the calling process's namespaces.
+        read_only: directories below a place that are bound back read-only.
+
+    Raises:
+        KernelError: names `subject` and the path.
+        MachineError: this machine has no place for a new root, or does not allow a new /proc.
     """
+    if not view.places:
+        raise MachineError(f"{subject}: cannot make its root directory: this machine has neither /tmp nor /run.")
+    tree = view.places[0][0]  # the tree is built on a place, for the tree itself binds none
+    top_level = {path for path, _ in view.places if os.path.dirname(path) == "/"}
     with contextlib.ExitStack() as opened:
-        descriptors: dict[str, int] = {}
+        shown: dict[str, int] = {}
         for path in (*view.visible, *read_only):
             with _failing_as(subject, f"open {path}"):
-                descriptors[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            opened.callback(os.close, descriptors[path])
-        for place, mode in view.places:
-            with _failing_as(subject, f"mount a tmpfs on {place}"):
-                mount_syscall("tmpfs", place, "tmpfs", SAFE, f"mode={mode}")
-        for path, descriptor in descriptors.items():
+                shown[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            opened.callback(os.close, shown[path])
+        with _failing_as(subject, "make its root directory"):
+            mount_syscall("tmpfs", tree, "tmpfs", SAFE, "mode=755")
+            if in_lab:
+                _copy_tree("/", tree, {*top_level, "/proc", "/sys"})
+            else:
+                _copy_tree("/", tree, {*(path for path, _ in view.places), "/proc", TERMINALS, QUEUES})
+            for path, mode in view.places:
+                if path in top_level:
+                    os.chmod(tree + path, int(mode, 8))
+                else:
+                    mount_syscall("tmpfs", tree + path, "tmpfs", SAFE, f"mode={mode}")
+        mount_proc(subject, f"{tree}/proc")
+        with _failing_as(subject, "mount the kernel's file systems"):
+            if not mount_terminals(tree) and not in_lab and os.path.isdir(TERMINALS):
+                mount_syscall(TERMINALS, tree + TERMINALS, flags=MS_BIND | MS_REC)
+            if in_lab:
+                _mount_unless_refused("mqueue", tree + QUEUES, SAFE | MS_NOEXEC)
+                if os.path.isdir("/sys") and not mount_sys(tree):
+                    mount_syscall("/sys", f"{tree}/sys", flags=MS_BIND | MS_REC)
+        for path, descriptor in shown.items():
             with _failing_as(subject, f"bind {path}"):
-                _make_target(path, directory=os.path.isdir(f"/proc/self/fd/{descriptor}"))
-                mount_syscall(f"/proc/self/fd/{descriptor}", path, flags=MS_BIND | MS_REC)
+                _make_target(tree + path, directory=os.path.isdir(f"/proc/self/fd/{descriptor}"))
+                mount_syscall(f"/proc/self/fd/{descriptor}", tree + path, flags=MS_BIND | MS_REC)
                 if path in read_only:
-                    mount_syscall("none", path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | SAFE)
+                    mount_syscall("none", tree + path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | SAFE)
         for path in view.hidden:
-            if os.path.isdir(path):  # it may lie in a place that has been covered
+            if os.path.isdir(tree + path):  # not if it lies in a place
                 with _failing_as(subject, f"hide {path}"):
-                    mount_syscall("tmpfs", path, "tmpfs", SAFE | MS_RDONLY, "mode=700")
+                    mount_syscall("tmpfs", tree + path, "tmpfs", SAFE | MS_RDONLY, "mode=700")
+    with _failing_as(subject, "change to its root directory"):
+        _change_root(tree)
 
 
-def mount_proc(subject: str) -> None:
+def _copy_tree(directory: str, tree: str, empty: set[str]) -> None:
+    """Bind every entry of `directory` at the same path below `tree`; the directories `empty` are new ones instead.
+
+    A directory that contains one of `empty` is bound whole where that one is a mount that can be removed from the copy.
+    Where it is not (a user namespace locks the mounts that it inherits: mount_namespaces(7)), the directory is a new
+    one, with its entries bound one by one: of the machine's /dev, the devices that this user may open.
+    """
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            path, copy = entry.path, tree + entry.path
+            inside = {other for other in empty if _lies_in(other, path)}
+            if path == "/dev/ptmx":
+                os.symlink("pts/ptmx", copy)  # the device finds /dev/pts only beside itself in one file system
+            elif entry.is_symlink():
+                os.symlink(os.readlink(path), copy)
+            elif path in empty:
+                os.mkdir(copy)
+            elif entry.is_dir(follow_symlinks=False):
+                os.mkdir(copy)
+                mount_syscall(path, copy, flags=MS_BIND | MS_REC)
+                if inside and not all(_removed(tree + other) for other in inside if os.path.isdir(other)):
+                    umount(copy, MNT_DETACH)
+                    _copy_tree(path, tree, inside)
+            elif os.access(path, os.R_OK) or os.access(path, os.W_OK):
+                _make_target(copy, directory=False)
+                mount_syscall(path, copy, flags=MS_BIND)
+
+
+def _removed(path: str) -> bool:
+    """Remove every mount at `path`; False when there was none, or when it is locked."""
+    removed = False
+    with contextlib.suppress(OSError):
+        while True:
+            umount(path, MNT_DETACH)
+            removed = True
+    return removed
+
+
+def _change_root(tree: str) -> None:
+    """The mount at `tree` becomes the root of the calling process and of its mount namespace (pivot_root(2))."""
+    os.chdir(tree)
+    try:
+        pivot_root(".", ".")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _enter_namespace_root()  # a process in a chroot(2) has another root
+        try:
+            pivot_root(".", ".")
+        except OSError as still:
+            if still.errno != errno.EINVAL:
+                raise
+            mount_syscall(".", "/", flags=MS_MOVE)  # an initramfs cannot be detached: initramfs(7) covers it so
+            os.chroot(".")
+            return
+    umount(".", MNT_DETACH)  # the old root, which is mounted over the new one
+    os.chdir("/")
+
+
+def _enter_namespace_root() -> None:
+    """Change the root directory to that of the mount namespace, and keep the working directory."""
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    own = os.pidfd_open(os.getpid())
+    try:
+        setns(own, CLONE_NEWNS)
+        os.fchdir(here)
+    finally:
+        os.close(own)
+        os.close(here)
+
+
+def mount_proc(subject: str, target: str = "/proc") -> None:
     """/proc of the calling process's PID namespace. MachineError where the machine's is partly masked."""
     try:
-        mount_syscall("proc", "/proc", "proc", SAFE | MS_NOEXEC)
+        mount_syscall("proc", target, "proc", SAFE | MS_NOEXEC)
     except OSError as error:
         number = error.errno or 0
         if number not in (errno.EPERM, errno.EACCES):
@@ -145,28 +254,27 @@ def mount_proc(subject: str) -> None:
         ) from error
 
 
-def mount_sys() -> bool:
+def mount_sys(tree: str = "") -> bool:
     """/sys with the network devices of the calling process's network namespace; False where that is refused.
 
     A restricted container (a masked /sys) refuses it; programs then see the container's, which few of them mind.
     """
-    try:
-        mount_syscall("sysfs", "/sys", "sysfs", SAFE | MS_NOEXEC)
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EACCES, errno.EBUSY, errno.ENODEV, errno.ENOENT):
-            return False
-        raise
-    return True
+    return _mount_unless_refused("sysfs", f"{tree}/sys", SAFE | MS_NOEXEC)
 
 
-def mount_terminals() -> bool:
+def mount_terminals(tree: str = "") -> bool:
     """/dev/pts with terminals of the calling process's mount namespace only; False where that is refused.
 
     /dev/ptmx finds the instance that is mounted beside it (Linux 4.7). Where it is refused, terminals are the
     machine's.
     """
+    options = "newinstance,ptmxmode=0666,mode=0620"
+    return _mount_unless_refused("devpts", tree + TERMINALS, MS_NOSUID | MS_NOEXEC, options)
+
+
+def _mount_unless_refused(fstype: str, target: str, flags: int, options: str = "") -> bool:
     try:
-        mount_syscall("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+        mount_syscall(fstype, target, fstype, flags, options)
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EACCES, errno.EBUSY, errno.ENODEV, errno.ENOENT, errno.EINVAL):
             return False

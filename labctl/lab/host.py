@@ -210,10 +210,7 @@ def _build(host: Host, surroundings: Surroundings) -> None:
         syscalls.sethostname(os.fsencode(host.name)[:HOSTNAME_BYTES].decode(errors="ignore"))
     except OSError as error:
         raise KernelError(host.subject, "make its namespaces", error.errno or 0) from error
-    mounts.cover(surroundings.view, host.subject, read_only=(SHARED_DIRECTORY,))
-    mounts.mount_proc(host.subject)
-    mounts.mount_sys()
-    mounts.mount_terminals()
+    mounts.make_root(surroundings.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
     lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.node.names))
     if not mounts.replace_file("/etc/hosts", lines, STORE, host.subject):
         raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")

@@ -519,8 +519,7 @@ def _build(channel: Channel, request: Open, staying: Staying | None, outside: Ou
     pid = processes.own_pid(machine_proc)
     view = mounts.view_of(request.visible_paths, request.hidden_paths)
     mounts.make_private()
-    mounts.mount_proc(subject)
-    mounts.cover(view, subject)
+    mounts.make_root(view, subject)
     os.makedirs(SHARED_PROGRAMS)
     logs = _own_logs() if staying is None else os.open(LOGS, DIRECTORY_FLAGS, dir_fd=staying.place.directory)
     surroundings = Surroundings(

@@ -75,7 +75,7 @@ def test_a_host_sees_only_its_own_interfaces(lab: Lab) -> None:
 def test_a_host_has_mounts_without_devices_and_setuid(lab: Lab) -> None:
     mounts = [line.split() for line in output(lab, "server", "cat", "/proc/self/mounts").splitlines()]
     on_top = {where: options.split(",") for _, where, _, options, *_ in mounts}
-    for where in ("/tmp", "/run", "/run/lab", "/proc", "/sys", "/etc/hosts", "/etc/resolv.conf"):
+    for where in ("/", "/dev/shm", "/run/lab", "/proc", "/sys", "/etc/hosts", "/etc/resolv.conf"):
         assert {"nosuid", "nodev"} <= set(on_top[where]), where
 
 

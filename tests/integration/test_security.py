@@ -274,9 +274,26 @@ def test_a_host_has_no_interface_and_no_route_of_the_machine() -> None:
     assert {(route[0], route[2]) for route in routes} == {("eth0", "00000000")}  # on the link alone, without a gateway
 
 
-def test_sockets_of_the_machine_in_its_temporary_directories_are_out_of_reach() -> None:
-    path = f"/tmp/labctl-security-{os.getpid()}"
-    script = f"import socket; print(socket.socket(socket.AF_UNIX).connect_ex({path!r}))"
+PLACES = ["/tmp", "/dev/shm", *(["/run"] if os.geteuid() == 0 else [])]
+UNMOUNT_EVERYTHING = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+for _ in range(5):
+    for line in reversed(open("/proc/self/mountinfo").read().splitlines()):
+        target = line.split()[4]
+        if target not in ("/", "/proc", "/usr") and not %(python)r.startswith(target):
+            libc.umount2(target.encode(), 2)
+for place in ("/run", "/tmp", "/dev/shm", "/dev/pts", "/dev", "/proc"):
+    while libc.umount2(place.encode(), 2) == 0:
+        pass
+"""
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("lifted", ["", UNMOUNT_EVERYTHING % {"python": sys.executable}], ids=["", "unmounted"])
+def test_sockets_of_the_machine_in_its_temporary_directories_are_out_of_reach(place: str, lifted: str) -> None:
+    path = f"{place}/labctl-security-{os.getpid()}"
+    script = f"import socket\n{lifted}\nprint(socket.socket(socket.AF_UNIX).connect_ex({path!r}))"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
@@ -285,6 +302,28 @@ def test_sockets_of_the_machine_in_its_temporary_directories_are_out_of_reach() 
                 assert output(lab, "client", sys.executable, "-c", script) == "2\n"  # ENOENT
         finally:
             os.unlink(path)
+
+
+def test_the_root_directory_is_the_hosts_own(tmp_path: Path) -> None:
+    name = f"labctl-security-{os.getpid()}"
+    with Lab.open(pair_plan()) as lab:
+        assert shell(lab, "client", f"echo mine > /{name}; cat /{name}") == "mine\n"
+        assert run(lab, "server", "test", "-e", f"/{name}").status == 1
+        assert set(output(lab, "client", "ls", "-A", "/").split()) - {name} <= {*os.listdir("/"), "run", "tmp"}
+    assert not Path(f"/{name}").exists()
+
+
+def test_the_terminals_of_the_machine_are_not_on_a_host() -> None:
+    master, terminal = os.openpty()
+    try:
+        number = os.path.basename(os.ttyname(terminal))
+        script = f"{UNMOUNT_EVERYTHING % {'python': sys.executable}}\nprint(os.path.exists('/dev/pts/{number}'))"
+        with Lab.open(pair_plan()) as lab:
+            assert shell(lab, "client", "test -c /dev/null -a -c /dev/tty -a -c /dev/ptmx && echo there") == "there\n"
+            assert output(lab, "client", sys.executable, "-c", script) == "False\n"
+    finally:
+        os.close(master)
+        os.close(terminal)
 
 
 # Processes
@@ -396,11 +435,11 @@ def test_the_keeper_hangs_up_on_a_process_of_its_lab(tmp_path: Path) -> None:
 
 
 def test_programs_do_not_gain_rights_by_files_that_are_made_on_a_host() -> None:
+    script = "import os, sys\nfor place in sys.argv[1:]: print(os.statvfs(place).f_flag)"
     with Lab.open(pair_plan()) as lab:
-        mounts = output(lab, "client", "cat", "/proc/self/mounts").splitlines()
-    on_top = {line.split()[1]: line.split()[3].split(",") for line in mounts}  # the last one hides those before
-    for place in ("/tmp", "/run", "/dev/shm"):
-        assert {"nosuid", "nodev"} <= set(on_top[place])
+        flags = output(lab, "client", sys.executable, "-c", script, "/", "/tmp", "/run", "/dev/shm").split()
+    nodev = 4  # statvfs(3)
+    assert [int(each) & (os.ST_NOSUID | nodev) for each in flags] == [os.ST_NOSUID | nodev] * 4
 
 
 @needs_root
