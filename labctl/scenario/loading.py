@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.scenario.model import Requirements, Scenario
 
 if TYPE_CHECKING:
-    from labctl.documents.document import Document
+    from labctl.documents.document import Document, KeyPath
     from labctl.documents.source import Diagnostic
     from labctl.scenario.files import ScenarioFile
     from labctl.topology.model import Topology
@@ -37,6 +37,7 @@ def load(path: str | Path, *, topology: str | Topology | None = None) -> Scenari
     data = document.data if isinstance(document.data, dict) else {}
     resolved, wrong = _topology(document, data, Path(path).parent, topology)
     diagnostics += wrong
+    data = _with_addresses(document, data, resolved, diagnostics)
     requires = _requirements(document, header, diagnostics)
     reader = StepReader(document, resolved, directory, requires, _variables(document, header, diagnostics))
     raw_steps = data.get("steps")
@@ -56,8 +57,32 @@ def load(path: str | Path, *, topology: str | Topology | None = None) -> Scenari
         within_s=header.within,
         timeout_s=header.timeout,
         steps=steps,
-        variables=tuple(header.variables.items()),
+        variables=tuple((name, data["variables"][name]) for name in header.variables),
     )
+
+
+def _with_addresses(
+    document: Document, data: dict[str, Any], topology: Topology | None, diagnostics: list[Diagnostic]
+) -> dict[str, Any]:
+    """The file's data with `${h2.ipv4}` and the like replaced in its steps and variables; wrong ones are noted."""
+    if "${" not in document.text:
+        return data
+    from labctl.documents.source import Mistake
+    from labctl.topology.address_variables import AddressVariables, may_have_references
+
+    if not may_have_references(document.text):
+        return data
+
+    def wrong(path: KeyPath, text: str, offset: int, mistake: Mistake) -> None:
+        line = text.count("\n", 0, offset)
+        position = document.position_in_text(path, line, offset - (text.rfind("\n", 0, offset) + 1))
+        diagnostics.append(document.diagnostic_at(position, str(mistake), mistake.hint))
+
+    addresses = AddressVariables(topology)
+    parts: dict[str, Any] = {
+        key: addresses.put_into(data[key], wrong, (key,)) for key in ("variables", "steps") if key in data
+    }
+    return {**data, **parts}
 
 
 def _topology(

@@ -1,0 +1,186 @@
+"""Addresses as variables: `${h2.ipv4}`, `${h2.eth0.ipv6}`, `${h2.eth0.mac}` in the texts of topology and scenario files.
+
+The resolved topology decides them, so they are put in when a file is read. `$${h2.ipv4}` stands for the text itself.
+What does not name a node and one of `ATTRIBUTES` is left alone: `${PORT}` and `${file%.txt}` are the shell's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from types import MappingProxyType
+from typing import Any
+
+from labctl.documents.source import Mistake, suggest
+from labctl.names import name_key
+from labctl.topology.linklocal import link_local
+from labctl.topology.model import Interface, Node, NodeKind, Topology
+
+# By name, what stands there when the real one is not known, so that the text around it can still be checked.
+ATTRIBUTES = MappingProxyType(
+    {
+        "ipv4": "192.0.2.1",
+        "ipv6": "2001:db8::1",
+        "ipv4_network": "192.0.2.0/24",
+        "ipv6_network": "2001:db8::/64",
+        "link_local": "fe80::1",
+        "mac": "02:00:00:00:00:01",
+    }
+)
+SELF = "self"  # in a topology file: the node whose text it is
+
+_REFERENCE = re.compile(r"(\$?)\$\{([^{}\n]*\.[^{}\n]*)\}")
+
+Wrong = Callable[[int, Mistake], None]  # told of the offset of a wrong reference in its text, and what is wrong
+
+
+def may_have_references(text: str) -> bool:
+    """Whether the text has anything that could be an address variable; quick, and often wrongly true."""
+    return "${" in text and _REFERENCE.search(text) is not None
+
+
+class AddressVariables:
+    """The variables of one topology; without a topology (it had mistakes), every address is the same example."""
+
+    def __init__(self, topology: Topology | None) -> None:
+        self._nodes = {name_key(node.name): node for node in topology.nodes} if topology is not None else {}
+        self._known = topology is not None
+
+    def owns(self, name: str, own_node: Node | None = None) -> bool:
+        """Whether `name` is meant as an address variable, be it right or wrong."""
+        rest, _, attribute = name.rpartition(".")
+        if attribute in ATTRIBUTES:
+            return True
+        return any(self._node(node, own_node) is not None for node, _ in _splits(f"{rest}.{attribute}"))
+
+    def get(self, name: str, own_node: Node | None = None) -> str:
+        """The text of the variable. Mistake, with a suggestion, when there is none."""
+        rest, _, attribute = name.rpartition(".")
+        if not self._known:
+            return ATTRIBUTES.get(attribute, "")
+        node = self._node(rest, own_node)
+        if attribute in ATTRIBUTES and node is not None:
+            return _of_node(node, attribute)
+        for before, ifname in _splits(rest):
+            node = self._node(before, own_node)
+            if node is not None and attribute in ATTRIBUTES:
+                return _of_interface(node, ifname, attribute)
+        raise self._unknown(rest, attribute, own_node)
+
+    def put_in(self, text: str, wrong: Wrong, own_node: Node | None = None, *, unescape: bool) -> str:
+        """The text with its address variables replaced; a wrong one, of which `wrong` is told, by an example.
+
+        `unescape` turns `$${h2.ipv4}` into `${h2.ipv4}`.
+        """
+
+        def replacement(match: re.Match[str]) -> str:
+            escape, name = match.group(1), match.group(2).strip()
+            if not self.owns(name, own_node):
+                return match.group(0)
+            if escape:
+                return match.group(0)[1:] if unescape else match.group(0)
+            try:
+                return self.get(name, own_node)
+            except Mistake as mistake:
+                wrong(match.start(), mistake)
+                return ATTRIBUTES.get(name.rpartition(".")[2], ATTRIBUTES["ipv4"])
+
+        return _REFERENCE.sub(replacement, text)
+
+    def put_into(
+        self,
+        data: Any,
+        wrong: Callable[[tuple[str | int, ...], str, int, Mistake], None],
+        path: tuple[str | int, ...] = (),
+    ) -> Any:
+        """Nested `data` with the variables of all its texts (not of keys) replaced, escapes left for later.
+
+        `wrong` is told of the path of the text, the text, the offset in it and what is wrong.
+        """
+        if isinstance(data, str):
+            if not may_have_references(data):
+                return data
+            return self.put_in(data, lambda offset, mistake: wrong(path, data, offset, mistake), unescape=False)
+        if isinstance(data, dict):
+            return {key: self.put_into(value, wrong, (*path, key)) for key, value in data.items()}
+        if isinstance(data, list):
+            return [self.put_into(value, wrong, (*path, index)) for index, value in enumerate(data)]
+        return data
+
+    def _node(self, name: str, own_node: Node | None) -> Node | None:
+        return self._nodes.get(name_key(name)) or (own_node if name == SELF else None)
+
+    def _unknown(self, rest: str, attribute: str, own_node: Node | None) -> Mistake:
+        """What is wrong with a variable that does not exist: its node, its interface, or its attribute."""
+        whole = f"{rest}.{attribute}"
+        for before, after in ((whole, ""), *_splits(whole)):
+            node = self._node(before, own_node)
+            if node is None:
+                continue
+            names = [interface.name for interface in node.interfaces]
+            if after in names:
+                return Mistake(
+                    f"`${{{whole}}}` does not say which address",
+                    f"write for example `${{{whole}.{_first(ATTRIBUTES)}}}`",
+                )
+            if after == attribute:
+                return Mistake(f"`{attribute}` is no address variable of {node.name}", suggest(after, ATTRIBUTES))
+            ifname = after.removesuffix(f".{attribute}")
+            if ifname in names:
+                return Mistake(f"`{attribute}` is no address variable of {node.name}:{ifname}",
+                               suggest(attribute, ATTRIBUTES))  # fmt: skip
+            return Mistake(f"{node.name} has no interface `{ifname[:40]}`", suggest(ifname, names))
+        name = rest.partition(".")[0] if "." in rest else rest
+        hint = suggest(name, [node.name for node in self._nodes.values()])
+        return Mistake(f"there is no node `{name[:40]}`", hint)
+
+
+def _splits(name: str) -> list[tuple[str, str]]:
+    """Every way to cut the name at a dot, the longest first part first: nodes and interfaces may have dots in them."""
+    cuts = [index for index, letter in enumerate(name) if letter == "."]
+    return [(name[:cut], name[cut + 1 :]) for cut in reversed(cuts)]
+
+
+def _first(names: Iterable[str]) -> str:
+    return next(iter(names))
+
+
+def _of_node(node: Node, attribute: str) -> str:
+    """The attribute of the first interface that has it."""
+    for interface in node.interfaces:
+        if found := _attribute(node, interface, attribute):
+            return found
+    raise _without(node, node.name, attribute)
+
+
+def _of_interface(node: Node, ifname: str, attribute: str) -> str:
+    names = [interface.name for interface in node.interfaces]
+    if ifname not in names:
+        raise Mistake(f"{node.name} has no interface `{ifname[:40]}`", suggest(ifname, names))
+    if found := _attribute(node, node.interface(ifname), attribute):
+        return found
+    raise _without(node, f"{node.name}:{ifname}", attribute)
+
+
+def _attribute(node: Node, interface: Interface, attribute: str) -> str:
+    """ "" where the interface has none."""
+    if attribute == "mac":
+        return interface.mac
+    if node.kind is NodeKind.SWITCH:
+        return ""
+    if attribute == "link_local":
+        return str(link_local(interface.mac).ip)
+    version = 6 if attribute.startswith("ipv6") else 4
+    for address in interface.addresses:
+        if address.version == version:
+            return str(address.network if attribute.endswith("_network") else address.ip)
+    return ""
+
+
+def _without(node: Node, what: str, attribute: str) -> Mistake:
+    if node.kind is NodeKind.SWITCH:
+        return Mistake(f"{node.name} is a switch: its ports have no addresses")
+    if not node.interfaces:
+        return Mistake(f"{node.name} has no interfaces")
+    family = {"ipv4": "IPv4", "ipv6": "IPv6"}.get(attribute.partition("_")[0], attribute)
+    return Mistake(f"{what} has no {family} address")
