@@ -143,10 +143,14 @@ class AsyncLab:
         """The link between two nodes, as `Lab.link`."""
         return AsyncLink(self.sync.link(a, b), self._worker)
 
-    async def ping(self, *, family: int | None = None, timeout_s: float = 1.0) -> Reachability:
+    async def ping(
+        self, *, family: int | None = None, timeout_s: float = 1.0, every_pair: bool = False
+    ) -> Reachability:
         """Which hosts reach which, as `Lab.ping`."""
         # Not by the thread for requests, which others wait for: an answer that does not come takes its time.
-        return await Worker("labctl-ping").once(lambda: self.sync.ping(family=family, timeout_s=timeout_s))
+        return await Worker("labctl-ping").once(
+            lambda: self.sync.ping(family=family, timeout_s=timeout_s, every_pair=every_pair)
+        )
 
     def scenario(self, source: StrPath | Scenario) -> AsyncScenarioRun:
         """An asynchronous context manager that runs a scenario on this lab, as `Lab.scenario`."""

@@ -142,17 +142,18 @@ class Lab:
             raise ValueError(f"lab {self.name}: there are several links between {a} and {b}: {several}; say which end")
         return Link(self._core, there[0])
 
-    def ping(self, *, family: int | None = None, timeout_s: float = 1.0) -> Reachability:
+    def ping(self, *, family: int | None = None, timeout_s: float = 1.0, every_pair: bool = False) -> Reachability:
         """Which hosts reach which, each in both families or in `family` (4 or 6, AF_INET or AF_INET6); true when
         all do. str() is a table.
 
-        `timeout_s` is that of each echo request. InputError when no host has an address of another.
+        Of more than 100 hosts a sample of the pairs is tested, unless `every_pair`. `timeout_s` is that of each host
+        that does not answer. InputError when no host has an address of another.
         """
         from labctl.api.reachability import ping
 
         self._core.check_open("ping")
         with self._core.journal.noting("", ActivityKind.PING, "all hosts") as entry:
-            found = ping(self._core, family, timeout_s)
+            found = ping(self._core, family, timeout_s, every_pair)
             entry.end(found.summary)
         return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING
 
-from labctl.observe.reachability import Try, attempt, pairs, talking
+from labctl.observe.reachability import Try, attempt, is_sample, pairs, talking
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reachability:
-    """Every pair of hosts, in each family in which they have addresses; true when all were reached."""
+    """The pairs of hosts that were tested, in each family in which they have addresses; true when all were reached.
+
+    Of more than 100 hosts it is a sample, unless every pair was asked for.
+    """
 
     hosts: tuple[str, ...]
     tries: tuple[Try, ...]
+    is_sample: bool = False  # of more than 100 hosts not every pair was tested
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -26,7 +30,7 @@ class Reachability:
         from labctl.report.reachability import render
         from labctl.report.screen import Look
 
-        return "\n".join(render(self.hosts, self.tries, Look()))
+        return "\n".join(render(self.hosts, self.tries, Look(), sampled=self.is_sample))
 
     @property
     def failed(self) -> tuple[Try, ...]:
@@ -46,11 +50,16 @@ class Reachability:
         return all(found)
 
 
-def ping(core: Core, family: int | None, timeout_s: float) -> Reachability:
+def ping(core: Core, family: int | None, timeout_s: float, every_pair: bool) -> Reachability:
     """See `Lab.ping`."""
     version = {None: None, 4: 4, 6: 6, AF_INET: 4, AF_INET6: 6}.get(family, 0)
     if version == 0:
         raise ValueError(f"family={family!r}: 4, 6, AF_INET, AF_INET6, or None for both")
     hosts = talking(core.plan, routers=False)
-    tries = [each for each in pairs(core.plan, hosts) if version is None or each.family == str(version)]
-    return Reachability(tuple(hosts), tuple(attempt(core.engine, tries, deadline_s=timeout_s) if tries else ()))
+    tries = [
+        each
+        for each in pairs(core.plan, hosts, every_pair=every_pair)
+        if version is None or each.family == str(version)
+    ]
+    found = attempt(core.engine, core.plan, tries, deadline_s=timeout_s) if tries else []
+    return Reachability(tuple(hosts), tuple(found), is_sample(hosts, every_pair=every_pair))

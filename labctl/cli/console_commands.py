@@ -105,15 +105,15 @@ def _end(address: object, port: int) -> str:
 
 
 def _pingall(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.observe.reachability import attempt, pairs, talking
+    from labctl.observe.reachability import attempt, is_sample, pairs, talking
     from labctl.report.reachability import render
 
     for node in arguments:
         check_node(here.lab, node)
     plan = here.lab.describe().plan
     chosen = list(dict.fromkeys(arguments)) or talking(plan, routers=False)
-    tries = attempt(here.lab, pairs(plan, chosen))
-    here.screen.write(render(chosen, tries, here.screen.look))
+    tries = attempt(here.lab, plan, pairs(plan, chosen))
+    here.screen.write(render(chosen, tries, here.screen.look, sampled=is_sample(chosen)))
     return int(any(each.problem for each in tries))
 
 

@@ -147,19 +147,23 @@ def _of(group: str, found: Finding, state: State) -> Check:
 def _limits() -> Iterator[Check]:
     import resource
 
+    from labctl.observe.limits import largest_lab, shared_limits
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    nodes = max(0, (hard - 40) // 2) if hard != resource.RLIM_INFINITY else 1_000_000
+    size = largest_lab()
     few = hard != resource.RLIM_INFINITY and hard < 1024
     yield Check(
         "limits",
         "descriptors",
         State.MISSING if few else State.OK,
-        f"{soft} ({hard} at most): enough for a lab of {nodes} nodes",
+        f"{soft} ({hard} at most): enough for a lab of {size.nodes} nodes (limited by {size.by})",
         "that is few" if few else "",
         "Try: ulimit -Hn 65536" if few else "",
     )
     found = machine.control_groups()
     yield _of("limits", found, State.OK if found.works else State.MISSING)
+    for each in shared_limits():
+        yield Check("shared by all labs", each.name, State.KNOWN, str(each))
 
 
 def _programs() -> Iterator[Check]:

@@ -251,12 +251,18 @@ def ping(
         typer.Argument(metavar="NODE", autocompletion=completion.node_names, help="These only."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Routers too, not only hosts.")] = False,
+    every_pair: Annotated[
+        bool, typer.Option("--every-pair", help="All pairs of more than 100 nodes, not a sample.")
+    ] = False,
     lab: LabName = None,
 ) -> int:
-    """Show which host reaches which, by IPv4 and by IPv6. Exit status 1 when an address is unreachable."""
+    """Show which host reaches which, by IPv4 and by IPv6. Exit status 1 when an address is unreachable.
+
+    Of more than 100 nodes a sample of the pairs is tested, in which each node asks and is asked by as many others.
+    """
     from labctl.cli.ping import show_reachability
 
-    return show_reachability(nodes or [], routers=every, lab_name=lab)
+    return show_reachability(nodes or [], routers=every, every_pair=every_pair, lab_name=lab)
 
 
 @ends_with_status

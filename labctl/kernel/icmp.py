@@ -1,4 +1,4 @@
-"""Echo requests, ICMP and ICMPv6, over a raw socket that may live in another namespace (RFC 792, RFC 4443, raw(7))."""
+"""Echo requests, ICMP and ICMPv6, over raw sockets that may live in other namespaces (RFC 792, RFC 4443, raw(7))."""
 
 from __future__ import annotations
 
@@ -7,68 +7,169 @@ import fcntl
 import os
 import socket
 import struct
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 SIOCGIFINDEX = 0x8933  # linux/sockios.h, netdevice(7)
 IP_RECVERR = 11  # linux/in.h
 IPV6_RECVERR = 25  # linux/in6.h
+SOL_RAW, ICMP_FILTER = 255, 1  # linux/icmp.h, raw(7)
+ICMPV6_FILTER = 1  # linux/icmpv6.h
 ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
 ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
 PROTOCOL = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 _ECHO = struct.Struct("!BBHHH")  # type, code, checksum, identifier, sequence number
+_EXTENDED = struct.Struct("=IBBBxII")  # struct sock_extended_err: errno, origin, type, code, info, data (ip(7))
+_FROM_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
+_SENDER = {socket.AF_INET: (4, 4), socket.AF_INET6: (8, 16)}  # in sockaddr_in, sockaddr_in6: offset, length
+_BUFFER_BYTES = 2048
 _PAYLOAD = b"labctl echo"
-# "There is no way": the request itself was refused, or an ICMP error came back.
-_NO_WAY = frozenset(
-    {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM}
-)
-_TRANSIENT = frozenset({errno.ENOBUFS, errno.EAGAIN, errno.EINTR})
+_TRANSIENT = frozenset({errno.EAGAIN, errno.EINTR})
+
+# What the types and codes mean that end a request's way; others (a redirect, "packet too big") do not.
+_ERRORS = {
+    (4, 3, 0): "network unreachable",
+    (4, 3, 1): "host unreachable",
+    (4, 3, 2): "protocol unreachable",
+    (4, 3, 3): "port unreachable",
+    (4, 3, 5): "source route failed",
+    (4, 3, 6): "destination network unknown",
+    (4, 3, 7): "destination host unknown",
+    (4, 3, 9): "network administratively prohibited",
+    (4, 3, 10): "host administratively prohibited",
+    (4, 3, 11): "network unreachable for this type of service",
+    (4, 3, 12): "host unreachable for this type of service",
+    (4, 3, 13): "communication administratively prohibited",
+    (4, 11, 0): "time to live exceeded in transit",
+    (4, 11, 1): "fragment reassembly time exceeded",
+    (6, 1, 0): "no route to destination",
+    (6, 1, 1): "communication administratively prohibited",
+    (6, 1, 2): "beyond the scope of the source address",
+    (6, 1, 3): "address unreachable",
+    (6, 1, 4): "port unreachable",
+    (6, 1, 5): "source address failed the ingress or egress policy",
+    (6, 1, 6): "route to the destination rejected",
+    (6, 3, 0): "hop limit exceeded in transit",
+    (6, 3, 1): "fragment reassembly time exceeded",
+}
+_KINDS = {(4, 3): "destination unreachable", (4, 12): "parameter problem", (6, 4): "parameter problem"}
 
 
 @dataclass(frozen=True, slots=True)
-class Echo:
-    """What came back for an address: `errno` is 0 when it answered, ETIMEDOUT when nothing did."""
+class IcmpError:
+    """An ICMP error that came back for a packet. `sender` is the address of the node that sent it."""
 
-    address: str
-    errno: int
-    requests: int  # how many were sent
-    duration_s: float  # until the answer, or until giving up
+    version: int  # of IP: 4 or 6
+    type: int
+    code: int
+    sender: str
 
     @property
-    def reached(self) -> bool:
-        return self.errno == 0
+    def name(self) -> str:
+        """As the standards have it: `time to live exceeded in transit`."""
+        known = _ERRORS.get((self.version, self.type, self.code)) or _KINDS.get((self.version, self.type))
+        return known or f"ICMP error of type {self.type}, code {self.code}"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the packet has not arrived, and the same one sent again will not."""
+        return (self.version, self.type, self.code) in _ERRORS or (self.version, self.type) in _KINDS
 
     def __str__(self) -> str:
-        if self.reached:
-            return f"{self.address} answered"
-        if self.errno == errno.ETIMEDOUT:
-            return f"{self.address}: no answer to {self.requests} requests in {self.duration_s:.1f} s"
-        return f"{self.address}: {os.strerror(self.errno)}"
+        return f"{self.name}, reported by {self.sender}"
 
 
-def echo(sock: socket.socket, address: str, *, deadline_s: float = 1.0, requests: int = 3) -> Echo:
-    """Ask `address` for an echo over `sock` (raw, of the address's family; borrowed), a few times until the deadline.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for the request of that number: `errno` is 0 for an echo reply."""
 
-    The first answer, or the first error that says there is no way, ends it. OSError when the socket itself fails.
+    number: int
+    errno: int
+    error: IcmpError | None = None
+
+
+class EchoSocket:
+    """A raw socket of one family that sends numbered echo requests and hears what comes back, errors included.
+
+    It takes over `sock`, which becomes non-blocking.
     """
-    family = socket.AddressFamily(sock.family)
-    target = _target(sock, address)
-    _hear_errors(sock, family)
-    identifier = int.from_bytes(os.urandom(2), "big")
-    began = time.monotonic()
-    sent = 0
-    for number in range(1, requests + 1):
-        try:
-            sock.sendto(_request(family, identifier, number), target)
-            sent += 1
-            refused = 0
-        except OSError as error:
-            refused = _reported(error)
-        if not refused:
-            refused = _await_reply(sock, family, identifier, began + deadline_s * number / requests)
-        if refused != errno.ETIMEDOUT:
-            return Echo(address, refused, sent, time.monotonic() - began)
-    return Echo(address, errno.ETIMEDOUT, sent, time.monotonic() - began)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.family = socket.AddressFamily(sock.family)
+        self._identifier = int.from_bytes(os.urandom(2), "big")
+        sock.setblocking(False)
+        _hear_errors(sock, self.family)
+        _hear_only_replies(sock, self.family)
+
+    def fileno(self) -> int:
+        """For selectors: readable when there is an answer."""
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
+
+    def send(self, address: str, number: int) -> int:
+        """Send the request of that number (16 bit); 0, or the errno of what kept it from being sent.
+
+        A link-local address needs its scope: `fe80::1%eth0`.
+        """
+        for _ in range(2):  # an error that came back for an earlier request is returned by the next call (ip(7))
+            try:
+                self.sock.sendto(_request(self.family, self._identifier, number), _target(self.sock, address))
+            except OSError as error:
+                refused = error.errno or errno.EIO
+            else:
+                return 0
+        return refused
+
+    def answers(self) -> Iterator[Answer]:
+        """Everything that has come back and was not read yet."""
+        while True:
+            try:
+                data = self.sock.recv(_BUFFER_BYTES)
+            except OSError as error:
+                if error.errno in _TRANSIENT:
+                    break
+                continue  # told once, and again with its particulars by the error queue
+            if (answer := self._reply(data)) is not None:
+                yield answer
+        yield from self._errors()
+
+    def _reply(self, data: bytes) -> Answer | None:
+        header = (data[0] & 0x0F) * 4 if self.family == socket.AF_INET and data else 0  # raw(7): IPv4 gives its header
+        if len(data) < header + _ECHO.size:
+            return None
+        kind, _, _, identifier, number = _ECHO.unpack_from(data, header)
+        if kind != ECHO_REPLY[self.family] or identifier != self._identifier:
+            return None
+        return Answer(number, 0)
+
+    def _errors(self) -> Iterator[Answer]:
+        while True:
+            try:
+                quoted, ancillary, _, _ = self.sock.recvmsg(_BUFFER_BYTES, 512, socket.MSG_ERRQUEUE)
+            except OSError:
+                return
+            if len(quoted) < _ECHO.size:
+                continue
+            kind, _, _, identifier, number = _ECHO.unpack_from(quoted)
+            if kind != ECHO_REQUEST[self.family] or identifier != self._identifier:
+                continue
+            for _, _, data in ancillary:
+                if len(data) >= _EXTENDED.size and (answer := self._error(number, data)) is not None:
+                    yield answer
+
+    def _error(self, number: int, data: bytes) -> Answer | None:
+        code, origin, kind, subcode, _, _ = _EXTENDED.unpack_from(data)
+        if origin not in _FROM_ICMP:
+            return None
+        offset, length = _SENDER[self.family]
+        packed = data[_EXTENDED.size + offset : _EXTENDED.size + offset + length]
+        sender = socket.inet_ntop(self.family, packed) if len(packed) == length else ""
+        error = IcmpError(4 if self.family == socket.AF_INET else 6, kind, subcode, sender)
+        return Answer(number, code, error) if error.is_final else None
 
 
 def _target(sock: socket.socket, address: str) -> tuple[str, int] | tuple[str, int, int, int]:
@@ -82,42 +183,21 @@ def _target(sock: socket.socket, address: str) -> tuple[str, int] | tuple[str, i
 
 
 def _hear_errors(sock: socket.socket, family: int) -> None:
-    """Have ICMP errors returned by recv(2); without it a raw socket does not learn of them."""
+    """Have ICMP errors put into the error queue; without it a raw socket does not learn of them."""
     if family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
 
 
-def _await_reply(sock: socket.socket, family: socket.AddressFamily, identifier: int, until: float) -> int:
-    """0 when the reply came, ETIMEDOUT when it did not, else the error that came back."""
-    while True:
-        remaining = until - time.monotonic()
-        if remaining <= 0:
-            return errno.ETIMEDOUT
-        sock.settimeout(remaining)
-        try:
-            data = sock.recv(2048)
-        except TimeoutError as error:
-            if error.errno is None:
-                return errno.ETIMEDOUT
-            return _reported(error)
-        except OSError as error:
-            return _reported(error)
-        header = (data[0] & 0x0F) * 4 if family == socket.AF_INET and data else 0  # raw(7): IPv4 gives its own header
-        if len(data) < header + _ECHO.size:
-            continue
-        kind, _, _, answered, _ = _ECHO.unpack_from(data, header)
-        if kind == ECHO_REPLY[family] and answered == identifier:
-            return 0
-
-
-def _reported(error: OSError) -> int:
-    if error.errno in _NO_WAY:
-        return error.errno or errno.EHOSTUNREACH
-    if error.errno in _TRANSIENT:
-        return errno.ETIMEDOUT
-    raise error
+def _hear_only_replies(sock: socket.socket, family: socket.AddressFamily) -> None:
+    """A raw socket gets every ICMP message of its namespace: block all but echo replies (a bit blocks a type)."""
+    if family == socket.AF_INET:
+        sock.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", 0xFFFF_FFFF & ~(1 << ECHO_REPLY[family])))
+        return
+    kinds = [0xFFFF_FFFF] * 8
+    kinds[ECHO_REPLY[family] // 32] &= ~(1 << ECHO_REPLY[family] % 32)
+    sock.setsockopt(socket.IPPROTO_ICMPV6, ICMPV6_FILTER, struct.pack("=8I", *kinds))
 
 
 def _request(family: int, identifier: int, number: int) -> bytes:

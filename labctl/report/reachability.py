@@ -26,10 +26,13 @@ class Attempt(Protocol):
     def family(self) -> str: ...  # `4` or `6`
 
 
-def render(nodes: Sequence[str], tries: Sequence[Attempt], look: Look) -> list[str]:
-    """The matrix (only where it fits), what was unreachable and why, and the counts."""
+def render(nodes: Sequence[str], tries: Sequence[Attempt], look: Look, *, sampled: bool = False) -> list[str]:
+    """The matrix (only where it fits, and of all pairs), what was unreachable and why, the counts, and of what.
+
+    `sampled`: the pairs that are missing were left out by choice; the others have no addresses of each other.
+    """
     failed = [each for each in tries if each.problem]
-    lines = _matrix(nodes, tries, look)
+    lines = [] if sampled else _matrix(nodes, tries, look)
     for each in failed[:_SHOWN_FAILURES]:
         text = f"{each.source} -> {each.target} ({each.address}): {each.problem}"
         lines += [look.paint(line, Ink.BAD) for line in wrap(text, look.width, indent="    ")]
@@ -42,6 +45,11 @@ def render(nodes: Sequence[str], tries: Sequence[Attempt], look: Look) -> list[s
             reached = sum(1 for each in of_family if not each.problem)
             counts.append(f"IPv{family} {reached} of {len(of_family)}")
     lines.append(look.paint(f"reached: {', '.join(counts)}", Ink.BAD if failed else Ink.GOOD))
+    pairs, possible = len({(each.source, each.target) for each in tries}), len(nodes) * (len(nodes) - 1)
+    if pairs < possible:
+        lines.append(
+            f"tested: {pairs} of {possible} pairs{' (a sample; labctl ping --every-pair tests all)' if sampled else ''}"
+        )
     return lines
 
 

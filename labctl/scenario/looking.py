@@ -172,31 +172,35 @@ def reach_mismatch(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str
     if not addresses:
         raise StepFailed(f"{reach.node} has no {reach.family or ''} address to reach".replace("  ", " "))
     if not wanted:
-        answers = [_echo(at, host, address, NO_ECHO_S) for address in addresses]
-        return _reach_text(reach.node, host, [answer for answer in answers if answer.reached], wanted="unreachable")
+        answers = [_echo(at, host, reach.node, address, NO_ECHO_S) for address in addresses]
+        return _reach_text(at, reach.node, host, [answer for answer in answers if answer.reached], wanted="unreachable")
     own = {address.version for address in at.run.scenario.topology.node(host).addresses}
     versions = sorted({one.version for one in addresses})
     silent: list[Echo] = []
     for version in [version for version in versions if version in own] or versions:
         tried: list[Echo] = []
         for address in (one for one in addresses if one.version == version):
-            tried.append(_echo(at, host, address, ECHO_S))
+            tried.append(_echo(at, host, reach.node, address, ECHO_S))
             if tried[-1].reached:
                 break
         else:
             silent += tried
-    return _reach_text(reach.node, host, silent, wanted="reachable")
+    return _reach_text(at, reach.node, host, silent, wanted="reachable")
 
 
-def _echo(at: StepRun, host: str, address: IpAddress, deadline_s: float) -> Echo:
+def _echo(at: StepRun, host: str, name: str, address: IpAddress, deadline_s: float) -> Echo:
     from labctl.observe.reach import reach as echo
 
     at.scope.check()
-    return echo(at.lab, host, address, deadline_s=deadline_s, requests=1)
+    target = name if name in at.run.scenario.topology else ""
+    return echo(at.lab, host, address, target=target, deadline_s=deadline_s, requests=1)
 
 
-def _reach_text(node: str, host: str, wrongs: list[Echo], *, wanted: str) -> str:
-    return f"expected {node} to be {wanted} from {host}; {', '.join(map(str, wrongs))}" if wrongs else ""
+def _reach_text(at: StepRun, node: str, host: str, wrongs: list[Echo], *, wanted: str) -> str:
+    if not wrongs:
+        return ""
+    nodes = {str(address): each.name for each in at.run.scenario.topology.nodes for address in each.addresses}
+    return f"expected {node} to be {wanted} from {host}; {', '.join(echo.describe(nodes) for echo in wrongs)}"
 
 
 # routes and addresses

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from ipaddress import ip_address
+from itertools import count
 
 import pytest
 
+from labctl.kernel import neighbours
+from labctl.kernel.rtnl import NETLINK_ROUTE
 from labctl.observe.counters import UnknownCounter, counters
 from labctl.observe.network import addresses, routes
-from labctl.observe.reach import reach, reachable
-from labctl.plan.operations import SetDown
+from labctl.observe.reach import Ask, Prober, reach
+from labctl.plan.operations import SetDown, SetSysctl
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import pair, routed
 
@@ -101,8 +105,61 @@ def test_a_router_that_says_unreachable_is_believed_at_once() -> None:
 @inside
 def test_several_addresses_are_answered_for_in_order() -> None:
     with NetworkLab(*pair()) as lab:
-        answers = reachable(lab, "client", [ip_address("192.0.2.2"), ip_address("2001:db8::2")])
-        assert [(answer.address, answer.reached) for answer in answers] == [("192.0.2.2", True), ("2001:db8::2", True)]
+        wanted = ["192.0.2.2", "192.0.2.77", "2001:db8::2", "203.0.113.1"]
+        with Prober(lab) as prober:
+            answers = prober.ask([Ask("client", ip_address(each)) for each in wanted], deadline_s=0.2)
+        assert [answer.address for answer in answers] == wanted
+        assert [answer.errno for answer in answers] == [0, errno.ETIMEDOUT, 0, errno.ENETUNREACH]
+
+
+def _entries(lab: NetworkLab, node: str) -> set[str]:
+    """The node's unicast neighbours: the kernel makes and drops those of multicast groups as it likes."""
+    with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+        found = {ip_address(each.address) for each in neighbours.neighbours(sock)}
+    return {str(each) for each in found if not each.is_multicast}
+
+
+@inside
+def test_asking_leaves_the_neighbour_tables_as_they_were() -> None:
+    with NetworkLab(*routed()) as lab:
+        with lab.socket("left", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"x", ("10.1.0.254", 9))
+        before = {node: _entries(lab, node) for node in ("left", "gw", "right")}
+        assert before["left"] == {"10.1.0.254"}
+        with Prober(lab, ["gw"]) as prober:
+            asks = [Ask("left", ip_address(each), "right") for each in ("10.2.0.1", "fd02::1")]
+            assert all(echo.reached for echo in prober.ask(asks, deadline_s=2.0))
+            assert prober.ask([Ask("left", ip_address("10.1.0.9"))], deadline_s=0.1)[0].errno == errno.ETIMEDOUT
+        assert {node: _entries(lab, node) for node in before} == before
+
+
+@inside
+def test_an_icmp_error_is_told_by_its_name_with_the_router_that_sent_it() -> None:
+    with NetworkLab(*routed(), SetSysctl("left", "net.ipv4.ip_default_ttl", "1")) as lab:
+        lab.apply(SetSysctl("left", "net.ipv6.conf.eth0.hop_limit", "1"))
+        told = [reach(lab, "left", ip_address(each)) for each in ("10.2.0.1", "fd02::1")]
+        assert [str(echo) for echo in told] == [
+            "10.2.0.1: time to live exceeded in transit, reported by 10.1.0.254",
+            "fd02::1: hop limit exceeded in transit, reported by fd01::fe",
+        ]
+        assert told[0].problem({"10.1.0.254": "gw"}).endswith("reported by gw (10.1.0.254)")
+
+
+@inside
+def test_a_full_neighbour_table_is_not_told_as_silence() -> None:
+    with NetworkLab(*pair()) as lab, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "table", _filling_table())
+        echo = reach(lab, "client", ip_address("192.0.2.77"), deadline_s=0.1)
+    assert (echo.reached, echo.problem()) == (
+        False,
+        "cannot be tested: the machine's neighbour table is full (net.ipv4.neigh.default.gc_thresh3 is 1024)",
+    )
+
+
+def _filling_table() -> Callable[[int], neighbours.Table]:
+    """The machine's table, in which more and more requests for an entry are refused (others use the real one, too)."""
+    refused = count()
+    return lambda version: neighbours.Table(version, 1024, True, 1024, next(refused))
 
 
 @inside

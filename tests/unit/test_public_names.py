@@ -129,7 +129,7 @@ COMMANDS = {
     "stop": {"--lab"},
     "logs": {"--lab", "--follow", "-f", "--lines", "-n"},
     "link": {"--lab", "--from"},
-    "ping": {"--lab", "--all"},
+    "ping": {"--lab", "--all", "--every-pair"},
     "cp": {"--lab"},
     "env": {"--lab"},
     "gc": set(),

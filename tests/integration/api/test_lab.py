@@ -11,6 +11,8 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,42 @@ def test_every_host_reaches_every_other() -> None:
         assert "IPv4 6 of 6, IPv6 6 of 6" in str(found)
         assert found.reached("h1", "h3")
         assert {each.family for each in lab.ping(family=4).tries} == {"4"}
+
+
+def test_a_large_ping_is_right_and_other_labs_keep_their_connections() -> None:
+    """40 hosts: 1,560 neighbour entries in each family if they stayed, and the table of all labs has 1,024."""
+    with Lab("star:40") as large, Lab("star:6") as other:
+        failed: list[object] = []
+        with ThreadPoolExecutor(1) as pool:
+            done = threading.Event()
+            watching = pool.submit(_connect_in_turn, other, done, failed)
+            try:
+                found = large.ping(every_pair=True)
+            finally:
+                done.set()
+            rounds = watching.result(WAIT_S)
+        entries = [large[host].run(["ip", "neigh"]).stdout for host in ("h1", "h40")]
+    assert found
+    assert (len(found.tries), found.is_sample) == (40 * 39 * 2, False)
+    assert entries == ["", ""]
+    assert (failed, rounds > 0) == ([], True)
+
+
+def _connect_in_turn(lab: Lab, done: threading.Event, failed: list[object]) -> int:
+    """New connections between all hosts, each with new neighbour entries, until `done`; how many rounds it was."""
+    hosts = list(lab.hosts)
+    rounds = 0
+    while not done.is_set() or not rounds:
+        for host, server in pairwise([*hosts, hosts[0]]):
+            lab[host].run(["ip", "neigh", "flush", "dev", "eth0"])
+            with lab[server].listen(7000) as listener:
+                try:
+                    lab[host].connect(f"{server}:7000", timeout_s=1.0).close()
+                    listener.accept()[0].close()
+                except OSError as error:
+                    failed.append((host, server, error))
+        rounds += 1
+    return rounds
 
 
 def test_a_link_that_is_down_is_told_and_comes_up_again(pair: Lab) -> None:

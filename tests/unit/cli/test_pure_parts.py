@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import ip_address
 
 import pytest
@@ -13,7 +14,7 @@ from labctl.cli.env import ways
 from labctl.cli.shell import how_to_start, shell_of
 from labctl.errors import InputError
 from labctl.lab.description import Description, NodeInfo
-from labctl.observe.reachability import Try, pairs
+from labctl.observe.reachability import Try, pairs, talking
 from labctl.plan.operations import SetDown, SetUp
 from labctl.plan.topology_of import topology_of
 from labctl.report.reachability import render
@@ -75,6 +76,26 @@ def test_every_pair_is_tried_in_both_families() -> None:
 def test_one_host_has_nobody_to_ask() -> None:
     with pytest.raises(InputError, match="Two hosts are needed"):
         pairs(plan.build(topology.load("pair")), ["client"])
+
+
+@pytest.mark.parametrize("count", [101, 300, 1000])
+def test_of_many_hosts_each_asks_and_is_asked_by_equally_many_others(count: int) -> None:
+    planned = plan.build(topology.load(f"star:{count}"))
+    nodes = talking(planned, routers=False)
+    tries = [each for each in pairs(planned, nodes) if each.family == "4"]
+    asks, asked = Counter(each.source for each in tries), Counter(each.target for each in tries)
+    assert asks == asked
+    assert set(asks) == set(nodes)
+    assert len(set(asks.values())) == 1
+    assert len(tries) < 5000
+    assert len({(each.source, each.target) for each in tries}) == len(tries)
+    assert ("h1", "h2") in {(each.source, each.target) for each in tries}
+    assert "tested: " in render(nodes, tries, LOOK, sampled=True)[-1]
+
+
+def test_every_pair_of_many_hosts_is_tested_when_asked_for() -> None:
+    planned = plan.build(topology.load("star:101"))
+    assert len(pairs(planned, talking(planned, routers=False), every_pair=True)) == 101 * 100 * 2
 
 
 def test_the_matrix_says_who_was_not_reached_and_why() -> None:
