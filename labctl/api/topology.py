@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from labctl.topology.model import NodeKind
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Text = str | int
 Settings = Mapping[str, Text]
 Member = str | Mapping[str, Any]
+Routes = Literal["automatic", "none"]
+Commands = str | Sequence[str | Sequence[Text] | Mapping[str, Any]]
 
 
 class Topology:
@@ -26,13 +28,19 @@ class Topology:
     """
 
     def __init__(
-        self, name: str = "topology", *, mtu: int | None = None, addresses: str | None = None, about: str = ""
+        self,
+        name: str = "topology",
+        *,
+        mtu: int | None = None,
+        addresses: str | None = None,
+        about: str = "",
+        routes: Routes | None = None,
     ) -> None:
         """An empty one to be built. `mtu` is bytes; `addresses` "dual" (the usual), "ipv4" or "ipv6"."""
         self._name = name
         self._model: Model | None = None
         self._text: str | None = None
-        given = {"name": name, "about": about or None, "mtu": mtu, "addresses": addresses}
+        given = {"name": name, "about": about or None, "mtu": mtu, "addresses": addresses, "routes": routes}
         self._data: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
 
     @classmethod
@@ -118,11 +126,14 @@ class Topology:
         limits: Mapping[str, Any] | None = None,
         expose: Iterable[Text] | None = None,
         services: Mapping[str, Any] | None = None,
+        exec: Commands | None = None,
+        routes: Routes | None = None,
     ) -> Self:
         """Add a host; `count` makes NAME-1, NAME-2, ... Returns the topology, as the others do."""
         exposed = None if expose is None else list(expose)
         given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
-        return self._node("hosts", name, given | {"expose": exposed, "services": services})
+        more = {"expose": exposed, "services": services, "exec": exec, "routes": routes}
+        return self._node("hosts", name, given | more)
 
     def router(
         self,
@@ -133,11 +144,14 @@ class Topology:
         environment: Settings | None = None,
         limits: Mapping[str, Any] | None = None,
         services: Mapping[str, Any] | None = None,
+        exec: Commands | None = None,
+        routes: Routes | None = None,
         nat: bool = False,
     ) -> Self:
         """Add a router; with `nat` the machine's network is reached through it."""
         given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
-        return self._node("routers", name, given | {"services": services, "nat": nat or None})
+        more = {"services": services, "exec": exec, "routes": routes, "nat": nat or None}
+        return self._node("routers", name, given | more)
 
     def switch(self, name: str, *, sysctls: Settings | None = None) -> Self:
         """Add a switch, to be linked to others."""
@@ -247,7 +261,7 @@ def _data_of(model: Model) -> dict[str, Any]:
 
 
 def _node_data(node: Node) -> dict[str, Any]:
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = {} if node.automatic_routes else {"routes": "none"}
     if node.environment:
         data["environment"] = dict(node.environment)
     if node.sysctls:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import selectors
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -20,7 +22,8 @@ from typing import TYPE_CHECKING
 from labctl.errors import InputError, LabError
 from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.plan.services import in_order, runs_alike, services_of
-from labctl.topology.service import Readiness, Service
+from labctl.topology.service import Command, Readiness, Service
+from labctl.units import format_duration
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -32,20 +35,114 @@ SHOWN_BYTES = 2000  # of what a service wrote, in the error that says that it is
 
 
 def visible_paths(plan: Plan) -> tuple[str, ...]:
-    """The directories of the services, which hosts are to see wherever they lie."""
-    return tuple(dict.fromkeys(service.directory for _, service in services_of(plan.nodes).values()))
+    """The directories of services and commands, which hosts are to see wherever they lie."""
+    of_services = [service.directory for node in plan.nodes for service in node.services]
+    return tuple(dict.fromkeys([*of_services, *(one.directory for node in plan.nodes for one in node.commands)]))
 
 
 def start(lab: Lab, plan: Plan, keys: Iterable[str] | None = None) -> None:
     """Start those services (NODE/SERVICE; None: all) of the plan, and wait until all of them are ready.
 
+    With all of them, the commands of all nodes are run before.
+
     Those that they come after and that are not among them are taken to be ready. LabError shows the output of the one
     that was not in time; the others go on.
     """
+    if keys is None:
+        run_commands(lab, plan)
     services = services_of(plan.nodes)
     order = in_order(services if keys is None else keys, services)
     if order:
         _Start(lab, plan, {key: services[key] for key in order}).carry_out()
+
+
+def run_commands(lab: Lab, plan: Plan, nodes: Iterable[str] | None = None) -> None:
+    """Run the commands (`exec`) of those nodes of the plan (None: all), each to its end, those of one node in order.
+
+    Nodes do not wait for each other. LabError shows the output of the first command that failed; those of other nodes
+    are then ended, too.
+    """
+    chosen = None if nodes is None else frozenset(nodes)
+    queues = [
+        _Commands(lab, node.name, node.commands)
+        for node in plan.nodes
+        if node.commands and (chosen is None or node.name in chosen)
+    ]
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for queue in queues:
+            stack.callback(queue.close)
+            queue.begin(selector)
+        while selector.get_map():
+            left_s = min(key.data.until for key in selector.get_map().values()) - time.monotonic()
+            ended = {key.data.node: key.data for key, _ in selector.select(max(left_s, 0))}
+            for queue in queues:
+                if queue.process is not None:
+                    queue.look(selector, ended=queue.node in ended)
+
+
+def commands_changed(old: Plan, new: Plan, gone: Iterable[str] = ()) -> tuple[str, ...]:
+    """The nodes whose commands are to be run after a change: new ones, and those that have other commands."""
+    anew = frozenset(gone)
+    before = {node.name: node.commands for node in old.nodes if node.name not in anew}
+    return tuple(node.name for node in new.nodes if node.commands and node.commands != before.get(node.name))
+
+
+class _Commands:
+    """The commands of one node: one after the other, their output in memory."""
+
+    def __init__(self, lab: Lab, node: str, commands: Iterable[Command]) -> None:
+        self.lab = lab
+        self.node = node
+        self.left = deque(commands)
+        self.process: Process | None = None
+        self.output = -1
+        self.until = 0.0  # CLOCK_MONOTONIC
+
+    def begin(self, selector: selectors.BaseSelector) -> None:
+        """Start the first of those that are left. LabError when it cannot be started."""
+        command = self.left[0]
+        self.output = os.memfd_create("labctl-exec", os.MFD_CLOEXEC)  # no pipe: what it leaves behind may go on writing
+        argv = (_located(command.argv[0], command.directory), *command.argv[1:])
+        environment = dict(command.environment)
+        try:
+            self.process = self.lab.spawn(
+                self.node, argv, env=environment, cwd=command.directory, stdout=self.output, stderr=self.output
+            )
+        except (InputError, LabError) as error:
+            raise LabError(f"exec of {self.node}: `{command}` cannot be started: {error}") from error
+        self.until = time.monotonic() + command.within_s
+        selector.register(self.process, selectors.EVENT_READ, self)
+
+    def look(self, selector: selectors.BaseSelector, *, ended: bool) -> None:
+        """Go on with the next command when this one has ended well. LabError when it failed, or is late."""
+        assert self.process is not None
+        status = self.process.wait(0) if ended else None
+        if status is None:
+            if not ended and time.monotonic() >= self.until:
+                raise self._failure(f"has not ended within {format_duration(self.left[0].within_s)}")
+            return
+        if status:
+            raise self._failure(f"was ended by signal {-status}" if status < 0 else f"exited with status {status}")
+        selector.unregister(self.process)
+        self.close()
+        self.left.popleft()
+        if self.left:
+            self.begin(selector)
+
+    def close(self) -> None:
+        """Let go of the command that runs; it is ended."""
+        process, self.process = self.process, None
+        if process is not None:
+            _end_process(process)
+        if self.output != -1:
+            os.close(self.output)
+            self.output = -1
+
+    def _failure(self, how: str) -> LabError:
+        written = os.pread(self.output, SHOWN_BYTES, max(0, os.fstat(self.output).st_size - SHOWN_BYTES))
+        text = written.decode(errors="replace").strip()
+        said = f"It wrote:\n{text}" if text else "It wrote nothing."
+        return LabError(f"exec of {self.node}: `{self.left[0]}` {how}. {said}")
 
 
 def stop(lab: Lab, plan: Plan, keys: Iterable[str]) -> None:
@@ -78,6 +175,7 @@ def replacing(lab: Lab, old: Plan, new: Plan, gone: Iterable[str] = ()) -> Itera
     }
     stop(lab, old, [key for key in before if key not in same and key not in down and before[key][0] not in ended])
     yield
+    run_commands(lab, new, commands_changed(old, new, ended))
     start(lab, new, [key for key in after if key not in same or key in down])
 
 
@@ -203,8 +301,6 @@ class _Start:
         )
 
     def _failure(self, one: _Starting, info: ProcessInfo | None, *, ended: bool) -> LabError:
-        from labctl.units import format_duration
-
         how = f"not seen within {format_duration(one.service.within_s)}"
         if ended:
             code = info.returncode if info is not None else None
@@ -217,13 +313,17 @@ class _Start:
 
 def _end(one: _Starting) -> None:
     """Let go of a readiness command; one that still runs is ended."""
-    import signal
-
     probe, one.probe = one.probe, None
     if probe is not None:
-        if probe.returncode is None:
-            probe.signal(signal.SIGKILL, group=True)
-        probe.close()
+        _end_process(probe)
+
+
+def _end_process(process: Process) -> None:
+    import signal
+
+    if process.returncode is None:
+        process.signal(signal.SIGKILL, group=True)
+    process.close()
 
 
 def _located(program: str, directory: str) -> str:

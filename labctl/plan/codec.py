@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import astuple
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ from labctl.plan.operations import (
 )
 from labctl.plan.services import from_row, to_row
 from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix, Transport
-from labctl.topology.service import Service
+from labctl.topology.service import Command, Service
 
 T = TypeVar("T")
 
@@ -77,14 +78,22 @@ def nodes_from_json(text: str | bytes) -> tuple[PlannedNode, ...]:
 def _outside(node: PlannedNode) -> list[Any]:
     """What few nodes have: nothing for all others."""
     limits = node.limits
-    if not (node.nat or node.exposures or limits or node.services):
+    if not (node.nat or node.exposures or limits or node.services or node.commands) and node.automatic_routes:
         return []
     exposures = [
         [exposure.transport, str(exposure.address or ""), exposure.machine_port, exposure.port]
         for exposure in node.exposures
     ]
     services = [to_row(service) for service in node.services]
-    return [node.nat, exposures, [limits.pids, limits.memory_bytes, limits.cpu] if limits else None, services]
+    commands = [astuple(command) for command in node.commands]
+    return [
+        node.nat,
+        exposures,
+        [limits.pids, limits.memory_bytes, limits.cpu] if limits else None,
+        services,
+        commands,
+        node.automatic_routes,
+    ]
 
 
 def _from_outside(
@@ -92,12 +101,24 @@ def _from_outside(
     exposures: Iterable[list[Any]] = (),
     limits: list[Any] | None = None,
     services: Iterable[list[Any]] = (),
-) -> tuple[bool, tuple[Exposure, ...], Limits | None, tuple[Service, ...]]:
+    commands: Iterable[list[Any]] = (),
+    automatic_routes: bool = True,
+) -> tuple[bool, tuple[Exposure, ...], Limits | None, tuple[Service, ...], tuple[Command, ...], bool]:
     exposed = (
         Exposure(Transport(transport), ip_address(address) if address else None, machine_port, port)
         for transport, address, machine_port, port in exposures
     )
-    return bool(nat), tuple(exposed), Limits(*limits) if limits else None, tuple(map(from_row, services))
+    return (
+        bool(nat),
+        tuple(exposed),
+        Limits(*limits) if limits else None,
+        tuple(map(from_row, services)),
+        tuple(
+            Command(tuple(argv), directory, _pairs(environment), within_s)
+            for argv, directory, environment, within_s in commands
+        ),
+        automatic_routes,
+    )
 
 
 def _pairs(rows: list[list[str]]) -> tuple[tuple[str, str], ...]:

@@ -40,7 +40,14 @@ IPV6_MTU_MIN = 1280  # RFC 8200; the kernel drops IPv6 from an interface below i
 _PER_INTERFACE = ("conf", "neigh")
 
 _ONLY_ANEW = "which takes labctl down, then labctl up"  # what is prepared before a lab is made (lab/outside.py)
-_HOW = {"environment": "for programs started from now on", "limits": "at once"}
+_HOW = {
+    "environment": "for programs started from now on",
+    "limits": "at once",
+    "commands": "whose commands are run again",
+}
+
+_TOLD_ELSEWHERE = frozenset({"names", "services", "automatic_routes"})
+_KEYS = {"commands": "exec"}  # what a field is called in files, where that differs
 
 At = tuple[str, str]  # node, interface
 
@@ -284,9 +291,9 @@ def _changes(
         old = known.get(planned.name)
         if old is not None and old.kind is planned.kind:
             for field in fields(planned):
-                if field.name not in ("names", "services") and getattr(old, field.name) != getattr(planned, field.name):
+                if field.name not in _TOLD_ELSEWHERE and getattr(old, field.name) != getattr(planned, field.name):
                     how = _HOW.get(field.name, _ONLY_ANEW)
-                    yield Change(Sign.CHANGED, f"{field.name} of {planned.name}, {how}")
+                    yield Change(Sign.CHANGED, f"{_KEYS.get(field.name, field.name)} of {planned.name}, {how}")
     yield from _service_changes(known, nodes, {node for node in before.kinds if after.kinds.get(node)})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
-from labctl.topology.service import Service
+from labctl.topology.service import Command, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +213,8 @@ class PlannedNode:
     exposures: tuple[Exposure, ...] = ()
     limits: Limits | None = None
     services: tuple[Service, ...] = ()
+    commands: tuple[Command, ...] = ()
+    automatic_routes: bool = True  # its static routes are derived; without, it has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,18 @@ def build(topology: Topology) -> Plan:
         ]  # fmt: skip
     files = hosts_files(topology)
     nodes = tuple(
-        PlannedNode(node.name, node.kind, node.environment, names, node.nat, node.exposures, node.limits, node.services)
+        PlannedNode(
+            node.name,
+            node.kind,
+            node.environment,
+            names,
+            node.nat,
+            node.exposures,
+            node.limits,
+            node.services,
+            node.commands,
+            node.automatic_routes,
+        )
         for node, names in zip(topology.nodes, files, strict=True)
     )
     return Plan(topology.name, nodes, tuple(operations))

@@ -23,6 +23,7 @@ def described(node: PlannedNode) -> list[str]:
         parts += [f"{format_size(limits.memory_bytes)} of memory"] if limits.memory_bytes is not None else []
         parts += [f"{limits.cpu * 100:g}% of a processor"] if limits.cpu is not None else []
         found.append(f"limit the programs of {node.name} to {', '.join(parts)}")
+    found += [f"run on {node.name}: {' '.join(str(command).split())}" for command in node.commands]
     return found
 
 
@@ -37,6 +38,8 @@ def in_json(node: PlannedNode) -> dict[str, Any]:
     limits = node.limits
     if limits is not None:
         found["limits"] = {"pids": limits.pids, "memory_bytes": limits.memory_bytes, "cpu": limits.cpu}
+    if node.commands:
+        found["exec"] = [command.argv for command in node.commands]
     return found
 
 

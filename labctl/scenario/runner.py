@@ -270,7 +270,7 @@ def _seeded(plan: Plan, scenario: Scenario, options: RunOptions) -> Plan:
 
 
 def _service_paths(plan: Plan) -> tuple[str, ...]:
-    if not any(node.services for node in plan.nodes):
+    if not any(node.services or node.commands for node in plan.nodes):
         return ()
     from labctl.observe.services import visible_paths
 
@@ -278,8 +278,8 @@ def _service_paths(plan: Plan) -> tuple[str, ...]:
 
 
 def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation) -> None:
-    """The services of the scenario's own lab, ready before its first step; LabError when one is not."""
-    if not any(node.services for node in plan.nodes):
+    """The commands and services of the scenario's own lab, done before its first step; LabError when one fails."""
+    if not any(node.services or node.commands for node in plan.nodes):
         return
     from labctl.observe import services
 

@@ -1,4 +1,4 @@
-"""Addresses as variables: `${h2.ipv4}`, `${h2.eth0.ipv6}`, `${h2.eth0.mac}` in the texts of topology and scenario files.
+"""Addresses as variables: `${h2.ipv4}`, `${h2.eth0.mac}` and the like in the texts of topology and scenario files.
 
 The resolved topology decides them, so they are put in when a file is read. `$${h2.ipv4}` stands for the text itself.
 What does not name a node and one of `ATTRIBUTES` is left alone: `${PORT}` and `${file%.txt}` are the shell's.
@@ -7,14 +7,17 @@ What does not name a node and one of `ATTRIBUTES` is left alone: `${PORT}` and `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from labctl.documents.source import Mistake, suggest
 from labctl.names import name_key
+from labctl.topology.draft import Mistakes, Place
 from labctl.topology.linklocal import link_local
 from labctl.topology.model import Interface, Node, NodeKind, Topology
+from labctl.topology.service import SHELL, Readiness
 
 # By name, what stands there when the real one is not known, so that the text around it can still be checked.
 ATTRIBUTES = MappingProxyType(
@@ -37,6 +40,11 @@ Wrong = Callable[[int, Mistake], None]  # told of the offset of a wrong referenc
 def may_have_references(text: str) -> bool:
     """Whether the text has anything that could be an address variable; quick, and often wrongly true."""
     return "${" in text and _REFERENCE.search(text) is not None
+
+
+def example_of(text: str) -> str:
+    """The text with an example in place of every address variable, to be checked before addresses are known."""
+    return AddressVariables(None).put_in(text, lambda offset, mistake: None, unescape=True)
 
 
 class AddressVariables:
@@ -133,6 +141,69 @@ class AddressVariables:
         name = rest.partition(".")[0] if "." in rest else rest
         hint = suggest(name, [node.name for node in self._nodes.values()])
         return Mistake(f"there is no node `{name[:40]}`", hint)
+
+
+def with_addresses(topology: Topology, places: Mapping[str, Place | None], mistakes: Mistakes) -> Topology:
+    """The topology with the variables put into the texts of its nodes; `places` are where these are written."""
+    variables = AddressVariables(topology)
+    told: set[tuple[Place, int]] = set()  # the nodes of a group share their texts
+
+    def texts_of(node: Node, place: Place) -> Callable[..., str]:
+        def put_in(text: str, *path: str | int) -> str:
+            def wrong(offset: int, mistake: Mistake) -> None:
+                at = place.at(*path)
+                if (at, offset) in told:
+                    return
+                told.add((at, offset))
+                line = text.count("\n", 0, offset)
+                column = offset - (text.rfind("\n", 0, offset) + 1)
+                position = place.document.position_in_text(at.path, line, column)
+                mistakes.diagnostics.append(place.document.diagnostic_at(position, str(mistake), mistake.hint))
+
+            return variables.put_in(text, wrong, node, unescape=True) if may_have_references(text) else text
+
+        return put_in
+
+    nodes = []
+    for node in topology.nodes:
+        place = places.get(node.name)
+        if place is not None and (node.services or node.commands or node.environment):
+            node = _with_texts(node, texts_of(node, place))  # the same node, completed
+        nodes.append(node)
+    return replace(topology, nodes=tuple(nodes))
+
+
+def _with_texts(node: Node, put_in: Callable[..., str]) -> Node:
+    """The node with every text that may hold variables passed through `put_in`, which takes the text's path, too."""
+
+    def program(argv: tuple[str, ...], *path: str | int) -> tuple[str, ...]:
+        if argv[:2] == SHELL:
+            return (*SHELL, *(put_in(word, *path, "shell") for word in argv[2:]))
+        return tuple(put_in(word, *path, "run", index) for index, word in enumerate(argv))
+
+    def pairs(values: tuple[tuple[str, str], ...], *path: str | int) -> tuple[tuple[str, str], ...]:
+        return tuple((key, put_in(value, *path, key)) for key, value in values)
+
+    def ready(wanted: Readiness, *path: str | int) -> Readiness:
+        listening, line, file = (put_in(getattr(wanted, key), *path, key) for key in ("listening", "line", "file"))
+        command = tuple(put_in(word, *path, "command", index) for index, word in enumerate(wanted.command))
+        return Readiness(listening, line, file, command)
+
+    services = [
+        replace(
+            one,
+            argv=program(one.argv, "services", one.name),
+            environment=pairs(one.environment, "services", one.name, "env"),
+            ready=one.ready and ready(one.ready, "services", one.name, "ready"),
+        )
+        for one in node.services
+    ]
+    commands = [
+        replace(one, argv=program(one.argv, "exec", index), environment=pairs(one.environment, "exec", index, "env"))
+        for index, one in enumerate(node.commands)
+    ]
+    environment = pairs(node.environment, "environment")
+    return replace(node, environment=environment, services=tuple(services), commands=tuple(commands))
 
 
 def _splits(name: str) -> list[tuple[str, str]]:

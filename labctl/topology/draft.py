@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 from labctl.documents import Diagnostic, Document, KeyPath, Position
 from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
-from labctl.topology.service import Service
+from labctl.topology.service import Command, Service
 
 
 class Family(Enum):
@@ -79,6 +79,8 @@ class DraftNode:
     exposures: tuple[Exposure, ...] = ()
     limits: Limits | None = None
     services: tuple[Service, ...] = ()
+    commands: tuple[Command, ...] = ()
+    automatic_routes: bool = True
 
     def prefix(self, family: Family) -> WantedPrefix:
         """What was asked for in that family."""

@@ -12,7 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from labctl.documents.source import Mistake
 from labctl.documents.validate import FileModel
-from labctl.topology.service_files import ServiceFile
+from labctl.topology.service_files import CommandAlone, CommandFile, ServiceFile
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
 COUNT_MAX = 5000
@@ -40,6 +40,13 @@ def _ends_alone(value: object) -> object:
     if isinstance(value, list | dict):
         return {"ends": value} if isinstance(value, list) else value
     raise Mistake("expected two nodes, or a mapping with `ends`", "write for example `- [client, server]`")
+
+
+def _command_list(value: object) -> object:
+    return [value] if isinstance(value, str | dict) else value
+
+
+Routes = Literal["automatic", "none"]
 
 
 class ImpairedFile(FileModel):
@@ -124,9 +131,17 @@ class LimitedFile(NodeFile):
     """A node that programs run on."""
 
     limits: Annotated[LimitsFile | None, Field(description="Bounds for its programs (a control group).")] = None
+    exec: Annotated[
+        list[CommandAlone],
+        BeforeValidator(_command_list, json_schema_input_type=str | CommandFile | list[CommandAlone]),
+        Field(description="Commands that are run in this order, each to its end, before the services are started."),
+    ] = Field(default=[])
     services: Annotated[dict[str, ServiceFile], Field(description="Programs that run as long as the lab does.")] = (
         Field(default={})
     )
+    routes: Annotated[
+        Routes | None, Field(description="none: no static routes are given to it; automatic: those that it needs.")
+    ] = None
 
 
 class HostFile(LimitedFile):
@@ -175,6 +190,9 @@ class TopologyFile(FileModel):
     addresses: Annotated[Literal["dual", "ipv4", "ipv6"], Field(description="Which are given out.")] = "dual"
     ipv4_pool: Annotated[str | None, Field(description="Where automatic prefixes come from; 10.0.0.0/8.")] = None
     ipv6_pool: Annotated[str | None, Field(description="Where automatic prefixes come from; fd00::/16.")] = None
+    routes: Annotated[
+        Routes, Field(description="Which static routes the nodes of this file get, unless a node has its own `routes`.")
+    ] = "automatic"
     hosts: _Hosts = Field(default={})
     routers: _Routers = Field(default={})
     switches: dict[str, _Switch] = Field(default={})

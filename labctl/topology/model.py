@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
-from labctl.topology.service import Service
+from labctl.topology.service import Command, Service
 
 Address = IPv4Address | IPv6Address
 AddressOnLink = IPv4Interface | IPv6Interface
@@ -121,6 +121,8 @@ class Node:
     exposures: tuple[Exposure, ...] = ()
     limits: Limits | None = None
     services: tuple[Service, ...] = ()
+    commands: tuple[Command, ...] = ()
+    automatic_routes: bool = True  # its static routes are derived; without, it has none
 
     @property
     def addresses(self) -> Iterator[Address]:

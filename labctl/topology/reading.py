@@ -27,7 +27,7 @@ from labctl.topology.files import (
 )
 from labctl.topology.model import Impairment, NodeKind
 from labctl.topology.outside import check_exposures, exposures_of, limits_of
-from labctl.topology.services import ordered, services_of
+from labctl.topology.services import commands_of, ordered, services_of
 from labctl.topology.written import parse_address, parse_mac, parse_pool, parse_prefix
 
 NODES_LIMIT, LINKS_LIMIT = 10_000, 50_000
@@ -158,6 +158,8 @@ class _Names:
         exposures = exposures_of(expose, place.at("expose"), self.mistakes)
         limits = limits_of(station.limits if station else None, place.at("limits"), self.mistakes)
         services = services_of(station.services if station else {}, place.at("services"), self.mistakes)
+        commands = commands_of(station.exec if station else [], place.at("exec"), self.mistakes)
+        routes = (station.routes if station else None) or self.model.routes
         sysctls = self.sysctls(model.sysctls, place)
         variables = self.environment(environment, place)
         names = (name,) if count is None else tuple(f"{name}-{number}" for number in range(1, count + 1))
@@ -184,6 +186,8 @@ class _Names:
                     exposures=exposures,
                     limits=limits,
                     services=services,
+                    commands=commands,
+                    automatic_routes=routes == "automatic",
                 )
             )
 

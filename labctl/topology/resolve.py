@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labctl.documents import Diagnostic, in_file_order
+from labctl.topology.address_variables import with_addresses
 from labctl.topology.addressing import give_addresses
 from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place
 from labctl.topology.interfaces import label_ends
@@ -56,8 +57,13 @@ def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
         if node.kind is not NodeKind.SWITCH
     ]
     routes = dict(zip((station.name for station in stations), find_routes(stations, addressing.prefixes), strict=True))
-    nodes = tuple(_node(node, interfaces[node.name], routes.get(node.name, ())) for node in draft.nodes)
-    return Topology(draft.name, nodes, tuple(links), draft.source), list(in_file_order(mistakes.diagnostics))
+    nodes = tuple(
+        _node(node, interfaces[node.name], routes.get(node.name, ()) if node.automatic_routes else ())
+        for node in draft.nodes
+    )
+    topology = Topology(draft.name, nodes, tuple(links), draft.source)
+    topology = with_addresses(topology, {node.name: node.place for node in draft.nodes}, mistakes)
+    return topology, list(in_file_order(mistakes.diagnostics))
 
 
 def check_mtus(draft: Draft, parts: list[Segment], with_ipv6: set[int], mistakes: Mistakes) -> None:
@@ -109,7 +115,7 @@ def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ..
         inferred = _SWITCH
     given = {key for key, _ in draft.sysctls}
     sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.sysctls)
-    outside = (draft.nat, draft.exposures, draft.limits, draft.services)
+    outside = (draft.nat, draft.exposures, draft.limits, draft.services, draft.commands, draft.automatic_routes)
     return Node(draft.name, draft.kind, tuple(interfaces), routes, sysctls, draft.environment, *outside)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 READY_WITHIN_S = 10.0
+COMMAND_WITHIN_S = 30.0
+SHELL = ("sh", "-c")  # what runs the text of `shell`
 
 
 class Restart(StrEnum):
@@ -31,6 +33,21 @@ class Readiness:
         if self.line:
             return f"a line that matches /{self.line}/"
         return f"the file {self.file}" if self.file else f"the command `{' '.join(self.command)}` succeeding"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that is run to its end on a node, once, before its services are started."""
+
+    argv: tuple[str, ...]
+    directory: str  # absolute: where it runs
+    environment: tuple[tuple[str, str], ...] = ()
+    within_s: float = COMMAND_WITHIN_S  # how long it may take
+
+    def __str__(self) -> str:
+        import shlex
+
+        return self.argv[2] if self.argv[:2] == SHELL and len(self.argv) == 3 else shlex.join(self.argv)
 
 
 @dataclass(frozen=True, slots=True)

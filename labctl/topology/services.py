@@ -10,10 +10,11 @@ from pathlib import Path
 
 from labctl.documents.source import suggest
 from labctl.names import name_key, node_name_problem
+from labctl.topology.address_variables import example_of, may_have_references
 from labctl.topology.draft import DraftNode, Mistakes, Place
 from labctl.topology.endpoints import parse_address, parse_listening
-from labctl.topology.service import READY_WITHIN_S, Readiness, Restart, Service
-from labctl.topology.service_files import ReadyFile, ServiceFile
+from labctl.topology.service import COMMAND_WITHIN_S, READY_WITHIN_S, SHELL, Command, Readiness, Restart, Service
+from labctl.topology.service_files import CommandFile, ProgramFile, ReadyFile, ServiceFile
 from labctl.units import duration_s
 
 
@@ -43,17 +44,48 @@ def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) ->
     if problem := node_name_problem(name):
         mistakes.add(place, f"the service's name `{name[:40]}` {problem}", key=True)
         return None
+    directory, argv, environment = _program(
+        model, place, mistakes, "what the service is to run", "[python3, -m, http.server]"
+    )
+    return Service(
+        name=name,
+        argv=argv,
+        directory=directory,
+        environment=environment,
+        ready=_readiness(model.ready, place.at("ready"), mistakes) if model.ready is not None else None,
+        within_s=_within_s(model.within, READY_WITHIN_S, place.at("within"), mistakes),
+        restart=Restart(model.restart),
+        after=tuple(model.after),
+    )
+
+
+def commands_of(models: Iterable[CommandFile], place: Place, mistakes: Mistakes) -> tuple[Command, ...]:
+    """The commands at that place, in order; none when one of them had to be left out, for then places do not fit."""
+    found = []
+    for model in models:
+        at = Place(place.document, model.path)
+        directory, argv, environment = _program(model, at, mistakes, "the command", "[ip, link, show]")
+        within_s = _within_s(model.within, COMMAND_WITHIN_S, at.at("within"), mistakes)
+        found.append(Command(argv, directory, environment, within_s))
+    written = place.document.tree(place.path).data
+    return () if isinstance(written, list) and len(written) != len(found) else tuple(found)
+
+
+def _program(
+    model: ProgramFile, place: Place, mistakes: Mistakes, what: str, example: str
+) -> tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Where the program is run, its arguments, and its environment."""
     argv: tuple[str, ...] = ()
     if (model.run is None) is (model.shell is None):
         missing = model.run is None
-        message = "`run` is missing: what the service is to run" if missing else "only one of `run` and `shell` is used"
-        mistakes.add(place, message, "run: [python3, -m, http.server]" if missing else "", key=True)
+        message = f"`run` is missing: {what}" if missing else "only one of `run` and `shell` is used"
+        mistakes.add(place, message, f"run: {example}" if missing else "", key=True)
     elif model.run is not None:
         argv = tuple(str(word) for word in model.run)
         if not argv[0]:
             mistakes.add(place.at("run", 0), "the program's name is empty")
     else:
-        argv = ("sh", "-c", model.shell or "")
+        argv = (*SHELL, model.shell or "")
     for path, text in (*((("run", number), word) for number, word in enumerate(argv)), (("cwd",), model.cwd or "")):
         if "\0" in text:
             mistakes.add(place.at("shell") if model.shell else place.at(*path), "a zero byte cannot be in it")
@@ -61,16 +93,8 @@ def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) ->
         if not key or "=" in key or "\0" in f"{key}{value}":
             mistakes.add(place.at("env", key), f"`{key}` cannot be the name of an environment variable", key=True)
     directory = Path(place.document.file).resolve().parent
-    return Service(
-        name=name,
-        argv=argv,
-        directory=os.path.normpath(directory / (model.cwd or "")),
-        environment=tuple((key, str(value)) for key, value in model.env.items()),
-        ready=_readiness(model.ready, place.at("ready"), mistakes) if model.ready is not None else None,
-        within_s=_within_s(model.within, place.at("within"), mistakes),
-        restart=Restart(model.restart),
-        after=tuple(model.after),
-    )
+    environment = tuple((key, str(value)) for key, value in model.env.items())
+    return os.path.normpath(directory / (model.cwd or "")), argv, environment
 
 
 def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness | None:
@@ -82,7 +106,7 @@ def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness 
         return None
     if model.listening is not None:
         try:
-            parse_listening(model.listening)
+            parse_listening(example_of(model.listening))
         except ValueError as error:
             mistakes.add(place.at("listening"), str(error))
             return None
@@ -102,14 +126,14 @@ def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness 
     return Readiness(model.listening or "", model.line or "", model.file or "", command)
 
 
-def _within_s(written: str | None, place: Place, mistakes: Mistakes) -> float:
+def _within_s(written: str | None, usual_s: float, place: Place, mistakes: Mistakes) -> float:
     if written is None:
-        return READY_WITHIN_S
+        return usual_s
     try:
         return duration_s(written)
     except ValueError as error:
         mistakes.add(place, str(error))
-        return READY_WITHIN_S
+        return usual_s
 
 
 def _resolved(
@@ -130,7 +154,7 @@ def _resolved(
             told.add(place)
             mistakes.add(place, message, hint)
 
-    if service.ready is not None and service.ready.listening:
+    if service.ready is not None and service.ready.listening and not may_have_references(service.ready.listening):
         wanted = parse_listening(service.ready.listening).address
         if wanted is not None and parse_address(wanted) is None and name_key(wanted) not in nodes:
             hint = suggest(wanted, [one.name for one in nodes.values()])

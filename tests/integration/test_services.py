@@ -206,3 +206,63 @@ def test_a_services_environment_wins_over_its_nodes(tmp_path: Path) -> None:
         services.start(lab, plan)
         assert becomes(lambda: lab.read_log("a", "it") == b"21\n")
         assert output(lab, "a", "sh", "-c", "echo $X$Y") == "11\n"
+
+
+EXEC = """
+routers:
+  r1: {routes: none}
+  r2: {exec: "ip -4 route flush root 10.0.0.0/24; ip route add ${h1.ipv4_network} via ${r1.eth1.ipv4} metric 7"}
+hosts:
+  h1:
+    exec:
+      - "echo one > /tmp/order; (sleep 100; echo late) &"
+      - [sh, -c, "echo two >> /tmp/order"]
+      - {shell: "echo $WORD ${self.ipv4} ${HOME%%*} >> /tmp/order", env: {WORD: "${h2.ipv6}"}}
+    services:
+      after: {shell: "cat /tmp/order; exec sleep 1000", ready: {line: "${h2.ipv6} ${self.ipv4}"}}
+  h2: {}
+links: [[h1, r1], [r1, r2], [r2, h2]]
+"""
+
+
+def test_commands_are_run_in_order_before_services(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, EXEC)
+    with opened(plan) as lab:
+        services.start(lab, plan)
+        assert lab.read_log("h1", "after") == b"one\ntwo\nfd00:0:0:2::2 10.0.0.1\n"
+        assert output(lab, "r2", "ip", "-4", "route", "show", "10.0.0.0/24").strip() == (
+            "10.0.0.0/24 via 10.0.1.1 dev eth0 metric 7"
+        )
+        assert "via" not in output(lab, "r1", "ip", "route")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ('"echo boo; exit 4"', "exec of h: `echo boo; exit 4` exited with status 4. It wrote:\nboo"),
+        ("[[sh, -c, 'kill -9 $$']]", "was ended by signal 9. It wrote nothing."),
+        ("[{shell: 'echo begun; sleep 100', within: 200ms}]", "has not ended within 200ms. It wrote:\nbegun"),
+        ("[[nosuchprogram]]", "exec of h: `nosuchprogram` cannot be started"),
+    ],
+)
+def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path, command: str, message: str) -> None:
+    plan = plan_of(tmp_path, f"hosts:\n  h: {{exec: {command}}}\n  other: {{exec: [sleep 0.01]}}\n")
+    with opened(plan) as lab, pytest.raises(LabError) as caught:
+        services.start(lab, plan)
+    assert message in str(caught.value)
+
+
+def test_up_runs_the_commands_of_nodes_that_are_new_or_have_other_commands(tmp_path: Path, state: None) -> None:
+    text = "hosts:\n  a: {exec: [echo a >> /tmp/said]}\n  b: {exec: [echo b >> /tmp/said]}\n"
+    third = "  c: {exec: [echo c >> /tmp/said]}\n"
+    file = tmp_path / f"{name_of_lab()}.yaml"
+    file.write_text(text)
+    bring_up(UpRequest(str(file), None, dry_run=False))
+    file.write_text(text.replace("echo b", "echo new b") + third)
+    bring_up(UpRequest(str(file), None, dry_run=False))
+    with Lab.attach(file.stem) as lab:
+        assert [output(lab, node, "cat", "/tmp/said") for node in "abc"] == ["a\n", "b\nnew b\n", "c\n"]
+        file.write_text(text.replace("echo b", "exit 3; echo b") + third)
+        with pytest.raises(LabError, match="exec of b"):
+            bring_up(UpRequest(str(file), None, dry_run=False))
+        assert output(lab, "c", "cat", "/tmp/said") == "c\n"

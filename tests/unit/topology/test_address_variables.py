@@ -132,3 +132,58 @@ def test_a_wrong_topology_does_not_make_its_addresses_wrong(tmp_path: Path) -> N
     with pytest.raises(DocumentError) as caught:
         load(file)
     assert len(caught.value.diagnostics) == 1
+
+
+def made(text: str) -> Topology:
+    from labctl.documents import parse
+
+    topology, diagnostics = resolve_inline(parse(text, "it.yaml"), (), Path())
+    assert not diagnostics
+    assert topology is not None
+    return topology
+
+
+def test_topologies_have_them_in_commands_services_and_environment() -> None:
+    topology = made(
+        "hosts:\n"
+        "  a: {count: 2, environment: {ME: '${self.ipv4}'}, exec: 'echo ${b.ipv4} $${b.ipv4} ${HOME}'}\n"
+        "  b: {services: {web: {run: [x, '${self.ipv6}'], env: {A: '${a-2.mac}'}, "
+        "ready: {listening: 'tcp/${b.ipv4}:1'}}}}\n"
+        "networks: {lan: {members: [a, b]}}\n"
+    )
+    assert [node.environment for node in topology.nodes[:2]] == [(("ME", "10.0.0.1"),), (("ME", "10.0.0.2"),)]
+    assert topology.node("a-1").commands[0].argv == ("sh", "-c", "echo 10.0.0.3 ${b.ipv4} ${HOME}")
+    (web,) = topology.node("b").services
+    assert web.argv == ("x", "fd00::3")
+    assert web.environment == (("A", topology.node("a-2").interfaces[0].mac),)
+    assert web.ready is not None
+    assert web.ready.listening == "tcp/10.0.0.3:1"
+
+
+CHAIN = "{routes}routers: {{r1: {{{own}}}, r2: }}\nhosts: {{h1: , h2: }}\nlinks: [[h1, r1], [r1, r2], [r2, h2]]\n"
+
+
+@pytest.mark.parametrize(
+    ("routes", "own", "with_routes"),
+    [
+        ("", "", {"r1", "r2", "h1", "h2"}),
+        ("", "routes: none", {"r2", "h1", "h2"}),
+        ("routes: none\n", "", set()),
+        ("routes: none\n", "routes: automatic", {"r1"}),
+    ],
+)
+def test_routes_none_leaves_static_routes_out(routes: str, own: str, with_routes: set[str]) -> None:
+    topology = made(CHAIN.format(routes=routes, own=own))
+    assert {node.name for node in topology.nodes if node.routes} == with_routes
+
+
+def test_commands_and_routes_travel_with_a_plan() -> None:
+    from labctl import plan
+    from labctl.plan.topology_of import topology_of
+
+    built = plan.build(made("hosts: {a: {exec: [ls, {run: [b, c], env: {D: 1}, within: 5s}]}, b: {routes: none}}"))
+    nodes = plan.nodes_from_json(plan.nodes_to_json(built.nodes))
+    assert nodes == built.nodes
+    assert [len(node.commands) for node in nodes] == [2, 0]
+    assert [node.automatic_routes for node in topology_of(built).nodes] == [True, False]
+    assert "run on a: ls\nrun on a: b c\n" in plan.render_text(built)
