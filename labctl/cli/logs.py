@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labctl.cli.main import Stopped
 from labctl.cli.start_stop import chosen
 from labctl.errors import InputError, LabGone
 
@@ -73,7 +74,12 @@ def show_logs(targets: Sequence[str], *, follow: bool, lab_name: str | None, lin
     from labctl.cli.labs import attach
 
     with attach(lab_name) as lab:
-        show_in(lab, targets, follow=follow, lines=lines)
+        try:
+            show_in(lab, targets, follow=follow, lines=lines)
+        except Stopped as stopped:
+            if not follow:
+                raise
+            return 128 + stopped.number  # the usual end of following a log, which needs no message
     return 0
 
 

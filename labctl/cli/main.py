@@ -22,10 +22,14 @@ _WITHOUT_TYPER = {"exec": "exec_command", "shell": "shell", "start": "start_stop
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks labctl to stop: raised in the main thread, so that everything is unwound as after Ctrl-C."""
+    """A signal asks labctl to stop: raised in the main thread, so that everything is unwound as after Ctrl-C.
 
-    def __init__(self, number: int) -> None:
+    `outcome` is what the interruption led to, for people: "every lab of this run was removed"; "" when nothing changed.
+    """
+
+    def __init__(self, number: int, outcome: str = "") -> None:
         self.number = number
+        self.outcome = outcome
         super().__init__(number)
 
     def __str__(self) -> str:
@@ -132,9 +136,10 @@ def _stopped_behind(ended: SystemExit) -> Stopped | None:
 
 
 def stopped_status(stopped: KeyboardInterrupt) -> int:
-    """Says on standard error that a signal ended the command; 130 for SIGINT, 143 for SIGTERM."""
+    """Print on standard error that a signal ended the command. Return 128 + N: 130 for SIGINT, 143 for SIGTERM."""
     number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
-    complain(f"labctl: stopped by {signal.Signals(number).name}; everything it had made is gone.")
+    outcome = stopped.outcome if isinstance(stopped, Stopped) else ""
+    complain(f"labctl: interrupted by {signal.Signals(number).name}{f'; {outcome}' if outcome else ''}.")
     return 128 + number
 
 

@@ -127,8 +127,9 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     _conclude(screen, result, options, request, stopped=bool(received))
     reports.write(result, collector)
     reports.update_durations(result)
-    if received:
-        raise Stopped(received[0])
+    # Ctrl-C is how a person leaves a lab that was kept: the run had come to its end.
+    if received and (not progress.kept_a_lab or any(each.interrupted for each in result.scenarios)):
+        raise Stopped(received[0], "" if request.lab is not None else "every lab of this run was removed")
     return exit_status(result)
 
 
@@ -265,7 +266,9 @@ def _cut_short(
     results = []
     for each in scenarios:
         name = each.name if options.repeat == 1 else numbered(each.name, 1, options.repeat)
-        error = ScenarioResult(name, each.file, each.about, Outcome.ERROR, f"not run: {why}", "", 0.0, each.hosts)
+        error = ScenarioResult(
+            name, each.file, each.about, Outcome.ERROR, f"not run: {why}", "", 0.0, each.hosts, interrupted=True
+        )
         results.append(done.get((each.file, name), error))
     return tuple(results)
 

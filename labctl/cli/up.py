@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.cli.find import Kind, unknown
+from labctl.cli.main import Stopped
 from labctl.errors import InputError, LabGone
 from labctl.report.screen import Ink, Screen, standard_output
 
@@ -58,6 +59,9 @@ def bring_up(request: UpRequest) -> int:
         running = wanted.name in registry.labs()
         try:
             (_change if running else _make)(screen, wanted)
+        except Stopped as stopped:
+            stopped.outcome = f"lab {wanted.name} {'is as it was' if running else 'was removed'}"
+            raise
         except (InputError, LabGone):
             if last or running == (wanted.name in registry.labs()):
                 raise

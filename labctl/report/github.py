@@ -71,7 +71,7 @@ def mistakes(found: Sequence[FileMistake], workspace: Path | None = None) -> lis
 
 
 def _failures(result: ScenarioResult) -> Iterator[tuple[ScenarioResult, StepResult | None]]:
-    if result.outcome not in _BAD:
+    if result.outcome not in _BAD or result.interrupted:
         return
     innermost = failed_steps(result)
     yield from ((result, step) for step in innermost)
@@ -150,7 +150,7 @@ def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
     At most `limit_bytes` of UTF-8; what does not fit is left out, and said.
     """
     head = "\n".join(_head(run))
-    failed = [result for result in run.scenarios if result.outcome in _BAD]
+    failed = [result for result in run.scenarios if result.outcome in _BAD and not result.not_run]
     parts = [partial(str, f"{row}\n") for row in _table(run.scenarios)] + [partial(_details, each) for each in failed]
     text, size = [head], len(head.encode("utf-8", "replace"))
     left_out = 0

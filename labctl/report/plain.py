@@ -38,7 +38,7 @@ def heading(result: ScenarioResult, look: Look) -> list[str]:
 def verdict(result: ScenarioResult, look: Look) -> list[str]:
     """The line that says how it ended, and below it everything that is known about a failure."""
     mark = look.glyphs.mark(result.outcome)
-    word = _WORD[result.outcome]
+    word = "interrupted" if result.interrupted else _WORD[result.outcome]
     said = f"{mark} {word}" if look.glyphs is UNICODE else word.upper() if mark.isupper() else word
     text = f"{said} in {seconds(result.duration_s)}"
     if result.outcome is Outcome.SKIPPED:
@@ -103,22 +103,31 @@ def one_line(result: ScenarioResult, look: Look) -> list[str]:
 
 
 def failures(results: Sequence[ScenarioResult], look: Look) -> list[str]:
-    """The report in full of every scenario that did not pass, for the end of a run of several."""
+    """The report in full of every scenario that did not pass, for the end of a run of several.
+
+    Of a run that was interrupted, the scenarios that were running or not begun are only counted (`summary`).
+    """
     lines: list[str] = []
     for result in results:
-        if result.outcome in (Outcome.FAILED, Outcome.ERROR):
+        if result.outcome in (Outcome.FAILED, Outcome.ERROR) and not result.interrupted:
             lines += [look.paint(look.glyphs.line * look.width, Ink.FAINT), *scenario_report(result, look), ""]
     return lines
 
 
 def summary(run: RunResult, look: Look) -> list[str]:
-    """`3 passed, 1 failed, 1 skipped in 1.2 s`; says so clearly when nothing was run at all."""
-    counts = [(outcome, sum(result.outcome is outcome for result in run.scenarios)) for outcome in Outcome]
+    """`3 passed, 1 failed, 1 skipped in 1.2 s`; of an interrupted run `3 passed, 1 interrupted, 26 not run`."""
+    finished = [result for result in run.scenarios if not result.interrupted]
+    counts = [(outcome, sum(result.outcome is outcome for result in finished)) for outcome in Outcome]
     worst = Ink.GOOD
     for outcome, count in counts:
         if count and outcome is not Outcome.PASSED and worst is not Ink.BAD:
             worst = INK_OF_OUTCOME[outcome]
     words = [f"{count} {_counted(outcome, count)}" for outcome, count in counts if count]
+    if len(finished) != len(run.scenarios):
+        not_run = sum(result.not_run for result in run.scenarios)
+        stopped = len(run.scenarios) - len(finished) - not_run
+        words += [f"{count} {word}" for count, word in ((stopped, "interrupted"), (not_run, "not run")) if count]
+        worst = Ink.BAD if worst is Ink.BAD else Ink.ODD
     text = (", ".join(words) or "no scenario was run") + f" in {seconds(run.duration_s)}"
     lines = [look.paint(text, worst)]
     if run.scenarios and all(result.outcome is Outcome.SKIPPED for result in run.scenarios):

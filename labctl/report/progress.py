@@ -107,6 +107,12 @@ class Progress(SilentListener):
         with self._lock:
             return tuple(self._finished)
 
+    @property
+    def kept_a_lab(self) -> bool:
+        """Whether the lab of a scenario that failed was kept for a person."""
+        with self._lock:
+            return bool(self._kept)
+
     def scenario_started(self, scenario: ScenarioInfo) -> None:
         """Takes it into the live view."""
         with self._lock:
@@ -157,7 +163,7 @@ class Progress(SilentListener):
             lean = not self._keep_steps and result.outcome is Outcome.PASSED
             self._finished.append(replace(result, steps=()) if lean else result)
             look = self._screen.look
-            if self._expected == 1 and id(scenario) in self._kept:
+            if (self._expected == 1 and id(scenario) in self._kept) or (self._expected != 1 and result.not_run):
                 return
             if self._log is not None and result.steps and (self._expected != 1 or result.outcome is Outcome.PASSED):
                 title, *_ = plain.one_line(result, look)

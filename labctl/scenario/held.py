@@ -83,7 +83,7 @@ def _taken(run: Run, finished: Callable[..., ScenarioResult]) -> ScenarioResult:
     except LabctlError as error:
         return finished(Outcome.ERROR, str(error), run.results)
     if run.scope.cancelled:
-        return finished(Outcome.ERROR, run.scope.cancelled, run.results)
+        return finished(Outcome.ERROR, run.scope.cancelled, run.results, interrupted=True)
     return verdict(run, finished)
 
 

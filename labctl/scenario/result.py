@@ -75,6 +75,12 @@ class ScenarioResult:
     repetition: int = 0  # counted from 1; 0 when it was run once only. The name has it too: `[3/10]`
     seed: int | None = None  # what its programs got as LABCTL_SEED: `--seed SEED` repeats it
     impossible: bool = False  # an error because this machine cannot do what its lab asks for
+    interrupted: bool = False  # an error because the run was stopped before or while it ran
+
+    @property
+    def not_run(self) -> bool:
+        """Whether the run was stopped before this scenario began."""
+        return self.interrupted and not self.steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ def _before(scenario: Scenario, cancellation: Cancellation, finished: Finished) 
     from labctl.scenario.features import unmet
 
     if cancellation.reason:
-        return finished(Outcome.ERROR, f"not run: {cancellation.reason}")
+        return finished(Outcome.ERROR, f"not run: {cancellation.reason}", interrupted=True)
     if missing := unmet(scenario.requires):
         return finished(Outcome.SKIPPED, missing)
     return None
@@ -206,7 +206,7 @@ def _in_a_lab(
         raise
     except (LabctlError, RuntimeError) as error:
         if cancellation.reason:
-            return finished(Outcome.ERROR, cancellation.reason, steps)
+            return finished(Outcome.ERROR, cancellation.reason, steps, interrupted=True)
         if not isinstance(error, LabctlError):
             raise
         return finished(Outcome.ERROR, str(error), steps)
@@ -305,7 +305,7 @@ def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioRes
     """The steps, then the end of whatever still runs."""
     take_steps(run)
     if run.scope.cancelled:
-        return finished(Outcome.ERROR, run.scope.cancelled, run.results)
+        return finished(Outcome.ERROR, run.scope.cancelled, run.results, interrupted=True)
     if options.look_at_failure is not None and worst(run.results) is not None:
         options.look_at_failure(run.lab)
     if options.keep_on_failure and worst(run.results) is not None:

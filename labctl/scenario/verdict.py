@@ -26,7 +26,12 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
     started_at, started = now(), time.monotonic()
 
     def finished(
-        outcome: Outcome, reason: str, steps: Sequence[StepResult] = (), *, impossible: bool = False
+        outcome: Outcome,
+        reason: str,
+        steps: Sequence[StepResult] = (),
+        *,
+        impossible: bool = False,
+        interrupted: bool = False,
     ) -> ScenarioResult:
         return ScenarioResult(
             name=scenario.name,
@@ -41,6 +46,7 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
             seed=seed,
             repetition=repetition,
             impossible=impossible,
+            interrupted=interrupted,
         )
 
     return finished

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from labctl.lab import registry
-from tests.e2e.command import ECHO, LABCTL, REFUSED, environment, labctl
+from tests.e2e.command import ECHO, LABCTL, REFUSED, TIMEOUT_S, environment, labctl
 from tests.e2e.running import give, running
 
 NAME = f"c{os.getpid()}"
@@ -232,6 +232,24 @@ def test_a_started_program_runs_on_is_listed_logged_and_stopped() -> None:
 def test_logs_follow_to_the_end_of_the_program() -> None:
     done("start", "client", "--name", "counter", "--", "sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done")
     assert done("logs", "-f", "counter") == "1\n2\n3\n"
+
+
+def test_ctrl_c_ends_following_a_log_without_a_word() -> None:
+    done("start", "server", "--name", "forever", "--", "sh", "-c", "echo ready; exec sleep 100")
+    process = subprocess.Popen(
+        [LABCTL, "logs", "-f", "forever"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        rest, complaint = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, rest, complaint) == (130, "", "")
+    done("stop", "forever")
 
 
 def test_logs_of_several_say_whose_each_line_is() -> None:

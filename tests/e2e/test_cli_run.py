@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from importlib.resources import files
@@ -168,9 +169,35 @@ def test_a_signal_ends_the_run_without_a_traceback(tmp_path: Path, number: signa
         process.send_signal(number)
         _, complaint = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == status
-    assert complaint == f"labctl: stopped by {number.name}; everything it had made is gone.\n"
+    assert complaint == f"labctl: interrupted by {number.name}; every lab of this run was removed.\n"
     (error,) = ElementTree.parse(report).getroot().iter("error")
     assert number.name in (error.get("message") or "")
+
+
+def test_an_interrupted_run_of_many_counts_what_was_not_run(tmp_path: Path) -> None:
+    quick = "name: Quick\ntopology: pair\nsteps:\n  - run: {on: client, run: ['true']}\n"
+    (tmp_path / "a-quick.yaml").write_text(quick)
+    (tmp_path / "b-waits.yaml").write_text(WAITS)
+    for letter in "cde":
+        (tmp_path / f"{letter}.yaml").write_text(quick.replace("Quick", letter))
+    process = subprocess.Popen(
+        [LABCTL, "run", "-v", tmp_path],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        while "│ ready" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        rest, complaint = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert re.search(r"^1 passed, 1 interrupted, 3 not run in ", rest, flags=re.MULTILINE), rest
+    assert "error" not in rest
+    assert complaint == "labctl: interrupted by SIGINT; every lab of this run was removed.\n"
 
 
 def test_a_reader_that_goes_away_gives_no_traceback(suite: Path) -> None:
