@@ -69,6 +69,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="SCENARIO",
+            autocompletion=completion.scenario_names,
             help="Scenario files, directories with scenarios in them, or names of shipped scenarios (tcp-echo).",
         ),
     ],
@@ -92,7 +93,10 @@ def run(
     topo: Annotated[
         str | None,
         typer.Option(
-            "--topo", metavar="SHAPE", help="Run on this topology instead: pair, star:10, line:5, ..., or a file."
+            "--topo",
+            metavar="TOPOLOGY",
+            autocompletion=completion.topology_names,
+            help="Run on this topology instead: pair, star:10, line:5, ..., a file, or a shipped name.",
         ),
     ] = None,
     lab: Annotated[
@@ -173,7 +177,11 @@ def run(
 def validate(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="FILE", help="Topologies, scenarios, directories with them, or shipped names."),
+        typer.Argument(
+            metavar="FILE",
+            autocompletion=completion.example_names,
+            help="Topologies, scenarios, directories with them, or shipped names.",
+        ),
     ],
 ) -> int:
     """Check topologies and scenarios, without privilege and without building anything."""
@@ -187,10 +195,20 @@ def validate(
 def plan(
     topology: Annotated[
         str | None,
-        typer.Argument(metavar="TOPOLOGY", help="A topology file, a shape, or the name of a shipped topology."),
+        typer.Argument(
+            metavar="TOPOLOGY",
+            autocompletion=completion.topology_names,
+            help="A topology file, a shape, or the name of a shipped topology.",
+        ),
     ] = None,
     topo: Annotated[
-        str | None, typer.Option("--topo", metavar="SHAPE", help="pair, star:10, line:5, tree:2,3 or mesh:6.")
+        str | None,
+        typer.Option(
+            "--topo",
+            metavar="SHAPE",
+            autocompletion=completion.topology_names,
+            help="pair, star:10, line:5, tree:2,3 or mesh:6.",
+        ),
     ] = None,
     format: Annotated[
         PlanFormat,
@@ -219,11 +237,27 @@ def plan(
 
 @app.command(short_help="List what ships with labctl.")
 @ends_with_status
-def examples() -> int:
-    """List the scenarios and topologies that ship with labctl, with a sentence each."""
-    from labctl.cli.start import list_examples
+def examples(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", autocompletion=completion.example_names, help="Print this one's file."),
+    ] = None,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option("--copy", metavar="DIR", help="Copy the file, and the files that it uses, into DIR."),
+    ] = None,
+) -> int:
+    """List the scenarios and topologies that ship with labctl in the order to read them; or show or copy one.
 
-    return list_examples()
+    Example: labctl examples tcp-echo --copy mine && labctl run mine/tcp-echo.yaml
+    """
+    from labctl.cli.start import copy_example, list_examples, show_example
+
+    if copy_to is not None:
+        if name is None:
+            raise InputError("labctl examples: cannot copy: no NAME is given. Try: labctl examples tcp-echo --copy DIR")
+        return copy_example(name, copy_to)
+    return list_examples() if name is None else show_example(name)
 
 
 @app.command(short_help="Write a starter topology, scenario and test.")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labctl.cli.app import PlanFormat, SchemaKind
-from labctl.cli.find import Kind, files, kind_of, unknown
+from labctl.cli.find import Kind, files, kind_of, load_topology
 from labctl.cli.main import complain
 from labctl.errors import InputError
 from labctl.report.screen import Ink, standard_output
-
-if TYPE_CHECKING:
-    from labctl.topology.model import Topology
+from labctl.report.waiting import waiting
 
 _BOTH = (Kind.SCENARIO, Kind.TOPOLOGY)
 EXIT_WRONG = InputError.exit_status
@@ -29,9 +27,12 @@ def validate_files(words: list[str]) -> int:
         complain(str(error))
     for path in [*given, *found]:
         try:
-            said = _validated(path, strict=path in given)
+            with waiting(f"checking {path}"):
+                said = _validated(path, strict=path in given)
         except InputError as error:
-            complain(str(error))
+            from labctl.cli.foreign import answered
+
+            complain(str(answered(path, Kind.NEITHER, error)))
             wrong += 1
             continue
         if said:
@@ -69,18 +70,10 @@ def _validated(path: Path, *, strict: bool) -> str:
 
 def show_plan(source: str, format: PlanFormat) -> int:
     """Prints the plan of a file, a shape or a shipped topology."""
-    from labctl import plan, topology
-    from labctl.cli import shipped
+    from labctl import plan
 
-    if topology.is_shape(source) or Path(source).exists():
-        made = topology.load(source)
-    elif named := shipped.topology(source):
-        made = topology.load(named)
-    elif source.endswith((".yaml", ".yml")) or "/" in source:
-        raise unknown(source, (Kind.TOPOLOGY,))
-    else:
-        made = _shape_or_unknown(source)
-    planned = plan.build(made)
+    with waiting(f"planning {source}"):
+        planned = plan.build(load_topology(source))
     render = {
         PlanFormat.TEXT: plan.render_text,
         PlanFormat.JSON: plan.render_json,
@@ -88,14 +81,6 @@ def show_plan(source: str, format: PlanFormat) -> int:
     }[format]
     standard_output().write([render(planned).rstrip("\n")])
     return 0
-
-
-def _shape_or_unknown(source: str) -> Topology:
-    from labctl import topology
-
-    if ":" in source:
-        return topology.load(source)  # `star:x`: its own message says what a shape looks like
-    raise unknown(source, (Kind.TOPOLOGY,))
 
 
 def show_schema(kind: SchemaKind) -> int:

@@ -5,8 +5,9 @@ Completion must never fail aloud: where a lab does not answer, nothing is offere
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -48,6 +49,66 @@ def node_names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]
         for node in lab.nodes
         if node.startswith(incomplete)
     ]
+
+
+def example_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of shipped scenarios and topologies, beside the files here that begin so."""
+    from labctl.cli import shipped
+
+    names = (*shipped.scenarios(), *shipped.topologies())
+    return _beside_files([name for name in names if name.startswith(incomplete)], incomplete)
+
+
+def scenario_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of shipped scenarios, beside the files here that begin so."""
+    from labctl.cli import shipped
+
+    return _beside_files([name for name in shipped.scenarios() if name.startswith(incomplete)], incomplete)
+
+
+def topology_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Shapes and names of shipped topologies, beside the files here that begin so."""
+    from labctl.cli import shipped
+    from labctl.topology.shapes import SHAPES
+
+    names = [name for name in dict.fromkeys([*SHAPES, *shipped.topologies()]) if name.startswith(incomplete)]
+    return _beside_files(
+        [name if name in ("pair", *shipped.topologies()) else f"{name}:" for name in names], incomplete
+    )
+
+
+def link_values(context: typer.Context, incomplete: str) -> list[str]:
+    """`delay=` and its like after `set`."""
+    if str(getattr(context.params.get("action"), "value", "")) != "set":
+        return []
+    return [f"{key}=" for key in ("delay", "jitter", "loss", "rate") if f"{key}=".startswith(incomplete)]
+
+
+def commands(context: typer.Context, incomplete: str) -> list[str]:
+    """Programs on PATH for the first word of a command; the shell itself completes paths, and the words after it."""
+    if "/" in incomplete or any(word != "--" for word in context.params.get("command") or ()):
+        return []
+    found: set[str] = set()
+    for directory in os.get_exec_path():
+        with suppress(OSError), os.scandir(directory) as entries:
+            found.update(entry.name for entry in entries if entry.name.startswith(incomplete))
+    return sorted(found)
+
+
+def _beside_files(names: list[str], incomplete: str) -> list[str]:
+    """The names with the files that begin so, too; [] without a name: the shell then completes files in its own way."""
+    directory, slash, start = incomplete.rpartition("/")
+    if not names:
+        return []
+    found = []
+    with suppress(OSError), os.scandir(directory or slash or ".") as entries:
+        for entry in entries:
+            if entry.name.startswith(start) and not entry.name.startswith("."):
+                if entry.is_dir():
+                    found.append(f"{directory}{slash}{entry.name}/")
+                elif entry.name.endswith((".yaml", ".yml")):
+                    found.append(f"{directory}{slash}{entry.name}")
+    return [*sorted(found), *names]
 
 
 def node_places(context: typer.Context, incomplete: str) -> list[str]:

@@ -185,6 +185,12 @@ def _help(here: Here, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _clear(here: Here, arguments: Sequence[str]) -> int:
+    _none(arguments, "clear")
+    here.screen.clear()
+    return 0
+
+
 def _none(arguments: Sequence[str], word: str) -> None:
     if arguments:
         raise InputError(f"{word}: takes no more words.")
@@ -201,6 +207,7 @@ _WORDS: Mapping[str, Callable[[Here, Sequence[str]], int]] = MappingProxyType(
         "ps": _ps,
         "stop": _stop,
         "logs": _logs,
+        "clear": _clear,
         "help": _help,
     }
 )

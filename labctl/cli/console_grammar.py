@@ -27,6 +27,7 @@ WORDS: Mapping[str, str] = {
     "shell": "shell NODE               a shell on a node; so does NODE alone",
     "exec": "exec NODE COMMAND        as NODE COMMAND, whatever the node is called",
     "source": "source FILE              read commands from a file",
+    "clear": "clear                    clear the screen",
     "help": "help                     this",
     "exit": "exit                     leave; the lab runs on",
 }

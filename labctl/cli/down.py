@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from labctl.cli.main import complain
 from labctl.errors import InputError, LabctlError
 from labctl.report.screen import standard_output
+from labctl.report.waiting import waiting
 
 
 def end_labs(names: Sequence[str], *, every: bool, force: bool) -> int:
@@ -30,7 +31,8 @@ def end_labs(names: Sequence[str], *, every: bool, force: bool) -> int:
     worst = 0
     for name in dict.fromkeys(chosen):
         try:
-            registry.take_down(name, force=force)
+            with waiting(f"ending lab {name}"):
+                registry.take_down(name, force=force)
         except LabctlError as error:
             complain(str(error))
             worst = max(worst, error.exit_status)

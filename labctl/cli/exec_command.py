@@ -22,7 +22,7 @@ EXIT_CANNOT = 126  # as env(1), timeout(1) and docker have it
 EXIT_NOT_FOUND = 127
 
 # What of this terminal and language a program on a host should know; all else is as it was for `labctl up`.
-_PASSED = ("TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "NO_COLOR")
+_PASSED = ("TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "NO_COLOR", "FORCE_COLOR")
 
 OPTIONS = {
     "lab": words.Option(("--lab",), "LAB"),

@@ -6,9 +6,13 @@ import os
 from difflib import get_close_matches
 from enum import Enum, auto
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labctl.cli import shipped
 from labctl.errors import InputError, describe_errno
+
+if TYPE_CHECKING:
+    from labctl.topology.model import Topology
 
 _SUFFIXES = (".yaml", ".yml")
 _LARGEST_GLANCE = 1 << 20  # bytes; a larger file is left to the reader of documents, which has a limit of its own
@@ -125,6 +129,39 @@ def unknown(word: str, shipped_kinds: tuple[Kind, ...]) -> InputError:
     )
     hint = f"Did you mean {' or '.join(dict.fromkeys(close))}?" if close else "See what ships with: labctl examples"
     return InputError(f"{word}: no such file or directory, and no shipped {what} has that name. {hint}")
+
+
+def find_topology(source: str) -> str | Path:
+    """A shape as it is written, or the path of a topology file: one that is there, or the shipped one of that name.
+
+    A file wins over a shape and a shipped name. InputError for what is none of these.
+    """
+    from labctl.topology import is_shape
+
+    if os.path.exists(source):
+        return Path(source)
+    if not is_shape(source) or shipped.topology(source):
+        if named := shipped.topology(source):
+            return named
+        # `sttar:10`: the reader of shapes explains how they are written.
+        if ":" not in source or source.endswith(_SUFFIXES) or "/" in source:
+            raise unknown(source, (Kind.TOPOLOGY,))
+    return source
+
+
+def load_topology(source: str) -> Topology:
+    """The topology that `find_topology` finds. InputError with everything that is wrong with it."""
+    from labctl import topology
+
+    found = find_topology(source)
+    try:
+        return topology.load(found)
+    except InputError as error:
+        if isinstance(found, str):
+            raise
+        from labctl.cli.foreign import answered
+
+        raise answered(found, Kind.TOPOLOGY, error) from error
 
 
 def _shipped(word: str, kinds: tuple[Kind, ...]) -> Path | None:

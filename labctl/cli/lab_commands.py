@@ -24,7 +24,13 @@ LabName = Annotated[
 ]
 Node = Annotated[str, typer.Argument(metavar="NODE", autocompletion=completion.node_names, help="A node of the lab.")]
 Command = Annotated[
-    list[str] | None, typer.Argument(metavar="-- COMMAND...", help="The program and its arguments.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="-- COMMAND...",
+        autocompletion=completion.commands,
+        help="The program and its arguments.",
+        show_default=False,
+    ),
 ]
 Environment = Annotated[
     list[str] | None,
@@ -221,7 +227,11 @@ def link(
     action: Annotated[LinkWord, typer.Argument(metavar="down|up|set|clear|show")] = LinkWord.SHOW,
     values: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Of set: delay=20ms, jitter=2ms, loss=1%, rate=10mbit."),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            autocompletion=completion.link_values,
+            help="Of set: delay=20ms, jitter=2ms, loss=1%, rate=10mbit.",
+        ),
     ] = None,
     sender: Annotated[
         str | None,

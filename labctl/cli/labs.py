@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.errors import InputError
@@ -11,6 +11,7 @@ from labctl.errors import InputError
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
 
+_PATIENCE_S = 2.0  # a person waits
 LAB_VARIABLE = "LABCTL_LAB"  # the lab that is meant where none is said; set on every host too
 
 
@@ -50,6 +51,31 @@ def check_node(lab: Lab, node: str) -> None:
         raise InputError(f"lab {lab.name} has no node {node}; {suggestion(node, lab.nodes)}")
 
 
+def nodes_to_choose(name: str | None) -> list[str]:
+    """`Lab pair has client, server.` of the lab `name` or of all, for a command line without a node."""
+    from labctl.errors import LabctlError
+    from labctl.lab import registry
+    from labctl.lab.handle import Lab
+
+    wanted = name or os.environ.get(LAB_VARIABLE) or None
+    sentences = []
+    try:
+        labs = registry.labs() if wanted is None else [wanted]
+        for each in labs:
+            with Lab.attach(each, deadline_s=_PATIENCE_S) as lab:
+                sentences.append(f"Lab {lab.name} has {listed(lab.nodes)}")
+    except LabctlError:
+        return sentences
+    return sentences or ["No lab is running. Try: labctl up pair"]
+
+
+def listed(names: Sequence[str], *, shown: int = 12) -> str:
+    """`h1, h2 and 7 more.`"""
+    if len(names) > shown:
+        return f"{', '.join(names[:shown])} and {len(names) - shown} more."
+    return f"{', '.join(names)}."
+
+
 def suggestion(word: str, allowed: Iterable[str], *, shown: int = 12) -> str:
     """`did you mean h1?` or `there are h1, h2 and 7 more.`"""
     import difflib
@@ -60,8 +86,7 @@ def suggestion(word: str, allowed: Iterable[str], *, shown: int = 12) -> str:
         return f"did you mean {near[0]}?"
     if not names:
         return "there are none."
-    listed = ", ".join(names[:shown])
-    return f"there are {listed} and {len(names) - shown} more." if len(names) > shown else f"there are {listed}."
+    return f"there are {listed(names, shown=shown)}"
 
 
 def _only_one_having(node: str, running: list[str]) -> Lab:

@@ -47,6 +47,8 @@ def main() -> NoReturn:
 
 def _status_of_command() -> int:
     boot = None
+    if sys.argv[1:2] == ["help"]:  # as git and docker have it: `labctl help run`
+        sys.argv[1:] = [*sys.argv[2:3], "--help"]
     try:
         if len(sys.argv) > 1 and (status := _without_typer(sys.argv[1], sys.argv[2:])) is not None:
             return status
@@ -101,7 +103,7 @@ def _without_typer(name: str, words: list[str]) -> int | None:
         return None
     from importlib import import_module
 
-    from labctl.cli.words import HelpWanted
+    from labctl.cli.words import HelpWanted, NodeMissing
 
     command = import_module(f"labctl.cli.{_WITHOUT_TYPER[name]}")
     try:
@@ -109,6 +111,11 @@ def _without_typer(name: str, words: list[str]) -> int | None:
     except HelpWanted:
         sys.argv[2:] = ["--help"]
         return None
+    except NodeMissing as error:
+        from labctl.cli.labs import nodes_to_choose
+
+        complain("\n".join([str(error), *nodes_to_choose(error.lab)]))
+        return EXIT_LABCTL if name in ("exec", "shell") else error.exit_status
     except LabctlError as error:
         complain(str(error))
         return EXIT_LABCTL if name in ("exec", "shell") else error.exit_status

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.cli.find import Kind, files, kind_of
+from labctl.cli.find import Kind, files, find_topology, kind_of
 from labctl.cli.interruption import cancelled_by_signals, until_enter
 from labctl.cli.main import Stopped
 from labctl.cli.run_reports import STANDARD_OUTPUT, Reports, SeveralWrong, on_github, tell_github, tell_github_mistakes
@@ -89,7 +89,8 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     harmless = log.harmless if log is not None else None
     screen = standard_error(harmless) if request.json == STANDARD_OUTPUT else standard_output(harmless)
     try:
-        found = load_all(request.words, there or request.topology)
+        asked = find_topology(request.topology) if request.topology is not None else None
+        found = load_all(request.words, there or asked)
     except InputError as error:
         if on_github():
             tell_github_mistakes(screen, error, os.environ)
@@ -197,7 +198,7 @@ def _running_lab(request: RunRequest) -> tuple[str | None, Topology | None]:
         return lab.name, topology_of(lab.describe().plan)
 
 
-def load_all(words: Sequence[str], topology: str | Topology | None) -> list[Scenario]:
+def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> list[Scenario]:
     """The checked scenarios that the words name, on `topology` instead of their own where it is given.
 
     InputError with everything that is wrong with any of them.
@@ -206,17 +207,14 @@ def load_all(words: Sequence[str], topology: str | Topology | None) -> list[Scen
 
     given, found, errors = files(list(words), (Kind.SCENARIO,))
     loaded: list[Scenario] = []
-    for path in given:
+    for path in (*given, *found):
         try:
-            loaded.append(load(path, topology=topology))
-        except InputError as error:
-            errors.append(_better(path, error))
-    for path in found:
-        try:
-            if kind_of(path) is Kind.SCENARIO:
+            if path in given or kind_of(path) is Kind.SCENARIO:
                 loaded.append(load(path, topology=topology))
         except InputError as error:
-            errors.append(error)
+            from labctl.cli.foreign import answered
+
+            errors.append(answered(path, Kind.SCENARIO, error))
     if errors:
         unique = {str(error): error for error in errors}
         if len(unique) == 1:
@@ -225,19 +223,6 @@ def load_all(words: Sequence[str], topology: str | Topology | None) -> list[Scen
     if not loaded:
         raise InputError(f"{' '.join(words)}: no scenario in there (a YAML file with `steps`).")
     return loaded
-
-
-def _better(path: Path, error: InputError) -> InputError:
-    """For a topology given as a scenario, one sentence instead of its every key being unknown."""
-    try:
-        if kind_of(path) is not Kind.TOPOLOGY:
-            return error
-    except InputError:
-        return error  # it cannot be read at all, which `error` says already
-    return InputError(
-        f"{path}: is a topology, not a scenario. To see what it would make: labctl plan {path}. "
-        f"A scenario says on what it runs by `topology: {path}`."
-    )
 
 
 def _run(

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 _SUFFIXES = (".yaml", ".yml")
+_LISTED = re.compile(r"^\| \[[^\]]+\]\(([\w./-]+)\.yaml\)", re.MULTILINE)
 _HAS_STEPS = re.compile(r"^steps\s*:", re.MULTILINE)
 
 
@@ -23,8 +24,14 @@ def directory(kind: str) -> Path | None:
 
 
 def scenarios() -> dict[str, Path]:
-    """The shipped scenarios by name (`tcp-echo`, or `files/upload` for one in a folder), sorted."""
-    return {name: path for name, path in _files("scenarios").items() if _HAS_STEPS.search(_text(path))}
+    """The shipped scenarios by name (`tcp-echo`, or `files/upload` for one in a folder), in the order of their README.
+
+    That is the order in which they are best read; what the README does not list comes last, sorted.
+    """
+    found = {name: path for name, path in _files("scenarios").items() if _HAS_STEPS.search(_text(path))}
+    root = directory("scenarios")
+    listed = _LISTED.findall(_text(root / "README.md")) if root and (root / "README.md").is_file() else []
+    return {name: found[name] for name in dict.fromkeys([*listed, *found]) if name in found}
 
 
 def topologies() -> dict[str, Path]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from labctl.cli import shipped
+from labctl.cli.find import Kind, unknown
 from labctl.errors import InputError, LabError, describe_errno
 from labctl.report.screen import Ink, Screen, standard_output
 from labctl.report.text import cells, pad, wrap
@@ -37,6 +40,44 @@ def list_examples() -> int:
         width,
     )
     return 0
+
+
+def show_example(name: str) -> int:
+    """Print the file of a shipped scenario or topology as it is."""
+    standard_output().write([_example(name).read_text("utf-8").rstrip("\n")])
+    return 0
+
+
+def copy_example(name: str, directory: Path) -> int:
+    """Copy the file of a shipped example, and the shipped files that it names, into `directory`; overwrites nothing."""
+    example = _example(name)
+    text = example.read_text("utf-8")
+    contents: dict[str, bytes] = {}
+    # A scenario names the programs that it builds or runs, and its topology, relative to itself.
+    code = re.sub(r"^\s*#.*", "", text, flags=re.MULTILINE)
+    for used in dict.fromkeys(re.findall(r"[\w./-]+\.(?:c|py|ya?ml|conf)\b", code)):
+        source = (example.parent / used).resolve()
+        if source.is_file() and source.is_relative_to(example.parent.parent) and source != example.resolve():
+            contents[source.name] = source.read_bytes()
+            text = text.replace(used, source.name)
+    contents = {example.name: text.encode(), **contents}
+    if taken := [str(directory / each) for each in contents if os.path.lexists(directory / each)]:
+        raise InputError(f"{', '.join(taken)}: cannot copy there: the file exists. Give another directory.")
+    for each, content in contents.items():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / each).write_bytes(content)
+        except OSError as error:
+            raise InputError(f"{directory / each}: cannot write: {describe_errno(error.errno or 0)}.") from error
+        standard_output().line(f"wrote {directory / each}")
+    return 0
+
+
+def _example(name: str) -> Path:
+    found = shipped.scenario(name) or shipped.topology(name)
+    if found is None:
+        raise unknown(name, (Kind.SCENARIO, Kind.TOPOLOGY))
+    return found
 
 
 def _about(path: Path) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.cli.find import Kind, unknown
+from labctl.cli.find import load_topology
 from labctl.cli.main import Stopped
 from labctl.errors import InputError, LabGone
 from labctl.report.screen import Ink, Screen, standard_output
+from labctl.report.waiting import waiting
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -46,7 +47,8 @@ def bring_up(request: UpRequest) -> int:
     """Makes the lab, or changes the running lab of that name; says what was done. Nothing is done with `dry_run`."""
     from labctl.lab import registry
 
-    wanted = _wanted(request)
+    with waiting(f"reading {request.source}"):
+        wanted = _wanted(request)
     if problem := registry.lab_name_problem(wanted.name):
         raise InputError(f"The name `{wanted.name}` of a lab {problem}. Try --name.")
     screen = standard_output()
@@ -68,20 +70,6 @@ def bring_up(request: UpRequest) -> int:
             continue
         break
     return 0
-
-
-def load_topology(source: str) -> Topology:
-    """The topology of a file, a shape or the name of a shipped one. InputError with everything that is wrong."""
-    from labctl import topology
-    from labctl.cli import shipped
-
-    if topology.is_shape(source) or Path(source).exists():
-        return topology.load(source)
-    if named := shipped.topology(source):
-        return topology.load(named)
-    if ":" in source and not source.endswith((".yaml", ".yml")) and "/" not in source:
-        return topology.load(source)  # `star:x`: its own message says what a shape looks like
-    raise unknown(source, (Kind.TOPOLOGY,))
 
 
 def show_difference(source: str, lab_name: str, *, as_json: bool) -> int:
@@ -117,13 +105,17 @@ def _make(screen: Screen, wanted: Wanted) -> None:
     began = time.monotonic()
     from labctl.observe import services
 
+    made = wanted.topology
+    parts = [_count(len(made.nodes), "node"), _count(len(made.links), "link")]
+    ready = sum(len(node.services) for node in made.nodes)
     paths: tuple[str | Path, ...] = (*wanted.visible_paths, *services.visible_paths(wanted.plan))
-    with Lab.up(wanted.plan, wanted.name, source=wanted.source, visible_paths=paths) as lab:
+    with (
+        waiting(f"making lab {wanted.name}: {', '.join(parts)}") as shown,
+        Lab.up(wanted.plan, wanted.name, source=wanted.source, visible_paths=paths) as lab,
+    ):
+        shown.does(f"starting {_count(ready, 'service')} of lab {wanted.name}")
         services.start(lab, wanted.plan)
         lab.stay()
-    made = wanted.topology
-    ready = sum(len(node.services) for node in made.nodes)
-    parts = [_count(len(made.nodes), "node"), _count(len(made.links), "link")]
     counted = ", ".join([*parts, *([_count(ready, "service")] if ready else [])])
     screen.line(f"lab {wanted.name} is up: {counted}, in {time.monotonic() - began:.2f} s")
     if made.hosts:
@@ -137,7 +129,7 @@ def _change(screen: Screen, wanted: Wanted) -> None:
     from labctl.lab import Lab
     from labctl.observe import services
 
-    with Lab.attach(wanted.name) as lab, lab.changing():
+    with waiting(f"changing lab {wanted.name}"), Lab.attach(wanted.name) as lab, lab.changing():
         found = _difference(lab, wanted.plan)
         before = lab.describe()
         idle = _idle(lab, wanted.plan, found)

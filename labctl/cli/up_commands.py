@@ -24,10 +24,20 @@ class InspectWord(StrEnum):
 def up(
     topology: Annotated[
         str | None,
-        typer.Argument(metavar="TOPOLOGY", help="A topology file, a shape, or the name of a shipped topology."),
+        typer.Argument(
+            metavar="TOPOLOGY",
+            autocompletion=completion.topology_names,
+            help="A topology file, a shape, or the name of a shipped topology.",
+        ),
     ] = None,
     topo: Annotated[
-        str | None, typer.Option("--topo", metavar="SHAPE", help="pair, star:10, line:5, tree:2,3 or mesh:6.")
+        str | None,
+        typer.Option(
+            "--topo",
+            metavar="SHAPE",
+            autocompletion=completion.topology_names,
+            help="pair, star:10, line:5, tree:2,3 or mesh:6.",
+        ),
     ] = None,
     name: Annotated[
         str | None,

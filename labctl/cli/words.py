@@ -18,6 +18,14 @@ class HelpWanted(Exception):
     """The words ask how the command is used."""
 
 
+class NodeMissing(InputError):
+    """The words name no node; `lab` is what `--lab` says."""
+
+    def __init__(self, message: str, lab: str | None) -> None:
+        super().__init__(message)
+        self.lab = lab
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """An option, by the name that its value is stored under; `value` is its metavar, "" for a switch."""
@@ -50,7 +58,8 @@ class Words:
 
 def read(command_name: str, words: Sequence[str], options: Mapping[str, Option]) -> Words:
     """The words after `labctl NAME`, read. HelpWanted when they ask for help; InputError says what is wrong."""
-    usage = f"Try: labctl {command_name} NODE -- COMMAND. All options: labctl {command_name} --help"
+    command = "" if command_name == "shell" else " -- COMMAND"
+    usage = f"Try: labctl {command_name} NODE{command}. All options: labctl {command_name} --help"
     by_name = {name: key for key, option in options.items() for name in option.names}
     values: dict[str, tuple[str, ...]] = {}
     node: str | None = None
@@ -80,7 +89,8 @@ def read(command_name: str, words: Sequence[str], options: Mapping[str, Option])
             value = left.pop(0)
         values[key] = (*values.get(key, ()), value or "")
     if node is None:
-        raise InputError(f"labctl {command_name}: says no NODE. {usage}")
+        lab = values.get("lab")
+        raise NodeMissing(f"labctl {command_name}: no NODE is given. {usage}", lab[-1] if lab else None)
     return Words(node, tuple(left), values)
 
 

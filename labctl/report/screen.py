@@ -86,14 +86,16 @@ class Look:
 def look_of(stream: TextIO | None) -> Look:
     """What suits `stream`: a terminal's width (COLUMNS goes first), 80 in a pipe; colour only on a terminal.
 
-    NO_COLOR (any value but the empty one) and TERM=dumb switch colour off.
+    NO_COLOR (any value but the empty one) and TERM=dumb switch colour off; FORCE_COLOR (any value but the empty one and
+    0) switches it on without a terminal, as in CI logs. NO_COLOR wins.
     """
     terminal = is_terminal(stream)
     if terminal or os.environ.get("COLUMNS"):
         width = shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns
     else:
         width = _PIPE_WIDTH
-    colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    forced = os.environ.get("FORCE_COLOR", "0") not in ("", "0")
+    colour = (forced or (terminal and os.environ.get("TERM") != "dumb")) and not os.environ.get("NO_COLOR")
     return Look(max(width, _NARROWEST), colour, _glyphs_for(getattr(stream, "encoding", None)))
 
 
@@ -161,6 +163,12 @@ class Screen:
             if lines != self._status:
                 self._put(self._erased() + self._drawn(lines))
                 self._status = lines
+
+    def clear(self) -> None:
+        """On a terminal: erase everything and go to the upper left corner (ECMA-48 CUP and ED)."""
+        if is_terminal(self.stream):
+            with self._lock:
+                self._put("\x1b[H\x1b[2J\x1b[3J" + self._drawn(self._status))
 
     def _erased(self) -> str:
         """Moves the cursor up over the status and erases to the end of the screen (ECMA-48 CPL and ED)."""

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, *, topology: str | Topology | None = None) -> Scenario:
+def load(path: str | Path, *, topology: str | Path | Topology | None = None) -> Scenario:
     """The checked scenario of a file; `topology` (a shape or a path) replaces its own. DocumentError, InputError."""
     from labctl.scenario import loading
 

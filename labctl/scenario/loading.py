@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 
-def load(path: str | Path, *, topology: str | Topology | None = None) -> Scenario:
+def load(path: str | Path, *, topology: str | Path | Topology | None = None) -> Scenario:
     """The scenario in the file at `path`, checked.
 
-    `topology` replaces the file's own: a shape, a path relative to the working directory, or one that is there already
-    (a running lab's). Raises DocumentError with every mistake in the file and in the topology that it names;
+    `topology` replaces the file's own: a shape, a path relative to the working directory, or a resolved one (a running
+    lab's). Raises DocumentError with every mistake in the file and in the topology that it names;
     InputError when `topology` itself is wrong.
     """
     from labctl.documents import DocumentError, read
@@ -86,14 +86,14 @@ def _with_addresses(
 
 
 def _topology(
-    document: Document, data: dict[str, Any], directory: Path, override: str | Topology | None
+    document: Document, data: dict[str, Any], directory: Path, override: str | Path | Topology | None
 ) -> tuple[Topology | None, list[Diagnostic]]:
     from labctl import topology
     from labctl.documents import DocumentError
     from labctl.errors import InputError
 
     if override is not None:
-        return topology.load(override) if isinstance(override, str) else override, []
+        return topology.load(override) if isinstance(override, str | Path) else override, []
     if "topology" not in data:
         return None, []  # the missing key is told with the header
     wanted = data["topology"]

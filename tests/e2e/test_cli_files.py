@@ -127,6 +127,61 @@ def test_examples_lists_everything_that_ships_with_a_sentence() -> None:
         assert all(len(row.split()) > 1 for row in rows), f"{name} has no sentence"
 
 
+def test_examples_come_in_the_order_of_their_readme() -> None:
+    from labctl.cli import shipped
+
+    names = list(shipped.scenarios())
+    assert names[0] == "tcp-echo"
+    assert names.index("buffers") < names.index("accept") < names.index("redis")
+    shown = [
+        line.split()[0] for line in labctl("examples").stdout.splitlines() if line.startswith("  ") and line[2] != " "
+    ]
+    assert shown[: len(names)] == names
+
+
+def test_an_example_is_shown_as_it_is_and_copied_with_what_it_uses(tmp_path: Path) -> None:
+    from labctl.cli import shipped
+
+    path = shipped.scenario("tcp-echo")
+    assert path is not None
+    assert labctl("examples", "tcp-echo").stdout == path.read_text()
+    copied = labctl("examples", "c-programs", "--copy", tmp_path / "new")
+    assert copied.returncode == 0, copied.stderr
+    assert sorted(each.name for each in (tmp_path / "new").iterdir()) == [
+        "c-programs.yaml",
+        "tcp-client.c",
+        "tcp-server.c",
+    ]
+    again = labctl("examples", "c-programs", "--copy", tmp_path / "new")
+    assert (again.returncode, "the file exists" in again.stderr) == (2, True)
+    assert "Did you mean tcp-echo" in labctl("examples", "tcp-ecco").stderr
+
+
+@pytest.mark.parametrize("kind", ["scenarios", "topologies"])
+def test_every_copied_example_is_valid(kind: str, tmp_path: Path) -> None:
+    from labctl.cli import shipped
+    from labctl.cli.start import copy_example
+
+    for name in getattr(shipped, kind)():
+        copy_example(name, tmp_path / name)
+    ran = labctl("validate", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_help_is_a_command_too() -> None:
+    assert labctl("help").stdout == labctl("--help").stdout
+    assert labctl("help", "run").stdout == labctl("run", "--help").stdout
+    assert labctl("help", "nonsense").returncode == 2
+
+
+def test_run_takes_a_shipped_topology_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "echo.yaml"
+    path.write_text(ECHO)
+    assert labctl("run", "--topo", "pair", path).returncode == 0
+    ran = labctl("run", "--topo", "office", path)
+    assert (ran.returncode, "there is no host `client`" in ran.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("kind", ["topology", "scenario", "result"])
 def test_schemas_are_schemas(kind: str) -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(labctl("schema", kind).stdout))

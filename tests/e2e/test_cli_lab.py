@@ -229,6 +229,14 @@ def test_a_started_program_runs_on_is_listed_logged_and_stopped() -> None:
     assert "ended by SIGTERM" in done("ps", NAME)
 
 
+def test_a_command_line_without_a_node_lists_the_nodes() -> None:
+    for command in ("shell", "exec", "start"):
+        ran = labctl(command)
+        assert ran.returncode == (2 if command == "start" else 125)
+        assert ran.stderr.startswith(f"labctl {command}: no NODE is given. Try: labctl {command} NODE")
+        assert f"\nLab {NAME} has client, server.\n" in ran.stderr
+
+
 def test_logs_follow_to_the_end_of_the_program() -> None:
     done("start", "client", "--name", "counter", "--", "sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done")
     assert done("logs", "-f", "counter") == "1\n2\n3\n"
@@ -383,6 +391,13 @@ def test_completion_knows_labs_nodes_and_processes() -> None:
     assert completed("down", NAME[:1]) == [NAME]
     assert completed("cp", "ser") == ["server:"]
     assert "console" in completed("co")
+    assert {"tcp-echo", "tcp-ipv6"} <= set(completed("run", "tcp"))
+    assert "star:" in completed("up", "st")
+    assert {"office", "pair"} <= set(completed("run", "--topo", ""))
+    assert completed("link", "client", "server", "set", "d") == ["delay="]
+    assert completed("link", "client", "server", "down", "d") == []
+    assert "ping" in completed("exec", "client", "--", "pin")
+    assert completed("exec", "client", "--", "ping", "-") == []
     assert "_LABCTL_COMPLETE" in done("completion", "bash")
     assert labctl("completion", "tcsh").returncode == 2
 

@@ -117,7 +117,7 @@ COMMANDS = {
     "plan": {"--format", "-f", "--lab", "--topo"},
     "up": {"--dry-run", "--name", "--topo"},
     "inspect": {"--format", "-f"},
-    "examples": set(),
+    "examples": {"--copy"},
     "init": set(),
     "schema": set(),
     "exec": {"--lab", "--name", *("-t", "--tty", "-i", "--interactive", "-d", "--detach"), *PROGRAM},

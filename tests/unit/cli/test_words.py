@@ -46,8 +46,8 @@ def test_an_option_of_the_command_is_not_asked_for_help() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), "says no NODE"),
-        (("--",), "says no NODE"),
+        ((), "no NODE is given"),
+        (("--",), "no NODE is given"),
         (("--lba", "x", "h1"), "did you mean --lab?"),
         (("h1", "--lab"), "--lab needs a LAB"),
         (("--tty=1", "h1"), "takes no value"),

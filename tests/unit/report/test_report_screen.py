@@ -52,6 +52,15 @@ def test_a_terminal_has_colour_unless_no_color_is_set(monkeypatch: pytest.Monkey
     os.close(main)
 
 
+@pytest.mark.parametrize(
+    ("force", "no", "colour"), [("1", "", True), ("0", "", False), ("", "", False), ("1", "1", False)]
+)
+def test_force_color_colours_a_pipe(force: str, no: str, colour: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", force)
+    monkeypatch.setenv("NO_COLOR", no)
+    assert look_of(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")).colour == colour
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:

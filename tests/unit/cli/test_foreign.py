@@ -1,0 +1,84 @@
+"""Files of other tools, and of the other kind, get one sentence instead of a list of unknown keys."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from labctl.cli.find import Kind, find_topology, load_topology
+from labctl.cli.foreign import answered, recognise
+from labctl.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = {
+    "lab.clab.yml": ("name: x\ntopology:\n  nodes: {a: {kind: linux}}\n", "a containerlab file"),
+    "compose.yaml": ("services:\n  web:\n    image: nginx\n", "a Docker Compose file"),
+    "docker-compose.yml": ("version: '3'\nservices: {web: {build: .}}\nnetworks: {lan: {}}\n", "a Docker Compose file"),
+    "lab.conf": ('LAB_NAME="x"\npc1[0]="A"\n', "a Kathara lab"),
+    "other.conf": ('pc1[image]="kathara/base"\n', "a Kathara lab"),
+    "topo.py": ("from mininet.topo import Topo\n", "a Mininet program"),
+    "drawn.mn": ('{"application": {}, "hosts": [], "links": [], "switches": []}', "a MiniEdit file"),
+    "topology.yml": ("provider: clab\nnodes: [r1, r2]\nlinks: [r1-r2]\n", "a netlab file"),
+    "Abilene.gml": ("graph [\n  directed 0\n  node [\n    id 0\n  ]\n]\n", "a graph (GraphML or GML)"),
+    "Abilene.graphml": (
+        '<?xml version="1.0"?>\n<graphml xmlns="http://x"><graph/></graphml>\n',
+        "a graph (GraphML or GML)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_tool_is_answered_with_the_page_that_helps(tmp_path: Path, name: str) -> None:
+    text, what = FILES[name]
+    path = tmp_path / name
+    path.write_text(text)
+    for wanted in (Kind.TOPOLOGY, Kind.SCENARIO, Kind.NEITHER):
+        message = str(answered(path, wanted, InputError("a list of unknown keys")))
+        assert message.startswith(f"{path}: cannot read it: it is {what}. docs/")
+        page = message.partition("docs/")[2].partition(" ")[0]
+        assert (ROOT / "docs" / page).is_file()
+
+
+def test_no_file_that_ships_is_taken_for_another_tool_s() -> None:
+    ours = [*ROOT.glob("scenarios/*.yaml"), *ROOT.glob("topologies/*.yaml"), *ROOT.glob("labctl/starter/*")]
+    assert len(ours) > 30
+    assert [path for path in ours if recognise(path) is not None] == []
+
+
+def test_a_pipe_and_a_device_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert recognise(tmp_path / "pipe") is None
+    assert recognise(Path("/dev/zero")) is None
+
+
+def test_a_scenario_given_as_a_topology_names_the_command_that_runs_it(tmp_path: Path) -> None:
+    path = tmp_path / "hello.yaml"
+    path.write_text("topology: star:3\nsteps:\n  - run: {on: h1, run: ['true']}\n")
+    with pytest.raises(InputError) as caught:
+        load_topology(str(path))
+    assert str(caught.value) == (
+        f"{path}: is a scenario, not a topology. Try: labctl run {path}. The network that it runs on: labctl up star:3"
+    )
+
+
+def test_every_name_that_examples_lists_as_a_topology_can_be_used() -> None:
+    from labctl.cli import shipped
+
+    for name in shipped.topologies():
+        assert load_topology(name).nodes, name
+
+
+def test_a_file_wins_over_a_shape_and_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_topology("pair") != Path("pair")
+    (tmp_path / "pair").write_text("hosts: {a: {}}\n")
+    assert find_topology("pair") == Path("pair")
+    assert find_topology("star:3") == "star:3"
+
+
+@pytest.mark.parametrize("word", ["ofice", "no/such.yaml", "nothing"])
+def test_a_word_that_names_no_topology_is_refused(word: str) -> None:
+    with pytest.raises(InputError, match="no shipped topology has that name"):
+        find_topology(word)
