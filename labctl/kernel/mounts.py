@@ -163,7 +163,7 @@ def make_root(view: View, subject: str, *, in_lab: bool = False, read_only: Iter
         for path in view.hidden:
             if os.path.isdir(tree + path):  # not if it lies in a place
                 with _failing_as(subject, f"hide {path}"):
-                    mount_syscall("tmpfs", tree + path, "tmpfs", SAFE | MS_RDONLY, "mode=700")
+                    mount_syscall("tmpfs", tree + path, "tmpfs", SAFE, "mode=700")
     with _failing_as(subject, "change to its root directory"):
         _change_root(tree)
 

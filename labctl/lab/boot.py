@@ -132,6 +132,7 @@ def _watch(
     listener: int,
     outside: Outside | None,
 ) -> None:
+    pids = os.readlink("/proc/self/ns/pid")
     enter_lab_namespaces()
     boot_reading, boot_writing = os.pipe2(os.O_CLOEXEC)
     stay_reading, stay_writing = os.pipe2(os.O_CLOEXEC)
@@ -139,7 +140,7 @@ def _watch(
     def keeper() -> None:
         for descriptor in (boot_writing, stay_reading, LIVENESS, owner):
             os.close(descriptor)
-        staying = Staying(place, listener, stay_writing) if place else None
+        staying = Staying(place, listener, stay_writing, pids) if place else None
         keep(channel, request, number, boot_reading, staying, outside)
 
     pid = processes.fork(keeper)

@@ -37,7 +37,7 @@ CHUNK = 1 << 20
 class Client:
     """One connection, from the keeper's side. It owns the socket, and descriptors on their way in or out."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, is_admitted: bool = False) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._header = bytearray()
@@ -46,6 +46,7 @@ class Client:
         self._truncated = False
         self._outgoing: list[_Outgoing] = []
         self.is_gone = False
+        self.is_admitted = is_admitted  # other requests than Hello are answered
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -186,9 +187,9 @@ class Front:
         """`Events.others` tells when this descriptor is ready for reading, or hung up."""
         self._poller.register(descriptor, select.POLLIN)
 
-    def add(self, sock: socket.socket) -> Client:
+    def add(self, sock: socket.socket, *, is_admitted: bool = False) -> Client:
         """A client on this socket, which is taken over."""
-        client = Client(sock)
+        client = Client(sock, is_admitted=is_admitted)
         self.clients[client.fileno()] = client
         self._poller.register(client.fileno(), client.events)
         return client

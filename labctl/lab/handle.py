@@ -142,7 +142,6 @@ class Lab:
                         lab=name,
                         source=source,
                         stays=True,
-                        hidden_paths=(str(registry.state_directory()),),
                     )
                     request, descriptors = owner.with_ports(request, plan, theirs)
                     descriptors += (listener, *place.descriptors)
@@ -178,7 +177,8 @@ class Lab:
         lab = cls(reaching.connect(name, deadline_s=deadline_s), name, (), deadline_s)
         try:
             try:
-                welcome = lab._ask(Hello(VERSION), what="greet the lab").message
+                with reaching.credentials() as shown:
+                    welcome = lab._ask(Hello(VERSION), shown, what="greet the lab").message
             except KeeperStopped:
                 raise
             except DeadlineExceeded as error:

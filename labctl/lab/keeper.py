@@ -31,6 +31,7 @@ from labctl.lab.front import Client, Front
 from labctl.lab.host import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, Surroundings
 from labctl.lab.place import DIRECTORY_FLAGS, LOGS, Place
 from labctl.lab.protocol import (
+    IS_FOREIGN,
     VERSION,
     Apply,
     BeginChange,
@@ -88,6 +89,7 @@ class Staying:
     place: Place
     listener: int
     stay: int
+    pids: str  # the PID namespace that clients have to be in, as /proc/self/ns/pid names it: pid:[4026531836]
 
 
 @dataclass(slots=True)
@@ -172,6 +174,10 @@ class Keeper:
 
     def handle(self, client: Client, number: int, message: Message, descriptors: tuple[int, ...]) -> Answer | None:
         """The answer to one request; None when it is given later."""
+        if isinstance(message, Hello) and message.version != VERSION:
+            return Answer(Welcome(VERSION, ()))  # another version shows what it shows: it reports the difference
+        if not client.is_admitted:
+            self.admit(client, message, descriptors)
         match message:
             case Spawn():
                 return self.spawn(client, message, descriptors)
@@ -235,6 +241,17 @@ class Keeper:
                 return Answer(Done())
             case _:
                 raise LabError(f"lab: {type(message).__name__} is no request to a keeper.")
+
+    def admit(self, client: Client, message: Message, descriptors: tuple[int, ...]) -> None:
+        """Serve this client from here on. LabError unless it shows that it is in the owner's PID namespace."""
+        subject = f"lab {self.surroundings.lab}"
+        if not isinstance(message, Hello):
+            raise LabError(f"{subject}: cannot take {type(message).__name__} as a client's first request.")
+        if self.staying is None or [os.readlink(f"/proc/self/fd/{each}") for each in descriptors] != [
+            self.staying.pids  # no other file is called so; stat(2) of a descriptor from a client may block
+        ]:
+            raise LabError(f"{subject}: {IS_FOREIGN}")
+        client.is_admitted = True
 
     def error_of(self, message: Message, error: OSError) -> KernelError:
         """What an unforeseen refusal by the kernel is to the owner."""
@@ -541,7 +558,7 @@ def _build(channel: Channel, request: Open, staying: Staying | None, outside: Ou
     timers = Timers()
     roster = Roster(surroundings, timers, logs)
     front = Front(socket.socket(fileno=staying.listener) if staying else None)
-    owner = front.add(channel.detach())
+    owner = front.add(channel.detach(), is_admitted=True)
     return Keeper(front, owner, surroundings, table, hosts, request, pid, staying, roster, timers, outside)
 
 

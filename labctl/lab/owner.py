@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from labctl.errors import InputError
+from labctl.lab import registry
 from labctl.lab.protocol import Identity, Open, Pairs
 from labctl.lab.starting import search_path
 
@@ -32,6 +33,7 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
         operations=to_json(plan.operations),
         environment=tuple(os.environ.items()),
         cwd=cwd,
+        hidden_paths=tuple(map(str, registry.possible_state_directories())),
         visible_paths=tuple(dict.fromkeys([*visible, *(os.path.abspath(path) for path in visible_paths)])),
     )
 

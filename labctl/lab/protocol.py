@@ -65,7 +65,11 @@ class Stay:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A client's first request; `version` is its VERSION. Answered by `Welcome`."""
+    """A client's first request; `version` is its VERSION. Answered by `Welcome`.
+
+    A descriptor of the client's PID namespace goes with it: a keeper serves processes of the namespace in which its lab
+    was made. Programs of another lab live in another one, and cannot open this one.
+    """
 
     version: int
 
@@ -382,6 +386,10 @@ def decode(body: bytes) -> Message:
 _CLASSES: dict[str, type[Any]] = {message.__name__: message for message in (*get_args(Request), *get_args(Reply))}
 
 # Changes with any message: a keeper may be older than the labctl that reaches it.
+IS_FOREIGN = (
+    "cannot serve this process: it is not in the PID namespace in which the lab was made. A program of another lab or "
+    "of a container cannot control the lab. Run labctl where the lab was made."
+)
 VERSION = zlib.crc32(repr([(name, [field.name for field in fields(kind)]) for name, kind in _CLASSES.items()]).encode())
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from labctl.errors import DeadlineExceeded, LabctlError, LabError, LabGone, describe_errno
 from labctl.lab import registry
 from labctl.lab.place import BOOT, DIRECTORY_FLAGS, SOCKET, making, read
-from labctl.lab.protocol import Channel, Down
+from labctl.lab.protocol import IS_FOREIGN, VERSION, Channel, Down, Failed, Hello
 
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 DOWN_DEADLINE_S = 10.0
@@ -103,6 +103,8 @@ def _connected(name: str, directory: int, deadline_s: float) -> Connection:
         keeper_pid, uid, _ = CREDENTIALS.unpack(credentials)
         if uid != os.geteuid():
             raise LabError(f"lab {name}: its keeper is user {uid}'s.")
+        if keeper_pid == 0:
+            raise LabError(f"lab {name}: {IS_FOREIGN}")
         return Connection(sock, keeper_pid)
     except OSError as error:
         sock.close()
@@ -114,6 +116,16 @@ def _connected(name: str, directory: int, deadline_s: float) -> Connection:
     except BaseException:
         sock.close()
         raise
+
+
+@contextmanager
+def credentials() -> Iterator[tuple[int, ...]]:
+    """The descriptors that go with `Hello`: of the PID namespace of this process."""
+    pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield (pids,)
+    finally:
+        os.close(pids)
 
 
 def not_answering(name: str, deadline_s: float) -> DeadlineExceeded:
@@ -240,9 +252,12 @@ def start_time(pid: int) -> int:
 
 def _asked(channel: Channel, until: float) -> bool:
     try:
-        channel.send(1, Down(), until=until)
-        while channel.receive(until=until) is not None:
-            pass
+        with credentials() as shown:
+            channel.send(1, Hello(VERSION), shown, until=until)
+        channel.send(2, Down(), until=until)
+        while (frame := channel.receive(until=until)) is not None:
+            if isinstance(frame.message, Failed):
+                raise frame.message.error()
     except LabGone:
         return True
     except DeadlineExceeded:

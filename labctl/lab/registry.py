@@ -258,18 +258,24 @@ def pause() -> None:
     select.select([], [], [], POLL_S)
 
 
-def _configured() -> Path:
-    if given := os.environ.get("LABCTL_STATE_DIR"):
-        return Path(given).absolute()
+def possible_state_directories() -> list[Path]:
+    """The directories in which labctl looks for this user's labs, in any environment; this process uses the first."""
     uid = os.geteuid()
+    found: list[Path] = []
+    if given := os.environ.get("LABCTL_STATE_DIR"):
+        found.append(Path(given).absolute())
     if uid == 0:
-        return Path("/run/labctl")
+        return [*found, Path("/run/labctl")]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isabs(runtime):
         with contextlib.suppress(OSError):
             if os.stat(runtime).st_uid == uid:
-                return Path(runtime) / "labctl"
-    return Path(f"/tmp/labctl-{uid}")
+                found.append(Path(runtime) / "labctl")
+    return [*found, Path(f"/tmp/labctl-{uid}"), Path(f"/run/user/{uid}/labctl")]
+
+
+def _configured() -> Path:
+    return possible_state_directories()[0]
 
 
 def _open_state(path: Path) -> int:

@@ -434,6 +434,80 @@ def test_the_keeper_hangs_up_on_a_process_of_its_lab(tmp_path: Path) -> None:
                 registry.take_down(name_of_lab())
 
 
+COMMANDS = [
+    ("exec", "--lab", "victim", "client", "--", "echo", "controlled"),
+    ("down", "victim"),
+    ("down", "--all"),
+    ("link", "--lab", "victim", "client", "server", "down"),
+    ("ps",),
+]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """The state directory of a running lab `victim`."""
+    state = tmp_path / "state"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABCTL_STATE_DIR", str(state))
+        with Lab.up(pair_plan(), "victim") as lab:
+            lab.stay()
+        yield state
+        with Lab.attach("victim") as lab:  # it has not been ended
+            assert output(lab, "client", "ping", "-c1", "-W2", "server").count("1 received") == 1
+        registry.take_down("victim")
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_programs_of_a_lab_do_not_control_another_lab_of_their_owner(
+    words: tuple[str, ...], victim: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABCTL_STATE_DIR", str(tmp_path / "other"))  # so that its own is not hidden
+        with Lab.open(pair_plan(), visible_paths=[tmp_path]) as lab:
+            environment = ["env", f"LABCTL_STATE_DIR={victim}"]
+            done = run(lab, "client", *environment, sys.executable, "-c", LABCTL, *words)
+    assert "not in the PID namespace" in done.output
+    assert done.status != 0
+
+
+def test_the_keeper_refuses_requests_of_another_labs_programs_however_they_ask(victim: Path, tmp_path: Path) -> None:
+    script = (
+        "import os, socket, time\n"
+        "from labctl.lab.protocol import VERSION, Channel, Describe, Down, Hello\n"
+        f"with socket.socket(socket.AF_UNIX) as sock:\n    sock.connect({str(victim / 'victim' / SOCKET)!r})\n"
+        "    channel, until = Channel(sock), time.monotonic() + 20\n"
+        "    own = [os.open(f'/proc/self/ns/{kind}', os.O_RDONLY) for kind in ('pid', 'pid_for_children', 'net')]\n"
+        "    hello = Hello(VERSION)\n"
+        "    asked = [(hello, ()), *((hello, (each,)) for each in own), (Describe(), own), (Down(), own)]\n"
+        "    for number, (request, descriptors) in enumerate(asked):\n"
+        "        channel.send(number, request, descriptors, until=until)\n"
+        "        print(type(channel.receive(until=until).message).__name__)\n"
+    )
+    with Lab.open(pair_plan(), visible_paths=[tmp_path]) as lab:
+        shell(lab, "client", f"while umount {victim}; do :; done; test -d {victim}/victim")
+        assert output(lab, "client", sys.executable, "-c", script) == "Failed\n" * 6
+
+
+@pytest.mark.parametrize("kind", ["run", "open", "up"])
+def test_no_kind_of_lab_shows_the_state_directory(kind: str, victim: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LABCTL, "exec", "--lab", "victim", "client", "--", "echo", "controlled"]
+    if kind == "run":
+        scenario = tmp_path / "control.scenario.yaml"
+        step = {"on": "client", "run": command, "expect": {"exit": 125, "stderr": {"contains": "none of that name"}}}
+        scenario.write_text(json.dumps({"name": "control", "topology": "pair", "steps": [{"run": step}]}))
+        done = subprocess.run(
+            [sys.executable, "-c", LABCTL, "run", str(scenario)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+        return
+    if kind == "open":
+        made = Lab.open(pair_plan(), visible_paths=[tmp_path])
+    else:
+        made = Lab.up(pair_plan(), name_of_lab(), visible_paths=[tmp_path])
+    with made as lab:
+        assert "none of that name" in run(lab, "client", *command).output
+
+
 def test_programs_do_not_gain_rights_by_files_that_are_made_on_a_host() -> None:
     script = "import os, sys\nfor place in sys.argv[1:]: print(os.statvfs(place).f_flag)"
     with Lab.open(pair_plan()) as lab:
