@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from labctl.api.core import Core
     from labctl.api.link import Link
+    from labctl.api.program import Program
     from labctl.api.reachability import Reachability
     from labctl.api.scenarios import ScenarioRun
     from labctl.api.topology import Topology
@@ -133,6 +134,11 @@ class AsyncLab:
     def hosts(self) -> Mapping[str, AsyncHost]:
         """The hosts alone, by name, in file order."""
         return {node.name: self[node.name] for node in self._core.model.nodes if node.kind is NodeKind.HOST}
+
+    @property
+    def services(self) -> Mapping[str, Program]:
+        """As `Lab.services`; what waits for them blocks."""
+        return self.sync.services
 
     @property
     def links(self) -> tuple[AsyncLink, ...]:

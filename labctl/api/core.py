@@ -9,11 +9,13 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from labctl.api.journal import Journal
+from labctl.api.journal import ActivityKind, Entry, Journal, show_command
 from labctl.errors import InputError, LabGone, NotFound
 from labctl.lab.handle import Lab as Engine
 from labctl.names import name_key
@@ -41,6 +43,7 @@ class Core:
         self.condition = threading.Condition()
         self.watcher = Watcher()
         self.programs = Programs(engine, self.condition, self.watcher, lambda host, process, stream, data: None)
+        self.services: dict[str, Entry] = {}  # by NODE/SERVICE
         self.owner = os.getpid()
         self.closed = False
         self.attached = False
@@ -65,7 +68,9 @@ class Core:
         try:
             if has_services:
                 services.start(engine, plan)
-            return cls(engine, model, plan)
+            core = cls(engine, model, plan)
+            core._watch_services()
+            return core
         except BaseException:
             engine.close()
             raise
@@ -79,11 +84,23 @@ class Core:
         try:
             plan = engine.describe().plan
             core = cls(engine, topology_of(plan), plan)
+            core.attached = True
+            core._watch_services()
         except BaseException:
             engine.close()
             raise
-        core.attached = True
         return core
+
+    def _watch_services(self) -> None:
+        if not any(node.services for node in self.plan.nodes):
+            return
+        from labctl.api.program import seen
+
+        self.programs.add_services(self.plan, may_have_ended=self.attached)
+        for key, service in self.programs.services.items():
+            what = f"{service.command.name}: {show_command(tuple(service.command.argv))}"
+            entry = self.services[key] = self.journal.begin(service.command.host, ActivityKind.SERVICE, what)
+            entry.look = partial(seen, service)
 
     @property
     def is_forked(self) -> bool:
@@ -171,6 +188,7 @@ class Core:
         with self._lock if not self.is_forked else threading.Lock():  # a forked copy may be locked for ever
             if self.closed:
                 return
+            failed = [] if self.is_forked else self._failed_services()
             self.closed = True
         try:
             self.engine.close()
@@ -180,6 +198,16 @@ class Core:
                 self.programs.close()
             if self._visits is not None:
                 self._visits.close()
+        for problem in failed:
+            warnings.warn(problem, RuntimeWarning, stacklevel=4)
+
+    def _failed_services(self) -> list[str]:
+        """A sentence about each service that ended badly by itself, which nobody who uses the lab has looked at."""
+        return [
+            f"lab {self.model.name}: service {service.command.host}/{service.command.name} {service.state}"
+            for service in self.programs.unaccounted()
+            if service.kind == "service"
+        ]
 
 
 def not_found(problem: str, word: str, allowed: Iterable[str]) -> NotFound:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from labctl.api.journal import Snapshot, describe
+from labctl.api.journal import ActivityKind, Snapshot, describe
 from labctl.errors import LabctlError
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def _activities(core: Core, after_s: float) -> Iterator[str]:
 
 
 def _goes_on_after(activity: Activity, after_s: float) -> bool:
+    if activity.kind is ActivityKind.SERVICE:  # what ended in an earlier test matters to the later ones
+        return True
     return activity.duration_s is None or activity.started_s + activity.duration_s > after_s
 
 

@@ -20,6 +20,7 @@ class ActivityKind(StrEnum):
 
     RUN = "run"
     START = "start"
+    SERVICE = "service"
     SOCKET = "socket"
     LISTEN = "listen"
     CONNECT = "connect"

@@ -16,6 +16,7 @@ from labctl.api.link import Link
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
+    from labctl.api.program import Program
     from labctl.api.reachability import Reachability
     from labctl.api.scenarios import ScenarioRun
     from labctl.api.topology import Topology
@@ -117,6 +118,21 @@ class Lab:
     def hosts(self) -> Mapping[str, Host]:
         """The hosts alone, by name, in file order."""
         return {node.name: self[node.name] for node in self._core.model.nodes if node.kind is NodeKind.HOST}
+
+    @property
+    def services(self) -> Mapping[str, Program]:
+        """The services by NODE/SERVICE, in file order, as programs: their state, what they wrote, `signal`, `close`.
+
+        When the lab is closed, RuntimeWarning for one that ended by itself with something else than status 0 and whose
+        `returncode` nobody asked for.
+        """
+        from labctl.api.program import Program
+
+        core = self._core
+        return {
+            key: Program(self[running.command.host], core, running, core.services[key])
+            for key, running in core.programs.services.items()
+        }
 
     @property
     def links(self) -> tuple[Link, ...]:

@@ -15,7 +15,6 @@ from labctl.api.running import written
 from labctl.errors import LabGone, ProgramNotReady
 from labctl.scenario.listener import Stream
 from labctl.scenario.programs import Program as Running
-from labctl.scenario.programs import stop
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -25,19 +24,20 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """A program that runs on a host. Leaving its `with` block ends it, and so does the end of the lab.
+    """A program that runs on a host: one that was started, or a service of the topology (`Lab.services`).
 
+    Leaving its `with` block ends it, and so does the end of the lab. A service is not started again after that.
     Its output is read all the time: it is never kept waiting by a full pipe. The first and the last MiB of each stream
     are kept. Thread-safe.
     """
 
     def __init__(self, host: Host, core: Core, running: Running, entry: Entry) -> None:
-        """For `Host.start`."""
+        """For `Host.start` and `Lab.services`."""
         self.host = host
         self._core = core
         self._running = running
         self._entry = entry
-        entry.look = partial(_seen, running)
+        entry.look = partial(seen, running)
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +66,7 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its number on its host."""
+        """Its number on its host; of a service that does not run 0."""
         return self._running.process.pid
 
     @property
@@ -87,11 +87,12 @@ class Program:
     @property
     def returncode(self) -> int | None:
         """As Popen's: None while it runs, minus the signal's number when one has ended it."""
+        self._running.accounted_for |= self._running.ended
         return self._running.status
 
     def poll(self) -> int | None:
         """As `returncode`, after a look."""
-        return self._running.status
+        return self.returncode
 
     def wait(self, timeout_s: float | None = 60.0) -> int:
         """Wait for its end; its returncode. TimeoutError when it still runs after `timeout_s` (None: no limit)."""
@@ -105,8 +106,9 @@ class Program:
                 f"host {self.host.name}: {self.name} still runs after {timeout_s:g} s."
                 f"{written(self.stdout, self.stderr)}"
             )
-        assert self._running.status is not None
-        return self._running.status
+        status = self.returncode
+        assert status is not None
+        return status
 
     def wait_for_output(self, pattern: str | re.Pattern[str], *, timeout_s: float = 10.0) -> str:
         """Wait until its output (either stream) matches; the match. ProgramNotReady when it does not in time."""
@@ -147,7 +149,7 @@ class Program:
         if self._core.is_forked or self._core.closed:
             return
         try:
-            ended = self._running.ended or stop(self._running, signal.SIGTERM, self._core.scope(60.0))
+            ended = self._running.ended or self._running.stop(signal.SIGTERM, self._core.scope(60.0))
         except (LabGone, RuntimeError):
             return  # the lab ends, and the program with it
         if not ended:
@@ -191,7 +193,7 @@ class Program:
             raise self._failure(not_ready(ready, before, how))
 
 
-def _seen(running: Running) -> Seen:
+def seen(running: Running) -> Seen:
     """How it is doing, for the journal."""
     outcome = "gone with its lab" if running.gone else running.state
     return Seen(outcome, running.ended, running.text(Stream.STDOUT), running.text(Stream.STDERR))

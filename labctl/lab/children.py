@@ -30,6 +30,7 @@ from labctl.lab.protocol import OpenFile, Spawn
 
 PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
 OPEN_TIMEOUT_S = 2.0  # opening a file may block (a FIFO), and the keeper with it
+COPY_BYTES = 1 << 16
 IUTF8 = 0o40000  # asm-generic/termbits.h: the erase key takes a whole character
 CALLER_CHANNEL = 1000  # far above the descriptors 3, 4, ... that a caller's own calls get
 
@@ -60,7 +61,10 @@ def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio:
         if request.terminal is None or ends is None:
             _connect_stdio(request.stdio, stdio)
         else:
-            _connect_terminal(host, request.terminal, request.user[0] if request.user else None, ends[1])
+            owner = request.user[0] if request.user else None
+            _connect_terminal(host, request.terminal, owner, ends[1], plain=request.is_terminal_plain)
+            if request.stdio[0]:
+                os.dup2(stdio[0], 0)
         processes.keep_only(0, 1, 2, writing)
         processes.set_descriptor_limit(surroundings.descriptor_limit)
         if request.user is not None:
@@ -171,13 +175,48 @@ def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], 
     return Started(pid, *PIDS.unpack(report))
 
 
-def _connect_terminal(host: Host, size: tuple[int, int], owner: int | None, channel: socket.socket) -> None:
-    """A new terminal of the host's own is this session's, and its three streams; the master goes over `channel`."""
+def forward_terminal(master: int, pipe: int) -> None:
+    """Copy what is written to a terminal into a pipe, in a process of its own; `master` is taken over.
+
+    It ends when nobody has the terminal open any more, or nobody reads the pipe.
+    """
+
+    def body() -> None:
+        processes.default_signals()
+        processes.die_with_parent()
+        syscalls.set_process_name("labctl-terminal")
+        processes.keep_only(0, 1, 2, master, pipe)
+        while True:
+            try:
+                data = memoryview(os.read(master, COPY_BYTES))
+            except OSError as error:
+                if error.errno == errno.EIO:  # pty(7): the last descriptor of the other side was closed
+                    return
+                raise
+            while data:
+                data = data[os.write(pipe, data) :]
+
+    try:
+        processes.fork(body)
+    finally:
+        os.close(master)
+
+
+def _connect_terminal(
+    host: Host, size: tuple[int, int], owner: int | None, channel: socket.socket, *, plain: bool
+) -> None:
+    """A new terminal of the host's own is this session's, and its three streams; the master goes over `channel`.
+
+    A plain one leaves line ends as they are written, and echoes nothing.
+    """
     try:
         master, terminal = os.openpty()
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         settings = termios.tcgetattr(terminal)
         settings[0] |= IUTF8
+        if plain:
+            settings[1] &= ~termios.OPOST
+            settings[3] &= ~termios.ECHO
         termios.tcsetattr(terminal, termios.TCSANOW, settings)
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
         if owner is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from labctl.topology.service import Restart
 
@@ -17,6 +18,7 @@ __all__ = [
     "Description",
     "NodeInfo",
     "ProcessInfo",
+    "ProcessNews",
     "ProcessState",
     "Restart",
     "from_json",
@@ -55,6 +57,35 @@ class ProcessInfo:
     def is_detached(self) -> bool:
         """Whether it outlives the client that started it, and has a log."""
         return bool(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessNews:
+    """How a detached process is doing from some moment on, as its watchers hear it."""
+
+    state: ProcessState
+    pid: int  # on its host; 0 when it does not run
+    restarts: int
+    returncode: int | None
+    is_log_complete: bool  # it has ended, and all that it wrote is in its log
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=BiI?i?")
+
+    @classmethod
+    def of(cls, info: ProcessInfo, *, is_log_complete: bool) -> ProcessNews:
+        """The news that there are about a process."""
+        return cls(info.state, info.pid, info.restarts, info.returncode, is_log_complete)
+
+    def pack(self) -> bytes:
+        """For `unpack`, `LAYOUT.size` bytes."""
+        state, code = list(ProcessState).index(self.state), self.returncode
+        return self.LAYOUT.pack(state, self.pid, self.restarts, code is not None, code or 0, self.is_log_complete)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ProcessNews:
+        """The news that `pack` wrote."""
+        state, pid, restarts, has_ended, code, is_log_complete = cls.LAYOUT.unpack(data)
+        return cls(list(ProcessState)[state], pid, restarts, code if has_ended else None, is_log_complete)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ from labctl.lab.protocol import (
     Reconcile,
     Request,
     SignalGroup,
+    SignalProcess,
     Spawn,
     SpawnCaller,
     Spawned,
@@ -44,6 +46,7 @@ from labctl.lab.protocol import (
     Stay,
     StopProcess,
     Undrop,
+    WatchProcess,
     Welcome,
     WhenGone,
 )
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from labctl.lab.caller import Caller
     from labctl.lab.description import Description, ProcessInfo
     from labctl.lab.reaching import Connection
+    from labctl.lab.watched_process import WatchedProcess
     from labctl.plan.droprule import DropRule
     from labctl.plan.operations import Operation, Plan
 
@@ -217,8 +221,11 @@ class Lab:
         cwd: str | None = None,
         user: str | None = None,
         restart: Restart = Restart.NO,
+        terminal: tuple[int, int] | None = None,
     ) -> ProcessInfo:
         """Start a program that outlives this handle; its output goes to its log (`registry.log_paths`).
+
+        With `terminal` (rows, columns) it has a terminal of its own, and its log what it writes there.
 
         `name` is as a node's name and unique on the node among those that run ("": made from argv[0]). InputError when
         the name is bad or in use, KernelError when it cannot be run.
@@ -233,14 +240,31 @@ class Lab:
             cwd=cwd,
             user=identity,
             restart=Restart(restart).value,
+            terminal=terminal,
         )
         (info,) = self._processes(request, what=f"start {argv[0]} on {node}")
         return info
 
-    def stop_process(self, node: str, name: str) -> ProcessInfo:
-        """End a detached process: SIGTERM to its process group, SIGKILL after 2 s; returns when it has ended."""
-        (info,) = self._processes(StopProcess(node, name), what=f"stop {name} on {node}")
+    def stop_process(self, node: str, name: str, number: int = signal.SIGTERM) -> ProcessInfo:
+        """End a detached process: a signal to its process group, SIGKILL after 2 s; returns when it has ended."""
+        (info,) = self._processes(StopProcess(node, name, int(number)), what=f"stop {name} on {node}")
         return info
+
+    def signal_process(self, node: str, name: str, number: int, *, group: bool = False) -> bool:
+        """Send a signal to a detached process (`group`: to its process group); False when it does not run.
+
+        One that ends by it is started again where its `restart` says so.
+        """
+        return bool(self._done(SignalProcess(node, name, int(number), group), what=f"signal {name} on {node}"))
+
+    def watch_process(self, node: str, name: str) -> WatchedProcess:
+        """A detached process as it goes on; the caller closes what it gets. InputError when none has that name."""
+        from labctl.lab.watched_process import WatchedProcess
+
+        def watch(*, news: bool) -> tuple[int, ...]:
+            return self._ask(WatchProcess(node, name, news), what=f"watch {name} on {node}").descriptors
+
+        return WatchedProcess(self, node, name, watch)
 
     def read_log(self, node: str, name: str) -> bytes:
         """What a detached process has written and its log still has."""
@@ -314,17 +338,19 @@ class Lab:
         stderr: int | None = None,
         user: str | None = None,
         terminal: tuple[int, int] | None = None,
+        is_terminal_plain: bool = False,
     ) -> Process:
         """Start a program on the node; the caller closes the `Process`, which does not end it.
 
         `user` is a name or number of this machine. `terminal` (rows, columns) gives it a terminal of its own instead of
-        the three descriptors: `Process.terminal` is then the descriptor of the terminal's other side (the master).
+        `stdout`, `stderr` and, if it is not given, `stdin`: `Process.terminal` is then the descriptor of the terminal's
+        other side (the master). A plain one does not change line ends and does not echo.
 
         `env` is over the owner's environment and the node's. Descriptors stay the caller's; None is /dev/null. It is
         the leader of a session and process group of its own. KernelError when it cannot be run (ENOENT: is not there).
         """
         owner.check_arguments(argv, env, cwd)
-        given = (None, None, None) if terminal else (stdin, stdout, stderr)
+        given = (stdin, None, None) if terminal else (stdin, stdout, stderr)
         identity, environment = owner.identity_of(user)
         request = Spawn(
             node=node,
@@ -334,6 +360,7 @@ class Lab:
             stdio=(given[0] is not None, given[1] is not None, given[2] is not None),
             user=identity,
             terminal=terminal,
+            is_terminal_plain=is_terminal_plain,
         )
         descriptors = tuple(descriptor for descriptor in given if descriptor is not None)
         frame = self._ask(request, descriptors, what=f"start {argv[0]} on {node}")

@@ -57,6 +57,7 @@ from labctl.lab.protocol import (
     Reconcile,
     Reply,
     SignalGroup,
+    SignalProcess,
     Spawn,
     SpawnCaller,
     Spawned,
@@ -64,6 +65,7 @@ from labctl.lab.protocol import (
     Stay,
     StopProcess,
     Undrop,
+    WatchProcess,
     Welcome,
     WhenGone,
 )
@@ -190,9 +192,20 @@ class Keeper:
             case StopProcess():
                 self.changes.will_stop(client, (message.node, message.name))
                 self.roster.stop(
-                    self.host(message.node), message.name, lambda info: client.send(number, _told(info).message)
+                    self.host(message.node),
+                    message.name,
+                    lambda info: client.send(number, _told(info).message),
+                    message.number,
                 )
                 return None
+            case SignalProcess():
+                host = self.host(message.node)
+                return Answer(
+                    Done(int(self.roster.send_signal(host, message.name, message.number, group=message.group)))
+                )
+            case WatchProcess():
+                host = self.host(message.node)
+                return Answer(Done(), self.roster.watch(host, message.name, news=message.news))
             case OpenLog():
                 self.roster.open_log(message.node, message.name, lambda opened: client.send(number, Done(), opened))
                 return None

@@ -114,6 +114,7 @@ class StartProcess:
     cwd: str | None
     user: Identity | None
     restart: str  # labctl.lab.description.Restart's value
+    terminal: tuple[int, int] | None = None  # rows, columns of a terminal that it writes to instead of pipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,30 @@ class StopProcess:
 
     node: str
     name: str
+    number: int = 15  # SIGTERM: the signal that it gets 2 s before SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class SignalProcess:
+    """Signal a detached process, which is started again where it ends by that and its `restart` says so.
+
+    Answered by `Done`: 1, or 0 when it does not run.
+    """
+
+    node: str
+    name: str
+    number: int
+    group: bool  # its process group
+
+
+@dataclass(frozen=True, slots=True)
+class WatchProcess:
+    """Follow a detached process. Answered by `Done` with descriptors of the newer half of its log and of its streams
+    (labctl.lab.log_writer), and, if `news`, of a pipe that gives a `ProcessNews` now and at each change."""
+
+    node: str
+    name: str
+    news: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +188,7 @@ class Spawn:
     terminal: tuple[int, int] | None = (
         None  # rows, columns of a terminal of its own, whose master is the 3rd descriptor
     )
+    is_terminal_plain: bool = False  # for programs to read: it changes nothing that is written, and hangs up nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +381,8 @@ Request = (
     | SpawnCaller
     | StartProcess
     | StopProcess
+    | SignalProcess
+    | WatchProcess
     | OpenLog
     | OpenSocket
     | OpenNetwork

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from labctl.errors import InputError, LabctlError, LabError, describe_errno
-from labctl.lab.children import Started, start_program
-from labctl.lab.description import ProcessInfo, ProcessState, Restart, process_row
+from labctl.lab.children import Started, forward_terminal, start_program
+from labctl.lab.description import ProcessInfo, ProcessNews, ProcessState, Restart, process_row
 from labctl.lab.front import Client
 from labctl.lab.host import Host, Surroundings
 from labctl.lab.log_writer import LogWriter
@@ -58,16 +58,41 @@ class Detached:
     timer: Timer | None = None
     leaves: bool = False  # its node has left the lab
     waiting: list[Told] = field(default_factory=list)  # who wants to know that it has ended
+    watchers: list[int] = field(default_factory=list)  # writing ends of pipes (non-blocking) for its news
+
+    def become(self, info: ProcessInfo) -> None:
+        """Something about it has changed, which its watchers hear."""
+        self.info = info
+        self.tell_watchers(is_log_complete=False)
+
+    def tell_watchers(self, *, is_log_complete: bool) -> None:
+        """News for each; a pipe whose reader has gone, or has not read for 4,000 changes, is closed."""
+        news = ProcessNews.of(self.info, is_log_complete=is_log_complete).pack()
+        for pipe in list(self.watchers):
+            try:
+                os.write(pipe, news)
+            except OSError:
+                self.watchers.remove(pipe)
+                os.close(pipe)
+
+    def forget_watchers(self) -> None:
+        """There will be no more news."""
+        watchers, self.watchers = self.watchers, []
+        for pipe in watchers:
+            os.close(pipe)
 
 
 @dataclass(slots=True)
 class _Reader:
     """Somebody who wants a log that is still being written."""
 
-    node: str
-    name: str
-    told: LogTold
+    then: Callable[[], None]
     is_told: bool = False
+
+    def tell(self) -> None:
+        if not self.is_told:
+            self.is_told = True
+            self.then()
 
 
 class Roster:
@@ -118,22 +143,72 @@ class Roster:
         self._forget_oldest()
         return detached.info
 
-    def stop(self, host: Host, name: str, told: Told) -> None:
-        """End a detached program; `told` hears of it when it has ended."""
-        detached = self._detached.get((host.name, name))
-        if detached is None:
-            names = ", ".join(key[1] for key in self._detached if key[0] == host.name) or "none"
-            raise InputError(f"{host.subject}: no process {name} was started there. Those that were: {names}.")
+    def stop(self, host: Host, name: str, told: Told, number: int = signal.SIGTERM) -> None:
+        """End a detached program by this signal; `told` hears of it when it has ended."""
+        detached = self._named(host, name)
         if not detached.process:
             self._has_ended(detached)
             told(detached.info)
             return
         detached.waiting.append(told)
         if detached.info.state is not ProcessState.STOPPING:
-            detached.info = replace(detached.info, state=ProcessState.STOPPING)
-            _signal(detached.process, signal.SIGTERM, signal.SIGCONT)
+            detached.become(replace(detached.info, state=ProcessState.STOPPING))
+            _signal(detached.process, number, signal.SIGCONT)
             process = detached.process
             detached.timer = self._timers.after(STOP_S, lambda: self._kill_detached(detached, process))
+
+    def send_signal(self, host: Host, name: str, number: int, *, group: bool) -> bool:
+        """Signal a detached program, or its process group; False when it does not run."""
+        detached = self._named(host, name)
+        if not detached.process:
+            return False
+        if group:
+            _signal(detached.process, number)
+        else:
+            os.kill(detached.process, number)
+        return True
+
+    def watch(self, host: Host, name: str, *, news: bool) -> list[int]:
+        """Descriptors of its log's newer half and of the streams of that, before them a pipe with its news if wanted.
+
+        They are the caller's to close.
+        """
+        detached = self._named(host, name)
+        opened: list[int] = []
+        try:
+            if news:
+                reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                opened.append(reading)
+                detached.watchers.append(writing)
+            for file in (f"{host.name}/{name}.log", f"{host.name}/{name}.streams"):
+                opened.append(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._logs))
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        if news and detached.info.state is ProcessState.ENDED:
+            self._tell_end(detached)
+        elif news:
+            detached.tell_watchers(is_log_complete=False)
+        return opened
+
+    def _named(self, host: Host, name: str) -> Detached:
+        detached = self._detached.get((host.name, name))
+        if detached is None:
+            names = ", ".join(key[1] for key in self._detached if key[0] == host.name) or "none"
+            raise InputError(f"{host.subject}: no process {name} was started there. Those that were: {names}.")
+        return detached
+
+    def _tell_end(self, detached: Detached) -> None:
+        """Its watchers hear at once that it has ended, and again when its log is complete."""
+        detached.tell_watchers(is_log_complete=False)
+
+        def complete() -> None:
+            if detached.info.state is ProcessState.ENDED:
+                detached.tell_watchers(is_log_complete=True)
+                detached.forget_watchers()
+
+        self._when_written(detached, complete)
 
     def end(self, key: tuple[str, str], told: Told) -> bool:
         """End a detached program if it runs; False when it does not, and `told` will not hear of it."""
@@ -166,22 +241,24 @@ class Roster:
         detached = self._detached.get((node, name))
         if detached is None:
             raise InputError(f"node {node}: no process {name} was started there.")
-        if detached.process or detached.log.pid not in self._writers:
-            told(self._opened_log(node, name))
-            return
-        reader = _Reader(node, name, told)
-        self._readers.setdefault(detached.log.pid, []).append(reader)
-        self._timers.after(LAST_WORDS_S, lambda: self._tell(reader))
 
-    def _tell(self, reader: _Reader) -> None:
-        if reader.is_told:
+        def tell() -> None:
+            try:
+                opened = self._opened_log(node, name)
+            except OSError:  # EMFILE: an empty answer here is better than the end of the lab
+                opened = []
+            told(opened)
+
+        self._when_written(detached, tell)
+
+    def _when_written(self, detached: Detached, then: Callable[[], None]) -> None:
+        """Call it now, but for a program that has ended once its log's writer has, or LAST_WORDS_S later."""
+        if detached.process or detached.log.pid not in self._writers:
+            then()
             return
-        reader.is_told = True
-        try:
-            opened = self._opened_log(reader.node, reader.name)
-        except OSError:  # EMFILE: an empty answer here is better than the end of the lab
-            opened = []
-        reader.told(opened)
+        reader = _Reader(then)
+        self._readers.setdefault(detached.log.pid, []).append(reader)
+        self._timers.after(LAST_WORDS_S, reader.tell)
 
     def _opened_log(self, node: str, name: str) -> list[int]:
         opened: list[int] = []
@@ -198,7 +275,7 @@ class Roster:
         if writer is not None:
             writer.pid = -1
             for reader in self._readers.pop(pid, ()):
-                self._tell(reader)
+                reader.tell()
             self._timers.after(WRITER_PAUSE_S, lambda: self._replace_writer(writer))
             return True
         for detached in self._detached.values():
@@ -234,7 +311,7 @@ class Roster:
         self._try_later(detached)
 
     def _try_later(self, detached: Detached) -> None:
-        detached.info = replace(detached.info, state=ProcessState.WAITING)
+        detached.become(replace(detached.info, state=ProcessState.WAITING))
         detached.timer = self._timers.after(detached.pause_s, lambda: self._run_again(detached))
         detached.pause_s = min(detached.pause_s * 2, LONGEST_PAUSE_S)
 
@@ -253,17 +330,28 @@ class Roster:
     def _run(self, detached: Detached) -> None:
         request, log = detached.request, detached.log
         spawn = Spawn(
-            request.node, request.argv, request.environment, request.cwd, (False, True, True), user=request.user
+            request.node,
+            request.argv,
+            request.environment,
+            request.cwd,
+            (False, not request.terminal, not request.terminal),
+            user=request.user,
+            terminal=request.terminal,
+            is_terminal_plain=True,
         )
-        started = start_program(detached.host, self._surroundings, spawn, (log.writing, log.writing))
+        started = start_program(detached.host, self._surroundings, spawn, () if request.terminal else log.writing)
         detached.process, detached.since = started.pid, time.monotonic()
-        detached.info = replace(
-            detached.info,
-            pid=started.pid_on_host,
-            machine_pid=started.machine_pid,
-            started_at=time.time(),
-            state=ProcessState.RUNNING,
-            problem="",
+        if started.terminal is not None:
+            forward_terminal(started.terminal, log.writing[0])
+        detached.become(
+            replace(
+                detached.info,
+                pid=started.pid_on_host,
+                machine_pid=started.machine_pid,
+                started_at=time.time(),
+                state=ProcessState.RUNNING,
+                problem="",
+            )
         )
 
     def _has_ended(self, detached: Detached) -> None:
@@ -272,6 +360,7 @@ class Roster:
             detached.timer = None
         detached.info = replace(detached.info, state=ProcessState.ENDED, pid=0, machine_pid=0)
         detached.log.close()
+        self._tell_end(detached)
         waiting, detached.waiting = detached.waiting, []
         if detached.leaves:  # before anybody is told, who may start another one of that name
             self._forget((detached.host.name, detached.info.name), detached)
@@ -318,7 +407,7 @@ class Roster:
 
     def _replace_writer(self, log: LogWriter) -> None:
         """The writer was killed, and its process still runs."""
-        if log.reading == -1 or log.pid != -1:
+        if not log.reading or log.pid != -1:
             return
         try:
             self._start_writer(log)
@@ -336,10 +425,11 @@ class Roster:
 
     def _forget(self, key: tuple[str, str], detached: Detached) -> None:
         del self._detached[key]
+        detached.forget_watchers()
         node, name = key
         if detached.log.pid in self._writers:  # something that has left its process group still writes to the log
             os.kill(detached.log.pid, signal.SIGKILL)
-        for file in (f"{node}/{name}.log", f"{node}/{name}.log.1"):
+        for file in (f"{node}/{name}.log", f"{node}/{name}.log.1", f"{node}/{name}.streams"):
             with contextlib.suppress(OSError):
                 os.unlink(file, dir_fd=self._logs)
 

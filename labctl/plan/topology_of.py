@@ -51,6 +51,7 @@ def topology_of(plan: Plan) -> Topology:
             exposures=planned.exposures,
             limits=planned.limits,
             automatic_routes=planned.automatic_routes,
+            services=planned.services,
         )
         for planned in plan.nodes
     ]

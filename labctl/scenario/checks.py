@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,9 @@ class StepReader:
         self._requires = requires
         self._variables = set(variables)
         self._variables_anywhere = set(variables)
-        self._processes: set[str] = set()
-        self._processes_anywhere: set[str] = set()
+        self._services = _service_names(topology)
+        self._processes = set(self._services)
+        self._processes_anywhere = set(self._services)
         self._programs = programs_known.KnownPrograms(directory, requires.programs)
         self._any_order = 0  # how many `repeat` and `parallel` are open
         self._scripts = callsteps.ScriptChecker(document, topology)
@@ -456,8 +458,13 @@ class StepReader:
             self._wrong(path, f"`{name}` is started only later in the file", "move this step below its `start`")
             return
         started = sorted(other for other in self._processes_anywhere if not is_template(other))
+        several = [service for service in self._services if service.endswith(f"/{name}")]
+        if several:
+            self._wrong(path, f"several nodes have a service `{name}`", f"say which: {', '.join(several)}")
+            return
         hint = suggest(name, started) if started else "no step starts a background program: add a `start` step"
-        self._wrong(path, f"no step starts a background program called `{name}`", hint)
+        what = "a background program, and no node has a service," if self._services else "a background program"
+        self._wrong(path, f"no step starts {what} called `{name}`", hint)
 
     def _signalled(self, name: str, path: KeyPath) -> None:
         host, slash, _ = name.partition("/")
@@ -499,6 +506,13 @@ class StepReader:
 
     def _wrong(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
         self.diagnostics.append(self._document.diagnostic(path, message, hint, key=key))
+
+
+def _service_names(topology: Topology | None) -> tuple[str, ...]:
+    """What steps call the services: NODE/SERVICE, and SERVICE where only one node has one of that name."""
+    services = [(node.name, service.name) for node in topology.nodes for service in node.services] if topology else []
+    counts = Counter(name for _, name in services)
+    return (*(f"{node}/{name}" for node, name in services), *(name for name, count in counts.items() if count == 1))
 
 
 def _mappings(data: Any) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
 
 if TYPE_CHECKING:
     from labctl.scenario.files import Connection, ExpectBody, FileCondition, OutputCondition, Reach, RouteCondition
+    from labctl.scenario.programs import Program
     from labctl.scenario.waiting import Scope
 
 BECOMES_TRUE_WITHIN_S = 1.0
@@ -261,12 +262,11 @@ class _Command:
 
 
 def _running(run: Run, name: str, *, wanted: bool) -> str:
-    program = run.programs.find(name)
-    if program is None:
-        raise StepFailed(f"no background program called `{name}` has been started")
-    if program.ended and not wanted:
+    program = _background(run, name)
+    is_running = program.is_running
+    if not is_running and not wanted:
         program.accounted_for = True
-    if program.ended is not wanted:
+    if is_running is wanted:
         return ""
     return f"expected {name} {'to run' if wanted else 'not to run'}; it {_is(program.state)}"
 
@@ -275,10 +275,15 @@ def _is(state: str) -> str:
     return "is running" if state == "running" else state
 
 
-def _output(run: Run, wanted: OutputCondition) -> str:
-    program = run.programs.find(wanted.process)
+def _background(run: Run, name: str) -> Program:
+    program = run.programs.find(name)
     if program is None:
-        raise StepFailed(f"no background program called `{wanted.process}` has been started")
+        raise StepFailed(f"no background program or service called `{name}` has been started")
+    return program
+
+
+def _output(run: Run, wanted: OutputCondition) -> str:
+    program = _background(run, wanted.process)
     for stream, match in ((Stream.STDOUT, wanted.stdout), (Stream.STDERR, wanted.stderr)):
         if match is not None and (wrong := text_mismatch(match, program.text(stream))):
             return f"{stream} of {wanted.process}: {wrong}"

@@ -58,6 +58,7 @@ def load(path: str | Path, *, topology: str | Path | Topology | None = None) -> 
         timeout_s=header.timeout,
         steps=steps,
         variables=tuple((name, data["variables"][name]) for name in header.variables),
+        topology_line=document.position(("topology",), key=True).line if "topology" in data else 1,
     )
 
 

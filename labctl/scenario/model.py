@@ -63,6 +63,7 @@ class Scenario:
     timeout_s: float  # of the whole scenario
     steps: tuple[Step, ...]
     variables: tuple[tuple[str, object], ...] = field(default=())
+    topology_line: int = 1  # where the file names its topology
 
     @property
     def hosts(self) -> tuple[str, ...]:

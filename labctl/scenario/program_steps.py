@@ -13,7 +13,7 @@ from labctl.scenario.describe import command_line, program_name
 from labctl.scenario.endpoints import parse_listening
 from labctl.scenario.listener import Stream
 from labctl.scenario.matching import number_mismatch, text_mismatch
-from labctl.scenario.programs import Command, Program, describe_status, stop
+from labctl.scenario.programs import Command, Program, describe_status
 from labctl.scenario.programs_known import located
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
 
@@ -41,7 +41,7 @@ def run(at: StepRun, body: RunBody) -> Done:
     """Run a program to its end and look at what it gave."""
     program, _ = _launch(at, body, program_name(body.run, body.shell), body.run)
     if not program.wait_end(at.scope):
-        stop(program, signal.SIGTERM, at.run.scope)
+        program.stop(signal.SIGTERM, at.run.scope)
         raise StepFailed(f"expected to end within {_seconds(at)}; it was still running", _done(program))
     _judge(program, body.expect, any_exit=body.any_exit)
     _save(at, program, body.save)
@@ -53,7 +53,7 @@ def start(at: StepRun, body: StartBody) -> Done:
     name = body.name or program_name(body.run, body.shell)
     before = at.run.programs.find(name)
     if before is not None and not before.ended:
-        raise StepFailed(f"`{name}` is already running (started at {before.command.where}); give this one a `name`")
+        raise StepFailed(f"`{name}` is already running (started by {before.command.where}); give this one a `name`")
     program, watch = _launch(at, body, name, body.run, line=(body.ready.line or "") if body.ready else "")
     at.run.programs.add_background(program)
     if body.ready is not None:
@@ -69,7 +69,7 @@ def stop_program(at: StepRun, body: StopBody) -> Done:
     if program.ended and not program.asked_to_end and body.expect is None and program.status != 0:
         program.accounted_for = True
         raise StepFailed(f"expected {body.process} to be running; it had ended: it {program.state}", _done(program))
-    if not program.ended and not stop(program, signal_number(body.signal), at.run.scope):
+    if not program.ended and not program.stop(signal_number(body.signal), at.run.scope):
         raise StepFailed(f"{body.process} did not end, not even by SIGKILL", _done(program))
     program.accounted_for = True
     _judge(program, body.expect, any_exit=True)
@@ -179,7 +179,7 @@ def build(at: StepRun, body: BuildBody) -> Done:
     try:
         program, _ = _spawn(at, command, stdout=binary)
         if not program.wait_end(at.scope):
-            stop(program, signal.SIGTERM, at.run.scope)
+            program.stop(signal.SIGTERM, at.run.scope)
             raise StepFailed(f"the compiler did not end within {_seconds(at)}", _done(program))
         if program.status != 0:
             said = program.text(Stream.STDERR).splitlines()
@@ -199,7 +199,7 @@ def attempt(at: StepRun, body: ExpectBody) -> tuple[str, Done]:
     program, _ = _launch(at, body, program_name(body.command, body.shell), body.command)
     try:
         if not program.wait_end(at.scope):
-            stop(program, signal.SIGTERM, at.run.scope)
+            program.stop(signal.SIGTERM, at.run.scope)
             wrongs = ["it had not ended"]
         else:
             wrongs = _wrongs(program, body, any_exit=False)
@@ -251,7 +251,7 @@ def _await_ready(at: StepRun, program: Program, ready: Ready, watch: LineWatch |
     if program.ended:
         program.accounted_for = True
         raise StepFailed(f"expected {wanted}; the program ended before: it {program.state}{_said(program)}", done)
-    stop(program, signal.SIGTERM, at.run.scope)
+    program.stop(signal.SIGTERM, at.run.scope)
     raise StepFailed(f"expected {wanted} within {_seconds(at)}; not seen{_said(program)}", done)
 
 
@@ -299,20 +299,20 @@ def _succeeds(at: StepRun, program: Program, argv: list[str]) -> bool:
     probe, _ = _spawn(at, command)
     at.scope.wait_for(lambda: probe.ended or program.ended)
     if not probe.ended:
-        stop(probe, signal.SIGTERM, at.run.scope)
+        probe.stop(signal.SIGTERM, at.run.scope)
     return probe.status == 0
 
 
 def _background(at: StepRun, name: str) -> Program:
     program = at.run.programs.find(name)
     if program is None:
-        raise StepFailed(f"no background program called `{name}` has been started")
+        raise StepFailed(f"no background program or service called `{name}` has been started")
     return program
 
 
 def _running(at: StepRun, name: str) -> Program:
     program = _background(at, name)
-    if program.ended:
+    if not program.is_running:
         raise StepFailed(f"expected {name} to be running; it {program.state}", _done(program))
     return program
 

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import LabGone
 from labctl.scenario.listener import Stream
@@ -19,6 +19,8 @@ from labctl.scenario.waiting import Scope, Watcher
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
     from labctl.lab.process import Process
+    from labctl.plan.operations import Plan
+    from labctl.scenario.services import Service
 
 CHUNK_BYTES = 1 << 16
 PATIENCE_S = 2.0  # between the polite signal and SIGKILL
@@ -41,16 +43,36 @@ class Command:
     user: str | None = None
 
 
+class Handle(Protocol):
+    """What a program is signalled by."""
+
+    @property
+    def pid(self) -> int:
+        """Its number on its host."""
+
+    def fileno(self) -> int:
+        """Readable when there is news of it."""
+
+    def signal(self, number: int, *, group: bool = False) -> object:
+        """Send a signal to it, or to its process group."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
 class Program:
     """A program that was started. Its fields change under the scenario's condition, which is notified."""
 
-    def __init__(self, command: Command, process: Process, condition: threading.Condition) -> None:
+    kind = "background program"
+
+    def __init__(self, command: Command, process: Handle, condition: threading.Condition) -> None:
         self.command = command
         self.process = process
         self.output = {Stream.STDOUT: KeptOutput(), Stream.STDERR: KeptOutput()}
         self.status: int | None = None  # as Popen.returncode
         self.gone = False  # the lab has ended, and the program with it
         self.asked_to_end = False  # a step has signalled it
+        self.ended_by_labctl = False  # it was still running when labctl cleaned up
         self.accounted_for = False  # a step has looked at how it ended
         self._condition = condition
         self._pipes: dict[Stream, int] = {}
@@ -61,11 +83,27 @@ class Program:
 
     @property
     def state(self) -> str:
-        return "running" if self.status is None else describe_status(self.status)
+        """`running`, `exited with status 0`, `was ended by SIGTERM`."""
+        if self.status is None:
+            return "running"
+        if self.ended_by_labctl:
+            return f"was still running, and labctl ended it{_after_signal(self.status)}"
+        return describe_status(self.status)
 
     @property
     def ended(self) -> bool:
+        """Whether it will not run any more; all that it wrote has been read then."""
         return self.status is not None or self.gone
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs at this moment."""
+        return not self.ended
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended with something else than status 0."""
+        return self.status not in (None, 0)
 
     @property
     def exit_status(self) -> int | None:
@@ -102,14 +140,24 @@ class Program:
         self.process.signal(number, group=group)
         return True
 
+    def stop(self, number: int, scope: Scope) -> bool:
+        """Signal, wait a little, SIGKILL, wait; False when it outlives even that."""
+        self.asked_to_end = True
+        self.signal(number, group=True)
+        self.signal(signal.SIGCONT, group=True)
+        if self.wait_end(scope.within(PATIENCE_S)):
+            return True
+        self.signal(signal.SIGKILL, group=True)
+        return self.wait_end(scope.within(SURELY_S))
+
     # called in the watcher's thread
 
-    def attach(self, watcher: Watcher, pipes: dict[Stream, int], heard: Heard) -> None:
+    def attach(self, watcher: Watcher, process: Process, pipes: dict[Stream, int], heard: Heard) -> None:
         """Begin to drain `pipes` (taken over, non-blocking) and to watch for the program's end."""
         self._pipes = pipes
         for stream, fd in pipes.items():
             watcher.add(fd, lambda stream=stream: self._drain(stream, heard))  # type: ignore[misc]
-        watcher.add(self.process.fileno(), lambda: self._reap(heard))
+        watcher.add(process.fileno(), lambda: self._reap(process, heard))
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -133,18 +181,22 @@ class Program:
                 return True
             if not data:
                 return False
-            with self._condition:
-                self.output[stream].append(data)
-                for watch in self._watches:
-                    watch.feed(data)
-                self._condition.notify_all()
-            heard(self.command.host, self.command.name, stream, data)
+            self._take(stream, data, heard)
             if once:
                 return True
 
-    def _reap(self, heard: Heard) -> bool:
+    def _take(self, stream: Stream, data: bytes, heard: Heard) -> None:
+        """It has written this."""
+        with self._condition:
+            self.output[stream].append(data)
+            for watch in self._watches:
+                watch.feed(data)
+            self._condition.notify_all()
+        heard(self.command.host, self.command.name, stream, data)
+
+    def _reap(self, process: Process, heard: Heard) -> bool:
         try:
-            status = self.process.wait(0)
+            status = process.wait(0)
         except LabGone:
             with self._condition:
                 self.gone = True
@@ -170,6 +222,7 @@ class Programs:
         self._heard = heard
         self._all: list[Program] = []
         self._background: dict[str, Program] = {}
+        self._services: dict[str, Service] = {}  # by NODE/SERVICE
         self._lock = threading.Lock()
 
     def launch(
@@ -207,30 +260,57 @@ class Programs:
         watch = program.watch(line) if line else None
         with self._lock:
             self._all.append(program)
-        program.attach(self._watcher, pipes, self._heard)
+        program.attach(self._watcher, process, pipes, self._heard)
         return program, watch
 
     def add_background(self, program: Program) -> None:
         with self._lock:
             self._background[program.command.name] = program
 
+    def add_services(self, plan: Plan, *, may_have_ended: bool) -> None:
+        """The services of the plan are programs, too, which others have started and will end.
+
+        One that has ended already is not held against the scenario if that `may_have` happened before it began.
+        """
+        from labctl.scenario.services import watched
+
+        for key, service in watched(self._lab, plan, self._condition):
+            service.accounted_for = may_have_ended and not service.is_running
+            self._services[key] = service
+            service.follow(self._watcher, self._heard)
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """By NODE/SERVICE, in file order."""
+        return self._services
+
     def find(self, name: str) -> Program | None:
-        """The background program of that name (the last that was started), or None."""
+        """The background program of that name (the last that was started), or the service, or None.
+
+        A service is NODE/SERVICE, or SERVICE where only one node has one of that name.
+        """
         with self._lock:
-            return self._background.get(name)
+            program = self._background.get(name) or self._services.get(name)
+        if program is not None:
+            return program
+        found = [service for key, service in self._services.items() if key.partition("/")[2] == name]
+        return found[0] if len(found) == 1 else None
+
+    def background(self) -> list[Program]:
+        """Background programs and services, in the order in which they were started."""
+        with self._lock:
+            return [*self._services.values(), *self._background.values()]
 
     def unaccounted(self) -> list[Program]:
-        """Background programs that had ended by themselves, with a status other than 0, and that no step looked at."""
-        with self._lock:
-            programs = list(self._background.values())
-        return [p for p in programs if p.status not in (None, 0) and not p.asked_to_end and not p.accounted_for]
+        """Those that had ended by themselves, with a status other than 0, and that no step looked at."""
+        return [p for p in self.background() if p.has_failed and not p.asked_to_end and not p.accounted_for]
 
     def stop_all(self, scope: Scope) -> list[Program]:
         """End whatever still runs, all at once; returns those that outlived even SIGKILL."""
         with self._lock:
             running = [program for program in self._all if not program.ended]
         for program in running:
-            program.asked_to_end = True
+            program.asked_to_end = program.ended_by_labctl = True
             program.signal(signal.SIGTERM, group=True)
             program.signal(signal.SIGCONT, group=True)  # a paused one acts on nothing else
         everyone_ended = scope.within(PATIENCE_S).wait_for(lambda: all(program.ended for program in running))
@@ -250,19 +330,12 @@ class Programs:
 
     def close(self) -> None:
         """Let go of everything; the watcher has ended before."""
-        for program in self._all:
+        for program in (*self._all, *self._services.values()):
             program.close()
 
 
-def stop(program: Program, number: int, scope: Scope) -> bool:
-    """Signal, wait a little, SIGKILL, wait; False when it outlives even that."""
-    program.asked_to_end = True
-    program.signal(number, group=True)
-    program.signal(signal.SIGCONT, group=True)
-    if program.wait_end(scope.within(PATIENCE_S)):
-        return True
-    program.signal(signal.SIGKILL, group=True)
-    return program.wait_end(scope.within(SURELY_S))
+def _after_signal(status: int) -> str:
+    return "" if status < 0 else f": it exited with status {status}"
 
 
 def describe_status(status: int) -> str:

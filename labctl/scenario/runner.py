@@ -191,7 +191,8 @@ def _in_a_lab(
             stack.callback(lab.close)
             if options.lab is None:
                 _start_services(lab, plan, cancellation)
-            run = begin(stack, scenario, lab, plan, changes, listener, seed=options.seed, results=steps)
+            own = options.lab is None
+            run = begin(stack, scenario, lab, plan, changes, listener, seed=options.seed, results=steps, own_lab=own)
 
             def stop(reason: str) -> None:
                 run.scope.cancel(reason)
@@ -222,8 +223,12 @@ def begin(
     *,
     seed: int | None = None,
     results: list[StepResult] | None = None,
+    own_lab: bool = False,
 ) -> Run:
-    """A run of the scenario in a lab that is there, before its first step; `stack` closes what it holds."""
+    """A run of the scenario in a lab that is there, before its first step; `stack` closes what it holds.
+
+    In its `own_lab` a service that has ended already ended in its time.
+    """
     from labctl.scenario.callsteps import Callers
     from labctl.scenario.looking import counters_at_start
     from labctl.scenario.programs import Programs
@@ -238,6 +243,8 @@ def begin(
     )
     stack.callback(programs.close)
     stack.callback(watcher.close)
+    if any(node.services for node in plan.nodes):
+        programs.add_services(plan, may_have_ended=not own_lab)
     started = time.monotonic()
     variables = Variables(dict(scenario.variables))
     callers = Callers(lab, variables, started)

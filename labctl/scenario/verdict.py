@@ -86,8 +86,14 @@ def _severity(result: StepResult) -> tuple[bool, bool, int, float]:
 
 def end_badly(run: Run, program: Program, seen: str) -> None:
     """Add a step to the result that says so: no step of the file is at fault."""
-    name, line = program.command.name, int(program.command.where.rpartition(":")[2])
-    result = _end(run, program.command.host, f"background program {name}", f"{name} to run until the end; {seen}", line)
+    name, line = program.command.name, program.command.where.rpartition(":")[2]
+    result = _end(
+        run,
+        program.command.host,
+        f"{program.kind} {name}",
+        f"{name} to run until the end; {seen}",
+        int(line) if line.isdecimal() else run.scenario.topology_line,
+    )
     _add(run, replace(result, output=program.record(), exit_status=program.exit_status))
 
 

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 FIRST_LOOK_AGAIN_S = 0.001
 LAST_LOOK_AGAIN_S = 0.05
+FILE_LOOK_S = 0.02  # how often a file that grows is looked at
 
 
 class Interrupted(Exception):
@@ -96,18 +97,20 @@ class Watcher:
 
     def __init__(self) -> None:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._new: deque[tuple[int, Callable[[], bool]]] = deque()
+        self._new: deque[tuple[int, Callable[[], bool], Callable[[], None] | None]] = deque()
+        self._looks: dict[int, Callable[[], None]] = {}
         self._dropped: deque[tuple[tuple[int, ...], Callable[[], None]]] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="labctl-watcher", daemon=True)
         self._started = False
 
-    def add(self, fd: int, readable: Callable[[], bool]) -> None:
+    def add(self, fd: int, readable: Callable[[], bool], look: Callable[[], None] | None = None) -> None:
         """`readable()` is called in the watcher's thread whenever `fd` is; it says whether to go on watching.
 
-        The descriptor stays the caller's; it must not be closed before `readable` has returned False.
+        `look()` is called there again and again until then: for files, whose growth no descriptor tells. The descriptor
+        stays the caller's; it must not be closed before `readable` has returned False.
         """
-        self._new.append((fd, readable))
+        self._new.append((fd, readable, look))
         if not self._started:
             self._started = True
             self._thread.start()
@@ -138,17 +141,24 @@ class Watcher:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake, selectors.EVENT_READ)
             while not self._closing:
-                for key, _ in selector.select():
+                ready = selector.select(FILE_LOOK_S if self._looks else None)
+                for key, _ in ready:
                     if key.fd == self._wake:
                         os.eventfd_read(self._wake)
                     elif not key.data():
                         selector.unregister(key.fd)
+                        self._looks.pop(key.fd, None)
+                for look in self._looks.values():
+                    look()
                 while self._new:
-                    fd, readable = self._new.popleft()
+                    fd, readable, look_at = self._new.popleft()
                     selector.register(fd, selectors.EVENT_READ, readable)
+                    if look_at is not None:
+                        self._looks[fd] = look_at
                 while self._dropped:
                     fds, then = self._dropped.popleft()
                     for fd in fds:
                         if fd in selector.get_map():
                             selector.unregister(fd)
+                        self._looks.pop(fd, None)
                     then()

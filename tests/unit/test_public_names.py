@@ -86,6 +86,8 @@ HANDLES: dict[str, set[str]] = {
             "start_process",
             "stay",
             "stop_process",
+            "signal_process",
+            "watch_process",
             "up",
         ),
     },

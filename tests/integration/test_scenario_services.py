@@ -1,0 +1,178 @@
+"""Services of the topology in a scenario's steps, verdict and reports, and in the Python API."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from pathlib import Path
+
+import pytest
+
+from labctl import Lab
+from labctl import topology as topologies
+from labctl.lab.log_writer import HALF_BYTES
+from labctl.plan import build
+from tests.integration.detached import becomes
+from tests.integration.scenarios import Told, fails, passes, step
+
+WAIT = "  - run: {on: client, run: [sleep, '0.5']}\n"
+
+
+def header(services: str, more: str = "") -> str:
+    """The beginning of a scenario in which the server has these services."""
+    hosts = f"{{server: {{services: {{{services}}}}}, client: {{{more}}}}}"
+    return f"topology: {{hosts: {hosts}, links: [[server, client]]}}\n"
+
+
+def test_one_that_dies_after_it_was_ready_fails_the_scenario(tmp_path: Path) -> None:
+    dies = "db: {shell: 'touch /run/ok; echo out; echo err >&2; sleep 0.2; exit 7', ready: {file: /run/ok}}"
+    result = fails(tmp_path, WAIT, header=header(dies))
+    assert result.reason == (
+        f"step 2 ({tmp_path}/it.yaml:1), end of service db: expected db to run until the end; "
+        "it had ended by itself: it exited with status 7"
+    )
+    end = step(result, "2")
+    assert (end.host, end.exit_status) == ("server", 7)
+    assert end.output is not None
+    assert (end.output.stdout, end.output.stderr) == ("out\n", "err\n")
+
+
+def test_one_that_is_killed_from_outside_its_steps_fails_the_scenario(tmp_path: Path) -> None:
+    steps = "  - run: {on: server, shell: 'kill -SEGV $(cat /run/pid)'}\n" + WAIT
+    result = fails(
+        tmp_path, steps, header=header("db: {shell: 'echo $$ > /run/pid; exec sleep 100', ready: {file: /run/pid}}")
+    )
+    assert "end of service db" in result.reason
+    assert result.reason.endswith("it was ended by SIGSEGV")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "  - wait: {process: db, expect: {exit: 7, stdout: out, stderr: err}}\n",
+        "  - wait: {process: server/db, any_exit: true, save: {exit: code}}\n  - expect: {that: '${code} == 7'}\n",
+        "  - expect: {not_running: db, within: 5s}\n",
+        "  - signal: {process: db, signal: TERM}\n" + WAIT,
+        "  - stop: db\n",
+    ],
+)
+def test_an_end_that_a_step_has_asked_for_does_not(tmp_path: Path, steps: str) -> None:
+    passes(tmp_path, steps, header=header("db: {shell: 'echo out; echo err >&2; sleep 0.3; exit 7'}"))
+
+
+def test_one_that_has_done_its_work_may_end_with_status_0(tmp_path: Path) -> None:
+    passes(tmp_path, WAIT + "  - expect: {not_running: once}\n", header=header("once: {shell: 'echo done'}"))
+
+
+def test_one_that_is_started_again_has_not_died(tmp_path: Path) -> None:
+    shell = "test -e /run/x || { touch /run/x; exit 3; }; echo up; exec sleep 100"
+    steps = "  - expect: {output: {process: db, stdout: {contains: up}}, running: db, within: 5s}\n"
+    passes(tmp_path, steps, header=header(f"db: {{shell: '{shell}', restart: on-failure}}"))
+
+
+def test_one_that_fails_again_and_again_has(tmp_path: Path) -> None:
+    result = fails(tmp_path, WAIT, header=header("db: {shell: 'sleep 0.05; exit 3', restart: always}"))
+    assert result.reason.endswith("it exited with status 3 and is waiting to be started again")
+
+
+def test_a_signal_that_ends_it_leaves_the_restart_to_its_policy(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - signal: {process: db, signal: KILL}\n"
+        '  - expect: {output: {process: db, stdout: "up\\nup"}, running: db, within: 5s}\n'
+        "  - stop: db\n"
+        "  - expect: {not_running: db, now: true}\n" + WAIT + "  - expect: {not_running: db, now: true}\n",
+        header=header("db: {shell: 'echo up; exec sleep 100', restart: always, ready: {line: up}}"),
+    )
+
+
+def test_stop_sends_the_signal_that_it_is_given_and_looks_at_the_exit_status(tmp_path: Path) -> None:
+    db = """db: {shell: "trap 'echo bye; exit 5' INT; echo up; while :; do sleep 0.05; done", ready: {line: up}}"""
+    passes(
+        tmp_path,
+        "  - stop: {process: db, signal: INT, expect: {exit: 5, stdout: {contains: bye}}}\n",
+        header=header(db),
+    )
+
+
+def test_pause_and_resume_take_services(tmp_path: Path) -> None:
+    passes(tmp_path, "  - pause: db\n  - resume: db\n", header=header("db: {run: [sleep, '100']}"))
+
+
+def test_a_name_that_several_nodes_have_needs_the_node(tmp_path: Path) -> None:
+    several = header("db: {run: [sleep, '100']}", "services: {db: {shell: 'exit 0'}}")
+    passes(tmp_path, "  - expect: {running: server/db, not_running: client/db}\n", header=several)
+    with pytest.raises(Exception, match="say which: server/db, client/db"):
+        passes(tmp_path, "  - expect: {running: db}\n", header=several)
+
+
+def test_its_streams_are_told_apart_and_reach_the_listener(tmp_path: Path) -> None:
+    shell = "for i in 1 2 3; do echo out$i; echo err$i >&2; done; exec sleep 100"
+    told = Told()
+    passes(
+        tmp_path,
+        '  - expect: {output: {process: db, stdout: "out1\\nout2\\nout3", stderr: "err1\\nerr2\\nerr3"}, within: 5s}\n',
+        header=header(f"db: {{shell: '{shell}'}}"),
+        listener=told,
+    )
+    assert b"server db stdout: out1\n" in told.heard
+    assert b"server db stderr: err1\n" in told.heard
+
+
+def test_a_log_that_begins_again_is_followed(tmp_path: Path) -> None:
+    shell = f"head -c {HALF_BYTES} /dev/zero | tr '\\\\0' x; echo; echo wrong >&2; echo the end; exec sleep 100"
+    passes(
+        tmp_path,
+        "  - expect:\n      output: {process: db, stdout: {contains: the end, not_contains: wrong}, stderr: wrong}\n"
+        "      within: 10s\n",
+        header=header(f'db: {{shell: "{shell}"}}'),
+    )
+
+
+def opened(tmp_path: Path, services: str) -> Lab:
+    file = tmp_path / "t.yaml"
+    file.write_text(f"hosts: {{server: {{services: {{{services}}}}}, client: {{}}}}\nlinks: [[server, client]]\n")
+    return Lab(file)
+
+
+def test_a_lab_has_its_services_as_programs(tmp_path: Path) -> None:
+    with opened(tmp_path, "db: {shell: 'echo up; echo oh >&2; exec sleep 100', ready: {line: up}}") as lab:
+        assert list(lab.services) == ["server/db"]
+        db = lab.services["server/db"]
+        assert (db.name, db.host.name, db.state) == ("db", "server", "running")
+        assert db.wait_for_output("oh") == "oh"
+        assert (db.stdout, db.stderr, db.returncode) == ("up\n", "oh\n", None)
+        db.kill()
+        assert db.wait(5) == -signal.SIGKILL
+        assert "service db: sh -c" in lab.report()
+        assert "-> was ended by SIGKILL" in lab.report()
+
+
+def test_a_service_that_died_unnoticed_is_told_when_its_lab_is_closed(tmp_path: Path) -> None:
+    lab = opened(tmp_path, "db: {shell: 'exit 7'}")
+    assert becomes(lambda: lab.services["server/db"].state != "running")
+    with pytest.warns(RuntimeWarning, match="lab t: service server/db exited with status 7"):
+        lab.close()
+
+
+def test_one_whose_end_somebody_looked_at_is_not(tmp_path: Path) -> None:
+    with warnings.catch_warnings(), opened(tmp_path, "db: {shell: 'exit 7'}") as lab:
+        warnings.simplefilter("error")
+        assert lab.services["server/db"].wait(5) == 7
+        lab.close()
+
+
+def test_a_scenario_on_a_lab_of_the_api_has_its_services(tmp_path: Path) -> None:
+    steps = tmp_path / "s.yaml"
+    steps.write_text("topology: t.yaml\nsteps:\n  - expect: {running: db}\n  - stop: db\n")
+    with opened(tmp_path, "db: {run: [sleep, '100']}") as lab, lab.scenario(steps):
+        assert lab.services["server/db"].wait(5) == -signal.SIGTERM
+
+
+def test_the_way_back_from_a_plan_keeps_services(tmp_path: Path) -> None:
+    from labctl.plan.topology_of import topology_of
+
+    file = tmp_path / "t.yaml"
+    file.write_text("hosts: {a: {services: {db: {run: [sleep, '100']}}}}\n")
+    there = topologies.load(file)
+    assert topology_of(build(there)).node("a").services == there.node("a").services
