@@ -22,7 +22,11 @@ author = "the authors of labctl"
 copyright = author
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+# A copied command has no prompt and no output.
+copybutton_prompt_text = r"\$ |> "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
 myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 templates_path: list[str] = []
@@ -54,6 +58,7 @@ _OUTSIDE = (
     ("../docs/", ""),
     ("docs/", ""),
 )
+_SCENARIO = re.compile(r"\.\./scenarios/([\w.-]+\.(?:yaml|c|py))")  # has its place on the page of scenarios
 _LINK = re.compile(r"\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -65,6 +70,8 @@ def _filled(app: Sphinx, name: str, source: list[str]) -> None:
 
 def _within_site(link: re.Match[str], page: str) -> str:
     target = link["target"]
+    if shipped := _SCENARIO.fullmatch(target):
+        return f"]({'../' * page.count('/')}reference/scenarios.md#file-{shipped[1]})"
     for begin, instead in _OUTSIDE:
         if target.startswith(begin):
             up = "../" * page.count("/")

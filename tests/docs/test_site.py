@@ -49,6 +49,12 @@ def test_the_site_has_every_page_of_docs(site: Path) -> None:
     assert [str(page) for page in pages if not (site / page).is_file()] == []
 
 
+def test_the_sockets_page_links_its_scenarios_and_code_has_copy_buttons(site: Path) -> None:
+    page = (site / "sockets.html").read_text()
+    assert page.count('href="reference/scenarios.html#file-') > 40
+    assert "copybutton" in (site / "index.html").read_text()
+
+
 def test_the_reference_has_every_command_with_every_option(site: Path) -> None:
     text = text_of(site / "reference" / "commands.html")
     words = [name for command in commands() for option in command.options for name in option.names]

@@ -47,8 +47,8 @@ def promises(file: Path) -> str:
 
 def index() -> list[tuple[str, str]]:
     """What docs/sockets.md says: (errno, name of a scenario where it is to be seen)."""
-    rows = re.findall(r"^\| (E[A-Z0-9]+) \|.*\| ([a-z0-9, -]+) \|$", INDEX.read_text(), re.MULTILINE)
-    return [(name, stem) for name, stems in rows for stem in stems.split(", ")]
+    rows = re.findall(r"^\| (E[A-Z0-9]+) \|.*\| ([^|]+) \|$", INDEX.read_text(), re.MULTILINE)
+    return [(name, stem) for name, stems in rows for stem in re.findall(r"\[([a-z0-9-]+)\]", stems)]
 
 
 def errnos(result: ScenarioResult) -> set[str]:

@@ -31,6 +31,7 @@ VARIABLES = (
     Variable("_LABCTL_COMPLETE", "Set by the completion scripts when they ask for words; nothing for people."),
     Variable("COLUMNS", "The width of reports where standard output is no terminal; else 80."),
     Variable("NO_COLOR", "No colours, whatever its value."),
+    Variable("FORCE_COLOR", "Colours in a pipe, too; not with an empty value or 0. NO_COLOR wins."),
     Variable("TERM", "dumb: no colours, no view of what runs."),
     Variable("SHELL", "The shell that labctl shell opens."),
     Variable("HOME", "Where XDG_STATE_HOME is when it is not set: ~/.local/state."),
