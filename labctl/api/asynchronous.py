@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from socket import AF_INET, AF_INET6, SOCK_STREAM
+from socket import AF_INET, SOCK_STREAM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,6 +21,7 @@ from labctl.api.async_worker import Worker
 from labctl.api.core import check_argv, check_env
 from labctl.api.facts import NodeFacts
 from labctl.api.host import Argv, Host, StrPath, path_text
+from labctl.api.host_socket import Addressing
 from labctl.api.journal import Activity, ActivityKind
 from labctl.api.lab import DEADLINE_S, Lab
 from labctl.api.readiness import listening, parse_ready
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from labctl.topology.model import Endpoint
 
 T = TypeVar("T")
-Address = tuple[str, int]
+Address = tuple[Any, ...]  # host and port, or what getaddrinfo() gives
 KEPT_BYTES = 2 << 20  # of each stream of a program that was started
 
 
@@ -273,7 +274,7 @@ class AsyncHost(NodeFacts):
         return made
 
     async def listen(
-        self, port: int = 0, *, address: str | None = None, family: int = AF_INET, backlog: int = 128
+        self, port: int | str = 0, *, address: str | None = None, family: int | None = None, backlog: int = 128
     ) -> PythonSocket:
         """A non-blocking, listening TCP socket on the host, as `Host.listen`: for `loop.sock_accept`."""
         listening = partial(self.sync.listen, port, address=address, family=family, backlog=backlog)
@@ -285,23 +286,28 @@ class AsyncHost(NodeFacts):
         self, to: str | Address, *, timeout_s: float | None = 10.0, family: int | None = None
     ) -> PythonSocket:
         """A non-blocking TCP socket on the host, connected as by `Host.connect`; the caller owns it. OSError."""
+        if sockets.unix_name(to) is not None:  # it may have to wait in the kernel, which an event loop cannot
+            connecting = partial(self.sync.connect, to, timeout_s=timeout_s)
+            made = await Worker("labctl-connect").once(connecting, lambda made: made.close())
+            made.setblocking(False)
+            return made
         host, port = sockets.target(to)
+        shown = sockets.address_text((host, port))
         loop = asyncio.get_running_loop()
-        with self._core.journal.noting(self.name, ActivityKind.CONNECT, f"{host}:{port}") as entry:
+        with self._core.journal.noting(self.name, ActivityKind.CONNECT, shown) as entry:
             failure: OSError | None = None
             for address in self._core.addresses_on(self.name, host, family):
-                kind = AF_INET6 if address.version == 6 else AF_INET
+                kind = sockets.family_of(address)
                 sock = await self._call(
                     partial(sockets.make, self._core, self.name, kind, SOCK_STREAM), lambda made: made.close()
                 )
                 try:
                     sock.setblocking(False)
                     async with asyncio.timeout(timeout_s):
-                        await loop.sock_connect(sock, (str(address), port))
+                        await loop.sock_connect(sock, Addressing(self._core, self.name).address_of(sock, address, port))
                 except OSError as error:
                     sock.close()
-                    failure = sockets.told(error, f"host {self.name}: cannot connect to {host}:{port} ({address})")
-                    failure.__cause__ = error
+                    failure = sockets.not_connected(error, self.name, shown, host, address)
                     continue
                 except BaseException:
                     sock.close()
@@ -325,10 +331,10 @@ class AsyncHost(NodeFacts):
     async def start_server(
         self,
         connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None],
-        port: int = 0,
+        port: int | str = 0,
         *,
         address: str | None = None,
-        family: int = AF_INET,
+        family: int | None = None,
         backlog: int = 128,
         **options: Any,
     ) -> asyncio.Server:

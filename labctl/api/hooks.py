@@ -1,4 +1,4 @@
-"""Python sockets of one thread that are made elsewhere, and names that are looked up there: for ordinary users.
+"""A thread on a host as far as Python's own functions go: where its sockets are made, and what names and paths mean.
 
 While at least one such visit goes on, a few functions of the module `socket` ask whether the thread that calls them is
 on one; for all other threads they do what they always do. What a library has imported of them before is hooked all the
@@ -11,22 +11,24 @@ from __future__ import annotations
 import _socket
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
+from labctl.api.host_socket import Addressing, unix_path, written_name
+
 F = TypeVar("F", bound=Callable[..., Any])
-Address = IPv4Address | IPv6Address
 
 
 @dataclass(eq=False, slots=True)
 class Frame:
-    """A visit: how sockets are made and names are looked up on that host."""
+    """A visit to a host."""
 
-    host: str
-    make: Callable[[int, int, int], int]  # family, type, proto -> a descriptor, which the caller owns
-    lookup: Callable[[str], Sequence[Address]]  # () for what the host does not know
+    addressing: Addressing
+    in_kernel: (
+        bool  # the thread is in the network of the host, and only the paths of AF_UNIX sockets are looked up here
+    )
     goes_on: bool = True
 
 
@@ -38,6 +40,12 @@ class _Here(threading.local):
     @property
     def frame(self) -> Frame | None:
         return next((frame for frame in reversed(self.frames) if frame.goes_on), None)
+
+    @property
+    def addressing(self) -> Addressing | None:
+        """That of the host, where the kernel does not answer for it."""
+        frame = self.frame
+        return None if frame is None or frame.in_kernel else frame.addressing
 
 
 class Hooks:
@@ -70,12 +78,11 @@ class Hooks:
     def _install(self) -> None:
         here = self._here
         self._replace(socket.socket, "__init__", _initializer(here, socket.socket.__init__))
-        for name in ("connect", "connect_ex", "bind", "sendto"):
-            self._replace(socket.socket, name, _addressed(here, getattr(socket.socket, name)))
-        original = _socket.getaddrinfo
-        self._replace(_socket, "getaddrinfo", _getaddrinfo(here, original))
-        self._replace(socket, "gethostbyname", _gethostbyname(here, socket.gethostbyname))
-        self._replace(socket, "gethostbyname_ex", _gethostbyname_ex(here, socket.gethostbyname_ex))
+        for name, position in _ADDRESSED.items():
+            self._replace(socket.socket, name, _addressed(here, name, position, getattr(socket.socket, name)))
+        self._replace(_socket, "getaddrinfo", _getaddrinfo(here, _socket.getaddrinfo))
+        for name, make in _FUNCTIONS.items():
+            self._replace(socket, name, make(here, getattr(socket, name)))
         self._replace(threading.Thread, "start", _starter(here, threading.Thread.start))
 
     def _replace(self, owner: Any, name: str, by: Any) -> None:
@@ -109,14 +116,14 @@ def _initializer(here: _Here, original: Any) -> Any:
     def __init__(
         self: socket.socket, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
     ) -> None:
-        frame = here.frame
-        if frame is None or fileno is not None:
+        addressing = here.addressing
+        if addressing is None or fileno is not None:
             original(self, family, type, proto, fileno)
             return
         family = socket.AF_INET if family == -1 else family
         type = socket.SOCK_STREAM if type == -1 else type
         proto = 0 if proto == -1 else proto
-        descriptor = frame.make(family, type, proto)
+        descriptor = addressing.make(family, type, proto)
         try:
             original(self, family, type, proto, descriptor)
         except BaseException:
@@ -128,19 +135,20 @@ def _initializer(here: _Here, original: Any) -> Any:
     return __init__
 
 
-def _addressed(here: _Here, original: Any) -> Any:
-    """A method whose last argument is an address: names in it are looked up on the host."""
+# Methods of sockets that take an address, as their last argument, and which argument that is at the earliest.
+_ADDRESSED = {"connect": 0, "connect_ex": 0, "bind": 0, "sendto": 1, "sendmsg": 3}
+
+
+def _addressed(here: _Here, name: str, position: int, original: Any) -> Any:
+    """A method whose last argument is an address, which is understood as on the host."""
 
     def method(self: socket.socket, *arguments: Any) -> Any:
         frame = here.frame
-        if frame is not None and arguments and self.family in (socket.AF_INET, socket.AF_INET6):
-            *others, address = arguments
-            if isinstance(address, tuple) and len(address) >= 2:
-                name = _name(address[0])
-                if name is not None:
-                    found = _found(frame, name, self.family)
-                    arguments = (*others, (str(found[0]), *address[1:]))
-        return original(self, *arguments)
+        if frame is None or len(arguments) <= position or arguments[-1] is None:
+            return original(self, *arguments)
+        if frame.in_kernel and unix_path(self.family, arguments[-1]) is None:
+            return original(self, *arguments)
+        return frame.addressing.call(name, original, self, *arguments)
 
     return method
 
@@ -149,42 +157,145 @@ def _getaddrinfo(here: _Here, original: Any) -> Any:
     def getaddrinfo(
         host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> list[tuple[Any, ...]]:
-        frame = here.frame
-        name = None if frame is None else _name(host)
-        if frame is None or name is None or flags & socket.AI_NUMERICHOST:
+        addressing = here.addressing
+        if addressing is None:
             return list(original(host, port, family, type, proto, flags))
-        found: list[tuple[Any, ...]] = []
-        # RFC 6724 prefers IPv6 where both ends have it; so does getaddrinfo(3) there.
-        for address in sorted(_found(frame, name, family), key=lambda each: -each.version):
-            found += original(str(address), port, 0, type, proto, flags & ~socket.AI_ADDRCONFIG)
-        if flags & socket.AI_CANONNAME and found:
-            found[0] = (*found[0][:3], name, *found[0][4:])
-        return found
+        flags &= ~socket.AI_ADDRCONFIG  # which addresses the machine has is nothing to the host
+        name = written_name(host)
+        if name is not None and not flags & socket.AI_NUMERICHOST:
+            found: list[tuple[Any, ...]] = []
+            # RFC 6724 prefers IPv6 where both ends have it; so does getaddrinfo(3) there.
+            for address in sorted(addressing.lookup(name, family), key=lambda each: -each.version):
+                found += original(str(address), port, 0, type, proto, flags)
+            if flags & socket.AI_CANONNAME and found:
+                found[0] = (*found[0][:3], name, *found[0][4:])
+            return found
+        text = bytes(host).decode("ascii", "replace") if isinstance(host, bytes | bytearray) else host
+        if name is not None or not isinstance(text, str) or "%" not in text:
+            return list(original(host, port, family, type, proto, flags))
+        plain, _, scope = text.partition("%")
+        try:
+            index = addressing.interface_index(scope)
+        except OSError as error:
+            raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} has no interface {scope}") from error
+        return [(*each[:4], (*each[4][:3], index)) for each in original(plain, port, family, type, proto, flags)]
 
     return getaddrinfo
 
 
 def _gethostbyname(here: _Here, original: Any) -> Any:
     def gethostbyname(hostname: Any) -> str:
-        frame = here.frame
-        name = None if frame is None else _name(hostname)
-        if frame is None or name is None:
+        addressing = here.addressing
+        name = None if addressing is None else written_name(hostname)
+        if addressing is None or name is None:
             return str(original(hostname))
-        return str(_found(frame, name, socket.AF_INET)[0])
+        return str(addressing.lookup(name, socket.AF_INET)[0])
 
     return gethostbyname
 
 
 def _gethostbyname_ex(here: _Here, original: Any) -> Any:
     def gethostbyname_ex(hostname: Any) -> tuple[str, list[str], list[str]]:
-        frame = here.frame
-        name = None if frame is None else _name(hostname)
-        if frame is None or name is None:
+        addressing = here.addressing
+        name = None if addressing is None else written_name(hostname)
+        if addressing is None or name is None:
             found: tuple[str, list[str], list[str]] = original(hostname)
             return found
-        return name, [], [str(address) for address in _found(frame, name, socket.AF_INET)]
+        return name, [], [str(address) for address in addressing.lookup(name, socket.AF_INET)]
 
     return gethostbyname_ex
+
+
+def _gethostbyaddr(here: _Here, original: Any) -> Any:
+    def gethostbyaddr(host: Any) -> tuple[str, list[str], list[str]]:
+        addressing = here.addressing
+        if addressing is None or not isinstance(host, str | bytes | bytearray):
+            found: tuple[str, list[str], list[str]] = original(host)
+            return found
+        text = host if isinstance(host, str) else bytes(host).decode("ascii", "replace")
+        name = written_name(text)
+        address = ip_address(text.partition("%")[0]) if name is None else addressing.lookup(name)[0]
+        names = addressing.names(address)
+        if not names:
+            raise socket.herror(1, f"host {addressing.node} knows no name of {text}")  # HOST_NOT_FOUND, netdb.h
+        return names[0], names[1:], [str(address)]
+
+    return gethostbyaddr
+
+
+def _getnameinfo(here: _Here, original: Any) -> Any:
+    def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
+        addressing = here.addressing
+        if addressing is None or not isinstance(sockaddr, tuple) or written_name(sockaddr[0]) is not None:
+            found: tuple[str, str] = original(sockaddr, flags)
+            return found
+        plain, _, scope = str(sockaddr[0]).partition("%")
+        host, service = original((plain, *sockaddr[1:3]), flags & ~socket.NI_NAMEREQD | socket.NI_NUMERICHOST)
+        address = ip_address(host)
+        names = [] if flags & socket.NI_NUMERICHOST else addressing.names(address)
+        if names:
+            return names[0], service
+        if flags & socket.NI_NAMEREQD:
+            raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} knows no name of {host}")
+        if address.is_link_local and len(sockaddr) > 3 and sockaddr[3] and not scope:
+            try:
+                scope = addressing.interface_name(sockaddr[3])
+            except OSError:
+                scope = str(sockaddr[3])
+        return f"{host}%{scope}" if scope else host, service
+
+    return getnameinfo
+
+
+def _gethostname(here: _Here, original: Any) -> Any:
+    def gethostname() -> str:
+        frame = here.frame
+        return str(original()) if frame is None else frame.addressing.node
+
+    return gethostname
+
+
+def _if_nameindex(here: _Here, original: Any) -> Any:
+    def if_nameindex() -> list[tuple[int, str]]:
+        addressing = here.addressing
+        return list(original()) if addressing is None else addressing.interfaces()
+
+    return if_nameindex
+
+
+def _if_nametoindex(here: _Here, original: Any) -> Any:
+    def if_nametoindex(name: Any) -> int:
+        addressing = here.addressing
+        if addressing is None or not isinstance(name, str | bytes):
+            return int(original(name))
+        text = name if isinstance(name, str) else name.decode("ascii", "replace")
+        for index, known in addressing.interfaces():
+            if known == text:
+                return index
+        raise OSError("no interface with this name")
+
+    return if_nametoindex
+
+
+def _if_indextoname(here: _Here, original: Any) -> Any:
+    def if_indextoname(index: int) -> str:
+        addressing = here.addressing
+        return str(original(index)) if addressing is None else addressing.interface_name(index)
+
+    return if_indextoname
+
+
+# Functions of the module `socket` that tell facts of the host.
+_FUNCTIONS: dict[str, Callable[[_Here, Any], Any]] = {
+    "gethostbyname": _gethostbyname,
+    "gethostbyname_ex": _gethostbyname_ex,
+    "gethostbyaddr": _gethostbyaddr,
+    "getnameinfo": _getnameinfo,
+    "gethostname": _gethostname,
+    "if_nameindex": _if_nameindex,
+    "if_nametoindex": _if_nametoindex,
+    "if_indextoname": _if_indextoname,
+}
 
 
 def _starter(here: _Here, original: Any) -> Any:
@@ -202,27 +313,3 @@ def _starter(here: _Here, original: Any) -> Any:
         original(self)
 
     return start
-
-
-def _name(host: Any) -> str | None:
-    """The name to look up; None for an address, for any address, and for what is nothing of ours."""
-    if isinstance(host, bytes | bytearray):
-        host = bytes(host).decode("ascii", "replace")
-    if not isinstance(host, str) or host in ("", "<broadcast>"):
-        return None
-    from ipaddress import ip_address
-
-    try:
-        ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    return None
-
-
-def _found(frame: Frame, name: str, family: int) -> Sequence[Address]:
-    """At least one address. socket.gaierror as on a host without name servers."""
-    version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(family)  # type: ignore[call-overload]
-    found = [address for address in frame.lookup(name.rstrip(".")) if version in (None, address.version)]
-    if not found:
-        raise socket.gaierror(socket.EAI_NONAME, f"host {frame.host} knows no address of {name!r}")
-    return found

@@ -107,40 +107,45 @@ class Host(NodeFacts):
     def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> PythonSocket:
         """An ordinary socket of this process that lives on the host; the caller owns it.
 
-        Names of the lab are this machine's to look up, and unknown to it: pass addresses to it (`lab["server"].ipv4`),
-        or use `connect`. OSError as of socket(2).
+        In the addresses that it is given, names, interfaces (`fe80::1%eth0`) and paths of AF_UNIX sockets are the
+        host's. OSError as of socket(2).
         """
         what = f"{sockets.family_name(family)} {sockets.type_name(type)}"
         with self._core.journal.noting(self.name, ActivityKind.SOCKET, what):
             return sockets.make(self._core, self.name, family, type, proto)
 
     def listen(
-        self, port: int = 0, *, address: str | None = None, family: int = AF_INET, backlog: int = 128
+        self, port: int | str = 0, *, address: str | None = None, family: int | None = None, backlog: int = 128
     ) -> PythonSocket:
         """A listening TCP socket on the host (port 0: one of the kernel's choice); the caller owns it.
 
-        `address` is one of the host's, or a name that it knows; None: all of that family. OSError as of bind(2).
+        `address` is one of the host's, or a name that it knows; None: all of that family. Without a `family` it is
+        that of `address`, else AF_INET. "unix:/run/x" instead of a port is an AF_UNIX stream socket bound to that path
+        of the host ("unix:@x": to an abstract name). OSError as of bind(2).
         """
         return sockets.listen(self._core, self.name, port, address, family, backlog)
 
     def connect(
-        self, to: str | tuple[str, int], *, timeout_s: float | None = 10.0, family: int | None = None
+        self, to: str | tuple[Any, ...], *, timeout_s: float | None = 10.0, family: int | None = None
     ) -> PythonSocket:
         """A TCP socket on the host, connected to "server:5000", "[fd00::2]:80" or ("server", 5000); the caller owns it.
 
-        The addresses of a name are tried in turn, IPv4 first, or those of `family`. `timeout_s` holds for each, and
-        stays the socket's timeout. OSError as of connect(2), of the last one; NotFound for an unknown name.
+        "unix:/run/x" is an AF_UNIX stream socket, connected to that path of the host. A link-local address is written
+        with the host's interface: "[fe80::2%eth0]:80". The addresses of a name are tried in turn, IPv4 first, or those
+        of `family`. `timeout_s` holds for each, and stays the socket's timeout. OSError as of connect(2), of the last
+        one; NotFound for an unknown name.
         """
         return sockets.connect(self._core, self.name, to, timeout_s, family)
 
     def netns(self, *, strict: bool = False) -> Visit:
         """A context manager: what this thread does inside is done on the host, its names and network.
 
-        Where this process has the right, the thread enters the host's network namespace, and sees this process's own
-        files with the host's /etc/hosts and /etc/resolv.conf; programs and threads that it starts inside are there,
-        too. An ordinary user's thread could not come back: there the Python sockets that it makes are the host's, and
-        names are looked up as there. `strict` refuses that with MachineError. Contexts nest; other threads are not
-        concerned. Not for coroutines, whose thread goes on with others while they wait.
+        Where this process has the right, the thread enters the host's network namespace, has its hostname, and sees
+        this process's own files with the host's /etc/hosts and /etc/resolv.conf; programs and threads that it starts
+        inside are there, too. An ordinary user's thread could not come back: there the Python sockets that it makes are
+        the host's, and so is what functions of `socket` answer (names, addresses, interfaces). `strict` refuses that
+        with MachineError. In both cases the paths of Python's AF_UNIX sockets are the host's. Contexts nest; other
+        threads are not concerned. Not for coroutines, whose thread goes on with others while they wait.
         """
         self._core.check_open(f"enter {self.name}")
         return self._core.visits.visit(self.name, strict=strict)

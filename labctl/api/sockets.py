@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import struct
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+from labctl.api.host_socket import Addressing, HostSocket, os_error
 from labctl.api.journal import ActivityKind
 from labctl.errors import KernelError
+from labctl.topology.endpoints import IpAddress, parse_address, parse_endpoint, parse_port
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
 
 
-def make(core: Core, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
+def make(core: Core, node: str, family: int, type: int, proto: int = 0) -> HostSocket:
     """An ordinary socket that lives on the node; the caller owns it. OSError as of socket(2)."""
-    core.check_open(f"make a socket on {node}")
-    try:
-        made = core.engine.socket(node, family, type, proto)
-    except KernelError as error:
-        raise os_error(error) from error
+    made = HostSocket.on(Addressing(core, node), family, type, proto)
     timeout = socket.getdefaulttimeout()
     if type & socket.SOCK_NONBLOCK:
         made.setblocking(False)
@@ -29,30 +29,42 @@ def make(core: Core, node: str, family: int, type: int, proto: int = 0) -> socke
     return made
 
 
-def make_descriptor(core: Core, node: str, family: int, type: int, proto: int) -> int:
-    """As `make`, for who makes the Python socket of it."""
-    core.check_open(f"make a socket on {node}")
-    try:
-        return core.engine.socket(node, family, type, proto).detach()
-    except KernelError as error:
-        raise os_error(error) from error
-
-
-def listen(core: Core, node: str, port: int, address: str | None, family: int, backlog: int) -> socket.socket:
+def listen(
+    core: Core, node: str, at: int | str, address: str | None, family: int | None, backlog: int
+) -> socket.socket:
     """See `Host.listen`."""
-    if family not in (socket.AF_INET, socket.AF_INET6):
+    if family not in (socket.AF_INET, socket.AF_INET6, None):
         other = f"socket({family_name(family)})"
-        raise ValueError(f"host {node}: listen() is for AF_INET and AF_INET6; of another family, make a {other}")
-    shown = address_text((address or "*", port))
+        raise ValueError(f'host {node}: listen() is for TCP and "unix:/run/x"; of another family, make a {other}')
+    path = unix_name(at)
+    if path is not None:
+        return _listening(core, node, unix_text(path), socket.AF_UNIX, lambda sock: path, backlog)
+    host, port = (address, at) if isinstance(at, int) else local_end(at)
+    if isinstance(at, str) and address is not None:
+        raise ValueError(f"host {node}: listen({at!r}, address={address!r}): give the address once")
+    if family is None:
+        literal = None if host is None else parse_address(host)
+        family = socket.AF_INET6 if literal is not None and literal.version == 6 else socket.AF_INET
+
+    def local(sock: HostSocket) -> object:
+        if host is None:
+            return ("::" if family == socket.AF_INET6 else "0.0.0.0", port)
+        return Addressing(core, node).address_of(sock, core.addresses_on(node, host, family)[0], port)
+
+    return _listening(core, node, address_text((host or "*", port)), family, local, backlog)
+
+
+def _listening(
+    core: Core, node: str, shown: str, family: int, local: Callable[[HostSocket], object], backlog: int
+) -> HostSocket:
     with core.journal.noting(node, ActivityKind.LISTEN, shown) as entry:
-        wildcard = "::" if family == socket.AF_INET6 else "0.0.0.0"
-        local = wildcard if address is None else str(core.addresses_on(node, address, family)[0])
         sock = make(core, node, family, socket.SOCK_STREAM)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((local, port))
+            sock.bind(local(sock))
             sock.listen(backlog)
         except OSError as error:
             sock.close()
@@ -65,25 +77,24 @@ def listen(core: Core, node: str, port: int, address: str | None, family: int, b
 
 
 def connect(
-    core: Core, node: str, to: str | tuple[str, int], timeout_s: float | None, family: int | None
+    core: Core, node: str, to: str | tuple[Any, ...], timeout_s: float | None, family: int | None
 ) -> socket.socket:
     """See `Host.connect`."""
+    path = unix_name(to)
+    if path is not None:
+        return _connect_unix(core, node, path, timeout_s)
     host, port = target(to)
     shown = address_text((host, port))
     with core.journal.noting(node, ActivityKind.CONNECT, shown) as entry:
         failure: OSError | None = None
         for address in core.addresses_on(node, host, family):
-            kind = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-            sock = make(core, node, kind, socket.SOCK_STREAM)
+            sock = make(core, node, family_of(address), socket.SOCK_STREAM)
             try:
                 sock.settimeout(timeout_s)
-                sock.connect((str(address), port))
+                sock.connect(Addressing(core, node).address_of(sock, address, port))
             except OSError as error:
                 sock.close()
-                failure = told(
-                    error, f"host {node}: cannot connect to {shown}{'' if host == str(address) else f' ({address})'}"
-                )
-                failure.__cause__ = error
+                failure = not_connected(error, node, shown, host, address)
                 continue
             except BaseException:
                 sock.close()
@@ -92,6 +103,50 @@ def connect(
             return sock
         assert failure is not None  # there was at least one address
         raise failure
+
+
+def _connect_unix(core: Core, node: str, path: str, timeout_s: float | None) -> HostSocket:
+    """A socket that does not block fails at once where the queue of the listener is full; this one waits: unix(7)."""
+    shown = unix_text(path)
+    with core.journal.noting(node, ActivityKind.CONNECT, shown) as entry:
+        sock = make(core, node, socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(timeout_s != 0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
+            sock.connect(path)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(None))
+            sock.settimeout(timeout_s)
+        except OSError as error:
+            sock.close()
+            if isinstance(error, BlockingIOError) and timeout_s:
+                error = TimeoutError()
+            raise told(error, f"host {node}: cannot connect to {shown}") from error
+        except BaseException:
+            sock.close()
+            raise
+        entry.end(f"connected to {shown}")
+    return sock
+
+
+def _timeval(timeout_s: float | None) -> bytes:
+    """struct timeval; None, which is 0: no timeout."""
+    microseconds = 0 if timeout_s is None else max(1, int(timeout_s * 1e6))
+    return struct.pack("@ll", *divmod(microseconds, 1_000_000))
+
+
+def family_of(address: IpAddress) -> socket.AddressFamily:
+    """AF_INET or AF_INET6."""
+    return socket.AF_INET6 if address.version == 6 else socket.AF_INET
+
+
+def not_connected(error: OSError, node: str, shown: str, host: str, address: IpAddress) -> OSError:
+    """The error to raise for one address of those that were tried."""
+    where = shown if host == str(address) else f"{shown} ({address})"
+    failure = told(error, f"host {node}: cannot connect to {where}")
+    if error.errno == errno.EINVAL and address.is_link_local and "%" not in str(address):
+        failure = OSError(error.errno, f"{failure.strerror}. A link-local address needs its interface: {address}%eth0")
+    failure.__cause__ = error
+    return failure
 
 
 def connected(sock: socket.socket) -> str:
@@ -108,35 +163,60 @@ def open_file(core: Core, node: str, path: str, flags: int) -> int:
         raise os_error(error) from error
 
 
-def target(to: str | tuple[str, int]) -> tuple[str, int]:
+def target(to: str | tuple[Any, ...]) -> tuple[str, int]:
     """The two halves of `server:5000`. ValueError, TypeError."""
-    from labctl.topology.endpoints import parse_endpoint
-
     if isinstance(to, tuple):
-        host, port = to
+        if len(to) == 4 and to[3] and "%" not in str(to[0]):  # as getaddrinfo() has it, with a scope's number
+            return f"{to[0]}%{to[3]}", int(to[1])
+        host, port, *_ = to
         return str(host), int(port)
     if not isinstance(to, str):
-        raise TypeError(f'{to!r}: connect to "server:5000" or ("server", 5000)')
+        raise TypeError(f'{to!r}: connect to "server:5000", ("server", 5000) or "unix:/run/x"')
     parsed = parse_endpoint(to)
     if parsed.host is None or parsed.port is None:
         raise ValueError(f'{to!r} does not say where to: write "server:5000", "10.0.0.2:80" or "[fd00::2]:80"')
     return parsed.host, parsed.port
 
 
+def local_end(at: str) -> tuple[str | None, int]:
+    """Address (None: any) and port of "80", ":80", "10.0.0.2:80". ValueError."""
+    if at.isdecimal():
+        return None, parse_port(at)
+    parsed = parse_endpoint(at)
+    return parsed.host, parsed.port or 0
+
+
+def unix_name(to: object) -> str | None:
+    """The name of the AF_UNIX socket that "unix:/run/x", "unix:@abstract", "/run/x" or "@abstract" mean; else None.
+
+    ValueError for a `unix:` without either.
+    """
+    if not isinstance(to, str) or not to.startswith(("unix:", "unix/", "/", "@")):
+        return None
+    name = to[5:] if to.startswith("unix") else to
+    if not name.startswith(("/", "@")):
+        raise ValueError(f'{to!r}: write "unix:/run/x" for a path, or "unix:@name" for an abstract name')
+    return f"\0{name[1:]}" if name.startswith("@") else name
+
+
+def unix_text(name: str) -> str:
+    """`unix:/run/x`, `unix:@name`."""
+    return f"unix:@{name[1:]}" if name.startswith("\0") else f"unix:{name}"
+
+
 def told(error: OSError, what: str) -> OSError:
     """The same error, of the same class, saying what was tried."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return TimeoutError(f"{what}: no answer in time")
+    if error.strerror and error.strerror.startswith("host "):
+        return error  # it is ours
     return OSError(error.errno, f"{what}: {os.strerror(error.errno or 0)}")
 
 
-def os_error(error: KernelError) -> OSError:
-    """What the kernel refused on a node, as the OSError of that errno (FileNotFoundError, ...)."""
-    return OSError(error.errno, str(error))
-
-
 def address_text(address: Sequence[object]) -> str:
-    """`10.0.0.1:80`, `[fd00::1]:80`."""
+    """`10.0.0.1:80`, `[fd00::1]:80`, `unix:/run/x`."""
+    if isinstance(address, str | bytes):
+        return unix_text(address if isinstance(address, str) else os.fsdecode(address))
     host, port = str(address[0]), address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

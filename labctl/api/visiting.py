@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.api import sockets
-from labctl.api.hooks import HOOKS, Address, Frame
+from labctl.api.hooks import HOOKS, Frame
+from labctl.api.host_socket import Addressing
 from labctl.api.journal import ActivityKind
 from labctl.errors import MachineError
 from labctl.kernel import visiting
-from labctl.names import name_key
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -38,7 +38,7 @@ class Visits:
         with self._lock:
             if node not in self._places:
                 network = self._core.engine.network(node)
-                self._places[node] = visiting.make_place(network, self._files(node), f"host {node}")
+                self._places[node] = visiting.make_place(network, node, self._files(node), f"host {node}")
             return self._places[node]
 
     def close(self) -> None:
@@ -88,9 +88,8 @@ class Visit:
                 self._home = visiting.enter(place)
             elif self._strict:
                 raise MachineError(_refusal(self._node))
-            else:
-                self._frame = Frame(self._node, self._make, self._lookup)
-                HOOKS.enter(self._frame)
+            self._frame = Frame(Addressing(self._core, self._node), in_kernel=place is not None)
+            HOOKS.enter(self._frame)
             entry.end("" if place is not None else "Python's sockets only")
         self._thread = threading.get_ident()
         return self
@@ -107,12 +106,6 @@ class Visit:
             visiting.leave(home)
         if frame is not None:
             HOOKS.leave(frame)
-
-    def _make(self, family: int, type: int, proto: int) -> int:
-        return sockets.make_descriptor(self._core, self._node, family, type, proto)
-
-    def _lookup(self, name: str) -> tuple[Address, ...]:
-        return self._core.names_of(self._node).get(name_key(name), ())
 
 
 def _refusal(node: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
@@ -82,6 +83,14 @@ class Socket:
     inode: int = 0
     peer_inode: int = 0  # AF_UNIX
     ifindex: int = 0  # of the interface that it is bound to, or its link-local scope
+
+    @property
+    def interface(self) -> tuple[str, ...]:
+        """Name (where an address is link-local) and index of the interface that it is bound to; () for none."""
+        if not self.ifindex:
+            return ()
+        names = {each.scope_id for each in (self.local, self.peer) if isinstance(each, IPv6Address)} - {None}
+        return (*map(str, names), str(self.ifindex))
 
     @property
     def listening(self) -> bool:
@@ -182,6 +191,17 @@ def decode_unix(payload: bytes | memoryview) -> Socket:
         inode=inode,
         peer_inode=peer,
     )
+
+
+def with_scopes(socket: Socket, name_of: Callable[[int], str]) -> Socket:
+    """The socket with the interface's name in its link-local addresses: `fe80::1%eth0`; `name_of` gives it by index."""
+
+    def scoped(address: IPv4Address | IPv6Address | None) -> IPv4Address | IPv6Address | None:
+        if not socket.ifindex or not isinstance(address, IPv6Address) or not address.is_link_local:
+            return address
+        return IPv6Address(f"{address}%{name_of(socket.ifindex)}")
+
+    return replace(socket, local=scoped(socket.local), peer=scoped(socket.peer))
 
 
 def _state(number: int) -> State:

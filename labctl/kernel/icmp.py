@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SIOCGIFINDEX = 0x8933  # linux/sockios.h, netdevice(7)
+from labctl.kernel.sockaddr import scope_id
+
 IP_RECVERR = 11  # linux/in.h
 IPV6_RECVERR = 25  # linux/in6.h
 SOL_RAW, ICMP_FILTER = 255, 1  # linux/icmp.h, raw(7)
@@ -177,9 +177,7 @@ def _target(sock: socket.socket, address: str) -> tuple[str, int] | tuple[str, i
     host, _, scope = address.partition("%")
     if not scope:
         return (host, 0)
-    request = struct.pack("16s24x", scope.encode())
-    (index,) = struct.unpack_from("=i", fcntl.ioctl(sock.fileno(), SIOCGIFINDEX, request), 16)
-    return (host, 0, 0, index)
+    return (host, 0, 0, scope_id(sock, scope))
 
 
 def _hear_errors(sock: socket.socket, family: int) -> None:

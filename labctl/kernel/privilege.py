@@ -143,7 +143,7 @@ def enter_private_network() -> bool:
     try:
         _enter_user_namespace(euid, os.getegid())
         stage = Stage.NAMESPACES
-        syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS)
+        syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS)
         _set_loopback_up()
     except _IdentityRefused as refused:
         raise MachineError(diagnose(read_machine(euid), Stage.IDENTITY, refused.errno or 0)) from refused

@@ -6,6 +6,8 @@ unchanged, and may be incomplete: accept(2) truncates the address when it is giv
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
 import struct
@@ -15,8 +17,11 @@ INET_SIZE = 16  # struct sockaddr_in
 INET6_SIZE = 28  # struct sockaddr_in6
 UNIX_SIZE = 110  # struct sockaddr_un
 STORAGE_SIZE = 128  # struct sockaddr_storage
+SIOCGIFNAME = 0x8910  # linux/sockios.h
+SIOCGIFINDEX = 0x8933
 
 _FAMILY = struct.Struct("=H")
+_IFREQ = struct.Struct("=16si20x")  # struct ifreq of netdevice(7), with an interface's index
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,25 @@ def unix(path: str) -> bytes:
 def unspec() -> bytes:
     """A struct sockaddr with AF_UNSPEC, which dissolves a datagram socket's connection: connect(2)."""
     return _FAMILY.pack(socket.AF_UNSPEC) + bytes(14)
+
+
+def interface_index(sock: socket.socket, name: str) -> int:
+    """The index of an interface of the network namespace that `sock` lives in. OSError: ENODEV when it has none."""
+    if len(os.fsencode(name)) > 15:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    returned = fcntl.ioctl(sock.fileno(), SIOCGIFINDEX, _IFREQ.pack(os.fsencode(name), 0))
+    return int(_IFREQ.unpack(returned)[1])
+
+
+def interface_name(sock: socket.socket, index: int) -> str:
+    """The name of the interface of that index, where `sock` lives. OSError: ENODEV when there is none."""
+    returned = fcntl.ioctl(sock.fileno(), SIOCGIFNAME, _IFREQ.pack(b"", index))
+    return os.fsdecode(_IFREQ.unpack(returned)[0].rstrip(b"\0"))
+
+
+def scope_id(sock: socket.socket, scope: str) -> int:
+    """What is written behind `%` of an address, as `sin6_scope_id`: an interface's name or index. OSError: ENODEV."""
+    return int(scope) if scope.isdecimal() and scope.isascii() else interface_index(sock, scope)
 
 
 def decode(raw: bytes, addrlen: int | None = None) -> Address:

@@ -1,4 +1,4 @@
-"""A thread's visit to a host: its network namespace, and a view of the files with the host's names; then home again.
+"""A thread's visit to a host: its network namespace, its hostname, and a view of the files with the host's names.
 
 The view is a mount namespace: this process's own files, with the host's /etc/hosts and /etc/resolv.conf laid over, and
 /sys with the host's devices, as `ip netns exec` has it (ip-netns(8)). It is made by a thread of its own that ends then,
@@ -26,19 +26,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A network namespace and a view of the files, as descriptors; the maker owns them."""
+    """A network namespace, a hostname and a view of the files, as descriptors; the maker owns them."""
 
     network: int
+    hostname: int | None  # a UTS namespace; None where threads could not come back from one
     view: int
     root: int  # the process's root directory in the view: it may have been changed (chroot(2))
 
     def close(self) -> None:
         """Let go of all."""
-        for descriptor in (self.network, self.view, self.root):
-            os.close(descriptor)
+        for descriptor in (self.network, self.hostname, self.view, self.root):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
-def make_place(network: int, files: Mapping[str, str], subject: str) -> Place | None:
+def make_place(network: int, hostname: str, files: Mapping[str, str], subject: str) -> Place | None:
     """The place of the host whose network namespace is open at `network` (taken over), `files` by their path.
 
     None when the kernel does not let threads of this process go there and come back: setns(2) asks for CAP_SYS_ADMIN
@@ -48,7 +50,7 @@ def make_place(network: int, files: Mapping[str, str], subject: str) -> Place | 
         undo.callback(os.close, network)
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            view, root = _in_a_thread(lambda: _make_view(network, home, files))
+            view, root, name = _in_a_thread(lambda: _make_view(network, home, hostname, files))
         except OSError as error:
             if error.errno in _REFUSED:
                 return None
@@ -56,7 +58,7 @@ def make_place(network: int, files: Mapping[str, str], subject: str) -> Place | 
         finally:
             os.close(home)
         undo.pop_all()
-        return Place(network, view, root)
+        return Place(network, name, view, root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,11 @@ class Home:
     """Where a thread came from; it owns the descriptors."""
 
     network: int
+    hostname: int
     view: int
     root: int
     cwd: str
+    is_renamed: bool  # it has left its UTS namespace, too
 
 
 def enter(place: Place) -> Home:
@@ -74,14 +78,19 @@ def enter(place: Place) -> Home:
     with ExitStack() as undo:
         network = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         undo.callback(os.close, network)
+        hostname = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, hostname)
         view = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         undo.callback(os.close, view)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         undo.callback(os.close, root)
-        home = Home(network, view, root, os.getcwd())
+        home = Home(network, hostname, view, root, os.getcwd(), is_renamed=place.hostname is not None)
         syscalls.unshare(syscalls.CLONE_FS)  # setns(2): a thread that shares its working directory may not
         syscalls.setns(place.network, syscalls.CLONE_NEWNET)
         undo.callback(syscalls.setns, network, syscalls.CLONE_NEWNET)
+        if place.hostname is not None:
+            syscalls.setns(place.hostname, syscalls.CLONE_NEWUTS)
+            undo.callback(syscalls.setns, hostname, syscalls.CLONE_NEWUTS)
         syscalls.setns(place.view, syscalls.CLONE_NEWNS)
         undo.callback(syscalls.setns, view, syscalls.CLONE_NEWNS)
         _go(place.root, home.cwd)
@@ -97,10 +106,12 @@ def leave(home: Home) -> None:
     try:
         syscalls.unshare(syscalls.CLONE_FS)  # a thread that was started on the host shares it with this one
         syscalls.setns(home.view, syscalls.CLONE_NEWNS)
+        if home.is_renamed:
+            syscalls.setns(home.hostname, syscalls.CLONE_NEWUTS)
         syscalls.setns(home.network, syscalls.CLONE_NEWNET)
         _go(home.root, cwd)
     finally:
-        for descriptor in (home.network, home.view, home.root):
+        for descriptor in (home.network, home.hostname, home.view, home.root):
             os.close(descriptor)
 
 
@@ -134,14 +145,37 @@ def _go(root: int, directory: str) -> None:
         os.chdir("/")
 
 
-def _make_view(network: int, home: int, files: Mapping[str, str]) -> tuple[int, int]:
-    """Descriptors of the mount namespace and of the root in it; the calling thread is of no use afterwards."""
+def _make_hostname(hostname: str) -> int | None:
+    """A descriptor of a new UTS namespace with that name; None where a thread cannot go there and come back."""
+    with ExitStack() as opened, ExitStack() as undo:
+        own = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, own)
+        syscalls.unshare(syscalls.CLONE_NEWUTS)
+        syscalls.sethostname(os.fsencode(hostname)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
+        made = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, made)
+        try:
+            syscalls.setns(own, syscalls.CLONE_NEWUTS)
+        except PermissionError:  # the machine's, in a user namespace that somebody else has made
+            return None
+        undo.pop_all()
+    return made
+
+
+def _make_view(network: int, home: int, hostname: str, files: Mapping[str, str]) -> tuple[int, int, int | None]:
+    """Descriptors of the mount namespace, of the root in it, and of a UTS namespace, if any.
+
+    The calling thread is of no use afterwards.
+    """
     syscalls.setns(network, syscalls.CLONE_NEWNET)
     syscalls.setns(home, syscalls.CLONE_NEWNET)  # there is a way back, too
     syscalls.setns(network, syscalls.CLONE_NEWNET)
     with ExitStack() as opened, ExitStack() as undo:
         own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, own)
+        name = _make_hostname(hostname)
+        if name is not None:
+            undo.callback(os.close, name)
         syscalls.unshare(syscalls.CLONE_NEWNS)
         mounts.follow_machine()
         if _HOSTS in mounts.lay_over(files):
@@ -153,4 +187,4 @@ def _make_view(network: int, home: int, files: Mapping[str, str]) -> tuple[int, 
         undo.callback(os.close, root)
         syscalls.setns(own, syscalls.CLONE_NEWNS)
         undo.pop_all()
-    return view, root
+    return view, root, name

@@ -18,6 +18,7 @@ from labctl.lab.call_messages import Value
 from labctl.lab.socket_constants import name_of
 
 HOSTS_FILE = "/etc/hosts"
+_MAPPED = bytes(10) + b"\xff\xff"  # how an IPv4-mapped IPv6 address begins
 _WITH_PORT = re.compile(r"(?:\[(?P<bracketed>[^\]]*)\]|(?P<plain>[^\[\]:]*)):(?P<port>[0-9]+)\Z")
 
 
@@ -141,7 +142,14 @@ def _resolve(name: str, family: int, text: str) -> str:
 
 
 def _node_of(host: str) -> str:
+    plain = _unmapped(host)
     for address, names in _entries():
-        if address == host:
+        if address == plain:
             return names[0]
     return ""
+
+
+def _unmapped(host: str) -> str:
+    """The IPv4 address in an IPv4-mapped one (`::ffff:10.0.0.1`: ipv6(7)); others as they are."""
+    packed = socket.inet_pton(socket.AF_INET6, host) if ":" in host else b""
+    return socket.inet_ntop(socket.AF_INET, packed[12:]) if packed.startswith(_MAPPED) else host

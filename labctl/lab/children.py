@@ -13,6 +13,7 @@ import traceback
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from labctl.errors import KernelError, LabError
 from labctl.kernel import processes, syscalls
@@ -26,7 +27,7 @@ from labctl.lab.host import (
     fork_inside,
     report_failure,
 )
-from labctl.lab.protocol import OpenFile, Spawn
+from labctl.lab.protocol import BindSocket, OpenFile, Spawn
 
 PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
 OPEN_TIMEOUT_S = 2.0  # opening a file may block (a FIFO), and the keeper with it
@@ -113,16 +114,37 @@ def start_caller(host: Host, surroundings: Surroundings, channel: int) -> Starte
 
 def open_file(host: Host, surroundings: Surroundings, request: OpenFile) -> int:
     """open(2) on the host; the caller owns the descriptor."""
+    hint = "A FIFO without a peer? Try O_NONBLOCK."
+    work = partial(os.open, request.path, request.flags | os.O_CLOEXEC, request.mode)
+    return _done_on(host, surroundings, f"open {request.path}", work, hint)
+
+
+def bind_socket(host: Host, surroundings: Surroundings, request: BindSocket, sock: int) -> None:
+    """bind(2) of the socket `sock`, which stays the caller's, on the host."""
+
+    def bind() -> int:
+        os.chdir(request.cwd)
+        bound = socket.socket(fileno=os.dup(sock))
+        bound.bind(request.path)
+        return bound.detach()
+
+    os.close(_done_on(host, surroundings, f"bind a socket to {request.path}", bind))
+
+
+def _done_on(host: Host, surroundings: Surroundings, what: str, work: Callable[[], int], late: str = "") -> int:
+    """The descriptor that `work` returns, called by a process of the host; the caller owns it. KernelError.
+
+    `late` is the hint when it takes too long.
+    """
     mine, theirs = socket.socketpair()
 
     def body() -> None:
         try:
-            descriptor = os.open(request.path, request.flags | os.O_CLOEXEC, request.mode)
+            descriptor = work()
         except OSError as error:
-            error_number = error.errno or 0
-            report_failure(theirs.fileno(), KernelError(host.subject, f"open {request.path}", error_number))
+            report_failure(theirs.fileno(), KernelError(host.subject, what, error.errno or 0))
             return
-        theirs.sendmsg([b"opened"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))])
+        theirs.sendmsg([b"done"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))])
 
     with mine, theirs:
         pid = fork_inside(host, surroundings, body)
@@ -132,12 +154,11 @@ def open_file(host: Host, surroundings: Surroundings, request: OpenFile) -> int:
             report, descriptors, _, _ = socket.recv_fds(mine, 65536, 1, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError as error:
             os.kill(pid, signal.SIGKILL)
-            hint = "A FIFO without a peer? Try O_NONBLOCK."
-            raise KernelError(host.subject, f"open {request.path}", errno.ETIMEDOUT, hint=hint) from error
+            raise KernelError(host.subject, what, errno.ETIMEDOUT, hint=late) from error
         finally:
             os.waitpid(pid, 0)
     if not descriptors:
-        raise failure_of(report, f"{host.subject}: the process that opens {request.path} ended before it was done.")
+        raise failure_of(report, f"{host.subject}: the process that was to {what} ended before it was done.")
     return descriptors[0]
 
 

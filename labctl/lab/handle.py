@@ -21,6 +21,7 @@ from labctl.lab.protocol import (
     VERSION,
     Apply,
     BeginChange,
+    BindSocket,
     Describe,
     Described,
     Done,
@@ -51,6 +52,7 @@ from labctl.lab.protocol import (
     WhenGone,
 )
 from labctl.lab.starting import Boot
+from labctl.unpatched import Socket
 
 if TYPE_CHECKING:
     from labctl.lab.caller import Caller
@@ -374,7 +376,7 @@ class Lab:
         from labctl.lab.caller import Caller
 
         frame = self._ask(SpawnCaller(node, name), what=f"start a caller on {node}")
-        channel = socket.socket(fileno=frame.descriptors[2])
+        channel = Socket(fileno=frame.descriptors[2])
         process = self._process(frame, node, ("caller", name) if name else ("caller",))
         return Caller(process=process, channel=channel, name=name)
 
@@ -382,7 +384,7 @@ class Lab:
         """An ordinary socket that lives in the node's network namespace; the caller owns it."""
         request = OpenSocket(node, int(family), int(type), proto)
         frame = self._ask(request, what=f"make a socket on {node}")
-        return socket.socket(fileno=frame.descriptors[0])
+        return Socket(fileno=frame.descriptors[0])
 
     def network(self, node: str) -> int:
         """A (close-on-exec) descriptor of the node's network namespace, for setns(2); the caller owns it."""
@@ -393,6 +395,14 @@ class Lab:
         """open(2) as a process on the node would; the caller owns the (close-on-exec) descriptor. KernelError."""
         frame = self._ask(OpenFile(node, path, flags, mode), what=f"open {path} on {node}")
         return frame.descriptors[0]
+
+    def bind_socket(self, node: str, descriptor: int, path: str) -> None:
+        """bind(2) of an AF_UNIX socket to a path of the node, which may be relative to the working directory.
+
+        The descriptor stays the caller's. KernelError.
+        """
+        what = f"bind a socket to {path} on {node}"
+        self._done(BindSocket(node, path, owner.working_directory()), (descriptor,), what=what)
 
     def apply(self, operations: Iterable[Operation]) -> None:
         """Carry out operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""

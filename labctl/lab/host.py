@@ -20,7 +20,6 @@ from labctl.plan.operations import PlannedNode
 SHARED_DIRECTORY = "/run/lab"
 SHARED_PROGRAMS = f"{SHARED_DIRECTORY}/bin"
 STORE = "/run/host-files"
-HOSTNAME_BYTES = 64  # sethostname(2)
 INSIDE = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 START_TIMEOUT_S = 20.0  # for what a child does before it is the program; milliseconds, unless the machine is swamped
 
@@ -207,7 +206,7 @@ def _build(host: Host, surroundings: Surroundings) -> None:
     try:
         syscalls.setns(host.network, syscalls.CLONE_NEWNET)
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
-        syscalls.sethostname(os.fsencode(host.name)[:HOSTNAME_BYTES].decode(errors="ignore"))
+        syscalls.sethostname(os.fsencode(host.name)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
     except OSError as error:
         raise KernelError(host.subject, "make its namespaces", error.errno or 0) from error
     mounts.make_root(surroundings.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))

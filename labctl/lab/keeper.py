@@ -35,6 +35,7 @@ from labctl.lab.protocol import (
     VERSION,
     Apply,
     BeginChange,
+    BindSocket,
     Channel,
     Describe,
     Described,
@@ -215,6 +216,9 @@ class Keeper:
                 return Answer(Done(), [os.dup(self.host(message.node).network)])
             case OpenFile():
                 return self.open_file(self.host(message.node), message)
+            case BindSocket():
+                children.bind_socket(self.host(message.node), self.surroundings, message, descriptors[0])
+                return Answer(Done())
             case Apply():
                 self.apply(message.operations)
                 return Answer(Done())

@@ -23,7 +23,7 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
     """The request to make the lab of that plan, with this process's environment and directory."""
     from labctl.plan.codec import nodes_to_json, to_json
 
-    cwd = _working_directory()
+    cwd = working_directory()
     visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
     return Open(
         lab=plan.topology,
@@ -48,7 +48,8 @@ def with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple
     return replace(request, has_outside=True, exposed=exposed), descriptors
 
 
-def _working_directory() -> str:
+def working_directory() -> str:
+    """This process's, `/` where it has been deleted."""
     with contextlib.suppress(FileNotFoundError):  # it has been deleted
         return os.getcwd()
     return "/"

@@ -239,6 +239,15 @@ class OpenFile:
 
 
 @dataclass(frozen=True, slots=True)
+class BindSocket:
+    """bind(2) of an AF_UNIX socket to a path in the node's mounts. Descriptor: the socket."""
+
+    node: str
+    path: str
+    cwd: str  # what a relative path is relative to
+
+
+@dataclass(frozen=True, slots=True)
 class PutFile:
     """A file of the lab's shared directory. Descriptor: its content, from offset 0."""
 
@@ -387,6 +396,7 @@ Request = (
     | OpenSocket
     | OpenNetwork
     | OpenFile
+    | BindSocket
     | PutFile
     | Drop
     | Undrop

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from labctl.errors import KernelError, errno_name
 from labctl.observe.access import Observable
 from labctl.observe.sockets import Socket, Transport, sockets
-from labctl.topology.endpoints import ListeningAt, Protocol
+from labctl.topology.endpoints import ListeningAt, Protocol, fits
 
 AddressesOf = Callable[[str], Collection[IPv4Address | IPv6Address]]  # of a node's name, or an address as written
 
@@ -26,7 +26,9 @@ def is_at(socket: Socket, where: ListeningAt, addresses_of: AddressesOf) -> bool
         return socket.path == where.name
     if socket.local_port != where.port:
         return False
-    return where.address is None or socket.local in addresses_of(where.address)
+    if where.address is None:
+        return True
+    return any(fits(each, socket.local, socket.interface) for each in addresses_of(where.address))
 
 
 def is_there(lab: Observable, node: str, path: str) -> bool:

@@ -6,7 +6,8 @@ import socket
 from collections.abc import Collection
 
 from labctl.errors import KernelError
-from labctl.kernel.diag import NETLINK_SOCK_DIAG, Socket, State, Transport, inet_sockets, unix_sockets
+from labctl.kernel.diag import NETLINK_SOCK_DIAG, Socket, State, Transport, inet_sockets, unix_sockets, with_scopes
+from labctl.kernel.sockaddr import interface_name
 from labctl.observe.access import Observable
 
 __all__ = ["Socket", "State", "Transport", "sockets"]
@@ -21,11 +22,21 @@ def sockets(lab: Observable, node: str, transports: Collection[Transport] = EVER
     """
     found: tuple[Socket, ...] = ()
     with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
+
+        def name_of(index: int) -> str:
+            try:
+                return interface_name(sock, index)
+            except OSError:  # it has just been removed
+                return str(index)
+
         for transport in Transport:
             if transport not in transports:
                 continue
             try:
-                found += unix_sockets(sock) if transport is Transport.UNIX else inet_sockets(sock, transport)
+                if transport is Transport.UNIX:
+                    found += unix_sockets(sock)
+                else:
+                    found += tuple(with_scopes(each, name_of) for each in inet_sockets(sock, transport))
             except OSError as error:
                 hint = f"Try `modprobe {transport}_diag` as root."
                 raise KernelError(

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface, ip_network
 from typing import TYPE_CHECKING
 
-from labctl.scenario.endpoints import EndpointPattern, ListeningAt, Protocol, parse_address, parse_endpoint, parse_state
+from labctl.scenario.endpoints import (
+    EndpointPattern,
+    ListeningAt,
+    Protocol,
+    fits,
+    parse_address,
+    parse_endpoint,
+    parse_state,
+)
 from labctl.scenario.state import Run, StepFailed, StepRun
 
 if TYPE_CHECKING:
@@ -106,7 +114,8 @@ def _with_ends(run: Run, host: str, wanted: Connection) -> list[Socket]:
     return [
         socket
         for socket in sockets(run, host, wanted.protocol)
-        if _fits(run, local, socket.local, socket.local_port) and _fits(run, peer, socket.peer, socket.peer_port)
+        if _fits(run, local, socket.local, socket.local_port, socket.interface)
+        and _fits(run, peer, socket.peer, socket.peer_port, socket.interface)
     ]
 
 
@@ -116,14 +125,14 @@ def _in_state(socket: Socket, state: str | None) -> bool:
     return socket.state.name == parse_state(state).value
 
 
-def _fits(run: Run, wanted: EndpointPattern, address: IpAddress | None, port: int) -> bool:
+def _fits(run: Run, wanted: EndpointPattern, address: IpAddress | None, port: int, interface: tuple[str, ...]) -> bool:
     if wanted.port is not None and wanted.port != port:
         return False
-    return wanted.host is None or address in addresses_of(run, wanted.host)
+    return wanted.host is None or any(fits(each, address, interface) for each in addresses_of(run, wanted.host))
 
 
 def addresses_of(run: Run, name: str) -> tuple[IpAddress, ...]:
-    """The addresses that a node's name or a written address stands for, without scopes. StepFailed for neither."""
+    """The addresses that a node's name or a written address stands for. StepFailed for neither."""
     address = parse_address(name)
     if address is not None:
         return (address,)
@@ -216,7 +225,7 @@ def route_mismatch(run: Run, host: str, wanted: RouteCondition) -> str:
     fitting = [route for route in found if route.destination in networks]
     if wanted.via is not None:
         gateways = addresses_of(run, wanted.via)
-        fitting = [route for route in fitting if route.gateway in gateways]
+        fitting = [route for route in fitting if any(fits(each, route.gateway, (route.ifname,)) for each in gateways)]
     if fitting:
         return ""
     via = f" via {wanted.via}" if wanted.via else ""

@@ -92,6 +92,8 @@ def _addresses(end: str | None, topology: Topology) -> tuple[Address, ...]:
         return ()
     address = parse_address(end)
     if address is not None:
+        if "%" in end:
+            raise ValueError(f"`{end}`: a packet has no interface in its addresses; leave out `%` and what follows")
         return (address,)
     if end not in topology:
         raise ValueError(f"`{end}` is neither an address nor a host")

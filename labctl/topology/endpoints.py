@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+IpAddress = IPv4Address | IPv6Address
+
 
 class Protocol(StrEnum):
     TCP = "tcp"
@@ -121,9 +123,22 @@ def parse_state(text: str) -> TcpState:
     return TcpState(word)
 
 
-def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address, without a scope; None when `text` is not one (a node's name, then)."""
+def parse_address(text: str) -> IpAddress | None:
+    """The address, with its scope (`fe80::1%eth0`) if it has one; None when `text` is not one (a node's name, then)."""
     try:
-        return ip_address(text.partition("%")[0])
+        return ip_address(text)
     except ValueError:
         return None
+
+
+def without_scope(address: IpAddress) -> IpAddress:
+    """The address alone."""
+    return IPv6Address(address.packed) if isinstance(address, IPv6Address) and address.scope_id else address
+
+
+def fits(wanted: IpAddress, found: IpAddress | None, interface: tuple[str, ...] = ()) -> bool:
+    """Whether `found` is the wanted address; with a scope, only on that interface, whose name and index are given."""
+    if found is None or without_scope(wanted) != without_scope(found):
+        return False
+    scope = wanted.scope_id if isinstance(wanted, IPv6Address) else None
+    return scope is None or scope in interface

@@ -53,6 +53,14 @@ def test_a_name_leads_to_the_other_host_in_the_sockets_family(hosts: Hosts, fami
     hosts.do("server", 'conn, peer = accept(s) -> 4\nassert peer.name == "client"\nconnect(conn, $me) -> EISCONN')
 
 
+def test_an_ipv4_peer_of_an_ipv6_socket_has_its_name(hosts: Hosts) -> None:
+    hosts.do(
+        "server", 's = socket(AF_INET6, SOCK_STREAM)\nbind(s, ":0")\nlisten(s, 1)\nme = getsockname(s)\n$port = me.port'
+    )
+    hosts.do("client", 'c = socket(AF_INET, SOCK_STREAM)\nconnect(c, "server:${port}")')
+    hosts.do("server", 'conn, peer = accept(s)\nassert peer.name == "client"\nassert peer.host == "::ffff:10.0.0.1"')
+
+
 def test_a_link_local_address_needs_its_interface(hosts: Hosts) -> None:
     hosts.do("client", 'c = socket(AF_INET6, SOCK_STREAM)\nconnect(c, "[fe80::1]:80") -> EINVAL')
 

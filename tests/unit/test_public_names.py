@@ -73,7 +73,20 @@ PUBLIC = {
 # Methods and properties; what a handle's __init__ sets is used all over the tests of labs.
 HANDLES: dict[str, set[str]] = {
     "Lab": {
-        *("apply", "caller", "changing", "close", "drop", "open", "open_file", "put_file", "socket", "spawn", "undrop"),
+        *(
+            "apply",
+            "bind_socket",
+            "caller",
+            "changing",
+            "close",
+            "drop",
+            "open",
+            "open_file",
+            "put_file",
+            "socket",
+            "spawn",
+            "undrop",
+        ),
         "when_gone",
         *("network", "is_open"),
         *(

@@ -9,6 +9,8 @@ import errno
 import http.client
 import os
 import socket
+import socketserver
+import struct
 import subprocess
 import sys
 import textwrap
@@ -23,6 +25,7 @@ import redis
 import requests
 
 from labctl import Host, Lab, MachineError
+from labctl.kernel.readback import KernelLink
 
 WAIT_S = 20.0
 WEB = [sys.executable, "-u", "-m", "http.server", "8000", "--bind", "::"]
@@ -157,11 +160,10 @@ def test_visits_nest_and_end_in_order(lab: Lab, client: Host) -> None:
 
 
 def test_an_error_inside_ends_the_visit(client: Host) -> None:
-    before = (place(), socket.socket.__init__, socket.socket.connect)
+    before = (place(), dict(vars(socket.socket)), dict(vars(socket)))
     with pytest.raises(ZeroDivisionError), client.netns():
         raise ZeroDivisionError
-    assert (place(), socket.socket.__init__, socket.socket.connect) == before
-    assert "connect" not in vars(socket.socket)
+    assert (place(), dict(vars(socket.socket)), dict(vars(socket))) == before
 
 
 def test_other_threads_are_where_they_were_and_new_ones_are_on_the_host(client: Host) -> None:
@@ -300,6 +302,8 @@ with Lab("pair") as lab:
         assert visit.in_kernel
         print(subprocess.run(["ip", "-br", "address"], capture_output=True, text=True).stdout)
         print(socket.gethostbyname("server"))
+        assert os.uname().nodename == socket.gethostname() == "client"
+assert os.uname().nodename != "client"
 assert os.readlink("/proc/thread-self/ns/net") == home
 print("done")
 """
@@ -342,3 +346,84 @@ def test_a_private_network_cannot_be_entered_with_several_threads() -> None:
 def test_requests_to_a_port_that_nobody_has_are_refused(client: Host) -> None:
     with client.netns(), pytest.raises(urllib.error.URLError, match="refused"):
         urllib.request.urlopen("http://server:8001/", timeout=WAIT_S)
+
+
+def test_facts_are_the_hosts(lab: Lab, client: Host) -> None:
+    names = [(link.index, link.name) for link in links(lab["client"])]
+    with client.netns():
+        assert socket.gethostname() == socket.getfqdn() == "client"
+        assert socket.if_nameindex() == names
+        index = socket.if_nametoindex("eth0")
+        assert (index, "eth0") in names
+        assert socket.if_indextoname(index) == "eth0"
+        with pytest.raises(OSError, match="no interface"):
+            socket.if_nametoindex("eth7")
+        with pytest.raises(OSError, match="No such device"):
+            socket.if_indextoname(index + 1000)
+        assert socket.gethostbyaddr("10.0.0.2") == ("server", [], ["10.0.0.2"])
+        assert socket.gethostbyaddr("server")[0] == socket.getfqdn("fd00::2") == "server"
+        with pytest.raises(socket.herror):
+            socket.gethostbyaddr("10.9.9.9")
+        assert socket.getnameinfo(("10.0.0.2", 80), socket.NI_NUMERICSERV) == ("server", "80")
+        assert socket.getnameinfo(("10.0.0.2", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0] == "10.0.0.2"
+        assert socket.getnameinfo(("fe80::1", 80, 0, index), socket.NI_NUMERICHOST)[0] == "fe80::1%eth0"
+        with pytest.raises(socket.gaierror):
+            socket.getnameinfo(("10.9.9.9", 80), socket.NI_NAMEREQD)
+        assert socket.getaddrinfo("fe80::1%eth0", 80, type=socket.SOCK_STREAM)[0][4] == ("fe80::1", 80, 0, index)
+        with pytest.raises(socket.gaierror):
+            socket.getaddrinfo("fe80::1%eth7", 80)
+    assert socket.gethostname() == os.uname().nodename != "client"
+
+
+def links(host: Host) -> tuple[KernelLink, ...]:
+    from labctl.observe import network
+
+    return network.links(host.lab._core.engine, host.name)
+
+
+def test_a_multicast_group_is_joined_on_the_interface_of_the_host(lab: Lab, client: Host) -> None:
+    def joined() -> list[str]:
+        lines = [line.split() for line in client.read_text("/proc/net/igmp6").splitlines()]
+        return [interface for _, interface, address, *_ in lines if address == group.hex()]
+
+    group = socket.inet_pton(socket.AF_INET6, "ff02::4:7")
+    with client.netns(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as receiver:
+        receiver.settimeout(WAIT_S)
+        receiver.bind(("", 5354))
+        index = socket.if_nametoindex("eth0")
+        receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("@I", index))
+        assert joined() == ["eth0"]
+        with lab["server"].socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"hello", ("ff02::4:7%eth0", 5354))
+            assert receiver.recv(10) == b"hello"
+    assert joined() == []
+
+
+def test_a_path_is_the_hosts(lab: Lab, client: Host) -> None:
+    path = f"/run/labctl-test-{os.getpid()}.sock"
+    with client.netns(), socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as near:
+        listener.bind(path)
+        listener.listen()
+        assert client.run(["test", "-S", path])
+        assert not os.path.lexists(path)
+        near.connect(path)
+        assert near.getpeername() == listener.getsockname() == path
+        with lab["server"].netns(), socket.socket(socket.AF_UNIX) as other:
+            assert other.connect_ex(path) == errno.ENOENT
+        with socketserver.UnixDatagramServer(f"{path}.d", socketserver.BaseRequestHandler):
+            assert client.run(["test", "-S", f"{path}.d"])
+    assert not os.path.lexists(path)
+
+
+def test_a_message_is_sent_to_a_name_and_servers_are_made_by_name(lab: Lab, client: Host) -> None:
+    with lab["server"].netns(), socket.create_server(("server", 0)) as listener:
+        assert listener.getsockname()[0] == "10.0.0.2"
+        assert socket.has_dualstack_ipv6()
+    with client.netns(), socket.socket(type=socket.SOCK_DGRAM) as sender, socket.socket(type=socket.SOCK_DGRAM) as own:
+        own.bind(("client", 0))
+        own.settimeout(WAIT_S)
+        assert sender.sendmsg([b"hel", b"lo"], [], 0, ("client", own.getsockname()[1])) == 5
+        assert own.recv(10) == b"hello"
+        sender.connect(("server", 9))
+        assert sender.sendmsg([b"hello"]) == 5
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")

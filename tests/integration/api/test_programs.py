@@ -223,7 +223,8 @@ def test_both_ends_of_a_connection_are_sockets_of_this_process(client: Host, ser
     with server.listen(5000) as listener, client.connect("server:5000") as near:
         far, peer = listener.accept()
         with far:
-            assert (type(near), type(far)) == (socket.socket, socket.socket)
+            assert isinstance(near, socket.socket)
+            assert isinstance(far, socket.socket)
             assert peer == near.getsockname()
             near.sendall(b"ping")
             assert far.recv(4) == b"ping"

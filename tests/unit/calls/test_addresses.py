@@ -90,6 +90,9 @@ def test_the_family_and_flow_may_be_said_explicitly() -> None:
 def test_an_address_is_described_with_its_node() -> None:
     assert call_addresses.describe(decode(sockaddr.inet("10.0.0.2", 80))).name == "server"
     assert call_addresses.describe(decode(sockaddr.inet("10.0.0.3", 80))).name == ""
+    assert call_addresses.describe(decode(sockaddr.inet6("::ffff:10.0.0.2", 80))).name == "server"
+    assert call_addresses.describe(decode(sockaddr.inet6("::ffff:10.0.0.3", 80))).name == ""
+    assert call_addresses.describe(decode(sockaddr.inet6("::ffff", 80))).name == ""
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from labctl.scenario.endpoints import (
     ListeningAt,
     Protocol,
     TcpState,
+    fits,
+    parse_address,
     parse_endpoint,
     parse_listening,
     parse_state,
@@ -16,6 +18,7 @@ from labctl.scenario.endpoints import (
 @pytest.mark.parametrize(
     ("text", "where"),
     [
+        ("tcp/[fe80::1%eth0]:80", ListeningAt(Protocol.TCP, 80, "fe80::1%eth0")),
         ("tcp/5000", ListeningAt(Protocol.TCP, 5000)),
         ("udp/53", ListeningAt(Protocol.UDP, 53)),
         ("tcp/10.0.0.1:80", ListeningAt(Protocol.TCP, 80, "10.0.0.1")),
@@ -44,6 +47,7 @@ def test_what_is_no_local_end_is_refused(text: str) -> None:
         (":5000", EndpointPattern(None, 5000)),
         ("*:*", EndpointPattern()),
         ("[fd00::1]:80", EndpointPattern("fd00::1", 80)),
+        ("[fe80::1%eth0]:80", EndpointPattern("fe80::1%eth0", 80)),
         ("/tmp/x.sock", EndpointPattern("/tmp/x.sock")),
     ],
 )
@@ -66,3 +70,35 @@ def test_states_have_several_spellings(text: str) -> None:
 def test_an_unknown_state_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="TIME_WAIT"):
         parse_state("WAITING")
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1", "fd00::1", "fe80::1%eth0"])
+def test_an_address_keeps_its_scope(text: str) -> None:
+    assert str(parse_address(text)) == text
+
+
+@pytest.mark.parametrize("text", ["server", "10.0.0.1%eth0", "fe80::1%", ""])
+def test_what_is_no_address_may_be_a_name(text: str) -> None:
+    assert parse_address(text) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "interface", "expected"),
+    [
+        ("10.0.0.1", "10.0.0.1", (), True),
+        ("10.0.0.1", "10.0.0.2", (), False),
+        ("fe80::1", "fe80::1%eth0", ("eth0", "2"), True),
+        ("fe80::1%eth0", "fe80::1%eth0", ("eth0", "2"), True),
+        ("fe80::1%2", "fe80::1%eth0", ("eth0", "2"), True),
+        ("fe80::1%eth1", "fe80::1%eth0", ("eth0", "2"), False),
+        ("fe80::2%eth0", "fe80::1%eth0", ("eth0", "2"), False),
+        ("fe80::1%eth0", "fe80::1", (), False),
+    ],
+)
+def test_a_scope_that_is_written_is_asked_for(
+    wanted: str, found: str, interface: tuple[str, ...], expected: bool
+) -> None:
+    asked, seen = parse_address(wanted), parse_address(found)
+    assert asked is not None
+    assert fits(asked, seen, interface) is expected
+    assert not fits(asked, None)

@@ -1,0 +1,230 @@
+"""Sockets of a host in this process: names, interfaces and paths in their addresses are the host's."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labctl import AsyncLab, Host, Lab, NotFound
+
+WAIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab("pair") as lab:
+        lab["server"].start(["true"]).close()  # what watches programs is there before any test
+        yield lab
+
+
+@pytest.fixture
+def server(lab: Lab) -> Host:
+    return lab["server"]
+
+
+@pytest.fixture
+def client(lab: Lab) -> Host:
+    return lab["client"]
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    """A path that neither the machine nor a host has; the machine has not got it afterwards, either."""
+    path = f"/run/labctl-test-{secrets.token_hex(8)}.sock"
+    yield path
+    assert not os.path.lexists(path)
+
+
+def link_local(host: Host) -> str:
+    words = host.run(["ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link"], check=True).stdout.split()
+    return words[words.index("inet6") + 1].partition("/")[0]
+
+
+def test_a_path_is_bound_and_connected_to_on_the_host(server: Host, client: Host, path: str) -> None:
+    with server.socket(socket.AF_UNIX) as listener, server.socket(socket.AF_UNIX) as near:
+        listener.bind(path)
+        listener.listen()
+        assert listener.getsockname() == path
+        assert server.run(["test", "-S", path])
+        assert path in [each.path for each in server.sockets()]
+        near.connect(path)
+        assert near.getpeername() == path
+        far, _ = listener.accept()
+        with far:
+            near.sendall(b"hello")
+            assert far.recv(10) == b"hello"
+        with client.socket(socket.AF_UNIX) as other, pytest.raises(FileNotFoundError, match=f"client: .*{path}"):
+            other.connect(path)
+        with server.socket(socket.AF_UNIX) as second, pytest.raises(OSError, match="EADDRINUSE") as raised:
+            second.bind(os.fsencode(path))
+        assert raised.value.errno == errno.EADDRINUSE
+
+
+def test_a_program_of_the_host_and_a_socket_of_this_process_meet_at_a_path(server: Host, path: str) -> None:
+    program = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({path!r}); s.sendall(b'from the host')"
+    with server.listen(f"unix:{path}") as listener:
+        assert server.run([sys.executable, "-c", program])
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(100) == b"from the host"
+
+
+def test_datagrams_go_to_paths_of_the_host(server: Host, path: str) -> None:
+    with (
+        server.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
+        server.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.settimeout(WAIT_S)
+        receiver.bind(path)
+        sends: list[Callable[[], int]] = [
+            lambda: sender.sendto(b"1", path),
+            lambda: sender.sendto(b"1", 0, path),
+            lambda: sender.sendmsg([b"1"], [], 0, path),
+            lambda: sender.connect_ex(path) or sender.send(b"1"),
+        ]
+        for send in sends:
+            assert send() == 1
+            assert receiver.recv(10) == b"1"
+        assert sender.connect_ex(f"{path}.not") == errno.ENOENT
+
+
+def test_a_relative_path_is_that_of_the_working_directory(
+    server: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Lab("pair", visible_paths=[tmp_path]) as lab:
+        monkeypatch.chdir(tmp_path)
+        with lab["server"].socket(socket.AF_UNIX) as listener, lab["server"].socket(socket.AF_UNIX) as near:
+            listener.bind("here.sock")
+            listener.listen()
+            assert listener.getsockname() == "here.sock"
+            near.connect("here.sock")
+        assert (tmp_path / "here.sock").is_socket()
+
+
+def test_an_abstract_name_belongs_to_the_network_of_the_host(server: Host, client: Host) -> None:
+    name = f"\0labctl-{secrets.token_hex(8)}"
+    with server.socket(socket.AF_UNIX) as listener:
+        listener.bind(name)
+        listener.listen()
+        with server.connect(f"unix:@{name[1:]}") as near:
+            assert near.getpeername() == name.encode()
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(f"@{name[1:]}")
+        with socket.socket(socket.AF_UNIX) as of_machine, pytest.raises(ConnectionRefusedError):
+            of_machine.connect(name)
+
+
+def test_a_path_that_cannot_be_one_is_refused(server: Host) -> None:
+    with server.socket(socket.AF_UNIX) as sock:
+        with pytest.raises(OSError, match="too long"):
+            sock.bind(f"/run/{'x' * 200}")
+        with pytest.raises(FileNotFoundError):
+            sock.bind("/run/no-such-directory/x")
+    with pytest.raises(ValueError, match="unix:@name"):
+        server.connect("unix:run/x")
+
+
+def test_connecting_to_a_path_waits_for_a_full_queue_as_long_as_it_may(server: Host, path: str) -> None:
+    with server.listen(f"unix:{path}", backlog=0), server.connect(f"unix:{path}") as first:
+        assert first.gettimeout() == 10.0
+        with pytest.raises(TimeoutError, match="no answer in time"):
+            server.connect(f"unix:{path}", timeout_s=0.2)
+
+
+def test_names_are_those_that_the_host_knows(server: Host, client: Host) -> None:
+    with server.listen(5000), client.socket() as sock:
+        sock.connect(("server", 5000))
+        assert sock.getpeername() == (server.ipv4, 5000)
+    with server.socket(type=socket.SOCK_DGRAM) as receiver, client.socket(type=socket.SOCK_DGRAM) as sender:
+        receiver.settimeout(WAIT_S)
+        receiver.bind(("server", 0))
+        port = receiver.getsockname()[1]
+        assert sender.sendmsg([b"hello"], [], 0, ("server", port)) == 5
+        assert receiver.recv(10) == b"hello"
+        with pytest.raises(socket.gaierror, match="client knows no address of 'nonesuch'"):
+            sender.sendto(b"x", ("nonesuch", port))
+
+
+def test_a_scope_is_an_interface_of_the_host(server: Host, client: Host) -> None:
+    address = link_local(server)
+    with server.listen(81, address=f"{address}%eth0", family=socket.AF_INET6) as listener:
+        assert [str(each.local) for each in server.sockets() if each.listening] == [f"{address}%eth0"]
+        with client.connect(f"[{address}%eth0]:81") as near, client.connect(near.getpeername()) as again:
+            assert near.getpeername()[:2] == again.getpeername()[:2] == (address, 81)
+        with client.socket(socket.AF_INET6) as sock:
+            sock.connect((f"{address}%eth0", 81))
+        with pytest.raises(OSError, match=f"needs its interface: {address}%eth0") as raised:
+            client.connect(f"[{address}]:81")
+        assert raised.value.errno == errno.EINVAL
+        with pytest.raises(OSError, match="no interface eth7; it has lo, eth0"):
+            client.connect(f"[{address}%eth7]:81")
+        assert listener.getsockname()[0] == address
+    with pytest.raises(NotFound):
+        client.connect("10.0.0.2%eth0:81")
+
+
+def test_where_to_listen_is_given_as_text_too(server: Host) -> None:
+    address = link_local(server)
+    for at, local in {
+        "81": ("0.0.0.0", 81),
+        ":82": ("0.0.0.0", 82),
+        "server:83": (server.ipv4, 83),
+        f"[{address}%eth0]:84": (address, 84),
+    }.items():
+        with server.listen(at) as listener:
+            assert listener.getsockname()[:2] == local
+
+
+def test_readiness_is_that_of_the_scope(server: Host) -> None:
+    address = link_local(server)
+    program = f"""
+import signal, socket
+s = socket.socket(socket.AF_INET6)
+s.bind(({address!r}, 90, 0, socket.if_nametoindex("eth0")))
+s.listen()
+signal.pause()
+"""
+    with server.start([sys.executable, "-c", program], ready=f"tcp/[{address}%eth0]:90") as running:
+        assert running.returncode is None
+    with pytest.raises(Exception, match="eth9"):
+        server.start([sys.executable, "-c", program], ready=f"tcp/[{address}%eth9]:90", ready_timeout_s=0.5)
+
+
+def test_coroutines_reach_paths_and_scopes(lab: Lab, server: Host, path: str) -> None:
+    address = link_local(server)
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(10))
+        writer.close()
+
+    async def said(host: str, to: str) -> bytes:
+        reader, writer = await asynchronous[host].open_connection(to)
+        writer.write(b"hello")
+        answer = await reader.read(10)
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    async def main() -> None:
+        async with (
+            await asynchronous["server"].start_server(echo, f"unix:{path}"),
+            await asynchronous["server"].start_server(echo, 91, address=f"{address}%eth0", family=socket.AF_INET6),
+        ):
+            assert await said("server", f"unix:{path}") == b"hello"
+            assert await said("client", f"[{address}%eth0]:91") == b"hello"
+            with await asynchronous["server"].socket(socket.AF_UNIX) as sock:
+                await asyncio.get_running_loop().sock_connect(sock, path)
+            with pytest.raises(FileNotFoundError):
+                await asynchronous["client"].connect(f"unix:{path}")
+        await asynchronous.aclose()
+
+    asynchronous = AsyncLab.over(lab)
+    asyncio.run(main())
