@@ -1,6 +1,6 @@
 """YAML text to positioned data to validated models, with errors that name file, line and column.
 
-Validation against pydantic models is in `labctl.documents.validate`, which is imported only where it is needed.
+Declarations that validate it, and that JSON Schema is made from, are in `labctl.documents.shapes`.
 """
 
 from labctl.documents.document import Document, KeyPath, parse, read

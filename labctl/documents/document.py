@@ -6,9 +6,13 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from labctl.documents.source import LINE_BREAK, Diagnostic, DocumentError, Position, suggest
+from labctl.documents.source import LINE_BREAK, Diagnostic, DocumentError, Hint, Position, suggest
 from labctl.documents.tree import Tree, Value, compose
+
+if TYPE_CHECKING:
+    from labctl.documents.shapes import Problem
 
 SIZE_LIMIT_BYTES = 4 << 20
 
@@ -65,13 +69,22 @@ class Document:
                 return Position(tree.end.line, begin + column)
         return tree.start
 
-    def diagnostic(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> Diagnostic:
+    def diagnostic(
+        self, path: KeyPath, message: str, hint: Hint = "", *, key: bool = False, in_schema: bool = False
+    ) -> Diagnostic:
         """A mistake at that path."""
-        return self.diagnostic_at(self.position(path, key=key), message, hint)
+        return self.diagnostic_at(self.position(path, key=key), message, hint, in_schema=in_schema)
 
-    def diagnostic_at(self, position: Position, message: str, hint: str = "") -> Diagnostic:
+    def diagnostic_at(
+        self, position: Position, message: str, hint: Hint = "", *, in_schema: bool = False
+    ) -> Diagnostic:
         """A mistake at that place."""
-        return Diagnostic(self.file, position, message, hint, self._line(position.line))
+        return Diagnostic(self.file, position, message, hint, self._line(position.line), in_schema)
+
+    def problem(self, problem: Problem) -> Diagnostic:
+        """A mistake that a shape of this document has."""
+        one = problem
+        return self.diagnostic(one.path, one.message, one.hint, key=one.key, in_schema=one.in_schema)
 
     @cached_property
     def _lines(self) -> list[str]:
@@ -145,5 +158,4 @@ def _near_files(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
     except OSError:
         return f"there is no directory {path.parent} either"
-    hint = suggest(path.name, names)
-    return hint if hint.startswith("did you mean") else ""
+    return suggest(path.name, names, near_only=True)

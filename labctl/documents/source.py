@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from labctl.errors import InputError
 
 # What libyaml counts as the end of a line (YAML 1.1, section 5.4), so that its line numbers and ours agree.
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 SHOWN_LIMIT = 100  # mistakes that are printed
+COMPARED_LIMIT = 500  # words that a misspelt one is compared with
 _SHOWN_COLUMNS = 110
 _LONGEST_VALUE = 60
+
+
+# What to try: worked out only for the mistakes that are printed, since looking for a near miss takes long.
+Hint = str | Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,13 +43,22 @@ class Mistake(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One mistake: in which file, where (None: nowhere in particular), what is wrong, and what to try."""
+    """One mistake: in which file, where (None: nowhere in particular), what is wrong, and what to try.
+
+    `in_schema`: whether the JSON Schema of the kind of file refuses it, too.
+    """
 
     file: str
     position: Position | None
     message: str
-    hint: str = ""
+    what_to_try: Hint = field(default="", compare=False)
     source_line: str = field(default="", compare=False)
+    in_schema: bool = field(default=False, compare=False)
+
+    @property
+    def hint(self) -> str:
+        """What to try, or ""."""
+        return self.what_to_try if isinstance(self.what_to_try, str) else self.what_to_try()
 
     def render(self, source: str | None = None) -> str:
         """`file:line:col: message`, the line with a caret below the column, and the hint."""
@@ -53,8 +68,8 @@ class Diagnostic:
             text = self.source_line if source is None else line_of(source, self.position.line)
             if text.strip():
                 lines += _pointed_at(text, self.position.column)
-        if self.hint:
-            lines.append(f"  {self.hint}")
+        if hint := self.hint:
+            lines.append(f"  {hint}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -82,21 +97,35 @@ def in_file_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     return tuple(sorted(unique, key=lambda one: (files[one.file], one.position or Position(0, 0))))
 
 
-def suggest(word: str, allowed: Iterable[str]) -> str:
+def suggest(word: str, allowed: Iterable[str], *, near_only: bool = False) -> str:
     """The near miss (``did you mean `delay`?``), else what is allowed (``allowed: a, b, c``), else ""."""
     import difflib
 
     choices = list(dict.fromkeys(allowed))
     folded: dict[str, str] = {}
-    for choice in choices:
+    wanted = word.casefold()[:80]
+    for choice in _worth_comparing(wanted, choices):
         folded.setdefault(choice.casefold(), choice)
-    near = difflib.get_close_matches(word.casefold()[:80], folded, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
     if near:
         return f"did you mean `{folded[near[0]]}`?"
-    if not choices:
+    if not choices or near_only:
         return ""
     shown = ", ".join(choices[:24])
     return f"allowed: {shown}" + (f" and {len(choices) - 24} more" if len(choices) > 24 else "")
+
+
+def suggestion(word: str, allowed: Iterable[str], *, near_only: bool = False) -> Hint:
+    """`suggest`, when it is needed; `allowed` must not be an iterator."""
+    return partial(suggest, word, allowed, near_only=near_only)
+
+
+def _worth_comparing(word: str, choices: list[str]) -> list[str]:
+    """At most COMPARED_LIMIT of the choices: of many, those that begin or end alike and are about as long."""
+    if len(choices) <= COMPARED_LIMIT:
+        return choices
+    alike = [one for one in choices if abs(len(one) - len(word)) <= 2 and word[:1] == one[:1].casefold()]
+    return sorted(alike, key=lambda one: one.casefold()[-2:] != word[-2:])[:COMPARED_LIMIT]
 
 
 def describe(value: object) -> str:

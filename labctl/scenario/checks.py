@@ -11,16 +11,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.documents.source import Diagnostic, describe, suggest
+from labctl.documents.shapes import Key, Reading, Unusable
+from labctl.documents.source import SHOWN_LIMIT, Diagnostic, Hint, describe, suggest, suggestion
 from labctl.scenario import callsteps, links, programs_known
 from labctl.scenario.describe import program_name, title_of
-from labctl.scenario.files import BODIES, SHORTHAND
+from labctl.scenario.files import BODIES, SHORTHAND, STEP_NAME, STEP_WITHIN
 from labctl.scenario.kinds import StepKind
 from labctl.scenario.model import Requirements, Step
-from labctl.scenario.shapes import Reading, Unusable
 from labctl.scenario.variables import has_references, is_name, is_template, references_within
 from labctl.topology.model import NodeKind
 
@@ -55,6 +56,7 @@ class StepReader:
         self._topology = topology
         self._directory = directory
         self._places = [n.name for n in topology.nodes if n.kind is not NodeKind.SWITCH] if topology else []
+        self._step_keys = (*StepKind, *_BESIDE_THE_KIND, *self._places)
         self._requires = requires
         self._variables = set(variables)
         self._variables_anywhere = set(variables)
@@ -108,37 +110,35 @@ class StepReader:
     def _step(self, data: Any, path: KeyPath, number: int) -> Step | None:
         if not isinstance(data, dict):
             kinds = "a step is a mapping with one kind: a host's name, or " + ", ".join(StepKind)
-            self._wrong(path, "not a step", kinds)
+            self._misshapen(path, "not a step", kinds)
             return None
-        title, within_s = self._beside_the_kind(data, path)
+        title = self._beside_the_kind(STEP_NAME, data, path) or ""
+        within_s = self._beside_the_kind(STEP_WITHIN, data, path)
+        self._references(title, (*path, "name"))
         keys = [key for key in data if key not in _BESIDE_THE_KIND]
         known = [key for key in keys if self._kind_of(key, data[key]) is not None]
         for key in keys:
             if key not in known:
-                self._unknown_key(path, key, data[key])
+                self._unknown_key(path, key, data[key], in_schema=len(keys) > 1)
         if not keys:
-            self._wrong(path, "the step has no kind", "a host's name for calls, or one of: " + ", ".join(StepKind))
+            self._misshapen(path, "the step has no kind", "a host's name for calls, or one of: " + ", ".join(StepKind))
         if len(known) > 1:
             named = " and ".join(f"`{key}`" for key in known)
-            self._wrong((*path, known[1]), f"a step has exactly one kind, not {named}", "make it two steps", key=True)
+            problem = f"a step has exactly one kind, not {named}"
+            self._misshapen((*path, known[1]), problem, "make it two steps", key=True)
         steps = [self._one_kind(key, data[key], (*path, key), number, title, within_s) for key in known]
         return steps[0] if len(steps) == 1 else None
 
-    def _beside_the_kind(self, data: dict[str, Any], path: KeyPath) -> tuple[str, float | None]:
-        from labctl.units import duration_s
-
-        title, within = data.get("name", ""), data.get("within")
-        if not isinstance(title, str | int | float):
-            self._wrong((*path, "name"), "a step's name is a text")
-            title = ""
-        self._references(title, (*path, "name"))
-        within_s = None
-        if within is not None:
-            try:
-                within_s = duration_s(within)
-            except ValueError as error:
-                self._wrong((*path, "within"), str(error))
-        return str(title), within_s
+    def _beside_the_kind(self, key: Key[Any], data: dict[str, Any], path: KeyPath) -> Any:
+        value = data.get(key.name)
+        if value is None:
+            return None
+        reading = Reading(final=True)
+        try:
+            return key.reader.read(value, reading, (*path, key.name))
+        except Unusable:
+            self.diagnostics += map(self._document.problem, reading.problems)
+            return None
 
     def _kind_of(self, key: str, body: Any) -> StepKind | None:
         if key in list(StepKind):
@@ -148,13 +148,14 @@ class StepReader:
             return StepKind.CALLS
         return None
 
-    def _unknown_key(self, path: KeyPath, key: str, body: Any) -> None:
+    def _unknown_key(self, path: KeyPath, key: str, body: Any, *, in_schema: bool) -> None:
         host = key.partition("/")[0]
         if isinstance(body, str) and self._topology is not None and not _near_a_kind(key):
-            self._wrong((*path, key), f"there is no host `{host}`", suggest(host, self._places), key=True)
+            problem, hint = f"there is no host `{host}`", suggestion(host, self._places)
         else:
-            choices = (*StepKind, *_BESIDE_THE_KIND, *self._places)
-            self._wrong((*path, key), f"unknown kind of step `{key}`", suggest(key, choices), key=True)
+            problem, hint = f"unknown kind of step `{key}`", suggestion(key, self._step_keys)
+        in_schema = in_schema or not isinstance(body, str)
+        self.diagnostics.append(self._document.diagnostic((*path, key), problem, hint, key=True, in_schema=in_schema))
 
     def _one_kind(
         self, key: str, data: Any, path: KeyPath, number: int, title: str, within_s: float | None
@@ -218,32 +219,33 @@ class StepReader:
     def _body(self, kind: StepKind, data: Any, path: KeyPath) -> Any:
         if not isinstance(data, dict):
             form = f"`{kind}` takes a mapping: {', '.join(BODIES[kind].KEYS)}"
-            self._wrong(path, f"expected a mapping, got {describe(data)}", form)
+            self._misshapen(path, f"expected a mapping, got {describe(data)}", form)
             return None
         if kind is StepKind.CALLS and "do" in data and not isinstance(data["do"], str):
             problem = f"expected the text of the calls, got {describe(data['do'])}"
-            self._wrong((*path, "do"), problem, "write it as a block: `|`")
+            self._misshapen((*path, "do"), problem, "write it as a block: `|`")
             return None
         reading = Reading()
         try:
-            body = BODIES[kind].read(data, reading)
+            body = BODIES[kind].read(data, reading, path)
         except Unusable:
             body = None  # why is among the problems
-        for one in reading.problems:
-            self._wrong((*path, *one.path), one.message, one.hint, key=one.key)
+        self.diagnostics += map(self._document.problem, reading.problems)
         return body
 
     # containers
 
     def _parallel(self, data: Any, path: KeyPath) -> tuple[tuple[Step, ...], ...]:
         if not isinstance(data, list) or not data:
-            self._wrong(path, "`parallel` takes a list of branches", "a branch is a list of steps, or one step")
+            self._misshapen(path, "`parallel` takes a list of branches", "a branch is a list of steps, or one step")
             return ()
         self._any_order += 1
         branches = []
         for index, branch in enumerate(data):
             inner = (*path, index)
             if isinstance(branch, list):
+                if not branch:
+                    self._misshapen(inner, "the branch has no steps")
                 branches.append(self._list(branch, inner))
             else:
                 step = self._step(branch, inner, 1)
@@ -261,13 +263,13 @@ class StepReader:
 
     def _set(self, data: Any, path: KeyPath) -> None:
         if not isinstance(data, dict) or not data:
-            self._wrong(path, "`set` takes variables and their values", "set: {name: value}")
+            self._misshapen(path, "`set` takes variables and their values", "set: {name: value}")
             return
         self._references(data, path)
         for name, value in data.items():
             self._new_variable(name, (*path, name), key=True)
             if isinstance(value, dict | list) or value is None:
-                self._wrong((*path, name), f"a variable is a text or a number, not {describe(value)}")
+                self._misshapen((*path, name), f"a variable is a text or a number, not {describe(value)}")
 
     # one kind at a time
 
@@ -374,11 +376,11 @@ class StepReader:
         if not ends or self._topology is None or any(is_template(end) for end in ends):
             return
         if body.from_ is not None and not is_template(body.from_) and body.from_ not in ends:
-            self._wrong((*path, "from"), f"`{body.from_}` is no end of that link", suggest(body.from_, ends))
+            self._wrong((*path, "from"), f"`{body.from_}` is no end of that link", suggestion(body.from_, ends))
         names = [node.name for node in self._topology.nodes]
         unknown = [(index, end) for index, end in enumerate(ends) if end not in names]
         for index, end in unknown:
-            self._wrong((*path, verb, index), f"there is no node or network `{end}`", suggest(end, names))
+            self._wrong((*path, verb, index), f"there is no node or network `{end}`", suggestion(end, names))
         if unknown:
             return
         there = links.between(self._topology, *ends)
@@ -396,11 +398,7 @@ class StepReader:
     def _packets(self, body: Any, path: KeyPath) -> None:
         from labctl.plan.droprule import parse_flags
 
-        if body.port is not None and body.protocol not in ("tcp", "udp"):
-            self._wrong((*path, "port"), "a port needs `protocol: tcp` or `protocol: udp`")
-        if body.flags is not None and body.protocol != "tcp":
-            self._wrong((*path, "flags"), "flags need `protocol: tcp`")
-        elif body.flags is not None and not is_template(body.flags):
+        if body.flags is not None and not is_template(body.flags):
             try:
                 parse_flags(body.flags)
             except ValueError as error:
@@ -439,7 +437,7 @@ class StepReader:
         if self._topology is None or is_template(name) or name in self._places:
             return True
         problem = f"`{name}` is a switch" if name in self._topology else f"there is no host `{name}`"
-        self._wrong(path, problem, suggest(name, self._places))
+        self._wrong(path, problem, suggestion(name, self._places))
         return False
 
     def _node_or_address(self, name: str | None, path: KeyPath) -> None:
@@ -448,7 +446,7 @@ class StepReader:
         if name is None or is_template(name) or name.startswith(("/", "@")) or parse_address(name) is not None:
             return
         if self._topology is not None and name not in self._places:
-            self._wrong(path, f"`{name}` is neither an address nor a host", suggest(name, self._places))
+            self._wrong(path, f"`{name}` is neither an address nor a host", suggestion(name, self._places))
 
     def _process(self, name: str, path: KeyPath) -> None:
         known = self._processes_anywhere | self._processes if self._any_order else self._processes
@@ -462,7 +460,7 @@ class StepReader:
         if several:
             self._wrong(path, f"several nodes have a service `{name}`", f"say which: {', '.join(several)}")
             return
-        hint = suggest(name, started) if started else "no step starts a background program: add a `start` step"
+        hint = suggestion(name, started) if started else "no step starts a background program: add a `start` step"
         what = "a background program, and no node has a service," if self._services else "a background program"
         self._wrong(path, f"no step starts {what} called `{name}`", hint)
 
@@ -482,30 +480,40 @@ class StepReader:
 
     def _references(self, data: Any, path: KeyPath) -> None:
         known = self._variables_anywhere if self._any_order else self._variables
+        told: set[tuple[KeyPath, str]] = set()
         for inner, name, offset in references_within(data):
-            if name in known:
+            if name in known or (inner, name) in told:
                 continue
+            told.add((inner, name))
+            if len(told) > SHOWN_LIMIT:
+                break
             place = (*path, *inner)
             text = _at(data, inner)
             line = text.count("\n", 0, offset)
             column = offset - (text.rfind("\n", 0, offset) + 1)
             position = self._document.position_in_text(place, line, column)
-            if name in self._variables_anywhere:
-                problem, hint = f"`{name}` is set only later in the file", ""
-            else:
-                problem = f"there is no variable `{name}`"
-                hint = suggest(name, sorted(self._variables_anywhere)) or "a literal `${` is written `$${`"
+            later = name in self._variables_anywhere
+            problem = f"`{name}` is set only later in the file" if later else f"there is no variable `{name}`"
+            hint = "" if later else partial(self._variable_hint, name)
             self.diagnostics.append(self._document.diagnostic_at(position, problem, hint))
+
+    def _variable_hint(self, name: str) -> str:
+        return suggest(name, sorted(self._variables_anywhere)) or "a literal `${` is written `$${`"
 
     def _exists(self, name: str, path: KeyPath) -> None:
         if not is_template(name) and not os.path.isfile(self._directory / name):  # False too for what cannot be a path
-            beside = sorted(entry.name for entry in self._directory.iterdir() if entry.is_file())
-            near = suggest(name, beside)
-            hint = near if near.startswith("did you mean") else "paths are relative to the scenario's directory"
-            self._wrong(path, f"there is no file {name}", hint)
+            self._wrong(path, f"there is no file {name}", partial(self._file_hint, name))
 
-    def _wrong(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
+    def _file_hint(self, name: str) -> str:
+        beside = sorted(entry.name for entry in self._directory.iterdir() if entry.is_file())
+        return suggest(name, beside, near_only=True) or "paths are relative to the scenario's directory"
+
+    def _wrong(self, path: KeyPath, message: str, hint: Hint = "", *, key: bool = False) -> None:
         self.diagnostics.append(self._document.diagnostic(path, message, hint, key=key))
+
+    def _misshapen(self, path: KeyPath, message: str, hint: Hint = "", *, key: bool = False) -> None:
+        """A mistake that the JSON Schema knows, too."""
+        self.diagnostics.append(self._document.diagnostic(path, message, hint, key=key, in_schema=True))
 
 
 def _service_names(topology: Topology | None) -> tuple[str, ...]:

@@ -9,29 +9,32 @@ from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
 
-from labctl.documents.source import Mistake, suggest
-from labctl.plan.droprule import Direction, DropProtocol
-from labctl.scenario.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
-from labctl.scenario.kinds import StepKind
-from labctl.scenario.shapes import (
+from labctl.documents.shapes import (
+    STRICT_TEXT,
     TEXT,
-    WORD,
     Anything,
     Duration,
+    ExactlyOne,
+    Excludes,
     Flag,
     ListOf,
     MapOf,
+    Needs,
     Of,
     OneOf,
+    OnlyWith,
     Parsed,
     Scalar,
     Shape,
     Whole,
     defaulted,
-    needs_one,
     optional,
     required,
 )
+from labctl.documents.source import Mistake, suggest
+from labctl.plan.droprule import Direction, DropProtocol
+from labctl.scenario.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
+from labctl.scenario.kinds import StepKind
 from labctl.scenario.variables import is_template
 from labctl.topology.impairments import check as check_impairment
 from labctl.topology.impairments import parse as parse_impairment
@@ -86,28 +89,33 @@ SIGNAL = Parsed(signal_number)
 DURATION = Duration()
 FLAG = Flag()
 TEXTS = ListOf(TEXT, or_one=True)
-WORDS = ListOf(WORD, at_least=1)
+WORDS = ListOf(TEXT, at_least=1)
 TWO_ENDS = ListOf(TEXT, 2, 2)
-STEPS = ListOf(Anything(), at_least=1)
+STEPS = ListOf(Anything(), at_least=1)  # each is read by itself (checks.StepReader)
+
+
+# What a step of any kind may have beside its kind.
+STEP_NAME = defaulted(TEXT, "", "A title; by default it is made from the step.", name="name")
+STEP_WITHIN = optional(DURATION, "The step's deadline: 200ms, 2s, 1m.", name="within")
 
 
 class NumberMatch(Shape):
-    """`N`, or several of these together."""
+    """A number to compare with: `N`, or several of these together."""
 
-    equals = optional(NUMBER)
-    not_ = optional(NUMBER, "not")
-    at_least = optional(NUMBER)
-    at_most = optional(NUMBER)
+    equals = optional(NUMBER, "Exactly this number.")
+    not_ = optional(NUMBER, "Any number but this.", name="not")
+    at_least = optional(NUMBER, "This number or more.")
+    at_most = optional(NUMBER, "This number or less.")
 
 
 class TextMatch(Shape):
-    """`TEXT` (equals, a final newline aside), or several of these together."""
+    """A text to compare with: `TEXT` (equals, a final newline aside), or several of these together."""
 
-    equals = optional(TEXT)
-    contains = optional(TEXTS)
-    not_contains = optional(TEXTS)
-    matches = optional(REGEX)
-    json_ = optional(Anything(), "json")
+    equals = optional(TEXT, "Exactly this text; a final newline does not count.")
+    contains = optional(TEXTS, "Texts that all occur in it.")
+    not_contains = optional(TEXTS, "Texts of which none occurs in it.")
+    matches = optional(REGEX, "A regular expression that matches somewhere in it.")
+    json_ = optional(Anything(), "Values that the JSON in it has, perhaps among others.", name="json")
 
 
 A_NUMBER = Of(NumberMatch, short="equals")
@@ -115,234 +123,231 @@ A_TEXT = Of(TextMatch, short="equals")
 
 
 class Requires(Shape):
-    """What must be there; else the scenario is skipped."""
+    """What the machine must have; otherwise the scenario is skipped."""
 
-    programs = defaulted(ListOf(TEXT), [])
-    features = defaulted(ListOf(TEXT), [])
-    root = defaulted(FLAG, False)
+    programs = defaulted(ListOf(TEXT), [], "Programs that must be installed.")
+    features = defaulted(ListOf(TEXT), [], "Features of the kernel: ipv6, nftables, netem, sctp, ...")
+    root = defaulted(FLAG, False, "Whether it runs as root only.")
 
 
 class ScenarioFile(Shape):
-    """A scenario of labctl."""
+    """A scenario of labctl: steps that run on a topology."""
 
-    name = defaulted(TEXT, "")
-    about = defaulted(TEXT, "")
-    topology = required(Anything())
-    requires = defaulted(Of(Requires), Requires({}))
-    within = defaulted(DURATION, 10.0)
-    timeout = defaulted(DURATION, 60.0)
-    variables = defaulted(MapOf(Scalar()), {})
-    steps = required(STEPS)
+    name = defaulted(TEXT, "", "A title; by default the file's name.")
+    about = defaulted(TEXT, "", "What the scenario shows, in a sentence or two.")
+    topology = required(Anything(), "A shape (pair, star:3), a path relative to this file, or a topology.")
+    requires = defaulted(Of(Requires), Requires({}), "What the machine must have; otherwise the scenario is skipped.")
+    within = defaulted(DURATION, 10.0, "Deadline of a step that has none of its own: 200ms, 2s, 1m; 10s by default.")
+    timeout = defaulted(DURATION, 60.0, "Deadline of the whole scenario; 60s by default.")
+    variables = defaulted(MapOf(Scalar()), {}, "Values that `${name}` stands for in steps.")
+    steps = required(STEPS, "What is done, in order.")
 
 
 class CallsBody(Shape):
     """Calls, made by a process on the host."""
 
-    on = required(TEXT)
-    process = defaulted(TEXT, "")
-    do = required(TEXT)
+    on = required(TEXT, "The host that the calls are made on.")
+    process = defaulted(TEXT, "", "Name of the calling process; by default the host's first.")
+    do = required(STRICT_TEXT, "The calls, one a line.")
 
 
 class ProgramExpect(Shape):
-    """What a program's end is to be like."""
+    """What a program's end must be like."""
 
-    exit = optional(A_NUMBER)
-    stdout = optional(A_TEXT)
-    stderr = optional(A_TEXT)
+    exit = optional(A_NUMBER, "Its exit status.")
+    stdout = optional(A_TEXT, "What it wrote on standard output.")
+    stderr = optional(A_TEXT, "What it wrote on standard error.")
 
 
 class Save(Shape):
     """Names of the variables that take what a program gave."""
 
-    stdout = optional(TEXT)
-    stderr = optional(TEXT)
-    exit = optional(TEXT)
+    stdout = optional(TEXT, "Variable for its standard output, without the final newline.")
+    stderr = optional(TEXT, "Variable for its standard error, without the final newline.")
+    exit = optional(TEXT, "Variable for its exit status.")
 
 
 class ProgramBody(Shape):
     """What `run` and `start` have in common."""
 
-    on = required(TEXT)
-    run = optional(WORDS)
-    shell = optional(TEXT)
-    env = defaulted(MapOf(WORD), {})
-    cwd = optional(TEXT)
-    stdin = optional(TEXT)
+    on = required(TEXT, "The host that the program runs on.")
+    run = optional(WORDS, "The program and its arguments, as a list; no shell is involved.")
+    shell = optional(TEXT, "Instead of `run`: text for sh.")
+    env = defaulted(MapOf(TEXT), {}, "Environment variables.")
+    cwd = optional(TEXT, "Working directory, relative to the scenario's.")
+    stdin = optional(TEXT, "What it reads on standard input.")
 
-    def problem(self) -> str:
-        return needs_one(self, "run", "shell")
+    RULES = (ExactlyOne("run", "shell"),)
 
 
 class RunBody(ProgramBody):
     """A program, run to its end."""
 
-    expect = optional(Of(ProgramExpect))
-    save = optional(Of(Save))
-    any_exit = defaulted(FLAG, False)
+    expect = optional(Of(ProgramExpect), "What its end must be like; by default exit status 0.")
+    save = optional(Of(Save), "Variables that take what it gave.")
+    any_exit = defaulted(FLAG, False, "Whether every exit status is fine.")
 
 
 class Ready(Shape):
-    """How it is known that a program is ready."""
+    """How it is known that a program is ready: one of these."""
 
-    listening = optional(LOCAL)
-    line = optional(REGEX)
-    file = optional(TEXT)
-    command = optional(WORDS)
+    listening = optional(LOCAL, "A socket that listens: tcp/8000, udp/53, unix//run/x.sock.")
+    line = optional(REGEX, "A regular expression that a line of its output matches.")
+    file = optional(TEXT, "A file that exists on its host.")
+    command = optional(WORDS, "A command that succeeds on its host.")
 
-    def problem(self) -> str:
-        return needs_one(self, "listening", "line", "file", "command")
+    RULES = (ExactlyOne("listening", "line", "file", "command"),)
 
 
 class StartBody(ProgramBody):
     """A program in the background."""
 
-    name = defaulted(TEXT, "")
-    ready = optional(Of(Ready))
+    name = defaulted(TEXT, "", "What other steps call it; by default the program's name.")
+    ready = optional(Of(Ready), "How it is known that it is ready; the step waits for that.")
 
 
 class StopBody(Shape):
     """Ends a background program."""
 
-    process = required(TEXT)
-    signal = defaulted(SIGNAL, "TERM")
-    expect = optional(Of(ProgramExpect))
+    process = required(TEXT, "The program's name.")
+    signal = defaulted(SIGNAL, "TERM", "The signal that it is sent.")
+    expect = optional(Of(ProgramExpect), "What its end must be like.")
 
 
 class SignalBody(Shape):
     """A signal for a background program or a calling process."""
 
-    process = required(TEXT)
-    signal = required(SIGNAL)
+    process = required(TEXT, "The program's name, or HOST or HOST/PROCESS for a calling process.")
+    signal = required(SIGNAL, "The signal: TERM, KILL, HUP, USR1, ...")
 
 
 class NameBody(Shape):
     """A background program, to be paused or resumed."""
 
-    process = required(TEXT)
+    process = required(TEXT, "The program's name.")
 
 
 class WaitBody(Shape):
     """Waits for the end of a background program."""
 
-    process = required(TEXT)
-    expect = optional(Of(ProgramExpect))
-    save = optional(Of(Save))
-    any_exit = defaulted(FLAG, False)
+    process = required(TEXT, "The program's name.")
+    expect = optional(Of(ProgramExpect), "What its end must be like; by default exit status 0.")
+    save = optional(Of(Save), "Variables that take what it gave.")
+    any_exit = defaulted(FLAG, False, "Whether every exit status is fine.")
 
 
 class Connection(Shape):
     """Sockets to look for."""
 
-    protocol = defaulted(OneOf(Protocol), Protocol.TCP)
-    local = optional(END)
-    peer = optional(END)
-    state = optional(Parsed(parse_state))
-    receive_queue = optional(A_NUMBER)
-    send_queue = optional(A_NUMBER)
-    count = optional(A_NUMBER)
+    protocol = defaulted(OneOf(Protocol), Protocol.TCP, "Their protocol.")
+    local = optional(END, "Their own end: server:5000, :5000, 10.0.0.1:*.")
+    peer = optional(END, "The other end, in the same form.")
+    state = optional(Parsed(parse_state), "Their state, as ss(8) names it: ESTAB, TIME-WAIT, ...")
+    receive_queue = optional(A_NUMBER, "Bytes that were received and not read yet.")
+    send_queue = optional(A_NUMBER, "Bytes that were sent and not acknowledged yet.")
+    count = optional(A_NUMBER, "How many there must be; by default at least one.")
 
 
 class Reach(Shape):
     """A node or address to be reached."""
 
-    node = required(TEXT)
-    family = optional(OneOf(Family))
+    node = required(TEXT, "A node's name, or an address.")
+    family = optional(OneOf(Family), "Only by this family; by default by every one that both nodes have.")
 
 
 class RouteCondition(Shape):
     """A route to look for."""
 
-    to = required(Parsed(_check_prefix))
-    via = optional(TEXT)
+    to = required(Parsed(_check_prefix), "Its destination: a prefix such as 10.0.1.0/24, or default.")
+    via = optional(TEXT, "Its next hop: an address, or a node's name.")
 
 
 class FileCondition(TextMatch):
     """A file on the host."""
 
-    path = required(TEXT)
-    exists = defaulted(FLAG, True)
+    path = required(TEXT, "The file's path.")
+    exists = defaulted(FLAG, True, "Whether it must exist.")
 
 
 class OutputCondition(Shape):
     """What a background program has written so far."""
 
-    process = required(TEXT)
-    stdout = optional(A_TEXT)
-    stderr = optional(A_TEXT)
+    process = required(TEXT, "The program's name.")
+    stdout = optional(A_TEXT, "What it wrote on standard output.")
+    stderr = optional(A_TEXT, "What it wrote on standard error.")
 
-    def problem(self) -> str:
-        return "" if {"stdout", "stderr"} & self.given else "needs `stdout` or `stderr`"
+    RULES = (Needs(("stdout", "stderr"), "needs `stdout` or `stderr`"),)
 
 
 CONDITIONS = (
     "listening", "not_listening", "connection", "counters", "reachable", "unreachable", "route", "address", "file",
     "command", "shell", "running", "not_running", "output", "that",
 )  # fmt: skip
-ON_A_HOST = frozenset(CONDITIONS[:11])  # those that look at a host
-QUEUES = frozenset({"accept_queue", "accept_queue_limit", "syn_queue"})
-OF_A_COMMAND = frozenset({"exit", "stdout", "stderr", "env", "cwd", "save"})
+_OF_A_COMMAND = ("exit", "stdout", "stderr", "env", "cwd", "save")
+_ON_A_HOST = CONDITIONS[:11]  # those that look at a host
 
 
 class ExpectBody(Shape):
     """Conditions that must all hold: at once, within a time, or for a time."""
 
-    on = optional(TEXT)
-    listening = optional(LOCAL)
-    accept_queue = optional(A_NUMBER)
-    accept_queue_limit = optional(A_NUMBER)
-    syn_queue = optional(A_NUMBER)
-    not_listening = optional(LOCAL)
-    connection = optional(Of(Connection))
-    counters = optional(MapOf(A_NUMBER))
-    reachable = optional(Of(Reach, short="node"))
-    unreachable = optional(Of(Reach, short="node"))
-    route = optional(Of(RouteCondition))
-    address = optional(Parsed(_check_interface))
-    file = optional(Of(FileCondition))
-    command = optional(WORDS)
-    shell = optional(TEXT)
-    exit = optional(A_NUMBER)
-    stdout = optional(A_TEXT)
-    stderr = optional(A_TEXT)
-    env = defaulted(MapOf(WORD), {})
-    cwd = optional(TEXT)
-    save = optional(Of(Save))
-    running = optional(TEXT)
-    not_running = optional(TEXT)
-    output = optional(Of(OutputCondition))
-    that = optional(TEXT)
-    within = optional(DURATION)
-    now = defaulted(FLAG, False)
-    for_ = optional(DURATION, "for")
+    on = optional(TEXT, "The host to look at.")
+    listening = optional(LOCAL, "A socket that listens: tcp/5000, udp/53, unix//tmp/x.sock.")
+    accept_queue = optional(A_NUMBER, "Connections of `listening` that wait for accept.")
+    accept_queue_limit = optional(A_NUMBER, "How many may wait there: the backlog.")
+    syn_queue = optional(A_NUMBER, "Half-open connections of `listening`.")
+    not_listening = optional(LOCAL, "A socket that does not listen.")
+    connection = optional(Of(Connection), "Sockets that are there.")
+    counters = optional(MapOf(A_NUMBER), "Counters of the kernel, such as ListenOverflows: how much they grew.")
+    reachable = optional(Of(Reach, short="node"), "A node or address that answers ICMP echo requests.")
+    unreachable = optional(Of(Reach, short="node"), "A node or address that does not answer.")
+    route = optional(Of(RouteCondition), "A route that is there.")
+    address = optional(Parsed(_check_interface), "An address that an interface has: 10.0.1.5 or 10.0.1.5/24.")
+    file = optional(Of(FileCondition), "A file on the host.")
+    command = optional(WORDS, "A command and its arguments; run on the host again and again until it succeeds.")
+    shell = optional(TEXT, "Instead of `command`: text for sh.")
+    exit = optional(A_NUMBER, "The command's exit status; 0 by default.")
+    stdout = optional(A_TEXT, "What the command wrote on standard output.")
+    stderr = optional(A_TEXT, "What the command wrote on standard error.")
+    env = defaulted(MapOf(TEXT), {}, "The command's environment variables.")
+    cwd = optional(TEXT, "The command's working directory, relative to the scenario's.")
+    save = optional(Of(Save), "Variables that take what the command gave.")
+    running = optional(TEXT, "A background program that runs.")
+    not_running = optional(TEXT, "A background program that has ended.")
+    output = optional(Of(OutputCondition), "What a background program has written so far.")
+    that = optional(TEXT, "A comparison in the call language, such as `$n == 3`.")
+    within = optional(DURATION, "How long it may take until all of it holds; by default the step's deadline.")
+    now = defaulted(FLAG, False, "Whether it must hold at once.")
+    for_ = optional(DURATION, "How long it must hold without a break.", name="for")
 
-    def problem(self) -> str:
-        if not self.given.intersection(CONDITIONS):
-            return f"needs a condition: {', '.join(CONDITIONS)}"
-        if self.on is None and self.given & ON_A_HOST:
-            return "needs `on`: the host to look at"
-        if self.listening is None and self.given & QUEUES:
-            return "the queues are those of a listening socket: add `listening: tcp/PORT`"
-        if {"command", "shell"} <= self.given:
-            return "takes only one of `command` or `shell`"
-        if not self.given & {"command", "shell"} and self.given & OF_A_COMMAND:
-            named = ", ".join(f"`{name}`" for name in sorted(self.given & OF_A_COMMAND))
-            return f"{named}: without a command. Try `command: [program, argument]` or `shell: text` beside it"
-        if self.now and self.given & {"within", "for"}:
-            return "takes either `now` or `within` and `for`"
-        return ""
+    RULES = (
+        Needs(CONDITIONS, f"needs a condition: {', '.join(CONDITIONS)}"),
+        Needs(("on",), "needs `on`: the host to look at", where=_ON_A_HOST),
+        Needs(
+            ("listening",),
+            "the queues are those of a listening socket: add `listening: tcp/PORT`",
+            where=("accept_queue", "accept_queue_limit", "syn_queue"),
+        ),
+        Excludes("command", ("shell",), "takes only one of `command` or `shell`"),
+        Needs(
+            ("command", "shell"),
+            f"{', '.join(f'`{name}`' for name in _OF_A_COMMAND)} belong to a command: add `command` or `shell`",
+            where=_OF_A_COMMAND,
+        ),
+        Excludes("now", ("within", "for"), "takes either `now` or `within` and `for`"),
+    )
 
 
 class ImpairmentBody(Shape):
-    """What happens to packets; what is not named, does not happen."""
+    """What happens to packets; what is not named does not happen."""
 
-    delay = optional(Parsed(partial(check_impairment, "delay")))
-    jitter = optional(Parsed(partial(check_impairment, "jitter")))
-    loss = optional(Parsed(partial(check_impairment, "loss")))
-    rate = optional(Parsed(partial(check_impairment, "rate")))
+    delay = optional(Parsed(partial(check_impairment, "delay")), "How much later a packet arrives: 20ms.")
+    jitter = optional(Parsed(partial(check_impairment, "jitter")), "How much the delay varies, to either side: 2ms.")
+    loss = optional(Parsed(partial(check_impairment, "loss")), "Share of the packets that is lost: 1%.")
+    rate = optional(Parsed(partial(check_impairment, "rate")), "At most so many bits a second: 10mbit.")
+
+    RULES = (Needs(("delay", "jitter", "loss", "rate"), "needs one of `delay`, `jitter`, `loss`, `rate`"),)
 
     def problem(self) -> str:
-        if not self.given:
-            return "needs one of `delay`, `jitter`, `loss`, `rate`"
         if any(is_template(value) for value in self.values.values()):
             return ""
         try:
@@ -353,15 +358,23 @@ class ImpairmentBody(Shape):
 
 
 class LinkBody(Shape):
-    """A link to be taken down, brought up, or made a bad or a good one."""
+    """A link to be taken down, brought up, impaired or restored."""
 
-    down = optional(TWO_ENDS)
-    up = optional(TWO_ENDS)
-    between = optional(TWO_ENDS)
-    set_ = optional(Of(ImpairmentBody), "set")
-    clear = optional(TWO_ENDS)
-    from_ = optional(TEXT, "from")  # the end whose packets are meant; both when it is not given
-    which = optional(Whole(at_least=1))  # counts from 1, in file order
+    down = optional(TWO_ENDS, "The two nodes (or a node and a network) of a link that goes down.")
+    up = optional(TWO_ENDS, "Those of a link that comes up again.")
+    between = optional(TWO_ENDS, "Those of a link that `set` is about.")
+    set_ = optional(Of(ImpairmentBody), "What happens to packets there.", name="set")
+    clear = optional(TWO_ENDS, "Those of a link where nothing happens to packets any more.")
+    from_ = optional(TEXT, "The end whose packets are meant; both by default.", name="from")
+    which = optional(Whole(at_least=1), "Which of several links, in file order, counted from 1.")
+
+    RULES = (
+        Excludes("set", ("down", "up", "clear"), "takes only one of `down`, `up`, `clear` or `between` with `set`"),
+        Needs(("between",), "`set` needs `between`: the two nodes", where=("set",)),
+        Needs(("set",), "`between` needs `set`: what happens to packets there", where=("between",)),
+        Excludes("from", ("down", "up"), "a link goes down and up as a whole: `from` is for `set` and `clear`"),
+        ExactlyOne("down", "up", "between", "clear"),
+    )
 
     @property
     def ends(self) -> list[str]:
@@ -373,55 +386,48 @@ class LinkBody(Shape):
         """The key that the nodes are given by."""
         return next((key for key in ("down", "up", "between", "clear") if key in self.given), "down")
 
-    def problem(self) -> str:
-        if self.set_ is not None and self.between is None and not self.given & {"down", "up", "clear"}:
-            return "`set` needs `between`: the two nodes"
-        if self.between is not None and self.set_ is None:
-            return "`between` needs `set`: what happens to packets there"
-        if self.set_ is not None and self.between is None:
-            return f"takes only one of `{self.verb}` or `set`"
-        if self.from_ is not None and self.given & {"down", "up"}:
-            return "a link goes down and up as a whole: `from` is for `set` and `clear`"
-        return needs_one(self, "down", "up", "between", "clear")
-
 
 class DropBody(Shape):
     """Packets to be dropped."""
 
-    on = required(TEXT)
-    direction = defaulted(OneOf(Direction), Direction.IN)
-    protocol = optional(OneOf(DropProtocol))
-    port = optional(Whole(1, 65535))
-    from_ = optional(TEXT, "from")
-    to = optional(TEXT)
-    flags = optional(TEXT)
+    on = required(TEXT, "The host on which they are dropped.")
+    direction = defaulted(OneOf(Direction), Direction.IN, "in: packets that arrive; out: packets that leave.")
+    protocol = optional(OneOf(DropProtocol), "Only those of this protocol.")
+    port = optional(Whole(1, 65535), "Only those with this source or destination port.")
+    from_ = optional(TEXT, "Only those from this node or address.", name="from")
+    to = optional(TEXT, "Only those to this node or address.")
+    flags = optional(TEXT, "Only TCP segments with these flags: ack,!syn,!fin.")
+
+    RULES = (
+        OnlyWith("port", "protocol", ("tcp", "udp"), "a port needs `protocol: tcp` or `protocol: udp`"),
+        OnlyWith("flags", "protocol", ("tcp",), "flags need `protocol: tcp`"),
+    )
 
 
 class HostBody(Shape):
     """A host on which nothing more is to be dropped."""
 
-    on = required(TEXT)
+    on = required(TEXT, "The host.")
 
 
 class FileBody(Shape):
     """A file to be placed on a host."""
 
-    on = required(TEXT)
-    path = required(TEXT)
-    content = optional(TEXT)
-    source = optional(TEXT)
-    mode = defaulted(Parsed(_check_mode), "0644")
+    on = required(TEXT, "The host.")
+    path = required(TEXT, "Where it is placed: below the host's own /tmp or /run.")
+    content = optional(TEXT, "What is in it.")
+    source = optional(TEXT, "Instead of `content`: a file to copy, relative to the scenario's directory.")
+    mode = defaulted(Parsed(_check_mode), "0644", 'Its permissions, in octal digits: "0755".')
 
-    def problem(self) -> str:
-        return needs_one(self, "content", "source")
+    RULES = (ExactlyOne("content", "source"),)
 
 
 class BuildBody(Shape):
     """A C program to be compiled."""
 
-    source = required(ListOf(TEXT, at_least=1, or_one=True))
-    as_ = defaulted(TEXT, "", "as")
-    flags = defaulted(ListOf(WORD), [])
+    source = required(ListOf(TEXT, at_least=1, or_one=True), "Source files, relative to the scenario's directory.")
+    as_ = defaulted(TEXT, "", "The program's name; by default the first source without its suffix.", name="as")
+    flags = defaulted(ListOf(TEXT), [], "Options for the compiler: -pthread, -lm, ...")
 
     @property
     def program(self) -> str:
@@ -432,9 +438,9 @@ class BuildBody(Shape):
 class RepeatBody(Shape):
     """Steps to be run again and again."""
 
-    times = required(Whole(1, 100_000))
-    as_ = defaulted(TEXT, "", "as")
-    steps = required(STEPS)
+    times = required(Whole(1, 100_000), "How often.")
+    as_ = defaulted(TEXT, "", "Variable that has the number of the round, from 1.", name="as")
+    steps = required(STEPS, "What is repeated.")
 
 
 BODIES: Mapping[StepKind, type[Shape]] = MappingProxyType(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +23,31 @@ def load(path: str | Path, *, topology: str | Path | Topology | None = None) -> 
     InputError when `topology` itself is wrong.
     """
     from labctl.documents import DocumentError, read
+
+    scenario, diagnostics = checked(read(Path(path)), topology)
+    if scenario is None:
+        raise DocumentError(diagnostics)
+    return scenario
+
+
+def checked(
+    document: Document, topology: str | Path | Topology | None = None
+) -> tuple[Scenario | None, list[Diagnostic]]:
+    """The scenario that the document has, or None and every mistake; `topology` replaces the document's own."""
+    from labctl.documents.shapes import Reading, Unusable
     from labctl.scenario.checks import StepReader
     from labctl.scenario.files import ScenarioFile
-    from labctl.scenario.shapes import Reading, Unusable
 
-    document = read(Path(path))
-    directory = Path(path).resolve().parent
-    reading = Reading()
+    path = Path(document.file)
+    directory = path.resolve().parent
+    reading = Reading(final=True)
     try:
         header = ScenarioFile.read(document.data, reading)
     except Unusable:
         header = None  # why is among the problems
-    diagnostics = [document.diagnostic(one.path, one.message, one.hint, key=one.key) for one in reading.problems]
+    diagnostics = [document.problem(one) for one in reading.problems]
     data = document.data if isinstance(document.data, dict) else {}
-    resolved, wrong = _topology(document, data, Path(path).parent, topology)
+    resolved, wrong = _topology(document, data, path.parent, topology)
     diagnostics += wrong
     data = _with_addresses(document, data, resolved, diagnostics)
     requires = _requirements(document, header, diagnostics)
@@ -44,12 +56,12 @@ def load(path: str | Path, *, topology: str | Path | Topology | None = None) -> 
     steps = reader.read(raw_steps, ("steps",)) if isinstance(raw_steps, list) else ()
     diagnostics += reader.diagnostics
     if diagnostics:
-        raise DocumentError(diagnostics)
+        return None, diagnostics
     assert header is not None  # or there would be a diagnostic
     assert resolved is not None  # the same
-    return Scenario(
-        name=header.name or Path(path).stem,
-        file=str(path),
+    scenario = Scenario(
+        name=header.name or path.stem,
+        file=document.file,
         directory=directory,
         about=" ".join(header.about.split()),
         topology=resolved,
@@ -60,6 +72,7 @@ def load(path: str | Path, *, topology: str | Path | Topology | None = None) -> 
         variables=tuple((name, data["variables"][name]) for name in header.variables),
         topology_line=document.position(("topology",), key=True).line if "topology" in data else 1,
     )
+    return scenario, []
 
 
 def _with_addresses(
@@ -102,13 +115,15 @@ def _topology(
         return topology.resolve_inline(document, ("topology",), directory)
     if not isinstance(wanted, str):
         problem = "a topology is a shape (pair, star:3), a path relative to this file, or a mapping"
-        return None, [document.diagnostic(("topology",), problem)]
+        return None, [document.diagnostic(("topology",), problem, in_schema=True)]
     try:
         return topology.load(wanted, base=directory), []
     except DocumentError as error:
         # Its own file's mistakes stand for themselves; one without a place is about the name given here.
         return None, [
-            document.diagnostic(("topology",), one.message, one.hint) if one.position is None else one
+            document.diagnostic(("topology",), one.message, one.hint)
+            if one.position is None
+            else replace(one, in_schema=False)
             for one in error.diagnostics
         ]
     except InputError as error:
@@ -116,7 +131,7 @@ def _topology(
 
 
 def _requirements(document: Document, header: ScenarioFile | None, diagnostics: list[Diagnostic]) -> Requirements:
-    from labctl.documents import suggest
+    from labctl.documents.source import suggestion
     from labctl.scenario.features import FEATURES
 
     if header is None:
@@ -124,7 +139,7 @@ def _requirements(document: Document, header: ScenarioFile | None, diagnostics: 
     for position, name in enumerate(header.requires.features):
         if name not in FEATURES:
             path = ("requires", "features", position)
-            diagnostics.append(document.diagnostic(path, f"unknown feature `{name}`", suggest(name, FEATURES)))
+            diagnostics.append(document.diagnostic(path, f"unknown feature `{name}`", suggestion(name, FEATURES)))
     return Requirements(tuple(header.requires.programs), tuple(header.requires.features), header.requires.root)
 
 

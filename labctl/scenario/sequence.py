@@ -101,8 +101,8 @@ def _final(step: Step, variables: Variables) -> tuple[Any, Any]:
     """The step's data and body with its variables put in. StepFailed when they do not fit."""
     if not step.templated or step.kind is StepKind.CALLS:
         return step.data, step.body
+    from labctl.documents.shapes import Reading, Unusable
     from labctl.scenario.files import BODIES
-    from labctl.scenario.shapes import Reading, Unusable
 
     own = {**step.data, "steps": []} if step.kind is StepKind.REPEAT else step.data
     try:

@@ -10,6 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from labctl.documents.shapes import is_template
+
+__all__ = [
+    "Variables", "as_text", "has_references", "is_name", "is_template", "references", "references_within", "substitute",
+]  # fmt: skip
+
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}\n]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -17,11 +23,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 def is_name(text: str) -> bool:
     """Whether `text` may be a variable's name: letters, digits and `_`, as in the call language."""
     return bool(_NAME.match(text))
-
-
-def is_template(value: object) -> bool:
-    """Whether `value` is a string with a variable in it: it gets its meaning only when the step is run."""
-    return isinstance(value, str) and any(match.group(1) is not None for match in _REFERENCE.finditer(value))
 
 
 def references(text: str) -> Iterator[tuple[str, int]]:

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from labctl.documents import Diagnostic, Document, KeyPath, Position
+from labctl.documents.source import Hint
 from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
 from labctl.topology.service import Command, Service
 
@@ -46,7 +47,7 @@ class Place:
         """The part of this part at that path."""
         return Place(self.document, (*self.path, *path))
 
-    def diagnostic(self, message: str, hint: str = "", *, key: bool = False) -> Diagnostic:
+    def diagnostic(self, message: str, hint: Hint = "", *, key: bool = False) -> Diagnostic:
         """A mistake there."""
         return self.document.diagnostic(self.path, message, hint, key=key)
 
@@ -150,7 +151,7 @@ class Mistakes:
     def __init__(self) -> None:
         self.diagnostics: list[Diagnostic] = []
 
-    def add(self, place: Place | None, message: str, hint: str = "", *, key: bool = False) -> None:
+    def add(self, place: Place | None, message: str, hint: Hint = "", *, key: bool = False) -> None:
         """Note a mistake at that place."""
         if place is None:
             raise ValueError(f"a shape made a bad topology: {message}")

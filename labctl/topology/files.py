@@ -1,209 +1,246 @@
-"""The models of a topology file, as it is written. The JSON Schema for editors is made from them.
+"""The shapes of a topology file, as it is written: what validates it, and what its JSON Schema is made from.
 
 Addresses and prefixes are texts here: what they mean depends on each other, so `reading.py` looks at them all together.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Any
 
-from pydantic import BeforeValidator, Field
-from pydantic.json_schema import SkipJsonSchema
-
+from labctl.documents.shapes import (
+    STRICT_TEXT,
+    TEXT,
+    Duration,
+    ExactlyOne,
+    Flag,
+    ListOf,
+    MapOf,
+    Of,
+    OneOf,
+    OrFalse,
+    Placed,
+    Scalar,
+    Schemas,
+    Shape,
+    Text,
+    TextOr,
+    Whole,
+    defaulted,
+    optional,
+    required,
+)
 from labctl.documents.source import Mistake
-from labctl.documents.validate import FileModel
-from labctl.topology.service_files import CommandAlone, CommandFile, ServiceFile
+from labctl.topology.model import Transport
+from labctl.topology.service import Restart
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
 COUNT_MAX = 5000
 PORT_MAX = 65535
 PIDS_MAX = 4_194_304  # PID_MAX_LIMIT (linux/threads.h)
 
-_MTU = Annotated[int, Field(ge=MTU_MIN, le=MTU_MAX, description="Largest packet in bytes.")]
-_Text = Annotated[str, Field(min_length=1)]
-_Values = dict[str, str | int]
-_Value = str | int | float | None
+
+class Routes(StrEnum):
+    """Which static routes are given to a node."""
+
+    AUTOMATIC = "automatic"
+    NONE = "none"
 
 
-def _nothing_is_empty(value: object) -> object:
-    """`gw:` with nothing behind it is a mapping with nothing in it."""
-    return {} if value is None else value
+class Addresses(StrEnum):
+    """The families that addresses are given out of."""
+
+    DUAL = "dual"
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
 
 
-def _node_alone(value: object) -> object:
-    if isinstance(value, str | dict):
-        return {"node": value} if isinstance(value, str) else value
-    raise Mistake("expected a node's name, or a mapping with `node`", "write for example `- client`")
+_MTU = Whole(MTU_MIN, MTU_MAX)
+_NAME = Text(at_least=1, strict=True)
+_VALUES = MapOf(TEXT)
+_AMOUNT = Scalar(flags=False)
+_COMMAND = ListOf(TEXT, at_least=1)
+_IPV4 = OrFalse("an address such as 10.0.1.5")
+_IPV6 = OrFalse("an address such as fd00:1::5")
+_IPV4_PREFIX = OrFalse("a prefix such as 10.0.1.0/24")
+_IPV6_PREFIX = OrFalse("a prefix such as fd00:1::/64")
 
 
-def _ends_alone(value: object) -> object:
-    if isinstance(value, list | dict):
-        return {"ends": value} if isinstance(value, list) else value
-    raise Mistake("expected two nodes, or a mapping with `ends`", "write for example `- [client, server]`")
-
-
-def _command_list(value: object) -> object:
-    return [value] if isinstance(value, str | dict) else value
-
-
-Routes = Literal["automatic", "none"]
-
-
-class ImpairedFile(FileModel):
+class ImpairedFile(Shape):
     """What happens to packets on their way."""
 
-    delay: Annotated[_Value, Field(description="How much later a packet arrives: 20ms.")] = None
-    jitter: Annotated[_Value, Field(description="By how much the delay varies, to either side: 2ms.")] = None
-    loss: Annotated[_Value, Field(description="How many packets are lost: 1%.")] = None
-    rate: Annotated[_Value, Field(description="At most so many bits a second: 10mbit.")] = None
+    delay = optional(_AMOUNT, "How much later a packet arrives: 20ms.")
+    jitter = optional(_AMOUNT, "How much the delay varies, to either side: 2ms.")
+    loss = optional(_AMOUNT, "Share of the packets that is lost: 1%.")
+    rate = optional(_AMOUNT, "At most so many bits a second: 10mbit.")
 
 
 class EndFile(ImpairedFile):
     """A node's end of a link, or its membership in a network; delay and the like are those of what it sends."""
 
-    node: Annotated[_Text, Field(description="The node's name; a group's name (`count`) stands for all of the group.")]
-    interface: Annotated[str | None, Field(description="Name of the interface; by default eth0, eth1, ...")] = None
-    mac: Annotated[str | None, Field(description="aa:bb:cc:dd:ee:ff")] = None
-    ipv4: Annotated[str | bool | None, Field(description="10.0.1.5 or 10.0.1.5/24; false for none.")] = None
-    ipv6: Annotated[str | bool | None, Field(description="fd00:1::5 or fd00:1::5/64; false for none.")] = None
+    node = required(_NAME, "The node's name; a group's name (`count`) stands for all of the group.")
+    interface = optional(STRICT_TEXT, "Name of the interface; by default eth0, eth1, ...")
+    mac = optional(STRICT_TEXT, "Its MAC address: 02:00:00:00:00:01.")
+    ipv4 = optional(_IPV4, "10.0.1.5 or 10.0.1.5/24; false for none.")
+    ipv6 = optional(_IPV6, "fd00:1::5 or fd00:1::5/64; false for none.")
 
 
-_End = Annotated[EndFile, BeforeValidator(_node_alone, json_schema_input_type=str | EndFile)]
+_END = Of(
+    EndFile,
+    short={str: "node"},
+    otherwise=Mistake("expected a node's name, or a mapping with `node`", "write for example `- client`"),
+)
 
 
 class LinkFile(ImpairedFile):
     """A direct link between two nodes; delay and the like hold for each direction."""
 
-    ends: Annotated[list[_End], Field(min_length=2, max_length=2)]
-    mtu: _MTU | None = None
-    ipv4: Annotated[str | bool | None, Field(description="Prefix of the link; false for none.")] = None
-    ipv6: Annotated[str | bool | None, Field(description="Prefix of the link; false for none.")] = None
+    ends = required(ListOf(_END, 2, 2), "The two nodes.")
+    mtu = optional(_MTU, "Largest packet in bytes.")
+    ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix of the link; false for none.")
+    ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix of the link; false for none.")
 
 
-def _port_alone(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, str | int | dict):
-        raise Mistake("expected a port such as `8080:80`, or a mapping with `machine` and `port`")
-    return value if isinstance(value, dict) else {"written": str(value)}
-
-
-class ExposureFile(FileModel):
+class ExposureFile(Shape):
     """A port of the machine that leads to a port of the host."""
 
-    machine: Annotated[
-        str | int | None, Field(description="Port of the machine; 192.0.2.1:8080 for one of its addresses only.")
-    ] = None
-    port: Annotated[int | None, Field(ge=1, le=PORT_MAX, description="Port of the host.")] = None
-    protocol: Literal["tcp", "udp"] = "tcp"
-    written: SkipJsonSchema[str | None] = Field(default=None, exclude=True)
+    machine = required(TEXT, "Port of the machine; 192.0.2.1:8080 for one of its addresses only.")
+    port = required(Whole(1, PORT_MAX), "Port of the host.")
+    protocol = defaulted(OneOf(Transport), Transport.TCP, "The transport protocol.")
 
 
-_Exposure = Annotated[
-    ExposureFile, BeforeValidator(_port_alone, json_schema_input_type=str | Annotated[int, Field(ge=1)] | ExposureFile)
-]
+_EXPOSURE = TextOr(
+    Of(ExposureFile), Mistake("expected a port such as `8080:80`, or a mapping with `machine` and `port`")
+)
 
 
-class LimitsFile(FileModel):
+class LimitsFile(Shape):
     """How much all programs of a node together may have."""
 
-    pids: Annotated[int | None, Field(ge=2, le=PIDS_MAX, description="Processes and threads.")] = None
-    memory: Annotated[str | int | None, Field(description="256MiB; a plain number is bytes.")] = None
-    cpu: Annotated[str | int | float | None, Field(description="50% is half of one processor, 200% two.")] = None
+    pids = optional(Whole(2, PIDS_MAX), "Processes and threads.")
+    memory = optional(_AMOUNT, "256MiB; a plain number is bytes.")
+    cpu = optional(_AMOUNT, "50% is half of one processor, 200% two.")
 
 
-class SwitchFile(FileModel):
+class ReadyFile(Shape):
+    """How a service shows that it is ready: one of these."""
+
+    listening = optional(STRICT_TEXT, "A socket that listens: tcp/8000, udp/53, unix//run/x.sock.")
+    line = optional(STRICT_TEXT, "A regular expression that a line of its output matches.")
+    file = optional(STRICT_TEXT, "A file that exists on the node.")
+    command = optional(_COMMAND, "A command that succeeds on the node.")
+
+    RULES = (ExactlyOne("listening", "line", "file", "command"),)
+
+
+class ProgramFile(Shape):
+    """A program on a node: what services and commands have in common."""
+
+    run = optional(_COMMAND, "The program and its arguments.")
+    shell = optional(_NAME, "Instead of `run`: text for sh.")
+    env = defaulted(_VALUES, {}, "Environment variables.")
+    cwd = optional(STRICT_TEXT, "Where it runs, relative to the file's directory.")
+
+    RULES = (ExactlyOne("run", "shell"),)
+
+
+class CommandFile(ProgramFile):
+    """A command that is run once, to its end, before the services are started."""
+
+    within = optional(Duration(), "How long it may take; 30s by default.")
+
+
+_COMMAND_ALONE = Of(
+    CommandFile,
+    short={str: "shell", list: "run"},
+    otherwise=Mistake("expected a command: text for sh, a list, or a mapping with `run` or `shell`"),
+)
+
+
+class ServiceFile(ProgramFile):
+    """A program that runs as long as the lab does."""
+
+    ready = optional(Of(ReadyFile), "How it shows that it is ready; what comes `after` it waits for that.")
+    within = optional(Duration(), "How long it may take to be ready; 10s by default.")
+    restart = defaulted(OneOf(Restart), Restart.NO, "When it is started again after it has ended.")
+    after = defaulted(ListOf(STRICT_TEXT), [], "Services that are ready before it starts: db, or another-node/db.")
+
+
+class SwitchFile(Shape):
     """A switch, to be linked to other switches."""
 
-    sysctls: Annotated[_Values, Field(description="Kernel settings below net., for example net.core.somaxconn.")] = (
-        Field(default={})
-    )
+    sysctls = defaulted(_VALUES, {}, "Kernel settings below net., for example net.core.somaxconn.")
 
 
 class NodeFile(SwitchFile):
-    """A host or a router."""
+    """A host or a router: a node that programs run on."""
 
-    count: Annotated[int | None, Field(ge=1, le=COUNT_MAX, description="Makes NAME-1, NAME-2, ...")] = None
-    environment: Annotated[_Values, Field(description="Environment variables of programs that run there.")] = Field(
-        default={}
+    count = optional(Whole(1, COUNT_MAX), "Makes NAME-1, NAME-2, ...")
+    environment = defaulted(_VALUES, {}, "Environment variables of programs that run there.")
+    limits = optional(Of(LimitsFile), "Bounds for its programs (a control group).")
+    exec = defaulted(
+        ListOf(_COMMAND_ALONE, or_one=True),
+        [],
+        "Commands that run in this order before the services start.",
     )
+    services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
+    routes = optional(OneOf(Routes), "none: it gets no static routes; automatic: those that it needs.")
 
 
-class LimitedFile(NodeFile):
-    """A node that programs run on."""
-
-    limits: Annotated[LimitsFile | None, Field(description="Bounds for its programs (a control group).")] = None
-    exec: Annotated[
-        list[CommandAlone],
-        BeforeValidator(_command_list, json_schema_input_type=str | CommandFile | list[CommandAlone]),
-        Field(description="Commands that are run in this order, each to its end, before the services are started."),
-    ] = Field(default=[])
-    services: Annotated[dict[str, ServiceFile], Field(description="Programs that run as long as the lab does.")] = (
-        Field(default={})
-    )
-    routes: Annotated[
-        Routes | None, Field(description="none: no static routes are given to it; automatic: those that it needs.")
-    ] = None
-
-
-class HostFile(LimitedFile):
+class HostFile(NodeFile):
     """A host."""
 
-    expose: Annotated[
-        list[_Exposure], Field(description="Ports of the machine that lead here: 8080:80, 192.0.2.1:5353:53/udp.")
-    ] = Field(default=[])
+    expose = defaulted(ListOf(_EXPOSURE), [], "Ports of the machine that lead here: 8080:80, 192.0.2.1:5353:53/udp.")
 
 
-class RouterFile(LimitedFile):
+class RouterFile(NodeFile):
     """A router."""
 
-    nat: Annotated[bool, Field(description="The machine's network is reached through it.")] = False
+    nat = defaulted(Flag(), False, "The machine's network is reached through it.")
 
 
-class NetworkFile(FileModel):
+class NetworkFile(Shape):
     """A switch with the members' interfaces on it."""
 
-    members: list[_End] = Field(default=[])
-    mtu: _MTU | None = None
-    ipv4: Annotated[str | bool | None, Field(description="Prefix of the network; false for none.")] = None
-    ipv6: Annotated[str | bool | None, Field(description="Prefix of the network; false for none.")] = None
+    members = defaulted(ListOf(_END), [], "The nodes that have an interface on it.")
+    mtu = optional(_MTU, "Largest packet in bytes.")
+    ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix of the network; false for none.")
+    ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix of the network; false for none.")
 
 
-_Host = Annotated[HostFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=HostFile | None)]
-_Router = Annotated[RouterFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=RouterFile | None)]
-_Switch = Annotated[SwitchFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=SwitchFile | None)]
-_Network = Annotated[NetworkFile, BeforeValidator(_nothing_is_empty, json_schema_input_type=NetworkFile | None)]
-_Hosts = Annotated[
-    dict[str, _Host], BeforeValidator(_nothing_is_empty, json_schema_input_type=dict[str, HostFile | None] | None)
-]
-_Routers = Annotated[
-    dict[str, _Router], BeforeValidator(_nothing_is_empty, json_schema_input_type=dict[str, RouterFile | None] | None)
-]
-_Link = Annotated[LinkFile, BeforeValidator(_ends_alone, json_schema_input_type=list[str | EndFile] | LinkFile)]
+_LINK = Of(
+    LinkFile,
+    short={list: "ends"},
+    otherwise=Mistake("expected two nodes, or a mapping with `ends`", "write for example `- [client, server]`"),
+)
 
 
-class TopologyFile(FileModel):
-    """Hosts, routers and switches, and how they are linked."""
+class TopologyFile(Shape):
+    """A topology of labctl: hosts, routers and switches, and how they are linked."""
 
-    name: Annotated[_Text | None, Field(description="By default the file's name.")] = None
-    about: Annotated[str, Field(description="One sentence on what the topology is for.")] = ""
-    include: Annotated[list[_Text], Field(description="Files whose parts come first.")] = Field(default=[])
-    mtu: _MTU = 1500
-    addresses: Annotated[Literal["dual", "ipv4", "ipv6"], Field(description="Which are given out.")] = "dual"
-    ipv4_pool: Annotated[str | None, Field(description="Where automatic prefixes come from; 10.0.0.0/8.")] = None
-    ipv6_pool: Annotated[str | None, Field(description="Where automatic prefixes come from; fd00::/16.")] = None
-    routes: Annotated[
-        Routes, Field(description="Which static routes the nodes of this file get, unless a node has its own `routes`.")
-    ] = "automatic"
-    hosts: _Hosts = Field(default={})
-    routers: _Routers = Field(default={})
-    switches: dict[str, _Switch] = Field(default={})
-    networks: dict[str, _Network] = Field(default={})
-    links: list[_Link] = Field(default=[])
+    name = optional(_NAME, "By default the file's name.")
+    about = defaulted(STRICT_TEXT, "", "One sentence on what the topology is for.")
+    include = defaulted(ListOf(Placed(_NAME)), [], "Files whose parts come first.")
+    mtu = defaulted(_MTU, 1500, "Largest packet in bytes, where a link or network has none of its own.")
+    addresses = defaulted(OneOf(Addresses), Addresses.DUAL, "Which addresses are given out.")
+    ipv4_pool = optional(STRICT_TEXT, "Where automatic prefixes come from; 10.0.0.0/8.")
+    ipv6_pool = optional(STRICT_TEXT, "Where automatic prefixes come from; fd00::/16.")
+    routes = defaulted(OneOf(Routes), Routes.AUTOMATIC, "The static routes of nodes without `routes` of their own.")
+    hosts = defaulted(MapOf(Of(HostFile, or_nothing=True)), {}, "The hosts, by name.")
+    routers = defaulted(MapOf(Of(RouterFile, or_nothing=True)), {}, "The routers, by name.")
+    switches = defaulted(MapOf(Of(SwitchFile, or_nothing=True)), {}, "Switches without members of their own, by name.")
+    networks = defaulted(MapOf(Of(NetworkFile, or_nothing=True)), {}, "Switches with their members, by name.")
+    links = defaulted(ListOf(_LINK), [], "Direct links between two nodes.")
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a topology file."""
+    into = Schemas()
+    name = TopologyFile.schema(into)["$ref"].rpartition("/")[2]
+    whole = into.definitions.pop(name)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "labctl topology",
-        **{key: value for key, value in TopologyFile.model_json_schema(mode="validation").items() if key != "title"},
+        **whole,
+        "$defs": dict(sorted(into.definitions.items())),
     }

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
+from labctl.documents import Document
+from labctl.documents.shapes import PlacedText
 from labctl.documents.source import suggest
 from labctl.topology.draft import DraftNode, Mistakes, Place
 from labctl.topology.files import PORT_MAX, ExposureFile, LimitsFile
@@ -19,9 +21,11 @@ _MACHINE_EXAMPLE = "write for example 8080, 192.0.2.1:8080 or [::1]:8080"
 _PERCENTAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 
 
-def exposures_of(models: Sequence[ExposureFile], place: Place, mistakes: Mistakes) -> tuple[Exposure, ...]:
-    """The ports of `expose`, which is at that place."""
-    found = (_exposure(model, place.at(number), mistakes) for number, model in enumerate(models))
+def exposures_of(
+    models: Sequence[PlacedText | ExposureFile], document: Document, mistakes: Mistakes
+) -> tuple[Exposure, ...]:
+    """The ports of an `expose` in that document."""
+    found = (_exposure(model, Place(document, model.at_path), mistakes) for model in models)
     return tuple(exposure for exposure in found if exposure is not None)
 
 
@@ -76,21 +80,14 @@ def _overlap(one: Address | None, other: Address | None) -> bool:
     return one == other or one.is_unspecified or other.is_unspecified
 
 
-def _exposure(model: ExposureFile, place: Place, mistakes: Mistakes) -> Exposure | None:
-    if model.written is not None:
-        if model.machine is not None or model.port is not None:
-            mistakes.add(place, "unknown key `written`", "allowed: machine, port, protocol")
-            return None
-        return _short_form(model.written, place, mistakes)
-    if model.machine is None or model.port is None:
-        missing = "machine" if model.machine is None else "port"
-        mistakes.add(place, f"`{missing}` is missing", _EXAMPLE)
-        return None
-    machine = _machine(str(model.machine))
+def _exposure(model: PlacedText | ExposureFile, place: Place, mistakes: Mistakes) -> Exposure | None:
+    if isinstance(model, PlacedText):
+        return _short_form(model.text, place, mistakes)
+    machine = _machine(model.machine)
     if machine is None:
         mistakes.add(place.at("machine"), f"`{model.machine}` is no port of the machine", _MACHINE_EXAMPLE)
         return None
-    return Exposure(Transport(model.protocol), *machine, model.port)
+    return Exposure(model.protocol, *machine, model.port)
 
 
 def _short_form(written: str, place: Place, mistakes: Mistakes) -> Exposure | None:

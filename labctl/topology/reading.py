@@ -6,22 +6,26 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
 
 from labctl.documents import Diagnostic, Document, DocumentError, KeyPath, read, suggest
-from labctl.documents.validate import validate
+from labctl.documents.shapes import Reading, Unusable
+from labctl.documents.source import suggestion
 from labctl.names import interface_name_problem, name_key, node_name_problem
 from labctl.topology import impairments
 from labctl.topology.draft import IPV4_POOL, IPV6_POOL, Draft, DraftEnd, DraftLink, DraftNode, Family, Mistakes, Place
 from labctl.topology.files import (
+    Addresses,
     EndFile,
     HostFile,
     ImpairedFile,
     LinkFile,
     NetworkFile,
     RouterFile,
+    Routes,
     SwitchFile,
     TopologyFile,
 )
@@ -31,6 +35,7 @@ from labctl.topology.services import commands_of, ordered, services_of
 from labctl.topology.written import parse_address, parse_mac, parse_pool, parse_prefix
 
 NODES_LIMIT, LINKS_LIMIT = 10_000, 50_000
+_FAMILIES = {Addresses.DUAL: tuple(Family), Addresses.IPV4: (Family.IPV4,), Addresses.IPV6: (Family.IPV6,)}
 _NO_VALUES: Mapping[str, int] = MappingProxyType({})
 _SYSCTL = re.compile(r"net(?:\.[A-Za-z0-9_/-]+)+")
 
@@ -50,8 +55,7 @@ class _Read:
 def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[Draft | None, list[Diagnostic]]:
     """The draft of the topology at that path of the document, and all mistakes; includes are relative to `base`."""
     gathered = _Read()
-    main, diagnostics = validate(document, TopologyFile, path)
-    gathered.more += diagnostics
+    main = _file(gathered, document, path)
     if main is None:
         return None, gathered.more
     origin = Path(document.file).resolve()
@@ -63,12 +67,22 @@ def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[
     check_exposures(gathered.nodes.values(), gathered.mistakes)
     gathered.nodes = ordered(gathered.nodes, gathered.groups, gathered.mistakes)
     pools = _pools(main, document, gathered.mistakes)
-    families = {"dual": tuple(Family), "ipv4": (Family.IPV4,), "ipv6": (Family.IPV6,)}[main.addresses]
-    place = Place(document, main.path)
+    families = _FAMILIES[main.addresses]
+    place = Place(document, main.at_path)
     draft = Draft(
         main.name or name, document.file, tuple(gathered.nodes.values()), tuple(gathered.links), families, *pools, place
     )
     return draft, gathered.more + gathered.mistakes.diagnostics
+
+
+def _file(gathered: _Read, document: Document, path: KeyPath = ()) -> TopologyFile | None:
+    reading = Reading(final=True)
+    try:
+        return TopologyFile.read(document.tree(path).data, reading, path)
+    except Unusable:
+        return None  # why is among the problems
+    finally:
+        gathered.more += map(document.problem, reading.problems)
 
 
 def _include(
@@ -80,11 +94,8 @@ def _include(
     seen: set[Path],
 ) -> None:
     """Read what the file includes, depth first, then note the file itself; a file is taken once."""
-    written = document.tree((*model.path, "include")).data
-    for index, text in enumerate(written if isinstance(written, list) else []):
-        if not isinstance(text, str) or text not in model.include:
-            continue  # has been reported
-        place = Place(document, (*model.path, "include", index))
+    for written in model.include:
+        place, text = Place(document, written.at_path), written.text
         target = base / text
         if "\0" in text:
             gathered.mistakes.add(place, "a path does not have a NUL character")
@@ -106,8 +117,7 @@ def _include(
             else:
                 gathered.more += error.diagnostics
             continue
-        part, diagnostics = validate(included, TopologyFile)
-        gathered.more += diagnostics
+        part = _file(gathered, included)
         if part is not None:
             _include(gathered, part, included, target.parent, (*chain, resolved), seen)
     gathered.parts.append((model, document))
@@ -116,7 +126,7 @@ def _include(
 def _pools(main: TopologyFile, document: Document, mistakes: Mistakes) -> tuple[IPv4Network, IPv6Network]:
     pools: list[IPv4Network | IPv6Network] = []
     for family, text, usual in ((Family.IPV4, main.ipv4_pool, IPV4_POOL), (Family.IPV6, main.ipv6_pool, IPV6_POOL)):
-        place = Place(document, (*main.path, "ipv4_pool" if family is Family.IPV4 else "ipv6_pool"))
+        place = Place(document, (*main.at_path, "ipv4_pool" if family is Family.IPV4 else "ipv6_pool"))
         pools.append(usual if text is None else parse_pool(text, family, place, mistakes) or usual)
     ipv4, ipv6 = pools
     assert isinstance(ipv4, IPv4Network)
@@ -149,13 +159,13 @@ class _Names:
         kind: NodeKind,
         model: SwitchFile,
         count: int | None,
-        environment: Mapping[str, str | int],
+        environment: Mapping[str, str],
         station: HostFile | RouterFile | None,
     ) -> None:
-        place = Place(self.document, model.path)
+        place = Place(self.document, model.at_path)
         nat = isinstance(station, RouterFile) and station.nat
         expose = station.expose if isinstance(station, HostFile) else []
-        exposures = exposures_of(expose, place.at("expose"), self.mistakes)
+        exposures = exposures_of(expose, self.document, self.mistakes)
         limits = limits_of(station.limits if station else None, place.at("limits"), self.mistakes)
         services = services_of(station.services if station else {}, place.at("services"), self.mistakes)
         commands = commands_of(station.exec if station else [], place.at("exec"), self.mistakes)
@@ -187,12 +197,12 @@ class _Names:
                     limits=limits,
                     services=services,
                     commands=commands,
-                    automatic_routes=routes == "automatic",
+                    automatic_routes=routes is Routes.AUTOMATIC,
                 )
             )
 
     def network(self, name: str, model: NetworkFile) -> None:
-        place = Place(self.document, model.path)
+        place = Place(self.document, model.at_path)
         problem = node_name_problem(name)
         if problem:
             self.mistakes.add(place, f"the name `{_short(name)}` {problem}", _better_name(name), key=True)
@@ -226,14 +236,14 @@ class _Names:
         )
         self.mistakes.add(place, f"the name `{name}` is given to two nodes{said}", where, key=True)
 
-    def sysctls(self, values: Mapping[str, str | int], place: Place) -> tuple[tuple[str, str], ...]:
+    def sysctls(self, values: Mapping[str, str], place: Place) -> tuple[tuple[str, str], ...]:
         taken: list[tuple[str, str]] = []
         for key, value in values.items():
             at = place.at("sysctls", key)
             if not key.startswith("net."):
-                hint = suggest(key, ["net.core.somaxconn"]) if key.startswith("net") else ""
+                hint = suggest(key, ["net.core.somaxconn"], near_only=True) if key.startswith("net") else ""
                 message = f"the sysctl `{key}` is not below `net.`: it belongs to the whole machine, not to a node"
-                self.mistakes.add(at, message, hint if hint.startswith("did you mean") else "", key=True)
+                self.mistakes.add(at, message, hint, key=True)
             elif not _SYSCTL.fullmatch(key):
                 self.mistakes.add(at, f"`{key}` is not the name of a sysctl", "such as net.core.somaxconn", key=True)
             elif not str(value).strip() or "\n" in str(value).strip():
@@ -242,7 +252,7 @@ class _Names:
                 taken.append((key, str(value).strip()))
         return tuple(taken)
 
-    def environment(self, values: Mapping[str, str | int], place: Place) -> tuple[tuple[str, str], ...]:
+    def environment(self, values: Mapping[str, str], place: Place) -> tuple[tuple[str, str], ...]:
         taken: list[tuple[str, str]] = []
         for key, value in values.items():
             if not key or "=" in key:
@@ -263,7 +273,7 @@ class _Links:
         self.document = document
 
     def take(self) -> None:
-        default = Place(self.document, (*self.model.path, "mtu"))
+        default = Place(self.document, (*self.model.at_path, "mtu"))
         for name, network in self.model.networks.items():
             self.network(name, network, default)
         for link in self.model.links:
@@ -271,10 +281,10 @@ class _Links:
 
     def network(self, name: str, network: NetworkFile, default: Place) -> None:
         switch = self.gathered.nodes.get(name_key(name))
-        if switch is None or switch.place is None or switch.place.path != network.path:
+        if switch is None or switch.place is None or switch.place.path != network.at_path:
             switch = None  # its name was refused; its members are still checked
         mtu = network.mtu or self.model.mtu
-        mtu_place = Place(self.document, (*network.path, "mtu")) if network.mtu else default
+        mtu_place = Place(self.document, (*network.at_path, "mtu")) if network.mtu else default
         for member in network.members:
             for end in self.ends(member):
                 if switch is None:
@@ -285,7 +295,7 @@ class _Links:
                 self.add(DraftLink(end, DraftEnd(switch.name), mtu, mtu_place, place=end.place))
 
     def link(self, link: LinkFile, default: Place) -> None:
-        place = Place(self.document, link.path)
+        place = Place(self.document, link.at_path)
         ipv4 = parse_prefix(link.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
         ipv6 = parse_prefix(link.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
         common = self.written(link, place)
@@ -307,12 +317,12 @@ class _Links:
     def mtu(self, link: LinkFile, ends: tuple[DraftEnd, DraftEnd], default: Place) -> tuple[int, Place]:
         """The link's own MTU, else that of a network that it leads to, else the file's."""
         if link.mtu:
-            return link.mtu, Place(self.document, (*link.path, "mtu"))
+            return link.mtu, Place(self.document, (*link.at_path, "mtu"))
         for end in ends:
             for model, document in self.gathered.parts:
                 network = model.networks.get(end.node)
                 if network is not None and network.mtu:
-                    return network.mtu, Place(document, (*network.path, "mtu"))
+                    return network.mtu, Place(document, (*network.at_path, "mtu"))
         return self.model.mtu, default
 
     def add(self, link: DraftLink) -> bool:
@@ -347,14 +357,11 @@ class _Links:
 
     def ends(self, end: EndFile, common: Mapping[str, int] = _NO_VALUES, link: Place | None = None) -> list[DraftEnd]:
         """The ends that this one stands for: a group's name stands for all its nodes."""
-        place = Place(self.document, end.path)
+        place = Place(self.document, end.at_path)
         names = self.gathered.groups.get(name_key(end.node))
         if names is None:
-            known = [node.name for node in self.gathered.nodes.values()]
-            groups = [names[0].rpartition("-")[0] for names in self.gathered.groups.values() if len(names) > 1]
-            self.mistakes.add(
-                place.at("node"), f"there is no node `{_short(end.node)}`", suggest(end.node, groups + known)
-            )
+            hint = suggestion(end.node, self.known_names)
+            self.mistakes.add(place.at("node"), f"there is no node `{_short(end.node)}`", hint)
             names = ()
         mac = parse_mac(end.mac, place.at("mac"), self.mistakes) if end.mac is not None else ""
         ipv4 = parse_address(end.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
@@ -376,6 +383,12 @@ class _Links:
                     return []
         found = [name for name in names if name_key(name) in self.gathered.nodes]
         return [DraftEnd(name, interface, mac, ipv4, ipv6, place, impairment) for name in found]
+
+    @cached_property
+    def known_names(self) -> list[str]:
+        """The names of groups and nodes: all are known before links are taken."""
+        groups = [names[0].rpartition("-")[0] for names in self.gathered.groups.values() if len(names) > 1]
+        return groups + [node.name for node in self.gathered.nodes.values()]
 
     def interface(self, end: EndFile, place: Place) -> str:
         if end.interface is None:

@@ -6,16 +6,16 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from labctl.documents.source import suggest
+from labctl.documents.source import Hint, suggest, suggestion
 from labctl.names import name_key, node_name_problem
 from labctl.topology.address_variables import example_of, may_have_references
 from labctl.topology.draft import DraftNode, Mistakes, Place
 from labctl.topology.endpoints import parse_address, parse_listening
-from labctl.topology.service import COMMAND_WITHIN_S, READY_WITHIN_S, SHELL, Command, Readiness, Restart, Service
-from labctl.topology.service_files import CommandFile, ProgramFile, ReadyFile, ServiceFile
-from labctl.units import duration_s
+from labctl.topology.files import CommandFile, ProgramFile, ReadyFile, ServiceFile
+from labctl.topology.service import COMMAND_WITHIN_S, READY_WITHIN_S, SHELL, Command, Readiness, Service
 
 
 def services_of(models: Mapping[str, ServiceFile], place: Place, mistakes: Mistakes) -> tuple[Service, ...]:
@@ -44,17 +44,15 @@ def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) ->
     if problem := node_name_problem(name):
         mistakes.add(place, f"the service's name `{name[:40]}` {problem}", key=True)
         return None
-    directory, argv, environment = _program(
-        model, place, mistakes, "what the service is to run", "[python3, -m, http.server]"
-    )
+    directory, argv, environment = _program(model, place, mistakes)
     return Service(
         name=name,
         argv=argv,
         directory=directory,
         environment=environment,
         ready=_readiness(model.ready, place.at("ready"), mistakes) if model.ready is not None else None,
-        within_s=_within_s(model.within, READY_WITHIN_S, place.at("within"), mistakes),
-        restart=Restart(model.restart),
+        within_s=READY_WITHIN_S if model.within is None else model.within,
+        restart=model.restart,
         after=tuple(model.after),
     )
 
@@ -63,25 +61,20 @@ def commands_of(models: Iterable[CommandFile], place: Place, mistakes: Mistakes)
     """The commands at that place, in order; none when one of them had to be left out, for then places do not fit."""
     found = []
     for model in models:
-        at = Place(place.document, model.path)
-        directory, argv, environment = _program(model, at, mistakes, "the command", "[ip, link, show]")
-        within_s = _within_s(model.within, COMMAND_WITHIN_S, at.at("within"), mistakes)
+        directory, argv, environment = _program(model, Place(place.document, model.at_path), mistakes)
+        within_s = COMMAND_WITHIN_S if model.within is None else model.within
         found.append(Command(argv, directory, environment, within_s))
     written = place.document.tree(place.path).data
     return () if isinstance(written, list) and len(written) != len(found) else tuple(found)
 
 
 def _program(
-    model: ProgramFile, place: Place, mistakes: Mistakes, what: str, example: str
+    model: ProgramFile, place: Place, mistakes: Mistakes
 ) -> tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Where the program is run, its arguments, and its environment."""
     argv: tuple[str, ...] = ()
-    if (model.run is None) is (model.shell is None):
-        missing = model.run is None
-        message = f"`run` is missing: {what}" if missing else "only one of `run` and `shell` is used"
-        mistakes.add(place, message, f"run: {example}" if missing else "", key=True)
-    elif model.run is not None:
-        argv = tuple(str(word) for word in model.run)
+    if model.run is not None:
+        argv = tuple(model.run)
         if not argv[0]:
             mistakes.add(place.at("run", 0), "the program's name is empty")
     else:
@@ -93,17 +86,10 @@ def _program(
         if not key or "=" in key or "\0" in f"{key}{value}":
             mistakes.add(place.at("env", key), f"`{key}` cannot be the name of an environment variable", key=True)
     directory = Path(place.document.file).resolve().parent
-    environment = tuple((key, str(value)) for key, value in model.env.items())
-    return os.path.normpath(directory / (model.cwd or "")), argv, environment
+    return os.path.normpath(directory / (model.cwd or "")), argv, tuple(model.env.items())
 
 
 def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness | None:
-    given = [name for name in ("listening", "line", "file", "command") if getattr(model, name) is not None]
-    if len(given) != 1:
-        listed = " and ".join(f"`{name}`" for name in given)
-        message = f"only one of {listed} is used" if given else "it does not say what to wait for"
-        mistakes.add(place, message, "" if given else "write for example `ready: {listening: tcp/8000}`")
-        return None
     if model.listening is not None:
         try:
             parse_listening(example_of(model.listening))
@@ -120,20 +106,10 @@ def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness 
             mistakes.add(place.at("line"), "an empty expression matches every line")
     if model.file is not None and (not model.file.startswith("/") or "\0" in model.file):
         mistakes.add(place.at("file"), f"`{model.file}` is not an absolute path", "write for example /run/web.pid")
-    command = tuple(str(word) for word in model.command or ())
+    command = tuple(model.command or ())
     if any("\0" in word for word in command):
         mistakes.add(place.at("command"), "a zero byte cannot be in it")
     return Readiness(model.listening or "", model.line or "", model.file or "", command)
-
-
-def _within_s(written: str | None, usual_s: float, place: Place, mistakes: Mistakes) -> float:
-    if written is None:
-        return usual_s
-    try:
-        return duration_s(written)
-    except ValueError as error:
-        mistakes.add(place, str(error))
-        return usual_s
 
 
 def _resolved(
@@ -149,7 +125,7 @@ def _resolved(
     at = node.place.at("services", service.name)
     after: list[str] = []
 
-    def tell(place: Place, message: str, hint: str) -> None:
+    def tell(place: Place, message: str, hint: Hint) -> None:
         if place not in told:  # the nodes of a group share their services
             told.add(place)
             mistakes.add(place, message, hint)
@@ -157,14 +133,14 @@ def _resolved(
     if service.ready is not None and service.ready.listening and not may_have_references(service.ready.listening):
         wanted = parse_listening(service.ready.listening).address
         if wanted is not None and parse_address(wanted) is None and name_key(wanted) not in nodes:
-            hint = suggest(wanted, [one.name for one in nodes.values()])
-            tell(at.at("ready", "listening"), f"`{wanted}` is neither an address nor a node", hint)
+            near = partial(_near_node, wanted, nodes)
+            tell(at.at("ready", "listening"), f"`{wanted}` is neither an address nor a node", near)
     for number, written in enumerate(service.after):
         place = at.at("after", number)
         where, slash, name = written.rpartition("/")
         members = groups.get(name_key(where)) if slash else (node.name,)
         if members is None:
-            tell(place, f"there is no node `{where[:40]}`", suggest(where, [one.name for one in nodes.values()]))
+            tell(place, f"there is no node `{where[:40]}`", partial(_near_node, where, nodes))
             continue
         for member in members:
             other = nodes.get(name_key(member))
@@ -172,10 +148,14 @@ def _resolved(
             if name in there:
                 after.append(f"{other.name if other is not None else member}/{name}")
                 continue
-            hint = suggest(name, there) if there else "it has no services"
+            hint: Hint = suggestion(name, there) if there else "it has no services"
             tell(place, f"there is no service `{name[:40]}` on {member}", hint)
             break
     return replace(service, after=tuple(dict.fromkeys(after)))
+
+
+def _near_node(word: str, nodes: Mapping[str, DraftNode]) -> str:
+    return suggest(word, [node.name for node in nodes.values()])
 
 
 def _check_cycles(nodes: Iterable[DraftNode], mistakes: Mistakes) -> None:

@@ -15,7 +15,7 @@ def parse_prefix(written: str | bool | None, family: Family, place: Place, mista
     """A prefix, NONE for `false`, AUTOMATIC where nothing or nothing usable is written."""
     example = _EXAMPLES[family][0]
     if written is None or isinstance(written, bool):
-        return _choice(written, f"expected a prefix such as {example}, or false", place, mistakes)
+        return Choice.AUTOMATIC if written is None else Choice.NONE
     if "/" not in written:
         mistakes.add(place, f"`{written}` is not a prefix: it has no length", f"write for example {example}")
         return Choice.AUTOMATIC
@@ -49,7 +49,7 @@ def parse_address(written: str | bool | None, family: Family, place: Place, mist
     """An address with or without its prefix's length, NONE for `false`, AUTOMATIC where nothing usable is written."""
     example = _EXAMPLES[family][1]
     if written is None or isinstance(written, bool):
-        return _choice(written, f"expected an address such as {example}, or false", place, mistakes)
+        return Choice.AUTOMATIC if written is None else Choice.NONE
     interface = _interface(written, family, place, mistakes, f"an {family} address", example)
     if interface is None:
         return Choice.AUTOMATIC
@@ -76,12 +76,6 @@ def parse_mac(written: str, place: Place, mistakes: Mistakes) -> str:
         mistakes.add(place, f"{mac} is no interface's address", "write for example 02:00:00:00:00:01")
         return ""
     return mac
-
-
-def _choice(written: bool | None, expected: str, place: Place, mistakes: Mistakes) -> Choice:
-    if written is True:
-        mistakes.add(place, f"{expected}; got true", "leave it out to have one given")
-    return Choice.NONE if written is False else Choice.AUTOMATIC
 
 
 def _interface(

@@ -43,11 +43,16 @@ class Mapping:
 
 def mappings(kind: Kind) -> tuple[Mapping, ...]:
     """The file's own keys, then every kind of mapping in it."""
-    schema = json.loads((ROOT / "labctl" / "schemas" / f"{kind}.schema.json").read_text())
-    return (
-        _mapping("", schema),
-        *(_mapping(readable(name), part) for name, part in schema.get("$defs", {}).items()),
-    )
+    schema = _schema(kind)
+    # A scenario may hold a topology, whose mappings are on that page.
+    elsewhere = {"TopologyFile", *_schema(Kind.TOPOLOGY)["$defs"]} if kind is Kind.SCENARIO else set()
+    parts = {name: part for name, part in schema.get("$defs", {}).items() if name not in elsewhere}
+    return (_mapping("", schema), *(_mapping(readable(name), part) for name, part in parts.items()))
+
+
+def _schema(kind: Kind) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((ROOT / "labctl" / "schemas" / f"{kind}.schema.json").read_text())
+    return schema
 
 
 def readable(name: str) -> str:
@@ -84,15 +89,32 @@ def _takes(part: dict[str, Any]) -> str:
     if "$ref" in part:
         name = readable(part["$ref"].rsplit("/", 1)[-1])
         return f"{'an' if name[0] in 'aeiou' else 'a'} *{name}*"
-    if "anyOf" in part or "oneOf" in part:
-        return _either([_takes(each) for each in part.get("anyOf") or part["oneOf"] if each.get("type") != "null"])
+    if choices := part.get("anyOf") or part.get("oneOf"):
+        return _either([_takes(each) for each in _worth_naming(choices)])
     if "const" in part:
-        return f"`{part['const']}`"
+        return f"`{json.dumps(part['const'])}`"
     if "enum" in part:
         return _either([f"`{json.dumps(each) if not isinstance(each, str) else each}`" for each in part["enum"]])
     kinds = part.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    return _either([_of_type(each, part) for each in kinds]) or "anything"
+    if {"string", "number"} <= {*kinds} <= {"string", "number", "null"}:
+        return "text"  # a number is taken for one
+    return _either([_of_type(each, part) for each in kinds if each != "null"]) or "anything"
+
+
+def _worth_naming(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The choices without null, and without the spellings of another of them: a number as text, `${name}`."""
+    named = [each for each in choices if each.get("type") != "null"]
+    spelt = any(each.get("type") in ("integer", "boolean") or "enum" in each for each in named)
+    return [each for each in named if not (_is_template(each) or (spelt and _is_spelling(each)))] or named
+
+
+def _is_template(part: dict[str, Any]) -> bool:
+    return "${" in str(part.get("pattern", "")).replace("\\", "")
+
+
+def _is_spelling(part: dict[str, Any]) -> bool:
+    return "pattern" in part or part.get("enum") == ["true", "false"]
 
 
 def _of_type(kind: str, part: dict[str, Any]) -> str:

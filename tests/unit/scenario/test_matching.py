@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from labctl.documents.shapes import Reading
 from labctl.scenario.files import NumberMatch, TextMatch
 from labctl.scenario.matching import describe_number, number_mismatch, shown, subset_mismatch, text_mismatch
-from labctl.scenario.shapes import Reading
 
 
 def number(**data: Any) -> NumberMatch:
