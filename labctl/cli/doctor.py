@@ -89,7 +89,7 @@ def _machine() -> Iterator[Check]:
     yield Check("machine", "privilege", State.KNOWN, f"{who}; {how}")
     yield _user_namespaces(readings)
     if readings.apparmor_restrict_userns:
-        remedy = "Try: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run as root."
+        remedy = "Try: labctl doctor --fix, or run as root."
         problem = "keeps ordinary users from using user namespaces"
         yield Check("machine", "AppArmor", State.MISSING, "labs of ordinary users", problem, remedy)
     elif readings.apparmor_restrict_userns is not None:
@@ -104,10 +104,10 @@ def _user_namespaces(readings: machine.Readings) -> Check:
         problem = "this kernel was built without CONFIG_USER_NS"
         return Check("machine", "user namespaces", State.MISSING, use, problem, "Run as root.")
     if readings.max_user_namespaces == 0:
-        remedy = "Try: sudo sysctl user.max_user_namespaces=10000"
+        remedy = "Try: labctl doctor --fix (sudo sysctl user.max_user_namespaces=10000)"
         return Check("machine", "user namespaces", State.MISSING, use, "user.max_user_namespaces is 0", remedy)
     if readings.unprivileged_userns_clone == 0:
-        remedy = "Try: sudo sysctl kernel.unprivileged_userns_clone=1"
+        remedy = "Try: labctl doctor --fix (sudo sysctl kernel.unprivileged_userns_clone=1)"
         return Check("machine", "user namespaces", State.MISSING, use, "ordinary users may make none", remedy)
     return Check("machine", "user namespaces", State.OK, f"at most {readings.max_user_namespaces}")
 

@@ -315,8 +315,16 @@ def gc() -> int:
 @ends_with_status
 def doctor(
     format: Annotated[ListFormat, typer.Option("--format", "-f", help="json: for programs.")] = ListFormat.TABLE,
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Change by sudo the settings that keep you from making labs; print each command."),
+    ] = False,
 ) -> int:
     """Show what this machine can do for labs and what not, with the remedy. Exit status 0 when labs can run."""
+    if fix:
+        from labctl.cli.fixing import apply
+
+        return apply()
     from labctl.cli.doctor import examine
 
     return examine(format.value)

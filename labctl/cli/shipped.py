@@ -49,6 +49,13 @@ def topology(name: str) -> Path | None:
     return _named("topologies", name)
 
 
+def tool(name: str) -> Path | None:
+    """A script of tools/ that ships with the wheel, too; None when this installation lacks it."""
+    package = Path(__file__).resolve().parent.parent
+    places = (package / "_shipped" / name, package.parent / "tools" / name)
+    return next((path for path in places if path.is_file()), None)
+
+
 def first_comment(path: Path) -> str:
     """The first sentence of the comment that a topology file begins with; "" when it begins with none."""
     words = []

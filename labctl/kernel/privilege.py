@@ -82,7 +82,7 @@ def _remedy(readings: Readings, stage: Stage, number: int) -> str:
     if readings.euid != 0 and readings.apparmor_restrict_userns:
         return (
             "AppArmor keeps ordinary users from using user namespaces. "
-            "Try: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run as root."
+            "Try: labctl doctor --fix (sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0), or run as root."
         )
     if readings.container or readings.seccomp:
         return (

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 import labctl as package
-from tests.e2e.command import ECHO, WRONG, environment, labctl
+from tests.e2e.command import ECHO, LABCTL, TIMEOUT_S, WRONG, environment, labctl
 
 
 def test_version() -> None:
@@ -232,3 +232,26 @@ def test_a_link_to_nothing_is_no_misspelt_name(tmp_path: Path) -> None:
     ran = labctl("validate", str(tmp_path / "gone.yaml"))
     assert ran.returncode == 2
     assert "gone.yaml: is a symbolic link to nowhere.yaml, which is not there." in ran.stderr
+
+
+def test_doctor_fix_allows_namespaces_again_where_a_limit_forbids_them() -> None:
+    # A user namespace has limits of its own, which its root may change.
+    script = f"""
+        echo 0 >/proc/sys/user/max_net_namespaces || exit 77
+        {LABCTL} doctor >/dev/null && exit 1
+        {LABCTL} doctor --fix && cat /proc/sys/user/max_net_namespaces && {LABCTL} doctor --fix
+    """
+    ran = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    if ran.returncode == 77 or "unshare failed" in ran.stderr:
+        pytest.skip("limits of a user namespace cannot be changed here")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "sysctl -w user.max_net_namespaces=10000" in ran.stdout
+    assert "Labs can run here now." in ran.stdout
+    assert "Nothing to fix" in ran.stdout

@@ -53,7 +53,7 @@ def labctl(installed: Path, *arguments: str, cwd: Path) -> subprocess.CompletedP
 def test_the_wheel_has_the_typing_marker_the_schemas_the_starter_and_what_ships(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    wanted = {"labctl/py.typed"}
+    wanted = {"labctl/py.typed", "labctl/_shipped/allow-user-namespaces"}
     for folder, inside in [
         (ROOT / "labctl" / "schemas", "labctl/schemas"),
         (ROOT / "labctl" / "starter", "labctl/starter"),

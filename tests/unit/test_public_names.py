@@ -148,7 +148,7 @@ COMMANDS = {
     "cp": {"--lab"},
     "env": {"--lab"},
     "gc": set(),
-    "doctor": {"--format", "-f"},
+    "doctor": {"--fix", "--format", "-f"},
     "completion": set(),
 }
 
