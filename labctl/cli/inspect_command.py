@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from labctl.report.screen import Ink, Look, standard_output
+from labctl.report.waiting import waiting
 
 if TYPE_CHECKING:
     from labctl.lab.description import Description
@@ -28,7 +29,8 @@ def show_lab(name: str | None, format: InspectFormat) -> int:
 
     with attach(name) as lab:
         told = lab.describe()
-        found = inspect(lab, told.name, told.plan, _programs(told))
+        with waiting(f"looking at the {len(told.nodes)} nodes of lab {lab.name}"):
+            found = inspect(lab, told.name, told.plan, _programs(told))
     screen = standard_output()
     match format:
         case InspectFormat.TABLE:

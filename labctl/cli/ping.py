@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from labctl.cli.labs import attach, check_node
 from labctl.report.reachability import render
 from labctl.report.screen import standard_output
+from labctl.report.waiting import waiting
 
 EXIT_UNREACHABLE = 1
 
@@ -23,7 +24,9 @@ def show_reachability(nodes: Sequence[str], *, routers: bool, every_pair: bool, 
             check_node(lab, node)
         plan = lab.describe().plan
         chosen = list(dict.fromkeys(nodes)) or talking(plan, routers=routers)
-        tries = attempt(lab, plan, pairs(plan, chosen, every_pair=every_pair))
+        asked = pairs(plan, chosen, every_pair=every_pair)
+        with waiting(f"sending {len(asked)} pings in lab {lab.name}"):
+            tries = attempt(lab, plan, asked)
     screen = standard_output()
     screen.write(render(chosen, tries, screen.look, sampled=is_sample(chosen, every_pair=every_pair)))
     return EXIT_UNREACHABLE if any(each.problem for each in tries) else 0
