@@ -120,9 +120,14 @@ class ProgramNotReady(ProgramFailed):
     """A program that was started did not become ready in time, or ended before; it has been ended."""
 
 
+# Where two names are one number on Linux, errno(3) and the man pages of the socket calls use these.
+_ERRNOS_OF_MAN_PAGES = {"ENOTSUP": "EOPNOTSUPP", "EWOULDBLOCK": "EAGAIN", "EDEADLOCK": "EDEADLK"}
+
+
 def errno_name(number: int) -> str:
     """`ECONNREFUSED` for 111; the number as text where this kernel's errno has no name."""
-    return errno_module.errorcode.get(number, str(number))
+    name = errno_module.errorcode.get(number, str(number))
+    return _ERRNOS_OF_MAN_PAGES.get(name, name)
 
 
 def describe_errno(number: int) -> str:

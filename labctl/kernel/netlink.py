@@ -5,12 +5,13 @@ What is inside a message is for the modules that make it; here it is only number
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from labctl.errors import errno_name
 
 NLM_F_REQUEST = 0x1  # linux/netlink.h
 NLM_F_ACK = 0x4
@@ -178,7 +179,7 @@ def _read_dump(sock: socket.socket, sequence: int) -> tuple[list[tuple[int, memo
             if kind == NLMSG_ERROR:
                 (code,) = _ERROR.unpack_from(payload)
                 detail = _words(payload, flags)
-                raise OSError(-code, detail or errno.errorcode.get(-code, str(-code)))
+                raise OSError(-code, detail or errno_name(-code))
             found.append((kind, payload))
 
 

@@ -6,10 +6,10 @@ linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 
+from labctl.errors import errno_name
 from labctl.kernel.netlink import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, attribute, message, messages_in
 
 NETLINK_NETFILTER = 12  # linux/netlink.h
@@ -55,7 +55,7 @@ def transact(sock: socket.socket, requests: list[Request]) -> None:
             refused = refused or -code
             missing = 0 if number == 1 else missing - 1  # the batch as such is refused with one answer
     if refused:
-        raise OSError(refused, errno.errorcode.get(refused, str(refused)))
+        raise OSError(refused, errno_name(refused))
 
 
 def base_chain(table: bytes, name: bytes, kind: bytes, hook: int, priority: int) -> bytes:

@@ -1,7 +1,8 @@
 """Socket addresses as the kernel has them: `struct sockaddr_*` to bytes and back.
 
-Sources: ip(7), ipv6(7), unix(7). A decoded address keeps its bytes, so that it can be handed to the kernel again
-unchanged, and may be incomplete: accept(2) truncates the address when it is given too short a length.
+Sources: ip(7), ipv6(7), unix(7), packet(7), netlink(7). A decoded address keeps its bytes,
+so that it can be handed to the kernel again unchanged, and may be incomplete: accept(2) truncates the address when it
+is given too short a length.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SIOCGIFINDEX = 0x8933
 
 _FAMILY = struct.Struct("=H")
 _IFREQ = struct.Struct("=16si20x")  # struct ifreq of netdevice(7), with an interface's index
+_LINK = struct.Struct("@HHiHBB8s")  # struct sockaddr_ll
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Address:
 
     `addrlen` is the length that the kernel reported, larger than `raw` where the buffer was too short. `path` is that
     of an AF_UNIX address, with a leading ``@`` when abstract and "" when unnamed. `name` is the node that /etc/hosts
-    gives for `host`, and `ifname` the interface of `scope_id`; both "" when there is none.
+    gives for `host`, and `ifname` the interface of `scope_id`; both "" when there is none. Of an AF_PACKET address,
+    `scope_id` is the interface's index and `protocol` is in network byte order, as the kernel has it.
     """
 
     raw: bytes
@@ -41,6 +44,9 @@ class Address:
     path: str | None = None
     flowinfo: int | None = None
     scope_id: int | None = None
+    protocol: int | None = None
+    pkttype: int | None = None
+    hwaddr: str | None = None
     name: str = ""
     ifname: str = ""
 
@@ -70,6 +76,16 @@ def unix(path: str) -> bytes:
     if path.startswith("@"):
         return head + b"\0" + os.fsencode(path[1:])
     return head + os.fsencode(path) + b"\0"
+
+
+def packet(protocol: int, ifindex: int, hardware: bytes = b"") -> bytes:
+    """struct sockaddr_ll; `protocol` is in network byte order, as htons() gives it."""
+    return _LINK.pack(socket.AF_PACKET, protocol & 0xFFFF, ifindex, 0, 0, len(hardware), hardware)
+
+
+def netlink(port: int, groups: int) -> bytes:
+    """struct sockaddr_nl."""
+    return struct.pack("@HHII", socket.AF_NETLINK, 0, port, groups)
 
 
 def unspec() -> bytes:
@@ -120,6 +136,10 @@ def decode(raw: bytes, addrlen: int | None = None) -> Address:
         )
     if family == socket.AF_UNIX:
         return Address(raw, length, family, path=_path(raw[2:]))
+    if family == socket.AF_PACKET and len(raw) >= 12:
+        _, protocol, ifindex, _, pkttype, hardware_length, hardware = _LINK.unpack(raw.ljust(_LINK.size, b"\0")[:20])
+        hwaddr = hardware[:hardware_length].hex(":")
+        return Address(raw, length, family, scope_id=ifindex, protocol=protocol, pkttype=pkttype, hwaddr=hwaddr)
     return Address(raw, length, family)
 
 

@@ -8,6 +8,8 @@ Source: the man page of each call, section 2.
 from __future__ import annotations
 
 import ctypes
+import platform
+import struct
 from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_int, c_long, c_short, c_size_t, c_ssize_t, c_uint, c_ulong, c_void_p
 from time import monotonic_ns
@@ -82,6 +84,14 @@ class PollFd(ctypes.Structure):
     _fields_ = (("fd", c_int), ("events", c_short), ("revents", c_short))
 
 
+class FilterProgram:
+    """A struct sock_fprog and the instructions that it points to, which live as long as this does: socket(7)."""
+
+    def __init__(self, instructions: bytes) -> None:
+        self._instructions = ctypes.create_string_buffer(instructions, max(len(instructions), 1))
+        self.raw = struct.pack("@HP", len(instructions) // 8, ctypes.addressof(self._instructions))
+
+
 class _IoVec(ctypes.Structure):
     _fields_ = (("base", c_void_p), ("length", c_size_t))
 
@@ -98,6 +108,14 @@ class MessageHeader(ctypes.Structure):
         ("controllen", c_size_t),
         ("flags", c_int),
     )
+
+
+class EpollEvent(ctypes.Structure):
+    """struct epoll_event, epoll_event(3type): without padding on x86-64 alone. `fd` is its data."""
+
+    if platform.machine() == "x86_64":
+        _pack_ = 1
+    _fields_ = (("events", c_uint), ("fd", c_int), ("padding", c_int))
 
 
 class _TimeVal(ctypes.Structure):
@@ -136,6 +154,9 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "getsockopt": (c_int, (c_int, c_int, c_int, c_void_p, c_void_p)),
     "poll": (c_int, (c_void_p, c_ulong, c_int)),
     "select": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p)),
+    "epoll_create1": (c_int, (c_int,)),
+    "epoll_ctl": (c_int, (c_int, c_int, c_int, c_void_p)),
+    "epoll_wait": (c_int, (c_int, c_void_p, c_int, c_int)),
     "fcntl": (c_int, (c_int, c_int, c_long)),
     "ioctl": (c_int, (c_int, c_ulong, c_void_p)),
     "unlink": (c_int, (c_char_p,)),
@@ -352,9 +373,29 @@ def fcntl(fd: int, command: int, argument: int) -> Made:
     return _make("fcntl", fd, command, argument)
 
 
-def ioctl(fd: int, request: int, value: c_int) -> Made:
-    """ioctl(2) of a request that fills in an int."""
-    return _make("ioctl", fd, request, ctypes.byref(value))
+def ioctl(fd: int, request: int, value: CharBuffer) -> Made:
+    """ioctl(2) of a request that reads and fills in a buffer."""
+    return _make("ioctl", fd, request, value)
+
+
+def epoll_create1(flags: int) -> Made:
+    """epoll_create1(2)."""
+    return _make("epoll_create1", flags)
+
+
+def epoll_ctl(epoll: int, operation: int, fd: int, events: int) -> Made:
+    """epoll_ctl(2); the event's data is the descriptor."""
+    return _make("epoll_ctl", epoll, operation, fd, ctypes.byref(EpollEvent(events & 0xFFFF_FFFF, fd, 0)))
+
+
+def epoll_events(count: int) -> ctypes.Array[EpollEvent]:
+    """`struct epoll_event[count]`."""
+    return (EpollEvent * max(count, 1))()
+
+
+def epoll_wait(epoll: int, events: ctypes.Array[EpollEvent], count: int, timeout_ms: int) -> Made:
+    """epoll_wait(2)."""
+    return _make("epoll_wait", epoll, events, count, timeout_ms)
 
 
 def unlink(path: bytes) -> Made:

@@ -1,4 +1,4 @@
-"""Addresses as a scenario writes them, resolved on the host: "server:5000", "[fe80::1%eth0]:80", "/tmp/x", "@name".
+"""Addresses as a scenario writes them, resolved on the host: "server:5000", "[fe80::1%eth0]:80", "/tmp/x", "eth0".
 
 Names come from the host's own /etc/hosts, which is read anew each time (hosts(5)); there is no DNS in a lab.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from labctl.kernel import sockaddr
 from labctl.kernel.sockaddr import Address
-from labctl.lab.call_messages import Value
+from labctl.lab.call_messages import Struct, Value
 from labctl.lab.socket_constants import name_of
 
 HOSTS_FILE = "/etc/hosts"
@@ -29,8 +29,10 @@ class CannotForm(Exception):
 def encode(value: Value, family: int) -> bytes:
     """The sockaddr for an argument: text in the syntax of `family`, AF_UNSPEC, an Address, bytes as they are.
 
-    `[AF_INET6, "::1:80", flowinfo]` names the family explicitly. CannotForm for anything else, or an unknown name.
+    `{AF_INET6, "[::1]:80", flowinfo}` names the family explicitly. CannotForm for anything else, or an unknown name.
     """
+    if isinstance(value, Struct):
+        value = [item for _, item in value.fields]
     match value:
         case Address(raw=raw):
             return raw
@@ -40,6 +42,12 @@ def encode(value: Value, family: int) -> bytes:
             return sockaddr.unspec()
         case str():
             return _from_text(value, family, 0)
+        case [socket.AF_PACKET, int(protocol), (int() | str()) as interface]:
+            return sockaddr.packet(protocol, interface_index(interface))
+        case [socket.AF_PACKET, int(protocol), (int() | str()) as interface, str(hardware)]:
+            return sockaddr.packet(protocol, interface_index(interface), _hardware(hardware))
+        case [socket.AF_NETLINK, int(port), int(groups)] if port >= 0 and groups >= 0:
+            return sockaddr.netlink(port & 0xFFFF_FFFF, groups & 0xFFFF_FFFF)
         case [int(own_family), str(text)]:
             return _from_text(text, own_family, 0)
         case [int(own_family), str(text), int(flowinfo)]:
@@ -49,19 +57,63 @@ def encode(value: Value, family: int) -> bytes:
 
 def describe(address: Address) -> Address:
     """The address with the host's names for it: of its interface and of its node."""
-    ifname = ""
-    if address.scope_id:
-        try:
-            with _descriptors_to_spare():
-                ifname = socket.if_indextoname(address.scope_id)
-        except OSError:
-            ifname = str(address.scope_id)
-    return replace(address, ifname=ifname, name=_node_of(address.host) if address.host else "")
+    ifname = str(interface_name(address.scope_id)) if address.scope_id else ""
+    host = (address.host or "").removeprefix("::ffff:") if "." in (address.host or "") else address.host
+    return replace(address, ifname=ifname, name=_node_of(host) if host else "")
+
+
+def host_bytes(text: str, family: int) -> bytes:
+    """The address of a host (its name, or a numeric one) without a port: struct in_addr or in6_addr."""
+    numeric = _numeric_family(text)
+    if numeric is None:
+        text = _resolve(text, family, text)
+    elif numeric != family:
+        raise CannotForm(f'"{text}" is no {"IPv4" if family == socket.AF_INET else "IPv6"} address')
+    return socket.inet_pton(family, text)
+
+
+def interface_index(interface: int | str) -> int:
+    """The number of an interface of this host, given by name or number; CannotForm when it has none of that name."""
+    if isinstance(interface, int):
+        return interface & 0xFFFF_FFFF
+    return _scope_id(interface, interface)
+
+
+def interface_name(index: int) -> int | str:
+    """The name of the interface of that number; the number when there is none (0: not any)."""
+    try:
+        with _descriptors_to_spare():
+            return socket.if_indextoname(index) if index else 0
+    except OSError:
+        return index
+
+
+def is_interface(name: str) -> bool:
+    """Whether this host has an interface of that name."""
+    with _descriptors_to_spare():
+        return any(name == known for _, known in socket.if_nameindex())
+
+
+def is_host(name: str) -> bool:
+    """Whether this host's /etc/hosts has that name."""
+    return any(name in names for _, names in _entries())
+
+
+def _hardware(text: str) -> bytes:
+    try:
+        packed = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        packed = b""
+    if not 0 < len(packed) <= 8:
+        raise CannotForm(f'"{text}" is no hardware address; write "02:00:00:00:00:01"')
+    return packed
 
 
 def _from_text(text: str, family: int, flowinfo: int) -> bytes:
     if family == socket.AF_UNIX:
         return sockaddr.unix(text)
+    if family == socket.AF_PACKET:
+        return sockaddr.packet(0, _scope_id(text, text))  # protocol 0: that of the socket stays, packet(7)
     if family not in (socket.AF_INET, socket.AF_INET6):
         raise CannotForm(f'"{text}": labctl cannot write addresses of {name_of(family, "AF_")}; give them as bytes')
     match = _WITH_PORT.match(text)

@@ -6,15 +6,21 @@ import socket
 import struct
 
 from labctl.kernel import socketcalls
+from labctl.kernel.socketcalls import FilterProgram
 from labctl.lab.call_addresses import CannotForm, encode
-from labctl.lab.call_messages import SystemCall, Value
+from labctl.lab.call_messages import Struct, SystemCall, Value
+from labctl.lab.call_values import INT_RANGE, duration, pack
 from labctl.lab.socket_constants import CONSTANTS
-from labctl.units import duration_s
+from labctl.lab.socket_options import option_at
 
 MAX_BUFFER_BYTES = 64 * 1024 * 1024
-_ADDRESS_SIZES = {socket.AF_INET: 16, socket.AF_INET6: 28, socket.AF_UNIX: 110}  # sizeof(struct sockaddr_...)
-_TIMEOUTS = (CONSTANTS["SO_RCVTIMEO"], CONSTANTS["SO_SNDTIMEO"])
-_INT_RANGE = range(-(2**31), 2**32)
+_ADDRESS_SIZES = {
+    socket.AF_INET: 16,
+    socket.AF_INET6: 28,
+    socket.AF_UNIX: 110,
+    socket.AF_PACKET: 20,
+    socket.AF_NETLINK: 12,
+}  # sizeof(struct sockaddr_...)
 
 
 class Arguments:
@@ -40,7 +46,7 @@ class Arguments:
         if default is not None and index >= len(self.values):
             return default
         value = self._at(index)
-        if not isinstance(value, int) or value not in _INT_RANGE:
+        if not isinstance(value, int) or value not in INT_RANGE:
             raise self._wrong(index, "an integer of 32 bits")
         return value
 
@@ -108,7 +114,7 @@ class Arguments:
             return -1
         value = self.values[index]
         if isinstance(value, str):
-            return round(_duration(value) * 1000)
+            return round(duration(value) * 1000)
         return self.integer(index)
 
     def poll_entries(self, index: int) -> list[tuple[int, int]]:
@@ -126,27 +132,33 @@ class Arguments:
                     raise self._wrong(index, "a list of [descriptor, events]")
         return entries
 
-    def option_value(self, index: int, level: int, option: int) -> bytes:
-        """What setsockopt(2) is given: an int, bytes, several ints, a timeval for a duration, or a text."""
+    def option_value(self, index: int, level: int, option: int) -> bytes | FilterProgram:
+        """What setsockopt(2) is given: a value of the option's type; for options without a known one, any."""
         value = self._at(index)
-        is_timeout = level == socket.SOL_SOCKET and option in _TIMEOUTS
+        known = option_at(level, option)
+        if known is not None:
+            return pack(f"{self.call.name}: {known.name}", known.type, value)
         match value:
-            case str() if is_timeout:
-                seconds = _duration(value)
-                return struct.pack("@ll", int(seconds), round((seconds - int(seconds)) * 1_000_000))
-            case 0 if is_timeout:
-                return struct.pack("@ll", 0, 0)
-            case int() if is_timeout:
-                raise CannotForm(f'{self.call.name}: a timeout carries its unit; write "{value}ms" or "{value}s"')
-            case int() if value in _INT_RANGE:
+            case int() if value in INT_RANGE:
                 return struct.pack("@I", value & 0xFFFF_FFFF)
             case bytes():
                 return value
             case str():
                 return value.encode() + b"\0"
-            case list() if value and _all(value, int):
-                return b"".join(struct.pack("@I", item & 0xFFFF_FFFF) for item in value if isinstance(item, int))
-        raise self._wrong(index, 'an option\'s value; write an integer, bytes, [1, 0] or a duration such as "200ms"')
+            case list() | Struct():
+                items = [item for _, item in value.fields] if isinstance(value, Struct) else value
+                if items and _all(items, int):
+                    return b"".join(struct.pack("@I", item & 0xFFFF_FFFF) for item in items if isinstance(item, int))
+        raise self._wrong(index, "an option's value; write an integer, bytes, or a structure such as {1, 0}")
+
+    def control_room(self) -> int:
+        """How many bytes recvmsg(2) has for control messages."""
+        room = self.call.control
+        if room is None:
+            return 0
+        if not isinstance(room, int) or not 0 <= room <= MAX_BUFFER_BYTES:
+            raise CannotForm(f"{self.call.name}: control= is the room for control messages, a number of bytes")
+        return room
 
 
 def family_of(fd: int) -> int:
@@ -158,10 +170,3 @@ def family_of(fd: int) -> int:
 
 def _all(values: list[Value], kind: type) -> bool:
     return all(isinstance(value, kind) for value in values)
-
-
-def _duration(text: str) -> float:
-    try:
-        return duration_s(text)
-    except ValueError as error:
-        raise CannotForm(str(error)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -14,9 +13,12 @@ from labctl.kernel.sockaddr import Address, decode
 from labctl.kernel.socketcalls import AddressBuffer, Made, new_buffer, take
 from labctl.lab.call_addresses import CannotForm, describe
 from labctl.lab.call_arguments import Arguments, family_of
-from labctl.lab.call_messages import SystemCall, Value
-from labctl.lab.call_text import LONGEST_PATH, address_text, data_text, plain_address
-from labctl.lab.socket_constants import CONSTANTS, ERRNOS, flags_of, name_of, option_name, socket_type_name
+from labctl.lab.call_messages import Struct, SystemCall, Value
+from labctl.lab.call_requests import pack_request, show_request, unpack_request
+from labctl.lab.call_text import LONGEST_PATH, address_text, data_text, plain_address, protocol_text
+from labctl.lab.call_values import pack_control, show_control, show_value, unpack, unpack_control
+from labctl.lab.socket_constants import CONSTANTS, flags_of, name_of, socket_type_name
+from labctl.lab.socket_options import NUMBER, ioctl_request, level_name, option_at, option_name
 
 
 class Gathers(Enum):
@@ -46,16 +48,9 @@ class Prepared:
     gathers: Gathers = Gathers.LAST
 
 
+MOST_EVENTS = 4096
+_EPOLL = tuple(name for name in CONSTANTS if name.startswith("EPOLL") and "_" not in name)
 NO_ADDRESS = Address(b"", 0)
-_OPTION_LENGTHS = {
-    (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_LINGER"]): 8,
-    (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_RCVTIMEO"]): 16,
-    (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_SNDTIMEO"]): 16,
-    (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_PEERCRED"]): 12,
-    (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_BINDTODEVICE"]): 16,
-    (CONSTANTS["IPPROTO_TCP"], CONSTANTS["TCP_CONGESTION"]): 16,
-    (CONSTANTS["IPPROTO_TCP"], CONSTANTS["TCP_INFO"]): 256,
-}
 
 
 def prepare(call: SystemCall) -> Prepared:
@@ -92,7 +87,11 @@ def _socketpair(arguments: Arguments) -> Prepared:
 
 
 def _socket_text(domain: int, kind: int, protocol: int) -> str:
-    named = name_of(protocol, "IPPROTO_") if protocol else "0"
+    if domain == CONSTANTS["AF_PACKET"]:
+        named = protocol_text(protocol)
+    else:
+        prefix = "NETLINK_" if domain == CONSTANTS["AF_NETLINK"] else "IPPROTO_"
+        named = name_of(protocol, prefix) if protocol else "0"
     return f"{name_of(domain, 'AF_')}, {socket_type_name(kind)}, {named}"
 
 
@@ -189,10 +188,12 @@ def _sendmsg(arguments: Arguments) -> Prepared:
     elif len(arguments) > 2:
         raw, length = arguments.address(2, family_of(fd))
         flags, shown = arguments.integer(3, 0), address_text(describe(decode(raw)))
+    control = b"" if arguments.call.control is None else pack_control(arguments.call.control)
     vectors = ", ".join(f"{{{data_text(buffer)}, {len(buffer)}}}" for buffer in buffers)
-    text = f"sendmsg({fd}, {{{shown}, [{vectors}], {len(buffers)}}}, {flags_of(flags, 'MSG_')})"
+    ancillary = f", {show_control(arguments.call.control)}" if control else ""
+    text = f"sendmsg({fd}, {{{shown}, [{vectors}], {len(buffers)}{ancillary}}}, {flags_of(flags, 'MSG_')})"
     return Prepared(
-        lambda: socketcalls.sendmsg(fd, buffers, raw, length, flags), lambda made: text, gathers=Gathers.SUM
+        lambda: socketcalls.sendmsg(fd, buffers, raw, length, flags, control), lambda made: text, gathers=Gathers.SUM
     )
 
 
@@ -253,33 +254,42 @@ def _recvfrom(arguments: Arguments) -> Prepared:
 
 def _recvmsg(arguments: Arguments) -> Prepared:
     fd, length, flags = arguments.integer(0), arguments.size(1), arguments.integer(2, 0)
-    given = arguments.address_length(family_of(fd))
-    message = socketcalls.Message(length, given)
+    given, room = arguments.address_length(family_of(fd)), arguments.control_room()
+    message = socketcalls.Message(length, given, room)
+    received: list[Value] = []  # decoded once a call: names of interfaces may change
 
     def make() -> Made:
-        message.header.namelen = given
-        return socketcalls.recvmsg(fd, message, flags)
+        message.header.namelen, message.header.controllen = given, room
+        made = socketcalls.recvmsg(fd, message, flags)
+        control = b"" if made.returned == -1 else take(message.control, message.header.controllen) if room else b""
+        received[:] = unpack_control(control)
+        return made
 
     def data(made: Made) -> bytes:
         return take(message.data, min(made.returned, length))
 
+    def ancillary() -> str:
+        return f", {show_control(received)}" if room else ""
+
     def text(made: Made | None) -> str:
         if made is None or made.returned == -1:
-            return f"recvmsg({fd}, {{addr, [{{buf, {length}}}]}}, {flags_of(flags, 'MSG_')})"
+            asked = f", control[{room}]" if room else ""
+            return f"recvmsg({fd}, {{addr, [{{buf, {length}}}]{asked}}}, {flags_of(flags, 'MSG_')})"
         sender = address_text(_address(message.address))
-        got = f"{{{sender}, [{{{data_text(data(made))}, {length}}}], {flags_of(message.flags, 'MSG_')}}}"
+        vector = f"[{{{data_text(data(made))}, {length}}}]"
+        got = f"{{{sender}, {vector}{ancillary()}, {flags_of(message.flags, 'MSG_')}}}"
         return f"recvmsg({fd}, {got}, {flags_of(flags, 'MSG_')})"
 
     return Prepared(
         make,
         text,
-        lambda made: (data(made), _address(message.address), message.flags),
+        lambda made: (data(made), _address(message.address), message.flags, list(received)),
         data=data,
         summary=lambda made: (
             f"{data_text(data(made))} from {plain_address(_address(message.address))}, "
-            f"flags {flags_of(message.flags, 'MSG_')}"
+            f"flags {flags_of(message.flags, 'MSG_')}{ancillary() if received else ''}"
         ),
-        failed=(b"", NO_ADDRESS, 0),
+        failed=(b"", NO_ADDRESS, 0, []),
         gathers=Gathers.DATA,
     )
 
@@ -322,21 +332,31 @@ def _name_call(name: str, function: Callable[[int, AddressBuffer], Made]) -> Cal
 def _setsockopt(arguments: Arguments) -> Prepared:
     fd, level, option = arguments.integer(0), arguments.integer(1), arguments.integer(2)
     value = arguments.option_value(3, level, option)
-    shown = arguments.values[3]
-    listed = shown if isinstance(shown, list) else [shown]
-    inner = ", ".join(data_text(item) if isinstance(item, bytes) else f"{item!s}" for item in listed)
-    text = f"setsockopt({fd}, {_option_text(level, option)}, [{inner}], {len(value)})"
-    return Prepared(lambda: socketcalls.setsockopt(fd, level, option, value), lambda made: text)
+    known, shown = option_at(level, option), arguments.values[3]
+    inner = show_value(known.type if known is not None else None, shown)
+    if not isinstance(shown, Struct | list):
+        inner = f"[{inner}]"
+    raw = value.raw if isinstance(value, socketcalls.FilterProgram) else value
+    text = f"setsockopt({fd}, {_option_text(level, option)}, {inner}, {len(raw)})"
+
+    def make() -> Made:
+        # `value` is named so that the instructions that a filter points to live until the call
+        return socketcalls.setsockopt(
+            fd, level, option, value.raw if isinstance(value, socketcalls.FilterProgram) else value
+        )
+
+    return Prepared(make, lambda made: text)
 
 
 def _option_text(level: int, option: int) -> str:
-    return f"{name_of(level, 'SOL_SOCKET', 'IPPROTO_', 'SOL_')}, {option_name(level, option)}"
+    return f"{level_name(level)}, {option_name(level, option)}"
 
 
 def _getsockopt(arguments: Arguments) -> Prepared:
     fd, level, option = arguments.integer(0), arguments.integer(1), arguments.integer(2)
-    given = arguments.size(3) if len(arguments) > 3 else _OPTION_LENGTHS.get((level, option), 4)
+    known = option_at(level, option)
     raw = len(arguments) > 3
+    given = arguments.size(3) if raw else known.type.size if known is not None else 4
     buffer, length = new_buffer(given), socketcalls.UnsignedInt(given)
 
     def make() -> Made:
@@ -345,27 +365,22 @@ def _getsockopt(arguments: Arguments) -> Prepared:
 
     def value() -> Value:
         data = buffer.raw[: min(given, length.value)]
-        return data if raw else _option_value(level, option, data)
+        if raw:
+            return data
+        return unpack(known.type if known is not None else NUMBER, data)
 
     def number(made: Made) -> int:
         read = value()
         return read if isinstance(read, int) else made.returned
 
     def shown() -> str:
-        read = value()
-        is_error = (level, option) == (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_ERROR"])
-        if is_error and isinstance(read, int) and read:
-            return f"{read} {_errno_name(read)}"
-        return data_text(read) if isinstance(read, bytes) else f"{read}"
+        return show_value(known.type if known is not None and not raw else None, value())
 
     def text(made: Made | None) -> str:
-        known = made is not None and made.returned == 0
-        filled = (
-            f"{shown() if isinstance(value(), list) else f'[{shown()}]'}, [{given} -> {length.value}]"
-            if known
-            else f"value, [{given}]"
-        )
-        return f"getsockopt({fd}, {_option_text(level, option)}, {filled})"
+        if made is None or made.returned != 0:
+            return f"getsockopt({fd}, {_option_text(level, option)}, value, [{given}])"
+        filled = shown() if isinstance(value(), list | Struct) else f"[{shown()}]"
+        return f"getsockopt({fd}, {_option_text(level, option)}, {filled}, [{given} -> {length.value}])"
 
     return Prepared(
         make,
@@ -375,22 +390,6 @@ def _getsockopt(arguments: Arguments) -> Prepared:
         lambda made: read if isinstance(read := value(), bytes) else None,
         lambda made: f"{option_name(level, option)} = {shown()}",
     )
-
-
-def _errno_name(number: int) -> str:
-    return next((name for name, value in ERRNOS.items() if value == number), str(number))
-
-
-def _option_value(level: int, option: int, data: bytes) -> Value:
-    named = option_name(level, option)
-    if named in ("SO_RCVTIMEO", "SO_SNDTIMEO") and len(data) == 16:
-        seconds, microseconds = struct.unpack("@ll", data)
-        return int(seconds * 1000 + microseconds // 1000)
-    if named in ("SO_BINDTODEVICE", "TCP_CONGESTION"):
-        return data.split(b"\0", 1)[0].decode()
-    if named in ("SO_LINGER", "SO_PEERCRED"):
-        return list(struct.unpack(f"@{len(data) // 4}i", data[: len(data) // 4 * 4]))
-    return int(struct.unpack("@i", data)[0]) if len(data) == 4 else data
 
 
 def _poll(arguments: Arguments) -> Prepared:
@@ -473,16 +472,70 @@ def _status_flags(flags: int) -> str:
     return f"{access}|{flags_of(rest, 'O_NONBLOCK', 'O_APPEND', 'O_ASYNC')}" if rest else access
 
 
+def _epoll_create1(arguments: Arguments) -> Prepared:
+    flags = arguments.integer(0)
+    return Prepared(
+        lambda: socketcalls.epoll_create1(flags), lambda made: f"epoll_create1({flags_of(flags, 'EPOLL_CLOEXEC')})"
+    )
+
+
+def _epoll_ctl(arguments: Arguments) -> Prepared:
+    epoll, operation, fd, events = (arguments.integer(index, 0) for index in range(4))
+    text = f"epoll_ctl({epoll}, {name_of(operation, 'EPOLL_CTL_')}, {fd}, {{{flags_of(events, *_EPOLL)}, data={fd}}})"
+    return Prepared(lambda: socketcalls.epoll_ctl(epoll, operation, fd, events), lambda made: text)
+
+
+def _epoll_wait(arguments: Arguments) -> Prepared:
+    epoll, count, timeout_ms = arguments.integer(0), arguments.integer(1), arguments.timeout_ms(2)
+    if not 0 < count <= MOST_EVENTS:
+        raise CannotForm(f"epoll_wait: room for 1 to {MOST_EVENTS} events, not {count}")
+    events = socketcalls.epoll_events(count)
+
+    def ready(made: Made) -> list[Value]:
+        return [[int(event.fd), int(event.events)] for event in events[: max(made.returned, 0)]]
+
+    def shown(made: Made) -> str:
+        return ", ".join(f"{{{flags_of(event.events, *_EPOLL)}, data={event.fd}}}" for event in events[: made.returned])
+
+    def listed(made: Made | None) -> str:
+        return "events" if made is None or made.returned == -1 else f"[{shown(made)}]"
+
+    return Prepared(
+        lambda: socketcalls.epoll_wait(epoll, events, count, timeout_ms),
+        lambda made: f"epoll_wait({epoll}, {listed(made)}, {count}, {timeout_ms})",
+        lambda made: (ready(made),),
+        summary=shown,
+        failed=([],),
+    )
+
+
 def _ioctl(arguments: Arguments) -> Prepared:
     fd, request = arguments.integer(0), arguments.integer(1)
-    value = socketcalls.Int(0)
-    named = name_of(request, "FIONREAD", "SIOCOUTQ")
+    asked = ioctl_request(request & 0xFFFF_FFFF)
+    given = arguments.values[2] if len(arguments) > 2 else None
+    packed = pack_request(asked, given)
+    buffer = socketcalls.new_buffer(len(packed))
+
+    def make() -> Made:
+        buffer.raw = packed
+        return socketcalls.ioctl(fd, request & 0xFFFF_FFFF, buffer)
+
+    def value() -> Value:
+        return unpack_request(asked, buffer.raw)
+
+    def text(made: Made | None) -> str:
+        known = made is not None and made.returned != -1
+        return f"ioctl({fd}, {asked.name}, {show_request(asked, given, value() if known else None)})"
+
+    def number(made: Made) -> int:
+        return read if isinstance(read := value(), int) else made.returned
+
     return Prepared(
-        lambda: socketcalls.ioctl(fd, request, value),
-        lambda made: f"ioctl({fd}, {named}, {f'[{value.value}]' if made and made.returned != -1 else 'value'})",
-        lambda made: (value.value,),
-        lambda made: value.value,
-        summary=lambda made: f"{value.value} bytes",
+        make,
+        text,
+        lambda made: (value(),),
+        number,
+        summary=lambda made: show_request(asked, None, value()) if asked.gives else "",
     )
 
 
@@ -542,6 +595,9 @@ _HANDLERS: Mapping[str, Callable[[Arguments], Prepared]] = MappingProxyType(
         "getsockopt": _getsockopt,
         "poll": _poll,
         "select": _select,
+        "epoll_create1": _epoll_create1,
+        "epoll_ctl": _epoll_ctl,
+        "epoll_wait": _epoll_wait,
         "fcntl": _fcntl,
         "ioctl": _ioctl,
         "unlink": _unlink,

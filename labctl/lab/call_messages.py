@@ -15,7 +15,15 @@ from labctl.kernel.sockaddr import Address, decode
 
 LENGTH_BYTES = 4
 
-Value = int | str | bytes | Address | None | list["Value"]
+
+class Struct(NamedTuple):
+    """A structure of C's: its members in order, with their names ("" where only the place tells which it is)."""
+
+    fields: tuple[tuple[str, Value], ...]
+
+
+Value = int | str | bytes | Address | Struct | None | list["Value"]
+CONTROL_BYTES = 1024  # room for control messages where recvmsg's fourth value is taken
 
 
 class Stop(NamedTuple):
@@ -37,6 +45,7 @@ class SystemCall(NamedTuple):
     arguments: tuple[Value, ...] = ()
     addrlen: int | None = None
     until: tuple[Stop, ...] = ()
+    control: Value = None  # sendmsg: the control messages; recvmsg: the room for them
 
 
 class Begun(NamedTuple):
@@ -88,6 +97,7 @@ def encode_call(call: SystemCall) -> bytes:
             "arguments": [_to_json(argument) for argument in call.arguments],
             "addrlen": call.addrlen,
             "until": [[stop.errno, stop.number, _to_json(stop.data)] for stop in call.until],
+            "control": _to_json(call.control),
         }
     )
 
@@ -100,6 +110,7 @@ def decode_call(payload: bytes) -> SystemCall:
         tuple(_from_json(argument) for argument in fields["arguments"]),
         fields["addrlen"],
         tuple(Stop(errno, number, _data(data)) for errno, number, data in fields["until"]),
+        _from_json(fields["control"]),
     )
 
 
@@ -141,6 +152,8 @@ def _to_json(value: Value) -> Any:
             return {"raw": raw, "addrlen": value.addrlen, "name": value.name, "ifname": value.ifname}
         case list():
             return [_to_json(item) for item in value]
+        case Struct(fields):
+            return {"struct": [[name, _to_json(item)] for name, item in fields]}
         case _:
             return value
 
@@ -152,6 +165,8 @@ def _from_json(value: Any) -> Value:
         return value  # type: ignore[no-any-return]  # int, str or None
     if "bytes" in value:
         return a2b_base64(value["bytes"])
+    if "struct" in value:
+        return Struct(tuple((name, _from_json(item)) for name, item in value["struct"]))
     from dataclasses import replace
 
     return replace(decode(a2b_base64(value["raw"]), value["addrlen"]), name=value["name"], ifname=value["ifname"])

@@ -9,6 +9,7 @@ from labctl.kernel.sockaddr import Address
 from labctl.lab.socket_constants import name_of
 
 LONGEST_DATA = 32  # bytes shown of sent and received data
+_PACKET_TYPES = ("PACKET_BROADCAST", "PACKET_MULTICAST", "PACKET_OTHERHOST", "PACKET_OUTGOING")
 LONGEST_PATH = 108  # sizeof(sun_path), unix(7)
 _ESCAPES = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x00: "\\0"}
 
@@ -40,7 +41,17 @@ def address_text(address: Address) -> str:
             if address.path
             else f"{{{family}}}"
         )
+    if address.family == socket.AF_PACKET and address.protocol is not None:
+        parts = [family, protocol_text(address.protocol), address.ifname or str(address.scope_id)]
+        if address.hwaddr:
+            parts += [name_of(address.pkttype or 0, "PACKET_HOST", *_PACKET_TYPES), address.hwaddr]
+        return "{" + ", ".join(parts) + "}"
     return f"{{{family}}}"
+
+
+def protocol_text(protocol: int) -> str:
+    """`htons(ETH_P_ARP)` for an Ethernet protocol in network byte order; `0`."""
+    return f"htons({name_of(socket.ntohs(protocol & 0xFFFF), 'ETH_P_')})" if protocol else "0"
 
 
 def plain_address(address: Address) -> str:

@@ -1,7 +1,6 @@
 """The constants of the socket interface by name, and names for the values that come back.
 
-From the interpreter's own modules, which have the running architecture's values; what those lack is added with the
-numbers of the UAPI headers (asm-generic, the same on x86 and ARM).
+From the interpreter's own modules, which have the running architecture's values; `socket_numbers` has what those lack.
 """
 
 from __future__ import annotations
@@ -15,46 +14,7 @@ import select
 from collections.abc import Mapping
 from types import MappingProxyType
 
-_ADDED = {
-    "AF_LOCAL": 1,
-    "SOL_IPV6": 41,
-    "SOL_ICMPV6": 58,
-    "SO_SNDBUFFORCE": 32,  # asm-generic/socket.h
-    "SO_RCVBUFFORCE": 33,
-    "SO_TIMESTAMP": 29,
-    "SO_ATTACH_FILTER": 26,
-    "SO_PEERNAME": 28,
-    "SO_BUSY_POLL": 46,
-    "SO_MAX_PACING_RATE": 47,
-    "SO_MEMINFO": 55,
-    "SO_INCOMING_NAPI_ID": 56,
-    "SO_ZEROCOPY": 60,
-    "SO_NO_CHECK": 11,
-    "TCP_ULP": 31,  # linux/tcp.h
-    "TCP_FASTOPEN_CONNECT": 30,
-    "TCP_SAVE_SYN": 27,
-    "TCP_INQ": 36,
-    "IP_MTU_DISCOVER": 10,  # linux/in.h
-    "IP_RECVERR": 11,
-    "IP_RECVTTL": 12,
-    "IP_PKTINFO": 8,
-    "IP_MTU": 14,
-    "IP_FREEBIND": 15,
-    "IP_LOCAL_PORT_RANGE": 51,
-    "IPV6_MTU_DISCOVER": 23,  # linux/in6.h
-    "IPV6_MTU": 24,
-    "IPV6_RECVERR": 25,
-    "IPV6_AUTOFLOWLABEL": 70,
-    "UDP_CORK": 1,  # linux/udp.h
-    "UDP_SEGMENT": 103,
-    "UDP_GRO": 104,
-    "MSG_WAITFORONE": 0x10000,  # linux/socket.h
-    "FIONREAD": 0x541B,  # asm-generic/ioctls.h
-    "SIOCINQ": 0x541B,  # linux/sockios.h
-    "SIOCOUTQ": 0x5411,
-    "INADDR_ANY": 0,
-    "SOMAXCONN": 4096,  # since Linux 5.4
-}
+from labctl.lab.socket_numbers import NUMBERS
 
 CAPABILITIES = (  # in the order of their numbers, linux/capability.h
     "CHOWN",
@@ -102,7 +62,7 @@ CAPABILITIES = (  # in the order of their numbers, linux/capability.h
 
 _FROM_MODULES = (
     (_socket, ("AF_", "SOCK_", "SOL_", "SO_", "IPPROTO_", "TCP_", "IP_", "IPV6_", "MSG_", "SHUT_")),
-    (select, ("POLL",)),
+    (select, ("POLL", "EPOLL")),
     (fcntl, ("F_",)),
     (os, ("O_",)),
     (resource, ("RLIMIT_",)),
@@ -116,7 +76,7 @@ def _collect() -> dict[str, int]:
         for name in dir(module):
             if name.startswith(prefixes) and not name.startswith(_OTHER_LEVELS):
                 found[name] = getattr(module, name)
-    found.update(_ADDED)
+    found.update(NUMBERS)
     found.update({f"CAP_{name}": number for number, name in enumerate(CAPABILITIES)})
     return found
 
@@ -125,6 +85,14 @@ ERRNOS: Mapping[str, int] = MappingProxyType(
     {name: value for name in dir(errno) if name.startswith("E") and isinstance(value := getattr(errno, name), int)}
 )
 CONSTANTS: Mapping[str, int] = MappingProxyType(_collect())
+
+TCP_STATES = tuple(  # netinet/tcp.h; their numbers are those of options, too
+    f"TCP_{state}"
+    for state in (
+        *("ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE"),
+        *("CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING"),
+    )
+)
 
 _PREFERRED = (  # where two names have one value, the one that a program would use
     "AF_UNIX",
@@ -169,18 +137,6 @@ def flags_of(value: int, *prefixes: str) -> str:
     if rest:
         names.append(hex(rest))
     return "|".join(names) or "0"
-
-
-def option_name(level: int, option: int) -> str:
-    """`SO_REUSEADDR` for (SOL_SOCKET, 2)."""
-    prefixes = {
-        CONSTANTS["SOL_SOCKET"]: "SO_",
-        CONSTANTS["IPPROTO_TCP"]: "TCP_",
-        CONSTANTS["IPPROTO_IP"]: "IP_",
-        CONSTANTS["IPPROTO_IPV6"]: "IPV6_",
-        CONSTANTS["IPPROTO_UDP"]: "UDP_",
-    }
-    return name_of(option, prefixes[level]) if level in prefixes else str(option)
 
 
 def socket_type_name(value: int) -> str:

@@ -38,15 +38,18 @@ class ScriptChecker:
     def __init__(self, document: Document, topology: Topology | None) -> None:
         self._document = document
         self._hosts: frozenset[str] | None = None
+        self._versions: dict[str, frozenset[int]] = {}
         if topology is not None:
-            self._hosts = frozenset(node.name for node in topology.nodes if node.kind is not NodeKind.SWITCH)
+            hosts = [node for node in topology.nodes if node.kind is not NodeKind.SWITCH]
+            self._hosts = frozenset(node.name for node in hosts)
+            self._versions = {node.name: frozenset(one.version for one in node.addresses) for node in hosts}
         self._contexts: dict[tuple[str, str], CheckContext] = {}
 
     def check(self, body: CallsBody, path: KeyPath, variables: Iterable[str]) -> tuple[Program, list[Diagnostic]]:
         """The parsed text at `path`, and everything wrong with it, each mistake at its place in the block."""
         program = parse(body.do)
         before = self._contexts.get((body.on, body.process), CheckContext())
-        context = CheckContext(self._hosts, before.names, frozenset(variables), before.pending)
+        context = CheckContext(self._hosts, before.names, frozenset(variables), before.pending, self._versions)
         checked = check(program, context)
         self._contexts[body.on, body.process] = checked.context
         return program, [self._diagnostic(problem, path) for problem in checked.problems]

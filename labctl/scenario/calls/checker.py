@@ -16,6 +16,7 @@ from labctl.scenario.calls.syntax import (
     Await,
     Binary,
     Blocks,
+    ByteOrder,
     Call,
     Compare,
     Data,
@@ -32,21 +33,35 @@ from labctl.scenario.calls.syntax import (
     Program,
     Span,
     StaysPending,
+    StructOf,
     Target,
     Text,
     Variable,
 )
+from labctl.scenario.calls.values import ValueChecker, constant, constants_in, may_fail
 
 _INET = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^\[\]:]*)):(?P<port>[^:]*)\Z")
 _ERRNO_LIKE = re.compile(r"E[A-Z0-9]{2,}\Z")
 _CONSTANT_LIKE = re.compile(r"[A-Z][A-Z0-9]*_?[A-Z0-9_]*\Z")
+_INTERFACE = re.compile(r"[^/\s:\"]{1,15}\Z")
+_SOCKET_TYPES = ("SOCK_STREAM", "SOCK_DGRAM", "SOCK_RAW", "SOCK_SEQPACKET", "SOCK_RDM", "SOCK_DCCP", "SOCK_PACKET")
+_ADDRESS_FORMS = {
+    "AF_INET": '"HOST:PORT" or {AF_INET, "10.0.0.1:80"}',
+    "AF_INET6": '"[fd00::1]:80" or {AF_INET6, "[fd00::1]:80"}',
+    "AF_UNIX": '"/tmp/x.sock", "@name" or {AF_UNIX, "/tmp/x.sock"}',
+    "AF_PACKET": '"eth0", {AF_PACKET, htons(ETH_P_ALL), "eth0"} or, to send, '
+    '{AF_PACKET, htons(ETH_P_IP), "eth0", "02:00:00:00:00:01"}',
+    "AF_NETLINK": "{AF_NETLINK, 0, 0}: the port and the groups",
+    "": '{AF_INET, "10.0.0.1:80"}, or bytes, b"..."',
+}
 _PLACEHOLDER = re.compile(r"\$\{([^{}\n]*)\}")
 
 
 class CheckContext(NamedTuple):
     """What is known where a program begins, on one process of one host.
 
-    `hosts`: names that addresses may have, None when they are not known. `names`: assigned by the process's earlier
+    `hosts`: names that addresses may have, None when they are not known. `versions`: the IP versions that each of them
+    has an address of, where that is known. `names`: assigned by the process's earlier
     steps. `variables`: the scenario's, None when they are not known. `pending`: the call that it has not returned from.
     """
 
@@ -54,6 +69,7 @@ class CheckContext(NamedTuple):
     names: Mapping[str, Known] = MappingProxyType({})
     variables: frozenset[str] | None = None
     pending: str = ""
+    versions: Mapping[str, frozenset[int]] = MappingProxyType({})
 
 
 class Checked(NamedTuple):
@@ -115,6 +131,7 @@ class _Checker:
         self.variables = None if context.variables is None else set(context.variables)
         self.pending = context.pending
         self.problems: list[Problem] = []
+        self.values = ValueChecker(self.known, self.names, context.hosts)
 
     def wrong(self, span: Span, message: str, hint: str = "") -> None:
         self.problems.append(Problem(span, message, hint))
@@ -142,7 +159,7 @@ class _Checker:
         if leaves_pending:
             self.pending_alone(call)
         else:
-            self.targets(call.targets, call.name, signature, self.family(call))
+            self.targets(call.targets, call.name, signature, self.socket(call))
 
     def pending_alone(self, call: Call) -> None:
         for target in call.targets:
@@ -175,11 +192,11 @@ class _Checker:
                 self.assign(target, Known())
             return
         if signature is not None:
-            self.targets(statement.targets, self.pending, signature, "")
+            self.targets(statement.targets, self.pending, signature, Known())
         self.pending = ""
         self.pending_is_sure = not self.lost_words & {"await", "blocks", "pending"}
 
-    def targets(self, targets: tuple[Target, ...], name: str, signature: Signature, family: str) -> None:
+    def targets(self, targets: tuple[Target, ...], name: str, signature: Signature, socket: Known) -> None:
         most = len(signature.gives)
         if targets and not signature.fewest <= len(targets) <= most:
             wanted = str(most) if signature.fewest == most else f"{signature.fewest} to {most}"
@@ -187,7 +204,10 @@ class _Checker:
             self.wrong(targets[0].span, f"{name} gives {wanted} {values}, not {len(targets)}", signature.usage)
         for index, target in enumerate(targets):
             kind = signature.gives[index] if index < most else Kind.UNKNOWN
-            self.assign(target, Known(kind, family if kind is Kind.DESCRIPTOR else ""))
+            if kind is Kind.DESCRIPTOR:
+                self.assign(target, socket._replace(kind=kind))
+            else:
+                self.assign(target, Known(kind, socket.family if kind is Kind.ADDRESS else ""))
 
     def assign(self, target: Target, known: Known) -> None:
         if target.is_variable:
@@ -206,19 +226,27 @@ class _Checker:
         if form is None:
             self.wrong(call.span, f"{call.name} does not take {_count(len(call.arguments))}", signature.usage)
             return
-        family = self.family(call)
+        if call.name in ("setsockopt", "getsockopt"):
+            for mistake in self.values.option(call, self.socket(call)):
+                self.wrong(*mistake)
+        if call.name == "ioctl":
+            for mistake in self.values.request(call):
+                self.wrong(*mistake)
         for position, (argument, known, wants) in enumerate(zip(call.arguments, knowns, form, strict=False)):
             if call.name == "sendmsg" and position == 2 and len(form) > len(call.arguments) and _is_flags(argument):
                 wants = Wants.MESSAGE_FLAGS
-            self.argument(call.name, argument, known, wants, family)
+            self.argument(call, argument, known, wants)
 
-    def argument(self, call: str, argument: Expression, known: Known, wants: Wants, family: str) -> None:
-        takes = wants.value
+    def argument(self, made: Call, argument: Expression, known: Known, wants: Wants) -> None:
+        takes, call = wants.value, made.name
         wrong_constant = self.wrong_constant(argument, wants)
         if wrong_constant is not None:
-            self.wrong(argument.span, f"{call}: `{wrong_constant.name}` is not {takes.meaning}", _swap(wants))
+            hint = _swap(wants)
+            if wants is Wants.PROTOCOL and wrong_constant.name.startswith("ETH_P_"):
+                hint = f"network byte order: htons({wrong_constant.name})"
+            self.wrong(argument.span, f"{call}: `{wrong_constant.name}` is not {takes.meaning}", hint)
         elif wants is Wants.ADDRESS:
-            self.address(call, argument, known, family)
+            self.address(made, argument, known)
         elif known.kind not in (Kind.UNKNOWN, *takes.kinds) and not _is_number(known.kind, takes.kinds):
             self.wrong(
                 argument.span, f"{call}: expected {takes.meaning}, got {known.kind}", _conversion(argument, wants)
@@ -231,31 +259,68 @@ class _Checker:
         takes = wants.value
         if takes.any_constant or not set(takes.kinds) & {Kind.INTEGER, Kind.DESCRIPTOR}:
             return None
-        for name in _constants_in(argument):
+        for name in constants_in(argument):
             if name.name in CONSTANTS and name.name not in self.names and not name.name.startswith(takes.constants):
                 return name
         return None
 
-    def address(self, call: str, argument: Expression, known: Known, family: str) -> None:
-        if isinstance(argument, ListOf):
-            if argument.items and isinstance(argument.items[0], Name):
-                family = argument.items[0].name
-            if len(argument.items) > 1 and isinstance(argument.items[1], Text):
-                self.address_text(argument.items[1], family)
+    def address(self, call: Call, argument: Expression, known: Known) -> None:
+        if isinstance(argument, ListOf | StructOf):
+            self.written_out(call, argument)
         elif isinstance(argument, Text):
-            self.address_text(argument, family)
+            self.address_text(call, argument, self.socket(call).family)
         elif isinstance(argument, Name) and argument.name in CONSTANTS and argument.name not in self.names:
             if argument.name != "AF_UNSPEC":
-                self.wrong(argument.span, f"{call}: `{argument.name}` is no address", "AF_UNSPEC alone may stand here")
+                self.wrong(
+                    argument.span, f"{call.name}: `{argument.name}` is no address", "AF_UNSPEC alone may stand here"
+                )
         elif known.kind not in (Kind.UNKNOWN, *Wants.ADDRESS.value.kinds):
-            self.wrong(argument.span, f"{call}: expected {Wants.ADDRESS.value.meaning}, got {known.kind}")
+            self.wrong(argument.span, f"{call.name}: expected {Wants.ADDRESS.value.meaning}, got {known.kind}")
+        elif known.kind is Kind.ADDRESS:
+            self.family_fits(call, argument.span, known.family)
 
-    def address_text(self, argument: Text, family: str) -> None:
+    def written_out(self, call: Call, argument: ListOf | StructOf) -> None:
+        """`{AF_INET, "server:5000"}` and its like, the family first."""
+        items = argument.items if isinstance(argument, ListOf) else tuple(item for _, item in argument.members)
+        family = constant(items[0], self.names) if items else ""
+        if isinstance(argument, StructOf) and argument.members and argument.members[0][0]:
+            self.wrong(argument.span, "the parts of an address have no names here", _address_form(family))
+            return
+        if (
+            not items
+            or (self.known(items[0]).kind not in (Kind.UNKNOWN, Kind.INTEGER))
+            or (isinstance(items[0], Name) and items[0].name in CONSTANTS and not family.startswith("AF_"))
+        ):
+            self.wrong(argument.span, f"{call.name}: an address begins with its family", _address_form(family))
+            return
+        kinds = [self.known(item).kind for item in items]
+        if family and not _has_form(family, kinds):
+            self.wrong(argument.span, f"{call.name}: this is no address of {family}", _address_form(family))
+            return
+        for name in constants_in(items[1]) if family == "AF_PACKET" else ():
+            if constant(name, self.names):
+                hint = f"network byte order: htons({name.name})"
+                self.wrong(name.span, f"{call.name}: `{name.name}` stands in host byte order", hint)
+        if len(items) > 1 and isinstance(items[1], Text):
+            self.address_text(call, items[1], family, written_out=True)
+        self.family_fits(call, argument.span, family)
+
+    def address_text(self, call: Call, argument: Text, family: str, *, written_out: bool = False) -> None:
         text = argument.value
         looks_unix = text.startswith(("/", "@", ".")) or ":" not in text
         if "${" in text or family == "AF_UNIX" or (not family and looks_unix):
             return
+        if family == "AF_PACKET":
+            if not _INTERFACE.match(text):
+                problem = f'{call.name}: "{text}" is no interface, which an AF_PACKET address names'
+                self.wrong(argument.span, problem, _address_form(family))
+            elif call.name in ("sendto", "sendmsg", "connect") and not may_fail(call):
+                problem = f"{call.name}: an interface alone is no destination of packets"
+                self.wrong(argument.span, problem, _address_form(family))
+            return
         if family not in ("", "AF_INET", "AF_INET6"):
+            if family in CONSTANTS:
+                self.wrong(argument.span, f'{call.name}: "{text}" is no address of {family}', _address_form(family))
             return
         match = _INET.match(text)
         if match is None:
@@ -265,36 +330,66 @@ class _Checker:
         if not (port.isascii() and port.isdecimal() and int(port[:6]) <= 0xFFFF and len(port) <= 5):
             self.wrong(argument.span, f'"{text}": `{port}` is no port', "a number from 0 to 65535")
         host = match["plain"] if match["bracketed"] is None else match["bracketed"]
-        self.host(argument, host)
+        version = _version(host.partition("%")[0])
+        if version is None:
+            self.host(argument, host, family)
+        elif written_out and version == 6 and family == "AF_INET":
+            self.wrong(argument.span, f"{call.name}: {host} is no address of AF_INET", _address_form("AF_INET6"))
+        elif not written_out:
+            self.family_fits(call, argument.span, "AF_INET" if version == 4 else "AF_INET6", host)
 
-    def host(self, argument: Text, host: str) -> None:
-        if host in ("", "*") or self.context.hosts is None or host in self.context.hosts:
+    def family_fits(self, call: Call, span: Span, family: str, host: str = "") -> None:
+        """Note an address that the kernel always refuses on this socket, unless the scenario expects the refusal."""
+        socket = self.socket(call)
+        if family in ("", "AF_UNSPEC") or not socket.family or socket.family == family or may_fail(call):
             return
-        if host == "localhost" or _is_numeric(host.partition("%")[0]):
+        if (family, socket.family) == ("AF_INET", "AF_INET6") and call.name != "bind" and socket.type != "SOCK_STREAM":
+            return  # a datagram socket of IPv6 sends to IPv4 addresses, ipv6(7)
+        hint = f'write "[::ffff:{host}]:PORT"' if host and family == "AF_INET" else _address_form(socket.family)
+        problem = f"{call.name}: an address of {family} on a socket of {socket.family}"
+        self.wrong(span, problem, f"{hint}; or expect the errno")
+
+    def host(self, argument: Text, host: str, family: str) -> None:
+        if host in ("", "*", "localhost") or self.context.hosts is None:
             return
-        self.wrong(argument.span, f"there is no host `{host}`", _suggest(host, self.context.hosts))
+        if host not in self.context.hosts:
+            self.wrong(argument.span, f"there is no host `{host}`", _suggest(host, self.context.hosts))
+            return
+        version = {"AF_INET": 4, "AF_INET6": 6}.get(family)
+        has = self.context.versions.get(host)
+        if version is not None and has and version not in has:
+            self.wrong(argument.span, f"{host} has no IPv{version} address", f"its addresses are IPv{min(has)}")
 
     def keywords(self, call: Call, signature: Signature) -> None:
         seen = set()
+        allowed = [name for name in ("addrlen", "control") if getattr(signature, name)]
         for keyword in call.keywords:
             known = self.known(keyword.value)
-            if keyword.name != "addrlen" or not signature.addrlen:
-                allowed = "only `addrlen`" if signature.addrlen else "none"
-                self.wrong(keyword.span, f"{call.name} has no argument `{keyword.name}=`", f"allowed: {allowed}")
+            if keyword.name not in allowed:
+                only = " and ".join(f"`{name}`" for name in allowed)
+                hint = f"allowed: {f'only {only}' if only else 'none'}"
+                self.wrong(keyword.span, f"{call.name} has no argument `{keyword.name}=`", hint)
             elif keyword.name in seen:
                 self.wrong(keyword.span, f"`{keyword.name}=` stands here twice")
+            elif keyword.name == "control" and call.name == "sendmsg":
+                for mistake in self.values.control(keyword.value):
+                    self.wrong(*mistake)
             elif known.kind not in (Kind.UNKNOWN, Kind.INTEGER):
-                self.wrong(keyword.value.span, f"addrlen is a number of bytes, not {known.kind}")
+                self.wrong(keyword.value.span, f"{keyword.name} is a number of bytes, not {known.kind}")
             seen.add(keyword.name)
 
-    def family(self, call: Call) -> str:
-        """The family of the call's socket, where it can be told."""
-        first = call.arguments[0] if call.arguments else None
-        if not isinstance(first, Name):
-            return ""
+    def socket(self, call: Call) -> Known:
+        """What is known of the call's socket; of the new one, where it makes one."""
         if call.name in ("socket", "socketpair"):
-            return first.name
-        return self.names.get(first.name, Known()).family
+            family = constant(call.arguments[0], self.names) if call.arguments else ""
+            kind = ""
+            for name in constants_in(call.arguments[1]) if len(call.arguments) > 1 else ():
+                if name.name in _SOCKET_TYPES:
+                    kind = name.name
+            return Known(Kind.DESCRIPTOR, family, kind)
+        first = call.arguments[0] if call.arguments else None
+        known = self.names.get(first.name, Known()) if isinstance(first, Name) else Known()
+        return known if known.kind is Kind.DESCRIPTOR else Known()
 
     # expectations
 
@@ -358,6 +453,15 @@ class _Checker:
                 for item in items:
                     self.known(item)
                 return Known(Kind.LIST)
+            case StructOf(_, members):
+                for _, item in members:
+                    self.known(item)
+                return Known(Kind.STRUCT)
+            case ByteOrder(span, function, value):
+                kind = self.known(value).kind
+                if kind not in (Kind.UNKNOWN, Kind.INTEGER, Kind.DESCRIPTOR):
+                    self.wrong(span, f"{function} takes a number, not {kind}")
+                return Known(Kind.INTEGER)
             case Name():
                 return self.name(expression)
             case Variable(span, name):
@@ -379,12 +483,12 @@ class _Checker:
             case Index(span, value, index):
                 self.known(index)
                 kind = self.known(value).kind
-                if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.DATA, Kind.TEXT):
+                if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.STRUCT, Kind.DATA, Kind.TEXT):
                     self.wrong(span, f"{kind} has no parts to take by number")
                 return Known(Kind.INTEGER if kind is Kind.DATA else Kind.UNKNOWN)
             case Length(span, value):
                 kind = self.known(value).kind
-                if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.DATA, Kind.TEXT):
+                if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.STRUCT, Kind.DATA, Kind.TEXT):
                     self.wrong(span, f"{kind} has no length", "`addr.addrlen` is an address's")
                 return Known(Kind.INTEGER)
 
@@ -429,8 +533,11 @@ class _Checker:
 
     def attribute(self, expression: Attribute) -> Known:
         kind = self.known(expression.value).kind
-        if kind not in (Kind.UNKNOWN, Kind.ADDRESS):
-            self.wrong(expression.span, f"{kind} has no `.{expression.name}`", "addresses have attributes")
+        if kind not in (Kind.UNKNOWN, Kind.ADDRESS, Kind.STRUCT):
+            hint = "addresses and structures have attributes"
+            self.wrong(expression.span, f"{kind} has no `.{expression.name}`", hint)
+        elif kind is not Kind.ADDRESS and expression.name not in ADDRESS_ATTRIBUTES:
+            return Known()  # a member of a structure: which one it is shows at the run
         elif expression.name not in ADDRESS_ATTRIBUTES:
             hint = _suggest(expression.name, ADDRESS_ATTRIBUTES)
             self.wrong(expression.span, f"an address has no `.{expression.name}`", hint)
@@ -446,15 +553,7 @@ def _is_number(kind: Kind, kinds: tuple[Kind, ...]) -> bool:
 
 
 def _is_flags(argument: Expression) -> bool:
-    return isinstance(argument, Integer) or any(name.name.startswith("MSG_") for name in _constants_in(argument))
-
-
-def _constants_in(expression: Expression) -> list[Name]:
-    if isinstance(expression, Name):
-        return [expression]
-    if isinstance(expression, Binary):
-        return [*_constants_in(expression.left), *_constants_in(expression.right)]
-    return []
+    return isinstance(argument, Integer) or any(name.name.startswith("MSG_") for name in constants_in(argument))
 
 
 def _count(count: int) -> str:
@@ -471,13 +570,34 @@ def _conversion(argument: Expression, wants: Wants) -> str:
     return ""
 
 
-def _is_numeric(host: str) -> bool:
+def _version(host: str) -> int | None:
+    """The IP version of a numeric address."""
     import socket
 
-    for family in (socket.AF_INET, socket.AF_INET6):
+    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
         try:
             socket.inet_pton(family, host)
         except (OSError, ValueError):
             continue
-        return True
-    return False
+        return version
+    return None
+
+
+def _address_form(family: str) -> str:
+    return f"write {_ADDRESS_FORMS.get(family, _ADDRESS_FORMS[''])}"
+
+
+def _has_form(family: str, kinds: list[Kind]) -> bool:
+    """Whether the parts of an address are of the kinds that its family takes."""
+    text, number = (Kind.UNKNOWN, Kind.TEXT), (Kind.UNKNOWN, Kind.INTEGER)
+    interface = (*text, Kind.INTEGER)
+    forms: dict[str, tuple[tuple[Kind, ...], ...]] = {
+        "AF_PACKET": (number, interface, text),
+        "AF_NETLINK": (number, number),
+        "AF_INET6": (text, number),
+    }
+    form = forms.get(family, (text,))
+    least = 2 if family in ("AF_PACKET", "AF_NETLINK") else 1
+    return least <= len(kinds) - 1 <= len(form) and all(
+        kind in takes for kind, takes in zip(kinds[1:], form, strict=False)
+    )

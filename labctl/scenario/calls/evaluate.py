@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from typing import Protocol
 
 from labctl.kernel.sockaddr import Address
-from labctl.lab.call_messages import Value
+from labctl.lab.call_messages import Struct, Value
 from labctl.lab.call_text import plain_address
 from labctl.lab.socket_constants import CONSTANTS, ERRNOS
 from labctl.scenario.calls.syntax import (
     Attribute,
     Binary,
+    ByteOrder,
     Compare,
     Data,
     Expression,
@@ -22,6 +24,7 @@ from labctl.scenario.calls.syntax import (
     ListOf,
     Name,
     Negative,
+    StructOf,
     Text,
     Variable,
 )
@@ -54,6 +57,10 @@ def evaluate(expression: Expression, names: Mapping[str, Value], variables: Vari
             return _filled_in(data, variables)
         case ListOf(_, items):
             return [evaluate(item, names, variables) for item in items]
+        case StructOf(_, members):
+            return Struct(tuple((member, evaluate(item, names, variables)) for member, item in members))
+        case ByteOrder(_, function, value):
+            return _byte_order(function, evaluate(value, names, variables))
         case Name(_, name):
             return _named(name, names)
         case Variable():
@@ -72,6 +79,8 @@ def evaluate(expression: Expression, names: Mapping[str, Value], variables: Vari
             whole = evaluate(value, names, variables)
             if isinstance(whole, str | bytes | list):
                 return len(whole)
+            if isinstance(whole, Struct):
+                return len(whole.fields)
             raise CannotEvaluate(f"{show(whole)} has no length")
 
 
@@ -157,12 +166,12 @@ def _binary(operator: str, left: Value, right: Value) -> Value:
 def _compare(operator: str, left: Value, right: Value) -> bool:
     match operator:
         case "==":
-            return left == right
+            return equal(left, right)
         case "!=":
-            return left != right
+            return not equal(left, right)
         case "in":
             if isinstance(right, list):
-                return left in right
+                return any(equal(left, item) for item in right)
             if isinstance(right, str) and isinstance(left, str):
                 return left in right
             if isinstance(right, bytes) and isinstance(left, bytes | int):
@@ -181,7 +190,40 @@ def _ordered(operator: str, sign: int) -> bool:
     return {"<": sign < 0, "<=": sign <= 0, ">": sign > 0, ">=": sign >= 0}[operator]
 
 
+def equal(left: Value, right: Value) -> bool:
+    """Whether two values are the same. A structure whose members are named is compared by these members alone.
+
+    Members without names are compared in order, so `{1, 0}`, and `[1, 0]`, too, is `{l_onoff=1, l_linger=0}`.
+    """
+    if isinstance(left, Struct) and isinstance(right, Struct):
+        mine, others = dict(left.fields), dict(right.fields)
+        if "" not in mine and "" not in others:
+            common = mine.keys() & others.keys()
+            return len(common) == min(len(mine), len(others)) and all(equal(mine[n], others[n]) for n in common)
+    if isinstance(left, Struct | list) and isinstance(right, Struct | list):
+        mine_in_order, others_in_order = _items(left), _items(right)
+        return len(mine_in_order) == len(others_in_order) and all(map(equal, mine_in_order, others_in_order))
+    return left == right
+
+
+def _items(value: Struct | list[Value]) -> list[Value]:
+    return [item for _, item in value.fields] if isinstance(value, Struct) else value
+
+
+def _byte_order(function: str, value: Value) -> int:
+    number, bits = _integer(value, f"`{function}`"), 16 if function.endswith("s") else 32
+    if not 0 <= number < 1 << bits:
+        raise CannotEvaluate(f"{function} takes a number of {bits} bits, not {number}")
+    return socket.htons(number) if bits == 16 else socket.htonl(number)  # the same both ways
+
+
 def _attribute(value: Value, name: str, expression: Expression) -> Value:
+    if isinstance(value, Struct):
+        for member, item in value.fields:
+            if member == name:
+                return item
+        has = ", ".join(member for member, _ in value.fields if member) or "no named members"
+        raise CannotEvaluate(f"{render(expression)}: there is no {name} in {show(value)}; it has {has}")
     if not isinstance(value, Address):
         raise CannotEvaluate(f"{show(value)} has no `.{name}`")
     found: Value = getattr(value, name)
@@ -193,6 +235,8 @@ def _attribute(value: Value, name: str, expression: Expression) -> Value:
 
 def _index(value: Value, index: Value, expression: Expression) -> Value:
     number = _integer(index, "`[]`")
+    if isinstance(value, Struct):
+        value = _items(value)
     if not isinstance(value, str | bytes | list):
         raise CannotEvaluate(f"{show(value)} has no parts to take by number")
     try:
@@ -212,6 +256,8 @@ def show(value: Value) -> str:
             return f'"{value}"' if len(value) <= 200 else f'"{value[:200]}"...'
         case list():
             return "[" + ", ".join(show(item) for item in value) + "]"
+        case Struct(fields):
+            return "{" + ", ".join(f"{name}={show(item)}" if name else show(item) for name, item in fields) + "}"
     return str(value)
 
 
@@ -226,6 +272,11 @@ def render(expression: Expression) -> str:
             return show(data)
         case ListOf(_, items):
             return "[" + ", ".join(render(item) for item in items) + "]"
+        case StructOf(_, members):
+            shown = (f"{member}={render(item)}" if member else render(item) for member, item in members)
+            return "{" + ", ".join(shown) + "}"
+        case ByteOrder(_, function, value):
+            return f"{function}({render(value)})"
         case Name(_, name):
             return name
         case Variable(_, name, is_text):

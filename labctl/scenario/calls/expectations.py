@@ -9,7 +9,7 @@ from typing import NamedTuple
 from labctl.errors import errno_name
 from labctl.lab.call_messages import CallResult, Stop, SystemCall, Value
 from labctl.lab.socket_constants import CONSTANTS, ERRNOS
-from labctl.scenario.calls.evaluate import CannotEvaluate, Variables, evaluate, render, show
+from labctl.scenario.calls.evaluate import CannotEvaluate, Variables, equal, evaluate, render, show
 from labctl.scenario.calls.syntax import Expression, Name, Variable
 
 # What these return when they do not fail.
@@ -58,9 +58,9 @@ def meets(item: Wanted, call: SystemCall, result: CallResult) -> bool:
         case int():
             return result.number == item.value
         case list():
-            return not failed and item.value in (result.values[0], list(result.values))
+            return not failed and (equal(item.value, result.values[0]) or item.value == list(result.values))
         case _:
-            return not failed and item.value == result.values[0]
+            return not failed and equal(item.value, result.values[0])
 
 
 def _is_so_error(call: SystemCall) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 
 from labctl.scenario.calls.syntax import (
+    BYTE_ORDER,
     Alternative,
     Assert,
     Assign,
@@ -23,6 +24,7 @@ from labctl.scenario.calls.syntax import (
     Await,
     Binary,
     Blocks,
+    ByteOrder,
     Call,
     Compare,
     Data,
@@ -41,6 +43,7 @@ from labctl.scenario.calls.syntax import (
     Span,
     Statement,
     StaysPending,
+    StructOf,
     Target,
     Text,
     Variable,
@@ -53,7 +56,7 @@ _DEEPEST = 40  # brackets in brackets
 _MOST_OPERATORS = 200  # in one statement; keeps the tree shallow enough for every walk over it
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 _MODIFIERS = ("within", "after", "until")
-_RESERVED = {*_MODIFIERS, "await", "assert", "in", "blocks", "pending", "len", "True", "False"}
+_RESERVED = {*_MODIFIERS, "await", "assert", "in", "blocks", "pending", "len", "True", "False", *BYTE_ORDER}
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 
@@ -198,7 +201,12 @@ class _Parser:
 
     def is_call(self) -> bool:
         token = self.peek()
-        return token is not None and token.kind is TokenKind.NAME and token.text != "len" and self.opens(1)
+        return (
+            token is not None
+            and token.kind is TokenKind.NAME
+            and token.text not in ("len", *BYTE_ORDER)
+            and self.opens(1)
+        )
 
     def opens(self, offset: int) -> bool:
         return self.is_operator("(", offset=offset)
@@ -410,6 +418,8 @@ class _Parser:
             return value
         if token.text == "[":
             return self.list(token)
+        if token.text == "{":
+            return self.struct(token)
         raise _Mistake(token.span, f"expected a value, got `{token.text}`")
 
     def name(self, token: Token) -> Expression:
@@ -419,6 +429,10 @@ class _Parser:
             value = self.bracketed(self.expect("("))
             self.expect(")")
             return Length(token.span, value)
+        if token.text in BYTE_ORDER and self.is_operator("("):
+            value = self.bracketed(self.expect("("))
+            self.expect(")")
+            return ByteOrder(token.span, token.text, value)
         if self.is_operator("("):
             raise _Mistake(token.span, f"{token.text}(...) cannot stand inside another expression", "assign it first")
         if token.text in _RESERVED:
@@ -433,6 +447,28 @@ class _Parser:
                 self.expect(",")
         self.expect("]")
         return ListOf(opening.span, tuple(items))
+
+    def struct(self, opening: Token) -> StructOf:
+        members: list[tuple[str, Expression]] = []
+        while not self.is_operator("}"):
+            name = ""
+            if self.is_operator("=", offset=1):
+                token = self.next("a member's name")
+                if token.kind is not TokenKind.NAME or any(token.text == known for known, _ in members):
+                    hint = "write {l_onoff=1, l_linger=0}"
+                    raise _Mistake(token.span, f"`{token.text}` cannot be a member's name here", hint)
+                self.expect("=")
+                name = token.text
+            elif members and members[0][0]:
+                token = self.next("a member")
+                raise _Mistake(token.span, "name all members of a structure, or none", f"`{members[0][0]}=` has a name")
+            if name and members and not members[0][0]:
+                raise _Mistake(self.tokens[self.position - 2].span, "name all members of a structure, or none")
+            members.append((name, self.bracketed(opening)))
+            if not self.is_operator("}"):
+                self.expect(",")
+        self.expect("}")
+        return StructOf(opening.span, tuple(members))
 
     def integer(self, token: Token) -> Integer:
         text = token.text.lower()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from labctl.errors import errno_name
 from labctl.kernel.sockaddr import Address
-from labctl.lab.call_messages import CallResult, SystemCall, Value
+from labctl.lab.call_messages import CONTROL_BYTES, CallResult, SystemCall, Value
 from labctl.lab.call_text import plain_address
 from labctl.lab.caller import Caller, CallerEnded, CallImpossible, Pending
 from labctl.lab.socket_constants import CONSTANTS
@@ -120,8 +120,10 @@ class Session:
                 self._set_nonblocking(statement)
             case Call():
                 arguments = tuple(self._value(argument) for argument in statement.arguments)
-                addrlens = [self._value(keyword.value) for keyword in statement.keywords]
-                self._make(statement, statement.name, arguments, addrlens)
+                keywords = {keyword.name: self._value(keyword.value) for keyword in statement.keywords}
+                if statement.name == "recvmsg" and len(statement.targets) > 3:
+                    keywords.setdefault("control", CONTROL_BYTES)
+                self._make(statement, statement.name, arguments, keywords)
             case Await():
                 self._await(statement)
             case Assign(_, _, target, value):
@@ -145,18 +147,18 @@ class Session:
     # calls
 
     def _make(
-        self, statement: Call, name: str, arguments: tuple[Value, ...], addrlens: list[Value]
+        self, statement: Call, name: str, arguments: tuple[Value, ...], keywords: dict[str, Value]
     ) -> CallResult | None:
         """Make the call and judge it; None when it stays pending."""
         if self._pending is not None:
             raise _Failed(f"{name}: {self._pending.text} is still pending in this process; `await` it before")
         modifiers = statement.modifiers
-        addrlen = addrlens[0] if addrlens else None
+        addrlen = keywords.get("addrlen")
         if addrlen is not None and not isinstance(addrlen, int):
             raise CannotEvaluate(f"addrlen is a number of bytes, not {show(addrlen)}")
         ends = tuple(wanted(item, self.names, self._variables) for item in modifiers.until)
         expected = self._wanted(modifiers)  # before the call: a mistake there should not cost a call
-        call = SystemCall(name, arguments, addrlen, tuple(stop(end) for end in ends))
+        call = SystemCall(name, arguments, addrlen, tuple(stop(end) for end in ends), keywords.get("control"))
         pending = self.caller.begin(call)
         return self._finish(pending, modifiers, statement.targets, expected or ends)
 
@@ -265,7 +267,7 @@ class Session:
             self._judge(getting.call, result, statement.modifiers, self._wanted(statement.modifiers))
             return
         flags = result.returned | os.O_NONBLOCK if on else result.returned & ~os.O_NONBLOCK
-        self._make(statement, "fcntl", (fd, CONSTANTS["F_SETFL"], flags), [])
+        self._make(statement, "fcntl", (fd, CONSTANTS["F_SETFL"], flags), {})
 
     # names and asserts
 

@@ -16,15 +16,20 @@ class Kind(StrEnum):
     TEXT = "a text"
     DATA = "bytes"
     LIST = "a list"
+    STRUCT = "a structure"
     ADDRESS = "an address"
     UNKNOWN = "unknown"
 
 
 class Known(NamedTuple):
-    """What is known of a name: the kind of its value, and the family of a descriptor's socket (AF_INET) if told."""
+    """What is known of a name: the kind of its value; of a descriptor or an address, its family, AF_INET, if told.
+
+    `type` is that of a descriptor's socket: SOCK_STREAM.
+    """
 
     kind: Kind = Kind.UNKNOWN
     family: str = ""
+    type: str = ""
 
 
 class Takes(NamedTuple):
@@ -45,8 +50,12 @@ class Wants(Enum):
     DESCRIPTOR = Takes("a descriptor", (Kind.DESCRIPTOR, Kind.INTEGER))
     DOMAIN = Takes("a domain, AF_...", _NUMBERS, ("AF_",))
     TYPE = Takes("a type, SOCK_...", _NUMBERS, ("SOCK_",))
-    PROTOCOL = Takes("a protocol, 0 or IPPROTO_...", _NUMBERS, ("IPPROTO_",))
-    ADDRESS = Takes('an address such as "server:5000"', (Kind.TEXT, Kind.ADDRESS, Kind.DATA, Kind.LIST), ("AF_UNSPEC",))
+    PROTOCOL = Takes("a protocol, 0 or IPPROTO_...", _NUMBERS, ("IPPROTO_", "NETLINK_"))
+    ADDRESS = Takes(
+        'an address such as "server:5000"',
+        (Kind.TEXT, Kind.ADDRESS, Kind.DATA, Kind.LIST, Kind.STRUCT),
+        ("AF_UNSPEC",),
+    )
     NUMBER = Takes("a number", _NUMBERS, any_constant=True)
     DATA = Takes('bytes, b"..."', (Kind.DATA,))
     BUFFERS = Takes('a list of bytes, [b"a", b"b"]', (Kind.DATA, Kind.LIST))
@@ -55,10 +64,26 @@ class Wants(Enum):
     ACCEPT_FLAGS = Takes("flags, SOCK_NONBLOCK or SOCK_CLOEXEC", _NUMBERS, ("SOCK_NONBLOCK", "SOCK_CLOEXEC"))
     HOW = Takes("SHUT_RD, SHUT_WR or SHUT_RDWR", _NUMBERS, ("SHUT_",))
     LEVEL = Takes("a level, SOL_SOCKET or IPPROTO_...", _NUMBERS, ("SOL_", "IPPROTO_"))
-    OPTION = Takes("an option, SO_..., TCP_..., IP_...", _NUMBERS, ("SO_", "TCP_", "IP_", "IPV6_", "UDP_"))
+    OPTION = Takes(
+        "an option, SO_..., TCP_..., IP_...",
+        _NUMBERS,
+        (
+            "SO_",
+            "TCP_",
+            "IP_",
+            "IPV6_",
+            "UDP_",
+            "MCAST_",
+            "PACKET_",
+            "NETLINK_",
+            "ICMP_FILTER",
+            "ICMP6_FILTER",
+            "MPTCP_",
+        ),
+    )
     OPTION_VALUE = Takes(
-        "a number, bytes, a list such as [1, 0], or a text",
-        (Kind.INTEGER, Kind.DESCRIPTOR, Kind.DATA, Kind.LIST, Kind.TEXT),
+        "a number, bytes, a text, or a structure such as {1, 0}",
+        (Kind.INTEGER, Kind.DESCRIPTOR, Kind.DATA, Kind.LIST, Kind.STRUCT, Kind.TEXT),
         any_constant=True,
     )
     POLLED = Takes("a list such as [c, POLLIN]", (Kind.LIST,))
@@ -66,7 +91,15 @@ class Wants(Enum):
     DESCRIPTORS = Takes("a list of descriptors", (Kind.LIST,))
     COMMAND = Takes("a command, F_...", _NUMBERS, ("F_",))
     COMMAND_ARGUMENT = Takes("a number", (Kind.INTEGER, Kind.DESCRIPTOR), ("O_", "F_"))
-    REQUEST = Takes("FIONREAD, SIOCINQ or SIOCOUTQ", _NUMBERS, ("FIONREAD", "SIOCINQ", "SIOCOUTQ"))
+    REQUEST = Takes("a request, FIONREAD, SIOCOUTQ or SIOCGIF...", _NUMBERS, ("FIO", "SIOC"))
+    REQUEST_VALUE = Takes(
+        'an interface, "eth0", a number, or {"eth0", 1400}',
+        (Kind.TEXT, Kind.INTEGER, Kind.STRUCT, Kind.LIST),
+        any_constant=True,
+    )
+    EPOLL_FLAGS = Takes("0 or EPOLL_CLOEXEC", _NUMBERS, ("EPOLL_CLOEXEC",))
+    EPOLL_OPERATION = Takes("an operation, EPOLL_CTL_...", _NUMBERS, ("EPOLL_CTL_",))
+    EPOLL_EVENTS = Takes("events, EPOLL...", _NUMBERS, ("EPOLL",))
     PATH = Takes("a path", (Kind.TEXT,))
     RESOURCE = Takes("a resource, RLIMIT_...", _NUMBERS, ("RLIMIT_",))
     CAPABILITY = Takes("a capability, CAP_...", _NUMBERS, ("CAP_",))
@@ -84,6 +117,7 @@ class Signature(NamedTuple):
     optional: int = 0
     fewest: int = 1
     addrlen: bool = False
+    control: bool = False  # takes `control=`
     repeatable: Wants | None = None  # any number of these
 
     def form_for(self, count: int) -> tuple[Wants, ...] | None:
@@ -135,15 +169,17 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         ),
         "sendmsg": Signature(
             ((W.DESCRIPTOR, W.BUFFERS, W.ADDRESS, W.MESSAGE_FLAGS),),
-            'sendmsg(s, [b"a", b"b"][, "server:5000"[, MSG_...]])',
+            'sendmsg(s, [b"a", b"b"][, "server:5000"[, MSG_...]][, control=[{SOL_SOCKET, SCM_RIGHTS, [fd]}]])',
             optional=2,
+            control=True,
         ),
         "recvmsg": Signature(
             ((W.DESCRIPTOR, W.SIZE, W.MESSAGE_FLAGS),),
-            "data, addr, flags = recvmsg(s, 100[, MSG_...])",
-            (Kind.DATA, Kind.ADDRESS, Kind.INTEGER),
+            "data, addr, flags, control = recvmsg(s, 100[, MSG_...][, control=1024])",
+            (Kind.DATA, Kind.ADDRESS, Kind.INTEGER, Kind.LIST),
             1,
             addrlen=True,
+            control=True,
         ),
         "read": Signature(((W.DESCRIPTOR, W.SIZE),), "data = read(c, 100)", (Kind.DATA,)),
         "write": Signature(((W.DESCRIPTOR, W.DATA),), 'write(c, b"hello")'),
@@ -170,7 +206,21 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
             1,
         ),
         "fcntl": Signature(((W.DESCRIPTOR, W.COMMAND, W.COMMAND_ARGUMENT),), "flags = fcntl(c, F_GETFL)", optional=1),
-        "ioctl": Signature(((W.DESCRIPTOR, W.REQUEST),), "n = ioctl(c, FIONREAD)"),
+        "epoll_create1": Signature(((W.EPOLL_FLAGS,),), "e = epoll_create1(0)", (Kind.DESCRIPTOR,)),
+        "epoll_ctl": Signature(
+            ((W.DESCRIPTOR, W.EPOLL_OPERATION, W.DESCRIPTOR, W.EPOLL_EVENTS),),
+            "epoll_ctl(e, EPOLL_CTL_ADD, c, EPOLLIN)",
+            optional=1,
+        ),
+        "epoll_wait": Signature(
+            ((W.DESCRIPTOR, W.NUMBER, W.TIMEOUT),), "ready = epoll_wait(e, 10[, 1000])", (Kind.LIST,), 1
+        ),
+        "ioctl": Signature(
+            ((W.DESCRIPTOR, W.REQUEST, W.REQUEST_VALUE),),
+            'n = ioctl(c, FIONREAD) or mtu = ioctl(s, SIOCGIFMTU, "eth0")',
+            (Kind.UNKNOWN,),
+            1,
+        ),
         "unlink": Signature(((W.PATH,),), 'unlink("/tmp/x.sock")'),
         "getpid": Signature(((),), "getpid()"),
         "set_nonblocking": Signature(((W.DESCRIPTOR, W.NUMBER),), "set_nonblocking(c[, False])", optional=1),
@@ -192,5 +242,8 @@ ADDRESS_ATTRIBUTES: Mapping[str, Kind] = MappingProxyType(
         "flowinfo": Kind.INTEGER,
         "scope_id": Kind.INTEGER,
         "ifname": Kind.TEXT,
+        "protocol": Kind.INTEGER,
+        "pkttype": Kind.INTEGER,
+        "hwaddr": Kind.TEXT,
     }
 )

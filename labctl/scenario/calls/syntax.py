@@ -68,6 +68,13 @@ class ListOf(NamedTuple):
     items: tuple[Expression, ...]
 
 
+class StructOf(NamedTuple):
+    """`{1, 0}` or `{l_onoff=1, l_linger=0}`: the names are "" where only the place tells which member it is."""
+
+    span: Span
+    members: tuple[tuple[str, Expression], ...]
+
+
 class Name(NamedTuple):
     """A name that was assigned, or a constant."""
 
@@ -129,7 +136,31 @@ class Length(NamedTuple):
     value: Expression
 
 
-Expression = Integer | Text | Data | ListOf | Name | Variable | Binary | Compare | Negative | Attribute | Index | Length
+class ByteOrder(NamedTuple):
+    """`htons(x)`, `htonl(x)`, `ntohs(x)` or `ntohl(x)`."""
+
+    span: Span
+    function: str
+    value: Expression
+
+
+Expression = (
+    Integer
+    | Text
+    | Data
+    | ListOf
+    | StructOf
+    | Name
+    | Variable
+    | Binary
+    | Compare
+    | Negative
+    | Attribute
+    | Index
+    | Length
+    | ByteOrder
+)
+BYTE_ORDER = ("htons", "htonl", "ntohs", "ntohl")
 
 
 class Duration(NamedTuple):

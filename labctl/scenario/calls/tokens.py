@@ -43,12 +43,12 @@ _TOKEN = re.compile(
     | (?P<DURATION>[0-9]+(?:\.[0-9]*)?[0-9A-Za-z_.µ]*)
     | (?P<PLACEHOLDER>\$\{[^{}\n]*\})
     | (?P<VARIABLE>\$[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<OPERATOR>-> | [=!<>]= | [-=<>()\[\],.+*|&])
+    | (?P<OPERATOR>-> | [=!<>]= | [-=<>()\[\]{},.+*|&])
     | (?P<UNKNOWN>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
-_CLOSED_BY = {"(": ")", "[": "]"}
+_CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
 
 
 def tokenize(text: str) -> tuple[list[Token | None], list[Problem]]:

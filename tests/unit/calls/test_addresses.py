@@ -26,7 +26,8 @@ from labctl.lab.call_messages import (
     encode_call,
 )
 from labctl.lab.call_text import address_text, data_text, plain_address
-from labctl.lab.socket_constants import CONSTANTS, flags_of, name_of, option_name, socket_type_name
+from labctl.lab.socket_constants import CONSTANTS, flags_of, name_of, socket_type_name
+from labctl.lab.socket_options import option_name
 
 
 @pytest.fixture

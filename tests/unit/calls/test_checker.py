@@ -19,7 +19,9 @@ def test_everything_in_the_grammar_is_accepted() -> None:
         s = socket(AF_INET, SOCK_STREAM, 0)
         bind(s, "server:5000")
         bind(s, "10.0.0.1:80")
-        bind(s, "[fe80::1%eth0]:80")
+        six = socket(AF_INET6, SOCK_DGRAM)
+        bind(six, "[fe80::1%eth0]:80")
+        sendto(six, b"x", "10.0.0.1:80")
         bind(s, ":0")
         bind(s, "*:5000")
         u = socket(AF_UNIX, SOCK_DGRAM)
@@ -36,7 +38,7 @@ def test_everything_in_the_grammar_is_accepted() -> None:
         connect(c, "server:${port}") -> 0 | EINPROGRESS
         connect(c, AF_UNSPEC)
         connect(c, peer)
-        connect(c, [AF_INET6, "[::1]:80"])
+        connect(c, [AF_INET6, "[::1]:80"]) -> EAFNOSUPPORT
         send(c, b"hello") -> 5
         recv(conn, 100, MSG_DONTWAIT) -> EAGAIN
         accept(s) -> blocks 200ms
@@ -166,7 +168,7 @@ def test_names_variables_and_the_pending_call_persist_from_step_to_step() -> Non
         parse(S + "$mine = 5\nconn = accept(s) -> EAGAIN\naccept(s) -> blocks"), CheckContext(HOSTS, {}, frozenset())
     )
     assert first.problems == ()
-    assert first.context.names["s"] == Known(Kind.DESCRIPTOR, "AF_INET")
+    assert first.context.names["s"] == Known(Kind.DESCRIPTOR, "AF_INET", "SOCK_STREAM")
     assert first.context.pending == "accept"
     assert first.context.variables == frozenset({"mine"})
     second = check(parse("conn, peer = await\nclose(conn)\nx = $mine"), first.context)

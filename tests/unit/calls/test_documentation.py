@@ -10,13 +10,14 @@ PAGE = Path(__file__).parents[3] / "docs" / "scenario-files.md"
 
 
 def statements() -> list[str]:
-    """The block of the section on the call language, line by line."""
-    section = PAGE.read_text("utf-8").partition("\n## The call language\n")[2]
-    return section.partition("```text\n")[2].partition("\n```")[0].splitlines()
+    """The blocks of the section on the call language, line by line."""
+    section = PAGE.read_text("utf-8").partition("\n## The call language\n")[2].partition("\n## Expectations\n")[0]
+    blocks = [block.partition("\n```")[0] for block in section.split("```text\n")[1:]]
+    return [line for block in blocks for line in block.splitlines()]
 
 
 def test_every_statement_of_the_list_is_taken_by_itself() -> None:
-    kinds = {"s": Kind.DESCRIPTOR, "u": Kind.DESCRIPTOR, "c": Kind.DESCRIPTOR, "conn": Kind.DESCRIPTOR}
+    kinds = dict.fromkeys(("s", "u", "c", "p", "conn", "fd"), Kind.DESCRIPTOR) | {"control": Kind.LIST}
     names = {name: Known(kind) for name, kind in {**kinds, "peer": Kind.ADDRESS, "me": Kind.ADDRESS}.items()}
     hosts, variables = frozenset({"server", "client"}), frozenset({"port"})
     lines = statements()
