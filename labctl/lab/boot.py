@@ -50,7 +50,7 @@ def main() -> None:
             _leave_parent()
         except OSError as error:  # EAGAIN, too many processes: told when there is somebody to tell
             refused = error
-    channel = Channel(socket.socket(fileno=CHANNEL))
+    channel = Channel(socket.socket(fileno=CHANNEL), Open)
     _preload(channel)
     with contextlib.suppress(LabGone):
         frame = channel.receive(until=None)

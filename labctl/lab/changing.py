@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from labctl.errors import LabctlError, LabError
 from labctl.lab.front import Client
@@ -101,7 +103,7 @@ class Changes:
     def _note_stop(self, change: Change, key: Key) -> None:
         request = self._roster.request_of(key)
         if request is not None and key not in change.started:
-            change.stopped.setdefault(key, replace(request, name=key[1]))
+            change.stopped.setdefault(key, msgspec.structs.replace(request, name=key[1]))
 
     def _undo(self, change: Change, told: Told) -> None:
         """End what was started, wait for what is ending, and then put back what there was."""

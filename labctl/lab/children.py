@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -30,7 +31,7 @@ from labctl.lab.host import (
 from labctl.lab.protocol import BindSocket, OpenFile, Spawn
 
 PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
-OPEN_TIMEOUT_S = 2.0  # opening a file may block (a FIFO), and the keeper with it
+TASK_TIMEOUT_S = 2.0  # for what may block: opening a FIFO
 COPY_BYTES = 1 << 16
 IUTF8 = 0o40000  # asm-generic/termbits.h: the erase key takes a whole character
 CALLER_CHANNEL = 1000  # far above the descriptors 3, 4, ... that a caller's own calls get
@@ -112,14 +113,45 @@ def start_caller(host: Host, surroundings: Surroundings, channel: int) -> Starte
     return _start(host, surroundings, body, f"{host.subject}: caller")
 
 
-def open_file(host: Host, surroundings: Surroundings, request: OpenFile) -> int:
-    """open(2) on the host; the caller owns the descriptor."""
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A process of a host that makes a descriptor; owns the socket on which it hands that over, and its pidfd."""
+
+    host: Host
+    what: str  # completes `cannot ...`
+    late: str  # the hint when it takes too long
+    channel: socket.socket
+    pidfd: int
+
+    def fileno(self) -> int:
+        """Readable when the process is done; -1 after `descriptor`."""
+        return self.channel.fileno()
+
+    def descriptor(self) -> int:
+        """End this, and the process too if it is not done: its descriptor, which is the caller's. KernelError."""
+        subject = self.host.subject
+        try:
+            with self.channel:
+                report, descriptors, _, _ = socket.recv_fds(self.channel, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+            if descriptors:
+                return descriptors[0]
+            raise failure_of(report, f"{subject}: the process that was to {self.what} ended before it was done.")
+        except BlockingIOError as error:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            raise KernelError(subject, self.what, errno.ETIMEDOUT, hint=self.late) from error
+        finally:
+            os.close(self.pidfd)
+
+
+def open_file(host: Host, surroundings: Surroundings, request: OpenFile) -> Task:
+    """open(2) on the host."""
     hint = "A FIFO without a peer? Try O_NONBLOCK."
     work = partial(os.open, request.path, request.flags | os.O_CLOEXEC, request.mode)
-    return _done_on(host, surroundings, f"open {request.path}", work, hint)
+    return _begin(host, surroundings, f"open {request.path}", work, hint)
 
 
-def bind_socket(host: Host, surroundings: Surroundings, request: BindSocket, sock: int) -> None:
+def bind_socket(host: Host, surroundings: Surroundings, request: BindSocket, sock: int) -> Task:
     """bind(2) of the socket `sock`, which stays the caller's, on the host."""
 
     def bind() -> int:
@@ -128,38 +160,28 @@ def bind_socket(host: Host, surroundings: Surroundings, request: BindSocket, soc
         bound.bind(request.path)
         return bound.detach()
 
-    os.close(_done_on(host, surroundings, f"bind a socket to {request.path}", bind))
+    return _begin(host, surroundings, f"bind a socket to {request.path}", bind)
 
 
-def _done_on(host: Host, surroundings: Surroundings, what: str, work: Callable[[], int], late: str = "") -> int:
-    """The descriptor that `work` returns, called by a process of the host; the caller owns it. KernelError.
-
-    `late` is the hint when it takes too long.
-    """
+def _begin(host: Host, surroundings: Surroundings, what: str, work: Callable[[], int], late: str = "") -> Task:
+    """Begin `work`, which returns a descriptor, in a process of the host, which the caller reaps."""
     mine, theirs = socket.socketpair()
 
     def body() -> None:
         try:
             descriptor = work()
-        except OSError as error:
-            report_failure(theirs.fileno(), KernelError(host.subject, what, error.errno or 0))
+        except (OSError, ValueError) as error:
+            number = error.errno or 0 if isinstance(error, OSError) else errno.EINVAL
+            report_failure(theirs.fileno(), KernelError(host.subject, what, number))
             return
         theirs.sendmsg([b"done"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))])
 
-    with mine, theirs:
-        pid = fork_inside(host, surroundings, body)
-        theirs.close()
-        mine.settimeout(OPEN_TIMEOUT_S)
-        try:
-            report, descriptors, _, _ = socket.recv_fds(mine, 65536, 1, socket.MSG_CMSG_CLOEXEC)
-        except TimeoutError as error:
-            os.kill(pid, signal.SIGKILL)
-            raise KernelError(host.subject, what, errno.ETIMEDOUT, hint=late) from error
-        finally:
-            os.waitpid(pid, 0)
-    if not descriptors:
-        raise failure_of(report, f"{host.subject}: the process that was to {what} ended before it was done.")
-    return descriptors[0]
+    with theirs, contextlib.ExitStack() as stack:
+        stack.callback(mine.close)
+        mine.setblocking(False)
+        pidfd = os.pidfd_open(fork_inside(host, surroundings, body))
+        stack.pop_all()
+        return Task(host, what, late, mine, pidfd)
 
 
 def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], what: str) -> Started:

@@ -1,10 +1,9 @@
-"""What a keeper tells about its lab: values that travel as JSON and that commands show."""
+"""What a keeper reports about its lab: values that commands show."""
 
 from __future__ import annotations
 
-import json
 import struct
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,18 +13,7 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Plan
 
 
-__all__ = [
-    "Description",
-    "NodeInfo",
-    "ProcessInfo",
-    "ProcessNews",
-    "ProcessState",
-    "Restart",
-    "from_json",
-    "process_of",
-    "process_row",
-    "to_json",
-]
+__all__ = ["Description", "NodeInfo", "ProcessInfo", "ProcessNews", "ProcessState", "Restart"]
 
 
 class ProcessState(StrEnum):
@@ -111,41 +99,11 @@ class Description:
     nodes: tuple[NodeInfo, ...]
     processes: tuple[ProcessInfo, ...]
     source: str = ""  # the topology file's text, or what the lab was made of (`star:3`)
-    nodes_json: str = field(default="", repr=False)  # the plan in force, as labctl.plan.codec writes it
-    operations_json: str = field(default="", repr=False)
+    plan_json: Any = field(default=None, repr=False)  # the plan in force, as labctl.plan.codec writes it
 
     @property
     def plan(self) -> Plan:
         """The plan in force: what the lab was made of, or last reconciled to."""
-        from labctl.plan.codec import from_json, nodes_from_json
-        from labctl.plan.operations import Plan
+        from labctl.plan.codec import plan_from_json
 
-        return Plan(self.topology, nodes_from_json(self.nodes_json), from_json(self.operations_json))
-
-
-def process_row(info: ProcessInfo) -> tuple[Any, ...]:
-    """The fields in order, as `process_of` reads them."""
-    return tuple(getattr(info, each.name) for each in fields(info))
-
-
-def process_of(row: tuple[Any, ...]) -> ProcessInfo:
-    """The value that `process_row` wrote, after a journey as JSON."""
-    named = dict(zip((each.name for each in fields(ProcessInfo)), row, strict=True))
-    given = {"argv": tuple(named["argv"]), "state": ProcessState(named["state"]), "restart": Restart(named["restart"])}
-    return ProcessInfo(**(named | given))
-
-
-def to_json(description: Description) -> str:
-    """For `from_json`."""
-    values = {each.name: getattr(description, each.name) for each in fields(description)}
-    values["nodes"] = [[getattr(node, each.name) for each in fields(node)] for node in description.nodes]
-    values["processes"] = [process_row(info) for info in description.processes]
-    return json.dumps(values, separators=(",", ":"))
-
-
-def from_json(text: str) -> Description:
-    """The description that `to_json` wrote."""
-    values = json.loads(text)
-    values["nodes"] = tuple(NodeInfo(*row) for row in values["nodes"])
-    values["processes"] = tuple(process_of(row) for row in values["processes"])
-    return Description(**values)
+        return plan_from_json(self.plan_json)

@@ -11,7 +11,8 @@ import errno
 import socket
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+
+import msgspec
 
 from labctl.errors import KernelError, LabctlError
 from labctl.kernel import carrier, qdisc, rtnl
@@ -362,7 +363,7 @@ class Execution(Sending):
         node, ifname = operation.node, operation.ifname
         interface = self._interface(operation, node, ifname)
         was = interface.impaired
-        self.undo.append(replace(was or SetImpairment(node, ifname, None), before=operation.impairment))
+        self.undo.append(msgspec.structs.replace(was or SetImpairment(node, ifname, None), before=operation.impairment))
         interface.impaired = operation if operation.impairment else None
         if not operation.impairment:
             self._queue(node, qdisc.remove_root(interface.index), Tolerant(operation, (errno.ENOENT, errno.ENODEV)))

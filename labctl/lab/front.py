@@ -1,7 +1,8 @@
-"""The keeper's side of its clients: many at once, none of which can make it wait for them.
+"""The keeper's side of its clients: many at once, none of which can make it wait, run short or end.
 
-Everything is non-blocking. A client that has not taken its reply is not read from until it has, so that at most one
-reply a client is held; one that is half-way through a request is read further when more has come.
+Everything is non-blocking and bounded: the descriptors and bytes of a request, the requests of a client that have no
+reply yet, what all clients together have half sent or not yet taken, and how long half a request or a reply may stay.
+A request that cannot be read is answered with an error; a client that breaks the framing is disconnected.
 """
 
 from __future__ import annotations
@@ -13,23 +14,21 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from labctl.errors import KernelError, LabGone
-from labctl.lab.protocol import (
-    HEADER,
-    MAX_BODY,
-    MAX_DESCRIPTORS,
-    Failed,
-    Frame,
-    Message,
-    decode,
-    descriptors_in,
-    encode,
-)
+from labctl.errors import KernelError, LabError, LabGone
+from labctl.lab.protocol import HEADER, Failed, Frame, Malformed, Message, Request, decode, descriptors_in, encode
 
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)
+MAX_DESCRIPTORS = 3  # of a request: stdin, stdout and stderr of `Spawn`
+MAX_BODY_BYTES = 64 << 20  # of a request: a plan of some 1,000 routers
+MAX_BUFFERED_BYTES = 128 << 20  # of all clients: what has come of requests, what has not been taken of replies
+MAX_UNANSWERED = 16  # requests of one client that wait for something (`StopProcess`, `BeginChange`)
+MAX_CLIENTS = 1000
+FIRST_REQUEST = 1  # the number that clients begin with
+STALLED_S = 60.0  # after which half a request, or a reply that is not taken, ends the connection
 ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 CHUNK = 1 << 20
 
@@ -45,6 +44,8 @@ class Client:
         self._descriptors: list[int] = []
         self._truncated = False
         self._outgoing: list[_Outgoing] = []
+        self._unanswered = 0
+        self._moved_at = 0.0  # CLOCK_MONOTONIC of the last byte of what is under way
         self.is_gone = False
         self.is_admitted = is_admitted  # other requests than Hello are answered
 
@@ -54,11 +55,26 @@ class Client:
 
     @property
     def events(self) -> int:
-        """What to poll for."""
-        return select.POLLOUT if self._outgoing else select.POLLIN
+        """What to poll for; POLLHUP comes unasked."""
+        if self._outgoing:
+            return select.POLLOUT
+        return select.POLLIN if self._unanswered < MAX_UNANSWERED else 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What it has half sent and not yet taken."""
+        return len(self._body) + sum(len(each.data) for each in self._outgoing)
+
+    @property
+    def stalls_at(self) -> float | None:
+        """When (CLOCK_MONOTONIC) what is under way has stalled; None when nothing is under way."""
+        is_under_way = self._descriptors or self._header or self._body or self._outgoing
+        return self._moved_at + STALLED_S if is_under_way else None
 
     def read(self) -> Frame | None:
-        """A request that has come whole, else None. LabGone when the client has gone or sends garbage."""
+        """A request that has come whole, else None. LabGone when the client has gone or breaks the framing."""
+        if not self.events & select.POLLIN:
+            raise LabGone("client: it hung up before it took its replies.")
         try:
             return self._read()
         except BlockingIOError:
@@ -75,45 +91,53 @@ class Client:
             self._truncated |= bool(flags & socket.MSG_CTRUNC)
             if not part:
                 raise LabGone("client: it closed the connection.")
+            self._moved_at = time.monotonic()
             self._header += part
+            if len(self._descriptors) > MAX_DESCRIPTORS:
+                raise LabGone(f"client: {len(self._descriptors)} descriptors with one request.")
             if len(self._header) < HEADER.size:
                 return None
         length, number, count = HEADER.unpack(self._header)
-        if length > MAX_BODY or (count != len(self._descriptors) and not self._truncated):
-            raise LabGone(f"client: a garbled message ({length} bytes, {len(self._descriptors)} descriptors).")
+        if length > MAX_BODY_BYTES or count > MAX_DESCRIPTORS:
+            raise LabGone(f"client: a request of {length} bytes and {count} descriptors.")
+        if count != len(self._descriptors) and not self._truncated:
+            raise LabGone(f"client: {len(self._descriptors)} descriptors where {count} were announced.")
         while len(self._body) < length:
             part = self._socket.recv(min(length - len(self._body), CHUNK))
             if not part:
                 raise LabGone("client: it stopped inside a message.")
+            self._moved_at = time.monotonic()
             self._body += part
-        return self._taken(number)
+            if len(part) == CHUNK:
+                break  # the others' turn
+        return self._taken(number) if len(self._body) == length else None
 
     def _taken(self, number: int) -> Frame | None:
         body, descriptors, truncated = bytes(self._body), tuple(self._descriptors), self._truncated
         self._header.clear()
         self._body.clear()
         self._descriptors, self._truncated = [], False
-        if truncated:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            refusal = KernelError("lab", "take over a descriptor", errno.EMFILE, hint="See `ulimit -n`.")
-            self.send(number, Failed.of(refusal))
-            return None
+        self._unanswered += 1
         try:
-            return Frame(number, decode(body), descriptors)
-        except (KeyError, TypeError, ValueError) as error:
+            if truncated:
+                raise KernelError("lab", "take over a descriptor", errno.EMFILE, hint="See `ulimit -n`.")
+            return Frame(number, decode(body, Request), descriptors)
+        except (KernelError, Malformed) as error:
             for descriptor in descriptors:
                 os.close(descriptor)
-            raise LabGone("client: what it sent is no message.") from error
+            self.send(number, Failed.of(error))
+            return None
 
     def send(self, number: int, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Reply, now or as soon as the client takes it, if it is still there; the descriptors are taken over."""
-        body = encode(message)
-        data = HEADER.pack(len(body), number, len(descriptors)) + body
-        outgoing = _Outgoing(memoryview(data), list(descriptors))
+        outgoing = _Outgoing(memoryview(b""), list(descriptors))
+        self._unanswered -= 1
         if self.is_gone:
             outgoing.close()
             return
+        body = encode(message)
+        outgoing.data = memoryview(HEADER.pack(len(body), number, len(descriptors)) + body)
+        self._moved_at = time.monotonic()
         self._outgoing.append(outgoing)
         self.flush()
 
@@ -122,6 +146,7 @@ class Client:
         try:
             while self._outgoing:
                 self._outgoing[0].send(self._socket)
+                self._moved_at = time.monotonic()
                 if not self._outgoing[0].data:
                     self._outgoing.pop(0).close()
         except BlockingIOError:
@@ -187,6 +212,10 @@ class Front:
         """`Events.others` tells when this descriptor is ready for reading, or hung up."""
         self._poller.register(descriptor, select.POLLIN)
 
+    def unwatch(self, descriptor: int) -> None:
+        """Undo `watch`."""
+        self._poller.unregister(descriptor)
+
     def add(self, sock: socket.socket, *, is_admitted: bool = False) -> Client:
         """A client on this socket, which is taken over."""
         client = Client(sock, is_admitted=is_admitted)
@@ -201,13 +230,13 @@ class Front:
             self._listens = True
 
     def wait(self, timeout_ms: int | None) -> Events:
-        """Wait until something is to be done; at most one request a client."""
+        """Wait until something is to be done, `timeout_ms` at most; at most one request a client."""
+        gone = self._stalled()
         for descriptor, client in self.clients.items():
             self._poller.modify(descriptor, client.events)
         others: set[int] = set()
         requests: list[tuple[Client, Frame]] = []
-        gone: list[Client] = []
-        for descriptor, event in self._poller.poll(timeout_ms):
+        for descriptor, event in self._poller.poll(0 if gone else self._until_stalled_ms(timeout_ms)):
             if descriptor not in self.clients:
                 if self.listener is not None and descriptor == self.listener.fileno():
                     self._accept()
@@ -223,7 +252,32 @@ class Front:
             except LabGone:
                 self.drop(client)
                 gone.append(client)
+        gone += self._too_much()
         return Events(frozenset(others), tuple(requests), tuple(gone))
+
+    def _until_stalled_ms(self, timeout_ms: int | None) -> int | None:
+        """`timeout_ms`, or the time until the first client has stalled."""
+        stalls = [at for client in self.clients.values() if (at := client.stalls_at) is not None]
+        if not stalls:
+            return timeout_ms
+        left_ms = max(0, int((min(stalls) - time.monotonic()) * 1000) + 1)
+        return left_ms if timeout_ms is None else min(timeout_ms, left_ms)
+
+    def _too_much(self) -> list[Client]:
+        """The clients whose requests and replies are too much for all together, which are dropped: the largest ones."""
+        gone: list[Client] = []
+        while sum(client.buffered_bytes for client in self.clients.values()) > MAX_BUFFERED_BYTES:
+            gone.append(max(self.clients.values(), key=lambda client: client.buffered_bytes))
+            self.drop(gone[-1])
+        return gone
+
+    def _stalled(self) -> list[Client]:
+        """The clients that have stalled, which are dropped."""
+        now = time.monotonic()
+        gone = [client for client in self.clients.values() if (at := client.stalls_at) is not None and at <= now]
+        for client in gone:
+            self.drop(client)
+        return gone
 
     def drop(self, client: Client) -> None:
         """Let go of a client."""
@@ -244,10 +298,14 @@ class Front:
                 self._poller.unregister(self.listener.fileno())  # until a client goes: else this would be asked at once
                 self._listens = False
             return
-        if may_use(sock):
-            self.add(sock)
-        else:
+        if not may_use(sock):
             sock.close()
+            return
+        client = self.add(sock)
+        if len(self.clients) > MAX_CLIENTS:
+            refusal = f"lab: {MAX_CLIENTS} clients are connected to it. Try again when some of them have ended."
+            client.send(FIRST_REQUEST, Failed.of(LabError(refusal)))
+            self.drop(client)
 
 
 def may_use(sock: socket.socket) -> bool:

@@ -8,9 +8,10 @@ import signal
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError
 from labctl.lab import owner, registry
@@ -143,7 +144,7 @@ class Lab:
                 lab._unfinished = stack.pop_all()
                 lab._unfinished_state = state
                 try:
-                    request = replace(
+                    request = msgspec.structs.replace(
                         owner.open_request(plan, visible_paths),
                         lab=name,
                         source=source,
@@ -202,12 +203,10 @@ class Lab:
 
     def describe(self) -> Description:
         """What the keeper knows of its lab."""
-        from labctl.lab import description
-
         answer = self._ask(Describe(), what="describe the lab").message
         if not isinstance(answer, Described):
             raise LabError(f"lab {self.name}: the keeper answered {answer} where it was to describe itself.")
-        return description.from_json(answer.text)
+        return answer.description
 
     def processes(self) -> tuple[ProcessInfo, ...]:
         """The programs of the lab: detached ones (also those that have ended) and those of clients."""
@@ -241,7 +240,7 @@ class Lab:
             environment=(*environment, *(env or {}).items()),
             cwd=cwd,
             user=identity,
-            restart=Restart(restart).value,
+            restart=Restart(restart),
             terminal=terminal,
         )
         (info,) = self._processes(request, what=f"start {argv[0]} on {node}")
@@ -279,9 +278,9 @@ class Lab:
 
     def reconcile(self, plan: Plan, *, source: str = "") -> None:
         """Change the running lab to what `plan` describes, whole or not at all; what both have in common goes on."""
-        from labctl.plan.codec import nodes_to_json, to_json
+        from labctl.plan.codec import plan_to_json
 
-        request = Reconcile(plan.topology, nodes_to_json(plan.nodes), to_json(plan.operations), source)
+        request = Reconcile(plan.topology, plan_to_json(plan), source)
         self._done(request, what="reconcile the lab")
         self.nodes = tuple(node.name for node in plan.nodes)
 
@@ -406,18 +405,18 @@ class Lab:
 
     def apply(self, operations: Iterable[Operation]) -> None:
         """Carry out operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
-        from labctl.plan.codec import to_json
+        from labctl.plan.codec import operations_to_json
 
-        self._done(Apply(to_json(operations)), what="apply operations")
+        self._done(Apply(operations_to_json(operations)), what="apply operations")
 
     def when_gone(self, operations: Iterable[Operation] = (), undrop: Iterable[str] = ()) -> None:
         """What a lab that stays is to do when this client is gone, be it killed; instead of what was said before.
 
         Operations on interfaces that are no more are left out, and so are nodes (`undrop`: which drop nothing more).
         """
-        from labctl.plan.codec import to_json
+        from labctl.plan.codec import operations_to_json
 
-        self._done(WhenGone(to_json(operations), tuple(undrop)), what="say what is to be done afterwards")
+        self._done(WhenGone(operations_to_json(operations), tuple(undrop)), what="say what is to be done afterwards")
 
     def drop(self, node: str, rule: DropRule) -> None:
         """Drop the packets of the node that `rule` describes, until `undrop`."""
@@ -468,12 +467,10 @@ class Lab:
                 self._exchange.let_go()
 
     def _processes(self, request: Request, *, what: str) -> tuple[ProcessInfo, ...]:
-        from labctl.lab.description import process_of
-
         answer = self._ask(request, what=what).message
         if not isinstance(answer, ProcessRows):
             raise LabError(f"lab {self.name}: the keeper answered {answer} where it was to {what}.")
-        return tuple(process_of(row) for row in answer.rows)
+        return answer.rows
 
     def _process(self, frame: Frame, node: str, argv: tuple[str, ...]) -> Process:
         spawned = frame.message

@@ -151,8 +151,8 @@ def report_failure(writing: int, error: LabError | MachineError) -> None:
 
 def failure_of(report: bytes, otherwise: str) -> LabctlError:
     """The error that a child's report is; `otherwise` when the child ended without a word."""
-    message = decode(report) if report else Failed.of(LabError(otherwise))
-    return message.error() if isinstance(message, Failed) else LabError(otherwise)
+    failed: Failed = decode(report, Failed) if report else Failed.of(LabError(otherwise))
+    return failed.error()
 
 
 def _end(init: Init) -> None:

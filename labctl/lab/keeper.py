@@ -8,24 +8,29 @@ that has said that the lab stays.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
 import socket
 import struct
+import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from labctl.errors import KernelError, LabctlError, LabError, LabGone
+import msgspec
+
+from labctl.errors import InputError, KernelError, LabctlError, LabError, LabGone
 from labctl.kernel import mounts, processes, syscalls
 from labctl.kernel.privilege import in_user_namespace
 from labctl.lab import children
 from labctl.lab.changing import Changes
-from labctl.lab.children import Started
-from labctl.lab.description import Description, NodeInfo, ProcessInfo, to_json
+from labctl.lab.children import Started, Task
+from labctl.lab.description import Description, NodeInfo, ProcessInfo
 from labctl.lab.executor import NodeTable, execute
 from labctl.lab.front import Client, Front
 from labctl.lab.host import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, Surroundings
@@ -70,17 +75,19 @@ from labctl.lab.protocol import (
     Welcome,
     WhenGone,
 )
-from labctl.lab.roster import Roster, rows
+from labctl.lab.roster import Roster
 from labctl.lab.timers import Timers
 from labctl.lab.wishes import Wishes
-from labctl.plan.codec import from_json, nodes_from_json
-from labctl.plan.operations import Plan, PlannedNode
+from labctl.plan.codec import changes_from_json, plan_from_json
+from labctl.plan.operations import PlannedNode
 
 if TYPE_CHECKING:
     from labctl.lab.outside import Outside
 
 STATUS = struct.Struct("=i")  # on a status pipe, once: the exit status, or minus the signal's number
 COPY_BYTES = 1 << 20
+FILE_MAX_BYTES = 1 << 30  # of one file in the shared directory
+LOGGED_BUGS_MAX = 20
 OWN_LOGS = "/run/logs"
 BACKLOG = 4096  # somaxconn cuts it down
 
@@ -122,6 +129,8 @@ class Keeper:
     started_at: float = field(default_factory=time.time)
     stays: bool = False
     is_down: bool = False
+    logged_bugs: int = 0
+    tasks: dict[int, Callable[[], None]] = field(default_factory=dict)  # by descriptor: what to call when it is ready
     changes: Changes = field(init=False)
     wishes: Wishes = field(init=False)
 
@@ -137,7 +146,7 @@ class Keeper:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)  # a handler, for the wake-up byte to be written
         self.front.watch(wake_reading)
         self.front.watch(boot)
-        self.reap()
+        self.guarded(self.reap)
         while not self.is_down:
             events = self.front.wait(self.timers.wait_ms())
             if boot in events.others:
@@ -145,40 +154,61 @@ class Keeper:
             if wake_reading in events.others:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_reading, 4096)
-                self.reap()
-            self.timers.run()
+                self.guarded(self.reap)
+            self.guarded(self.timers.run)
+            for descriptor in events.others & self.tasks.keys():
+                self.guarded(self.tasks[descriptor])
             for client in events.gone:
                 if client is self.owner and not self.stays:
                     return
-                self.roster.abandon(client)
-                self.changes.gone(client)
-                self.wishes.gone(client)
+                for forget in (self.roster.abandon, self.changes.gone, self.wishes.gone):
+                    self.guarded(partial(forget, client))
             for client, frame in events.requests:
-                self.answer(client, frame)
+                self.guarded(partial(self.answer, client, frame))
+
+    def guarded(self, act: Callable[[], object]) -> None:
+        """Call `act`; what it raises must not end every program of the lab, and goes to stderr."""
+        try:
+            act()
+        except Exception:  # noqa: BLE001 - a bug
+            self.log_bug()
+
+    def log_bug(self) -> str:
+        """Write the traceback of the exception that is being handled to stderr, which a client can grow; returns it."""
+        text = traceback.format_exc()
+        self.logged_bugs += 1
+        if self.logged_bugs <= LOGGED_BUGS_MAX:
+            sys.stderr.write(text)
+        return text
 
     def answer(self, client: Client, frame: Frame) -> None:
         """Do what a request asks and reply; whatever goes wrong in it is the reply."""
         try:
-            try:
-                answer = self.handle(client, frame.number, frame.message, frame.descriptors)
-            except LabctlError as error:
-                answer = Answer(Failed.of(error))
-            except OSError as error:
-                answer = Answer(Failed.of(self.error_of(frame.message, error)))
-            except Exception:  # noqa: BLE001 - a bug here must reach the owner, not end every program of the lab
-                answer = Answer(
-                    Failed.of(LabError(f"lab: the keeper failed. This is a bug.\n{traceback.format_exc()}"))
-                )
+            answer = self.answer_to(client, frame)
         finally:
             for descriptor in frame.descriptors:
                 os.close(descriptor)
         if answer is not None:
             client.send(frame.number, answer.message, answer.descriptors)
 
+    def answer_to(self, client: Client, frame: Frame) -> Answer | None:
+        """The reply to a request, be it an error; None when it is given later."""
+        try:
+            if isinstance(frame.message, Hello) and frame.message.version != VERSION:
+                return Answer(Welcome(VERSION, ()))  # another version shows what it shows: it reports the difference
+            if len(frame.descriptors) != (needed := descriptors_needed(frame.message)):
+                name = type(frame.message).__name__
+                raise InputError(f"lab: {name} came with {len(frame.descriptors)} descriptors, and takes {needed}.")
+            return self.handle(client, frame.number, frame.message, frame.descriptors)
+        except LabctlError as error:
+            return Answer(Failed.of(error))
+        except OSError as error:
+            return Answer(Failed.of(self.error_of(frame.message, error)))
+        except Exception:  # noqa: BLE001 - a bug here must reach the client, not end every program of the lab
+            return Answer(Failed.of(LabError(f"lab: the keeper failed. This is a bug.\n{self.log_bug()}")))
+
     def handle(self, client: Client, number: int, message: Message, descriptors: tuple[int, ...]) -> Answer | None:
         """The answer to one request; None when it is given later."""
-        if isinstance(message, Hello) and message.version != VERSION:
-            return Answer(Welcome(VERSION, ()))  # another version shows what it shows: it reports the difference
         if not client.is_admitted:
             self.admit(client, message, descriptors)
         match message:
@@ -215,12 +245,13 @@ class Keeper:
             case OpenNetwork():
                 return Answer(Done(), [os.dup(self.host(message.node).network)])
             case OpenFile():
-                return self.open_file(self.host(message.node), message)
+                return self.open_file(client, number, self.host(message.node), message)
             case BindSocket():
-                children.bind_socket(self.host(message.node), self.surroundings, message, descriptors[0])
-                return Answer(Done())
+                task = children.bind_socket(self.host(message.node), self.surroundings, message, descriptors[0])
+                self.answer_later(client, number, task, _closed)
+                return None
             case Apply():
-                self.apply(message.operations)
+                execute(changes_from_json(message.operations), self.table)
                 return Answer(Done())
             case WhenGone():
                 self.wishes.note(client, message)
@@ -237,9 +268,9 @@ class Keeper:
             case Hello():
                 return Answer(Welcome(VERSION, tuple(self.hosts)))
             case Describe():
-                return Answer(Described(to_json(self.description())))
+                return Answer(Described(self.description()))
             case Processes():
-                return Answer(ProcessRows(rows(self.roster.infos())))
+                return Answer(ProcessRows(tuple(self.roster.infos())))
             case Reconcile():
                 self.changes.check(client)
                 self.reconcile(message)
@@ -302,6 +333,7 @@ class Keeper:
     def watched(self, started: Started) -> Answer:
         """Tell the process's end on a new status pipe, whose reading end goes to the owner with a pidfd."""
         status, self.children[started.pid] = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.children[started.pid], False)  # the client may open and fill it by /proc/self/fd
         try:
             pidfd = os.pidfd_open(started.pid)
         except OSError:
@@ -352,8 +384,7 @@ class Keeper:
             nodes=tuple(self.node_info(host) for host in self.hosts.values()),
             processes=tuple(self.roster.infos()),
             source=self.opened.source,
-            nodes_json=self.opened.nodes,
-            operations_json=self.opened.operations,
+            plan_json=self.opened.plan,
         )
 
     def node_info(self, host: Host) -> NodeInfo:
@@ -364,7 +395,7 @@ class Keeper:
     def state(self) -> Reconcile:
         """What the lab is, as the request that would make it so."""
         opened = self.opened
-        return Reconcile(opened.topology, opened.nodes, opened.operations, opened.source)
+        return Reconcile(opened.topology, opened.plan, opened.source)
 
     def reconcile(self, request: Reconcile) -> None:
         """Change the lab to another plan, whole or not at all."""
@@ -372,20 +403,15 @@ class Keeper:
         from labctl.plan.difference import difference
         from labctl.plan.outside import refuse_changes
 
-        before = _plan(self.opened.topology, self.opened.nodes, self.opened.operations)
-        after = _plan(request.topology, request.nodes, request.operations)
+        before, after = plan_from_json(self.opened.plan), plan_from_json(request.plan)
         changes = difference(before, after)
         refuse_changes(self.surroundings.lab, before.nodes, after.nodes)
         with self.limited(before.nodes, after.nodes):
             if changes:
                 gone, there = set(changes.gone), {node.name for node in changes.nodes}
                 reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(gone, there))
-        self.opened = replace(
-            self.opened,
-            topology=request.topology,
-            nodes=request.nodes,
-            operations=request.operations,
-            source=request.source,
+        self.opened = msgspec.structs.replace(
+            self.opened, topology=request.topology, plan=request.plan, source=request.source
         )
 
     @contextlib.contextmanager
@@ -432,32 +458,56 @@ class Keeper:
             raise KernelError(host.subject, "make a socket", error.errno or 0) from error
         return Answer(Done(), [sock.detach()])
 
-    def open_file(self, host: Host, request: OpenFile) -> Answer:
-        """A file as the host sees it; those of its network stack need no process there."""
-        if request.path.startswith(("/proc/net/", "/proc/sys/net/")):
-            path = request.path.replace("/proc/net/", "/proc/thread-self/net/", 1)
+    def open_file(self, client: Client, number: int, host: Host, request: OpenFile) -> Answer | None:
+        """A file as the host sees it; those of its network stack need no process there.
+
+        Any other is opened by a process of the host, for which nobody waits: it may block (a FIFO).
+        """
+        path = os.path.normpath(request.path)
+        if path.startswith(("/proc/net/", "/proc/sys/net/")):
+            path = path.replace("/proc/net/", "/proc/thread-self/net/", 1)
             with self.table.entered(host.name):
                 try:
                     return Answer(Done(), [os.open(path, request.flags | os.O_CLOEXEC, request.mode)])
                 except OSError as error:
                     raise KernelError(host.subject, f"open {request.path}", error.errno or 0) from error
-        return Answer(Done(), [children.open_file(host, self.surroundings, request)])
+        task = children.open_file(host, self.surroundings, request)
+        self.answer_later(client, number, task, lambda descriptor: Answer(Done(), [descriptor]))
+        return None
 
-    def apply(self, operations: str) -> None:
-        """Carry out operations on the lab's nodes. KernelError for the first that the kernel refuses."""
-        execute(from_json(operations), self.table)
+    def answer_later(self, client: Client, number: int, task: Task, answer_of: Callable[[int], Answer]) -> None:
+        """Reply when the task is done, or late, with what `answer_of` makes of its descriptor."""
+        descriptor = task.fileno()
+
+        def done() -> None:
+            if task.fileno() == -1:
+                return  # it was done in time
+            del self.tasks[descriptor]
+            self.front.unwatch(descriptor)
+            try:
+                answer = answer_of(task.descriptor())
+            except LabctlError as error:
+                answer = Answer(Failed.of(error))
+            client.send(number, answer.message, answer.descriptors)
+
+        self.tasks[descriptor] = done
+        self.front.watch(descriptor)
+        self.timers.after(children.TASK_TIMEOUT_S, done)
 
     def put_file(self, request: PutFile, content: int) -> None:
         """Copy the file that is open at `content` into the shared directory, whole or not at all."""
         target = os.path.join(SHARED_DIRECTORY, request.name)
         if os.path.normpath(target) != target or not target.startswith(SHARED_DIRECTORY + "/"):
             raise LabError(f"lab: cannot put a file at {request.name}: it would lie outside {SHARED_DIRECTORY}.")
+        size_bytes = _size_in_memory(content)
+        if size_bytes > FILE_MAX_BYTES:
+            raise InputError(f"lab: cannot put a file of {size_bytes} bytes; at most {FILE_MAX_BYTES} are allowed.")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         unfinished = f"{target}.unfinished"
         writing = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             offset = 0
-            while copied := os.sendfile(writing, content, offset, COPY_BYTES):
+            while copied := os.sendfile(writing, content, offset, min(COPY_BYTES, size_bytes - offset)):
                 offset += copied
             os.fchmod(writing, request.mode)
         finally:
@@ -500,8 +550,8 @@ class Keeper:
         """Write how a process ended on its status pipe, and close that."""
         try:
             os.write(status, STATUS.pack(code))
-        except BrokenPipeError:
-            return  # the owner closed its handle of this process
+        except (BrokenPipeError, BlockingIOError):
+            return  # the client closed its handle of this process, or filled the pipe
         finally:
             os.close(status)
 
@@ -568,8 +618,9 @@ def _build(channel: Channel, request: Open, staying: Staying | None, outside: Ou
         resolvers=outside.resolvers if outside is not None else None,
     )
     table = NodeTable()
-    execute(from_json(request.operations), table)
-    hosts = {node.name: Host(node, table.fd(node.name)) for node in nodes_from_json(request.nodes)}
+    plan = plan_from_json(request.plan)
+    execute(plan.operations, table)
+    hosts = {node.name: Host(node, table.fd(node.name)) for node in plan.nodes}
     if outside is not None:
         _lead_outside(outside, table, hosts)
     timers = Timers()
@@ -577,6 +628,33 @@ def _build(channel: Channel, request: Open, staying: Staying | None, outside: Ou
     front = Front(socket.socket(fileno=staying.listener) if staying else None)
     owner = front.add(channel.detach(), is_admitted=True)
     return Keeper(front, owner, surroundings, table, hosts, request, pid, staying, roster, timers, outside)
+
+
+def descriptors_needed(message: Message) -> int:
+    """How many descriptors come with a request."""
+    match message:
+        case Spawn(stdio=stdio):
+            return sum(stdio)
+        case PutFile() | BindSocket():
+            return 1
+        case Hello():
+            return 1  # of its PID namespace
+        case _:
+            return 0
+
+
+def _size_in_memory(descriptor: int) -> int:
+    """The size of a file that lies in memory, as those of memfd_create(2) do: reading any other might block."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise InputError("lab: cannot put a file: its content is not in a file of memfd_create(2).") from error
+    return os.fstat(descriptor).st_size
+
+
+def _closed(descriptor: int) -> Answer:
+    os.close(descriptor)
+    return Answer(Done())
 
 
 def _own_logs() -> int:
@@ -594,8 +672,4 @@ def _lead_outside(outside: Outside, table: NodeTable, hosts: dict[str, Host]) ->
 
 
 def _told(info: ProcessInfo) -> Answer:
-    return Answer(ProcessRows(rows([info])))
-
-
-def _plan(topology: str, nodes: str, operations: str) -> Plan:
-    return Plan(topology, nodes_from_json(nodes), from_json(operations))
+    return Answer(ProcessRows((info,)))

@@ -28,7 +28,7 @@ from labctl.lab.nodes import NodeTable
 from labctl.lab.protocol import Open
 from labctl.lab.timers import Timers
 from labctl.names import OUTSIDE_INTERFACE
-from labctl.plan.codec import from_json, nodes_from_json
+from labctl.plan.codec import plan_from_json
 from labctl.plan.operations import AddAddress, PlannedNode, SetSysctl
 
 OUTLETS_MAX = 100
@@ -200,7 +200,7 @@ def prepare(request: Open, ports: Sequence[int]) -> Outside:
 
     MachineError when the machine cannot give it, with nothing changed.
     """
-    nodes = nodes_from_json(request.nodes)
+    nodes = plan_from_json(request.plan).nodes
     rootless = needs_user_namespace(os.geteuid(), effective_capabilities())
     outside = Outside(exposed=request.exposed, ports=tuple(ports))
     routers = [node.name for node in nodes if node.nat]
@@ -296,7 +296,7 @@ def _kept_apart(
 
 
 def _outlets(request: Open, routers: Sequence[str], name: str, machine: nat.MachineNetwork) -> Outlets:
-    operations = from_json(request.operations)
+    operations = plan_from_json(request.plan).operations
     taken = list(machine.taken)
     taken += [one.address.network for one in operations if isinstance(one, AddAddress) and _is_ipv4(one)]  # type: ignore[misc]
     off = {

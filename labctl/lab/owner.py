@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from labctl.errors import InputError
 from labctl.lab import registry
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
     """The request to make the lab of that plan, with this process's environment and directory."""
-    from labctl.plan.codec import nodes_to_json, to_json
+    from labctl.plan.codec import plan_to_json
 
     cwd = working_directory()
     visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
@@ -29,8 +30,7 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
         lab=plan.topology,
         topology=plan.topology,
         uid=os.geteuid(),
-        nodes=nodes_to_json(plan.nodes),
-        operations=to_json(plan.operations),
+        plan=plan_to_json(plan),
         environment=tuple(os.environ.items()),
         cwd=cwd,
         hidden_paths=tuple(map(str, registry.possible_state_directories())),
@@ -45,7 +45,7 @@ def with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple
     from labctl.lab.ports import open_ports
 
     exposed, descriptors = open_ports(plan.nodes, stack)
-    return replace(request, has_outside=True, exposed=exposed), descriptors
+    return msgspec.structs.replace(request, has_outside=True, exposed=exposed), descriptors
 
 
 def working_directory() -> str:

@@ -1,8 +1,9 @@
-"""What a lab's owner and its keeper say to each other: frames over a Unix stream socket.
+"""The messages between a lab's clients and its keeper, and the frames that carry them over a Unix stream socket.
 
-A frame is a header (length of the body, number of the exchange, number of descriptors), a body in JSON, and descriptors
-(SCM_RIGHTS) that travel with the header. The owner numbers its requests; a reply carries its request's number, so that
-the reply to a request that was given up on is recognised and dropped. Both sides are the same version of labctl.
+A frame is a header (length of the body, number of the request, number of descriptors), a body in JSON, and descriptors
+(SCM_RIGHTS) that travel with the header. Clients number their requests; a reply carries its request's number, so that
+a client recognises and drops the reply to a request that it gave up on. `decode` checks every message against its type,
+so that a handler sees only values that its annotations allow.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, get_args
+from typing import Annotated, Any, NoReturn, TypeAlias, get_args
+
+import msgspec
+from msgspec import Meta
 
 from labctl.errors import (
     DeadlineExceeded,
@@ -31,21 +35,33 @@ from labctl.errors import (
     LabImpossible,
     MachineError,
 )
+from labctl.lab.description import Description, ProcessInfo
+from labctl.topology.service import Restart
 
 HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
-MAX_BODY = 1 << 30  # bytes
+MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies; `labctl.lab.front` takes less
 
 Pairs = tuple[tuple[str, str], ...]
+PlanJson = Any  # what `labctl.plan.codec` makes of nodes and operations: only who carries them out decodes them
+Int32 = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+Positive = Annotated[int, Meta(ge=1, lt=2**31)]
+Id = Annotated[int, Meta(ge=0, lt=2**32 - 1)]  # of a user or group; -1 means "leave it" to setresuid(2)
+Mode = Annotated[int, Meta(ge=0, le=0o7777)]
+Signal = Annotated[int, Meta(ge=0, le=64)]  # signal(7)
+Size = Annotated[int, Meta(ge=0, lt=2**16)]  # of a terminal: TIOCSWINSZ(2const)
+Arguments = Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
-    """The first request: make the lab. Nodes and operations as `labctl.plan.codec` writes them."""
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, tag_field="tag", forbid_unknown_fields=True):
+    """A message: on the wire a list of its class's name and its fields, in order."""
+
+
+class Open(Message, frozen=True):
+    """The first request: make the lab."""
 
     lab: str
-    nodes: str
-    operations: str
+    plan: PlanJson
     environment: Pairs  # the owner's
     cwd: str  # the owner's
     visible_paths: tuple[str, ...]  # to stay visible on hosts
@@ -58,13 +74,11 @@ class Open:
     exposed: tuple[tuple[str, int, int], ...] = ()  # what the first descriptors are for (labctl.lab.ports)
 
 
-@dataclass(frozen=True, slots=True)
-class Stay:
+class Stay(Message, frozen=True):
     """A lab that was opened to stay does, from here on: it is found by its name, and its first client may go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Message, frozen=True):
     """A client's first request; `version` is its VERSION. Answered by `Welcome`.
 
     A descriptor of the client's PID namespace goes with it: a keeper serves processes of the namespace in which its lab
@@ -74,60 +88,52 @@ class Hello:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Describe:
+class Describe(Message, frozen=True):
     """Answered by `Described`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Processes:
+class Processes(Message, frozen=True):
     """Answered by `ProcessRows`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Down:
+class Down(Message, frozen=True):
     """End the lab. Answered by `Done`, then by the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reconcile:
-    """Change the lab to this plan, whole or not at all. Nodes and operations as `labctl.plan.codec` writes them."""
+class Reconcile(Message, frozen=True):
+    """Change the lab to this plan, whole or not at all."""
 
     topology: str
-    nodes: str
-    operations: str
+    plan: PlanJson
     source: str
 
 
 # uid, gid and supplementary groups that a program runs with
-Identity = tuple[int, int, tuple[int, ...]]
+Identity = tuple[Id, Id, tuple[Id, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class StartProcess:
+class StartProcess(Message, frozen=True):
     """Run a program that outlives its client and has a log. Answered by `ProcessRows` with one row."""
 
     node: str
     name: str  # "": to be chosen
-    argv: tuple[str, ...]
+    argv: Arguments
     environment: Pairs
     cwd: str | None
     user: Identity | None
-    restart: str  # labctl.lab.description.Restart's value
-    terminal: tuple[int, int] | None = None  # rows, columns of a terminal that it writes to instead of pipes
+    restart: Restart
+    terminal: tuple[Size, Size] | None = None  # rows, columns of a terminal that it writes to instead of pipes
 
 
-@dataclass(frozen=True, slots=True)
-class StopProcess:
+class StopProcess(Message, frozen=True):
     """End a detached process. Answered by `ProcessRows` with one row, when it has ended."""
 
     node: str
     name: str
-    number: int = 15  # SIGTERM: the signal that it gets 2 s before SIGKILL
+    number: Signal = 15  # SIGTERM: the signal that it gets 2 s before SIGKILL
 
 
-@dataclass(frozen=True, slots=True)
-class SignalProcess:
+class SignalProcess(Message, frozen=True):
     """Signal a detached process, which is started again where it ends by that and its `restart` says so.
 
     Answered by `Done`: 1, or 0 when it does not run.
@@ -135,12 +141,11 @@ class SignalProcess:
 
     node: str
     name: str
-    number: int
+    number: Signal
     group: bool  # its process group
 
 
-@dataclass(frozen=True, slots=True)
-class WatchProcess:
+class WatchProcess(Message, frozen=True):
     """Follow a detached process. Answered by `Done` with descriptors of the newer half of its log and of its streams
     (labctl.lab.log_writer), and, if `news`, of a pipe that gives a `ProcessNews` now and at each change."""
 
@@ -149,97 +154,84 @@ class WatchProcess:
     news: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class OpenLog:
+class OpenLog(Message, frozen=True):
     """Read a detached process's log. Answered by `Done` with a descriptor for each half that is there, older first."""
 
     node: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
-    """Further operations (`labctl.plan.codec`) on the lab's nodes."""
+class Apply(Message, frozen=True):
+    """Further operations on the lab's nodes."""
 
-    operations: str
+    operations: PlanJson
 
 
-@dataclass(frozen=True, slots=True)
-class WhenGone:
+class WhenGone(Message, frozen=True):
     """What the keeper is to do when this client is gone, instead of what it was told before; nothing takes it back."""
 
-    operations: str = "[]"  # `labctl.plan.codec`
+    operations: PlanJson = ()
     undrop: tuple[str, ...] = ()  # nodes that are to drop nothing more
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(Message, frozen=True):
     """Run a program. Descriptors: those of stdin, stdout, stderr that `stdio` says are there; /dev/null otherwise.
 
     Answered by `Spawned` with two descriptors: the status pipe and the pidfd.
     """
 
     node: str
-    argv: tuple[str, ...]
+    argv: Arguments
     environment: Pairs  # over the node's
     cwd: str | None
     stdio: tuple[bool, bool, bool]
-    user: tuple[int, int, tuple[int, ...]] | None = None  # Identity; None: the lab's owner
-    terminal: tuple[int, int] | None = (
-        None  # rows, columns of a terminal of its own, whose master is the 3rd descriptor
-    )
+    user: Identity | None = None  # None: the lab's owner
+    terminal: tuple[Size, Size] | None = None  # rows, columns of a terminal of its own; its master is 3rd descriptor
     is_terminal_plain: bool = False  # for programs to read: it changes nothing that is written, and hangs up nobody
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnCaller:
+class SpawnCaller(Message, frozen=True):
     """Fork a caller. Answered by `Spawned` with three descriptors: the status pipe, the pidfd and its channel."""
 
     node: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSocket:
+class OpenSocket(Message, frozen=True):
     """A socket on the node; answered by `Done` with the descriptor."""
 
     node: str
-    family: int
-    type: int
-    proto: int
+    family: Int32
+    type: Int32
+    proto: Int32
 
 
-@dataclass(frozen=True, slots=True)
-class BeginChange:
+class BeginChange(Message, frozen=True):
     """This client is going to change the lab; answered by `Done` when nobody else does."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndChange:
+class EndChange(Message, frozen=True):
     """The change is done (`keep`), or to be undone, as it is when the client goes without a word."""
 
     keep: bool
 
 
-@dataclass(frozen=True, slots=True)
-class OpenNetwork:
+class OpenNetwork(Message, frozen=True):
     """The node's network namespace; answered by `Done` with a descriptor of it."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(Message, frozen=True):
     """open(2) in the node's mounts; answered by `Done` with the descriptor."""
 
     node: str
     path: str
-    flags: int
-    mode: int
+    flags: Int32
+    mode: Mode
 
 
-@dataclass(frozen=True, slots=True)
-class BindSocket:
+class BindSocket(Message, frozen=True):
     """bind(2) of an AF_UNIX socket to a path in the node's mounts. Descriptor: the socket."""
 
     node: str
@@ -247,72 +239,63 @@ class BindSocket:
     cwd: str  # what a relative path is relative to
 
 
-@dataclass(frozen=True, slots=True)
-class PutFile:
+class PutFile(Message, frozen=True):
     """A file of the lab's shared directory. Descriptor: its content, from offset 0."""
 
     name: str
-    mode: int
+    mode: Mode
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(Message, frozen=True):
     """A packet filter rule (`labctl.plan.droprule`, as JSON) on the node."""
 
     node: str
     rule: str
 
 
-@dataclass(frozen=True, slots=True)
-class Undrop:
+class Undrop(Message, frozen=True):
     """Remove the node's packet filter rules."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class SignalGroup:
+class SignalGroup(Message, frozen=True):
     """Send a signal to the process group of a spawned process that has not been reaped."""
 
-    process: int  # `Spawned.process`
-    number: int
+    process: Positive  # `Spawned.process`
+    number: Signal
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Message, frozen=True):
     """It was done; `value` where the request asks something."""
 
     value: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
+class Spawned(Message, frozen=True):
     """`process` is its number in the keeper's PID namespace, `pid` the one on its host."""
 
     process: int
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(Message, frozen=True):
     """The lab's nodes, and what its keeper speaks."""
 
     version: int
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A `labctl.lab.description.Description`, as that module writes it."""
+class Described(Message, frozen=True):
+    """What the keeper reports about its lab."""
 
-    text: str
+    description: Description
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessRows:
-    """Each a `labctl.lab.description.ProcessInfo`, as that module writes it."""
+class ProcessRows(Message, frozen=True):
+    """Programs of the lab."""
 
-    rows: tuple[tuple[Any, ...], ...]
+    rows: tuple[ProcessInfo, ...]
 
 
 class FailureKind(Enum):
@@ -326,11 +309,10 @@ class FailureKind(Enum):
     KERNEL = "kernel"
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Message, frozen=True):
     """It was not done. What is beside `message` is for KERNEL."""
 
-    kind: str  # FailureKind's value
+    kind: FailureKind
     message: str = ""  # for all but KERNEL
     subject: str = ""
     attempted: str = ""
@@ -343,7 +325,7 @@ class Failed:
         """The failure that `error` is."""
         if isinstance(error, KernelError):
             return cls(
-                FailureKind.KERNEL.value,
+                FailureKind.KERNEL,
                 subject=error.subject,
                 attempted=error.attempted,
                 errno=error.errno,
@@ -357,11 +339,11 @@ class Failed:
             kind = FailureKind.MACHINE
         elif isinstance(error, InputError):
             kind = FailureKind.INPUT
-        return cls(kind.value, message=str(error))
+        return cls(kind, message=str(error))
 
     def error(self) -> LabError | MachineError | InputError:
         """The error to raise on the other side."""
-        match FailureKind(self.kind):
+        match self.kind:
             case FailureKind.KERNEL:
                 return KernelError(self.subject, self.attempted, self.errno, detail=self.detail, hint=self.hint)
             case FailureKind.INPUT:
@@ -374,7 +356,7 @@ class Failed:
                 return LabError(self.message)
 
 
-Request = (
+Request: TypeAlias = (
     Open
     | Stay
     | Hello
@@ -402,37 +384,41 @@ Request = (
     | Undrop
     | SignalGroup
 )
-Reply = Done | Spawned | Welcome | Described | ProcessRows | Failed
-Message = Request | Reply
+Reply: TypeAlias = Done | Spawned | Welcome | Described | ProcessRows | Failed
+
+
+class Malformed(InputError):
+    """The bytes are no message of the expected kind."""
 
 
 def encode(message: Message) -> bytes:
-    """A message as JSON: its class's name, then its fields in order."""
-    return json.dumps(
-        [type(message).__name__, *(getattr(message, field.name) for field in fields(message))], separators=(",", ":")
-    ).encode("ascii")
+    """A message as JSON."""
+    return json.dumps(msgspec.to_builtins(message), separators=(",", ":")).encode("ascii")
 
 
-def decode(body: bytes) -> Message:
-    """The message that `encode` made these bytes of."""
-    name, *values = json.loads(body)
-    arguments = [_frozen(value) for value in values]
-    message: Message = _CLASSES[name](*arguments)
-    return message
+def decode(body: bytes, kind: Any) -> Any:
+    """The message of that kind (`Request`, `Reply`) that `encode` made these bytes of. Malformed for any other bytes.
+
+    JSON is read by the standard library, since msgspec refuses the surrogates that stand for bytes that are no UTF-8
+    in file names and arguments.
+    """
+    try:
+        return msgspec.convert(json.loads(body, parse_constant=_refuse), kind)
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise Malformed(f"lab: cannot read a message of {len(body)} bytes: {error}.") from error
 
 
-_CLASSES: dict[str, type[Any]] = {message.__name__: message for message in (*get_args(Request), *get_args(Reply))}
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
-# Changes with any message: a keeper may be older than the labctl that reaches it.
+
 IS_FOREIGN = (
     "cannot serve this process: it is not in the PID namespace in which the lab was made. A program of another lab or "
     "of a container cannot control the lab. Run labctl where the lab was made."
 )
-VERSION = zlib.crc32(repr([(name, [field.name for field in fields(kind)]) for name, kind in _CLASSES.items()]).encode())
 
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+# Changes with any message: a keeper may be older than the labctl that reaches it.
+VERSION = zlib.crc32(repr([(kind.__name__, kind.__annotations__) for kind in get_args(Request | Reply)]).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,10 +431,14 @@ class Frame:
 
 
 class Channel:
-    """One end of a stream socket, framed. It owns the socket; one thread at a time may send, one receive."""
+    """One end of a stream socket, framed. It owns the socket; one thread at a time may send, one receive.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `receives` is the kind of messages that the other end sends.
+    """
+
+    def __init__(self, sock: socket.socket, receives: Any = Reply) -> None:
         self._socket = sock
+        self._receives = receives
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -472,7 +462,10 @@ class Channel:
                 raise LabGone("lab: the keeper stopped listening half-way.") from error
 
     def receive(self, *, until: float | None) -> Frame | None:
-        """The next frame, None at the end of the stream. DeadlineExceeded; LabGone when it ends inside a frame."""
+        """The next frame, None at the end of the stream.
+
+        Raises: DeadlineExceeded. LabGone when the stream ends inside a frame. Malformed.
+        """
         with self._guarded(until):
             self._settimeout(until)
             ancillary = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
@@ -486,9 +479,9 @@ class Channel:
                 if flags & socket.MSG_CTRUNC:
                     self._exactly(length, until)
                     raise KernelError("lab", "take over a descriptor", errno.EMFILE, hint="See `ulimit -n`.")
-                if length > MAX_BODY or count != len(descriptors):
+                if length > MAX_BODY_BYTES or count != len(descriptors):
                     raise LabGone(f"lab: a garbled message came ({length} bytes, {len(descriptors)} descriptors).")
-                return Frame(number, decode(self._exactly(length, until)), descriptors)
+                return Frame(number, decode(self._exactly(length, until), self._receives), descriptors)
             except BaseException as error:
                 for descriptor in descriptors:
                     os.close(descriptor)

@@ -11,7 +11,9 @@ For the keeper, in whose thread all of this happens. What it has to do around `r
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -151,11 +153,15 @@ def _write_names(host: Host, names: Iterable[tuple[str, str]]) -> None:
     content = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *names)).encode()
     path = f"/proc/{host.init.pid}/root/{HOSTS_FILE}"
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NONBLOCK: a program of the host may have bound a FIFO there.
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
             os.write(file, content)
             os.ftruncate(file, len(content))
         finally:
             os.close(file)
     except OSError as error:
-        raise KernelError(host.subject, "write its /etc/hosts", error.errno or 0) from error
+        hint = "Has a program mounted something else there?"
+        raise KernelError(host.subject, "write its /etc/hosts", error.errno or 0, hint=hint) from error

@@ -9,13 +9,12 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from labctl.errors import InputError, LabctlError, LabError, describe_errno
 from labctl.lab.children import Started, forward_terminal, start_program
-from labctl.lab.description import ProcessInfo, ProcessNews, ProcessState, Restart, process_row
+from labctl.lab.description import ProcessInfo, ProcessNews, ProcessState, Restart
 from labctl.lab.front import Client
 from labctl.lab.host import Host, Surroundings
 from labctl.lab.log_writer import LogWriter
@@ -299,7 +298,7 @@ class Roster:
             detached.timer = None
         stopped = detached.info.state is ProcessState.STOPPING
         detached.info = replace(detached.info, returncode=code, pid=0, machine_pid=0)
-        restart = Restart(detached.request.restart)
+        restart = detached.request.restart
         again = restart is Restart.ALWAYS or (restart is Restart.ON_FAILURE and code != 0)
         if stopped or not again or detached.leaves or detached.host.ended is not None:
             if stopped:
@@ -440,16 +439,10 @@ class Roster:
 
 
 def _about_to_start(host: Host, name: str, request: StartProcess) -> ProcessInfo:
-    restart = Restart(request.restart)
-    return ProcessInfo(host.name, name, 0, request.argv, time.time(), ProcessState.RUNNING, restart=restart)
+    return ProcessInfo(host.name, name, 0, request.argv, time.time(), ProcessState.RUNNING, restart=request.restart)
 
 
 def _signal(group: int, *numbers: int) -> None:
     for number in numbers:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, number)
-
-
-def rows(infos: Iterable[ProcessInfo]) -> tuple[tuple[Any, ...], ...]:
-    """As `ProcessRows` carries them."""
-    return tuple(process_row(info) for info in infos)

@@ -160,10 +160,20 @@ class Boot:
 
 
 def search_path() -> list[str]:
-    """The directories that hold labctl and pyroute2."""
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    pyroute2 = [entry for entry in sys.path if entry and os.path.isdir(os.path.join(entry, "pyroute2"))]
-    return list(dict.fromkeys([package, *pyroute2[:1]]))
+    """The directories that hold labctl and what its keeper imports.
+
+    MachineError when a package is missing. The import system looks for them, since a directory of a package's name
+    (a clone beside the script) need not be the package.
+    """
+    from importlib.util import find_spec
+
+    found = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
+    for package in ("msgspec", "pyroute2"):
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise MachineError(f"lab: cannot start its keeper: {sys.executable} has no package {package}.")
+        found.append(os.path.dirname(os.path.dirname(os.path.abspath(spec.origin))))
+    return list(dict.fromkeys(found))
 
 
 def _high(descriptor: int, owner: ExitStack) -> int:

@@ -11,7 +11,7 @@ from labctl.lab.executor import execute
 from labctl.lab.front import Client
 from labctl.lab.nodes import NodeTable
 from labctl.lab.protocol import WhenGone
-from labctl.plan.codec import from_json
+from labctl.plan.codec import changes_from_json
 from labctl.plan.operations import Operation, SetDown, SetImpairment, SetUp
 
 
@@ -21,22 +21,22 @@ class Wishes:
     def __init__(self, table: NodeTable, undrop: Callable[[str], None]) -> None:
         self._table = table
         self._undrop = undrop
-        self._wishes: dict[Client, WhenGone] = {}
+        self._wishes: dict[Client, tuple[tuple[Operation, ...], tuple[str, ...]]] = {}
 
     def note(self, client: Client, wish: WhenGone) -> None:
         """From here on this is what the client wants, instead of what it has wanted before."""
-        from_json(wish.operations)  # what cannot be read is refused to the one who asks for it
-        self._wishes[client] = wish
+        self._wishes[client] = changes_from_json(wish.operations), wish.undrop
 
     def gone(self, client: Client) -> None:
         """Do what the client wanted, as far as there still are the nodes and interfaces; problems go to stderr."""
         wish = self._wishes.pop(client, None)
         if wish is None:
             return
-        for node in wish.undrop:
+        operations, undrop = wish
+        for node in undrop:
             if node in self._table:
                 self._try(partial(self._undrop, node))
-        there = [one for one in from_json(wish.operations) if self._is_there(one)]
+        there = [one for one in operations if self._is_there(one)]
         self._try(partial(execute, there, self._table))
 
     def _is_there(self, operation: Operation) -> bool:

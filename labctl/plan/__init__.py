@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labctl.plan.codec import from_json, nodes_from_json, nodes_to_json, to_json
+    from labctl.plan.codec import operations_from_json, operations_to_json, plan_from_json, plan_to_json
     from labctl.plan.difference import Change, Difference
     from labctl.plan.impairments import set_impairments, with_seed
     from labctl.plan.operations import Operation, Plan, PlannedNode
@@ -27,16 +27,16 @@ __all__ = [
     "Plan",
     "PlannedNode",
     "build",
-    "from_json",
-    "nodes_from_json",
-    "nodes_to_json",
+    "operations_from_json",
+    "operations_to_json",
+    "plan_from_json",
+    "plan_to_json",
     "render_difference_json",
     "render_difference_text",
     "render_json",
     "render_shell",
     "render_text",
     "set_impairments",
-    "to_json",
     "with_seed",
 ]
 
@@ -44,7 +44,7 @@ __all__ = [
 _HOMES: Mapping[str, tuple[str, ...]] = {
     "operations": ("Operation", "Plan", "PlannedNode"),
     "ordering": ("build",),
-    "codec": ("from_json", "nodes_from_json", "nodes_to_json", "to_json"),
+    "codec": ("operations_from_json", "operations_to_json", "plan_from_json", "plan_to_json"),
     "difference": ("Change", "Difference"),
     "impairments": ("set_impairments", "with_seed"),
     "render": (

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
+
+import msgspec
 
 from labctl.plan.operations import (
     AddAddress,
@@ -231,7 +233,7 @@ def _additions(new: Plan, before: _Facts, after: _Facts) -> Iterator[Operation]:
             case SetImpairment(node, ifname):
                 was = before.impaired.get((node, ifname)) if _stays(node, ifname, before, after) else None
                 if was is None or not _impairs_alike(was, operation):
-                    yield replace(operation, before=was.impairment if was else None)
+                    yield msgspec.structs.replace(operation, before=was.impairment if was else None)
             case AddAddress(node, ifname) | SetUp(node, ifname) | AddRoute(node, _, _, ifname):
                 if operation not in before.others or not _stays(node, ifname, before, after):
                     yield operation

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import msgspec
+
 from labctl.plan.operations import MakeLink, Plan, SetImpairment
 from labctl.topology.model import Impairment
 
@@ -57,7 +59,9 @@ def with_seed(plan: Plan, seed: int) -> Plan:
     that take one (Linux 6.6); older ones ignore it.
     """
     operations = tuple(
-        replace(one, seed=seed_for(seed, one.node, one.ifname)) if isinstance(one, SetImpairment) else one
+        msgspec.structs.replace(one, seed=seed_for(seed, one.node, one.ifname))
+        if isinstance(one, SetImpairment)
+        else one
         for one in plan.operations
     )
     return replace(plan, operations=operations)

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
 from labctl.topology.service import Command, Service
 
 
-@dataclass(frozen=True, slots=True)
-class MakeNode:
+class Step(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """What all operations have in common: their form in JSON (`labctl.plan.codec`)."""
+
+
+class MakeNode(Step, frozen=True):
     """A network namespace for the node, with `lo` up."""
 
     node: str
@@ -22,8 +27,7 @@ class MakeNode:
         return f"make {self.kind} {self.node}"
 
 
-@dataclass(frozen=True, slots=True)
-class MakeBridge:
+class MakeBridge(Step, frozen=True):
     """A switch's bridge device, in the switch's own namespace; down until `SetUp`."""
 
     node: str
@@ -34,8 +38,7 @@ class MakeBridge:
         return f"make bridge {self.node}:{self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class LinkEnd:
+class LinkEnd(msgspec.Struct, frozen=True, array_like=True):
     node: str
     ifname: str
     mac: str
@@ -46,8 +49,7 @@ class LinkEnd:
         return f"{self.node}:{self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class MakeLink:
+class MakeLink(Step, frozen=True):
     """One veth pair, both ends in their final namespaces under their final names; down until `SetUp`."""
 
     a: LinkEnd
@@ -57,8 +59,7 @@ class MakeLink:
         return f"make link {self.a} - {self.b}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetSysctl:
+class SetSysctl(Step, frozen=True):
     node: str
     key: str  # dotted, below net.
     value: str
@@ -67,8 +68,7 @@ class SetSysctl:
         return f"set {self.key}={self.value} on {self.node}"
 
 
-@dataclass(frozen=True, slots=True)
-class AddAddress:
+class AddAddress(Step, frozen=True):
     """An address on an interface; IPv6 without duplicate address detection (IFA_F_NODAD)."""
 
     node: str
@@ -79,8 +79,7 @@ class AddAddress:
         return f"add address {self.address} to {self.node}:{self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetUp:
+class SetUp(Step, frozen=True):
     node: str
     ifname: str
 
@@ -88,8 +87,7 @@ class SetUp:
         return f"set {self.node}:{self.ifname} up"
 
 
-@dataclass(frozen=True, slots=True)
-class SetDown:
+class SetDown(Step, frozen=True):
     node: str
     ifname: str
 
@@ -97,8 +95,7 @@ class SetDown:
         return f"set {self.node}:{self.ifname} down"
 
 
-@dataclass(frozen=True, slots=True)
-class AddRoute:
+class AddRoute(Step, frozen=True):
     node: str
     destination: Prefix
     gateway: Address
@@ -108,8 +105,7 @@ class AddRoute:
         return f"add route {self.destination} via {self.gateway} on {self.node}:{self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveNode:
+class RemoveNode(Step, frozen=True):
     """The node's namespace, and with it every program of the node; its links are removed before."""
 
     node: str
@@ -119,8 +115,7 @@ class RemoveNode:
         return f"remove {self.kind} {self.node}"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveLink:
+class RemoveLink(Step, frozen=True):
     """One veth pair, both ends; carries all that is needed to make it again."""
 
     a: LinkEnd
@@ -130,8 +125,7 @@ class RemoveLink:
         return f"remove link {self.a} - {self.b}"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveAddress:
+class RemoveAddress(Step, frozen=True):
     node: str
     ifname: str
     address: AddressOnLink
@@ -140,8 +134,7 @@ class RemoveAddress:
         return f"remove address {self.address} from {self.node}:{self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveRoute:
+class RemoveRoute(Step, frozen=True):
     node: str
     destination: Prefix
     gateway: Address
@@ -151,8 +144,7 @@ class RemoveRoute:
         return f"remove route {self.destination} via {self.gateway} on {self.node}:{self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetMtu:
+class SetMtu(Step, frozen=True):
     """The MTU (bytes) of one interface or bridge; `before` is what the plan had, for undoing."""
 
     node: str
@@ -164,8 +156,7 @@ class SetMtu:
         return f"set mtu of {self.node}:{self.ifname} to {self.mtu}"
 
 
-@dataclass(frozen=True, slots=True)
-class ResetSysctl:
+class ResetSysctl(Step, frozen=True):
     """A setting back to what it was before the lab first set it, which the keeper remembers."""
 
     node: str
@@ -175,8 +166,7 @@ class ResetSysctl:
         return f"reset {self.key} on {self.node}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetImpairment:
+class SetImpairment(Step, frozen=True):
     """What happens to the packets that the interface sends, instead of what did (None: nothing happens to them).
 
     `before` is what the plan had. `mtu` (bytes) is the interface's, by which the queues are measured. `seed` decides

@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
+import msgspec
+
 from labctl.plan.difference import Difference
 from labctl.plan.operations import (
     AddAddress,
@@ -206,10 +208,10 @@ def _end(end: LinkEnd) -> list[str]:
 
 def _fields(operation: Operation) -> dict[str, Any]:
     fields: dict[str, Any] = {"operation": _NAMES[type(operation)]}
-    for name in type(operation).__dataclass_fields__:
+    for name in operation.__struct_fields__:
         value = getattr(operation, name)
         if isinstance(value, LinkEnd | Impairment):
-            value = {part: getattr(value, part) for part in type(value).__dataclass_fields__}
+            value = msgspec.structs.asdict(value) if isinstance(value, LinkEnd) else msgspec.to_builtins(value)
         fields[name] = value if value is None or isinstance(value, int | dict) else str(value)
     return fields
 

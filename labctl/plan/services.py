@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from labctl.topology.service import Readiness, Restart, Service
+from labctl.topology.service import Service
 
 if TYPE_CHECKING:
     from labctl.plan.operations import PlannedNode
-
-_BEFORE = ("name", "argv", "directory", "environment")
 
 
 def services_of(nodes: Iterable[PlannedNode]) -> dict[str, tuple[str, Service]]:
@@ -41,20 +38,3 @@ def in_order(keys: Iterable[str], services: Mapping[str, tuple[str, Service]]) -
             del left[key]
         found += ready
     return tuple(found)
-
-
-def to_row(service: Service) -> list[Any]:
-    """For `from_row`."""
-    ready = astuple(service.ready) if service.ready else None
-    return [*(getattr(service, name) for name in _BEFORE), ready, service.within_s, service.restart, service.after]
-
-
-def from_row(row: list[Any]) -> Service:
-    """The service that `to_row` wrote, after a journey as JSON."""
-    name, argv, directory, environment, ready, within_s, restart, after = row
-    readiness = None
-    if ready:
-        listening, line, file, command = ready
-        readiness = Readiness(listening, line, file, tuple(command))
-    pairs = tuple((key, value) for key, value in environment)
-    return Service(name, tuple(argv), directory, pairs, readiness, within_s, Restart(restart), tuple(after))

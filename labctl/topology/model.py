@@ -6,16 +6,28 @@ turns into operations. Order is meaningful and stable: nodes in file order, link
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import TYPE_CHECKING
 
 from labctl.topology.service import Command, Service
 
-Address = IPv4Address | IPv6Address
-AddressOnLink = IPv4Interface | IPv6Interface
-Prefix = IPv4Network | IPv6Network
+if TYPE_CHECKING:
+    Address = IPv4Address | IPv6Address
+    AddressOnLink = IPv4Interface | IPv6Interface
+    Prefix = IPv4Network | IPv6Network
+else:  # msgspec, which reads plans (`labctl.plan.codec`), knows no union of classes that are not its own
+    Address, AddressOnLink, Prefix = (ABCMeta(name, (), {}) for name in ("Address", "AddressOnLink", "Prefix"))
+    for kind, classes in (
+        (Address, (IPv4Address, IPv6Address)),
+        (AddressOnLink, (IPv4Interface, IPv6Interface)),
+        (Prefix, (IPv4Network, IPv6Network)),
+    ):
+        for each in classes:
+            kind.register(each)
 
 
 class NodeKind(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -93,7 +94,7 @@ def lab_state(name: str, *, deadline_s: float = WAIT_S) -> LabState:
                 ),
             )
         }
-        return LabState(tuple(sorted(lab.nodes)), told.operations_json, _programs(told), frozenset(network))
+        return LabState(tuple(sorted(lab.nodes)), json.dumps(told.plan_json), _programs(told), frozenset(network))
 
 
 def _programs(told: Description) -> frozenset[str]:

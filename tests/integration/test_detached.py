@@ -213,25 +213,6 @@ def test_a_client_that_does_not_read_keeps_nobody_waiting() -> None:
         assert output(lab, "server", "echo", "x") == "x\n"
 
 
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        HEADER.pack(1 << 31, 1, 0),
-        HEADER.pack(2, 1, 0) + b"{]",
-        HEADER.pack(2, 1, 0) + b"[]",
-        HEADER.pack(6, 1, 0) + b'["No"]',
-        HEADER.pack(2, 1, 3) + b"[]",
-    ],
-)
-def test_a_client_that_sends_garbage_is_dropped(garbage: bytes) -> None:
-    with running() as name, raw_connection(name) as client, Lab.attach(name) as lab:
-        client.send(garbage)
-        client.settimeout(WAIT_S)
-        with contextlib.suppress(ConnectionResetError):  # so when there is something that the keeper has not read
-            assert client.recv(100) == b""
-        assert output(lab, "server", "echo", "x") == "x\n"
-
-
 def test_the_request_of_an_owner_is_no_request_to_a_keeper_that_runs() -> None:
     with running() as name:
         keeper = keeper_of(name)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from labctl.lab.starting import search_path
+
 ROOT = Path(__file__).resolve().parents[2]
 
 BASE = frozenset({"errors", "names", "units", "unpatched"})
@@ -175,7 +177,7 @@ def test_what_is_slow_to_import_is_imported_where_it_is_used() -> None:
 
 def loaded_after(statement: str, *, isolated: bool) -> set[str]:
     """The top-level modules that a fresh interpreter has after a statement."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {statement}; print(*sys.modules)"
+    program = f"import sys; sys.path[:0] = {search_path()!r}; {statement}; print(*sys.modules)"
     flags = ["-I", "-S"] if isolated else ["-I"]
     ended = subprocess.run([sys.executable, *flags, "-c", program], capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in ended.stdout.split()}
@@ -186,7 +188,7 @@ def test_the_command_line_starts_without_what_it_may_not_need() -> None:
     assert loaded & {"pyroute2", "rich", "junitparser", "asyncio", "pydantic", "yaml", "jsonschema"} == set()
 
 
-def test_the_keeper_starts_with_the_standard_library_alone() -> None:
+def test_the_keeper_starts_with_the_standard_library_and_msgspec_alone() -> None:
     loaded = loaded_after("import labctl.lab.keeper", isolated=True)
     assert loaded & {"pyroute2", "pydantic", "yaml", "typer", "rich", "asyncio", "subprocess", "logging"} == set()
 

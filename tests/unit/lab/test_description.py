@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from labctl.lab import description
 from labctl.lab.description import Description, NodeInfo, ProcessInfo, ProcessState, Restart
-from labctl.plan import nodes_to_json, to_json
+from labctl.lab.protocol import Described, ProcessRows, Reply, decode, encode
+from labctl.plan import plan_to_json
 from tests.labs import pair_plan
 
 RUNNING = ProcessInfo("h1", "web", 3, ("nginx", "-g", "x y"), 12.5, ProcessState.RUNNING, 2, None, 77, Restart.ALWAYS)
@@ -14,9 +14,8 @@ ENDED = ProcessInfo("h2", "", 0, ("sh",), 1.0, ProcessState.ENDED, returncode=-9
 
 
 def test_a_process_is_the_same_after_the_journey() -> None:
-    for info in (RUNNING, ENDED):
-        row = json.loads(json.dumps(description.process_row(info)))
-        assert description.process_of(tuple(row)) == info
+    sent = ProcessRows((RUNNING, ENDED))
+    assert decode(encode(sent), Reply) == sent
 
 
 def test_only_processes_with_a_name_are_detached() -> None:
@@ -35,9 +34,8 @@ def test_a_description_and_its_plan_are_the_same_after_the_journey() -> None:
         nodes=(NodeInfo("h1", "host", "/proc/42/fd/7", 43), NodeInfo("s", "switch", "/proc/42/fd/8")),
         processes=(RUNNING, ENDED),
         source="hosts: {h1: {}}\n",
-        nodes_json=nodes_to_json(plan.nodes),
-        operations_json=to_json(plan.operations),
+        plan_json=json.loads(json.dumps(plan_to_json(plan))),
     )
-    arrived = description.from_json(description.to_json(told))
+    arrived = decode(encode(Described(told)), Described).description
     assert arrived == told
     assert arrived.plan == plan

@@ -12,14 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone, LabImpossible, MachineError
-from labctl.lab.protocol import Apply, Channel, Done, Failed, Message, OpenFile, Spawn, decode, encode
+from labctl.lab.protocol import (
+    Apply,
+    Channel,
+    Done,
+    Failed,
+    Malformed,
+    Message,
+    OpenFile,
+    Request,
+    Spawn,
+    decode,
+    encode,
+)
 
 TEXT = st.text(max_size=20)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple)
 SPAWNS = st.builds(
     Spawn,
     node=TEXT,
-    argv=st.lists(TEXT, max_size=3).map(tuple),
+    argv=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
     environment=PAIRS,
     cwd=st.none() | TEXT,
     stdio=st.tuples(st.booleans(), st.booleans(), st.booleans()),
@@ -38,15 +50,54 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
     other.close()
 
 
-@given(SPAWNS | st.builds(Apply, operations=TEXT) | st.builds(OpenFile, TEXT, TEXT, st.integers(0, 9), st.just(0o644)))
+@given(
+    SPAWNS
+    | st.builds(Apply, operations=st.lists(st.lists(TEXT | st.integers() | st.none())))
+    | st.builds(OpenFile, TEXT, TEXT, st.integers(0, 9), st.just(0o644))
+)
 def test_a_message_is_the_same_after_the_journey(message: Message) -> None:
-    assert decode(encode(message)) == message
+    assert decode(encode(message), Request) == message
 
 
 def test_environments_with_bytes_that_are_no_text_survive() -> None:
     value = os.fsdecode(b"\xff\xfe")
     message = Spawn("h", ("x",), (("NAME", value),), None, (False, False, False))
-    assert decode(encode(message)) == message
+    assert decode(encode(message), Request) == message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        b"5",
+        b"{}",
+        b"[]",
+        b"[5]",
+        b'["Jump"]',
+        b'["Done"]',  # a reply
+        b'["Down",1]',
+        b'["Hello","1"]',
+        b'["Hello",1.5]',
+        b'["Hello",NaN]',
+        b'["WhenGone","[]",5]',
+        b'["Spawn","h",[],[],null,[false,false,false]]',
+        b'["Spawn","h",["x"],[["a"]],null,[false,false,false]]',
+        b'["Spawn","h",["x"],[],null,[false,false]]',
+        b'["Spawn","h",["x"],[],null,[false,false,false],[-1,0,[]]]',
+        b'["Spawn","h",["x"],[],null,[false,false,false],null,[65536,1]]',
+        b'["StartProcess","h","n",["x"],[],null,null,"bogus"]',
+        b'["SignalGroup",-1,9]',
+        b'["SignalGroup",5,65]',
+        b'["OpenSocket","h",99999999999999999999,1,0]',
+        b"[" * 100_000,
+        b'["Apply",' + b"[" * 100_000 + b"]" * 100_000 + b"]",
+        b'["Hello",' + b"9" * 100_000 + b"]",
+    ],
+)
+def test_what_is_no_request_is_refused(body: bytes) -> None:
+    with pytest.raises(Malformed, match=r"^lab: cannot read a message of \d+ bytes: .+"):
+        decode(body, Request)
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_equal_plans_have_no_difference(made: Topology) -> None:
 @given(topologies(), topologies())
 def test_every_operation_of_a_difference_survives_the_way_to_the_keeper(old: Topology, new: Topology) -> None:
     operations = between(old, new).operations
-    assert plan.from_json(plan.to_json(operations)) == operations
+    assert plan.operations_from_json(plan.operations_to_json(operations)) == operations
 
 
 def test_one_more_host_at_the_end_touches_no_other() -> None:

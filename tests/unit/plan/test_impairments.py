@@ -43,7 +43,10 @@ def test_links_are_impaired_when_they_are_made_and_before_they_are_up() -> None:
 def test_a_plan_comes_back_from_the_keeper_s_json_and_its_topology_from_it() -> None:
     seeded = plan.with_seed(WHOLE, 7)
     cleared = SetImpairment("a", "eth0", None, BAD, 9000)
-    assert plan.from_json(plan.to_json([*seeded.operations, cleared])) == (*seeded.operations, cleared)
+    assert plan.operations_from_json(plan.operations_to_json([*seeded.operations, cleared])) == (
+        *seeded.operations,
+        cleared,
+    )
     assert topology_of(WHOLE).node("a").interface("eth0").impairment == BAD
 
 

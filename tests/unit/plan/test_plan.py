@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from labctl import plan, topology
+from labctl.errors import InputError
 from labctl.plan.operations import AddAddress, AddRoute, MakeBridge, MakeLink, MakeNode, Plan, SetDown, SetSysctl, SetUp
 from labctl.topology.model import Topology
 from tests.unit.topology.drafts import resolved, topologies
@@ -57,18 +58,54 @@ def test_every_operation_comes_after_what_it_needs(made: Topology) -> None:
 @given(topologies())
 def test_a_plan_survives_the_way_to_the_keeper(made: Topology) -> None:
     built = plan.build(made)
-    assert plan.from_json(plan.to_json(built.operations)) == built.operations
-    assert plan.nodes_from_json(plan.nodes_to_json(built.nodes)) == built.nodes
+    assert plan.plan_from_json(json.loads(json.dumps(plan.plan_to_json(built)))) == built
 
 
 def test_taking_a_link_down_survives_too() -> None:
-    assert plan.from_json(plan.to_json([SetDown("a", "eth0")])) == (SetDown("a", "eth0"),)
+    assert plan.operations_from_json(plan.operations_to_json([SetDown("a", "eth0")])) == (SetDown("a", "eth0"),)
 
 
-@pytest.mark.parametrize("text", ["", "5", '[["jump","a"]]', '[["up"]]', "[5]", '[["address","a","eth0","x"]]'])
-def test_what_is_no_plan_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match="these are not a plan's operations"):
-        plan.from_json(text)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        5,
+        None,
+        {},
+        [5],
+        [["Jump", "a"]],
+        [["SetUp"]],
+        [["SetUp", "a", "eth0", "b"]],
+        [["SetUp", "a", 5]],
+        [["SetMtu", "a", "eth0", "1500", 1500]],
+        [["AddAddress", "a", "eth0", "x"]],
+        [["AddAddress", "a", "eth0", ["x"]]],
+        [["SetImpairment", "a", "eth0", {"delay_us": 1.5}]],
+    ],
+)
+def test_what_is_no_operation_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match="plan: cannot read it"):
+        plan.operations_from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"topology": 5}, "Expected `str`"),
+        ({"operations": []}, "its nodes are not those that it makes"),
+        ({"files": []}, "index out of range"),
+        ({"file_of_node": [0]}, "shorter"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(change: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        plan.plan_from_json(plan.plan_to_json(plan.build(topology.load("pair"))) | change)
+
+
+def test_a_name_that_is_a_path_is_refused() -> None:
+    sent = json.dumps(plan.plan_to_json(plan.build(topology.load("pair")))).replace('"client"', '"../client"')
+    with pytest.raises(InputError, match=r"the name `\.\./client` of a node contains"):
+        plan.plan_from_json(json.loads(sent))
 
 
 def test_every_host_and_router_interface_gets_its_link_local_address() -> None:
@@ -154,6 +191,5 @@ def test_the_shell_form_is_a_posix_script_that_quotes_what_it_must() -> None:
 def test_a_thousand_hosts_are_planned_within_two_seconds() -> None:
     before = time.process_time()  # whatever else the machine does
     built = plan.build(topology.load("star:1000"))
-    plan.from_json(plan.to_json(built.operations))
-    plan.nodes_from_json(plan.nodes_to_json(built.nodes))
+    plan.plan_from_json(plan.plan_to_json(built))
     assert time.process_time() - before < 2

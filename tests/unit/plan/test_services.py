@@ -9,7 +9,7 @@ import pytest
 
 from labctl import topology
 from labctl.plan import build, render_json, render_text
-from labctl.plan.codec import nodes_from_json, nodes_to_json
+from labctl.plan.codec import plan_from_json, plan_to_json
 from labctl.plan.difference import difference
 from labctl.plan.operations import Plan
 from labctl.plan.services import in_order, services_of
@@ -86,8 +86,8 @@ def test_what_is_left_out_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_they_survive_the_journey_to_the_keeper(tmp_path: Path) -> None:
-    nodes = plan_of(tmp_path).nodes
-    assert nodes_from_json(nodes_to_json(nodes)) == nodes
+    plan = plan_of(tmp_path)
+    assert plan_from_json(plan_to_json(plan)) == plan
 
 
 def test_a_plan_shows_them_in_the_order_in_which_they_are_started(tmp_path: Path) -> None:

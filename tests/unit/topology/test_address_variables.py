@@ -182,7 +182,7 @@ def test_commands_and_routes_travel_with_a_plan() -> None:
     from labctl.plan.topology_of import topology_of
 
     built = plan.build(made("hosts: {a: {exec: [ls, {run: [b, c], env: {D: 1}, within: 5s}]}, b: {routes: none}}"))
-    nodes = plan.nodes_from_json(plan.nodes_to_json(built.nodes))
+    nodes = plan.plan_from_json(plan.plan_to_json(built)).nodes
     assert nodes == built.nodes
     assert [len(node.commands) for node in nodes] == [2, 0]
     assert [node.automatic_routes for node in topology_of(built).nodes] == [True, False]

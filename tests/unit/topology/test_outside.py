@@ -9,7 +9,7 @@ import pytest
 
 from labctl import topology
 from labctl.documents import parse
-from labctl.plan import build, nodes_from_json, nodes_to_json
+from labctl.plan import build, plan_from_json, plan_to_json
 from labctl.topology.model import Exposure, Limits, Topology, Transport
 
 TCP, UDP = Transport.TCP, Transport.UDP
@@ -131,5 +131,5 @@ def test_nodes_carry_it_to_the_keeper() -> None:
     hosts: {web: {expose: ["8080:80", "[::1]:5353:53/udp"], limits: {pids: 9, cpu: 150%}}, plain: {}}
     routers: {gw: {nat: true}}
     """
-    nodes = build(loaded(text)).nodes
-    assert nodes_from_json(nodes_to_json(nodes)) == nodes
+    plan = build(loaded(text))
+    assert plan_from_json(plan_to_json(plan)) == plan

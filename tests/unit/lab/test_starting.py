@@ -1,0 +1,35 @@
+"""Where a lab's own interpreter looks for packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import MachineError
+from labctl.lab.starting import search_path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_labctl_and_what_the_keeper_imports_are_found_on_the_search_path() -> None:
+    program = f"import sys; sys.path.extend({search_path()!r}); import labctl.lab.boot, pyroute2, msgspec"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
+
+
+@pytest.mark.parametrize("package", ["pyroute2", "msgspec"])
+def test_a_directory_of_a_packages_name_is_not_the_package(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / package / package).mkdir(parents=True)  # a clone beside the script
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert str(tmp_path) not in search_path()
+
+
+def test_a_missing_package_is_named() -> None:
+    program = "import sys; from labctl.lab.starting import search_path; sys.modules['pyroute2'] = None; search_path()"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert MachineError.__name__ in ended.stderr
+    assert "has no package pyroute2" in ended.stderr
