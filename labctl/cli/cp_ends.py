@@ -1,18 +1,38 @@
-"""The two ends of a copy: one writes files as a tar stream, the other makes them, each a process where its files are.
+"""The two ends of a copy: one sends files as a stream, the other writes them, each a process where its files are.
 
 Run as `python -I -S -c BOOTSTRAP send|receive ...`: on a host it sees that host's files. Standard library only.
+
+Neither end trusts its files to stay as they are, and the receiver does not trust the stream. Every component below the
+paths on the command line is opened relative to its directory with O_NOFOLLOW, and modes and times are set by
+descriptor: whatever links there are, or appear meanwhile, the sender reads and the receiver writes nothing outside.
+
+The stream is a sequence of entries: a header, the name (components joined by `/`), and then for a file its content in
+chunks, for a link its target as one chunk. A chunk is its length and as many bytes; an empty one ends the content, and
+the length CUT_SHORT tells that the rest could not be read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
+import struct
 import sys
-import tarfile
-from typing import IO, BinaryIO
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
+NAME_BYTES = 1 << 20
+MAX_DEPTH = 400  # directories in each other: one descriptor each, and one frame of the sender's
 FAILED = 1
+HEADER = struct.Struct("=cIqI")  # kind, mode, modification time in ns, length of the name
+LENGTH = struct.Struct("=I")
+CUT_SHORT: Final = 0xFFFF_FFFF
+DIRECTORY, FILE, LINK = b"d", b"f", b"l"
+PERMISSIONS = 0o1777  # owners are not kept, and so setuid and setgid are not (chmod(2), cp(1) -p)
+_INSIDE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class CopyProblem(Exception):
@@ -22,117 +42,313 @@ class CopyProblem(Exception):
 def send(paths: list[str], stream: BinaryIO) -> list[str]:
     """Write each path, a directory with all that is in it, under its last name; returns what could not be sent."""
     problems: list[str] = []
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        for path in paths:
-            name = os.path.basename(os.path.abspath(path)) or "root"
-            try:
-                os.stat(path)  # a name on the command line may be a link, which is followed
-                _send(archive, path, name, problems, follow=True)
-            except OSError as error:
-                problems.append(f"{path}: {error.strerror}")
+    for path in paths:
+        name = os.path.basename(os.path.abspath(path)) or "root"
+        try:
+            _check_kind(os.stat(path))  # a name on the command line may be a link, which is followed
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with _closing(descriptor):
+                _send(stream, descriptor, path, [name], problems)
+        except BrokenPipeError:
+            raise  # of the stream
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+        except CopyProblem as wrong:
+            problems.append(f"{path}: {wrong}")
+    stream.flush()
     return problems
 
 
-def _send(archive: tarfile.TarFile, path: str, name: str, problems: list[str], *, follow: bool) -> None:
-    try:
-        seen = os.stat(path) if follow else os.lstat(path)
-        if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode) or stat.S_ISLNK(seen.st_mode)):
-            problems.append(f"{path}: is a device, socket or FIFO, which is not copied")
+def _check_kind(seen: os.stat_result) -> None:
+    if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode) or stat.S_ISLNK(seen.st_mode)):
+        raise CopyProblem("is a device, socket or FIFO, which is not copied")
+
+
+def _send(stream: BinaryIO, descriptor: int, path: str, parts: list[str], problems: list[str]) -> None:
+    """Send the open file or directory, which is called `path` in messages and has the components `parts`."""
+    seen = os.fstat(descriptor)
+    _check_kind(seen)
+    if stat.S_ISREG(seen.st_mode):
+        _send_header(stream, FILE, seen, parts)
+        _send_content(stream, descriptor, path, problems)
+        return
+    if len(parts) > MAX_DEPTH:
+        problems.append(f"{path}: is nested too deeply; {MAX_DEPTH} directories in each other are copied")
+        return
+    _send_header(stream, DIRECTORY, seen, parts)
+    for entry in sorted(os.listdir(descriptor)):
+        below = os.path.join(path, entry)
+        try:
+            seen = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
+            _check_kind(seen)
+            if stat.S_ISLNK(seen.st_mode):
+                target = os.fsencode(os.readlink(entry, dir_fd=descriptor))
+                _send_header(stream, LINK, seen, [*parts, entry])
+                stream.write(LENGTH.pack(len(target)) + target)
+                continue
+            inner = os.open(entry, os.O_RDONLY | os.O_NONBLOCK | _INSIDE, dir_fd=descriptor)
+            with _closing(inner):
+                _send(stream, inner, below, [*parts, entry], problems)
+        except BrokenPipeError:
+            raise  # of the stream
+        except OSError as error:
+            problems.append(f"{below}: {error.strerror}")
+        except CopyProblem as wrong:
+            problems.append(f"{below}: {wrong}")
+
+
+def _send_header(stream: BinaryIO, kind: bytes, seen: os.stat_result, parts: list[str]) -> None:
+    name = os.fsencode("/".join(parts))
+    stream.write(HEADER.pack(kind, stat.S_IMODE(seen.st_mode), seen.st_mtime_ns, len(name)) + name)
+
+
+def _send_content(stream: BinaryIO, descriptor: int, path: str, problems: list[str]) -> None:
+    while True:
+        try:
+            chunk = os.read(descriptor, CHUNK_BYTES)
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+            stream.write(LENGTH.pack(CUT_SHORT))
             return
-        archive.inodes = {}  # type: ignore[attr-defined]  # a second name of a file is sent as a file of its own
-        archive.dereference = follow
-        if stat.S_ISREG(seen.st_mode):
-            with open(path, "rb") as file:
-                member = archive.gettarinfo(arcname=name, fileobj=file)
-                archive.addfile(member, file)
+        stream.write(LENGTH.pack(len(chunk)) + chunk)
+        if not chunk:
             return
-        archive.addfile(archive.gettarinfo(path, arcname=name))
-        if stat.S_ISDIR(seen.st_mode):
-            for entry in sorted(os.listdir(path)):
-                _send(archive, os.path.join(path, entry), f"{name}/{entry}", problems, follow=False)
-    except OSError as error:
-        if error.filename is None and error.errno is not None and isinstance(error, BrokenPipeError):
-            raise
-        problems.append(f"{path}: {error.strerror}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What comes before the content of a file, directory or link."""
+
+    kind: bytes
+    mode: int
+    mtime_ns: int
+    parts: tuple[str, ...]
+
+
+class _Reader:
+    """The stream, from the receiver's side. CopyProblem for what no sender of ours sends."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def entries(self) -> Iterator[Entry]:
+        while header := self._stream.read(HEADER.size):
+            if len(header) < HEADER.size:
+                raise CopyProblem("the stream ended too soon")
+            kind, mode, mtime_ns, length = HEADER.unpack(header)
+            name = os.fsdecode(self._exactly(length, NAME_BYTES))
+            parts = tuple(name.split("/"))
+            if kind not in (DIRECTORY, FILE, LINK) or len(parts) > MAX_DEPTH + 1:
+                raise CopyProblem(f"{name}: is nothing that can be copied")
+            if any(part in ("", ".", "..") or "\0" in part for part in parts):
+                raise CopyProblem(f"{name}: is a name that leads elsewhere")
+            yield Entry(kind, mode & PERMISSIONS, mtime_ns, parts)
+
+    def chunk(self) -> bytes | None:
+        """The next one; None when the sender could not read the rest."""
+        (length,) = LENGTH.unpack(self._exactly(LENGTH.size, LENGTH.size))
+        return None if length == CUT_SHORT else self._exactly(length, NAME_BYTES)
+
+    def skip(self) -> None:
+        """Read the rest of a file's content for nothing."""
+        while self.chunk():
+            pass
+
+    def _exactly(self, length: int, limit: int) -> bytes:
+        data = self._stream.read(length) if length <= limit else b""
+        if len(data) < length:
+            raise CopyProblem("the stream ended too soon")
+        return data
+
+
+class _Tree:
+    """The directory that everything is written below, by descriptor; and those on the way to the last one asked for."""
+
+    def __init__(self, root: int) -> None:
+        self._way: list[tuple[str, int]] = [("", root)]
+
+    def directory(self, parts: tuple[str, ...]) -> int:
+        """A descriptor (O_PATH) of a directory below the root, for as long as no other is asked for. OSError."""
+        depth = 0
+        while depth < len(parts) and depth + 1 < len(self._way) and self._way[depth + 1][0] == parts[depth]:
+            depth += 1
+        self._leave(depth)
+        for part in parts[depth:]:
+            inner = os.open(part, os.O_PATH | os.O_DIRECTORY | _INSIDE, dir_fd=self._way[-1][1])
+            self._way.append((part, inner))
+        return self._way[-1][1]
+
+    def close(self) -> None:
+        """Let go of all but the root."""
+        self._leave(0)
+
+    def _leave(self, depth: int) -> None:
+        while len(self._way) > depth + 1:
+            os.close(self._way.pop()[1])
 
 
 def receive(target: str, stream: BinaryIO, *, several: bool) -> list[str]:
-    """Make what comes: below `target` when that is a directory (or `several` come), else under that very name.
+    """Write what comes: below `target` when that is a directory (or `several` come), else under that very name.
 
-    Nothing is made outside it whatever the stream says: names are checked, and links come last.
+    `target` itself may be a link, which is followed. Below it no link is followed and nothing is written outside it,
+    whatever is there already, appears meanwhile, or comes in the stream.
     """
     is_directory = os.path.isdir(target)
     if (several or target.endswith("/")) and not is_directory:
         raise CopyProblem(f"{target}: is no directory")
-    if not is_directory and not os.path.isdir(os.path.dirname(os.path.abspath(target))):
-        raise CopyProblem(f"{os.path.dirname(os.path.abspath(target))}: there is no such directory")
-    problems: list[str] = []
-    links: list[tuple[str, str]] = []
-    directories: list[tuple[str, tarfile.TarInfo]] = []
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            parts = member.name.split("/")
-            if any(part in ("", ".", "..") for part in parts):
-                raise CopyProblem(f"{member.name}: is a name that leads elsewhere")
-            path = os.path.join(target, *parts) if is_directory else os.path.join(target, *parts[1:]).rstrip("/")
-            try:
-                _make(archive, member, path, links, directories)
-            except OSError as error:
-                problems.append(f"{path}: {error.strerror}")
-    for path, destination in links:
-        try:
-            if os.path.islink(path):
-                os.unlink(path)
-            os.symlink(destination, path)
-        except OSError as error:
-            problems.append(f"{path}: {error.strerror}")
-    for path, member in reversed(directories):  # last, for a directory may be one that nobody may write to
-        os.chmod(path, member.mode)
-        os.utime(path, (member.mtime, member.mtime))
-    return problems
-
-
-def _make(
-    archive: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    path: str,
-    links: list[tuple[str, str]],
-    directories: list[tuple[str, tarfile.TarInfo]],
-) -> None:
-    if member.isdir():
-        if not os.path.isdir(path):
-            os.mkdir(path, 0o700)
-        directories.append((path, member))
-    elif member.issym():
-        links.append((path, member.linkname))
-    elif member.isreg():
-        content = archive.extractfile(member)
-        assert content is not None  # a regular file has content
-        _make_file(content, member, path)
-
-
-def _make_file(content: IO[bytes], member: tarfile.TarInfo, path: str) -> None:
-    """The file whole under its name, or not at all; a device or FIFO that is there is written to."""
-    import shutil
-
-    if os.path.isdir(path):
-        raise IsADirectoryError(21, "is a directory, and a file was to be made there", path)
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:
-            shutil.copyfileobj(content, file, CHUNK_BYTES)
-        return
-    real = os.path.realpath(path) if os.path.islink(path) else path
-    unfinished = os.path.join(os.path.dirname(real), f".{os.path.basename(real)[:200]}.{os.getpid()}.unfinished")
+    if not is_directory and os.path.exists(target) and not os.path.isfile(target):
+        return _write_to(target, _Reader(stream))
+    where = target if is_directory else os.path.realpath(target)
+    above = where if is_directory else os.path.dirname(where)
     try:
-        with open(unfinished, "xb") as file:
-            shutil.copyfileobj(content, file, CHUNK_BYTES)
-            os.fchmod(file.fileno(), member.mode)
-        os.utime(unfinished, (member.mtime, member.mtime))
-        os.replace(unfinished, real)
-    except BaseException:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
-        raise
+        root = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CopyProblem(f"{above}: there is no such directory") from None
+    with _closing(root):
+        return _Receiver(_Reader(stream), root, above, None if is_directory else os.path.basename(where)).run()
+
+
+def _write_to(target: str, reader: _Reader) -> list[str]:
+    """Into the device or FIFO of that name."""
+    with _closing(os.open(target, os.O_WRONLY | os.O_CLOEXEC)) as descriptor:
+        for entry in reader.entries():
+            if entry.kind != FILE:
+                raise CopyProblem(f"{target}: is no directory")
+            while chunk := reader.chunk():
+                _write(descriptor, chunk)
+    return []
+
+
+class _Receiver:
+    """Writes a stream's entries below `root`, which messages call `above`; the first component becomes `renamed`."""
+
+    def __init__(self, reader: _Reader, root: int, above: str, renamed: str | None) -> None:
+        self._reader = reader
+        self._tree = _Tree(root)
+        self._above = above
+        self._renamed = renamed
+        self._problems: list[str] = []
+        self._refused: tuple[str, ...] = ()  # the directory that could not be made, with what is in it
+        self._links: list[tuple[tuple[str, ...], bytes]] = []
+        self._directories: list[tuple[tuple[str, ...], Entry]] = []
+
+    def run(self) -> list[str]:
+        """Read to the end; returns what could not be written. CopyProblem when the stream is not to be trusted."""
+        try:
+            for entry in self._reader.entries():
+                self._take(entry)
+            for parts, target in self._links:
+                with self._reported(parts):
+                    self._link(parts, target)
+            for parts, entry in reversed(self._directories):  # last: nobody may be able to write to the directory then
+                with self._reported(parts):
+                    _set(self._tree.directory(parts), entry)
+        finally:
+            self._tree.close()
+        return self._problems
+
+    def _take(self, entry: Entry) -> None:
+        parts = entry.parts if self._renamed is None else (self._renamed, *entry.parts[1:])
+        refused = bool(self._refused) and parts[: len(self._refused)] == self._refused
+        if entry.kind == FILE:
+            if refused:
+                self._reader.skip()
+            else:
+                with self._reported(parts):
+                    self._file(parts, entry)
+        elif entry.kind == LINK:
+            target = self._reader.chunk()
+            if not refused:
+                self._links.append((parts, target or b""))
+        elif not refused:
+            self._refused = parts  # until it is there
+            with self._reported(parts):
+                self._directory(parts)
+                self._directories.append((parts, entry))
+                self._refused = ()
+
+    def _directory(self, parts: tuple[str, ...]) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(parts[-1], 0o700, dir_fd=self._tree.directory(parts[:-1]))
+        self._tree.directory(parts)
+
+    def _file(self, parts: tuple[str, ...], entry: Entry) -> None:
+        """The file whole under its name, or not at all; what had the name before is replaced, not written to."""
+        reading = True
+        try:
+            directory = self._tree.directory(parts[:-1])
+            unfinished = _unfinished(parts[-1])
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _INSIDE
+            descriptor = os.open(unfinished, flags, 0o600, dir_fd=directory)
+            try:
+                with _closing(descriptor):
+                    while chunk := self._reader.chunk():
+                        _write(descriptor, chunk)
+                    reading = False
+                    _set(descriptor, entry)
+                if chunk is None:
+                    os.unlink(unfinished, dir_fd=directory)  # the sender reports why
+                else:
+                    os.rename(unfinished, parts[-1], src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(unfinished, dir_fd=directory)
+                raise
+        finally:
+            if reading:
+                self._reader.skip()
+
+    def _link(self, parts: tuple[str, ...], target: bytes) -> None:
+        """The link, instead of another link of that name; nothing else is replaced."""
+        directory = self._tree.directory(parts[:-1])
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISLNK(os.stat(parts[-1], dir_fd=directory, follow_symlinks=False).st_mode):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        unfinished = _unfinished(parts[-1])
+        os.symlink(target, os.fsencode(unfinished), dir_fd=directory)
+        try:
+            os.rename(unfinished, parts[-1], src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(unfinished, dir_fd=directory)
+            raise
+
+    @contextlib.contextmanager
+    def _reported(self, parts: tuple[str, ...]) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            path = os.path.join(self._above, *parts)
+            reason = error.strerror
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                reason = "a symbolic link or file is where a directory was to be made. Remove it"
+            elif error.errno == errno.EISDIR:
+                reason = "is a directory, and a file was to be made there"
+            self._problems.append(f"{path}: {reason}")
+
+
+def _unfinished(name: str) -> str:
+    return f".{os.fsdecode(os.fsencode(name)[:200])}.{os.getpid()}.unfinished"
+
+
+def _set(descriptor: int, entry: Entry) -> None:
+    """Mode and times of an open file; by /proc, for a directory is open without the right to read it (O_PATH)."""
+    path = f"/proc/self/fd/{descriptor}"
+    os.chmod(path, entry.mode)
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def main(arguments: list[str]) -> int:
@@ -141,7 +357,6 @@ def main(arguments: list[str]) -> int:
     try:
         if what == "send":
             problems = send(words, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
         else:
             target, several = words
             problems = receive(target, sys.stdin.buffer, several=several == "several")
@@ -152,8 +367,6 @@ def main(arguments: list[str]) -> int:
         return FAILED
     except OSError as error:
         problems = [f"{error.filename or words[0]}: {error.strerror}"]
-    except tarfile.TarError as error:
-        problems = [f"{words[0]}: the stream ended too soon ({error})"] if what == "receive" else [str(error)]
     for problem in problems:
         sys.stderr.write(problem + "\n")
     return FAILED if problems else 0

@@ -244,6 +244,19 @@ def test_files_are_copied_under_any_name(name: str, mine: str, tmp_path: Path) -
     assert (tmp_path / "back").read_text() == "content"
 
 
+def test_a_link_left_by_an_earlier_copy_leads_no_later_copy_outside(mine: str, tmp_path: Path) -> None:
+    victim, goal = tmp_path / "victim", tmp_path / "goal"
+    victim.mkdir(0o750)
+    goal.mkdir()
+    with Lab.attach(mine) as lab:
+        shell(lab, "client", f"mkdir -p /tmp/d; ln -s {victim} /tmp/d/sub")
+        assert copy(["client:/tmp/d"], str(goal), mine) == 0
+        shell(lab, "client", "rm /tmp/d/sub; mkdir -m 777 /tmp/d/sub; touch /tmp/d/sub/file")
+        assert copy(["client:/tmp/d"], str(goal), mine) == 1
+    assert list(victim.iterdir()) == []
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o750
+
+
 # The machine's network
 
 
