@@ -1,7 +1,9 @@
 """Prefixes for segments and addresses for interfaces: those given are kept, the others follow from the file's order.
 
 Automatic segments take the pools' prefixes one after the other, both families under the same number where they can:
-10.0.3.0/24 and fd00:0:0:3::/64. On a segment, interfaces count 1, 2, ... in both families.
+10.0.3.0/24 and fd00:0:0:3::/64. On a segment, interfaces count 1, 2, ... in both families, those of routers on a
+network 254, 253, ... (from the last address where the prefix is smaller). So that a group of hosts can grow (`count`)
+without moving others, its members come after all single ones, on a network as among direct links.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
+from itertools import chain
 
 from labctl.topology.draft import (
     Choice,
@@ -20,10 +23,11 @@ from labctl.topology.draft import (
     number_in,
     prefix_of,
 )
-from labctl.topology.model import Address, AddressOnLink, Prefix
+from labctl.topology.model import Address, AddressOnLink, NodeKind, Prefix
 from labctl.topology.segments import End, Segment
 
 _AUTOMATIC_LENGTH = {Family.IPV4: 24, Family.IPV6: 64}
+_ROUTERS_FROM = 254
 _BOTH = (Family.IPV4, Family.IPV6)
 
 EndKey = tuple[int, int]  # index of the link, side
@@ -61,6 +65,7 @@ class _Given:
         self.segments = segments
         self.without_ipv6 = without_ipv6
         self.mistakes = mistakes
+        self.routers = frozenset(node.name for node in draft.nodes if node.kind is NodeKind.ROUTER)
         self.result = Addressing()
         self.shared_out: set[tuple[int, Family]] = set()
         self.automatic: list[tuple[int, list[Family]]] = []
@@ -135,7 +140,7 @@ class _Given:
         pools = {family: _Pool(self.draft, family, self.result) for family in _BOTH}
         number = 0
         exhausted: set[Family] = set()
-        for index, families in self.automatic:
+        for index, families in sorted(self.automatic, key=lambda one: self.segments[one[0]].is_one_of_many):
             lengths = {family: self.length(index, family) for family in families}
             while True:
                 starts = {family: pools[family].fit(number, lengths[family]) for family in families}
@@ -224,6 +229,10 @@ class _Numbers:
             family: given.result.prefixes[index, family] for family in _BOTH if (index, family) in given.result.prefixes
         }
         self.taken: dict[Family, set[int]] = {family: set() for family in _BOTH}
+        routers = given.routers if segment.switches else frozenset()
+        self.routers = [end for end in segment.ends if end.draft.node in routers]
+        hosts = (end for end in segment.ends if end.draft.node not in routers)
+        self.hosts = sorted(hosts, key=lambda end: end.draft.is_one_of_many)
 
     def give(self) -> None:
         for end in self.segment.ends:
@@ -282,9 +291,13 @@ class _Numbers:
         addresses = self.given.result.addresses
         taken = set[int]().union(*(self.taken[family] for family in families))
         last = {family: _last(self.prefixes[family]) for family in families}
-        following = _first(self.prefixes[families[0]])
+        first, end_of_all = _first(self.prefixes[families[0]]), max(last.values())
+        top = min(_ROUTERS_FROM, *last.values())
+        free_for_routers = chain(range(top, first - 1, -1), range(top + 1, end_of_all + 1))
+        free_for_hosts = iter(range(first, end_of_all + 1))
         short: set[Family] = set()
-        for end in self.segment.ends:
+        ends = [(end, free_for_routers) for end in self.routers] + [(end, free_for_hosts) for end in self.hosts]
+        for end, free in ends:
             key = (end.link, end.side)
             own = [addresses.get((key, family)) for family in families]
             wanting = [
@@ -295,10 +308,7 @@ class _Numbers:
                 continue
             number = self.number_of(own)
             if number is None or any(number in self.taken[family] or number > last[family] for family in wanting):
-                while following in taken:
-                    following += 1
-                number = following
-                following += 1
+                number = next((one for one in free if one not in taken), end_of_all + 1)
             for family in wanting:
                 if number > last[family]:
                     short.add(family)

@@ -97,6 +97,7 @@ class DraftEnd:
     ipv6: WantedAddress = Choice.AUTOMATIC
     place: Place | None = None
     impairment: Impairment | None = None  # of what it sends
+    is_one_of_many: bool = False  # it was written for all nodes of a group that has a `count`, which may grow
 
     def address(self, family: Family) -> WantedAddress:
         """What was asked for in that family."""
@@ -117,6 +118,11 @@ class DraftLink:
     def ends(self) -> tuple[DraftEnd, DraftEnd]:
         """Both ends, in file order."""
         return (self.a, self.b)
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether there may be more such links when a `count` grows."""
+        return self.a.is_one_of_many or self.b.is_one_of_many
 
     def prefix(self, family: Family) -> WantedPrefix:
         """What was asked for in that family."""

@@ -1,16 +1,17 @@
 """Names and MACs of interfaces: eth0, eth1, ... on hosts and routers, the neighbour's name on a switch's ports.
 
 A MAC follows from the names of node and interface, not from the file's order: a running link whose file gets another
-link before it stays as it is.
+link before it stays as it is. Nothing changes its name because the `count` of a group of nodes grows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
 from labctl.names import BRIDGE, INTERFACE_NAME_MAX_BYTES, interface_name_problem
-from labctl.topology.draft import Draft, DraftEnd, Mistakes, Place
+from labctl.topology.draft import Draft, DraftEnd, DraftLink, Mistakes, Place
 from labctl.topology.model import NodeKind
 
 _AUTOMATIC_MACS = 0x021A00000000  # locally administered (bit 1 of the first byte), unicast; not those of kernel/nat.py
@@ -33,7 +34,7 @@ def label_ends(draft: Draft, mistakes: Mistakes) -> list[tuple[Label, Label]]:
         for end in link.ends:
             names.take(end)
             macs.take(end)
-    named = [(names.name(link.a, link.b), names.name(link.b, link.a)) for link in draft.links]
+    named = names.of(draft.links)
     for link, (first, second) in zip(draft.links, named, strict=True):
         macs.wanted(link.a, first)
         macs.wanted(link.b, second)
@@ -88,6 +89,16 @@ class _Names:
             return
         self.given[key] = end
         taken.add(end.interface)
+
+    def of(self, links: Sequence[DraftLink]) -> list[tuple[str, str]]:
+        """The names of both ends of every link. On a node, links to a group that may grow come after all others."""
+        pairs: dict[int, dict[int, str]] = {index: {} for index in range(len(links))}
+        for to_many in (False, True):
+            for index, link in enumerate(links):
+                for side, (end, peer) in enumerate((link.ends, link.ends[::-1])):
+                    if peer.is_one_of_many is to_many:
+                        pairs[index][side] = self.name(end, peer)
+        return [(pair[0], pair[1]) for pair in pairs.values()]
 
     def name(self, end: DraftEnd, peer: DraftEnd) -> str:
         if end.interface and self.given.get((end.node, end.interface)) is end:

@@ -382,7 +382,8 @@ class _Links:
                     self.mistakes.add(place.at(key), f"{end.node} is a switch: its ports have no addresses", key=True)
                     return []
         found = [name for name in names if name_key(name) in self.gathered.nodes]
-        return [DraftEnd(name, interface, mac, ipv4, ipv6, place, impairment) for name in found]
+        counted = bool(names) and name_key(names[0]) != name_key(end.node)
+        return [DraftEnd(name, interface, mac, ipv4, ipv6, place, impairment, counted) for name in found]
 
     @cached_property
     def known_names(self) -> list[str]:

@@ -29,6 +29,11 @@ class Segment:
         return self.switches[0].name if self.switches else ""
 
     @property
+    def is_one_of_many(self) -> bool:
+        """Whether it is a direct link of which there may be more when a `count` grows."""
+        return not self.switches and self.links[0].is_one_of_many
+
+    @property
     def parts(self) -> list[DraftNode | DraftLink]:
         """Its switches and links."""
         return [*self.switches, *self.links]

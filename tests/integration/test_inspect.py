@@ -31,12 +31,12 @@ BY_HAND = {
         f"a:eth0: mac is 02:00:00:00:00:07, not {automatic_mac('a', 'eth0')}"
     ],
     "ip address add 192.0.2.1/24 dev eth0": ["a:eth0: address 192.0.2.1/24 was added"],
-    "ip address delete 10.0.1.1/24 dev eth0; ip address add 10.0.1.9/24 dev eth0; ip route add default via 10.0.1.2": [
+    "ip address del 10.0.1.1/24 dev eth0; ip address add 10.0.1.9/24 dev eth0; ip route add default via 10.0.1.254": [
         "a:eth0: address 10.0.1.1/24 is missing",
         "a:eth0: address 10.0.1.9/24 was added",
     ],
-    "ip route delete default": ["a:eth0: route 0.0.0.0/0 via 10.0.1.2 is missing"],
-    "ip route add 203.0.113.0/24 via 10.0.1.2": ["a:eth0: route 203.0.113.0/24 via 10.0.1.2 was added"],
+    "ip route delete default": ["a:eth0: route 0.0.0.0/0 via 10.0.1.254 is missing"],
+    "ip route add 203.0.113.0/24 via 10.0.1.254": ["a:eth0: route 203.0.113.0/24 via 10.0.1.254 was added"],
     "ip link add dummy9 type veth peer name dummy8": [
         "a:dummy8: interface was added",
         "a:dummy9: interface was added",

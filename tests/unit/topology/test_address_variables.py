@@ -38,9 +38,9 @@ def topology() -> Topology:
         ("SERVER.ipv4", "10.0.0.1"),
         ("server.ipv6", "fd00:0:0:1::2"),  # of the first interface that has one
         ("server.eth1.ipv4", "10.0.1.2"),
-        ("client-2.ipv4", "10.0.0.3"),
-        ("c.x.eth0.ipv4", "10.0.0.4"),
-        ("c.x.ipv4", "10.0.0.4"),
+        ("client-2.ipv4", "10.0.0.4"),
+        ("c.x.eth0.ipv4", "10.0.0.2"),
+        ("c.x.ipv4", "10.0.0.2"),
         ("client-1.up.1.ipv6", "fd00:0:0:2::2"),
         ("gw.eth1.ipv4_network", "10.0.1.0/24"),
         ("gw.ipv6_network", "fd00:0:0:1::/64"),
@@ -151,13 +151,13 @@ def test_topologies_have_them_in_commands_services_and_environment() -> None:
         "ready: {listening: 'tcp/${b.ipv4}:1'}}}}\n"
         "networks: {lan: {members: [a, b]}}\n"
     )
-    assert [node.environment for node in topology.nodes[:2]] == [(("ME", "10.0.0.1"),), (("ME", "10.0.0.2"),)]
-    assert topology.node("a-1").commands[0].argv == ("sh", "-c", "echo 10.0.0.3 ${b.ipv4} ${HOME}")
+    assert [node.environment for node in topology.nodes[:2]] == [(("ME", "10.0.0.2"),), (("ME", "10.0.0.3"),)]
+    assert topology.node("a-1").commands[0].argv == ("sh", "-c", "echo 10.0.0.1 ${b.ipv4} ${HOME}")
     (web,) = topology.node("b").services
-    assert web.argv == ("x", "fd00::3")
+    assert web.argv == ("x", "fd00::1")
     assert web.environment == (("A", topology.node("a-2").interfaces[0].mac),)
     assert web.ready is not None
-    assert web.ready.listening == "tcp/10.0.0.3:1"
+    assert web.ready.listening == "tcp/10.0.0.1:1"
 
 
 CHAIN = "{routes}routers: {{r1: {{{own}}}, r2: }}\nhosts: {{h1: , h2: }}\nlinks: [[h1, r1], [r1, r2], [r2, h2]]\n"

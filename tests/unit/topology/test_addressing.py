@@ -112,6 +112,70 @@ def test_the_segment_after_a_large_one_starts_behind_it_in_both_families() -> No
     assert written(topology, "x") == ["10.0.2.1/24", "fd00:0:0:2::1/64"]
 
 
+@pytest.mark.parametrize(
+    ("more", "first", "second"),
+    [
+        ("", ["10.0.0.254/24", "fd00::fe/64"], ["10.0.0.253/24", "fd00::fd/64"]),
+        (", ipv4: 192.0.0.0/16", ["192.0.0.254/16", "fd00::fe/64"], ["192.0.0.253/16", "fd00::fd/64"]),
+        (", ipv4: 192.0.2.8/29", ["192.0.2.14/29", "fd00::6/64"], ["192.0.2.13/29", "fd00::5/64"]),
+        (", ipv6: false", ["10.0.0.254/24"], ["10.0.0.253/24"]),
+        (", ipv4: false, ipv6: '2001:db8::/126'", ["2001:db8::3/126"], ["2001:db8::2/126"]),
+    ],
+)
+def test_routers_on_a_network_count_down_from_254_whatever_its_prefix(
+    more: str, first: list[str], second: list[str]
+) -> None:
+    topology = resolved("hosts: {h: }", "routers: {r1: , r2: }", f"networks: {{n: {{members: [h, r1, r2]{more}}}}}")
+    assert (written(topology, "r1"), written(topology, "r2")) == (first, second)
+
+
+def test_a_router_goes_around_an_address_given_by_hand() -> None:
+    topology = resolved(
+        "hosts: {h: }",
+        "routers: {r: }",
+        "networks: {n: {ipv4: 192.0.2.0/24, members: [{node: h, ipv4: 192.0.2.254}, r]}}",
+    )
+    assert written(topology, "h") == ["192.0.2.254/24", "fd00::fe/64"]
+    assert written(topology, "r") == ["192.0.2.253/24", "fd00::fd/64"]
+
+
+def test_hosts_go_around_the_routers_of_a_large_network() -> None:
+    topology = resolved("hosts: {h: {count: 300}}", "routers: {r: }", "networks: {n: {members: [h, r]}}")
+    assert written(topology, "r") == ["10.0.0.254/23", "fd00::fe/64"]
+    assert written(topology, "h-254") == ["10.0.0.255/23", "fd00::ff/64"]
+    check(topology)
+
+
+@MODEST
+@given(st.integers(1, 12), st.integers(0, 8), st.integers(0, 2), st.permutations(["c", "s", "gw", "t", "gw2"]))
+def test_a_count_that_grows_moves_nobody_else(count: int, by: int, links: int, members: list[str]) -> None:
+    def lines(count: int) -> tuple[str, ...]:
+        return (
+            f"hosts: {{c: {{count: {count}}}, s: , t: , u: }}",
+            "routers: {gw: , gw2: }",
+            f"networks: {{n: {{members: [{', '.join(members)}]}}, o: {{members: [gw, u]}}}}",
+            f"links: [{', '.join([*['[gw, c]'] * links, '[gw, s]', '[gw2, c]', '[gw2, t]'])}]",
+        )
+
+    small, large = resolved(*lines(count)), resolved(*lines(count + by))
+    check(large)
+    for node in small.nodes:
+        if node.kind is not NodeKind.SWITCH and not node.name.startswith("c-"):
+            there = {one.name: one for one in large.node(node.name).interfaces}
+            singles = [one for one in node.interfaces if one.name in _to_others(small, node.name)]
+            assert singles
+            assert [there[one.name] for one in singles] == singles
+    for number in range(1, count + 1):
+        lan = small.node(f"c-{number}").interfaces[0]
+        assert large.node(f"c-{number}").interfaces[0] == lan
+
+
+def _to_others(topology: Topology, node: str) -> set[str]:
+    """The interfaces of a node that do not lead straight to a node of the group `c`."""
+    ends = [(link.a, link.b) for link in topology.links] + [(link.b, link.a) for link in topology.links]
+    return {end.ifname for end, peer in ends if end.node == node and not peer.node.startswith("c-")}
+
+
 def test_an_address_with_its_length_gives_the_link_its_prefix() -> None:
     topology = resolved("hosts: {a: , b: }", "links: [[a, {node: b, ipv4: 203.0.113.6/29}]]")
     assert written(topology, "a")[0] == "203.0.113.1/29"

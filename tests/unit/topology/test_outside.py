@@ -115,7 +115,7 @@ def test_everybody_has_a_default_route_towards_the_nearest_router_with_nat() -> 
         node.name: [str(route.gateway) for route in node.routes if route.destination.prefixlen == 0]
         for node in found.nodes
     }
-    assert gateways["near"] == gateways["both"] == gateways["inner"] == ["10.0.0.2", "fd00::2"]
+    assert gateways["near"] == gateways["both"] == gateways["inner"] == ["10.0.0.254", "fd00::fe"]
     assert gateways["far"] == ["10.0.1.1", "fd00:0:0:1::1"]
     assert gateways["gw"] == []  # its own is made with the lab
 
