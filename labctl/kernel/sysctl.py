@@ -42,3 +42,86 @@ def read_sysctl(key: str) -> str:
     """A parameter's value in the calling thread's network namespace, without the final newline; OSError, ValueError."""
     with open(sysctl_path(key)) as file:
         return file.read().rstrip("\n")
+
+
+def is_refused_silently(before: str, value: str, after: str) -> bool:
+    """Whether a write of `value` succeeded and did something else.
+
+    The kernel skips numbers out of the range of a long, and what follows the last number that it takes.
+    """
+    if len(value.split()) > len(after.split()) > 0:
+        return True
+    if before.split() != after.split():
+        return False
+    try:
+        return [int(word, 0) for word in value.split()] != [int(word, 0) for word in after.split()]
+    except ValueError:
+        return False
+
+
+def open_ping_sockets() -> None:
+    """Let every group of the calling thread's network and user namespaces open ICMP datagram sockets (icmp(7)).
+
+    Only groups that the user namespace maps can be named. OSError.
+    """
+    highest = -1
+    with open("/proc/self/gid_map", encoding="ascii") as file:
+        for line in file:
+            inside, _, count = map(int, line.split())
+            if inside == highest + 1:
+                highest = inside + count - 1
+    highest = min(highest, _GROUP_MAX)
+    write_sysctl(PING_GROUPS, f"0 {highest}")
+    if read_sysctl(PING_GROUPS).split() != ["0", str(highest)]:  # the kernel compares the groups that these stand for
+        write_sysctl(PING_GROUPS, "0 0")
+
+
+PING_GROUPS = "net.ipv4.ping_group_range"
+_GROUP_MAX = 2**31 - 1  # include/net/ping.h, GID_T_MAX
+
+
+def values_that_work(key: str) -> str:
+    """What a parameter takes, as a sentence, for one that has refused a value; "" where that cannot be found out.
+
+    A parameter of one number is asked by writing numbers to it, in the calling thread's network namespace; it has its
+    value again afterwards.
+    """
+    try:
+        if listed := _LISTED.get(sysctl_path(key)):
+            return f"Values that work here: {', '.join(read_sysctl(listed).split())}."
+        now = read_sysctl(key)
+    except (OSError, ValueError):
+        return ""
+    words = now.split()
+    if not words or not all(word.lstrip("-").isdecimal() for word in words):
+        return f"Its value now is `{now}`." if now else ""
+    if len(words) > 1:
+        return f"It takes {len(words)} numbers, such as `{' '.join(words)}`, its value now."
+    try:
+        low, high = _limit(key, int(now), -_FAR), _limit(key, int(now), _FAR)
+    finally:
+        write_sysctl(key, now)
+    return f"Whole numbers from {low} to {high} work." if high - low > 1 else f"The values {low} and {high} work."
+
+
+_LISTED = {sysctl_path("net.ipv4.tcp_congestion_control"): "net.ipv4.tcp_available_congestion_control"}
+_FAR = 2**63
+
+
+def _limit(key: str, good: int, bad: int) -> int:
+    """The number nearest to `bad` that the parameter takes, if it takes all between that one and `good`."""
+    while abs(bad - good) > 1:
+        middle = (good + bad) // 2
+        if _takes(key, middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _takes(key: str, value: int) -> bool:
+    try:
+        write_sysctl(key, str(value))
+        return read_sysctl(key) == str(value)
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ concerns a node goes over a socket that lives in the node's namespace.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
@@ -18,7 +19,7 @@ from labctl.errors import KernelError, LabctlError
 from labctl.kernel import carrier, qdisc, rtnl
 from labctl.kernel.announce import announce
 from labctl.kernel.netlink import Batch, Refused
-from labctl.kernel.sysctl import read_sysctl, write_sysctl
+from labctl.kernel.sysctl import is_refused_silently, open_ping_sockets, read_sysctl, values_that_work, write_sysctl
 from labctl.lab.nodes import Interface, NodeTable
 from labctl.lab.refusals import refusal
 from labctl.lab.sending import Needing, Origin, Restore, Sending, Tolerant, raise_first
@@ -214,6 +215,8 @@ class Execution(Sending):
         self.undo.append(RemoveNode(operation.node, operation.kind))
         if operation.kind is NodeKind.SWITCH:
             self._without_ipv6(operation)
+        else:
+            self._with_ping_sockets(operation)
         self._queue(operation.node, rtnl.set_up(rtnl.LOOPBACK_INDEX, True), operation)
 
     def _without_ipv6(self, operation: MakeNode) -> None:
@@ -226,6 +229,16 @@ class Execution(Sending):
                     return  # a kernel without IPv6
                 except OSError as error:
                     raise refusal(operation, error.errno or 0, "turning IPv6 off") from error
+
+    def _with_ping_sockets(self, operation: MakeNode) -> None:
+        """Every program may open ICMP datagram sockets, as distributions allow on their machines."""
+        with self._nodes.entered(operation.node):
+            try:
+                open_ping_sockets()
+            except FileNotFoundError:
+                return  # a kernel without IPv4
+            except OSError as error:
+                raise refusal(operation, error.errno or 0, "opening ICMP datagram sockets") from error
 
     def _make_link(self, operation: MakeLink) -> None:
         if self._doomed:
@@ -407,13 +420,15 @@ class Execution(Sending):
         self._require_node(operation, operation.node)
         self._commit_links()
         self._commit(operation.node)
-        try:
-            with self._nodes.entered(operation.node):
+        with self._nodes.entered(operation.node):
+            try:
                 before = self._written(operation.node, operation.key, value)
                 if self._running:
                     self._reach_interfaces(operation.node, operation.key, value)
-        except OSError as error:
-            raise refusal(operation, error.errno or 0, "") from error
+            except OSError as error:
+                number = error.errno or 0
+                hint = values_that_work(operation.key) if number in (errno.EINVAL, errno.ENOENT, errno.ERANGE) else ""
+                raise refusal(operation, number, "", hint=hint) from error
         if before is not None and isinstance(operation, SetSysctl):
             self._nodes.originals.setdefault((operation.node, operation.key), before)
 
@@ -422,7 +437,15 @@ class Execution(Sending):
         before: str | None = None
         with suppress(OSError, ValueError):  # what can only be written, or a bad key, which writing tells
             before = read_sysctl(key)
-        write_sysctl(key, value)
+        try:
+            write_sysctl(key, value)
+            if before is not None and is_refused_silently(before, value, read_sysctl(key)):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), key)
+        except OSError:
+            if before is not None:
+                with suppress(OSError):  # a part of the value may have been taken
+                    write_sysctl(key, before)
+            raise
         if before is not None:
             self.undo.append(SetSysctl(node, key, before))
         return before

@@ -27,12 +27,14 @@ from labctl.plan.operations import (
 DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
 
 
-def refusal(operation: Operation, number: int, detail: str) -> KernelError | MachineError:
-    """The kernel's refusal of an operation, in words; `detail` is the kernel's own.
+def refusal(operation: Operation, number: int, detail: str, *, hint: str = "") -> KernelError | MachineError:
+    """The kernel's refusal of an operation, in words; `detail` is the kernel's own, `hint` replaces the usual one.
 
     A MachineError where the machine's limits, not the lab, are the reason: it would refuse any lab of that size.
     """
-    error = KernelError(subject(operation), _attempted(operation), number, detail=detail, hint=_hint(operation, number))
+    error = KernelError(
+        subject(operation), _attempted(operation), number, detail=detail, hint=hint or _hint(operation, number)
+    )
     if isinstance(operation, MakeNode) and number == errno.ENOSPC:
         return MachineError(str(error))
     return error

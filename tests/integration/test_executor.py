@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
+import socket
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from labctl.errors import KernelError
 from labctl.kernel.sysctl import read_sysctl
@@ -190,6 +191,38 @@ def test_sysctls_are_set_on_the_node_only() -> None:
             assert read_sysctl("net/ipv4/conf/eth0/rp_filter") == "2"
         with lab.nodes.entered("client"):
             assert read_sysctl("net.core.somaxconn") != "7"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "works"),
+    [
+        ("net.ipv4.ip_default_ttl", "256", "Whole numbers from 1 to 255 work."),
+        ("net.ipv4.ip_default_ttl", "many", "Whole numbers from 1 to 255 work."),
+        ("net.ipv4.ip_default_ttl", "1 2", "Whole numbers from 1 to 255 work."),
+        ("net.ipv4.tcp_sack", "256", "Whole numbers from 0 to"),
+        ("net.ipv4.ip_nonlocal_bind", "-1", "Whole numbers from 0 to"),
+        ("net.ipv4.tcp_congestion_control", "nonsense", "Values that work here: "),
+        ("net.ipv4.tcp_rmem", "many", "It takes 3 numbers, such as `"),
+        ("net.ipv4.ping_group_range", "0 99999999999", "It takes 2 numbers, such as `0 "),
+    ],
+)
+@inside
+def test_a_sysctl_that_refuses_a_value_names_those_that_work(key: str, value: str, works: str) -> None:
+    with NetworkLab(*pair()) as lab:
+        with lab.nodes.entered("server"):
+            before = read_sysctl(key)
+        with pytest.raises(KernelError) as raised:
+            lab.apply(SetSysctl("server", key, value))
+        assert works in str(raised.value)
+        with lab.nodes.entered("server"):
+            assert read_sysctl(key) == before
+
+
+@inside
+def test_every_group_may_open_icmp_datagram_sockets_on_hosts() -> None:
+    with NetworkLab(*pair()) as lab, lab.nodes.entered("server"):
+        for family, protocol in ((socket.AF_INET, socket.IPPROTO_ICMP), (socket.AF_INET6, socket.IPPROTO_ICMPV6)):
+            socket.socket(family, socket.SOCK_DGRAM, protocol).close()
 
 
 @pytest.mark.stock_kernel
