@@ -81,6 +81,7 @@ class Lab:
         self._exchange = Exchange(boot, name, answer_timeout_s)
         self._unfinished: ExitStack | None = None  # what is held until a lab that is to stay does
         self._unfinished_state = -1
+        self._published = False  # others find it, and yet it ends with this handle
 
     @classmethod
     def open(
@@ -164,6 +165,14 @@ class Lab:
         self._done(Stay(), what="let the lab stay")
         if isinstance(self._boot, Boot):
             self._boot.let_go()
+        if self._unfinished is not None:
+            unfinished, self._unfinished = self._unfinished, None
+            unfinished.close()
+
+    def publish(self) -> None:
+        """Let others find the lab that `up` made, by its name; unlike one that stays, it ends with this handle."""
+        self._done(Stay(owned=True), what="publish the lab")
+        self._published = True
         if self._unfinished is not None:
             unfinished, self._unfinished = self._unfinished, None
             unfinished.close()
@@ -463,6 +472,10 @@ class Lab:
 
                 with unfinished:
                     staying.end_unfinished(self._unfinished_state, self.name)
+            elif self._published:
+                self._published = False
+                with contextlib.suppress(InputError):  # it has gone already
+                    registry.take_down(self.name, force=True)
             if idle:
                 self._exchange.let_go()
 

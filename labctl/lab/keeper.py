@@ -128,6 +128,7 @@ class Keeper:
     children: dict[int, int] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
     stays: bool = False
+    published: bool = False  # others find it by its name
     is_down: bool = False
     logged_bugs: int = 0
     tasks: dict[int, Callable[[], None]] = field(default_factory=dict)  # by descriptor: what to call when it is ready
@@ -281,8 +282,8 @@ class Keeper:
             case EndChange():
                 self.changes.end(client, number, keep=message.keep)
                 return None
-            case Stay():
-                self.stay()
+            case Stay(owned):
+                self.stay(owned=owned)
                 return Answer(Done())
             case Down():
                 self.is_down = True
@@ -355,18 +356,20 @@ class Keeper:
         answer.descriptors.append(mine.detach())
         return answer
 
-    def stay(self) -> None:
-        """From here on the lab is found by its name, and its owner may go."""
+    def stay(self, *, owned: bool) -> None:
+        """From here on the lab is found by its name, and its owner may go, unless the lab stays `owned`."""
         if self.staying is None:
             raise LabError(f"lab {self.surroundings.lab}: it was not made to stay.")
-        if not self.stays:
+        if not self.published:
             self.staying.place.link(self.names(self.hosts), self.surroundings.machine_proc)
             if self.front.listener is not None:
                 self.front.listener.listen(BACKLOG)
             self.staying.place.publish()
+            self.published = True
+            self.front.listen()
+        if not (owned or self.stays):
             self.stays = True
             os.write(self.staying.stay, b"!")
-            self.front.listen()
 
     def names(self, nodes: Iterable[str]) -> dict[str, str]:
         """Where the names of these nodes on the machine lead to."""
@@ -436,7 +439,7 @@ class Keeper:
 
     def rename(self, gone: set[str], there: set[str]) -> None:
         """Some nodes have gone, others may be new: so with their names on the machine."""
-        if self.staying is None or not self.stays:
+        if self.staying is None or not self.published:
             return
         self.staying.place.rename(gone, self.names(there), self.surroundings.machine_proc)
 

@@ -75,7 +75,12 @@ class Open(Message, frozen=True):
 
 
 class Stay(Message, frozen=True):
-    """A lab that was opened to stay does, from here on: it is found by its name, and its first client may go."""
+    """A lab that was opened to stay is found by its name from here on, and its first client may go.
+
+    With `owned` it is found, but still ends with its first client.
+    """
+
+    owned: bool = False
 
 
 class Hello(Message, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -149,14 +148,6 @@ class Callers:
                 ended.append(EndedCaller(host, process, how, self._lines.get((host, process), 0)))
         return ended
 
-    def way_in(self, host: str) -> str:
-        """A command that enters the host from another terminal of this machine."""
-        process = cast("Process", self._session(host, "").caller.process)
-        pid = _pid_here(process.pidfd)
-        # Not --all: without root, the cgroup namespace, which is the machine's, cannot be entered.
-        user = "" if os.geteuid() == 0 else "--user --preserve-credentials "
-        return f"{host}: nsenter --target {pid} {user}--net --mount --uts --ipc --pid"
-
     def close(self) -> None:
         """End all calling processes."""
         for session in self._sessions.values():
@@ -230,10 +221,3 @@ def comparison_mismatch(at: StepRun, text: str) -> str:
         return f"expected {text} to be true; got {show(evaluate(expression, {}, at.variables))}"
     except CannotEvaluate as error:
         raise StepFailed(f"`{text}`: {error}") from error
-
-
-def _pid_here(pidfd: int) -> int:
-    """The process's number in this process's own PID namespace, as /proc tells of the descriptor (pidfd_open(2))."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    return int(fields["Pid"])

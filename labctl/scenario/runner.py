@@ -6,11 +6,13 @@ other scenarios may run on it (LabImpossible).
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabctlError, LabImpossible, MachineError
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 NO_OPTIONS = RunOptions()
 SIGNALS_SEEN_S = 0.25
+_SHELLS_SHOWN = 8  # hosts of a kept lab whose command is printed
+_NAME_PART = 20  # characters of a file's name in that of a kept lab
 CLEAN_UP_S = 15.0  # for what is left to do after the last step, whatever the scenario's own deadline
 
 
@@ -181,7 +185,7 @@ def _in_a_lab(
             if options.lab is None:
                 plan = _seeded(planning.build(scenario.topology), scenario, options)
                 paths = (str(scenario.directory), *_service_paths(plan))
-                lab = Lab.open(plan, visible_paths=paths, boot=boot)
+                lab = _own_lab(scenario, plan, paths, options, boot)
                 changes = Changes()
             else:
                 lab = Lab.attach(options.lab)
@@ -211,6 +215,19 @@ def _in_a_lab(
         if not isinstance(error, LabctlError):
             raise
         return finished(Outcome.ERROR, str(error), steps)
+
+
+def _own_lab(scenario: Scenario, plan: Plan, paths: tuple[str, ...], options: RunOptions, boot: Boot | None) -> Lab:
+    """The scenario's own lab: without a name, or under one that can be published if it is to be kept."""
+    from labctl.lab.handle import Lab
+
+    if not options.keep_on_failure:
+        return Lab.open(plan, visible_paths=paths, boot=boot)
+    if boot is not None:
+        boot.close()
+    # Scenarios run in a thread each; `labctl ps` shows what the name says.
+    name = re.sub(r"[^a-z0-9]+", "-", Path(scenario.file).stem.lower()).strip("-")[:_NAME_PART] or "lab"
+    return Lab.up(plan, f"{name}-{threading.get_native_id()}", source=scenario.file, visible_paths=paths)
 
 
 def begin(
@@ -316,7 +333,12 @@ def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioRes
     if options.look_at_failure is not None and worst(run.results) is not None:
         options.look_at_failure(run.lab)
     if options.keep_on_failure and worst(run.results) is not None:
-        run.listener.scenario_kept(run.scenario, verdict(run, finished), ways_in(run))
+        kept = verdict(run, finished)
+        if options.lab is None:
+            run.lab.publish()
+        run.listener.scenario_kept(run.scenario, kept, ways_in(run))
+        if run.scope.cancelled:  # Ctrl-C, which ends what was kept, is no part of the scenario
+            return kept
     for program in run.programs.stop_all(Scope(run.condition, time.monotonic() + CLEAN_UP_S)):
         end_badly(run, program, "it did not end, not even by SIGKILL")
     return verdict(run, finished)
@@ -334,7 +356,8 @@ def take_steps(run: Run) -> None:
 
 def ways_in(run: Run) -> tuple[str, ...]:
     """Commands that enter the hosts of a kept lab from another terminal."""
-    return tuple(run.callers.way_in(host) for host in run.scenario.hosts)
+    shells = (f"labctl shell --lab {run.lab.name} {host}" for host in run.scenario.hosts[:_SHELLS_SHOWN])
+    return (*shells, f"labctl console {run.lab.name}")
 
 
 def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> None:

@@ -215,7 +215,8 @@ def test_a_locale_without_unicode_gets_ascii(suite: Path) -> None:
     assert "socket(AF_INET, SOCK_STREAM, 0)" in ran.stdout
 
 
-def test_keep_on_failure_keeps_the_lab_until_enter(suite: Path) -> None:
+@pytest.mark.parametrize("leave", ["enter", "ctrl-c"])
+def test_keep_on_failure_keeps_the_lab_for_shells_and_ends_with_the_failure(leave: str, suite: Path) -> None:
     process = subprocess.Popen(
         [LABCTL, "run", suite / "more" / "refused.yaml", "--keep-on-failure"],
         env=environment(),
@@ -231,11 +232,40 @@ def test_keep_on_failure_keeps_the_lab_until_enter(suite: Path) -> None:
             line = process.stdout.readline()
             assert line, seen
             seen += line
-        (command,) = [line.split(": ", 1)[1] for line in seen.splitlines() if line.startswith("  client: nsenter")]
-        inside = subprocess.run(
-            ["sh", "-c", f"{command} hostname"], env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
+        (shell,) = [
+            line.split() for line in seen.splitlines() if line.startswith("  labctl shell") and "client" in line
+        ]
+        inside = labctl("exec", *shell[2:], "--", "hostname")
+        console = subprocess.run(
+            [LABCTL, "console", shell[3]],
+            input="client hostname\n",
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
         )
-        rest, complaint = process.communicate("\n", timeout=TIMEOUT_S)
+        if leave == "ctrl-c":
+            process.send_signal(signal.SIGINT)
+        rest, complaint = process.communicate("\n" if leave == "enter" else None, timeout=TIMEOUT_S)
     assert process.returncode == 1, complaint
-    assert inside.stdout.strip() == "client", command + inside.stderr
-    assert "Traceback" not in rest + complaint
+    assert inside.stdout.strip() == "client", inside.stderr
+    assert console.stdout.strip() == "client", console.stderr
+    assert complaint == ""
+    assert labctl("ps").stdout.strip() == "No lab is running." or shell[3] not in labctl("ps").stdout
+
+
+def test_a_killed_run_takes_the_lab_that_it_kept_along(suite: Path) -> None:
+    process = subprocess.Popen(
+        [LABCTL, "run", suite / "more" / "refused.yaml", "--keep-on-failure"],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        while "Enter or Ctrl-C" not in process.stdout.readline():
+            pass
+        process.kill()
+    # The fixture looks for what is left; a command finds no lab.
+    assert "refused" not in labctl("ps").stdout

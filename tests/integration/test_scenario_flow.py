@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from labctl.lab import Lab, registry
 from labctl.scenario import Cancellation, RunOptions, load, run_many
 from labctl.scenario.listener import ScenarioInfo, SilentListener
 from labctl.scenario.result import Outcome, ScenarioResult
@@ -247,16 +248,19 @@ def test_the_lab_of_a_failed_scenario_is_kept_until_the_listener_returns(tmp_pat
 
         def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
             self.hints = hints
-            pid = hints[0].split("--target ")[1].split()[0]
-            self.entered = Path(f"/proc/{pid}/net/dev").read_text()
+            name = hints[0].split("--lab ")[1].split()[0]
+            with Lab.attach(name) as lab, open(lab.open_file("client", "/proc/net/dev")) as file:
+                self.entered = file.read()
 
     keeper = Keeper()
     options = RunOptions(keep_on_failure=True)
     passes(tmp_path, "  - client: getpid()\n", options=options, listener=keeper)
     assert not any(keeper.hints)
     fails(tmp_path, "  - run: {on: client, run: ['false']}\n", options=options, listener=keeper)
-    assert [each.partition(":")[0] for each in keeper.hints] == ["client", "server"]
+    assert [each.split()[-1] for each in keeper.hints[:2]] == ["client", "server"]
+    assert keeper.hints[2].startswith("labctl console it-")
     assert "eth0" in keeper.entered
+    assert registry.labs() == []
 
 
 def test_data_that_differs_is_told_in_the_reason(tmp_path: Path) -> None:
