@@ -246,7 +246,7 @@ def test_keep_on_failure_keeps_the_lab_for_shells_and_ends_with_the_failure(leav
         )
         if leave == "ctrl-c":
             process.send_signal(signal.SIGINT)
-        rest, complaint = process.communicate("\n" if leave == "enter" else None, timeout=TIMEOUT_S)
+        _, complaint = process.communicate("\n" if leave == "enter" else None, timeout=TIMEOUT_S)
     assert process.returncode == 1, complaint
     assert inside.stdout.strip() == "client", inside.stderr
     assert console.stdout.strip() == "client", console.stderr
