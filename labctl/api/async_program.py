@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from labctl.api.journal import ActivityKind, Entry, Seen, show_command
 from labctl.api.readiness import listening, not_ready
 from labctl.api.running import Completed, Request, drain, kill, spawn, written
-from labctl.errors import LabGone, ProgramNotReady
+from labctl.errors import LabctlError, LabGone, ProgramNotReady
 from labctl.lab.process import Process
 from labctl.scenario.programs import PATIENCE_S, SURELY_S, describe_status
 from labctl.scenario.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
@@ -80,6 +80,7 @@ class AsyncProgram:
                 from labctl.api.failure import snapshot_of_failure
 
                 await self._worker.call(partial(snapshot_of_failure, self._core, error))
+                await self._settle()
         finally:
             await self.aclose()
 
@@ -166,6 +167,17 @@ class AsyncProgram:
             return  # the lab ends, and the program with it
         finally:
             self._let_go()
+
+    async def _settle(self) -> None:
+        """What may be the cause of an error is let crash by itself."""
+        from labctl.scenario.last_look import QUIET_S, SETTLE_S, is_idle
+
+        until = time.monotonic() + SETTLE_S
+        idle = partial(is_idle, self._core.engine, self.host.name, self._process.pid)
+        with suppress(LabctlError, RuntimeError):  # the lab has ended, or is closed by another thread
+            while not await self._ended_within(QUIET_S) and time.monotonic() < until:
+                if await self._worker.call(idle):
+                    return
 
     async def _end(self) -> None:
         await self._signal_group(signal.SIGTERM)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.api.journal import Activity, ActivityKind, Journal
+from labctl.api.journal import Activity, ActivityKind, Journal, show_command, tail
 from labctl.errors import LabctlError
 from labctl.scenario.listener import ScenarioInfo, SilentListener
 from labctl.scenario.model import Scenario
@@ -84,6 +85,7 @@ class ScenarioRun:
             )
             result = self._result = self._held.enter_context(running)
             if result.outcome is not Outcome.PASSED:
+                listener.note_programs(result)
                 take_snapshot(core, f"sockets when scenario {result.name} had {result.outcome}")
             entry.end(result.outcome.value)
         if result.outcome is not Outcome.PASSED:
@@ -107,6 +109,20 @@ class _Noting(SilentListener):
     def begun(self, started: float) -> None:
         """Their times count from then on."""
         self._offset_s = started - self._journal.origin
+
+    def note_programs(self, result: ScenarioResult) -> None:
+        """Note how its background programs are, and what they wrote; services are in the journal already."""
+        for program in result.programs:
+            if program.kind != "service":
+                what, output = f"{program.name}: {show_command(program.argv)}", program.output
+                now_s = time.monotonic() - self._journal.origin
+                self._journal.add(
+                    Activity(
+                        *(program.host, ActivityKind.START, what, now_s, 0.0, program.state),
+                        stdout=tail(output.stdout),
+                        stderr=tail(output.stderr),
+                    )
+                )
 
     def call_finished(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
         """Note a call."""

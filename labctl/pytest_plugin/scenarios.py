@@ -12,7 +12,6 @@ import pytest
 
 from labctl.errors import InputError, MachineError
 from labctl.pytest_plugin import SCENARIO_RUN, SCENARIO_SEEN
-from labctl.pytest_plugin.outputs import Said
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
 from labctl.scenario.discovery import has_steps
 from labctl.scenario.model import Scenario
@@ -75,7 +74,6 @@ class ScenarioItem(pytest.Item):
     def __init__(self, *, scenario: Scenario, **more: Any) -> None:
         super().__init__(**more)
         self.scenario = scenario
-        self.said = Said()
         self.add_marker("scenario")
 
     def runtest(self) -> None:
@@ -91,7 +89,7 @@ class ScenarioItem(pytest.Item):
         ]
         try:
             options = RunOptions(seed=seed, look_at_failure=self._look)
-            run = run_many([self.scenario], options, self.said)
+            run = run_many([self.scenario], options)
         except MachineError as error:
             if skips_impossible(self.config):
                 self._skip(str(error))
@@ -101,7 +99,7 @@ class ScenarioItem(pytest.Item):
     def _look(self, lab: Lab) -> None:
         from labctl.api.failure import socket_lines
 
-        self.stash[SCENARIO_SEEN] = "\n".join([*self.said.lines(), *socket_lines(lab, "sockets")])
+        self.stash[SCENARIO_SEEN] = "\n".join(socket_lines(lab, "sockets"))
 
     def _conclude(self, run: RunResult) -> None:
         (result,) = run.scenarios

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from labctl.report import conversation
 from labctl.report.screen import INK_OF_OUTCOME, UNICODE, Ink, Look
 from labctl.report.text import cells, printable, seconds, shorten, wrap
-from labctl.scenario.result import Outcome, OutputRecord, RunResult, ScenarioResult, StepResult
+from labctl.scenario.result import Outcome, OutputRecord, ProgramRecord, RunResult, ScenarioResult, StepResult
 
+LAST_LINES = 20  # of each stream of a program that no failed step is about
 _WORD = {
     Outcome.PASSED: "passed",
     Outcome.FAILED: "failed",
@@ -60,7 +61,41 @@ def failure(result: ScenarioResult, look: Look) -> list[str]:
         lines += ["", *_failed_step(result, step, look)]
     if result.reason and not told:
         lines = [*_indented(result.reason, look, 2), *lines]
-    return lines
+    return [*lines, *_programs(result, innermost, look), *_listening(result, look)]
+
+
+def _programs(result: ScenarioResult, shown: Sequence[StepResult], look: Look) -> Iterator[str]:
+    """How background programs and services were at the end, with their last lines; not those of the steps `shown`."""
+    told = [program for program in result.programs if not any(_is_of(program, step) for step in shown)]
+    if told:
+        yield ""
+        yield look.paint("  programs:", Ink.STRONG)
+    for program in told:
+        service = "service " if program.kind == "service" else ""
+        state = "is running" if program.state == "running" else program.state
+        yield from _indented(f"{program.host}: {service}{program.name} {state}", look, 4)
+        if program.output.stdout or program.output.stderr:
+            yield from output(program.output, look, blanks=6, lines=LAST_LINES)
+        else:
+            yield look.paint("      wrote nothing", Ink.FAINT)
+
+
+def _is_of(program: ProgramRecord, step: StepResult) -> bool:
+    """Whether the step's report has what there is to say of the program."""
+    if step.output is None or (step.host or program.host) != program.host:
+        return False
+    ends = ((step.output.stdout, program.output.stdout), (step.output.stderr, program.output.stderr))
+    return step.exit_status == program.exit_status and all(whole.endswith(end) for whole, end in ends)
+
+
+def _listening(result: ScenarioResult, look: Look) -> Iterator[str]:
+    """Who listened on the hosts that took part."""
+    if result.listening:
+        yield ""
+        yield look.paint("  listening:", Ink.STRONG)
+    for record in result.listening:
+        there = record.problem or ", ".join(record.sockets) or "nothing"
+        yield from _indented(f"{record.host}: {there}", look, 4)
 
 
 def _failed_step(result: ScenarioResult, step: StepResult, look: Look) -> Iterator[str]:
@@ -74,18 +109,26 @@ def _failed_step(result: ScenarioResult, step: StepResult, look: Look) -> Iterat
         yield from output(step.output, look)
 
 
-def output(record: OutputRecord, look: Look) -> Iterator[str]:
-    """What a program wrote, in full, not wrapped: it is somebody else's text and may have to be copied."""
+def output(record: OutputRecord, look: Look, *, blanks: int = 4, lines: int | None = None) -> Iterator[str]:
+    """What a program wrote, not wrapped: it is somebody else's text and may have to be copied.
+
+    In full, or the last `lines` of each stream that has any.
+    """
+    lead = " " * blanks
+    bar = look.paint(f"{lead}{look.glyphs.column} ", Ink.FAINT)
     for name, text in (("stdout", record.stdout), ("stderr", record.stderr)):
         if not text:
-            yield look.paint(f"    {name}: nothing", Ink.FAINT)
+            if lines is None:
+                yield look.paint(f"{lead}{name}: nothing", Ink.FAINT)
             continue
-        yield look.paint(f"    {name}:", Ink.FAINT)
-        bar = look.paint(f"    {look.glyphs.column} ", Ink.FAINT)
-        for line in printable(text).rstrip("\n").split("\n"):
+        written = printable(text).rstrip("\n").split("\n")
+        shown = written if lines is None else written[-lines:]
+        of = f", the last {len(shown)} of {len(written)} lines" if len(shown) < len(written) else ""
+        yield look.paint(f"{lead}{name}{of}:", Ink.FAINT)
+        for line in shown:
             yield (bar + line).rstrip()
-    if record.truncated_bytes:
-        yield look.paint(f"    ({record.truncated_bytes} bytes in the middle were not kept)", Ink.FAINT)
+    if record.truncated_bytes and lines is None:
+        yield look.paint(f"{lead}({record.truncated_bytes} bytes in the middle were not kept)", Ink.FAINT)
 
 
 def one_line(result: ScenarioResult, look: Look) -> list[str]:

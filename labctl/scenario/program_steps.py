@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from labctl.errors import KernelError, describe_errno
 from labctl.scenario.describe import command_line, program_name
 from labctl.scenario.endpoints import parse_listening
+from labctl.scenario.last_look import kernel_state
 from labctl.scenario.listener import Stream
 from labctl.scenario.matching import number_mismatch, text_mismatch
 from labctl.scenario.programs import Command, Program, describe_status
@@ -98,7 +99,7 @@ def pause(at: StepRun, body: NameBody) -> Done:
     program.signal(signal.SIGSTOP, group=True)
     state = ""
     for _ in at.scope.look_again():
-        state = _kernel_state(at, program)
+        state = kernel_state(at.lab, program.command.host, program.process.pid)
         if state == "T":
             return NOTHING
     raise StepFailed(f"expected {body.process} to be stopped (T) within {_seconds(at)}; its state is {state}")
@@ -109,7 +110,7 @@ def resume(at: StepRun, body: NameBody) -> Done:
     program = _running(at, body.process)
     program.signal(signal.SIGCONT, group=True)
     for _ in at.scope.look_again():
-        if program.ended or _kernel_state(at, program) != "T":
+        if program.ended or kernel_state(at.lab, program.command.host, program.process.pid) != "T":
             return NOTHING
     raise StepFailed(f"expected {body.process} to go on within {_seconds(at)}; the kernel says that it is stopped")
 
@@ -297,6 +298,7 @@ def _succeeds(at: StepRun, program: Program, argv: list[str]) -> bool:
         at.step.where,
     )  # fmt: skip
     probe, _ = _spawn(at, command)
+    probe.is_in_a_result = True  # of no interest to anybody
     at.scope.wait_for(lambda: probe.ended or program.ended)
     if not probe.ended:
         probe.stop(signal.SIGTERM, at.run.scope)
@@ -315,19 +317,6 @@ def _running(at: StepRun, name: str) -> Program:
     if not program.is_running:
         raise StepFailed(f"expected {name} to be running; it {program.state}", _done(program))
     return program
-
-
-def _kernel_state(at: StepRun, program: Program) -> str:
-    """The letter of proc_pid_stat(5), field 3; X when there is no such process any more."""
-    try:
-        fd = at.lab.open_file(program.command.host, f"/proc/{program.process.pid}/stat")
-    except KernelError:
-        return "X"
-    with open(fd, "rb") as file:
-        try:
-            return chr(file.read().rpartition(b")")[2].split()[0][0])
-        except (ProcessLookupError, IndexError):
-            return "X"
 
 
 def _judge(program: Program, expected: ProgramExpect | None, *, any_exit: bool) -> None:
@@ -375,6 +364,7 @@ def _save(at: StepRun, program: Program, save: Save | None) -> None:
 
 
 def _done(program: Program) -> Done:
+    program.is_in_a_result = True
     return Done(program.record(), program.exit_status)
 
 

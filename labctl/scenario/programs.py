@@ -63,7 +63,7 @@ class Handle(Protocol):
 class Program:
     """A program that was started. Its fields change under the scenario's condition, which is notified."""
 
-    kind = "background program"
+    kind = "program"
 
     def __init__(self, command: Command, process: Handle, condition: threading.Condition) -> None:
         self.command = command
@@ -74,6 +74,7 @@ class Program:
         self.asked_to_end = False  # a step has signalled it
         self.ended_by_labctl = False  # it was still running when labctl cleaned up
         self.accounted_for = False  # a step has looked at how it ended
+        self.is_in_a_result = False  # a step's, with what it wrote
         self._condition = condition
         self._pipes: dict[Stream, int] = {}
         self._watches: list[LineWatch] = []
@@ -264,6 +265,7 @@ class Programs:
         return program, watch
 
     def add_background(self, program: Program) -> None:
+        program.kind = "background program"
         with self._lock:
             self._background[program.command.name] = program
 
@@ -300,6 +302,11 @@ class Programs:
         """Background programs and services, in the order in which they were started."""
         with self._lock:
             return [*self._services.values(), *self._background.values()]
+
+    def everything(self) -> list[Program]:
+        """Background programs, services, and all others that have not been let go of."""
+        with self._lock:
+            return [*self._services.values(), *self._all]
 
     def unaccounted(self) -> list[Program]:
         """Those that had ended by themselves, with a status other than 0, and that no step looked at."""

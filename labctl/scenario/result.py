@@ -62,6 +62,28 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramRecord:
+    """A background program or a service, or a program whose step was interrupted, when the scenario was over."""
+
+    host: str
+    name: str
+    kind: str  # "background program", "service", "program"
+    argv: tuple[str, ...]
+    state: str  # running, exited with status 1, was ended by SIGSEGV, ...
+    exit_status: int | None  # as StepResult's; None unless it had ended before labctl ended it
+    output: OutputRecord  # the end of it
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningRecord:
+    """The sockets that listened on a host when the scenario had failed."""
+
+    host: str
+    sockets: tuple[str, ...]
+    problem: str = ""  # why they could not be listed
+
+
+@dataclass(frozen=True, slots=True)
 class ScenarioResult:
     name: str
     file: str
@@ -76,6 +98,8 @@ class ScenarioResult:
     seed: int | None = None  # what its programs got as LABCTL_SEED: `--seed SEED` repeats it
     impossible: bool = False  # an error because this machine cannot do what its lab asks for
     interrupted: bool = False  # an error because the run was stopped before or while it ran
+    programs: tuple[ProgramRecord, ...] = ()
+    listening: tuple[ListeningRecord, ...] = ()  # where it failed: on the hosts that took part
 
     @property
     def not_run(self) -> bool:

@@ -346,12 +346,18 @@ def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioRes
 
 def take_steps(run: Run) -> None:
     """The steps, until one fails, and a look at the programs and calling processes that they have started."""
-    run_steps(run)
-    if not run.scope.cancelled:
-        for program in run.programs.unaccounted():
-            end_badly(run, program, f"it had ended by itself: it {program.state}")
-        for caller in run.callers.unaccounted():
-            caller_gone(run, caller)
+    from labctl.scenario import last_look
+
+    if not run_steps(run) and not run.scope.cancelled:
+        last_look.settle(run.lab, run.condition, run.programs.everything())
+    if run.scope.cancelled:
+        return
+    for program in run.programs.unaccounted():
+        end_badly(run, program, f"it had ended by itself: it {program.state}")
+    for caller in run.callers.unaccounted():
+        caller_gone(run, caller)
+    if worst(run.results) is not None:
+        run.listening = last_look.listeners(run)
 
 
 def ways_in(run: Run) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from labctl.scenario.listener import Listener
     from labctl.scenario.model import Scenario, Step
     from labctl.scenario.programs import Programs
-    from labctl.scenario.result import CallRecord, OutputRecord, StepResult
+    from labctl.scenario.result import CallRecord, ListeningRecord, OutputRecord, StepResult
     from labctl.scenario.variables import Variables
     from labctl.scenario.waiting import Scope, Watcher
 
@@ -62,6 +62,7 @@ class Run:
     changes: Changes  # what steps have changed of the network
     seed: int | None = None  # LABCTL_SEED of its programs
     results: list[StepResult] = field(default_factory=list)
+    listening: tuple[ListeningRecord, ...] = ()  # once it has failed
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

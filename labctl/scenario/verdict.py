@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from labctl.scenario.model import Scenario
-from labctl.scenario.result import Outcome, ScenarioResult, StepResult
+from labctl.scenario.result import ListeningRecord, Outcome, ProgramRecord, ScenarioResult, StepResult
 from labctl.scenario.sequence import step_order
 from labctl.scenario.state import Run
 
@@ -32,6 +32,8 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
         *,
         impossible: bool = False,
         interrupted: bool = False,
+        programs: tuple[ProgramRecord, ...] = (),
+        listening: tuple[ListeningRecord, ...] = (),
     ) -> ScenarioResult:
         return ScenarioResult(
             name=scenario.name,
@@ -47,6 +49,8 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
             repetition=repetition,
             impossible=impossible,
             interrupted=interrupted,
+            programs=programs,
+            listening=listening,
         )
 
     return finished
@@ -54,10 +58,11 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
 
 def verdict(run: Run, finished: Finished) -> ScenarioResult:
     """The result of a run whose steps are over: of the worst of them, if something went wrong."""
+    from labctl.scenario.last_look import programs
+
     about = worst(run.results)
-    if about is None:
-        return finished(Outcome.PASSED, "", run.results)
-    return finished(about.outcome, _reason(run.scenario, about), run.results)
+    outcome, reason = (Outcome.PASSED, "") if about is None else (about.outcome, _reason(run.scenario, about))
+    return finished(outcome, reason, run.results, programs=programs(run), listening=run.listening)
 
 
 def impossible(

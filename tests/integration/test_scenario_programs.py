@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from labctl.report import plain
+from labctl.report.screen import Look
 from labctl.scenario.result import Outcome, OutputRecord
 from tests.integration.scenarios import Told, fails, needs, passes, step
 
@@ -303,3 +305,78 @@ def test_an_expected_command_that_hangs_is_ended_with_the_step(tmp_path: Path) -
     result = fails(tmp_path, "  - expect: {on: server, shell: 'echo begun; sleep 100', within: 100ms}\n")
     assert time.monotonic() - before < 10
     assert "it had not ended (within 100ms)\nbegun" in result.steps[0].reason
+
+
+CRASHES_AFTER_ACCEPT = """
+import socket
+server = socket.create_server(("0.0.0.0", 5000))
+server.accept()
+raise RuntimeError("the server is broken")
+"""
+CLIENT = """  - client: |
+      c = socket(AF_INET, SOCK_STREAM)
+      connect(c, "server:5000")
+      send(c, b"x")
+      recv(c, 100) -> b"Hello"
+"""
+
+
+def test_a_server_that_crashed_is_reported_with_its_traceback_and_not_with_labctls_signal(tmp_path: Path) -> None:
+    (tmp_path / "crash.py").write_text(CRASHES_AFTER_ACCEPT)
+    start = "  - start: {on: server, run: [python3, crash.py], ready: {listening: tcp/5000}}\n"
+    result = fails(tmp_path, start + CLIENT)
+    report = "\n".join(plain.failure(result, Look()))
+    assert "recv(c, 100)" in report
+    assert "RuntimeError: the server is broken" in report
+    assert "exited with status 1" in " ".join(report.split())
+    assert "SIGTERM" not in report
+    assert "labctl ended it" not in report
+    (program,) = result.programs
+    assert (program.host, program.name, program.state, program.exit_status) == (
+        *("server", "python3", "exited with status 1"),
+        1,
+    )
+
+
+def test_a_failure_shows_the_last_lines_of_programs_that_go_on_and_who_listens(tmp_path: Path) -> None:
+    result = fails(
+        tmp_path,
+        "  - start: {on: server, run: [python3, -m, http.server, '8000'], name: web, ready: {listening: tcp/8000}}\n"
+        "  - start: {on: server, shell: 'seq 1 50; exec sleep 60', name: loud, ready: {line: '50'}}\n"
+        "  - start: {on: server, run: [sleep, '60'], name: quiet}\n"
+        "  - start: {on: server, shell: 'echo bye', name: gone, ready: {line: bye}}\n"
+        "  - wait: gone\n"
+        "  - run: {on: client, shell: exit 3}\n",
+    )
+    report = [line.strip() for line in plain.failure(result, Look())]
+    assert "server: loud was still running, and labctl ended it" in report
+    assert "stdout, the last 20 of 50 lines:" in report
+    assert "│ 31" in report
+    assert "│ 30" not in report
+    assert report[report.index("server: quiet was still running, and labctl ended it") + 1] == "wrote nothing"
+    assert report[report.index("server: gone exited with status 0") + 2] == "│ bye"
+    assert "client: nothing" in report
+    assert "server: tcp 0.0.0.0:8000" in report
+    assert {each.name: each.exit_status for each in result.programs} == {
+        "web": None,
+        "loud": None,
+        "quiet": None,
+        "gone": 0,
+    }
+
+
+def test_a_program_whose_branch_was_stopped_is_shown_too(tmp_path: Path) -> None:
+    result = fails(
+        tmp_path,
+        "  - parallel:\n"
+        "    - run: {on: server, shell: echo serving; exec sleep 60}\n"
+        "    - run: {on: client, shell: sleep 0.3; exit 3}\n",
+    )
+    (program,) = result.programs
+    assert (program.host, program.kind, program.output.stdout) == ("server", "program", "serving\n")
+
+
+def test_what_passed_has_its_programs_in_the_result_but_no_sockets(tmp_path: Path) -> None:
+    result = passes(tmp_path, "  - start: {on: server, shell: echo up; exec sleep 60, name: a, ready: {line: up}}\n")
+    assert [(each.name, each.output.stdout) for each in result.programs] == [("a", "up\n")]
+    assert result.listening == ()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
-from labctl import AsyncLab, Lab
+from labctl import AsyncLab, Lab, ScenarioFailed
 from labctl.pytest_plugin.labs import UsedLabs
 
 WEB = [sys.executable, "-u", "-m", "http.server", "8000", "--bind", "::"]
@@ -94,3 +95,57 @@ def test_who_waits_for_a_program_is_told_when_another_task_closes_the_lab() -> N
             await program.wait()
 
     asyncio.run(test())
+
+
+CRASHES_AFTER_ACCEPT = """
+import socket
+server = socket.create_server(("0.0.0.0", 8000))
+server.accept()
+raise RuntimeError("the server is broken")
+"""
+
+
+def test_a_program_that_crashes_while_its_peer_fails_is_not_said_to_have_been_ended() -> None:
+    with Lab("pair") as lab:
+        with (
+            pytest.raises(ConnectionError),
+            lab["server"].start(["python3", "-c", CRASHES_AFTER_ACCEPT], ready=8000),
+        ):
+            meet_a_crash(lab)
+        report = lab.report()
+    assert "exited with status 1" in report
+    assert "RuntimeError: the server is broken" in report
+    assert "SIGTERM" not in report
+
+
+def test_neither_is_one_of_a_coroutines() -> None:
+    async def test() -> str:
+        async with AsyncLab("pair") as lab:
+            with pytest.raises(ConnectionError):
+                async with lab["server"].start(["python3", "-c", CRASHES_AFTER_ACCEPT], ready=8000):
+                    meet_a_crash(lab.sync)
+            return lab.report()
+
+    report = asyncio.run(test())
+    assert "exited with status 1" in report
+    assert "SIGTERM" not in report
+
+
+def meet_a_crash(lab: Lab) -> None:
+    """ConnectionError as soon as the server is gone, whichever way it shows."""
+    with lab["client"].connect("server:8000") as sock:
+        sock.sendall(b"x")
+        if not sock.recv(100):
+            raise ConnectionError("the server closed the connection")
+
+
+def test_a_scenarios_programs_are_in_the_report_of_a_lab(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    start = "{on: server, shell: echo last words >&2; exec sleep 60, name: web, ready: {line: last}}"
+    file.write_text(f"topology: pair\nsteps:\n  - start: {start}\n  - run: {{on: client, shell: exit 3}}\n")
+    with Lab("pair", visible_paths=[tmp_path]) as lab:
+        with pytest.raises(ScenarioFailed), lab.scenario(file):
+            pass
+        report = lab.report()
+    assert "stderr: last words" in report
+    assert "start web: sh -c" in report

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from labctl.report import plain
 from labctl.report.screen import ASCII, Look
 from labctl.report.text import cells
-from labctl.scenario.result import Outcome, OutputRecord
+from labctl.scenario.result import ListeningRecord, Outcome, OutputRecord, ProgramRecord
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 
 LOOK = Look(80)
@@ -72,3 +74,26 @@ def test_program_output_is_not_wrapped_and_its_escapes_are_visible() -> None:
 def test_a_long_name_is_cut_to_the_line() -> None:
     (line,) = plain.one_line(scenario(name="long " * 40), LOOK)
     assert cells(line) == 80
+
+
+def test_a_failure_shows_programs_that_no_failed_step_is_about_and_who_listens() -> None:
+    crashed = ProgramRecord(
+        *("server", "web", "background program", ("web",), "exited with status 1", 1),
+        output=OutputRecord("", "".join(f"line {number}\n" for number in range(30))),
+    )
+    silent = ProgramRecord("server", "db", "service", ("db",), "running", None, OutputRecord("", ""))
+    listening = (ListeningRecord("server", ("tcp 0.0.0.0:80", "udp 0.0.0.0:53")), ListeningRecord("client", ()))
+    shown = plain.failure(replace(FAILED, programs=(crashed, silent), listening=listening), LOOK)
+    at = shown.index("  programs:")
+    assert shown[at + 1 : at + 3] == ["    server: web exited with status 1", "      stderr, the last 20 of 30 lines:"]
+    assert shown[at + 3] == "      │ line 10"
+    assert shown[-7:] == [
+        *("      │ line 29", "    server: service db is running", "      wrote nothing", "", "  listening:"),
+        *("    server: tcp 0.0.0.0:80, udp 0.0.0.0:53", "    client: nothing"),
+    ]
+
+
+def test_a_program_that_a_failed_step_shows_is_not_shown_twice() -> None:
+    wrote = OutputRecord("", "curl: (7) Failed to connect to server port 8000\n")
+    same = ProgramRecord("client", "curl", "background program", ("curl",), "exited with status 7", 7, wrote)
+    assert "  programs:" not in plain.failure(replace(FAILED, programs=(same,)), LOOK)

@@ -1,0 +1,111 @@
+"""What is seen of a scenario when its steps are over: its programs, and on a failure who listens where.
+
+A program that crashes takes a moment to end: its peer sees the connection break, and the step fails, before the crash
+is complete. `settle` gives it that moment: the crash is reported then, and not the signal that labctl sends afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from labctl.errors import KernelError, LabctlError
+from labctl.scenario.result import ListeningRecord, OutputRecord, ProgramRecord
+from labctl.scenario.waiting import Scope
+
+if TYPE_CHECKING:
+    from labctl.lab.handle import Lab
+    from labctl.scenario.programs import Program
+    from labctl.scenario.state import Run
+
+QUIET_S = 0.1  # for programs that sleep: one of their children may be the one that crashes
+SETTLE_S = 1.5  # for programs that do something
+HOSTS_LOOKED_AT = 8
+SOCKETS_KEPT = 20  # of each host
+TAIL_CHARACTERS = 16384  # of each stream of each program
+IDLE = "ST"  # letters of proc_pid_stat(5): sleeps, is stopped
+
+
+def settle(lab: Lab, condition: threading.Condition, programs: Iterable[Program]) -> None:
+    """Wait until none of the programs is about to end by itself: all have ended, or sleep."""
+    started = time.monotonic()
+    for _ in Scope(condition, started + SETTLE_S).look_again():
+        alive = [program for program in programs if program.is_running]
+        quiet = time.monotonic() - started >= QUIET_S
+        if not alive or (quiet and all(is_idle(lab, each.command.host, each.process.pid) for each in alive)):
+            return
+
+
+def is_idle(lab: Lab, host: str, pid: int) -> bool:
+    """Whether the process sleeps or is stopped."""
+    return kernel_state(lab, host, pid) in IDLE
+
+
+def kernel_state(lab: Lab, host: str, pid: int) -> str:
+    """The letter of proc_pid_stat(5), field 3; X when there is no such process any more."""
+    try:
+        fd = lab.open_file(host, f"/proc/{pid}/stat")
+    except KernelError:
+        return "X"
+    with open(fd, "rb") as file:
+        try:
+            return chr(file.read().rpartition(b")")[2].split()[0][0])
+        except (ProcessLookupError, IndexError):
+            return "X"
+
+
+def programs(run: Run) -> tuple[ProgramRecord, ...]:
+    """Background programs and services, and programs whose steps were interrupted, with the end of what they wrote."""
+    background = run.programs.background()
+    others = [each for each in run.programs.everything() if each not in background and not each.is_in_a_result]
+    return tuple(_record(each) for each in (*background, *others))
+
+
+def listeners(run: Run) -> tuple[ListeningRecord, ...]:
+    """Who listens on the hosts that took part: where steps failed first, then where programs and other steps ran."""
+    from labctl.scenario.result import Outcome
+
+    failed = [result.host for result in run.results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    of_programs = [program.command.host for program in run.programs.everything()]
+    of_steps = [result.host for result in run.results]
+    hosts = dict.fromkeys(host for host in (*failed, *of_programs, *of_steps) if host)
+    return tuple(_listening_on(run.lab, host) for host in list(hosts)[:HOSTS_LOOKED_AT])
+
+
+def _listening_on(lab: Lab, host: str) -> ListeningRecord:
+    from labctl.observe.sockets import Transport, sockets
+
+    try:
+        found = [one for one in sockets(lab, host) if one.listening]
+    except (LabctlError, RuntimeError) as error:
+        return ListeningRecord(host, (), str(error))
+    lines = [
+        f"unix/{one.path}" if one.transport is Transport.UNIX else str(one).partition(" -> ")[0]
+        for one in found
+        if one.transport is not Transport.UNIX or one.path
+    ]
+    left_out = [f"and {len(lines) - SOCKETS_KEPT} more"] if len(lines) > SOCKETS_KEPT else []
+    return ListeningRecord(host, (*lines[:SOCKETS_KEPT], *left_out))
+
+
+def _record(program: Program) -> ProgramRecord:
+    ended_by_itself = program.ended and not program.ended_by_labctl
+    return ProgramRecord(
+        host=program.command.host,
+        name=program.command.name,
+        kind=program.kind,
+        argv=tuple(program.command.argv),
+        state="gone with its lab" if program.gone else program.state,
+        exit_status=program.exit_status if ended_by_itself else None,
+        output=_tail(program),
+    )
+
+
+def _tail(program: Program) -> OutputRecord:
+    whole = program.record()
+    left_out = sum(len(text[:-TAIL_CHARACTERS].encode()) for text in (whole.stdout, whole.stderr))
+    return OutputRecord(
+        whole.stdout[-TAIL_CHARACTERS:], whole.stderr[-TAIL_CHARACTERS:], whole.truncated_bytes + left_out
+    )
