@@ -55,7 +55,7 @@ def interface_name_problem(name: str) -> str:
     """What is wrong with an interface's name, or "". ASCII only: the kernel takes some UTF-8 bytes for spaces."""
     if not name:
         return "is empty"
-    size_bytes = len(name.encode())
+    size_bytes = len(name.encode(errors="surrogatepass"))
     if size_bytes > INTERFACE_NAME_MAX_BYTES:
         return f"is {size_bytes} bytes long; the kernel allows {INTERFACE_NAME_MAX_BYTES}"
     if not _INTERFACE_NAME.fullmatch(name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import signal
 import sys
@@ -38,11 +39,29 @@ class Stopped(KeyboardInterrupt):
 
 def main() -> NoReturn:
     """Runs the command line's command and ends the process with its exit status."""
+    _use_utf8()
     gc.disable()  # importing makes no garbage: a tenth of the start; `labctl run` enables it before the first lab
     _listen_for_signals()
     status = _status_of_command()
     _flush()
     sys.exit(status)
+
+
+def _use_utf8() -> None:
+    """Go on in UTF-8 mode: the names of files, labs and hosts are UTF-8 in every locale.
+
+    What is printed is in the locale's encoding, and what that does not have is escaped.
+    """
+    is_utf8_mode_ours = "utf8" in sys._xoptions
+    if sys.getfilesystemencoding() != "utf-8" and not is_utf8_mode_ours:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not None, as when it was closed
+            stream.reconfigure(errors="backslashreplace")
+            if is_utf8_mode_ours and "PYTHONIOENCODING" not in os.environ:
+                import locale
+
+                stream.reconfigure(encoding=locale.getencoding())
 
 
 def _status_of_command() -> int:

@@ -245,9 +245,9 @@ class Lab:
         request = StartProcess(
             node=node,
             name=name,
-            argv=tuple(os.fspath(argument) for argument in argv),
-            environment=(*environment, *(env or {}).items()),
-            cwd=cwd,
+            argv=tuple(owner.portable(os.fspath(argument)) for argument in argv),
+            environment=owner.portable_pairs((*environment, *(env or {}).items())),
+            cwd=None if cwd is None else owner.portable(cwd),
             user=identity,
             restart=Restart(restart),
             terminal=terminal,
@@ -364,9 +364,9 @@ class Lab:
         identity, environment = owner.identity_of(user)
         request = Spawn(
             node=node,
-            argv=tuple(os.fspath(argument) for argument in argv),
-            environment=(*environment, *(env or {}).items()),
-            cwd=cwd,
+            argv=tuple(owner.portable(os.fspath(argument)) for argument in argv),
+            environment=owner.portable_pairs((*environment, *(env or {}).items())),
+            cwd=None if cwd is None else owner.portable(cwd),
             stdio=(given[0] is not None, given[1] is not None, given[2] is not None),
             user=identity,
             terminal=terminal,
@@ -401,7 +401,7 @@ class Lab:
 
     def open_file(self, node: str, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
         """open(2) as a process on the node would; the caller owns the (close-on-exec) descriptor. KernelError."""
-        frame = self._ask(OpenFile(node, path, flags, mode), what=f"open {path} on {node}")
+        frame = self._ask(OpenFile(node, owner.portable(path), flags, mode), what=f"open {path} on {node}")
         return frame.descriptors[0]
 
     def bind_socket(self, node: str, descriptor: int, path: str) -> None:
@@ -410,7 +410,9 @@ class Lab:
         The descriptor stays the caller's. KernelError.
         """
         what = f"bind a socket to {path} on {node}"
-        self._done(BindSocket(node, path, owner.working_directory()), (descriptor,), what=what)
+        self._done(
+            BindSocket(node, owner.portable(path), owner.portable(owner.working_directory())), (descriptor,), what=what
+        )
 
     def apply(self, operations: Iterable[Operation]) -> None:
         """Carry out operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""

@@ -31,11 +31,29 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
         topology=plan.topology,
         uid=os.geteuid(),
         plan=plan_to_json(plan),
-        environment=tuple(os.environ.items()),
-        cwd=cwd,
-        hidden_paths=tuple(map(str, registry.possible_state_directories())),
-        visible_paths=tuple(dict.fromkeys([*visible, *(os.path.abspath(path) for path in visible_paths)])),
+        environment=portable_pairs(os.environ.items()),
+        cwd=portable(cwd),
+        hidden_paths=tuple(portable(str(path)) for path in registry.possible_state_directories()),
+        visible_paths=tuple(
+            map(portable, dict.fromkeys([*visible, *(os.path.abspath(path) for path in visible_paths)]))
+        ),
     )
+
+
+def portable(text: str) -> str:
+    """A text of this process's command line, environment or file system as a process in UTF-8 mode has it.
+
+    The processes of a lab are in that mode, whatever the locale; the bytes are the same.
+    """
+    try:
+        return os.fsencode(text).decode(errors="surrogateescape")
+    except UnicodeEncodeError:  # from a file: characters that this locale does not have
+        return text
+
+
+def portable_pairs(pairs: Iterable[tuple[str, str]]) -> Pairs:
+    """`portable` for an environment."""
+    return tuple((portable(name), portable(value)) for name, value in pairs)
 
 
 def with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple[int, ...]]:

@@ -23,9 +23,22 @@ IS_FULL = "Is the disk that holds the state directory full or read-only? LABCTL_
 _LINK = re.compile(r"/proc/(\d+)/fd/\d+")
 
 
+def file_name(name: str) -> str:
+    """What the functions of `os` are to be given for a file of that name, for its bytes to be UTF-8 in any locale."""
+    return os.fsdecode(name.encode())
+
+
+def name_of(file: str) -> str:
+    """The inverse of `file_name`; "" for a file whose name is no UTF-8."""
+    try:
+        return os.fsencode(file).decode()
+    except UnicodeDecodeError:
+        return ""
+
+
 def making(lab: str) -> str:
     """The name of the lab's directory until it is complete: no lab's name starts with a dot."""
-    return f".{lab}.making"
+    return f".{file_name(lab)}.making"
 
 
 @dataclass(slots=True)
@@ -52,7 +65,7 @@ class Place:
     def publish(self) -> None:
         """The lab is complete: from here on it is found under its name."""
         try:
-            os.rename(making(self.lab), self.lab, src_dir_fd=self.parent, dst_dir_fd=self.parent)
+            os.rename(making(self.lab), file_name(self.lab), src_dir_fd=self.parent, dst_dir_fd=self.parent)
         except OSError as error:
             raise KernelError(
                 f"lab {self.lab}", "put it under its name", error.errno or 0, detail=str(error)
@@ -93,8 +106,8 @@ class Place:
         gone: list[str] = []
         for name in names:
             with contextlib.suppress(OSError):  # it is gone, or no link any more: somebody else's
-                if os.readlink(name, dir_fd=self.netns) == recorded[name]:
-                    os.unlink(name, dir_fd=self.netns)
+                if os.readlink(file_name(name), dir_fd=self.netns) == recorded[name]:
+                    os.unlink(file_name(name), dir_fd=self.netns)
                     gone.append(f"{NETNS_DIRECTORY}/{name}")
         if nodes is not None:
             self._record({name: target for name, target in recorded.items() if name not in names})
@@ -133,7 +146,7 @@ class Place:
         kept = {LAST_WORDS, LOCK} if keep_last_words and _size(self.directory, LAST_WORDS) else set()
         with contextlib.suppress(FileNotFoundError):  # the directory has been removed meanwhile
             remove_all(self.directory, set(os.listdir(self.directory)) - kept)
-        for name in () if kept else (self.lab, making(self.lab)):
+        for name in () if kept else (file_name(self.lab), making(self.lab)):
             if _is_same(self.parent, name, self.directory):
                 with contextlib.suppress(FileNotFoundError):
                     os.rmdir(name, dir_fd=self.parent)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from labctl.errors import DeadlineExceeded, LabctlError, LabError, LabGone, describe_errno
 from labctl.lab import registry
-from labctl.lab.place import BOOT, DIRECTORY_FLAGS, SOCKET, making, read
+from labctl.lab.place import BOOT, DIRECTORY_FLAGS, SOCKET, file_name, making, read
 from labctl.lab.protocol import IS_FOREIGN, VERSION, Channel, Down, Failed, Hello
 
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
@@ -70,7 +70,7 @@ def connect(name: str, *, deadline_s: float) -> Connection:
     """Connect to the keeper of a running lab; the caller closes it. InputError when there is none of that name."""
     with registry.opened_state() as state:
         try:
-            directory = os.open(name, DIRECTORY_FLAGS, dir_fd=state)
+            directory = os.open(file_name(name), DIRECTORY_FLAGS, dir_fd=state)
         except FileNotFoundError:
             raise registry.no_such_lab(name, registry.labs()) from None
         except OSError as error:
@@ -148,7 +148,7 @@ def take_down(name: str, *, force: bool = False, deadline_s: float = DOWN_DEADLI
         was_there = registry.is_alive(state, name)
         with registry.transition(state, name, deadline_s=deadline_s + registry.TRANSITION_DEADLINE_S):
             if registry.is_alive(state, name):
-                end(state, name, name, force=force, deadline_s=deadline_s)
+                end(state, name, file_name(name), force=force, deadline_s=deadline_s)
             elif not was_there and not registry.clear_if_dead(state, name):
                 raise registry.no_such_lab(name, registry.labs())
             registry.clear_if_dead(state, name)

@@ -18,7 +18,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError, describe_errno
-from labctl.lab.place import DIRECTORY_FLAGS, LAST_WORDS, LOCK, LOGS, NETNS_DIRECTORY, Place, making, read
+from labctl.lab.place import (
+    DIRECTORY_FLAGS,
+    LAST_WORDS,
+    LOCK,
+    LOGS,
+    NETNS_DIRECTORY,
+    Place,
+    file_name,
+    making,
+    name_of,
+    read,
+)
 from labctl.names import node_name_problem
 
 LAB_NAME_MAX_BYTES = 32
@@ -35,16 +46,17 @@ def state_directory() -> Path:
 
 def lab_name_problem(name: str) -> str:
     """What is wrong with a lab's name as a sentence's end, or "": a node's name of at most 32 bytes."""
+    if problem := node_name_problem(name):
+        return problem
     size_bytes = len(name.encode())
-    if size_bytes > LAB_NAME_MAX_BYTES:
-        return f"is {size_bytes} bytes long; at most {LAB_NAME_MAX_BYTES} are allowed"
-    return node_name_problem(name)
+    return f"is {size_bytes} bytes long; at most {LAB_NAME_MAX_BYTES} are allowed" * (size_bytes > LAB_NAME_MAX_BYTES)
 
 
 def labs() -> list[str]:
     """The names of this user's running labs, sorted. LabError when the state directory is not safely ours."""
     with opened_state() as state:
-        return sorted(name for name in os.listdir(state) if not lab_name_problem(name) and _is_alive(state, name))
+        names = map(name_of, os.listdir(state))
+        return sorted(name for name in names if not lab_name_problem(name) and is_alive(state, name))
 
 
 def choose(name: str | None) -> str:
@@ -73,7 +85,9 @@ def sweep() -> list[str]:
     with opened_state() as state:
         base = _configured()
         for entry in os.listdir(state):
-            name = entry.removeprefix(".").removesuffix(".making").removesuffix(".lock") if entry[0] == "." else entry
+            name = name_of(entry)
+            if name.startswith("."):
+                name = name[1:].removesuffix(".making").removesuffix(".lock")
             if lab_name_problem(name):
                 continue
             with contextlib.suppress(DeadlineExceeded), transition(state, name, deadline_s=0.0):
@@ -109,14 +123,14 @@ def log_paths(lab: str, node: str, name: str) -> tuple[Path, Path]:
     for what in (lab, node, name):
         if problem := node_name_problem(what):
             raise InputError(f"The name `{what}` {problem}.")
-    directory = _configured() / lab / LOGS / node
-    return directory / f"{name}.log.1", directory / f"{name}.log"
+    directory = _configured() / file_name(lab) / LOGS / file_name(node)
+    return directory / f"{file_name(name)}.log.1", directory / f"{file_name(name)}.log"
 
 
 def last_words(state: int, name: str) -> str:
     """What the keeper of a lab that is dead wrote before it ended, "" when nothing is left of it."""
     with contextlib.suppress(OSError):
-        directory = os.open(name, DIRECTORY_FLAGS, dir_fd=state)
+        directory = os.open(file_name(name), DIRECTORY_FLAGS, dir_fd=state)
         try:
             return read(directory, LAST_WORDS)[-4000:].strip()
         finally:
@@ -140,7 +154,7 @@ def transition(state: int, name: str, *, deadline_s: float = TRANSITION_DEADLINE
 
     Where no file can be made any more, which must not keep a lab from being ended, the whole directory is locked.
     """
-    path = f".{name}.lock"
+    path = f".{file_name(name)}.lock"
     until = time.monotonic() + deadline_s
     while True:
         is_own = True
@@ -199,7 +213,7 @@ def reserve(state: int, name: str) -> tuple[Place, int]:
 def clear_if_dead(state: int, name: str, entry: str | None = None) -> list[str]:
     """Remove what is left of a lab that has ended (inside `transition`); returns what that was."""
     removed: list[str] = []
-    for each in (name, making(name)) if entry is None else (entry,):
+    for each in (file_name(name), making(name)) if entry is None else (entry,):
         if _is_alive(state, each) or not _is_labs(state, each):
             continue
         try:
@@ -220,7 +234,7 @@ def clear_if_dead(state: int, name: str, entry: str | None = None) -> list[str]:
 
 def is_alive(state: int, name: str) -> bool:
     """Whether a lab of that name is running."""
-    return _is_alive(state, name)
+    return _is_alive(state, file_name(name))
 
 
 def is_ended(state: int, entry: str, until: float) -> bool:
@@ -315,11 +329,11 @@ def _open_netns() -> int:
 def _is_alive(state: int, entry: str) -> bool:
     """Whether somebody holds the lock of that directory."""
     try:
-        lock = os.open(f"{entry}/{LOCK}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=state)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        lock = os.open(f"{entry}/{LOCK}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=state)
     except OSError as error:
-        raise cannot(f"look at lab {entry}", error) from error
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise cannot(f"look at lab {entry}", error) from error
+        return False  # it is not there, or not labctl's
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

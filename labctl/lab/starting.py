@@ -71,7 +71,7 @@ class Boot:
             lifetime = STAYS
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, "labctl-boot", lifetime, *search_path()],
+            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP, "labctl-boot", lifetime, *search_path()],
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
