@@ -28,6 +28,7 @@ UDIAG_SHOW_NAME = 0x01  # linux/unix_diag.h
 UDIAG_SHOW_PEER = 0x04
 UDIAG_SHOW_RQLEN = 0x10
 UDIAG_SHOW_UID = 0x40
+INET_DIAG_SKV6ONLY = 11  # linux/inet_diag.h
 UNIX_DIAG_NAME = 0
 UNIX_DIAG_PEER = 2
 UNIX_DIAG_RQLEN = 4
@@ -83,6 +84,7 @@ class Socket:
     inode: int = 0
     peer_inode: int = 0  # AF_UNIX
     ifindex: int = 0  # of the interface that it is bound to, or its link-local scope
+    v6only: bool = False  # IPV6_V6ONLY; told of those that listen, or have no peer
 
     @property
     def interface(self) -> tuple[str, ...]:
@@ -101,6 +103,18 @@ class Socket:
             return self.path != ""
         return self.state is State.LISTEN
 
+    def takes(self, address: IPv4Address | IPv6Address) -> bool:
+        """Whether it is bound to any address, and takes packets to `address`; IPv6 may be dual-stack, ipv6(7)."""
+        if self.local is None or not self.local.is_unspecified:
+            return False
+        return self.local.version == address.version or (self.local.version == 6 and not self.v6only)
+
+    @property
+    def state_name(self) -> str:
+        """The state as ss(8) writes it: only TCP has more than three, and a socket without a peer is UNCONN."""
+        unconnected = self.state is State.CLOSE and self.transport is not Transport.TCP
+        return "UNCONN" if unconnected else self.state.name
+
     @property
     def half_open(self) -> bool:
         """A connection request whose handshake is not finished."""
@@ -118,9 +132,9 @@ class Socket:
 
     def __str__(self) -> str:
         if self.transport is Transport.UNIX:
-            return f"unix {self.path or '*'} {self.state.name}"
+            return f"unix {self.path or '*'} {self.state_name}"
         ends = f"{_end(self.local, self.local_port)} -> {_end(self.peer, self.peer_port)}"
-        return f"{self.transport} {ends} {self.state.name}"
+        return f"{self.transport} {ends} {self.state_name}"
 
 
 def inet_sockets(sock: socket.socket, transport: Transport) -> tuple[Socket, ...]:
@@ -149,6 +163,9 @@ def decode_inet(payload: bytes | memoryview, transport: Transport) -> Socket:
         payload
     )
     local_port, peer_port = _PORTS.unpack(ports)
+    v6only = any(
+        payload[start] for kind, start, _ in attributes(payload, INET_MESSAGE.size) if kind == INET_DIAG_SKV6ONLY
+    )
     return Socket(
         transport=transport,
         family=family,
@@ -163,6 +180,7 @@ def decode_inet(payload: bytes | memoryview, transport: Transport) -> Socket:
         uid=uid,
         inode=inode,
         ifindex=ifindex,
+        v6only=v6only,
     )
 
 

@@ -344,9 +344,9 @@ class StepReader:
         for field in ("local", "peer"):
             end = getattr(body.connection, field, None)
             if end is not None and not is_template(end):
-                from labctl.scenario.endpoints import parse_endpoint
-
-                self._node_or_address(parse_endpoint(end).host, (*path, "connection", field))
+                self._end(body.connection.protocol, end, (*path, "connection", field))
+        if body.connection is not None and body.connection.state is not None:
+            self._state(body.connection, (*path, "connection", "state"))
         if body.command and not is_template(body.command[0]) and not (body.cwd and is_template(body.cwd)):
             problem, hint = self._programs.missing(body.command[0], body.cwd)
             if problem:
@@ -355,6 +355,32 @@ class StepReader:
         if body.that is not None:
             known = self._variables_anywhere if self._any_order else self._variables
             self.diagnostics += self._scripts.check_comparison(body.that, (*path, "that"), known)
+
+    def _end(self, protocol: str, end: str, path: KeyPath) -> None:
+        """One end of the sockets to look for: an end of another protocol's would match nothing."""
+        from labctl.scenario.endpoints import Protocol, parse_endpoint
+
+        host = parse_endpoint(end).host
+        is_path = host is not None and host.startswith(("/", "@"))
+        if is_path is not (protocol == Protocol.UNIX):
+            form = "/tmp/x.sock or @name" if protocol == Protocol.UNIX else "HOST:PORT"
+            self._wrong(path, f"`{end}` is no end of a socket of `protocol: {protocol}`", f"write {form}")
+        else:
+            self._node_or_address(host, path)
+
+    def _state(self, connection: Any, path: KeyPath) -> None:
+        from labctl.scenario.endpoints import Protocol, TcpState, parse_state
+
+        if is_template(connection.state) or connection.protocol == Protocol.TCP:
+            return
+        has = [TcpState.ESTABLISHED, TcpState.CLOSE]
+        if connection.protocol == Protocol.UNIX:
+            has.append(TcpState.LISTEN)
+        if parse_state(connection.state) not in has:
+            names = {TcpState.ESTABLISHED: "ESTAB", TcpState.CLOSE: "UNCONN", TcpState.LISTEN: "LISTEN"}
+            allowed = ", ".join(names[state] for state in has)
+            problem = f"a socket of `protocol: {connection.protocol}` is never {connection.state}"
+            self._wrong(path, problem, f"allowed: {allowed}")
 
     def _counter(self, name: str, path: KeyPath) -> None:
         """Other kernels have other counters: names are judged by this one's, unless it is not to run the scenario."""

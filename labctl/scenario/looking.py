@@ -10,6 +10,7 @@ from labctl.scenario.endpoints import (
     EndpointPattern,
     ListeningAt,
     Protocol,
+    TcpState,
     fits,
     parse_address,
     parse_endpoint,
@@ -60,7 +61,10 @@ def listed_listening(run: Run, host: str, protocol: Protocol) -> str:
 
 
 def connections(run: Run, host: str, wanted: Connection) -> list[Socket]:
-    """The sockets with the wanted ends and state; without a wanted state, those that do not listen."""
+    """The sockets with the wanted ends and state; without a wanted state, all but those that wait for connections.
+
+    A bound datagram socket has no state of its own for that: it is one of the sockets.
+    """
     return [socket for socket in _with_ends(run, host, wanted) if _in_state(socket, wanted.state)]
 
 
@@ -71,7 +75,7 @@ def nearly(run: Run, host: str, wanted: Connection) -> list[Socket]:
 
 def described(socket: Socket) -> str:
     """A socket for people, with its queues."""
-    if socket.listening:
+    if socket.accept_queue is not None:
         return str(socket)
     return f"{socket} (receive queue {socket.receive_queue}, send queue {socket.send_queue})"
 
@@ -79,6 +83,8 @@ def described(socket: Socket) -> str:
 def wanted_text(wanted: Connection) -> str:
     """`tcp server:5000 -> client:* ESTABLISHED`."""
     state = f" {parse_state(wanted.state)}" if wanted.state else ""
+    if wanted.protocol is not Protocol.TCP:
+        state = state.replace("CLOSE", "UNCONN")
     queues = "".join(
         f", {name.replace('_', ' ')} {_number(match)}"
         for name, match in (("receive_queue", wanted.receive_queue), ("send_queue", wanted.send_queue))
@@ -108,20 +114,26 @@ def _is_at(run: Run, socket: Socket, where: ListeningAt) -> bool:
 def _with_ends(run: Run, host: str, wanted: Connection) -> list[Socket]:
     local = parse_endpoint(wanted.local) if wanted.local else EndpointPattern()
     peer = parse_endpoint(wanted.peer) if wanted.peer else EndpointPattern()
+    found = sockets(run, host, wanted.protocol)
     if wanted.protocol is Protocol.UNIX:
-        found = sockets(run, host, wanted.protocol)
-        return [socket for socket in found if local.host is None or socket.path == local.host]
+        paths = {socket.inode: socket.path for socket in found}
+        return [
+            socket
+            for socket in found
+            if local.host in (None, socket.path)
+            and (peer.host is None or (socket.peer_inode and paths.get(socket.peer_inode) == peer.host))
+        ]
     return [
         socket
-        for socket in sockets(run, host, wanted.protocol)
-        if _fits(run, local, socket.local, socket.local_port, socket.interface)
+        for socket in found
+        if (_fits(run, local, socket.local, socket.local_port, socket.interface) or _bound_to_any(run, local, socket))
         and _fits(run, peer, socket.peer, socket.peer_port, socket.interface)
     ]
 
 
 def _in_state(socket: Socket, state: str | None) -> bool:
     if state is None:
-        return not socket.listening
+        return socket.state.name != TcpState.LISTEN
     return socket.state.name == parse_state(state).value
 
 
@@ -129,6 +141,13 @@ def _fits(run: Run, wanted: EndpointPattern, address: IpAddress | None, port: in
     if wanted.port is not None and wanted.port != port:
         return False
     return wanted.host is None or any(fits(each, address, interface) for each in addresses_of(run, wanted.host))
+
+
+def _bound_to_any(run: Run, wanted: EndpointPattern, socket: Socket) -> bool:
+    """Whether a socket that is bound to any address takes what is sent to one of the wanted ones."""
+    if wanted.host is None or wanted.port not in (None, socket.local_port):
+        return False
+    return any(socket.takes(each) for each in addresses_of(run, wanted.host))
 
 
 def addresses_of(run: Run, name: str) -> tuple[IpAddress, ...]:

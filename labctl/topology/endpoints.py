@@ -17,7 +17,7 @@ class Protocol(StrEnum):
 
 
 class TcpState(StrEnum):
-    """The names that ss(8) and the kernel's include/net/tcp_states.h give them."""
+    """The kernel's names (include/net/tcp_states.h); `parse_state` takes those of ss(8) and RFC 9293, too."""
 
     ESTABLISHED = "ESTABLISHED"
     SYN_SENT = "SYN_SENT"
@@ -36,7 +36,12 @@ _OTHER_SPELLINGS = {
     "ESTAB": TcpState.ESTABLISHED,
     "LISTENING": TcpState.LISTEN,
     "CLOSED": TcpState.CLOSE,
+    "UNCONN": TcpState.CLOSE,
+    "UNCONNECTED": TcpState.CLOSE,
+    "CONNECTED": TcpState.ESTABLISHED,
     "SYN_RECEIVED": TcpState.SYN_RECV,
+    "SYN_RCVD": TcpState.SYN_RECV,
+    "NEW_SYN_RECV": TcpState.SYN_RECV,
     "FIN_WAIT_1": TcpState.FIN_WAIT1,
     "FIN_WAIT_2": TcpState.FIN_WAIT2,
 }
@@ -115,11 +120,11 @@ def parse_port(text: str) -> int:
 
 
 def parse_state(text: str) -> TcpState:
-    """A TCP state under any of its usual spellings (ESTAB, FIN-WAIT-1)."""
-    word = text.upper().replace("-", "_")
+    """A state under any of its usual spellings (ESTAB, FIN-WAIT-1, TCP_FIN_WAIT1, UNCONN)."""
+    word = text.strip().upper().replace("-", "_").removeprefix("TCP_")
     word = _OTHER_SPELLINGS.get(word, word)
     if word not in list(TcpState):
-        raise ValueError(f"{text!r} is not a state of TCP: {', '.join(TcpState)}")
+        raise ValueError(f"{text!r} is not a state of a socket: {', '.join(TcpState)}, UNCONN, or as ss(8) writes them")
     return TcpState(word)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.scenarios import fails, passes, step
+import pytest
+
+from labctl.documents.source import DocumentError
+from tests.integration.scenarios import fails, passes, run, step
 
 LISTEN = '  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'
 CONNECT = '  - client: |\n      c = socket(AF_INET, SOCK_STREAM)\n      connect(c, "server:5000")\n'
@@ -54,6 +57,85 @@ def test_connections_and_the_bytes_in_their_queues(tmp_path: Path) -> None:
         '  - expect: {on: client, connection: {peer: ":5000", send_queue: 0, state: ESTAB}}\n'
         '  - expect: {on: client, connection: {local: ":5000", count: 0}}\n',
     )
+
+
+_BOUND = """
+  - server: |
+      u = socket(AF_INET, SOCK_DGRAM)
+      bind(u, ":5000")
+      six = socket(AF_INET6, SOCK_DGRAM)
+      bind(six, "[::]:5001")
+      only = socket(AF_INET6, SOCK_DGRAM)
+      setsockopt(only, IPPROTO_IPV6, IPV6_V6ONLY, 1)
+      bind(only, "[::]:5002")
+      t = socket(AF_INET6, SOCK_STREAM)
+      bind(t, "[::]:5003")
+      listen(t, 1)
+      x = socket(AF_UNIX, SOCK_DGRAM)
+      bind(x, "/tmp/x.sock")
+      y = socket(AF_UNIX, SOCK_DGRAM)
+      connect(y, "/tmp/x.sock")                      # both are then ESTABLISHED
+      z = socket(AF_UNIX, SOCK_DGRAM)
+      bind(z, "@z")
+  - client: |
+      c = socket(AF_INET, SOCK_DGRAM)
+      connect(c, "server:5000")
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "connection", "count"),
+    [
+        ("server", '{protocol: udp, local: ":5000"}', 1),
+        ("server", '{protocol: udp, local: "server:5000", state: UNCONN}', 1),
+        ("server", '{protocol: udp, local: "0.0.0.0:5000", state: CLOSE}', 1),
+        ("server", '{protocol: udp, local: "10.0.0.2:5000"}', 1),
+        ("server", '{protocol: udp, local: "127.0.0.1:5000"}', 1),
+        ("server", '{protocol: udp, local: "*:5000"}', 1),
+        ("server", '{protocol: udp, local: ":5000", state: ESTAB}', 0),
+        ("server", '{protocol: udp, local: "[::]:5000"}', 0),
+        ("server", '{protocol: udp, local: "10.0.0.2:5001"}', 1),
+        ("server", '{protocol: udp, local: "0.0.0.0:5001"}', 1),
+        ("server", '{protocol: udp, local: "[::]:5001"}', 1),
+        ("server", '{protocol: udp, local: "10.0.0.2:5002"}', 0),
+        ("server", '{protocol: udp, local: "[::1]:5002"}', 1),
+        ("server", '{protocol: udp, local: ":5001", peer: "client:*"}', 0),
+        ("server", '{protocol: tcp, local: "10.0.0.2:5003"}', 0),
+        ("server", '{protocol: tcp, local: "10.0.0.2:5003", state: LISTEN}', 1),
+        ("server", "{protocol: unix, local: /tmp/x.sock}", 1),
+        ("server", "{protocol: unix, local: '@z', state: UNCONN}", 1),
+        ("server", "{protocol: unix, peer: /tmp/x.sock}", 1),
+        ("server", "{protocol: unix, peer: /tmp/y.sock}", 0),
+        ("client", '{protocol: udp, peer: "server:5000", state: ESTAB}', 1),
+    ],
+)
+def test_sockets_that_are_bound_and_not_connected_are_found(
+    tmp_path: Path, host: str, connection: str, count: int
+) -> None:
+    counted = connection.replace("}", f", count: {count}}}")
+    passes(tmp_path, f"{_BOUND}  - expect: {{on: {host}, now: true, connection: {counted}}}\n")
+
+
+def test_count_0_does_not_pass_over_a_bound_socket(tmp_path: Path) -> None:
+    step = "  - expect: {on: server, now: true, connection: {protocol: udp, local: ':5000', count: 0}}\n"
+    reason = fails(tmp_path, _BOUND + step).reason
+    assert "expected 0; got 1. Seen: udp 0.0.0.0:5000 -> 0.0.0.0:* UNCONN" in reason
+
+
+@pytest.mark.parametrize(
+    ("connection", "problem"),
+    [
+        ("{protocol: unix, local: ':5000', count: 0}", "`:5000` is no end of a socket of `protocol: unix`"),
+        ("{local: /tmp/x.sock, count: 0}", "`/tmp/x.sock` is no end of a socket of `protocol: tcp`"),
+        ("{protocol: udp, state: LISTEN, count: 0}", "a socket of `protocol: udp` is never LISTEN"),
+        ("{protocol: unix, state: TIME-WAIT, count: 0}", "a socket of `protocol: unix` is never TIME-WAIT"),
+        ("{state: WAITING}", "'WAITING' is not a state of a socket"),
+    ],
+)
+def test_a_connection_that_cannot_be_is_a_mistake_of_the_file(tmp_path: Path, connection: str, problem: str) -> None:
+    with pytest.raises(DocumentError) as refused:
+        run(tmp_path, f"  - expect: {{on: server, connection: {connection}}}\n")
+    assert problem in str(refused.value)
 
 
 def test_what_was_seen_last_is_told_when_no_connection_is_as_expected(tmp_path: Path) -> None:

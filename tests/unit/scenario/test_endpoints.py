@@ -67,6 +67,15 @@ def test_states_have_several_spellings(text: str) -> None:
     assert parse_state("fin-wait-1") is TcpState.FIN_WAIT1
 
 
+def test_the_states_of_ss_the_kernel_and_the_rfc_are_all_taken() -> None:
+    of_ss = "ESTAB SYN-SENT SYN-RECV FIN-WAIT-1 FIN-WAIT-2 TIME-WAIT UNCONN CLOSE-WAIT LAST-ACK LISTEN CLOSING"
+    assert [parse_state(word) for word in of_ss.split()] == list(TcpState)
+    assert [parse_state(f"TCP_{state}") for state in TcpState] == list(TcpState)
+    assert [parse_state(word) for word in ("closed", "listening", "unconnected", "syn-received", "new-syn-recv")] == [
+        TcpState.CLOSE, TcpState.LISTEN, TcpState.CLOSE, TcpState.SYN_RECV, TcpState.SYN_RECV,
+    ]  # fmt: skip
+
+
 def test_an_unknown_state_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="TIME_WAIT"):
         parse_state("WAITING")
