@@ -59,11 +59,13 @@ def _programs(told: Description) -> list[Program]:
 
 def as_table(found: Inspection, look: Look) -> list[str]:
     """Painted lines for people: nodes with what they have, links, processes, and what differs."""
+    from labctl.observe.inspection import extra_rules, routes_of
     from labctl.report.table import Cell, table
 
     switches = {node.name for node in found.plan.nodes if node.kind.value == "switch"}
     rows: list[list[Cell | str]] = []
     routes: list[list[Cell | str]] = []
+    rules: list[list[Cell | str]] = []
     for node in found.plan.nodes:
         state = found.found[node.name]
         first = f"{node.kind.value} {node.name}"
@@ -78,9 +80,9 @@ def as_table(found: Inspection, look: Look) -> list[str]:
             first = ""
         if first:
             rows.append([first, "-", "", "", ""])
-        for route in state.routes:
-            if route.gateway is not None and node.name not in switches:
-                routes.append([node.name, str(route.destination), str(route.gateway), route.ifname])
+        if node.name not in switches:
+            routes += [[node.name, *row] for row in routes_of(state)]
+        rules += [[node.name, rule] for rule in extra_rules(state)]
     lines = [look.paint(f"lab {found.name}", Ink.STRONG), ""]
     lines += table(look, ("NODE", "INTERFACE", "STATE", "MTU", "ADDRESSES"), rows)
     if found.links:
@@ -94,6 +96,8 @@ def as_table(found: Inspection, look: Look) -> list[str]:
             lines += ["", *table(look, ("LINK", "STATE"), [row[:2] for row in shown])]
     if routes:
         lines += ["", *table(look, ("ROUTES OF", "TO", "VIA", "INTERFACE"), routes)]
+    if rules:
+        lines += ["", *table(look, ("RULES OF", "RULE"), rules)]
     if found.programs:
         import shlex
 

@@ -97,19 +97,20 @@ def look_at_machine() -> MachineNetwork:
     """The network of the namespace that the calling thread is in. OSError."""
     with netlink.open_socket(rtnl.NETLINK_ROUTE) as sock:
         links = {link.name: link for link in readback.links(sock)}
-        routes = [route for route in readback.routes(sock) if route.ifname != "lo"]
+        routes = [(route.destination, hop) for route in readback.routes(sock) for hop in route.hops if route.is_plain]
+        routes = [(destination, hop) for destination, hop in routes if hop.ifname != "lo"]
         on_link = [each.address.network for each in readback.addresses(sock)]
-    four = tuple(dict.fromkeys(route.ifname for route in routes if route.destination.version == 4))
+    four = tuple(dict.fromkeys(hop.ifname for destination, hop in routes if destination.version == 4))
     six = tuple(
         dict.fromkeys(
-            route.ifname
-            for route in routes
-            if route.destination.version == 6 and (route.gateway or not route.destination.is_link_local)
+            hop.ifname
+            for destination, hop in routes
+            if destination.version == 6 and (hop.gateway or not destination.is_link_local)
         )
     )
-    default6 = any(route.destination == ip_network("::/0") for route in routes)
+    default6 = any(destination == ip_network("::/0") for destination, _ in routes)
     uplinks6 = six if default6 else ()
-    taken = {network for network in [*(route.destination for route in routes), *on_link] if network.prefixlen}
+    taken = {network for network in [*(destination for destination, _ in routes), *on_link] if network.prefixlen}
     return MachineNetwork(
         uplinks=tuple(name for name in four if name in links),
         uplinks6=tuple(name for name in uplinks6 if name in links),

@@ -9,34 +9,23 @@ import socket
 import struct
 from dataclasses import dataclass
 from ipaddress import (
-    IPv4Address,
     IPv4Interface,
-    IPv4Network,
-    IPv6Address,
     IPv6Interface,
-    IPv6Network,
-    ip_address,
     ip_interface,
-    ip_network,
 )
 
-from labctl.kernel.netlink import attributes, dump
+from labctl.kernel.netlink import dump
+from labctl.kernel.routing import KernelRoute, parse_route, route_payloads, values_of
 
 RTM_GETLINK = 18  # linux/rtnetlink.h
 RTM_GETADDR = 22
-RTM_GETROUTE = 26
 _IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _IFADDR = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
-_ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _U32 = struct.Struct("=I")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _TENTATIVE = 0x40  # IFA_F_TENTATIVE
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
-_UNICAST = 1  # RTN_UNICAST
-_MAIN_TABLE = 254
-_CLONED = 0x200  # RTM_F_CLONED: a cached copy, not a route
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +53,12 @@ class KernelAddress:
         return f"{self.address} on {self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class KernelRoute:
-    """A unicast route of the main table as the kernel has it."""
-
-    destination: IPv4Network | IPv6Network
-    gateway: IPv4Address | IPv6Address | None  # None: the destination is on the link
-    ifname: str
-    metric: int = 0
-
-    def __str__(self) -> str:
-        via = f" via {self.gateway}" if self.gateway else ""
-        return f"{self.destination}{via} on {self.ifname}"
-
-
 def links(sock: socket.socket) -> tuple[KernelLink, ...]:
     """Every interface; `sock` (NETLINK_ROUTE) is borrowed, here and below. OSError when the kernel refuses."""
     found = []
     for _, payload in dump(sock, RTM_GETLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
         _, _, index, flags, _ = _IFINFO.unpack_from(payload)
-        values = _values(payload, _IFINFO.size)
+        values = values_of(payload, _IFINFO.size)
         found.append(
             KernelLink(
                 name=values[_IFLA_IFNAME].rstrip(b"\0").decode(),
@@ -106,7 +81,7 @@ def addresses(sock: socket.socket) -> tuple[KernelAddress, ...]:
         family, prefix_length, flags, _, index = _IFADDR.unpack_from(payload)
         if family not in (socket.AF_INET, socket.AF_INET6):
             continue
-        values = _values(payload, _IFADDR.size)
+        values = values_of(payload, _IFADDR.size)
         packed = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS, b""))
         if _IFA_FLAGS in values:
             flags = _u32(values[_IFA_FLAGS])
@@ -116,40 +91,14 @@ def addresses(sock: socket.socket) -> tuple[KernelAddress, ...]:
 
 
 def routes(sock: socket.socket) -> tuple[KernelRoute, ...]:
-    """Every unicast route of the main tables of both families."""
+    """Every route of both families and all tables but `local`."""
     names = _names(sock)
-    found = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for _, payload in dump(sock, RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
-            route = _route(payload, names)
-            if route is not None:
-                found.append(route)
-    return tuple(found)
-
-
-def _route(payload: memoryview, names: dict[int, str]) -> KernelRoute | None:
-    family, length, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(payload)
-    values = _values(payload, _ROUTE.size)
-    table = _u32(values[_RTA_TABLE]) if _RTA_TABLE in values else table
-    if kind != _UNICAST or table != _MAIN_TABLE or flags & _CLONED or family not in (socket.AF_INET, socket.AF_INET6):
-        return None
-    any_address = bytes(4 if family == socket.AF_INET else 16)
-    gateway = values.get(_RTA_GATEWAY)
-    index = _u32(values.get(_RTA_OIF, bytes(4)))
-    return KernelRoute(
-        destination=ip_network((values.get(_RTA_DST, any_address), length)),
-        gateway=None if gateway is None else ip_address(gateway),
-        ifname=names.get(index, str(index)),
-        metric=_u32(values.get(_RTA_PRIORITY, bytes(4))),
-    )
+    found = (parse_route(payload, names) for payload in route_payloads(sock))
+    return tuple(route for route in found if route is not None)
 
 
 def _names(sock: socket.socket) -> dict[int, str]:
     return {link.index: link.name for link in links(sock)}
-
-
-def _values(payload: memoryview, start: int) -> dict[int, bytes]:
-    return {kind: bytes(payload[offset : offset + length]) for kind, offset, length in attributes(payload, start)}
 
 
 def _u32(data: bytes) -> int:

@@ -7,10 +7,11 @@ routes, and that it is gone or down is all there is to say.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from labctl.kernel.readback import KernelAddress, KernelLink, KernelRoute
+from labctl.kernel.readback import KernelAddress, KernelLink
+from labctl.kernel.routing import BOOT, KERNEL, STANDARD_RULES, KernelRoute, KernelRule, NextHop, usual_metric
 from labctl.names import OUTSIDE_INTERFACE
 from labctl.observe.impairments import Sending
 from labctl.plan.operations import (
@@ -49,7 +50,7 @@ class Drift:
     node: str
     interface: str  # "" for the whole node
     kind: DriftKind
-    what: str  # interface, state, mtu, mac, bridge, impairment, address, route or the name of a setting
+    what: str  # interface, state, mtu, mac, bridge, impairment, address, route, rule or the name of a setting
     planned: str
     found: str
 
@@ -71,6 +72,7 @@ class NodeState:
     links: tuple[KernelLink, ...] = ()
     addresses: tuple[KernelAddress, ...] = ()
     routes: tuple[KernelRoute, ...] = ()
+    rules: tuple[KernelRule, ...] = STANDARD_RULES
     settings: Mapping[str, str] = field(default_factory=dict)
     sending: Mapping[str, Sending] = field(default_factory=dict)  # by interface, of those that are impaired
 
@@ -140,6 +142,7 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
             yield Drift(name, link.name, DriftKind.ADDED, "interface", "", link.name)
     yield from _of_addresses(name, planned, found, useless)
     yield from _of_routes(name, planned, found, useless)
+    yield from _of_rules(name, found)
     for key, value in planned.settings.items():
         now = found.settings.get(key)
         if now is not None and now.split() != value.split():
@@ -186,26 +189,45 @@ def _of_addresses(name: str, planned: PlannedState, found: NodeState, useless: s
 
 
 def _of_routes(name: str, planned: PlannedState, found: NodeState, useless: set[str]) -> Iterator[Drift]:
-    wanted = {(one.destination, one.gateway, one.ifname) for one in planned.routes}
-    there = {(route.destination, route.gateway, route.ifname) for route in found.routes}
-    for one in planned.routes:
-        if (one.destination, one.gateway, one.ifname) not in there and one.ifname not in useless:
-            yield Drift(name, one.ifname, DriftKind.MISSING, "route", _route(one.destination, one.gateway), "")
+    wanted = {_as_kernel_has(one): one for one in planned.routes}
+    there = {replace(route, protocol=BOOT) for route in found.routes}
+    for route, one in wanted.items():
+        if route not in there and one.ifname not in useless:
+            yield Drift(name, one.ifname, DriftKind.MISSING, "route", _text(route), "")
     for route in found.routes:
-        if route.ifname in useless or route.ifname == OUTSIDE_INTERFACE:
+        interfaces = {hop.ifname for hop in route.hops}
+        if interfaces and interfaces <= {*useless, OUTSIDE_INTERFACE}:
             continue
-        if (route.destination, route.gateway, route.ifname) not in wanted and not _is_the_kernels(route, found):
-            yield Drift(name, route.ifname, DriftKind.ADDED, "route", "", _route(route.destination, route.gateway))
+        if replace(route, protocol=BOOT) not in wanted and not _is_the_kernels(route, found):
+            only = interfaces.pop() if len(route.hops) == 1 else ""
+            yield Drift(name, only, DriftKind.ADDED, "route", "", _text(route))
+
+
+def _as_kernel_has(one: AddRoute) -> KernelRoute:
+    return KernelRoute(one.destination, (NextHop(one.gateway, one.ifname),), usual_metric(one.destination))
+
+
+def _text(route: KernelRoute) -> str:
+    """As ip(8) has it; without its interface where that is told anyway."""
+    return str(route).replace(f" dev {route.hops[0].ifname}", "") if len(route.hops) == 1 else str(route)
 
 
 def _is_the_kernels(route: KernelRoute, found: NodeState) -> bool:
     """Whether the kernel made the route by itself: to the network of an address on that interface, or to multicast."""
-    if route.gateway is not None:
+    if not route.is_plain or len(route.hops) != 1 or route.hops[0].gateway is not None:
         return False
-    if route.destination.is_link_local or route.destination.is_multicast:
+    if route.protocol == KERNEL or route.destination.is_link_local or route.destination.is_multicast:
         return True
-    return any(one.address.network == route.destination for one in found.addresses if one.ifname == route.ifname)
+    ifname = route.hops[0].ifname
+    return any(one.address.network == route.destination for one in found.addresses if one.ifname == ifname)
 
 
-def _route(destination: object, gateway: object) -> str:
-    return f"{destination} via {gateway}" if gateway is not None else str(destination)
+def _of_rules(name: str, found: NodeState) -> Iterator[Drift]:
+    """A plan has no policy rules: the kernel's standard ones are there, for the families that it has, and no others."""
+    versions = {rule.version for rule in found.rules}
+    for rule in STANDARD_RULES:
+        if rule.version in versions and rule not in found.rules:
+            yield Drift(name, "", DriftKind.MISSING, "rule", rule.text, "")
+    for rule in found.rules:
+        if rule not in STANDARD_RULES:
+            yield Drift(name, "", DriftKind.ADDED, "rule", "", rule.text)

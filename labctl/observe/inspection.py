@@ -4,12 +4,13 @@ its plan."""
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from labctl.errors import KernelError
-from labctl.kernel import qdisc, readback
+from labctl.kernel import qdisc, readback, routing
+from labctl.kernel.routing import KernelRoute
 from labctl.kernel.rtnl import NETLINK_ROUTE
 from labctl.kernel.sysctl import sysctl_path
 from labctl.observe.access import Observable
@@ -70,11 +71,13 @@ def look(lab: Observable, node: str, settings: Iterable[str] = ()) -> NodeState:
     with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
         try:
             links, addresses, routes = readback.links(sock), readback.addresses(sock), readback.routes(sock)
+            rules = routing.rules(sock)
             queues = qdisc.qdiscs(sock)
         except OSError as error:
             raise KernelError(f"node {node}", "list its interfaces", error.errno or 0) from error
     values = {key: value for key in settings if (value := _setting(lab, node, key)) is not None}
-    return NodeState(links, addresses, routes, values, by_interface({link.index: link.name for link in links}, queues))
+    sending = by_interface({link.index: link.name for link in links}, queues)
+    return NodeState(links, addresses, routes, rules, values, sending)
 
 
 def _setting(lab: Observable, node: str, key: str) -> str | None:
@@ -97,14 +100,15 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
                 "name": node.name,
                 "kind": node.kind.value,
                 "interfaces": _interfaces(inspection.found[node.name]),
-                "routes": [
+                "routes": [_route(route) for route in inspection.found[node.name].routes],
+                "rules": [
                     {
-                        "destination": str(route.destination),
-                        "gateway": None if route.gateway is None else str(route.gateway),
-                        "interface": route.ifname,
-                        "metric": route.metric,
+                        "family": f"ipv{rule.version}",
+                        "priority": rule.priority,
+                        "selector": rule.selector,
+                        "action": rule.action,
                     }
-                    for route in inspection.found[node.name].routes
+                    for rule in inspection.found[node.name].rules
                 ],
                 "processes": [
                     {"name": one.name, "pid": one.pid, "command": list(one.argv), "state": one.state}
@@ -133,6 +137,54 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
             }
             for one in inspection.differs
         ],
+    }
+
+
+def routes_of(state: NodeState) -> Iterator[tuple[str, str, str]]:
+    """(destination, gateway, interface) of the routes that the kernel has not made of addresses; for people.
+
+    A route with several next hops is one for each. `-` stands where there is nothing.
+    """
+    for route in state.routes:
+        if route.protocol != routing.KERNEL:
+            yield from _ways(route)
+
+
+def extra_rules(state: NodeState) -> list[str]:
+    """The policy rules that not every namespace has."""
+    return [rule.text for rule in state.rules if rule not in routing.STANDARD_RULES]
+
+
+def _ways(route: KernelRoute) -> Iterator[tuple[str, str, str]]:
+    words = [str(route.destination), *([f"from {route.source}"] if route.source else [])]
+    words += [f"table {routing.table_name(route.table)}"] * (route.table != routing.MAIN_TABLE)
+    words += [f"metric {route.metric}"] * (route.metric not in (0, routing.usual_metric(route.destination)))
+    if not route.hops:
+        yield " ".join(words), route.kind, "-"
+    for hop in route.hops:
+        weight = f" weight {hop.weight}" if len(route.hops) > 1 else ""
+        yield " ".join(words), f"{hop.gateway or '-'}{weight}", hop.ifname
+
+
+def _route(route: KernelRoute) -> dict[str, Any]:
+    """`gateway` and `interface` are those of a route with one next hop."""
+    one = route.hops[0] if len(route.hops) == 1 else None
+    return {
+        "destination": str(route.destination),
+        "kind": route.kind,
+        "gateway": None if one is None or one.gateway is None else str(one.gateway),
+        "interface": None if one is None else one.ifname,
+        "next_hops": [
+            {
+                "gateway": None if hop.gateway is None else str(hop.gateway),
+                "interface": hop.ifname,
+                "weight": hop.weight,
+            }
+            for hop in route.hops
+        ],
+        "metric": route.metric,
+        "table": routing.table_name(route.table),
+        "text": str(route),
     }
 
 

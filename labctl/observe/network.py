@@ -9,7 +9,8 @@ from typing import TypeVar
 from labctl.errors import KernelError
 from labctl.kernel import qdisc, readback
 from labctl.kernel.qdisc import KernelQdisc
-from labctl.kernel.readback import KernelAddress, KernelLink, KernelRoute
+from labctl.kernel.readback import KernelAddress, KernelLink
+from labctl.kernel.routing import KernelRoute
 from labctl.kernel.rtnl import NETLINK_ROUTE
 from labctl.observe.access import Observable
 
@@ -29,7 +30,7 @@ def addresses(lab: Observable, node: str) -> tuple[KernelAddress, ...]:
 
 
 def routes(lab: Observable, node: str) -> tuple[KernelRoute, ...]:
-    """Every unicast route of the node's main tables, of both families."""
+    """Every route of the node, of both families and all tables but `local`."""
     return _read(lab, node, readback.routes, "list its routes")
 
 

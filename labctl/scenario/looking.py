@@ -241,10 +241,15 @@ def route_mismatch(run: Run, host: str, wanted: RouteCondition) -> str:
     found = routes(run.lab, host)
     prefixes = ("0.0.0.0/0", "::/0") if wanted.to == "default" else (wanted.to,)
     networks = [ip_network(prefix, strict=False) for prefix in prefixes]
-    fitting = [route for route in found if route.destination in networks]
+    fitting = [route for route in found if route.is_plain and route.destination in networks]
     if wanted.via is not None:
         gateways = addresses_of(run, wanted.via)
-        fitting = [route for route in fitting if any(fits(each, route.gateway, (route.ifname,)) for each in gateways)]
+        hops = {route: route.hops for route in fitting}
+        fitting = [
+            route
+            for route, there in hops.items()
+            if any(fits(each, hop.gateway, (hop.ifname,)) for each in gateways for hop in there)
+        ]
     if fitting:
         return ""
     via = f" via {wanted.via}" if wanted.via else ""

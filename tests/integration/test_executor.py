@@ -108,8 +108,8 @@ def test_hosts_have_exactly_the_addresses_and_routes_of_the_plan() -> None:
         eth0 = {str(found.address) for found in addresses(lab, "left") if found.ifname == "eth0"}
         assert eth0 == {"10.1.0.1/24", "fd01::1/64", "fe80::1/64"}
         assert not [found for found in addresses(lab, "left") if found.tentative]
-        via = {(str(route.destination), str(route.gateway)) for route in routes(lab, "left") if route.gateway}
-        assert via == {("10.2.0.0/24", "10.1.0.254"), ("fd02::/64", "fd01::fe")}
+        via = {str(route) for route in routes(lab, "left") if route.hops[0].gateway}
+        assert via == {"10.2.0.0/24 via 10.1.0.254 dev eth0", "fd02::/64 via fd01::fe dev eth0"}
 
 
 @pytest.mark.stock_kernel

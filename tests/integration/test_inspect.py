@@ -37,6 +37,38 @@ BY_HAND = {
     ],
     "ip route delete default": ["a:eth0: route 0.0.0.0/0 via 10.0.1.254 is missing"],
     "ip route add 203.0.113.0/24 via 10.0.1.254": ["a:eth0: route 203.0.113.0/24 via 10.0.1.254 was added"],
+    "ip route add 203.0.113.0/24 via 10.0.1.254 metric 20": [
+        "a:eth0: route 203.0.113.0/24 via 10.0.1.254 metric 20 was added"
+    ],
+    "ip route add 10.9.0.0/16 nexthop via 10.0.1.254 weight 2 nexthop via 10.0.1.7": [
+        "a: route 10.9.0.0/16 nexthop via 10.0.1.254 dev eth0 weight 2 nexthop via 10.0.1.7 dev eth0 weight 1 was added"
+    ],
+    "ip -6 route add 2001:db8::/32 nexthop via fd00::fe dev eth0 nexthop via fd00::77 dev eth0": [
+        "a: route 2001:db8::/32 nexthop via fd00::fe dev eth0 weight 1 nexthop via fd00::77 dev eth0 weight 1 was added"
+    ],
+    "ip route add 203.0.113.0/24 via inet6 fe80::1 dev eth0": [
+        "a:eth0: route 203.0.113.0/24 via inet6 fe80::1 was added"
+    ],
+    "ip -4 route replace default via inet6 fd00::fe dev eth0": [
+        "a:eth0: route 0.0.0.0/0 via 10.0.1.254 is missing",
+        "a:eth0: route 0.0.0.0/0 via inet6 fd00::fe was added",
+    ],
+    "ip route add blackhole 203.0.113.0/24; ip -6 route add unreachable 2001:db8::/32": [
+        "a: route blackhole 203.0.113.0/24 was added",
+        "a: route unreachable 2001:db8::/32 was added",
+    ],
+    "ip route add prohibit 203.0.113.0/24; ip route add throw 198.51.100.0/24 table 100": [
+        "a: route prohibit 203.0.113.0/24 was added",
+        "a: route throw 198.51.100.0/24 table 100 was added",
+    ],
+    "ip route add default via 10.0.1.254 table 300; ip rule add from 10.0.1.0/24 fwmark 7 iif lo lookup 300 pref 9": [
+        "a:eth0: route 0.0.0.0/0 via 10.0.1.254 table 300 was added",
+        "a: rule 9: from 10.0.1.0/24 fwmark 0x7 iif lo lookup 300 was added",
+    ],
+    "ip rule del priority 32767; ip -6 rule add to 2001:db8::1 prohibit priority 5": [
+        "a: rule 32767: from all lookup default is missing",
+        "a: rule 5: from all to 2001:db8::1 prohibit (IPv6) was added",
+    ],
     "ip link add dummy9 type veth peer name dummy8": [
         "a:dummy8: interface was added",
         "a:dummy9: interface was added",

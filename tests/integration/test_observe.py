@@ -75,9 +75,9 @@ def test_a_file_below_proc_net_stays_bound_to_the_namespace_that_it_was_opened_i
 def test_addresses_and_routes_are_those_of_the_node_asked() -> None:
     with NetworkLab(*routed()) as lab:
         assert {found.ifname for found in addresses(lab, "gw")} == {"lo", "eth1", "eth2"}
-        assert "10.2.0.0/24 via 10.1.0.254 on eth0" in {str(route) for route in routes(lab, "left")}
-        assert "10.1.0.0/24 via 10.2.0.254 on eth0" in {str(route) for route in routes(lab, "right")}
-        assert "fd02::/64 via fd01::fe on eth0" in {str(route) for route in routes(lab, "left")}
+        assert "10.2.0.0/24 via 10.1.0.254 dev eth0" in {str(route) for route in routes(lab, "left")}
+        assert "10.1.0.0/24 via 10.2.0.254 dev eth0" in {str(route) for route in routes(lab, "right")}
+        assert "fd02::/64 via fd01::fe dev eth0" in {str(route) for route in routes(lab, "left")}
 
 
 @pytest.mark.stock_kernel

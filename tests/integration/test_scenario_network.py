@@ -208,7 +208,25 @@ def test_routes_and_addresses_as_the_kernel_has_them(tmp_path: Path) -> None:
     )
     reason = fails(tmp_path, "  - expect: {on: client, route: {to: 10.9.0.0/16, via: server}, within: 10ms}\n").reason
     assert "expected a route to 10.9.0.0/16 via server on client; there is " in reason
-    assert "10.0.0.0/24 on eth0" in reason
+    assert "10.0.0.0/24 dev eth0" in reason
+
+
+def test_a_route_with_several_next_hops_is_expected_by_each_and_one_that_leads_nowhere_by_none(tmp_path: Path) -> None:
+    header = "topology:\n  hosts: {h: }\n  routers: {r1: , r2: }\n  networks: {n: {members: [h, r1, r2]}}\n"
+    change = (
+        "  - run: {on: h, shell: 'ip route add 10.9.0.0/16 nexthop via 10.0.0.254 nexthop via 10.0.0.253;"
+        " ip route add blackhole 10.8.0.0/16; ip route add 10.7.0.0/16 via inet6 fd00::fe dev eth0'}\n"
+    )
+    passes(
+        tmp_path,
+        change + "  - expect: {on: h, route: {to: 10.9.0.0/16, via: r1}}\n"
+        "  - expect: {on: h, route: {to: 10.9.0.0/16, via: r2}}\n"
+        "  - expect: {on: h, route: {to: 10.7.0.0/16, via: r1}}\n",
+        header=header,
+    )
+    steps = f"{change}  - expect: {{on: h, route: {{to: 10.8.0.0/16}}, within: 10ms}}\n"
+    told = fails(tmp_path, steps, header=header).reason
+    assert "blackhole 10.8.0.0/16" in told
 
 
 def test_a_link_that_is_down_carries_nothing_and_one_that_is_up_again_carries_all(tmp_path: Path) -> None:
