@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -19,6 +18,7 @@ from labctl.errors import LabctlError, LabGone, ProgramNotReady
 from labctl.lab.process import Process
 from labctl.scenario.programs import PATIENCE_S, SURELY_S, describe_status
 from labctl.scenario.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.async_worker import Worker
@@ -54,7 +54,7 @@ class AsyncProgram:
         self._stack = stack
         self._entry = entry
         self._all_of_lab = all_of_lab
-        self._started = time.monotonic()
+        self._started = monotonic()
         self._loop = asyncio.get_running_loop()
         self._outputs = dict(zip(pipes, request.outputs(), strict=True))
         self._stdout, self._stderr = self._outputs.values()
@@ -131,7 +131,7 @@ class AsyncProgram:
     async def wait_for_output(self, pattern: str | re.Pattern[str], *, timeout_s: float = 10.0) -> str:
         """Wait until its output (either stream) matches; the match. ProgramNotReady when it does not in time."""
         compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
-        until = time.monotonic() + timeout_s
+        until = monotonic() + timeout_s
         while True:
             for text in (self.stdout, self.stderr):
                 if found := compiled.search(text):
@@ -172,10 +172,10 @@ class AsyncProgram:
         """What may be the cause of an error is let crash by itself."""
         from labctl.scenario.last_look import QUIET_S, SETTLE_S, is_idle
 
-        until = time.monotonic() + SETTLE_S
+        until = monotonic() + SETTLE_S
         idle = partial(is_idle, self._core.engine, self.host.name, self._process.pid)
         with suppress(LabctlError, RuntimeError):  # the lab has ended, or is closed by another thread
-            while not await self._ended_within(QUIET_S) and time.monotonic() < until:
+            while not await self._ended_within(QUIET_S) and monotonic() < until:
                 if await self._worker.call(idle):
                     return
 
@@ -206,16 +206,16 @@ class AsyncProgram:
             status,
             self.stdout,
             self.stderr,
-            time.monotonic() - self._started,
+            monotonic() - self._started,
             self._stdout.truncated_bytes + self._stderr.truncated_bytes,
         )
 
     async def _await_ready(self, ready: Ready, before: frozenset[int], timeout_s: float) -> None:
         """ProgramNotReady when it is not ready in time, or ends before."""
-        until = time.monotonic() + timeout_s
+        until = monotonic() + timeout_s
         interval_s = FIRST_LOOK_AGAIN_S
         while True:
-            over, late = self._is_over, time.monotonic() >= until
+            over, late = self._is_over, monotonic() >= until
             if isinstance(ready, re.Pattern):
                 if any(ready.search(line) for text in (self.stdout, self.stderr) for line in text.splitlines()):
                     return
@@ -227,7 +227,7 @@ class AsyncProgram:
             if isinstance(ready, re.Pattern):
                 await self._change(until)
             else:
-                await self._change(min(until, time.monotonic() + interval_s), of_end=True)
+                await self._change(min(until, monotonic() + interval_s), of_end=True)
                 interval_s = min(interval_s * 2, LAST_LOOK_AGAIN_S)
 
     @property
@@ -244,7 +244,7 @@ class AsyncProgram:
         return self._status
 
     async def _ended_within(self, timeout_s: float | None) -> bool:
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+        until = None if timeout_s is None else monotonic() + timeout_s
         while not self._is_over:
             if not await self._change(until):
                 break
@@ -255,7 +255,7 @@ class AsyncProgram:
         while True:
             changed = self._changed
             try:
-                async with asyncio.timeout(None if until is None else max(0.0, until - time.monotonic())):
+                async with asyncio.timeout(None if until is None else max(0.0, until - monotonic())):
                     await changed.wait()
             except TimeoutError:
                 return False

@@ -7,11 +7,12 @@ millisecond, are made by one thread of the lab's.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from socket import AF_INET, SOCK_STREAM
+from socket import AF_INET, SO_ERROR, SOCK_STREAM, SOL_SOCKET
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -181,19 +182,19 @@ class AsyncLab:
 
         A lab is ended even when this is cancelled.
         """
-        lab = None if self._borrowed else self._lab
-        worker = self._worker
+        self._let_go()
+        await Worker("labctl-close").once(self._end)
+
+    def _let_go(self) -> None:
         for program in tuple(self._programs):
             program._let_go()
 
-        def end() -> None:
-            try:
-                if lab is not None:
-                    lab.close()
-            finally:
-                worker.close()
-
-        await Worker("labctl-close").once(end)
+    def _end(self) -> None:
+        try:
+            if self._lab is not None and not self._borrowed:
+                self._lab.close()
+        finally:
+            self._worker.close()
 
 
 class AsyncHost(NodeFacts):
@@ -293,7 +294,6 @@ class AsyncHost(NodeFacts):
             return made
         host, port = sockets.target(to)
         shown = sockets.address_text((host, port))
-        loop = asyncio.get_running_loop()
         with self._core.journal.noting(self.name, ActivityKind.CONNECT, shown) as entry:
             failure: OSError | None = None
             for address in self._core.addresses_on(self.name, host, family):
@@ -304,7 +304,7 @@ class AsyncHost(NodeFacts):
                 try:
                     sock.setblocking(False)
                     async with asyncio.timeout(timeout_s):
-                        await loop.sock_connect(sock, Addressing(self._core, self.name).address_of(sock, address, port))
+                        await _connect(sock, Addressing(self._core, self.name).address_of(sock, address, port))
                 except OSError as error:
                     sock.close()
                     failure = sockets.not_connected(error, self.name, shown, host, address)
@@ -374,6 +374,22 @@ class AsyncHost(NodeFacts):
 
     async def _call(self, function: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         return await self._worker.call(function, undo)
+
+
+async def _connect(sock: PythonSocket, address: tuple[Any, ...]) -> None:
+    """connect(2) of a non-blocking socket. The `sock_connect` of an event loop may lose a scope (uvloop). OSError."""
+    number = sock.connect_ex(address)
+    if number == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        writable = asyncio.Event()
+        loop.add_writer(sock.fileno(), writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(sock.fileno())
+        number = sock.getsockopt(SOL_SOCKET, SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
 class AsyncLink:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from labctl.lab.handle import Lab as Engine
 from labctl.names import name_key
 from labctl.scenario.programs import Programs
 from labctl.scenario.waiting import Scope, Watcher
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.visiting import Visits
@@ -171,7 +171,7 @@ class Core:
 
     def scope(self, timeout_s: float) -> Scope:
         """A deadline from now."""
-        return Scope(self.condition, time.monotonic() + min(timeout_s, LONGEST_WAIT_S))
+        return Scope(self.condition, monotonic() + min(timeout_s, LONGEST_WAIT_S))
 
     @property
     def visits(self) -> Visits:

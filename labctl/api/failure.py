@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labctl.api.journal import ActivityKind, Snapshot, describe
 from labctl.errors import LabctlError
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -57,7 +57,7 @@ def _output(activity: Activity) -> Iterator[str]:
 def take_snapshot(core: Core, title: str) -> None:
     """Remember the sockets as they are now. Never raises LabctlError."""
     journal = core.journal
-    journal.snapshots.append(Snapshot(time.monotonic() - journal.origin, tuple(_sockets(core, title))))
+    journal.snapshots.append(Snapshot(monotonic() - journal.origin, tuple(_sockets(core, title))))
 
 
 def snapshot_of_failure(core: Core, error: BaseException) -> None:

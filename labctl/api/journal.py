@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+
+from labctl.unpatched import monotonic
 
 KEPT = 1000  # activities; older ones are forgotten
 SNAPSHOTS_KEPT = 3
@@ -84,7 +85,7 @@ class Entry:
     def end(self, outcome: str, *, stdout: str = "", stderr: str = "") -> None:
         """It is over. What was said of its end first stays."""
         if self.ended is None:
-            self.ended = time.monotonic()
+            self.ended = monotonic()
             self.seen = Seen(outcome, True, tail(stdout), tail(stderr))
             self.look = None
 
@@ -111,7 +112,7 @@ class Journal:
     """The activities of one lab. Thread-safe."""
 
     def __init__(self) -> None:
-        self.origin = time.monotonic()
+        self.origin = monotonic()
         self.snapshots: deque[Snapshot] = deque(maxlen=SNAPSHOTS_KEPT)
         self._lock = threading.Lock()
         self._entries: deque[Entry | Activity] = deque(maxlen=KEPT)
@@ -119,7 +120,7 @@ class Journal:
 
     def begin(self, host: str, kind: ActivityKind, what: str) -> Entry:
         """Something begins; the caller ends the entry."""
-        entry = Entry(host, kind, what, time.monotonic())
+        entry = Entry(host, kind, what, monotonic())
         self._append(entry)
         return entry
 

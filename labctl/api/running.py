@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from labctl.errors import LabctlError, LabGone, ProgramFailed, ProgramTimedOut
 from labctl.lab.process import Process
 from labctl.scenario.output import KeptOutput
 from labctl.scenario.programs import CHUNK_BYTES, PATIENCE_S, SURELY_S, describe_status
+from labctl.unpatched import monotonic
 
 LONGEST_POLL_MS = 1e9  # poll(2) takes an int
 
@@ -80,7 +80,7 @@ class Request:
 
 def run(core: Core, request: Request) -> Completed:
     """Run it; see `Host.run`."""
-    started = time.monotonic()
+    started = monotonic()
     out, err = request.outputs()
     with core.journal.noting(request.host, ActivityKind.RUN, show_command(request.argv)) as entry, ExitStack() as stack:
         process, pipes = spawn(core, request, stack)
@@ -106,7 +106,7 @@ def run(core: Core, request: Request) -> Completed:
             status,
             out.text(),
             err.text(),
-            time.monotonic() - started,
+            monotonic() - started,
             out.truncated_bytes + err.truncated_bytes,
         )
         entry.end(describe_status(status), stdout=completed.stdout, stderr=completed.stderr)
@@ -168,7 +168,7 @@ class _Gathering:
         for descriptor in (*self._open, self._process.fileno()):
             poller.register(descriptor, select.POLLIN)
         while True:
-            left_ms = None if until is None else min(max(0.0, until - time.monotonic()) * 1000, LONGEST_POLL_MS)
+            left_ms = None if until is None else min(max(0.0, until - monotonic()) * 1000, LONGEST_POLL_MS)
             ready = [descriptor for descriptor, _ in poller.poll(left_ms)]
             for descriptor in ready:
                 if descriptor in self._open and not drain(descriptor, self._outputs[descriptor], once=True):
@@ -180,7 +180,7 @@ class _Gathering:
                     for descriptor in self._open:  # what it wrote before it ended is all there by now
                         drain(descriptor, self._outputs[descriptor])
                     return status
-            if until is not None and time.monotonic() >= until:
+            if until is not None and monotonic() >= until:
                 return None
 
 
@@ -202,9 +202,9 @@ def end(process: Process, gathering: _Gathering) -> None:
     """End a program and its process group: SIGTERM, and SIGKILL when that does not help within 2 s."""
     process.signal(signal.SIGTERM, group=True)
     process.signal(signal.SIGCONT, group=True)  # a stopped one acts on nothing else
-    if gathering.until_end(time.monotonic() + PATIENCE_S) is None:
+    if gathering.until_end(monotonic() + PATIENCE_S) is None:
         process.signal(signal.SIGKILL, group=True)
-        gathering.until_end(time.monotonic() + SURELY_S)
+        gathering.until_end(monotonic() + SURELY_S)
 
 
 def kill(process: Process) -> None:

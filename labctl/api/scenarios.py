@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,7 @@ from labctl.scenario.listener import ScenarioInfo, SilentListener
 from labctl.scenario.model import Scenario
 from labctl.scenario.options import Cancellation
 from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -115,7 +115,7 @@ class _Noting(SilentListener):
         for program in result.programs:
             if program.kind != "service":
                 what, output = f"{program.name}: {show_command(program.argv)}", program.output
-                now_s = time.monotonic() - self._journal.origin
+                now_s = monotonic() - self._journal.origin
                 self._journal.add(
                     Activity(
                         *(program.host, ActivityKind.START, what, now_s, 0.0, program.state),

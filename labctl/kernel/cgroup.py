@@ -10,12 +10,12 @@ import contextlib
 import errno
 import os
 import select
-import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.errors import KernelError, LabImpossible
+from labctl.unpatched import monotonic
 
 PERIOD_US = 100_000  # of the bandwidth of processors; the kernel's default
 QUOTA_MIN_US = 1000
@@ -111,7 +111,7 @@ def remove_base(path: str, *, timeout_s: float = REMOVE_TIMEOUT_S) -> None:
 
     OSError: EBUSY when there are still processes in it after `timeout_s`.
     """
-    until = time.monotonic() + timeout_s
+    until = monotonic() + timeout_s
     while True:
         try:
             for name in _groups_in(path):
@@ -122,7 +122,7 @@ def remove_base(path: str, *, timeout_s: float = REMOVE_TIMEOUT_S) -> None:
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > until:
+            if error.errno != errno.EBUSY or monotonic() > until:
                 raise
         select.poll().poll(_POLL_MS)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from labctl.kernel.syscalls import CLONE_NEWNET, setns, unshare
+from labctl.unpatched import Socket
 
 SIOCGSKNS = 0x894C  # linux/sockios.h: a descriptor of the socket's network namespace (socket(7); Linux 4.10)
 
@@ -73,8 +74,8 @@ def entered(fd: int, kind: int = CLONE_NEWNET, home: int | None = None) -> Itera
 def socket_in(fd: int, family: int, type: int, proto: int = 0, *, home: int | None = None) -> socket.socket:
     """An ordinary socket that lives in the network namespace open at `fd`; the caller owns it. OSError of socket(2)."""
     with entered(fd, CLONE_NEWNET, home):
-        return socket.socket(family, type, proto)
+        return Socket(family, type, proto)
 
 
 def _probe() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    return Socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)

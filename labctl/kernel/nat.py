@@ -22,6 +22,7 @@ from labctl.errors import KernelError, LabImpossible, describe_errno
 from labctl.kernel import netlink, nftables, readback, rtnl
 from labctl.kernel.namespaces import entered
 from labctl.kernel.sysctl import read_sysctl, write_sysctl
+from labctl.unpatched import Socket
 
 NETWORK_BITS = 30
 # Link-local addresses, without those of metadata services; where the machine has a route for all of them, those for
@@ -182,7 +183,7 @@ def reserve_network(taken: Sequence[IPv4Network], start: int) -> tuple[IPv4Netwo
             network = IPv4Network((int(pool.network_address) + number * 4, NETWORK_BITS))
             if not 64 <= number < count - 64 or any(network.overlaps(other) for other in unusable):
                 continue  # the first and the last 256 addresses of 169.254.0.0/16 are reserved (RFC 3927)
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            sock = Socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             try:
                 sock.bind(f"\0labctl-nat-{network}")
             except OSError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from labctl.errors import errno_name
+from labctl.unpatched import Socket
 
 NLM_F_REQUEST = 0x1  # linux/netlink.h
 NLM_F_ACK = 0x4
@@ -68,7 +69,7 @@ def open_socket(protocol: int, groups: Iterable[int] = ()) -> socket.socket:
 
     `groups` are the numbers of the multicast groups whose notifications it also gets. OSError of socket(2), bind(2).
     """
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    sock = Socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
         prepare(sock)
         sock.bind((0, 0))  # an unbound socket gets no notifications

@@ -16,6 +16,7 @@ from enum import Enum
 from labctl.errors import MachineError, describe_errno
 from labctl.kernel import syscalls
 from labctl.kernel.mounts import mount_sys
+from labctl.unpatched import Socket
 
 CAP_DAC_OVERRIDE = 1  # linux/capability.h
 CAP_NET_BIND_SERVICE = 10
@@ -155,7 +156,7 @@ def enter_private_network() -> bool:
 
 def _set_loopback_up() -> None:
     """netdevice(7): what a new network namespace's `lo` is not."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with Socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from labctl.errors import MachineError
 from labctl.kernel import nftables
 from labctl.kernel.netlink import NLM_F_APPEND, NLM_F_CREATE, attribute
+from labctl.unpatched import Socket
 
 _AF_PACKET_ALL = 0x0003  # ETH_P_ALL, linux/if_ether.h, in host order
 _SCTP, _MPTCP = 132, 262  # IPPROTO_*
@@ -50,10 +51,10 @@ def probe_all() -> Iterator[Probed]:
     yield _tried("nat", _nat)
     yield _tried("sock_diag", _sock_diag)
     yield _tried("unix_diag", _unix_diag)
-    yield _tried("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, _AF_PACKET_ALL).close())
+    yield _tried("packet", lambda: Socket(socket.AF_PACKET, socket.SOCK_RAW, _AF_PACKET_ALL).close())
     yield _tried("core-sysctls", _core_sysctls)
-    yield _tried("sctp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _SCTP).close())
-    yield _tried("mptcp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _MPTCP).close())
+    yield _tried("sctp", lambda: Socket(socket.AF_INET, socket.SOCK_STREAM, _SCTP).close())
+    yield _tried("mptcp", lambda: Socket(socket.AF_INET, socket.SOCK_STREAM, _MPTCP).close())
 
 
 def main() -> None:
@@ -181,7 +182,7 @@ def _ipv6(route: Any) -> None:
         raise OSError(errno.EAFNOSUPPORT, "/proc/sys/net/ipv6 is not there")
     index = route.link_lookup(ifname="base0") or [1]
     route.addr("add", index=index[0], address="fd00::1", prefixlen=64, family=socket.AF_INET6)
-    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+    with Socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
         sock.bind(("::1", 0))
 
 
@@ -197,7 +198,7 @@ def _rule(kind: bytes, *, hook: int, priority: int, verdict: bytes) -> None:
     """A table with a chain of that type and one rule, made and removed."""
     table, chain = kind[:-1] + b"-probe\0", b"probe\0"
     named = attribute(1, table)  # NFTA_TABLE_NAME
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nftables.NETLINK_NETFILTER) as sock:
+    with Socket(socket.AF_NETLINK, socket.SOCK_RAW, nftables.NETLINK_NETFILTER) as sock:
         nftables.transact(
             sock,
             [
@@ -221,7 +222,7 @@ def _core_sysctls() -> None:
 def _sock_diag() -> None:
     from labctl.kernel.diag import NETLINK_SOCK_DIAG, Transport, inet_sockets
 
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
+    with Socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
         inet_sockets(sock, Transport.TCP)
         inet_sockets(sock, Transport.UDP)
 
@@ -229,5 +230,5 @@ def _sock_diag() -> None:
 def _unix_diag() -> None:
     from labctl.kernel.diag import NETLINK_SOCK_DIAG, unix_sockets
 
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
+    with Socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
         unix_sockets(sock)

@@ -8,12 +8,12 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from select import POLLIN, poll
 
 from labctl.errors import KernelError, LabError
 from labctl.kernel.syscalls import PR_SET_PDEATHSIG, prctl
+from labctl.unpatched import monotonic
 
 FIRST_FREE_DESCRIPTOR = 3
 HIGHEST_DESCRIPTOR = 2**31 - 1
@@ -116,12 +116,12 @@ def exit_code(wait_status: int) -> int:
 
 def read_all(descriptor: int, timeout_s: float, what: str) -> bytes:
     """Everything up to the end of a pipe; LabError when the end does not come within `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
+    deadline = monotonic() + timeout_s
     poller = poll()
     poller.register(descriptor, POLLIN)
     parts: list[bytes] = []
     while True:
-        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not poller.poll(max(0.0, deadline - monotonic()) * 1000):
             raise LabError(f"{what}: did not start within {timeout_s:g} s. Is the machine overloaded, or it stopped?")
         part = os.read(descriptor, 65536)
         if not part:

@@ -6,7 +6,6 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from time import monotonic
 from typing import NoReturn, Protocol
 
 from labctl.errors import LabctlError, LabError
@@ -21,6 +20,7 @@ from labctl.lab.call_messages import (
     encode_call,
     frame,
 )
+from labctl.unpatched import monotonic
 
 _SEND_TIMEOUT_S = 10.0  # a process that is stopped (SIGSTOP) takes no long request
 
@@ -135,7 +135,7 @@ class Caller:
         return self._channel
 
     def _next_answer(self, until: float | None, during: Callable[[], str]) -> Answer | None:
-        """The next message, or None when it has not come by `until` (seconds of time.monotonic)."""
+        """The next message, or None when it has not come by `until` (seconds of monotonic)."""
         channel = self._open_channel()
         poller = select.poll()
         poller.register(channel, select.POLLIN)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from labctl.errors import DeadlineExceeded, LabGone
 from labctl.lab.protocol import Channel, Failed, Frame, Request
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.reaching import Connection
@@ -67,7 +67,7 @@ class Exchange:
                 f"cannot {what}. Make a lab in this process, or hand it a socket or an open file instead."
             )
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        until = time.monotonic() + timeout_s
+        until = monotonic() + timeout_s
         late = (
             f"lab {self.name}: could not {what} within {timeout_s:g} s. Is the machine overloaded, or the lab stopped?"
         )
@@ -135,8 +135,8 @@ class Exchange:
         poller = select.poll()
         poller.register(self._channel.fileno(), select.POLLIN)
         looks = 0
-        while not poller.poll(max(0.0, min(until - time.monotonic(), LOOK_S)) * 1000):
-            if time.monotonic() >= until:
+        while not poller.poll(max(0.0, min(until - monotonic(), LOOK_S)) * 1000):
+            if monotonic() >= until:
                 return
             pid = self._boot.stopped()
             looks = looks + 1 if pid else 0

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from labctl.kernel import processes, syscalls
 from labctl.kernel.namespaces import socket_in
+from labctl.unpatched import Socket
 
 BUFFER_BYTES = 64 * 1024  # for each direction of a connection
 DATAGRAM_BYTES = 65536
@@ -61,7 +62,7 @@ def forward(listening: Iterable[Listening], home: int) -> None:
     with selectors.DefaultSelector() as selector:
         loop = _Loop(selector, home)
         for one in listening:
-            sock = socket.socket(fileno=one.descriptor)
+            sock = Socket(fileno=one.descriptor)
             sock.setblocking(False)
             if sock.type == socket.SOCK_STREAM:
                 loop.doors.append(_Door(loop, sock, one.target))

@@ -16,13 +16,13 @@ import fcntl
 import json
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from labctl.errors import KernelError, LabError
 from labctl.kernel import cgroup, nat
+from labctl.unpatched import monotonic
 
 DIRECTORY = "@outside"  # no lab's name: those have no `@`
 SUFFIX = ".json"
@@ -89,9 +89,9 @@ def exclusive(directory: int) -> Iterator[None]:
     """Nobody else changes records inside the `with`. LabError when somebody else does so for too long."""
     lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _FLAGS, dir_fd=directory)  # a description of its own
     try:
-        until = time.monotonic() + EXCLUSIVE_DEADLINE_S
+        until = monotonic() + EXCLUSIVE_DEADLINE_S
         while not _locked(lock, fcntl.LOCK_EX):
-            if time.monotonic() > until:
+            if monotonic() > until:
                 raise LabError(f"lab: another process has been changing the machine for {EXCLUSIVE_DEADLINE_S:g} s.")
             _pause()
         yield

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from labctl.errors import InputError, LabImpossible, describe_errno
 from labctl.plan.operations import PlannedNode
 from labctl.topology.model import Exposure, Transport
+from labctl.unpatched import Socket
 
 BACKLOG = 4096  # somaxconn cuts it down
 SOCKETS_MAX = 200  # that many descriptors fit in the request that opens a lab
@@ -58,7 +59,7 @@ def _socket(node: str, exposure: Exposure, address: IPv4Address | IPv6Address, s
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     kind = socket.SOCK_STREAM if exposure.transport is Transport.TCP else socket.SOCK_DGRAM
     try:
-        sock = stack.enter_context(socket.socket(family, kind | socket.SOCK_CLOEXEC))
+        sock = stack.enter_context(Socket(family, kind | socket.SOCK_CLOEXEC))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_STREAM:

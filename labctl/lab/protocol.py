@@ -14,7 +14,6 @@ import json
 import os
 import socket
 import struct
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from labctl.errors import (
 )
 from labctl.lab.description import Description, ProcessInfo
 from labctl.topology.service import Restart
+from labctl.unpatched import monotonic
 
 HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
@@ -520,7 +520,7 @@ class Channel:
         if until is None:
             self._socket.settimeout(None)
             return
-        left = until - time.monotonic()
+        left = until - monotonic()
         if left <= 0:
             raise TimeoutError
         self._socket.settimeout(left)

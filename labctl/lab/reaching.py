@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from labctl.errors import DeadlineExceeded, LabctlError, LabError, LabGone, desc
 from labctl.lab import registry
 from labctl.lab.place import BOOT, DIRECTORY_FLAGS, SOCKET, file_name, making, read
 from labctl.lab.protocol import IS_FOREIGN, VERSION, Channel, Down, Failed, Hello
+from labctl.unpatched import Socket, monotonic
 
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 DOWN_DEADLINE_S = 10.0
@@ -60,7 +60,7 @@ class Connection:
 
 def bind_listener(directory: int) -> int:
     """A Unix socket bound in the directory, for the keeper to listen on; the caller owns it. OSError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    with Socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(f"/proc/self/fd/{directory}/{SOCKET}")  # a path of any length, and no other directory than this
         os.chmod(SOCKET, 0o600, dir_fd=directory)
         return sock.detach()
@@ -91,7 +91,7 @@ def connect(name: str, *, deadline_s: float) -> Connection:
 
 
 def _connected(name: str, directory: int, deadline_s: float) -> Connection:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Blocking: one that does not block fails at once where 200 others connect at the same time.
         microseconds = max(1, int(deadline_s * 1e6))
@@ -160,18 +160,18 @@ def end(state: int, name: str, entry: str, *, force: bool, deadline_s: float) ->
     try:
         with _holders(name, directory) as (keeper, boot, channel), _seen_off(keeper, boot, deadline_s):
             half = deadline_s / 2
-            if channel is not None and not force and _asked(channel, until=time.monotonic() + half):
-                if registry.is_ended(state, entry, time.monotonic() + half):
+            if channel is not None and not force and _asked(channel, until=monotonic() + half):
+                if registry.is_ended(state, entry, monotonic() + half):
                     return
-            elif keeper is None and registry.is_ended(state, entry, time.monotonic() + half):
+            elif keeper is None and registry.is_ended(state, entry, monotonic() + half):
                 return
             for pidfd in (keeper, boot):  # boot ends when the keeper has; it may be stopped, too
                 if pidfd is not None:
                     with contextlib.suppress(ProcessLookupError):
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    if registry.is_ended(state, entry, time.monotonic() + half / 2):
+                    if registry.is_ended(state, entry, monotonic() + half / 2):
                         return
-            if not registry.is_ended(state, entry, time.monotonic() + half):
+            if not registry.is_ended(state, entry, monotonic() + half):
                 raise DeadlineExceeded(f"lab {name}: its processes could not be ended within {deadline_s:g} s.")
     finally:
         os.close(directory)
@@ -181,18 +181,18 @@ def end(state: int, name: str, entry: str, *, force: bool, deadline_s: float) ->
 def _seen_off(keeper: int | None, boot: int | None, deadline_s: float) -> Iterator[None]:
     """A process that ends lets go of its lock before it is gone: after the `with`, both are gone, or nearly so."""
     yield
-    until = time.monotonic() + deadline_s
+    until = monotonic() + deadline_s
     for pidfd in (keeper, boot):
         if pidfd is not None:
             poller = select.poll()
             poller.register(pidfd, select.POLLIN)
-            poller.poll(max(0.0, until - time.monotonic()) * 1000)
+            poller.poll(max(0.0, until - monotonic()) * 1000)
 
 
 def end_unfinished(state: int, name: str, *, deadline_s: float = DOWN_DEADLINE_S) -> None:
     """End what a killed `up` of that name has left, if anything (inside `transition`)."""
     entry = making(name)
-    if not registry.is_ended(state, entry, time.monotonic() + deadline_s / 2):
+    if not registry.is_ended(state, entry, monotonic() + deadline_s / 2):
         end(state, name, entry, force=True, deadline_s=deadline_s / 2)
     registry.clear_if_dead(state, name, entry)
 

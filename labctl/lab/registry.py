@@ -12,7 +12,6 @@ import fcntl
 import os
 import select
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from labctl.lab.place import (
     read,
 )
 from labctl.names import node_name_problem
+from labctl.unpatched import monotonic
 
 LAB_NAME_MAX_BYTES = 32
 TRANSITION_DEADLINE_S = 30.0
@@ -155,7 +155,7 @@ def transition(state: int, name: str, *, deadline_s: float = TRANSITION_DEADLINE
     Where no file can be made any more, which must not keep a lab from being ended, the whole directory is locked.
     """
     path = f".{file_name(name)}.lock"
-    until = time.monotonic() + deadline_s
+    until = monotonic() + deadline_s
     while True:
         is_own = True
         try:
@@ -240,7 +240,7 @@ def is_alive(state: int, name: str) -> bool:
 def is_ended(state: int, entry: str, until: float) -> bool:
     """Wait until nobody holds the lock of the directory `entry` any more; False when that is not so by `until`."""
     while _is_alive(state, entry):
-        if time.monotonic() >= until:
+        if monotonic() >= until:
             return False
         pause()
     return True
@@ -262,7 +262,7 @@ def locked(descriptor: int, until: float) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() >= until:
+            if monotonic() >= until:
                 return False
             pause()
 

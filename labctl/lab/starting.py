@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
 import socket
 import sys
 import threading
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from labctl.errors import DeadlineExceeded, MachineError, describe_errno
+from labctl.unpatched import monotonic, socketpair
 
 # What the interpreter runs: the search path is the owner's choice, not that of the environment or of a user's site.
 _BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.boot import main; main()"
@@ -56,7 +57,7 @@ class Boot:
     @classmethod
     def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None) -> Boot:
         """`theirs` are closed when the child has them, `ours` when it could not be started."""
-        channel, their_channel = socket.socketpair()
+        channel, their_channel = socketpair()
         ours.callback(channel.close)
         theirs.callback(their_channel.close)
         reading, liveness = os.pipe2(os.O_CLOEXEC)
@@ -149,8 +150,8 @@ class Boot:
     def _reaped(self, timeout_s: float) -> bool:
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
-        until = time.monotonic() + timeout_s
-        if not poller.poll(max(0.0, until - time.monotonic()) * 1000):
+        until = monotonic() + timeout_s
+        if not poller.poll(max(0.0, until - monotonic()) * 1000):
             return False
         try:
             os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
@@ -177,8 +178,6 @@ def search_path() -> list[str]:
 
 
 def _high(descriptor: int, owner: ExitStack) -> int:
-    import fcntl
-
     copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
     owner.callback(os.close, copy)
     return copy

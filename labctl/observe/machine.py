@@ -12,6 +12,7 @@ from pathlib import Path
 
 from labctl.errors import LabctlError, MachineError, errno_name
 from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
+from labctl.unpatched import monotonic
 
 __all__ = ["Finding", "Readings", "control_groups", "privilege", "probe_kernel", "program", "try_a_lab"]
 
@@ -218,13 +219,12 @@ def _finds_groups_in(scope: list[str]) -> bool:
 
 def try_a_lab() -> Finding:
     """A lab of two hosts, made, used and ended: the one finding that decides."""
-    import time
 
     from labctl import plan, topology
     from labctl.lab.handle import Lab
     from labctl.observe.reach import reach
 
-    began = time.monotonic()
+    began = monotonic()
     try:
         planned = plan.build(topology.load("pair"))
         with Lab.open(planned, deadline_s=LAB_TIMEOUT_S) as lab:
@@ -244,7 +244,7 @@ def try_a_lab() -> Finding:
                 return Finding("lab", False, problem=f"{first.name} cannot reach {second.name}: {echo}")
     except LabctlError as error:
         return Finding("lab", False, problem=str(error))
-    return Finding("lab", True, f"two hosts made, used and ended in {(time.monotonic() - began) * 1000:.0f} ms")
+    return Finding("lab", True, f"two hosts made, used and ended in {(monotonic() - began) * 1000:.0f} ms")
 
 
 def _text(path: str) -> str:

@@ -11,7 +11,6 @@ import errno
 import os
 import selectors
 import socket
-import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from labctl.kernel.icmp import PROTOCOL, EchoSocket, IcmpError
 from labctl.kernel.neighbours import Neighbour, Table
 from labctl.kernel.rtnl import NETLINK_ROUTE
 from labctl.observe.access import Observable
+from labctl.unpatched import monotonic
 
 __all__ = ["Ask", "Echo", "Prober", "reach"]
 
@@ -204,7 +204,7 @@ class Prober:
         for each in batch:
             each.began, each.requests = 0.0, 0
         unanswered = list(batch)
-        began = time.monotonic()
+        began = monotonic()
         with selectors.DefaultSelector() as selector:
             for number in range(1, requests + 1):
                 for each in unanswered:
@@ -216,7 +216,7 @@ class Prober:
                     break
         if deadline_s is not None:
             for each in unanswered:
-                took_s = time.monotonic() - each.began
+                took_s = monotonic() - each.began
                 each.echo = Echo(str(each.ask.address), errno.ETIMEDOUT, each.requests, took_s)
         for table in map(neighbours.table, (4, 6)):
             if table.refused > refused[table.version]:
@@ -226,7 +226,7 @@ class Prober:
 
     def _send(self, each: _Pending, selector: selectors.BaseSelector) -> None:
         address = str(each.ask.address)
-        each.began = each.began or time.monotonic()
+        each.began = each.began or monotonic()
         try:
             sock = self._sockets.echo_of(each.ask.source, each.ask.address.version)
         except KernelError as error:
@@ -241,7 +241,7 @@ class Prober:
         if refused in (errno.EAGAIN, errno.EINTR):
             return
         if refused:
-            each.echo = Echo(address, refused, each.requests, time.monotonic() - each.began)
+            each.echo = Echo(address, refused, each.requests, monotonic() - each.began)
             return
         self._waiting[sock, self._number] = each
         if sock.fileno() not in selector.get_map():
@@ -250,9 +250,9 @@ class Prober:
     def _listen(self, selector: selectors.BaseSelector, asked: Sequence[_Pending], until: float | None) -> None:
         """Until all have answered, or `until`; None: until no answer has come for a while."""
         missing = sum(each.echo is None for each in asked)
-        latest = time.monotonic()
+        latest = monotonic()
         while missing and selector.get_map():
-            remaining = (latest + self._patience_s if until is None else until) - time.monotonic()
+            remaining = (latest + self._patience_s if until is None else until) - monotonic()
             if remaining <= 0:
                 return
             for key, _ in selector.select(remaining):
@@ -262,7 +262,7 @@ class Prober:
                     each = self._waiting.get((sock, answer.number))
                     if each is None or each.echo is not None:
                         continue
-                    latest = time.monotonic()
+                    latest = monotonic()
                     took_s = latest - each.began
                     each.echo = Echo(str(each.ask.address), answer.errno, each.requests, took_s, answer.error)
                     self._patience_s = min(max(self._patience_s, 2 * took_s), _LONGEST_PATIENCE_S)

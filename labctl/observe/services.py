@@ -11,7 +11,6 @@ import re
 import selectors
 import shutil
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.plan.services import in_order, runs_alike, services_of
 from labctl.topology.service import Command, Readiness, Service
 from labctl.units import format_duration
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -73,7 +73,7 @@ def run_commands(lab: Lab, plan: Plan, nodes: Iterable[str] | None = None) -> No
             stack.callback(queue.close)
             queue.begin(selector)
         while selector.get_map():
-            left_s = min(key.data.until for key in selector.get_map().values()) - time.monotonic()
+            left_s = min(key.data.until for key in selector.get_map().values()) - monotonic()
             ended = {key.data.node: key.data for key, _ in selector.select(max(left_s, 0))}
             for queue in queues:
                 if queue.process is not None:
@@ -110,7 +110,7 @@ class _Commands:
             )
         except (InputError, LabError) as error:
             raise LabError(f"exec of {self.node}: `{command}` cannot be started: {error}") from error
-        self.until = time.monotonic() + command.within_s
+        self.until = monotonic() + command.within_s
         selector.register(self.process, selectors.EVENT_READ, self)
 
     def look(self, selector: selectors.BaseSelector, *, ended: bool) -> None:
@@ -118,7 +118,7 @@ class _Commands:
         assert self.process is not None
         status = self.process.wait(0) if ended else None
         if status is None:
-            if not ended and time.monotonic() >= self.until:
+            if not ended and monotonic() >= self.until:
                 raise self._failure(f"has not ended within {format_duration(self.left[0].within_s)}")
             return
         if status:
@@ -227,7 +227,7 @@ class _Start:
             node, service = self.waiting.pop(key)
             self._launch(key, node, service)
             if service.ready is not None:
-                self.starting[key] = _Starting(key, node, service, time.monotonic() + service.within_s)
+                self.starting[key] = _Starting(key, node, service, monotonic() + service.within_s)
         return bool(now)
 
     def _launch(self, key: str, node: str, service: Service) -> None:
@@ -250,7 +250,7 @@ class _Start:
         infos = {(info.node, info.name): info for info in self.lab.processes()}
         ready = []
         for key, one in self.starting.items():
-            late = time.monotonic() >= one.until  # before the last look
+            late = monotonic() >= one.until  # before the last look
             info = infos.get((one.node, one.service.name))
             ended = info is None or not _runs(info)
             assert one.service.ready is not None

@@ -7,6 +7,7 @@ is imported when a test first asks for it. A test bounds what a session without 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +35,9 @@ _MARKERS = (
     "needs(*names, feature=None, program=None): skips the test where a kernel feature or a program that it needs is not"
     " there; 'root' needs root (labctl).",
 )
+
+_LAB_FIXTURES = frozenset({"lab", "async_lab", "make_lab", "lab_factory"})
+_FAKE_FILES = frozenset({"fs", "fs_class", "fs_module", "fs_session"})  # the fixtures of pyfakefs
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -114,8 +118,13 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before pytest's own, which skips what is marked so, and before fixtures do something in labs."""
-    if LABS in item.config.stash and "lab_factory" in getattr(item, "fixturenames", ()):
+    fixtures = getattr(item, "fixturenames", ())
+    if LABS in item.config.stash and "lab_factory" in fixtures:
         item.config.stash[LABS].begin_test()
+    if not _FAKE_FILES.isdisjoint(fixtures) and ("labctl.api" in sys.modules or not _LAB_FIXTURES.isdisjoint(fixtures)):
+        from labctl.pytest_plugin.labs import keep_real_files
+
+        keep_real_files(item.config)
     if item.get_closest_marker("needs") is not None:
         from labctl.pytest_plugin.needs import skip_without_needs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from labctl.errors import describe_errno
 from labctl.pytest_plugin.settings import seed_of
+from labctl.unpatched import monotonic
 
 
 class Told:
@@ -19,7 +19,7 @@ class Told:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._started_at, self._started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
+        self._started_at, self._started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), monotonic()
         self._reports: list[pytest.TestReport] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -37,7 +37,7 @@ class Told:
 
         runs = [run for report in self._reports if (run := attached_run(report)) is not None]
         results = tuple(result for run in runs for result in run.scenarios)
-        whole = RunResult(self._started_at, time.monotonic() - self._started_s, results, seed_of(self._config))
+        whole = RunResult(self._started_at, monotonic() - self._started_s, results, seed_of(self._config))
         workspace = os.environ.get("GITHUB_WORKSPACE")
         for line in github.annotations(whole, Path(workspace).absolute() if workspace else None):
             terminalreporter.line(line)

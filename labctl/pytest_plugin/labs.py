@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -140,6 +142,29 @@ class UsedLabs:
                 self.add(lab)
 
 
+def keep_real_files(config: pytest.Config) -> None:
+    """Before pyfakefs replaces `os`, `open` and their like: in labctl's modules they stay what they are.
+
+    A module that is imported later would get the replacements, so all of them are imported now.
+    """
+    import selectors
+    import subprocess
+
+    from pyfakefs.fake_filesystem_unittest import Patcher
+
+    import labctl
+
+    for module in pkgutil.walk_packages(labctl.__path__, "labctl."):
+        if module.name.split(".")[1] not in ("cli", "__main__"):
+            importlib.import_module(module.name)
+    own = {module for name, module in sys.modules.items() if name.partition(".")[0] == "labctl"}
+    if not own <= Patcher.SKIPMODULES:
+        Patcher.SKIPMODULES.update({*own, selectors, subprocess})
+        Patcher.clear_fs_cache()  # it has remembered what to replace
+    if factory := getattr(config, "_tmp_path_factory", None):
+        factory.getbasetemp()  # which makes it
+
+
 def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """For the fixture `lab`."""
     wanted = _wanted(request)
@@ -158,17 +183,12 @@ def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 def for_coroutines(lab: Lab) -> Iterator[AsyncLab]:
     """For the fixture `async_lab`, which no event loop runs around: that of the test is its plugin's affair."""
-    import asyncio
-
     from labctl.api.asynchronous import AsyncLab
 
     view = AsyncLab.over(lab)
     yield view
-    loop = asyncio.new_event_loop()
-    try:
-        loop.run_until_complete(view.aclose())
-    finally:
-        loop.close()
+    view._let_go()
+    view._end()  # the event loop of the test may have been closed
 
 
 def factory_of_test(request: pytest.FixtureRequest) -> Iterator[LabFactory]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from labctl.report.screen import Ink, Screen, is_terminal
 from labctl.report.text import cells, pad, printable, shorten
 from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
 from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.report.ci_log import CiLog
@@ -72,7 +72,7 @@ class Progress(SilentListener):
         while_kept: Callable[[], None] | None = None,
         log: CiLog | None = None,
         keep_steps: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._screen = screen
         self._expected = expected

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from labctl.report.screen import Ink, Screen, is_terminal, standard_error
 from labctl.report.text import printable, shorten
+from labctl.unpatched import monotonic
 
 _FIRST_LOOK_S = 0.5
 _REFRESH_S = 0.1
@@ -23,7 +23,7 @@ class Waiting:
     def __init__(self, screen: Screen, doing: str) -> None:
         self._screen = screen
         self._doing = doing
-        self._since_s = time.monotonic()
+        self._since_s = monotonic()
         self._over = threading.Event()
 
     def does(self, doing: str) -> None:
@@ -35,7 +35,7 @@ class Waiting:
         pause_s = _FIRST_LOOK_S
         while not self._over.wait(pause_s):
             pause_s = _REFRESH_S
-            text = f"{printable(self._doing)} {look.glyphs.goes_on} {time.monotonic() - self._since_s:.1f} s"
+            text = f"{printable(self._doing)} {look.glyphs.goes_on} {monotonic() - self._since_s:.1f} s"
             self._screen.show_status([look.paint(shorten(text, look.width - 1, look.glyphs.goes_on), Ink.FAINT)])
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from labctl.unpatched import Socket
+
 if TYPE_CHECKING:
     from labctl.scenario.model import Requirements
 
@@ -26,7 +28,7 @@ def _netfilter_netlink() -> str:
     import socket
 
     try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12).close()  # NETLINK_NETFILTER, linux/netlink.h
+        Socket(socket.AF_NETLINK, socket.SOCK_RAW, 12).close()  # NETLINK_NETFILTER, linux/netlink.h
     except OSError as error:
         return f"the kernel has no nftables (a netfilter netlink socket gives: {error.strerror})"
     return ""
@@ -55,7 +57,7 @@ def _sctp() -> str:
     import socket
 
     try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132).close()  # IPPROTO_SCTP
+        Socket(socket.AF_INET, socket.SOCK_STREAM, 132).close()  # IPPROTO_SCTP
     except OSError as error:
         return f"the kernel has no SCTP ({error.strerror})"
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from labctl.scenario.result import Outcome, ScenarioResult
 from labctl.scenario.runner import CLEAN_UP_S, begin, take_steps
 from labctl.scenario.verdict import finisher, verdict
 from labctl.scenario.waiting import Scope
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -89,7 +89,7 @@ def _taken(run: Run, finished: Callable[..., ScenarioResult]) -> ScenarioResult:
 
 def _stop(run: Run) -> None:
     """End its programs. One that outlives even SIGKILL ends with the lab."""
-    run.programs.stop_all(Scope(run.condition, time.monotonic() + CLEAN_UP_S))
+    run.programs.stop_all(Scope(run.condition, monotonic() + CLEAN_UP_S))
 
 
 def _restore(changes: Changes, lab: Lab) -> None:

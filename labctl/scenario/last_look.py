@@ -7,13 +7,13 @@ is complete. `settle` gives it that moment: the crash is reported then, and not 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, LabctlError
 from labctl.scenario.result import ListeningRecord, OutputRecord, ProgramRecord
 from labctl.scenario.waiting import Scope
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -30,10 +30,10 @@ IDLE = "ST"  # letters of proc_pid_stat(5): sleeps, is stopped
 
 def settle(lab: Lab, condition: threading.Condition, programs: Iterable[Program]) -> None:
     """Wait until none of the programs is about to end by itself: all have ended, or sleep."""
-    started = time.monotonic()
+    started = monotonic()
     for _ in Scope(condition, started + SETTLE_S).look_again():
         alive = [program for program in programs if program.is_running]
-        quiet = time.monotonic() - started >= QUIET_S
+        quiet = monotonic() - started >= QUIET_S
         if not alive or (quiet and all(is_idle(lab, each.command.host, each.process.pid) for each in alive)):
             return
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +25,7 @@ from labctl.scenario.turns import Turn, draw_seed, turns
 from labctl.scenario.variables import Variables
 from labctl.scenario.verdict import Finished, caller_gone, end_badly, finisher, impossible, now, verdict, worst
 from labctl.scenario.waiting import Scope, Watcher
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -58,7 +58,7 @@ def run_many(
     """
     listener = listener or SilentListener()
     cancellation = cancellation or Cancellation()
-    started_at, started = now(), time.monotonic()
+    started_at, started = now(), monotonic()
     seed = options.seed if options.seed is not None else draw_seed()
     results: dict[int, ScenarioResult] = {}
     raised: list[BaseException] = []
@@ -98,7 +98,7 @@ def run_many(
     if raised:
         raise raised[0]
     done = tuple(results[index] for index in sorted(results))
-    return RunResult(started_at, time.monotonic() - started, done, seed)
+    return RunResult(started_at, monotonic() - started, done, seed)
 
 
 def _workers(scenarios: Sequence[Scenario], options: RunOptions) -> int:
@@ -262,7 +262,7 @@ def begin(
     stack.callback(watcher.close)
     if any(node.services for node in plan.nodes):
         programs.add_services(plan, may_have_ended=not own_lab)
-    started = time.monotonic()
+    started = monotonic()
     variables = Variables(dict(scenario.variables))
     callers = Callers(lab, variables, started)
     stack.callback(callers.close)
@@ -339,7 +339,7 @@ def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioRes
         run.listener.scenario_kept(run.scenario, kept, ways_in(run))
         if run.scope.cancelled:  # Ctrl-C, which ends what was kept, is no part of the scenario
             return kept
-    for program in run.programs.stop_all(Scope(run.condition, time.monotonic() + CLEAN_UP_S)):
+    for program in run.programs.stop_all(Scope(run.condition, monotonic() + CLEAN_UP_S)):
         end_badly(run, program, "it did not end, not even by SIGKILL")
     return verdict(run, finished)
 

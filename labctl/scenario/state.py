@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -58,7 +59,7 @@ class Run:
     programs: Programs
     callers: Callers
     counters: dict[str, Counters]  # at the start, of the hosts whose counters some step looks at
-    started: float  # time.monotonic() when the lab was there
+    started: float  # monotonic() when the lab was there
     changes: Changes  # what steps have changed of the network
     seed: int | None = None  # LABCTL_SEED of its programs
     results: list[StepResult] = field(default_factory=list)
@@ -72,7 +73,7 @@ class Run:
     @property
     def elapsed_s(self) -> float:
         """Seconds since the start of the lab."""
-        return time.monotonic() - self.started
+        return monotonic() - self.started
 
 
 @dataclass(eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from labctl.scenario.model import Scenario
 from labctl.scenario.result import ListeningRecord, Outcome, ProgramRecord, ScenarioResult, StepResult
 from labctl.scenario.sequence import step_order
 from labctl.scenario.state import Run
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.errors import LabImpossible
@@ -23,7 +23,7 @@ Finished = Callable[..., ScenarioResult]
 
 def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -> Finished:
     """What makes the result of a run that begins now: of an outcome, its reason, and the steps."""
-    started_at, started = now(), time.monotonic()
+    started_at, started = now(), monotonic()
 
     def finished(
         outcome: Outcome,
@@ -42,7 +42,7 @@ def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -
             outcome=outcome,
             reason=reason,
             started_at=started_at,
-            duration_s=time.monotonic() - started,
+            duration_s=monotonic() - started,
             hosts=scenario.hosts,
             steps=tuple(sorted(steps, key=step_order)),
             seed=seed,

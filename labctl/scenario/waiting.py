@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import selectors
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TypeVar
+
+from labctl.unpatched import monotonic
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class Scope:
 
     def within(self, seconds: float) -> Scope:
         """A scope inside this one that ends `seconds` from now, or with this one."""
-        return Scope(self.condition, time.monotonic() + seconds, self)
+        return Scope(self.condition, monotonic() + seconds, self)
 
     def inner(self) -> Scope:
         """A scope inside this one with the same deadline, to be cancelled on its own."""
@@ -55,7 +56,7 @@ class Scope:
 
     @property
     def remaining_s(self) -> float:
-        return max(0.0, self.deadline - time.monotonic())
+        return max(0.0, self.deadline - monotonic())
 
     def check(self) -> None:
         """Raises Interrupted when cancelled."""

@@ -158,7 +158,8 @@ def test_only_kernel_imports_others_by_a_computed_name() -> None:
                 assert isinstance(node, ast.Call)
                 if not re.match(r"f?'labctl\.\w+\.", ast.unparse(node.args[0])):
                     elsewhere.append(f"{module_name(path)}:{node.lineno}")
-    assert elsewhere == []
+    # Before pyfakefs replaces files, every module is imported.
+    assert [each for each in elsewhere if not each.startswith("labctl.pytest_plugin.labs:")] == []
 
 
 def test_what_is_slow_to_import_is_imported_where_it_is_used() -> None:

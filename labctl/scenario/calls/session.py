@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from time import monotonic, monotonic_ns
 from typing import NamedTuple
 
 from labctl.errors import errno_name
@@ -33,6 +32,7 @@ from labctl.scenario.calls.syntax import (
 )
 from labctl.scenario.result import CallRecord
 from labctl.units import duration_s, format_duration
+from labctl.unpatched import monotonic, monotonic_ns
 
 
 class Failure(NamedTuple):
@@ -95,7 +95,7 @@ class Session:
         return self._pending.text if self._pending is not None else ""
 
     def run(self, program: Program, deadline: float, variables: Variables | None = None) -> CallsOutcome:
-        """Run the statements in order until one fails or `deadline` (seconds of time.monotonic) has passed.
+        """Run the statements in order until one fails or `deadline` (seconds of monotonic) has passed.
 
         `variables` replace the session's for this run (those inside a `repeat`). The program has been checked.
         """
