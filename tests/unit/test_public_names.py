@@ -82,6 +82,7 @@ HANDLES: dict[str, set[str]] = {
             "drop",
             "open",
             "open_file",
+            "publish",
             "put_file",
             "socket",
             "spawn",
