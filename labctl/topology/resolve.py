@@ -20,6 +20,12 @@ PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is not given out (net/bri
 _NO_FILTER = (("net.ipv4.conf.all.rp_filter", "0"), ("net.ipv4.conf.default.rp_filter", "0"))
 _ROUTER = (("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1"), *_NO_FILTER)
 _MULTIHOMED = (("net.ipv4.ip_forward", "0"), *_NO_FILTER)
+_USUAL_TTL, _LARGEST_TTL = 64, 255  # IPDEFTTL in linux/ip.h, IPV6_DEFAULT_HOPLIMIT in net/ipv6.h; eight bits
+_FAR = (  # where some way is too long for the usual TTL
+    ("net.ipv4.ip_default_ttl", str(_LARGEST_TTL)),
+    ("net.ipv6.conf.all.hop_limit", str(_LARGEST_TTL)),
+    ("net.ipv6.conf.default.hop_limit", str(_LARGEST_TTL)),
+)
 _SWITCH = (("net.ipv6.conf.all.disable_ipv6", "1"),)  # a switch has no addresses, and is made faster without
 
 
@@ -56,9 +62,12 @@ def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
         for node in draft.nodes
         if node.kind is not NodeKind.SWITCH
     ]
-    routes = dict(zip((station.name for station in stations), find_routes(stations, addressing.prefixes), strict=True))
+    found = find_routes(stations, addressing.prefixes)
+    routes = dict(zip((station.name for station in stations), found.of_stations, strict=True))
+    check_distance(draft, found.most_routers, mistakes)
+    far = found.most_routers >= _USUAL_TTL
     nodes = tuple(
-        _node(node, interfaces[node.name], routes.get(node.name, ()) if node.automatic_routes else ())
+        _node(node, interfaces[node.name], routes.get(node.name, ()) if node.automatic_routes else (), far)
         for node in draft.nodes
     )
     topology = Topology(draft.name, nodes, tuple(links), draft.source)
@@ -105,7 +114,17 @@ def check_loops(draft: Draft, mistakes: Mistakes) -> None:
         )
 
 
-def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ...]) -> Node:
+def check_distance(draft: Draft, most_routers: int, mistakes: Mistakes) -> None:
+    """Nodes so far apart that no packet gets from one to the other: a router takes one from its TTL or hop limit."""
+    if most_routers >= _LARGEST_TTL:
+        mistakes.add(
+            draft.place,
+            f"there are {most_routers} routers between some nodes; a packet passes {_LARGEST_TTL - 1} at most",
+            "the TTL of IPv4 and the hop limit of IPv6 are at most 255; add links that make the way shorter",
+        )
+
+
+def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ...], far: bool) -> Node:
     inferred: tuple[tuple[str, str], ...] = ()
     if draft.kind is NodeKind.ROUTER:
         inferred = _ROUTER
@@ -113,6 +132,8 @@ def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ..
         inferred = _MULTIHOMED
     elif draft.kind is NodeKind.SWITCH:
         inferred = _SWITCH
+    if far and draft.kind is not NodeKind.SWITCH:
+        inferred += _FAR
     given = {key for key, _ in draft.sysctls}
     sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.sysctls)
     outside = (draft.nat, draft.exposures, draft.limits, draft.services, draft.commands, draft.automatic_routes)

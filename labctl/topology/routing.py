@@ -79,9 +79,18 @@ def map_of(stations: list[Station], family: Family) -> Map:
     return Map([station.forwards for station in stations], members, ports)
 
 
-def find_routes(stations: list[Station], prefixes: dict[tuple[int, Family], Prefix]) -> list[tuple[Route, ...]]:
+@dataclass(frozen=True, slots=True)
+class Routes:
     """The routes of every station, in the order of the stations."""
+
+    of_stations: tuple[tuple[Route, ...], ...]
+    most_routers: int  # on the way of a packet, by these routes
+
+
+def find_routes(stations: list[Station], prefixes: dict[tuple[int, Family], Prefix]) -> Routes:
+    """Find the shortest paths from every station to every prefix."""
     routes: list[list[Route]] = [[] for _ in stations]
+    most_routers = 0
     outside = max((segment for segment, _ in prefixes), default=0) + 1
     outlets = [(index, OUTSIDE_INTERFACE) for index, station in enumerate(stations) if station.nat]
     if outlets:
@@ -93,10 +102,11 @@ def find_routes(stations: list[Station], prefixes: dict[tuple[int, Family], Pref
         for (segment, of), prefix in sorted(prefixes.items(), key=lambda one: one[0][0]):
             if of is family:
                 for index, hop in hops_to(segment, reach).items():
+                    most_routers = max(most_routers, hop.routers)
                     found[index].append(Route(prefix, hop.gateway, hop.ifname))
         for index, station in enumerate(stations):
             routes[index] += _as_default(station, found[index], family)
-    return [tuple(of_station) for of_station in routes]
+    return Routes(tuple(tuple(of_station) for of_station in routes), most_routers)
 
 
 def hops_to(segment: int, reach: Map) -> dict[int, Hop]:

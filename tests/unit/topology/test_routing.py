@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from labctl import topology as topologies_module
 from labctl.topology.model import Address, Node, NodeKind, Prefix, Topology
-from tests.unit.topology.drafts import resolved, topologies
+from tests.unit.topology.drafts import from_lines, resolved, topologies
 
 MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -140,6 +140,43 @@ def test_routers_forward_both_families_unless_the_file_says_otherwise() -> None:
     assert {("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")} <= set(topology.node("r").sysctls)
     assert ("net.ipv4.ip_forward", "0") in topology.node("q").sysctls
     assert ("net.ipv4.ip_forward", "1") not in topology.node("q").sysctls
+
+
+FAR = {
+    ("net.ipv4.ip_default_ttl", "255"),
+    ("net.ipv6.conf.all.hop_limit", "255"),
+    ("net.ipv6.conf.default.hop_limit", "255"),
+}
+
+
+@pytest.mark.parametrize(("routers", "raised"), [(63, set()), (64, FAR), (250, FAR)])
+def test_ways_longer_than_the_usual_ttl_raise_it_on_every_host_and_router(
+    routers: int, raised: set[tuple[str, str]]
+) -> None:
+    for node in topologies_module.load(f"line:{routers}").nodes:
+        assert FAR & set(node.sysctls) == raised
+
+
+def chain(routers: int) -> list[str]:
+    links = ", ".join(["[h1, r-1]", *(f"[r-{one}, r-{one + 1}]" for one in range(1, routers)), f"[r-{routers}, h2]"])
+    return [
+        "hosts: {h1: {sysctls: {net.ipv4.ip_default_ttl: 99}}, h2: }",
+        f"routers: {{r: {{count: {routers}}}}}",
+        f"links: [{links}]",
+    ]
+
+
+def test_a_ttl_that_the_file_gives_stays() -> None:
+    topology = resolved(*chain(64))
+    assert ("net.ipv4.ip_default_ttl", "99") in topology.node("h1").sysctls
+    assert ("net.ipv4.ip_default_ttl", "255") not in topology.node("h1").sysctls
+    assert ("net.ipv4.ip_default_ttl", "255") in topology.node("h2").sysctls
+
+
+def test_nodes_with_more_routers_between_them_than_any_packet_passes_are_a_mistake() -> None:
+    assert not from_lines(*chain(254))[1]
+    (mistake,) = from_lines(*chain(255))[1]
+    assert mistake.message == "there are 255 routers between some nodes; a packet passes 254 at most"
 
 
 def test_a_router_without_ipv6_on_a_link_is_no_way_for_ipv6() -> None:
