@@ -63,12 +63,13 @@ def run(
     *argv: str,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    user: str | None = None,
     limit_bytes: int = 1 << 20,
 ) -> Finished:
     """Run a program on a node to its end."""
     output = os.memfd_create("output", os.MFD_CLOEXEC)
     try:
-        process = lab.spawn(node, argv, env=env, cwd=cwd, stdout=output, stderr=output)
+        process = lab.spawn(node, argv, env=env, cwd=cwd, stdout=output, stderr=output, user=user)
         try:
             status = process.wait(WAIT_S)
             assert status is not None, f"{process!r} did not end within {WAIT_S} s"

@@ -51,6 +51,7 @@ PROGRAMS = {
     "iperf3": ("iperf3", "throughput"),
     "nc": ("netcat-openbsd", "connections by hand"),
 }
+_CHANGES_USER = {"tcpdump": "tcpdump -Z root"}  # programs that setgroups(2), with the way to do without
 _INSTALLERS = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zypper install", "apk": "apk add"}
 
 
@@ -88,6 +89,7 @@ def _machine() -> Iterator[Check]:
     how = "labs live in a user namespace" if in_user_namespace else "labs are made with root's privilege"
     yield Check("machine", "privilege", State.KNOWN, f"{who}; {how}")
     yield _user_namespaces(readings)
+    yield _users(readings.euid, in_user_namespace)
     if readings.apparmor_restrict_userns:
         remedy = "Try: labctl doctor --fix, or run as root."
         problem = "keeps ordinary users from using user namespaces"
@@ -110,6 +112,18 @@ def _user_namespaces(readings: machine.Readings) -> Check:
         remedy = "Try: labctl doctor --fix (sudo sysctl kernel.unprivileged_userns_clone=1)"
         return Check("machine", "user namespaces", State.MISSING, use, "ordinary users may make none", remedy)
     return Check("machine", "user namespaces", State.OK, f"at most {readings.max_user_namespaces}")
+
+
+def _users(euid: int, in_user_namespace: bool) -> Check:
+    use = "programs that change to a user of their own (tcpdump, sshd, dnsmasq, PostgreSQL), `user:`"
+    if not in_user_namespace:
+        return Check("machine", "users in labs", State.OK, use)
+    found = machine.users_in_labs(euid)
+    return _of("machine", Finding("users in labs", found.works, use, found.problem, found.remedy), _optional(found))
+
+
+def _optional(found: Finding) -> State:
+    return State.OK if found.works else State.MISSING
 
 
 def _labs() -> Iterator[Check]:
@@ -161,16 +175,21 @@ def _limits() -> Iterator[Check]:
         "Try: ulimit -Hn 65536" if few else "",
     )
     found = machine.control_groups()
-    yield _of("limits", found, State.OK if found.works else State.MISSING)
+    yield _of("limits", found, _optional(found))
     for each in shared_limits():
         yield Check("shared by all labs", each.name, State.KNOWN, str(each))
 
 
 def _programs() -> Iterator[Check]:
     installer = next((words for name, words in _INSTALLERS.items() if machine.program(name)), "")
+    _, in_user_namespace = machine.privilege()
+    has_users = not in_user_namespace or machine.users_in_labs(os.geteuid()).works
     for name, (package, use) in PROGRAMS.items():
         path = machine.program(name)
-        if path:
+        if path and name in _CHANGES_USER and not has_users:
+            remedy = f"Try: {_CHANGES_USER[name]}, or subordinate ids (users in labs, above)."
+            yield Check("programs", name, State.MISSING, use, "cannot change to its own user in your labs", remedy)
+        elif path:
             yield Check("programs", name, State.OK, use)
         else:
             remedy = f"Try: sudo {installer} {package}" if installer else f"It is in the package {package}."

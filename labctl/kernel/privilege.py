@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from labctl.errors import MachineError, describe_errno
-from labctl.kernel import syscalls
+from labctl.kernel import subordinate_ids, syscalls
 from labctl.kernel.mounts import mount_sys
 from labctl.unpatched import Socket
 
@@ -104,24 +104,27 @@ def needs_user_namespace(euid: int, effective: int) -> bool:
     return euid != 0 or any(not effective >> capability & 1 for capability in NEEDED)
 
 
-def enter_lab_namespaces() -> None:
+def enter_lab_namespaces(*, with_users: bool = False) -> bool:
     """Move the calling process (single-threaded) to a lab's new namespaces; its next child is the lab's PID 1.
 
-    Without privilege a user namespace comes first, in which the one user and group are root. MachineError names the
-    remedy. user_namespaces(7), pid_namespaces(7).
+    Without privilege a user namespace comes first, in which the user and group are root; `with_users`: and in which
+    there are the further ones that the user may map. True if there is one. MachineError names the remedy.
+    user_namespaces(7), pid_namespaces(7).
     """
     stage = Stage.NAMESPACES
     euid = os.geteuid()  # in the user namespace it will be 0
+    rootless = needs_user_namespace(euid, effective_capabilities())
     try:
-        if needs_user_namespace(euid, effective_capabilities()):
+        if rootless:
             stage = Stage.USER_NAMESPACE
-            _enter_user_namespace(euid, os.getegid())
+            _enter_user_namespace(euid, os.getegid(), with_users=with_users)
             stage = Stage.NAMESPACES
         syscalls.unshare(LAB_NAMESPACES)
     except _IdentityRefused as refused:
         raise MachineError(diagnose(read_machine(refused.euid), Stage.IDENTITY, refused.errno or 0)) from refused
     except OSError as error:
         raise MachineError(diagnose(read_machine(euid), stage, error.errno or 0)) from error
+    return rootless
 
 
 def enter_private_network() -> bool:
@@ -170,21 +173,35 @@ class _IdentityRefused(OSError):
         self.euid = euid
 
 
-def _enter_user_namespace(uid: int, gid: int) -> None:
-    syscalls.unshare(syscalls.CLONE_NEWUSER)
+def _enter_user_namespace(uid: int, gid: int, *, with_users: bool = False) -> None:
+    mapper = _mapper(uid, gid) if with_users else None
     try:
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"0 {uid} 1")
-        _write("/proc/self/gid_map", f"0 {gid} 1")
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+    except BaseException:
+        if mapper is not None:
+            mapper.close()
+        raise
+    if mapper is not None:
+        mapper.map()
+    try:
+        if subordinate_ids.highest("gid") == -1:
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/gid_map", f"0 {gid} 1")
+        if subordinate_ids.highest("uid") == -1:
+            _write("/proc/self/uid_map", f"0 {uid} 1")
     except OSError as error:
         raise _IdentityRefused(error.errno or 0, uid) from error
 
 
-def in_user_namespace() -> bool:
-    """Whether the calling process's user namespace has one user only: it was made for a lab without privilege."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        lines = file.read().split()
-    return len(lines) == 3 and lines[2] == "1"
+def _mapper(uid: int, gid: int) -> subordinate_ids.Mapper | None:
+    """None where the user may map nobody else."""
+    grant = subordinate_ids.read_grant(uid)
+    if grant.problem:
+        return None
+    try:
+        return subordinate_ids.Mapper(grant, uid, gid)
+    except OSError:
+        return None
 
 
 def effective_capabilities() -> int:

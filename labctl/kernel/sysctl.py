@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from labctl.kernel.subordinate_ids import highest
+
 _SWAPPED = str.maketrans("./", "/.")
 
 
@@ -64,15 +66,9 @@ def open_ping_sockets() -> None:
 
     Only groups that the user namespace maps can be named. OSError.
     """
-    highest = -1
-    with open("/proc/self/gid_map", encoding="ascii") as file:
-        for line in file:
-            inside, _, count = map(int, line.split())
-            if inside == highest + 1:
-                highest = inside + count - 1
-    highest = min(highest, _GROUP_MAX)
-    write_sysctl(PING_GROUPS, f"0 {highest}")
-    if read_sysctl(PING_GROUPS).split() != ["0", str(highest)]:  # the kernel compares the groups that these stand for
+    last = min(highest("gid"), _GROUP_MAX)
+    write_sysctl(PING_GROUPS, f"0 {last}")
+    if read_sysctl(PING_GROUPS).split() != ["0", str(last)]:  # the kernel compares the groups that these stand for
         write_sysctl(PING_GROUPS, "0 0")
 
 

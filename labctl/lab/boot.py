@@ -133,7 +133,7 @@ def _watch(
     outside: Outside | None,
 ) -> None:
     pids = os.readlink("/proc/self/ns/pid")
-    enter_lab_namespaces()
+    rootless = enter_lab_namespaces(with_users=True)
     boot_reading, boot_writing = os.pipe2(os.O_CLOEXEC)
     stay_reading, stay_writing = os.pipe2(os.O_CLOEXEC)
 
@@ -141,7 +141,7 @@ def _watch(
         for descriptor in (boot_writing, stay_reading, LIVENESS, owner):
             os.close(descriptor)
         staying = Staying(place, listener, stay_writing, pids) if place else None
-        keep(channel, request, number, boot_reading, staying, outside)
+        keep(channel, request, number, boot_reading, rootless, staying, outside)
 
     pid = processes.fork(keeper)
     pidfd = os.pidfd_open(pid)

@@ -28,7 +28,7 @@ from labctl.lab.host import (
     fork_inside,
     report_failure,
 )
-from labctl.lab.protocol import BindSocket, OpenFile, Spawn
+from labctl.lab.protocol import BindSocket, Identity, OpenFile, Spawn
 
 PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
 TASK_TIMEOUT_S = 2.0  # for what may block: opening a FIFO
@@ -49,11 +49,7 @@ class Started:
 
 def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio: tuple[int, ...]) -> Started:
     """Start a program. KernelError when it cannot run, LabError when it cannot be that user."""
-    if request.user is not None and surroundings.rootless:
-        raise LabError(
-            f"{host.subject}: cannot run {request.argv[0]} as user {request.user[0]}: this lab lives in a user "
-            f"namespace, which has no users but its owner. For other users, start the lab as root."
-        )
+    user = None if request.user is None else _mapped(host, surroundings, request.argv[0], request.user)
     environment = environment_on(host, surroundings, request.environment)
     ends = socket.socketpair() if request.terminal else None
 
@@ -63,14 +59,14 @@ def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio:
         if request.terminal is None or ends is None:
             _connect_stdio(request.stdio, stdio)
         else:
-            owner = request.user[0] if request.user else None
+            owner = user[0] if user else None
             _connect_terminal(host, request.terminal, owner, ends[1], plain=request.is_terminal_plain)
             if request.stdio[0]:
                 os.dup2(stdio[0], 0)
         processes.keep_only(0, 1, 2, writing)
         processes.set_descriptor_limit(surroundings.descriptor_limit)
-        if request.user is not None:
-            processes.become(*request.user)
+        if user is not None:
+            processes.become(*user)
         _enter_directory(host, surroundings, request.cwd)
         processes.execute(host.subject, request.argv, environment)
 
@@ -81,6 +77,20 @@ def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio:
         started = _start(host, surroundings, body, what)
         _, (terminal,), _, _ = socket.recv_fds(ends[0], 16, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
         return replace(started, terminal=terminal)
+
+
+def _mapped(host: Host, surroundings: Surroundings, program: str, user: Identity) -> Identity:
+    """The identity, as far as the lab's user namespace has it. LabError when it has not that user or group."""
+    uid, gid, groups = user
+    if uid > surroundings.highest_uid or gid > surroundings.highest_gid:
+        has = (
+            "no user but its owner" if surroundings.highest_uid == 0 else f"users 0 to {surroundings.highest_uid} only"
+        )
+        raise LabError(
+            f"{host.subject}: cannot run {program} as user {uid}, group {gid}: the lab of an ordinary user lives in a "
+            f"user namespace, and this one has {has}. `labctl doctor` shows how to get subordinate ids; or run as root."
+        )
+    return uid, gid, tuple(group for group in groups if group <= surroundings.highest_gid)
 
 
 def start_caller(host: Host, surroundings: Surroundings, channel: int) -> Started:

@@ -40,6 +40,8 @@ class Surroundings:
     own_pid_namespace: int  # descriptor, the keeper's
     machine_proc: int  # descriptor of the machine's /proc, which tells what a process is called there
     rootless: bool  # the lab lives in a user namespace
+    highest_uid: int  # 0 to it are the users that programs can run as; in a user namespace perhaps 0 alone
+    highest_gid: int
     resolvers: str | None = None  # what hosts have in /etc/resolv.conf; None: RESOLV_CONF
 
 

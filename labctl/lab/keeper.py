@@ -26,7 +26,7 @@ import msgspec
 
 from labctl.errors import InputError, KernelError, LabctlError, LabError, LabGone
 from labctl.kernel import mounts, processes, syscalls
-from labctl.kernel.privilege import in_user_namespace
+from labctl.kernel.subordinate_ids import highest
 from labctl.lab import children
 from labctl.lab.changing import Changes
 from labctl.lab.children import Started, Task
@@ -572,9 +572,18 @@ class Keeper:
 
 
 def keep(
-    channel: Channel, request: Open, number: int, boot: int, staying: Staying | None, outside: Outside | None = None
+    channel: Channel,
+    request: Open,
+    number: int,
+    boot: int,
+    rootless: bool,
+    staying: Staying | None,
+    outside: Outside | None = None,
 ) -> None:
-    """What the keeper does, from the fork by boot to the lab's end. `boot` reads as ended when boot does."""
+    """What the keeper does, from the fork by boot to the lab's end.
+
+    `boot` reads as ended when boot does. `rootless`: boot made a user namespace for the lab.
+    """
     processes.die_with_parent()
     gone = select.poll()
     gone.register(boot, select.POLLIN)
@@ -582,7 +591,7 @@ def keep(
         return  # boot ended before the line above took effect
     syscalls.set_process_name("labctl-keeper")
     try:
-        keeper = _build(channel, request, staying, outside)
+        keeper = _build(channel, request, rootless, staying, outside)
     except LabctlError as error:
         channel.send(number, Failed.of(error), until=None)
         return
@@ -597,7 +606,7 @@ def keep(
         keeper.serve(boot)
 
 
-def _build(channel: Channel, request: Open, staying: Staying | None, outside: Outside | None) -> Keeper:
+def _build(channel: Channel, request: Open, rootless: bool, staying: Staying | None, outside: Outside | None) -> Keeper:
     limit = processes.raise_descriptor_limit()
     if outside is not None:
         outside.take()
@@ -617,7 +626,9 @@ def _build(channel: Channel, request: Open, staying: Staying | None, outside: Ou
         descriptor_limit=limit,
         own_pid_namespace=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
         machine_proc=machine_proc,
-        rootless=in_user_namespace(),
+        rootless=rootless,
+        highest_uid=highest("uid"),
+        highest_gid=highest("gid"),
         resolvers=outside.resolvers if outside is not None else None,
     )
     table = NodeTable()

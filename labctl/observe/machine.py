@@ -25,6 +25,11 @@ _SEARCH = (
     "import sys; sys.path.extend(sys.argv[1:]); "
     "from labctl.kernel.cgroup import Controller, find_parents; find_parents(tuple(Controller))"
 )
+_PROBE_USERS = (
+    "import sys; sys.path.extend(sys.argv[1:]); "
+    "from labctl.kernel.privilege import enter_lab_namespaces; from labctl.kernel.subordinate_ids import highest; "
+    "enter_lab_namespaces(with_users=True); print(highest('uid') > 0 and highest('gid') > 0)"
+)
 LIMITS = "limits: pids, memory, cpu of a host's programs"
 PROBE_TIMEOUT_S = 60.0
 SCOPE_TIMEOUT_S = 10.0
@@ -85,6 +90,25 @@ def privilege() -> tuple[Readings, bool]:
     """What the machine says of itself, and whether labs here live in a user namespace."""
     euid = os.geteuid()
     return read_machine(euid), needs_user_namespace(euid, effective_capabilities())
+
+
+def users_in_labs(euid: int) -> Finding:
+    """Whether the labs of this (ordinary) user have other users than their owner; tried, in a namespace that ends."""
+    from labctl.kernel.subordinate_ids import read_grant
+    from labctl.lab.starting import search_path
+
+    name = "users in labs"
+    grant = read_grant(euid)
+    if grant.problem:
+        return Finding(name, False, problem=grant.problem, remedy=grant.remedy)
+    argv = [sys.executable, "-I", "-S", "-c", _PROBE_USERS, *search_path()]
+    try:
+        ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding(name, False, problem=f"cannot be tried: {error}")
+    if ended.stdout.strip() == b"True":
+        return Finding(name, True)
+    return Finding(name, False, problem="newuidmap or newgidmap fails", remedy="Try: unshare --user --map-auto true")
 
 
 def probe_kernel() -> list[Finding]:

@@ -1,0 +1,90 @@
+"""Users other than the owner in labs of ordinary users, by subordinate ids; and how it is without them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.detached import ROOT
+from tests.skips import for_root
+
+HERS = 40_000 + os.getpid() % 10_000
+FILES = ("passwd", "subuid", "subgid")
+BIND = "for file in passwd subuid subgid; do mount --bind $0/$file /etc/$file; done; exec setpriv "
+SCRIPT = """
+from labctl.errors import LabError
+from labctl.lab.handle import Lab
+from tests.labs import pair_plan, run
+def shell(script, user=None):
+    return run(lab, "client", "sh", "-c", script, user=user).output
+with Lab.open(pair_plan()) as lab:
+"""
+
+pytestmark = [
+    for_root("has accounts and files of its own in a mount namespace"),
+    pytest.mark.skipif(not all(os.path.exists(f"/etc/{file}") for file in FILES), reason="needs /etc/subuid"),
+    pytest.mark.skipif(shutil.which("newuidmap") is None, reason="needs the program newuidmap"),
+]
+
+
+def as_user(tmp_path: Path, body: str, *, ranges: str = "hers:300000:65536\n") -> str:
+    """What a script prints that an ordinary user runs, with an account `hers` and these subordinate ids.
+
+    The account is in a mount namespace of its own: the machine's files stay as they are.
+    """
+    tmp_path.chmod(0o755)
+    passwd = Path("/etc/passwd").read_text() + f"hers:x:{HERS}:{HERS}::/:/bin/sh\n"
+    for file, text in (("passwd", passwd), ("subuid", ranges), ("subgid", ranges)):
+        (tmp_path / file).write_text(text)
+    script = SCRIPT + "".join(f"    {line}\n" for line in body.splitlines())
+    identity = f"--reuid {HERS} --regid {HERS} --clear-groups "
+    ran = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", BIND + identity + '"$@"', tmp_path, sys.executable, "-c", script],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": "/", "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if "Permission denied" in ran.stderr and "ROOT" in ran.stderr:
+        pytest.skip("another user cannot read this checkout or its Python")
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_files_belong_to_other_users_and_groups_change(tmp_path: Path) -> None:
+    script = "touch /tmp/x; chown 5:7 /tmp/x; stat -c %u:%g /tmp/x; setpriv --reuid 33 --regid 33 --groups 4,33 id -G"
+    assert as_user(tmp_path, f"print(shell({script!r}))") == "5:7\n33 4\n\n"
+
+
+def test_a_program_runs_as_a_user_of_the_machine(tmp_path: Path) -> None:
+    body = "print(shell('id -un; echo $HOME', user='nobody'), shell('id -u', user='1234'))"
+    assert as_user(tmp_path, body).split() == ["nobody", "/nonexistent", "1234"]
+
+
+def test_icmp_datagram_sockets_are_open_to_all_of_them(tmp_path: Path) -> None:
+    script = f"{sys.executable} -c 'import socket; socket.socket(2, 2, 1); print(True)'"
+    assert as_user(tmp_path, f"print(shell({script!r}, user='1234'))") == "True\n\n"
+
+
+def test_without_ranges_another_user_is_refused_with_the_way_to_them(tmp_path: Path) -> None:
+    body = "try:\n    shell('id', user='nobody')\nexcept LabError as error:\n    print(error)"
+    told = as_user(tmp_path, body, ranges="somebody:300000:65536\n")
+    assert "this one has no user but its owner. `labctl doctor` shows how to get subordinate ids" in told
+
+
+def test_a_user_beyond_the_range_is_refused_with_the_range(tmp_path: Path) -> None:
+    body = "try:\n    shell('id', user='nobody')\nexcept LabError as error:\n    print(error)"
+    assert "users 0 to 1000 only" in as_user(tmp_path, body, ranges="hers:300000:1000\n")
+
+
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="needs the program tcpdump")
+def test_tcpdump_changes_to_its_own_user(tmp_path: Path) -> None:
+    script = "ping -4 -c 50 -i 0.2 server >/dev/null & timeout 20 tcpdump -n -i eth0 -c 1 icmp; kill $!"
+    assert "ICMP echo request" in as_user(tmp_path, f"print(shell({script!r}))")
