@@ -130,13 +130,15 @@ def _labs() -> Iterator[Check]:
     found = machine.try_a_lab()
     state = State.OK if found.works else State.FAILED
     yield Check("labs", "a lab", state, found.detail, found.problem, found.remedy)
-    from labctl.lab import registry
+    from labctl.lab import orphans, registry
 
     try:
         directory = registry.state_directory()
         yield Check("labs", "state directory", State.OK, str(directory))
         running = registry.labs()
         yield Check("labs", "running", State.KNOWN, ", ".join(running) or "none")
+        for orphan in orphans.orphans():
+            yield Check("labs", f"lab {orphan.name}", State.MISSING, "", str(orphan), "Try: labctl gc")
     except LabctlError as error:
         remedy = "Without one, labctl run works and labctl up does not."
         yield Check("labs", "state directory", State.MISSING, "labs that stay", str(error), remedy)

@@ -15,18 +15,19 @@ def end_labs(names: Sequence[str], *, every: bool, force: bool) -> int:
     import os
 
     from labctl.cli.labs import LAB_VARIABLE
-    from labctl.lab import registry
+    from labctl.lab import orphans, registry
 
     if every and names:
         raise InputError("labctl down: give names, or --all, not both.")
-    registry.sweep()
+    registry.sweep(complain)
+    unregistered = [orphan.name for orphan in orphans.orphans()]
     if every:
-        chosen = registry.labs()
+        chosen = [*registry.labs(), *unregistered]
         if not chosen:
             complain("No lab is running.")
     else:
         wanted: list[str | None] = [*names] or [os.environ.get(LAB_VARIABLE) or None]
-        chosen = [registry.choose(name) for name in wanted]
+        chosen = [name if name in unregistered else registry.choose(name) for name in wanted]
     screen = standard_output()
     worst = 0
     for name in dict.fromkeys(chosen):
@@ -43,12 +44,16 @@ def end_labs(names: Sequence[str], *, every: bool, force: bool) -> int:
 
 def collect_garbage() -> int:
     """Sweeps what dead labs of this user left, and says what that was."""
-    from labctl.lab import registry
+    from labctl.lab import orphans, registry
 
-    removed = registry.sweep()
     screen = standard_output()
+    found = orphans.orphans()
+    for orphan in found:
+        orphans.end(orphan)
+        screen.line(f"ended lab {orphan.name}, whose directory had been deleted")
+    removed = registry.sweep(complain)
     for path in removed:
         screen.line(f"removed {path}")
-    if not removed:
+    if not removed and not found:
         screen.line("Nothing to remove: no dead lab of yours has left anything.")
     return 0

@@ -54,10 +54,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def show(names: Sequence[str], form: str) -> int:
     """Lists every running lab, or the processes of the labs that are named. 4 when a keeper did not answer."""
-    from labctl.lab import registry
+    from labctl.cli.main import complain
+    from labctl.lab import orphans, registry
 
-    registry.sweep()
+    registry.sweep(complain)
     listed = [_look(registry.choose(name)) for name in names] if names else [_look(name) for name in registry.labs()]
+    if not names:
+        listed += [Listed(each.name, None, f"{each}. Try: labctl gc") for each in orphans.orphans()]
     if form == "json":
         _show_json(listed)
     elif names:
@@ -66,8 +69,6 @@ def show(names: Sequence[str], form: str) -> int:
         _show_labs(listed)
     for each in listed:
         if each.problem:
-            from labctl.cli.main import complain
-
             complain(each.problem)
     return LabctlError.exit_status if any(each.problem for each in listed) else 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.cli.find import load_topology
-from labctl.cli.main import Stopped
+from labctl.cli.main import Stopped, complain
 from labctl.errors import InputError, LabGone
 from labctl.report.screen import Ink, Screen, standard_output
 from labctl.report.waiting import waiting
@@ -55,7 +55,7 @@ def bring_up(request: UpRequest) -> int:
     if request.dry_run:
         _show_dry(screen, wanted)
         return 0
-    registry.sweep()
+    registry.sweep(complain)
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1
         running = wanted.name in registry.labs()

@@ -145,6 +145,8 @@ def _watch(
 
     pid = processes.fork(keeper)
     pidfd = os.pidfd_open(pid)
+    if place is not None:
+        place.keeper_pid = pid
     if outside is not None:
         outside.leave_to_keeper()
     channel.close()  # the keeper's alone: that it ends is to be seen by the owner

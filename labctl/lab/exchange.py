@@ -151,4 +151,6 @@ class Exchange:
     def _why_gone(self) -> str:
         words = self._boot.last_words().strip()
         text = f"lab {self.name}: its keeper has ended, and every process of the lab with it."
-        return f"{text} Its last words:\n{words}" if words else f"{text} Was it killed (see the kernel's log for OOM)?"
+        if words:
+            return f"{text} Its last words:\n{words}"
+        return f"{text} Another command ended it (labctl down), or it was killed."

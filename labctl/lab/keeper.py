@@ -89,6 +89,7 @@ COPY_BYTES = 1 << 20
 FILE_MAX_BYTES = 1 << 30  # of one file in the shared directory
 LOGGED_BUGS_MAX = 20
 OWN_LOGS = "/run/logs"
+REGISTERED_CHECK_S = 2.0
 BACKLOG = 4096  # somaxconn cuts it down
 
 
@@ -367,9 +368,16 @@ class Keeper:
             self.staying.place.publish()
             self.published = True
             self.front.listen()
+            self.timers.after(REGISTERED_CHECK_S, self.check_registered)
         if not (owned or self.stays):
             self.stays = True
             os.write(self.staying.stay, b"!")
+
+    def check_registered(self) -> None:
+        """End the lab when its directory has been deleted: nobody would find it any more to end it."""
+        if self.staying is not None and not self.staying.place.is_registered:
+            self.is_down = True
+        self.timers.after(REGISTERED_CHECK_S, self.check_registered)
 
     def names(self, nodes: Iterable[str]) -> dict[str, str]:
         """Where the names of these nodes on the machine lead to."""

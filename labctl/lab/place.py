@@ -50,6 +50,15 @@ class Place:
     parent: int
     netns: int
     lock: int
+    keeper_pid: int = 0  # as the machine sees it, once boot has started it
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the lab is still found by its name: nobody has deleted its directory or what is in it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(SOCKET, dir_fd=self.directory, follow_symlinks=False)
+            return os.fstat(self.lock).st_nlink > 0 and _is_same(self.parent, file_name(self.lab), self.directory)
+        return False
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -109,8 +118,20 @@ class Place:
                 if os.readlink(file_name(name), dir_fd=self.netns) == recorded[name]:
                     os.unlink(file_name(name), dir_fd=self.netns)
                     gone.append(f"{NETNS_DIRECTORY}/{name}")
-        if nodes is not None:
+        if nodes is None:
+            gone += self._unlink_keepers()
+        else:
             self._record({name: target for name, target in recorded.items() if name not in names})
+        return gone
+
+    def _unlink_keepers(self) -> list[str]:
+        """Take away the names that lead to the keeper's descriptors, should the record of them have been deleted."""
+        gone: list[str] = []
+        for name in os.listdir(self.netns) if self.keeper_pid else ():
+            with contextlib.suppress(OSError):
+                if os.readlink(name, dir_fd=self.netns).startswith(f"/proc/{self.keeper_pid}/fd/"):
+                    os.unlink(name, dir_fd=self.netns)
+                    gone.append(f"{NETNS_DIRECTORY}/{name}")
         return gone
 
     def rename(self, gone: Iterable[str], targets: Mapping[str, str], proc: int) -> None:
@@ -185,9 +206,14 @@ class Place:
             there = os.readlink(name, dir_fd=self.netns)
         except OSError:
             return False  # not a link
-        if not _LINK.fullmatch(there):
+        if not leads_to_a_descriptor(there):
             return False
         return not os.access(there.removeprefix("/proc/"), os.F_OK, dir_fd=proc)
+
+
+def leads_to_a_descriptor(target: str) -> bool:
+    """Whether a link with this target is of the kind that labs have in /run/netns."""
+    return _LINK.fullmatch(target) is not None
 
 
 def read(directory: int, name: str, limit_bytes: int = 16 << 20) -> str:

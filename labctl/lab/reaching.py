@@ -29,9 +29,12 @@ class Connection:
 
     channel: socket.socket
     keeper_pid: int
+    name: str  # the lab's
 
     def last_words(self) -> str:
-        """Nothing: they are in the lab's directory."""
+        """What the keeper wrote to stderr before it failed; "" when it was ended."""
+        with contextlib.suppress(LabctlError), registry.opened_state() as state:
+            return registry.last_words(state, self.name)
         return ""
 
     def stopped(self) -> int:
@@ -82,9 +85,7 @@ def connect(name: str, *, deadline_s: float) -> Connection:
             with contextlib.suppress(LabctlError), registry.transition(state, name, deadline_s=0.0):
                 registry.clear_if_dead(state, name)
             if words:
-                raise LabGone(
-                    f"lab {name}: its keeper has failed, and the lab with it. Its last words:\n{words}"
-                ) from None
+                raise LabGone(registry.failed(name, words)) from None
             raise
         finally:
             os.close(directory)
@@ -105,7 +106,7 @@ def _connected(name: str, directory: int, deadline_s: float) -> Connection:
             raise LabError(f"lab {name}: its keeper is user {uid}'s.")
         if keeper_pid == 0:
             raise LabError(f"lab {name}: {IS_FOREIGN}")
-        return Connection(sock, keeper_pid)
+        return Connection(sock, keeper_pid, name)
     except OSError as error:
         sock.close()
         if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
@@ -142,6 +143,8 @@ def take_down(name: str, *, force: bool = False, deadline_s: float = DOWN_DEADLI
     Asks the keeper first unless `force`; kills it (by pidfd, its identity verified) when it does not end in time.
     InputError when there is no such lab; DeadlineExceeded when it cannot be ended.
     """
+    from labctl.lab import orphans
+
     if registry.lab_name_problem(name):
         raise registry.no_such_lab(name, registry.labs())
     with registry.opened_state() as state:
@@ -149,7 +152,7 @@ def take_down(name: str, *, force: bool = False, deadline_s: float = DOWN_DEADLI
         with registry.transition(state, name, deadline_s=deadline_s + registry.TRANSITION_DEADLINE_S):
             if registry.is_alive(state, name):
                 end(state, name, file_name(name), force=force, deadline_s=deadline_s)
-            elif not was_there and not registry.clear_if_dead(state, name):
+            elif not was_there and not registry.clear_if_dead(state, name) and not orphans.end_named(name):
                 raise registry.no_such_lab(name, registry.labs())
             registry.clear_if_dead(state, name)
 

@@ -12,7 +12,7 @@ import fcntl
 import os
 import select
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ POLL_S = 0.01  # flock(2) knows no deadline
 
 def state_directory() -> Path:
     """The user's directory, made when it is missing. LabError when it is not safely ours."""
-    path = _configured()
+    path = configured_directory()
     os.close(_open_state(path))
     return path
 
@@ -79,11 +79,16 @@ def no_such_lab(name: str, running: list[str]) -> InputError:
     return InputError(f"lab {name}: there is none of that name. {others}")
 
 
-def sweep() -> list[str]:
-    """Remove what dead labs of this user left; returns what was removed (paths), for people."""
+def sweep(report: Callable[[str], None] | None = None) -> list[str]:
+    """Remove what dead labs of this user left; returns what was removed (paths), for people.
+
+    `report` is called with the last words of each keeper that failed.
+    """
+    from labctl.lab import orphans
+
     removed: list[str] = []
     with opened_state() as state:
-        base = _configured()
+        base = configured_directory()
         for entry in os.listdir(state):
             name = name_of(entry)
             if name.startswith("."):
@@ -92,9 +97,15 @@ def sweep() -> list[str]:
                 continue
             with contextlib.suppress(DeadlineExceeded), transition(state, name, deadline_s=0.0):
                 if not entry.endswith(".lock") or entry[0] != ".":
-                    removed += clear_if_dead(state, name, entry)
+                    words = last_words(state, entry)
+                    cleared = clear_if_dead(state, name, entry)
+                    if words and cleared and report is not None:
+                        report(failed(name, words))
+                    removed += cleared
         outside = _changes_recorded(state)
     found = [path if path.startswith("/") else str(base / path) for path in removed]
+    if os.geteuid() == 0:
+        found += orphans.remove_dangling_names()
     return found + _undone_outside() if outside else found
 
 
@@ -118,12 +129,17 @@ def _undone_outside() -> list[str]:
         return [f"nothing of what is left on the machine: {error}"]
 
 
+def failed(name: str, words: str) -> str:
+    """The message about a lab whose keeper failed with these last words."""
+    return f"lab {name}: its keeper has failed, and the lab with it. Its last words:\n{words}"
+
+
 def log_paths(lab: str, node: str, name: str) -> tuple[Path, Path]:
     """The older and the current half of a detached process's log; either may be missing."""
     for what in (lab, node, name):
         if problem := node_name_problem(what):
             raise InputError(f"The name `{what}` {problem}.")
-    directory = _configured() / file_name(lab) / LOGS / file_name(node)
+    directory = configured_directory() / file_name(lab) / LOGS / file_name(node)
     return directory / f"{file_name(name)}.log.1", directory / f"{file_name(name)}.log"
 
 
@@ -141,7 +157,7 @@ def last_words(state: int, name: str) -> str:
 @contextmanager
 def opened_state() -> Iterator[int]:
     """A descriptor of the state directory, checked. LabError when it is not safely ours."""
-    state = _open_state(_configured())
+    state = _open_state(configured_directory())
     try:
         yield state
     finally:
@@ -191,6 +207,7 @@ def reserve(state: int, name: str) -> tuple[Place, int]:
             os.mkdir(temporary, 0o700, dir_fd=state)
             directory = os.open(temporary, DIRECTORY_FLAGS, dir_fd=state)
             stack.callback(os.close, directory)
+            fcntl.flock(directory, fcntl.LOCK_SH)  # as long as the lab lives: systemd-tmpfiles(8) then leaves it alone
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             lock = os.open(LOCK, flags, 0o600, dir_fd=directory)
             stack.callback(os.close, lock)
@@ -252,7 +269,7 @@ def cannot(attempted: str, error: OSError) -> LabctlError:
     hint = "Is the disk full or read-only? LABCTL_STATE_DIR names another directory."
     if error.errno in (errno.EMFILE, errno.ENFILE):
         hint = "See `ulimit -n`."
-    return LabError(f"state directory {_configured()}: cannot {attempted}: {came_back}. {hint}")
+    return LabError(f"state directory {configured_directory()}: cannot {attempted}: {came_back}. {hint}")
 
 
 def locked(descriptor: int, until: float) -> bool:
@@ -288,7 +305,8 @@ def possible_state_directories() -> list[Path]:
     return [*found, Path(f"/tmp/labctl-{uid}"), Path(f"/run/user/{uid}/labctl")]
 
 
-def _configured() -> Path:
+def configured_directory() -> Path:
+    """The user's directory, which may not be there yet."""
     return possible_state_directories()[0]
 
 

@@ -20,6 +20,7 @@ from labctl.unpatched import monotonic, socketpair
 _BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.boot import main; main()"
 # A parent's death is told to its children when the *thread* that made them ends: only the main thread's is the owner's.
 DIES_WITH_OWNER, WATCHES_OWNER, STAYS = "dies-with-owner", "watches-owner", "stays"
+BOOT_NAME = "labctl-boot"
 _FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _LAST_WORDS_BYTES = 4000
 
@@ -36,17 +37,18 @@ class Boot:
     ended: bool = field(default=False)
 
     @classmethod
-    def start(cls, *, errors: int | None = None) -> Boot:
+    def start(cls, *, errors: int | None = None, lab: str = "", state_directory: str = "") -> Boot:
         """Start the interpreter. Makes nothing else: without `Lab.open` it ends with its owner, or with `close`.
 
-        `errors` is a file for what boot and keeper write to stderr, which is taken over: for a lab that stays.
+        `errors` is a file for what boot and keeper write to stderr, which is taken over: for a lab that stays. That
+        `lab` and its `state_directory` are on the process's command line (`labctl.lab.orphans`).
         May be called from any thread. MachineError when the interpreter cannot be started.
         """
         if not sys.executable:
             raise MachineError("lab: cannot start its keeper: this Python does not know its own path (sys.executable).")
         try:
             with ExitStack() as ours, ExitStack() as theirs:
-                return cls._started(ours, theirs, errors)
+                return cls._started(ours, theirs, errors, f"{BOOT_NAME}={lab}={state_directory}" if lab else BOOT_NAME)
         except OSError as error:
             from labctl.kernel.processes import remedy
 
@@ -55,7 +57,7 @@ class Boot:
             raise MachineError(f"lab: cannot start its keeper with {sys.executable}: {came_back}") from error
 
     @classmethod
-    def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None) -> Boot:
+    def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None, name: str) -> Boot:
         """`theirs` are closed when the child has them, `ours` when it could not be started."""
         channel, their_channel = socketpair()
         ours.callback(channel.close)
@@ -72,7 +74,7 @@ class Boot:
             lifetime = STAYS
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP, "labctl-boot", lifetime, *search_path()],
+            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP, name, lifetime, *search_path()],
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

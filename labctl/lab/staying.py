@@ -39,4 +39,4 @@ def boot_that_stays(place: Place) -> Boot:
         words = os.open(LAST_WORDS, flags, 0o600, dir_fd=place.directory)
     except OSError as error:
         raise registry.cannot("make a file in it", error) from error
-    return Boot.start(errors=words)
+    return Boot.start(errors=words, lab=place.lab, state_directory=str(registry.configured_directory()))
