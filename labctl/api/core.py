@@ -58,7 +58,7 @@ class Core:
         from labctl.plan.ordering import build
 
         plan = build(model)
-        has_services = any(node.services or node.commands for node in plan.nodes)
+        has_services = any(node.services or node.commands or node.tree for node in plan.nodes)
         paths = [os.fspath(path) for path in visible_paths]
         if has_services:
             from labctl.observe import services

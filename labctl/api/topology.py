@@ -128,12 +128,15 @@ class Topology:
         services: Mapping[str, Any] | None = None,
         exec: Commands | None = None,
         routes: Routes | None = None,
+        files: Mapping[str, Mapping[str, Text]] | None = None,
+        binds: Iterable[Member] | None = None,
+        private: Iterable[str] | None = None,
     ) -> Self:
         """Add a host; `count` makes NAME-1, NAME-2, ... Returns the topology, as the others do."""
         exposed = None if expose is None else list(expose)
         given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
         more = {"expose": exposed, "services": services, "exec": exec, "routes": routes}
-        return self._node("hosts", name, given | more)
+        return self._node("hosts", name, given | more | _tree(files, binds, private))
 
     def router(
         self,
@@ -146,12 +149,15 @@ class Topology:
         services: Mapping[str, Any] | None = None,
         exec: Commands | None = None,
         routes: Routes | None = None,
+        files: Mapping[str, Mapping[str, Text]] | None = None,
+        binds: Iterable[Member] | None = None,
+        private: Iterable[str] | None = None,
         nat: bool = False,
     ) -> Self:
         """Add a router; with `nat` the machine's network is reached through it."""
         given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
         more = {"services": services, "exec": exec, "routes": routes, "nat": nat or None}
-        return self._node("routers", name, given | more)
+        return self._node("routers", name, given | more | _tree(files, binds, private))
 
     def switch(self, name: str, *, sysctls: Settings | None = None) -> Self:
         """Add a switch, to be linked to others."""
@@ -234,6 +240,17 @@ def _resolved(text: str, name: str) -> Model:
     return model
 
 
+def _tree(
+    files: Mapping[str, Mapping[str, Text]] | None, binds: Iterable[Member] | None, private: Iterable[str] | None
+) -> dict[str, Any]:
+    """What a node's file tree has of its own, as files have it."""
+    return {
+        "files": files,
+        "binds": None if binds is None else list(binds),
+        "private": None if private is None else list(private),
+    }
+
+
 def _plain(value: Any) -> Any:
     """The same of plain dicts and lists, copied."""
     if isinstance(value, Mapping):
@@ -261,6 +278,8 @@ def _data_of(model: Model) -> dict[str, Any]:
 
 
 def _node_data(node: Node) -> dict[str, Any]:
+    from labctl.topology.address_variables import escaped
+
     data: dict[str, Any] = {} if node.automatic_routes else {"routes": "none"}
     if node.environment:
         data["environment"] = dict(node.environment)
@@ -270,6 +289,25 @@ def _node_data(node: Node) -> dict[str, Any]:
         data["nat"] = True
     if node.exposures:
         data["expose"] = [f"{each.machine}:{each.port}/{each.transport}" for each in node.exposures]
+    if node.tree.files:
+        data["files"] = {
+            one.path: {
+                key: value
+                for key, value in (
+                    ("content", None if one.content is None else escaped(one.content)),
+                    ("source", one.source or None),
+                    ("mode", None if one.mode is None else f"{one.mode:04o}"),
+                    ("owner", one.owner or None),
+                )
+                if value is not None
+            }
+            for one in node.tree.files
+        }
+    if node.tree.binds:
+        binds = node.tree.binds
+        data["binds"] = [{"source": one.source, "target": one.path, "rw": one.writable} for one in binds]
+    if node.tree.private:
+        data["private"] = list(node.tree.private)
     if node.limits is not None:
         pids, memory_bytes, cpu = node.limits.pids, node.limits.memory_bytes, node.limits.cpu
         share = None if cpu is None else f"{cpu * 100:.15g}%"

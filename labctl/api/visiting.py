@@ -50,11 +50,14 @@ class Visits:
 
     def _files(self, node: str) -> dict[str, str]:
         lines = "".join(f"{address}\t{names}\n" for address, names in self._core.names_as_written(node))
-        resolvers = RESOLV_CONF
-        if any(planned.nat for planned in self._core.plan.nodes):  # the machine's, as the keeper has made them out
-            with open(sockets.open_file(self._core, node, "/etc/resolv.conf", os.O_RDONLY), encoding="utf-8") as file:
-                resolvers = file.read()
-        return {"/etc/hosts": lines, "/etc/resolv.conf": resolvers}
+        files = {"/etc/hosts": lines, "/etc/resolv.conf": RESOLV_CONF}
+        planned = self._core.plan.nodes
+        nat = any(one.nat for one in planned)  # the machine's name servers, as the keeper has made them out
+        for path in files:
+            if (nat and path != "/etc/hosts") or any(one.name == node and one.tree.places(path) for one in planned):
+                with open(sockets.open_file(self._core, node, path, os.O_RDONLY), encoding="utf-8") as file:
+                    files[path] = file.read()
+        return files
 
 
 class Visit:

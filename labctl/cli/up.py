@@ -134,7 +134,7 @@ def _change(screen: Screen, wanted: Wanted) -> None:
         before = lab.describe()
         idle = _idle(lab, wanted.plan, found)
         if found or idle:
-            with services.replacing(lab, before.plan, wanted.plan, found.gone):
+            with services.replacing(lab, before.plan, wanted.plan, found.gone, found.restarted):
                 lab.reconcile(wanted.plan, source=wanted.source)
         elif before.source != wanted.source:
             lab.reconcile(wanted.plan, source=wanted.source)  # for `labctl inspect` to tell of the file as it is now

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -29,13 +30,16 @@ from labctl.kernel.syscalls import (
     MS_REC,
     MS_REMOUNT,
     MS_SLAVE,
+    make_read_only,
     pivot_root,
     setns,
     umount,
 )
 from labctl.kernel.syscalls import mount as mount_syscall
 
-COVERED = (("/tmp", "1777"), ("/run", "755"), ("/dev/shm", "1777"))  # place, its mode
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how proc_pid_mountinfo(5) writes spaces
+
+COVERED = (("/tmp", "1777"), ("/run", "755"), ("/dev/shm", "1777"), ("/var/tmp", "1777"))  # place, its mode
 TERMINALS, QUEUES = "/dev/pts", "/dev/mqueue"
 SAFE = MS_NOSUID | MS_NODEV
 
@@ -280,6 +284,49 @@ def _mount_unless_refused(fstype: str, target: str, flags: int, options: str = "
             return False
         raise
     return True
+
+
+def mount_tmpfs(directory: str, mode: str) -> None:
+    """An empty tmpfs on the directory."""
+    mount_syscall("tmpfs", directory, "tmpfs", SAFE, f"mode={mode}")
+
+
+def detach(directory: str) -> None:
+    """Take the mount at the directory away; what is bound from it elsewhere stays."""
+    umount(directory, MNT_DETACH)
+
+
+def bind(source: str, target: str, *, read_only: bool = False) -> None:
+    """Mount `source`, with all that is mounted below it, at `target`, too."""
+    mount_syscall(source, target, flags=MS_BIND | MS_REC)
+    if read_only:
+        make_read_only(target)
+
+
+def mount_overlay(directory: str, lower: str, upper: str, work: str, *, in_user_namespace: bool) -> bool:
+    """Mount an overlayfs on the directory: `lower` as it is, with the entries of `upper`; False where that is refused.
+
+    In a user namespace it needs Linux 5.11.
+    """
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}{',userxattr' if in_user_namespace else ''}"
+    return _mount_unless_refused("overlay", directory, 0, options)
+
+
+def mounted_below(directory: str) -> list[str]:
+    """The mount points below the directory, without those below another one of them."""
+    found: list[str] = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            path = _OCTAL.sub(lambda match: chr(int(match.group(1), 8)), line.split(" ", 5)[4])
+            if path != directory and _lies_in(path, directory):
+                found.append(path)
+    return [path for path in dict.fromkeys(found) if not any(_lies_in(path, one) for one in found if one != path)]
+
+
+def is_replaceable(path: str) -> bool:
+    """Whether `replace_file` can give this mount namespace a file of its own there."""
+    resolved = os.path.realpath(path)
+    return os.path.isfile(resolved) or any(_lies_in(resolved, os.path.realpath(place)) for place, _ in COVERED)
 
 
 def replace_file(path: str, content: str, store: str, subject: str) -> bool:

@@ -29,6 +29,9 @@ MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
+MOUNT_ATTR_RDONLY = 1
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000  # linux/fcntl.h
+SYS_MOUNT_SETATTR = 442  # on every architecture (asm-generic/unistd.h)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_DUMPABLE = 4
@@ -66,6 +69,13 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
         ),
         target,
     )
+
+
+def make_read_only(target: str) -> None:
+    """mount_setattr(2): the mount at `target` and all below it are read-only. OSError: ENOSYS before Linux 5.12."""
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY)  # struct mount_attr: set, clear, propagation, userns_fd
+    number, size = ctypes.c_long(SYS_MOUNT_SETATTR), ctypes.c_size_t(ctypes.sizeof(attributes))
+    _checked(_libc.syscall(number, AT_FDCWD, os.fsencode(target), AT_RECURSIVE, attributes, size), target)
 
 
 def umount(target: str, flags: int = 0) -> None:

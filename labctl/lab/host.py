@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 
 from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno
 from labctl.kernel import mounts, processes, syscalls
+from labctl.lab.host_tree import furnish, make_run_directories, run_directories
 from labctl.lab.protocol import Failed, Pairs, decode, encode
 from labctl.plan.operations import PlannedNode
+from labctl.topology.file_tree import HOSTS, RESOLV_CONF, PlacedFile
 
 SHARED_DIRECTORY = "/run/lab"
 SHARED_PROGRAMS = f"{SHARED_DIRECTORY}/bin"
@@ -23,7 +25,7 @@ STORE = "/run/host-files"
 INSIDE = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 START_TIMEOUT_S = 20.0  # for what a child does before it is the program; milliseconds, unless the machine is swamped
 
-RESOLV_CONF = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
+RESOLVERS = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
 READY = b"ready"
 LOCAL_NAMES = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
 
@@ -42,7 +44,7 @@ class Surroundings:
     rootless: bool  # the lab lives in a user namespace
     highest_uid: int  # 0 to it are the users that programs can run as; in a user namespace perhaps 0 alone
     highest_gid: int
-    resolvers: str | None = None  # what hosts have in /etc/resolv.conf; None: RESOLV_CONF
+    resolvers: str | None = None  # what hosts have in /etc/resolv.conf; None: RESOLVERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +214,19 @@ def _build(host: Host, surroundings: Surroundings) -> None:
     except OSError as error:
         raise KernelError(host.subject, "make its namespaces", error.errno or 0) from error
     mounts.make_root(surroundings.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
-    lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.node.names))
-    if not mounts.replace_file("/etc/hosts", lines, STORE, host.subject):
-        raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")
-    resolvers = RESOLV_CONF if surroundings.resolvers is None else surroundings.resolvers
-    mounts.replace_file("/etc/resolv.conf", resolvers, STORE, host.subject)
+    make_run_directories(run_directories())
+    tree = host.node.tree
+    resolvers = RESOLVERS if surroundings.resolvers is None else surroundings.resolvers
+    if not tree.places(RESOLV_CONF) and not mounts.is_replaceable(RESOLV_CONF):
+        tree = replace(tree, files=(*tree.files, PlacedFile(RESOLV_CONF, resolvers)))
+    if tree:
+        own_places = [place for place, _ in surroundings.view.places]
+        furnish(tree, own_places, STORE, host.subject, rootless=surroundings.rootless)
+    if not tree.places(HOSTS):
+        lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.node.names))
+        if not mounts.replace_file(HOSTS, lines, STORE, host.subject):
+            raise LabError(
+                f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts"
+            )
+    if not tree.places(RESOLV_CONF):
+        mounts.replace_file(RESOLV_CONF, resolvers, STORE, host.subject)

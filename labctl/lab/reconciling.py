@@ -21,7 +21,8 @@ from labctl.errors import KernelError, LabctlError, LabError
 from labctl.lab.executor import Execution, NodeTable, Restore
 from labctl.lab.host import LOCAL_NAMES, Host
 from labctl.plan.difference import Difference
-from labctl.plan.operations import Operation, RemoveAddress
+from labctl.plan.operations import Operation, PlannedNode, RemoveAddress
+from labctl.topology.file_tree import HOSTS
 from labctl.topology.model import Address
 
 HOSTS_FILE = "etc/hosts"
@@ -43,13 +44,15 @@ def reconcile(
     with reconciling(difference, table), ExitStack() as renamed:
         for node in difference.nodes:
             host = hosts.get(node.name)
-            if host is not None and node.name not in difference.gone and host.node.names != node.names:
+            if host is not None and node.name not in difference.gone and _is_renamed(host, node):
                 _write_names(host, node.names)
                 renamed.callback(_write_names, host, host.node.names)
         rename()
         renamed.pop_all()
     for name in difference.gone:
         end(hosts.pop(name))
+    for name in difference.restarted:
+        end(hosts[name])  # its next program finds the new files
     for node in difference.nodes:
         if node.name in hosts:
             hosts[node.name].node = node
@@ -144,6 +147,11 @@ def _undone(
         attempt(execution.flush)
         attempt(execution.finish)
     return problems
+
+
+def _is_renamed(host: Host, node: PlannedNode) -> bool:
+    """Whether the host's /etc/hosts is labctl's, and has other names than it is to have."""
+    return host.node.names != node.names and not host.node.tree.places(HOSTS)
 
 
 def _write_names(host: Host, names: Iterable[tuple[str, str]]) -> None:

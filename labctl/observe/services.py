@@ -35,9 +35,13 @@ SHOWN_BYTES = 2000  # of what a service wrote, in the error that says that it is
 
 
 def visible_paths(plan: Plan) -> tuple[str, ...]:
-    """The directories of services and commands, which hosts are to see wherever they lie."""
+    """The directories of services and commands, and sources of files, which hosts are to see wherever they lie."""
     of_services = [service.directory for node in plan.nodes for service in node.services]
-    return tuple(dict.fromkeys([*of_services, *(one.directory for node in plan.nodes for one in node.commands)]))
+    of_commands = [command.directory for node in plan.nodes for command in node.commands]
+    sources = [source for node in plan.nodes for source in node.tree.sources]
+    # Of a file its directory, for a file that is replaced is another one; but a place such as /tmp is not shown whole.
+    beside = [os.path.dirname(source) for source in sources]
+    return tuple(dict.fromkeys([*of_services, *of_commands, *beside, *sources]))
 
 
 def start(lab: Lab, plan: Plan, keys: Iterable[str] | None = None) -> None:
@@ -162,20 +166,24 @@ def not_running(lab: Lab, plan: Plan) -> tuple[str, ...]:
 
 
 @contextmanager
-def replacing(lab: Lab, old: Plan, new: Plan, gone: Iterable[str] = ()) -> Iterator[None]:
+def replacing(
+    lab: Lab, old: Plan, new: Plan, gone: Iterable[str] = (), restarted: Iterable[str] = ()
+) -> Iterator[None]:
     """Around `lab.reconcile(new)`: services that are gone or not the same are stopped before, new ones started after.
 
-    Services of the new plan that do not run are started, too. To be used within `lab.changing()`, which puts all back
-    when one is not ready, or what is inside fails.
+    All services of `restarted` nodes are started again. Services of the new plan that do not run are started, too. To
+    be used within `lab.changing()`, which puts all back when one is not ready, or what is inside fails.
     """
-    before, after, ended = services_of(old.nodes), services_of(new.nodes), frozenset(gone)
+    before, after, ended, anew = services_of(old.nodes), services_of(new.nodes), frozenset(gone), frozenset(restarted)
     down = set(not_running(lab, old))
     same = {
-        key for key in before.keys() & after.keys() if before[key][0] not in ended and _alike(before[key], after[key])
+        key
+        for key in before.keys() & after.keys()
+        if before[key][0] not in ended | anew and _alike(before[key], after[key])
     }
     stop(lab, old, [key for key in before if key not in same and key not in down and before[key][0] not in ended])
     yield
-    run_commands(lab, new, commands_changed(old, new, ended))
+    run_commands(lab, new, commands_changed(old, new, ended | anew))
     start(lab, new, [key for key in after if key not in same or key in down])
 
 

@@ -46,10 +46,11 @@ _HOW = {
     "environment": "for programs started from now on",
     "limits": "at once",
     "commands": "whose commands are run again",
+    "tree": "which get in place anew: its programs end",
 }
 
 _TOLD_ELSEWHERE = frozenset({"names", "services", "automatic_routes"})
-_KEYS = {"commands": "exec"}  # what a field is called in files, where that differs
+_KEYS = {"commands": "exec", "tree": "files"}  # what a field is called in files, where that differs
 
 At = tuple[str, str]  # node, interface
 
@@ -78,7 +79,8 @@ class Difference:
     """The way from one plan to another; false when there is nothing to do.
 
     First `removals` are carried out, then `additions`. `gone` are the nodes whose programs end: removed, or made anew
-    as another kind. `nodes` are those of the new plan that are new, or known by other names or environment than before.
+    as another kind; those of `restarted` keep their network, and their programs end for other files. `nodes` are those
+    of the new plan that are new, or known by other names or environment than before.
     """
 
     removals: tuple[Operation, ...] = ()
@@ -86,6 +88,7 @@ class Difference:
     gone: tuple[str, ...] = ()
     nodes: tuple[PlannedNode, ...] = ()
     changes: tuple[Change, ...] = ()
+    restarted: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.removals or self.additions or self.nodes or self.gone)
@@ -102,7 +105,10 @@ def difference(old: Plan, new: Plan) -> Difference:
     known = {node.name: node for node in old.nodes}
     nodes = tuple(node for node in new.nodes if not _same_node(known.get(node.name), node))
     gone = tuple(node for node, kind in before.kinds.items() if after.kinds.get(node) is not kind)
+    staying = [node for node in nodes if node.name in known and node.name not in gone]
+    restarted = tuple(node.name for node in staying if node.tree != known[node.name].tree)
     return Difference(
+        restarted=restarted,
         removals=tuple(_removals(old, before, after)),
         additions=(*_mtus(before, after), *_additions(new, before, after)),
         gone=gone,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from labctl.topology.file_tree import NO_FILES, FileTree
 from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
 from labctl.topology.service import Command, Service
 
@@ -204,6 +205,7 @@ class PlannedNode:
     limits: Limits | None = None
     services: tuple[Service, ...] = ()
     commands: tuple[Command, ...] = ()
+    tree: FileTree = NO_FILES
     automatic_routes: bool = True  # its static routes are derived; without, it has none
 
 

@@ -70,6 +70,7 @@ def build(topology: Topology) -> Plan:
             node.limits,
             node.services,
             node.commands,
+            node.tree,
             node.automatic_routes,
         )
         for node, names in zip(topology.nodes, files, strict=True)

@@ -23,6 +23,11 @@ def described(node: PlannedNode) -> list[str]:
         parts += [f"{format_size(limits.memory_bytes)} of memory"] if limits.memory_bytes is not None else []
         parts += [f"{limits.cpu * 100:g}% of a processor"] if limits.cpu is not None else []
         found.append(f"limit the programs of {node.name} to {', '.join(parts)}")
+    for file in node.tree.files:
+        found.append(f"place {file.path} on {node.name}" + (f", from {file.source}" if file.source else ""))
+    for bind in node.tree.binds:
+        found.append(f"bind {bind.source} at {bind.path} on {node.name}{'' if bind.writable else ', read-only'}")
+    found += [f"keep {path} of {node.name} to itself" for path in node.tree.private]
     found += [f"run on {node.name}: {' '.join(str(command).split())}" for command in node.commands]
     return found
 
@@ -38,6 +43,17 @@ def in_json(node: PlannedNode) -> dict[str, Any]:
     limits = node.limits
     if limits is not None:
         found["limits"] = {"pids": limits.pids, "memory_bytes": limits.memory_bytes, "cpu": limits.cpu}
+    tree = node.tree
+    if tree.files:
+        found["files"] = [
+            {"path": one.path, "source": one.source or None, "content": one.content, "owner": one.owner or None,
+             "mode": None if one.mode is None else f"{one.mode:04o}"}
+            for one in tree.files
+        ]  # fmt: skip
+    if tree.binds:
+        found["binds"] = [{"path": one.path, "source": one.source, "rw": one.writable} for one in tree.binds]
+    if tree.private:
+        found["private"] = list(tree.private)
     if node.commands:
         found["exec"] = [command.argv for command in node.commands]
     return found

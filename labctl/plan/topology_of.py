@@ -50,6 +50,7 @@ def topology_of(plan: Plan) -> Topology:
             nat=planned.nat,
             exposures=planned.exposures,
             limits=planned.limits,
+            tree=planned.tree,
             automatic_routes=planned.automatic_routes,
             services=planned.services,
         )

@@ -23,6 +23,7 @@ from labctl.scenario.files import BODIES, SHORTHAND, STEP_NAME, STEP_WITHIN
 from labctl.scenario.kinds import StepKind
 from labctl.scenario.model import Requirements, Step
 from labctl.scenario.variables import has_references, is_name, is_template, references_within
+from labctl.topology.file_tree import OWN_DIRECTORIES, FileTree
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 KeyPath = tuple[str | int, ...]
 
 _BESIDE_THE_KIND = ("name", "within")
-_HOSTS_OWN = ("/tmp/", "/run/")  # directories that a host has for itself; the rest is the machine's
 _SET_IN_CALLS = re.compile(r"^[ \t]*\$([A-Za-z_][A-Za-z0-9_]*)[ \t]*=(?!=)", re.MULTILINE)
 
 
@@ -64,6 +64,7 @@ class StepReader:
         self._processes = set(self._services)
         self._processes_anywhere = set(self._services)
         self._programs = programs_known.KnownPrograms(directory, requires.programs)
+        self._programs.on_nodes(node.tree for node in topology.nodes if node.tree) if topology else None
         self._any_order = 0  # how many `repeat` and `parallel` are open
         self._scripts = callsteps.ScriptChecker(document, topology)
         self._counters: Counters | None = None  # this machine's, once a step names one
@@ -433,9 +434,12 @@ class StepReader:
     def _file(self, body: Any, path: KeyPath) -> None:
         if not is_template(body.path):
             resolved = str(Path(body.path))
-            if not resolved.startswith(_HOSTS_OWN) or ".." in Path(body.path).parts:
-                hint = "a host's own directories are /tmp and /run; everything else is the machine's"
-                self._wrong((*path, "path"), f"cannot place a file at {body.path}", hint)
+            on = self._topology is not None and body.on in self._topology and self._topology.node(body.on)
+            tree = on.tree if on else FileTree()
+            if not (tree.owns(resolved) or (not on and not is_template(body.on))) or ".." in Path(body.path).parts:
+                own = ", ".join((*OWN_DIRECTORIES, *tree.private))
+                hint = f"the host's own are {own}, and what `files` and `private` of the topology give it"
+                self._wrong((*path, "path"), f"cannot place a file at {body.path}, which is the machine's", hint)
             elif resolved.startswith("/run/lab/"):
                 self._wrong(
                     (*path, "path"), "/run/lab is the lab's own directory", "place it elsewhere in /run or /tmp"

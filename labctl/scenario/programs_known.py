@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-_HOSTS_OWN = ("/tmp/", "/run/")
+from labctl.topology.file_tree import OWN_DIRECTORIES, FileTree, entries_of, lies_in
 
 
 class KnownPrograms:
@@ -20,6 +20,7 @@ class KnownPrograms:
         self._directory = directory
         self._names = set(required)
         self._placed: set[str] = set()
+        self._bound = False  # some node has binds: what is in them shows when it is run
 
     def built(self, name: str) -> None:
         self._names.add(name)
@@ -27,13 +28,24 @@ class KnownPrograms:
     def placed(self, path: str) -> None:
         self._placed.add(path)
 
+    def on_nodes(self, trees: Iterable[FileTree]) -> None:
+        """Take what the topology places on nodes for programs, too."""
+        for tree in trees:
+            self._bound = self._bound or bool(tree.binds)
+            for file in tree.files:
+                for _, relative in entries_of(file.source) if file.source else [("", "")]:
+                    path = os.path.normpath(os.path.join(file.path, relative))
+                    self._placed.add(path)
+                    self._names.add(os.path.basename(path))
+
     def missing(self, program: str, cwd: str | None) -> tuple[str, str]:
         """What is wrong with running `program`, and what to try, or ("", ""). No `cwd`: the scenario's directory."""
-        if program in self._names or program in self._placed or Path(program).name in self._names:
+        if self._bound or program in self._names or program in self._placed or Path(program).name in self._names:
             return "", ""
         if "/" in program:
-            path = self._directory / (cwd or "") / program
-            if str(path).startswith(_HOSTS_OWN) and not path.is_relative_to(self._directory):
+            path = Path(os.path.normpath(self._directory / (cwd or "") / program))
+            own = any(lies_in(str(path), directory) for directory in OWN_DIRECTORIES)
+            if own and not path.is_relative_to(self._directory):
                 return "", ""  # a host's own directory: what is there shows when it is run
             if os.access(path, os.X_OK) and os.path.isfile(path):
                 return "", ""

@@ -294,7 +294,7 @@ def _seeded(plan: Plan, scenario: Scenario, options: RunOptions) -> Plan:
 
 
 def _service_paths(plan: Plan) -> tuple[str, ...]:
-    if not any(node.services or node.commands for node in plan.nodes):
+    if not any(node.services or node.commands or node.tree for node in plan.nodes):
         return ()
     from labctl.observe.services import visible_paths
 

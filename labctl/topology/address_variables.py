@@ -47,6 +47,15 @@ def example_of(text: str) -> str:
     return AddressVariables(None).put_in(text, lambda offset, mistake: None, unescape=True)
 
 
+def escaped(text: str) -> str:
+    """The text of a topology file that stands for this text."""
+    return _REFERENCE.sub(lambda match: f"${match.group(0)}" if _ends_as_one(match.group(2)) else match.group(0), text)
+
+
+def _ends_as_one(name: str) -> bool:
+    return name.strip().rpartition(".")[2] in ATTRIBUTES
+
+
 class AddressVariables:
     """The variables of one topology; without a topology (it had mistakes), every address is the same example."""
 
@@ -167,7 +176,7 @@ def with_addresses(topology: Topology, places: Mapping[str, Place | None], mista
     nodes = []
     for node in topology.nodes:
         place = places.get(node.name)
-        if place is not None and (node.services or node.commands or node.environment):
+        if place is not None and (node.services or node.commands or node.environment or node.tree):
             node = _with_texts(node, texts_of(node, place))  # the same node, completed
         nodes.append(node)
     return replace(topology, nodes=tuple(nodes))
@@ -202,8 +211,17 @@ def _with_texts(node: Node, put_in: Callable[..., str]) -> Node:
         replace(one, argv=program(one.argv, "exec", index), environment=pairs(one.environment, "exec", index, "env"))
         for index, one in enumerate(node.commands)
     ]
-    environment = pairs(node.environment, "environment")
-    return replace(node, environment=environment, services=tuple(services), commands=tuple(commands))
+    files = tuple(
+        one if one.content is None else replace(one, content=put_in(one.content, "files", one.path, "content"))
+        for one in node.tree.files
+    )
+    return replace(
+        node,
+        environment=pairs(node.environment, "environment"),
+        services=tuple(services),
+        commands=tuple(commands),
+        tree=replace(node.tree, files=files),
+    )
 
 
 def _splits(name: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 from labctl.documents import Diagnostic, Document, KeyPath, Position
 from labctl.documents.source import Hint
+from labctl.topology.file_tree import NO_FILES, FileTree
 from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
 from labctl.topology.service import Command, Service
 
@@ -81,6 +82,7 @@ class DraftNode:
     limits: Limits | None = None
     services: tuple[Service, ...] = ()
     commands: tuple[Command, ...] = ()
+    tree: FileTree = NO_FILES
     automatic_routes: bool = True
 
     def prefix(self, family: Family) -> WantedPrefix:

@@ -166,6 +166,36 @@ class ServiceFile(ProgramFile):
     after = defaulted(ListOf(STRICT_TEXT), [], "Services that are ready before it starts: db, or another-node/db.")
 
 
+class PlacedFileFile(Shape):
+    """A file or a directory that is placed on the node."""
+
+    content = optional(STRICT_TEXT, "The file's text; ${h2.ipv4} and the like are replaced.")
+    source = optional(_NAME, "A file, or a directory with all that is in it, relative to the topology file.")
+    mode = optional(TEXT, 'Permissions, such as "0755"; by default those of the source, or 0644.')
+    owner = optional(STRICT_TEXT, "user or user:group; by default root.")
+
+    RULES = (ExactlyOne("content", "source"),)
+
+
+_PLACED = Of(
+    PlacedFileFile,
+    otherwise=Mistake("expected a mapping with `content` or `source`", "write for example `{source: nginx.conf}`"),
+)
+
+
+class BindFile(Shape):
+    """A file or a directory of the machine that is mounted on the node."""
+
+    source = required(_NAME, "On the machine, relative to the topology file.")
+    target = required(_NAME, "On the node.")
+    rw = defaulted(Flag(), False, "Whether programs may write there, to the machine.")
+
+
+_BIND = TextOr(
+    Of(BindFile), Mistake("expected a bind such as `data:/srv/data`, or a mapping with `source` and `target`")
+)
+
+
 class SwitchFile(Shape):
     """A switch, to be linked to other switches."""
 
@@ -183,6 +213,9 @@ class NodeFile(SwitchFile):
         [],
         "Commands that run in this order before the services start.",
     )
+    files = defaulted(MapOf(_PLACED), {}, "Files and directories that are placed there, by their paths.")
+    binds = defaulted(ListOf(_BIND), [], "Files and directories of the machine that are mounted there: data:/srv[:rw].")
+    private = defaulted(ListOf(Placed(_NAME)), [], "Directories of its own, empty at first: /var/lib/mysql.")
     services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
     routes = optional(OneOf(Routes), "none: it gets no static routes; automatic: those that it needs.")
 

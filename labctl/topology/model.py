@@ -13,6 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
+from labctl.topology.file_tree import NO_FILES, FileTree
 from labctl.topology.service import Command, Service
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Node:
     limits: Limits | None = None
     services: tuple[Service, ...] = ()
     commands: tuple[Command, ...] = ()
+    tree: FileTree = NO_FILES
     automatic_routes: bool = True  # its static routes are derived; without, it has none
 
     @property

@@ -17,6 +17,8 @@ from labctl.documents.source import suggestion
 from labctl.names import interface_name_problem, name_key, node_name_problem
 from labctl.topology import impairments
 from labctl.topology.draft import IPV4_POOL, IPV6_POOL, Draft, DraftEnd, DraftLink, DraftNode, Family, Mistakes, Place
+from labctl.topology.file_tree import NO_FILES
+from labctl.topology.file_trees import file_tree_of
 from labctl.topology.files import (
     Addresses,
     EndFile,
@@ -169,6 +171,9 @@ class _Names:
         limits = limits_of(station.limits if station else None, place.at("limits"), self.mistakes)
         services = services_of(station.services if station else {}, place.at("services"), self.mistakes)
         commands = commands_of(station.exec if station else [], place.at("exec"), self.mistakes)
+        tree = (
+            file_tree_of(station.files, station.binds, station.private, place, self.mistakes) if station else NO_FILES
+        )
         routes = (station.routes if station else None) or self.model.routes
         sysctls = self.sysctls(model.sysctls, place)
         variables = self.environment(environment, place)
@@ -197,6 +202,7 @@ class _Names:
                     limits=limits,
                     services=services,
                     commands=commands,
+                    tree=tree,
                     automatic_routes=routes is Routes.AUTOMATIC,
                 )
             )

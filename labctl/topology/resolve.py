@@ -136,7 +136,15 @@ def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ..
         inferred += _FAR
     given = {key for key, _ in draft.sysctls}
     sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.sysctls)
-    outside = (draft.nat, draft.exposures, draft.limits, draft.services, draft.commands, draft.automatic_routes)
+    outside = (
+        draft.nat,
+        draft.exposures,
+        draft.limits,
+        draft.services,
+        draft.commands,
+        draft.tree,
+        draft.automatic_routes,
+    )
     return Node(draft.name, draft.kind, tuple(interfaces), routes, sysctls, draft.environment, *outside)
 
 

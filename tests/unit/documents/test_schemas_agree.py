@@ -46,6 +46,9 @@ hosts:
       queue: {shell: sleep 9, ready: {command: ["true"]}}
   client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s}]}
   other:
+    files: {/etc/x: {content: x, mode: "0600", owner: root}, /srv/y: {source: /etc/hosts}}
+    binds: ["/usr:/mnt", {source: /usr, target: /media, rw: true}]
+    private: [/var/log]
 routers:
   gw: {nat: false}
 switches:

@@ -1,0 +1,312 @@
+"""The file tree of one host: placed files, binds, private directories, and what belongs into every /run.
+
+All of it happens in the host's own mount namespace, in its init, before the first program. Placed files lie
+on a tmpfs of the host's. Where a directory of the machine gets entries that it has not, an overlayfs joins the two, and
+nothing is written to the machine; where the kernel refuses it, a directory with binds of the machine's entries does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from labctl.errors import KernelError
+from labctl.kernel import mounts
+from labctl.topology.file_tree import Bind, FileTree, PlacedFile, entries_of, lies_in
+
+TMPFILES = ("/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")  # first wins
+_NOT_MADE = ("/run/systemd", "/run/lab")  # programs take the first for a running systemd; the second is labctl's
+
+
+@dataclass(slots=True)
+class _Layer:
+    """What a directory of the machine has in this host besides its own entries."""
+
+    lower: int  # descriptor of the machine's directory
+    upper: str  # directory of the host's
+    work: str
+
+
+@dataclass(slots=True)
+class _Building:
+    store: str
+    own_devices: frozenset[int]  # st_dev of what is the host's own
+    layers: dict[str, _Layer] = field(default_factory=dict)  # by the machine's directory
+    backing: dict[str, str] = field(default_factory=dict)  # of private directories: where their content lies now
+    over: dict[str, str] = field(default_factory=dict)  # path: what is to be bound there
+
+
+def furnish(
+    tree: FileTree, own_places: Iterable[str], store: str, subject: str, *, rootless: bool, overlay: bool = True
+) -> None:
+    """Give the calling process's mount namespace the files, binds and private directories of `tree`.
+
+    Args:
+        tree: what the host has of its own.
+        own_places: directories that are the host's own already.
+        store: a path where nothing is; a tmpfs is mounted there for a moment.
+        subject: what error messages name.
+        rootless: the process is root in a user namespace only.
+        overlay: whether to try overlayfs.
+
+    Raises:
+        KernelError: names `subject` and the path.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.umask, os.umask(0o022))
+        os.makedirs(store)
+        mounts.mount_tmpfs(store, "700")
+        stack.callback(os.rmdir, store)
+        stack.callback(mounts.detach, store)
+        building = _Building(store, frozenset(os.stat(place).st_dev for place in ("/", *own_places)))
+        sources: dict[str, int] = {}
+        for bind in tree.binds:
+            with _failing_as(subject, f"bind {bind.source}"):
+                sources[bind.path] = os.open(bind.source, os.O_PATH | os.O_CLOEXEC)
+                stack.callback(os.close, sources[bind.path])
+        for path in sorted(tree.private):
+            with _failing_as(subject, f"make {path} private"):
+                _make_private(building, path)
+        for file in tree.files:
+            with _failing_as(subject, f"place {file.path}"):
+                _place(building, file)
+        for bind in tree.binds:
+            with _failing_as(subject, f"bind {bind.source} at {bind.path}"):
+                _make_mount_point(building, bind, sources[bind.path])
+        for layer in building.layers.values():
+            stack.callback(os.close, layer.lower)
+        targets = frozenset((*tree.private, *(one.path for one in tree.files), *(one.path for one in tree.binds)))
+        for directory in sorted(building.layers):  # outer ones first
+            with _failing_as(subject, f"give {directory} files of its own"):
+                _join(directory, building.layers[directory], targets, rootless=rootless, overlay=overlay)
+        for path in sorted({*building.over, *sources}):
+            with _failing_as(subject, f"mount {path}"):
+                if path in building.over:
+                    mounts.bind(building.over[path], path)
+                else:
+                    bind = next(one for one in tree.binds if one.path == path)
+                    mounts.bind(f"/proc/self/fd/{sources[path]}", os.path.realpath(path), read_only=not bind.writable)
+
+
+def _located(building: _Building, path: str) -> str:
+    """Where what belongs at `path` is to be written now; its directories are there then."""
+    for private, backing in building.backing.items():
+        if path != private and lies_in(path, private):
+            target = backing + path[len(private) :]
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            return target
+    above, name = os.path.split(path)
+    missing = [name]
+    while not os.path.isdir(above):
+        above, name = os.path.split(above)
+        missing.insert(0, name)
+    directory = os.path.realpath(above)
+    if os.stat(directory).st_dev in building.own_devices:
+        target = os.path.join(directory, *missing)
+    else:
+        target = os.path.join(_layer(building, directory).upper, *missing)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    return target
+
+
+def _layer(building: _Building, directory: str) -> _Layer:
+    if directory not in building.layers:
+        base = os.path.join(building.store, str(len(building.layers)))
+        lower = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        layer = building.layers[directory] = _Layer(lower, f"{base}/upper", f"{base}/work")
+        os.makedirs(layer.work)
+        _make_alike(layer.upper, os.stat(directory))
+    return building.layers[directory]
+
+
+def _make_alike(path: str, info: os.stat_result) -> None:
+    """A new directory with the other one's owner, where the lab has an id for it, and mode."""
+    os.mkdir(path)
+    _give(path, info.st_uid, info.st_gid)
+    os.chmod(path, stat.S_IMODE(info.st_mode))
+
+
+def _give(path: str, uid: int, gid: int) -> None:
+    with contextlib.suppress(OSError):  # an ordinary user's lab has few ids; what it has no id for stays root's
+        os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def _make_private(building: _Building, path: str) -> None:
+    if os.path.isdir(path):
+        backing = os.path.join(building.store, f"private-{len(building.backing)}")
+        _make_alike(backing, os.stat(path))
+        building.over[os.path.realpath(path)] = backing
+    else:
+        backing = _located(building, path)
+        os.makedirs(backing, exist_ok=True)
+    building.backing[path] = backing
+
+
+def _place(building: _Building, file: PlacedFile) -> None:
+    owner = _ids(file.owner) if file.owner else None
+    if file.content is not None:
+        _write(_located(building, file.path), file.content.encode(), 0o644 if file.mode is None else file.mode, owner)
+        return
+    for source, relative in entries_of(file.source):
+        path = os.path.normpath(os.path.join(file.path, relative))
+        info = os.stat(source) if not relative else os.lstat(source)
+        mode = stat.S_IMODE(info.st_mode) if file.mode is None or relative else file.mode
+        if stat.S_ISDIR(info.st_mode):
+            if not relative and os.path.isdir(path) and os.stat(path).st_dev not in building.own_devices:
+                _layer(building, os.path.realpath(path))  # what is written there is the host's, too
+            elif path != "/" and path not in building.backing and not os.path.isdir(path):
+                target = _located(building, path)
+                os.makedirs(target, exist_ok=True)
+                os.chmod(target, mode)
+                _give(target, *(owner or (0, 0)))
+        elif stat.S_ISLNK(info.st_mode):
+            target = _located(building, path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)
+            os.symlink(os.readlink(source), target)
+            _give(target, *(owner or (0, 0)))
+        else:
+            with open(source, "rb") as stream:
+                _write(_located(building, path), stream.read(), mode, owner)
+
+
+def _write(target: str, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target)  # it may be a link to elsewhere
+    with open(target, "xb") as file:
+        file.write(data)
+    _give(target, *(owner or (0, 0)))
+    os.chmod(target, mode)
+
+
+def _make_mount_point(building: _Building, bind: Bind, source: int) -> None:
+    is_directory = stat.S_ISDIR(os.stat(source).st_mode)
+    if os.path.lexists(bind.path) and os.path.isdir(bind.path) == is_directory:
+        return
+    target = _located(building, bind.path)
+    if is_directory:
+        os.makedirs(target, exist_ok=True)
+    else:
+        _write(target, b"", 0o644, None)
+
+
+def _join(directory: str, layer: _Layer, targets: frozenset[str], *, rootless: bool, overlay: bool) -> None:
+    """`directory` has the layer's entries and, where they do not hide them, the machine's."""
+    lower = f"/proc/self/fd/{layer.lower}"
+    below = [path for path in mounts.mounted_below(directory) if not any(lies_in(path, target) for target in targets)]
+    kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in below}
+    try:
+        mounted = overlay and mounts.mount_overlay(
+            directory, lower, layer.upper, layer.work, in_user_namespace=rootless
+        )
+        if not mounted:
+            with os.scandir(lower) as entries:
+                for entry in entries:
+                    if not os.path.lexists(f"{layer.upper}/{entry.name}"):
+                        _mirror(entry, f"{layer.upper}/{entry.name}")
+            mounts.bind(layer.upper, directory)
+            return
+        for path, descriptor in kept.items():  # an overlay has the directories without what is mounted there
+            mounts.bind(f"/proc/self/fd/{descriptor}", path)
+    finally:
+        for descriptor in kept.values():
+            os.close(descriptor)
+
+
+def _mirror(entry: os.DirEntry[str], target: str) -> None:
+    if entry.is_symlink():
+        os.symlink(os.readlink(entry.path), target)
+        return
+    if entry.is_dir():
+        os.mkdir(target)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    mounts.bind(entry.path, target)
+
+
+def _ids(owner: str) -> tuple[int, int]:
+    """The user's and the group's id, as this machine's databases have them. OSError for unknown names."""
+    import grp
+    import pwd
+
+    user, colon, group = owner.partition(":")
+    try:
+        if user.isdigit():
+            uid, gid = int(user), int(user)
+        else:
+            entry = pwd.getpwnam(user)
+            uid, gid = entry.pw_uid, entry.pw_gid
+        if colon:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise OSError(0, f"this machine has no user or group `{owner}`") from None
+    return uid, gid
+
+
+# -- /run ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """A directory that belongs into /run."""
+
+    path: str
+    mode: int
+    user: str
+    group: str
+
+
+def run_directories(places: Iterable[str] = TMPFILES) -> tuple[RunDirectory, ...]:
+    """What tmpfiles.d(5) has systemd make in /run: the `d` and `D` lines of installed packages, and /run/lock."""
+    files: dict[str, str] = {}
+    for place in places:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(place):
+                if name.endswith(".conf"):
+                    files.setdefault(name, os.path.join(place, name))
+    found = {"/run/lock": RunDirectory("/run/lock", 0o1777, "root", "root")}
+    for name in sorted(files):
+        with contextlib.suppress(OSError, UnicodeDecodeError), open(files[name], encoding="utf-8") as lines:
+            for line in lines:
+                if directory := _directory(line.split()):
+                    found.setdefault(directory.path, directory)
+    return tuple(found.values())
+
+
+def _directory(words: list[str]) -> RunDirectory | None:
+    """The directory in /run that a line of tmpfiles.d(5) makes; None for all other lines."""
+    if len(words) < 2 or words[0].rstrip("!-+=~^$") not in ("d", "D"):
+        return None
+    path = os.path.normpath(words[1].replace("/var/run/", "/run/", 1) if words[1].startswith("/var/run/") else words[1])
+    if not path.startswith("/run/") or "%" in path or any(lies_in(path, place) for place in _NOT_MADE):
+        return None
+    mode, user, group = (*words[2:5], "-", "-", "-")[:3]
+    digits = mode.lstrip(":~")
+    return RunDirectory(
+        path,
+        int(digits, 8) if digits.isdigit() and set(digits) <= set("01234567") else 0o755,
+        "root" if user == "-" else user.lstrip(":"),
+        "root" if group == "-" else group.lstrip(":"),
+    )
+
+
+def make_run_directories(directories: Iterable[RunDirectory]) -> None:
+    """Make them in the calling process's /run; an owner that the lab has no id for is root."""
+    for one in directories:
+        with contextlib.suppress(OSError):
+            os.makedirs(one.path, exist_ok=True)
+            os.chmod(one.path, one.mode)
+            if (one.user, one.group) != ("root", "root"):
+                _give(one.path, *_ids(f"{one.user}:{one.group}"))
+
+
+@contextlib.contextmanager
+def _failing_as(subject: str, attempted: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        detail = str(error) if error.errno else error.strerror or ""
+        raise KernelError(subject, attempted, error.errno or 0, detail=detail) from error
