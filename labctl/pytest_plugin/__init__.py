@@ -135,14 +135,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What is known of the labs of a test that failed goes into its report."""
-    if SCENARIO_RUN not in item.stash and (call.excinfo is None or LABS not in item.config.stash):
-        return (yield)
-    from labctl.pytest_plugin.failures import complete, without_own_code
+    """What is known of the labs of a test that failed goes into its report; after the last one it is forgotten."""
+    has_labs = LABS in item.config.stash
+    if SCENARIO_RUN in item.stash or (call.excinfo is not None and has_labs):
+        from labctl.pytest_plugin.failures import complete, without_own_code
 
-    without_own_code(item, call)
-    report = yield
-    complete(item, report)
+        without_own_code(item, call)
+        report = yield
+        complete(item, report)
+    else:
+        report = yield
+    if call.when == "teardown" and has_labs:
+        from labctl.pytest_plugin.labs import forget_closed
+
+        forget_closed(item)
     return report
 
 

@@ -53,16 +53,24 @@ class Labs:
     def __init__(self, config: pytest.Config) -> None:
         """For the session of `config`."""
         self._config = config
-        self._stack = ExitStack()
-        self.made: list[tuple[Source, Lab]] = []
+        self.open: list[tuple[Source, Lab]] = []
 
     def __enter__(self) -> Self:
+        used_by_session(self._config).groups.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.close()  # the latest first
+        used_by_session(self._config).groups.remove(self)
+        with ExitStack() as stack:  # which closes the latest first
+            for _, lab in self.open:
+                stack.callback(lab.close)
+            self.open = []
+
+    def forget_closed(self) -> None:
+        """Let go of the labs that were closed before this fixture ends."""
+        self.open = [(source, lab) for source, lab in self.open if not lab.closed]
 
     def make(self, source: Source) -> Lab:
         """A lab on whose hosts the project and pytest's temporary directory are to be seen. LabctlError.
@@ -80,8 +88,7 @@ class Labs:
             if skips_impossible(self._config):
                 pytest.skip(str(error))
             raise
-        self._stack.callback(lab.close)
-        self.made.append((source, lab))
+        self.open.append((source, lab))
         return lab
 
     def make_or_fail(self, source: Source) -> Lab:
@@ -93,7 +100,7 @@ class Labs:
 
     def shared(self, source: Source) -> Lab:
         """The one of that topology, however many tests ask for it; a new one when a test has closed it."""
-        for known, lab in self.made:
+        for known, lab in self.open:
             if known == source and not lab.closed:
                 return lab
         return self.make_or_fail(source)
@@ -110,7 +117,7 @@ class LabFactory:
         self._used = used
 
     def __repr__(self) -> str:
-        return f"<LabFactory, {len(self._labs.made)} labs made>"
+        return f"<LabFactory, {len(self._labs.open)} labs>"
 
     def __call__(self, topology: Source | None = None) -> Lab:
         """A lab of a shape, a file or a Topology (None: ini `labctl_topology`); a context manager, if need be.
@@ -128,6 +135,7 @@ class UsedLabs:
     """The labs that a test (or, of `lab_factory`, the session) has used, for the report of a failure."""
 
     labs: list[tuple[Lab, float]] = field(default_factory=list)
+    groups: list[Labs] = field(default_factory=list)  # of the session: those of all fixtures
 
     def add(self, lab: Lab) -> None:
         """From here on: what was over in the lab before was another test's doing."""
@@ -140,6 +148,23 @@ class UsedLabs:
         for lab, _ in known:
             if not lab.closed:
                 self.add(lab)
+
+    def forget_closed(self) -> None:
+        """Let go of what is over, when nothing more is reported of it."""
+        self.labs = [(lab, since_s) for lab, since_s in self.labs if not lab.closed]
+        for labs in self.groups:
+            labs.forget_closed()
+
+
+def used_by_session(config: pytest.Config) -> UsedLabs:
+    """What `lab_factory` has made, and the labs of all fixtures."""
+    return config.stash.setdefault(LABS, UsedLabs())
+
+
+def forget_closed(item: pytest.Item) -> None:
+    """After the last report of a test: pytest keeps the item until the session ends, and a closed lab is not small."""
+    item.stash[USED_LABS] = UsedLabs()
+    used_by_session(item.config).forget_closed()
 
 
 def keep_real_files(config: pytest.Config) -> None:
@@ -199,9 +224,8 @@ def factory_of_test(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
 
 def factory_of_session(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
     """For the fixture `lab_factory`."""
-    used = request.config.stash.setdefault(LABS, UsedLabs())
     with Labs(request.config) as labs:
-        yield LabFactory(request.config, None, labs, used)
+        yield LabFactory(request.config, None, labs, used_by_session(request.config))
 
 
 def default_source(config: pytest.Config) -> Source:
@@ -246,6 +270,6 @@ def _read(mark: pytest.Mark) -> tuple[object, LabScope]:
 
 
 def _used_by_test(request: pytest.FixtureRequest) -> UsedLabs:
-    request.config.stash.setdefault(LABS, UsedLabs())
+    used_by_session(request.config)
     used: UsedLabs = request.node.stash.setdefault(USED_LABS, UsedLabs())
     return used

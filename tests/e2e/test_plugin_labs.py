@@ -417,3 +417,71 @@ def test_where_labs_cannot_be_tests_fail_with_the_remedy_or_are_skipped_if_the_i
     skipping = Project(tmp_path / "skipping", "labctl_skip_impossible = true\n", **files).pytest("-rs")
     assert skipping.outcomes() == "3 skipped"
     assert len(skipping.lines("sudo sysctl user.max_net_namespaces=10000")) == 3
+
+
+def test_a_closed_lab_is_forgotten_when_its_test_is_over(tmp_path: Path) -> None:
+    tests = """\
+        import gc
+        import weakref
+
+        import pytest
+
+        KNOWN = []  # of each test before: its labs and what they stand for
+
+
+        def note(*labs):
+            KNOWN.append([weakref.ref(each) for lab in labs for each in (lab, lab._core)])
+            for lab in labs:
+                lab["client"].run(["true"])
+
+
+        @pytest.fixture(autouse=True)
+        def nothing_is_kept():
+            yield
+            gc.collect()
+            kept = [reference for references in KNOWN[:-1] for reference in references if reference() is not None]
+            assert kept == []
+
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_of_its_own(lab, number):
+            note(lab)
+
+
+        def test_several(make_lab):
+            with make_lab() as early:
+                note(early, make_lab())
+
+
+        def test_of_a_factory_of_the_session(lab_factory):
+            with lab_factory() as first, lab_factory() as second:
+                note(first, second)
+
+
+        @pytest.mark.topology("pair", scope="session")
+        def test_shared_and_closed_by_a_test(lab):
+            lab["server"].start(["sleep", "60"])
+            note(lab)
+            lab.close()
+
+
+        @pytest.mark.topology("pair", scope="session")
+        def test_failed(lab):
+            note(lab)
+            lab["server"].listen(80)
+            with lab["server"].netns(), lab["server"].start(["sleep", "60"]):
+                lab.close()
+                assert False
+
+
+        def test_passes_again(lab, async_lab):
+            note(lab)
+
+
+        def test_without_a_lab():
+            gc.collect()
+            assert [reference for references in KNOWN for reference in references if reference() is not None] == []
+        """
+    ran = Project(tmp_path, test_it__py=tests).pytest("-q", "-W", "ignore")
+    assert ran.outcomes() == "1 failed, 8 passed", ran.output
+    assert ran.lines("FAILED") == ["FAILED test_it.py::test_failed - assert False"]
