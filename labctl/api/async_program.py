@@ -18,6 +18,7 @@ from labctl.errors import LabctlError, LabGone, ProgramNotReady
 from labctl.lab.process import Process
 from labctl.scenario.programs import PATIENCE_S, SURELY_S, describe_status
 from labctl.scenario.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
+from labctl.topology.service import BUFFERED
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -268,8 +269,10 @@ class AsyncProgram:
 
     def _failure(self, problem: str) -> ProgramNotReady:
         stdout, stderr = self.stdout, self.stderr
+        is_silent = not (stdout or stderr or self._request.tty or self._is_over)
+        hint = f" {BUFFERED}".replace("tty: true", "tty=True") if is_silent else ""
         return ProgramNotReady(
-            f"host {self.host.name}: `{show_command(self.argv)}` {problem}.{written(stdout, stderr)}",
+            f"host {self.host.name}: `{show_command(self.argv)}` {problem}.{written(stdout, stderr)}{hint}",
             returncode=self.returncode,
             stdout=stdout,
             stderr=stderr,

@@ -222,11 +222,12 @@ class AsyncHost(NodeFacts):
         cwd: StrPath | None = None,
         user: str | None = None,
         limit_bytes: int | None = None,
+        tty: bool = False,
     ) -> Completed:
         """Run a program to its end, as `Host.run`. When this is cancelled, its process group is killed."""
         words = check_argv(argv)
         self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
-        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes)
+        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes, tty)
         program = await self._started(request, ActivityKind.RUN)
         completed = await program._to_end(timeout_s)
         return completed.check() if check else completed
@@ -241,6 +242,7 @@ class AsyncHost(NodeFacts):
         cwd: StrPath | None = None,
         user: str | None = None,
         ready_timeout_s: float = 10.0,
+        tty: bool = False,
     ) -> Starting:
         """Start a program and wait until it is ready, as `Host.start`: `async with host.start(...) as program`.
 
@@ -250,7 +252,7 @@ class AsyncHost(NodeFacts):
         words = check_argv(argv)
         self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
         condition = None if ready is None else parse_ready(ready)
-        request = Request(self.name, words, input, None, check_env(env), path_text(cwd), user, KEPT_BYTES)
+        request = Request(self.name, words, input, None, check_env(env), path_text(cwd), user, KEPT_BYTES, tty)
 
         async def begin() -> AsyncProgram:
             before = await self._call(lambda: listening(self._core, self.name, condition))

@@ -48,20 +48,21 @@ class Host(NodeFacts):
         cwd: StrPath | None = None,
         user: str | None = None,
         limit_bytes: int | None = None,
+        tty: bool = False,
     ) -> Completed:
         """Run a program to its end. Its output is text: other bytes than UTF-8 become U+FFFD.
 
         `input` is its standard input (None: /dev/null). `env` is over this process's environment, as it was when the
         lab was made, and the node's. `user` is a name or number of this machine. All that it writes is kept in memory,
         or of each stream the first and last `limit_bytes / 2`. After `timeout_s` (None: no limit) its process group
-        gets SIGTERM, and SIGKILL 2 s later.
+        gets SIGTERM, and SIGKILL 2 s later. With `tty` it writes to a terminal, and `stdout` has both streams.
 
         ProgramTimedOut has what it wrote till then. With `check`, ProgramFailed when it does not end with status 0.
         KernelError when it cannot be run (ENOENT: there is no such program).
         """
         words = check_argv(argv)
         self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
-        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes)
+        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes, tty)
         completed = run(self._core, request)
         return completed.check() if check else completed
 
@@ -76,12 +77,15 @@ class Host(NodeFacts):
         user: str | None = None,
         ready_timeout_s: float = 10.0,
         name: str = "",
+        tty: bool = False,
     ) -> Program:
         """Start a program and return when it is ready; a context manager, which ends it.
 
         `ready` is a port that it is to listen on (8000, "tcp/8000", "udp/53", "unix:/run/x"), or a compiled pattern
         that a line of its output is to match; None: as soon as it runs. A socket that listened there before is not its
         own and does not count. Without `with` it runs as long as the lab.
+
+        With `tty` it writes to a terminal, and `stdout` has both streams: C programs hold back nothing that they print.
         ProgramNotReady, with what it wrote, when it is not ready within `ready_timeout_s` or ends before; it has been
         ended then. KernelError when it cannot be run.
         """
@@ -89,7 +93,7 @@ class Host(NodeFacts):
         self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
         condition = None if ready is None else parse_ready(ready)
         title = name or os.path.basename(words[0] if words else "")
-        command = Command(self.name, title, words, check_env(env) or {}, path_text(cwd), input, "", user)
+        command = Command(self.name, title, words, check_env(env) or {}, path_text(cwd), input, "", user, tty)
         line = condition if isinstance(condition, re.Pattern) else ""
         with self._core.journal.noting(self.name, ActivityKind.START, show_command(words)) as entry:
             before = listening(self._core, self.name, condition)

@@ -178,8 +178,9 @@ class Program:
 
     def _failure(self, problem: str) -> ProgramNotReady:
         stdout, stderr = self.stdout, self.stderr
+        hint = self._running.hint.replace("tty: true", "tty=True") if not stderr else ""
         return ProgramNotReady(
-            f"host {self.host.name}: `{self.name}` {problem}.{written(stdout, stderr)}",
+            f"host {self.host.name}: `{self.name}` {problem}.{written(stdout, stderr)}{hint and f' {hint}'}",
             returncode=self.returncode,
             stdout=stdout,
             stderr=stderr,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ from labctl.errors import LabctlError, LabGone, ProgramFailed, ProgramTimedOut
 from labctl.lab.process import Process
 from labctl.scenario.output import KeptOutput
 from labctl.scenario.programs import CHUNK_BYTES, PATIENCE_S, SURELY_S, describe_status
+from labctl.topology.service import TERMINAL_SIZE
 from labctl.unpatched import monotonic
 
 LONGEST_POLL_MS = 1e9  # poll(2) takes an int
@@ -62,6 +64,7 @@ class Request:
     cwd: str | None
     user: str | None
     limit_bytes: int | None
+    tty: bool = False  # both streams go to a terminal, and are stdout here
 
     def outputs(self) -> tuple[KeptOutput, KeptOutput]:
         """Where stdout and stderr are gathered."""
@@ -114,7 +117,10 @@ def run(core: Core, request: Request) -> Completed:
 
 
 def spawn(core: Core, request: Request, stack: ExitStack) -> tuple[Process, tuple[int, int]]:
-    """Start it with two pipes for its output, whose reading ends (non-blocking), and itself, `stack` closes."""
+    """Start it with two pipes for its output, whose reading ends (non-blocking), and itself, `stack` closes.
+
+    With a terminal, its other side takes the place of the first pipe, and the second is at its end.
+    """
     with ExitStack() as theirs:
         stdin = None
         if request.input is not None:
@@ -138,10 +144,15 @@ def spawn(core: Core, request: Request, stack: ExitStack) -> tuple[Process, tupl
                     stdout=ends[0][1],
                     stderr=ends[1][1],
                     user=request.user,
+                    terminal=TERMINAL_SIZE if request.tty else None,
+                    is_terminal_plain=request.tty,
                 )
             )
         )
-    return process, (ends[0][0], ends[1][0])
+    if process.terminal is None:
+        return process, (ends[0][0], ends[1][0])
+    os.set_blocking(process.terminal, False)
+    return process, (process.terminal, ends[1][0])
 
 
 def memory_file(content: str | bytes) -> int:
@@ -191,6 +202,10 @@ def drain(descriptor: int, output: KeptOutput, *, once: bool = False) -> bool:
             data = os.read(descriptor, CHUNK_BYTES)
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return False  # nobody has the terminal open any more (pty(7))
         if not data:
             return False
         output.append(data)

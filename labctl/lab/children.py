@@ -51,6 +51,8 @@ def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio:
     """Start a program. KernelError when it cannot run, LabError when it cannot be that user."""
     user = None if request.user is None else _mapped(host, surroundings, request.argv[0], request.user)
     environment = environment_on(host, surroundings, request.environment)
+    if request.is_terminal_plain and "TERM" not in dict((*host.node.environment, *request.environment)):
+        environment["TERM"] = "dumb"
     ends = socket.socketpair() if request.terminal else None
 
     def body(writing: int) -> None:

@@ -192,7 +192,7 @@ class Spawn(Message, frozen=True):
     stdio: tuple[bool, bool, bool]
     user: Identity | None = None  # None: the lab's owner
     terminal: tuple[Size, Size] | None = None  # rows, columns of a terminal of its own; its master is 3rd descriptor
-    is_terminal_plain: bool = False  # for programs to read: it changes nothing that is written, and hangs up nobody
+    is_terminal_plain: bool = False  # its output is for programs: line ends stay, nothing is echoed, TERM=dumb
 
 
 class SpawnCaller(Message, frozen=True):

@@ -336,7 +336,7 @@ class Roster:
             (False, not request.terminal, not request.terminal),
             user=request.user,
             terminal=request.terminal,
-            is_terminal_plain=True,
+            is_terminal_plain=request.terminal is not None,
         )
         started = start_program(detached.host, self._surroundings, spawn, () if request.terminal else log.writing)
         detached.process, detached.since = started.pid, time.monotonic()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from labctl.errors import InputError, LabError
 from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.plan.services import in_order, runs_alike, services_of
-from labctl.topology.service import Command, Readiness, Service
+from labctl.topology.service import BUFFERED, TERMINAL_SIZE, Command, Readiness, Service
 from labctl.units import format_duration
 from labctl.unpatched import monotonic
 
@@ -247,6 +247,7 @@ class _Start:
                 env=dict(service.environment),
                 cwd=service.directory,
                 restart=service.restart,
+                terminal=TERMINAL_SIZE if service.tty else None,
             )
         except (InputError, LabError) as error:
             raise LabError(f"service {key}: cannot be started: {error}") from error
@@ -316,6 +317,8 @@ class _Start:
             how = f"it ended before{told}"
         written = self.lab.read_log(one.node, one.service.name)[-SHOWN_BYTES:].decode(errors="replace").strip()
         said = f"It wrote:\n{written}" if written else "It wrote nothing."
+        if not written and not ended and not one.service.tty:
+            said += f" {BUFFERED}"
         return LabError(f"service {one.key}: expected {one.service.ready}; {how}. {said}")
 
 

@@ -18,12 +18,8 @@ def services_of(nodes: Iterable[PlannedNode]) -> dict[str, tuple[str, Service]]:
 
 def runs_alike(one: Service, other: Service) -> bool:
     """Whether a service need not be started again to be the other one: what only matters for its start aside."""
-    return (one.argv, one.directory, one.environment, one.restart) == (
-        other.argv,
-        other.directory,
-        other.environment,
-        other.restart,
-    )
+    alike = ("argv", "directory", "environment", "restart", "tty")
+    return all(getattr(one, name) == getattr(other, name) for name in alike)
 
 
 def in_order(keys: Iterable[str], services: Mapping[str, tuple[str, Service]]) -> tuple[str, ...]:

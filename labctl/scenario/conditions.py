@@ -286,8 +286,14 @@ def _output(run: Run, wanted: OutputCondition) -> str:
     program = _background(run, wanted.process)
     for stream, match in ((Stream.STDOUT, wanted.stdout), (Stream.STDERR, wanted.stderr)):
         if match is not None and (wrong := text_mismatch(match, program.text(stream))):
-            return f"{stream} of {wanted.process}: {wrong}"
+            return f"{stream} of {wanted.process}: {wrong}{_why_silent(program, stream)}"
     return ""
+
+
+def _why_silent(program: Program, stream: Stream) -> str:
+    if stream is Stream.STDERR and program.command.tty:
+        return " (with `tty: true` both streams are in stdout)"
+    return f". {program.hint.removesuffix('.')}" if stream is Stream.STDOUT and program.hint else ""
 
 
 def _that(at: StepRun, text: str) -> str:

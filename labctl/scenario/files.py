@@ -176,6 +176,7 @@ class ProgramBody(Shape):
     env = defaulted(MapOf(TEXT), {}, "Environment variables.")
     cwd = optional(TEXT, "Working directory, relative to the scenario's.")
     stdin = optional(TEXT, "What it reads on standard input.")
+    tty = defaulted(FLAG, False, "Whether it writes to a terminal, so that C programs do not hold back their output.")
 
     RULES = (ExactlyOne("run", "shell"),)
 

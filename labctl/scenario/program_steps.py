@@ -42,7 +42,7 @@ def run(at: StepRun, body: RunBody) -> Done:
     """Run a program to its end and look at what it gave."""
     program, _ = _launch(at, body, program_name(body.run, body.shell), body.run)
     if not program.wait_end(at.scope):
-        program.stop(signal.SIGTERM, at.run.scope)
+        _give_up(at, program)
         raise StepFailed(f"expected to end within {_seconds(at)}; it was still running", _done(program))
     _judge(program, body.expect, any_exit=body.any_exit)
     _save(at, program, body.save)
@@ -180,7 +180,7 @@ def build(at: StepRun, body: BuildBody) -> Done:
     try:
         program, _ = _spawn(at, command, stdout=binary)
         if not program.wait_end(at.scope):
-            program.stop(signal.SIGTERM, at.run.scope)
+            _give_up(at, program)
             raise StepFailed(f"the compiler did not end within {_seconds(at)}", _done(program))
         if program.status != 0:
             said = program.text(Stream.STDERR).splitlines()
@@ -200,7 +200,7 @@ def attempt(at: StepRun, body: ExpectBody) -> tuple[str, Done]:
     program, _ = _launch(at, body, program_name(body.command, body.shell), body.command)
     try:
         if not program.wait_end(at.scope):
-            program.stop(signal.SIGTERM, at.run.scope)
+            _give_up(at, program)
             wrongs = ["it had not ended"]
         else:
             wrongs = _wrongs(program, body, any_exit=False)
@@ -227,6 +227,7 @@ def _launch(
         cwd=os.path.join(directory, body.cwd or ""),
         stdin=getattr(body, "stdin", None),
         where=at.step.where,
+        tty=getattr(body, "tty", False),
     )
     return _spawn(at, command, line=line)
 
@@ -252,8 +253,15 @@ def _await_ready(at: StepRun, program: Program, ready: Ready, watch: LineWatch |
     if program.ended:
         program.accounted_for = True
         raise StepFailed(f"expected {wanted}; the program ended before: it {program.state}{_said(program)}", done)
+    said, hint = _said(program), program.hint and f"\n{program.hint}"
+    _give_up(at, program)
+    raise StepFailed(f"expected {wanted} within {_seconds(at)}; not seen{said}{hint}", done)
+
+
+def _give_up(at: StepRun, program: Program) -> None:
+    """End a program that has not done in time what was expected of it."""
+    program.ended_by_labctl = not program.ended
     program.stop(signal.SIGTERM, at.run.scope)
-    raise StepFailed(f"expected {wanted} within {_seconds(at)}; not seen{_said(program)}", done)
 
 
 def _look_until_ready(at: StepRun, program: Program, ready: Ready) -> tuple[bool, str]:
@@ -301,7 +309,7 @@ def _succeeds(at: StepRun, program: Program, argv: list[str]) -> bool:
     probe.is_in_a_result = True  # of no interest to anybody
     at.scope.wait_for(lambda: probe.ended or program.ended)
     if not probe.ended:
-        probe.stop(signal.SIGTERM, at.run.scope)
+        _give_up(at, probe)
     return probe.status == 0
 
 
@@ -339,7 +347,8 @@ def _wrongs(program: Program, expected: ProgramExpect | ExpectBody | None, *, an
     if expected is not None:
         for stream, match in ((Stream.STDOUT, expected.stdout), (Stream.STDERR, expected.stderr)):
             if match is not None and (wrong := text_mismatch(match, program.text(stream))):
-                wrongs.append(f"{stream}: {wrong}")
+                tty = program.command.tty and stream is Stream.STDERR
+                wrongs.append(f"{stream}: {wrong}{' (with `tty: true` both streams are in stdout)' if tty else ''}")
     return wrongs
 
 

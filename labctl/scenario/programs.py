@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from labctl.scenario.listener import Stream
 from labctl.scenario.output import KeptOutput, LineWatch
 from labctl.scenario.result import OutputRecord
 from labctl.scenario.waiting import Scope, Watcher
+from labctl.topology.service import BUFFERED, TERMINAL_SIZE
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -41,6 +43,7 @@ class Command:
     stdin: str | None
     where: str  # file:line of the step
     user: str | None = None
+    tty: bool = False  # it writes both streams to a terminal, which is stdout here, and reads from it without `stdin`
 
 
 class Handle(Protocol):
@@ -120,6 +123,13 @@ class Program:
         with self._condition:
             return self.output[stream].text()
 
+    @property
+    def hint(self) -> str:
+        """What to try when nothing is seen of what it prints although it runs; or ""."""
+        if self.command.tty or not self.is_running or self.text(Stream.STDOUT):
+            return ""
+        return BUFFERED
+
     def watch(self, pattern: str | re.Pattern[str]) -> LineWatch:
         """A watch for a line of either stream that matches."""
         line = LineWatch(pattern)
@@ -180,6 +190,10 @@ class Program:
                 data = os.read(fd, CHUNK_BYTES)
             except BlockingIOError:
                 return True
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                return False  # nobody has the terminal open any more (pty(7))
             if not data:
                 return False
             self._take(stream, data, heard)
@@ -237,7 +251,8 @@ class Programs:
         theirs: dict[Stream, int] = {}
         stdin = _text_descriptor(command.stdin) if command.stdin is not None else None
         try:
-            for stream in (Stream.STDERR,) if stdout is not None else tuple(Stream):
+            piped = () if command.tty else (Stream.STDERR,) if stdout is not None else tuple(Stream)
+            for stream in piped:
                 pipes[stream], theirs[stream] = os.pipe2(os.O_CLOEXEC)
                 os.set_blocking(pipes[stream], False)
             process = self._lab.spawn(
@@ -247,9 +262,14 @@ class Programs:
                 cwd=command.cwd,
                 stdin=stdin,
                 stdout=theirs.get(Stream.STDOUT, stdout),
-                stderr=theirs[Stream.STDERR],
+                stderr=theirs.get(Stream.STDERR),
                 user=command.user,
+                terminal=TERMINAL_SIZE if command.tty else None,
+                is_terminal_plain=command.tty,
             )
+            if process.terminal is not None:
+                pipes[Stream.STDOUT] = os.dup(process.terminal)
+                os.set_blocking(pipes[Stream.STDOUT], False)
         except BaseException:
             for fd in pipes.values():
                 os.close(fd)

@@ -69,8 +69,9 @@ class Service(Program):
         return self.wait_end(scope)
 
     def follow(self, watcher: Watcher, heard: Heard) -> None:
-        """Begin to read what it writes and to hear how it is doing."""
+        """Read what it has written, and begin to read what it writes and to hear how it is doing."""
         self._hear(self._process.news, heard)
+        self._read(heard)
         watcher.add(self._process.fileno(), lambda: self._take_news(heard), lambda: self._read(heard))
 
     def _take_news(self, heard: Heard) -> bool:
@@ -112,7 +113,9 @@ def watched(lab: Lab, plan: Plan, condition: threading.Condition) -> Iterator[tu
 
 def _command(node: str, service: Planned) -> Command:
     env = dict(service.environment)
-    return Command(node, service.name, service.argv, env, service.directory, None, "the topology's services")
+    return Command(
+        node, service.name, service.argv, env, service.directory, None, "the topology's services", tty=service.tty
+    )
 
 
 def _described(news: ProcessNews) -> str:

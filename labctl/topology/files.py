@@ -163,6 +163,7 @@ class ServiceFile(ProgramFile):
     ready = optional(Of(ReadyFile), "How it shows that it is ready; what comes `after` it waits for that.")
     within = optional(Duration(), "How long it may take to be ready; 10s by default.")
     restart = defaulted(OneOf(Restart), Restart.NO, "When it is started again after it has ended.")
+    tty = defaulted(Flag(), False, "Whether it writes to a terminal, so that C programs do not hold back their output.")
     after = defaulted(ListOf(STRICT_TEXT), [], "Services that are ready before it starts: db, or another-node/db.")
 
 

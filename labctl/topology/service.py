@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 READY_WITHIN_S = 10.0
+BUFFERED = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."  # of one that runs and wrote nothing
+TERMINAL_SIZE = (24, 200)  # rows and columns of a `tty: true`: wide, so that programs do not cut their lines
 COMMAND_WITHIN_S = 30.0
 SHELL = ("sh", "-c")  # what runs the text of `shell`
 
@@ -62,3 +64,4 @@ class Service:
     within_s: float = READY_WITHIN_S  # how long it may take to be ready
     restart: Restart = Restart.NO
     after: tuple[str, ...] = ()
+    tty: bool = False  # whether it writes to a terminal

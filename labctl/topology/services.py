@@ -54,6 +54,7 @@ def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) ->
         within_s=READY_WITHIN_S if model.within is None else model.within,
         restart=model.restart,
         after=tuple(model.after),
+        tty=model.tty,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from labctl.report import plain
 from labctl.report.screen import Look
 from labctl.scenario.result import Outcome, OutputRecord
@@ -380,3 +382,67 @@ def test_what_passed_has_its_programs_in_the_result_but_no_sockets(tmp_path: Pat
     result = passes(tmp_path, "  - start: {on: server, shell: echo up; exec sleep 60, name: a, ready: {line: up}}\n")
     assert [(each.name, each.output.stdout) for each in result.programs] == [("a", "up\n")]
     assert result.listening == ()
+
+
+HOLDS_BACK = """
+#include <stdio.h>
+#include <unistd.h>
+int main(void) { printf("waiting\\\\n"); fprintf(stderr, "%d%d%d\\\\n", isatty(0), isatty(1), isatty(2)); pause(); }
+"""
+
+
+@pytest.fixture
+def holds_back(tmp_path: Path) -> str:
+    needs("cc")
+    (tmp_path / "holds.c").write_text(HOLDS_BACK.replace("\\\\", "\\"))
+    return "  - build: {source: holds.c}\n"
+
+
+def test_what_a_c_program_prints_to_a_terminal_is_seen_at_once_and_as_it_was_written(
+    tmp_path: Path, holds_back: str
+) -> None:
+    passes(
+        tmp_path,
+        f"{holds_back}"
+        "  - start: {on: server, run: [holds], tty: true, ready: {line: '^waiting$'}}\n"
+        '  - expect: {output: {process: holds, stdout: "waiting\\n111", stderr: ""}}\n'
+        "  - stop: {process: holds, expect: {exit: 143}}\n",
+    )
+
+
+def test_without_a_terminal_the_failure_says_what_to_try(tmp_path: Path, holds_back: str) -> None:
+    hint = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."
+    start = "  - start: {on: server, run: [holds], ready: {line: waiting}}\n    within: 1s\n"
+    assert hint in fails(tmp_path, f"{holds_back}{start}").reason
+    start = "  - start: {on: server, run: [holds]}\n"
+    expect = "  - expect: {output: {process: holds, stdout: waiting}, within: 100ms}\n"
+    assert hint[:-1] in fails(tmp_path, f"{holds_back}{start}{expect}").reason
+    ended = "  - start: {on: server, shell: exit 0, ready: {line: waiting}}\n"
+    assert "buffered" not in fails(tmp_path, ended).reason
+
+
+def test_a_terminal_has_a_size_takes_stdin_beside_it_and_asks_for_no_colours(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - run: {on: client, shell: stty size; echo $TERM; printf last, tty: true, "
+        'expect: {stdout: "24 200\\ndumb\\nlast"}}\n'
+        "  - run: {on: client, shell: 'cat; echo $TERM', tty: true, stdin: typed, env: {TERM: vt100}, "
+        "expect: {stdout: typedvt100}}\n",
+    )
+
+
+def test_all_that_was_written_to_a_terminal_before_the_end_is_read(tmp_path: Path) -> None:
+    numbers = "".join(f"{number}\n" for number in range(1, 20001))
+    result = passes(tmp_path, "  - run: {on: client, run: [seq, '20000'], tty: true}\n")
+    output = step(result, "1").output
+    assert output is not None
+    assert output.stdout == numbers
+
+
+def test_what_a_program_on_a_terminal_left_behind_is_hung_up(tmp_path: Path) -> None:
+    left = "trap 'echo > /tmp/hung-up; exit' HUP; while :; do sleep 0.05; done"
+    passes(
+        tmp_path,
+        f'  - run: {{on: client, run: [sh, -c, "({left}) & sleep 0.3"], tty: true}}\n'
+        "  - expect: {on: client, file: {path: /tmp/hung-up}, within: 5s}\n",
+    )

@@ -176,3 +176,14 @@ def test_the_way_back_from_a_plan_keeps_services(tmp_path: Path) -> None:
     file.write_text("hosts: {a: {services: {db: {run: [sleep, '100']}}}}\n")
     there = topologies.load(file)
     assert topology_of(build(there)).node("a").services == there.node("a").services
+
+
+def test_one_on_a_terminal_is_seen_at_once_also_when_it_is_started_again(tmp_path: Path) -> None:
+    shell = "test -t 0 && test -t 1 && test -t 2 && echo up; exec sleep 100"
+    passes(
+        tmp_path,
+        '  - expect: {output: {process: db, stdout: "up", stderr: ""}, now: true}\n'
+        "  - signal: {process: db, signal: KILL}\n"
+        '  - expect: {output: {process: db, stdout: "up\\nup"}, within: 5s}\n',
+        header=header(f"db: {{shell: '{shell}', tty: true, ready: {{line: '^up$'}}, restart: always}}"),
+    )

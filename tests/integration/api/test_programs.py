@@ -274,3 +274,22 @@ def test_a_datagram_socket_and_a_raw_socket_live_on_the_host(client: Host, serve
         assert raw.type == socket.SOCK_RAW
     with pytest.raises(OSError, match="host client"):
         client.socket(type=12345)
+
+
+def test_a_program_on_a_terminal_writes_line_by_line_and_to_stdout_alone() -> None:
+    code = "import sys; print('out'); print('err', file=sys.stderr); print(sys.stdin.isatty()); sys.stdin.read()"
+    with (
+        Lab("pair") as lab,
+        lab["client"].start(["python3", "-c", code], tty=True, ready=re.compile("^True$")) as program,
+    ):
+        assert (program.stdout, program.stderr) == ("out\nerr\nTrue\n", "")
+    with Lab("pair") as lab:
+        assert lab["client"].run(["sh", "-c", "stty size; exit 3"], tty=True).stdout == "24 200\n"
+
+
+def test_one_that_holds_back_its_output_is_told_with_what_to_try() -> None:
+    code = "print('ready'); import time; time.sleep(100)"
+    with Lab("pair") as lab, pytest.raises(ProgramNotReady, match="try `tty=True` or `stdbuf -oL`"):
+        lab["client"].start(
+            ["python3", "-c", code], ready=re.compile("ready"), ready_timeout_s=0.5, env={"PYTHONUNBUFFERED": ""}
+        )

@@ -42,7 +42,7 @@ hosts:
     services:
       web: {run: [sleep, 9], env: {A: 1}, cwd: ., ready: {file: /run/x}, within: 5s, restart: on-failure, after: [db]}
       db: {shell: sleep 9, ready: {listening: tcp/5432}}
-      log: {shell: sleep 9, ready: {line: ready}, env: {}}
+      log: {shell: sleep 9, ready: {line: ready}, env: {}, tty: true}
       queue: {shell: sleep 9, ready: {command: ["true"]}}
   client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s}]}
   other:
@@ -74,7 +74,7 @@ steps:
   - {calls: {on: client, process: other, do: getpid()}, name: calls, within: 1s}
   - run: {on: client, run: [sh, -c, "true"], env: {A: 1}, cwd: /, stdin: x, save: {stdout: out, exit: status}}
   - run: {on: client, shell: "true", expect: {exit: {at_least: 0}, stdout: {contains: [x], matches: y}, stderr: x}}
-  - start: {on: server, shell: sleep 9, name: web, ready: {line: ready}}
+  - start: {on: server, shell: sleep 9, name: web, ready: {line: ready}, tty: true}
   - stop: web
   - stop: {process: web, signal: TERM, expect: {exit: 143}}
   - signal: {process: web, signal: HUP}
