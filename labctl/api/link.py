@@ -63,7 +63,7 @@ class Link:
         self._set(SetDown, "down")
 
     def up(self) -> None:
-        """Plug the cable in again; addresses and routes that the kernel took away are there again. KernelError."""
+        """Plug the cable in again, with the addresses and routes that it had when it was pulled. KernelError."""
         self._set(SetUp, "up")
 
     def set(

@@ -16,9 +16,10 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from labctl.errors import KernelError, LabctlError
-from labctl.kernel import carrier, qdisc, rtnl
+from labctl.kernel import carrier, qdisc, rtnl, saved_link
 from labctl.kernel.announce import announce
 from labctl.kernel.netlink import Batch, Refused
+from labctl.kernel.saved_link import SavedLink
 from labctl.kernel.sysctl import is_refused_silently, open_ping_sockets, read_sysctl, values_that_work, write_sysctl
 from labctl.lab.nodes import Interface, NodeTable
 from labctl.lab.refusals import refusal
@@ -156,7 +157,10 @@ class Execution(Sending):
         self._await_addresses()
         for end in self._restored:
             if self._nodes.has_interface(*end):
-                self._nodes.interface(*end).cut &= end not in self._set_up_here
+                interface = self._nodes.interface(*end)
+                interface.cut &= end not in self._set_up_here
+                if not interface.cut:
+                    interface.saved = None
                 if end in connected:
                     self._announce(*end)
 
@@ -346,12 +350,19 @@ class Execution(Sending):
         if back in interface.given:
             interface.given.remove(back)
             self.undo.append(back)
+        if interface.saved is not None and isinstance(operation, RemoveAddress):
+            interface.saved = interface.saved.without_address(operation.address)
+        elif interface.saved is not None and isinstance(operation, RemoveRoute):
+            interface.saved = interface.saved.without_route(operation.destination, operation.gateway)
         self._queue(node, message, Tolerant(operation, _GONE))
 
     def _set_down(self, operation: SetDown) -> None:
         interface = self._interface(operation, operation.node, operation.ifname)
         if interface.was_up and not interface.cut:
             self.undo.append(SetUp(operation.node, operation.ifname))
+        if interface.was_up:
+            saved = self._save(operation, interface)
+            interface.saved = saved if saved or not interface.cut else interface.saved
         interface.made_up, interface.cut = False, True
         origin = Tolerant(operation, (errno.ENODEV,)) if self._running else operation
         self._queue(operation.node, rtnl.set_up(interface.index, False), origin)
@@ -362,10 +373,11 @@ class Execution(Sending):
         self._carrier_changes(operation.node, operation.ifname)
         if not interface.was_up:
             self.undo.append(SetDown(operation.node, operation.ifname))
+        was_down = interface.was_up and not self._is_up(operation)
         if not interface.made_up:
             self._queue(operation.node, rtnl.set_up(interface.index, True), operation)
         if interface.was_up:
-            self._give_again(operation.node, interface)
+            self._give_again(operation, interface, was_down=was_down)
             self._restored.update(self._ends(operation.node, operation.ifname))
         interface.made_up = False
         interface.was_up = True
@@ -399,13 +411,55 @@ class Execution(Sending):
             self.undo.append(RemoveRoute(operation.node, operation.destination, gateway, ifname))
         return Tolerant(operation, (errno.EEXIST,)) if self._lenient else operation
 
-    def _give_again(self, node: str, interface: Interface) -> None:
-        """What the kernel dropped when the link went down: its IPv6 addresses, and routes of both families."""
-        for operation in interface.given:
-            if isinstance(operation, AddRoute):
-                self._queue(node, _route(operation, interface.index), Tolerant(operation, (errno.EEXIST,)))
-            elif operation.address.version == 6 and not self._is_awaited(interface, operation):
-                self._add_address(interface, operation, Tolerant(operation, (errno.EEXIST,)))
+    def _is_up(self, operation: SetUp | SetDown) -> bool:
+        """Whether the interface is set up in the kernel, when what was queued before has been done."""
+        self._commit_links()
+        self._commit(operation.node)
+        try:
+            return saved_link.is_up(self._socket(operation.node), operation.ifname)
+        except OSError:  # somebody has removed or renamed it, which the next message to it tells
+            return False
+
+    def _save(self, operation: SetDown, interface: Interface) -> SavedLink | None:
+        """What the interface is about to lose; None when somebody has set it down already."""
+        if self._nodes.kind(operation.node) is NodeKind.SWITCH:
+            return SavedLink()
+        if not self._is_up(operation):
+            return None
+        try:
+            with self._reader(operation.node) as sock:
+                return saved_link.save(sock, interface.index)
+        except OSError as error:
+            raise refusal(operation, error.errno or 0, "reading its addresses and routes") from error
+
+    def _give_again(self, operation: SetUp, interface: Interface, *, was_down: bool) -> None:
+        """What the kernel dropped when the link went down: its IPv6 addresses, and routes of both families.
+
+        What was there then, if it was set down here; else (by a program of the host) what the plan has.
+        """
+        if not was_down:
+            return
+        node, saved = operation.node, interface.saved
+        if saved is None:
+            for one in interface.given:
+                if isinstance(one, AddRoute):
+                    self._queue(node, _route(one, interface.index), Tolerant(one, (errno.EEXIST,)))
+                elif one.address.version == 6 and not self._is_awaited(interface, one):
+                    self._add_address(interface, one, Tolerant(one, (errno.EEXIST,)))
+            return
+        for address in saved.addresses:
+            again = AddAddress(node, operation.ifname, address.address)
+            if not self._is_awaited(interface, again):
+                self._awaited.setdefault(node, set()).add((interface.index, address.address.ip.packed))
+                self._queue(node, bytearray(address.message), Tolerant(again, (errno.EEXIST,)))
+        with self._reader(node) as sock:
+            routes = saved_link.not_taken(saved.routes, saved.by_daemons, sock)
+        for route in routes:
+            self._queue(node, bytearray(route.message), Tolerant(operation, _NO_WAY_NOW))
+
+    def _reader(self, node: str) -> socket.socket:
+        """A socket for dumps: those of the batches hear of addresses meanwhile, which a dump would pass over."""
+        return self._nodes.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, rtnl.NETLINK_ROUTE)
 
     def _is_awaited(self, interface: Interface, operation: AddAddress) -> bool:
         return (interface.index, operation.address.ip.packed) in self._awaited.get(operation.node, ())
@@ -490,6 +544,9 @@ class Execution(Sending):
 # An address that is not there, a route that is not there, an interface that is not there, one that is down.
 _GONE = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV, errno.ENETDOWN)
 
+
+# A route that is there again, or whose gateway is none any more.
+_NO_WAY_NOW = (errno.EEXIST, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 
 _DOOMED = 0x6C61  # the group of interfaces that are being removed
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from labctl.kernel.namespaces import current_network, entered, new_network, socket_in
 from labctl.kernel.rtnl import LOOPBACK_INDEX
+from labctl.kernel.saved_link import SavedLink
 from labctl.plan.operations import AddAddress, AddRoute, SetImpairment
 from labctl.topology.model import NodeKind
 
@@ -21,7 +22,7 @@ Restorable = AddAddress | AddRoute
 
 @dataclass(slots=True)
 class Interface:
-    """What the executor knows of an interface that it made; `given` is what a link that was down needs again."""
+    """What the executor knows of an interface that it made; `given` is what the plan has on it."""
 
     index: int
     mac: bytes = b""
@@ -29,6 +30,7 @@ class Interface:
     made_up: bool = False  # the message that made it also set it up
     was_up: bool = False
     cut: bool = False  # it was set down, and not up again since
+    saved: SavedLink | None = None  # what it lost when it was set down; None where that is not known
     given: list[Restorable] = field(default_factory=list)
     impaired: SetImpairment | None = None  # what was last done to what it sends; None when nothing is
 

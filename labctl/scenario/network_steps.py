@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def link(at: StepRun, body: LinkBody) -> Done:
-    """Take a link down, bring it up with all that the kernel has forgotten, or change what happens to its packets."""
-    from labctl.plan.operations import SetDown
+    """Take a link down, bring it up with all that it had, or change what happens to its packets."""
+    from labctl.plan.operations import SetDown, SetUp
 
     topology = at.run.scenario.topology
     ends = body.ends
@@ -29,10 +29,7 @@ def link(at: StepRun, body: LinkBody) -> Done:
         return _impair(at, body, chosen)
     end = links.end_to_cut(topology, chosen, ends[1])
     at.run.changes.link(end)
-    if body.down:
-        at.lab.apply([SetDown(end.node, end.ifname)])
-    else:
-        at.lab.apply(links.to_bring_up(at.run.plan.operations, end))
+    at.lab.apply([(SetDown if body.down else SetUp)(end.node, end.ifname)])
     return NOTHING
 
 

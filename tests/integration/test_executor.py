@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from msgspec.structs import replace
 
 from labctl.errors import KernelError
+from labctl.kernel.routing import KERNEL
 from labctl.kernel.sysctl import read_sysctl
 from labctl.lab.executor import NodeTable, execute
 from labctl.observe.network import addresses, links, routes
@@ -23,6 +25,8 @@ from labctl.plan.operations import (
     MakeLink,
     MakeNode,
     Operation,
+    RemoveAddress,
+    RemoveRoute,
     SetDown,
     SetSysctl,
     SetUp,
@@ -143,6 +147,89 @@ def test_routes_are_back_after_the_link_was_down(node: str, ifname: str) -> None
             assert_does_not_reach(lab, "left", "10.2.0.1", "fd02::1")
             lab.apply(SetUp(node, ifname))
             assert_reaches(lab, "left", "10.2.0.1", "fd02::1")
+
+
+BY_HAND = [
+    "ip route del 10.2.0.0/24; ip -6 route del fd02::/64",
+    "ip -6 addr del fe80::1/64 dev eth0",
+    "ip addr add 10.1.0.9/24 dev eth0; ip -6 addr add fd01::9/64 dev eth0 nodad",
+    "ip route add 10.9.0.0/16 via 10.1.0.254 metric 7 src 10.1.0.1; ip route add 10.8.0.0/16 dev eth0",
+    "ip -6 route add 2001:db8:9::/48 via fd01::fe metric 5; ip -6 route add 2001:db8:8::/48 via fe80::fe dev eth0",
+    "ip route add 10.9.0.0/16 nexthop via 10.1.0.254 weight 2 nexthop via 10.1.0.7",
+    "ip -6 route add 2001:db8::/32 nexthop via fd01::fe nexthop via fd01::77",
+    "ip route add 10.9.0.0/16 via inet6 fe80::fe dev eth0; ip route add default via 10.1.0.254 table 100",
+    "ip route add blackhole 10.9.0.0/16; ip rule add from 10.1.0.0/24 lookup 100",
+]
+
+
+@inside
+@pytest.mark.parametrize("command", BY_HAND)
+def test_a_link_comes_up_with_what_it_had_before_not_with_what_the_plan_has(command: str) -> None:
+    with NetworkLab(*routed()) as lab:
+        by_hand(lab, "left", command)
+        before = kept(lab, "left")
+        for _ in range(2):
+            lab.apply(SetDown("left", "eth0"))
+            assert kept(lab, "left") != before
+            lab.apply(SetUp("left", "eth0"))
+            assert kept(lab, "left") == before
+
+
+@inside
+def test_setting_up_a_link_that_is_up_gives_nothing_back_that_was_removed() -> None:
+    with NetworkLab(*routed()) as lab:
+        by_hand(lab, "left", "ip route del 10.2.0.0/24; ip -6 addr del fd01::1/64 dev eth0")
+        before = kept(lab, "left")
+        lab.apply(SetUp("left", "eth0"))
+        assert kept(lab, "left") == before
+
+
+@inside
+def test_a_link_that_a_program_set_down_comes_up_as_the_plan_has_it() -> None:
+    with NetworkLab(*routed()) as lab:
+        before = kept(lab, "left")
+        by_hand(lab, "left", "ip link set eth0 down")
+        lab.apply(SetUp("left", "eth0"))
+        assert kept(lab, "left") == before
+        by_hand(lab, "left", "ip link set eth0 down")
+        lab.apply(SetDown("left", "eth0"), SetUp("left", "eth0"))
+        assert kept(lab, "left") == before
+
+
+@inside
+def test_routes_of_routing_daemons_win_over_those_of_before_and_are_theirs_to_give_again() -> None:
+    with NetworkLab(*routed()) as lab:
+        by_hand(lab, "left", "ip route add 10.9.0.0/16 via 10.1.0.254 proto ospf metric 20")
+        lab.apply(SetDown("left", "eth0"))
+        by_hand(lab, "left", "ip route add 10.2.0.0/24 dev lo proto ospf metric 20")
+        lab.apply(SetUp("left", "eth0"))
+        there = {str(route) for route in routes(lab, "left") if route.protocol != KERNEL}
+        assert there == {"10.2.0.0/24 dev lo metric 20", "fd02::/64 via fd01::fe dev eth0"}
+
+
+@inside
+def test_what_was_removed_from_a_link_that_is_down_stays_removed() -> None:
+    with NetworkLab(*routed()) as lab:
+        lab.apply(SetDown("left", "eth0"))
+        lab.apply(
+            RemoveAddress("left", "eth0", ip_interface("fd01::1/64")),
+            RemoveRoute("left", ip_network("10.2.0.0/24"), ip_address("10.1.0.254"), "eth0"),
+        )
+        lab.apply(SetUp("left", "eth0"))
+        assert "fd01::1/64" not in {str(each.address) for each in addresses(lab, "left")}
+        assert "10.2.0.0/24" not in {str(route.destination) for route in routes(lab, "left")}
+
+
+def by_hand(lab: NetworkLab, node: str, command: str) -> None:
+    with lab.nodes.entered(node):
+        subprocess.run(["sh", "-ec", command], check=True)
+
+
+def kept(lab: NetworkLab, node: str) -> tuple[set[str], set[str]]:
+    """Addresses and routes, without those that the kernel makes of addresses."""
+    return {str(each) for each in addresses(lab, node)}, {
+        str(route) for route in routes(lab, node) if route.protocol != KERNEL
+    }
 
 
 @inside

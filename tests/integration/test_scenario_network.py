@@ -242,6 +242,20 @@ def test_a_link_that_is_down_carries_nothing_and_one_that_is_up_again_carries_al
     )
 
 
+def test_a_link_step_gives_back_no_route_that_was_removed(tmp_path: Path) -> None:
+    remove = "  - run: {on: r2, shell: 'ip route del 10.0.0.0/24; ip route add 10.9.0.0/16 via 10.0.1.1'}\n"
+    header = "topology: line:2\n"
+    passes(
+        tmp_path,
+        remove
+        + "  - link: {down: [r1, r2]}\n  - link: {up: [r1, r2]}\n"
+        + "  - expect: {on: r2, route: {to: 10.9.0.0/16, via: r1}}\n",
+        header=header,
+    )
+    steps = remove + "  - link: {down: [r1, r2]}\n  - link: {up: [r1, r2]}\n"
+    fails(tmp_path, steps + "  - expect: {on: r2, route: {to: 10.0.0.0/24}, within: 10ms}\n", header=header)
+
+
 def test_a_routers_link_comes_back_with_its_routes(tmp_path: Path) -> None:
     passes(
         tmp_path,
