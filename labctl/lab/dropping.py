@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from itertools import product
 
-from labctl.errors import KernelError
+from labctl.errors import KernelError, LabImpossible
 from labctl.kernel.netlink import open_socket
 from labctl.kernel.packetfilter import (
     FIRST_DISCOVERY_TYPE,
@@ -29,8 +29,11 @@ from labctl.topology.model import Address
 _HINTS = {
     errno.EPERM: "It needs CAP_NET_ADMIN in the lab's user namespace.",
     errno.EOPNOTSUPP: "This kernel has no nf_tables; try `modprobe nf_tables` as root.",
+    errno.EPROTONOSUPPORT: "This kernel has no netfilter; try `modprobe nf_tables` as root.",
     errno.ENOENT: "This kernel's nf_tables lacks the `inet` family or an expression; try `modprobe nf_tables` as root.",
 }
+
+_WITHOUT_NF_TABLES = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
 
 def drop(rule: str, node: str = "") -> None:
@@ -119,6 +122,7 @@ def _socket(node: str) -> socket.socket:
         raise _error(node, "open a netfilter socket", error) from error
 
 
-def _error(node: str, attempted: str, error: OSError) -> KernelError:
+def _error(node: str, attempted: str, error: OSError) -> KernelError | LabImpossible:
     number = error.errno or errno.ETIMEDOUT
-    return KernelError(f"node {node}" if node else "packet filter", attempted, number, hint=_HINTS.get(number, ""))
+    told = KernelError(f"node {node}" if node else "packet filter", attempted, number, hint=_HINTS.get(number, ""))
+    return LabImpossible(str(told)) if number in _WITHOUT_NF_TABLES else told

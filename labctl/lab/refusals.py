@@ -30,13 +30,15 @@ DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
 def refusal(operation: Operation, number: int, detail: str, *, hint: str = "") -> KernelError | MachineError:
     """The kernel's refusal of an operation, in words; `detail` is the kernel's own, `hint` replaces the usual one.
 
-    A MachineError where the machine's limits, not the lab, are the reason: it would refuse any lab of that size.
+    A MachineError where the machine is the reason, not the lab: its limits, or what its kernel lacks. LabImpossible
+    where other labs could be made.
     """
     error = KernelError(
         subject(operation), _attempted(operation), number, detail=detail, hint=hint or _hint(operation, number)
     )
-    if isinstance(operation, MakeNode) and number == errno.ENOSPC:
-        return MachineError(str(error))
+    for kind, errnos, machine_error in _OF_THE_MACHINE:
+        if isinstance(operation, kind) and number in errnos:
+            return machine_error(str(error))
     return error
 
 
@@ -106,6 +108,13 @@ def _hint(operation: Operation, number: int) -> str:
     return ""
 
 
+_OF_THE_MACHINE: tuple[tuple[type, tuple[int, ...], type[MachineError]], ...] = (
+    (MakeNode, (errno.ENOSPC, errno.EINVAL, errno.ENOSYS), MachineError),  # a limit; without CONFIG_NET_NS
+    (MakeLink, (errno.EOPNOTSUPP,), MachineError),  # no veth, without which there are no links
+    (MakeBridge, (errno.EOPNOTSUPP,), LabImpossible),
+    (AddAddress, (errno.EAFNOSUPPORT, errno.EOPNOTSUPP), LabImpossible),  # no IPv6: a lab without can be made
+)
+
 _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
     (MakeNode, (errno.EPERM,), "Making namespaces needs root, or a user namespace in which we are root."),
     (MakeNode, (errno.ENOSPC,), "This machine allows too few. Try: sudo sysctl user.max_net_namespaces=20000"),
@@ -120,7 +129,7 @@ _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
     (AddAddress, (errno.EEXIST,), "Is it given twice?"),
     (
         AddAddress,
-        (errno.EACCES, errno.EAFNOSUPPORT),
+        (errno.EACCES, errno.EAFNOSUPPORT, errno.EOPNOTSUPP),
         "Is IPv6 disabled there (net.ipv6.conf.*.disable_ipv6, ipv6.disable=1)?",
     ),
     (SetImpairment, (errno.ENODEV,), "Was the interface removed by hand? `labctl inspect` tells."),

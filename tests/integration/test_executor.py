@@ -11,7 +11,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from msgspec.structs import replace
 
-from labctl.errors import KernelError
+from labctl.errors import KernelError, LabImpossible, MachineError
+from labctl.kernel import rtnl
 from labctl.kernel.routing import KERNEL
 from labctl.kernel.sysctl import read_sysctl
 from labctl.lab.executor import NodeTable, execute
@@ -415,6 +416,24 @@ def test_a_table_closes_every_descriptor_and_may_be_closed_twice() -> None:
     nodes.close()
     assert os.stat("/proc/thread-self/ns/net").st_ino == home
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@inside
+@pytest.mark.parametrize(
+    ("kind", "expected", "told"),
+    [("veth", MachineError, "This kernel has no veth devices"), ("bridge", LabImpossible, "no bridge devices")],
+)
+def test_a_kind_of_device_that_the_kernel_lacks_is_the_machines_fault(
+    kind: str, expected: type[MachineError], told: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        encode = getattr(rtnl, f"encode_{kind}")
+        other = kind[:-1] + "x"  # a kind of the same length that no kernel has
+        patch.setattr(rtnl, f"encode_{kind}", lambda *at: encode(*at).replace(kind.encode(), other.encode()))
+        getattr(rtnl, f"_{kind}_template").cache_clear()
+        with pytest.raises(MachineError, match=told) as caught:
+            NetworkLab(*star(1))
+    assert (type(caught.value), caught.value.exit_status) == (expected, 3)
 
 
 @inside
