@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 
 from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno
 from labctl.kernel import mounts, processes, syscalls
-from labctl.lab.host_tree import furnish, make_run_directories, run_directories
+from labctl.lab import run_directories
+from labctl.lab.host_tree import furnish
 from labctl.lab.protocol import Failed, Pairs, decode, encode
+from labctl.lab.run_directories import RunDirectories
 from labctl.plan.operations import PlannedNode
 from labctl.topology.file_tree import HOSTS, RESOLV_CONF, PlacedFile
 
@@ -44,6 +46,7 @@ class Surroundings:
     rootless: bool  # the lab lives in a user namespace
     highest_uid: int  # 0 to it are the users that programs can run as; in a user namespace perhaps 0 alone
     highest_gid: int
+    run_directories: RunDirectories
     resolvers: str | None = None  # what hosts have in /etc/resolv.conf; None: RESOLVERS
 
 
@@ -79,6 +82,7 @@ class Host:
 
 def complete(host: Host, surroundings: Surroundings) -> Init:
     """Give the host its mount, UTS, IPC and PID namespaces and its init. KernelError names what the kernel refused."""
+    surroundings.run_directories.get()  # here and not in a child, to be found once for all hosts
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         try:
@@ -214,7 +218,7 @@ def _build(host: Host, surroundings: Surroundings) -> None:
     except OSError as error:
         raise KernelError(host.subject, "make its namespaces", error.errno or 0) from error
     mounts.make_root(surroundings.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
-    make_run_directories(run_directories())
+    run_directories.make(surroundings.run_directories.get())
     tree = host.node.tree
     resolvers = RESOLVERS if surroundings.resolvers is None else surroundings.resolvers
     if not tree.places(RESOLV_CONF) and not mounts.is_replaceable(RESOLV_CONF):

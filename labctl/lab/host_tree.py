@@ -1,4 +1,4 @@
-"""The file tree of one host: placed files, binds, private directories, and what belongs into every /run.
+"""The file tree of one host: placed files, binds and private directories.
 
 All of it happens in the host's own mount namespace, in its init, before the first program. Placed files lie
 on a tmpfs of the host's. Where a directory of the machine gets entries that it has not, an overlayfs joins the two, and
@@ -16,9 +16,6 @@ from dataclasses import dataclass, field
 from labctl.errors import KernelError
 from labctl.kernel import mounts
 from labctl.topology.file_tree import Bind, FileTree, PlacedFile, entries_of, lies_in
-
-TMPFILES = ("/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")  # first wins
-_NOT_MADE = ("/run/systemd", "/run/lab")  # programs take the first for a running systemd; the second is labctl's
 
 
 @dataclass(slots=True)
@@ -125,11 +122,12 @@ def _layer(building: _Building, directory: str) -> _Layer:
 def _make_alike(path: str, info: os.stat_result) -> None:
     """A new directory with the other one's owner, where the lab has an id for it, and mode."""
     os.mkdir(path)
-    _give(path, info.st_uid, info.st_gid)
+    give(path, info.st_uid, info.st_gid)
     os.chmod(path, stat.S_IMODE(info.st_mode))
 
 
-def _give(path: str, uid: int, gid: int) -> None:
+def give(path: str, uid: int, gid: int) -> None:
+    """Make them the owner; without an id for them the lab's root stays it."""
     with contextlib.suppress(OSError):  # an ordinary user's lab has few ids; what it has no id for stays root's
         os.chown(path, uid, gid, follow_symlinks=False)
 
@@ -146,7 +144,7 @@ def _make_private(building: _Building, path: str) -> None:
 
 
 def _place(building: _Building, file: PlacedFile) -> None:
-    owner = _ids(file.owner) if file.owner else None
+    owner = ids_of(file.owner) if file.owner else None
     if file.content is not None:
         _write(_located(building, file.path), file.content.encode(), 0o644 if file.mode is None else file.mode, owner)
         return
@@ -161,13 +159,13 @@ def _place(building: _Building, file: PlacedFile) -> None:
                 target = _located(building, path)
                 os.makedirs(target, exist_ok=True)
                 os.chmod(target, mode)
-                _give(target, *(owner or (0, 0)))
+                give(target, *(owner or (0, 0)))
         elif stat.S_ISLNK(info.st_mode):
             target = _located(building, path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(target)
             os.symlink(os.readlink(source), target)
-            _give(target, *(owner or (0, 0)))
+            give(target, *(owner or (0, 0)))
         else:
             with open(source, "rb") as stream:
                 _write(_located(building, path), stream.read(), mode, owner)
@@ -178,7 +176,7 @@ def _write(target: str, data: bytes, mode: int, owner: tuple[int, int] | None) -
         os.unlink(target)  # it may be a link to elsewhere
     with open(target, "xb") as file:
         file.write(data)
-    _give(target, *(owner or (0, 0)))
+    give(target, *(owner or (0, 0)))
     os.chmod(target, mode)
 
 
@@ -227,7 +225,7 @@ def _mirror(entry: os.DirEntry[str], target: str) -> None:
     mounts.bind(entry.path, target)
 
 
-def _ids(owner: str) -> tuple[int, int]:
+def ids_of(owner: str) -> tuple[int, int]:
     """The user's and the group's id, as this machine's databases have them. OSError for unknown names."""
     import grp
     import pwd
@@ -244,63 +242,6 @@ def _ids(owner: str) -> tuple[int, int]:
     except KeyError:
         raise OSError(0, f"this machine has no user or group `{owner}`") from None
     return uid, gid
-
-
-# -- /run ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RunDirectory:
-    """A directory that belongs into /run."""
-
-    path: str
-    mode: int
-    user: str
-    group: str
-
-
-def run_directories(places: Iterable[str] = TMPFILES) -> tuple[RunDirectory, ...]:
-    """What tmpfiles.d(5) has systemd make in /run: the `d` and `D` lines of installed packages, and /run/lock."""
-    files: dict[str, str] = {}
-    for place in places:
-        with contextlib.suppress(OSError):
-            for name in os.listdir(place):
-                if name.endswith(".conf"):
-                    files.setdefault(name, os.path.join(place, name))
-    found = {"/run/lock": RunDirectory("/run/lock", 0o1777, "root", "root")}
-    for name in sorted(files):
-        with contextlib.suppress(OSError, UnicodeDecodeError), open(files[name], encoding="utf-8") as lines:
-            for line in lines:
-                if directory := _directory(line.split()):
-                    found.setdefault(directory.path, directory)
-    return tuple(found.values())
-
-
-def _directory(words: list[str]) -> RunDirectory | None:
-    """The directory in /run that a line of tmpfiles.d(5) makes; None for all other lines."""
-    if len(words) < 2 or words[0].rstrip("!-+=~^$") not in ("d", "D"):
-        return None
-    path = os.path.normpath(words[1].replace("/var/run/", "/run/", 1) if words[1].startswith("/var/run/") else words[1])
-    if not path.startswith("/run/") or "%" in path or any(lies_in(path, place) for place in _NOT_MADE):
-        return None
-    mode, user, group = (*words[2:5], "-", "-", "-")[:3]
-    digits = mode.lstrip(":~")
-    return RunDirectory(
-        path,
-        int(digits, 8) if digits.isdigit() and set(digits) <= set("01234567") else 0o755,
-        "root" if user == "-" else user.lstrip(":"),
-        "root" if group == "-" else group.lstrip(":"),
-    )
-
-
-def make_run_directories(directories: Iterable[RunDirectory]) -> None:
-    """Make them in the calling process's /run; an owner that the lab has no id for is root."""
-    for one in directories:
-        with contextlib.suppress(OSError):
-            os.makedirs(one.path, exist_ok=True)
-            os.chmod(one.path, one.mode)
-            if (one.user, one.group) != ("root", "root"):
-                _give(one.path, *_ids(f"{one.user}:{one.group}"))
 
 
 @contextlib.contextmanager

@@ -76,6 +76,7 @@ from labctl.lab.protocol import (
     WhenGone,
 )
 from labctl.lab.roster import Roster
+from labctl.lab.run_directories import RunDirectories
 from labctl.lab.timers import Timers
 from labctl.lab.wishes import Wishes
 from labctl.plan.codec import changes_from_json, plan_from_json
@@ -637,6 +638,7 @@ def _build(channel: Channel, request: Open, rootless: bool, staying: Staying | N
         rootless=rootless,
         highest_uid=highest("uid"),
         highest_gid=highest("gid"),
+        run_directories=RunDirectories(),
         resolvers=outside.resolvers if outside is not None else None,
     )
     table = NodeTable()

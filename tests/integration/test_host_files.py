@@ -17,6 +17,7 @@ from labctl.cli.up import UpRequest, bring_up
 from labctl.errors import LabError
 from labctl.lab import registry
 from labctl.lab.handle import Lab
+from labctl.lab.run_directories import run_directories
 from labctl.observe import services
 from tests.integration.detached import name_of_lab
 from tests.integration.scenarios import fails, passes
@@ -187,11 +188,8 @@ def test_every_host_has_the_directories_in_run_that_packages_ask_for(tmp_path: P
     with opened(tmp_path, "hosts: {a: {}}\n") as lab:
         assert sh(lab, "a", "stat -c %a /run/lock /var/tmp") == "1777\n1777\n"
         sh(lab, "a", "touch /run/lock/lab-only /var/tmp/lab-only")
-        for config in Path("/usr/lib/tmpfiles.d").glob("*.conf"):
-            for line in config.read_text().splitlines():
-                words = line.split()
-                if len(words) > 1 and words[0] == "d" and words[1].startswith("/run/") and "systemd" not in words[1]:
-                    assert sh(lab, "a", f"test -d {words[1]} && echo yes") == "yes\n", line
+        for one in run_directories():
+            assert sh(lab, "a", f"test -d {one.path} && stat -c %a {one.path}") == f"{one.mode:o}\n"
     assert not Path("/run/lock/lab-only").exists()
     assert not Path("/var/tmp/lab-only").exists()
 

@@ -23,8 +23,8 @@ from labctl.errors import InputError, LabError
 from labctl.kernel.syscalls import CLONE_NEWNET
 from labctl.lab import registry
 from labctl.lab.handle import Lab
-from labctl.lab.host_tree import run_directories
 from labctl.lab.place import SOCKET
+from labctl.lab.run_directories import run_directories
 from tests.integration.detached import ROOT, becomes, name_of_lab, running
 from tests.labs import output, pair_plan, run, shell
 from tests.skips import for_root
