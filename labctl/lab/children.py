@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from labctl.errors import KernelError, LabError
+from labctl.errors import KernelError, LabError, LabImpossible
 from labctl.kernel import processes, syscalls
 from labctl.lab.host import (
     SHARED_DIRECTORY,
@@ -67,9 +67,9 @@ def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio:
                 os.dup2(stdio[0], 0)
         processes.keep_only(0, 1, 2, writing)
         processes.set_descriptor_limit(surroundings.descriptor_limit)
+        _enter_directory(host, surroundings, request.cwd)  # as sudo(8): the user may lack the right to enter it
         if user is not None:
             processes.become(*user)
-        _enter_directory(host, surroundings, request.cwd)
         processes.execute(host.subject, request.argv, environment)
 
     what = f"{host.subject}: {request.argv[0]}"
@@ -82,13 +82,13 @@ def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio:
 
 
 def _mapped(host: Host, surroundings: Surroundings, program: str, user: Identity) -> Identity:
-    """The identity, as far as the lab's user namespace has it. LabError when it has not that user or group."""
+    """The identity, as far as the lab's user namespace has it. LabImpossible when it has not that user or group."""
     uid, gid, groups = user
     if uid > surroundings.highest_uid or gid > surroundings.highest_gid:
         has = (
             "no user but its owner" if surroundings.highest_uid == 0 else f"users 0 to {surroundings.highest_uid} only"
         )
-        raise LabError(
+        raise LabImpossible(
             f"{host.subject}: cannot run {program} as user {uid}, group {gid}: the lab of an ordinary user lives in a "
             f"user namespace, and this one has {has}. `labctl doctor` shows how to get subordinate ids; or run as root."
         )

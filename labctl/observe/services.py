@@ -110,7 +110,13 @@ class _Commands:
         environment = dict(command.environment)
         try:
             self.process = self.lab.spawn(
-                self.node, argv, env=environment, cwd=command.directory, stdout=self.output, stderr=self.output
+                self.node,
+                argv,
+                env=environment,
+                cwd=command.directory,
+                user=command.user,
+                stdout=self.output,
+                stderr=self.output,
             )
         except (InputError, LabError) as error:
             raise LabError(f"exec of {self.node}: `{command}` cannot be started: {error}") from error
@@ -246,6 +252,7 @@ class _Start:
                 name=service.name,
                 env=dict(service.environment),
                 cwd=service.directory,
+                user=service.user,
                 restart=service.restart,
                 terminal=TERMINAL_SIZE if service.tty else None,
             )
@@ -288,8 +295,8 @@ class _Start:
         """One attempt after the other; a look never waits for one."""
         if one.probe is None:
             argv = (_located(command[0], one.service.directory), *command[1:])
-            environment = dict(one.service.environment)
-            one.probe = self.lab.spawn(one.node, argv, env=environment, cwd=one.service.directory)
+            environment, user = dict(one.service.environment), one.service.user
+            one.probe = self.lab.spawn(one.node, argv, env=environment, cwd=one.service.directory, user=user)
         status = one.probe.wait(0)
         if status is not None:
             _end(one)

@@ -18,7 +18,7 @@ def services_of(nodes: Iterable[PlannedNode]) -> dict[str, tuple[str, Service]]:
 
 def runs_alike(one: Service, other: Service) -> bool:
     """Whether a service need not be started again to be the other one: what only matters for its start aside."""
-    alike = ("argv", "directory", "environment", "restart", "tty")
+    alike = ("argv", "directory", "environment", "restart", "tty", "user")
     return all(getattr(one, name) == getattr(other, name) for name in alike)
 
 

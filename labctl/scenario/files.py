@@ -175,6 +175,7 @@ class ProgramBody(Shape):
     shell = optional(TEXT, "Instead of `run`: text for sh.")
     env = defaulted(MapOf(TEXT), {}, "Environment variables.")
     cwd = optional(TEXT, "Working directory, relative to the scenario's.")
+    user = optional(TEXT, "The user that it runs as: a name or number of this machine; by default root of the lab.")
     stdin = optional(TEXT, "What it reads on standard input.")
     tty = defaulted(FLAG, False, "Whether it writes to a terminal, so that C programs do not hold back their output.")
 
@@ -284,7 +285,7 @@ CONDITIONS = (
     "listening", "not_listening", "connection", "counters", "reachable", "unreachable", "route", "address", "file",
     "command", "shell", "running", "not_running", "output", "that",
 )  # fmt: skip
-_OF_A_COMMAND = ("exit", "stdout", "stderr", "env", "cwd", "save")
+_OF_A_COMMAND = ("exit", "stdout", "stderr", "env", "cwd", "user", "save")
 _ON_A_HOST = CONDITIONS[:11]  # those that look at a host
 
 
@@ -311,6 +312,7 @@ class ExpectBody(Shape):
     stderr = optional(A_TEXT, "What the command wrote on standard error.")
     env = defaulted(MapOf(TEXT), {}, "The command's environment variables.")
     cwd = optional(TEXT, "The command's working directory, relative to the scenario's.")
+    user = optional(TEXT, "The user that the command runs as: a name or number of this machine.")
     save = optional(Of(Save), "Variables that take what the command gave.")
     running = optional(TEXT, "A background program that runs.")
     not_running = optional(TEXT, "A background program that has ended.")

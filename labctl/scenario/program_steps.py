@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from labctl.errors import KernelError, describe_errno
+from labctl.errors import InputError, KernelError, describe_errno
 from labctl.scenario.describe import command_line, program_name
 from labctl.scenario.endpoints import parse_listening
 from labctl.scenario.last_look import kernel_state
@@ -228,6 +228,7 @@ def _launch(
         stdin=getattr(body, "stdin", None),
         where=at.step.where,
         tty=getattr(body, "tty", False),
+        user=body.user,
     )
     return _spawn(at, command, line=line)
 
@@ -237,7 +238,7 @@ def _spawn(
 ) -> tuple[Program, LineWatch | None]:
     try:
         return at.run.programs.launch(command, stdout=stdout, line=line)
-    except KernelError as error:
+    except (InputError, KernelError) as error:  # InputError: this machine has no such user
         raise StepFailed(str(error)) from error
 
 
@@ -303,7 +304,7 @@ def _succeeds(at: StepRun, program: Program, argv: list[str]) -> bool:
     argv[0] = located(argv[0], at.run.scenario.directory) or argv[0]
     command = Command(
         program.command.host, f"{program.command.name}-ready", argv, program.command.env, program.command.cwd, None,
-        at.step.where,
+        at.step.where, program.command.user,
     )  # fmt: skip
     probe, _ = _spawn(at, command)
     probe.is_in_a_result = True  # of no interest to anybody

@@ -114,7 +114,15 @@ def watched(lab: Lab, plan: Plan, condition: threading.Condition) -> Iterator[tu
 def _command(node: str, service: Planned) -> Command:
     env = dict(service.environment)
     return Command(
-        node, service.name, service.argv, env, service.directory, None, "the topology's services", tty=service.tty
+        node,
+        service.name,
+        service.argv,
+        env,
+        service.directory,
+        None,
+        "the topology's services",
+        tty=service.tty,
+        user=service.user,
     )
 
 

@@ -140,6 +140,7 @@ class ProgramFile(Shape):
     shell = optional(_NAME, "Instead of `run`: text for sh.")
     env = defaulted(_VALUES, {}, "Environment variables.")
     cwd = optional(STRICT_TEXT, "Where it runs, relative to the file's directory.")
+    user = optional(TEXT, "The user that it runs as: a name or number of this machine; by default root of the lab.")
 
     RULES = (ExactlyOne("run", "shell"),)
 

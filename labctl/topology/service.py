@@ -45,6 +45,7 @@ class Command:
     directory: str  # absolute: where it runs
     environment: tuple[tuple[str, str], ...] = ()
     within_s: float = COMMAND_WITHIN_S  # how long it may take
+    user: str | None = None  # a name or number of this machine; None: root of the lab
 
     def __str__(self) -> str:
         import shlex
@@ -65,3 +66,4 @@ class Service:
     restart: Restart = Restart.NO
     after: tuple[str, ...] = ()
     tty: bool = False  # whether it writes to a terminal
+    user: str | None = None  # as of Command

@@ -55,6 +55,7 @@ def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) ->
         restart=model.restart,
         after=tuple(model.after),
         tty=model.tty,
+        user=model.user,
     )
 
 
@@ -64,7 +65,7 @@ def commands_of(models: Iterable[CommandFile], place: Place, mistakes: Mistakes)
     for model in models:
         directory, argv, environment = _program(model, Place(place.document, model.at_path), mistakes)
         within_s = COMMAND_WITHIN_S if model.within is None else model.within
-        found.append(Command(argv, directory, environment, within_s))
+        found.append(Command(argv, directory, environment, within_s, model.user))
     written = place.document.tree(place.path).data
     return () if isinstance(written, list) and len(written) != len(found) else tuple(found)
 
@@ -83,6 +84,8 @@ def _program(
     for path, text in (*((("run", number), word) for number, word in enumerate(argv)), (("cwd",), model.cwd or "")):
         if "\0" in text:
             mistakes.add(place.at("shell") if model.shell else place.at(*path), "a zero byte cannot be in it")
+    if model.user is not None and (not model.user or "\0" in model.user):
+        mistakes.add(place.at("user"), "the user's name is empty, or has a zero byte in it")
     for key, value in model.env.items():
         if not key or "=" in key or "\0" in f"{key}{value}":
             mistakes.add(place.at("env", key), f"`{key}` cannot be the name of an environment variable", key=True)

@@ -40,8 +40,8 @@ hosts:
     limits: {pids: 100, memory: 256MiB, cpu: 50%}
     expose: ["8080:80", {machine: 8081, port: 81, protocol: tcp}]
     services:
-      web: {run: [sleep, 9], env: {A: 1}, cwd: ., ready: {file: /run/x}, within: 5s, restart: on-failure, after: [db]}
-      db: {shell: sleep 9, ready: {listening: tcp/5432}}
+      web: {run: [sleep, 9], env: {A: 1}, cwd: ., user: 3, ready: {file: /run/x}, within: 5s, restart: always}
+      db: {shell: sleep 9, ready: {listening: tcp/5432}, after: [log]}
       log: {shell: sleep 9, ready: {line: ready}, env: {}, tty: true}
       queue: {shell: sleep 9, ready: {command: ["true"]}}
   client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s}]}
@@ -72,7 +72,7 @@ variables: {n: 3, text: abc}
 steps:
   - server: getpid()
   - {calls: {on: client, process: other, do: getpid()}, name: calls, within: 1s}
-  - run: {on: client, run: [sh, -c, "true"], env: {A: 1}, cwd: /, stdin: x, save: {stdout: out, exit: status}}
+  - run: {on: client, run: [sh, -c, "true"], env: {A: 1}, cwd: /, user: 3, stdin: x, save: {stdout: out, exit: status}}
   - run: {on: client, shell: "true", expect: {exit: {at_least: 0}, stdout: {contains: [x], matches: y}, stderr: x}}
   - start: {on: server, shell: sleep 9, name: web, ready: {line: ready}, tty: true}
   - stop: web
@@ -89,7 +89,7 @@ steps:
   - expect: {on: server, file: {path: /tmp/x, equals: x, not_contains: y}}
   - expect: {on: client, route: {to: default, via: server}, address: 10.0.0.1, file: {path: /tmp/x, exists: true}}
   - expect: {running: web, not_running: web, output: {process: web, stdout: {json: {a: 1}}}, that: "$n == 3"}
-  - expect: {on: client, command: ["true"], exit: 0, stdout: {contains: x}, stderr: "", env: {A: 1}, cwd: /}
+  - expect: {on: client, command: ["true"], exit: 0, stdout: {contains: x}, stderr: "", env: {A: 1}, cwd: /, user: 0}
   - expect: {on: client, shell: "true", save: {stdout: out}}
   - link: {down: [client, server]}
   - link: {up: [client, server], which: 1}
