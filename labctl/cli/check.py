@@ -52,13 +52,13 @@ def _validated(path: Path, *, strict: bool) -> str:
     if kind is Kind.SCENARIO:
         from labctl.scenario import load
 
-        loaded = load(path)
+        loaded = load(path, routes=False)
         steps = sum(1 for _ in loaded.walk())
         return f"scenario, {_count(steps, 'step')} on {_count(len(loaded.topology.hosts), 'host')}"
     if kind is Kind.TOPOLOGY:
         from labctl import topology
 
-        made = topology.load(path)
+        made = topology.load(path, routes=False)
         return f"topology, {_count(len(made.nodes), 'node')}, {_count(len(made.links), 'link')}"
     if strict:
         raise InputError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 _SUFFIXES = (".yaml", ".yml")
-_LARGEST_GLANCE = 1 << 20  # bytes; a larger file is left to the reader of documents, which has a limit of its own
+_LARGEST_GLANCE = 4 << 20  # bytes; larger files are left to the reader of documents, which refuses them
 _SCENARIO_KEYS = {"steps", "topology", "requires", "within", "timeout", "variables"}
 _TOPOLOGY_KEYS = {"hosts", "routers", "switches", "networks", "links", "include", "addresses", "ipv4_pool", "ipv6_pool"}
 _NEAR = 0.78  # `stesp` and `hots` are mistyped, `services` is somebody else's key
@@ -31,8 +31,9 @@ class Kind(Enum):
 
 def kind_of(path: Path) -> Kind:
     """What the file is; DocumentError when it cannot be read or is no YAML."""
-    if _at_a_glance_a_scenario(path):
-        return Kind.SCENARIO  # without parsing: most files of a run are scenarios and will be parsed anyway
+    glanced = _at_a_glance(path)
+    if glanced is not None:
+        return glanced  # without parsing: most files will be parsed anyway
     from labctl import documents
 
     data = documents.read(path).data
@@ -50,16 +51,18 @@ def kind_of(path: Path) -> Kind:
     return Kind.NEITHER
 
 
-def _at_a_glance_a_scenario(path: Path) -> bool:
-    """Whether it certainly is one; devices and pipes, which may have no end, are left to the reader of documents."""
-    from labctl.scenario.discovery import has_steps
+def _at_a_glance(path: Path) -> Kind | None:
+    """What the file certainly is; None where it must be parsed, or read by somebody who reports why it cannot be."""
+    from labctl.documents.document import read_bytes
+    from labctl.scenario.discovery import has_hosts, has_steps
 
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST_GLANCE:
-            return False
-        return has_steps(path.read_bytes())
-    except OSError:  # told by the reader of documents, in its own words
-        return False
+        content = read_bytes(path, _LARGEST_GLANCE)
+    except (OSError, ValueError):
+        return None
+    if has_steps(content):
+        return Kind.SCENARIO
+    return Kind.TOPOLOGY if has_hosts(content) and len(content) <= _LARGEST_GLANCE else None
 
 
 def files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path], list[Path], list[InputError]]:

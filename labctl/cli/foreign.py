@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labctl.cli.find import Kind, kind_of
+from labctl.documents.document import read_bytes
 from labctl.errors import InputError
 
 _GLANCE_BYTES = 1 << 18
@@ -69,7 +68,7 @@ def recognise(path: Path) -> Foreign | None:
         return _GRAPH
     if _GML.match(text):
         return _GRAPH
-    return _by_keys(_data(path))
+    return _by_keys(_data(path)) if len(text) < _GLANCE_BYTES else None
 
 
 def _by_keys(data: Any) -> Foreign | None:
@@ -99,18 +98,14 @@ def _data(path: Path) -> Any:
     from labctl import documents
 
     try:
-        return documents.read(path).data
-    except InputError:
+        return documents.parse(read_bytes(path).decode("utf-8-sig"), str(path)).data
+    except (InputError, OSError, ValueError):
         return None
 
 
 def _glance(path: Path) -> str | None:
     """The beginning of a regular file; None for anything else."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return read_bytes(path, _GLANCE_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError):
         return None
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
-        return file.read(_GLANCE_BYTES).decode("utf-8", "replace")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +22,18 @@ SIZE_LIMIT_BYTES = 4 << 20
 _TOO_LARGE = f"the file is too large: at most {SIZE_LIMIT_BYTES >> 20} MiB are read"
 
 KeyPath = tuple[str | int, ...]
+
+# A key of the top level of a topology or a scenario that is rarely one of another program's file.
+_LABCTL_KEY = re.compile(
+    rb"^[ \t]*(?:\{[ \t]*)?[\"']?(?:hosts|routers|switches|networks|links|include|topology|steps)[\"']?[ \t]*:",
+    re.MULTILINE,
+)
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
 
 _BLOCK_HEADER = re.compile(r"[|>][-+0-9]*[ \t]*(?:#.*)?$")
 
@@ -104,6 +119,15 @@ class Document:
         return tree, key_position
 
     def _in_block(self, tree: Tree, line: int, column: int) -> Position:
+        header, indent = self._blocks.get(tree.start) or self._blocks.setdefault(tree.start, self._block(tree))
+        return Position(header + 1 + line, indent + column + 1)
+
+    @cached_property
+    def _blocks(self) -> dict[Position, tuple[int, int]]:
+        return {}
+
+    def _block(self, tree: Tree) -> tuple[int, int]:
+        """The line that a block scalar's indicator stands on, and how far its text is indented."""
         source = self._lines
         header = tree.start.line
         while header < tree.end.line and not _BLOCK_HEADER.search(source[header - 1]):
@@ -114,7 +138,7 @@ class Document:
             if value and header + number < len(source):
                 indent = len(source[header + number]) - len(value)
                 break
-        return Position(header + 1 + line, indent + column + 1)
+        return header, indent
 
 
 def parse(text: str, file: str) -> Document:
@@ -128,12 +152,15 @@ def parse(text: str, file: str) -> Document:
     return Document(file, text, tree if tree is not None else Tree(None, Position(1, 1), Position(1, 1)))
 
 
-def read(path: Path, *, file: str | None = None) -> Document:
-    """The document in that file; mistakes are attributed to `file`, by default the path. Raises DocumentError."""
+def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -> Document:
+    """The document in that file; mistakes are attributed to `file`, by default the path. Raises DocumentError.
+
+    Mistakes show lines of the file. So a file that neither lies below the working directory (or `named_in`, the
+    directory of the file that names it) nor has a key of labctl's at the beginning of a line is refused unread.
+    """
     shown = str(path) if file is None else file
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(SIZE_LIMIT_BYTES + 1)
+        raw = read_bytes(path)
     except FileNotFoundError as error:
         raise DocumentError([Diagnostic(shown, None, "there is no such file", _near_files(path))]) from error
     except IsADirectoryError as error:
@@ -143,6 +170,11 @@ def read(path: Path, *, file: str | None = None) -> Document:
         raise DocumentError([Diagnostic(shown, None, f"the file cannot be read: {reason}")]) from error
     if len(raw) > SIZE_LIMIT_BYTES:
         raise DocumentError([Diagnostic(shown, None, _TOO_LARGE)])
+    if not (_LABCTL_KEY.search(raw) or is_below(path, named_in or Path()) or is_below(path, Path())):
+        reason = (
+            "this is no file of labctl's: no line begins with a key such as `hosts`, `links`, `topology` or `steps`"
+        )
+        raise DocumentError([Diagnostic(shown, None, reason)])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -151,6 +183,32 @@ def read(path: Path, *, file: str | None = None) -> Document:
         message = f"the file is not UTF-8: the byte 0x{raw[error.start]:02x} is not part of a character"
         raise DocumentError([Diagnostic(shown, position, message, "save the file in the UTF-8 encoding")]) from error
     return parse(text, shown)
+
+
+def read_bytes(path: Path, limit_bytes: int = SIZE_LIMIT_BYTES) -> bytes:
+    """What is in a regular file, but for what exceeds the limit by more than a byte. Never waits. OSError, ValueError.
+
+    Files that have no size, as below /proc, are taken for empty: reading some of them waits or has effects.
+    """
+    _require_regular(os.stat(path))  # first of all: opening a device may have effects
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        _require_regular(status)
+        return stream.read(limit_bytes + 1) if status.st_size else b""
+
+
+def is_below(path: Path, directory: Path) -> bool:
+    """Whether the file lies in the directory or below it, wherever symbolic links lead."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+
+
+def _require_regular(status: os.stat_result) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'a special file')}, not a regular file")
 
 
 def _near_files(path: Path) -> str:

@@ -65,7 +65,7 @@ class Problem:
 
 def is_template(value: object) -> bool:
     """Whether `value` is a text with `${name}` in it: it gets its meaning only when the step is run."""
-    return isinstance(value, str) and _TEMPLATE_FORM.search(value) is not None
+    return isinstance(value, str) and "${" in value and _TEMPLATE_FORM.search(value) is not None
 
 
 class Unusable(Exception):
@@ -152,7 +152,7 @@ class Parsed:
             try:
                 self._parse(text)
             except ValueError as error:
-                hint = error.hint if isinstance(error, Mistake) else ""
+                hint = error.what_to_try if isinstance(error, Mistake) else ""
                 raise at.wrong(path, str(error), hint, in_schema=False) from error
         return text
 
@@ -374,7 +374,7 @@ class Of(Generic[S]):
         if value is None and self._or_nothing:
             return self._shape({}, path)
         if self._otherwise is not None and not isinstance(value, dict):
-            raise at.wrong(path, str(self._otherwise), self._otherwise.hint)
+            raise at.wrong(path, str(self._otherwise), self._otherwise.what_to_try)
         return self._shape.read(value, at, path)
 
     def schema(self, into: Schemas) -> Schema:
@@ -417,7 +417,7 @@ class TextOr(Generic[T]):
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return PlacedText(str(value), path)
         if not isinstance(value, dict):
-            raise at.wrong(path, str(self._otherwise), self._otherwise.hint)
+            raise at.wrong(path, str(self._otherwise), self._otherwise.what_to_try)
         return self._long.read(value, at, path)
 
     def schema(self, into: Schemas) -> Schema:
@@ -648,6 +648,19 @@ class Shape:
 
 TEXT = Text()
 STRICT_TEXT = Text(strict=True)
+
+
+def _check_regex(text: str) -> None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        at = f" at character {error.pos + 1}" if error.pos is not None else ""
+        raise ValueError(f"not a regular expression: {error.msg}{at}") from error
+    except (OverflowError, RecursionError) as error:
+        raise ValueError("not a regular expression that can be used: it is nested, or repeats, too much") from error
+
+
+REGEX = Parsed(_check_regex)
 
 
 def _given(name: str) -> Schema:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 
 from labctl.errors import InputError
 
 # What libyaml counts as the end of a line (YAML 1.1, section 5.4), so that its line numbers and ours agree.
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 SHOWN_LIMIT = 100  # mistakes that are printed
+LOOKED_AT_LIMIT = 1000  # mistakes in `${...}` of a file whose places are worked out
+_LONGEST_MESSAGE = 400  # characters
 COMPARED_LIMIT = 500  # words that a misspelt one is compared with
 _SHOWN_COLUMNS = 110
 _LONGEST_VALUE = 60
@@ -20,6 +21,11 @@ _LONGEST_VALUE = 60
 
 # What to try: worked out only for the mistakes that are printed, since looking for a near miss takes long.
 Hint = str | Callable[[], str]
+
+
+def worked_out(hint: Hint) -> str:
+    """The hint as text."""
+    return hint if isinstance(hint, str) else hint()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,9 +42,14 @@ class Position:
 class Mistake(ValueError):
     """What a validator raises to say what is wrong and, separately, what to try."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: Hint = "") -> None:
         super().__init__(message)
-        self.hint = hint
+        self.what_to_try = hint
+
+    @property
+    def hint(self) -> str:
+        """What to try, or ""."""
+        return worked_out(self.what_to_try)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +69,18 @@ class Diagnostic:
     @property
     def hint(self) -> str:
         """What to try, or ""."""
-        return self.what_to_try if isinstance(self.what_to_try, str) else self.what_to_try()
+        return worked_out(self.what_to_try)
 
     def render(self, source: str | None = None) -> str:
         """`file:line:col: message`, the line with a caret below the column, and the hint."""
         where = self.file if self.position is None else f"{self.file}:{self.position}"
-        lines = [f"{where}: {self.message}"]
+        lines = [f"{where}: {_shortened(self.message)}"]
         if self.position is not None:
             text = self.source_line if source is None else line_of(source, self.position.line)
             if text.strip():
                 lines += _pointed_at(text, self.position.column)
         if hint := self.hint:
-            lines.append(f"  {hint}")
+            lines.append(f"  {_shortened(hint)}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -115,9 +126,21 @@ def suggest(word: str, allowed: Iterable[str], *, near_only: bool = False) -> st
     return f"allowed: {shown}" + (f" and {len(choices) - 24} more" if len(choices) > 24 else "")
 
 
-def suggestion(word: str, allowed: Iterable[str], *, near_only: bool = False) -> Hint:
-    """`suggest`, when it is needed; `allowed` must not be an iterator."""
-    return partial(suggest, word, allowed, near_only=near_only)
+@dataclass(frozen=True, slots=True)
+class _Suggestion:
+    """`suggest`, when it is needed; equal for equal words, so that mistakes can be told apart."""
+
+    word: str
+    allowed: Collection[str] = field(compare=False)
+    near_only: bool = False
+
+    def __call__(self) -> str:
+        return suggest(self.word, self.allowed, near_only=self.near_only)
+
+
+def suggestion(word: str, allowed: Collection[str], *, near_only: bool = False) -> Hint:
+    """The hint that `suggest` gives, worked out when it is printed."""
+    return _Suggestion(word, allowed, near_only)
 
 
 def _worth_comparing(word: str, choices: list[str]) -> list[str]:
@@ -147,6 +170,13 @@ def describe(value: object) -> str:
             return "a mapping"
         case _:
             return type(value).__name__
+
+
+def _shortened(text: str) -> str:
+    """The text without its middle when it is long: a file's words may be in it."""
+    if len(text) <= 2 * _LONGEST_MESSAGE:
+        return text
+    return f"{text[:_LONGEST_MESSAGE]} ... {text[-_LONGEST_MESSAGE:]}"
 
 
 def line_of(text: str, line: int) -> str:

@@ -46,10 +46,20 @@ def collect(path: Path, parent: pytest.Collector, *, by_name: bool) -> ScenarioF
     if not by_name:
         folders = parent.config.getini("labctl_scenarios")
         wanted = parent.session.isinitpath(path) or any(path.is_relative_to(folder) for folder in folders)
-        if not wanted or not has_steps(path.read_bytes()):
+        if not wanted or not has_steps(_content(path)):
             return None
     collector: ScenarioFile = ScenarioFile.from_parent(parent, path=path)
     return collector
+
+
+def _content(path: Path) -> bytes:
+    """What is in the file; nothing where it cannot be read."""
+    from labctl.documents.document import read_bytes
+
+    try:
+        return read_bytes(path)
+    except OSError:
+        return b""
 
 
 class ScenarioFile(pytest.File):

@@ -30,11 +30,14 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, *, topology: str | Path | Topology | None = None) -> Scenario:
-    """The checked scenario of a file; `topology` (a shape or a path) replaces its own. DocumentError, InputError."""
+def load(path: str | Path, *, topology: str | Path | Topology | None = None, routes: bool = True) -> Scenario:
+    """The checked scenario of a file; `topology` (a shape or a path) replaces its own. DocumentError, InputError.
+
+    Without `routes` it is only for looking at: static routes are left out.
+    """
     from labctl.scenario import loading
 
-    return loading.load(path, topology=topology)
+    return loading.load(path, topology=topology, routes=routes)
 
 
 def run_scenario(

@@ -63,7 +63,7 @@ class ScriptChecker:
 
     def _diagnostic(self, problem: Problem, path: KeyPath) -> Diagnostic:
         position = self._document.position_in_text(path, problem.line, problem.column)
-        return self._document.diagnostic_at(position, problem.message, problem.hint)
+        return self._document.diagnostic_at(position, problem.message, problem.what_to_try)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ class StepReader:
         self._programs.on_nodes(node.tree for node in topology.nodes if node.tree) if topology else None
         self._any_order = 0  # how many `repeat` and `parallel` are open
         self._scripts = callsteps.ScriptChecker(document, topology)
+        self._unknown_counters = 0
         self._counters: Counters | None = None  # this machine's, once a step names one
 
     def read(self, data: list[Any], path: KeyPath) -> tuple[Step, ...]:
@@ -390,11 +391,12 @@ class StepReader:
 
         if self._counters is None:
             self._counters = counters_here()
-        if self._counters is None:
+        if self._counters is None or self._unknown_counters > SHOWN_LIMIT:
             return
         try:
             self._counters.resolve(name)
         except UnknownCounter as error:
+            self._unknown_counters += 1
             if not unmet(self._requires):
                 self._wrong(path, f"{error.problem} in this kernel", error.hint, key=True)
 
@@ -485,14 +487,16 @@ class StepReader:
         if name in self._processes_anywhere:
             self._wrong(path, f"`{name}` is started only later in the file", "move this step below its `start`")
             return
-        started = sorted(other for other in self._processes_anywhere if not is_template(other))
         several = [service for service in self._services if service.endswith(f"/{name}")]
         if several:
             self._wrong(path, f"several nodes have a service `{name}`", f"say which: {', '.join(several)}")
             return
-        hint = suggestion(name, started) if started else "no step starts a background program: add a `start` step"
         what = "a background program, and no node has a service," if self._services else "a background program"
-        self._wrong(path, f"no step starts {what} called `{name}`", hint)
+        self._wrong(path, f"no step starts {what} called `{name}`", partial(self._process_hint, name))
+
+    def _process_hint(self, name: str) -> str:
+        started = sorted(other for other in self._processes_anywhere if not is_template(other))
+        return suggest(name, started) if started else "no step starts a background program: add a `start` step"
 
     def _signalled(self, name: str, path: KeyPath) -> None:
         host, slash, _ = name.partition("/")

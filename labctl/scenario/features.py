@@ -114,6 +114,8 @@ def unmet(requires: Requirements) -> str:
     if requires.root and (reason := _root()):
         reasons.append(f"needs root: {reason}")
     for name in requires.features:
+        if name not in FEATURES:
+            continue  # a mistake of the file, which is reported by itself
         reason = FEATURES[name]()
         if reason:
             reasons.append(f"needs {name}: {reason}")

@@ -10,6 +10,7 @@ from functools import partial
 from types import MappingProxyType
 
 from labctl.documents.shapes import (
+    REGEX,
     STRICT_TEXT,
     TEXT,
     Anything,
@@ -31,7 +32,7 @@ from labctl.documents.shapes import (
     optional,
     required,
 )
-from labctl.documents.source import Mistake, suggest
+from labctl.documents.source import Mistake, suggestion
 from labctl.plan.droprule import Direction, DropProtocol
 from labctl.scenario.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
 from labctl.scenario.kinds import StepKind
@@ -52,15 +53,7 @@ def signal_number(name: str) -> int:
         return int(signal.Signals[f"SIG{word}"])
     except KeyError:
         known = [number.name.removeprefix("SIG") for number in signal.Signals]
-        raise Mistake(f"`{name}` is not a signal", suggest(word, known)) from None
-
-
-def _check_regex(text: str) -> None:
-    try:
-        re.compile(text)
-    except re.error as error:
-        at = f" at character {error.pos + 1}" if error.pos is not None else ""
-        raise ValueError(f"not a regular expression: {error.msg}{at}") from error
+        raise Mistake(f"`{name}` is not a signal", suggestion(word, known)) from None
 
 
 def _check_prefix(text: str) -> None:
@@ -82,7 +75,6 @@ def _check_mode(text: str) -> None:
 
 
 NUMBER = Whole()
-REGEX = Parsed(_check_regex)
 LOCAL = Parsed(parse_listening)
 END = Parsed(parse_endpoint)
 SIGNAL = Parsed(signal_number)

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 
-def load(path: str | Path, *, topology: str | Path | Topology | None = None) -> Scenario:
+def load(path: str | Path, *, topology: str | Path | Topology | None = None, routes: bool = True) -> Scenario:
     """The scenario in the file at `path`, checked.
 
     `topology` replaces the file's own: a shape, a path relative to the working directory, or a resolved one (a running
-    lab's). Raises DocumentError with every mistake in the file and in the topology that it names;
-    InputError when `topology` itself is wrong.
+    lab's). Without `routes`, the topology has no static routes (`topology.load`). Raises DocumentError with every
+    mistake in the file and in the topology that it names; InputError when `topology` itself is wrong.
     """
     from labctl.documents import DocumentError, read
 
-    scenario, diagnostics = checked(read(Path(path)), topology)
+    scenario, diagnostics = checked(read(Path(path)), topology, routes=routes)
     if scenario is None:
         raise DocumentError(diagnostics)
     return scenario
 
 
 def checked(
-    document: Document, topology: str | Path | Topology | None = None
+    document: Document, topology: str | Path | Topology | None = None, *, routes: bool = True
 ) -> tuple[Scenario | None, list[Diagnostic]]:
     """The scenario that the document has, or None and every mistake; `topology` replaces the document's own."""
     from labctl.documents.shapes import Reading, Unusable
@@ -47,7 +47,7 @@ def checked(
         header = None  # why is among the problems
     diagnostics = [document.problem(one) for one in reading.problems]
     data = document.data if isinstance(document.data, dict) else {}
-    resolved, wrong = _topology(document, data, path.parent, topology)
+    resolved, wrong = _topology(document, data, path.parent, topology, routes)
     diagnostics += wrong
     data = _with_addresses(document, data, resolved, diagnostics)
     requires = _requirements(document, header, diagnostics)
@@ -81,16 +81,18 @@ def _with_addresses(
     """The file's data with `${h2.ipv4}` and the like replaced in its steps and variables; wrong ones are noted."""
     if "${" not in document.text:
         return data
-    from labctl.documents.source import Mistake
+    from labctl.documents.source import LOOKED_AT_LIMIT, Mistake
     from labctl.topology.address_variables import AddressVariables, may_have_references
 
     if not may_have_references(document.text):
         return data
 
     def wrong(path: KeyPath, text: str, offset: int, mistake: Mistake) -> None:
+        if len(diagnostics) > LOOKED_AT_LIMIT:
+            return
         line = text.count("\n", 0, offset)
         position = document.position_in_text(path, line, offset - (text.rfind("\n", 0, offset) + 1))
-        diagnostics.append(document.diagnostic_at(position, str(mistake), mistake.hint))
+        diagnostics.append(document.diagnostic_at(position, str(mistake), mistake.what_to_try))
 
     addresses = AddressVariables(topology)
     parts: dict[str, Any] = {
@@ -100,24 +102,24 @@ def _with_addresses(
 
 
 def _topology(
-    document: Document, data: dict[str, Any], directory: Path, override: str | Path | Topology | None
+    document: Document, data: dict[str, Any], directory: Path, override: str | Path | Topology | None, routes: bool
 ) -> tuple[Topology | None, list[Diagnostic]]:
     from labctl import topology
     from labctl.documents import DocumentError
     from labctl.errors import InputError
 
     if override is not None:
-        return topology.load(override) if isinstance(override, str | Path) else override, []
+        return topology.load(override, routes=routes) if isinstance(override, str | Path) else override, []
     if "topology" not in data:
         return None, []  # the missing key is told with the header
     wanted = data["topology"]
     if isinstance(wanted, dict):
-        return topology.resolve_inline(document, ("topology",), directory)
+        return topology.resolve_inline(document, ("topology",), directory, routes=routes)
     if not isinstance(wanted, str):
         problem = "a topology is a shape (pair, star:3), a path relative to this file, or a mapping"
         return None, [document.diagnostic(("topology",), problem, in_schema=True)]
     try:
-        return topology.load(wanted, base=directory), []
+        return topology.load(wanted, base=directory, routes=routes), []
     except DocumentError as error:
         # Its own file's mistakes stand for themselves; one without a place is about the name given here.
         return None, [

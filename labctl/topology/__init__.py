@@ -21,9 +21,10 @@ def is_shape(text: str) -> bool:
     return is_shape(text)
 
 
-def load(source: str | Path, *, base: Path | None = None) -> Topology:
+def load(source: str | Path, *, base: Path | None = None, routes: bool = True) -> Topology:
     """The topology of a file or a shape (`pair`, `star:10`); a relative path starts at `base`, else where we are.
 
+    Without `routes`, static routes are left out: they take long to find in large topologies, and cannot be wrong.
     Raises DocumentError with every mistake of the file, or InputError when a shape is not written as it should be.
     """
     import os
@@ -35,17 +36,19 @@ def load(source: str | Path, *, base: Path | None = None) -> Topology:
 
     path = Path(source) if base is None else base / source
     if isinstance(source, str) and is_shape(source) and not os.path.isfile(path):
-        return resolve(from_shape(source))[0]
+        return resolve(from_shape(source), routes=routes)[0]
     if isinstance(source, str) and source.isalpha() and not os.path.exists(path):
         return resolve(from_shape(source))[0]  # raises, and names the shapes
-    document = read(path)
-    topology, diagnostics = resolve_inline(document, (), path.parent)
+    document = read(path, named_in=base)
+    topology, diagnostics = resolve_inline(document, (), path.parent, routes=routes)
     if diagnostics or topology is None:
         raise DocumentError(diagnostics)
     return topology
 
 
-def resolve_inline(document: Document, path: KeyPath, base: Path) -> tuple[Topology | None, list[Diagnostic]]:
+def resolve_inline(
+    document: Document, path: KeyPath, base: Path, *, routes: bool = True
+) -> tuple[Topology | None, list[Diagnostic]]:
     """The topology written at that path of the document, and every mistake in it; includes are relative to `base`.
 
     With mistakes, the topology has what is right, for checks of what refers to it; None when nothing could be made.
@@ -59,5 +62,5 @@ def resolve_inline(document: Document, path: KeyPath, base: Path) -> tuple[Topol
     draft, diagnostics = draft_of(document, path, base, Path(document.file).stem)
     if draft is None:
         return None, list(in_file_order(diagnostics))
-    topology, more = resolve(draft)
+    topology, more = resolve(draft, routes=routes)
     return topology, list(in_file_order([*diagnostics, *more]))

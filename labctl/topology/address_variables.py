@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from labctl.documents.source import Mistake, suggest
+from labctl.documents.source import LOOKED_AT_LIMIT, Mistake, suggest
 from labctl.names import name_key
 from labctl.topology.draft import Mistakes, Place
 from labctl.topology.linklocal import link_local
@@ -30,6 +31,7 @@ ATTRIBUTES = MappingProxyType(
         "mac": "02:00:00:00:00:01",
     }
 )
+NAME_LIMIT = 200  # characters: more than a node, an interface and an attribute can have together
 SELF = "self"  # in a topology file: the node whose text it is
 
 _REFERENCE = re.compile(r"(\$?)\$\{([^{}\n]*\.[^{}\n]*)\}")
@@ -66,6 +68,8 @@ class AddressVariables:
     def owns(self, name: str, own_node: Node | None = None) -> bool:
         """Whether `name` is meant as an address variable, be it right or wrong."""
         rest, _, attribute = name.rpartition(".")
+        if len(name) > NAME_LIMIT:
+            return False
         if attribute in ATTRIBUTES:
             return True
         return any(self._node(node, own_node) is not None for node, _ in _splits(f"{rest}.{attribute}"))
@@ -148,8 +152,10 @@ class AddressVariables:
                                suggest(attribute, ATTRIBUTES))  # fmt: skip
             return Mistake(f"{node.name} has no interface `{ifname[:40]}`", suggest(ifname, names))
         name = rest.partition(".")[0] if "." in rest else rest
-        hint = suggest(name, [node.name for node in self._nodes.values()])
-        return Mistake(f"there is no node `{name[:40]}`", hint)
+        return Mistake(f"there is no node `{name[:40]}`", partial(self._near_node, name))
+
+    def _near_node(self, name: str) -> str:
+        return suggest(name, [node.name for node in self._nodes.values()])
 
 
 def with_addresses(topology: Topology, places: Mapping[str, Place | None], mistakes: Mistakes) -> Topology:
@@ -161,13 +167,13 @@ def with_addresses(topology: Topology, places: Mapping[str, Place | None], mista
         def put_in(text: str, *path: str | int) -> str:
             def wrong(offset: int, mistake: Mistake) -> None:
                 at = place.at(*path)
-                if (at, offset) in told:
+                if (at, offset) in told or len(told) > LOOKED_AT_LIMIT:
                     return
                 told.add((at, offset))
                 line = text.count("\n", 0, offset)
                 column = offset - (text.rfind("\n", 0, offset) + 1)
                 position = place.document.position_in_text(at.path, line, column)
-                mistakes.diagnostics.append(place.document.diagnostic_at(position, str(mistake), mistake.hint))
+                mistakes.diagnostics.append(place.document.diagnostic_at(position, str(mistake), mistake.what_to_try))
 
             return variables.put_in(text, wrong, node, unescape=True) if may_have_references(text) else text
 
@@ -191,6 +197,8 @@ def _with_texts(node: Node, put_in: Callable[..., str]) -> Node:
         return tuple(put_in(word, *path, "run", index) for index, word in enumerate(argv))
 
     def pairs(values: tuple[tuple[str, str], ...], *path: str | int) -> tuple[tuple[str, str], ...]:
+        if not any(may_have_references(value) for _, value in values):
+            return values  # shared by all nodes of a group
         return tuple((key, put_in(value, *path, key)) for key, value in values)
 
     def ready(wanted: Readiness, *path: str | int) -> Readiness:

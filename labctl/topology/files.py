@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from labctl.documents.shapes import (
+    REGEX,
     STRICT_TEXT,
     TEXT,
     Duration,
@@ -126,7 +127,7 @@ class ReadyFile(Shape):
     """How a service shows that it is ready: one of these."""
 
     listening = optional(STRICT_TEXT, "A socket that listens: tcp/8000, udp/53, unix//run/x.sock.")
-    line = optional(STRICT_TEXT, "A regular expression that a line of its output matches.")
+    line = optional(REGEX, "A regular expression that a line of its output matches.")
     file = optional(STRICT_TEXT, "A file that exists on the node.")
     command = optional(_COMMAND, "A command that succeeds on the node.")
 

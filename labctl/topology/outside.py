@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
 from labctl.documents import Document
@@ -54,21 +54,30 @@ def limits_of(model: LimitsFile | None, place: Place, mistakes: Mistakes) -> Lim
 
 def check_exposures(nodes: Iterable[DraftNode], mistakes: Mistakes) -> None:
     """Ports of the machine that would lead to two hosts."""
-    taken: dict[tuple[Transport, int], list[tuple[Exposure, DraftNode]]] = {}
+    taken: dict[tuple[Transport, int], dict[Address | None, tuple[Exposure, DraftNode]]] = {}
     for node in nodes:
         for exposure in node.exposures:
-            others = taken.setdefault((exposure.transport, exposure.machine_port), [])
-            for other, owner in others:
-                if _overlap(exposure.address, other.address):
-                    group = owner.place == node.place and owner is not node
-                    where = (
-                        f" (see {owner.place.describe(key=True)})" if owner.place and owner.place != node.place else ""
-                    )
-                    message = f"the machine's port {exposure.machine}/{exposure.transport} is exposed twice{where}"
-                    hint = "nodes of a group cannot share a port; name them one by one" if group else ""
-                    mistakes.add(node.place.at("expose") if node.place else None, message, hint)
-                    break
-            others.append((exposure, node))
+            others = taken.setdefault((exposure.transport, exposure.machine_port), {})
+            found = others.get(exposure.address) or _overlapping(exposure.address, others)
+            if found is None:
+                others[exposure.address] = (exposure, node)
+                continue
+            owner = found[1]
+            group = owner.place == node.place and owner is not node
+            where = f" (see {owner.place.describe(key=True)})" if owner.place and owner.place != node.place else ""
+            message = f"the machine's port {exposure.machine}/{exposure.transport} is exposed twice{where}"
+            hint = "nodes of a group cannot share a port; name them one by one" if group else ""
+            mistakes.add(node.place.at("expose") if node.place else None, message, hint)
+
+
+def _overlapping(
+    address: Address | None, others: Mapping[Address | None, tuple[Exposure, DraftNode]]
+) -> tuple[Exposure, DraftNode] | None:
+    """Another address that stands for this one, too: no address, or that of all interfaces."""
+    if address is None or address.is_unspecified:
+        return next((found for other, found in others.items() if _overlap(address, other)), None)
+    every = ip_address(bytes(address.max_prefixlen // 8))
+    return others.get(every) or (others.get(None) if address.is_loopback else None)
 
 
 def _overlap(one: Address | None, other: Address | None) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from labctl.documents import Diagnostic, Document, DocumentError, KeyPath, read, suggest
+from labctl.documents.document import is_below
 from labctl.documents.shapes import Reading, Unusable
 from labctl.documents.source import suggestion
 from labctl.names import interface_name_problem, name_key, node_name_problem
@@ -36,7 +37,9 @@ from labctl.topology.outside import check_exposures, exposures_of, limits_of
 from labctl.topology.services import commands_of, ordered, services_of
 from labctl.topology.written import parse_address, parse_mac, parse_pool, parse_prefix
 
-NODES_LIMIT, LINKS_LIMIT = 10_000, 50_000
+NODES_LIMIT, LINKS_LIMIT, SERVICES_LIMIT = 10_000, 50_000, 10_000
+INCLUDES_LIMIT, INCLUDE_DEPTH_LIMIT = 1000, 32
+INCLUDE_DIRS = "LABCTL_INCLUDE_DIRS"  # directories that files may be included from, separated by `:`
 _FAMILIES = {Addresses.DUAL: tuple(Family), Addresses.IPV4: (Family.IPV4,), Addresses.IPV6: (Family.IPV6,)}
 _NO_VALUES: Mapping[str, int] = MappingProxyType({})
 _SYSCTL = re.compile(r"net(?:\.[A-Za-z0-9_/-]+)+")
@@ -52,6 +55,9 @@ class _Read:
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by name_key; a single node is a group of one
     links: list[DraftLink] = field(default_factory=list)
     parts: list[tuple[TopologyFile, Document]] = field(default_factory=list)
+    services: int = 0
+    too_many_nodes: bool = False
+    too_many_links: bool = False
 
 
 def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[Draft | None, list[Diagnostic]]:
@@ -61,11 +67,13 @@ def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[
     if main is None:
         return None, gathered.more
     origin = Path(document.file).resolve()
-    _include(gathered, main, document, base, (origin,), {origin})
+    _include(gathered, main, document, base, base, (origin,), {origin})
     for model, own in gathered.parts:
         _Names(gathered, model, own).take()
     for model, own in gathered.parts:
         _Links(gathered, model, own).take()
+    if gathered.too_many_nodes or gathered.too_many_links:
+        return None, gathered.more + gathered.mistakes.diagnostics
     check_exposures(gathered.nodes.values(), gathered.mistakes)
     gathered.nodes = ordered(gathered.nodes, gathered.groups, gathered.mistakes)
     pools = _pools(main, document, gathered.mistakes)
@@ -92,10 +100,14 @@ def _include(
     model: TopologyFile,
     document: Document,
     base: Path,
+    root: Path,
     chain: tuple[Path, ...],
     seen: set[Path],
 ) -> None:
-    """Read what the file includes, depth first, then note the file itself; a file is taken once."""
+    """Read what the file includes, depth first, then note the file itself; a file is taken once.
+
+    Names are relative to `base`, the file's own directory; `root` is that of the file that all others are included by.
+    """
     for written in model.include:
         place, text = Place(document, written.at_path), written.text
         target = base / text
@@ -109,9 +121,18 @@ def _include(
             continue
         if resolved in seen:
             continue
+        if not _may_be_included(resolved, root):
+            hint = f"to allow it, set {INCLUDE_DIRS} to a directory that it lies in"
+            message = f"cannot include `{_short(text)}`: it lies outside the directory of {Path(document.file).name}"
+            gathered.mistakes.add(place, message, hint)
+            continue
+        if len(chain) > INCLUDE_DEPTH_LIMIT or len(seen) > INCLUDES_LIMIT:
+            few = f"at most {INCLUDES_LIMIT} files, nested at most {INCLUDE_DEPTH_LIMIT} deep"
+            gathered.mistakes.add(place, f"cannot include `{_short(text)}`: {few}, are read")
+            break
         seen.add(resolved)
         try:
-            included = read(target)
+            included = read(target, named_in=root)
         except DocumentError as error:
             if all(diagnostic.position is None for diagnostic in error.diagnostics):
                 first = error.diagnostics[0]
@@ -121,8 +142,14 @@ def _include(
             continue
         part = _file(gathered, included)
         if part is not None:
-            _include(gathered, part, included, target.parent, (*chain, resolved), seen)
+            _include(gathered, part, included, target.parent, root, (*chain, resolved), seen)
     gathered.parts.append((model, document))
+
+
+def _may_be_included(path: Path, root: Path) -> bool:
+    """Whether the file lies below `root`, or where the user allows files to be included from."""
+    allowed = [Path(one) for one in os.environ.get(INCLUDE_DIRS, "").split(os.pathsep) if one]
+    return any(is_below(path, directory) for directory in (root, *allowed))
 
 
 def _pools(main: TopologyFile, document: Document, mistakes: Mistakes) -> tuple[IPv4Network, IPv6Network]:
@@ -147,6 +174,8 @@ class _Names:
 
     def take(self) -> None:
         for name, host in self.model.hosts.items():
+            if self.gathered.too_many_nodes:
+                return
             self.group(name, NodeKind.HOST, host, host.count, host.environment, host)
         for name, router in self.model.routers.items():
             self.group(name, NodeKind.ROUTER, router, router.count, router.environment, router)
@@ -185,11 +214,16 @@ class _Names:
         if name_key(name) in self.gathered.groups:
             self.twice(name, place)
             return
+        self.gathered.services += len(services) * len(names)
+        if self.gathered.services > SERVICES_LIMIT >= self.gathered.services - len(services) * len(names):
+            self.mistakes.add(place, f"there are more than {SERVICES_LIMIT} services", key=True)
+        if self.gathered.services > SERVICES_LIMIT:
+            services = ()
         self.gathered.groups[name_key(name)] = names
+        if len(self.gathered.nodes) + len(names) > NODES_LIMIT:
+            self.too_many(place)
+            return
         for single in names:
-            if len(self.gathered.nodes) >= NODES_LIMIT:
-                self.mistakes.add(place, f"there are more than {NODES_LIMIT} nodes", key=True)
-                return
             self.node(
                 DraftNode(
                     single,
@@ -221,8 +255,17 @@ class _Names:
         self.gathered.groups[name_key(name)] = (name,)
         self.node(DraftNode(name, NodeKind.SWITCH, ipv4=ipv4, ipv6=ipv6, place=place))
 
+    def too_many(self, place: Place) -> None:
+        if not self.gathered.too_many_nodes:
+            self.mistakes.add(place, f"there are more than {NODES_LIMIT} nodes", key=True)
+        self.gathered.too_many_nodes = True
+
     def node(self, node: DraftNode) -> None:
         key = name_key(node.name)
+        if len(self.gathered.nodes) >= NODES_LIMIT:
+            assert node.place is not None
+            self.too_many(node.place)
+            return
         if key in self.gathered.nodes:
             assert node.place is not None
             self.twice(node.name, node.place)
@@ -292,33 +335,36 @@ class _Links:
         mtu = network.mtu or self.model.mtu
         mtu_place = Place(self.document, (*network.at_path, "mtu")) if network.mtu else default
         for member in network.members:
+            if not self.room_for(len(self.names(member)), Place(self.document, member.at_path)):
+                return
             for end in self.ends(member):
                 if switch is None:
                     continue
                 if end.node == switch.name:
                     self.mistakes.add(end.place, f"the network {name} cannot be a member of itself")
                     continue
-                self.add(DraftLink(end, DraftEnd(switch.name), mtu, mtu_place, place=end.place))
+                self.gathered.links.append(DraftLink(end, DraftEnd(switch.name), mtu, mtu_place, place=end.place))
 
     def link(self, link: LinkFile, default: Place) -> None:
         place = Place(self.document, link.at_path)
         ipv4 = parse_prefix(link.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
         ipv6 = parse_prefix(link.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
         common = self.written(link, place)
-        first, second = (self.ends(end, common, place) for end in link.ends)
-        for a in first:
-            for b in second:
+        ours, theirs = (self.names(end) for end in link.ends)
+        if len(ours) * len(theirs) > 1 and (both := set(ours).intersection(theirs)):
+            first = next(name for name in ours if name in both)
+            self.mistakes.add(place, f"the link would join {first} to itself", "name the nodes one by one")
+            return
+        if not self.room_for(len(ours) * len(theirs), place):
+            return
+        first_ends, second_ends = (self.ends(end, common, place) for end in link.ends)
+        for a in first_ends:
+            for b in second_ends:
                 if a.node == b.node:
-                    if len(first) == 1 and len(second) == 1:
-                        self.mistakes.add(
-                            b.place, f"the link joins {a.node} to itself", "a link has two different nodes"
-                        )
-                    else:
-                        self.mistakes.add(place, f"the link would join {a.node} to itself", "name the nodes one by one")
+                    self.mistakes.add(b.place, f"the link joins {a.node} to itself", "a link has two different nodes")
                     return
                 mtu, mtu_place = self.mtu(link, (a, b), default)
-                if not self.add(DraftLink(a, b, mtu, mtu_place, ipv4, ipv6, place)):
-                    return
+                self.gathered.links.append(DraftLink(a, b, mtu, mtu_place, ipv4, ipv6, place))
 
     def mtu(self, link: LinkFile, ends: tuple[DraftEnd, DraftEnd], default: Place) -> tuple[int, Place]:
         """The link's own MTU, else that of a network that it leads to, else the file's."""
@@ -331,12 +377,18 @@ class _Links:
                     return network.mtu, Place(document, (*network.at_path, "mtu"))
         return self.model.mtu, default
 
-    def add(self, link: DraftLink) -> bool:
-        if len(self.gathered.links) >= LINKS_LIMIT:
-            self.mistakes.add(link.place, f"there are more than {LINKS_LIMIT} links")
-            return False
-        self.gathered.links.append(link)
-        return True
+    def room_for(self, count: int, place: Place) -> bool:
+        """Whether there may be so many links more; reported once, before any of them is made."""
+        if len(self.gathered.links) + count <= LINKS_LIMIT:
+            return True
+        if not self.gathered.too_many_links:
+            self.mistakes.add(place, f"there are more than {LINKS_LIMIT} links")
+        self.gathered.too_many_links = True
+        return False
+
+    def names(self, end: EndFile) -> tuple[str, ...]:
+        """The nodes that the end stands for: all of a group. Empty when there is no such node."""
+        return self.gathered.groups.get(name_key(end.node), ())
 
     def written(self, model: ImpairedFile, place: Place) -> dict[str, int]:
         """The delay and the like that are written there, by key."""
@@ -364,11 +416,10 @@ class _Links:
     def ends(self, end: EndFile, common: Mapping[str, int] = _NO_VALUES, link: Place | None = None) -> list[DraftEnd]:
         """The ends that this one stands for: a group's name stands for all its nodes."""
         place = Place(self.document, end.at_path)
-        names = self.gathered.groups.get(name_key(end.node))
-        if names is None:
+        names = self.names(end)
+        if not names:
             hint = suggestion(end.node, self.known_names)
             self.mistakes.add(place.at("node"), f"there is no node `{_short(end.node)}`", hint)
-            names = ()
         mac = parse_mac(end.mac, place.at("mac"), self.mistakes) if end.mac is not None else ""
         ipv4 = parse_address(end.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
         ipv6 = parse_address(end.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)

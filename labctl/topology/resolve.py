@@ -8,10 +8,11 @@ from labctl.topology.addressing import give_addresses
 from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place
 from labctl.topology.interfaces import label_ends
 from labctl.topology.model import Endpoint, Interface, Link, Node, NodeKind, Route, Topology
-from labctl.topology.routing import Port, Station, find_routes
+from labctl.topology.routing import Port, Routes, Station, find_routes
 from labctl.topology.segments import Segment, closing_links, segments
 
 IPV6_MTU_MIN = 1280  # RFC 8200, section 5; below it Linux has no IPv6 on an interface
+ROUTES_LIMIT = 5_000_000  # of all routers; each takes about 200 bytes here and as many in the kernel
 PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is not given out (net/bridge/br_private.h)
 
 # A new namespace takes IPv4 settings over from the machine's own (net.core.devconf_inherit_init_net in
@@ -29,8 +30,11 @@ _FAR = (  # where some way is too long for the usual TTL
 _SWITCH = (("net.ipv6.conf.all.disable_ipv6", "1"),)  # a switch has no addresses, and is made faster without
 
 
-def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
-    """The topology, and everything that is wrong with the draft; what is wrong is left out of the topology."""
+def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagnostic]]:
+    """The topology, and everything that is wrong with the draft; what is wrong is left out of the topology.
+
+    Without `routes`, static routes are left out: they take long to find in large topologies, and cannot be wrong.
+    """
     mistakes = Mistakes()
     parts = segments(draft)
     check_ports(draft, mistakes)
@@ -62,12 +66,18 @@ def resolve(draft: Draft) -> tuple[Topology, list[Diagnostic]]:
         for node in draft.nodes
         if node.kind is not NodeKind.SWITCH
     ]
-    found = find_routes(stations, addressing.prefixes)
-    routes = dict(zip((station.name for station in stations), found.of_stations, strict=True))
+    automatic = sum(node.automatic_routes for node in draft.nodes if node.kind is NodeKind.ROUTER)
+    found = Routes(((),) * len(stations), 0)
+    if automatic * len(addressing.prefixes) > ROUTES_LIMIT:
+        message = f"{automatic} routers need routes to {len(addressing.prefixes)} prefixes, which is too many routes"
+        mistakes.add(draft.place, message, "fewer routers, larger networks, `addresses: ipv4`, or `routes: none`")
+    else:
+        found = find_routes(stations, addressing.prefixes, at_most=_LARGEST_TTL, keep=routes)
+    of_stations = dict(zip((station.name for station in stations), found.of_stations, strict=True))
     check_distance(draft, found.most_routers, mistakes)
     far = found.most_routers >= _USUAL_TTL
     nodes = tuple(
-        _node(node, interfaces[node.name], routes.get(node.name, ()) if node.automatic_routes else (), far)
+        _node(node, interfaces[node.name], of_stations.get(node.name, ()) if node.automatic_routes else (), far)
         for node in draft.nodes
     )
     topology = Topology(draft.name, nodes, tuple(links), draft.source)

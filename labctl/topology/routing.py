@@ -87,8 +87,14 @@ class Routes:
     most_routers: int  # on the way of a packet, by these routes
 
 
-def find_routes(stations: list[Station], prefixes: dict[tuple[int, Family], Prefix]) -> Routes:
-    """Find the shortest paths from every station to every prefix."""
+def find_routes(
+    stations: list[Station], prefixes: dict[tuple[int, Family], Prefix], *, at_most: int, keep: bool = True
+) -> Routes:
+    """Find the shortest paths from every station to every prefix.
+
+    Ends as soon as a way has `at_most` routers, without routes. Without `keep` there are no routes either, and
+    `most_routers` is only sure to be below `at_most` when it should be: that takes far less time.
+    """
     routes: list[list[Route]] = [[] for _ in stations]
     most_routers = 0
     outside = max((segment for segment, _ in prefixes), default=0) + 1
@@ -99,11 +105,20 @@ def find_routes(stations: list[Station], prefixes: dict[tuple[int, Family], Pref
         reach = map_of(stations, family)
         reach.members[outside] = outlets
         found: list[list[Route]] = [[] for _ in stations]
+        near: set[int] = set()  # segments that have no way of `at_most` routers to them
         for (segment, of), prefix in sorted(prefixes.items(), key=lambda one: one[0][0]):
-            if of is family:
-                for index, hop in hops_to(segment, reach).items():
-                    most_routers = max(most_routers, hop.routers)
+            if of is not family or segment in near:
+                continue
+            hops = hops_to(segment, reach)
+            farthest = max((hop.routers for hop in hops.values()), default=0)
+            most_routers = max(most_routers, farthest)
+            if most_routers >= at_most:
+                return Routes(((),) * len(stations), most_routers)
+            if keep:
+                for index, hop in hops.items():
                     found[index].append(Route(prefix, hop.gateway, hop.ifname))
+            elif 2 * farthest + 2 < at_most:  # any two of these can meet by way of this segment
+                near.update(other for index in hops for other, _ in reach.ports[index])
         for index, station in enumerate(stations):
             routes[index] += _as_default(station, found[index], family)
     return Routes(tuple(tuple(of_station) for of_station in routes), most_routers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -100,14 +99,8 @@ def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness 
         except ValueError as error:
             mistakes.add(place.at("listening"), str(error))
             return None
-    if model.line is not None:
-        try:
-            re.compile(model.line)
-        except re.error as error:
-            mistakes.add(place.at("line"), f"`{model.line}` is not a regular expression: {error}")
-            return None
-        if not model.line:
-            mistakes.add(place.at("line"), "an empty expression matches every line")
+    if model.line == "":
+        mistakes.add(place.at("line"), "an empty expression matches every line")
     if model.file is not None and (not model.file.startswith("/") or "\0" in model.file):
         mistakes.add(place.at("file"), f"`{model.file}` is not an absolute path", "write for example /run/web.pid")
     command = tuple(model.command or ())

@@ -28,6 +28,10 @@ VARIABLES = (
         "LABCTL_STATE_DIR",
         "Where running labs are kept, instead of /run/labctl (root) or $XDG_RUNTIME_DIR/labctl. Mode 0700, yours.",
     ),
+    Variable(
+        "LABCTL_INCLUDE_DIRS",
+        "Directories, separated by colons, that topology files may include files from, beside their own.",
+    ),
     Variable("_LABCTL_COMPLETE", "Set by the completion scripts when they ask for words; nothing for people."),
     Variable("COLUMNS", "The width of reports where standard output is no terminal; else 80."),
     Variable("NO_COLOR", "No colours, whatever its value."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from labctl.lab.socket_constants import CONSTANTS, ERRNOS
 from labctl.scenario.calls.signatures import ADDRESS_ATTRIBUTES, SIGNATURES, Kind, Known, Signature, Wants
@@ -39,6 +39,9 @@ from labctl.scenario.calls.syntax import (
     Variable,
 )
 from labctl.scenario.calls.values import ValueChecker, constant, constants_in, may_fail
+
+if TYPE_CHECKING:
+    from labctl.documents.source import Hint
 
 _INET = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^\[\]:]*)):(?P<port>[^:]*)\Z")
 _ERRNO_LIKE = re.compile(r"E[A-Z0-9]{2,}\Z")
@@ -108,16 +111,17 @@ def check_expression(expression: Expression, context: CheckContext) -> tuple[Pro
     return tuple(checker.problems)
 
 
-def _suggest(word: str, allowed: Iterable[str]) -> str:
-    from labctl.documents.source import suggest
+def _suggest(word: str, allowed: Iterable[str]) -> Hint:
+    from labctl.documents.source import suggestion
 
-    return suggest(word, sorted(allowed))
+    return suggestion(word, sorted(allowed))
 
 
-def _near(word: str, allowed: Iterable[str]) -> str:
+def _near(word: str, allowed: Iterable[str]) -> Hint:
     """The near miss alone: a list of everything allowed would be of no help here."""
-    hint = _suggest(word, allowed)
-    return hint if hint.startswith("did you mean") else ""
+    from labctl.documents.source import suggestion
+
+    return suggestion(word, sorted(allowed), near_only=True)
 
 
 class _Checker:
@@ -133,7 +137,7 @@ class _Checker:
         self.problems: list[Problem] = []
         self.values = ValueChecker(self.known, self.names, context.hosts)
 
-    def wrong(self, span: Span, message: str, hint: str = "") -> None:
+    def wrong(self, span: Span, message: str, hint: Hint = "") -> None:
         self.problems.append(Problem(span, message, hint))
 
     # statements
@@ -539,8 +543,8 @@ class _Checker:
         elif kind is not Kind.ADDRESS and expression.name not in ADDRESS_ATTRIBUTES:
             return Known()  # a member of a structure: which one it is shows at the run
         elif expression.name not in ADDRESS_ATTRIBUTES:
-            hint = _suggest(expression.name, ADDRESS_ATTRIBUTES)
-            self.wrong(expression.span, f"an address has no `.{expression.name}`", hint)
+            suggestion = _suggest(expression.name, ADDRESS_ATTRIBUTES)
+            self.wrong(expression.span, f"an address has no `.{expression.name}`", suggestion)
         return Known(ADDRESS_ATTRIBUTES.get(expression.name, Kind.UNKNOWN))
 
 

@@ -6,7 +6,10 @@ labctl loads them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from labctl.documents.source import Hint
 
 
 class Span(NamedTuple):
@@ -18,11 +21,16 @@ class Span(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A mistake in the text; `hint` says what to try, "" when there is nothing to say."""
+    """A mistake in the text, and what to try."""
 
     span: Span
     message: str
-    hint: str = ""
+    what_to_try: Hint = ""
+
+    @property
+    def hint(self) -> str:
+        """What to try, or ""."""
+        return self.what_to_try if isinstance(self.what_to_try, str) else self.what_to_try()
 
     @property
     def line(self) -> int:
