@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
-from labctl.errors import LabctlError, describe_errno
+from labctl.errors import InputError, LabctlError, describe_errno
 
 if TYPE_CHECKING:
     from labctl.lab.starting import Boot
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 EXIT_BUG = 4
 EXIT_LABCTL = 125  # of `exec` and `shell`, whose other statuses are the program's own; as env(1) and docker have it
 _COMPLETING = "_LABCTL_COMPLETE"
+_WITH_COMMANDS = ("exec", "shell", "start")
+_EMPTY_WORD = 'labctl: a word of the command line is empty ("").'
 _WITHOUT_TYPER = {"exec": "exec_command", "shell": "shell", "start": "start_stop", "ps": "ps"}
 
 
@@ -69,6 +71,7 @@ def _status_of_command() -> int:
     if sys.argv[1:2] == ["help"]:  # as git and docker have it: `labctl help run`
         sys.argv[1:] = [*sys.argv[2:3], "--help"]
     try:
+        _check_words(sys.argv[1:])
         if len(sys.argv) > 1 and (status := _without_typer(sys.argv[1], sys.argv[2:])) is not None:
             return status
         if sys.argv[1:2] == ["run"] and not {"-h", "--help", "--lab"} & set(sys.argv):
@@ -100,6 +103,9 @@ def _status_of_command() -> int:
         if _is_short_of_descriptors(error):
             status = report_bug(error)
             return EXIT_LABCTL if sys.argv[1:2] in (["exec"], ["shell"]) else status
+        if error.filename is not None:
+            complain(f"labctl: cannot use {error.filename}: {describe_errno(error.errno or 0)}.")
+            return EXIT_BUG
         complain(f"labctl: cannot write its help: {describe_errno(error.errno or 0)}.")
         return EXIT_BUG
     except LabctlError as error:
@@ -111,6 +117,24 @@ def _status_of_command() -> int:
         if boot is not None:
             boot.close()  # idempotent: for commands that did not get as far as a lab
     return 0
+
+
+def _check_words(words: list[str]) -> None:
+    """InputError for a word or an option's value that is empty: it names nothing, and would pass for not given.
+
+    What comes after `--`, and the words of a command to run, are not labctl's.
+    """
+    if (words[:1] and words[0] in _WITH_COMMANDS) or _COMPLETING in os.environ:
+        return  # `labctl.cli.words` reads these
+    before = ""
+    for word in words:
+        if word == "--":
+            return
+        option, joined, value = word.partition("=")
+        if not word or (option.startswith("--") and joined and not value):
+            what = option or (before if before.startswith("-") else "")
+            raise InputError(f"labctl {words[0]}: {what} needs a value that is not empty." if what else _EMPTY_WORD)
+        before = word
 
 
 def _without_typer(name: str, words: list[str]) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
 
 from labctl.cli import shipped
 from labctl.cli.find import Kind, unknown
-from labctl.errors import InputError, LabError, describe_errno
+from labctl.errors import InputError, LabctlError, LabError, describe_errno
 from labctl.report.screen import Ink, Screen, standard_output
 from labctl.report.text import cells, pad, wrap
 
@@ -68,7 +69,7 @@ def copy_example(name: str, directory: Path) -> int:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / each).write_bytes(content)
         except OSError as error:
-            raise InputError(f"{directory / each}: cannot write: {describe_errno(error.errno or 0)}.") from error
+            raise cannot_write(directory / each, error) from error
         standard_output().line(f"wrote {directory / each}")
     return 0
 
@@ -99,6 +100,13 @@ def _table(screen: Screen, title: str, rows: dict[str, str], width: int) -> None
     screen.write(lines)
 
 
+def cannot_write(path: object, error: OSError) -> LabctlError:
+    """The error to raise: InputError where another path may do, LabError where the disk is full or broken."""
+    number = error.errno or 0
+    kind = LabError if number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE) else InputError
+    return kind(f"{path}: cannot write: {describe_errno(number)}.")
+
+
 def write_starter(directory: Path) -> int:
     """Writes the starter files into `directory`, which is made when needed. InputError when one is there already."""
     templates = Path(__file__).resolve().parent.parent / "starter"
@@ -115,7 +123,7 @@ def write_starter(directory: Path) -> int:
             with (directory / name).open("x", encoding="utf-8") as file:
                 file.write((templates / name).read_text("utf-8"))
     except OSError as error:
-        raise InputError(f"{error.filename or directory}: cannot write: {describe_errno(error.errno or 0)}.") from error
+        raise cannot_write(error.filename or directory, error) from error
     screen = standard_output()
     for name in _STARTER:
         screen.line(f"wrote {directory / name}")

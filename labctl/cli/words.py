@@ -87,7 +87,11 @@ def read(command_name: str, words: Sequence[str], options: Mapping[str, Option])
             if not left:
                 raise InputError(f"labctl {command_name}: {word} needs a {options[key].value}. {usage}")
             value = left.pop(0)
+        if options[key].value and not value:
+            raise InputError(f"labctl {command_name}: {word} needs a {options[key].value} that is not empty.")
         values[key] = (*values.get(key, ()), value or "")
+    if node == "":
+        raise InputError(f"labctl {command_name}: NODE is empty. {usage}")
     if node is None:
         lab = values.get("lab")
         raise NodeMissing(f"labctl {command_name}: no NODE is given. {usage}", lab[-1] if lab else None)

@@ -87,7 +87,8 @@ def view_of(visible_paths: Iterable[str], hidden_paths: Iterable[str] = ()) -> V
 
 def make_private() -> None:
     """No mount of this mount namespace propagates to the machine, nor the machine's to it."""
-    with _failing_as("mount namespace", "make mounts private"):
+    hint = "Is this a chroot whose root directory is no mount? Try: mount --bind DIR DIR before chroot DIR"
+    with _failing_as("mount namespace", "make mounts private", hint):
         mount_syscall("none", "/", flags=MS_REC | MS_PRIVATE)
 
 

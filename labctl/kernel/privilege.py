@@ -30,6 +30,9 @@ LAB_NAMESPACES = (
 )
 
 
+IN_CHROOT = "This process is in a chroot whose root directory is no mount. Try: mount --bind DIR DIR before chroot DIR"
+
+
 class Stage(Enum):
     """What was refused; the value is the phrase for it."""
 
@@ -49,6 +52,9 @@ class Readings:
     max_net_namespaces: int | None = None  # user.max_net_namespaces
     max_pid_namespaces: int | None = None
     max_mnt_namespaces: int | None = None
+    max_uts_namespaces: int | None = None
+    max_ipc_namespaces: int | None = None
+    is_in_chroot: bool = False  # whose root directory is no mount
     seccomp: bool = False  # a system call filter is on this process (containers, sandboxes)
     container: bool = False
     selinux_userns: bool = False  # SELinux is enforcing
@@ -63,19 +69,23 @@ def diagnose(readings: Readings, stage: Stage, number: int) -> str:
 
 def _remedy(readings: Readings, stage: Stage, number: int) -> str:
     if number in (errno.ENOSPC, errno.EUSERS):
-        for name in ("user", "net", "pid", "mnt"):
-            if getattr(readings, f"max_{name}_namespaces") == 0:
-                return f"They are switched off. Try: sudo sysctl user.max_{name}_namespaces=10000"
+        limits = {f"user.max_{kind}_namespaces": getattr(readings, f"max_{kind}_namespaces") for kind in _KINDS}
+        known = {setting: limit for setting, limit in limits.items() if limit is not None}
+        smallest = min(known, key=lambda setting: known[setting], default="user.max_net_namespaces")
+        if known.get(smallest) == 0:
+            return f"They are switched off. Try: sudo sysctl {smallest}=10000"
         if number == errno.EUSERS:
             return "User namespaces are nested too deeply (the kernel allows 32)."
         return (
             "A limit on namespaces is reached. Compare `sysctl -a --pattern 'user.max_.*_namespaces'` with what runs, "
-            "and try: sudo sysctl user.max_net_namespaces=20000"
+            f"and try: sudo sysctl {smallest}=20000"
         )
     if number == errno.EINVAL:
         return "This kernel was built without these namespaces (CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_PID_NS)."
     if number == errno.ENOSYS:
         return "unshare(2) is not to be had here: a sandbox or an emulator hides it."
+    if readings.is_in_chroot:
+        return IN_CHROOT
     if readings.max_user_namespaces == 0:
         return "User namespaces are switched off. Try: sudo sysctl user.max_user_namespaces=10000, or run as root."
     if readings.euid != 0 and readings.unprivileged_userns_clone == 0:
@@ -216,6 +226,7 @@ def read_machine(euid: int) -> Readings:
         euid=euid,
         **sysctl,
         seccomp=_status_field("Seccomp") not in ("", "0"),
+        is_in_chroot=_is_in_chroot(),
         container=os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"),
         selinux_userns=_read_int("/sys/fs/selinux/enforce") == 1,
     )
@@ -228,7 +239,10 @@ _SYSCTLS = (
     ("max_net_namespaces", "/proc/sys/user/max_net_namespaces"),
     ("max_pid_namespaces", "/proc/sys/user/max_pid_namespaces"),
     ("max_mnt_namespaces", "/proc/sys/user/max_mnt_namespaces"),
+    ("max_uts_namespaces", "/proc/sys/user/max_uts_namespaces"),
+    ("max_ipc_namespaces", "/proc/sys/user/max_ipc_namespaces"),
 )
+_KINDS = ("user", "net", "pid", "mnt", "uts", "ipc")
 
 
 def _read_int(path: str) -> int | None:
@@ -240,12 +254,24 @@ def _read_int(path: str) -> int | None:
 
 
 def _status_field(name: str) -> str:
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            key, _, value = line.partition(":")
-            if key == name:
-                return value.strip()
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key == name:
+                    return value.strip()
+    except FileNotFoundError as error:
+        raise MachineError("machine: cannot read /proc: it is not mounted. Try: mount -t proc proc /proc") from error
     return ""
+
+
+def _is_in_chroot() -> bool:
+    """Whether the root directory is no mount, which unshare(2) and mount(2) refuse with EPERM and EINVAL."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return not any(line.split()[4] == "/" for line in file)
+    except (OSError, IndexError):
+        return False
 
 
 def _write(path: str, content: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -97,8 +98,16 @@ def keep_only(*descriptors: int) -> None:
 
 
 def remedy(number: int) -> str:
-    """What to try when the kernel is short of something: a sentence, or ""."""
+    """What to try when the kernel is short of something, or a process is where files are missing: a sentence, or ""."""
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return next((text for path, text in _MISSING if not os.path.exists(path)), "")
     return _REMEDIES.get(number, "")
+
+
+_MISSING = (
+    ("/proc/self/status", "/proc is not mounted here. Try: mount -t proc proc /proc"),
+    ("/dev/null", "/dev/null is missing here. A chroot or container needs the machine's: mount --rbind /dev DIR/dev"),
+)
 
 
 _REMEDIES = {
@@ -149,6 +158,19 @@ def execute(subject: str, argv: tuple[str, ...], environment: Mapping[str, str])
             if number != errno.EACCES:
                 break
     raise KernelError(subject, f"run {program}", failure, hint=_exec_hint(program, failed_at, failure, path))
+
+
+OOM_SCORE_ADJUSTMENT = 800  # of 1000: a small program goes before a keeper that is large for a control group
+
+
+def be_first_out_of_memory() -> None:
+    """Out of memory, the kernel ends the calling process, and what it becomes, before those that hold the lab."""
+    path = "/proc/self/oom_score_adj"
+    with contextlib.suppress(OSError, ValueError):  # an odd /proc: then the kernel chooses
+        with open(path, encoding="ascii") as file:
+            mine = int(file.read())
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(min(1000, mine + OOM_SCORE_ADJUSTMENT)))
 
 
 def _exec_hint(program: str, failed_at: str, number: int, path: str) -> str:

@@ -201,6 +201,7 @@ def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], 
 
     def child() -> None:
         os.write(writing, PIDS.pack(os.getpid(), processes.own_pid(surroundings.machine_proc)))
+        processes.be_first_out_of_memory()
         try:
             body(writing)
         except LabError as error:

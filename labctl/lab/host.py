@@ -89,7 +89,9 @@ def complete(host: Host, surroundings: Surroundings) -> Init:
             try:
                 syscalls.unshare(syscalls.CLONE_NEWPID)
             except OSError as error:
-                raise KernelError(host.subject, "make a PID namespace", error.errno or 0) from error
+                raise KernelError(
+                    host.subject, "make a PID namespace", error.errno or 0, hint=_limit_hint(error)
+                ) from error
             try:
                 pid = processes.fork(lambda: _init(host, surroundings, writing))
             finally:
@@ -210,13 +212,19 @@ def _init(host: Host, surroundings: Surroundings, writing: int) -> None:
         signal.pause()
 
 
+def _limit_hint(error: OSError) -> str:
+    if error.errno != errno.ENOSPC:
+        return ""
+    return "A limit on namespaces is reached: see `sysctl -a --pattern 'user.max_(pid|mnt|uts|ipc)_namespaces'`."
+
+
 def _build(host: Host, surroundings: Surroundings) -> None:
     try:
         syscalls.setns(host.network, syscalls.CLONE_NEWNET)
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
         syscalls.sethostname(os.fsencode(host.name)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
     except OSError as error:
-        raise KernelError(host.subject, "make its namespaces", error.errno or 0) from error
+        raise KernelError(host.subject, "make its namespaces", error.errno or 0, hint=_limit_hint(error)) from error
     mounts.make_root(surroundings.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
     run_directories.make(surroundings.run_directories.get())
     tree = host.node.tree

@@ -269,6 +269,10 @@ def cannot(attempted: str, error: OSError) -> LabctlError:
     hint = "Is the disk full or read-only? LABCTL_STATE_DIR names another directory."
     if error.errno in (errno.EMFILE, errno.ENFILE):
         hint = "See `ulimit -n`."
+    elif error.errno == errno.ENOENT:
+        from labctl.kernel.processes import remedy
+
+        hint = remedy(error.errno) or "Has it just been deleted?"
     return LabError(f"state directory {configured_directory()}: cannot {attempted}: {came_back}. {hint}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -255,3 +256,67 @@ def test_doctor_fix_allows_namespaces_again_where_a_limit_forbids_them() -> None
     assert "sysctl -w user.max_net_namespaces=10000" in ran.stdout
     assert "Labs can run here now." in ran.stdout
     assert "Nothing to fix" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("up", "--name", "", "pair"),
+        ("up", "--name=", "pair"),
+        ("up", ""),
+        ("run", "--lab", "", "x"),
+        ("run", "--junit", "", "x"),
+        ("run", ""),
+        ("plan", "--format=", "pair"),
+        ("ps", ""),
+        ("down", ""),
+    ],
+)
+def test_an_empty_word_is_refused_and_not_taken_for_none(words: tuple[str, ...], tmp_path: Path) -> None:
+    ended = labctl(*words, LABCTL_STATE_DIR=str(tmp_path / "state"))
+    assert ended.returncode == 2
+    assert "empty" in ended.stderr
+
+
+def test_a_full_disk_is_no_mistake_of_the_command_line(tmp_path: Path) -> None:
+    from labctl.cli.start import cannot_write
+
+    assert cannot_write("x", OSError(errno.ENOSPC, "")).exit_status == 4
+    assert cannot_write("x", OSError(errno.EACCES, "")).exit_status == 2
+
+
+NO_MACHINE = """
+import os, subprocess, sys
+from labctl.kernel import syscalls
+uid, gid = os.geteuid(), os.getegid()
+if uid:
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    for file, text in (("setgroups", "deny"), ("gid_map", f"0 {gid} 1"), ("uid_map", f"0 {uid} 1")):
+        with open(f"/proc/self/{file}", "w") as opened:
+            opened.write(text)
+syscalls.unshare(syscalls.CLONE_NEWNS)
+syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+syscalls.mount("tmpfs", sys.argv[1], "tmpfs")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("command", ["up pair", "run tcp-echo", "ps", "gc", "down --all", "doctor"])
+@pytest.mark.parametrize(
+    ("place", "told"), [("/proc", "Try: mount -t proc proc /proc"), ("/dev", "/dev/null is missing here")]
+)
+def test_what_is_missing_on_the_machine_is_named(place: str, told: str, command: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", NO_MACHINE, place, LABCTL, *command.split()],
+        env=environment(LABCTL_STATE_DIR=str(tmp_path / "state")),
+        cwd=Path(package.__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    text = " ".join((ended.stdout + ended.stderr).split())
+    assert "Traceback" not in text
+    if command.startswith(("up", "run")):
+        assert told in text
+        assert ended.returncode in (3, 4)

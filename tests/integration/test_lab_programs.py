@@ -107,6 +107,11 @@ def test_a_program_has_the_owners_descriptor_limit(lab: Lab) -> None:
     assert int(shell(lab, "server", "ulimit -Sn")) == soft
 
 
+def test_out_of_memory_the_kernel_prefers_a_program_to_the_keeper(lab: Lab) -> None:
+    adjustment = int(Path(f"/proc/{keeper_of(lab)}/oom_score_adj").read_text())
+    assert int(output(lab, "client", "cat", "/proc/self/oom_score_adj")) == min(1000, adjustment + 800)
+
+
 def test_a_program_leads_its_own_session(lab: Lab) -> None:
     pid, session = shell(lab, "server", "echo $$; cut -d' ' -f6 /proc/$$/stat").split()
     assert pid == session

@@ -33,6 +33,18 @@ def test_short_switches_may_be_joined() -> None:
     assert (found.switch("interactive"), found.switch("terminal"), found.last("directory")) == (True, True, "/tmp")
 
 
+@pytest.mark.parametrize(
+    "given", [("--lab", "", "h1", "--", "x"), ("--lab=", "h1", "--", "x"), ("-u", "", "h1", "--", "x"), ("", "--", "x")]
+)
+def test_an_empty_value_is_not_taken_for_none(given: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="empty"):
+        read(*given)
+
+
+def test_a_commands_own_words_may_be_empty() -> None:
+    assert read("h1", "--", "printf", "").command == ("printf", "")
+
+
 def test_the_node_may_stand_after_the_dashes() -> None:
     assert read("--", "h1", "ls") == read("h1", "--", "ls")
 
