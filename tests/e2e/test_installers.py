@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -125,6 +126,50 @@ def install(installer: Installer, wheel: Path, programs: Path, folder: Path) -> 
             }
             run(programs / "uv", "tool", "install", "--quiet", "--python", sys.executable, wheel, cwd=folder, **places)
             return folder / "bin" / "labctl"
+
+
+def page_block(page: str, program: str) -> str:
+    """The block of shell on a page that runs `program`."""
+    text = (ROOT / page).read_text()
+    (found,) = [block for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.M | re.S) if program in block]
+    return str(found)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what is in version control, named as a clone is."""
+    folder = tmp_path / "labctl"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout.decode()
+    if not listed:
+        pytest.skip("for checkouts of the repository: git lists no files here")
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+STARTER_TEST = """\
+def test_they_talk(lab):
+    with lab["server"].listen(5000), lab["client"].connect("server:5000"):
+        pass
+"""
+
+
+def test_the_tutorial_followed_line_by_line_has_labctl_and_pytest_on_path(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(STARTER_TEST)
+    lines = page_block("docs/tutorial/index.md", "venv")
+    told = run("sh", "-ec", f"{lines}\nlabctl --version\ncd ..\npytest -q -p no:cacheprovider test_it.py", cwd=checkout)
+    assert "1 passed" in told
+
+
+def test_readme_followed_line_by_line_has_labctl_in_a_project(checkout: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "src").mkdir(parents=True)
+    (project / "test_it.py").write_text(f"import greeting\n\n\n{STARTER_TEST}")
+    (project / "src" / "greeting.py").write_text("")
+    (project / "pyproject.toml").write_text('[project]\nname = "greeting"\nversion = "1"\n')
+    assert "1 passed" in run("sh", "-ec", page_block("README.md", "../labctl[pytest]"), cwd=project)
 
 
 @pytest.mark.parametrize("installer", Installer, ids=lambda installer: installer.value)

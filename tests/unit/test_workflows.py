@@ -19,7 +19,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = ROOT / "action.yml"
-WORKFLOWS = [*sorted((ROOT / ".github" / "workflows").glob("*.yml")), ROOT / "docs" / "ci" / "labctl.yml"]
+PYTEST = ROOT / "docs" / "ci" / "pytest.yml"
+WORKFLOWS = [*sorted((ROOT / ".github" / "workflows").glob("*.yml")), ROOT / "docs" / "ci" / "labctl.yml", PYTEST]
 GITLAB = ROOT / "docs" / "ci" / "gitlab-ci.yml"
 TIMEOUT_S = 120
 AS_GITHUB_RUNS_IT = "#!/bin/bash -e\n"
@@ -151,6 +152,20 @@ def test_the_templates_use_inputs_and_options_that_there_are() -> None:
         assert request.shard == "1/2"
 
 
+def test_the_template_for_pytest_installs_the_extra_and_runs_what_it_brings() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    by_name = {step["name"]: step for step in steps_of(PYTEST) if "name" in step}
+    assert by_name["Install"]["env"]["LABCTL"].startswith(f"{project['name']}[pytest] @ git+https://")
+    assert [re.split(r"\W", wanted)[0] for wanted in project["optional-dependencies"]["pytest"]] == ["pytest"]
+    assert "--fix" in ran(sys.executable, "-m", "labctl", "doctor", "--help").stdout
+    words = by_name["Test"]["run"].split()
+    assert words[0] == ".venv/bin/pytest"
+    told = ran(sys.executable, "-m", "pytest", "--help").stdout
+    assert all(word.partition("=")[0] in told for word in words[1:])
+
+
 Checker = Callable[[Path], subprocess.CompletedProcess[str]]
 WRONG: list[tuple[Path, str, str, Checker]] = [
     (ACTION, "using: composite", "using: compsite", by_schema),
@@ -166,6 +181,9 @@ WRONG: list[tuple[Path, str, str, Checker]] = [
     (WORKFLOWS[0], "steps.python.outputs.python-path", "steps.pyhton.outputs.python-path", by_actionlint),
     (WORKFLOWS[0], "${{ matrix.release }}", "${{ matrix.relase }}", by_actionlint),
     (WORKFLOWS[0], 'for package in "$GITHUB_WORKSPACE"/dist/*; do', "for package in *; ", by_actionlint),
+    (PYTEST, "timeout-minutes: 15", "timeout-minutes: soon", by_schema),
+    (PYTEST, "          persist-credentials: false", "          fetch-depth: 1", by_zizmor),
+    (PYTEST, "runs-on: ubuntu-24.04", "runs-on: ubuntu-42.04", by_actionlint),
     (GITLAB, "    when: always", "    when: sometimes", by_schema),
     (GITLAB, "  parallel: 2", "  parallel: two", by_schema),
 ]
