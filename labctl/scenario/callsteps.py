@@ -183,7 +183,12 @@ def make_calls(at: StepRun, body: CallsBody) -> Done:
         span = outcome.failure.span
         line, column = at.step.text_line + span.line, at.step.text_column + span.column
         where = f"{at.step.file}:{line}: {outcome.failure.statement}"
-        raise StepFailed(f"{outcome.failure.reason}\n{where}", line=line, column=column)
+        reason = outcome.failure.reason
+        if outcome.failure.unreached:
+            from labctl.scenario.looking import icmp_error
+
+            reason += icmp_error(at, body.on, outcome.failure.unreached)
+        raise StepFailed(f"{reason}\n{where}", line=line, column=column)
     return NOTHING
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface, ip_network
 from typing import TYPE_CHECKING
 
+from labctl.errors import KernelError
 from labctl.scenario.endpoints import (
     EndpointPattern,
     ListeningAt,
@@ -224,11 +225,30 @@ def _echo(at: StepRun, host: str, name: str, address: IpAddress, deadline_s: flo
     return echo(at.lab, host, address, target=target, deadline_s=deadline_s, requests=1)
 
 
+def icmp_error(at: StepRun, host: str, endpoint: str) -> str:
+    """The ICMP error that an echo request to there meets, to be added to a failed call's reason; "" when none.
+
+    The call itself has only an errno: "No route to host" is that of several errors.
+    """
+    try:
+        name = parse_endpoint(endpoint).host or ""
+        addresses = addresses_of(at.run, name)
+        echoes = [_echo(at, host, name, address, NO_ECHO_S) for address in addresses if not address.is_link_local]
+    except (ValueError, StepFailed, KernelError):
+        return ""
+    told = [f"an echo request to {echo.describe(_nodes(at))}" for echo in echoes if echo.error is not None]
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _nodes(at: StepRun) -> dict[str, str]:
+    """The names of nodes by address."""
+    return {str(address): each.name for each in at.run.scenario.topology.nodes for address in each.addresses}
+
+
 def _reach_text(at: StepRun, node: str, host: str, wrongs: list[Echo], *, wanted: str) -> str:
     if not wrongs:
         return ""
-    nodes = {str(address): each.name for each in at.run.scenario.topology.nodes for address in each.addresses}
-    return f"expected {node} to be {wanted} from {host}; {', '.join(echo.describe(nodes) for echo in wrongs)}"
+    return f"expected {node} to be {wanted} from {host}; {', '.join(echo.describe(_nodes(at)) for echo in wrongs)}"
 
 
 # routes and addresses

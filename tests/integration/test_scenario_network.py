@@ -242,6 +242,24 @@ def test_a_link_that_is_down_carries_nothing_and_one_that_is_up_again_carries_al
     )
 
 
+def test_a_connect_that_finds_no_way_is_told_with_the_icmp_error_and_the_router_that_sent_it(tmp_path: Path) -> None:
+    header = "topology: line:3\n"
+    connect = '  - h1: |\n      c = socket({})\n      connect(c, "{}:81")\n'
+    four, six = connect.format("AF_INET, SOCK_STREAM", "h2"), connect.format("AF_INET6, SOCK_STREAM", "h2")
+    ttl = "  - run: {on: h1, shell: 'sysctl -qw net.ipv4.ip_default_ttl=2 net.ipv6.conf.eth0.hop_limit=2'}\n"
+    reason = fails(tmp_path, ttl + four, header=header).reason
+    assert "EHOSTUNREACH" in reason
+    assert "10.0.3.2: time to live exceeded in transit, reported by r2 (10.0.1.2)" in reason
+    reason = fails(tmp_path, ttl + six, header=header).reason
+    assert "fd00:0:0:3::2: hop limit exceeded in transit, reported by r2 (fd00:0:0:1::2)" in reason
+    prohibited = "  - run: {on: r2, shell: 'ip route replace prohibit 10.0.3.0/24'}\n"
+    reason = fails(tmp_path, prohibited + four, header=header).reason
+    assert "communication administratively prohibited, reported by r2 (10.0.1.2)" in reason
+    unreachable = "  - expect: {on: h1, reachable: {node: h2, family: ipv4}, within: 10ms}\n"
+    reason = fails(tmp_path, ttl + unreachable, header=header).reason
+    assert "time to live exceeded in transit, reported by r2 (10.0.1.2)" in reason
+
+
 def test_a_link_step_gives_back_no_route_that_was_removed(tmp_path: Path) -> None:
     remove = "  - run: {on: r2, shell: 'ip route del 10.0.0.0/24; ip route add 10.9.0.0/16 via 10.0.1.1'}\n"
     header = "topology: line:2\n"

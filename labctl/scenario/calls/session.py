@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,13 +35,19 @@ from labctl.scenario.result import CallRecord
 from labctl.units import duration_s, format_duration
 from labctl.unpatched import monotonic, monotonic_ns
 
+_NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
+
 
 class Failure(NamedTuple):
-    """Why a program failed: what came back and what was expected, and the statement (`span` within its text)."""
+    """Why a program failed: what came back and what was expected, and the statement (`span` within its text).
+
+    `unreached` is the address, as written, to which the call found no way; "" for other failures.
+    """
 
     reason: str
     statement: str
     span: Span
+    unreached: str = ""
 
     def __str__(self) -> str:
         return f"{self.reason}. Line {self.span.line + 1}: {self.statement}"
@@ -55,6 +62,8 @@ class CallsOutcome(NamedTuple):
 
 class _Failed(Exception):
     """The statement's expectation did not hold."""
+
+    unreached = ""  # as in Failure
 
 
 class Session:
@@ -106,7 +115,8 @@ class Session:
                 try:
                     self._statement(statement)
                 except (_Failed, CannotEvaluate, CallImpossible, CallerEnded) as error:
-                    return self._outcome(Failure(str(error), statement.text, statement.span))
+                    unreached = error.unreached if isinstance(error, _Failed) else ""
+                    return self._outcome(Failure(str(error), statement.text, statement.span, unreached))
         finally:
             self._variables = before
         return self._outcome(None)
@@ -243,7 +253,9 @@ class Session:
         if not call.until:
             met = any(meets(item, call, result) for item in expected) if expected else result.returned != -1
             if not met:
-                raise _Failed(f"{came_back(result)}; {expectation_text(call.name, expected)}")
+                failed = _Failed(f"{came_back(result)}; {expectation_text(call.name, expected)}")
+                failed.unreached = _unreached(call, result)
+                raise failed
         if modifiers.after is not None:
             least_s = self._duration_s(modifiers.after)
             took_ns = result.ended_ns - result.started_ns
@@ -343,3 +355,13 @@ def _seconds(nanoseconds: int) -> str:
 
 def _span(seconds: float) -> str:
     return format_duration(seconds)
+
+
+def _unreached(call: SystemCall, result: CallResult) -> str:
+    """The address of a connect or a datagram that there was no way to; "" for other calls and answers."""
+    if result.returned != -1 or result.errno not in _NO_WAY or call.name not in ("connect", "sendto"):
+        return ""
+    to = call.arguments[-1]
+    if isinstance(to, Address):
+        return f"[{to.host}]:{to.port}" if to.host and ":" in to.host else f"{to.host}:{to.port}" if to.host else ""
+    return to if isinstance(to, str) else ""
