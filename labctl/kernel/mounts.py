@@ -3,7 +3,7 @@
 The root is a tmpfs. Every top-level directory of the machine is bound into it, except the places in `COVERED`: these
 are empty, so that two hosts share neither files nor AF_UNIX path names there. What must stay reachable although it lies
 there (an interpreter in /tmp/venv, a checkout in /run/user) is bound back at its own place. The machine's root is
-detached, so that no umount(2) in the lab reveals the machine's /tmp or /run (docs/decisions/0006). All mounts belong to
+detached, so that no umount(2) in the lab reveals the machine's /tmp or /run (docs/decisions/0010). All mounts belong to
 the calling process's mount namespace; nothing propagates to the machine.
 """
 

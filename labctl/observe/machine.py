@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -109,6 +110,26 @@ def users_in_labs(euid: int) -> Finding:
     if ended.stdout.strip() == b"True":
         return Finding(name, True)
     return Finding(name, False, problem="newuidmap or newgidmap fails", remedy="Try: unshare --user --map-auto true")
+
+
+_USER_REFUSED = re.compile(
+    r"(set\w*[ug]id|setgroups|setting groups|initgroups|group-id|user-id|privileges|chown|ownership|chang\w+ to)"
+    r"\b.*(Operation not permitted|Invalid argument)",
+    re.IGNORECASE,
+)
+
+
+def hint_without_users(output: str) -> str:
+    """What to try, for the output of a program that could not change its user in this user's lab; "" for any other."""
+    from labctl.kernel.subordinate_ids import read_grant
+
+    if not _USER_REFUSED.search(output):
+        return ""
+    readings, in_user_namespace = privilege()
+    grant = read_grant(readings.euid)
+    if not in_user_namespace or not grant.problem:
+        return ""
+    return f"It could not change its user: an ordinary user's lab has one user, as {grant.problem}. {grant.remedy}"
 
 
 def probe_kernel() -> list[Finding]:

@@ -317,6 +317,8 @@ class _Start:
         )
 
     def _failure(self, one: _Starting, info: ProcessInfo | None, *, ended: bool) -> LabError:
+        from labctl.observe.machine import hint_without_users
+
         how = f"not seen within {format_duration(one.service.within_s)}"
         if ended:
             code = info.returncode if info is not None else None
@@ -324,6 +326,8 @@ class _Start:
             how = f"it ended before{told}"
         written = self.lab.read_log(one.node, one.service.name)[-SHOWN_BYTES:].decode(errors="replace").strip()
         said = f"It wrote:\n{written}" if written else "It wrote nothing."
+        if written and (hint := hint_without_users(written)):
+            said += f"\n{hint}"
         if not written and not ended and not one.service.tty:
             said += f" {BUFFERED}"
         return LabError(f"service {one.key}: expected {one.service.ready}; {how}. {said}")

@@ -360,7 +360,12 @@ def _by_signal(program: Program) -> str:
 def _said(program: Program) -> str:
     """The last of what it wrote, for a reason."""
     text = (program.text(Stream.STDERR).strip() or program.text(Stream.STDOUT).strip())[-SHOWN_CHARACTERS:]
-    return f"\n{text}" if text else ", and wrote nothing"
+    if not text:
+        return ", and wrote nothing"
+    from labctl.observe.machine import hint_without_users
+
+    hint = hint_without_users(text)
+    return f"\n{text}" + (f"\n{hint}" if hint else "")
 
 
 def _save(at: StepRun, program: Program, save: Save | None) -> None:

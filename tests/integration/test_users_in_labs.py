@@ -98,10 +98,29 @@ with tempfile.TemporaryDirectory() as directory:
     sys.argv = ["labctl", "run", str(file)]
     sys.exit(main())
 """
+FAILING = """
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == 1
+"""
+REFUSED = """
+topology: pair
+steps:
+- run: {on: client, shell: chown nobody /tmp}
+"""
 
 
 def test_steps_and_services_run_as_a_user_of_the_machine(tmp_path: Path) -> None:
     assert "passed" in python_as_user(tmp_path, "-c", RUN)
+
+
+def test_a_program_that_cannot_change_a_user_is_reported_with_the_way_to_users(tmp_path: Path) -> None:
+    script = RUN.replace(repr(USERS), repr(REFUSED)).replace("sys.exit(main())", FAILING)
+    told = " ".join(python_as_user(tmp_path, "-c", script, ranges="somebody:300000:65536\n").split())
+    assert "chown: changing ownership of '/tmp': Invalid argument" in told
+    assert "It could not change its user: an ordinary user's lab has one user, as hers has no range of ids" in told
+    assert "Try: sudo usermod --add-subuids" in told
 
 
 def test_icmp_datagram_sockets_are_open_to_all_of_them(tmp_path: Path) -> None:
