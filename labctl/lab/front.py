@@ -45,7 +45,8 @@ class Client:
         self._truncated = False
         self._outgoing: list[_Outgoing] = []
         self._unanswered = 0
-        self._moved_at = 0.0  # CLOCK_MONOTONIC of the last byte of what is under way
+        self._moved_at = time.monotonic()  # of the last byte of what is under way
+        self._is_owner = is_admitted  # which may be stopped as long as it likes
         self.is_gone = False
         self.is_admitted = is_admitted  # other requests than Hello are answered
 
@@ -67,9 +68,9 @@ class Client:
 
     @property
     def stalls_at(self) -> float | None:
-        """When (CLOCK_MONOTONIC) what is under way has stalled; None when nothing is under way."""
-        is_under_way = self._descriptors or self._header or self._body or self._outgoing
-        return self._moved_at + STALLED_S if is_under_way else None
+        """When (CLOCK_MONOTONIC) what is under way has stalled; None when nothing is. `Hello` is under way at first."""
+        is_under_way = self._descriptors or self._header or self._body or self._outgoing or not self.is_admitted
+        return self._moved_at + STALLED_S if is_under_way and not self._is_owner else None
 
     def read(self) -> Frame | None:
         """A request that has come whole, else None. LabGone when the client has gone or breaks the framing."""
@@ -301,11 +302,16 @@ class Front:
         if not may_use(sock):
             sock.close()
             return
+        strangers = [client for client in self.clients.values() if not client.is_admitted]
         client = self.add(sock)
-        if len(self.clients) > MAX_CLIENTS:
-            refusal = f"lab: {MAX_CLIENTS} clients are connected to it. Try again when some of them have ended."
-            client.send(FIRST_REQUEST, Failed.of(LabError(refusal)))
-            self.drop(client)
+        if len(self.clients) <= MAX_CLIENTS:
+            return
+        if strangers:
+            self.drop(strangers[0])  # the oldest of those that have not said Hello, for which nothing has been done
+            return
+        refusal = f"lab: {MAX_CLIENTS} clients are connected to it. Try again when some of them have ended."
+        client.send(FIRST_REQUEST, Failed.of(LabError(refusal)))
+        self.drop(client)
 
 
 def may_use(sock: socket.socket) -> bool:

@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import random
+import resource
 import select
 import socket
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from labctl import plan
-from labctl.lab.front import MAX_BODY_BYTES, MAX_UNANSWERED
+from labctl.lab.front import MAX_BODY_BYTES, MAX_CLIENTS, MAX_UNANSWERED
 from labctl.lab.handle import Lab
 from labctl.lab.protocol import (
     HEADER,
@@ -332,3 +333,16 @@ def plan_of_three() -> Any:
     from tests.unit.topology.drafts import resolved
 
     return resolved("hosts: {client: , server: , third: }", "links: [[client, server], [server, third]]")
+
+
+def test_connections_that_say_nothing_do_not_keep_others_out(name: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2 * MAX_CLIENTS:
+        pytest.skip(f"for machines that allow {2 * MAX_CLIENTS} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        for _ in range(MAX_CLIENTS + 10):
+            stack.enter_context(raw_connection(name))
+        with Lab.attach(name, deadline_s=WAIT_S) as lab:
+            assert output(lab, "client", "echo", "here") == "here\n"

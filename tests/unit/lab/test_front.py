@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.lab.front import Client, Events, Front, may_use
-from labctl.lab.protocol import HEADER, Channel, Done, Frame, Hello, OpenFile, encode
+from labctl.lab.front import MAX_UNANSWERED, Client, Events, Front, may_use
+from labctl.lab.protocol import HEADER, Channel, Done, Failed, Frame, Hello, OpenFile, encode
 
 
 @pytest.fixture
@@ -149,3 +149,82 @@ def test_a_process_of_the_same_pid_namespace_may_not_use_the_keeper() -> None:
     one, other = socket.socketpair()
     with one, other:
         assert not may_use(one)
+
+
+def test_half_a_request_ends_the_connection_when_nothing_more_comes(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, client = connected(front)
+    client.is_admitted = True
+    theirs.send(wire(1, "/a")[:-1])
+    assert seen(front) == Events(frozenset(), (), ())
+    monkeypatch.setattr("labctl.lab.front.STALLED_S", 0.05)
+    gone = (*front.wait(5000).gone, *front.wait(0).gone)  # which wakes up for it
+    assert gone == (client,)
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+def test_a_reply_that_is_not_taken_ends_the_connection(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, client = connected(front)
+    client.is_admitted = True
+    theirs.send(wire(1, "/a"))
+    assert len(seen(front).requests) == 1
+    client.send(1, OpenFile("h1", "x" * 4_000_000, 0, 0))
+    monkeypatch.setattr("labctl.lab.front.STALLED_S", -1.0)
+    assert seen(front).gone == (client,)
+    theirs.close()
+
+
+def test_who_does_not_greet_is_disconnected(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, client = connected(front)
+    monkeypatch.setattr("labctl.lab.front.STALLED_S", -1.0)
+    assert seen(front).gone == (client,)
+    theirs.close()
+
+
+def test_the_owner_may_be_stopped_as_long_as_it_likes(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = socket.socketpair()
+    client = front.add(ours, is_admitted=True)
+    theirs.send(wire(1, "/a")[:-1])
+    monkeypatch.setattr("labctl.lab.front.STALLED_S", -1.0)
+    assert seen(front).gone == ()
+    assert seen(front).gone == ()
+    theirs.send(wire(1, "/a")[-1:])
+    assert [(who, frame.number) for who, frame in seen(front).requests] == [(client, 1)]
+    theirs.close()
+
+
+def test_the_largest_goes_when_all_clients_together_have_sent_too_much(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labctl.lab.front.MAX_BUFFERED_BYTES", 1000)
+    small, large = connected(front), connected(front)
+    small[0].send(HEADER.pack(5000, 1, 0) + b"x" * 400)
+    large[0].send(HEADER.pack(5000, 1, 0) + b"x" * 700)
+    assert seen(front).gone == (large[1],)
+    assert not small[1].is_gone
+    for theirs, _ in (small, large):
+        theirs.close()
+
+
+def test_requests_that_wait_for_something_are_bounded(front: Front) -> None:
+    theirs, client = connected(front)
+    theirs.send(b"".join(wire(number, "/a") for number in range(MAX_UNANSWERED + 2)))
+    frames = [frame for _ in range(MAX_UNANSWERED + 2) for _, frame in seen(front).requests]
+    assert len(frames) == MAX_UNANSWERED
+    client.send(0, Done())
+    assert [frame.number for _ in range(3) for _, frame in seen(front).requests] == [MAX_UNANSWERED]
+    theirs.close()
+    assert seen(front).gone == (client,)
+
+
+def test_what_is_no_request_is_answered_and_the_next_one_read(front: Front) -> None:
+    theirs, _ = connected(front)
+    theirs.send(HEADER.pack(2, 5, 0) + b"{]" + wire(6, "/a"))
+    assert [frame.number for _ in range(3) for _, frame in seen(front).requests] == [6]
+    answer = Channel(theirs).receive(until=soon())
+    assert answer is not None
+    assert answer.number == 5
+    assert isinstance(answer.message, Failed)
+    theirs.close()
