@@ -123,19 +123,30 @@ def exit_code(wait_status: int) -> int:
     return os.waitstatus_to_exitcode(wait_status)
 
 
-def read_all(descriptor: int, timeout_s: float, what: str) -> bytes:
-    """Everything up to the end of a pipe; LabError when the end does not come within `timeout_s`."""
+LOOK_S = 0.1  # after which a child is late enough to look at it
+
+
+def read_all(descriptor: int, timeout_s: float, what: str, is_stopped: Callable[[], bool] = lambda: False) -> bytes:
+    """Everything up to the end of a pipe.
+
+    LabError when the end does not come within `timeout_s`, or the process at the other end `is_stopped`: somebody else
+    than the one who waits decides how long that lasts.
+    """
     deadline = monotonic() + timeout_s
     poller = poll()
     poller.register(descriptor, POLLIN)
     parts: list[bytes] = []
     while True:
-        if not poller.poll(max(0.0, deadline - monotonic()) * 1000):
+        left_s = max(0.0, deadline - monotonic())
+        if poller.poll(min(left_s, LOOK_S) * 1000):
+            part = os.read(descriptor, 65536)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+        elif is_stopped():
+            raise LabError(f"{what}: was stopped by a signal before it had started.")
+        elif not left_s:
             raise LabError(f"{what}: did not start within {timeout_s:g} s. Is the machine overloaded, or it stopped?")
-        part = os.read(descriptor, 65536)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
 
 
 def execute(subject: str, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:

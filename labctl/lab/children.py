@@ -29,6 +29,7 @@ from labctl.lab.host import (
     report_failure,
 )
 from labctl.lab.protocol import BindSocket, Identity, OpenFile, Spawn
+from labctl.lab.stopped import is_stopped
 
 PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
 TASK_TIMEOUT_S = 2.0  # for what may block: opening a FIFO
@@ -218,7 +219,7 @@ def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], 
         finally:
             os.close(writing)
         try:
-            report = processes.read_all(reading, START_TIMEOUT_S, what)
+            report = processes.read_all(reading, START_TIMEOUT_S, what, lambda: is_stopped(pid))
         except LabError:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

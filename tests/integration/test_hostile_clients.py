@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from labctl import plan
+from labctl.errors import LabError
 from labctl.lab.front import MAX_BODY_BYTES, MAX_CLIENTS, MAX_UNANSWERED
 from labctl.lab.handle import Lab
 from labctl.lab.protocol import (
@@ -346,3 +347,15 @@ def test_connections_that_say_nothing_do_not_keep_others_out(name: str) -> None:
             stack.enter_context(raw_connection(name))
         with Lab.attach(name, deadline_s=WAIT_S) as lab:
             assert output(lab, "client", "echo", "here") == "here\n"
+
+
+def test_a_program_that_stops_every_other_on_its_host_does_not_stop_the_keeper(name: str) -> None:
+    with Lab.attach(name) as lab:
+        lab.start_process("client", ["sh", "-c", "while :; do kill -STOP -1; done"], name="stopper")
+        started = time.monotonic()
+        for _ in range(5):
+            with contextlib.suppress(LabError):
+                lab.spawn("client", ["true"]).close()
+            assert output(lab, "server", "echo", "here") == "here\n"
+        assert time.monotonic() - started < WAIT_S / 2
+        lab.stop_process("client", "stopper")
