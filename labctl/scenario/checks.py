@@ -302,8 +302,12 @@ class StepReader:
             case StepKind.LINK:
                 self._link(body, path)
             case StepKind.DROP:
-                self._node_or_address(body.from_, (*path, "from"))
-                self._node_or_address(body.to, (*path, "to"))
+                for field, end in (("from", body.from_), ("to", body.to)):
+                    self._node_or_address(end, (*path, field))
+                    if end is not None and "%" in end and not is_template(end):
+                        self._wrong(
+                            (*path, field), f"`{end}`: a packet has no interface in its addresses", "leave out %"
+                        )
                 self._packets(body, path)
             case StepKind.FILE:
                 self._file(body, path)
@@ -331,6 +335,8 @@ class StepReader:
                 self._new_variable(name, (*path, "save", field))
 
     def _expect(self, body: Any, path: KeyPath) -> None:
+        from labctl.scenario.endpoints import parse_listening
+
         for name in body.counters or ():
             self._counter(name, (*path, "counters", name))
         for field in ("running", "not_running"):
@@ -341,6 +347,9 @@ class StepReader:
         for field in ("reachable", "unreachable"):
             if (reach := getattr(body, field)) is not None:
                 self._node_or_address(reach.node, (*path, field, "node"))
+        for field in ("listening", "not_listening"):
+            if (where := getattr(body, field)) is not None and not is_template(where):
+                self._node_or_address(parse_listening(where).address, (*path, field))
         if body.route is not None:
             self._node_or_address(body.route.via, (*path, "route", "via"))
         for field in ("local", "peer"):

@@ -333,3 +333,25 @@ def test_comparisons_of_variables(tmp_path: Path) -> None:
     passes(tmp_path, "  - expect: {that: '${a} == 5'}\n  - expect: {that: '$b == \"five\"'}\n", header=header)
     result = fails(tmp_path, "  - expect: {that: '${a} > 7', now: true}\n", header=header)
     assert step(result, "1").reason == "expected ${a} > 7; got 5 > 7"
+
+
+def test_a_scope_is_an_interface_of_the_host_that_is_looked_at(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - run: {on: server, shell: 'for i in eth0 lo; do ip -6 addr add fe80::77/64 dev $i nodad; done'}\n"
+        "  - server: |\n"
+        "      s = socket(AF_INET6, SOCK_STREAM)\n"
+        '      bind(s, "[fe80::77%eth0]:5000")\n'
+        "      listen(s, 2)\n"
+        "  - expect: {on: server, listening: 'tcp/[fe80::77%eth0]:5000'}\n"
+        "  - expect: {on: server, listening: 'tcp/[fe80::77]:5000'}\n"
+        "  - expect: {on: server, not_listening: 'tcp/[fe80::77%lo]:5000'}\n"
+        "  - expect: {on: client, reachable: 'fe80::77%eth0'}\n"
+        "  - client: |\n"
+        "      c = socket(AF_INET6, SOCK_STREAM)\n"
+        '      connect(c, "[fe80::77%eth0]:5000")\n'
+        "  - expect: {on: client, connection: {peer: '[fe80::77%eth0]:5000', state: ESTABLISHED}}\n"
+        "  - expect: {on: server, connection: {local: '[fe80::77%lo]:5000', count: 0}}\n"
+        "  - run: {on: client, shell: ip -6 route add fd99::/64 via fe80::77 dev eth0}\n"
+        "  - expect: {on: client, route: {to: 'fd99::/64', via: 'fe80::77%eth0'}}\n",
+    )

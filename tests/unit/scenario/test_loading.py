@@ -211,3 +211,15 @@ def test_counters_of_a_scenario_that_is_not_for_this_machine_are_not_judged(tmp_
 def test_where_the_counters_cannot_be_read_none_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labctl.observe.counters.FILES", (str(tmp_path / "snmp"),))
     loaded(tmp_path, COUNTERS.format(name="OfAnotherKernel"))
+
+
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        ("drop: {on: server, from: 'fe80::1%eth0'}", "a packet has no interface in its addresses"),
+        ("expect: {on: server, listening: 'tcp/10.0.0.1%eth0:81'}", "is neither an address nor a host"),
+        ("expect: {on: server, not_listening: 'tcp/servr:81'}", "did you mean `server`"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_told(tmp_path: Path, step: str, problem: str) -> None:
+    assert problem in complaint(tmp_path, f"  - {step}\n")
