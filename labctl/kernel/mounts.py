@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -135,6 +136,7 @@ def make_root(view: View, subject: str, *, in_lab: bool = False, read_only: Iter
     tree = view.places[0][0]  # the tree is built on a place, for the tree itself binds none
     top_level = {path for path, _ in view.places if os.path.dirname(path) == "/"}
     with contextlib.ExitStack() as opened:
+        opened.callback(os.umask, os.umask(0o022))  # the owner's would keep other users of the lab out of directories
         shown: dict[str, int] = {}
         for path in (*view.visible, *read_only):
             with _failing_as(subject, f"open {path}"):
@@ -195,6 +197,7 @@ def _copy_tree(directory: str, tree: str, empty: set[str]) -> None:
                 mount_syscall(path, copy, flags=MS_BIND | MS_REC)
                 if inside and not all(_removed(tree + other) for other in inside if os.path.isdir(other)):
                     umount(copy, MNT_DETACH)
+                    os.chmod(copy, stat.S_IMODE(entry.stat().st_mode))
                     _copy_tree(path, tree, inside)
             elif os.access(path, os.R_OK) or os.access(path, os.W_OK):
                 _make_target(copy, directory=False)

@@ -191,6 +191,7 @@ def _enter_groups(host: Host) -> None:
 
 def _init(host: Host, surroundings: Surroundings, writing: int) -> None:
     try:
+        os.umask(0o022)  # what it makes is for all users of the lab; programs have the owner's umask
         processes.default_signals()
         processes.die_with_parent()
         _enter_groups(host)

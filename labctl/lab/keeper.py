@@ -514,7 +514,7 @@ class Keeper:
         size_bytes = _size_in_memory(content)
         if size_bytes > FILE_MAX_BYTES:
             raise InputError(f"lab: cannot put a file of {size_bytes} bytes; at most {FILE_MAX_BYTES} are allowed.")
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _make_shared(os.path.dirname(target))
         unfinished = f"{target}.unfinished"
         writing = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -625,7 +625,7 @@ def _build(channel: Channel, request: Open, rootless: bool, staying: Staying | N
     view = mounts.view_of(request.visible_paths, request.hidden_paths)
     mounts.make_private()
     mounts.make_root(view, subject)
-    os.makedirs(SHARED_PROGRAMS)
+    _make_shared(SHARED_PROGRAMS)
     logs = _own_logs() if staying is None else os.open(LOGS, DIRECTORY_FLAGS, dir_fd=staying.place.directory)
     surroundings = Surroundings(
         lab=request.lab,
@@ -679,6 +679,15 @@ def _size_in_memory(descriptor: int) -> int:
 def _closed(descriptor: int) -> Answer:
     os.close(descriptor)
     return Answer(Done())
+
+
+def _make_shared(directory: str) -> None:
+    """Make a directory that all users of the lab may read, whatever umask its owner has."""
+    before = os.umask(0o022)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    finally:
+        os.umask(before)
 
 
 def _own_logs() -> int:

@@ -11,6 +11,7 @@ import pytest
 from labctl.errors import KernelError, LabError
 from labctl.lab.handle import Lab
 from tests.labs import keeper_of, output, pair_plan, run, shell
+from tests.skips import for_root
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,21 @@ def test_a_host_sees_only_its_own_processes(lab: Lab) -> None:
 
 def test_a_host_sees_only_its_own_interfaces(lab: Lab) -> None:
     assert sorted(output(lab, "server", "ls", "/sys/class/net").split()) == ["eth0", "lo"]
+
+
+@for_root("runs programs as other users")
+def test_other_users_of_a_lab_get_along_with_any_umask_of_its_owner() -> None:
+    before = os.umask(0o077)
+    try:
+        with Lab.open(pair_plan()) as lab:
+            lab.put_file("bin/shared", b"#!/bin/sh\numask\n", 0o755)
+            read = "ls /var/lib /dev/null /usr/bin; cat /etc/hosts /etc/resolv.conf"
+            script = f"{read}; echo x > /tmp/x; echo x > /dev/shm/x; shared"
+            finished = run(lab, "client", "sh", "-ec", script, user="nobody")
+            assert finished.status == 0, finished.output
+            assert finished.output.endswith("\n0077\n")  # a program has the owner's
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.stock_kernel

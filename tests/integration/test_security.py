@@ -288,7 +288,7 @@ def test_a_host_has_no_interface_and_no_route_of_the_machine() -> None:
     assert {(route[0], route[2]) for route in routes} == {("eth0", "00000000")}  # on the link alone, without a gateway
 
 
-PLACES = ["/tmp", "/dev/shm", *(["/run"] if os.geteuid() == 0 else [])]
+PLACES = ["/tmp", "/var/tmp", "/dev/shm", *(["/run"] if os.geteuid() == 0 else [])]
 UNMOUNT_EVERYTHING = """
 import ctypes, os
 libc = ctypes.CDLL(None)
