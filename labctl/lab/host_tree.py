@@ -132,8 +132,13 @@ def give(path: str, uid: int, gid: int) -> None:
         os.chown(path, uid, gid, follow_symlinks=False)
 
 
+def _is_covered(building: _Building, path: str) -> bool:
+    """Whether the machine has nothing at the path as the host will see it: it lies in a private directory."""
+    return any(lies_in(path, private) for private in building.backing)
+
+
 def _make_private(building: _Building, path: str) -> None:
-    if os.path.isdir(path):
+    if not _is_covered(building, path) and os.path.isdir(path):
         backing = os.path.join(building.store, f"private-{len(building.backing)}")
         _make_alike(backing, os.stat(path))
         building.over[os.path.realpath(path)] = backing
@@ -153,9 +158,10 @@ def _place(building: _Building, file: PlacedFile) -> None:
         info = os.stat(source) if not relative else os.lstat(source)
         mode = stat.S_IMODE(info.st_mode) if file.mode is None or relative else file.mode
         if stat.S_ISDIR(info.st_mode):
-            if not relative and os.path.isdir(path) and os.stat(path).st_dev not in building.own_devices:
+            there = os.path.isdir(path) and not _is_covered(building, path)
+            if there and not relative and os.stat(path).st_dev not in building.own_devices:
                 _layer(building, os.path.realpath(path))  # what is written there is the host's, too
-            elif path != "/" and path not in building.backing and not os.path.isdir(path):
+            elif path not in building.backing and not there:
                 target = _located(building, path)
                 os.makedirs(target, exist_ok=True)
                 os.chmod(target, mode)
@@ -182,7 +188,8 @@ def _write(target: str, data: bytes, mode: int, owner: tuple[int, int] | None) -
 
 def _make_mount_point(building: _Building, bind: Bind, source: int) -> None:
     is_directory = stat.S_ISDIR(os.stat(source).st_mode)
-    if os.path.lexists(bind.path) and os.path.isdir(bind.path) == is_directory:
+    there = os.path.lexists(bind.path) and os.path.isdir(bind.path) == is_directory
+    if there and not _is_covered(building, bind.path):
         return
     target = _located(building, bind.path)
     if is_directory:
@@ -197,10 +204,11 @@ def _join(directory: str, layer: _Layer, targets: frozenset[str], *, rootless: b
     below = [path for path in mounts.mounted_below(directory) if not any(lies_in(path, target) for target in targets)]
     kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in below}
     try:
-        mounted = overlay and mounts.mount_overlay(
-            directory, lower, layer.upper, layer.work, in_user_namespace=rootless
-        )
-        if not mounted:
+        if not os.access(lower, os.X_OK):  # a program of an ordinary user's lab cannot see the machine's entries
+            mounts.bind(layer.upper, directory)
+            return
+        joined = overlay and mounts.mount_overlay(directory, lower, layer.upper, layer.work, in_user_namespace=rootless)
+        if not joined:
             with os.scandir(lower) as entries:
                 for entry in entries:
                     if not os.path.lexists(f"{layer.upper}/{entry.name}"):

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -25,6 +27,7 @@ from labctl.plan.operations import Operation, PlannedNode, RemoveAddress
 from labctl.topology.file_tree import HOSTS
 from labctl.topology.model import Address
 
+RESTART_S = 2.0  # for what SIGKILL takes milliseconds, unless a process hangs in the kernel
 HOSTS_FILE = "etc/hosts"
 
 
@@ -51,13 +54,28 @@ def reconcile(
         renamed.pop_all()
     for name in difference.gone:
         end(hosts.pop(name))
-    for name in difference.restarted:
-        end(hosts[name])  # its next program finds the new files
+    _restart([hosts[name] for name in difference.restarted], end)
     for node in difference.nodes:
         if node.name in hosts:
             hosts[node.name].node = node
         else:
             hosts[node.name] = Host(node, table.fd(node.name))
+
+
+def _restart(hosts: Collection[Host], end: Callable[[Host], None]) -> None:
+    """End the hosts' programs, and wait until they have let go of their ports; the next one finds the new files."""
+    inits = [os.dup(host.init.pidfd) for host in hosts if host.init is not None]
+    try:
+        for host in hosts:
+            end(host)
+        deadline = time.monotonic() + RESTART_S
+        for init in inits:  # a process 1 has ended when all processes of its namespace have (pid_namespaces(7))
+            waiting = select.poll()  # descriptors may be too large for select(2)
+            waiting.register(init, select.POLLIN)
+            waiting.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    finally:
+        for init in inits:
+            os.close(init)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ _HOW = {
     "environment": "for programs started from now on",
     "limits": "at once",
     "commands": "whose commands are run again",
-    "tree": "which get in place anew: its programs end",
+    "tree": "which ends its programs",
 }
 
 _TOLD_ELSEWHERE = frozenset({"names", "services", "automatic_routes"})
