@@ -6,19 +6,51 @@ Bodies import what they need, so that a command pays for itself only.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from labctl.cli import completion
 from labctl.cli.completion import VARIABLE
 from labctl.cli.ending import ends_with_status
 from labctl.errors import InputError
+from labctl.printable import one_line
+
+
+class _Commands(TyperGroup):
+    """The commands. What is wrong with a command line is told with its words made printable."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's; here the words before the command are read."""
+        with _told_in_printable_words():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As the parent's; here the words of the command are read."""
+        with _told_in_printable_words():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told_in_printable_words() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # typer keeps the class of its usage errors to itself; all of them, and none of labctl's, have a message.
+        message = getattr(error, "message", None)
+        if isinstance(message, str):
+            error.message = one_line(message)  # type: ignore[attr-defined]  # see above
+        raise
+
 
 app = typer.Typer(
     name="labctl",
+    cls=_Commands,
     help="Small networks of Linux network namespaces, and scenarios that run servers and clients across them.",
     no_args_is_help=True,
     add_completion=VARIABLE in os.environ,  # loading it costs every other command time

@@ -22,8 +22,9 @@ from labctl.cli.exec_command import (
 )
 from labctl.cli.passing import Signals
 from labctl.errors import KernelError
+from labctl.printable import printable
 from labctl.report.screen import Ink, standard_output
-from labctl.report.text import cells, pad, printable
+from labctl.report.text import cells, pad
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab

@@ -118,7 +118,7 @@ def _packets(found: Inspection, link: InspectedLink) -> str:
 
 
 def _differing(found: Inspection, look: Look) -> list[str]:
-    from labctl.report.text import printable
+    from labctl.printable import printable
 
     if not found.differs:
         return ["The kernel has it as the file says."]

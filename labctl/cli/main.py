@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from labctl.errors import InputError, LabctlError, describe_errno
+from labctl.printable import in_log, visible
 
 if TYPE_CHECKING:
     from labctl.lab.starting import Boot
@@ -210,9 +211,10 @@ def _is_short_of_descriptors(error: Exception) -> TypeGuard[OSError]:
 
 
 def complain(text: str) -> None:
-    """A message on standard error; dropped when nobody can read it any more."""
+    """A message on standard error, made printable; dropped when nobody can read it any more."""
     if sys.stderr is None:
         return
+    text = in_log(visible(text), os.environ)
     encoding = sys.stderr.encoding or "ascii"
     try:
         sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -86,8 +86,7 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     reports.check()
     lab, there = _running_lab(request)
     log = _log()
-    harmless = log.harmless if log is not None else None
-    screen = standard_error(harmless) if request.json == STANDARD_OUTPUT else standard_output(harmless)
+    screen = standard_error() if request.json == STANDARD_OUTPUT else standard_output()
     try:
         asked = find_topology(request.topology) if request.topology is not None else None
         found = load_all(request.words, there or asked)

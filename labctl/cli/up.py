@@ -192,7 +192,7 @@ def _difference(lab: Lab, planned: Plan) -> Difference:
 
 def _show_changes(screen: Screen, found: Difference) -> None:
     from labctl import plan
-    from labctl.report.text import printable
+    from labctl.printable import printable
 
     inks = {"+": Ink.GOOD, "-": Ink.BAD, "~": Ink.ODD}
     paint: Callable[[str, Ink], str] = screen.look.paint

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from labctl.errors import InputError
+from labctl.printable import one_line, visible
 
 # What libyaml counts as the end of a line (YAML 1.1, section 5.4), so that its line numbers and ours agree.
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
@@ -73,7 +74,8 @@ class Diagnostic:
 
     def render(self, source: str | None = None) -> str:
         """`file:line:col: message`, the line with a caret below the column, and the hint."""
-        where = self.file if self.position is None else f"{self.file}:{self.position}"
+        file = one_line(self.file)
+        where = file if self.position is None else f"{file}:{self.position}"
         lines = [f"{where}: {_shortened(self.message)}"]
         if self.position is not None:
             text = self.source_line if source is None else line_of(source, self.position.line)
@@ -173,10 +175,10 @@ def describe(value: object) -> str:
 
 
 def _shortened(text: str) -> str:
-    """The text without its middle when it is long: a file's words may be in it."""
-    if len(text) <= 2 * _LONGEST_MESSAGE:
-        return text
-    return f"{text[:_LONGEST_MESSAGE]} ... {text[-_LONGEST_MESSAGE:]}"
+    """The text in one line, without its middle when it is long: a file's words may be in it."""
+    if len(text) > 2 * _LONGEST_MESSAGE:
+        text = f"{text[:_LONGEST_MESSAGE]} ... {text[-_LONGEST_MESSAGE:]}"
+    return one_line(text)
 
 
 def line_of(text: str, line: int) -> str:
@@ -188,10 +190,10 @@ def line_of(text: str, line: int) -> str:
 def _pointed_at(text: str, column: int) -> list[str]:
     start = max(0, column - _SHOWN_COLUMNS * 2 // 3) if len(text) > _SHOWN_COLUMNS else 0
     shown = text[start : start + _SHOWN_COLUMNS]
-    before = "".join(_padding(character) for character in text[start : column - 1])
+    before = "".join(_padding(character) for character in visible(text[start : column - 1]))
     opening = "..." if start else ""
     closing = "..." if start + _SHOWN_COLUMNS < len(text) else ""
-    return [f"  | {opening}{shown}{closing}", f"  | {' ' * len(opening)}{before}^"]
+    return [f"  | {opening}{visible(shown)}{closing}", f"  | {' ' * len(opening)}{before}^"]
 
 
 def _padding(character: str) -> str:

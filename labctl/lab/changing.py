@@ -18,6 +18,7 @@ from labctl.lab.host import Host
 from labctl.lab.protocol import Done, Failed, Reconcile, StartProcess
 from labctl.lab.roster import Roster
 from labctl.lab.timers import Timers
+from labctl.printable import visible
 
 ATTEMPTS, PAUSE_S = 25, 0.2  # at putting back what there was
 
@@ -77,7 +78,7 @@ class Changes:
         self._waiting = [each for each in self._waiting if each[0] is not client]
         change = self._change
         if change is not None and change.client is client and not change.is_being_undone:
-            self._undo(change, lambda problems: sys.stderr.writelines(f"{problem}\n" for problem in problems))
+            self._undo(change, lambda problems: sys.stderr.writelines(f"{visible(problem)}\n" for problem in problems))
 
     def check(self, client: Client) -> None:
         """LabError when another client is changing the lab."""

@@ -30,6 +30,7 @@ from labctl.lab.timers import Timers
 from labctl.names import OUTSIDE_INTERFACE
 from labctl.plan.codec import plan_from_json
 from labctl.plan.operations import AddAddress, PlannedNode, SetSysctl
+from labctl.printable import visible
 
 OUTLETS_MAX = 100
 IPV6_MTU_MIN = 1280
@@ -91,7 +92,7 @@ class Outside:
                 with entered(self.outlets.machine):
                     self.record.undo()
         except LabError as error:  # the record stays, for the next lab to try again
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{visible(str(error))}\n")
         finally:
             self._end_guard()
 
@@ -327,7 +328,7 @@ def _is_ipv4(operation: AddAddress) -> bool:
 
 def _report(done: Iterable[str]) -> None:
     for what in done:
-        sys.stderr.write(f"labctl: undone: {what}\n")
+        sys.stderr.write(f"labctl: undone: {visible(what)}\n")
 
 
 def _addresses(node: PlannedNode) -> tuple[str, ...]:

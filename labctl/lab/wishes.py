@@ -13,6 +13,7 @@ from labctl.lab.nodes import NodeTable
 from labctl.lab.protocol import WhenGone
 from labctl.plan.codec import changes_from_json
 from labctl.plan.operations import Operation, SetDown, SetImpairment, SetUp
+from labctl.printable import visible
 
 
 class Wishes:
@@ -51,4 +52,4 @@ class Wishes:
         try:
             act()
         except (LabctlError, OSError) as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{visible(str(error))}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 import labctl
 from labctl.errors import LabctlError, describe_errno
+from labctl.printable import in_log, painted
 from labctl.pytest_plugin import LABS, SCENARIO_RUN, SCENARIO_SEEN, USED_LABS
 from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, on_github, seed_of
 from labctl.report.screen import Look, look_of
@@ -99,7 +101,8 @@ def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunRes
 
 def _put(item: pytest.Item, report: pytest.TestReport, told: str, run: RunResult | None) -> None:
     parts = [told, _write_artifacts(item, told, run), f"seed: {seed_of(item.config)}"]
-    text = "\n".join(part for part in parts if part)
+    lines = "\n".join(part for part in parts if part).split("\n")
+    text = in_log("\n".join(map(painted, lines)), os.environ)
     report.sections.append((SECTION, text))
     if run is None and on_github():
         from labctl.pytest_plugin.results import attach_text

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from labctl.errors import InputError, MachineError
+from labctl.printable import in_log, visible
 from labctl.pytest_plugin import SCENARIO_RUN, SCENARIO_SEEN
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
 from labctl.scenario.discovery import has_steps
@@ -72,7 +73,7 @@ class ScenarioFile(pytest.File):
         try:
             scenario = load(as_seen_from(Path.cwd(), self.path))
         except InputError as error:
-            raise self.CollectError(str(error)) from error
+            raise self.CollectError(in_log(visible(str(error)), os.environ)) from error
         # pytest takes `::` in an argument for the end of a part of an id.
         name = " ".join(scenario.name.replace("::", ":").split())
         yield ScenarioItem.from_parent(self, name=name, scenario=scenario)
@@ -130,9 +131,10 @@ class ScenarioItem(pytest.Item):
             from labctl.pytest_plugin.failures import look
             from labctl.report import plain
 
-            return dedent("\n".join(plain.failure(error.result, look()))).strip("\n")
+            told = dedent("\n".join(plain.failure(error.result, look()))).strip("\n")
+            return in_log(told, os.environ)
         if isinstance(error, MachineError):
-            return str(error)
+            return in_log(visible(str(error)), os.environ)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labctl.errors import InputError, LabError, describe_errno
+from labctl.printable import printable
 from labctl.report import conversation, plain
 from labctl.report.files import replace_file
 from labctl.report.screen import Look
-from labctl.report.text import printable
 from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
 from labctl.scenario.result import CallRecord, Outcome, RunResult, ScenarioResult
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from labctl.printable import harmless_on_github
 from labctl.report import github, gitlab
 
 
@@ -26,7 +27,7 @@ class GitHubLog:
         return [github.group_start(title), *map(self.harmless, lines), github.group_end()]
 
     def harmless(self, line: str) -> str:
-        return github.harmless(line)
+        return harmless_on_github(line)
 
 
 class GitLabLog:

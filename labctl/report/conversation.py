@@ -11,8 +11,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from labctl.printable import printable
 from labctl.report.screen import INK_OF_OUTCOME, Ink, Look
-from labctl.report.text import cells, milliseconds, pad, printable, shorten, wrap
+from labctl.report.text import cells, milliseconds, pad, shorten, wrap
 from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
 
 _NARROWEST_COLUMN = 21  # cells; with less, hosts are named in front of each call instead

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from labctl.printable import printable
 from labctl.report import plain
 from labctl.report.screen import Look
-from labctl.report.text import printable, seconds
+from labctl.report.text import seconds
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResult
 
 SUMMARY_LIMIT_BYTES = 1 << 20  # of all that one step of a job writes; beyond it GitHub shows none of it
@@ -110,18 +111,11 @@ def command(name: str, data: str = "", **properties: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _escape_property(text: str) -> str:
     return _escape(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def harmless(line: str) -> str:
-    """A line of other people's text that the runner would take for a command, changed so that it does not."""
-    if "##[" in line:
-        line = line.replace("##[", "## [")
-    return line.replace("::", ": :", 1) if line.lstrip().startswith("::") else line
 
 
 def group_start(title: str) -> str:

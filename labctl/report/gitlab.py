@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from labctl.report.text import printable
+from labctl.printable import printable
 
 _ERASE = "\x1b[0K"
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.-]+")

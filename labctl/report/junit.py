@@ -7,15 +7,13 @@ name, classname, time and file, and in it `failure`, `error` or `skipped` with a
 from __future__ import annotations
 
 import io
-import re
 from pathlib import PurePath
 
+from labctl.printable import in_xml
 from labctl.report import plain
 from labctl.report.screen import Look
 from labctl.scenario.result import Outcome, RunResult, ScenarioResult
 
-# Everything outside XML 1.0's production Char, https://www.w3.org/TR/xml/#charsets (surrogates and NUL included).
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LOOK = Look(width=120)
 
 
@@ -25,7 +23,7 @@ def to_junit(run: RunResult) -> bytes:
 
     xml = JUnitXml("labctl")
     for directory, results in _by_directory(run).items():
-        suite = TestSuite(_clean(directory))
+        suite = TestSuite(in_xml(directory))
         suite.timestamp = (results[0].started_at or run.started_at).removesuffix("Z").split("+")[0]
         if run.seed is not None:
             suite.add_property("seed", str(run.seed))
@@ -49,8 +47,8 @@ def _by_directory(run: RunResult) -> dict[str, list[ScenarioResult]]:
 def _case(result: ScenarioResult, seed: int | None):  # type: ignore[no-untyped-def]  # junitparser is imported only when it is needed
     from junitparser import Error, Failure, Properties, Property, Skipped, TestCase
 
-    case = TestCase(_clean(result.name), classname=_clean(_class_name(result.file)), time=round(result.duration_s, 6))
-    case._elem.set("file", _clean(result.file))
+    case = TestCase(in_xml(result.name), classname=in_xml(_class_name(result.file)), time=round(result.duration_s, 6))
+    case._elem.set("file", in_xml(result.file))
     line = _line(result)
     if line:
         case._elem.set("line", str(line))
@@ -58,16 +56,16 @@ def _case(result: ScenarioResult, seed: int | None):  # type: ignore[no-untyped-
         properties = Properties()  # type: ignore[no-untyped-call]  # as above
         properties.add_property(Property("seed", str(result.seed)))
         case.append(properties)  # type: ignore[no-untyped-call]  # as above
-    message = _clean(result.reason or result.outcome)
+    message = in_xml(result.reason or result.outcome)
     first_line = message.split("\n", 1)[0]
-    details = _clean("\n".join(plain.failure(result, _LOOK)).strip("\n"))
+    details = in_xml("\n".join(plain.failure(result, _LOOK)).strip("\n"))
     if result.outcome is Outcome.FAILED:
         case.result = [_with_text(Failure(first_line, "expectation"), details)]
     elif result.outcome is Outcome.ERROR:
         case.result = [_with_text(Error(first_line, "lab"), details)]
     elif result.outcome is Outcome.SKIPPED:
         case.result = [Skipped(message)]
-    case.system_out = _clean("\n".join(plain.scenario_report(result, _LOOK)))
+    case.system_out = in_xml("\n".join(plain.scenario_report(result, _LOOK)))
     return case
 
 
@@ -90,14 +88,3 @@ def _class_name(file: str) -> str:
     path = PurePath(file)
     parts = [part for part in path.parent.parts if part not in ("/", ".", "..")]
     return ".".join([*(part.replace(".", "_") for part in parts), path.stem.replace(".", "_")])
-
-
-def _clean(text: str) -> str:
-    return _NOT_XML.sub(
-        lambda match: (
-            match.group().encode("ascii", "backslashreplace").decode()
-            if ord(match.group()) > 0x7F
-            else f"\\x{ord(match.group()):02x}"
-        ),
-        text,
-    )

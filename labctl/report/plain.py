@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from labctl.printable import printable
 from labctl.report import conversation
 from labctl.report.screen import INK_OF_OUTCOME, UNICODE, Ink, Look
-from labctl.report.text import cells, printable, seconds, shorten, wrap
+from labctl.report.text import cells, seconds, shorten, wrap
 from labctl.scenario.result import Outcome, OutputRecord, ProgramRecord, RunResult, ScenarioResult, StepResult
 
 LAST_LINES = 20  # of each stream of a program that no failed step is about

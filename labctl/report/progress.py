@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from labctl.printable import printable
 from labctl.report import plain
 from labctl.report.screen import Ink, Screen, is_terminal
-from labctl.report.text import cells, pad, printable, shorten
+from labctl.report.text import cells, pad, shorten
 from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
 from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
 from labctl.unpatched import monotonic

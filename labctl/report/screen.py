@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TextIO
 
 from labctl.errors import LabError, describe_errno
-from labctl.report.text import printable
+from labctl.printable import in_log, painted, printable
 from labctl.scenario.result import Outcome
 
 _PIPE_WIDTH = 80
@@ -138,8 +138,10 @@ class Screen:
         `as_they_are`: with commands to a CI server among them.
         """
         if lines:
-            if self._harmless is not None and not as_they_are:
-                lines = [self._harmless(part) for line in lines for part in line.split("\n")]
+            if not as_they_are:
+                lines = [painted(part) for line in lines for part in line.split("\n")]
+                if self._harmless is not None:
+                    lines = list(map(self._harmless, lines))
             with self._lock:
                 self._put(self._erased() + "".join(f"{line}\n" for line in lines) + self._drawn(self._status))
 
@@ -161,6 +163,7 @@ class Screen:
         """
         with self._lock:
             if lines != self._status:
+                lines = [painted(line) for line in lines]
                 self._put(self._erased() + self._drawn(lines))
                 self._status = lines
 
@@ -214,11 +217,15 @@ def silence(stream: TextIO) -> None:
         os.close(null)
 
 
-def standard_output(harmless: Callable[[str], str] | None = None) -> Screen:
+def standard_output() -> Screen:
     """The screen of results."""
-    return Screen(sys.stdout, harmless=harmless)
+    return Screen(sys.stdout, harmless=_harmless_here)
 
 
-def standard_error(harmless: Callable[[str], str] | None = None) -> Screen:
+def standard_error() -> Screen:
     """The screen of complaints and progress."""
-    return Screen(sys.stderr, harmless=harmless)
+    return Screen(sys.stderr, harmless=_harmless_here)
+
+
+def _harmless_here(line: str) -> str:
+    return in_log(line, os.environ)

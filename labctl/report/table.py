@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from labctl.printable import printable
 from labctl.report.screen import Ink, Look
-from labctl.report.text import cells, printable, wrap
+from labctl.report.text import cells, wrap
 
 _GAP = "  "
 _NARROWEST = 8  # cells that a column keeps when others need the room

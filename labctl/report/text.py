@@ -1,21 +1,8 @@
-"""Text measured in terminal cells: width, wrapping, and what may be shown on a terminal at all."""
+"""Text measured in terminal cells: width, padding and wrapping."""
 
 from __future__ import annotations
 
 import unicodedata
-
-_VISIBLE_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
-
-
-def printable(text: str) -> str:
-    """`text` with control characters (escape sequences too) made visible as `\\x1b`; tabs become spaces.
-
-    Lone surrogates, which stand for undecodable bytes of a program's output, are shown as `\\udc..`. Line ends stay.
-    """
-    if text.isprintable():
-        return text
-    text = text.replace("\r\n", "\n").expandtabs(8).translate(_VISIBLE_CONTROLS)
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def cells(text: str) -> int:

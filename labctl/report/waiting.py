@@ -9,8 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from labctl.printable import printable
 from labctl.report.screen import Ink, Screen, is_terminal, standard_error
-from labctl.report.text import printable, shorten
+from labctl.report.text import shorten
 from labctl.unpatched import monotonic
 
 _FIRST_LOOK_S = 0.5

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from labctl.printable import harmless_on_github
 from labctl.report import github
 from labctl.scenario.result import Outcome, OutputRecord, ScenarioResult
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
@@ -137,7 +138,7 @@ def test_what_is_escaped_comes_back_the_same(text: str) -> None:
     ],
 )
 def test_other_peoples_commands_are_broken(line: str, changed: str) -> None:
-    assert github.harmless(line) == changed
+    assert harmless_on_github(line) == changed
 
 
 def test_the_summary_has_a_table_and_the_calls_of_both_hosts() -> None:

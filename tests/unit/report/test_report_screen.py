@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from labctl.printable import printable
 from labctl.report.progress import Progress
 from labctl.report.screen import ASCII, UNICODE, Ink, Look, Screen, look_of
-from labctl.report.text import cells, milliseconds, printable, seconds, shorten, wrap
+from labctl.report.text import cells, milliseconds, seconds, shorten, wrap
 from labctl.scenario.listener import Stream
 from tests.unit.report.samples import ECHO, FAILED, SKIPPED, step
 
