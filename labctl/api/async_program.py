@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from labctl.api.core import LONGEST_WAIT_S
 from labctl.api.journal import ActivityKind, Entry, Seen, show_command
 from labctl.api.readiness import listening, not_ready
 from labctl.api.running import Completed, Request, drain, kill, spawn, written
 from labctl.errors import LabctlError, LabGone, ProgramNotReady
+from labctl.kernel import syscalls
 from labctl.lab.process import Process
 from labctl.scenario.programs import PATIENCE_S, SURELY_S, describe_status
 from labctl.scenario.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
@@ -26,6 +29,33 @@ if TYPE_CHECKING:
     from labctl.api.asynchronous import AsyncHost
     from labctl.api.core import Core
     from labctl.api.readiness import Ready
+
+
+@asynccontextmanager
+async def deadline(until: float | None) -> AsyncIterator[None]:
+    """As asyncio.timeout_at(), by CLOCK_MONOTONIC: the clock of an event loop may be frozen (freezegun). TimeoutError.
+
+    None is no deadline.
+    """
+    if until is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    timer = syscalls.timer(min(until, monotonic() + LONGEST_WAIT_S))
+    try:
+        async with asyncio.timeout(None) as timeout:
+
+            def expire() -> None:
+                loop.remove_reader(timer)
+                timeout.reschedule(loop.time())
+
+            loop.add_reader(timer, expire)
+            try:
+                yield
+            finally:
+                loop.remove_reader(timer)
+    finally:
+        os.close(timer)
 
 
 class AsyncProgram:
@@ -256,7 +286,7 @@ class AsyncProgram:
         while True:
             changed = self._changed
             try:
-                async with asyncio.timeout(None if until is None else max(0.0, until - monotonic())):
+                async with deadline(until):
                     await changed.wait()
             except TimeoutError:
                 return False

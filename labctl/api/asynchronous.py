@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from labctl.api import sockets
-from labctl.api.async_program import AsyncProgram, Starting, started
+from labctl.api.async_program import AsyncProgram, Starting, deadline, started
 from labctl.api.async_worker import Worker
 from labctl.api.core import check_argv, check_env
 from labctl.api.facts import NodeFacts
@@ -28,6 +28,7 @@ from labctl.api.lab import DEADLINE_S, Lab
 from labctl.api.readiness import listening, parse_ready
 from labctl.api.running import Completed, Request
 from labctl.topology.model import NodeKind
+from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from socket import socket as PythonSocket
@@ -305,7 +306,7 @@ class AsyncHost(NodeFacts):
                 )
                 try:
                     sock.setblocking(False)
-                    async with asyncio.timeout(timeout_s):
+                    async with deadline(None if timeout_s is None else monotonic() + timeout_s):
                         await _connect(sock, Addressing(self._core, self.name).address_of(sock, address, port))
                 except OSError as error:
                     sock.close()

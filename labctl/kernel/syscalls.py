@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 
 CLONE_NEWNS = 0x0002_0000  # linux/sched.h
 CLONE_NEWUTS = 0x0400_0000
@@ -102,3 +103,29 @@ def sethostname(name: str) -> None:
     """sethostname(2): the name of the UTS namespace, at most 64 bytes."""
     encoded = os.fsencode(name)
     _checked(_libc.sethostname(encoded, ctypes.c_size_t(len(encoded))))
+
+
+class _TimeSpec(ctypes.Structure):
+    """struct timespec, with the long of this machine for time_t."""
+
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _TimerSpec(ctypes.Structure):
+    _fields_ = (("interval", _TimeSpec), ("value", _TimeSpec))
+
+
+TFD_TIMER_ABSTIME = 1  # sys/timerfd.h
+
+
+def timer(until: float) -> int:
+    """timerfd_create(2): a descriptor that is readable from `until` (seconds of CLOCK_MONOTONIC) on."""
+    descriptor = _checked(_libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_CLOEXEC | os.O_NONBLOCK))
+    try:
+        seconds, fraction = divmod(max(until, 1e-9), 1)
+        spec = _TimerSpec(value=_TimeSpec(int(seconds), int(fraction * 1e9)))
+        _checked(_libc.timerfd_settime(descriptor, TFD_TIMER_ABSTIME, ctypes.byref(spec), None))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -108,7 +108,9 @@ def test_with_a_frozen_clock_deadlines_come(tmp_path: Path) -> None:
     tests = """\
         import time
 
+        import pytest
         from freezegun import freeze_time
+        from labctl import ProgramTimedOut
         from using import make_and_use, use
 
 
@@ -124,6 +126,19 @@ def test_with_a_frozen_clock_deadlines_come(tmp_path: Path) -> None:
             make_and_use()
 
 
+        @pytest.mark.asyncio
+        @freeze_time("2020-01-01")
+        async def test_coroutines(async_lab):
+            async with async_lab["server"].start(["python3", "-m", "http.server", "8000"], ready=8000):
+                with await async_lab["client"].connect("server:8000"):
+                    pass
+            with pytest.raises(ProgramTimedOut):
+                await async_lab["client"].run(["sleep", "60"], timeout_s=0.2)
+            async_lab.sync.link("client", "server").down()
+            with pytest.raises(TimeoutError):
+                await async_lab["client"].connect("10.0.0.2:80", timeout_s=0.2)
+
+
         @freeze_time("2020-01-01")
         def test_a_scenario(lab):
             with lab.scenario("talk.yaml"):
@@ -131,7 +146,7 @@ def test_with_a_frozen_clock_deadlines_come(tmp_path: Path) -> None:
         """
     project = Project(tmp_path, using__py=USE, test_it__py=tests)
     project.write("talk.yaml", SCENARIO)
-    assert project.pytest("-q").outcomes() == "3 passed"
+    assert project.pytest("-q").outcomes() == "4 passed"
 
 
 def test_with_fake_files_a_lab_has_the_real_ones(tmp_path: Path) -> None:
