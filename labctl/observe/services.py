@@ -39,8 +39,8 @@ def visible_paths(plan: Plan) -> tuple[str, ...]:
     of_services = [service.directory for node in plan.nodes for service in node.services]
     of_commands = [command.directory for node in plan.nodes for command in node.commands]
     sources = [source for node in plan.nodes for source in node.tree.sources]
-    # Of a file its directory, for a file that is replaced is another one; but a place such as /tmp is not shown whole.
-    beside = [os.path.dirname(source) for source in sources]
+    # Of a placed file its directory: a file that is replaced is another one. A place such as /tmp is not shown whole.
+    beside = [os.path.dirname(file.source) for node in plan.nodes for file in node.tree.files if file.source]
     return tuple(dict.fromkeys([*of_services, *of_commands, *beside, *sources]))
 
 
