@@ -19,6 +19,7 @@ from labctl.api.running import Completed, Request, drain, kill, spawn, written
 from labctl.errors import LabctlError, LabGone, ProgramNotReady
 from labctl.kernel import syscalls
 from labctl.lab.process import Process
+from labctl.patterns import TooSlow, search, search_lines
 from labctl.scenario.programs import PATIENCE_S, SURELY_S, describe_status
 from labctl.scenario.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
 from labctl.topology.service import BUFFERED
@@ -165,7 +166,11 @@ class AsyncProgram:
         until = monotonic() + timeout_s
         while True:
             for text in (self.stdout, self.stderr):
-                if found := compiled.search(text):
+                try:
+                    found = search(compiled, text, wall_s=timeout_s)
+                except TooSlow as error:
+                    raise self._failure(f"was to write {compiled.pattern!r}; {error}") from error
+                if found:
                     return found[0]
             if self._is_over or not await self._change(until):
                 how = f"it {self.state}" if self._is_over else f"not within {timeout_s:g} s"
@@ -248,8 +253,11 @@ class AsyncProgram:
         while True:
             over, late = self._is_over, monotonic() >= until
             if isinstance(ready, re.Pattern):
-                if any(ready.search(line) for text in (self.stdout, self.stderr) for line in text.splitlines()):
-                    return
+                try:
+                    if search_lines(ready, [*self.stdout.splitlines(), *self.stderr.splitlines()]):
+                        return
+                except TooSlow as error:
+                    raise self._failure(not_ready(ready, before, str(error))) from error
             elif not over and await self._worker.call(lambda: listening(self._core, self.host.name, ready)) - before:
                 return
             if over or late:

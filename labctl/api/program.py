@@ -14,6 +14,7 @@ from labctl.api.journal import Entry, Seen
 from labctl.api.readiness import listening, not_ready
 from labctl.api.running import written
 from labctl.errors import LabctlError, LabGone, ProgramNotReady
+from labctl.patterns import TooSlow, search
 from labctl.scenario.listener import Stream
 from labctl.scenario.programs import Program as Running
 
@@ -119,11 +120,14 @@ class Program:
 
         def look() -> re.Match[str] | bool | None:
             for stream in Stream:
-                if found := compiled.search(running.text(stream)):
+                if found := search(compiled, running.text(stream), wall_s=timeout_s):
                     return found
             return running.ended or None
 
-        found = self._core.scope(timeout_s).wait_for(look)
+        try:
+            found = self._core.scope(timeout_s).wait_for(look)
+        except TooSlow as error:
+            raise self._failure(f"was to write {compiled.pattern!r}; {error}") from error
         if isinstance(found, re.Match):
             return found[0]
         how = f"it {self.state}" if running.ended else f"not within {timeout_s:g} s"
@@ -191,8 +195,10 @@ class Program:
         running = self._running
         scope = self._core.scope(timeout_s)
         if watch is not None:
-            scope.wait_for(lambda: watch.found or running.ended)
+            scope.wait_for(lambda: watch.decided or running.ended)
             seen = watch.found
+            if watch.problem:
+                raise self._failure(not_ready(ready, before, watch.problem))
         else:
             seen = False
             for _ in scope.look_again():

@@ -28,6 +28,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, overload
 
 from labctl.documents.source import Hint, Mistake, describe, suggestion
+from labctl.patterns import check_pattern
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -650,17 +651,7 @@ TEXT = Text()
 STRICT_TEXT = Text(strict=True)
 
 
-def _check_regex(text: str) -> None:
-    try:
-        re.compile(text)
-    except re.error as error:
-        at = f" at character {error.pos + 1}" if error.pos is not None else ""
-        raise ValueError(f"not a regular expression: {error.msg}{at}") from error
-    except (OverflowError, RecursionError) as error:
-        raise ValueError("not a regular expression that can be used: it is nested, or repeats, too much") from error
-
-
-REGEX = Parsed(_check_regex)
+REGEX = Parsed(check_pattern)
 
 
 def _given(name: str) -> Schema:

@@ -7,7 +7,6 @@ error that shows what it wrote; who asked for it then ends the lab, or has it pu
 from __future__ import annotations
 
 import os
-import re
 import selectors
 import shutil
 import threading
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from labctl.errors import InputError, LabError
 from labctl.lab.description import ProcessInfo, ProcessState
+from labctl.patterns import TooSlow, search_lines
 from labctl.plan.services import in_order, runs_alike, services_of
 from labctl.topology.service import BUFFERED, TERMINAL_SIZE, Command, Readiness, Service
 from labctl.units import format_duration
@@ -286,7 +286,10 @@ class _Start:
             return readiness.listens(self.lab, one.node, parse_listening(wanted.listening), self._addresses_of)
         if wanted.line:
             text = self.lab.read_log(one.node, one.service.name).decode(errors="replace")
-            return any(re.search(wanted.line, line) for line in text.splitlines())
+            try:
+                return search_lines(wanted.line, text.splitlines())
+            except TooSlow as error:
+                raise LabError(f"{one.node}/{one.service.name}: {error}") from error
         if wanted.file:
             return readiness.is_there(self.lab, one.node, wanted.file)
         return self._succeeds(one, wanted.command)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labctl.scenario.programs import Program
     from labctl.scenario.waiting import Scope
 
+FASTEST_SEARCH_S = 0.5  # given to a search by a process of its own, however short the deadline
 BECOMES_TRUE_WITHIN_S = 1.0
 LARGEST_FILE = 1 << 22  # bytes of a host's file that are looked at
 
@@ -84,6 +85,7 @@ def _duration(seconds: float) -> str:
 
 def _looks(at: StepRun, body: ExpectBody, command: _Command) -> Iterator[Look]:
     run, host = at.run, body.on or ""
+    within_s = max(_within_s(at, body), FASTEST_SEARCH_S)
     if body.listening is not None:
         where = parse_listening(body.listening)
         yield lambda: _listening(run, host, where, body)
@@ -110,7 +112,7 @@ def _looks(at: StepRun, body: ExpectBody, command: _Command) -> Iterator[Look]:
         yield lambda: _address(run, host, address)
     if body.file is not None:
         file = body.file
-        yield lambda: _file(run, host, file)
+        yield lambda: _file(run, host, file, within_s)
     if body.command is not None or body.shell is not None:
         yield command.look
     if body.running is not None:
@@ -121,7 +123,7 @@ def _looks(at: StepRun, body: ExpectBody, command: _Command) -> Iterator[Look]:
         yield lambda: _running(run, not_running, wanted=False)
     if body.output is not None:
         output = body.output
-        yield lambda: _output(run, output)
+        yield lambda: _output(run, output, within_s)
     if body.that is not None:
         that = at.step.body.that  # as in the file: it puts in the variables by itself, as values
         yield lambda: _that(at, that)
@@ -219,7 +221,7 @@ def _address(run: Run, host: str, wanted: str) -> str:
     return looking.address_mismatch(run, host, wanted)
 
 
-def _file(run: Run, host: str, wanted: FileCondition) -> str:
+def _file(run: Run, host: str, wanted: FileCondition, within_s: float) -> str:
     try:
         fd = run.lab.open_file(host, wanted.path)
     except KernelError as error:
@@ -235,7 +237,7 @@ def _file(run: Run, host: str, wanted: FileCondition) -> str:
             return ""
         os.set_blocking(fd, False)
         data = file.read(LARGEST_FILE) or b""
-    wrong = text_mismatch(wanted, data.decode("utf-8", "replace"))
+    wrong = text_mismatch(wanted, data.decode("utf-8", "replace"), within_s)
     return f"{wanted.path} on {host}: {wrong}" if wrong else ""
 
 
@@ -282,10 +284,10 @@ def _background(run: Run, name: str) -> Program:
     return program
 
 
-def _output(run: Run, wanted: OutputCondition) -> str:
+def _output(run: Run, wanted: OutputCondition, within_s: float) -> str:
     program = _background(run, wanted.process)
     for stream, match in ((Stream.STDOUT, wanted.stdout), (Stream.STDERR, wanted.stderr)):
-        if match is not None and (wrong := text_mismatch(match, program.text(stream))):
+        if match is not None and (wrong := text_mismatch(match, program.text(stream), within_s)):
             return f"{stream} of {wanted.process}: {wrong}{_why_silent(program, stream)}"
     return ""
 

@@ -9,6 +9,9 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+from labctl.patterns import SEARCH_WALL_S, TooSlow, search
+from labctl.scenario.state import StepFailed
+
 if TYPE_CHECKING:
     from labctl.scenario.files import NumberMatch, TextMatch
 
@@ -41,8 +44,8 @@ def describe_number(expected: NumberMatch) -> str:
     return " and ".join(parts) or "any number"
 
 
-def text_mismatch(expected: TextMatch, text: str) -> str:
-    """`expected to contain 'x'; got 'y'`."""
+def text_mismatch(expected: TextMatch, text: str, wall_s: float = SEARCH_WALL_S) -> str:
+    """`expected to contain 'x'; got 'y'`. StepFailed when `matches` is not decided within bounds, `wall_s` or less."""
     if expected.equals is not None and _line(text) != _line(expected.equals):
         return f"expected {shown(expected.equals)}; got {shown(text)}"
     for part in expected.contains or ():
@@ -51,8 +54,13 @@ def text_mismatch(expected: TextMatch, text: str) -> str:
     for part in expected.not_contains or ():
         if part in text:
             return f"expected not to contain {shown(part)}; got {shown(text)}"
-    if expected.matches is not None and not re.search(expected.matches, text, re.MULTILINE):
-        return f"expected to match /{expected.matches}/; got {shown(text)}"
+    if expected.matches is not None:
+        try:
+            found = search(expected.matches, text, re.MULTILINE, wall_s=wall_s)
+        except TooSlow as error:
+            raise StepFailed(str(error)) from error
+        if not found:
+            return f"expected to match /{expected.matches}/; got {shown(text)}"
     if "json" in expected.given:
         return _json_mismatch(expected.json_, text)
     return ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import deque
 
+from labctl.patterns import TooSlow, search_lines
+
 KEPT_BYTES = 1 << 20  # of the beginning, and of the end, of each stream
 
 
@@ -55,17 +57,24 @@ class LineWatch:
     MAX_LINE_BYTES = 1 << 16  # of a line without an end: longer ones are searched in pieces
 
     def __init__(self, pattern: str | re.Pattern[str]) -> None:
-        if isinstance(pattern, str):
-            self._pattern = re.compile(pattern.encode())
-        else:
-            self._pattern = re.compile(pattern.pattern.encode(), pattern.flags & ~re.UNICODE)
+        self._pattern = re.compile(pattern)
         self._partial = b""
         self.found = False
+        self.problem = ""  # why it cannot be told whether a line matches; then no more are looked at
+
+    @property
+    def decided(self) -> bool:
+        """Whether to wait no longer."""
+        return self.found or bool(self.problem)
 
     def feed(self, data: bytes) -> None:
-        if self.found:
+        if self.decided:
             return
         *lines, self._partial = (self._partial + data).split(b"\n")
-        self.found = any(self._pattern.search(line) for line in (*lines, self._partial))
+        texts = [line.decode("utf-8", "replace") for line in (*lines, self._partial)]
+        try:
+            self.found = search_lines(self._pattern, texts)
+        except TooSlow as error:
+            self.problem = str(error)
         if len(self._partial) > self.MAX_LINE_BYTES:
             self._partial = b""

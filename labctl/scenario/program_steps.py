@@ -244,7 +244,9 @@ def _spawn(
 
 def _await_ready(at: StepRun, program: Program, ready: Ready, watch: LineWatch | None) -> None:
     if watch is not None:
-        is_ready = bool(at.scope.wait_for(lambda: watch.found or program.ended) and watch.found)
+        is_ready = bool(at.scope.wait_for(lambda: watch.decided or program.ended) and watch.found)
+        if watch.problem:
+            raise StepFailed(watch.problem, _done(program))
         wanted = f"a line that matches /{ready.line}/"
     else:
         is_ready, wanted = _look_until_ready(at, program, ready)

@@ -446,3 +446,21 @@ def test_what_a_program_on_a_terminal_left_behind_is_hung_up(tmp_path: Path) -> 
         f'  - run: {{on: client, run: [sh, -c, "({left}) & sleep 0.3"], tty: true}}\n'
         "  - expect: {on: client, file: {path: /tmp/hung-up}, within: 5s}\n",
     )
+
+
+_MANY = "printf 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\\n'"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        f'  - run: {{on: server, shell: "{_MANY}", expect: {{stdout: {{matches: "(a+)+$x"}}}}}}\n',
+        f'  - start: {{on: server, name: a, shell: "{_MANY}; sleep 60", ready: {{line: "(a+)+$x"}}}}\n',
+        f'  - start: {{on: server, name: a, shell: "{_MANY}; sleep 60"}}\n'
+        '  - expect: {output: {process: a, stdout: {matches: "(a+)+$x"}}, within: 10s}\n',
+    ],
+)
+def test_a_search_without_end_fails_its_step_in_time(tmp_path: Path, steps: str) -> None:
+    started = time.monotonic()
+    assert "cannot tell whether /(a+)+$x/ matches" in fails(tmp_path, steps).reason
+    assert time.monotonic() - started < 15
