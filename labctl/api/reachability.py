@@ -46,7 +46,8 @@ class Reachability:
         """Whether one host reached another, in every family that was tried. KeyError when that was not tried."""
         found = [not each.problem for each in self.tries if (each.source, each.target) == (source, target)]
         if not found:
-            raise KeyError(f"{source} -> {target}")
+            hint = "; ping(every_pair=True) tests all" if self.is_sample else ""
+            raise KeyError(f"{source} -> {target} was not tested{hint}")
         return all(found)
 
 

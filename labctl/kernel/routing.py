@@ -22,6 +22,14 @@ CLONED = 0x200  # RTM_F_CLONED: a cached copy, not a route
 MAIN_TABLE = 254
 KERNEL, BOOT, STATIC = 2, 3, 4  # RTPROT_*: made by the kernel of an address; by ip-route(8); by an administrator
 _RTA_DST, _RTA_SRC, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE, _RTA_VIA = 1, 2, 5, 6, 7, 15, 18
+_RTA_METRICS, _RTA_ENCAP_TYPE = 8, 21
+_METRIC_NAMES = (  # RTAX_*, from RTAX_MTU (2) on
+    *("mtu", "window", "rtt", "rttvar", "ssthresh", "cwnd", "advmss", "reordering"),
+    *("hoplimit", "initcwnd", "features", "rto_min", "initrwnd", "quickack"),
+)
+_METRICS = dict(enumerate(_METRIC_NAMES, start=2))
+_ENCAPSULATIONS = {1: "mpls", 2: "ip", 3: "ila", 4: "ip6", 5: "seg6", 6: "bpf", 7: "seg6local", 8: "rpl", 9: "ioam6"}
+_ONLINK = 0x4  # RTNH_F_ONLINK
 _KINDS = {1: "unicast", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw", 10: "nat"}  # RTN_*
 _TABLES = {253: "default", 254: "main", 255: "local"}  # /etc/iproute2/rt_tables
 _RULE = struct.Struct("=BBBBBxxBI")  # struct fib_rule_hdr: family, dst_len, src_len, tos, table, (2), action, flags
@@ -70,6 +78,7 @@ class KernelRoute:
     protocol: int = BOOT
     source: Prefix | None = None  # of packets (IPv6), None for all
     tos: int = 0
+    options: str = ""  # `src 10.0.1.1 mtu 1400 onlink`
 
     @property
     def is_plain(self) -> bool:
@@ -86,6 +95,7 @@ class KernelRoute:
             text = hop.text(self.destination.version)
             words.append(f"nexthop {text} weight {hop.weight}" if several else text)
         words += [f"table {table_name(self.table)}"] if self.table != MAIN_TABLE else []
+        words += [self.options] if self.options else []
         words += [f"metric {self.metric}"] if self.metric and self.metric != usual_metric(self.destination) else []
         return " ".join(words)
 
@@ -160,7 +170,22 @@ def parse_route(payload: memoryview, names: dict[int, str]) -> KernelRoute | Non
         protocol=protocol,
         source=ip_network((values[_RTA_SRC], source_length)) if source_length else None,
         tos=tos,
+        options=" ".join(_options(values, flags, protocol)),
     )
+
+
+def _options(values: dict[int, bytes], flags: int, protocol: int) -> Iterator[str]:
+    """What else ip(8) shows; the source address only where somebody has chosen it."""
+    if _RTA_ENCAP_TYPE in values:
+        (kind,) = struct.unpack("=H", values[_RTA_ENCAP_TYPE])
+        yield f"encap {_ENCAPSULATIONS.get(kind, kind)}"
+    if _RTA_PREFSRC in values and protocol != KERNEL:
+        yield f"src {ip_address(values[_RTA_PREFSRC])}"
+    for kind, data in values_of(memoryview(values.get(_RTA_METRICS, b"")), 0).items():
+        if kind in _METRICS and len(data) == _U32.size:
+            yield f"{_METRICS[kind]} {_u32(data)}"
+    if flags & _ONLINK and RTA_MULTIPATH not in values:
+        yield "onlink"
 
 
 def _hops(values: dict[int, bytes], names: dict[int, str]) -> Iterator[NextHop]:

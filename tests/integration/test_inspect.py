@@ -46,6 +46,11 @@ BY_HAND = {
     "ip -6 route add 2001:db8::/32 nexthop via fd00::fe dev eth0 nexthop via fd00::77 dev eth0": [
         "a: route 2001:db8::/32 nexthop via fd00::fe dev eth0 weight 1 nexthop via fd00::77 dev eth0 weight 1 was added"
     ],
+    "ip ro change default via 10.0.1.254 mtu 1400 src 10.0.1.1; ip ro add 10.8.0.0/16 via 192.0.2.9 dev eth0 onlink": [
+        "a:eth0: route 0.0.0.0/0 via 10.0.1.254 is missing",
+        "a:eth0: route 0.0.0.0/0 via 10.0.1.254 src 10.0.1.1 mtu 1400 was added",
+        "a:eth0: route 10.8.0.0/16 via 192.0.2.9 onlink was added",
+    ],
     "ip route add 203.0.113.0/24 via inet6 fe80::1 dev eth0": [
         "a:eth0: route 203.0.113.0/24 via inet6 fe80::1 was added"
     ],
