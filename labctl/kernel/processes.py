@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from select import POLLIN, poll
 
 from labctl.errors import KernelError, LabError
-from labctl.kernel.syscalls import PR_SET_PDEATHSIG, prctl
+from labctl.kernel.syscalls import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from labctl.unpatched import monotonic
 
 FIRST_FREE_DESCRIPTOR = 3
@@ -38,6 +38,24 @@ def fork(body: Callable[[], None]) -> int:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
+
+
+def fork_closed(body: Callable[[], None]) -> int:
+    """As `fork`; the child's descriptors and memory are closed to other processes until `keep_only` and `open_up`.
+
+    The child has all descriptors of its parent, and programs of its lab may see it in /proc. Not dumpable
+    (PR_SET_DUMPABLE), it can only be accessed with CAP_SYS_PTRACE in the user namespace that its parent was started in.
+    """
+    prctl(PR_SET_DUMPABLE, 0)
+    try:
+        return fork(body)
+    finally:
+        open_up()
+
+
+def open_up() -> None:
+    """The calling process may be traced again; execve(2) has the same effect."""
+    prctl(PR_SET_DUMPABLE, 1)
 
 
 def die_with_parent() -> None:

@@ -66,7 +66,7 @@ def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio:
             _connect_terminal(host, request.terminal, owner, ends[1], plain=request.is_terminal_plain)
             if request.stdio[0]:
                 os.dup2(stdio[0], 0)
-        processes.keep_only(0, 1, 2, writing)
+        _let_go(writing)
         processes.set_descriptor_limit(surroundings.descriptor_limit)
         _enter_directory(host, surroundings, request.cwd)  # as sudo(8): the user may lack the right to enter it
         if user is not None:
@@ -119,7 +119,7 @@ def start_caller(host: Host, surroundings: Surroundings, channel: int) -> Starte
         os.close(writing)
         if channel != high:
             os.dup2(channel, high, inheritable=False)
-        processes.keep_only(0, 1, 2, high)
+        _let_go(high)
         processes.set_descriptor_limit(surroundings.descriptor_limit)
         serve(high)
 
@@ -202,7 +202,6 @@ def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], 
 
     def child() -> None:
         os.write(writing, PIDS.pack(os.getpid(), processes.own_pid(surroundings.machine_proc)))
-        processes.be_first_out_of_memory()
         try:
             body(writing)
         except LabError as error:
@@ -230,6 +229,13 @@ def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], 
         os.waitpid(pid, 0)
         raise failure_of(report[PIDS.size :], f"{what}: it was killed before it had started.")
     return Started(pid, *PIDS.unpack(report))
+
+
+def _let_go(kept: int) -> None:
+    """Close the keeper's descriptors, but for one; from here on the process is one of its host's like any other."""
+    processes.keep_only(0, 1, 2, kept)
+    processes.open_up()
+    processes.be_first_out_of_memory()
 
 
 def forward_terminal(master: int, pipe: int) -> None:

@@ -129,7 +129,7 @@ def fork_inside(host: Host, surroundings: Surroundings, body: Callable[[], None]
             raise LabError(f"{host.subject}: its init has been ended from outside; it can run nothing more.") from error
         raise KernelError(host.subject, "enter its PID namespace", error.errno or 0) from error
     try:
-        return processes.fork(lambda: _inside(host, pidfd, body))
+        return processes.fork_closed(lambda: _inside(host, pidfd, body))
     except OSError as error:
         hint = "Its init has ended." if error.errno == errno.ENOMEM else ""
         raise KernelError(host.subject, "start a process", error.errno or 0, hint=hint) from error

@@ -27,7 +27,7 @@ from labctl.lab.place import SOCKET
 from labctl.lab.run_directories import run_directories
 from tests.integration.detached import ROOT, becomes, name_of_lab, running
 from tests.labs import output, pair_plan, run, shell
-from tests.skips import for_root
+from tests.skips import for_ordinary_users, for_root
 
 HERS, HIS = 40_000 + os.getpid() % 10_000, 50_000 + os.getpid() % 10_000  # users that this machine knows nothing of
 needs_root = for_root("becomes other users")
@@ -398,6 +398,38 @@ def test_no_descriptor_of_labctl_is_open_on_a_host(mine: str) -> None:
         attached.close()
     own = ("/dev/null", "/memfd:output", "/proc", "pipe:", "")  # a pipe to its log; the listing's own directory
     assert [target for target in targets if not target.startswith(own[:-1]) and target] == []
+
+
+STEAL = """
+import os, sys, time
+found = set()
+until = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < until:
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and int(pid) > os.getpid():
+            try:
+                found |= {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+            except OSError:
+                pass
+print(*found, sep="\\n")
+"""
+
+
+@for_ordinary_users("root may trace every process")
+def test_no_descriptor_of_the_keeper_can_be_taken_while_a_program_is_started() -> None:
+    with Lab.open(pair_plan()) as lab:
+        log = os.memfd_create("found")
+        thief = lab.spawn("client", [sys.executable, "-c", STEAL, "2"], stdout=log, stderr=log)
+        while thief.wait(0) is None:
+            run(lab, "client", "true")
+            os.close(lab.open_file("client", "/etc/hosts"))
+        thief.close()
+        found = os.pread(log, 1 << 20, 0).decode().split("\n")
+        os.close(log)
+    assert any("memfd:output" in target for target in found)  # of a program that has been started
+    assert [
+        each for each in found if each == "/proc" or each.startswith(("socket:", "net:", "pid:", "anon_inode"))
+    ] == []
 
 
 @needs_root
