@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -121,6 +122,22 @@ def test_a_program_that_cannot_change_a_user_is_reported_with_the_way_to_users(t
     assert "chown: changing ownership of '/tmp': Invalid argument" in told
     assert "It could not change its user: an ordinary user's lab has one user, as hers has no range of ids" in told
     assert "Try: sudo usermod --add-subuids" in told
+
+
+DOCTOR = """
+import json, sys
+from labctl.cli import doctor
+print(json.dumps({check.name: [check.state, check.problem, check.remedy] for check in doctor._checks(None)}))
+"""
+
+
+def test_doctor_tells_whether_there_are_users_and_what_does_not_work_without(tmp_path: Path) -> None:
+    without = json.loads(python_as_user(tmp_path, "-c", DOCTOR, ranges="somebody:300000:65536\n"))
+    state, problem, remedy = without["users in labs"]
+    assert (state, "hers has no range of ids" in problem) == ("missing", True)
+    assert "usermod --add-subuids" in remedy
+    assert without["tcpdump"][0] == "missing"
+    assert json.loads(python_as_user(tmp_path, "-c", DOCTOR))["users in labs"][0] == "ok"
 
 
 def test_icmp_datagram_sockets_are_open_to_all_of_them(tmp_path: Path) -> None:
