@@ -98,6 +98,9 @@ def as_table(found: Inspection, look: Look) -> list[str]:
         lines += ["", *table(look, ("ROUTES OF", "TO", "VIA", "INTERFACE"), routes)]
     if rules:
         lines += ["", *table(look, ("RULES OF", "RULE"), rules)]
+    trees = [[node.name, *map(str, row)] for node in found.plan.nodes for row in node.tree.listed()]
+    if trees:
+        lines += ["", *table(look, ("FILES OF", "PATH", "KIND", "SOURCE"), trees)]
     if found.programs:
         import shlex
 

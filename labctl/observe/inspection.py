@@ -110,6 +110,9 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
                     }
                     for rule in inspection.found[node.name].rules
                 ],
+                "files": [
+                    {"path": path, "kind": kind, "source": source or None} for path, kind, source in node.tree.listed()
+                ],
                 "processes": [
                     {"name": one.name, "pid": one.pid, "command": list(one.argv), "state": one.state}
                     for one in inspection.programs

@@ -47,6 +47,12 @@ class FileTree:
         """The paths on the machine that it is made of."""
         return (*(file.source for file in self.files if file.source), *(bind.source for bind in self.binds))
 
+    def listed(self) -> Iterator[tuple[str, str, str]]:
+        """(path, kind, source) of all: the kind is `file`, `bind`, `bind rw` or `private`; "" for no source."""
+        yield from ((file.path, "file", file.source) for file in self.files)
+        yield from ((bind.path, "bind rw" if bind.writable else "bind", bind.source) for bind in self.binds)
+        yield from ((path, "private", "") for path in self.private)
+
     def places(self, path: str) -> bool:
         """Whether one of `files` is placed at that path."""
         return any(one.path == path for one in self.files)

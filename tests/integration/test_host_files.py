@@ -303,3 +303,32 @@ def test_a_file_tree_travels_with_plans_and_back_to_a_file(tmp_path: Path) -> No
         f"place /srv/y on a, from {tmp_path}/f\nbind {tmp_path} at /srv/z on a\nkeep /var/log of a to itself\n" in text
     )
     assert "# not in here: place /srv/x on a\n" in planning.render_shell(plan)
+
+
+def test_inspect_lists_what_a_topology_gives_its_nodes(tmp_path: Path) -> None:
+    import json
+
+    import jsonschema
+
+    import labctl
+    from labctl.cli.inspect_command import as_table
+    from labctl.observe.inspection import as_data, inspect
+    from labctl.report.screen import Look
+
+    (tmp_path / "d").mkdir()
+    file = tmp_path / "it.yaml"
+    file.write_text("hosts: {a: {files: {/srv/x: {content: x}}, binds: ['d:/mnt:rw'], private: [/var/log]}, b: {}}\n")
+    plan = planning.build(topology.load(file))
+    with Lab.open(plan) as lab:
+        found = inspect(lab, "it", plan, [])
+    schema = json.loads((Path(labctl.__file__).parent / "schemas" / "inspect.schema.json").read_text("utf-8"))
+    data = as_data(found)
+    jsonschema.validate(data, schema)
+    assert data["nodes"][0]["files"] == [
+        {"path": "/srv/x", "kind": "file", "source": None},
+        {"path": "/mnt", "kind": "bind rw", "source": f"{tmp_path}/d"},
+        {"path": "/var/log", "kind": "private", "source": None},
+    ]
+    assert data["nodes"][1]["files"] == []
+    text = "\n".join(as_table(found, Look(width=200)))
+    assert "FILES OF  PATH      KIND     SOURCE" in text
