@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
-
 from labctl.errors import LabctlError, LabError
 from labctl.lab.front import Client
 from labctl.lab.host import Host
@@ -19,6 +17,7 @@ from labctl.lab.protocol import Done, Failed, Reconcile, StartProcess
 from labctl.lab.roster import Roster
 from labctl.lab.timers import Timers
 from labctl.printable import visible
+from labctl.typed import msgspec
 
 ATTEMPTS, PAUSE_S = 25, 0.2  # at putting back what there was
 

@@ -13,8 +13,6 @@ import socket
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
 
-import msgspec
-
 from labctl.errors import KernelError, LabctlError
 from labctl.kernel import carrier, qdisc, rtnl, saved_link
 from labctl.kernel.announce import announce
@@ -45,6 +43,7 @@ from labctl.plan.operations import (
 )
 from labctl.plan.queueing import Fifo, NetworkEmulator, Queue, TokenBucket, queues
 from labctl.topology.model import Address, NodeKind
+from labctl.typed import msgspec
 
 __all__ = ["Execution", "NodeTable", "Restore", "execute"]
 

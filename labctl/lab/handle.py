@@ -11,8 +11,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import msgspec
-
 from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError
 from labctl.lab import owner, registry
 from labctl.lab.description import Restart
@@ -53,6 +51,7 @@ from labctl.lab.protocol import (
     WhenGone,
 )
 from labctl.lab.starting import Boot
+from labctl.typed import msgspec
 from labctl.unpatched import Socket
 
 if TYPE_CHECKING:

@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from labctl.errors import InputError, KernelError, LabctlError, LabError, LabGone
 from labctl.kernel import mounts, processes, syscalls
 from labctl.kernel.subordinate_ids import highest
@@ -81,6 +79,7 @@ from labctl.lab.timers import Timers
 from labctl.lab.wishes import Wishes
 from labctl.plan.codec import changes_from_json, plan_from_json
 from labctl.plan.operations import PlannedNode
+from labctl.typed import msgspec
 
 if TYPE_CHECKING:
     from labctl.lab.outside import Outside

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from labctl.errors import InputError
 from labctl.lab import registry
 from labctl.lab.protocol import Identity, Open, Pairs
 from labctl.lab.starting import search_path
+from labctl.typed import msgspec
 
 if TYPE_CHECKING:
     from labctl.plan.operations import Plan

@@ -21,9 +21,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, NoReturn, TypeAlias, get_args
 
-import msgspec
-from msgspec import Meta
-
 from labctl.errors import (
     DeadlineExceeded,
     InputError,
@@ -36,6 +33,7 @@ from labctl.errors import (
 )
 from labctl.lab.description import Description, ProcessInfo
 from labctl.topology.service import Restart
+from labctl.typed import msgspec
 from labctl.unpatched import monotonic
 
 HEADER = struct.Struct("=IIB")
@@ -44,13 +42,13 @@ MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies; `labctl.lab.front` takes l
 
 Pairs = tuple[tuple[str, str], ...]
 PlanJson = Any  # what `labctl.plan.codec` makes of nodes and operations: only who carries them out decodes them
-Int32 = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
-Positive = Annotated[int, Meta(ge=1, lt=2**31)]
-Id = Annotated[int, Meta(ge=0, lt=2**32 - 1)]  # of a user or group; -1 means "leave it" to setresuid(2)
-Mode = Annotated[int, Meta(ge=0, le=0o7777)]
-Signal = Annotated[int, Meta(ge=0, le=64)]  # signal(7)
-Size = Annotated[int, Meta(ge=0, lt=2**16)]  # of a terminal: TIOCSWINSZ(2const)
-Arguments = Annotated[tuple[str, ...], Meta(min_length=1)]
+Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
+Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+Id = Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]  # of a user or group; -1 means "leave it" to setresuid(2)
+Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
+Signal = Annotated[int, msgspec.Meta(ge=0, le=64)]  # signal(7)
+Size = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]  # of a terminal: TIOCSWINSZ(2const)
+Arguments = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, tag_field="tag", forbid_unknown_fields=True):

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
-import msgspec
-
 from labctl.errors import InputError
 from labctl.names import node_name_problem
 from labctl.plan.operations import MakeBridge, MakeLink, MakeNode, Operation, Plan, PlannedNode, RemoveLink, RemoveNode
 from labctl.topology.model import Address, AddressOnLink, Prefix
+from labctl.typed import msgspec
 
 
 @dataclass(frozen=True, slots=True)

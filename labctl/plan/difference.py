@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
-import msgspec
-
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -37,6 +35,7 @@ from labctl.plan.operations import (
 )
 from labctl.plan.services import runs_alike, services_of
 from labctl.topology.model import Impairment, NodeKind
+from labctl.typed import msgspec
 
 IPV6_MTU_MIN = 1280  # RFC 8200; the kernel drops IPv6 from an interface below it, and starts it afresh above
 _PER_INTERFACE = ("conf", "neigh")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import msgspec
-
 from labctl.plan.operations import MakeLink, Plan, SetImpairment
 from labctl.topology.model import Impairment
+from labctl.typed import msgspec
 
 SEED_BITS = 64  # TCA_NETEM_PRNG_SEED (linux/pkt_sched.h, Linux 6.6)
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
-
 from labctl.topology.file_tree import NO_FILES, FileTree
 from labctl.topology.model import Address, AddressOnLink, Exposure, Impairment, Limits, NodeKind, Prefix
 from labctl.topology.service import Command, Service
+from labctl.typed import msgspec
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):

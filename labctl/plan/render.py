@@ -6,8 +6,6 @@ import json
 from collections import Counter
 from typing import Any
 
-import msgspec
-
 from labctl.plan.difference import Difference
 from labctl.plan.operations import (
     AddAddress,
@@ -35,6 +33,7 @@ from labctl.plan.queueing import ROOT, Fifo, NetworkEmulator, Queue, TokenBucket
 from labctl.plan.services import in_order, services_of
 from labctl.topology.model import Address, Impairment, NodeKind, Prefix
 from labctl.topology.service import Service
+from labctl.typed import msgspec
 from labctl.units import format_ppm
 
 _NAMES: dict[type, str] = {

@@ -16,7 +16,7 @@ from labctl.lab.starting import search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-BASE = frozenset({"errors", "names", "patterns", "printable", "units", "unpatched"})
+BASE = frozenset({"errors", "names", "patterns", "printable", "typed", "units", "unpatched"})
 # What each room may import beside itself. `labctl` stands for the package's own __init__: its version, and the names
 # of the API, which it imports when they are asked for.
 ALLOWED: dict[str, frozenset[str]] = {
@@ -24,6 +24,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "names": frozenset({"errors"}),
     "printable": frozenset(),
+    "typed": frozenset(),
     "units": frozenset({"errors"}),
     "unpatched": frozenset(),
     "patterns": frozenset({"unpatched"}),
