@@ -35,8 +35,12 @@ def kind_of(path: Path) -> Kind:
     if glanced is not None:
         return glanced  # without parsing: most files will be parsed anyway
     from labctl import documents
+    from labctl.documents.source import NotOurs
 
-    data = documents.read(path).data
+    try:
+        data = documents.read(path).data
+    except NotOurs:
+        return Kind.NEITHER
     if not isinstance(data, dict):
         return Kind.NEITHER
     keys = {str(key) for key in data}

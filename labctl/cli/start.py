@@ -13,7 +13,15 @@ from labctl.errors import InputError, LabctlError, LabError, describe_errno
 from labctl.report.screen import Ink, Screen, standard_output
 from labctl.report.text import cells, pad, wrap
 
-_STARTER = ("topology.yaml", "hello.yaml", "test_hello.py")
+_PACKAGE = Path(__file__).resolve().parent.parent
+# What `labctl init` writes, and what of. The YAML files name their schemas, for editors.
+_STARTER = {
+    "topology.yaml": _PACKAGE / "starter" / "topology.yaml",
+    "hello.yaml": _PACKAGE / "starter" / "hello.yaml",
+    "test_hello.py": _PACKAGE / "starter" / "test_hello.py",
+    ".schemas/topology.schema.json": _PACKAGE / "schemas" / "topology.schema.json",
+    ".schemas/scenario.schema.json": _PACKAGE / "schemas" / "scenario.schema.json",
+}
 
 
 def list_examples() -> int:
@@ -109,7 +117,6 @@ def cannot_write(path: object, error: OSError) -> LabctlError:
 
 def write_starter(directory: Path) -> int:
     """Writes the starter files into `directory`, which is made when needed. InputError when one is there already."""
-    templates = Path(__file__).resolve().parent.parent / "starter"
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: is a file. Give the name of a directory, which need not be there yet.")
     there = [name for name in _STARTER if (directory / name).exists() or (directory / name).is_symlink()]
@@ -118,10 +125,10 @@ def write_starter(directory: Path) -> int:
             f"{directory}: has {', '.join(there)} already, and nothing is overwritten. Give another directory."
         )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in _STARTER:
+        for name, source in _STARTER.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
             with (directory / name).open("x", encoding="utf-8") as file:
-                file.write((templates / name).read_text("utf-8"))
+                file.write(source.read_text("utf-8"))
     except OSError as error:
         raise cannot_write(error.filename or directory, error) from error
     screen = standard_output()

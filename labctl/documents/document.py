@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.documents.source import LINE_BREAK, Diagnostic, DocumentError, Hint, Position, suggest
+from labctl.documents.source import LINE_BREAK, Diagnostic, DocumentError, Hint, NotOurs, Position, suggest
 from labctl.documents.tree import Tree, Value, compose
 
 if TYPE_CHECKING:
@@ -171,10 +171,7 @@ def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -
     if len(raw) > SIZE_LIMIT_BYTES:
         raise DocumentError([Diagnostic(shown, None, _TOO_LARGE)])
     if not (_LABCTL_KEY.search(raw) or is_below(path, named_in or Path()) or is_below(path, Path())):
-        reason = (
-            "this is no file of labctl's: no line begins with a key such as `hosts`, `links`, `topology` or `steps`"
-        )
-        raise DocumentError([Diagnostic(shown, None, reason)])
+        raise NotOurs(shown)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -103,6 +103,16 @@ class DocumentError(InputError):
         return "\n".join(shown)
 
 
+class NotOurs(DocumentError):
+    """A file that may be another program's, and was not read (`documents.read`)."""
+
+    def __init__(self, file: str) -> None:
+        keys = "`hosts`, `links`, `topology` or `steps`"
+        super().__init__(
+            [Diagnostic(file, None, f"this is no file of labctl's: no line begins with a key such as {keys}")]
+        )
+
+
 def in_file_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """Each mistake once; files in order of first mention, within a file by position."""
     unique = dict.fromkeys(diagnostics)

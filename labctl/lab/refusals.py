@@ -43,14 +43,13 @@ def refusal(operation: Operation, number: int, detail: str, *, hint: str = "") -
 
 
 def without_module(operation: SetImpairment, link: str, module: str, detail: str) -> LabImpossible:
-    """A link that cannot be impaired because the kernel lacks a module, and where that is to be had."""
-    qdisc = module.removeprefix("sch_")
+    """A link that cannot be impaired because the kernel lacks a module, and what to try, as `labctl doctor` has it."""
+    from labctl.kernel.modules import remedy_for_qdisc
+
     came_back = describe_errno(errno.ENOENT) + (f" ({detail.rstrip('.')})" if detail else "")
     return LabImpossible(
         f"link {link}: cannot give what {operation.node}:{operation.ifname} sends {operation.impairment}: {came_back}. "
-        f"This kernel has no {qdisc}: the module {module} is not there. It is in Ubuntu's package "
-        "linux-modules-extra-$(uname -r), in Fedora's and RHEL's kernel-modules-extra, and in Debian's linux-image. "
-        "`labctl doctor` tells what this kernel can do."
+        f"This kernel has no {module.removeprefix('sch_')}. {remedy_for_qdisc(module)}"
     )
 
 

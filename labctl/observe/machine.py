@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import LabctlError, MachineError, errno_name
+from labctl.kernel import modules
 from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
 from labctl.unpatched import monotonic
 
@@ -188,41 +188,7 @@ def remedy_for(feature: Feature, name: str) -> str:
             return "IPv6 was switched off at boot: remove ipv6.disable=1 from the kernel's command line."
     if name == "tun" and os.path.exists("/dev/net/tun"):
         return "Try: sudo chmod 666 /dev/net/tun"
-    release = os.uname().release
-    set_to = _kernel_option(feature.option)
-    if set_to in ("", "n") and _module_is_there(feature.module, release):
-        set_to = "m"
-    match set_to:
-        case "m":
-            if _module_is_there(feature.module, release):
-                return f"Try: sudo modprobe {feature.module}"
-            ubuntu = f"Ubuntu: sudo apt-get install linux-modules-extra-{release}"
-            fedora = "Fedora, RHEL: sudo dnf install kernel-modules-extra"
-            return f"Its module {feature.module} is not installed. {ubuntu}; {fedora}"
-        case "y":
-            return "The kernel has it, but does not let this user (or this container) use it. Try as root."
-        case _:
-            return f"This kernel ({release}) was built without CONFIG_{feature.option}; another kernel is needed."
-
-
-def _kernel_option(option: str) -> str:
-    """`y`, `m`, `n`, or "" when the kernel does not tell how it was built."""
-    text = ""
-    try:
-        with gzip.open("/proc/config.gz", "rt", encoding="utf-8", errors="replace") as file:
-            text = file.read()
-    except OSError:
-        text = _text(f"/boot/config-{os.uname().release}")
-    if not text:
-        return ""
-    for line in text.splitlines():
-        if line.startswith(f"CONFIG_{option}="):
-            return line.rpartition("=")[2]
-    return "n"
-
-
-def _module_is_there(module: str, release: str) -> bool:
-    return bool(module) and f"/{module}.ko" in _text(f"/lib/modules/{release}/modules.dep")
+    return modules.remedy(feature.module, feature.option)
 
 
 def program(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import jsonschema
 import pytest
 
 import labctl as package
+from labctl import documents
 from tests.e2e.command import ECHO, LABCTL, TIMEOUT_S, WRONG, environment, labctl
 
 
@@ -214,10 +216,23 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     assert (tmp_path / "hello.yaml").read_text() == "mine"
 
 
-def test_a_device_without_end_is_refused_like_any_file_that_is_too_large() -> None:
+def test_a_device_is_refused() -> None:
     ran = labctl("run", "/dev/zero")
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert "too large" in ran.stderr
+    assert "it is a character device, not a regular file" in ran.stderr
+
+
+def test_init_writes_files_that_editors_check_by_the_schemas_beside_them(tmp_path: Path) -> None:
+    assert labctl("init", tmp_path).returncode == 0
+    for name in ("topology.yaml", "hello.yaml"):
+        text = (tmp_path / name).read_text()
+        found = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
+        assert found
+        schema = json.loads((tmp_path / found[1]).read_text())  # a path from the file's own directory
+        jsonschema.validate(documents.parse(text, name).data, schema)
+    again = labctl("init", tmp_path)
+    assert again.returncode == 2
+    assert ".schemas/topology.schema.json" in again.stderr
 
 
 def test_pipes_in_a_directory_are_passed_over_and_links_to_nothing_are_told(tmp_path: Path) -> None:
