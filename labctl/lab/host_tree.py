@@ -8,6 +8,7 @@ nothing is written to the machine; where the kernel refuses it, a directory with
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,9 @@ from dataclasses import dataclass, field
 
 from labctl.errors import KernelError
 from labctl.kernel import mounts
-from labctl.topology.file_tree import Bind, FileTree, PlacedFile, entries_of, lies_in
+from labctl.topology.file_tree import OWN_DIRECTORIES, Bind, FileTree, PlacedFile, entries_of, lies_in
+
+_HIDDEN_SOURCE = "A lab sees the machine's /tmp and /run as far as its file named sources there when the lab was made."
 
 
 @dataclass(slots=True)
@@ -258,4 +261,6 @@ def _failing_as(subject: str, attempted: str) -> Iterator[None]:
         yield
     except OSError as error:
         detail = str(error) if error.errno else error.strerror or ""
-        raise KernelError(subject, attempted, error.errno or 0, detail=detail) from error
+        covered = any(lies_in(str(error.filename or ""), place) for place in OWN_DIRECTORIES)
+        hint = _HIDDEN_SOURCE if error.errno == errno.ENOENT and covered else ""
+        raise KernelError(subject, attempted, error.errno or 0, detail=detail, hint=hint) from error
