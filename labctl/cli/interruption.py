@@ -42,44 +42,51 @@ def cancelled_by_signals(cancellation: Cancellation) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def until_enter(cancellation: Cancellation) -> Callable[[], None]:
+def until_enter(cancellation: Cancellation) -> Callable[[], bool]:
     """A function that returns when a line comes on standard input, or the run is cancelled.
 
-    Several threads wait one after the other, a line for each. Without any standard input only cancelling ends it.
+    Several threads wait one after the other, a line for each. Where no line can come, because standard input is closed
+    or at its end, it returns False at once.
     """
     turn = threading.Lock()
 
-    def wait() -> None:
-        reading, writing = os.pipe()
-        try:
-            with turn:
-                _wait_for_line(cancellation, reading, writing)
-        finally:
-            os.close(reading)
-            os.close(writing)
+    def wait() -> bool:
+        with turn:
+            return _wait_for_line(cancellation)
 
     return wait
 
 
-def _wait_for_line(cancellation: Cancellation, reading: int, writing: int) -> None:
-    def wake(_reason: str) -> None:
-        os.write(writing, b"\n")
+def _wait_for_line(cancellation: Cancellation) -> bool:
+    is_cancelled, was_cancelled = os.pipe()
+    closing = threading.Lock()
+    is_open = True
 
+    def wake(_reason: str) -> None:
+        with closing:  # a signal may come when the line has
+            if is_open:
+                os.write(was_cancelled, b"\n")
+
+    cancellation.add(wake)
+    try:
+        return _has_line(is_cancelled)
+    finally:
+        cancellation.remove(wake)
+        with closing:
+            is_open = False
+            os.close(is_cancelled)
+            os.close(was_cancelled)
+
+
+def _has_line(is_cancelled: int) -> bool:
+    if sys.stdin is None or sys.stdin.closed:
+        return False
     with selectors.SelectSelector() as selector:  # unlike epoll, takes a regular file as standard input
-        selector.register(reading, selectors.EVENT_READ)
-        if sys.stdin is not None and not sys.stdin.closed:
-            selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-        cancellation.add(wake)
-        try:
-            while True:
-                ready = {key.fd for key, _ in selector.select()}
-                if reading in ready:
-                    return
-                for fd in ready:
-                    data = os.read(fd, 4096)
-                    if b"\n" in data:
-                        return
-                    if not data:
-                        selector.unregister(fd)
-        finally:
-            cancellation.remove(wake)
+        selector.register(is_cancelled, selectors.EVENT_READ)
+        selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        while True:
+            if is_cancelled in {key.fd for key, _ in selector.select()}:
+                return True
+            data = os.read(sys.stdin.fileno(), 4096)
+            if b"\n" in data or not data:
+                return bool(data)

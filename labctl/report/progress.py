@@ -70,7 +70,7 @@ class Progress(SilentListener):
         *,
         expected: int | None,
         verbose: bool = False,
-        while_kept: Callable[[], None] | None = None,
+        while_kept: Callable[[], bool] | None = None,
         log: CiLog | None = None,
         keep_steps: bool = True,
         clock: Callable[[], float] = monotonic,
@@ -143,7 +143,10 @@ class Progress(SilentListener):
             self._write_output(scenario.name, host, process, stream, partial.lines(data))
 
     def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
-        """Writes the whole report at once, and how to look inside; returns when `while_kept` does."""
+        """Writes the whole report at once, and how to look inside; returns when `while_kept` does.
+
+        That is False where nobody could have ended it.
+        """
         with self._lock:
             self._kept.add(id(scenario))
             self._running.pop(id(scenario), None)  # Enter moves the cursor, so nothing may be redrawn around it
@@ -153,8 +156,8 @@ class Progress(SilentListener):
             lines += ["", look.paint(f'The lab of "{printable(result.name)}" is kept. To look inside:', Ink.STRONG)]
             lines += [f"  {printable(hint)}" for hint in hints]
             self._screen.write([*lines, look.paint("Enter or Ctrl-C ends it.", Ink.STRONG)])
-        if self._while_kept is not None:
-            self._while_kept()
+        if self._while_kept is not None and not self._while_kept():
+            self._screen.line("Standard input is at its end, so nobody could press Enter: the lab is ended.", Ink.ODD)
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         """Writes its line or report."""

@@ -55,7 +55,9 @@ class StepReader:
         self._document = document
         self._topology = topology
         self._directory = directory
-        self._places = [n.name for n in topology.nodes if n.kind is not NodeKind.SWITCH] if topology else []
+        nodes = topology.nodes if topology else ()
+        self._places = [node.name for node in nodes]  # where programs run and calls are made
+        self._with_addresses = [node.name for node in nodes if node.kind is not NodeKind.SWITCH]
         self._step_keys = (*StepKind, *_BESIDE_THE_KIND, *self._places)
         self._requires = requires
         self._variables = set(variables)
@@ -301,7 +303,10 @@ class StepReader:
                 self._expect(body, path)
             case StepKind.LINK:
                 self._link(body, path)
+            case StepKind.UNDROP:
+                self._filtering(body.on, (*path, "on"))
             case StepKind.DROP:
+                self._filtering(body.on, (*path, "on"))
                 for field, end in (("from", body.from_), ("to", body.to)):
                     self._node_or_address(end, (*path, field))
                     if end is not None and "%" in end and not is_template(end):
@@ -477,17 +482,22 @@ class StepReader:
     def _host(self, name: str, path: KeyPath) -> bool:
         if self._topology is None or is_template(name) or name in self._places:
             return True
-        problem = f"`{name}` is a switch" if name in self._topology else f"there is no host `{name}`"
-        self._wrong(path, problem, suggestion(name, self._places))
+        self._wrong(path, f"there is no host `{name}`", suggestion(name, self._places))
         return False
+
+    def _filtering(self, name: str, path: KeyPath) -> None:
+        """A switch passes frames on below its packet filter, so that a drop there would do nothing."""
+        if self._topology is not None and name in self._places and name not in self._with_addresses:
+            hint = "drop them on a host or router, or take a link down"
+            self._wrong(path, f"`{name}` is a switch: it passes packets on without looking at them", hint)
 
     def _node_or_address(self, name: str | None, path: KeyPath) -> None:
         from labctl.scenario.endpoints import parse_address
 
         if name is None or is_template(name) or name.startswith(("/", "@")) or parse_address(name) is not None:
             return
-        if self._topology is not None and name not in self._places:
-            self._wrong(path, f"`{name}` is neither an address nor a host", suggestion(name, self._places))
+        if self._topology is not None and name not in self._with_addresses:
+            self._wrong(path, f"`{name}` is neither an address nor a host", suggestion(name, self._with_addresses))
 
     def _process(self, name: str, path: KeyPath) -> None:
         known = self._processes_anywhere | self._processes if self._any_order else self._processes

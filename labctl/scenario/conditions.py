@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.errors import KernelError, describe_errno, errno_name
 from labctl.scenario import looking
 from labctl.scenario.endpoints import ListeningAt, parse_listening
+from labctl.scenario.kinds import StepKind
 from labctl.scenario.listener import Stream
 from labctl.scenario.matching import number_mismatch, text_mismatch
 from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
@@ -24,6 +25,10 @@ BECOMES_TRUE_WITHIN_S = 1.0
 LARGEST_FILE = 1 << 22  # bytes of a host's file that are looked at
 
 Look = Callable[[], str]  # "" when the condition holds, else what was expected and what was seen
+
+
+class ForGood(str):
+    """What is wrong and cannot become right any more: the step need not wait for it."""
 
 
 def seconds_for(at: StepRun, body: ExpectBody) -> float:
@@ -43,9 +48,10 @@ def expect(at: StepRun, body: ExpectBody) -> Done:
     command.scope = at.scope.within(within_s)
     for _ in command.scope.look_again():
         wrongs = _all_wrong(looks)
-        if not wrongs:
+        if not wrongs or any(isinstance(wrong, ForGood) for wrong in wrongs):
             break
-    _fail_if(wrongs, f" (within {_duration(within_s)})", command.done)
+    how_long = "" if any(isinstance(wrong, ForGood) for wrong in wrongs) else f" (within {_duration(within_s)})"
+    _fail_if(wrongs, how_long, command.done)
     if body.for_ is not None:
         command.scope = at.scope.within(body.for_)
         for _ in command.scope.look_again():
@@ -60,11 +66,9 @@ def is_listening(run: Run, host: str, where: ListeningAt) -> bool:
 
 
 def _within_s(at: StepRun, body: ExpectBody) -> float:
-    if body.within is not None:
-        return body.within
     if body.command is not None or body.shell is not None:
         return at.within_s  # a program takes its time: as for `run`
-    return at.step.within_s if at.step.within_s is not None else BECOMES_TRUE_WITHIN_S
+    return at.own_within_s if at.own_within_s is not None else BECOMES_TRUE_WITHIN_S
 
 
 def _all_wrong(looks: list[Look]) -> list[str]:
@@ -270,7 +274,13 @@ def _running(run: Run, name: str, *, wanted: bool) -> str:
         program.accounted_for = True
     if is_running is wanted:
         return ""
-    return f"expected {name} {'to run' if wanted else 'not to run'}; it {_is(program.state)}"
+    wrong = f"expected {name} {'to run' if wanted else 'not to run'}; it {_is(program.state)}"
+    return ForGood(wrong) if program.ended and not _has_branches(run) else wrong
+
+
+def _has_branches(run: Run) -> bool:
+    """Whether another branch may change what one branch waits for, by starting a program of the same name again."""
+    return any(step.kind is StepKind.PARALLEL for step in run.scenario.walk())
 
 
 def _is(state: str) -> str:
@@ -288,7 +298,10 @@ def _output(run: Run, wanted: OutputCondition, within_s: float) -> str:
     program = _background(run, wanted.process)
     for stream, match in ((Stream.STDOUT, wanted.stdout), (Stream.STDERR, wanted.stderr)):
         if match is not None and (wrong := text_mismatch(match, program.text(stream), within_s)):
-            return f"{stream} of {wanted.process}: {wrong}{_why_silent(program, stream)}"
+            told = f"{stream} of {wanted.process}: {wrong}{_why_silent(program, stream)}"
+            if program.is_silent_for_good and not _has_branches(run):
+                return ForGood(f"{told}. The program {program.state}")
+            return told
     return ""
 
 
@@ -301,4 +314,5 @@ def _why_silent(program: Program, stream: Stream) -> str:
 def _that(at: StepRun, text: str) -> str:
     from labctl.scenario.callsteps import comparison_mismatch
 
-    return comparison_mismatch(at, text)
+    wrong = comparison_mismatch(at, text)
+    return ForGood(wrong) if wrong and not _has_branches(at.run) else wrong

@@ -135,7 +135,13 @@ class ScenarioFile(Shape):
     steps = required(STEPS, "What is done, in order.")
 
 
-class CallsBody(Shape):
+class Bounded(Shape):
+    """A body whose deadline may stand in it as well as beside it."""
+
+    within = optional(DURATION, "The step's deadline, as beside the step's kind: 200ms, 2s, 1m.")
+
+
+class CallsBody(Bounded):
     """Calls, made by a process on the host."""
 
     on = required(TEXT, "The host that the calls are made on.")
@@ -159,7 +165,7 @@ class Save(Shape):
     exit = optional(TEXT, "Variable for its exit status.")
 
 
-class ProgramBody(Shape):
+class ProgramBody(Bounded):
     """What `run` and `start` have in common."""
 
     on = required(TEXT, "The host that the program runs on.")
@@ -200,7 +206,7 @@ class StartBody(ProgramBody):
     ready = optional(Of(Ready), "How it is known that it is ready; the step waits for that.")
 
 
-class StopBody(Shape):
+class StopBody(Bounded):
     """Ends a background program."""
 
     process = required(TEXT, "The program's name.")
@@ -215,13 +221,13 @@ class SignalBody(Shape):
     signal = required(SIGNAL, "The signal: TERM, KILL, HUP, USR1, ...")
 
 
-class NameBody(Shape):
+class NameBody(Bounded):
     """A background program, to be paused or resumed."""
 
     process = required(TEXT, "The program's name.")
 
 
-class WaitBody(Shape):
+class WaitBody(Bounded):
     """Waits for the end of a background program."""
 
     process = required(TEXT, "The program's name.")
@@ -417,12 +423,14 @@ class FileBody(Shape):
     RULES = (ExactlyOne("content", "source"),)
 
 
-class BuildBody(Shape):
+class BuildBody(Bounded):
     """A C program to be compiled."""
 
     source = required(ListOf(TEXT, at_least=1, or_one=True), "Source files, relative to the scenario's directory.")
     as_ = defaulted(TEXT, "", "The program's name; by default the first source without its suffix.", name="as")
-    flags = defaulted(ListOf(TEXT), [], "Options for the compiler: -pthread, -lm, ...")
+    flags = defaulted(
+        ListOf(TEXT), [], "Options, libraries and object files for the compiler: -pthread, -lm, lib.a, ..."
+    )
 
     @property
     def program(self) -> str:
@@ -430,7 +438,7 @@ class BuildBody(Shape):
         return self.as_ or self.source[0].rpartition("/")[2].rpartition(".")[0] or self.source[0]
 
 
-class RepeatBody(Shape):
+class RepeatBody(Bounded):
     """Steps to be run again and again."""
 
     times = required(Whole(1, 100_000), "How often.")

@@ -91,14 +91,13 @@ def _listening_on(lab: Lab, host: str) -> ListeningRecord:
 
 
 def _record(program: Program) -> ProgramRecord:
-    ended_by_itself = program.ended and not program.ended_by_labctl
     return ProgramRecord(
         host=program.command.host,
         name=program.command.name,
         kind=program.kind,
         argv=tuple(program.command.argv),
         state="gone with its lab" if program.gone else program.state,
-        exit_status=program.exit_status if ended_by_itself else None,
+        exit_status=program.exit_status,
         output=_tail(program),
     )
 

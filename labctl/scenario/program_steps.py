@@ -19,6 +19,8 @@ from labctl.scenario.programs_known import located
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from labctl.scenario.files import (
         BuildBody,
         ExpectBody,
@@ -165,12 +167,11 @@ def build(at: StepRun, body: BuildBody) -> Done:
     """Compile C sources into a program that every host finds in its PATH."""
     directory = at.run.scenario.directory
     sources = [str(directory / source) for source in body.source]
-    arguments = ["-Wall", "-Wextra", *body.flags, *sources]
-    libraries = [flag for flag in body.flags if flag.startswith("-l")]  # after the sources that use them
+    languages, flags = _languages_apart(body.flags)
     command = Command(
         host=at.run.scenario.hosts[0],
         name="cc",
-        argv=["sh", "-c", _COMPILE, "cc", *arguments, *libraries],
+        argv=["sh", "-c", _COMPILE, "cc", "-Wall", "-Wextra", *languages, *sources, *flags],
         env={"LC_ALL": "C.UTF-8"},
         cwd=str(directory),
         stdin=None,
@@ -192,6 +193,23 @@ def build(at: StepRun, body: BuildBody) -> Done:
     finally:
         os.close(binary)
     return _done(program)
+
+
+def _languages_apart(flags: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`-x LANGUAGE`, which stands before the sources that it is about, and all else.
+
+    That comes after them: libraries and object files are looked at for what is missing by then, and where other options
+    stand does not matter.
+    """
+    languages: list[str] = []
+    others: list[str] = []
+    left = iter(flags)
+    for flag in left:
+        if flag == "-x":
+            languages += [flag, *(word for word in [next(left, None)] if word is not None)]
+        else:
+            (languages if flag.startswith("-x") else others).append(flag)
+    return languages, ["-x", "none", *others] if languages else others
 
 
 def attempt(at: StepRun, body: ExpectBody) -> tuple[str, Done]:

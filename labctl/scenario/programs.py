@@ -80,6 +80,7 @@ class Program:
         self.is_in_a_result = False  # a step's, with what it wrote
         self._condition = condition
         self._pipes: dict[Stream, int] = {}
+        self._open: set[Stream] = set()  # whose end has not been read
         self._watches: list[LineWatch] = []
 
     def __repr__(self) -> str:
@@ -100,6 +101,11 @@ class Program:
         return self.status is not None or self.gone
 
     @property
+    def is_silent_for_good(self) -> bool:
+        """Whether neither it nor what it has left behind writes any more."""
+        return self.ended and not self._open
+
+    @property
     def is_running(self) -> bool:
         """Whether it runs at this moment."""
         return not self.ended
@@ -111,7 +117,9 @@ class Program:
 
     @property
     def exit_status(self) -> int | None:
-        """As a shell has it: 128 + n when signal n ended it; None while it runs."""
+        """As a shell has it: 128 + n when signal n ended it; None when it runs, or did until labctl ended it."""
+        if self.ended_by_labctl:
+            return None
         return None if self.status is None else self.status if self.status >= 0 else 128 - self.status
 
     def record(self) -> OutputRecord:
@@ -166,6 +174,7 @@ class Program:
     def attach(self, watcher: Watcher, process: Process, pipes: dict[Stream, int], heard: Heard) -> None:
         """Begin to drain `pipes` (taken over, non-blocking) and to watch for the program's end."""
         self._pipes = pipes
+        self._open = set(pipes)
         for stream, fd in pipes.items():
             watcher.add(fd, lambda stream=stream: self._drain(stream, heard))  # type: ignore[misc]
         watcher.add(process.fileno(), lambda: self._reap(process, heard))
@@ -193,8 +202,9 @@ class Program:
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
-                return False  # nobody has the terminal open any more (pty(7))
+                data = b""  # nobody has the terminal open any more (pty(7))
             if not data:
+                self._open.discard(stream)
                 return False
             self._take(stream, data, heard)
             if once:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -337,8 +337,10 @@ def _carry_out(run: Run, finished: Finished, options: RunOptions) -> ScenarioRes
         if options.lab is None:
             run.lab.publish()
         run.listener.scenario_kept(run.scenario, kept, ways_in(run))
-        if run.scope.cancelled:  # Ctrl-C, which ends what was kept, is no part of the scenario
-            return kept
+        # Ctrl-C, which may end what was kept at any moment from here on, is no part of the scenario.
+        with suppress(LabctlError, RuntimeError):
+            run.programs.stop_all(Scope(run.condition, monotonic() + CLEAN_UP_S))
+        return kept
     for program in run.programs.stop_all(Scope(run.condition, monotonic() + CLEAN_UP_S)):
         end_badly(run, program, "it did not end, not even by SIGKILL")
     return verdict(run, finished)

@@ -43,6 +43,7 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
         if not scope.remaining_s:
             raise StepFailed(_too_late(run))
         data, body = _final(step, variables)
+        at.within = getattr(body, "within", None)
         at.scope = _scope(at, body)
         done = _execute(at, body, data)
     except StepFailed as failure:
@@ -135,7 +136,7 @@ def _scope(at: StepRun, body: Any) -> Scope:
     """The step's deadline. Containers have none but their own; an expectation has its `within` and `for`."""
     step = at.step
     if step.kind in (StepKind.REPEAT, StepKind.PARALLEL):
-        return at.scope.within(step.within_s) if step.within_s is not None else at.scope.inner()
+        return at.scope.within(at.own_within_s) if at.own_within_s is not None else at.scope.inner()
     if step.kind is StepKind.EXPECT:
         from labctl.scenario.conditions import seconds_for
 

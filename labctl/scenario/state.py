@@ -86,6 +86,7 @@ class StepRun:
     variables: Variables
     scope: Scope
     calls: list[CallRecord] = field(default_factory=list)
+    within: float | None = None  # seconds, where the step's body says so
 
     @property
     def lab(self) -> Lab:
@@ -94,7 +95,12 @@ class StepRun:
     @property
     def within_s(self) -> float:
         """How long the step may take."""
-        return self.step.within_s if self.step.within_s is not None else self.run.scenario.within_s
+        return self.own_within_s if self.own_within_s is not None else self.run.scenario.within_s
+
+    @property
+    def own_within_s(self) -> float | None:
+        """As the step says, in its body or beside that; None when it does not."""
+        return self.within if self.within is not None else self.step.within_s
 
 
 Executor = Callable[[StepRun, Any], Done]

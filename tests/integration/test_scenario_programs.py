@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from labctl.documents import DocumentError
 from labctl.report import plain
 from labctl.report.screen import Look
 from labctl.scenario.result import Outcome, OutputRecord
@@ -464,3 +466,89 @@ def test_a_search_without_end_fails_its_step_in_time(tmp_path: Path, steps: str)
     started = time.monotonic()
     assert "cannot tell whether /(a+)+$x/ matches" in fails(tmp_path, steps).reason
     assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "output: {process: a, stdout: {contains: down}}",
+        "running: a",
+        "that: '1 == 2'",
+    ],
+)
+def test_what_cannot_become_true_any_more_is_not_waited_for(tmp_path: Path, condition: str) -> None:
+    result = fails(
+        tmp_path,
+        "  - start: {on: client, shell: echo up, name: a, ready: {line: up}}\n"
+        "  - wait: a\n"
+        f"  - expect: {{{condition}, within: 30s}}\n",
+    )
+    assert step(result, "3").duration_s < 10
+    assert "within" not in step(result, "3").reason
+
+
+def test_what_an_ended_program_has_left_behind_may_still_write(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - start: {on: client, shell: '(sleep 0.5; echo late) & exit 0', name: a}\n"
+        "  - expect: {output: {process: a, stdout: late}, within: 10s}\n",
+    )
+
+
+def test_another_branch_may_start_a_program_of_that_name_again(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - start: {on: client, shell: exit 0, name: a}\n"
+        "  - wait: a\n"
+        "  - parallel:\n"
+        "    - expect: {running: a, within: 10s}\n"
+        "    - - run: {on: client, run: [sleep, '0.3']}\n"
+        "      - start: {on: client, run: [sleep, '60'], name: a}\n",
+    )
+
+
+def test_libraries_and_object_files_among_the_flags_stand_after_the_sources(tmp_path: Path) -> None:
+    needs("cc")
+    needs("ar")
+    (tmp_path / "seven.c").write_text("int seven(void) { return 7; }\n")
+    (tmp_path / "three.c").write_text("int three(void) { return 3; }\n")
+    (tmp_path / "main.c").write_text("int seven(void), three(void); int main(void) { return seven() + three(); }\n")
+    for command in (["cc", "-c", "seven.c", "three.c"], ["ar", "rcs", "libseven.a", "seven.o"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    passes(
+        tmp_path,
+        "  - build: {source: main.c, flags: [libseven.a, three.o]}\n"
+        "  - run: {on: client, run: [main], expect: {exit: 10}}\n"
+        "  - build: {source: main.c, as: again, flags: [-x, c, three.o, -L., -lseven]}\n"
+        "  - run: {on: client, run: [again], expect: {exit: 10}}\n",
+    )
+
+
+def test_programs_calls_and_files_of_a_switch(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - run: {on: s1, run: [hostname], expect: {stdout: s1}}\n"
+        "  - s1: |\n"
+        "      s = socket(AF_UNIX, SOCK_STREAM)\n"
+        "  - start: {on: s1, shell: echo up; exec sleep 60, name: a, ready: {line: up}}\n"
+        "  - file: {on: s1, path: /tmp/x, content: here}\n"
+        "  - expect: {on: s1, file: {path: /tmp/x, contains: here}, running: a}\n",
+        header="topology: star:2\n",
+    )
+    with pytest.raises(DocumentError, match="`s1` is a switch: it passes packets on without looking at them"):
+        passes(tmp_path, "  - drop: {on: s1, protocol: icmp}\n", header="topology: star:2\n")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "run: {on: client, run: [sleep, '60'], within: 300ms}",
+        "start: {on: client, run: [sleep, '60'], ready: {line: x}, within: 300ms}",
+        "wait: {process: a, within: 300ms}",
+        "repeat: {times: 9, within: 300ms, steps: [{run: {on: client, run: [sleep, '60']}}]}",
+    ],
+)
+def test_a_deadline_may_stand_inside_the_step_too(tmp_path: Path, body: str) -> None:
+    before = time.monotonic()
+    fails(tmp_path, f"  - start: {{on: client, run: [sleep, '60'], name: a}}\n  - {body}\n")
+    assert time.monotonic() - before < 8
