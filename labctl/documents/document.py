@@ -25,7 +25,7 @@ KeyPath = tuple[str | int, ...]
 
 # A key of the top level of a topology or a scenario that is rarely one of another program's file.
 _LABCTL_KEY = re.compile(
-    rb"^[ \t]*(?:\{[ \t]*)?[\"']?(?:hosts|routers|switches|networks|links|include|topology|steps)[\"']?[ \t]*:",
+    rb"(?:^|[{,])[ \t]*[\"']?(?:hosts|routers|switches|networks|links|include|topology|steps)[\"']?[ \t]*:",
     re.MULTILINE,
 )
 _KINDS = {
