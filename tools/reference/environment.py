@@ -46,6 +46,7 @@ VARIABLES = (
     Variable("PATH", "Where programs are looked for, on hosts too; /run/lab/bin comes first there."),
     Variable("XDG_RUNTIME_DIR", "Where the state directory of an ordinary user is."),
     Variable("XDG_STATE_HOME", "Where the console keeps its history; ~/.local/state when it is not set."),
+    Variable("PYTHONIOENCODING", "The encoding of what is printed, instead of the locale's."),
     Variable("GITHUB_ACTIONS", "On GitHub's runners: failures become annotations on the failing line."),
     Variable("GITHUB_STEP_SUMMARY", "On GitHub's runners: the file that the summary of the job is added to."),
     Variable("GITHUB_WORKSPACE", "On GitHub's runners: what the paths of annotations are relative to."),
