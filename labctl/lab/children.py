@@ -168,7 +168,8 @@ def bind_socket(host: Host, surroundings: Surroundings, request: BindSocket, soc
     """bind(2) of the socket `sock`, which stays the caller's, on the host."""
 
     def bind() -> int:
-        os.chdir(request.cwd)
+        if not os.path.isabs(request.path):
+            os.chdir(request.cwd)
         bound = socket.socket(fileno=os.dup(sock))
         bound.bind(request.path)
         return bound.detach()

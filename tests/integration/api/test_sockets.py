@@ -109,6 +109,18 @@ def test_a_relative_path_is_that_of_the_working_directory(
         assert (tmp_path / "here.sock").is_socket()
 
 
+def test_a_whole_path_needs_no_working_directory_on_the_host(
+    server: Host, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if server.run(["test", "-d", tmp_path]):
+        pytest.skip("pytest's temporary directory is to be seen on hosts")
+    with server.listen(f"unix:{path}"), server.connect(f"unix:{path}") as near:
+        assert near.getpeername() == path
+    with server.socket(socket.AF_UNIX) as sock, pytest.raises(FileNotFoundError):
+        sock.bind("here.sock")
+
+
 def test_an_abstract_name_belongs_to_the_network_of_the_host(server: Host, client: Host) -> None:
     name = f"\0labctl-{secrets.token_hex(8)}"
     with server.socket(socket.AF_UNIX) as listener:
