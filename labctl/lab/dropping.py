@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from itertools import product
 
-from labctl.errors import KernelError, LabImpossible
+from labctl.errors import InputError, KernelError, LabImpossible
 from labctl.kernel.netlink import open_socket
 from labctl.kernel.packetfilter import (
     FIRST_DISCOVERY_TYPE,
@@ -26,6 +26,8 @@ from labctl.kernel.packetfilter import (
 from labctl.plan.droprule import Direction, DropProtocol, DropRule, from_json
 from labctl.topology.model import Address
 
+PAIRS_MAX = 1 << 14  # of two nodes with 128 addresses each; the keeper makes a rule for each
+
 _HINTS = {
     errno.EPERM: "It needs CAP_NET_ADMIN in the lab's user namespace.",
     errno.EOPNOTSUPP: "This kernel has no nf_tables; try `modprobe nf_tables` as root.",
@@ -39,6 +41,9 @@ _WITHOUT_NF_TABLES = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 def drop(rule: str, node: str = "") -> None:
     """Drop what the rule (JSON of `labctl.plan.droprule`) describes, until `undrop`. KernelError."""
     described = from_json(rule)
+    pairs = max(1, len(described.sources)) * max(1, len(described.destinations))
+    if pairs > PAIRS_MAX:
+        raise InputError(f"drop rule: cannot add it: {pairs} pairs of addresses are more than {PAIRS_MAX}.")
     with _socket(node) as sock:
         try:
             add(sock, matches(described))

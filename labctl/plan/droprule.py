@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntFlag, StrEnum
 from ipaddress import ip_address
 
+from labctl.errors import InputError
 from labctl.topology.model import Address
 
 
@@ -105,14 +106,17 @@ def to_json(rule: DropRule) -> str:
 
 
 def from_json(text: str) -> DropRule:
-    """The rule that `to_json` wrote; ValueError or KeyError for anything else."""
-    data = json.loads(text)
-    flags = data["flags"]
-    return DropRule(
-        direction=Direction(data["direction"]),
-        protocol=None if data["protocol"] is None else DropProtocol(data["protocol"]),
-        port=data["port"],
-        sources=tuple(ip_address(address) for address in data["sources"]),
-        destinations=tuple(ip_address(address) for address in data["destinations"]),
-        flags=None if flags is None else TcpFlags(TcpFlag(flags[0]), TcpFlag(flags[1])),
-    )
+    """The rule that `to_json` wrote. InputError for anything else."""
+    try:
+        data = json.loads(text)
+        flags = data["flags"]
+        return DropRule(
+            direction=Direction(data["direction"]),
+            protocol=None if data["protocol"] is None else DropProtocol(data["protocol"]),
+            port=data["port"],
+            sources=tuple(ip_address(address) for address in data["sources"]),
+            destinations=tuple(ip_address(address) for address in data["destinations"]),
+            flags=None if flags is None else TcpFlags(TcpFlag(flags[0]), TcpFlag(flags[1])),
+        )
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise InputError(f"drop rule: cannot read it: {type(error).__name__}: {error}.") from error

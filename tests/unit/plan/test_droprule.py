@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from labctl.errors import InputError
 from labctl.plan.droprule import (
     Direction,
     DropProtocol,
@@ -40,6 +41,14 @@ def test_bad_flags_are_told(text: str, told: str) -> None:
 )
 def test_a_rule_survives_the_way_to_the_keeper(rule: DropRule) -> None:
     assert from_json(to_json(rule)) == rule
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "5", "[]", '{"flags": [1]}', to_json(DropRule()).replace('"in"', '"up"'), "[" * 100_000]
+)
+def test_what_is_no_rule_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="drop rule: cannot read it"):
+        from_json(text)
 
 
 def test_what_makes_no_sense_is_refused() -> None:
