@@ -313,7 +313,11 @@ def mount_overlay(directory: str, lower: str, upper: str, work: str, *, in_user_
     In a user namespace it needs Linux 5.11.
     """
     options = f"lowerdir={lower},upperdir={upper},workdir={work}{',userxattr' if in_user_namespace else ''}"
-    return _mount_unless_refused("overlay", directory, 0, options)
+    try:
+        mount_syscall("overlay", directory, "overlay", 0, options)
+    except OSError:  # refused for many reasons: no such file system, too many layers below, a security module
+        return False
+    return True
 
 
 def mounted_below(directory: str) -> list[str]:
