@@ -25,6 +25,7 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
 
     cwd = working_directory()
     visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
+    visible += [os.path.abspath(path) for path in visible_paths]
     return Open(
         lab=plan.topology,
         topology=plan.topology,
@@ -32,10 +33,8 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
         plan=plan_to_json(plan),
         environment=portable_pairs(os.environ.items()),
         cwd=portable(cwd),
-        hidden_paths=tuple(portable(str(path)) for path in registry.possible_state_directories()),
-        visible_paths=tuple(
-            map(portable, dict.fromkeys([*visible, *(os.path.abspath(path) for path in visible_paths)]))
-        ),
+        hidden_paths=tuple(map(portable, registry.hidden_directories(visible))),
+        visible_paths=tuple(map(portable, dict.fromkeys(visible))),
     )
 
 

@@ -12,7 +12,7 @@ import fcntl
 import os
 import select
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -307,6 +307,23 @@ def possible_state_directories() -> list[Path]:
             if os.stat(runtime).st_uid == uid:
                 found.append(Path(runtime) / "labctl")
     return [*found, Path(f"/tmp/labctl-{uid}"), Path(f"/run/user/{uid}/labctl")]
+
+
+def hidden_directories(visible: Iterable[str]) -> list[str]:
+    """The directories that programs of a lab must not see, for they lead to labs of this user: the state directories.
+
+    Of one that contains a path that has to stay visible (a project that is its own state directory) it is the labs in
+    it, as they are now.
+    """
+    shown = [os.path.realpath(path) for path in visible]
+    found: list[str] = []
+    for directory in map(os.path.realpath, possible_state_directories()):
+        if not any(path == directory or path.startswith(f"{directory}/") for path in shown):
+            found.append(directory)
+            continue
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            found += [entry.path for entry in entries if os.path.exists(f"{entry.path}/{LOCK}")]
+    return found
 
 
 def configured_directory() -> Path:

@@ -555,6 +555,13 @@ def test_no_kind_of_lab_shows_the_state_directory(kind: str, victim: Path, tmp_p
         assert "none of that name" in run(lab, "client", *command).output
 
 
+def test_a_project_that_is_its_own_state_directory_is_visible_without_its_labs(victim: Path) -> None:
+    (victim / "file").write_text("of the project")
+    with Lab.open(pair_plan(), visible_paths=[victim]) as lab:
+        assert output(lab, "client", "cat", str(victim / "file")) == "of the project"
+        assert output(lab, "client", "ls", "-A", str(victim / "victim")) == ""
+
+
 def test_programs_do_not_gain_rights_by_files_that_are_made_on_a_host() -> None:
     script = "import os, sys\nfor place in sys.argv[1:]: print(os.statvfs(place).f_flag)"
     with Lab.open(pair_plan()) as lab:
