@@ -298,7 +298,7 @@ class AsyncHost(NodeFacts):
         host, port = sockets.target(to)
         shown = sockets.address_text((host, port))
         with self._core.journal.noting(self.name, ActivityKind.CONNECT, shown) as entry:
-            failure: OSError | None = None
+            failures: list[OSError] = []
             for address in self._core.addresses_on(self.name, host, family):
                 kind = sockets.family_of(address)
                 sock = await self._call(
@@ -310,15 +310,15 @@ class AsyncHost(NodeFacts):
                         await _connect(sock, Addressing(self._core, self.name).address_of(sock, address, port))
                 except OSError as error:
                     sock.close()
-                    failure = sockets.not_connected(error, self.name, shown, host, address)
+                    failed = partial(sockets.not_connected, self._core, error, self.name, port, host, address)
+                    failures.append(await self._call(failed, lambda made: None))
                     continue
                 except BaseException:
                     sock.close()
                     raise
                 entry.end(sockets.connected(sock))
                 return sock
-            assert failure is not None  # there was at least one address
-            raise failure
+            raise sockets.all_failed(failures, self.name, shown)
 
     async def open_connection(
         self, to: str | Address, *, timeout_s: float | None = 10.0, family: int | None = None, **options: Any

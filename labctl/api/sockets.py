@@ -7,11 +7,12 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from labctl.api.host_socket import Addressing, HostSocket, os_error
 from labctl.api.journal import ActivityKind
-from labctl.errors import KernelError
+from labctl.errors import KernelError, LabctlError
 from labctl.topology.endpoints import IpAddress, parse_address, parse_endpoint, parse_port
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def connect(
     host, port = target(to)
     shown = address_text((host, port))
     with core.journal.noting(node, ActivityKind.CONNECT, shown) as entry:
-        failure: OSError | None = None
+        failures: list[OSError] = []
         for address in core.addresses_on(node, host, family):
             sock = make(core, node, family_of(address), socket.SOCK_STREAM)
             try:
@@ -94,15 +95,14 @@ def connect(
                 sock.connect(Addressing(core, node).address_of(sock, address, port))
             except OSError as error:
                 sock.close()
-                failure = not_connected(error, node, shown, host, address)
+                failures.append(not_connected(core, error, node, port, host, address))
                 continue
             except BaseException:
                 sock.close()
                 raise
             entry.end(connected(sock))
             return sock
-        assert failure is not None  # there was at least one address
-        raise failure
+        raise all_failed(failures, node, shown)
 
 
 def _connect_unix(core: Core, node: str, path: str, timeout_s: float | None) -> HostSocket:
@@ -139,14 +139,48 @@ def family_of(address: IpAddress) -> socket.AddressFamily:
     return socket.AF_INET6 if address.version == 6 else socket.AF_INET
 
 
-def not_connected(error: OSError, node: str, shown: str, host: str, address: IpAddress) -> OSError:
-    """The error to raise for one address of those that were tried."""
+def not_connected(core: Core, error: OSError, node: str, port: int, host: str, address: IpAddress) -> OSError:
+    """The error of one address of those that were tried, and what may be why."""
+    shown = address_text((host, port))
     where = shown if host == str(address) else f"{shown} ({address})"
     failure = told(error, f"host {node}: cannot connect to {where}")
+    hint = ""
     if error.errno == errno.EINVAL and address.is_link_local and "%" not in str(address):
-        failure = OSError(error.errno, f"{failure.strerror}. A link-local address needs its interface: {address}%eth0")
+        hint = f". A link-local address needs its interface: {address}%eth0"
+    elif error.errno == errno.ECONNREFUSED and (why := _why_refused(core, node, address, port)):
+        hint = f" ({why})"
+    if hint:
+        failure = OSError(error.errno, f"{failure.strerror}{hint}")
     failure.__cause__ = error
     return failure
+
+
+def all_failed(failures: Sequence[OSError], node: str, shown: str) -> OSError:
+    """The error to raise when no address of a name has answered: the last one, which tells of all."""
+    last = failures[-1]
+    if len(failures) == 1:
+        return last
+    what = f"host {node}: cannot connect to {shown}"
+    reasons = "; ".join(text_of(each).removeprefix(f"{what} (").replace("): ", ": ", 1) for each in failures)
+    text = f"{what}: {reasons}"
+    failure = TimeoutError(text) if last.errno is None else OSError(last.errno, text)
+    failure.__cause__ = last.__cause__ or last
+    return failure
+
+
+def text_of(error: OSError) -> str:
+    """What the error says, without its number."""
+    return error.strerror or str(error)
+
+
+def _why_refused(core: Core, node: str, address: IpAddress, port: int) -> str:
+    from labctl.observe.readiness import why_refused
+
+    owners = [node] if address.is_loopback else [each.name for each in core.model.nodes if address in each.addresses]
+    for owner in owners:
+        with suppress(LabctlError, RuntimeError):  # a look at what it listens on is no reason to fail
+            return why_refused(core.engine, owner, address, port)
+    return ""
 
 
 def connected(sock: socket.socket) -> str:

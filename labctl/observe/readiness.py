@@ -31,6 +31,20 @@ def is_at(socket: Socket, where: ListeningAt, addresses_of: AddressesOf) -> bool
     return any(fits(each, socket.local, socket.interface) for each in addresses_of(where.address))
 
 
+def why_refused(lab: Observable, node: str, address: IPv4Address | IPv6Address, port: int) -> str:
+    """Where the node listens on that TCP port when not at that address, and what to try; "" when it does, or nowhere.
+
+    KernelError when its sockets cannot be listed.
+    """
+    found = [one for one in sockets(lab, node, (Transport.TCP,)) if one.listening and one.local_port == port]
+    if not found or any(fits(address, one.local, one.interface) or one.takes(address) for one in found):
+        return ""
+    where = ", ".join(str(ListeningAt(Protocol.TCP, port, str(one.local))).removeprefix("tcp/") for one in found)
+    if address.version == 6 and all(str(one.local) == "0.0.0.0" for one in found):
+        return f"{node} listens at {where}, which is IPv4 only: bind it to [::]:{port} for both, or connect by IPv4"
+    return f"{node} listens on port {port} at {where} only"
+
+
 def is_there(lab: Observable, node: str, path: str) -> bool:
     """Whether the node has a file of that path. KernelError when that cannot be seen."""
     try:

@@ -86,8 +86,9 @@ def _events(steps: Sequence[StepResult], look: Look) -> list[_Event]:
     def put(event: _Event, rank: int = 1) -> None:
         events.append((event.time_s, rank, len(events), event))
 
+    last_s = max((step.started_s + step.duration_s for step in steps), default=0.0)
     for call in calls:
-        for event in _events_of_call(call, call.host in several, starts, look):
+        for event in _events_of_call(call, call.host in several, starts, last_s, look):
             put(event)
     causes = {step.index for step in steps if step.outcome is not Outcome.PASSED}
     for step in steps:
@@ -101,11 +102,13 @@ def _events(steps: Sequence[StepResult], look: Look) -> list[_Event]:
     return [entry[3] for entry in events]
 
 
-def _events_of_call(call: CallRecord, named: bool, starts: list[float], look: Look) -> Iterable[_Event]:
+def _events_of_call(call: CallRecord, named: bool, starts: list[float], last_s: float, look: Look) -> Iterable[_Event]:
     text = call_text(call, named=named)
     ink = Ink.ODD if call.errno else Ink.PLAIN
     if call.returned is None or call.duration_s is None:
-        yield _Event(call.started_s, call.host, text, f"{look.glyphs.goes_on} has not returned", Ink.ODD)
+        waited_s = last_s - call.started_s
+        after = f"  [{milliseconds(waited_s)}]" if waited_s >= _WORTH_SAYING_S else ""
+        yield _Event(call.started_s, call.host, text, f"{look.glyphs.goes_on} has not returned{after}", Ink.ODD)
         return
     ended_s = call.started_s + call.duration_s
     after = f"  [{milliseconds(call.duration_s)}]" if call.duration_s >= _WORTH_SAYING_S else ""

@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, LabctlError
+from labctl.scenario.kinds import StepKind
 from labctl.scenario.result import ListeningRecord, OutputRecord, ProgramRecord
 from labctl.scenario.waiting import Scope
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
+    from labctl.observe.sockets import Socket
     from labctl.scenario.programs import Program
     from labctl.scenario.state import Run
 
@@ -71,10 +73,14 @@ def listeners(run: Run) -> tuple[ListeningRecord, ...]:
     of_programs = [program.command.host for program in run.programs.everything()]
     of_steps = [result.host for result in run.results]
     hosts = dict.fromkeys(host for host in (*failed, *of_programs, *of_steps) if host)
-    return tuple(_listening_on(run.lab, host) for host in list(hosts)[:HOSTS_LOOKED_AT])
+    # A program looks names up by itself, and IPv6 addresses may come first.
+    is_a_programs = any(result.kind != StepKind.CALLS and result.outcome is Outcome.FAILED for result in run.results)
+    nodes = run.scenario.topology.nodes if is_a_programs else ()
+    both = {node.name for node in nodes if len({address.version for address in node.addresses}) > 1}
+    return tuple(_listening_on(run.lab, host, host in both) for host in list(hosts)[:HOSTS_LOOKED_AT])
 
 
-def _listening_on(lab: Lab, host: str) -> ListeningRecord:
+def _listening_on(lab: Lab, host: str, has_both: bool) -> ListeningRecord:
     from labctl.observe.sockets import Transport, sockets
 
     try:
@@ -82,12 +88,18 @@ def _listening_on(lab: Lab, host: str) -> ListeningRecord:
     except (LabctlError, RuntimeError) as error:
         return ListeningRecord(host, (), str(error))
     lines = [
-        f"unix/{one.path}" if one.transport is Transport.UNIX else str(one).partition(" -> ")[0]
+        f"unix/{one.path}" if one.transport is Transport.UNIX else _inet_listener(one, has_both)
         for one in found
         if one.transport is not Transport.UNIX or one.path
     ]
     left_out = [f"and {len(lines) - SOCKETS_KEPT} more"] if len(lines) > SOCKETS_KEPT else []
     return ListeningRecord(host, (*lines[:SOCKETS_KEPT], *left_out))
+
+
+def _inet_listener(one: Socket, has_both: bool) -> str:
+    shown = str(one).partition(" -> ")[0]
+    is_ipv4_only = has_both and one.local is not None and one.local.version == 4 and one.local.is_unspecified
+    return f"{shown} (IPv4 only, and clients may try the host's IPv6 address first)" if is_ipv4_only else shown
 
 
 def _record(program: Program) -> ProgramRecord:

@@ -240,6 +240,24 @@ def icmp_error(at: StepRun, host: str, endpoint: str) -> str:
     return f" ({'; '.join(told)})" if told else ""
 
 
+def refusal(run: Run, host: str, endpoint: str) -> str:
+    """Where the refusing node listens on that port instead, to be added to a failed call's reason; "" when nowhere."""
+    from labctl.observe.readiness import why_refused
+
+    try:
+        pattern = parse_endpoint(endpoint)
+        wanted = addresses_of(run, pattern.host or "")
+        owners = [(host, address) for address in wanted if address.is_loopback]
+        for node in run.scenario.topology.nodes:
+            owners += [(node.name, each) for each in node.addresses if any(fits(one, each) for one in wanted)]
+        for owner, address in owners:
+            if why := why_refused(run.lab, owner, address, pattern.port or 0):
+                return f" ({why})"
+    except (ValueError, StepFailed, KernelError):
+        pass
+    return ""
+
+
 def _nodes(at: StepRun) -> dict[str, str]:
     """The names of nodes by address."""
     return {str(address): each.name for each in at.run.scenario.topology.nodes for address in each.addresses}

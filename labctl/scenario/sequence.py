@@ -52,13 +52,13 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
         if not run.scope.remaining_s and not run.scope.cancelled:
             reason = f"{reason} ({_too_late(run)})"
     except Interrupted as interruption:
-        outcome, reason = _interrupted(run, str(interruption))
+        outcome, reason = _interrupted(at, str(interruption))
     except MachineError as error:
         outcome, reason, raised = Outcome.ERROR, str(error), error
     except (LabctlError, RuntimeError) as error:
         # A closed lab raises RuntimeError: expected when it was this run's cancellation that closed it.
         if scope.cancelled:
-            outcome, reason = _interrupted(run, scope.cancelled)
+            outcome, reason = _interrupted(at, scope.cancelled)
         elif isinstance(error, LabctlError):
             outcome, reason = Outcome.ERROR, str(error)
         else:
@@ -87,9 +87,15 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
     return outcome is Outcome.PASSED
 
 
-def _interrupted(run: Run, reason: str) -> tuple[Outcome, str]:
+def _interrupted(at: StepRun, reason: str) -> tuple[Outcome, str]:
     """The whole run was cancelled, or only this branch of a `parallel` whose other branch has failed."""
-    return (Outcome.ERROR if run.scope.cancelled else Outcome.SKIPPED), reason
+    from labctl.units import format_duration
+
+    last = at.calls[-1] if at.calls else None
+    if last is not None and last.returned is None:
+        waited_s = round(max(at.run.elapsed_s - last.started_s, 0.0), 1)
+        reason = f"{reason}; {last.call} had not returned after {format_duration(waited_s)}"
+    return (Outcome.ERROR if at.run.scope.cancelled else Outcome.SKIPPED), reason
 
 
 def _too_late(run: Run) -> str:

@@ -174,6 +174,40 @@ def test_a_signal_ends_the_run_without_a_traceback(tmp_path: Path, number: signa
     assert number.name in (error.get("message") or "")
 
 
+ACCEPTS = """topology: pair
+steps:
+  - parallel:
+      - server: |
+          s = socket(AF_INET, SOCK_STREAM)
+          listen(s, 1)
+          conn, peer = accept(s)
+      # the calling process sleeps in accept(2), proc_pid_wchan(5)
+      - run: {on: server, shell: "until grep -qs accept /proc/*/wchan; do :; done; echo accepting; sleep 60"}
+"""
+
+
+def test_an_interrupted_run_shows_the_call_that_was_in_progress(tmp_path: Path) -> None:
+    path, report = tmp_path / "accepts.yaml", tmp_path / "report.json"
+    path.write_text(ACCEPTS)
+    with subprocess.Popen(
+        [LABCTL, "run", path, "-v", "--json", report],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "server until │ accepting\n"
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=TIMEOUT_S)
+    assert "accept(3, addr, [16]) … has not returned" in said
+    assert "accept(3, addr, [16]) had not returned after" in " ".join(said.split())
+    steps = json.loads(report.read_text())["scenarios"][0]["steps"]
+    (call,) = (each for step in steps for each in step["calls"] if each["returned"] is None)
+    assert (call["call"], call["duration_s"]) == ("accept(3, addr, [16])", None)
+
+
 def test_an_interrupted_run_of_many_counts_what_was_not_run(tmp_path: Path) -> None:
     quick = "name: Quick\ntopology: pair\nsteps:\n  - run: {on: client, run: ['true']}\n"
     (tmp_path / "a-quick.yaml").write_text(quick)

@@ -355,3 +355,24 @@ def test_a_scope_is_an_interface_of_the_host_that_is_looked_at(tmp_path: Path) -
         "  - run: {on: client, shell: ip -6 route add fd99::/64 via fe80::77 dev eth0}\n"
         "  - expect: {on: client, route: {to: 'fd99::/64', via: 'fe80::77%eth0'}}\n",
     )
+
+
+def test_a_refused_connect_tells_that_the_server_is_ipv4_only(tmp_path: Path) -> None:
+    connect = '  - client: |\n      c = socket(AF_INET6, SOCK_STREAM)\n      connect(c, "server:5000")\n'
+    listen = LISTEN.replace("server:5000", ":5000")
+    reason = fails(tmp_path, listen + connect).reason
+    assert "(server listens at 0.0.0.0:5000, which is IPv4 only: bind it to [::]:5000 for both" in reason
+
+
+def test_a_refused_connect_tells_where_the_server_listens_instead(tmp_path: Path) -> None:
+    listen = LISTEN.replace("server:5000", "127.0.0.1:5000")
+    reason = fails(tmp_path, listen + CONNECT).reason
+    assert "(server listens on port 5000 at 127.0.0.1:5000 only)" in reason
+    assert "listens" not in fails(tmp_path, CONNECT).reason
+
+
+def test_a_program_that_fails_is_told_who_is_ipv4_only(tmp_path: Path) -> None:
+    listen = LISTEN.replace("server:5000", ":5000")
+    failed = run(tmp_path, listen + "  - run: {on: client, run: ['false']}\n")
+    (server,) = (record for record in failed.listening if record.host == "server")
+    assert server.sockets == ("tcp 0.0.0.0:5000 (IPv4 only, and clients may try the host's IPv6 address first)",)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from labctl.errors import errno_name
+from labctl.errors import LabctlError, errno_name
 from labctl.kernel.sockaddr import Address
 from labctl.lab.call_messages import CONTROL_BYTES, CallResult, SystemCall, Value
 from labctl.lab.call_text import plain_address
@@ -41,13 +41,15 @@ _NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
 class Failure(NamedTuple):
     """Why a program failed: what came back and what was expected, and the statement (`span` within its text).
 
-    `unreached` is the address, as written, to which the call found no way; "" for other failures.
+    `unreached` is the address, as written, to which the call found no way, and `refused` the one that refused a
+    connection; "" for other failures.
     """
 
     reason: str
     statement: str
     span: Span
     unreached: str = ""
+    refused: str = ""
 
     def __str__(self) -> str:
         return f"{self.reason}. Line {self.span.line + 1}: {self.statement}"
@@ -63,7 +65,7 @@ class CallsOutcome(NamedTuple):
 class _Failed(Exception):
     """The statement's expectation did not hold."""
 
-    unreached = ""  # as in Failure
+    unreached = refused = ""  # as in Failure
 
 
 class Session:
@@ -115,8 +117,10 @@ class Session:
                 try:
                     self._statement(statement)
                 except (_Failed, CannotEvaluate, CallImpossible, CallerEnded) as error:
-                    unreached = error.unreached if isinstance(error, _Failed) else ""
-                    return self._outcome(Failure(str(error), statement.text, statement.span, unreached))
+                    failure = Failure(str(error), statement.text, statement.span)
+                    if isinstance(error, _Failed):
+                        failure = failure._replace(unreached=error.unreached, refused=error.refused)
+                    return self._outcome(failure)
         finally:
             self._variables = before
         return self._outcome(None)
@@ -197,8 +201,8 @@ class Session:
                     self._stay_pending(pending)
                     return None
             return self._returned(pending, modifiers, targets, expected)
-        except CallerEnded:
-            if pending.started_ns is not None:
+        except (LabctlError, RuntimeError):  # the process has ended, or the lab, which a cancelled run closes
+            if pending.started_ns is not None and self._shown is not pending:
                 self._record(self._pending_record(pending))
             raise
 
@@ -254,7 +258,8 @@ class Session:
             met = any(meets(item, call, result) for item in expected) if expected else result.returned != -1
             if not met:
                 failed = _Failed(f"{came_back(result)}; {expectation_text(call.name, expected)}")
-                failed.unreached = _unreached(call, result)
+                failed.unreached = _destination(call, result, _NO_WAY)
+                failed.refused = _destination(call, result, (errno.ECONNREFUSED,))
                 raise failed
         if modifiers.after is not None:
             least_s = self._duration_s(modifiers.after)
@@ -357,9 +362,9 @@ def _span(seconds: float) -> str:
     return format_duration(seconds)
 
 
-def _unreached(call: SystemCall, result: CallResult) -> str:
-    """The address of a connect or a datagram that there was no way to; "" for other calls and answers."""
-    if result.returned != -1 or result.errno not in _NO_WAY or call.name not in ("connect", "sendto"):
+def _destination(call: SystemCall, result: CallResult, errnos: Collection[int]) -> str:
+    """The address of a connect or a datagram that failed with one of the errnos; "" for other calls and answers."""
+    if result.returned != -1 or result.errno not in errnos or call.name not in ("connect", "sendto"):
         return ""
     to = call.arguments[-1]
     if isinstance(to, Address):

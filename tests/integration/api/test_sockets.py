@@ -183,6 +183,32 @@ def test_a_scope_is_an_interface_of_the_host(server: Host, client: Host) -> None
         client.connect("10.0.0.2%eth0:81")
 
 
+def test_when_no_address_of_a_name_answers_each_is_listed_with_its_reason(server: Host, client: Host) -> None:
+    with server.listen("127.0.0.1:5000"), pytest.raises(ConnectionRefusedError) as refused:
+        client.connect("server:5000")
+    only = "Connection refused (server listens on port 5000 at 127.0.0.1:5000 only)"
+    each = f"10.0.0.2: {only}; fd00::2: {only}"
+    assert refused.value.strerror == f"host client: cannot connect to server:5000: {each}"
+
+
+def test_a_refusal_over_ipv6_tells_of_a_server_that_is_ipv4_only(server: Host, client: Host) -> None:
+    ipv4_only = "server listens at 0.0.0.0:5000, which is IPv4 only"
+    with server.listen(5000):
+        for host, to in ((client, "server:5000"), (client, "[fd00::2]:5000"), (server, "[::1]:5000")):
+            with pytest.raises(ConnectionRefusedError, match=ipv4_only):
+                host.connect(to, family=socket.AF_INET6)
+
+
+def test_coroutines_are_told_as_much() -> None:
+    async def test() -> str:
+        async with AsyncLab("pair") as lab:
+            with pytest.raises(ConnectionRefusedError) as refused:
+                await lab["client"].connect("server:81")
+        return refused.value.strerror or ""
+
+    assert asyncio.run(test()).endswith("10.0.0.2: Connection refused; fd00::2: Connection refused")
+
+
 def test_where_to_listen_is_given_as_text_too(server: Host) -> None:
     address = link_local(server)
     for at, local in {
