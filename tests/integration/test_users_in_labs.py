@@ -125,9 +125,10 @@ def test_a_program_that_cannot_change_a_user_is_reported_with_the_way_to_users(t
 
 
 DOCTOR = """
-import json, sys
+import json
 from labctl.cli import doctor
-print(json.dumps({check.name: [check.state, check.problem, check.remedy] for check in doctor._checks(None)}))
+checks = [*doctor._machine(), *doctor._programs()]
+print(json.dumps({check.name: [check.state, check.problem, check.remedy] for check in checks}))
 """
 
 
