@@ -11,7 +11,7 @@ import select
 import threading
 from typing import TYPE_CHECKING
 
-from labctl.errors import DeadlineExceeded, LabGone
+from labctl.errors import DeadlineExceeded, InputError, LabGone
 from labctl.lab.protocol import Channel, Failed, Frame, Request
 from labctl.unpatched import monotonic
 
@@ -81,7 +81,7 @@ class Exchange:
         self._number += 1
         try:
             frame = self._exchanged(self._number, request, descriptors, until, what)
-        except KeeperStopped:
+        except (KeeperStopped, InputError):  # nothing was sent, or an answer came that is none: the stream goes on
             raise
         except DeadlineExceeded as error:
             raise DeadlineExceeded(late) from error

@@ -19,11 +19,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from labctl.errors import KernelError, LabError, LabGone
-from labctl.lab.protocol import HEADER, Failed, Frame, Malformed, Message, Request, decode, descriptors_in, encode
+from labctl.lab.protocol import (
+    HEADER,
+    MAX_REQUEST_BYTES,
+    Failed,
+    Frame,
+    Malformed,
+    Message,
+    Request,
+    decode,
+    descriptors_in,
+    encode,
+)
 
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)
 MAX_DESCRIPTORS = 3  # of a request: stdin, stdout and stderr of `Spawn`
-MAX_BODY_BYTES = 64 << 20  # of a request: a plan of some 1,000 routers
 MAX_BUFFERED_BYTES = 128 << 20  # of all clients: what has come of requests, what has not been taken of replies
 MAX_UNANSWERED = 16  # requests of one client that wait for something (`StopProcess`, `BeginChange`)
 MAX_CLIENTS = 1000
@@ -99,7 +109,7 @@ class Client:
             if len(self._header) < HEADER.size:
                 return None
         length, number, count = HEADER.unpack(self._header)
-        if length > MAX_BODY_BYTES or count > MAX_DESCRIPTORS:
+        if length > MAX_REQUEST_BYTES or count > MAX_DESCRIPTORS:
             raise LabGone(f"client: a request of {length} bytes and {count} descriptors.")
         if count != len(self._descriptors) and not self._truncated:
             raise LabGone(f"client: {len(self._descriptors)} descriptors where {count} were announced.")

@@ -38,7 +38,8 @@ from labctl.unpatched import monotonic
 
 HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
-MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies; `labctl.lab.front` takes less
+MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies
+MAX_REQUEST_BYTES = 64 << 20  # of any other request: a plan of some 1,000 routers
 
 Pairs = tuple[tuple[str, str], ...]
 PlanJson = Any  # what `labctl.plan.codec` makes of nodes and operations: only who carries them out decodes them
@@ -452,6 +453,11 @@ class Channel:
         if len(descriptors) > MAX_DESCRIPTORS:
             raise ValueError(f"{len(descriptors)} descriptors do not fit in one message")
         body = encode(message)
+        if len(body) > MAX_REQUEST_BYTES and isinstance(message, Reconcile):
+            raise InputError(
+                f"lab: cannot be reconciled to this plan: it is {len(body)} bytes long, and {MAX_REQUEST_BYTES} are "
+                f"allowed. Take the lab down and up again."
+            )
         header = HEADER.pack(len(body), number, len(descriptors))
         with self._guarded(until):
             self._settimeout(until)

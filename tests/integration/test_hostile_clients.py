@@ -19,10 +19,11 @@ import pytest
 
 from labctl import plan
 from labctl.errors import LabError
-from labctl.lab.front import MAX_BODY_BYTES, MAX_CLIENTS, MAX_UNANSWERED
+from labctl.lab.front import MAX_CLIENTS, MAX_UNANSWERED
 from labctl.lab.handle import Lab
 from labctl.lab.protocol import (
     HEADER,
+    MAX_REQUEST_BYTES,
     VERSION,
     Apply,
     BeginChange,
@@ -225,7 +226,7 @@ def test_what_is_no_request_is_answered_with_an_error(name: str, body: bytes) ->
 @pytest.mark.parametrize(
     ("sent", "descriptors"),
     [
-        (HEADER.pack(MAX_BODY_BYTES + 1, 1, 0), 0),
+        (HEADER.pack(MAX_REQUEST_BYTES + 1, 1, 0), 0),
         (HEADER.pack(2, 1, 3), 0),
         (HEADER.pack(2, 1, 0), 1),
         (HEADER.pack(2, 1, 200), 3),

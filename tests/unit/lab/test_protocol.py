@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone, LabImpossible, MachineError
+from labctl.errors import DeadlineExceeded, InputError, KernelError, LabError, LabGone, LabImpossible, MachineError
 from labctl.lab.protocol import (
     Apply,
     Channel,
@@ -20,6 +20,7 @@ from labctl.lab.protocol import (
     Malformed,
     Message,
     OpenFile,
+    Reconcile,
     Request,
     Spawn,
     decode,
@@ -151,3 +152,15 @@ def test_nobody_listening_is_the_end_of_the_lab(ends: tuple[Channel, Channel]) -
     ends[1].close()
     with pytest.raises(LabGone):
         ends[0].send(1, Done(), until=soon())
+
+
+def test_a_plan_that_the_keeper_would_not_take_is_refused_before_it_is_sent(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labctl.lab.protocol.MAX_REQUEST_BYTES", 100)
+    with pytest.raises(InputError, match="cannot be reconciled to this plan"):
+        ends[0].send(1, Reconcile("x", ["x" * 100], ""), until=soon())
+    ends[0].send(2, Done(), until=soon())
+    frame = ends[1].receive(until=soon())
+    assert frame is not None
+    assert frame.number == 2
