@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labctl.api.core import not_found
@@ -10,6 +11,7 @@ from labctl.plan.operations import SetDown, SetUp
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
+    from labctl.plan.operations import Operation
     from labctl.topology.model import Endpoint, Impairment
     from labctl.topology.model import Link as ModelLink
 
@@ -60,11 +62,14 @@ class Link:
 
         The interface of a switch's port, else of the second end, is set down; the other keeps addresses and routes.
         """
-        self._set(SetDown, "down")
+        from labctl.scenario.links import end_to_cut
+
+        end = end_to_cut(self._core.model, self._link, self._link.b.node)
+        self._apply([SetDown(end.node, end.ifname)], "down")
 
     def up(self) -> None:
         """Plug the cable in again, with the addresses and routes that it had when it was pulled. KernelError."""
-        self._set(SetUp, "up")
+        self._apply([SetUp(end.node, end.ifname) for end in self.ends], "up")
 
     def set(
         self,
@@ -100,10 +105,7 @@ class Link:
         with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
             self._core.engine.apply(set_impairments(self._core.plan, ends, impairment))
 
-    def _set(self, operation: type[SetUp | SetDown], word: str) -> None:
-        from labctl.scenario.links import end_to_cut
-
+    def _apply(self, operations: Sequence[Operation], word: str) -> None:
         self._core.check_open(f"set link {self} {word}")
-        end = end_to_cut(self._core.model, self._link, self._link.b.node)
         with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
-            self._core.engine.apply([operation(end.node, end.ifname)])
+            self._core.engine.apply(operations)

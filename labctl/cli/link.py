@@ -92,9 +92,10 @@ def changed(lab: Lab, plan: Plan, first: str, second: str, order: Order, look: L
 def operations(plan: Plan, there: Sequence[Cable], order: Order) -> list[Operation]:
     """What does it to these links; the keeper knows what an end had and has lost meanwhile. InputError."""
     match order.action:
-        case LinkAction.DOWN | LinkAction.UP:
-            make = SetDown if order.action is LinkAction.DOWN else SetUp
-            return [make(cable.cut.node, cable.cut.ifname) for cable in there]
+        case LinkAction.DOWN:
+            return [SetDown(cable.cut.node, cable.cut.ifname) for cable in there]
+        case LinkAction.UP:  # either end may have been cut, by the order of the names
+            return [SetUp(end.node, end.ifname) for cable in there for end in (cable.near, cable.far)]
         case LinkAction.SET | LinkAction.CLEAR:
             from labctl.plan.impairments import set_impairments
             from labctl.topology.impairments import parse_words

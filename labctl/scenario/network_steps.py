@@ -27,9 +27,15 @@ def link(at: StepRun, body: LinkBody) -> Done:
     chosen = there[(body.which or 1) - 1]
     if body.set_ is not None or body.clear:
         return _impair(at, body, chosen)
-    end = links.end_to_cut(topology, chosen, ends[1])
-    at.run.changes.link(end)
-    at.lab.apply([(SetDown if body.down else SetUp)(end.node, end.ifname)])
+    if body.down:
+        end = links.end_to_cut(topology, chosen, ends[1])
+        at.run.changes.link(end)
+        at.lab.apply([SetDown(end.node, end.ifname)])
+        return NOTHING
+    both = (chosen.a, chosen.b)  # either may have been cut, by the order of the names
+    for end in both:
+        at.run.changes.link(end)
+    at.lab.apply([SetUp(end.node, end.ifname) for end in both])
     return NOTHING
 
 

@@ -300,7 +300,7 @@ def test_a_link_down_is_seen_by_ping_and_comes_back_with_all_it_had() -> None:
     assert cut.returncode == 1
     assert "reached: IPv4 0 of 2, IPv6 0 of 2" in cut.stdout
     assert "down" in done("link", "client", "server")
-    done("link", "client", "server", "up")
+    done("link", "server", "client", "up")
     assert "reached: IPv4 2 of 2, IPv6 2 of 2" in done("ping")
 
 

@@ -260,6 +260,14 @@ def test_a_connect_that_finds_no_way_is_told_with_the_icmp_error_and_the_router_
     assert "time to live exceeded in transit, reported by r2 (10.0.1.2)" in reason
 
 
+def test_a_link_comes_up_whichever_end_is_named_first(tmp_path: Path) -> None:
+    passes(
+        tmp_path,
+        "  - link: {down: [client, server]}\n  - link: {up: [server, client]}\n"
+        "  - expect: {on: client, reachable: server}\n",
+    )
+
+
 def test_a_link_step_gives_back_no_route_that_was_removed(tmp_path: Path) -> None:
     remove = "  - run: {on: r2, shell: 'ip route del 10.0.0.0/24; ip route add 10.9.0.0/16 via 10.0.1.1'}\n"
     header = "topology: line:2\n"

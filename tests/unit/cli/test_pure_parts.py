@@ -47,7 +47,10 @@ def test_a_link_is_cut_at_its_switch_or_else_at_the_far_end() -> None:
     pair = plan.build(topology.load("pair"))
     cut = link.between(pair, "client", "server")
     assert link.operations(pair, cut, link.Order(link.LinkAction.DOWN)) == [SetDown("server", "eth0")]
-    assert link.operations(pair, cut, link.Order(link.LinkAction.UP)) == [SetUp("server", "eth0")]
+    assert link.operations(pair, cut, link.Order(link.LinkAction.UP)) == [
+        SetUp("client", "eth0"),
+        SetUp("server", "eth0"),
+    ]
 
 
 def test_a_link_that_is_not_there_names_those_that_are() -> None:
