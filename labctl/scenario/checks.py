@@ -22,7 +22,7 @@ from labctl.scenario.describe import program_name, title_of
 from labctl.scenario.files import BODIES, SHORTHAND, STEP_NAME, STEP_WITHIN
 from labctl.scenario.kinds import StepKind
 from labctl.scenario.model import Requirements, Step
-from labctl.scenario.variables import has_references, is_name, is_template, references_within
+from labctl.scenario.variables import has_references, is_name, is_template, references, references_within
 from labctl.topology.file_tree import OWN_DIRECTORIES, FileTree
 from labctl.topology.model import NodeKind
 
@@ -542,6 +542,10 @@ class StepReader:
                 break
             place = (*path, *inner)
             text = _at(data, inner)
+            written = self._document.tree(place).data
+            if isinstance(written, str) and written != text:  # addresses stand there for `${h2.ipv4}` and the like
+                text = written
+                offset = next((there for found, there in references(written) if found == name), 0)
             line = text.count("\n", 0, offset)
             column = offset - (text.rfind("\n", 0, offset) + 1)
             position = self._document.position_in_text(place, line, column)

@@ -115,6 +115,7 @@ def test_scenarios_tell_every_wrong_one_at_its_place(tmp_path: Path) -> None:
         "topology: pair\nsteps:\n"
         "  - run: {on: client, shell: 'echo ${serve.ipv4} ${client.ipv4} ${client.eth1.mac}'}\n"
         '  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "${sever.ipv4}:80")\n'
+        "  - run: {on: client, shell: 'echo ${client.ipv6} ${nothing}'}\n"
     )
     with pytest.raises(DocumentError) as caught:
         load(file)
@@ -123,6 +124,7 @@ def test_scenarios_tell_every_wrong_one_at_its_place(tmp_path: Path) -> None:
         ("3:36", "there is no node `serve`", "did you mean `server`?"),
         ("3:65", "client has no interface `eth1`", "did you mean `eth0`?"),
         ("6:16", "there is no node `sever`", "did you mean `server`?"),
+        ("7:51", "there is no variable `nothing`", "a literal `${` is written `$${`"),
     ]
 
 
