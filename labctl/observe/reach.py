@@ -313,5 +313,7 @@ def _descriptors() -> int:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/proc/self/fd"))
+    used = 0
+    with suppress(OSError):  # /proc is not mounted
+        used = len(os.listdir("/proc/self/fd"))
     return max(48, min(soft - used if soft != resource.RLIM_INFINITY else 4096, 4096) // 2)
