@@ -23,7 +23,7 @@ _TOO_LARGE = f"the file is too large: at most {SIZE_LIMIT_BYTES >> 20} MiB are r
 
 KeyPath = tuple[str | int, ...]
 
-# A key of the top level of a topology or a scenario that is rarely one of another program's file.
+# A key of the top level of a topology or a scenario: at the beginning of a line, or in braces.
 _LABCTL_KEY = re.compile(
     rb"(?:^|[{,])[ \t]*[\"']?(?:hosts|routers|switches|networks|links|include|topology|steps)[\"']?[ \t]*:",
     re.MULTILINE,
@@ -156,7 +156,7 @@ def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -
     """The document in that file; mistakes are attributed to `file`, by default the path. Raises DocumentError.
 
     Mistakes show lines of the file. So a file that neither lies below the working directory (or `named_in`, the
-    directory of the file that names it) nor has a key of labctl's at the beginning of a line is refused unread.
+    directory of the file that names it) nor has a key of labctl's (first in a line, or in braces) is refused.
     """
     shown = str(path) if file is None else file
     try:
@@ -182,7 +182,7 @@ def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -
     return parse(text, shown)
 
 
-def read_bytes(path: Path, limit_bytes: int = SIZE_LIMIT_BYTES) -> bytes:
+def read_bytes(path: Path, limit_bytes: int | None = SIZE_LIMIT_BYTES) -> bytes:
     """What is in a regular file, but for what exceeds the limit by more than a byte. Never waits. OSError, ValueError.
 
     Files that have no size, as below /proc, are taken for empty: reading some of them waits or has effects.
@@ -192,7 +192,9 @@ def read_bytes(path: Path, limit_bytes: int = SIZE_LIMIT_BYTES) -> bytes:
     with open(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         _require_regular(status)
-        return stream.read(limit_bytes + 1) if status.st_size else b""
+        if not status.st_size:
+            return b""
+        return stream.read() if limit_bytes is None else stream.read(limit_bytes + 1)
 
 
 def is_below(path: Path, directory: Path) -> bool:

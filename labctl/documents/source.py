@@ -108,9 +108,7 @@ class NotOurs(DocumentError):
 
     def __init__(self, file: str) -> None:
         keys = "`hosts`, `links`, `topology` or `steps`"
-        super().__init__(
-            [Diagnostic(file, None, f"this is no file of labctl's: no line begins with a key such as {keys}")]
-        )
+        super().__init__([Diagnostic(file, None, f"this is no file of labctl's: it has no key such as {keys}")])
 
 
 def in_file_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:

@@ -8,6 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from labctl.documents.document import read_bytes
 from labctl.errors import InputError, KernelError, describe_errno
 from labctl.scenario.describe import command_line, program_name
 from labctl.scenario.endpoints import parse_listening
@@ -131,7 +132,10 @@ def wait(at: StepRun, body: WaitBody) -> Done:
 def place_file(at: StepRun, body: FileBody) -> Done:
     """Write a file on a host; its directories below /tmp or /run are made where they are missing."""
     if body.source is not None:
-        content = (at.run.scenario.directory / body.source).read_bytes()
+        try:
+            content = read_bytes(at.run.scenario.directory / body.source, None)
+        except OSError as error:
+            raise StepFailed(f"cannot read {body.source}: {error.strerror}") from error
     else:
         content = (body.content or "").encode()
     try:

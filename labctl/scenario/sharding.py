@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from labctl.documents.document import read_bytes
 from labctl.errors import InputError, LabError, describe_errno
 
 SCHEMA = "labctl-durations/1"
@@ -72,7 +73,7 @@ def deal(keys: Sequence[str], durations: Mapping[str, float], count: int) -> lis
 def read_durations(path: Path) -> dict[str, float]:
     """Seconds by key; nothing when there is no such file yet. InputError when it is something else."""
     try:
-        text = path.read_text("utf-8")
+        text = read_bytes(path, None).decode()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

@@ -193,7 +193,12 @@ def test_schemas_are_schemas(kind: str) -> None:
 def test_init_writes_what_passes(tmp_path: Path) -> None:
     folder = tmp_path / "lab"
     assert labctl("init", folder).returncode == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["hello.yaml", "test_hello.py", "topology.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".schemas",
+        "hello.yaml",
+        "test_hello.py",
+        "topology.yaml",
+    ]
     assert labctl("validate", folder).returncode == 0
     ran = labctl("run", folder)
     assert ran.returncode == 0, ran.stdout + ran.stderr
