@@ -2,14 +2,15 @@
 
 While at least one such visit goes on, a few functions of the module `socket` ask whether the thread that calls them is
 on one; for all other threads they do what they always do. What a library has imported of them before is hooked all the
-same: the class's own methods are, and what `socket.getaddrinfo` calls. Threads that are started on a visit are on it,
-as long as it goes on; programs are not.
+same: the class's own methods are, what `socket.getaddrinfo` calls, and a function in every module that has it under its
+own name. Threads that are started on a visit are on it, as long as it goes on; programs are not.
 """
 
 from __future__ import annotations
 
 import _socket
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Hooks:
         """The calling thread's visit begins."""
         with self._lock:
             if not self._visits:
-                self._install()
+                self._install(everywhere=not frame.in_kernel)
             self._visits += 1
         self._here.frames = (*self._here.frames, frame)
 
@@ -75,14 +76,19 @@ class Hooks:
                 while self._undo:
                     self._undo.pop()()
 
-    def _install(self) -> None:
+    def _install(self, *, everywhere: bool) -> None:
         here = self._here
         self._replace(socket.socket, "__init__", _initializer(here, socket.socket.__init__))
         for name, position in _ADDRESSED.items():
             self._replace(socket.socket, name, _addressed(here, name, position, getattr(socket.socket, name)))
         self._replace(_socket, "getaddrinfo", _getaddrinfo(here, _socket.getaddrinfo))
+        modules = [each for each in sys.modules.copy().values() if each is not _socket] if everywhere else [socket]
         for name, make in _FUNCTIONS.items():
-            self._replace(socket, name, make(here, getattr(socket, name)))
+            original = getattr(socket, name)
+            hooked = make(here, original)
+            for module in modules:
+                if getattr(module, "__dict__", {}).get(name) is original:
+                    self._replace(module, name, hooked)
         self._replace(threading.Thread, "start", _starter(here, threading.Thread.start))
 
     def _replace(self, owner: Any, name: str, by: Any) -> None:

@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from socket import gethostbyaddr, gethostbyname, gethostname, if_nameindex
 
 import pytest
 import redis
@@ -373,6 +374,16 @@ def test_facts_are_the_hosts(lab: Lab, client: Host) -> None:
         with pytest.raises(socket.gaierror):
             socket.getaddrinfo("fe80::1%eth7", 80)
     assert socket.gethostname() == os.uname().nodename != "client"
+
+
+def test_functions_that_were_imported_before_are_the_hosts(client: Host) -> None:
+    machine = (gethostname(), if_nameindex())
+    with client.netns():
+        assert gethostname() == "client"
+        assert [name for _, name in if_nameindex()] == ["lo", "eth0"]
+        assert gethostbyname("server") == "10.0.0.2"
+        assert gethostbyaddr("10.0.0.2")[0] == "server"
+    assert (gethostname(), if_nameindex()) == machine
 
 
 def links(host: Host) -> tuple[KernelLink, ...]:
