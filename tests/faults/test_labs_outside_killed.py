@@ -20,6 +20,9 @@ from tests.faults.test_labs_killed import ROUNDS, SEED
 from tests.integration.inside import inside
 from tests.integration.machine import Machine, holds
 from tests.integration.test_outside_limits import allowed
+from tests.skips import needs_programs
+
+pytestmark = needs_programs("nft")  # the machine's packet filters before and after
 
 LIMITS = "limits: {pids: 60}" if os.geteuid() == 0 and allowed(Controller.PIDS) else ""
 OUTSIDE = f"""\

@@ -17,6 +17,9 @@ from tests.integration.detached import comm_of
 from tests.integration.inside import inside
 from tests.integration.machine import MACHINE4, Machine, boot_of, holds, ip, plan_of
 from tests.labs import WAIT_S
+from tests.skips import needs_programs
+
+pytestmark = needs_programs("nft")  # the machine's packet filters before and after
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM

@@ -34,7 +34,9 @@ from tests.integration.machine import (
     processes_of,
 )
 from tests.labs import output, run
-from tests.skips import for_ordinary_users, for_root, needs_feature
+from tests.skips import for_ordinary_users, for_root, needs_feature, needs_programs
+
+pytestmark = needs_programs("nft")  # the machine's packet filters before and after
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 IS_ROOT = os.geteuid() == 0  # inside, everybody is
