@@ -75,7 +75,7 @@ class ScenarioFile(pytest.File):
         except InputError as error:
             raise self.CollectError(in_log(visible(str(error)), os.environ)) from error
         # pytest takes `::` in an argument for the end of a part of an id.
-        name = " ".join(scenario.name.replace("::", ":").split())
+        name = visible(" ".join(scenario.name.replace("::", ":").split()))
         yield ScenarioItem.from_parent(self, name=name, scenario=scenario)
 
 

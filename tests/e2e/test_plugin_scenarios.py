@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.e2e.command import ECHO, REFUSED, SKIPPED, WRONG
+from tests.e2e.command import ECHO, LABCTL, REFUSED, SKIPPED, WRONG
 from tests.e2e.plugin_project import Project, Ran
 
 HALF = """\
@@ -195,3 +196,26 @@ def test_a_seed_that_is_none_is_refused(tmp_path: Path, seed: str) -> None:
     ran = project.pytest(f"--labctl-seed={seed}")
     assert ran.status == pytest.ExitCode.USAGE_ERROR
     assert ran.lines("--labctl-seed")
+
+
+def test_no_text_of_a_scenario_or_a_program_controls_the_terminal_or_the_ci_server(tmp_path: Path) -> None:
+    bad = r"a\e]0;t\a\u202e\n::stop-commands::tok"
+    scenario = f'name: "{bad}"\nabout: "{bad}"\ntopology: pair\nsteps:\n'
+    scenario += (
+        f'  - name: "{bad}"\n    run: {{on: client, shell: "printf \'::error::x\\\\n\\\\033]0;t\\\\007\'; exit 3"}}\n'
+    )
+    project = Project(tmp_path / "project", bad__scenario__yaml=scenario)
+    by_pytest = project.pytest("-p", "no:cacheprovider", GITHUB_ACTIONS="true")
+    assert "expected 0; got 3" in by_pytest.output
+    by_run = subprocess.run(
+        [LABCTL, "run", project.folder / "bad.scenario.yaml"],
+        env=project.environment(GITHUB_ACTIONS="true"),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert "expected 0; got 3" in by_run.stdout
+    for text in (by_pytest.output, by_run.stdout):
+        assert all(character.isprintable() or character in "\n\t" for character in text)
+        commands = [line for line in text.split("\n") if line.lstrip().startswith("::")]
+        assert all(line.startswith("::error ") and "title=a" in line for line in commands)

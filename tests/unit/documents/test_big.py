@@ -1,0 +1,277 @@
+"""The published JSON Schemas and labctl's own validation agree on documents near the valid ones.
+
+Names that must exist, texts that are parsed and the like are beyond a schema: such mistakes are not marked `in_schema`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from labctl.documents import Diagnostic, parse
+from labctl.scenario import json_schema
+from labctl.scenario.loading import checked
+from labctl.topology import resolve_inline
+from labctl.topology.files import schema as topology_schema
+
+ROOT = Path(__file__).resolve().parents[3]
+
+TOPOLOGY = """
+name: office
+about: one of everything
+include: []
+mtu: 1500
+addresses: dual
+routes: automatic
+ipv4_pool: 10.0.0.0/8
+ipv6_pool: fd00::/16
+hosts:
+  server:
+    sysctls: {net.core.somaxconn: 128}
+    environment: {MODE: test}
+    limits: {pids: 100, memory: 256MiB, cpu: 50%}
+    expose: ["8080:80", {machine: 8081, port: 81, protocol: tcp}]
+    services:
+      web: {run: [sleep, 9], env: {A: 1}, cwd: ., user: 3, ready: {file: /run/x}, within: 5s, restart: always}
+      db: {shell: sleep 9, ready: {listening: tcp/5432}, after: [log]}
+      log: {shell: sleep 9, ready: {line: ready}, env: {}, tty: true}
+      queue: {shell: sleep 9, ready: {command: ["true"]}}
+  client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s}]}
+  other:
+    files: {/etc/x: {content: x, mode: "0600", owner: root}, /srv/y: {source: /etc/hosts}}
+    binds: ["/usr:/mnt", {source: /usr, target: /media, rw: true}]
+    private: [/var/log]
+routers:
+  gw: {nat: false}
+switches:
+  s1: {sysctls: {net.ipv4.ip_forward: 0}}
+networks:
+  lan: {ipv4: 10.0.1.0/24, ipv6: false, mtu: 1400, members: [client, {node: gw, interface: lan0, delay: 1ms}]}
+links:
+  - [gw, server]
+  - {ends: [gw, {node: other, ipv4: 10.0.9.2/24, mac: "02:00:00:00:00:01"}], delay: 2ms, loss: 1%, ipv6: false}
+  - {ends: [server, other], delay: 2ms, jitter: 1ms, rate: 10mbit}
+"""
+
+SCENARIO = """
+name: everything
+about: one of everything
+topology: {hosts: {server: {}, client: {}}, links: [[client, server]]}
+requires: {programs: [sh], features: [ipv6], root: false}
+within: 5s
+timeout: 1m
+variables: {n: 3, text: abc}
+steps:
+  - server: getpid()
+  - {calls: {on: client, process: other, do: getpid()}, name: calls, within: 1s}
+  - run: {on: client, run: [sh, -c, "true"], env: {A: 1}, cwd: /, user: 3, stdin: x, save: {stdout: out, exit: status}}
+  - run: {on: client, shell: "true", expect: {exit: {at_least: 0}, stdout: {contains: [x], matches: y}, stderr: x}}
+  - start: {on: server, shell: sleep 9, name: web, ready: {line: ready}, tty: true}
+  - stop: web
+  - stop: {process: web, signal: TERM, expect: {exit: 143}}
+  - signal: {process: web, signal: HUP}
+  - {pause: web, within: 0}
+  - resume: {process: web}
+  - wait: {process: web, any_exit: true, save: {stderr: err}}
+  - expect: {on: server, listening: tcp/80, accept_queue: 1, accept_queue_limit: {not: 3}, syn_queue: 0, within: 2s}
+  - expect: {on: server, connection: {protocol: tcp, local: ":80", peer: "client:*", state: ESTAB, count: 1}, now: true}
+  - expect: {on: client, reachable: server, unreachable: {node: 10.9.9.9, family: ipv4}, for: 1s}
+  - expect: {on: server, not_listening: udp/53, counters: {ListenOverflows: {at_most: 0}, Udp.InErrors: {equals: 1}}}
+  - expect: {on: server, connection: {receive_queue: 0, send_queue: {at_least: 0}}}
+  - expect: {on: server, file: {path: /tmp/x, equals: x, not_contains: y}}
+  - expect: {on: client, route: {to: default, via: server}, address: 10.0.0.1, file: {path: /tmp/x, exists: true}}
+  - expect: {running: web, not_running: web, output: {process: web, stdout: {json: {a: 1}}}, that: "$n == 3"}
+  - expect: {on: client, command: ["true"], exit: 0, stdout: {contains: x}, stderr: "", env: {A: 1}, cwd: /, user: 0}
+  - expect: {on: client, shell: "true", save: {stdout: out}}
+  - link: {down: [client, server]}
+  - link: {up: [client, server], which: 1}
+  - link: {between: [client, server], set: {delay: 20ms, jitter: 1ms, loss: 1%, rate: 1mbit}, from: client}
+  - link: {clear: [client, server]}
+  - drop: {on: server, direction: in, protocol: tcp, port: 80, from: client, to: server, flags: "syn"}
+  - undrop: server
+  - file: {on: server, path: /tmp/x, content: x, mode: "0644"}
+  - file: {on: server, path: /run/x, source: hello.c}
+  - build: {source: hello.c, as: hello, flags: [-O2]}
+  - repeat: {times: 2, as: i, steps: [{client: getpid()}]}
+  - parallel: [{client: getpid()}, [{server: getpid()}, {run: {on: server, run: ["true"]}}]]
+  - set: {n: 4}
+"""
+
+KINDS = {"topology": (TOPOLOGY, topology_schema()), "scenario": (SCENARIO, json_schema())}
+VALIDATORS = {kind: jsonschema.Draft202012Validator(schema) for kind, (_, schema) in KINDS.items()}
+
+
+def mistakes(kind: str, data: object) -> list[Diagnostic]:
+    """What labctl reports of a document that has this data."""
+    document = parse(json.dumps(data, ensure_ascii=False), f"{kind}.yaml")
+    assert document.data == data
+    return checked(document)[1] if kind == "scenario" else resolve_inline(document, (), Path())[1]
+
+
+def keys_of(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from schema.get("properties", ())
+        for part in schema.values():
+            yield from keys_of(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from keys_of(part)
+
+
+def places(data: Any) -> Iterator[tuple[Any, Any]]:
+    """Every mapping or list in the data with every key or index of it."""
+    if isinstance(data, dict | list):
+        for key in list(data) if isinstance(data, dict) else range(len(data)):
+            yield data, key
+            yield from places(data[key])
+
+
+VALUES: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        None, True, False, 0, 1, -1, 5, 755, 70000, 10**25, 0.0, 1.0, 1.5, "", "x", "5", " 5 ", "-5", "0", "5 6",
+        "true", "false", "${n}", "$${n}", "$$${n}", "a${n}b", "200ms", "1m30s", "1 h 2s", "5 apples", "0s", "no", "tcp",
+        "udp", "icmp", "dual", "server", "getpid()", "10.0.0.1/24", [], ["x"], ["client", "server"], ["a", 1], [None],
+        [[]], {}, {"x": 1}, {"on": "server"}, {"node": "server"}, {"equals": 1}, {"client": "getpid()"},
+        [{"client": "getpid()"}],
+    ]
+).map(copy.deepcopy)  # fmt: skip
+
+
+@st.composite
+def near(draw: st.DrawFn, kind: str) -> Any:
+    """A valid document with up to three changes."""
+    text, schema = KINDS[kind]
+    data = copy.deepcopy(parse(text, kind).data)
+    keys = sorted(set(keys_of(schema)))
+    for _ in range(draw(st.integers(1, 3))):
+        there = list(places(data))
+        if not there:
+            break
+        inside, at = draw(st.sampled_from(there))
+        match draw(st.sampled_from(["value", "value", "remove", "rename", "add", "twice", "copy"])):
+            case "value":
+                inside[at] = draw(VALUES)
+            case "remove":
+                del inside[at]
+            case "rename" if isinstance(inside, dict):
+                inside[draw(st.sampled_from(keys))] = inside.pop(at)
+            case "add" if isinstance(inside, dict):
+                inside[draw(st.sampled_from(keys))] = draw(VALUES)
+            case "twice" if isinstance(inside, list):
+                inside.append(copy.deepcopy(inside[at]))
+            case "copy":
+                other, key = draw(st.sampled_from(there))
+                inside[at] = copy.deepcopy(other[key]) if key in other or isinstance(other, list) else 1
+    return data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_document_that_the_others_are_made_from_is_valid(kind: str) -> None:
+    data = parse(KINDS[kind][0], kind).data
+    assert [str(one) for one in mistakes(kind, data) if one.in_schema] == []
+    VALIDATORS[kind].validate(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_document_that_the_others_are_made_from_has_every_key_of_its_schema(kind: str) -> None:
+    text, schema = KINDS[kind]
+    data = parse(text, kind).data
+    if kind == "scenario":
+        data["topology"] = parse(TOPOLOGY, kind).data
+    assert set(keys_of(schema)) - {key for inside, key in places(data) if isinstance(inside, dict)} == set()
+
+
+def agree(kind: str, data: object) -> None:
+    told = [str(one) for one in mistakes(kind, data) if one.in_schema]
+    refused = [error.message for error in VALIDATORS[kind].iter_errors(data)]
+    assert bool(told) == bool(refused), f"labctl: {told}; JSON Schema: {refused}; {json.dumps(data)}"
+
+
+@settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(near("topology"))
+def test_validation_of_topologies_agrees_with_their_schema(data: Any) -> None:
+    agree("topology", data)
+
+
+@settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(near("scenario"))
+def test_validation_of_scenarios_agrees_with_their_schema(data: Any) -> None:
+    agree("scenario", data)
+
+
+@pytest.mark.parametrize(
+    ("part", "valid"),
+    [
+        ({"name": 5}, True),
+        ({"about": 5}, True),
+        ({"within": 0}, True),
+        ({"within": 5}, False),
+        ({"within": "${n}"}, False),
+        ({"topology": {"hosts": {"a": {"cuont": 3}}}}, False),
+        ({"topology": {"hosts": {"a": None}, "links": [["a"]]}}, False),
+        ({"steps": []}, False),
+    ],
+)
+def test_parts_of_scenarios(part: dict[str, Any], valid: bool) -> None:
+    data = {"topology": "pair", "steps": [{"client": "getpid()"}], **part}
+    assert VALIDATORS["scenario"].is_valid(data) is valid
+    agree("scenario", data)
+
+
+@pytest.mark.parametrize(
+    ("step", "valid"),
+    [
+        ({"name": "x"}, False),
+        ({"name": "x", "within": "1s"}, False),
+        ({"client": "getpid()", "server": "getpid()"}, False),
+        ({"client": "getpid()", "run": {"on": "client", "run": ["x"]}}, False),
+        ({"run": {"on": "client"}}, False),
+        ({"run": {"on": "client", "run": ["x"], "shell": "x"}}, False),
+        ({"run": {"on": "client", "run": ["x"], "expect": {"stdout": 5}}}, True),
+        ({"link": {}}, False),
+        ({"link": {"set": {"delay": "1ms"}}}, False),
+        ({"expect": {}}, False),
+        ({"expect": {"on": "client"}}, False),
+        ({"expect": {"listening": "tcp/5"}}, False),
+        ({"expect": {"on": "client", "accept_queue": 1}}, False),
+        ({"file": {"on": "client", "path": "/tmp/x", "content": 5, "mode": 755}}, True),
+        ({"repeat": {"times": "three", "steps": [{"client": "getpid()"}]}}, False),
+        ({"repeat": {"times": "3", "steps": [{"client": "getpid()"}]}}, True),
+        ({"repeat": {"times": "${n}", "steps": [{"client": "getpid()"}]}}, True),
+        ({"drop": {"on": "client", "protocol": "tcp", "port": "http"}}, False),
+        ({"drop": {"on": "client", "port": 80}}, False),
+        ({"parallel": [[]]}, False),
+        ({"client": "getpid()", "name": None}, True),
+    ],
+)
+def test_steps(step: dict[str, Any], valid: bool) -> None:
+    data = {"topology": "pair", "variables": {"n": 1}, "steps": [step]}
+    assert VALIDATORS["scenario"].is_valid(data) is valid
+    agree("scenario", data)
+
+
+def undescribed(schema: Any, where: str = "") -> Iterator[str]:
+    if isinstance(schema, dict):
+        for name, part in schema.get("properties", {}).items():
+            if "additionalProperties" in schema and not part.get("description"):
+                yield f"{where}.{name}"
+        for key, part in schema.items():
+            yield from undescribed(part, f"{where}.{key}")
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from undescribed(part, where)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_and_every_mapping_has_a_description(kind: str) -> None:
+    schema = KINDS[kind][1]
+    assert list(undescribed(schema)) == []
+    assert [name for name, part in schema["$defs"].items() if not part.get("description")] == []
