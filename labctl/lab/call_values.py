@@ -28,6 +28,7 @@ from labctl.lab.socket_constants import TCP_STATES, flags_of, name_of
 from labctl.lab.socket_options import (
     MREQN,
     SOCK_FILTER,
+    TIMEVAL,
     Field,
     StructType,
     ValueKind,
@@ -55,6 +56,8 @@ def pack(name: str, kind: ValueType, value: Value) -> bytes | FilterProgram:
             return struct.pack("@ll", int(seconds), round((seconds - int(seconds)) * 1_000_000))
         case ValueKind.DURATION, 0:
             return struct.pack("@ll", 0, 0)
+        case ValueKind.DURATION, list() | Struct():
+            return pack_struct(name, TIMEVAL, value)
         case ValueKind.DURATION, int():
             raise CannotForm(f'{name}: a timeout carries its unit; write "{value}ms" or "{value}s"')
         case (ValueKind.NUMBER, int()) if value in INT_RANGE:

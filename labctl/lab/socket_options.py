@@ -84,7 +84,7 @@ _USAGES = {
     ValueKind.INTERFACE_BE: '"eth0"',
     ValueKind.TEXT: '"..."',
     ValueKind.BYTES: 'b"..."',
-    ValueKind.DURATION: '"200ms"',
+    ValueKind.DURATION: '"200ms" or {tv_sec=0, tv_usec=200000}',
     ValueKind.NUMBERS: "[1, 2]",
     ValueKind.MEMBERSHIP: '{"239.1.1.1", "eth0"} or {"239.1.1.1", "10.0.0.1"}: the group, the interface or its address',
     ValueKind.MULTICAST_IF: '"eth0" or "10.0.0.1"',

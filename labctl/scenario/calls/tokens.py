@@ -74,6 +74,8 @@ def tokenize(text: str) -> tuple[list[Token | None], list[Problem]]:
 def _hint(character: str) -> str:
     if character == ";":
         return "one statement a line"
+    if character == ":":
+        return 'addresses stand in quotes, "10.0.0.1:80"'
     if character == "$":
         return "a scenario variable is $name or ${name}"
     return ""

@@ -17,6 +17,7 @@ from labctl.lab.socket_options import (
     MREQN,
     OPTIONS,
     SOCK_FILTER,
+    TIMEVAL,
     Field,
     Option,
     Request,
@@ -53,7 +54,7 @@ _TAKES: Mapping[ValueKind, tuple[Kind, ...]] = {
     ValueKind.INTERFACE_BE: (Kind.TEXT, *_NUMBERS),
     ValueKind.TEXT: (Kind.TEXT,),
     ValueKind.BYTES: (),
-    ValueKind.DURATION: (Kind.TEXT, *_NUMBERS),
+    ValueKind.DURATION: (Kind.TEXT, *_NUMBERS, *_AGGREGATES),
     ValueKind.NUMBERS: (Kind.LIST,),
     ValueKind.STRUCT: _AGGREGATES,
     ValueKind.MEMBERSHIP: _AGGREGATES,
@@ -212,6 +213,7 @@ class ValueChecker:
                 yield from self._constants(name, kind.names, argument)
             case ValueKind.DURATION:
                 yield from _duration(name, argument)
+                yield from self.members(name, TIMEVAL, argument, kind.usage)
             case ValueKind.STRUCT if kind.struct is not None:
                 yield from self.members(name, kind.struct, argument, kind.usage)
             case ValueKind.MEMBERSHIP:

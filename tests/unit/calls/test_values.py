@@ -43,6 +43,7 @@ def said(line: str, context: CheckContext | None = None) -> str:
         'setsockopt(u6, IPPROTO_IPV6, MCAST_JOIN_GROUP, {"eth0", "ff05::1"})',
         "setsockopt(t, SOL_SOCKET, SO_LINGER, {l_onoff=1, l_linger=0})",
         "setsockopt(t, SOL_TCP, TCP_NODELAY, True)",
+        "setsockopt(t, SOL_SOCKET, SO_RCVTIMEO, {tv_sec=1, tv_usec=500000})",
         "setsockopt(u, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)",
         "setsockopt(t, SOL_SOCKET, TCP_NODELAY, 1) -> EOPNOTSUPP | ENOPROTOOPT",
         "setsockopt(u, IPPROTO_TCP, TCP_NODELAY, 1) -> EOPNOTSUPP",
@@ -122,6 +123,8 @@ def test_what_works_is_accepted(line: str) -> None:
         ("recv(x, 100, control=64)", "recv has no argument `control=` (allowed: none)"),
         ("setsockopt(t, SOL_SOCKET, SO_LINGER, {1, l_linger=0})", "name all members of a structure, or none"),
         ("setsockopt(t, SOL_SOCKET, SO_LINGER, {1, 0)", "`{` is never closed"),
+        ("setsockopt(t, SOL_SOCKET, SO_RCVTIMEO, {tv_sec=1, usec=0})", "struct timeval has no member usec"),
+        ("connect(t, {AF_INET, 10.0.0.2:81})", '(addresses stand in quotes, "10.0.0.1:80")'),
         ("ioctl(u, SIOCGIFMTU)", 'SIOCGIFMTU takes "eth0"'),
         ('ioctl(u, SIOCSIFMTU, "eth0")', 'does not take a text (write {"eth0", 1400})'),
         ("ioctl(u, SIOCADDRT, 1)", "labctl cannot make the request SIOCADDRT"),
@@ -149,6 +152,8 @@ def test_values_become_the_bytes_of_c() -> None:
     assert isinstance(request, bytes)
     assert len(request) == 136
     assert request[8:16] == struct.pack("@H", 2) + b"\0\0" + group
+    timeout = Struct((("", 1), ("", 500_000)))
+    assert pack("x", OPTIONS["SO_RCVTIMEO"].type, timeout) == pack("x", OPTIONS["SO_RCVTIMEO"].type, "1500ms")
     assert pack_struct("x", LINGER, [1, 5]) == struct.pack("@ii", 1, 5)
     assert unpack(OPTIONS["SO_LINGER"].type, struct.pack("@ii", 1, 5)) == Struct((("l_onoff", 1), ("l_linger", 5)))
 
