@@ -84,6 +84,9 @@ def search(pattern: str | re.Pattern[str], text: str, flags: int = 0, *, wall_s:
 def search_lines(pattern: str | re.Pattern[str], lines: Sequence[str], *, wall_s: float = SEARCH_WALL_S) -> bool:
     """Whether the pattern is in one of the lines. TooSlow as above."""
     compiled = re.compile(pattern)
+    # The bound takes longer than the search of a short line: of many, it is worked out together.
+    if search_cost(compiled.pattern, compiled.flags, "\n".join(lines)) <= CHEAP_STEPS:
+        return any(compiled.search(line) for line in lines)
     left = CHEAP_STEPS
     for index, line in enumerate(lines):
         left -= search_cost(compiled.pattern, compiled.flags, line)

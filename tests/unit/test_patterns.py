@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labctl import patterns
 from labctl.patterns import CHEAP_STEPS, TooSlow, check_pattern, search, search_cost, search_lines
 
 SLOW = ["(a+)+$x", "(a|aa)+$x", "(a?){40}b", r"^(\w+\s?)*$", r"(?=(a+)+$)b"]
@@ -21,6 +22,19 @@ def test_a_search_without_end_is_given_up(pattern: str) -> None:
     with pytest.raises(TooSlow, match="cannot tell whether"):
         search(pattern, "a" * 60 + "!", re.MULTILINE, wall_s=0.3)
     assert monotonic() - started < 5
+
+
+def test_of_many_short_lines_the_bound_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(pattern: str, flags: int, text: str) -> float:
+        asked.append(text)
+        return search_cost(pattern, flags, text)
+
+    monkeypatch.setattr(patterns, "search_cost", counted)
+    assert not search_lines("^ready$", ["y"] * 30_000)
+    assert search_lines("^rea.*y$", ["y"] * 30_000 + ["really"])
+    assert len(asked) == 2
 
 
 def test_other_threads_run_during_a_long_search() -> None:
