@@ -1,4 +1,4 @@
-"""Regular expressions that users write, searched for in bounded time and memory; decision 0010.
+"""Regular expressions that users write, searched for in bounded time and memory; decision 0012.
 
 The syntax and the meaning are those of Python's `re`, whose search may take exponential time and holds the lock of the
 interpreter meanwhile: no deadline and no signal would be heeded. So a search that may take long is made by a process of
