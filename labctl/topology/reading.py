@@ -38,6 +38,7 @@ from labctl.topology.services import commands_of, ordered, services_of
 from labctl.topology.written import parse_address, parse_mac, parse_pool, parse_prefix
 
 NODES_LIMIT, LINKS_LIMIT, SERVICES_LIMIT = 10_000, 50_000, 10_000
+PARTS_LIMIT = 200_000  # commands, files and settings of all nodes of a group together
 INCLUDES_LIMIT, INCLUDE_DEPTH_LIMIT = 1000, 32
 INCLUDE_DIRS = "LABCTL_INCLUDE_DIRS"  # directories that files may be included from, separated by `:`
 _FAMILIES = {Addresses.DUAL: tuple(Family), Addresses.IPV4: (Family.IPV4,), Addresses.IPV6: (Family.IPV6,)}
@@ -219,6 +220,14 @@ class _Names:
             self.mistakes.add(place, f"there are more than {SERVICES_LIMIT} services", key=True)
         if self.gathered.services > SERVICES_LIMIT:
             services = ()
+        parts = len(commands) + len(model.sysctls) + len(environment)
+        parts += len(station.files) + len(station.binds) if station else 0
+        if parts * len(names) > PARTS_LIMIT:
+            message = (
+                f"its {len(names)} nodes have {parts} commands, files and settings each, at most {PARTS_LIMIT} in all"
+            )
+            self.mistakes.add(place, message, key=True)
+            return
         self.gathered.groups[name_key(name)] = names
         if len(self.gathered.nodes) + len(names) > NODES_LIMIT:
             self.too_many(place)
