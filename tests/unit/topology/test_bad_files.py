@@ -128,7 +128,7 @@ def load_in_time(file: Path, text: str, *, within_s: float = 3) -> str:
         ("hosts: {a: {count: 5000}, b: {}}\nlinks:\n" + "  - [a, b]\n" * 1000, "there are more than 50000 links"),
         ("hosts:\n" + "".join(f"  h{n}:\n" for n in range(60_000)), "there are more than 10000 nodes"),
         ("hosts: {a: {count: 5000, services: {x: {shell: x}, y: {shell: x}, z: {shell: x}}}}", "10000 services"),
-        ("hosts: {a: {count: 5000, exec: [" + ", ".join(f"echo {n}" for n in range(99)) + "]}}\n", "99 commands, files"),
+        ("hosts: {a: {count: 5000, exec: [" + ", ".join(f"ls {n}" for n in range(99)) + "]}}\n", "99 commands, files"),
         ("hosts: {a: }\n" + "".join(f"key{n}: 1\n" for n in range(60_000)), "and 59900 more mistakes"),
         (
             "hosts: {" + ", ".join(f"host{n}: " for n in range(1000)) + "}\nlinks:\n"
