@@ -77,7 +77,8 @@ def enter_own_places() -> bool:
     for flags in (syscalls.MS_REC | syscalls.MS_PRIVATE, syscalls.MS_REC | MS_SHARED):
         syscalls.mount("none", "/", "", flags)
     for place in sorted(STAYING):
-        os.makedirs(place, exist_ok=True)
+        # On the machine it stays, and labctl refuses a state directory that others may look into.
+        os.makedirs(place, 0o755 if place.endswith("netns") else 0o700, exist_ok=True)
         syscalls.mount("tmpfs", place, "tmpfs", 0, "mode=755" if place.endswith("netns") else "mode=700")
     os.environ[OWN_PLACES] = "1"  # what this session starts is in there, too
     return True

@@ -182,26 +182,27 @@ def _copy_tree(directory: str, tree: str, empty: set[str]) -> None:
     Where it is not (a user namespace locks the mounts that it inherits: mount_namespaces(7)), the directory is a new
     one, with its entries bound one by one: of the machine's /dev, the devices that this user may open.
     """
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            path, copy = entry.path, tree + entry.path
-            inside = {other for other in empty if _lies_in(other, path)}
-            if path == "/dev/ptmx":
-                os.symlink("pts/ptmx", copy)  # the device finds /dev/pts only beside itself in one file system
-            elif entry.is_symlink():
-                os.symlink(os.readlink(path), copy)
-            elif path in empty:
-                os.mkdir(copy)
-            elif entry.is_dir(follow_symlinks=False):
-                os.mkdir(copy)
-                mount_syscall(path, copy, flags=MS_BIND | MS_REC)
-                if inside and not all(_removed(tree + other) for other in inside if os.path.isdir(other)):
-                    umount(copy, MNT_DETACH)
-                    os.chmod(copy, stat.S_IMODE(entry.stat().st_mode))
-                    _copy_tree(path, tree, inside)
-            elif os.access(path, os.R_OK) or os.access(path, os.W_OK):
-                _make_target(copy, directory=False)
-                mount_syscall(path, copy, flags=MS_BIND)
+    with os.scandir(directory) as opened:
+        entries = list(opened)  # no descriptor stays open meanwhile: few may be left
+    for entry in entries:
+        path, copy = entry.path, tree + entry.path
+        inside = {other for other in empty if _lies_in(other, path)}
+        if path == "/dev/ptmx":
+            os.symlink("pts/ptmx", copy)  # the device finds /dev/pts only beside itself in one file system
+        elif entry.is_symlink():
+            os.symlink(os.readlink(path), copy)
+        elif path in empty:
+            os.mkdir(copy)
+        elif entry.is_dir(follow_symlinks=False):
+            os.mkdir(copy)
+            mount_syscall(path, copy, flags=MS_BIND | MS_REC)
+            if inside and not all(_removed(tree + other) for other in inside if os.path.isdir(other)):
+                umount(copy, MNT_DETACH)
+                os.chmod(copy, stat.S_IMODE(entry.stat().st_mode))
+                _copy_tree(path, tree, inside)
+        elif os.access(path, os.R_OK) or os.access(path, os.W_OK):
+            _make_target(copy, directory=False)
+            mount_syscall(path, copy, flags=MS_BIND)
 
 
 def _removed(path: str) -> bool:
@@ -368,7 +369,8 @@ def _make_target(path: str, *, directory: bool) -> None:
         os.makedirs(path, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        with contextlib.suppress(FileExistsError):
+            os.mknod(path, stat.S_IFREG | 0o644)  # without a descriptor, unlike open(2)
 
 
 def _lies_in(path: str, directory: str) -> bool:
