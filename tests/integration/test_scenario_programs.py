@@ -330,7 +330,7 @@ def test_a_server_that_crashed_is_reported_with_its_traceback_and_not_with_labct
     start = "  - start: {on: server, run: [python3, crash.py], ready: {listening: tcp/5000}}\n"
     result = fails(tmp_path, start + CLIENT)
     report = "\n".join(plain.failure(result, Look()))
-    assert "recv(c, 100)" in report
+    assert "recv(c, 100)" in " ".join(report.split())
     assert "RuntimeError: the server is broken" in report
     assert "exited with status 1" in " ".join(report.split())
     assert "SIGTERM" not in report
@@ -360,7 +360,7 @@ def test_a_failure_shows_the_last_lines_of_programs_that_go_on_and_who_listens(t
     assert report[report.index("server: quiet was still running, and labctl ended it") + 1] == "wrote nothing"
     assert report[report.index("server: gone exited with status 0") + 2] == "│ bye"
     assert "client: nothing" in report
-    assert "server: tcp 0.0.0.0:8000" in report
+    assert any(line.startswith("server: tcp 0.0.0.0:8000") for line in report)
     assert {each.name: each.exit_status for each in result.programs} == {
         "web": None,
         "loud": None,
