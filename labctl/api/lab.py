@@ -124,7 +124,7 @@ class Lab:
         """The services by NODE/SERVICE, in file order, as programs: their state, what they wrote, `signal`, `close`.
 
         When the lab is closed, RuntimeWarning for one that ended by itself with something else than status 0 and whose
-        `returncode` nobody asked for.
+        `state` or `returncode` nobody looked at since.
         """
         from labctl.api.program import Program
 

@@ -75,6 +75,7 @@ class Program:
     @property
     def state(self) -> str:
         """`running`, `exited with status 0`, `was ended by SIGTERM`; with its lab `closed`."""
+        self._running.accounted_for |= not self._running.is_running
         return "gone with its lab" if self._running.gone else self._running.state
 
     @property
@@ -90,7 +91,7 @@ class Program:
     @property
     def returncode(self) -> int | None:
         """As Popen's: None while it runs, minus the signal's number when one has ended it."""
-        self._running.accounted_for |= self._running.ended
+        self._running.accounted_for |= not self._running.is_running
         return self._running.status
 
     def poll(self) -> int | None:
