@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from labctl.errors import InputError
@@ -49,7 +50,10 @@ def pairs(plan: Plan, nodes: Sequence[str], *, every_pair: bool = False) -> list
     by, the same number of others, at distances in the list from 1 to half its length. InputError when there is nothing
     to test.
     """
-    addresses = {node.name: _Addresses(node.names) for node in plan.nodes}
+    # Many nodes have the same names of each other, and nearly all the same addresses: each is read once.
+    read = cache(ip_address)
+    indexed = {names: _Addresses(names, read) for names in {node.names for node in plan.nodes}}
+    addresses = {node.name: indexed[node.names] for node in plan.nodes}
     found = [
         Try(nodes[source], nodes[target], address)
         for source, target in _numbers(len(nodes), every_pair=every_pair)
@@ -82,16 +86,19 @@ def _numbers(count: int, *, every_pair: bool) -> Iterator[tuple[int, int]]:
 class _Addresses:
     """The first address of each family that a node's /etc/hosts has for the others: the nearest."""
 
-    def __init__(self, names: Sequence[tuple[str, str]]) -> None:
-        self._found: dict[str, dict[int, Address]] = {}
+    def __init__(self, names: Sequence[tuple[str, str]], read: Callable[[str], Address]) -> None:
+        self._texts: dict[str, list[str]] = {}
         for text, words in names:
-            address = ip_address(text)
-            if not address.is_link_local:
-                for word in words.split():
-                    self._found.setdefault(word, {}).setdefault(address.version, address)
+            for word in words.split():
+                self._texts.setdefault(word, []).append(text)
+        self._read = read
 
     def of(self, target: str) -> Sequence[Address]:
-        return [*self._found.get(target, {}).values()]
+        found: dict[int, Address] = {}
+        for address in map(self._read, self._texts.get(target, ())):
+            if not address.is_link_local:
+                found.setdefault(address.version, address)
+        return [*found.values()]
 
 
 def attempt(lab: Observable, plan: Plan, tries: Sequence[Try], *, deadline_s: float = DEADLINE_S) -> list[Try]:
