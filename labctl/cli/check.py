@@ -39,7 +39,9 @@ def validate_files(words: list[str]) -> int:
             good += 1
             screen.write([f"{look.paint(look.glyphs.passed, Ink.GOOD)} {path}: {said}"])
     if not good and not wrong:
-        raise InputError(f"{' '.join(words)}: no topology and no scenario in there.")
+        from labctl.cli.foreign import nothing_in
+
+        raise nothing_in(words, "no topology and no scenario in there.")
     if wrong:
         complain(f"{_count(wrong, 'file')} wrong, {good} good." if good else f"{_count(wrong, 'file')} wrong.")
         return EXIT_WRONG

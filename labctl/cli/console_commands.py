@@ -175,7 +175,7 @@ def _help(here: Here, arguments: Sequence[str]) -> int:
         here.screen.write(
             [
                 "",
-                "  h1 ping -c1 h2           a command on a node, through a shell: pipes and * work",
+                "  h1 ping -c1 h2           a command on a node, in a shell: pipes and * work",
                 "  h1,h2 hostname           on several at once, each line with its node in front",
                 f"  {' '.join(GROUPS)} work the same way",
                 "  h1 sleep 100 &           lets it run on; see ps, logs and stop",

@@ -20,7 +20,7 @@ WORDS: Mapping[str, str] = {
     "net": "net                      which interface leads where",
     "sockets": "sockets [NODE...]        the sockets of all nodes, or of these",
     "pingall": "pingall [NODE...]        who reaches whom, by IPv4 and IPv6",
-    "link": "link A B down|up|show    pull the cable, plug it in, look at it; set delay=20ms loss=1%, clear",
+    "link": "link A B down|up|show    cut it, restore it, look at it; set loss=1%, clear",
     "ps": "ps                       what runs on the nodes",
     "stop": "stop PROCESS...          end what was started with &",
     "logs": "logs [PROCESS...]        what that has written",

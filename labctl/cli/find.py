@@ -122,7 +122,7 @@ def unknown(word: str, shipped_kinds: tuple[Kind, ...]) -> InputError:
         *(shipped.scenarios() if Kind.SCENARIO in shipped_kinds else ()),
         *(shipped.topologies() if Kind.TOPOLOGY in shipped_kinds else ()),
     ]
-    close = get_close_matches(Path(word).stem, names, cutoff=0.5)
+    close = get_close_matches(Path(word).stem, names)
     parent = Path(word).parent
     if parent.is_dir():
         beside = [path.name for path in parent.iterdir() if path.suffix in _SUFFIXES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ _MININET = Foreign("a Mininet program", "docs/how-to/from-mininet.md")
 _MINIEDIT = Foreign("a MiniEdit file", "docs/how-to/from-mininet.md")
 _COMPOSE = Foreign("a Docker Compose file", "docs/topology-files.md")
 _NETLAB = Foreign("a netlab file", "docs/topology-files.md")
+_GNS3 = Foreign("a GNS3 project", "docs/topology-files.md")
+_CORE = Foreign("a CORE file", "docs/topology-files.md")
+_KUBERNETES = Foreign("a Kubernetes manifest", "docs/topology-files.md")
+_NETPLAN = Foreign("a netplan file", "docs/topology-files.md")
+_VAGRANT = Foreign("a Vagrantfile", "docs/topology-files.md")
 _GRAPH = Foreign("a graph (GraphML or GML)", "docs/topology-files.md")
 
 
@@ -37,7 +43,10 @@ def answered(path: str | Path, wanted: Kind, error: InputError) -> InputError:
     """The error in one sentence where the file is another tool's or of the other kind; else `error` itself."""
     path = Path(path)
     if foreign := recognise(path):
-        return InputError(f"{path}: cannot read it: it is {foreign.what}. {foreign.page} shows the same for labctl.")
+        return InputError(
+            f"{path}: cannot read it: it is {foreign.what}. {foreign.page} shows the same for labctl. "
+            "An example: labctl examples office"
+        )
     try:
         kind = kind_of(path)
     except InputError:
@@ -52,6 +61,12 @@ def answered(path: str | Path, wanted: Kind, error: InputError) -> InputError:
     return error
 
 
+def nothing_in(words: Sequence[str], what: str) -> InputError:
+    """The error for directories without a file of ours: one that is another tool's lab is told as such."""
+    error = InputError(f"{' '.join(words)}: {what}")
+    return next((answered(word, Kind.NEITHER, error) for word in words if recognise(Path(word))), error)
+
+
 def recognise(path: Path) -> Foreign | None:
     """Which other tool's file this is; None for labctl's own and for what is not known. Opens regular files only."""
     if path.is_dir():
@@ -63,9 +78,13 @@ def recognise(path: Path) -> Foreign | None:
         return _KATHARA
     if path.suffix == ".py":
         return _MININET if re.search(r"^\s*(?:from|import) mininet\b|^topos\s*=", text, re.MULTILINE) else None
+    if path.name == "Vagrantfile" and "Vagrant.configure" in text:
+        return _VAGRANT
     start = text.lstrip()[:200]
     if start.startswith("<") and "<graphml" in text:
         return _GRAPH
+    if (path.suffix == ".imn" and re.match(r"node \w+ \{", start)) or (start.startswith("<") and "<scenario" in text):
+        return _CORE
     if _GML.match(text):
         return _GRAPH
     return _by_keys(_data(path)) if len(text) < _GLANCE_BYTES else None
@@ -75,6 +94,12 @@ def _by_keys(data: Any) -> Foreign | None:
     if not isinstance(data, dict) or ("hosts" in data and not {"switches", "application"} <= data.keys()):
         return None
     topology, services, nodes = (data.get(key) for key in ("topology", "services", "nodes"))
+    if isinstance(topology, dict) and isinstance(topology.get("nodes"), list) and {"version", "type"} & data.keys():
+        return _GNS3
+    if {"apiVersion", "kind"} <= data.keys():
+        return _KUBERNETES
+    if isinstance(network := data.get("network"), dict) and {"version", "ethernets", "bridges"} & network.keys():
+        return _NETPLAN
     if isinstance(topology, dict) and "nodes" in topology:
         return _CONTAINERLAB
     if {"hosts", "links", "switches", "application"} <= data.keys():

@@ -88,7 +88,7 @@ def _show_labs(listed: Sequence[Listed]) -> None:
     from labctl.report.table import Cell, age, table
 
     if not listed:
-        sys.stderr.write("No lab is running. To make one: labctl up --topo pair\n")
+        sys.stderr.write("No lab is running. To make one: labctl up pair\n")
         return
     screen = standard_output()
     now = time.time()

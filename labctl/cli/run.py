@@ -220,7 +220,9 @@ def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> li
             raise errors[0]
         raise SeveralWrong("\n".join([*unique, f"{len(unique)} files are wrong; nothing was run."]), unique.values())
     if not loaded:
-        raise InputError(f"{' '.join(words)}: no scenario in there (a YAML file with `steps`).")
+        from labctl.cli.foreign import nothing_in
+
+        raise nothing_in(words, "no scenario in there (a YAML file with `steps`).")
     return loaded
 
 

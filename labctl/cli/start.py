@@ -85,6 +85,10 @@ def copy_example(name: str, directory: Path) -> int:
 def _example(name: str) -> Path:
     found = shipped.scenario(name) or shipped.topology(name)
     if found is None:
+        from labctl.topology.shapes import SHAPES
+
+        if shape := SHAPES.get(name.partition(":")[0]):
+            raise InputError(f"{name}: is a shape, which has no file. Try: labctl plan {shape.example}")
         raise unknown(name, (Kind.SCENARIO, Kind.TOPOLOGY))
     return found
 

@@ -125,7 +125,7 @@ def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str
         return ""
     folder = root / _folder_name(item.nodeid)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
         if run is not None:
             from labctl.report import artifacts
 

@@ -7,7 +7,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -80,7 +80,9 @@ class Labs:
         seed_of(self._config)
         visible = [self._config.rootpath]
         if factory := getattr(self._config, "_tmp_path_factory", None):
-            visible.append(factory.getbasetemp())
+            # Without one (a full disk, another user's directory), tests that do not use tmp_path still run.
+            with suppress(OSError):
+                visible.append(factory.getbasetemp())
         given = as_seen_from(Path.cwd(), source) if isinstance(source, Path) else source
         try:
             lab = Lab(given, visible_paths=visible)

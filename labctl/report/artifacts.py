@@ -71,8 +71,7 @@ def write(result: RunResult, directory: Path, *, version: str, outputs: bool = T
     from labctl.report.junit import to_junit
 
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / SCENARIOS).mkdir(mode=0o700, exist_ok=True)
+        os.makedirs(directory / SCENARIOS, mode=0o700, exist_ok=True)
         for number, scenario in enumerate(result.scenarios, 1):
             if scenario.outcome is Outcome.PASSED and not scenario.steps:
                 continue  # of a run until it fails
@@ -91,7 +90,7 @@ def folder_name(number: int, scenario: ScenarioInfo) -> str:
 
 
 def _write_scenario(scenario: ScenarioResult, folder: Path, outputs: bool) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
     report = [printable(line) for line in plain.scenario_report(scenario, _LOOK)]
     _write(folder / "report.txt", _text(report))
     calls = sorted((call for step in scenario.steps for call in step.calls), key=lambda call: call.started_s)
@@ -99,7 +98,7 @@ def _write_scenario(scenario: ScenarioResult, folder: Path, outputs: bool) -> No
         _write(folder / "calls.txt", _text([call_line(call) for call in calls]))
     for step in scenario.steps if outputs else ():
         if step.output is not None:
-            (folder / "steps").mkdir(mode=0o700, exist_ok=True)
+            os.makedirs(folder / "steps", mode=0o700, exist_ok=True)
             name = f"{step.index}-{slug(step.host or step.kind)}"
             for stream, text in (("stdout", step.output.stdout), ("stderr", step.output.stderr)):
                 if text:

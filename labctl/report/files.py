@@ -1,9 +1,13 @@
-"""Writing report files: all or nothing, so that a reader never meets half a file."""
+"""Writing report files: all or nothing, so that a reader never meets half a file.
+
+By functions of `os`, not methods of paths: those are pyfakefs' while a test has fake files (pytest_plugin/labs.py).
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from labctl.errors import InputError, LabError, describe_errno
@@ -45,6 +49,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(temporary, flags, mode), "wb") as file:
             file.write(data)
-        temporary.replace(path)
+        os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)

@@ -149,11 +149,13 @@ def one_line(result: ScenarioResult, look: Look) -> list[str]:
 def failures(results: Sequence[ScenarioResult], look: Look) -> list[str]:
     """The report in full of every scenario that did not pass, for the end of a run of several.
 
-    Of a run that was interrupted, the scenarios that were running or not begun are only counted (`summary`).
+    Of a run that was interrupted, the scenarios that were running or not begun are only counted (`summary`), but for
+    those with a call that has not returned.
     """
     lines: list[str] = []
     for result in results:
-        if result.outcome in (Outcome.FAILED, Outcome.ERROR) and not result.interrupted:
+        pending = any(call.returned is None for step in result.steps for call in step.calls)
+        if result.outcome in (Outcome.FAILED, Outcome.ERROR) and (pending or not result.interrupted):
             lines += [look.paint(look.glyphs.line * look.width, Ink.FAINT), *scenario_report(result, look), ""]
     return lines
 

@@ -155,7 +155,8 @@ class Progress(SilentListener):
             lines = plain.scenario_report(result, look)
             lines += ["", look.paint(f'The lab of "{printable(result.name)}" is kept. To look inside:', Ink.STRONG)]
             lines += [f"  {printable(hint)}" for hint in hints]
-            self._screen.write([*lines, look.paint("Enter or Ctrl-C ends it.", Ink.STRONG)])
+            how = "Enter or Ctrl-C ends it." if self._expected == 1 else "Enter ends it, Ctrl-C the whole run."
+            self._screen.write([*lines, look.paint(how, Ink.STRONG)])
         if self._while_kept is not None and not self._while_kept():
             self._screen.line("Standard input is at its end, so nobody could press Enter: the lab is ended.", Ink.ODD)
 

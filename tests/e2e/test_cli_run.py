@@ -208,6 +208,27 @@ def test_an_interrupted_run_shows_the_call_that_was_in_progress(tmp_path: Path) 
     assert (call["call"], call["duration_s"]) == ("accept(3, addr, [16])", None)
 
 
+def test_an_interrupted_run_of_many_shows_the_call_that_was_in_progress(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(ACCEPTS)
+    (tmp_path / "b.yaml").write_text("topology: pair\nsteps:\n  - run: {on: client, run: ['true']}\n")
+    with subprocess.Popen(
+        [LABCTL, "run", "-v", tmp_path],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while "│ accepting" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=TIMEOUT_S)
+    after_the_line_of_the_scenario = said.partition("─" * 20)[2]
+    assert "accept(3, addr, [16]) … has not returned" in after_the_line_of_the_scenario, said
+    assert "1 interrupted, 1 not run in " in said
+
+
 def test_an_interrupted_run_of_many_counts_what_was_not_run(tmp_path: Path) -> None:
     quick = "name: Quick\ntopology: pair\nsteps:\n  - run: {on: client, run: ['true']}\n"
     (tmp_path / "a-quick.yaml").write_text(quick)

@@ -169,9 +169,26 @@ def test_with_fake_files_a_lab_has_the_real_ones(tmp_path: Path) -> None:
 
         def test_a_lab_of_its_own(fs):
             make_and_use()
+
+
+        def test_that_fails(fs, lab):
+            assert lab["client"].run(["false"]).returncode == 0
         """
     project = Project(tmp_path, using__py=USE, test_it__py=tests)
-    assert project.pytest("-q").outcomes() == "3 passed"
+    ran = project.pytest("-q", "--labctl-artifacts=kept")
+    assert ran.outcomes() == "1 failed, 3 passed"
+    assert "cannot be written" not in ran.output
+    (report,) = (tmp_path / "kept").glob("*/report.txt")
+    assert "run false" in report.read_text()
+
+
+def test_a_lab_does_without_pytest_s_temporary_directory(tmp_path: Path) -> None:
+    project = Project(
+        tmp_path, test_it__py="def test_it(lab):\n    assert lab['client'].run(['true']).returncode == 0\n"
+    )
+    project.write("file", "")
+    ran = project.pytest("-q", "--basetemp=file/below", "--labctl-artifacts=kept")
+    assert ran.outcomes() == "1 passed", ran.output
 
 
 def test_with_functions_replaced_by_the_test_a_lab_has_its_own(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labctl.cli.find import Kind, find_topology, load_topology
-from labctl.cli.foreign import answered, recognise
+from labctl.cli.foreign import answered, nothing_in, recognise
 from labctl.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -21,6 +21,12 @@ FILES = {
     "topo.py": ("from mininet.topo import Topo\n", "a Mininet program"),
     "drawn.mn": ('{"application": {}, "hosts": [], "links": [], "switches": []}', "a MiniEdit file"),
     "topology.yml": ("provider: clab\nnodes: [r1, r2]\nlinks: [r1-r2]\n", "a netlab file"),
+    "project.gns3": ('{"type": "topology", "version": "2.2", "topology": {"nodes": []}}', "a GNS3 project"),
+    "sample.imn": ("node n1 {\n    type router\n}\n", "a CORE file"),
+    "sample.xml": ('<?xml version="1.0"?>\n<scenario name="x"><networks/></scenario>\n', "a CORE file"),
+    "pod.yaml": ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n", "a Kubernetes manifest"),
+    "50-cloud-init.yaml": ("network:\n  version: 2\n  ethernets: {eth0: {dhcp4: true}}\n", "a netplan file"),
+    "Vagrantfile": ('Vagrant.configure("2") do |config|\nend\n', "a Vagrantfile"),
     "Abilene.gml": ("graph [\n  directed 0\n  node [\n    id 0\n  ]\n]\n", "a graph (GraphML or GML)"),
     "Abilene.graphml": (
         '<?xml version="1.0"?>\n<graphml xmlns="http://x"><graph/></graphml>\n',
@@ -39,6 +45,15 @@ def test_a_file_of_another_tool_is_answered_with_the_page_that_helps(tmp_path: P
         assert message.startswith(f"{path}: cannot read it: it is {what}. docs/")
         page = message.partition("docs/")[2].partition(" ")[0]
         assert (ROOT / "docs" / page).is_file()
+
+
+@pytest.mark.parametrize("names", [("lab.conf",), ("readme.txt",)])
+def test_a_directory_without_a_file_of_ours_is_told_as_what_it_is(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).write_text("")
+    message = str(nothing_in([str(tmp_path)], "no scenario in there."))
+    kathara = f"{tmp_path}: cannot read it: it is a Kathara lab. docs/how-to/from-kathara.md "
+    assert message.startswith(kathara) if "lab.conf" in names else message == f"{tmp_path}: no scenario in there."
 
 
 def test_no_file_that_ships_is_taken_for_another_tool_s() -> None:
