@@ -43,6 +43,14 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def last_lines(text: str, limit: int) -> str:
+    """The last whole lines of `text`, at most `limit` characters; the end of the last line where that is longer."""
+    if len(text) <= limit:
+        return text
+    end = text[-limit:]
+    return end if text[-limit - 1] == "\n" else end.partition("\n")[2] or end
+
+
 def painted(line: str) -> str:
     """A line with labctl's own colours in it: everything else as `visible` shows it."""
     if line.isprintable():

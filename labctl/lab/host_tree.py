@@ -19,6 +19,7 @@ from labctl.kernel import mounts
 from labctl.topology.file_tree import OWN_DIRECTORIES, Bind, FileTree, PlacedFile, entries_of, lies_in
 
 _HIDDEN_SOURCE = "A lab sees the machine's /tmp and /run as far as its file named sources there when the lab was made."
+UNMAPPED = 65534  # what stat(2) shows for an id that a user namespace has not (user_namespaces(7))
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class _Layer:
 class _Building:
     store: str
     own_devices: frozenset[int]  # st_dev of what is the host's own
+    owners: dict[str, tuple[int, int]] | None  # by the machine's directory, where stat(2) does not give them
     layers: dict[str, _Layer] = field(default_factory=dict)  # by the machine's directory
     backing: dict[str, str] = field(default_factory=dict)  # of private directories: where their content lies now
     over: dict[str, str] = field(default_factory=dict)  # path: what is to be bound there
@@ -61,7 +63,8 @@ def furnish(
         mounts.mount_tmpfs(store, "700")
         stack.callback(os.rmdir, store)
         stack.callback(mounts.detach, store)
-        building = _Building(store, frozenset(os.stat(place).st_dev for place in ("/", *own_places)))
+        owners = {path: (uid, gid) for path, uid, gid in tree.owners} if rootless else None
+        building = _Building(store, frozenset(os.stat(place).st_dev for place in ("/", *own_places)), owners)
         sources: dict[str, int] = {}
         for bind in tree.binds:
             with _failing_as(subject, f"bind {bind.source}"):
@@ -118,14 +121,19 @@ def _layer(building: _Building, directory: str) -> _Layer:
         lower = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         layer = building.layers[directory] = _Layer(lower, f"{base}/upper", f"{base}/work")
         os.makedirs(layer.work)
-        _make_alike(layer.upper, os.stat(directory))
+        _make_alike(building, layer.upper, directory)
     return building.layers[directory]
 
 
-def _make_alike(path: str, info: os.stat_result) -> None:
-    """A new directory with the other one's owner, where the lab has an id for it, and mode."""
+def _make_alike(building: _Building, path: str, directory: str) -> None:
+    """A new directory with the owner, where the lab has an id for it, and the mode of the machine's directory."""
+    info = os.stat(directory)
+    uid, gid = info.st_uid, info.st_gid
+    if building.owners is not None:
+        machines_uid, machines_gid = building.owners.get(os.path.realpath(directory), (0, 0))
+        uid, gid = machines_uid if uid == UNMAPPED else uid, machines_gid if gid == UNMAPPED else gid
     os.mkdir(path)
-    give(path, info.st_uid, info.st_gid)
+    give(path, uid, gid)
     os.chmod(path, stat.S_IMODE(info.st_mode))
 
 
@@ -143,7 +151,7 @@ def _is_covered(building: _Building, path: str) -> bool:
 def _make_private(building: _Building, path: str) -> None:
     if not _is_covered(building, path) and os.path.isdir(path):
         backing = os.path.join(building.store, f"private-{len(building.backing)}")
-        _make_alike(backing, os.stat(path))
+        _make_alike(building, backing, path)
         building.over[os.path.realpath(path)] = backing
     else:
         backing = _located(building, path)

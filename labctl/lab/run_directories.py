@@ -1,7 +1,8 @@
 """What belongs into every host's /run: the directories that systemd would make there for installed packages.
 
-These are the `d` and `D` lines of tmpfiles.d(5), and `RuntimeDirectory=` of services (systemd.exec(5)). Without them
-many servers do not start: sshd wants /run/sshd, FRR /run/frr. Whether such a service runs does not matter.
+These are the `d` and `D` lines of tmpfiles.d(5), `RuntimeDirectory=` of services and what they make by mkdir(1) in
+`ExecStartPre=` (systemd.exec(5)), and home directories of accounts. Without them many servers do not start: sshd
+requires /run/sshd, FRR /run/frr, mosquitto /run/mosquitto, BIRD /run/bird. Whether such a service runs does not matter.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from labctl.topology.file_tree import lies_in
 
 TMPFILES = ("/etc/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")  # of equal names the first counts
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+PASSWD = "/etc/passwd"
 _NOT_MADE = ("/run/systemd", "/run/lab")  # programs take the first for a running systemd; the second is labctl's
 
 
@@ -47,16 +49,22 @@ class RunDirectories:
         return self._found
 
 
-def run_directories(tmpfiles: Iterable[str] = TMPFILES, units: Iterable[str] = UNITS) -> tuple[RunDirectory, ...]:
+def run_directories(
+    tmpfiles: Iterable[str] = TMPFILES, units: Iterable[str] = UNITS, passwd: str = PASSWD
+) -> tuple[RunDirectory, ...]:
     """What packages want in /run, each after those that it lies in."""
     found = {LOCK.path: LOCK}
     for line in _lines(tmpfiles, ".conf"):
         if directory := _of_tmpfiles(line.split()):
             found.setdefault(directory.path, directory)
     for text in _texts(units, ".service"):
-        if "RuntimeDirectory=" in text:
+        if "RuntimeDirectory=" in text or "mkdir" in text:
             for directory in _of_unit(text):
                 found.setdefault(directory.path, directory)
+    for line in _lines_of(passwd):
+        fields = line.split(":")
+        if len(fields) == 7 and (home := _directory(fields[5], "", fields[2], fields[3])):
+            found.setdefault(home.path, home)
     return tuple(found[path] for path in sorted(found))
 
 
@@ -75,30 +83,51 @@ def _of_tmpfiles(words: list[str]) -> RunDirectory | None:
     if len(words) < 2 or words[0].rstrip("!-+=~^$") not in ("d", "D"):
         return None
     mode, user, group = (*(word.lstrip(":~") for word in words[2:5]), "-", "-", "-")[:3]
-    path = words[1].removeprefix("/var") if words[1].startswith("/var/run/") else words[1]
-    return _directory(path, mode, "" if user == "-" else user, "" if group == "-" else group)
+    return _directory(words[1], mode, "" if user == "-" else user, "" if group == "-" else group)
 
 
 def _of_unit(text: str) -> Iterator[RunDirectory]:
     """The directories that a service has systemd make."""
     settings: dict[str, str] = {}
+    before: list[list[str]] = []
     for line in text.splitlines():
         key, _, value = line.partition("=")
         settings[key.strip()] = value.strip()
+        if key.strip() == "ExecStartPre":
+            before.append(value.strip().lstrip("-+!@:").split())
     mode, user, group = (settings.get(key, "") for key in ("RuntimeDirectoryMode", "User", "Group"))
     for name in settings.get("RuntimeDirectory", "").split():
         directory = _directory(f"/run/{name.partition(':')[0]}", mode, user, group)
         if directory is not None:
             yield directory
+    for words in before:
+        if words and os.path.basename(words[0]) == "mkdir":
+            at = words.index("-m") if "-m" in words[:-1] else -1
+            for path in words[1:]:
+                owner = next((chown[1] for chown in before if _is_chown(chown) and path in chown[2:]), "")
+                user, _, group = owner.partition(":")
+                directory = _directory(path, words[at + 1] if at > 0 else "", user, group)
+                if directory is not None:
+                    yield directory
+
+
+def _is_chown(words: list[str]) -> bool:
+    return len(words) > 2 and os.path.basename(words[0]) == "chown"
 
 
 def _directory(written: str, mode: str, user: str, group: str) -> RunDirectory | None:
-    path = os.path.normpath(written)
+    path = os.path.normpath(written.removeprefix("/var") if written.startswith("/var/run/") else written)
     if not path.startswith("/run/") or "%" in path or any(lies_in(path, place) for place in _NOT_MADE):
         return None
     digits = int(mode, 8) if mode and set(mode) <= set("01234567") else 0o755
     owner = "" if user in ("", "root") and group in ("", "root") else f"{user or 'root'}:{group}".rstrip(":")
     return RunDirectory(path, digits, owner)
+
+
+def _lines_of(path: str) -> list[str]:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().splitlines()
+    return []
 
 
 def _lines(places: Iterable[str], suffix: str) -> Iterator[str]:

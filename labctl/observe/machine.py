@@ -113,7 +113,7 @@ def users_in_labs(euid: int) -> Finding:
 
 
 _USER_REFUSED = re.compile(
-    r"(set\w*[ug]id|setgroups|setting groups|initgroups|group-id|user-id|privileges|chown|ownership|chang\w+ to)"
+    r"(set\w*[ug]id|setgroups|setting groups|initgroups|group-id|user-id|privileges|chown|owner|ownership|chang\w+ to)"
     r"\b.*(Operation not permitted|Invalid argument)",
     re.IGNORECASE,
 )

@@ -21,6 +21,7 @@ from labctl.errors import InputError, LabError
 from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.patterns import TooSlow, search_lines
 from labctl.plan.services import in_order, runs_alike, services_of
+from labctl.printable import last_lines
 from labctl.topology.service import BUFFERED, TERMINAL_SIZE, Command, Readiness, Service
 from labctl.units import format_duration
 from labctl.unpatched import monotonic
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Plan
 
 FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S = 0.001, 0.05
-SHOWN_BYTES = 2000  # of what a service wrote, in the error that says that it is not ready
+SHOWN_CHARACTERS = 2000  # of what a command or a service wrote, in the error that reports its failure
+READ_BYTES = 65536  # of what a command wrote
 
 
 def visible_paths(plan: Plan) -> tuple[str, ...]:
@@ -149,10 +151,8 @@ class _Commands:
             self.output = -1
 
     def _failure(self, how: str) -> LabError:
-        written = os.pread(self.output, SHOWN_BYTES, max(0, os.fstat(self.output).st_size - SHOWN_BYTES))
-        text = written.decode(errors="replace").strip()
-        said = f"It wrote:\n{text}" if text else "It wrote nothing."
-        return LabError(f"exec of {self.node}: `{self.left[0]}` {how}. {said}")
+        written = os.pread(self.output, READ_BYTES, max(0, os.fstat(self.output).st_size - READ_BYTES))
+        return LabError(f"exec of {self.node}: `{self.left[0]}` {how}. {_said(written)}")
 
 
 def stop(lab: Lab, plan: Plan, keys: Iterable[str]) -> None:
@@ -320,20 +320,27 @@ class _Start:
         )
 
     def _failure(self, one: _Starting, info: ProcessInfo | None, *, ended: bool) -> LabError:
-        from labctl.observe.machine import hint_without_users
-
         how = f"not seen within {format_duration(one.service.within_s)}"
         if ended:
             code = info.returncode if info is not None else None
             told = "" if code is None else f", by signal {-code}" if code < 0 else f", with status {code}"
             how = f"it ended before{told}"
-        written = self.lab.read_log(one.node, one.service.name)[-SHOWN_BYTES:].decode(errors="replace").strip()
-        said = f"It wrote:\n{written}" if written else "It wrote nothing."
-        if written and (hint := hint_without_users(written)):
-            said += f"\n{hint}"
+        written = self.lab.read_log(one.node, one.service.name)
+        said = _said(written)
         if not written and not ended and not one.service.tty:
             said += f" {BUFFERED}"
         return LabError(f"service {one.key}: expected {one.service.ready}; {how}. {said}")
+
+
+def _said(written: bytes) -> str:
+    """The last of what a program wrote, and what to try when it could not change its user."""
+    from labctl.observe.machine import hint_without_users
+
+    whole = written.decode(errors="replace").strip()
+    if not whole:
+        return "It wrote nothing."
+    hint = hint_without_users(whole)
+    return f"It wrote:\n{last_lines(whole, SHOWN_CHARACTERS)}" + (f"\n{hint}" if hint else "")
 
 
 def _end(one: _Starting) -> None:

@@ -92,6 +92,7 @@ def _listening_on(lab: Lab, host: str, has_both: bool) -> ListeningRecord:
         for one in found
         if one.transport is not Transport.UNIX or one.path
     ]
+    lines = list(dict.fromkeys(lines))  # with SO_REUSEPORT several sockets listen at one address
     left_out = [f"and {len(lines) - SOCKETS_KEPT} more"] if len(lines) > SOCKETS_KEPT else []
     return ListeningRecord(host, (*lines[:SOCKETS_KEPT], *left_out))
 

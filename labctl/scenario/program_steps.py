@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from labctl.documents.document import read_bytes
 from labctl.errors import InputError, KernelError, describe_errno
+from labctl.printable import last_lines
 from labctl.scenario.describe import command_line, program_name
 from labctl.scenario.endpoints import parse_listening
 from labctl.scenario.last_look import kernel_state
@@ -279,7 +280,7 @@ def _await_ready(at: StepRun, program: Program, ready: Ready, watch: LineWatch |
         program.accounted_for = True
         raise StepFailed(f"expected {wanted}; the program ended before: it {program.state}{_said(program)}", done)
     said, hint = _said(program), program.hint and f"\n{program.hint}"
-    _give_up(at, program)
+    # It runs on until the scenario has failed: where it listens instead is part of the report.
     raise StepFailed(f"expected {wanted} within {_seconds(at)}; not seen{said}{hint}", done)
 
 
@@ -383,13 +384,13 @@ def _by_signal(program: Program) -> str:
 
 def _said(program: Program) -> str:
     """The last of what it wrote, for a reason."""
-    text = (program.text(Stream.STDERR).strip() or program.text(Stream.STDOUT).strip())[-SHOWN_CHARACTERS:]
-    if not text:
+    whole = program.text(Stream.STDERR).strip() or program.text(Stream.STDOUT).strip()
+    if not whole:
         return ", and wrote nothing"
     from labctl.observe.machine import hint_without_users
 
-    hint = hint_without_users(text)
-    return f"\n{text}" + (f"\n{hint}" if hint else "")
+    hint = hint_without_users(whole)
+    return f"\n{last_lines(whole, SHOWN_CHARACTERS)}" + (f"\n{hint}" if hint else "")
 
 
 def _save(at: StepRun, program: Program, save: Save | None) -> None:

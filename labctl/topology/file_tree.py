@@ -38,6 +38,7 @@ class FileTree:
     files: tuple[PlacedFile, ...] = ()
     binds: tuple[Bind, ...] = ()
     private: tuple[str, ...] = ()  # directories, empty at first
+    owners: tuple[tuple[str, int, int], ...] = ()  # path, uid, gid of the machine's directories there, but root's
 
     def __bool__(self) -> bool:
         return bool(self.files or self.binds or self.private)

@@ -7,12 +7,13 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from labctl.documents.shapes import PlacedText
 from labctl.documents.source import suggest
 from labctl.topology.draft import Mistakes, Place
-from labctl.topology.file_tree import Bind, FileTree, PlacedFile, entries_of, lies_in
+from labctl.topology.file_tree import OWN_DIRECTORIES, Bind, FileTree, PlacedFile, entries_of, lies_in
 from labctl.topology.files import BindFile, PlacedFileFile
 
 ENTRIES_LIMIT, SIZE_LIMIT_BYTES = 10_000, 256 << 20  # of one directory that is placed
@@ -38,8 +39,27 @@ def file_tree_of(
         tuple(one for one in bound if one is not None),
         tuple(path for path in own if path),
     )
+    tree = replace(tree, owners=_owners(tree))
     _check_places(tree, place, mistakes)
     return tree
+
+
+def _owners(tree: FileTree) -> tuple[tuple[str, int, int], ...]:
+    """Who has the machine's directories that get entries or are covered; a lab of an ordinary user cannot see it."""
+    paths = {*tree.private, *(bind.path for bind in tree.binds)}
+    for file in tree.files:
+        entries = entries_of(file.source) if file.source else (("", ""),)
+        paths.update(os.path.normpath(os.path.join(file.path, relative)) for _, relative in entries)
+    found: dict[str, tuple[int, int]] = {}
+    for path in {*paths, *map(os.path.dirname, paths)}:
+        directory = path
+        while not os.path.isdir(directory):
+            directory = os.path.dirname(directory)
+        directory = os.path.realpath(directory)
+        if not any(lies_in(directory, own) for own in OWN_DIRECTORIES):
+            info = os.stat(directory)
+            found[directory] = (info.st_uid, info.st_gid)
+    return tuple((path, *ids) for path, ids in sorted(found.items()) if ids != (0, 0))
 
 
 def _path(written: str, place: Place, mistakes: Mistakes, *, key: bool = False, root: bool = False) -> str:

@@ -122,6 +122,26 @@ def test_a_program_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
     assert "expected the file /tmp/x on server within 3s; not seen\nsoon" in fails(tmp_path, steps).reason
 
 
+def test_a_program_that_is_not_ready_in_time_is_reported_with_where_it_listens(tmp_path: Path) -> None:
+    (tmp_path / "listen.py").write_text(
+        "import signal, socket\n"
+        "here = [socket.socket() for _ in range(2)]\n"
+        "for one in here:\n"
+        "    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n"
+        "    one.bind(('0.0.0.0', 8081))\n"
+        "    one.listen()\n"
+        "signal.pause()\n"
+    )
+    start = (
+        "  - start: {on: server, run: [python3, listen.py], name: a, ready: {listening: tcp/8080}}\n    within: 2s\n"
+    )
+    result = fails(tmp_path, start)
+    (seen,) = [one.sockets for one in result.listening if one.host == "server"]
+    assert [line.split(" (")[0] for line in seen] == ["tcp 0.0.0.0:8081"]
+    (program,) = result.programs
+    assert program.state.startswith("was still running, and labctl ended it")
+
+
 def test_stopping_asks_first_and_the_result_has_what_the_program_said(tmp_path: Path) -> None:
     trap = 'trap "echo bye; exit 0" TERM; echo up; while :; do sleep 0.01; done'
     result = passes(

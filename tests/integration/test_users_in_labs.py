@@ -116,6 +116,43 @@ def test_steps_and_services_run_as_a_user_of_the_machine(tmp_path: Path) -> None
     assert "passed" in python_as_user(tmp_path, "-c", RUN)
 
 
+OWNERS = """
+topology:
+  hosts: {a: {private: [PRIVATE], files: {PLACED/labctl-x: {content: x}}}, b: {}}
+  links: [[a, b]]
+steps:
+- run: {on: a, run: [stat, -c, "%u:%g %a", PRIVATE, PLACED], expect: {stdout: "EXPECTED"}}
+"""
+FAILING_EXEC = """
+topology: {hosts: {a: {exec: [install -d -o nobody /run/x]}, b: {}}, links: [[a, b]]}
+steps: [{run: {on: a, run: ["true"]}}]
+"""
+
+
+def test_directories_with_files_and_private_ones_belong_to_whom_the_machines_do(tmp_path: Path) -> None:
+    places = list(filter(is_anothers, ("/var/mail", "/var/local", "/var/cache/man", "/etc/bird", "/etc/frr")))
+    if len(places) < 2:
+        pytest.skip("needs two directories of system users")
+    private, placed = places[:2]
+    facts = [os.stat(path) for path in places[:2]]
+    expected = "\\n".join(f"{one.st_uid}:{one.st_gid} {one.st_mode & 0o7777:o}" for one in facts)
+    file = OWNERS.replace("PRIVATE", private).replace("PLACED", placed).replace("EXPECTED", expected)
+    assert "passed" in python_as_user(tmp_path, "-c", RUN.replace(repr(USERS), repr(file)))
+
+
+def is_anothers(path: str) -> bool:
+    if os.path.islink(path) or not os.path.isdir(path):
+        return False
+    return 0 < max(os.stat(path).st_uid, os.stat(path).st_gid) < 65534
+
+
+def test_an_exec_command_that_cannot_change_an_owner_is_reported_with_the_way_to_users(tmp_path: Path) -> None:
+    script = RUN.replace(repr(USERS), repr(FAILING_EXEC)).replace("sys.exit(main())", FAILING.replace("1", "4"))
+    told = " ".join(python_as_user(tmp_path, "-c", script, ranges="somebody:300000:65536\n").split())
+    assert "exec of a: `install -d -o nobody /run/x` exited with status 1" in told
+    assert "Try: sudo usermod --add-subuids" in told
+
+
 def test_a_program_that_cannot_change_a_user_is_reported_with_the_way_to_users(tmp_path: Path) -> None:
     script = RUN.replace(repr(USERS), repr(REFUSED)).replace("sys.exit(main())", FAILING)
     told = " ".join(python_as_user(tmp_path, "-c", script, ranges="somebody:300000:65536\n").split())

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from labctl.documents import DocumentError, parse
-from labctl.printable import harmless_on_github, in_log, in_xml, one_line, painted, printable, visible
+from labctl.printable import harmless_on_github, in_log, in_xml, last_lines, one_line, painted, printable, visible
 from labctl.report.screen import Look, Screen
 from labctl.scenario.loading import checked
 from labctl.topology import resolve_inline
@@ -148,3 +148,11 @@ def test_names_of_files_and_nodes_are_told_harmlessly(tmp_path: Path) -> None:
     assert "topology, 2 nodes" in told
     assert is_clean(told)
     assert not begins_a_command(told)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "shown"),
+    [("ab\ncd", 5, "ab\ncd"), ("ab\ncd", 4, "cd"), ("ab\ncd", 2, "cd"), ("abcdef", 3, "def"), ("ab\ncdef", 3, "def")],
+)
+def test_last_lines_are_whole_unless_one_is_too_long(text: str, limit: int, shown: str) -> None:
+    assert last_lines(text, limit) == shown
