@@ -116,6 +116,11 @@ class Program:
         return self.status not in (None, 0)
 
     @property
+    def failure(self) -> str:
+        """How it has failed, to follow `it`."""
+        return self.state
+
+    @property
     def exit_status(self) -> int | None:
         """As a shell has it: 128 + n when signal n ended it; None when it runs, or did until labctl ended it."""
         if self.ended_by_labctl:

@@ -355,7 +355,7 @@ def take_steps(run: Run) -> None:
     if run.scope.cancelled:
         return
     for program in run.programs.unaccounted():
-        end_badly(run, program, f"it had ended by itself: it {program.state}")
+        end_badly(run, program, f"it had ended by itself: it {program.failure}")
     for caller in run.callers.unaccounted():
         caller_gone(run, caller)
     if worst(run.results) is not None:

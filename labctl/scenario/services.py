@@ -1,7 +1,8 @@
 """Services of the lab as programs of a scenario: the topology file starts them, steps look at, signal and stop them.
 
 The keeper starts a service again where its `restart` says so. A service has ended when it will not be started again; it
-has failed when its last run ended with something else than status 0 and it does not run now.
+has failed when its last run ended with something else than status 0 and it does not run now, or when `TOO_OFTEN` of its
+runs ended so: whether the next one runs at the end of the scenario is chance.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from labctl.topology.service import Service as Planned
 
 STREAMS = (Stream.STDOUT, Stream.STDERR)  # as the log numbers them
+TOO_OFTEN = 3  # failed runs during the scenario, which no step has asked for
 
 
 class Service(Program):
@@ -34,6 +36,8 @@ class Service(Program):
         super().__init__(command, process, condition)
         self._process = process
         self._news = process.news
+        self._failures = 0
+        self._last_failure = ""
 
     @property
     def state(self) -> str:
@@ -48,7 +52,13 @@ class Service(Program):
 
     @property
     def has_failed(self) -> bool:
-        return not self.is_running and self._news.returncode not in (None, 0)
+        return self._failures >= TOO_OFTEN or (not self.is_running and self._news.returncode not in (None, 0))
+
+    @property
+    def failure(self) -> str:
+        if self.is_running and self._failures >= TOO_OFTEN:
+            return f"{self._last_failure}, was started again, and failed {self._failures} times in this scenario"
+        return self.state
 
     @property
     def restarts(self) -> int:
@@ -87,6 +97,9 @@ class Service(Program):
         if news.is_log_complete:
             self._read(heard)
         with self._condition:
+            has_just_failed = news.state is ProcessState.WAITING and self._news.state is not ProcessState.WAITING
+            if has_just_failed and news.returncode not in (None, 0) and not self.asked_to_end:
+                self._failures, self._last_failure = self._failures + 1, _described(news)
             if news.restarts > self._news.restarts:  # what was done to the run before is over
                 self.asked_to_end = self.accounted_for = False
             self._news = news

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import warnings
 from pathlib import Path
@@ -71,8 +72,13 @@ def test_one_that_is_started_again_has_not_died(tmp_path: Path) -> None:
 
 
 def test_one_that_fails_again_and_again_has(tmp_path: Path) -> None:
-    result = fails(tmp_path, WAIT, header=header("db: {shell: 'sleep 0.05; exit 3', restart: always}"))
-    assert result.reason.endswith("it exited with status 3 and is waiting to be started again")
+    """Also when it happens to run at the end: its sixth run sleeps."""
+    shell = "echo >>/run/n; test $(wc -l </run/n) -gt 5 && { echo up; exec sleep 100; }; exit 3"
+    up = "  - expect: {output: {process: db, stdout: {contains: up}}, running: db, within: 5s}\n"
+    result = fails(tmp_path, up, header=header(f"db: {{shell: '{shell}', restart: always}}"))
+    assert re.search(r"it exited with status 3, was started again, and failed [45] times in this s", result.reason)
+    result = fails(tmp_path, WAIT, header=header("db: {shell: 'exit 3', restart: always}"))
+    assert "it had ended by itself: it exited with status 3" in result.reason
 
 
 def test_a_signal_that_ends_it_leaves_the_restart_to_its_policy(tmp_path: Path) -> None:
