@@ -65,17 +65,18 @@ def tokenize(text: str) -> tuple[list[Token | None], list[Problem]]:
         elif group == "UNCLOSED":
             problems.append(Problem(span, "this string is not closed", f"end it with {match[0].lstrip('bB')[0]}"))
         elif group == "UNKNOWN":
-            problems.append(Problem(span, f"`{match[0]}` means nothing here", _hint(match[0])))
+            ends_line = text[match.end() : match.end() + 1] in ("", "\n")
+            problems.append(Problem(span, f"`{match[0]}` means nothing here", _hint(match[0], ends_line=ends_line)))
         elif group != "SPACE":
             tokens.append(Token(TokenKind[group], match[0], span))
     return tokens, problems
 
 
-def _hint(character: str) -> str:
+def _hint(character: str, *, ends_line: bool) -> str:
     if character == ";":
         return "one statement a line"
     if character == ":":
-        return 'addresses stand in quotes, "10.0.0.1:80"'
+        return 'addresses stand in quotes, "10.0.0.1:80"' if not ends_line else "a loop is a step of its own, `repeat`"
     if character == "$":
         return "a scenario variable is $name or ${name}"
     return ""

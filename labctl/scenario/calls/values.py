@@ -32,6 +32,7 @@ from labctl.lab.socket_options import (
 from labctl.scenario.calls.signatures import Kind, Known
 from labctl.scenario.calls.syntax import (
     Binary,
+    Blocks,
     Call,
     Expression,
     Integer,
@@ -39,6 +40,7 @@ from labctl.scenario.calls.syntax import (
     Name,
     Negative,
     Span,
+    StaysPending,
     StructOf,
     Text,
     Variable,
@@ -61,6 +63,14 @@ _TAKES: Mapping[ValueKind, tuple[Kind, ...]] = {
     ValueKind.MULTICAST_IF: (Kind.TEXT, *_AGGREGATES),
     ValueKind.FILTER: (Kind.LIST,),
 }
+# What getsockopt gives; a type that is not here is not judged.
+_READS: Mapping[ValueKind, tuple[Kind, ...]] = {
+    ValueKind.NUMBER: _NUMBERS,
+    ValueKind.WIDE: _NUMBERS,
+    ValueKind.TEXT: (Kind.TEXT,),
+    ValueKind.DURATION: _NUMBERS,
+    ValueKind.STRUCT: _AGGREGATES,
+}
 # What a socket must be for the options of a level: families, and types.
 _LEVEL_NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "IPPROTO_IP": (("AF_INET", "AF_INET6"), ()),
@@ -81,6 +91,10 @@ class Mistake(NamedTuple):
 
 
 KnownOf = Callable[[Expression], Known]
+
+
+def _what_is_read(kind: ValueType) -> str:
+    return "a number of milliseconds" if kind.kind is ValueKind.DURATION else kind.meaning
 
 
 def constant(expression: Expression, names: Mapping[str, Known]) -> str:
@@ -139,6 +153,24 @@ class ValueChecker:
             yield from self._socket_for(call, option, socket)
         if call.name == "setsockopt" and rest:
             yield from self.value(option.name, option.type, rest[0])
+        elif call.name == "getsockopt" and not rest:
+            for item in call.modifiers.expected:
+                if not isinstance(item, Blocks | StaysPending):
+                    yield from self._read(option.name, option.type, item)
+
+    def _read(self, name: str, kind: ValueType, expected: Expression) -> Iterator[Mistake]:
+        """An expected value that the option cannot have, as it is of another kind."""
+        reads = _READS.get(kind.kind)
+        found = self.known_of(expected).kind
+        if reads is None or found is Kind.UNKNOWN or constant(expected, self.names):
+            return
+        if isinstance(expected, Name) and expected.name in ERRNOS:
+            return
+        if found not in reads:
+            usage = f"write `-> {kind.usage}`" if kind.usage and kind.kind is not ValueKind.DURATION else ""
+            yield Mistake(expected.span, f"getsockopt: {name} is {_what_is_read(kind)}, never {found}", usage)
+        elif kind.struct is not None:
+            yield from self.members(name, kind.struct, expected, kind.usage)
 
     def _socket_for(self, call: Call, option: Option, socket: Known) -> Iterator[Mistake]:
         needs = [_LEVEL_NEEDS[name] for level in option.levels if (name := level_name(level)) in _LEVEL_NEEDS]

@@ -85,6 +85,7 @@ def test_a_text_keeps_its_placeholders() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "column", "message", "hint"),
     [
+        ("for i in range(3):", 0, 17, "`:` means nothing here", "a loop is a step of its own, `repeat`"),
         ("a = socket(AF_INET; 0)", 0, 18, "`;` means nothing here", "one statement a line"),
         ('\n  x = "abc', 1, 6, "this string is not closed", 'end it with "'),
         ("bind(s", 0, 4, "`(` is never closed", ""),

@@ -84,6 +84,14 @@ def test_what_works_is_accepted(line: str) -> None:
         ('setsockopt(u, IPPROTO_IP, IP_ADD_MEMBERSHIP, {"10.0.0.1", "eth0"})', "10.0.0.1 is no multicast address"),
         ('setsockopt(u, IPPROTO_IP, IP_ADD_MEMBERSHIP, {"ff05::1", "eth0"})', "ff05::1 is no IPv4 address"),
         ('setsockopt(u6, IPPROTO_IPV6, IPV6_JOIN_GROUP, {"239.1.1.1", "eth0"})', "239.1.1.1 is no IPv6 address"),
+        (
+            "getsockopt(t, SOL_SOCKET, SO_LINGER) -> 1",
+            "getsockopt: SO_LINGER is struct linger, never a number (write `-> {1, 0}",
+        ),
+        ("getsockopt(t, SOL_SOCKET, SO_LINGER) -> {l_on=1}", "struct linger has no member l_on"),
+        ('getsockopt(t, SOL_SOCKET, SO_TYPE) -> "x"', "SO_TYPE is a number, never a text"),
+        ("getsockopt(t, SOL_SOCKET, SO_ERROR) -> 0 | {1, 2}", "SO_ERROR is a number, never a structure"),
+        ('getsockopt(t, SOL_SOCKET, SO_RCVTIMEO) -> "5ms"', "SO_RCVTIMEO is a number of milliseconds, never a text"),
         ("setsockopt(t, SOL_SOCKET, SO_LINGER, 1)", "SO_LINGER takes struct linger, not a number (write {1, 0}"),
         ("setsockopt(t, SOL_SOCKET, SO_LINGER, {1, 0, 0})", "struct linger has no member number 3"),
         (
