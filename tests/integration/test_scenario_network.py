@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,22 @@ def test_a_link_that_is_down_carries_nothing_and_one_that_is_up_again_carries_al
         "  - expect: {on: client, reachable: {node: server, family: ipv6}, within: 15s}\n"
         "  - expect: {on: server, reachable: client, within: 15s}\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "call", "remedy"),
+    [
+        ("AF_INET", 'sendto(u, b"x", "239.1.1.1:5")', 'ENETUNREACH.*IPPROTO_IP, IP_MULTICAST_IF, "eth0"'),
+        ("AF_INET", 'connect(u, "255.255.255.255:5")', "ENETUNREACH.*SO_BINDTODEVICE"),
+        ("AF_INET", 'setsockopt(u, IPPROTO_IP, IP_ADD_MEMBERSHIP, {"239.1.1.1"})', "ENODEV.*name it"),
+        ("AF_INET6", 'connect(u, "[fe80::1]:5")', r"EINVAL.*needs its interface: \[fe80::1%eth0\]"),
+    ],
+)
+def test_an_address_that_needs_an_interface_is_told_how_to_name_it(
+    tmp_path: Path, family: str, call: str, remedy: str
+) -> None:
+    reason = fails(tmp_path, f"  - client: |\n      u = socket({family}, SOCK_DGRAM)\n      {call}\n").reason
+    assert re.search(remedy, reason)
 
 
 def test_a_connect_that_finds_no_way_is_told_with_the_icmp_error_and_the_router_that_sent_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from labctl.errors import LabctlError, errno_name
@@ -257,8 +258,9 @@ class Session:
         if not call.until:
             met = any(meets(item, call, result) for item in expected) if expected else result.returned != -1
             if not met:
-                failed = _Failed(f"{came_back(result)}; {expectation_text(call.name, expected)}")
-                failed.unreached = _destination(call, result, _NO_WAY)
+                remedy = _remedy(call, result)
+                failed = _Failed(f"{came_back(result)}{remedy}; {expectation_text(call.name, expected)}")
+                failed.unreached = "" if remedy else _destination(call, result, _NO_WAY)
                 failed.refused = _destination(call, result, (errno.ECONNREFUSED,))
                 raise failed
         if modifiers.after is not None:
@@ -370,3 +372,28 @@ def _destination(call: SystemCall, result: CallResult, errnos: Collection[int]) 
     if isinstance(to, Address):
         return f"[{to.host}]:{to.port}" if to.host and ":" in to.host else f"{to.host}:{to.port}" if to.host else ""
     return to if isinstance(to, str) else ""
+
+
+def _remedy(call: SystemCall, result: CallResult) -> str:
+    """What to try, to follow what came back, where the address needs an interface that was not named; "" elsewhere."""
+    if result.returned == -1 and result.errno == errno.ENODEV and call.name == "setsockopt":
+        if call.arguments[1:3] == (CONSTANTS["IPPROTO_IP"], CONSTANTS["IP_ADD_MEMBERSHIP"]):
+            return ' (no route says on which interface to join: name it, {"239.1.1.1", "eth0"})'
+        return ""
+    to = _destination(call, result, (errno.ENETUNREACH, errno.EINVAL))
+    try:
+        address = ip_address(to.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return ""
+    if result.errno == errno.EINVAL:
+        is_scoped = address.version == 4 or bool(address.scope_id)
+        is_scoped = is_scoped or bool(isinstance(call.arguments[-1], Address) and call.arguments[-1].scope_id)
+        if is_scoped or not address.is_link_local:
+            return ""
+        return f" (a link-local address needs its interface: [{address}%eth0])"
+    if address.is_multicast:
+        option = "IPPROTO_IP, IP_MULTICAST_IF" if address.version == 4 else "IPPROTO_IPV6, IPV6_MULTICAST_IF"
+        return f' (no route leads to {address}: name the interface, setsockopt(s, {option}, "eth0"))'
+    if str(address) == "255.255.255.255":
+        return f' (no route leads to {address}: name the interface, setsockopt(s, SOL_SOCKET, SO_BINDTODEVICE, "eth0"))'
+    return ""
