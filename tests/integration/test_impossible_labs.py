@@ -71,7 +71,7 @@ def test_a_step_that_this_machine_cannot_take_is_told_with_its_line_and_the_othe
     impossible, possible = result.scenarios
     step = next(step for step in impossible.steps if step.kind == "link")
     assert (step.outcome, step.line) == (Outcome.ERROR, 4)
-    assert "sch_netem is not there" in step.reason
+    assert "kernel has no netem" in step.reason
     assert impossible.reason.startswith(
         f"step {step.index} ({tmp_path}/0.yaml:4), link client - server set delay: 3ms:"
     )
