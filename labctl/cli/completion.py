@@ -36,7 +36,7 @@ def lab_names(context: typer.Context, incomplete: str) -> list[str]:
     from labctl.lab import registry
 
     try:
-        return [name for name in registry.labs() if name.startswith(incomplete)]
+        return [name for name in registry.labs() if name.startswith(incomplete) and name not in _given(context)]
     except (LabctlError, OSError):
         return []
 
@@ -47,8 +47,13 @@ def node_names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]
         (node, f"in lab {lab.name}")
         for lab in _labs(context.params.get("lab"))
         for node in lab.nodes
-        if node.startswith(incomplete)
+        if node.startswith(incomplete) and node not in _given(context)
     ]
+
+
+def other_ends(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Nodes for the second end of a link: all but the first."""
+    return [found for found in node_names(context, incomplete) if found[0] != context.params.get("a")]
 
 
 def example_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -119,12 +124,15 @@ def node_places(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def process_names(context: typer.Context, incomplete: str) -> list[str]:
-    """NODE/NAME of the detached processes."""
+    """NODE/NAME of the detached processes, or NAME where that is what was begun."""
     found = []
     for lab in _labs(context.params.get("lab")):
         with _in_silence():
-            found += [f"{each.node}/{each.name}" for each in lab.processes() if each.is_detached]
-    return [name for name in found if name.startswith(incomplete)]
+            there = [each for each in lab.processes() if each.is_detached]
+            found += [f"{each.node}/{each.name}" for each in there]
+            found += [each.name for each in there if incomplete]
+    given = _given(context)
+    return [name for name in dict.fromkeys(found) if name.startswith(incomplete) and name not in given]
 
 
 def print_script(shell: str) -> int:
@@ -142,6 +150,11 @@ def print_script(shell: str) -> int:
         script = script.replace(_ZSH_REGISTERED, _ZSH_REGISTERED_OR_LOADED)
     standard_output().write(script.split("\n"))
     return 0
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The words given already to an argument that takes several."""
+    return {word for words in context.params.values() if isinstance(words, list | tuple) for word in words}
 
 
 def _labs(name: object) -> Iterator[Lab]:

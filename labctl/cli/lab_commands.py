@@ -223,7 +223,7 @@ def logs(
 @ends_with_status
 def link(
     a: Annotated[str, typer.Argument(metavar="A", autocompletion=completion.node_names, help="A node, or NODE:IF.")],
-    b: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.node_names, help="Another.")],
+    b: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.other_ends, help="Another.")],
     action: Annotated[LinkWord, typer.Argument(metavar="down|up|set|clear|show")] = LinkWord.SHOW,
     values: Annotated[
         list[str] | None,

@@ -396,6 +396,15 @@ def test_completion_knows_labs_nodes_and_processes() -> None:
     assert {"office", "pair"} <= set(completed("run", "--topo", ""))
     assert completed("link", "client", "server", "set", "d") == ["delay="]
     assert completed("link", "client", "server", "down", "d") == []
+    assert completed("link", "client", "") == ["server"]
+    assert completed("link", "client", "server", "down", "--from", "cl") == ["client"]
+    assert completed("ping", "client", "") == ["server"]
+    assert completed("down", NAME, "") == []
+    done("start", "server", "--name", "web", "--", "sleep", "1000")
+    assert completed("stop", "") == ["server/web"]
+    assert completed("logs", "we") == ["web"]
+    assert completed("stop", "server/web", "") == []
+    done("stop", "web")
     assert "ping" in completed("exec", "client", "--", "pin")
     assert completed("exec", "client", "--", "ping", "-") == []
     assert "_LABCTL_COMPLETE" in done("completion", "bash")
