@@ -62,7 +62,12 @@ def apply() -> int:
     screen = standard_output()
     found = fixes(readings, sys.executable, shipped.tool("allow-user-namespaces"))
     if not found:
-        screen.line("Nothing to fix: no setting of this machine keeps you from making labs.")
+        tried = machine.try_a_lab()
+        if not tried.works:
+            raise MachineError(
+                f"No setting of this machine is to be fixed, and labs cannot run: {tried.problem} {tried.remedy}"
+            )
+        screen.line("Nothing to fix: labs can run here.")
         return 0
     for fix in found:
         # The script calls sudo by itself, for what needs it.

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from labctl.cli import shipped
-from labctl.cli.fixing import Fix, fixes
+from labctl.cli.fixing import Fix, apply, fixes
+from labctl.errors import MachineError
 from labctl.kernel.privilege import Readings
+from labctl.observe import machine
 
 SCRIPT = Path("/x/allow-user-namespaces")
 
@@ -48,3 +50,12 @@ def test_the_script_is_there() -> None:
     script = shipped.tool("allow-user-namespaces")
     assert script is not None
     assert script.read_text().startswith("#!/bin/sh")
+
+
+def test_a_machine_that_no_setting_keeps_from_labs_is_not_told_that_all_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "privilege", lambda: (Readings(1000, 1, 0, 60000, 60000, 60000, 60000), ()))
+    monkeypatch.setattr(machine, "try_a_lab", lambda: machine.Finding("lab", False, problem="a filter is in the way."))
+    with pytest.raises(MachineError, match=r"labs cannot run: a filter is in the way\."):
+        apply()
