@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from labctl.api.journal import ActivityKind, Snapshot, describe
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from labctl.api.core import Core
     from labctl.api.journal import Activity
     from labctl.lab.handle import Lab as Engine
+    from labctl.scenario.programs import Program
 
 SHOWN = 200  # activities
 SOCKETS_SHOWN = 40  # of each node
@@ -23,10 +25,20 @@ LARGEST_SNAPSHOT = 64  # nodes; each takes some 100 us
 def report(core: Core, after_s: float) -> str:
     """See `Lab.report`."""
     try:
+        let_crash(core, core.programs.everything())
         earlier = (line for each in tuple(core.journal.snapshots) if each.at_s > after_s for line in each.lines)
         return "\n".join((*_activities(core, after_s), *earlier, *_sockets(core, "sockets")))
     except Exception as error:  # noqa: BLE001  # a report of a failure must not hide it behind another one
         return f"lab {core.model.name}: cannot report what happened: {type(error).__name__}: {error}"
+
+
+def let_crash(core: Core, programs: Iterable[Program]) -> None:
+    """Wait for what may be the cause of a failure: a program that is about to end by itself."""
+    from labctl.scenario.last_look import settle
+
+    if not core.closed and not core.is_forked:
+        with suppress(LabctlError, RuntimeError):  # the lab has ended, or is closed by another thread
+            settle(core.engine, core.condition, programs)
 
 
 def _activities(core: Core, after_s: float) -> Iterator[str]:

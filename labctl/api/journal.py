@@ -171,8 +171,8 @@ def tail(text: str) -> str:
 
 
 def show_command(argv: tuple[str, ...]) -> str:
-    """A command as a shell would be given it, shortened: for people."""
+    """A command as a shell would be given it, in one line, shortened: for people."""
     import shlex
 
-    text = shlex.join(argv)
+    text = " ".join(shlex.quote(word) if not {"\n", "'"} & set(word) else repr(word) for word in argv)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,7 +12,7 @@ from labctl.api.core import LONGEST_WAIT_S
 from labctl.api.journal import Entry, Seen
 from labctl.api.readiness import listening, not_ready
 from labctl.api.running import written
-from labctl.errors import LabctlError, LabGone, ProgramNotReady
+from labctl.errors import LabGone, ProgramNotReady
 from labctl.patterns import TooSlow, search
 from labctl.scenario.listener import Stream
 from labctl.scenario.programs import Program as Running
@@ -48,10 +47,10 @@ class Program:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            from labctl.api.failure import snapshot_of_failure
+            from labctl.api.failure import let_crash, snapshot_of_failure
 
             snapshot_of_failure(self._core, error)
-            self._settle()
+            let_crash(self._core, [self._running])
         self.close()
 
     def __repr__(self) -> str:
@@ -166,15 +165,6 @@ class Program:
             return
         self._core.programs.release(self._running)
         self._entry.end(self.state, stdout=self.stdout, stderr=self.stderr)
-
-    def _settle(self) -> None:
-        """What may be the cause of an error is let crash by itself."""
-        from labctl.scenario.last_look import settle
-
-        core = self._core
-        if not core.closed and not core.is_forked:
-            with suppress(LabctlError, RuntimeError):  # the lab has ended, or is closed by another thread
-                settle(core.engine, core.condition, [self._running])
 
     def _signal_group(self, number: int) -> None:
         self._core.check_open(f"signal {self.name}")

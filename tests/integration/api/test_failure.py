@@ -149,3 +149,20 @@ def test_a_scenarios_programs_are_in_the_report_of_a_lab(tmp_path: Path) -> None
         report = lab.report()
     assert "stderr: last words" in report
     assert "start web: sh -c" in report
+
+
+def test_a_server_that_crashes_is_reported_with_its_end_without_a_with_block() -> None:
+    listen = "import socket, time\ns = socket.create_server(('', 5000))\nc, _ = s.accept()"
+    with Lab("pair") as lab:
+        # The reset arrives before the program ends.
+        code = f"{listen}\nc.recv(1); c.setsockopt(1, 13, bytes([1, 0, 0, 0] + [0] * 4)); c.close()\n"
+        code += "sum(range(3_000_000)); raise ValueError('bug')"
+        lab["server"].start([sys.executable, "-c", code], ready=5000)
+        with lab["client"].connect("server:5000") as sock:
+            sock.send(b"x")
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        report = lab.report()
+    assert "stderr: ValueError: bug\n" in report
+    (start,) = (line for line in report.splitlines() if " start " in line)
+    assert "-> exited with status 1" in start  # in one line, although the command has several
