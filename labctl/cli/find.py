@@ -125,8 +125,8 @@ def unknown(word: str, shipped_kinds: tuple[Kind, ...]) -> InputError:
     close = get_close_matches(Path(word).stem, names)
     parent = Path(word).parent
     if parent.is_dir():
-        beside = [path.name for path in parent.iterdir() if path.suffix in _SUFFIXES]
-        close += [str(parent / name) for name in get_close_matches(Path(word).name, beside)]
+        beside = {path.stem: path.name for path in parent.iterdir() if path.suffix in _SUFFIXES}
+        close += [str(parent / beside[stem]) for stem in get_close_matches(Path(word).stem, beside)]
     what = (
         "scenario"
         if shipped_kinds == (Kind.SCENARIO,)

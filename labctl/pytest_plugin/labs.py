@@ -7,7 +7,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,7 @@ from labctl.api.lab import Lab
 from labctl.api.topology import Topology
 from labctl.errors import LabctlError, MachineError
 from labctl.pytest_plugin import LABS, USED_LABS
-from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
+from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible, temporary_root
 
 if TYPE_CHECKING:
     from labctl.api.asynchronous import AsyncLab
@@ -79,10 +79,8 @@ class Labs:
         """
         seed_of(self._config)
         visible = [self._config.rootpath]
-        if factory := getattr(self._config, "_tmp_path_factory", None):
-            # Without one (a full disk, another user's directory), tests that do not use tmp_path still run.
-            with suppress(OSError):
-                visible.append(factory.getbasetemp())
+        if (temporary := temporary_root(self._config)) is not None:
+            visible.append(temporary)
         given = as_seen_from(Path.cwd(), source) if isinstance(source, Path) else source
         try:
             lab = Lab(given, visible_paths=visible)
@@ -188,8 +186,7 @@ def keep_real_files(config: pytest.Config) -> None:
     if not own <= Patcher.SKIPMODULES:
         Patcher.SKIPMODULES.update({*own, selectors, subprocess})
         Patcher.clear_fs_cache()  # it has remembered what to replace
-    if factory := getattr(config, "_tmp_path_factory", None):
-        factory.getbasetemp()  # which makes it
+    temporary_root(config)  # which makes it
 
 
 def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:

@@ -65,12 +65,25 @@ def skips_impossible(config: pytest.Config) -> bool:
 def artifacts_root(config: pytest.Config) -> Path | None:
     """Where artifacts go: --labctl-artifacts (from where pytest was started), else in pytest's temporary directory.
 
-    None when there is neither (`-p no:tmpdir`).
+    None when there is neither.
     """
     if chosen := chosen_artifacts_root(config):
         return chosen
+    temporary = temporary_root(config)
+    return temporary / "labctl" if temporary is not None else None
+
+
+def temporary_root(config: pytest.Config) -> Path | None:
+    """pytest's temporary directory, which this makes.
+
+    None where there is none (`-p no:tmpdir`), or it cannot be made: on a full disk, below another user's directory.
+    """
     factory = getattr(config, "_tmp_path_factory", None)  # pytest's `tmp_path_factory`, where there is no fixture
-    return factory.getbasetemp() / "labctl" if factory is not None else None
+    try:
+        root: Path | None = factory.getbasetemp() if factory is not None else None
+    except OSError:
+        return None
+    return root
 
 
 def chosen_artifacts_root(config: pytest.Config) -> Path | None:

@@ -183,12 +183,19 @@ def test_with_fake_files_a_lab_has_the_real_ones(tmp_path: Path) -> None:
 
 
 def test_a_lab_does_without_pytest_s_temporary_directory(tmp_path: Path) -> None:
-    project = Project(
-        tmp_path, test_it__py="def test_it(lab):\n    assert lab['client'].run(['true']).returncode == 0\n"
-    )
+    tests = """\
+        def test_it(lab):
+            assert lab["client"].run(["true"]).returncode == 0
+
+
+        def test_that_fails(lab):
+            assert lab["client"].run(["false"]).returncode == 0
+        """
+    project = Project(tmp_path, test_it__py=tests)
     project.write("file", "")
-    ran = project.pytest("-q", "--basetemp=file/below", "--labctl-artifacts=kept")
-    assert ran.outcomes() == "1 passed", ran.output
+    ran = project.pytest("-q", "--basetemp=file/below")
+    assert ran.outcomes() == "1 failed, 1 passed", ran.output
+    assert "run false" in ran.output
 
 
 def test_with_functions_replaced_by_the_test_a_lab_has_its_own(tmp_path: Path) -> None:
