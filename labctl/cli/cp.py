@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labctl.cli.cp_ends import name_of
 from labctl.cli.labs import attach, check_node, having
 from labctl.cli.main import complain
 from labctl.errors import InputError, LabError
@@ -72,7 +73,9 @@ def _copied(lab: Lab, node: str, paths: Sequence[str], goal: Place, *, several: 
         pipe.callback(os.close, writing)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, null)
-        receiver = _end(lab, goal.node, ["receive", goal.path, "several" if several else "one"], reading, null, stack)
+        names = [name_of(os.path.join("/", path) if node else path) for path in paths]
+        words = ["receive", goal.path, "several" if several else "one", *names]
+        receiver = _end(lab, goal.node, words, reading, null, stack)
         sender = _end(lab, node, ["send", *paths], null, writing, stack)
         pipe.close()
         sent, received = sender.ended(), receiver.ended()

@@ -19,7 +19,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -39,11 +39,16 @@ class CopyProblem(Exception):
     """What is wrong with a file, as a sentence."""
 
 
+def name_of(path: str) -> str:
+    """The name under which a copy of `path` arrives."""
+    return os.path.basename(os.path.abspath(path)) or "root"
+
+
 def send(paths: list[str], stream: BinaryIO) -> list[str]:
     """Write each path, a directory with all that is in it, under its last name; returns what could not be sent."""
     problems: list[str] = []
     for path in paths:
-        name = os.path.basename(os.path.abspath(path)) or "root"
+        name = name_of(path)
         try:
             _check_kind(os.stat(path))  # a name on the command line may be a link, which is followed
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -126,10 +131,14 @@ class Entry:
 
 
 class _Reader:
-    """The stream, from the receiver's side. CopyProblem for what no sender of ours sends."""
+    """The stream, from the receiver's side. CopyProblem for what no sender of ours sends.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    It takes what arrives under `names` alone, so a hostile sender cannot choose which file of the target it replaces.
+    """
+
+    def __init__(self, stream: BinaryIO, names: Sequence[str]) -> None:
         self._stream = stream
+        self._names = frozenset(names)
 
     def entries(self) -> Iterator[Entry]:
         while header := self._stream.read(HEADER.size):
@@ -142,6 +151,8 @@ class _Reader:
                 raise CopyProblem(f"{name}: is nothing that can be copied")
             if any(part in ("", ".", "..") or "\0" in part for part in parts):
                 raise CopyProblem(f"{name}: is a name that leads elsewhere")
+            if parts[0] not in self._names or (kind == LINK and len(parts) == 1):
+                raise CopyProblem(f"{name}: was sent, but was not asked for")
             yield Entry(kind, mode & PERMISSIONS, mtime_ns, parts)
 
     def chunk(self) -> bytes | None:
@@ -187,8 +198,8 @@ class _Tree:
             os.close(self._way.pop()[1])
 
 
-def receive(target: str, stream: BinaryIO, *, several: bool) -> list[str]:
-    """Write what comes: below `target` when that is a directory (or `several` come), else under that very name.
+def receive(target: str, stream: BinaryIO, names: Sequence[str], *, several: bool) -> list[str]:
+    """Write what comes under `names`: below `target` if that is a directory (or `several` come), else under that name.
 
     `target` itself may be a link, which is followed. Below it no link is followed and nothing is written outside it,
     whatever is there already, appears meanwhile, or comes in the stream.
@@ -197,7 +208,7 @@ def receive(target: str, stream: BinaryIO, *, several: bool) -> list[str]:
     if (several or target.endswith("/")) and not is_directory:
         raise CopyProblem(f"{target}: is no directory")
     if not is_directory and os.path.exists(target) and not os.path.isfile(target):
-        return _write_to(target, _Reader(stream))
+        return _write_to(target, _Reader(stream, names))
     where = target if is_directory else os.path.realpath(target)
     above = where if is_directory else os.path.dirname(where)
     try:
@@ -205,7 +216,7 @@ def receive(target: str, stream: BinaryIO, *, several: bool) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         raise CopyProblem(f"{above}: there is no such directory") from None
     with _closing(root):
-        return _Receiver(_Reader(stream), root, above, None if is_directory else os.path.basename(where)).run()
+        return _Receiver(_Reader(stream, names), root, above, None if is_directory else os.path.basename(where)).run()
 
 
 def _write_to(target: str, reader: _Reader) -> list[str]:
@@ -358,8 +369,8 @@ def main(arguments: list[str]) -> int:
         if what == "send":
             problems = send(words, sys.stdout.buffer)
         else:
-            target, several = words
-            problems = receive(target, sys.stdin.buffer, several=several == "several")
+            target, several, *names = words
+            problems = receive(target, sys.stdin.buffer, names, several=several == "several")
     except CopyProblem as wrong:
         problems = [str(wrong)]
     except BrokenPipeError:  # the other end says why

@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import pytest
 
 from labctl.cli import cp_ends
 from labctl.cli.cp_ends import CUT_SHORT, DIRECTORY, FILE, HEADER, LENGTH, LINK, MAX_DEPTH, CopyProblem, receive, send
+
+TOP = ("tree", "d", "link", "hard", "device", "program", "dir", "sub", "source", "x", "y")  # what the tests ask for
 
 
 def entry(kind: bytes, name: str, content: bytes = b"", *, mode: int = 0o755, mtime_ns: int = 10**18) -> bytes:
@@ -26,8 +28,8 @@ def entry(kind: bytes, name: str, content: bytes = b"", *, mode: int = 0o755, mt
     return data + (LENGTH.pack(len(content)) + content if kind == LINK else b"")
 
 
-def received(target: Path, *entries: bytes, several: bool = False) -> list[str]:
-    return receive(str(target), io.BytesIO(b"".join(entries)), several=several)
+def received(target: Path, *entries: bytes, asked_for: Sequence[str] = TOP, several: bool = False) -> list[str]:
+    return receive(str(target), io.BytesIO(b"".join(entries)), asked_for, several=several)
 
 
 def sent(*paths: Path) -> tuple[bytes, list[str]]:
@@ -124,6 +126,13 @@ def test_a_name_that_leads_elsewhere_ends_the_copy(name: str, target: Path) -> N
     for kind in (DIRECTORY, FILE, LINK):
         with pytest.raises(CopyProblem, match="leads elsewhere"):
             received(target, entry(kind, name, b"x"))
+    assert list(target.iterdir()) == []
+
+
+@pytest.mark.parametrize("unasked", [entry(FILE, ".bashrc"), entry(DIRECTORY, ".ssh"), entry(LINK, "x", b"/etc")])
+def test_a_sender_does_not_choose_what_it_replaces(unasked: bytes, target: Path) -> None:
+    with pytest.raises(CopyProblem, match="was not asked for"):
+        received(target, unasked, asked_for=["x"])
     assert list(target.iterdir()) == []
 
 
