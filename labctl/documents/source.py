@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass, field
+from itertools import islice
 
 from labctl.errors import InputError
 from labctl.printable import one_line, visible
@@ -138,19 +139,25 @@ def suggest(word: str, allowed: Iterable[str], *, near_only: bool = False) -> st
 
 @dataclass(frozen=True, slots=True)
 class _Suggestion:
-    """`suggest`, when it is needed; equal for equal words, so that mistakes can be told apart."""
+    """`suggest`, when it is needed; equal for equal words, so that mistakes can be told apart.
+
+    `allowed` may grow until then: of a mapping, which keeps its order, the first `count` keys are suggested.
+    """
 
     word: str
     allowed: Collection[str] = field(compare=False)
-    near_only: bool = False
+    near_only: bool
+    count: int = field(compare=False)
 
     def __call__(self) -> str:
-        return suggest(self.word, self.allowed, near_only=self.near_only)
+        if isinstance(self.allowed, Set):
+            return suggest(self.word, sorted(self.allowed - {self.word}), near_only=self.near_only)
+        return suggest(self.word, islice(self.allowed, self.count), near_only=self.near_only)
 
 
 def suggestion(word: str, allowed: Collection[str], *, near_only: bool = False) -> Hint:
     """The hint that `suggest` gives, worked out when it is printed."""
-    return _Suggestion(word, allowed, near_only)
+    return _Suggestion(word, allowed, near_only, len(allowed))
 
 
 def _worth_comparing(word: str, choices: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -44,21 +44,21 @@ class ScriptChecker:
             self._versions = {node.name: frozenset(one.version for one in node.addresses) for node in hosts}
         self._contexts: dict[tuple[str, str], CheckContext] = {}
 
-    def check(self, body: CallsBody, path: KeyPath, variables: Iterable[str]) -> tuple[Program, list[Diagnostic]]:
+    def check(self, body: CallsBody, path: KeyPath, variables: set[str]) -> tuple[Program, list[Diagnostic]]:
         """The parsed text at `path`, and everything wrong with it, each mistake at its place in the block."""
         program = parse(body.do)
         before = self._contexts.get((body.on, body.process), CheckContext())
-        context = CheckContext(self._hosts, before.names, frozenset(variables), before.pending, self._versions)
+        context = CheckContext(self._hosts, before.names, variables, before.pending, self._versions)
         checked = check(program, context)
         self._contexts[body.on, body.process] = checked.context
         return program, [self._diagnostic(problem, path) for problem in checked.problems]
 
-    def check_comparison(self, text: str, path: KeyPath, variables: Iterable[str]) -> list[Diagnostic]:
+    def check_comparison(self, text: str, path: KeyPath, variables: set[str]) -> list[Diagnostic]:
         """Everything wrong with the expression at `path`."""
         expression = parse_expression(text)
         if isinstance(expression, Problem):
             return [self._diagnostic(expression, path)]
-        problems = check_expression(expression, CheckContext(variables=frozenset(variables)))
+        problems = check_expression(expression, CheckContext(variables=variables))
         return [self._diagnostic(problem, path) for problem in problems]
 
     def _diagnostic(self, problem: Problem, path: KeyPath) -> Diagnostic:

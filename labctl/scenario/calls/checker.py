@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from labctl.lab.socket_constants import CONSTANTS, ERRNOS
@@ -60,8 +60,9 @@ _ADDRESS_FORMS = {
 _PLACEHOLDER = re.compile(r"\$\{([^{}\n]*)\}")
 
 
-class CheckContext(NamedTuple):
-    """What is known where a program begins, on one process of one host.
+@dataclass(frozen=True, slots=True)
+class CheckContext:
+    """What is known where a program begins, on one process of one host. `check` adds to `names` and `variables`.
 
     `hosts`: names that addresses may have, None when they are not known. `versions`: the IP versions that each of them
     has an address of, where that is known. `names`: assigned by the process's earlier
@@ -69,10 +70,10 @@ class CheckContext(NamedTuple):
     """
 
     hosts: frozenset[str] | None = None
-    names: Mapping[str, Known] = MappingProxyType({})
-    variables: frozenset[str] | None = None
+    names: dict[str, Known] = field(default_factory=dict)
+    variables: set[str] | None = None
     pending: str = ""
-    versions: Mapping[str, frozenset[int]] = MappingProxyType({})
+    versions: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 class Checked(NamedTuple):
@@ -96,12 +97,7 @@ def check(program: Program, context: CheckContext) -> Checked:
             case Assert():
                 checker.known(statement.condition)
     problems = sorted({*program.problems, *checker.problems}, key=lambda problem: (problem.line, problem.column))
-    after = context._replace(
-        names=dict(checker.names),
-        variables=None if checker.variables is None else frozenset(checker.variables),
-        pending=checker.pending,
-    )
-    return Checked(tuple(problems), after)
+    return Checked(tuple(problems), replace(context, pending=checker.pending))
 
 
 def check_expression(expression: Expression, context: CheckContext) -> tuple[Problem, ...]:
@@ -117,11 +113,11 @@ def _suggest(word: str, allowed: Iterable[str]) -> Hint:
     return suggestion(word, sorted(allowed))
 
 
-def _near(word: str, allowed: Iterable[str]) -> Hint:
-    """The near miss alone: a list of everything allowed would be of no help here."""
+def _near(word: str, allowed: Collection[str]) -> Hint:
+    """The near miss alone, among what is allowed now: a list of everything would be of no help here."""
     from labctl.documents.source import suggestion
 
-    return suggestion(word, sorted(allowed), near_only=True)
+    return suggestion(word, allowed, near_only=True)
 
 
 class _Checker:
@@ -131,8 +127,8 @@ class _Checker:
         self.context = context
         self.lost_words = lost_words
         self.pending_is_sure = not lost_words & {"await", "blocks", "pending"}
-        self.names = dict(context.names)
-        self.variables = None if context.variables is None else set(context.variables)
+        self.names = context.names  # not copied: a file may have a hundred thousand steps, and as many names
+        self.variables = context.variables
         self.pending = context.pending
         self.problems: list[Problem] = []
         self.values = ValueChecker(self.known, self.names, context.hosts)
@@ -502,7 +498,7 @@ class _Checker:
         if name.name in CONSTANTS or name.name in ERRNOS:
             return Known(Kind.INTEGER)
         if _CONSTANT_LIKE.match(name.name) and "_" in name.name:
-            self.wrong(name.span, f"there is no constant `{name.name}`", _near(name.name, [*CONSTANTS, *self.names]))
+            self.wrong(name.span, f"there is no constant `{name.name}`", _near(name.name, CONSTANTS))
         elif _ERRNO_LIKE.match(name.name):
             self.wrong(name.span, f"there is no errno `{name.name}`", _near(name.name, ERRNOS))
         else:

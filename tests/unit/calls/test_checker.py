@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from labctl.scenario.calls import CheckContext, Kind, Known, Problem, check, parse
@@ -11,7 +13,7 @@ S = "s = socket(AF_INET, SOCK_STREAM)\n"
 
 
 def problems(text: str, context: CheckContext | None = None) -> tuple[Problem, ...]:
-    return check(parse(text), context or CheckContext(HOSTS, {}, frozenset({"port"}))).problems
+    return check(parse(text), context or CheckContext(HOSTS, {}, {"port"})).problems
 
 
 def test_everything_in_the_grammar_is_accepted() -> None:
@@ -165,15 +167,33 @@ def test_another_call_while_one_is_pending_is_told_once() -> None:
 
 def test_names_variables_and_the_pending_call_persist_from_step_to_step() -> None:
     first = check(
-        parse(S + "$mine = 5\nconn = accept(s) -> EAGAIN\naccept(s) -> blocks"), CheckContext(HOSTS, {}, frozenset())
+        parse(S + "$mine = 5\nconn = accept(s) -> EAGAIN\naccept(s) -> blocks"), CheckContext(HOSTS, {}, set())
     )
     assert first.problems == ()
     assert first.context.names["s"] == Known(Kind.DESCRIPTOR, "AF_INET", "SOCK_STREAM")
     assert first.context.pending == "accept"
-    assert first.context.variables == frozenset({"mine"})
+    assert first.context.variables == {"mine"}
     second = check(parse("conn, peer = await\nclose(conn)\nx = $mine"), first.context)
     assert second.problems == ()
     assert second.context.pending == ""
+
+
+def test_memory_grows_with_the_number_of_mistakes_and_not_with_its_square() -> None:
+    program = parse("\n".join(f"recv(name{number}, 5)" for number in range(5000)))
+    tracemalloc.start()
+    try:
+        found = check(program, CheckContext(HOSTS, {}, set()))
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20  # of lists of the names so far: 100 MB
+    finally:
+        tracemalloc.stop()
+    assert len(found.problems) == 5000
+    later = check(parse("recv(other, 5)"), found.context)
+    assert later.context.names is found.context.names  # a copy for each of 100,000 steps takes minutes
+
+
+def test_a_near_miss_is_a_name_that_was_known_there() -> None:
+    found = problems("recv(first, 5)\nrecv(frist, 5)\nrecv(second, 5)\nrecv(secnod, 5)")
+    assert [problem.hint for problem in found] == ["", "did you mean `first`?", "", "did you mean `second`?"]
 
 
 def test_a_descriptors_family_tells_how_its_addresses_are_written() -> None:

@@ -19,12 +19,12 @@ def statements() -> list[str]:
 def test_every_statement_of_the_list_is_taken_by_itself() -> None:
     kinds = dict.fromkeys(("s", "u", "c", "p", "conn", "fd"), Kind.DESCRIPTOR) | {"control": Kind.LIST}
     names = {name: Known(kind) for name, kind in {**kinds, "peer": Kind.ADDRESS, "me": Kind.ADDRESS}.items()}
-    hosts, variables = frozenset({"server", "client"}), frozenset({"port"})
+    hosts, variables = frozenset({"server", "client"}), {"port"}
     lines = statements()
     assert len(lines) > 15
     for line in lines:
         pending = "accept(s)" if "await" in line else ""
-        assert check(parse(line), CheckContext(hosts, names, variables, pending)).problems == (), line
+        assert check(parse(line), CheckContext(hosts, dict(names), variables, pending)).problems == (), line
 
 
 def test_the_list_has_every_way_to_expect_something() -> None:

@@ -152,7 +152,7 @@ _PIECES = st.sampled_from([*_WORDS.split(), "\n"])
 
 @given(st.lists(_PIECES, max_size=30).map(" ".join))
 def test_whatever_is_written_gives_problems_and_no_exception(text: str) -> None:
-    checked = check(parse(text), CheckContext(frozenset({"server"}), {}, frozenset()))
+    checked = check(parse(text), CheckContext(frozenset({"server"}), {}, set()))
     lines = text.split("\n")
     for found in checked.problems:
         assert 0 <= found.line < len(lines)

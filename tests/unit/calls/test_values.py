@@ -28,7 +28,7 @@ n = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)
 
 
 def said(line: str, context: CheckContext | None = None) -> str:
-    found = check(parse(SOCKETS + line), context or CheckContext(HOSTS, {}, frozenset({"port"}))).problems
+    found = check(parse(SOCKETS + line), context or CheckContext(HOSTS, {}, {"port"})).problems
     return "; ".join(f"{one.message} ({one.hint})" if one.hint else one.message for one in found)
 
 
@@ -145,7 +145,7 @@ def test_what_cannot_work_is_told_with_the_right_form(line: str, message: str) -
 
 
 def test_a_host_without_an_address_of_the_family_is_told() -> None:
-    context = CheckContext(HOSTS, {}, frozenset(), "", {"server": frozenset({4}), "client": frozenset({4, 6})})
+    context = CheckContext(HOSTS, {}, set(), "", {"server": frozenset({4}), "client": frozenset({4, 6})})
     assert said('connect(t6, "server:80")', context) == "server has no IPv6 address (its addresses are IPv4)"
     assert said('connect(t6, "client:80")\nconnect(t, "server:80")', context) == ""
 
