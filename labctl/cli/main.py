@@ -199,6 +199,14 @@ def report_bug(error: Exception) -> int:
     if _is_short_of_descriptors(error):  # wherever it was met, an import included
         complain(f"labctl: {describe_errno(error.errno or 0)}. It may open too few files at a time; see `ulimit -n`.")
         return EXIT_BUG
+    if isinstance(error, MemoryError):
+        complain(
+            "labctl: there is not enough memory for this. See `ulimit -v` and `ulimit -d`, and what else is running."
+        )
+        return EXIT_BUG
+    if str(error) == "can't start new thread":  # a RuntimeError without an errno (CPython, Modules/_threadmodule.c)
+        complain("labctl: cannot start a thread. See `ulimit -u`, `ulimit -v` and the pids.max of the control group.")
+        return EXIT_BUG
     import traceback
 
     complain("".join(traceback.format_exception(error)).rstrip("\n"))
