@@ -42,9 +42,11 @@ def _told_in_printable_words() -> Iterator[None]:
         yield
     except Exception as error:
         # typer keeps the class of its usage errors to itself; all of them, and none of labctl's, have a message.
-        message = getattr(error, "message", None)
-        if isinstance(message, str):
-            error.message = one_line(message)  # type: ignore[attr-defined]  # see above
+        message, context = getattr(error, "message", None), getattr(error, "ctx", None)
+        is_help = context is not None and message == context.get_help()  # of `labctl` without a word
+        if isinstance(message, str) and not is_help:
+            # A value that is refused comes with pydantic's word for that.
+            error.message = one_line(message).removeprefix("Value error, ")  # type: ignore[attr-defined]  # see above
         raise
 
 

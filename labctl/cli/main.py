@@ -70,7 +70,7 @@ def _use_utf8() -> None:
 def _status_of_command() -> int:
     boot = None
     if sys.argv[1:2] == ["help"]:  # as git and docker have it: `labctl help run`
-        sys.argv[1:] = [*sys.argv[2:3], "--help"]
+        sys.argv[1:] = [*(word for word in sys.argv[2:3] if word != "help"), "--help"]
     try:
         _check_words(sys.argv[1:])
         if len(sys.argv) > 1 and (status := _without_typer(sys.argv[1], sys.argv[2:])) is not None:

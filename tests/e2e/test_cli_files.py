@@ -179,7 +179,15 @@ def test_every_copied_example_is_valid(kind: str, tmp_path: Path) -> None:
 def test_help_is_a_command_too() -> None:
     assert labctl("help").stdout == labctl("--help").stdout
     assert labctl("help", "run").stdout == labctl("run", "--help").stdout
+    assert labctl("help", "help").stdout == labctl("--help").stdout
     assert labctl("help", "nonsense").returncode == 2
+    without_a_word = labctl()
+    assert without_a_word.returncode == 2
+    assert without_a_word.stdout + without_a_word.stderr == labctl("--help").stdout
+
+
+def test_a_value_that_is_refused_is_told_in_plain_words() -> None:
+    assert "\nError: Invalid value for '--format' / '-f': 'xml' is not one of " in labctl("doctor", "-f", "xml").stderr
 
 
 def test_run_takes_a_shipped_topology_by_name(tmp_path: Path) -> None:
