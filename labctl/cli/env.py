@@ -52,7 +52,7 @@ def ways(lab: Description, node: NodeInfo) -> tuple[Way, ...]:
         found.append(Way("the same by nsenter: its network, files, name and processes", f"nsenter {inside}"))
     if lab.rootless:
         enter = f"nsenter --target {lab.keeper_pid} --user --preserve-credentials --net={node.network}"
-        found.append(Way("a program of this machine on its network only", f"{enter} tcpdump -ni any"))
+        found.append(Way("a program of this machine on its network only", f"{enter} ss -tanp"))
         found.append(Way("its addresses", f"{enter} ip address"))
         return tuple(found)
     quoted = shlex.quote(named)

@@ -609,7 +609,8 @@ class Shape:
         known = True
         for name, part in given.items():
             if name not in cls.KEYS:
-                at.wrong((*path, name), f"unknown key `{name}`", suggestion(name, cls.KEYS), key=True)
+                hint = "a text with a colon in it needs quotes" if " " in name else suggestion(name, cls.KEYS)
+                at.wrong((*path, name), f"unknown key `{name}`", hint, key=True)
                 known = False
                 continue
             try:

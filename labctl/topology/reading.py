@@ -427,7 +427,10 @@ class _Links:
         place = Place(self.document, end.at_path)
         names = self.names(end)
         if not names:
+            node, _, interface = end.node.partition(":")  # as other tools write it
             hint = suggestion(end.node, self.known_names)
+            if interface and name_key(node) in self.gathered.groups:
+                hint = f"write {{node: {node}, interface: {_short(interface)}}}"
             self.mistakes.add(place.at("node"), f"there is no node `{_short(end.node)}`", hint)
         mac = parse_mac(end.mac, place.at("mac"), self.mistakes) if end.mac is not None else ""
         ipv4 = parse_address(end.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
