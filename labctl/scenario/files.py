@@ -214,7 +214,7 @@ class StopBody(Bounded):
     expect = optional(Of(ProgramExpect), "What its end must be like.")
 
 
-class SignalBody(Shape):
+class SignalBody(Bounded):
     """A signal for a background program or a calling process."""
 
     process = required(TEXT, "The program's name, or HOST or HOST/PROCESS for a calling process.")
@@ -358,7 +358,7 @@ class ImpairmentBody(Shape):
         return ""
 
 
-class LinkBody(Shape):
+class LinkBody(Bounded):
     """A link to be taken down, brought up, impaired or restored."""
 
     down = optional(TWO_ENDS, "The two nodes (or a node and a network) of a link that goes down.")
@@ -388,7 +388,7 @@ class LinkBody(Shape):
         return next((key for key in ("down", "up", "between", "clear") if key in self.given), "down")
 
 
-class DropBody(Shape):
+class DropBody(Bounded):
     """Packets to be dropped."""
 
     on = required(TEXT, "The host on which they are dropped.")
@@ -405,13 +405,13 @@ class DropBody(Shape):
     )
 
 
-class HostBody(Shape):
+class HostBody(Bounded):
     """A host on which nothing more is to be dropped."""
 
     on = required(TEXT, "The host.")
 
 
-class FileBody(Shape):
+class FileBody(Bounded):
     """A file to be placed on a host."""
 
     on = required(TEXT, "The host.")

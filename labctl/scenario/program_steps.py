@@ -58,7 +58,9 @@ def start(at: StepRun, body: StartBody) -> Done:
     name = body.name or program_name(body.run, body.shell)
     before = at.run.programs.find(name)
     if before is not None and not before.ended:
-        raise StepFailed(f"`{name}` is already running (started by {before.command.where}); give this one a `name`")
+        raise StepFailed(
+            f"`{name}` is already running (started by {before.command.where}); give this one another `name`"
+        )
     program, watch = _launch(at, body, name, body.run, line=(body.ready.line or "") if body.ready else "")
     at.run.programs.add_background(program)
     if body.ready is not None:

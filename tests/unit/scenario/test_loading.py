@@ -9,6 +9,7 @@ from labctl.documents import DocumentError
 from labctl.errors import InputError
 from labctl.observe.counters import counters_here
 from labctl.scenario import Scenario, load
+from labctl.scenario.files import BODIES
 from labctl.scenario.kinds import StepKind
 
 
@@ -37,6 +38,13 @@ def test_a_scenario_is_named_after_its_file_unless_it_says_otherwise(tmp_path: P
 def test_defaults_of_deadlines(tmp_path: Path) -> None:
     scenario = loaded(tmp_path, "  - client: getpid()\n")
     assert (scenario.within_s, scenario.timeout_s) == (10.0, 60.0)
+
+
+def test_every_body_that_is_a_mapping_takes_a_deadline(tmp_path: Path) -> None:
+    """All but `set`, whose keys are variables."""
+    for kind, body in BODIES.items():
+        assert hasattr(body, "within"), kind
+    loaded(tmp_path, "  - link: {down: [client, server], within: 1s}\n  - undrop: {on: server, within: 1s}\n")
 
 
 def test_hosts_come_in_topology_order(tmp_path: Path) -> None:
