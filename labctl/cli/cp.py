@@ -14,6 +14,7 @@ from labctl.cli.cp_ends import name_of
 from labctl.cli.labs import attach, check_node, having
 from labctl.cli.main import complain
 from labctl.errors import InputError, LabError
+from labctl.report.waiting import waiting
 
 if TYPE_CHECKING:
     from labctl.lab.handle import Lab
@@ -78,7 +79,8 @@ def _copied(lab: Lab, node: str, paths: Sequence[str], goal: Place, *, several: 
         receiver = _end(lab, goal.node, words, reading, null, stack)
         sender = _end(lab, node, ["send", *paths], null, writing, stack)
         pipe.close()
-        sent, received = sender.ended(), receiver.ended()
+        with waiting(f"copying to {goal.node or 'this machine'}"):
+            sent, received = sender.ended(), receiver.ended()
         said = [
             f"{place + ':' if place else ''}{line}"
             for end, place in ((sender, node), (receiver, goal.node))

@@ -103,9 +103,11 @@ def stop(targets: Sequence[str], lab_name: str | None) -> int:
 def stop_in(lab: Lab, targets: Sequence[str], screen: Screen) -> None:
     """As `stop`, in a lab that is attached already."""
     from labctl.cli.ps import state_of
+    from labctl.report.waiting import waiting
 
     for process in chosen(lab, targets, only_running=True):
-        ended = lab.stop_process(process.node, process.name)
+        with waiting(f"stopping {process.node}/{process.name}"):
+            ended = lab.stop_process(process.node, process.name)
         screen.line(f"{process.node}/{process.name} {state_of(ended)}")
 
 

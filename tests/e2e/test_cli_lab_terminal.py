@@ -133,6 +133,23 @@ def test_the_terminal_is_as_before_when_the_lab_goes_down(people: list[Person]) 
 # -- exec -t
 
 
+def test_a_command_that_takes_long_shows_what_it_waits_for(people: list[Person], tmp_path: Path) -> None:
+    refuses = "trap '' TERM; echo ready; exec sleep 1000"
+    assert labctl("start", "client", "--name", "stub", "--", "sh", "-c", refuses).returncode == 0
+    while "ready" not in labctl("logs", "stub").stdout:
+        pass
+    person = sit_down(people, "stop", "stub")
+    person.sees(r"stopping client/stub … 0\.[5-9] s")
+    person.sees("client/stub ended by SIGKILL")
+    assert person.ends() == 0
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 36)
+    copier = sit_down(people, "cp", tmp_path / "large", "server:/dev/null")
+    copier.sees(r"copying to server … 0\.[5-9] s")
+    copier.type("\x03")
+    assert copier.ends() == 130
+
+
 def test_exec_without_a_terminal_of_its_own_has_the_streams_themselves(people: list[Person]) -> None:
     person = sit_down(people, "exec", "client", "--", "sh", "-c", "test -t 1 && echo straight")
     person.sees("straight")
