@@ -116,15 +116,15 @@ def files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path]
     return given, found, errors
 
 
-def unknown(word: str, shipped_kinds: tuple[Kind, ...]) -> InputError:
-    """The error for a word that is neither a path nor a shipped name, with what it may have meant."""
+def unknown(word: str, shipped_kinds: tuple[Kind, ...], *, takes_paths: bool = True) -> InputError:
+    """The error for a word that is neither a shipped name nor a path (`takes_paths`), with what it may have meant."""
     names = [
         *(shipped.scenarios() if Kind.SCENARIO in shipped_kinds else ()),
         *(shipped.topologies() if Kind.TOPOLOGY in shipped_kinds else ()),
     ]
     close = get_close_matches(Path(word).stem, names)
     parent = Path(word).parent
-    if parent.is_dir():
+    if takes_paths and parent.is_dir():
         beside = {path.stem: path.name for path in parent.iterdir() if path.suffix in _SUFFIXES}
         close += [str(parent / beside[stem]) for stem in get_close_matches(Path(word).stem, beside)]
     what = (
@@ -135,7 +135,8 @@ def unknown(word: str, shipped_kinds: tuple[Kind, ...]) -> InputError:
         else "file"
     )
     hint = f"Did you mean {' or '.join(dict.fromkeys(close))}?" if close else "See what ships with: labctl examples"
-    return InputError(f"{word}: no such file or directory, and no shipped {what} has that name. {hint}")
+    neither = "no such file or directory, and no" if takes_paths else "no"
+    return InputError(f"{word}: {neither} shipped {what} has that name. {hint}")
 
 
 def find_topology(source: str) -> str | Path:

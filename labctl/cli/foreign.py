@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from labctl.cli.find import Kind, kind_of
@@ -53,11 +54,13 @@ def answered(path: str | Path, wanted: Kind, error: InputError) -> InputError:
         return error  # the file cannot be read at all, which `error` reports
     if wanted is Kind.SCENARIO and kind is Kind.TOPOLOGY:
         return InputError(
-            f"{path}: is a topology, not a scenario. To see what it would make: labctl plan {path}. "
+            f"{path}: is a topology, not a scenario. To see what it would make: labctl plan {quote(str(path))}. "
             f"A scenario names the topology that it runs on: `topology: {path}`."
         )
     if wanted is Kind.TOPOLOGY and kind is Kind.SCENARIO:
-        return InputError(f"{path}: is a scenario, not a topology. Try: labctl run {path}{_its_topology(path)}")
+        return InputError(
+            f"{path}: is a scenario, not a topology. Try: labctl run {quote(str(path))}{_its_topology(path)}"
+        )
     return error
 
 
@@ -116,7 +119,10 @@ def _by_keys(data: Any) -> Foreign | None:
 def _its_topology(path: Path) -> str:
     """How to make the network that the scenario in that file runs on, if it names one."""
     topology = (_data(path) or {}).get("topology")
-    return f". The network that it runs on: labctl up {topology}" if isinstance(topology, str) else ""
+    if not isinstance(topology, str):
+        return ""
+    beside = path.parent / topology
+    return f". The network that it runs on: labctl up {quote(str(beside) if beside.is_file() else topology)}"
 
 
 def _data(path: Path) -> Any:

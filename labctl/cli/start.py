@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from pathlib import Path
 
 from labctl.cli import shipped
@@ -89,7 +90,7 @@ def _example(name: str) -> Path:
 
         if shape := SHAPES.get(name.partition(":")[0]):
             raise InputError(f"{name}: is a shape, which has no file. Try: labctl plan {shape.example}")
-        raise unknown(name, (Kind.SCENARIO, Kind.TOPOLOGY))
+        raise unknown(name, (Kind.SCENARIO, Kind.TOPOLOGY), takes_paths=False)
     return found
 
 
@@ -140,6 +141,10 @@ def write_starter(directory: Path) -> int:
         screen.line(f"wrote {directory / name}")
     screen.line()
     screen.line("Try:")
-    for command in (f"labctl run {directory}", f"labctl plan {directory / 'topology.yaml'}", f"pytest {directory}"):
-        screen.line(f"  {command}")
+    for command in (
+        ("labctl", "run", directory),
+        ("labctl", "plan", directory / "topology.yaml"),
+        ("pytest", directory),
+    ):
+        screen.line(f"  {shlex.join(map(str, command))}")
     return 0

@@ -78,6 +78,16 @@ def test_a_scenario_given_as_a_topology_names_the_command_that_runs_it(tmp_path:
     )
 
 
+def test_commands_to_try_can_be_typed_where_the_reader_is(tmp_path: Path) -> None:
+    folder = tmp_path / "my lab"
+    folder.mkdir()
+    (folder / "net.yaml").write_text("hosts: {a: {}}\n")
+    (folder / "talk.yaml").write_text("topology: net.yaml\nsteps:\n  - run: {on: a, run: ['true']}\n")
+    message = str(answered(folder / "talk.yaml", Kind.TOPOLOGY, InputError("")))
+    assert f"Try: labctl run '{folder}/talk.yaml'." in message
+    assert message.endswith(f"labctl up '{folder}/net.yaml'")
+
+
 def test_every_name_that_examples_lists_as_a_topology_can_be_used() -> None:
     from labctl.cli import shipped
 
