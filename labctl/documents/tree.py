@@ -147,6 +147,8 @@ class _Composer:
             hint = f"it began at line {error.context_mark.line + 1}"
         elif source_line[position.column - 1 : position.column] in ("%", "@", "`", "*", "&", "!"):
             hint = "put the text in quotes"
+        elif "expected ',' or" in problem:
+            hint = "a text with `: ` or `, ` in it is put in quotes"
         elif "mapping values are not allowed" in problem:
             hint = "a text with `: ` in it is put in quotes; a key stands on its own line"
         return self.stop(position, f"this is not YAML: {problem}{context}", hint)
