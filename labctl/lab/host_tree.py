@@ -91,7 +91,10 @@ def furnish(
                     mounts.bind(building.over[path], path)
                 else:
                     bind = next(one for one in tree.binds if one.path == path)
-                    mounts.bind(f"/proc/self/fd/{sources[path]}", os.path.realpath(path), read_only=not bind.writable)
+                    target, source = os.path.realpath(path), os.path.realpath(bind.source)
+                    mounts.bind(f"/proc/self/fd/{sources[path]}", target, read_only=not bind.writable)
+                    if lies_in(store, source):  # a bind has what is mounted below its source, the store of now included
+                        mounts.detach(os.path.join(target, os.path.relpath(store, source)))
 
 
 def _located(building: _Building, path: str) -> str:

@@ -131,6 +131,19 @@ hosts:
     assert not Path("/srv/lab-data").exists()
 
 
+def test_a_bind_of_the_root_directory_has_nothing_of_how_files_are_placed(tmp_path: Path) -> None:
+    text = """
+hosts:
+  a: {binds: ["/:/mnt/all", "/run:/mnt/run:rw"], private: [/var/log], files: {/etc/lab-only: {content: mine}}}
+"""
+    with opened(tmp_path, text) as lab:
+        assert (
+            sh(lab, "a", "ls /mnt/all/run/host-files /mnt/run/host-files | grep -v :").split()
+            == ["hosts", "resolv.conf"] * 2
+        )
+        assert sh(lab, "a", "cat /etc/lab-only; ls /var/log; test -d /mnt/all/usr") == "mine"
+
+
 def test_private_directories_are_empty_and_each_nodes_own(tmp_path: Path) -> None:
     text = """
 hosts:
