@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -48,6 +49,9 @@ def answered(path: str | Path, wanted: Kind, error: InputError) -> InputError:
             f"{path}: cannot read it: it is {foreign.what}. {foreign.page} shows the same for labctl. "
             "An example: labctl examples office"
         )
+    if path.is_dir():
+        topology = _topology_in(path) if wanted is Kind.TOPOLOGY else None
+        return InputError(f"{error}. A topology in it: {quote(str(topology))}") if topology else error
     try:
         kind = kind_of(path)
     except InputError:
@@ -113,6 +117,16 @@ def _by_keys(data: Any) -> Foreign | None:
         return _COMPOSE
     if nodes and "steps" not in data and ("links" in data or data.keys() & {"provider", "module", "defaults"}):
         return _NETLAB
+    return None
+
+
+def _topology_in(directory: Path) -> Path | None:
+    """The first topology file in that directory."""
+    with suppress(OSError):
+        for path in sorted(directory.iterdir()):
+            with suppress(InputError):
+                if path.suffix in (".yaml", ".yml") and path.is_file() and kind_of(path) is Kind.TOPOLOGY:
+                    return path
     return None
 
 

@@ -86,6 +86,8 @@ def test_commands_to_try_can_be_typed_where_the_reader_is(tmp_path: Path) -> Non
     message = str(answered(folder / "talk.yaml", Kind.TOPOLOGY, InputError("")))
     assert f"Try: labctl run '{folder}/talk.yaml'." in message
     assert message.endswith(f"labctl up '{folder}/net.yaml'")
+    with pytest.raises(InputError, match=r"this is a directory, not a file\. A topology in it: '.*/my lab/net\.yaml'$"):
+        load_topology(str(folder))
 
 
 def test_every_name_that_examples_lists_as_a_topology_can_be_used() -> None:
