@@ -29,10 +29,22 @@ import errno as errno_module
 import os
 
 
+def _printable(text: str) -> str:
+    from labctl.printable import printable  # not at the top: what raises nothing need not import it
+
+    return printable(text)
+
+
 class LabctlError(Exception):
-    """Base of every error that labctl raises on purpose; `exit_status` is what the command line ends with."""
+    """Base of every error that labctl raises on purpose; `exit_status` is what the command line ends with.
+
+    The message may have words of files, command lines and programs in it: it has no control characters.
+    """
 
     exit_status = 4
+
+    def __str__(self) -> str:
+        return _printable(super().__str__())
 
 
 class InputError(LabctlError):
@@ -45,7 +57,7 @@ class NotFound(InputError, KeyError):
     """The lab has no node, link or interface of that name; the message suggests the near miss."""
 
     def __str__(self) -> str:
-        return str(self.args[0])  # KeyError's is a repr
+        return _printable(str(self.args[0]))  # KeyError's is a repr
 
 
 class MachineError(LabctlError):
@@ -84,7 +96,7 @@ class KernelError(LabError):
         if self.errno and self.detail:
             came_back = f"{came_back} ({self.detail})"
         text = f"{self.subject}: cannot {self.attempted}: {came_back}."
-        return f"{text} {self.hint}" if self.hint else text
+        return _printable(f"{text} {self.hint}" if self.hint else text)
 
 
 class LabGone(LabError):

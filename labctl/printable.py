@@ -16,7 +16,7 @@ _ORDER_AND_LINES = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x206
 _VISIBLE = {code: f"\\x{code:02x}" for code in _C0_AND_C1 if code not in (0x09, 0x0A)}
 _VISIBLE |= {code: f"\\u{code:04x}" for code in _ORDER_AND_LINES}
 # Everything outside XML 1.0's production Char, https://www.w3.org/TR/xml/#charsets (surrogates and NUL included).
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = re.compile("[\ufffe\uffff]")  # of what `visible` leaves
 _OWN_COLOURS = re.compile(r"(\x1b\[(?:0|1|2|32|33|1;31)m)")  # those of labctl.report.screen.Ink
 
 
@@ -77,10 +77,5 @@ def in_log(text: str, environ: Mapping[str, str]) -> str:
 
 
 def in_xml(text: str) -> str:
-    """`text` with characters that XML cannot carry as their escape (`\\x1b`)."""
-    return _NOT_XML.sub(lambda found: _escape(found.group()), text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x80 else character.encode("ascii", "backslashreplace").decode()
+    """`text` as `visible` shows it, without what XML cannot carry: reports in XML are read on terminals, too."""
+    return _NOT_XML.sub(lambda found: f"\\u{ord(found.group()):04x}", visible(text))

@@ -74,8 +74,8 @@ class ScenarioFile(pytest.File):
             scenario = load(as_seen_from(Path.cwd(), self.path))
         except InputError as error:
             raise self.CollectError(in_log(visible(str(error)), os.environ)) from error
-        # pytest takes `::` in an argument for the end of a part of an id.
-        name = visible(" ".join(scenario.name.replace("::", ":").split()))
+        # pytest takes `::` in an argument for the end of a part of an id, and GitHub's runner `##[` for a command.
+        name = visible(" ".join(scenario.name.replace("::", ":").replace("##[", "## [").split()))
         yield ScenarioItem.from_parent(self, name=name, scenario=scenario)
 
 
@@ -93,7 +93,7 @@ class ScenarioItem(pytest.Item):
 
         seed = seed_of(self.config)
         self.user_properties += [
-            ("scenario", self.scenario.name),
+            ("scenario", visible(self.scenario.name)),
             ("file", self.scenario.file),
             ("topology", self.scenario.topology.name),
             ("seed", str(seed)),

@@ -199,7 +199,7 @@ def test_a_seed_that_is_none_is_refused(tmp_path: Path, seed: str) -> None:
 
 
 def test_no_text_of_a_scenario_or_a_program_controls_the_terminal_or_the_ci_server(tmp_path: Path) -> None:
-    bad = r"a\e]0;t\a\u202e\n::stop-commands::tok"
+    bad = r"a\e]0;t\a\u202e ##[error]x\n::stop-commands::tok"
     scenario = f'name: "{bad}"\nabout: "{bad}"\ntopology: pair\nsteps:\n'
     scenario += (
         f'  - name: "{bad}"\n    run: {{on: client, shell: "printf \'::error::x\\\\n\\\\033]0;t\\\\007\'; exit 3"}}\n'
@@ -217,5 +217,5 @@ def test_no_text_of_a_scenario_or_a_program_controls_the_terminal_or_the_ci_serv
     assert "expected 0; got 3" in by_run.stdout
     for text in (by_pytest.output, by_run.stdout):
         assert all(character.isprintable() or character in "\n\t" for character in text)
-        commands = [line for line in text.split("\n") if line.lstrip().startswith("::")]
+        commands = [line for line in text.split("\n") if line.lstrip().startswith("::") or "##[" in line]
         assert all(line.startswith("::error ") and "title=a" in line for line in commands)

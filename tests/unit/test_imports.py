@@ -21,7 +21,7 @@ BASE = frozenset({"errors", "names", "patterns", "printable", "typed", "units", 
 # of the API, which it imports when they are asked for.
 ALLOWED: dict[str, frozenset[str]] = {
     "labctl": frozenset({"api", "errors"}),
-    "errors": frozenset(),
+    "errors": frozenset({"printable"}),
     "names": frozenset({"errors"}),
     "printable": frozenset(),
     "typed": frozenset(),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from labctl.documents import DocumentError, parse
+from labctl.errors import InputError, KernelError, LabctlError, LabError, NotFound
 from labctl.printable import harmless_on_github, in_log, in_xml, last_lines, one_line, painted, printable, visible
 from labctl.report.screen import Look, Screen
 from labctl.scenario.loading import checked
@@ -64,6 +65,12 @@ def test_lines_are_no_commands_on_github(line: str) -> None:
 def test_xml_carries_every_text() -> None:
     every = "".join(map(chr, [*range(0x300), *range(0xD7F0, 0xE010), 0xFFFE, 0xFFFF, 0x10FFFF]))
     ElementTree.fromstring(f"<a>{in_xml(every).replace('&', '').replace('<', '')}</a>")
+    assert is_clean(in_xml(BAD))
+
+
+@pytest.mark.parametrize("error", [InputError(BAD), NotFound(BAD), LabError(BAD), KernelError(BAD, BAD, 2, hint=BAD)])
+def test_errors_of_the_api_have_no_control_characters(error: LabctlError) -> None:
+    assert is_clean(str(error))
 
 
 def test_a_screen_lets_nothing_else_through() -> None:
