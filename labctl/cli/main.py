@@ -196,6 +196,8 @@ def stopped_status(stopped: KeyboardInterrupt) -> int:
 
 def report_bug(error: Exception) -> int:
     """An exception that labctl did not raise on purpose: what to do, and the traceback."""
+    if isinstance(error.__cause__, KeyboardInterrupt):  # in __set_name__, which Python 3.11 makes a RuntimeError of
+        return stopped_status(error.__cause__)
     if _is_short_of_descriptors(error):  # wherever it was met, an import included
         complain(f"labctl: {describe_errno(error.errno or 0)}. It may open too few files at a time; see `ulimit -n`.")
         return EXIT_BUG

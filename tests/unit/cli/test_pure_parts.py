@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from ipaddress import ip_address
 
@@ -11,6 +12,7 @@ from labctl import plan, topology
 from labctl.cli import doctor, link
 from labctl.cli.cp import Place
 from labctl.cli.env import ways
+from labctl.cli.main import Stopped, report_bug
 from labctl.cli.shell import how_to_start, shell_of
 from labctl.errors import InputError
 from labctl.lab.description import Description, NodeInfo
@@ -183,3 +185,20 @@ def test_the_doctor_s_words_fit_and_say_the_remedy() -> None:
 def test_the_doctor_says_when_labs_cannot_run() -> None:
     checks = [doctor.Check("labs", "a lab", doctor.State.FAILED, "", "EPERM", "Run as root.")]
     assert doctor.render(checks, LOOK)[-1] == "Labs cannot run here; what has failed above says why."
+
+
+def test_a_signal_while_a_class_is_made_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    error = RuntimeError("Error calling __set_name__ on 'Key' instance")  # as Python 3.11 raises it
+    error.__cause__ = Stopped(signal.SIGTERM)
+    assert report_bug(error) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "labctl: interrupted by SIGTERM.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "limit"), [(MemoryError(), "ulimit -v"), (RuntimeError("can't start new thread"), "ulimit -u")]
+)
+def test_too_little_of_something_is_no_bug(error: Exception, limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_bug(error) == 4
+    told = capsys.readouterr().err
+    assert limit in told
+    assert "Traceback" not in told
