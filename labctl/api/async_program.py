@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from labctl.api.core import LONGEST_WAIT_S
 from labctl.api.journal import ActivityKind, Entry, Seen, show_command
 from labctl.api.readiness import listening, not_ready
-from labctl.api.running import Completed, Request, drain, kill, spawn, written
+from labctl.api.running import Completed, Request, drain, kill, signal_number, spawn, written
 from labctl.errors import LabctlError, LabGone, ProgramNotReady
 from labctl.kernel import syscalls
 from labctl.lab.process import Process
@@ -176,8 +176,9 @@ class AsyncProgram:
                 how = f"it {self.state}" if self._is_over else f"not within {timeout_s:g} s"
                 raise self._failure(f"was to write {compiled.pattern!r}; {how}")
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the program alone; one that has ended is left alone."""
+    def signal(self, number: int | str) -> None:
+        """Send a signal, `signal.SIGHUP` or "HUP", to the program alone; one that has ended is left alone."""
+        number = signal_number(number)
         if not self._is_over:
             self._process.signal(number)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from labctl.api.core import LONGEST_WAIT_S
 from labctl.api.journal import Entry, Seen
 from labctl.api.readiness import listening, not_ready
-from labctl.api.running import written
+from labctl.api.running import signal_number, written
 from labctl.errors import LabGone, ProgramNotReady
 from labctl.patterns import TooSlow, search
 from labctl.scenario.listener import Stream
@@ -133,8 +133,9 @@ class Program:
         how = f"it {self.state}" if running.ended else f"not within {timeout_s:g} s"
         raise self._failure(f"was to write {compiled.pattern!r}; {how}")
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the program alone; one that has ended is left alone."""
+    def signal(self, number: int | str) -> None:
+        """Send a signal, `signal.SIGHUP` or "HUP", to the program alone; one that has ended is left alone."""
+        number = signal_number(number)
         self._core.check_open(f"signal {self.name}")
         self._running.asked_to_end = True
         self._running.signal(number, group=False)

@@ -23,6 +23,17 @@ from labctl.unpatched import monotonic
 LONGEST_POLL_MS = 1e9  # poll(2) takes an int
 
 
+def signal_number(which: int | str) -> int:
+    """The number of `signal.SIGTERM`, 15, "TERM" or "SIGTERM". ValueError."""
+    if not isinstance(which, str):
+        return which
+    known = signal.Signals.__members__
+    name = f"SIG{which.upper().removeprefix('SIG')}"
+    if name not in known:
+        raise ValueError(f'`{which}` is not a signal: write "TERM" or signal.SIGTERM')
+    return known[name]
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
     """A program that has ended. `returncode` is as Popen's: minus the signal's number when one ended it."""

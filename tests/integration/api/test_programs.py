@@ -293,3 +293,12 @@ def test_one_that_holds_back_its_output_is_told_with_what_to_try() -> None:
         lab["client"].start(
             ["python3", "-c", code], ready=re.compile("ready"), ready_timeout_s=0.5, env={"PYTHONUNBUFFERED": ""}
         )
+
+
+@pytest.mark.parametrize("which", ["KILL", "SIGKILL", "kill", signal.SIGKILL, 9])
+def test_a_signal_is_a_name_or_a_number(client: Host, which: int | str) -> None:
+    with client.start(["sleep", "60"]) as program:
+        with pytest.raises(ValueError, match="`FOO` is not a signal"):
+            program.signal("FOO")
+        program.signal(which)
+        assert program.wait(timeout_s=WAIT_S) == -signal.SIGKILL
