@@ -273,6 +273,8 @@ def _running(run: Run, name: str, *, wanted: bool) -> str:
     if not is_running and not wanted:
         program.accounted_for = True
     if is_running is wanted:
+        if wanted:
+            program.seen_running()
         return ""
     wrong = f"expected {name} {'to run' if wanted else 'not to run'}; it {_is(program.state)}"
     return ForGood(wrong) if program.ended and not _has_branches(run) else wrong

@@ -24,18 +24,26 @@ if TYPE_CHECKING:
 
 QUIET_S = 0.1  # for programs that sleep: one of their children may be the one that crashes
 SETTLE_S = 1.5  # for programs that do something
+BUSY_S = 0.2  # the same when all steps have passed: a server may crash after its last answer
 HOSTS_LOOKED_AT = 8
 SOCKETS_KEPT = 20  # of each host
 TAIL_CHARACTERS = 16384  # of each stream of each program
 IDLE = "ST"  # letters of proc_pid_stat(5): sleeps, is stopped
 
 
-def settle(lab: Lab, condition: threading.Condition, programs: Iterable[Program]) -> None:
+def settle(
+    lab: Lab,
+    condition: threading.Condition,
+    programs: Iterable[Program],
+    *,
+    quiet_s: float = QUIET_S,
+    within_s: float = SETTLE_S,
+) -> None:
     """Wait until none of the programs is about to end by itself: all have ended, or sleep."""
     started = monotonic()
-    for _ in Scope(condition, started + SETTLE_S).look_again():
+    for _ in Scope(condition, started + within_s).look_again():
         alive = [program for program in programs if program.is_running]
-        quiet = monotonic() - started >= QUIET_S
+        quiet = monotonic() - started >= quiet_s
         if not alive or (quiet and all(is_idle(lab, each.command.host, each.process.pid) for each in alive)):
             return
 

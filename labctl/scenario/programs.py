@@ -115,6 +115,9 @@ class Program:
         """Whether it has ended with something else than status 0."""
         return self.status not in (None, 0)
 
+    def seen_running(self) -> None:
+        """A step has looked, and it runs: what was before does not count against it."""
+
     @property
     def failure(self) -> str:
         """How it has failed, to follow `it`."""

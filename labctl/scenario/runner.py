@@ -350,8 +350,10 @@ def take_steps(run: Run) -> None:
     """The steps, until one fails, and a look at the programs and calling processes that they have started."""
     from labctl.scenario import last_look
 
-    if not run_steps(run) and not run.scope.cancelled:
-        last_look.settle(run.lab, run.condition, run.programs.everything())
+    passed = run_steps(run)
+    if not run.scope.cancelled:
+        patience = {"quiet_s": 0.0, "within_s": last_look.BUSY_S} if passed else {}
+        last_look.settle(run.lab, run.condition, run.programs.everything(), **patience)
     if run.scope.cancelled:
         return
     for program in run.programs.unaccounted():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from labctl.topology.service import Service as Planned
 
 STREAMS = (Stream.STDOUT, Stream.STDERR)  # as the log numbers them
-TOO_OFTEN = 3  # failed runs during the scenario, which no step has asked for
+TOO_OFTEN = 3  # failed runs that no step has asked for, since the scenario's start or the last look that it runs
 
 
 class Service(Program):
@@ -54,10 +54,13 @@ class Service(Program):
     def has_failed(self) -> bool:
         return self._failures >= TOO_OFTEN or (not self.is_running and self._news.returncode not in (None, 0))
 
+    def seen_running(self) -> None:
+        self._failures = 0
+
     @property
     def failure(self) -> str:
         if self.is_running and self._failures >= TOO_OFTEN:
-            return f"{self._last_failure}, was started again, and failed {self._failures} times in this scenario"
+            return f"{self._last_failure}, was started again, and failed {self._failures} times"
         return self.state
 
     @property
