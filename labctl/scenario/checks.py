@@ -123,13 +123,14 @@ class StepReader:
         known = [key for key in keys if self._kind_of(key, data[key]) is not None]
         for key in keys:
             if key not in known:
-                self._unknown_key(path, key, data[key], in_schema=len(keys) > 1)
+                self._unknown_key(path, key, data[key], _where_it_stands(key, known), in_schema=len(keys) > 1)
         if not keys:
             self._misshapen(path, "the step has no kind", "a host's name for calls, or one of: " + ", ".join(StepKind))
         if len(known) > 1:
             named = " and ".join(f"`{key}`" for key in known)
             problem = f"a step has exactly one kind, not {named}"
-            self._misshapen((*path, known[1]), problem, "make it two steps", key=True)
+            inside = _where_it_stands(known[1], known[:1]) or _where_it_stands(known[0], known[1:2])
+            self._misshapen((*path, known[1]), problem, f"make it two steps{inside and ', or '}{inside}", key=True)
         steps = [self._one_kind(key, data[key], (*path, key), number, title, within_s) for key in known]
         return steps[0] if len(steps) == 1 else None
 
@@ -152,12 +153,14 @@ class StepReader:
             return StepKind.CALLS
         return None
 
-    def _unknown_key(self, path: KeyPath, key: str, body: Any, *, in_schema: bool) -> None:
+    def _unknown_key(self, path: KeyPath, key: str, body: Any, where: str, *, in_schema: bool) -> None:
         host = key.partition("/")[0]
         if isinstance(body, str) and self._topology is not None and not _near_a_kind(key):
             problem, hint = f"there is no host `{host}`", suggestion(host, self._places)
         else:
             problem, hint = f"unknown kind of step `{key}`", suggestion(key, self._step_keys)
+        if where:
+            problem, hint = f"`{key}` does not stand beside the kind of a step", where
         in_schema = in_schema or not isinstance(body, str)
         self.diagnostics.append(self._document.diagnostic((*path, key), problem, hint, key=True, in_schema=in_schema))
 
@@ -609,6 +612,13 @@ def _at(data: Any, path: KeyPath) -> str:
     for element in path:
         data = data[element]
     return str(data)
+
+
+def _where_it_stands(key: str, kinds: Iterable[str]) -> str:
+    """How a key is written into the mapping of one of these kinds of steps, which takes it; "" when none does."""
+    takers = (kind for kind in kinds if kind in list(StepKind) and StepKind(kind) in BODIES)
+    taker = next((kind for kind in takers if key in BODIES[StepKind(kind)].KEYS), "")
+    return taker and f"write `{taker}: {{..., {key}: ...}}`"
 
 
 def _near_a_kind(word: str) -> bool:
