@@ -206,6 +206,8 @@ class Keeper:
             return Answer(Failed.of(error))
         except OSError as error:
             return Answer(Failed.of(self.error_of(frame.message, error)))
+        except MemoryError:
+            return Answer(Failed.of(LabError("lab: its keeper has too little memory for this. See `ulimit -v`.")))
         except Exception:  # noqa: BLE001 - a bug here must reach the client, not end every program of the lab
             return Answer(Failed.of(LabError(f"lab: the keeper failed. This is a bug.\n{self.log_bug()}")))
 
@@ -308,7 +310,8 @@ class Keeper:
         number = error.errno or 0
         attempted = f"carry out {type(message).__name__}"
         subject = f"lab {self.surroundings.lab}"
-        return KernelError(subject, attempted, number, detail=str(error), hint=processes.remedy(number))
+        detail = str(error.filename or "") if number else str(error)
+        return KernelError(subject, attempted, number, detail=detail, hint=processes.remedy(number))
 
     def host(self, name: str) -> Host:
         """The node of that name."""

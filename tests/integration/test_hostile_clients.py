@@ -360,3 +360,17 @@ def test_a_program_that_stops_every_other_on_its_host_does_not_stop_the_keeper(n
             assert output(lab, "server", "echo", "here") == "here\n"
         assert time.monotonic() - started < WAIT_S / 2
         lab.stop_process("client", "stopper")
+
+
+def test_a_keeper_that_is_short_of_descriptors_tells_it_once_and_stays(name: str) -> None:
+    keeper = keeper_of(name)
+    with Lab.attach(name) as lab:
+        assert output(lab, "client", "echo", "here") == "here\n"
+        soft, hard = resource.prlimit(keeper, resource.RLIMIT_NOFILE)
+        resource.prlimit(keeper, resource.RLIMIT_NOFILE, (len(descriptors_of(keeper)), hard))
+        with pytest.raises(LabError) as failed:
+            lab.spawn("client", ["true"])
+        resource.prlimit(keeper, resource.RLIMIT_NOFILE, (soft, hard))
+        assert str(failed.value).count("Too many open files") == 1
+        assert "ulimit -n" in str(failed.value)
+        assert output(lab, "client", "echo", "still", "here") == "still here\n"
