@@ -291,7 +291,8 @@ class ListOf(Generic[T]):
             many["minItems"] = self._at_least
         if self._at_most is not None:
             many["maxItems"] = self._at_most
-        return {"anyOf": [of, many]} if self._or_one else many
+        # A list is the list, also where one of it may be written as a list: `exec: [ls, /tmp]` is two commands.
+        return {"anyOf": [{"not": {"type": "array"}, **of}, many]} if self._or_one else many
 
     def _count(self, count: int, at: Reading, path: KeyPath) -> None:
         entries = f"has {count} {'entry' if count == 1 else 'entries'}, must have"

@@ -217,6 +217,8 @@ def test_validation_of_scenarios_agrees_with_their_schema(data: Any) -> None:
         ({"within": "${n}"}, False),
         ({"topology": {"hosts": {"a": {"cuont": 3}}}}, False),
         ({"topology": {"hosts": {"a": None}, "links": [["a"]]}}, False),
+        ({"topology": {"hosts": {"client": {"exec": ["ls", 5]}}}}, False),
+        ({"topology": {"hosts": {"client": {"exec": [["ls", 5], "ls"]}}}}, True),
         ({"steps": []}, False),
     ],
 )
