@@ -124,11 +124,14 @@ def node_places(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def process_names(context: typer.Context, incomplete: str) -> list[str]:
-    """NODE/NAME of the detached processes, or NAME where that is what was begun."""
+    """NODE/NAME of the detached processes, or NAME where that is what was begun; for `stop`, of those that run."""
     found = []
+    ended_too = context.info_name != "stop"
     for lab in _labs(context.params.get("lab")):
         with _in_silence():
-            there = [each for each in lab.processes() if each.is_detached]
+            there = [
+                each for each in lab.processes() if each.is_detached and (ended_too or each.state.value != "ended")
+            ]
             found += [f"{each.node}/{each.name}" for each in there]
             found += [each.name for each in there if incomplete]
     given = _given(context)

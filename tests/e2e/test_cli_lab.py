@@ -403,6 +403,7 @@ def test_completion_knows_labs_nodes_and_processes() -> None:
     done("start", "server", "--name", "web", "--", "sleep", "1000")
     assert completed("stop", "") == ["server/web"]
     assert completed("logs", "we") == ["web"]
+    assert completed("logs", "server/we") == ["server/web"]
     assert completed("stop", "server/web", "") == []
     done("stop", "web")
     assert "ping" in completed("exec", "client", "--", "pin")
