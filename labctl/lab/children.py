@@ -209,7 +209,8 @@ def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], 
             report_failure(writing, error)
         except OSError as error:
             attempted = "prepare a process" if not error.filename else f"use {error.filename} in a new process"
-            report_failure(writing, KernelError(host.subject, attempted, error.errno or 0))
+            number = error.errno or 0
+            report_failure(writing, KernelError(host.subject, attempted, number, hint=processes.remedy(number)))
         except Exception:  # noqa: BLE001 - without a word it would pass for a program that has started
             report_failure(writing, LabError(f"{what}: could not start. This is a bug.\n{traceback.format_exc()}"))
 

@@ -15,7 +15,7 @@ from select import POLLHUP, POLLIN, poll
 
 import pytest
 
-from labctl.errors import InputError, KernelError, LabError
+from labctl.errors import InputError, KernelError, LabError, LabImpossible
 from labctl.lab import registry
 from labctl.lab.description import ProcessInfo, ProcessState, Restart
 from labctl.lab.handle import Lab
@@ -356,7 +356,7 @@ def test_another_user_owns_the_terminal(lab: Lab) -> None:
 
 @for_ordinary_users("of labs in a user namespace")
 def test_in_a_user_namespace_there_is_no_other_user(lab: Lab) -> None:
-    with pytest.raises(LabError, match=r"has no users but its owner. For other users, start the lab as root"):
+    with pytest.raises(LabImpossible, match=r"has no user but its owner. `labctl doctor` shows how"):
         lab.spawn("server", ["id"], user="nobody")
 
 
