@@ -1,4 +1,4 @@
-"""The environment variables that labctl looks at or sets. That none is missing is tested against the source."""
+"""The environment variables that labctl reads or sets. A test compares this list with the source."""
 
 from __future__ import annotations
 
@@ -19,43 +19,38 @@ class Variable:
 
 
 VARIABLES = (
-    Variable(
-        "LABCTL_LAB", "The running lab that a command means when it does not say --lab. Set for programs on hosts."
-    ),
+    Variable("LABCTL_LAB", "The running lab of a command without --lab. Set for programs on hosts."),
     Variable("LABCTL_NODE", "Set for programs on hosts: the host's name."),
-    Variable("LABCTL_SEED", "The seed of what is random, as --seed. Set for the programs of a scenario."),
+    Variable("LABCTL_SEED", "The seed of random choices, like --seed. Set for programs of a scenario."),
     Variable(
         "LABCTL_STATE_DIR",
-        "Where running labs are kept, instead of /run/labctl (root) or $XDG_RUNTIME_DIR/labctl. Mode 0700, yours.",
+        "The directory of running labs, instead of /run/labctl (root) or $XDG_RUNTIME_DIR/labctl. Mode 0700, yours.",
     ),
     Variable(
         "LABCTL_INCLUDE_DIRS",
-        "Directories, separated by colons, that topology files may include files from, beside their own.",
+        "Directories, separated by colons, from which topology files may include files, besides their own directory.",
     ),
-    Variable("_LABCTL_COMPLETE", "Set by the completion scripts when they ask for words; nothing for people."),
-    Variable("COLUMNS", "The width of reports where standard output is no terminal; else 80."),
-    Variable("NO_COLOR", "No colours, whatever its value."),
-    Variable("FORCE_COLOR", "Colours in a pipe, too; not with an empty value or 0. NO_COLOR wins."),
-    Variable("TERM", "dumb: no colours, no view of what runs."),
+    Variable("_LABCTL_COMPLETE", "Set by the completion scripts; not for users."),
+    Variable("COLUMNS", "The width of reports when standard output is not a terminal. Default 80."),
+    Variable("NO_COLOR", "Turns colours off, whatever its value."),
+    Variable("FORCE_COLOR", "Turns colours on in a pipe, unless it is empty or 0. NO_COLOR takes precedence."),
+    Variable("TERM", "dumb: no colours and no live view of running scenarios."),
     Variable("SHELL", "The shell that labctl shell opens."),
-    Variable("HOME", "Where XDG_STATE_HOME is when it is not set: ~/.local/state."),
+    Variable("HOME", "Used when XDG_STATE_HOME is not set: ~/.local/state."),
     Variable(
         "LOGNAME",
-        "Set in a private network of pytest's, where nothing else tells who the user is: names its temporary folder.",
+        "Set in pytest's private network where the user's name is unknown otherwise; it names the temporary folder.",
     ),
-    Variable("PATH", "Where programs are looked for, on hosts too; /run/lab/bin comes first there."),
+    Variable("PATH", "Where programs are found, on hosts too; /run/lab/bin comes first there."),
     Variable("XDG_RUNTIME_DIR", "Where the state directory of an ordinary user is."),
-    Variable("XDG_STATE_HOME", "Where the console keeps its history; ~/.local/state when it is not set."),
-    Variable("PYTHONIOENCODING", "The encoding of what is printed, instead of the locale's."),
+    Variable("XDG_STATE_HOME", "Where the console keeps its history. Default ~/.local/state."),
+    Variable("PYTHONIOENCODING", "The encoding of output, instead of the locale's."),
     Variable("GITHUB_ACTIONS", "On GitHub's runners: failures become annotations on the failing line."),
-    Variable("GITHUB_STEP_SUMMARY", "On GitHub's runners: the file that the summary of the job is added to."),
-    Variable("GITHUB_WORKSPACE", "On GitHub's runners: what the paths of annotations are relative to."),
-    Variable("GITLAB_CI", "On GitLab's runners: each scenario is a section of the log."),
-    Variable("ZDOTDIR", "Where zsh's start-up files are, for labctl shell."),
-    Variable(
-        "TYPER_USE_RICH",
-        "1: help and errors in boxes, for which rich must be installed, at the cost of a slower start.",
-    ),
+    Variable("GITHUB_STEP_SUMMARY", "On GitHub's runners: the file to which the job's summary is added."),
+    Variable("GITHUB_WORKSPACE", "On GitHub's runners: the directory to which paths of annotations are relative."),
+    Variable("GITLAB_CI", "On GitLab's runners: each scenario becomes a section of the log."),
+    Variable("ZDOTDIR", "The directory of zsh's start-up files, for labctl shell."),
+    Variable("TYPER_USE_RICH", "1: show help and errors in boxes. Requires rich and slows the start."),
 )
 
 

@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the code, in Markdown. A page asks for one by `<!-- generated: NAME -->`."""
+"""Markdown for the site, generated from the code. A page includes it with `<!-- generated: NAME -->`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _ASKED = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 
 
 def filled(page: str) -> str:
-    """The page with what it asks for. ValueError names what there is when it asks for something else."""
+    """Return the page with its generated parts. Raises: ValueError for an unknown name."""
 
     def made(asked: re.Match[str]) -> str:
         if asked[1] not in _MAKERS:
-            raise ValueError(f"no page is generated as {asked[1]}; there are {', '.join(_MAKERS)}")
+            raise ValueError(f"unknown generated part {asked[1]}; known: {', '.join(_MAKERS)}")
         return "\n".join(_MAKERS[asked[1]]())
 
     return _ASKED.sub(made, page)
@@ -38,17 +38,17 @@ def synopsis(command: Command) -> str:
 
 
 def _commands() -> Iterator[str]:
-    yield from ("| command | |", "|---|---|")
+    yield from ("| command | what it does |", "|---|---|")
     for command in commands():
         yield f"| [`labctl {command.name}`](#labctl-{command.name}) | {_cell(command.summary)} |"
-    yield from ("", "`labctl` itself takes:", "", *_options(common_options()))
+    yield from ("", "Options of `labctl` itself:", "", *_options(common_options()))
     for command in commands():
         yield from ("", f"(labctl-{command.name})=", f"## labctl {command.name}", "")
         yield from ("```text", synopsis(command), "```", "")
         for paragraph in command.description:
             yield from (paragraph, "")
         if command.arguments:
-            yield from ("| argument | |", "|---|---|")
+            yield from ("| argument | meaning |", "|---|---|")
             yield from (f"| `{_cell(each.metavar)}` | {_cell(each.help)} |" for each in command.arguments)
             yield ""
         if command.options:
@@ -58,17 +58,17 @@ def _commands() -> Iterator[str]:
 
 
 def _options(options: tuple[Option, ...]) -> Iterator[str]:
-    yield from ("| option | |", "|---|---|")
+    yield from ("| option | meaning |", "|---|---|")
     for option in options:
         names = ", ".join(f"`{name}`" for name in option.names)
         value = f" `{_cell(option.value)}`" if option.value else ""
         more = f" Default: `{option.default}`." if option.default else ""
-        again = " May be given again." if option.repeatable else ""
+        again = " Repeatable." if option.repeatable else ""
         yield f"| {names}{value} | {_cell(option.help)}{more}{again} |"
 
 
 def _scenarios() -> Iterator[str]:
-    """The index of the scenarios that ship, and below it their files, which it points to."""
+    """The index of shipped scenarios, followed by their files, to which it links."""
     folder = ROOT / "scenarios"
     files = {path.name: path for path in sorted(folder.iterdir()) if path.suffix in _LEXERS}
     index = (folder / "README.md").read_text()
@@ -90,14 +90,14 @@ def _scenarios() -> Iterator[str]:
 def _schema(kind: Kind) -> Callable[[], Iterator[str]]:
     def made() -> Iterator[str]:
         for mapping in mappings(kind):
-            title = f"## {mapping.name}" if mapping.name else "## The whole"
+            title = f"## {mapping.name}" if mapping.name else "## Top level"
             yield from (title, "", mapping.meaning, "")
             if mapping.takes:
-                yield from (f"Takes {mapping.takes}.", "")
+                yield from (f"Value: {mapping.takes}.", "")
             if mapping.keys:
-                yield from ("| key | takes | |", "|---|---|---|")
+                yield from ("| key | value | meaning |", "|---|---|---|")
             for key in mapping.keys:
-                needed = " **Needed.**" if key.required else f" Default: `{key.default}`." if key.default else ""
+                needed = " **Required.**" if key.required else f" Default: `{key.default}`." if key.default else ""
                 yield f"| `{key.name}` | {_cell(key.takes)} | {_cell(key.meaning)}{needed} |"
             yield ""
 
@@ -105,7 +105,7 @@ def _schema(kind: Kind) -> Callable[[], Iterator[str]]:
 
 
 def _exit_statuses() -> Iterator[str]:
-    yield from ("| command | |", "|---|---|")
+    yield from ("| command | exit statuses |", "|---|---|")
     for command in commands():
         if command.exit_status:
             yield f"| `labctl {command.name}` | {_cell(command.exit_status)} |"
@@ -115,12 +115,12 @@ def _errors() -> Iterator[str]:
     from labctl import errors
     from labctl.documents import source
 
-    yield from ("| class | exit status | |", "|---|---|---|")
+    yield from ("| class | exit status | raised when |", "|---|---|---|")
     found = {each for module in (errors, source) for each in vars(module).values() if _is_error(each)}
     for each in sorted(found, key=lambda one: (one.exit_status, len(one.__mro__), one.__name__)):
         meaning = inspect.cleandoc(each.__doc__ or "").split("\n\n")[0].replace("\n", " ")
         bases = ", ".join(f"`{base.__name__}`" for base in each.__bases__ if base is not Exception)
-        parent = f" A kind of {bases}." if bases else ""
+        parent = f" Subclass of {bases}." if bases else ""
         yield f"| `{each.__name__}` | {each.exit_status} | {_cell(meaning)}{parent} |"
 
 
@@ -129,7 +129,7 @@ def _is_error(value: object) -> TypeGuard[type[LabctlError]]:
 
 
 def _environment() -> Iterator[str]:
-    yield from ("| variable | |", "|---|---|")
+    yield from ("| variable | meaning |", "|---|---|")
     yield from (f"| `{variable.name}` | {_cell(variable.meaning)} |" for variable in VARIABLES)
 
 
