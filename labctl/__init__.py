@@ -15,18 +15,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labctl.api.async_lab import AsyncHost, AsyncLab, AsyncLink, AsyncScenarioRun
     from labctl.api.async_program import AsyncProgram
-    from labctl.api.asynchronous import AsyncHost, AsyncLab, AsyncLink, AsyncScenarioRun
-    from labctl.api.host import Host
+    from labctl.api.host import Host, Link
     from labctl.api.journal import Activity, ActivityKind
-    from labctl.api.lab import Lab
-    from labctl.api.link import Link
-    from labctl.api.process import enter_private_network
-    from labctl.api.program import Program
-    from labctl.api.reachability import Reachability
-    from labctl.api.running import Completed
+    from labctl.api.lab import Lab, Reachability, Socket, State, Transport, enter_private_network
+    from labctl.api.program import Completed, Program
     from labctl.api.scenarios import ScenarioFailed, ScenarioRun
-    from labctl.api.seen import Socket, State, Transport
     from labctl.api.topology import Topology
     from labctl.errors import (
         DeadlineExceeded,
@@ -98,17 +93,12 @@ def _home(name: str) -> str:
     """The module of labctl.api that a public name comes from; "" for labctl.errors."""
     homes = {
         "async_program": ("AsyncProgram",),
-        "asynchronous": ("AsyncHost", "AsyncLab", "AsyncLink", "AsyncScenarioRun"),
-        "host": ("Host",),
+        "async_lab": ("AsyncHost", "AsyncLab", "AsyncLink", "AsyncScenarioRun"),
+        "host": ("Host", "Link"),
         "journal": ("Activity", "ActivityKind"),
-        "lab": ("Lab",),
-        "link": ("Link",),
-        "process": ("enter_private_network",),
-        "program": ("Program",),
-        "reachability": ("Reachability",),
-        "running": ("Completed",),
+        "lab": ("Lab", "Reachability", "Socket", "State", "Transport", "enter_private_network"),
+        "program": ("Completed", "Program"),
         "scenarios": ("ScenarioFailed", "ScenarioRun"),
-        "seen": ("Socket", "State", "Transport"),
         "topology": ("Topology",),
     }
     for module, names in homes.items():

@@ -4,7 +4,7 @@
 
     LabctlError                  whatever a user may want to catch
     ├── InputError               a file or the command line is wrong         exit status 2
-    │   ├── DocumentError        ... with a diagnostic for every mistake in the file (documents/source.py)
+    │   ├── DocumentError        ... with a diagnostic for every mistake in the file (documents/diagnostics.py)
     │   └── NotFound             no node or link of that name; a KeyError too
     ├── MachineError             this machine cannot do it: privilege, kernel feature    exit status 3
     │   └── LabImpossible        ... this lab, that is: it asks for something that others do not

@@ -1,7 +1,7 @@
 """Text from files, command lines and programs, made harmless for those who read it: terminals, CI logs, XML.
 
 Everything that labctl prints in lines of its own passes through here: `complain` (labctl/cli/main.py) and `Screen`
-(labctl/report/screen.py) are the places that print. `labctl exec`, `shell` and `logs` pass programs' output through as
+(report/terminal.py) are the places that print. `labctl exec`, `shell` and `logs` pass programs' output through as
 it is, and JSON escapes for itself.
 """
 
@@ -17,7 +17,7 @@ _VISIBLE = {code: f"\\x{code:02x}" for code in _C0_AND_C1 if code not in (0x09, 
 _VISIBLE |= {code: f"\\u{code:04x}" for code in _ORDER_AND_LINES}
 # Everything outside XML 1.0's production Char, https://www.w3.org/TR/xml/#charsets (surrogates and NUL included).
 _NOT_XML = re.compile("[\ufffe\uffff]")  # of what `visible` leaves
-_OWN_COLOURS = re.compile(r"(\x1b\[(?:0|1|2|32|33|1;31)m)")  # those of labctl.report.screen.Ink
+_OWN_COLOURS = re.compile(r"(\x1b\[(?:0|1|2|32|33|1;31)m)")  # those of labctl.report.terminal.Ink
 
 
 def visible(text: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 
-from labctl.lab.handle import Lab
-from labctl.lab.starting import Boot
+from labctl.lab.client.boot_process import Boot
+from labctl.lab.client.handle import Lab
 from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, Operation, Plan, PlannedNode, SetUp
 from labctl.topology.model import NodeKind
 from tests.patience import patient

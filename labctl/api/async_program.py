@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, Self
 
 from labctl.api.core import LONGEST_WAIT_S
 from labctl.api.journal import ActivityKind, Entry, Seen, show_command
-from labctl.api.readiness import listening, not_ready
-from labctl.api.running import Completed, Request, drain, kill, signal_number, spawn, written
+from labctl.api.program import Completed, Request, drain, kill, listening, not_ready, signal_number, spawn, written
 from labctl.errors import LabctlError, LabGone, ProgramNotReady
 from labctl.kernel import syscalls
-from labctl.lab.process import Process
+from labctl.lab.client.process import Process
 from labctl.patterns import TooSlow, search, search_lines
-from labctl.scenario.programs import PATIENCE_S, SURELY_S, describe_status
-from labctl.scenario.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
-from labctl.topology.service import BUFFERED
+from labctl.programs.program import PATIENCE_S, SURELY_S, describe_status
+from labctl.programs.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
+from labctl.topology.model import BUFFERED
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.api.async_worker import Worker
-    from labctl.api.asynchronous import AsyncHost
+    from labctl.api.async_lab import AsyncHost, Worker
     from labctl.api.core import Core
-    from labctl.api.readiness import Ready
+    from labctl.api.program import Ready
 
 
 @asynccontextmanager
@@ -109,7 +107,7 @@ class AsyncProgram:
     ) -> None:
         try:
             if error is not None and not self._closed:
-                from labctl.api.failure import snapshot_of_failure
+                from labctl.api.journal import snapshot_of_failure
 
                 await self._worker.call(partial(snapshot_of_failure, self._core, error))
                 await self._settle()

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from labctl.api.journal import ActivityKind, Entry, Journal, show_command
 from labctl.errors import InputError, LabGone, NotFound
-from labctl.lab.handle import Lab as Engine
+from labctl.lab.client.handle import Lab as Engine
 from labctl.names import name_key
-from labctl.scenario.programs import Programs
-from labctl.scenario.waiting import Scope, Watcher
+from labctl.programs.program import Programs
+from labctl.programs.waiting import Scope, Watcher
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.api.visiting import Visits
+    from labctl.api.netns import Visits
     from labctl.plan.operations import Plan, PlannedNode
     from labctl.topology.model import Node, Topology
 
@@ -55,7 +55,7 @@ class Core:
     @classmethod
     def opened(cls, model: Topology, visible_paths: Iterable[str | os.PathLike[str]], deadline_s: float) -> Core:
         """The lab of that topology, made now, its services ready. MachineError, KernelError, DeadlineExceeded."""
-        from labctl.plan.ordering import build
+        from labctl.plan.build import build
 
         plan = build(model)
         has_services = any(node.services or node.commands or node.tree for node in plan.nodes)
@@ -78,7 +78,7 @@ class Core:
     @classmethod
     def of_running(cls, name: str | None, deadline_s: float) -> Core:
         """A running lab, which `close` leaves as it is. InputError, DeadlineExceeded."""
-        from labctl.plan.topology_of import topology_of
+        from labctl.plan.build import topology_of
 
         engine = Engine.attach(name, deadline_s=deadline_s)
         try:
@@ -178,7 +178,7 @@ class Core:
         """What threads of this process need to enter hosts."""
         with self._lock:
             if self._visits is None:
-                from labctl.api.visiting import Visits
+                from labctl.api.netns import Visits
 
                 self._visits = Visits(self)
             return self._visits
@@ -212,7 +212,7 @@ class Core:
 
 def not_found(problem: str, word: str, allowed: Iterable[str]) -> NotFound:
     """The error to raise for a name that is not there."""
-    from labctl.documents.source import suggest
+    from labctl.documents.diagnostics import suggest
 
     return NotFound(f"{problem}; {suggest(word, allowed) or 'there are none'}")
 

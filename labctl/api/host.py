@@ -1,4 +1,9 @@
-"""A node of a lab, as a program holds it: where commands run and sockets live."""
+"""A node of a lab, as a program holds it: where commands run and sockets live.
+
+What the topology says of a node: the same for `Host` and `AsyncHost`.
+
+A link between two nodes: the cable, pulled and plugged in again.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +14,166 @@ from socket import AF_INET, SOCK_STREAM
 from typing import IO, TYPE_CHECKING, Any
 
 from labctl.api import sockets
-from labctl.api.core import check_argv, check_env
-from labctl.api.facts import NodeFacts
+from labctl.api.core import check_argv, check_env, not_found
 from labctl.api.journal import ActivityKind, describe, show_command
-from labctl.api.program import Program
-from labctl.api.readiness import listening, parse_ready
-from labctl.api.running import Completed, Request, run
-from labctl.scenario.programs import Command
+from labctl.api.program import Completed, Program, Request, listening, parse_ready, run
+from labctl.plan.operations import SetDown, SetUp
+from labctl.programs.program import Command
 
 if TYPE_CHECKING:
     from socket import socket as PythonSocket
 
     from labctl.api.core import Core
     from labctl.api.lab import Lab
-    from labctl.api.visiting import Visit
-    from labctl.kernel.diag import Socket
+    from labctl.api.netns import Visit
+    from labctl.kernel.sock_diag import Socket
+    from labctl.plan.operations import Operation
+    from labctl.topology.model import Address, Endpoint, Impairment, Interface, NodeKind
+    from labctl.topology.model import Link as ModelLink
+
+
+class NodeFacts:
+    """A node of a lab. It has no state of its own: two objects for the same node are equal."""
+
+    def __init__(self, core: Core, name: str) -> None:
+        """For the classes that build on it. NotFound."""
+        self.name = name
+        self._core = core
+        self._node = core.node(name)
+
+    def __repr__(self) -> str:
+        addresses = ", ".join(str(address) for address in self.addresses[:2])
+        where = f"of lab {self._core.model.name}, {addresses or self.kind}, {self._core.state}"
+        return f"<{type(self).__name__} {self.name} {where}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NodeFacts) or type(other) is not type(self):
+            return NotImplemented
+        return (self._core, self.name) == (other._core, other.name)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def kind(self) -> NodeKind:
+        """host, router or switch."""
+        return self._node.kind
+
+    @property
+    def interfaces(self) -> tuple[Interface, ...]:
+        """As the topology has them, without `lo`."""
+        return self._node.interfaces
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Interface by interface, as the topology has them."""
+        return tuple(self._node.addresses)
+
+    @property
+    def ipv4(self) -> str | None:
+        """The first IPv4 address, None when it has none."""
+        return next((str(address) for address in self.addresses if address.version == 4), None)
+
+    @property
+    def ipv6(self) -> str | None:
+        """The first IPv6 address, None when it has none."""
+        return next((str(address) for address in self.addresses if address.version == 6), None)
+
+
+class Link:
+    """A link of a lab. Values that describe the kernel's state are asked for each time."""
+
+    def __init__(self, core: Core, link: ModelLink) -> None:
+        """For `Lab.link` and `Lab.links`."""
+        self._core = core
+        self._link = link
+
+    def __repr__(self) -> str:
+        return f"<Link {self._link} of lab {self._core.model.name}, {self._core.state}>"
+
+    def __str__(self) -> str:
+        return str(self._link)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Link) and (self._core, self._link) == (other._core, other._link)
+
+    def __hash__(self) -> int:
+        return hash(self._link)
+
+    @property
+    def ends(self) -> tuple[Endpoint, Endpoint]:
+        """Node and interface of each end."""
+        return (self._link.a, self._link.b)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether both ends are up and have a carrier. KernelError."""
+        from labctl.observe import network
+
+        self._core.check_open(f"look at link {self}")
+        states = [
+            any(
+                link.up and link.carrier
+                for link in network.links(self._core.engine, end.node)
+                if link.name == end.ifname
+            )
+            for end in self.ends
+        ]
+        return all(states)
+
+    def down(self) -> None:
+        """Pull the cable: both ends lose their carrier. KernelError.
+
+        The interface of a switch's port, else of the second end, is set down; the other keeps addresses and routes.
+        """
+        from labctl.scenario.network_steps import end_to_cut
+
+        end = end_to_cut(self._core.model, self._link, self._link.b.node)
+        self._apply([SetDown(end.node, end.ifname)], "down")
+
+    def up(self) -> None:
+        """Plug the cable in again, with the addresses and routes that it had when it was pulled. KernelError."""
+        self._apply([SetUp(end.node, end.ifname) for end in self.ends], "up")
+
+    def set(
+        self,
+        *,
+        delay: str | None = None,
+        jitter: str | None = None,
+        loss: str | None = None,
+        rate: str | None = None,
+        sender: str | None = None,
+    ) -> None:
+        """What happens to packets on the link from now on, in each direction or in what `sender` (a node) sends.
+
+        As files have it: delay="20ms", jitter="2ms", loss="1%", rate="10mbit"; what is not said does not happen any
+        more. ValueError for a value that is none; MachineError, with the package that brings it, on a kernel without
+        netem (sch_netem) or tbf (sch_tbf); KernelError.
+        """
+        from labctl.topology.impairments import parse
+
+        impairment = parse({"delay": delay, "jitter": jitter, "loss": loss, "rate": rate})
+        self._impair(impairment, sender, f"set {impairment}" + (f" from {sender}" if sender else ""))
+
+    def clear(self) -> None:
+        """Nothing happens to packets any more, in either direction, whatever the topology says. KernelError."""
+        self._impair(None, None, "clear")
+
+    def _impair(self, impairment: Impairment | None, sender: str | None, word: str) -> None:
+        from labctl.plan.build import set_impairments
+
+        self._core.check_open(f"{word} on link {self}")
+        ends = [(end.node, end.ifname) for end in self.ends if sender in (None, end.node)]
+        if not ends:
+            raise not_found(f"link {self}: `{sender}` is at neither end", sender or "", [end.node for end in self.ends])
+        with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
+            self._core.engine.apply(set_impairments(self._core.plan, ends, impairment))
+
+    def _apply(self, operations: Sequence[Operation], word: str) -> None:
+        self._core.check_open(f"set link {self} {word}")
+        with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
+            self._core.engine.apply(operations)
+
 
 Argv = Sequence[str | os.PathLike[str]]
 StrPath = str | os.PathLike[str]
@@ -156,7 +306,7 @@ class Host(NodeFacts):
 
     def sockets(self) -> tuple[Socket, ...]:
         """The host's sockets, as the kernel (sock_diag(7)) tells them: TCP, UDP, AF_UNIX. KernelError."""
-        from labctl.observe.sockets import sockets as observed
+        from labctl.observe.network import sockets as observed
 
         self._core.check_open(f"list the sockets of {self.name}")
         return observed(self._core.engine, self.name)

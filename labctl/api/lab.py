@@ -1,4 +1,11 @@
-"""`Lab`: a topology that exists in the kernel as long as this object does."""
+"""`Lab`: a topology that exists in the kernel as long as this object does.
+
+What `Lab.ping` gives: which host reaches which.
+
+What `Host.sockets()` gives: the names of `labctl.observe.network` that programs need to look at it.
+
+What is done to the process that uses the API, rather than to a lab.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +13,94 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.api.core import Core, not_found
-from labctl.api.host import Host
+from labctl.api.host import Host, Link
 from labctl.api.journal import Activity, ActivityKind
-from labctl.api.link import Link
+from labctl.observe.network import Socket, State, Transport
+from labctl.observe.ping import Try, attempt, is_sample, pairs, talking
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
     from labctl.api.program import Program
-    from labctl.api.reachability import Reachability
     from labctl.api.scenarios import ScenarioRun
     from labctl.api.topology import Topology
     from labctl.scenario.model import Scenario
     from labctl.topology.model import Link as ModelLink
+
+
+@dataclass(frozen=True, slots=True)
+class Reachability:
+    """The pairs of hosts that were tested, in each family in which they have addresses; true when all were reached.
+
+    Of more than 100 hosts it is a sample, unless every pair was asked for.
+    """
+
+    hosts: tuple[str, ...]
+    tries: tuple[Try, ...]
+    is_sample: bool = False  # of more than 100 hosts not every pair was tested
+
+    def __bool__(self) -> bool:
+        return not self.failed
+
+    def __str__(self) -> str:
+        from labctl.report.terminal import Look, render
+
+        return "\n".join(render(self.hosts, self.tries, Look(), sampled=self.is_sample))
+
+    @property
+    def failed(self) -> tuple[Try, ...]:
+        """Those without an answer; `problem` says why."""
+        return tuple(each for each in self.tries if each.problem)
+
+    @property
+    def summary(self) -> str:
+        """`6 of 6 reached`."""
+        return f"{len(self.tries) - len(self.failed)} of {len(self.tries)} reached"
+
+    def reached(self, source: str, target: str) -> bool:
+        """Whether one host reached another, in every family that was tried. KeyError when that was not tried."""
+        found = [not each.problem for each in self.tries if (each.source, each.target) == (source, target)]
+        if not found:
+            hint = "; ping(every_pair=True) tests all" if self.is_sample else ""
+            raise KeyError(f"{source} -> {target} was not tested{hint}")
+        return all(found)
+
+
+def ping(core: Core, family: int | None, timeout_s: float, every_pair: bool) -> Reachability:
+    """See `Lab.ping`."""
+    version = {None: None, 4: 4, 6: 6, AF_INET: 4, AF_INET6: 6}.get(family, 0)
+    if version == 0:
+        raise ValueError(f"family={family!r}: 4, 6, AF_INET, AF_INET6, or None for both")
+    hosts = talking(core.plan, routers=False)
+    tries = [
+        each
+        for each in pairs(core.plan, hosts, every_pair=every_pair)
+        if version is None or each.family == str(version)
+    ]
+    found = attempt(core.engine, core.plan, tries, deadline_s=timeout_s) if tries else []
+    return Reachability(tuple(hosts), tuple(found), is_sample(hosts, every_pair=every_pair))
+
+
+__all__ = ["Socket", "State", "Transport"]
+
+
+def enter_private_network() -> bool:
+    """Give this process a network of its own, so that `Host.netns()` really enters hosts without root.
+
+    For an ordinary user, in a single-threaded process, before anything else: it goes to a user, network and mount
+    namespace of its own, in which it is root (of nothing but those) and has a loopback interface; the machine's network
+    is out of reach from then on, for all that it starts, too. Returns False, and does nothing, for root.
+    MachineError, with the remedy, where there are several threads or the machine does not let users do this.
+    """
+    from labctl.kernel import privilege
+
+    return privilege.enter_private_network()
+
 
 DEADLINE_S = 30.0
 
@@ -144,7 +223,7 @@ class Lab:
 
         NotFound when there is none, ValueError when there are several.
         """
-        from labctl.scenario.links import between
+        from labctl.scenario.network_steps import between
 
         (first, _, its), (second, _, others) = a.partition(":"), b.partition(":")
         for node in (first, second):
@@ -165,7 +244,6 @@ class Lab:
         Of more than 100 hosts a sample of the pairs is tested, unless `every_pair`. `timeout_s` is that of each host
         that does not answer. InputError when no host has an address of another.
         """
-        from labctl.api.reachability import ping
 
         self._core.check_open("ping")
         with self._core.journal.noting("", ActivityKind.PING, "all hosts") as entry:
@@ -198,7 +276,7 @@ class Lab:
 
         `after_s` leaves out what was over by then (seconds as in `Activity.started_s`).
         """
-        from labctl.api.failure import report
+        from labctl.api.journal import report
 
         return report(self._core, after_s)
 

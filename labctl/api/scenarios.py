@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 from labctl.api.journal import Activity, ActivityKind, Journal, show_command, tail
 from labctl.errors import LabctlError
-from labctl.scenario.listener import ScenarioInfo, SilentListener
-from labctl.scenario.model import Scenario
-from labctl.scenario.options import Cancellation
-from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+from labctl.scenario.model import Cancellation, Scenario
+from labctl.scenario.results import CallRecord, Outcome, ScenarioInfo, ScenarioResult, SilentListener, StepResult
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -68,8 +66,8 @@ class ScenarioRun:
 
     def __enter__(self) -> Self:
         from labctl import scenario
-        from labctl.api.failure import take_snapshot
-        from labctl.scenario.held import held
+        from labctl.api.journal import take_snapshot
+        from labctl.scenario.runner import held
 
         if self._result is not None:
             raise RuntimeError(f"{self!r} has been run already; call scenario() again for another run")

@@ -55,8 +55,8 @@ class Topology:
     @classmethod
     def shape(cls, text: str) -> Self:
         """From a shape: "pair", "star:4", "line:3", "tree:2,3", "mesh:4". InputError."""
+        from labctl.topology.generators import from_shape
         from labctl.topology.resolve import resolve
-        from labctl.topology.shapes import from_shape
 
         return cls._of(resolve(from_shape(text))[0])
 

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from labctl.cli import completion
 from labctl.cli.completion import VARIABLE
-from labctl.cli.ending import ends_with_status
+from labctl.cli.exit import ends_with_status
 from labctl.errors import InputError
 from labctl.printable import one_line
 
@@ -219,7 +219,7 @@ def validate(
     ],
 ) -> int:
     """Check topologies and scenarios, without privilege and without building anything."""
-    from labctl.cli.check import validate_files
+    from labctl.cli.examples import validate_files
 
     return validate_files(paths)
 
@@ -256,7 +256,7 @@ def plan(
     ] = None,
 ) -> int:
     """Show what would be made of a topology, or changed in a running lab; nothing is done."""
-    from labctl.cli.check import show_plan
+    from labctl.cli.examples import show_plan
 
     if (topology is None) == (topo is None):
         raise InputError("labctl plan: give one topology, a file or a shape such as star:10. See labctl plan --help")
@@ -285,7 +285,7 @@ def examples(
 
     Example: labctl examples tcp-echo --copy mine && labctl run mine/tcp-echo.yaml
     """
-    from labctl.cli.start import copy_example, list_examples, show_example
+    from labctl.cli.examples import copy_example, list_examples, show_example
 
     if copy_to is not None:
         if name is None:
@@ -300,7 +300,7 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made when it is not there.")],
 ) -> int:
     """Write a commented starter topology, scenario and test into DIR; existing files are never overwritten."""
-    from labctl.cli.start import write_starter
+    from labctl.cli.examples import write_starter
 
     return write_starter(directory)
 
@@ -311,6 +311,6 @@ def schema(
     kind: Annotated[SchemaKind, typer.Argument(metavar="topology|scenario|result|inspect", help="Which one.")],
 ) -> int:
     """Print a JSON Schema: of topology or scenario files for editors, of results and inspect for readers of JSON."""
-    from labctl.cli.check import show_schema
+    from labctl.cli.examples import show_schema
 
     return show_schema(kind)

@@ -15,7 +15,7 @@ import typer
 from labctl.errors import InputError, LabctlError
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
+    from labctl.lab.client.handle import Lab
 
 PATIENCE_S = 2.0  # a person waits
 SHELLS = ("bash", "zsh", "fish")
@@ -33,7 +33,7 @@ fi"""
 
 def lab_names(context: typer.Context, incomplete: str) -> list[str]:
     """Names of running labs that begin so."""
-    from labctl.lab import registry
+    from labctl.lab.client import registry
 
     try:
         return [name for name in registry.labs() if name.startswith(incomplete) and name not in _given(context)]
@@ -58,27 +58,27 @@ def other_ends(context: typer.Context, incomplete: str) -> list[tuple[str, str]]
 
 def example_names(context: typer.Context, incomplete: str) -> list[str]:
     """Names of shipped scenarios and topologies, beside the files here that begin so."""
-    from labctl.cli import shipped
+    from labctl.cli import files
 
-    names = (*shipped.scenarios(), *shipped.topologies())
+    names = (*files.shipped_scenarios(), *files.shipped_topologies())
     return _beside_files([name for name in names if name.startswith(incomplete)], incomplete)
 
 
 def scenario_names(context: typer.Context, incomplete: str) -> list[str]:
     """Names of shipped scenarios, beside the files here that begin so."""
-    from labctl.cli import shipped
+    from labctl.cli import files
 
-    return _beside_files([name for name in shipped.scenarios() if name.startswith(incomplete)], incomplete)
+    return _beside_files([name for name in files.shipped_scenarios() if name.startswith(incomplete)], incomplete)
 
 
 def topology_names(context: typer.Context, incomplete: str) -> list[str]:
     """Shapes and names of shipped topologies, beside the files here that begin so."""
-    from labctl.cli import shipped
-    from labctl.topology.shapes import SHAPES
+    from labctl.cli import files
+    from labctl.topology.generators import SHAPES
 
-    names = [name for name in dict.fromkeys([*SHAPES, *shipped.topologies()]) if name.startswith(incomplete)]
+    names = [name for name in dict.fromkeys([*SHAPES, *files.shipped_topologies()]) if name.startswith(incomplete)]
     return _beside_files(
-        [name if name in ("pair", *shipped.topologies()) else f"{name}:" for name in names], incomplete
+        [name if name in ("pair", *files.shipped_topologies()) else f"{name}:" for name in names], incomplete
     )
 
 
@@ -140,7 +140,7 @@ def process_names(context: typer.Context, incomplete: str) -> list[str]:
 
 def print_script(shell: str) -> int:
     """Prints the script that teaches the shell to complete labctl's words."""
-    from labctl.report.screen import standard_output
+    from labctl.report.terminal import standard_output
 
     if shell not in SHELLS:
         raise InputError(f"labctl completion: {shell} is none of {', '.join(SHELLS)}.")
@@ -161,8 +161,8 @@ def _given(context: typer.Context) -> set[str]:
 
 
 def _labs(name: object) -> Iterator[Lab]:
-    from labctl.lab import registry
-    from labctl.lab.handle import Lab
+    from labctl.lab.client import registry
+    from labctl.lab.client.handle import Lab
 
     with _in_silence():
         for each in registry.labs():

@@ -1,24 +1,171 @@
-"""`labctl console`: the prompt of a lab, for people and for scripts on standard input."""
+"""`labctl console`: the prompt of a lab, for people and for scripts on standard input.
+
+Commands that the console runs: one on a terminal of its own, several at once with each line's node in front.
+"""
 
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from labctl.cli.console_grammar import OnMachine, OnNodes, Own, completions, parse
+from labctl.cli.console_commands import OnMachine, OnNodes, Own, completions, parse
+from labctl.cli.exec import (
+    ExecRequest,
+    environment_of,
+    exit_status,
+    in_the_foreground,
+    on_a_terminal,
+    open_standard_descriptors,
+    spawn,
+    status_of_refusal,
+)
 from labctl.cli.main import complain
-from labctl.errors import InputError, LabctlError, LabGone, describe_errno
-from labctl.report.screen import standard_output
+from labctl.cli.signals import Signals
+from labctl.errors import InputError, KernelError, LabctlError, LabGone, describe_errno
+from labctl.printable import printable
+from labctl.report.terminal import Ink, cells, pad, standard_output
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
+    from labctl.lab.client.handle import Lab
+    from labctl.lab.client.process import Process
+    from labctl.report.terminal import Screen
+
+
+CHUNK_BYTES = 1 << 16
+LONGEST_LINE = 1 << 16  # bytes; a longer one is shown in pieces
+
+
+def shell_words(command: str) -> tuple[str, ...]:
+    """The words that have a shell run the command."""
+    shell = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
+    return (shell, "-c", command)
+
+
+def run_one(lab: Lab, node: str, command: str, *, interactive: bool) -> int:
+    """Run a command on a node in the foreground; its exit status. Without a terminal it has no standard input."""
+    request = ExecRequest(node, shell_words(command))
+    environment = environment_of(())
+    if interactive:
+        return on_a_terminal(lab, request, environment)
+    _, output, errors = open_standard_descriptors()
+    return in_the_foreground(lab, request, environment, (None, output, errors))
+
+
+@dataclass(slots=True)
+class _Member:
+    """One of the commands that run at the same time; owns nothing."""
+
+    node: str
+    process: Process
+    output: int
+    unfinished: bytes = field(default=b"", repr=False)
+
+    def lines(self, data: bytes) -> list[bytes]:
+        """The whole lines up to the end of `data`; all that is left when it is the end of the output, b""."""
+        *whole, self.unfinished = (self.unfinished + data).split(b"\n")
+        if self.unfinished and (not data or len(self.unfinished) > LONGEST_LINE):
+            whole.append(self.unfinished)
+            self.unfinished = b""
+        return whole
+
+
+def run_several(lab: Lab, nodes: Sequence[str], command: str) -> int:
+    """Run the command on all of the nodes at the same time, without input; the worst of their exit statuses."""
+    screen = standard_output()
+    width = max(cells(node) for node in nodes)
+    worst = 0
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        members: list[_Member] = []
+        for node in nodes:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, reading)
+            try:
+                request = ExecRequest(node, shell_words(command))
+                process = spawn(lab, request, environment_of(()), (None, writing, writing))
+            except KernelError as error:
+                worst = max(worst, status_of_refusal(error, request.command[0]))
+                continue
+            finally:
+                os.close(writing)
+            stack.enter_context(closing(process))
+            os.set_blocking(reading, False)
+            members.append(_Member(node, process, reading))
+        _show_until_the_end(members, signals, screen, width)
+        for member in members:
+            status = member.process.wait()
+            assert status is not None  # without a deadline
+            if status:
+                worst = max(worst, exit_status(status))
+                line = f"{pad(member.node, width)} | {_said(status)}"
+                screen.write([screen.look.paint(line, Ink.BAD)])
+    return worst
+
+
+def _show_until_the_end(members: Sequence[_Member], signals: Signals, screen: Screen, width: int) -> None:
+    """Shows what comes until every command has ended; a process that one has left behind may hold its output."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(signals.fileno(), selectors.EVENT_READ)
+        for member in members:
+            selector.register(member.output, selectors.EVENT_READ, member)
+            selector.register(member.process.fileno(), selectors.EVENT_READ)
+        running = {member.process.fileno(): member for member in members}
+        while running:
+            for key, _ in selector.select():
+                if key.fd in running:
+                    selector.unregister(key.fd)
+                    _show(running.pop(key.fd), screen, width)
+                elif key.fd == signals.fileno():
+                    for number in signals.taken():
+                        for member in running.values():
+                            _pass_on(member.process, number)
+                elif not _show(key.data, screen, width):
+                    selector.unregister(key.fd)
+    for member in members:
+        _print(member, member.lines(b""), screen, width)
+
+
+def _show(member: _Member, screen: Screen, width: int) -> bool:
+    """Shows what is there; False at the end of the output."""
+    while True:
+        try:
+            data = os.read(member.output, CHUNK_BYTES)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        _print(member, member.lines(data), screen, width)
+        if len(data) < CHUNK_BYTES:
+            return True
+
+
+def _print(member: _Member, lines: Sequence[bytes], screen: Screen, width: int) -> None:
+    prefix = screen.look.paint(f"{pad(member.node, width)} |", Ink.STRONG)
+    screen.write([f"{prefix} {printable(line.decode(errors='surrogateescape').rstrip())}".rstrip() for line in lines])
+
+
+def _pass_on(process: Process, number: int) -> None:
+    if number not in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT):
+        process.signal(number, group=True)
+
+
+def _said(status: int) -> str:
+    if status > 0:
+        return f"exited with status {status}"
+    try:
+        return f"ended by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal between the two that have names
+        return f"ended by signal {-status}"
+
 
 EXIT_INTERRUPTED = 130
 HISTORY_LINES = 2000
@@ -137,7 +284,6 @@ class Console:
                 return carry_out(Here(self._lab, standard_output()), word, arguments)
 
     def _on_nodes(self, nodes: tuple[str, ...], text: str, background: bool) -> int:
-        from labctl.cli import console_running
         from labctl.cli.labs import check_node
 
         for node in nodes:
@@ -147,17 +293,15 @@ class Console:
         if not text:
             if not self._interactive:
                 raise InputError(f"{nodes[0]}: says no command.")
-            from labctl.cli.shell import open_shell
+            from labctl.cli.terminal import open_shell
 
             return open_shell(nodes[0], self._lab.name)
         if len(nodes) > 1:
-            return console_running.run_several(self._lab, nodes, text)
-        return console_running.run_one(self._lab, nodes[0], text, interactive=self._interactive)
+            return run_several(self._lab, nodes, text)
+        return run_one(self._lab, nodes[0], text, interactive=self._interactive)
 
     def _let_run_on(self, nodes: tuple[str, ...], text: str) -> int:
-        from labctl.cli.console_running import shell_words
-        from labctl.cli.exec_command import ExecRequest, environment_of
-        from labctl.cli.start_stop import start_detached
+        from labctl.cli.programs import start_detached
 
         if not text:
             raise InputError("&: says no command.")
@@ -183,7 +327,7 @@ class Console:
 
     def _attach_anew(self) -> None:
         """A request may have been interrupted half-way: a handle that has lost track answers no more."""
-        from labctl.lab.handle import Lab
+        from labctl.lab.client.handle import Lab
 
         before, self._lab = self._lab, Lab.attach(self._lab.name)
         if before is not self._given:

@@ -14,11 +14,11 @@ from labctl.cli.cp_ends import name_of
 from labctl.cli.labs import attach, check_node, having
 from labctl.cli.main import complain
 from labctl.errors import InputError, LabError
-from labctl.report.waiting import waiting
+from labctl.report.terminal import waiting
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
-    from labctl.lab.process import Process
+    from labctl.lab.client.handle import Lab
+    from labctl.lab.client.process import Process
 
 EXIT_FAILED = 1
 _BOOTSTRAP = (
@@ -113,7 +113,7 @@ class _End:
 
 
 def _end(lab: Lab, node: str, words: list[str], stdin: int, stdout: int, stack: ExitStack) -> _End:
-    from labctl.lab.starting import search_path
+    from labctl.lab.client.boot_process import search_path
 
     argv = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, search_path()[0], *words]
     said = os.memfd_create("labctl-copy", os.MFD_CLOEXEC)

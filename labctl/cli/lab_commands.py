@@ -1,6 +1,12 @@
-"""The commands that use a running lab, and their options; wired into the command line by `register`.
+"""The commands that use a running lab, and their options.
 
 `exec`, `shell`, `start` and `ps` are read without Typer (main.py); here they have their help and their completion.
+
+`labctl up` and `labctl inspect` as commands with options.
+
+The whole command line: what needs no running lab, and what makes and uses one.
+
+Typer takes a millisecond a command to prepare: `labctl run` and its neighbours in app.py are started without this.
 """
 
 from __future__ import annotations
@@ -11,7 +17,75 @@ from typing import Annotated
 import typer
 
 from labctl.cli import completion
-from labctl.cli.ending import ends_with_status
+from labctl.cli.app import app
+from labctl.cli.exit import ends_with_status
+from labctl.errors import InputError
+
+
+class InspectWord(StrEnum):
+    """How `labctl inspect` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+@ends_with_status
+def up(
+    topology: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TOPOLOGY",
+            autocompletion=completion.topology_names,
+            help="A topology file, a shape, or the name of a shipped topology.",
+        ),
+    ] = None,
+    topo: Annotated[
+        str | None,
+        typer.Option(
+            "--topo",
+            metavar="SHAPE",
+            autocompletion=completion.topology_names,
+            help="pair, star:10, line:5, tree:2,3 or mesh:6.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="LAB", autocompletion=completion.lab_names, help="The lab's name; else the topology's."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+) -> int:
+    """Make a lab that stays until labctl down; or change the running lab of that name to what the file says now.
+
+    Only the difference is made: what is the same keeps running, with its open connections. A change is carried out
+    whole or, when something is refused, not at all.
+    """
+    from labctl.cli.up import UpRequest, bring_up
+
+    if (topology is None) == (topo is None):
+        raise InputError("labctl up: give one topology, a file or a shape such as star:10. See labctl up --help")
+    return bring_up(UpRequest(topology or topo or "", name, dry_run))
+
+
+@ends_with_status
+def inspect(
+    lab: Annotated[
+        str | None, typer.Argument(metavar="LAB", autocompletion=completion.lab_names, help="The only one if not said.")
+    ] = None,
+    format: Annotated[
+        InspectWord, typer.Option("--format", "-f", help="json and yaml: see labctl schema inspect.")
+    ] = InspectWord.TABLE,
+) -> int:
+    """Show a lab as the kernel has it: nodes, interfaces, addresses, routes, links, processes.
+
+    Where that differs from the file, because somebody changed it by hand, it says so.
+    """
+    from labctl.cli.network import InspectFormat, show_lab
+
+    return show_lab(lab, InspectFormat(format.value))
+
 
 LabName = Annotated[
     str | None,
@@ -90,7 +164,7 @@ def exec_(
     Exit status: the command's own, 128 + N when signal N ended it; 125 when labctl itself failed, 126 when the command
     cannot be executed, 127 when it is not there.
     """
-    from labctl.cli.exec_command import ExecRequest, run
+    from labctl.cli.exec import ExecRequest, run
 
     return run(
         ExecRequest(node, tuple(command or ()), lab, tty, detach, tuple(env or ()), workdir, user, name),
@@ -109,7 +183,7 @@ def shell(
 
     The prompt says the host. The exit status is the shell's own.
     """
-    from labctl.cli.shell import open_shell
+    from labctl.cli.terminal import open_shell
 
     return open_shell(node, lab, tuple(env or ()), workdir, user)
 
@@ -155,7 +229,7 @@ def down(
     force: Annotated[bool, typer.Option("--force", help="Without asking a keeper that may not answer.")] = False,
 ) -> int:
     """End labs, with every program in them; returns when they are gone."""
-    from labctl.cli.down import end_labs
+    from labctl.cli.up import end_labs
 
     return end_labs(labs or [], every=every, force=force)
 
@@ -175,8 +249,8 @@ def start(
 
     Prints NODE/NAME.
     """
-    from labctl.cli.exec_command import ExecRequest
-    from labctl.cli.start_stop import start as start_program
+    from labctl.cli.exec import ExecRequest
+    from labctl.cli.programs import start as start_program
 
     request = ExecRequest(node, tuple(command or ()), lab, False, True, tuple(env or ()), workdir, user, name)
     return start_program(request, restart.value)
@@ -195,7 +269,7 @@ def stop(
     lab: LabName = None,
 ) -> int:
     """End programs that were started with labctl start, or services: SIGTERM, and SIGKILL after two seconds."""
-    from labctl.cli.start_stop import stop as stop_programs
+    from labctl.cli.programs import stop as stop_programs
 
     return stop_programs(processes, lab)
 
@@ -215,7 +289,7 @@ def logs(
     lab: LabName = None,
 ) -> int:
     """Show what started programs and services have written, standard output and error together."""
-    from labctl.cli.logs import show_logs
+    from labctl.cli.programs import show_logs
 
     return show_logs(processes or [], follow=follow, lab_name=lab, lines=lines)
 
@@ -249,7 +323,7 @@ def link(
     `set` delays, varies, loses or slows down their packets from now on: what is not named, does not happen. `clear`
     lets them all pass.
     """
-    from labctl.cli.link import LinkAction, Order, change_link
+    from labctl.cli.network import LinkAction, Order, change_link
 
     return change_link(a, b, Order(LinkAction(action.value), tuple(values or ()), sender), lab)
 
@@ -270,7 +344,7 @@ def ping(
 
     Of more than 100 nodes a sample of the pairs is tested, in which each node asks and is asked by as many others.
     """
-    from labctl.cli.ping import show_reachability
+    from labctl.cli.network import show_reachability
 
     return show_reachability(nodes or [], routers=every, every_pair=every_pair, lab_name=lab)
 
@@ -289,7 +363,6 @@ def cp(
 ) -> int:
     """Copy files and directories between hosts and this machine, modes and times kept."""
     from labctl.cli.cp import copy
-    from labctl.errors import InputError
 
     if len(paths) < 2:
         raise InputError("labctl cp: says no TARGET. Try: labctl cp FILE NODE:/tmp/")
@@ -299,7 +372,7 @@ def cp(
 @ends_with_status
 def env(node: Node, lab: LabName = None) -> int:
     """Print the lines with which ip, nsenter and tcpdump reach a node."""
-    from labctl.cli.env import show_ways
+    from labctl.cli.exec import show_ways
 
     return show_ways(node, lab)
 
@@ -307,7 +380,7 @@ def env(node: Node, lab: LabName = None) -> int:
 @ends_with_status
 def gc() -> int:
     """Sweep what dead labs of yours have left: dangling names and logs. Nothing else is touched."""
-    from labctl.cli.down import collect_garbage
+    from labctl.cli.up import collect_garbage
 
     return collect_garbage()
 
@@ -322,7 +395,7 @@ def doctor(
 ) -> int:
     """Show what this machine can do for labs and what not, with the remedy. Exit status 0 when labs can run."""
     if fix:
-        from labctl.cli.fixing import apply
+        from labctl.cli.doctor import apply
 
         return apply()
     from labctl.cli.doctor import examine
@@ -338,21 +411,23 @@ def complete(
     return completion.print_script(shell)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to the command line, in the order in which help shows them."""
-    ends = {"context_settings": _ENDS_IN_A_COMMAND}
-    app.command("exec", short_help="Run a command on a node.", **ends)(exec_)  # type: ignore[arg-type]
-    app.command(short_help="Open a shell on a node.")(shell)
-    app.command(short_help="A prompt for all nodes of a lab.")(console)
-    app.command(short_help="List running labs, or what runs in one.")(ps)
-    app.command(short_help="End labs.")(down)
-    app.command(short_help="Start a program that runs on.", **ends)(start)  # type: ignore[arg-type]
-    app.command(short_help="End started programs.")(stop)
-    app.command(short_help="Show what started programs wrote.")(logs)
-    app.command(short_help="Pull a cable, plug it in, make it a bad one.")(link)
-    app.command(short_help="Show who reaches whom.")(ping)
-    app.command(short_help="Copy files to and from hosts.")(cp)
-    app.command(short_help="Show how other tools reach a node.")(env)
-    app.command(short_help="Sweep what dead labs left.")(gc)
-    app.command(short_help="Show what this machine can do.")(doctor)
-    app.command("completion", short_help="Print the shell's completion script.")(complete)
+_ENDS = {"context_settings": _ENDS_IN_A_COMMAND}
+app.command(short_help="Make a lab that stays, or change it.")(up)
+app.command(short_help="Show a lab as the kernel has it.")(inspect)
+app.command("exec", short_help="Run a command on a node.", **_ENDS)(exec_)  # type: ignore[arg-type]
+app.command(short_help="Open a shell on a node.")(shell)
+app.command(short_help="A prompt for all nodes of a lab.")(console)
+app.command(short_help="List running labs, or what runs in one.")(ps)
+app.command(short_help="End labs.")(down)
+app.command(short_help="Start a program that runs on.", **_ENDS)(start)  # type: ignore[arg-type]
+app.command(short_help="End started programs.")(stop)
+app.command(short_help="Show what started programs wrote.")(logs)
+app.command(short_help="Pull a cable, plug it in, make it a bad one.")(link)
+app.command(short_help="Show who reaches whom.")(ping)
+app.command(short_help="Copy files to and from hosts.")(cp)
+app.command(short_help="Show how other tools reach a node.")(env)
+app.command(short_help="Sweep what dead labs left.")(gc)
+app.command(short_help="Show what this machine can do.")(doctor)
+app.command("completion", short_help="Print the shell's completion script.")(complete)
+
+__all__ = ["app"]

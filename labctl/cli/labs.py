@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from labctl.errors import InputError
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
+    from labctl.lab.client.handle import Lab
 
 _PATIENCE_S = 2.0  # a person waits
 LAB_VARIABLE = "LABCTL_LAB"  # the lab that is meant where none is said; set on every host too
@@ -20,8 +20,8 @@ def attach(name: str | None) -> Lab:
 
     The caller closes it, which leaves the lab running. InputError names the choices.
     """
-    from labctl.lab import registry
-    from labctl.lab.handle import Lab
+    from labctl.lab.client import registry
+    from labctl.lab.client.handle import Lab
 
     return Lab.attach(registry.choose(name or os.environ.get(LAB_VARIABLE) or None))
 
@@ -31,7 +31,7 @@ def having(node: str, name: str | None) -> Lab:
 
     The caller closes it, which leaves the lab running. InputError when none has, or several have.
     """
-    from labctl.lab import registry
+    from labctl.lab.client import registry
 
     running = registry.labs() if name is None and not os.environ.get(LAB_VARIABLE) else []
     if len(running) < 2:
@@ -54,8 +54,8 @@ def check_node(lab: Lab, node: str) -> None:
 def nodes_to_choose(name: str | None) -> list[str]:
     """`Lab pair has client, server.` of the lab `name` or of all, for a command line without a node."""
     from labctl.errors import LabctlError
-    from labctl.lab import registry
-    from labctl.lab.handle import Lab
+    from labctl.lab.client import registry
+    from labctl.lab.client.handle import Lab
 
     wanted = name or os.environ.get(LAB_VARIABLE) or None
     sentences = []
@@ -91,7 +91,7 @@ def suggestion(word: str, allowed: Iterable[str], *, shown: int = 12) -> str:
 
 def _only_one_having(node: str, running: list[str]) -> Lab:
     from labctl.errors import LabError
-    from labctl.lab.handle import Lab
+    from labctl.lab.client.handle import Lab
 
     found: list[Lab] = []
     names: list[str] = []

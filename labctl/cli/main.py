@@ -15,14 +15,14 @@ from labctl.errors import InputError, LabctlError, describe_errno
 from labctl.printable import in_log, visible
 
 if TYPE_CHECKING:
-    from labctl.lab.starting import Boot
+    from labctl.lab.client.boot_process import Boot
 
 EXIT_BUG = 4
 EXIT_LABCTL = 125  # of `exec` and `shell`, whose other statuses are the program's own; as env(1) and docker have it
 _COMPLETING = "_LABCTL_COMPLETE"
 _WITH_COMMANDS = ("exec", "shell", "start")
 _EMPTY_WORD = 'labctl: a word of the command line is empty ("").'
-_WITHOUT_TYPER = {"exec": "exec_command", "shell": "shell", "start": "start_stop", "ps": "ps"}
+_WITHOUT_TYPER = {"exec": "exec", "shell": "terminal", "start": "programs", "ps": "ps"}
 
 
 class Stopped(KeyboardInterrupt):
@@ -77,7 +77,7 @@ def _status_of_command() -> int:
             return status
         if sys.argv[1:2] == ["run"] and not {"-h", "--help", "--lab"} & set(sys.argv):
             # The interpreter that is to become the lab starts beside this one, before this one has imported anything.
-            from labctl.lab.starting import Boot
+            from labctl.lab.client.boot_process import Boot
 
             boot = Boot.start()
         if sys.argv[1:2] == ["run"] and _COMPLETING not in os.environ:
@@ -87,7 +87,7 @@ def _status_of_command() -> int:
         if sys.argv[1:2] == ["run"] and _COMPLETING not in os.environ:
             from labctl.cli.app import app
         else:
-            from labctl.cli.all_commands import app
+            from labctl.cli.lab_commands import app
 
         if rich == "0":
             os.environ.pop("TYPER_USE_RICH", None)  # not for the programs of a lab
@@ -126,7 +126,7 @@ def _check_words(words: list[str]) -> None:
     What comes after `--`, and the words of a command to run, are not labctl's.
     """
     if (words[:1] and words[0] in _WITH_COMMANDS) or _COMPLETING in os.environ:
-        return  # `labctl.cli.words` reads these
+        return  # `labctl.cli.arguments` reads these
     before = ""
     for word in words:
         if word == "--":
@@ -147,7 +147,7 @@ def _without_typer(name: str, words: list[str]) -> int | None:
         return None
     from importlib import import_module
 
-    from labctl.cli.words import HelpWanted, NodeMissing
+    from labctl.cli.arguments import HelpWanted, NodeMissing
 
     command = import_module(f"labctl.cli.{_WITHOUT_TYPER[name]}")
     try:
@@ -168,11 +168,11 @@ def _without_typer(name: str, words: list[str]) -> int | None:
 
 def _run_without_typer(words: list[str], boot: Boot | None) -> None:
     """Carries out `labctl run` and ends with its status (SystemExit); returns when the words are for Typer to read."""
-    from labctl.cli.run_words import plain_request
+    from labctl.cli.arguments import plain_request
 
     request = plain_request(words)
     if request is not None:
-        from labctl.cli.ending import ends_with_status
+        from labctl.cli.exit import ends_with_status
         from labctl.cli.run import run_scenarios
 
         ends_with_status(run_scenarios)(request, boot)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labctl.cli.words import HELP, HelpWanted
+from labctl.cli.arguments import HELP, HelpWanted
 from labctl.errors import InputError, LabctlError
 
 if TYPE_CHECKING:
-    from labctl.lab.description import Description, ProcessInfo
-    from labctl.report.table import Cell
+    from labctl.lab.protocol import Description, ProcessInfo
+    from labctl.report.terminal import Cell
 
 FORMATS = ("table", "json")
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 def show(names: Sequence[str], form: str) -> int:
     """Lists every running lab, or the processes of the labs that are named. 4 when a keeper did not answer."""
     from labctl.cli.main import complain
-    from labctl.lab import orphans, registry
+    from labctl.lab.client import orphans, registry
 
     registry.sweep(complain)
     listed = [_look(registry.choose(name)) for name in names] if names else [_look(name) for name in registry.labs()]
@@ -74,7 +74,7 @@ def show(names: Sequence[str], form: str) -> int:
 
 
 def _look(name: str) -> Listed:
-    from labctl.lab.handle import Lab
+    from labctl.lab.client.handle import Lab
 
     try:
         with Lab.attach(name, deadline_s=5.0) as lab:
@@ -84,8 +84,7 @@ def _look(name: str) -> Listed:
 
 
 def _show_labs(listed: Sequence[Listed]) -> None:
-    from labctl.report.screen import Ink, standard_output
-    from labctl.report.table import Cell, age, table
+    from labctl.report.terminal import Cell, Ink, age, standard_output, table
 
     if not listed:
         sys.stderr.write("No lab is running. To make one: labctl up pair\n")
@@ -105,8 +104,7 @@ def _show_labs(listed: Sequence[Listed]) -> None:
 
 
 def _show_processes(listed: Sequence[Listed]) -> None:
-    from labctl.report.screen import standard_output
-    from labctl.report.table import table
+    from labctl.report.terminal import standard_output, table
 
     screen = standard_output()
     rows = process_rows([process for each in listed if each.description for process in each.description.processes])
@@ -120,8 +118,7 @@ def process_rows(processes: Sequence[ProcessInfo]) -> list[list[Cell | str]]:
     """A table's rows: node, name, process number on the node, since when, state, command."""
     import shlex
 
-    from labctl.report.screen import Ink
-    from labctl.report.table import Cell, age
+    from labctl.report.terminal import Cell, Ink, age
 
     now = time.time()
     rows: list[list[Cell | str]] = []

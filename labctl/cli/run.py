@@ -1,4 +1,7 @@
-"""`labctl run`: finds and checks the scenarios, runs them, and writes the reports that were asked for."""
+"""`labctl run`: finds and checks the scenarios, runs them, and writes the reports that were asked for.
+
+What a run leaves behind for others to read: reports in files, on a CI server's pages, durations for the next run.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,152 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.cli.find import Kind, files, find_topology, kind_of
-from labctl.cli.interruption import cancelled_by_signals, until_enter
+from labctl import __version__
+from labctl.cli.files import Kind, find_topology, kind_of, yaml_files
 from labctl.cli.main import Stopped
-from labctl.cli.run_reports import STANDARD_OUTPUT, Reports, SeveralWrong, on_github, tell_github, tell_github_mistakes
-from labctl.errors import InputError, MachineError
+from labctl.cli.signals import cancelled_by_signals, until_enter
+from labctl.errors import InputError, LabError, MachineError, describe_errno
 from labctl.report import plain
 from labctl.report.progress import Progress
-from labctl.report.screen import Screen, standard_error, standard_output
-from labctl.scenario.options import RunOptions
-from labctl.scenario.result import Outcome, RunResult, ScenarioResult
+from labctl.report.terminal import Screen, standard_error, standard_output
+from labctl.scenario.model import RunOptions
+from labctl.scenario.results import Outcome, RunResult, ScenarioResult
 
 if TYPE_CHECKING:
-    from labctl.lab.starting import Boot
-    from labctl.report.ci_log import CiLog
-    from labctl.scenario.listener import Listener
-    from labctl.scenario.model import Scenario
-    from labctl.scenario.options import Cancellation
+    from labctl.lab.client.boot_process import Boot
+    from labctl.report.artifacts import Collector
+    from labctl.report.ci import CiLog
+    from labctl.scenario.model import Cancellation, Scenario
+    from labctl.scenario.results import Listener
     from labctl.topology.model import Topology
+
+
+STANDARD_OUTPUT = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Where reports go; None: not wanted."""
+
+    junit: Path | None = None
+    json: Path | None = None
+    artifacts: Path | None = None
+    durations: Path | None = None
+
+    def check(self) -> None:
+        """Says before anything is built what cannot be written. InputError."""
+        if self == Reports():
+            return
+        from labctl.report.artifacts import check_writable
+
+        for option, path in (("--junit", self.junit), ("--json", self.json), ("--durations", self.durations)):
+            if path is not None and (option != "--json" or path != STANDARD_OUTPUT):
+                if path == STANDARD_OUTPUT:
+                    what = "JUnit XML goes" if option == "--junit" else "durations go"
+                    raise InputError(f"{option} -: {what} to a file. Give its name.")
+                check_writable(path, option)
+        if self.durations is not None:
+            from labctl.scenario.run_order import read_durations
+
+            read_durations(self.durations)
+
+    def collector(self, *, failures_only: bool) -> Collector | None:
+        """What listens to the run for the artifacts; the directory is ready for them. InputError."""
+        if self.artifacts is None:
+            return None
+        from labctl.report.artifacts import Collector, prepare
+
+        prepare(self.artifacts)
+        return Collector(self.artifacts, failures_only=failures_only)
+
+    def write(self, result: RunResult, collector: Collector | None = None) -> None:
+        """Every report of a run. LabError when one cannot be written."""
+        if self.junit is not None:
+            from labctl.report.artifacts import to_junit, write_whole
+
+            write_whole(self.junit, to_junit(result))
+        if self.json is not None:
+            from labctl.report.artifacts import to_json, write_whole
+
+            text = to_json(result, version=__version__)
+            if self.json == STANDARD_OUTPUT:
+                standard_output().write_bytes(text)
+            else:
+                write_whole(self.json, text)
+        if self.artifacts is not None:
+            from labctl.report.artifacts import write
+
+            if collector is not None:
+                collector.settle(result)
+            write(result, self.artifacts, version=__version__, outputs=collector is None)
+            if collector is not None and collector.failure:
+                raise LabError(collector.failure)
+
+    def update_durations(self, result: RunResult) -> None:
+        """What passed, for the next `--shard`: how long a failure took says nothing. LabError."""
+        if self.durations is None:
+            return
+        from labctl.scenario.run_order import base_name, key_of, update_durations
+
+        passed = [each for each in result.scenarios if each.outcome is Outcome.PASSED]
+        update_durations(
+            self.durations,
+            [(key_of(each.file, base_name(each.name, each.repetition)), each.duration_s) for each in passed],
+        )
+
+
+def tell_github(screen: Screen, result: RunResult, environ: Mapping[str, str]) -> None:
+    """Annotations into the log, the summary onto the job's page. A page that cannot be written is told."""
+    from labctl.report import ci
+
+    workspace = environ.get("GITHUB_WORKSPACE")
+    screen.write(ci.annotation_lines(result, Path(workspace) if workspace else None), as_they_are=True)
+    page = environ.get("GITHUB_STEP_SUMMARY")
+    if page:
+        try:
+            ci.append_summary(result, Path(page))
+        except OSError as error:
+            screen.line(f"labctl: the job summary {page} cannot be written: {describe_errno(error.errno or 0)}.")
+
+
+class SeveralWrong(InputError):
+    """Several files have mistakes; the message has all."""
+
+    def __init__(self, message: str, errors: Iterable[InputError]) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+
+
+def tell_github_mistakes(screen: Screen, error: InputError, environ: Mapping[str, str]) -> None:
+    """Annotations for what is wrong with the files: nothing was run, so there is no result that could have them."""
+    from labctl.documents.diagnostics import DocumentError
+    from labctl.report import ci
+
+    errors = error.errors if isinstance(error, SeveralWrong) else (error,)
+    found = [
+        ci.FileMistake(
+            each.file,
+            "\n".join(filter(None, (each.message, each.hint))),
+            *((each.position.line, each.position.column) if each.position is not None else ()),
+        )
+        for one in errors
+        if isinstance(one, DocumentError)
+        for each in one.diagnostics
+    ]
+    workspace = environ.get("GITHUB_WORKSPACE")
+    screen.write(ci.mistakes(found, Path(workspace) if workspace else None), as_they_are=True)
+
+
+def on_github() -> bool:
+    """Whether this is a job on a runner of GitHub's kind."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
 
 EXIT_PASSED = 0
 EXIT_FAILED = 1
@@ -62,7 +187,7 @@ class RunRequest:
 
     def options(self, lab: str | None) -> RunOptions:
         """How it is run; the seed is drawn here, so that it can be told before anything begins."""
-        from labctl.scenario.turns import draw_seed
+        from labctl.scenario.run_order import draw_seed
 
         return RunOptions(
             jobs=self.jobs,
@@ -109,7 +234,7 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     )
     listener: Listener = progress
     if collector is not None:
-        from labctl.scenario.listener import Several
+        from labctl.scenario.results import Several
 
         listener = Several(progress, collector)
     started_at, started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
@@ -137,7 +262,7 @@ def _log() -> CiLog | None:
     """The CI server whose log this is; nothing is imported where there is none."""
     if "GITHUB_ACTIONS" not in os.environ and "GITLAB_CI" not in os.environ:
         return None
-    from labctl.report.ci_log import log_here
+    from labctl.report.ci import log_here
 
     return log_here(os.environ)
 
@@ -146,7 +271,7 @@ def _of_this_shard(scenarios: list[Scenario], request: RunRequest, screen: Scree
     """Those that `--shard` leaves to this machine, all without it; says how many."""
     if request.shard is None:
         return scenarios
-    from labctl.scenario.sharding import deal, key_of, parse_shard, read_durations
+    from labctl.scenario.run_order import deal, key_of, parse_shard, read_durations
 
     shard = parse_shard(request.shard)
     durations = read_durations(request.durations) if request.durations is not None else {}
@@ -191,7 +316,7 @@ def _running_lab(request: RunRequest) -> tuple[str | None, Topology | None]:
     if request.jobs > 1:
         raise InputError("labctl run: in one lab scenarios run one after the other; leave out --jobs.")
     from labctl.cli.labs import attach
-    from labctl.plan.topology_of import topology_of
+    from labctl.plan.build import topology_of
 
     with attach(request.lab) as lab:
         return lab.name, topology_of(lab.describe().plan)
@@ -204,14 +329,14 @@ def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> li
     """
     from labctl.scenario import load
 
-    given, found, errors = files(list(words), (Kind.SCENARIO,))
+    given, found, errors = yaml_files(list(words), (Kind.SCENARIO,))
     loaded: list[Scenario] = []
     for path in (*given, *found):
         try:
             if path in given or kind_of(path) is Kind.SCENARIO:
                 loaded.append(load(path, topology=topology))
         except InputError as error:
-            from labctl.cli.foreign import answered
+            from labctl.cli.files import answered
 
             errors.append(answered(path, Kind.SCENARIO, error))
     if errors:
@@ -220,7 +345,7 @@ def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> li
             raise errors[0]
         raise SeveralWrong("\n".join([*unique, f"{len(unique)} files are wrong; nothing was run."]), unique.values())
     if not loaded:
-        from labctl.cli.foreign import nothing_in
+        from labctl.cli.files import nothing_in
 
         raise nothing_in(words, "no scenario in there (a YAML file with `steps`).")
     return loaded
@@ -244,7 +369,7 @@ def _cut_short(
     scenarios: Sequence[Scenario], options: RunOptions, finished: Sequence[ScenarioResult], why: str
 ) -> tuple[ScenarioResult, ...]:
     """What has finished, and an error for each scenario that has not; of repetitions, only for the first."""
-    from labctl.scenario.turns import numbered
+    from labctl.scenario.run_order import numbered
 
     done = {(result.file, result.name): result for result in finished}
     if options.repeat != 1 and finished:

@@ -1,24 +1,76 @@
-"""`labctl up`, and `labctl plan --lab`: a lab that stays is made, or changed to what an edited file says."""
+"""`labctl up`, and `labctl plan --lab`: a lab that stays is made, or changed to what an edited file says.
+
+`labctl down` and `labctl gc`: labs ended, and what dead ones left swept.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.cli.find import load_topology
+from labctl.cli.files import load_topology
 from labctl.cli.main import Stopped, complain
-from labctl.errors import InputError, LabGone
-from labctl.report.screen import Ink, Screen, standard_output
-from labctl.report.waiting import waiting
+from labctl.errors import InputError, LabctlError, LabGone
+from labctl.report.terminal import Ink, Screen, standard_output, waiting
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
-    from labctl.plan.difference import Difference
+    from labctl.lab.client.handle import Lab
+    from labctl.plan.diff import Difference
     from labctl.plan.operations import Plan
     from labctl.topology.model import Topology
+
+
+def end_labs(names: Sequence[str], *, every: bool, force: bool) -> int:
+    """Ends the labs that are named, or every one, or the only one; the worst exit status of them."""
+    import os
+
+    from labctl.cli.labs import LAB_VARIABLE
+    from labctl.lab.client import orphans, registry
+
+    if every and names:
+        raise InputError("labctl down: give names, or --all, not both.")
+    registry.sweep(complain)
+    unregistered = [orphan.name for orphan in orphans.orphans()]
+    if every:
+        chosen = [*registry.labs(), *unregistered]
+        if not chosen:
+            complain("No lab is running.")
+    else:
+        wanted: list[str | None] = [*names] or [os.environ.get(LAB_VARIABLE) or None]
+        chosen = [name if name in unregistered else registry.choose(name) for name in wanted]
+    screen = standard_output()
+    worst = 0
+    for name in dict.fromkeys(chosen):
+        try:
+            with waiting(f"ending lab {name}"):
+                registry.take_down(name, force=force)
+        except LabctlError as error:
+            complain(str(error))
+            worst = max(worst, error.exit_status)
+            continue
+        screen.line(f"{name} is down; nothing of it is left.")
+    return worst
+
+
+def collect_garbage() -> int:
+    """Sweeps what dead labs of this user left, and says what that was."""
+    from labctl.lab.client import orphans, registry
+
+    screen = standard_output()
+    found = orphans.orphans()
+    for orphan in found:
+        orphans.end(orphan)
+        screen.line(f"ended lab {orphan.name}, whose directory had been deleted")
+    removed = registry.sweep(complain)
+    for path in removed:
+        screen.line(f"removed {path}")
+    if not removed and not found:
+        screen.line("Nothing to remove: no dead lab of yours has left anything.")
+    return 0
+
 
 _ATTEMPTS = 4  # the lab may be ended, or made, by another command while this one looks
 
@@ -45,7 +97,7 @@ class Wanted:
 
 def bring_up(request: UpRequest) -> int:
     """Makes the lab, or changes the running lab of that name; says what was done. Nothing is done with `dry_run`."""
-    from labctl.lab import registry
+    from labctl.lab.client import registry
 
     with waiting(f"reading {request.source}"):
         wanted = _wanted(request)
@@ -74,33 +126,34 @@ def bring_up(request: UpRequest) -> int:
 
 def show_difference(source: str, lab_name: str, *, as_json: bool) -> int:
     """`labctl plan TOPOLOGY --lab LAB`: what `labctl up` would change in the running lab."""
-    from labctl import plan
     from labctl.cli.labs import attach
+    from labctl.plan.build import build
+    from labctl.plan.render import render_difference_json
 
-    planned = plan.build(load_topology(source))
+    planned = build(load_topology(source))
     with attach(lab_name) as lab:
         found = _difference(lab, planned)
     screen = standard_output()
     if as_json:
-        screen.write([plan.render_difference_json(found).rstrip("\n")])
+        screen.write([render_difference_json(found).rstrip("\n")])
     else:
         _show_changes(screen, found)
     return 0
 
 
 def _wanted(request: UpRequest) -> Wanted:
-    from labctl import plan
+    from labctl.plan.build import build
 
     made = load_topology(request.source)
     path = Path(request.source)
     source, visible = made.source or request.source, tuple[Path, ...]()
     if path.is_file():
         source, visible = path.read_text("utf-8", "replace"), (path.resolve().parent,)
-    return Wanted(request.name or made.name, made, plan.build(made), source, visible)
+    return Wanted(request.name or made.name, made, build(made), source, visible)
 
 
 def _make(screen: Screen, wanted: Wanted) -> None:
-    from labctl.lab import Lab
+    from labctl.lab.client.handle import Lab
 
     began = time.monotonic()
     from labctl.observe import services
@@ -126,7 +179,7 @@ def _make(screen: Screen, wanted: Wanted) -> None:
 
 
 def _change(screen: Screen, wanted: Wanted) -> None:
-    from labctl.lab import Lab
+    from labctl.lab.client.handle import Lab
     from labctl.observe import services
 
     with waiting(f"changing lab {wanted.name}"), Lab.attach(wanted.name) as lab, lab.changing():
@@ -147,7 +200,7 @@ def _change(screen: Screen, wanted: Wanted) -> None:
 def _idle(lab: Lab, wanted: Plan, found: Difference) -> tuple[str, ...]:
     """Services that are in the file as they were, but do not run."""
     from labctl.observe import services
-    from labctl.plan.services import runs_alike, services_of
+    from labctl.plan.operations import runs_alike, services_of
 
     before, after = services_of(lab.describe().plan.nodes), services_of(wanted.nodes)
     return tuple(
@@ -163,12 +216,13 @@ def _show_idle(screen: Screen, idle: tuple[str, ...]) -> None:
 
 
 def _show_dry(screen: Screen, wanted: Wanted) -> None:
-    from labctl import plan
-    from labctl.lab import Lab, registry
+    from labctl.lab.client import registry
+    from labctl.lab.client.handle import Lab
+    from labctl.plan.render import render_text
 
     if wanted.name not in registry.labs():
         screen.line(f"lab {wanted.name} does not run; it would be made:")
-        screen.write([plan.render_text(wanted.plan).rstrip("\n")])
+        screen.write([render_text(wanted.plan).rstrip("\n")])
         return
     with Lab.attach(wanted.name) as lab:
         found = _difference(lab, wanted.plan)
@@ -182,8 +236,7 @@ def _show_dry(screen: Screen, wanted: Wanted) -> None:
 
 def _difference(lab: Lab, planned: Plan) -> Difference:
     """What there is to change. InputError when some of it cannot be changed while the lab runs."""
-    from labctl.plan.difference import difference
-    from labctl.plan.outside import refuse_changes
+    from labctl.plan.diff import difference, refuse_changes
 
     before = lab.describe().plan
     refuse_changes(lab.name, before.nodes, planned.nodes)
@@ -191,17 +244,17 @@ def _difference(lab: Lab, planned: Plan) -> Difference:
 
 
 def _show_changes(screen: Screen, found: Difference) -> None:
-    from labctl import plan
+    from labctl.plan.render import render_difference_text
     from labctl.printable import printable
 
     inks = {"+": Ink.GOOD, "-": Ink.BAD, "~": Ink.ODD}
     paint: Callable[[str, Ink], str] = screen.look.paint
-    lines = printable(plan.render_difference_text(found)).rstrip("\n").split("\n")
+    lines = printable(render_difference_text(found)).rstrip("\n").split("\n")
     screen.write([paint(line, inks.get(line[:1], Ink.PLAIN)) for line in lines])
 
 
 def _is_alone() -> bool:
-    from labctl.lab import registry
+    from labctl.lab.client import registry
 
     return len(registry.labs()) == 1
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
 from labctl.errors import KernelError, LabImpossible, describe_errno
-from labctl.kernel import netlink, nftables, readback, rtnl
-from labctl.kernel.namespaces import entered
-from labctl.kernel.sysctl import read_sysctl, write_sysctl
+from labctl.kernel import netlink, nftables, rtnl
+from labctl.kernel import routes as readback
+from labctl.kernel.namespaces import entered, read_sysctl, write_sysctl
 from labctl.unpatched import Socket
 
 NETWORK_BITS = 30
@@ -324,7 +324,7 @@ def _index(key: int, index: int) -> list[bytes]:
 
 
 def _mac(outlet: Outlet, number: int) -> str:
-    """Locally administered, and other than those of labs' own links (topology/interfaces.py)."""
+    """Locally administered, and other than those of labs' own links (topology/addressing.py)."""
     _, second, third, fourth = outlet.network.network_address.packed
     return bytes((0x02, 0x6C, 0x62, second, third, fourth + number)).hex(":")
 

@@ -1,7 +1,7 @@
 """Queueing disciplines (tc(8)): the messages that put them on an interface, and what is on one now.
 
 The structures are those of linux/pkt_sched.h and linux/rtnetlink.h. What goes into a message is numbers only; which
-disciplines an impairment takes, and how large their queues are, is decided in plan/queueing.py.
+disciplines an impairment takes, and how large their queues are, is decided in plan/operations.py.
 """
 
 from __future__ import annotations

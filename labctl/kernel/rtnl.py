@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import Any
 
-from labctl.kernel import messages
 from labctl.kernel.netlink import HEADER, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, attributes
+from labctl.kernel.pyroute2_messages import address_message, link_message, route_message
 
 NETLINK_ROUTE = 0  # linux/netlink.h
 RTM_NEWLINK = 16  # linux/rtnetlink.h
@@ -334,7 +334,7 @@ def encode_address(index: int, address: IPv4Interface | IPv6Interface) -> bytes:
         "flags": 0 if address.version == 4 else IFA_F_NODAD,
         "index": index,
     }
-    return _encode(messages.address_message(), RTM_NEWADDR, _MAKE, fields, [("IFA_LOCAL", text), ("IFA_ADDRESS", text)])
+    return _encode(address_message(), RTM_NEWADDR, _MAKE, fields, [("IFA_LOCAL", text), ("IFA_ADDRESS", text)])
 
 
 @cache
@@ -369,7 +369,7 @@ def encode_route(
     attrs: list[tuple[str, Any]] = [("RTA_DST", str(destination.network_address)), ("RTA_OIF", index)]
     if gateway is not None:
         attrs.append(("RTA_GATEWAY", str(gateway)))
-    return _encode(messages.route_message(), RTM_NEWROUTE, _MAKE, fields, attrs)
+    return _encode(route_message(), RTM_NEWROUTE, _MAKE, fields, attrs)
 
 
 @cache
@@ -392,7 +392,7 @@ def _encode_link(
     type: int, request: int, index: int, attrs: list[tuple[str, Any]], *, flags: int = 0, change: int = 0
 ) -> bytes:
     fields = {"family": AF_UNSPEC, "index": index, "flags": flags, "change": change}
-    return _encode(messages.link_message(), type, request, fields, attrs)
+    return _encode(link_message(), type, request, fields, attrs)
 
 
 def _encode(message_class: Any, type: int, flags: int, fields: dict[str, int], attrs: list[tuple[str, Any]]) -> bytes:

@@ -4,6 +4,8 @@ A frame is a header (length of the body, number of the request, number of descri
 (SCM_RIGHTS) that travel with the header. Clients number their requests; a reply carries its request's number, so that
 a client recognises and drops the reply to a request that it gave up on. `decode` checks every message against its type,
 so that a handler sees only values that its annotations allow.
+
+What a keeper reports about its lab: values that commands show.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
-from typing import Annotated, Any, NoReturn, TypeAlias, get_args
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeAlias, get_args
 
 from labctl.errors import (
     DeadlineExceeded,
@@ -31,10 +33,109 @@ from labctl.errors import (
     LabImpossible,
     MachineError,
 )
-from labctl.lab.description import Description, ProcessInfo
-from labctl.topology.service import Restart
+from labctl.topology.model import Restart
 from labctl.typed import msgspec
 from labctl.unpatched import monotonic
+
+if TYPE_CHECKING:
+    from labctl.plan.operations import Plan
+
+
+__all__ = ["Description", "NodeInfo", "ProcessInfo", "ProcessNews", "ProcessState", "Restart"]
+
+
+class ProcessState(StrEnum):
+    """How a process of a lab is doing."""
+
+    RUNNING = "running"
+    WAITING = "waiting"  # it ended, and is going to be started again after a pause
+    STOPPING = "stopping"  # it was told to end
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A program on a node. Names are those of detached processes; "" for one that ends with its client."""
+
+    node: str
+    name: str
+    pid: int  # on its host
+    argv: tuple[str, ...]
+    started_at: float  # seconds since 1970, the last start
+    state: ProcessState
+    restarts: int = 0
+    returncode: int | None = None  # of the last end, as Popen.returncode
+    machine_pid: int = 0  # as the machine sees it (for nsenter); 0 when it is not known
+    restart: Restart = Restart.NO
+    problem: str = ""  # why it could not be started again
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether it outlives the client that started it, and has a log."""
+        return bool(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessNews:
+    """How a detached process is doing from some moment on, as its watchers hear it."""
+
+    state: ProcessState
+    pid: int  # on its host; 0 when it does not run
+    restarts: int
+    returncode: int | None
+    is_log_complete: bool  # it has ended, and all that it wrote is in its log
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=BiI?i?")
+
+    @classmethod
+    def of(cls, info: ProcessInfo, *, is_log_complete: bool) -> ProcessNews:
+        """The news that there are about a process."""
+        return cls(info.state, info.pid, info.restarts, info.returncode, is_log_complete)
+
+    def pack(self) -> bytes:
+        """For `unpack`, `LAYOUT.size` bytes."""
+        state, code = list(ProcessState).index(self.state), self.returncode
+        return self.LAYOUT.pack(state, self.pid, self.restarts, code is not None, code or 0, self.is_log_complete)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ProcessNews:
+        """The news that `pack` wrote."""
+        state, pid, restarts, has_ended, code, is_log_complete = cls.LAYOUT.unpack(data)
+        return cls(list(ProcessState)[state], pid, restarts, code if has_ended else None, is_log_complete)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node of a running lab."""
+
+    name: str
+    kind: str  # labctl.topology.model.NodeKind's value
+    network: str  # /proc/KEEPER/fd/N as the machine sees it: its network namespace (for nsenter --net=)
+    init_pid: int = 0  # its process 1 as the machine sees it; 0 before the first program on it
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a keeper tells of its lab."""
+
+    name: str
+    topology: str
+    uid: int  # the owner's
+    started_at: float  # seconds since 1970
+    keeper_pid: int  # as the machine sees it
+    rootless: bool  # it lives in a user namespace
+    nodes: tuple[NodeInfo, ...]
+    processes: tuple[ProcessInfo, ...]
+    source: str = ""  # the topology file's text, or what the lab was made of (`star:3`)
+    plan_json: Any = field(default=None, repr=False)  # the plan in force, as labctl.plan.operations writes it
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force: what the lab was made of, or last reconciled to."""
+        from labctl.plan.operations import plan_from_json
+
+        return plan_from_json(self.plan_json)
+
 
 HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
@@ -42,7 +143,7 @@ MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies
 MAX_REQUEST_BYTES = 64 << 20  # of any other request: a plan of some 1,000 routers
 
 Pairs = tuple[tuple[str, str], ...]
-PlanJson = Any  # what `labctl.plan.codec` makes of nodes and operations: only who carries them out decodes them
+PlanJson = Any  # what `labctl.plan.operations` makes of nodes and operations: only who carries them out decodes them
 Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Id = Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]  # of a user or group; -1 means "leave it" to setresuid(2)
@@ -67,10 +168,14 @@ class Open(Message, frozen=True):
     topology: str = ""
     source: str = ""  # what the plan was made of, for people
     uid: int = 0  # the owner's
-    stays: bool = False  # after `Stay`; descriptors then: those of `labctl.lab.place.Place`, and the listening socket
+    stays: bool = (
+        False  # after `Stay`; descriptors then: those of `labctl.lab.client.state_dir.Place`, and the listening socket
+    )
     hidden_paths: tuple[str, ...] = ()  # directories that hosts do not see
-    has_outside: bool = False  # some node has `nat`, `expose` or `limits` (labctl.lab.outside)
-    exposed: tuple[tuple[str, int, int], ...] = ()  # what the first descriptors are for (labctl.lab.ports)
+    has_outside: bool = False  # some node has `nat`, `expose` or `limits` (labctl.lab.keeper.external)
+    exposed: tuple[
+        tuple[str, int, int], ...
+    ] = ()  # what the first descriptors are for (labctl.lab.client.boot_process)
 
 
 class Stay(Message, frozen=True):
@@ -151,7 +256,7 @@ class SignalProcess(Message, frozen=True):
 
 class WatchProcess(Message, frozen=True):
     """Follow a detached process. Answered by `Done` with descriptors of the newer half of its log and of its streams
-    (labctl.lab.log_writer), and, if `news`, of a pipe that gives a `ProcessNews` now and at each change."""
+    (labctl.lab.keeper.process_table), and, if `news`, of a pipe that gives a `ProcessNews` now and at each change."""
 
     node: str
     name: str
@@ -251,7 +356,7 @@ class PutFile(Message, frozen=True):
 
 
 class Drop(Message, frozen=True):
-    """A packet filter rule (`labctl.plan.droprule`, as JSON) on the node."""
+    """A packet filter rule (`labctl.plan.drop_rules`, as JSON) on the node."""
 
     node: str
     rule: str

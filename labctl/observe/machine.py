@@ -1,19 +1,102 @@
-"""What this machine can do for labs: everything is tried, in namespaces that go away at once."""
+"""What this machine can do for labs: everything is tried, in namespaces that go away at once.
+
+The kernel's limits that labs share with each other and with the machine: namespaces do not multiply them.
+
+Most of the settings are shown only in the machine's own network namespace; where one is not shown, it is left out.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import LabctlError, MachineError, errno_name
-from labctl.kernel import modules
+from labctl.kernel import link_state, probes
 from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
+from labctl.topology.resolve import PORTS_LIMIT
 from labctl.unpatched import monotonic
+
+_DESCRIPTORS_OF_A_KEEPER = 40  # what it has open besides those of nodes
+_DESCRIPTORS_A_NODE = 2
+_NAMESPACE_KINDS = ("net", "mnt", "uts", "pid", "ipc", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLimit:
+    """A limit: its settings with their values, and whom or what they count together."""
+
+    name: str
+    values: tuple[tuple[str, int], ...]  # a setting (as sysctl(8) has it), its value
+    counts: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(f'{setting} {value}' for setting, value in self.values)}: {self.counts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many nodes a lab may have, and what allows no more."""
+
+    nodes: int
+    by: str
+
+
+def largest_lab() -> Size:
+    """The least of what descriptors and namespaces allow: a node has a network namespace of its own."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    sizes = []
+    if hard != resource.RLIM_INFINITY:
+        sizes.append(Size(max(0, (hard - _DESCRIPTORS_OF_A_KEEPER) // _DESCRIPTORS_A_NODE), "descriptors"))
+    namespaces = _read("user.max_net_namespaces")
+    if namespaces is not None:
+        sizes.append(Size(max(0, namespaces - 1), "user.max_net_namespaces"))
+    return min(sizes, key=lambda size: size.nodes, default=Size(1_000_000, "descriptors"))
+
+
+def shared_limits() -> Iterator[SharedLimit]:
+    """Each of them, with its value here."""
+    tables = [table for table in map(link_state.table, (4, 6)) if table.is_limit_known]
+    if tables:
+        used = ", ".join(f"{table.entries} IPv{table.version}" for table in tables)
+        counts = f"neighbours (ARP, ND) of all namespaces together; now {used}"
+        yield SharedLimit("neighbour tables", tuple((table.setting, table.limit) for table in tables), counts)
+    yield SharedLimit("bridge ports", (("BR_MAX_PORTS", PORTS_LIMIT),), "links of one switch or network")
+    known: tuple[tuple[str, tuple[str, ...], str], ...] = (
+        (
+            "connection tracking",
+            ("net.netfilter.nf_conntrack_max", "net.netfilter.nf_conntrack_buckets"),
+            "connections through nat: true, a namespace each; the hash table is one",
+        ),
+        (
+            "inotify",
+            ("fs.inotify.max_user_instances", "fs.inotify.max_user_watches"),
+            "of one user in all labs",
+        ),
+        ("keys", ("kernel.keys.maxkeys", "kernel.keys.root_maxkeys"), "of an ordinary user, of root, in all labs"),
+        ("processes", ("kernel.pid_max", "kernel.threads-max"), "of the machine, those of labs included"),
+        ("namespaces", tuple(f"user.max_{kind}_namespaces" for kind in _NAMESPACE_KINDS), "of one user in all labs"),
+        ("open files", ("fs.file-max",), "of the machine, those of labs included"),
+    )
+    for name, settings, counts in known:
+        values = tuple((setting, value) for setting in settings if (value := _read(setting)) is not None)
+        if values:
+            yield SharedLimit(name, values, counts)
+
+
+def _read(setting: str) -> int | None:
+    try:
+        with open(f"/proc/sys/{setting.replace('.', '/')}", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
 
 __all__ = ["Finding", "Readings", "control_groups", "privilege", "probe_kernel", "program", "try_a_lab"]
 
@@ -28,7 +111,7 @@ _SEARCH = (
 )
 _PROBE_USERS = (
     "import sys; sys.path.extend(sys.argv[1:]); "
-    "from labctl.kernel.privilege import enter_lab_namespaces; from labctl.kernel.subordinate_ids import highest; "
+    "from labctl.kernel.privilege import enter_lab_namespaces; from labctl.kernel.privilege import highest; "
     "enter_lab_namespaces(with_users=True); print(highest('uid') > 0 and highest('gid') > 0)"
 )
 LIMITS = "limits: pids, memory, cpu of a host's programs"
@@ -95,8 +178,8 @@ def privilege() -> tuple[Readings, bool]:
 
 def users_in_labs(euid: int) -> Finding:
     """Whether the labs of this (ordinary) user have other users than their owner; tried, in a namespace that ends."""
-    from labctl.kernel.subordinate_ids import read_grant
-    from labctl.lab.starting import search_path
+    from labctl.kernel.privilege import read_grant
+    from labctl.lab.client.boot_process import search_path
 
     name = "users in labs"
     grant = read_grant(euid)
@@ -121,7 +204,7 @@ _USER_REFUSED = re.compile(
 
 def hint_without_users(output: str) -> str:
     """What to try, for the output of a program that could not change its user in this user's lab; "" for any other."""
-    from labctl.kernel.subordinate_ids import read_grant
+    from labctl.kernel.privilege import read_grant
 
     if not _USER_REFUSED.search(output):
         return ""
@@ -136,7 +219,7 @@ def probe_kernel() -> list[Finding]:
     """Each feature, tried in a throw-away namespace. MachineError with the remedy when there can be none."""
     import json
 
-    from labctl.lab.starting import search_path
+    from labctl.lab.client.boot_process import search_path
 
     argv = [sys.executable, "-I", "-S", "-c", _PROBE, *search_path()]
     try:
@@ -154,7 +237,7 @@ def probe_kernel() -> list[Finding]:
 
 def without_qdisc(kind: str) -> str:
     """Why links cannot have delay and loss (`netem`) or a rate (`tbf`) here, with the remedy; "" where they can."""
-    from labctl.lab.starting import search_path
+    from labctl.lab.client.boot_process import search_path
 
     argv = [sys.executable, "-I", "-S", "-c", _PROBE_QDISC, kind, *search_path()]
     try:
@@ -188,7 +271,7 @@ def remedy_for(feature: Feature, name: str) -> str:
             return "IPv6 was switched off at boot: remove ipv6.disable=1 from the kernel's command line."
     if name == "tun" and os.path.exists("/dev/net/tun"):
         return "Try: sudo chmod 666 /dev/net/tun"
-    return modules.remedy(feature.module, feature.option)
+    return probes.remedy(feature.module, feature.option)
 
 
 def program(name: str) -> str:
@@ -216,7 +299,7 @@ def control_groups() -> Finding:
 
 
 def _finds_groups_in(scope: list[str]) -> bool:
-    from labctl.lab.starting import search_path
+    from labctl.lab.client.boot_process import search_path
 
     if not program(scope[0]):
         return False
@@ -231,13 +314,14 @@ def _finds_groups_in(scope: list[str]) -> bool:
 def try_a_lab() -> Finding:
     """A lab of two hosts, made, used and ended: the one finding that decides."""
 
-    from labctl import plan, topology
-    from labctl.lab.handle import Lab
-    from labctl.observe.reach import reach
+    from labctl import topology
+    from labctl.lab.client.handle import Lab
+    from labctl.observe.ping import reach
+    from labctl.plan.build import build
 
     began = monotonic()
     try:
-        planned = plan.build(topology.load("pair"))
+        planned = build(topology.load("pair"))
         with Lab.open(planned, deadline_s=LAB_TIMEOUT_S) as lab:
             first, second = (node for node in planned.nodes)
             process = lab.spawn(first.name, [sys.executable, "-I", "-S", "-c", "pass"])

@@ -2,6 +2,8 @@
 
 They are detached processes, which the keeper starts again where the file says so. What is not ready in time is an
 error that shows what it wrote; who asked for it then ends the lab, or has it put back (`Lab.changing`).
+
+Whether a program is ready, as far as its node shows it: a socket that listens, a file that is there.
 """
 
 from __future__ import annotations
@@ -11,25 +13,73 @@ import selectors
 import shutil
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from labctl.errors import InputError, LabError
-from labctl.lab.description import ProcessInfo, ProcessState
+from labctl.errors import InputError, KernelError, LabError, errno_name
+from labctl.lab.protocol import ProcessInfo, ProcessState
+from labctl.observe.network import Observable, Socket, Transport, sockets
 from labctl.patterns import TooSlow, search_lines
-from labctl.plan.services import in_order, runs_alike, services_of
+from labctl.plan.operations import in_order, runs_alike, services_of
 from labctl.printable import last_lines
-from labctl.topology.service import BUFFERED, TERMINAL_SIZE, Command, Readiness, Service
+from labctl.topology.endpoints import ListeningAt, Protocol, fits
+from labctl.topology.model import BUFFERED, TERMINAL_SIZE, Command, Readiness, Service
 from labctl.units import format_duration
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
-    from labctl.lab.process import Process
+    from labctl.lab.client.handle import Lab
+    from labctl.lab.client.process import Process
     from labctl.plan.operations import Plan
+
+
+AddressesOf = Callable[[str], Collection[IPv4Address | IPv6Address]]  # of a node's name, or an address as written
+
+
+def listens(lab: Observable, node: str, where: ListeningAt, addresses_of: AddressesOf) -> bool:
+    """Whether a socket of the node listens (UDP: is bound) exactly there."""
+    found = sockets(lab, node, (Transport(where.protocol),))
+    return any(socket.listening and is_at(socket, where, addresses_of) for socket in found)
+
+
+def is_at(socket: Socket, where: ListeningAt, addresses_of: AddressesOf) -> bool:
+    """Whether the socket's local end is there."""
+    if where.protocol is Protocol.UNIX:
+        return socket.path == where.name
+    if socket.local_port != where.port:
+        return False
+    if where.address is None:
+        return True
+    return any(fits(each, socket.local, socket.interface) for each in addresses_of(where.address))
+
+
+def why_refused(lab: Observable, node: str, address: IPv4Address | IPv6Address, port: int) -> str:
+    """Where the node listens on that TCP port when not at that address, and what to try; "" when it does, or nowhere.
+
+    KernelError when its sockets cannot be listed.
+    """
+    found = [one for one in sockets(lab, node, (Transport.TCP,)) if one.listening and one.local_port == port]
+    if not found or any(fits(address, one.local, one.interface) or one.takes(address) for one in found):
+        return ""
+    where = ", ".join(str(ListeningAt(Protocol.TCP, port, str(one.local))).removeprefix("tcp/") for one in found)
+    if address.version == 6 and all(str(one.local) == "0.0.0.0" for one in found):
+        return f"{node} listens at {where}, which is IPv4 only: bind it to [::]:{port} for both, or connect by IPv4"
+    return f"{node} listens on port {port} at {where} only"
+
+
+def is_there(lab: Observable, node: str, path: str) -> bool:
+    """Whether the node has a file of that path. KernelError when that cannot be seen."""
+    try:
+        os.close(lab.open_file(node, path, os.O_PATH))
+    except KernelError as error:
+        if errno_name(error.errno) in ("ENOENT", "ENOTDIR"):
+            return False
+        raise
+    return True
+
 
 FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S = 0.001, 0.05
 SHOWN_CHARACTERS = 2000  # of what a command or a service wrote, in the error that reports its failure
@@ -279,11 +329,10 @@ class _Start:
         return bool(ready)
 
     def _is_ready(self, one: _Starting, wanted: Readiness) -> bool:
-        from labctl.observe import readiness
         from labctl.topology.endpoints import parse_listening
 
         if wanted.listening:
-            return readiness.listens(self.lab, one.node, parse_listening(wanted.listening), self._addresses_of)
+            return listens(self.lab, one.node, parse_listening(wanted.listening), self._addresses_of)
         if wanted.line:
             text = self.lab.read_log(one.node, one.service.name).decode(errors="replace")
             try:
@@ -291,7 +340,7 @@ class _Start:
             except TooSlow as error:
                 raise LabError(f"{one.node}/{one.service.name}: {error}") from error
         if wanted.file:
-            return readiness.is_there(self.lab, one.node, wanted.file)
+            return is_there(self.lab, one.node, wanted.file)
         return self._succeeds(one, wanted.command)
 
     def _succeeds(self, one: _Starting, command: tuple[str, ...]) -> bool:

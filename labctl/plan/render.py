@@ -6,17 +6,21 @@ import json
 from collections import Counter
 from typing import Any
 
-from labctl.plan.difference import Difference
+from labctl.plan.diff import Difference, described, in_json
 from labctl.plan.operations import (
+    ROOT,
     AddAddress,
     AddRoute,
+    Fifo,
     LinkEnd,
     MakeBridge,
     MakeLink,
     MakeNode,
+    NetworkEmulator,
     Operation,
     Plan,
     PlannedNode,
+    Queue,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
@@ -27,12 +31,12 @@ from labctl.plan.operations import (
     SetMtu,
     SetSysctl,
     SetUp,
+    TokenBucket,
+    in_order,
+    queues,
+    services_of,
 )
-from labctl.plan.outside import described, in_json
-from labctl.plan.queueing import ROOT, Fifo, NetworkEmulator, Queue, TokenBucket, queues
-from labctl.plan.services import in_order, services_of
-from labctl.topology.model import Address, Impairment, NodeKind, Prefix
-from labctl.topology.service import Service
+from labctl.topology.model import Address, Impairment, NodeKind, Prefix, Service
 from labctl.typed import msgspec
 from labctl.units import format_ppm
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from labctl import AsyncLab, Lab
     from labctl.pytest_plugin.labs import LabFactory, Labs, UsedLabs
     from labctl.pytest_plugin.scenarios import ScenarioFile
-    from labctl.scenario.result import RunResult
+    from labctl.scenario.results import RunResult
 
 # Of a session in which a fixture was asked for a lab: those made with `lab_factory`.
 LABS: pytest.StashKey[UsedLabs] = pytest.StashKey()
@@ -81,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         collect_configured_folders(config)
     if os.environ.get("GITHUB_ACTIONS") == "true" and not hasattr(config, "workerinput"):
-        from labctl.pytest_plugin.github import Told
+        from labctl.pytest_plugin.reports import Told
 
         config.pluginmanager.register(Told(config), "labctl-github")
 
@@ -90,7 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Before xdist starts its workers, which are in the same network then."""
     if config.getini("labctl_private_network") and not hasattr(config, "workerinput"):
-        from labctl.pytest_plugin.private_network import enter
+        from labctl.pytest_plugin.settings import enter
 
         enter()
 
@@ -126,7 +126,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         keep_real_files(item.config)
     if item.get_closest_marker("needs") is not None:
-        from labctl.pytest_plugin.needs import skip_without_needs
+        from labctl.pytest_plugin.labs import skip_without_needs
 
         skip_without_needs(item)
 
@@ -138,7 +138,7 @@ def pytest_runtest_makereport(
     """What is known of the labs of a test that failed goes into its report; after the last one it is forgotten."""
     has_labs = LABS in item.config.stash
     if SCENARIO_RUN in item.stash or (call.excinfo is not None and has_labs):
-        from labctl.pytest_plugin.failures import complete, without_own_code
+        from labctl.pytest_plugin.reports import complete, without_own_code
 
         without_own_code(item, call)
         report = yield

@@ -1,12 +1,16 @@
-"""The labs of tests: what they are made of, how long they are there, which of them a test has used."""
+"""The labs of tests: what they are made of, how long they are there, which of them a test has used.
+
+`@pytest.mark.needs(...)`: a test is skipped where something that it needs is not there.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import pkgutil
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,7 +27,68 @@ from labctl.pytest_plugin import LABS, USED_LABS
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible, temporary_root
 
 if TYPE_CHECKING:
-    from labctl.api.asynchronous import AsyncLab
+    from labctl.api.async_lab import AsyncLab
+
+
+ROOT = "root"
+
+
+def skip_without_needs(item: pytest.Item) -> None:
+    """Adds a skip mark, whose place in the summary is the test's, when something is missing."""
+    reasons = [reason for mark in item.iter_markers("needs") for reason in _reasons(mark, item)]
+    if reasons:
+        item.add_marker(pytest.mark.skip(reason="; ".join(dict.fromkeys(reasons))))
+
+
+def _reasons(mark: pytest.Mark, item: pytest.Item) -> Iterator[str]:
+    from labctl.scenario.loader import FEATURES
+
+    unknown = mark.kwargs.keys() - {"feature", "program"}
+    if unknown or not (mark.args or mark.kwargs):
+        pytest.fail(
+            f"{item.nodeid}: @pytest.mark.needs({', '.join(sorted(unknown))}): give names of features or programs, "
+            "or feature=..., program=...",
+            pytrace=False,
+        )
+    for name in _names(mark.args):
+        yield from _feature(name, item) if name in FEATURES else _program(name)
+    for name in _names([mark.kwargs.get("feature", ())]):
+        yield from _feature(name, item)
+    for name in _names([mark.kwargs.get("program", ())]):
+        yield from _program(name)
+
+
+def _names(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Iterable):
+            yield from (str(name) for name in value)
+
+
+def _feature(name: str, item: pytest.Item) -> Iterator[str]:
+    from labctl.scenario.loader import FEATURES
+
+    probe = FEATURES.get(name)
+    if probe is None:
+        from labctl.documents import suggest
+
+        hint = suggest(name, FEATURES)
+        pytest.fail(f"{item.nodeid}: @pytest.mark.needs: unknown feature `{name}`; {hint}", pytrace=False)
+    if reason := probe():
+        yield f"needs {name}: {reason}"
+
+
+def _program(name: str) -> Iterator[str]:
+    if shutil.which(name):
+        return
+    from labctl.documents import suggest
+    from labctl.scenario.loader import FEATURES
+
+    near = suggest(name, FEATURES)
+    meant = f" ({near.replace('mean', 'mean the feature')})" if near.startswith("did you mean") else ""
+    yield f"the program `{name}` is not installed{meant}"
+
 
 Source: TypeAlias = Topology | str | Path
 _USAGE = '@pytest.mark.topology("pair" | "file.yaml" | Topology, scope="function")'
@@ -207,7 +272,7 @@ def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 def for_coroutines(lab: Lab) -> Iterator[AsyncLab]:
     """For the fixture `async_lab`, which no event loop runs around: that of the test is its plugin's affair."""
-    from labctl.api.asynchronous import AsyncLab
+    from labctl.api.async_lab import AsyncLab
 
     view = AsyncLab.over(lab)
     yield view

@@ -1,12 +1,20 @@
-"""Scenario files as tests: one item a scenario, whose id is its file and its name."""
+"""Scenario files as tests: one item a scenario, whose id is its file and its name.
+
+Results of scenarios on pytest's reports: as text, for what runs in an xdist worker is told by the main process.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import types
+import typing
 from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from enum import Enum
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -14,12 +22,58 @@ from labctl.errors import InputError, MachineError
 from labctl.printable import in_log, visible
 from labctl.pytest_plugin import SCENARIO_RUN, SCENARIO_SEEN
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
-from labctl.scenario.discovery import has_steps
+from labctl.scenario.loader import has_steps
 from labctl.scenario.model import Scenario
-from labctl.scenario.result import Outcome, RunResult, ScenarioResult
+from labctl.scenario.results import Outcome, RunResult, ScenarioResult
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
+    from labctl.lab.client.handle import Lab
+
+
+_RUN = "labctl_run"
+_TEXT = "labctl_text"
+Value = TypeVar("Value")
+
+
+def attach(report: pytest.TestReport, run: RunResult) -> None:
+    """The run goes with the report to wherever that is read."""
+    vars(report)[_RUN] = json.dumps(asdict(run))
+
+
+def attach_text(report: pytest.TestReport, text: str) -> None:
+    """The same with what was told of a test's labs."""
+    vars(report)[_TEXT] = text
+
+
+def attached_run(report: pytest.TestReport) -> RunResult | None:
+    """What `attach` attached."""
+    text = vars(report).get(_RUN)
+    return None if text is None else from_data(RunResult, json.loads(text))
+
+
+def attached_text(report: pytest.TestReport) -> str:
+    """What `attach_text` attached; "" when nothing."""
+    return str(vars(report).get(_TEXT, ""))
+
+
+def from_data(kind: type[Value], data: Any) -> Value:
+    """The value of frozen dataclasses, tuples and enums that `dataclasses.asdict` made `data` of."""
+    return typing.cast("Value", _value(kind, data))
+
+
+def _value(kind: Any, data: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (each for each in typing.get_args(kind) if each is not types.NoneType)
+        return None if data is None else _value(inner, data)
+    if origin is tuple:
+        return tuple(_value(typing.get_args(kind)[0], each) for each in data)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _value(hints[name], each) for name, each in data.items()})
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(data)
+    return data
 
 
 class ScenarioFailed(Exception):
@@ -55,7 +109,7 @@ def collect(path: Path, parent: pytest.Collector, *, by_name: bool) -> ScenarioF
 
 def _content(path: Path) -> bytes:
     """What is in the file; nothing where it cannot be read."""
-    from labctl.documents.document import read_bytes
+    from labctl.documents.yaml_tree import read_bytes
 
     try:
         return read_bytes(path)
@@ -108,7 +162,7 @@ class ScenarioItem(pytest.Item):
         self._conclude(run)
 
     def _look(self, lab: Lab) -> None:
-        from labctl.api.failure import socket_lines
+        from labctl.api.journal import socket_lines
 
         self.stash[SCENARIO_SEEN] = "\n".join(socket_lines(lab, "sockets"))
 
@@ -128,7 +182,7 @@ class ScenarioItem(pytest.Item):
         """Step, file and line, what was expected and what came back; no traceback of labctl's own code."""
         error = excinfo.value
         if isinstance(error, ScenarioFailed):
-            from labctl.pytest_plugin.failures import look
+            from labctl.pytest_plugin.reports import look
             from labctl.report import plain
 
             told = dedent("\n".join(plain.failure(error.result, look()))).strip("\n")

@@ -1,4 +1,7 @@
-"""What the command line and the ini file say, and the session's seed."""
+"""What the command line and the ini file say, and the session's seed.
+
+Ini `labctl_private_network`: without root, the tests run in user and network namespaces of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import os
 from pathlib import Path
 
 import pytest
+
+from labctl.errors import LabctlError
 
 SEED_VARIABLE = "LABCTL_SEED"
 LARGEST_SEED = 2**63 - 1
@@ -95,3 +100,29 @@ def chosen_artifacts_root(config: pytest.Config) -> Path | None:
 def as_seen_from(directory: Path, path: Path) -> Path:
     """The path as one would write it in that directory: for messages."""
     return path.relative_to(directory) if path.is_relative_to(directory) else path
+
+
+def enter() -> None:
+    """Move this process there (root's stays), before it has threads and workers. UsageError names the remedy.
+
+    In there the user is called root. pytest names its temporary directory after who it takes the user to be, and it
+    must not take root's: who it is stays in LOGNAME, where nothing else tells it (getpass.getuser).
+    """
+    from labctl.api.lab import enter_private_network
+
+    user = _user()
+    try:
+        entered = enter_private_network()
+    except LabctlError as error:
+        raise pytest.UsageError(f"labctl_private_network: {error}") from error
+    if entered and not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["LOGNAME"] = user
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # nobody of that number is in /etc/passwd
+        return f"user-{os.geteuid()}"

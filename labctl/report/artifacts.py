@@ -5,28 +5,181 @@
 
 It is private (directories 0700, files 0600): it has what programs were given and what they said. Names come from
 numbers and from letters, digits and `-` of other names, so no name in a file leads out of the directory.
+
+Writing report files: all or nothing, so that a reader never meets half a file.
+
+By functions of `os`, not methods of paths: those are pyfakefs' while a test has fake files (pytest_plugin/labs.py).
+
+A run as JSON; its form is published in `labctl/schemas/result.schema.json` (`labctl schema result`).
+
+A run as JUnit XML: a suite for each directory, a case for each scenario.
+
+What Jenkins, GitLab and GitHub's actions read is the same subset: `testsuite` with counts and time, `testcase` with
+name, classname, time and file, and in it `failure`, `error` or `skipped` with a message, then `system-out`.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path, PurePath
+from typing import Any
 
 from labctl.errors import InputError, LabError, describe_errno
-from labctl.printable import printable
+from labctl.printable import in_xml, printable
 from labctl.report import conversation, plain
-from labctl.report.files import replace_file
-from labctl.report.screen import Look
-from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
-from labctl.scenario.result import CallRecord, Outcome, RunResult, ScenarioResult
+from labctl.report.terminal import Look
+from labctl.scenario.results import CallRecord, Outcome, RunResult, ScenarioInfo, ScenarioResult, SilentListener, Stream
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Says before anything is built that `path`, given for `option`, cannot be written. InputError."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{option} {path}: is a directory. Give the name of a file in it.")
+        if path.exists():
+            if not os.access(path, os.W_OK):
+                raise InputError(f"{option} {path}: exists and cannot be written. Check its permissions.")
+            return
+        parent = path.absolute().parent
+        if not parent.is_dir():
+            raise InputError(f"{option} {path}: there is no directory {parent}. Make it first: mkdir -p {parent}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(f"{option} {path}: no file can be made in {parent}. Check its permissions.")
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot look it up: {describe_errno(error.errno or 0)}.") from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replaces `path` by a file of `data` in one step; a device or pipe is written to as it is. LabError."""
+    try:
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            path.write_bytes(data)
+            return
+        replace_file(Path(os.path.realpath(path)), data)  # a symbolic link stays one
+    except OSError as error:
+        raise LabError(f"{path}: cannot write the report: {describe_errno(error.errno or 0)}.") from error
+
+
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Puts a file of `data` in the place of `path`; `mode` is less the umask. OSError."""
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, mode), "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+SCHEMA = "labctl-result/1"  # the number changes when a reader of the old form would misread the new one
+
+
+def to_data(run: RunResult, *, version: str) -> dict[str, Any]:
+    """The run as what `json.dumps` takes: the fields of `scenario/results.py` under their own names.
+
+    `version` is labctl's.
+    """
+    return {"schema": SCHEMA, "labctl": version, **asdict(run)}
+
+
+def to_json(run: RunResult, *, version: str) -> bytes:
+    """The run as UTF-8 JSON text with a final newline.
+
+    Lone surrogates (undecodable bytes of a program) become JSON's own escape for them, so that it is always UTF-8.
+    """
+    text = json.dumps(to_data(run, version=version), indent=2, ensure_ascii=False)
+    return (text + "\n").encode("utf-8", "backslashreplace")
+
+
+_LOOK = Look(width=120)
+
+
+def to_junit(run: RunResult) -> bytes:
+    """The run as UTF-8 XML; characters that XML cannot carry are replaced by their escape (`\\x1b`)."""
+    from junitparser import JUnitXml, TestSuite
+
+    xml = JUnitXml("labctl")
+    for directory, results in _by_directory(run).items():
+        suite = TestSuite(in_xml(directory))
+        suite.timestamp = (results[0].started_at or run.started_at).removesuffix("Z").split("+")[0]
+        if run.seed is not None:
+            suite.add_property("seed", str(run.seed))
+        for result in results:
+            suite.add_testcase(_case(result, run.seed))
+        xml.add_testsuite(suite)
+    xml.time = round(run.duration_s, 6)
+    xml.update_statistics()  # type: ignore[no-untyped-call]  # junitparser has no annotation there
+    stream = io.BytesIO()
+    xml.write(stream, pretty=True)
+    return stream.getvalue()
+
+
+def _by_directory(run: RunResult) -> dict[str, list[ScenarioResult]]:
+    suites: dict[str, list[ScenarioResult]] = {}
+    for result in run.scenarios:
+        suites.setdefault(str(PurePath(result.file).parent), []).append(result)
+    return suites
+
+
+def _case(result: ScenarioResult, seed: int | None):  # type: ignore[no-untyped-def]  # junitparser is imported only when it is needed
+    from junitparser import Error, Failure, Properties, Property, Skipped, TestCase
+
+    case = TestCase(in_xml(result.name), classname=in_xml(_class_name(result.file)), time=round(result.duration_s, 6))
+    case._elem.set("file", in_xml(result.file))
+    line = _line(result)
+    if line:
+        case._elem.set("line", str(line))
+    if result.seed not in (None, seed):  # of a repetition
+        properties = Properties()  # type: ignore[no-untyped-call]  # as above
+        properties.add_property(Property("seed", str(result.seed)))
+        case.append(properties)  # type: ignore[no-untyped-call]  # as above
+    message = in_xml(result.reason or result.outcome)
+    first_line = message.split("\n", 1)[0]
+    details = in_xml("\n".join(plain.failure(result, _LOOK)).strip("\n"))
+    if result.outcome is Outcome.FAILED:
+        case.result = [_with_text(Failure(first_line, "expectation"), details)]
+    elif result.outcome is Outcome.ERROR:
+        case.result = [_with_text(Error(first_line, "lab"), details)]
+    elif result.outcome is Outcome.SKIPPED:
+        case.result = [Skipped(message)]
+    case.system_out = in_xml("\n".join(plain.scenario_report(result, _LOOK)))
+    return case
+
+
+def _line(result: ScenarioResult) -> int:
+    """Where it failed; where it has not, its first step; 0 when it was not begun."""
+    failed = [step for step in result.steps if step.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    deepest = max(failed, key=lambda step: step.index.count("."), default=None)
+    if deepest is not None:
+        return deepest.failed_line or deepest.line
+    return result.steps[0].line if result.steps else 0
+
+
+def _with_text(entry, text: str):  # type: ignore[no-untyped-def]  # as above
+    entry.text = text
+    return entry
+
+
+def _class_name(file: str) -> str:
+    """`scenarios.tcp.accept-queue` for scenarios/tcp/accept-queue.yaml: viewers group by what is between the dots."""
+    path = PurePath(file)
+    parts = [part for part in path.parent.parts if part not in ("/", ".", "..")]
+    return ".".join([*(part.replace(".", "_") for part in parts), path.stem.replace(".", "_")])
+
 
 RESULT, JUNIT, SUMMARY, SCENARIOS = "result.json", "junit.xml", "summary.md", "scenarios"
 _SUMMARY_LIMIT_BYTES = 64 << 20  # this one is not GitHub's page
-_LOOK = Look(width=120)
 _OTHERS = re.compile(r"[^a-z0-9]+")
 _LONGEST_NAME = 48
 
@@ -66,9 +219,7 @@ def write(result: RunResult, directory: Path, *, version: str, outputs: bool = T
 
     `version` is labctl's. Without `outputs`, not what steps' programs wrote: a Collector has that.
     """
-    from labctl.report.github import summary
-    from labctl.report.json_report import to_json
-    from labctl.report.junit import to_junit
+    from labctl.report.ci import summary
 
     try:
         os.makedirs(directory / SCENARIOS, mode=0o700, exist_ok=True)

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from labctl.printable import printable
-from labctl.report.screen import INK_OF_OUTCOME, Ink, Look
-from labctl.report.text import cells, milliseconds, pad, shorten, wrap
-from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+from labctl.report.terminal import INK_OF_OUTCOME, Ink, Look, cells, milliseconds, pad, shorten, wrap
+from labctl.scenario.results import CallRecord, Outcome, ScenarioResult, StepResult
 
 _NARROWEST_COLUMN = 21  # cells; with less, hosts are named in front of each call instead
 _WORTH_SAYING_S = 0.001  # a call that took this long has its duration shown

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from labctl.printable import printable
 from labctl.report import conversation
-from labctl.report.screen import INK_OF_OUTCOME, UNICODE, Ink, Look
-from labctl.report.text import cells, seconds, shorten, wrap
-from labctl.scenario.result import Outcome, OutputRecord, ProgramRecord, RunResult, ScenarioResult, StepResult
+from labctl.report.terminal import INK_OF_OUTCOME, UNICODE, Ink, Look, cells, seconds, shorten, wrap
+from labctl.scenario.results import Outcome, OutputRecord, ProgramRecord, RunResult, ScenarioResult, StepResult
 
 LAST_LINES = 20  # of each stream of a program that no failed step is about
 _WORD = {

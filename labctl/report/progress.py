@@ -15,14 +15,20 @@ from typing import TYPE_CHECKING
 
 from labctl.printable import printable
 from labctl.report import plain
-from labctl.report.screen import Ink, Screen, is_terminal
-from labctl.report.text import cells, pad, shorten
-from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
-from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+from labctl.report.terminal import Ink, Screen, cells, is_terminal, pad, shorten
+from labctl.scenario.results import (
+    CallRecord,
+    Outcome,
+    ScenarioInfo,
+    ScenarioResult,
+    SilentListener,
+    StepResult,
+    Stream,
+)
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.report.ci_log import CiLog
+    from labctl.report.ci import CiLog
 
 _FIRST_LOOK_S = 0.5
 _REFRESH_S = 0.1

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.scenario.model import Scenario
-from labctl.scenario.options import Cancellation, RunOptions
-from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResult
+from labctl.scenario.model import Cancellation, RunOptions, Scenario
+from labctl.scenario.results import Outcome, RunResult, ScenarioResult, StepResult
 
 if TYPE_CHECKING:
-    from labctl.lab.starting import Boot
-    from labctl.scenario.listener import Listener
+    from labctl.lab.client.boot_process import Boot
+    from labctl.scenario.results import Listener
     from labctl.topology.model import Topology
 
 __all__ = [
@@ -35,9 +34,9 @@ def load(path: str | Path, *, topology: str | Path | Topology | None = None, rou
 
     Without `routes` it is only for looking at: static routes are left out.
     """
-    from labctl.scenario import loading
+    from labctl.scenario import loader
 
-    return loading.load(path, topology=topology, routes=routes)
+    return loader.load(path, topology=topology, routes=routes)
 
 
 def run_scenario(
@@ -70,6 +69,6 @@ def run_many(
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of scenario files, for editors."""
-    from labctl.scenario import schema
+    from labctl.scenario import file_schema
 
-    return schema.json_schema()
+    return file_schema.json_schema()

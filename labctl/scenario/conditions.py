@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labctl.errors import KernelError, describe_errno, errno_name
-from labctl.scenario import looking
-from labctl.scenario.endpoints import ListeningAt, parse_listening
-from labctl.scenario.kinds import StepKind
-from labctl.scenario.listener import Stream
-from labctl.scenario.matching import number_mismatch, text_mismatch
+from labctl.scenario import observations
+from labctl.scenario.file_schema import ListeningAt, parse_listening
+from labctl.scenario.model import StepKind
+from labctl.scenario.observations import number_mismatch, text_mismatch
+from labctl.scenario.results import Stream
 from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
 
 if TYPE_CHECKING:
-    from labctl.scenario.files import Connection, ExpectBody, FileCondition, OutputCondition, Reach, RouteCondition
-    from labctl.scenario.programs import Program
-    from labctl.scenario.waiting import Scope
+    from labctl.programs.program import Program
+    from labctl.programs.waiting import Scope
+    from labctl.scenario.file_schema import (
+        Connection,
+        ExpectBody,
+        FileCondition,
+        OutputCondition,
+        Reach,
+        RouteCondition,
+    )
 
 FASTEST_SEARCH_S = 0.5  # given to a search by a process of its own, however short the deadline
 BECOMES_TRUE_WITHIN_S = 1.0
@@ -62,7 +69,7 @@ def expect(at: StepRun, body: ExpectBody) -> Done:
 
 def is_listening(run: Run, host: str, where: ListeningAt) -> bool:
     """Whether a socket listens (UDP: is bound) there."""
-    return bool(looking.listening(run, host, where))
+    return bool(observations.listening(run, host, where))
 
 
 def _within_s(at: StepRun, body: ExpectBody) -> float:
@@ -134,10 +141,10 @@ def _looks(at: StepRun, body: ExpectBody, command: _Command) -> Iterator[Look]:
 
 
 def _listening(run: Run, host: str, where: ListeningAt, body: ExpectBody) -> str:
-    sockets = looking.listening(run, host, where)
+    sockets = observations.listening(run, host, where)
     verb = "is bound" if where.protocol == "udp" else "listens"
     if not sockets:
-        others = looking.listed_listening(run, host, where.protocol)
+        others = observations.listed_listening(run, host, where.protocol)
         return f"expected a socket that {verb} at {where} on {host}; there is {others or 'none of that protocol'}"
     wrongs: list[str] = []
     for socket in sockets:
@@ -146,7 +153,7 @@ def _listening(run: Run, host: str, where: ListeningAt, body: ExpectBody) -> str
             for name, match, value in (
                 ("accept_queue", body.accept_queue, socket.accept_queue),
                 ("accept_queue_limit", body.accept_queue_limit, socket.accept_queue_limit),
-                ("syn_queue", body.syn_queue, looking.half_open(run, host, where)),
+                ("syn_queue", body.syn_queue, observations.half_open(run, host, where)),
             )
             if match is not None and (wrong := number_mismatch(match, value or 0))
         ]
@@ -156,30 +163,32 @@ def _listening(run: Run, host: str, where: ListeningAt, body: ExpectBody) -> str
 
 
 def _not_listening(run: Run, host: str, where: ListeningAt) -> str:
-    if not looking.listening(run, host, where):
+    if not observations.listening(run, host, where):
         return ""
-    return f"expected no socket at {where} on {host}; there are {looking.listed_listening(run, host, where.protocol)}"
+    return (
+        f"expected no socket at {where} on {host}; there are {observations.listed_listening(run, host, where.protocol)}"
+    )
 
 
 def _connection(run: Run, host: str, wanted: Connection) -> str:
-    candidates = looking.connections(run, host, wanted)
+    candidates = observations.connections(run, host, wanted)
     fitting = []
     wrongs: list[str] = []
     for socket in candidates:
         wrong = _queues(wanted, socket)
         if wrong:
-            wrongs.append(f"{looking.described(socket)}: {wrong}")
+            wrongs.append(f"{observations.described(socket)}: {wrong}")
         else:
             fitting.append(socket)
-    what = f"{looking.wanted_text(wanted)} on {host}"
+    what = f"{observations.wanted_text(wanted)} on {host}"
     if wanted.count is not None:
         wrong = number_mismatch(wanted.count, len(fitting))
         if not wrong:
             return ""
-        return f"number of sockets {what}: {wrong}{_listed(wrongs or [looking.described(s) for s in fitting])}"
+        return f"number of sockets {what}: {wrong}{_listed(wrongs or [observations.described(s) for s in fitting])}"
     if fitting:
         return ""
-    seen = wrongs or [looking.described(socket) for socket in looking.nearly(run, host, wanted)]
+    seen = wrongs or [observations.described(socket) for socket in observations.nearly(run, host, wanted)]
     return f"expected a socket {what}; there is none{_listed(seen)}"
 
 
@@ -199,9 +208,9 @@ def _listed(seen: list[str]) -> str:
 
 
 def _counters(run: Run, host: str, wanted: dict[str, Any]) -> str:
-    from labctl.observe.counters import UnknownCounter
+    from labctl.observe.network import UnknownCounter
 
-    grown = looking.counters_since_start(run, host)
+    grown = observations.counters_since_start(run, host)
     wrongs = []
     for name, match in wanted.items():
         try:
@@ -214,15 +223,15 @@ def _counters(run: Run, host: str, wanted: dict[str, Any]) -> str:
 
 
 def _reachable(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str:
-    return looking.reach_mismatch(at, host, reach, wanted=wanted)
+    return observations.reach_mismatch(at, host, reach, wanted=wanted)
 
 
 def _route(run: Run, host: str, wanted: RouteCondition) -> str:
-    return looking.route_mismatch(run, host, wanted)
+    return observations.route_mismatch(run, host, wanted)
 
 
 def _address(run: Run, host: str, wanted: str) -> str:
-    return looking.address_mismatch(run, host, wanted)
+    return observations.address_mismatch(run, host, wanted)
 
 
 def _file(run: Run, host: str, wanted: FileCondition, within_s: float) -> str:
@@ -314,7 +323,7 @@ def _why_silent(program: Program, stream: Stream) -> str:
 
 
 def _that(at: StepRun, text: str) -> str:
-    from labctl.scenario.callsteps import comparison_mismatch
+    from labctl.scenario.call_steps import comparison_mismatch
 
     wrong = comparison_mismatch(at, text)
     return ForGood(wrong) if wrong and not _has_branches(at.run) else wrong

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, LabctlError
-from labctl.scenario.kinds import StepKind
-from labctl.scenario.result import ListeningRecord, OutputRecord, ProgramRecord
-from labctl.scenario.waiting import Scope
+from labctl.programs.waiting import Scope
+from labctl.scenario.model import StepKind
+from labctl.scenario.results import ListeningRecord, OutputRecord, ProgramRecord
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
-    from labctl.observe.sockets import Socket
-    from labctl.scenario.programs import Program
+    from labctl.lab.client.handle import Lab
+    from labctl.observe.network import Socket
+    from labctl.programs.program import Program
     from labctl.scenario.state import Run
 
 QUIET_S = 0.1  # for programs that sleep: one of their children may be the one that crashes
@@ -75,7 +75,7 @@ def programs(run: Run) -> tuple[ProgramRecord, ...]:
 
 def listeners(run: Run) -> tuple[ListeningRecord, ...]:
     """Who listens on the hosts that took part: where steps failed first, then where programs and other steps ran."""
-    from labctl.scenario.result import Outcome
+    from labctl.scenario.results import Outcome
 
     failed = [result.host for result in run.results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
     of_programs = [program.command.host for program in run.programs.everything()]
@@ -89,7 +89,7 @@ def listeners(run: Run) -> tuple[ListeningRecord, ...]:
 
 
 def _listening_on(lab: Lab, host: str, has_both: bool) -> ListeningRecord:
-    from labctl.observe.sockets import Transport, sockets
+    from labctl.observe.network import Transport, sockets
 
     try:
         found = [one for one in sockets(lab, host) if one.listening]

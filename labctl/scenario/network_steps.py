@@ -1,18 +1,130 @@
-"""The steps that change the network: link, drop, undrop."""
+"""What a scenario changes of a lab's network, so that a lab that stays can be given back as it was found.
+
+Which links there are between two nodes, and which of their ends is set down. PURE.
+
+The steps that change the network: link, drop, undrop.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labctl.scenario import links
-from labctl.scenario.endpoints import parse_address
+from labctl.scenario.file_schema import parse_address
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
-from labctl.topology.model import Address, Topology
+from labctl.topology.model import Address, Endpoint, Link, NodeKind, Topology
 
 if TYPE_CHECKING:
-    from labctl.plan.droprule import DropRule
-    from labctl.scenario.files import DropBody, HostBody, LinkBody
-    from labctl.topology.model import Impairment, Link
+    from labctl.lab.client.handle import Lab
+    from labctl.observe.network import Waiting
+    from labctl.plan.drop_rules import DropRule
+    from labctl.plan.operations import Operation
+    from labctl.scenario.file_schema import DropBody, HostBody, LinkBody
+    from labctl.topology.model import Impairment
+
+
+def between(topology: Topology, first: str, second: str) -> tuple[Link, ...]:
+    """The links between two nodes, in file order."""
+    return tuple(link for link in topology.links if {link.a.node, link.b.node} == {first, second})
+
+
+def end_to_cut(topology: Topology, link: Link, second: str) -> Endpoint:
+    """The end that is set down: a switch's port if there is one, else the end on the node that was named second.
+
+    The other end only loses its carrier, as with a pulled cable, and keeps its addresses and routes.
+    """
+    for end in (link.a, link.b):
+        if topology.node(end.node).kind is NodeKind.SWITCH:
+            return end
+    return link.a if link.a.node == second else link.b
+
+
+class Changes:
+    """The links and packet filters that steps have touched, and connections left in TIME_WAIT. Thread-safe.
+
+    For a lab that stays; `lab` None is one that ends with its scenario, of which nothing need be remembered. Before
+    each change the keeper is told what undoes it all, which it does when this process is killed.
+    """
+
+    def __init__(self, lab: Lab | None = None, hosts: Sequence[str] = ()) -> None:
+        self._lab = lab
+        self._lock = threading.Lock()
+        self._was_up: dict[Endpoint, bool] = {}
+        self._impaired: dict[Endpoint, Impairment | None] = {}
+        self._dropping: set[str] = set()
+        self._waiting: dict[str, frozenset[Waiting]] = {}
+        if lab is not None:
+            from labctl.observe import network
+
+            self._waiting = {host: network.waiting(lab, host) for host in hosts}
+
+    def link(self, end: Endpoint) -> None:
+        """This end is about to be set up or down."""
+        if self._lab is None:
+            return
+        from labctl.observe import network
+
+        with self._lock:
+            if end not in self._was_up:
+                links = network.links(self._lab, end.node)
+                self._was_up[end] = any(link.up for link in links if link.name == end.ifname)
+                self._tell(self._lab)
+
+    def impair(self, end: Endpoint) -> None:
+        """What this end sends is about to be impaired otherwise."""
+        if self._lab is None:
+            return
+        from labctl.observe.inspect import Sending, sending
+
+        with self._lock:
+            if end not in self._impaired:
+                self._impaired[end] = sending(self._lab, end.node).get(end.ifname, Sending()).impairment or None
+                self._tell(self._lab)
+
+    def drop(self, node: str) -> None:
+        """Packets of this node are about to be dropped."""
+        if self._lab is not None:
+            with self._lock:
+                if node not in self._dropping:
+                    self._dropping.add(node)
+                    self._tell(self._lab)
+
+    def restore(self, lab: Lab) -> None:
+        """Links as they were before the first change, nothing dropped, no new TIME_WAIT that keeps an address in use.
+
+        `lab` is any handle of the lab; the scenario's programs have ended before.
+        """
+        from labctl.observe import network
+
+        for node in sorted(self._dropping):
+            lab.undrop(node)
+        operations = self._as_before(lab)
+        if operations:
+            lab.apply(operations)
+        if lab is self._lab and (operations or self._dropping):
+            lab.when_gone()
+        for host, before in self._waiting.items():
+            left = network.waiting(lab, host) - before
+            if left:
+                network.end(lab, host, left)
+
+    def _tell(self, lab: Lab) -> None:
+        lab.when_gone(self._as_before(lab), sorted(self._dropping))
+
+    def _as_before(self, lab: Lab) -> list[Operation]:
+        """What makes links what they were before the first change."""
+        from labctl.plan.build import set_impairments
+        from labctl.plan.operations import SetDown, SetUp
+
+        operations: list[Operation] = [
+            SetUp(end.node, end.ifname) if up else SetDown(end.node, end.ifname) for end, up in self._was_up.items()
+        ]
+        if self._impaired:
+            plan = lab.describe().plan
+            for end, impairment in self._impaired.items():
+                operations += set_impairments(plan, [(end.node, end.ifname)], impairment)
+        return operations
 
 
 def link(at: StepRun, body: LinkBody) -> Done:
@@ -21,14 +133,14 @@ def link(at: StepRun, body: LinkBody) -> Done:
 
     topology = at.run.scenario.topology
     ends = body.ends
-    there = links.between(topology, *ends)
+    there = between(topology, *ends)
     if len(there) < (body.which or 1):
         raise StepFailed(f"there are {len(there)} links between {' and '.join(ends)}")
     chosen = there[(body.which or 1) - 1]
     if body.set_ is not None or body.clear:
         return _impair(at, body, chosen)
     if body.down:
-        end = links.end_to_cut(topology, chosen, ends[1])
+        end = end_to_cut(topology, chosen, ends[1])
         at.run.changes.link(end)
         at.lab.apply([SetDown(end.node, end.ifname)])
         return NOTHING
@@ -41,7 +153,7 @@ def link(at: StepRun, body: LinkBody) -> Done:
 
 def _impair(at: StepRun, body: LinkBody, chosen: Link) -> Done:
     """The link's packets, or those that one end sends, are impaired so from now on, or no more."""
-    from labctl.plan.impairments import set_impairments
+    from labctl.plan.build import set_impairments
     from labctl.topology.impairments import parse
 
     impairment: Impairment | None = None
@@ -78,7 +190,7 @@ def undrop(at: StepRun, body: HostBody) -> Done:
 
 def drop_rule(body: DropBody, topology: Topology) -> DropRule:
     """The rule that the step's body means; ValueError when it makes none."""
-    from labctl.plan.droprule import DropRule, parse_flags
+    from labctl.plan.drop_rules import DropRule, parse_flags
 
     return DropRule(
         direction=body.direction,

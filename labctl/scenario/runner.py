@@ -2,36 +2,165 @@
 
 What went wrong in the scenario is in the result. What is wrong with this machine (MachineError) is raised, unless
 other scenarios may run on it (LabImpossible).
+
+What a scenario's run comes to: its result, and the step that a failure is about.
+
+A scenario that is run in somebody else's lab, and whose programs and sockets are held until the caller is done.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.errors import LabctlError, LabImpossible, MachineError
-from labctl.scenario.listener import Listener, SilentListener
-from labctl.scenario.model import Scenario
-from labctl.scenario.options import Cancellation, RunOptions
-from labctl.scenario.result import Outcome, RunResult, ScenarioResult, StepResult
-from labctl.scenario.sequence import run_steps
+from labctl.errors import LabctlError, LabGone, LabImpossible, MachineError
+from labctl.programs.waiting import Scope, Watcher
+from labctl.scenario.model import Cancellation, RunOptions, Scenario
+from labctl.scenario.results import (
+    Listener,
+    ListeningRecord,
+    Outcome,
+    ProgramRecord,
+    RunResult,
+    ScenarioResult,
+    SilentListener,
+    StepResult,
+)
+from labctl.scenario.run_order import Turn, draw_seed, turns
+from labctl.scenario.sequence import run_steps, step_order
 from labctl.scenario.state import Run
-from labctl.scenario.turns import Turn, draw_seed, turns
 from labctl.scenario.variables import Variables
-from labctl.scenario.verdict import Finished, caller_gone, end_badly, finisher, impossible, now, verdict, worst
-from labctl.scenario.waiting import Scope, Watcher
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
-    from labctl.lab.starting import Boot
+    from labctl.lab.client.boot_process import Boot
+    from labctl.lab.client.handle import Lab
     from labctl.plan.operations import Plan
-    from labctl.scenario.changes import Changes
+    from labctl.programs.program import Program
+    from labctl.scenario.call_steps import EndedCaller
+    from labctl.scenario.network_steps import Changes
+
+
+Finished = Callable[..., ScenarioResult]
+
+
+def finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -> Finished:
+    """What makes the result of a run that begins now: of an outcome, its reason, and the steps."""
+    started_at, started = now(), monotonic()
+
+    def finished(
+        outcome: Outcome,
+        reason: str,
+        steps: Sequence[StepResult] = (),
+        *,
+        impossible: bool = False,
+        interrupted: bool = False,
+        programs: tuple[ProgramRecord, ...] = (),
+        listening: tuple[ListeningRecord, ...] = (),
+    ) -> ScenarioResult:
+        return ScenarioResult(
+            name=scenario.name,
+            file=scenario.file,
+            about=scenario.about,
+            outcome=outcome,
+            reason=reason,
+            started_at=started_at,
+            duration_s=monotonic() - started,
+            hosts=scenario.hosts,
+            steps=tuple(sorted(steps, key=step_order)),
+            seed=seed,
+            repetition=repetition,
+            impossible=impossible,
+            interrupted=interrupted,
+            programs=programs,
+            listening=listening,
+        )
+
+    return finished
+
+
+def verdict(run: Run, finished: Finished) -> ScenarioResult:
+    """The result of a run whose steps are over: of the worst of them, if something went wrong."""
+    from labctl.scenario.last_look import programs
+
+    about = worst(run.results)
+    outcome, reason = (Outcome.PASSED, "") if about is None else (about.outcome, _reason(run.scenario, about))
+    return finished(outcome, reason, run.results, programs=programs(run), listening=run.listening)
+
+
+def impossible(
+    scenario: Scenario, error: LabImpossible, results: Sequence[StepResult], finished: Finished
+) -> ScenarioResult:
+    """The result of a scenario whose lab cannot be had on this machine, or no longer from some step on."""
+    about = worst(results)
+    reason = str(error) if about is None else _reason(scenario, about)
+    return finished(Outcome.ERROR, reason, results, impossible=True)
+
+
+def worst(results: Sequence[StepResult]) -> StepResult | None:
+    """The step that the scenario's failure is about; None when all is well."""
+    bad = [result for result in results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    return min(bad, key=_severity, default=None)
+
+
+def _reason(scenario: Scenario, about: StepResult) -> str:
+    return f"step {about.index} ({scenario.file}:{about.line}), {about.title}: {about.reason}"
+
+
+def _severity(result: StepResult) -> tuple[bool, bool, int, float]:
+    """Errors before failures; steps of the file first; the deepest (the cause) before those around it; the earliest."""
+    return result.outcome is not Outcome.ERROR, result.kind == "end", -result.index.count("."), result.started_s
+
+
+def end_badly(run: Run, program: Program, seen: str) -> None:
+    """Add a step to the result that says so: no step of the file is at fault."""
+    name, line = program.command.name, program.command.where.rpartition(":")[2]
+    result = _end(
+        run,
+        program.command.host,
+        f"{program.kind} {name}",
+        f"{name} to run until the end; {seen}",
+        int(line) if line.isdecimal() else run.scenario.topology_line,
+    )
+    _add(run, replace(result, output=program.record(), exit_status=program.exit_status))
+
+
+def caller_gone(run: Run, caller: EndedCaller) -> None:
+    """Add a step that says that this calling process ended; after its last call, or that one would have failed."""
+    what = f"calling process {caller.name}"
+    reason = f"the {what} to run until the end; it had ended by itself: it {caller.how}"
+    _add(run, _end(run, caller.host, what, reason, caller.line))
+
+
+def _end(run: Run, host: str, what: str, expected: str, line: int) -> StepResult:
+    return StepResult(
+        index=str(len(run.scenario.steps) + 1),
+        host=host,
+        kind="end",
+        title=f"end of {what}",
+        outcome=Outcome.FAILED,
+        reason=f"expected {expected}",
+        started_s=run.elapsed_s,
+        duration_s=0.0,
+        line=line,
+    )
+
+
+def _add(run: Run, result: StepResult) -> None:
+    run.results.append(result)
+    run.listener.step_finished(run.scenario, result)
+
+
+def now() -> str:
+    """The wall clock, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
 
 NO_OPTIONS = RunOptions()
 SIGNALS_SEEN_S = 0.25
@@ -158,7 +287,7 @@ def run_scenario(
 
 
 def _before(scenario: Scenario, cancellation: Cancellation, finished: Finished) -> ScenarioResult | None:
-    from labctl.scenario.features import unmet
+    from labctl.scenario.loader import unmet
 
     if cancellation.reason:
         return finished(Outcome.ERROR, f"not run: {cancellation.reason}", interrupted=True)
@@ -175,15 +304,15 @@ def _in_a_lab(
     boot: Boot | None,
     finished: Finished,
 ) -> ScenarioResult:
-    from labctl import plan as planning
-    from labctl.lab.handle import Lab
-    from labctl.scenario.changes import Changes
+    from labctl.lab.client.handle import Lab
+    from labctl.plan.build import build
+    from labctl.scenario.network_steps import Changes
 
     steps: list[StepResult] = []
     try:
         with ExitStack() as stack:
             if options.lab is None:
-                plan = _seeded(planning.build(scenario.topology), scenario, options)
+                plan = _seeded(build(scenario.topology), scenario, options)
                 paths = (str(scenario.directory), *_service_paths(plan))
                 lab = _own_lab(scenario, plan, paths, options, boot)
                 changes = Changes()
@@ -219,7 +348,7 @@ def _in_a_lab(
 
 def _own_lab(scenario: Scenario, plan: Plan, paths: tuple[str, ...], options: RunOptions, boot: Boot | None) -> Lab:
     """The scenario's own lab: without a name, or under one that can be published if it is to be kept."""
-    from labctl.lab.handle import Lab
+    from labctl.lab.client.handle import Lab
 
     if not options.keep_on_failure:
         return Lab.open(plan, visible_paths=paths, boot=boot)
@@ -246,9 +375,9 @@ def begin(
 
     In its `own_lab` a service that has ended already ended in its time.
     """
-    from labctl.scenario.callsteps import Callers
-    from labctl.scenario.looking import counters_at_start
-    from labctl.scenario.programs import Programs
+    from labctl.programs.program import Programs
+    from labctl.scenario.call_steps import Callers
+    from labctl.scenario.observations import counters_at_start
 
     condition = threading.Condition()
     watcher = Watcher()
@@ -288,7 +417,7 @@ def _seeded(plan: Plan, scenario: Scenario, options: RunOptions) -> Plan:
     """The plan whose links lose and delay packets by chance as the seed has it."""
     if options.seed is None or not any(each.impairment for node in scenario.topology.nodes for each in node.interfaces):
         return plan
-    from labctl.plan import with_seed
+    from labctl.plan.build import with_seed
 
     return with_seed(plan, options.seed)
 
@@ -319,7 +448,7 @@ def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation) -> None:
 
 def _give_back(name: str, changes: Changes) -> None:
     """A running lab's network as it was before; by a handle of its own, for the scenario's may have been given up."""
-    from labctl.lab.handle import Lab
+    from labctl.lab.client.handle import Lab
 
     with Lab.attach(name) as lab:
         changes.restore(lab)
@@ -382,3 +511,81 @@ def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> No
         for thread in threads:
             thread.join()
         raise
+
+
+Begun = Callable[[float], None]  # told the moment (CLOCK_MONOTONIC) that the times of the calls count from
+
+
+def nothing(started: float) -> None:
+    """For who does not care when it began."""
+
+
+@contextmanager
+def held(
+    scenario: Scenario,
+    lab: Lab,
+    plan: Plan,
+    listener: Listener | None = None,
+    *,
+    seed: int | None = None,
+    begun: Begun = nothing,
+    cancellation: Cancellation | None = None,
+) -> Iterator[ScenarioResult]:
+    """Run the steps in that lab (borrowed), and give the result; at the end of the `with` the scenario is undone.
+
+    Until then its programs run, its calling processes have their sockets open, and the links are as it left them. A
+    scenario that fails gives its result, too, as does one that is cancelled; MachineError is raised.
+    """
+    from labctl.scenario.loader import unmet
+    from labctl.scenario.network_steps import Changes
+
+    listener = listener or SilentListener()
+    finished = finisher(scenario, seed)
+    listener.scenario_started(scenario)
+    if missing := unmet(scenario.requires):
+        result = finished(Outcome.SKIPPED, missing)
+        listener.scenario_finished(scenario, result)
+        yield result
+        return
+    with ExitStack() as stack:
+        changes = Changes(lab, scenario.hosts)
+        stack.callback(_restore, changes, lab)
+        run = begin(stack, scenario, lab, plan, changes, listener, seed=seed)
+        stack.callback(_stop, run)
+        begun(run.started)
+        if cancellation is not None:
+
+            def stop(reason: str) -> None:
+                run.scope.cancel(reason)
+                run.callers.interrupt()
+
+            cancellation.add(stop)
+            stack.callback(cancellation.remove, stop)
+        result = _taken(run, finished)
+        listener.scenario_finished(scenario, result)
+        yield result
+
+
+def _taken(run: Run, finished: Callable[..., ScenarioResult]) -> ScenarioResult:
+    try:
+        take_steps(run)
+    except MachineError:
+        raise
+    except LabctlError as error:
+        return finished(Outcome.ERROR, str(error), run.results)
+    if run.scope.cancelled:
+        return finished(Outcome.ERROR, run.scope.cancelled, run.results, interrupted=True)
+    return verdict(run, finished)
+
+
+def _stop(run: Run) -> None:
+    """End its programs. One that outlives even SIGKILL ends with the lab."""
+    run.programs.stop_all(Scope(run.condition, monotonic() + CLEAN_UP_S))
+
+
+def _restore(changes: Changes, lab: Lab) -> None:
+    if lab.is_open:
+        try:
+            changes.restore(lab)
+        except LabGone:
+            return  # and with it all that could be restored

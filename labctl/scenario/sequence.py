@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from labctl.errors import LabctlError, MachineError
-from labctl.scenario.kinds import StepKind
-from labctl.scenario.model import Step
-from labctl.scenario.result import Outcome, StepResult
+from labctl.programs.waiting import Interrupted, Scope
+from labctl.scenario.model import Step, StepKind
+from labctl.scenario.results import Outcome, StepResult
 from labctl.scenario.state import NOTHING, Done, Executor, Run, StepFailed, StepRun
 from labctl.scenario.variables import Variables, substitute
-from labctl.scenario.waiting import Interrupted, Scope
 
 
 def run_steps(run: Run) -> bool:
@@ -108,8 +107,8 @@ def _final(step: Step, variables: Variables) -> tuple[Any, Any]:
     """The step's data and body with its variables put in. StepFailed when they do not fit."""
     if not step.templated or step.kind is StepKind.CALLS:
         return step.data, step.body
-    from labctl.documents.shapes import Reading, Unusable
-    from labctl.scenario.files import BODIES
+    from labctl.documents.schema import Reading, Unusable
+    from labctl.scenario.file_schema import BODIES
 
     own = {**step.data, "steps": []} if step.kind is StepKind.REPEAT else step.data
     try:
@@ -148,9 +147,9 @@ def _scope(at: StepRun, body: Any) -> Scope:
 
         return at.scope.within(seconds_for(at, body))
     if step.kind is StepKind.CALLS:
-        from labctl.scenario import callsteps
+        from labctl.scenario import call_steps
 
-        return at.scope.within(callsteps.seconds_for(step, at.within_s))
+        return at.scope.within(call_steps.seconds_for(step, at.within_s))
     return at.scope.within(at.within_s)
 
 
@@ -170,7 +169,7 @@ def _execute(at: StepRun, body: Any, data: Any) -> Done:
 
 def _executor(kind: StepKind) -> Executor:
     if kind is StepKind.CALLS:
-        from labctl.scenario.callsteps import make_calls
+        from labctl.scenario.call_steps import make_calls
 
         return make_calls
     if kind is StepKind.EXPECT:

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.lab.handle import Lab
-    from labctl.observe.counters import Counters
+    from labctl.lab.client.handle import Lab
+    from labctl.observe.network import Counters
     from labctl.plan.operations import Plan
-    from labctl.scenario.callsteps import Callers
-    from labctl.scenario.changes import Changes
-    from labctl.scenario.listener import Listener
+    from labctl.programs.program import Programs
+    from labctl.programs.waiting import Scope, Watcher
+    from labctl.scenario.call_steps import Callers
     from labctl.scenario.model import Scenario, Step
-    from labctl.scenario.programs import Programs
-    from labctl.scenario.result import CallRecord, ListeningRecord, OutputRecord, StepResult
+    from labctl.scenario.network_steps import Changes
+    from labctl.scenario.results import CallRecord, Listener, ListeningRecord, OutputRecord, StepResult
     from labctl.scenario.variables import Variables
-    from labctl.scenario.waiting import Scope, Watcher
 
 
 @dataclass(frozen=True, slots=True)

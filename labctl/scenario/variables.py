@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from labctl.documents.shapes import is_template
+from labctl.documents.schema import is_template
 
 __all__ = [
     "Variables", "as_text", "has_references", "is_name", "is_template", "references", "references_within", "substitute",

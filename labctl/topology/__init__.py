@@ -16,7 +16,7 @@ __all__ = ["is_shape", "load", "resolve_inline"]
 
 def is_shape(text: str) -> bool:
     """Whether the text is meant as a shape (`pair`, `star:10`), well-formed or not, rather than as a file's path."""
-    from labctl.topology.shapes import is_shape
+    from labctl.topology.generators import is_shape
 
     return is_shape(text)
 
@@ -31,8 +31,8 @@ def load(source: str | Path, *, base: Path | None = None, routes: bool = True) -
     from pathlib import Path
 
     from labctl.documents import DocumentError, read
+    from labctl.topology.generators import from_shape
     from labctl.topology.resolve import resolve
-    from labctl.topology.shapes import from_shape
 
     path = Path(source) if base is None else base / source
     if isinstance(source, str) and is_shape(source) and not os.path.isfile(path):
@@ -56,7 +56,7 @@ def resolve_inline(
     from pathlib import Path
 
     from labctl.documents import in_file_order
-    from labctl.topology.reading import draft_of
+    from labctl.topology.parse import draft_of
     from labctl.topology.resolve import resolve
 
     draft, diagnostics = draft_of(document, path, base, Path(document.file).stem)

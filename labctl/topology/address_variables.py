@@ -13,12 +13,11 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from labctl.documents.source import LOOKED_AT_LIMIT, Mistake, suggest
+from labctl.documents.diagnostics import LOOKED_AT_LIMIT, Mistake, suggest
 from labctl.names import name_key
+from labctl.topology.addressing import link_local
 from labctl.topology.draft import Mistakes, Place
-from labctl.topology.linklocal import link_local
-from labctl.topology.model import Interface, Node, NodeKind, Topology
-from labctl.topology.service import SHELL, Readiness
+from labctl.topology.model import SHELL, Interface, Node, NodeKind, Readiness, Topology
 
 # By name, what stands there when the real one is not known, so that the text around it can still be checked.
 ATTRIBUTES = MappingProxyType(

@@ -86,7 +86,7 @@ def parse_words(words: Iterable[str]) -> Impairment:
 
 def unknown_key(key: str) -> str:
     """What to say of a key that there is not."""
-    from labctl.documents.source import suggest
+    from labctl.documents.diagnostics import suggest
 
     return f"unknown key `{key}`; {suggest(key, KEYS)}"
 

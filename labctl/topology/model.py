@@ -1,11 +1,16 @@
 """The resolved topology: every name, address and route decided, nothing left to infer.
 
-Frozen values only. A `Topology` is what `topology/resolve.py` makes of a file or a shape and what `plan/ordering.py`
+Frozen values only. A `Topology` is what `topology/resolve.py` makes of a file or a shape and what `plan/build.py`
 turns into operations. Order is meaningful and stable: nodes in file order, links in file order.
+
+Services: programs that a topology file names, and that run as long as their lab does. Values; imports nothing.
+
+What a node's file tree has of its own: placed files, binds, private directories. Values.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABCMeta
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,14 +18,154 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
-from labctl.topology.file_tree import NO_FILES, FileTree
-from labctl.topology.service import Command, Service
+READY_WITHIN_S = 10.0
+BUFFERED = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."  # of one that runs and wrote nothing
+TERMINAL_SIZE = (24, 200)  # rows and columns of a `tty: true`: wide, so that programs do not cut their lines
+COMMAND_WITHIN_S = 30.0
+SHELL = ("sh", "-c")  # what runs the text of `shell`
+
+
+class Restart(StrEnum):
+    """When a detached process is started again after it ended (never after it was told to)."""
+
+    NO = "no"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How a service shows that it is ready: exactly one of these is given."""
+
+    listening: str = ""  # as labctl.topology.endpoints.parse_listening reads it
+    line: str = ""  # a regular expression that some line of its output matches
+    file: str = ""  # an absolute path on its node
+    command: tuple[str, ...] = ()  # succeeds on its node
+
+    def __str__(self) -> str:
+        if self.listening:
+            return f"{self.listening} listening"
+        if self.line:
+            return f"a line that matches /{self.line}/"
+        return f"the file {self.file}" if self.file else f"the command `{' '.join(self.command)}` succeeding"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that is run to its end on a node, once, before its services are started."""
+
+    argv: tuple[str, ...]
+    directory: str  # absolute: where it runs
+    environment: tuple[tuple[str, str], ...] = ()
+    within_s: float = COMMAND_WITHIN_S  # how long it may take
+    user: str | None = None  # a name or number of this machine; None: root of the lab
+
+    def __str__(self) -> str:
+        import shlex
+
+        return self.argv[2] if self.argv[:2] == SHELL and len(self.argv) == 3 else shlex.join(self.argv)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A program on a node. `after` are those that have to be ready before it is started, as `NODE/SERVICE`."""
+
+    name: str
+    argv: tuple[str, ...]
+    directory: str  # absolute: where it runs
+    environment: tuple[tuple[str, str], ...] = ()
+    ready: Readiness | None = None
+    within_s: float = READY_WITHIN_S  # how long it may take to be ready
+    restart: Restart = Restart.NO
+    after: tuple[str, ...] = ()
+    tty: bool = False  # whether it writes to a terminal
+    user: str | None = None  # as of Command
+
+
+HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"  # every node has these to itself
+OWN_DIRECTORIES = ("/tmp", "/run", "/var/tmp", "/dev/shm")  # every node has these to itself, empty at first
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFile:
+    """A file or a directory that is placed at `path` when the node's first program starts."""
+
+    path: str  # absolute, on the node
+    content: str | None = None  # of a file; None: what `source` has
+    source: str = ""  # absolute, on the machine: a file, or a directory whose entries are placed below `path`
+    mode: int | None = None  # None: the source's, 0644 for `content`
+    owner: str = ""  # USER or USER:GROUP, names or numbers; "" for root
+    version: str = ""  # another one when the source has changed
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or a directory of the machine that is mounted on the node."""
+
+    path: str  # absolute, on the node
+    source: str  # absolute, on the machine
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileTree:
+    """What a node's file tree has of its own; false when that is nothing but what every node has."""
+
+    files: tuple[PlacedFile, ...] = ()
+    binds: tuple[Bind, ...] = ()
+    private: tuple[str, ...] = ()  # directories, empty at first
+    owners: tuple[tuple[str, int, int], ...] = ()  # path, uid, gid of the machine's directories there, but root's
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.binds or self.private)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The paths on the machine that it is made of."""
+        return (*(file.source for file in self.files if file.source), *(bind.source for bind in self.binds))
+
+    def listed(self) -> Iterator[tuple[str, str, str]]:
+        """(path, kind, source) of all: the kind is `file`, `bind`, `bind rw` or `private`; "" for no source."""
+        yield from ((file.path, "file", file.source) for file in self.files)
+        yield from ((bind.path, "bind rw" if bind.writable else "bind", bind.source) for bind in self.binds)
+        yield from ((path, "private", "") for path in self.private)
+
+    def places(self, path: str) -> bool:
+        """Whether one of `files` is placed at that path."""
+        return any(one.path == path for one in self.files)
+
+    def owns(self, path: str) -> bool:
+        """Whether a file that is written there on the node is the node's own, and not one of the machine's."""
+        if path in (HOSTS, RESOLV_CONF) or self.places(path):
+            return True
+        own = (*OWN_DIRECTORIES, *self.private, *(one.path for one in self.files if one.content is None))
+        return any(lies_in(path, directory) and path != directory for directory in own if directory != "/")
+
+
+NO_FILES = FileTree()
+
+
+def lies_in(path: str, directory: str) -> bool:
+    """Whether the path is the directory or below it; both normal (os.path.normpath)."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def entries_of(source: str) -> Iterator[tuple[str, str]]:
+    """The source and all that is in it, if it is a directory: each path, and the path relative to the source ("")."""
+    yield source, ""
+    if os.path.isdir(source):
+        for directory, directories, names in os.walk(source):
+            directories.sort()
+            for name in (*directories, *sorted(names)):
+                path = os.path.join(directory, name)
+                yield path, os.path.relpath(path, source)
+
 
 if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
     AddressOnLink = IPv4Interface | IPv6Interface
     Prefix = IPv4Network | IPv6Network
-else:  # msgspec, which reads plans (`labctl.plan.codec`), knows no union of classes that are not its own
+else:  # msgspec, which reads plans (`labctl.plan.operations`), knows no union of classes that are not its own
     Address, AddressOnLink, Prefix = (ABCMeta(name, (), {}) for name in ("Address", "AddressOnLink", "Prefix"))
     for kind, classes in (
         (Address, (IPv4Address, IPv6Address)),

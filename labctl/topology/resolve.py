@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from labctl.documents import Diagnostic, in_file_order
 from labctl.topology.address_variables import with_addresses
-from labctl.topology.addressing import give_addresses
-from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place
-from labctl.topology.interfaces import label_ends
+from labctl.topology.addressing import give_addresses, label_ends
+from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place, Segment, closing_links, segments
 from labctl.topology.model import Endpoint, Interface, Link, Node, NodeKind, Route, Topology
 from labctl.topology.routing import Port, Routes, Station, find_routes
-from labctl.topology.segments import Segment, closing_links, segments
 
 IPV6_MTU_MIN = 1280  # RFC 8200, section 5; below it Linux has no IPv6 on an interface
 ROUTES_LIMIT = 5_000_000  # of all routers; each takes about 200 bytes here and as many in the kernel

@@ -21,8 +21,8 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from labctl.kernel import messages  # noqa: E402 - the checkout has to be on the path first
-from labctl.lab.executor import NodeTable, execute  # noqa: E402
+from labctl.kernel import pyroute2_messages  # noqa: E402
+from labctl.lab.keeper.executor import NodeTable, execute  # noqa: E402
 from labctl.plan.operations import MakeNode  # noqa: E402
 from tests.integration.inside import enter_own_namespaces  # noqa: E402
 from tests.integration.networks import star  # noqa: E402
@@ -113,7 +113,7 @@ def import_alone() -> float:
 def main(sizes: list[int]) -> None:
     imported = median(import_alone() for _ in range(3))
     loaded = time.perf_counter()
-    messages.link_message(), messages.address_message(), messages.route_message()
+    pyroute2_messages.link_message(), pyroute2_messages.address_message(), pyroute2_messages.route_message()
     loaded = time.perf_counter() - loaded
     build_by = {"executor": build_by_executor}
     if shutil.which("ip"):

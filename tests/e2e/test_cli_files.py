@@ -112,28 +112,28 @@ def test_plan_takes_a_file_and_a_shipped_name(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
     path.write_text("hosts: {a: {}, b: {}}\nlinks: [[a, b]]\n")
     assert "make host a" in labctl("plan", path).stdout
-    from labctl.cli import shipped
+    from labctl.cli import files
 
-    name = next(iter(shipped.topologies()))
+    name = next(iter(files.shipped_topologies()))
     assert labctl("plan", name, cwd=tmp_path).returncode == 0
 
 
 def test_examples_lists_everything_that_ships_with_a_sentence() -> None:
-    from labctl.cli import shipped
+    from labctl.cli import files
 
     ran = labctl("examples")
     assert ran.returncode == 0
     assert max(map(len, ran.stdout.splitlines())) <= 80
-    for name in (*shipped.scenarios(), *shipped.topologies(), "star:N"):
+    for name in (*files.shipped_scenarios(), *files.shipped_topologies(), "star:N"):
         rows = [line for line in ran.stdout.splitlines() if line.split()[:1] == [name]]
         assert rows, name
         assert all(len(row.split()) > 1 for row in rows), f"{name} has no sentence"
 
 
 def test_examples_come_in_the_order_of_their_readme() -> None:
-    from labctl.cli import shipped
+    from labctl.cli import files
 
-    names = list(shipped.scenarios())
+    names = list(files.shipped_scenarios())
     assert names[0] == "tcp-echo"
     assert names.index("buffers") < names.index("accept") < names.index("redis")
     shown = [
@@ -143,9 +143,9 @@ def test_examples_come_in_the_order_of_their_readme() -> None:
 
 
 def test_an_example_is_shown_as_it_is_and_copied_with_what_it_uses(tmp_path: Path) -> None:
-    from labctl.cli import shipped
+    from labctl.cli import files
 
-    path = shipped.scenario("tcp-echo")
+    path = files.shipped_scenario("tcp-echo")
     assert path is not None
     assert labctl("examples", "tcp-echo").stdout == path.read_text()
     copied = labctl("examples", "c-programs", "--copy", tmp_path / "new")
@@ -169,10 +169,10 @@ def test_an_example_is_shown_as_it_is_and_copied_with_what_it_uses(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["scenarios", "topologies"])
 def test_every_copied_example_is_valid(kind: str, tmp_path: Path) -> None:
-    from labctl.cli import shipped
-    from labctl.cli.start import copy_example
+    from labctl.cli import files
+    from labctl.cli.examples import copy_example
 
-    for name in getattr(shipped, kind)():
+    for name in getattr(files, f"shipped_{kind}")():
         copy_example(name, tmp_path / name)
     ran = labctl("validate", tmp_path)
     assert ran.returncode == 0, ran.stderr
@@ -314,7 +314,7 @@ def test_an_empty_word_is_refused_and_not_taken_for_none(words: tuple[str, ...],
 
 
 def test_a_full_disk_is_no_mistake_of_the_command_line(tmp_path: Path) -> None:
-    from labctl.cli.start import cannot_write
+    from labctl.cli.examples import cannot_write
 
     assert cannot_write("x", OSError(errno.ENOSPC, "")).exit_status == 4
     assert cannot_write("x", OSError(errno.EACCES, "")).exit_status == 2

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lab import registry
+from labctl.lab.client import registry
 from tests.e2e.command import ECHO, LABCTL, REFUSED, TIMEOUT_S, environment, labctl
 from tests.e2e.running import give, running
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from labctl.scenario import RunOptions, load
-from labctl.scenario.turns import turns
+from labctl.scenario.run_order import turns
 from tests.e2e.command import ECHO, LABCTL, REFUSED, SKIPPED, TIMEOUT_S, environment, labctl
 
 SCHEMA = json.loads((files("labctl") / "schemas/result.schema.json").read_text())

@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
-from labctl.lab import Lab
-from labctl.lab.process import Process
+from labctl.lab.client.handle import Lab
+from labctl.lab.client.process import Process
 from tests.e2e.command import LABCTL, environment, labctl
 
 FILE = """\

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from select import POLLIN, poll
 
-from labctl.lab import registry
-from labctl.lab.description import Description
-from labctl.lab.handle import Lab
-from labctl.lab.place import BOOT, NETNS_DIRECTORY
+from labctl.lab.client import registry
+from labctl.lab.client.handle import Lab
+from labctl.lab.client.state_dir import BOOT, NETNS_DIRECTORY
+from labctl.lab.protocol import Description
 from labctl.observe.network import addresses, links, routes
 from tests import leaks
 from tests.e2e.command import environment

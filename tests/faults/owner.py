@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 
-from labctl.lab.handle import Lab
-from labctl.lab.starting import Boot
+from labctl.lab.client.boot_process import Boot
+from labctl.lab.client.handle import Lab
 from tests.labs import pair_plan
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from labctl.errors import LabctlError
-from labctl.lab import journal, registry
-from labctl.lab.place import NETNS_DIRECTORY
+from labctl.lab.client import registry
+from labctl.lab.client.state_dir import NETNS_DIRECTORY
+from labctl.lab.keeper import host_changes
 from tests import leaks
 from tests.faults.disturbed import (
     Commands,
@@ -172,7 +173,7 @@ class Round:
         """Nothing is left of the lab, once a command has looked."""
         self.commands.done("ps")
         state = self.commands.state
-        assert becomes(lambda: not set(os.listdir(state)) - {journal.DIRECTORY}), os.listdir(state)
+        assert becomes(lambda: not set(os.listdir(state)) - {host_changes.DIRECTORY}), os.listdir(state)
         assert becomes(lambda: not names_on_the_machine(self.name)), names_on_the_machine(self.name)
         left: list[str] = []
 

@@ -228,7 +228,7 @@ def test_a_process_that_the_owner_forked_does_not_keep_the_lab(tmp_path: Path) -
     """A forked process holds the owner's descriptors open; boot watches the owner itself."""
     script = (
         "import os, signal\n"
-        "from labctl.lab.handle import Lab\n"
+        "from labctl.lab.client.handle import Lab\n"
         "from tests.labs import pair_plan\n"
         "lab = Lab.open(pair_plan())\n"
         "child = os.fork()\n"

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import labctl
-from labctl.lab import handle, registry
-from labctl.report.table import age
+from labctl.lab.client import handle, registry
+from labctl.report.terminal import age
 from tests.faults.disturbed import (
     FIRST,
     SECOND,
@@ -236,7 +236,7 @@ def test_every_command_tells_of_a_keeper_that_is_stopped_and_down_ends_it(comman
     keeper = keeper_of(running)
     script = (
         "import sys\n"
-        "from labctl.lab import handle\n"
+        "from labctl.lab.client import handle\n"
         "handle.ANSWER_TIMEOUT_S = 1.0\n"
         "handle.Lab.attach.__func__.__kwdefaults__['deadline_s'] = 1.0\n"
         "from labctl.cli.main import main\n"

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from labctl.lab.caller import Caller
+from labctl.lab.agent.client import Caller
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,7 @@ sys.stdin.read()
 _CALLER = """
 import os, sys
 from labctl.kernel import syscalls
-from labctl.lab.caller import preload, serve
+from labctl.lab.agent.client import preload, serve
 preload()
 for path in sys.argv[2:]:
     syscalls.setns(os.open(path, os.O_RDONLY), 0)

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from labctl.errors import InputError
-from labctl.lab import registry
-from labctl.lab.handle import Lab
-from labctl.lab.place import SOCKET
+from labctl.lab.client import registry
+from labctl.lab.client.handle import Lab
+from labctl.lab.client.state_dir import SOCKET
 from labctl.plan.operations import Plan
 from tests.labs import pair_plan
 from tests.patience import patient

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from labctl.kernel.netlink import open_socket
-from labctl.kernel.packetfilter import NETLINK_NETFILTER, Dropped, dropped
-from labctl.lab.dropping import drop, undrop
-from labctl.plan.droprule import DropRule, to_json
+from labctl.kernel.nftables import NETLINK_NETFILTER, Dropped, dropped
+from labctl.lab.keeper.nodes import drop, undrop
+from labctl.plan.drop_rules import DropRule, to_json
 from tests.integration.inside import NetworkLab
 
 

@@ -19,11 +19,11 @@ from types import TracebackType
 
 from labctl import topology
 from labctl.documents import parse
-from labctl.kernel.namespaces import entered, new_network, socket_in
-from labctl.kernel.sysctl import read_sysctl
-from labctl.lab.handle import Lab
-from labctl.lab.starting import Boot
-from labctl.plan import Plan, build
+from labctl.kernel.namespaces import entered, new_network, read_sysctl, socket_in
+from labctl.lab.client.boot_process import Boot
+from labctl.lab.client.handle import Lab
+from labctl.plan.build import build
+from labctl.plan.operations import Plan
 from tests.patience import patient
 
 WORLD4, WORLD6 = "192.0.2.1", "2001:db8::1"

@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from labctl.scenario import Cancellation, RunOptions, load, run_scenario
-from labctl.scenario.listener import ScenarioInfo, SilentListener, Stream
-from labctl.scenario.result import CallRecord, Outcome, ScenarioResult, StepResult
+from labctl.scenario.results import (
+    CallRecord,
+    Outcome,
+    ScenarioInfo,
+    ScenarioResult,
+    SilentListener,
+    StepResult,
+    Stream,
+)
 
 
 class Told(SilentListener):

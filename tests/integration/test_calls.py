@@ -11,10 +11,10 @@ from time import monotonic, monotonic_ns
 
 import pytest
 
-from labctl.lab.call_messages import SystemCall
-from labctl.lab.caller import CallerEnded, CallImpossible
-from labctl.scenario.calls import CallsOutcome, CheckContext, Session, check, parse
-from labctl.scenario.result import CallRecord
+from labctl.lab.agent.client import CallerEnded, CallImpossible
+from labctl.lab.agent.messages import SystemCall
+from labctl.scenario.language import CallsOutcome, CheckContext, Session, check, parse
+from labctl.scenario.results import CallRecord
 from tests.integration.call_bench import Bench
 
 PAIRS = [(family, kind) for family in ("AF_INET", "AF_INET6", "AF_UNIX") for kind in ("SOCK_STREAM", "SOCK_DGRAM")]

@@ -8,14 +8,15 @@ from time import monotonic, monotonic_ns
 
 import pytest
 
-from labctl import plan, topology
-from labctl.lab.handle import Lab
-from labctl.scenario.calls import Session, parse
+from labctl import topology
+from labctl.lab.client.handle import Lab
+from labctl.plan.build import build
+from labctl.scenario.language import Session, parse
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.open(plan.build(topology.load("pair"))) as made:
+    with Lab.open(build(topology.load("pair"))) as made:
         yield made
 
 

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from labctl import plan, topology
+from labctl import topology
 from labctl.errors import DeadlineExceeded, InputError, KernelError, LabError, LabGone
-from labctl.lab import registry
-from labctl.lab.handle import Lab
-from labctl.lab.place import NETNS_DIRECTORY, making
+from labctl.lab.client import registry
+from labctl.lab.client.handle import Lab
+from labctl.lab.client.state_dir import NETNS_DIRECTORY, making
 from labctl.lab.protocol import HEADER, Channel, Describe, Hello, encode
+from labctl.plan.build import build
 from labctl.plan.operations import Plan, SetSysctl
 from tests.integration.detached import (
     WAIT_S,
@@ -65,7 +66,7 @@ def test_a_lab_stays_when_the_handle_that_made_it_is_closed(state: Path) -> None
 def test_a_lab_outlives_the_process_that_made_it(state: Path) -> None:
     name = name_of_lab()
     script = (
-        "import sys; from labctl.lab.handle import Lab; from tests.labs import pair_plan\n"
+        "import sys; from labctl.lab.client.handle import Lab; from tests.labs import pair_plan\n"
         "lab = Lab.up(pair_plan(), sys.argv[1]); lab.stay()"
     )
     with python(script, name) as process:
@@ -181,7 +182,7 @@ def test_what_a_client_that_went_away_had_started_is_hung_up_and_then_killed() -
 
 def test_200_clients_at_once_are_all_served() -> None:
     script = (
-        "import sys; from labctl.lab.handle import Lab\n"
+        "import sys; from labctl.lab.client.handle import Lab\n"
         "labs = [Lab.attach(sys.argv[1]) for _ in range(50)]\n"
         "started = [lab.spawn('server', ['sh', '-c', 'exit 7']) for lab in labs]\n"
         "assert [process.wait(60) for process in started] == [7] * 50"
@@ -401,7 +402,7 @@ def test_a_keepers_last_words_are_told_to_the_next_who_asks(state: Path) -> None
 
 def test_an_up_that_is_killed_leaves_nothing(state: Path) -> None:
     script = (
-        "import sys, time; from labctl.lab.handle import Lab; from tests.labs import pair_plan\n"
+        "import sys, time; from labctl.lab.client.handle import Lab; from tests.labs import pair_plan\n"
         "lab = Lab.up(pair_plan(), sys.argv[1]); print('up', flush=True); time.sleep(1000)"
     )
     with python(script, name_of_lab()) as process:
@@ -415,7 +416,7 @@ def test_an_up_that_is_killed_leaves_nothing(state: Path) -> None:
 
 def test_of_two_ups_of_one_name_one_makes_it_and_the_other_says_so(state: Path) -> None:
     script = (
-        "import sys; from labctl.lab.handle import Lab; from labctl.errors import InputError\n"
+        "import sys; from labctl.lab.client.handle import Lab; from labctl.errors import InputError\n"
         "from tests.labs import pair_plan\n"
         "try:\n"
         "    with Lab.up(pair_plan(), sys.argv[1]) as lab: lab.stay(); print('made')\n"
@@ -433,7 +434,7 @@ def test_of_two_ups_of_one_name_one_makes_it_and_the_other_says_so(state: Path) 
 
 def test_of_several_downs_at_once_none_fails_and_all_return_when_it_is_gone(state: Path) -> None:
     script = (
-        "import sys; from labctl.lab import registry; assert registry.labs() == [sys.argv[1]]\n"
+        "import sys; from labctl.lab.client import registry; assert registry.labs() == [sys.argv[1]]\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "registry.take_down(sys.argv[1]); assert registry.labs() == []\n"
     )
@@ -464,7 +465,7 @@ def test_of_several_downs_at_once_none_fails_and_all_return_when_it_is_gone(stat
 
 def test_ups_and_downs_of_one_name_take_turns(state: Path) -> None:
     script = (
-        "import sys; from labctl.lab.handle import Lab; from labctl.lab import registry\n"
+        "import sys; from labctl.lab.client.handle import Lab; from labctl.lab.client import registry\n"
         "from labctl.errors import InputError; from tests.labs import pair_plan\n"
         "for _ in range(5):\n"
         "    try:\n"
@@ -508,7 +509,7 @@ def plan_of(tmp_path: Path, *hosts: str) -> Plan:
     links = "\n".join(f"  - [{host}, sw]" for host in hosts)
     path = tmp_path / "topology.yaml"
     path.write_text(f"hosts:\n{lines}\nswitches: {{sw: {{}}}}\nlinks:\n{links}\n")
-    return plan.build(topology.load(path))
+    return build(topology.load(path))
 
 
 @pytest.mark.stock_kernel

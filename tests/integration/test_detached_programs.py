@@ -16,11 +16,11 @@ from select import POLLHUP, POLLIN, poll
 import pytest
 
 from labctl.errors import InputError, KernelError, LabError, LabImpossible
-from labctl.kernel.subordinate_ids import read_grant
-from labctl.lab import registry
-from labctl.lab.description import ProcessInfo, ProcessState, Restart
-from labctl.lab.handle import Lab
-from labctl.lab.log_writer import HALF_BYTES
+from labctl.kernel.privilege import read_grant
+from labctl.lab.client import registry
+from labctl.lab.client.handle import Lab
+from labctl.lab.keeper.process_table import HALF_BYTES
+from labctl.lab.protocol import ProcessInfo, ProcessState, Restart
 from tests.integration.detached import WAIT_S, becomes, comm_of, keeper_of, running, state_of
 from tests.labs import output, pair_plan, shell
 from tests.skips import for_ordinary_users, for_root

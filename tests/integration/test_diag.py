@@ -10,8 +10,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from labctl.observe.sockets import Socket, State, Transport, sockets
-from labctl.plan.droprule import DropProtocol, DropRule, parse_flags
+from labctl.observe.network import Socket, State, Transport, sockets
+from labctl.plan.drop_rules import DropProtocol, DropRule, parse_flags
 from tests.integration.dropping import dropping
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import pair

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from labctl.errors import KernelError, LabImpossible, MachineError
 from labctl.kernel import rtnl
-from labctl.kernel.routing import KERNEL
-from labctl.kernel.sysctl import read_sysctl
-from labctl.lab.executor import NodeTable, execute
+from labctl.kernel.namespaces import read_sysctl
+from labctl.kernel.routes import KERNEL
+from labctl.lab.keeper.executor import NodeTable, execute
 from labctl.observe.network import addresses, links, routes
-from labctl.observe.reach import reach
+from labctl.observe.ping import reach
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,

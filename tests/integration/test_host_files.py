@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from labctl import plan as planning
 from labctl import topology
 from labctl.cli.up import UpRequest, bring_up
 from labctl.errors import LabError
-from labctl.lab import registry
-from labctl.lab.handle import Lab
-from labctl.lab.run_directories import run_directories
+from labctl.lab.client import registry
+from labctl.lab.client.handle import Lab
+from labctl.lab.keeper.file_tree import run_directories
 from labctl.observe import services
+from labctl.plan.build import build
+from labctl.plan.operations import plan_from_json, plan_to_json
+from labctl.plan.render import render_shell, render_text
 from tests.integration.detached import name_of_lab
 from tests.integration.scenarios import fails, passes
 from tests.labs import output, run
@@ -28,7 +30,7 @@ from tests.labs import output, run
 def opened(directory: Path, text: str) -> Iterator[Lab]:
     file = directory / "it.yaml"
     file.write_text(text)
-    plan = planning.build(topology.load(file))
+    plan = build(topology.load(file))
     with Lab.open(plan, visible_paths=services.visible_paths(plan)) as lab:
         yield lab
 
@@ -202,8 +204,8 @@ def test_a_source_that_has_gone_is_named(tmp_path: Path) -> None:
 MIRROR = """
 import ctypes, os
 os.unshare(os.CLONE_NEWNS) if hasattr(os, "unshare") else ctypes.CDLL(None).unshare(0x20000)
-from labctl.lab.host_tree import furnish
-from labctl.topology.file_tree import FileTree, PlacedFile
+from labctl.lab.keeper.file_tree import furnish
+from labctl.topology.model import FileTree, PlacedFile
 tree = FileTree((PlacedFile("/etc/lab-only/x", "placed"), PlacedFile("/etc/passwd", "mine")))
 furnish(tree, ["/tmp"], "/run/lab-store", "host a", rootless=False, overlay=False)
 print(open("/etc/lab-only/x").read(), open("/etc/passwd").read(), len(os.listdir("/etc")) > 20, os.listdir("/run"))
@@ -305,17 +307,17 @@ def test_a_file_tree_travels_with_plans_and_back_to_a_file(tmp_path: Path) -> No
         private=["/var/log"],
     )
     made.host("b").link("a", "b")
-    plan = planning.build(made.check())
-    assert planning.plan_from_json(planning.plan_to_json(plan)) == plan
-    from labctl.plan.topology_of import topology_of
+    plan = build(made.check())
+    assert plan_from_json(plan_to_json(plan)) == plan
+    from labctl.plan.build import topology_of
 
     again = Topology.parse(Topology.of_model(topology_of(plan)).to_yaml())
     assert again.check().node("a").tree == made.check().node("a").tree
-    text = planning.render_text(plan)
+    text = render_text(plan)
     assert (
         f"place /srv/y on a, from {tmp_path}/f\nbind {tmp_path} at /srv/z on a\nkeep /var/log of a to itself\n" in text
     )
-    assert "# not in here: place /srv/x on a\n" in planning.render_shell(plan)
+    assert "# not in here: place /srv/x on a\n" in render_shell(plan)
 
 
 def test_inspect_lists_what_a_topology_gives_its_nodes(tmp_path: Path) -> None:
@@ -324,14 +326,14 @@ def test_inspect_lists_what_a_topology_gives_its_nodes(tmp_path: Path) -> None:
     import jsonschema
 
     import labctl
-    from labctl.cli.inspect_command import as_table
-    from labctl.observe.inspection import as_data, inspect
-    from labctl.report.screen import Look
+    from labctl.cli.network import as_table
+    from labctl.observe.inspect import as_data, inspect
+    from labctl.report.terminal import Look
 
     (tmp_path / "d").mkdir()
     file = tmp_path / "it.yaml"
     file.write_text("hosts: {a: {files: {/srv/x: {content: x}}, binds: ['d:/mnt:rw'], private: [/var/log]}, b: {}}\n")
-    plan = planning.build(topology.load(file))
+    plan = build(topology.load(file))
     with Lab.open(plan) as lab:
         found = inspect(lab, "it", plan, [])
     schema = json.loads((Path(labctl.__file__).parent / "schemas" / "inspect.schema.json").read_text("utf-8"))

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from labctl import plan
 from labctl.errors import LabError
-from labctl.lab.front import MAX_CLIENTS, MAX_UNANSWERED
-from labctl.lab.handle import Lab
+from labctl.lab.client.handle import Lab
+from labctl.lab.client.lab_connection import credentials
+from labctl.lab.keeper.clients import MAX_CLIENTS, MAX_UNANSWERED
 from labctl.lab.protocol import (
     HEADER,
     MAX_REQUEST_BYTES,
@@ -55,13 +55,14 @@ from labctl.lab.protocol import (
     WhenGone,
     encode,
 )
-from labctl.lab.reaching import credentials
-from labctl.topology.service import Restart
+from labctl.plan.build import build
+from labctl.plan.operations import plan_to_json
+from labctl.topology.model import Restart
 from tests.integration.detached import WAIT_S, becomes, keeper_of, raw_connection, running
 from tests.labs import output, pair_plan
 
 FUZZ_S = 4.0
-PLAN = plan.plan_to_json(pair_plan())
+PLAN = plan_to_json(pair_plan())
 # Down and Stay aside: the one ends the lab rightly, the other has been done.
 REQUESTS: tuple[Message, ...] = (
     Open("x", PLAN, (), "/", ()),
@@ -321,7 +322,7 @@ def test_a_client_that_takes_no_reply_holds_one(name: str) -> None:
 
 
 def test_a_program_that_binds_a_fifo_over_its_hosts_file_does_not_stop_the_keeper(name: str) -> None:
-    larger = plan.build(plan_of_three())
+    larger = build(plan_of_three())
     with Lab.attach(name) as lab:
         output(lab, "client", "sh", "-c", "mkfifo /tmp/fifo && mount --bind /tmp/fifo /etc/hosts")
         started = time.monotonic()

@@ -10,16 +10,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from labctl import plan
 from labctl.errors import KernelError, MachineError
-from labctl.kernel import modules
-from labctl.lab.reconciling import reconciling
-from labctl.observe.impairments import sending
-from labctl.observe.inspection import inspect
+from labctl.kernel import probes
+from labctl.lab.keeper.reconcile import reconciling
+from labctl.observe.inspect import inspect, sending
 from labctl.observe.machine import without_qdisc
-from labctl.plan.difference import difference
-from labctl.plan.operations import AddAddress, Operation, Plan, SetImpairment
-from labctl.plan.queueing import TokenBucket, queues
+from labctl.plan.build import build, set_impairments
+from labctl.plan.diff import difference
+from labctl.plan.operations import AddAddress, Operation, Plan, SetImpairment, TokenBucket, queues
 from labctl.topology.model import Impairment
 from tests import skips
 from tests.integration import networks
@@ -60,7 +58,7 @@ def of(lab: NetworkLab, node: str) -> str:
 
 
 def built(*lines: str) -> Plan:
-    return plan.build(resolved(*lines))
+    return build(resolved(*lines))
 
 
 def pair_plan(link: str) -> Plan:
@@ -248,7 +246,7 @@ def test_what_was_changed_by_hand_is_told_and_can_be_set_again(command: str) -> 
         with lab.nodes.entered("client"):
             subprocess.run(["sh", "-ec", command], check=True)
         assert [str(one) for one in inspect(lab, "x", made).differs] == [BY_HAND[command]]
-        lab.apply(*plan.set_impairments(made, [("client", "eth0")], rate(40)))
+        lab.apply(*set_impairments(made, [("client", "eth0")], rate(40)))
         assert inspect(lab, "x", made).differs == ()
 
 
@@ -259,7 +257,7 @@ def test_what_was_changed_by_hand_can_be_cleared(command: str) -> None:
     with NetworkLab(*made.operations) as lab:
         with lab.nodes.entered("client"):
             subprocess.run(["sh", "-ec", command], check=True)
-        lab.apply(*plan.set_impairments(made, [("client", "eth0")], None))
+        lab.apply(*set_impairments(made, [("client", "eth0")], None))
         assert of(lab, "client") == "nothing"
 
 
@@ -287,8 +285,8 @@ def test_without_netem_the_message_names_the_link_and_the_package_and_nothing_is
         assert said.startswith(
             "link client:eth0 - server:eth0: cannot give what client:eth0 sends delay 20ms rate 1mbit: ENOENT, "
         )
-        assert said.endswith(f"This kernel has no netem. {modules.remedy_for_qdisc('sch_netem')}")
-        assert without_qdisc("netem").endswith(modules.remedy_for_qdisc("sch_netem"))
+        assert said.endswith(f"This kernel has no netem. {probes.remedy_for_qdisc('sch_netem')}")
+        assert without_qdisc("netem").endswith(probes.remedy_for_qdisc("sch_netem"))
         assert (of(lab, "client"), of(lab, "server")) == ("rate 10mbit", "nothing")
 
 

@@ -13,7 +13,7 @@ from labctl import scenario
 from labctl.cli.run import exit_status
 from labctl.observe.machine import without_qdisc
 from labctl.scenario import RunOptions, RunResult
-from labctl.scenario.result import Outcome
+from labctl.scenario.results import Outcome
 from tests import skips
 
 NO_NETEM = without_qdisc("netem")

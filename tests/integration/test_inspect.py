@@ -10,10 +10,11 @@ import jsonschema
 import pytest
 
 import labctl
-from labctl import plan, topology
-from labctl.observe.inspection import Program, as_data, inspect
+from labctl import topology
+from labctl.observe.inspect import Program, as_data, inspect
+from labctl.plan.build import build
 from labctl.plan.operations import Plan
-from labctl.topology.interfaces import automatic_mac
+from labctl.topology.addressing import automatic_mac
 from tests.integration.inside import NetworkLab, inside
 from tests.unit.topology.drafts import resolved
 
@@ -89,7 +90,7 @@ def found(lab: NetworkLab, made: Plan) -> list[str]:
 @inside
 @pytest.mark.parametrize("source", ["pair", "star:3", "line:2", "tree:2,2", "mesh:3"])
 def test_a_lab_that_nobody_touched_is_as_planned(source: str) -> None:
-    made = plan.build(topology.load(source))
+    made = build(topology.load(source))
     with NetworkLab(*made.operations) as lab:
         assert found(lab, made) == []
         assert all(link.up for link in inspect(lab, "x", made).links)
@@ -98,7 +99,7 @@ def test_a_lab_that_nobody_touched_is_as_planned(source: str) -> None:
 @inside
 @pytest.mark.parametrize("command", BY_HAND)
 def test_what_was_changed_by_hand_is_told(command: str) -> None:
-    made = plan.build(resolved(*ROUTED))
+    made = build(resolved(*ROUTED))
     with NetworkLab(*made.operations) as lab:
         assert found(lab, made) == []
         with lab.nodes.entered("a"):
@@ -108,7 +109,7 @@ def test_what_was_changed_by_hand_is_told(command: str) -> None:
 
 @inside
 def test_a_port_taken_from_its_bridge_is_told() -> None:
-    made = plan.build(topology.load("star:2"))
+    made = build(topology.load("star:2"))
     with NetworkLab(*made.operations) as lab:
         with lab.nodes.entered("s1"):
             subprocess.run(["ip", "link", "set", "h1", "nomaster"], check=True)
@@ -117,7 +118,7 @@ def test_a_port_taken_from_its_bridge_is_told() -> None:
 
 @inside
 def test_the_data_is_as_the_published_schema_says() -> None:
-    made = plan.build(topology.load("line:1"))
+    made = build(topology.load("line:1"))
     schema = json.loads((Path(labctl.__file__).parent / "schemas" / "inspect.schema.json").read_text("utf-8"))
     with NetworkLab(*made.operations) as lab:
         with lab.nodes.entered("h1"):

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from labctl.lab.call_messages import SystemCall
-from labctl.lab.handle import Lab
-from labctl.plan.droprule import DropProtocol, DropRule
+from labctl.lab.agent.messages import SystemCall
+from labctl.lab.client.handle import Lab
+from labctl.plan.drop_rules import DropProtocol, DropRule
 from tests.labs import WAIT_S, output, pair_plan
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import KernelError, LabError
-from labctl.lab.handle import Lab
+from labctl.lab.client.handle import Lab
 from tests.labs import keeper_of, output, pair_plan, run, shell
 from tests.skips import for_root
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone
-from labctl.lab.handle import Lab
-from labctl.lab.starting import Boot
+from labctl.lab.client.boot_process import Boot
+from labctl.lab.client.handle import Lab
 from labctl.plan.operations import AddAddress, SetDown, SetUp
 from tests.labs import WAIT_S, keeper_of, output, pair_plan, run
 
@@ -206,7 +206,7 @@ def test_an_owner_without_standard_streams_has_labs_too() -> None:
     script = (
         "import os\n"
         "for descriptor in (0, 1, 2): os.close(descriptor)\n"
-        "from labctl.lab.handle import Lab\n"
+        "from labctl.lab.client.handle import Lab\n"
         "from tests.labs import pair_plan, output\n"
         "with Lab.open(pair_plan()) as lab:\n"
         "    os._exit(42 if output(lab, 'server', 'hostname') == 'server\\n' else 1)\n"

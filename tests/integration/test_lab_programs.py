@@ -13,7 +13,7 @@ from select import POLLIN, poll
 import pytest
 
 from labctl.errors import KernelError, LabError
-from labctl.lab.handle import Lab
+from labctl.lab.client.handle import Lab
 from tests.integration.detached import becomes
 from tests.labs import WAIT_S, keeper_of, output, pair_plan, run, shell
 

@@ -15,7 +15,7 @@ CONFINED = """
 import sys
 from labctl.errors import LabctlError
 from labctl.kernel import privilege, syscalls
-from labctl.lab.handle import Lab
+from labctl.lab.client.handle import Lab
 from tests.labs import output, pair_plan
 import os
 privilege._enter_user_namespace(os.geteuid(), os.getegid())

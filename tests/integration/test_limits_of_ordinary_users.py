@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lab import journal
+from labctl.lab.keeper import host_changes
 
 
 def test_whoever_changes_the_machine_may_ask_which_network_namespace_this_is() -> None:
-    assert journal.network_inode() == os.stat("/proc/self/ns/net").st_ino
+    assert host_changes.network_inode() == os.stat("/proc/self/ns/net").st_ino
 
 
 def test_records_are_looked_through_without_any_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path))
-    directory = journal.open_directory()
+    directory = host_changes.open_directory()
     try:
-        assert journal.undo_abandoned(directory) == []
+        assert host_changes.undo_abandoned(directory) == []
     finally:
         os.close(directory)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import InputError
-from labctl.lab import orphans, registry
-from labctl.lab.handle import Lab
-from labctl.lab.place import LAST_WORDS, NETNS_DIRECTORY
+from labctl.lab.client import orphans, registry
+from labctl.lab.client.handle import Lab
+from labctl.lab.client.state_dir import LAST_WORDS, NETNS_DIRECTORY
 from tests.integration.detached import WAIT_S, becomes, boot_of, keeper_of, name_of_lab, running
 from tests.labs import pair_plan
 from tests.skips import for_root

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import MachineError
-from labctl.lab.handle import Lab
+from labctl.lab.client.handle import Lab
 from tests.integration.detached import comm_of
 from tests.integration.inside import inside
 from tests.integration.machine import MACHINE4, Machine, boot_of, holds, ip, plan_of
@@ -168,7 +168,7 @@ def test_datagrams_of_several_peers_find_their_way_back(listening: str) -> None:
 
 @inside
 def test_more_connections_than_are_carried_at_once_wait_for_others_to_end() -> None:
-    from labctl.lab.forwarder import CONNECTIONS_MAX
+    from labctl.lab.keeper.port_forwarder import CONNECTIONS_MAX
 
     with (
         Machine(),

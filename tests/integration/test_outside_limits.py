@@ -14,7 +14,7 @@ import pytest
 from labctl.errors import InputError, KernelError, MachineError
 from labctl.kernel import cgroup
 from labctl.kernel.cgroup import Controller
-from labctl.lab.handle import Lab
+from labctl.lab.client.handle import Lab
 from labctl.plan.operations import Plan, SetSysctl
 from tests.integration.machine import holds, plan_of, processes_of
 from tests.labs import output, run

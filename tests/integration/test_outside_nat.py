@@ -15,10 +15,9 @@ import pytest
 
 from labctl.errors import InputError, MachineError
 from labctl.kernel import nat
-from labctl.kernel.namespaces import entered
-from labctl.kernel.sysctl import read_sysctl, write_sysctl
-from labctl.lab import journal
-from labctl.lab.handle import Lab
+from labctl.kernel.namespaces import entered, read_sysctl, write_sysctl
+from labctl.lab.client.handle import Lab
+from labctl.lab.keeper import host_changes
 from tests.integration.inside import inside
 from tests.integration.machine import (
     MACHINE4,
@@ -114,7 +113,7 @@ def test_two_routers_with_nat_share_the_hosts_among_them() -> None:
 
 @inside
 def test_hosts_ask_the_machines_name_servers() -> None:
-    from labctl.lab.outside import resolvers
+    from labctl.lab.keeper.external import resolvers
 
     with Machine(), Lab.open(plan_of(NAT)) as lab:
         assert output(lab, "far", "cat", "/etc/resolv.conf") == resolvers()
@@ -234,7 +233,7 @@ def test_where_all_were_killed_at_once_the_next_command_restores() -> None:
         assert boot == pids["boot"]
         lab.close()
         assert read_sysctl(UP0) == "1"
-        assert journal.sweep() == ["what lab test had changed on this machine"]
+        assert host_changes.sweep() == ["what lab test had changed on this machine"]
         assert machine.is_as(before)
 
 

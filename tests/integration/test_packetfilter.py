@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from labctl.observe.reach import reach
-from labctl.plan.droprule import Direction, DropProtocol, DropRule, parse_flags
+from labctl.observe.ping import reach
+from labctl.plan.drop_rules import Direction, DropProtocol, DropRule, parse_flags
 from tests.integration.dropping import dropped_on, dropping
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import pair, routed

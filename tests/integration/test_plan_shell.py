@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl import plan, topology
+from labctl import topology
+from labctl.plan.build import build
+from labctl.plan.render import render_shell
 from labctl.topology.model import Topology
 from tests.skips import needs_programs
 
@@ -33,7 +35,7 @@ def in_sandbox(script: str) -> str:
 
 
 def script_of(made: Topology) -> str:
-    return plan.render_shell(plan.build(made))
+    return render_shell(build(made))
 
 
 @pytest.mark.parametrize("name", ["office.yaml", "two-lans.yaml"])

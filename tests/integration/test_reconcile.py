@@ -10,20 +10,21 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from labctl import plan, topology
+from labctl import topology
 from labctl.errors import KernelError
-from labctl.kernel.sysctl import read_sysctl
-from labctl.lab.reconciling import reconciling
+from labctl.kernel.namespaces import read_sysctl
+from labctl.lab.keeper.reconcile import reconciling
 from labctl.observe.network import addresses, links, routes
-from labctl.observe.reach import reach
-from labctl.plan.difference import Difference, difference
+from labctl.observe.ping import reach
+from labctl.plan.build import build
+from labctl.plan.diff import Difference, difference
 from labctl.plan.operations import AddAddress, AddRoute, Operation, Plan, RemoveAddress, SetSysctl
 from tests.integration.inside import NetworkLab, inside
 from tests.unit.topology.drafts import resolved
 
 
 def built(*lines: str) -> Plan:
-    return plan.build(topology.load(lines[0]) if len(lines) == 1 else resolved(*lines))
+    return build(topology.load(lines[0]) if len(lines) == 1 else resolved(*lines))
 
 
 def snapshot(lab: NetworkLab, *, indexes: bool = True) -> dict[str, set[str]]:

@@ -12,7 +12,7 @@ import pytest
 from labctl.kernel import rtnl
 from labctl.kernel.namespaces import current_network, entered, network_of, new_network, socket_in
 from labctl.kernel.netlink import Batch, open_socket
-from labctl.kernel.readback import links
+from labctl.kernel.routes import links
 from labctl.kernel.syscalls import CLONE_NEWUTS
 from tests.integration.inside import inside
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lab import Lab, registry
+from labctl.lab.client import registry
+from labctl.lab.client.handle import Lab
 from labctl.scenario import Cancellation, RunOptions, load, run_many
-from labctl.scenario.listener import ScenarioInfo, SilentListener
-from labctl.scenario.result import Outcome, ScenarioResult
+from labctl.scenario.results import Outcome, ScenarioInfo, ScenarioResult, SilentListener
 from tests.integration.scenarios import Told, fails, passes, run, step
 
 LISTEN = '      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.documents.source import DocumentError
+from labctl.documents.diagnostics import DocumentError
 from tests.integration.scenarios import fails, passes, run, step
 
 LISTEN = '  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'

@@ -10,8 +10,8 @@ import pytest
 
 from labctl.documents import DocumentError
 from labctl.report import plain
-from labctl.report.screen import Look
-from labctl.scenario.result import Outcome, OutputRecord
+from labctl.report.terminal import Look
+from labctl.scenario.results import Outcome, OutputRecord
 from tests.integration.scenarios import Told, fails, needs, passes, step
 
 

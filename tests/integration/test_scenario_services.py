@@ -11,8 +11,8 @@ import pytest
 
 from labctl import Lab
 from labctl import topology as topologies
-from labctl.lab.log_writer import HALF_BYTES
-from labctl.plan import build
+from labctl.lab.keeper.process_table import HALF_BYTES
+from labctl.plan.build import build
 from tests.integration.detached import becomes
 from tests.integration.scenarios import Told, fails, passes, step
 
@@ -187,7 +187,7 @@ def test_a_scenario_on_a_lab_of_the_api_has_its_services(tmp_path: Path) -> None
 
 
 def test_the_way_back_from_a_plan_keeps_services(tmp_path: Path) -> None:
-    from labctl.plan.topology_of import topology_of
+    from labctl.plan.build import topology_of
 
     file = tmp_path / "t.yaml"
     file.write_text("hosts: {a: {services: {db: {run: [sleep, '100']}}}}\n")

@@ -21,10 +21,10 @@ from labctl import topology
 from labctl.cli.cp import copy
 from labctl.errors import InputError, LabError
 from labctl.kernel.syscalls import CLONE_NEWNET
-from labctl.lab import registry
-from labctl.lab.handle import Lab
-from labctl.lab.place import SOCKET
-from labctl.lab.run_directories import run_directories
+from labctl.lab.client import registry
+from labctl.lab.client.handle import Lab
+from labctl.lab.client.state_dir import SOCKET
+from labctl.lab.keeper.file_tree import run_directories
 from tests.integration.detached import ROOT, becomes, name_of_lab, running
 from tests.labs import output, pair_plan, run, shell
 from tests.skips import for_ordinary_users, for_root
@@ -82,7 +82,7 @@ def python(
 @pytest.fixture
 def her_lab() -> Iterator[str]:
     """A lab of an ordinary user, in the place where hers are."""
-    if python(HERS, "import labctl.lab.handle").returncode != 0:
+    if python(HERS, "import labctl.lab.client.handle").returncode != 0:
         pytest.skip("another user cannot read this checkout or its Python")
     name = name_of_lab()
     made = labctl(HERS, "up", "--topo", "pair", "--name", name)

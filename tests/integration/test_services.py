@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from labctl import plan as planning
 from labctl import topology
 from labctl.cli.up import UpRequest, bring_up
 from labctl.errors import LabError
-from labctl.lab import registry
-from labctl.lab.description import ProcessInfo, ProcessState
-from labctl.lab.handle import Lab
+from labctl.lab.client import registry
+from labctl.lab.client.handle import Lab
+from labctl.lab.protocol import ProcessInfo, ProcessState
 from labctl.observe import services
+from labctl.plan.build import build
 from labctl.plan.operations import Plan
 from tests.integration.detached import becomes, name_of_lab
 from tests.labs import output
@@ -40,7 +40,7 @@ links: [[client, server]]
 def plan_of(tmp_path: Path, text: str) -> Plan:
     file = tmp_path / f"{name_of_lab()}.yaml"
     file.write_text(text)
-    return planning.build(topology.load(file))
+    return build(topology.load(file))
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_change_whose_service_is_not_ready_leaves_the_lab_as_it_was(tmp_path: 
         with pytest.raises(LabError, match="service a/new: expected"):
             up(tmp_path, AFTER.replace("[sleep, 2]", "[sleep, 2], ready: {line: x}, within: 200ms"))
         after = infos(lab)
-        assert lab.describe().plan == planning.build(topology.load(write(tmp_path, BEFORE)))
+        assert lab.describe().plan == build(topology.load(write(tmp_path, BEFORE)))
         assert [node.name for node in lab.describe().nodes] == ["a"]
     assert after["a/same"] == before["a/same"]
     running = {key: info.argv for key, info in after.items() if info.state is ProcessState.RUNNING}

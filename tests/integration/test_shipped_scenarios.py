@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labctl import scenario
-from labctl.scenario.result import CallRecord, Outcome, ScenarioResult
+from labctl.scenario.results import CallRecord, Outcome, ScenarioResult
 
 INDEX = Path(__file__).parents[2] / "docs" / "sockets.md"
 SHIPPED = Path(__file__).parents[2] / "scenarios"

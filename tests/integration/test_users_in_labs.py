@@ -20,7 +20,7 @@ FILES = ("passwd", "subuid", "subgid")
 BIND = "for file in passwd subuid subgid; do mount --bind $0/$file /etc/$file; done; exec setpriv "
 SCRIPT = """
 from labctl.errors import LabImpossible
-from labctl.lab.handle import Lab
+from labctl.lab.client.handle import Lab
 from tests.labs import pair_plan, run
 def shell(script, user=None):
     return run(lab, "client", "sh", "-c", script, user=user).output

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from labctl import plan
-from labctl.lab.handle import Lab
+from labctl.lab.client.handle import Lab
 from labctl.observe import network
+from labctl.plan.build import build
 from labctl.plan.operations import Plan, SetDown, SetUp
 from tests.integration.detached import becomes, python, running
 from tests.unit.topology.drafts import resolved
 
 CUT = """
 import sys, time
-from labctl.lab.handle import Lab
-from labctl.plan.droprule import Direction, DropRule
+from labctl.lab.client.handle import Lab
+from labctl.plan.drop_rules import Direction, DropRule
 from labctl.plan.operations import SetDown, SetUp
 with Lab.attach(sys.argv[1]) as lab:
     lab.when_gone([SetUp("b", "eth0"), SetUp("c", "eth0")], ["a"])
@@ -38,7 +38,7 @@ def built(*nodes: str) -> Plan:
     """Each of the nodes on a link to the first one."""
     first, *others = nodes
     links = ", ".join(f"[{first}, {other}]" for other in others)
-    return plan.build(resolved(f"hosts: {{{', '.join(f'{node}: ' for node in nodes)}}}", f"links: [{links}]"))
+    return build(resolved(f"hosts: {{{', '.join(f'{node}: ' for node in nodes)}}}", f"links: [{links}]"))
 
 
 def is_up(lab: Lab, node: str) -> bool:

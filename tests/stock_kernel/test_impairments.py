@@ -17,17 +17,16 @@ from typing import Any
 
 import pytest
 
-from labctl import plan, scenario
-from labctl.lab.handle import Lab
-from labctl.lab.reconciling import reconciling
-from labctl.observe.impairments import sending
-from labctl.observe.inspection import inspect
+from labctl import scenario
+from labctl.lab.client.handle import Lab
+from labctl.lab.keeper.reconcile import reconciling
+from labctl.observe.inspect import inspect, sending
 from labctl.observe.machine import without_qdisc
-from labctl.plan.difference import difference
-from labctl.plan.operations import Plan, SetImpairment
-from labctl.plan.queueing import TokenBucket, queues
+from labctl.plan.build import build, set_impairments
+from labctl.plan.diff import difference
+from labctl.plan.operations import Plan, SetImpairment, TokenBucket, queues
 from labctl.scenario import RunOptions
-from labctl.scenario.result import Outcome
+from labctl.scenario.results import Outcome
 from labctl.topology.model import Impairment, Topology
 from tests import skips
 from tests.integration import networks
@@ -55,7 +54,7 @@ def paired(*, client: Impairment | None = None, server: Impairment | None = None
 
 def built(link: str) -> Plan:
     lines = ("hosts: {client: , server: }", f"links: [{{ends: [client, server], ipv4: 192.0.2.0/24, {link}}}]")
-    return plan.build(resolved(*lines))
+    return build(resolved(*lines))
 
 
 def queues_shown(lab: NetworkLab, node: str) -> list[dict[str, Any]]:
@@ -118,7 +117,7 @@ def test_a_seed_repeats_the_losses_on_kernels_that_take_one_and_does_no_harm_on_
     with NetworkLab(*made.operations) as lab:
         found = []
         for seed in (7, 7, 8):
-            lab.apply(*plan.set_impairments(made, [("client", "eth0")], Impairment(loss_ppm=250_000), seed))
+            lab.apply(*set_impairments(made, [("client", "eth0")], Impairment(loss_ppm=250_000), seed))
             found.append(sent_through(lab, "client", "server", 300).arrived)
         assert (found[0] == found[1]) is takes_one
         assert found[0] != found[2]
@@ -202,7 +201,7 @@ def test_the_kernel_has_what_was_asked_for() -> None:
         "delay: 20ms, jitter: 2ms, loss: 1%, rate: 1000gbit",
     )
     links = (f"{{ends: [client, server], ipv6: false, {one}}}" for one in wanted)
-    made = plan.build(resolved("hosts: {client: , server: }", f"links: [{', '.join(links)}]"))
+    made = build(resolved("hosts: {client: , server: }", f"links: [{', '.join(links)}]"))
     with NetworkLab(*made.operations) as lab:
         assert inspect(lab, "x", made).differs == ()
         assert len(sending(lab, "client")) == len(wanted)
@@ -252,10 +251,10 @@ def test_a_scenario_changes_a_link_and_gives_a_running_lab_back_as_it_was(
         "  - link: {between: [client, server], set: {rate: 5mbit, delay: 1ms}, from: server}\n"
     )
     loaded = scenario.load(file)
-    planned = plan.build(loaded.topology)
+    planned = build(loaded.topology)
     with running(planned) as name:
         with Lab.attach(name) as lab:
-            lab.apply(plan.set_impairments(planned, [("client", "eth0")], Impairment(delay_us=7 * MS)))
+            lab.apply(set_impairments(planned, [("client", "eth0")], Impairment(delay_us=7 * MS)))
         result = scenario.run_scenario(loaded, RunOptions(lab=name))
         assert result.outcome is Outcome.PASSED, result.reason
         connect = next(call for step in result.steps for call in step.calls if call.call.startswith("connect"))
@@ -286,7 +285,7 @@ def of_labctl(made: Topology, ends: Sequence[tuple[str, str]]) -> list[str]:
 
     @inside
     def look() -> None:
-        with NetworkLab(*plan.build(made).operations) as lab:
+        with NetworkLab(*build(made).operations) as lab:
             for node, ifname in ends:
                 with lab.nodes.entered(node):
                     lines.extend(

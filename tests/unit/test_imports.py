@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lab.starting import search_path
+from labctl.lab.client.boot_process import search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,11 +34,13 @@ ALLOWED: dict[str, frozenset[str]] = {
     "kernel": BASE,
     "lab": BASE | {"kernel", "plan", "topology"},
     "observe": BASE | {"kernel", "lab", "plan", "topology"},
-    "scenario": BASE | {"documents", "topology", "plan", "lab", "observe"},
+    "programs": BASE | {"lab", "observe", "plan", "scenario", "topology"},
+    "scenario": BASE | {"programs", "documents", "topology", "plan", "lab", "observe"},
     "report": BASE | {"scenario"},
-    "api": BASE | {"documents", "topology", "plan", "lab", "observe", "scenario", "report"},
-    "pytest_plugin": BASE | {"api", "labctl", "documents", "topology", "lab", "observe", "scenario", "report"},
-    "cli": BASE | {"labctl", "documents", "topology", "plan", "lab", "observe", "scenario", "report"},
+    "api": BASE | {"programs", "documents", "topology", "plan", "lab", "observe", "scenario", "report"},
+    "pytest_plugin": BASE
+    | {"programs", "api", "labctl", "documents", "topology", "lab", "observe", "scenario", "report"},
+    "cli": BASE | {"programs", "labctl", "documents", "topology", "plan", "lab", "observe", "scenario", "report"},
     "__main__": frozenset({"cli"}),
 }
 # Single modules that one room opens to another that is not its neighbour.
@@ -46,13 +48,13 @@ OPEN: dict[str, frozenset[str]] = {
     # Values that the results of calls are made of; no kernel is touched by importing them.
     "labctl.kernel.syscalls": frozenset({"scenario", "api"}),
     "labctl.kernel.sockaddr": frozenset({"scenario", "api"}),
-    "labctl.kernel.diag": frozenset({"api"}),
+    "labctl.kernel.sock_diag": frozenset({"api"}),
     # What the API does to the process that it is used in, not to a lab.
-    "labctl.kernel.visiting": frozenset({"api"}),
+    "labctl.kernel.host_visit": frozenset({"api"}),
     "labctl.kernel.privilege": frozenset({"api"}),
 }
 # All that reports may know of scenarios.
-REPORTED = frozenset({"labctl.scenario.result", "labctl.scenario.listener"})
+REPORTED = frozenset({"labctl.scenario.results"})
 
 # Milliseconds each; imported in the function that uses them.
 SLOW = frozenset({"pyroute2", "rich", "junitparser", "typer", "asyncio", "jsonschema", "multiprocessing", "unittest"})
@@ -193,7 +195,7 @@ def test_the_command_line_starts_without_what_it_may_not_need() -> None:
 
 
 def test_the_keeper_starts_with_the_standard_library_and_msgspec_alone() -> None:
-    loaded = loaded_after("import labctl.lab.keeper", isolated=True)
+    loaded = loaded_after("import labctl.lab.keeper.keeper", isolated=True)
     assert loaded & {"pyroute2", "pydantic", "yaml", "typer", "rich", "asyncio", "subprocess", "logging"} == set()
 
 

@@ -15,8 +15,8 @@ import yaml
 from labctl.documents import DocumentError, parse
 from labctl.errors import InputError, KernelError, LabctlError, LabError, NotFound
 from labctl.printable import harmless_on_github, in_log, in_xml, last_lines, one_line, painted, printable, visible
-from labctl.report.screen import Look, Screen
-from labctl.scenario.loading import checked
+from labctl.report.terminal import Look, Screen
+from labctl.scenario.loader import checked
 from labctl.topology import resolve_inline
 from tests.unit.documents.test_schemas_agree import SCENARIO, TOPOLOGY, places
 

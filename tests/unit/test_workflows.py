@@ -144,7 +144,7 @@ def test_the_templates_use_inputs_and_options_that_there_are() -> None:
     gitlab = re.sub(
         r'"\$CI_NODE_INDEX/\$CI_NODE_TOTAL"', "1/2", yaml.safe_load(GITLAB.read_text())["scenarios"]["script"][0]
     )
-    from labctl.cli.run_words import plain_request
+    from labctl.cli.arguments import plain_request
 
     for line in (words, gitlab.split()[2:]):
         request = plain_request(["scenarios", *line])

@@ -55,7 +55,7 @@ class Command:
 
 def commands() -> tuple[Command, ...]:
     """All commands, in the order in which `labctl --help` lists them."""
-    from labctl.cli.all_commands import app
+    from labctl.cli.lab_commands import app
 
     return tuple(
         _command(info.name or str(getattr(info.callback, "__name__", "")), info.short_help or "", info.callback)

@@ -113,10 +113,10 @@ def _exit_statuses() -> Iterator[str]:
 
 def _errors() -> Iterator[str]:
     from labctl import errors
-    from labctl.documents import source
+    from labctl.documents import diagnostics
 
     yield from ("| class | exit status | raised when |", "|---|---|---|")
-    found = {each for module in (errors, source) for each in vars(module).values() if _is_error(each)}
+    found = {each for module in (errors, diagnostics) for each in vars(module).values() if _is_error(each)}
     for each in sorted(found, key=lambda one: (one.exit_status, len(one.__mro__), one.__name__)):
         meaning = inspect.cleandoc(each.__doc__ or "").split("\n\n")[0].replace("\n", " ")
         bases = ", ".join(f"`{base.__name__}`" for base in each.__bases__ if base is not Exception)
@@ -134,7 +134,7 @@ def _environment() -> Iterator[str]:
 
 
 def _features() -> Iterator[str]:
-    from labctl.scenario.features import FEATURES
+    from labctl.scenario.loader import FEATURES
 
     yield ", ".join(f"`{name}`" for name in FEATURES) + "."
 

@@ -26,7 +26,7 @@ import redis
 import requests
 
 from labctl import Host, Lab, MachineError
-from labctl.kernel.readback import KernelLink
+from labctl.kernel.routes import KernelLink
 
 WAIT_S = 20.0
 WEB = [sys.executable, "-u", "-m", "http.server", "8000", "--bind", "::"]

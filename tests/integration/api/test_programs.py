@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from labctl import Host, KernelError, Lab, ProgramFailed, ProgramNotReady, ProgramTimedOut
-from labctl.observe.sockets import State
+from labctl.observe.network import State
 from tests.integration.machine import holds
 
 WAIT_S = 20.0

@@ -9,7 +9,7 @@ import pytest
 
 from labctl import ActivityKind, Lab, ScenarioFailed, scenario
 from labctl.documents import DocumentError
-from labctl.scenario.result import Outcome
+from labctl.scenario.results import Outcome
 
 LISTEN = """
 name: a listener and a program

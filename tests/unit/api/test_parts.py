@@ -13,7 +13,7 @@ from labctl import ActivityKind, Completed, DeadlineExceeded, NotFound, ProgramF
 from labctl.api.core import check_argv
 from labctl.api.host import open_flags
 from labctl.api.journal import KEPT, OUTPUT_CHARACTERS, Journal, Seen
-from labctl.api.readiness import not_ready, parse_ready
+from labctl.api.program import not_ready, parse_ready
 from labctl.api.sockets import target
 
 

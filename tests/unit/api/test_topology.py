@@ -8,8 +8,7 @@ import pytest
 
 from labctl import InputError, Topology, topology
 from labctl.documents import DocumentError
-from labctl.plan import build
-from labctl.plan.topology_of import topology_of
+from labctl.plan.build import build, topology_of
 from labctl.topology.model import NodeKind
 
 OFFICE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.cli.console_grammar import OnMachine, OnNodes, Own, completions, parse
+from labctl.cli.console_commands import OnMachine, OnNodes, Own, completions, parse
 from labctl.errors import InputError
 from labctl.topology.model import NodeKind
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.cli import shipped
-from labctl.cli.fixing import Fix, apply, fixes
+from labctl.cli import files
+from labctl.cli.doctor import Fix, apply, fixes
 from labctl.errors import MachineError
 from labctl.kernel.privilege import Readings
 from labctl.observe import machine
@@ -47,7 +47,7 @@ def test_apparmor_gets_a_profile_for_the_one_interpreter() -> None:
 
 
 def test_the_script_is_there() -> None:
-    script = shipped.tool("allow-user-namespaces")
+    script = files.tool("allow-user-namespaces")
     assert script is not None
     assert script.read_text().startswith("#!/bin/sh")
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.cli.find import Kind, find_topology, load_topology
-from labctl.cli.foreign import answered, nothing_in, recognise
+from labctl.cli.files import Kind, answered, find_topology, load_topology, nothing_in, recognise
 from labctl.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,9 +90,9 @@ def test_commands_to_try_can_be_typed_where_the_reader_is(tmp_path: Path) -> Non
 
 
 def test_every_name_that_examples_lists_as_a_topology_can_be_used() -> None:
-    from labctl.cli import shipped
+    from labctl.cli import files
 
-    for name in shipped.topologies():
+    for name in files.shipped_topologies():
         assert load_topology(name).nodes, name
 
 

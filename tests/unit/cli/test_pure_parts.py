@@ -8,20 +8,18 @@ from ipaddress import ip_address
 
 import pytest
 
-from labctl import plan, topology
-from labctl.cli import doctor, link
+from labctl import topology
+from labctl.cli import doctor, network
 from labctl.cli.cp import Place
-from labctl.cli.env import ways
+from labctl.cli.exec import ways
 from labctl.cli.main import Stopped, report_bug
-from labctl.cli.shell import how_to_start, shell_of
+from labctl.cli.terminal import how_to_start, shell_of
 from labctl.errors import InputError
-from labctl.lab.description import Description, NodeInfo
-from labctl.observe.reachability import Try, pairs, talking
+from labctl.lab.protocol import Description, NodeInfo
+from labctl.observe.ping import Try, pairs, talking
+from labctl.plan.build import build, topology_of
 from labctl.plan.operations import SetDown, SetUp
-from labctl.plan.topology_of import topology_of
-from labctl.report.reachability import render
-from labctl.report.screen import Look
-from labctl.report.text import cells
+from labctl.report.terminal import Look, cells, render
 
 LOOK = Look()
 
@@ -41,35 +39,35 @@ def test_where_a_copy_leads(word: str, place: Place) -> None:
 
 
 def test_a_link_is_cut_at_its_switch_or_else_at_the_far_end() -> None:
-    star = plan.build(topology.load("star:2"))
+    star = build(topology.load("star:2"))
     switch = next(node.name for node in star.nodes if node.kind == "switch")
     host = next(node.name for node in star.nodes if node.kind == "host")
-    (cable,) = link.between(star, switch, host)
+    (cable,) = network.between(star, switch, host)
     assert cable.cut.node == switch
-    pair = plan.build(topology.load("pair"))
-    cut = link.between(pair, "client", "server")
-    assert link.operations(pair, cut, link.Order(link.LinkAction.DOWN)) == [SetDown("server", "eth0")]
-    assert link.operations(pair, cut, link.Order(link.LinkAction.UP)) == [
+    pair = build(topology.load("pair"))
+    cut = network.between(pair, "client", "server")
+    assert network.operations(pair, cut, network.Order(network.LinkAction.DOWN)) == [SetDown("server", "eth0")]
+    assert network.operations(pair, cut, network.Order(network.LinkAction.UP)) == [
         SetUp("client", "eth0"),
         SetUp("server", "eth0"),
     ]
 
 
 def test_a_link_that_is_not_there_names_those_that_are() -> None:
-    star = plan.build(topology.load("star:2"))
+    star = build(topology.load("star:2"))
     hosts = [node.name for node in star.nodes if node.kind == "host"]
     with pytest.raises(InputError, match=f"no link between {hosts[0]} and {hosts[1]}. Links of {hosts[0]}:"):
-        link.between(star, *hosts)
+        network.between(star, *hosts)
     with pytest.raises(InputError, match=rf"no link between {hosts[0]} and {hosts[0]}\. Links of {hosts[0]}: [^.]*\.$"):
-        link.between(star, hosts[0], hosts[0])
+        network.between(star, hosts[0], hosts[0])
     with pytest.raises(InputError, match="no node h9"):
-        link.between(star, hosts[0], "h9")
+        network.between(star, hosts[0], "h9")
     with pytest.raises(InputError, match="no link between client:eth7 and server"):
-        link.between(plan.build(topology.load("pair")), "client:eth7", "server")
+        network.between(build(topology.load("pair")), "client:eth7", "server")
 
 
 def test_every_pair_is_tried_in_both_families() -> None:
-    tries = pairs(plan.build(topology.load("pair")), ["client", "server"])
+    tries = pairs(build(topology.load("pair")), ["client", "server"])
     assert [(each.source, each.target, each.family) for each in tries] == [
         ("client", "server", "4"),
         ("client", "server", "6"),
@@ -80,12 +78,12 @@ def test_every_pair_is_tried_in_both_families() -> None:
 
 def test_one_host_has_nobody_to_ask() -> None:
     with pytest.raises(InputError, match="Two hosts are needed"):
-        pairs(plan.build(topology.load("pair")), ["client"])
+        pairs(build(topology.load("pair")), ["client"])
 
 
 @pytest.mark.parametrize("count", [101, 300, 1000])
 def test_of_many_hosts_each_asks_and_is_asked_by_equally_many_others(count: int) -> None:
-    planned = plan.build(topology.load(f"star:{count}"))
+    planned = build(topology.load(f"star:{count}"))
     nodes = talking(planned, routers=False)
     tries = [each for each in pairs(planned, nodes) if each.family == "4"]
     asks, asked = Counter(each.source for each in tries), Counter(each.target for each in tries)
@@ -99,7 +97,7 @@ def test_of_many_hosts_each_asks_and_is_asked_by_equally_many_others(count: int)
 
 
 def test_every_pair_of_many_hosts_is_tested_when_asked_for() -> None:
-    planned = plan.build(topology.load("star:101"))
+    planned = build(topology.load("star:101"))
     assert len(pairs(planned, talking(planned, routers=False), every_pair=True)) == 101 * 100 * 2
 
 
@@ -160,7 +158,7 @@ def test_ways_into_an_ordinary_user_s_lab_enter_its_user_namespace_first() -> No
 def test_the_way_back_from_a_plan_is_the_topology() -> None:
     for shape in ("pair", "star:3", "line:2"):
         made = topology.load(shape)
-        again = topology_of(plan.build(made))
+        again = topology_of(build(made))
         assert [node.name for node in again.nodes] == [node.name for node in made.nodes]
         assert again.links == made.links
         for node in made.nodes:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from labctl.cli.app import app
-from labctl.cli.run_words import plain_request
+from labctl.cli.arguments import plain_request
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.cli import words
-from labctl.cli.exec_command import OPTIONS, environment_of
+from labctl.cli import arguments
+from labctl.cli.exec import OPTIONS, environment_of
 from labctl.errors import InputError
 
 
-def read(*given: str) -> words.Words:
-    return words.read("exec", given, OPTIONS)
+def read(*given: str) -> arguments.Words:
+    return arguments.read("exec", given, OPTIONS)
 
 
 def test_what_follows_the_dashes_is_the_command() -> None:
@@ -51,7 +51,7 @@ def test_the_node_may_stand_after_the_dashes() -> None:
 
 def test_an_option_of_the_command_is_not_asked_for_help() -> None:
     assert read("h1", "ls", "-h").command == ("ls", "-h")
-    with pytest.raises(words.HelpWanted):
+    with pytest.raises(arguments.HelpWanted):
         read("h1", "-h")
 
 

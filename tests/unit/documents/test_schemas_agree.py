@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from labctl.documents import Diagnostic, parse
 from labctl.scenario import json_schema
-from labctl.scenario.loading import checked
+from labctl.scenario.loader import checked
 from labctl.topology import resolve_inline
-from labctl.topology.files import schema as topology_schema
+from labctl.topology.schema import schema as topology_schema
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from labctl.documents.shapes import Reading, Shape, Unusable
-from labctl.scenario.files import ExpectBody, RepeatBody, RunBody, StartBody, StopBody
+from labctl.documents.schema import Reading, Shape, Unusable
+from labctl.scenario.file_schema import ExpectBody, RepeatBody, RunBody, StartBody, StopBody
 
 
 def problems(shape: type[Shape], data: object, *, final: bool = False) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from labctl.documents import parse, suggest
-from labctl.documents.source import suggestion
+from labctl.documents.diagnostics import suggestion
 
 
 def test_a_diagnostic_shows_the_line_and_points() -> None:

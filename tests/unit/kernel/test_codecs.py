@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from labctl.kernel import diag, icmp, messages, packetfilter
+from labctl.kernel import icmp, nftables, pyroute2_messages, sock_diag
 from labctl.kernel.netlink import HEADER, attribute, attributes, message
-from labctl.kernel.packetfilter import Hook, Match
+from labctl.kernel.nftables import Hook, Match
 
 
 def encoded(message_class: Any, **fields: Any) -> bytes:
@@ -24,7 +24,7 @@ def encoded(message_class: Any, **fields: Any) -> bytes:
 
 def test_a_request_for_inet_sockets() -> None:
     theirs = encoded(
-        messages.diag_messages().inet_diag_req,
+        pyroute2_messages.diag_messages().inet_diag_req,
         sdiag_family=socket.AF_INET6,
         sdiag_protocol=socket.IPPROTO_TCP,
         idiag_states=0x1FFF,
@@ -32,7 +32,7 @@ def test_a_request_for_inet_sockets() -> None:
         idiag_dst=0,
         idiag_cookie=2**64 - 1,
     )
-    assert theirs == diag.INET_REQUEST.pack(
+    assert theirs == sock_diag.INET_REQUEST.pack(
         socket.AF_INET6, socket.IPPROTO_TCP, 0, 0x1FFF, 0, 0, bytes(16), bytes(16), 0, b"\xff" * 8
     )
 
@@ -43,10 +43,12 @@ def test_a_request_for_inet_sockets() -> None:
 )
 def test_an_inet_socket_is_read_as_pyroute2_reads_it(family: int, local: str, peer: str) -> None:
     packed = [ip_address(text).packed.ljust(16, b"\0") for text in (local, peer)]
-    payload = diag.INET_MESSAGE.pack(family, 1, 0, 0, b"\x13\x88\x9c\x40", *packed, 21, bytes(8), 0, 5, 6, 1000, 4711)
-    theirs = messages.diag_messages().inet_diag_msg(message(20, 0, payload))
+    payload = sock_diag.INET_MESSAGE.pack(
+        family, 1, 0, 0, b"\x13\x88\x9c\x40", *packed, 21, bytes(8), 0, 5, 6, 1000, 4711
+    )
+    theirs = pyroute2_messages.diag_messages().inet_diag_msg(message(20, 0, payload))
     theirs.decode()
-    ours = diag.decode_inet(payload, diag.Transport.TCP)
+    ours = sock_diag.decode_inet(payload, sock_diag.Transport.TCP)
     assert (theirs["idiag_src"], theirs["idiag_sport"]) == (str(ours.local), ours.local_port) == (local, 5000)
     assert (theirs["idiag_dst"], theirs["idiag_dport"]) == (str(ours.peer), ours.peer_port) == (peer, 40000)
     assert (theirs["idiag_rqueue"], theirs["idiag_wqueue"]) == (ours.receive_queue, ours.send_queue) == (5, 6)
@@ -55,11 +57,11 @@ def test_an_inet_socket_is_read_as_pyroute2_reads_it(family: int, local: str, pe
 
 
 def test_a_unix_socket_is_read_as_pyroute2_reads_it() -> None:
-    fixed = diag.UNIX_MESSAGE.pack(socket.AF_UNIX, socket.SOCK_STREAM, 10, 4711, bytes(8))
+    fixed = sock_diag.UNIX_MESSAGE.pack(socket.AF_UNIX, socket.SOCK_STREAM, 10, 4711, bytes(8))
     payload = fixed + attribute(0, b"/run/x.sock\0") + attribute(2, b"\x01\0\0\0") + attribute(4, b"\2\0\0\0\4\0\0\0")
-    theirs = messages.diag_messages().unix_diag_msg(message(20, 0, payload))
+    theirs = pyroute2_messages.diag_messages().unix_diag_msg(message(20, 0, payload))
     theirs.decode()
-    ours = diag.decode_unix(payload)
+    ours = sock_diag.decode_unix(payload)
     assert (theirs["udiag_ino"], theirs["udiag_type"], theirs["udiag_state"]) == (ours.inode, ours.type, ours.state)
     assert theirs.get_attr("UNIX_DIAG_NAME") == ours.path == "/run/x.sock"
     assert theirs.get_attr("UNIX_DIAG_PEER") == ours.peer_inode == 1
@@ -71,7 +73,7 @@ def test_a_chain_is_what_pyroute2_packs(hook: Hook) -> None:
     priority = -300 if hook is Hook.PREROUTING else 300
     place = {"attrs": [("NFTA_HOOK_HOOKNUM", int(hook)), ("NFTA_HOOK_PRIORITY", priority)]}
     theirs = encoded(
-        messages.filter_messages().nft_chain_msg,
+        pyroute2_messages.filter_messages().nft_chain_msg,
         nfgen_family=1,
         attrs=[
             ("NFTA_CHAIN_TABLE", "labctl"),
@@ -80,12 +82,12 @@ def test_a_chain_is_what_pyroute2_packs(hook: Hook) -> None:
             ("NFTA_CHAIN_TYPE", "filter"),
         ],
     )
-    assert tree(theirs[4:]) == tree(packetfilter.chain(hook))
+    assert tree(theirs[4:]) == tree(nftables.chain(hook))
 
 
 def test_a_rules_comparison_and_mask_are_what_pyroute2_packs() -> None:
-    match = Match(Hook.PREROUTING, packetfilter.NFPROTO_IPV4, 6, destination_port=5000, flags=(0x12, 0x10))
-    nft = messages.filter_messages()
+    match = Match(Hook.PREROUTING, nftables.NFPROTO_IPV4, 6, destination_port=5000, flags=(0x12, 0x10))
+    nft = pyroute2_messages.filter_messages()
 
     def expression(name: str, **attrs: Any) -> Any:
         prefix = f"NFTA_{name.upper()}_"
@@ -121,7 +123,7 @@ def test_a_rules_comparison_and_mask_are_what_pyroute2_packs() -> None:
             ),
         ],
     )
-    assert tree(theirs[4:]) == tree(packetfilter.rule(match))
+    assert tree(theirs[4:]) == tree(nftables.rule(match))
 
 
 def tree(data: bytes) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.kernel import subordinate_ids
-from labctl.kernel.subordinate_ids import MOST, highest, read_grant
+from labctl.kernel import privilege
+from labctl.kernel.privilege import MOST, highest, read_grant
 
 UID = os.geteuid()
 
@@ -22,7 +22,7 @@ def name() -> str:
         pytest.skip("this user has no account")
 
 
-def granted(directory: Path, uids: str, gids: str) -> subordinate_ids.Grant:
+def granted(directory: Path, uids: str, gids: str) -> privilege.Grant:
     (directory / "subuid").write_text(uids)
     (directory / "subgid").write_text(gids)
     return read_grant(UID, directory=str(directory))
@@ -30,7 +30,7 @@ def granted(directory: Path, uids: str, gids: str) -> subordinate_ids.Grant:
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subordinate_ids, "_tool", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(privilege, "_tool", lambda name: f"/usr/bin/{name}")
 
 
 def test_ranges_are_those_of_the_name_and_of_the_number(name: str, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_missing_range_is_named_with_the_remedy(uids: str, gids: str, named: s
 def test_missing_programs_are_named_with_their_package(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subordinate_ids, "_tool", lambda name: "")
+    monkeypatch.setattr(privilege, "_tool", lambda name: "")
     grant = granted(tmp_path, f"{name}:100000:65536\n", f"{name}:100000:65536\n")
     assert grant.problem == "newuidmap and newgidmap are not installed"
     assert "uidmap" in grant.remedy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.kernel.sysctl import sysctl_path
+from labctl.kernel.namespaces import sysctl_path
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import json
 
-from labctl.lab.description import Description, NodeInfo, ProcessInfo, ProcessState, Restart
-from labctl.lab.protocol import Described, ProcessRows, Reply, decode, encode
-from labctl.plan import plan_to_json
+from labctl.lab.protocol import (
+    Described,
+    Description,
+    NodeInfo,
+    ProcessInfo,
+    ProcessRows,
+    ProcessState,
+    Reply,
+    Restart,
+    decode,
+    encode,
+)
+from labctl.plan.operations import plan_to_json
 from tests.labs import pair_plan
 
 RUNNING = ProcessInfo("h1", "web", 3, ("nginx", "-g", "x y"), 12.5, ProcessState.RUNNING, 2, None, 77, Restart.ALWAYS)

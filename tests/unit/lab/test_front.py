@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.lab.front import MAX_UNANSWERED, Client, Events, Front, may_use
+from labctl.lab.keeper.clients import MAX_UNANSWERED, Client, Events, Front, may_use
 from labctl.lab.protocol import HEADER, Channel, Done, Failed, Frame, Hello, OpenFile, encode
 
 
@@ -158,7 +158,7 @@ def test_half_a_request_ends_the_connection_when_nothing_more_comes(
     client.is_admitted = True
     theirs.send(wire(1, "/a")[:-1])
     assert seen(front) == Events(frozenset(), (), ())
-    monkeypatch.setattr("labctl.lab.front.STALLED_S", 0.05)
+    monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", 0.05)
     gone = (*front.wait(5000).gone, *front.wait(0).gone)  # which wakes up for it
     assert gone == (client,)
     assert theirs.recv(1) == b""
@@ -171,14 +171,14 @@ def test_a_reply_that_is_not_taken_ends_the_connection(front: Front, monkeypatch
     theirs.send(wire(1, "/a"))
     assert len(seen(front).requests) == 1
     client.send(1, OpenFile("h1", "x" * 4_000_000, 0, 0))
-    monkeypatch.setattr("labctl.lab.front.STALLED_S", -1.0)
+    monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", -1.0)
     assert seen(front).gone == (client,)
     theirs.close()
 
 
 def test_who_does_not_greet_is_disconnected(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, client = connected(front)
-    monkeypatch.setattr("labctl.lab.front.STALLED_S", -1.0)
+    monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", -1.0)
     assert seen(front).gone == (client,)
     theirs.close()
 
@@ -187,7 +187,7 @@ def test_the_owner_may_be_stopped_as_long_as_it_likes(front: Front, monkeypatch:
     theirs, ours = socket.socketpair()
     client = front.add(ours, is_admitted=True)
     theirs.send(wire(1, "/a")[:-1])
-    monkeypatch.setattr("labctl.lab.front.STALLED_S", -1.0)
+    monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", -1.0)
     assert seen(front).gone == ()
     assert seen(front).gone == ()
     theirs.send(wire(1, "/a")[-1:])
@@ -198,7 +198,7 @@ def test_the_owner_may_be_stopped_as_long_as_it_likes(front: Front, monkeypatch:
 def test_the_largest_goes_when_all_clients_together_have_sent_too_much(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labctl.lab.front.MAX_BUFFERED_BYTES", 1000)
+    monkeypatch.setattr("labctl.lab.keeper.clients.MAX_BUFFERED_BYTES", 1000)
     small, large = connected(front), connected(front)
     small[0].send(HEADER.pack(5000, 1, 0) + b"x" * 400)
     large[0].send(HEADER.pack(5000, 1, 0) + b"x" * 700)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from labctl.errors import InputError
-from labctl.lab.outside import resolvers
+from labctl.lab.keeper.external import resolvers
+from labctl.plan.diff import refuse_changes
 from labctl.plan.operations import PlannedNode
-from labctl.plan.outside import refuse_changes
 from labctl.topology.model import Limits, NodeKind
 
 

@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from labctl.lab.place import DIRECTORY_FLAGS, LOCK, Place
+from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LOCK, Place
 
 ROUNDS = 200  # some of which meet
 

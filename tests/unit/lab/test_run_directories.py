@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labctl.lab.run_directories import LOCK, RunDirectories, RunDirectory, run_directories
+from labctl.lab.keeper.file_tree import LOCK, RunDirectories, RunDirectory, run_directories
 
 
 def test_lines_of_tmpfiles_that_make_directories_in_run_count(tmp_path: Path) -> None:

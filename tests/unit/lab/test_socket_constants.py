@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import errno_name
-from labctl.lab.socket_constants import CAPABILITIES, CONSTANTS, ERRNOS, TCP_STATES, flags_of, name_of
+from labctl.lab.agent.constants import CAPABILITIES, CONSTANTS, ERRNOS, TCP_STATES, flags_of, name_of
 from tests.skips import needs_programs
 
 _GLIBC = """

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import MachineError
-from labctl.lab.starting import search_path
+from labctl.lab.client.boot_process import search_path
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_labctl_and_what_the_keeper_imports_are_found_on_the_search_path() -> None:
-    program = f"import sys; sys.path.extend({search_path()!r}); import labctl.lab.boot, pyroute2, msgspec"
+    program = f"import sys; sys.path.extend({search_path()!r}); import labctl.lab.keeper.boot, pyroute2, msgspec"
     subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
 
 
@@ -29,7 +29,8 @@ def test_a_directory_of_a_packages_name_is_not_the_package(
 
 
 def test_a_missing_package_is_named() -> None:
-    program = "import sys; from labctl.lab.starting import search_path; sys.modules['pyroute2'] = None; search_path()"
+    program = "import sys; from labctl.lab.client.boot_process import search_path; "
+    program += "sys.modules['pyroute2'] = None; search_path()"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert MachineError.__name__ in ended.stderr
     assert "has no package pyroute2" in ended.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from labctl.lab.timers import Timers
+from labctl.lab.keeper.clients import Timers
 
 
 def test_without_timers_there_is_nothing_to_wait_for() -> None:

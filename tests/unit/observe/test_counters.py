@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.observe.counters import Counters, UnknownCounter, counters_here, parse_pairs, parse_snmp6
+from labctl.observe.network import Counters, UnknownCounter, counters_here, parse_pairs, parse_snmp6
 
 NETSTAT = """\
 TcpExt: SyncookiesSent ListenOverflows ListenDrops

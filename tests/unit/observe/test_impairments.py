@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from labctl.kernel.qdisc import ROOT, KernelQdisc
-from labctl.observe.impairments import Sending, by_interface
+from labctl.observe.inspect import Sending, by_interface
 from labctl.topology.model import Impairment
 
 TBF = KernelQdisc(2, "tbf", 0xF30000, ROOT, rate_bit_s=8_000_000)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from labctl import plan, topology
-from labctl.plan.difference import Difference, Sign, difference
+from labctl import topology
+from labctl.plan.build import build
+from labctl.plan.diff import Difference, Sign, difference
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -27,6 +28,8 @@ from labctl.plan.operations import (
     SetMtu,
     SetSysctl,
     SetUp,
+    operations_from_json,
+    operations_to_json,
 )
 from labctl.topology.model import Impairment, Topology
 from tests.unit.topology.drafts import resolved, topologies
@@ -118,7 +121,7 @@ class Network:
 
 
 def between(old: Topology, new: Topology) -> Difference:
-    return difference(plan.build(old), plan.build(new))
+    return difference(build(old), build(new))
 
 
 def told(*files: tuple[str, ...]) -> list[str]:
@@ -129,7 +132,7 @@ def told(*files: tuple[str, ...]) -> list[str]:
 @MODEST
 @given(topologies(), topologies())
 def test_the_difference_applied_to_the_old_plan_gives_the_new_one(old: Topology, new: Topology) -> None:
-    before, after = plan.build(old), plan.build(new)
+    before, after = build(old), build(new)
     network = Network(before.operations)
     found = difference(before, after)
     for operation in found.operations:
@@ -141,7 +144,7 @@ def test_the_difference_applied_to_the_old_plan_gives_the_new_one(old: Topology,
 @MODEST
 @given(topologies(), topologies())
 def test_the_way_there_and_back_leads_home(old: Topology, new: Topology) -> None:
-    before, after = plan.build(old), plan.build(new)
+    before, after = build(old), build(new)
     network = Network(before.operations)
     for operation in (*difference(before, after).operations, *difference(after, before).operations):
         network.do(operation)
@@ -160,7 +163,7 @@ def test_equal_plans_have_no_difference(made: Topology) -> None:
 @given(topologies(), topologies())
 def test_every_operation_of_a_difference_survives_the_way_to_the_keeper(old: Topology, new: Topology) -> None:
     operations = between(old, new).operations
-    assert plan.operations_from_json(plan.operations_to_json(operations)) == operations
+    assert operations_from_json(operations_to_json(operations)) == operations
 
 
 def test_one_more_host_at_the_end_touches_no_other() -> None:

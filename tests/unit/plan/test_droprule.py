@@ -7,16 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from labctl.errors import InputError
-from labctl.plan.droprule import (
-    Direction,
-    DropProtocol,
-    DropRule,
-    TcpFlag,
-    TcpFlags,
-    from_json,
-    parse_flags,
-    to_json,
-)
+from labctl.plan.drop_rules import Direction, DropProtocol, DropRule, TcpFlag, TcpFlags, from_json, parse_flags, to_json
 
 
 def test_flags_are_given_or_absent() -> None:

@@ -7,11 +7,22 @@ from itertools import pairwise
 
 import pytest
 
-from labctl import plan
-from labctl.plan.difference import Difference, difference
-from labctl.plan.operations import AddAddress, MakeLink, Plan, SetImpairment, SetUp
-from labctl.plan.queueing import Fifo, NetworkEmulator, TokenBucket, queues
-from labctl.plan.topology_of import topology_of
+from labctl.plan.build import build, set_impairments, topology_of, with_seed
+from labctl.plan.diff import Difference, difference
+from labctl.plan.operations import (
+    AddAddress,
+    Fifo,
+    MakeLink,
+    NetworkEmulator,
+    Plan,
+    SetImpairment,
+    SetUp,
+    TokenBucket,
+    operations_from_json,
+    operations_to_json,
+    queues,
+)
+from labctl.plan.render import render_json, render_shell, render_text
 from labctl.topology.model import Impairment
 from tests.unit.topology.drafts import resolved
 
@@ -19,7 +30,7 @@ BAD = Impairment(20_000, 2_000, 10_000, 10_000_000)
 
 
 def built(link: str, hosts: str = "hosts: {a: , b: }") -> Plan:
-    return plan.build(resolved(hosts, f"links: [{{ends: [a, b], {link}}}]"))
+    return build(resolved(hosts, f"links: [{{ends: [a, b], {link}}}]"))
 
 
 def impairments(made: Plan) -> list[SetImpairment]:
@@ -41,9 +52,9 @@ def test_links_are_impaired_when_they_are_made_and_before_they_are_up() -> None:
 
 
 def test_a_plan_comes_back_from_the_keeper_s_json_and_its_topology_from_it() -> None:
-    seeded = plan.with_seed(WHOLE, 7)
+    seeded = with_seed(WHOLE, 7)
     cleared = SetImpairment("a", "eth0", None, BAD, 9000)
-    assert plan.operations_from_json(plan.operations_to_json([*seeded.operations, cleared])) == (
+    assert operations_from_json(operations_to_json([*seeded.operations, cleared])) == (
         *seeded.operations,
         cleared,
     )
@@ -51,15 +62,15 @@ def test_a_plan_comes_back_from_the_keeper_s_json_and_its_topology_from_it() -> 
 
 
 def test_a_plan_shows_it_as_text_and_json() -> None:
-    assert "impair a:eth0: delay 20ms jitter 2ms loss 1% rate 10mbit\n" in plan.render_text(WHOLE)
-    found = [one for one in json.loads(plan.render_json(WHOLE))["operations"] if one["operation"] == "set_impairment"]
+    assert "impair a:eth0: delay 20ms jitter 2ms loss 1% rate 10mbit\n" in render_text(WHOLE)
+    found = [one for one in json.loads(render_json(WHOLE))["operations"] if one["operation"] == "set_impairment"]
     assert [one["impairment"] for one in found] == [
         {"delay_us": 20_000, "jitter_us": 2_000, "loss_ppm": 10_000, "rate_bit_s": 10_000_000}
     ] * 2
 
 
 def test_a_plan_shows_it_as_commands_of_tc() -> None:
-    on_a = [line for line in plan.render_shell(WHOLE).splitlines() if line.startswith("tc -n a ")]
+    on_a = [line for line in render_shell(WHOLE).splitlines() if line.startswith("tc -n a ")]
     assert on_a == [
         "tc -n a qdisc replace dev eth0 root handle f3: tbf rate 10000000bit burst 5000 limit 117500",
         "tc -n a qdisc replace dev eth0 parent f3:1 handle f4: netem limit 22000 delay 20000us 2000us loss 1%",
@@ -69,7 +80,7 @@ def test_a_plan_shows_it_as_commands_of_tc() -> None:
 
 def test_what_has_not_changed_is_not_done_again_whatever_its_seed() -> None:
     assert not changed("delay: 20ms", "delay: 20ms")
-    assert not difference(plan.with_seed(WHOLE, 1), plan.with_seed(WHOLE, 2))
+    assert not difference(with_seed(WHOLE, 1), with_seed(WHOLE, 2))
 
 
 @pytest.mark.parametrize(
@@ -87,20 +98,20 @@ def test_a_change_of_both_directions_is_one_line_and_two_operations(old: str, ne
 
 
 def test_a_change_of_one_direction_names_the_sender() -> None:
-    one = plan.build(resolved("hosts: {a: , b: }", "links: [{ends: [a, {node: b, loss: 2%}], loss: 1%}]"))
+    one = build(resolved("hosts: {a: , b: }", "links: [{ends: [a, {node: b, loss: 2%}], loss: 1%}]"))
     found = difference(built("loss: 1%"), one)
     assert [str(change) for change in found.changes] == ["~ impairment of what b:eth0 sends: loss 1% to loss 2%"]
     assert found.operations == (SetImpairment("b", "eth0", Impairment(loss_ppm=20_000), Impairment(loss_ppm=10_000)),)
 
 
 def test_a_new_link_is_told_with_its_impairment() -> None:
-    old = plan.build(resolved("hosts: {a: , b: }"))
+    old = build(resolved("hosts: {a: , b: }"))
     said = [str(change) for change in difference(old, built("ipv4: false, ipv6: false, rate: 1mbit")).changes]
     assert said == ["+ link a:eth0 - b:eth0: rate 1mbit"]
 
 
 def test_what_impairs_a_link_goes_with_it_unsaid() -> None:
-    found = difference(built("rate: 1mbit"), plan.build(resolved("hosts: {a: , b: }")))
+    found = difference(built("rate: 1mbit"), build(resolved("hosts: {a: , b: }")))
     assert not [one for one in found.operations if isinstance(one, SetImpairment)]
     assert not [one for one in found.changes if "rate" in str(one)]
 
@@ -113,10 +124,8 @@ def test_queues_of_a_rate_follow_the_mtu() -> None:
 
 
 def test_a_link_that_is_made_anew_is_impaired_anew() -> None:
-    old = plan.build(resolved("hosts: {a: , b: }", "links: [{ends: [a, b], loss: 1%}]"))
-    new = plan.build(
-        resolved("hosts: {a: , b: }", "links: [{ends: [{node: a, mac: '02:00:00:00:00:77'}, b], loss: 1%}]")
-    )
+    old = build(resolved("hosts: {a: , b: }", "links: [{ends: [a, b], loss: 1%}]"))
+    new = build(resolved("hosts: {a: , b: }", "links: [{ends: [{node: a, mac: '02:00:00:00:00:77'}, b], loss: 1%}]"))
     assert [one for one in difference(old, new).operations if isinstance(one, SetImpairment)] == impairments(new)
 
 
@@ -129,7 +138,7 @@ def test_a_link_that_is_made_anew_is_impaired_anew() -> None:
     ],
 )
 def test_what_changes_on_a_link_that_is_made_anew_is_told_too(old: str, new: str, said: str) -> None:
-    other = plan.build(
+    other = build(
         resolved("hosts: {a: , b: }", f"links: [{{ends: [{{node: a, mac: '02:00:00:00:00:77'}}, b], {new}}}]")
     )
     told = [str(one) for one in difference(built(old), other).changes]
@@ -138,29 +147,29 @@ def test_what_changes_on_a_link_that_is_made_anew_is_told_too(old: str, new: str
 
 def test_a_link_to_another_node_is_another_link() -> None:
     old, new = (
-        plan.build(resolved("hosts: {a: , b: , c: }", f"links: [{{ends: [a, {end}], rate: {rate}}}]"))
+        build(resolved("hosts: {a: , b: , c: }", f"links: [{{ends: [a, {end}], rate: {rate}}}]"))
         for end, rate in (("b", "1gbit"), ("c", "2gbit"))
     )
     assert not [one for one in difference(old, new).changes if "impairment" in str(one)]
 
 
 def test_a_seed_gives_every_interface_one_of_its_own_and_the_same_ones_again() -> None:
-    seeds = [one.seed for one in impairments(plan.with_seed(WHOLE, 42))]
+    seeds = [one.seed for one in impairments(with_seed(WHOLE, 42))]
     assert len(set(seeds)) == 2
     assert all(seed is not None and 0 <= seed < 1 << 64 for seed in seeds)
-    assert seeds == [one.seed for one in impairments(plan.with_seed(WHOLE, 42))]
-    assert seeds != [one.seed for one in impairments(plan.with_seed(WHOLE, 43))]
-    assert [one.impairment for one in impairments(plan.with_seed(WHOLE, 42))] == [BAD, BAD]
+    assert seeds == [one.seed for one in impairments(with_seed(WHOLE, 42))]
+    assert seeds != [one.seed for one in impairments(with_seed(WHOLE, 43))]
+    assert [one.impairment for one in impairments(with_seed(WHOLE, 42))] == [BAD, BAD]
 
 
 def test_an_impairment_set_later_has_the_seed_that_it_would_have_had_from_the_start() -> None:
-    later = plan.set_impairments(built("mtu: 1500"), [("a", "eth0"), ("b", "eth0")], BAD, seed=42)
-    assert list(later) == impairments(plan.with_seed(WHOLE, 42))
+    later = set_impairments(built("mtu: 1500"), [("a", "eth0"), ("b", "eth0")], BAD, seed=42)
+    assert list(later) == impairments(with_seed(WHOLE, 42))
 
 
 def test_an_impairment_set_later_knows_what_the_plan_has_there_and_the_size_of_packets() -> None:
     wanted = Impairment(rate_bit_s=8000)
-    (later,) = plan.set_impairments(built("loss: 1%, mtu: 9000"), [("b", "eth0")], wanted)
+    (later,) = set_impairments(built("loss: 1%, mtu: 9000"), [("b", "eth0")], wanted)
     assert later == SetImpairment("b", "eth0", wanted, Impairment(loss_ppm=10_000), 9000)
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from labctl import topology
-from labctl.plan import build, render_json, render_text
-from labctl.plan.codec import plan_from_json, plan_to_json
-from labctl.plan.difference import difference
-from labctl.plan.operations import Plan
-from labctl.plan.services import in_order, services_of
-from labctl.topology.service import Readiness, Restart, Service
+from labctl.plan.build import build
+from labctl.plan.diff import difference
+from labctl.plan.operations import Plan, in_order, plan_from_json, plan_to_json, services_of
+from labctl.plan.render import render_json, render_text
+from labctl.topology.model import Readiness, Restart, Service
 
 TEXT = """
 hosts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labctl.scenario.result import CallRecord, Outcome, OutputRecord, RunResult, ScenarioResult, StepResult
+from labctl.scenario.results import CallRecord, Outcome, OutputRecord, RunResult, ScenarioResult, StepResult
 
 MEANINGS = {"ECONNREFUSED": "Connection refused", "EAGAIN": "Resource temporarily unavailable"}
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from labctl.errors import InputError
 from labctl.report.artifacts import Collector, call_line, prepare, slug, write
-from labctl.scenario.listener import Stream
-from labctl.scenario.result import Outcome, OutputRecord
+from labctl.scenario.results import Outcome, OutputRecord, Stream
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

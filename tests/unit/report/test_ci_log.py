@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from labctl.report import gitlab
-from labctl.report.ci_log import CiLog, GitHubLog, GitLabLog, log_here
+from labctl.report import ci
+from labctl.report.ci import CiLog, GitHubLog, GitLabLog, log_here
 from labctl.report.progress import Progress
-from labctl.report.screen import Look, Screen
-from labctl.scenario.result import RunResult
+from labctl.report.terminal import Look, Screen
+from labctl.scenario.results import RunResult
 from tests.unit.report.samples import ECHO, FAILED, SKIPPED, run, scenario, step
 
 
@@ -71,8 +71,8 @@ def test_on_gitlab_sections_have_unique_names_and_take_as_long_as_the_scenario()
 
 
 def test_a_section_is_called_after_its_scenario() -> None:
-    assert gitlab.section_name("a b/ü", 3) == "labctl_3_a_b"
-    assert gitlab.section_name("ü", 3) == "labctl_3"
+    assert ci.section_name("a b/ü", 3) == "labctl_3_a_b"
+    assert ci.section_name("ü", 3) == "labctl_3"
 
 
 @pytest.mark.parametrize("name", ["é ü", "a\nb", "[collapsed=false]", "\x1b[0Ksection_end:1:x\r\x1b[0K", ""])

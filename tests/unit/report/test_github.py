@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from labctl.printable import harmless_on_github
-from labctl.report import github
-from labctl.scenario.result import Outcome, OutputRecord, ScenarioResult
+from labctl.report import ci
+from labctl.scenario.results import Outcome, OutputRecord, ScenarioResult
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,15 +35,15 @@ def failing(
 
 
 def test_mistakes_are_annotated_where_they_stand_and_no_more_than_github_shows() -> None:
-    some = [github.FileMistake("/w/repo/a.yaml", "wrong: 5%\ntry b", line, 2) for line in range(1, 13)]
-    commands = github.mistakes([*some[:2], github.FileMistake("/else/b.yaml", "no file")], WORKSPACE)
+    some = [ci.FileMistake("/w/repo/a.yaml", "wrong: 5%\ntry b", line, 2) for line in range(1, 13)]
+    commands = ci.mistakes([*some[:2], ci.FileMistake("/else/b.yaml", "no file")], WORKSPACE)
     assert commands == [
         "::error file=a.yaml,line=1,col=2,title=labctl%3A a mistake::wrong: 5%25%0Atry b",
         "::error file=a.yaml,line=2,col=2,title=labctl%3A a mistake::wrong: 5%25%0Atry b",
         "::error title=labctl%3A a mistake::no file%0Ain /else/b.yaml",
     ]
-    commands = github.mistakes(some, WORKSPACE)
-    assert len(commands) == github.ANNOTATION_LIMIT
+    commands = ci.mistakes(some, WORKSPACE)
+    assert len(commands) == ci.ANNOTATION_LIMIT
     assert commands[-1] == "::error title=labctl::3 more are in the log."
 
 
@@ -62,12 +62,12 @@ def parsed(command: str) -> tuple[str, dict[str, str], str]:
 
 
 def test_a_failure_is_annotated_on_the_line_and_column_of_the_call() -> None:
-    (command,) = github.annotations(run(ECHO, failing(line=7, column=5)), WORKSPACE)
+    (command,) = ci.annotation_lines(run(ECHO, failing(line=7, column=5)), WORKSPACE)
     assert command.startswith("::error file=scenarios/a.yaml,line=7,col=5,title=")
 
 
 def test_a_step_without_a_failed_statement_is_annotated_on_its_own_line() -> None:
-    (command,) = github.annotations(run(failing(line=0)), WORKSPACE)
+    (command,) = ci.annotation_lines(run(failing(line=0)), WORKSPACE)
     assert ",line=2,title=" in command
 
 
@@ -78,21 +78,21 @@ def test_only_the_innermost_of_nested_steps_is_annotated() -> None:
         file="/w/repo/a.yaml",
         outcome=Outcome.FAILED,
     )
-    (command,) = github.annotations(run(nested), WORKSPACE)
+    (command,) = ci.annotation_lines(run(nested), WORKSPACE)
     assert ",line=6," in command
 
 
 def test_what_passed_and_what_was_skipped_is_not_annotated() -> None:
-    assert github.annotations(run(ECHO, SKIPPED), WORKSPACE) == []
+    assert ci.annotation_lines(run(ECHO, SKIPPED), WORKSPACE) == []
 
 
 def test_a_lab_that_failed_before_any_step_is_annotated() -> None:
-    (command,) = github.annotations(run(BROKEN), WORKSPACE)
+    (command,) = ci.annotation_lines(run(BROKEN), WORKSPACE)
     assert "the keeper has ended" in command
 
 
 def test_a_file_outside_the_workspace_is_told_in_words_only() -> None:
-    (command,) = github.annotations(run(failing(file="/elsewhere/a.yaml")), WORKSPACE)
+    (command,) = ci.annotation_lines(run(failing(file="/elsewhere/a.yaml")), WORKSPACE)
     _, properties, data = parsed(command)
     assert properties.keys() == {"title"}
     assert data.endswith("in /elsewhere/a.yaml:2")
@@ -101,20 +101,20 @@ def test_a_file_outside_the_workspace_is_told_in_words_only() -> None:
 def test_a_relative_file_is_seen_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
-    assert github.relative_to("a.yaml", tmp_path) == "sub/a.yaml"
-    assert github.relative_to("../../a.yaml", tmp_path) is None
+    assert ci.relative_to("a.yaml", tmp_path) == "sub/a.yaml"
+    assert ci.relative_to("../../a.yaml", tmp_path) is None
 
 
 def test_no_more_errors_than_github_shows_and_the_last_says_so() -> None:
-    commands = github.annotations(run(*[failing(name=str(number)) for number in range(25)]), WORKSPACE)
-    assert len(commands) == github.ANNOTATION_LIMIT
+    commands = ci.annotation_lines(run(*[failing(name=str(number)) for number in range(25)]), WORKSPACE)
+    assert len(commands) == ci.ANNOTATION_LIMIT
     assert "16 more failures" in commands[-1]
 
 
 @MODEST
 @given(st.text(), st.text(), st.text("abc,:%\r\n\"'é::|"))
 def test_whatever_the_text_is_the_runner_reads_it_back(name: str, reason: str, file: str) -> None:
-    (command,) = github.annotations(run(failing(file=f"/w/repo/{file or 'x'}", name=name, reason=reason)), WORKSPACE)
+    (command,) = ci.annotation_lines(run(failing(file=f"/w/repo/{file or 'x'}", name=name, reason=reason)), WORKSPACE)
     assert "\n" not in command
     assert "\r" not in command
     kind, properties, _ = parsed(command)
@@ -124,7 +124,7 @@ def test_whatever_the_text_is_the_runner_reads_it_back(name: str, reason: str, f
 
 @pytest.mark.parametrize("text", ["a: b, c", "50%", "50%25", "line\nnext", "::error::x"])
 def test_what_is_escaped_comes_back_the_same(text: str) -> None:
-    assert parsed(github.command("error", text, title=text)) == ("error", {"title": text}, text)
+    assert parsed(ci.command("error", text, title=text)) == ("error", {"title": text}, text)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_other_peoples_commands_are_broken(line: str, changed: str) -> None:
 
 
 def test_the_summary_has_a_table_and_the_calls_of_both_hosts() -> None:
-    text = github.summary(run(ECHO, FAILED, SKIPPED))
+    text = ci.summary(run(ECHO, FAILED, SKIPPED))
     assert text.startswith("### ❌ labctl: 1 passed, 1 failed, 1 skipped")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows] == ["", "❌", "✅", "⚪"]
@@ -153,8 +153,8 @@ def test_the_summary_has_a_table_and_the_calls_of_both_hosts() -> None:
 
 def test_a_summary_is_never_longer_than_its_limit() -> None:
     long = [failing(name=f"{number} {'é' * 500}", reason=f"{'x' * 100}\n" * 700) for number in range(40)]
-    for limit in (*range(0, 500, 50), 50_000, github.SUMMARY_LIMIT_BYTES):
-        text = github.summary(run(*long), limit)
+    for limit in (*range(0, 500, 50), 50_000, ci.SUMMARY_LIMIT_BYTES):
+        text = ci.summary(run(*long), limit)
         assert len(text.encode()) <= limit
         assert "too long for this page" in text or (limit < 500 and not text)
 
@@ -163,15 +163,15 @@ def test_the_summary_page_is_added_to_and_stays_below_the_limit(tmp_path: Path) 
     page = tmp_path / "summary.md"
     page.write_text("before\n" * 100_000)
     for _ in range(3):
-        github.append_summary(run(*[failing(reason="y" * 100_000)] * 3), page)
+        ci.append_summary(run(*[failing(reason="y" * 100_000)] * 3), page)
     assert page.read_text().startswith("before\n")
-    assert page.stat().st_size <= github.SUMMARY_LIMIT_BYTES
+    assert page.stat().st_size <= ci.SUMMARY_LIMIT_BYTES
 
 
 @MODEST
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).map(lambda text: " ".join(text.split())))
 def test_a_cell_shows_any_text_as_it_is(text: str) -> None:
-    html = MarkdownIt("gfm-like", {"linkify": False}).render(f"| head |\n|---|\n| x{github.markdown(text)}x |\n")
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(f"| head |\n|---|\n| x{ci.markdown(text)}x |\n")
     cells = re.findall(r"<td>(.*?)</td>", html, flags=re.DOTALL)
     assert [unescape(cell) for cell in cells] == [f"x{text}x"]
     assert not re.search(r"<(?!/?(table|thead|tbody|tr|th|td)\b)", html)
@@ -179,8 +179,8 @@ def test_a_cell_shows_any_text_as_it_is(text: str) -> None:
 
 def test_a_fence_in_a_programs_output_does_not_end_the_block() -> None:
     bad = step("1", kind="run", outcome=Outcome.FAILED, reason="no", output=OutputRecord("````\n</details>\n# x\n", ""))
-    html = MarkdownIt().render(github.summary(run(scenario(bad, name="```` ````", outcome=Outcome.FAILED))))
-    html += MarkdownIt().render(github.summary(run(scenario(bad, name="```", about="````", outcome=Outcome.FAILED))))
+    html = MarkdownIt().render(ci.summary(run(scenario(bad, name="```` ````", outcome=Outcome.FAILED))))
+    html += MarkdownIt().render(ci.summary(run(scenario(bad, name="```", about="````", outcome=Outcome.FAILED))))
     assert "<h1>" not in html
     assert html.count("<pre>") == 2
     assert len(re.findall("curl|</details>", re.sub("<pre>.*?</pre>", "", html, flags=re.DOTALL))) == 2
@@ -190,17 +190,17 @@ def test_a_fence_in_a_programs_output_does_not_end_the_block() -> None:
 def test_a_program_that_says_too_much_does_not_hide_the_calls_nor_the_reason(said: str) -> None:
     output = OutputRecord(said, "the very last")
     talks = step("9", host="client", kind="run", outcome=Outcome.FAILED, reason="no", output=output, at_ms=9)
-    text = github.summary(run(scenario(*ECHO.steps, talks, outcome=Outcome.FAILED)))
+    text = ci.summary(run(scenario(*ECHO.steps, talks, outcome=Outcome.FAILED)))
     assert len(text) < 70_000
     assert "bind(3, {AF_INET, 10.0.0.2:5000}, 16)" in text
     assert "the very last" in text
 
 
 def test_the_seed_stands_in_the_summary() -> None:
-    assert "Seed `77`" in github.summary(replace(run(ECHO), seed=77))
+    assert "Seed `77`" in ci.summary(replace(run(ECHO), seed=77))
 
 
 def test_undecodable_output_does_not_break_the_page(tmp_path: Path) -> None:
     odd = scenario(step("1", call("client", "send(3, \udcff)", 1, 1), outcome=Outcome.FAILED), outcome=Outcome.FAILED)
-    github.append_summary(run(odd), tmp_path / "page")
+    ci.append_summary(run(odd), tmp_path / "page")
     assert "send(3" in (tmp_path / "page").read_text("utf-8")

@@ -5,9 +5,8 @@ import re
 import pytest
 
 from labctl.report import conversation
-from labctl.report.screen import ASCII, Look
-from labctl.report.text import cells
-from labctl.scenario.result import Outcome
+from labctl.report.terminal import ASCII, Look, cells
+from labctl.scenario.results import Outcome
 from tests.unit.report.samples import ECHO, FAILED, call, scenario, step
 
 GOLDEN = """\

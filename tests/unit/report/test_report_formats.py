@@ -11,10 +11,8 @@ import pytest
 from junitparser import JUnitXml
 
 from labctl.errors import InputError, LabError
-from labctl.report.files import check_writable, write_whole
-from labctl.report.json_report import to_json
-from labctl.report.junit import to_junit
-from labctl.scenario.result import Outcome, OutputRecord
+from labctl.report.artifacts import check_writable, to_json, to_junit, write_whole
+from labctl.scenario.results import Outcome, OutputRecord
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 
 SCHEMA = json.loads((files("labctl") / "schemas/result.schema.json").read_text())

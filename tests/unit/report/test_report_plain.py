@@ -3,9 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from labctl.report import plain
-from labctl.report.screen import ASCII, Look
-from labctl.report.text import cells
-from labctl.scenario.result import ListeningRecord, Outcome, OutputRecord, ProgramRecord
+from labctl.report.terminal import ASCII, Look, cells
+from labctl.scenario.results import ListeningRecord, Outcome, OutputRecord, ProgramRecord
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 
 LOOK = Look(80)

@@ -9,9 +9,20 @@ import pytest
 
 from labctl.printable import printable
 from labctl.report.progress import Progress
-from labctl.report.screen import ASCII, UNICODE, Ink, Look, Screen, look_of
-from labctl.report.text import cells, milliseconds, seconds, shorten, wrap
-from labctl.scenario.listener import Stream
+from labctl.report.terminal import (
+    ASCII,
+    UNICODE,
+    Ink,
+    Look,
+    Screen,
+    cells,
+    look_of,
+    milliseconds,
+    seconds,
+    shorten,
+    wrap,
+)
+from labctl.scenario.results import Stream
 from tests.unit.report.samples import ECHO, FAILED, SKIPPED, step
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.report.screen import Ink, Look
-from labctl.report.table import Cell, age, table
-from labctl.report.text import cells
+from labctl.report.terminal import Cell, Ink, Look, age, cells, table
 
 
 def test_columns_are_as_wide_as_what_stands_in_them() -> None:

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from labctl.report.screen import Look, Screen
-from labctl.report.waiting import waiting
+from labctl.report.terminal import Look, Screen, waiting
 
 
 @contextmanager

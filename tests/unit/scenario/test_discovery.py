@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.scenario.discovery import has_steps
+from labctl.scenario.loader import has_steps
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.scenario.endpoints import (
+from labctl.scenario.file_schema import (
     EndpointPattern,
     ListeningAt,
     Protocol,

@@ -7,10 +7,10 @@ import pytest
 
 from labctl.documents import DocumentError
 from labctl.errors import InputError
-from labctl.observe.counters import counters_here
+from labctl.observe.network import counters_here
 from labctl.scenario import Scenario, load
-from labctl.scenario.files import BODIES
-from labctl.scenario.kinds import StepKind
+from labctl.scenario.file_schema import BODIES
+from labctl.scenario.model import StepKind
 
 
 def written(directory: Path, text: str, name: str = "it.yaml") -> Path:
@@ -217,7 +217,7 @@ def test_counters_of_a_scenario_that_is_not_for_this_machine_are_not_judged(tmp_
 
 
 def test_where_the_counters_cannot_be_read_none_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labctl.observe.counters.FILES", (str(tmp_path / "snmp"),))
+    monkeypatch.setattr("labctl.observe.network.FILES", (str(tmp_path / "snmp"),))
     loaded(tmp_path, COUNTERS.format(name="OfAnotherKernel"))
 
 

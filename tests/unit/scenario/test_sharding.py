@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl.errors import InputError, LabError
-from labctl.scenario.sharding import Shard, deal, key_of, parse_shard, read_durations, update_durations
+from labctl.scenario.run_order import Shard, deal, key_of, parse_shard, read_durations, update_durations
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labctl.scenario.model import Scenario
-from labctl.scenario.options import RunOptions
-from labctl.scenario.turns import SEEDS, Turn, base_name, draw_seed, turns
+from labctl.scenario.model import RunOptions, Scenario
+from labctl.scenario.run_order import SEEDS, Turn, base_name, draw_seed, turns
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -26,7 +25,7 @@ def test_all_who_read_a_seed_have_the_same_bound() -> None:
     from typing import get_type_hints
 
     from labctl.cli.app import run
-    from labctl.cli.run_words import plain_request
+    from labctl.cli.arguments import plain_request
     from labctl.pytest_plugin.settings import LARGEST_SEED
 
     assert LARGEST_SEED == SEEDS - 1

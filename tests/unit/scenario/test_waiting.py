@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from labctl.scenario.waiting import Interrupted, Scope, Watcher
+from labctl.programs.waiting import Interrupted, Scope, Watcher
 
 
 def scope(seconds: float) -> Scope:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labctl.documents import DocumentError
-from labctl.documents.source import Mistake
+from labctl.documents.diagnostics import Mistake
 from labctl.scenario import load
 from labctl.topology import resolve_inline
 from labctl.topology.address_variables import ATTRIBUTES, AddressVariables
@@ -180,12 +180,13 @@ def test_routes_none_leaves_static_routes_out(routes: str, own: str, with_routes
 
 
 def test_commands_and_routes_travel_with_a_plan() -> None:
-    from labctl import plan
-    from labctl.plan.topology_of import topology_of
+    from labctl.plan.build import build, topology_of
+    from labctl.plan.operations import plan_from_json, plan_to_json
+    from labctl.plan.render import render_text
 
-    built = plan.build(made("hosts: {a: {exec: [ls, {run: [b, c], env: {D: 1}, within: 5s}]}, b: {routes: none}}"))
-    nodes = plan.plan_from_json(plan.plan_to_json(built)).nodes
+    built = build(made("hosts: {a: {exec: [ls, {run: [b, c], env: {D: 1}, within: 5s}]}, b: {routes: none}}"))
+    nodes = plan_from_json(plan_to_json(built)).nodes
     assert nodes == built.nodes
     assert [len(node.commands) for node in nodes] == [2, 0]
     assert [node.automatic_routes for node in topology_of(built).nodes] == [True, False]
-    assert "run on a: ls\nrun on a: b c\n" in plan.render_text(built)
+    assert "run on a: ls\nrun on a: b c\n" in render_text(built)

@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl import topology as topologies_module
-from labctl.topology.interfaces import automatic_mac
-from labctl.topology.linklocal import link_local
+from labctl.topology.addressing import automatic_mac, link_local
 from labctl.topology.model import AddressOnLink, NodeKind, Topology
 from tests.unit.topology.drafts import from_lines, resolved, topologies
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 import labctl
-from labctl import plan
 from labctl import topology as topologies_module
-from labctl.topology.files import schema
+from labctl.plan.build import build
 from labctl.topology.model import NodeKind
+from labctl.topology.schema import schema
 from tests.unit.topology.drafts import from_lines, resolved
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +29,7 @@ def test_the_published_schema_is_that_of_the_models() -> None:
 def test_a_shipped_topology_is_valid_commented_and_fits_the_schema(file: Path) -> None:
     topology = topologies_module.load(file)
     assert topology.name == file.stem
-    assert plan.build(topology).operations
+    assert build(topology).operations
     text = file.read_text()
     assert text.startswith("# ")
     jsonschema.validate(yaml.safe_load(text), schema())
@@ -85,5 +85,5 @@ def test_mistakes_do_not_keep_the_names_from_whoever_refers_to_them() -> None:
 
 def test_an_mtu_below_what_ipv6_needs_is_fine_without_ipv6() -> None:
     topology = resolved("hosts: {a: , b: }", "links: [{ends: [a, b], mtu: 576, ipv6: false}]")
-    operations = plan.build(topology).operations
+    operations = build(topology).operations
     assert not any("fe80" in str(operation) for operation in operations)

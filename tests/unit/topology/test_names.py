@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from labctl.names import idna_form, interface_name_problem, name_key, node_name_problem
-from labctl.topology.interfaces import port_name
+from labctl.topology.addressing import port_name
 from labctl.topology.model import Topology
 from tests.unit.topology.drafts import from_lines, resolved, topologies
 

@@ -9,7 +9,8 @@ import pytest
 
 from labctl import topology
 from labctl.documents import parse
-from labctl.plan import build, plan_from_json, plan_to_json
+from labctl.plan.build import build
+from labctl.plan.operations import plan_from_json, plan_to_json
 from labctl.topology.model import Exposure, Limits, Topology, Transport
 
 TCP, UDP = Transport.TCP, Transport.UDP

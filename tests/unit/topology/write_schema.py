@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import labctl
-from labctl.topology.files import schema
+from labctl.topology.schema import schema
 
 TARGET = Path(labctl.__file__).parent / "schemas" / "topology.schema.json"
 

@@ -1,0 +1,503 @@
+"""`AsyncLab`, `AsyncHost`, `AsyncLink`: the same names as coroutines, for asyncio (anyio on asyncio included).
+
+What waits for a program or a peer waits in the event loop. Requests to the lab's keeper, which take about a
+millisecond, are made by one thread of the lab's.
+
+Requests to a lab's keeper from an event loop: short, and made by a thread, so that the loop goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from socket import AF_INET, SO_ERROR, SOCK_STREAM, SOL_SOCKET
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from labctl.api import sockets
+from labctl.api.async_program import AsyncProgram, Starting, deadline, started
+from labctl.api.core import check_argv, check_env
+from labctl.api.host import Argv, Host, NodeFacts, StrPath, path_text
+from labctl.api.journal import Activity, ActivityKind
+from labctl.api.lab import DEADLINE_S, Lab
+from labctl.api.program import Completed, Request, listening, parse_ready
+from labctl.api.sockets import Addressing
+from labctl.topology.model import NodeKind
+from labctl.unpatched import monotonic
+
+if TYPE_CHECKING:
+    from socket import socket as PythonSocket
+
+    from labctl.api.core import Core
+    from labctl.api.host import Link
+    from labctl.api.lab import Reachability
+    from labctl.api.program import Program
+    from labctl.api.scenarios import ScenarioRun
+    from labctl.api.topology import Topology
+    from labctl.kernel.sock_diag import Socket
+    from labctl.scenario.model import Scenario
+    from labctl.topology.model import Endpoint
+
+
+T = TypeVar("T")
+
+
+class Worker:
+    """One thread, started when it is first needed. It belongs to no loop: each call uses the one that runs."""
+
+    def __init__(self, name: str, *, threads: int = 1) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def call(self, function: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """What the function returns or raises. When the caller is cancelled, what it returns all the same is undone."""
+        future = self._pool.submit(function)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            # The thread may have begun: nobody waits for what it returns any more. A future that is cancelled has not.
+            if undo is not None:
+                future.add_done_callback(partial(_undo, undo))
+            raise
+
+    async def once(self, function: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """As `call`, by a worker that is for this one call: its thread ends with it."""
+        try:
+            return await self.call(function, undo)
+        finally:
+            self._pool.shutdown(wait=False)
+
+    def later(self, function: Callable[[], object]) -> None:
+        """Have it done, and wait for nothing."""
+        self._pool.submit(function)
+
+    def close(self) -> None:
+        """Wait for what is under way; nothing more can be called. Blocks."""
+        self._pool.shutdown(wait=True)
+
+
+def _undo(undo: Callable[[T], object], future: Future[T]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        undo(future.result())
+
+
+Address = tuple[Any, ...]  # host and port, or what getaddrinfo() gives
+KEPT_BYTES = 2 << 20  # of each stream of a program that was started
+
+
+class AsyncLab:
+    """A small network for asyncio: `async with AsyncLab("pair") as lab: ...`, which makes it and ends it.
+
+    As `Lab` otherwise. One that is left open ends with a ResourceWarning, at the latest with the process.
+    """
+
+    def __init__(
+        self,
+        topology: Topology | str | os.PathLike[str] = "pair",
+        *,
+        visible_paths: Iterable[StrPath] = (),
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """As `Lab`'s; the lab is made by `async with`, or by `open`, which raise what `Lab` raises."""
+        self._make: Callable[[], Lab] = partial(
+            Lab, topology, visible_paths=tuple(visible_paths), deadline_s=deadline_s
+        )
+        self._lab: Lab | None = None
+        self._borrowed = False
+        self._worker = Worker("labctl-requests")
+        self._programs: set[AsyncProgram] = set()
+
+    @classmethod
+    def attach(cls, name: str | None = None, *, deadline_s: float = DEADLINE_S) -> Self:
+        """A running lab, reached by `async with` (or `open`) and left as it is at the end. As `Lab.attach`."""
+        lab = cls()
+        lab._make = partial(Lab.attach, name, deadline_s=deadline_s)
+        return lab
+
+    @classmethod
+    def over(cls, lab: Lab) -> Self:
+        """The same lab as `lab`, whose owner closes it; closing this one ends what was started with it."""
+        other = cls()
+        other._lab = lab
+        other._borrowed = True
+        return other
+
+    async def open(self) -> Self:
+        """Make the lab, if it has not been made. RuntimeError when it has been closed."""
+        if self._lab is None:
+            self._lab = await self._worker.call(self._make, lambda made: made.close())
+        self._core.check_open("use it")
+        return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return "<AsyncLab, not made yet>" if self._lab is None else f"<Async{repr(self._lab)[1:]}"
+
+    def __getitem__(self, name: str) -> AsyncHost:
+        """The node of that name. NotFound (a KeyError), with the near miss."""
+        return AsyncHost(self, self._core, self._worker, name)
+
+    @property
+    def sync(self) -> Lab:
+        """The same lab for code that blocks. RuntimeError when it has not been made yet."""
+        if self._lab is None:
+            raise RuntimeError("this AsyncLab has not been made yet: use `async with AsyncLab(...) as lab`")
+        return self._lab
+
+    @property
+    def _core(self) -> Core:
+        return self.sync._core
+
+    @property
+    def name(self) -> str:
+        """The running lab's, or the topology's."""
+        return self.sync.name
+
+    @property
+    def topology(self) -> Topology:
+        """What it was made of."""
+        return self.sync.topology
+
+    @property
+    def nodes(self) -> Mapping[str, AsyncHost]:
+        """All nodes by name, in file order."""
+        return {node.name: self[node.name] for node in self._core.model.nodes}
+
+    @property
+    def hosts(self) -> Mapping[str, AsyncHost]:
+        """The hosts alone, by name, in file order."""
+        return {node.name: self[node.name] for node in self._core.model.nodes if node.kind is NodeKind.HOST}
+
+    @property
+    def services(self) -> Mapping[str, Program]:
+        """As `Lab.services`; what waits for them blocks."""
+        return self.sync.services
+
+    @property
+    def links(self) -> tuple[AsyncLink, ...]:
+        """In file order."""
+        return tuple(AsyncLink(link, self._worker) for link in self.sync.links)
+
+    def link(self, a: str, b: str) -> AsyncLink:
+        """The link between two nodes, as `Lab.link`."""
+        return AsyncLink(self.sync.link(a, b), self._worker)
+
+    async def ping(
+        self, *, family: int | None = None, timeout_s: float = 1.0, every_pair: bool = False
+    ) -> Reachability:
+        """Which hosts reach which, as `Lab.ping`."""
+        # Not by the thread for requests, which others wait for: an answer that does not come takes its time.
+        return await Worker("labctl-ping").once(
+            lambda: self.sync.ping(family=family, timeout_s=timeout_s, every_pair=every_pair)
+        )
+
+    def scenario(self, source: StrPath | Scenario) -> AsyncScenarioRun:
+        """An asynchronous context manager that runs a scenario on this lab, as `Lab.scenario`."""
+        return AsyncScenarioRun(self.sync.scenario(source))
+
+    def activity(self) -> tuple[Activity, ...]:
+        """What was done through this object, and through `sync`, in order."""
+        return self.sync.activity()
+
+    def report(self, *, after_s: float = -1.0) -> str:
+        """As `Lab.report`; asks the kernel, which takes some milliseconds."""
+        return self.sync.report(after_s=after_s)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the lab has been closed."""
+        return self._lab is not None and self._lab.closed
+
+    async def aclose(self) -> None:
+        """End the lab and all that runs in it, `over` a lab nothing but this view of it. Idempotent.
+
+        A lab is ended even when this is cancelled.
+        """
+        self._let_go()
+        await Worker("labctl-close").once(self._end)
+
+    def _let_go(self) -> None:
+        for program in tuple(self._programs):
+            program._let_go()
+
+    def _end(self) -> None:
+        try:
+            if self._lab is not None and not self._borrowed:
+                self._lab.close()
+        finally:
+            self._worker.close()
+
+
+class AsyncHost(NodeFacts):
+    """A node of a lab, for asyncio. As `Host` otherwise."""
+
+    def __init__(self, lab: AsyncLab, core: Core, worker: Worker, name: str) -> None:
+        """For `AsyncLab`. NotFound."""
+        super().__init__(core, name)
+        self.lab = lab
+        self._worker = worker
+
+    @property
+    def sync(self) -> Host:
+        """The same host for code that blocks."""
+        return self.lab.sync[self.name]
+
+    async def run(
+        self,
+        argv: Argv,
+        *,
+        input: str | bytes | None = None,
+        timeout_s: float | None = 60.0,
+        check: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        user: str | None = None,
+        limit_bytes: int | None = None,
+        tty: bool = False,
+    ) -> Completed:
+        """Run a program to its end, as `Host.run`. When this is cancelled, its process group is killed."""
+        words = check_argv(argv)
+        self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
+        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes, tty)
+        program = await self._started(request, ActivityKind.RUN)
+        completed = await program._to_end(timeout_s)
+        return completed.check() if check else completed
+
+    def start(
+        self,
+        argv: Argv,
+        *,
+        ready: int | str | re.Pattern[str] | None = None,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        user: str | None = None,
+        ready_timeout_s: float = 10.0,
+        tty: bool = False,
+    ) -> Starting:
+        """Start a program and wait until it is ready, as `Host.start`: `async with host.start(...) as program`.
+
+        Or `program = await host.start(...)`, which runs as long as the lab, or until it is closed. When this is
+        cancelled, its process group is killed.
+        """
+        words = check_argv(argv)
+        self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
+        condition = None if ready is None else parse_ready(ready)
+        request = Request(self.name, words, input, None, check_env(env), path_text(cwd), user, KEPT_BYTES, tty)
+
+        async def begin() -> AsyncProgram:
+            before = await self._call(lambda: listening(self._core, self.name, condition))
+            program = await self._started(request, ActivityKind.START)
+            try:
+                if condition is not None:
+                    await program._await_ready(condition, before, ready_timeout_s)
+            except BaseException:
+                await program.aclose()
+                raise
+            return program
+
+        return Starting(begin)
+
+    async def _started(self, request: Request, kind: ActivityKind) -> AsyncProgram:
+        return await started(self, self._core, self._worker, request, kind, self.lab._programs)
+
+    async def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> PythonSocket:
+        """An ordinary, non-blocking socket of this process that lives on the host; the caller owns it. OSError."""
+        made = await self._call(lambda: self.sync.socket(family, type, proto), lambda made: made.close())
+        made.setblocking(False)
+        return made
+
+    async def listen(
+        self, port: int | str = 0, *, address: str | None = None, family: int | None = None, backlog: int = 128
+    ) -> PythonSocket:
+        """A non-blocking, listening TCP socket on the host, as `Host.listen`: for `loop.sock_accept`."""
+        listening = partial(self.sync.listen, port, address=address, family=family, backlog=backlog)
+        made = await self._call(listening, lambda made: made.close())
+        made.setblocking(False)
+        return made
+
+    async def connect(
+        self, to: str | Address, *, timeout_s: float | None = 10.0, family: int | None = None
+    ) -> PythonSocket:
+        """A non-blocking TCP socket on the host, connected as by `Host.connect`; the caller owns it. OSError."""
+        if sockets.unix_name(to) is not None:  # it may have to wait in the kernel, which an event loop cannot
+            connecting = partial(self.sync.connect, to, timeout_s=timeout_s)
+            made = await Worker("labctl-connect").once(connecting, lambda made: made.close())
+            made.setblocking(False)
+            return made
+        host, port = sockets.target(to)
+        shown = sockets.address_text((host, port))
+        with self._core.journal.noting(self.name, ActivityKind.CONNECT, shown) as entry:
+            failures: list[OSError] = []
+            for address in self._core.addresses_on(self.name, host, family):
+                kind = sockets.family_of(address)
+                sock = await self._call(
+                    partial(sockets.make, self._core, self.name, kind, SOCK_STREAM), lambda made: made.close()
+                )
+                try:
+                    sock.setblocking(False)
+                    async with deadline(None if timeout_s is None else monotonic() + timeout_s):
+                        await _connect(sock, Addressing(self._core, self.name).address_of(sock, address, port))
+                except OSError as error:
+                    sock.close()
+                    failed = partial(sockets.not_connected, self._core, error, self.name, port, host, address)
+                    failures.append(await self._call(failed, lambda made: None))
+                    continue
+                except BaseException:
+                    sock.close()
+                    raise
+                entry.end(sockets.connected(sock))
+                return sock
+            raise sockets.all_failed(failures, self.name, shown)
+
+    async def open_connection(
+        self, to: str | Address, *, timeout_s: float | None = 10.0, family: int | None = None, **options: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """asyncio.open_connection() from the host; `options` are passed on (ssl, limit, ...). OSError."""
+        sock = await self.connect(to, timeout_s=timeout_s, family=family)
+        try:
+            return await asyncio.open_connection(sock=sock, **options)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def start_server(
+        self,
+        connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None],
+        port: int | str = 0,
+        *,
+        address: str | None = None,
+        family: int | None = None,
+        backlog: int = 128,
+        **options: Any,
+    ) -> asyncio.Server:
+        """asyncio.start_server() on the host; `options` are passed on (ssl, limit, ...); the caller closes it."""
+        sock = await self.listen(port, address=address, family=family, backlog=backlog)
+        try:
+            return await asyncio.start_server(connected, sock=sock, backlog=backlog, **options)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def in_netns(self, function: Callable[..., T], *arguments: Any, strict: bool = False) -> T:
+        """What the function returns or raises, called by a thread that is on the host as in `Host.netns()`.
+
+        When this is cancelled, the thread goes on to its function's end.
+        """
+
+        from labctl.api.netns import as_hooked
+
+        def there() -> T:
+            with self.sync.netns(strict=strict):
+                return as_hooked(function)(*arguments)
+
+        return await Worker(f"labctl-{self.name}").once(there)
+
+    async def sockets(self) -> tuple[Socket, ...]:
+        """The host's sockets, as the kernel tells them. KernelError."""
+        return await self._call(lambda: self.sync.sockets())
+
+    async def read_text(self, path: StrPath) -> str:
+        """The content of a file on the host, as UTF-8. OSError."""
+        return await self._call(lambda: self.sync.read_text(path))
+
+    async def write_text(self, path: StrPath, text: str) -> None:
+        """Write a file on the host; what was in it is gone. OSError."""
+        await self._call(lambda: self.sync.write_text(path, text))
+
+    async def _call(self, function: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        return await self._worker.call(function, undo)
+
+
+async def _connect(sock: PythonSocket, address: tuple[Any, ...]) -> None:
+    """connect(2) of a non-blocking socket. The `sock_connect` of an event loop may lose a scope (uvloop). OSError."""
+    number = sock.connect_ex(address)
+    if number == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        writable = asyncio.Event()
+        loop.add_writer(sock.fileno(), writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(sock.fileno())
+        number = sock.getsockopt(SOL_SOCKET, SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+class AsyncLink:
+    """A link of a lab, for asyncio. As `Link` otherwise."""
+
+    def __init__(self, link: Link, worker: Worker) -> None:
+        """For `AsyncLab`."""
+        self._link = link
+        self._worker = worker
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._link)[1:]}"
+
+    def __str__(self) -> str:
+        return str(self._link)
+
+    @property
+    def ends(self) -> tuple[Endpoint, Endpoint]:
+        """Node and interface of each end."""
+        return self._link.ends
+
+    async def is_up(self) -> bool:
+        """Whether both ends are up and have a carrier. KernelError."""
+        return await self._worker.call(lambda: self._link.is_up)
+
+    async def down(self) -> None:
+        """Pull the cable, as `Link.down`."""
+        await self._worker.call(self._link.down)
+
+    async def up(self) -> None:
+        """Plug the cable in again, as `Link.up`."""
+        await self._worker.call(self._link.up)
+
+    async def set(self, **impairment: Any) -> None:
+        """What happens to packets on the link from now on: the arguments are those of `Link.set`."""
+        await self._worker.call(partial(self._link.set, **impairment))
+
+    async def clear(self) -> None:
+        """Nothing happens to packets any more, as `Link.clear`."""
+        await self._worker.call(self._link.clear)
+
+
+class AsyncScenarioRun:
+    """What `AsyncLab.scenario` gives: for one `async with`. The steps are taken by a thread; cancelling ends them."""
+
+    def __init__(self, run: ScenarioRun) -> None:
+        """For `AsyncLab.scenario`."""
+        self.sync = run
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.sync)[1:]}"
+
+    async def __aenter__(self) -> ScenarioRun:
+        """Raises DocumentError, ScenarioFailed."""
+        run = self.sync
+        try:
+            return await Worker("labctl-scenario").once(
+                run.__enter__, lambda entered: entered.__exit__(None, None, None)
+            )
+        except asyncio.CancelledError:
+            run.cancel()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await Worker("labctl-scenario").once(lambda: self.sync.__exit__(kind, error, traceback))

@@ -1,0 +1,436 @@
+"""A thread on a host as far as Python's own functions go: where its sockets are made, and what names and paths mean.
+
+While at least one such visit goes on, a few functions of the module `socket` ask whether the thread that calls them is
+on one; for all other threads they do what they always do. What a library has imported of them before is hooked all the
+same: the class's own methods are, what `socket.getaddrinfo` calls, and a function in every module that has it under its
+own name. Threads that are started on a visit are on it, as long as it goes on; programs are not.
+
+`Host.netns()`: a thread of this process on a host; in the kernel where it may, else as far as Python sockets go.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from labctl.api import sockets
+from labctl.api.journal import ActivityKind
+from labctl.api.sockets import Addressing, unix_path, written_name
+from labctl.errors import MachineError
+from labctl.kernel import host_visit
+
+if TYPE_CHECKING:
+    from labctl.api.core import Core
+    from labctl.kernel.host_visit import Home, Place
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(eq=False, slots=True)
+class Frame:
+    """A visit to a host."""
+
+    addressing: Addressing
+    in_kernel: (
+        bool  # the thread is in the network of the host, and only the paths of AF_UNIX sockets are looked up here
+    )
+    goes_on: bool = True
+
+
+class _Here(threading.local):
+    """The visits of one thread, the innermost last."""
+
+    frames: tuple[Frame, ...] = ()
+
+    @property
+    def frame(self) -> Frame | None:
+        return next((frame for frame in reversed(self.frames) if frame.goes_on), None)
+
+    @property
+    def addressing(self) -> Addressing | None:
+        """That of the host, where the kernel does not answer for it."""
+        frame = self.frame
+        return None if frame is None or frame.in_kernel else frame.addressing
+
+
+class Hooks:
+    """The hooks of this process. There is one object of it: what it hooks is the process's, too."""
+
+    def __init__(self) -> None:
+        self._here = _Here()
+        self._lock = threading.Lock()
+        self._visits = 0
+        self._undo: list[Callable[[], None]] = []
+
+    def enter(self, frame: Frame) -> None:
+        """The calling thread's visit begins."""
+        with self._lock:
+            if not self._visits:
+                self._install(everywhere=not frame.in_kernel)
+            self._visits += 1
+        self._here.frames = (*self._here.frames, frame)
+
+    def leave(self, frame: Frame) -> None:
+        """It ends, also for the threads that were started on it."""
+        frame.goes_on = False
+        self._here.frames = tuple(each for each in self._here.frames if each is not frame)
+        with self._lock:
+            self._visits -= 1
+            if not self._visits:
+                while self._undo:
+                    self._undo.pop()()
+
+    def _install(self, *, everywhere: bool) -> None:
+        here = self._here
+        self._replace(socket.socket, "__init__", _initializer(here, socket.socket.__init__))
+        for name, position in _ADDRESSED.items():
+            self._replace(socket.socket, name, _addressed(here, name, position, getattr(socket.socket, name)))
+        self._replace(_socket, "getaddrinfo", _getaddrinfo(here, _socket.getaddrinfo))
+        modules = [each for each in sys.modules.copy().values() if each is not _socket] if everywhere else [socket]
+        for name, make in _FUNCTIONS.items():
+            original = getattr(socket, name)
+            hooked = make(here, original)
+            for module in modules:
+                if getattr(module, "__dict__", {}).get(name) is original:
+                    self._replace(module, name, hooked)
+        self._replace(threading.Thread, "start", _starter(here, threading.Thread.start))
+
+    def _replace(self, owner: Any, name: str, by: Any) -> None:
+        own = vars(owner).get(name)  # None: inherited
+        setattr(owner, name, by)
+
+        def undo() -> None:
+            if vars(owner).get(name) is not by:
+                return  # somebody else has put theirs over it; ours goes on to do nothing by itself
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
+
+        self._undo.append(undo)
+
+
+HOOKS = Hooks()
+
+
+def as_hooked(function: F) -> F:
+    """What `socket` now has by the name of a function that was taken from there before the visit: socket.gethostbyname
+    as an argument is the one that is not hooked."""
+    if getattr(function, "__module__", "") != _socket.__name__:
+        return function
+    hooked: F = getattr(socket, function.__name__, function)
+    return hooked
+
+
+def _initializer(here: _Here, original: Any) -> Any:
+    def __init__(
+        self: socket.socket, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
+    ) -> None:
+        addressing = here.addressing
+        if addressing is None or fileno is not None:
+            original(self, family, type, proto, fileno)
+            return
+        family = socket.AF_INET if family == -1 else family
+        type = socket.SOCK_STREAM if type == -1 else type
+        proto = 0 if proto == -1 else proto
+        descriptor = addressing.make(family, type, proto)
+        try:
+            original(self, family, type, proto, descriptor)
+        except BaseException:
+            import os
+
+            os.close(descriptor)
+            raise
+
+    return __init__
+
+
+# Methods of sockets that take an address, as their last argument, and which argument that is at the earliest.
+_ADDRESSED = {"connect": 0, "connect_ex": 0, "bind": 0, "sendto": 1, "sendmsg": 3}
+
+
+def _addressed(here: _Here, name: str, position: int, original: Any) -> Any:
+    """A method whose last argument is an address, which is understood as on the host."""
+
+    def method(self: socket.socket, *arguments: Any) -> Any:
+        frame = here.frame
+        if frame is None or len(arguments) <= position or arguments[-1] is None:
+            return original(self, *arguments)
+        if frame.in_kernel and unix_path(self.family, arguments[-1]) is None:
+            return original(self, *arguments)
+        return frame.addressing.call(name, original, self, *arguments)
+
+    return method
+
+
+def _getaddrinfo(here: _Here, original: Any) -> Any:
+    def getaddrinfo(
+        host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> list[tuple[Any, ...]]:
+        addressing = here.addressing
+        if addressing is None:
+            return list(original(host, port, family, type, proto, flags))
+        flags &= ~socket.AI_ADDRCONFIG  # which addresses the machine has is nothing to the host
+        name = written_name(host)
+        if name is not None and not flags & socket.AI_NUMERICHOST:
+            found: list[tuple[Any, ...]] = []
+            # RFC 6724 prefers IPv6 where both ends have it; so does getaddrinfo(3) there.
+            for address in sorted(addressing.lookup(name, family), key=lambda each: -each.version):
+                found += original(str(address), port, 0, type, proto, flags)
+            if flags & socket.AI_CANONNAME and found:
+                found[0] = (*found[0][:3], name, *found[0][4:])
+            return found
+        text = bytes(host).decode("ascii", "replace") if isinstance(host, bytes | bytearray) else host
+        if name is not None or not isinstance(text, str) or "%" not in text:
+            return list(original(host, port, family, type, proto, flags))
+        plain, _, scope = text.partition("%")
+        try:
+            index = addressing.interface_index(scope)
+        except OSError as error:
+            raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} has no interface {scope}") from error
+        return [(*each[:4], (*each[4][:3], index)) for each in original(plain, port, family, type, proto, flags)]
+
+    return getaddrinfo
+
+
+def _gethostbyname(here: _Here, original: Any) -> Any:
+    def gethostbyname(hostname: Any) -> str:
+        addressing = here.addressing
+        name = None if addressing is None else written_name(hostname)
+        if addressing is None or name is None:
+            return str(original(hostname))
+        return str(addressing.lookup(name, socket.AF_INET)[0])
+
+    return gethostbyname
+
+
+def _gethostbyname_ex(here: _Here, original: Any) -> Any:
+    def gethostbyname_ex(hostname: Any) -> tuple[str, list[str], list[str]]:
+        addressing = here.addressing
+        name = None if addressing is None else written_name(hostname)
+        if addressing is None or name is None:
+            found: tuple[str, list[str], list[str]] = original(hostname)
+            return found
+        return name, [], [str(address) for address in addressing.lookup(name, socket.AF_INET)]
+
+    return gethostbyname_ex
+
+
+def _gethostbyaddr(here: _Here, original: Any) -> Any:
+    def gethostbyaddr(host: Any) -> tuple[str, list[str], list[str]]:
+        addressing = here.addressing
+        if addressing is None or not isinstance(host, str | bytes | bytearray):
+            found: tuple[str, list[str], list[str]] = original(host)
+            return found
+        text = host if isinstance(host, str) else bytes(host).decode("ascii", "replace")
+        name = written_name(text)
+        address = ip_address(text.partition("%")[0]) if name is None else addressing.lookup(name)[0]
+        names = addressing.names(address)
+        if not names:
+            raise socket.herror(1, f"host {addressing.node} knows no name of {text}")  # HOST_NOT_FOUND, netdb.h
+        return names[0], names[1:], [str(address)]
+
+    return gethostbyaddr
+
+
+def _getnameinfo(here: _Here, original: Any) -> Any:
+    def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
+        addressing = here.addressing
+        if addressing is None or not isinstance(sockaddr, tuple) or written_name(sockaddr[0]) is not None:
+            found: tuple[str, str] = original(sockaddr, flags)
+            return found
+        plain, _, scope = str(sockaddr[0]).partition("%")
+        host, service = original((plain, *sockaddr[1:3]), flags & ~socket.NI_NAMEREQD | socket.NI_NUMERICHOST)
+        address = ip_address(host)
+        names = [] if flags & socket.NI_NUMERICHOST else addressing.names(address)
+        if names:
+            return names[0], service
+        if flags & socket.NI_NAMEREQD:
+            raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} knows no name of {host}")
+        if address.is_link_local and len(sockaddr) > 3 and sockaddr[3] and not scope:
+            try:
+                scope = addressing.interface_name(sockaddr[3])
+            except OSError:
+                scope = str(sockaddr[3])
+        return f"{host}%{scope}" if scope else host, service
+
+    return getnameinfo
+
+
+def _gethostname(here: _Here, original: Any) -> Any:
+    def gethostname() -> str:
+        frame = here.frame
+        return str(original()) if frame is None else frame.addressing.node
+
+    return gethostname
+
+
+def _if_nameindex(here: _Here, original: Any) -> Any:
+    def if_nameindex() -> list[tuple[int, str]]:
+        addressing = here.addressing
+        return list(original()) if addressing is None else addressing.interfaces()
+
+    return if_nameindex
+
+
+def _if_nametoindex(here: _Here, original: Any) -> Any:
+    def if_nametoindex(name: Any) -> int:
+        addressing = here.addressing
+        if addressing is None or not isinstance(name, str | bytes):
+            return int(original(name))
+        text = name if isinstance(name, str) else name.decode("ascii", "replace")
+        for index, known in addressing.interfaces():
+            if known == text:
+                return index
+        raise OSError("no interface with this name")
+
+    return if_nametoindex
+
+
+def _if_indextoname(here: _Here, original: Any) -> Any:
+    def if_indextoname(index: int) -> str:
+        addressing = here.addressing
+        return str(original(index)) if addressing is None else addressing.interface_name(index)
+
+    return if_indextoname
+
+
+# Functions of the module `socket` that tell facts of the host.
+_FUNCTIONS: dict[str, Callable[[_Here, Any], Any]] = {
+    "gethostbyname": _gethostbyname,
+    "gethostbyname_ex": _gethostbyname_ex,
+    "gethostbyaddr": _gethostbyaddr,
+    "getnameinfo": _getnameinfo,
+    "gethostname": _gethostname,
+    "if_nameindex": _if_nameindex,
+    "if_nametoindex": _if_nametoindex,
+    "if_indextoname": _if_indextoname,
+}
+
+
+def _starter(here: _Here, original: Any) -> Any:
+    def start(self: threading.Thread) -> None:
+        frame = here.frame
+        if frame is not None and "run" not in vars(self):
+            run = self.run
+
+            def there() -> None:
+                vars(self).pop("run", None)
+                here.frames = (frame,)
+                run()
+
+            vars(self)["run"] = there
+        original(self)
+
+    return start
+
+
+RESOLV_CONF = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
+
+
+class Visits:
+    """The places of a lab's hosts for threads of this process; owns their descriptors. Thread-safe."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._places: dict[str, Place | None] = {}
+        self._lock = threading.Lock()
+
+    def visit(self, node: str, *, strict: bool) -> Visit:
+        """A new visit, to be begun by `with`."""
+        return Visit(self._core, self, node, strict)
+
+    def place(self, node: str) -> Place | None:
+        """None when threads of this process cannot go there and come back."""
+        with self._lock:
+            if node not in self._places:
+                network = self._core.engine.network(node)
+                self._places[node] = host_visit.make_place(network, node, self._files(node), f"host {node}")
+            return self._places[node]
+
+    def close(self) -> None:
+        """Let go of all places. A thread that is on a host finds its way home by itself."""
+        places, self._places = self._places, {}
+        for place in places.values():
+            if place is not None:
+                place.close()
+
+    def _files(self, node: str) -> dict[str, str]:
+        lines = "".join(f"{address}\t{names}\n" for address, names in self._core.names_as_written(node))
+        files = {"/etc/hosts": lines, "/etc/resolv.conf": RESOLV_CONF}
+        planned = self._core.plan.nodes
+        nat = any(one.nat for one in planned)  # the machine's name servers, as the keeper has made them out
+        for path in files:
+            if (nat and path != "/etc/hosts") or any(one.name == node and one.tree.places(path) for one in planned):
+                with open(sockets.open_file(self._core, node, path, os.O_RDONLY), encoding="utf-8") as file:
+                    files[path] = file.read()
+        return files
+
+
+class Visit:
+    """What `Host.netns()` gives: for one `with`, of one thread."""
+
+    def __init__(self, core: Core, visits: Visits, node: str, strict: bool) -> None:
+        self._core = core
+        self._visits = visits
+        self._node = node
+        self._strict = strict
+        self._thread: int | None = None
+        self._home: Home | None = None
+        self._frame: Frame | None = None
+
+    def __repr__(self) -> str:
+        where = "not begun" if self._thread is None else f"thread {self._thread}"
+        return f"<visit to {self._node} of lab {self._core.model.name}, {where}>"
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether the thread itself is there, with all that it does; else only the Python sockets that it makes are."""
+        return self._home is not None
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            raise RuntimeError(f"{self!r} has begun already; call netns() again for another one")
+        with self._core.journal.noting(self._node, ActivityKind.NETNS, "enter") as entry:
+            self._core.check_open(f"enter {self._node}")
+            place = self._visits.place(self._node)
+            if place is not None:
+                self._home = host_visit.enter(place)
+            elif self._strict:
+                raise MachineError(_refusal(self._node))
+            self._frame = Frame(Addressing(self._core, self._node), in_kernel=place is not None)
+            HOOKS.enter(self._frame)
+            entry.end("" if place is not None else "Python's sockets only")
+        self._thread = threading.get_ident()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._thread != threading.get_ident():
+            raise RuntimeError(f"{self!r} is to be ended by the thread that began it")
+        self._thread = None
+        home, self._home = self._home, None
+        frame, self._frame = self._frame, None
+        if home is not None:
+            host_visit.leave(home)
+        if frame is not None:
+            HOOKS.leave(frame)
+
+
+def _refusal(node: str) -> str:
+    return (
+        f"host {node}: this thread could not come back from there: setns(2) asks for CAP_SYS_ADMIN in the user "
+        f"namespace that owns the network namespace it is in now. Run as root, or let the process be in a network of "
+        f"its own from the start: labctl.enter_private_network(), for pytest the setting `labctl_private_network = "
+        f"true`. Without strict=True, Python's sockets and names are the host's all the same."
+    )

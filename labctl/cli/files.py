@@ -1,0 +1,428 @@
+"""From the words of the command line to files: paths, directories, shipped names; and what kind of file one is.
+
+The topologies and scenarios that ship with labctl, found by name, in a checkout and in an installed wheel.
+
+Files given to a command by mistake: another tool's, or of the other kind. One sentence answers each of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum, auto
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from labctl.documents.yaml_tree import read_bytes
+from labctl.errors import InputError, describe_errno
+
+if TYPE_CHECKING:
+    from labctl.topology.model import Topology
+
+
+_SUFFIXES = (".yaml", ".yml")
+_LISTED = re.compile(r"^\| \[[^\]]+\]\(([\w./-]+)\.yaml\)", re.MULTILINE)
+_HAS_STEPS = re.compile(r"^steps\s*:", re.MULTILINE)
+
+
+def directory(kind: str) -> Path | None:
+    """Where the shipped files of `kind` ("topologies" or "scenarios") are; None when this installation has none.
+
+    The wheel has them as package data; in a checkout they lie beside the package.
+    """
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_shipped" / kind
+    if installed.is_dir():
+        return installed
+    checkout = package.parent / kind
+    return checkout if (package.parent / "pyproject.toml").is_file() and checkout.is_dir() else None
+
+
+def shipped_scenarios() -> dict[str, Path]:
+    """The shipped scenarios by name (`tcp-echo`, or `files/upload` for one in a folder), in the order of their README.
+
+    That is the order in which they are best read; what the README does not list comes last, sorted.
+    """
+    found = {name: path for name, path in _files("scenarios").items() if _HAS_STEPS.search(_text(path))}
+    root = directory("scenarios")
+    listed = _LISTED.findall(_text(root / "README.md")) if root and (root / "README.md").is_file() else []
+    return {name: found[name] for name in dict.fromkeys([*listed, *found]) if name in found}
+
+
+def shipped_topologies() -> dict[str, Path]:
+    """The shipped topologies by name, sorted."""
+    return _files("topologies")
+
+
+def shipped_scenario(name: str) -> Path | None:
+    """The shipped scenario of that name; looks at one file only."""
+    return _named("scenarios", name)
+
+
+def shipped_topology(name: str) -> Path | None:
+    """The shipped topology of that name."""
+    return _named("topologies", name)
+
+
+def tool(name: str) -> Path | None:
+    """A script of tools/ that ships with the wheel, too; None when this installation lacks it."""
+    package = Path(__file__).resolve().parent.parent
+    places = (package / "_shipped" / name, package.parent / "tools" / name)
+    return next((path for path in places if path.is_file()), None)
+
+
+def first_comment(path: Path) -> str:
+    """The first sentence of the comment that a topology file begins with; "" when it begins with none."""
+    words = []
+    for line in _text(path).splitlines():
+        if not line.startswith("#"):
+            break
+        words.append(line.lstrip("# ").rstrip())
+    sentence = re.match(r".*?[.:](?=\s|$)", " ".join(words))
+    return sentence.group()[:-1] + "." if sentence else " ".join(words)
+
+
+def _named(kind: str, name: str) -> Path | None:
+    root = directory(kind)
+    if root is None or not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name:
+        return None
+    return next((path for suffix in _SUFFIXES if (path := root / f"{name}{suffix}").is_file()), None)
+
+
+def _files(kind: str) -> dict[str, Path]:
+    root = directory(kind)
+    if root is None:
+        return {}
+    paths = sorted(path for suffix in _SUFFIXES for path in root.rglob(f"*{suffix}") if path.is_file())
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in paths}
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", "replace")
+
+
+_LARGEST_GLANCE = 4 << 20  # bytes; larger files are left to the reader of documents, which refuses them
+_SCENARIO_KEYS = {"steps", "topology", "requires", "within", "timeout", "variables"}
+_TOPOLOGY_KEYS = {"hosts", "routers", "switches", "networks", "links", "include", "addresses", "ipv4_pool", "ipv6_pool"}
+_NEAR = 0.78  # `stesp` and `hots` are mistyped, `services` is somebody else's key
+
+
+class Kind(Enum):
+    """What a YAML file is, told by its keys."""
+
+    SCENARIO = auto()
+    TOPOLOGY = auto()
+    NEITHER = auto()
+
+
+def kind_of(path: Path) -> Kind:
+    """What the file is; DocumentError when it cannot be read or is no YAML."""
+    glanced = _at_a_glance(path)
+    if glanced is not None:
+        return glanced  # without parsing: most files will be parsed anyway
+    from labctl import documents
+    from labctl.documents.diagnostics import NotOurs
+
+    try:
+        data = documents.read(path).data
+    except NotOurs:
+        return Kind.NEITHER
+    if not isinstance(data, dict):
+        return Kind.NEITHER
+    keys = {str(key) for key in data}
+    if "steps" in keys:
+        return Kind.SCENARIO
+    if keys & _TOPOLOGY_KEYS:
+        return Kind.TOPOLOGY
+    if keys & _SCENARIO_KEYS or any(get_close_matches(key, ["steps"], cutoff=_NEAR) for key in keys):
+        return Kind.SCENARIO
+    if any(get_close_matches(key, _TOPOLOGY_KEYS, cutoff=_NEAR) for key in keys):
+        return Kind.TOPOLOGY
+    return Kind.NEITHER
+
+
+def _at_a_glance(path: Path) -> Kind | None:
+    """What the file certainly is; None where it must be parsed, or read by somebody who reports why it cannot be."""
+    from labctl.scenario.loader import has_hosts, has_steps
+
+    try:
+        content = read_bytes(path, _LARGEST_GLANCE)
+    except (OSError, ValueError):
+        return None
+    if has_steps(content):
+        return Kind.SCENARIO
+    return Kind.TOPOLOGY if has_hosts(content) and len(content) <= _LARGEST_GLANCE else None
+
+
+def yaml_files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path], list[Path], list[InputError]]:
+    """The files that `words` name: (given by name, found in directories, what is wrong with words).
+
+    A word is a path or, when there is no such path, the name of a shipped file of one of `shipped_kinds`. Each file
+    comes once, in the order of the words; a directory's files are sorted.
+    """
+    given: list[Path] = []
+    found: list[Path] = []
+    errors: list[InputError] = []
+    seen: set[str] = set()
+
+    def take(path: Path, into: list[Path]) -> None:
+        real = os.path.realpath(path)
+        if real not in seen:
+            seen.add(real)
+            into.append(path)
+
+    for word in words:
+        if not word:
+            errors.append(InputError("an empty name is no file: is a variable unset in your shell?"))
+            continue
+        path = Path(word)
+        try:
+            if path.is_dir():
+                for inner in _yaml_files(path, errors):
+                    take(inner, found)
+                continue
+            if path.exists():
+                take(path, given)
+                continue
+        except OSError as error:
+            errors.append(InputError(f"{word}: cannot look it up: {describe_errno(error.errno or 0)}."))
+            continue
+        except ValueError as error:  # a NUL byte in the word
+            errors.append(InputError(f"{word!r}: cannot be a path: {error}."))
+            continue
+        if path.is_symlink():
+            errors.append(InputError(f"{word}: is a symbolic link to {os.readlink(path)}, which is not there."))
+            continue
+        named = _shipped(word, shipped_kinds)
+        if named is not None:
+            take(named, given)
+        else:
+            errors.append(unknown(word, shipped_kinds))
+    return given, found, errors
+
+
+def unknown(word: str, shipped_kinds: tuple[Kind, ...], *, takes_paths: bool = True) -> InputError:
+    """The error for a word that is neither a shipped name nor a path (`takes_paths`), with what it may have meant."""
+    names = [
+        *(shipped_scenarios() if Kind.SCENARIO in shipped_kinds else ()),
+        *(shipped_topologies() if Kind.TOPOLOGY in shipped_kinds else ()),
+    ]
+    close = get_close_matches(Path(word).stem, names)
+    parent = Path(word).parent
+    if takes_paths and parent.is_dir():
+        beside = {path.stem: path.name for path in parent.iterdir() if path.suffix in _SUFFIXES}
+        close += [str(parent / beside[stem]) for stem in get_close_matches(Path(word).stem, beside)]
+    what = (
+        "scenario"
+        if shipped_kinds == (Kind.SCENARIO,)
+        else "topology"
+        if Kind.SCENARIO not in shipped_kinds
+        else "file"
+    )
+    hint = f"Did you mean {' or '.join(dict.fromkeys(close))}?" if close else "See what ships with: labctl examples"
+    neither = "no such file or directory, and no" if takes_paths else "no"
+    return InputError(f"{word}: {neither} shipped {what} has that name. {hint}")
+
+
+def find_topology(source: str) -> str | Path:
+    """A shape as it is written, or the path of a topology file: one that is there, or the shipped one of that name.
+
+    A file wins over a shape and a shipped name. InputError for what is none of these.
+    """
+    from labctl.topology import is_shape
+
+    if os.path.exists(source):
+        return Path(source)
+    if not is_shape(source) or shipped_topology(source):
+        if named := shipped_topology(source):
+            return named
+        # `sttar:10`: the reader of shapes explains how they are written.
+        if ":" not in source or source.endswith(_SUFFIXES) or "/" in source:
+            raise unknown(source, (Kind.TOPOLOGY,))
+    return source
+
+
+def load_topology(source: str) -> Topology:
+    """The topology that `find_topology` finds. InputError with everything that is wrong with it."""
+    from labctl import topology
+
+    found = find_topology(source)
+    try:
+        return topology.load(found)
+    except InputError as error:
+        if isinstance(found, str):
+            raise
+
+        raise answered(found, Kind.TOPOLOGY, error) from error
+
+
+def _shipped(word: str, kinds: tuple[Kind, ...]) -> Path | None:
+    if Kind.SCENARIO in kinds and (path := shipped_scenario(word)):
+        return path
+    return shipped_topology(word) if Kind.TOPOLOGY in kinds else None
+
+
+def _yaml_files(root: Path, errors: list[InputError]) -> list[Path]:
+    """YAML files below `root`, sorted; what begins with a dot, devices and pipes are passed over.
+
+    Directories that cannot be read are added to `errors`.
+    """
+
+    def unreadable(error: OSError) -> None:
+        errors.append(
+            InputError(f"{error.filename}: the directory cannot be read: {describe_errno(error.errno or 0)}.")
+        )
+
+    files = []
+    for directory, names, leaves in os.walk(root, onerror=unreadable):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        paths = [Path(directory, leaf) for leaf in leaves if leaf.endswith(_SUFFIXES) and not leaf.startswith(".")]
+        files += [path for path in paths if path.is_file() or path.is_symlink()]
+    return sorted(files)
+
+
+_GLANCE_BYTES = 1 << 18
+_GML = re.compile(r"\A\s*(?:(?:#|Creator|Version|comment)[^\n]*\n\s*)*graph\s*\[", re.IGNORECASE)
+_KATHARA_LINE = re.compile(r"^[\w.-]+\[(?:\d+|image|mem|cpus|bridged|port|sysctl|exec)\]\s*=", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Another tool's file: the tool, and the page that shows how to write the same for labctl."""
+
+    what: str
+    page: str
+
+
+_CONTAINERLAB = Foreign("a containerlab file", "docs/how-to/from-containerlab.md")
+_KATHARA = Foreign("a Kathara lab", "docs/how-to/from-kathara.md")
+_MININET = Foreign("a Mininet program", "docs/how-to/from-mininet.md")
+_MINIEDIT = Foreign("a MiniEdit file", "docs/how-to/from-mininet.md")
+_COMPOSE = Foreign("a Docker Compose file", "docs/topology-files.md")
+_NETLAB = Foreign("a netlab file", "docs/topology-files.md")
+_GNS3 = Foreign("a GNS3 project", "docs/topology-files.md")
+_CORE = Foreign("a CORE file", "docs/topology-files.md")
+_KUBERNETES = Foreign("a Kubernetes manifest", "docs/topology-files.md")
+_NETPLAN = Foreign("a netplan file", "docs/topology-files.md")
+_VAGRANT = Foreign("a Vagrantfile", "docs/topology-files.md")
+_GRAPH = Foreign("a graph (GraphML or GML)", "docs/topology-files.md")
+
+
+def answered(path: str | Path, wanted: Kind, error: InputError) -> InputError:
+    """The error in one sentence where the file is another tool's or of the other kind; else `error` itself."""
+    path = Path(path)
+    if foreign := recognise(path):
+        return InputError(
+            f"{path}: cannot read it: it is {foreign.what}. {foreign.page} shows the same for labctl. "
+            "An example: labctl examples office"
+        )
+    if path.is_dir():
+        topology = _topology_in(path) if wanted is Kind.TOPOLOGY else None
+        return InputError(f"{error}. A topology in it: {quote(str(topology))}") if topology else error
+    try:
+        kind = kind_of(path)
+    except InputError:
+        return error  # the file cannot be read at all, which `error` reports
+    if wanted is Kind.SCENARIO and kind is Kind.TOPOLOGY:
+        return InputError(
+            f"{path}: is a topology, not a scenario. To see what it would make: labctl plan {quote(str(path))}. "
+            f"A scenario names the topology that it runs on: `topology: {path}`."
+        )
+    if wanted is Kind.TOPOLOGY and kind is Kind.SCENARIO:
+        return InputError(
+            f"{path}: is a scenario, not a topology. Try: labctl run {quote(str(path))}{_its_topology(path)}"
+        )
+    return error
+
+
+def nothing_in(words: Sequence[str], what: str) -> InputError:
+    """The error for directories without a file of ours: one that is another tool's lab is told as such."""
+    error = InputError(f"{' '.join(words)}: {what}")
+    return next((answered(word, Kind.NEITHER, error) for word in words if recognise(Path(word))), error)
+
+
+def recognise(path: Path) -> Foreign | None:
+    """Which other tool's file this is; None for labctl's own and for what is not known. Opens regular files only."""
+    if path.is_dir():
+        return _KATHARA if (path / "lab.conf").is_file() else None
+    text = _glance(path)
+    if text is None:
+        return None
+    if path.name == "lab.conf" or (path.suffix == ".conf" and _KATHARA_LINE.search(text)):
+        return _KATHARA
+    if path.suffix == ".py":
+        return _MININET if re.search(r"^\s*(?:from|import) mininet\b|^topos\s*=", text, re.MULTILINE) else None
+    if path.name == "Vagrantfile" and "Vagrant.configure" in text:
+        return _VAGRANT
+    start = text.lstrip()[:200]
+    if start.startswith("<") and "<graphml" in text:
+        return _GRAPH
+    if (path.suffix == ".imn" and re.match(r"node \w+ \{", start)) or (start.startswith("<") and "<scenario" in text):
+        return _CORE
+    if _GML.match(text):
+        return _GRAPH
+    return _by_keys(_data(path)) if len(text) < _GLANCE_BYTES else None
+
+
+def _by_keys(data: Any) -> Foreign | None:
+    if not isinstance(data, dict) or ("hosts" in data and not {"switches", "application"} <= data.keys()):
+        return None
+    topology, services, nodes = (data.get(key) for key in ("topology", "services", "nodes"))
+    if isinstance(topology, dict) and isinstance(topology.get("nodes"), list) and {"version", "type"} & data.keys():
+        return _GNS3
+    if {"apiVersion", "kind"} <= data.keys():
+        return _KUBERNETES
+    if isinstance(network := data.get("network"), dict) and {"version", "ethernets", "bridges"} & network.keys():
+        return _NETPLAN
+    if isinstance(topology, dict) and "nodes" in topology:
+        return _CONTAINERLAB
+    if {"hosts", "links", "switches", "application"} <= data.keys():
+        return _MINIEDIT
+    if isinstance(services, dict) and any(
+        isinstance(each, dict) and each.keys() & {"image", "build"} for each in services.values()
+    ):
+        return _COMPOSE
+    if nodes and "steps" not in data and ("links" in data or data.keys() & {"provider", "module", "defaults"}):
+        return _NETLAB
+    return None
+
+
+def _topology_in(directory: Path) -> Path | None:
+    """The first topology file in that directory."""
+    with suppress(OSError):
+        for path in sorted(directory.iterdir()):
+            with suppress(InputError):
+                if path.suffix in (".yaml", ".yml") and path.is_file() and kind_of(path) is Kind.TOPOLOGY:
+                    return path
+    return None
+
+
+def _its_topology(path: Path) -> str:
+    """How to make the network that the scenario in that file runs on, if it names one."""
+    topology = (_data(path) or {}).get("topology")
+    if not isinstance(topology, str):
+        return ""
+    beside = path.parent / topology
+    return f". The network that it runs on: labctl up {quote(str(beside) if beside.is_file() else topology)}"
+
+
+def _data(path: Path) -> Any:
+    from labctl import documents
+
+    try:
+        return documents.parse(read_bytes(path).decode("utf-8-sig"), str(path)).data
+    except (InputError, OSError, ValueError):
+        return None
+
+
+def _glance(path: Path) -> str | None:
+    """The beginning of a regular file; None for anything else."""
+    try:
+        return read_bytes(path, _GLANCE_BYTES).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return None

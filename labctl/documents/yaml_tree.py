@@ -1,0 +1,521 @@
+"""YAML text to a tree of values that know where they stand.
+
+Composed from the parser's events, with a stack of our own: PyYAML's composer recurses (a deep file would end in a
+RecursionError), keeps the last of two equal keys, and follows YAML 1.1, where `on`, `no` and `22:22` are not texts.
+Scalars are resolved by the core schema of YAML 1.2 (section 10.3.2) less its exotic spellings.
+
+A YAML file in memory: its data, and the place of every part of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.documents.diagnostics import (
+    LINE_BREAK,
+    Diagnostic,
+    DocumentError,
+    Hint,
+    NotOurs,
+    Position,
+    line_of,
+    suggest,
+)
+
+if TYPE_CHECKING:
+    import yaml
+
+    from labctl.documents.schema import Problem
+
+
+Value = Any  # dict[str, Value] | list[Value] | str | int | float | bool | None
+
+DEPTH_LIMIT = 64
+VALUES_LIMIT = 400_000  # of the whole file, aliases expanded
+MISTAKES_LIMIT = 100  # in the form of one file
+
+_INT = re.compile(r"[-+]?[0-9]{1,300}")
+_OCTAL_OR_HEX = re.compile(r"0o[0-7]{1,200}|0x[0-9a-fA-F]{1,200}")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_SPECIAL: dict[str, float | bool | None] = {
+    "": None,
+    "~": None,
+    "null": None,
+    "Null": None,
+    "NULL": None,
+    "true": True,
+    "True": True,
+    "TRUE": True,
+    "false": False,
+    "False": False,
+    "FALSE": False,
+    ".nan": float("nan"),
+    ".inf": float("inf"),
+    "+.inf": float("inf"),
+    "-.inf": float("-inf"),
+}
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(slots=True)
+class Entry:
+    """A key of a mapping and its value."""
+
+    key: Position
+    value: Tree
+
+
+@dataclass(slots=True)
+class Tree:
+    """A value with its place; `style` is the scalar's (`|`, `>`, `'`, `"`, "" for plain)."""
+
+    data: Value
+    start: Position
+    end: Position
+    style: str = ""
+    entries: dict[str, Entry] | None = None
+    items: list[Tree] | None = None
+    weight: int = 1  # how many values it has, itself included, aliases expanded
+
+
+@dataclass(slots=True)
+class _Open:
+    """A mapping or list whose end has not been read yet."""
+
+    tree: Tree
+    anchor: str | None
+    key: tuple[str, Position] | None = None
+    own: dict[str, Entry] = field(default_factory=dict)
+    merged: dict[str, Entry] = field(default_factory=dict)
+    merging: bool = False
+
+
+class _Stop(Exception):
+    """The rest of the file cannot be read."""
+
+
+def compose(text: str, file: str) -> tuple[Tree | None, list[Diagnostic]]:
+    """The tree of the text's one document (None: empty or unreadable), and every mistake in its form."""
+    composer = _Composer(text, file)
+    return composer.compose(), composer.diagnostics
+
+
+class _Composer:
+    def __init__(self, text: str, file: str) -> None:
+        self.text = text
+        self.file = file
+        self.diagnostics: list[Diagnostic] = []
+        self.anchors: dict[str, Tree] = {}
+        self.stack: list[_Open] = []
+        self.root: Tree | None = None
+        self.values = 0
+
+    def compose(self) -> Tree | None:
+        unprintable = _UNPRINTABLE.search(self.text)
+        if unprintable:
+            before = self.text[: unprintable.start()].splitlines() or [""]
+            position = Position(len(before), len(before[-1]) + 1)
+            self.mistake(position, f"the character U+{ord(unprintable[0]):04X} is not allowed in YAML")
+            return None
+        try:
+            for event in self.events():
+                self.take(event)
+        except _Stop:
+            return None
+        return self.root
+
+    def mistake(self, position: Position, message: str, hint: str = "") -> None:
+        if len(self.diagnostics) == MISTAKES_LIMIT:
+            raise _Stop
+        source_line = line_of(self.text, position.line)
+        self.diagnostics.append(Diagnostic(self.file, position, message, hint, source_line))
+
+    def stop(self, position: Position, message: str, hint: str = "") -> _Stop:
+        self.mistake(position, message, hint)
+        return _Stop()
+
+    def events(self) -> Iterator[yaml.Event]:
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            yield from yaml.parse(self.text, Loader=loader)
+        except yaml.MarkedYAMLError as error:
+            raise self.parse_error(error) from error
+        except yaml.YAMLError as error:
+            raise self.stop(Position(1, 1), f"this is not YAML: {error}") from error
+
+    def parse_error(self, error: yaml.MarkedYAMLError) -> _Stop:
+        position = _position(error.problem_mark or error.context_mark)
+        source_line = line_of(self.text, position.line)
+        problem = error.problem or error.context or "cannot be read"
+        context = f" ({error.context})" if error.context and error.problem else ""
+        hint = ""
+        if "\t" in source_line[: position.column]:
+            hint = "there is a tab in this line; YAML is indented with spaces"
+        elif error.context_mark and error.context_mark.line + 1 != position.line:
+            hint = f"it began at line {error.context_mark.line + 1}"
+        elif source_line[position.column - 1 : position.column] in ("%", "@", "`", "*", "&", "!"):
+            hint = "put the text in quotes"
+        elif "expected ',' or" in problem:
+            hint = "a text with `: ` or `, ` in it is put in quotes"
+        elif "mapping values are not allowed" in problem:
+            hint = "a text with `: ` in it is put in quotes; a key stands on its own line"
+        return self.stop(position, f"this is not YAML: {problem}{context}", hint)
+
+    def take(self, event: yaml.Event) -> None:
+        import yaml
+
+        start, end = _position(event.start_mark), _position(event.end_mark)
+        if isinstance(event, yaml.ScalarEvent):
+            self.take_scalar(event, start, end)
+        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            self.begin(event, start, end)
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            self.finish(end)
+        elif isinstance(event, yaml.AliasEvent):
+            self.take_alias(event.anchor or "", start)
+        elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
+            raise self.stop(start, "a second document begins here; a file is one document")
+
+    def take_scalar(self, event: yaml.ScalarEvent, start: Position, end: Position) -> None:
+        plain = not event.style and event.implicit[0]
+        if self.expects_key():
+            self.take_key(event.value, start, merge=plain and event.value == "<<")
+            return
+        tree = Tree(None, start, end, event.style or "")
+        tree.data = resolve(event.value) if plain else self.tagged(event, start)
+        if event.anchor:
+            self.anchors[event.anchor] = tree
+        self.place(tree)
+
+    def tagged(self, event: yaml.ScalarEvent, start: Position) -> Value:
+        tag = event.tag or ""
+        kind = tag.removeprefix(_TAG)
+        if tag in ("", "!") or kind == "str":
+            return event.value
+        value = resolve(event.value)
+        expected = {"int": int, "float": float, "bool": bool, "null": type(None)}.get(kind)
+        if expected is None:
+            self.mistake(start, f"the tag `{tag.replace(_TAG, '!!')}` is not used in labctl's files")
+            return event.value
+        if expected is float and type(value) is int:
+            return float(value)
+        if type(value) is not expected:
+            self.mistake(start, f"`{event.value}` is not of the type that its tag `!!{kind}` says")
+        return value
+
+    def expects_key(self) -> bool:
+        return bool(self.stack) and self.stack[-1].tree.entries is not None and self.stack[-1].key is None
+
+    def take_key(self, key: str, start: Position, *, merge: bool) -> None:
+        top = self.stack[-1]
+        top.key = (key, start)
+        top.merging = merge
+        if not merge and key in top.own:
+            first = top.own[key].key
+            self.mistake(start, f"the key `{key}` is given twice", f"it is given first at line {first}")
+
+    def begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, start: Position, end: Position) -> None:
+        import yaml
+
+        if self.expects_key():
+            raise self.stop(start, "a key must be a text, not a list or a mapping", "a text with brackets needs quotes")
+        if len(self.stack) >= DEPTH_LIMIT:
+            raise self.stop(start, f"nested deeper than {DEPTH_LIMIT} levels")
+        is_mapping = isinstance(event, yaml.MappingStartEvent)
+        if event.tag not in (None, "!", _TAG + ("map" if is_mapping else "seq")):
+            self.mistake(start, f"the tag `{event.tag}` is not used in labctl's files")
+        tree = Tree({}, start, end, entries={}) if is_mapping else Tree([], start, end, items=[])
+        self.stack.append(_Open(tree, event.anchor))
+        if event.anchor:
+            self.anchors.pop(event.anchor, None)
+
+    def finish(self, end: Position) -> None:
+        opened = self.stack.pop()
+        tree = opened.tree
+        tree.end = end
+        if tree.entries is not None:
+            # A mapping's own keys win over merged ones (https://yaml.org/type/merge.html).
+            tree.entries = {**opened.merged, **opened.own}
+            tree.data = {key: entry.value.data for key, entry in tree.entries.items()}
+            tree.weight += sum(entry.value.weight for entry in tree.entries.values())
+        elif tree.items is not None:
+            tree.data = [item.data for item in tree.items]
+            tree.weight += sum(item.weight for item in tree.items)
+        if opened.anchor:
+            self.anchors[opened.anchor] = tree
+        self.place(tree, counted=True)
+
+    def take_alias(self, anchor: str, start: Position) -> None:
+        tree = self.anchors.get(anchor)
+        if tree is None:
+            if any(opened.anchor == anchor for opened in self.stack):
+                raise self.stop(start, f"`*{anchor}` stands inside what it refers to")
+            raise self.stop(start, f"there is no anchor `&{anchor}` before this `*{anchor}`")
+        if self.expects_key():
+            raise self.stop(start, "an alias cannot be a key")
+        self.count(tree.weight, start)
+        self.place(tree, counted=True)
+
+    def count(self, values: int, position: Position) -> None:
+        self.values += values
+        if self.values > VALUES_LIMIT:
+            raise self.stop(position, f"the file has more than {VALUES_LIMIT} values (aliases expanded)")
+
+    def place(self, tree: Tree, *, counted: bool = False) -> None:
+        if not counted:
+            self.count(1, tree.start)
+        if not self.stack:
+            self.root = tree
+            return
+        top = self.stack[-1]
+        if top.tree.items is not None:
+            top.tree.items.append(tree)
+            return
+        assert top.key is not None
+        key, position = top.key
+        top.key = None
+        if top.merging:
+            self.merge(top, tree, position)
+        elif key not in top.own:
+            top.own[key] = Entry(position, tree)
+
+    def merge(self, top: _Open, tree: Tree, position: Position) -> None:
+        for source in tree.items if tree.items is not None else [tree]:
+            if source.entries is None:
+                self.mistake(position, "`<<` merges a mapping, or a list of mappings, into this one")
+                continue
+            self.count(len(source.entries), position)
+            for key, entry in source.entries.items():
+                top.merged.setdefault(key, entry)
+
+
+def _position(mark: Any) -> Position:
+    # PyYAML's marks count from 0; its types differ between the C and the Python parser.
+    return Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
+
+
+def resolve(text: str) -> Value:
+    """The value of a plain scalar by YAML 1.2's core schema: only `true` and `false` are booleans."""
+    if text in _SPECIAL:
+        return _SPECIAL[text]
+    if text[0] not in "+-.0123456789":
+        return text
+    if _INT.fullmatch(text):
+        return int(text)
+    if _OCTAL_OR_HEX.fullmatch(text):
+        return int(text, 0)
+    if len(text) <= 300 and _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+SIZE_LIMIT_BYTES = 4 << 20
+
+_TOO_LARGE = f"the file is too large: at most {SIZE_LIMIT_BYTES >> 20} MiB are read"
+
+KeyPath = tuple[str | int, ...]
+
+# A key of the top level of a topology or a scenario: at the beginning of a line, or in braces.
+_LABCTL_KEY = re.compile(
+    rb"(?:^|[{,])[ \t]*[\"']?(?:hosts|routers|switches|networks|links|include|topology|steps)[\"']?[ \t]*:",
+    re.MULTILINE,
+)
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+_BLOCK_HEADER = re.compile(r"[|>][-+0-9]*[ \t]*(?:#.*)?$")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Document:
+    """A file that was read.
+
+    Its `data` is plain: dict (keys are always text, as written), list, str, int, float, bool, None.
+    A path names a part of it, key by key: ``("networks", "lan", "members", 0)``. Elements that the data does not have
+    are passed over, so that the path of a model's field leads to the place that the model was made from.
+    """
+
+    file: str
+    text: str
+    root: Tree
+
+    @property
+    def data(self) -> Value:
+        """The whole file's value; None for an empty file."""
+        return self.root.data
+
+    def __repr__(self) -> str:
+        return f"<Document {self.file}>"
+
+    def tree(self, path: KeyPath = ()) -> Tree:
+        """The part at that path, with its place."""
+        return self._walk(path)[0]
+
+    def position(self, path: KeyPath = (), *, key: bool = False) -> Position:
+        """Where the value at that path begins; with `key`, where its key does (for a list's element, the element)."""
+        tree, key_position = self._walk(path)
+        return key_position if key and key_position is not None else tree.start
+
+    def position_in_text(self, path: KeyPath, line: int, column: int) -> Position:
+        """Where a place inside a text stands in the file; `line` and `column` count from 0 within the text's value.
+
+        Exact in block scalars (`|`) and in texts on one line; elsewhere (folded, with escapes) the text's beginning.
+        """
+        tree = self._walk(path)[0]
+        if tree.style == "|":
+            return self._in_block(tree, line, column)
+        if isinstance(tree.data, str) and tree.start.line == tree.end.line and line == 0:
+            quotes = 1 if tree.style in ("'", '"') else 0
+            begin = tree.end.column - quotes - len(tree.data)
+            raw = self._line(tree.end.line)[begin - 1 : tree.end.column - 1 - quotes]
+            if raw == tree.data:
+                return Position(tree.end.line, begin + column)
+        return tree.start
+
+    def diagnostic(
+        self, path: KeyPath, message: str, hint: Hint = "", *, key: bool = False, in_schema: bool = False
+    ) -> Diagnostic:
+        """A mistake at that path."""
+        return self.diagnostic_at(self.position(path, key=key), message, hint, in_schema=in_schema)
+
+    def diagnostic_at(
+        self, position: Position, message: str, hint: Hint = "", *, in_schema: bool = False
+    ) -> Diagnostic:
+        """A mistake at that place."""
+        return Diagnostic(self.file, position, message, hint, self._line(position.line), in_schema)
+
+    def problem(self, problem: Problem) -> Diagnostic:
+        """A mistake that a shape of this document has."""
+        one = problem
+        return self.diagnostic(one.path, one.message, one.hint, key=one.key, in_schema=one.in_schema)
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return LINE_BREAK.split(self.text)
+
+    def _line(self, line: int) -> str:
+        return self._lines[line - 1] if line <= len(self._lines) else ""
+
+    def _walk(self, path: KeyPath) -> tuple[Tree, Position | None]:
+        tree, key_position = self.root, None
+        for element in path:
+            if tree.entries is not None and isinstance(element, str) and element in tree.entries:
+                entry = tree.entries[element]
+                tree, key_position = entry.value, entry.key
+            elif tree.items is not None and isinstance(element, int) and 0 <= element < len(tree.items):
+                tree, key_position = tree.items[element], None
+        return tree, key_position
+
+    def _in_block(self, tree: Tree, line: int, column: int) -> Position:
+        header, indent = self._blocks.get(tree.start) or self._blocks.setdefault(tree.start, self._block(tree))
+        return Position(header + 1 + line, indent + column + 1)
+
+    @cached_property
+    def _blocks(self) -> dict[Position, tuple[int, int]]:
+        return {}
+
+    def _block(self, tree: Tree) -> tuple[int, int]:
+        """The line that a block scalar's indicator stands on, and how far its text is indented."""
+        source = self._lines
+        header = tree.start.line
+        while header < tree.end.line and not _BLOCK_HEADER.search(source[header - 1]):
+            header += 1  # an anchor or a tag may stand on a line before the indicator
+        values = tree.data.split("\n") if isinstance(tree.data, str) else []
+        indent = 0
+        for number, value in enumerate(values):
+            if value and header + number < len(source):
+                indent = len(source[header + number]) - len(value)
+                break
+        return header, indent
+
+
+def parse(text: str, file: str) -> Document:
+    """The document that the text is; `file` is what mistakes in it are attributed to. Raises DocumentError."""
+    size_bytes = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+    if size_bytes > SIZE_LIMIT_BYTES:
+        raise DocumentError([Diagnostic(file, None, _TOO_LARGE)])
+    tree, diagnostics = compose(text, file)
+    if diagnostics:
+        raise DocumentError(diagnostics)
+    return Document(file, text, tree if tree is not None else Tree(None, Position(1, 1), Position(1, 1)))
+
+
+def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -> Document:
+    """The document in that file; mistakes are attributed to `file`, by default the path. Raises DocumentError.
+
+    Mistakes show lines of the file. So a file that neither lies below the working directory (or `named_in`, the
+    directory of the file that names it) nor has a key of labctl's (first in a line, or in braces) is refused.
+    """
+    shown = str(path) if file is None else file
+    try:
+        raw = read_bytes(path)
+    except FileNotFoundError as error:
+        raise DocumentError([Diagnostic(shown, None, "there is no such file", _near_files(path))]) from error
+    except IsADirectoryError as error:
+        raise DocumentError([Diagnostic(shown, None, "this is a directory, not a file")]) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DocumentError([Diagnostic(shown, None, f"the file cannot be read: {reason}")]) from error
+    if len(raw) > SIZE_LIMIT_BYTES:
+        raise DocumentError([Diagnostic(shown, None, _TOO_LARGE)])
+    if not (_LABCTL_KEY.search(raw) or is_below(path, named_in or Path()) or is_below(path, Path())):
+        raise NotOurs(shown)
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = LINE_BREAK.split(raw[: error.start].decode("utf-8", errors="replace"))
+        position = Position(len(before), len(before[-1]) + 1)
+        message = f"the file is not UTF-8: the byte 0x{raw[error.start]:02x} is not part of a character"
+        raise DocumentError([Diagnostic(shown, position, message, "save the file in the UTF-8 encoding")]) from error
+    return parse(text, shown)
+
+
+def read_bytes(path: Path, limit_bytes: int | None = SIZE_LIMIT_BYTES) -> bytes:
+    """What is in a regular file, but for what exceeds the limit by more than a byte. Never waits. OSError, ValueError.
+
+    Files that have no size, as below /proc, are taken for empty: reading some of them waits or has effects.
+    """
+    _require_regular(os.stat(path))  # first of all: opening a device may have effects
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        _require_regular(status)
+        if not status.st_size:
+            return b""
+        return stream.read() if limit_bytes is None else stream.read(limit_bytes + 1)
+
+
+def is_below(path: Path, directory: Path) -> bool:
+    """Whether the file lies in the directory or below it, wherever symbolic links lead."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+
+
+def _require_regular(status: os.stat_result) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'a special file')}, not a regular file")
+
+
+def _near_files(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
+    except OSError:
+        return f"there is no directory {path.parent} either"
+    return suggest(path.name, names, near_only=True)

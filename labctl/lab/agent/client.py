@@ -1,0 +1,231 @@
+"""A calling process as its owner sees it: begin a call, wait for what came back."""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+from labctl.errors import LabctlError, LabError
+from labctl.lab.agent.messages import (
+    LENGTH_BYTES,
+    Answer,
+    Begun,
+    CallResult,
+    Impossible,
+    SystemCall,
+    decode_answer,
+    encode_call,
+    frame,
+)
+from labctl.unpatched import monotonic
+
+_SEND_TIMEOUT_S = 10.0  # a process that is stopped (SIGSTOP) takes no long request
+
+
+class CallerEnded(LabError):
+    """The calling process has ended, so that nothing can be called there any more; the message says how it ended."""
+
+
+class CallImpossible(LabctlError):
+    """The call cannot be formed on its host: a name that its /etc/hosts lacks, an argument of the wrong kind."""
+
+
+class ProcessHandle(Protocol):
+    """What is needed of the Lab's Process."""
+
+    @property
+    def node(self) -> str:
+        """The host's name."""
+
+    @property
+    def pid(self) -> int:
+        """The process's number on its host."""
+
+    def wait(self, timeout_s: float | None) -> int | None:
+        """How it ended, as Popen.returncode; None when it has not within `timeout_s`."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+
+    def close(self) -> None:
+        """Drop the handle."""
+
+
+def serve(channel_fd: int) -> NoReturn:
+    """Be a calling process; see `call_server.serve`. `preload` first, in the process that will fork."""
+    from labctl.lab.agent import server
+
+    server.serve(channel_fd)
+
+
+def preload() -> None:
+    """Import what `serve` needs, so that a fork of this process need not (its mounts may hide the files)."""
+    from labctl.lab.agent import server
+
+    assert server is not None
+
+
+class Caller:
+    """A process on a host that makes socket calls, one at a time. Owns `process` and `channel`.
+
+    For one thread at a time. `name` is the process's name on its host, "" for the default one.
+    """
+
+    def __init__(self, process: ProcessHandle, channel: socket.socket, name: str = "") -> None:
+        self.process = process
+        self.name = name
+        self._channel: socket.socket | None = channel
+        self._received = bytearray()
+        self._pending: Pending | None = None
+        channel.settimeout(_SEND_TIMEOUT_S)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._channel is None else f"in {self._pending.text}" if self._pending else "idle"
+        return f"<Caller {self.title}, pid {self.process.pid}, {state}>"
+
+    @property
+    def title(self) -> str:
+        """`server` or `server/worker`."""
+        return f"{self.process.node}/{self.name}" if self.name else self.process.node
+
+    @property
+    def pending(self) -> Pending | None:
+        """The call that has not been waited to its end, if any."""
+        return self._pending
+
+    def begin(self, call: SystemCall) -> Pending:
+        """Have the process make `call`. CallerEnded when it is gone; RuntimeError while a call is pending."""
+        if self._pending is not None:
+            raise RuntimeError(f"{self!r} cannot begin {call.name}: one call at a time")
+        channel = self._open_channel()
+        self._pending = Pending(self, call)
+        try:
+            channel.sendall(frame(encode_call(call)))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            self._pending = None
+            raise self._ended(call.name) from error
+        except TimeoutError as error:
+            self._pending = None
+            raise CallerEnded(f"{self.title}: its calling process takes no request; is it paused?") from error
+        return self._pending
+
+    def call(self, call: SystemCall, timeout_s: float | None) -> CallResult | None:
+        """`begin` and `wait` in one."""
+        return self.begin(call).wait(timeout_s)
+
+    def close(self) -> None:
+        """End the process: at once when it is blocked in a call. Idempotent."""
+        if self._channel is None:
+            return
+        channel, self._channel = self._channel, None
+        channel.close()
+        try:
+            if self._pending is not None or self.process.wait(1.0) is None:
+                self.process.signal(signal.SIGKILL)
+                self.process.wait(1.0)
+        finally:
+            self.process.close()
+
+    def _open_channel(self) -> socket.socket:
+        if self._channel is None:
+            raise RuntimeError(f"{self!r} is closed")
+        return self._channel
+
+    def _next_answer(self, until: float | None, during: Callable[[], str]) -> Answer | None:
+        """The next message, or None when it has not come by `until` (seconds of monotonic)."""
+        channel = self._open_channel()
+        poller = select.poll()
+        poller.register(channel, select.POLLIN)
+        while (payload := self._take_message()) is None:
+            left_ms = None if until is None else max(until - monotonic(), 0) * 1000
+            if not poller.poll(left_ms):
+                return None
+            try:
+                data = channel.recv(1 << 18)
+            except ConnectionResetError as error:
+                raise self._ended(during()) from error
+            if not data:
+                raise self._ended(during())
+            self._received += data
+        return decode_answer(payload)
+
+    def _take_message(self) -> bytes | None:
+        if len(self._received) < LENGTH_BYTES:
+            return None
+        end = LENGTH_BYTES + int.from_bytes(self._received[:LENGTH_BYTES], "big")
+        if len(self._received) < end:
+            return None
+        payload = bytes(self._received[LENGTH_BYTES:end])
+        del self._received[:end]
+        return payload
+
+    def _forget(self) -> None:
+        self._pending = None
+
+    def _ended(self, during: str) -> CallerEnded:
+        self._pending = None
+        status = self.process.wait(1.0)
+        who = f"{self.title}: its calling process (pid {self.process.pid})"
+        if status is None:
+            return CallerEnded(f"{who} stopped answering during {during}")
+        if status < 0:
+            return CallerEnded(f"{who} was killed by {_signal_name(-status)} during {during}")
+        return CallerEnded(f"{who} exited with status {status} during {during}")
+
+
+class Pending:
+    """A call that was begun. `text` reads as C would, as far as it is known."""
+
+    def __init__(self, caller: Caller, call: SystemCall) -> None:
+        self.call = call
+        self.text = f"{call.name}(...)"
+        self.started_ns: int | None = None
+        self._caller = caller
+        self._result: CallResult | None = None
+
+    def wait_begun(self, timeout_s: float | None) -> bool:
+        """Wait until the process is about to enter the kernel; False when it is not within `timeout_s`.
+
+        CallImpossible when the call cannot be formed, CallerEnded when the process is gone.
+        """
+        until = None if timeout_s is None else monotonic() + timeout_s
+        while self.started_ns is None:
+            answer = self._caller._next_answer(until, lambda: self.text)
+            if answer is None:
+                return False
+            self._take(answer)
+        return True
+
+    def wait(self, timeout_s: float | None) -> CallResult | None:
+        """What came back; None when the call has not returned within `timeout_s` (it stays pending).
+
+        CallImpossible when the call cannot be formed, CallerEnded when the process is gone.
+        """
+        until = None if timeout_s is None else monotonic() + timeout_s
+        while self._result is None:
+            answer = self._caller._next_answer(until, lambda: self.text)
+            if answer is None:
+                return None
+            self._take(answer)
+        return self._result
+
+    def _take(self, answer: Answer) -> None:
+        match answer:
+            case Begun(started_ns, text):
+                self.started_ns, self.text = started_ns, text
+            case Impossible(reason):
+                self._caller._forget()
+                raise CallImpossible(reason)
+            case CallResult():
+                self._result = answer
+                self._caller._forget()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,614 @@
+"""Each call of the call language as it is made: from arguments to buffers, from buffers to values and text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from types import MappingProxyType
+
+from labctl.kernel import socket_calls, syscalls
+from labctl.kernel.sockaddr import Address, decode
+from labctl.kernel.socket_calls import AddressBuffer, Made, new_buffer, take
+from labctl.lab.agent.addresses import (
+    LONGEST_PATH,
+    CannotForm,
+    address_text,
+    data_text,
+    describe,
+    plain_address,
+    protocol_text,
+)
+from labctl.lab.agent.arguments import Arguments, family_of, pack_request, show_request, unpack_request
+from labctl.lab.agent.constants import CONSTANTS, flags_of, name_of, socket_type_name
+from labctl.lab.agent.messages import Struct, SystemCall, Value
+from labctl.lab.agent.options import NUMBER, ioctl_request, level_name, option_at, option_name
+from labctl.lab.agent.values import pack_control, show_control, show_value, unpack, unpack_control
+
+
+class Gathers(Enum):
+    """What the values of repeated calls (`until`) come to."""
+
+    SUM = auto()
+    DATA = auto()
+    LIST = auto()
+    LAST = auto()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A call with its buffers, ready to be made (again and again, with `until`).
+
+    `text` shows it before (None) and after; the others read what came back and are asked only when it did not fail,
+    except that `failed` are the values that the targets take then.
+    """
+
+    make: Callable[[], Made]
+    text: Callable[[Made | None], str]
+    values: Callable[[Made], tuple[Value, ...]] = lambda made: (made.returned,)
+    number: Callable[[Made], int] = lambda made: made.returned
+    data: Callable[[Made], bytes | None] = lambda made: None
+    summary: Callable[[Made], str] = lambda made: ""
+    failed: tuple[Value, ...] = (-1,)
+    gathers: Gathers = Gathers.LAST
+
+
+MOST_EVENTS = 4096
+_EPOLL = tuple(name for name in CONSTANTS if name.startswith("EPOLL") and "_" not in name)
+NO_ADDRESS = Address(b"", 0)
+
+
+def prepare(call: SystemCall) -> Prepared:
+    """The call ready to be made; CannotForm when the scenario's arguments cannot be turned into C's."""
+    handler = _HANDLERS.get(call.name)
+    if handler is None:
+        raise CannotForm(f"there is no call {call.name}")
+    return handler(Arguments(call))
+
+
+def _socket(arguments: Arguments) -> Prepared:
+    domain, kind, protocol = arguments.integer(0), arguments.integer(1), arguments.integer(2, 0)
+    return Prepared(
+        lambda: socket_calls.socket(domain, kind, protocol),
+        lambda made: f"socket({_socket_text(domain, kind, protocol)})",
+        gathers=Gathers.LIST,
+    )
+
+
+def _socketpair(arguments: Arguments) -> Prepared:
+    domain, kind, protocol = arguments.integer(0), arguments.integer(1), arguments.integer(2, 0)
+    pair = socket_calls.int_pair()
+
+    def text(made: Made | None) -> str:
+        shown = f"[{pair[0]}, {pair[1]}]" if made is not None and made.returned == 0 else "fds"
+        return f"socketpair({_socket_text(domain, kind, protocol)}, {shown})"
+
+    return Prepared(
+        lambda: socket_calls.socketpair(domain, kind, protocol, pair),
+        text,
+        lambda made: (pair[0], pair[1]),
+        failed=(-1, -1),
+    )
+
+
+def _socket_text(domain: int, kind: int, protocol: int) -> str:
+    if domain == CONSTANTS["AF_PACKET"]:
+        named = protocol_text(protocol)
+    else:
+        prefix = "NETLINK_" if domain == CONSTANTS["AF_NETLINK"] else "IPPROTO_"
+        named = name_of(protocol, prefix) if protocol else "0"
+    return f"{name_of(domain, 'AF_')}, {socket_type_name(kind)}, {named}"
+
+
+def _to_address(name: str, function: Callable[[int, bytes, int], Made]) -> Callable[[Arguments], Prepared]:
+    def handler(arguments: Arguments) -> Prepared:
+        fd = arguments.integer(0)
+        raw, length = arguments.address(1, family_of(fd))
+        shown = address_text(describe(decode(raw)))
+        return Prepared(lambda: function(fd, raw, length), lambda made: f"{name}({fd}, {shown}, {length})")
+
+    return handler
+
+
+def _listen(arguments: Arguments) -> Prepared:
+    fd, backlog = arguments.integer(0), arguments.integer(1)
+    return Prepared(lambda: socket_calls.listen(fd, backlog), lambda made: f"listen({fd}, {backlog})")
+
+
+def _accept(arguments: Arguments) -> Prepared:
+    fd = arguments.integer(0)
+    buffer = AddressBuffer(arguments.address_length(family_of(fd)))
+    return _accepting("accept", fd, buffer, "", lambda: socket_calls.accept(fd, buffer))
+
+
+def _accept4(arguments: Arguments) -> Prepared:
+    fd, flags = arguments.integer(0), arguments.integer(1)
+    buffer = AddressBuffer(arguments.address_length(family_of(fd)))
+    named = ", " + flags_of(flags, "SOCK_NONBLOCK", "SOCK_CLOEXEC")
+    return _accepting("accept4", fd, buffer, named, lambda: socket_calls.accept4(fd, buffer, flags))
+
+
+def _accepting(name: str, fd: int, buffer: AddressBuffer, more: str, make: Callable[[], Made]) -> Prepared:
+    return Prepared(
+        _refilled(buffer, make),
+        lambda made: f"{name}({fd}, {_filled(buffer, made)}{more})",
+        lambda made: (made.returned, _address(buffer)),
+        summary=lambda made: _address_summary(buffer),
+        failed=(-1, NO_ADDRESS),
+        gathers=Gathers.LIST,
+    )
+
+
+def _refilled(buffer: AddressBuffer, make: Callable[[], Made]) -> Callable[[], Made]:
+    def again() -> Made:
+        buffer.length.value = buffer.given
+        return make()
+
+    return again
+
+
+def _filled(buffer: AddressBuffer, made: Made | None) -> str:
+    if made is None or made.returned == -1:
+        return f"addr, [{buffer.given}]"
+    return f"{address_text(_address(buffer))}, [{buffer.given} -> {buffer.returned}]"
+
+
+def _address(buffer: AddressBuffer) -> Address:
+    return describe(decode(buffer.bytes, buffer.returned))
+
+
+def _address_summary(buffer: AddressBuffer) -> str:
+    address = _address(buffer)
+    node = f" ({address.name})" if address.name else ""
+    return f"{plain_address(address)}{node}, addrlen {buffer.given} -> {buffer.returned}"
+
+
+def _send(arguments: Arguments) -> Prepared:
+    fd, data, flags = arguments.integer(0), arguments.data(1), arguments.integer(2, 0)
+    text = f"send({fd}, {data_text(data)}, {len(data)}, {flags_of(flags, 'MSG_')})"
+    return Prepared(lambda: socket_calls.send(fd, data, flags), lambda made: text, gathers=Gathers.SUM)
+
+
+def _write(arguments: Arguments) -> Prepared:
+    fd, data = arguments.integer(0), arguments.data(1)
+    text = f"write({fd}, {data_text(data)}, {len(data)})"
+    return Prepared(lambda: socket_calls.write(fd, data), lambda made: text, gathers=Gathers.SUM)
+
+
+def _sendto(arguments: Arguments) -> Prepared:
+    fd, data = arguments.integer(0), arguments.data(1)
+    flags = arguments.integer(2) if len(arguments) > 3 else 0
+    raw, length = arguments.address(len(arguments) - 1 if len(arguments) > 2 else 2, family_of(fd))
+    shown = address_text(describe(decode(raw)))
+    text = f"sendto({fd}, {data_text(data)}, {len(data)}, {flags_of(flags, 'MSG_')}, {shown}, {length})"
+    return Prepared(lambda: socket_calls.sendto(fd, data, flags, raw, length), lambda made: text, gathers=Gathers.SUM)
+
+
+def _sendmsg(arguments: Arguments) -> Prepared:
+    fd, buffers = arguments.integer(0), arguments.buffers(1)
+    raw: bytes | None = None
+    length, flags, shown = 0, 0, "NULL"
+    if len(arguments) == 3 and arguments.is_integer(2):
+        flags = arguments.integer(2)
+    elif len(arguments) > 2:
+        raw, length = arguments.address(2, family_of(fd))
+        flags, shown = arguments.integer(3, 0), address_text(describe(decode(raw)))
+    control = b"" if arguments.call.control is None else pack_control(arguments.call.control)
+    vectors = ", ".join(f"{{{data_text(buffer)}, {len(buffer)}}}" for buffer in buffers)
+    ancillary = f", {show_control(arguments.call.control)}" if control else ""
+    text = f"sendmsg({fd}, {{{shown}, [{vectors}], {len(buffers)}{ancillary}}}, {flags_of(flags, 'MSG_')})"
+    return Prepared(
+        lambda: socket_calls.sendmsg(fd, buffers, raw, length, flags, control), lambda made: text, gathers=Gathers.SUM
+    )
+
+
+def _recv(arguments: Arguments) -> Prepared:
+    fd, length, flags = arguments.integer(0), arguments.size(1), arguments.integer(2, 0)
+    more = f", {length}, {flags_of(flags, 'MSG_')}"
+    buffer = new_buffer(length)
+    return _receiving("recv", fd, (buffer, length), more, lambda: socket_calls.recv(fd, buffer, length, flags))
+
+
+def _read(arguments: Arguments) -> Prepared:
+    fd, length = arguments.integer(0), arguments.size(1)
+    buffer = new_buffer(length)
+    return _receiving("read", fd, (buffer, length), f", {length}", lambda: socket_calls.read(fd, buffer, length))
+
+
+def _receiving(
+    name: str, fd: int, into: tuple[socket_calls.CharBuffer, int], more: str, make: Callable[[], Made]
+) -> Prepared:
+    def data(made: Made) -> bytes:
+        # With MSG_TRUNC the kernel returns the datagram's whole length, of which the buffer holds the beginning.
+        return take(into[0], min(made.returned, into[1]))
+
+    return Prepared(
+        make,
+        lambda made: f"{name}({fd}, {_received(data, made)}{more})",
+        lambda made: (data(made),),
+        data=data,
+        summary=lambda made: data_text(data(made)),
+        failed=(b"",),
+        gathers=Gathers.DATA,
+    )
+
+
+def _received(data: Callable[[Made], bytes], made: Made | None) -> str:
+    return "buf" if made is None or made.returned == -1 else data_text(data(made))
+
+
+def _recvfrom(arguments: Arguments) -> Prepared:
+    fd, length, flags = arguments.integer(0), arguments.size(1), arguments.integer(2, 0)
+    buffer = new_buffer(length)
+    sender = AddressBuffer(arguments.address_length(family_of(fd)))
+
+    def data(made: Made) -> bytes:
+        return take(buffer, min(made.returned, length))
+
+    named = flags_of(flags, "MSG_")
+    return Prepared(
+        _refilled(sender, lambda: socket_calls.recvfrom(fd, buffer, length, flags, sender)),
+        lambda made: f"recvfrom({fd}, {_received(data, made)}, {length}, {named}, {_filled(sender, made)})",
+        lambda made: (data(made), _address(sender)),
+        data=data,
+        summary=lambda made: f"{data_text(data(made))} from {_address_summary(sender)}",
+        failed=(b"", NO_ADDRESS),
+        gathers=Gathers.DATA,
+    )
+
+
+def _recvmsg(arguments: Arguments) -> Prepared:
+    fd, length, flags = arguments.integer(0), arguments.size(1), arguments.integer(2, 0)
+    given, room = arguments.address_length(family_of(fd)), arguments.control_room()
+    message = socket_calls.Message(length, given, room)
+    received: list[Value] = []  # decoded once a call: names of interfaces may change
+
+    def make() -> Made:
+        message.header.namelen, message.header.controllen = given, room
+        made = socket_calls.recvmsg(fd, message, flags)
+        control = b"" if made.returned == -1 else take(message.control, message.header.controllen) if room else b""
+        received[:] = unpack_control(control)
+        return made
+
+    def data(made: Made) -> bytes:
+        return take(message.data, min(made.returned, length))
+
+    def ancillary() -> str:
+        return f", {show_control(received)}" if room else ""
+
+    def text(made: Made | None) -> str:
+        if made is None or made.returned == -1:
+            asked = f", control[{room}]" if room else ""
+            return f"recvmsg({fd}, {{addr, [{{buf, {length}}}]{asked}}}, {flags_of(flags, 'MSG_')})"
+        sender = address_text(_address(message.address))
+        vector = f"[{{{data_text(data(made))}, {length}}}]"
+        got = f"{{{sender}, {vector}{ancillary()}, {flags_of(message.flags, 'MSG_')}}}"
+        return f"recvmsg({fd}, {got}, {flags_of(flags, 'MSG_')})"
+
+    return Prepared(
+        make,
+        text,
+        lambda made: (data(made), _address(message.address), message.flags, list(received)),
+        data=data,
+        summary=lambda made: (
+            f"{data_text(data(made))} from {plain_address(_address(message.address))}, "
+            f"flags {flags_of(message.flags, 'MSG_')}{ancillary() if received else ''}"
+        ),
+        failed=(b"", NO_ADDRESS, 0, []),
+        gathers=Gathers.DATA,
+    )
+
+
+def _shutdown(arguments: Arguments) -> Prepared:
+    fd, how = arguments.integer(0), arguments.integer(1)
+    return Prepared(lambda: socket_calls.shutdown(fd, how), lambda made: f"shutdown({fd}, {name_of(how, 'SHUT_')})")
+
+
+def _close(arguments: Arguments) -> Prepared:
+    fd = arguments.integer(0)
+    return Prepared(lambda: socket_calls.close(fd), lambda made: f"close({fd})")
+
+
+def _dup(arguments: Arguments) -> Prepared:
+    fd = arguments.integer(0)
+    return Prepared(lambda: socket_calls.dup(fd), lambda made: f"dup({fd})", gathers=Gathers.LIST)
+
+
+def _dup2(arguments: Arguments) -> Prepared:
+    fd, wanted = arguments.integer(0), arguments.integer(1)
+    return Prepared(lambda: socket_calls.dup2(fd, wanted), lambda made: f"dup2({fd}, {wanted})")
+
+
+def _name_call(name: str, function: Callable[[int, AddressBuffer], Made]) -> Callable[[Arguments], Prepared]:
+    def handler(arguments: Arguments) -> Prepared:
+        fd = arguments.integer(0)
+        buffer = AddressBuffer(arguments.address_length(family_of(fd)))
+        return Prepared(
+            _refilled(buffer, lambda: function(fd, buffer)),
+            lambda made: f"{name}({fd}, {_filled(buffer, made)})",
+            lambda made: (_address(buffer),),
+            summary=lambda made: _address_summary(buffer),
+            failed=(NO_ADDRESS,),
+        )
+
+    return handler
+
+
+def _setsockopt(arguments: Arguments) -> Prepared:
+    fd, level, option = arguments.integer(0), arguments.integer(1), arguments.integer(2)
+    value = arguments.option_value(3, level, option)
+    known, shown = option_at(level, option), arguments.values[3]
+    inner = show_value(known.type if known is not None else None, shown)
+    if not isinstance(shown, Struct | list):
+        inner = f"[{inner}]"
+    raw = value.raw if isinstance(value, socket_calls.FilterProgram) else value
+    text = f"setsockopt({fd}, {_option_text(level, option)}, {inner}, {len(raw)})"
+
+    def make() -> Made:
+        # `value` is named so that the instructions that a filter points to live until the call
+        return socket_calls.setsockopt(
+            fd, level, option, value.raw if isinstance(value, socket_calls.FilterProgram) else value
+        )
+
+    return Prepared(make, lambda made: text)
+
+
+def _option_text(level: int, option: int) -> str:
+    return f"{level_name(level)}, {option_name(level, option)}"
+
+
+def _getsockopt(arguments: Arguments) -> Prepared:
+    fd, level, option = arguments.integer(0), arguments.integer(1), arguments.integer(2)
+    known = option_at(level, option)
+    raw = len(arguments) > 3
+    given = arguments.size(3) if raw else known.type.size if known is not None else 4
+    buffer, length = new_buffer(given), socket_calls.UnsignedInt(given)
+
+    def make() -> Made:
+        length.value = given
+        return socket_calls.getsockopt(fd, level, option, buffer, length)
+
+    def value() -> Value:
+        data = buffer.raw[: min(given, length.value)]
+        if raw:
+            return data
+        return unpack(known.type if known is not None else NUMBER, data)
+
+    def number(made: Made) -> int:
+        read = value()
+        return read if isinstance(read, int) else made.returned
+
+    def shown() -> str:
+        return show_value(known.type if known is not None and not raw else None, value())
+
+    def text(made: Made | None) -> str:
+        if made is None or made.returned != 0:
+            return f"getsockopt({fd}, {_option_text(level, option)}, value, [{given}])"
+        filled = shown() if isinstance(value(), list | Struct) else f"[{shown()}]"
+        return f"getsockopt({fd}, {_option_text(level, option)}, {filled}, [{given} -> {length.value}])"
+
+    return Prepared(
+        make,
+        text,
+        lambda made: (value(),),
+        number,
+        lambda made: read if isinstance(read := value(), bytes) else None,
+        lambda made: f"{option_name(level, option)} = {shown()}",
+    )
+
+
+def _poll(arguments: Arguments) -> Prepared:
+    entries, timeout_ms = arguments.poll_entries(0), arguments.timeout_ms(1)
+    polled = socket_calls.pollfds(entries)
+
+    def revents() -> list[Value]:
+        return [int(slot.revents) for slot in polled[: len(entries)]]
+
+    def text(made: Made | None) -> str:
+        arrows = [f" -> {flags_of(slot.revents, 'POLL')}" if made is not None else "" for slot in polled]
+        shown = ", ".join(
+            f"{{{fd}, {flags_of(events, 'POLL')}{arrow}}}" for (fd, events), arrow in zip(entries, arrows, strict=False)
+        )
+        return f"poll([{shown}], {len(entries)}, {timeout_ms})"
+
+    return Prepared(
+        lambda: socket_calls.poll(polled, len(entries), timeout_ms),
+        text,
+        lambda made: (revents(),),
+        summary=lambda made: ", ".join(
+            f"{fd}: {flags_of(slot.revents, 'POLL')}" for (fd, _), slot in zip(entries, polled, strict=False)
+        ),
+        failed=([],),
+    )
+
+
+def _select(arguments: Arguments) -> Prepared:
+    wanted = [arguments.integers(index) for index in range(3)]
+    timeout_ms = arguments.timeout_ms(3)
+    try:
+        empty = [socket_calls.fd_set(descriptors) for descriptors in wanted]
+    except ValueError as error:
+        raise CannotForm(f"select: {error}") from error
+    sets = [socket_calls.fd_set(descriptors) for descriptors in wanted]
+    highest = max((fd for descriptors in wanted for fd in descriptors), default=-1)
+
+    def make() -> Made:
+        for bits, template in zip(sets, empty, strict=True):
+            bits.raw = template.raw
+        timeout_s = None if timeout_ms < 0 else timeout_ms / 1000
+        return socket_calls.select(sets[0], sets[1], sets[2], highest, timeout_s)
+
+    def ready() -> tuple[Value, ...]:
+        lists: list[Value] = []
+        for bits, descriptors in zip(sets, wanted, strict=True):
+            lists.append([fd for fd in descriptors if socket_calls.in_fd_set(bits, fd)])
+        return tuple(lists)
+
+    def text(made: Made | None) -> str:
+        known = made is not None and made.returned != -1
+        arrows = [f" -> {now!r}" if known else "" for now in ready()]
+        lists = ", ".join(f"{given!r}{arrow}" for given, arrow in zip(wanted, arrows, strict=True))
+        return f"select({highest + 1}, {lists}, {'NULL' if timeout_ms < 0 else f'{timeout_ms} ms'})"
+
+    return Prepared(
+        make,
+        text,
+        lambda made: ready(),
+        summary=lambda made: "ready: " + ", ".join(str(now) for now in ready()),
+        failed=([], [], []),
+    )
+
+
+def _fcntl(arguments: Arguments) -> Prepared:
+    fd, command, argument = arguments.integer(0), arguments.integer(1), arguments.integer(2, 0)
+    named = name_of(command, "F_GETFL", "F_SETFL", "F_GETFD", "F_SETFD", "F_DUPFD", "F_")
+    is_status = named in ("F_GETFL", "F_SETFL")
+    shown = f", {_status_flags(argument)}" if named == "F_SETFL" else f", {argument}" if len(arguments) > 2 else ""
+    return Prepared(
+        lambda: socket_calls.fcntl(fd, command, argument),
+        lambda made: f"fcntl({fd}, {named}{shown})",
+        summary=lambda made: _status_flags(made.returned) if is_status and named == "F_GETFL" else "",
+    )
+
+
+def _status_flags(flags: int) -> str:
+    access = ("O_RDONLY", "O_WRONLY", "O_RDWR")[min(flags & os.O_ACCMODE, 2)]
+    rest = flags & ~os.O_ACCMODE
+    return f"{access}|{flags_of(rest, 'O_NONBLOCK', 'O_APPEND', 'O_ASYNC')}" if rest else access
+
+
+def _epoll_create1(arguments: Arguments) -> Prepared:
+    flags = arguments.integer(0)
+    return Prepared(
+        lambda: socket_calls.epoll_create1(flags), lambda made: f"epoll_create1({flags_of(flags, 'EPOLL_CLOEXEC')})"
+    )
+
+
+def _epoll_ctl(arguments: Arguments) -> Prepared:
+    epoll, operation, fd, events = (arguments.integer(index, 0) for index in range(4))
+    text = f"epoll_ctl({epoll}, {name_of(operation, 'EPOLL_CTL_')}, {fd}, {{{flags_of(events, *_EPOLL)}, data={fd}}})"
+    return Prepared(lambda: socket_calls.epoll_ctl(epoll, operation, fd, events), lambda made: text)
+
+
+def _epoll_wait(arguments: Arguments) -> Prepared:
+    epoll, count, timeout_ms = arguments.integer(0), arguments.integer(1), arguments.timeout_ms(2)
+    if not 0 < count <= MOST_EVENTS:
+        raise CannotForm(f"epoll_wait: room for 1 to {MOST_EVENTS} events, not {count}")
+    events = socket_calls.epoll_events(count)
+
+    def ready(made: Made) -> list[Value]:
+        return [[int(event.fd), int(event.events)] for event in events[: max(made.returned, 0)]]
+
+    def shown(made: Made) -> str:
+        return ", ".join(f"{{{flags_of(event.events, *_EPOLL)}, data={event.fd}}}" for event in events[: made.returned])
+
+    def listed(made: Made | None) -> str:
+        return "events" if made is None or made.returned == -1 else f"[{shown(made)}]"
+
+    return Prepared(
+        lambda: socket_calls.epoll_wait(epoll, events, count, timeout_ms),
+        lambda made: f"epoll_wait({epoll}, {listed(made)}, {count}, {timeout_ms})",
+        lambda made: (ready(made),),
+        summary=shown,
+        failed=([],),
+    )
+
+
+def _ioctl(arguments: Arguments) -> Prepared:
+    fd, request = arguments.integer(0), arguments.integer(1)
+    asked = ioctl_request(request & 0xFFFF_FFFF)
+    given = arguments.values[2] if len(arguments) > 2 else None
+    packed = pack_request(asked, given)
+    buffer = socket_calls.new_buffer(len(packed))
+
+    def make() -> Made:
+        buffer.raw = packed
+        return socket_calls.ioctl(fd, request & 0xFFFF_FFFF, buffer)
+
+    def value() -> Value:
+        return unpack_request(asked, buffer.raw)
+
+    def text(made: Made | None) -> str:
+        known = made is not None and made.returned != -1
+        return f"ioctl({fd}, {asked.name}, {show_request(asked, given, value() if known else None)})"
+
+    def number(made: Made) -> int:
+        return read if isinstance(read := value(), int) else made.returned
+
+    return Prepared(
+        make,
+        text,
+        lambda made: (value(),),
+        number,
+        summary=lambda made: show_request(asked, None, value()) if asked.gives else "",
+    )
+
+
+def _unlink(arguments: Arguments) -> Prepared:
+    path = arguments.text(0)
+    if "\0" in path:
+        raise CannotForm("unlink: a path holds no NUL")
+    return Prepared(
+        lambda: socket_calls.unlink(os.fsencode(path)),
+        lambda made: f"unlink({data_text(os.fsencode(path), LONGEST_PATH)})",
+    )
+
+
+def _getpid(arguments: Arguments) -> Prepared:
+    return Prepared(socket_calls.getpid, lambda made: "getpid()")
+
+
+def _setrlimit(arguments: Arguments) -> Prepared:
+    limited, soft = arguments.integer(0), arguments.integer(1)
+    if soft < 0:
+        raise CannotForm("setrlimit: a limit is not negative")
+    text = f"setrlimit({name_of(limited, 'RLIMIT_')}, {{rlim_cur={soft}}})"
+    return Prepared(lambda: socket_calls.setrlimit(limited, soft), lambda made: text)
+
+
+def _drop_capabilities(arguments: Arguments) -> Prepared:
+    dropped = [arguments.integer(index) for index in range(len(arguments))]
+    names = "|".join(name_of(capability, "CAP_") for capability in dropped)
+    text = f"capset(all but {names})" if dropped else "capset({effective = permitted = inheritable = {}})"
+    return Prepared(lambda: syscalls.drop(dropped or None), lambda made: text)
+
+
+_HANDLERS: Mapping[str, Callable[[Arguments], Prepared]] = MappingProxyType(
+    {
+        "socket": _socket,
+        "socketpair": _socketpair,
+        "bind": _to_address("bind", socket_calls.bind),
+        "connect": _to_address("connect", socket_calls.connect),
+        "listen": _listen,
+        "accept": _accept,
+        "accept4": _accept4,
+        "send": _send,
+        "sendto": _sendto,
+        "sendmsg": _sendmsg,
+        "write": _write,
+        "recv": _recv,
+        "recvfrom": _recvfrom,
+        "recvmsg": _recvmsg,
+        "read": _read,
+        "shutdown": _shutdown,
+        "close": _close,
+        "dup": _dup,
+        "dup2": _dup2,
+        "getsockname": _name_call("getsockname", socket_calls.getsockname),
+        "getpeername": _name_call("getpeername", socket_calls.getpeername),
+        "setsockopt": _setsockopt,
+        "getsockopt": _getsockopt,
+        "poll": _poll,
+        "select": _select,
+        "epoll_create1": _epoll_create1,
+        "epoll_ctl": _epoll_ctl,
+        "epoll_wait": _epoll_wait,
+        "fcntl": _fcntl,
+        "ioctl": _ioctl,
+        "unlink": _unlink,
+        "getpid": _getpid,
+        "setrlimit": _setrlimit,
+        "drop_capabilities": _drop_capabilities,
+    }
+)

@@ -1,0 +1,1 @@
+"""The owner's and a client's side of a lab."""

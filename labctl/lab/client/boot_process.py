@@ -1,0 +1,267 @@
+"""Starting and ending a lab's boot process, from its owner.
+
+The machine's ports of `expose`: sockets that a lab's owner makes before anything else, and hands over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from labctl.errors import DeadlineExceeded, InputError, LabImpossible, MachineError, describe_errno
+from labctl.plan.operations import PlannedNode
+from labctl.topology.model import Exposure, Transport
+from labctl.unpatched import Socket, monotonic, socketpair
+
+BACKLOG = 4096  # somaxconn cuts it down
+SOCKETS_MAX = 200  # that many descriptors fit in the request that opens a lab
+_LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def open_ports(
+    nodes: Iterable[PlannedNode], stack: ExitStack
+) -> tuple[tuple[tuple[str, int, int], ...], tuple[int, ...]]:
+    """Listening (TCP) and bound (UDP) sockets for all exposures, in the network namespace of the calling thread.
+
+    Returns what each is for, as (node, number of the exposure, port of the host), and the descriptors, which `stack`
+    closes. MachineError when a port cannot be had, InputError when there are too many.
+    """
+    purposes: list[tuple[str, int, int]] = []
+    descriptors: list[int] = []
+    for node in nodes:
+        for number, exposure in enumerate(node.exposures):
+            for sock in _sockets(node.name, exposure, stack):
+                purposes.append((node.name, number, exposure.port))
+                descriptors.append(sock.fileno())
+    if len(descriptors) > SOCKETS_MAX:
+        raise InputError(f"{len(descriptors)} sockets would be needed for `expose`; at most {SOCKETS_MAX} are made.")
+    return tuple(purposes), tuple(descriptors)
+
+
+def _sockets(node: str, exposure: Exposure, stack: ExitStack) -> list[socket.socket]:
+    """One socket, or two where no address is given: of the loopback addresses, as far as the machine has them."""
+    if exposure.address is not None:
+        return [_socket(node, exposure, exposure.address, stack)]
+    found: list[socket.socket] = []
+    for address in _LOOPBACK:
+        try:
+            found.append(_socket(node, exposure, address, stack))
+        except LabImpossible as error:
+            cause = error.__cause__
+            if address.version == 4 or not isinstance(cause, OSError) or cause.errno not in _ABSENT:
+                raise
+    return found
+
+
+def _socket(node: str, exposure: Exposure, address: IPv4Address | IPv6Address, stack: ExitStack) -> socket.socket:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    kind = socket.SOCK_STREAM if exposure.transport is Transport.TCP else socket.SOCK_DGRAM
+    try:
+        sock = stack.enter_context(Socket(family, kind | socket.SOCK_CLOEXEC))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a lab that has just ended
+        sock.bind((str(address), exposure.machine_port))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(BACKLOG)
+    except OSError as error:
+        number = error.errno or 0
+        shown = f"[{address}]" if address.version == 6 else str(address)
+        raise LabImpossible(
+            f"host {node}: cannot take the machine's port {shown}:{exposure.machine_port}/{exposure.transport} for "
+            f"`expose`: {describe_errno(number)}. {_hint(exposure, number)}"
+        ) from error
+    return sock
+
+
+def _hint(exposure: Exposure, number: int) -> str:
+    if number == errno.EADDRINUSE:
+        option = "t" if exposure.transport is Transport.TCP else "u"
+        return f"See who has it: ss -{option}lnp sport = :{exposure.machine_port}. Or expose another port."
+    if number in (errno.EACCES, errno.EPERM):
+        return "Ports below net.ipv4.ip_unprivileged_port_start (1024) are root's; expose a higher one."
+    if number == errno.EADDRNOTAVAIL:
+        return "The machine does not have that address (`ip address`)."
+    return os.strerror(number)
+
+
+# What the interpreter runs: the search path is the owner's choice, not that of the environment or of a user's site.
+_BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.keeper.boot import main; main()"
+# A parent's death is told to its children when the *thread* that made them ends: only the main thread's is the owner's.
+DIES_WITH_OWNER, WATCHES_OWNER, STAYS = "dies-with-owner", "watches-owner", "stays"
+BOOT_NAME = "labctl-boot"
+_FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
+_LAST_WORDS_BYTES = 4000
+
+
+@dataclass(slots=True)
+class Boot:
+    """A started boot process; owns the descriptors. `Lab.open(boot=...)` takes it over."""
+
+    pid: int
+    pidfd: int
+    channel: socket.socket
+    liveness: int  # held open: when it is closed, boot and the lab end
+    errors: int  # what boot and keeper write to stderr: a file without a name
+    ended: bool = field(default=False)
+
+    @classmethod
+    def start(cls, *, errors: int | None = None, lab: str = "", state_directory: str = "") -> Boot:
+        """Start the interpreter. Makes nothing else: without `Lab.open` it ends with its owner, or with `close`.
+
+        `errors` is a file for what boot and keeper write to stderr, which is taken over: for a lab that stays. That
+        `lab` and its `state_directory` are on the process's command line (`labctl.lab.client.orphans`).
+        May be called from any thread. MachineError when the interpreter cannot be started.
+        """
+        if not sys.executable:
+            raise MachineError("lab: cannot start its keeper: this Python does not know its own path (sys.executable).")
+        try:
+            with ExitStack() as ours, ExitStack() as theirs:
+                return cls._started(ours, theirs, errors, f"{BOOT_NAME}={lab}={state_directory}" if lab else BOOT_NAME)
+        except OSError as error:
+            from labctl.kernel.processes import remedy
+
+            number = error.errno or 0
+            came_back = f"{describe_errno(number)}. {remedy(number)}".rstrip()
+            raise MachineError(f"lab: cannot start its keeper with {sys.executable}: {came_back}") from error
+
+    @classmethod
+    def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None, name: str) -> Boot:
+        """`theirs` are closed when the child has them, `ours` when it could not be started."""
+        channel, their_channel = socketpair()
+        ours.callback(channel.close)
+        theirs.callback(their_channel.close)
+        reading, liveness = os.pipe2(os.O_CLOEXEC)
+        theirs.callback(os.close, reading)
+        ours.callback(os.close, liveness)
+        stays = given_errors is not None
+        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC) if given_errors is None else given_errors
+        ours.callback(os.close, errors)
+        high = [_high(descriptor, theirs) for descriptor in (their_channel.fileno(), reading, errors)]
+        lifetime = DIES_WITH_OWNER if threading.get_native_id() == os.getpid() else WATCHES_OWNER
+        if stays:
+            lifetime = STAYS
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP, name, lifetime, *search_path()],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, high[2], 2),
+                (os.POSIX_SPAWN_DUP2, high[0], 3),
+                (os.POSIX_SPAWN_DUP2, high[1], 4),
+            ],
+            # A group of its own in the same session: the terminal's Ctrl-C does not reach it, and yet the kernel
+            # continues it, should it be stopped, when its owner ends (an orphaned process group; setpgid(2)).
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        )
+        pidfd = os.pidfd_open(pid)
+        ours.pop_all()
+        return cls(pid, pidfd, channel, liveness, errors)
+
+    def last_words(self) -> str:
+        """The end of what boot and keeper wrote to stderr: a traceback, if anything."""
+        size = os.fstat(self.errors).st_size
+        return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
+
+    def stopped(self) -> int:
+        """The pid of the keeper (of boot before there is one) when it is stopped, else 0."""
+        from labctl.kernel.processes import stopped_below
+
+        return stopped_below(self.pid)
+
+    def or_end(self, name: str) -> str:
+        """What else there is to be done with a lab that is stopped: nothing, it ends with this process."""
+        return ""
+
+    def let_go(self) -> None:
+        """The lab stays: the descriptor that tells of its owner's end means nothing any more. Idempotent."""
+        liveness, self.liveness = self.liveness, -1
+        if liveness != -1:
+            os.close(liveness)
+
+    def forget(self) -> None:
+        """Close the descriptors and nothing more: for a forked process, in which they are copies. Idempotent."""
+        if self.ended:
+            return
+        self.ended = True
+        self.channel.close()
+        self.let_go()
+        for descriptor in (self.pidfd, self.errors):
+            os.close(descriptor)
+        self.pidfd = self.errors = -1
+
+    def hang_up(self) -> None:
+        """Let boot and keeper know that their owner is done; wakes whoever waits for an answer. Idempotent."""
+        if not self.ended:
+            self.let_go()
+            with contextlib.suppress(OSError):  # ENOTCONN: it is gone already
+                self.channel.shutdown(socket.SHUT_RDWR)
+
+    def close(self, *, deadline_s: float = 10.0) -> None:
+        """End boot, and the lab with it; returns when boot is reaped, which waits for the keeper. Idempotent."""
+        if self.ended:
+            return
+        self.hang_up()
+        self.ended = True
+        self.channel.close()
+        try:
+            if not self._reaped(deadline_s):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # stopped from outside, perhaps; the keeper
+                if not self._reaped(deadline_s):  # dies with its parent
+                    raise DeadlineExceeded(f"lab: its boot process {self.pid} could not be ended in {deadline_s:g} s.")
+        finally:
+            for descriptor in (self.pidfd, self.errors):
+                os.close(descriptor)
+            self.pidfd = self.errors = -1
+
+    def _reaped(self, timeout_s: float) -> bool:
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        until = monotonic() + timeout_s
+        if not poller.poll(max(0.0, until - monotonic()) * 1000):
+            return False
+        try:
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        except ChildProcessError:
+            return True  # the program reaps its children in some other way (SIGCHLD ignored, a wait for any child)
+        return True
+
+
+def search_path() -> list[str]:
+    """The directories that hold labctl and what its keeper imports.
+
+    MachineError when a package is missing. The import system looks for them, since a directory of a package's name
+    (a clone beside the script) need not be the package.
+    """
+    from importlib.util import find_spec
+
+    found = [os.path.abspath(__file__).removesuffix("/labctl/lab/client/boot_process.py")]
+    for package in ("msgspec", "pyroute2"):
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise MachineError(f"lab: cannot start its keeper: {sys.executable} has no package {package}.")
+        found.append(os.path.dirname(os.path.dirname(os.path.abspath(spec.origin))))
+    return list(dict.fromkeys(found))
+
+
+def _high(descriptor: int, owner: ExitStack) -> int:
+    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+    owner.callback(os.close, copy)
+    return copy

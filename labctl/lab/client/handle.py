@@ -1,0 +1,601 @@
+"""`Lab`: what the owner of a lab holds. The keeper does the work; see docs/architecture.md.
+
+What the owner of a lab puts into its requests of its own: environment, directories, users, sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError
+from labctl.lab.client import registry
+from labctl.lab.client.boot_process import Boot, search_path
+from labctl.lab.client.process import Process
+from labctl.lab.client.rpc_client import Exchange, KeeperStopped
+from labctl.lab.protocol import (
+    VERSION,
+    Apply,
+    BeginChange,
+    BindSocket,
+    Describe,
+    Described,
+    Done,
+    Drop,
+    EndChange,
+    Frame,
+    Hello,
+    Identity,
+    Open,
+    OpenFile,
+    OpenLog,
+    OpenNetwork,
+    OpenSocket,
+    Pairs,
+    Processes,
+    ProcessRows,
+    PutFile,
+    Reconcile,
+    Request,
+    Restart,
+    SignalGroup,
+    SignalProcess,
+    Spawn,
+    SpawnCaller,
+    Spawned,
+    StartProcess,
+    Stay,
+    StopProcess,
+    Undrop,
+    WatchProcess,
+    Welcome,
+    WhenGone,
+)
+from labctl.typed import msgspec
+from labctl.unpatched import Socket
+
+if TYPE_CHECKING:
+    from labctl.lab.agent.client import Caller
+    from labctl.lab.client.lab_connection import Connection
+    from labctl.lab.client.process import WatchedProcess
+    from labctl.lab.protocol import Description, ProcessInfo
+    from labctl.plan.drop_rules import DropRule
+    from labctl.plan.operations import Operation, Plan
+
+
+def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
+    """The request to make the lab of that plan, with this process's environment and directory."""
+    from labctl.plan.operations import plan_to_json
+
+    cwd = working_directory()
+    visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
+    visible += [os.path.abspath(path) for path in visible_paths]
+    return Open(
+        lab=plan.topology,
+        topology=plan.topology,
+        uid=os.geteuid(),
+        plan=plan_to_json(plan),
+        environment=portable_pairs(os.environ.items()),
+        cwd=portable(cwd),
+        hidden_paths=tuple(map(portable, registry.hidden_directories(visible))),
+        visible_paths=tuple(map(portable, dict.fromkeys(visible))),
+    )
+
+
+def portable(text: str) -> str:
+    """A text of this process's command line, environment or file system as a process in UTF-8 mode has it.
+
+    The processes of a lab are in that mode, whatever the locale; the bytes are the same.
+    """
+    try:
+        return os.fsencode(text).decode(errors="surrogateescape")
+    except UnicodeEncodeError:  # from a file: characters that this locale does not have
+        return text
+
+
+def portable_pairs(pairs: Iterable[tuple[str, str]]) -> Pairs:
+    """`portable` for an environment."""
+    return tuple((portable(name), portable(value)) for name, value in pairs)
+
+
+def with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple[int, ...]]:
+    """The request with what the plan has outside the lab, and the sockets for it, which `stack` closes."""
+    if not any(node.nat or node.exposures or node.limits for node in plan.nodes):
+        return request, ()
+    from labctl.lab.client.boot_process import open_ports
+
+    exposed, descriptors = open_ports(plan.nodes, stack)
+    return msgspec.structs.replace(request, has_outside=True, exposed=exposed), descriptors
+
+
+def working_directory() -> str:
+    """This process's, `/` where it has been deleted."""
+    with contextlib.suppress(FileNotFoundError):  # it has been deleted
+        return os.getcwd()
+    return "/"
+
+
+def identity_of(user: str | None) -> tuple[Identity | None, Pairs]:
+    """Who a user (a name or number of this machine) is, and the environment that goes with it. InputError.
+
+    None for root, and for whoever this process runs as: that is whom a lab's programs run as anyway.
+    """
+    if user is None:
+        return None, ()
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        if user.isdecimal():
+            uid = int(user)
+            return (None if uid in (0, os.geteuid()) else (uid, uid, ())), ()
+        raise InputError(f"user {user}: this machine has none of that name (see `getent passwd`).") from None
+    if entry.pw_uid in (0, os.geteuid()):
+        return None, ()
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    environment = (
+        ("HOME", entry.pw_dir),
+        ("USER", entry.pw_name),
+        ("LOGNAME", entry.pw_name),
+        ("SHELL", entry.pw_shell or "/bin/sh"),
+    )
+    return (entry.pw_uid, entry.pw_gid, groups), environment
+
+
+def check_arguments(argv: Sequence[str], env: Mapping[str, str] | None, cwd: str | None) -> None:
+    """ValueError when execve(2) could not take them as they are."""
+    if not argv:
+        raise ValueError("argv is empty")
+    if any("\0" in text for text in (*argv, *(env or {}), *(env or {}).values(), cwd or "")):
+        raise ValueError(f"a null byte in the arguments, environment or directory of {argv[0]!r}")
+
+
+ANSWER_TIMEOUT_S = 30.0
+HANG_UP_TIMEOUT_S = 2.0
+
+
+class Lab:
+    """A topology that exists in the kernel, for as long as this handle does. Thread-safe.
+
+    Everything that a lab is ends with `close`, and with the end of the owning process, however that comes about.
+    """
+
+    def __init__(self, boot: Boot | Connection, name: str, nodes: tuple[str, ...], answer_timeout_s: float) -> None:
+        """For `open`, `up` and `attach`: takes over `boot`."""
+        self.name = name
+        self.nodes = nodes
+        self._boot = boot
+        self._exchange = Exchange(boot, name, answer_timeout_s)
+        self._unfinished: ExitStack | None = None  # what is held until a lab that is to stay does
+        self._unfinished_state = -1
+        self._published = False  # others find it, and yet it ends with this handle
+
+    @classmethod
+    def open(
+        cls,
+        plan: Plan,
+        *,
+        visible_paths: Iterable[str | os.PathLike[str]] = (),
+        deadline_s: float = ANSWER_TIMEOUT_S,
+        boot: Boot | None = None,
+    ) -> Self:
+        """Make the lab that `plan` describes; the caller closes it.
+
+        `visible_paths` stay visible on hosts although they lie under /tmp, /run or /dev/shm, as do this Python, labctl
+        and the working directory. `boot` is one that was started ahead; it is taken over. Raises MachineError when this
+        machine cannot have labs, KernelError when it refuses an operation, DeadlineExceeded after `deadline_s`.
+        """
+        lab = cls(boot or Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
+        try:
+            with ExitStack() as ports:
+                request, descriptors = with_ports(open_request(plan, visible_paths), plan, ports)
+                lab._done(request, descriptors, what="open the lab", timeout_s=deadline_s)
+        except BaseException:
+            lab.close()
+            raise
+        return lab
+
+    @classmethod
+    def up(
+        cls,
+        plan: Plan,
+        name: str,
+        *,
+        source: str = "",
+        visible_paths: Iterable[str | os.PathLike[str]] = (),
+        deadline_s: float = ANSWER_TIMEOUT_S,
+    ) -> Self:
+        """Make a lab that stays: as `open`, but not yet kept until `stay` is called; `close` before that ends it.
+
+        What is to be there from the first moment (services) is started between `up` and `stay`. `source` is what
+        `describe` tells of where the plan came from. InputError when the name is bad or in use.
+        """
+
+        if problem := registry.lab_name_problem(name):
+            raise InputError(f"The name `{name}` of a lab {problem}. Try --name.")
+        with ExitStack() as stack:
+            state = stack.enter_context(registry.opened_state())
+            stack.enter_context(registry.transition(state, name))
+            registry.check_free(state, name)
+            place, listener = registry.reserve(state, name)
+            with ExitStack() as theirs:
+                theirs.callback(place.close)
+                theirs.callback(os.close, listener)
+                try:
+                    boot = registry.boot_that_stays(place)
+                except BaseException:
+                    with contextlib.suppress(OSError):  # short of descriptors, perhaps: the next command sweeps it
+                        place.clear()
+                    raise
+                lab = cls(boot, name, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
+                lab._unfinished = stack.pop_all()
+                lab._unfinished_state = state
+                try:
+                    request = msgspec.structs.replace(
+                        open_request(plan, visible_paths),
+                        lab=name,
+                        source=source,
+                        stays=True,
+                    )
+                    request, descriptors = with_ports(request, plan, theirs)
+                    descriptors += (listener, *place.descriptors)
+                    lab._done(request, descriptors, what="make the lab", timeout_s=deadline_s)
+                except BaseException:
+                    theirs.close()
+                    lab.close()
+                    raise
+        return lab
+
+    def stay(self) -> None:
+        """The lab that `up` made is to stay: from here on others find it, and nothing ends it but `down`."""
+        self._done(Stay(), what="let the lab stay")
+        if isinstance(self._boot, Boot):
+            self._boot.let_go()
+        if self._unfinished is not None:
+            unfinished, self._unfinished = self._unfinished, None
+            unfinished.close()
+
+    def publish(self) -> None:
+        """Let others find the lab that `up` made, by its name; unlike one that stays, it ends with this handle."""
+        self._done(Stay(owned=True), what="publish the lab")
+        self._published = True
+        if self._unfinished is not None:
+            unfinished, self._unfinished = self._unfinished, None
+            unfinished.close()
+
+    @classmethod
+    def attach(cls, name: str | None = None, *, deadline_s: float = ANSWER_TIMEOUT_S) -> Self:
+        """A handle of a running lab (None: the only one); `close` leaves the lab as it is.
+
+        Programs spawned with the handle end with it (SIGHUP, SIGKILL after 1 s). InputError when there is no such
+        lab; DeadlineExceeded when its keeper does not answer (`labctl down --force`).
+        """
+        from labctl.lab.client import lab_connection
+
+        if name is None:
+            name = registry.choose(None)
+        elif problem := registry.lab_name_problem(name):
+            raise InputError(f"The name `{name}` of a lab {problem}.")
+        lab = cls(lab_connection.connect(name, deadline_s=deadline_s), name, (), deadline_s)
+        try:
+            try:
+                with lab_connection.credentials() as shown:
+                    welcome = lab._ask(Hello(VERSION), shown, what="greet the lab").message
+            except KeeperStopped:
+                raise
+            except DeadlineExceeded as error:
+                raise lab_connection.not_answering(name, deadline_s) from error
+            if not isinstance(welcome, Welcome) or welcome.version != VERSION:
+                raise LabError(
+                    f"lab {name}: was made by another version of labctl, which this one does not understand. "
+                    f"Try: labctl down {name}, and `labctl up` again."
+                )
+            lab.nodes = welcome.nodes
+        except BaseException:
+            lab.close()
+            raise
+        return lab
+
+    def describe(self) -> Description:
+        """What the keeper knows of its lab."""
+        answer = self._ask(Describe(), what="describe the lab").message
+        if not isinstance(answer, Described):
+            raise LabError(f"lab {self.name}: the keeper answered {answer} where it was to describe itself.")
+        return answer.description
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        """The programs of the lab: detached ones (also those that have ended) and those of clients."""
+        return self._processes(Processes(), what="list the processes")
+
+    def start_process(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        name: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        restart: Restart = Restart.NO,
+        terminal: tuple[int, int] | None = None,
+    ) -> ProcessInfo:
+        """Start a program that outlives this handle; its output goes to its log (`registry.log_paths`).
+
+        With `terminal` (rows, columns) it has a terminal of its own, and its log what it writes there.
+
+        `name` is as a node's name and unique on the node among those that run ("": made from argv[0]). InputError when
+        the name is bad or in use, KernelError when it cannot be run.
+        """
+        check_arguments(argv, env, cwd)
+        identity, environment = identity_of(user)
+        request = StartProcess(
+            node=node,
+            name=name,
+            argv=tuple(portable(os.fspath(argument)) for argument in argv),
+            environment=portable_pairs((*environment, *(env or {}).items())),
+            cwd=None if cwd is None else portable(cwd),
+            user=identity,
+            restart=Restart(restart),
+            terminal=terminal,
+        )
+        (info,) = self._processes(request, what=f"start {argv[0]} on {node}")
+        return info
+
+    def stop_process(self, node: str, name: str, number: int = signal.SIGTERM) -> ProcessInfo:
+        """End a detached process: a signal to its process group, SIGKILL after 2 s; returns when it has ended."""
+        (info,) = self._processes(StopProcess(node, name, int(number)), what=f"stop {name} on {node}")
+        return info
+
+    def signal_process(self, node: str, name: str, number: int, *, group: bool = False) -> bool:
+        """Send a signal to a detached process (`group`: to its process group); False when it does not run.
+
+        One that ends by it is started again where its `restart` says so.
+        """
+        return bool(self._done(SignalProcess(node, name, int(number), group), what=f"signal {name} on {node}"))
+
+    def watch_process(self, node: str, name: str) -> WatchedProcess:
+        """A detached process as it goes on; the caller closes what it gets. InputError when none has that name."""
+        from labctl.lab.client.process import WatchedProcess
+
+        def watch(*, news: bool) -> tuple[int, ...]:
+            return self._ask(WatchProcess(node, name, news), what=f"watch {name} on {node}").descriptors
+
+        return WatchedProcess(self, node, name, watch)
+
+    def read_log(self, node: str, name: str) -> bytes:
+        """What a detached process has written and its log still has."""
+        frame = self._ask(OpenLog(node, name), what=f"read the log of {name} on {node}")
+        parts = []
+        for descriptor in frame.descriptors:
+            with open(descriptor, "rb") as file:
+                parts.append(file.read())
+        return b"".join(parts)
+
+    def reconcile(self, plan: Plan, *, source: str = "") -> None:
+        """Change the running lab to what `plan` describes, whole or not at all; what both have in common goes on."""
+        from labctl.plan.operations import plan_to_json
+
+        request = Reconcile(plan.topology, plan_to_json(plan), source)
+        self._done(request, what="reconcile the lab")
+        self.nodes = tuple(node.name for node in plan.nodes)
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Around a change of the lab that takes more than one request: alone, and whole or not at all.
+
+        When the `with` is left by an exception, or this process ends in it, however, the keeper undoes what was done in
+        it with `reconcile`, `start_process` and `stop_process`. What is started again is not waited for.
+        """
+        self._done(BeginChange(), what="begin to change it, as another labctl does")
+        try:
+            yield
+        except Exception as error:
+            try:
+                self._done(EndChange(keep=False), what="undo the change")
+            except LabctlError as problem:
+                raise LabError(f"{error} And it could not all be put back: {problem}") from error
+            raise
+        except BaseException:  # an interruption, perhaps in the middle of a request: the keeper sees the end of this
+            self.close()
+            raise
+        self._done(EndChange(keep=True), what="end the change")
+
+    def down(self, *, force: bool = False, deadline_s: float = 10.0) -> None:
+        """End the lab, whoever uses it; returns when keeper and boot are gone. See `registry.take_down`."""
+        self.close()
+        registry.take_down(self.name, force=force, deadline_s=deadline_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._exchange.is_closed else "gone" if self._exchange.gone else f"{len(self.nodes)} nodes"
+        return f"<Lab {self.name}, {state}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can be made: it has not been closed, and the lab has not gone."""
+        return not self._exchange.is_closed and self._exchange.gone is None
+
+    def spawn(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        user: str | None = None,
+        terminal: tuple[int, int] | None = None,
+        is_terminal_plain: bool = False,
+    ) -> Process:
+        """Start a program on the node; the caller closes the `Process`, which does not end it.
+
+        `user` is a name or number of this machine. `terminal` (rows, columns) gives it a terminal of its own instead of
+        `stdout`, `stderr` and, if it is not given, `stdin`: `Process.terminal` is then the descriptor of the terminal's
+        other side (the master). A plain one does not change line ends and does not echo.
+
+        `env` is over the owner's environment and the node's. Descriptors stay the caller's; None is /dev/null. It is
+        the leader of a session and process group of its own. KernelError when it cannot be run (ENOENT: is not there).
+        """
+        check_arguments(argv, env, cwd)
+        given = (stdin, None, None) if terminal else (stdin, stdout, stderr)
+        identity, environment = identity_of(user)
+        request = Spawn(
+            node=node,
+            argv=tuple(portable(os.fspath(argument)) for argument in argv),
+            environment=portable_pairs((*environment, *(env or {}).items())),
+            cwd=None if cwd is None else portable(cwd),
+            stdio=(given[0] is not None, given[1] is not None, given[2] is not None),
+            user=identity,
+            terminal=terminal,
+            is_terminal_plain=is_terminal_plain,
+        )
+        descriptors = tuple(descriptor for descriptor in given if descriptor is not None)
+        frame = self._ask(request, descriptors, what=f"start {argv[0]} on {node}")
+        process = self._process(frame, node, tuple(argv))
+        if terminal:
+            process.terminal = frame.descriptors[2]
+        return process
+
+    def caller(self, node: str, name: str = "") -> Caller:
+        """A new process on the node that makes socket calls; the caller of this closes it."""
+        from labctl.lab.agent.client import Caller
+
+        frame = self._ask(SpawnCaller(node, name), what=f"start a caller on {node}")
+        channel = Socket(fileno=frame.descriptors[2])
+        process = self._process(frame, node, ("caller", name) if name else ("caller",))
+        return Caller(process=process, channel=channel, name=name)
+
+    def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
+        """An ordinary socket that lives in the node's network namespace; the caller owns it."""
+        request = OpenSocket(node, int(family), int(type), proto)
+        frame = self._ask(request, what=f"make a socket on {node}")
+        return Socket(fileno=frame.descriptors[0])
+
+    def network(self, node: str) -> int:
+        """A (close-on-exec) descriptor of the node's network namespace, for setns(2); the caller owns it."""
+        frame = self._ask(OpenNetwork(node), what=f"open the network namespace of {node}")
+        return frame.descriptors[0]
+
+    def open_file(self, node: str, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
+        """open(2) as a process on the node would; the caller owns the (close-on-exec) descriptor. KernelError."""
+        frame = self._ask(OpenFile(node, portable(path), flags, mode), what=f"open {path} on {node}")
+        return frame.descriptors[0]
+
+    def bind_socket(self, node: str, descriptor: int, path: str) -> None:
+        """bind(2) of an AF_UNIX socket to a path of the node, which may be relative to the working directory.
+
+        The descriptor stays the caller's. KernelError.
+        """
+        what = f"bind a socket to {path} on {node}"
+        self._done(BindSocket(node, portable(path), portable(working_directory())), (descriptor,), what=what)
+
+    def apply(self, operations: Iterable[Operation]) -> None:
+        """Carry out operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
+        from labctl.plan.operations import operations_to_json
+
+        self._done(Apply(operations_to_json(operations)), what="apply operations")
+
+    def when_gone(self, operations: Iterable[Operation] = (), undrop: Iterable[str] = ()) -> None:
+        """What a lab that stays is to do when this client is gone, be it killed; instead of what was said before.
+
+        Operations on interfaces that are no more are left out, and so are nodes (`undrop`: which drop nothing more).
+        """
+        from labctl.plan.operations import operations_to_json
+
+        self._done(WhenGone(operations_to_json(operations), tuple(undrop)), what="say what is to be done afterwards")
+
+    def drop(self, node: str, rule: DropRule) -> None:
+        """Drop the packets of the node that `rule` describes, until `undrop`."""
+        from labctl.plan import drop_rules
+
+        self._done(Drop(node, drop_rules.to_json(rule)), what=f"drop packets on {node}")
+
+    def undrop(self, node: str) -> None:
+        """Drop nothing more on the node."""
+        self._done(Undrop(node), what=f"undo drops on {node}")
+
+    def put_file(self, name: str, data: bytes, mode: int = 0o644) -> str:
+        """Put a file into the directory that all hosts share; returns its path there.
+
+        A program that is put at `bin/NAME` with mode 0o755 is found by its name on every host.
+        """
+        content = os.memfd_create("labctl-file", os.MFD_CLOEXEC)
+        try:
+            with open(content, "wb", closefd=False) as file:
+                file.write(data)
+            self._done(PutFile(name, mode), (content,), what=f"put the file {name}")
+        finally:
+            os.close(content)
+        return f"/run/lab/{name}"
+
+    def close(self) -> None:
+        """End the lab and every process in it; returns when the keeper has been reaped. Idempotent.
+
+        A lab that stays is left as it is, but for the programs that were spawned with this handle. The kernel frees
+        namespaces and interfaces after that in its own time (some 100 ms). In a process that was forked by the lab's
+        owner it lets go of the copies of the descriptors, and the lab goes on.
+        """
+        if self._exchange.is_forked:
+            self._exchange.is_closed = True
+            self._boot.forget()
+            return
+        idle = self._exchange.hang_up(HANG_UP_TIMEOUT_S)
+        try:
+            self._boot.close()
+        finally:
+            unfinished, self._unfinished = self._unfinished, None
+            if unfinished is not None:
+                with unfinished:
+                    registry.end_unfinished(self._unfinished_state, self.name)
+            elif self._published:
+                self._published = False
+                with contextlib.suppress(InputError):  # it has gone already
+                    registry.take_down(self.name, force=True)
+            if idle:
+                self._exchange.let_go()
+
+    def _processes(self, request: Request, *, what: str) -> tuple[ProcessInfo, ...]:
+        answer = self._ask(request, what=what).message
+        if not isinstance(answer, ProcessRows):
+            raise LabError(f"lab {self.name}: the keeper answered {answer} where it was to {what}.")
+        return answer.rows
+
+    def _process(self, frame: Frame, node: str, argv: tuple[str, ...]) -> Process:
+        spawned = frame.message
+        if not isinstance(spawned, Spawned):
+            raise LabError(f"lab {self.name}: the keeper answered {spawned} to a request to start {argv[0]}.")
+        status, pidfd, *_ = frame.descriptors
+        of_keeper = spawned.process  # its number in the keeper's PID namespace
+
+        def signal_group(number: int) -> None:
+            self._done(SignalGroup(of_keeper, number), what="signal a process group")
+
+        return Process(self.name, node, argv, spawned.pid, status, pidfd, signal_group)
+
+    def _done(
+        self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
+    ) -> int:
+        frame = self._ask(request, descriptors, what=what, timeout_s=timeout_s)
+        return frame.message.value if isinstance(frame.message, Done) else 0
+
+    def _ask(
+        self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
+    ) -> Frame:
+        return self._exchange.ask(request, descriptors, what=what, timeout_s=timeout_s)

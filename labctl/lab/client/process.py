@@ -1,0 +1,233 @@
+"""`WatchedProcess`: a detached process of a lab, as somebody follows it who need not be who started it.
+
+`Process`: a program, or a caller, on a node of a lab, as the one who started it holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from labctl.errors import LabctlError, LabGone
+from labctl.lab.keeper.process_table import HALF_BYTES, SWITCH
+from labctl.lab.protocol import ProcessNews, ProcessState
+
+if TYPE_CHECKING:
+    from labctl.lab.client.handle import Lab
+
+
+STATUS = struct.Struct("=i")
+
+
+class Process:
+    """A program (or caller) on a node. Owns a pidfd and a status pipe; closing it does not end the program."""
+
+    def __init__(
+        self,
+        lab: str,
+        node: str,
+        argv: tuple[str, ...],
+        pid: int,
+        status: int,
+        pidfd: int,
+        signal_group: Callable[[int], None],
+    ) -> None:
+        """For `Lab`: takes over the descriptors."""
+        self.node = node
+        self.argv = argv
+        self.pid = pid  # on its host
+        self.pidfd = pidfd
+        self.terminal: int | None = None  # the other side of its terminal, when it was given one
+        self._lab = lab
+        self._signal_group = signal_group
+        self._status = status
+        self._reading = threading.Lock()
+        self._returned: int | None = None
+        os.set_blocking(status, False)
+
+    def __repr__(self) -> str:
+        if self._returned is None:
+            state = "closed" if self._status == -1 else "running"
+        else:
+            code = self._returned
+            state = f"exited with signal {-code}" if code < 0 else f"exited with status {code}"
+        return f"<Process {' '.join(self.argv)!r} on {self.node}, {state}>"
+
+    def fileno(self) -> int:
+        """The status pipe, for selectors: readable when the process has ended (or the lab is gone)."""
+        return self._status
+
+    def has_ended(self) -> bool:
+        """Whether the kernel says so (pidfd_open(2)); what it ended with may take `wait` a moment longer to learn."""
+        if self._returned is not None:
+            return True
+        if self.pidfd == -1:
+            raise RuntimeError(f"{self!r} has been closed; cannot ask whether it runs")
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(0))
+
+    @property
+    def returncode(self) -> int | None:
+        """What `wait` returned last, None before that."""
+        return self._returned
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """The exit status, or minus the signal's number; None when it still runs after `timeout_s` (None: for ever).
+
+        LabGone when the lab has ended and took the process with it.
+        """
+        if self._returned is not None:
+            return self._returned
+        if self._status == -1:
+            raise RuntimeError(f"{self!r} has been closed; cannot wait for it")
+        poller = select.poll()
+        poller.register(self._status, select.POLLIN)
+        if not poller.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000):
+            return None
+        with self._reading:
+            if self._returned is None:
+                try:
+                    told = os.read(self._status, STATUS.size)
+                except BlockingIOError:
+                    return self._returned
+                if len(told) != STATUS.size:
+                    raise LabGone(f"lab {self._lab}: it has ended, and with it {self.argv[0]} on {self.node}.")
+                (self._returned,) = STATUS.unpack(told)
+        return self._returned
+
+    def signal(self, number: int, *, group: bool = False) -> None:
+        """Send a signal to the process (`group`: to its process group). One that has ended already is left alone."""
+        if group:
+            self._signal_group(number)
+            return
+        if self.pidfd == -1:
+            raise RuntimeError(f"{self!r} has been closed; cannot signal it")
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def close(self) -> None:
+        """Let go of the descriptors; the program goes on until it ends or the lab does. Idempotent."""
+        status, self._status = self._status, -1
+        pidfd, self.pidfd = self.pidfd, -1
+        terminal, self.terminal = self.terminal, None
+        for descriptor in (status, pidfd, terminal):
+            if descriptor is not None and descriptor != -1:
+                os.close(descriptor)
+
+
+CHUNK_BYTES = 1 << 16
+
+
+class Watch(Protocol):
+    """Asks the keeper for descriptors: of the news, if wanted, of the log's newer half, and of the streams of that."""
+
+    def __call__(self, *, news: bool) -> tuple[int, ...]: ...
+
+
+class WatchedProcess:
+    """A detached process: how it is doing, and what it writes. Owns descriptors; closing it does not end the process.
+
+    Signals may be sent from any thread; news and output are taken by one.
+    """
+
+    def __init__(self, lab: Lab, node: str, name: str, watch: Watch) -> None:
+        """For `Lab.watch_process`."""
+        self.node = node
+        self.name = name
+        self.news = ProcessNews(ProcessState.RUNNING, 0, 0, None, False)
+        self._lab = lab
+        self._watch = watch
+        self._news_pipe, self._log, self._streams = watch(news=True)
+        self._at = 0  # bytes of the log's newer half that have been read
+        self._switches: deque[tuple[int, int]] = deque()  # offset, stream: those that lie ahead
+        self._stream = 0
+        self._take_one()
+
+    def __repr__(self) -> str:
+        return f"<WatchedProcess {self.name} on {self.node}, {self.news.state.value}>"
+
+    @property
+    def pid(self) -> int:
+        """Its number on its host; 0 when it does not run."""
+        return self.news.pid
+
+    def fileno(self) -> int:
+        """For selectors: readable when there is news of it (or the lab is gone)."""
+        return self._news_pipe
+
+    def take_news(self, heard: Callable[[ProcessNews], None]) -> bool:
+        """Hand over each change since the last call; False when there will be no more."""
+        while True:
+            try:
+                is_there = self._take_one()
+            except BlockingIOError:
+                return True
+            if not is_there:
+                return False
+            heard(self.news)
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """What it has written since the last call, in pieces with the stream of each: 0 stdout, 1 stderr."""
+        while data := self._read_chunk():
+            while switches := os.read(self._streams, CHUNK_BYTES // SWITCH.size * SWITCH.size):
+                self._switches.extend(SWITCH.iter_unpack(switches))
+            while data:
+                while self._switches and self._switches[0][0] <= self._at:
+                    self._stream = self._switches.popleft()[1]
+                length = min(len(data), self._switches[0][0] - self._at) if self._switches else len(data)
+                yield self._stream, data[:length]
+                self._at += length
+                data = data[length:]
+
+    def signal(self, number: int, *, group: bool = False) -> bool:
+        """Send a signal to it (`group`: to its process group); False when it does not run."""
+        return self._lab.signal_process(self.node, self.name, number, group=group)
+
+    def stop(self, number: int) -> None:
+        """End it by this signal, SIGKILL after 2 s; it is not started again. Returns when it has ended."""
+        self._lab.stop_process(self.node, self.name, number)
+
+    def close(self) -> None:
+        """Let go of the descriptors. Idempotent."""
+        descriptors = self._news_pipe, self._log, self._streams
+        self._news_pipe = self._log = self._streams = -1
+        for descriptor in descriptors:
+            if descriptor != -1:
+                os.close(descriptor)
+
+    def _take_one(self) -> bool:
+        data = os.read(self._news_pipe, ProcessNews.LAYOUT.size)
+        if len(data) == ProcessNews.LAYOUT.size:
+            self.news = ProcessNews.unpack(data)
+        return bool(data)
+
+    def _read_chunk(self) -> bytes:
+        data = os.pread(self._log, CHUNK_BYTES, self._at)
+        if not data and self._at >= HALF_BYTES and self._begin_half():
+            data = os.pread(self._log, CHUNK_BYTES, 0)
+        return data
+
+    def _begin_half(self) -> bool:
+        """Go on with the next half of the log, if it has been begun."""
+        with suppress(LabctlError, RuntimeError):  # the lab has ended or was closed: nothing more is written
+            log, streams = self._watch(news=False)
+            if os.fstat(log).st_ino == os.fstat(self._log).st_ino:
+                os.close(log)
+                os.close(streams)
+                return False
+            os.close(self._log)
+            os.close(self._streams)
+            self._log, self._streams = log, streams
+            self._at, self._stream = 0, 0
+            self._switches.clear()
+            return True
+        return False

@@ -1,0 +1,416 @@
+"""The file tree of one host: placed files, binds and private directories.
+
+All of it happens in the host's own mount namespace, in its init, before the first program. Placed files lie
+on a tmpfs of the host's. Where a directory of the machine gets entries that it has not, an overlayfs joins the two, and
+nothing is written to the machine; where the kernel refuses it, a directory with binds of the machine's entries does.
+
+What belongs into every host's /run: the directories that systemd would make there for installed packages.
+
+These are the `d` and `D` lines of tmpfiles.d(5), `RuntimeDirectory=` of services and what they make by mkdir(1) in
+`ExecStartPre=` (systemd.exec(5)), and home directories of accounts. Without them many servers do not start: sshd
+requires /run/sshd, FRR /run/frr, mosquitto /run/mosquitto, BIRD /run/bird. Whether such a service runs does not matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from labctl.errors import KernelError
+from labctl.kernel import mounts
+from labctl.topology.model import OWN_DIRECTORIES, Bind, FileTree, PlacedFile, entries_of, lies_in
+
+_HIDDEN_SOURCE = "A lab sees the machine's /tmp and /run as far as its file named sources there when the lab was made."
+UNMAPPED = 65534  # what stat(2) shows for an id that a user namespace has not (user_namespaces(7))
+
+
+@dataclass(slots=True)
+class _Layer:
+    """What a directory of the machine has in this host besides its own entries."""
+
+    lower: int  # descriptor of the machine's directory
+    upper: str  # directory of the host's
+    work: str
+
+
+@dataclass(slots=True)
+class _Building:
+    store: str
+    own_devices: frozenset[int]  # st_dev of what is the host's own
+    owners: dict[str, tuple[int, int]] | None  # by the machine's directory, where stat(2) does not give them
+    layers: dict[str, _Layer] = field(default_factory=dict)  # by the machine's directory
+    backing: dict[str, str] = field(default_factory=dict)  # of private directories: where their content lies now
+    over: dict[str, str] = field(default_factory=dict)  # path: what is to be bound there
+
+
+def furnish(
+    tree: FileTree, own_places: Iterable[str], store: str, subject: str, *, rootless: bool, overlay: bool = True
+) -> None:
+    """Give the calling process's mount namespace the files, binds and private directories of `tree`.
+
+    Args:
+        tree: what the host has of its own.
+        own_places: directories that are the host's own already.
+        store: a path where nothing is; a tmpfs is mounted there for a moment.
+        subject: what error messages name.
+        rootless: the process is root in a user namespace only.
+        overlay: whether to try overlayfs.
+
+    Raises:
+        KernelError: names `subject` and the path.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.umask, os.umask(0o022))
+        os.makedirs(store)
+        mounts.mount_tmpfs(store, "700")
+        stack.callback(os.rmdir, store)
+        stack.callback(mounts.detach, store)
+        owners = {path: (uid, gid) for path, uid, gid in tree.owners} if rootless else None
+        building = _Building(store, frozenset(os.stat(place).st_dev for place in ("/", *own_places)), owners)
+        sources: dict[str, int] = {}
+        for bind in tree.binds:
+            with _failing_as(subject, f"bind {bind.source}"):
+                sources[bind.path] = os.open(bind.source, os.O_PATH | os.O_CLOEXEC)
+                stack.callback(os.close, sources[bind.path])
+        for path in sorted(tree.private):
+            with _failing_as(subject, f"make {path} private"):
+                _make_private(building, path)
+        for file in tree.files:
+            with _failing_as(subject, f"place {file.path}"):
+                _place(building, file)
+        for bind in tree.binds:
+            with _failing_as(subject, f"bind {bind.source} at {bind.path}"):
+                _make_mount_point(building, bind, sources[bind.path])
+        for layer in building.layers.values():
+            stack.callback(os.close, layer.lower)
+        targets = frozenset((*tree.private, *(one.path for one in tree.files), *(one.path for one in tree.binds)))
+        for directory in sorted(building.layers):  # outer ones first
+            with _failing_as(subject, f"give {directory} files of its own"):
+                _join(directory, building.layers[directory], targets, rootless=rootless, overlay=overlay)
+        for path in sorted({*building.over, *sources}):
+            with _failing_as(subject, f"mount {path}"):
+                if path in building.over:
+                    mounts.bind(building.over[path], path)
+                else:
+                    bind = next(one for one in tree.binds if one.path == path)
+                    target, source = os.path.realpath(path), os.path.realpath(bind.source)
+                    mounts.bind(f"/proc/self/fd/{sources[path]}", target, read_only=not bind.writable)
+                    if lies_in(store, source):  # a bind has what is mounted below its source, the store of now included
+                        mounts.detach(os.path.join(target, os.path.relpath(store, source)))
+
+
+def _located(building: _Building, path: str) -> str:
+    """Where what belongs at `path` is to be written now; its directories are there then."""
+    for private, backing in building.backing.items():
+        if path != private and lies_in(path, private):
+            target = backing + path[len(private) :]
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            return target
+    above, name = os.path.split(path)
+    missing = [name]
+    while not os.path.isdir(above):
+        above, name = os.path.split(above)
+        missing.insert(0, name)
+    directory = os.path.realpath(above)
+    if os.stat(directory).st_dev in building.own_devices:
+        target = os.path.join(directory, *missing)
+    else:
+        target = os.path.join(_layer(building, directory).upper, *missing)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    return target
+
+
+def _layer(building: _Building, directory: str) -> _Layer:
+    if directory not in building.layers:
+        base = os.path.join(building.store, str(len(building.layers)))
+        lower = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        layer = building.layers[directory] = _Layer(lower, f"{base}/upper", f"{base}/work")
+        os.makedirs(layer.work)
+        _make_alike(building, layer.upper, directory)
+    return building.layers[directory]
+
+
+def _make_alike(building: _Building, path: str, directory: str) -> None:
+    """A new directory with the owner, where the lab has an id for it, and the mode of the machine's directory."""
+    info = os.stat(directory)
+    uid, gid = info.st_uid, info.st_gid
+    if building.owners is not None:
+        machines_uid, machines_gid = building.owners.get(os.path.realpath(directory), (0, 0))
+        uid, gid = machines_uid if uid == UNMAPPED else uid, machines_gid if gid == UNMAPPED else gid
+    os.mkdir(path)
+    give(path, uid, gid)
+    os.chmod(path, stat.S_IMODE(info.st_mode))
+
+
+def give(path: str, uid: int, gid: int) -> None:
+    """Make them the owner; without an id for them the lab's root stays it."""
+    with contextlib.suppress(OSError):  # an ordinary user's lab has few ids; what it has no id for stays root's
+        os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def _is_covered(building: _Building, path: str) -> bool:
+    """Whether the machine has nothing at the path as the host will see it: it lies in a private directory."""
+    return any(lies_in(path, private) for private in building.backing)
+
+
+def _make_private(building: _Building, path: str) -> None:
+    if not _is_covered(building, path) and os.path.isdir(path):
+        backing = os.path.join(building.store, f"private-{len(building.backing)}")
+        _make_alike(building, backing, path)
+        building.over[os.path.realpath(path)] = backing
+    else:
+        backing = _located(building, path)
+        os.makedirs(backing, exist_ok=True)
+    building.backing[path] = backing
+
+
+def _place(building: _Building, file: PlacedFile) -> None:
+    owner = ids_of(file.owner) if file.owner else None
+    if file.content is not None:
+        _write(_located(building, file.path), file.content.encode(), 0o644 if file.mode is None else file.mode, owner)
+        return
+    for source, relative in entries_of(file.source):
+        path = os.path.normpath(os.path.join(file.path, relative))
+        info = os.stat(source) if not relative else os.lstat(source)
+        mode = stat.S_IMODE(info.st_mode) if file.mode is None or relative else file.mode
+        if stat.S_ISDIR(info.st_mode):
+            there = os.path.isdir(path) and not _is_covered(building, path)
+            if there and not relative and os.stat(path).st_dev not in building.own_devices:
+                _layer(building, os.path.realpath(path))  # what is written there is the host's, too
+            elif path not in building.backing and not there:
+                target = _located(building, path)
+                os.makedirs(target, exist_ok=True)
+                os.chmod(target, mode)
+                give(target, *(owner or (0, 0)))
+        elif stat.S_ISLNK(info.st_mode):
+            target = _located(building, path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)
+            os.symlink(os.readlink(source), target)
+            give(target, *(owner or (0, 0)))
+        else:
+            with open(source, "rb") as stream:
+                _write(_located(building, path), stream.read(), mode, owner)
+
+
+def _write(target: str, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target)  # it may be a link to elsewhere
+    with open(target, "xb") as file:
+        file.write(data)
+    give(target, *(owner or (0, 0)))
+    os.chmod(target, mode)
+
+
+def _make_mount_point(building: _Building, bind: Bind, source: int) -> None:
+    is_directory = stat.S_ISDIR(os.stat(source).st_mode)
+    there = os.path.lexists(bind.path) and os.path.isdir(bind.path) == is_directory
+    if there and not _is_covered(building, bind.path):
+        return
+    target = _located(building, bind.path)
+    if is_directory:
+        os.makedirs(target, exist_ok=True)
+    else:
+        _write(target, b"", 0o644, None)
+
+
+def _join(directory: str, layer: _Layer, targets: frozenset[str], *, rootless: bool, overlay: bool) -> None:
+    """`directory` has the layer's entries and, where they do not hide them, the machine's."""
+    lower = f"/proc/self/fd/{layer.lower}"
+    below = [path for path in mounts.mounted_below(directory) if not any(lies_in(path, target) for target in targets)]
+    kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in below}
+    try:
+        if not os.access(lower, os.X_OK):  # a program of an ordinary user's lab cannot see the machine's entries
+            mounts.bind(layer.upper, directory)
+            return
+        joined = overlay and mounts.mount_overlay(directory, lower, layer.upper, layer.work, in_user_namespace=rootless)
+        if not joined:
+            with os.scandir(lower) as entries:
+                for entry in entries:
+                    if not os.path.lexists(f"{layer.upper}/{entry.name}"):
+                        _mirror(entry, f"{layer.upper}/{entry.name}")
+            mounts.bind(layer.upper, directory)
+            return
+        for path, descriptor in kept.items():  # an overlay has the directories without what is mounted there
+            mounts.bind(f"/proc/self/fd/{descriptor}", path)
+    finally:
+        for descriptor in kept.values():
+            os.close(descriptor)
+
+
+def _mirror(entry: os.DirEntry[str], target: str) -> None:
+    if entry.is_symlink():
+        os.symlink(os.readlink(entry.path), target)
+        return
+    if entry.is_dir():
+        os.mkdir(target)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    mounts.bind(entry.path, target)
+
+
+def ids_of(owner: str) -> tuple[int, int]:
+    """The user's and the group's id, as this machine's databases have them. OSError for unknown names."""
+    import grp
+    import pwd
+
+    user, colon, group = owner.partition(":")
+    try:
+        if user.isdigit():
+            uid, gid = int(user), int(user)
+        else:
+            entry = pwd.getpwnam(user)
+            uid, gid = entry.pw_uid, entry.pw_gid
+        if colon:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise OSError(0, f"this machine has no user or group `{owner}`") from None
+    return uid, gid
+
+
+@contextlib.contextmanager
+def _failing_as(subject: str, attempted: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        detail = str(error) if error.errno else error.strerror or ""
+        covered = any(lies_in(str(error.filename or ""), place) for place in OWN_DIRECTORIES)
+        hint = _HIDDEN_SOURCE if error.errno == errno.ENOENT and covered else ""
+        raise KernelError(subject, attempted, error.errno or 0, detail=detail, hint=hint) from error
+
+
+TMPFILES = ("/etc/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")  # of equal names the first counts
+UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+PASSWD = "/etc/passwd"
+_NOT_MADE = ("/run/systemd", "/run/lab")  # programs take the first for a running systemd; the second is labctl's
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """A directory that belongs into /run."""
+
+    path: str
+    mode: int = 0o755
+    owner: str = ""  # USER or USER:GROUP; "" for root
+
+
+LOCK = RunDirectory("/run/lock", 0o1777)
+
+
+class RunDirectories:
+    """The directories of this machine's packages; looked for once, when they are first wanted."""
+
+    def __init__(self) -> None:
+        self._found: tuple[RunDirectory, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"<RunDirectories, {'not looked for' if self._found is None else len(self._found)}>"
+
+    def get(self) -> tuple[RunDirectory, ...]:
+        """All of them, each after those that it lies in."""
+        if self._found is None:
+            self._found = run_directories()
+        return self._found
+
+
+def run_directories(
+    tmpfiles: Iterable[str] = TMPFILES, units: Iterable[str] = UNITS, passwd: str = PASSWD
+) -> tuple[RunDirectory, ...]:
+    """What packages want in /run, each after those that it lies in."""
+    found = {LOCK.path: LOCK}
+    for line in _lines(tmpfiles, ".conf"):
+        if directory := _of_tmpfiles(line.split()):
+            found.setdefault(directory.path, directory)
+    for text in _texts(units, ".service"):
+        if "RuntimeDirectory=" in text or "mkdir" in text:
+            for directory in _of_unit(text):
+                found.setdefault(directory.path, directory)
+    for line in _lines_of(passwd):
+        fields = line.split(":")
+        if len(fields) == 7 and (home := _directory(fields[5], "", fields[2], fields[3])):
+            found.setdefault(home.path, home)
+    return tuple(found[path] for path in sorted(found))
+
+
+def make(directories: Iterable[RunDirectory]) -> None:
+    """Make them in the calling process's /run. What cannot be made, or given to its owner, stays as it is."""
+    for one in directories:
+        with contextlib.suppress(OSError):
+            os.makedirs(one.path, exist_ok=True)
+            os.chmod(one.path, one.mode)
+            if one.owner:
+                give(one.path, *ids_of(one.owner))
+
+
+def _of_tmpfiles(words: list[str]) -> RunDirectory | None:
+    """The directory in /run that a line of tmpfiles.d(5) makes; None for all other lines."""
+    if len(words) < 2 or words[0].rstrip("!-+=~^$") not in ("d", "D"):
+        return None
+    mode, user, group = (*(word.lstrip(":~") for word in words[2:5]), "-", "-", "-")[:3]
+    return _directory(words[1], mode, "" if user == "-" else user, "" if group == "-" else group)
+
+
+def _of_unit(text: str) -> Iterator[RunDirectory]:
+    """The directories that a service has systemd make."""
+    settings: dict[str, str] = {}
+    before: list[list[str]] = []
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        settings[key.strip()] = value.strip()
+        if key.strip() == "ExecStartPre":
+            before.append(value.strip().lstrip("-+!@:").split())
+    mode, user, group = (settings.get(key, "") for key in ("RuntimeDirectoryMode", "User", "Group"))
+    for name in settings.get("RuntimeDirectory", "").split():
+        directory = _directory(f"/run/{name.partition(':')[0]}", mode, user, group)
+        if directory is not None:
+            yield directory
+    for words in before:
+        if words and os.path.basename(words[0]) == "mkdir":
+            at = words.index("-m") if "-m" in words[:-1] else -1
+            for path in words[1:]:
+                owner = next((chown[1] for chown in before if _is_chown(chown) and path in chown[2:]), "")
+                user, _, group = owner.partition(":")
+                directory = _directory(path, words[at + 1] if at > 0 else "", user, group)
+                if directory is not None:
+                    yield directory
+
+
+def _is_chown(words: list[str]) -> bool:
+    return len(words) > 2 and os.path.basename(words[0]) == "chown"
+
+
+def _directory(written: str, mode: str, user: str, group: str) -> RunDirectory | None:
+    path = os.path.normpath(written.removeprefix("/var") if written.startswith("/var/run/") else written)
+    if not path.startswith("/run/") or "%" in path or any(lies_in(path, place) for place in _NOT_MADE):
+        return None
+    digits = int(mode, 8) if mode and set(mode) <= set("01234567") else 0o755
+    owner = "" if user in ("", "root") and group in ("", "root") else f"{user or 'root'}:{group}".rstrip(":")
+    return RunDirectory(path, digits, owner)
+
+
+def _lines_of(path: str) -> list[str]:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().splitlines()
+    return []
+
+
+def _lines(places: Iterable[str], suffix: str) -> Iterator[str]:
+    for text in _texts(places, suffix):
+        yield from text.splitlines()
+
+
+def _texts(places: Iterable[str], suffix: str) -> Iterator[str]:
+    """The files with that suffix, in the order of their names; of equal names, that in the first of the places."""
+    files: dict[str, str] = {}
+    for place in places:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(place):
+                if name.endswith(suffix):
+                    files.setdefault(name, os.path.join(place, name))
+    for name in sorted(files):
+        with contextlib.suppress(OSError), open(files[name], encoding="utf-8", errors="replace") as file:
+            yield file.read()

@@ -1,0 +1,1 @@
+"""Programs on hosts: started, their output kept, waited for, stopped."""

@@ -1,0 +1,214 @@
+"""What a report says of a test that failed: the calls of all hosts, outputs, sockets, and where artifacts lie.
+
+pytest on GitHub's runners: annotations of failed scenarios, and the job's summary, once a session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+import labctl
+from labctl.errors import LabctlError, describe_errno
+from labctl.printable import in_log, painted
+from labctl.pytest_plugin import LABS, SCENARIO_RUN, SCENARIO_SEEN, USED_LABS
+from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, on_github, seed_of
+from labctl.report.terminal import Look, look_of
+from labctl.scenario.results import RunResult
+from labctl.unpatched import monotonic
+
+SECTION = "labctl"
+_OWN_CODE = Path(labctl.__file__).parent
+_LONGEST_NAME = 120
+_TELLING = (OSError, RuntimeError, ValueError)  # what else labctl raises with a message for people
+
+
+def look() -> Look:
+    """How a report is drawn: as wide as the terminal, with the characters that it has; pytest does the colours."""
+    return replace(look_of(sys.__stdout__), colour=False)
+
+
+def without_own_code(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """labctl's errors say themselves what came back: their traceback ends in the test, and their causes are left out.
+
+    So it is with what labctl raises of Python's (ConnectionRefusedError, RuntimeError for a closed lab), and with
+    pytest-timeout's failures, which interrupt whatever waits. Not with `--full-trace` and `--pdb`.
+    """
+    error = call.excinfo.value if call.excinfo is not None else None
+    if error is None or item.config.getoption("fulltrace") or item.config.getoption("usepdb"):
+        return
+    outside = _outside(error.__traceback__)
+    if outside is None:
+        return
+    if isinstance(error, LabctlError) or (isinstance(error, _TELLING) and _is_ours(_last(error.__traceback__))):
+        error.__cause__, error.__suppress_context__ = None, True
+    elif not isinstance(error, pytest.fail.Exception):
+        return
+    call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, outside))
+
+
+def _outside(traceback: TracebackType | None) -> TracebackType | None:
+    """The same without frames of labctl; None when there are no others than pytest's and ours."""
+    entries = []
+    while traceback is not None:
+        entries.append(traceback)
+        traceback = traceback.tb_next
+    made: TracebackType | None = None
+    for entry in reversed(entries):
+        if not _is_ours(entry):
+            made = TracebackType(made, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return made
+
+
+def _last(traceback: TracebackType | None) -> TracebackType | None:
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _is_ours(entry: TracebackType | None) -> bool:
+    return entry is not None and _OWN_CODE in Path(entry.tb_frame.f_code.co_filename).parents
+
+
+def complete(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Adds the section and writes the artifacts of what failed; hands results to the session, for a CI's summary."""
+    run = item.stash.get(SCENARIO_RUN, None)
+    if run is not None and report.when == "call":
+        _complete_scenario(item, report, run)
+    elif report.failed:
+        told = "\n\n".join(_of_labs(item))
+        if told:
+            _put(item, report, told, None)
+
+
+def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunResult) -> None:
+    from labctl.report import conversation
+
+    if report.failed:
+        talk = [line for result in run.scenarios for line in conversation.render(result, look())]
+        _put(item, report, "\n".join([*talk, item.stash.get(SCENARIO_SEEN, "")]), run)
+    elif chosen_artifacts_root(item.config) is not None:
+        _write_artifacts(item, "", run)
+    if on_github():
+        from labctl.pytest_plugin.scenarios import attach
+
+        attach(report, run)
+
+
+def _put(item: pytest.Item, report: pytest.TestReport, told: str, run: RunResult | None) -> None:
+    parts = [told, _write_artifacts(item, told, run), f"seed: {seed_of(item.config)}"]
+    lines = "\n".join(part for part in parts if part).split("\n")
+    text = in_log("\n".join(map(painted, lines)), os.environ)
+    report.sections.append((SECTION, text))
+    if run is None and on_github():
+        from labctl.pytest_plugin.scenarios import attach_text
+
+        attach_text(report, text)
+
+
+def _of_labs(item: pytest.Item) -> Iterator[str]:
+    used = [*item.stash[USED_LABS].labs] if USED_LABS in item.stash else []
+    if "lab_factory" in getattr(item, "fixturenames", ()):
+        used += [entry for entry in item.config.stash[LABS].labs if not entry[0].closed]
+    for lab, before_s in used:
+        yield lab.report(after_s=before_s)
+
+
+def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str:
+    """The line that says where they are; why there are none, when they cannot be written."""
+    root = artifacts_root(item.config)
+    if root is None:
+        return ""
+    folder = root / _folder_name(item.nodeid)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if run is not None:
+            from labctl.report import artifacts
+
+            artifacts.write(run, folder, version=labctl.__version__)
+        if told:
+            from labctl.report.artifacts import replace_file
+
+            replace_file(folder / "report.txt", f"{told}\n".encode("utf-8", "backslashreplace"), mode=0o600)
+    except OSError as error:
+        return f"artifacts: {folder}: cannot be written: {describe_errno(error.errno or 0)}."
+    except LabctlError as error:
+        return f"artifacts: {error}"
+    return f"artifacts: {folder}"
+
+
+def _folder_name(nodeid: str) -> str:
+    """The test's id with nothing in it that is special in a path; not the same for two tests."""
+    name = re.sub(r"[^\w.=-]+", "-", nodeid, flags=re.ASCII).strip("-.")
+    if name == nodeid and len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(nodeid.encode(errors='backslashreplace')).hexdigest()[:8]}"
+
+
+class Told:
+    """Registered in the main process: gathers what is told of scenarios and labs, and tells it in the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._started_at, self._started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), monotonic()
+        self._reports: list[pytest.TestReport] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Those that something is attached to; with xdist they come from the workers."""
+        if any(name.startswith("labctl_") for name in vars(report)):
+            self._reports.append(report)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Annotations into the log, results and failed tests onto the job's page."""
+        if not self._reports:
+            return
+        from labctl.pytest_plugin.scenarios import attached_run, attached_text
+        from labctl.report import ci
+
+        runs = [run for report in self._reports if (run := attached_run(report)) is not None]
+        results = tuple(result for run in runs for result in run.scenarios)
+        whole = RunResult(self._started_at, monotonic() - self._started_s, results, seed_of(self._config))
+        workspace = os.environ.get("GITHUB_WORKSPACE")
+        for line in ci.annotation_lines(whole, Path(workspace).absolute() if workspace else None):
+            terminalreporter.line(line)
+        page = os.environ.get("GITHUB_STEP_SUMMARY")
+        if not page:
+            return
+        try:
+            if results:
+                ci.append_summary(whole, Path(page))
+            told = [(report.nodeid, text) for report in self._reports if (text := attached_text(report))]
+            _append_tests(told, Path(page))
+        except OSError as error:
+            terminalreporter.line(f"labctl: {page}: cannot write the summary: {describe_errno(error.errno or 0)}.")
+
+
+def _append_tests(told: list[tuple[str, str]], page: Path) -> None:
+    """Of each failed test with labs, what its report has of them; as much as GitHub takes. OSError."""
+    from labctl.report.ci import SUMMARY_LIMIT_BYTES
+
+    room = SUMMARY_LIMIT_BYTES - (page.stat().st_size if page.exists() else 0)
+    with page.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        for part in _parts(told):
+            room -= len(part.encode("utf-8", "backslashreplace"))
+            if room < 0:
+                return
+            file.write(part)
+
+
+def _parts(told: list[tuple[str, str]]) -> Iterator[str]:
+    from labctl.report.ci import folded
+
+    if told:
+        yield f"\n### labctl: {len(told)} failed {'test' if len(told) == 1 else 'tests'} with labs\n"
+    for nodeid, text in told:
+        yield "\n".join(["", *folded(nodeid, text.splitlines()), ""])

@@ -1,0 +1,316 @@
+"""A run on GitHub's runners: annotations on the lines that failed, folded groups in the log, the job's summary.
+
+Workflow commands: docs.github.com, "Workflow commands for GitHub Actions". Their parser is actions/runner's
+ActionCommand.cs: `::name properties::data` at the beginning of a line, blanks apart, and the older `##[name]data`
+anywhere in one.
+
+A run on GitLab's runners: sections of the job's log that can be folded. JUnit (`--junit`) does the rest there.
+
+docs.gitlab.com, "CI/CD job logs", custom collapsible sections. A section's beginning and its title stand in one line.
+
+The log of a CI server: which one reads it, how a part of it is folded, what it must not be given unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from labctl.printable import harmless_on_github, printable
+from labctl.report import plain
+from labctl.report.terminal import Look, seconds
+from labctl.scenario.results import Outcome, RunResult, ScenarioResult, StepResult
+
+_ERASE = "\x1b[0K"
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.-]+")
+
+
+def section_name(text: str, number: int) -> str:
+    """A name for a section: letters, digits, `_`, `.` and `-` only, and no two alike in one log."""
+    return f"labctl_{number}_{_NOT_IN_NAMES.sub('_', text)[:60].strip('_')}".rstrip("_")
+
+
+def section_start(name: str, title: str, at_s: float, *, collapsed: bool = False) -> str:
+    """The line that opens a section; `at_s` is seconds since the epoch, from which GitLab shows how long it took."""
+    options = "[collapsed=true]" if collapsed else ""
+    shown = " ".join(printable(title).split())
+    return f"{_ERASE}section_start:{int(at_s)}:{name}{options}\r{_ERASE}{shown}"
+
+
+def section_end(name: str, at_s: float) -> str:
+    """The line that closes it."""
+    return f"{_ERASE}section_end:{int(at_s)}:{name}\r{_ERASE}"
+
+
+SUMMARY_LIMIT_BYTES = 1 << 20  # of all that one step of a job writes; beyond it GitHub shows none of it
+ANNOTATION_LIMIT = 10  # errors that GitHub shows of one step
+_MESSAGE_LIMIT = 4000  # characters of an annotation; GitHub cuts at some 4 KiB
+_DETAILS_LIMIT = 60_000  # characters that one failure has of the summary
+_LINE_LIMIT = 2_000
+_LOOK = Look(width=120)
+_BAD = (Outcome.FAILED, Outcome.ERROR)
+_SIGN = {Outcome.PASSED: "✅", Outcome.FAILED: "❌", Outcome.SKIPPED: "⚪", Outcome.ERROR: "💥"}
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~@&$:]")
+
+
+def annotation_lines(run: RunResult, workspace: Path | None = None) -> list[str]:
+    """An `::error` for each failure, on the line of the call or step, at most as many as GitHub shows.
+
+    Files are told relative to `workspace` (GITHUB_WORKSPACE, absolute), as GitHub wants them; of a file outside it only
+    the text speaks.
+    """
+    found = [each for result in run.scenarios for each in _failures(result)]
+    shown = found if len(found) <= ANNOTATION_LIMIT else found[: ANNOTATION_LIMIT - 1]
+    commands = [_annotation(result, step, workspace) for result, step in shown]
+    if len(shown) < len(found):
+        more = f"{len(found) - len(shown)} more failures are not shown here; the job summary and the log have them."
+        commands.append(command("error", more, title="labctl"))
+    return commands
+
+
+@dataclass(frozen=True, slots=True)
+class FileMistake:
+    """Something wrong in a file that was to be run; line and column count from 1, 0 where there is no place."""
+
+    file: str
+    message: str
+    line: int = 0
+    column: int = 0
+
+
+def mistakes(found: Sequence[FileMistake], workspace: Path | None = None) -> list[str]:
+    """An `::error` for each mistake in a file, at its place, as `annotation_lines`: of a run that could not begin."""
+    shown = found if len(found) <= ANNOTATION_LIMIT else found[: ANNOTATION_LIMIT - 1]
+    commands = []
+    for each in shown:
+        path, place = relative_to(each.file, workspace), dict[str, str]()
+        if path is not None:
+            place["file"] = path
+            if each.line:
+                place |= {"line": str(each.line), "col": str(each.column)}
+        told = each.message if path is not None else f"{each.message}\nin {each.file}"
+        commands.append(command("error", printable(told)[:_MESSAGE_LIMIT], **place, title="labctl: a mistake"))
+    if len(shown) < len(found):
+        commands.append(command("error", f"{len(found) - len(shown)} more are in the log.", title="labctl"))
+    return commands
+
+
+def _failures(result: ScenarioResult) -> Iterator[tuple[ScenarioResult, StepResult | None]]:
+    if result.outcome not in _BAD or result.interrupted:
+        return
+    innermost = failed_steps(result)
+    yield from ((result, step) for step in innermost)
+    if not innermost:
+        yield result, None
+
+
+def failed_steps(result: ScenarioResult) -> list[StepResult]:
+    """The steps that failed, without those that only contain one that did."""
+    bad = [step for step in result.steps if step.outcome in _BAD]
+    return [step for step in bad if not any(other.index.startswith(f"{step.index}.") for other in bad)]
+
+
+def _annotation(result: ScenarioResult, step: StepResult | None, workspace: Path | None) -> str:
+    place: dict[str, str] = {}
+    path = relative_to(result.file, workspace)
+    if path is not None:
+        place["file"] = path
+        place["line"] = str((step.failed_line or step.line) if step is not None else 1)
+        if step is not None and step.failed_column:
+            place["col"] = str(step.failed_column)
+    reason = (step.reason if step is not None else result.reason) or result.outcome
+    title = f"{result.name}: step {step.index}" if step is not None else result.name
+    if step is not None and step.title:
+        title += f", {step.title}"
+    lines = [printable(reason)]
+    if path is None:
+        lines.append(f"in {result.file}:{step.line}" if step is not None else f"in {result.file}")
+    return command("error", "\n".join(lines)[:_MESSAGE_LIMIT], **place, title=printable(title)[:200])
+
+
+def command(name: str, data: str = "", **properties: str) -> str:
+    """`::name key=value,key=value::data`, escaped so that nothing in it ends it."""
+    listed = ",".join(f"{key}={_escape_property(value)}" for key, value in properties.items() if value)
+    return f"::{name}{' ' if listed else ''}{listed}::{_escape(data)}"
+
+
+def _escape(text: str) -> str:
+    return printable(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _escape_property(text: str) -> str:
+    return _escape(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def group_start(title: str) -> str:
+    """What follows in the log is folded under `title`."""
+    return command("group", " ".join(printable(title).split()))
+
+
+def group_end() -> str:
+    """The end of the group; groups do not nest."""
+    return command("endgroup")
+
+
+def relative_to(file: str, workspace: Path | None) -> str | None:
+    """The file as seen from the workspace; None when it lies elsewhere."""
+    if workspace is None:
+        return None
+    for path, base in ((os.path.abspath(file), workspace), (os.path.realpath(file), Path(os.path.realpath(workspace)))):
+        if Path(path).is_relative_to(base):
+            return Path(path).relative_to(base).as_posix()
+    return None
+
+
+def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
+    """Markdown for $GITHUB_STEP_SUMMARY: counts, a table of all scenarios, of each failure the calls of all hosts.
+
+    At most `limit_bytes` of UTF-8; what does not fit is left out, and said.
+    """
+    head = "\n".join(_head(run))
+    failed = [result for result in run.scenarios if result.outcome in _BAD and not result.not_run]
+    parts = [partial(str, f"{row}\n") for row in _table(run.scenarios)] + [partial(_details, each) for each in failed]
+    text, size = [head], len(head.encode("utf-8", "replace"))
+    left_out = 0
+    room = limit_bytes - 200  # for the sentence that says what is missing
+    for part in parts:
+        more = part() if size < room else ""
+        bytes_more = len(more.encode("utf-8", "replace"))
+        if not more or size + bytes_more > room:
+            left_out += 1
+            continue
+        text.append(more)
+        size += bytes_more
+    if left_out:
+        text.append(
+            f"\n{left_out} rows and failures were too long for this page; the log and the artifacts have them.\n"
+        )
+    return "".join(text) if size <= room else ""
+
+
+def _head(run: RunResult) -> list[str]:
+    counted = plain.summary(run, _LOOK)
+    worst = max((result.outcome for result in run.scenarios), key=_rank, default=Outcome.PASSED)
+    lines = [f"### {_SIGN[worst]} labctl: {markdown(counted[0])}", ""]
+    lines += [markdown(line) for line in counted[1:]]
+    if run.seed is not None:
+        lines += [f"Seed `{run.seed}`", ""]
+    return [*lines, ""]
+
+
+def _rank(outcome: Outcome) -> int:
+    return [Outcome.SKIPPED, Outcome.PASSED, Outcome.FAILED, Outcome.ERROR].index(outcome)
+
+
+def _table(scenarios: Sequence[ScenarioResult]) -> Iterator[str]:
+    if not scenarios:
+        return
+    yield "| | Scenario | File | Time | |\n|---|---|---|---:|---|"
+    for result in sorted(scenarios, key=lambda result: result.outcome not in _BAD):  # what failed comes first
+        reason = "" if result.outcome is Outcome.PASSED else _cell(result.reason or result.outcome, 300)
+        cells = [_cell(result.name, 200), _cell(result.file, 200), seconds(result.duration_s), reason]
+        yield f"| {_SIGN[result.outcome]} | {' | '.join(cells)} |"
+
+
+def _cell(text: str, longest: int) -> str:
+    line = " ".join(printable(text).split())
+    return markdown(line if len(line) <= longest else line[: longest - 1] + "…")
+
+
+def _details(result: ScenarioResult) -> str:
+    lines = [printable(line) for line in plain.scenario_report(result, _LOOK)]
+    return "\n".join(["", *folded(result.name, _abridged(lines)), ""])
+
+
+def _abridged(lines: Sequence[str]) -> list[str]:
+    """The beginning, with the calls, and the end, with why it failed, when a program has said too much in between."""
+    lines = [line if len(line) <= _LINE_LIMIT else f"{line[:_LINE_LIMIT]}…" for line in lines]
+    begin, end = _as_many(lines, _DETAILS_LIMIT), 0
+    if begin < len(lines):
+        begin = _as_many(lines, _DETAILS_LIMIT * 2 // 3)
+        end = _as_many(lines[: begin - 1 : -1], _DETAILS_LIMIT // 3)
+    left_out = len(lines) - begin - end
+    told = [f"[… {left_out} lines are left out here …]"] if left_out else []
+    return [*lines[:begin], *told, *lines[len(lines) - end :]]
+
+
+def _as_many(lines: Sequence[str], limit: int) -> int:
+    """How many lines from the first on have at most `limit` characters together."""
+    used = 0
+    for number, line in enumerate(lines):
+        used += len(line) + 1
+        if used > limit:
+            return number
+    return len(lines)
+
+
+def folded(title: str, lines: Sequence[str]) -> list[str]:
+    """Markdown lines that show `lines` as they are, below a title that folds them away."""
+    fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
+    name = " ".join(printable(title).split()).translate({ord("<"): "&lt;", ord(">"): "&gt;", ord("&"): "&amp;"})
+    return ["<details open>", f"<summary>{name}</summary>", "", f"{fence}text", *lines, fence, "", "</details>"]
+
+
+def markdown(text: str) -> str:
+    """One line of any text as Markdown that shows it as it is: no markup, no mention, no table cell's end."""
+    escaped = _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
+    return " ".join(escaped.split("\n"))
+
+
+def append_summary(run: RunResult, path: Path) -> None:
+    """Adds the run to the page that $GITHUB_STEP_SUMMARY names, within what is left of it. Raises OSError."""
+    there = path.stat().st_size if path.exists() else 0
+    text = summary(run, max(SUMMARY_LIMIT_BYTES - there, 0))
+    if text:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+
+
+class CiLog(Protocol):
+    """How lines are written for one kind of server."""
+
+    def section(self, title: str, lines: Sequence[str], duration_s: float) -> list[str]:
+        """The lines, folded under their title; they come last, and took `duration_s` until now."""
+
+    def harmless(self, line: str) -> str:
+        """The line, changed where the server would take it for a command."""
+
+
+class GitHubLog:
+    """Groups; the runner's commands in other people's text are broken."""
+
+    def section(self, title: str, lines: Sequence[str], duration_s: float) -> list[str]:
+        return [group_start(title), *map(self.harmless, lines), group_end()]
+
+    def harmless(self, line: str) -> str:
+        return harmless_on_github(line)
+
+
+class GitLabLog:
+    """Sections, with the time that they took; control characters, without which they are none, are shown anyway."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._number = 0
+
+    def section(self, title: str, lines: Sequence[str], duration_s: float) -> list[str]:
+        self._number += 1
+        name, now_s = section_name(title, self._number), self._clock()
+        start = section_start(name, title, now_s - duration_s, collapsed=True)
+        return [start, *map(self.harmless, lines), section_end(name, now_s)]
+
+    def harmless(self, line: str) -> str:
+        return line
+
+
+def log_here(environ: Mapping[str, str]) -> CiLog | None:
+    """The log that standard output goes to; None where it is no known CI server's."""
+    if environ.get("GITHUB_ACTIONS") == "true":
+        return GitHubLog()
+    return GitLabLog() if environ.get("GITLAB_CI") == "true" else None

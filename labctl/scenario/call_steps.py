@@ -1,0 +1,233 @@
+"""The calls step: between the call language (`scenario/calls`) and a scenario's steps, processes and variables."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from labctl.documents.diagnostics import Diagnostic
+from labctl.errors import LabError
+from labctl.scenario.language import CheckContext, Problem, Program, check, check_expression, parse, parse_expression
+from labctl.scenario.language.syntax import Await, Call
+from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
+from labctl.topology.model import NodeKind
+
+if TYPE_CHECKING:
+    from labctl.documents.yaml_tree import Document
+    from labctl.lab.client.handle import Lab
+    from labctl.lab.client.process import Process
+    from labctl.scenario.file_schema import CallsBody
+    from labctl.scenario.language.session import Session
+    from labctl.scenario.model import Step
+    from labctl.scenario.results import CallRecord
+    from labctl.scenario.variables import Variables
+    from labctl.topology.model import Topology
+
+
+KeyPath = tuple[str | int, ...]
+_STATUS_S = 1.0  # until the keeper tells of a process that has ended
+
+
+class ScriptChecker:
+    """Checks the texts of calls steps in file order, keeping what each calling process has assigned."""
+
+    def __init__(self, document: Document, topology: Topology | None) -> None:
+        self._document = document
+        self._hosts: frozenset[str] | None = None
+        self._versions: dict[str, frozenset[int]] = {}
+        if topology is not None:
+            hosts = [node for node in topology.nodes if node.kind is not NodeKind.SWITCH]
+            self._hosts = frozenset(node.name for node in hosts)
+            self._versions = {node.name: frozenset(one.version for one in node.addresses) for node in hosts}
+        self._contexts: dict[tuple[str, str], CheckContext] = {}
+
+    def check(self, body: CallsBody, path: KeyPath, variables: set[str]) -> tuple[Program, list[Diagnostic]]:
+        """The parsed text at `path`, and everything wrong with it, each mistake at its place in the block."""
+        program = parse(body.do)
+        before = self._contexts.get((body.on, body.process), CheckContext())
+        context = CheckContext(self._hosts, before.names, variables, before.pending, self._versions)
+        checked = check(program, context)
+        self._contexts[body.on, body.process] = checked.context
+        return program, [self._diagnostic(problem, path) for problem in checked.problems]
+
+    def check_comparison(self, text: str, path: KeyPath, variables: set[str]) -> list[Diagnostic]:
+        """Everything wrong with the expression at `path`."""
+        expression = parse_expression(text)
+        if isinstance(expression, Problem):
+            return [self._diagnostic(expression, path)]
+        problems = check_expression(expression, CheckContext(variables=variables))
+        return [self._diagnostic(problem, path) for problem in problems]
+
+    def _diagnostic(self, problem: Problem, path: KeyPath) -> Diagnostic:
+        position = self._document.position_in_text(path, problem.line, problem.column)
+        return self._document.diagnostic_at(position, problem.message, problem.what_to_try)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedCaller:
+    """A calling process that nobody had asked to end."""
+
+    host: str
+    process: str  # "" for the host's default one
+    how: str  # it `was ended by SIGKILL`
+    line: int  # of the step that first called with it
+
+    @property
+    def name(self) -> str:
+        """`server` or `server/worker`."""
+        return f"{self.host}/{self.process}" if self.process else self.host
+
+
+class Callers:
+    """The calling processes of a running scenario: made at their first use, ended with the scenario. Thread-safe."""
+
+    def __init__(self, lab: Lab, variables: Variables, origin: float) -> None:
+        self._lab = lab
+        self._variables = variables
+        self._origin_ns = round(origin * 1e9)
+        self._sessions: dict[tuple[str, str], Session] = {}
+        self._lines: dict[tuple[str, str], int] = {}  # of the steps that made them
+        self._asked_to_end: set[tuple[str, str]] = set()
+        self._busy: dict[tuple[str, str], StepRun] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def using(self, at: StepRun, host: str, process: str) -> Iterator[Session]:
+        """The session of that process, for this step alone. StepFailed when another branch is using it."""
+        key = (host, process)
+        with self._lock:
+            if key in self._busy:
+                name = f"{host}/{process}" if process else host
+                hint = f"give each branch a process of its own: {host}/NAME"
+                raise StepFailed(f"{name} is making the calls of step {self._busy[key].index}; {hint}")
+            self._busy[key] = at
+        try:
+            at.scope.check()  # after being noted as busy, so that `interrupt` misses nobody
+            session = self._session(host, process)
+            self._lines.setdefault(key, at.step.line)
+            yield session
+        finally:
+            with self._lock:
+                del self._busy[key]
+
+    def signal(self, host: str, process: str, number: int) -> None:
+        """Send a signal to a calling process. StepFailed when there is none of that name."""
+        with self._lock:
+            session = self._sessions.get((host, process))
+            if number not in (signal.SIGSTOP, signal.SIGCONT):
+                self._asked_to_end.add((host, process))
+        if session is None:
+            name = f"{host}/{process}" if process else host
+            raise StepFailed(f"{name} has made no calls yet: there is no process to send a signal to")
+        session.caller.process.signal(number)
+
+    def interrupt(self) -> None:
+        """End the calling processes whose steps have been cancelled: a blocked call cannot be taken back otherwise."""
+        with self._lock:
+            cancelled = [key for key, at in self._busy.items() if at.scope.cancelled]
+            self._asked_to_end.update(cancelled)
+            sessions = [self._sessions[key] for key in cancelled if key in self._sessions]
+        for session in sessions:
+            session.caller.process.signal(signal.SIGKILL)
+
+    def unaccounted(self) -> list[EndedCaller]:
+        """Those that have ended although no step asked them to, and that no call has found gone."""
+        from labctl.programs.program import describe_status
+
+        with self._lock:
+            sessions = [(key, each) for key, each in self._sessions.items() if key not in self._asked_to_end]
+        ended = []
+        for (host, process), session in sessions:
+            handle = cast("Process", session.caller.process)
+            if handle.returncode is None and handle.has_ended():
+                status = handle.wait(_STATUS_S)
+                how = "has ended" if status is None else describe_status(status)
+                ended.append(EndedCaller(host, process, how, self._lines.get((host, process), 0)))
+        return ended
+
+    def close(self) -> None:
+        """End all calling processes."""
+        for session in self._sessions.values():
+            with suppress(LabError):  # when the lab has gone, so have they
+                session.caller.close()
+
+    def _session(self, host: str, process: str) -> Session:
+        from labctl.scenario.language.session import Session
+
+        with self._lock:
+            session = self._sessions.get((host, process))
+        if session is None:
+            caller = self._lab.caller(host, process)
+            session = Session(
+                caller,
+                variables=self._variables,
+                origin_ns=self._origin_ns,
+                host=host,
+                process=process,
+                listener=lambda record: _heard(self._busy[host, process], record),
+            )
+            with self._lock:
+                self._sessions[host, process] = session
+        return session
+
+
+def make_calls(at: StepRun, body: CallsBody) -> Done:
+    """Run the step's text on its calling process; the records are in `at.calls`, whatever happens."""
+    with at.run.callers.using(at, body.on, body.process) as session:
+        outcome = session.run(at.step.script, at.scope.deadline, at.variables)
+    at.scope.check()  # a cancelled run has ended the process in the middle of its calls
+    if outcome.failure is not None:
+        span = outcome.failure.span
+        line, column = at.step.text_line + span.line, at.step.text_column + span.column
+        where = f"{at.step.file}:{line}: {outcome.failure.statement}"
+        reason = outcome.failure.reason
+        if outcome.failure.unreached:
+            from labctl.scenario.observations import icmp_error
+
+            reason += icmp_error(at, body.on, outcome.failure.unreached)
+        if outcome.failure.refused:
+            from labctl.scenario.observations import refusal
+
+            reason += refusal(at.run, body.on, outcome.failure.refused)
+        raise StepFailed(f"{reason}\n{where}", line=line, column=column)
+    return NOTHING
+
+
+def _heard(at: StepRun, record: CallRecord) -> None:
+    at.calls.append(record)
+    if record.duration_s is None:
+        at.run.listener.call_begun(at.run.scenario, at.index, record)
+    else:
+        at.run.listener.call_finished(at.run.scenario, at.index, record)
+
+
+def seconds_for(step: Step, default_s: float) -> float:
+    """How long the calls may take: what their own `within` give them comes on top of the default."""
+    if step.within_s is not None:
+        return step.within_s
+    program: Program = step.script
+    modifiers = [statement.modifiers for statement in program.statements if isinstance(statement, Call | Await)]
+    return default_s + sum(each.within.seconds for each in modifiers if each.within is not None)
+
+
+def comparison_mismatch(at: StepRun, text: str) -> str:
+    """What is wrong with a comparison in the call language, or "". StepFailed when it has no value."""
+    from labctl.scenario.language.evaluate import CannotEvaluate, evaluate, show
+    from labctl.scenario.language.syntax import Compare
+
+    expression = parse_expression(text)
+    if isinstance(expression, Problem):
+        raise StepFailed(f"`{text}`: {expression.message}")
+    try:
+        if evaluate(expression, {}, at.variables):
+            return ""
+        if isinstance(expression, Compare):
+            left, right = (show(evaluate(side, {}, at.variables)) for side in (expression.left, expression.right))
+            return f"expected {text}; got {left} {expression.operator} {right}"
+        return f"expected {text} to be true; got {show(evaluate(expression, {}, at.variables))}"
+    except CannotEvaluate as error:
+        raise StepFailed(f"`{text}`: {error}") from error

@@ -1,0 +1,370 @@
+"""Expressions to values, with a process's names and the scenario's variables; and expressions as text again.
+
+Whether what a call gave is what the scenario expects of it; and how to say what came back and what was expected.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from labctl.errors import errno_name
+from labctl.kernel.sockaddr import Address
+from labctl.lab.agent.addresses import plain_address
+from labctl.lab.agent.constants import CONSTANTS, ERRNOS
+from labctl.lab.agent.messages import CallResult, Stop, Struct, SystemCall, Value
+from labctl.scenario.language.syntax import (
+    Attribute,
+    Binary,
+    ByteOrder,
+    Compare,
+    Data,
+    Expression,
+    Index,
+    Integer,
+    Length,
+    ListOf,
+    Name,
+    Negative,
+    StructOf,
+    Text,
+    Variable,
+)
+
+MAX_VALUE_BYTES = 64 * 1024 * 1024
+_REFERENCE = re.compile(rb"\$\$\{|\$\{([^{}\n]*)\}")
+_NUMBER = re.compile(r"-?[0-9]+\Z")
+
+
+class Variables(Protocol):
+    """The scenario's variables; KeyError for a name that has not been set."""
+
+    def __getitem__(self, name: str) -> object: ...
+
+    def __setitem__(self, name: str, value: object) -> None: ...
+
+
+class CannotEvaluate(Exception):
+    """An expression has no value; the message says why."""
+
+
+def evaluate(expression: Expression, names: Mapping[str, Value], variables: Variables) -> Value:
+    """The expression's value; CannotEvaluate when it has none."""
+    match expression:
+        case Integer(_, number):
+            return number
+        case Text(_, text):
+            return _filled_in(text.encode("utf-8", "surrogateescape"), variables).decode("utf-8", "surrogateescape")
+        case Data(_, data):
+            return _filled_in(data, variables)
+        case ListOf(_, items):
+            return [evaluate(item, names, variables) for item in items]
+        case StructOf(_, members):
+            return Struct(tuple((member, evaluate(item, names, variables)) for member, item in members))
+        case ByteOrder(_, function, value):
+            return _byte_order(function, evaluate(value, names, variables))
+        case Name(_, name):
+            return _named(name, names)
+        case Variable():
+            return _variable(expression, variables)
+        case Negative(_, operand):
+            return -_integer(evaluate(operand, names, variables), "`-`")
+        case Binary(_, operator, left, right):
+            return _binary(operator, evaluate(left, names, variables), evaluate(right, names, variables))
+        case Compare(_, operator, left, right):
+            return int(_compare(operator, evaluate(left, names, variables), evaluate(right, names, variables)))
+        case Attribute(_, value, name):
+            return _attribute(evaluate(value, names, variables), name, expression)
+        case Index(_, value, index):
+            return _index(evaluate(value, names, variables), evaluate(index, names, variables), expression)
+        case Length(_, value):
+            whole = evaluate(value, names, variables)
+            if isinstance(whole, str | bytes | list):
+                return len(whole)
+            if isinstance(whole, Struct):
+                return len(whole.fields)
+            raise CannotEvaluate(f"{show(whole)} has no length")
+
+
+def _filled_in(text: bytes, variables: Variables) -> bytes:
+    if b"${" not in text:
+        return text
+
+    def value(match: re.Match[bytes]) -> bytes:
+        if match[1] is None:
+            return b"${"
+        found = _lookup(match[1].decode("utf-8", "replace").strip(), variables)
+        return found if isinstance(found, bytes) else str(found).encode("utf-8", "surrogateescape")
+
+    return _REFERENCE.sub(value, text)
+
+
+def _lookup(name: str, variables: Variables) -> object:
+    try:
+        return variables[name]
+    except KeyError:
+        raise CannotEvaluate(f"the scenario variable `{name}` has not been set") from None
+
+
+def _variable(variable: Variable, variables: Variables) -> Value:
+    found = _lookup(variable.name, variables)
+    if isinstance(found, bool):
+        return int(found)
+    if variable.is_text and isinstance(found, str):
+        text = found.strip()
+        if _NUMBER.match(text) and len(text) <= 20:
+            return int(text)
+        return CONSTANTS.get(text, found)
+    if isinstance(found, float) and found.is_integer():
+        return int(found)
+    if found is None or isinstance(found, int | str | bytes | list):
+        return found
+    return str(found)
+
+
+def _named(name: str, names: Mapping[str, Value]) -> Value:
+    for known in (names, CONSTANTS, ERRNOS):
+        if name in known:
+            return known[name]
+    raise CannotEvaluate(f"`{name}` has not been assigned: the call that would have has not been made")
+
+
+def _integer(value: Value, what: str) -> int:
+    if isinstance(value, int):
+        return value
+    raise CannotEvaluate(f"{what} takes a number, not {show(value)}")
+
+
+def _binary(operator: str, left: Value, right: Value) -> Value:
+    if isinstance(left, int) and isinstance(right, int):
+        match operator:
+            case "|":
+                return left | right
+            case "&":
+                return left & right
+            case "+":
+                return left + right
+            case "-":
+                return left - right
+            case _:
+                return left * right
+    if operator == "+":
+        if isinstance(left, str) and isinstance(right, str):
+            return left + right
+        if isinstance(left, bytes) and isinstance(right, bytes):
+            return left + right
+        if isinstance(left, list) and isinstance(right, list):
+            return left + right
+    if operator == "*":
+        if isinstance(left, int):
+            left, right = right, left
+        if isinstance(left, str | bytes | list) and isinstance(right, int):
+            if len(left) * max(right, 0) > MAX_VALUE_BYTES:
+                raise CannotEvaluate(f"a value of more than {MAX_VALUE_BYTES // 2**20} MiB is too large")
+            return left * right
+    raise CannotEvaluate(f"`{operator}` does not go between {show(left)} and {show(right)}")
+
+
+def _compare(operator: str, left: Value, right: Value) -> bool:
+    match operator:
+        case "==":
+            return equal(left, right)
+        case "!=":
+            return not equal(left, right)
+        case "in":
+            if isinstance(right, list):
+                return any(equal(left, item) for item in right)
+            if isinstance(right, str) and isinstance(left, str):
+                return left in right
+            if isinstance(right, bytes) and isinstance(left, bytes | int):
+                return left in right
+            raise CannotEvaluate(f"{show(left)} cannot be looked for in {show(right)}")
+    if isinstance(left, int) and isinstance(right, int):
+        return _ordered(operator, (left > right) - (left < right))
+    if isinstance(left, str) and isinstance(right, str):
+        return _ordered(operator, (left > right) - (left < right))
+    if isinstance(left, bytes) and isinstance(right, bytes):
+        return _ordered(operator, (left > right) - (left < right))
+    raise CannotEvaluate(f"{show(left)} and {show(right)} have no order")
+
+
+def _ordered(operator: str, sign: int) -> bool:
+    return {"<": sign < 0, "<=": sign <= 0, ">": sign > 0, ">=": sign >= 0}[operator]
+
+
+def equal(left: Value, right: Value) -> bool:
+    """Whether two values are the same. A structure whose members are named is compared by these members alone.
+
+    Members without names are compared in order, so `{1, 0}`, and `[1, 0]`, too, is `{l_onoff=1, l_linger=0}`.
+    """
+    if isinstance(left, Struct) and isinstance(right, Struct):
+        mine, others = dict(left.fields), dict(right.fields)
+        if "" not in mine and "" not in others:
+            common = mine.keys() & others.keys()
+            return len(common) == min(len(mine), len(others)) and all(equal(mine[n], others[n]) for n in common)
+    if isinstance(left, Struct | list) and isinstance(right, Struct | list):
+        mine_in_order, others_in_order = _items(left), _items(right)
+        return len(mine_in_order) == len(others_in_order) and all(map(equal, mine_in_order, others_in_order))
+    return left == right
+
+
+def _items(value: Struct | list[Value]) -> list[Value]:
+    return [item for _, item in value.fields] if isinstance(value, Struct) else value
+
+
+def _byte_order(function: str, value: Value) -> int:
+    number, bits = _integer(value, f"`{function}`"), 16 if function.endswith("s") else 32
+    if not 0 <= number < 1 << bits:
+        raise CannotEvaluate(f"{function} takes a number of {bits} bits, not {number}")
+    return socket.htons(number) if bits == 16 else socket.htonl(number)  # the same both ways
+
+
+def _attribute(value: Value, name: str, expression: Expression) -> Value:
+    if isinstance(value, Struct):
+        for member, item in value.fields:
+            if member == name:
+                return item
+        has = ", ".join(member for member, _ in value.fields if member) or "no named members"
+        raise CannotEvaluate(f"{render(expression)}: there is no {name} in {show(value)}; it has {has}")
+    if not isinstance(value, Address):
+        raise CannotEvaluate(f"{show(value)} has no `.{name}`")
+    found: Value = getattr(value, name)
+    if found is None:
+        reason = f"only {len(value.raw)} of its {value.addrlen} bytes are there" if value.truncated else show(value)
+        raise CannotEvaluate(f"{render(expression)}: the address has no {name}: {reason}")
+    return found
+
+
+def _index(value: Value, index: Value, expression: Expression) -> Value:
+    number = _integer(index, "`[]`")
+    if isinstance(value, Struct):
+        value = _items(value)
+    if not isinstance(value, str | bytes | list):
+        raise CannotEvaluate(f"{show(value)} has no parts to take by number")
+    try:
+        return value[number]
+    except IndexError:
+        raise CannotEvaluate(f"{render(expression)}: there are only {len(value)}") from None
+
+
+def show(value: Value) -> str:
+    """A value for people, shortened."""
+    match value:
+        case Address():
+            return plain_address(value)
+        case bytes():
+            return f"{value!r}" if len(value) <= 40 else f"{value[:32]!r}... ({len(value)} bytes)"
+        case str():
+            return f'"{value}"' if len(value) <= 200 else f'"{value[:200]}"...'
+        case list():
+            return "[" + ", ".join(show(item) for item in value) + "]"
+        case Struct(fields):
+            return "{" + ", ".join(f"{name}={show(item)}" if name else show(item) for name, item in fields) + "}"
+    return str(value)
+
+
+def render(expression: Expression) -> str:
+    """The expression as it would be written."""
+    match expression:
+        case Integer(_, number):
+            return str(number)
+        case Text(_, text):
+            return f'"{text}"'
+        case Data(_, data):
+            return show(data)
+        case ListOf(_, items):
+            return "[" + ", ".join(render(item) for item in items) + "]"
+        case StructOf(_, members):
+            shown = (f"{member}={render(item)}" if member else render(item) for member, item in members)
+            return "{" + ", ".join(shown) + "}"
+        case ByteOrder(_, function, value):
+            return f"{function}({render(value)})"
+        case Name(_, name):
+            return name
+        case Variable(_, name, is_text):
+            return f"${{{name}}}" if is_text else f"${name}"
+        case Negative(_, operand):
+            return f"-{render(operand)}"
+        case Binary(_, operator, left, right) | Compare(_, operator, left, right):
+            return f"{render(left)} {operator} {render(right)}"
+        case Attribute(_, value, name):
+            return f"{render(value)}.{name}"
+        case Index(_, value, index):
+            return f"{render(value)}[{render(index)}]"
+        case Length(_, value):
+            return f"len({render(value)})"
+
+
+# What these return when they do not fail.
+_GIVE_0 = frozenset(
+    ("bind", "listen", "connect", "shutdown", "close", "setsockopt", "socketpair", "unlink", "setrlimit")
+)
+
+
+class Wanted(NamedTuple):
+    """One expected outcome, evaluated: this errno, or this value. `text` as the scenario writes it."""
+
+    text: str
+    errno: int | None = None
+    value: Value = None
+
+
+def wanted(expression: Expression, names: Mapping[str, Value], variables: Variables) -> Wanted:
+    """What `-> expression` expects; an errno's name means that the call fails so. CannotEvaluate."""
+    if isinstance(expression, Name) and expression.name not in names and expression.name in ERRNOS:
+        return Wanted(expression.name, errno=ERRNOS[expression.name])
+    value = evaluate(expression, names, variables)
+    if isinstance(expression, Variable) and isinstance(value, str) and value.strip() in ERRNOS:
+        return Wanted(value.strip(), errno=ERRNOS[value.strip()])
+    text = render(expression)
+    shown = text if text == show(value) or isinstance(value, bytes) else f"{text} ({show(value)})"
+    return Wanted(shown, value=value)
+
+
+def stop(item: Wanted) -> Stop:
+    """The same as the end of a repeated call; CannotEvaluate for a value that `until` cannot look for."""
+    if item.errno is not None:
+        return Stop(errno=item.errno)
+    if isinstance(item.value, bytes):
+        return Stop(data=item.value)
+    if isinstance(item.value, int):
+        return Stop(number=item.value)
+    raise CannotEvaluate(f"`until` takes an errno, a number or bytes, not {item.text}")
+
+
+def meets(item: Wanted, call: SystemCall, result: CallResult) -> bool:
+    """Whether the result is the expected one."""
+    failed = result.returned == -1
+    if item.errno is not None:
+        return result.errno == item.errno if failed else _is_so_error(call) and result.number == item.errno
+    match item.value:
+        case int():
+            return result.number == item.value
+        case list():
+            return not failed and (equal(item.value, result.values[0]) or item.value == list(result.values))
+        case _:
+            return not failed and equal(item.value, result.values[0])
+
+
+def _is_so_error(call: SystemCall) -> bool:
+    wanted_arguments = (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_ERROR"])
+    return call.name == "getsockopt" and call.arguments[1:3] == wanted_arguments
+
+
+def came_back(result: CallResult) -> str:
+    """`connect(3, ...) returned -1 ECONNREFUSED (Connection refused)`; of data, the data too."""
+    times = f" (call {result.calls})" if result.calls > 1 else ""
+    if result.returned == -1:
+        return f"{result.text} returned -1 {errno_name(result.errno)} ({os.strerror(result.errno)}){times}"
+    data = next((f", {show(value)}" for value in result.values[:1] if isinstance(value, bytes)), "")
+    return f"{result.text} returned {result.returned}{data}{times}"
+
+
+def expectation_text(call: str, items: tuple[Wanted, ...]) -> str:
+    """`expected 0`, `expected EAGAIN or 5`."""
+    if not items:
+        return "expected 0" if call in _GIVE_0 else "expected it not to fail"
+    return "expected " + " or ".join(item.text for item in items)

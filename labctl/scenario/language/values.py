@@ -1,0 +1,362 @@
+"""The typed values of calls, checked before anything runs: options, control messages, and the structures in them.
+
+What is known of an expression comes from the checker; a value that only the run will show is not judged here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+from labctl.lab.agent.constants import CONSTANTS, ERRNOS, TCP_STATES
+from labctl.lab.agent.options import (
+    CMSG,
+    CONTROL,
+    MREQN,
+    OPTIONS,
+    SOCK_FILTER,
+    TIMEVAL,
+    Field,
+    Option,
+    Request,
+    StructType,
+    ValueKind,
+    ValueType,
+    ioctl_request,
+    level_name,
+    option_at,
+    wants,
+)
+from labctl.scenario.language.signatures import Kind, Known
+from labctl.scenario.language.syntax import (
+    Binary,
+    Blocks,
+    Call,
+    Expression,
+    Integer,
+    ListOf,
+    Name,
+    Negative,
+    Span,
+    StaysPending,
+    StructOf,
+    Text,
+    Variable,
+)
+
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){0,7}\Z")
+_NUMBERS = (Kind.INTEGER, Kind.DESCRIPTOR)
+_AGGREGATES = (Kind.STRUCT, Kind.LIST)
+_TAKES: Mapping[ValueKind, tuple[Kind, ...]] = {
+    ValueKind.NUMBER: _NUMBERS,
+    ValueKind.WIDE: _NUMBERS,
+    ValueKind.INTERFACE: (Kind.TEXT, *_NUMBERS),
+    ValueKind.INTERFACE_BE: (Kind.TEXT, *_NUMBERS),
+    ValueKind.TEXT: (Kind.TEXT,),
+    ValueKind.BYTES: (),
+    ValueKind.DURATION: (Kind.TEXT, *_NUMBERS, *_AGGREGATES),
+    ValueKind.NUMBERS: (Kind.LIST,),
+    ValueKind.STRUCT: _AGGREGATES,
+    ValueKind.MEMBERSHIP: _AGGREGATES,
+    ValueKind.MULTICAST_IF: (Kind.TEXT, *_AGGREGATES),
+    ValueKind.FILTER: (Kind.LIST,),
+}
+# What getsockopt gives; a type that is not here is not judged.
+_READS: Mapping[ValueKind, tuple[Kind, ...]] = {
+    ValueKind.NUMBER: _NUMBERS,
+    ValueKind.WIDE: _NUMBERS,
+    ValueKind.TEXT: (Kind.TEXT,),
+    ValueKind.DURATION: _NUMBERS,
+    ValueKind.STRUCT: _AGGREGATES,
+}
+# What a socket must be for the options of a level: families, and types.
+_LEVEL_NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "IPPROTO_IP": (("AF_INET", "AF_INET6"), ()),
+    "IPPROTO_IPV6": (("AF_INET6",), ()),
+    "IPPROTO_TCP": (("AF_INET", "AF_INET6"), ("SOCK_STREAM",)),
+    "IPPROTO_UDP": (("AF_INET", "AF_INET6"), ("SOCK_DGRAM",)),
+    "SOL_PACKET": (("AF_PACKET",), ()),
+    "SOL_NETLINK": (("AF_NETLINK",), ()),
+}
+
+
+class Mistake(NamedTuple):
+    """What is wrong with a value, and where."""
+
+    span: Span
+    message: str
+    hint: str = ""
+
+
+KnownOf = Callable[[Expression], Known]
+
+
+def _what_is_read(kind: ValueType) -> str:
+    return "a number of milliseconds" if kind.kind is ValueKind.DURATION else kind.meaning
+
+
+def constant(expression: Expression, names: Mapping[str, Known]) -> str:
+    """The constant that the expression is, "" when it is none."""
+    if isinstance(expression, Name) and expression.name in CONSTANTS and expression.name not in names:
+        return expression.name
+    return ""
+
+
+def constants_in(expression: Expression) -> list[Name]:
+    """The names in an expression of numbers."""
+    if isinstance(expression, Name):
+        return [expression]
+    if isinstance(expression, Binary):
+        return [*constants_in(expression.left), *constants_in(expression.right)]
+    return []
+
+
+def may_fail(call: Call) -> bool:
+    """Whether the scenario expects, or may expect, that the call fails: then the kernel is asked."""
+    expected = (*call.modifiers.expected, *call.modifiers.until)
+    return any(
+        isinstance(item, Negative | Variable) or (isinstance(item, Name) and item.name in ERRNOS) for item in expected
+    )
+
+
+class ValueChecker:
+    """Judges values by their types. `known_of` tells what is known of an expression; `hosts` may be named."""
+
+    def __init__(self, known_of: KnownOf, names: Mapping[str, Known], hosts: frozenset[str] | None) -> None:
+        self.known_of = known_of
+        self.names = names
+        self.hosts = hosts
+
+    def option(self, call: Call, socket: Known) -> Iterator[Mistake]:
+        """Everything wrong with the level, the option and the value of setsockopt or getsockopt."""
+        _, level_given, option_given, *rest = call.arguments
+        level, name = constant(level_given, self.names), constant(option_given, self.names)
+        number = CONSTANTS.get(level) if level else level_given.value if isinstance(level_given, Integer) else None
+        option = OPTIONS.get(name)
+        if name and option is None:
+            if number is None or option_at(number, CONSTANTS[name]) is not None:
+                yield Mistake(option_given.span, f"{call.name}: `{name}` is no option", "")
+            return
+        if option is None:
+            if number is not None and isinstance(option_given, Integer):
+                option = option_at(number, option_given.value)
+            if option is None:
+                return
+        elif number is not None and number not in option.levels and not may_fail(call):
+            levels = " and ".join(level_name(each) for each in option.levels)
+            problem = f"{call.name}: {name} is an option of {levels}, not of {level or number}"
+            yield Mistake(level_given.span, problem, f"write {levels.partition(' ')[0]}")
+            return
+        if not may_fail(call):
+            yield from self._socket_for(call, option, socket)
+        if call.name == "setsockopt" and rest:
+            yield from self.value(option.name, option.type, rest[0])
+        elif call.name == "getsockopt" and not rest:
+            for item in call.modifiers.expected:
+                if not isinstance(item, Blocks | StaysPending):
+                    yield from self._read(option.name, option.type, item)
+
+    def _read(self, name: str, kind: ValueType, expected: Expression) -> Iterator[Mistake]:
+        """An expected value that the option cannot have, as it is of another kind."""
+        reads = _READS.get(kind.kind)
+        found = self.known_of(expected).kind
+        if reads is None or found is Kind.UNKNOWN or constant(expected, self.names):
+            return
+        if isinstance(expected, Name) and expected.name in ERRNOS:
+            return
+        if found not in reads:
+            usage = f"write `-> {kind.usage}`" if kind.usage and kind.kind is not ValueKind.DURATION else ""
+            yield Mistake(expected.span, f"getsockopt: {name} is {_what_is_read(kind)}, never {found}", usage)
+        elif kind.struct is not None:
+            yield from self.members(name, kind.struct, expected, kind.usage)
+
+    def _socket_for(self, call: Call, option: Option, socket: Known) -> Iterator[Mistake]:
+        needs = [_LEVEL_NEEDS[name] for level in option.levels if (name := level_name(level)) in _LEVEL_NEEDS]
+        for given, choices in ((socket.family, 0), (socket.type, 1)):
+            allowed = {choice for need in needs for choice in need[choices]}
+            if given and allowed and given not in allowed:
+                wanted = " or ".join(sorted(allowed))
+                problem = f"{call.name}: {option.name} is for sockets of {wanted}, and this one is of {given}"
+                yield Mistake(call.arguments[2].span, problem, "expect the errno if that is what you want to see")
+                return
+
+    def request(self, call: Call) -> Iterator[Mistake]:
+        """Everything wrong with what a request of ioctl is given."""
+        name = constant(call.arguments[1], self.names)
+        if not name:
+            return
+        request = ioctl_request(CONSTANTS[name])
+        if request.name.startswith("0x"):
+            yield Mistake(call.arguments[1].span, f"ioctl: labctl cannot make the request {name}", "see the reference")
+        elif len(call.arguments) < 3:
+            if request.usage:
+                yield Mistake(call.span, f"ioctl: {name} takes {request.usage}", f"ioctl(s, {name}, {request.usage})")
+        else:
+            kind = self.known_of(call.arguments[2]).kind
+            if kind not in (Kind.UNKNOWN, *_request_kinds(request)):
+                hint = f"write {request.usage}" if request.usage else "it takes nothing"
+                yield Mistake(call.arguments[2].span, f"ioctl: {name} does not take {kind}", hint)
+
+    def control(self, messages: Expression) -> Iterator[Mistake]:
+        """Everything wrong with the control messages of sendmsg."""
+        kind = self.known_of(messages).kind
+        if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.DATA):
+            yield Mistake(messages.span, f"control= takes a list of control messages, not {kind}", f"[{CMSG.usage}]")
+        if not isinstance(messages, ListOf):
+            return
+        for message in messages.items:
+            if not isinstance(message, StructOf | ListOf):
+                kind = self.known_of(message).kind
+                if kind not in (Kind.UNKNOWN, *_AGGREGATES):
+                    yield Mistake(message.span, f"a control message is {{level, type, data}}, not {kind}", CMSG.usage)
+                continue
+            members = _members(message, CMSG)
+            if set(members) != {"cmsg_level", "cmsg_type", "cmsg_data"}:
+                yield Mistake(message.span, "a control message has three members: level, type and data", CMSG.usage)
+                continue
+            yield from self._control_message(members)
+
+    def _control_message(self, members: Mapping[str, Expression]) -> Iterator[Mistake]:
+        level, name = constant(members["cmsg_level"], self.names), constant(members["cmsg_type"], self.names)
+        option = CONTROL.get(name)
+        if name and option is None:
+            if name.startswith("SCM_") or name in OPTIONS or not name.startswith(("SO_", "IP")):
+                yield Mistake(
+                    members["cmsg_type"].span, f"`{name}` is no type of control messages", "such as SCM_RIGHTS"
+                )
+        elif option is not None:
+            if level and CONSTANTS[level] not in option.levels:
+                right = level_name(option.levels[0])
+                yield Mistake(members["cmsg_level"].span, f"{name} belongs to the level {right}, not {level}", "")
+            yield from self.value(name, option.type, members["cmsg_data"])
+
+    def value(self, name: str, kind: ValueType, argument: Expression) -> Iterator[Mistake]:
+        """Everything wrong with a value of that type; bytes are passed on as they are."""
+        found = self.known_of(argument).kind
+        if found in (Kind.UNKNOWN, Kind.DATA):
+            return
+        if found not in _TAKES[kind.kind]:
+            yield Mistake(argument.span, f"{name} takes {kind.meaning}, not {found}", f"write {kind.usage}")
+            return
+        match kind.kind:
+            case ValueKind.NUMBER if kind.names:
+                yield from self._constants(name, kind.names, argument)
+            case ValueKind.DURATION:
+                yield from _duration(name, argument)
+                yield from self.members(name, TIMEVAL, argument, kind.usage)
+            case ValueKind.STRUCT if kind.struct is not None:
+                yield from self.members(name, kind.struct, argument, kind.usage)
+            case ValueKind.MEMBERSHIP:
+                yield from self.members(name, MREQN, argument, kind.usage)
+            case ValueKind.MULTICAST_IF if isinstance(argument, StructOf):
+                yield from self.members(name, MREQN, argument, kind.usage)
+            case ValueKind.NUMBERS if isinstance(argument, ListOf):
+                for item in argument.items:
+                    if (inner := self.known_of(item).kind) not in (Kind.UNKNOWN, *_NUMBERS):
+                        what = "descriptors" if name == "SCM_RIGHTS" else "numbers"
+                        yield Mistake(item.span, f"{name} takes a list of {what}, and this is {inner}", "")
+            case ValueKind.FILTER if isinstance(argument, ListOf):
+                for item in argument.items:
+                    yield from self.members(name, SOCK_FILTER, item, kind.usage)
+
+    def members(self, name: str, kind: StructType, argument: Expression, usage: str) -> Iterator[Mistake]:
+        """Everything wrong with the members of a structure that is written out."""
+        if not isinstance(argument, StructOf | ListOf):
+            return
+        given = _members(argument, kind)
+        known = {field.name for field in kind.fields} | ({"imr_interface"} if kind is MREQN else set())
+        unknown = [member for member in given if member not in known]
+        if unknown:
+            has = ", ".join(field.name for field in kind.fields)
+            yield Mistake(argument.span, f"{name}: {kind.name} has no member {unknown[0]}", f"it has {has}")
+            return
+        positional = isinstance(argument, ListOf) or not argument.members or not argument.members[0][0]
+        if len(given) < (kind.required if positional else min(kind.required, 1)):
+            yield Mistake(argument.span, f"{name}: {kind.name} lacks members", f"write {usage}")
+        for field in kind.fields:
+            if (item := given.get(field.name)) is not None:
+                yield from self._member(name, field, item)
+
+    def _member(self, name: str, field: Field, item: Expression) -> Iterator[Mistake]:
+        kind, code = self.known_of(item).kind, field.code
+        if kind in (Kind.UNKNOWN, Kind.DATA):
+            return
+        text = item.value if isinstance(item, Text) and "${" not in item.value else None
+        wrong = False
+        if code in ("ipv4", "ipv6", "group4", "group6"):
+            is_zero = kind in _NUMBERS and (not isinstance(item, Integer) or item.value == 0)
+            wrong = not (is_zero or kind is Kind.TEXT)
+            if text is not None:
+                yield from self._address(name, field, item, text)
+        elif code == "interface":
+            wrong = kind is not Kind.TEXT and kind not in _NUMBERS
+        elif code in ("sockaddr", "sockaddr_rest"):
+            wrong = kind not in (Kind.TEXT, Kind.ADDRESS, *_AGGREGATES)
+        elif code == "mac":
+            wrong = kind is not Kind.TEXT or (text is not None and not _MAC.match(text))
+        elif code == "timespec":
+            wrong = kind not in _AGGREGATES
+        elif code.startswith("bytes:"):
+            wrong = True
+        else:
+            wrong = kind not in _NUMBERS
+            if not wrong and field.names:
+                yield from self._constants(f"{name}: {field.name}", field.names, item)
+        if wrong:
+            yield Mistake(item.span, f"{name}: {field.name} cannot be {kind}", wants(field))
+
+    def _address(self, name: str, field: Field, item: Expression, text: str) -> Iterator[Mistake]:
+        address: IPv4Address | IPv6Address | None
+        try:
+            address = ip_address(text)
+        except ValueError:
+            address = None
+        version = 6 if field.code.endswith("6") else 4
+        if address is None:
+            group = field.code.startswith("group")
+            # An interface's name may stand where struct ip_mreqn has an address.
+            if group or (field.name != "imr_address" and self.hosts is not None and text not in self.hosts):
+                what = "multicast address" if group else "address or host"
+                yield Mistake(item.span, f'{name}: {field.name}: "{text}" is no {what}', "")
+        elif address.version != version:
+            yield Mistake(item.span, f"{name}: {field.name}: {text} is no IPv{version} address", "")
+        elif field.code.startswith("group") and not address.is_multicast:
+            example = "239.1.1.1" if version == 4 else "ff05::1"
+            yield Mistake(item.span, f"{name}: {text} is no multicast address", f"such as {example}")
+
+    def _constants(self, what: str, prefix: str, argument: Expression) -> Iterator[Mistake]:
+        allowed = TCP_STATES if prefix == "TCP_" else (prefix,)
+        for name in constants_in(argument):
+            is_other = constant(name, self.names) and not name.name.startswith(allowed)
+            if is_other and not (prefix == "E" and name.name in ERRNOS):
+                yield Mistake(name.span, f"{what}: `{name.name}` is no value of it", f"it takes {prefix}...")
+
+
+def _request_kinds(request: Request) -> tuple[Kind, ...]:
+    if not request.member:
+        return () if request.gives else _NUMBERS
+    return (Kind.TEXT,) if request.gives and request.code != "name" else _AGGREGATES
+
+
+def _duration(name: str, argument: Expression) -> Iterator[Mistake]:
+    from labctl.units import duration_s
+
+    if isinstance(argument, Integer) and argument.value:
+        yield Mistake(argument.span, f"{name}: a timeout carries its unit", f'write "{argument.value}ms"')
+    if isinstance(argument, Text) and "${" not in argument.value:
+        try:
+            duration_s(argument.value)
+        except ValueError as error:
+            yield Mistake(argument.span, f"{name}: {error}", "")
+
+
+def _members(argument: StructOf | ListOf, kind: StructType) -> dict[str, Expression]:
+    """The members by name; those beyond the structure's have a number as name."""
+    items = argument.members if isinstance(argument, StructOf) else tuple(("", item) for item in argument.items)
+    names = [field.name for field in kind.fields]
+    return {
+        name or (names[index] if index < len(names) else f"number {index + 1}"): item
+        for index, (name, item) in enumerate(items)
+    }
