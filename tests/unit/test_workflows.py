@@ -170,7 +170,7 @@ Checker = Callable[[Path], subprocess.CompletedProcess[str]]
 WRONG: list[tuple[Path, str, str, Checker]] = [
     (ACTION, "using: composite", "using: compsite", by_schema),
     (ACTION, "      shell: bash\n", "", by_schema),
-    (ACTION, "    description: Which Python", "    desciption: Which Python", by_schema),
+    (ACTION, "    description: The Python", "    desciption: The Python", by_schema),
     (ACTION, 'case "$PRIVILEGES" in', 'case "${{ inputs.privileges }}" in', by_zizmor),
     (WORKFLOWS[0], "runs-on: ubuntu-24.04", "run-on: ubuntu-24.04", by_schema),
     (WORKFLOWS[0], "timeout-minutes: 15", "timeout-minutes: soon", by_schema),
