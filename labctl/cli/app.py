@@ -20,6 +20,7 @@ from labctl.cli.completion import VARIABLE
 from labctl.cli.exit import ends_with_status
 from labctl.errors import InputError
 from labctl.printable import one_line
+from labctl.scenario.model import LARGEST_SEED
 
 
 class _Commands(TyperGroup):
@@ -171,7 +172,7 @@ def run(
             "--seed",
             metavar="N",
             min=0,
-            max=(1 << 63) - 1,
+            max=LARGEST_SEED,
             help="What everything random comes from (programs: LABCTL_SEED); else it is drawn, and told on a failure.",
         ),
     ] = None,

@@ -159,7 +159,6 @@ _SWITCHES = {
     "--until-fail": "until_fail",
     "--shuffle": "shuffle",
 }
-_SEEDS = 1 << 63
 
 
 def plain_request(words: Sequence[str]) -> RunRequest | None:
@@ -215,5 +214,7 @@ def _number(text: str | None) -> int | None:
     """None for what is not there, or is not a number as Typer and the options' bounds have it."""
     if text is None or not (text.isascii() and text.isdecimal() and len(text) < 20):
         return None
+    from labctl.scenario.model import LARGEST_SEED
+
     number = int(text)
-    return number if number < _SEEDS else None
+    return number if number <= LARGEST_SEED else None

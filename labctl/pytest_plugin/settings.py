@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import LabctlError
+from labctl.scenario.model import LARGEST_SEED
 
 SEED_VARIABLE = "LABCTL_SEED"
-LARGEST_SEED = 2**63 - 1
 _SEED: pytest.StashKey[int] = pytest.StashKey()
 
 
@@ -21,7 +21,7 @@ def seed_of(config: pytest.Config) -> int:
     """The session's seed: --labctl-seed, else LABCTL_SEED of the environment, else random; the same in every worker.
 
     From the first call to the end of the session LABCTL_SEED tells it to labs and to programs. UsageError when it is
-    not a number from 0 to 2**63 - 1.
+    not a number from 0 to LARGEST_SEED.
     """
     seed = config.stash.get(_SEED, None)
     if seed is None:

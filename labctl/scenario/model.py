@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 
+LARGEST_SEED = 2**63 - 1  # fits into a signed 64-bit integer everywhere
+
+
 class StepKind(StrEnum):
     CALLS = "calls"
     RUN = "run"
@@ -46,7 +49,7 @@ class RunOptions:
     """`keep_on_failure`: a failed lab, with all that runs in it, is there until the listener's `scenario_kept`
     returns. `lab` is a running lab to run in, which is left as it was found, instead of a lab for each scenario.
 
-    `seed` (0..2**63-1; None: one is drawn) is what everything random in the run comes from: programs get it as
+    `seed` (0 to LARGEST_SEED; None: one is drawn) is what everything random in the run comes from: programs get it as
     LABCTL_SEED, `shuffle` orders the scenarios by it. With `repeat` each repetition has the next one. `until_fail`: no
     further scenario is begun once one has not passed (a skipped one has not failed); of what passed before, the steps
     are then not kept."""

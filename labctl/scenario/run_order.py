@@ -18,9 +18,7 @@ from pathlib import Path, PurePath
 
 from labctl.documents.yaml_tree import read_bytes
 from labctl.errors import InputError, LabError, describe_errno
-from labctl.scenario.model import RunOptions, Scenario
-
-SEEDS = 1 << 63  # seeds are below: what fits into a signed 64-bit integer everywhere
+from labctl.scenario.model import LARGEST_SEED, RunOptions, Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +31,13 @@ class Turn:
 
 
 def draw_seed() -> int:
-    """A random seed in 0..2**63-1."""
-    return int.from_bytes(os.urandom(8), "big") % SEEDS
+    """A random seed, 0 to LARGEST_SEED."""
+    return int.from_bytes(os.urandom(8), "big") & LARGEST_SEED
 
 
 def seed_of(seed: int, repetition: int) -> int:
     """The seed of a repetition: the run's own for the first, so that `--seed` of any one runs that one again."""
-    return (seed + max(repetition - 1, 0)) % SEEDS
+    return (seed + max(repetition - 1, 0)) & LARGEST_SEED
 
 
 def turns(scenarios: Sequence[Scenario], options: RunOptions, seed: int) -> Iterator[Turn]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labctl.scenario.model import RunOptions, Scenario
-from labctl.scenario.run_order import SEEDS, Turn, base_name, draw_seed, turns
+from labctl.scenario.model import LARGEST_SEED, RunOptions, Scenario
+from labctl.scenario.run_order import Turn, base_name, draw_seed, turns
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -19,20 +19,6 @@ class Named:
     """As much of a scenario as turns look at."""
 
     name: str
-
-
-def test_all_who_read_a_seed_have_the_same_bound() -> None:
-    from typing import get_type_hints
-
-    from labctl.cli.app import run
-    from labctl.cli.arguments import plain_request
-    from labctl.pytest_plugin.settings import LARGEST_SEED
-
-    assert LARGEST_SEED == SEEDS - 1
-    assert plain_request(["--seed", str(SEEDS - 1), "x.yaml"]) is not None
-    assert plain_request(["--seed", str(SEEDS), "x.yaml"]) is None
-    option = get_type_hints(run, include_extras=True)["seed"].__metadata__[0]
-    assert (option.min, option.max) == (0, SEEDS - 1)
 
 
 def scenarios(*names: str) -> list[Scenario]:
@@ -58,7 +44,7 @@ def test_every_repetition_has_its_number_and_a_seed_of_its_own() -> None:
 
 def test_the_seed_of_a_repetition_runs_that_repetition_again() -> None:
     options = RunOptions(repeat=3, shuffle=True)
-    whole = list(turns(scenarios("a", "b", "c"), options, SEEDS - 2))
+    whole = list(turns(scenarios("a", "b", "c"), options, LARGEST_SEED - 1))
     again = list(turns(scenarios("a", "b", "c"), replace(options, repeat=1), whole[6].seed))
     assert whole[6].seed == 0
     assert [base_name(turn.scenario.name, turn.repetition) for turn in whole[6:]] == [t.scenario.name for t in again]
@@ -74,7 +60,7 @@ def test_no_scenario_is_no_turn_even_without_an_end() -> None:
 
 
 @MODEST
-@given(st.lists(st.text(), max_size=8), st.integers(0, SEEDS - 1))
+@given(st.lists(st.text(), max_size=8), st.integers(0, LARGEST_SEED))
 def test_shuffling_loses_nothing_and_the_seed_decides(names: list[str], seed: int) -> None:
     def shuffled() -> list[Turn]:
         return list(turns(scenarios(*names), RunOptions(shuffle=True), seed))
@@ -104,4 +90,4 @@ def test_a_name_that_looks_like_a_repetition_is_kept() -> None:
 def test_drawn_seeds_are_in_range_and_differ() -> None:
     drawn = {draw_seed() for _ in range(100)}
     assert len(drawn) == 100
-    assert all(0 <= seed < SEEDS for seed in drawn)
+    assert all(0 <= seed <= LARGEST_SEED for seed in drawn)
