@@ -126,9 +126,7 @@ class Link:
 
         The interface of a switch's port, else of the second end, is set down; the other keeps addresses and routes.
         """
-        from labctl.scenario.network_steps import end_to_cut
-
-        end = end_to_cut(self._core.model, self._link, self._link.b.node)
+        end = self._core.model.end_to_take_down(self._link, self._link.b.node)
         self._apply([SetDown(end.node, end.ifname)], "down")
 
     def up(self) -> None:

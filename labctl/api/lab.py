@@ -23,14 +23,13 @@ from labctl.api.host import Host, Link
 from labctl.api.journal import Activity, ActivityKind
 from labctl.observe.network import Socket, State, Transport
 from labctl.observe.ping import Try, attempt, is_sample, pairs, talking
-from labctl.topology.model import NodeKind
+from labctl.topology.model import NodeKind, links_between
 
 if TYPE_CHECKING:
     from labctl.api.program import Program
     from labctl.api.scenarios import ScenarioRun
     from labctl.api.topology import Topology
     from labctl.scenario.model import Scenario
-    from labctl.topology.model import Link as ModelLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +222,12 @@ class Lab:
 
         NotFound when there is none, ValueError when there are several.
         """
-        from labctl.scenario.network_steps import between
-
-        (first, _, its), (second, _, others) = a.partition(":"), b.partition(":")
-        for node in (first, second):
+        nodes = [end.partition(":")[0] for end in (a, b)]
+        for node in nodes:
             self._core.node(node)
-        there = [link for link in between(self._core.model, first, second) if _joins(link, first, its, second, others)]
+        there = links_between(self._core.model.links, a, b)
         if not there:
-            links = [str(link) for link in self._core.model.links if first in (link.a.node, link.b.node)]
+            links = [str(link) for link in self._core.model.links if nodes[0] in (link.a.node, link.b.node)]
             raise not_found(f"lab {self.name}: there is no link between {a} and {b}", f"{a} - {b}", links)
         if len(there) > 1:
             several = ", ".join(str(link) for link in there)
@@ -289,13 +286,6 @@ class Lab:
         """End the lab and all that runs in it (an attached one: what was started here). Idempotent."""
         self._finalizer.detach()
         self._core.close()
-
-
-def _joins(link: ModelLink, first: str, its: str, second: str, others: str) -> bool:
-    for near, far in ((link.a, link.b), (link.b, link.a)):
-        if (near.node, far.node) == (first, second) and its in ("", near.ifname) and others in ("", far.ifname):
-            return True
-    return False
 
 
 def _left_open(core: Core) -> None:

@@ -16,6 +16,7 @@ from labctl.cli.labs import attach, check_node, suggestion
 from labctl.errors import InputError
 from labctl.plan.operations import LinkEnd, MakeLink, Operation, SetDown, SetUp
 from labctl.report.terminal import Ink, Look, render, standard_output, waiting
+from labctl.topology.model import end_to_take_down, is_end, links_between
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -88,11 +89,8 @@ class Cable:
 
     @property
     def cut(self) -> LinkEnd:
-        """The end that is set down: a switch's port if there is one, else the far one, as in scenarios.
-
-        The other end only loses its carrier, as with a pulled cable, and keeps its addresses and routes.
-        """
-        return next((end for end in (self.near, self.far) if end.bridge), self.far)
+        """The end that is set down."""
+        return end_to_take_down(self.near, self.far, lambda end: bool(end.bridge))
 
 
 def change_link(first: str, second: str, order: Order, lab_name: str | None) -> int:
@@ -143,8 +141,7 @@ def _senders(cable: Cable, sender: str | None) -> list[LinkEnd]:
     ends = [cable.near, cable.far]
     if sender is None:
         return ends
-    node, _, ifname = sender.partition(":")
-    found = [end for end in ends if end.node == node and ifname in ("", end.ifname)]
+    found = [end for end in ends if is_end(end, sender)]
     if not found:
         raise InputError(
             f"--from {sender}: is no end of the link {cable}; {suggestion(sender, [e.node for e in ends])}"
@@ -159,25 +156,16 @@ def cables(plan: Plan) -> list[Cable]:
 
 def between(plan: Plan, first: str, second: str) -> list[Cable]:
     """The links between two nodes; each may be said with its interface, `h1:eth1`. InputError when there is none."""
-    every = cables(plan)
     nodes = [node.name for node in plan.nodes]
-    ends = (first.partition(":"), second.partition(":"))
-    for node, _, _ in ends:
+    named = [end.partition(":")[0] for end in (first, second)]
+    for node in named:
         if node not in nodes:
             raise InputError(f"lab has no node {node}; {suggestion(node, nodes)}")
-    (a, _, a_interface), (b, _, b_interface) = ends
-    found = []
-    for cable in every:
-        for near, far in ((cable.near, cable.far), (cable.far, cable.near)):
-            if (near.node, far.node) != (a, b):
-                continue
-            if a_interface in ("", near.ifname) and b_interface in ("", far.ifname):
-                found.append(Cable(near, far))
-                break
+    found = links_between((each for each in plan.operations if isinstance(each, MakeLink)), first, second)
     if not found:
-        known = dict.fromkeys(_links_of(every, node) for node in (a, b))
+        known = dict.fromkeys(_links_of(cables(plan), node) for node in named)
         raise InputError(f"there is no link between {first} and {second}. {' '.join(known)}")
-    return found
+    return [Cable(link.a, link.b) if is_end(link.a, first) else Cable(link.b, link.a) for link in found]
 
 
 def _links_of(every: Sequence[Cable], node: str) -> str:

@@ -1,7 +1,5 @@
 """What a scenario changes of a lab's network, so that a lab that stays can be given back as it was found.
 
-Which links there are between two nodes, and which of their ends is set down. PURE.
-
 The steps that change the network: link, drop, undrop.
 """
 
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from labctl.scenario.file_schema import parse_address
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
-from labctl.topology.model import Address, Endpoint, Link, NodeKind, Topology
+from labctl.topology.model import Address, Endpoint, Link, Topology, links_between
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -22,22 +20,6 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Operation
     from labctl.scenario.file_schema import DropBody, HostBody, LinkBody
     from labctl.topology.model import Impairment
-
-
-def between(topology: Topology, first: str, second: str) -> tuple[Link, ...]:
-    """The links between two nodes, in file order."""
-    return tuple(link for link in topology.links if {link.a.node, link.b.node} == {first, second})
-
-
-def end_to_cut(topology: Topology, link: Link, second: str) -> Endpoint:
-    """The end that is set down: a switch's port if there is one, else the end on the node that was named second.
-
-    The other end only loses its carrier, as with a pulled cable, and keeps its addresses and routes.
-    """
-    for end in (link.a, link.b):
-        if topology.node(end.node).kind is NodeKind.SWITCH:
-            return end
-    return link.a if link.a.node == second else link.b
 
 
 class Changes:
@@ -133,14 +115,14 @@ def link(at: StepRun, body: LinkBody) -> Done:
 
     topology = at.run.scenario.topology
     ends = body.ends
-    there = between(topology, *ends)
+    there = links_between(topology.links, *ends)
     if len(there) < (body.which or 1):
         raise StepFailed(f"there are {len(there)} links between {' and '.join(ends)}")
     chosen = there[(body.which or 1) - 1]
     if body.set_ is not None or body.clear:
         return _impair(at, body, chosen)
     if body.down:
-        end = end_to_cut(topology, chosen, ends[1])
+        end = topology.end_to_take_down(chosen, ends[1])
         at.run.changes.link(end)
         at.lab.apply([SetDown(end.node, end.ifname)])
         return NOTHING

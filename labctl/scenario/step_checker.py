@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.documents.diagnostics import SHOWN_LIMIT, Diagnostic, Hint, describe, suggest, suggestion
 from labctl.documents.schema import Key, Reading, Unusable
-from labctl.scenario import call_steps, loader, network_steps
+from labctl.scenario import call_steps, loader
 from labctl.scenario.file_schema import BODIES, SHORTHAND, STEP_NAME, STEP_WITHIN
 from labctl.scenario.model import Requirements, Step, StepKind, program_name, title_of
 from labctl.scenario.variables import has_references, is_name, is_template, references, references_within
-from labctl.topology.model import OWN_DIRECTORIES, FileTree, NodeKind
+from labctl.topology.model import OWN_DIRECTORIES, FileTree, NodeKind, links_between
 
 if TYPE_CHECKING:
     from labctl.documents.yaml_tree import Document
@@ -427,7 +427,7 @@ class StepReader:
             self._wrong((*path, verb, index), f"there is no node or network `{end}`", suggestion(end, names))
         if unknown:
             return
-        there = network_steps.between(self._topology, *ends)
+        there = links_between(self._topology.links, *ends)
         if not there:
             neighbours = sorted({n for link in self._topology.links for n in (link.a.node, link.b.node)
                                  if ends[0] in (link.a.node, link.b.node)} - {ends[0]})  # fmt: skip

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 from abc import ABCMeta
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 READY_WITHIN_S = 10.0
 BUFFERED = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."  # of one that runs and wrote nothing
@@ -316,6 +316,51 @@ class Link:
         return f"{self.a} - {self.b}"
 
 
+class LinkEnd(Protocol):
+    """One end of a link of a topology or of a plan."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def ifname(self) -> str: ...
+
+
+class Joined(Protocol):
+    """A link of a topology or of a plan."""
+
+    @property
+    def a(self) -> LinkEnd: ...
+    @property
+    def b(self) -> LinkEnd: ...
+
+
+E = TypeVar("E", bound=LinkEnd)
+L = TypeVar("L", bound=Joined)
+
+
+def is_end(end: LinkEnd, written: str) -> bool:
+    """Return whether `NODE` or `NODE:INTERFACE` names this end."""
+    node, _, ifname = written.partition(":")
+    return end.node == node and ifname in ("", end.ifname)
+
+
+def links_between(links: Iterable[L], first: str, second: str) -> list[L]:
+    """Return the links between two ends, each `NODE` or `NODE:INTERFACE`, in the order of `links`."""
+    return [
+        link
+        for link in links
+        if any(is_end(near, first) and is_end(far, second) for near, far in ((link.a, link.b), (link.b, link.a)))
+    ]
+
+
+def end_to_take_down(near: E, far: E, is_port: Callable[[E], bool]) -> E:
+    """Return the end by which a link goes down: a switch's port, else the end on the node that is named second.
+
+    The other end only loses its carrier, as with a pulled cable, and keeps its addresses and routes.
+    """
+    return next((end for end in (near, far) if is_port(end)), far)
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     name: str
@@ -337,3 +382,8 @@ class Topology:
     @property
     def hosts(self) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if node.kind is NodeKind.HOST)
+
+    def end_to_take_down(self, link: Link, second: str) -> Endpoint:
+        """Return the end by which the link goes down, if its nodes are named in this order: see `end_to_take_down`."""
+        near, far = (link.b, link.a) if link.a.node == second else (link.a, link.b)
+        return end_to_take_down(near, far, lambda end: self.node(end.node).kind is NodeKind.SWITCH)
