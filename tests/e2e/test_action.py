@@ -213,6 +213,7 @@ def test_the_action_installs_its_own_commit_into_an_environment_of_its_own(tmp_p
         "PIP_NO_INDEX": "1",
         "PIP_NO_DEPS": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip's way of saying yes
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),  # pip keeps there what it looked for
         "PYTHONPATH": ":".join(there),
         "PATH": f"{Path(sys.executable).parent}:{job.environment['PATH']}",
     }

@@ -29,7 +29,7 @@ def suite(tmp_path: Path) -> Path:
 
 
 def test_a_scenario_that_passes_ends_with_0_and_shows_the_conversation(suite: Path) -> None:
-    ran = labctl("run", suite / "echo.yaml")
+    ran = labctl("run", "echo.yaml", cwd=suite)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "socket(AF_INET, SOCK_STREAM, 0)" in ran.stdout
     assert "✓ passed in" in ran.stdout
