@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -59,16 +60,23 @@ class MachineState:
         return found
 
 
-def mark_session() -> str:
-    """Mark this process's environment, so that every process started from it can be told from others."""
-    return os.environ.setdefault(MARK, f"{os.getpid()}-{time.time_ns()}")
+def mark_session(worker: str = "") -> str:
+    """Mark this process's environment, so that every process started from it can be told from others.
+
+    A worker's mark begins with that of its session, which finds what a worker has left.
+    """
+    session = os.environ.setdefault(MARK, f"{os.getpid()}-{time.time_ns()}")
+    if worker:
+        os.environ[MARK] = f"{session}.{worker}"
+    return os.environ[MARK]
 
 
-def enter_own_places() -> bool:
-    """Give this process (that of a test session, at its start) its own /run/netns and /run/labctl; False for others."""
+def enter_own_places(worker: str = "") -> bool:
+    """Give this process (of a session or of a worker, at its start) its own /run/netns and /run/labctl; False for
+    those that have them from the session."""
     from labctl.kernel import syscalls
 
-    if os.geteuid() != 0 or os.environ.get(OWN_PLACES):
+    if os.geteuid() != 0 or (os.environ.get(OWN_PLACES) and not worker):
         return False
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
@@ -84,8 +92,11 @@ def enter_own_places() -> bool:
     return True
 
 
-def machine_state(*, labs: Collection[int] = ()) -> MachineState:
-    """The state now, without the descendants of the processes `labs`: labs that are to outlive the test."""
+def machine_state(*, labs: Collection[int] = (), of_session: bool = False) -> MachineState:
+    """The state now, without the descendants of the processes `labs`: labs that are to outlive the test.
+
+    `of_session` is for the process that has the workers: theirs, without what only each of them can look at.
+    """
     processes = list(_processes(labs))
     ours = {process.number: process.description for process in processes if process.is_ours}
     everywhere = os.environ.get("LABCTL_LEAK_CHECK") == "machine"
@@ -96,17 +107,17 @@ def machine_state(*, labs: Collection[int] = ()) -> MachineState:
         # An ordinary user cannot change these two on the machine: what changes there is somebody else's.
         interfaces=frozenset(os.listdir("/sys/class/net") if os.geteuid() == 0 else ()),
         mounts=frozenset(_mounts() if os.geteuid() == 0 else ()),
-        descriptors=frozenset(_descriptors()),
-        files=frozenset(_files()),
+        descriptors=frozenset(() if of_session else _descriptors()),
+        files=frozenset(_files_of_machine() if of_session else (*_files_of_machine(), *_files_of_session())),
     )
 
 
-def left_behind_since(before: MachineState, *, within_s: float = SETTLE_S) -> list[str]:
+def left_behind_since(before: MachineState, *, within_s: float = SETTLE_S, of_session: bool = False) -> list[str]:
     """What was left behind, once the kernel has had `within_s` to finish; [] as soon as there is nothing."""
     until = time.monotonic() + within_s
     pause = threading.Event()
     while True:
-        left = machine_state(labs=before.pids).left_behind_since(before)
+        left = machine_state(labs=before.pids, of_session=of_session).left_behind_since(before)
         if not left or time.monotonic() > until:
             return left
         pause.wait(POLL_S)
@@ -119,6 +130,14 @@ def nothing_left_behind() -> Iterator[None]:
     yield
     left = left_behind_since(before)
     assert not left, "the machine is not as before:\n" + "\n".join(left)
+
+
+def end_processes_of_session() -> None:
+    """Kill what the session has left, as labs that stay when it is interrupted."""
+    for process in _processes(()):
+        if process.is_ours:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.number, signal.SIGKILL)
 
 
 def _numbers() -> list[int]:
@@ -135,6 +154,7 @@ class _Process:
 def _processes(labs: Collection[int]) -> Iterator[_Process]:
     """All processes but this one, and without `labs` and their descendants."""
     mark = f"{MARK}={os.environ.get(MARK, '')}".encode()
+    of_workers = mark + b"."
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
     marked: set[int] = set()
@@ -151,7 +171,8 @@ def _processes(labs: Collection[int]) -> Iterator[_Process]:
             continue  # it has ended; its new parent (the machine's init, often) is slow to take note
         names[number] = f"{number} ({name}, {state}) {command[:120]}"
         try:
-            if mark in Path(f"/proc/{number}/environ").read_bytes().split(b"\0"):
+            variables = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+            if any(each == mark or each.startswith(of_workers) for each in variables):
                 marked.add(number)
         except OSError:
             pass  # another user's process, or a zombie: by descent only
@@ -199,13 +220,18 @@ def _descriptors() -> Iterator[str]:
         yield from (f"{kind} (number {index + 1})" for index in range(count))
 
 
-def _files() -> Iterator[str]:
-    places = [*PLACES, *(os.environ[name] for name in XDG if os.environ.get(name))]
-    for place in dict.fromkeys(places):
+def _files_of_machine() -> Iterator[str]:
+    for place in PLACES:
         with contextlib.suppress(OSError):
-            names = [name for name in os.listdir(place) if place not in PLACES or place in STAYING or "lab" in name]
+            names = [name for name in os.listdir(place) if place in STAYING or "lab" in name]
             entries = {os.path.join(place, name) for name in names} - STAYING
             yield from (entry for entry in entries if place not in STAYING or not _is_others(entry))
+
+
+def _files_of_session() -> Iterator[str]:
+    for place in {os.environ[name] for name in XDG if os.environ.get(name)}.difference(PLACES):
+        with contextlib.suppress(OSError):
+            yield from {os.path.join(place, name) for name in os.listdir(place)} - STAYING
     temporary = os.environ.get("TMPDIR", "/tmp")
     with contextlib.suppress(OSError):
         yield from (os.path.join(temporary, name) for name in os.listdir(temporary) if _is_ours(temporary, name))
