@@ -47,8 +47,9 @@ def terminal(tmp_path: Path, run_time_directories: Path) -> Iterator[Terminal]:
         "LC_ALL": "C.UTF-8",
         "NO_COLOR": "1",
         "COLUMNS": "100",
-        # A reader's pytest has no plugin that warns of what this project's own settings say.
-        "PYTEST_ADDOPTS": "-o asyncio_default_fixture_loop_scope=function",
+        # A reader's pytest has no plugin that warns of what this project's own settings say, nor one that takes two
+        # thirds of pytest's start.
+        "PYTEST_ADDOPTS": "-o asyncio_default_fixture_loop_scope=function -p no:hypothesispytest",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PAGER": "cat",
     }

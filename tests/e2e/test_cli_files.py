@@ -218,7 +218,18 @@ def test_init_writes_what_passes(tmp_path: Path) -> None:
     ran = labctl("run", folder)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'pytest'}", folder],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:hypothesispytest",
+            f"--basetemp={tmp_path / 'pytest'}",
+            folder,
+        ],
         cwd=folder,
         env=environment(),
         capture_output=True,

@@ -87,7 +87,7 @@ def test_it_can_be_left_out(tmp_path: Path) -> None:
 def pytest_says(*arguments: str, cwd: Path, **more: str) -> str:
     """The output of a pytest that succeeds or finds nothing."""
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments],
         cwd=cwd,
         env=environment(**more),
         capture_output=True,
