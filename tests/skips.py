@@ -12,6 +12,8 @@ import shutil
 import pytest
 
 _ROOT, _USER, _WITHOUT = "for root: ", "for ordinary users: ", "for machines without "
+_ALL = "for tools/test --all: "
+ALL = os.environ.get("LABCTL_TESTS_ALL") == "1"  # whether tests may take their time, as those of tools/test --all
 
 
 def for_root(why: str) -> pytest.MarkDecorator:
@@ -27,6 +29,11 @@ def for_ordinary_users(why: str) -> pytest.MarkDecorator:
 def for_machines_without(feature: str, *, is_there: bool) -> pytest.MarkDecorator:
     """Skips where the feature is: what is tested is its absence."""
     return pytest.mark.skipif(is_there, reason=f"{_WITHOUT}{feature}")
+
+
+def for_all_tests(why: str) -> pytest.MarkDecorator:
+    """Skips in a run that is to be short."""
+    return pytest.mark.skipif(not ALL, reason=f"{_ALL}{why}")
 
 
 def for_stock_kernels(why: str) -> pytest.MarkDecorator:
@@ -52,4 +59,4 @@ def features_are_required() -> bool:
 
 def is_refused(reason: str) -> bool:
     """Whether a skip for this reason counts as a failure here."""
-    return features_are_required() and not reason.removeprefix("Skipped: ").startswith((_ROOT, _USER, _WITHOUT))
+    return features_are_required() and not reason.removeprefix("Skipped: ").startswith((_ROOT, _USER, _WITHOUT, _ALL))

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.skips import for_root
+from tests.skips import for_all_tests, for_root
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 600
 
 pytestmark = [
+    for_all_tests("installs packages for minutes"),
     for_root("what it installs is the same for everybody, so once is enough"),
     pytest.mark.skipif(
         os.environ.get("LABCTL_TESTS_OFFLINE") == "1",

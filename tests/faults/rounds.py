@@ -28,9 +28,12 @@ from tests.faults.disturbed import (
     victims,
 )
 from tests.integration.detached import becomes
+from tests.skips import ALL
 
 LAB = "LAB"  # in the arguments: the lab's name
 BUSY = "h1 runs busy: sleep 1000"
+# How many processes are killed at random moments, for each of the modules with such tests.
+KILLS = int(os.environ.get("LABCTL_KILLS", "60" if ALL else "18"))
 HOW = {"kill": 14, "terminate": 3, "freeze": 3, "stop": 2}  # how often, relatively
 FREEZE_S = 0.05
 SETTLED_S = 1.5

@@ -13,12 +13,12 @@ from select import POLLIN, poll
 
 import pytest
 
+from tests.faults.rounds import KILLS
 from tests.integration.detached import becomes
 from tests.leaks import MARK
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("boot", "open", "program", "caller")
-MOMENTS = int(os.environ.get("LABCTL_KILLS", "60"))
 LATEST_MS = 160  # after which an owner has done all that it does
 WAIT_S = 10.0
 
@@ -249,7 +249,7 @@ def test_a_process_that_the_owner_forked_does_not_keep_the_lab(tmp_path: Path) -
             os.kill(forked, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize("moment", range(KILLS))
 def test_a_kill_or_stop_at_any_moment_leaves_nothing(owner: Owner, moment: int) -> None:
     """Owner, boot, keeper, init or caller in turn, at moments spread over the life of a lab; the fixture looks.
 
@@ -257,7 +257,7 @@ def test_a_kill_or_stop_at_any_moment_leaves_nothing(owner: Owner, moment: int) 
     nothing, and ends when it is continued.
     """
     process = owner("caller")
-    all_ended(pidfds([process.pid]), within_s=LATEST_MS / 1000 * moment / MOMENTS)
+    all_ended(pidfds([process.pid]), within_s=LATEST_MS / 1000 * moment / KILLS)
     victims = [process.pid, *descendants(process.pid)]
     victim = victims[moment * 7 % len(victims)]
     stops = moment % 3 == 2 and name_of(victim).startswith("labctl-")

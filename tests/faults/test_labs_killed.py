@@ -15,7 +15,7 @@ import pytest
 
 from tests import leaks
 from tests.faults.disturbed import FIRST, SECOND, SERVED, SERVED_AGAIN, Commands, is_running, packet_filter
-from tests.faults.rounds import LAB, Action, disturbed_in_turn
+from tests.faults.rounds import KILLS, LAB, Action, disturbed_in_turn
 
 SCENARIO = """\
 name: Two hosts talk
@@ -62,7 +62,7 @@ ACTIONS = (
     Action("run --lab that changes links", ("run", "changing.yaml", "--lab", LAB)),
     Action("down", ("down", LAB), ends_lab=True),
 )
-ROUNDS = -(-int(os.environ.get("LABCTL_KILLS", "42")) // len(ACTIONS))
+ROUNDS = -(-KILLS // len(ACTIONS))
 SEED = int(os.environ.get("LABCTL_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 

@@ -13,8 +13,10 @@ from select import POLLIN, poll
 
 import pytest
 
+from tests.faults.rounds import KILLS
+
 ROOT = Path(__file__).parents[2]
-MOMENTS = int(os.environ.get("LABCTL_KILLS", "60")) // 3
+MOMENTS = -(-KILLS // 3)
 LATEST_MS = 700  # by then the scenario below waits in its last step
 WAIT_S = 20.0
 
