@@ -12,7 +12,9 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -53,44 +55,72 @@ BAD_NAMES = [
 LABCTL = "import sys; from labctl.cli.main import main; sys.argv[0] = 'labctl'; sys.exit(main())"
 
 
-def labctl(user: int, *words: str, state: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command, run by that user."""
-    environment = {"PATH": os.environ["PATH"], "HOME": "/", "PYTHONDONTWRITEBYTECODE": "1"}
-    if state is not None:
-        environment["LABCTL_STATE_DIR"] = str(state)
-    return python(user, LABCTL, *words, env=environment)
+@dataclass(frozen=True, slots=True)
+class OtherUsers:
+    """Users of this machine who run Python and labctl from a checkout and its .venv."""
+
+    checkout: Path
+    interpreter: Path
+
+    def labctl(self, user: int, *words: str, state: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """The command, run by that user."""
+        environment = {"PATH": os.environ["PATH"], "HOME": "/", "PYTHONDONTWRITEBYTECODE": "1"}
+        if state is not None:
+            environment["LABCTL_STATE_DIR"] = str(state)
+        return self.python(user, LABCTL, *words, env=environment)
+
+    def python(
+        self, user: int, script: str, *words: str, pass_fds: tuple[int, ...] = (), env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.interpreter, "-c", script, *words],
+            cwd=self.checkout,
+            env=env,
+            user=user,
+            group=user,
+            extra_groups=[],
+            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def are_able(self) -> bool:
+        """Whether they can read the checkout and its interpreter."""
+        try:
+            return self.python(HERS, "import labctl.lab.client.handle").returncode == 0
+        except PermissionError:
+            return False
 
 
-def python(
-    user: int, script: str, *words: str, pass_fds: tuple[int, ...] = (), env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", script, *words],
-        cwd=ROOT,
-        env=env,
-        user=user,
-        group=user,
-        extra_groups=[],
-        pass_fds=pass_fds,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+@pytest.fixture(scope="module")
+def others() -> Iterator[OtherUsers]:
+    """Other users, with a copy of this checkout where they cannot reach it, as in root's home."""
+    here = OtherUsers(ROOT, Path(sys.executable))
+    if here.are_able():
+        yield here
+        return
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="labctl-copy-") as folder:
+        os.chmod(folder, 0o755)
+        copy = Path(folder) / "checkout"
+        subprocess.run([ROOT / "tools" / "test-copy", copy], check=True, capture_output=True, timeout=300)
+        there = OtherUsers(copy, copy / ".venv" / "bin" / "python")
+        if not there.are_able():
+            pytest.skip(f"another user cannot execute {there.interpreter.resolve()}")
+        yield there
 
 
 @pytest.fixture
-def her_lab() -> Iterator[str]:
+def her_lab(others: OtherUsers) -> Iterator[str]:
     """A lab of an ordinary user, in the place where hers are."""
-    if python(HERS, "import labctl.lab.client.handle").returncode != 0:
-        pytest.skip("another user cannot read this checkout or its Python")
     name = name_of_lab()
-    made = labctl(HERS, "up", "--topo", "pair", "--name", name)
+    made = others.labctl(HERS, "up", "--topo", "pair", "--name", name)
     try:
         assert made.returncode == 0, made.stderr
         yield name
     finally:
-        labctl(HERS, "down", name)
+        others.labctl(HERS, "down", name)
         shutil.rmtree(state_of_user(HERS), ignore_errors=True)
 
 
@@ -118,48 +148,50 @@ def asked(directory: int, name: str = "") -> str:
 
 
 @needs_root
-def test_another_user_neither_sees_nor_reaches_a_lab(her_lab: str) -> None:
-    assert "No lab is running" in labctl(HIS, "ps").stderr
-    assert "there is none of that name" in labctl(HIS, "exec", "--lab", her_lab, "client", "--", "id").stderr
-    assert labctl(HIS, "down", her_lab).returncode == 2
-    spied = labctl(HIS, "ps", state=state_of_user(HERS))
+def test_another_user_neither_sees_nor_reaches_a_lab(her_lab: str, others: OtherUsers) -> None:
+    assert "No lab is running" in others.labctl(HIS, "ps").stderr
+    assert "there is none of that name" in others.labctl(HIS, "exec", "--lab", her_lab, "client", "--", "id").stderr
+    assert others.labctl(HIS, "down", her_lab).returncode == 2
+    spied = others.labctl(HIS, "ps", state=state_of_user(HERS))
     assert spied.returncode != 0
     assert "Permission denied" in spied.stderr
-    assert labctl(HERS, "exec", "--lab", her_lab, "client", "--", "echo", "hers").stdout == "hers\n"
+    assert others.labctl(HERS, "exec", "--lab", her_lab, "client", "--", "echo", "hers").stdout == "hers\n"
     shutil.rmtree(state_of_user(HIS), ignore_errors=True)
 
 
 @needs_root
-def test_the_socket_refuses_another_user_even_by_a_directory_that_he_was_handed(her_lab: str) -> None:
+def test_the_socket_refuses_another_user_even_by_a_directory_that_he_was_handed(
+    her_lab: str, others: OtherUsers
+) -> None:
     directory = os.open(state_of_user(HERS) / her_lab, os.O_PATH)
     try:
-        assert python(HIS, asked(directory), pass_fds=(directory,)).stdout == "Permission denied\n"
+        assert others.python(HIS, asked(directory), pass_fds=(directory,)).stdout == "Permission denied\n"
     finally:
         os.close(directory)
 
 
 @needs_root
-def test_the_keeper_hangs_up_on_another_user_even_where_files_let_him_connect(her_lab: str) -> None:
+def test_the_keeper_hangs_up_on_another_user_even_where_files_let_him_connect(her_lab: str, others: OtherUsers) -> None:
     place = state_of_user(HERS) / her_lab
     for path in (place, place / SOCKET):
         path.chmod(0o777)
     directory = os.open(place, os.O_PATH)
     try:
-        assert python(HIS, asked(directory), pass_fds=(directory,)).stdout == "b''\n"
+        assert others.python(HIS, asked(directory), pass_fds=(directory,)).stdout == "b''\n"
     finally:
         os.close(directory)
-    assert labctl(HERS, "exec", "client", "--", "true").returncode == 0
+    assert others.labctl(HERS, "exec", "client", "--", "true").returncode == 0
 
 
 @needs_root
-def test_a_state_directory_that_somebody_else_has_made_is_refused() -> None:
+def test_a_state_directory_that_somebody_else_has_made_is_refused(others: OtherUsers) -> None:
     state = state_of_user(HERS)
     state.mkdir()
     try:
         for owner, mode in ((HIS, 0o777), (HERS, 0o777), (HIS, 0o700)):
             os.chown(state, owner, owner)
             state.chmod(mode)
-            made = labctl(HERS, "up", "--topo", "pair")
+            made = others.labctl(HERS, "up", "--topo", "pair")
             assert made.returncode == 4
             assert "it has to be yours alone" in made.stderr or "Permission denied" in made.stderr
             assert list(state.iterdir()) == []
@@ -168,12 +200,12 @@ def test_a_state_directory_that_somebody_else_has_made_is_refused() -> None:
 
 
 @needs_root
-def test_a_state_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
+def test_a_state_directory_that_is_a_link_is_refused(tmp_path: Path, others: OtherUsers) -> None:
     state = state_of_user(HERS)
     tmp_path.chmod(0o777)
     state.symlink_to(tmp_path)
     try:
-        made = labctl(HERS, "up", "--topo", "pair")
+        made = others.labctl(HERS, "up", "--topo", "pair")
     finally:
         state.unlink()
     assert made.returncode == 4
@@ -433,7 +465,9 @@ def test_no_descriptor_of_the_keeper_can_be_taken_while_a_program_is_started() -
 
 
 @needs_root
-def test_a_hosts_network_is_handed_to_no_program_and_opens_nothing_to_another_user(mine: str) -> None:
+def test_a_hosts_network_is_handed_to_no_program_and_opens_nothing_to_another_user(
+    mine: str, others: OtherUsers
+) -> None:
     enter = (
         "import ctypes, os, sys\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -443,7 +477,7 @@ def test_a_hosts_network_is_handed_to_no_program_and_opens_nothing_to_another_us
         network = lab.network("client")
         try:
             assert not os.get_inheritable(network)
-            handed = python(HERS, enter, str(network), pass_fds=(network,))
+            handed = others.python(HERS, enter, str(network), pass_fds=(network,))
             assert handed.stdout == "-1 Operation not permitted\n", handed.stderr
         finally:
             os.close(network)
@@ -571,9 +605,9 @@ def test_programs_do_not_gain_rights_by_files_that_are_made_on_a_host() -> None:
 
 
 @needs_root
-def test_a_lab_of_an_ordinary_user_has_no_rights_on_the_machine(her_lab: str) -> None:
+def test_a_lab_of_an_ordinary_user_has_no_rights_on_the_machine(her_lab: str, others: OtherUsers) -> None:
     def there(*argv: str) -> subprocess.CompletedProcess[str]:
-        return labctl(HERS, "exec", "client", "--", *argv)
+        return others.labctl(HERS, "exec", "client", "--", *argv)
 
     assert there("id", "-u").stdout == "0\n"  # inside
     assert "Permission denied" in there("cat", "/etc/shadow").stderr
@@ -585,7 +619,7 @@ def test_a_lab_of_an_ordinary_user_has_no_rights_on_the_machine(her_lab: str) ->
     shutil.copy("/usr/bin/cat", setuid)
     try:
         setuid.chmod(0o4755)
-        assert python(HERS, f"import os; os.execv({str(setuid)!r}, ['cat', '/etc/shadow'])").returncode == 0
+        assert others.python(HERS, f"import os; os.execv({str(setuid)!r}, ['cat', '/etc/shadow'])").returncode == 0
         assert "Permission denied" in there(str(setuid), "/etc/shadow").stderr
     finally:
         setuid.unlink()
