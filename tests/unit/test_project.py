@@ -57,13 +57,13 @@ def test_readme_installs_before_it_runs_the_main_job() -> None:
     assert re.fullmatch(r"tools/install && \.venv/bin/labctl run [\w.-]+\n", readme_lines()[0])
 
 
-def test_ci_calls_exactly_the_test_line_of_readme() -> None:
+def test_ci_runs_the_test_line_of_readme_with_all_stages() -> None:
     commands = [
         line
         for line in (ROOT / ".ci" / "run").read_text().splitlines()
         if line.strip() and not line.startswith(("#", "cd "))
     ]
-    assert commands == [readme_lines()[1].rstrip("\n")]
+    assert commands == [readme_lines()[1].rstrip("\n") + " --all"]
 
 
 def test_the_examples_of_readme_are_valid(tmp_path: Path) -> None:
