@@ -1,31 +1,23 @@
-"""Regular expressions that users write, searched for in bounded time and memory; decision 0012.
+"""Search for users' regular expressions in bounded time and memory (decision 0012).
 
-The syntax and the meaning are those of Python's `re`, whose search may take exponential time and holds the lock of the
-interpreter meanwhile: no deadline and no signal would be heeded. So a search that may take long is made by a process of
-its own, with limits of time and memory. `search_cost` tells, from above, how long a search may take; ordinary patterns
-on ordinary lines are searched for here.
+Syntax and meaning are those of Python's `re`. Its search may take exponential time and holds the interpreter's lock
+meanwhile, so that labctl could not react to deadlines and signals. A separate process, with limits of time and memory,
+makes a search that may take long. `search_cost` computes an upper bound of the time.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import select
-import signal
-import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from math import factorial, inf
 
-from labctl.unpatched import monotonic, socketpair
-
-LONGEST_PATTERN = 10_000  # characters
-DEEPEST_GROUPS = 50
+PATTERN_MAX = 10_000  # characters
+GROUP_DEPTH_MAX = 50
 CHEAP_STEPS = 5e6  # at most about 0.1 s
 SEARCH_CPU_S = 1.0  # processor time of a search
-SEARCH_WALL_S = 10.0  # of a search whose process does not get the processor
+SEARCH_WALL_S = 10.0  # of a search whose process gets too little processor time
 MEMORY_BYTES = 1 << 30
 _SEARCHER = """
 import json, re, resource, signal, sys
@@ -43,20 +35,20 @@ _CLASS = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
 
 
 class TooSlow(Exception):
-    """A search has used up its time or memory, so it is not known whether the pattern matches."""
+    """A search used up its time or memory, so the result is unknown."""
 
     def __init__(self, pattern: str, why: str) -> None:
-        hint = "repetitions within repetitions, as in (a+)+, may be why"
-        super().__init__(f"cannot tell whether /{_shortened(pattern)}/ matches: {why}; {hint}")
+        shown = pattern if len(pattern) <= 100 else f"{pattern[:100]}..."
+        hint = "avoid repetitions within repetitions, as in (a+)+"
+        super().__init__(f"cannot search for /{shown}/: {why}; {hint}")
 
 
 def check_pattern(pattern: str) -> None:
-    """ValueError, with the place, for what is no regular expression or is too large for one."""
-    if len(pattern) > LONGEST_PATTERN:
-        raise ValueError(f"not a regular expression: it is longer than {LONGEST_PATTERN} characters")
-    deep = _too_deep(pattern)
-    if deep is not None:
-        problem = f"groups are nested more than {DEEPEST_GROUPS} deep at character {deep + 1}"
+    """Check that the pattern is a regular expression of acceptable size. ValueError, with the position."""
+    if len(pattern) > PATTERN_MAX:
+        raise ValueError(f"not a regular expression: it is longer than {PATTERN_MAX} characters")
+    if (deep := _too_deep(pattern)) is not None:
+        problem = f"groups are nested more than {GROUP_DEPTH_MAX} deep at character {deep + 1}"
         raise ValueError(f"not a regular expression: {problem}")
     try:
         re.compile(pattern)
@@ -72,79 +64,81 @@ def check_pattern(pattern: str) -> None:
 
 
 def search(pattern: str | re.Pattern[str], text: str, flags: int = 0, *, wall_s: float = 10.0) -> re.Match[str] | None:
-    """As `re.search`, within bounds. TooSlow when it is not decided within them."""
+    """Search as `re.search`, within the limits of time and memory. TooSlow."""
     compiled = re.compile(pattern, flags)
     if search_cost(compiled.pattern, compiled.flags, text) <= CHEAP_STEPS:
         return compiled.search(text)
-    found = _search_elsewhere(compiled, [text], wall_s)
-    # From where it matches, to match takes no longer than the search has taken.
+    found = _search_in_process(compiled, [text], wall_s)
+    # Matching at the known position takes no longer than the search took.
     return compiled.match(text, found[1]) if found else None
 
 
 def search_lines(pattern: str | re.Pattern[str], lines: Sequence[str], *, wall_s: float = SEARCH_WALL_S) -> bool:
-    """Whether the pattern is in one of the lines. TooSlow as above."""
+    """Return whether one of the lines matches. TooSlow."""
     compiled = re.compile(pattern)
-    # The bound takes longer than the search of a short line: of many, it is worked out together.
+    # Computing the bound takes longer than searching a short line, so compute it for all lines together first.
     if search_cost(compiled.pattern, compiled.flags, "\n".join(lines)) <= CHEAP_STEPS:
         return any(compiled.search(line) for line in lines)
-    left = CHEAP_STEPS
+    budget = CHEAP_STEPS
     for index, line in enumerate(lines):
-        left -= search_cost(compiled.pattern, compiled.flags, line)
-        if left < 0:
-            return bool(_search_elsewhere(compiled, list(lines[index:]), wall_s))
+        budget -= search_cost(compiled.pattern, compiled.flags, line)
+        if budget < 0:
+            return bool(_search_in_process(compiled, list(lines[index:]), wall_s))
         if compiled.search(line):
             return True
     return False
 
 
 def search_cost(pattern: str, flags: int, text: str) -> float:
-    """A bound of the steps that a search takes; infinite where repetitions are nested, or the like.
+    """Return an upper bound of the steps of a search; infinite for nested repetitions and the like.
 
-    With q repetitions and a alternatives at most n**(q + 1) / (q + 1)! * 2**a, for n characters: those of a line where
-    no repetition goes beyond it.
+    With q repetitions and a alternatives that is n**(q + 1) / (q + 1)! * 2**a, for n characters: those of a line where
+    no repetition can cross a line end.
     """
     repetitions = alternatives = 0
     crosses_lines = bool(flags & re.DOTALL)
-    groups: list[bool] = []  # whether there is a repetition or an alternative in it
-    place, atom, atom_is_complex = 0, "", False
-    while place < len(pattern):
-        repeated = _QUANTIFIER.match(pattern, place)
-        if pattern[place] == "?" and atom:
+    groups: list[bool] = []  # open groups: whether one contains a repetition or an alternative
+    position, atom, atom_is_complex = 0, "", False
+    while position < len(pattern):
+        repeated = _QUANTIFIER.match(pattern, position)
+        if pattern[position] == "?" and atom:
             alternatives += 1
             groups = [True] * len(groups)
-            place += 1 + (pattern[place + 1 : place + 2] in ("?", "+"))
+            position += 1 + (pattern[position + 1 : position + 2] in ("?", "+"))
         elif repeated and atom:
             if atom_is_complex:
                 return inf
             repetitions += 1
             crosses_lines = crosses_lines or _may_be_newline(atom)
             groups = [True] * len(groups)
-            place = repeated.end()
-        elif pattern[place] == "\\":
-            atom, atom_is_complex = pattern[place : place + 2], False
+            position = repeated.end()
+        elif pattern[position] == "\\":
+            atom, atom_is_complex = pattern[position : position + 2], False
             repetitions += atom[1:].isdigit()
-            place += 2
-        elif pattern[place] == "[":
-            found = _CLASS.match(pattern, place)
+            position += 2
+        elif pattern[position] == "[":
+            found = _CLASS.match(pattern, position)
             atom, atom_is_complex = found[0] if found else "[", False
-            place += len(atom)
-        elif pattern[place] == "(":
+            position += len(atom)
+        elif pattern[position] == "(":
             groups.append(False)
-            kind = pattern[place : place + 4]
+            kind = pattern[position : position + 4]
             repetitions += kind == "(?P="
-            crosses_lines = crosses_lines or (kind[1:2] == "?" and "s" in pattern[place : pattern.find(")", place)])
-            # what follows `(?` belongs to the group's kind: it is no quantifier
-            place += 2 if kind[1:2] == "?" else 1
+            crosses_lines = crosses_lines or (
+                kind[1:2] == "?" and "s" in pattern[position : pattern.find(")", position)]
+            )
+            # `?` after `(` is part of the group's kind, not a quantifier
+            position += 2 if kind[1:2] == "?" else 1
             atom = ""
-        elif pattern[place] == ")":
+        elif pattern[position] == ")":
             atom, atom_is_complex = "(", groups.pop() if groups else False
-            place += 1
+            position += 1
         else:
-            if pattern[place] == "|":
+            if pattern[position] == "|":
                 alternatives += 1
                 groups = [True] * len(groups)
-            atom, atom_is_complex = pattern[place], False
-            place += 1
+            atom, atom_is_complex = pattern[position], False
+            position += 1
     if alternatives > 60 or repetitions > 20:
         return inf
     whole = crosses_lines or not repetitions
@@ -163,77 +157,31 @@ def _may_be_newline(atom: str) -> bool:
 
 
 def _too_deep(pattern: str) -> int | None:
-    """Where the groups are nested too deep."""
-    depth = place = 0
-    while place < len(pattern):
-        character = pattern[place]
-        if character == "[" and (found := _CLASS.match(pattern, place)):
-            place = found.end()
+    """Return the position at which groups are nested too deep."""
+    depth = position = 0
+    while position < len(pattern):
+        character = pattern[position]
+        if character == "[" and (found := _CLASS.match(pattern, position)):
+            position = found.end()
             continue
         depth += (character == "(") - (character == ")")
-        if depth > DEEPEST_GROUPS:
-            return place
-        place += 2 if character == "\\" else 1
+        if depth > GROUP_DEPTH_MAX:
+            return position
+        position += 2 if character == "\\" else 1
     return None
 
 
-def _search_elsewhere(compiled: re.Pattern[str], texts: list[str], wall_s: float) -> list[int]:
-    """The index of the first text that has the pattern, and where; [] for none. A process of its own looks."""
-    request = json.dumps([compiled.pattern, compiled.flags & ~re.DEBUG, texts, SEARCH_CPU_S, MEMORY_BYTES]).encode()
-    ours, theirs = socketpair()
-    with ours:
-        with theirs:
-            actions = (
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
-                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-            )
-            arguments = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _SEARCHER]
-            child = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions)
-        try:
-            answer = _exchange(ours, request, monotonic() + wall_s)
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-            with suppress(ChildProcessError):  # the program that uses labctl waits for every child
-                os.waitpid(child, 0)
-    if answer is None:
-        raise TooSlow(compiled.pattern, f"the search has not ended within {wall_s:.1f} s")
-    if not answer.endswith(b"\n"):
+def _search_in_process(compiled: re.Pattern[str], texts: list[str], wall_s: float) -> list[int]:
+    """Search in a separate process; return the index of the first matching text and the position in it, or []."""
+    import subprocess
+
+    request = json.dumps([compiled.pattern, compiled.flags & ~re.DEBUG, texts, SEARCH_CPU_S, MEMORY_BYTES])
+    command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _SEARCHER]
+    try:
+        done = subprocess.run(command, input=request.encode(), capture_output=True, timeout=wall_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TooSlow(compiled.pattern, f"the search did not end within {wall_s:.1f} s") from error
+    if not done.stdout.endswith(b"\n"):
         raise TooSlow(compiled.pattern, f"the search takes more than {SEARCH_CPU_S:g} s, or too much memory")
-    found: list[int] = json.loads(answer)
+    found: list[int] = json.loads(done.stdout)
     return found
-
-
-def _exchange(channel: socket.socket, request: bytes, until: float) -> bytes | None:
-    """Send all of the request, and what comes back until its end; None when that does not come in time."""
-    channel.setblocking(False)
-    poller = select.poll()
-    rest, answer = memoryview(request), b""
-    while True:
-        poller.register(channel, select.POLLIN | (select.POLLOUT if rest else 0))
-        left_ms = (until - monotonic()) * 1000
-        if left_ms <= 0 or not poller.poll(left_ms):
-            return None
-        try:
-            if rest:
-                rest = rest[channel.send(rest) :]
-                if not rest:
-                    channel.shutdown(socket.SHUT_WR)
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            rest = rest[:0]
-        try:
-            data = channel.recv(4096)
-        except BlockingIOError:
-            continue
-        except ConnectionResetError:
-            return answer
-        if not data:
-            return answer
-        answer += data
-
-
-def _shortened(pattern: str) -> str:
-    return pattern if len(pattern) <= 100 else f"{pattern[:100]}..."

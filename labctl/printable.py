@@ -1,8 +1,7 @@
-"""Text from files, command lines and programs, made harmless for those who read it: terminals, CI logs, XML.
+"""Escape text from files, command lines and programs for terminals, CI logs and XML.
 
-Everything that labctl prints in lines of its own passes through here: `complain` (labctl/cli/main.py) and `Screen`
-(report/terminal.py) are the places that print. `labctl exec`, `shell` and `logs` pass programs' output through as
-it is, and JSON escapes for itself.
+Every line that labctl composes passes through this module. `labctl exec`, `shell` and `logs` pass a program's output
+through unchanged, and JSON has its own escapes.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ import re
 from collections.abc import Mapping
 
 _C0_AND_C1 = (*range(0x20), *range(0x7F, 0xA0))  # DEL is among them
-# What changes the order of characters, or is taken for a line's end, by Unicode: U+061C, U+200E, U+202A, ...
+# Characters that change the order of text or end a line in Unicode: U+061C, U+200E, U+202A, ...
 _ORDER_AND_LINES = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
 _VISIBLE = {code: f"\\x{code:02x}" for code in _C0_AND_C1 if code not in (0x09, 0x0A)}
 _VISIBLE |= {code: f"\\u{code:04x}" for code in _ORDER_AND_LINES}
-# Everything outside XML 1.0's production Char, https://www.w3.org/TR/xml/#charsets (surrogates and NUL included).
-_NOT_XML = re.compile("[\ufffe\uffff]")  # of what `visible` leaves
+# `visible` escapes the other characters outside XML 1.0's Char: https://www.w3.org/TR/xml/#charsets
+_NOT_XML = re.compile("[\ufffe\uffff]")
 _OWN_COLOURS = re.compile(r"(\x1b\[(?:0|1|2|32|33|1;31)m)")  # those of labctl.report.terminal.Ink
 
 
 def visible(text: str) -> str:
-    """`text` with control characters as `\\x1b`, and those that change the order of text as `\\u202e`.
+    """Escape control characters as `\\x1b`, and characters that change the order of text as `\\u202e`.
 
-    Tabs and line ends stay. Lone surrogates, which stand for undecodable bytes of a program's output, are shown as
+    Tabs and line ends stay. Lone surrogates, which stand for undecodable bytes of a program's output, become
     `\\udc..`.
     """
     if text.isprintable():
@@ -32,19 +31,19 @@ def visible(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` as `visible` shows it, with tabs as blanks and line ends of either kind as line ends."""
+    """Escape as `visible` does; turn tabs into spaces and CRLF into LF."""
     if text.isprintable():
         return text
     return visible(text.replace("\r\n", "\n").expandtabs(8))
 
 
 def one_line(text: str) -> str:
-    """`text` as `printable` shows it, with line ends as `\\n`: for names, and for what must not begin a line."""
+    """Escape as `printable` does, and line ends as `\\n`: for names and other text inside a line."""
     return printable(text).replace("\n", "\\n")
 
 
 def last_lines(text: str, limit: int) -> str:
-    """The last whole lines of `text`, at most `limit` characters; the end of the last line where that is longer."""
+    """Return the last whole lines, at most `limit` characters; the end of the last line if that is longer."""
     if len(text) <= limit:
         return text
     end = text[-limit:]
@@ -52,7 +51,7 @@ def last_lines(text: str, limit: int) -> str:
 
 
 def painted(line: str) -> str:
-    """A line with labctl's own colours in it: everything else as `visible` shows it."""
+    """Escape as `visible` does, except the colours that labctl itself uses."""
     if line.isprintable():
         return line
     parts = _OWN_COLOURS.split(line)
@@ -60,9 +59,9 @@ def painted(line: str) -> str:
 
 
 def harmless_on_github(line: str) -> str:
-    """A line that GitHub's runner would take for a command, changed so that it does not.
+    """Change a line that GitHub's runner would execute as a command.
 
-    The runner reads `::name::` at the beginning of a line, after blanks, and `##[name]` anywhere.
+    The runner recognises `::name::` at the beginning of a line, after spaces, and `##[name]` anywhere.
     """
     if "##[" in line:
         line = line.replace("##[", "## [")
@@ -70,12 +69,12 @@ def harmless_on_github(line: str) -> str:
 
 
 def in_log(text: str, environ: Mapping[str, str]) -> str:
-    """Printable text without commands for the CI server whose log it is written to."""
+    """Disable commands to the CI server in printable text for its log."""
     if environ.get("GITHUB_ACTIONS") != "true":
         return text
     return "\n".join(map(harmless_on_github, text.split("\n")))
 
 
 def in_xml(text: str) -> str:
-    """`text` as `visible` shows it, without what XML cannot carry: reports in XML are read on terminals, too."""
+    """Escape as `visible` does, and the characters that XML does not allow: people read XML on terminals, too."""
     return _NOT_XML.sub(lambda found: f"\\u{ord(found.group()):04x}", visible(text))

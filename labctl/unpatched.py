@@ -1,9 +1,9 @@
-"""The clock and the sockets that labctl itself runs on, out of reach of what replaces those of the standard library.
+"""Clock and sockets for labctl itself, which libraries that patch the standard library cannot replace.
 
 Test tools replace `socket.socket` (pytest-socket), the functions of `time` (freezegun, time-machine) and methods of
 sockets (`Host.netns()` of an ordinary user). Some do so before labctl is imported, and some replace every reference to
-the original that a module holds. So nothing here is a reference to a Python function of those modules: sockets use the
-methods of the C class `_socket.socket`, and the clock is clock_gettime(2).
+the original in every module. So this module refers to no Python function of those modules: sockets use the methods of
+the C class `_socket.socket`, and the clock is clock_gettime(2).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from socket import socket as StandardSocket
 else:
-    # What `socket.socket` is unless it has been replaced.
+    # The original `socket.socket`, also where a library replaced that name.
     StandardSocket = next(each for each in _socket.socket.__subclasses__() if each.__module__ == socket.__name__)
 
 __all__ = ["Socket", "StandardSocket", "monotonic", "monotonic_ns", "socketpair"]
 
 
 def monotonic() -> float:
-    """`time.monotonic()`: seconds of CLOCK_MONOTONIC."""
+    """Return the seconds of CLOCK_MONOTONIC, as `time.monotonic()`."""
     return clock_gettime(CLOCK_MONOTONIC)
 
 
 def monotonic_ns() -> int:
-    """`time.monotonic_ns()`: nanoseconds of CLOCK_MONOTONIC."""
+    """Return the nanoseconds of CLOCK_MONOTONIC, as `time.monotonic_ns()`."""
     return clock_gettime_ns(CLOCK_MONOTONIC)
 
 
 class Socket(StandardSocket):
-    """A `socket.socket` that is made, bound, connected and used by the methods of its C class alone."""
+    """A `socket.socket` that uses only the methods of its C class."""
 
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
         if fileno is None:
@@ -42,7 +42,7 @@ class Socket(StandardSocket):
             type = socket.SOCK_STREAM if type == -1 else type
             proto = 0 if proto == -1 else proto
         _socket.socket.__init__(self, family, type, proto, fileno)
-        vars_of_standard: Any = self  # what the __init__ of socket.socket sets
+        vars_of_standard: Any = self  # attributes that socket.socket.__init__ sets
         vars_of_standard._io_refs = 0
         vars_of_standard._closed = False
 
@@ -64,13 +64,13 @@ class Socket(StandardSocket):
     shutdown = _socket.socket.shutdown
 
     def accept(self) -> tuple[Socket, Any]:
-        """As `socket.socket.accept`: a socket of the same class, and the peer's address."""
+        """Accept as `socket.socket.accept` does; return a socket of this class, and the peer's address."""
         accepted: Any = self
         descriptor, address = accepted._accept()
         return self._with_descriptor(descriptor), address
 
     def dup(self) -> Socket:
-        """As `socket.socket.dup`: a socket of the same class."""
+        """Duplicate as `socket.socket.dup` does; return a socket of this class."""
         return self._with_descriptor(_socket.dup(self.fileno()))
 
     def _with_descriptor(self, descriptor: int) -> Socket:
@@ -85,6 +85,6 @@ class Socket(StandardSocket):
 
 
 def socketpair() -> tuple[Socket, Socket]:
-    """`socket.socketpair()`: two connected AF_UNIX stream sockets."""
+    """Return two connected AF_UNIX stream sockets, as `socket.socketpair()`."""
     first, second = _socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return Socket(fileno=first.detach()), Socket(fileno=second.detach())

@@ -100,9 +100,7 @@ def _jitter_us(value: object) -> int:
 
 
 def _duration_us(value: object, what: str, most: int) -> int:
-    if isinstance(value, int | float) and not isinstance(value, bool) and value:
-        raise ValueError(f"the {what} {value} has no unit; did you mean `{value}ms`?")
-    seconds = duration_s(value)
+    seconds = duration_s(value, noun=what, usual_unit="ms")
     duration_us = round(seconds * 1e6)
     if abs(seconds * 1e6 - duration_us) > 1e-4:
         raise ValueError(f"`{value}` is not a whole number of microseconds")
@@ -120,8 +118,6 @@ def _loss_ppm(value: object) -> int:
 
 
 def _rate_bit_s(value: object) -> int:
-    if value == "0" or (value == 0 and not isinstance(value, bool)):
-        return 0
     rate = rate_bit_s(value)
     if not rate:
         return 0

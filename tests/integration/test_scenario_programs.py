@@ -484,7 +484,7 @@ _MANY = "printf 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\\n'"
 )
 def test_a_search_without_end_fails_its_step_in_time(tmp_path: Path, steps: str) -> None:
     started = time.monotonic()
-    assert "cannot tell whether /(a+)+$x/ matches" in fails(tmp_path, steps).reason
+    assert "cannot search for /(a+)+$x/" in fails(tmp_path, steps).reason
     assert time.monotonic() - started < 15
 
 

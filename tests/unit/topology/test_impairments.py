@@ -99,8 +99,8 @@ def test_what_a_switch_sends_to_a_host_is_said_at_the_switch_s_end() -> None:
         (["loss=0.00001%"], "in steps of 0.0001%"),
         (["rate=1001bit"], "not a whole number of bytes a second"),
         (["rate=2000gbit"], "too fast, at most 1000gbit"),
-        (["delay=x", "jitter=1ms"], "^`x` is not a duration; write [^;]*$"),
-        (["delay=x", "loss=y"], "`x` is not a duration.*; `y` is not a percentage"),
+        (["delay=x", "jitter=1ms"], "^`x` is not a delay; write [^;]*$"),
+        (["delay=x", "loss=y"], "`x` is not a delay.*; `y` is not a percentage"),
     ],
 )
 def test_what_is_wrong_is_told_in_words(words: list[str], said: str) -> None:

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.units import duration_s, format_duration, format_size, fraction, rate_bit_s, size_bytes
+from labctl.units import (
+    duration_s,
+    format_duration,
+    format_rate,
+    format_size,
+    format_us,
+    fraction,
+    rate_bit_s,
+    size_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +54,7 @@ def test_durations(text: object, seconds: float) -> None:
         ("1s!", "is not a duration"),
     ],
 )
-def test_bad_durations_say_how_to_write_them(text: object, part: str) -> None:
+def test_a_bad_duration_is_refused_with_the_right_form(text: object, part: str) -> None:
     with pytest.raises(ValueError, match=re.escape(part)):
         duration_s(text)
 
@@ -65,8 +74,12 @@ def test_sizes_rates_and_percentages() -> None:
     assert rate_bit_s("1Gbit/s") == 10**9
     assert fraction("0.5%") == 0.005
     assert fraction("100%") == 1
-    assert format_size(65536) == "64KiB"
-    assert format_size(1500) == "1500B"
+
+
+def test_formats_use_the_largest_unit_that_is_exact() -> None:
+    assert [format_size(size) for size in (65536, 1500, 0)] == ["64KiB", "1500B", "0B"]
+    assert [format_us(time) for time in (20_000, 1500, 2_000_000, 0)] == ["20ms", "1500us", "2s", "0us"]
+    assert [format_rate(rate) for rate in (10**7, 1_500_000, 1001)] == ["10mbit", "1500kbit", "1001bit"]
 
 
 @pytest.mark.parametrize(
@@ -76,12 +89,13 @@ def test_sizes_rates_and_percentages() -> None:
         (size_bytes, "0.5B", "not a whole number of bytes"),
         (rate_bit_s, "10MB", "unknown unit"),
         (rate_bit_s, 10, "did you mean `10mbit`?"),
-        (fraction, "5", "is not a percentage"),
+        (fraction, "5", "did you mean `5%`?"),
+        (fraction, "5 percent", "unknown unit `percent`; allowed: %"),
         (fraction, "101%", "more than 100%"),
         (fraction, 0.5, "did you mean `0.5%`?"),
     ],
 )
-def test_bad_quantities_say_what_is_wrong(read: object, text: object, part: str) -> None:
+def test_a_bad_quantity_is_refused_with_the_reason(read: object, text: object, part: str) -> None:
     assert callable(read)
     with pytest.raises(ValueError, match=re.escape(part)):
         read(text)
