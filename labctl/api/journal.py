@@ -9,11 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabctlError
+from labctl.structs import Struct
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class ActivityKind(StrEnum):
     SCENARIO = "scenario"
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(Struct, frozen=True):
     """One thing that was done on a host; `started_s` counts from the lab's making (CLOCK_MONOTONIC)."""
 
     host: str  # "" for the lab as a whole
@@ -63,8 +62,7 @@ class Activity:
         return f"{self.started_s:9.3f} s  {self.host or '-'}  {self.kind} {self.what}{outcome}{took}"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """How something that goes on is doing."""
 
     outcome: str
@@ -73,8 +71,7 @@ class Seen:
     stderr: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """The sockets of all nodes as they were at some moment: lines for a failure report."""
 
     at_s: float  # as Activity.started_s

@@ -13,7 +13,6 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,6 +22,7 @@ from labctl.api.host import Host, Link
 from labctl.api.journal import Activity, ActivityKind
 from labctl.observe.network import Socket, State, Transport
 from labctl.observe.ping import Try, attempt, is_sample, pairs, talking
+from labctl.structs import Struct
 from labctl.topology.model import NodeKind, links_between
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from labctl.scenario.model import Scenario
 
 
-@dataclass(frozen=True, slots=True)
-class Reachability:
+class Reachability(Struct, frozen=True):
     """The pairs of hosts that were tested, in each family in which they have addresses; true when all were reached.
 
     Of more than 100 hosts it is a sample, unless every pair was asked for.

@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -26,6 +25,7 @@ from labctl.api.journal import ActivityKind
 from labctl.api.sockets import Addressing, unix_path, written_name
 from labctl.errors import MachineError
 from labctl.kernel import host_visit
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(eq=False, slots=True)
-class Frame:
+class Frame(Struct, eq=False):
     """A visit to a host."""
 
     addressing: Addressing

@@ -28,6 +28,7 @@ from labctl.patterns import TooSlow, search
 from labctl.programs.program import CHUNK_BYTES, PATIENCE_S, SURELY_S, KeptOutput, describe_status
 from labctl.programs.program import Program as Running
 from labctl.scenario.results import Stream
+from labctl.structs import Struct
 from labctl.topology.model import TERMINAL_SIZE
 from labctl.unpatched import monotonic
 
@@ -131,8 +132,7 @@ class Completed:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A program that is to run to its end."""
 
     host: str

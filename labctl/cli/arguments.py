@@ -12,11 +12,11 @@ words again, and what it would make of those that are read here is the same (tes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import InputError
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.cli.run import RunRequest
@@ -37,16 +37,14 @@ class NodeMissing(InputError):
         self.lab = lab
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """An option, by the name that its value is stored under; `value` is its metavar, "" for a switch."""
 
     names: tuple[str, ...]
     value: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(Struct, frozen=True):
     """What a command line says. Each option's values stand in the order in which they were given."""
 
     node: str

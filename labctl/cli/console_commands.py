@@ -11,13 +11,13 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from labctl.cli.labs import check_node
 from labctl.errors import InputError
 from labctl.report.terminal import Cell, table
+from labctl.structs import Struct
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
@@ -47,16 +47,14 @@ GROUPS = ("@all", "@hosts", "@routers", "@switches")
 _KINDS = {"@hosts": NodeKind.HOST, "@routers": NodeKind.ROUTER, "@switches": NodeKind.SWITCH}
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
+class Own(Struct, frozen=True):
     """One of the console's own words, with what follows it."""
 
     word: str
     arguments: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class OnNodes:
+class OnNodes(Struct, frozen=True):
     """A command for a shell on each of these nodes; "" for an interactive shell."""
 
     nodes: tuple[str, ...]
@@ -64,8 +62,7 @@ class OnNodes:
     background: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OnMachine:
+class OnMachine(Struct, frozen=True):
     """A command for a shell of this machine."""
 
     command: str
@@ -147,8 +144,7 @@ def completions(line: str, nodes: Sequence[str]) -> list[str]:
     return [f"{word} " for word in candidates if word.startswith(last)]
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
+class Here(Struct, frozen=True):
     """Where a word is said: an attached lab, and the screen that shows what comes of it."""
 
     lab: Lab

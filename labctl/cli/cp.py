@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labctl.cli.cp_ends import name_of
@@ -15,6 +14,7 @@ from labctl.cli.labs import attach, check_node, having
 from labctl.cli.main import complain
 from labctl.errors import InputError, LabError
 from labctl.report.terminal import waiting
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -26,8 +26,7 @@ _BOOTSTRAP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where files are: a path on a node, or (`node` "") on this machine."""
 
     node: str

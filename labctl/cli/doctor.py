@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from labctl.errors import LabctlError, MachineError, describe_errno
 from labctl.observe import machine
 from labctl.observe.machine import Finding
 from labctl.report.terminal import Ink, Look, Screen, cells, pad, standard_error, standard_output, wrap
+from labctl.structs import Struct, msgspec
 
 if TYPE_CHECKING:
     from labctl.observe.machine import Readings
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 NAMESPACES = 10_000  # for each limit that is 0: labs of 1,000 hosts, several at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Fix:
+class Fix(Struct, frozen=True):
     """A command for root, and what it changes."""
 
     change: str
@@ -108,8 +107,7 @@ class State(StrEnum):
     KNOWN = "known"  # a fact, neither good nor bad
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One line of the examination."""
 
     group: str
@@ -326,11 +324,10 @@ def _verdict(checks: list[Check], width: int) -> list[tuple[str, Ink]]:
 
 def _json(checks: list[Check]) -> bytes:
     import json
-    from dataclasses import asdict
 
     told = {
         "can_run_labs": not any(check.state is State.FAILED for check in checks),
         "uid": os.getuid(),
-        "checks": [asdict(check) for check in checks],
+        "checks": msgspec.to_builtins(checks),
     }
     return (json.dumps(told, indent=2) + "\n").encode()

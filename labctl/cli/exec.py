@@ -10,7 +10,6 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labctl.cli import arguments as words
@@ -18,6 +17,7 @@ from labctl.cli.labs import having
 from labctl.cli.signals import Signals, wait_passing_signals
 from labctl.errors import InputError, KernelError
 from labctl.report.terminal import Ink, standard_output
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from labctl.lab.protocol import Description, NodeInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """A line that works, and what it does."""
 
     what: str
@@ -91,8 +90,7 @@ OPTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ExecRequest:
+class ExecRequest(Struct, frozen=True):
     """The command line of `labctl exec`."""
 
     node: str

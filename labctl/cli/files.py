@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum, auto
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.documents.yaml_tree import read_bytes
 from labctl.errors import InputError, describe_errno
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.topology.model import Topology
@@ -291,8 +291,7 @@ _GML = re.compile(r"\A\s*(?:(?:#|Creator|Version|comment)[^\n]*\n\s*)*graph\s*\[
 _KATHARA_LINE = re.compile(r"^[\w.-]+\[(?:\d+|image|mem|cpus|bridged|port|sysctl|exec)\]\s*=", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(Struct, frozen=True):
     """Another tool's file: the tool, and the page that shows how to write the same for labctl."""
 
     what: str

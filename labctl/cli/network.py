@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from labctl.cli.labs import attach, check_node, suggestion
 from labctl.errors import InputError
 from labctl.plan.operations import LinkEnd, MakeLink, Operation, SetDown, SetUp
 from labctl.report.terminal import Ink, Look, render, standard_output, waiting
+from labctl.structs import Struct
 from labctl.topology.model import end_to_take_down, is_end, links_between
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class LinkAction(StrEnum):
     SHOW = "show"
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """What is to be done; `values` are those of `set` (`delay=20ms`), `sender` the node whose packets are meant."""
 
     action: LinkAction
@@ -77,8 +76,7 @@ class Order:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Cable:
+class Cable(Struct, frozen=True):
     """A link of a plan, with the two ends in the order in which they were asked for."""
 
     near: LinkEnd

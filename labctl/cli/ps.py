@@ -6,11 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labctl.cli.arguments import HELP, HelpWanted
 from labctl.errors import InputError, LabctlError
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.protocol import Description, ProcessInfo
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json")
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """A lab as `ps` shows it; `problem` says why its keeper tells nothing."""
 
     name: str

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from labctl.report.progress import Progress
 from labctl.report.terminal import Screen, standard_error, standard_output
 from labctl.scenario.model import RunOptions
 from labctl.scenario.results import Outcome, RunResult, ScenarioResult
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.client.boot_process import Boot
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 STANDARD_OUTPUT = Path("-")
 
 
-@dataclass(frozen=True, slots=True)
-class Reports:
+class Reports(Struct, frozen=True):
     """Where reports go; None: not wanted."""
 
     junit: Path | None = None
@@ -161,8 +160,7 @@ EXIT_FAILED = 1
 EXIT_LAB = 4
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
+class RunRequest(Struct, frozen=True):
     """The command line of `labctl run`."""
 
     words: tuple[str, ...]

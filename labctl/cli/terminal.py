@@ -26,6 +26,7 @@ from labctl.cli.exec import ExecRequest, environment_of, on_a_terminal, open_sta
 from labctl.cli.labs import having
 from labctl.cli.signals import Signals
 from labctl.errors import InputError
+from labctl.structs import Struct
 
 CHUNK_BYTES = 1 << 16
 _WINDOW = struct.Struct("HHHH")  # struct winsize: rows, columns, pixels (tty_ioctl(4))
@@ -115,8 +116,7 @@ def set_window(fd: int, size: tuple[int, int]) -> None:
     fcntl.ioctl(fd, termios.TIOCSWINSZ, _WINDOW.pack(*size, 0, 0))
 
 
-@dataclass(slots=True)
-class _Flow:
+class _Flow(Struct):
     """Bytes on their way from one descriptor to another, at most a chunk of them held here."""
 
     source: int
@@ -270,8 +270,7 @@ precmd_functions+=(__labctl_prompt)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """How a shell is started so that its prompt says the host: its words, its variables, the files that it reads."""
 
     argv: tuple[str, ...]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from labctl.cli.files import load_topology
 from labctl.cli.main import Stopped, complain
 from labctl.errors import InputError, LabctlError, LabGone
 from labctl.report.terminal import Ink, Screen, standard_output, waiting
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -75,8 +75,7 @@ def collect_garbage() -> int:
 _ATTEMPTS = 4  # the lab may be ended, or made, by another command while this one looks
 
 
-@dataclass(frozen=True, slots=True)
-class UpRequest:
+class UpRequest(Struct, frozen=True):
     """The command line of `labctl up`. `source` is a file, a shape or the name of a shipped topology."""
 
     source: str
@@ -84,8 +83,7 @@ class UpRequest:
     dry_run: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What the lab is to be."""
 
     name: str

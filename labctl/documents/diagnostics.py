@@ -10,6 +10,7 @@ from itertools import islice
 
 from labctl.errors import InputError
 from labctl.printable import one_line, visible
+from labctl.structs import Struct
 
 # What libyaml counts as the end of a line (YAML 1.1, section 5.4), so that its line numbers and ours agree.
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
@@ -30,8 +31,7 @@ def worked_out(hint: Hint) -> str:
     return hint if isinstance(hint, str) else hint()
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+class Position(Struct, frozen=True, order=True):
     """Line and column, both counted from 1; a column is a character."""
 
     line: int

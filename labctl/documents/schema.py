@@ -21,14 +21,16 @@ untouched when the file is loaded, and is read again, with `final`, after the va
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, overload
 
 from labctl.documents.diagnostics import Hint, Mistake, describe, suggestion
 from labctl.patterns import check_pattern
+from labctl.structs import Struct, field
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -55,7 +57,7 @@ class Problem:
 
     path: KeyPath
     message: str
-    hint: Hint = field(default="", compare=False)
+    hint: Hint = dataclasses.field(default="", compare=False)
     key: bool = False
     in_schema: bool = True
 
@@ -73,8 +75,7 @@ class Unusable(Exception):
     """The value cannot be used at all; the reason was noted."""
 
 
-@dataclass(slots=True)
-class Reading:
+class Reading(Struct):
     """One reading: `final` where a text with `${name}` in it is a text like any other, and the mistakes so far."""
 
     final: bool = False
@@ -92,8 +93,7 @@ class Reading:
         return not self.final and is_template(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Schemas:
+class Schemas(Struct, frozen=True):
     """The JSON Schemas of shapes, by name; `templates`: whether `${name}` may stand for a value in them."""
 
     definitions: dict[str, Schema] = field(default_factory=dict)
@@ -387,8 +387,7 @@ class Of(Generic[S]):
         return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedText:
+class PlacedText(Struct, frozen=True):
     """A text, and where its document has it."""
 
     text: str
@@ -493,7 +492,7 @@ class Rule(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ExactlyOne:
     """One of the keys, and no other of them."""
 
@@ -513,8 +512,7 @@ class ExactlyOne:
         return {"oneOf": [_given(name) for name in self.names]}
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """One of the keys `wanted`, wherever one of the keys `where` is given; always, when there are none of these."""
 
     wanted: tuple[str, ...]
@@ -530,8 +528,7 @@ class Needs:
         return {"if": _any_given(self.where), "then": wanted} if self.where else wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Excludes:
+class Excludes(Struct, frozen=True):
     """The key `one` beside any of the keys `others`."""
 
     one: str
@@ -547,8 +544,7 @@ class Excludes:
         return {"not": {"allOf": [_given(self.one), _any_given(self.others)]}}
 
 
-@dataclass(frozen=True, slots=True)
-class OnlyWith:
+class OnlyWith(Struct, frozen=True):
     """The key `one` only where `other` has one of these values."""
 
     one: str

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from labctl.documents.diagnostics import (
     line_of,
     suggest,
 )
+from labctl.structs import Struct, field
 
 if TYPE_CHECKING:
     import yaml
@@ -66,16 +67,14 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U000100
 _TAG = "tag:yaml.org,2002:"
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """A key of a mapping and its value."""
 
     key: Position
     value: Tree
 
 
-@dataclass(slots=True)
-class Tree:
+class Tree(Struct):
     """A value with its place; `style` is the scalar's (`|`, `>`, `'`, `"`, "" for plain)."""
 
     data: Value
@@ -87,8 +86,7 @@ class Tree:
     weight: int = 1  # how many values it has, itself included, aliases expanded
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(Struct):
     """A mapping or list whose end has not been read yet."""
 
     tree: Tree

@@ -11,10 +11,10 @@ import errno
 import os
 import select
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.errors import KernelError, LabImpossible
+from labctl.structs import Struct
 from labctl.unpatched import monotonic
 
 PERIOD_US = 100_000  # of the bandwidth of processors; the kernel's default
@@ -30,8 +30,7 @@ class Controller(StrEnum):
     CPU = "cpu"
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(Struct, frozen=True):
     """A group in which groups may be made, and what can be limited in these."""
 
     path: str
@@ -133,8 +132,7 @@ def enter(descriptors: Iterable[int]) -> None:
         os.write(descriptor, b"0")
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
+class _Mount(Struct, frozen=True):
     path: str
     root: str  # the group that is mounted there
     version: int

@@ -12,11 +12,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import TypeVar
 
 from labctl.errors import KernelError, LabError
 from labctl.kernel import mounts, syscalls
+from labctl.structs import Struct
 
 _REFUSED = (errno.EPERM, errno.EACCES)
 _HOSTS = "/etc/hosts"
@@ -24,8 +24,7 @@ _HOSTS = "/etc/hosts"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A network namespace, a hostname and a view of the files, as descriptors; the maker owns them."""
 
     network: int
@@ -61,8 +60,7 @@ def make_place(network: int, hostname: str, files: Mapping[str, str], subject: s
         return Place(network, name, view, root)
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(Struct, frozen=True):
     """Where a thread came from; it owns the descriptors."""
 
     network: int

@@ -7,9 +7,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from labctl.kernel.sockaddr import scope_id
+from labctl.structs import Struct
 
 IP_RECVERR = 11  # linux/in.h
 IPV6_RECVERR = 25  # linux/in6.h
@@ -55,8 +55,7 @@ _ERRORS = {
 _KINDS = {(4, 3): "destination unreachable", (4, 12): "parameter problem", (6, 4): "parameter problem"}
 
 
-@dataclass(frozen=True, slots=True)
-class IcmpError:
+class IcmpError(Struct, frozen=True):
     """An ICMP error that came back for a packet. `sender` is the address of the node that sent it."""
 
     version: int  # of IP: 4 or 6
@@ -79,8 +78,7 @@ class IcmpError:
         return f"{self.name}, reported by {self.sender}"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What came back for the request of that number: `errno` is 0 for an echo reply."""
 
     number: int

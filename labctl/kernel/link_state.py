@@ -33,7 +33,6 @@ import socket
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from labctl.kernel.icmp import checksum
@@ -66,6 +65,7 @@ from labctl.kernel.routes import (
     route_payloads,
     values_of,
 )
+from labctl.structs import Struct, replace
 
 RTM_DELNEIGH = 29  # linux/rtnetlink.h
 RTM_GETNEIGH = 30
@@ -75,8 +75,7 @@ _TABLES = {4: ("/proc/net/stat/arp_cache", "ipv4"), 6: ("/proc/net/stat/ndisc_ca
 _DEFAULT_LIMIT = 1024  # NEIGH_GC_THRESH3 in net/ipv4/arp.c and net/ipv6/ndisc.c
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(Struct, frozen=True):
     """An entry's key: the interface's index, and the packed address of the neighbour."""
 
     index: int
@@ -111,8 +110,7 @@ def remove(sock: socket.socket, entries: Iterable[Neighbour]) -> None:
     batch.commit()
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """What the machine reports of one of the tables. `refused` counts the entries that were not made: it was full."""
 
     version: int
@@ -220,24 +218,21 @@ _KEPT_FLAGS = 0x6  # RTNH_F_PERVASIVE, RTNH_F_ONLINK; the others tell a state
 _U32 = struct.Struct("=I")
 
 
-@dataclass(frozen=True, slots=True)
-class SavedAddress:
+class SavedAddress(Struct, frozen=True):
     """An IPv6 address and the message that adds it again, without duplicate address detection."""
 
     address: IPv6Interface
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SavedRoute:
+class SavedRoute(Struct, frozen=True):
     """A route and the message that adds it again."""
 
     route: KernelRoute
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SavedLink:
+class SavedLink(Struct, frozen=True):
     """What there was on an interface. `routes` are those of all its namespace that lead through it, on-link ones first.
 
     `by_daemons` are the destinations to which routing daemons had routes, through any interface.

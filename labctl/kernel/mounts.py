@@ -15,7 +15,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from labctl.errors import KernelError, MachineError, describe_errno
 from labctl.kernel.syscalls import (
@@ -37,6 +36,7 @@ from labctl.kernel.syscalls import (
     umount,
 )
 from labctl.kernel.syscalls import mount as mount_syscall
+from labctl.structs import Struct
 
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how proc_pid_mountinfo(5) writes spaces
 
@@ -45,8 +45,7 @@ TERMINALS, QUEUES = "/dev/pts", "/dev/mqueue"
 SAFE = MS_NOSUID | MS_NODEV
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """Which places are empty, with the mode of each, and which paths below them are bound back."""
 
     places: tuple[tuple[str, str], ...]

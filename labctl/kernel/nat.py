@@ -15,13 +15,13 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
 from labctl.errors import KernelError, LabImpossible, describe_errno
 from labctl.kernel import netlink, nftables, rtnl
 from labctl.kernel import routes as readback
 from labctl.kernel.namespaces import entered, read_sysctl, write_sysctl
+from labctl.structs import Struct
 from labctl.unpatched import Socket
 
 NETWORK_BITS = 30
@@ -38,8 +38,7 @@ _INDEX = struct.Struct("=I")
 _NEEDED = "It takes Linux 5.12 or later with nf_tables, nf_nat and nft_masq; try `modprobe nft_masq` as root."
 
 
-@dataclass(frozen=True, slots=True)
-class MachineNetwork:
+class MachineNetwork(Struct, frozen=True):
     """What of the machine's own network concerns its labs, in the namespace that was looked at."""
 
     uplinks: tuple[str, ...]  # interfaces with IPv4 routes
@@ -49,8 +48,7 @@ class MachineNetwork:
     indexes: tuple[tuple[str, int], ...]  # of every interface but lo
 
 
-@dataclass(frozen=True, slots=True)
-class Outlet:
+class Outlet(Struct, frozen=True):
     """A router's way out: the interface on the machine, and the network of the pair (machine .1, router .2)."""
 
     router: str
@@ -75,8 +73,7 @@ class Outlet:
         return four, IPv6Interface((int(self.network6.network_address) + number, self.network6.prefixlen))
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """A sysctl of the machine's that has to have another value meanwhile."""
 
     key: str  # with slashes: interfaces have dots in their names

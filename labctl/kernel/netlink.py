@@ -8,10 +8,10 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from labctl.errors import errno_name
+from labctl.structs import Struct
 from labctl.unpatched import Socket
 
 NLM_F_REQUEST = 0x1  # linux/netlink.h
@@ -55,8 +55,7 @@ Origin = TypeVar("Origin")
 Listener = Callable[[int, memoryview], None]  # of (type, payload) of a notification
 
 
-@dataclass(frozen=True, slots=True)
-class Refused(Generic[Origin]):
+class Refused(Struct, Generic[Origin], frozen=True):
     """What the kernel did not do: where the message came from, errno, and the kernel's own words ("" for none)."""
 
     origin: Origin

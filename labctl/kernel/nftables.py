@@ -15,7 +15,6 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 
 from labctl.errors import errno_name
@@ -32,6 +31,7 @@ from labctl.kernel.netlink import (
     message,
     messages_in,
 )
+from labctl.structs import Struct
 
 NETLINK_NETFILTER = 12  # linux/netlink.h
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10  # linux/netfilter.h
@@ -161,8 +161,7 @@ class Hook(IntEnum):
     POSTROUTING = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """Packets of one family that fit everything that is given; addresses are packed, `flags` is (mask, value)."""
 
     hook: Hook
@@ -177,8 +176,7 @@ class Match:
     icmp_below: int | None = None  # ICMPv6 types smaller than this
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(Struct, frozen=True):
     """How much the rules of a namespace have dropped."""
 
     packets: int

@@ -17,12 +17,12 @@ import os
 import pwd
 import socket
 import struct
-from dataclasses import dataclass
 from enum import Enum
 
 from labctl.errors import MachineError, describe_errno
 from labctl.kernel import syscalls
 from labctl.kernel.mounts import mount_sys
+from labctl.structs import Struct
 from labctl.unpatched import Socket
 
 PACKAGE = "uidmap"
@@ -33,8 +33,7 @@ _DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin")
 Range = tuple[int, int]  # first, how many
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """What a user may map; `problem` is why nothing, `remedy` what to try."""
 
     uids: tuple[Range, ...] = ()
@@ -166,8 +165,7 @@ class Stage(Enum):
     NAMESPACES = "make the lab's namespaces"
 
 
-@dataclass(frozen=True, slots=True)
-class Readings:
+class Readings(Struct, frozen=True):
     """What this machine says about itself; a sysctl is None where the kernel does not have it."""
 
     euid: int

@@ -18,7 +18,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from typing import Any
 from labctl.errors import MachineError
 from labctl.kernel import nftables
 from labctl.kernel.netlink import NLM_F_APPEND, NLM_F_CREATE, attribute
+from labctl.structs import Struct, asdict
 from labctl.unpatched import Socket
 
 
@@ -88,8 +88,7 @@ _ROOT_QDISC = 0xFFFF_FFFF  # TC_H_ROOT, linux/pkt_sched.h
 _HANDLE = 0x0001_0000
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
+class Probed(Struct, frozen=True):
     """What came back: `errno` 0 when it works, -1 when `detail` says why not."""
 
     name: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import dataclass
 
 from labctl.kernel.netlink import (
     NLM_F_ACK,
@@ -21,6 +20,7 @@ from labctl.kernel.netlink import (
     dump,
     message,
 )
+from labctl.structs import Struct
 
 RTM_NEWQDISC = 36  # linux/rtnetlink.h
 RTM_DELQDISC = 37
@@ -47,8 +47,7 @@ _U64 = struct.Struct("=Q")
 _S64 = struct.Struct("=q")
 
 
-@dataclass(frozen=True, slots=True)
-class KernelQdisc:
+class KernelQdisc(Struct, frozen=True):
     """A discipline as the kernel has it. The numbers are those of netem and tbf, 0 for other kinds."""
 
     index: int  # the interface's

@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -26,6 +25,7 @@ from ipaddress import (
 )
 
 from labctl.kernel.netlink import attributes, dump
+from labctl.structs import Struct
 
 RTM_GETROUTE = 26  # linux/rtnetlink.h
 RTM_GETRULE = 34
@@ -60,8 +60,7 @@ Prefix = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
 
-@dataclass(frozen=True, slots=True)
-class NextHop:
+class NextHop(Struct, frozen=True):
     """One way that a route leads; `gateway` None: the destination is on the link."""
 
     gateway: Address | None
@@ -76,8 +75,7 @@ class NextHop:
         return f"via {family}{self.gateway} dev {self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class KernelRoute:
+class KernelRoute(Struct, frozen=True):
     """A route as the kernel has it, of any table but `local`.
 
     `kind` is `unicast` with one hop or several, or what happens to packets instead: `blackhole`, `unreachable`,
@@ -118,8 +116,7 @@ class KernelRoute:
         return f"{kind}{self.destination} {self.ways}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class KernelRule:
+class KernelRule(Struct, frozen=True):
     """A policy rule: which table is looked up for which packets; `action` is `lookup main` or what happens instead."""
 
     version: int  # of IP: 4 or 6
@@ -309,8 +306,7 @@ _TENTATIVE = 0x40  # IFA_F_TENTATIVE
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 
 
-@dataclass(frozen=True, slots=True)
-class KernelLink:
+class KernelLink(Struct, frozen=True):
     """An interface as the kernel has it."""
 
     name: str
@@ -322,8 +318,7 @@ class KernelLink:
     master: int = 0  # index of the bridge that it is a port of, 0 for none
 
 
-@dataclass(frozen=True, slots=True)
-class KernelAddress:
+class KernelAddress(Struct, frozen=True):
     """An address as the kernel has it."""
 
     ifname: str

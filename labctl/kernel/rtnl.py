@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from socket import AF_INET, AF_INET6, AF_UNSPEC
@@ -17,6 +16,7 @@ from typing import Any
 
 from labctl.kernel.netlink import HEADER, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, attributes
 from labctl.kernel.pyroute2_messages import address_message, link_message, route_message
+from labctl.structs import Struct
 
 NETLINK_ROUTE = 0  # linux/netlink.h
 RTM_NEWLINK = 16  # linux/rtnetlink.h
@@ -59,8 +59,7 @@ _MAKE = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
 _PLACEHOLDER_MAC = "02:00:00:00:00:00"
 
 
-@dataclass(frozen=True, slots=True)
-class VethEnd:
+class VethEnd(Struct, frozen=True):
     """One end of a veth pair to be made: its name, index and hardware address in the namespace open at `netns_fd`."""
 
     ifname: str
@@ -70,14 +69,12 @@ class VethEnd:
     netns_fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     offset: int
     packing: struct.Struct
 
 
-@dataclass(frozen=True, slots=True)
-class _Template:
+class _Template(Struct, frozen=True):
     encoded: bytes
     places: tuple[_Place, ...]
 

@@ -15,11 +15,11 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
 from labctl.kernel.netlink import NLM_F_ACK, NLM_F_REQUEST, Batch, attributes, dump, message
+from labctl.structs import Struct, replace
 
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
@@ -67,8 +67,7 @@ class State(IntEnum):
     CLOSING = 11
 
 
-@dataclass(frozen=True, slots=True)
-class Socket:
+class Socket(Struct, frozen=True):
     """One socket as the kernel reports it.
 
     IPv4 addresses on an AF_INET6 socket are given as IPv4 ones. For a listener the queues are not bytes: see

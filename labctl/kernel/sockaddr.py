@@ -12,7 +12,8 @@ import fcntl
 import os
 import socket
 import struct
-from dataclasses import dataclass
+
+from labctl.structs import Struct
 
 INET_SIZE = 16  # struct sockaddr_in
 INET6_SIZE = 28  # struct sockaddr_in6
@@ -26,8 +27,7 @@ _IFREQ = struct.Struct("=16si20x")  # struct ifreq of netdevice(7), with an inte
 _LINK = struct.Struct("@HHiHBB8s")  # struct sockaddr_ll
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """A socket address; fields that its bytes do not (fully) hold are None.
 
     `addrlen` is the length that the kernel reported, larger than `raw` where the buffer was too short. `path` is that

@@ -33,8 +33,8 @@ from labctl.errors import (
     LabImpossible,
     MachineError,
 )
+from labctl.structs import Struct, msgspec
 from labctl.topology.model import Restart
-from labctl.typed import msgspec
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class ProcessState(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessInfo:
+class ProcessInfo(Struct, frozen=True):
     """A program on a node. Names are those of detached processes; "" for one that ends with its client."""
 
     node: str
@@ -75,8 +74,7 @@ class ProcessInfo:
         return bool(self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessNews:
+class ProcessNews(Struct, frozen=True):
     """How a detached process is doing from some moment on, as its watchers hear it."""
 
     state: ProcessState
@@ -104,8 +102,7 @@ class ProcessNews:
         return cls(list(ProcessState)[state], pid, restarts, code if has_ended else None, is_log_complete)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
+class NodeInfo(Struct, frozen=True):
     """A node of a running lab."""
 
     name: str
@@ -153,7 +150,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]  # of a terminal: TIOCSWINSZ
 Arguments = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, tag_field="tag", forbid_unknown_fields=True):
+class Message(Struct, frozen=True, array_like=True, tag=True, tag_field="tag", forbid_unknown_fields=True):
     """A message: on the wire a list of its class's name and its fields, in order."""
 
 
@@ -530,8 +527,7 @@ IS_FOREIGN = (
 VERSION = zlib.crc32(repr([(kind.__name__, kind.__annotations__) for kind in get_args(Request | Reply)]).encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """A message as it arrived; the receiver owns `descriptors` (all close-on-exec)."""
 
     number: int

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -49,14 +48,14 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
+from labctl.structs import Struct, field, replace
 from labctl.topology.model import Impairment
 
 _OURS = frozenset({"tbf", "netem", "bfifo"})
 NOTHING = Impairment()
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
+class Sending(Struct, frozen=True):
     """An interface's impairment; `foreign` names disciplines that labctl does not make, "" when there are none."""
 
     impairment: Impairment = NOTHING
@@ -116,8 +115,7 @@ class DriftKind(StrEnum):
     CHANGED = "changed"
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(Struct, frozen=True):
     """One thing that the kernel has otherwise than the plan. `planned` and `found` are "" where there is nothing."""
 
     node: str
@@ -138,8 +136,7 @@ class Drift:
         return f"{where}: {self.what} {self.found} was added".replace(f"interface {self.interface} ", "interface ")
 
 
-@dataclass(frozen=True, slots=True)
-class NodeState:
+class NodeState(Struct, frozen=True):
     """What the kernel has on a node; `settings` are those sysctls that the plan sets."""
 
     links: tuple[KernelLink, ...] = ()
@@ -156,8 +153,7 @@ def drift(plan: Plan, found: Mapping[str, NodeState]) -> tuple[Drift, ...]:
     return tuple(each for name, node in planned.items() if name in found for each in _of_node(name, node, found[name]))
 
 
-@dataclass(slots=True)
-class PlannedState:
+class PlannedState(Struct):
     """What the plan has on a node."""
 
     ends: dict[str, LinkEnd] = field(default_factory=dict)  # by interface
@@ -309,8 +305,7 @@ def _of_rules(name: str, found: NodeState) -> Iterator[Drift]:
 SCHEMA = "labctl-inspect/1"
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(Struct, frozen=True):
     """A program that labctl started on a node."""
 
     node: str
@@ -320,8 +315,7 @@ class Program:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class InspectedLink:
+class InspectedLink(Struct, frozen=True):
     """A link of the plan; `up` when both ends are there and have a carrier."""
 
     a: LinkEnd
@@ -329,8 +323,7 @@ class InspectedLink:
     up: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(Struct, frozen=True):
     """What was found. `found` has the nodes that the keeper has, `differs` what is otherwise than planned."""
 
     name: str

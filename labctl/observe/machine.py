@@ -14,12 +14,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import LabctlError, MachineError, errno_name
 from labctl.kernel import link_state, probes
 from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
+from labctl.structs import Struct
 from labctl.topology.resolve import PORTS_LIMIT
 from labctl.unpatched import monotonic
 
@@ -28,8 +28,7 @@ _DESCRIPTORS_A_NODE = 2
 _NAMESPACE_KINDS = ("net", "mnt", "uts", "pid", "ipc", "user")
 
 
-@dataclass(frozen=True, slots=True)
-class SharedLimit:
+class SharedLimit(Struct, frozen=True):
     """A limit: its settings with their values, and whom or what they count together."""
 
     name: str
@@ -40,8 +39,7 @@ class SharedLimit:
         return f"{', '.join(f'{setting} {value}' for setting, value in self.values)}: {self.counts}"
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(Struct, frozen=True):
     """How many nodes a lab may have, and what allows no more."""
 
     nodes: int
@@ -120,8 +118,7 @@ SCOPE_TIMEOUT_S = 10.0
 LAB_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """Whether something works; `problem` says what came back when it does not, `remedy` what to try."""
 
     name: str
@@ -131,8 +128,7 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+class Feature(Struct, frozen=True):
     """A feature of the kernel: what labctl uses it for, the module and the option of the kernel that have it."""
 
     use: str

@@ -20,7 +20,6 @@ import os
 import re
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -41,6 +40,7 @@ from labctl.kernel.sock_diag import (
     with_scopes,
 )
 from labctl.kernel.sockaddr import interface_name
+from labctl.structs import Struct, field
 
 
 class Observable(Protocol):
@@ -158,8 +158,7 @@ class UnknownCounter(InputError):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(Struct, frozen=True):
     """A snapshot of every counter of a node, or the difference of two."""
 
     values: Mapping[str, int] = field(default_factory=dict)  # by full name

@@ -16,7 +16,6 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
@@ -29,6 +28,7 @@ from labctl.kernel.link_state import Neighbour, Table
 from labctl.kernel.rtnl import NETLINK_ROUTE
 from labctl.observe.network import Observable
 from labctl.plan.operations import AddAddress, MakeLink, Plan
+from labctl.structs import Struct, field, replace
 from labctl.topology.model import NodeKind
 from labctl.unpatched import monotonic
 
@@ -45,8 +45,7 @@ _OF_FULL_TABLE = (errno.ETIMEDOUT, errno.ENOBUFS, errno.EINVAL)  # EINVAL is ip6
 _NUMBERS = 1 << 16  # sequence numbers of echo requests
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Whether `source`, a node, reaches the address, which is `target`'s (a node; "" where that is not known).
 
     A link-local address needs its scope: IPv6Address("fe80::1%eth0").
@@ -57,8 +56,7 @@ class Ask:
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Echo:
+class Echo(Struct, frozen=True):
     """What came back for an address: `errno` is 0 when it answered, ETIMEDOUT when nothing did."""
 
     address: str
@@ -94,8 +92,7 @@ class Echo:
         return self.describe()
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(Struct):
     """An ask under way."""
 
     ask: Ask
@@ -104,8 +101,7 @@ class _Pending:
     echo: Echo | None = None
 
 
-@dataclass(slots=True)
-class _Sockets:
+class _Sockets(Struct):
     """The sockets on nodes that are open, least recently used first; at most `limit` but for those in use."""
 
     lab: Observable
@@ -331,8 +327,7 @@ _FEWEST_TARGETS = 4
 _TILE = 8  # nodes
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(Struct, frozen=True):
     """One echo request that is to be, or has been, answered."""
 
     source: str

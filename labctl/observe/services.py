@@ -15,7 +15,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from labctl.observe.network import Observable, Socket, Transport, sockets
 from labctl.patterns import TooSlow, search_lines
 from labctl.plan.operations import in_order, runs_alike, services_of
 from labctl.printable import last_lines
+from labctl.structs import Struct
 from labctl.topology.endpoints import ListeningAt, Protocol, fits
 from labctl.topology.model import BUFFERED, TERMINAL_SIZE, Command, Readiness, Service
 from labctl.units import format_duration
@@ -251,8 +251,7 @@ def _runs(info: ProcessInfo) -> bool:
     return info.state is not ProcessState.ENDED
 
 
-@dataclass(slots=True)
-class _Starting:
+class _Starting(Struct):
     """A service that was started and is not ready yet."""
 
     key: str

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 
 from labctl.names import BRIDGE, idna_form
 from labctl.plan.operations import (
@@ -31,6 +30,7 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
+from labctl.structs import replace
 from labctl.topology.addressing import link_local
 from labctl.topology.model import (
     AddressOnLink,
@@ -44,7 +44,6 @@ from labctl.topology.model import (
     Route,
     Topology,
 )
-from labctl.typed import msgspec
 
 Line = tuple[str, str]  # address, name
 
@@ -161,9 +160,7 @@ def with_seed(plan: Plan, seed: int) -> Plan:
     that take one (Linux 6.6); older ones ignore it.
     """
     operations = tuple(
-        msgspec.structs.replace(one, seed=seed_for(seed, one.node, one.ifname))
-        if isinstance(one, SetImpairment)
-        else one
+        replace(one, seed=seed_for(seed, one.node, one.ifname)) if isinstance(one, SetImpairment) else one
         for one in plan.operations
     )
     return replace(plan, operations=operations)

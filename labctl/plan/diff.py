@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -39,8 +38,8 @@ from labctl.plan.operations import (
     runs_alike,
     services_of,
 )
+from labctl.structs import Struct, replace
 from labctl.topology.model import Impairment, NodeKind
-from labctl.typed import msgspec
 from labctl.units import format_size
 
 
@@ -144,8 +143,7 @@ class Sign(StrEnum):
     CHANGED = "~"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A change as a person sees it: `+ host h4`, `- link h2:eth0 - s1:h2`, `~ mtu of ...`."""
 
     sign: Sign
@@ -155,8 +153,7 @@ class Change:
         return f"{self.sign} {self.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """The way from one plan to another; false when there is nothing to do.
 
     First `removals` are carried out, then `additions`. `gone` are the nodes whose programs end: removed, or made anew
@@ -320,7 +317,7 @@ def _additions(new: Plan, before: _Facts, after: _Facts) -> Iterator[Operation]:
             case SetImpairment(node, ifname):
                 was = before.impaired.get((node, ifname)) if _stays(node, ifname, before, after) else None
                 if was is None or not _impairs_alike(was, operation):
-                    yield msgspec.structs.replace(operation, before=was.impairment if was else None)
+                    yield replace(operation, before=was.impairment if was else None)
             case AddAddress(node, ifname) | SetUp(node, ifname) | AddRoute(node, _, _, ifname):
                 if operation not in before.others or not _stays(node, ifname, before, after):
                     yield operation
@@ -379,10 +376,10 @@ def _changes(
     for planned in nodes:
         old = known.get(planned.name)
         if old is not None and old.kind is planned.kind:
-            for field in fields(planned):
-                if field.name not in _TOLD_ELSEWHERE and getattr(old, field.name) != getattr(planned, field.name):
-                    how = _HOW.get(field.name, _ONLY_ANEW)
-                    yield Change(Sign.CHANGED, f"{_KEYS.get(field.name, field.name)} of {planned.name}, {how}")
+            for name in planned.__struct_fields__:
+                if name not in _TOLD_ELSEWHERE and getattr(old, name) != getattr(planned, name):
+                    how = _HOW.get(name, _ONLY_ANEW)
+                    yield Change(Sign.CHANGED, f"{_KEYS.get(name, name)} of {planned.name}, {how}")
     yield from _service_changes(known, nodes, {node for node in before.kinds if after.kinds.get(node)})
 
 

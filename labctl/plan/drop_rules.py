@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import IntFlag, StrEnum
 from ipaddress import ip_address
 
 from labctl.errors import InputError
+from labctl.structs import Struct
 from labctl.topology.model import Address
 
 
@@ -38,16 +38,14 @@ class TcpFlag(IntFlag):
 NO_FLAGS = TcpFlag(0)
 
 
-@dataclass(frozen=True, slots=True)
-class TcpFlags:
+class TcpFlags(Struct, frozen=True):
     """Segments with every flag of `given` and none of `absent`."""
 
     given: TcpFlag = NO_FLAGS
     absent: TcpFlag = NO_FLAGS
 
 
-@dataclass(frozen=True, slots=True)
-class DropRule:
+class DropRule(Struct, frozen=True):
     """Packets to drop: those that fit everything that is given; an empty rule means all packets.
 
     `port` is the source or the destination port (TCP and UDP). `sources` and `destinations` are the addresses of a

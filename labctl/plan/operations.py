@@ -23,12 +23,12 @@ puts another one in the place of one with another handle.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from labctl.errors import InputError
 from labctl.names import node_name_problem
+from labctl.structs import Struct, msgspec, replace
 from labctl.topology.model import (
     NO_FILES,
     Address,
@@ -42,10 +42,9 @@ from labctl.topology.model import (
     Prefix,
     Service,
 )
-from labctl.typed import msgspec
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+class Step(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
     """What all operations have in common: their form in JSON (`labctl.plan.operations`)."""
 
 
@@ -70,7 +69,7 @@ class MakeBridge(Step, frozen=True):
         return f"make bridge {self.node}:{self.ifname}"
 
 
-class LinkEnd(msgspec.Struct, frozen=True, array_like=True):
+class LinkEnd(Struct, frozen=True, array_like=True):
     node: str
     ifname: str
     mac: str
@@ -223,8 +222,7 @@ Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | SetMtu | Rese
 Operation = Making | Changing
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedNode:
+class PlannedNode(Struct, frozen=True):
     """What the keeper needs to know of a node when a program first runs there."""
 
     name: str
@@ -240,8 +238,7 @@ class PlannedNode:
     automatic_routes: bool = True  # its static routes are derived; without, it has none
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """The operations that make a topology, in an order in which they can be carried out."""
 
     topology: str  # its name
@@ -274,8 +271,7 @@ def in_order(keys: Iterable[str], services: Mapping[str, tuple[str, Service]]) -
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Document:
+class _Document(Struct, frozen=True):
     """A plan whose hosts files, which most nodes share, are written once each."""
 
     topology: str
@@ -369,8 +365,7 @@ _PACKETS_A_SECOND = 1_000_000  # that a delay is to hold where no rate limits th
 _PACKETS_MIN, _PACKETS_MAX = 1_000, 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class TokenBucket:
+class TokenBucket(Struct, frozen=True):
     """tbf (tc-tbf(8)): a rate. `limit_bytes` is its own queue's, where it has one."""
 
     handle: int
@@ -380,8 +375,7 @@ class TokenBucket:
     limit_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkEmulator:
+class NetworkEmulator(Struct, frozen=True):
     """netem (tc-netem(8)): delay, jitter, loss. `limit_packets` may be on their way."""
 
     handle: int
@@ -392,8 +386,7 @@ class NetworkEmulator:
     limit_packets: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fifo:
+class Fifo(Struct, frozen=True):
     """bfifo (tc-bfifo(8)): a queue of so many bytes."""
 
     handle: int

@@ -36,8 +36,8 @@ from labctl.plan.operations import (
     queues,
     services_of,
 )
+from labctl.structs import asdict, msgspec
 from labctl.topology.model import Address, Impairment, NodeKind, Prefix, Service
-from labctl.typed import msgspec
 from labctl.units import format_ppm
 
 _NAMES: dict[type, str] = {
@@ -214,7 +214,7 @@ def _fields(operation: Operation) -> dict[str, Any]:
     for name in operation.__struct_fields__:
         value = getattr(operation, name)
         if isinstance(value, LinkEnd | Impairment):
-            value = msgspec.structs.asdict(value) if isinstance(value, LinkEnd) else msgspec.to_builtins(value)
+            value = asdict(value) if isinstance(value, LinkEnd) else msgspec.to_builtins(value)
         fields[name] = value if value is None or isinstance(value, int | dict) else str(value)
     return fields
 

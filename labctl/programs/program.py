@@ -12,13 +12,13 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import LabGone
 from labctl.patterns import TooSlow, search_lines
 from labctl.programs.waiting import Scope, Watcher
 from labctl.scenario.results import OutputRecord, Stream
+from labctl.structs import Struct
 from labctl.topology.model import BUFFERED, TERMINAL_SIZE
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ SURELY_S = 5.0  # a process that SIGKILL has not ended by then hangs in the kern
 Heard = Callable[[str, str, Stream, bytes], None]  # host, process, stream, data
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A program to be started."""
 
     host: str

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from labctl.pytest_plugin import LABS, SCENARIO_RUN, SCENARIO_SEEN, USED_LABS
 from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, on_github, seed_of
 from labctl.report.terminal import Look, look_of
 from labctl.scenario.results import RunResult
+from labctl.structs import replace
 from labctl.unpatched import monotonic
 
 SECTION = "labctl"

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import types
-import typing
 from collections.abc import Iterator
-from dataclasses import asdict, is_dataclass
-from enum import Enum
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +21,7 @@ from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossibl
 from labctl.scenario.loader import has_steps
 from labctl.scenario.model import Scenario
 from labctl.scenario.results import Outcome, RunResult, ScenarioResult
+from labctl.structs import msgspec
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -32,12 +29,11 @@ if TYPE_CHECKING:
 
 _RUN = "labctl_run"
 _TEXT = "labctl_text"
-Value = TypeVar("Value")
 
 
 def attach(report: pytest.TestReport, run: RunResult) -> None:
     """The run goes with the report to wherever that is read."""
-    vars(report)[_RUN] = json.dumps(asdict(run))
+    vars(report)[_RUN] = json.dumps(msgspec.to_builtins(run))
 
 
 def attach_text(report: pytest.TestReport, text: str) -> None:
@@ -48,32 +44,12 @@ def attach_text(report: pytest.TestReport, text: str) -> None:
 def attached_run(report: pytest.TestReport) -> RunResult | None:
     """What `attach` attached."""
     text = vars(report).get(_RUN)
-    return None if text is None else from_data(RunResult, json.loads(text))
+    return None if text is None else msgspec.convert(json.loads(text), RunResult)
 
 
 def attached_text(report: pytest.TestReport) -> str:
     """What `attach_text` attached; "" when nothing."""
     return str(vars(report).get(_TEXT, ""))
-
-
-def from_data(kind: type[Value], data: Any) -> Value:
-    """The value of frozen dataclasses, tuples and enums that `dataclasses.asdict` made `data` of."""
-    return typing.cast("Value", _value(kind, data))
-
-
-def _value(kind: Any, data: Any) -> Any:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        (inner,) = (each for each in typing.get_args(kind) if each is not types.NoneType)
-        return None if data is None else _value(inner, data)
-    if origin is tuple:
-        return tuple(_value(typing.get_args(kind)[0], each) for each in data)
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return kind(**{name: _value(hints[name], each) for name, each in data.items()})
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return kind(data)
-    return data
 
 
 class ScenarioFailed(Exception):

@@ -29,7 +29,6 @@ import stat
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -38,6 +37,7 @@ from labctl.printable import in_xml, printable
 from labctl.report import conversation, plain
 from labctl.report.terminal import Look
 from labctl.scenario.results import CallRecord, Outcome, RunResult, ScenarioInfo, ScenarioResult, SilentListener, Stream
+from labctl.structs import msgspec
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -90,7 +90,7 @@ def to_data(run: RunResult, *, version: str) -> dict[str, Any]:
 
     `version` is labctl's.
     """
-    return {"schema": SCHEMA, "labctl": version, **asdict(run)}
+    return {"schema": SCHEMA, "labctl": version, **msgspec.to_builtins(run)}
 
 
 def to_json(run: RunResult, *, version: str) -> bytes:

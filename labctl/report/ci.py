@@ -17,7 +17,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +25,7 @@ from labctl.printable import harmless_on_github, printable
 from labctl.report import plain
 from labctl.report.terminal import Look, seconds
 from labctl.scenario.results import Outcome, RunResult, ScenarioResult, StepResult
+from labctl.structs import Struct
 
 _ERASE = "\x1b[0K"
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.-]+")
@@ -74,8 +74,7 @@ def annotation_lines(run: RunResult, workspace: Path | None = None) -> list[str]
     return commands
 
 
-@dataclass(frozen=True, slots=True)
-class FileMistake:
+class FileMistake(Struct, frozen=True):
     """Something wrong in a file that was to be run; line and column count from 1, 0 where there is no place."""
 
     file: str

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
 from labctl.printable import printable
 from labctl.report.terminal import INK_OF_OUTCOME, Ink, Look, cells, milliseconds, pad, shorten, wrap
 from labctl.scenario.results import CallRecord, Outcome, ScenarioResult, StepResult
+from labctl.structs import Struct, replace
 
 _NARROWEST_COLUMN = 21  # cells; with less, hosts are named in front of each call instead
 _WORTH_SAYING_S = 0.001  # a call that took this long has its duration shown
@@ -25,8 +25,7 @@ _BRACED = re.compile(r"\{[^{}]*\}|\[\d+ -> \d+\]")
 _BOUND_BLANK = "\u00a0"
 
 
-@dataclass(frozen=True, slots=True)
-class _Event:
+class _Event(Struct, frozen=True):
     """What stands at one moment: in a host's column, or (`host` None) across all columns."""
 
     time_s: float

@@ -10,7 +10,6 @@ import codecs
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from labctl.printable import printable
@@ -25,6 +24,7 @@ from labctl.scenario.results import (
     StepResult,
     Stream,
 )
+from labctl.structs import Struct, field, replace
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ _REFRESH_S = 0.1
 _LONGEST_LINE = 16384  # characters of a program's output without a line end
 
 
-@dataclass(slots=True)
-class _Running:
+class _Running(Struct):
     """What the live view knows of a scenario that runs."""
 
     scenario: ScenarioInfo
@@ -44,8 +43,7 @@ class _Running:
     doing: str = "building the lab"
 
 
-@dataclass(slots=True)
-class _PartialLine:
+class _PartialLine(Struct):
     """Decodes a program's stream and cuts it into lines."""
 
     decoder: codecs.IncrementalDecoder = field(

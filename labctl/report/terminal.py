@@ -20,13 +20,13 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TextIO
 
 from labctl.errors import LabError, describe_errno
 from labctl.printable import in_log, painted, printable
 from labctl.scenario.results import Outcome
+from labctl.structs import Struct
 from labctl.unpatched import monotonic
 
 
@@ -149,8 +149,7 @@ INK_OF_OUTCOME = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Glyphs:
+class Glyphs(Struct, frozen=True):
     """The signs that a report is drawn with; a stream that cannot encode the first set gets the second."""
 
     column: str
@@ -180,8 +179,7 @@ UNICODE = Glyphs("│", "─", "┼", "├─", "→", "…", "\N{MULTIPLICATION
 ASCII = Glyphs("|", "-", "+", "+-", "->", "...", "x", "-", "ok", "FAILED", "skipped", "ERROR")
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """How a report is to be drawn. `width` is in terminal cells."""
 
     width: int = _PIPE_WIDTH
@@ -216,7 +214,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def _glyphs_for(encoding: str | None) -> Glyphs:
     try:
-        "".join(getattr(UNICODE, name) for name in UNICODE.__slots__).encode(encoding or "ascii")
+        "".join(getattr(UNICODE, name) for name in UNICODE.__struct_fields__).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII
     return UNICODE
@@ -392,8 +390,7 @@ _GAP = "  "
 _NARROWEST_COLUMN = 8  # cells that a column keeps when others need the room
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """What stands at one place of a table."""
 
     text: str

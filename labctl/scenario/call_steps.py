@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from labctl.documents.diagnostics import Diagnostic
@@ -14,6 +13,7 @@ from labctl.errors import LabError
 from labctl.scenario.language import CheckContext, Problem, Program, check, check_expression, parse, parse_expression
 from labctl.scenario.language.syntax import Await, Call
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
+from labctl.structs import Struct
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class ScriptChecker:
         return self._document.diagnostic_at(position, problem.message, problem.what_to_try)
 
 
-@dataclass(frozen=True, slots=True)
-class EndedCaller:
+class EndedCaller(Struct, frozen=True):
     """A calling process that nobody had asked to end."""
 
     host: str

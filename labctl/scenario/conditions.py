@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labctl.errors import KernelError, describe_errno, errno_name
@@ -14,6 +13,7 @@ from labctl.scenario.model import StepKind
 from labctl.scenario.observations import number_mismatch, text_mismatch
 from labctl.scenario.results import Stream
 from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.programs.program import Program
@@ -258,8 +258,7 @@ def _looks_inside(wanted: FileCondition) -> bool:
     return bool(wanted.given - {"path", "exists"})
 
 
-@dataclass(slots=True)
-class _Command:
+class _Command(Struct):
     """The expectation's command: run once for each look, but not again when the scope's deadline has passed."""
 
     at: StepRun

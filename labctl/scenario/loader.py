@@ -11,11 +11,11 @@ Whether a program that a step runs will be there: looked up on this machine befo
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -315,7 +315,7 @@ def _topology(
         return None, [
             document.diagnostic(("topology",), one.message, one.hint)
             if one.position is None
-            else replace(one, in_schema=False)
+            else dataclasses.replace(one, in_schema=False)
             for one in error.diagnostics
         ]
     except InputError as error:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from labctl.structs import Struct, field
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -44,8 +45,7 @@ class StepKind(StrEnum):
     SET = "set"
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True):
     """`keep_on_failure`: a failed lab, with all that runs in it, is there until the listener's `scenario_kept`
     returns. `lab` is a running lab to run in, which is left as it was found, instead of a lab for each scenario.
 
@@ -179,8 +179,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One step: its kind, what the file says about it, and where it says so."""
 
     kind: StepKind
@@ -210,15 +209,13 @@ class Step:
                 yield from step.walk()
 
 
-@dataclass(frozen=True, slots=True)
-class Requirements:
+class Requirements(Struct, frozen=True):
     programs: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     root: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
+class Scenario(Struct, frozen=True):
     name: str
     file: str  # as given by the user
     directory: Path  # absolute; what paths in the file are relative to, and where programs run

@@ -17,9 +17,10 @@ the calls of all hosts can be sorted into one conversation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from labctl.structs import Struct
 
 
 class Outcome(StrEnum):
@@ -29,8 +30,7 @@ class Outcome(StrEnum):
     ERROR = "error"  # the lab, not the scenario, failed
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+class CallRecord(Struct, frozen=True):
     """One system call as it was made."""
 
     host: str
@@ -46,8 +46,7 @@ class CallRecord:
     pid: int = 0  # on its host
 
 
-@dataclass(frozen=True, slots=True)
-class OutputRecord:
+class OutputRecord(Struct, frozen=True):
     """What a program wrote; `truncated_bytes` were dropped from the middle."""
 
     stdout: str
@@ -55,8 +54,7 @@ class OutputRecord:
     truncated_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(Struct, frozen=True):
     index: str  # "3", or "3.2.1" inside repeat and parallel
     host: str | None
     kind: str  # calls, run, start, stop, signal, wait, expect, link, ...
@@ -73,8 +71,7 @@ class StepResult:
     failed_column: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramRecord:
+class ProgramRecord(Struct, frozen=True):
     """A background program or a service, or a program whose step was interrupted, when the scenario was over."""
 
     host: str
@@ -86,8 +83,7 @@ class ProgramRecord:
     output: OutputRecord  # the end of it
 
 
-@dataclass(frozen=True, slots=True)
-class ListeningRecord:
+class ListeningRecord(Struct, frozen=True):
     """The sockets that listened on a host when the scenario had failed."""
 
     host: str
@@ -95,8 +91,7 @@ class ListeningRecord:
     problem: str = ""  # why they could not be listed
 
 
-@dataclass(frozen=True, slots=True)
-class ScenarioResult:
+class ScenarioResult(Struct, frozen=True):
     name: str
     file: str
     about: str
@@ -119,8 +114,7 @@ class ScenarioResult:
         return self.interrupted and not self.steps
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(Struct, frozen=True):
     started_at: str
     duration_s: float
     scenarios: tuple[ScenarioResult, ...]

@@ -13,16 +13,15 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from labctl.documents.yaml_tree import read_bytes
 from labctl.errors import InputError, LabError, describe_errno
 from labctl.scenario.model import LARGEST_SEED, RunOptions, Scenario
+from labctl.structs import Struct, replace
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """One run of one scenario; its name says which repetition it is, where there are several."""
 
     scenario: Scenario
@@ -51,7 +50,11 @@ def turns(scenarios: Sequence[Scenario], options: RunOptions, seed: int) -> Iter
         repetition += 1
         own = seed_of(seed, repetition)
         for scenario in _ordered(scenarios, options, own):
-            yield Turn(replace(scenario, name=numbered(scenario.name, repetition, options.repeat)), repetition, own)
+            yield Turn(
+                replace(scenario, name=numbered(scenario.name, repetition, options.repeat)),
+                repetition,
+                own,
+            )
 
 
 def numbered(name: str, repetition: int, of: int | None) -> str:
@@ -79,8 +82,7 @@ _SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})", re.ASCII)
 _UNKNOWN_S = 1.0  # where nothing is known of any scenario, all count the same
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(Struct, frozen=True):
     """The `number`th (from 1) of `count` parts."""
 
     number: int

@@ -14,7 +14,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +35,7 @@ from labctl.scenario.run_order import Turn, draw_seed, turns
 from labctl.scenario.sequence import run_steps, step_order
 from labctl.scenario.state import Run
 from labctl.scenario.variables import Variables
+from labctl.structs import replace
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:

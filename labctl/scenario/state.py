@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from labctl.structs import Struct
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from labctl.scenario.variables import Variables
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """What a step leaves in the result besides its outcome."""
 
     output: OutputRecord | None = None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from labctl.documents.diagnostics import LOOKED_AT_LIMIT, Mistake, suggest
 from labctl.names import name_key
+from labctl.structs import replace
 from labctl.topology.addressing import link_local
 from labctl.topology.draft import Mistakes, Place
 from labctl.topology.model import SHELL, Interface, Node, NodeKind, Readiness, Topology

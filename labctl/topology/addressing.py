@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import chain
 from zlib import crc32
 
 from labctl.names import BRIDGE, INTERFACE_NAME_MAX_BYTES, interface_name_problem
+from labctl.structs import Struct, field
 from labctl.topology.draft import (
     Choice,
     Draft,
@@ -56,8 +56,7 @@ _BOTH = (Family.IPV4, Family.IPV6)
 EndKey = tuple[int, int]  # index of the link, side
 
 
-@dataclass(slots=True)
-class Addressing:
+class Addressing(Struct):
     """What was decided; prefixes by index of the segment, addresses by end."""
 
     prefixes: dict[tuple[int, Family], Prefix] = field(default_factory=dict)
@@ -379,8 +378,7 @@ def _address_place(end: End, family: Family) -> Place | None:
 _AUTOMATIC_MACS = 0x021A00000000  # locally administered (bit 1 of the first byte), unicast; not those of kernel/nat.py
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(Struct, frozen=True):
     """What an end of a link is called."""
 
     ifname: str

@@ -8,12 +8,12 @@ Which interfaces share a network: a direct link is a segment, and so are all swi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from labctl.documents import Diagnostic, Document, KeyPath, Position
 from labctl.documents.diagnostics import Hint
+from labctl.structs import Struct, field
 from labctl.topology.model import (
     NO_FILES,
     Address,
@@ -49,8 +49,7 @@ class Choice(Enum):
     NONE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A part of a document, for what is wrong with it."""
 
     document: Document
@@ -78,8 +77,7 @@ WantedPrefix = IPv4Network | IPv6Network | Choice
 WantedAddress = IPv4Address | IPv6Address | IPv4Interface | IPv6Interface | Choice
 
 
-@dataclass(frozen=True, slots=True)
-class DraftNode:
+class DraftNode(Struct, frozen=True):
     """A node; the prefixes are those of a network, whose switch it is."""
 
     name: str
@@ -102,8 +100,7 @@ class DraftNode:
         return self.ipv4 if family is Family.IPV4 else self.ipv6
 
 
-@dataclass(frozen=True, slots=True)
-class DraftEnd:
+class DraftEnd(Struct, frozen=True):
     node: str
     interface: str = ""
     mac: str = ""
@@ -118,8 +115,7 @@ class DraftEnd:
         return self.ipv4 if family is Family.IPV4 else self.ipv6
 
 
-@dataclass(frozen=True, slots=True)
-class DraftLink:
+class DraftLink(Struct, frozen=True):
     a: DraftEnd
     b: DraftEnd
     mtu: int
@@ -147,8 +143,7 @@ IPV4_POOL = IPv4Network("10.0.0.0/8")
 IPV6_POOL = IPv6Network("fd00::/16")
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """Nodes have unique names, links only known ones."""
 
     name: str
@@ -197,8 +192,7 @@ def number_in(prefix: Prefix, address: Address) -> int:
     return int(address) - int(prefix.network_address)
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """An end of a link that may have addresses: on a host or a router."""
 
     link: int  # index into the draft's links
@@ -206,8 +200,7 @@ class End:
     draft: DraftEnd
 
 
-@dataclass(slots=True)
-class Segment:
+class Segment(Struct):
     switches: list[DraftNode] = field(default_factory=list)
     links: list[DraftLink] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)

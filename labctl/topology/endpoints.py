@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from labctl.structs import Struct
 
 IpAddress = IPv4Address | IPv6Address
 
@@ -47,8 +48,7 @@ _OTHER_SPELLINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ListeningAt:
+class ListeningAt(Struct, frozen=True):
     """A local end to look for: a port (any address when `address` is None), or an AF_UNIX name (`@` for abstract)."""
 
     protocol: Protocol
@@ -65,8 +65,7 @@ class ListeningAt:
         return f"{self.protocol}/{address}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointPattern:
+class EndpointPattern(Struct, frozen=True):
     """One end of a connection: None stands for any."""
 
     host: str | None = None  # a node's name or an address, as written

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 from labctl.documents.diagnostics import suggest
 from labctl.errors import InputError
+from labctl.structs import Struct
 from labctl.topology.draft import Draft, DraftEnd, DraftLink, DraftNode
 from labctl.topology.model import NodeKind
 
@@ -18,14 +18,12 @@ _NODES_LIMIT = 5000
 _PORTS_LIMIT = 1023
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(Struct, frozen=True):
     nodes: tuple[DraftNode, ...]
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(Struct, frozen=True):
     parameters: tuple[tuple[str, int], ...]  # what each number says, and the largest that is accepted
     example: str
     make: Callable[..., _Parts]

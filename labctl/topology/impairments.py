@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from labctl.structs import Struct
 from labctl.topology.model import Impairment
 from labctl.units import duration_s, format_us, fraction, rate_bit_s
 
@@ -17,8 +17,7 @@ JITTER_MAX_US = 2_000_000
 RATE_MIN_BIT_S, RATE_MAX_BIT_S = 1_000, 1_000_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Flaw:
+class Flaw(Struct, frozen=True):
     """What is wrong with the value of a key."""
 
     key: str

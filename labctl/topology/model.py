@@ -13,10 +13,12 @@ from __future__ import annotations
 import os
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from labctl.structs import Struct
 
 READY_WITHIN_S = 10.0
 BUFFERED = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."  # of one that runs and wrote nothing
@@ -33,8 +35,7 @@ class Restart(StrEnum):
     ALWAYS = "always"
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
+class Readiness(Struct, frozen=True):
     """How a service shows that it is ready: exactly one of these is given."""
 
     listening: str = ""  # as labctl.topology.endpoints.parse_listening reads it
@@ -50,8 +51,7 @@ class Readiness:
         return f"the file {self.file}" if self.file else f"the command `{' '.join(self.command)}` succeeding"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A command that is run to its end on a node, once, before its services are started."""
 
     argv: tuple[str, ...]
@@ -66,8 +66,7 @@ class Command:
         return self.argv[2] if self.argv[:2] == SHELL and len(self.argv) == 3 else shlex.join(self.argv)
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(Struct, frozen=True):
     """A program on a node. `after` are those that have to be ready before it is started, as `NODE/SERVICE`."""
 
     name: str
@@ -86,8 +85,7 @@ HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"  # every node has these to
 OWN_DIRECTORIES = ("/tmp", "/run", "/var/tmp", "/dev/shm")  # every node has these to itself, empty at first
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedFile:
+class PlacedFile(Struct, frozen=True):
     """A file or a directory that is placed at `path` when the node's first program starts."""
 
     path: str  # absolute, on the node
@@ -98,8 +96,7 @@ class PlacedFile:
     version: str = ""  # another one when the source has changed
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(Struct, frozen=True):
     """A file or a directory of the machine that is mounted on the node."""
 
     path: str  # absolute, on the node
@@ -107,8 +104,7 @@ class Bind:
     writable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FileTree:
+class FileTree(Struct, frozen=True):
     """What a node's file tree has of its own; false when that is nothing but what every node has."""
 
     files: tuple[PlacedFile, ...] = ()
@@ -182,8 +178,7 @@ class NodeKind(StrEnum):
     ROUTER = "router"
 
 
-@dataclass(frozen=True, slots=True)
-class Impairment:
+class Impairment(Struct, frozen=True):
     """What happens to the packets that an interface sends; 0 is none of it. False when it is nothing at all."""
 
     delay_us: int = 0
@@ -210,8 +205,7 @@ class Impairment:
         return tuple((key, form(value)) for key, value, form in every if value)
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(Struct, frozen=True):
     """One end of a link, on its node. A switch's interfaces are the ports of its bridge and have no addresses."""
 
     name: str  # at most 15 bytes (IFNAMSIZ, linux/if.h)
@@ -222,8 +216,7 @@ class Interface:
     impairment: Impairment | None = None  # of what it sends
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     destination: Prefix
     gateway: Address
     ifname: str
@@ -234,8 +227,7 @@ class Transport(StrEnum):
     UDP = "udp"
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
+class Exposure(Struct, frozen=True):
     """A port of the machine that leads to a port of a host. `address` is None for the machine's loopback addresses."""
 
     transport: Transport
@@ -258,8 +250,7 @@ class Exposure:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """How much all programs of a node together may have; None for no limit."""
 
     pids: int | None = None  # processes and threads, the node's init included
@@ -267,8 +258,7 @@ class Limits:
     cpu: float | None = None  # 0.5: half of one processor; 2.0: two
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     name: str
     kind: NodeKind
     interfaces: tuple[Interface, ...] = ()
@@ -296,8 +286,7 @@ class Node:
         raise KeyError(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     node: str
     ifname: str
 
@@ -305,8 +294,7 @@ class Endpoint:
         return f"{self.node}:{self.ifname}"
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """A veth pair. Where an end's node is a switch, that end is a port of the switch's bridge."""
 
     a: Endpoint
@@ -361,16 +349,15 @@ def end_to_take_down(near: E, far: E, is_port: Callable[[E], bool]) -> E:
     return next((end for end in (near, far) if is_port(end)), far)
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Struct, frozen=True, dict=True):
     name: str
     nodes: tuple[Node, ...]
     links: tuple[Link, ...]
     source: str = ""  # the file, or the shape, that it came from
-    _by_name: dict[str, Node] = field(init=False, repr=False, compare=False, hash=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_name", {node.name: node for node in self.nodes})
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
 
     def node(self, name: str) -> Node:
         """The node of that name; KeyError when there is none."""

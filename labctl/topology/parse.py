@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
 from pathlib import Path
@@ -19,6 +18,7 @@ from labctl.documents.diagnostics import suggestion
 from labctl.documents.schema import Reading, Unusable
 from labctl.documents.yaml_tree import is_below
 from labctl.names import interface_name_problem, name_key, node_name_problem
+from labctl.structs import Struct, field
 from labctl.topology import impairments
 from labctl.topology.draft import (
     IPV4_POOL,
@@ -168,8 +168,7 @@ _NO_VALUES: Mapping[str, int] = MappingProxyType({})
 _SYSCTL = re.compile(r"net(?:\.[A-Za-z0-9_/-]+)+")
 
 
-@dataclass(slots=True)
-class _Read:
+class _Read(Struct):
     """What has been gathered from a file and all that it includes."""
 
     mistakes: Mistakes = field(default_factory=Mistakes)

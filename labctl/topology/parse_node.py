@@ -12,7 +12,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,6 +20,7 @@ from labctl.documents import Document
 from labctl.documents.diagnostics import Hint, suggest, suggestion
 from labctl.documents.schema import PlacedText
 from labctl.names import name_key, node_name_problem
+from labctl.structs import replace
 from labctl.topology.address_variables import example_of, may_have_references
 from labctl.topology.draft import DraftNode, Mistakes, Place
 from labctl.topology.endpoints import parse_address, parse_listening

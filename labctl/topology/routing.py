@@ -11,18 +11,17 @@ route to it by way of the nearest. Those routers get theirs when the lab is made
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from labctl.names import OUTSIDE_INTERFACE
+from labctl.structs import Struct
 from labctl.topology.draft import Family
 from labctl.topology.model import Address, AddressOnLink, Prefix, Route
 
 DEFAULT: dict[Family, Prefix] = {Family.IPV4: IPv4Network("0.0.0.0/0"), Family.IPV6: IPv6Network("::/0")}
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(Struct, frozen=True):
     """An interface of a host or router on a segment."""
 
     ifname: str
@@ -37,8 +36,7 @@ class Port:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Station:
+class Station(Struct, frozen=True):
     """A host or a router, as routing sees it."""
 
     name: str
@@ -47,8 +45,7 @@ class Station:
     nat: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(Struct, frozen=True):
     """The first step to a segment, and how many routers lie on the way."""
 
     gateway: Address
@@ -56,8 +53,7 @@ class Hop:
     routers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Map:
+class Map(Struct, frozen=True):
     """The stations of one family: who is on which segment, under which address. Stations go by their index."""
 
     forwards: list[bool]
@@ -79,8 +75,7 @@ def map_of(stations: list[Station], family: Family) -> Map:
     return Map([station.forwards for station in stations], members, ports)
 
 
-@dataclass(frozen=True, slots=True)
-class Routes:
+class Routes(Struct, frozen=True):
     """The routes of every station, in the order of the stations."""
 
     of_stations: tuple[tuple[Route, ...], ...]

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from labctl.lab.client.state_dir import NETNS_DIRECTORY, making
 from labctl.lab.protocol import HEADER, Channel, Describe, Hello, encode
 from labctl.plan.build import build
 from labctl.plan.operations import Plan, SetSysctl
+from labctl.structs import replace
 from tests.integration.detached import (
     WAIT_S,
     becomes,

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from labctl.errors import DeadlineExceeded, KernelError, LabError, LabGone
 from labctl.lab.client.boot_process import Boot
 from labctl.lab.client.handle import Lab
 from labctl.plan.operations import AddAddress, SetDown, SetUp
+from labctl.structs import replace
 from tests.labs import WAIT_S, keeper_of, output, pair_plan, run
 
 

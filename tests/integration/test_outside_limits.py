@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from labctl.kernel import cgroup
 from labctl.kernel.cgroup import Controller
 from labctl.lab.client.handle import Lab
 from labctl.plan.operations import Plan, SetSysctl
+from labctl.structs import replace
 from tests.integration.machine import holds, plan_of, processes_of
 from tests.labs import output, run
 from tests.skips import for_machines_without, needs_feature

@@ -16,7 +16,7 @@ from labctl.lab.client.boot_process import search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-BASE = frozenset({"errors", "names", "patterns", "printable", "typed", "units", "unpatched"})
+BASE = frozenset({"errors", "names", "patterns", "printable", "structs", "units", "unpatched"})
 # What each room may import beside itself. `labctl` stands for the package's own __init__: its version, and the names
 # of the API, which it imports when they are asked for.
 ALLOWED: dict[str, frozenset[str]] = {
@@ -24,7 +24,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset({"printable"}),
     "names": frozenset({"errors"}),
     "printable": frozenset(),
-    "typed": frozenset(),
+    "structs": frozenset(),
     "units": frozenset({"errors"}),
     "unpatched": frozenset(),
     "patterns": frozenset({"unpatched"}),

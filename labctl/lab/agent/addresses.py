@@ -13,12 +13,12 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from labctl.kernel import sockaddr
 from labctl.kernel.sockaddr import Address
 from labctl.lab.agent.constants import name_of
 from labctl.lab.agent.messages import Struct, Value
+from labctl.structs import replace
 
 LONGEST_DATA = 32  # bytes shown of sent and received data
 _PACKET_TYPES = ("PACKET_BROADCAST", "PACKET_MULTICAST", "PACKET_OTHERHOST", "PACKET_OUTGOING")

@@ -12,6 +12,7 @@ from binascii import a2b_base64, b2a_base64
 from typing import Any, NamedTuple
 
 from labctl.kernel.sockaddr import Address, decode
+from labctl.structs import replace
 
 LENGTH_BYTES = 4
 
@@ -167,7 +168,6 @@ def _from_json(value: Any) -> Value:
         return a2b_base64(value["bytes"])
     if "struct" in value:
         return Struct(tuple((name, _from_json(item)) for name, item in value["struct"]))
-    from dataclasses import replace
 
     return replace(decode(a2b_base64(value["raw"]), value["addrlen"]), name=value["name"], ifname=value["ifname"])
 

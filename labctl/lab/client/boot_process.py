@@ -16,11 +16,11 @@ import sys
 import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from labctl.errors import DeadlineExceeded, InputError, LabImpossible, MachineError, describe_errno
 from labctl.plan.operations import PlannedNode
+from labctl.structs import Struct
 from labctl.topology.model import Exposure, Transport
 from labctl.unpatched import Socket, monotonic, socketpair
 
@@ -107,8 +107,7 @@ _FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _LAST_WORDS_BYTES = 4000
 
 
-@dataclass(slots=True)
-class Boot:
+class Boot(Struct):
     """A started boot process; owns the descriptors. `Lab.open(boot=...)` takes it over."""
 
     pid: int
@@ -116,7 +115,7 @@ class Boot:
     channel: socket.socket
     liveness: int  # held open: when it is closed, boot and the lab end
     errors: int  # what boot and keeper write to stderr: a file without a name
-    ended: bool = field(default=False)
+    ended: bool = False
 
     @classmethod
     def start(cls, *, errors: int | None = None, lab: str = "", state_directory: str = "") -> Boot:

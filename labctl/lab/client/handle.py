@@ -58,7 +58,7 @@ from labctl.lab.protocol import (
     Welcome,
     WhenGone,
 )
-from labctl.typed import msgspec
+from labctl.structs import replace
 from labctl.unpatched import Socket
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple
     from labctl.lab.client.boot_process import open_ports
 
     exposed, descriptors = open_ports(plan.nodes, stack)
-    return msgspec.structs.replace(request, has_outside=True, exposed=exposed), descriptors
+    return replace(request, has_outside=True, exposed=exposed), descriptors
 
 
 def working_directory() -> str:
@@ -239,7 +239,7 @@ class Lab:
                 lab._unfinished = stack.pop_all()
                 lab._unfinished_state = state
                 try:
-                    request = msgspec.structs.replace(
+                    request = replace(
                         open_request(plan, visible_paths),
                         lab=name,
                         source=source,

@@ -11,20 +11,19 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from labctl.errors import DeadlineExceeded, LabctlError, LabError, LabGone, describe_errno
 from labctl.lab.client import registry
 from labctl.lab.client.state_dir import BOOT, DIRECTORY_FLAGS, SOCKET, file_name, making, read
 from labctl.lab.protocol import IS_FOREIGN, VERSION, Channel, Down, Failed, Hello
+from labctl.structs import Struct
 from labctl.unpatched import Socket, monotonic
 
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 DOWN_DEADLINE_S = 10.0
 
 
-@dataclass(slots=True)
-class Connection:
+class Connection(Struct):
     """A client's connection to a keeper. What `Lab` needs of it is what it needs of `Boot`."""
 
     channel: socket.socket

@@ -12,7 +12,6 @@ import select
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from labctl.errors import DeadlineExceeded
 from labctl.lab.client import lab_connection, registry
@@ -26,13 +25,13 @@ from labctl.lab.client.state_dir import (
     making,
     read,
 )
+from labctl.structs import Struct
 from labctl.unpatched import monotonic
 
 END_DEADLINE_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Orphan:
+class Orphan(Struct, frozen=True):
     """A lab that runs and that nobody finds by its name."""
 
     name: str

@@ -11,9 +11,9 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from labctl.errors import KernelError
+from labctl.structs import Struct
 
 NETNS_DIRECTORY = "/run/netns"  # where ip-netns(8) looks
 LOCK, SOCKET, LOGS, BOOT, NAMES, LAST_WORDS = "lock", "socket", "logs", "boot", "names", "last-words"
@@ -41,8 +41,7 @@ def making(lab: str) -> str:
     return f".{file_name(lab)}.making"
 
 
-@dataclass(slots=True)
-class Place:
+class Place(Struct):
     """Descriptors: the lab's directory, the one that it lies in, /run/netns (-1: the lab has no names), the lock."""
 
     lab: str

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import dataclasses
 import errno
 import heapq
 import os
@@ -19,7 +20,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
 from labctl.errors import KernelError, LabError, LabGone
@@ -35,6 +36,7 @@ from labctl.lab.protocol import (
     descriptors_in,
     encode,
 )
+from labctl.structs import Struct, field
 
 
 @dataclass(order=True, slots=True)
@@ -43,7 +45,7 @@ class Timer:
 
     due: float
     order: int
-    action: Callable[[], None] | None = field(compare=False)
+    action: Callable[[], None] | None = dataclasses.field(compare=False)
 
     def cancel(self) -> None:
         """Not to be done any more."""
@@ -228,8 +230,7 @@ class Client:
             each.close()
 
 
-@dataclass(slots=True)
-class _Outgoing:
+class _Outgoing(Struct):
     """A reply that has not been sent to its end; owns the descriptors that go with it."""
 
     data: memoryview
@@ -249,8 +250,7 @@ class _Outgoing:
             os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class Events:
+class Events(Struct, frozen=True):
     """What `Front.wait` saw."""
 
     others: frozenset[int]  # watched descriptors that are ready
@@ -258,8 +258,7 @@ class Events:
     gone: tuple[Client, ...]  # closed
 
 
-@dataclass(slots=True)
-class Front:
+class Front(Struct):
     """The clients of a keeper: its first one, and whoever connects to the listening socket, if there is one."""
 
     listener: socket.socket | None = None

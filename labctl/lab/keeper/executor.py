@@ -44,8 +44,8 @@ from labctl.plan.operations import (
     TokenBucket,
     queues,
 )
+from labctl.structs import replace
 from labctl.topology.model import Address, NodeKind
-from labctl.typed import msgspec
 
 __all__ = ["Execution", "NodeTable", "Restore", "execute"]
 
@@ -389,7 +389,7 @@ class Execution(Sending):
         node, ifname = operation.node, operation.ifname
         interface = self._interface(operation, node, ifname)
         was = interface.impaired
-        self.undo.append(msgspec.structs.replace(was or SetImpairment(node, ifname, None), before=operation.impairment))
+        self.undo.append(replace(was or SetImpairment(node, ifname, None), before=operation.impairment))
         interface.impaired = operation if operation.impairment else None
         if not operation.impairment:
             self._queue(node, qdisc.remove_root(interface.index), Tolerant(operation, (errno.ENOENT, errno.ENODEV)))

@@ -15,7 +15,6 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network, ip_address
 
 from labctl.errors import InputError, LabError, LabImpossible
@@ -30,6 +29,7 @@ from labctl.lab.protocol import Open
 from labctl.names import OUTSIDE_INTERFACE
 from labctl.plan.operations import AddAddress, PlannedNode, SetSysctl, plan_from_json
 from labctl.printable import visible
+from labctl.structs import Struct, field
 
 OUTLETS_MAX = 100
 IPV6_MTU_MIN = 1280
@@ -38,8 +38,7 @@ RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 LOOPBACKS = ("127.0.0.1", "::1")
 
 
-@dataclass(slots=True)
-class Outlets:
+class Outlets(Struct):
     """The machine's network, prepared. Owns what `stack` closes, and `filter`, whose end is that of the table."""
 
     outlets: tuple[nat.Outlet, ...]
@@ -50,8 +49,7 @@ class Outlets:
     reservations: tuple[socket.socket, ...]
 
 
-@dataclass(slots=True)
-class Outside:
+class Outside(Struct):
     """What boot prepared, in boot and then in the keeper; each closes what only the other needs."""
 
     exposed: tuple[tuple[str, int, int], ...] = ()  # node, number of the exposure, port of the host

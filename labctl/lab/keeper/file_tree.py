@@ -18,18 +18,17 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from labctl.errors import KernelError
 from labctl.kernel import mounts
+from labctl.structs import Struct, field
 from labctl.topology.model import OWN_DIRECTORIES, Bind, FileTree, PlacedFile, entries_of, lies_in
 
 _HIDDEN_SOURCE = "A lab sees the machine's /tmp and /run as far as its file named sources there when the lab was made."
 UNMAPPED = 65534  # what stat(2) shows for an id that a user namespace has not (user_namespaces(7))
 
 
-@dataclass(slots=True)
-class _Layer:
+class _Layer(Struct):
     """What a directory of the machine has in this host besides its own entries."""
 
     lower: int  # descriptor of the machine's directory
@@ -37,8 +36,7 @@ class _Layer:
     work: str
 
 
-@dataclass(slots=True)
-class _Building:
+class _Building(Struct):
     store: str
     own_devices: frozenset[int]  # st_dev of what is the host's own
     owners: dict[str, tuple[int, int]] | None  # by the machine's directory, where stat(2) does not give them
@@ -289,8 +287,7 @@ PASSWD = "/etc/passwd"
 _NOT_MADE = ("/run/systemd", "/run/lab")  # programs take the first for a running systemd; the second is labctl's
 
 
-@dataclass(frozen=True, slots=True)
-class RunDirectory:
+class RunDirectory(Struct, frozen=True):
     """A directory that belongs into /run."""
 
     path: str

@@ -18,10 +18,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 from labctl.errors import KernelError, LabError
 from labctl.kernel import cgroup, nat
+from labctl.structs import Struct
 from labctl.unpatched import monotonic
 
 DIRECTORY = "@outside"  # no lab's name: those have no `@`
@@ -31,8 +31,7 @@ _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 _SIZE_MAX_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """What there is to be undone. `network` is the inode of the namespace that interfaces and settings are in."""
 
     lab: str
@@ -42,8 +41,7 @@ class Changes:
     groups: tuple[str, ...] = ()  # paths of control groups
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """A lab's record, whose lock is held as long as anybody has the descriptor `file`. Owns the descriptors."""
 
     directory: int

@@ -8,6 +8,7 @@ that has said that the lab stays.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import select
@@ -18,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ from labctl.lab.protocol import (
     WhenGone,
 )
 from labctl.plan.operations import PlannedNode, changes_from_json, plan_from_json
-from labctl.typed import msgspec
+from labctl.structs import Struct, field, replace
 
 if TYPE_CHECKING:
     from labctl.lab.keeper.external import Outside
@@ -93,8 +94,7 @@ REGISTERED_CHECK_S = 2.0
 BACKLOG = 4096  # somaxconn cuts it down
 
 
-@dataclass(frozen=True, slots=True)
-class Staying:
+class Staying(Struct, frozen=True):
     """What a lab has that may stay: its place, the bound socket, and where boot is told that it does."""
 
     place: Place
@@ -103,8 +103,7 @@ class Staying:
     pids: str  # the PID namespace that clients have to be in, as /proc/self/ns/pid names it: pid:[4026531836]
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(Struct):
     """A reply and the descriptors that go with it, which the keeper closes once they are sent."""
 
     message: Reply
@@ -126,15 +125,17 @@ class Keeper:
     roster: Roster
     timers: Timers
     outside: Outside | None = None
-    children: dict[int, int] = field(default_factory=dict)
-    started_at: float = field(default_factory=time.time)
+    children: dict[int, int] = dataclasses.field(default_factory=dict)
+    started_at: float = dataclasses.field(default_factory=time.time)
     stays: bool = False
     published: bool = False  # others find it by its name
     is_down: bool = False
     logged_bugs: int = 0
-    tasks: dict[int, Callable[[], None]] = field(default_factory=dict)  # by descriptor: what to call when it is ready
-    changes: Changes = field(init=False)
-    wishes: Wishes = field(init=False)
+    tasks: dict[int, Callable[[], None]] = dataclasses.field(
+        default_factory=dict
+    )  # by descriptor: what to call when it is ready
+    changes: Changes = dataclasses.field(init=False)
+    wishes: Wishes = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         """The books that need this keeper."""
@@ -423,9 +424,7 @@ class Keeper:
             if changes:
                 gone, there = set(changes.gone), {node.name for node in changes.nodes}
                 reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(gone, there))
-        self.opened = msgspec.structs.replace(
-            self.opened, topology=request.topology, plan=request.plan, source=request.source
-        )
+        self.opened = replace(self.opened, topology=request.topology, plan=request.plan, source=request.source)
 
     @contextlib.contextmanager
     def limited(self, before: tuple[PlannedNode, ...], after: tuple[PlannedNode, ...]) -> Iterator[None]:

@@ -9,7 +9,6 @@ import errno
 import socket
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv6Address
 
@@ -35,6 +34,7 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
+from labctl.structs import Struct
 
 DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
 
@@ -173,23 +173,20 @@ _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
 ADDRESS_DEADLINE_S = 10.0  # it takes about a millisecond
 
 
-@dataclass(frozen=True, slots=True)
-class Restore:
+class Restore(Struct, frozen=True):
     """What undoes `RemoveNode`."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerant:
+class Tolerant(Struct, frozen=True):
     """An operation's message for which some refusals are as good as success."""
 
     operation: Operation
     errnos: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Needing:
+class Needing(Struct, frozen=True):
     """A message of an operation on a link that takes a module of the kernel."""
 
     operation: SetImpairment

@@ -10,7 +10,6 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno
 from labctl.kernel import mounts, processes, syscalls
@@ -18,6 +17,7 @@ from labctl.lab.keeper import file_tree as run_directories
 from labctl.lab.keeper.file_tree import RunDirectories, furnish
 from labctl.lab.protocol import Failed, Pairs, decode, encode
 from labctl.plan.operations import PlannedNode
+from labctl.structs import Struct, replace
 from labctl.topology.model import HOSTS, RESOLV_CONF, PlacedFile
 
 SHARED_DIRECTORY = "/run/lab"
@@ -31,8 +31,7 @@ READY = b"ready"
 LOCAL_NAMES = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What all hosts of a lab have in common."""
 
     lab: str
@@ -49,8 +48,7 @@ class Surroundings:
     resolvers: str | None = None  # what hosts have in /etc/resolv.conf; None: RESOLVERS
 
 
-@dataclass(frozen=True, slots=True)
-class Init:
+class Init(Struct, frozen=True):
     """A host's process 1; the keeper owns the pidfd."""
 
     pid: int
@@ -58,8 +56,7 @@ class Init:
     machine_pid: int = 0  # as the machine sees it
 
 
-@dataclass(slots=True)
-class Host:
+class Host(Struct):
     """A node of the keeper's; `init` is None until its first program, `ended` tells how the init ended."""
 
     node: PlannedNode

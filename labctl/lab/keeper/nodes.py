@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from itertools import product
 
 from labctl.errors import InputError, KernelError, LabImpossible
@@ -34,6 +33,7 @@ from labctl.kernel.nftables import (
 from labctl.kernel.rtnl import LOOPBACK_INDEX
 from labctl.plan.drop_rules import Direction, DropProtocol, DropRule, from_json
 from labctl.plan.operations import AddAddress, AddRoute, SetImpairment
+from labctl.structs import Struct, field
 from labctl.topology.model import Address, NodeKind
 
 # The kernel gives a new namespace the fallback devices of whatever tunnels it has loaded (tunl0, sit0, ...: a dozen).
@@ -42,8 +42,7 @@ FIRST_INDEX = 21
 Restorable = AddAddress | AddRoute
 
 
-@dataclass(slots=True)
-class Interface:
+class Interface(Struct):
     """What the executor knows of an interface that it made; `given` is what the plan has on it."""
 
     index: int
@@ -57,8 +56,7 @@ class Interface:
     impaired: SetImpairment | None = None  # what was last done to what it sends; None when nothing is
 
 
-@dataclass(frozen=True, slots=True)
-class _Retired:
+class _Retired(Struct, frozen=True):
     """A node that is out of the table, but not yet let go of."""
 
     node: str

@@ -18,10 +18,10 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from labctl.kernel import processes, syscalls
 from labctl.kernel.namespaces import socket_in
+from labctl.structs import Struct, field
 from labctl.unpatched import Socket
 
 BUFFER_BYTES = 64 * 1024  # for each direction of a connection
@@ -34,8 +34,7 @@ DATAGRAMS_A_TURN = 64
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A port of a host: `network` is a descriptor of its namespace, `addresses` are tried in order; both borrowed."""
 
     network: int
@@ -43,8 +42,7 @@ class Target:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(Struct, frozen=True):
     """A socket of the machine, listening (TCP) or bound (UDP), and where it leads."""
 
     descriptor: int
@@ -160,8 +158,7 @@ _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NOT_YET = (errno.EAGAIN, errno.EINPROGRESS)
 
 
-@dataclass(slots=True)
-class _Way:
+class _Way(Struct):
     """One direction: what `source` has sent and `sink` has not taken."""
 
     source: socket.socket

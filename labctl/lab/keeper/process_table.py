@@ -19,7 +19,6 @@ import signal
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from labctl.errors import InputError, LabctlError, LabError, describe_errno
 from labctl.kernel import processes, syscalls
@@ -29,6 +28,7 @@ from labctl.lab.keeper.node_init import Host, Surroundings
 from labctl.lab.keeper.spawn import Started, forward_terminal, start_program
 from labctl.lab.protocol import ProcessInfo, ProcessNews, ProcessState, Restart, Spawn, StartProcess
 from labctl.names import node_name_problem
+from labctl.structs import Struct, field, replace
 
 HALF_BYTES = 8 << 20
 CHUNK = 1 << 20
@@ -46,8 +46,7 @@ CANNOT_WRITE = (
 )
 
 
-@dataclass(slots=True)
-class LogWriter:
+class LogWriter(Struct):
     """The keeper's side: the pipes that the process writes to, and who reads them. `close` lets the writer finish."""
 
     directory: int  # of the logs of one node; owned
@@ -96,8 +95,7 @@ def copy_all(reading: tuple[int, ...], directory: int, name: str) -> None:
                 left.remove(pipe)
 
 
-@dataclass(slots=True)
-class _Log:
+class _Log(Struct):
     directory: int
     name: str
     file: int = -1
@@ -180,16 +178,14 @@ Told = Callable[[ProcessInfo], None]
 LogTold = Callable[[list[int]], None]
 
 
-@dataclass(slots=True)
-class Attached:
+class Attached(Struct):
     """A program that goes with its client."""
 
     client: Client
     info: ProcessInfo
 
 
-@dataclass(slots=True)
-class Detached:
+class Detached(Struct):
     """A program that outlives its client."""
 
     host: Host
@@ -226,8 +222,7 @@ class Detached:
             os.close(pipe)
 
 
-@dataclass(slots=True)
-class _Reader:
+class _Reader(Struct):
     """Somebody who wants a log that is still being written."""
 
     then: Callable[[], None]

@@ -26,7 +26,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 from labctl.errors import KernelError, LabctlError, LabError
@@ -47,8 +46,8 @@ from labctl.plan.operations import (
     changes_from_json,
 )
 from labctl.printable import visible
+from labctl.structs import Struct, field, replace
 from labctl.topology.model import HOSTS, Address
-from labctl.typed import msgspec
 
 
 class Wishes:
@@ -96,8 +95,7 @@ Key = tuple[str, str]  # node, name of a detached process
 Told = Callable[[list[str]], None]  # hears what could not be put back
 
 
-@dataclass(slots=True)
-class Change:
+class Change(Struct):
     """What a client has done since it began, and what there was before."""
 
     client: Client
@@ -174,7 +172,7 @@ class Changes:
     def _note_stop(self, change: Change, key: Key) -> None:
         request = self._roster.request_of(key)
         if request is not None and key not in change.started:
-            change.stopped.setdefault(key, msgspec.structs.replace(request, name=key[1]))
+            change.stopped.setdefault(key, replace(request, name=key[1]))
 
     def _undo(self, change: Change, told: Told) -> None:
         """End what was started, wait for what is ending, and then put back what there was."""

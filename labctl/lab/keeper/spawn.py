@@ -13,7 +13,6 @@ import termios
 import traceback
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 
 from labctl.errors import KernelError, LabError, LabImpossible
@@ -30,6 +29,7 @@ from labctl.lab.keeper.node_init import (
     report_failure,
 )
 from labctl.lab.protocol import BindSocket, Identity, OpenFile, Spawn
+from labctl.structs import Struct, replace
 
 PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
 TASK_TIMEOUT_S = 2.0  # for what may block: opening a FIFO
@@ -38,8 +38,7 @@ IUTF8 = 0o40000  # asm-generic/termbits.h: the erase key takes a whole character
 CALLER_CHANNEL = 1000  # far above the descriptors 3, 4, ... that a caller's own calls get
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """A process on a host: its numbers in the keeper's namespace, on its host, and on the machine."""
 
     pid: int
@@ -126,8 +125,7 @@ def start_caller(host: Host, surroundings: Surroundings, channel: int) -> Starte
     return _start(host, surroundings, body, f"{host.subject}: caller")
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """A process of a host that makes a descriptor; owns the socket on which it hands that over, and its pidfd."""
 
     host: Host

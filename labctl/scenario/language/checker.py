@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS
@@ -39,6 +38,7 @@ from labctl.scenario.language.syntax import (
     Variable,
 )
 from labctl.scenario.language.values import ValueChecker, constant, constants_in, may_fail
+from labctl.structs import Struct, field, replace
 
 if TYPE_CHECKING:
     from labctl.documents.diagnostics import Hint
@@ -61,8 +61,7 @@ _ADDRESS_FORMS = {
 _PLACEHOLDER = re.compile(r"\$\{([^{}\n]*)\}")
 
 
-@dataclass(frozen=True, slots=True)
-class CheckContext:
+class CheckContext(Struct, frozen=True):
     """What is known where a program begins, on one process of one host. `check` adds to `names` and `variables`.
 
     `hosts`: names that addresses may have, None when they are not known. `versions`: the IP versions that each of them

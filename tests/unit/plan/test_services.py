@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from labctl.plan.build import build
 from labctl.plan.diff import difference
 from labctl.plan.operations import Plan, in_order, plan_from_json, plan_to_json, services_of
 from labctl.plan.render import render_json, render_text
+from labctl.structs import replace
 from labctl.topology.model import Readiness, Restart, Service
 
 TEXT = """
@@ -105,10 +105,7 @@ def changed(plan: Plan, **values: object) -> Plan:
     nodes = tuple(
         replace(
             node,
-            services=tuple(
-                replace(one, **values) if one.name == "redis" else one  # type: ignore[arg-type]
-                for one in node.services
-            ),
+            services=tuple(replace(one, **values) if one.name == "redis" else one for one in node.services),
         )
         for node in plan.nodes
     )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from labctl.errors import InputError
 from labctl.report.artifacts import Collector, call_line, prepare, slug, write
 from labctl.scenario.results import Outcome, OutputRecord, Stream
+from labctl.structs import replace
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from markdown_it import MarkdownIt
 from labctl.printable import harmless_on_github
 from labctl.report import ci
 from labctl.scenario.results import Outcome, OutputRecord, ScenarioResult
+from labctl.structs import replace
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

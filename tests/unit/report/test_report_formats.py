@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,6 +12,7 @@ from junitparser import JUnitXml
 from labctl.errors import InputError, LabError
 from labctl.report.artifacts import check_writable, to_json, to_junit, write_whole
 from labctl.scenario.results import Outcome, OutputRecord
+from labctl.structs import replace
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 
 SCHEMA = json.loads((files("labctl") / "schemas/result.schema.json").read_text())

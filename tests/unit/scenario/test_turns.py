@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
 
@@ -10,12 +9,12 @@ from hypothesis import strategies as st
 
 from labctl.scenario.model import LARGEST_SEED, RunOptions, Scenario
 from labctl.scenario.run_order import Turn, base_name, draw_seed, turns
+from labctl.structs import Struct, replace
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(Struct, frozen=True):
     """As much of a scenario as turns look at."""
 
     name: str

@@ -120,5 +120,5 @@ def test_no_rate_is_written_as_a_rate_of_zero(nothing: object) -> None:
 
 
 def test_the_keys_are_the_fields_of_an_impairment_in_order() -> None:
-    fields = [name.partition("_")[0] for name in Impairment.__dataclass_fields__]
+    fields = [name.partition("_")[0] for name in Impairment.__struct_fields__]
     assert list(KEYS) == fields
