@@ -27,6 +27,8 @@ from __future__ import annotations
 
 import errno as errno_module
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def _printable(text: str) -> str:
@@ -97,6 +99,15 @@ class KernelError(LabError):
             came_back = f"{came_back} ({self.detail})"
         text = f"{self.subject}: cannot {self.attempted}: {came_back}."
         return _printable(f"{text} {self.hint}" if self.hint else text)
+
+
+@contextmanager
+def kernel_errors(subject: str, attempted: str, *, hint: str = "") -> Iterator[None]:
+    """Raise an OSError of the `with` block as KernelError."""
+    try:
+        yield
+    except OSError as error:
+        raise KernelError(subject, attempted, error.errno or 0, hint=hint) from error
 
 
 class LabGone(LabError):

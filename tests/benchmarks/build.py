@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from labctl.kernel import pyroute2_messages  # noqa: E402
-from labctl.lab.keeper.executor import NodeTable, execute  # noqa: E402
+from labctl.lab.keeper.executor import execute  # noqa: E402
+from labctl.lab.keeper.nodes import NodeTable  # noqa: E402
 from labctl.plan.operations import MakeNode  # noqa: E402
 from tests.integration.inside import enter_own_namespaces  # noqa: E402
 from tests.integration.networks import star  # noqa: E402
@@ -64,7 +65,7 @@ def build_by_ip_batch(hosts: int) -> float:
         ["ip", "-batch", "-"],
         input="".join(_links(hosts, nodes)),
         text=True,
-        pass_fds=[nodes.fd(node) for node in nodes],
+        pass_fds=[nodes[node].fd for node in nodes],
         check=True,
     )
     for number in range(1, hosts + 1):
@@ -82,9 +83,9 @@ def _ip_batch(lines: str) -> None:
 
 
 def _links(hosts: int, nodes: NodeTable) -> list[str]:
-    switch = f"/proc/self/fd/{nodes.fd('s1')}"
+    switch = f"/proc/self/fd/{nodes['s1'].fd}"
     return [
-        f"link add port{n} netns {switch} type veth peer name eth0 netns /proc/self/fd/{nodes.fd(f'h{n}')}\n"
+        f"link add port{n} netns {switch} type veth peer name eth0 netns /proc/self/fd/{nodes[f'h{n}'].fd}\n"
         for n in range(1, hosts + 1)
     ]
 

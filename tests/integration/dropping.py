@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from labctl.kernel.netlink import open_socket
 from labctl.kernel.nftables import NETLINK_NETFILTER, Dropped, dropped
-from labctl.lab.keeper.nodes import drop, undrop
+from labctl.lab.keeper.drop_rules import drop, undrop
 from labctl.plan.drop_rules import DropRule, to_json
 from tests.integration.inside import NetworkLab
 

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from labctl.kernel.syscalls import CLONE_NEWNET, CLONE_NEWUSER, unshare
-from labctl.lab.keeper.executor import NodeTable, execute
+from labctl.lab.keeper.executor import execute
+from labctl.lab.keeper.nodes import NodeTable
 from labctl.plan.operations import Operation
 
 

@@ -15,7 +15,8 @@ from labctl.errors import KernelError, LabImpossible, MachineError
 from labctl.kernel import rtnl
 from labctl.kernel.namespaces import read_sysctl
 from labctl.kernel.routes import KERNEL
-from labctl.lab.keeper.executor import NodeTable, execute
+from labctl.lab.keeper.executor import execute
+from labctl.lab.keeper.nodes import NodeTable
 from labctl.observe.network import addresses, links, routes
 from labctl.observe.ping import reach
 from labctl.plan.operations import (

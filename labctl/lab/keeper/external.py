@@ -152,7 +152,7 @@ class Outside(Struct):
             return
         for outlet in self.outlets.outlets:
             index = table.add_interface(outlet.router, OUTSIDE_INTERFACE).index
-            network, sock = table.fd(outlet.router), self.outlets.routes
+            network, sock = table[outlet.router].fd, self.outlets.routes
             nat.connect(sock, self.outlets.machine, outlet, network, index, OUTSIDE_INTERFACE, self.outlets.mtu)
         self.outlets.routes.close()
         os.close(self.outlets.machine)
@@ -175,7 +175,7 @@ class Outside(Struct):
     def start_forwarder(self, nodes: Mapping[str, PlannedNode], table: NodeTable) -> None:
         """In the keeper, when the network is made: forward what comes to the ports of `expose`."""
         self.listening = tuple(
-            Listening(port, Target(table.fd(node), _addresses(nodes[node]), inner))
+            Listening(port, Target(table[node].fd, _addresses(nodes[node]), inner))
             for (node, _, inner), port in zip(self.exposed, self.ports, strict=True)
         )
         self._fork_forwarder(table.home)

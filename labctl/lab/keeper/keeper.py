@@ -29,9 +29,10 @@ from labctl.kernel.privilege import highest
 from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LOGS, Place
 from labctl.lab.keeper import spawn as children
 from labctl.lab.keeper.clients import Client, Front, Timers
-from labctl.lab.keeper.executor import NodeTable, execute
+from labctl.lab.keeper.executor import execute
 from labctl.lab.keeper.file_tree import RunDirectories
 from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, Surroundings
+from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import Roster
 from labctl.lab.keeper.reconcile import Changes, Wishes
 from labctl.lab.keeper.spawn import Started, Task
@@ -385,7 +386,7 @@ class Keeper:
 
     def names(self, nodes: Iterable[str]) -> dict[str, str]:
         """Where the names of these nodes on the machine lead to."""
-        return {node: f"/proc/{self.pid}/fd/{self.table.fd(node)}" for node in nodes}
+        return {node: f"/proc/{self.pid}/fd/{self.table[node].fd}" for node in nodes}
 
     def description(self) -> Description:
         """What there is to tell of the lab."""
@@ -528,13 +529,13 @@ class Keeper:
 
     def filter(self, host: Host, request: Drop | Undrop) -> None:
         """Add a packet filter rule to the host, or remove them all."""
-        from labctl.lab.keeper import nodes as dropping
+        from labctl.lab.keeper.drop_rules import drop, undrop
 
         with self.table.entered(host.name):
             if isinstance(request, Drop):
-                dropping.drop(request.rule, host.name)
+                drop(request.rule, host.name)
             else:
-                dropping.undrop(host.name)
+                undrop(host.name)
 
     def signal_group(self, request: SignalGroup) -> None:
         """Signal the process group of a process that has not been reaped; one that has ended is left alone."""
@@ -644,7 +645,7 @@ def _build(channel: Channel, request: Open, rootless: bool, staying: Staying | N
     table = NodeTable()
     plan = plan_from_json(request.plan)
     execute(plan.operations, table)
-    hosts = {node.name: Host(node, table.fd(node.name)) for node in plan.nodes}
+    hosts = {node.name: Host(node, table[node.name].fd) for node in plan.nodes}
     if outside is not None:
         _lead_outside(outside, table, hosts)
     timers = Timers()

@@ -1,21 +1,20 @@
-"""The sending half of the executor: messages queued by namespace, sent together, refusals told by operation.
-
-What the kernel refuses, told by operation: what object, what was attempted, what came back, what to try.
-"""
+"""Netlink messages of operations, queued by node and sent together, and the errors for refused operations."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import time
-from contextlib import ExitStack
+from collections import defaultdict
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from ipaddress import IPv6Address
+from typing import TypeVar
 
-from labctl.errors import KernelError, LabImpossible, MachineError, describe_errno
+from labctl.errors import KernelError, LabImpossible, MachineError, describe_errno, kernel_errors
 from labctl.kernel import rtnl
 from labctl.kernel.netlink import RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
-from labctl.lab.keeper.nodes import Interface, NodeTable
+from labctl.lab.keeper.nodes import NodeTable
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -36,37 +35,153 @@ from labctl.plan.operations import (
 )
 from labctl.structs import Struct
 
+ADDRESS_TIMEOUT_S = 10.0  # it takes about a millisecond
+Value = TypeVar("Value")
 DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
 
 
-def refusal(operation: Operation, number: int, detail: str, *, hint: str = "") -> KernelError | MachineError:
-    """The kernel's refusal of an operation, in words; `detail` is the kernel's own, `hint` replaces the usual one.
+class Origin(Struct, frozen=True):
+    """The operation that a message belongs to, and the errnos that are as good as success.
 
-    A MachineError where the machine is the reason, not the lab: its limits, or what its kernel lacks. LabImpossible
+    `module` is the kernel module that the message requires, and `link` the link that it concerns, for error messages.
+    """
+
+    operation: Operation
+    tolerated: tuple[int, ...] = ()
+    module: str = ""
+    link: str = ""
+
+
+class NetlinkQueue:
+    """Messages by node, and the rtnetlink sockets in the nodes' namespaces on which they are sent.
+
+    `expected_addresses` holds, by node, the (interface index, packed address) of IPv6 addresses that are not yet in
+    use. The node table is borrowed; `stack` closes the sockets.
+    """
+
+    def __init__(self, nodes: NodeTable, stack: ExitStack) -> None:
+        self.expected_addresses: defaultdict[str, set[tuple[int, bytes]]] = defaultdict(set)
+        self._nodes = nodes
+        self._stack = stack
+        self._sockets: dict[str, socket.socket] = {}
+        self._batches: dict[str, Batch[Origin]] = {}
+        self._links: Batch[Origin] | None = None
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that messages were queued for."""
+        return tuple(self._batches)
+
+    def add(self, node: str, message: bytearray, origin: Origin) -> None:
+        """Queue a message for the node's namespace."""
+        batch = self._batches.get(node)
+        if batch is None:
+            batch = self._batches[node] = Batch(self.route_socket(node), partial(self._on_notification, node))
+        batch.add(message, origin)
+
+    def add_link(self, message: bytearray, origin: Origin) -> None:
+        """Queue the message that makes a veth pair; it is sent from the home namespace."""
+        if self._links is None:
+            self._links = Batch(self._open("the lab", nullcontext()))
+        self._links.add(message, origin)
+
+    def send(self, node: str) -> list[Refused[Origin]]:
+        """Send the node's messages and return the refusals."""
+        return self._batches[node].commit() if node in self._batches else []
+
+    def send_links(self) -> list[Refused[Origin]]:
+        """Send the messages of `add_link` and return the refusals."""
+        return self._links.commit() if self._links is not None else []
+
+    def forget(self, node: str) -> None:
+        """Drop the messages for a node that leaves the lab."""
+        self._batches.pop(node, None)
+        self._sockets.pop(node, None)  # `stack` closes it
+        self.expected_addresses.pop(node, None)
+
+    def route_socket(self, node: str) -> socket.socket:
+        """Return the node's rtnetlink socket, borrowed."""
+        if node not in self._sockets:
+            groups = (rtnl.RTNLGRP_IPV6_IFADDR,)
+            self._sockets[node] = self._open(f"node {node}", self._nodes.entered(node), groups)
+        return self._sockets[node]
+
+    def _open(
+        self, subject: str, namespace: AbstractContextManager[None], groups: tuple[int, ...] = ()
+    ) -> socket.socket:
+        with kernel_errors(subject, "open a netlink socket", hint=DESCRIPTORS), namespace:
+            return self._stack.enter_context(open_socket(rtnl.NETLINK_ROUTE, groups))
+
+    def await_addresses(self) -> None:
+        """Return when every expected IPv6 address is in use.
+
+        The kernel joins a new address's multicast group in a work item of its own, even without duplicate detection,
+        and only then notifies; until then neighbours ask for it in vain, and ask again after a second.
+        """
+        until = time.monotonic() + ADDRESS_TIMEOUT_S
+        for node, expected in self.expected_addresses.items():
+            while expected:
+                sock = self.route_socket(node)
+                sock.settimeout(max(0.001, until - time.monotonic()))
+                try:
+                    datagram = sock.recv(RECEIVE_BYTES)
+                except OSError as error:
+                    number = errno.ETIMEDOUT if isinstance(error, TimeoutError) else error.errno or 0
+                    missing = ", ".join(str(IPv6Address(packed)) for _, packed in sorted(expected))
+                    raise KernelError(f"node {node}", f"have {missing} in use", number) from error
+                for kind, _, _, payload in messages_in(datagram):
+                    self._on_notification(node, kind, payload)
+
+    def _on_notification(self, node: str, kind: int, payload: memoryview) -> None:
+        address = rtnl.told_address(kind, payload)
+        if address is not None and node in self.expected_addresses:
+            self.expected_addresses[node].discard(address)
+
+
+def raise_first(refusals: list[Refused[Origin]]) -> None:
+    """Raise the error for the first refusal that is not tolerated, with the number of those after it."""
+    serious = [refused for refused in refusals if refused.errno not in refused.origin.tolerated]
+    if not serious:
+        return
+    first, origin = serious[0], serious[0].origin
+    if origin.module and first.errno == errno.ENOENT:
+        raise _missing_module(origin, first.detail)
+    detail = first.detail
+    if len(serious) > 1:
+        others = f"{len(serious) - 1} more refused after it"
+        detail = f"{detail}; {others}" if detail else others
+    raise refusal(origin.operation, first.errno, detail)
+
+
+def refusal(operation: Operation, number: int, detail: str, *, hint: str = "") -> KernelError | MachineError:
+    """Return the error for an operation that the kernel refused; `hint` replaces the usual one.
+
+    A MachineError where the machine is the reason, not the lab: its limits, or missing kernel features. LabImpossible
     where other labs could be made.
     """
-    error = KernelError(
-        subject(operation), _attempted(operation), number, detail=detail, hint=hint or _hint(operation, number)
-    )
-    for kind, errnos, machine_error in _OF_THE_MACHINE:
-        if isinstance(operation, kind) and number in errnos:
-            return machine_error(str(error))
-    return error
+    hint = hint or _lookup(_HINTS, operation, number) or ""
+    error = KernelError(subject(operation), _attempted(operation), number, detail=detail, hint=hint)
+    machine_error = _lookup(_OF_THE_MACHINE, operation, number)
+    return machine_error(str(error)) if machine_error else error
 
 
-def without_module(operation: SetImpairment, link: str, module: str, detail: str) -> LabImpossible:
-    """A link that cannot be impaired because the kernel lacks a module, and what to try, as `labctl doctor` has it."""
+def _lookup(table: tuple[tuple[type, tuple[int, ...], Value], ...], operation: Operation, number: int) -> Value | None:
+    return next((value for kind, errnos, value in table if isinstance(operation, kind) and number in errnos), None)
+
+
+def _missing_module(origin: Origin, detail: str) -> LabImpossible:
     from labctl.kernel.probes import remedy_for_qdisc
 
-    came_back = describe_errno(errno.ENOENT) + (f" ({detail.rstrip('.')})" if detail else "")
+    reason = describe_errno(errno.ENOENT) + (f" ({detail.rstrip('.')})" if detail else "")
+    operation, module = origin.operation, origin.module
     return LabImpossible(
-        f"link {link}: cannot give what {operation.node}:{operation.ifname} sends {operation.impairment}: {came_back}. "
+        f"link {origin.link}: cannot {_attempted(operation)} on {subject(operation)}: {reason}. "
         f"This kernel has no {module.removeprefix('sch_')}. {remedy_for_qdisc(module)}"
     )
 
 
 def subject(operation: Operation) -> str:
-    """The object that the operation is about, as messages name it."""
+    """Return the object of the operation, as messages name it."""
     match operation:
         case MakeNode() | SetSysctl() | RemoveNode() | ResetSysctl():
             return f"node {operation.node}"
@@ -77,47 +192,28 @@ def subject(operation: Operation) -> str:
 
 
 def _attempted(operation: Operation) -> str:
-    match operation:
-        case MakeNode():
-            return f"make the {operation.kind}'s network namespace"
-        case MakeLink():
-            return "make the veth pair"
-        case MakeBridge():
-            return "make the bridge"
-        case SetSysctl():
-            return f"set {operation.key}={operation.value}"
-        case AddAddress():
-            return f"add address {operation.address}"
-        case AddRoute():
-            return f"add route {operation.destination} via {operation.gateway}"
-        case SetUp():
-            return "set it up"
-        case SetDown():
-            return "set it down"
-        case RemoveNode():
-            return "remove its network namespace"
-        case RemoveLink():
-            return "remove the veth pair"
-        case RemoveAddress():
-            return f"remove address {operation.address}"
-        case RemoveRoute():
-            return f"remove route {operation.destination} via {operation.gateway}"
-        case SetMtu():
-            return f"set its MTU to {operation.mtu}"
-        case ResetSysctl():
-            return f"reset {operation.key}"
-        case SetImpairment():
-            if operation.impairment is None:
-                return "let its packets pass unimpaired"
-            return f"give what it sends {operation.impairment}"
+    if isinstance(operation, SetImpairment) and operation.impairment is None:
+        return "remove its impairments"
+    return _ATTEMPTED[type(operation)].format(operation)
 
 
-def _hint(operation: Operation, number: int) -> str:
-    for kind, errnos, hint in _HINTS:
-        if isinstance(operation, kind) and number in errnos:
-            return hint
-    return ""
-
+_ATTEMPTED: dict[type, str] = {
+    MakeNode: "make the {0.kind}'s network namespace",
+    MakeLink: "make the veth pair",
+    MakeBridge: "make the bridge",
+    SetSysctl: "set {0.key}={0.value}",
+    AddAddress: "add address {0.address}",
+    AddRoute: "add route {0.destination} via {0.gateway}",
+    SetUp: "set it up",
+    SetDown: "set it down",
+    RemoveNode: "remove its network namespace",
+    RemoveLink: "remove the veth pair",
+    RemoveAddress: "remove address {0.address}",
+    RemoveRoute: "remove route {0.destination} via {0.gateway}",
+    SetMtu: "set its MTU to {0.mtu}",
+    ResetSysctl: "reset {0.key}",
+    SetImpairment: "set {0.impairment}",
+}
 
 _OF_THE_MACHINE: tuple[tuple[type, tuple[int, ...], type[MachineError]], ...] = (
     (MakeNode, (errno.ENOSPC, errno.EINVAL, errno.ENOSYS), MachineError),  # a limit; without CONFIG_NET_NS
@@ -126,8 +222,11 @@ _OF_THE_MACHINE: tuple[tuple[type, tuple[int, ...], type[MachineError]], ...] = 
     (AddAddress, (errno.EAFNOSUPPORT, errno.EOPNOTSUPP), LabImpossible),  # no IPv6: a lab without can be made
 )
 
+_NO_IPV6 = (errno.EACCES, errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
-    (MakeNode, (errno.EPERM,), "Making namespaces needs root, or a user namespace in which we are root."),
+    (MakeNode, (errno.EPERM,), "To make namespaces, run as root or in a user namespace as its root."),
     (MakeNode, (errno.ENOSPC,), "This machine allows too few. Try: sudo sysctl user.max_net_namespaces=20000"),
     (MakeNode, (errno.EMFILE, errno.ENFILE), DESCRIPTORS),
     (MakeNode, (errno.EROFS, errno.EACCES), "Is /proc/sys mounted read-only here (a container)?"),
@@ -136,212 +235,19 @@ _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
     (MakeLink, (errno.EOPNOTSUPP,), "This kernel has no veth devices; try `modprobe veth` as root."),
     (MakeLink, (errno.EINVAL, errno.EADDRNOTAVAIL), "Are the MAC addresses unicast and the MTU between 68 and 65535?"),
     (MakeBridge, (errno.EOPNOTSUPP,), "This kernel has no bridge devices; try `modprobe bridge` as root."),
-    (MakeBridge, (errno.EEXIST,), "Has a port of the switch the name of its bridge?"),
+    (MakeBridge, (errno.EEXIST,), "Does a port of the switch have the name of its bridge?"),
     (AddAddress, (errno.EEXIST,), "Is it given twice?"),
-    (
-        AddAddress,
-        (errno.EACCES, errno.EAFNOSUPPORT, errno.EOPNOTSUPP),
-        "Is IPv6 disabled there (net.ipv6.conf.*.disable_ipv6, ipv6.disable=1)?",
-    ),
-    (SetImpairment, (errno.ENODEV,), "Was the interface removed by hand? `labctl inspect` tells."),
+    (AddAddress, _NO_IPV6, "Is IPv6 disabled there (net.ipv6.conf.*.disable_ipv6, ipv6.disable=1)?"),
+    (SetImpairment, (errno.ENODEV,), "Was the interface removed by hand? Try `labctl inspect`."),
     (
         SetImpairment,
         (errno.EINVAL, errno.EEXIST),
-        "Was something put there by hand (tc qdisc show)? `labctl link A B clear` takes it away.",
+        "Was a qdisc added by hand (tc qdisc show)? `labctl link A B clear` removes it.",
     ),
     (SetMtu, (errno.EINVAL,), "An MTU is 68 to 65535 bytes."),
     (AddRoute, (errno.EEXIST,), "There is a route to that destination already."),
-    (
-        AddRoute,
-        (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL),
-        "Is the gateway on a network of that interface, and the link up?",
-    ),
-    (
-        SetSysctl,
-        (errno.ENOENT,),
-        "This kernel has no such parameter in a network namespace of a lab; `sysctl -a` lists them.",
-    ),
-    (SetSysctl, (errno.EINVAL,), "Is that a value which the parameter takes?"),
-    (
-        SetSysctl,
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "The parameter is the whole machine's, or /proc/sys is read-only here.",
-    ),
+    (AddRoute, _NO_WAY, "Is the gateway on a network of that interface, and the link up?"),
+    (SetSysctl, (errno.ENOENT,), "No network namespace of this kernel has that parameter; `sysctl -a` lists them."),
+    (SetSysctl, (errno.EINVAL,), "Does the parameter take that value?"),
+    (SetSysctl, _NOT_WRITABLE, "The parameter is the whole machine's, or /proc/sys is read-only here."),
 )
-
-
-ADDRESS_DEADLINE_S = 10.0  # it takes about a millisecond
-
-
-class Restore(Struct, frozen=True):
-    """What undoes `RemoveNode`."""
-
-    node: str
-
-
-class Tolerant(Struct, frozen=True):
-    """An operation's message for which some refusals are as good as success."""
-
-    operation: Operation
-    errnos: tuple[int, ...]
-
-
-class Needing(Struct, frozen=True):
-    """A message of an operation on a link that takes a module of the kernel."""
-
-    operation: SetImpairment
-    link: str
-    module: str
-
-
-Origin = Operation | Tolerant | Needing
-
-
-class Sending:
-    """Sockets in the lab's namespaces, and the messages that are to go out on them.
-
-    `undo` grows with what is done: what undoes it, to be carried out backwards. The table is borrowed; the sockets are
-    closed by `stack`.
-    """
-
-    def __init__(self, nodes: NodeTable, stack: ExitStack) -> None:
-        self.undo: list[Operation | Restore] = []
-        self._nodes = nodes
-        self._stack = stack
-        self._sockets: dict[str, socket.socket] = {}
-        self._batches: dict[str, Batch[Origin]] = {}
-        self._bridges_queued: set[str] = set()
-        self._awaited: dict[str, set[tuple[int, bytes]]] = {}  # by node: IPv6 addresses not yet in use
-
-    def _batch(self, node: str) -> Batch[Origin]:
-        batch = self._batches.get(node)
-        if batch is None:
-            batch = self._batches[node] = Batch(self._socket(node), partial(self._hear, node))
-        return batch
-
-    def _commit(self, node: str) -> None:
-        raise_first(self._sent(node))
-
-    def _sent(self, node: str) -> list[Refused[Origin]]:
-        self._bridges_queued.discard(node)
-        batch = self._batches.get(node)
-        if batch is None:
-            return []
-        refusals = batch.commit()
-        for refused in refusals:
-            self._forget(refused)
-        return refusals
-
-    def _forget(self, refused: Refused[Origin]) -> None:
-        """What was refused was not given; and what was there already is not notified again."""
-        tolerant = isinstance(refused.origin, Tolerant)
-        operation = refused.origin.operation if isinstance(refused.origin, Tolerant | Needing) else refused.origin
-        if not isinstance(operation, AddAddress | AddRoute) or not self._nodes.has_interface(
-            operation.node, operation.ifname
-        ):
-            return
-        interface = self._nodes.interface(operation.node, operation.ifname)
-        if not tolerant:
-            interface.given.remove(operation)
-            self._not_done(operation)
-        if isinstance(operation, AddAddress) and operation.address.version == 6:
-            self._awaited.get(operation.node, set()).discard((interface.index, operation.address.ip.packed))
-
-    def _not_done(self, operation: AddAddress | AddRoute) -> None:
-        """What was refused must not be undone: somebody else may have made it."""
-        for undoing in self.undo:
-            match undoing, operation:
-                case RemoveAddress(node, ifname, address), AddAddress():
-                    same = AddAddress(node, ifname, address) == operation
-                case RemoveRoute(node, destination, gateway, ifname), AddRoute():
-                    same = AddRoute(node, destination, gateway, ifname) == operation
-                case _:
-                    same = False
-            if same:
-                self.undo.remove(undoing)
-                return
-
-    def _socket(self, node: str) -> socket.socket:
-        sock = self._sockets.get(node)
-        if sock is None:
-            try:
-                with self._nodes.entered(node):
-                    sock = open_socket(rtnl.NETLINK_ROUTE, (rtnl.RTNLGRP_IPV6_IFADDR,))
-            except OSError as error:
-                raise KernelError(
-                    f"node {node}", "open a netlink socket", error.errno or 0, hint=DESCRIPTORS
-                ) from error
-            self._stack.callback(sock.close)
-            self._sockets[node] = sock
-        return sock
-
-    def _home_socket(self) -> socket.socket:
-        try:
-            sock = open_socket(rtnl.NETLINK_ROUTE)
-        except OSError as error:
-            raise KernelError("the lab", "open a netlink socket", error.errno or 0, hint=DESCRIPTORS) from error
-        self._stack.callback(sock.close)
-        return sock
-
-    def _await_addresses(self) -> None:
-        """Return when every new IPv6 address is in use.
-
-        The kernel joins a new address's multicast group in a work item of its own, even without duplicate detection,
-        and only then notifies; until then neighbours ask for it in vain, and ask again after a second.
-        """
-        until = time.monotonic() + ADDRESS_DEADLINE_S
-        for node, awaited in self._awaited.items():
-            sock = self._socket(node)
-            while awaited:
-                sock.settimeout(max(0.001, until - time.monotonic()))
-                try:
-                    datagram = sock.recv(RECEIVE_BYTES)
-                except OSError as error:
-                    number = errno.ETIMEDOUT if isinstance(error, TimeoutError) else error.errno or 0
-                    missing = ", ".join(str(IPv6Address(packed)) for _, packed in sorted(awaited))
-                    raise KernelError(f"node {node}", f"have {missing} in use", number) from error
-                for kind, _, _, payload in messages_in(datagram):
-                    self._hear(node, kind, payload)
-
-    def _hear(self, node: str, kind: int, payload: memoryview) -> None:
-        told = rtnl.told_address(kind, payload)
-        if told is not None and node in self._awaited:
-            self._awaited[node].discard(told)
-
-    def _require_node(self, operation: Operation, node: str) -> None:
-        if node not in self._nodes:
-            raise KernelError(subject(operation), str(operation), errno.ENOENT, detail=f"there is no node {node}")
-
-    def _new_interface(self, operation: Operation, node: str, ifname: str) -> Interface:
-        self._require_node(operation, node)
-        if self._nodes.has_interface(node, ifname):
-            raise refusal(operation, errno.EEXIST, f"{node} has an interface {ifname} already")
-        return self._nodes.add_interface(node, ifname)
-
-    def _interface(self, operation: Operation, node: str, ifname: str) -> Interface:
-        self._require_node(operation, node)
-        if not self._nodes.has_interface(node, ifname):
-            raise refusal(operation, errno.ENODEV, f"{node} has no interface {ifname}")
-        return self._nodes.interface(node, ifname)
-
-
-def raise_first(refusals: list[Refused[Origin]]) -> None:
-    """Raise KernelError for the first refusal that matters, with the number of those that followed it."""
-    serious: list[tuple[Operation, int, str]] = []
-    for refused in refusals:
-        origin = refused.origin
-        if isinstance(origin, Needing):
-            if refused.errno == errno.ENOENT and not serious:
-                raise without_module(origin.operation, origin.link, origin.module, refused.detail)
-            serious.append((origin.operation, refused.errno, refused.detail))
-        elif not isinstance(origin, Tolerant):
-            serious.append((origin, refused.errno, refused.detail))
-        elif refused.errno not in origin.errnos:
-            serious.append((origin.operation, refused.errno, refused.detail))
-    if not serious:
-        return
-    operation, number, detail = serious[0]
-    if len(serious) > 1:
-        others = f"{len(serious) - 1} more refused after it"
-        detail = f"{detail}; {others}" if detail else others
-    raise refusal(operation, number, detail)

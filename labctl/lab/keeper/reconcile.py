@@ -30,7 +30,7 @@ from functools import partial
 
 from labctl.errors import KernelError, LabctlError, LabError
 from labctl.lab.keeper.clients import Client, Timers
-from labctl.lab.keeper.executor import Execution, Restore, execute
+from labctl.lab.keeper.executor import Execution, RestoreNode, execute
 from labctl.lab.keeper.node_init import LOCAL_NAMES, Host
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import Roster
@@ -77,7 +77,7 @@ class Wishes:
     def _is_there(self, operation: Operation) -> bool:
         match operation:
             case SetUp(node, ifname) | SetDown(node, ifname) | SetImpairment(node, ifname):
-                return self._table.has_interface(node, ifname)
+                return self._table.interface(node, ifname) is not None
             case _:
                 return True
 
@@ -259,7 +259,7 @@ def reconcile(
         if node.name in hosts:
             hosts[node.name].node = node
         else:
-            hosts[node.name] = Host(node, table.fd(node.name))
+            hosts[node.name] = Host(node, table[node.name].fd)
 
 
 def _restart(hosts: Collection[Host], end: Callable[[Host], None]) -> None:
@@ -284,8 +284,8 @@ def reconciling(difference: Difference, table: NodeTable) -> Iterator[None]:
 
     The namespaces of removed nodes are let go of at the end of the `with`.
     """
-    undo: list[Operation | Restore] = []
-    originals = dict(table.originals)
+    undo: list[Operation | RestoreNode] = []
+    originals = {node: dict(table[node].sysctls_before) for node in table}
     removed = [one for one in difference.removals if isinstance(one, RemoveAddress)]
     moved = frozenset(one.address.ip for one in removed)
     # Interfaces that lose an IPv4 address: the kernel may take more than that address.
@@ -296,21 +296,21 @@ def reconciling(difference: Difference, table: NodeTable) -> Iterator[None]:
         yield
     except BaseException as error:
         problems = _undone(undo, table, moved, touched)
-        table.originals.clear()
-        table.originals.update(originals)
+        for node, settings in originals.items():
+            table[node].sysctls_before = settings
         if problems:
             told = "; ".join(str(problem) for problem in problems[:3])
             raise LabError(
                 f"{error} And it could not all be undone: {told} What the lab is now: labctl inspect."
             ) from error
         raise
-    table.let_go()
+    table.close_retired()
 
 
 def _carry_out(
     operations: Iterable[Operation],
     table: NodeTable,
-    undo: list[Operation | Restore],
+    undo: list[Operation | RestoreNode],
     moved: Collection[Address] = (),
     touched: Iterable[tuple[str, str]] = (),
 ) -> None:
@@ -318,13 +318,12 @@ def _carry_out(
     with ExitStack() as stack:
         execution = Execution(table, stack, running=True, moved=moved)
         try:
-            there = [at for at in touched if table.has_interface(*at)]
-            for at in there:
-                execution.give_addresses_again(*at)
+            for at in touched:
+                execution.reassign_addresses(*at)
             for operation in operations:
                 execution.add(operation)
-            for at in there:
-                execution.give_routes_again(*at)
+            for at in touched:
+                execution.reassign_routes(*at)
             execution.finish()
         except LabctlError:
             # What was queued is either done or known to have been refused then; the first refusal is the one to tell.
@@ -336,7 +335,7 @@ def _carry_out(
 
 
 def _undone(
-    undo: list[Operation | Restore],
+    undo: list[Operation | RestoreNode],
     table: NodeTable,
     moved: Collection[Address],
     touched: Iterable[tuple[str, str]],
@@ -344,7 +343,7 @@ def _undone(
     """Carry out `undo` backwards, whatever is refused on the way; returns that."""
     problems: list[LabctlError] = []
     with ExitStack() as stack:
-        execution = Execution(table, stack, running=True, lenient=True, moved=moved)
+        execution = Execution(table, stack, running=True, is_rollback=True, moved=moved)
 
         def attempt(what: Callable[[], None]) -> None:
             try:
@@ -353,15 +352,14 @@ def _undone(
                 problems.append(error)
 
         for undoing in reversed(undo):
-            if isinstance(undoing, Restore):
+            if isinstance(undoing, RestoreNode):
                 attempt(execution.flush)
-                execution.restore(undoing)
+                execution.restore(undoing.node)
             else:
-                attempt(lambda operation=undoing: execution.add(operation))  # type: ignore[misc]
+                attempt(partial(execution.add, undoing))
         for at in touched:
-            if table.has_interface(*at):
-                attempt(lambda at=at: execution.give_addresses_again(*at))  # type: ignore[misc]
-                attempt(lambda at=at: execution.give_routes_again(*at))  # type: ignore[misc]
+            attempt(partial(execution.reassign_addresses, *at))
+            attempt(partial(execution.reassign_routes, *at))
         attempt(execution.flush)
         attempt(execution.finish)
     return problems
