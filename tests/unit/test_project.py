@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = ("constraints.txt", "constraints-test.txt")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("scenarios/**/*.md")])
+DETAILS = 19  # the column of module names below a folder in the map of the code
 SCRIPTS = sorted(
     [*(path for path in ROOT.glob("tools/*") if path.is_file() and path.suffix != ".py"), ROOT / ".ci" / "run"]
 )
@@ -171,3 +172,24 @@ def test_links_between_documents_resolve(document: Path) -> None:
         if not linked.exists() or (fragment and fragment not in anchors(linked.read_text())):
             broken.append(target)
     assert broken == []
+
+
+def test_the_map_of_the_code_names_every_module() -> None:
+    drawing = code_blocks((ROOT / "docs" / "architecture.md").read_text(), "text")[0]
+    drawn: dict[str, set[str]] = {}
+    folders: list[str] = []
+    for line in drawing.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if indent >= DETAILS:
+            drawn["/".join(folders)] |= set(line.split())
+        elif line.split()[0].endswith("/"):
+            folders = [*folders[: indent // 2], line.split()[0].rstrip("/")]
+            drawn["/".join(folders)] = set()
+        else:
+            drawn["labctl"].add(line.split()[0])
+    modules: dict[str, set[str]] = {folder: set() for folder in drawn}
+    for path in (ROOT / "labctl").rglob("*.py"):
+        folder = str(path.parent.relative_to(ROOT))
+        if not path.name.startswith("__") and not folder.startswith(("labctl/starter", "labctl/_shipped")):
+            modules.setdefault(folder, set()).add(path.stem)
+    assert drawn == modules
