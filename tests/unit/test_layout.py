@@ -1,0 +1,194 @@
+"""A module's tests are found by its name: labctl/topology/routing.py -> tests/unit/topology/test_routing.py."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Modules without a test file of their own, each with the reason.
+EXCEPTIONS: dict[str, str] = {
+    "labctl.cli.app": "declares commands; tests/e2e runs each of them",
+    "labctl.cli.lab_commands": "declares commands; tests/e2e runs each of them",
+    "labctl.structs": "imports msgspec; tests/unit/test_imports.py checks what that loads",
+}
+# Modules whose tests still have to move; the list only shrinks.
+MISSING: frozenset[str] = frozenset(
+    {
+        "labctl.api.async_lab",
+        "labctl.api.async_program",
+        "labctl.api.core",
+        "labctl.api.host",
+        "labctl.api.journal",
+        "labctl.api.lab",
+        "labctl.api.netns",
+        "labctl.api.program",
+        "labctl.api.scenarios",
+        "labctl.api.sockets",
+        "labctl.api.topology",
+        "labctl.cli.arguments",
+        "labctl.cli.completion",
+        "labctl.cli.console",
+        "labctl.cli.console_commands",
+        "labctl.cli.cp",
+        "labctl.cli.doctor",
+        "labctl.cli.examples",
+        "labctl.cli.exec",
+        "labctl.cli.exit",
+        "labctl.cli.files",
+        "labctl.cli.labs",
+        "labctl.cli.main",
+        "labctl.cli.network",
+        "labctl.cli.programs",
+        "labctl.cli.ps",
+        "labctl.cli.run",
+        "labctl.cli.signals",
+        "labctl.cli.terminal",
+        "labctl.cli.up",
+        "labctl.documents.diagnostics",
+        "labctl.documents.schema",
+        "labctl.documents.yaml_tree",
+        "labctl.errors",
+        "labctl.kernel.cgroup",
+        "labctl.kernel.host_visit",
+        "labctl.kernel.icmp",
+        "labctl.kernel.link_state",
+        "labctl.kernel.mounts",
+        "labctl.kernel.namespaces",
+        "labctl.kernel.nat",
+        "labctl.kernel.netlink",
+        "labctl.kernel.nftables",
+        "labctl.kernel.probes",
+        "labctl.kernel.processes",
+        "labctl.kernel.pyroute2_messages",
+        "labctl.kernel.routes",
+        "labctl.kernel.rtnl",
+        "labctl.kernel.sock_diag",
+        "labctl.kernel.sockaddr",
+        "labctl.kernel.socket_calls",
+        "labctl.kernel.syscalls",
+        "labctl.lab.agent.addresses",
+        "labctl.lab.agent.arguments",
+        "labctl.lab.agent.client",
+        "labctl.lab.agent.constants",
+        "labctl.lab.agent.handlers",
+        "labctl.lab.agent.messages",
+        "labctl.lab.agent.options",
+        "labctl.lab.agent.server",
+        "labctl.lab.agent.values",
+        "labctl.lab.client.boot_process",
+        "labctl.lab.client.handle",
+        "labctl.lab.client.lab_connection",
+        "labctl.lab.client.orphans",
+        "labctl.lab.client.process",
+        "labctl.lab.client.registry",
+        "labctl.lab.client.rpc_client",
+        "labctl.lab.client.state_dir",
+        "labctl.lab.keeper.boot",
+        "labctl.lab.keeper.clients",
+        "labctl.lab.keeper.drop_rules",
+        "labctl.lab.keeper.executor",
+        "labctl.lab.keeper.external",
+        "labctl.lab.keeper.file_tree",
+        "labctl.lab.keeper.host_changes",
+        "labctl.lab.keeper.keeper",
+        "labctl.lab.keeper.netlink_queue",
+        "labctl.lab.keeper.node_init",
+        "labctl.lab.keeper.nodes",
+        "labctl.lab.keeper.port_forwarder",
+        "labctl.lab.keeper.process_table",
+        "labctl.lab.keeper.reconcile",
+        "labctl.lab.keeper.spawn",
+        "labctl.names",
+        "labctl.observe.inspect",
+        "labctl.observe.machine",
+        "labctl.observe.network",
+        "labctl.observe.ping",
+        "labctl.observe.services",
+        "labctl.plan.build",
+        "labctl.plan.diff",
+        "labctl.plan.drop_rules",
+        "labctl.plan.operations",
+        "labctl.plan.render",
+        "labctl.programs.program",
+        "labctl.programs.waiting",
+        "labctl.pytest_plugin.labs",
+        "labctl.pytest_plugin.reports",
+        "labctl.pytest_plugin.scenarios",
+        "labctl.pytest_plugin.settings",
+        "labctl.report.ci",
+        "labctl.report.conversation",
+        "labctl.report.plain",
+        "labctl.report.progress",
+        "labctl.report.terminal",
+        "labctl.scenario.call_steps",
+        "labctl.scenario.conditions",
+        "labctl.scenario.file_schema",
+        "labctl.scenario.language.checker",
+        "labctl.scenario.language.parser",
+        "labctl.scenario.language.session",
+        "labctl.scenario.language.signatures",
+        "labctl.scenario.language.syntax",
+        "labctl.scenario.language.values",
+        "labctl.scenario.last_look",
+        "labctl.scenario.loader",
+        "labctl.scenario.model",
+        "labctl.scenario.network_steps",
+        "labctl.scenario.observations",
+        "labctl.scenario.program_steps",
+        "labctl.scenario.results",
+        "labctl.scenario.run_order",
+        "labctl.scenario.runner",
+        "labctl.scenario.sequence",
+        "labctl.scenario.state",
+        "labctl.scenario.step_checker",
+        "labctl.topology.draft",
+        "labctl.topology.endpoints",
+        "labctl.topology.generators",
+        "labctl.topology.parse",
+        "labctl.topology.parse_node",
+        "labctl.topology.resolve",
+        "labctl.topology.routing",
+        "labctl.topology.schema",
+    }
+)
+
+
+def modules() -> list[str]:
+    paths = sorted((ROOT / "labctl").rglob("*.py"))
+    kept = [path for path in paths if not path.name.startswith("__") and not {"starter", "_shipped"} & set(path.parts)]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in kept]
+
+
+def tests_of(module: str) -> list[Path]:
+    *room, name = module.split(".")[1:]
+    there = [ROOT.joinpath("tests", kind, *room, f"test_{name}.py") for kind in ("unit", "integration")]
+    return [path for path in there if path.is_file()]
+
+
+def imports(path: Path, module: str) -> bool:
+    """Whether the file imports the module, or a name from it."""
+    package, _, name = module.rpartition(".")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (
+            node.module == module or (node.module == package and any(alias.name == name for alias in node.names))
+        ):
+            return True
+        if isinstance(node, ast.Import) and any(alias.name == module for alias in node.names):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("module", [each for each in modules() if each not in EXCEPTIONS.keys() | MISSING])
+def test_a_module_has_tests_by_its_name_that_import_it(module: str) -> None:
+    found = tests_of(module)
+    assert found, f"no tests/unit or tests/integration file for {module}"
+    assert any(imports(path, module) for path in found), f"{found[0].name} does not import {module}"
+
+
+def test_exceptions_are_modules_without_tests_of_their_own() -> None:
+    listed = EXCEPTIONS.keys() | MISSING
+    assert sorted(listed - set(modules())) == []
+    assert [each for each in EXCEPTIONS if any(imports(path, each) for path in tests_of(each))] == []
