@@ -162,7 +162,7 @@ def modules() -> list[str]:
     return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in kept]
 
 
-def tests_of(module: str) -> list[Path]:
+def files_of(module: str) -> list[Path]:
     *room, name = module.split(".")[1:]
     there = [ROOT.joinpath("tests", kind, *room, f"test_{name}.py") for kind in ("unit", "integration")]
     return [path for path in there if path.is_file()]
@@ -183,7 +183,7 @@ def imports(path: Path, module: str) -> bool:
 
 @pytest.mark.parametrize("module", [each for each in modules() if each not in EXCEPTIONS.keys() | MISSING])
 def test_a_module_has_tests_by_its_name_that_import_it(module: str) -> None:
-    found = tests_of(module)
+    found = files_of(module)
     assert found, f"no tests/unit or tests/integration file for {module}"
     assert any(imports(path, module) for path in found), f"{found[0].name} does not import {module}"
 
@@ -191,4 +191,4 @@ def test_a_module_has_tests_by_its_name_that_import_it(module: str) -> None:
 def test_exceptions_are_modules_without_tests_of_their_own() -> None:
     listed = EXCEPTIONS.keys() | MISSING
     assert sorted(listed - set(modules())) == []
-    assert [each for each in EXCEPTIONS if any(imports(path, each) for path in tests_of(each))] == []
+    assert [each for each in EXCEPTIONS if any(imports(path, each) for path in files_of(each))] == []
