@@ -10,8 +10,8 @@ from pathlib import Path
 
 from labctl.lab.client.boot_process import Boot
 from labctl.lab.client.handle import Lab
-from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, Operation, Plan, PlannedNode, SetUp
-from labctl.topology.model import NodeKind
+from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, Operation, Plan, SetUp
+from labctl.topology.model import Node, NodeKind
 from tests.patience import patient
 
 NAMES = (("10.0.0.1", "client"), ("10.0.0.2", "server"), ("fd00::1", "client"), ("fd00::2", "server"))
@@ -25,7 +25,7 @@ def pair_plan(
     hosts = ("client", "server")
     return Plan(
         topology=name,
-        nodes=tuple(PlannedNode(host, NodeKind.HOST, environment, NAMES) for host in hosts),
+        nodes=tuple(Node(host, NodeKind.HOST, environment=environment, names=NAMES) for host in hosts),
         operations=(
             *(MakeNode(host, NodeKind.HOST) for host in hosts),
             MakeLink(

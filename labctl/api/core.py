@@ -24,7 +24,7 @@ from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.netns import Visits
-    from labctl.plan.operations import Plan, PlannedNode
+    from labctl.plan.operations import Plan
     from labctl.topology.model import Node, Topology
 
 Address = IPv4Address | IPv6Address
@@ -152,7 +152,7 @@ class Core:
     def names_as_written(self, node: str) -> tuple[tuple[str, str], ...]:
         """The lines of the node's /etc/hosts: address and names."""
         local = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
-        planned: PlannedNode = self._planned[node]
+        planned: Node = self._planned[node]
         return (*local, *(line for line in planned.names if "localhost" not in line[1].split()))
 
     def addresses_on(self, node: str, name: str, family: int | None = None) -> tuple[Address, ...]:

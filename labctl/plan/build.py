@@ -25,7 +25,6 @@ from labctl.plan.operations import (
     MakeNode,
     Operation,
     Plan,
-    PlannedNode,
     SetImpairment,
     SetSysctl,
     SetUp,
@@ -33,6 +32,7 @@ from labctl.plan.operations import (
 from labctl.structs import replace
 from labctl.topology.addressing import link_local
 from labctl.topology.model import (
+    IPV6_MTU_MIN,
     AddressOnLink,
     Endpoint,
     Impairment,
@@ -174,7 +174,6 @@ def seed_for(seed: int, node: str, ifname: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-IPV6_MTU_MIN = 1280  # RFC 8200; the kernel has no IPv6 on an interface below it
 _PER_INTERFACE = ("conf", "neigh")
 
 
@@ -213,19 +212,7 @@ def build(topology: Topology) -> Plan:
         ]  # fmt: skip
     files = hosts_files(topology)
     nodes = tuple(
-        PlannedNode(
-            node.name,
-            node.kind,
-            node.environment,
-            names,
-            node.nat,
-            node.exposures,
-            node.limits,
-            node.services,
-            node.commands,
-            node.tree,
-            node.automatic_routes,
-        )
+        replace(node, interfaces=(), routes=(), sysctls=(), names=names)
         for node, names in zip(topology.nodes, files, strict=True)
     )
     return Plan(topology.name, nodes, tuple(operations))
@@ -292,10 +279,9 @@ def topology_of(plan: Plan) -> Topology:
                 sysctls.setdefault(node, []).append((key, value))
             case _:
                 pass  # what it makes is told by the plan's nodes
-    nodes = [
-        Node(
-            name=planned.name,
-            kind=planned.kind,
+    nodes = tuple(
+        replace(
+            node,
             interfaces=tuple(
                 Interface(
                     end.ifname,
@@ -304,18 +290,12 @@ def topology_of(plan: Plan) -> Topology:
                     tuple(addresses.get((end.node, end.ifname), ())),
                     impairment=impairments.get((end.node, end.ifname)),
                 )
-                for end in ends.get(planned.name, ())
+                for end in ends.get(node.name, ())
             ),
-            routes=tuple(routes.get(planned.name, ())),
-            sysctls=tuple(sysctls.get(planned.name, ())),
-            environment=planned.environment,
-            nat=planned.nat,
-            exposures=planned.exposures,
-            limits=planned.limits,
-            tree=planned.tree,
-            automatic_routes=planned.automatic_routes,
-            services=planned.services,
+            routes=tuple(routes.get(node.name, ())),
+            sysctls=tuple(sysctls.get(node.name, ())),
+            names=(),
         )
-        for planned in plan.nodes
-    ]
-    return Topology(plan.topology, tuple(nodes), tuple(links), source=plan.topology)
+        for node in plan.nodes
+    )
+    return Topology(plan.topology, nodes, tuple(links), source=plan.topology)

@@ -24,7 +24,6 @@ from labctl.plan.operations import (
     MakeNode,
     Operation,
     Plan,
-    PlannedNode,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
@@ -39,11 +38,11 @@ from labctl.plan.operations import (
     services_of,
 )
 from labctl.structs import Struct, replace
-from labctl.topology.model import Impairment, NodeKind
+from labctl.topology.model import IPV6_MTU_MIN, Impairment, Node, NodeKind
 from labctl.units import format_size
 
 
-def described(node: PlannedNode) -> list[str]:
+def described(node: Node) -> list[str]:
     """A line for each; none for most nodes."""
     found = [f"lead {node.name} to the machine's network"] if node.nat else []
     found += [
@@ -65,7 +64,7 @@ def described(node: PlannedNode) -> list[str]:
     return found
 
 
-def in_json(node: PlannedNode) -> dict[str, Any]:
+def in_json(node: Node) -> dict[str, Any]:
     """The keys that the node has in JSON for it; none for most nodes."""
     found: dict[str, Any] = {"nat": True} if node.nat else {}
     if node.exposures:
@@ -92,7 +91,7 @@ def in_json(node: PlannedNode) -> dict[str, Any]:
     return found
 
 
-def refuse_changes(lab: str, before: Iterable[PlannedNode], after: Iterable[PlannedNode]) -> None:
+def refuse_changes(lab: str, before: Iterable[Node], after: Iterable[Node]) -> None:
     """InputError when a running lab's plan is to change in what was prepared before the lab was made.
 
     Limits that a node has may get other values; it cannot have others than before.
@@ -108,7 +107,7 @@ def refuse_changes(lab: str, before: Iterable[PlannedNode], after: Iterable[Plan
         )
 
 
-def _prepared(node: PlannedNode) -> tuple[object, ...]:
+def _prepared(node: Node) -> tuple[object, ...]:
     limits = node.limits
     kinds = (
         ()
@@ -118,7 +117,6 @@ def _prepared(node: PlannedNode) -> tuple[object, ...]:
     return node.nat, node.exposures, kinds
 
 
-IPV6_MTU_MIN = 1280  # RFC 8200; the kernel drops IPv6 from an interface below it, and starts it afresh above
 _PER_INTERFACE = ("conf", "neigh")
 
 _ONLY_ANEW = "which takes labctl down, then labctl up"  # what is prepared before a lab is made (lab/keeper/external.py)
@@ -164,7 +162,7 @@ class Difference(Struct, frozen=True):
     removals: tuple[Operation, ...] = ()
     additions: tuple[Operation, ...] = ()
     gone: tuple[str, ...] = ()
-    nodes: tuple[PlannedNode, ...] = ()
+    nodes: tuple[Node, ...] = ()
     changes: tuple[Change, ...] = ()
     restarted: tuple[str, ...] = ()
 
@@ -346,7 +344,7 @@ def _mtus(before: _Facts, after: _Facts) -> Iterator[SetMtu]:
             yield SetMtu(node, ifname, mtu, before.bridges[node, ifname])
 
 
-def _same_node(old: PlannedNode | None, new: PlannedNode) -> bool:
+def _same_node(old: Node | None, new: Node) -> bool:
     # The lines of hosts files are thousands of lines in large labs, and shared: `is` decides nearly always.
     return old is not None and (old is new or old == new)
 
@@ -354,9 +352,7 @@ def _same_node(old: PlannedNode | None, new: PlannedNode) -> bool:
 # -- in words ------------------------------------------------------------------------------------------------------
 
 
-def _changes(
-    before: _Facts, after: _Facts, known: dict[str, PlannedNode], nodes: tuple[PlannedNode, ...]
-) -> Iterator[Change]:
+def _changes(before: _Facts, after: _Facts, known: dict[str, Node], nodes: tuple[Node, ...]) -> Iterator[Change]:
     for node, kind in before.kinds.items():
         if node not in after.kinds:
             yield Change(Sign.REMOVED, f"{kind} {node}")
@@ -383,9 +379,7 @@ def _changes(
     yield from _service_changes(known, nodes, {node for node in before.kinds if after.kinds.get(node)})
 
 
-def _service_changes(
-    known: dict[str, PlannedNode], nodes: tuple[PlannedNode, ...], staying: set[str]
-) -> Iterator[Change]:
+def _service_changes(known: dict[str, Node], nodes: tuple[Node, ...], staying: set[str]) -> Iterator[Change]:
     """Services that come, go or are started again; those of nodes that go, go with them."""
     old = services_of(node for node in known.values() if node.name in staying)
     new = services_of(nodes)

@@ -30,14 +30,10 @@ from labctl.errors import InputError
 from labctl.names import node_name_problem
 from labctl.structs import Struct, msgspec, replace
 from labctl.topology.model import (
-    NO_FILES,
     Address,
     AddressOnLink,
-    Command,
-    Exposure,
-    FileTree,
     Impairment,
-    Limits,
+    Node,
     NodeKind,
     Prefix,
     Service,
@@ -222,31 +218,15 @@ Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | SetMtu | Rese
 Operation = Making | Changing
 
 
-class PlannedNode(Struct, frozen=True):
-    """What the keeper needs to know of a node when a program first runs there."""
-
-    name: str
-    kind: NodeKind
-    environment: tuple[tuple[str, str], ...] = ()
-    names: tuple[tuple[str, str], ...] = ()  # (address, node name) lines of its /etc/hosts, nearest addresses first
-    nat: bool = False
-    exposures: tuple[Exposure, ...] = ()
-    limits: Limits | None = None
-    services: tuple[Service, ...] = ()
-    commands: tuple[Command, ...] = ()
-    tree: FileTree = NO_FILES
-    automatic_routes: bool = True  # its static routes are derived; without, it has none
-
-
 class Plan(Struct, frozen=True):
     """The operations that make a topology, in an order in which they can be carried out."""
 
     topology: str  # its name
-    nodes: tuple[PlannedNode, ...]
+    nodes: tuple[Node, ...]
     operations: tuple[Operation, ...]
 
 
-def services_of(nodes: Iterable[PlannedNode]) -> dict[str, tuple[str, Service]]:
+def services_of(nodes: Iterable[Node]) -> dict[str, tuple[str, Service]]:
     """The services by NODE/SERVICE, with their node, in file order."""
     return {f"{node.name}/{service.name}": (node.name, service) for node in nodes for service in node.services}
 
@@ -275,7 +255,7 @@ class _Document(Struct, frozen=True):
     """A plan whose hosts files, which most nodes share, are written once each."""
 
     topology: str
-    nodes: tuple[PlannedNode, ...]  # without names
+    nodes: tuple[Node, ...]  # without names
     operations: tuple[Operation, ...]
     files: tuple[tuple[tuple[str, str], ...], ...]
     file_of_node: tuple[int, ...]  # index into `files`, for each node

@@ -19,7 +19,6 @@ from labctl.plan.operations import (
     NetworkEmulator,
     Operation,
     Plan,
-    PlannedNode,
     Queue,
     RemoveAddress,
     RemoveLink,
@@ -37,7 +36,7 @@ from labctl.plan.operations import (
     services_of,
 )
 from labctl.structs import asdict, msgspec
-from labctl.topology.model import Address, Impairment, NodeKind, Prefix, Service
+from labctl.topology.model import Address, Impairment, Node, NodeKind, Prefix, Service
 from labctl.units import format_ppm
 
 _NAMES: dict[type, str] = {
@@ -90,7 +89,7 @@ def _started(key: str, service: Service) -> str:
     return f"start {key}: {shlex.join(service.argv)}{after}{ready}"
 
 
-def _node(node: PlannedNode) -> dict[str, Any]:
+def _node(node: Node) -> dict[str, Any]:
     found: dict[str, Any] = {"name": node.name, "kind": node.kind.value, "environment": dict(node.environment)}
     if node.services:
         found["services"] = [

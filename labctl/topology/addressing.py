@@ -28,11 +28,11 @@ from labctl.topology.draft import (
     Draft,
     DraftEnd,
     DraftLink,
-    End,
     Family,
     Mistakes,
     Place,
     Segment,
+    StationEnd,
     address_in,
     number_in,
     prefix_of,
@@ -93,7 +93,7 @@ class _Given:
         self.automatic: list[tuple[int, list[Family]]] = []
         self.places: dict[tuple[int, Family], Place | None] = {}
 
-    def wants(self, end: End, family: Family) -> bool:
+    def wants(self, end: StationEnd, family: Family) -> bool:
         """Whether that end is to have an address of that family, given or automatic."""
         asked = end.draft.address(family)
         if asked is Choice.AUTOMATIC and family is Family.IPV6 and end.draft.node in self.without_ipv6:
@@ -162,7 +162,7 @@ class _Given:
         pools = {family: _Pool(self.draft, family, self.result) for family in _BOTH}
         number = 0
         exhausted: set[Family] = set()
-        for index, families in sorted(self.automatic, key=lambda one: self.segments[one[0]].is_one_of_many):
+        for index, families in sorted(self.automatic, key=lambda one: self.segments[one[0]].of_group):
             lengths = {family: self.length(index, family) for family in families}
             while True:
                 starts = {family: pools[family].fit(number, lengths[family]) for family in families}
@@ -189,7 +189,7 @@ class _Given:
     def length(self, index: int, family: Family) -> int:
         """The automatic prefix's length: the usual one, shorter when it is too small for the segment's members."""
         members = sum(self.wants(end, family) for end in self.segments[index].ends)
-        usual = max(_AUTOMATIC_LENGTH[family], self.draft.pool(family).prefixlen)
+        usual = max(_AUTOMATIC_LENGTH[family], self.draft.pools[family].prefixlen)
         return min(usual, family.bits - (members + 1).bit_length())
 
 
@@ -198,7 +198,7 @@ class _Pool:
 
     def __init__(self, draft: Draft, family: Family, result: Addressing) -> None:
         self.family = family
-        self.prefix = draft.pool(family)
+        self.prefix = draft.pools[family]
         self.unit_length = max(_AUTOMATIC_LENGTH[family], self.prefix.prefixlen)
         self.base = int(self.prefix.network_address)
         self.unit = 1 << (family.bits - self.unit_length)
@@ -254,7 +254,7 @@ class _Numbers:
         routers = given.routers if segment.switches else frozenset()
         self.routers = [end for end in segment.ends if end.draft.node in routers]
         hosts = (end for end in segment.ends if end.draft.node not in routers)
-        self.hosts = sorted(hosts, key=lambda end: end.draft.is_one_of_many)
+        self.hosts = sorted(hosts, key=lambda end: end.draft.of_group)
 
     def give(self) -> None:
         for end in self.segment.ends:
@@ -266,7 +266,7 @@ class _Numbers:
             if family not in usual:
                 self.count([family])
 
-    def take_given(self, end: End, family: Family) -> None:
+    def take_given(self, end: StationEnd, family: Family) -> None:
         asked = end.draft.address(family)
         if isinstance(asked, Choice):
             return
@@ -275,7 +275,7 @@ class _Numbers:
         mistakes = self.given.mistakes
         prefix = self.prefixes.get(family)
         if prefix is None or (self.index, family) in self.given.shared_out:
-            key = "ipv4" if family is Family.IPV4 else "ipv6"
+            key = family.key
             mistakes.add(
                 place,
                 f"{address} needs a prefix, and none is written for {self.segment}",
@@ -370,9 +370,9 @@ def _example(prefix: Prefix) -> str:
     return f"its addresses are {first} to {last}"
 
 
-def _address_place(end: End, family: Family) -> Place | None:
+def _address_place(end: StationEnd, family: Family) -> Place | None:
     place = end.draft.place
-    return place.at("ipv4" if family is Family.IPV4 else "ipv6") if place else None
+    return place.at(family.key) if place else None
 
 
 _AUTOMATIC_MACS = 0x021A00000000  # locally administered (bit 1 of the first byte), unicast; not those of kernel/nat.py
@@ -456,7 +456,7 @@ class _Names:
         for to_many in (False, True):
             for index, link in enumerate(links):
                 for side, (end, peer) in enumerate((link.ends, link.ends[::-1])):
-                    if peer.is_one_of_many is to_many:
+                    if peer.of_group is to_many:
                         pairs[index][side] = self.name(end, peer)
         return [(pair[0], pair[1]) for pair in pairs.values()]
 

@@ -1,32 +1,20 @@
-"""What a topology file or a shape asks for, before anything is inferred; every part knows where it was written.
+"""A draft: the contents of a topology file or shape, each part with its position, before `resolve` derives the rest.
 
-Groups (`count: 3`) are expanded and networks are switches with links, but addresses, interface names, MACs and routes
-are still to be worked out (`resolve.py`).
-
-Which interfaces share a network: a direct link is a segment, and so are all switches that are linked together.
+Groups (`count: 3`) are expanded, and networks are switches with links; addresses, interface names, MACs and routes are
+missing. `segments` groups interfaces that share a network: a direct link is a segment, and so are all switches that
+are linked together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
-from labctl.documents import Diagnostic, Document, KeyPath, Position
+from labctl.documents import Diagnostic, Document, KeyPath
 from labctl.documents.diagnostics import Hint
 from labctl.structs import Struct, field
-from labctl.topology.model import (
-    NO_FILES,
-    Address,
-    AddressOnLink,
-    Command,
-    Exposure,
-    FileTree,
-    Impairment,
-    Limits,
-    NodeKind,
-    Prefix,
-    Service,
-)
+from labctl.topology.model import Address, AddressOnLink, Impairment, Node, NodeKind, Prefix
 
 
 class Family(Enum):
@@ -37,40 +25,40 @@ class Family(Enum):
         return "IPv4" if self is Family.IPV4 else "IPv6"
 
     @property
+    def key(self) -> str:
+        """The family's key in files: `ipv4` or `ipv6`."""
+        return f"ipv{self.value}"
+
+    @property
     def bits(self) -> int:
         """The length of an address."""
         return 32 if self is Family.IPV4 else 128
 
 
 class Choice(Enum):
-    """What stands in place of an address or a prefix that was not given."""
+    """The value of an address or a prefix that the file does not have."""
 
     AUTOMATIC = auto()
     NONE = auto()
 
 
 class Place(Struct, frozen=True):
-    """A part of a document, for what is wrong with it."""
+    """A part of a document, for messages about it."""
 
     document: Document
     path: KeyPath
 
     def at(self, *path: str | int) -> Place:
-        """The part of this part at that path."""
+        """Return the part at that path below this one."""
         return Place(self.document, (*self.path, *path))
 
     def diagnostic(self, message: str, hint: Hint = "", *, key: bool = False) -> Diagnostic:
-        """A mistake there."""
+        """Return a mistake at this part."""
         return self.document.diagnostic(self.path, message, hint, key=key)
 
     def describe(self, *, key: bool = False) -> str:
-        """`office.yaml:3:5`, to refer to it from another mistake."""
+        """Return `office.yaml:3:5`, for the message of another mistake."""
         return f"{self.document.file}:{self.document.position(self.path, key=key)}"
-
-    @property
-    def position(self) -> Position:
-        """Where it begins."""
-        return self.document.position(self.path)
 
 
 WantedPrefix = IPv4Network | IPv6Network | Choice
@@ -78,25 +66,23 @@ WantedAddress = IPv4Address | IPv6Address | IPv4Interface | IPv6Interface | Choi
 
 
 class DraftNode(Struct, frozen=True):
-    """A node; the prefixes are those of a network, whose switch it is."""
+    """A node without interfaces and routes; for the switch of a network, the prefixes of that network."""
 
-    name: str
-    kind: NodeKind
-    sysctls: tuple[tuple[str, str], ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
+    spec: Node
     ipv4: WantedPrefix = Choice.AUTOMATIC
     ipv6: WantedPrefix = Choice.AUTOMATIC
     place: Place | None = None
-    nat: bool = False
-    exposures: tuple[Exposure, ...] = ()
-    limits: Limits | None = None
-    services: tuple[Service, ...] = ()
-    commands: tuple[Command, ...] = ()
-    tree: FileTree = NO_FILES
-    automatic_routes: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def kind(self) -> NodeKind:
+        return self.spec.kind
 
     def prefix(self, family: Family) -> WantedPrefix:
-        """What was asked for in that family."""
+        """Return the value for that family."""
         return self.ipv4 if family is Family.IPV4 else self.ipv6
 
 
@@ -107,11 +93,11 @@ class DraftEnd(Struct, frozen=True):
     ipv4: WantedAddress = Choice.AUTOMATIC
     ipv6: WantedAddress = Choice.AUTOMATIC
     place: Place | None = None
-    impairment: Impairment | None = None  # of what it sends
-    is_one_of_many: bool = False  # it was written for all nodes of a group that has a `count`, which may grow
+    impairment: Impairment | None = None  # of packets that it sends
+    of_group: bool = False  # the file names a group with a `count`, which may grow
 
     def address(self, family: Family) -> WantedAddress:
-        """What was asked for in that family."""
+        """Return the value for that family."""
         return self.ipv4 if family is Family.IPV4 else self.ipv6
 
 
@@ -119,7 +105,7 @@ class DraftLink(Struct, frozen=True):
     a: DraftEnd
     b: DraftEnd
     mtu: int
-    mtu_place: Place | None = None  # where the MTU was given
+    mtu_place: Place | None = None
     ipv4: WantedPrefix = Choice.AUTOMATIC
     ipv6: WantedPrefix = Choice.AUTOMATIC
     place: Place | None = None
@@ -130,70 +116,61 @@ class DraftLink(Struct, frozen=True):
         return (self.a, self.b)
 
     @property
-    def is_one_of_many(self) -> bool:
+    def of_group(self) -> bool:
         """Whether there may be more such links when a `count` grows."""
-        return self.a.is_one_of_many or self.b.is_one_of_many
+        return self.a.of_group or self.b.of_group
 
     def prefix(self, family: Family) -> WantedPrefix:
-        """What was asked for in that family."""
+        """Return the value for that family."""
         return self.ipv4 if family is Family.IPV4 else self.ipv6
 
 
-IPV4_POOL = IPv4Network("10.0.0.0/8")
-IPV6_POOL = IPv6Network("fd00::/16")
+POOLS: Mapping[Family, Prefix] = {Family.IPV4: IPv4Network("10.0.0.0/8"), Family.IPV6: IPv6Network("fd00::/16")}
 
 
 class Draft(Struct, frozen=True):
-    """Nodes have unique names, links only known ones."""
+    """Node names are unique, and links join nodes of the draft."""
 
     name: str
     source: str
     nodes: tuple[DraftNode, ...]
     links: tuple[DraftLink, ...]
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
-    ipv4_pool: IPv4Network = IPV4_POOL
-    ipv6_pool: IPv6Network = IPV6_POOL
+    pools: Mapping[Family, Prefix] = field(default_factory=lambda: POOLS)  # automatic prefixes are taken from these
     place: Place | None = None
-
-    def pool(self, family: Family) -> IPv4Network | IPv6Network:
-        """Where automatic prefixes of that family come from."""
-        return self.ipv4_pool if family is Family.IPV4 else self.ipv6_pool
 
 
 class Mistakes:
-    """Collects what is wrong with a draft. What comes from a shape has no place and cannot be wrong."""
+    """Collects the mistakes of a draft. Parts of a shape have no position and cannot be wrong."""
 
     def __init__(self) -> None:
         self.diagnostics: list[Diagnostic] = []
 
     def add(self, place: Place | None, message: str, hint: Hint = "", *, key: bool = False) -> None:
-        """Note a mistake at that place."""
+        """Add a mistake at that place."""
         if place is None:
-            raise ValueError(f"a shape made a bad topology: {message}")
+            raise ValueError(f"a shape made an invalid topology: {message}")
         self.diagnostics.append(place.diagnostic(message, hint, key=key))
 
 
 def prefix_of(family: Family, number: int, length: int) -> Prefix:
-    """The prefix that begins with the address of that number."""
-    if family is Family.IPV4:
-        return IPv4Network((number, length))
-    return IPv6Network((number, length))
+    """Return the prefix that begins with the address of that number."""
+    return IPv4Network((number, length)) if family is Family.IPV4 else IPv6Network((number, length))
 
 
 def address_in(prefix: Prefix, number: int) -> AddressOnLink:
-    """The n-th address of the prefix, with its length."""
-    if isinstance(prefix, IPv4Network):
-        return IPv4Interface((int(prefix.network_address) + number, prefix.prefixlen))
-    return IPv6Interface((int(prefix.network_address) + number, prefix.prefixlen))
+    """Return the n-th address of the prefix, with its length."""
+    interface = IPv4Interface if isinstance(prefix, IPv4Network) else IPv6Interface
+    return interface((int(prefix.network_address) + number, prefix.prefixlen))
 
 
 def number_in(prefix: Prefix, address: Address) -> int:
-    """Which address of the prefix that is; negative or too large when it is outside."""
+    """Return the number of the address in the prefix; negative or too large outside it."""
     return int(address) - int(prefix.network_address)
 
 
-class End(Struct, frozen=True):
-    """An end of a link that may have addresses: on a host or a router."""
+class StationEnd(Struct, frozen=True):
+    """The end of a link on a host or router, which may have addresses."""
 
     link: int  # index into the draft's links
     side: int  # 0: a, 1: b
@@ -201,19 +178,21 @@ class End(Struct, frozen=True):
 
 
 class Segment(Struct):
+    """A direct link, or switches that are linked together, with all their links."""
+
     switches: list[DraftNode] = field(default_factory=list)
     links: list[DraftLink] = field(default_factory=list)
-    ends: list[End] = field(default_factory=list)
+    ends: list[StationEnd] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """Of the network: its first switch's; "" for a direct link."""
+        """The name of the first switch; "" for a direct link."""
         return self.switches[0].name if self.switches else ""
 
     @property
-    def is_one_of_many(self) -> bool:
-        """Whether it is a direct link of which there may be more when a `count` grows."""
-        return not self.switches and self.links[0].is_one_of_many
+    def of_group(self) -> bool:
+        """Whether it is a direct link, and there may be more such links when a `count` grows."""
+        return not self.switches and self.links[0].of_group
 
     @property
     def parts(self) -> list[DraftNode | DraftLink]:
@@ -222,11 +201,8 @@ class Segment(Struct):
 
     @property
     def place(self) -> Place | None:
-        """Where it was written: its network, else its first link."""
-        for part in self.parts:
-            if part.place is not None:
-                return part.place
-        return None
+        """The position of its network, else of its first link."""
+        return next((part.place for part in self.parts if part.place is not None), None)
 
     def __str__(self) -> str:
         if self.switches:
@@ -234,16 +210,12 @@ class Segment(Struct):
         return f"the link {self.links[0].a.node} - {self.links[0].b.node}"
 
     def prefixes(self, family: Family) -> list[tuple[WantedPrefix, Place | None]]:
-        """The prefixes that its switches and links ask for, and where each is written."""
-        key = "ipv4" if family is Family.IPV4 else "ipv6"
-        return [
-            (part.prefix(family), part.place.at(key) if part.place else None)
-            for part in self.parts
-        ]  # fmt: skip
+        """The prefixes of its switches and links in the file, each with its position."""
+        return [(part.prefix(family), part.place.at(family.key) if part.place else None) for part in self.parts]
 
 
 def segments(draft: Draft) -> list[Segment]:
-    """The draft's segments, in the order in which they are first written: networks and switches, then links."""
+    """Return the segments in file order: networks and switches, then direct links."""
     switches = {node.name: node for node in draft.nodes if node.kind is NodeKind.SWITCH}
     joined = _joined(switches, draft.links)
     by_root: dict[str, Segment] = {}
@@ -260,12 +232,12 @@ def segments(draft: Draft) -> list[Segment]:
         segment.links.append(link)
         for side, end in enumerate(link.ends):
             if end.node not in switches:
-                segment.ends.append(End(index, side, end))
+                segment.ends.append(StationEnd(index, side, end))
     return result
 
 
 def _joined(switches: dict[str, DraftNode], links: tuple[DraftLink, ...]) -> dict[str, str]:
-    """For every switch the first switch of those that it is linked to, directly or through others."""
+    """Return for each switch the first of all switches that it is linked to, directly or through others."""
     groups = _Groups(tuple(switches))
     for link in links:
         if link.a.node in switches and link.b.node in switches:
@@ -274,28 +246,28 @@ def _joined(switches: dict[str, DraftNode], links: tuple[DraftLink, ...]) -> dic
 
 
 class _Groups:
-    """Disjoint sets of names, each known by the one that stands first."""
+    """Disjoint sets of names; the first name in file order represents its set."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._parent = {name: name for name in names}
         self._rank = {name: rank for rank, name in enumerate(names)}
 
     def first(self, name: str) -> str:
-        """The first of the group that the name is in."""
+        """Return the first name of the set that contains the name."""
         while self._parent[name] != name:
             self._parent[name] = self._parent[self._parent[name]]
             name = self._parent[name]
         return name
 
     def join(self, a: str, b: str) -> bool:
-        """Make one group of theirs; False when they were in one already."""
+        """Join the sets of both names; return False if they are in one set already."""
         first, second = sorted((self.first(a), self.first(b)), key=self._rank.__getitem__)
         self._parent[second] = first
         return first != second
 
 
 def closing_links(draft: Draft) -> list[tuple[DraftLink, tuple[str, ...]]]:
-    """Links between switches that are joined already, each with the switches on the ring that it closes."""
+    """Return links between switches that are joined already, each with the switches of the ring that it closes."""
     neighbours: dict[str, list[str]] = {node.name: [] for node in draft.nodes if node.kind is NodeKind.SWITCH}
     groups = _Groups(tuple(neighbours))
     closing: list[tuple[DraftLink, tuple[str, ...]]] = []
@@ -307,21 +279,21 @@ def closing_links(draft: Draft) -> list[tuple[DraftLink, tuple[str, ...]]]:
             neighbours[a].append(b)
             neighbours[b].append(a)
         else:
-            closing.append((link, _way(neighbours, a, b)))
+            closing.append((link, _path(neighbours, a, b)))
     return closing
 
 
-def _way(neighbours: dict[str, list[str]], start: str, goal: str) -> tuple[str, ...]:
-    """The switches from start to goal, both included. They are joined, and the links are a forest: there is one way."""
+def _path(neighbours: dict[str, list[str]], start: str, goal: str) -> tuple[str, ...]:
+    """Return the switches from start to goal, both included. The links are a forest, so there is one path."""
     came_from = {start: ""}
-    waiting = [start]
-    while waiting and goal not in came_from:
-        here = waiting.pop()
+    queue = [start]
+    while queue and goal not in came_from:
+        here = queue.pop()
         for there in neighbours[here]:
             if there not in came_from:
                 came_from[there] = here
-                waiting.append(there)
-    way = [goal]
-    while came_from[way[-1]]:
-        way.append(came_from[way[-1]])
-    return tuple(reversed(way))
+                queue.append(there)
+    path = [goal]
+    while came_from[path[-1]]:
+        path.append(came_from[path[-1]])
+    return tuple(reversed(path))

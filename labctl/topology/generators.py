@@ -10,7 +10,7 @@ from labctl.documents.diagnostics import suggest
 from labctl.errors import InputError
 from labctl.structs import Struct
 from labctl.topology.draft import Draft, DraftEnd, DraftLink, DraftNode
-from labctl.topology.model import NodeKind
+from labctl.topology.model import Node, NodeKind
 
 MTU = 1500
 _SHAPE = re.compile(r"([A-Za-z]+)(?::([^/\\]*))?")
@@ -66,19 +66,19 @@ def from_shape(text: str) -> Draft:
 
 
 def _hosts(count: int) -> tuple[DraftNode, ...]:
-    return tuple(DraftNode(f"h{number}", NodeKind.HOST) for number in range(1, count + 1))
+    return tuple(DraftNode(Node(f"h{number}", NodeKind.HOST)) for number in range(1, count + 1))
 
 
 def _routers(count: int) -> tuple[DraftNode, ...]:
-    return tuple(DraftNode(f"r{number}", NodeKind.ROUTER) for number in range(1, count + 1))
+    return tuple(DraftNode(Node(f"r{number}", NodeKind.ROUTER)) for number in range(1, count + 1))
 
 
 def _switches(count: int) -> tuple[DraftNode, ...]:
-    return tuple(DraftNode(f"s{number}", NodeKind.SWITCH) for number in range(1, count + 1))
+    return tuple(DraftNode(Node(f"s{number}", NodeKind.SWITCH)) for number in range(1, count + 1))
 
 
 def _pair() -> _Parts:
-    nodes = (DraftNode("client", NodeKind.HOST), DraftNode("server", NodeKind.HOST))
+    nodes = (DraftNode(Node("client", NodeKind.HOST)), DraftNode(Node("server", NodeKind.HOST)))
     return _Parts(nodes, (("client", "server"),))
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from labctl.structs import Struct
 
+IPV6_MTU_MIN = 1280  # RFC 8200, section 5; Linux has no IPv6 on an interface with a smaller MTU
 READY_WITHIN_S = 10.0
 BUFFERED = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."  # of one that runs and wrote nothing
 TERMINAL_SIZE = (24, 200)  # rows and columns of a `tty: true`: wide, so that programs do not cut their lines
@@ -258,7 +259,13 @@ class Limits(Struct, frozen=True):
     cpu: float | None = None  # 0.5: half of one processor; 2.0: two
 
 
-class Node(Struct, frozen=True):
+class Node(Struct, frozen=True, omit_defaults=True):
+    """A host, router or switch: what a draft asks for, then resolved, then part of a plan.
+
+    A draft has no interfaces and routes yet. In a plan, operations have taken the place of interfaces, routes and
+    sysctls, and `names` is set.
+    """
+
     name: str
     kind: NodeKind
     interfaces: tuple[Interface, ...] = ()
@@ -272,6 +279,7 @@ class Node(Struct, frozen=True):
     commands: tuple[Command, ...] = ()
     tree: FileTree = NO_FILES
     automatic_routes: bool = True  # its static routes are derived; without, it has none
+    names: tuple[tuple[str, str], ...] = ()  # (address, name) lines of its /etc/hosts, nearest addresses first
 
     @property
     def addresses(self) -> Iterator[Address]:

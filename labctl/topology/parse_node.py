@@ -1,9 +1,4 @@
-"""Services as texts of a file: what each is, and which has to be ready before which.
-
-`files`, `binds` and `private` of a node: as they are written in a topology file, and what they mean.
-
-What a node has to do with the machine, as texts of a file: ports that lead to it, and limits for its programs.
-"""
+"""Keys of a host or router in a topology file: files and mounts, ports and limits, services and commands."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -55,8 +51,8 @@ from labctl.topology.schema import (
 )
 from labctl.units import size_bytes
 
-ENTRIES_LIMIT, SIZE_LIMIT_BYTES = 10_000, 256 << 20  # of one directory that is placed
-_KERNELS = ("/proc", "/sys", "/dev", "/run/lab")  # what is there is the kernel's, or labctl's
+ENTRIES_LIMIT, SIZE_LIMIT_BYTES = 10_000, 256 << 20  # of one `source` directory
+_RESERVED_DIRECTORIES = ("/proc", "/sys", "/dev", "/run/lab")  # of the kernel and of labctl
 _MODE = re.compile(r"[0-7]{3,4}")
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
@@ -68,23 +64,23 @@ def file_tree_of(
     place: Place,
     mistakes: Mistakes,
 ) -> FileTree:
-    """What the keys of the node at that place mean; sources are looked at now."""
+    """Read `files`, `binds` and `private` of the node at that place, and check the sources on this machine."""
     directory = Path(place.document.file).resolve().parent
     placed = [_file(path, model, directory, place.at("files", path), mistakes) for path, model in files.items()]
     bound = [_bind(model, directory, Place(place.document, model.at_path), mistakes) for model in binds]
-    own = [_path(one.text, Place(place.document, one.at_path), mistakes) for one in private]
+    private_paths = [_path(one.text, Place(place.document, one.at_path), mistakes) for one in private]
     tree = FileTree(
         tuple(one for one in placed if one is not None),
         tuple(one for one in bound if one is not None),
-        tuple(path for path in own if path),
+        tuple(path for path in private_paths if path),
     )
     tree = replace(tree, owners=_owners(tree))
-    _check_places(tree, place, mistakes)
+    _check_paths(tree, place, mistakes)
     return tree
 
 
 def _owners(tree: FileTree) -> tuple[tuple[str, int, int], ...]:
-    """Who has the machine's directories that get entries or are covered; a lab of an ordinary user cannot see it."""
+    """Return the owners of the machine's directories at these paths: a lab of an ordinary user cannot see them."""
     paths = {*tree.private, *(bind.path for bind in tree.binds)}
     for file in tree.files:
         entries = entries_of(file.source) if file.source else (("", ""),)
@@ -102,18 +98,18 @@ def _owners(tree: FileTree) -> tuple[tuple[str, int, int], ...]:
 
 
 def _path(written: str, place: Place, mistakes: Mistakes, *, key: bool = False, root: bool = False) -> str:
-    """The path on the node; "" when there can be nothing of the node's own."""
+    """Return the normal path on the node; "" if the node cannot have a file of its own there."""
     path = os.path.normpath(written)
     path = path[1:] if path.startswith("//") else path
     message = hint = ""
     if not written.startswith("/") or "\0" in written:
         message, hint = f"`{written[:80]}` is not an absolute path", f"did you mean `/{written[:80].lstrip('./')}`?"
     elif ".." in written.split("/"):
-        message = f"`{written}` has `..` in it"
+        message = f"`{written}` contains `..`"
     elif path == "/" and not root:
-        message = "`/` is the whole tree of the node"
-    elif kernels := next((one for one in _KERNELS if lies_in(path, one)), ""):
-        message = f"{written}: {kernels} is not a place for files of a node"
+        message = "`/` is the whole file tree of the node"
+    elif reserved := next((one for one in _RESERVED_DIRECTORIES if lies_in(path, one)), ""):
+        message = f"{written}: {reserved} is reserved for the kernel and labctl"
     if message:
         mistakes.add(place, message, hint, key=key)
         return ""
@@ -127,7 +123,9 @@ def _file(written: str, model: PlacedFileFile, directory: Path, place: Place, mi
         if _MODE.fullmatch(model.mode):
             mode = int(model.mode, 8)
         else:
-            mistakes.add(place.at("mode"), f"`{model.mode}` is not a file mode", 'three or four octal digits: "0755"')
+            mistakes.add(
+                place.at("mode"), f"`{model.mode}` is not a file mode", 'write three or four octal digits: "0755"'
+            )
     owner = model.owner or ""
     if owner and not _OWNER.fullmatch(owner):
         mistakes.add(place.at("owner"), f"`{owner[:40]}` is not an owner", "write for example `frr` or `frr:frrvty`")
@@ -152,30 +150,31 @@ def _bind(model: PlacedText | BindFile, directory: Path, place: Place, mistakes:
     if isinstance(model, PlacedText):
         parts = model.text.split(":")
         if len(parts) not in (2, 3) or not all(parts) or parts[2:] not in ([], ["ro"], ["rw"]):
-            mistakes.add(place, f"`{model.text}` is not SOURCE:PATH or SOURCE:PATH:rw", "such as data:/srv/data")
+            mistakes.add(
+                place, f"`{model.text}` is not SOURCE:PATH or SOURCE:PATH:rw", "write for example data:/srv/data"
+            )
             return None
         source, path, writable = parts[0], parts[1], parts[2:] == ["rw"]
     else:
         source, path, writable = model.source, model.target, model.rw
         at_source, at_target = place.at("source"), place.at("target")
-    there, target = _source(source, directory, at_source, mistakes), _path(path, at_target, mistakes)
-    return Bind(target, there, writable) if there and target else None
+    found, target = _source(source, directory, at_source, mistakes), _path(path, at_target, mistakes)
+    return Bind(target, found, writable) if found and target else None
 
 
 def _source(written: str, directory: Path, place: Place, mistakes: Mistakes) -> str:
-    """The path on the machine; "" when nothing is there."""
+    """Return the path on the machine; "" if it does not exist."""
     path = os.path.normpath(directory / written)
     if "\0" not in path and os.path.exists(path):
         return path
-    beside = sorted(os.listdir(directory)) if directory.is_dir() else []
-    near = suggest(written, beside)
-    hint = near if near.startswith("did you mean") else "paths are relative to the topology file"
+    names = sorted(os.listdir(directory)) if directory.is_dir() else []
+    hint = suggest(written, names, near_only=True) or "paths are relative to the topology file"
     mistakes.add(place, f"there is no file or directory `{written[:80]}`", hint)
     return ""
 
 
 def _version(source: str) -> str:
-    """Changes when the source does. OSError, and ValueError for what cannot be placed: devices, too much."""
+    """Return a digest that changes when the source does. OSError; ValueError for devices and large directories."""
     digest, size_bytes, count = hashlib.sha256(), 0, 0
     for path, relative in entries_of(source):
         info = os.stat(path) if path == source else os.lstat(path)
@@ -187,15 +186,15 @@ def _version(source: str) -> str:
         count, size_bytes = count + 1, size_bytes + (info.st_size if is_file else 0)
         if count > ENTRIES_LIMIT or size_bytes > SIZE_LIMIT_BYTES:
             limit = f"{ENTRIES_LIMIT} entries or {SIZE_LIMIT_BYTES >> 20} MiB"
-            raise ValueError(f"{source} has more than {limit}, which is too much: `binds` mounts it")
+            raise ValueError(f"{source} has more than {limit}: mount it with `binds` instead")
         changed_ns = 0 if stat.S_ISDIR(info.st_mode) else info.st_mtime_ns
         facts = f"{relative}\0{info.st_mode}\0{info.st_size if is_file else 0}\0{changed_ns}\0"
         digest.update(facts.encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def _check_places(tree: FileTree, place: Place, mistakes: Mistakes) -> None:
-    """Two things at one path, and files that would be written to the machine through a bind."""
+def _check_paths(tree: FileTree, place: Place, mistakes: Mistakes) -> None:
+    """Report paths that are given twice, and files that would be written to the machine through a bind."""
     seen: dict[str, str] = {}
     for kind, path in (
         *(("files", one.path) for one in tree.files),
@@ -210,11 +209,12 @@ def _check_places(tree: FileTree, place: Place, mistakes: Mistakes) -> None:
         for path, kind in seen.items():
             if path != bind.path and lies_in(path, bind.path) and kind != "binds":
                 at = place.at(kind, path) if kind == "files" else place.at(kind)
-                mistakes.add(at, f"{path} lies in the bind at {bind.path}, which is the machine's")
+                mistakes.add(at, f"{path} lies in the bind at {bind.path}, a directory of the machine")
 
 
-MEMORY_MIN_BYTES = 1 << 20  # below it not even the node's first program starts
+MEMORY_MIN_BYTES = 1 << 20  # with less, no program starts
 CPU_MIN, CPU_MAX = 0.01, 1024.0
+CYCLES_SHOWN = 20
 _EXAMPLE = "write for example 8080:80, 192.0.2.1:8080:80 or 5353:53/udp"
 _MACHINE_EXAMPLE = "write for example 8080, 192.0.2.1:8080 or [::1]:8080"
 _PERCENTAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
@@ -223,13 +223,13 @@ _PERCENTAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 def exposures_of(
     models: Sequence[PlacedText | ExposureFile], document: Document, mistakes: Mistakes
 ) -> tuple[Exposure, ...]:
-    """The ports of an `expose` in that document."""
+    """Return the ports of an `expose` in that document."""
     found = (_exposure(model, Place(document, model.at_path), mistakes) for model in models)
     return tuple(exposure for exposure in found if exposure is not None)
 
 
 def limits_of(model: LimitsFile | None, place: Place, mistakes: Mistakes) -> Limits | None:
-    """The values of `limits`, which is at that place; None where nothing is limited."""
+    """Return the values of `limits` at that place; None if nothing is limited."""
     if model is None:
         return None
     memory_bytes: int | None = None
@@ -242,7 +242,7 @@ def limits_of(model: LimitsFile | None, place: Place, mistakes: Mistakes) -> Lim
         else:
             if memory_bytes < MEMORY_MIN_BYTES:
                 mistakes.add(
-                    place.at("memory"), f"`{model.memory}` is too little memory for a program", "at least 1MiB"
+                    place.at("memory"), f"`{model.memory}` is too little memory for a program", "write at least 1MiB"
                 )
     if model.cpu is not None:
         cpu = _cpu(model.cpu, place.at("cpu"), mistakes)
@@ -252,27 +252,27 @@ def limits_of(model: LimitsFile | None, place: Place, mistakes: Mistakes) -> Lim
 
 
 def check_exposures(nodes: Iterable[DraftNode], mistakes: Mistakes) -> None:
-    """Ports of the machine that would lead to two hosts."""
+    """Report ports of the machine that would lead to two hosts."""
     taken: dict[tuple[Transport, int], dict[Address | None, tuple[Exposure, DraftNode]]] = {}
     for node in nodes:
-        for exposure in node.exposures:
+        for exposure in node.spec.exposures:
             others = taken.setdefault((exposure.transport, exposure.machine_port), {})
             found = others.get(exposure.address) or _overlapping(exposure.address, others)
             if found is None:
                 others[exposure.address] = (exposure, node)
                 continue
             owner = found[1]
-            group = owner.place == node.place and owner is not node
+            same_group = owner.place == node.place and owner is not node
             where = f" (see {owner.place.describe(key=True)})" if owner.place and owner.place != node.place else ""
             message = f"the machine's port {exposure.machine}/{exposure.transport} is exposed twice{where}"
-            hint = "nodes of a group cannot share a port; name them one by one" if group else ""
+            hint = "nodes of a group cannot share a port; name them one by one" if same_group else ""
             mistakes.add(node.place.at("expose") if node.place else None, message, hint)
 
 
 def _overlapping(
     address: Address | None, others: Mapping[Address | None, tuple[Exposure, DraftNode]]
 ) -> tuple[Exposure, DraftNode] | None:
-    """Another address that stands for this one, too: no address, or that of all interfaces."""
+    """Return an exposure whose address covers this one, such as that of all interfaces."""
     if address is None or address.is_unspecified:
         return next((found for other, found in others.items() if _overlap(address, other)), None)
     every = ip_address(bytes(address.max_prefixlen // 8))
@@ -293,22 +293,21 @@ def _exposure(model: PlacedText | ExposureFile, place: Place, mistakes: Mistakes
         return _short_form(model.text, place, mistakes)
     machine = _machine(model.machine)
     if machine is None:
-        mistakes.add(place.at("machine"), f"`{model.machine}` is no port of the machine", _MACHINE_EXAMPLE)
+        mistakes.add(place.at("machine"), f"`{model.machine}` is not a port of the machine", _MACHINE_EXAMPLE)
         return None
     return Exposure(model.protocol, *machine, model.port)
 
 
 def _short_form(written: str, place: Place, mistakes: Mistakes) -> Exposure | None:
-    """`[ADDRESS:]MACHINE_PORT:PORT[/udp]`."""
+    """Parse `[ADDRESS:]MACHINE_PORT:PORT[/udp]`."""
     text, slash, protocol = written.strip().partition("/")
     if slash and protocol not in set(Transport):
-        hint = suggest(protocol, list(Transport))
-        mistakes.add(place, f"`{protocol}` is no protocol that can be exposed", hint)
+        mistakes.add(place, f"cannot expose a port of the protocol `{protocol}`", suggest(protocol, list(Transport)))
         return None
     machine_text, colon, port_text = text.rpartition(":")
     machine, port = _machine(machine_text), _port(port_text)
     if not colon or machine is None or port is None:
-        mistakes.add(place, f"`{written}` does not say which port of the machine leads to which of the host", _EXAMPLE)
+        mistakes.add(place, f"`{written}` is not MACHINE_PORT:PORT", _EXAMPLE)
         return None
     return Exposure(Transport(protocol) if slash else Transport.TCP, *machine, port)
 
@@ -349,30 +348,29 @@ def _cpu(written: str | int | float, place: Place, mistakes: Mistakes) -> float 
 
 
 def services_of(models: Mapping[str, ServiceFile], place: Place, mistakes: Mistakes) -> tuple[Service, ...]:
-    """The services at that place; what they come `after` is as it was written, for `ordered`."""
+    """Return the services at that place; `with_service_order` resolves their `after`."""
     found = (_service(name, model, place.at(name), mistakes) for name, model in models.items())
     return tuple(service for service in found if service is not None)
 
 
-def ordered(
+def with_service_order(
     nodes: dict[str, DraftNode], groups: Mapping[str, tuple[str, ...]], mistakes: Mistakes
 ) -> dict[str, DraftNode]:
-    """The nodes (by `name_key`), `after` of their services as NODE/SERVICE; names that are not there, and cycles."""
-    if not any(node.services for node in nodes.values()):
+    """Return the nodes (by `name_key`) with `after` of services as NODE/SERVICE; report unknown names and cycles."""
+    if not any(node.spec.services for node in nodes.values()):
         return nodes
-    told: set[Place] = set()
+    reported: set[Place] = set()
     result: dict[str, DraftNode] = {}
     for key, node in nodes.items():
-        result[key] = replace(
-            node, services=tuple(_resolved(service, node, nodes, groups, mistakes, told) for service in node.services)
-        )
+        services = (_resolved(service, node, nodes, groups, mistakes, reported) for service in node.spec.services)
+        result[key] = replace(node, spec=replace(node.spec, services=tuple(services)))
     _check_cycles(result.values(), mistakes)
     return result
 
 
 def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) -> Service | None:
     if problem := node_name_problem(name):
-        mistakes.add(place, f"the service's name `{name[:40]}` {problem}", key=True)
+        mistakes.add(place, f"the service name `{name[:40]}` {problem}", key=True)
         return None
     directory, argv, environment = _program(model, place, mistakes)
     return Service(
@@ -390,7 +388,7 @@ def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) ->
 
 
 def commands_of(models: Iterable[CommandFile], place: Place, mistakes: Mistakes) -> tuple[Command, ...]:
-    """The commands at that place, in order; none when one of them had to be left out, for then places do not fit."""
+    """Return the commands at that place; none if one is invalid, because positions are counted by index."""
     found = []
     for model in models:
         directory, argv, environment = _program(model, Place(place.document, model.at_path), mistakes)
@@ -403,7 +401,7 @@ def commands_of(models: Iterable[CommandFile], place: Place, mistakes: Mistakes)
 def _program(
     model: ProgramFile, place: Place, mistakes: Mistakes
 ) -> tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Where the program is run, its arguments, and its environment."""
+    """Return the program's working directory, arguments and environment."""
     argv: tuple[str, ...] = ()
     if model.run is not None:
         argv = tuple(model.run)
@@ -413,9 +411,9 @@ def _program(
         argv = (*SHELL, model.shell or "")
     for path, text in (*((("run", number), word) for number, word in enumerate(argv)), (("cwd",), model.cwd or "")):
         if "\0" in text:
-            mistakes.add(place.at("shell") if model.shell else place.at(*path), "a zero byte cannot be in it")
+            mistakes.add(place.at("shell") if model.shell else place.at(*path), "the text contains a NUL character")
     if model.user is not None and (not model.user or "\0" in model.user):
-        mistakes.add(place.at("user"), "the user's name is empty, or has a zero byte in it")
+        mistakes.add(place.at("user"), "the user name is empty or contains a NUL character")
     for key, value in model.env.items():
         if not key or "=" in key or "\0" in f"{key}{value}":
             mistakes.add(place.at("env", key), f"`{key}` cannot be the name of an environment variable", key=True)
@@ -431,12 +429,12 @@ def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness 
             mistakes.add(place.at("listening"), str(error))
             return None
     if model.line == "":
-        mistakes.add(place.at("line"), "an empty expression matches every line")
+        mistakes.add(place.at("line"), "an empty regular expression matches every line")
     if model.file is not None and (not model.file.startswith("/") or "\0" in model.file):
         mistakes.add(place.at("file"), f"`{model.file}` is not an absolute path", "write for example /run/web.pid")
     command = tuple(model.command or ())
     if any("\0" in word for word in command):
-        mistakes.add(place.at("command"), "a zero byte cannot be in it")
+        mistakes.add(place.at("command"), "the text contains a NUL character")
     return Readiness(model.listening or "", model.line or "", model.file or "", command)
 
 
@@ -446,38 +444,38 @@ def _resolved(
     nodes: Mapping[str, DraftNode],
     groups: Mapping[str, tuple[str, ...]],
     mistakes: Mistakes,
-    told: set[Place],
+    reported: set[Place],
 ) -> Service:
-    """The service with `after` as NODE/SERVICE; a group's name stands for all its nodes."""
+    """Return the service with `after` as NODE/SERVICE; a group's name stands for all its nodes."""
     assert node.place is not None
     at = node.place.at("services", service.name)
     after: list[str] = []
 
-    def tell(place: Place, message: str, hint: Hint) -> None:
-        if place not in told:  # the nodes of a group share their services
-            told.add(place)
+    def report(place: Place, message: str, hint: Hint) -> None:
+        if place not in reported:  # the nodes of a group share their services
+            reported.add(place)
             mistakes.add(place, message, hint)
 
     if service.ready is not None and service.ready.listening and not may_have_references(service.ready.listening):
         wanted = parse_listening(service.ready.listening).address
         if wanted is not None and parse_address(wanted) is None and name_key(wanted) not in nodes:
-            near = partial(_near_node, wanted, nodes)
-            tell(at.at("ready", "listening"), f"`{wanted}` is neither an address nor a node", near)
+            message = f"`{wanted}` is neither an address nor a node"
+            report(at.at("ready", "listening"), message, partial(_near_node, wanted, nodes))
     for number, written in enumerate(service.after):
         place = at.at("after", number)
         where, slash, name = written.rpartition("/")
         members = groups.get(name_key(where)) if slash else (node.name,)
         if members is None:
-            tell(place, f"there is no node `{where[:40]}`", partial(_near_node, where, nodes))
+            report(place, f"there is no node `{where[:40]}`", partial(_near_node, where, nodes))
             continue
         for member in members:
             other = nodes.get(name_key(member))
-            there = [one.name for one in other.services] if other is not None else []
-            if name in there:
+            names = [one.name for one in other.spec.services] if other is not None else []
+            if name in names:
                 after.append(f"{other.name if other is not None else member}/{name}")
                 continue
-            hint: Hint = suggestion(name, there) if there else "it has no services"
-            tell(place, f"there is no service `{name[:40]}` on {member}", hint)
+            hint: Hint = suggestion(name, names) if names else "it has no services"
+            report(place, f"there is no service `{name[:40]}` on {member}", hint)
             break
     return replace(service, after=tuple(dict.fromkeys(after)))
 
@@ -487,35 +485,20 @@ def _near_node(word: str, nodes: Mapping[str, DraftNode]) -> str:
 
 
 def _check_cycles(nodes: Iterable[DraftNode], mistakes: Mistakes) -> None:
+    """Report services that wait for each other, each cycle once, at most CYCLES_SHOWN."""
     after: dict[str, tuple[str, ...]] = {}
     places: dict[str, Place] = {}
     for node in nodes:
-        for service in node.services:
-            key = f"{node.name}/{service.name}"
-            after[key] = service.after
+        for service in node.spec.services:
             assert node.place is not None
-            places[key] = node.place.at("services", service.name)
-    done: set[str] = set()
-    told: set[Place] = set()
-    for first in after:
-        # Depth first, without recursion: a chain may be as long as there are services.
-        way: list[str] = []
-        left = [first]
-        while left:
-            key = left[-1]
-            if key in done:
-                left.pop()
-            elif way and way[-1] == key:
-                way.pop()
-                done.add(left.pop())
-            else:
-                way.append(key)
-                for before in after[key]:
-                    if before in way:
-                        circle = way[way.index(before) :]
-                        if not told & {places[one] for one in circle}:
-                            told |= {places[one] for one in circle}
-                            names = " after ".join([*circle, before])
-                            mistakes.add(places[key].at("after"), f"the services wait for each other: {names}")
-                    elif before not in done:
-                        left.append(before)
+            after[f"{node.name}/{service.name}"] = service.after
+            places[f"{node.name}/{service.name}"] = node.place.at("services", service.name, "after")
+    for _ in range(CYCLES_SHOWN):
+        try:
+            TopologicalSorter(after).prepare()
+            return
+        except CycleError as error:
+            cycle: list[str] = error.args[1][::-1]
+            mistakes.add(places[cycle[0]], f"the services wait for each other: {' after '.join(cycle)}")
+            at_cycle = {places[key] for key in cycle}  # the nodes of a group share their services
+            after = {key: before for key, before in after.items() if places[key] not in at_cycle}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from labctl.documents import Diagnostic, in_file_order
+from labctl.structs import replace
 from labctl.topology.address_variables import with_addresses
 from labctl.topology.addressing import give_addresses, label_ends
 from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place, Segment, closing_links, segments
-from labctl.topology.model import Endpoint, Interface, Link, Node, NodeKind, Route, Topology
+from labctl.topology.model import IPV6_MTU_MIN, Endpoint, Interface, Link, Node, NodeKind, Route, Topology
 from labctl.topology.routing import Port, Routes, Station, find_routes
 
-IPV6_MTU_MIN = 1280  # RFC 8200, section 5; below it Linux has no IPv6 on an interface
 ROUTES_LIMIT = 5_000_000  # of all routers; each takes about 200 bytes here and as many in the kernel
 PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is not given out (net/bridge/br_private.h)
 
@@ -60,11 +60,11 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
         links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))
 
     stations = [
-        Station(node.name, node.kind is NodeKind.ROUTER, tuple(ports[node.name]), node.nat)
+        Station(node.name, node.kind is NodeKind.ROUTER, tuple(ports[node.name]), node.spec.nat)
         for node in draft.nodes
         if node.kind is not NodeKind.SWITCH
     ]
-    automatic = sum(node.automatic_routes for node in draft.nodes if node.kind is NodeKind.ROUTER)
+    automatic = sum(node.spec.automatic_routes for node in draft.nodes if node.kind is NodeKind.ROUTER)
     found = Routes(((),) * len(stations), 0)
     if automatic * len(addressing.prefixes) > ROUTES_LIMIT:
         message = f"{automatic} routers need routes to {len(addressing.prefixes)} prefixes, which is too many routes"
@@ -75,7 +75,7 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     check_distance(draft, found.most_routers, mistakes)
     far = found.most_routers >= _USUAL_TTL
     nodes = tuple(
-        _node(node, interfaces[node.name], of_stations.get(node.name, ()) if node.automatic_routes else (), far)
+        _node(node, interfaces[node.name], of_stations.get(node.name, ()) if node.spec.automatic_routes else (), far)
         for node in draft.nodes
     )
     topology = Topology(draft.name, nodes, tuple(links), draft.source)
@@ -142,20 +142,11 @@ def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ..
         inferred = _SWITCH
     if far and draft.kind is not NodeKind.SWITCH:
         inferred += _FAR
-    given = {key for key, _ in draft.sysctls}
-    sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.sysctls)
-    outside = (
-        draft.nat,
-        draft.exposures,
-        draft.limits,
-        draft.services,
-        draft.commands,
-        draft.tree,
-        draft.automatic_routes,
-    )
-    return Node(draft.name, draft.kind, tuple(interfaces), routes, sysctls, draft.environment, *outside)
+    given = {key for key, _ in draft.spec.sysctls}
+    sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.spec.sysctls)
+    return replace(draft.spec, interfaces=tuple(interfaces), routes=routes, sysctls=sysctls)
 
 
 def _ipv6_is_off(node: DraftNode) -> bool:
     off = {"net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6"}
-    return any(key in off and value == "1" for key, value in node.sysctls)
+    return any(key in off and value == "1" for key, value in node.spec.sysctls)

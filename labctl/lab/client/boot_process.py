@@ -19,9 +19,8 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
 from labctl.errors import DeadlineExceeded, InputError, LabImpossible, MachineError, describe_errno
-from labctl.plan.operations import PlannedNode
 from labctl.structs import Struct
-from labctl.topology.model import Exposure, Transport
+from labctl.topology.model import Exposure, Node, Transport
 from labctl.unpatched import Socket, monotonic, socketpair
 
 BACKLOG = 4096  # somaxconn cuts it down
@@ -30,9 +29,7 @@ _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-def open_ports(
-    nodes: Iterable[PlannedNode], stack: ExitStack
-) -> tuple[tuple[tuple[str, int, int], ...], tuple[int, ...]]:
+def open_ports(nodes: Iterable[Node], stack: ExitStack) -> tuple[tuple[tuple[str, int, int], ...], tuple[int, ...]]:
     """Listening (TCP) and bound (UDP) sockets for all exposures, in the network namespace of the calling thread.
 
     Returns what each is for, as (node, number of the exposure, port of the host), and the descriptors, which `stack`

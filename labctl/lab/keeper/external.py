@@ -27,12 +27,12 @@ from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.port_forwarder import Listening, Target, forward
 from labctl.lab.protocol import Open
 from labctl.names import OUTSIDE_INTERFACE
-from labctl.plan.operations import AddAddress, PlannedNode, SetSysctl, plan_from_json
+from labctl.plan.operations import AddAddress, SetSysctl, plan_from_json
 from labctl.printable import visible
 from labctl.structs import Struct, field
+from labctl.topology.model import IPV6_MTU_MIN, Node
 
 OUTLETS_MAX = 100
-IPV6_MTU_MIN = 1280
 FORWARDER_PAUSE_S = 0.2  # before it is started again
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 LOOPBACKS = ("127.0.0.1", "::1")
@@ -157,7 +157,7 @@ class Outside(Struct):
         self.outlets.routes.close()
         os.close(self.outlets.machine)
 
-    def group_descriptors(self, node: PlannedNode) -> tuple[int, ...]:
+    def group_descriptors(self, node: Node) -> tuple[int, ...]:
         """In the keeper: what a process of the node enters its groups by (`cgroup.enter`). KernelError."""
         if node.limits is None:
             return ()
@@ -172,7 +172,7 @@ class Outside(Struct):
                 found.append(descriptor)
         return tuple(found)
 
-    def start_forwarder(self, nodes: Mapping[str, PlannedNode], table: NodeTable) -> None:
+    def start_forwarder(self, nodes: Mapping[str, Node], table: NodeTable) -> None:
         """In the keeper, when the network is made: forward what comes to the ports of `expose`."""
         self.listening = tuple(
             Listening(port, Target(table[node].fd, _addresses(nodes[node]), inner))
@@ -226,7 +226,7 @@ def _check_may_nat(routers: Sequence[str], *, rootless: bool) -> None:
         raise InputError(f"{len(routers)} routers have `nat`; a lab can have {OUTLETS_MAX} of them.")
 
 
-def _controllers(nodes: Iterable[PlannedNode]) -> set[cgroup.Controller]:
+def _controllers(nodes: Iterable[Node]) -> set[cgroup.Controller]:
     limits = [node.limits for node in nodes if node.limits is not None]
     found = {
         cgroup.Controller.PIDS: any(one.pids is not None for one in limits),
@@ -330,7 +330,7 @@ def _report(done: Iterable[str]) -> None:
         sys.stderr.write(f"labctl: undone: {visible(what)}\n")
 
 
-def _addresses(node: PlannedNode) -> tuple[str, ...]:
+def _addresses(node: Node) -> tuple[str, ...]:
     """Under which addresses a server on the host may be listening."""
     own = dict.fromkeys(address for address, name in node.names if name == node.name)
     return (*own, *LOOPBACKS)

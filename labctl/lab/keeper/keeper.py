@@ -79,8 +79,9 @@ from labctl.lab.protocol import (
     Welcome,
     WhenGone,
 )
-from labctl.plan.operations import PlannedNode, changes_from_json, plan_from_json
+from labctl.plan.operations import changes_from_json, plan_from_json
 from labctl.structs import Struct, field, replace
+from labctl.topology.model import Node
 
 if TYPE_CHECKING:
     from labctl.lab.keeper.external import Outside
@@ -428,7 +429,7 @@ class Keeper:
         self.opened = replace(self.opened, topology=request.topology, plan=request.plan, source=request.source)
 
     @contextlib.contextmanager
-    def limited(self, before: tuple[PlannedNode, ...], after: tuple[PlannedNode, ...]) -> Iterator[None]:
+    def limited(self, before: tuple[Node, ...], after: tuple[Node, ...]) -> Iterator[None]:
         """Limits that are given other values have these from here on, unless the `with` is left by an exception."""
         was = {node.name: node for node in before}
         changed = [node for node in after if node.name in was and was[node.name].limits != node.limits]
@@ -441,7 +442,7 @@ class Keeper:
                 self.limit(was[node.name])
             raise
 
-    def limit(self, node: PlannedNode) -> None:
+    def limit(self, node: Node) -> None:
         """Set the limits of a node whose groups are there. KernelError."""
         if self.outside is not None:
             for descriptor in self.outside.group_descriptors(node):

@@ -16,9 +16,8 @@ from labctl.kernel import mounts, processes, syscalls
 from labctl.lab.keeper import file_tree as run_directories
 from labctl.lab.keeper.file_tree import RunDirectories, furnish
 from labctl.lab.protocol import Failed, Pairs, decode, encode
-from labctl.plan.operations import PlannedNode
 from labctl.structs import Struct, replace
-from labctl.topology.model import HOSTS, RESOLV_CONF, PlacedFile
+from labctl.topology.model import HOSTS, RESOLV_CONF, Node, PlacedFile
 
 SHARED_DIRECTORY = "/run/lab"
 SHARED_PROGRAMS = f"{SHARED_DIRECTORY}/bin"
@@ -59,7 +58,7 @@ class Init(Struct, frozen=True):
 class Host(Struct):
     """A node of the keeper's; `init` is None until its first program, `ended` tells how the init ended."""
 
-    node: PlannedNode
+    node: Node
     network: int  # descriptor of its network namespace
     init: Init | None = None
     ended: int | None = None

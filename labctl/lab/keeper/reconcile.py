@@ -5,7 +5,7 @@ For the keeper, in whose thread all of this happens. What it has to do around `r
 - `difference(plan in force, new plan)` gives the difference; when that is false there is nothing to do, but the new
   plan is the one in force all the same.
 - Inside the `with`, the network is the new plan's. What is raised there (a service that cannot be started) undoes it.
-- After the `with`: `Host`s for the nodes that are new (`difference.nodes`), the new `PlannedNode` of the others; the
+- After the `with`: `Host`s for the nodes that are new (`difference.nodes`), the new `Node` of the others; the
   init of the nodes in `difference.gone` is killed, which ends their programs. `reconcile` does all that.
 
 What clients want done when they go: the keeper's part in giving a lab back as it was found.
@@ -38,7 +38,6 @@ from labctl.lab.protocol import Done, Failed, Reconcile, StartProcess, WhenGone
 from labctl.plan.diff import Difference
 from labctl.plan.operations import (
     Operation,
-    PlannedNode,
     RemoveAddress,
     SetDown,
     SetImpairment,
@@ -47,7 +46,7 @@ from labctl.plan.operations import (
 )
 from labctl.printable import visible
 from labctl.structs import Struct, field, replace
-from labctl.topology.model import HOSTS, Address
+from labctl.topology.model import HOSTS, Address, Node
 
 
 class Wishes:
@@ -365,7 +364,7 @@ def _undone(
     return problems
 
 
-def _is_renamed(host: Host, node: PlannedNode) -> bool:
+def _is_renamed(host: Host, node: Node) -> bool:
     """Whether the host's /etc/hosts is labctl's, and has other names than it is to have."""
     return host.node.names != node.names and not host.node.tree.places(HOSTS)
 

@@ -7,8 +7,7 @@ import pytest
 from labctl.errors import InputError
 from labctl.lab.keeper.external import resolvers
 from labctl.plan.diff import refuse_changes
-from labctl.plan.operations import PlannedNode
-from labctl.topology.model import Limits, NodeKind
+from labctl.topology.model import Limits, Node, NodeKind
 
 
 def resolved(files: dict[str, str]) -> list[str]:
@@ -46,11 +45,11 @@ def test_a_machine_without_the_file_has_no_name_server() -> None:
 
 
 def test_what_was_prepared_before_the_lab_was_made_cannot_change() -> None:
-    plain, limited = PlannedNode("a", NodeKind.HOST), PlannedNode("a", NodeKind.HOST, limits=Limits(pids=5))
-    refuse_changes("lab", [plain], [PlannedNode("b", NodeKind.HOST)])
-    refuse_changes("lab", [limited], [limited, PlannedNode("b", NodeKind.HOST)])
-    refuse_changes("lab", [limited], [PlannedNode("a", NodeKind.HOST, limits=Limits(pids=7))])
-    both = PlannedNode("a", NodeKind.HOST, limits=Limits(pids=5, cpu=0.5))
+    plain, limited = Node("a", NodeKind.HOST), Node("a", NodeKind.HOST, limits=Limits(pids=5))
+    refuse_changes("lab", [plain], [Node("b", NodeKind.HOST)])
+    refuse_changes("lab", [limited], [limited, Node("b", NodeKind.HOST)])
+    refuse_changes("lab", [limited], [Node("a", NodeKind.HOST, limits=Limits(pids=7))])
+    both = Node("a", NodeKind.HOST, limits=Limits(pids=5, cpu=0.5))
     for before, after in (([plain], [limited]), ([limited], [plain]), ([limited], []), ([limited], [both])):
         with pytest.raises(InputError, match=r"lab lab: .* cannot be changed \(a\)"):
             refuse_changes("lab", before, after)
