@@ -1,4 +1,4 @@
-"""How Sphinx makes the site: `tools/docs`. Pages that ask for it get what is made from the code (tools/reference)."""
+"""Sphinx configuration of the site (`tools/docs`). tools/reference generates parts of pages from the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ copyright = author
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
-# A copied command has no prompt and no output.
+# The copy button omits prompts and output.
 copybutton_prompt_text = r"\$ |> "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
@@ -37,10 +37,10 @@ autodoc_typehints_format = "short"
 autodoc_class_signature = "separated"
 python_use_unqualified_type_names = True
 nitpicky = True
-# What other projects document, and what is within: only labctl's public names are linked.
+# Link only labctl's public names.
 nitpick_ignore_regex = [("py:.*", r"(?!labctl\.[A-Z]).*")]
 
-# `--option` stays what it is.
+# Keep `--option` unchanged.
 smartquotes = False
 
 html_theme = "furo"
@@ -52,13 +52,13 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "default"
 
-# Where a page points out of docs/, in the checkout; on the site that is another page, or no link.
+# Links out of docs/ in the checkout lead to other pages on the site.
 _OUTSIDE = (
     ("../scenarios/README.md", "reference/scenarios.md"),
     ("../docs/", ""),
     ("docs/", ""),
 )
-_SCENARIO = re.compile(r"\.\./scenarios/([\w.-]+\.(?:yaml|c|py))")  # has its place on the page of scenarios
+_SCENARIO = re.compile(r"\.\./scenarios/([\w.-]+\.(?:yaml|c|py))")  # shown on the page of scenarios
 _LINK = re.compile(r"\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -80,5 +80,5 @@ def _within_site(link: re.Match[str], page: str) -> str:
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Connect the hook. Sphinx calls this."""
     app.connect("source-read", _filled)
