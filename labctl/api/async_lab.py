@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from labctl.api import sockets
 from labctl.api.async_program import AsyncProgram, Starting, deadline, started
-from labctl.api.core import check_argv, check_env
-from labctl.api.host import Argv, Host, NodeFacts, StrPath, path_text
+from labctl.api.host import Argv, Host, NodeFacts, StrPath
 from labctl.api.journal import Activity, ActivityKind
 from labctl.api.lab import DEADLINE_S, Lab
-from labctl.api.program import Completed, Request, listening, parse_ready
+from labctl.api.program import Completed, listening, parse_ready
 from labctl.api.sockets import Addressing
 from labctl.topology.model import NodeKind
 from labctl.unpatched import monotonic
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from labctl.api.scenarios import ScenarioRun
     from labctl.api.topology import Topology
     from labctl.kernel.sock_diag import Socket
+    from labctl.programs.program import Command
     from labctl.scenario.model import Scenario
     from labctl.topology.model import Endpoint
 
@@ -267,10 +267,8 @@ class AsyncHost(NodeFacts):
         tty: bool = False,
     ) -> Completed:
         """Run a program to its end, as `Host.run`. When this is cancelled, its process group is killed."""
-        words = check_argv(argv)
-        self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
-        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes, tty)
-        program = await self._started(request, ActivityKind.RUN)
+        command = self._command("run", argv, input, env, cwd, user, tty)
+        program = await self._started(command, limit_bytes, ActivityKind.RUN)
         completed = await program._to_end(timeout_s)
         return completed.check() if check else completed
 
@@ -291,14 +289,12 @@ class AsyncHost(NodeFacts):
         Or `program = await host.start(...)`, which runs as long as the lab, or until it is closed. When this is
         cancelled, its process group is killed.
         """
-        words = check_argv(argv)
-        self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
+        command = self._command("start", argv, input, env, cwd, user, tty)
         condition = None if ready is None else parse_ready(ready)
-        request = Request(self.name, words, input, None, check_env(env), path_text(cwd), user, KEPT_BYTES, tty)
 
         async def begin() -> AsyncProgram:
             before = await self._call(lambda: listening(self._core, self.name, condition))
-            program = await self._started(request, ActivityKind.START)
+            program = await self._started(command, KEPT_BYTES, ActivityKind.START)
             try:
                 if condition is not None:
                     await program._await_ready(condition, before, ready_timeout_s)
@@ -309,8 +305,8 @@ class AsyncHost(NodeFacts):
 
         return Starting(begin)
 
-    async def _started(self, request: Request, kind: ActivityKind) -> AsyncProgram:
-        return await started(self, self._core, self._worker, request, kind, self.lab._programs)
+    async def _started(self, command: Command, limit_bytes: int | None, kind: ActivityKind) -> AsyncProgram:
+        return await started(self, self._core, self._worker, command, limit_bytes, kind, self.lab._programs)
 
     async def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> PythonSocket:
         """An ordinary, non-blocking socket of this process that lives on the host; the caller owns it. OSError."""

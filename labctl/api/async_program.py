@@ -6,28 +6,40 @@ import asyncio
 import os
 import re
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.api.core import LONGEST_WAIT_S
-from labctl.api.journal import ActivityKind, Entry, Seen, show_command
-from labctl.api.program import Completed, Request, drain, kill, listening, not_ready, signal_number, spawn, written
-from labctl.errors import LabctlError, LabGone, ProgramNotReady
+from labctl.api.journal import ActivityKind, Entry, show_command
+from labctl.api.program import (
+    Completed,
+    ProgramFacts,
+    completed,
+    half,
+    kill_and_close,
+    listening,
+    not_ready,
+    signal_number,
+    timed_out,
+    written,
+)
+from labctl.errors import LabctlError, LabGone
 from labctl.kernel import syscalls
-from labctl.lab.client.process import Process
-from labctl.patterns import TooSlow, search, search_lines
-from labctl.programs.program import PATIENCE_S, SURELY_S, describe_status
+from labctl.patterns import TooSlow, search_lines
+from labctl.programs.program import KILL_TIMEOUT_S, TERM_TIMEOUT_S, launch
 from labctl.programs.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
-from labctl.topology.model import BUFFERED
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.async_lab import AsyncHost, Worker
     from labctl.api.core import Core
     from labctl.api.program import Ready
+    from labctl.programs.program import Command
+    from labctl.programs.program import Program as Running
 
 
 @asynccontextmanager
@@ -57,7 +69,29 @@ async def deadline(until: float | None) -> AsyncIterator[None]:
         os.close(timer)
 
 
-class AsyncProgram:
+class _LoopCondition(threading.Condition):
+    """Wakes tasks of an event loop instead of threads. Notified in the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = asyncio.Event()
+
+    def notify_all(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class _LoopWatcher:
+    """Calls back from an event loop when descriptors become readable."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def add(self, fd: int, readable: Callable[[], bool]) -> None:
+        self._loop.add_reader(fd, lambda: readable() or self._loop.remove_reader(fd))
+
+
+class AsyncProgram(ProgramFacts):
     """A program that runs on a host. Leaving its `async with` block ends it, and so does the end of the lab.
 
     It belongs to the event loop that started it. Its output is read all the time.
@@ -68,35 +102,21 @@ class AsyncProgram:
         host: AsyncHost,
         core: Core,
         worker: Worker,
-        request: Request,
-        process: Process,
-        pipes: tuple[int, int],
-        stack: ExitStack,
+        running: Running,
+        condition: _LoopCondition,
         entry: Entry,
         all_of_lab: set[AsyncProgram],
     ) -> None:
-        """For `AsyncHost`: takes over what `stack` closes. To be made in the loop; in `all_of_lab` until it is over."""
+        """For `AsyncHost`: takes over `running`. To be made in the loop; in `all_of_lab` until it is over."""
+        super().__init__(core, running, entry)
         self.host = host
-        self._core = core
         self._worker = worker
-        self._request = request
-        self._process = process
-        self._stack = stack
-        self._entry = entry
+        self._condition = condition
         self._all_of_lab = all_of_lab
         self._started = monotonic()
         self._loop = asyncio.get_running_loop()
-        self._outputs = dict(zip(pipes, request.outputs(), strict=True))
-        self._stdout, self._stderr = self._outputs.values()
-        self._reading = set(pipes)
-        self._changed = asyncio.Event()
-        self._status: int | None = None
-        self._gone: LabGone | None = None
         self._closed = False
-        for descriptor in pipes:
-            self._loop.add_reader(descriptor, self._readable, descriptor)
-        self._loop.add_reader(process.fileno(), self._told)
-        entry.look = self._seen
+        running.attach(_LoopWatcher(self._loop))
         all_of_lab.add(self)
 
     async def __aenter__(self) -> Self:
@@ -114,41 +134,6 @@ class AsyncProgram:
         finally:
             await self.aclose()
 
-    def __repr__(self) -> str:
-        return f"<AsyncProgram {self._request.argv[0]!r} on {self.host.name}, {self.state}>"
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The command."""
-        return self._request.argv
-
-    @property
-    def pid(self) -> int:
-        """Its number on its host."""
-        return self._process.pid
-
-    @property
-    def state(self) -> str:
-        """`running`, `exited with status 0`, `was ended by SIGTERM`."""
-        if self._gone is not None or (self._closed and self._status is None):
-            return "gone with its lab"
-        return "running" if self._status is None else describe_status(self._status)
-
-    @property
-    def stdout(self) -> str:
-        """What it has written so far; other bytes than UTF-8 are U+FFFD."""
-        return self._stdout.text()
-
-    @property
-    def stderr(self) -> str:
-        """As `stdout`."""
-        return self._stderr.text()
-
-    @property
-    def returncode(self) -> int | None:
-        """As Popen's: None while it runs."""
-        return self._status
-
     async def wait(self, timeout_s: float | None = 60.0) -> int:
         """Wait for its end; its returncode. TimeoutError when it still runs after `timeout_s` (None: no limit)."""
         if not await self._ended_within(timeout_s):
@@ -162,23 +147,17 @@ class AsyncProgram:
         """Wait until its output (either stream) matches; the match. ProgramNotReady when it does not in time."""
         compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
         until = monotonic() + timeout_s
-        while True:
-            for text in (self.stdout, self.stderr):
-                try:
-                    found = search(compiled, text, wall_s=timeout_s)
-                except TooSlow as error:
-                    raise self._failure(f"was to write {compiled.pattern!r}; {error}") from error
-                if found:
-                    return found[0]
+        while not (found := self._search(compiled, timeout_s)):
             if self._is_over or not await self._change(until):
                 how = f"it {self.state}" if self._is_over else f"not within {timeout_s:g} s"
                 raise self._failure(f"was to write {compiled.pattern!r}; {how}")
+        return found[0]
 
     def signal(self, number: int | str) -> None:
         """Send a signal, `signal.SIGHUP` or "HUP", to the program alone; one that has ended is left alone."""
         number = signal_number(number)
         if not self._is_over:
-            self._process.signal(number)
+            self._running.process.signal(number)
 
     async def terminate(self) -> None:
         """SIGTERM to its process group, without waiting for its end."""
@@ -208,7 +187,7 @@ class AsyncProgram:
         from labctl.scenario.last_look import QUIET_S, SETTLE_S, is_idle
 
         until = monotonic() + SETTLE_S
-        idle = partial(is_idle, self._core.engine, self.host.name, self._process.pid)
+        idle = partial(is_idle, self._core.engine, self.host.name, self.pid)
         with suppress(LabctlError, RuntimeError):  # the lab has ended, or is closed by another thread
             while not await self._ended_within(QUIET_S) and monotonic() < until:
                 if await self._worker.call(idle):
@@ -217,9 +196,9 @@ class AsyncProgram:
     async def _end(self) -> None:
         await self._signal_group(signal.SIGTERM)
         await self._signal_group(signal.SIGCONT)
-        if not await self._ended_within(PATIENCE_S):
+        if not await self._ended_within(TERM_TIMEOUT_S):
             await self._signal_group(signal.SIGKILL)
-            if not await self._ended_within(SURELY_S):
+            if not await self._ended_within(KILL_TIMEOUT_S):
                 import warnings
 
                 warnings.warn(f"{self!r}: not even SIGKILL has ended it", RuntimeWarning, stacklevel=3)
@@ -229,21 +208,11 @@ class AsyncProgram:
         try:
             if not await self._ended_within(timeout_s):
                 await self._end()
-                error = self._request.timed_out(self.stdout, self.stderr)
-                self._entry.end(f"not ended within {timeout_s:g} s", stdout=error.stdout, stderr=error.stderr)
-                raise error
-            status = self._known_status()
+                raise timed_out(self._running, timeout_s, self._entry)
+            self._known_status()
         finally:
             self._let_go()
-        return Completed(
-            self.host.name,
-            self.argv,
-            status,
-            self.stdout,
-            self.stderr,
-            monotonic() - self._started,
-            self._stdout.truncated_bytes + self._stderr.truncated_bytes,
-        )
+        return completed(self._running, self._started)
 
     async def _await_ready(self, ready: Ready, before: frozenset[int], timeout_s: float) -> None:
         """ProgramNotReady when it is not ready in time, or ends before."""
@@ -270,16 +239,24 @@ class AsyncProgram:
 
     @property
     def _is_over(self) -> bool:
-        """Whether there is nothing more to come: it has ended, with its lab or without, or was let go of."""
-        return self._status is not None or self._gone is not None or self._closed
+        """Whether it has ended, with its lab or without, or was let go of."""
+        return self._running.ended or self._closed
+
+    @property
+    def _is_lost(self) -> bool:
+        return self._running.gone is not None or (self._closed and self._running.status is None)
+
+    @property
+    def _title(self) -> str:
+        return show_command(self.argv)
 
     def _known_status(self) -> int:
         """How it ended, once it is over. LabGone; RuntimeError when the lab was closed before it had ended."""
-        if self._gone is not None:
-            raise self._core.gone(self._gone)
-        if self._status is None:
+        if self._running.gone is not None:
+            raise self._core.gone(self._running.gone)
+        if self._running.status is None:
             raise RuntimeError(f"host {self.host.name}: {self.argv[0]} was still running when its lab was closed")
-        return self._status
+        return self._running.status
 
     async def _ended_within(self, timeout_s: float | None) -> bool:
         until = None if timeout_s is None else monotonic() + timeout_s
@@ -291,7 +268,7 @@ class AsyncProgram:
     async def _change(self, until: float | None, *, of_end: bool = False) -> bool:
         """Wait until it has written something or has ended; False when `until` (CLOCK_MONOTONIC) comes first."""
         while True:
-            changed = self._changed
+            changed = self._condition.changed
             try:
                 async with deadline(until):
                     await changed.wait()
@@ -302,73 +279,24 @@ class AsyncProgram:
 
     async def _signal_group(self, number: int) -> None:
         if not self._is_over:
-            await self._worker.call(lambda: self._process.signal(number, group=True))
-
-    def _failure(self, problem: str) -> ProgramNotReady:
-        stdout, stderr = self.stdout, self.stderr
-        is_silent = not (stdout or stderr or self._request.tty or self._is_over)
-        hint = f" {BUFFERED}".replace("tty: true", "tty=True") if is_silent else ""
-        return ProgramNotReady(
-            f"host {self.host.name}: `{show_command(self.argv)}` {problem}.{written(stdout, stderr)}{hint}",
-            returncode=self.returncode,
-            stdout=stdout,
-            stderr=stderr,
-        )
-
-    def _seen(self) -> Seen:
-        return Seen(self.state, self._is_over, self.stdout, self.stderr)
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    # called by the loop
-
-    def _readable(self, descriptor: int) -> None:
-        if not drain(descriptor, self._outputs[descriptor], once=True):
-            self._stop_reading(descriptor)
-        self._notify()
-
-    def _told(self) -> None:
-        try:
-            status = self._process.wait(0)
-        except LabGone as error:
-            self._gone, status = error, None
-        if status is None and self._gone is None:
-            return
-        self._loop.remove_reader(self._process.fileno())
-        for descriptor in tuple(self._reading):  # what it wrote before it ended is all there by now
-            drain(descriptor, self._outputs[descriptor])
-        self._status = status
-        self._notify()
-
-    def _stop_reading(self, descriptor: int) -> None:
-        if descriptor in self._reading:
-            self._reading.remove(descriptor)
-            self._loop.remove_reader(descriptor)
+            await self._worker.call(lambda: self._running.process.signal(number, group=True))
 
     def _let_go(self) -> None:
         """Close the descriptors; a program that still runs is killed, by the thread that makes requests."""
         if self._closed:
             return
         has_ended, self._closed = self._is_over, True
+        running = self._running
         self._all_of_lab.discard(self)
         if not self._loop.is_closed():
-            for descriptor in tuple(self._reading):
-                self._stop_reading(descriptor)
-            self._loop.remove_reader(self._process.fileno())
-            self._notify()  # another task may wait for its end
+            for descriptor in running.descriptors:
+                self._loop.remove_reader(descriptor)
+            self._condition.notify_all()  # another task may wait for its end
         self._entry.end(self.state, stdout=self.stdout, stderr=self.stderr)
-        process, stack = self._process, self._stack
         if has_ended:
-            stack.close()
-            return
-
-        def end() -> None:
-            with stack:
-                kill(process)
-
-        self._worker.later(end)
+            running.close()
+        else:
+            self._worker.later(lambda: kill_and_close(running))
 
 
 class Starting:
@@ -397,22 +325,14 @@ async def started(
     host: AsyncHost,
     core: Core,
     worker: Worker,
-    request: Request,
+    command: Command,
+    limit_bytes: int | None,
     kind: ActivityKind,
     all_of_lab: set[AsyncProgram],
 ) -> AsyncProgram:
     """Start a program. KernelError when it cannot be run."""
-    with core.journal.noting(request.host, kind, show_command(request.argv)) as entry:
-
-        def start() -> tuple[Process, tuple[int, int], ExitStack]:
-            with ExitStack() as stack:
-                process, pipes = spawn(core, request, stack)
-                return process, pipes, stack.pop_all()
-
-        def undo(made: tuple[Process, tuple[int, int], ExitStack]) -> None:
-            process, _, stack = made
-            with stack:
-                kill(process)
-
-        process, pipes, stack = await worker.call(start, undo)
-        return AsyncProgram(host, core, worker, request, process, pipes, stack, entry, all_of_lab)
+    with core.journal.noting(command.host, kind, show_command(command.argv)) as entry:
+        condition = _LoopCondition()
+        start = partial(launch, core.engine, command, condition, limit_bytes=half(limit_bytes))
+        running = await worker.call(start, kill_and_close)
+        return AsyncProgram(host, core, worker, running, condition, entry, all_of_lab)

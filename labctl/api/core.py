@@ -42,7 +42,7 @@ class Core:
         self.journal = Journal()
         self.condition = threading.Condition()
         self.watcher = Watcher()
-        self.programs = Programs(engine, self.condition, self.watcher, lambda host, process, stream, data: None)
+        self.programs = Programs(engine, self.condition, self.watcher)
         self.services: dict[str, Entry] = {}  # by NODE/SERVICE
         self.owner = os.getpid()
         self.closed = False

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from labctl.api import sockets
 from labctl.api.core import check_argv, check_env, not_found
 from labctl.api.journal import ActivityKind, describe, show_command
-from labctl.api.program import Completed, Program, Request, listening, parse_ready, run
+from labctl.api.program import Completed, Program, listening, parse_ready, run
 from labctl.plan.operations import SetDown, SetUp
 from labctl.programs.program import Command
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Operation
     from labctl.topology.model import Address, Endpoint, Impairment, Interface, NodeKind
     from labctl.topology.model import Link as ModelLink
+
+
+Argv = Sequence[str | os.PathLike[str]]
+StrPath = str | os.PathLike[str]
 
 
 class NodeFacts:
@@ -78,6 +82,23 @@ class NodeFacts:
     def ipv6(self) -> str | None:
         """The first IPv6 address, None when it has none."""
         return next((str(address) for address in self.addresses if address.version == 6), None)
+
+    def _command(
+        self,
+        what: str,
+        argv: Argv,
+        stdin: str | bytes | None,
+        env: Mapping[str, str] | None,
+        cwd: StrPath | None,
+        user: str | None,
+        tty: bool,
+        name: str = "",
+    ) -> Command:
+        """The command to run or start (`what`) on this node, checked. TypeError; RuntimeError for a closed lab."""
+        words = check_argv(argv)
+        self._core.check_open(f"{what} {words[0] if words else 'nothing'} on {self.name}")
+        name = name or (os.path.basename(words[0]) if words else "")
+        return Command(self.name, name, words, check_env(env), path_text(cwd), stdin, "", user, tty)
 
 
 class Link:
@@ -173,10 +194,6 @@ class Link:
             self._core.engine.apply(operations)
 
 
-Argv = Sequence[str | os.PathLike[str]]
-StrPath = str | os.PathLike[str]
-
-
 class Host(NodeFacts):
     """A node of a lab: where commands run and sockets live. Two objects for the same node are equal. Thread-safe."""
 
@@ -208,10 +225,8 @@ class Host(NodeFacts):
         ProgramTimedOut has what it wrote till then. With `check`, ProgramFailed when it does not end with status 0.
         KernelError when it cannot be run (ENOENT: there is no such program).
         """
-        words = check_argv(argv)
-        self._core.check_open(f"run {words[0] if words else 'nothing'} on {self.name}")
-        request = Request(self.name, words, input, timeout_s, check_env(env), path_text(cwd), user, limit_bytes, tty)
-        completed = run(self._core, request)
+        command = self._command("run", argv, input, env, cwd, user, tty)
+        completed = run(self._core, command, timeout_s, limit_bytes)
         return completed.check() if check else completed
 
     def start(
@@ -237,13 +252,10 @@ class Host(NodeFacts):
         ProgramNotReady, with what it wrote, when it is not ready within `ready_timeout_s` or ends before; it has been
         ended then. KernelError when it cannot be run.
         """
-        words = check_argv(argv)
-        self._core.check_open(f"start {words[0] if words else 'nothing'} on {self.name}")
+        command = self._command("start", argv, input, env, cwd, user, tty, name)
         condition = None if ready is None else parse_ready(ready)
-        title = name or os.path.basename(words[0] if words else "")
-        command = Command(self.name, title, words, check_env(env) or {}, path_text(cwd), input, "", user, tty)
         line = condition if isinstance(condition, re.Pattern) else ""
-        with self._core.journal.noting(self.name, ActivityKind.START, show_command(words)) as entry:
+        with self._core.journal.noting(self.name, ActivityKind.START, show_command(command.argv)) as entry:
             before = listening(self._core, self.name, condition)
             running, watch = self._core.programs.launch(command, line=line)
             program = Program(self, self._core, running, entry)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -178,7 +178,7 @@ def tail(text: str) -> str:
     return text if len(text) <= OUTPUT_CHARACTERS else f"[...]{text[-OUTPUT_CHARACTERS:]}"
 
 
-def show_command(argv: tuple[str, ...]) -> str:
+def show_command(argv: Sequence[str]) -> str:
     """A command as a shell would be given it, in one line, shortened: for people."""
     import shlex
 

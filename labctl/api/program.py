@@ -7,14 +7,11 @@ A program that was started on a host and runs beside the test: a context manager
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import select
 import signal
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, closing, suppress
+import threading
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -23,22 +20,18 @@ from typing import TYPE_CHECKING, Self
 from labctl.api.core import LONGEST_WAIT_S, Core
 from labctl.api.journal import ActivityKind, Entry, Seen, show_command, tail
 from labctl.errors import LabctlError, LabGone, ProgramFailed, ProgramNotReady, ProgramTimedOut
-from labctl.lab.client.process import Process
 from labctl.patterns import TooSlow, search
-from labctl.programs.program import CHUNK_BYTES, PATIENCE_S, SURELY_S, KeptOutput, describe_status
+from labctl.programs.output import Stream
+from labctl.programs.program import KILL_TIMEOUT_S, TERM_TIMEOUT_S, describe_status, launch
 from labctl.programs.program import Program as Running
-from labctl.scenario.results import Stream
-from labctl.structs import Struct
-from labctl.topology.model import TERMINAL_SIZE
+from labctl.programs.waiting import Poller
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.api.host import Host
-    from labctl.programs.program import LineWatch
-
-
-if TYPE_CHECKING:
     from labctl.api.core import Address
+    from labctl.api.host import Host
+    from labctl.programs.output import LineWatch
+    from labctl.programs.program import Command, Handle
     from labctl.topology.endpoints import ListeningAt
 
     Ready = ListeningAt | re.Pattern[str]
@@ -89,9 +82,6 @@ def not_ready(ready: Ready, before: frozenset[int], how: str) -> str:
     return f"was to listen on {ready} before it is used; {how}{taken}"
 
 
-LONGEST_POLL_MS = 1e9  # poll(2) takes an int
-
-
 def signal_number(which: int | str) -> int:
     """The number of `signal.SIGTERM`, 15, "TERM" or "SIGTERM". ValueError."""
     if not isinstance(which, str):
@@ -132,182 +122,87 @@ class Completed:
         )
 
 
-class Request(Struct, frozen=True):
-    """A program that is to run to its end."""
-
-    host: str
-    argv: tuple[str, ...]
-    input: str | bytes | None
-    timeout_s: float | None
-    env: Mapping[str, str] | None
-    cwd: str | None
-    user: str | None
-    limit_bytes: int | None
-    tty: bool = False  # both streams go to a terminal, and are stdout here
-
-    def outputs(self) -> tuple[KeptOutput, KeptOutput]:
-        """Where stdout and stderr are gathered."""
-        limit = sys.maxsize if self.limit_bytes is None else max(1, self.limit_bytes // 2)
-        return KeptOutput(limit), KeptOutput(limit)
-
-    def timed_out(self, stdout: str, stderr: str) -> ProgramTimedOut:
-        """The error to raise when it did not end in time."""
-        return ProgramTimedOut(
-            f"host {self.host}: `{show_command(self.argv)}` did not end within {self.timeout_s:g} s and was ended."
-            f"{written(stdout, stderr)}",
-            stdout=stdout,
-            stderr=stderr,
-        )
-
-
-def run(core: Core, request: Request) -> Completed:
+def run(core: Core, command: Command, timeout_s: float | None, limit_bytes: int | None) -> Completed:
     """Run it; see `Host.run`."""
     started = monotonic()
-    out, err = request.outputs()
-    with core.journal.noting(request.host, ActivityKind.RUN, show_command(request.argv)) as entry, ExitStack() as stack:
-        process, pipes = spawn(core, request, stack)
-        gathering = _Gathering(process, {pipes[0]: out, pipes[1]: err})
+    with core.journal.noting(command.host, ActivityKind.RUN, show_command(command.argv)) as entry, ExitStack() as stack:
+        running = launch(core.engine, command, threading.Condition(), limit_bytes=half(limit_bytes))
+        stack.callback(running.close)
+        poller = Poller()
+        running.attach(poller)
+
+        def has_ended(until: float | None) -> bool:
+            poller.run_until(lambda: running.ended, until)
+            if running.gone is not None:
+                raise running.gone
+            return running.ended
+
         try:
-            until = None if request.timeout_s is None else started + request.timeout_s
-            status = gathering.until_end(until)
-            if status is None:
-                end(process, gathering)
-                error = request.timed_out(out.text(), err.text())
-                entry.end(f"not ended within {request.timeout_s:g} s", stdout=error.stdout, stderr=error.stderr)
-                raise error
+            if not has_ended(None if timeout_s is None else started + timeout_s):
+                running.ask_to_end()
+                if not has_ended(monotonic() + TERM_TIMEOUT_S):
+                    running.signal(signal.SIGKILL, group=True)
+                    has_ended(monotonic() + KILL_TIMEOUT_S)
+                raise timed_out(running, timeout_s, entry)
         except LabGone as error:
             raise core.gone(error) from error
         except ProgramTimedOut:
             raise
         except BaseException:  # Ctrl-C
-            kill(process)
+            kill(running.process)
             raise
-        completed = Completed(
-            request.host,
-            request.argv,
-            status,
-            out.text(),
-            err.text(),
-            monotonic() - started,
-            out.truncated_bytes + err.truncated_bytes,
-        )
-        entry.end(describe_status(status), stdout=completed.stdout, stderr=completed.stderr)
-    return completed
+        result = completed(running, started)
+        entry.end(running.state, stdout=result.stdout, stderr=result.stderr)
+    return result
 
 
-def spawn(core: Core, request: Request, stack: ExitStack) -> tuple[Process, tuple[int, int]]:
-    """Start it with two pipes for its output, whose reading ends (non-blocking), and itself, `stack` closes.
-
-    With a terminal, its other side takes the place of the first pipe, and the second is at its end.
-    """
-    with ExitStack() as theirs:
-        stdin = None
-        if request.input is not None:
-            stdin = memory_file(request.input)
-            theirs.callback(os.close, stdin)
-        ends = []
-        for _ in range(2):
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            stack.callback(os.close, reading)
-            theirs.callback(os.close, writing)
-            os.set_blocking(reading, False)
-            ends.append((reading, writing))
-        process = stack.enter_context(
-            closing(
-                core.engine.spawn(
-                    request.host,
-                    request.argv,
-                    env=request.env,
-                    cwd=request.cwd,
-                    stdin=stdin,
-                    stdout=ends[0][1],
-                    stderr=ends[1][1],
-                    user=request.user,
-                    terminal=TERMINAL_SIZE if request.tty else None,
-                    is_terminal_plain=request.tty,
-                )
-            )
-        )
-    if process.terminal is None:
-        return process, (ends[0][0], ends[1][0])
-    os.set_blocking(process.terminal, False)
-    return process, (process.terminal, ends[1][0])
+def half(limit_bytes: int | None) -> int:
+    """How many bytes of the beginning, and of the end, are kept of a stream of which `limit_bytes` are kept."""
+    return sys.maxsize if limit_bytes is None else max(1, limit_bytes // 2)
 
 
-def memory_file(content: str | bytes) -> int:
-    """A descriptor to read `content` from: nothing has to be fed or cleaned up. The caller closes it."""
-    data = content.encode() if isinstance(content, str) else content
-    descriptor = os.memfd_create("labctl-stdin", os.MFD_CLOEXEC)
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(data)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+def completed(running: Running, started: float) -> Completed:
+    """A program that has ended, as a result; `started` is on CLOCK_MONOTONIC."""
+    assert running.status is not None
+    command, record = running.command, running.record()
+    return Completed(
+        command.host,
+        tuple(command.argv),
+        running.status,
+        record.stdout,
+        record.stderr,
+        monotonic() - started,
+        record.truncated_bytes,
+    )
 
 
-class _Gathering:
-    """Reads a program's pipes until it has ended; what it left behind may go on to hold them open."""
-
-    def __init__(self, process: Process, outputs: dict[int, KeptOutput]) -> None:
-        self._process = process
-        self._outputs = outputs
-        self._open = set(outputs)
-
-    def until_end(self, until: float | None) -> int | None:
-        """The status, when all that it wrote has been read; None when `until` (CLOCK_MONOTONIC) comes first."""
-        poller = select.poll()
-        for descriptor in (*self._open, self._process.fileno()):
-            poller.register(descriptor, select.POLLIN)
-        while True:
-            left_ms = None if until is None else min(max(0.0, until - monotonic()) * 1000, LONGEST_POLL_MS)
-            ready = [descriptor for descriptor, _ in poller.poll(left_ms)]
-            for descriptor in ready:
-                if descriptor in self._open and not drain(descriptor, self._outputs[descriptor], once=True):
-                    self._open.remove(descriptor)
-                    poller.unregister(descriptor)
-            if self._process.fileno() in ready:
-                status = self._process.wait(0)
-                if status is not None:
-                    for descriptor in self._open:  # what it wrote before it ended is all there by now
-                        drain(descriptor, self._outputs[descriptor])
-                    return status
-            if until is not None and monotonic() >= until:
-                return None
+def timed_out(running: Running, timeout_s: float | None, entry: Entry) -> ProgramTimedOut:
+    """The error to raise when a program did not end in time and was ended; the journal's entry shows it, too."""
+    command, record = running.command, running.record()
+    entry.end(f"not ended within {timeout_s:g} s", stdout=record.stdout, stderr=record.stderr)
+    return ProgramTimedOut(
+        f"host {command.host}: `{show_command(command.argv)}` did not end within {timeout_s:g} s and was ended."
+        f"{written(record.stdout, record.stderr)}",
+        stdout=record.stdout,
+        stderr=record.stderr,
+    )
 
 
-def drain(descriptor: int, output: KeptOutput, *, once: bool = False) -> bool:
-    """Read what is there (`once`: a piece of it); False at the end of the stream."""
-    while True:
-        try:
-            data = os.read(descriptor, CHUNK_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return False  # nobody has the terminal open any more (pty(7))
-        if not data:
-            return False
-        output.append(data)
-        if once:
-            return True
-
-
-def end(process: Process, gathering: _Gathering) -> None:
-    """End a program and its process group: SIGTERM, and SIGKILL when that does not help within 2 s."""
-    process.signal(signal.SIGTERM, group=True)
-    process.signal(signal.SIGCONT, group=True)  # a stopped one acts on nothing else
-    if gathering.until_end(monotonic() + PATIENCE_S) is None:
-        process.signal(signal.SIGKILL, group=True)
-        gathering.until_end(monotonic() + SURELY_S)
-
-
-def kill(process: Process) -> None:
+def kill(process: Handle) -> None:
     """SIGKILL for the process group; for the program alone where the keeper cannot be asked any more."""
     try:
         process.signal(signal.SIGKILL, group=True)
     except (LabctlError, RuntimeError):
         with suppress(RuntimeError):
             process.signal(signal.SIGKILL)
+
+
+def kill_and_close(running: Running) -> None:
+    """Kill a program and close its descriptors; it is not watched any more."""
+    try:
+        kill(running.process)
+    finally:
+        running.close()
 
 
 def written(stdout: str, stderr: str) -> str:
@@ -318,21 +213,95 @@ def written(stdout: str, stderr: str) -> str:
     return "".join(parts) or " It wrote nothing."
 
 
-class Program:
+class ProgramFacts:
+    """What a program's handle reports: the same for `Program` and `AsyncProgram`."""
+
+    def __init__(self, core: Core, running: Running, entry: Entry) -> None:
+        """For the classes that build on it."""
+        self._core = core
+        self._running = running
+        self._entry = entry
+        entry.look = partial(seen, running)  # refers to nothing of the lab's handle
+
+    def __repr__(self) -> str:
+        command = self._running.command
+        return f"<{type(self).__name__} {command.name!r} on {command.host}, {self.state}>"
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command."""
+        return tuple(self._running.command.argv)
+
+    @property
+    def pid(self) -> int:
+        """Process ID on its host; 0 for a service that does not run."""
+        return self._running.process.pid
+
+    @property
+    def state(self) -> str:
+        """`running`, `exited with status 0`, `was ended by SIGTERM`, `gone with its lab`."""
+        self._running.accounted_for |= not self._running.is_running
+        return "gone with its lab" if self._is_lost else self._running.state
+
+    @property
+    def stdout(self) -> str:
+        """What it has written so far; bytes that are not UTF-8 are U+FFFD."""
+        return self._running.text(Stream.STDOUT)
+
+    @property
+    def stderr(self) -> str:
+        """As `stdout`."""
+        return self._running.text(Stream.STDERR)
+
+    @property
+    def returncode(self) -> int | None:
+        """As Popen's: None while it runs, minus the signal's number when a signal ended it."""
+        self._running.accounted_for |= not self._running.is_running
+        return self._running.status
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the lab ended first, so that the exit status is unknown."""
+        return self._running.gone is not None
+
+    @property
+    def _title(self) -> str:
+        """How errors name it."""
+        return self._running.command.name
+
+    def _search(self, pattern: re.Pattern[str], timeout_s: float) -> re.Match[str] | None:
+        try:
+            for text in (self.stdout, self.stderr):
+                if found := search(pattern, text, wall_s=timeout_s):
+                    return found
+        except TooSlow as error:
+            raise self._failure(f"was to write {pattern.pattern!r}; {error}") from error
+        return None
+
+    def _failure(self, problem: str) -> ProgramNotReady:
+        stdout, stderr = self.stdout, self.stderr
+        hint = "" if stderr else self._running.hint.replace("tty: true", "tty=True")
+        wrote = written(stdout, stderr) + (hint and f" {hint}")
+        return ProgramNotReady(
+            f"host {self._running.command.host}: `{self._title}` {problem}.{wrote}",
+            returncode=self.returncode,
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+
+class Program(ProgramFacts):
     """A program that runs on a host: one that was started, or a service of the topology (`Lab.services`).
 
-    Leaving its `with` block ends it, and so does the end of the lab. A service is not started again after that.
+    Leaving its `with` block ends it, and so does the end of the lab. A service is not restarted after that.
     Its output is read all the time: it is never kept waiting by a full pipe. The first and the last MiB of each stream
     are kept. Thread-safe.
     """
 
     def __init__(self, host: Host, core: Core, running: Running, entry: Entry) -> None:
         """For `Host.start` and `Lab.services`."""
+        super().__init__(core, running, entry)
         self.host = host
-        self._core = core
-        self._running = running
-        self._entry = entry
-        entry.look = partial(seen, running)
 
     def __enter__(self) -> Self:
         return self
@@ -347,45 +316,10 @@ class Program:
             let_crash(self._core, [self._running])
         self.close()
 
-    def __repr__(self) -> str:
-        return f"<Program {self._running.command.name!r} on {self.host.name}, {self.state}>"
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The command."""
-        return tuple(self._running.command.argv)
-
     @property
     def name(self) -> str:
-        """What it goes by: as given to `start`, else the program's own."""
+        """As given to `start`, else that of the program."""
         return self._running.command.name
-
-    @property
-    def pid(self) -> int:
-        """Its number on its host; of a service that does not run 0."""
-        return self._running.process.pid
-
-    @property
-    def state(self) -> str:
-        """`running`, `exited with status 0`, `was ended by SIGTERM`; with its lab `closed`."""
-        self._running.accounted_for |= not self._running.is_running
-        return "gone with its lab" if self._running.gone else self._running.state
-
-    @property
-    def stdout(self) -> str:
-        """What it has written so far; other bytes than UTF-8 are U+FFFD."""
-        return self._running.text(Stream.STDOUT)
-
-    @property
-    def stderr(self) -> str:
-        """As `stdout`."""
-        return self._running.text(Stream.STDERR)
-
-    @property
-    def returncode(self) -> int | None:
-        """As Popen's: None while it runs, minus the signal's number when one has ended it."""
-        self._running.accounted_for |= not self._running.is_running
-        return self._running.status
 
     def poll(self) -> int | None:
         """As `returncode`, after a look."""
@@ -410,21 +344,11 @@ class Program:
     def wait_for_output(self, pattern: str | re.Pattern[str], *, timeout_s: float = 10.0) -> str:
         """Wait until its output (either stream) matches; the match. ProgramNotReady when it does not in time."""
         compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
-        running = self._running
-
-        def look() -> re.Match[str] | bool | None:
-            for stream in Stream:
-                if found := search(compiled, running.text(stream), wall_s=timeout_s):
-                    return found
-            return running.ended or None
-
-        try:
-            found = self._core.scope(timeout_s).wait_for(look)
-        except TooSlow as error:
-            raise self._failure(f"was to write {compiled.pattern!r}; {error}") from error
+        scope = self._core.scope(timeout_s)
+        found = scope.wait_for(lambda: self._search(compiled, timeout_s) or self._running.ended or None)
         if isinstance(found, re.Match):
             return found[0]
-        how = f"it {self.state}" if running.ended else f"not within {timeout_s:g} s"
+        how = f"it {self.state}" if self._running.ended else f"not within {timeout_s:g} s"
         raise self._failure(f"was to write {compiled.pattern!r}; {how}")
 
     def signal(self, number: int | str) -> None:
@@ -466,16 +390,6 @@ class Program:
         self._running.asked_to_end = True
         self._running.signal(number, group=True)
 
-    def _failure(self, problem: str) -> ProgramNotReady:
-        stdout, stderr = self.stdout, self.stderr
-        hint = self._running.hint.replace("tty: true", "tty=True") if not stderr else ""
-        return ProgramNotReady(
-            f"host {self.host.name}: `{self.name}` {problem}.{written(stdout, stderr)}{hint and f' {hint}'}",
-            returncode=self.returncode,
-            stdout=stdout,
-            stderr=stderr,
-        )
-
     def _await_ready(self, ready: Ready, before: frozenset[int], watch: LineWatch | None, timeout_s: float) -> None:
         """ProgramNotReady when it is not ready in time, or ends before."""
         running = self._running
@@ -498,6 +412,6 @@ class Program:
 
 
 def seen(running: Running) -> Seen:
-    """How it is doing, for the journal."""
+    """Its state, for the journal."""
     outcome = "gone with its lab" if running.gone else running.state
     return Seen(outcome, running.ended, running.text(Stream.STDOUT), running.text(Stream.STDERR))

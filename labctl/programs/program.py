@@ -1,6 +1,7 @@
-"""Programs on hosts: started with their output drained into bounded stores, watched to their end, stopped for sure.
+"""Programs on hosts: started, their output drained into bounded stores, watched until they end, stopped for sure.
 
-What a program writes: a bounded store that keeps the beginning and the end, and a scanner for a line to wait for.
+A `Program` does not care which thread reads its output: `attach` registers its descriptors with a `Watcher` (a thread),
+a `Poller` (the calling thread) or an event loop.
 """
 
 from __future__ import annotations
@@ -8,156 +9,101 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import TYPE_CHECKING, Protocol
 
-from labctl.errors import LabGone
-from labctl.patterns import TooSlow, search_lines
-from labctl.programs.waiting import Scope, Watcher
-from labctl.scenario.results import OutputRecord, Stream
+from labctl.errors import InputError, LabGone
+from labctl.lab.protocol import ProcessNews, ProcessState
+from labctl.programs.output import KEPT_BYTES, KeptOutput, LineWatch, OutputRecord, Stream
+from labctl.programs.waiting import Scope
 from labctl.structs import Struct
 from labctl.topology.model import BUFFERED, TERMINAL_SIZE
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-    from labctl.lab.client.process import Process
+    from labctl.lab.client.process import WatchedProcess
     from labctl.plan.operations import Plan
-    from labctl.scenario.program_steps import Service
-
-
-KEPT_BYTES = 1 << 20  # of the beginning, and of the end, of each stream
-
-
-class KeptOutput:
-    """The first and last `limit` bytes of a stream; what lies between is counted and dropped.
-
-    Not locked: the owner serialises access (the output pump does so under the scenario's condition).
-    """
-
-    def __init__(self, limit: int = KEPT_BYTES) -> None:
-        self._limit = limit
-        self._head = bytearray()
-        self._tail: deque[bytes] = deque()
-        self._tail_bytes = 0
-        self.total_bytes = 0
-
-    def append(self, data: bytes) -> None:
-        self.total_bytes += len(data)
-        room = self._limit - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
-        if not data:
-            return
-        self._tail.append(data)
-        self._tail_bytes += len(data)
-        while self._tail_bytes - len(self._tail[0]) >= self._limit:
-            self._tail_bytes -= len(self._tail.popleft())
-
-    @property
-    def truncated_bytes(self) -> int:
-        """How many bytes were dropped from the middle."""
-        return self.total_bytes - len(self._head) - min(self._tail_bytes, self._limit)
-
-    def text(self) -> str:
-        """What was kept, as UTF-8 (other bytes become U+FFFD); a line in the middle says how much is missing."""
-        tail = b"".join(self._tail)
-        tail = tail[max(0, len(tail) - self._limit) :]
-        if not self.truncated_bytes:
-            return (bytes(self._head) + tail).decode("utf-8", "replace")
-        head_text, tail_text = (part.decode("utf-8", "replace") for part in (bytes(self._head), tail))
-        return f"{head_text}\n[... {self.truncated_bytes} bytes left out ...]\n{tail_text}"
-
-
-class LineWatch:
-    """Looks for a line that a pattern matches in data that arrives in pieces; an unfinished last line counts too."""
-
-    MAX_LINE_BYTES = 1 << 16  # of a line without an end: longer ones are searched in pieces
-
-    def __init__(self, pattern: str | re.Pattern[str]) -> None:
-        self._pattern = re.compile(pattern)
-        self._partial = b""
-        self.found = False
-        self.problem = ""  # why it cannot be told whether a line matches; then no more are looked at
-
-    @property
-    def decided(self) -> bool:
-        """Whether to wait no longer."""
-        return self.found or bool(self.problem)
-
-    def feed(self, data: bytes) -> None:
-        if self.decided:
-            return
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        texts = [line.decode("utf-8", "replace") for line in (*lines, self._partial)]
-        try:
-            self.found = search_lines(self._pattern, texts)
-        except TooSlow as error:
-            self.problem = str(error)
-        if len(self._partial) > self.MAX_LINE_BYTES:
-            self._partial = b""
-
+    from labctl.programs.waiting import Watcher
 
 CHUNK_BYTES = 1 << 16
-PATIENCE_S = 2.0  # between the polite signal and SIGKILL
-SURELY_S = 5.0  # a process that SIGKILL has not ended by then hangs in the kernel
+TERM_TIMEOUT_S = 2.0  # between SIGTERM and SIGKILL
+KILL_TIMEOUT_S = 5.0  # a process that SIGKILL has not ended by then hangs in the kernel
+LOG_STREAMS = (Stream.STDOUT, Stream.STDERR)  # as the log of a service numbers them
+FAILED_RUNS_MAX = 3  # of a service, that no step caused, since the scenario began or a step last found it running
 
-Heard = Callable[[str, str, Stream, bytes], None]  # host, process, stream, data
+OnOutput = Callable[[str, str, Stream, bytes], None]  # host, program, stream, data
 
 
 class Command(Struct, frozen=True):
-    """A program to be started."""
+    """How to start a program. `name` is its name among the programs of a scenario or a lab."""
 
     host: str
-    name: str  # what it goes by among the scenario's steps
+    name: str
     argv: Sequence[str]
-    env: Mapping[str, str]
-    cwd: str | None
-    stdin: str | None
-    where: str  # file:line of the step
+    env: Mapping[str, str] | None = None
+    cwd: str | None = None
+    stdin: str | bytes | None = None  # its standard input; None: /dev/null
+    where: str = ""  # file:line of the step
     user: str | None = None
-    tty: bool = False  # it writes both streams to a terminal, which is stdout here, and reads from it without `stdin`
+    tty: bool = False  # both streams go to a terminal and are stdout here; it reads from the terminal without `stdin`
 
 
 class Handle(Protocol):
-    """What a program is signalled by."""
+    """What `Program` needs of a process: `Process` or `WatchedProcess`."""
 
     @property
     def pid(self) -> int:
-        """Its number on its host."""
+        """Process ID on its host."""
 
     def fileno(self) -> int:
-        """Readable when there is news of it."""
+        """A descriptor that is readable when the state of the process has changed."""
 
     def signal(self, number: int, *, group: bool = False) -> object:
-        """Send a signal to it, or to its process group."""
+        """Send a signal to the process, or to its process group."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptors; the process goes on."""
+
+
+class Watches(Protocol):
+    """Calls back when descriptors become readable."""
+
+    def add(self, fd: int, readable: Callable[[], bool]) -> None:
+        """Call `readable()` whenever `fd` is readable, until it returns False."""
 
 
 class Program:
-    """A program that was started. Its fields change under the scenario's condition, which is notified."""
+    """A program that was started. Owns its process handle and pipes.
+
+    Its fields change while `condition` is held, which is notified of each change.
+    """
 
     kind = "program"
 
-    def __init__(self, command: Command, process: Handle, condition: threading.Condition) -> None:
+    def __init__(
+        self,
+        command: Command,
+        process: Handle,
+        condition: threading.Condition,
+        pipes: Mapping[Stream, int] | None = None,
+        limit_bytes: int = KEPT_BYTES,
+    ) -> None:
+        """Take over `process` and `pipes` (non-blocking); keep the first and last `limit_bytes` of each stream."""
         self.command = command
         self.process = process
-        self.output = {Stream.STDOUT: KeptOutput(), Stream.STDERR: KeptOutput()}
+        self.output = {stream: KeptOutput(limit_bytes) for stream in Stream}
         self.status: int | None = None  # as Popen.returncode
-        self.gone = False  # the lab has ended, and the program with it
+        self.gone: LabGone | None = None  # the lab has ended, and the program with it
         self.asked_to_end = False  # a step has signalled it
         self.ended_by_labctl = False  # it was still running when labctl cleaned up
         self.accounted_for = False  # a step has looked at how it ended
-        self.is_in_a_result = False  # a step's, with what it wrote
+        self.is_in_a_result = False  # a step's result has its output
         self._condition = condition
-        self._pipes: dict[Stream, int] = {}
-        self._open: set[Stream] = set()  # whose end has not been read
-        self._watches: list[LineWatch] = []
+        self._pipes = dict(pipes or {})
+        self._open = set(self._pipes)  # streams whose end has not been read
+        self._line_watches: list[LineWatch] = []
 
     def __repr__(self) -> str:
         return f"<Program {self.command.name} on {self.command.host}, {self.state}>"
@@ -168,17 +114,18 @@ class Program:
         if self.status is None:
             return "running"
         if self.ended_by_labctl:
-            return f"was still running, and labctl ended it{_after_signal(self.status)}"
+            how = "" if self.status < 0 else f": it exited with status {self.status}"
+            return f"was still running, and labctl ended it{how}"
         return describe_status(self.status)
 
     @property
     def ended(self) -> bool:
-        """Whether it will not run any more; all that it wrote has been read then."""
-        return self.status is not None or self.gone
+        """Whether it has ended for good; all its output has been read then."""
+        return self.status is not None or self.gone is not None
 
     @property
     def is_silent_for_good(self) -> bool:
-        """Whether neither it nor what it has left behind writes any more."""
+        """Whether it has ended and no process that it left behind can write to its pipes."""
         return self.ended and not self._open
 
     @property
@@ -188,28 +135,32 @@ class Program:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has ended with something else than status 0."""
+        """Whether it has ended with another status than 0."""
         return self.status not in (None, 0)
 
-    def seen_running(self) -> None:
-        """A step has looked, and it runs: what was before does not count against it."""
+    def reset_failures(self) -> None:
+        """Forget the failed runs of a service: a step has found it running."""
 
     @property
     def failure(self) -> str:
-        """How it has failed, to follow `it`."""
+        """How it failed, to follow `it`."""
         return self.state
 
     @property
     def exit_status(self) -> int | None:
-        """As a shell has it: 128 + n when signal n ended it; None when it runs, or did until labctl ended it."""
-        if self.ended_by_labctl:
+        """As a shell has it: 128 + n when signal n ended it; None when it runs, or ran until labctl ended it."""
+        if self.ended_by_labctl or self.status is None:
             return None
-        return None if self.status is None else self.status if self.status >= 0 else 128 - self.status
+        return self.status if self.status >= 0 else 128 - self.status
+
+    @property
+    def truncated_bytes(self) -> int:
+        """How many bytes of both streams were dropped."""
+        return sum(kept.truncated_bytes for kept in self.output.values())
 
     def record(self) -> OutputRecord:
         with self._condition:
-            out, err = self.output[Stream.STDOUT], self.output[Stream.STDERR]
-            return OutputRecord(out.text(), err.text(), out.truncated_bytes + err.truncated_bytes)
+            return OutputRecord(self.text(Stream.STDOUT), self.text(Stream.STDERR), self.truncated_bytes)
 
     def text(self, stream: Stream) -> str:
         with self._condition:
@@ -217,118 +168,253 @@ class Program:
 
     @property
     def hint(self) -> str:
-        """What to try when nothing is seen of what it prints although it runs; or ""."""
+        """Why a running program may have printed nothing so far, and what to try; or ""."""
         if self.command.tty or not self.is_running or self.text(Stream.STDOUT):
             return ""
         return BUFFERED
 
-    def watch(self, pattern: str | re.Pattern[str]) -> LineWatch:
+    def watch_lines(self, pattern: str | re.Pattern[str]) -> LineWatch:
         """A watch for a line of either stream that matches."""
-        line = LineWatch(pattern)
+        watch = LineWatch(pattern)
         with self._condition:
-            self._watches.append(line)
-        return line
+            self._line_watches.append(watch)
+        return watch
 
     def wait_end(self, scope: Scope) -> bool:
-        """Whether it has ended within the scope's deadline; all that it wrote has then been read."""
+        """Whether it has ended within the scope's deadline; all its output has then been read. LabGone."""
         scope.wait_for(lambda: self.ended)
-        if self.gone:
+        if self.gone is not None:
             raise LabGone(f"the lab has ended, and {self.command.name} on {self.command.host} with it")
         return self.ended
 
     def signal(self, number: int, *, group: bool) -> bool:
-        """False when it has ended already."""
+        """Send a signal; False when the program has ended already."""
         if self.ended:
             return False
         self.process.signal(number, group=group)
         return True
 
-    def stop(self, number: int, scope: Scope) -> bool:
-        """Signal, wait a little, SIGKILL, wait; False when it outlives even that."""
+    def ask_to_end(self, number: int = SIGTERM) -> None:
+        """Send a signal to the process group, and SIGCONT, since a stopped process handles no other signal."""
         self.asked_to_end = True
         self.signal(number, group=True)
-        self.signal(signal.SIGCONT, group=True)
-        if self.wait_end(scope.within(PATIENCE_S)):
+        self.signal(SIGCONT, group=True)
+
+    def stop(self, number: int, scope: Scope) -> bool:
+        """Send a signal and wait; SIGKILL if it still runs, and wait. False when it runs even then."""
+        self.ask_to_end(number)
+        if self.wait_end(scope.within(TERM_TIMEOUT_S)):
             return True
-        self.signal(signal.SIGKILL, group=True)
-        return self.wait_end(scope.within(SURELY_S))
+        self.signal(SIGKILL, group=True)
+        return self.wait_end(scope.within(KILL_TIMEOUT_S))
 
-    # called in the watcher's thread
-
-    def attach(self, watcher: Watcher, process: Process, pipes: dict[Stream, int], heard: Heard) -> None:
-        """Begin to drain `pipes` (taken over, non-blocking) and to watch for the program's end."""
-        self._pipes = pipes
-        self._open = set(pipes)
-        for stream, fd in pipes.items():
-            watcher.add(fd, lambda stream=stream: self._drain(stream, heard))  # type: ignore[misc]
-        watcher.add(process.fileno(), lambda: self._reap(process, heard))
+    def attach(self, watcher: Watches, on_output: OnOutput | None = None) -> None:
+        """Let `watcher` call back when there is output to read or the process has ended; attach once."""
+        for stream, fd in self._pipes.items():
+            watcher.add(fd, lambda stream=stream: self._drain(stream, on_output))  # type: ignore[misc]
+        watcher.add(self.process.fileno(), lambda: self._reap(on_output))
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What the watcher looks at."""
+        """The descriptors that the watcher watches."""
         return (*self._pipes.values(), self.process.fileno())
 
     def close(self) -> None:
-        """Let go of all descriptors; the watcher has ended before."""
-        for fd in self._pipes.values():
+        """Close all descriptors, which no watcher may watch any more. Idempotent."""
+        pipes, self._pipes = self._pipes, {}
+        for fd in pipes.values():
             os.close(fd)
-        self._pipes = {}
         self.process.close()
 
-    def _drain(self, stream: Stream, heard: Heard, *, once: bool = True) -> bool:
-        """Read what is there; False at the end of the stream. The descriptor is closed with the program."""
-        fd = self._pipes[stream]
+    def _drain(self, stream: Stream, on_output: OnOutput | None, *, once: bool = True) -> bool:
+        """Read what the pipe holds (`once`: one chunk of it); False at the end of the stream."""
         while True:
             try:
-                data = os.read(fd, CHUNK_BYTES)
+                data = os.read(self._pipes[stream], CHUNK_BYTES)
             except BlockingIOError:
                 return True
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
-                data = b""  # nobody has the terminal open any more (pty(7))
+                data = b""  # no process has the terminal open any more (pty(7))
             if not data:
                 self._open.discard(stream)
                 return False
-            self._take(stream, data, heard)
+            self._store(stream, data, on_output)
             if once:
                 return True
 
-    def _take(self, stream: Stream, data: bytes, heard: Heard) -> None:
-        """It has written this."""
+    def _store(self, stream: Stream, data: bytes, on_output: OnOutput | None) -> None:
         with self._condition:
             self.output[stream].append(data)
-            for watch in self._watches:
+            for watch in self._line_watches:
                 watch.feed(data)
             self._condition.notify_all()
-        heard(self.command.host, self.command.name, stream, data)
+        if on_output is not None:
+            on_output(self.command.host, self.command.name, stream, data)
 
-    def _reap(self, process: Process, heard: Heard) -> bool:
+    def _reap(self, on_output: OnOutput | None) -> bool:
+        gone, status = None, None
         try:
-            status = process.wait(0)
-        except LabGone:
-            with self._condition:
-                self.gone = True
-                self._condition.notify_all()
-            return False
-        if status is None:
+            status = self.process.wait(0)  # type: ignore[attr-defined]  # a service has its own `_reap`
+        except LabGone as error:
+            gone = error
+        if status is None and gone is None:
             return True
-        for stream in self._pipes:  # what it wrote before it ended is all there by now
-            self._drain(stream, heard, once=False)
+        for stream in self._pipes if gone is None else ():  # all that it wrote before it ended is in the pipes
+            self._drain(stream, on_output, once=False)
         with self._condition:
-            self.status = status
+            self.status, self.gone = status, gone
             self._condition.notify_all()
         return False
 
 
-class Programs:
-    """All programs of a running scenario; it stops and closes them. Thread-safe."""
+class Service(Program):
+    """A program that the topology file declares. The keeper restarts it as its `restart` requires.
 
-    def __init__(self, lab: Lab, condition: threading.Condition, watcher: Watcher, heard: Heard) -> None:
+    It has ended when it will not be restarted. It has failed when it does not run and its last run failed, or when
+    `FAILED_RUNS_MAX` of its runs failed: whether the next run has begun at the end of a scenario is chance.
+    """
+
+    kind = "service"
+
+    def __init__(self, command: Command, process: WatchedProcess, condition: threading.Condition) -> None:
+        super().__init__(command, process, condition)
+        self._process = process
+        self._news = process.news
+        self._failures = 0
+        self._last_failure = ""
+
+    @property
+    def state(self) -> str:
+        """As a program's; while it waits for its restart, how the last run ended."""
+        if self._news.state is ProcessState.WAITING:
+            return f"{_described(self._news)} and is waiting to be started again"
+        return _described(self._news) if self._news.state is ProcessState.ENDED else "running"
+
+    @property
+    def is_running(self) -> bool:
+        return self.gone is None and self._news.state in (ProcessState.RUNNING, ProcessState.STOPPING)
+
+    @property
+    def has_failed(self) -> bool:
+        return self._failures >= FAILED_RUNS_MAX or (not self.is_running and self._news.returncode not in (None, 0))
+
+    def reset_failures(self) -> None:
+        self._failures = 0
+
+    @property
+    def failure(self) -> str:
+        if self.is_running and self._failures >= FAILED_RUNS_MAX:
+            return f"{self._last_failure}, was started again, and failed {self._failures} times"
+        return self.state
+
+    @property
+    def restarts(self) -> int:
+        """How often the keeper has restarted it."""
+        return self._news.restarts
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._process.fileno(),)
+
+    def signal(self, number: int, *, group: bool) -> bool:
+        return self.is_running and self._process.signal(number, group=group)
+
+    def stop(self, number: int, scope: Scope) -> bool:
+        """The keeper ends it, and does not restart it."""
+        self.asked_to_end = True
+        self._process.stop(number)
+        return self.wait_end(scope)
+
+    def follow(self, watcher: Watcher, on_output: OnOutput | None) -> None:
+        """Read what it has written, and watch what it writes and its state from now on."""
+        self._update(self._process.news, on_output)
+        self._read_log(on_output)
+        watcher.add(self._process.fileno(), lambda: self._take_news(on_output), lambda: self._read_log(on_output))
+
+    def _take_news(self, on_output: OnOutput | None) -> bool:
+        if self._process.take_news(lambda news: self._update(news, on_output)):
+            return True
+        if self.status is None:
+            with self._condition:
+                self.gone = LabGone(f"the lab has ended, and {self.command.name} on {self.command.host} with it")
+                self._condition.notify_all()
+        return False
+
+    def _update(self, news: ProcessNews, on_output: OnOutput | None) -> None:
+        if news.is_log_complete:
+            self._read_log(on_output)
+        with self._condition:
+            has_just_failed = news.state is ProcessState.WAITING and self._news.state is not ProcessState.WAITING
+            if has_just_failed and news.returncode not in (None, 0) and not self.asked_to_end:
+                self._failures, self._last_failure = self._failures + 1, _described(news)
+            if news.restarts > self._news.restarts:  # a signal was for the run before
+                self.asked_to_end = self.accounted_for = False
+            self._news = news
+            if news.is_log_complete:
+                self.status = news.returncode if news.returncode is not None else 0
+            self._condition.notify_all()
+
+    def _read_log(self, on_output: OnOutput | None) -> None:
+        for stream, data in self._process.read():
+            self._store(LOG_STREAMS[stream], data, on_output)
+
+
+def launch(
+    lab: Lab,
+    command: Command,
+    condition: threading.Condition,
+    *,
+    stdout: int | None = None,
+    limit_bytes: int = KEPT_BYTES,
+) -> Program:
+    """Start a program; the caller attaches and closes it. KernelError, InputError when it cannot be started.
+
+    `stdout` (which stays the caller's) replaces the pipe for standard output.
+    """
+    pipes: dict[Stream, int] = {}
+    theirs: dict[Stream, int] = {}
+    stdin = None if command.stdin is None else memory_file(command.stdin)
+    try:
+        for stream in () if command.tty else (Stream.STDERR,) if stdout is not None else Stream:
+            pipes[stream], theirs[stream] = os.pipe2(os.O_CLOEXEC)
+        process = lab.spawn(
+            command.host,
+            command.argv,
+            env=command.env,
+            cwd=command.cwd,
+            stdin=stdin,
+            stdout=theirs.get(Stream.STDOUT, stdout),
+            stderr=theirs.get(Stream.STDERR),
+            user=command.user,
+            terminal=TERMINAL_SIZE if command.tty else None,
+            is_terminal_plain=command.tty,
+        )
+    except BaseException:
+        for fd in pipes.values():
+            os.close(fd)
+        raise
+    finally:
+        for fd in (*theirs.values(), *(() if stdin is None else (stdin,))):
+            os.close(fd)
+    if process.terminal is not None:
+        pipes[Stream.STDOUT], process.terminal = process.terminal, None
+    for fd in pipes.values():
+        os.set_blocking(fd, False)
+    return Program(command, process, condition, pipes, limit_bytes)
+
+
+class Programs:
+    """All programs of a running scenario or lab; it stops and closes them. Thread-safe."""
+
+    def __init__(
+        self, lab: Lab, condition: threading.Condition, watcher: Watcher, on_output: OnOutput | None = None
+    ) -> None:
         self._lab = lab
         self._condition = condition
         self._watcher = watcher
-        self._heard = heard
+        self._on_output = on_output
         self._all: list[Program] = []
         self._background: dict[str, Program] = {}
         self._services: dict[str, Service] = {}  # by NODE/SERVICE
@@ -337,45 +423,15 @@ class Programs:
     def launch(
         self, command: Command, *, stdout: int | None = None, line: str | re.Pattern[str] = ""
     ) -> tuple[Program, LineWatch | None]:
-        """Start a program; KernelError when it cannot be run. `stdout` (not taken over) replaces the pipe that is kept.
+        """Start a program; KernelError when it cannot be started. `stdout` is as for `launch`.
 
-        With `line`, a watch that sees every line from the very first byte.
+        With `line`, return a watch that sees every line from the very first byte.
         """
-        pipes: dict[Stream, int] = {}
-        theirs: dict[Stream, int] = {}
-        stdin = _text_descriptor(command.stdin) if command.stdin is not None else None
-        try:
-            piped = () if command.tty else (Stream.STDERR,) if stdout is not None else tuple(Stream)
-            for stream in piped:
-                pipes[stream], theirs[stream] = os.pipe2(os.O_CLOEXEC)
-                os.set_blocking(pipes[stream], False)
-            process = self._lab.spawn(
-                command.host,
-                command.argv,
-                env=command.env,
-                cwd=command.cwd,
-                stdin=stdin,
-                stdout=theirs.get(Stream.STDOUT, stdout),
-                stderr=theirs.get(Stream.STDERR),
-                user=command.user,
-                terminal=TERMINAL_SIZE if command.tty else None,
-                is_terminal_plain=command.tty,
-            )
-            if process.terminal is not None:
-                pipes[Stream.STDOUT] = os.dup(process.terminal)
-                os.set_blocking(pipes[Stream.STDOUT], False)
-        except BaseException:
-            for fd in pipes.values():
-                os.close(fd)
-            raise
-        finally:
-            for fd in (*theirs.values(), *([stdin] if stdin is not None else [])):
-                os.close(fd)
-        program = Program(command, process, self._condition)
-        watch = program.watch(line) if line else None
+        program = launch(self._lab, command, self._condition, stdout=stdout)
+        watch = program.watch_lines(line) if line else None
         with self._lock:
             self._all.append(program)
-        program.attach(self._watcher, process, pipes, self._heard)
+        program.attach(self._watcher, self._on_output)
         return program, watch
 
     def add_background(self, program: Program) -> None:
@@ -384,16 +440,31 @@ class Programs:
             self._background[program.command.name] = program
 
     def add_services(self, plan: Plan, *, may_have_ended: bool) -> None:
-        """The services of the plan are programs, too, which others have started and will end.
+        """Follow the plan's services that have been started; the lab ends them.
 
-        One that has ended already is not held against the scenario if that `may_have` happened before it began.
+        With `may_have_ended`, a service that has ended already does not count as a failure.
         """
-        from labctl.scenario.program_steps import watched
+        from labctl.plan.operations import services_of
 
-        for key, service in watched(self._lab, plan, self._condition):
+        for key, (node, planned) in services_of(plan.nodes).items():
+            try:
+                process = self._lab.watch_process(node, planned.name)
+            except InputError:
+                continue  # it ended, and the lab has forgotten it since
+            command = Command(
+                node,
+                planned.name,
+                planned.argv,
+                dict(planned.environment),
+                planned.directory,
+                where="the topology's services",
+                user=planned.user,
+                tty=planned.tty,
+            )
+            service = Service(command, process, self._condition)
             service.accounted_for = may_have_ended and not service.is_running
             self._services[key] = service
-            service.follow(self._watcher, self._heard)
+            service.follow(self._watcher, self._on_output)
 
     @property
     def services(self) -> Mapping[str, Service]:
@@ -401,7 +472,7 @@ class Programs:
         return self._services
 
     def find(self, name: str) -> Program | None:
-        """The background program of that name (the last that was started), or the service, or None.
+        """The background program last started under that name, or the service, or None.
 
         A service is NODE/SERVICE, or SERVICE where only one node has one of that name.
         """
@@ -418,31 +489,29 @@ class Programs:
             return [*self._services.values(), *self._background.values()]
 
     def everything(self) -> list[Program]:
-        """Background programs, services, and all others that have not been let go of."""
+        """Services, and all programs that have not been released."""
         with self._lock:
             return [*self._services.values(), *self._all]
 
     def unaccounted(self) -> list[Program]:
-        """Those that had ended by themselves, with a status other than 0, and that no step looked at."""
+        """Those that failed although no step signalled them, and whose end no step looked at."""
         return [p for p in self.background() if p.has_failed and not p.asked_to_end and not p.accounted_for]
 
     def stop_all(self, scope: Scope) -> list[Program]:
-        """End whatever still runs, all at once; returns those that outlived even SIGKILL."""
+        """End all running programs at once; return those that SIGKILL has not ended."""
         with self._lock:
             running = [program for program in self._all if not program.ended]
         for program in running:
-            program.asked_to_end = program.ended_by_labctl = True
-            program.signal(signal.SIGTERM, group=True)
-            program.signal(signal.SIGCONT, group=True)  # a paused one acts on nothing else
-        everyone_ended = scope.within(PATIENCE_S).wait_for(lambda: all(program.ended for program in running))
-        if not everyone_ended:
+            program.ended_by_labctl = True
+            program.ask_to_end()
+        if not scope.within(TERM_TIMEOUT_S).wait_for(lambda: all(program.ended for program in running)):
             for program in running:
-                program.signal(signal.SIGKILL, group=True)
-            scope.within(SURELY_S).wait_for(lambda: all(program.ended for program in running))
+                program.signal(SIGKILL, group=True)
+            scope.within(KILL_TIMEOUT_S).wait_for(lambda: all(program.ended for program in running))
         return [program for program in running if not program.ended]
 
     def release(self, program: Program) -> None:
-        """Let go of one that has ended; what it left behind and still writes is not read any more."""
+        """Close a program that has ended; output of processes that it left behind is not read any more."""
         with self._lock:
             if program not in self._all:
                 return
@@ -450,13 +519,13 @@ class Programs:
         self._watcher.drop(program.descriptors, program.close)
 
     def close(self) -> None:
-        """Let go of everything; the watcher has ended before."""
+        """Close all programs; the watcher must have ended before."""
         for program in (*self._all, *self._services.values()):
             program.close()
 
 
-def _after_signal(status: int) -> str:
-    return "" if status < 0 else f": it exited with status {status}"
+def _described(news: ProcessNews) -> str:
+    return "ended" if news.returncode is None else describe_status(news.returncode)
 
 
 def describe_status(status: int) -> str:
@@ -464,15 +533,15 @@ def describe_status(status: int) -> str:
     if status >= 0:
         return f"exited with status {status}"
     try:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by {Signals(-status).name}"
     except ValueError:
         return f"was ended by signal {-status}"
 
 
-def _text_descriptor(text: str) -> int:
-    """A descriptor to read `text` from: memory, so that nothing has to be fed or cleaned up."""
+def memory_file(content: str | bytes) -> int:
+    """A descriptor to read `content` from; the caller closes it."""
     fd = os.memfd_create("labctl-stdin", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
-        file.write(text.encode())
+        file.write(content.encode() if isinstance(content, str) else content)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd

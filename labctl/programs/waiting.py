@@ -8,6 +8,7 @@ again, at growing intervals, which a cancellation ends too.
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import threading
 from collections import deque
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 FIRST_LOOK_AGAIN_S = 0.001
 LAST_LOOK_AGAIN_S = 0.05
+POLL_TIMEOUT_MAX_MS = 1e9  # poll(2) takes an int
 FILE_LOOK_S = 0.02  # how often a file that grows is looked at
 
 
@@ -91,6 +93,30 @@ class Scope:
             with self.condition:
                 self.condition.wait_for(lambda: self.cancelled, min(interval_s, self.remaining_s))
             interval_s = min(interval_s * 2, LAST_LOOK_AGAIN_S)
+
+
+class Poller:
+    """Calls back when descriptors become readable, in the thread that calls `run_until`."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._readable: dict[int, Callable[[], bool]] = {}
+
+    def add(self, fd: int, readable: Callable[[], bool]) -> None:
+        """Call `readable()` whenever `fd` is readable, until it returns False. The descriptor stays the caller's."""
+        self._readable[fd] = readable
+        self._poll.register(fd, select.POLLIN)
+
+    def run_until(self, is_done: Callable[[], bool], until: float | None) -> None:
+        """Return when `is_done()`, or at `until` (CLOCK_MONOTONIC; None: no limit)."""
+        while not is_done():
+            remaining_s = None if until is None else until - monotonic()
+            timeout_ms = None if remaining_s is None else min(max(0.0, remaining_s) * 1000, POLL_TIMEOUT_MAX_MS)
+            for fd, _ in self._poll.poll(timeout_ms):
+                if not self._readable[fd]():
+                    self._poll.unregister(fd)
+            if remaining_s is not None and remaining_s <= 0:
+                return
 
 
 class Watcher:

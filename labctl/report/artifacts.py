@@ -34,9 +34,10 @@ from typing import Any
 
 from labctl.errors import InputError, LabError, describe_errno
 from labctl.printable import in_xml, printable
+from labctl.programs.output import Stream
 from labctl.report import conversation, plain
 from labctl.report.terminal import Look
-from labctl.scenario.results import CallRecord, Outcome, RunResult, ScenarioInfo, ScenarioResult, SilentListener, Stream
+from labctl.scenario.results import CallRecord, Outcome, RunResult, ScenarioInfo, ScenarioResult, SilentListener
 from labctl.structs import msgspec
 
 

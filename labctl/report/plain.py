@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from labctl.printable import printable
+from labctl.programs.output import OutputRecord
 from labctl.report import conversation
 from labctl.report.terminal import INK_OF_OUTCOME, UNICODE, Ink, Look, cells, seconds, shorten, wrap
-from labctl.scenario.results import Outcome, OutputRecord, ProgramRecord, RunResult, ScenarioResult, StepResult
+from labctl.scenario.results import Outcome, ProgramRecord, RunResult, ScenarioResult, StepResult
 
 LAST_LINES = 20  # of each stream of a program that no failed step is about
 _WORD = {

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from labctl.printable import printable
+from labctl.programs.output import Stream
 from labctl.report import plain
 from labctl.report.terminal import Ink, Screen, cells, is_terminal, pad, shorten
 from labctl.scenario.results import (
@@ -22,7 +23,6 @@ from labctl.scenario.results import (
     ScenarioResult,
     SilentListener,
     StepResult,
-    Stream,
 )
 from labctl.structs import Struct, field, replace
 from labctl.unpatched import monotonic

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from labctl.errors import KernelError, describe_errno, errno_name
+from labctl.programs.output import Stream
 from labctl.scenario import observations
 from labctl.scenario.file_schema import ListeningAt, parse_listening
 from labctl.scenario.model import StepKind
 from labctl.scenario.observations import number_mismatch, text_mismatch
-from labctl.scenario.results import Stream
 from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
 from labctl.structs import Struct
 
@@ -282,7 +282,7 @@ def _running(run: Run, name: str, *, wanted: bool) -> str:
         program.accounted_for = True
     if is_running is wanted:
         if wanted:
-            program.seen_running()
+            program.reset_failures()
         return ""
     wrong = f"expected {name} {'to run' if wanted else 'not to run'}; it {_is(program.state)}"
     return ForGood(wrong) if program.ended and not _has_branches(run) else wrong

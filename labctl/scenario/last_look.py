@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, LabctlError
+from labctl.programs.output import OutputRecord
 from labctl.programs.waiting import Scope
 from labctl.scenario.model import StepKind
-from labctl.scenario.results import ListeningRecord, OutputRecord, ProgramRecord
+from labctl.scenario.results import ListeningRecord, ProgramRecord
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
+from labctl.programs.output import OutputRecord, Stream
 from labctl.structs import Struct
 
 
@@ -44,14 +45,6 @@ class CallRecord(Struct, frozen=True):
     duration_s: float | None  # None: had not returned when the step (or scenario) ended
     repeated: int = 1  # how many identical calls in a row this record stands for (`until`)
     pid: int = 0  # on its host
-
-
-class OutputRecord(Struct, frozen=True):
-    """What a program wrote; `truncated_bytes` were dropped from the middle."""
-
-    stdout: str
-    stderr: str
-    truncated_bytes: int = 0
 
 
 class StepResult(Struct, frozen=True):
@@ -119,11 +112,6 @@ class RunResult(Struct, frozen=True):
     duration_s: float
     scenarios: tuple[ScenarioResult, ...]
     seed: int | None = None
-
-
-class Stream(StrEnum):
-    STDOUT = "stdout"
-    STDERR = "stderr"
 
 
 class ScenarioInfo(Protocol):

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.observe.network import Counters
     from labctl.plan.operations import Plan
+    from labctl.programs.output import OutputRecord
     from labctl.programs.program import Programs
     from labctl.programs.waiting import Scope, Watcher
     from labctl.scenario.call_steps import Callers
     from labctl.scenario.model import Scenario, Step
     from labctl.scenario.network_steps import Changes
-    from labctl.scenario.results import CallRecord, Listener, ListeningRecord, OutputRecord, StepResult
+    from labctl.scenario.results import CallRecord, Listener, ListeningRecord, StepResult
     from labctl.scenario.variables import Variables
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from labctl.programs.output import Stream
 from labctl.scenario import Cancellation, RunOptions, load, run_scenario
 from labctl.scenario.results import (
     CallRecord,
@@ -16,7 +17,6 @@ from labctl.scenario.results import (
     ScenarioResult,
     SilentListener,
     StepResult,
-    Stream,
 )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from labctl.documents import DocumentError
+from labctl.programs.output import OutputRecord
 from labctl.report import plain
 from labctl.report.terminal import Look
-from labctl.scenario.results import Outcome, OutputRecord
+from labctl.scenario.results import Outcome
 from tests.integration.scenarios import Told, fails, needs, passes, step
 
 

@@ -34,9 +34,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "kernel": BASE,
     "lab": BASE | {"kernel", "plan", "topology"},
     "observe": BASE | {"kernel", "lab", "plan", "topology"},
-    "programs": BASE | {"lab", "observe", "plan", "scenario", "topology"},
+    "programs": BASE | {"lab", "observe", "plan", "topology"},
     "scenario": BASE | {"programs", "documents", "topology", "plan", "lab", "observe"},
-    "report": BASE | {"scenario"},
+    "report": BASE | {"programs", "scenario"},
     "api": BASE | {"programs", "documents", "topology", "plan", "lab", "observe", "scenario", "report"},
     "pytest_plugin": BASE
     | {"programs", "api", "labctl", "documents", "topology", "lab", "observe", "scenario", "report"},

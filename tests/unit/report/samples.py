@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from labctl.scenario.results import CallRecord, Outcome, OutputRecord, RunResult, ScenarioResult, StepResult
+from labctl.programs.output import OutputRecord
+from labctl.scenario.results import CallRecord, Outcome, RunResult, ScenarioResult, StepResult
 
 MEANINGS = {"ECONNREFUSED": "Connection refused", "EAGAIN": "Resource temporarily unavailable"}
 

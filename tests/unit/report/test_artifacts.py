@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl.errors import InputError
+from labctl.programs.output import OutputRecord, Stream
 from labctl.report.artifacts import Collector, call_line, prepare, slug, write
-from labctl.scenario.results import Outcome, OutputRecord, Stream
+from labctl.scenario.results import Outcome
 from labctl.structs import replace
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from labctl.printable import harmless_on_github
+from labctl.programs.output import OutputRecord
 from labctl.report import ci
-from labctl.scenario.results import Outcome, OutputRecord, ScenarioResult
+from labctl.scenario.results import Outcome, ScenarioResult
 from labctl.structs import replace
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, call, run, scenario, step
 

@@ -10,8 +10,9 @@ import pytest
 from junitparser import JUnitXml
 
 from labctl.errors import InputError, LabError
+from labctl.programs.output import OutputRecord
 from labctl.report.artifacts import check_writable, to_json, to_junit, write_whole
-from labctl.scenario.results import Outcome, OutputRecord
+from labctl.scenario.results import Outcome
 from labctl.structs import replace
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from labctl.programs.output import OutputRecord
 from labctl.report import plain
 from labctl.report.terminal import ASCII, Look, cells
-from labctl.scenario.results import ListeningRecord, Outcome, OutputRecord, ProgramRecord
+from labctl.scenario.results import ListeningRecord, Outcome, ProgramRecord
 from labctl.structs import replace
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 

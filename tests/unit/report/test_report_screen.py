@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from labctl.printable import printable
+from labctl.programs.output import Stream
 from labctl.report.progress import Progress
 from labctl.report.terminal import (
     ASCII,
@@ -22,7 +23,6 @@ from labctl.report.terminal import (
     shorten,
     wrap,
 )
-from labctl.scenario.results import Stream
 from tests.unit.report.samples import ECHO, FAILED, SKIPPED, step
 
 

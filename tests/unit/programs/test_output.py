@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.programs.program import KeptOutput, LineWatch
+from labctl.programs.output import KeptOutput, LineWatch
 
 
 def kept(limit: int, *parts: bytes) -> KeptOutput:
