@@ -33,8 +33,9 @@ from labctl.errors import (
     LabImpossible,
     MachineError,
 )
+from labctl.plan.drop_rules import DropRule
 from labctl.structs import Struct, msgspec
-from labctl.topology.model import Restart
+from labctl.topology.model import Restart, read_address
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -353,10 +354,10 @@ class PutFile(Message, frozen=True):
 
 
 class Drop(Message, frozen=True):
-    """A packet filter rule (`labctl.plan.drop_rules`, as JSON) on the node."""
+    """Add a packet filter rule on the node."""
 
     node: str
-    rule: str
+    rule: DropRule
 
 
 class Undrop(Message, frozen=True):
@@ -499,7 +500,7 @@ class Malformed(InputError):
 
 def encode(message: Message) -> bytes:
     """A message as JSON."""
-    return json.dumps(msgspec.to_builtins(message), separators=(",", ":")).encode("ascii")
+    return json.dumps(msgspec.to_builtins(message, enc_hook=str), separators=(",", ":")).encode("ascii")
 
 
 def decode(body: bytes, kind: Any) -> Any:
@@ -509,7 +510,7 @@ def decode(body: bytes, kind: Any) -> Any:
     in file names and arguments.
     """
     try:
-        return msgspec.convert(json.loads(body, parse_constant=_refuse), kind)
+        return msgspec.convert(json.loads(body, parse_constant=_refuse), kind, dec_hook=read_address)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise Malformed(f"lab: cannot read a message of {len(body)} bytes: {error}.") from error
 

@@ -22,8 +22,8 @@ puts another one in the place of one with another handle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from ipaddress import ip_address, ip_interface, ip_network
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from labctl.errors import InputError
@@ -37,6 +37,7 @@ from labctl.topology.model import (
     NodeKind,
     Prefix,
     Service,
+    read_address,
 )
 
 
@@ -314,24 +315,15 @@ def changes_from_json(value: Any) -> tuple[Operation, ...]:
 
 
 def _to_json(value: Any) -> Any:
-    return msgspec.to_builtins(value, enc_hook=str)  # what msgspec does not know are addresses
+    return msgspec.to_builtins(value, enc_hook=str)  # the only types unknown to msgspec are addresses
 
 
 def _from_json(value: Any, kind: Any) -> Any:
-    known: dict[str, Any] = {}  # routes repeat their addresses a lot
-
-    def address(kind: Any, text: Any) -> Any:
-        if (found := known.get(text)) is None:
-            found = known[text] = _READERS[kind](text)
-        return found
-
+    cached: Any = cache(read_address)  # plans repeat addresses a lot
     try:
-        return msgspec.convert(value, kind, dec_hook=address)
+        return msgspec.convert(value, kind, dec_hook=cached)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InputError(f"plan: cannot read it: {error}.") from error
-
-
-_READERS: dict[Any, Callable[[str], Any]] = {Address: ip_address, AddressOnLink: ip_interface, Prefix: ip_network}
 
 
 ROOT = 0xFFFF_FFFF  # TC_H_ROOT (linux/pkt_sched.h)

@@ -15,8 +15,18 @@ from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.structs import Struct
 
@@ -158,19 +168,27 @@ def entries_of(source: str) -> Iterator[tuple[str, str]]:
                 yield path, os.path.relpath(path, source)
 
 
+_ADDRESS_CLASSES: dict[str, tuple[Callable[[str], Any], type, type]] = {
+    "Address": (ip_address, IPv4Address, IPv6Address),
+    "AddressOnLink": (ip_interface, IPv4Interface, IPv6Interface),
+    "Prefix": (ip_network, IPv4Network, IPv6Network),
+}
 if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
     AddressOnLink = IPv4Interface | IPv6Interface
     Prefix = IPv4Network | IPv6Network
-else:  # msgspec, which reads plans (`labctl.plan.operations`), knows no union of classes that are not its own
-    Address, AddressOnLink, Prefix = (ABCMeta(name, (), {}) for name in ("Address", "AddressOnLink", "Prefix"))
-    for kind, classes in (
-        (Address, (IPv4Address, IPv6Address)),
-        (AddressOnLink, (IPv4Interface, IPv6Interface)),
-        (Prefix, (IPv4Network, IPv6Network)),
-    ):
-        for each in classes:
+else:  # msgspec does not support a union of classes that are not its own
+    Address, AddressOnLink, Prefix = (ABCMeta(name, (), {}) for name in _ADDRESS_CLASSES)
+    for kind in (Address, AddressOnLink, Prefix):
+        for each in _ADDRESS_CLASSES[kind.__name__][1:]:
             kind.register(each)
+
+
+def read_address(kind: Any, text: object) -> Any:
+    """Read an address or prefix from JSON: the `dec_hook` of msgspec. ValueError."""
+    if not isinstance(text, str):
+        raise ValueError("an address is not a text")
+    return _ADDRESS_CLASSES[kind.__name__][0](text)
 
 
 class NodeKind(StrEnum):
@@ -312,26 +330,28 @@ class Link(Struct, frozen=True):
         return f"{self.a} - {self.b}"
 
 
-class LinkEnd(Protocol):
-    """One end of a link of a topology or of a plan."""
+if TYPE_CHECKING:
+    from typing import Protocol
 
-    @property
-    def node(self) -> str: ...
-    @property
-    def ifname(self) -> str: ...
+    class LinkEnd(Protocol):
+        """One end of a link of a topology or of a plan."""
+
+        @property
+        def node(self) -> str: ...
+        @property
+        def ifname(self) -> str: ...
+
+    class Joined(Protocol):
+        """A link of a topology or of a plan."""
+
+        @property
+        def a(self) -> LinkEnd: ...
+        @property
+        def b(self) -> LinkEnd: ...
 
 
-class Joined(Protocol):
-    """A link of a topology or of a plan."""
-
-    @property
-    def a(self) -> LinkEnd: ...
-    @property
-    def b(self) -> LinkEnd: ...
-
-
-E = TypeVar("E", bound=LinkEnd)
-L = TypeVar("L", bound=Joined)
+E = TypeVar("E", bound="LinkEnd")
+L = TypeVar("L", bound="Joined")
 
 
 def is_end(end: LinkEnd, written: str) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from labctl.kernel.netlink import open_socket
 from labctl.kernel.nftables import NETLINK_NETFILTER, Dropped, dropped
 from labctl.lab.keeper.drop_rules import drop, undrop
-from labctl.plan.drop_rules import DropRule, to_json
+from labctl.plan.drop_rules import DropRule
 from tests.integration.inside import NetworkLab
 
 
@@ -16,7 +16,7 @@ from tests.integration.inside import NetworkLab
 def dropping(lab: NetworkLab, node: str, *rules: DropRule) -> Iterator[None]:
     with lab.nodes.entered(node):
         for rule in rules:
-            drop(to_json(rule), node)
+            drop(rule, node)
     try:
         yield
     finally:

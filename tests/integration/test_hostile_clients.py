@@ -56,6 +56,7 @@ from labctl.lab.protocol import (
     encode,
 )
 from labctl.plan.build import build
+from labctl.plan.drop_rules import DropRule
 from labctl.plan.operations import plan_to_json
 from labctl.topology.model import Restart
 from tests.integration.detached import WAIT_S, becomes, keeper_of, raw_connection, running
@@ -92,7 +93,7 @@ REQUESTS: tuple[Message, ...] = (
     OpenFile("client", "/proc/net/../../etc/passwd", os.O_RDONLY, 0),
     BindSocket("client", "/tmp/x.sock", "/"),
     PutFile("bin/x", 0o755),
-    Drop("client", "{}"),
+    Drop("client", DropRule()),
     Undrop("client"),
     SignalGroup(5, 0),
 )

@@ -523,9 +523,7 @@ class Lab:
 
     def drop(self, node: str, rule: DropRule) -> None:
         """Drop the packets of the node that `rule` describes, until `undrop`."""
-        from labctl.plan import drop_rules
-
-        self._done(Drop(node, drop_rules.to_json(rule)), what=f"drop packets on {node}")
+        self._done(Drop(node, rule), what=f"drop packets on {node}")
 
     def undrop(self, node: str) -> None:
         """Drop nothing more on the node."""

@@ -24,7 +24,7 @@ from labctl.kernel.nftables import (
     add,
     remove_all,
 )
-from labctl.plan.drop_rules import Direction, DropProtocol, DropRule, from_json
+from labctl.plan.drop_rules import Direction, DropProtocol, DropRule
 from labctl.topology.model import Address
 
 PAIRS_MAX = 1 << 14  # of two nodes with 128 addresses each; each pair takes a rule
@@ -53,14 +53,13 @@ _TRANSPORTS: dict[tuple[DropProtocol | None, int], list[_Transport]] = {
 }
 
 
-def drop(rule: str, node: str = "") -> None:
-    """Drop the packets that the rule (JSON of `labctl.plan.drop_rules`) describes, until `undrop`. KernelError."""
-    described = from_json(rule)
-    pairs = max(1, len(described.sources)) * max(1, len(described.destinations))
+def drop(rule: DropRule, node: str = "") -> None:
+    """Drop the packets that match the rule, until `undrop`. KernelError."""
+    pairs = max(1, len(rule.sources)) * max(1, len(rule.destinations))
     if pairs > PAIRS_MAX:
         raise InputError(f"drop rule: cannot add it: {pairs} pairs of addresses are more than {PAIRS_MAX}.")
     with _netfilter_socket(node, "drop packets") as sock:
-        add(sock, matches(described))
+        add(sock, matches(rule))
 
 
 def undrop(node: str = "") -> None:

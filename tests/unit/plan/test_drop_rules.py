@@ -1,4 +1,4 @@
-"""Drop rules as values."""
+"""Drop rules: TCP flags, fields that exclude each other, and the way to the keeper."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from labctl.errors import InputError
-from labctl.plan.drop_rules import Direction, DropProtocol, DropRule, TcpFlag, TcpFlags, from_json, parse_flags, to_json
+from labctl.lab.protocol import Drop, Malformed, Request, decode, encode
+from labctl.plan.drop_rules import Direction, DropProtocol, DropRule, TcpFlag, TcpFlags, parse_flags
 
 
 def test_flags_are_given_or_absent() -> None:
@@ -17,7 +17,7 @@ def test_flags_are_given_or_absent() -> None:
 @pytest.mark.parametrize(
     ("text", "told"), [("akc", "not a TCP flag; allowed: fin, syn"), ("", "not a TCP flag"), ("syn,!syn", "both")]
 )
-def test_bad_flags_are_told(text: str, told: str) -> None:
+def test_a_bad_flag_is_refused(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         parse_flags(text)
 
@@ -31,21 +31,32 @@ def test_bad_flags_are_told(text: str, told: str) -> None:
     ],
 )
 def test_a_rule_survives_the_way_to_the_keeper(rule: DropRule) -> None:
-    assert from_json(to_json(rule)) == rule
+    assert decode(encode(Drop("server", rule)), Request) == Drop("server", rule)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "5", "[]", '{"flags": [1]}', to_json(DropRule()).replace('"in"', '"up"'), "[" * 100_000]
+    "rule",
+    [
+        "5",
+        "[]",
+        '{"flags": [1]}',
+        '{"direction": "up"}',
+        '{"sources": ["x"]}',
+        '{"sources": [5]}',
+        '{"sources": [["10.0.0.1"]]}',
+        '{"protocol": "icmp", "port": 1}',
+        "[" * 100_000,
+    ],
 )
-def test_what_is_no_rule_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="drop rule: cannot read it"):
-        from_json(text)
+def test_an_invalid_rule_is_refused(rule: str) -> None:
+    with pytest.raises(Malformed, match="cannot read a message"):
+        decode(f'["Drop", "server", {rule}]'.encode(), Request)
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_fields_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="icmp has no ports"):
         DropRule(protocol=DropProtocol.ICMP, port=1)
-    with pytest.raises(ValueError, match="protocol must be tcp"):
+    with pytest.raises(ValueError, match="need the protocol tcp"):
         DropRule(protocol=DropProtocol.UDP, flags=parse_flags("syn"))
     with pytest.raises(ValueError, match="not between"):
         DropRule(protocol=DropProtocol.UDP, port=0)
