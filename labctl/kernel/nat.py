@@ -1,10 +1,10 @@
-"""The machine's network for a lab's router: a veth pair, address translation on both sides of it, and forwarding.
+"""Outside access of a router: a veth pair to the machine, address translation at both ends, and forwarding.
 
-The router translates the lab's addresses to its end of the pair, the machine translates that one address to its own: so
-the machine needs no route to the lab, and the lab's prefixes may be those of the machine's own networks.
+The router translates the lab's addresses to its end of the pair, and the machine translates that address to its own.
+So the machine needs no route to the lab, and the lab may use the prefixes of the machine's networks.
 
-The machine's table has an owner (NFT_TABLE_F_OWNER, Linux 5.12): the netlink socket that made it. The kernel removes it
-when the last descriptor of that socket is closed, however that comes about, and lets nobody else change it meanwhile.
+The machine's table has an owner (NFT_TABLE_F_OWNER, Linux 5.12): the netlink socket that created it. Only the owner can
+change the table, and the kernel removes it when the last descriptor of that socket is closed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
 from labctl.errors import KernelError, LabImpossible, describe_errno
 from labctl.kernel import netlink, nftables, rtnl
-from labctl.kernel import routes as readback
+from labctl.kernel import routes as kernel_routes
 from labctl.kernel.namespaces import entered, read_sysctl, write_sysctl
 from labctl.structs import Struct
 from labctl.unpatched import Socket
 
 NETWORK_BITS = 30
-# Link-local addresses, without those of metadata services; where the machine has a route for all of them, those for
-# benchmarks (RFC 2544).
+# Each pool with its unusable part. Link-local addresses, without those of metadata services; if the machine has a route
+# for all of them, the addresses for benchmarks (RFC 2544).
 POOLS = ((IPv4Network("169.254.0.0/16"), IPv4Network("169.254.169.0/24")), (IPv4Network("198.18.0.0/15"), None))
 IPV6_PREFIX = 0xFD6C_6162_6374  # a unique local prefix of 48 bits (RFC 4193)
 
@@ -34,22 +33,21 @@ _POSTROUTING, _FORWARD = 4, 2  # NF_INET_*
 _OWNER = 2  # NFT_TABLE_F_OWNER
 _CHAIN_POSTROUTING, _CHAIN_FORWARD = b"postrouting\0", b"forward\0"
 _ROUTER_TABLE = b"labctl-nat\0"
-_INDEX = struct.Struct("=I")
-_NEEDED = "It takes Linux 5.12 or later with nf_tables, nf_nat and nft_masq; try `modprobe nft_masq` as root."
+_REMEDY = "It requires Linux 5.12 or later with nf_tables, nf_nat and nft_masq. Try: sudo modprobe nft_masq"
 
 
 class MachineNetwork(Struct, frozen=True):
-    """What of the machine's own network concerns its labs, in the namespace that was looked at."""
+    """The properties of the machine's network that labs with outside access depend on."""
 
     uplinks: tuple[str, ...]  # interfaces with IPv4 routes
-    uplinks6: tuple[str, ...]  # interfaces with IPv6 routes, when there is a default route among these
-    mtu: int  # the smallest of the uplinks
-    taken: tuple[IPv4Network, ...]  # what has a route of its own
+    uplinks6: tuple[str, ...]  # interfaces with IPv6 routes; none without an IPv6 default route
+    mtu: int  # the smallest of the uplinks, bytes
+    taken: tuple[IPv4Network, ...]  # networks that the machine has routes to
     indexes: tuple[tuple[str, int], ...]  # of every interface but lo
 
 
 class Outlet(Struct, frozen=True):
-    """A router's way out: the interface on the machine, and the network of the pair (machine .1, router .2)."""
+    """A router's outside link: the machine's interface and the network of the pair (machine .1, router .2)."""
 
     router: str
     ifname: str
@@ -74,30 +72,30 @@ class Outlet(Struct, frozen=True):
 
 
 class Setting(Struct, frozen=True):
-    """A sysctl of the machine's that has to have another value meanwhile."""
+    """A sysctl of the machine that has another value while the lab runs."""
 
-    key: str  # with slashes: interfaces have dots in their names
+    key: str  # separated by slashes, because names of interfaces contain dots
     before: str
     value: str
 
     @property
     def version(self) -> int:
-        """Of IP."""
+        """The IP version."""
         return 4 if self.key.startswith("net/ipv4/") else 6
 
     @property
     def ifname(self) -> str:
-        """The interface that it is about."""
+        """The interface that it belongs to."""
         return self.key.split("/")[3]
 
 
-def look_at_machine() -> MachineNetwork:
-    """The network of the namespace that the calling thread is in. OSError."""
-    with netlink.open_socket(rtnl.NETLINK_ROUTE) as sock:
-        links = {link.name: link for link in readback.links(sock)}
-        routes = [(route.destination, hop) for route in readback.routes(sock) for hop in route.hops if route.is_plain]
-        routes = [(destination, hop) for destination, hop in routes if hop.ifname != "lo"]
-        on_link = [each.address.network for each in readback.addresses(sock)]
+def read_machine_network() -> MachineNetwork:
+    """Read the network of the calling thread's namespace. OSError."""
+    with netlink.open_socket(netlink.NETLINK_ROUTE) as sock:
+        links = {link.name: link for link in kernel_routes.links(sock)}
+        plain = [route for route in kernel_routes.routes(sock) if route.is_plain]
+        routes = [(route.destination, hop) for route in plain for hop in route.hops if hop.ifname != "lo"]
+        on_link = [each.address.network for each in kernel_routes.addresses(sock)]
     four = tuple(dict.fromkeys(hop.ifname for destination, hop in routes if destination.version == 4))
     six = tuple(
         dict.fromkeys(
@@ -119,7 +117,7 @@ def look_at_machine() -> MachineNetwork:
 
 
 def forwarding_settings(machine: MachineNetwork) -> tuple[Setting, ...]:
-    """What has to be changed for packets from outside to reach labs: nothing on a machine that forwards anyway."""
+    """Return the settings to change so that packets from outside reach labs; none on a machine that forwards."""
     found = []
     for ifname in machine.uplinks:
         key = f"net/ipv4/conf/{ifname}/forwarding"
@@ -134,27 +132,27 @@ def forwarding_settings(machine: MachineNetwork) -> tuple[Setting, ...]:
 
 
 def apply_settings(settings: Sequence[Setting]) -> None:
-    """Change the settings, in the namespace that the calling thread is in. MachineError."""
+    """Change the settings in the calling thread's namespace. LabImpossible."""
     for setting in settings:
         try:
             write_sysctl(setting.key, setting.value)
         except OSError as error:
-            came_back = describe_errno(error.errno or 0)
-            raise LabImpossible(f"machine: cannot set {setting.key}={setting.value}: {came_back}.") from error
+            problem = f"machine: cannot set {setting.key}={setting.value}: {describe_errno(error.errno or 0)}."
+            raise LabImpossible(problem) from error
 
 
 def restore_setting(setting: Setting) -> None:
-    """Change a setting back, unless its interface has gone or somebody else has changed it since. OSError."""
+    """Restore a setting, unless its interface was removed or something else has changed it since. OSError."""
     with contextlib.suppress(FileNotFoundError):
         if read_sysctl(setting.key) == setting.value:
             write_sysctl(setting.key, setting.before)
 
 
 def ipv6_can_be_forwarded(machine: MachineNetwork) -> bool:
-    """Whether the machine reaches IPv6 networks and can forward to them without becoming a router itself.
+    """Whether the machine has IPv6 uplinks and can forward to them without becoming a router itself.
 
-    A machine that does not forward takes its own default route from router advertisements, and would lose it with
-    net.ipv6.conf.all.forwarding; Linux 6.17 has a setting for single interfaces instead (force_forwarding).
+    A machine that does not forward gets its default route from router advertisements. Setting
+    net.ipv6.conf.all.forwarding would remove it; Linux 6.17 has force_forwarding for single interfaces instead.
     """
     if not machine.uplinks6:
         return False
@@ -165,10 +163,10 @@ def ipv6_can_be_forwarded(machine: MachineNetwork) -> bool:
 
 
 def reserve_network(taken: Sequence[IPv4Network], start: int) -> tuple[IPv4Network, int, socket.socket]:
-    """A network for a pair that neither `taken` nor another lab has, its number, and what it is reserved by.
+    """Find a free network for a veth pair, from number `start` on; return it, its number, and its reservation.
 
-    The caller owns the socket, whose name (abstract, hence the network namespace's own) no two labs can have at once.
-    `start` says where to begin. MachineError when all are taken.
+    The reservation is a socket that the caller owns: no two labs can bind its abstract name in one network namespace.
+    LabImpossible if no network is free.
     """
     for pool, never in POOLS:
         if any(pool.subnet_of(network) for network in taken):
@@ -192,24 +190,23 @@ def reserve_network(taken: Sequence[IPv4Network], start: int) -> tuple[IPv4Netwo
     raise LabImpossible(f"lab: no network is free for `nat`: the machine has routes for all of {POOLS[0][0]}.")
 
 
-def network6_of(number: int) -> IPv6Network:
-    """The IPv6 network that goes with the number of an IPv4 network."""
+def ipv6_network(number: int) -> IPv6Network:
+    """Return the IPv6 network for the pair whose IPv4 network has that number."""
     return IPv6Network(((IPV6_PREFIX << 80) | (number << 64), 64))
 
 
 def make_machine_table(
     sock: socket.socket, name: str, outlets: Sequence[Outlet], kept_apart: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Translate what comes from the outlets, and forward nothing of an IP version from one interface to another.
+    """Translate packets from the outlets, and drop what the machine did not forward before.
 
-    `kept_apart` are (version, index from, index to): what the machine would not have forwarded before.
-
-    `sock` (NETLINK_NETFILTER, in the machine's namespace) is borrowed; the table goes when it is closed. MachineError.
+    `kept_apart` has (IP version, index of the incoming interface, index of the outgoing interface) to drop. The kernel
+    removes the table when `sock` (NETLINK_NETFILTER, in the machine's namespace, borrowed) is closed. LabImpossible.
     """
     table = name.encode() + b"\0"
     requests = [
-        nftables.request(nftables.NEW_TABLE, _MAKE, netlink.attribute(1, table) + nftables.number(2, _OWNER)),
-        nftables.request(nftables.NEW_CHAIN, _MAKE, _nat_chain(table)),
+        nftables.request(nftables.NEW_TABLE, _CREATE, netlink.attribute(1, table) + nftables.number(2, _OWNER)),
+        nftables.request(nftables.NEW_CHAIN, _CREATE, _nat_chain(table)),
     ]
     for outlet in outlets:
         for address in outlet.router_ends:
@@ -217,24 +214,25 @@ def make_machine_table(
             requests.append(nftables.request(nftables.NEW_RULE, _ADD, rule))
     if kept_apart:
         chain = nftables.base_chain(table, _CHAIN_FORWARD, b"filter\0", _FORWARD, 0)
-        requests.append(nftables.request(nftables.NEW_CHAIN, _MAKE, chain))
-    for version, coming, going in kept_apart:
-        tests = [*_of_version(version), *_index(nftables.META_IIF, coming), *_index(nftables.META_OIF, going)]
+        requests.append(nftables.request(nftables.NEW_CHAIN, _CREATE, chain))
+    for version, incoming, outgoing in kept_apart:
+        tests = [*_of_version(version), *_index(nftables.META_IIF, incoming), *_index(nftables.META_OIF, outgoing)]
         rule = nftables.new_rule(table, _CHAIN_FORWARD, [*tests, nftables.drop()])
         requests.append(nftables.request(nftables.NEW_RULE, _ADD, rule))
     _transact(sock, requests, f"machine: cannot make the nftables table {name}")
 
 
 def connect(sock: socket.socket, machine: int, outlet: Outlet, router: int, index: int, ifname: str, mtu: int) -> None:
-    """Make the pair of an outlet and all that the router needs to use it; `router` and `machine` are namespaces.
+    """Create the veth pair of an outlet, and set up both ends; `machine` and `router` are namespace descriptors.
 
-    `sock` (NETLINK_ROUTE, in the machine's namespace) and all descriptors are borrowed; `index` and `ifname` are those
-    of the router's end. KernelError, MachineError. The pair goes with the router's namespace.
+    `sock` (NETLINK_ROUTE, in the machine's namespace) and the descriptors are borrowed; `index` and `ifname` are those
+    of the router's end. The pair is removed with the router's namespace. KernelError, LabImpossible.
     """
-    # The router's end first: the kernel takes the index of the second only where that of the first is given, too.
+    # The router's end first: the kernel accepts the index of the second only if the first has one, too.
     first = rtnl.VethEnd(ifname, index, _mac(outlet, 2), mtu, router)
     second = rtnl.VethEnd(outlet.ifname, 0, _mac(outlet, 1), mtu, machine)
-    _carry_out(sock, f"nat of {outlet.router}", [(f"make the veth pair {outlet.ifname}", rtnl.new_veth(first, second))])
+    subject = f"nat of {outlet.router}"
+    _send(sock, subject, [(f"make the veth pair {outlet.ifname}", rtnl.new_veth(first, second))])
     with entered(machine):
         own = socket.if_nametoindex(outlet.ifname)
         _write(outlet, f"net/ipv4/conf/{outlet.ifname}/forwarding", "1")
@@ -242,59 +240,61 @@ def connect(sock: socket.socket, machine: int, outlet: Outlet, router: int, inde
             _write(outlet, f"net/ipv6/conf/{outlet.ifname}/disable_ipv6", "1")
         elif os.path.exists(f"/proc/sys/net/ipv6/conf/{outlet.ifname}/force_forwarding"):
             _write(outlet, f"net/ipv6/conf/{outlet.ifname}/force_forwarding", "1")
-    steps = [] if outlet.network6 is None else [("keep addresses from it", rtnl.without_generated_addresses(own))]
-    steps += [
-        (f"add address {address} to {outlet.ifname}", rtnl.new_address(own, address)) for address in outlet.machine_ends
-    ]
-    steps.append((f"set {outlet.ifname} up", rtnl.set_up(own, True)))
-    _carry_out(sock, f"nat of {outlet.router}", steps)
+    _send(sock, subject, _end_messages(outlet, own, outlet.ifname, outlet.machine_ends))
     _connect_router(outlet, router, index, ifname)
 
 
 def remove_link(ifname: str) -> None:
-    """Remove an interface of the namespace that the calling thread is in, if it is still there. OSError."""
+    """Remove an interface from the calling thread's namespace, if it still exists. OSError."""
     try:
         index = socket.if_nametoindex(ifname)
     except OSError:
         return
-    with netlink.open_socket(rtnl.NETLINK_ROUTE) as sock:
+    with netlink.open_socket(netlink.NETLINK_ROUTE) as sock:
         batch: netlink.Batch[str] = netlink.Batch(sock)
-        batch.add(bytearray(netlink.message(_RTM_DELLINK, _SET, _IFINFO.pack(0, 0, index, 0, 0))), ifname)
+        batch.add(rtnl.remove_link(index), ifname)
         for refused in batch.commit():
             if refused.errno != errno.ENODEV:
                 raise OSError(refused.errno, os.strerror(refused.errno), ifname)
 
 
-_RTM_DELLINK = 17  # linux/rtnetlink.h
-_IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg
-_SET = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
-_MAKE = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+_CREATE = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 _ADD = netlink.NLM_F_CREATE | netlink.NLM_F_APPEND
 
 
 def _connect_router(outlet: Outlet, router: int, index: int, ifname: str) -> None:
     with entered(router):
-        route_socket = netlink.open_socket(rtnl.NETLINK_ROUTE)
+        route_socket = netlink.open_socket(netlink.NETLINK_ROUTE)
         try:
             filter_socket = netlink.open_socket(nftables.NETLINK_NETFILTER)
         except OSError:
             route_socket.close()
             raise
     with route_socket, filter_socket:
-        steps = [] if outlet.network6 is None else [("keep addresses from it", rtnl.without_generated_addresses(index))]
-        steps += [(f"add address {one} to {ifname}", rtnl.new_address(index, one)) for one in outlet.router_ends]
-        steps.append((f"set {ifname} up", rtnl.set_up(index, True)))
+        messages = _end_messages(outlet, index, ifname, outlet.router_ends)
         for end in outlet.machine_ends:
-            everything = ip_network("0.0.0.0/0" if end.version == 4 else "::/0")
-            steps.append((f"add a default route via {end.ip}", rtnl.new_route(index, everything, end.ip)))
-        _carry_out(route_socket, f"router {outlet.router}", steps)
+            default = ip_network("0.0.0.0/0" if end.version == 4 else "::/0")
+            messages.append((f"add a default route via {end.ip}", rtnl.new_route(index, default, end.ip)))
+        _send(route_socket, f"router {outlet.router}", messages)
         rule = [*_index(nftables.META_OIF, index), nftables.expression("masq", b"")]
         requests = [
-            nftables.request(nftables.NEW_TABLE, _MAKE, netlink.attribute(1, _ROUTER_TABLE)),
-            nftables.request(nftables.NEW_CHAIN, _MAKE, _nat_chain(_ROUTER_TABLE)),
+            nftables.request(nftables.NEW_TABLE, _CREATE, netlink.attribute(1, _ROUTER_TABLE)),
+            nftables.request(nftables.NEW_CHAIN, _CREATE, _nat_chain(_ROUTER_TABLE)),
             nftables.request(nftables.NEW_RULE, _ADD, nftables.new_rule(_ROUTER_TABLE, _CHAIN_POSTROUTING, rule)),
         ]
         _transact(filter_socket, requests, f"router {outlet.router}: cannot translate its lab's addresses")
+
+
+def _end_messages(
+    outlet: Outlet, index: int, ifname: str, addresses: Sequence[IPv4Interface | IPv6Interface]
+) -> list[tuple[str, bytearray]]:
+    """Return the messages that set up one end of the pair, each with what it does."""
+    disable = [("disable its address generation", rtnl.disable_address_generation(index))]
+    return [
+        *([] if outlet.network6 is None else disable),
+        *((f"add address {address} to {ifname}", rtnl.new_address(index, address)) for address in addresses),
+        (f"set {ifname} up", rtnl.set_up(index, True)),
+    ]
 
 
 def _nat_chain(table: bytes) -> bytes:
@@ -302,7 +302,7 @@ def _nat_chain(table: bytes) -> bytes:
 
 
 def _from(address: IPv4Interface | IPv6Interface) -> list[bytes]:
-    """Packets that come from exactly that address."""
+    """Match packets from exactly that address."""
     packed = address.ip.packed
     return [
         *_of_version(address.version),
@@ -317,11 +317,11 @@ def _of_version(version: int) -> list[bytes]:
 
 
 def _index(key: int, index: int) -> list[bytes]:
-    return [nftables.meta(key), nftables.compare(nftables.EQUAL, _INDEX.pack(index))]
+    return [nftables.meta(key), nftables.compare(nftables.EQUAL, netlink.U32.pack(index))]
 
 
 def _mac(outlet: Outlet, number: int) -> str:
-    """Locally administered, and other than those of labs' own links (topology/addressing.py)."""
+    """Return a locally administered address that no link inside a lab has (topology/addressing.py)."""
     _, second, third, fourth = outlet.network.network_address.packed
     return bytes((0x02, 0x6C, 0x62, second, third, fourth + number)).hex(":")
 
@@ -333,16 +333,16 @@ def _write(outlet: Outlet, key: str, value: str) -> None:
         raise KernelError(f"nat of {outlet.router}", f"set {key}={value}", error.errno or 0) from error
 
 
-def _carry_out(sock: socket.socket, subject: str, steps: Sequence[tuple[str, bytearray]]) -> None:
+def _send(sock: socket.socket, subject: str, messages: Sequence[tuple[str, bytearray]]) -> None:
     batch: netlink.Batch[str] = netlink.Batch(sock)
-    for attempted, message in steps:
+    for attempted, message in messages:
         batch.add(message, attempted)
     for refused in batch.commit():
         raise KernelError(subject, refused.origin, refused.errno, detail=refused.detail)
 
 
-def _transact(sock: socket.socket, requests: list[nftables.Request], what: str) -> None:
+def _transact(sock: socket.socket, requests: list[nftables.Request], problem: str) -> None:
     try:
         nftables.transact(sock, requests)
     except OSError as error:
-        raise LabImpossible(f"{what}: {describe_errno(error.errno or 0)}. {_NEEDED}") from error
+        raise LabImpossible(f"{problem}: {describe_errno(error.errno or 0)}. {_REMEDY}") from error

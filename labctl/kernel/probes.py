@@ -134,9 +134,8 @@ def try_qdisc(kind: str) -> None:
     """Writes on standard output why `lo` cannot have that discipline; nothing where it can. In a process of its own."""
     from labctl.errors import describe_errno
     from labctl.kernel import qdisc
-    from labctl.kernel.netlink import Batch, open_socket
+    from labctl.kernel.netlink import LOOPBACK_INDEX, NETLINK_ROUTE, Batch, open_socket
     from labctl.kernel.privilege import enter_lab_namespaces
-    from labctl.kernel.rtnl import LOOPBACK_INDEX, NETLINK_ROUTE
 
     try:
         enter_lab_namespaces()

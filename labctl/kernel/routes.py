@@ -1,10 +1,8 @@
-"""The routes and policy rules of the network namespace that an rtnetlink(7) socket lives in, written as ip(8) does.
+"""The interfaces, addresses, routes and policy rules of a network namespace, as the kernel reports them.
 
-The structures are those of linux/rtnetlink.h and linux/fib_rules.h, unpacked here: a reader need not import pyroute2.
-
-The addresses and routes of the network namespace that an rtnetlink(7) socket lives in, as the kernel has them.
-
-The structures are those of linux/rtnetlink.h and linux/if_addr.h, unpacked here: a reader need not import pyroute2.
+Each function reads the namespace of an rtnetlink(7) socket, which it borrows; it raises OSError if the kernel refuses.
+Routes and rules are written as ip(8) writes them. The structures are those of linux/rtnetlink.h, linux/if_addr.h and
+linux/fib_rules.h, unpacked here so that a reader does not import pyroute2.
 """
 
 from __future__ import annotations
@@ -24,17 +22,36 @@ from ipaddress import (
     ip_network,
 )
 
-from labctl.kernel.netlink import attributes, dump
+from labctl.kernel.netlink import (
+    IFA_ADDRESS,
+    IFA_F_TENTATIVE,
+    IFA_FLAGS,
+    IFA_LOCAL,
+    IFADDR,
+    IFF_LOWER_UP,
+    IFF_UP,
+    IFINFO,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_MASTER,
+    IFLA_MTU,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTM_GETRULE,
+    RTMSG,
+    U32,
+    attribute_values,
+    dump,
+    u32,
+)
 from labctl.structs import Struct
 
-RTM_GETROUTE = 26  # linux/rtnetlink.h
-RTM_GETRULE = 34
-ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
-RTA_OIF, RTA_MULTIPATH, RTA_CACHEINFO, RTA_NH_ID = 4, 9, 12, 30
+RTA_OIF, RTA_MULTIPATH, RTA_CACHEINFO, RTA_NH_ID = 4, 9, 12, 30  # linux/rtnetlink.h
 NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops (the weight less one), index
 CLONED = 0x200  # RTM_F_CLONED: a cached copy, not a route
-MAIN_TABLE = 254
-KERNEL, BOOT, STATIC = 2, 3, 4  # RTPROT_*: made by the kernel of an address; by ip-route(8); by an administrator
+MAIN_TABLE, _LOCAL_TABLE = 254, 255
+KERNEL, BOOT, STATIC = 2, 3, 4  # RTPROT_*: added by the kernel for an address, by ip-route(8), by an administrator
 _RTA_DST, _RTA_SRC, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE, _RTA_VIA = 1, 2, 5, 6, 7, 15, 18
 _RTA_METRICS, _RTA_ENCAP_TYPE = 8, 21
 _METRIC_NAMES = (  # RTAX_*, from RTAX_MTU (2) on
@@ -53,22 +70,91 @@ _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 22, 23, 24
 _INVERTED = 0x2  # FIB_RULE_INVERT
 _TO_TABLE, _GOTO, _NOP = 1, 2, 3  # FR_ACT_*
 _ACTIONS = {_NOP: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_ALL_BITS = 0xFFFF_FFFF
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_U32 = struct.Struct("=I")
 
 Prefix = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
 
+# -- interfaces and addresses
+
+
+class KernelLink(Struct, frozen=True):
+    """An interface."""
+
+    name: str
+    index: int
+    mac: str  # "" if it has none
+    mtu: int  # bytes
+    up: bool  # IFF_UP
+    carrier: bool  # IFF_LOWER_UP: the other end is up, too
+    master: int = 0  # index of the bridge that it is a port of, 0 for none
+
+
+class KernelAddress(Struct, frozen=True):
+    """An address of an interface."""
+
+    ifname: str
+    address: IPv4Interface | IPv6Interface
+    tentative: bool = False  # unusable until duplicate address detection has finished
+
+    def __str__(self) -> str:
+        return f"{self.address} on {self.ifname}"
+
+
+def links(sock: socket.socket) -> tuple[KernelLink, ...]:
+    """Return every interface."""
+    found = []
+    for _, payload in dump(sock, RTM_GETLINK, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        _, _, index, flags, _ = IFINFO.unpack_from(payload)
+        values = attribute_values(payload, IFINFO.size)
+        found.append(
+            KernelLink(
+                name=values[IFLA_IFNAME].rstrip(b"\0").decode(),
+                index=index,
+                mac=values.get(IFLA_ADDRESS, b"").hex(":"),
+                mtu=u32(values, IFLA_MTU),
+                up=bool(flags & IFF_UP),
+                carrier=bool(flags & IFF_LOWER_UP),
+                master=u32(values, IFLA_MASTER),
+            )
+        )
+    return tuple(found)
+
+
+def addresses(sock: socket.socket) -> tuple[KernelAddress, ...]:
+    """Return every address of both families, including those of `lo`."""
+    names = interface_names(sock)
+    found = []
+    for _, payload in dump(sock, RTM_GETADDR, IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        family, prefix_length, flags, _, index = IFADDR.unpack_from(payload)
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            continue
+        values = attribute_values(payload, IFADDR.size)
+        address = ip_interface((values.get(IFA_LOCAL, values.get(IFA_ADDRESS, b"")), prefix_length))
+        is_tentative = bool(u32(values, IFA_FLAGS, flags) & IFA_F_TENTATIVE)
+        found.append(KernelAddress(names.get(index, str(index)), address, is_tentative))
+    return tuple(found)
+
+
+def interface_names(sock: socket.socket) -> dict[int, str]:
+    """Return the names of the interfaces by index."""
+    return {link.index: link.name for link in links(sock)}
+
+
+# -- routes
+
+
 class NextHop(Struct, frozen=True):
-    """One way that a route leads; `gateway` None: the destination is on the link."""
+    """A next hop of a route. Without a gateway, the destination is on the link."""
 
     gateway: Address | None
     ifname: str
     weight: int = 1
 
     def text(self, version: int) -> str:
-        """`via 10.0.1.2 dev eth0`, for a route to a destination of that version of IP."""
+        """Return `via 10.0.1.2 dev eth0`, for a route whose destination is of that IP version."""
         if self.gateway is None:
             return f"dev {self.ifname}"
         family = "" if self.gateway.version == version else f"inet{'6' if self.gateway.version == 6 else ''} "
@@ -76,10 +162,9 @@ class NextHop(Struct, frozen=True):
 
 
 class KernelRoute(Struct, frozen=True):
-    """A route as the kernel has it, of any table but `local`.
+    """A route of any table but `local`.
 
-    `kind` is `unicast` with one hop or several, or what happens to packets instead: `blackhole`, `unreachable`,
-    `prohibit`, `throw`, without hops.
+    `kind` is `unicast`, with one hop or several, or `blackhole`, `unreachable`, `prohibit` or `throw`, without hops.
     """
 
     destination: Prefix
@@ -88,18 +173,18 @@ class KernelRoute(Struct, frozen=True):
     kind: str = "unicast"
     table: int = MAIN_TABLE
     protocol: int = BOOT
-    source: Prefix | None = None  # of packets (IPv6), None for all
+    source: Prefix | None = None  # of the packets (IPv6); None: any
     tos: int = 0
     options: str = ""  # `src 10.0.1.1 mtu 1400 onlink`
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is of the main table, for all packets, and leads somewhere."""
+        """Whether this is a unicast route of the main table for all packets."""
         return self.kind == "unicast" and self.table == MAIN_TABLE and self.source is None and not self.tos
 
     @property
     def ways(self) -> str:
-        """All but the destination: `via 10.0.1.2 dev eth0 metric 20`."""
+        """The route without its destination: `via 10.0.1.2 dev eth0 metric 20`."""
         several = len(self.hops) > 1
         words = [f"from {self.source}"] if self.source else []
         words += [f"tos {self.tos:#04x}"] if self.tos else []
@@ -108,7 +193,7 @@ class KernelRoute(Struct, frozen=True):
             words.append(f"nexthop {text} weight {hop.weight}" if several else text)
         words += [f"table {table_name(self.table)}"] if self.table != MAIN_TABLE else []
         words += [self.options] if self.options else []
-        words += [f"metric {self.metric}"] if self.metric and self.metric != usual_metric(self.destination) else []
+        words += [f"metric {self.metric}"] if self.metric and self.metric != default_metric(self.destination) else []
         return " ".join(words)
 
     def __str__(self) -> str:
@@ -117,16 +202,16 @@ class KernelRoute(Struct, frozen=True):
 
 
 class KernelRule(Struct, frozen=True):
-    """A policy rule: which table is looked up for which packets; `action` is `lookup main` or what happens instead."""
+    """A policy rule: packets that match `selector` undergo `action`, such as `lookup main` or `prohibit`."""
 
-    version: int  # of IP: 4 or 6
+    version: int  # IP version: 4 or 6
     priority: int
     selector: str  # `from 10.0.0.0/24 iif eth0`
     action: str
 
     @property
     def text(self) -> str:
-        """With its family, where that is not IPv4."""
+        """The rule, with its family unless that is IPv4."""
         return f"{self} (IPv6)" if self.version == 6 else str(self)
 
     def __str__(self) -> str:
@@ -143,39 +228,43 @@ STANDARD_RULES = tuple(
 )
 
 
-def usual_metric(destination: Prefix) -> int:
-    """What a route gets that is added without a metric."""
+def default_metric(destination: Prefix) -> int:
+    """Return the metric of a route that is added without one."""
     return 0 if destination.version == 4 else 1024
 
 
 def table_name(table: int) -> str:
-    """The table's name, or its number."""
+    """Return the table's name or else its number."""
     return _TABLES.get(table, str(table))
 
 
+def routes(sock: socket.socket) -> tuple[KernelRoute, ...]:
+    """Return every route of both families and all tables but `local`."""
+    names = interface_names(sock)
+    found = (parse_route(payload, names) for payload in route_payloads(sock))
+    return tuple(route for route in found if route is not None)
+
+
 def route_payloads(sock: socket.socket) -> Iterator[memoryview]:
-    """Every route of both families as the kernel sends it; `sock` (NETLINK_ROUTE) is borrowed. OSError."""
+    """Yield the payload of a message for every route of both families."""
     for family in _FAMILIES:
-        for _, payload in dump(sock, RTM_GETROUTE, ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
-            if ROUTE.unpack_from(payload)[0] == family:
+        for _, payload in dump(sock, RTM_GETROUTE, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+            if RTMSG.unpack_from(payload)[0] == family:
                 yield payload
 
 
 def parse_route(payload: memoryview, names: dict[int, str]) -> KernelRoute | None:
-    """The route; None for what is not for people: caches, the table `local`. `names` are interfaces by index."""
-    family, length, source_length, tos, table, protocol, _, kind, flags = ROUTE.unpack_from(payload)
-    values = values_of(payload, ROUTE.size)
-    table = _u32(values[_RTA_TABLE]) if _RTA_TABLE in values else table
-    if kind not in _KINDS or flags & CLONED or table == 255:
+    """Parse a route; `names` are the interfaces' by index. None for cached routes and those of the table `local`."""
+    family, length, source_length, tos, table, protocol, _, kind, flags = RTMSG.unpack_from(payload)
+    values = attribute_values(payload, RTMSG.size)
+    table = u32(values, _RTA_TABLE, table)
+    if kind not in _KINDS or flags & CLONED or table == _LOCAL_TABLE:
         return None
     any_address = bytes(4 if family == socket.AF_INET else 16)
-    hops: tuple[NextHop, ...] = ()
-    if _KINDS[kind] == "unicast":
-        hops = tuple(_hops(values, names))
     return KernelRoute(
         destination=ip_network((values.get(_RTA_DST, any_address), length)),
-        hops=hops,
-        metric=_u32(values.get(_RTA_PRIORITY, bytes(4))),
+        hops=tuple(_hops(values, names)) if _KINDS[kind] == "unicast" else (),
+        metric=u32(values, _RTA_PRIORITY),
         kind=_KINDS[kind],
         table=table,
         protocol=protocol,
@@ -186,32 +275,32 @@ def parse_route(payload: memoryview, names: dict[int, str]) -> KernelRoute | Non
 
 
 def _options(values: dict[int, bytes], flags: int, protocol: int) -> Iterator[str]:
-    """What else ip(8) shows; the source address only where somebody has chosen it."""
+    """Yield what else ip(8) shows; no source address for the kernel's own routes, where it is the interface's."""
     if _RTA_ENCAP_TYPE in values:
         (kind,) = struct.unpack("=H", values[_RTA_ENCAP_TYPE])
         yield f"encap {_ENCAPSULATIONS.get(kind, kind)}"
     if _RTA_PREFSRC in values and protocol != KERNEL:
         yield f"src {ip_address(values[_RTA_PREFSRC])}"
-    for kind, data in values_of(memoryview(values.get(_RTA_METRICS, b"")), 0).items():
-        if kind in _METRICS and len(data) == _U32.size:
-            yield f"{_METRICS[kind]} {_u32(data)}"
+    for kind, data in attribute_values(values.get(_RTA_METRICS, b"")).items():
+        if kind in _METRICS and len(data) == U32.size:
+            yield f"{_METRICS[kind]} {U32.unpack(data)[0]}"
     if flags & _ONLINK and RTA_MULTIPATH not in values:
         yield "onlink"
 
 
 def _hops(values: dict[int, bytes], names: dict[int, str]) -> Iterator[NextHop]:
     if RTA_MULTIPATH not in values:
-        index = _u32(values.get(RTA_OIF, bytes(4)))
+        index = u32(values, RTA_OIF)
         yield NextHop(_gateway(values), names.get(index, str(index)))
         return
     for start, weight, index in hops_in(values[RTA_MULTIPATH]):
         (length,) = struct.unpack_from("=H", values[RTA_MULTIPATH], start)
-        own = values_of(memoryview(values[RTA_MULTIPATH])[start : start + length], NEXT_HOP.size)
+        own = attribute_values(values[RTA_MULTIPATH][start : start + length], NEXT_HOP.size)
         yield NextHop(_gateway(own), names.get(index, str(index)), weight)
 
 
 def hops_in(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(offset, weight, interface's index) of each struct rtnexthop in an RTA_MULTIPATH."""
+    """Yield (offset, weight, interface's index) of each struct rtnexthop in an RTA_MULTIPATH."""
     start = 0
     while start + NEXT_HOP.size <= len(data):
         length, _, more, index = NEXT_HOP.unpack_from(data, start)
@@ -224,17 +313,20 @@ def hops_in(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _gateway(values: dict[int, bytes]) -> Address | None:
     if _RTA_GATEWAY in values:
         return ip_address(values[_RTA_GATEWAY])
-    via = values.get(_RTA_VIA)  # struct rtvia: family, address; of another family than the destination's
+    via = values.get(_RTA_VIA)  # struct rtvia: a family other than the destination's, address
     return None if via is None else ip_address(via[2:])
 
 
+# -- policy rules
+
+
 def rules(sock: socket.socket) -> tuple[KernelRule, ...]:
-    """Every policy rule, IPv4 first, in the order in which they are looked at; none on a kernel without them."""
+    """Return every policy rule, IPv4 first, in the order in which the kernel consults them."""
     found = []
     for family in _FAMILIES:
         try:
             payloads = [payload for _, payload in dump(sock, RTM_GETRULE, _RULE.pack(family, 0, 0, 0, 0, 0, 0))]
-        except OSError:  # EOPNOTSUPP, EAFNOSUPPORT: built without CONFIG_IP_MULTIPLE_TABLES, or without IPv6
+        except OSError:  # EOPNOTSUPP without CONFIG_IP_MULTIPLE_TABLES, EAFNOSUPPORT without IPv6
             continue
         found += [_rule(payload) for payload in payloads if _RULE.unpack_from(payload)[0] == family]
     return tuple(found)
@@ -242,7 +334,7 @@ def rules(sock: socket.socket) -> tuple[KernelRule, ...]:
 
 def _rule(payload: memoryview) -> KernelRule:
     family, to_length, from_length, tos, table, action, flags = _RULE.unpack_from(payload)
-    values = values_of(payload, _RULE.size)
+    values = attribute_values(payload, _RULE.size)
     words = ["not"] if flags & _INVERTED else []
     words.append(f"from {_with_length(values[_FRA_SRC], from_length) if _FRA_SRC in values else 'all'}")
     if _FRA_DST in values:
@@ -250,8 +342,8 @@ def _rule(payload: memoryview) -> KernelRule:
     if tos:
         words.append(f"tos {tos:#04x}")
     if _FRA_FWMARK in values or _FRA_FWMASK in values:
-        mark, mask = _u32(values.get(_FRA_FWMARK, bytes(4))), _u32(values.get(_FRA_FWMASK, b"\xff" * 4))
-        words.append(f"fwmark {mark:#x}" + (f"/{mask:#x}" if mask != 0xFFFF_FFFF else "") if mark or mask else "")
+        mark, mask = u32(values, _FRA_FWMARK), u32(values, _FRA_FWMASK, _ALL_BITS)
+        words.append(f"fwmark {mark:#x}" + (f"/{mask:#x}" if mask != _ALL_BITS else "") if mark or mask else "")
     for word, kind in (("iif", _FRA_IIFNAME), ("oif", _FRA_OIFNAME)):
         if kind in values:
             words.append(f"{word} {values[kind].rstrip(bytes(1)).decode(errors='replace')}")
@@ -265,113 +357,22 @@ def _rule(payload: memoryview) -> KernelRule:
             words.append(f"{word} {first}" if first == last else f"{word} {first}-{last}")
     return KernelRule(
         version=4 if family == socket.AF_INET else 6,
-        priority=_u32(values.get(_FRA_PRIORITY, bytes(4))),
+        priority=u32(values, _FRA_PRIORITY),
         selector=" ".join(word for word in words if word),
-        action=_action(action, _u32(values[_FRA_TABLE]) if _FRA_TABLE in values else table, values),
+        action=_action(action, u32(values, _FRA_TABLE, table), values),
     )
 
 
 def _action(action: int, table: int, values: dict[int, bytes]) -> str:
     if action == _GOTO:
-        return f"goto {_u32(values.get(_FRA_GOTO, bytes(4)))}"
+        return f"goto {u32(values, _FRA_GOTO)}"
     if action != _TO_TABLE:
         return _ACTIONS.get(action, f"action {action}")
     name = "[l3mdev-table]" if any(values.get(_FRA_L3MDEV, b"")) else table_name(table)
-    suppressed = _u32(values.get(_FRA_SUPPRESS_PREFIXLEN, b"\xff" * 4))
-    return f"lookup {name}" + (f" suppress_prefixlength {suppressed}" if suppressed != 0xFFFF_FFFF else "")
+    suppressed = u32(values, _FRA_SUPPRESS_PREFIXLEN, _ALL_BITS)
+    return f"lookup {name}" + (f" suppress_prefixlength {suppressed}" if suppressed != _ALL_BITS else "")
 
 
 def _with_length(packed: bytes, length: int) -> str:
     network = ip_network((packed, length))
     return str(network.network_address) if length == network.max_prefixlen else str(network)
-
-
-def values_of(payload: memoryview, start: int) -> dict[int, bytes]:
-    """The attributes of a message by type, from `start` on."""
-    return {kind: bytes(payload[offset : offset + length]) for kind, offset, length in attributes(payload, start)}
-
-
-def _u32(data: bytes) -> int:
-    (value,) = _U32.unpack(data)
-    return int(value)
-
-
-RTM_GETLINK = 18  # linux/rtnetlink.h
-RTM_GETADDR = 22
-_IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
-_IFADDR = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_TENTATIVE = 0x40  # IFA_F_TENTATIVE
-_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
-
-
-class KernelLink(Struct, frozen=True):
-    """An interface as the kernel has it."""
-
-    name: str
-    index: int
-    mac: str  # "" when it has none
-    mtu: int  # bytes
-    up: bool  # set up
-    carrier: bool  # and connected to something that is up
-    master: int = 0  # index of the bridge that it is a port of, 0 for none
-
-
-class KernelAddress(Struct, frozen=True):
-    """An address as the kernel has it."""
-
-    ifname: str
-    address: IPv4Interface | IPv6Interface
-    tentative: bool = False  # still being checked for duplicates, not in use
-
-    def __str__(self) -> str:
-        return f"{self.address} on {self.ifname}"
-
-
-def links(sock: socket.socket) -> tuple[KernelLink, ...]:
-    """Every interface; `sock` (NETLINK_ROUTE) is borrowed, here and below. OSError when the kernel refuses."""
-    found = []
-    for _, payload in dump(sock, RTM_GETLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-        _, _, index, flags, _ = _IFINFO.unpack_from(payload)
-        values = values_of(payload, _IFINFO.size)
-        found.append(
-            KernelLink(
-                name=values[_IFLA_IFNAME].rstrip(b"\0").decode(),
-                index=index,
-                mac=values.get(_IFLA_ADDRESS, b"").hex(":"),
-                mtu=_u32(values.get(_IFLA_MTU, bytes(4))),
-                up=bool(flags & _IFF_UP),
-                carrier=bool(flags & _IFF_LOWER_UP),
-                master=_u32(values.get(_IFLA_MASTER, bytes(4))),
-            )
-        )
-    return tuple(found)
-
-
-def addresses(sock: socket.socket) -> tuple[KernelAddress, ...]:
-    """Every address of both families, `lo`'s included."""
-    names = _names(sock)
-    found = []
-    for _, payload in dump(sock, RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-        family, prefix_length, flags, _, index = _IFADDR.unpack_from(payload)
-        if family not in (socket.AF_INET, socket.AF_INET6):
-            continue
-        values = values_of(payload, _IFADDR.size)
-        packed = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS, b""))
-        if _IFA_FLAGS in values:
-            flags = _u32(values[_IFA_FLAGS])
-        address = ip_interface((packed, prefix_length))
-        found.append(KernelAddress(names.get(index, str(index)), address, bool(flags & _TENTATIVE)))
-    return tuple(found)
-
-
-def routes(sock: socket.socket) -> tuple[KernelRoute, ...]:
-    """Every route of both families and all tables but `local`."""
-    names = _names(sock)
-    found = (parse_route(payload, names) for payload in route_payloads(sock))
-    return tuple(route for route in found if route is not None)
-
-
-def _names(sock: socket.socket) -> dict[int, str]:
-    return {link.index: link.name for link in links(sock)}

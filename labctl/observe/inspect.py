@@ -21,6 +21,7 @@ from labctl.kernel import qdisc
 from labctl.kernel import routes as readback
 from labctl.kernel import routes as routing
 from labctl.kernel.namespaces import sysctl_path
+from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.kernel.qdisc import KernelQdisc
 from labctl.kernel.routes import (
     BOOT,
@@ -31,9 +32,8 @@ from labctl.kernel.routes import (
     KernelRoute,
     KernelRule,
     NextHop,
-    usual_metric,
+    default_metric,
 )
-from labctl.kernel.rtnl import NETLINK_ROUTE
 from labctl.names import OUTSIDE_INTERFACE
 from labctl.observe.network import Observable
 from labctl.plan.operations import (
@@ -273,7 +273,7 @@ def _of_routes(name: str, planned: PlannedState, found: NodeState, useless: set[
 
 
 def _as_kernel_has(one: AddRoute) -> KernelRoute:
-    return KernelRoute(one.destination, (NextHop(one.gateway, one.ifname),), usual_metric(one.destination))
+    return KernelRoute(one.destination, (NextHop(one.gateway, one.ifname),), default_metric(one.destination))
 
 
 def _text(route: KernelRoute) -> str:
@@ -442,7 +442,7 @@ def extra_rules(state: NodeState) -> list[str]:
 def _ways(route: KernelRoute) -> Iterator[tuple[str, str, str]]:
     words = [str(route.destination), *([f"from {route.source}"] if route.source else [])]
     words += [f"table {routing.table_name(route.table)}"] * (route.table != routing.MAIN_TABLE)
-    words += [f"metric {route.metric}"] * (route.metric not in (0, routing.usual_metric(route.destination)))
+    words += [f"metric {route.metric}"] * (route.metric not in (0, routing.default_metric(route.destination)))
     if not route.hops:
         yield " ".join(words), route.kind, "-"
     for hop in route.hops:

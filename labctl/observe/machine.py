@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labctl.errors import LabctlError, MachineError, errno_name
-from labctl.kernel import link_state, probes
+from labctl.kernel import probes
+from labctl.kernel.neighbours import neighbour_table
 from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
 from labctl.structs import Struct
 from labctl.topology.resolve import PORTS_LIMIT
@@ -60,7 +61,7 @@ def largest_lab() -> Size:
 
 def shared_limits() -> Iterator[SharedLimit]:
     """Each of them, with its value here."""
-    tables = [table for table in map(link_state.table, (4, 6)) if table.is_limit_known]
+    tables = [table for table in map(neighbour_table, (4, 6)) if table.is_limit_known]
     if tables:
         used = ", ".join(f"{table.entries} IPv{table.version}" for table in tables)
         counts = f"neighbours (ARP, ND) of all namespaces together; now {used}"

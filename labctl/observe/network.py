@@ -1,15 +1,6 @@
-"""The kernel's network counters of a node: /proc/net/snmp, /proc/net/netstat and /proc/net/snmp6 (proc_pid_net(5)).
+"""What the kernel has on a node of a running lab: interfaces, addresses, routes, queues, sockets, counters.
 
-A counter's full name is its protocol and its name in the file: `TcpExt.ListenOverflows`, `Udp.InErrors`,
-`Udp6.InErrors`. The bare name will do where only one protocol has it.
-
-The little of a lab that observing needs; `labctl.lab`'s `Lab` has it, and so has any table of namespaces.
-
-The interfaces, addresses and routes of a node, as the kernel has them.
-
-The sockets of a node, as the kernel reports them.
-
-A node's connections in TIME_WAIT: which there are, and ended, so that their addresses are free again.
+Each function reads one node through what the lab opens there, and raises KernelError if the kernel refuses.
 """
 
 from __future__ import annotations
@@ -19,138 +10,124 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from labctl.errors import InputError, KernelError
+from labctl.errors import InputError, KernelError, kernel_errors
 from labctl.kernel import qdisc, sock_diag
-from labctl.kernel import routes as readback
+from labctl.kernel import routes as kernel_routes
+from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.kernel.qdisc import KernelQdisc
 from labctl.kernel.routes import KernelAddress, KernelLink, KernelRoute
-from labctl.kernel.rtnl import NETLINK_ROUTE
-from labctl.kernel.sock_diag import (
-    NETLINK_SOCK_DIAG,
-    Socket,
-    State,
-    Transport,
-    Waiting,
-    inet_sockets,
-    unix_sockets,
-    with_scopes,
-)
+from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG, Socket, State, TimeWaitId, Transport
 from labctl.kernel.sockaddr import interface_name
 from labctl.structs import Struct, field
 
+__all__ = ["KernelAddress", "KernelLink", "KernelQdisc", "KernelRoute", "Socket", "State", "TimeWaitId", "Transport"]
+
 
 class Observable(Protocol):
-    """A lab whose nodes can be looked at from outside, by what was opened on them."""
+    """What observing needs of a lab: sockets and files of its nodes. `labctl.lab.client.handle.Lab` has it."""
 
     def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
-        """An ordinary socket that lives in the node's network namespace; the caller owns it."""
+        """Open a socket in the node's network namespace; the caller owns it."""
         ...
 
     def open_file(self, node: str, path: str, flags: int = os.O_RDONLY) -> int:
-        """A descriptor of a file opened as a process on the node would; the caller owns it."""
+        """Open a file as a process on the node would, and return the descriptor; the caller owns it."""
         ...
 
 
-__all__ = ["KernelAddress", "KernelLink", "KernelQdisc", "KernelRoute", "addresses", "links", "qdiscs", "routes"]
+@contextmanager
+def netlink_socket(lab: Observable, node: str, protocol: int, attempted: str) -> Iterator[socket.socket]:
+    """Open a netlink socket on the node, and turn OSError into a KernelError that names what was attempted."""
+    with (
+        lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, protocol) as sock,
+        kernel_errors(f"node {node}", attempted),
+    ):
+        yield sock
 
-Found = TypeVar("Found")
+
+# -- interfaces
 
 
 def links(lab: Observable, node: str) -> tuple[KernelLink, ...]:
-    """Every interface of the node. KernelError when the kernel refuses, here and below."""
-    return _read(lab, node, readback.links, "list its interfaces")
+    """Return every interface of the node."""
+    with netlink_socket(lab, node, NETLINK_ROUTE, "list its interfaces") as sock:
+        return kernel_routes.links(sock)
 
 
 def addresses(lab: Observable, node: str) -> tuple[KernelAddress, ...]:
-    """Every address of the node, of both families, `lo`'s included."""
-    return _read(lab, node, readback.addresses, "list its addresses")
+    """Return every address of the node, of both families, including those of `lo`."""
+    with netlink_socket(lab, node, NETLINK_ROUTE, "list its addresses") as sock:
+        return kernel_routes.addresses(sock)
 
 
 def routes(lab: Observable, node: str) -> tuple[KernelRoute, ...]:
-    """Every route of the node, of both families and all tables but `local`."""
-    return _read(lab, node, readback.routes, "list its routes")
+    """Return every route of the node, of both families and all tables but `local`."""
+    with netlink_socket(lab, node, NETLINK_ROUTE, "list its routes") as sock:
+        return kernel_routes.routes(sock)
 
 
 def qdiscs(lab: Observable, node: str) -> tuple[KernelQdisc, ...]:
-    """Every queueing discipline of the node's interfaces."""
-    return _read(lab, node, qdisc.qdiscs, "list its queueing disciplines")
+    """Return every queueing discipline of the node's interfaces."""
+    with netlink_socket(lab, node, NETLINK_ROUTE, "list its queueing disciplines") as sock:
+        return qdisc.qdiscs(sock)
 
 
-def _read(lab: Observable, node: str, read: Callable[[socket.socket], Found], attempted: str) -> Found:
-    with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
-        try:
-            return read(sock)
-        except OSError as error:
-            raise KernelError(f"node {node}", attempted, error.errno or 0) from error
-
-
-__all__ = ["Socket", "State", "Transport", "sockets"]
+# -- sockets
 
 EVERY_TRANSPORT = frozenset(Transport)
 
 
 def sockets(lab: Observable, node: str, transports: Collection[Transport] = EVERY_TRANSPORT) -> tuple[Socket, ...]:
-    """The node's sockets, in the kernel's order: TCP (half-open connections too), then UDP, then AF_UNIX.
-
-    KernelError when the kernel cannot tell (a kernel without the sock_diag module of that kind).
-    """
+    """Return the node's sockets in the kernel's order: TCP (half-open connections too), then UDP, then AF_UNIX."""
     found: tuple[Socket, ...] = ()
     with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
 
         def name_of(index: int) -> str:
             try:
                 return interface_name(sock, index)
-            except OSError:  # it has just been removed
+            except OSError:  # the interface has just been removed
                 return str(index)
 
-        for transport in Transport:
-            if transport not in transports:
-                continue
-            try:
+        for transport in (each for each in Transport if each in transports):
+            hint = f"Try: sudo modprobe {transport}_diag"
+            with kernel_errors(f"node {node}", f"list its {transport} sockets", hint=hint):
                 if transport is Transport.UNIX:
-                    found += unix_sockets(sock)
+                    found += sock_diag.unix_sockets(sock)
                 else:
-                    found += tuple(with_scopes(each, name_of) for each in inet_sockets(sock, transport))
-            except OSError as error:
-                hint = f"Try `modprobe {transport}_diag` as root."
-                raise KernelError(
-                    f"node {node}", f"list its {transport} sockets", error.errno or 0, hint=hint
-                ) from error
+                    sockets = sock_diag.inet_sockets(sock, transport)
+                    found += tuple(sock_diag.with_scopes(each, name_of) for each in sockets)
     return found
 
 
-__all__ = ["Waiting", "end", "waiting"]
+def time_wait_connections(lab: Observable, node: str) -> frozenset[TimeWaitId]:
+    """Return the node's connections in TIME_WAIT, which no process owns and which keep their addresses bound."""
+    with netlink_socket(lab, node, NETLINK_SOCK_DIAG, "list its connections in TIME_WAIT") as sock:
+        return sock_diag.time_wait_connections(sock)
 
 
-def waiting(lab: Observable, node: str) -> frozenset[Waiting]:
-    """Those of the node. KernelError when the kernel cannot tell."""
-    with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
-        try:
-            return sock_diag.waiting(sock)
-        except OSError as error:
-            raise KernelError(f"node {node}", "list its connections in TIME_WAIT", error.errno or 0) from error
+def end_time_wait(lab: Observable, node: str, connections: Collection[TimeWaitId]) -> None:
+    """End these connections, if the kernel can."""
+    with netlink_socket(lab, node, NETLINK_SOCK_DIAG, "end its connections in TIME_WAIT") as sock:
+        sock_diag.end_time_wait(sock, connections)
 
 
-def end(lab: Observable, node: str, connections: Collection[Waiting]) -> None:
-    """End these, where this kernel can. KernelError when it refuses for another reason."""
-    with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
-        try:
-            sock_diag.end(sock, connections)
-        except OSError as error:
-            raise KernelError(f"node {node}", "end its connections in TIME_WAIT", error.errno or 0) from error
+# -- counters: /proc/net/snmp, /proc/net/netstat and /proc/net/snmp6 (proc_pid_net(5))
+#
+# A counter's full name is its protocol and its name in the file: TcpExt.ListenOverflows, Udp.InErrors, Udp6.InErrors.
+# The name in the file is enough if only one protocol has it.
 
-
-FILES = ("/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6")
-_OF_ONE_TYPE = re.compile(r"(IcmpMsg|Icmp6)\.(In|Out)Type\d{1,3}")
+COUNTER_FILES = ("/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6")
+_ICMP_TYPE = re.compile(r"(IcmpMsg|Icmp6)\.(In|Out)Type\d{1,3}")
 _SNMP6_NAME = re.compile(r"(Ip6|Icmp6|UdpLite6|Udp6)(\w+)")
 
 
 class UnknownCounter(InputError):
-    """No counter has that name, or several have; `hint` names those that were perhaps meant."""
+    """No counter has that name, or several have; `hint` suggests names."""
 
     def __init__(self, problem: str, hint: str) -> None:
         super().__init__(f"{problem}; {hint}")
@@ -164,17 +141,17 @@ class Counters(Struct, frozen=True):
     values: Mapping[str, int] = field(default_factory=dict)  # by full name
 
     def __getitem__(self, name: str) -> int:
-        """The value of a counter by its full name, or by its bare one where that is unambiguous. UnknownCounter."""
+        """Return a counter's value by its full name, or by its name in the file if that is unambiguous."""
         return self.values.get(self.resolve(name), 0)
 
     def __sub__(self, earlier: Counters) -> Counters:
-        """How much each counter has grown since an earlier snapshot of the same node."""
+        """Return how much each counter has grown since an earlier snapshot of the same node."""
         return Counters({name: value - earlier.values.get(name, 0) for name, value in self.values.items()})
 
     def resolve(self, name: str) -> str:
-        """The full name; case does not matter. UnknownCounter, with suggestions.
+        """Return the full name of a counter, whose case does not matter. UnknownCounter, with suggestions.
 
-        The kernel shows the counters of single ICMP types only when they are not zero.
+        The kernel shows the counters of single ICMP types only if they are not zero.
         """
         if name in self.values:
             return name
@@ -183,13 +160,13 @@ class Counters(Struct, frozen=True):
         if len(found) == 1:
             return found[0]
         if found:
-            raise UnknownCounter(f"counter {name!r} is ambiguous", f"say {_listed(found)}")
-        if _OF_ONE_TYPE.fullmatch(name):
+            raise UnknownCounter(f"counter {name!r} is ambiguous", f"use {_listed(found)}")
+        if _ICMP_TYPE.fullmatch(name):
             return name
         raise UnknownCounter(f"there is no counter {name!r}", self._suggestion(name))
 
     def changed(self) -> dict[str, int]:
-        """Those that are not zero, by full name; of a difference: what has happened."""
+        """Return the counters that are not zero, by full name."""
         return {name: value for name, value in self.values.items() if value}
 
     def _suggestion(self, name: str) -> str:
@@ -198,23 +175,23 @@ class Counters(Struct, frozen=True):
         near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
         if near:
             return f"did you mean {_listed(sorted({by_lower[word] for word in near}))}?"
-        return "they are named as `nstat -az` shows them, with a dot: TcpExt.ListenOverflows, Udp.InErrors"
+        return "`nstat -az` lists them; write them with a dot: TcpExt.ListenOverflows, Udp.InErrors"
 
 
 def counters(lab: Observable, node: str) -> Counters:
-    """A snapshot of the node's counters. KernelError when /proc/net cannot be read on it."""
-    return _parsed({path: _read_file(lab, node, path) for path in FILES})
+    """Take a snapshot of the node's counters."""
+    return _parse({path: _read_file(lab, node, path) for path in COUNTER_FILES})
 
 
 def counters_here() -> Counters | None:
-    """This process's own, which are those of every node by name; None where not all of the files can be read."""
+    """Take a snapshot of this process's own counters, which have the names of every node's; None if unreadable."""
     try:
-        return _parsed({path: Path(path).read_text(encoding="ascii") for path in FILES})
-    except OSError:  # no Linux, a /proc that hides them, a kernel without IPv6: nothing can be said about names
+        return _parse({path: Path(path).read_text(encoding="ascii") for path in COUNTER_FILES})
+    except OSError:  # a /proc that hides them, a kernel without IPv6: names cannot be checked
         return None
 
 
-def _parsed(texts: Mapping[str, str]) -> Counters:
+def _parse(texts: Mapping[str, str]) -> Counters:
     values: dict[str, int] = {}
     for path, text in texts.items():
         values.update(parse_snmp6(text) if path.endswith("snmp6") else parse_pairs(text))
@@ -222,7 +199,7 @@ def _parsed(texts: Mapping[str, str]) -> Counters:
 
 
 def parse_pairs(text: str) -> Iterator[tuple[str, int]]:
-    """(full name, value) of each counter of /proc/net/snmp or netstat: a line of names, then a line of values."""
+    """Yield (full name, value) of the counters in /proc/net/snmp or netstat: a line of names, then a line of values."""
     lines = text.splitlines()
     for names, numbers in zip(lines[::2], lines[1::2], strict=False):
         protocol, _, columns = names.partition(":")
@@ -231,12 +208,11 @@ def parse_pairs(text: str) -> Iterator[tuple[str, int]]:
 
 
 def parse_snmp6(text: str) -> Iterator[tuple[str, int]]:
-    """(full name, value) of each counter of /proc/net/snmp6: `Udp6InErrors 0` is Udp6.InErrors."""
+    """Yield (full name, value) of the counters in /proc/net/snmp6: `Udp6InErrors 0` is Udp6.InErrors."""
     for line in text.splitlines():
-        name, _, number = line.partition("\t") if "\t" in line else line.partition(" ")
-        split = _SNMP6_NAME.fullmatch(name.strip())
-        if split and number.strip():
-            yield f"{split[1]}.{split[2]}", int(number)
+        name, *numbers = line.split()
+        if numbers and (split := _SNMP6_NAME.fullmatch(name)):
+            yield f"{split[1]}.{split[2]}", int(numbers[0])
 
 
 def _read_file(lab: Observable, node: str, path: str) -> str:

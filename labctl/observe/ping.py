@@ -1,6 +1,6 @@
 """Whether nodes reach addresses: echo requests over raw sockets that live on the nodes, many at a time.
 
-All labs share the kernel's two neighbour tables (`kernel/link_state.py`), and every request makes entries: on the node
+All labs share the kernel's two neighbour tables (`kernel/neighbours.py`), and every request makes entries: on the node
 that asks, on the one that answers, on routers between them. A `Prober` therefore asks in batches that take a small part
 of a table, and removes the entries that a batch has made.
 
@@ -22,10 +22,10 @@ from types import TracebackType
 from typing import Self
 
 from labctl.errors import InputError, KernelError
-from labctl.kernel import link_state
+from labctl.kernel import neighbours
 from labctl.kernel.icmp import PROTOCOL, EchoSocket, IcmpError
-from labctl.kernel.link_state import Neighbour, Table
-from labctl.kernel.rtnl import NETLINK_ROUTE
+from labctl.kernel.neighbours import Neighbour, NeighbourTable
+from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.observe.network import Observable
 from labctl.plan.operations import AddAddress, MakeLink, Plan
 from labctl.structs import Struct, field, replace
@@ -192,7 +192,7 @@ class Prober:
     def _batch_size(self) -> int:
         room = []
         for version in (4, 6):
-            table = link_state.table(version)
+            table = neighbours.neighbour_table(version)
             room.append(min(table.limit // _SHARE_OF_TABLE, max(_SMALLEST_SHARE, (table.limit - table.entries) // 2)))
         return max(1, min(int(min(room) / self._entries_an_ask), self._sockets.limit))
 
@@ -200,7 +200,7 @@ class Prober:
         nodes = {each.ask.source for each in batch} | {each.ask.target for each in batch} | self._transit
         nodes.discard("")
         self._remember_entries(nodes)
-        refused = {version: link_state.table(version).refused for version in (4, 6)}
+        refused = {version: neighbours.neighbour_table(version).refused for version in (4, 6)}
         self._waiting.clear()
         for each in batch:
             each.began, each.requests = 0.0, 0
@@ -219,7 +219,7 @@ class Prober:
             for each in unanswered:
                 took_s = monotonic() - each.began
                 each.echo = Echo(str(each.ask.address), errno.ETIMEDOUT, each.requests, took_s)
-        for table in map(link_state.table, (4, 6)):
+        for table in map(neighbours.neighbour_table, (4, 6)):
             if table.refused > refused[table.version]:
                 _blame(table, batch)
         made = self._remove_entries(nodes)
@@ -273,7 +273,7 @@ class Prober:
         for node in nodes:
             if node not in self._before:
                 with suppress(KernelError, OSError):  # a node that is gone has no entries
-                    self._before[node] = link_state.neighbours(self._sockets.netlink_of(node))
+                    self._before[node] = neighbours.neighbours(self._sockets.netlink_of(node))
 
     def _remove_entries(self, nodes: Iterable[str]) -> int:
         """Remove what these nodes have got since; how many entries it was, of the family that has more."""
@@ -283,15 +283,15 @@ class Prober:
                 continue
             with suppress(KernelError, OSError):
                 sock = self._sockets.netlink_of(node)
-                new = link_state.neighbours(sock) - self._before[node]
+                new = neighbours.neighbours(sock) - self._before[node]
                 for each in new:
                     removed[each.version] += 1
                 if new:
-                    link_state.remove(sock, new)
+                    neighbours.remove_neighbours(sock, new)
         return max(removed.values())
 
 
-def _blame(table: Table, batch: Iterable[_Pending]) -> None:
+def _blame(table: NeighbourTable, batch: Iterable[_Pending]) -> None:
     """The table was full during the batch: that is why requests were refused, or lost on their way without a word."""
     for each in batch:
         echo = each.echo

@@ -15,7 +15,7 @@ from labctl.topology.model import Address, Endpoint, Link, Topology, links_betwe
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-    from labctl.observe.network import Waiting
+    from labctl.observe.network import TimeWaitId
     from labctl.plan.drop_rules import DropRule
     from labctl.plan.operations import Operation
     from labctl.scenario.file_schema import DropBody, HostBody, LinkBody
@@ -35,11 +35,11 @@ class Changes:
         self._was_up: dict[Endpoint, bool] = {}
         self._impaired: dict[Endpoint, Impairment | None] = {}
         self._dropping: set[str] = set()
-        self._waiting: dict[str, frozenset[Waiting]] = {}
+        self._waiting: dict[str, frozenset[TimeWaitId]] = {}
         if lab is not None:
             from labctl.observe import network
 
-            self._waiting = {host: network.waiting(lab, host) for host in hosts}
+            self._waiting = {host: network.time_wait_connections(lab, host) for host in hosts}
 
     def link(self, end: Endpoint) -> None:
         """This end is about to be set up or down."""
@@ -87,9 +87,9 @@ class Changes:
         if lab is self._lab and (operations or self._dropping):
             lab.when_gone()
         for host, before in self._waiting.items():
-            left = network.waiting(lab, host) - before
+            left = network.time_wait_connections(lab, host) - before
             if left:
-                network.end(lab, host, left)
+                network.end_time_wait(lab, host, left)
 
     def _tell(self, lab: Lab) -> None:
         lab.when_gone(self._as_before(lab), sorted(self._dropping))

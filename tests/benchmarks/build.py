@@ -21,7 +21,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from labctl.kernel import pyroute2_messages  # noqa: E402
+from labctl.kernel import rtnl  # noqa: E402
 from labctl.lab.keeper.executor import execute  # noqa: E402
 from labctl.lab.keeper.nodes import NodeTable  # noqa: E402
 from labctl.plan.operations import MakeNode  # noqa: E402
@@ -114,7 +114,7 @@ def import_alone() -> float:
 def main(sizes: list[int]) -> None:
     imported = median(import_alone() for _ in range(3))
     loaded = time.perf_counter()
-    pyroute2_messages.link_message(), pyroute2_messages.address_message(), pyroute2_messages.route_message()
+    rtnl.load_message_classes()
     loaded = time.perf_counter() - loaded
     build_by = {"executor": build_by_executor}
     if shutil.which("ip"):

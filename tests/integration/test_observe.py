@@ -11,8 +11,8 @@ from itertools import count
 
 import pytest
 
-from labctl.kernel import link_state
-from labctl.kernel.rtnl import NETLINK_ROUTE
+from labctl.kernel import neighbours
+from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.observe.network import UnknownCounter, addresses, counters, routes
 from labctl.observe.ping import Ask, Prober, reach
 from labctl.plan.operations import SetDown, SetSysctl
@@ -57,7 +57,7 @@ def test_an_unknown_counter_is_answered_with_those_that_were_meant() -> None:
         found = counters(lab, "server")
         with pytest.raises(UnknownCounter, match=r"did you mean `TcpExt\.ListenOverflows`"):
             found["ListenOverflow"]
-        with pytest.raises(UnknownCounter, match=r"ambiguous; say `.*Udp\.InErrors` or"):
+        with pytest.raises(UnknownCounter, match=r"ambiguous; use `.*Udp\.InErrors` or"):
             found["InErrors"]
 
 
@@ -114,7 +114,7 @@ def test_several_addresses_are_answered_for_in_order() -> None:
 def _entries(lab: NetworkLab, node: str) -> set[str]:
     """The node's unicast neighbours: the kernel makes and drops those of multicast groups as it likes."""
     with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
-        found = {ip_address(each.address) for each in link_state.neighbours(sock)}
+        found = {ip_address(each.address) for each in neighbours.neighbours(sock)}
     return {str(each) for each in found if not each.is_multicast}
 
 
@@ -147,7 +147,7 @@ def test_an_icmp_error_is_told_by_its_name_with_the_router_that_sent_it() -> Non
 @inside
 def test_a_full_neighbour_table_is_not_told_as_silence() -> None:
     with NetworkLab(*pair()) as lab, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(link_state, "table", _filling_table())
+        patch.setattr(neighbours, "neighbour_table", _filling_table())
         echo = reach(lab, "client", ip_address("192.0.2.77"), deadline_s=0.1)
     assert (echo.reached, echo.problem()) == (
         False,
@@ -155,10 +155,10 @@ def test_a_full_neighbour_table_is_not_told_as_silence() -> None:
     )
 
 
-def _filling_table() -> Callable[[int], link_state.Table]:
+def _filling_table() -> Callable[[int], neighbours.NeighbourTable]:
     """The machine's table, in which more and more requests for an entry are refused (others use the real one, too)."""
     refused = count()
-    return lambda version: link_state.Table(version, 1024, True, 1024, next(refused))
+    return lambda version: neighbours.NeighbourTable(version, 1024, True, 1024, next(refused))
 
 
 @inside

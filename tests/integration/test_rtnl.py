@@ -11,7 +11,7 @@ import pytest
 
 from labctl.kernel import rtnl
 from labctl.kernel.namespaces import current_network, entered, network_of, new_network, socket_in
-from labctl.kernel.netlink import Batch, open_socket
+from labctl.kernel.netlink import LOOPBACK_INDEX, NETLINK_ROUTE, Batch, open_socket
 from labctl.kernel.routes import links
 from labctl.kernel.syscalls import CLONE_NEWUTS
 from tests.integration.inside import inside
@@ -25,10 +25,10 @@ def inode(fd: int) -> int:
 
 @inside
 def test_every_refusal_of_a_long_batch_is_attributed_to_its_own_message() -> None:
-    with open_socket(rtnl.NETLINK_ROUTE) as sock:
+    with open_socket(NETLINK_ROUTE) as sock:
         batch: Batch[int] = Batch(sock)
         for number in range(300):
-            index = 999 if number % 97 == 5 else rtnl.LOOPBACK_INDEX
+            index = 999 if number % 97 == 5 else LOOPBACK_INDEX
             batch.add(rtnl.new_address(index, IPv4Interface(f"127.1.{number >> 8}.{number & 255}/8")), number)
         refused = batch.commit()
         assert [(each.origin, each.errno) for each in refused] == [(n, errno.ENODEV) for n in (5, 102, 199, 296)]
@@ -38,9 +38,9 @@ def test_every_refusal_of_a_long_batch_is_attributed_to_its_own_message() -> Non
 
 @inside
 def test_the_kernels_own_words_come_with_a_refusal() -> None:
-    with open_socket(rtnl.NETLINK_ROUTE) as sock:
+    with open_socket(NETLINK_ROUTE) as sock:
         batch: Batch[str] = Batch(sock)
-        batch.add(rtnl.set_master(rtnl.LOOPBACK_INDEX, 999), "lo into nothing")
+        batch.add(rtnl.set_master(LOOPBACK_INDEX, 999), "lo into nothing")
         batch.add(rtnl.new_bridge("br0", 30, 70000), "a bridge that is too wide")
         refused = batch.commit()
         assert [each.origin for each in refused] == ["lo into nothing", "a bridge that is too wide"]
@@ -51,7 +51,7 @@ def test_the_kernels_own_words_come_with_a_refusal() -> None:
 def test_a_new_network_has_only_lo_and_lasts_as_long_as_its_descriptor() -> None:
     home = current_network()
     made = new_network()
-    with entered(made), open_socket(rtnl.NETLINK_ROUTE) as sock:
+    with entered(made), open_socket(NETLINK_ROUTE) as sock:
         assert [(link.name, link.up) for link in links(sock)] == [("lo", False)]
     check = current_network()
     assert inode(check) == inode(home) != inode(made)

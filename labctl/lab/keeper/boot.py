@@ -100,11 +100,9 @@ def _place_of(request: Open, descriptors: tuple[int, ...]) -> tuple[Place | None
 
 def _preload(channel: Channel) -> None:
     """Import while the owner still reads its files what the keeper needs in any case, and what it likely needs."""
-    from labctl.kernel import pyroute2_messages
+    from labctl.kernel import rtnl
 
-    pyroute2_messages.link_message()
-    pyroute2_messages.address_message()
-    pyroute2_messages.route_message()
+    rtnl.load_message_classes()
     waiting = select.poll()
     waiting.register(channel.fileno(), select.POLLIN)
     if not waiting.poll(0):

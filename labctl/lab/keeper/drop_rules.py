@@ -78,20 +78,21 @@ def matches(rule: DropRule) -> Iterator[Match]:
         if rule.protocol is None and rule.port is not None:
             transports = [_TCP, _UDP]
         sources, destinations = _packed(rule.sources, version), _packed(rule.destinations, version)
-        for source, destination, (protocol, other_than, icmp_below), (source_port, destination_port) in product(
-            sources, destinations, transports, ports
-        ):
+        for source, destination, (protocol, excluded_protocol, icmp_type_below), (
+            source_port,
+            destination_port,
+        ) in product(sources, destinations, transports, ports):
             yield Match(
                 hook=hook,
                 family=family,
                 protocol=protocol,
-                other_than=other_than,
+                excluded_protocol=excluded_protocol,
                 source=source,
                 destination=destination,
                 source_port=source_port,
                 destination_port=destination_port,
                 flags=flags,
-                icmp_below=icmp_below,
+                icmp_type_below=icmp_type_below,
             )
 
 

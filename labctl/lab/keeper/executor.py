@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from labctl.errors import LabctlError, kernel_errors
 from labctl.kernel import link_state, qdisc, rtnl
-from labctl.kernel.link_state import SavedLink, announce
+from labctl.kernel.link_state import SavedLink
 from labctl.kernel.namespaces import is_refused_silently, open_ping_sockets, read_sysctl, values_that_work, write_sysctl
-from labctl.kernel.netlink import Refused
+from labctl.kernel.neighbours import announce
+from labctl.kernel.netlink import LOOPBACK_INDEX, NETLINK_ROUTE, Refused
 from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first, refusal
 from labctl.lab.keeper.nodes import Interface, NodeTable
 from labctl.plan.operations import (
@@ -227,7 +228,7 @@ class Execution:
     def _settle(self, node: str, ifname: str) -> bool:
         """Bring the interface's carrier up to date; True when it has one."""
         with kernel_errors(f"{node}:{ifname}", "read its link state"):
-            return link_state.settle(self._queue.route_socket(node), ifname)
+            return link_state.has_carrier(self._queue.route_socket(node), ifname)
 
     def _announce(self, node: str, ifname: str, interface: Interface) -> None:
         """Announce the interface's addresses to neighbours, some of which asked in vain while the link was down."""
@@ -260,7 +261,7 @@ class Execution:
             except OSError as error:
                 detail = "turning IPv6 off" if is_switch else "opening ICMP datagram sockets"
                 raise refusal(operation, error.errno or 0, detail) from error
-        self._enqueue(node, rtnl.set_up(rtnl.LOOPBACK_INDEX, True), operation)
+        self._enqueue(node, rtnl.set_up(LOOPBACK_INDEX, True), operation)
 
     def _make_link(self, operation: MakeLink) -> None:
         if self._removals:
@@ -305,7 +306,7 @@ class Execution:
                 continue
             for end in ends:
                 if not end.bridge:
-                    message = rtnl.without_generated_addresses(self._interface(operation, end).index)
+                    message = rtnl.disable_address_generation(self._interface(operation, end).index)
                     self._queue.add(end.node, message, Origin(operation, (errno.EAFNOSUPPORT,)))
             if operation.a.bridge and operation.b.bridge:  # only the first end's bridge fits into the link's message
                 end = operation.b
@@ -456,13 +457,13 @@ class Execution:
                 self._queue.expected_addresses[node].add((interface.index, address.address.ip.packed))
                 self._enqueue(node, bytearray(address.message), again, (errno.EEXIST,))
         with self._dump_socket(node) as sock:
-            routes = link_state.not_taken(saved.routes, saved.by_daemons, sock)
+            routes = link_state.routes_to_restore(saved, sock)
         for route in routes:
             self._enqueue(node, bytearray(route.message), operation, _NO_WAY_NOW)
 
     def _dump_socket(self, node: str) -> socket.socket:
         """Make a socket for dumps: the queue's also receive notifications of addresses, which a dump would skip."""
-        return self._nodes.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, rtnl.NETLINK_ROUTE)
+        return self._nodes.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
 
     def _is_expected(self, interface: Interface, operation: AddAddress) -> bool:
         return (interface.index, operation.address.ip.packed) in self._queue.expected_addresses[operation.node]

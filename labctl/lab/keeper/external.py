@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from ipaddress import IPv4Network, ip_address
 
 from labctl.errors import InputError, LabError, LabImpossible
-from labctl.kernel import cgroup, nat, netlink, nftables, processes, rtnl, syscalls
+from labctl.kernel import cgroup, nat, netlink, nftables, processes, syscalls
 from labctl.kernel.namespaces import current_network, entered
 from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
 from labctl.lab.keeper import host_changes
@@ -250,7 +250,7 @@ def _change_machine(outside: Outside, request: Open, routers: Sequence[str], nee
         settings: tuple[nat.Setting, ...] = ()
         kept_apart: list[tuple[int, int, int]] = []
         if routers:
-            machine = nat.look_at_machine()
+            machine = nat.read_machine_network()
             others = [
                 changes for changes in host_changes.live(directory) if changes.network == host_changes.network_inode()
             ]
@@ -312,9 +312,9 @@ def _outlets(request: Open, routers: Sequence[str], name: str, machine: nat.Mach
         for number, router in enumerate(routers):
             network, place, reservation = nat.reserve_network(taken, start + number)
             reservations.append(stack.enter_context(reservation))
-            network6 = nat.network6_of(place) if with_ipv6 and router not in off else None
+            network6 = nat.ipv6_network(place) if with_ipv6 and router not in off else None
             outlets.append(nat.Outlet(router, f"{name}{number or ''}", network, network6))
-        routes = stack.enter_context(netlink.open_socket(rtnl.NETLINK_ROUTE))
+        routes = stack.enter_context(netlink.open_socket(netlink.NETLINK_ROUTE))
         packets = stack.enter_context(netlink.open_socket(nftables.NETLINK_NETFILTER))
         own = current_network()
         stack.pop_all()

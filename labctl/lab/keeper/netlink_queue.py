@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from labctl.errors import KernelError, LabImpossible, MachineError, describe_errno, kernel_errors
 from labctl.kernel import rtnl
-from labctl.kernel.netlink import RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
+from labctl.kernel.netlink import NETLINK_ROUTE, RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.plan.operations import (
     AddAddress,
@@ -110,7 +110,7 @@ class NetlinkQueue:
         self, subject: str, namespace: AbstractContextManager[None], groups: tuple[int, ...] = ()
     ) -> socket.socket:
         with kernel_errors(subject, "open a netlink socket", hint=DESCRIPTORS), namespace:
-            return self._stack.enter_context(open_socket(rtnl.NETLINK_ROUTE, groups))
+            return self._stack.enter_context(open_socket(NETLINK_ROUTE, groups))
 
     def await_addresses(self) -> None:
         """Return when every expected IPv6 address is in use.
@@ -133,7 +133,7 @@ class NetlinkQueue:
                     self._on_notification(node, kind, payload)
 
     def _on_notification(self, node: str, kind: int, payload: memoryview) -> None:
-        address = rtnl.told_address(kind, payload)
+        address = rtnl.notified_address(kind, payload)
         if address is not None and node in self.expected_addresses:
             self.expected_addresses[node].discard(address)
 

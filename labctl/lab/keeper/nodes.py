@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 from labctl.kernel.link_state import SavedLink
 from labctl.kernel.namespaces import current_network, entered, new_network, socket_in
-from labctl.kernel.rtnl import LOOPBACK_INDEX
+from labctl.kernel.netlink import LOOPBACK_INDEX
 from labctl.plan.operations import AddAddress, AddRoute, SetImpairment
 from labctl.structs import Struct, field
 from labctl.topology.model import NodeKind

@@ -9,7 +9,7 @@ import pytest
 from pyroute2.netlink.rtnl.tcmsg import tcmsg  # type: ignore[import-untyped]  # it has no annotations
 
 from labctl.kernel import qdisc
-from labctl.kernel.netlink import HEADER
+from labctl.kernel.netlink import HEADER, RTM_NEWQDISC, attribute_values
 from labctl.kernel.qdisc import ROOT, KernelQdisc
 
 REPLACE = 0x0001 | 0x0004 | 0x0100 | 0x0400  # REQUEST, ACK, REPLACE, CREATE
@@ -23,7 +23,7 @@ def decoded(message: bytearray) -> Any:
 
 def echoed(message: bytearray) -> KernelQdisc:
     """What would be read if the kernel answered with what it was told: the attributes are the same both ways."""
-    return qdisc._qdisc(memoryview(bytes(message))[HEADER.size :])
+    return qdisc.parse_qdisc(memoryview(bytes(message))[HEADER.size :])
 
 
 def test_netem_s_message() -> None:
@@ -31,7 +31,7 @@ def test_netem_s_message() -> None:
         7, 0x20000, ROOT, delay_us=20_000, jitter_us=2_000, loss_ppm=10_000, limit_packets=5, seed=1 << 63
     )
     found = decoded(message)
-    assert (found["header"]["type"], found["header"]["flags"]) == (qdisc.RTM_NEWQDISC, REPLACE)
+    assert (found["header"]["type"], found["header"]["flags"]) == (RTM_NEWQDISC, REPLACE)
     assert (found["index"], found["handle"], found["parent"]) == (7, 0x20000, ROOT)
     assert found.get_attr("TCA_KIND") == "netem"
     options = found.get_attr("TCA_OPTIONS")
@@ -46,7 +46,7 @@ def test_netem_is_told_nanoseconds_and_a_seed_where_there_is_one() -> None:
             7, 0x20000, ROOT, delay_us=12_345, jitter_us=1, loss_ppm=0, limit_packets=5, seed=seed
         )
         options = HEADER.size + 20 + 4 + 8 + 4 + 24  # tcmsg, TCA_KIND "netem", the head of TCA_OPTIONS, tc_netem_qopt
-        return qdisc._values(memoryview(bytes(message)), options)
+        return attribute_values(bytes(message), options)
 
     times = {10: struct.pack("=q", 12_345_000), 11: struct.pack("=q", 1000)}  # TCA_NETEM_LATENCY64, JITTER64
     assert attributes(None) == times
@@ -66,7 +66,7 @@ def test_tbf_s_message() -> None:
 def test_tbf_is_told_its_burst_in_bytes_too_which_are_exact_where_ticks_do_not_fit() -> None:
     message = qdisc.replace_tbf(7, 0x10000, ROOT, rate_bytes_s=125, burst_bytes=131_106, limit_bytes=131_106)
     options = 36 + 4 + 4 + 4  # the heads of the message, tcmsg, TCA_KIND "tbf", the head of TCA_OPTIONS
-    values = qdisc._values(memoryview(bytes(message)), options)
+    values = attribute_values(bytes(message), options)
     parameters = values[1]  # TCA_TBF_PARMS: two struct tc_ratespec of 12 bytes, then limit, buffer, mtu
     assert parameters[1] == 1  # TC_LINKLAYER_ETHERNET, without which the kernel wants a table of rates
     assert struct.unpack_from("=III", parameters, 24) == (131_106, 0xFFFF_FFFF, 0)

@@ -34,7 +34,7 @@ def test_counters_have_full_names_and_bare_names() -> None:
 
 
 def test_a_bare_name_that_several_have_is_refused_with_their_full_names() -> None:
-    with pytest.raises(UnknownCounter, match=r"say `Udp\.InErrors` or `Udp6\.InErrors`"):
+    with pytest.raises(UnknownCounter, match=r"use `Udp\.InErrors` or `Udp6\.InErrors`"):
         snapshot()["InErrors"]
 
 

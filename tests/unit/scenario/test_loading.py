@@ -194,7 +194,7 @@ COUNTERS = "  - expect: {{on: server, counters: {{Tcp.OutRsts: 0, {name}: {{at_l
             "did you mean `TcpExt.ListenOverflows`",
         ),
         ("Tcp.InErrors", "there is no counter 'Tcp.InErrors' in this kernel", "did you mean "),
-        ("InErrors", "counter 'InErrors' is ambiguous in this kernel", "say `Icmp.InErrors` or `Udp.InErrors`"),
+        ("InErrors", "counter 'InErrors' is ambiguous in this kernel", "use `Icmp.InErrors` or `Udp.InErrors`"),
     ],
 )
 def test_a_counter_that_this_kernel_does_not_have_is_a_mistake(
@@ -217,7 +217,7 @@ def test_counters_of_a_scenario_that_is_not_for_this_machine_are_not_judged(tmp_
 
 
 def test_where_the_counters_cannot_be_read_none_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labctl.observe.network.FILES", (str(tmp_path / "snmp"),))
+    monkeypatch.setattr("labctl.observe.network.COUNTER_FILES", (str(tmp_path / "snmp"),))
     loaded(tmp_path, COUNTERS.format(name="OfAnotherKernel"))
 
 
