@@ -16,7 +16,6 @@ from labctl.cli import arguments as words
 from labctl.cli.labs import having
 from labctl.cli.signals import Signals, wait_passing_signals
 from labctl.errors import InputError, KernelError
-from labctl.report.terminal import Ink, standard_output
 from labctl.structs import Struct
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ def show_ways(node: str, lab_name: str | None) -> int:
             os.close(lab.open_file(node, "/dev/null"))
         told = lab.describe()
         info = next(each for each in told.nodes if each.name == node)
+    from labctl.report.terminal import Ink, standard_output
+
     screen = standard_output()
     shown = ways(told, info)
     for way in shown:

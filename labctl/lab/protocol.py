@@ -19,7 +19,6 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeAlias, get_args
 
@@ -112,8 +111,7 @@ class NodeInfo(Struct, frozen=True):
     init_pid: int = 0  # its process 1 as the machine sees it; 0 before the first program on it
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(Struct, frozen=True):
     """What a keeper tells of its lab."""
 
     name: str
@@ -125,7 +123,7 @@ class Description:
     nodes: tuple[NodeInfo, ...]
     processes: tuple[ProcessInfo, ...]
     source: str = ""  # the topology file's text, or what the lab was made of (`star:3`)
-    plan_json: Any = field(default=None, repr=False)  # the plan in force, as labctl.plan.operations writes it
+    plan_json: Any = None  # the plan in force, as labctl.plan.operations writes it
 
     @property
     def plan(self) -> Plan:
@@ -139,6 +137,10 @@ HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
 MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies
 MAX_REQUEST_BYTES = 64 << 20  # of any other request: a plan of some 1,000 routers
+
+# Logs of detached processes: the size of a half, and an entry of NAME.streams: offset, 0 for stdout or 1 for stderr.
+HALF_BYTES = 8 << 20
+SWITCH = struct.Struct("=II")
 
 Pairs = tuple[tuple[str, str], ...]
 PlanJson = Any  # what `labctl.plan.operations` makes of nodes and operations: only who carries them out decodes them

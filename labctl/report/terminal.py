@@ -21,13 +21,15 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from labctl.errors import LabError, describe_errno
 from labctl.printable import in_log, painted, printable
-from labctl.scenario.results import Outcome
 from labctl.structs import Struct
 from labctl.unpatched import monotonic
+
+if TYPE_CHECKING:
+    from labctl.scenario.results import Outcome
 
 
 def cells(text: str) -> int:
@@ -141,12 +143,8 @@ class Ink(Enum):
     ODD = "33"
 
 
-INK_OF_OUTCOME = {
-    Outcome.PASSED: Ink.GOOD,
-    Outcome.FAILED: Ink.BAD,
-    Outcome.SKIPPED: Ink.ODD,
-    Outcome.ERROR: Ink.BAD,
-}
+# By the value of scenario.results.Outcome, which would take every command that prints long to import.
+INK_OF_OUTCOME = {"passed": Ink.GOOD, "failed": Ink.BAD, "skipped": Ink.ODD, "error": Ink.BAD}
 
 
 class Glyphs(Struct, frozen=True):
@@ -166,13 +164,8 @@ class Glyphs(Struct, frozen=True):
     error: str
 
     def mark(self, outcome: Outcome) -> str:
-        """The sign of an outcome, which tells it without colour."""
-        return {
-            Outcome.PASSED: self.passed,
-            Outcome.FAILED: self.failed,
-            Outcome.SKIPPED: self.skipped,
-            Outcome.ERROR: self.error,
-        }[outcome]
+        """Return the sign of an outcome, which needs no colour."""
+        return str(getattr(self, outcome.value))
 
 
 UNICODE = Glyphs("│", "─", "┼", "├─", "→", "…", "\N{MULTIPLICATION SIGN}", "·", "✓", "✗", "○", "‼")

@@ -47,6 +47,25 @@ def done(*arguments: object, **more: str) -> str:
     return ran.stdout
 
 
+# What the commands that scripts call a thousand times may load of labctl, beside `labctl.cli` and `labctl.lab.client`.
+FREQUENT_LOADS = {
+    *("labctl", "labctl.errors", "labctl.names", "labctl.printable", "labctl.structs", "labctl.unpatched"),
+    *("labctl.lab", "labctl.lab.protocol", "labctl.topology", "labctl.topology.model"),
+}
+PS_LOADS = {*FREQUENT_LOADS, "labctl.report", "labctl.report.terminal"}
+
+
+@pytest.mark.parametrize(("words", "allowed"), [(("exec", "client", "true"), FREQUENT_LOADS), (("ps",), PS_LOADS)])
+def test_a_frequent_command_loads_no_more_than_it_needs(words: tuple[str, ...], allowed: set[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "labctl", *words]
+    ran = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    own = {name for name in loaded if name.startswith("labctl")}
+    assert "labctl.lab.client.handle" in own
+    assert {name for name in own - allowed if not name.startswith(("labctl.cli", "labctl.lab.client"))} == set()
+    assert loaded & {"typer", "dataclasses", "inspect", "asyncio", "logging", "pyroute2"} == set()
+
+
 # -- exec
 
 

@@ -19,8 +19,7 @@ from labctl.errors import InputError, KernelError, LabError, LabImpossible
 from labctl.kernel.privilege import read_grant
 from labctl.lab.client import registry
 from labctl.lab.client.handle import Lab
-from labctl.lab.keeper.process_table import HALF_BYTES
-from labctl.lab.protocol import ProcessInfo, ProcessState, Restart
+from labctl.lab.protocol import HALF_BYTES, ProcessInfo, ProcessState, Restart
 from tests.integration.detached import WAIT_S, becomes, comm_of, keeper_of, running, state_of
 from tests.labs import output, pair_plan, shell
 from tests.skips import for_ordinary_users, for_root

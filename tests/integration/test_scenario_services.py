@@ -11,7 +11,7 @@ import pytest
 
 from labctl import Lab
 from labctl import topology as topologies
-from labctl.lab.keeper.process_table import HALF_BYTES
+from labctl.lab.protocol import HALF_BYTES
 from labctl.plan.build import build
 from tests.integration.detached import becomes
 from tests.integration.scenarios import Told, fails, passes, step

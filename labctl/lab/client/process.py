@@ -17,8 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import LabctlError, LabGone
-from labctl.lab.keeper.process_table import HALF_BYTES, SWITCH
-from labctl.lab.protocol import ProcessNews, ProcessState
+from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessNews, ProcessState
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab

@@ -16,7 +16,6 @@ import errno
 import os
 import select
 import signal
-import struct
 import time
 from collections.abc import Callable
 
@@ -26,13 +25,11 @@ from labctl.lab.client.state_dir import DIRECTORY_FLAGS
 from labctl.lab.keeper.clients import Client, Timer, Timers
 from labctl.lab.keeper.node_init import Host, Surroundings
 from labctl.lab.keeper.spawn import Started, forward_terminal, start_program
-from labctl.lab.protocol import ProcessInfo, ProcessNews, ProcessState, Restart, Spawn, StartProcess
+from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessInfo, ProcessNews, ProcessState, Restart, Spawn, StartProcess
 from labctl.names import node_name_problem
 from labctl.structs import Struct, field, replace
 
-HALF_BYTES = 8 << 20
 CHUNK = 1 << 20
-SWITCH = struct.Struct("=II")  # offset in the newer half, and the stream from there on: 0 stdout, 1 stderr
 FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 CANNOT_WRITE = (
     errno.ENOSPC,
