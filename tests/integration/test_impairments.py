@@ -285,8 +285,8 @@ def test_without_netem_the_message_names_the_link_and_the_package_and_nothing_is
         assert said.startswith(
             "link client:eth0 - server:eth0: cannot set delay 20ms rate 1mbit on client:eth0: ENOENT, "
         )
-        assert said.endswith(f"This kernel has no netem. {probes.remedy_for_qdisc('sch_netem')}")
-        assert without_qdisc("netem").endswith(probes.remedy_for_qdisc("sch_netem"))
+        assert said.endswith(f"This kernel has no netem. {probes.remedy('netem')}")
+        assert without_qdisc("netem").endswith(probes.remedy("netem"))
         assert (of(lab, "client"), of(lab, "server")) == ("rate 10mbit", "nothing")
 
 

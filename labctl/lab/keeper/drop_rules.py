@@ -78,10 +78,10 @@ def matches(rule: DropRule) -> Iterator[Match]:
         if rule.protocol is None and rule.port is not None:
             transports = [_TCP, _UDP]
         sources, destinations = _packed(rule.sources, version), _packed(rule.destinations, version)
-        for source, destination, (protocol, excluded_protocol, icmp_type_below), (
-            source_port,
-            destination_port,
-        ) in product(sources, destinations, transports, ports):
+        for source, destination, transport, (source_port, destination_port) in product(
+            sources, destinations, transports, ports
+        ):
+            protocol, excluded_protocol, icmp_type_below = transport
             yield Match(
                 hook=hook,
                 family=family,

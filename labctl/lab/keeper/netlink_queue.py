@@ -170,13 +170,13 @@ def _lookup(table: tuple[tuple[type, tuple[int, ...], Value], ...], operation: O
 
 
 def _missing_module(origin: Origin, detail: str) -> LabImpossible:
-    from labctl.kernel.probes import remedy_for_qdisc
+    from labctl.kernel.probes import module_remedy
 
     reason = describe_errno(errno.ENOENT) + (f" ({detail.rstrip('.')})" if detail else "")
     operation, module = origin.operation, origin.module
     return LabImpossible(
         f"link {origin.link}: cannot {_attempted(operation)} on {subject(operation)}: {reason}. "
-        f"This kernel has no {module.removeprefix('sch_')}. {remedy_for_qdisc(module)}"
+        f"This kernel has no {module.removeprefix('sch_')}. {module_remedy(module, f'NET_{module.upper()}')}"
     )
 
 

@@ -1,0 +1,44 @@
+"""Findings about this machine, as `labctl doctor` prints them."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from labctl.errors import MachineError
+from labctl.observe import machine
+
+pytestmark = pytest.mark.stock_kernel
+
+
+def test_every_feature_is_probed_in_the_order_in_which_it_is_listed() -> None:
+    findings = machine.probe_kernel()
+    assert [finding.name for finding in findings] == list(machine.FEATURES)
+    assert all(finding.works or (finding.problem and finding.remedy) for finding in findings)
+
+
+def test_a_missing_queueing_discipline_is_reported_with_the_remedy_of_the_doctor() -> None:
+    by_name = {finding.name: finding for finding in machine.probe_kernel()}
+    for kind in ("netem", "tbf"):
+        reason = machine.without_qdisc(kind)
+        assert bool(reason) != by_name[kind].works
+        assert reason.endswith(by_name[kind].remedy)
+
+
+def test_the_largest_lab_has_two_descriptors_a_node() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert machine.largest_lab().nodes <= (hard - 40) // 2
+
+
+def test_a_probe_that_fails_reports_the_last_line_of_its_traceback() -> None:
+    with pytest.raises(MachineError, match="the probe failed: ValueError: wrong"):
+        machine._run("raise ValueError('wrong')")
+
+
+def test_a_lab_of_two_hosts_is_made_and_used() -> None:
+    assert machine.try_a_lab().works
+
+
+def test_a_refused_connect_gets_no_hint_about_users() -> None:
+    assert machine.hint_without_users("connect: Operation not permitted") == ""
