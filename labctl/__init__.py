@@ -7,7 +7,7 @@
     with Lab("pair") as lab:
         print(lab["client"].run(["ping", "-c1", "server"]).stdout)
 
-Importing this imports nothing else: each name is imported when it is first asked for. See docs/python-api.md.
+This module imports each name when you first use it. See docs/python-api.md.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from labctl.api.program import Completed, Program
     from labctl.api.scenarios import ScenarioFailed, ScenarioRun
     from labctl.api.topology import Topology
+    from labctl.documents.diagnostics import DocumentError
     from labctl.errors import (
         DeadlineExceeded,
         InputError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         LabctlError,
         LabError,
         LabGone,
+        LabImpossible,
         MachineError,
         NotFound,
         ProgramFailed,
@@ -49,12 +51,14 @@ __all__ = [
     "AsyncScenarioRun",
     "Completed",
     "DeadlineExceeded",
+    "DocumentError",
     "Host",
     "InputError",
     "KernelError",
     "Lab",
     "LabError",
     "LabGone",
+    "LabImpossible",
     "LabctlError",
     "Link",
     "MachineError",
@@ -74,34 +78,30 @@ __all__ = [
 ]
 
 
+# The module below labctl that a name comes from; every other name is an error of labctl.errors.
+_HOMES = {
+    "api.async_lab": ("AsyncHost", "AsyncLab", "AsyncLink", "AsyncScenarioRun"),
+    "api.async_program": ("AsyncProgram",),
+    "api.host": ("Host", "Link"),
+    "api.journal": ("Activity", "ActivityKind"),
+    "api.lab": ("Lab", "Reachability", "Socket", "State", "Transport", "enter_private_network"),
+    "api.program": ("Completed", "Program"),
+    "api.scenarios": ("ScenarioFailed", "ScenarioRun"),
+    "api.topology": ("Topology",),
+    "documents.diagnostics": ("DocumentError",),
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    home = _home(name)
-    found = getattr(import_module(f"labctl.api.{home}" if home else "labctl.errors"), name)
+    home = next((module for module, names in _HOMES.items() if name in names), "errors")
+    found = getattr(import_module(f"labctl.{home}"), name)
     globals()[name] = found
     return found
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _home(name: str) -> str:
-    """The module of labctl.api that a public name comes from; "" for labctl.errors."""
-    homes = {
-        "async_program": ("AsyncProgram",),
-        "async_lab": ("AsyncHost", "AsyncLab", "AsyncLink", "AsyncScenarioRun"),
-        "host": ("Host", "Link"),
-        "journal": ("Activity", "ActivityKind"),
-        "lab": ("Lab", "Reachability", "Socket", "State", "Transport", "enter_private_network"),
-        "program": ("Completed", "Program"),
-        "scenarios": ("ScenarioFailed", "ScenarioRun"),
-        "topology": ("Topology",),
-    }
-    for module, names in homes.items():
-        if name in names:
-            return module
-    return ""

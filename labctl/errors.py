@@ -2,25 +2,25 @@
 
 ::
 
-    LabctlError                  whatever a user may want to catch
-    ├── InputError               a file or the command line is wrong         exit status 2
-    │   ├── DocumentError        ... with a diagnostic for every mistake in the file (documents/diagnostics.py)
-    │   └── NotFound             no node or link of that name; a KeyError too
-    ├── MachineError             this machine cannot do it: privilege, kernel feature    exit status 3
-    │   └── LabImpossible        ... this lab, that is: it asks for something that others do not
-    ├── LabError                 the lab itself failed                       exit status 4
+    LabctlError                  every error that a user may want to catch
+    ├── InputError               a file or the command line is wrong; exit status 2
+    │   ├── DocumentError        lists every mistake in the file (documents/diagnostics.py)
+    │   └── NotFound             no node or link has that name; a KeyError too
+    ├── MachineError             this machine cannot do it: privilege, kernel feature; exit status 3
+    │   └── LabImpossible        this machine can have labs, but not what this one asks for
+    ├── LabError                 the lab itself failed; exit status 4
     │   ├── KernelError          the kernel refused an operation; carries `errno`
-    │   ├── LabGone              the keeper has ended; every process of the lab ended with it
+    │   ├── LabGone              the keeper has ended, and every process of the lab with it
     │   └── DeadlineExceeded     the lab did not answer in time
-    │       └── ProgramTimedOut  a program on a host did not end in time; carries what it wrote
-    ├── ProgramFailed            a program ended otherwise than was asked for     exit status 1
-    │   └── ProgramNotReady      a program that was started was not ready in time, or ended before
-    └── ScenarioFailed           a scenario did not pass; carries its `result` (api/scenarios.py)    exit status 1
+    ├── ProgramFailed            a program did not do what was asked; carries its output; exit status 1
+    │   ├── ProgramNotReady      it was not ready in time, or ended before
+    │   └── ProgramTimedOut      it did not end in time
+    └── ScenarioFailed           a scenario did not pass; carries its `result` (api/scenarios.py); exit status 1
 
-Misuse by a developer (a closed handle used again, an unknown enum) is a plain RuntimeError or ValueError outside this
-tree: it is a bug, not a condition to handle. One boundary maps a dependency's errors to these, `from exc`.
+Misuse by a developer (a closed handle used again, an unknown enum) raises a plain RuntimeError or ValueError outside
+this tree: it is a bug, not a condition to handle. One boundary maps a dependency's errors to these, `from exc`.
 
-A message to a person has four parts: what object, what was attempted, what came back, what to try.
+A message to a person has the form `object: cannot do X: reason. Try Y.`
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from contextlib import contextmanager
 
 
 def _printable(text: str) -> str:
-    from labctl.printable import printable  # not at the top: what raises nothing need not import it
+    from labctl.printable import printable  # here, because most processes raise nothing
 
     return printable(text)
 
 
 class LabctlError(Exception):
-    """Base of every error that labctl raises on purpose; `exit_status` is what the command line ends with.
+    """Base of every error that labctl raises on purpose; `exit_status` is the exit status of the command line.
 
-    The message may have words of files, command lines and programs in it: it has no control characters.
+    The message may quote files, command lines and programs; it has no control characters.
     """
 
     exit_status = 4
@@ -69,11 +69,11 @@ class MachineError(LabctlError):
 
 
 class LabImpossible(MachineError):
-    """This machine cannot do something that this lab asks for (netem, `nat`, `limits`, ...); it may have other labs."""
+    """This machine can have labs, but lacks something that this lab asks for (netem, `nat`, `limits`, ...)."""
 
 
 class LabError(LabctlError):
-    """The lab itself failed, as opposed to what was tried in it."""
+    """The lab itself failed, not a program or an expectation in it."""
 
     exit_status = 4
 
@@ -111,24 +111,15 @@ def kernel_errors(subject: str, attempted: str, *, hint: str = "") -> Iterator[N
 
 
 class LabGone(LabError):
-    """The keeper has ended, and with it every process and namespace of the lab."""
+    """The lab has ended, with all its processes and namespaces."""
 
 
 class DeadlineExceeded(LabError):
-    """The lab (not a program in it) did not answer within its deadline."""
-
-
-class ProgramTimedOut(DeadlineExceeded):
-    """A program on a host did not end within its deadline, and was ended. `stdout`, `stderr`: what it had written."""
-
-    def __init__(self, message: str, *, stdout: str = "", stderr: str = "") -> None:
-        super().__init__(message)
-        self.stdout = stdout
-        self.stderr = stderr
+    """The lab did not answer within the deadline. For a program that does not end, see ProgramTimedOut."""
 
 
 class ProgramFailed(LabctlError):
-    """A program on a host ended otherwise than was asked for. `returncode` is as Popen's; None while it runs."""
+    """A program did not do what was asked. `returncode` is as Popen's; None where it did not end by itself."""
 
     exit_status = 1
 
@@ -140,7 +131,11 @@ class ProgramFailed(LabctlError):
 
 
 class ProgramNotReady(ProgramFailed):
-    """A program that was started did not become ready in time, or ended before; it has been ended."""
+    """A program did not become ready in time, or ended before; labctl has ended it."""
+
+
+class ProgramTimedOut(ProgramFailed):
+    """A program did not end in time; labctl has ended it. `stdout`, `stderr`: what it had written."""
 
 
 # Where two names are one number on Linux, errno(3) and the man pages of the socket calls use these.

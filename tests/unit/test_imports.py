@@ -20,7 +20,7 @@ BASE = frozenset({"errors", "names", "patterns", "printable", "structs", "units"
 # What each room may import beside itself. `labctl` stands for the package's own __init__: its version, and the names
 # of the API, which it imports when they are asked for.
 ALLOWED: dict[str, frozenset[str]] = {
-    "labctl": frozenset({"api", "errors"}),
+    "labctl": frozenset({"api", "documents", "errors"}),
     "errors": frozenset({"printable"}),
     "names": frozenset({"errors"}),
     "printable": frozenset(),

@@ -98,7 +98,7 @@ EXIT_STATUSES = {
     "LabGone": 4,
     "DeadlineExceeded": 4,
     "NotFound": 2,
-    "ProgramTimedOut": 4,
+    "ProgramTimedOut": 1,
     "ProgramFailed": 1,
     "ProgramNotReady": 1,
 }

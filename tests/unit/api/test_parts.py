@@ -9,7 +9,7 @@ import time
 import pytest
 
 import labctl
-from labctl import ActivityKind, Completed, DeadlineExceeded, NotFound, ProgramFailed, ProgramTimedOut
+from labctl import ActivityKind, Completed, NotFound, ProgramFailed, ProgramTimedOut
 from labctl.api.core import check_argv
 from labctl.api.host import open_flags
 from labctl.api.journal import KEPT, OUTPUT_CHARACTERS, Journal, Seen
@@ -139,5 +139,5 @@ def test_a_result_checks_itself() -> None:
 def test_errors_are_what_they_are_caught_as() -> None:
     assert issubclass(NotFound, KeyError)
     assert str(NotFound("no node `x`")) == "no node `x`"
-    assert issubclass(ProgramTimedOut, DeadlineExceeded)
+    assert issubclass(ProgramTimedOut, ProgramFailed)
     assert (ProgramFailed.exit_status, labctl.ScenarioFailed.exit_status) == (1, 1)
