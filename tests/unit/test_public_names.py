@@ -46,7 +46,17 @@ PUBLIC = {
     *("Activity", "ActivityKind", "AsyncHost", "AsyncLab", "AsyncLink", "AsyncProgram", "AsyncScenarioRun"),
     *("Completed", "Host", "Lab", "Link", "Program", "Reachability", "ScenarioRun", "Socket", "State", "Topology"),
     *("Transport", "enter_private_network"),
-    *("DeadlineExceeded", "InputError", "KernelError", "LabError", "LabGone", "LabctlError", "MachineError"),
+    *(
+        "DeadlineExceeded",
+        "DocumentError",
+        "InputError",
+        "KernelError",
+        "LabError",
+        "LabGone",
+        "LabImpossible",
+        "LabctlError",
+        "MachineError",
+    ),
     *("NotFound", "ProgramFailed", "ProgramNotReady", "ProgramTimedOut", "ScenarioFailed"),
 }
 
