@@ -200,7 +200,7 @@ def test_as_root_by_sudo_the_results_belong_to_the_runner(tmp_path: Path) -> Non
     assert not job.failed, job.log
     directory = job.outputs["run"]["directory"]
     assert re.search(
-        rf"^sudo --preserve-env env PATH=\S+ {re.escape(LABCTL)} run --artifacts ", job.log, flags=re.MULTILINE
+        rf"^sudo --preserve-env env PATH=.+ {re.escape(LABCTL)} run --artifacts ", job.log, flags=re.MULTILINE
     )
     assert f"sudo chown -R {owner} {directory}" in job.log
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import signal
 import stat
 import subprocess
@@ -379,7 +380,7 @@ def test_every_line_of_env_works() -> None:
     lines = [line for line in done("env", "server").splitlines() if not line.startswith("#")]
     assert len(lines) >= 4
     for line in lines:
-        line = line.replace("tcpdump -ni any", "ip address").replace("labctl", LABCTL, 1)
+        line = line.replace("tcpdump -ni any", "ip address").replace("labctl", shlex.quote(LABCTL), 1)
         if line.endswith("--pid"):
             line += " hostname"
         path = "/usr/local/sbin:/usr/sbin:/sbin:" + os.environ.get("PATH", "")
