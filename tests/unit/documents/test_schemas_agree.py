@@ -21,7 +21,9 @@ from labctl.scenario import json_schema
 from labctl.scenario.loader import checked
 from labctl.topology import resolve_inline
 from labctl.topology.schema import schema as topology_schema
+from tests.skips import ALL
 
+EXAMPLES = 300 if ALL else 100
 ROOT = Path(__file__).resolve().parents[3]
 
 TOPOLOGY = """
@@ -195,13 +197,13 @@ def agree(kind: str, data: object) -> None:
     assert bool(told) == bool(refused), f"labctl: {told}; JSON Schema: {refused}; {json.dumps(data)}"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(near("topology"))
 def test_validation_of_topologies_agrees_with_their_schema(data: Any) -> None:
     agree("topology", data)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(near("scenario"))
 def test_validation_of_scenarios_agrees_with_their_schema(data: Any) -> None:
     agree("scenario", data)
