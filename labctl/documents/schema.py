@@ -259,19 +259,32 @@ class OrFalse:
 
 
 class ListOf(Generic[T]):
-    """A list of so many; a shorter name for one of one may be allowed."""
+    """A list of so many; with `or_one`, one element may stand for a list of one.
 
-    def __init__(self, of: Reader[T], at_least: int = 0, at_most: int | None = None, *, or_one: bool = False) -> None:
+    `fix_for_text` is what to try where a text stands in place of the list.
+    """
+
+    def __init__(
+        self,
+        of: Reader[T],
+        at_least: int = 0,
+        at_most: int | None = None,
+        *,
+        or_one: bool = False,
+        fix_for_text: str = "",
+    ) -> None:
         self._of = of
         self._at_least = at_least
         self._at_most = at_most
         self._or_one = or_one
+        self._fix_for_text = fix_for_text
 
     def read(self, value: object, at: Reading, path: KeyPath) -> list[T]:
         if self._or_one and not isinstance(value, list) and value is not None:
             return [self._of.read(value, at, path)]
         if not isinstance(value, list):
-            raise at.wrong(path, f"expected a list, got {describe(value)}")
+            hint = self._fix_for_text if isinstance(value, str) else ""
+            raise at.wrong(path, f"expected a list, got {describe(value)}", hint)
         self._count(len(value), at, path)
         values: list[T] = []
         for index, part in enumerate(value):

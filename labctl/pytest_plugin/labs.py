@@ -41,7 +41,7 @@ def skip_without_needs(item: pytest.Item) -> None:
 
 
 def _reasons(mark: pytest.Mark, item: pytest.Item) -> Iterator[str]:
-    from labctl.scenario.loader import FEATURES
+    from labctl.scenario.requirements import FEATURES
 
     unknown = mark.kwargs.keys() - {"feature", "program"}
     if unknown or not (mark.args or mark.kwargs):
@@ -67,7 +67,7 @@ def _names(values: Iterable[object]) -> Iterator[str]:
 
 
 def _feature(name: str, item: pytest.Item) -> Iterator[str]:
-    from labctl.scenario.loader import FEATURES
+    from labctl.scenario.requirements import FEATURES
 
     probe = FEATURES.get(name)
     if probe is None:
@@ -83,7 +83,7 @@ def _program(name: str) -> Iterator[str]:
     if shutil.which(name):
         return
     from labctl.documents import suggest
-    from labctl.scenario.loader import FEATURES
+    from labctl.scenario.requirements import FEATURES
 
     near = suggest(name, FEATURES)
     meant = f" ({near.replace('mean', 'mean the feature')})" if near.startswith("did you mean") else ""

@@ -8,16 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from labctl.documents.diagnostics import Diagnostic
 from labctl.errors import LabError
-from labctl.scenario.language import CheckContext, Problem, Program, check, check_expression, parse, parse_expression
+from labctl.scenario.language import Problem, parse_expression
 from labctl.scenario.language.syntax import Await, Call
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
 from labctl.structs import Struct
-from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
-    from labctl.documents.yaml_tree import Document
     from labctl.lab.client.handle import Lab
     from labctl.lab.client.process import Process
     from labctl.scenario.file_schema import CallsBody
@@ -25,46 +22,9 @@ if TYPE_CHECKING:
     from labctl.scenario.model import Step
     from labctl.scenario.results import CallRecord
     from labctl.scenario.variables import Variables
-    from labctl.topology.model import Topology
 
 
-KeyPath = tuple[str | int, ...]
 _STATUS_S = 1.0  # until the keeper tells of a process that has ended
-
-
-class ScriptChecker:
-    """Checks the texts of calls steps in file order, keeping what each calling process has assigned."""
-
-    def __init__(self, document: Document, topology: Topology | None) -> None:
-        self._document = document
-        self._hosts: frozenset[str] | None = None
-        self._versions: dict[str, frozenset[int]] = {}
-        if topology is not None:
-            hosts = [node for node in topology.nodes if node.kind is not NodeKind.SWITCH]
-            self._hosts = frozenset(node.name for node in hosts)
-            self._versions = {node.name: frozenset(one.version for one in node.addresses) for node in hosts}
-        self._contexts: dict[tuple[str, str], CheckContext] = {}
-
-    def check(self, body: CallsBody, path: KeyPath, variables: set[str]) -> tuple[Program, list[Diagnostic]]:
-        """The parsed text at `path`, and everything wrong with it, each mistake at its place in the block."""
-        program = parse(body.do)
-        before = self._contexts.get((body.on, body.process), CheckContext())
-        context = CheckContext(self._hosts, before.names, variables, before.pending, self._versions)
-        checked = check(program, context)
-        self._contexts[body.on, body.process] = checked.context
-        return program, [self._diagnostic(problem, path) for problem in checked.problems]
-
-    def check_comparison(self, text: str, path: KeyPath, variables: set[str]) -> list[Diagnostic]:
-        """Everything wrong with the expression at `path`."""
-        expression = parse_expression(text)
-        if isinstance(expression, Problem):
-            return [self._diagnostic(expression, path)]
-        problems = check_expression(expression, CheckContext(variables=variables))
-        return [self._diagnostic(problem, path) for problem in problems]
-
-    def _diagnostic(self, problem: Problem, path: KeyPath) -> Diagnostic:
-        position = self._document.position_in_text(path, problem.line, problem.column)
-        return self._document.diagnostic_at(position, problem.message, problem.what_to_try)
 
 
 class EndedCaller(Struct, frozen=True):
@@ -176,8 +136,10 @@ class Callers:
 
 def make_calls(at: StepRun, body: CallsBody) -> Done:
     """Run the step's text on its calling process; the records are in `at.calls`, whatever happens."""
+    script = at.step.script
+    assert script is not None
     with at.run.callers.using(at, body.on, body.process) as session:
-        outcome = session.run(at.step.script, at.scope.deadline, at.variables)
+        outcome = session.run(script, at.scope.deadline, at.variables)
     at.scope.check()  # a cancelled run has ended the process in the middle of its calls
     if outcome.failure is not None:
         span = outcome.failure.span
@@ -208,8 +170,8 @@ def seconds_for(step: Step, default_s: float) -> float:
     """How long the calls may take: what their own `within` give them comes on top of the default."""
     if step.within_s is not None:
         return step.within_s
-    program: Program = step.script
-    modifiers = [statement.modifiers for statement in program.statements if isinstance(statement, Call | Await)]
+    statements = step.script.statements if step.script else ()
+    modifiers = [statement.modifiers for statement in statements if isinstance(statement, Call | Await)]
     return default_s + sum(each.within.seconds for each in modifiers if each.within is not None)
 
 

@@ -1,20 +1,19 @@
-"""The shape of scenario files: one for the file, one for the body of each kind of step (docs/scenario-files.md).
+"""The keys of scenario files and of each kind of step, and their JSON Schema (docs/scenario-files.md).
 
-How scenario files write sockets: as topology files do.
-
-The JSON Schema of scenario files, made from their shapes: for editors, and published in labctl/schemas.
+`BODIES` has one shape for each kind of step: its keys, its rules, the short form and the default title.
 """
 
 from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
+from typing import Any, ClassVar, Self, get_args
 
-from labctl.documents.diagnostics import Mistake, suggestion
+from labctl.documents.diagnostics import Mistake, describe, suggestion
 from labctl.documents.schema import (
     REGEX,
     STRICT_TEXT,
@@ -24,6 +23,7 @@ from labctl.documents.schema import (
     ExactlyOne,
     Excludes,
     Flag,
+    KeyPath,
     ListOf,
     MapOf,
     Needs,
@@ -31,6 +31,7 @@ from labctl.documents.schema import (
     OneOf,
     OnlyWith,
     Parsed,
+    Reading,
     Scalar,
     Schema,
     Schemas,
@@ -43,33 +44,12 @@ from labctl.documents.schema import (
 from labctl.plan.drop_rules import Direction, DropProtocol
 from labctl.scenario.model import StepKind
 from labctl.scenario.variables import is_template
-from labctl.topology.endpoints import (
-    EndpointPattern,
-    ListeningAt,
-    Protocol,
-    TcpState,
-    fits,
-    parse_address,
-    parse_endpoint,
-    parse_listening,
-    parse_port,
-    parse_state,
-)
+from labctl.topology.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
 from labctl.topology.impairments import check as check_impairment
 from labctl.topology.impairments import parse as parse_impairment
 
-__all__ = [
-    "EndpointPattern",
-    "ListeningAt",
-    "Protocol",
-    "TcpState",
-    "fits",
-    "parse_address",
-    "parse_endpoint",
-    "parse_listening",
-    "parse_port",
-    "parse_state",
-]
+_LONGEST_TITLE = 100
+_NEED_QUOTES = frozenset(" \t\n'\"\\;|&<>*")
 
 
 class Family(StrEnum):
@@ -78,7 +58,10 @@ class Family(StrEnum):
 
 
 def signal_number(name: str) -> int:
-    """SIGTERM's number for `TERM` or `SIGTERM`; Mistake otherwise."""
+    """Return the number of SIGTERM for `TERM` or `SIGTERM`.
+
+    Raises: Mistake for another word.
+    """
     word = name.upper().removeprefix("SIG")
     try:
         return int(signal.Signals[f"SIG{word}"])
@@ -102,7 +85,7 @@ def _check_interface(text: str) -> None:
 
 def _check_mode(text: str) -> None:
     if not re.fullmatch(r"[0-7]{3,4}", text):
-        raise ValueError(f'{text!r} is not a file mode: three or four octal digits in quotes, like "0755"')
+        raise ValueError(f'{text!r} is not a file mode; write three or four octal digits in quotes, such as "0755"')
 
 
 NUMBER = Whole()
@@ -112,18 +95,18 @@ SIGNAL = Parsed(signal_number)
 DURATION = Duration()
 FLAG = Flag()
 TEXTS = ListOf(TEXT, or_one=True)
-WORDS = ListOf(TEXT, at_least=1)
+ARGV = ListOf(TEXT, at_least=1, fix_for_text="write a list, [ls, -l], or use `shell:` for the text of a shell command")
 TWO_ENDS = ListOf(TEXT, 2, 2)
-STEPS = ListOf(Anything(), at_least=1)  # each is read by itself (checks.StepReader)
+STEPS = ListOf(Anything(), at_least=1)  # step_checker reads each of them
 
 
-# What a step of any kind may have beside its kind.
-STEP_NAME = defaulted(TEXT, "", "A title; by default it is made from the step.", name="name")
+# The keys that may stand beside the kind of a step.
+STEP_NAME = defaulted(TEXT, "", "A title; by default derived from the step.", name="name")
 STEP_WITHIN = optional(DURATION, "The step's deadline: 200ms, 2s, 1m.", name="within")
 
 
 class NumberMatch(Shape):
-    """A number to compare with: `N`, or several of these together."""
+    """A condition on a number: `N`, or one or more of these keys."""
 
     equals = optional(NUMBER, "Exactly this number.")
     not_ = optional(NUMBER, "Any number but this.", name="not")
@@ -132,13 +115,13 @@ class NumberMatch(Shape):
 
 
 class TextMatch(Shape):
-    """A text to compare with: `TEXT` (equals, a final newline aside), or several of these together."""
+    """A condition on a text: `TEXT` (equal, except for a final newline), or one or more of these keys."""
 
-    equals = optional(TEXT, "Exactly this text; a final newline does not count.")
-    contains = optional(TEXTS, "Texts that all occur in it.")
-    not_contains = optional(TEXTS, "Texts of which none occurs in it.")
+    equals = optional(TEXT, "Exactly this text; a final newline is ignored.")
+    contains = optional(TEXTS, "Texts that must all occur in it.")
+    not_contains = optional(TEXTS, "Texts that must not occur in it.")
     matches = optional(REGEX, "A regular expression that matches somewhere in it.")
-    json_ = optional(Anything(), "Values that the JSON in it has, perhaps among others.", name="json")
+    json_ = optional(Anything(), "Values that the JSON in it must contain; other keys are ignored.", name="json")
 
 
 A_NUMBER = Of(NumberMatch, short="equals")
@@ -146,166 +129,216 @@ A_TEXT = Of(TextMatch, short="equals")
 
 
 class Requires(Shape):
-    """What the machine must have; otherwise the scenario is skipped."""
+    """Requirements on the machine; labctl skips the scenario if one is not met."""
 
     programs = defaulted(ListOf(TEXT), [], "Programs that must be installed.")
-    features = defaulted(ListOf(TEXT), [], "Features of the kernel: ipv6, nftables, netem, sctp, ...")
-    root = defaulted(FLAG, False, "Whether it runs as root only.")
+    features = defaulted(ListOf(TEXT), [], "Kernel features: ipv6, nftables, netem, sctp, ...")
+    root = defaulted(FLAG, False, "Whether the scenario needs root.")
 
 
 class ScenarioFile(Shape):
-    """A scenario of labctl: steps that run on a topology."""
+    """A labctl scenario: steps that run on a topology."""
 
-    name = defaulted(TEXT, "", "A title; by default the file's name.")
+    name = defaulted(TEXT, "", "A title; by default the name of the file.")
     about = defaulted(TEXT, "", "What the scenario shows, in a sentence or two.")
     topology = required(Anything(), "A shape (pair, star:3), a path relative to this file, or a topology.")
-    requires = defaulted(Of(Requires), Requires({}), "What the machine must have; otherwise the scenario is skipped.")
-    within = defaulted(DURATION, 10.0, "Deadline of a step that has none of its own: 200ms, 2s, 1m; 10s by default.")
+    requires = defaulted(
+        Of(Requires), Requires({}), "Requirements on the machine; labctl skips the scenario if one is not met."
+    )
+    within = defaulted(DURATION, 10.0, "Default deadline of a step: 200ms, 2s, 1m; 10s by default.")
     timeout = defaulted(DURATION, 60.0, "Deadline of the whole scenario; 60s by default.")
-    variables = defaulted(MapOf(Scalar()), {}, "Values that `${name}` stands for in steps.")
-    steps = required(STEPS, "What is done, in order.")
+    variables = defaulted(MapOf(Scalar()), {}, "Initial values of variables; steps use them as `${name}`.")
+    steps = required(STEPS, "The steps, in order.")
 
 
-class Bounded(Shape):
-    """A body whose deadline may stand in it as well as beside it."""
+class StepBody(Shape):
+    """The part of a step that depends on its kind."""
 
-    within = optional(DURATION, "The step's deadline, as beside the step's kind: 200ms, 2s, 1m.")
+    KIND: ClassVar[StepKind]
+    SHORT: ClassVar[str] = ""  # the key that a bare text stands for: `stop: web` is `stop: {process: web}`
+
+    def title(self, data: Any) -> str:
+        """Return a title for the step; `data` is the body as it stands in the file."""
+        raise NotImplementedError
 
 
-class CallsBody(Bounded):
-    """Calls, made by a process on the host."""
+class BoundedBody(StepBody):
+    """A body with an optional deadline."""
 
-    on = required(TEXT, "The host that the calls are made on.")
-    process = defaulted(TEXT, "", "Name of the calling process; by default the host's first.")
+    within = optional(DURATION, "The step's deadline (also allowed beside the kind): 200ms, 2s, 1m.")
+
+
+class CallsBody(BoundedBody):
+    """Make system calls in a process on the host."""
+
+    KIND = StepKind.CALLS
+    on = required(TEXT, "The host.")
+    process = defaulted(TEXT, "", "Name of the calling process; by default the first process of the host.")
     do = required(STRICT_TEXT, "The calls, one a line.")
+
+    def title(self, data: Any) -> str:
+        return f"calls on {self.on}/{self.process}" if self.process else f"calls on {self.on}"
 
 
 class ProgramExpect(Shape):
-    """What a program's end must be like."""
+    """Conditions on the exit status and output of a program."""
 
     exit = optional(A_NUMBER, "Its exit status.")
-    stdout = optional(A_TEXT, "What it wrote on standard output.")
-    stderr = optional(A_TEXT, "What it wrote on standard error.")
+    stdout = optional(A_TEXT, "Its standard output.")
+    stderr = optional(A_TEXT, "Its standard error.")
 
 
 class Save(Shape):
-    """Names of the variables that take what a program gave."""
+    """Variables that receive the output and exit status of a program."""
 
     stdout = optional(TEXT, "Variable for its standard output, without the final newline.")
     stderr = optional(TEXT, "Variable for its standard error, without the final newline.")
     exit = optional(TEXT, "Variable for its exit status.")
 
 
-class ProgramBody(Bounded):
-    """What `run` and `start` have in common."""
+class ProgramBody(BoundedBody):
+    """The common keys of `run` and `start`."""
 
     on = required(TEXT, "The host that the program runs on.")
-    run = optional(WORDS, "The program and its arguments, as a list; no shell is involved.")
-    shell = optional(TEXT, "Instead of `run`: text for sh.")
+    run = optional(ARGV, "The program and its arguments, as a list; runs without a shell.")
+    shell = optional(TEXT, "Instead of `run`: a command for sh.")
     env = defaulted(MapOf(TEXT), {}, "Environment variables.")
-    cwd = optional(TEXT, "Working directory, relative to the scenario's.")
-    user = optional(TEXT, "The user that it runs as: a name or number of this machine; by default root of the lab.")
-    stdin = optional(TEXT, "What it reads on standard input.")
-    tty = defaulted(FLAG, False, "Whether it writes to a terminal, so that C programs do not hold back their output.")
+    cwd = optional(TEXT, "Working directory, relative to the directory of the scenario.")
+    user = optional(TEXT, "User that the program runs as: a name or number of this machine; default: root of the lab.")
+    stdin = optional(TEXT, "Text for its standard input.")
+    tty = defaulted(FLAG, False, "Connect its output to a terminal, so that C programs do not buffer it.")
 
     RULES = (ExactlyOne("run", "shell"),)
 
+    def title(self, data: Any) -> str:
+        return f"{self.KIND} {command_line(self.run, self.shell)} on {self.on}"
+
 
 class RunBody(ProgramBody):
-    """A program, run to its end."""
+    """Run a program until it exits."""
 
-    expect = optional(Of(ProgramExpect), "What its end must be like; by default exit status 0.")
-    save = optional(Of(Save), "Variables that take what it gave.")
-    any_exit = defaulted(FLAG, False, "Whether every exit status is fine.")
+    KIND = StepKind.RUN
+    expect = optional(Of(ProgramExpect), "Conditions on its exit status and output; default: exit status 0.")
+    save = optional(Of(Save), "Variables that receive its output and exit status.")
+    any_exit = defaulted(FLAG, False, "Accept every exit status.")
 
 
 class Ready(Shape):
-    """How it is known that a program is ready: one of these."""
+    """Condition for a program to be ready: one of these keys."""
 
     listening = optional(LOCAL, "A socket that listens: tcp/8000, udp/53, unix//run/x.sock.")
-    line = optional(REGEX, "A regular expression that a line of its output matches.")
+    line = optional(REGEX, "A regular expression that matches a line of its output.")
     file = optional(TEXT, "A file that exists on its host.")
-    command = optional(WORDS, "A command that succeeds on its host.")
+    command = optional(ListOf(TEXT, at_least=1), "A command that succeeds on its host.")
 
     RULES = (ExactlyOne("listening", "line", "file", "command"),)
 
 
 class StartBody(ProgramBody):
-    """A program in the background."""
+    """Start a background program."""
 
-    name = defaulted(TEXT, "", "What other steps call it; by default the program's name.")
-    ready = optional(Of(Ready), "How it is known that it is ready; the step waits for that.")
+    KIND = StepKind.START
+    name = defaulted(TEXT, "", "Name for other steps; by default the name of the program.")
+    ready = optional(Of(Ready), "Condition for the program to be ready; the step waits for it.")
 
-
-class StopBody(Bounded):
-    """Ends a background program."""
-
-    process = required(TEXT, "The program's name.")
-    signal = defaulted(SIGNAL, "TERM", "The signal that it is sent.")
-    expect = optional(Of(ProgramExpect), "What its end must be like.")
+    @property
+    def process_name(self) -> str:
+        """The name by which other steps refer to the program."""
+        return self.name or program_name(self.run, self.shell)
 
 
-class SignalBody(Bounded):
-    """A signal for a background program or a calling process."""
+class ProcessBody(BoundedBody):
+    """The common key and title of the steps on a background program."""
 
-    process = required(TEXT, "The program's name, or HOST or HOST/PROCESS for a calling process.")
-    signal = required(SIGNAL, "The signal: TERM, KILL, HUP, USR1, ...")
+    SHORT = "process"
+    process = required(TEXT, "Name of the program.")
 
-
-class NameBody(Bounded):
-    """A background program, to be paused or resumed."""
-
-    process = required(TEXT, "The program's name.")
+    def title(self, data: Any) -> str:
+        return f"{self.KIND} {self.process}"
 
 
-class WaitBody(Bounded):
-    """Waits for the end of a background program."""
+class StopBody(ProcessBody):
+    """End a background program."""
 
-    process = required(TEXT, "The program's name.")
-    expect = optional(Of(ProgramExpect), "What its end must be like; by default exit status 0.")
-    save = optional(Of(Save), "Variables that take what it gave.")
-    any_exit = defaulted(FLAG, False, "Whether every exit status is fine.")
+    KIND = StepKind.STOP
+    signal = defaulted(SIGNAL, "TERM", "Signal to send.")
+    expect = optional(Of(ProgramExpect), "Conditions on its exit status and output.")
+
+
+class SignalBody(BoundedBody):
+    """Send a signal to a background program or a calling process."""
+
+    KIND = StepKind.SIGNAL
+    process = required(TEXT, "Name of the program; HOST or HOST/PROCESS for a calling process.")
+    signal = required(SIGNAL, "Signal to send: TERM, KILL, HUP, USR1, ...")
+
+    def title(self, data: Any) -> str:
+        return f"send SIG{self.signal.upper().removeprefix('SIG')} to {self.process}"
+
+
+class PauseBody(ProcessBody):
+    """Pause a background program."""
+
+    KIND = StepKind.PAUSE
+
+
+class ResumeBody(ProcessBody):
+    """Resume a paused background program."""
+
+    KIND = StepKind.RESUME
+
+
+class WaitBody(ProcessBody):
+    """Wait until a background program exits."""
+
+    KIND = StepKind.WAIT
+    expect = optional(Of(ProgramExpect), "Conditions on its exit status and output; default: exit status 0.")
+    save = optional(Of(Save), "Variables that receive its output and exit status.")
+    any_exit = defaulted(FLAG, False, "Accept every exit status.")
+
+    def title(self, data: Any) -> str:
+        return f"wait for {self.process}"
 
 
 class Connection(Shape):
-    """Sockets to look for."""
+    """A condition on the sockets of the host."""
 
-    protocol = defaulted(OneOf(Protocol), Protocol.TCP, "Their protocol.")
-    local = optional(END, "Their own end: server:5000, :5000, 10.0.0.1:*.")
-    peer = optional(END, "The other end, in the same form.")
-    state = optional(Parsed(parse_state), "Their state, as ss(8) names it: ESTAB, TIME-WAIT, ...")
-    receive_queue = optional(A_NUMBER, "Bytes that were received and not read yet.")
-    send_queue = optional(A_NUMBER, "Bytes that were sent and not acknowledged yet.")
-    count = optional(A_NUMBER, "How many there must be; by default at least one.")
+    protocol = defaulted(OneOf(Protocol), Protocol.TCP, "Protocol of the sockets.")
+    local = optional(END, "Local address: server:5000, :5000, 10.0.0.1:*.")
+    peer = optional(END, "Peer address, in the same form.")
+    state = optional(Parsed(parse_state), "State, as ss(8) prints it: ESTAB, TIME-WAIT, ...")
+    receive_queue = optional(A_NUMBER, "Bytes received and not yet read.")
+    send_queue = optional(A_NUMBER, "Bytes sent and not yet acknowledged.")
+    count = optional(A_NUMBER, "Number of such sockets; default: at least one.")
 
 
 class Reach(Shape):
-    """A node or address to be reached."""
+    """A node or address, and optionally the address family."""
 
-    node = required(TEXT, "A node's name, or an address.")
-    family = optional(OneOf(Family), "Only by this family; by default by every one that both nodes have.")
+    node = required(TEXT, "Name of a node, or an address.")
+    family = optional(OneOf(Family), "Address family; default: every family that both nodes have.")
 
 
 class RouteCondition(Shape):
-    """A route to look for."""
+    """A route in the routing table of the host."""
 
-    to = required(Parsed(_check_prefix), "Its destination: a prefix such as 10.0.1.0/24, or default.")
-    via = optional(TEXT, "Its next hop: an address, or a node's name.")
+    to = required(Parsed(_check_prefix), "Destination: a prefix such as 10.0.1.0/24, or default.")
+    via = optional(TEXT, "Next hop: an address, or the name of a node.")
 
 
 class FileCondition(TextMatch):
     """A file on the host."""
 
-    path = required(TEXT, "The file's path.")
+    path = required(TEXT, "Path of the file.")
     exists = defaulted(FLAG, True, "Whether it must exist.")
 
 
 class OutputCondition(Shape):
-    """What a background program has written so far."""
+    """A condition on the output of a background program so far."""
 
-    process = required(TEXT, "The program's name.")
-    stdout = optional(A_TEXT, "What it wrote on standard output.")
-    stderr = optional(A_TEXT, "What it wrote on standard error.")
+    process = required(TEXT, "Name of the program.")
+    stdout = optional(A_TEXT, "Its standard output.")
+    stderr = optional(A_TEXT, "Its standard error.")
 
     RULES = (Needs(("stdout", "stderr"), "needs `stdout` or `stderr`"),)
 
@@ -315,48 +348,49 @@ CONDITIONS = (
     "command", "shell", "running", "not_running", "output", "that",
 )  # fmt: skip
 _OF_A_COMMAND = ("exit", "stdout", "stderr", "env", "cwd", "user", "save")
-_ON_A_HOST = CONDITIONS[:11]  # those that look at a host
+_ON_A_HOST = CONDITIONS[:11]  # those that inspect a host
 
 
-class ExpectBody(Shape):
-    """Conditions that must all hold: at once, within a time, or for a time."""
+class ExpectBody(BoundedBody):
+    """Check conditions: now, within a time, or for a time. All of them must hold together."""
 
-    on = optional(TEXT, "The host to look at.")
+    KIND = StepKind.EXPECT
+    on = optional(TEXT, "The host to inspect.")
     listening = optional(LOCAL, "A socket that listens: tcp/5000, udp/53, unix//tmp/x.sock.")
-    accept_queue = optional(A_NUMBER, "Connections of `listening` that wait for accept.")
-    accept_queue_limit = optional(A_NUMBER, "How many may wait there: the backlog.")
-    syn_queue = optional(A_NUMBER, "Half-open connections of `listening`.")
-    not_listening = optional(LOCAL, "A socket that does not listen.")
-    connection = optional(Of(Connection), "Sockets that are there.")
-    counters = optional(MapOf(A_NUMBER), "Counters of the kernel, such as ListenOverflows: how much they grew.")
+    accept_queue = optional(A_NUMBER, "Connections that wait for accept on the socket of `listening`.")
+    accept_queue_limit = optional(A_NUMBER, "Maximum length of that queue: the backlog.")
+    syn_queue = optional(A_NUMBER, "Half-open connections of the socket of `listening`.")
+    not_listening = optional(LOCAL, "A socket that must not listen.")
+    connection = optional(Of(Connection), "Sockets that must exist.")
+    counters = optional(MapOf(A_NUMBER), "Kernel counters, such as ListenOverflows: their increase since the start.")
     reachable = optional(Of(Reach, short="node"), "A node or address that answers ICMP echo requests.")
-    unreachable = optional(Of(Reach, short="node"), "A node or address that does not answer.")
-    route = optional(Of(RouteCondition), "A route that is there.")
-    address = optional(Parsed(_check_interface), "An address that an interface has: 10.0.1.5 or 10.0.1.5/24.")
+    unreachable = optional(Of(Reach, short="node"), "A node or address that does not answer them.")
+    route = optional(Of(RouteCondition), "A route that must exist.")
+    address = optional(Parsed(_check_interface), "An address of an interface: 10.0.1.5 or 10.0.1.5/24.")
     file = optional(Of(FileCondition), "A file on the host.")
-    command = optional(WORDS, "A command and its arguments; run on the host again and again until it succeeds.")
-    shell = optional(TEXT, "Instead of `command`: text for sh.")
-    exit = optional(A_NUMBER, "The command's exit status; 0 by default.")
-    stdout = optional(A_TEXT, "What the command wrote on standard output.")
-    stderr = optional(A_TEXT, "What the command wrote on standard error.")
-    env = defaulted(MapOf(TEXT), {}, "The command's environment variables.")
-    cwd = optional(TEXT, "The command's working directory, relative to the scenario's.")
-    user = optional(TEXT, "The user that the command runs as: a name or number of this machine.")
-    save = optional(Of(Save), "Variables that take what the command gave.")
+    command = optional(ARGV, "A command and its arguments; labctl repeats it on the host until it succeeds.")
+    shell = optional(TEXT, "Instead of `command`: a command for sh.")
+    exit = optional(A_NUMBER, "Exit status of the command; default: 0.")
+    stdout = optional(A_TEXT, "Standard output of the command.")
+    stderr = optional(A_TEXT, "Standard error of the command.")
+    env = defaulted(MapOf(TEXT), {}, "Environment variables of the command.")
+    cwd = optional(TEXT, "Working directory of the command, relative to the directory of the scenario.")
+    user = optional(TEXT, "User that the command runs as: a name or number of this machine.")
+    save = optional(Of(Save), "Variables that receive the output and exit status of the command.")
     running = optional(TEXT, "A background program that runs.")
-    not_running = optional(TEXT, "A background program that has ended.")
-    output = optional(Of(OutputCondition), "What a background program has written so far.")
+    not_running = optional(TEXT, "A background program that has exited.")
+    output = optional(Of(OutputCondition), "The output of a background program so far.")
     that = optional(TEXT, "A comparison in the call language, such as `$n == 3`.")
-    within = optional(DURATION, "How long it may take until all of it holds; by default the step's deadline.")
-    now = defaulted(FLAG, False, "Whether it must hold at once.")
-    for_ = optional(DURATION, "How long it must hold without a break.", name="for")
+    within = optional(DURATION, "Time until all conditions hold; default: 1s, or the step's deadline for a command.")
+    now = defaulted(FLAG, False, "Check once, without waiting.")
+    for_ = optional(DURATION, "Time for which the conditions must then hold without interruption.", name="for")
 
     RULES = (
-        Needs(CONDITIONS, f"needs a condition: {', '.join(CONDITIONS)}"),
-        Needs(("on",), "needs `on`: the host to look at", where=_ON_A_HOST),
+        Needs(CONDITIONS, f"needs a condition; write one of: {', '.join(CONDITIONS)}"),
+        Needs(("on",), "needs `on`: the host to inspect", where=_ON_A_HOST),
         Needs(
             ("listening",),
-            "the queues are those of a listening socket: add `listening: tcp/PORT`",
+            "queues belong to a listening socket: add `listening: tcp/PORT`",
             where=("accept_queue", "accept_queue_limit", "syn_queue"),
         ),
         Excludes("command", ("shell",), "takes only one of `command` or `shell`"),
@@ -368,14 +402,18 @@ class ExpectBody(Shape):
         Excludes("now", ("within", "for"), "takes either `now` or `within` and `for`"),
     )
 
+    def title(self, data: Any) -> str:
+        conditions = ", ".join(f"{key}: {_flow(value)}" for key, value in data.items() if key != "on")
+        return f"expect {conditions}" + (f" on {data['on']}" if "on" in data else "")
+
 
 class ImpairmentBody(Shape):
-    """What happens to packets; what is not named does not happen."""
+    """Delay, jitter, loss and rate of a link; omitted values are cleared."""
 
-    delay = optional(Parsed(partial(check_impairment, "delay")), "How much later a packet arrives: 20ms.")
-    jitter = optional(Parsed(partial(check_impairment, "jitter")), "How much the delay varies, to either side: 2ms.")
-    loss = optional(Parsed(partial(check_impairment, "loss")), "Share of the packets that is lost: 1%.")
-    rate = optional(Parsed(partial(check_impairment, "rate")), "At most so many bits a second: 10mbit.")
+    delay = optional(Parsed(partial(check_impairment, "delay")), "Delay of each packet: 20ms.")
+    jitter = optional(Parsed(partial(check_impairment, "jitter")), "Variation of the delay, to either side: 2ms.")
+    loss = optional(Parsed(partial(check_impairment, "loss")), "Share of packets that are lost: 1%.")
+    rate = optional(Parsed(partial(check_impairment, "rate")), "Maximum rate in bits a second: 10mbit.")
 
     RULES = (Needs(("delay", "jitter", "loss", "rate"), "needs one of `delay`, `jitter`, `loss`, `rate`"),)
 
@@ -389,21 +427,22 @@ class ImpairmentBody(Shape):
         return ""
 
 
-class LinkBody(Bounded):
-    """A link to be taken down, brought up, impaired or restored."""
+class LinkBody(BoundedBody):
+    """Take a link down, bring it up, or set or clear its impairment."""
 
-    down = optional(TWO_ENDS, "The two nodes (or a node and a network) of a link that goes down.")
-    up = optional(TWO_ENDS, "Those of a link that comes up again.")
-    between = optional(TWO_ENDS, "Those of a link that `set` is about.")
-    set_ = optional(Of(ImpairmentBody), "What happens to packets there.", name="set")
-    clear = optional(TWO_ENDS, "Those of a link where nothing happens to packets any more.")
-    from_ = optional(TEXT, "The end whose packets are meant; both by default.", name="from")
-    which = optional(Whole(at_least=1), "Which of several links, in file order, counted from 1.")
+    KIND = StepKind.LINK
+    down = optional(TWO_ENDS, "Take down the link between these two nodes (or a node and a network).")
+    up = optional(TWO_ENDS, "Bring up the link between these.")
+    between = optional(TWO_ENDS, "Apply `set` to the link between these.")
+    set_ = optional(Of(ImpairmentBody), "Impairment of packets on the link.", name="set")
+    clear = optional(TWO_ENDS, "Clear the impairment of the link between these.")
+    from_ = optional(TEXT, "The end whose packets `set` or `clear` affects; default: both.", name="from")
+    which = optional(Whole(at_least=1), "Number of the link if there are several, in file order, from 1.")
 
     RULES = (
         Excludes("set", ("down", "up", "clear"), "takes only one of `down`, `up`, `clear` or `between` with `set`"),
         Needs(("between",), "`set` needs `between`: the two nodes", where=("set",)),
-        Needs(("set",), "`between` needs `set`: what happens to packets there", where=("between",)),
+        Needs(("set",), "`between` needs `set`: the impairment", where=("between",)),
         Excludes("from", ("down", "up"), "a link goes down and up as a whole: `from` is for `set` and `clear`"),
         ExactlyOne("down", "up", "between", "clear"),
     )
@@ -415,19 +454,24 @@ class LinkBody(Bounded):
 
     @property
     def verb(self) -> str:
-        """The key that the nodes are given by."""
+        """The key that has the nodes."""
         return next((key for key in ("down", "up", "between", "clear") if key in self.given), "down")
 
+    def title(self, data: Any) -> str:
+        verb = f"set {_pairs(data['set'])}" if self.set_ is not None else self.verb
+        return f"link {self.ends[0]} - {self.ends[1]} {verb}" + (f" from {self.from_}" if self.from_ else "")
 
-class DropBody(Bounded):
-    """Packets to be dropped."""
 
-    on = required(TEXT, "The host on which they are dropped.")
-    direction = defaulted(OneOf(Direction), Direction.IN, "in: packets that arrive; out: packets that leave.")
-    protocol = optional(OneOf(DropProtocol), "Only those of this protocol.")
-    port = optional(Whole(1, 65535), "Only those with this source or destination port.")
-    from_ = optional(TEXT, "Only those from this node or address.", name="from")
-    to = optional(TEXT, "Only those to this node or address.")
+class DropBody(BoundedBody):
+    """Drop packets on a host."""
+
+    KIND = StepKind.DROP
+    on = required(TEXT, "The host that drops the packets.")
+    direction = defaulted(OneOf(Direction), Direction.IN, "in: incoming packets; out: outgoing packets.")
+    protocol = optional(OneOf(DropProtocol), "Only packets of this protocol.")
+    port = optional(Whole(1, 65535), "Only packets with this source or destination port.")
+    from_ = optional(TEXT, "Only packets from this node or address.", name="from")
+    to = optional(TEXT, "Only packets to this node or address.")
     flags = optional(TEXT, "Only TCP segments with these flags: ack,!syn,!fin.")
 
     RULES = (
@@ -435,30 +479,43 @@ class DropBody(Bounded):
         OnlyWith("flags", "protocol", ("tcp",), "flags need `protocol: tcp`"),
     )
 
+    def title(self, data: Any) -> str:
+        return f"drop {_pairs(data)}"
 
-class HostBody(Bounded):
-    """A host on which nothing more is to be dropped."""
 
+class UndropBody(BoundedBody):
+    """Stop dropping packets on a host."""
+
+    KIND = StepKind.UNDROP
+    SHORT = "on"
     on = required(TEXT, "The host.")
 
+    def title(self, data: Any) -> str:
+        return f"undrop on {self.on}"
 
-class FileBody(Bounded):
-    """A file to be placed on a host."""
 
+class FileBody(BoundedBody):
+    """Place a file on a host."""
+
+    KIND = StepKind.FILE
     on = required(TEXT, "The host.")
-    path = required(TEXT, "Where it is placed: below the host's own /tmp or /run.")
-    content = optional(TEXT, "What is in it.")
-    source = optional(TEXT, "Instead of `content`: a file to copy, relative to the scenario's directory.")
-    mode = defaulted(Parsed(_check_mode), "0644", 'Its permissions, in octal digits: "0755".')
+    path = required(TEXT, "Path on the host: below its own /tmp or /run.")
+    content = optional(TEXT, "Content of the file.")
+    source = optional(TEXT, "Instead of `content`: a file to copy, relative to the directory of the scenario.")
+    mode = defaulted(Parsed(_check_mode), "0644", 'Permissions, in octal digits: "0755".')
 
     RULES = (ExactlyOne("content", "source"),)
 
+    def title(self, data: Any) -> str:
+        return f"file {self.path} on {self.on}"
 
-class BuildBody(Bounded):
-    """A C program to be compiled."""
 
-    source = required(ListOf(TEXT, at_least=1, or_one=True), "Source files, relative to the scenario's directory.")
-    as_ = defaulted(TEXT, "", "The program's name; by default the first source without its suffix.", name="as")
+class BuildBody(BoundedBody):
+    """Compile a C program; every host finds it in its PATH."""
+
+    KIND = StepKind.BUILD
+    source = required(ListOf(TEXT, at_least=1, or_one=True), "Source files, relative to the directory of the scenario.")
+    as_ = defaulted(TEXT, "", "Name of the program; by default the first source without its suffix.", name="as")
     flags = defaulted(
         ListOf(TEXT), [], "Options, libraries and object files for the compiler: -pthread, -lm, lib.a, ..."
     )
@@ -468,55 +525,113 @@ class BuildBody(Bounded):
         """Its name in /run/lab/bin: `as`, else the first source without its suffix."""
         return self.as_ or self.source[0].rpartition("/")[2].rpartition(".")[0] or self.source[0]
 
-
-class RepeatBody(Bounded):
-    """Steps to be run again and again."""
-
-    times = required(Whole(1, 100_000), "How often.")
-    as_ = defaulted(TEXT, "", "Variable that has the number of the round, from 1.", name="as")
-    steps = required(STEPS, "What is repeated.")
+    def title(self, data: Any) -> str:
+        return f"build {self.program} from {', '.join(self.source)}"
 
 
-BODIES: Mapping[StepKind, type[Shape]] = MappingProxyType(
-    {
-        StepKind.CALLS: CallsBody,
-        StepKind.RUN: RunBody,
-        StepKind.START: StartBody,
-        StepKind.STOP: StopBody,
-        StepKind.SIGNAL: SignalBody,
-        StepKind.PAUSE: NameBody,
-        StepKind.RESUME: NameBody,
-        StepKind.WAIT: WaitBody,
-        StepKind.EXPECT: ExpectBody,
-        StepKind.LINK: LinkBody,
-        StepKind.DROP: DropBody,
-        StepKind.UNDROP: HostBody,
-        StepKind.FILE: FileBody,
-        StepKind.BUILD: BuildBody,
-        StepKind.REPEAT: RepeatBody,
-    }
-)  # `parallel` is a list and `set` a mapping of names: neither has a shape
+class RepeatBody(BoundedBody):
+    """Repeat steps."""
 
-SHORTHAND: Mapping[StepKind, str] = MappingProxyType(
-    {
-        StepKind.STOP: "process",
-        StepKind.PAUSE: "process",
-        StepKind.RESUME: "process",
-        StepKind.WAIT: "process",
-        StepKind.UNDROP: "on",
-    }
-)  # `stop: web` stands for `stop: {process: web}`
+    KIND = StepKind.REPEAT
+    times = required(Whole(1, 100_000), "Number of rounds.")
+    as_ = defaulted(TEXT, "", "Variable that holds the number of the round, from 1.", name="as")
+    steps = required(STEPS, "The steps of a round.")
+
+    def title(self, data: Any) -> str:
+        return f"repeat {self.times} times"
 
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_ABOUT_KINDS = {
-    StepKind.PARALLEL: "Branches that run at the same time: each is a step or a list of steps.",
-    StepKind.SET: "Variables and their values.",
-}
+class ParallelBody(StepBody):
+    """Run branches at the same time: each is a step or a list of steps."""
+
+    KIND = StepKind.PARALLEL
+
+    @property
+    def branches(self) -> list[Any]:
+        """The branches as they stand in the file."""
+        return list(self.values["branches"])
+
+    @classmethod
+    def read(cls, value: object, at: Reading, path: KeyPath = ()) -> Self:
+        if not isinstance(value, list) or not value:
+            raise at.wrong(path, "`parallel` takes a list of branches", "a branch is a list of steps, or one step")
+        for index, branch in enumerate(value):
+            if branch == []:
+                at.wrong((*path, index), "the branch has no steps")
+        return cls({"branches": value}, path)
+
+    @classmethod
+    def schema(cls, into: Schemas) -> Schema:
+        return {"type": "array", "minItems": 1, "items": {"anyOf": [{"$ref": "#/$defs/Step"}, _list_of_steps()]}}
+
+    def title(self, data: Any) -> str:
+        return f"{len(self.branches)} branches in parallel"
+
+
+class SetBody(StepBody):
+    """Set variables."""
+
+    KIND = StepKind.SET
+
+    @classmethod
+    def read(cls, value: object, at: Reading, path: KeyPath = ()) -> Self:
+        if not isinstance(value, dict) or not value:
+            raise at.wrong(path, "`set` takes variables and their values", "set: {name: value}")
+        for name, part in value.items():
+            if isinstance(part, dict | list) or part is None:
+                at.wrong((*path, name), f"the value of a variable must be a text or a number, not {describe(part)}")
+        return cls(value, path)
+
+    @classmethod
+    def schema(cls, into: Schemas) -> Schema:
+        values = {"type": ["string", "number", "boolean"]}
+        return {"type": "object", "minProperties": 1, "additionalProperties": values}
+
+    def title(self, data: Any) -> str:
+        return f"set {_pairs(data)}"
+
+
+Body = (
+    CallsBody | RunBody | StartBody | StopBody | SignalBody | PauseBody | ResumeBody | WaitBody | ExpectBody | LinkBody
+    | DropBody | UndropBody | FileBody | BuildBody | RepeatBody | ParallelBody | SetBody
+)  # fmt: skip
+BODIES: Mapping[StepKind, type[Body]] = MappingProxyType({body.KIND: body for body in get_args(Body)})
+
+
+def title_of(body: Body, data: Any) -> str:
+    """Return a title for a step without `name`: `run curl -s http://server/ on client`."""
+    title = body.title(data)
+    return title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE - 3] + "..."
+
+
+def program_name(argv: Sequence[str] | None, shell: str | None) -> str:
+    """Return the base name of a program, the default name of a background program."""
+    words = list(argv) if argv else (shell or "").split()
+    return words[0].rpartition("/")[2] if words else ""
+
+
+def command_line(argv: Sequence[str] | None, shell: str | None) -> str:
+    """Return the program as one would type it."""
+    if not argv:
+        return " ".join((shell or "").split())
+    return " ".join(repr(word) if not word or set(word) & _NEED_QUOTES else word for word in argv)
+
+
+def _pairs(data: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {_flow(value)}" for key, value in data.items())
+
+
+def _flow(value: Any) -> str:
+    """Return the value in the flow style of YAML."""
+    if isinstance(value, dict):
+        return "{" + _pairs(value) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(part) for part in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
 
 
 def json_schema() -> Schema:
-    """The schema as plain data. Host names are unknown to it: any other key of a step takes the text of calls."""
+    """Return the JSON Schema. It does not know host names: any other key of a step takes the text of calls."""
     from labctl.topology.schema import TopologyFile
 
     for_file = Schemas()
@@ -524,49 +639,34 @@ def json_schema() -> Schema:
     inline = TopologyFile.schema(for_file)
     for_steps = Schemas(templates=True)
     properties: Schema = {"name": STEP_NAME.schema(for_file), "within": STEP_WITHIN.schema(for_file)}
-    for kind in StepKind:
-        properties[kind.value] = _step_of(kind, for_steps)
+    for kind, body in BODIES.items():
+        schema = body.schema(for_steps)
+        if body.SHORT:
+            schema = {"anyOf": [{"type": "string"}, schema]}
+        properties[kind.value] = {**schema, "description": body.__doc__}
     clash = for_file.definitions.keys() & for_steps.definitions.keys()
     assert not clash, f"shapes of the same name: {clash}"
     definitions = for_file.definitions | for_steps.definitions
+    beside = ("name", "within")
     definitions["Step"] = {
         "type": "object",
-        "description": "One kind of step, or a host's name (HOST or HOST/PROCESS) with the text of its calls.",
+        "description": "One kind of step, or the name of a host (HOST or HOST/PROCESS) with the text of its calls.",
         "properties": properties,
         "additionalProperties": STRICT_TEXT.schema(for_steps),
-        "oneOf": [_one_kind_beside(), _one_kind_beside("name"), _one_kind_beside("within"), _one_kind_beside(*_BESIDE)],
+        "oneOf": [_kind_and(given, beside) for given in ((), ("name",), ("within",), beside)],
     }
     scenario = definitions.pop(scenario_name)
     keys = scenario["properties"]
     keys["steps"] |= _list_of_steps()
     keys["topology"] |= {"anyOf": [{"type": "string"}, inline]}
     definitions["RepeatBody"]["properties"]["steps"] |= _list_of_steps()
-    return {"$schema": _DIALECT, "title": "labctl scenario", **scenario, "$defs": dict(sorted(definitions.items()))}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": "labctl scenario", **scenario, "$defs": dict(sorted(definitions.items()))}
 
 
-def _step_of(kind: StepKind, into: Schemas) -> Schema:
-    match kind:
-        case StepKind.SET:
-            values = {"type": ["string", "number", "boolean"]}
-            body: Schema = {"type": "object", "minProperties": 1, "additionalProperties": values}
-        case StepKind.PARALLEL:
-            branch = {"anyOf": [{"$ref": "#/$defs/Step"}, _list_of_steps()]}
-            body = {"type": "array", "minItems": 1, "items": branch}
-        case _:
-            shape = BODIES[kind]
-            body = shape.schema(into)
-            if kind in SHORTHAND:
-                body = {"anyOf": [{"type": "string"}, body]}
-            return {**body, "description": shape.__doc__}
-    return {**body, "description": _ABOUT_KINDS[kind]}
-
-
-_BESIDE = ("name", "within")
-
-
-def _one_kind_beside(*given: str) -> Schema:
-    """One key, and beside it those that are given of the ones that every step may have."""
-    missing = {name: False for name in _BESIDE if name not in given}
+def _kind_and(given: tuple[str, ...], beside: tuple[str, ...]) -> Schema:
+    """Return the schema of a step with a kind and, of the keys that may stand beside it, those that are given."""
+    missing = {name: False for name in beside if name not in given}
     count = 1 + len(given)
     schema: Schema = {"minProperties": count, "maxProperties": count}
     return schema | ({"required": list(given)} if given else {}) | ({"properties": missing} if missing else {})

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labctl.scenario.file_schema import parse_address
+from labctl.scenario.file_schema import DropBody, LinkBody, UndropBody
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
+from labctl.topology.endpoints import parse_address
 from labctl.topology.model import Address, Endpoint, Link, Topology, links_between
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from labctl.observe.network import TimeWaitId
     from labctl.plan.drop_rules import DropRule
     from labctl.plan.operations import Operation
-    from labctl.scenario.file_schema import DropBody, HostBody, LinkBody
     from labctl.topology.model import Impairment
 
 
@@ -109,7 +109,19 @@ class Changes:
         return operations
 
 
-def link(at: StepRun, body: LinkBody) -> Done:
+def execute(at: StepRun, body: LinkBody | DropBody | UndropBody) -> Done:
+    """Run a step that changes the network."""
+    match body:
+        case LinkBody():
+            _link(at, body)
+        case DropBody():
+            _drop(at, body)
+        case UndropBody():
+            at.lab.undrop(body.on)
+    return NOTHING
+
+
+def _link(at: StepRun, body: LinkBody) -> None:
     """Take a link down, bring it up with all that it had, or change what happens to its packets."""
     from labctl.plan.operations import SetDown, SetUp
 
@@ -120,20 +132,20 @@ def link(at: StepRun, body: LinkBody) -> Done:
         raise StepFailed(f"there are {len(there)} links between {' and '.join(ends)}")
     chosen = there[(body.which or 1) - 1]
     if body.set_ is not None or body.clear:
-        return _impair(at, body, chosen)
+        _impair(at, body, chosen)
+        return
     if body.down:
         end = topology.end_to_take_down(chosen, ends[1])
         at.run.changes.link(end)
         at.lab.apply([SetDown(end.node, end.ifname)])
-        return NOTHING
+        return
     both = (chosen.a, chosen.b)  # either may have been cut, by the order of the names
     for end in both:
         at.run.changes.link(end)
     at.lab.apply([SetUp(end.node, end.ifname) for end in both])
-    return NOTHING
 
 
-def _impair(at: StepRun, body: LinkBody, chosen: Link) -> Done:
+def _impair(at: StepRun, body: LinkBody, chosen: Link) -> None:
     """The link's packets, or those that one end sends, are impaired so from now on, or no more."""
     from labctl.plan.build import set_impairments
     from labctl.topology.impairments import parse
@@ -150,10 +162,9 @@ def _impair(at: StepRun, body: LinkBody, chosen: Link) -> Done:
     for end in ends:
         at.run.changes.impair(end)
     at.lab.apply(set_impairments(at.run.plan, [(end.node, end.ifname) for end in ends], impairment, at.run.seed))
-    return NOTHING
 
 
-def drop(at: StepRun, body: DropBody) -> Done:
+def _drop(at: StepRun, body: DropBody) -> None:
     """Drop some of a node's packets from now on."""
     try:
         rule = drop_rule(body, at.run.scenario.topology)
@@ -161,13 +172,6 @@ def drop(at: StepRun, body: DropBody) -> Done:
         raise StepFailed(str(error)) from error
     at.run.changes.drop(body.on)
     at.lab.drop(body.on, rule)
-    return NOTHING
-
-
-def undrop(at: StepRun, body: HostBody) -> Done:
-    """Drop nothing more on the node."""
-    at.lab.undrop(body.on)
-    return NOTHING
 
 
 def drop_rule(body: DropBody, topology: Topology) -> DropRule:
@@ -190,7 +194,7 @@ def _addresses(end: str | None, topology: Topology) -> tuple[Address, ...]:
     address = parse_address(end)
     if address is not None:
         if "%" in end:
-            raise ValueError(f"`{end}`: a packet has no interface in its addresses; leave out `%` and what follows")
+            raise ValueError(f"`{end}`: the addresses of a packet have no interface; leave out `%` and what follows")
         return (address,)
     if end not in topology:
         raise ValueError(f"`{end}` is neither an address nor a host")

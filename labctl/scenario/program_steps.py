@@ -1,4 +1,4 @@
-"""The steps that have to do with programs: run, start, stop, signal, pause, resume, wait, build, file."""
+"""The steps on programs and files: run, start, stop, signal, pause, resume, wait, build, file."""
 
 from __future__ import annotations
 
@@ -13,55 +13,80 @@ from labctl.errors import InputError, KernelError, describe_errno
 from labctl.printable import last_lines
 from labctl.programs.output import Stream
 from labctl.programs.program import Command, Program, describe_status
-from labctl.scenario.file_schema import parse_listening
+from labctl.scenario import observations
+from labctl.scenario.file_schema import (
+    BuildBody,
+    ExpectBody,
+    FileBody,
+    PauseBody,
+    ResumeBody,
+    RunBody,
+    SignalBody,
+    StartBody,
+    StopBody,
+    WaitBody,
+    command_line,
+    program_name,
+    signal_number,
+)
 from labctl.scenario.last_look import kernel_state
-from labctl.scenario.loader import located
-from labctl.scenario.model import command_line, program_name
-from labctl.scenario.observations import number_mismatch, text_mismatch
+from labctl.scenario.matching import number_mismatch, text_mismatch
+from labctl.scenario.requirements import located
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
+from labctl.topology.endpoints import Protocol, parse_listening
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from labctl.programs.output import LineWatch
-    from labctl.scenario.file_schema import (
-        BuildBody,
-        ExpectBody,
-        FileBody,
-        NameBody,
-        ProgramExpect,
-        Ready,
-        RunBody,
-        Save,
-        SignalBody,
-        StartBody,
-        StopBody,
-        WaitBody,
-    )
+    from labctl.scenario.file_schema import ProgramExpect, Ready, Save
 
 
-SHOWN_CHARACTERS = 400  # of what a program said last, in a reason; the whole output is in the step's result
+SHOWN_CHARACTERS = 400  # of the last output of a program, in a reason; the result has the whole output
+
+ProgramStep = RunBody | StartBody | StopBody | SignalBody | PauseBody | ResumeBody | WaitBody | FileBody | BuildBody
+
+
+def execute(at: StepRun, body: ProgramStep) -> Done:
+    """Run a step that has to do with programs and their files."""
+    match body:
+        case RunBody():
+            return run(at, body)
+        case StartBody():
+            return start(at, body)
+        case StopBody():
+            return stop_program(at, body)
+        case SignalBody():
+            return send_signal(at, body)
+        case PauseBody():
+            return pause(at, body)
+        case ResumeBody():
+            return resume(at, body)
+        case WaitBody():
+            return wait(at, body)
+        case FileBody():
+            return place_file(at, body)
+        case BuildBody():
+            return build(at, body)
 
 
 def run(at: StepRun, body: RunBody) -> Done:
-    """Run a program to its end and look at what it gave."""
+    """Run a program until it exits and check its exit status and output."""
     program, _ = _launch(at, body, program_name(body.run, body.shell), body.run)
     if not program.wait_end(at.scope):
         _give_up(at, program)
-        raise StepFailed(f"expected to end within {_seconds(at)}; it was still running", _done(program))
+        raise StepFailed(f"expected to end within {at.within_text}; it was still running", _done(program))
     _judge(program, body.expect, any_exit=body.any_exit)
     _save(at, program, body.save)
     return _done(program)
 
 
 def start(at: StepRun, body: StartBody) -> Done:
-    """Start a program in the background and wait until it is ready."""
-    name = body.name or program_name(body.run, body.shell)
+    """Start a background program and wait until it is ready."""
+    name = body.process_name
     before = at.run.programs.find(name)
     if before is not None and not before.ended:
-        raise StepFailed(
-            f"`{name}` is already running (started by {before.command.where}); give this one another `name`"
-        )
+        raise StepFailed(f"`{name}` is already running (started by {before.command.where}); use another `name`")
     program, watch = _launch(at, body, name, body.run, line=(body.ready.line or "") if body.ready else "")
     at.run.programs.add_background(program)
     if body.ready is not None:
@@ -70,10 +95,8 @@ def start(at: StepRun, body: StartBody) -> Done:
 
 
 def stop_program(at: StepRun, body: StopBody) -> Done:
-    """Signal a background program, wait for its end, look at what it gave."""
-    from labctl.scenario.file_schema import signal_number
-
-    program = _background(at, body.process)
+    """Signal a background program, wait until it exits, check its exit status and output."""
+    program = at.run.background(body.process)
     if program.ended and not program.asked_to_end and body.expect is None and program.status != 0:
         program.accounted_for = True
         raise StepFailed(f"expected {body.process} to be running; it had ended: it {program.state}", _done(program))
@@ -86,8 +109,6 @@ def stop_program(at: StepRun, body: StopBody) -> Done:
 
 def send_signal(at: StepRun, body: SignalBody) -> Done:
     """Send a signal to a background program or to a calling process."""
-    from labctl.scenario.file_schema import signal_number
-
     number = signal_number(body.signal)
     program = at.run.programs.find(body.process)
     if program is not None:
@@ -100,8 +121,8 @@ def send_signal(at: StepRun, body: SignalBody) -> Done:
     return NOTHING
 
 
-def pause(at: StepRun, body: NameBody) -> Done:
-    """SIGSTOP, and wait until the kernel says that it is stopped."""
+def pause(at: StepRun, body: PauseBody) -> Done:
+    """Send SIGSTOP and wait until the kernel reports the program as stopped."""
     program = _running(at, body.process)
     program.signal(signal.SIGSTOP, group=True)
     state = ""
@@ -109,24 +130,24 @@ def pause(at: StepRun, body: NameBody) -> Done:
         state = kernel_state(at.lab, program.command.host, program.process.pid)
         if state == "T":
             return NOTHING
-    raise StepFailed(f"expected {body.process} to be stopped (T) within {_seconds(at)}; its state is {state}")
+    raise StepFailed(f"expected {body.process} to be stopped (T) within {at.within_text}; its state is {state}")
 
 
-def resume(at: StepRun, body: NameBody) -> Done:
-    """SIGCONT, and wait until the kernel no longer says that it is stopped."""
+def resume(at: StepRun, body: ResumeBody) -> Done:
+    """Send SIGCONT and wait until the kernel no longer reports the program as stopped."""
     program = _running(at, body.process)
     program.signal(signal.SIGCONT, group=True)
     for _ in at.scope.look_again():
         if program.ended or kernel_state(at.lab, program.command.host, program.process.pid) != "T":
             return NOTHING
-    raise StepFailed(f"expected {body.process} to go on within {_seconds(at)}; the kernel says that it is stopped")
+    raise StepFailed(f"expected {body.process} to continue within {at.within_text}; it is still stopped")
 
 
 def wait(at: StepRun, body: WaitBody) -> Done:
-    """Wait for the end of a background program and look at what it gave."""
-    program = _background(at, body.process)
+    """Wait until a background program exits and check its exit status and output."""
+    program = at.run.background(body.process)
     if not program.wait_end(at.scope):
-        raise StepFailed(f"expected {body.process} to end within {_seconds(at)}; it is still running", _done(program))
+        raise StepFailed(f"expected {body.process} to end within {at.within_text}; it is still running", _done(program))
     program.accounted_for = True
     _judge(program, body.expect, any_exit=body.any_exit or program.asked_to_end)
     _save(at, program, body.save)
@@ -134,7 +155,7 @@ def wait(at: StepRun, body: WaitBody) -> Done:
 
 
 def place_file(at: StepRun, body: FileBody) -> Done:
-    """Write a file on a host; its directories below /tmp or /run are made where they are missing."""
+    """Write a file on a host; create missing directories below /tmp or /run."""
     if body.source is not None:
         try:
             content = read_bytes(at.run.scenario.directory / body.source, None)
@@ -164,7 +185,7 @@ def _open_new(at: StepRun, host: str, path: str) -> int:
     return at.lab.open_file(host, path, flags, 0o600)
 
 
-# The compiler runs inside the lab, with the host's own /tmp: whatever ends the run, no temporary file is left behind.
+# The compiler runs inside the lab, with the host's own /tmp: however the run ends, no temporary file remains.
 _COMPILE = (
     'directory=$(mktemp -d) && { cc "$@" -o "$directory/program" >&2; status=$?; '
     '[ "$status" -ne 0 ] || cat "$directory/program"; rm -rf "$directory"; exit "$status"; }'
@@ -172,7 +193,7 @@ _COMPILE = (
 
 
 def build(at: StepRun, body: BuildBody) -> Done:
-    """Compile C sources into a program that every host finds in its PATH."""
+    """Compile C sources into a program in the PATH of every host."""
     directory = at.run.scenario.directory
     sources = [str(directory / source) for source in body.source]
     languages, flags = _languages_apart(body.flags)
@@ -190,10 +211,10 @@ def build(at: StepRun, body: BuildBody) -> Done:
         program, _ = _spawn(at, command, stdout=binary)
         if not program.wait_end(at.scope):
             _give_up(at, program)
-            raise StepFailed(f"the compiler did not end within {_seconds(at)}", _done(program))
+            raise StepFailed(f"the compiler did not end within {at.within_text}", _done(program))
         if program.status != 0:
-            said = program.text(Stream.STDERR).splitlines()
-            first = next((line for line in said if "error" in line), said[0] if said else "it wrote nothing")
+            lines = program.text(Stream.STDERR).splitlines()
+            first = next((line for line in lines if "error" in line), lines[0] if lines else "it printed nothing")
             raise StepFailed(f"cc {program.state}: {first}", _done(program))
         os.lseek(binary, 0, os.SEEK_SET)
         with open(binary, "rb", closefd=False) as file:
@@ -204,10 +225,10 @@ def build(at: StepRun, body: BuildBody) -> Done:
 
 
 def _languages_apart(flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`-x LANGUAGE`, which stands before the sources that it is about, and all else.
+    """Split the flags into `-x LANGUAGE`, which must precede the sources, and the rest, which follows them.
 
-    That comes after them: libraries and object files are looked at for what is missing by then, and where other options
-    stand does not matter.
+    The linker searches libraries and object files for symbols that are undefined at their place on the command line;
+    the place of other options does not matter.
     """
     languages: list[str] = []
     others: list[str] = []
@@ -221,7 +242,7 @@ def _languages_apart(flags: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def attempt(at: StepRun, body: ExpectBody) -> tuple[str, Done]:
-    """Run the command of an expectation once: what is wrong with its end ("" for nothing), and its output."""
+    """Run the command of an expectation once; return what is wrong with its end ("" if nothing), and its output."""
     shown = command_line(body.command, body.shell)
     program, _ = _launch(at, body, program_name(body.command, body.shell), body.command)
     try:
@@ -232,7 +253,7 @@ def attempt(at: StepRun, body: ExpectBody) -> tuple[str, Done]:
             wrongs = _wrongs(program, body, any_exit=False)
         if not wrongs:
             _save(at, program, body.save)
-        wrong = f"command `{shown}` on {body.on}: {'; '.join(wrongs)}{_said(program)}" if wrongs else ""
+        wrong = f"command `{shown}` on {body.on}: {'; '.join(wrongs)}{_last_output(program)}" if wrongs else ""
         return wrong, _done(program)
     finally:
         at.run.programs.release(program)
@@ -241,7 +262,7 @@ def attempt(at: StepRun, body: ExpectBody) -> tuple[str, Done]:
 def _launch(
     at: StepRun, body: RunBody | StartBody | ExpectBody, name: str, words: list[str] | None, line: str = ""
 ) -> tuple[Program, LineWatch | None]:
-    """Start what the body describes: the program and arguments in `words`, or else its `shell` text."""
+    """Start the program and arguments in `words`, or else the `shell` text of the body."""
     directory = at.run.scenario.directory
     argv = list(words) if words else ["sh", "-c", body.shell or ""]
     argv[0] = located(argv[0], directory) or argv[0]
@@ -273,49 +294,50 @@ def _await_ready(at: StepRun, program: Program, ready: Ready, watch: LineWatch |
         is_ready = bool(at.scope.wait_for(lambda: watch.decided or program.ended) and watch.found)
         if watch.problem:
             raise StepFailed(watch.problem, _done(program))
-        wanted = f"a line that matches /{ready.line}/"
     else:
-        is_ready, wanted = _look_until_ready(at, program, ready)
+        is_ready = _look_until_ready(at, program, ready)
     if is_ready:
         return
+    host = program.command.host
+    if ready.listening is not None:
+        is_udp = parse_listening(ready.listening).protocol is Protocol.UDP
+        unmet = f"{'no socket was bound to' if is_udp else 'nothing listened on'} {ready.listening} on {host}"
+    elif ready.file is not None:
+        unmet = f"the file {ready.file} did not exist on {host}"
+    elif ready.line is not None:
+        unmet = f"no line of output matched /{ready.line}/"
+    else:
+        unmet = f"the command `{' '.join(ready.command or ())}` did not succeed on {host}"
     done = _done(program)
     if program.ended:
         program.accounted_for = True
-        raise StepFailed(f"expected {wanted}; the program ended before: it {program.state}{_said(program)}", done)
-    said, hint = _said(program), program.hint and f"\n{program.hint}"
-    # It runs on until the scenario has failed: where it listens instead is part of the report.
-    raise StepFailed(f"expected {wanted} within {_seconds(at)}; not seen{said}{hint}", done)
+        raise StepFailed(f"{unmet} before the program ended: it {program.state}{_last_output(program)}", done)
+    hint = program.hint and f"\n{program.hint}"
+    # It continues to run until the scenario has failed: the report shows where it listens instead.
+    raise StepFailed(
+        f"{unmet} within {at.within_text}{_last_output(program, '; the program printed nothing')}{hint}", done
+    )
+
+
+def _look_until_ready(at: StepRun, program: Program, ready: Ready) -> bool:
+    host = program.command.host
+    for _ in at.scope.look_again():
+        ended = program.ended  # before the condition: a program may become ready and exit
+        if ready.listening is not None:
+            is_ready = bool(observations.listening(at.run, host, parse_listening(ready.listening)))
+        elif ready.file is not None:
+            is_ready = _exists(at, host, ready.file)
+        else:
+            is_ready = _succeeds(at, program, list(ready.command or []))
+        if is_ready or ended:
+            return is_ready
+    return False
 
 
 def _give_up(at: StepRun, program: Program) -> None:
-    """End a program that has not done in time what was expected of it."""
+    """End a program that has missed its deadline."""
     program.ended_by_labctl = not program.ended
     program.stop(signal.SIGTERM, at.run.scope)
-
-
-def _look_until_ready(at: StepRun, program: Program, ready: Ready) -> tuple[bool, str]:
-    from labctl.scenario.conditions import is_listening
-
-    host = program.command.host
-    wanted = ""
-    for _ in at.scope.look_again():
-        ended = program.ended  # looked at before the condition: a program may get ready and end
-        if ready.listening is not None:
-            wanted = f"{ready.listening} to be listening on {host}"
-            if is_listening(at.run, host, parse_listening(ready.listening)):
-                return True, wanted
-        elif ready.file is not None:
-            wanted = f"the file {ready.file} on {host}"
-            if _exists(at, host, ready.file):
-                return True, wanted
-        else:
-            argv = list(ready.command or [])
-            wanted = f"the command `{' '.join(argv)}` to succeed"
-            if _succeeds(at, program, argv):
-                return True, wanted
-        if ended:
-            return False, wanted
-    return False, wanted
 
 
 def _exists(at: StepRun, host: str, path: str) -> bool:
@@ -328,43 +350,36 @@ def _exists(at: StepRun, host: str, path: str) -> bool:
 
 
 def _succeeds(at: StepRun, program: Program, argv: list[str]) -> bool:
-    """One attempt of a readiness command; it is not let outlive the step's deadline."""
+    """Run a readiness command once; end it at the deadline of the step."""
     argv[0] = located(argv[0], at.run.scenario.directory) or argv[0]
     command = Command(
         program.command.host, f"{program.command.name}-ready", argv, program.command.env, program.command.cwd, None,
         at.step.where, program.command.user,
     )  # fmt: skip
     probe, _ = _spawn(at, command)
-    probe.is_in_a_result = True  # of no interest to anybody
+    probe.is_in_a_result = True  # reports leave it out
     at.scope.wait_for(lambda: probe.ended or program.ended)
     if not probe.ended:
         _give_up(at, probe)
     return probe.status == 0
 
 
-def _background(at: StepRun, name: str) -> Program:
-    program = at.run.programs.find(name)
-    if program is None:
-        raise StepFailed(f"no background program or service called `{name}` has been started")
-    return program
-
-
 def _running(at: StepRun, name: str) -> Program:
-    program = _background(at, name)
+    program = at.run.background(name)
     if not program.is_running:
         raise StepFailed(f"expected {name} to be running; it {program.state}", _done(program))
     return program
 
 
 def _judge(program: Program, expected: ProgramExpect | None, *, any_exit: bool) -> None:
-    """StepFailed unless the ended program did what was expected of it."""
+    """Raise StepFailed unless the ended program met the expectations."""
     if wrongs := _wrongs(program, expected, any_exit=any_exit):
         unexpected = not any_exit and program.exit_status and (expected is None or expected.exit is None)
-        raise StepFailed("; ".join(wrongs) + (_said(program) if unexpected else ""), _done(program))
+        raise StepFailed("; ".join(wrongs) + (_last_output(program) if unexpected else ""), _done(program))
 
 
 def _wrongs(program: Program, expected: ProgramExpect | ExpectBody | None, *, any_exit: bool) -> list[str]:
-    """What the ended program did that was not expected of it."""
+    """Return the expectations that the ended program did not meet."""
     exit_status = program.exit_status or 0
     wrongs = []
     if expected is not None and expected.exit is not None:
@@ -385,11 +400,11 @@ def _by_signal(program: Program) -> str:
     return f" ({describe_status(program.status)})" if program.status is not None and program.status < 0 else ""
 
 
-def _said(program: Program) -> str:
-    """The last of what it wrote, for a reason."""
+def _last_output(program: Program, nothing: str = "; it printed nothing") -> str:
+    """Return the last output of the program, to follow a reason, or `nothing` if it has printed nothing."""
     whole = program.text(Stream.STDERR).strip() or program.text(Stream.STDOUT).strip()
     if not whole:
-        return ", and wrote nothing"
+        return nothing
     from labctl.observe.machine import hint_without_users
 
     hint = hint_without_users(whole)
@@ -409,9 +424,3 @@ def _save(at: StepRun, program: Program, save: Save | None) -> None:
 def _done(program: Program) -> Done:
     program.is_in_a_result = True
     return Done(program.record(), program.exit_status)
-
-
-def _seconds(at: StepRun) -> str:
-    from labctl.units import format_duration
-
-    return format_duration(at.within_s)

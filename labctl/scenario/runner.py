@@ -32,8 +32,8 @@ from labctl.scenario.results import (
     StepResult,
 )
 from labctl.scenario.run_order import Turn, draw_seed, turns
-from labctl.scenario.sequence import run_steps, step_order
 from labctl.scenario.state import Run
+from labctl.scenario.steps import run_steps, step_order
 from labctl.scenario.variables import Variables
 from labctl.structs import replace
 from labctl.unpatched import monotonic
@@ -287,7 +287,7 @@ def run_scenario(
 
 
 def _before(scenario: Scenario, cancellation: Cancellation, finished: Finished) -> ScenarioResult | None:
-    from labctl.scenario.loader import unmet
+    from labctl.scenario.requirements import unmet
 
     if cancellation.reason:
         return finished(Outcome.ERROR, f"not run: {cancellation.reason}", interrupted=True)
@@ -536,8 +536,8 @@ def held(
     Until then its programs run, its calling processes have their sockets open, and the links are as it left them. A
     scenario that fails gives its result, too, as does one that is cancelled; MachineError is raised.
     """
-    from labctl.scenario.loader import unmet
     from labctl.scenario.network_steps import Changes
+    from labctl.scenario.requirements import unmet
 
     listener = listener or SilentListener()
     finished = finisher(scenario, seed)

@@ -1,13 +1,12 @@
-"""What a running scenario holds, and how its steps say that they have failed."""
+"""The state of a running scenario and of a running step, and the failure of a step."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from labctl.structs import Struct
+from labctl.structs import Struct, field
+from labctl.units import format_duration
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from labctl.observe.network import Counters
     from labctl.plan.operations import Plan
     from labctl.programs.output import OutputRecord
-    from labctl.programs.program import Programs
+    from labctl.programs.program import Program, Programs
     from labctl.programs.waiting import Scope, Watcher
     from labctl.scenario.call_steps import Callers
     from labctl.scenario.model import Scenario, Step
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Done(Struct, frozen=True):
-    """What a step leaves in the result besides its outcome."""
+    """The output and exit status of a step."""
 
     output: OutputRecord | None = None
     exit_status: int | None = None
@@ -35,19 +34,18 @@ NOTHING = Done()
 
 
 class StepFailed(Exception):
-    """An expectation of the step did not hold; `reason` says what was expected and what was seen last."""
+    """An expectation of the step did not hold; `reason` has what was expected and what was found last."""
 
     def __init__(self, reason: str, done: Done = NOTHING, *, line: int = 0, column: int = 0) -> None:
         super().__init__(reason)
         self.reason = reason
         self.done = done
-        self.line = line  # of the statement in the scenario's file, where it is one
+        self.line = line  # of the statement in the file, if a statement failed
         self.column = column
 
 
-@dataclass(eq=False)
-class Run:
-    """A scenario that runs: made, owned and closed by the runner; its steps share it, in several threads."""
+class Run(Struct, eq=False):
+    """A running scenario. The runner owns and closes it; its steps share it, in several threads."""
 
     scenario: Scenario
     plan: Plan
@@ -58,17 +56,27 @@ class Run:
     watcher: Watcher
     programs: Programs
     callers: Callers
-    counters: dict[str, Counters]  # at the start, of the hosts whose counters some step looks at
-    started: float  # monotonic() when the lab was there
-    changes: Changes  # what steps have changed of the network
+    counters: dict[str, Counters]  # at the start, of the hosts whose counters some step checks
+    started: float  # monotonic() when the lab was ready
+    changes: Changes  # changes of the network by steps
     seed: int | None = None  # LABCTL_SEED of its programs
     results: list[StepResult] = field(default_factory=list)
-    listening: tuple[ListeningRecord, ...] = ()  # once it has failed
+    listening: tuple[ListeningRecord, ...] = ()  # after a failure
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def condition(self) -> threading.Condition:
         return self.scope.condition
+
+    def background(self, name: str) -> Program:
+        """Return the background program or service of that name.
+
+        Raises: StepFailed if no step has started one.
+        """
+        program = self.programs.find(name)
+        if program is None:
+            raise StepFailed(f"no background program or service called `{name}` has been started")
+        return program
 
     @property
     def elapsed_s(self) -> float:
@@ -76,9 +84,8 @@ class Run:
         return monotonic() - self.started
 
 
-@dataclass(eq=False)
-class StepRun:
-    """One execution of one step: where it stands, its variables, its deadline, and the calls it has made so far."""
+class StepRun(Struct, eq=False):
+    """One execution of one step: its index, variables and deadline, and the calls it has made so far."""
 
     run: Run
     step: Step
@@ -86,7 +93,7 @@ class StepRun:
     variables: Variables
     scope: Scope
     calls: list[CallRecord] = field(default_factory=list)
-    within: float | None = None  # seconds, where the step's body says so
+    body_within_s: float | None = None  # the deadline in the body of the step, if any
 
     @property
     def lab(self) -> Lab:
@@ -94,13 +101,15 @@ class StepRun:
 
     @property
     def within_s(self) -> float:
-        """How long the step may take."""
+        """The deadline of the step: its own, or the default of the scenario."""
         return self.own_within_s if self.own_within_s is not None else self.run.scenario.within_s
 
     @property
+    def within_text(self) -> str:
+        """The deadline for a message: `500ms`."""
+        return format_duration(self.within_s)
+
+    @property
     def own_within_s(self) -> float | None:
-        """As the step says, in its body or beside that; None when it does not."""
-        return self.within if self.within is not None else self.step.within_s
-
-
-Executor = Callable[[StepRun, Any], Done]
+        """The deadline in the body of the step or beside it; None if there is none."""
+        return self.body_within_s if self.body_within_s is not None else self.step.within_s

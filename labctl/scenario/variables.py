@@ -18,6 +18,7 @@ __all__ = [
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}\n]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+NAME_RULE = "use letters, digits and `_`, and no digit first"
 
 
 def is_name(text: str) -> bool:

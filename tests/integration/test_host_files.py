@@ -289,7 +289,7 @@ def test_scenarios_write_to_what_is_the_hosts_own_and_run_what_is_placed(tmp_pat
     assert Path("/etc/resolv.conf").read_bytes() == machine
     from labctl.documents import DocumentError
 
-    with pytest.raises(DocumentError, match="cannot place a file at /etc/motd, which is the machine's"):
+    with pytest.raises(DocumentError, match="cannot place a file at /etc/motd: it belongs to the machine"):
         fails(tmp_path, "  - file: {on: a, path: /etc/motd, content: x}\n", header=header)
 
 

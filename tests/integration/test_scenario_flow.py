@@ -130,7 +130,7 @@ def test_variables_go_from_calls_to_programs_and_back(tmp_path: Path) -> None:
 def test_a_variable_that_does_not_fit_fails_the_step(tmp_path: Path) -> None:
     header = "topology: pair\nvariables: {port: many}\n"
     reason = fails(tmp_path, "  - expect: {on: server, listening: 'tcp/${port}'}\n", header=header).reason
-    assert "with its variables put in, the step is wrong: listening" in reason
+    assert "the step is wrong after substitution of its variables: listening" in reason
 
 
 def test_the_scenarios_timeout_ends_the_step_that_it_falls_in(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_pause_and_resume_take_services(tmp_path: Path) -> None:
 def test_a_name_that_several_nodes_have_needs_the_node(tmp_path: Path) -> None:
     several = header("db: {run: [sleep, '100']}", "services: {db: {shell: 'exit 0'}}")
     passes(tmp_path, "  - expect: {running: server/db, not_running: client/db}\n", header=several)
-    with pytest.raises(Exception, match="say which: server/db, client/db"):
+    with pytest.raises(Exception, match="write which: server/db, client/db"):
         passes(tmp_path, "  - expect: {running: db}\n", header=several)
 
 

@@ -104,9 +104,11 @@ def test_scenarios_have_them_in_every_text(tmp_path: Path) -> None:
     assert dict(scenario.variables) == {"peer": "10.0.0.2"}
     run, calls, repeat = scenario.steps
     assert run.title == "to 10.0.0.2"
+    assert isinstance(run.data, dict)
     assert run.data["run"][1:] == ["${peer}", "$${server.ipv4}", "fd00::2"]
-    assert '"10.0.0.2:80"' in calls.body.do
-    assert repeat.branches[0][0].body.listening == "tcp/10.0.0.2:80"
+    assert isinstance(calls.data, dict)
+    assert '"10.0.0.2:80"' in calls.data["do"]
+    assert repeat.branches[0][0].data == {"on": "server", "listening": "tcp/10.0.0.2:80"}
 
 
 def test_scenarios_tell_every_wrong_one_at_its_place(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_scenarios_tell_every_wrong_one_at_its_place(tmp_path: Path) -> None:
         ("3:36", "there is no node `serve`", "did you mean `server`?"),
         ("3:65", "client has no interface `eth1`", "did you mean `eth0`?"),
         ("6:16", "there is no node `sever`", "did you mean `server`?"),
-        ("7:51", "there is no variable `nothing`", "a literal `${` is written `$${`"),
+        ("7:51", "there is no variable `nothing`", "write `$${` for a literal `${`"),
     ]
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.scenario.file_schema import (
+from labctl.topology.endpoints import (
     EndpointPattern,
     ListeningAt,
     Protocol,

@@ -1,26 +1,42 @@
-"""One step after another: which code a kind of step means, what becomes of its outcome, and `repeat` and `parallel`."""
+"""Run steps one after another: dispatch by kind, outcome and result, `repeat` and `parallel`."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from labctl.errors import LabctlError, MachineError
 from labctl.programs.waiting import Interrupted, Scope
+from labctl.scenario.file_schema import (
+    BODIES,
+    BoundedBody,
+    CallsBody,
+    DropBody,
+    ExpectBody,
+    LinkBody,
+    ParallelBody,
+    RepeatBody,
+    SetBody,
+    UndropBody,
+)
 from labctl.scenario.model import Step, StepKind
 from labctl.scenario.results import Outcome, StepResult
-from labctl.scenario.state import NOTHING, Done, Executor, Run, StepFailed, StepRun
+from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
 from labctl.scenario.variables import Variables, substitute
+
+if TYPE_CHECKING:
+    from labctl.scenario.file_schema import Body
 
 
 def run_steps(run: Run) -> bool:
-    """All steps of the scenario, until one fails; the results are in `run.results`. MachineError passes through."""
+    """Run the steps until one fails; `run.results` has the results. MachineError passes through."""
     return _sequence(run, run.scenario.steps, "", run.variables, run.scope)
 
 
 def step_order(result: StepResult) -> tuple[int, ...]:
-    """Sorts steps by their index: containers before what is in them."""
+    """Return a sort key for steps: by index, containers before their content."""
     return tuple(int(part) for part in result.index.split("."))
 
 
@@ -29,7 +45,7 @@ def _sequence(run: Run, steps: Sequence[Step], prefix: str, variables: Variables
 
 
 def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -> bool:
-    """Whether the step passed."""
+    """Return whether the step passed."""
     title = _title(step, variables)
     started_s = run.elapsed_s
     at = StepRun(run, step, index, variables, scope)
@@ -41,10 +57,10 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
         scope.check()
         if not scope.remaining_s:
             raise StepFailed(_too_late(run))
-        data, body = _final(step, variables)
-        at.within = getattr(body, "within", None)
+        body = _final(step, variables)
+        at.body_within_s = body.within if isinstance(body, BoundedBody) else None
         at.scope = _scope(at, body)
-        done = _execute(at, body, data)
+        done = _execute(at, body)
     except StepFailed as failure:
         outcome, reason, done = Outcome.FAILED, failure.reason, failure.done
         failed_line, failed_column = failure.line, failure.column
@@ -55,7 +71,7 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
     except MachineError as error:
         outcome, reason, raised = Outcome.ERROR, str(error), error
     except (LabctlError, RuntimeError) as error:
-        # A closed lab raises RuntimeError: expected when it was this run's cancellation that closed it.
+        # A closed lab raises RuntimeError; that is expected if the cancellation of this run closed it.
         if scope.cancelled:
             outcome, reason = _interrupted(at, scope.cancelled)
         elif isinstance(error, LabctlError):
@@ -87,7 +103,7 @@ def _one(run: Run, step: Step, index: str, variables: Variables, scope: Scope) -
 
 
 def _interrupted(at: StepRun, reason: str) -> tuple[Outcome, str]:
-    """The whole run was cancelled, or only this branch of a `parallel` whose other branch has failed."""
+    """Return the outcome of a step that was cancelled: with the whole run, or because another branch failed."""
     from labctl.units import format_duration
 
     last = at.calls[-1] if at.calls else None
@@ -103,105 +119,86 @@ def _too_late(run: Run) -> str:
     return f"the scenario's timeout of {format_duration(run.scenario.timeout_s)} has passed"
 
 
-def _final(step: Step, variables: Variables) -> tuple[Any, Any]:
-    """The step's data and body with its variables put in. StepFailed when they do not fit."""
-    if not step.templated or step.kind is StepKind.CALLS:
-        return step.data, step.body
-    from labctl.documents.schema import Reading, Unusable
-    from labctl.scenario.file_schema import BODIES
+def _final(step: Step, variables: Variables) -> Body:
+    """Return the body of the step with its variables substituted.
 
-    own = {**step.data, "steps": []} if step.kind is StepKind.REPEAT else step.data
+    Raises: StepFailed if one is not set, or if its value does not fit.
+    """
+    if not step.templated or step.kind is StepKind.CALLS:
+        return step.body
+    from labctl.documents.schema import Reading, Unusable
+
+    assert isinstance(step.data, dict)
     try:
-        data = substitute(own, variables.get)
-        if step.kind is StepKind.REPEAT:
-            data["steps"] = step.data["steps"]
+        data = substitute({**step.data, "steps": []} if step.kind is StepKind.REPEAT else step.data, variables.get)
     except KeyError as error:
         raise StepFailed(f"the variable `{error.args[0]}` has not been set") from error
-    if step.kind not in BODIES:
-        return data, None
+    if step.kind is StepKind.REPEAT:
+        data["steps"] = step.data["steps"]  # each of them substitutes its own variables
     reading = Reading(final=True)
-    try:
+    body: Body | None = None
+    with suppress(Unusable):  # the problems have the reason
         body = BODIES[step.kind].read(data, reading)
-    except Unusable:
-        body = None  # why is among the problems
-    if reading.problems:
-        raise StepFailed("with its variables put in, the step is wrong: " + "; ".join(map(str, reading.problems)))
-    return data, body
+    if reading.problems or body is None:
+        problems = "; ".join(map(str, reading.problems))
+        raise StepFailed(f"the step is wrong after substitution of its variables: {problems}")
+    return body
 
 
 def _title(step: Step, variables: Variables) -> str:
-    """The title with its variables put in, as far as they are set."""
+    """Return the title with its variables substituted, if they are set."""
     try:
         return str(substitute(step.title, variables.get))
     except KeyError:
         return step.title
 
 
-def _scope(at: StepRun, body: Any) -> Scope:
-    """The step's deadline. Containers have none but their own; an expectation has its `within` and `for`."""
-    step = at.step
-    if step.kind in (StepKind.REPEAT, StepKind.PARALLEL):
-        return at.scope.within(at.own_within_s) if at.own_within_s is not None else at.scope.inner()
-    if step.kind is StepKind.EXPECT:
-        from labctl.scenario.conditions import seconds_for
+def _scope(at: StepRun, body: Body) -> Scope:
+    """Return the step's deadline. A container has only its own; `expect` adds its `for`, and calls their `within`."""
+    match body:
+        case RepeatBody() | ParallelBody():
+            return at.scope.within(at.own_within_s) if at.own_within_s is not None else at.scope.inner()
+        case ExpectBody():
+            from labctl.scenario.conditions import seconds_for
 
-        return at.scope.within(seconds_for(at, body))
-    if step.kind is StepKind.CALLS:
-        from labctl.scenario import call_steps
+            return at.scope.within(seconds_for(at, body))
+        case CallsBody():
+            from labctl.scenario import call_steps
 
-        return at.scope.within(call_steps.seconds_for(step, at.within_s))
+            return at.scope.within(call_steps.seconds_for(at.step, at.within_s))
     return at.scope.within(at.within_s)
 
 
-def _execute(at: StepRun, body: Any, data: Any) -> Done:
-    match at.step.kind:
-        case StepKind.REPEAT:
+def _execute(at: StepRun, body: Body) -> Done:
+    """Run the step; the modules of the kinds are imported at their first use."""
+    match body:
+        case CallsBody():
+            from labctl.scenario.call_steps import make_calls
+
+            return make_calls(at, body)
+        case ExpectBody():
+            from labctl.scenario.conditions import expect
+
+            return expect(at, body)
+        case LinkBody() | DropBody() | UndropBody():
+            from labctl.scenario import network_steps
+
+            return network_steps.execute(at, body)
+        case RepeatBody():
             return _repeat(at, body)
-        case StepKind.PARALLEL:
+        case ParallelBody():
             return _parallel(at)
-        case StepKind.SET:
-            for name, value in data.items():
+        case SetBody():
+            for name, value in body.values.items():
                 at.variables.set(name, value)
             return NOTHING
         case _:
-            return _executor(at.step.kind)(at, body)
+            from labctl.scenario import program_steps
+
+            return program_steps.execute(at, body)
 
 
-def _executor(kind: StepKind) -> Executor:
-    if kind is StepKind.CALLS:
-        from labctl.scenario.call_steps import make_calls
-
-        return make_calls
-    if kind is StepKind.EXPECT:
-        from labctl.scenario.conditions import expect
-
-        return expect
-    if kind in (StepKind.LINK, StepKind.DROP, StepKind.UNDROP):
-        from labctl.scenario import network_steps
-
-        changing: dict[StepKind, Executor] = {
-            StepKind.LINK: network_steps.link,
-            StepKind.DROP: network_steps.drop,
-            StepKind.UNDROP: network_steps.undrop,
-        }
-        return changing[kind]
-    from labctl.scenario import program_steps
-
-    running: dict[StepKind, Executor] = {
-        StepKind.RUN: program_steps.run,
-        StepKind.START: program_steps.start,
-        StepKind.STOP: program_steps.stop_program,
-        StepKind.SIGNAL: program_steps.send_signal,
-        StepKind.PAUSE: program_steps.pause,
-        StepKind.RESUME: program_steps.resume,
-        StepKind.WAIT: program_steps.wait,
-        StepKind.FILE: program_steps.place_file,
-        StepKind.BUILD: program_steps.build,
-    }
-    return running[kind]
-
-
-def _repeat(at: StepRun, body: Any) -> Done:
+def _repeat(at: StepRun, body: RepeatBody) -> Done:
     (steps,) = at.step.branches
     for number in range(1, body.times + 1):
         variables = at.variables.inside({body.as_: number}) if body.as_ else at.variables
@@ -211,7 +208,7 @@ def _repeat(at: StepRun, body: Any) -> Done:
 
 
 def _parallel(at: StepRun) -> Done:
-    """Every branch in a thread; the first that fails cancels the others."""
+    """Run every branch in a thread; the first that fails cancels the others."""
     scope = at.scope.inner()
     failed: list[int] = []
     raised: list[BaseException] = []
@@ -222,7 +219,7 @@ def _parallel(at: StepRun) -> Done:
                 return
             failed.append(number)
             reason = f"stopped: branch {number} of step {at.index} failed"
-        except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
+        except BaseException as error:  # noqa: BLE001  # the waiting thread raises it
             raised.append(error)
             reason = str(error)
         scope.cancel(reason)
@@ -245,7 +242,7 @@ def _parallel(at: StepRun) -> Done:
 
 
 def _cause(at: StepRun, prefix: str) -> str:
-    """The first line of the first failure among the steps below."""
+    """Return the first line of the first failure among the steps inside."""
     with at.run.lock:
         inside = [result for result in at.run.results if result.index.startswith(prefix)]
     bad = sorted((r for r in inside if r.outcome in (Outcome.FAILED, Outcome.ERROR)), key=lambda r: r.started_s)
