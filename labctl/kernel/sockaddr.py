@@ -27,7 +27,7 @@ _IFREQ = struct.Struct("=16si20x")  # struct ifreq of netdevice(7), with an inte
 _LINK = struct.Struct("@HHiHBB8s")  # struct sockaddr_ll
 
 
-class Address(Struct, frozen=True):
+class Address(Struct, frozen=True, tag=True):
     """A socket address; fields that its bytes do not (fully) hold are None.
 
     `addrlen` is the length that the kernel reported, larger than `raw` where the buffer was too short. `path` is that

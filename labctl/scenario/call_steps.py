@@ -120,7 +120,7 @@ class Callers:
         with self._lock:
             session = self._sessions.get((host, process))
         if session is None:
-            caller = self._lab.caller(host, process)
+            caller = self._lab.start_agent(host, process)
             session = Session(
                 caller,
                 variables=self._variables,

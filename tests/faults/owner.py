@@ -27,7 +27,7 @@ def main(last: str) -> None:
                 lab.spawn("client", ["sh", "-c", "trap '' TERM HUP INT; setsid sleep 1000 & wait"])
                 said("program")
             if last == "caller":
-                caller = lab.caller("server")
+                caller = lab.start_agent("server")
                 sock = lab.socket("server", socket.AF_INET, socket.SOCK_STREAM)
                 said("caller")
                 held.extend([caller, sock])

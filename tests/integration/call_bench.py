@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from labctl.lab.agent.client import Caller
+from labctl.lab.agent.client import AgentClient
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,17 +34,19 @@ sys.stdin.read()
 
 _CALLER = """
 import os, sys
-from labctl.kernel import syscalls
-from labctl.lab.agent.client import preload, serve
-preload()
+from labctl.kernel import processes, syscalls
+from labctl.lab.agent.server import serve
 for path in sys.argv[2:]:
     syscalls.setns(os.open(path, os.O_RDONLY), 0)
-serve(int(sys.argv[1]))
+channel = os.dup2(int(sys.argv[1]), 1023, inheritable=False)
+processes.default_signals()
+processes.keep_only(0, 1, 2, channel)
+serve(channel)
 """
 
 
 class Handle:
-    """The part of the Lab's Process that a Caller needs."""
+    """The part of the Lab's Process that a AgentClient needs."""
 
     def __init__(self, process: subprocess.Popen[bytes], node: str) -> None:
         self.popen, self.node, self.pid = process, node, process.pid
@@ -84,7 +86,7 @@ class Bench:
         kinds = ("user", "net") if in_user else ("net",)
         self._paths = [f"/proc/{self._holder.pid}/ns/{kind}" for kind in kinds]
 
-    def caller(self, name: str = "", host: str = "h1") -> Caller:
+    def start_agent(self, name: str = "", host: str = "h1") -> AgentClient:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
@@ -93,7 +95,7 @@ class Bench:
                 pass_fds=[theirs.fileno()],
                 cwd=_REPOSITORY,
             )
-        caller = Caller(Handle(process, host), ours, name)
+        caller = AgentClient(Handle(process, host), ours, name)
         self._stack.callback(caller.close)
         return caller
 

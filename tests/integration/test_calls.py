@@ -11,7 +11,7 @@ from time import monotonic, monotonic_ns
 
 import pytest
 
-from labctl.lab.agent.client import CallerEnded, CallImpossible
+from labctl.lab.agent.client import AgentEnded, CallImpossible
 from labctl.lab.agent.messages import SystemCall
 from labctl.scenario.language import CallsOutcome, CheckContext, Session, check, parse
 from labctl.scenario.results import CallRecord
@@ -56,7 +56,7 @@ def bench() -> Iterator[Bench]:
 @pytest.fixture
 def processes(bench: Bench) -> Iterator[tuple[Process, Process]]:
     variables: dict[str, object] = {"port": 5000}
-    callers = [bench.caller(), bench.caller("other")]
+    callers = [bench.start_agent(), bench.start_agent("other")]
     origin_ns = monotonic_ns()
     server, client = (Process(Session(made, variables=variables, origin_ns=origin_ns)) for made in callers)
     yield server, client
@@ -141,7 +141,7 @@ def test_a_lowered_limit_of_descriptors_gives_emfile_and_the_channel_goes_on(ser
 @pytest.mark.parametrize("user_namespace", [True, False] if os.getuid() == 0 else [True])
 def test_without_capabilities_a_privileged_port_gives_eacces(user_namespace: bool) -> None:
     with Bench(user_namespace=user_namespace) as bench:
-        process = Process(Session(bench.caller(), variables={}, origin_ns=0))
+        process = Process(Session(bench.start_agent(), variables={}, origin_ns=0))
         process.do("""
             s = socket(AF_INET, SOCK_STREAM)
             bind(s, ":80")
@@ -378,7 +378,7 @@ def test_a_killed_process_fails_its_pending_call_and_says_how_it_ended(client: P
     reason = client.fail("data = await")
     assert "h1/other: its calling process" in reason
     assert "was killed by SIGKILL during recv(3, buf, 10, 0)" in reason
-    with pytest.raises(CallerEnded):
+    with pytest.raises(AgentEnded):
         client.session.caller.begin(SystemCall("getpid")).wait(10)
 
 
@@ -441,7 +441,7 @@ def test_paths_of_unix_sockets_are_made_and_unlinked(server: Process, tmp_path_f
 
 
 def test_a_caller_closed_while_blocked_ends(bench: Bench) -> None:
-    caller = bench.caller()
+    caller = bench.start_agent()
     session = Session(caller, variables={}, origin_ns=0)
     assert (
         session.run(parse("u = socket(AF_INET, SOCK_DGRAM)\nrecv(u, 1) -> pending"), monotonic() + 20).failure is None

@@ -26,7 +26,7 @@ class Hosts:
     def __init__(self, lab: Lab) -> None:
         variables: dict[str, object] = {}
         self.sessions = {
-            host: Session(lab.caller(host), variables=variables, origin_ns=monotonic_ns())
+            host: Session(lab.start_agent(host), variables=variables, origin_ns=monotonic_ns())
             for host in ("client", "server")
         }
 

@@ -1,4 +1,4 @@
-"""Callers and packet filters as the lab hands them out; the calls themselves are tested in test_call_*.py."""
+"""Agents and packet filters as the lab hands them out; the calls themselves are tested in test_call_*.py."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ STREAM_SOCKET = SystemCall("socket", (int(socket.AF_INET), int(socket.SOCK_STREA
 
 
 def test_the_first_socket_of_a_caller_is_descriptor_3_and_the_next_4(lab: Lab) -> None:
-    caller = lab.caller("server")
+    agent = lab.start_agent("server")
     numbers = []
     for _ in range(2):
-        result = caller.call(STREAM_SOCKET, WAIT_S)
+        result = agent.call(STREAM_SOCKET, WAIT_S)
         assert result is not None
         numbers.append(result.number)
-    caller.close()
+    agent.close()
     assert numbers == [3, 4]
 
 
 def test_a_caller_ends_when_it_is_closed(lab: Lab) -> None:
-    caller = lab.caller("client", "worker")
-    pidfd = os.dup(caller.process.pidfd)  # type: ignore[attr-defined]  # Lab's Process has it
-    caller.close()
+    agent = lab.start_agent("client", "worker")
+    pidfd = os.dup(agent.process.pidfd)  # type: ignore[attr-defined]  # Lab's Process has it
+    agent.close()
     from select import POLLIN, poll
 
     poller = poll()
@@ -47,13 +47,13 @@ def test_a_caller_ends_when_it_is_closed(lab: Lab) -> None:
 
 
 def test_callers_of_one_host_are_processes_of_that_host(lab: Lab) -> None:
-    callers = [lab.caller("server"), lab.caller("server", "second")]
-    pids = {caller.process.pid for caller in callers}
+    agents = [lab.start_agent("server"), lab.start_agent("server", "second")]
+    pids = {agent.process.pid for agent in agents}
     seen = {int(name) for name in output(lab, "server", "ls", "/proc").split() if name.isdecimal()}
     assert len(pids) == 2
     assert pids <= seen
-    for caller in callers:
-        caller.close()
+    for agent in agents:
+        agent.close()
 
 
 def test_what_is_dropped_on_a_node_does_not_arrive_until_it_is_undropped(lab: Lab) -> None:

@@ -66,7 +66,7 @@ HANDLES: dict[str, set[str]] = {
         *(
             "apply",
             "bind_socket",
-            "caller",
+            "start_agent",
             "changing",
             "close",
             "drop",
@@ -159,7 +159,7 @@ def test_an_offered_name_is_there_and_documented(room: str, name: str) -> None:
 
 @pytest.mark.parametrize("handle", HANDLES)
 def test_a_handle_has_these_methods(handle: str) -> None:
-    home = {"Lab": "labctl.lab.client.handle", "Caller": "labctl.lab.agent.client"}.get(
+    home = {"Lab": "labctl.lab.client.handle", "AgentClient": "labctl.lab.agent.client"}.get(
         handle, "labctl.lab.client.process"
     )
     offered = getattr(importlib.import_module(home), handle)

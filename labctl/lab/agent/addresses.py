@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from labctl.kernel import sockaddr
 from labctl.kernel.sockaddr import Address
 from labctl.lab.agent.constants import name_of
-from labctl.lab.agent.messages import Struct, Value
+from labctl.lab.agent.messages import CStruct, Value
 from labctl.structs import replace
 
 LONGEST_DATA = 32  # bytes shown of sent and received data
@@ -92,7 +92,7 @@ def encode(value: Value, family: int) -> bytes:
 
     `{AF_INET6, "[::1]:80", flowinfo}` names the family explicitly. CannotForm for anything else, or an unknown name.
     """
-    if isinstance(value, Struct):
+    if isinstance(value, CStruct):
         value = [item for _, item in value.fields]
     match value:
         case Address(raw=raw):

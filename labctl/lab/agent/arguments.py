@@ -13,7 +13,7 @@ from labctl.kernel.sockaddr import decode, inet
 from labctl.kernel.socket_calls import FilterProgram
 from labctl.lab.agent.addresses import CannotForm, describe, encode, host_bytes, plain_address
 from labctl.lab.agent.constants import CONSTANTS, flags_of
-from labctl.lab.agent.messages import Struct, SystemCall, Value
+from labctl.lab.agent.messages import CStruct, SystemCall, Value
 from labctl.lab.agent.options import Request, option_at
 from labctl.lab.agent.values import INT_RANGE, duration, pack, show_value
 
@@ -26,7 +26,7 @@ def pack_request(request: Request, value: Value) -> bytes:
         if value is not None and not isinstance(value, int):
             raise CannotForm(f"ioctl: {request.name} takes a number, not {show_value(None, value)}")
         return struct.pack("@i", value or 0)
-    parts = [item for _, item in value.fields] if isinstance(value, Struct) else value
+    parts = [item for _, item in value.fields] if isinstance(value, CStruct) else value
     match parts:
         case str(name) if request.gives and request.code != "name":
             return _ifreq(name, b"")
@@ -60,7 +60,7 @@ def show_request(request: Request, given: Value, got: Value) -> str:
     if not request.member:
         number = got if request.gives else given
         return "value" if number is None else f"[{show_value(None, number)}]"
-    parts = [item for _, item in given.fields] if isinstance(given, Struct) else [given]
+    parts = [item for _, item in given.fields] if isinstance(given, CStruct) else [given]
     name = got if request.code == "name" else parts[0]
     shown = [f'ifr_name="{name}"'] if isinstance(name, str) else []
     value = parts[-1] if not request.gives or request.code == "name" else got
@@ -230,8 +230,8 @@ class Arguments:
                 return value
             case str():
                 return value.encode() + b"\0"
-            case list() | Struct():
-                items = [item for _, item in value.fields] if isinstance(value, Struct) else value
+            case list() | CStruct():
+                items = [item for _, item in value.fields] if isinstance(value, CStruct) else value
                 if items and _all(items, int):
                     return b"".join(struct.pack("@I", item & 0xFFFF_FFFF) for item in items if isinstance(item, int))
         raise self._wrong(index, "an option's value; write an integer, bytes, or a structure such as {1, 0}")

@@ -1,4 +1,4 @@
-"""A calling process as its owner sees it: begin a call, wait for what came back."""
+"""The client of an agent: begin a call on a host, wait for its result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from labctl.errors import LabctlError, LabError
 from labctl.lab.agent.messages import (
@@ -17,15 +17,14 @@ from labctl.lab.agent.messages import (
     Impossible,
     SystemCall,
     decode_answer,
-    encode_call,
-    frame,
+    encode,
 )
 from labctl.unpatched import monotonic
 
 _SEND_TIMEOUT_S = 10.0  # a process that is stopped (SIGSTOP) takes no long request
 
 
-class CallerEnded(LabError):
+class AgentEnded(LabError):
     """The calling process has ended, so that nothing can be called there any more; the message says how it ended."""
 
 
@@ -54,21 +53,7 @@ class ProcessHandle(Protocol):
         """Drop the handle."""
 
 
-def serve(channel_fd: int) -> NoReturn:
-    """Be a calling process; see `call_server.serve`. `preload` first, in the process that will fork."""
-    from labctl.lab.agent import server
-
-    server.serve(channel_fd)
-
-
-def preload() -> None:
-    """Import what `serve` needs, so that a fork of this process need not (its mounts may hide the files)."""
-    from labctl.lab.agent import server
-
-    assert server is not None
-
-
-class Caller:
+class AgentClient:
     """A process on a host that makes socket calls, one at a time. Owns `process` and `channel`.
 
     For one thread at a time. `name` is the process's name on its host, "" for the default one.
@@ -79,12 +64,12 @@ class Caller:
         self.name = name
         self._channel: socket.socket | None = channel
         self._received = bytearray()
-        self._pending: Pending | None = None
+        self._pending: PendingCall | None = None
         channel.settimeout(_SEND_TIMEOUT_S)
 
     def __repr__(self) -> str:
         state = "closed" if self._channel is None else f"in {self._pending.text}" if self._pending else "idle"
-        return f"<Caller {self.title}, pid {self.process.pid}, {state}>"
+        return f"<AgentClient {self.title}, pid {self.process.pid}, {state}>"
 
     @property
     def title(self) -> str:
@@ -92,24 +77,24 @@ class Caller:
         return f"{self.process.node}/{self.name}" if self.name else self.process.node
 
     @property
-    def pending(self) -> Pending | None:
+    def pending(self) -> PendingCall | None:
         """The call that has not been waited to its end, if any."""
         return self._pending
 
-    def begin(self, call: SystemCall) -> Pending:
-        """Have the process make `call`. CallerEnded when it is gone; RuntimeError while a call is pending."""
+    def begin(self, call: SystemCall) -> PendingCall:
+        """Have the process make `call`. AgentEnded when it is gone; RuntimeError while a call is pending."""
         if self._pending is not None:
             raise RuntimeError(f"{self!r} cannot begin {call.name}: one call at a time")
         channel = self._open_channel()
-        self._pending = Pending(self, call)
+        self._pending = PendingCall(self, call)
         try:
-            channel.sendall(frame(encode_call(call)))
+            channel.sendall(encode(call))
         except (BrokenPipeError, ConnectionResetError) as error:
             self._pending = None
             raise self._ended(call.name) from error
         except TimeoutError as error:
             self._pending = None
-            raise CallerEnded(f"{self.title}: its calling process takes no request; is it paused?") from error
+            raise AgentEnded(f"{self.title}: its calling process takes no request; is it paused?") from error
         return self._pending
 
     def call(self, call: SystemCall, timeout_s: float | None) -> CallResult | None:
@@ -165,21 +150,21 @@ class Caller:
     def _forget(self) -> None:
         self._pending = None
 
-    def _ended(self, during: str) -> CallerEnded:
+    def _ended(self, during: str) -> AgentEnded:
         self._pending = None
         status = self.process.wait(1.0)
         who = f"{self.title}: its calling process (pid {self.process.pid})"
         if status is None:
-            return CallerEnded(f"{who} stopped answering during {during}")
+            return AgentEnded(f"{who} stopped answering during {during}")
         if status < 0:
-            return CallerEnded(f"{who} was killed by {_signal_name(-status)} during {during}")
-        return CallerEnded(f"{who} exited with status {status} during {during}")
+            return AgentEnded(f"{who} was killed by {_signal_name(-status)} during {during}")
+        return AgentEnded(f"{who} exited with status {status} during {during}")
 
 
-class Pending:
+class PendingCall:
     """A call that was begun. `text` reads as C would, as far as it is known."""
 
-    def __init__(self, caller: Caller, call: SystemCall) -> None:
+    def __init__(self, caller: AgentClient, call: SystemCall) -> None:
         self.call = call
         self.text = f"{call.name}(...)"
         self.started_ns: int | None = None
@@ -189,7 +174,7 @@ class Pending:
     def wait_begun(self, timeout_s: float | None) -> bool:
         """Wait until the process is about to enter the kernel; False when it is not within `timeout_s`.
 
-        CallImpossible when the call cannot be formed, CallerEnded when the process is gone.
+        CallImpossible when the call cannot be formed, AgentEnded when the process is gone.
         """
         until = None if timeout_s is None else monotonic() + timeout_s
         while self.started_ns is None:
@@ -202,7 +187,7 @@ class Pending:
     def wait(self, timeout_s: float | None) -> CallResult | None:
         """What came back; None when the call has not returned within `timeout_s` (it stays pending).
 
-        CallImpossible when the call cannot be formed, CallerEnded when the process is gone.
+        CallImpossible when the call cannot be formed, AgentEnded when the process is gone.
         """
         until = None if timeout_s is None else monotonic() + timeout_s
         while self._result is None:

@@ -22,7 +22,7 @@ from labctl.lab.agent.addresses import (
 )
 from labctl.lab.agent.arguments import Arguments, family_of, pack_request, show_request, unpack_request
 from labctl.lab.agent.constants import CONSTANTS, flags_of, name_of, socket_type_name
-from labctl.lab.agent.messages import Struct, SystemCall, Value
+from labctl.lab.agent.messages import CStruct, SystemCall, Value
 from labctl.lab.agent.options import NUMBER, ioctl_request, level_name, option_at, option_name
 from labctl.lab.agent.values import pack_control, show_control, show_value, unpack, unpack_control
 
@@ -340,7 +340,7 @@ def _setsockopt(arguments: Arguments) -> Prepared:
     value = arguments.option_value(3, level, option)
     known, shown = option_at(level, option), arguments.values[3]
     inner = show_value(known.type if known is not None else None, shown)
-    if not isinstance(shown, Struct | list):
+    if not isinstance(shown, CStruct | list):
         inner = f"[{inner}]"
     raw = value.raw if isinstance(value, socket_calls.FilterProgram) else value
     text = f"setsockopt({fd}, {_option_text(level, option)}, {inner}, {len(raw)})"
@@ -385,7 +385,7 @@ def _getsockopt(arguments: Arguments) -> Prepared:
     def text(made: Made | None) -> str:
         if made is None or made.returned != 0:
             return f"getsockopt({fd}, {_option_text(level, option)}, value, [{given}])"
-        filled = shown() if isinstance(value(), list | Struct) else f"[{shown()}]"
+        filled = shown() if isinstance(value(), list | CStruct) else f"[{shown()}]"
         return f"getsockopt({fd}, {_option_text(level, option)}, {filled}, [{given} -> {length.value}])"
 
     return Prepared(

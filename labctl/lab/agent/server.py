@@ -1,13 +1,12 @@
-"""The host's side of a calling process: reads requests, makes the calls, answers. Forked by the keeper, never exec'd.
+"""The agent: a process on a host that makes the socket calls of a scenario, one at a time.
 
-Keep its imports few: they are loaded in the keeper, before it forks.
+The keeper forks it. It executes no program, so all that it needs is imported before the fork: its mounts may hide the
+files.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import resource
 import signal
 from time import monotonic_ns
 from typing import NoReturn
@@ -24,28 +23,27 @@ from labctl.lab.agent.messages import (
     Stop,
     SystemCall,
     Value,
-    decode_call,
-    encode_answer,
-    frame,
+    decode,
+    encode,
 )
 
-MOST_CALLS = 100_000  # of one `until`
-MOST_BYTES = 64 * 1024 * 1024  # gathered by one `until`
-_CHANNEL = 1023  # below the usual soft limit of descriptors, above what scenarios use
+CALLS_MAX = 100_000  # of one `until`
+GATHERED_MAX_BYTES = 64 * 1024 * 1024  # of one `until`
 
 
-def serve(channel_fd: int) -> NoReturn:
-    """Be a calling process: never returns; the process ends when the owner closes its end of the channel.
+def serve(channel: int) -> NoReturn:
+    """Make the calls that are requested on `channel` until the client closes its end; the process ends then.
 
-    The channel moves to a high number and every other descriptor but 0, 1 and 2 is closed, so that the first socket is
-    descriptor 3 and a lowered RLIMIT_NOFILE does not disturb the channel. SIGPIPE is ignored, so that EPIPE is seen;
-    SIGUSR1 interrupts a blocked call (EINTR), SIGUSR2 is handled with SA_RESTART, every other signal has its default
-    action.
+    The process must have default signals and no other descriptors than 0, 1 and 2, so that its first socket is
+    descriptor 3. It ignores SIGPIPE, so that a call returns EPIPE. SIGUSR1 interrupts a blocked call (EINTR); SIGUSR2
+    is handled with SA_RESTART.
     """
     status = 1
     try:
-        _set_signals()
-        channel = _move(channel_fd)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        for number, interrupts in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
+            signal.signal(number, lambda *_: None)
+            signal.siginterrupt(number, interrupts)
         while (request := _read_message(channel)) is not None:
             try:
                 _answer(channel, request)
@@ -55,34 +53,9 @@ def serve(channel_fd: int) -> NoReturn:
                 _send(channel, Impossible(f"a fault of labctl's, please report it: {type(error).__name__}: {error}"))
         status = 0
     except (BrokenPipeError, ConnectionResetError):
-        status = 0  # the owner has gone
+        status = 0  # the client has disconnected
     finally:
         os._exit(status)
-
-
-def _set_signals() -> None:
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) is not signal.SIG_DFL:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    for number, interrupts in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
-        signal.signal(number, lambda *_: None)
-        signal.siginterrupt(number, interrupts)
-
-
-def _move(channel_fd: int) -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(_CHANNEL, soft - 1) if soft != resource.RLIM_INFINITY else _CHANNEL
-    if channel_fd == wanted:
-        channel = channel_fd
-    else:
-        channel = os.dup2(channel_fd, wanted, inheritable=False)
-    os.closerange(3, channel)
-    os.closerange(channel + 1, 2**31 - 1)  # close_range(2): one system call, however large the table
-    fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) & ~os.O_NONBLOCK)
-    return channel
 
 
 def _read_message(channel: int) -> bytes | None:
@@ -102,13 +75,13 @@ def _read_exactly(channel: int, size: int) -> bytes | None:
 
 
 def _send(channel: int, answer: Answer) -> None:
-    rest = memoryview(frame(encode_answer(answer)))
+    rest = memoryview(encode(answer))
     while rest:
         rest = rest[os.write(channel, rest) :]
 
 
 def _answer(channel: int, request: bytes) -> None:
-    call = decode_call(request)
+    call = decode(request, SystemCall)
     try:
         if call.name in ("close", "dup2") and channel in call.arguments:
             raise CannotForm(f"descriptor {channel} belongs to labctl in a calling process")
@@ -150,7 +123,7 @@ def repeat(prepared: Prepared, call: SystemCall) -> CallResult:
         data = prepared.data(made)
         gathered.append(prepared.values(made)[0])
         size_bytes += len(data or b"")
-        if size_bytes > MOST_BYTES or count == MOST_CALLS:
+        if size_bytes > GATHERED_MAX_BYTES or count == CALLS_MAX:
             break
     failed = made.returned == -1
     values = prepared.failed if failed else prepared.values(made)

@@ -25,7 +25,7 @@ from labctl.lab.agent.addresses import (
     plain_address,
 )
 from labctl.lab.agent.constants import TCP_STATES, flags_of, name_of
-from labctl.lab.agent.messages import Struct, Value
+from labctl.lab.agent.messages import CStruct, Value
 from labctl.lab.agent.options import (
     MREQN,
     SOCK_FILTER,
@@ -57,7 +57,7 @@ def pack(name: str, kind: ValueType, value: Value) -> bytes | FilterProgram:
             return struct.pack("@ll", int(seconds), round((seconds - int(seconds)) * 1_000_000))
         case ValueKind.DURATION, 0:
             return struct.pack("@ll", 0, 0)
-        case ValueKind.DURATION, list() | Struct():
+        case ValueKind.DURATION, list() | CStruct():
             return pack_struct(name, TIMEVAL, value)
         case ValueKind.DURATION, int():
             raise CannotForm(f'{name}: a timeout carries its unit; write "{value}ms" or "{value}s"')
@@ -73,12 +73,12 @@ def pack(name: str, kind: ValueType, value: Value) -> bytes | FilterProgram:
             return value.encode("utf-8", "surrogateescape") + b"\0"
         case ValueKind.NUMBERS, [*items] if all(isinstance(item, int) and item in INT_RANGE for item in items):
             return b"".join(struct.pack("@I", item & 0xFFFF_FFFF) for item in items if isinstance(item, int))
-        case ValueKind.STRUCT, list() | Struct():
+        case ValueKind.STRUCT, list() | CStruct():
             assert kind.struct is not None
             return pack_struct(name, kind.struct, value)
-        case ValueKind.MEMBERSHIP, list() | Struct():
+        case ValueKind.MEMBERSHIP, list() | CStruct():
             return _membership(name, value)
-        case ValueKind.MULTICAST_IF, Struct():
+        case ValueKind.MULTICAST_IF, CStruct():
             return pack_struct(name, MREQN, value)
         case ValueKind.MULTICAST_IF, str():
             return _address_or_interface(name, value, "0.0.0.0")
@@ -131,7 +131,7 @@ def unpack_struct(kind: StructType, data: bytes) -> Value:
             break
         found.append((field.name, _unpack_field(field, data[start : start + size])))
         offset = start if field.code == "low4" else start + size
-    return Struct(tuple(found)) if found else data
+    return CStruct(tuple(found)) if found else data
 
 
 def show_value(kind: ValueType | None, value: Value) -> str:
@@ -150,7 +150,7 @@ def show_value(kind: ValueType | None, value: Value) -> str:
             return plain_address(value)
         case list():
             return "[" + ", ".join(show_value(None, item) for item in value) + "]"
-        case Struct(fields):
+        case CStruct(fields):
             positions = list(names.values())
             shown = []
             for index, (name, item) in enumerate(fields[:SHOWN_FIELDS]):
@@ -196,7 +196,7 @@ def unpack_control(data: bytes) -> list[Value]:
         body = data[offset + _CMSG_HEADER.size : offset + length]
         known = control_at(level, number)
         value = unpack(known.type, body) if known is not None else body
-        found.append(Struct((("cmsg_level", level), ("cmsg_type", number), ("cmsg_data", value))))
+        found.append(CStruct((("cmsg_level", level), ("cmsg_type", number), ("cmsg_data", value))))
         offset += -(-length // 8) * 8
     return found
 
@@ -216,7 +216,7 @@ def show_control(messages: Value) -> str:
 
 
 def _plain(value: Value) -> list[Value]:
-    if isinstance(value, Struct):
+    if isinstance(value, CStruct):
         return [item for _, item in value.fields]
     return value if isinstance(value, list) else []
 
@@ -241,7 +241,7 @@ def _named(value: int, prefix: str) -> str:
 
 def _members(name: str, kind: StructType, value: Value) -> dict[str, Value]:
     """The members given, by name."""
-    if not isinstance(value, Struct):
+    if not isinstance(value, CStruct):
         fields = tuple(("", item) for item in value) if isinstance(value, list) else ()
     else:
         fields = value.fields
@@ -264,8 +264,8 @@ def _members(name: str, kind: StructType, value: Value) -> dict[str, Value]:
 
 def _membership(name: str, value: Value) -> bytes:
     """struct ip_mreq for a group and an address of the interface, else struct ip_mreqn: ip(7)."""
-    if isinstance(value, Struct):
-        value = Struct(tuple(("imr_address" if key == "imr_interface" else key, item) for key, item in value.fields))
+    if isinstance(value, CStruct):
+        value = CStruct(tuple(("imr_address" if key == "imr_interface" else key, item) for key, item in value.fields))
     packed = pack_struct(name, MREQN, value)
     return packed if packed[8:] != bytes(4) else packed[:8]
 
@@ -274,11 +274,11 @@ def _address_or_interface(name: str, value: str, group: str) -> bytes:
     """struct in_addr for an address, struct ip_mreqn for an interface's name."""
     if _numeric(value) is not None:
         return host_bytes(value, socket.AF_INET)
-    return pack_struct(name, MREQN, Struct((("imr_multiaddr", group), ("imr_ifindex", value))))
+    return pack_struct(name, MREQN, CStruct((("imr_multiaddr", group), ("imr_ifindex", value))))
 
 
 def _instruction(name: str, value: Value) -> bytes:
-    if not isinstance(value, Struct | list):
+    if not isinstance(value, CStruct | list):
         raise CannotForm(f"{name}: an instruction is {{code, jt, jf, k}}, not {show_value(None, value)}")
     return pack_struct(name, SOCK_FILTER, value)
 
@@ -360,7 +360,7 @@ def _field_bytes(field: Field, value: Value, size: int) -> bytes | None:
             version = 6 if _numeric(value.strip("[]")) == 6 or value.startswith("[") else 4
             text = value if _with_port(value) else f"[{value}]:0" if version == 6 else f"{value}:0"
             return encode(text, socket.AF_INET6 if version == 6 else socket.AF_INET)
-        case "sockaddr", Struct() | list():
+        case "sockaddr", CStruct() | list():
             return encode(value, socket.AF_INET)
     return None
 
@@ -387,7 +387,7 @@ def _unpack_field(field: Field, data: bytes) -> Value:
             return data[0] & 1
         case "timespec":
             seconds, nanoseconds = struct.unpack("@ll", data)
-            return Struct((("tv_sec", int(seconds)), ("tv_nsec", int(nanoseconds))))
+            return CStruct((("tv_sec", int(seconds)), ("tv_nsec", int(nanoseconds))))
         case "sockaddr" | "sockaddr_rest":
             return describe(decode(data))
     return data

@@ -62,7 +62,7 @@ from labctl.structs import replace
 from labctl.unpatched import Socket
 
 if TYPE_CHECKING:
-    from labctl.lab.agent.client import Caller
+    from labctl.lab.agent.client import AgentClient
     from labctl.lab.client.lab_connection import Connection
     from labctl.lab.client.process import WatchedProcess
     from labctl.lab.protocol import Description, ProcessInfo
@@ -473,14 +473,14 @@ class Lab:
             process.terminal = frame.descriptors[2]
         return process
 
-    def caller(self, node: str, name: str = "") -> Caller:
+    def start_agent(self, node: str, name: str = "") -> AgentClient:
         """A new process on the node that makes socket calls; the caller of this closes it."""
-        from labctl.lab.agent.client import Caller
+        from labctl.lab.agent.client import AgentClient
 
-        frame = self._ask(SpawnCaller(node, name), what=f"start a caller on {node}")
+        frame = self._ask(SpawnCaller(node, name), what=f"start an agent on {node}")
         channel = Socket(fileno=frame.descriptors[2])
         process = self._process(frame, node, ("caller", name) if name else ("caller",))
-        return Caller(process=process, channel=channel, name=name)
+        return AgentClient(process=process, channel=channel, name=name)
 
     def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
         """An ordinary socket that lives in the node's network namespace; the caller owns it."""

@@ -106,9 +106,9 @@ def _preload(channel: Channel) -> None:
     waiting = select.poll()
     waiting.register(channel.fileno(), select.POLLIN)
     if not waiting.poll(0):
-        from labctl.lab.agent import client
+        from labctl.lab.agent import server
 
-        client.preload()
+        assert server
     gc.collect()
     gc.freeze()  # a forked child's collections then leave these pages shared
 

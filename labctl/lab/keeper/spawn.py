@@ -35,7 +35,7 @@ PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
 TASK_TIMEOUT_S = 2.0  # for what may block: opening a FIFO
 COPY_BYTES = 1 << 16
 IUTF8 = 0o40000  # asm-generic/termbits.h: the erase key takes a whole character
-CALLER_CHANNEL = 1000  # far above the descriptors 3, 4, ... that a caller's own calls get
+CALLER_CHANNEL = 1023  # below the usual soft limit of descriptors, above the descriptors that scenarios use
 
 
 class Started(Struct, frozen=True):
@@ -100,9 +100,8 @@ def start_caller(host: Host, surroundings: Surroundings, channel: int) -> Starte
 
     Its descriptors are 0, 1 and 2 (/dev/null) and the channel under a high number; the next one is 3.
     """
-    from labctl.lab.agent.client import preload, serve
+    from labctl.lab.agent.server import serve  # imported before the fork
 
-    preload()
     environment = environment_on(host, surroundings, ())
 
     def body(writing: int) -> None:

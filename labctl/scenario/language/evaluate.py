@@ -15,7 +15,7 @@ from labctl.errors import errno_name
 from labctl.kernel.sockaddr import Address
 from labctl.lab.agent.addresses import plain_address
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS
-from labctl.lab.agent.messages import CallResult, Stop, Struct, SystemCall, Value
+from labctl.lab.agent.messages import CallResult, CStruct, Stop, SystemCall, Value
 from labctl.scenario.language.syntax import (
     Attribute,
     Binary,
@@ -63,7 +63,7 @@ def evaluate(expression: Expression, names: Mapping[str, Value], variables: Vari
         case ListOf(_, items):
             return [evaluate(item, names, variables) for item in items]
         case StructOf(_, members):
-            return Struct(tuple((member, evaluate(item, names, variables)) for member, item in members))
+            return CStruct(tuple((member, evaluate(item, names, variables)) for member, item in members))
         case ByteOrder(_, function, value):
             return _byte_order(function, evaluate(value, names, variables))
         case Name(_, name):
@@ -84,7 +84,7 @@ def evaluate(expression: Expression, names: Mapping[str, Value], variables: Vari
             whole = evaluate(value, names, variables)
             if isinstance(whole, str | bytes | list):
                 return len(whole)
-            if isinstance(whole, Struct):
+            if isinstance(whole, CStruct):
                 return len(whole.fields)
             raise CannotEvaluate(f"{show(whole)} has no length")
 
@@ -200,19 +200,19 @@ def equal(left: Value, right: Value) -> bool:
 
     Members without names are compared in order, so `{1, 0}`, and `[1, 0]`, too, is `{l_onoff=1, l_linger=0}`.
     """
-    if isinstance(left, Struct) and isinstance(right, Struct):
+    if isinstance(left, CStruct) and isinstance(right, CStruct):
         mine, others = dict(left.fields), dict(right.fields)
         if "" not in mine and "" not in others:
             common = mine.keys() & others.keys()
             return len(common) == min(len(mine), len(others)) and all(equal(mine[n], others[n]) for n in common)
-    if isinstance(left, Struct | list) and isinstance(right, Struct | list):
+    if isinstance(left, CStruct | list) and isinstance(right, CStruct | list):
         mine_in_order, others_in_order = _items(left), _items(right)
         return len(mine_in_order) == len(others_in_order) and all(map(equal, mine_in_order, others_in_order))
     return left == right
 
 
-def _items(value: Struct | list[Value]) -> list[Value]:
-    return [item for _, item in value.fields] if isinstance(value, Struct) else value
+def _items(value: CStruct | list[Value]) -> list[Value]:
+    return [item for _, item in value.fields] if isinstance(value, CStruct) else value
 
 
 def _byte_order(function: str, value: Value) -> int:
@@ -223,7 +223,7 @@ def _byte_order(function: str, value: Value) -> int:
 
 
 def _attribute(value: Value, name: str, expression: Expression) -> Value:
-    if isinstance(value, Struct):
+    if isinstance(value, CStruct):
         for member, item in value.fields:
             if member == name:
                 return item
@@ -240,7 +240,7 @@ def _attribute(value: Value, name: str, expression: Expression) -> Value:
 
 def _index(value: Value, index: Value, expression: Expression) -> Value:
     number = _integer(index, "`[]`")
-    if isinstance(value, Struct):
+    if isinstance(value, CStruct):
         value = _items(value)
     if not isinstance(value, str | bytes | list):
         raise CannotEvaluate(f"{show(value)} has no parts to take by number")
@@ -261,7 +261,7 @@ def show(value: Value) -> str:
             return f'"{value}"' if len(value) <= 200 else f'"{value[:200]}"...'
         case list():
             return "[" + ", ".join(show(item) for item in value) + "]"
-        case Struct(fields):
+        case CStruct(fields):
             return "{" + ", ".join(f"{name}={show(item)}" if name else show(item) for name, item in fields) + "}"
     return str(value)
 

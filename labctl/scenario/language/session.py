@@ -11,7 +11,7 @@ from typing import NamedTuple
 from labctl.errors import LabctlError, errno_name
 from labctl.kernel.sockaddr import Address
 from labctl.lab.agent.addresses import plain_address
-from labctl.lab.agent.client import Caller, CallerEnded, CallImpossible, Pending
+from labctl.lab.agent.client import AgentClient, AgentEnded, CallImpossible, PendingCall
 from labctl.lab.agent.constants import CONSTANTS
 from labctl.lab.agent.messages import CONTROL_BYTES, CallResult, SystemCall, Value
 from labctl.scenario.language.evaluate import (
@@ -89,7 +89,7 @@ class Session:
 
     def __init__(
         self,
-        caller: Caller,
+        caller: AgentClient,
         *,
         variables: Variables,
         origin_ns: int,
@@ -104,8 +104,8 @@ class Session:
         self._variables = variables
         self._origin_ns = origin_ns
         self._listener = listener
-        self._pending: Pending | None = None
-        self._shown: Pending | None = None  # the last one recorded while pending: its second record has the same start
+        self._pending: PendingCall | None = None
+        self._shown: PendingCall | None = None  # recorded last while pending: its second record has the same start
         self._records: list[CallRecord] = []
         self._deadline = 0.0
 
@@ -128,7 +128,7 @@ class Session:
             for statement in program.statements:
                 try:
                     self._statement(statement)
-                except (_Failed, CannotEvaluate, CallImpossible, CallerEnded) as error:
+                except (_Failed, CannotEvaluate, CallImpossible, AgentEnded) as error:
                     failure = Failure(str(error), statement.text, statement.span)
                     if isinstance(error, _Failed):
                         failure = failure._replace(unreached=error.unreached, refused=error.refused)
@@ -202,7 +202,7 @@ class Session:
         self._finish(pending, statement.modifiers, statement.targets, self._wanted(statement.modifiers))
 
     def _finish(
-        self, pending: Pending, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Wanted, ...]
+        self, pending: PendingCall, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Wanted, ...]
     ) -> CallResult | None:
         try:
             match modifiers.expected:
@@ -218,14 +218,14 @@ class Session:
                 self._record(self._pending_record(pending))
             raise
 
-    def _stay_pending(self, pending: Pending) -> None:
+    def _stay_pending(self, pending: PendingCall) -> None:
         if not pending.wait_begun(self._left_s(self._deadline)):
             self._pending = pending
             raise _Failed(f"{pending.text} has not begun: the calling process does not answer")
         self._pending = pending
         self._record(self._pending_record(pending))
 
-    def _stay_blocked(self, pending: Pending, blocked_s: float) -> None:
+    def _stay_blocked(self, pending: PendingCall, blocked_s: float) -> None:
         if not pending.wait_begun(self._left_s(self._deadline)):
             self._pending = pending
             raise _Failed(f"{pending.text} has not begun: the calling process does not answer")
@@ -242,7 +242,7 @@ class Session:
         raise _Failed(f"{came_back(result)} after {took}; expected it to block for {_span(blocked_s)}")
 
     def _returned(
-        self, pending: Pending, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Wanted, ...]
+        self, pending: PendingCall, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Wanted, ...]
     ) -> CallResult:
         limit = self._deadline
         if modifiers.within is not None:
@@ -330,7 +330,7 @@ class Session:
     def _started_s(self, started_ns: int) -> float:
         return (started_ns - self._origin_ns) / 1e9
 
-    def _pending_record(self, pending: Pending) -> CallRecord:
+    def _pending_record(self, pending: PendingCall) -> CallRecord:
         started_ns = monotonic_ns() if pending.started_ns is None else pending.started_ns
         self._shown = pending
         return CallRecord(
@@ -346,7 +346,7 @@ class Session:
             pid=self.caller.process.pid,
         )
 
-    def _result_record(self, pending: Pending, result: CallResult) -> CallRecord:
+    def _result_record(self, pending: PendingCall, result: CallResult) -> CallRecord:
         failed = result.returned == -1
         started_ns = result.started_ns
         if pending is self._shown and pending.started_ns is not None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import errno_name
-from labctl.lab.agent.constants import CAPABILITIES, CONSTANTS, ERRNOS, TCP_STATES, flags_of, name_of
+from labctl.lab.agent.constants import CAPABILITIES, CONSTANTS, ERRNOS, TCP_STATES, flags_of, name_of, socket_type_name
+from labctl.lab.agent.options import option_name
 from tests.skips import needs_programs
 
 _GLIBC = """
@@ -116,3 +117,12 @@ def test_values_with_several_names_have_that_of_the_man_pages() -> None:
     assert flags_of(CONSTANTS["MSG_TRUNC"] | CONSTANTS["MSG_CTRUNC"], "MSG_") == "MSG_CTRUNC|MSG_TRUNC"
     assert CONSTANTS[TCP_STATES[0]] == 1
     assert CONSTANTS[f"CAP_{CAPABILITIES[-1]}"] == 40
+
+
+def test_constants_have_names_again() -> None:
+    assert name_of(2, "AF_") == "AF_INET"
+    assert name_of(9999, "AF_") == "9999"
+    assert flags_of(0x42, "MSG_") == "MSG_PEEK|MSG_DONTWAIT"
+    assert flags_of(0, "MSG_") == "0"
+    assert option_name(CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_REUSEADDR"]) == "SO_REUSEADDR"
+    assert socket_type_name(CONSTANTS["SOCK_DGRAM"] | CONSTANTS["SOCK_NONBLOCK"]) == "SOCK_DGRAM|SOCK_NONBLOCK"

@@ -13,20 +13,6 @@ from labctl.kernel import sockaddr
 from labctl.kernel.sockaddr import Address, decode
 from labctl.lab.agent import addresses
 from labctl.lab.agent.addresses import CannotForm, address_text, data_text, encode, plain_address
-from labctl.lab.agent.constants import CONSTANTS, flags_of, name_of, socket_type_name
-from labctl.lab.agent.messages import (
-    Begun,
-    CallResult,
-    Impossible,
-    Stop,
-    SystemCall,
-    Value,
-    decode_answer,
-    decode_call,
-    encode_answer,
-    encode_call,
-)
-from labctl.lab.agent.options import option_name
 
 
 @pytest.fixture
@@ -120,44 +106,6 @@ def test_any_bytes_decode_and_read(raw: bytes, addrlen: int) -> None:
 def test_data_reads_as_a_c_string_and_is_shortened() -> None:
     assert data_text(b'a"\n\0\xff') == r'"a\"\n\0\xff"'
     assert data_text(b"x" * 33) == '"' + "x" * 32 + '"...'
-
-
-def test_constants_have_names_again() -> None:
-    assert name_of(2, "AF_") == "AF_INET"
-    assert name_of(9999, "AF_") == "9999"
-    assert flags_of(0x42, "MSG_") == "MSG_PEEK|MSG_DONTWAIT"
-    assert flags_of(0, "MSG_") == "0"
-    assert option_name(CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_REUSEADDR"]) == "SO_REUSEADDR"
-    assert socket_type_name(CONSTANTS["SOCK_DGRAM"] | CONSTANTS["SOCK_NONBLOCK"]) == "SOCK_DGRAM|SOCK_NONBLOCK"
-
-
-_VALUES: st.SearchStrategy[Value] = st.recursive(
-    st.one_of(
-        st.integers(-(2**63), 2**63),
-        st.text(),
-        st.binary(),
-        st.none(),
-        st.builds(decode, st.binary(max_size=30)),
-    ),
-    lambda inner: st.lists(inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@given(st.lists(_VALUES, max_size=4))
-def test_a_call_survives_the_wire(arguments: list[Value]) -> None:
-    call = SystemCall("send", tuple(arguments), 4, (Stop(errno=11), Stop(data=b"\0")))
-    assert decode_call(encode_call(call)) == call
-
-
-@given(st.lists(_VALUES, max_size=4), st.text())
-def test_an_answer_survives_the_wire(values: list[Value], text: str) -> None:
-    for answer in (
-        CallResult(text, -1, 11, 5, 6, -1, tuple(values), text, 3, False),
-        Begun(5, text),
-        Impossible(text),
-    ):
-        assert decode_answer(encode_answer(answer)) == answer
 
 
 def test_an_address_without_bytes_is_empty() -> None:
