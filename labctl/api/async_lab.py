@@ -11,20 +11,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from socket import AF_INET, SO_ERROR, SOCK_STREAM, SOL_SOCKET
+from functools import partial, wraps
+from socket import SO_ERROR, SOCK_STREAM, SOL_SOCKET
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from labctl.api import sockets
 from labctl.api.async_program import AsyncProgram, Starting, deadline, started
-from labctl.api.host import Argv, Host, NodeFacts, StrPath
+from labctl.api.host import Host, Link, NodeFacts, RunRequest, StartRequest, StrPath, takes
 from labctl.api.journal import Activity, ActivityKind
 from labctl.api.lab import DEADLINE_S, Lab
-from labctl.api.program import Completed, listening, parse_ready
+from labctl.api.program import Completed, listening
 from labctl.api.sockets import Addressing
 from labctl.topology.model import NodeKind
 from labctl.unpatched import monotonic
@@ -33,18 +32,17 @@ if TYPE_CHECKING:
     from socket import socket as PythonSocket
 
     from labctl.api.core import Core
-    from labctl.api.host import Link
     from labctl.api.lab import Reachability
     from labctl.api.program import Program
     from labctl.api.scenarios import ScenarioRun
     from labctl.api.topology import Topology
-    from labctl.kernel.sock_diag import Socket
     from labctl.programs.program import Command
     from labctl.scenario.model import Scenario
     from labctl.topology.model import Endpoint
 
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Worker:
@@ -83,6 +81,33 @@ class Worker:
 def _undo(undo: Callable[[T], object], future: Future[T]) -> None:
     if not future.cancelled() and future.exception() is None:
         undo(future.result())
+
+
+def awaited(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Make a coroutine of a method of `sync`: the lab's thread for requests calls it."""
+
+    @wraps(method)
+    async def called(self: AsyncHost | AsyncLink, /, *args: P.args, **options: P.kwargs) -> T:
+        return await self._worker.call(lambda: method(self.sync, *args, **options))
+
+    return called
+
+
+def awaited_socket(
+    method: Callable[Concatenate[Any, P], PythonSocket],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, PythonSocket]]:
+    """Do as `awaited`, for a socket: it does not block, and is closed where the caller was cancelled meanwhile."""
+
+    @wraps(method)
+    async def called(self: AsyncHost, /, *args: P.args, **options: P.kwargs) -> PythonSocket:
+        made = await self._worker.call(lambda: method(self.sync, *args, **options), lambda made: made.close())
+        made.setblocking(False)
+        return made
+
+    called.__doc__ = (
+        f"{method.__doc__}\n\n        The socket does not block: it is for the event loop (`loop.sock_accept`, ...)."
+    )
+    return called
 
 
 Address = tuple[Any, ...]  # host and port, or what getaddrinfo() gives
@@ -253,44 +278,21 @@ class AsyncHost(NodeFacts):
         """The same host for code that blocks."""
         return self.lab.sync[self.name]
 
-    async def run(
-        self,
-        argv: Argv,
-        *,
-        input: str | bytes | None = None,
-        timeout_s: float | None = 60.0,
-        check: bool = False,
-        env: Mapping[str, str] | None = None,
-        cwd: StrPath | None = None,
-        user: str | None = None,
-        limit_bytes: int | None = None,
-        tty: bool = False,
-    ) -> Completed:
+    @takes(NodeFacts._run_request)
+    async def run(self, request: RunRequest) -> Completed:
         """Run a program to its end, as `Host.run`. When this is cancelled, its process group is killed."""
-        command = self._command("run", argv, input, env, cwd, user, tty)
-        program = await self._started(command, limit_bytes, ActivityKind.RUN)
-        completed = await program._to_end(timeout_s)
-        return completed.check() if check else completed
+        program = await self._started(request.command, request.limit_bytes, ActivityKind.RUN)
+        completed = await program._to_end(request.timeout_s)
+        return completed.check() if request.check else completed
 
-    def start(
-        self,
-        argv: Argv,
-        *,
-        ready: int | str | re.Pattern[str] | None = None,
-        input: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: StrPath | None = None,
-        user: str | None = None,
-        ready_timeout_s: float = 10.0,
-        tty: bool = False,
-    ) -> Starting:
+    @takes(NodeFacts._start_request)
+    def start(self, request: StartRequest) -> Starting:
         """Start a program and wait until it is ready, as `Host.start`: `async with host.start(...) as program`.
 
-        Or `program = await host.start(...)`, which runs as long as the lab, or until it is closed. When this is
-        cancelled, its process group is killed.
+        Or `program = await host.start(...)`, which runs until the lab ends or it is closed. When this is cancelled, its
+        process group is killed.
         """
-        command = self._command("start", argv, input, env, cwd, user, tty)
-        condition = None if ready is None else parse_ready(ready)
+        command, condition, ready_timeout_s = request
 
         async def begin() -> AsyncProgram:
             before = await self._call(lambda: listening(self._core, self.name, condition))
@@ -308,20 +310,8 @@ class AsyncHost(NodeFacts):
     async def _started(self, command: Command, limit_bytes: int | None, kind: ActivityKind) -> AsyncProgram:
         return await started(self, self._core, self._worker, command, limit_bytes, kind, self.lab._programs)
 
-    async def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> PythonSocket:
-        """An ordinary, non-blocking socket of this process that lives on the host; the caller owns it. OSError."""
-        made = await self._call(lambda: self.sync.socket(family, type, proto), lambda made: made.close())
-        made.setblocking(False)
-        return made
-
-    async def listen(
-        self, port: int | str = 0, *, address: str | None = None, family: int | None = None, backlog: int = 128
-    ) -> PythonSocket:
-        """A non-blocking, listening TCP socket on the host, as `Host.listen`: for `loop.sock_accept`."""
-        listening = partial(self.sync.listen, port, address=address, family=family, backlog=backlog)
-        made = await self._call(listening, lambda made: made.close())
-        made.setblocking(False)
-        return made
+    socket = awaited_socket(Host.socket)
+    listen = awaited_socket(Host.listen)
 
     async def connect(
         self, to: str | Address, *, timeout_s: float | None = 10.0, family: int | None = None
@@ -400,17 +390,9 @@ class AsyncHost(NodeFacts):
 
         return await Worker(f"labctl-{self.name}").once(there)
 
-    async def sockets(self) -> tuple[Socket, ...]:
-        """The host's sockets, as the kernel tells them. KernelError."""
-        return await self._call(lambda: self.sync.sockets())
-
-    async def read_text(self, path: StrPath) -> str:
-        """The content of a file on the host, as UTF-8. OSError."""
-        return await self._call(lambda: self.sync.read_text(path))
-
-    async def write_text(self, path: StrPath, text: str) -> None:
-        """Write a file on the host; what was in it is gone. OSError."""
-        await self._call(lambda: self.sync.write_text(path, text))
+    sockets = awaited(Host.sockets)
+    read_text = awaited(Host.read_text)
+    write_text = awaited(Host.write_text)
 
     async def _call(self, function: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         return await self._worker.call(function, undo)
@@ -437,39 +419,28 @@ class AsyncLink:
 
     def __init__(self, link: Link, worker: Worker) -> None:
         """For `AsyncLab`."""
-        self._link = link
+        self.sync = link
         self._worker = worker
 
     def __repr__(self) -> str:
-        return f"<Async{repr(self._link)[1:]}"
+        return f"<Async{repr(self.sync)[1:]}"
 
     def __str__(self) -> str:
-        return str(self._link)
+        return str(self.sync)
 
     @property
     def ends(self) -> tuple[Endpoint, Endpoint]:
         """Node and interface of each end."""
-        return self._link.ends
+        return self.sync.ends
 
     async def is_up(self) -> bool:
         """Whether both ends are up and have a carrier. KernelError."""
-        return await self._worker.call(lambda: self._link.is_up)
+        return await self._worker.call(lambda: self.sync.is_up)
 
-    async def down(self) -> None:
-        """Pull the cable, as `Link.down`."""
-        await self._worker.call(self._link.down)
-
-    async def up(self) -> None:
-        """Plug the cable in again, as `Link.up`."""
-        await self._worker.call(self._link.up)
-
-    async def set(self, **impairment: Any) -> None:
-        """What happens to packets on the link from now on: the arguments are those of `Link.set`."""
-        await self._worker.call(partial(self._link.set, **impairment))
-
-    async def clear(self) -> None:
-        """Nothing happens to packets any more, as `Link.clear`."""
-        await self._worker.call(self._link.clear)
+    down = awaited(Link.down)
+    up = awaited(Link.up)
+    set = awaited(Link.set)
+    clear = awaited(Link.clear)
 
 
 class AsyncScenarioRun:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from socket import AF_INET, SOCK_STREAM
-from typing import IO, TYPE_CHECKING, Any
+from types import FunctionType
+from typing import IO, TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from labctl.api import sockets
 from labctl.api.core import check_argv, check_env, not_found
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from labctl.api.core import Core
     from labctl.api.lab import Lab
     from labctl.api.netns import Visit
+    from labctl.api.program import Ready
     from labctl.kernel.sock_diag import Socket
     from labctl.plan.operations import Operation
     from labctl.topology.model import Address, Endpoint, Impairment, Interface, NodeKind
@@ -34,6 +37,50 @@ if TYPE_CHECKING:
 
 Argv = Sequence[str | os.PathLike[str]]
 StrPath = str | os.PathLike[str]
+
+
+Self_ = TypeVar("Self_")
+Request = TypeVar("Request")
+Returned = TypeVar("Returned")
+P = ParamSpec("P")
+
+
+class RunRequest(NamedTuple):
+    """The checked arguments of `run`."""
+
+    command: Command
+    timeout_s: float | None
+    check: bool
+    limit_bytes: int | None
+
+
+class StartRequest(NamedTuple):
+    """The checked arguments of `start`."""
+
+    command: Command
+    condition: Ready | None
+    ready_timeout_s: float
+
+
+def takes(
+    arguments: Callable[Concatenate[Any, P], Request],
+) -> Callable[[Callable[[Self_, Request], Returned]], Callable[Concatenate[Self_, P], Returned]]:
+    """Give a method the parameters of `arguments`, which checks them and makes the request that the method takes."""
+
+    def decorate(method: Callable[[Self_, Request], Returned]) -> Callable[Concatenate[Self_, P], Returned]:
+        @wraps(method)
+        def called(self: Self_, /, *args: P.args, **options: P.kwargs) -> Returned:
+            return method(self, arguments(self, *args, **options))
+
+        # What inspect.signature() and help() show: the parameters of `arguments`, and what the method returns.
+        made: Any = arguments
+        shown = FunctionType(made.__code__, made.__globals__, method.__name__, made.__defaults__)
+        shown.__kwdefaults__ = made.__kwdefaults__
+        shown.__annotations__ = {**made.__annotations__, "return": method.__annotations__["return"]}
+        vars(called)["__wrapped__"] = shown
+        return called
+
+    return decorate
 
 
 class NodeFacts:
@@ -83,6 +130,37 @@ class NodeFacts:
         """The first IPv6 address, None when it has none."""
         return next((str(address) for address in self.addresses if address.version == 6), None)
 
+    def _run_request(
+        self,
+        argv: Argv,
+        *,
+        input: str | bytes | None = None,
+        timeout_s: float | None = 60.0,
+        check: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        user: str | None = None,
+        limit_bytes: int | None = None,
+        tty: bool = False,
+    ) -> RunRequest:
+        return RunRequest(self._command("run", argv, input, env, cwd, user, tty), timeout_s, check, limit_bytes)
+
+    def _start_request(
+        self,
+        argv: Argv,
+        *,
+        ready: int | str | re.Pattern[str] | None = None,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        user: str | None = None,
+        ready_timeout_s: float = 10.0,
+        name: str = "",
+        tty: bool = False,
+    ) -> StartRequest:
+        command = self._command("start", argv, input, env, cwd, user, tty, name)
+        return StartRequest(command, None if ready is None else parse_ready(ready), ready_timeout_s)
+
     def _command(
         self,
         what: str,
@@ -94,7 +172,7 @@ class NodeFacts:
         tty: bool,
         name: str = "",
     ) -> Command:
-        """The command to run or start (`what`) on this node, checked. TypeError; RuntimeError for a closed lab."""
+        """Check the command to run or start (`what`) on this node. TypeError; RuntimeError for a closed lab."""
         words = check_argv(argv)
         self._core.check_open(f"{what} {words[0] if words else 'nothing'} on {self.name}")
         name = name or (os.path.basename(words[0]) if words else "")
@@ -202,19 +280,8 @@ class Host(NodeFacts):
         super().__init__(core, name)
         self.lab = lab
 
-    def run(
-        self,
-        argv: Argv,
-        *,
-        input: str | bytes | None = None,
-        timeout_s: float | None = 60.0,
-        check: bool = False,
-        env: Mapping[str, str] | None = None,
-        cwd: StrPath | None = None,
-        user: str | None = None,
-        limit_bytes: int | None = None,
-        tty: bool = False,
-    ) -> Completed:
+    @takes(NodeFacts._run_request)
+    def run(self, request: RunRequest) -> Completed:
         """Run a program to its end. Its output is text: other bytes than UTF-8 become U+FFFD.
 
         `input` is its standard input (None: /dev/null). `env` is over this process's environment, as it was when the
@@ -225,23 +292,11 @@ class Host(NodeFacts):
         ProgramTimedOut has what it wrote till then. With `check`, ProgramFailed when it does not end with status 0.
         KernelError when it cannot be run (ENOENT: there is no such program).
         """
-        command = self._command("run", argv, input, env, cwd, user, tty)
-        completed = run(self._core, command, timeout_s, limit_bytes)
-        return completed.check() if check else completed
+        completed = run(self._core, request.command, request.timeout_s, request.limit_bytes)
+        return completed.check() if request.check else completed
 
-    def start(
-        self,
-        argv: Argv,
-        *,
-        ready: int | str | re.Pattern[str] | None = None,
-        input: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: StrPath | None = None,
-        user: str | None = None,
-        ready_timeout_s: float = 10.0,
-        name: str = "",
-        tty: bool = False,
-    ) -> Program:
+    @takes(NodeFacts._start_request)
+    def start(self, request: StartRequest) -> Program:
         """Start a program and return when it is ready; a context manager, which ends it.
 
         `ready` is a port that it is to listen on (8000, "tcp/8000", "udp/53", "unix:/run/x"), or a compiled pattern
@@ -252,8 +307,7 @@ class Host(NodeFacts):
         ProgramNotReady, with what it wrote, when it is not ready within `ready_timeout_s` or ends before; it has been
         ended then. KernelError when it cannot be run.
         """
-        command = self._command("start", argv, input, env, cwd, user, tty, name)
-        condition = None if ready is None else parse_ready(ready)
+        command, condition, ready_timeout_s = request
         line = condition if isinstance(condition, re.Pattern) else ""
         with self._core.journal.noting(self.name, ActivityKind.START, show_command(command.argv)) as entry:
             before = listening(self._core, self.name, condition)

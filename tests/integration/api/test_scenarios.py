@@ -118,7 +118,7 @@ def test_its_calls_are_in_the_activity_in_order(listen: Path) -> None:
 
 def test_values_of_a_link_that_make_no_sense_are_told(lab: Lab) -> None:
     link = lab.link("client", "server")
-    with pytest.raises(ValueError, match="`soon` is not a duration"):
+    with pytest.raises(ValueError, match="`soon` is not a delay"):
         link.set(delay="soon")
     with pytest.raises(KeyError, match="neither end"):
         link.set(delay="1ms", sender="other")
