@@ -21,7 +21,7 @@ from labctl.api.core import Core, not_found
 from labctl.api.host import Host, Link
 from labctl.api.journal import Activity, ActivityKind
 from labctl.observe.network import Socket, State, Transport
-from labctl.observe.ping import Try, attempt, is_sample, pairs, talking
+from labctl.observe.ping import PingPair, choose_pairs, is_sample, ping_pairs, pingable_nodes
 from labctl.structs import Struct
 from labctl.topology.model import NodeKind, links_between
 
@@ -39,7 +39,7 @@ class Reachability(Struct, frozen=True):
     """
 
     hosts: tuple[str, ...]
-    tries: tuple[Try, ...]
+    tries: tuple[PingPair, ...]
     is_sample: bool = False  # of more than 100 hosts not every pair was tested
 
     def __bool__(self) -> bool:
@@ -51,7 +51,7 @@ class Reachability(Struct, frozen=True):
         return "\n".join(render(self.hosts, self.tries, Look(), sampled=self.is_sample))
 
     @property
-    def failed(self) -> tuple[Try, ...]:
+    def failed(self) -> tuple[PingPair, ...]:
         """Those without an answer; `problem` says why."""
         return tuple(each for each in self.tries if each.problem)
 
@@ -74,13 +74,13 @@ def ping(core: Core, family: int | None, timeout_s: float, every_pair: bool) -> 
     version = {None: None, 4: 4, 6: 6, AF_INET: 4, AF_INET6: 6}.get(family, 0)
     if version == 0:
         raise ValueError(f"family={family!r}: 4, 6, AF_INET, AF_INET6, or None for both")
-    hosts = talking(core.plan, routers=False)
+    hosts = pingable_nodes(core.plan, routers=False)
     tries = [
         each
-        for each in pairs(core.plan, hosts, every_pair=every_pair)
+        for each in choose_pairs(core.plan, hosts, every_pair=every_pair)
         if version is None or each.family == str(version)
     ]
-    found = attempt(core.engine, core.plan, tries, deadline_s=timeout_s) if tries else []
+    found = ping_pairs(core.engine, core.plan, tries, deadline_s=timeout_s) if tries else []
     return Reachability(tuple(hosts), tuple(found), is_sample(hosts, every_pair=every_pair))
 
 

@@ -231,14 +231,14 @@ def _end(address: object, port: int) -> str:
 
 
 def _pingall(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.observe.ping import attempt, is_sample, pairs, talking
+    from labctl.observe.ping import choose_pairs, is_sample, ping_pairs, pingable_nodes
     from labctl.report.terminal import render
 
     for node in arguments:
         check_node(here.lab, node)
     plan = here.lab.describe().plan
-    chosen = list(dict.fromkeys(arguments)) or talking(plan, routers=False)
-    tries = attempt(here.lab, plan, pairs(plan, chosen))
+    chosen = list(dict.fromkeys(arguments)) or pingable_nodes(plan, routers=False)
+    tries = ping_pairs(here.lab, plan, choose_pairs(plan, chosen))
     here.screen.write(render(chosen, tries, here.screen.look, sampled=is_sample(chosen)))
     return int(any(each.problem for each in tries))
 

@@ -20,8 +20,7 @@ from labctl.topology.model import end_to_take_down, is_end, links_between
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-    from labctl.lab.protocol import Description
-    from labctl.observe.inspect import InspectedLink, Inspection, NodeState, Program, Sending
+    from labctl.observe.inspect import FoundImpairment, InspectedLink, Inspection, NodeState
     from labctl.plan.operations import Plan
 
 
@@ -33,16 +32,16 @@ def show_reachability(nodes: Sequence[str], *, routers: bool, every_pair: bool, 
 
     Of many nodes a sample of the pairs is tested, unless `every_pair` is.
     """
-    from labctl.observe.ping import attempt, is_sample, pairs, talking
+    from labctl.observe.ping import choose_pairs, is_sample, ping_pairs, pingable_nodes
 
     with attach(lab_name) as lab:
         for node in nodes:
             check_node(lab, node)
         plan = lab.describe().plan
-        chosen = list(dict.fromkeys(nodes)) or talking(plan, routers=routers)
-        asked = pairs(plan, chosen, every_pair=every_pair)
+        chosen = list(dict.fromkeys(nodes)) or pingable_nodes(plan, routers=routers)
+        asked = choose_pairs(plan, chosen, every_pair=every_pair)
         with waiting(f"sending {len(asked)} pings in lab {lab.name}"):
-            tries = attempt(lab, plan, asked)
+            tries = ping_pairs(lab, plan, asked)
     screen = standard_output()
     screen.write(render(chosen, tries, screen.look, sampled=is_sample(chosen, every_pair=every_pair)))
     return EXIT_UNREACHABLE if any(each.problem for each in tries) else 0
@@ -177,12 +176,12 @@ def _links_of(every: Sequence[Cable], node: str) -> str:
 def show(lab: Lab, there: Sequence[Cable], look: Look) -> list[str]:
     """The links as the kernel has them now: a table, a row for each."""
     from labctl.observe import network
-    from labctl.observe.inspect import Sending, sending
+    from labctl.observe.inspect import FoundImpairment, impairments
     from labctl.report.terminal import Cell, table
 
     nodes = {end.node for cable in there for end in (cable.near, cable.far)}
     known = {(node, link.name): link for node in nodes for link in network.links(lab, node)}
-    impaired = {(node, ifname): one for node in nodes for ifname, one in sending(lab, node).items()}
+    impaired = {(node, ifname): one for node in nodes for ifname, one in impairments(lab, node).items()}
     rows: list[list[Cell | str]] = []
     for cable in there:
         states = [known.get((end.node, end.ifname)) for end in (cable.near, cable.far)]
@@ -197,7 +196,7 @@ def show(lab: Lab, there: Sequence[Cable], look: Look) -> list[str]:
             ]
             mtus = dict.fromkeys(str(state.mtu) for state in states if state is not None)
             row += [Cell(f"down ({', '.join(down)})", Ink.BAD) if down else Cell("up", Ink.GOOD), "/".join(mtus)]
-        each = [impaired.get((end.node, end.ifname), Sending()) for end in (cable.near, cable.far)]
+        each = [impaired.get((end.node, end.ifname), FoundImpairment()) for end in (cable.near, cable.far)]
         row.append(_both_ways(cable, *each))
         rows.append(row)
     if not impaired:
@@ -205,7 +204,7 @@ def show(lab: Lab, there: Sequence[Cable], look: Look) -> list[str]:
     return table(look, ("END", "END", "STATE", "MTU", "PACKETS"), rows)
 
 
-def _both_ways(cable: Cable, near: Sending, far: Sending) -> str:
+def _both_ways(cable: Cable, near: FoundImpairment, far: FoundImpairment) -> str:
     if near == far:
         return str(near)
     return f"{near} from {cable.near.node}, {far} from {cable.far.node}"
@@ -226,7 +225,7 @@ def show_lab(name: str | None, format: InspectFormat) -> int:
     with attach(name) as lab:
         told = lab.describe()
         with waiting(f"looking at the {len(told.nodes)} nodes of lab {lab.name}"):
-            found = inspect(lab, told.name, told.plan, _programs(told))
+            found = inspect(lab, told.name, told.plan, told.processes)
     screen = standard_output()
     match format:
         case InspectFormat.TABLE:
@@ -245,12 +244,6 @@ def show_lab(name: str | None, format: InspectFormat) -> int:
             text = yaml.safe_dump(as_data(found), sort_keys=False, allow_unicode=True, width=120)
             screen.write_bytes(text.encode())
     return 0
-
-
-def _programs(told: Description) -> list[Program]:
-    from labctl.observe.inspect import Program
-
-    return [Program(one.node, one.name, one.pid, one.argv, one.state.value) for one in told.processes]
 
 
 def as_table(found: Inspection, look: Look) -> list[str]:
@@ -300,7 +293,9 @@ def as_table(found: Inspection, look: Look) -> list[str]:
     if found.programs:
         import shlex
 
-        ran = [[one.node, one.name or "-", str(one.pid), one.state, shlex.join(one.argv)] for one in found.programs]
+        ran = [
+            [one.node, one.name or "-", str(one.pid), one.state.value, shlex.join(one.argv)] for one in found.programs
+        ]
         lines += ["", *table(look, ("NODE", "PROCESS", "PID", "STATE", "COMMAND"), ran)]
     lines += ["", *_differing(found, look)]
     return lines
@@ -308,11 +303,11 @@ def as_table(found: Inspection, look: Look) -> list[str]:
 
 def _packets(found: Inspection, link: InspectedLink) -> str:
     """What happens to them on the link, "" where they all pass."""
-    from labctl.observe.inspect import Sending
+    from labctl.observe.inspect import FoundImpairment
 
-    near, far = (found.found[end.node].sending.get(end.ifname, Sending()) for end in (link.a, link.b))
+    near, far = (found.found[end.node].impairments.get(end.ifname, FoundImpairment()) for end in (link.a, link.b))
     if near == far:
-        return "" if near == Sending() else str(near)
+        return "" if near == FoundImpairment() else str(near)
     return f"{near} from {link.a.node}, {far} from {link.b.node}"
 
 

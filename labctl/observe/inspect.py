@@ -1,25 +1,14 @@
-"""Where the kernel differs from a lab's plan: what somebody changed by hand. PURE, but for the values of the kernel's.
-
-What follows from another difference is not told again: an interface that is gone or down has lost its addresses and
-routes, and that it is gone or down is all there is to say.
-
-What happens to the packets that an interface sends, read back from the queueing disciplines that the kernel has.
-
-A running lab as the kernel has it now: nodes, interfaces, addresses, routes, links; and where that differs from
-its plan.
-"""
+"""A running lab as the kernel reports it, and where that differs from its plan."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
 from labctl.errors import KernelError
 from labctl.kernel import qdisc
-from labctl.kernel import routes as readback
-from labctl.kernel import routes as routing
+from labctl.kernel import routes as kernel_routes
 from labctl.kernel.namespaces import sysctl_path
 from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.kernel.qdisc import KernelQdisc
@@ -34,8 +23,9 @@ from labctl.kernel.routes import (
     NextHop,
     default_metric,
 )
+from labctl.lab.protocol import ProcessInfo
 from labctl.names import OUTSIDE_INTERFACE
-from labctl.observe.network import Observable
+from labctl.observe.network import Observable, netlink_socket
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -48,17 +38,57 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
-from labctl.structs import Struct, field, replace
+from labctl.structs import Struct, asdict, field, msgspec, replace
 from labctl.topology.model import Impairment
 
+# -- the state of a node
+
+# The kernel gives every namespace a fallback device of each kind of tunnel that it has loaded
+# (net.core.fb_tunnels_only_for_init_net in Documentation/admin-guide/sysctl/net.rst).
+FALLBACK_DEVICES = frozenset(
+    {"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"}
+)
+
+
+class NodeState(Struct, frozen=True):
+    """The state of a node; `settings` are the sysctls that the plan sets."""
+
+    links: tuple[KernelLink, ...] = ()
+    addresses: tuple[KernelAddress, ...] = ()
+    routes: tuple[KernelRoute, ...] = ()
+    rules: tuple[KernelRule, ...] = STANDARD_RULES
+    settings: Mapping[str, str] = field(default_factory=dict)
+    impairments: Mapping[str, FoundImpairment] = field(default_factory=dict)  # by interface, if there is one
+
+
+def read_node(lab: Observable, node: str, settings: Iterable[str] = ()) -> NodeState:
+    """Read the state of a node, with the settings of these names. KernelError."""
+    with netlink_socket(lab, node, NETLINK_ROUTE, "list its interfaces") as sock:
+        links, addresses = kernel_routes.links(sock), kernel_routes.addresses(sock)
+        routes, rules, queues = kernel_routes.routes(sock), kernel_routes.rules(sock), qdisc.qdiscs(sock)
+    values = {key: value for key in settings if (value := _setting(lab, node, key)) is not None}
+    impairments = combine({link.index: link.name for link in links}, queues)
+    return NodeState(links, addresses, routes, rules, values, impairments)
+
+
+def _setting(lab: Observable, node: str, key: str) -> str | None:
+    """Return a sysctl's value; None for one of a removed interface, or one that can only be written."""
+    try:
+        with open(lab.open_file(node, sysctl_path(key)), encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except (KernelError, OSError, ValueError):
+        return None
+
+
+# -- impairments, from the queueing disciplines that the kernel reports
+
 _OURS = frozenset({"tbf", "netem", "bfifo"})
-NOTHING = Impairment()
 
 
-class Sending(Struct, frozen=True):
-    """An interface's impairment; `foreign` names disciplines that labctl does not make, "" when there are none."""
+class FoundImpairment(Struct, frozen=True):
+    """An interface's impairment; `foreign` names disciplines that labctl does not use, "" if there are none."""
 
-    impairment: Impairment = NOTHING
+    impairment: Impairment = Impairment()
     foreign: str = ""
 
     def __str__(self) -> str:
@@ -67,25 +97,24 @@ class Sending(Struct, frozen=True):
         return f"{self.impairment} and {self.foreign}" if self.impairment else self.foreign
 
 
-def sending(lab: Observable, node: str) -> dict[str, Sending]:
-    """By interface: those of the node that somebody impaired. KernelError when the kernel refuses to tell."""
+def impairments(lab: Observable, node: str) -> dict[str, FoundImpairment]:
+    """Return the impairments of the node's interfaces, by interface, if there is one. KernelError."""
     from labctl.observe import network
 
     names = {link.index: link.name for link in network.links(lab, node)}
-    return by_interface(names, network.qdiscs(lab, node))
+    return combine(names, network.qdiscs(lab, node))
 
 
-def by_interface(names: Mapping[int, str], found: Iterable[KernelQdisc]) -> dict[str, Sending]:
-    """The same from what was read; `names` are the interfaces' by index."""
-    of: dict[str, list[KernelQdisc]] = {}
+def combine(names: Mapping[int, str], found: Iterable[KernelQdisc]) -> dict[str, FoundImpairment]:
+    """Combine the disciplines of each interface into one impairment; `names` are the interfaces' by index."""
+    disciplines: dict[str, list[KernelQdisc]] = {}
     for one in found:
-        # The kernel's own, which is there when nobody has said anything, has no handle.
-        if one.handle and one.index in names:
-            of.setdefault(names[one.index], []).append(one)
-    return {ifname: _together(those) for ifname, those in of.items()}
+        if one.handle and one.index in names:  # the kernel's default discipline has no handle
+            disciplines.setdefault(names[one.index], []).append(one)
+    return {ifname: _combined(those) for ifname, those in disciplines.items()}
 
 
-def _together(found: Iterable[KernelQdisc]) -> Sending:
+def _combined(found: Iterable[KernelQdisc]) -> FoundImpairment:
     delay_us = jitter_us = loss_ppm = rate_bit_s = 0
     foreign: list[str] = []
     for one in found:
@@ -97,26 +126,25 @@ def _together(found: Iterable[KernelQdisc]) -> Sending:
             foreign.append(one.kind)
         elif one.has_more:
             foreign.append("more of netem")
-    return Sending(Impairment(delay_us, jitter_us, loss_ppm, rate_bit_s), ", ".join(dict.fromkeys(foreign)))
+    return FoundImpairment(Impairment(delay_us, jitter_us, loss_ppm, rate_bit_s), ", ".join(dict.fromkeys(foreign)))
 
 
-# The kernel gives every namespace a fallback device of each kind of tunnel that it has loaded
-# (net.core.fb_tunnels_only_for_init_net in Documentation/admin-guide/sysctl/net.rst).
-FALLBACK_DEVICES = frozenset(
-    {"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"}
-)
+# -- drift: where the kernel differs from the plan
+#
+# Consequences of another difference are left out: an interface that was removed or set down has lost its addresses and
+# routes, too.
 
 
 class DriftKind(StrEnum):
     """How the kernel differs."""
 
-    MISSING = "missing"  # the plan has it, the kernel has not
-    ADDED = "added"  # the other way round
+    MISSING = "missing"  # the plan has it, the kernel does not
+    ADDED = "added"  # the kernel has it, the plan does not
     CHANGED = "changed"
 
 
 class Drift(Struct, frozen=True):
-    """One thing that the kernel has otherwise than the plan. `planned` and `found` are "" where there is nothing."""
+    """One difference between the kernel and the plan; `planned` or `found` is "" if only the other one has it."""
 
     node: str
     interface: str  # "" for the whole node
@@ -130,31 +158,20 @@ class Drift(Struct, frozen=True):
         if self.kind is DriftKind.CHANGED:
             return f"{where}: {self.what} is {self.found}, not {self.planned}"
         if self.kind is DriftKind.MISSING:
-            return f"{where}: {self.what} {self.planned} is missing".replace(
-                f"interface {self.interface} ", "interface "
-            )
-        return f"{where}: {self.what} {self.found} was added".replace(f"interface {self.interface} ", "interface ")
-
-
-class NodeState(Struct, frozen=True):
-    """What the kernel has on a node; `settings` are those sysctls that the plan sets."""
-
-    links: tuple[KernelLink, ...] = ()
-    addresses: tuple[KernelAddress, ...] = ()
-    routes: tuple[KernelRoute, ...] = ()
-    rules: tuple[KernelRule, ...] = STANDARD_RULES
-    settings: Mapping[str, str] = field(default_factory=dict)
-    sending: Mapping[str, Sending] = field(default_factory=dict)  # by interface, of those that are impaired
+            text = f"{where}: {self.what} {self.planned} is missing"
+        else:
+            text = f"{where}: {self.what} {self.found} was added"
+        return text.replace(f"interface {self.interface} ", "interface ")  # which is in `where`
 
 
 def drift(plan: Plan, found: Mapping[str, NodeState]) -> tuple[Drift, ...]:
-    """Every difference, node by node in the plan's order; nodes that are not in `found` are left out."""
+    """Return every difference on the nodes of `found`, in the plan's order."""
     planned = planned_nodes(plan)
     return tuple(each for name, node in planned.items() if name in found for each in _of_node(name, node, found[name]))
 
 
 class PlannedState(Struct):
-    """What the plan has on a node."""
+    """The state of a node according to the plan."""
 
     ends: dict[str, LinkEnd] = field(default_factory=dict)  # by interface
     bridges: dict[str, int] = field(default_factory=dict)  # MTU by interface
@@ -166,7 +183,7 @@ class PlannedState(Struct):
 
 
 def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
-    """The plan, sorted by node."""
+    """Return the planned state of each node."""
     nodes: dict[str, PlannedState] = {}
     for operation in plan.operations:
         match operation:
@@ -192,25 +209,25 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
 
 def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
     links = {link.name: link for link in found.links}
-    useless: set[str] = set()  # interfaces that are gone or down
+    unusable: set[str] = set()  # interfaces that were removed or set down
     for ifname in (*planned.ends, *planned.bridges):
         link = links.get(ifname)
         if link is None:
-            useless.add(ifname)
+            unusable.add(ifname)
             yield Drift(name, ifname, DriftKind.MISSING, "interface", ifname, "")
             continue
         if ifname in planned.up and not link.up:
-            useless.add(ifname)
+            unusable.add(ifname)
             yield Drift(name, ifname, DriftKind.CHANGED, "state", "up", "down")
         yield from _of_interface(name, ifname, planned, link, links)
         yield from _of_impairment(name, ifname, planned, found)
     known = {*planned.ends, *planned.bridges, *FALLBACK_DEVICES, "lo", OUTSIDE_INTERFACE}
     for link in found.links:
         if link.name not in known:
-            useless.add(link.name)
+            unusable.add(link.name)
             yield Drift(name, link.name, DriftKind.ADDED, "interface", "", link.name)
-    yield from _of_addresses(name, planned, found, useless)
-    yield from _of_routes(name, planned, found, useless)
+    yield from _of_addresses(name, planned, found, unusable)
+    yield from _of_routes(name, planned, found, unusable)
     yield from _of_rules(name, found)
     for key, value in planned.settings.items():
         now = found.settings.get(key)
@@ -223,7 +240,7 @@ def _of_interface(
 ) -> Iterator[Drift]:
     end = planned.ends.get(ifname)
     mtu = planned.bridges[ifname] if end is None else end.mtu
-    # A bridge without ports (all were removed by hand) may have any MTU; it follows its ports.
+    # A bridge follows the MTU of its ports, and may have any if all ports were removed.
     if link.mtu != mtu and end is not None:
         yield Drift(name, ifname, DriftKind.CHANGED, "mtu", str(mtu), str(link.mtu))
     if end is None:
@@ -236,20 +253,20 @@ def _of_interface(
 
 
 def _of_impairment(name: str, ifname: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
-    wanted = Sending(planned.impairments.get(ifname, Impairment()))
-    there = found.sending.get(ifname, Sending())
-    if there != wanted:
-        yield Drift(name, ifname, DriftKind.CHANGED, "impairment", str(wanted), str(there))
+    wanted = FoundImpairment(planned.impairments.get(ifname, Impairment()))
+    actual = found.impairments.get(ifname, FoundImpairment())
+    if actual != wanted:
+        yield Drift(name, ifname, DriftKind.CHANGED, "impairment", str(wanted), str(actual))
 
 
-def _of_addresses(name: str, planned: PlannedState, found: NodeState, useless: set[str]) -> Iterator[Drift]:
+def _of_addresses(name: str, planned: PlannedState, found: NodeState, unusable: set[str]) -> Iterator[Drift]:
     wanted = {(one.ifname, str(one.address)) for one in planned.addresses}
-    there = {(one.ifname, str(one.address)) for one in found.addresses}
+    actual = {(one.ifname, str(one.address)) for one in found.addresses}
     for one in planned.addresses:
-        if (one.ifname, str(one.address)) not in there and one.ifname not in useless:
+        if (one.ifname, str(one.address)) not in actual and one.ifname not in unusable:
             yield Drift(name, one.ifname, DriftKind.MISSING, "address", str(one.address), "")
     for address in found.addresses:
-        if address.ifname in useless or address.ifname == OUTSIDE_INTERFACE:
+        if address.ifname in unusable or address.ifname == OUTSIDE_INTERFACE:
             continue
         if address.ifname == "lo" and address.address.ip.is_loopback:
             continue
@@ -257,32 +274,32 @@ def _of_addresses(name: str, planned: PlannedState, found: NodeState, useless: s
             yield Drift(name, address.ifname, DriftKind.ADDED, "address", "", str(address.address))
 
 
-def _of_routes(name: str, planned: PlannedState, found: NodeState, useless: set[str]) -> Iterator[Drift]:
-    wanted = {_as_kernel_has(one): one for one in planned.routes}
-    there = {replace(route, protocol=BOOT) for route in found.routes}
+def _of_routes(name: str, planned: PlannedState, found: NodeState, unusable: set[str]) -> Iterator[Drift]:
+    wanted = {_kernel_route(one): one for one in planned.routes}
+    actual = {replace(route, protocol=BOOT) for route in found.routes}
     for route, one in wanted.items():
-        if route not in there and one.ifname not in useless:
+        if route not in actual and one.ifname not in unusable:
             yield Drift(name, one.ifname, DriftKind.MISSING, "route", _text(route), "")
     for route in found.routes:
         interfaces = {hop.ifname for hop in route.hops}
-        if interfaces and interfaces <= {*useless, OUTSIDE_INTERFACE}:
+        if interfaces and interfaces <= {*unusable, OUTSIDE_INTERFACE}:
             continue
-        if replace(route, protocol=BOOT) not in wanted and not _is_the_kernels(route, found):
+        if replace(route, protocol=BOOT) not in wanted and not _is_from_kernel(route, found):
             only = interfaces.pop() if len(route.hops) == 1 else ""
             yield Drift(name, only, DriftKind.ADDED, "route", "", _text(route))
 
 
-def _as_kernel_has(one: AddRoute) -> KernelRoute:
+def _kernel_route(one: AddRoute) -> KernelRoute:
     return KernelRoute(one.destination, (NextHop(one.gateway, one.ifname),), default_metric(one.destination))
 
 
 def _text(route: KernelRoute) -> str:
-    """As ip(8) has it; without its interface where that is told anyway."""
+    """Return the route as ip(8) writes it, without the interface if it has only one, which a Drift names."""
     return str(route).replace(f" dev {route.hops[0].ifname}", "") if len(route.hops) == 1 else str(route)
 
 
-def _is_the_kernels(route: KernelRoute, found: NodeState) -> bool:
-    """Whether the kernel made the route by itself: to the network of an address on that interface, or to multicast."""
+def _is_from_kernel(route: KernelRoute, found: NodeState) -> bool:
+    """Whether the kernel added the route: to the network of an address of that interface, or to multicast."""
     if not route.is_plain or len(route.hops) != 1 or route.hops[0].gateway is not None:
         return False
     if route.protocol == KERNEL or route.destination.is_link_local or route.destination.is_multicast:
@@ -292,7 +309,7 @@ def _is_the_kernels(route: KernelRoute, found: NodeState) -> bool:
 
 
 def _of_rules(name: str, found: NodeState) -> Iterator[Drift]:
-    """A plan has no policy rules: the kernel's standard ones are there, for the families that it has, and no others."""
+    """Compare the rules with the kernel's standard ones, for the families that it has: a plan has no rules."""
     versions = {rule.version for rule in found.rules}
     for rule in STANDARD_RULES:
         if rule.version in versions and rule not in found.rules:
@@ -302,21 +319,13 @@ def _of_rules(name: str, found: NodeState) -> Iterator[Drift]:
             yield Drift(name, "", DriftKind.ADDED, "rule", "", rule.text)
 
 
+# -- the whole lab
+
 SCHEMA = "labctl-inspect/1"
 
 
-class Program(Struct, frozen=True):
-    """A program that labctl started on a node."""
-
-    node: str
-    name: str  # "" for one that ends with its client
-    pid: int  # on its node
-    argv: tuple[str, ...]
-    state: str
-
-
 class InspectedLink(Struct, frozen=True):
-    """A link of the plan; `up` when both ends are there and have a carrier."""
+    """A link of the plan; `up` if both ends exist and have a carrier."""
 
     a: LinkEnd
     b: LinkEnd
@@ -324,20 +333,20 @@ class InspectedLink(Struct, frozen=True):
 
 
 class Inspection(Struct, frozen=True):
-    """What was found. `found` has the nodes that the keeper has, `differs` what is otherwise than planned."""
+    """The state of a lab: `found` has its nodes by name, `differs` the differences from the plan."""
 
     name: str
     plan: Plan
     found: Mapping[str, NodeState]
     links: tuple[InspectedLink, ...]
-    programs: tuple[Program, ...]
+    programs: tuple[ProcessInfo, ...]
     differs: tuple[Drift, ...]
 
 
-def inspect(lab: Observable, name: str, plan: Plan, programs: Iterable[Program] = ()) -> Inspection:
-    """Look at every node of the plan. KernelError when the kernel refuses to tell."""
+def inspect(lab: Observable, name: str, plan: Plan, programs: Iterable[ProcessInfo] = ()) -> Inspection:
+    """Read the state of every node of the plan. KernelError."""
     planned = planned_nodes(plan)
-    found = {node.name: look(lab, node.name, planned[node.name].settings) for node in plan.nodes}
+    found = {node.name: read_node(lab, node.name, planned[node.name].settings) for node in plan.nodes}
     ends = {(node, link.name): link.up and link.carrier for node, state in found.items() for link in state.links}
     links = tuple(
         InspectedLink(one.a, one.b, all(ends.get((end.node, end.ifname), False) for end in (one.a, one.b)))
@@ -347,31 +356,8 @@ def inspect(lab: Observable, name: str, plan: Plan, programs: Iterable[Program] 
     return Inspection(name, plan, found, links, tuple(programs), drift(plan, found))
 
 
-def look(lab: Observable, node: str, settings: Iterable[str] = ()) -> NodeState:
-    """What the kernel has on a node; of its settings those named. KernelError."""
-    with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
-        try:
-            links, addresses, routes = readback.links(sock), readback.addresses(sock), readback.routes(sock)
-            rules = routing.rules(sock)
-            queues = qdisc.qdiscs(sock)
-        except OSError as error:
-            raise KernelError(f"node {node}", "list its interfaces", error.errno or 0) from error
-    values = {key: value for key in settings if (value := _setting(lab, node, key)) is not None}
-    sending = by_interface({link.index: link.name for link in links}, queues)
-    return NodeState(links, addresses, routes, rules, values, sending)
-
-
-def _setting(lab: Observable, node: str, key: str) -> str | None:
-    """None for one that cannot be read: of an interface that is gone, or one that can only be written."""
-    try:
-        with open(lab.open_file(node, sysctl_path(key)), encoding="utf-8", errors="replace") as file:
-            return file.read().rstrip("\n")
-    except (KernelError, OSError, ValueError):
-        return None
-
-
 def as_data(inspection: Inspection) -> dict[str, Any]:
-    """What JSON and YAML are written of; see schemas/inspect.schema.json."""
+    """Return the inspection as schemas/inspect.schema.json describes it, for JSON and YAML."""
     return {
         "schema": SCHEMA,
         "name": inspection.name,
@@ -383,19 +369,15 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
                 "interfaces": _interfaces(inspection.found[node.name]),
                 "routes": [_route(route) for route in inspection.found[node.name].routes],
                 "rules": [
-                    {
-                        "family": f"ipv{rule.version}",
-                        "priority": rule.priority,
-                        "selector": rule.selector,
-                        "action": rule.action,
-                    }
+                    {"family": f"ipv{rule.version}"}
+                    | {key: getattr(rule, key) for key in ("priority", "selector", "action")}
                     for rule in inspection.found[node.name].rules
                 ],
                 "files": [
                     {"path": path, "kind": kind, "source": source or None} for path, kind, source in node.tree.listed()
                 ],
                 "processes": [
-                    {"name": one.name, "pid": one.pid, "command": list(one.argv), "state": one.state}
+                    {"name": one.name, "pid": one.pid, "command": list(one.argv), "state": one.state.value}
                     for one in inspection.programs
                     if one.node == node.name
                 ],
@@ -403,46 +385,35 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
             for node in inspection.plan.nodes
         ],
         "links": [
-            {
-                "ends": [{"node": end.node, "interface": end.ifname} for end in (link.a, link.b)],
-                "up": link.up,
-            }
+            {"ends": [{"node": end.node, "interface": end.ifname} for end in (link.a, link.b)], "up": link.up}
             for link in inspection.links
         ],
         "differs": [
-            {
-                "node": one.node,
-                "interface": one.interface or None,
-                "kind": one.kind.value,
-                "what": one.what,
-                "planned": one.planned or None,
-                "found": one.found or None,
-                "text": str(one),
-            }
+            {key: value or None for key, value in msgspec.to_builtins(one).items()} | {"text": str(one)}
             for one in inspection.differs
         ],
     }
 
 
 def routes_of(state: NodeState) -> Iterator[tuple[str, str, str]]:
-    """(destination, gateway, interface) of the routes that the kernel has not made of addresses; for people.
+    """Yield (destination, gateway, interface) of each next hop of the routes that the kernel has not added itself.
 
-    A route with several next hops is one for each. `-` stands where there is nothing.
+    `-` means that there is none.
     """
     for route in state.routes:
-        if route.protocol != routing.KERNEL:
-            yield from _ways(route)
+        if route.protocol != kernel_routes.KERNEL:
+            yield from _hops(route)
 
 
 def extra_rules(state: NodeState) -> list[str]:
-    """The policy rules that not every namespace has."""
-    return [rule.text for rule in state.rules if rule not in routing.STANDARD_RULES]
+    """Return the policy rules that a new namespace does not have."""
+    return [rule.text for rule in state.rules if rule not in kernel_routes.STANDARD_RULES]
 
 
-def _ways(route: KernelRoute) -> Iterator[tuple[str, str, str]]:
+def _hops(route: KernelRoute) -> Iterator[tuple[str, str, str]]:
     words = [str(route.destination), *([f"from {route.source}"] if route.source else [])]
-    words += [f"table {routing.table_name(route.table)}"] * (route.table != routing.MAIN_TABLE)
-    words += [f"metric {route.metric}"] * (route.metric not in (0, routing.default_metric(route.destination)))
+    words += [f"table {kernel_routes.table_name(route.table)}"] * (route.table != kernel_routes.MAIN_TABLE)
+    words += [f"metric {route.metric}"] * (route.metric not in (0, kernel_routes.default_metric(route.destination)))
     if not route.hops:
         yield " ".join(words), route.kind, "-"
     for hop in route.hops:
@@ -451,29 +422,25 @@ def _ways(route: KernelRoute) -> Iterator[tuple[str, str, str]]:
 
 
 def _route(route: KernelRoute) -> dict[str, Any]:
-    """`gateway` and `interface` are those of a route with one next hop."""
+    """Return a route's data; `gateway` and `interface` are None unless it has one next hop."""
     one = route.hops[0] if len(route.hops) == 1 else None
     return {
         "destination": str(route.destination),
         "kind": route.kind,
-        "gateway": None if one is None or one.gateway is None else str(one.gateway),
-        "interface": None if one is None else one.ifname,
+        "gateway": one and one.gateway and str(one.gateway),
+        "interface": one and one.ifname,
         "next_hops": [
-            {
-                "gateway": None if hop.gateway is None else str(hop.gateway),
-                "interface": hop.ifname,
-                "weight": hop.weight,
-            }
+            {"gateway": hop.gateway and str(hop.gateway), "interface": hop.ifname, "weight": hop.weight}
             for hop in route.hops
         ],
         "metric": route.metric,
-        "table": routing.table_name(route.table),
+        "table": kernel_routes.table_name(route.table),
         "text": str(route),
     }
 
 
 def _interfaces(state: NodeState) -> list[dict[str, Any]]:
-    """Without the kernel's own fallback devices, which are down in every namespace."""
+    """Return the interfaces' data, without the fallback devices, which are down in every namespace."""
     return [
         {
             "name": link.name,
@@ -482,21 +449,12 @@ def _interfaces(state: NodeState) -> list[dict[str, Any]]:
             "up": link.up,
             "carrier": link.carrier,
             "addresses": [str(one.address) for one in state.addresses if one.ifname == link.name],
-            "impairment": _impairment(state.sending.get(link.name)),
+            "impairment": _impairment(state.impairments.get(link.name)),
         }
         for link in state.links
         if link.up or link.name not in FALLBACK_DEVICES
     ]
 
 
-def _impairment(sending: Sending | None) -> dict[str, Any] | None:
-    if sending is None:
-        return None
-    found = sending.impairment
-    return {
-        "delay_us": found.delay_us,
-        "jitter_us": found.jitter_us,
-        "loss_ppm": found.loss_ppm,
-        "rate_bit_s": found.rate_bit_s,
-        "other": sending.foreign or None,
-    }
+def _impairment(found: FoundImpairment | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found.impairment) | {"other": found.foreign or None}

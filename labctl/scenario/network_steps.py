@@ -57,11 +57,13 @@ class Changes:
         """What this end sends is about to be impaired otherwise."""
         if self._lab is None:
             return
-        from labctl.observe.inspect import Sending, sending
+        from labctl.observe.inspect import FoundImpairment, impairments
 
         with self._lock:
             if end not in self._impaired:
-                self._impaired[end] = sending(self._lab, end.node).get(end.ifname, Sending()).impairment or None
+                self._impaired[end] = (
+                    impairments(self._lab, end.node).get(end.ifname, FoundImpairment()).impairment or None
+                )
                 self._tell(self._lab)
 
     def drop(self, node: str) -> None:

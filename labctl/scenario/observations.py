@@ -24,7 +24,7 @@ from labctl.topology.endpoints import (
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.observe.network import Counters, Socket
-    from labctl.observe.ping import Echo
+    from labctl.observe.ping import EchoResult
     from labctl.scenario.file_schema import Connection, Reach, RouteCondition
     from labctl.scenario.model import Scenario
 
@@ -198,7 +198,7 @@ def reach_mismatch(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str
         versions = sorted({one.version for one in addresses})
         wrong = []
         for version in [version for version in versions if version in own] or versions:
-            tried: list[Echo] = []
+            tried: list[EchoResult] = []
             for address in (one for one in addresses if one.version == version):
                 tried.append(_echo(at, host, reach.node, address, ECHO_TIMEOUT_S))
                 if tried[-1].reached:
@@ -211,7 +211,7 @@ def reach_mismatch(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str
     return f"expected {reach.node} to be {'' if wanted else 'un'}reachable from {host}; {shown}"
 
 
-def _echo(at: StepRun, host: str, name: str, address: IpAddress, deadline_s: float) -> Echo:
+def _echo(at: StepRun, host: str, name: str, address: IpAddress, deadline_s: float) -> EchoResult:
     from labctl.observe.ping import reach as echo
 
     at.scope.check()

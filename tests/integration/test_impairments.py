@@ -13,7 +13,7 @@ import pytest
 from labctl.errors import KernelError, MachineError
 from labctl.kernel import probes
 from labctl.lab.keeper.reconcile import reconciling
-from labctl.observe.inspect import inspect, sending
+from labctl.observe.inspect import impairments, inspect
 from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
 from labctl.plan.diff import difference
@@ -54,7 +54,7 @@ def paired(*, client: Impairment | None = None, server: Impairment | None = None
 
 
 def of(lab: NetworkLab, node: str) -> str:
-    return str(sending(lab, node).get("eth0", "nothing"))
+    return str(impairments(lab, node).get("eth0", "nothing"))
 
 
 def built(*lines: str) -> Plan:
@@ -167,7 +167,7 @@ def test_the_kernel_has_the_rate_that_was_asked_for() -> None:
     links = (f"{{ends: [client, server], rate: {text}}}" for text in rates)
     made = built("hosts: {client: , server: }", f"links: [{', '.join(links)}]")
     with NetworkLab(*made.operations) as lab:
-        assert [str(one) for one in sending(lab, "client").values()] == [f"rate {text}" for text in rates]
+        assert [str(one) for one in impairments(lab, "client").values()] == [f"rate {text}" for text in rates]
         assert inspect(lab, "x", made).differs == ()
 
 
@@ -181,7 +181,7 @@ def test_a_switch_delays_nothing_but_limits_what_it_sends_to_one_host() -> None:
         "  - ends: [server, {node: s1, rate: 4mbit}]",
     )
     with NetworkLab(*built(*lines).operations) as lab:
-        assert sending(lab, "s1").keys() == {"server"}
+        assert impairments(lab, "s1").keys() == {"server"}
         assert bound_holds(transfer(lab, "client", "server", 300_000), rate(4))
         assert is_faster(lambda: transfer(lab, "server", "client", 300_000), rate(4))
 

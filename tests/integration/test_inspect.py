@@ -11,7 +11,8 @@ import pytest
 
 import labctl
 from labctl import topology
-from labctl.observe.inspect import Program, as_data, inspect
+from labctl.lab.protocol import ProcessInfo, ProcessState
+from labctl.observe.inspect import as_data, inspect
 from labctl.plan.build import build
 from labctl.plan.operations import Plan
 from labctl.topology.addressing import automatic_mac
@@ -123,7 +124,7 @@ def test_the_data_is_as_the_published_schema_says() -> None:
     with NetworkLab(*made.operations) as lab:
         with lab.nodes.entered("h1"):
             subprocess.run(["ip", "address", "add", "192.0.2.1/24", "dev", "eth0"], check=True)
-        program = Program("h1", "web", 7, ("python3", "-m", "http.server"), "running")
+        program = ProcessInfo("h1", "web", 7, ("python3", "-m", "http.server"), 0.0, ProcessState.RUNNING)
         data = as_data(inspect(lab, "office", made, [program]))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(data, schema)

@@ -14,7 +14,7 @@ import pytest
 from labctl.kernel import neighbours
 from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.observe.network import UnknownCounter, addresses, counters, routes
-from labctl.observe.ping import Ask, Prober, reach
+from labctl.observe.ping import EchoRequest, Prober, reach
 from labctl.plan.operations import SetDown, SetSysctl
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import pair, routed
@@ -106,7 +106,7 @@ def test_several_addresses_are_answered_for_in_order() -> None:
     with NetworkLab(*pair()) as lab:
         wanted = ["192.0.2.2", "192.0.2.77", "2001:db8::2", "203.0.113.1"]
         with Prober(lab) as prober:
-            answers = prober.ask([Ask("client", ip_address(each)) for each in wanted], deadline_s=0.2)
+            answers = prober.send([EchoRequest("client", ip_address(each)) for each in wanted], deadline_s=0.2)
         assert [answer.address for answer in answers] == wanted
         assert [answer.errno for answer in answers] == [0, errno.ETIMEDOUT, 0, errno.ENETUNREACH]
 
@@ -126,9 +126,11 @@ def test_asking_leaves_the_neighbour_tables_as_they_were() -> None:
         before = {node: _entries(lab, node) for node in ("left", "gw", "right")}
         assert before["left"] == {"10.1.0.254"}
         with Prober(lab, ["gw"]) as prober:
-            asks = [Ask("left", ip_address(each), "right") for each in ("10.2.0.1", "fd02::1")]
-            assert all(echo.reached for echo in prober.ask(asks, deadline_s=2.0))
-            assert prober.ask([Ask("left", ip_address("10.1.0.9"))], deadline_s=0.1)[0].errno == errno.ETIMEDOUT
+            asks = [EchoRequest("left", ip_address(each), "right") for each in ("10.2.0.1", "fd02::1")]
+            assert all(echo.reached for echo in prober.send(asks, deadline_s=2.0))
+            assert (
+                prober.send([EchoRequest("left", ip_address("10.1.0.9"))], deadline_s=0.1)[0].errno == errno.ETIMEDOUT
+            )
         assert {node: _entries(lab, node) for node in before} == before
 
 

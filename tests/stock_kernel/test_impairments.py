@@ -20,7 +20,7 @@ import pytest
 from labctl import scenario
 from labctl.lab.client.handle import Lab
 from labctl.lab.keeper.reconcile import reconciling
-from labctl.observe.inspect import inspect, sending
+from labctl.observe.inspect import impairments, inspect
 from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
 from labctl.plan.diff import difference
@@ -185,7 +185,7 @@ def test_a_running_link_is_changed_from_any_impairment_to_any_other() -> None:
                 sock.settimeout(patient(30))
             for impairment in [*wanted, *reversed(wanted)]:
                 lab.apply(SetImpairment("client", "eth0", impairment))
-                there = sending(lab, "client").get("eth0")
+                there = impairments(lab, "client").get("eth0")
                 assert (there.impairment if there else None) == impairment
                 over(one, other, 20_000)
 
@@ -204,7 +204,7 @@ def test_the_kernel_has_what_was_asked_for() -> None:
     made = build(resolved("hosts: {client: , server: }", f"links: [{', '.join(links)}]"))
     with NetworkLab(*made.operations) as lab:
         assert inspect(lab, "x", made).differs == ()
-        assert len(sending(lab, "client")) == len(wanted)
+        assert len(impairments(lab, "client")) == len(wanted)
 
 
 @inside
@@ -260,7 +260,7 @@ def test_a_scenario_changes_a_link_and_gives_a_running_lab_back_as_it_was(
         connect = next(call for step in result.steps for call in step.calls if call.call.startswith("connect"))
         assert (connect.duration_s or 0.0) >= 0.3
         with Lab.attach(name) as lab:
-            there = {node: str(one) for node in lab.nodes for one in sending(lab, node).values()}
+            there = {node: str(one) for node in lab.nodes for one in impairments(lab, node).values()}
         assert there == {"client": "delay 7ms"}
 
 

@@ -16,7 +16,7 @@ from labctl.cli.main import Stopped, report_bug
 from labctl.cli.terminal import how_to_start, shell_of
 from labctl.errors import InputError
 from labctl.lab.protocol import Description, NodeInfo
-from labctl.observe.ping import Try, pairs, talking
+from labctl.observe.ping import PingPair, choose_pairs, pingable_nodes
 from labctl.plan.build import build, topology_of
 from labctl.plan.operations import SetDown, SetUp
 from labctl.report.terminal import Look, cells, render
@@ -67,7 +67,7 @@ def test_a_link_that_is_not_there_names_those_that_are() -> None:
 
 
 def test_every_pair_is_tried_in_both_families() -> None:
-    tries = pairs(build(topology.load("pair")), ["client", "server"])
+    tries = choose_pairs(build(topology.load("pair")), ["client", "server"])
     assert [(each.source, each.target, each.family) for each in tries] == [
         ("client", "server", "4"),
         ("client", "server", "6"),
@@ -77,15 +77,15 @@ def test_every_pair_is_tried_in_both_families() -> None:
 
 
 def test_one_host_has_nobody_to_ask() -> None:
-    with pytest.raises(InputError, match="Two hosts are needed"):
-        pairs(build(topology.load("pair")), ["client"])
+    with pytest.raises(InputError, match="Try two hosts"):
+        choose_pairs(build(topology.load("pair")), ["client"])
 
 
 @pytest.mark.parametrize("count", [101, 300, 1000])
 def test_of_many_hosts_each_asks_and_is_asked_by_equally_many_others(count: int) -> None:
     planned = build(topology.load(f"star:{count}"))
-    nodes = talking(planned, routers=False)
-    tries = [each for each in pairs(planned, nodes) if each.family == "4"]
+    nodes = pingable_nodes(planned, routers=False)
+    tries = [each for each in choose_pairs(planned, nodes) if each.family == "4"]
     asks, asked = Counter(each.source for each in tries), Counter(each.target for each in tries)
     assert asks == asked
     assert set(asks) == set(nodes)
@@ -98,12 +98,12 @@ def test_of_many_hosts_each_asks_and_is_asked_by_equally_many_others(count: int)
 
 def test_every_pair_of_many_hosts_is_tested_when_asked_for() -> None:
     planned = build(topology.load("star:101"))
-    assert len(pairs(planned, talking(planned, routers=False), every_pair=True)) == 101 * 100 * 2
+    assert len(choose_pairs(planned, pingable_nodes(planned, routers=False), every_pair=True)) == 101 * 100 * 2
 
 
 def test_the_matrix_says_who_was_not_reached_and_why() -> None:
     four, six = ip_address("10.0.0.2"), ip_address("fd00::2")
-    tries = [Try("a", "b", four), Try("a", "b", six, "no answer"), Try("b", "a", four)]
+    tries = [PingPair("a", "b", four), PingPair("a", "b", six, "no answer"), PingPair("b", "a", four)]
     assert render(["a", "b"], tries, LOOK) == [
         "from \\ to a   b",
         "a         ·   4 -",
@@ -116,7 +116,7 @@ def test_the_matrix_says_who_was_not_reached_and_why() -> None:
 @pytest.mark.parametrize("count", [2, 12, 60])
 def test_a_matrix_fits_into_eighty_columns_or_is_left_out(count: int) -> None:
     nodes = [f"a-rather-long-name-{number}" for number in range(count)]
-    tries = [Try(a, b, ip_address("10.0.0.1")) for a in nodes for b in nodes if a != b]
+    tries = [PingPair(a, b, ip_address("10.0.0.1")) for a in nodes for b in nodes if a != b]
     lines = render(nodes, tries, LOOK)
     assert max(map(cells, lines)) <= 80
     assert len(lines) == (count + 2 if count < 60 else 1)

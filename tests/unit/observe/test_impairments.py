@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from labctl.kernel.qdisc import ROOT, KernelQdisc
-from labctl.observe.inspect import Sending, by_interface
+from labctl.observe.inspect import FoundImpairment, combine
 from labctl.topology.model import Impairment
 
 TBF = KernelQdisc(2, "tbf", 0xF30000, ROOT, rate_bit_s=8_000_000)
@@ -17,24 +17,24 @@ WHOLE = Impairment(20_000, 2_000, 10_000, 8_000_000)
 @pytest.mark.parametrize(
     ("found", "sending", "said"),
     [
-        ([TBF, NETEM, FIFO], Sending(WHOLE), "delay 20ms jitter 2ms loss 1% rate 8mbit"),
-        ([FIFO, NETEM, TBF], Sending(WHOLE), "delay 20ms jitter 2ms loss 1% rate 8mbit"),
-        ([KernelQdisc(2, "htb", 0x10000, ROOT)], Sending(foreign="htb"), "htb"),
-        ([TBF, KernelQdisc(2, "htb", 0x10000, 0xF30001)], Sending(Impairment(0, 0, 0, 8_000_000), "htb"), None),
+        ([TBF, NETEM, FIFO], FoundImpairment(WHOLE), "delay 20ms jitter 2ms loss 1% rate 8mbit"),
+        ([FIFO, NETEM, TBF], FoundImpairment(WHOLE), "delay 20ms jitter 2ms loss 1% rate 8mbit"),
+        ([KernelQdisc(2, "htb", 0x10000, ROOT)], FoundImpairment(foreign="htb"), "htb"),
+        ([TBF, KernelQdisc(2, "htb", 0x10000, 0xF30001)], FoundImpairment(Impairment(0, 0, 0, 8_000_000), "htb"), None),
         (
             [KernelQdisc(2, "netem", 0x10000, ROOT, delay_us=1000, has_more=True)],
-            Sending(Impairment(1000), "more of netem"),
+            FoundImpairment(Impairment(1000), "more of netem"),
             "delay 1ms and more of netem",
         ),
     ],
 )
 def test_disciplines_of_an_interface_are_one_impairment(
-    found: list[KernelQdisc], sending: Sending, said: str | None
+    found: list[KernelQdisc], sending: FoundImpairment, said: str | None
 ) -> None:
-    assert by_interface({2: "eth0"}, found) == {"eth0": sending}
+    assert combine({2: "eth0"}, found) == {"eth0": sending}
     assert said is None or str(sending) == said
 
 
 def test_what_the_kernel_made_by_itself_and_what_has_gone_since_are_none() -> None:
     its_own = KernelQdisc(2, "noqueue", 0, ROOT)
-    assert by_interface({2: "eth0"}, [its_own, KernelQdisc(3, "tbf", 0xF10000, ROOT, rate_bit_s=8000)]) == {}
+    assert combine({2: "eth0"}, [its_own, KernelQdisc(3, "tbf", 0xF10000, ROOT, rate_bit_s=8000)]) == {}
