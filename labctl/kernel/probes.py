@@ -232,7 +232,7 @@ def _core_sysctls() -> None:
 
 _PROBES: dict[str, Callable[[], None]] = {
     "veth": _veth,
-    "bridge": lambda: _send(rtnl.new_bridge("probe0", 10, 1500)),
+    "bridge": lambda: _send(rtnl.new_bridge("probe2", 12, 1500)),
     "ipv6": _ipv6,
     "netem": _netem,
     "tbf": _tbf,

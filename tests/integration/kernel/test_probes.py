@@ -16,6 +16,11 @@ def test_a_feature_that_every_test_machine_has_works(name: str) -> None:
     assert probe(name) == Probed(name)
 
 
+@inside
+def test_probes_in_one_namespace_do_not_disturb_each_other() -> None:
+    assert [probe(name) for name in ("veth", "bridge", "ipv6")] == [Probed("veth"), Probed("bridge"), Probed("ipv6")]
+
+
 @pytest.mark.parametrize("name", FEATURES)
 @inside
 def test_a_refused_probe_has_a_reason_and_a_remedy(name: str) -> None:
