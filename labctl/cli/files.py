@@ -126,11 +126,11 @@ def kind_of(path: Path) -> Kind:
     if glanced is not None:
         return glanced  # without parsing: most files will be parsed anyway
     from labctl import documents
-    from labctl.documents.diagnostics import NotOurs
+    from labctl.documents.diagnostics import NotALabctlFile
 
     try:
         data = documents.read(path).data
-    except NotOurs:
+    except NotALabctlFile:
         return Kind.NEITHER
     if not isinstance(data, dict):
         return Kind.NEITHER

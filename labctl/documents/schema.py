@@ -1,30 +1,28 @@
-"""Declarations of the mappings in a file: read with every mistake reported, and turned into JSON Schema.
+"""Declare the mappings of a file once: for the reader that reports all mistakes, and for the JSON Schema.
 
 ::
 
     class Ready(Shape):
-        '''How a program shows that it is ready.'''
+        '''The condition under which a program is ready.'''
 
-        listening = optional(Parsed(parse_listening), "A socket that listens: tcp/8000.")
-        line = optional(REGEX, "A regular expression that a line of its output matches.")
+        listening = optional(Parsed(parse_listening), "A listening socket: tcp/8000.")
+        line = optional(REGEX, "A regular expression that matches a line of its output.")
 
         RULES = (ExactlyOne("listening", "line"),)
 
-        def problem(self) -> str: ...     # what is wrong with the values together, or ""
+        def problem(self) -> str: ...     # the reason why the values do not fit together, or ""
 
-One declaration serves both validators: a mistake that JSON Schema can express is marked `in_schema`, and a test holds
-that a document has such a mistake exactly when its published schema refuses the document.
+A mistake that JSON Schema can express is marked `in_schema`: a document has such a mistake if and only if the published
+schema refuses it.
 
-In a scenario, a string with `${name}` in it may stand where a number, a duration or the like is required: it passes
-untouched when the file is loaded, and is read again, with `final`, after the variables were substituted.
+In a scenario, a text with `${name}` in it may replace a number, a duration and the like: reading a file leaves it as it
+is, and a second reading, with `final`, follows after the substitution of variables.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, overload
 
@@ -48,16 +46,15 @@ _DURATION_UNITS = "ns|us|µs|ms|s|min|m|h"
 _DURATION_FORM = rf"^\s*(([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*({_DURATION_UNITS})\s*)+$|^0$"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake, at a path of the document; `key` when the key is meant and not its value.
+class Problem(Struct, frozen=True):
+    """A mistake at a path of the document, or, with `key`, at the key there.
 
     `in_schema`: whether the JSON Schema refuses it, too.
     """
 
     path: KeyPath
     message: str
-    hint: Hint = dataclasses.field(default="", compare=False)
+    hint: Hint = ""
     key: bool = False
     in_schema: bool = True
 
@@ -67,16 +64,16 @@ class Problem:
 
 
 def is_template(value: object) -> bool:
-    """Whether `value` is a text with `${name}` in it: it gets its meaning only when the step is run."""
+    """Return whether `value` is a text with `${name}` in it, which is replaced when the step runs."""
     return isinstance(value, str) and "${" in value and _TEMPLATE_FORM.search(value) is not None
 
 
 class Unusable(Exception):
-    """The value cannot be used at all; the reason was noted."""
+    """The value cannot be used; the reason is among the problems."""
 
 
 class Reading(Struct):
-    """One reading: `final` where a text with `${name}` in it is a text like any other, and the mistakes so far."""
+    """The mistakes of one reading; `final`: variables are substituted, so `${name}` is ordinary text."""
 
     final: bool = False
     problems: list[Problem] = field(default_factory=list)
@@ -84,23 +81,23 @@ class Reading(Struct):
     def wrong(
         self, path: KeyPath, message: str, hint: Hint = "", *, key: bool = False, in_schema: bool = True
     ) -> Unusable:
-        """Notes a mistake; to be raised where nothing can be made of the value."""
+        """Add a mistake; the caller raises the result if it cannot use the value."""
         self.problems.append(Problem(path, message, hint, key, in_schema))
         return Unusable()
 
     def is_open(self, value: object) -> bool:
-        """Whether the value is decided only when the step is run."""
+        """Return whether the value is known only when the step runs."""
         return not self.final and is_template(value)
 
 
 class Schemas(Struct, frozen=True):
-    """The JSON Schemas of shapes, by name; `templates`: whether `${name}` may stand for a value in them."""
+    """The JSON Schemas of shapes, by name; `templates`: whether `${name}` may replace a value in them."""
 
     definitions: dict[str, Schema] = field(default_factory=dict)
     templates: bool = False
 
     def or_template(self, *schemas: Schema) -> Schema:
-        """What fits one of the schemas or, where that may be, is decided only when the step is run."""
+        """Return a schema that accepts any of the schemas, and `${name}` where that is allowed."""
         choices = [*schemas, dict(_TEMPLATE)] if self.templates else list(schemas)
         return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
@@ -109,16 +106,16 @@ class Reader(Protocol[T_co]):
     """Reads one kind of value."""
 
     def read(self, value: object, at: Reading, path: KeyPath) -> T_co:
-        """The value; Unusable, with the reason noted, when it is none."""
+        """Return the value. Raises Unusable, with the reason among the problems."""
         ...
 
     def schema(self, into: Schemas) -> Schema:
-        """Its JSON Schema; the shapes in it are put into the definitions."""
+        """Return its JSON Schema; add shapes in it to the definitions."""
         ...
 
 
 class Text:
-    """A text; a number is taken as it would be printed, unless `strict`."""
+    """A text; a number becomes its text, unless `strict`."""
 
     def __init__(self, *, at_least: int = 0, strict: bool = False) -> None:
         self._at_least = at_least
@@ -126,11 +123,9 @@ class Text:
 
     def read(self, value: object, at: Reading, path: KeyPath) -> str:
         if isinstance(value, bool) or not isinstance(value, str if self._strict else str | int | float):
-            quoted = isinstance(value, bool | int | float)
             shown = str(value).lower() if isinstance(value, bool) else value
-            raise at.wrong(
-                path, f"expected text, got {describe(value)}", f'put it in quotes: "{shown}"' if quoted else ""
-            )
+            hint = f'put it in quotes: "{shown}"' if isinstance(value, bool | int | float) else ""
+            raise at.wrong(path, f"expected text, got {describe(value)}", hint)
         text = str(value)
         if len(text) < self._at_least:
             raise at.wrong(path, "must not be empty")
@@ -142,7 +137,7 @@ class Text:
 
 
 class Parsed:
-    """A text that `parse` accepts; the text itself is the value. `parse` raises ValueError (or Mistake)."""
+    """A text that `parse` accepts; the value is the text itself. `parse` raises ValueError (or Mistake)."""
 
     def __init__(self, parse: Callable[[str], object]) -> None:
         self._parse = parse
@@ -192,11 +187,11 @@ class Whole:
         number = _whole(value)
         if number is None:
             raise at.wrong(path, f"expected a whole number, got {describe(value)}")
-        written = not isinstance(value, str)  # JSON Schema has no bounds for numbers that are written as a text
+        in_schema = not isinstance(value, str)  # JSON Schema has no bounds for a number written as a text
         if self._at_least is not None and number < self._at_least:
-            raise at.wrong(path, f"must be at least {self._at_least}, got {describe(value)}", in_schema=written)
+            raise at.wrong(path, f"must be at least {self._at_least}, got {describe(value)}", in_schema=in_schema)
         if self._at_most is not None and number > self._at_most:
-            raise at.wrong(path, f"must be at most {self._at_most}, got {describe(value)}", in_schema=written)
+            raise at.wrong(path, f"must be at most {self._at_most}, got {describe(value)}", in_schema=in_schema)
         return number
 
     def schema(self, into: Schemas) -> Schema:
@@ -243,7 +238,7 @@ class OneOf(Generic[E]):
 
 
 class OrFalse:
-    """A text, or false for none; `what` it is, for the message."""
+    """A text, or false for none; `what` describes the text in messages."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -251,18 +246,15 @@ class OrFalse:
     def read(self, value: object, at: Reading, path: KeyPath) -> str | bool:
         if value is False or isinstance(value, str):
             return value
-        hint = "leave it out to have one given" if value is True else ""
-        raise at.wrong(path, f"expected {self._what}, or false; got {describe(value)}", hint)
+        hint = "omit the key for an automatic one" if value is True else ""
+        raise at.wrong(path, f"expected {self._what}, or false, got {describe(value)}", hint)
 
     def schema(self, into: Schemas) -> Schema:
         return {"anyOf": [{"type": "string"}, {"const": False}]}
 
 
 class ListOf(Generic[T]):
-    """A list of so many; with `or_one`, one element may stand for a list of one.
-
-    `fix_for_text` is what to try where a text stands in place of the list.
-    """
+    """A list; with `or_one`, one element may stand for a list of one. `fix_for_text` is the hint for a text instead."""
 
     def __init__(
         self,
@@ -291,8 +283,8 @@ class ListOf(Generic[T]):
             try:
                 values.append(self._of.read(part, at, (*path, index)))
             except Unusable:
-                continue  # noted; the others are looked at all the same
-        # Elements that know their place can do without their neighbours; the place of others is their index.
+                continue  # read the other elements all the same
+        # Elements with a path of their own remain valid without their neighbours; the path of others is their index.
         if len(values) < (self._at_least if isinstance(self._of, Of | TextOr | Placed) else len(value)):
             raise Unusable
         return values
@@ -304,17 +296,14 @@ class ListOf(Generic[T]):
             many["minItems"] = self._at_least
         if self._at_most is not None:
             many["maxItems"] = self._at_most
-        # A list is the list, also where one of it may be written as a list: `exec: [ls, /tmp]` is two commands.
+        # A list is always the list, even if an element may be a list, too: `exec: [ls, /tmp]` is two commands.
         return {"anyOf": [{"not": {"type": "array"}, **of}, many]} if self._or_one else many
 
     def _count(self, count: int, at: Reading, path: KeyPath) -> None:
-        entries = f"has {count} {'entry' if count == 1 else 'entries'}, must have"
-        if self._at_least == self._at_most != count:
-            raise at.wrong(path, f"{entries} {self._at_least}")
-        if count < self._at_least:
-            raise at.wrong(path, f"{entries} at least {self._at_least}")
-        if self._at_most is not None and count > self._at_most:
-            raise at.wrong(path, f"{entries} at most {self._at_most}")
+        if count < self._at_least or (self._at_most is not None and count > self._at_most):
+            limit = self._at_least if count < self._at_least else self._at_most
+            how = "" if self._at_least == self._at_most else "at least " if count < self._at_least else "at most "
+            raise at.wrong(path, f"expected {how}{limit} {'entry' if limit == 1 else 'entries'}, got {count}")
 
 
 class MapOf(Generic[T]):
@@ -331,7 +320,7 @@ class MapOf(Generic[T]):
             try:
                 values[key] = self._of.read(part, at, (*path, key))
             except Unusable:
-                continue  # noted
+                continue
         return values
 
     def schema(self, into: Schemas) -> Schema:
@@ -349,7 +338,7 @@ class Anything:
 
 
 class Scalar:
-    """A text or a number, as it stands in the file; true and false too, unless they are excluded."""
+    """A text or a number, unchanged; with `flags`, also true and false."""
 
     def __init__(self, *, flags: bool = True) -> None:
         self._flags = flags
@@ -366,8 +355,8 @@ class Scalar:
 class Of(Generic[S]):
     """A mapping of a shape.
 
-    `short` is the key that a bare text or number stands for, or the key by type of the bare value; `otherwise` is
-    raised for every other value. With `or_nothing`, a key with nothing behind it stands for an empty mapping.
+    `short` is the key that a bare text or number stands for, or the key by type of the bare value; `otherwise` is the
+    mistake for every other value. With `or_nothing`, a key without a value stands for an empty mapping.
     """
 
     def __init__(
@@ -401,14 +390,14 @@ class Of(Generic[S]):
 
 
 class PlacedText(Struct, frozen=True):
-    """A text, and where its document has it."""
+    """A text and its path in the document."""
 
     text: str
     at_path: KeyPath
 
 
 class Placed:
-    """A text that keeps its place."""
+    """A text that keeps its path."""
 
     def __init__(self, of: Reader[str]) -> None:
         self._of = of
@@ -421,7 +410,7 @@ class Placed:
 
 
 class TextOr(Generic[T]):
-    """A text in place of a mapping (a number is taken for one), or the mapping; `otherwise` is for the rest."""
+    """A text (or number), or a mapping; `otherwise` is the mistake for every other value."""
 
     def __init__(self, long: Reader[T], otherwise: Mistake) -> None:
         self._long = long
@@ -439,7 +428,7 @@ class TextOr(Generic[T]):
 
 
 class Key(Generic[T]):
-    """A key of a shape: how its value is read, what it is when it is not given, and what it means."""
+    """A key of a shape: the reader of its value, the default, and the description."""
 
     def __init__(self, reader: Reader[T], default: T, about: str, name: str) -> None:
         self.reader = reader
@@ -452,11 +441,11 @@ class Key(Generic[T]):
         return self.default is _REQUIRED
 
     def takes_nothing(self, value: object) -> bool:
-        """Whether the value is `key:` with nothing behind it, which is as if the key were not given."""
+        """Return whether the value is that of `key:` alone, which equals a missing key."""
         return value is None and not self.required and not isinstance(self.reader, Anything)
 
     def schema(self, into: Schemas) -> Schema:
-        """The JSON Schema of its value, with what it means."""
+        """Return the JSON Schema of its value, with the description."""
         schema = self.reader.schema(into)
         if not self.required:
             schema = _or_null(schema)
@@ -479,62 +468,59 @@ class Key(Generic[T]):
 
 
 def required(reader: Reader[T], about: str, *, name: str = "") -> Key[T]:
-    """A key that must be given; `name` is its name in the file where Python does not allow it."""
+    """Declare a required key; `name` is its name in the file if Python does not allow that name."""
     return Key(reader, _REQUIRED, about, name)
 
 
 def optional(reader: Reader[T], about: str, *, name: str = "") -> Key[T | None]:
-    """A key that is None when it is not given."""
+    """Declare a key whose default is None."""
     return Key(cast("Reader[T | None]", reader), None, about, name)
 
 
 def defaulted(reader: Reader[T], default: T, about: str, *, name: str = "") -> Key[T]:
-    """A key with a value of its own when it is not given."""
+    """Declare a key with a default."""
     return Key(reader, default, about, name)
 
 
 class Rule(Protocol):
-    """What holds between the keys of a mapping."""
+    """A condition on the keys of a mapping."""
 
     def problem(self, given: Mapping[str, object]) -> tuple[str, str]:
-        """What is wrong with the keys that are given, and the key that it is wrong with; "" for neither."""
+        """Return the mistake in the given keys, and the key that it is about; "" for neither."""
         ...
 
     def schema(self) -> Schema:
-        """The same in JSON Schema."""
+        """Return the condition in JSON Schema."""
         ...
 
 
-@dataclass(frozen=True, slots=True, init=False)
 class ExactlyOne:
-    """One of the keys, and no other of them."""
-
-    names: tuple[str, ...]
+    """Requires exactly one of the keys."""
 
     def __init__(self, *names: str) -> None:
-        object.__setattr__(self, "names", names)
+        self.names = names
 
     def problem(self, given: Mapping[str, object]) -> tuple[str, str]:
-        there = [name for name in self.names if name in given]
-        if len(there) == 1:
+        present = [name for name in self.names if name in given]
+        if len(present) == 1:
             return "", ""
-        *most, last = [f"`{name}`" for name in there or self.names]
-        return f"{'takes only one of' if there else 'needs'} {', '.join(most)} or {last}", ""
+        *most, last = [f"`{name}`" for name in present or self.names]
+        return f"{'takes only one of' if present else 'needs'} {', '.join(most)} or {last}", ""
 
     def schema(self) -> Schema:
         return {"oneOf": [_given(name) for name in self.names]}
 
 
 class Needs(Struct, frozen=True):
-    """One of the keys `wanted`, wherever one of the keys `where` is given; always, when there are none of these."""
+    """Requires one of the keys `wanted` beside any of the keys `where`; always, if `where` is empty."""
 
     wanted: tuple[str, ...]
     message: str
     where: tuple[str, ...] = ()
 
     def problem(self, given: Mapping[str, object]) -> tuple[str, str]:
-        is_wanted = not self.where or any(name in given for name in self.where)
-        return (self.message if is_wanted and not any(name in given for name in self.wanted) else ""), ""
+        applies = not self.where or any(name in given for name in self.where)
+        return (self.message if applies and not any(name in given for name in self.wanted) else ""), ""
 
     def schema(self) -> Schema:
         wanted = _any_given(self.wanted)
@@ -542,7 +528,7 @@ class Needs(Struct, frozen=True):
 
 
 class Excludes(Struct, frozen=True):
-    """The key `one` beside any of the keys `others`."""
+    """Refuses the key `one` beside any of the keys `others`."""
 
     one: str
     others: tuple[str, ...]
@@ -558,7 +544,7 @@ class Excludes(Struct, frozen=True):
 
 
 class OnlyWith(Struct, frozen=True):
-    """The key `one` only where `other` has one of these values."""
+    """Allows the key `one` only if `other` has one of these values."""
 
     one: str
     other: str
@@ -574,14 +560,14 @@ class OnlyWith(Struct, frozen=True):
 
 
 class Shape:
-    """A mapping that was read; subclasses declare its keys. Immutable."""
+    """A parsed mapping; subclasses declare its keys. Immutable."""
 
     KEYS: ClassVar[Mapping[str, Key[Any]]] = {}
     RULES: ClassVar[tuple[Rule, ...]] = ()
 
     def __init__(self, values: Mapping[str, Any], path: KeyPath = ()) -> None:
-        self.values = values  # those given, by their names in the file
-        self.at_path = path  # where its document has it, for `Document.position` and `Document.diagnostic`
+        self.values = values  # of the given keys, by their names in the file
+        self.at_path = path  # in its document
 
     def __init_subclass__(cls) -> None:
         own = {key.name: key for key in vars(cls).values() if isinstance(key, Key)}
@@ -598,16 +584,16 @@ class Shape:
 
     @property
     def given(self) -> frozenset[str]:
-        """The names of the keys that stand in the file."""
+        """The names of the keys in the file."""
         return frozenset(self.values)
 
     def problem(self) -> str:
-        """What is wrong with the values together that no schema can express, or ""."""
+        """Return a mistake in the values together that no schema can express, or ""."""
         return ""
 
     @classmethod
     def read(cls, value: object, at: Reading, path: KeyPath = ()) -> Self:
-        """The shape that the mapping has, without what is wrong in it. Unusable when nothing can be made of it."""
+        """Read the mapping, without its invalid values. Raises Unusable if a required value is missing or invalid."""
         if not isinstance(value, dict):
             raise at.wrong(path, f"expected a mapping, got {describe(value)}")
         for name, key in cls.KEYS.items():
@@ -619,14 +605,14 @@ class Shape:
         known = True
         for name, part in given.items():
             if name not in cls.KEYS:
-                hint = "a text with a colon in it needs quotes" if " " in name else suggestion(name, cls.KEYS)
+                hint = "put a text with a colon in quotes" if " " in name else suggestion(name, cls.KEYS)
                 at.wrong((*path, name), f"unknown key `{name}`", hint, key=True)
                 known = False
                 continue
             try:
                 values[name] = cls.KEYS[name].reader.read(part, at, (*path, name))
             except Unusable:
-                continue  # noted
+                continue
         for rule in cls.RULES if known else ():
             message, one = rule.problem(given)
             if message:
@@ -641,11 +627,11 @@ class Shape:
 
     @classmethod
     def schema(cls, into: Schemas) -> Schema:
-        """A reference to its JSON Schema, which is put into the definitions."""
+        """Add its JSON Schema to the definitions; return a reference to it."""
         name = cls.__name__.removeprefix("_")
         if name not in into.definitions:
             whole: Schema = {"type": "object"}
-            into.definitions[name] = whole  # first of all: a shape may hold itself
+            into.definitions[name] = whole  # before the keys: a shape may contain itself
             if cls.__doc__:
                 whole["description"] = cls.__doc__
             whole["properties"] = {name: key.schema(into) for name, key in cls.KEYS.items()}
@@ -660,13 +646,12 @@ class Shape:
 
 TEXT = Text()
 STRICT_TEXT = Text(strict=True)
-
-
 REGEX = Parsed(check_pattern)
+ARGV = ListOf(TEXT, at_least=1, fix_for_text="write a list, [ls, -l], or use `shell:` for the text of a shell command")
 
 
 def _given(name: str) -> Schema:
-    """That the key stands in the file with something behind it."""
+    """Return the condition that the key has a value."""
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
@@ -676,7 +661,7 @@ def _any_given(names: Iterable[str]) -> Schema:
 
 
 def _or_null(schema: Schema) -> Schema:
-    """The schema that accepts null as well."""
+    """Return the schema that accepts null as well."""
     if not schema:
         return {}
     if "anyOf" in schema:

@@ -1,10 +1,8 @@
-"""YAML text to a tree of values that know where they stand.
+"""YAML files in memory: the data, and the position of each part of it.
 
-Composed from the parser's events, with a stack of our own: PyYAML's composer recurses (a deep file would end in a
-RecursionError), keeps the last of two equal keys, and follows YAML 1.1, where `on`, `no` and `22:22` are not texts.
-Scalars are resolved by the core schema of YAML 1.2 (section 10.3.2) less its exotic spellings.
-
-A YAML file in memory: its data, and the place of every part of it.
+This module composes the tree from the parser's events, with an explicit stack: PyYAML's composer recurses (a deep file
+would end in a RecursionError), keeps the last of two equal keys, and follows YAML 1.1, where `on`, `no` and `22:22` are
+not texts. Scalars follow the core schema of YAML 1.2 (section 10.3.2) without its rare spellings.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +21,7 @@ from labctl.documents.diagnostics import (
     Diagnostic,
     DocumentError,
     Hint,
-    NotOurs,
+    NotALabctlFile,
     Position,
     line_of,
     suggest,
@@ -41,7 +38,7 @@ Value = Any  # dict[str, Value] | list[Value] | str | int | float | bool | None
 
 DEPTH_LIMIT = 64
 VALUES_LIMIT = 400_000  # of the whole file, aliases expanded
-MISTAKES_LIMIT = 100  # in the form of one file
+MISTAKES_LIMIT = 100  # in the syntax of one file
 
 _INT = re.compile(r"[-+]?[0-9]{1,300}")
 _OCTAL_OR_HEX = re.compile(r"0o[0-7]{1,200}|0x[0-9a-fA-F]{1,200}")
@@ -75,7 +72,7 @@ class Entry(Struct):
 
 
 class Tree(Struct):
-    """A value with its place; `style` is the scalar's (`|`, `>`, `'`, `"`, "" for plain)."""
+    """A value with its position; `style` is that of a scalar (`|`, `>`, `'`, `"`, "" for plain)."""
 
     data: Value
     start: Position
@@ -83,11 +80,11 @@ class Tree(Struct):
     style: str = ""
     entries: dict[str, Entry] | None = None
     items: list[Tree] | None = None
-    weight: int = 1  # how many values it has, itself included, aliases expanded
+    values: int = 1  # in it, itself included, aliases expanded
 
 
 class _Open(Struct):
-    """A mapping or list whose end has not been read yet."""
+    """A mapping or list whose end the parser has not reached yet."""
 
     tree: Tree
     anchor: str | None
@@ -98,11 +95,11 @@ class _Open(Struct):
 
 
 class _Stop(Exception):
-    """The rest of the file cannot be read."""
+    """Ends the parsing of a file after a mistake."""
 
 
 def compose(text: str, file: str) -> tuple[Tree | None, list[Diagnostic]]:
-    """The tree of the text's one document (None: empty or unreadable), and every mistake in its form."""
+    """Return the tree of the text's document (None: empty or unreadable), and all mistakes in its syntax."""
     composer = _Composer(text, file)
     return composer.compose(), composer.diagnostics
 
@@ -159,15 +156,15 @@ class _Composer:
         context = f" ({error.context})" if error.context and error.problem else ""
         hint = ""
         if "\t" in source_line[: position.column]:
-            hint = "there is a tab in this line; YAML is indented with spaces"
+            hint = "replace the tab in this line: YAML requires spaces for indentation"
         elif error.context_mark and error.context_mark.line + 1 != position.line:
-            hint = f"it began at line {error.context_mark.line + 1}"
+            hint = f"it begins at line {error.context_mark.line + 1}"
         elif source_line[position.column - 1 : position.column] in ("%", "@", "`", "*", "&", "!"):
             hint = "put the text in quotes"
         elif "expected ',' or" in problem:
-            hint = "a text with `: ` or `, ` in it is put in quotes"
+            hint = "put a text that contains `: ` or `, ` in quotes"
         elif "mapping values are not allowed" in problem:
-            hint = "a text with `: ` in it is put in quotes; a key stands on its own line"
+            hint = "put a text that contains `: ` in quotes, and each key on its own line"
         return self.stop(position, f"this is not YAML: {problem}{context}", hint)
 
     def take(self, event: yaml.Event) -> None:
@@ -194,7 +191,7 @@ class _Composer:
         tree.data = resolve(event.value) if plain else self.tagged(event, start)
         if event.anchor:
             self.anchors[event.anchor] = tree
-        self.place(tree)
+        self.append(tree)
 
     def tagged(self, event: yaml.ScalarEvent, start: Position) -> Value:
         tag = event.tag or ""
@@ -204,12 +201,12 @@ class _Composer:
         value = resolve(event.value)
         expected = {"int": int, "float": float, "bool": bool, "null": type(None)}.get(kind)
         if expected is None:
-            self.mistake(start, f"the tag `{tag.replace(_TAG, '!!')}` is not used in labctl's files")
+            self.mistake(start, f"labctl files do not use the tag `{tag.replace(_TAG, '!!')}`")
             return event.value
         if expected is float and type(value) is int:
             return float(value)
         if type(value) is not expected:
-            self.mistake(start, f"`{event.value}` is not of the type that its tag `!!{kind}` says")
+            self.mistake(start, f"`{event.value}` is not of the type of its tag `!!{kind}`")
         return value
 
     def expects_key(self) -> bool:
@@ -221,18 +218,20 @@ class _Composer:
         top.merging = merge
         if not merge and key in top.own:
             first = top.own[key].key
-            self.mistake(start, f"the key `{key}` is given twice", f"it is given first at line {first}")
+            self.mistake(start, f"duplicate key `{key}`", f"it is first at line {first}")
 
     def begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, start: Position, end: Position) -> None:
         import yaml
 
         if self.expects_key():
-            raise self.stop(start, "a key must be a text, not a list or a mapping", "a text with brackets needs quotes")
+            raise self.stop(
+                start, "a key must be a text, not a list or a mapping", "put a text with brackets in quotes"
+            )
         if len(self.stack) >= DEPTH_LIMIT:
-            raise self.stop(start, f"nested deeper than {DEPTH_LIMIT} levels")
+            raise self.stop(start, f"the file has more than {DEPTH_LIMIT} levels of nesting")
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", _TAG + ("map" if is_mapping else "seq")):
-            self.mistake(start, f"the tag `{event.tag}` is not used in labctl's files")
+            self.mistake(start, f"labctl files do not use the tag `{event.tag}`")
         tree = Tree({}, start, end, entries={}) if is_mapping else Tree([], start, end, items=[])
         self.stack.append(_Open(tree, event.anchor))
         if event.anchor:
@@ -243,34 +242,34 @@ class _Composer:
         tree = opened.tree
         tree.end = end
         if tree.entries is not None:
-            # A mapping's own keys win over merged ones (https://yaml.org/type/merge.html).
+            # A mapping's own keys override merged ones (https://yaml.org/type/merge.html).
             tree.entries = {**opened.merged, **opened.own}
             tree.data = {key: entry.value.data for key, entry in tree.entries.items()}
-            tree.weight += sum(entry.value.weight for entry in tree.entries.values())
+            tree.values += sum(entry.value.values for entry in tree.entries.values())
         elif tree.items is not None:
             tree.data = [item.data for item in tree.items]
-            tree.weight += sum(item.weight for item in tree.items)
+            tree.values += sum(item.values for item in tree.items)
         if opened.anchor:
             self.anchors[opened.anchor] = tree
-        self.place(tree, counted=True)
+        self.append(tree, counted=True)
 
     def take_alias(self, anchor: str, start: Position) -> None:
         tree = self.anchors.get(anchor)
         if tree is None:
             if any(opened.anchor == anchor for opened in self.stack):
-                raise self.stop(start, f"`*{anchor}` stands inside what it refers to")
+                raise self.stop(start, f"`*{anchor}` refers to a value that contains it")
             raise self.stop(start, f"there is no anchor `&{anchor}` before this `*{anchor}`")
         if self.expects_key():
             raise self.stop(start, "an alias cannot be a key")
-        self.count(tree.weight, start)
-        self.place(tree, counted=True)
+        self.count(tree.values, start)
+        self.append(tree, counted=True)
 
     def count(self, values: int, position: Position) -> None:
         self.values += values
         if self.values > VALUES_LIMIT:
             raise self.stop(position, f"the file has more than {VALUES_LIMIT} values (aliases expanded)")
 
-    def place(self, tree: Tree, *, counted: bool = False) -> None:
+    def append(self, tree: Tree, *, counted: bool = False) -> None:
         if not counted:
             self.count(1, tree.start)
         if not self.stack:
@@ -291,7 +290,7 @@ class _Composer:
     def merge(self, top: _Open, tree: Tree, position: Position) -> None:
         for source in tree.items if tree.items is not None else [tree]:
             if source.entries is None:
-                self.mistake(position, "`<<` merges a mapping, or a list of mappings, into this one")
+                self.mistake(position, "`<<` requires a mapping, or a list of mappings, to merge")
                 continue
             self.count(len(source.entries), position)
             for key, entry in source.entries.items():
@@ -299,12 +298,12 @@ class _Composer:
 
 
 def _position(mark: Any) -> Position:
-    # PyYAML's marks count from 0; its types differ between the C and the Python parser.
+    # Marks count from 0; their types differ between PyYAML's C and Python parsers.
     return Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
 
 
 def resolve(text: str) -> Value:
-    """The value of a plain scalar by YAML 1.2's core schema: only `true` and `false` are booleans."""
+    """Return the value of a plain scalar in YAML 1.2's core schema: only `true` and `false` are booleans."""
     if text in _SPECIAL:
         return _SPECIAL[text]
     if text[0] not in "+-.0123456789":
@@ -320,7 +319,7 @@ def resolve(text: str) -> Value:
 
 SIZE_LIMIT_BYTES = 4 << 20
 
-_TOO_LARGE = f"the file is too large: at most {SIZE_LIMIT_BYTES >> 20} MiB are read"
+_TOO_LARGE = f"the file is larger than {SIZE_LIMIT_BYTES >> 20} MiB"
 
 KeyPath = tuple[str | int, ...]
 
@@ -339,13 +338,12 @@ _KINDS = {
 _BLOCK_HEADER = re.compile(r"[|>][-+0-9]*[ \t]*(?:#.*)?$")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Document:
-    """A file that was read.
+class Document(Struct, frozen=True, eq=False, dict=True):
+    """A parsed file.
 
-    Its `data` is plain: dict (keys are always text, as written), list, str, int, float, bool, None.
-    A path names a part of it, key by key: ``("networks", "lan", "members", 0)``. Elements that the data does not have
-    are passed over, so that the path of a model's field leads to the place that the model was made from.
+    `data` consists of dict (keys are always texts, as written), list, str, int, float, bool and None.
+    A path names a part of it, key by key: ``("networks", "lan", "members", 0)``. Elements that are missing in the data
+    are skipped, so that the path of a field leads to the value that contained it.
     """
 
     file: str
@@ -354,25 +352,25 @@ class Document:
 
     @property
     def data(self) -> Value:
-        """The whole file's value; None for an empty file."""
+        """The value of the whole file; None for an empty file."""
         return self.root.data
 
     def __repr__(self) -> str:
         return f"<Document {self.file}>"
 
     def tree(self, path: KeyPath = ()) -> Tree:
-        """The part at that path, with its place."""
+        """Return the part at that path, with its position."""
         return self._walk(path)[0]
 
     def position(self, path: KeyPath = (), *, key: bool = False) -> Position:
-        """Where the value at that path begins; with `key`, where its key does (for a list's element, the element)."""
+        """Return the position of the value at that path, or, with `key`, of its key."""
         tree, key_position = self._walk(path)
         return key_position if key and key_position is not None else tree.start
 
     def position_in_text(self, path: KeyPath, line: int, column: int) -> Position:
-        """Where a place inside a text stands in the file; `line` and `column` count from 0 within the text's value.
+        """Return the position in the file of a character of a text; `line` and `column` count from 0 within the text.
 
-        Exact in block scalars (`|`) and in texts on one line; elsewhere (folded, with escapes) the text's beginning.
+        Exact in block scalars (`|`) and in texts on one line; for folded texts and escapes the beginning of the text.
         """
         tree = self._walk(path)[0]
         if tree.style == "|":
@@ -388,19 +386,20 @@ class Document:
     def diagnostic(
         self, path: KeyPath, message: str, hint: Hint = "", *, key: bool = False, in_schema: bool = False
     ) -> Diagnostic:
-        """A mistake at that path."""
+        """Return a mistake at that path."""
         return self.diagnostic_at(self.position(path, key=key), message, hint, in_schema=in_schema)
 
     def diagnostic_at(
         self, position: Position, message: str, hint: Hint = "", *, in_schema: bool = False
     ) -> Diagnostic:
-        """A mistake at that place."""
+        """Return a mistake at that position."""
         return Diagnostic(self.file, position, message, hint, self._line(position.line), in_schema)
 
     def problem(self, problem: Problem) -> Diagnostic:
-        """A mistake that a shape of this document has."""
-        one = problem
-        return self.diagnostic(one.path, one.message, one.hint, key=one.key, in_schema=one.in_schema)
+        """Return the mistake that a shape of this document has."""
+        return self.diagnostic(
+            problem.path, problem.message, problem.hint, key=problem.key, in_schema=problem.in_schema
+        )
 
     @cached_property
     def _lines(self) -> list[str]:
@@ -428,11 +427,11 @@ class Document:
         return {}
 
     def _block(self, tree: Tree) -> tuple[int, int]:
-        """The line that a block scalar's indicator stands on, and how far its text is indented."""
+        """Return the line of a block scalar's indicator, and the indentation of its text."""
         source = self._lines
         header = tree.start.line
         while header < tree.end.line and not _BLOCK_HEADER.search(source[header - 1]):
-            header += 1  # an anchor or a tag may stand on a line before the indicator
+            header += 1  # an anchor or a tag may be on a line before the indicator
         values = tree.data.split("\n") if isinstance(tree.data, str) else []
         indent = 0
         for number, value in enumerate(values):
@@ -443,7 +442,7 @@ class Document:
 
 
 def parse(text: str, file: str) -> Document:
-    """The document that the text is; `file` is what mistakes in it are attributed to. Raises DocumentError."""
+    """Parse the text; `file` is the name in messages. Raises DocumentError."""
     size_bytes = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
     if size_bytes > SIZE_LIMIT_BYTES:
         raise DocumentError([Diagnostic(file, None, _TOO_LARGE)])
@@ -454,10 +453,10 @@ def parse(text: str, file: str) -> Document:
 
 
 def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -> Document:
-    """The document in that file; mistakes are attributed to `file`, by default the path. Raises DocumentError.
+    """Read a file; `file` is its name in messages, by default the path. Raises DocumentError.
 
-    Mistakes show lines of the file. So a file that neither lies below the working directory (or `named_in`, the
-    directory of the file that names it) nor has a key of labctl's (first in a line, or in braces) is refused.
+    Messages show lines of the file. So this function refuses a file that is neither below the working directory (or
+    `named_in`, the directory of the file that names it) nor has a key of labctl (first in a line, or in braces).
     """
     shown = str(path) if file is None else file
     try:
@@ -468,11 +467,11 @@ def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -
         raise DocumentError([Diagnostic(shown, None, "this is a directory, not a file")]) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DocumentError([Diagnostic(shown, None, f"the file cannot be read: {reason}")]) from error
+        raise DocumentError([Diagnostic(shown, None, f"cannot read the file: {reason}")]) from error
     if len(raw) > SIZE_LIMIT_BYTES:
         raise DocumentError([Diagnostic(shown, None, _TOO_LARGE)])
     if not (_LABCTL_KEY.search(raw) or is_below(path, named_in or Path()) or is_below(path, Path())):
-        raise NotOurs(shown)
+        raise NotALabctlFile(shown)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -484,11 +483,11 @@ def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -
 
 
 def read_bytes(path: Path, limit_bytes: int | None = SIZE_LIMIT_BYTES) -> bytes:
-    """What is in a regular file, but for what exceeds the limit by more than a byte. Never waits. OSError, ValueError.
+    """Return the contents of a regular file, at most a byte more than the limit. Never blocks. OSError, ValueError.
 
-    Files that have no size, as below /proc, are taken for empty: reading some of them waits or has effects.
+    Files without a size, as below /proc, count as empty: reading some of them blocks or has side effects.
     """
-    _require_regular(os.stat(path))  # first of all: opening a device may have effects
+    _require_regular(os.stat(path))  # before open(2): opening a device may have side effects
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with open(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
@@ -499,7 +498,7 @@ def read_bytes(path: Path, limit_bytes: int | None = SIZE_LIMIT_BYTES) -> bytes:
 
 
 def is_below(path: Path, directory: Path) -> bool:
-    """Whether the file lies in the directory or below it, wherever symbolic links lead."""
+    """Return whether the path, with symbolic links resolved, is the directory or below it."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
@@ -515,5 +514,5 @@ def _near_files(path: Path) -> str:
     try:
         names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
     except OSError:
-        return f"there is no directory {path.parent} either"
+        return f"the directory {path.parent} does not exist"
     return suggest(path.name, names, near_only=True)

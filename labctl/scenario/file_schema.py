@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, get_args
 
 from labctl.documents.diagnostics import Mistake, describe, suggestion
 from labctl.documents.schema import (
+    ARGV,
     REGEX,
     STRICT_TEXT,
     TEXT,
@@ -95,7 +96,6 @@ SIGNAL = Parsed(signal_number)
 DURATION = Duration()
 FLAG = Flag()
 TEXTS = ListOf(TEXT, or_one=True)
-ARGV = ListOf(TEXT, at_least=1, fix_for_text="write a list, [ls, -l], or use `shell:` for the text of a shell command")
 TWO_ENDS = ListOf(TEXT, 2, 2)
 STEPS = ListOf(Anything(), at_least=1)  # step_checker reads each of them
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.scenario.model import Requirements, Scenario
 from labctl.scenario.requirements import FEATURES
 from labctl.scenario.variables import NAME_RULE, is_name
+from labctl.structs import replace
 
 if TYPE_CHECKING:
     from labctl.documents.diagnostics import Diagnostic
@@ -99,14 +99,14 @@ def _with_addresses(
     """Return the data with `${h2.ipv4}` and the like replaced; add a diagnostic for each that is wrong."""
     if "${" not in document.text:
         return data
-    from labctl.documents.diagnostics import LOOKED_AT_LIMIT, Mistake
+    from labctl.documents.diagnostics import REFERENCE_MISTAKES_LIMIT, Mistake
     from labctl.topology.address_variables import AddressVariables, may_have_references
 
     if not may_have_references(document.text):
         return data
 
     def wrong(path: KeyPath, text: str, offset: int, mistake: Mistake) -> None:
-        if len(diagnostics) > LOOKED_AT_LIMIT:
+        if len(diagnostics) > REFERENCE_MISTAKES_LIMIT:
             return
         line = text.count("\n", 0, offset)
         position = document.position_in_text(path, line, offset - (text.rfind("\n", 0, offset) + 1))
@@ -143,7 +143,7 @@ def _topology(
         return None, [
             document.diagnostic(("topology",), one.message, one.hint)
             if one.position is None
-            else dataclasses.replace(one, in_schema=False)
+            else replace(one, in_schema=False)
             for one in error.diagnostics
         ]
     except InputError as error:

@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from labctl.documents.diagnostics import LOOKED_AT_LIMIT, Mistake, suggest
+from labctl.documents.diagnostics import REFERENCE_MISTAKES_LIMIT, Mistake, suggest
 from labctl.names import name_key
 from labctl.structs import replace
 from labctl.topology.addressing import link_local
@@ -166,7 +166,7 @@ def with_addresses(topology: Topology, places: Mapping[str, Place | None], mista
         def put_in(text: str, *path: str | int) -> str:
             def wrong(offset: int, mistake: Mistake) -> None:
                 at = place.at(*path)
-                if (at, offset) in told or len(told) > LOOKED_AT_LIMIT:
+                if (at, offset) in told or len(told) > REFERENCE_MISTAKES_LIMIT:
                     return
                 told.add((at, offset))
                 line = text.count("\n", 0, offset)

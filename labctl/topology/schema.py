@@ -1,6 +1,6 @@
-"""The shapes of a topology file, as it is written: what validates it, and what its JSON Schema is made from.
+"""The shapes of a topology file: they validate it, and the JSON Schema is made from them.
 
-Addresses and prefixes are texts here: what they mean depends on each other, so `reading.py` looks at them all together.
+Addresses and prefixes are texts here: they depend on each other, so `parse.py` and `resolve.py` check them together.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from labctl.documents.diagnostics import Mistake
 from labctl.documents.schema import (
+    ARGV,
     REGEX,
     STRICT_TEXT,
     TEXT,
@@ -59,7 +60,7 @@ _MTU = Whole(MTU_MIN, MTU_MAX)
 _NAME = Text(at_least=1, strict=True)
 _VALUES = MapOf(TEXT)
 _AMOUNT = Scalar(flags=False)
-_COMMAND = ListOf(TEXT, at_least=1)
+_ARGV_ONLY = ListOf(TEXT, at_least=1, fix_for_text="write a list, [ls, -l]")
 _IPV4 = OrFalse("an address such as 10.0.1.5")
 _IPV6 = OrFalse("an address such as fd00:1::5")
 _IPV4_PREFIX = OrFalse("a prefix such as 10.0.1.0/24")
@@ -128,7 +129,7 @@ class ReadyFile(Shape):
     listening = optional(STRICT_TEXT, "A socket that listens: tcp/8000, udp/53, unix//run/x.sock.")
     line = optional(REGEX, "A regular expression that a line of its output matches.")
     file = optional(STRICT_TEXT, "A file that exists on the node.")
-    command = optional(_COMMAND, "A command that succeeds on the node.")
+    command = optional(_ARGV_ONLY, "A command that succeeds on the node.")
 
     RULES = (ExactlyOne("listening", "line", "file", "command"),)
 
@@ -136,7 +137,7 @@ class ReadyFile(Shape):
 class ProgramFile(Shape):
     """A program on a node: what services and commands have in common."""
 
-    run = optional(_COMMAND, "The program and its arguments.")
+    run = optional(ARGV, "The program and its arguments.")
     shell = optional(_NAME, "Instead of `run`: text for sh.")
     env = defaulted(_VALUES, {}, "Environment variables.")
     cwd = optional(STRICT_TEXT, "Where it runs, relative to the file's directory.")

@@ -19,7 +19,7 @@ from labctl.printable import harmless_on_github, in_log, in_xml, last_lines, one
 from labctl.report.terminal import Look, Screen
 from labctl.scenario.loader import checked
 from labctl.topology import resolve_inline
-from tests.unit.documents.test_schemas_agree import SCENARIO, TOPOLOGY, places
+from tests.unit.documents.test_schema import SCENARIO, TOPOLOGY, places
 
 BAD = "a\x1b]0;t\x07\x9b31m\u202eb\n::stop-commands::tok"
 _ALLOWED = {"\n", "\t"}

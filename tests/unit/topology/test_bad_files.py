@@ -37,7 +37,7 @@ def test_ten_megabytes_of_nesting_are_refused_at_once_with_an_ordinary_message(t
     file = tmp_path / "deep.yaml"
     file.write_text("[" * 10_000_000)
     before = time.process_time()
-    assert "the file is too large: at most 4 MiB are read" in complaint(file)
+    assert "the file is larger than 4 MiB" in complaint(file)
     assert time.process_time() - before < 2
 
 
@@ -207,7 +207,7 @@ def test_no_line_of_somebody_else_s_file_is_shown(tmp_path: Path, monkeypatch: p
     Path("lab.yaml").write_text(f"include: [{secret}]\nhosts: {{a: }}\n")
     for source in (secret, Path("lab.yaml")):
         said = complaint(source)
-        assert "this is no file of labctl's" in said
+        assert "this is not a labctl file" in said
         assert ":*:" not in said
         assert "hash" not in said
 

@@ -1,4 +1,4 @@
-"""YAML: values, places, and what is refused."""
+"""YAML: values, positions and syntax errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_keys_are_texts_as_written() -> None:
     assert parse("80: a\ntrue: b\nnull: c\n", "f").data == {"80": "a", "true": "b", "null": "c"}
 
 
-def test_merged_keys_give_way_to_a_mapping_s_own_and_keep_their_places() -> None:
+def test_own_keys_override_merged_ones_which_keep_their_positions() -> None:
     document = parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n", "f")
     assert document.data["b"] == {"x": 1, "y": 3}
     assert document.position(("b", "x")) == Position(1, 11)
@@ -69,12 +69,12 @@ def test_a_quoted_merge_key_is_an_ordinary_key() -> None:
     assert parse("{'<<': 1}", "f").data == {"<<": 1}
 
 
-def test_every_duplicate_key_is_told_with_both_places() -> None:
+def test_a_duplicate_key_is_reported_with_both_positions() -> None:
     with pytest.raises(DocumentError) as caught:
         parse("a: 1\nb: {c: 1, c: 2}\na: 3\n", "f")
     assert [(str(one.position), one.hint) for one in caught.value.diagnostics] == [
-        ("2:11", "it is given first at line 2:5"),
-        ("3:1", "it is given first at line 1:1"),
+        ("2:11", "it is first at line 2:5"),
+        ("3:1", "it is first at line 1:1"),
     ]
 
 
@@ -83,17 +83,17 @@ def test_every_duplicate_key_is_told_with_both_places() -> None:
     [
         ("a: [", "2:1: this is not YAML"),
         ("\ta: 1", "1:1: this is not YAML"),
-        ("a: &a [*a]", "`*a` stands inside what it refers to"),
+        ("a: &a [*a]", "`*a` refers to a value that contains it"),
         ("a: *b", "there is no anchor `&b`"),
-        ("a: !foo 1", "the tag `!foo` is not used"),
+        ("a: !foo 1", "labctl files do not use the tag `!foo`"),
         ("a: !!int x", "`x` is not of the type"),
         ("? [1]\n: 2", "a key must be a text"),
         ("a: 1\n---\nb: 2\n", "2:1: a second document begins here"),
         ("a: 1\nb: \x01", "2:4: the character U+0001"),
-        ("<<: 5", "`<<` merges a mapping"),
+        ("<<: 5", "`<<` requires a mapping"),
     ],
 )
-def test_what_is_not_understood_is_told_with_its_place(text: str, message: str) -> None:
+def test_a_syntax_error_is_reported_with_its_position(text: str, message: str) -> None:
     assert any(message in one for one in mistakes(text)), mistakes(text)
 
 
@@ -125,11 +125,11 @@ def test_merges_that_multiply_are_stopped() -> None:
         ("- {k: [a, bcd]}", 0, 0, Position(1, 3)),
     ],
 )
-def test_a_place_inside_a_text_is_a_place_in_the_file(text: str, line: int, column: int, expected: Position) -> None:
+def test_a_position_in_a_text_is_a_position_in_the_file(text: str, line: int, column: int, expected: Position) -> None:
     assert parse(text, "f").position_in_text(("k",) if text[0] == "k" else (0,), line, column) == expected
 
 
-def test_the_caret_stands_below_what_is_meant_even_after_wide_characters() -> None:
+def test_the_caret_is_below_the_right_column_after_wide_characters() -> None:
     document = parse("主机: {名: x}\n", "f")
     assert document.diagnostic(("主机", "名"), "no").render().splitlines()[1:] == [
         "  | 主机: {名: x}",
@@ -160,5 +160,5 @@ def test_any_text_is_read_or_refused_with_a_diagnostic(text: str) -> None:
         max_leaves=20,
     )
 )
-def test_json_is_read_as_json_says(value: object) -> None:
+def test_json_is_valid_yaml_with_the_same_values(value: object) -> None:
     assert parse(json.dumps(value, ensure_ascii=False), "f").data == value

@@ -1,6 +1,6 @@
-"""The published JSON Schemas and labctl's own validation agree on documents near the valid ones.
+"""Shapes: how they read values, and that the published JSON Schemas accept the same documents.
 
-Names that must exist, texts that are parsed and the like are beyond a schema: such mistakes are not marked `in_schema`.
+A schema cannot express that names must exist or that texts have a syntax: such mistakes are not marked `in_schema`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl.documents import Diagnostic, parse
+from labctl.documents.schema import Reading, Shape, Unusable
 from labctl.scenario import json_schema
+from labctl.scenario.file_schema import ExpectBody, RepeatBody, RunBody, StartBody, StopBody
 from labctl.scenario.loader import checked
 from labctl.topology import resolve_inline
 from labctl.topology.schema import schema as topology_schema
@@ -262,20 +264,100 @@ def test_steps(step: dict[str, Any], valid: bool) -> None:
     agree("scenario", data)
 
 
-def undescribed(schema: Any, where: str = "") -> Iterator[str]:
+def without_description(schema: Any, where: str = "") -> Iterator[str]:
     if isinstance(schema, dict):
         for name, part in schema.get("properties", {}).items():
             if "additionalProperties" in schema and not part.get("description"):
                 yield f"{where}.{name}"
         for key, part in schema.items():
-            yield from undescribed(part, f"{where}.{key}")
+            yield from without_description(part, f"{where}.{key}")
     elif isinstance(schema, list):
         for part in schema:
-            yield from undescribed(part, where)
+            yield from without_description(part, where)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_and_every_mapping_has_a_description(kind: str) -> None:
     schema = KINDS[kind][1]
-    assert list(undescribed(schema)) == []
+    assert list(without_description(schema)) == []
     assert [name for name, part in schema["$defs"].items() if not part.get("description")] == []
+
+
+def problems(shape: type[Shape], data: object, *, final: bool = False) -> list[str]:
+    reading = Reading(final=final)
+    try:
+        shape.read(data, reading)
+    except Unusable:
+        assert reading.problems, "what is unusable has a reason"
+    return [str(problem) for problem in reading.problems]
+
+
+def test_every_mistake_is_reported_with_its_path() -> None:
+    data = {"run": ["a", None], "expect": {"exit": {"atleast": 1}, "stdout": 7}, "env": [], "any_exit": 1}
+    assert problems(RunBody, data) == [
+        "on: the key `on` is missing",
+        "run.1: expected text, got nothing",
+        "expect.exit.atleast: unknown key `atleast`",
+        "env: expected a mapping, got a list",
+        "any_exit: expected true or false, got the number 1",
+    ]
+
+
+def test_a_number_is_accepted_as_text_and_a_boolean_is_not() -> None:
+    assert RunBody.read({"on": "a", "run": ["sleep", 0.5, 10]}, Reading()).run == ["sleep", "0.5", "10"]
+    assert problems(RunBody, {"on": "a", "run": [True]}) == ["run.0: expected text, got true"]
+
+
+def test_a_command_line_in_place_of_a_list_names_the_fix() -> None:
+    reading = Reading()
+    RunBody.read({"on": "a", "run": "ls -l"}, reading)
+    assert [(str(one), one.hint) for one in reading.problems] == [
+        (
+            "run: expected a list, got the text `ls -l`",
+            "write a list, [ls, -l], or use `shell:` for the text of a shell command",
+        )
+    ]
+
+
+def test_shorthands_stand_for_their_mapping() -> None:
+    expect = ExpectBody.read({"on": "a", "reachable": "b", "listening": "tcp/1", "accept_queue": 3}, Reading())
+    assert expect.reachable is not None
+    assert expect.reachable.node == "b"
+    assert expect.accept_queue is not None
+    assert expect.accept_queue.equals == 3
+
+
+@pytest.mark.parametrize("times", ["${n}", "x${n}"])
+def test_a_variable_may_replace_a_number_until_its_substitution(times: str) -> None:
+    data = {"times": times, "steps": [1]}
+    assert problems(RepeatBody, data) == []
+    assert problems(RepeatBody, data, final=True) == [f"times: expected a whole number, got the text `{times}`"]
+
+
+@pytest.mark.parametrize(("times", "told"), [(3, 3), ("3", 3), (" 3 ", 3)])
+def test_a_number_may_be_written_as_a_text(times: object, told: int) -> None:
+    assert RepeatBody.read({"times": times, "steps": [1]}, Reading(final=True)).times == told
+
+
+@pytest.mark.parametrize("times", [True, 1.5, "x", "", "\N{ARABIC-INDIC DIGIT ONE}", "9" * 50, None, []])
+def test_any_other_value_is_not_a_whole_number(times: object) -> None:
+    assert len(problems(RepeatBody, {"times": times, "steps": [1]})) == 1
+
+
+def test_the_keys_of_a_shape_cannot_be_changed() -> None:
+    body = StopBody.read({"process": "x"}, Reading())
+    with pytest.raises(AttributeError):
+        body.process = "y"
+
+
+def test_a_key_without_a_value_equals_a_missing_key() -> None:
+    body = StartBody.read({"on": "a", "run": ["x"], "ready": None}, Reading())
+    assert body.ready is None
+    assert body.given == {"on", "run"}
+
+
+def test_equal_shapes_are_equal() -> None:
+    one: dict[str, Any] = {"process": "x"}
+    assert StopBody.read(one, Reading()) == StopBody.read(one, Reading())
+    assert StopBody.read(one, Reading()) != StopBody.read({"process": "y"}, Reading())
+    assert repr(StopBody.read(one, Reading())) == "StopBody(process='x')"
