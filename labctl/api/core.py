@@ -14,10 +14,12 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from labctl.api.journal import ActivityKind, Entry, Journal, show_command
+from labctl.api.journal import ActivityKind, Entry, Journal, Seen, show_command
 from labctl.errors import InputError, LabGone, NotFound
 from labctl.lab.client.handle import Lab as Engine
 from labctl.names import name_key
+from labctl.programs.output import Stream
+from labctl.programs.program import Program as Running
 from labctl.programs.program import Programs
 from labctl.programs.waiting import Scope, Watcher
 from labctl.unpatched import monotonic
@@ -94,8 +96,6 @@ class Core:
     def _watch_services(self) -> None:
         if not any(node.services for node in self.plan.nodes):
             return
-        from labctl.api.program import seen
-
         self.programs.add_services(self.plan, may_have_ended=self.attached)
         for key, service in self.programs.services.items():
             what = f"{service.command.name}: {show_command(tuple(service.command.argv))}"
@@ -208,6 +208,12 @@ class Core:
             for service in self.programs.unaccounted()
             if service.kind == "service"
         ]
+
+
+def seen(running: Running) -> Seen:
+    """Return the state of a program, for the journal."""
+    outcome = "gone with its lab" if running.gone else running.state
+    return Seen(outcome, running.ended, running.text(Stream.STDOUT), running.text(Stream.STDERR))
 
 
 def not_found(problem: str, word: str, allowed: Iterable[str]) -> NotFound:

@@ -17,8 +17,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.api.core import LONGEST_WAIT_S, Core
-from labctl.api.journal import ActivityKind, Entry, Seen, show_command, tail
+from labctl.api.core import LONGEST_WAIT_S, Core, seen
+from labctl.api.journal import ActivityKind, Entry, show_command, tail
 from labctl.errors import LabctlError, LabGone, ProgramFailed, ProgramNotReady, ProgramTimedOut
 from labctl.patterns import TooSlow, search
 from labctl.programs.output import Stream
@@ -409,9 +409,3 @@ class Program(ProgramFacts):
         if not seen:
             how = f"it {self.state}" if running.ended else f"that was not so within {timeout_s:g} s"
             raise self._failure(not_ready(ready, before, how))
-
-
-def seen(running: Running) -> Seen:
-    """Its state, for the journal."""
-    outcome = "gone with its lab" if running.gone else running.state
-    return Seen(outcome, running.ended, running.text(Stream.STDOUT), running.text(Stream.STDERR))

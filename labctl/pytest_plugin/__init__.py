@@ -12,21 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from labctl import AsyncLab, Lab
-    from labctl.pytest_plugin.labs import LabFactory, Labs, UsedLabs
+    from labctl.pytest_plugin.labs import LabFactory, Labs
     from labctl.pytest_plugin.scenarios import ScenarioFile
-    from labctl.scenario.results import RunResult
-
-# Of a session in which a fixture was asked for a lab: those made with `lab_factory`.
-LABS: pytest.StashKey[UsedLabs] = pytest.StashKey()
-# Of a test: the labs that it has used; of a scenario: how it ended, and what was seen in its lab when it failed.
-USED_LABS: pytest.StashKey[UsedLabs] = pytest.StashKey()
-SCENARIO_RUN: pytest.StashKey[RunResult] = pytest.StashKey()
-SCENARIO_SEEN: pytest.StashKey[str] = pytest.StashKey()
 
 _MARKERS = (
     "topology(topology, scope='function'): what the fixture `lab` is made of: a shape ('pair', 'star:3'), a file, "

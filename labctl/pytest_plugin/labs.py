@@ -23,8 +23,8 @@ import pytest
 from labctl.api.lab import Lab
 from labctl.api.topology import Topology
 from labctl.errors import LabctlError, MachineError
-from labctl.pytest_plugin import LABS, USED_LABS
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible, temporary_root
+from labctl.pytest_plugin.stash import LABS, USED_LABS
 
 if TYPE_CHECKING:
     from labctl.api.async_lab import AsyncLab

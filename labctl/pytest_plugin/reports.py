@@ -6,6 +6,7 @@ pytest on GitHub's runners: annotations of failed scenarios, and the job's summa
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -19,17 +20,43 @@ import pytest
 import labctl
 from labctl.errors import LabctlError, describe_errno
 from labctl.printable import in_log, painted
-from labctl.pytest_plugin import LABS, SCENARIO_RUN, SCENARIO_SEEN, USED_LABS
 from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, on_github, seed_of
+from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN, SCENARIO_SEEN, USED_LABS
 from labctl.report.terminal import Look, look_of
 from labctl.scenario.results import RunResult
-from labctl.structs import replace
+from labctl.structs import msgspec, replace
 from labctl.unpatched import monotonic
 
 SECTION = "labctl"
 _OWN_CODE = Path(labctl.__file__).parent
 _LONGEST_NAME = 120
 _TELLING = (OSError, RuntimeError, ValueError)  # what else labctl raises with a message for people
+
+
+# Results on pytest's reports, as text: the main process reports what runs in a worker of xdist.
+_RUN = "labctl_run"
+_TEXT = "labctl_text"
+
+
+def attach(report: pytest.TestReport, run: RunResult) -> None:
+    """The run goes with the report to wherever that is read."""
+    vars(report)[_RUN] = json.dumps(msgspec.to_builtins(run))
+
+
+def attach_text(report: pytest.TestReport, text: str) -> None:
+    """The same with what was told of a test's labs."""
+    vars(report)[_TEXT] = text
+
+
+def attached_run(report: pytest.TestReport) -> RunResult | None:
+    """What `attach` attached."""
+    text = vars(report).get(_RUN)
+    return None if text is None else msgspec.convert(json.loads(text), RunResult)
+
+
+def attached_text(report: pytest.TestReport) -> str:
+    """What `attach_text` attached; "" when nothing."""
+    return str(vars(report).get(_TEXT, ""))
 
 
 def look() -> Look:
@@ -99,8 +126,6 @@ def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunRes
     elif chosen_artifacts_root(item.config) is not None:
         _write_artifacts(item, "", run)
     if on_github():
-        from labctl.pytest_plugin.scenarios import attach
-
         attach(report, run)
 
 
@@ -110,8 +135,6 @@ def _put(item: pytest.Item, report: pytest.TestReport, told: str, run: RunResult
     text = in_log("\n".join(map(painted, lines)), os.environ)
     report.sections.append((SECTION, text))
     if run is None and on_github():
-        from labctl.pytest_plugin.scenarios import attach_text
-
         attach_text(report, text)
 
 
@@ -171,7 +194,6 @@ class Told:
         """Annotations into the log, results and failed tests onto the job's page."""
         if not self._reports:
             return
-        from labctl.pytest_plugin.scenarios import attached_run, attached_text
         from labctl.report import ci
 
         runs = [run for report in self._reports if (run := attached_run(report)) is not None]

@@ -1,11 +1,7 @@
-"""Scenario files as tests: one item a scenario, whose id is its file and its name.
-
-Results of scenarios on pytest's reports: as text, for what runs in an xdist worker is told by the main process.
-"""
+"""Scenario files as tests: one item a scenario, whose id is its file and its name."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,40 +12,14 @@ import pytest
 
 from labctl.errors import InputError, MachineError
 from labctl.printable import in_log, visible
-from labctl.pytest_plugin import SCENARIO_RUN, SCENARIO_SEEN
 from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
+from labctl.pytest_plugin.stash import SCENARIO_RUN, SCENARIO_SEEN
 from labctl.scenario.loader import has_steps
 from labctl.scenario.model import Scenario
 from labctl.scenario.results import Outcome, RunResult, ScenarioResult
-from labctl.structs import msgspec
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-
-
-_RUN = "labctl_run"
-_TEXT = "labctl_text"
-
-
-def attach(report: pytest.TestReport, run: RunResult) -> None:
-    """The run goes with the report to wherever that is read."""
-    vars(report)[_RUN] = json.dumps(msgspec.to_builtins(run))
-
-
-def attach_text(report: pytest.TestReport, text: str) -> None:
-    """The same with what was told of a test's labs."""
-    vars(report)[_TEXT] = text
-
-
-def attached_run(report: pytest.TestReport) -> RunResult | None:
-    """What `attach` attached."""
-    text = vars(report).get(_RUN)
-    return None if text is None else msgspec.convert(json.loads(text), RunResult)
-
-
-def attached_text(report: pytest.TestReport) -> str:
-    """What `attach_text` attached; "" when nothing."""
-    return str(vars(report).get(_TEXT, ""))
 
 
 class ScenarioFailed(Exception):

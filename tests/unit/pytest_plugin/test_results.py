@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.programs.output import OutputRecord
-from labctl.pytest_plugin.reports import _folder_name
-from labctl.pytest_plugin.scenarios import attach, attached_run
+from labctl.pytest_plugin.reports import _folder_name, attach, attached_run
 from labctl.scenario.results import CallRecord, Outcome, RunResult, ScenarioResult, StepResult
 
 RUNS = st.builds(

@@ -75,7 +75,7 @@ def session(folder: Path, options: str = "") -> dict[str, str]:
 
 def test_a_session_without_labs_imports_the_plugin_and_nothing_else(tmp_path: Path) -> None:
     said = session(tmp_path, '"-p", "no:hypothesispytest", "-p", "no:fakefs", "--doctest-modules",')
-    assert said["modules"] == "labctl labctl.pytest_plugin"
+    assert said["modules"] == "labctl labctl.pytest_plugin labctl.pytest_plugin.stash"
     assert said["slow"] == ""
     assert said["status"] == "0"
 
