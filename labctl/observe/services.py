@@ -1,9 +1,7 @@
-"""Services of a lab: started in dependency order, each when those that it comes after are ready.
+"""Services and commands of a lab: commands run first, then services start in dependency order, each when ready.
 
-They are detached processes, which the keeper starts again where the file says so. What is not ready in time is an
-error that shows what it wrote; who asked for it then ends the lab, or has it put back (`Lab.changing`).
-
-Whether a program is ready, as far as its node shows it: a socket that listens, a file that is there.
+Services are detached processes, which the keeper restarts as the file declares. A service that is not ready in time is
+an error that shows its output; the caller then ends the lab or rolls it back (`Lab.changing`).
 """
 
 from __future__ import annotations
@@ -36,17 +34,17 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Plan
 
 
-AddressesOf = Callable[[str], Collection[IPv4Address | IPv6Address]]  # of a node's name, or an address as written
+AddressesOf = Callable[[str], Collection[IPv4Address | IPv6Address]]  # the argument: a node's name or an address
 
 
 def listens(lab: Observable, node: str, where: ListeningAt, addresses_of: AddressesOf) -> bool:
-    """Whether a socket of the node listens (UDP: is bound) exactly there."""
+    """Whether a socket of the node listens (UDP: is bound) at `where`."""
     found = sockets(lab, node, (Transport(where.protocol),))
     return any(socket.listening and is_at(socket, where, addresses_of) for socket in found)
 
 
 def is_at(socket: Socket, where: ListeningAt, addresses_of: AddressesOf) -> bool:
-    """Whether the socket's local end is there."""
+    """Whether the socket's local address is `where`."""
     if where.protocol is Protocol.UNIX:
         return socket.path == where.name
     if socket.local_port != where.port:
@@ -57,9 +55,9 @@ def is_at(socket: Socket, where: ListeningAt, addresses_of: AddressesOf) -> bool
 
 
 def why_refused(lab: Observable, node: str, address: IPv4Address | IPv6Address, port: int) -> str:
-    """Where the node listens on that TCP port when not at that address, and what to try; "" when it does, or nowhere.
+    """Return at which other addresses the node listens on that TCP port, and the remedy.
 
-    KernelError when its sockets cannot be listed.
+    "" if it listens at that address, or nowhere. KernelError.
     """
     found = [one for one in sockets(lab, node, (Transport.TCP,)) if one.listening and one.local_port == port]
     if not found or any(fits(address, one.local, one.interface) or one.takes(address) for one in found):
@@ -70,8 +68,8 @@ def why_refused(lab: Observable, node: str, address: IPv4Address | IPv6Address, 
     return f"{node} listens on port {port} at {where} only"
 
 
-def is_there(lab: Observable, node: str, path: str) -> bool:
-    """Whether the node has a file of that path. KernelError when that cannot be seen."""
+def file_exists(lab: Observable, node: str, path: str) -> bool:
+    """Whether the node has a file of that path. KernelError if the kernel does not report it."""
     try:
         os.close(lab.open_file(node, path, os.O_PATH))
     except KernelError as error:
@@ -81,46 +79,43 @@ def is_there(lab: Observable, node: str, path: str) -> bool:
     return True
 
 
-FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S = 0.001, 0.05
-SHOWN_CHARACTERS = 2000  # of what a command or a service wrote, in the error that reports its failure
-READ_BYTES = 65536  # of what a command wrote
+MIN_POLL_INTERVAL_S, MAX_POLL_INTERVAL_S = 0.001, 0.05
+SHOWN_CHARACTERS = 2000  # of the output of a command or a service, in the error that reports its failure
+READ_BYTES = 65536  # of the output of a command
 
 
 def visible_paths(plan: Plan) -> tuple[str, ...]:
-    """The directories of services and commands, and sources of files, which hosts are to see wherever they lie."""
+    """Return the paths that hosts must see: directories of services and commands, and sources of files."""
     of_services = [service.directory for node in plan.nodes for service in node.services]
     of_commands = [command.directory for node in plan.nodes for command in node.commands]
     sources = [source for node in plan.nodes for source in node.tree.sources]
-    # Of a placed file its directory: a file that is replaced is another one. A place such as /tmp is not shown whole.
+    # The directory of a placed file, because an editor replaces the file itself. /tmp and the like stay private.
     beside = [os.path.dirname(file.source) for node in plan.nodes for file in node.tree.files if file.source]
     return tuple(dict.fromkeys([*of_services, *of_commands, *beside, *sources]))
 
 
 def start(lab: Lab, plan: Plan, keys: Iterable[str] | None = None) -> None:
-    """Start those services (NODE/SERVICE; None: all) of the plan, and wait until all of them are ready.
+    """Start services of the plan (`keys`: NODE/SERVICE; None: all, after all commands), and wait until they are ready.
 
-    With all of them, the commands of all nodes are run before.
-
-    Those that they come after and that are not among them are taken to be ready. LabError shows the output of the one
-    that was not in time; the others go on.
+    Services in `after` that are not among them count as ready. LabError, with the output of the one that was not ready
+    in time; the others keep running.
     """
     if keys is None:
         run_commands(lab, plan)
     services = services_of(plan.nodes)
     order = in_order(services if keys is None else keys, services)
     if order:
-        _Start(lab, plan, {key: services[key] for key in order}).carry_out()
+        _Startup(lab, plan, {key: services[key] for key in order}).run()
 
 
 def run_commands(lab: Lab, plan: Plan, nodes: Iterable[str] | None = None) -> None:
-    """Run the commands (`exec`) of those nodes of the plan (None: all), each to its end, those of one node in order.
+    """Run the commands (`exec`) of nodes of the plan (None: all): of each node in order, of all nodes in parallel.
 
-    Nodes do not wait for each other. LabError shows the output of the first command that failed; those of other nodes
-    are then ended, too.
+    LabError, with the output of the first command that failed; the commands of other nodes are then ended.
     """
     chosen = None if nodes is None else frozenset(nodes)
     queues = [
-        _Commands(lab, node.name, node.commands)
+        _CommandQueue(lab, node.name, node.commands)
         for node in plan.nodes
         if node.commands and (chosen is None or node.name in chosen)
     ]
@@ -133,66 +128,66 @@ def run_commands(lab: Lab, plan: Plan, nodes: Iterable[str] | None = None) -> No
             ended = {key.data.node: key.data for key, _ in selector.select(max(left_s, 0))}
             for queue in queues:
                 if queue.process is not None:
-                    queue.look(selector, ended=queue.node in ended)
+                    queue.check(selector, ended=queue.node in ended)
 
 
-def commands_changed(old: Plan, new: Plan, gone: Iterable[str] = ()) -> tuple[str, ...]:
-    """The nodes whose commands are to be run after a change: new ones, and those that have other commands."""
-    anew = frozenset(gone)
-    before = {node.name: node.commands for node in old.nodes if node.name not in anew}
+def _nodes_with_new_commands(old: Plan, new: Plan, replaced: Collection[str]) -> tuple[str, ...]:
+    """Return the nodes whose commands run after a change: new nodes, and those that have other commands."""
+    before = {node.name: node.commands for node in old.nodes if node.name not in replaced}
     return tuple(node.name for node in new.nodes if node.commands and node.commands != before.get(node.name))
 
 
-class _Commands:
-    """The commands of one node: one after the other, their output in memory."""
+class _CommandQueue:
+    """The commands of one node, which run one after the other, with their output in memory."""
 
     def __init__(self, lab: Lab, node: str, commands: Iterable[Command]) -> None:
         self.lab = lab
         self.node = node
-        self.left = deque(commands)
+        self.remaining = deque(commands)
         self.process: Process | None = None
         self.output = -1
         self.until = 0.0  # CLOCK_MONOTONIC
 
     def begin(self, selector: selectors.BaseSelector) -> None:
-        """Start the first of those that are left. LabError when it cannot be started."""
-        command = self.left[0]
-        self.output = os.memfd_create("labctl-exec", os.MFD_CLOEXEC)  # no pipe: what it leaves behind may go on writing
-        argv = (_located(command.argv[0], command.directory), *command.argv[1:])
-        environment = dict(command.environment)
+        """Start the next command. LabError."""
+        command = self.remaining[0]
+        self.output = os.memfd_create(
+            "labctl-exec", os.MFD_CLOEXEC
+        )  # not a pipe: processes that it leaves behind may go on writing
+        argv = (_resolve(command.argv[0], command.directory), *command.argv[1:])
         try:
             self.process = self.lab.spawn(
                 self.node,
                 argv,
-                env=environment,
+                env=dict(command.environment),
                 cwd=command.directory,
                 user=command.user,
                 stdout=self.output,
                 stderr=self.output,
             )
         except (InputError, LabError) as error:
-            raise LabError(f"exec of {self.node}: `{command}` cannot be started: {error}") from error
+            raise LabError(f"exec of {self.node}: cannot start `{command}`: {error}") from error
         self.until = monotonic() + command.within_s
         selector.register(self.process, selectors.EVENT_READ, self)
 
-    def look(self, selector: selectors.BaseSelector, *, ended: bool) -> None:
-        """Go on with the next command when this one has ended well. LabError when it failed, or is late."""
+    def check(self, selector: selectors.BaseSelector, *, ended: bool) -> None:
+        """Start the next command if this one has exited with 0. LabError if it failed or timed out."""
         assert self.process is not None
         status = self.process.wait(0) if ended else None
         if status is None:
             if not ended and monotonic() >= self.until:
-                raise self._failure(f"has not ended within {format_duration(self.left[0].within_s)}")
+                raise self._failure(f"timed out after {format_duration(self.remaining[0].within_s)}")
             return
         if status:
-            raise self._failure(f"was ended by signal {-status}" if status < 0 else f"exited with status {status}")
+            raise self._failure(f"was killed by signal {-status}" if status < 0 else f"exited with status {status}")
         selector.unregister(self.process)
         self.close()
-        self.left.popleft()
-        if self.left:
+        self.remaining.popleft()
+        if self.remaining:
             self.begin(selector)
 
     def close(self) -> None:
-        """Let go of the command that runs; it is ended."""
+        """End the command that runs."""
         process, self.process = self.process, None
         if process is not None:
             _end_process(process)
@@ -202,13 +197,13 @@ class _Commands:
 
     def _failure(self, how: str) -> LabError:
         written = os.pread(self.output, READ_BYTES, max(0, os.fstat(self.output).st_size - READ_BYTES))
-        return LabError(f"exec of {self.node}: `{self.left[0]}` {how}. {_said(written)}")
+        return LabError(f"exec of {self.node}: `{self.remaining[0]}` {how}. {_output(written)}")
 
 
 def stop(lab: Lab, plan: Plan, keys: Iterable[str]) -> None:
-    """Stop those services of the plan, each before what it comes after; one that does not run is left alone."""
+    """Stop the services that run, each before those that it depends on."""
     services = services_of(plan.nodes)
-    running = {(info.node, info.name) for info in lab.processes() if _runs(info)}
+    running = _running(lab)
     for key in reversed(in_order(keys, services)):
         node, service = services[key]
         if (node, service.name) in running:
@@ -216,35 +211,37 @@ def stop(lab: Lab, plan: Plan, keys: Iterable[str]) -> None:
 
 
 def not_running(lab: Lab, plan: Plan) -> tuple[str, ...]:
-    """The services of the plan that do not run: ended, stopped by hand, or never started."""
-    running = {(info.node, info.name) for info in lab.processes() if _runs(info)}
+    """Return the services of the plan that do not run: they ended, were stopped, or were never started."""
+    running = _running(lab)
     return tuple(key for key, (node, service) in services_of(plan.nodes).items() if (node, service.name) not in running)
 
 
 @contextmanager
 def replacing(
-    lab: Lab, old: Plan, new: Plan, gone: Iterable[str] = (), restarted: Iterable[str] = ()
+    lab: Lab, old: Plan, new: Plan, removed: Collection[str] = (), restarted: Collection[str] = ()
 ) -> Iterator[None]:
-    """Around `lab.reconcile(new)`: services that are gone or not the same are stopped before, new ones started after.
+    """Wrap `lab.reconcile(new)`: stop services that are removed or changed before it, and start services after it.
 
-    All services of `restarted` nodes are started again. Services of the new plan that do not run are started, too. To
-    be used within `lab.changing()`, which puts all back when one is not ready, or what is inside fails.
+    It starts new and changed services, those that do not run, and all services of `restarted` nodes; `removed` are
+    nodes. Use it within `lab.changing()`, which rolls back if a service is not ready or the body fails.
     """
-    before, after, ended, anew = services_of(old.nodes), services_of(new.nodes), frozenset(gone), frozenset(restarted)
+    before, after = services_of(old.nodes), services_of(new.nodes)
+    replaced = {*removed, *restarted}
     down = set(not_running(lab, old))
     same = {
         key
         for key in before.keys() & after.keys()
-        if before[key][0] not in ended | anew and _alike(before[key], after[key])
+        if before[key][0] not in replaced and runs_alike(before[key][1], after[key][1])
     }
-    stop(lab, old, [key for key in before if key not in same and key not in down and before[key][0] not in ended])
+    stop(lab, old, [key for key in before if key not in same and key not in down and before[key][0] not in removed])
     yield
-    run_commands(lab, new, commands_changed(old, new, ended | anew))
+    run_commands(lab, new, _nodes_with_new_commands(old, new, replaced))
     start(lab, new, [key for key in after if key not in same or key in down])
 
 
-def _alike(one: tuple[str, Service], other: tuple[str, Service]) -> bool:
-    return runs_alike(one[1], other[1])
+def _running(lab: Lab) -> set[tuple[str, str]]:
+    """Return (node, name) of the processes that run."""
+    return {(info.node, info.name) for info in lab.processes() if _runs(info)}
 
 
 def _runs(info: ProcessInfo) -> bool:
@@ -252,7 +249,7 @@ def _runs(info: ProcessInfo) -> bool:
 
 
 class _Starting(Struct):
-    """A service that was started and is not ready yet."""
+    """A service that has been started and is not ready yet."""
 
     key: str
     node: str
@@ -261,29 +258,31 @@ class _Starting(Struct):
     probe: Process | None = None
 
 
-class _Start:
+class _Startup:
+    """Starts services when those that they depend on are ready, and polls until all are."""
+
     def __init__(self, lab: Lab, plan: Plan, services: dict[str, tuple[str, Service]]) -> None:
         self.lab = lab
         self.plan = plan
         self.waiting = services
         self.starting: dict[str, _Starting] = {}
 
-    def carry_out(self) -> None:
+    def run(self) -> None:
         pause = threading.Event()
-        interval_s = FIRST_LOOK_AGAIN_S
+        interval_s = MIN_POLL_INTERVAL_S
         try:
             while self.waiting or self.starting:
-                if self._begin() | self._look():
-                    interval_s = FIRST_LOOK_AGAIN_S
+                if self._start_next() | self._check():
+                    interval_s = MIN_POLL_INTERVAL_S
                 elif self.starting:
                     pause.wait(interval_s)
-                    interval_s = min(interval_s * 2, LAST_LOOK_AGAIN_S)
+                    interval_s = min(interval_s * 2, MAX_POLL_INTERVAL_S)
         finally:
             for one in self.starting.values():
                 _end(one)
 
-    def _begin(self) -> bool:
-        """Start what waits for nothing more; whether there was any."""
+    def _start_next(self) -> bool:
+        """Start the services whose dependencies are ready; return whether there was one."""
         not_ready = self.waiting.keys() | self.starting.keys()
         now = [key for key, (_, service) in self.waiting.items() if not not_ready & set(service.after)]
         for key in now:
@@ -297,7 +296,7 @@ class _Start:
         try:
             self.lab.start_process(
                 node,
-                (_located(service.argv[0], service.directory), *service.argv[1:]),
+                (_resolve(service.argv[0], service.directory), *service.argv[1:]),
                 name=service.name,
                 env=dict(service.environment),
                 cwd=service.directory,
@@ -306,16 +305,16 @@ class _Start:
                 terminal=TERMINAL_SIZE if service.tty else None,
             )
         except (InputError, LabError) as error:
-            raise LabError(f"service {key}: cannot be started: {error}") from error
+            raise LabError(f"service {key}: cannot start it: {error}") from error
 
-    def _look(self) -> bool:
-        """Look at all that have been started; whether one has become ready. LabError when one cannot any more."""
+    def _check(self) -> bool:
+        """Check the started services; return whether one has become ready. LabError if one ended or is late."""
         if not self.starting:
             return False
         infos = {(info.node, info.name): info for info in self.lab.processes()}
         ready = []
         for key, one in self.starting.items():
-            late = monotonic() >= one.until  # before the last look
+            late = monotonic() >= one.until  # read before the last check
             info = infos.get((one.node, one.service.name))
             ended = info is None or not _runs(info)
             assert one.service.ready is not None
@@ -339,13 +338,13 @@ class _Start:
             except TooSlow as error:
                 raise LabError(f"{one.node}/{one.service.name}: {error}") from error
         if wanted.file:
-            return is_there(self.lab, one.node, wanted.file)
+            return file_exists(self.lab, one.node, wanted.file)
         return self._succeeds(one, wanted.command)
 
     def _succeeds(self, one: _Starting, command: tuple[str, ...]) -> bool:
-        """One attempt after the other; a look never waits for one."""
+        """Run the readiness command again and again; this never waits for it."""
         if one.probe is None:
-            argv = (_located(command[0], one.service.directory), *command[1:])
+            argv = (_resolve(command[0], one.service.directory), *command[1:])
             environment, user = dict(one.service.environment), one.service.user
             one.probe = self.lab.spawn(one.node, argv, env=environment, cwd=one.service.directory, user=user)
         status = one.probe.wait(0)
@@ -368,31 +367,31 @@ class _Start:
         )
 
     def _failure(self, one: _Starting, info: ProcessInfo | None, *, ended: bool) -> LabError:
-        how = f"not seen within {format_duration(one.service.within_s)}"
+        problem = f"not ready within {format_duration(one.service.within_s)}"
         if ended:
             code = info.returncode if info is not None else None
-            told = "" if code is None else f", by signal {-code}" if code < 0 else f", with status {code}"
-            how = f"it ended before{told}"
+            end = "ended" if code is None else f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+            problem = f"it {end} before it was ready"
         written = self.lab.read_log(one.node, one.service.name)
-        said = _said(written)
+        output = _output(written)
         if not written and not ended and not one.service.tty:
-            said += f" {BUFFERED}"
-        return LabError(f"service {one.key}: expected {one.service.ready}; {how}. {said}")
+            output += f" {BUFFERED}"
+        return LabError(f"service {one.key}: {problem}: expected {one.service.ready}. {output}")
 
 
-def _said(written: bytes) -> str:
-    """The last of what a program wrote, and what to try when it could not change its user."""
+def _output(written: bytes) -> str:
+    """Return the end of a program's output, and the remedy if it could not change its user."""
     from labctl.observe.machine import hint_without_users
 
     whole = written.decode(errors="replace").strip()
     if not whole:
-        return "It wrote nothing."
+        return "It printed nothing."
     hint = hint_without_users(whole)
-    return f"It wrote:\n{last_lines(whole, SHOWN_CHARACTERS)}" + (f"\n{hint}" if hint else "")
+    return f"It printed:\n{last_lines(whole, SHOWN_CHARACTERS)}" + (f"\n{hint}" if hint else "")
 
 
 def _end(one: _Starting) -> None:
-    """Let go of a readiness command; one that still runs is ended."""
+    """End a readiness command."""
     probe, one.probe = one.probe, None
     if probe is not None:
         _end_process(probe)
@@ -406,8 +405,8 @@ def _end_process(process: Process) -> None:
     process.close()
 
 
-def _located(program: str, directory: str) -> str:
-    """`program` as it is to be started: its path when it is not in PATH but lies in the directory."""
+def _resolve(program: str, directory: str) -> str:
+    """Return the path of a program that is in the directory and not in PATH, else its name."""
     if "/" in program or shutil.which(program):
         return program
     beside = os.path.join(directory, program)

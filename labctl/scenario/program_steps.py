@@ -341,10 +341,10 @@ def _give_up(at: StepRun, program: Program) -> None:
 
 
 def _exists(at: StepRun, host: str, path: str) -> bool:
-    from labctl.observe.services import is_there
+    from labctl.observe.services import file_exists
 
     try:
-        return is_there(at.lab, host, path)
+        return file_exists(at.lab, host, path)
     except KernelError as error:
         raise StepFailed(f"cannot look at {path} on {host}: {describe_errno(error.errno)}") from error
 

@@ -92,10 +92,13 @@ def test_they_run_in_the_directory_of_their_file_and_find_programs_there(tmp_pat
 @pytest.mark.parametrize(
     ("service", "said"),
     [
-        ('{shell: "echo oh >&2; exit 3", ready: {listening: tcp/1}}', "with status 3. It wrote:\noh"),
-        ("{run: [sleep, 1000], ready: {line: x}, within: 200ms}", "/x/; not seen within 200ms. It wrote nothing."),
-        ("{run: [sleep, 9], ready: {command: [sleep, 9]}, within: 200ms}", "command `sleep 9` succeeding; not seen"),
-        ("{run: [no-such-program]}", "cannot be started: host a: cannot run no-such-program: ENOENT"),
+        ('{shell: "echo oh >&2; exit 3", ready: {listening: tcp/1}}',
+         "exited with 3 before it was ready: expected tcp/1 listening. It printed:\noh"),
+        ("{run: [sleep, 1000], ready: {line: x}, within: 200ms}",
+         "within 200ms: expected a line that matches /x/. It printed nothing."),
+        ("{run: [sleep, 9], ready: {command: [sleep, 9]}, within: 200ms}",
+         "within 200ms: expected the command `sleep 9` succeeding"),
+        ("{run: [no-such-program]}", "cannot start it: host a: cannot run no-such-program: ENOENT"),
     ],
 )  # fmt: skip
 def test_one_that_is_not_ready_is_told_with_what_it_wrote(tmp_path: Path, service: str, said: str) -> None:
@@ -169,7 +172,7 @@ def test_a_change_whose_service_is_not_ready_leaves_the_lab_as_it_was(tmp_path: 
     up(tmp_path, BEFORE)
     with Lab.attach(name_of_lab()) as lab:
         before = infos(lab)
-        with pytest.raises(LabError, match="service a/new: expected"):
+        with pytest.raises(LabError, match="service a/new: not ready within"):
             up(tmp_path, AFTER.replace("[sleep, 2]", "[sleep, 2], ready: {line: x}, within: 200ms"))
         after = infos(lab)
         assert lab.describe().plan == build(topology.load(write(tmp_path, BEFORE)))
@@ -239,10 +242,10 @@ def test_commands_are_run_in_order_before_services(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ('"echo boo; exit 4"', "exec of h: `echo boo; exit 4` exited with status 4. It wrote:\nboo"),
-        ("[[sh, -c, 'kill -9 $$']]", "was ended by signal 9. It wrote nothing."),
-        ("[{shell: 'echo begun; sleep 100', within: 200ms}]", "has not ended within 200ms. It wrote:\nbegun"),
-        ("[[nosuchprogram]]", "exec of h: `nosuchprogram` cannot be started"),
+        ('"echo boo; exit 4"', "exec of h: `echo boo; exit 4` exited with status 4. It printed:\nboo"),
+        ("[[sh, -c, 'kill -9 $$']]", "was killed by signal 9. It printed nothing."),
+        ("[{shell: 'echo begun; sleep 100', within: 200ms}]", "timed out after 200ms. It printed:\nbegun"),
+        ("[[nosuchprogram]]", "exec of h: cannot start `nosuchprogram`"),
     ],
 )
 def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path, command: str, message: str) -> None:
