@@ -184,7 +184,7 @@ class AsyncProgram(ProgramFacts):
 
     async def _settle(self) -> None:
         """What may be the cause of an error is let crash by itself."""
-        from labctl.scenario.last_look import QUIET_S, SETTLE_S, is_idle
+        from labctl.scenario.final_state import QUIET_S, SETTLE_S, is_idle
 
         until = monotonic() + SETTLE_S
         idle = partial(is_idle, self._core.engine, self.host.name, self.pid)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from labctl.api.journal import Activity, ActivityKind, Journal, show_command, tail
 from labctl.errors import LabctlError
 from labctl.scenario.model import Cancellation, Scenario
-from labctl.scenario.results import CallRecord, Outcome, ScenarioInfo, ScenarioResult, SilentListener, StepResult
+from labctl.scenario.results import CallRecord, Listener, Outcome, ScenarioInfo, ScenarioResult, StepResult
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ScenarioRun:
     def __enter__(self) -> Self:
         from labctl import scenario
         from labctl.api.journal import take_snapshot
-        from labctl.scenario.runner import held
+        from labctl.scenario.runner import run_and_hold
 
         if self._result is not None:
             raise RuntimeError(f"{self!r} has been run already; call scenario() again for another run")
@@ -78,8 +78,8 @@ class ScenarioRun:
             loaded = scenario.load(Path(loaded), topology=core.model)
         listener = _Noting(core.journal)
         with core.journal.noting("", ActivityKind.SCENARIO, f"{loaded.name} ({loaded.file})") as entry:
-            running = held(
-                loaded, core.engine, core.plan, listener, begun=listener.begun, cancellation=self._cancellation
+            running = run_and_hold(
+                loaded, core.engine, core.plan, listener, on_start=listener.on_start, cancellation=self._cancellation
             )
             result = self._result = self._held.enter_context(running)
             if result.outcome is not Outcome.PASSED:
@@ -97,15 +97,15 @@ class ScenarioRun:
         self._held.close()
 
 
-class _Noting(SilentListener):
+class _Noting(Listener):
     """Notes calls and steps in the journal."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._offset_s = 0.0
 
-    def begun(self, started: float) -> None:
-        """Their times count from then on."""
+    def on_start(self, started: float) -> None:
+        """Times of the scenario count from this moment."""
         self._offset_s = started - self._journal.origin
 
     def note_programs(self, result: ScenarioResult) -> None:

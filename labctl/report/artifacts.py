@@ -37,7 +37,7 @@ from labctl.printable import in_xml, printable
 from labctl.programs.output import Stream
 from labctl.report import conversation, plain
 from labctl.report.terminal import Look
-from labctl.scenario.results import CallRecord, Outcome, RunResult, ScenarioInfo, ScenarioResult, SilentListener
+from labctl.scenario.results import CallRecord, Listener, Outcome, RunResult, ScenarioInfo, ScenarioResult
 from labctl.structs import msgspec
 
 
@@ -272,7 +272,7 @@ def _told(result: ScenarioResult) -> _Told:
     return result.file, result.name, result.started_at, result.duration_s
 
 
-class Collector(SilentListener):
+class Collector(Listener):
     """Writes what programs of the scenarios say, all of it, to files as it comes; memory does not grow with it.
 
     `failure` is the first thing that could not be written, "" when all was: the run goes on without it. With

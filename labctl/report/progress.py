@@ -18,10 +18,10 @@ from labctl.report import plain
 from labctl.report.terminal import Ink, Screen, cells, is_terminal, pad, shorten
 from labctl.scenario.results import (
     CallRecord,
+    Listener,
     Outcome,
     ScenarioInfo,
     ScenarioResult,
-    SilentListener,
     StepResult,
 )
 from labctl.structs import Struct, field, replace
@@ -59,7 +59,7 @@ class _PartialLine(Struct):
         return lines
 
 
-class Progress(SilentListener):
+class Progress(Listener):
     """Listens to a run of `expected` scenarios (None: without end) and shows it on `screen`; keeps what has finished.
 
     One scenario: its whole report when it has finished. Several: a line for each finished one, with `verbose` its whole

@@ -1,18 +1,18 @@
-"""Scenario files to results: loading and checking, running, what is told while it runs. See docs/scenario-files.md."""
+"""Scenario files to results: load and check, run, report events. See docs/scenario-files.md.
+
+The names below are imported from their modules at their first use: loading a file needs no runner.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.scenario.model import Cancellation, RunOptions, Scenario
-from labctl.scenario.results import Outcome, RunResult, ScenarioResult, StepResult
-
 if TYPE_CHECKING:
-    from labctl.lab.client.boot_process import Boot
-    from labctl.scenario.results import Listener
-    from labctl.topology.model import Topology
+    from labctl.scenario.file_schema import json_schema
+    from labctl.scenario.loader import load
+    from labctl.scenario.model import Cancellation, RunOptions, Scenario
+    from labctl.scenario.results import Outcome, RunResult, ScenarioResult, StepResult
+    from labctl.scenario.runner import run_many, run_scenario
 
 __all__ = [
     "Cancellation",
@@ -28,47 +28,15 @@ __all__ = [
     "run_scenario",
 ]
 
-
-def load(path: str | Path, *, topology: str | Path | Topology | None = None, routes: bool = True) -> Scenario:
-    """The checked scenario of a file; `topology` (a shape or a path) replaces its own. DocumentError, InputError.
-
-    Without `routes` it is only for looking at: static routes are left out.
-    """
-    from labctl.scenario import loader
-
-    return loader.load(path, topology=topology, routes=routes)
+_HOMES = {"json_schema": "file_schema", "load": "loader", "run_many": "runner", "run_scenario": "runner"}
+_HOMES |= dict.fromkeys(("Cancellation", "RunOptions", "Scenario"), "model")
+_HOMES |= dict.fromkeys(("Outcome", "RunResult", "ScenarioResult", "StepResult"), "results")
 
 
-def run_scenario(
-    scenario: Scenario,
-    options: RunOptions | None = None,
-    listener: Listener | None = None,
-    cancellation: Cancellation | None = None,
-    *,
-    boot: Boot | None = None,
-) -> ScenarioResult:
-    """Run one scenario in a lab of its own; see `runner.run_scenario`."""
-    from labctl.scenario import runner
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-    return runner.run_scenario(scenario, options or RunOptions(), listener, cancellation, boot=boot)
-
-
-def run_many(
-    scenarios: Sequence[Scenario],
-    options: RunOptions | None = None,
-    listener: Listener | None = None,
-    cancellation: Cancellation | None = None,
-    *,
-    boot: Boot | None = None,
-) -> RunResult:
-    """Run scenarios, `options.jobs` at a time; see `runner.run_many`."""
-    from labctl.scenario import runner
-
-    return runner.run_many(scenarios, options or RunOptions(), listener, cancellation, boot=boot)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of scenario files, for editors."""
-    from labctl.scenario import file_schema
-
-    return file_schema.json_schema()
+    found = globals()[name] = getattr(import_module(f"labctl.scenario.{_HOMES[name]}"), name)
+    return found

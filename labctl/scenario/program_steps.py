@@ -29,7 +29,7 @@ from labctl.scenario.file_schema import (
     program_name,
     signal_number,
 )
-from labctl.scenario.last_look import kernel_state
+from labctl.scenario.final_state import kernel_state
 from labctl.scenario.matching import number_mismatch, text_mismatch
 from labctl.scenario.requirements import located
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun

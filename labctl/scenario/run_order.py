@@ -1,10 +1,8 @@
-"""Scenarios dealt out to several machines: every one to exactly one, and all machines busy for about as long.
+"""The order of runs: repetitions, seeds and shuffling on one machine, shards over several, and measured durations.
 
-The longest are dealt first, each to the shard that has least to do (Graham's LPT rule: at most 4/3 of the best
-possible makespan, SIAM J. Appl. Math. 17, 1969). Every machine computes this for itself, so all of them must look at
-the same scenarios and the same durations.
-
-Which scenario is run when: repetitions, each with a seed of its own, in the file's order or a shuffled one. Pure.
+The longest scenarios are assigned first, each to the shard with the least work (Graham's LPT rule: at most 4/3 of the
+optimal makespan, SIAM J. Appl. Math. 17, 1969). Every machine computes all shards itself, so all machines must see the
+same scenarios and the same durations.
 """
 
 from __future__ import annotations
@@ -21,36 +19,36 @@ from labctl.scenario.model import LARGEST_SEED, RunOptions, Scenario
 from labctl.structs import Struct, replace
 
 
-class Turn(Struct, frozen=True):
-    """One run of one scenario; its name says which repetition it is, where there are several."""
+class ScheduledRun(Struct, frozen=True):
+    """One run of one scenario; with `repeat`, the name of the scenario contains the number of the repetition."""
 
     scenario: Scenario
-    repetition: int  # counted from 1; 0 when it is run once only
+    repetition: int  # from 1; 0 without `repeat`
     seed: int
 
 
 def draw_seed() -> int:
-    """A random seed, 0 to LARGEST_SEED."""
+    """Return a random seed, 0 to LARGEST_SEED."""
     return int.from_bytes(os.urandom(8), "big") & LARGEST_SEED
 
 
 def seed_of(seed: int, repetition: int) -> int:
-    """The seed of a repetition: the run's own for the first, so that `--seed` of any one runs that one again."""
+    """Return the seed of a repetition: the first has the seed of the run, so that `--seed` repeats any repetition."""
     return (seed + max(repetition - 1, 0)) & LARGEST_SEED
 
 
-def turns(scenarios: Sequence[Scenario], options: RunOptions, seed: int) -> Iterator[Turn]:
-    """All runs in order: every scenario once, then every scenario for the second time; endless without `repeat`."""
+def schedule(scenarios: Sequence[Scenario], options: RunOptions, seed: int) -> Iterator[ScheduledRun]:
+    """Yield all runs in order: every scenario once, then every scenario again; without end if `repeat` is None."""
     if options.repeat == 1:
         for scenario in _ordered(scenarios, options, seed):
-            yield Turn(scenario, 0, seed)
+            yield ScheduledRun(scenario, 0, seed)
         return
     repetition = 0
     while scenarios and (options.repeat is None or repetition < options.repeat):
         repetition += 1
         own = seed_of(seed, repetition)
         for scenario in _ordered(scenarios, options, own):
-            yield Turn(
+            yield ScheduledRun(
                 replace(scenario, name=numbered(scenario.name, repetition, options.repeat)),
                 repetition,
                 own,
@@ -58,32 +56,32 @@ def turns(scenarios: Sequence[Scenario], options: RunOptions, seed: int) -> Iter
 
 
 def numbered(name: str, repetition: int, of: int | None) -> str:
-    """`A server echoes [3/10]`; without an end `[3]`."""
+    """Return `A server echoes [3/10]`; `[3]` for a run without end."""
     return f"{name} [{repetition}/{of}]" if of is not None else f"{name} [{repetition}]"
 
 
 def _ordered(scenarios: Sequence[Scenario], options: RunOptions, seed: int) -> Sequence[Scenario]:
-    """Shuffled by a hash: the same seed gives the same order in every version of Python, unlike `random`."""
+    """Shuffle by a hash: unlike `random`, it gives the same order for a seed in every version of Python."""
     if not options.shuffle:
         return scenarios
     from hashlib import sha256
 
-    places = sorted(range(len(scenarios)), key=lambda place: sha256(f"{seed}:{place}".encode()).digest())
-    return [scenarios[place] for place in places]
+    indices = sorted(range(len(scenarios)), key=lambda index: sha256(f"{seed}:{index}".encode()).digest())
+    return [scenarios[index] for index in indices]
 
 
 def base_name(name: str, repetition: int) -> str:
-    """The scenario's own name, without what `numbered` has added."""
+    """Return the name of the scenario without the suffix of `numbered`."""
     return name.rpartition(f" [{repetition}")[0] if repetition else name
 
 
 SCHEMA = "labctl-durations/1"
 _SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})", re.ASCII)
-_UNKNOWN_S = 1.0  # where nothing is known of any scenario, all count the same
+_UNKNOWN_S = 1.0  # without any measurement, all scenarios count the same
 
 
 class Shard(Struct, frozen=True):
-    """The `number`th (from 1) of `count` parts."""
+    """Part `number` (from 1) of `count`."""
 
     number: int
     count: int
@@ -93,18 +91,21 @@ class Shard(Struct, frozen=True):
 
 
 def parse_shard(text: str) -> Shard:
-    """`2/5`. InputError."""
+    """Parse `2/5`.
+
+    Raises: InputError.
+    """
     found = _SHARD.fullmatch(text)
     number, count = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= number <= count:
-        raise InputError(f"--shard {text}: give K/N with K from 1 to N: --shard 2/5 is the second of five parts.")
+        raise InputError(f"--shard {text}: not K/N with K from 1 to N. Try --shard 2/5 for the second of five parts.")
     return Shard(number, count)
 
 
 def key_of(file: str, name: str) -> str:
-    """What a scenario is known by in durations: its file as seen from the working directory, and its name.
+    """Return the key of a scenario in durations: its file relative to the working directory, and its name.
 
-    Of a file that lies elsewhere (one that ships) only the end of the path is told, which is the same on every machine.
+    Of a file elsewhere (a shipped one) the key has only the end of the path, which is the same on every machine.
     """
     path = os.path.relpath(file)
     if path.startswith(".."):
@@ -113,47 +114,52 @@ def key_of(file: str, name: str) -> str:
 
 
 def deal(keys: Sequence[str], durations: Mapping[str, float], count: int) -> list[list[int]]:
-    """The places (in `keys`) that each of `count` shards gets, in the order of `keys`; durations in seconds.
+    """Return the indices of `keys` for each of `count` shards, in the order of `keys`; durations are in seconds.
 
-    What is not in `durations` counts as the median of what is.
+    A key without a duration counts as the median of the others.
     """
     known = sorted(durations[key] for key in keys if key in durations)
     usual_s = known[len(known) // 2] if known else _UNKNOWN_S
     costs = [durations.get(key, usual_s) for key in keys]
-    busy = [(0.0, 0, shard) for shard in range(count)]  # seconds, scenarios, number: how ties are decided
-    dealt: list[list[int]] = [[] for _ in range(count)]
-    for place in sorted(range(len(keys)), key=lambda place: (-costs[place], keys[place], place)):
+    busy = [(0.0, 0, shard) for shard in range(count)]  # seconds, scenarios, number: the order of ties
+    shards: list[list[int]] = [[] for _ in range(count)]
+    for index in sorted(range(len(keys)), key=lambda index: (-costs[index], keys[index], index)):
         busy_s, scenarios, shard = min(busy)
-        busy[shard] = (busy_s + costs[place], scenarios + 1, shard)
-        dealt[shard].append(place)
-    return [sorted(places) for places in dealt]
+        busy[shard] = (busy_s + costs[index], scenarios + 1, shard)
+        shards[shard].append(index)
+    return [sorted(indices) for indices in shards]
 
 
 def read_durations(path: Path) -> dict[str, float]:
-    """Seconds by key; nothing when there is no such file yet. InputError when it is something else."""
+    """Return seconds by key; nothing if the file does not exist yet.
+
+    Raises: InputError if the file cannot be read or is not a file of durations.
+    """
     try:
         text = read_bytes(path, None).decode()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         why = describe_errno(error.errno or 0) if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"--durations {path}: cannot be read: {why}.") from error
+        raise InputError(f"--durations {path}: cannot read the file: {why}.") from error
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"--durations {path}: is not JSON ({error}). Delete it; the next run makes it anew."
+            f"--durations {path}: the file is not JSON ({error}). Delete it; the next run creates it."
         ) from error
     durations = data.get("durations_s") if isinstance(data, dict) and data.get("schema") == SCHEMA else None
     if not isinstance(durations, dict) or not all(_is_duration(value) for value in durations.values()):
-        raise InputError(f"--durations {path}: is not what labctl writes there ({SCHEMA}). Give another name.")
+        raise InputError(f"--durations {path}: the file does not contain durations ({SCHEMA}). Give another name.")
     return {key: float(value) for key, value in durations.items()}
 
 
 def update_durations(path: Path, measured: Iterable[tuple[str, float]]) -> None:
-    """Puts what was measured (key, seconds; of several the median) in place of what the file has. LabError.
+    """Update the file with measurements (key, seconds; the median of several).
 
-    The file is replaced as a whole; of two that update it at the same time, neither's measurements are lost.
+    This replaces the file as a whole; concurrent updates lose no measurement.
+
+    Raises: LabError.
     """
     import fcntl
 
@@ -164,14 +170,14 @@ def update_durations(path: Path, measured: Iterable[tuple[str, float]]) -> None:
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed; no lock file is left lying about
+            fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed; leaves no lock file
             durations = read_durations(path)
             durations.update((key, round(sorted(many)[len(many) // 2], 3)) for key, many in by_key.items())
             _replace(path, json.dumps({"schema": SCHEMA, "durations_s": dict(sorted(durations.items()))}, indent=1))
         finally:
             os.close(folder)
     except OSError as error:
-        raise LabError(f"--durations {path}: cannot be written: {describe_errno(error.errno or 0)}.") from error
+        raise LabError(f"--durations {path}: cannot write the file: {describe_errno(error.errno or 0)}.") from error
 
 
 def _replace(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from labctl.scenario import RunOptions, load
-from labctl.scenario.run_order import turns
+from labctl.scenario.run_order import schedule
 from tests.e2e.command import ECHO, LABCTL, REFUSED, SKIPPED, TIMEOUT_S, environment, labctl
 
 SCHEMA = json.loads((files("labctl") / "schemas/result.schema.json").read_text())
@@ -107,7 +107,7 @@ def test_a_summary_page_that_cannot_be_written_fails_nothing(tmp_path: Path) -> 
     write(tmp_path / "suite", quick=QUICK)
     ran = labctl("run", tmp_path / "suite", GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(tmp_path / "none" / "page"))
     assert ran.returncode == 0
-    assert "cannot be written: ENOENT" in ran.stdout
+    assert "cannot write the file: ENOENT" in ran.stdout
 
 
 def test_on_gitlab_the_log_has_sections(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_the_seed_decides_the_shuffled_order(tmp_path: Path) -> None:
     names = list("abcd")
     write(tmp_path / "suite", **{name: QUICK.replace("Quick", name) for name in names})
     expected = [
-        turn.scenario.name for turn in turns([load(tmp_path / "suite" / f"{n}.yaml") for n in names], SHUFFLED, 9)
+        each.scenario.name for each in schedule([load(tmp_path / "suite" / f"{n}.yaml") for n in names], SHUFFLED, 9)
     ]
     assert expected != names
     ran = labctl("run", tmp_path / "suite", "--shuffle", "--seed", 9)
@@ -257,7 +257,7 @@ def test_the_seed_decides_the_shuffled_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--shard", "3/2"), "--shard 3/2: give K/N"),
+        (("--shard", "3/2"), "--shard 3/2: not K/N"),
         (("--repeat", "0"), "--repeat"),
         (("--seed", str(2**63)), "--seed"),
         (("--durations", "."), "--durations .: is a directory"),

@@ -12,15 +12,15 @@ from labctl.programs.output import Stream
 from labctl.scenario import Cancellation, RunOptions, load, run_scenario
 from labctl.scenario.results import (
     CallRecord,
+    Listener,
     Outcome,
     ScenarioInfo,
     ScenarioResult,
-    SilentListener,
     StepResult,
 )
 
 
-class Told(SilentListener):
+class Told(Listener):
     """Remembers what a listener is told, in order."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ def run(
     *,
     header: str = "topology: pair\n",
     options: RunOptions | None = None,
-    listener: SilentListener | None = None,
+    listener: Listener | None = None,
     cancellation: Cancellation | None = None,
 ) -> ScenarioResult:
     """The result of the scenario with those steps (YAML, a list)."""

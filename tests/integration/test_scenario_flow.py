@@ -11,7 +11,7 @@ import pytest
 from labctl.lab.client import registry
 from labctl.lab.client.handle import Lab
 from labctl.scenario import Cancellation, RunOptions, load, run_many
-from labctl.scenario.results import Outcome, ScenarioInfo, ScenarioResult, SilentListener
+from labctl.scenario.results import Listener, Outcome, ScenarioInfo, ScenarioResult
 from tests.integration.scenarios import Told, fails, passes, run, step
 
 LISTEN = '      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'
@@ -243,7 +243,7 @@ def test_results_come_in_the_order_of_the_scenarios(tmp_path: Path) -> None:
 
 
 def test_the_lab_of_a_failed_scenario_is_kept_until_the_listener_returns(tmp_path: Path) -> None:
-    class Keeper(SilentListener):
+    class Keeper(Listener):
         hints: tuple[str, ...] = ()
         entered = ""
 
@@ -278,5 +278,5 @@ def test_scenarios_that_a_cancelled_run_never_began_are_errors_and_no_skips(tmp_
     file.write_text("topology: pair\nsteps:\n  - client: getpid()\n")
     cancellation = Cancellation()
     cancellation.cancel("interrupted")
-    (result,) = run_many([load(file)], RunOptions(), SilentListener(), cancellation).scenarios
+    (result,) = run_many([load(file)], RunOptions(), Listener(), cancellation).scenarios
     assert (result.outcome, result.reason) == (Outcome.ERROR, "not run: interrupted")

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from labctl.documents import read
-from labctl.scenario import json_schema
+from labctl.scenario.file_schema import json_schema
 from tests.unit.scenario.write_schema import TARGET
 
 SHIPPED = sorted((Path(__file__).resolve().parents[3] / "scenarios").glob("*.yaml"))

@@ -1,7 +1,7 @@
-"""What is seen of a scenario when its steps are over: its programs, and on a failure who listens where.
+"""The state of a scenario after its steps: its programs and, after a failure, the listening sockets.
 
 A program that crashes takes a moment to end: its peer sees the connection break, and the step fails, before the crash
-is complete. `settle` gives it that moment: the crash is reported then, and not the signal that labctl sends afterwards.
+is complete. `settle` waits for that moment, so that the report has the crash and not a later signal from labctl.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from labctl.errors import KernelError, LabctlError
 from labctl.programs.output import OutputRecord
 from labctl.programs.waiting import Scope
 from labctl.scenario.model import StepKind
-from labctl.scenario.results import ListeningRecord, ProgramRecord
+from labctl.scenario.results import ListeningRecord, Outcome, ProgramRecord
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from labctl.programs.program import Program
     from labctl.scenario.state import Run
 
-QUIET_S = 0.1  # for programs that sleep: one of their children may be the one that crashes
-SETTLE_S = 1.5  # for programs that do something
-BUSY_S = 0.2  # the same when all steps have passed: a server may crash after its last answer
-HOSTS_LOOKED_AT = 8
-SOCKETS_KEPT = 20  # of each host
+QUIET_S = 0.1  # for programs that sleep: one of their children may crash
+SETTLE_S = 1.5  # for programs that are busy
+BUSY_S = 0.2  # the same after all steps have passed: a server may crash after its last response
+MAX_HOSTS = 8
+MAX_SOCKETS = 20  # of each host
 TAIL_CHARACTERS = 16384  # of each stream of each program
-IDLE = "ST"  # letters of proc_pid_stat(5): sleeps, is stopped
+IDLE = "ST"  # proc_pid_stat(5): sleeping, stopped
 
 
 def settle(
@@ -40,7 +40,7 @@ def settle(
     quiet_s: float = QUIET_S,
     within_s: float = SETTLE_S,
 ) -> None:
-    """Wait until none of the programs is about to end by itself: all have ended, or sleep."""
+    """Wait until every program has ended or sleeps, so that none is about to end by itself."""
     started = monotonic()
     for _ in Scope(condition, started + within_s).look_again():
         alive = [program for program in programs if program.is_running]
@@ -50,12 +50,12 @@ def settle(
 
 
 def is_idle(lab: Lab, host: str, pid: int) -> bool:
-    """Whether the process sleeps or is stopped."""
+    """Return whether the process sleeps or is stopped."""
     return kernel_state(lab, host, pid) in IDLE
 
 
 def kernel_state(lab: Lab, host: str, pid: int) -> str:
-    """The letter of proc_pid_stat(5), field 3; X when there is no such process any more."""
+    """Return field 3 of proc_pid_stat(5); X if the process no longer exists."""
     try:
         fd = lab.open_file(host, f"/proc/{pid}/stat")
     except KernelError:
@@ -68,25 +68,25 @@ def kernel_state(lab: Lab, host: str, pid: int) -> str:
 
 
 def programs(run: Run) -> tuple[ProgramRecord, ...]:
-    """Background programs and services, and programs whose steps were interrupted, with the end of what they wrote."""
+    """Return background programs, services and programs whose steps were interrupted, with the last of their output."""
     background = run.programs.background()
     others = [each for each in run.programs.everything() if each not in background and not each.is_in_a_result]
     return tuple(_record(each) for each in (*background, *others))
 
 
 def listeners(run: Run) -> tuple[ListeningRecord, ...]:
-    """Who listens on the hosts that took part: where steps failed first, then where programs and other steps ran."""
-    from labctl.scenario.results import Outcome
-
+    """Return the listening sockets of the hosts that took part; hosts of failed steps first."""
     failed = [result.host for result in run.results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
     of_programs = [program.command.host for program in run.programs.everything()]
     of_steps = [result.host for result in run.results]
     hosts = dict.fromkeys(host for host in (*failed, *of_programs, *of_steps) if host)
-    # A program looks names up by itself, and IPv6 addresses may come first.
-    is_a_programs = any(result.kind != StepKind.CALLS and result.outcome is Outcome.FAILED for result in run.results)
-    nodes = run.scenario.topology.nodes if is_a_programs else ()
+    # A program resolves names itself, and IPv6 addresses may come first.
+    has_program_failed = any(
+        result.kind != StepKind.CALLS and result.outcome is Outcome.FAILED for result in run.results
+    )
+    nodes = run.scenario.topology.nodes if has_program_failed else ()
     both = {node.name for node in nodes if len({address.version for address in node.addresses}) > 1}
-    return tuple(_listening_on(run.lab, host, host in both) for host in list(hosts)[:HOSTS_LOOKED_AT])
+    return tuple(_listening_on(run.lab, host, host in both) for host in list(hosts)[:MAX_HOSTS])
 
 
 def _listening_on(lab: Lab, host: str, has_both: bool) -> ListeningRecord:
@@ -102,8 +102,8 @@ def _listening_on(lab: Lab, host: str, has_both: bool) -> ListeningRecord:
         if one.transport is not Transport.UNIX or one.path
     ]
     lines = list(dict.fromkeys(lines))  # with SO_REUSEPORT several sockets listen at one address
-    left_out = [f"and {len(lines) - SOCKETS_KEPT} more"] if len(lines) > SOCKETS_KEPT else []
-    return ListeningRecord(host, (*lines[:SOCKETS_KEPT], *left_out))
+    left_out = [f"and {len(lines) - MAX_SOCKETS} more"] if len(lines) > MAX_SOCKETS else []
+    return ListeningRecord(host, (*lines[:MAX_SOCKETS], *left_out))
 
 
 def _inet_listener(one: Socket, has_both: bool) -> str:
