@@ -17,6 +17,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 # Most of a test is waiting for processes, so a processor serves several.
 WORKERS_PER_CPU = 3
+MOST_WORKERS = 12  # each collects all tests
 # What takes long begins early, so that no worker is left with it at the end.
 FOLDERS = ("faults", "docs", "e2e", "integration")
 ONE_BY_ONE = ("tests/faults/", "tests/docs/test_pages.py")
@@ -24,7 +25,7 @@ ONE_BY_ONE = ("tests/faults/", "tests/docs/test_pages.py")
 
 def count() -> int:
     """How many workers this machine is good for."""
-    return max(2, WORKERS_PER_CPU * len(os.sched_getaffinity(0)))
+    return min(WORKERS_PER_CPU * len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
