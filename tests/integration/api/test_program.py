@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 import pytest
 
 from labctl import Host, KernelError, Lab, ProgramFailed, ProgramNotReady, ProgramTimedOut
-from labctl.observe.network import State
 from tests.integration.machine import holds
 
 WAIT_S = 20.0
@@ -217,63 +215,6 @@ def test_descriptors_do_not_add_up_with_programs(server: Host) -> None:
             pass
         server.run(["true"])
     assert holds(lambda: count() <= before, WAIT_S)  # closed by the watcher's thread
-
-
-def test_both_ends_of_a_connection_are_sockets_of_this_process(client: Host, server: Host) -> None:
-    with server.listen(5000) as listener, client.connect("server:5000") as near:
-        far, peer = listener.accept()
-        with far:
-            assert isinstance(near, socket.socket)
-            assert isinstance(far, socket.socket)
-            assert peer == near.getsockname()
-            near.sendall(b"ping")
-            assert far.recv(4) == b"ping"
-            assert [one.state for one in server.sockets() if one.local_port == 5000] == [
-                State.LISTEN,
-                State.ESTABLISHED,
-            ]
-
-
-def test_connections_go_by_name_by_address_and_by_family(client: Host, server: Host) -> None:
-    with server.listen(family=socket.AF_INET6) as six, server.listen(address="server") as four:
-        ports = {socket.AF_INET6: six.getsockname()[1], socket.AF_INET: four.getsockname()[1]}
-        assert four.getsockname()[0] == "10.0.0.2"
-        for to, family in (
-            (("server", ports[socket.AF_INET6]), socket.AF_INET6),
-            (f"server:{ports[socket.AF_INET]}", socket.AF_INET),
-            (f"[fd00::2]:{ports[socket.AF_INET6]}", socket.AF_INET6),
-            (f"10.0.0.2:{ports[socket.AF_INET]}", socket.AF_INET),
-        ):
-            with client.connect(to) as connection:
-                assert connection.family == family
-        with pytest.raises(ConnectionRefusedError):
-            client.connect(("server", ports[socket.AF_INET6]), family=socket.AF_INET)
-    with pytest.raises(ValueError, match="does not say where to"):
-        client.connect("server:*")
-    with pytest.raises(OSError, match=re.escape("host server: cannot listen on 192.0.2.1:0")):
-        server.listen(address="192.0.2.1")
-
-
-def test_nobody_answers_in_time(client: Host, lab: Lab) -> None:
-    link = lab.link("client", "server")
-    link.down()
-    try:
-        with pytest.raises(OSError, match="cannot connect to server:80"):
-            client.connect("server:80", timeout_s=0.2)
-    finally:
-        link.up()
-
-
-def test_a_datagram_socket_and_a_raw_socket_live_on_the_host(client: Host, server: Host) -> None:
-    with server.socket(type=socket.SOCK_DGRAM) as receiver, client.socket(type=socket.SOCK_DGRAM) as sender:
-        receiver.settimeout(WAIT_S)
-        receiver.bind((server.ipv4, 5353))
-        sender.sendto(b"hello", (server.ipv4, 5353))
-        assert receiver.recvfrom(10)[0] == b"hello"
-    with client.socket(type=socket.SOCK_RAW, proto=socket.IPPROTO_ICMP) as raw:
-        assert raw.type == socket.SOCK_RAW
-    with pytest.raises(OSError, match="host client"):
-        client.socket(type=12345)
 
 
 def test_a_program_on_a_terminal_writes_line_by_line_and_to_stdout_alone() -> None:

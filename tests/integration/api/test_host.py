@@ -1,4 +1,4 @@
-"""What people get wrong with hosts, programs and sockets, and what is true already before a program is started."""
+"""What a host refuses, and how it says so."""
 
 from __future__ import annotations
 

@@ -1,37 +1,36 @@
+"""Text for a terminal: width, colours, tables, and the line shown while a command works."""
+
 from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+import pty
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from labctl.printable import printable
-from labctl.programs.output import Stream
-from labctl.report.progress import Progress
 from labctl.report.terminal import (
     ASCII,
     UNICODE,
+    Cell,
     Ink,
     Look,
     Screen,
+    age,
     cells,
     look_of,
     milliseconds,
     seconds,
     shorten,
+    table,
+    waiting,
     wrap,
 )
-from tests.unit.report.samples import ECHO, FAILED, SKIPPED, step
-
-
-@dataclass(frozen=True)
-class Info:
-    name: str = "A server echoes"
-    file: str = "echo.yaml"
-    about: str = ""
-    hosts: tuple[str, ...] = ("client", "server")
 
 
 def paper() -> tuple[Screen, io.StringIO]:
@@ -141,53 +140,73 @@ def test_printable_keeps_lines_and_shows_the_rest() -> None:
     assert printable("a\tb\r\nc\x9b\x7f\r") == "a       b\nc\\x9b\\x7f\\x0d"
 
 
-def test_one_scenario_is_reported_in_full_and_several_in_a_line_each() -> None:
-    screen, stream = paper()
-    with Progress(screen, expected=1) as progress:
-        progress.scenario_started(Info())
-        progress.scenario_finished(Info(), ECHO)
-    assert "│ server" in stream.getvalue()
-    screen, stream = paper()
-    with Progress(screen, expected=3) as progress:
-        for result in (ECHO, FAILED, SKIPPED):
-            progress.scenario_finished(Info(), result)
-    assert stream.getvalue().split("\n")[0] == "✓ A server echoes  0.21 s"
-    assert progress.finished == (ECHO, FAILED, SKIPPED)
-
-
-def test_program_output_is_streamed_in_whole_lines_when_asked_for() -> None:
-    screen, stream = paper()
-    info = Info()
-    with Progress(screen, expected=1, verbose=True) as progress:
-        progress.scenario_started(info)
-        progress.output(info, "server", "web", Stream.STDOUT, b"first li")
-        progress.output(info, "server", "web", Stream.STDERR, "ö".encode()[:1])
-        progress.output(info, "server", "web", Stream.STDOUT, b"ne\nsecond")
-        progress.output(info, "server", "web", Stream.STDERR, "ö\n".encode()[1:])
-        progress.step_finished(info, step("1", kind="run", host="server"))
-    assert stream.getvalue().split("\n") == [
-        "server web │ first line",
-        "server web (stderr) │ ö",
-        "server web │ second",
-        "",
-    ]
-
-
-def test_program_output_is_not_streamed_unasked() -> None:
-    screen, stream = paper()
-    Progress(screen, expected=1).output(Info(), "server", "web", Stream.STDOUT, b"line\n")
-    assert stream.getvalue() == ""
-
-
 def test_ink_without_colour_is_plain() -> None:
     assert Look(80).paint("x", Ink.BAD) == "x"
     assert Look(80, colour=True).paint("x", Ink.BAD) == "\x1b[1;31mx\x1b[0m"
 
 
-def test_of_a_run_without_end_only_what_did_not_pass_is_kept_whole() -> None:
-    screen, stream = paper()
-    with Progress(screen, expected=None, keep_steps=False) as progress:
-        for result in (ECHO, FAILED):
-            progress.scenario_finished(Info(), result)
-    assert [bool(result.steps) for result in progress.finished] == [False, True]
-    assert stream.getvalue().splitlines() == ["✓ A server echoes  0.21 s", "✗ A server echoes  0.21 s"]
+def test_columns_are_as_wide_as_what_stands_in_them() -> None:
+    assert table(Look(), ("A", "NAME"), [("1", "x"), ("22", "long")]) == ["A   NAME", "1   x", "22  long"]
+
+
+def test_the_widest_column_is_wrapped_when_the_stream_is_narrow() -> None:
+    lines = table(Look(width=40), ("NODE", "COMMAND"), [("h1", "word " * 20), ("h2", "x" * 100)])
+    assert max(map(cells, lines)) <= 40
+    assert "".join(lines).count("word") == 20
+    assert "".join(lines).count("x") == 100
+
+
+def test_colour_does_not_move_columns() -> None:
+    lines = table(Look(colour=True), ("A", "B"), [(Cell("bad", Ink.BAD), "1")])
+    assert lines[1] == "\x1b[1;31mbad\x1b[0m  1"
+
+
+def test_what_comes_from_elsewhere_is_made_printable() -> None:
+    assert table(Look(), ("A",), [("\x1b[31m\n",)])[1] == "\\x1b[31m\\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0 s"), (59, "59 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 days")]
+)
+def test_ages(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, TextIO]]:
+    """The master's descriptor, and the terminal as a stream."""
+    master, slave = pty.openpty()
+    with open(slave, "w", encoding="utf-8") as stream:
+        try:
+            yield master, stream
+        finally:
+            os.close(master)
+
+
+def test_after_half_a_second_a_line_shows_the_work_and_it_is_erased_at_the_end() -> None:
+    with terminal() as (master, stream):
+        shown = b""
+        with waiting("making lab x: 60 nodes", Screen(stream, Look(width=60))) as line:
+            while b"making lab x: 60 nodes" not in shown:
+                shown += os.read(master, 4096)
+            line.does("starting 2 services")
+            while b"starting 2 services" not in shown:
+                shown += os.read(master, 4096)
+        shown += os.read(master, 4096)
+    assert shown.endswith(b"\x1b[1F\x1b[J")
+
+
+def test_short_work_shows_nothing() -> None:
+    with terminal() as (master, stream):
+        with waiting("reading x", Screen(stream)):
+            pass
+        os.set_blocking(master, False)
+        with suppress(BlockingIOError):
+            assert os.read(master, 10) == b""
+
+
+def test_without_a_terminal_nothing_is_shown_and_no_thread_runs() -> None:
+    stream = io.StringIO()
+    with waiting("reading x", Screen(stream)):
+        assert [each.name for each in threading.enumerate() if each.name == "labctl-waiting"] == []
+    assert stream.getvalue() == ""
