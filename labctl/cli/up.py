@@ -185,7 +185,7 @@ def _change(screen: Screen, wanted: Wanted) -> None:
         before = lab.describe()
         idle = _idle(lab, wanted.plan, found)
         if found or idle:
-            with services.replacing(lab, before.plan, wanted.plan, found.gone, found.restarted):
+            with services.replacing(lab, before.plan, wanted.plan, found.ended, found.restarted):
                 lab.reconcile(wanted.plan, source=wanted.source)
         elif before.source != wanted.source:
             lab.reconcile(wanted.plan, source=wanted.source)  # for `labctl inspect` to tell of the file as it is now
@@ -204,7 +204,7 @@ def _idle(lab: Lab, wanted: Plan, found: Difference) -> tuple[str, ...]:
     return tuple(
         key
         for key in (services.not_running(lab, wanted) if after else ())
-        if key in before and runs_alike(before[key][1], after[key][1]) and after[key][0] not in found.gone
+        if key in before and runs_alike(before[key][1], after[key][1]) and after[key][0] not in found.ended
     )
 
 

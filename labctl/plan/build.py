@@ -1,13 +1,6 @@
-"""A resolved topology to a plan: the operations that make it, in an order in which the kernel accepts them.
+"""Build the plan of a resolved topology: operations in an order that the kernel accepts, and hosts files.
 
-The lines of every node's /etc/hosts: all names with all addresses, what is near first.
-
-getaddrinfo(3) keeps the file's order among addresses that RFC 6724 ranks alike, so a name stands first for the address
-on a shared network, then for those behind few routers.
-
-Impairments of links as operations, and their randomness as something to be had again. PURE.
-
-The way back from a plan: the topology that it makes, for readers that only have a running lab's plan.
+Also: operations that impair links of a plan, seeds for repeatable impairments, and the topology that a plan makes.
 """
 
 from __future__ import annotations
@@ -28,6 +21,7 @@ from labctl.plan.operations import (
     SetImpairment,
     SetSysctl,
     SetUp,
+    interface_of_sysctl,
 )
 from labctl.structs import replace
 from labctl.topology.addressing import link_local
@@ -48,11 +42,16 @@ from labctl.topology.model import (
 Line = tuple[str, str]  # address, name
 
 _LOCALHOST: tuple[Line, ...] = (("127.0.0.1", "localhost"), ("::1", "localhost"))
-_FAR = 1 << 30
+_UNREACHABLE = 1 << 30
+SEED_BITS = 64  # TCA_NETEM_PRNG_SEED (linux/pkt_sched.h, Linux 6.6)
 
 
 def hosts_files(topology: Topology) -> list[tuple[Line, ...]]:
-    """The lines for every node, in the order of the nodes. Nodes with the same view share one tuple."""
+    """Return the lines of each node's /etc/hosts: all names with all addresses, near addresses first.
+
+    getaddrinfo(3) keeps the file's order among addresses that RFC 6724 ranks equal, so the address on a shared network
+    comes first, then those behind few routers. Nodes on the same networks share one tuple.
+    """
     numbers: dict[Prefix, int] = {}
     by_node = [
         [
@@ -71,16 +70,16 @@ def hosts_files(topology: Topology) -> list[tuple[Line, ...]]:
         if view not in known:
             distance = _distances(view, neighbours)
             lines = list(_LOCALHOST)
-            for forms, addresses in zip(names, by_node, strict=True):
-                nearest = sorted(addresses, key=lambda one: distance.get(one[1], _FAR))
-                lines += [(address, form) for address, _ in nearest for form in forms]
+            for spellings, addresses in zip(names, by_node, strict=True):
+                nearest = sorted(addresses, key=lambda one: distance.get(one[1], _UNREACHABLE))
+                lines += [(address, name) for address, _ in nearest for name in spellings]
             known[view] = tuple(lines)
         files.append(known[view])
     return files
 
 
 def _neighbours(topology: Topology, numbers: dict[Prefix, int]) -> list[list[list[int]]]:
-    """For every prefix the routers on it, each as the prefixes of that family that it is on."""
+    """Return for each prefix the routers on it, each as the list of its prefixes of that family."""
     neighbours: list[list[list[int]]] = [[] for _ in numbers]
     for node in topology.nodes:
         if node.kind is not NodeKind.ROUTER:
@@ -98,7 +97,7 @@ def _neighbours(topology: Topology, numbers: dict[Prefix, int]) -> list[list[lis
 
 
 def _distances(view: tuple[int, ...], neighbours: list[list[list[int]]]) -> dict[int, int]:
-    """How many routers lie between the prefixes of the view and every other."""
+    """Return the number of routers between the prefixes of the view and each reachable prefix."""
     distance = dict.fromkeys(view, 0)
     queue = deque(view)
     while queue:
@@ -111,18 +110,15 @@ def _distances(view: tuple[int, ...], neighbours: list[list[list[int]]]) -> dict
     return distance
 
 
-SEED_BITS = 64  # TCA_NETEM_PRNG_SEED (linux/pkt_sched.h, Linux 6.6)
-
-
 def set_impairments(
     plan: Plan,
     ends: Iterable[tuple[str, str]],
     impairment: Impairment | None,
     seed: int | None = None,
 ) -> tuple[SetImpairment, ...]:
-    """What gives each of these ends (node, interface) of the plan's links that impairment for what it sends.
+    """Return operations that impair packets from each of these ends (node, interface) of the plan's links.
 
-    None or an empty impairment takes away what there is. With a seed (see `with_seed`), each gets one of its own.
+    None or an empty impairment removes the present one. With a seed (see `with_seed`), each end gets its own.
     """
     mtus = {
         (end.node, end.ifname): end.mtu
@@ -145,7 +141,7 @@ def set_impairments(
 
 
 def impairments_of(plan: Plan) -> dict[tuple[str, str], Impairment]:
-    """By (node, interface): what the plan does to what it sends."""
+    """Return the impairments in the plan, by (node, interface)."""
     return {
         (one.node, one.ifname): one.impairment
         for one in plan.operations
@@ -154,10 +150,10 @@ def impairments_of(plan: Plan) -> dict[tuple[str, str], Impairment]:
 
 
 def with_seed(plan: Plan, seed: int) -> Plan:
-    """The plan in which each impaired interface has a seed of its own, derived from this one (any integer).
+    """Return the plan with a seed for each impaired interface, derived from this one (any integer).
 
     The same seed gives the same losses and the same variations of delay for the same sequence of packets, on kernels
-    that take one (Linux 6.6); older ones ignore it.
+    that accept one (Linux 6.6); older ones ignore it.
     """
     operations = tuple(
         replace(one, seed=seed_for(seed, one.node, one.ifname)) if isinstance(one, SetImpairment) else one
@@ -167,22 +163,19 @@ def with_seed(plan: Plan, seed: int) -> Plan:
 
 
 def seed_for(seed: int, node: str, ifname: str) -> int:
-    """The seed of one interface: 64 bits, the same in every run, another for every interface."""
+    """Return the seed of an interface: 64 bits, the same in every run, different for each interface."""
     import hashlib
 
     digest = hashlib.blake2s(f"{seed}/{node}/{ifname}".encode(), digest_size=SEED_BITS // 8).digest()
     return int.from_bytes(digest, "big")
 
 
-_PER_INTERFACE = ("conf", "neigh")
-
-
 def build(topology: Topology) -> Plan:
-    """The plan that makes the topology.
+    """Build the plan that makes the topology.
 
-    Nodes, bridges (down) and settings first, so that `default` settings hold for every interface; then links, settings
-    of single interfaces, addresses, impairments; then everything up, bridges last: a bridge that is up does work for
-    every port that joins it; routes at the end, for they need their interface up.
+    Nodes, bridges (down) and settings come first, so that `default` settings apply to every interface; then links,
+    settings of interfaces, addresses and impairments; then everything is set up, bridges last, because a bridge that is
+    up has work for each new port; routes come last, because they need their interface up.
     """
     switches = [node for node in topology.nodes if node.kind is NodeKind.SWITCH]
     others = [node for node in topology.nodes if node.kind is not NodeKind.SWITCH]
@@ -227,7 +220,7 @@ def _bridge_mtu(switch: Node) -> int:
 
 
 def _addresses(node: Node) -> list[Operation]:
-    """The link-local address and the others of every interface."""
+    """Return the addresses of every interface, its link-local address included."""
     operations: list[Operation] = []
     settings = dict(node.sysctls)
     for interface in node.interfaces:
@@ -243,20 +236,17 @@ def _sysctls(topology: Topology, *, of_interfaces: bool) -> list[Operation]:
         SetSysctl(node.name, key, value)
         for node in topology.nodes
         for key, value in node.sysctls
-        if _names_interface(node, key) is of_interfaces
+        if _belongs_to_interface(node, key) is of_interfaces
     ]
 
 
-def _names_interface(node: Node, key: str) -> bool:
-    """Whether the setting is one interface's (net.ipv4.conf.eth0.forwarding), which must exist before it is set."""
-    parts = key.replace("/", ".").split(".", 3)
-    if len(parts) < 4 or parts[2] not in _PER_INTERFACE:
-        return False
-    return any(parts[3].startswith(f"{name}.") for name in (*(one.name for one in node.interfaces), BRIDGE))
+def _belongs_to_interface(node: Node, key: str) -> bool:
+    """Return whether the setting belongs to an interface, which must exist first."""
+    return bool(interface_of_sysctl(key, (*(interface.name for interface in node.interfaces), BRIDGE)))
 
 
 def topology_of(plan: Plan) -> Topology:
-    """Nodes, interfaces, addresses, routes and links, in the plan's order; names of networks are not in a plan."""
+    """Return the topology that the plan makes; names of networks are not in a plan."""
     addresses: dict[tuple[str, str], list[AddressOnLink]] = {}
     routes: dict[str, list[Route]] = {}
     sysctls: dict[str, list[tuple[str, str]]] = {}
@@ -278,7 +268,7 @@ def topology_of(plan: Plan) -> Topology:
             case SetSysctl(node, key, value):
                 sysctls.setdefault(node, []).append((key, value))
             case _:
-                pass  # what it makes is told by the plan's nodes
+                pass
     nodes = tuple(
         replace(
             node,

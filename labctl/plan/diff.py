@@ -1,10 +1,9 @@
-"""What turns the lab of one plan into that of another: the least that has to be done, in order, and in words.
+"""Compare two plans: the fewest operations that change a lab from one to the other, and a list of changes for people.
 
-What both plans have is not touched: a node keeps its namespace and its programs, an interface its index. A link is the
-same when both its ends have the same names, MACs and bridges; its MTU may change in place. Whatever stood on an
-interface that goes, or is made anew, goes with it and is made again where the new plan has it.
-
-What a node has to do with the machine: `nat`, `expose`, `limits`; in words, in JSON, and what of it can change.
+Objects in both plans are not touched: a node keeps its namespace and its programs, an interface its index. A link is
+the same if both its ends have the same names, MACs and bridges; its MTU may change in place. When an interface is
+removed or replaced, its addresses, routes and settings disappear with it, and the additions restore those in the new
+plan.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import Any
 
 from labctl.errors import InputError
 from labctl.plan.operations import (
@@ -34,107 +32,30 @@ from labctl.plan.operations import (
     SetMtu,
     SetSysctl,
     SetUp,
+    interface_of_sysctl,
     runs_alike,
     services_of,
 )
 from labctl.structs import Struct, replace
 from labctl.topology.model import IPV6_MTU_MIN, Impairment, Node, NodeKind
-from labctl.units import format_size
 
-
-def described(node: Node) -> list[str]:
-    """A line for each; none for most nodes."""
-    found = [f"lead {node.name} to the machine's network"] if node.nat else []
-    found += [
-        f"expose port {exposure.port}/{exposure.transport} of {node.name} as the machine's {exposure.machine}"
-        for exposure in node.exposures
-    ]
-    limits = node.limits
-    if limits is not None:
-        parts = [f"{limits.pids} processes"] if limits.pids is not None else []
-        parts += [f"{format_size(limits.memory_bytes)} of memory"] if limits.memory_bytes is not None else []
-        parts += [f"{limits.cpu * 100:g}% of a processor"] if limits.cpu is not None else []
-        found.append(f"limit the programs of {node.name} to {', '.join(parts)}")
-    for file in node.tree.files:
-        found.append(f"place {file.path} on {node.name}" + (f", from {file.source}" if file.source else ""))
-    for bind in node.tree.binds:
-        found.append(f"bind {bind.source} at {bind.path} on {node.name}{'' if bind.writable else ', read-only'}")
-    found += [f"keep {path} of {node.name} to itself" for path in node.tree.private]
-    found += [f"run on {node.name}: {' '.join(str(command).split())}" for command in node.commands]
-    return found
-
-
-def in_json(node: Node) -> dict[str, Any]:
-    """The keys that the node has in JSON for it; none for most nodes."""
-    found: dict[str, Any] = {"nat": True} if node.nat else {}
-    if node.exposures:
-        found["expose"] = [
-            {"machine": exposure.machine, "port": exposure.port, "protocol": exposure.transport.value}
-            for exposure in node.exposures
-        ]
-    limits = node.limits
-    if limits is not None:
-        found["limits"] = {"pids": limits.pids, "memory_bytes": limits.memory_bytes, "cpu": limits.cpu}
-    tree = node.tree
-    if tree.files:
-        found["files"] = [
-            {"path": one.path, "source": one.source or None, "content": one.content, "owner": one.owner or None,
-             "mode": None if one.mode is None else f"{one.mode:04o}"}
-            for one in tree.files
-        ]  # fmt: skip
-    if tree.binds:
-        found["binds"] = [{"path": one.path, "source": one.source, "rw": one.writable} for one in tree.binds]
-    if tree.private:
-        found["private"] = list(tree.private)
-    if node.commands:
-        found["exec"] = [command.argv for command in node.commands]
-    return found
-
-
-def refuse_changes(lab: str, before: Iterable[Node], after: Iterable[Node]) -> None:
-    """InputError when a running lab's plan is to change in what was prepared before the lab was made.
-
-    Limits that a node has may get other values; it cannot have others than before.
-    """
-    was, is_to_be = (
-        {node.name: prepared for node in nodes if any(prepared := _prepared(node))} for nodes in (before, after)
-    )
-    changed = sorted(name for name in was.keys() | is_to_be.keys() if was.get(name) != is_to_be.get(name))
-    if changed:
-        raise InputError(
-            f"lab {lab}: `nat`, `expose` and what is limited cannot be changed ({', '.join(changed)}) while it runs. "
-            f"Try: labctl down {lab}, then labctl up."
-        )
-
-
-def _prepared(node: Node) -> tuple[object, ...]:
-    limits = node.limits
-    kinds = (
-        ()
-        if limits is None
-        else tuple(kind for kind in ("pids", "memory_bytes", "cpu") if getattr(limits, kind) is not None)
-    )
-    return node.nat, node.exposures, kinds
-
-
-_PER_INTERFACE = ("conf", "neigh")
-
-_ONLY_ANEW = "which takes labctl down, then labctl up"  # what is prepared before a lab is made (lab/keeper/external.py)
-_HOW = {
+# Fields of a node that a running lab can change, with the effect; the keeper prepares the others before it makes a lab.
+_EFFECTS = {
     "environment": "for programs started from now on",
     "limits": "at once",
-    "commands": "whose commands are run again",
-    "tree": "which ends its programs",
+    "commands": "and runs the commands again",
+    "tree": "and ends the node's programs",
 }
-
-_TOLD_ELSEWHERE = frozenset({"names", "services", "automatic_routes"})
-_KEYS = {"commands": "exec", "tree": "files"}  # what a field is called in files, where that differs
+_ONLY_WITH_NEW_LAB = "which requires labctl down and labctl up"
+_SHOWN_BY_OTHER_CHANGES = frozenset({"names", "services", "automatic_routes"})
+_KEYS = {"commands": "exec", "tree": "files"}  # keys of files that differ from the names of fields
 
 At = tuple[str, str]  # node, interface
+LinkIdentity = frozenset[tuple[str, ...]]
 
 
 class Sign(StrEnum):
-    """What happens to the object of a change."""
+    """Kind of a change."""
 
     ADDED = "+"
     REMOVED = "-"
@@ -142,7 +63,7 @@ class Sign(StrEnum):
 
 
 class Change(Struct, frozen=True):
-    """A change as a person sees it: `+ host h4`, `- link h2:eth0 - s1:h2`, `~ mtu of ...`."""
+    """A change for people: `+ host h4`, `- link h2:eth0 - s1:h2`, `~ mtu of ...`."""
 
     sign: Sign
     text: str
@@ -152,59 +73,81 @@ class Change(Struct, frozen=True):
 
 
 class Difference(Struct, frozen=True):
-    """The way from one plan to another; false when there is nothing to do.
+    """The way from one plan to another; false if the plans are equal.
 
-    First `removals` are carried out, then `additions`. `gone` are the nodes whose programs end: removed, or made anew
-    as another kind; those of `restarted` keep their network, and their programs end for other files. `nodes` are those
-    of the new plan that are new, or known by other names or environment than before.
+    `removals` come before `additions`. `ended` are nodes whose programs end: removed, or replaced by another kind.
+    `restarted` nodes keep their network, and their programs end because their files change. `nodes` are those of the
+    new plan that are new, or have other names, environment and so on than before.
     """
 
     removals: tuple[Operation, ...] = ()
     additions: tuple[Operation, ...] = ()
-    gone: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
     nodes: tuple[Node, ...] = ()
     changes: tuple[Change, ...] = ()
     restarted: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.removals or self.additions or self.nodes or self.gone)
+        return bool(self.removals or self.additions or self.nodes or self.ended)
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """All of them, in order."""
+        """All operations, in order."""
         return self.removals + self.additions
 
 
+def refuse_changes(lab: str, before: Iterable[Node], after: Iterable[Node]) -> None:
+    """Refuse changes that a running lab cannot make. InputError.
+
+    The values of limits may change, but not which limits a node has.
+    """
+    old, new = ({node.name: fixed for node in nodes if any(fixed := _fixed(node))} for nodes in (before, after))
+    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if changed:
+        raise InputError(
+            f"lab {lab}: cannot change `nat`, `expose` or which `limits` apply ({', '.join(changed)}) while it runs. "
+            f"Try: labctl down {lab}, then labctl up."
+        )
+
+
+def _fixed(node: Node) -> tuple[object, ...]:
+    limits = node.limits
+    kinds = ("pids", "memory_bytes", "cpu") if limits else ()
+    return node.nat, node.exposures, tuple(kind for kind in kinds if getattr(limits, kind) is not None)
+
+
 def difference(old: Plan, new: Plan) -> Difference:
-    """What has to be done to a lab made by `old` to be what `new` would make."""
-    before, after = _Facts(old), _Facts(new)
+    """Return the way from a lab made by `old` to a lab that `new` would make."""
+    compared = _Comparison(old, new)
     known = {node.name: node for node in old.nodes}
-    nodes = tuple(node for node in new.nodes if not _same_node(known.get(node.name), node))
-    gone = tuple(node for node, kind in before.kinds.items() if after.kinds.get(node) is not kind)
-    staying = [node for node in nodes if node.name in known and node.name not in gone]
-    restarted = tuple(node.name for node in staying if node.tree != known[node.name].tree)
+    # Hosts files have thousands of lines in large labs, and nodes share them: `is` decides nearly always.
+    nodes = tuple(node for node in new.nodes if (was := known.get(node.name)) is not node and was != node)
+    ended = tuple(node for node, kind in compared.before.kinds.items() if compared.after.kinds.get(node) is not kind)
+    staying = [node for node in nodes if node.name in known and node.name not in ended]
     return Difference(
-        restarted=restarted,
-        removals=tuple(_removals(old, before, after)),
-        additions=(*_mtus(before, after), *_additions(new, before, after)),
-        gone=gone,
+        removals=tuple(compared.removals()),
+        additions=(*compared.mtus(), *compared.additions()),
+        ended=ended,
         nodes=nodes,
-        changes=tuple(_changes(before, after, known, new.nodes)),
+        changes=tuple(compared.changes()),
+        restarted=tuple(node.name for node in staying if node.tree != known[node.name].tree),
     )
 
 
-class _Facts:
-    """What a plan makes, by what identifies it."""
+class _Objects:
+    """The objects that a plan makes, by their identity."""
 
     def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.kinds: dict[str, NodeKind] = {}
         self.bridges: dict[At, int] = {}
-        self.links: dict[frozenset[tuple[str, ...]], MakeLink] = {}
-        self.link_at: dict[At, frozenset[tuple[str, ...]]] = {}
+        self.links: dict[LinkIdentity, MakeLink] = {}
+        self.link_at: dict[At, LinkIdentity] = {}
         self.ifnames: dict[str, list[str]] = {}
         self.sysctls: dict[tuple[str, str], str] = {}
         self.others: set[AddAddress | SetUp | AddRoute] = set()
         self.addresses: dict[At, list[AddAddress]] = {}
+        self.routes: dict[tuple[str, str], AddRoute] = {}
         self.impaired: dict[At, SetImpairment] = {}
         for operation in plan.operations:
             match operation:
@@ -225,245 +168,291 @@ class _Facts:
                     self.others.add(operation)
                     if not operation.address.ip.is_link_local:
                         self.addresses.setdefault((node, ifname), []).append(operation)
-                case SetUp() | AddRoute():
+                case AddRoute(node, destination):
+                    self.others.add(operation)
+                    self.routes[node, str(destination)] = operation
+                case SetUp():
                     self.others.add(operation)
                 case SetImpairment(node, ifname):
                     self.impaired[node, ifname] = operation
 
-    def routes(self) -> dict[tuple[str, str], AddRoute]:
-        """By node and destination."""
-        return {(one.node, str(one.destination)): one for one in self.others if isinstance(one, AddRoute)}
-
-    def impairment(self, at: At) -> Impairment | None:
-        """What happens to what the interface sends."""
+    def impairment(self, end: LinkEnd) -> Impairment | None:
+        """Return the impairment of packets that the interface sends."""
+        at = (end.node, end.ifname)
         return self.impaired[at].impairment if at in self.impaired else None
 
-    def setting_of(self, node: str, key: str) -> str:
-        """The interface that the setting is one of; "" for one of the whole node (or of all, default, lo)."""
-        parts = key.replace("/", ".").split(".", 3)
-        if len(parts) < 4 or parts[2] not in _PER_INTERFACE:
-            return ""
-        return next((name for name in self.ifnames.get(node, ()) if parts[3].startswith(f"{name}.")), "")
+    def interface_of(self, node: str, key: str) -> str:
+        """Return the interface that the setting belongs to; "" for the whole node."""
+        return interface_of_sysctl(key, self.ifnames.get(node, ()))
 
 
 def _identity(end: LinkEnd) -> tuple[str, ...]:
+    # Linux removes IPv6 from an interface when its MTU falls below the minimum, and sets it up again above it.
     without_ipv6 = "small" if not end.bridge and end.mtu < IPV6_MTU_MIN else ""
     return (end.node, end.ifname, end.mac, end.bridge, without_ipv6)
 
 
-def _stays(node: str, ifname: str, before: _Facts, after: _Facts) -> bool:
-    """Whether the interface ("" or `lo`: the node) is one and the same in both plans."""
-    if before.kinds.get(node) is None or before.kinds.get(node) is not after.kinds.get(node):
-        return False
-    at = (node, ifname)
-    if at in before.bridges or at in after.bridges:
-        return at in before.bridges and at in after.bridges
-    if at in before.link_at or at in after.link_at:
-        return before.link_at.get(at) == after.link_at.get(at) and _link_stays(before.link_at[at], before, after)
-    return True
+class _Comparison:
+    """The objects of both plans, side by side."""
 
+    def __init__(self, old: Plan, new: Plan) -> None:
+        self.before, self.after = _Objects(old), _Objects(new)
 
-def _link_stays(identity: frozenset[tuple[str, ...]], before: _Facts, after: _Facts) -> bool:
-    """Whether the link is in both plans, between nodes that stay what they are."""
-    nodes = {end[0] for end in identity}
-    in_both = identity in before.links and identity in after.links
-    return in_both and all(before.kinds.get(node) is after.kinds.get(node) for node in nodes)
+    def keeps_kind(self, node: str) -> bool:
+        """Return whether the node is in both plans, as the same kind."""
+        return node in self.before.kinds and self.before.kinds[node] is self.after.kinds.get(node)
 
+    def stays(self, node: str, ifname: str = "") -> bool:
+        """Return whether the interface ("" or `lo`: the node) is the same object in both plans."""
+        before, after, at = self.before, self.after, (node, ifname)
+        if not self.keeps_kind(node):
+            return False
+        if at in before.bridges or at in after.bridges:
+            return at in before.bridges and at in after.bridges
+        if at in before.link_at or at in after.link_at:
+            return before.link_at.get(at) == after.link_at.get(at) and self.link_stays(before.link_at[at])
+        return True
 
-def _removals(old: Plan, before: _Facts, after: _Facts) -> Iterator[Operation]:
-    """The plan backwards, without what stays. Every operation can be undone by one that `old` has."""
-    for operation in reversed(old.operations):
-        match operation:
-            case MakeNode(node, kind) if not _stays(node, "", before, after):
-                yield RemoveNode(node, kind)
-            case MakeLink(a, b) if not _stays(a.node, a.ifname, before, after):
-                yield RemoveLink(a, b)
-            case SetSysctl(node, key):
-                of = before.setting_of(node, key)
-                if _stays(node, "", before, after) if not of else _stays(node, of, before, after):
-                    if (node, key) not in after.sysctls:
+    def link_stays(self, identity: LinkIdentity) -> bool:
+        """Return whether the link is in both plans, between nodes that stay."""
+        in_both = identity in self.before.links and identity in self.after.links
+        return in_both and all(self.keeps_kind(end[0]) for end in identity)
+
+    # -- operations ------------------------------------------------------------------------------------------------
+
+    def removals(self) -> Iterator[Operation]:
+        """Undo the operations of the old plan in reverse order, except for objects that stay."""
+        before, after = self.before, self.after
+        for operation in reversed(before.plan.operations):
+            match operation:
+                case MakeNode(node, kind) if not self.stays(node):
+                    yield RemoveNode(node, kind)
+                case MakeLink(a, b) if not self.stays(a.node, a.ifname):
+                    yield RemoveLink(a, b)
+                case SetSysctl(node, key):
+                    ifname = before.interface_of(node, key)
+                    if self.stays(node, ifname):
+                        if (node, key) not in after.sysctls:
+                            yield ResetSysctl(node, key)
+                    elif ifname and (node, ifname) not in before.bridges:
                         yield ResetSysctl(node, key)
-                elif of and (node, of) not in before.bridges:
-                    yield ResetSysctl(node, key)
-            case AddAddress(node, ifname, address):
-                if operation not in after.others or not _stays(node, ifname, before, after):
-                    yield RemoveAddress(node, ifname, address)
-            case SetImpairment(node, ifname, impairment, _, mtu):
-                if _stays(node, ifname, before, after) and (node, ifname) not in after.impaired:
-                    yield SetImpairment(node, ifname, None, impairment, mtu)
-            case SetUp(node, ifname) if operation not in after.others and _stays(node, ifname, before, after):
-                yield SetDown(node, ifname)  # of others there is no need: they go as a whole, which is much faster
-            case AddRoute(node, destination, gateway, ifname):
-                if operation not in after.others or not _stays(node, ifname, before, after):
-                    yield RemoveRoute(node, destination, gateway, ifname)
+                case AddAddress(node, ifname, address):
+                    if operation not in after.others or not self.stays(node, ifname):
+                        yield RemoveAddress(node, ifname, address)
+                case SetImpairment(node, ifname, impairment, _, mtu):
+                    if self.stays(node, ifname) and (node, ifname) not in after.impaired:
+                        yield SetImpairment(node, ifname, None, impairment, mtu)
+                case SetUp(node, ifname) if operation not in after.others and self.stays(node, ifname):
+                    yield SetDown(node, ifname)  # removing an interface as a whole is much faster, so only if it stays
+                case AddRoute(node, destination, gateway, ifname):
+                    if operation not in after.others or not self.stays(node, ifname):
+                        yield RemoveRoute(node, destination, gateway, ifname)
 
+    def additions(self) -> Iterator[Operation]:
+        """Yield the operations of the new plan, except for objects that stay."""
+        before = self.before
+        for operation in self.after.plan.operations:
+            match operation:
+                case MakeNode(node) | MakeBridge(node):
+                    if not self.stays(node):
+                        yield operation
+                case MakeLink(a):
+                    if not self.stays(a.node, a.ifname):
+                        yield operation
+                case SetSysctl(node, key, value):
+                    stays = self.stays(node, self.after.interface_of(node, key))
+                    if not stays or before.sysctls.get((node, key)) != value:
+                        yield operation
+                case SetImpairment(node, ifname):
+                    was = before.impaired.get((node, ifname)) if self.stays(node, ifname) else None
+                    if was is None or not _impairs_alike(was, operation):
+                        yield replace(operation, before=was.impairment if was else None)
+                case AddAddress(node, ifname) | SetUp(node, ifname) | AddRoute(node, _, _, ifname):
+                    if operation not in before.others or not self.stays(node, ifname):
+                        yield operation
+                case _:
+                    yield operation
 
-def _additions(new: Plan, before: _Facts, after: _Facts) -> Iterator[Operation]:
-    """The new plan without what is there already."""
-    for operation in new.operations:
-        match operation:
-            case MakeNode(node) | MakeBridge(node):
-                if not _stays(node, "", before, after):
-                    yield operation
-            case MakeLink(a):
-                if not _stays(a.node, a.ifname, before, after):
-                    yield operation
-            case SetSysctl(node, key, value):
-                there = _stays(node, after.setting_of(node, key), before, after)
-                if not there or before.sysctls.get((node, key)) != value:
-                    yield operation
-            case SetImpairment(node, ifname):
-                was = before.impaired.get((node, ifname)) if _stays(node, ifname, before, after) else None
-                if was is None or not _impairs_alike(was, operation):
-                    yield replace(operation, before=was.impairment if was else None)
-            case AddAddress(node, ifname) | SetUp(node, ifname) | AddRoute(node, _, _, ifname):
-                if operation not in before.others or not _stays(node, ifname, before, after):
-                    yield operation
-            case _:
-                yield operation
+    def mtus(self) -> Iterator[SetMtu]:
+        """Change MTUs of links that stay, then of their bridges, whose MTU follows."""
+        for _, old, new in self.kept_links():
+            was = {(end.node, end.ifname): end.mtu for end in (old.a, old.b)}
+            for end in (new.a, new.b):
+                if was[end.node, end.ifname] != end.mtu:
+                    yield SetMtu(end.node, end.ifname, end.mtu, was[end.node, end.ifname])
+        for (node, ifname), mtu in self.after.bridges.items():
+            if self.stays(node, ifname) and self.before.bridges[node, ifname] != mtu:
+                yield SetMtu(node, ifname, mtu, self.before.bridges[node, ifname])
+
+    def kept_links(self) -> Iterator[tuple[LinkIdentity, MakeLink, MakeLink]]:
+        """Yield links that stay, in the old and in the new plan."""
+        for identity, link in self.after.links.items():
+            if self.link_stays(identity):
+                yield identity, self.before.links[identity], link
+
+    # -- changes for people ----------------------------------------------------------------------------------------
+
+    def changes(self) -> Iterator[Change]:
+        before, after = self.before, self.after
+        for node, kind in before.kinds.items():
+            if node not in after.kinds:
+                yield Change(Sign.REMOVED, f"{kind} {node}")
+        yield from self.link_changes(Sign.REMOVED)
+        for node, kind in after.kinds.items():
+            if node not in before.kinds:
+                yield Change(Sign.ADDED, f"{kind} {node}")
+            elif before.kinds[node] is not kind:
+                yield Change(Sign.CHANGED, f"{before.kinds[node]} {node} becomes a {kind}: replaced, its programs end")
+        yield from self.link_changes(Sign.ADDED)
+        yield from self.mtu_changes()
+        yield from self.impairment_changes()
+        yield from self.address_changes()
+        yield from self.route_changes()
+        yield from self.sysctl_changes()
+        yield from self.node_changes()
+        yield from self.service_changes()
+
+    def node_changes(self) -> Iterator[Change]:
+        known = {node.name: node for node in self.before.plan.nodes}
+        for node in self.after.plan.nodes:
+            old = known.get(node.name)
+            for name in node.__struct_fields__ if old is not None and old.kind is node.kind else ():
+                if name not in _SHOWN_BY_OTHER_CHANGES and getattr(old, name) != getattr(node, name):
+                    effect = _EFFECTS.get(name, _ONLY_WITH_NEW_LAB)
+                    yield Change(Sign.CHANGED, f"{_KEYS.get(name, name)} of {node.name}, {effect}")
+
+    def service_changes(self) -> Iterator[Change]:
+        """Services that are added, removed or restarted; those of removed nodes are not mentioned."""
+        old = services_of(node for node in self.before.plan.nodes if node.name in self.after.kinds)
+        new = services_of(self.after.plan.nodes)
+        for key in old:
+            if key not in new:
+                yield Change(Sign.REMOVED, f"service {key}: stopped")
+        for key, (_, service) in new.items():
+            if key not in old:
+                yield Change(Sign.ADDED, f"service {key}: {shlex.join(service.argv)}")
+            elif not runs_alike(old[key][1], service):
+                yield Change(Sign.CHANGED, f"service {key}: restarted as {shlex.join(service.argv)}")
+            elif old[key][1] != service:
+                yield Change(Sign.CHANGED, f"service {key}: new settings, for its next start")
+
+    def link_changes(self, sign: Sign) -> Iterator[Change]:
+        """Links that are removed (REMOVED) or added, with addresses; a replaced link appears once, as CHANGED."""
+        this, other = (self.before, self.after) if sign is Sign.REMOVED else (self.after, self.before)
+        for identity, link in this.links.items():
+            if self.link_stays(identity):
+                continue
+            replaced = other.link_at.get((link.a.node, link.a.ifname))
+            if replaced is None or replaced != other.link_at.get((link.b.node, link.b.ifname)):
+                ends = " - ".join(_with_addresses(end, this) for end in (link.a, link.b))
+                yield Change(sign, f"link {ends}{_impairments(link, this) if sign is Sign.ADDED else ''}")
+            elif sign is Sign.ADDED:
+                text = f"link {link.a} - {link.b}: replaced, because {_reason(other.links[replaced], link)}"
+                yield Change(Sign.CHANGED, text)
+
+    def mtu_changes(self) -> Iterator[Change]:
+        for _, old, new in self.kept_links():
+            was = {(end.node, end.ifname): end.mtu for end in (old.a, old.b)}
+            changed = [end for end in (new.a, new.b) if was[end.node, end.ifname] != end.mtu]
+            if changed:
+                end = changed[0]
+                mtus = f"{was[end.node, end.ifname]} to {end.mtu} bytes"
+                yield Change(Sign.CHANGED, f"mtu of {new.a} - {new.b}: {mtus}")
+
+    def impairment_changes(self) -> Iterator[Change]:
+        """Changes on links in both plans: one if both directions change alike, else one per direction."""
+        for link in self.after.links.values():
+            ends = (link.a, link.b)
+            if not all(self.joins_same_interfaces((end.node, end.ifname)) for end in ends):
+                continue
+            old, new = ([objects.impairment(end) for end in ends] for objects in (self.before, self.after))
+            if old[0] == old[1] and new[0] == new[1]:
+                if old[0] != new[0]:
+                    yield _impairment_change(f"{link.a} - {link.b}", old[0], new[0])
+                continue
+            for end, was, now in zip(ends, old, new, strict=True):
+                if was != now:
+                    yield _impairment_change(f"packets from {end}", was, now)
+
+    def address_changes(self) -> Iterator[Change]:
+        """Addresses of links in both plans; those of other links appear with their links."""
+        for sign, this, other in (
+            (Sign.REMOVED, self.before, self.after),
+            (Sign.ADDED, self.after, self.before),
+        ):
+            for at, added in this.addresses.items():
+                if self.joins_same_interfaces(at):
+                    for one in added:
+                        if one not in other.others:
+                            yield Change(sign, f"address {one.address} on {one.node}:{one.ifname}")
+
+    def joins_same_interfaces(self, at: At) -> bool:
+        """Return whether a link from here to the same interface is in both plans, be it replaced."""
+        old, new = ({end[:2] for end in objects.link_at.get(at, ())} for objects in (self.before, self.after))
+        return bool(old) and old == new
+
+    def route_changes(self) -> Iterator[Change]:
+        """Routes of nodes in both plans."""
+        old, new = self.before.routes, self.after.routes
+        for (node, to), route in sorted(old.items(), key=lambda one: one[0]):
+            if (node, to) not in new and node in self.after.kinds:
+                yield Change(Sign.REMOVED, f"route {to} via {route.gateway} on {node}:{route.ifname}")
+        for (node, to), route in sorted(new.items(), key=lambda one: one[0]):
+            was = old.get((node, to))
+            if was is None:
+                if node in self.before.kinds:
+                    yield Change(Sign.ADDED, f"route {to} via {route.gateway} on {node}:{route.ifname}")
+            elif was != route:
+                vias = f"via {was.gateway} on {was.ifname} to via {route.gateway} on {route.ifname}"
+                yield Change(Sign.CHANGED, f"route {to} on {node}: {vias}")
+
+    def sysctl_changes(self) -> Iterator[Change]:
+        old, new = self.before.sysctls, self.after.sysctls
+        for (node, key), value in old.items():
+            if (node, key) not in new and node in self.after.kinds:
+                yield Change(Sign.REMOVED, f"{key}={value} on {node}")
+        for (node, key), value in new.items():
+            was = old.get((node, key))
+            if node not in self.before.kinds or was == value:
+                continue
+            if was is None:
+                yield Change(Sign.ADDED, f"{key}={value} on {node}")
+            else:
+                yield Change(Sign.CHANGED, f"{key} on {node}: {was} to {value}")
 
 
 def _impairs_alike(one: SetImpairment, other: SetImpairment) -> bool:
-    """Whether one need not be replaced by the other: the size of packets matters for a rate only, and a seed is drawn
-    when an interface is first impaired."""
-    sized = one.impairment is not None and one.impairment.rate_bit_s
-    return one.impairment == other.impairment and (one.mtu == other.mtu or not sized)
+    """Return whether one can stay in place of the other.
+
+    The MTU matters only for a rate, and a seed only when an interface is first impaired.
+    """
+    has_rate = one.impairment is not None and one.impairment.rate_bit_s
+    return one.impairment == other.impairment and (one.mtu == other.mtu or not has_rate)
 
 
-def _mtus(before: _Facts, after: _Facts) -> Iterator[SetMtu]:
-    """Of links that stay, then of their bridges, whose MTU follows."""
-    for identity, link in after.links.items():
-        if not _link_stays(identity, before, after):
-            continue
-        was = {(end.node, end.ifname): end.mtu for end in (before.links[identity].a, before.links[identity].b)}
-        for end in (link.a, link.b):
-            if was[end.node, end.ifname] != end.mtu:
-                yield SetMtu(end.node, end.ifname, end.mtu, was[end.node, end.ifname])
-    for (node, ifname), mtu in after.bridges.items():
-        if _stays(node, ifname, before, after) and before.bridges[node, ifname] != mtu:
-            yield SetMtu(node, ifname, mtu, before.bridges[node, ifname])
-
-
-def _same_node(old: Node | None, new: Node) -> bool:
-    # The lines of hosts files are thousands of lines in large labs, and shared: `is` decides nearly always.
-    return old is not None and (old is new or old == new)
-
-
-# -- in words ------------------------------------------------------------------------------------------------------
-
-
-def _changes(before: _Facts, after: _Facts, known: dict[str, Node], nodes: tuple[Node, ...]) -> Iterator[Change]:
-    for node, kind in before.kinds.items():
-        if node not in after.kinds:
-            yield Change(Sign.REMOVED, f"{kind} {node}")
-    yield from _link_changes(before, after, Sign.REMOVED)
-    for node, kind in after.kinds.items():
-        if node not in before.kinds:
-            yield Change(Sign.ADDED, f"{kind} {node}")
-        elif before.kinds[node] is not kind:
-            text = f"{before.kinds[node]} {node} becomes a {kind}: made anew, its programs end"
-            yield Change(Sign.CHANGED, text)
-    yield from _link_changes(before, after, Sign.ADDED)
-    yield from _mtu_changes(before, after)
-    yield from _impairment_changes(before, after)
-    yield from _address_changes(before, after)
-    yield from _route_changes(before, after)
-    yield from _sysctl_changes(before, after)
-    for planned in nodes:
-        old = known.get(planned.name)
-        if old is not None and old.kind is planned.kind:
-            for name in planned.__struct_fields__:
-                if name not in _TOLD_ELSEWHERE and getattr(old, name) != getattr(planned, name):
-                    how = _HOW.get(name, _ONLY_ANEW)
-                    yield Change(Sign.CHANGED, f"{_KEYS.get(name, name)} of {planned.name}, {how}")
-    yield from _service_changes(known, nodes, {node for node in before.kinds if after.kinds.get(node)})
-
-
-def _service_changes(known: dict[str, Node], nodes: tuple[Node, ...], staying: set[str]) -> Iterator[Change]:
-    """Services that come, go or are started again; those of nodes that go, go with them."""
-    old = services_of(node for node in known.values() if node.name in staying)
-    new = services_of(nodes)
-    for key in old:
-        if key not in new:
-            yield Change(Sign.REMOVED, f"service {key}: stopped")
-    for key, (_, service) in new.items():
-        if key not in old:
-            yield Change(Sign.ADDED, f"service {key}: {shlex.join(service.argv)}")
-        elif not runs_alike(old[key][1], service):
-            yield Change(Sign.CHANGED, f"service {key}: started again, as {shlex.join(service.argv)}")
-        elif old[key][1] != service:
-            yield Change(Sign.CHANGED, f"service {key}: how it is started from now on")
-
-
-def _link_changes(before: _Facts, after: _Facts, sign: Sign) -> Iterator[Change]:
-    """Links that go (REMOVED) or come, with their addresses; one that is made anew is told once, where it comes."""
-    here, there = (before, after) if sign is Sign.REMOVED else (after, before)
-    for identity, link in here.links.items():
-        if _link_stays(identity, before, after):
-            continue
-        ends = (link.a.node, link.a.ifname), (link.b.node, link.b.ifname)
-        other = there.link_at.get(ends[0])
-        if other is not None and other == there.link_at.get(ends[1]):
-            if sign is Sign.ADDED:
-                old = there.links[other]
-                yield Change(Sign.CHANGED, f"link {link.a} - {link.b}: made anew, {_why(old, link)}")
-            continue
-        shown = (_with_addresses(end, here) for end in (link.a, link.b))
-        yield Change(sign, f"link {' - '.join(shown)}{_impaired(link, here) if sign is Sign.ADDED else ''}")
-
-
-def _why(old: MakeLink, new: MakeLink) -> str:
+def _reason(old: MakeLink, new: MakeLink) -> str:
     was = {(end.node, end.ifname): end for end in (old.a, old.b)}
     for end in (new.a, new.b):
         before = was[end.node, end.ifname]
         if before.mac != end.mac:
-            return f"for the MAC address of {end} becomes {end.mac}"
+            return f"the MAC address of {end} becomes {end.mac}"
         if before.mtu != end.mtu:
-            return f"for its MTU goes from {before.mtu} to {end.mtu}, across the {IPV6_MTU_MIN} that IPv6 needs"
-    return "for a node at its end is"
+            return f"its MTU changes from {before.mtu} to {end.mtu}, across the {IPV6_MTU_MIN} that IPv6 needs"
+    return "a node at its end is replaced"
 
 
-def _with_addresses(end: LinkEnd, facts: _Facts) -> str:
-    addresses = ", ".join(str(one.address) for one in facts.addresses.get((end.node, end.ifname), ()))
+def _with_addresses(end: LinkEnd, objects: _Objects) -> str:
+    addresses = ", ".join(str(one.address) for one in objects.addresses.get((end.node, end.ifname), ()))
     return f"{end} ({addresses})" if addresses else str(end)
 
 
-def _mtu_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
-    for identity, link in after.links.items():
-        if _link_stays(identity, before, after):
-            old = before.links[identity]
-            was = {(end.node, end.ifname): end.mtu for end in (old.a, old.b)}
-            changed = [end for end in (link.a, link.b) if was[end.node, end.ifname] != end.mtu]
-            if changed:
-                end = changed[0]
-                yield Change(
-                    Sign.CHANGED, f"mtu of {link.a} - {link.b}: {was[end.node, end.ifname]} to {end.mtu} bytes"
-                )
-
-
-def _impaired(link: MakeLink, facts: _Facts) -> str:
-    """What the link does to packets, to be put behind its name."""
-    a, b = (facts.impairment((end.node, end.ifname)) for end in (link.a, link.b))
+def _impairments(link: MakeLink, objects: _Objects) -> str:
+    """Return the impairments of the link, to follow its name."""
+    a, b = (objects.impairment(end) for end in (link.a, link.b))
     if a == b:
         return f": {a}" if a else ""
     each = (f"{one} from {end.node}" for end, one in ((link.a, a), (link.b, b)) if one)
     return f": {', '.join(each)}"
-
-
-def _impairment_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
-    """Of links that stay, be they made anew: once where both directions change alike, else for the one that does."""
-    for link in after.links.values():
-        ends = (link.a, link.b)
-        if not all(_is_end_of_same(end, before, after) for end in ends):
-            continue
-        was, now = ([facts.impairment((end.node, end.ifname)) for end in ends] for facts in (before, after))
-        if was[0] == was[1] and now[0] == now[1]:
-            if was[0] != now[0]:
-                yield _impairment_change(f"{link.a} - {link.b}", was[0], now[0])
-            continue
-        for end, old, new in zip(ends, was, now, strict=True):
-            if old != new:
-                yield _impairment_change(f"what {end} sends", old, new)
 
 
 def _impairment_change(of: str, old: Impairment | None, new: Impairment | None) -> Change:
@@ -472,57 +461,3 @@ def _impairment_change(of: str, old: Impairment | None, new: Impairment | None) 
     if new is None:
         return Change(Sign.REMOVED, f"{old} on {of}")
     return Change(Sign.CHANGED, f"impairment of {of}: {old} to {new}")
-
-
-def _address_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
-    """Addresses of links that are in both plans, be they made anew; the others stand with their links."""
-    pairs = ((Sign.REMOVED, before, after), (Sign.ADDED, after, before))
-    for sign, here, there in pairs:
-        for at, given in here.addresses.items():
-            if at in there.link_at and _same_ends(at, here, there):
-                for one in given:
-                    if one not in there.others:
-                        yield Change(sign, f"address {one.address} on {one.node}:{one.ifname}")
-
-
-def _is_end_of_same(end: LinkEnd, before: _Facts, after: _Facts) -> bool:
-    """Whether a link between the same two interfaces is in both plans."""
-    at = (end.node, end.ifname)
-    return at in before.link_at and _same_ends(at, before, after)
-
-
-def _same_ends(at: At, here: _Facts, there: _Facts) -> bool:
-    def ends(facts: _Facts) -> set[tuple[str, ...]]:
-        return {end[:2] for end in facts.link_at.get(at, ())}
-
-    return ends(here) == ends(there)
-
-
-def _route_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
-    """Routes of nodes that are in both plans."""
-    old, new = before.routes(), after.routes()
-    for (node, to), route in sorted(old.items()):
-        if (node, to) not in new and node in after.kinds:
-            yield Change(Sign.REMOVED, f"route {to} via {route.gateway} on {node}:{route.ifname}")
-    for (node, to), route in sorted(new.items()):
-        was = old.get((node, to))
-        if was is None:
-            if node in before.kinds:
-                yield Change(Sign.ADDED, f"route {to} via {route.gateway} on {node}:{route.ifname}")
-        elif was != route:
-            text = f"route {to} on {node}: via {was.gateway} on {was.ifname} to via {route.gateway} on {route.ifname}"
-            yield Change(Sign.CHANGED, text)
-
-
-def _sysctl_changes(before: _Facts, after: _Facts) -> Iterator[Change]:
-    for (node, key), value in before.sysctls.items():
-        if (node, key) not in after.sysctls and node in after.kinds:
-            yield Change(Sign.REMOVED, f"{key}={value} on {node}")
-    for (node, key), value in after.sysctls.items():
-        was = before.sysctls.get((node, key))
-        if node not in before.kinds or was == value:
-            continue
-        if was is None:
-            yield Change(Sign.ADDED, f"{key}={value} on {node}")
-        else:
-            yield Change(Sign.CHANGED, f"{key} on {node}: {was} to {value}")

@@ -1,23 +1,7 @@
-"""What is to be done in the kernel, as values: each operation can describe itself before it is executed.
+"""Operations of the kernel as values, plans made of them, and their JSON form for the keeper's protocol.
 
-An operation names nodes and interfaces, never descriptors or indexes; the executor supplies those.
-
-Services of a plan: their order, whether two are the same, and their form as JSON.
-
-Plans and operations as JSON values and back: what `json` writes and reads, for the keeper's protocol.
-
-The classes themselves are the format: an operation is a list of its name and its fields, everything else an object.
-
-An impairment as queueing disciplines: which, in which order, with which sizes. PURE.
-
-Where there is a rate, tbf comes first: what a sender hands over in one piece (up to 64 KiB) and is more than tbf sends
-at once, it cuts into packets, so that each is delayed and lost by itself. netem below it delays and loses; the queue
-below netem is where packets wait for their turn at that rate, and what does not fit there is dropped, as before any
-bottleneck. tbf below netem would do the same, but for what it cuts: before Linux 6.13 netem counted those pieces as its
-own, until it took no more (f8d4bc455047, "net/sched: netem: account for backlog updates from child qdisc").
-
-Each shape has handles of its own: the kernel changes a discipline of the same handle in place, with what it holds, and
-puts another one in the place of one with another handle.
+An operation names nodes and interfaces; the executor finds their descriptors and indexes. In JSON an operation is a
+list of its class's name and its fields, everything else an object.
 """
 
 from __future__ import annotations
@@ -42,11 +26,11 @@ from labctl.topology.model import (
 
 
 class Step(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
-    """What all operations have in common: their form in JSON (`labctl.plan.operations`)."""
+    """Base of all operations."""
 
 
 class MakeNode(Step, frozen=True):
-    """A network namespace for the node, with `lo` up."""
+    """Make a network namespace for the node, with `lo` up."""
 
     node: str
     kind: NodeKind
@@ -56,7 +40,7 @@ class MakeNode(Step, frozen=True):
 
 
 class MakeBridge(Step, frozen=True):
-    """A switch's bridge device, in the switch's own namespace; down until `SetUp`."""
+    """Make a switch's bridge device, in the switch's own namespace; down until `SetUp`."""
 
     node: str
     ifname: str
@@ -78,7 +62,7 @@ class LinkEnd(Struct, frozen=True, array_like=True):
 
 
 class MakeLink(Step, frozen=True):
-    """One veth pair, both ends in their final namespaces under their final names; down until `SetUp`."""
+    """Make a veth pair, both ends in their final namespaces under their final names; down until `SetUp`."""
 
     a: LinkEnd
     b: LinkEnd
@@ -97,7 +81,7 @@ class SetSysctl(Step, frozen=True):
 
 
 class AddAddress(Step, frozen=True):
-    """An address on an interface; IPv6 without duplicate address detection (IFA_F_NODAD)."""
+    """Add an address to an interface; IPv6 without duplicate address detection (IFA_F_NODAD)."""
 
     node: str
     ifname: str
@@ -134,7 +118,7 @@ class AddRoute(Step, frozen=True):
 
 
 class RemoveNode(Step, frozen=True):
-    """The node's namespace, and with it every program of the node; its links are removed before."""
+    """Remove the node's namespace and its programs, after its links."""
 
     node: str
     kind: NodeKind
@@ -144,7 +128,7 @@ class RemoveNode(Step, frozen=True):
 
 
 class RemoveLink(Step, frozen=True):
-    """One veth pair, both ends; carries all that is needed to make it again."""
+    """Remove a veth pair; the fields suffice to make it again."""
 
     a: LinkEnd
     b: LinkEnd
@@ -173,7 +157,7 @@ class RemoveRoute(Step, frozen=True):
 
 
 class SetMtu(Step, frozen=True):
-    """The MTU (bytes) of one interface or bridge; `before` is what the plan had, for undoing."""
+    """Set the MTU (bytes) of an interface or bridge; `before` is that of the old plan, for undoing."""
 
     node: str
     ifname: str
@@ -185,7 +169,7 @@ class SetMtu(Step, frozen=True):
 
 
 class ResetSysctl(Step, frozen=True):
-    """A setting back to what it was before the lab first set it, which the keeper remembers."""
+    """Restore a setting to its value before the lab first changed it; the keeper keeps that value."""
 
     node: str
     key: str
@@ -195,10 +179,10 @@ class ResetSysctl(Step, frozen=True):
 
 
 class SetImpairment(Step, frozen=True):
-    """What happens to the packets that the interface sends, instead of what did (None: nothing happens to them).
+    """Replace the impairment of packets that the interface sends; None removes it.
 
-    `before` is what the plan had. `mtu` (bytes) is the interface's, by which the queues are measured. `seed` decides
-    which packets are lost and how delays vary, on kernels that take one (Linux 6.6); None leaves it to the kernel.
+    `before` is the impairment in the old plan. The sizes of queues follow from `mtu` (bytes). `seed` decides which
+    packets are lost and how delays vary, on kernels that accept one (Linux 6.6); None leaves it to the kernel.
     """
 
     node: str
@@ -210,7 +194,7 @@ class SetImpairment(Step, frozen=True):
 
     def __str__(self) -> str:
         if self.impairment is None:
-            return f"impair {self.node}:{self.ifname} no more"
+            return f"remove the impairment of {self.node}:{self.ifname}"
         return f"impair {self.node}:{self.ifname}: {self.impairment}"
 
 
@@ -220,7 +204,7 @@ Operation = Making | Changing
 
 
 class Plan(Struct, frozen=True):
-    """The operations that make a topology, in an order in which they can be carried out."""
+    """The operations that make a topology, in an order that the kernel accepts."""
 
     topology: str  # its name
     nodes: tuple[Node, ...]
@@ -228,18 +212,18 @@ class Plan(Struct, frozen=True):
 
 
 def services_of(nodes: Iterable[Node]) -> dict[str, tuple[str, Service]]:
-    """The services by NODE/SERVICE, with their node, in file order."""
+    """Return the services by NODE/SERVICE, with their node, in file order."""
     return {f"{node.name}/{service.name}": (node.name, service) for node in nodes for service in node.services}
 
 
 def runs_alike(one: Service, other: Service) -> bool:
-    """Whether a service need not be started again to be the other one: what only matters for its start aside."""
+    """Return whether the services differ only in settings that matter for a start."""
     alike = ("argv", "directory", "environment", "restart", "tty", "user")
     return all(getattr(one, name) == getattr(other, name) for name in alike)
 
 
 def in_order(keys: Iterable[str], services: Mapping[str, tuple[str, Service]]) -> tuple[str, ...]:
-    """The keys, each after all that it comes after."""
+    """Sort the keys of services, each behind those in its `after`."""
     left = dict.fromkeys(keys)
     found: list[str] = []
     while left:
@@ -253,7 +237,7 @@ def in_order(keys: Iterable[str], services: Mapping[str, tuple[str, Service]]) -
 
 
 class _Document(Struct, frozen=True):
-    """A plan whose hosts files, which most nodes share, are written once each."""
+    """A plan in JSON: nodes that share a hosts file refer to it by its index."""
 
     topology: str
     nodes: tuple[Node, ...]  # without names
@@ -263,7 +247,7 @@ class _Document(Struct, frozen=True):
 
 
 def plan_to_json(plan: Plan) -> Any:
-    """For `plan_from_json`."""
+    """Return the plan as JSON values."""
     files: dict[int, int] = {}
     kept: list[tuple[tuple[str, str], ...]] = []
     for node in plan.nodes:
@@ -276,7 +260,7 @@ def plan_to_json(plan: Plan) -> Any:
 
 
 def plan_from_json(value: Any) -> Plan:
-    """The plan that `plan_to_json` wrote. InputError for anything else."""
+    """Read a plan from JSON values. InputError."""
     document = _from_json(value, _Document)
     try:
         nodes = tuple(
@@ -287,7 +271,7 @@ def plan_from_json(value: Any) -> Plan:
         raise InputError(f"plan: cannot read it: {error}.") from error
     made = {one.node: one.kind for one in document.operations if isinstance(one, MakeNode)}
     if made != {node.name: node.kind for node in nodes} or len(made) != len(nodes):
-        raise InputError("plan: cannot read it: its nodes are not those that it makes.")
+        raise InputError("plan: cannot read it: its nodes differ from those that its operations make.")
     for node in nodes:
         if problem := node_name_problem(node.name):
             raise InputError(f"plan: cannot read it: the name `{node.name}` of a node {problem}.")
@@ -295,22 +279,22 @@ def plan_from_json(value: Any) -> Plan:
 
 
 def operations_to_json(operations: Iterable[Operation]) -> Any:
-    """For `operations_from_json`."""
+    """Return the operations as JSON values."""
     return _to_json(tuple(operations))
 
 
 def operations_from_json(value: Any) -> tuple[Operation, ...]:
-    """The operations that `operations_to_json` wrote. InputError for anything else."""
+    """Read operations from JSON values. InputError."""
     operations: tuple[Operation, ...] = _from_json(value, tuple[Operation, ...])
     return operations
 
 
 def changes_from_json(value: Any) -> tuple[Operation, ...]:
-    """As `operations_from_json`, for a lab that runs: nodes and links come and go with `Reconcile` only."""
+    """Read operations for a running lab, without those that need `Reconcile`: nodes and links. InputError."""
     operations = operations_from_json(value)
     for one in operations:
         if isinstance(one, MakeNode | RemoveNode | MakeLink | RemoveLink | MakeBridge):
-            raise InputError(f"plan: cannot {one}: only another plan can do that.")
+            raise InputError(f"plan: cannot {one}: only labctl up with another plan can.")
     return operations
 
 
@@ -326,19 +310,30 @@ def _from_json(value: Any, kind: Any) -> Any:
         raise InputError(f"plan: cannot read it: {error}.") from error
 
 
+def interface_of_sysctl(key: str, ifnames: Iterable[str]) -> str:
+    """Return the interface that a setting such as net.ipv4.conf.eth0.forwarding belongs to; "" if none of these."""
+    parts = key.replace("/", ".").split(".", 3)
+    if len(parts) < 4 or parts[2] not in ("conf", "neigh"):
+        return ""
+    return next((name for name in ifnames if parts[3].startswith(f"{name}.")), "")
+
+
+# -- an impairment as queueing disciplines ----------------------------------------------------------------------------
+
 ROOT = 0xFFFF_FFFF  # TC_H_ROOT (linux/pkt_sched.h)
-_OURS = 0xF0  # people say `handle 1:` by hand, and the kernel puts nothing of another kind at a handle that is taken
-_FRAME_BYTES = 18  # of a packet beside its MTU: Ethernet's header and a VLAN tag
-_BURST_S = 0.004  # what is sent at once after a pause: timers of a busy machine are that late
-_WAIT_S = 0.05  # how long a packet may wait for its turn
-_QUEUE_MIN_BYTES = 70_000  # an UDP datagram of the largest size, in fragments
+# People use `handle 1:`, and the kernel refuses a discipline of another kind at a handle in use.
+_FIRST_HANDLE = 0xF0
+_FRAME_BYTES = 18  # Ethernet's header and a VLAN tag
+_BURST_S = 0.004  # timers of a busy machine are that late
+_WAIT_S = 0.05  # of a packet in the queue
+_QUEUE_MIN_BYTES = 70_000  # a UDP datagram of the largest size, in fragments
 _QUEUE_MAX_BYTES = 256 << 20
-_PACKETS_A_SECOND = 1_000_000  # that a delay is to hold where no rate limits them
+_PACKETS_PER_S = 1_000_000  # that a delay holds without a rate
 _PACKETS_MIN, _PACKETS_MAX = 1_000, 100_000
 
 
 class TokenBucket(Struct, frozen=True):
-    """tbf (tc-tbf(8)): a rate. `limit_bytes` is its own queue's, where it has one."""
+    """tbf (tc-tbf(8)): a rate. `limit_bytes` is the size of its own queue, if it has one."""
 
     handle: int
     parent: int
@@ -348,7 +343,7 @@ class TokenBucket(Struct, frozen=True):
 
 
 class NetworkEmulator(Struct, frozen=True):
-    """netem (tc-netem(8)): delay, jitter, loss. `limit_packets` may be on their way."""
+    """netem (tc-netem(8)): delay, jitter, loss. It holds at most `limit_packets`."""
 
     handle: int
     parent: int
@@ -359,7 +354,7 @@ class NetworkEmulator(Struct, frozen=True):
 
 
 class Fifo(Struct, frozen=True):
-    """bfifo (tc-bfifo(8)): a queue of so many bytes."""
+    """bfifo (tc-bfifo(8)): a queue of at most `limit_bytes`."""
 
     handle: int
     parent: int
@@ -370,7 +365,17 @@ Queue = TokenBucket | NetworkEmulator | Fifo
 
 
 def queues(impairment: Impairment, mtu: int) -> tuple[Queue, ...]:
-    """The disciplines of an interface of that MTU (bytes), each after the one that it is below."""
+    """Return the disciplines for an interface with that MTU (bytes), each after its parent.
+
+    With a rate, tbf is at the root: it splits a segment of up to 64 KiB that a sender passes in one piece into packets,
+    so that netem below it delays and drops each by itself. Packets wait in the queue below netem, which drops those
+    that do not fit, as a bottleneck does. tbf below netem would be equivalent, but before Linux 6.13 netem counted
+    the pieces as its own packets until it accepted no more (f8d4bc455047, "net/sched: netem: account for backlog
+    updates from child qdisc").
+
+    Each combination has its own handles: the kernel changes a discipline with the same handle in place, with its
+    packets, and replaces one with another handle.
+    """
     emulated = bool(impairment.delay_us or impairment.loss_ppm)
     if not emulated:
         return (_bucket(1, impairment, mtu),) if impairment.rate_bit_s else ()
@@ -383,23 +388,23 @@ def queues(impairment: Impairment, mtu: int) -> tuple[Queue, ...]:
 def _bucket(number: int, impairment: Impairment, mtu: int) -> TokenBucket:
     rate_bytes_s = impairment.rate_bit_s // 8
     burst_bytes = max(int(rate_bytes_s * _BURST_S), 2 * (mtu + _FRAME_BYTES))
-    # A sender fills a path when the queue before its bottleneck holds about what is on the way, there and back.
+    # A sender fills a path if the queue at its bottleneck holds about one round trip of packets.
     wait_s = _WAIT_S + 2 * (impairment.delay_us + impairment.jitter_us) / 1e6
     limit_bytes = max(int(rate_bytes_s * wait_s), _QUEUE_MIN_BYTES, burst_bytes)
     return TokenBucket(_handle(number), ROOT, rate_bytes_s, burst_bytes, min(limit_bytes, _QUEUE_MAX_BYTES))
 
 
 def _emulator(number: int, parent: int, impairment: Impairment) -> NetworkEmulator:
-    on_the_way = (impairment.delay_us + impairment.jitter_us) * _PACKETS_A_SECOND // 1_000_000
-    limit_packets = min(max(on_the_way, _PACKETS_MIN), _PACKETS_MAX)
+    in_flight = (impairment.delay_us + impairment.jitter_us) * _PACKETS_PER_S // 1_000_000
+    limit_packets = min(max(in_flight, _PACKETS_MIN), _PACKETS_MAX)
     delay_us, jitter_us, loss_ppm = impairment.delay_us, impairment.jitter_us, impairment.loss_ppm
     return NetworkEmulator(_handle(number), parent, delay_us, jitter_us, loss_ppm, limit_packets)
 
 
 def _handle(number: int) -> int:
-    return (_OURS + number) << 16
+    return (_FIRST_HANDLE + number) << 16
 
 
 def _class_of(number: int) -> int:
-    """The only class of a discipline, which is where another one is put below it."""
+    """Return the only class of a discipline: the parent of the discipline below it."""
     return _handle(number) | 1

@@ -1,12 +1,14 @@
-"""A plan for people and other programs: as text, as JSON, and as a shell script of `ip` commands."""
+"""Render a plan as text, as JSON, and as a shell script of `ip` commands."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections import Counter
 from typing import Any
 
-from labctl.plan.diff import Difference, described, in_json
+from labctl.plan.diff import Difference
 from labctl.plan.operations import (
     ROOT,
     AddAddress,
@@ -36,30 +38,12 @@ from labctl.plan.operations import (
     services_of,
 )
 from labctl.structs import asdict, msgspec
-from labctl.topology.model import Address, Impairment, Node, NodeKind, Prefix, Service
-from labctl.units import format_ppm
-
-_NAMES: dict[type, str] = {
-    MakeNode: "make_node",
-    MakeBridge: "make_bridge",
-    MakeLink: "make_link",
-    SetSysctl: "set_sysctl",
-    AddAddress: "add_address",
-    SetUp: "set_up",
-    SetDown: "set_down",
-    AddRoute: "add_route",
-    RemoveNode: "remove_node",
-    RemoveLink: "remove_link",
-    RemoveAddress: "remove_address",
-    RemoveRoute: "remove_route",
-    SetMtu: "set_mtu",
-    ResetSysctl: "reset_sysctl",
-    SetImpairment: "set_impairment",
-}
+from labctl.topology.model import Address, Node, NodeKind, Prefix, Service
+from labctl.units import format_ppm, format_size
 
 
 def render_text(plan: Plan) -> str:
-    """One line an operation, below a line that counts."""
+    """Return a line with counts, then one for each operation."""
     kinds = Counter(node.kind for node in plan.nodes)
     counted = [_plural(kinds[kind], kind.value) for kind in NodeKind if kinds[kind]]
     links = sum(isinstance(operation, MakeLink) for operation in plan.operations)
@@ -73,7 +57,7 @@ def render_text(plan: Plan) -> str:
 
 
 def render_json(plan: Plan) -> str:
-    """An object with `topology`, `nodes` and `operations`; every operation is an object with its fields by name."""
+    """Return an object with `topology`, `nodes` and `operations`; each operation is an object of its fields."""
     nodes = [_node(node) for node in plan.nodes]
     operations = ",\n    ".join(json.dumps(_fields(one), ensure_ascii=False) for one in plan.operations)
     rows = ",\n    ".join(json.dumps(node, ensure_ascii=False) for node in nodes)
@@ -82,45 +66,76 @@ def render_json(plan: Plan) -> str:
 
 
 def _started(key: str, service: Service) -> str:
-    import shlex
-
     ready = f", ready with {service.ready}" if service.ready else ""
     after = f", after {', '.join(service.after)}" if service.after else ""
     return f"start {key}: {shlex.join(service.argv)}{after}{ready}"
 
 
+def described(node: Node) -> list[str]:
+    """Describe the node's relations to the machine, its files and its commands, a line each."""
+    lines = [f"connect {node.name} to the machine's network"] if node.nat else []
+    for exposure in node.exposures:
+        lines.append(
+            f"expose port {exposure.port}/{exposure.transport} of {node.name} as the machine's {exposure.machine}"
+        )
+    if (limits := node.limits) is not None:
+        parts = [f"{limits.pids} processes"] if limits.pids is not None else []
+        parts += [f"{format_size(limits.memory_bytes)} of memory"] if limits.memory_bytes is not None else []
+        parts += [f"{limits.cpu * 100:g}% of a processor"] if limits.cpu is not None else []
+        lines.append(f"limit the programs of {node.name} to {', '.join(parts)}")
+    for file in node.tree.files:
+        lines.append(f"place {file.path} on {node.name}" + (f", from {file.source}" if file.source else ""))
+    for bind in node.tree.binds:
+        lines.append(f"bind {bind.source} at {bind.path} on {node.name}{'' if bind.writable else ', read-only'}")
+    lines += [f"make {path} private on {node.name}" for path in node.tree.private]
+    lines += [f"run on {node.name}: {' '.join(str(command).split())}" for command in node.commands]
+    return lines
+
+
 def _node(node: Node) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": node.name, "kind": node.kind.value, "environment": dict(node.environment)}
-    if node.services:
-        found["services"] = [
+    optional = {
+        "services": [
             {"name": one.name, "command": one.argv, "restart": one.restart.value, "after": one.after}
             for one in node.services
-        ]
-    return found | in_json(node)
+        ],
+        "nat": node.nat,
+        "expose": [{"machine": one.machine, "port": one.port, "protocol": one.transport} for one in node.exposures],
+        "limits": node.limits and asdict(node.limits),
+        "files": [
+            {"path": one.path, "source": one.source or None, "content": one.content, "owner": one.owner or None,
+             "mode": None if one.mode is None else f"{one.mode:04o}"}
+            for one in node.tree.files
+        ],
+        "binds": [{"path": one.path, "source": one.source, "rw": one.writable} for one in node.tree.binds],
+        "private": node.tree.private,
+        "exec": [command.argv for command in node.commands],
+    }  # fmt: skip
+    always = {"name": node.name, "kind": node.kind.value, "environment": dict(node.environment)}
+    return always | {key: value for key, value in optional.items() if value}
 
 
 def render_difference_text(difference: Difference) -> str:
-    """A line for each change: `+ host h4`; `nothing to change` when there is none."""
+    """Return a line for each change, such as `+ host h4`; `nothing to change` if there is none."""
     if not difference:
         return "nothing to change\n"
-    lines = [str(change) for change in difference.changes] or ["~ what nodes know of each other's names"]
+    lines = [str(change) for change in difference.changes] or ["~ hosts files"]
     return "\n".join(lines) + "\n"
 
 
 def render_difference_json(difference: Difference) -> str:
-    """An object with `changes` (sign and text) and `operations`, in the order in which they are carried out."""
+    """Return an object with `changes` (sign and text) and `operations`, in the order of execution."""
     changes = [{"sign": change.sign.value, "text": change.text} for change in difference.changes]
     operations = [_fields(one) for one in difference.operations]
     return json.dumps({"changes": changes, "operations": operations}, indent=2, ensure_ascii=False) + "\n"
 
 
 def render_shell(plan: Plan) -> str:
-    """A POSIX shell script of `ip`, `tc` and `sysctl` commands that makes the same network, in namespaces so named.
+    """Return a POSIX shell script of `ip`, `tc` and `sysctl` commands that makes the same network.
 
-    To be run as root; the namespaces appear in `ip netns`. What labctl adds around the network (hostnames, /etc/hosts,
-    processes of their own) is not in it.
+    It runs as root; the namespaces appear in `ip netns` under the nodes' names. It does not contain what labctl adds to
+    a network: hostnames, /etc/hosts and separate process trees.
     """
-    names = " ".join(_quote(node.name) for node in plan.nodes)
+    names = " ".join(shlex.quote(node.name) for node in plan.nodes)
     lines = [
         "#!/bin/sh",
         f"# The network of the topology {_comment(plan.topology)}, as labctl makes it, for root. To remove it:",
@@ -129,58 +144,60 @@ def render_shell(plan: Plan) -> str:
     ]
     for number, operation in enumerate(plan.operations):
         lines += _commands(operation, number)
-    lines += [f"# not in here: {_comment(line)}" for node in plan.nodes for line in described(node)]
+    lines += [f"# not in this script: {_comment(line)}" for node in plan.nodes for line in described(node)]
     return "\n".join(lines) + "\n"
 
 
 def _commands(operation: Operation, number: int) -> list[str]:
     match operation:
         case MakeNode(node):
-            return [f"ip netns add {_quote(node)}", f"ip -n {_quote(node)} link set dev lo up"]
+            return [f"ip netns add {shlex.quote(node)}", f"ip -n {shlex.quote(node)} link set dev lo up"]
         case MakeBridge(node, ifname, mtu):
             return [
-                f"ip -n {_quote(node)} link add name {_quote(ifname)} mtu {mtu} type bridge mcast_snooping 0",
-                f"ip -n {_quote(node)} link set dev {_quote(ifname)} addrgenmode none",
+                f"ip -n {shlex.quote(node)} link add name {shlex.quote(ifname)} mtu {mtu} type bridge mcast_snooping 0",
+                f"ip -n {shlex.quote(node)} link set dev {shlex.quote(ifname)} addrgenmode none",
             ]
         case MakeLink(a, b):
-            far = f"name {_quote(b.ifname)} netns {_quote(b.node)} mtu {b.mtu} address {b.mac}"
-            # Ends of equal index delay the first IPv6 packet by a second: the kernel takes it for a loop.
-            near = f"name {_quote(a.ifname)} index {1000 + number} mtu {a.mtu} address {a.mac}"
-            return [f"ip -n {_quote(a.node)} link add {near} type veth peer {far}", *_end(a), *_end(b)]
+            far = f"name {shlex.quote(b.ifname)} netns {shlex.quote(b.node)} mtu {b.mtu} address {b.mac}"
+            # Equal indexes delay the first IPv6 packet by a second: the kernel assumes a loop.
+            near = f"name {shlex.quote(a.ifname)} index {1000 + number} mtu {a.mtu} address {a.mac}"
+            return [f"ip -n {shlex.quote(a.node)} link add {near} type veth peer {far}", *_end(a), *_end(b)]
         case SetSysctl(node, key, value):
-            return [f"ip netns exec {_quote(node)} sysctl -qw {_quote(f'{key}={value}')}"]
+            return [f"ip netns exec {shlex.quote(node)} sysctl -qw {shlex.quote(f'{key}={value}')}"]
         case AddAddress(node, ifname, address):
             flags = "nodad" if address.version == 6 else "brd +" if address.network.prefixlen < 31 else ""
-            return [f"ip -n {_quote(node)} address add {address} {flags} dev {_quote(ifname)}".replace("  ", " ")]
+            return [
+                f"ip -n {shlex.quote(node)} address add {address} {flags} dev {shlex.quote(ifname)}".replace("  ", " ")
+            ]
         case SetUp(node, ifname):
-            return [f"ip -n {_quote(node)} link set dev {_quote(ifname)} up"]
+            return [f"ip -n {shlex.quote(node)} link set dev {shlex.quote(ifname)} up"]
         case SetDown(node, ifname):
-            return [f"ip -n {_quote(node)} link set dev {_quote(ifname)} down"]
+            return [f"ip -n {shlex.quote(node)} link set dev {shlex.quote(ifname)} down"]
         case AddRoute(node, destination, gateway, ifname):
             return [_route("add", node, destination, gateway, ifname)]
         case RemoveNode(node):
-            return [f"ip netns delete {_quote(node)}"]
+            return [f"ip netns delete {shlex.quote(node)}"]
         case RemoveLink(a):
-            return [f"ip -n {_quote(a.node)} link delete dev {_quote(a.ifname)}"]
+            return [f"ip -n {shlex.quote(a.node)} link delete dev {shlex.quote(a.ifname)}"]
         case RemoveAddress(node, ifname, address):
-            return [f"ip -n {_quote(node)} address delete {address} dev {_quote(ifname)}"]
+            return [f"ip -n {shlex.quote(node)} address delete {address} dev {shlex.quote(ifname)}"]
         case RemoveRoute(node, destination, gateway, ifname):
             return [_route("delete", node, destination, gateway, ifname)]
         case SetMtu(node, ifname, mtu):
-            return [f"ip -n {_quote(node)} link set dev {_quote(ifname)} mtu {mtu}"]
+            return [f"ip -n {shlex.quote(node)} link set dev {shlex.quote(ifname)} mtu {mtu}"]
         case SetImpairment(node, ifname, impairment, _, mtu):
             if impairment is None:
-                return [f"tc -n {_quote(node)} qdisc delete dev {_quote(ifname)} root"]
-            on = f"tc -n {_quote(node)} qdisc replace dev {_quote(ifname)}"
+                return [f"tc -n {shlex.quote(node)} qdisc delete dev {shlex.quote(ifname)} root"]
+            on = f"tc -n {shlex.quote(node)} qdisc replace dev {shlex.quote(ifname)}"
             return [f"{on} {_queue(queue)}" for queue in queues(impairment, mtu)]
         case ResetSysctl(node, key):
-            return [f"# {_comment(key)} on {_comment(node)}: back to what it was before it was set"]
+            return [f"# {_comment(key)} on {_comment(node)}: restore the value from before the first change"]
 
 
 def _route(verb: str, node: str, destination: Prefix, gateway: Address, ifname: str) -> str:
     family = "-4" if destination.version == 4 else "-6"
     to = "default" if destination.prefixlen == 0 else str(destination)
-    return f"ip {family} -n {_quote(node)} route {verb} {to} via {gateway} dev {_quote(ifname)}"
+    return f"ip {family} -n {shlex.quote(node)} route {verb} {to} via {gateway} dev {shlex.quote(ifname)}"
 
 
 def _queue(queue: Queue) -> str:
@@ -201,27 +218,21 @@ def _queue(queue: Queue) -> str:
 
 
 def _end(end: LinkEnd) -> list[str]:
-    # The same as for labctl's own labs: link-local addresses are added by hand, without duplicate detection.
-    lines = [f"ip -n {_quote(end.node)} link set dev {_quote(end.ifname)} addrgenmode none"]
+    # As in labctl's labs, the script adds link-local addresses itself, without duplicate address detection.
+    lines = [f"ip -n {shlex.quote(end.node)} link set dev {shlex.quote(end.ifname)} addrgenmode none"]
     if end.bridge:
-        lines.append(f"ip -n {_quote(end.node)} link set dev {_quote(end.ifname)} master {_quote(end.bridge)}")
+        lines.append(
+            f"ip -n {shlex.quote(end.node)} link set dev {shlex.quote(end.ifname)} master {shlex.quote(end.bridge)}"
+        )
     return lines
 
 
 def _fields(operation: Operation) -> dict[str, Any]:
-    fields: dict[str, Any] = {"operation": _NAMES[type(operation)]}
+    fields: dict[str, Any] = {"operation": re.sub(r"\B(?=[A-Z])", "_", type(operation).__name__).lower()}
     for name in operation.__struct_fields__:
         value = getattr(operation, name)
-        if isinstance(value, LinkEnd | Impairment):
-            value = asdict(value) if isinstance(value, LinkEnd) else msgspec.to_builtins(value)
-        fields[name] = value if value is None or isinstance(value, int | dict) else str(value)
+        fields[name] = asdict(value) if isinstance(value, LinkEnd) else msgspec.to_builtins(value, enc_hook=str)
     return fields
-
-
-def _quote(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
 
 
 def _comment(text: str) -> str:

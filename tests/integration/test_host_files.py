@@ -314,10 +314,8 @@ def test_a_file_tree_travels_with_plans_and_back_to_a_file(tmp_path: Path) -> No
     again = Topology.parse(Topology.of_model(topology_of(plan)).to_yaml())
     assert again.check().node("a").tree == made.check().node("a").tree
     text = render_text(plan)
-    assert (
-        f"place /srv/y on a, from {tmp_path}/f\nbind {tmp_path} at /srv/z on a\nkeep /var/log of a to itself\n" in text
-    )
-    assert "# not in here: place /srv/x on a\n" in render_shell(plan)
+    assert f"place /srv/y on a, from {tmp_path}/f\nbind {tmp_path} at /srv/z on a\nmake /var/log private on a\n" in text
+    assert "# not in this script: place /srv/x on a\n" in render_shell(plan)
 
 
 def test_inspect_lists_what_a_topology_gives_its_nodes(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_change_that_is_refused_leaves_the_rates_as_they_were() -> None:
     old, new = pair_plan("rate: 40mbit"), pair_plan("rate: 20mbit")
     changed = difference(old, new)
     same = next(one for one in old.operations if isinstance(one, AddAddress))
-    broken = type(changed)(changed.removals, (*changed.additions, same), changed.gone, changed.nodes, changed.changes)
+    broken = type(changed)(changed.removals, (*changed.additions, same), changed.ended, changed.nodes, changed.changes)
     with NetworkLab(*old.operations) as lab:
         with pytest.raises(KernelError), reconciling(broken, lab.nodes):
             pytest.fail("the address is there already")

@@ -159,7 +159,7 @@ def test_an_edited_file_starts_and_stops_only_what_differs(
     assert capsys.readouterr().out.splitlines()[:4] == [
         "+ host b",
         "- service a/gone: stopped",
-        "~ service a/other: started again, as sleep 2001",
+        "~ service a/other: restarted as sleep 2001",
         "+ service a/new: sleep 2",
     ]
     assert after["a/same"] == before["a/same"]

@@ -424,7 +424,7 @@ class Keeper:
         refuse_changes(self.surroundings.lab, before.nodes, after.nodes)
         with self.limited(before.nodes, after.nodes):
             if changes:
-                gone, there = set(changes.gone), {node.name for node in changes.nodes}
+                gone, there = set(changes.ended), {node.name for node in changes.nodes}
                 reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(gone, there))
         self.opened = replace(self.opened, topology=request.topology, plan=request.plan, source=request.source)
 

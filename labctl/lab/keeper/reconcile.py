@@ -6,7 +6,7 @@ For the keeper, in whose thread all of this happens. What it has to do around `r
   plan is the one in force all the same.
 - Inside the `with`, the network is the new plan's. What is raised there (a service that cannot be started) undoes it.
 - After the `with`: `Host`s for the nodes that are new (`difference.nodes`), the new `Node` of the others; the
-  init of the nodes in `difference.gone` is killed, which ends their programs. `reconcile` does all that.
+  init of the nodes in `difference.ended` is killed, which ends their programs. `reconcile` does all that.
 
 What clients want done when they go: the keeper's part in giving a lab back as it was found.
 
@@ -246,12 +246,12 @@ def reconcile(
     with reconciling(difference, table), ExitStack() as renamed:
         for node in difference.nodes:
             host = hosts.get(node.name)
-            if host is not None and node.name not in difference.gone and _is_renamed(host, node):
+            if host is not None and node.name not in difference.ended and _is_renamed(host, node):
                 _write_names(host, node.names)
                 renamed.callback(_write_names, host, host.node.names)
         rename()
         renamed.pop_all()
-    for name in difference.gone:
+    for name in difference.ended:
         end(hosts.pop(name))
     _restart([hosts[name] for name in difference.restarted], end)
     for node in difference.nodes:

@@ -1,4 +1,4 @@
-"""SetImpairment in plans: where it stands, as text, JSON and tc commands, compared, seeded; and the sizes of queues."""
+"""Impairments in plans: order, rendering, differences, seeds and queueing disciplines."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_links_are_impaired_when_they_are_made_and_before_they_are_up() -> None:
     assert max(at for at, kind in enumerate(kinds) if kind in (MakeLink, AddAddress)) < first < kinds.index(SetUp)
 
 
-def test_a_plan_comes_back_from_the_keeper_s_json_and_its_topology_from_it() -> None:
+def test_impairments_survive_the_way_to_the_keeper_and_back_to_a_topology() -> None:
     seeded = with_seed(WHOLE, 7)
     cleared = SetImpairment("a", "eth0", None, BAD, 9000)
     assert operations_from_json(operations_to_json([*seeded.operations, cleared])) == (
@@ -61,7 +61,7 @@ def test_a_plan_comes_back_from_the_keeper_s_json_and_its_topology_from_it() -> 
     assert topology_of(WHOLE).node("a").interface("eth0").impairment == BAD
 
 
-def test_a_plan_shows_it_as_text_and_json() -> None:
+def test_a_plan_shows_impairments_as_text_and_json() -> None:
     assert "impair a:eth0: delay 20ms jitter 2ms loss 1% rate 10mbit\n" in render_text(WHOLE)
     found = [one for one in json.loads(render_json(WHOLE))["operations"] if one["operation"] == "set_impairment"]
     assert [one["impairment"] for one in found] == [
@@ -69,7 +69,7 @@ def test_a_plan_shows_it_as_text_and_json() -> None:
     ] * 2
 
 
-def test_a_plan_shows_it_as_commands_of_tc() -> None:
+def test_a_plan_shows_impairments_as_tc_commands() -> None:
     on_a = [line for line in render_shell(WHOLE).splitlines() if line.startswith("tc -n a ")]
     assert on_a == [
         "tc -n a qdisc replace dev eth0 root handle f3: tbf rate 10000000bit burst 5000 limit 117500",
@@ -78,7 +78,7 @@ def test_a_plan_shows_it_as_commands_of_tc() -> None:
     ]
 
 
-def test_what_has_not_changed_is_not_done_again_whatever_its_seed() -> None:
+def test_an_unchanged_impairment_stays_whatever_its_seed() -> None:
     assert not changed("delay: 20ms", "delay: 20ms")
     assert not difference(with_seed(WHOLE, 1), with_seed(WHOLE, 2))
 
@@ -100,17 +100,17 @@ def test_a_change_of_both_directions_is_one_line_and_two_operations(old: str, ne
 def test_a_change_of_one_direction_names_the_sender() -> None:
     one = build(resolved("hosts: {a: , b: }", "links: [{ends: [a, {node: b, loss: 2%}], loss: 1%}]"))
     found = difference(built("loss: 1%"), one)
-    assert [str(change) for change in found.changes] == ["~ impairment of what b:eth0 sends: loss 1% to loss 2%"]
+    assert [str(change) for change in found.changes] == ["~ impairment of packets from b:eth0: loss 1% to loss 2%"]
     assert found.operations == (SetImpairment("b", "eth0", Impairment(loss_ppm=20_000), Impairment(loss_ppm=10_000)),)
 
 
-def test_a_new_link_is_told_with_its_impairment() -> None:
+def test_a_new_link_is_shown_with_its_impairment() -> None:
     old = build(resolved("hosts: {a: , b: }"))
     said = [str(change) for change in difference(old, built("ipv4: false, ipv6: false, rate: 1mbit")).changes]
     assert said == ["+ link a:eth0 - b:eth0: rate 1mbit"]
 
 
-def test_what_impairs_a_link_goes_with_it_unsaid() -> None:
+def test_the_impairment_of_a_removed_link_is_not_mentioned() -> None:
     found = difference(built("rate: 1mbit"), build(resolved("hosts: {a: , b: }")))
     assert not [one for one in found.operations if isinstance(one, SetImpairment)]
     assert not [one for one in found.changes if "rate" in str(one)]
@@ -123,7 +123,7 @@ def test_queues_of_a_rate_follow_the_mtu() -> None:
     assert not [one for one in found.operations if isinstance(one, SetImpairment)]
 
 
-def test_a_link_that_is_made_anew_is_impaired_anew() -> None:
+def test_a_replaced_link_is_impaired_again() -> None:
     old = build(resolved("hosts: {a: , b: }", "links: [{ends: [a, b], loss: 1%}]"))
     new = build(resolved("hosts: {a: , b: }", "links: [{ends: [{node: a, mac: '02:00:00:00:00:77'}, b], loss: 1%}]"))
     assert [one for one in difference(old, new).operations if isinstance(one, SetImpairment)] == impairments(new)
@@ -137,12 +137,15 @@ def test_a_link_that_is_made_anew_is_impaired_anew() -> None:
         ("rate: 1gbit", "mtu: 1500", "- rate 1gbit on a:eth0 - b:eth0"),
     ],
 )
-def test_what_changes_on_a_link_that_is_made_anew_is_told_too(old: str, new: str, said: str) -> None:
+def test_changes_on_a_replaced_link_are_shown(old: str, new: str, said: str) -> None:
     other = build(
         resolved("hosts: {a: , b: }", f"links: [{{ends: [{{node: a, mac: '02:00:00:00:00:77'}}, b], {new}}}]")
     )
     told = [str(one) for one in difference(built(old), other).changes]
-    assert told == ["~ link a:eth0 - b:eth0: made anew, for the MAC address of a:eth0 becomes 02:00:00:00:00:77", said]
+    assert told == [
+        "~ link a:eth0 - b:eth0: replaced, because the MAC address of a:eth0 becomes 02:00:00:00:00:77",
+        said,
+    ]
 
 
 def test_a_link_to_another_node_is_another_link() -> None:
@@ -153,7 +156,7 @@ def test_a_link_to_another_node_is_another_link() -> None:
     assert not [one for one in difference(old, new).changes if "impairment" in str(one)]
 
 
-def test_a_seed_gives_every_interface_one_of_its_own_and_the_same_ones_again() -> None:
+def test_a_seed_gives_each_interface_the_same_seed_of_its_own() -> None:
     seeds = [one.seed for one in impairments(with_seed(WHOLE, 42))]
     assert len(set(seeds)) == 2
     assert all(seed is not None and 0 <= seed < 1 << 64 for seed in seeds)
@@ -162,18 +165,18 @@ def test_a_seed_gives_every_interface_one_of_its_own_and_the_same_ones_again() -
     assert [one.impairment for one in impairments(with_seed(WHOLE, 42))] == [BAD, BAD]
 
 
-def test_an_impairment_set_later_has_the_seed_that_it_would_have_had_from_the_start() -> None:
+def test_an_impairment_set_later_has_the_seed_of_one_in_the_plan() -> None:
     later = set_impairments(built("mtu: 1500"), [("a", "eth0"), ("b", "eth0")], BAD, seed=42)
     assert list(later) == impairments(with_seed(WHOLE, 42))
 
 
-def test_an_impairment_set_later_knows_what_the_plan_has_there_and_the_size_of_packets() -> None:
+def test_an_impairment_set_later_has_the_previous_one_and_the_mtu() -> None:
     wanted = Impairment(rate_bit_s=8000)
     (later,) = set_impairments(built("loss: 1%, mtu: 9000"), [("b", "eth0")], wanted)
     assert later == SetImpairment("b", "eth0", wanted, Impairment(loss_ppm=10_000), 9000)
 
 
-def test_a_rate_alone_is_a_bucket_a_delay_or_loss_an_emulator_and_both_are_all_three() -> None:
+def test_a_rate_uses_tbf_a_delay_or_loss_netem_and_both_all_three() -> None:
     kinds = {
         Impairment(): [],
         Impairment(rate_bit_s=1_000_000): [TokenBucket],
@@ -184,7 +187,7 @@ def test_a_rate_alone_is_a_bucket_a_delay_or_loss_an_emulator_and_both_are_all_t
     assert {one: [type(queue) for queue in queues(one, 1500)] for one in kinds} == kinds
 
 
-def test_every_shape_has_handles_of_its_own_and_each_queue_is_below_the_one_before() -> None:
+def test_each_combination_has_its_own_handles_and_each_queue_its_parent() -> None:
     shapes = [queues(one, 1500) for one in (Impairment(rate_bit_s=8000), Impairment(delay_us=1), BAD)]
     handles = [queue.handle for shape in shapes for queue in shape]
     assert len(set(handles)) == len(handles) == 5
@@ -195,9 +198,7 @@ def test_every_shape_has_handles_of_its_own_and_each_queue_is_below_the_one_befo
 
 @pytest.mark.parametrize("rate_bit_s", [1000, 10_000_000, 1_000_000_000, 1_000_000_000_000])
 @pytest.mark.parametrize("mtu", [68, 1500, 65_535])
-def test_a_bucket_holds_a_packet_and_its_queue_a_datagram_and_both_fit_the_kernel_s_32_bits(
-    rate_bit_s: int, mtu: int
-) -> None:
+def test_a_bucket_holds_a_packet_and_its_queue_a_datagram_within_32_bits(rate_bit_s: int, mtu: int) -> None:
     bucket = queues(Impairment(delay_us=274_000_000, rate_bit_s=rate_bit_s), mtu)[0]
     assert isinstance(bucket, TokenBucket)
     assert mtu + 18 <= bucket.burst_bytes < 1 << 32
@@ -206,7 +207,7 @@ def test_a_bucket_holds_a_packet_and_its_queue_a_datagram_and_both_fit_the_kerne
     assert bucket.burst_bytes <= max(rate_bit_s / 8 / 100, 2 * (mtu + 18))
 
 
-def test_as_many_packets_are_on_the_way_as_the_delay_takes() -> None:
+def test_netem_holds_the_packets_of_its_delay() -> None:
     (short,) = queues(Impairment(delay_us=10), 1500)
     (long,) = queues(Impairment(delay_us=50_000), 1500)
     (longest,) = queues(Impairment(delay_us=274_000_000), 1500)

@@ -42,7 +42,7 @@ def plan_of(directory: Path, text: str = TEXT) -> Plan:
     return build(topology.load(file))
 
 
-def test_a_service_is_as_its_file_says(tmp_path: Path) -> None:
+def test_a_service_has_the_values_of_its_file(tmp_path: Path) -> None:
     services = services_of(plan_of(tmp_path).nodes)
     assert services["web-2/site"] == (
         "web-2",
@@ -72,24 +72,24 @@ def test_an_included_files_services_run_in_that_files_directory(tmp_path: Path) 
     assert services_of(plan.nodes)["a/it"][1].directory == str(inner)
 
 
-def test_each_comes_after_what_it_waits_for(tmp_path: Path) -> None:
+def test_services_start_in_the_order_of_after(tmp_path: Path) -> None:
     services = services_of(plan_of(tmp_path).nodes)
     order = in_order(services, services)
     assert sorted(order) == sorted(services)
     assert all(order.index(before) < order.index(key) for key in order for before in services[key][1].after)
 
 
-def test_what_is_left_out_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_service_does_not_wait_for_one_that_is_not_started(tmp_path: Path) -> None:
     services = services_of(plan_of(tmp_path).nodes)
     assert in_order(["web-1/site"], services) == ("web-1/site",)
 
 
-def test_they_survive_the_journey_to_the_keeper(tmp_path: Path) -> None:
+def test_services_survive_the_way_to_the_keeper(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     assert plan_from_json(plan_to_json(plan)) == plan
 
 
-def test_a_plan_shows_them_in_the_order_in_which_they_are_started(tmp_path: Path) -> None:
+def test_a_plan_shows_services_in_their_start_order(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     lines = [line for line in render_text(plan).splitlines() if line.startswith("start ")]
     assert lines[:2] == [
@@ -115,18 +115,18 @@ def changed(plan: Plan, **values: object) -> Plan:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"argv": ("other",)}, ["~ service db/redis: started again, as other"]),
-        ({"restart": Restart.ALWAYS}, ["~ service db/redis: started again, as redis"]),
-        ({"within_s": 1.0}, ["~ service db/redis: how it is started from now on"]),
+        ({"argv": ("other",)}, ["~ service db/redis: restarted as other"]),
+        ({"restart": Restart.ALWAYS}, ["~ service db/redis: restarted as redis"]),
+        ({"within_s": 1.0}, ["~ service db/redis: new settings, for its next start"]),
         ({}, []),
     ],
 )
-def test_a_difference_tells_of_services(tmp_path: Path, values: dict[str, object], told: list[str]) -> None:
+def test_a_difference_shows_services(tmp_path: Path, values: dict[str, object], told: list[str]) -> None:
     plan = plan_of(tmp_path)
     assert [str(change) for change in difference(plan, changed(plan, **values)).changes] == told
 
 
-def test_a_service_that_goes_and_one_that_comes(tmp_path: Path) -> None:
+def test_a_difference_shows_removed_and_added_services(tmp_path: Path) -> None:
     before = plan_of(tmp_path, "hosts: {a: {services: {old: {run: [x]}}}}")
     after = plan_of(tmp_path, "hosts: {a: {services: {new: {run: [y, 'a b']}}}}")
     told = [str(change) for change in difference(before, after).changes]

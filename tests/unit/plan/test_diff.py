@@ -1,4 +1,4 @@
-"""Differences of plans: what they do, that they are the least, and what they say."""
+"""Differences of plans: their operations, that these are the fewest, and the changes for people."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
 
 
 class Network:
-    """What operations make, as the kernel would: refuses what is not there, and what is there already."""
+    """A model of the kernel: it refuses to remove missing objects and to add existing ones."""
 
     def __init__(self, operations: Iterable[Operation] = ()) -> None:
         self.nodes: dict[str, str] = {}
@@ -124,7 +124,7 @@ def between(old: Topology, new: Topology) -> Difference:
     return difference(build(old), build(new))
 
 
-def told(*files: tuple[str, ...]) -> list[str]:
+def changes(*files: tuple[str, ...]) -> list[str]:
     old, new = (resolved(*lines) for lines in files)
     return [str(change) for change in between(old, new).changes]
 
@@ -143,7 +143,7 @@ def test_the_difference_applied_to_the_old_plan_gives_the_new_one(old: Topology,
 
 @MODEST
 @given(topologies(), topologies())
-def test_the_way_there_and_back_leads_home(old: Topology, new: Topology) -> None:
+def test_the_difference_and_its_reverse_restore_the_old_plan(old: Topology, new: Topology) -> None:
     before, after = build(old), build(new)
     network = Network(before.operations)
     for operation in (*difference(before, after).operations, *difference(after, before).operations):
@@ -166,7 +166,7 @@ def test_every_operation_of_a_difference_survives_the_way_to_the_keeper(old: Top
     assert operations_from_json(operations_to_json(operations)) == operations
 
 
-def test_one_more_host_at_the_end_touches_no_other() -> None:
+def test_another_host_at_the_end_changes_no_other() -> None:
     found = between(topology.load("star:3"), topology.load("star:4"))
     assert found.removals == ()
     assert {one.node for one in found.additions if isinstance(one, MakeNode | AddAddress)} == {"h4"}
@@ -177,10 +177,10 @@ def test_one_more_host_at_the_end_touches_no_other() -> None:
     assert [node.name for node in found.nodes] == ["h1", "h2", "h3", "h4", "s1"], "all get to know its name"
 
 
-def test_a_host_fewer_is_its_link_and_itself() -> None:
+def test_a_removed_host_takes_its_link_with_it() -> None:
     found = between(topology.load("star:3"), topology.load("star:2"))
     assert [type(one) for one in found.removals[-2:]] == [RemoveLink, RemoveNode]
-    assert (found.additions, found.gone) == ((), ("h3",))
+    assert (found.additions, found.ended) == ((), ("h3",))
     assert [str(change) for change in found.changes] == [
         "- host h3",
         "- link h3:eth0 (10.0.0.3/24, fd00::3/64) - s1:h3",
@@ -197,45 +197,45 @@ def test_another_mtu_is_set_in_place() -> None:
     assert [str(change) for change in found.changes] == ["~ mtu of a:eth0 - b:eth0: 1500 to 1400 bytes"]
 
 
-def test_an_mtu_without_room_for_ipv6_makes_the_link_anew() -> None:
+def test_an_mtu_below_that_of_ipv6_replaces_the_link() -> None:
     old, new = (resolved(LAB, "addresses: ipv4", f"links: [{{ends: [a, b], mtu: {mtu}}}]") for mtu in (1500, 1000))
     found = between(old, new)
     assert sum(isinstance(one, MakeLink) for one in found.additions) == 1
-    text = "link a:eth0 - b:eth0: made anew, for its MTU goes from 1500 to 1000, across the 1280 that IPv6 needs"
+    text = "link a:eth0 - b:eth0: replaced, because its MTU changes from 1500 to 1000, across the 1280 that IPv6 needs"
     assert [str(change) for change in found.changes] == [f"~ {text}"]
 
 
-def test_another_mac_makes_the_link_anew_with_all_that_stood_on_it() -> None:
+def test_another_mac_replaces_the_link_with_its_addresses() -> None:
     old = resolved(LAB, "links: [[a, b]]")
     new = resolved(LAB, "links: [{ends: [{node: a, mac: '02:00:00:00:00:09'}, b]}]")
     found = between(old, new)
     assert sum(isinstance(one, RemoveAddress) for one in found.removals) == 6
     assert sum(isinstance(one, AddAddress) for one in found.additions) == 6
     assert [change.sign for change in found.changes] == [Sign.CHANGED]
-    assert "made anew, for the MAC address of a:eth0 becomes 02:00:00:00:00:09" in found.changes[0].text
+    assert "replaced, because the MAC address of a:eth0 becomes 02:00:00:00:00:09" in found.changes[0].text
 
 
-def test_a_link_inserted_before_others_with_addresses_of_their_own_touches_none_of_them() -> None:
+def test_a_link_inserted_before_others_with_addresses_of_their_own_changes_none_of_them() -> None:
     nodes = "hosts: {a: , b: , c: , d: }"
     old = ("links: [{ends: [c, d], ipv4: 10.2.0.0/24, ipv6: 'fd02::/64'}]",)
     new = ("links: [{ends: [a, b], ipv4: 10.1.0.0/24}, {ends: [c, d], ipv4: 10.2.0.0/24, ipv6: 'fd02::/64'}]",)
-    assert told((nodes, *old), (nodes, *new)) == [
+    assert changes((nodes, *old), (nodes, *new)) == [
         "+ link a:eth0 (10.1.0.1/24, fd00::1/64) - b:eth0 (10.1.0.2/24, fd00::2/64)"
     ]
 
 
-def test_addresses_come_and_go_alone() -> None:
+def test_a_change_of_an_address_keeps_the_link() -> None:
     def at(number: int) -> tuple[str, ...]:
         ends = f"[{{node: a, ipv4: 10.9.0.{number}}}, {{node: b, ipv4: 10.9.0.2}}]"
         return (LAB, "addresses: ipv4", f"links: [{{ends: {ends}, ipv4: 10.9.0.0/24}}]")
 
-    assert told(at(1), at(7)) == ["- address 10.9.0.1/24 on a:eth0", "+ address 10.9.0.7/24 on a:eth0"]
+    assert changes(at(1), at(7)) == ["- address 10.9.0.1/24 on a:eth0", "+ address 10.9.0.7/24 on a:eth0"]
 
 
-def test_settings_change_come_and_go() -> None:
+def test_settings_are_added_changed_and_removed() -> None:
     old = ("hosts: {a: {sysctls: {net.core.somaxconn: 7, net.ipv4.tcp_sack: 0}}, b: }", "links: [[a, b]]")
     new = ("hosts: {a: {sysctls: {net.core.somaxconn: 8, net.ipv4.tcp_syn_retries: 2}}, b: }", "links: [[a, b]]")
-    assert told(old, new) == [
+    assert changes(old, new) == [
         "- net.ipv4.tcp_sack=0 on a",
         "~ net.core.somaxconn on a: 7 to 8",
         "+ net.ipv4.tcp_syn_retries=2 on a",
@@ -248,26 +248,26 @@ def test_settings_change_come_and_go() -> None:
     }
 
 
-def test_another_environment_is_for_programs_to_come() -> None:
+def test_another_environment_is_for_programs_started_later() -> None:
     old, new = ("hosts: {a: {environment: {X: '1'}}, b: }", "links: [[a, b]]"), (LAB, "links: [[a, b]]")
-    assert told(old, new) == ["~ environment of a, for programs started from now on"]
+    assert changes(old, new) == ["~ environment of a, for programs started from now on"]
 
 
-def test_a_host_that_becomes_a_router_is_made_anew() -> None:
+def test_a_host_that_becomes_a_router_is_replaced() -> None:
     found = between(resolved(LAB, "links: [[a, b]]"), resolved("hosts: {b: }", "routers: {a: }", "links: [[a, b]]"))
-    assert found.gone == ("a",)
-    assert str(found.changes[0]) == "~ host a becomes a router: made anew, its programs end"
+    assert found.ended == ("a",)
+    assert str(found.changes[0]) == "~ host a becomes a router: replaced, its programs end"
 
 
 def test_automatic_addresses_that_shift_are_shown() -> None:
     nodes = "hosts: {a: , b: , c: }"
-    lines = told((nodes, "links: [[a, b]]"), (nodes, "links: [[a, c], [a, b]]"))
+    lines = changes((nodes, "links: [[a, b]]"), (nodes, "links: [[a, c], [a, b]]"))
     assert [line for line in lines if line.startswith(("-", "+", "~"))] == lines
-    assert any("made anew" in line or line.startswith("- link") for line in lines)
+    assert any("replaced" in line or line.startswith("- link") for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["text", "json"])
-def test_a_plan_that_is_the_same_has_nothing_to_show(kind: str) -> None:
+def test_equal_plans_render_as_nothing_to_change(kind: str) -> None:
     from labctl.plan.render import render_difference_json, render_difference_text
 
     found = between(topology.load("pair"), topology.load("pair"))

@@ -1,17 +1,12 @@
-"""Plans: order, hosts files, and the forms in which they are shown and carried."""
+"""Build plans: order of operations, addresses and hosts files."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import time
 from ipaddress import IPv6Interface
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 
 from labctl import topology
-from labctl.errors import InputError
 from labctl.plan.build import build
 from labctl.plan.operations import (
     AddAddress,
@@ -20,15 +15,9 @@ from labctl.plan.operations import (
     MakeLink,
     MakeNode,
     Plan,
-    SetDown,
     SetSysctl,
     SetUp,
-    operations_from_json,
-    operations_to_json,
-    plan_from_json,
-    plan_to_json,
 )
-from labctl.plan.render import render_json, render_shell, render_text
 from labctl.topology.model import Topology
 from tests.unit.topology.drafts import resolved, topologies
 
@@ -68,60 +57,6 @@ def test_every_operation_comes_after_what_it_needs(made: Topology) -> None:
             case AddRoute(node, _, _, ifname):
                 assert (node, ifname) in up
     assert up == interfaces
-
-
-@MODEST
-@given(topologies())
-def test_a_plan_survives_the_way_to_the_keeper(made: Topology) -> None:
-    built = build(made)
-    assert plan_from_json(json.loads(json.dumps(plan_to_json(built)))) == built
-
-
-def test_taking_a_link_down_survives_too() -> None:
-    assert operations_from_json(operations_to_json([SetDown("a", "eth0")])) == (SetDown("a", "eth0"),)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        5,
-        None,
-        {},
-        [5],
-        [["Jump", "a"]],
-        [["SetUp"]],
-        [["SetUp", "a", "eth0", "b"]],
-        [["SetUp", "a", 5]],
-        [["SetMtu", "a", "eth0", "1500", 1500]],
-        [["AddAddress", "a", "eth0", "x"]],
-        [["AddAddress", "a", "eth0", ["x"]]],
-        [["SetImpairment", "a", "eth0", {"delay_us": 1.5}]],
-    ],
-)
-def test_what_is_no_operation_is_refused(value: object) -> None:
-    with pytest.raises(InputError, match="plan: cannot read it"):
-        operations_from_json(value)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"topology": 5}, "Expected `str`"),
-        ({"operations": []}, "its nodes are not those that it makes"),
-        ({"files": []}, "index out of range"),
-        ({"file_of_node": [0]}, "shorter"),
-    ],
-)
-def test_a_plan_that_contradicts_itself_is_refused(change: dict[str, object], told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        plan_from_json(plan_to_json(build(topology.load("pair"))) | change)
-
-
-def test_a_name_that_is_a_path_is_refused() -> None:
-    sent = json.dumps(plan_to_json(build(topology.load("pair")))).replace('"client"', '"../client"')
-    with pytest.raises(InputError, match=r"the name `\.\./client` of a node contains"):
-        plan_from_json(json.loads(sent))
 
 
 def test_every_host_and_router_interface_gets_its_link_local_address() -> None:
@@ -174,38 +109,3 @@ def test_the_address_on_a_shared_network_stands_first() -> None:
 def test_a_name_outside_ascii_stands_in_hosts_files_in_both_forms() -> None:
     built = build(resolved("hosts: {büro: , b: }", "links: [[büro, b]]"))
     assert {"10.0.0.1 büro", "10.0.0.1 xn--bro-hoa"} <= set(names_of(built, "b"))
-
-
-def test_the_text_form_counts_and_lists() -> None:
-    text = render_text(build(topology.load("star:2")))
-    assert text.splitlines()[:4] == [
-        "topology star-2: 2 hosts, 1 switch, 2 links, 18 operations",
-        "make host h1",
-        "make host h2",
-        "make switch s1",
-    ]
-
-
-def test_the_json_form_names_every_field() -> None:
-    shown = json.loads(render_json(build(topology.load("pair"))))
-    assert shown["topology"] == "pair"
-    assert shown["nodes"][0] == {"name": "client", "kind": "host", "environment": {}}
-    link = next(one for one in shown["operations"] if one["operation"] == "make_link")
-    assert link["a"] == {"node": "client", "ifname": "eth0", "mac": "02:1a:5f:a7:7d:de", "mtu": 1500, "bridge": ""}
-
-
-def test_the_shell_form_is_a_posix_script_that_quotes_what_it_must() -> None:
-    made = resolved(
-        "name: 'a; reboot'", "hosts: {büro: {sysctls: {net.ipv4.tcp_rmem: '1 2 3'}}, b: }", "links: [[büro, b]]"
-    )
-    script = render_shell(build(made))
-    assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
-    assert "ip netns add 'büro'" in script
-    assert "sysctl -qw 'net.ipv4.tcp_rmem=1 2 3'" in script
-
-
-def test_a_thousand_hosts_are_planned_within_two_seconds() -> None:
-    before = time.process_time()  # whatever else the machine does
-    built = build(topology.load("star:1000"))
-    plan_from_json(plan_to_json(built))
-    assert time.process_time() - before < 2
