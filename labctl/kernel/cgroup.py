@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 from labctl.errors import KernelError, LabImpossible
+from labctl.kernel.syscalls import write_once
 from labctl.structs import Struct
 from labctl.unpatched import monotonic
 
@@ -69,7 +70,7 @@ def make_base(parent: Parent, name: str) -> str:
         os.mkdir(path, 0o755)
         if parent.version == 2:
             enabled = " ".join(f"+{controller}" for controller in parent.controllers)
-            _write(os.path.join(path, "cgroup.subtree_control"), enabled)
+            write_once(os.path.join(path, "cgroup.subtree_control"), enabled)
     except OSError as error:
         raise KernelError(f"control group {path}", "make it", error.errno or 0, detail=str(error)) from error
     return path
@@ -97,9 +98,9 @@ def make_group(
             os.mkdir(path, 0o755)
         for file, value in limits:
             if not file.startswith("?"):
-                _write(os.path.join(path, file), value)
+                write_once(os.path.join(path, file), value)
             elif os.path.exists(os.path.join(path, file[1:])):
-                _write(os.path.join(path, file[1:]), value)
+                write_once(os.path.join(path, file[1:]), value)
         return os.open(os.path.join(path, PROCS), os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:
         raise KernelError(f"control group {path}", "set its limits", error.errno or 0, detail=str(error)) from error
@@ -228,14 +229,6 @@ def _settings(
         one = [("cpu.cfs_period_us", str(PERIOD_US)), ("cpu.cfs_quota_us", str(quota_us))]
         found[Controller.CPU] = one if version == 1 else [("cpu.max", f"{quota_us} {PERIOD_US}")]
     return found
-
-
-def _write(path: str, value: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, value.encode("ascii"))
-    finally:
-        os.close(descriptor)
 
 
 def _refusal(missing: Collection[Controller], mounts: list[_Mount]) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from labctl.kernel.privilege import highest
-from labctl.kernel.syscalls import CLONE_NEWNET, setns, unshare
+from labctl.kernel.syscalls import CLONE_NEWNET, setns, unshare, write_once
 from labctl.unpatched import Socket
 
 _SWAPPED = str.maketrans("./", "/.")
@@ -45,11 +45,7 @@ def write_sysctl(key: str, value: str) -> None:
         path = sysctl_path(key)
     except ValueError as error:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), key) from error
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, f"{value}\n".encode())
-    finally:
-        os.close(fd)
+    write_once(path, f"{value}\n")
 
 
 def read_sysctl(key: str) -> str:

@@ -1,12 +1,6 @@
-"""Entering the namespaces that a lab lives in, and why a machine may refuse: what to say, and what to change.
+"""The namespaces that a lab lives in, and why a machine may refuse them: the cause and the remedy.
 
-`diagnose` is a pure function of readings, so that every machine's refusal can be tested on any machine.
-
-Further users and groups for the user namespace of an ordinary user's lab: subuid(5), newuidmap(1).
-
-An ordinary user may map one user and one group into a user namespace: their own, and setgroups(2) is then denied. Where
-/etc/subuid and /etc/subgid grant ranges, the setuid programs newuidmap and newgidmap (package uidmap) map these too:
-0 is the user, 1 and further are the ranges. Servers that change to a user of their own need that.
+`diagnose` is a pure function of readings, so that the refusals of every machine are tested on any machine.
 """
 
 from __future__ import annotations
@@ -25,123 +19,8 @@ from labctl.kernel.mounts import mount_sys
 from labctl.structs import Struct
 from labctl.unpatched import Socket
 
-PACKAGE = "uidmap"
-TOOLS = ("newuidmap", "newgidmap")
-MOST = 65535  # further ids: as many as a machine's own accounts use
-_DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin")
-
-Range = tuple[int, int]  # first, how many
-
-
-class Grant(Struct, frozen=True):
-    """What a user may map; `problem` is why nothing, `remedy` what to try."""
-
-    uids: tuple[Range, ...] = ()
-    gids: tuple[Range, ...] = ()
-    tools: tuple[str, ...] = ()
-    problem: str = ""
-    remedy: str = ""
-
-
-def read_grant(uid: int, *, directory: str = "/etc") -> Grant:
-    """What the files below `directory` grant to that user, and where the programs are that map it."""
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return Grant(problem=f"user {uid} has no account, which newuidmap requires", remedy="Use an account.")
-    found = {file: _ranges(f"{directory}/{file}", {name, str(uid)}) for file in ("subuid", "subgid")}
-    if not all(found.values()):
-        files = " and ".join(f"{directory}/{file}" for file, ranges in found.items() if not ranges)
-        remedy = f"Try: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
-        return Grant(problem=f"{name} has no range of ids in {files}", remedy=remedy)
-    tools = tuple(filter(None, map(_tool, TOOLS)))
-    if len(tools) < len(TOOLS):
-        remedy = f"Install the package {PACKAGE} (Fedora, RHEL: shadow-utils)."
-        return Grant(problem="newuidmap and newgidmap are not installed", remedy=remedy)
-    return Grant(found["subuid"], found["subgid"], tools)
-
-
-def _ranges(path: str, names: set[str]) -> tuple[Range, ...]:
-    """The lines NAME:FIRST:COUNT of these users, cut to MOST ids altogether."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip().split(":") for line in file]
-    except OSError:
-        return ()
-    ranges: list[Range] = []
-    left = MOST
-    for line in lines:
-        if len(line) == 3 and line[0] in names and line[1].isdecimal() and line[2].isdecimal():
-            count = min(int(line[2]), left)
-            if count and int(line[1]):  # never the machine's root
-                ranges.append((int(line[1]), count))
-                left -= count
-    return tuple(ranges)
-
-
-def _tool(name: str) -> str:
-    return next((path for each in _DIRECTORIES if os.access(path := f"{each}/{name}", os.X_OK)), "")
-
-
-class Mapper:
-    """A shell in the user namespace of now, which maps the ids of the calling process when that has entered another.
-
-    Made before unshare(2); the kernel lets only a process of the parent namespace use the setuid programs.
-    """
-
-    def __init__(self, grant: Grant, uid: int, gid: int) -> None:
-        """OSError when the shell cannot be started."""
-        words = [_words(os.getpid(), uid, grant.uids), _words(os.getpid(), gid, grant.gids)]
-        first, second = (f"{tool} {given}" for tool, given in zip(grant.tools, words, strict=True))
-        reading, self._go = os.pipe2(os.O_CLOEXEC)
-        try:
-            self._pid = os.posix_spawn(
-                "/bin/sh",
-                ["sh", "-c", f"read go || exit 1; {first} & {second}; gids=$?; wait $! && exit $gids"],
-                os.environ,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, reading, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
-                ],
-            )
-        except BaseException:
-            os.close(self._go)
-            raise
-        finally:
-            os.close(reading)
-
-    def map(self) -> None:
-        """Map the ids, as far as the programs do it."""
-        os.write(self._go, b"\n")
-        self.close()
-
-    def close(self) -> None:
-        """End the shell: one that `map` has not been called on does nothing."""
-        os.close(self._go)
-        os.waitpid(self._pid, 0)
-
-
-def _words(pid: int, own: int, ranges: tuple[Range, ...]) -> str:
-    words = [pid, 0, own, 1]
-    inside = 1
-    for first, count in ranges:
-        words += [inside, first, count]
-        inside += count
-    return " ".join(map(str, words))
-
-
-def highest(kind: str) -> int:
-    """The highest uid (`kind` "uid") or gid up to which this process's user namespace maps all; -1: none."""
-    found = -1
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
-        for line in file:
-            inside, _, count = map(int, line.split())
-            if inside == found + 1:
-                found = inside + count - 1
-    return found
-
-
+_SIOCSIFFLAGS = 0x8914  # linux/sockios.h
+_IFF_UP = 1  # linux/if.h
 CAP_DAC_OVERRIDE = 1  # linux/capability.h
 CAP_NET_BIND_SERVICE = 10
 CAP_NET_ADMIN = 12
@@ -154,11 +33,8 @@ LAB_NAMESPACES = (
 )
 
 
-IN_CHROOT = "This process is in a chroot whose root directory is no mount. Try: mount --bind DIR DIR before chroot DIR"
-
-
 class Stage(Enum):
-    """What was refused; the value is the phrase for it."""
+    """The step that was refused; the value is the verb phrase for messages."""
 
     USER_NAMESPACE = "make a user namespace"
     IDENTITY = "map your user to root in the new user namespace"
@@ -166,7 +42,7 @@ class Stage(Enum):
 
 
 class Readings(Struct, frozen=True):
-    """What this machine says about itself; a sysctl is None where the kernel does not have it."""
+    """The properties of this machine that decide about namespaces; a sysctl that the kernel lacks is None."""
 
     euid: int
     unprivileged_userns_clone: int | None = None  # kernel.unprivileged_userns_clone (Debian's kernels)
@@ -177,14 +53,14 @@ class Readings(Struct, frozen=True):
     max_mnt_namespaces: int | None = None
     max_uts_namespaces: int | None = None
     max_ipc_namespaces: int | None = None
-    is_in_chroot: bool = False  # whose root directory is no mount
-    seccomp: bool = False  # a system call filter is on this process (containers, sandboxes)
+    is_in_chroot: bool = False  # and its root directory is no mount point
+    seccomp: bool = False  # this process has a system call filter (containers, sandboxes)
     container: bool = False
     selinux_userns: bool = False  # SELinux is enforcing
 
 
 def diagnose(readings: Readings, stage: Stage, number: int) -> str:
-    """What to tell a person when `stage` was refused with errno `number`: the object, what came back, the remedy."""
+    """Return the message for `stage` that was refused with errno `number`: the object, the cause, the remedy."""
     who = "root" if readings.euid == 0 else "an ordinary user"
     head = f"lab: cannot {stage.value} as {who}: {describe_errno(number)}."
     return f"{head} {_remedy(readings, stage, number)}"
@@ -196,26 +72,26 @@ def _remedy(readings: Readings, stage: Stage, number: int) -> str:
         known = {setting: limit for setting, limit in limits.items() if limit is not None}
         smallest = min(known, key=lambda setting: known[setting], default="user.max_net_namespaces")
         if known.get(smallest) == 0:
-            return f"They are switched off. Try: sudo sysctl {smallest}=10000"
+            return f"They are disabled. Try: sudo sysctl {smallest}=10000"
         if number == errno.EUSERS:
             return "User namespaces are nested too deeply (the kernel allows 32)."
         return (
-            "A limit on namespaces is reached. Compare `sysctl -a --pattern 'user.max_.*_namespaces'` with what runs, "
-            f"and try: sudo sysctl {smallest}=20000"
+            "A limit on namespaces is reached. Compare `sysctl -a --pattern 'user.max_.*_namespaces'` with the running "
+            f"labs and containers. Try: sudo sysctl {smallest}=20000"
         )
     if number == errno.EINVAL:
         return "This kernel was built without these namespaces (CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_PID_NS)."
     if number == errno.ENOSYS:
-        return "unshare(2) is not to be had here: a sandbox or an emulator hides it."
+        return "unshare(2) is not available: a sandbox or an emulator hides it."
     if readings.is_in_chroot:
-        return IN_CHROOT
+        return "This process is in a chroot whose root is no mount point. Try: mount --bind DIR DIR before chroot DIR"
     if readings.max_user_namespaces == 0:
-        return "User namespaces are switched off. Try: sudo sysctl user.max_user_namespaces=10000, or run as root."
+        return "User namespaces are disabled. Try: sudo sysctl user.max_user_namespaces=10000, or run as root."
     if readings.euid != 0 and readings.unprivileged_userns_clone == 0:
         return "Try: sudo sysctl kernel.unprivileged_userns_clone=1, or run as root."
     if readings.euid != 0 and readings.apparmor_restrict_userns:
         return (
-            "AppArmor keeps ordinary users from using user namespaces. "
+            "AppArmor denies user namespaces to ordinary users. "
             "Try: labctl doctor --fix (sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0), or run as root."
         )
     if readings.container or readings.seccomp:
@@ -226,23 +102,23 @@ def _remedy(readings: Readings, stage: Stage, number: int) -> str:
             "--security-opt systempaths=unconfined."
         )
     if readings.euid == 0:
-        return "This root has no CAP_SYS_ADMIN. Run with all capabilities (see `capsh --print`)."
+        return "This root has no CAP_SYS_ADMIN. Try with all capabilities (see `capsh --print`)."
     if readings.selinux_userns:
-        return "SELinux may forbid user namespaces to this domain (see `ausearch -m avc`). Or run as root."
-    return "A security module may forbid user namespaces (see the kernel's log). Or run as root."
+        return "SELinux may deny user namespaces to this domain (see `ausearch -m avc`). Try as root."
+    return "A security module may deny user namespaces (see the kernel's log). Try as root."
 
 
 def needs_user_namespace(euid: int, effective: int) -> bool:
-    """Whether a user with this set of effective capabilities (a bit mask) needs a user namespace to make a lab."""
+    """Whether a user with these effective capabilities (a bit mask) needs a user namespace to make a lab."""
     return euid != 0 or any(not effective >> capability & 1 for capability in NEEDED)
 
 
 def enter_lab_namespaces(*, with_users: bool = False) -> bool:
-    """Move the calling process (single-threaded) to a lab's new namespaces; its next child is the lab's PID 1.
+    """Move the calling process (single-threaded) into a lab's new namespaces; its next child is the lab's PID 1.
 
-    Without privilege a user namespace comes first, in which the user and group are root; `with_users`: and in which
-    there are the further ones that the user may map. True if there is one. MachineError names the remedy.
-    user_namespaces(7), pid_namespaces(7).
+    Without privilege, it first enters a user namespace in which the user and group are root, with the subordinate ids
+    of the user if `with_users`; the result is True then. MachineError, with the remedy. user_namespaces(7),
+    pid_namespaces(7).
     """
     stage = Stage.NAMESPACES
     euid = os.geteuid()  # in the user namespace it will be 0
@@ -261,11 +137,10 @@ def enter_lab_namespaces(*, with_users: bool = False) -> bool:
 
 
 def enter_private_network() -> bool:
-    """Move the calling process to a user, network and mount namespace of its own, in which it is root and `lo` is up.
+    """Move the calling process into user, network and mount namespaces of its own, in which it is root and `lo` is up.
 
-    For a single-threaded process of an ordinary user; the machine's network is out of its reach from here on, and so
-    it is for what it starts. False where the process has the right to make labs as it is: nothing is done then.
-    MachineError names the remedy.
+    For a single-threaded process of an ordinary user; it and its children cannot reach the machine's network after
+    that. False, and nothing is done, if the process may make labs as it is. MachineError, with the remedy.
     """
     euid = os.geteuid()
     if not needs_user_namespace(euid, effective_capabilities()):
@@ -291,13 +166,9 @@ def enter_private_network() -> bool:
 
 
 def _set_loopback_up() -> None:
-    """netdevice(7): what a new network namespace's `lo` is not."""
+    """Set `lo` up, which is down in a new network namespace (netdevice(7))."""
     with Socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
-
-
-_SIOCSIFFLAGS = 0x8914  # linux/sockios.h
-_IFF_UP = 1  # linux/if.h
 
 
 class _IdentityRefused(OSError):
@@ -318,16 +189,16 @@ def _enter_user_namespace(uid: int, gid: int, *, with_users: bool = False) -> No
         mapper.map()
     try:
         if highest("gid") == -1:
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/gid_map", f"0 {gid} 1")
+            syscalls.write_once("/proc/self/setgroups", "deny")
+            syscalls.write_once("/proc/self/gid_map", f"0 {gid} 1")
         if highest("uid") == -1:
-            _write("/proc/self/uid_map", f"0 {uid} 1")
+            syscalls.write_once("/proc/self/uid_map", f"0 {uid} 1")
     except OSError as error:
         raise _IdentityRefused(error.errno or 0, uid) from error
 
 
 def _mapper(uid: int, gid: int) -> Mapper | None:
-    """None where the user may map nobody else."""
+    """Return None if the user has no subordinate ids."""
     grant = read_grant(uid)
     if grant.problem:
         return None
@@ -338,12 +209,12 @@ def _mapper(uid: int, gid: int) -> Mapper | None:
 
 
 def effective_capabilities() -> int:
-    """The calling process's effective capabilities as a bit mask (proc_pid_status(5), CapEff)."""
+    """Return the calling process's effective capabilities as a bit mask (proc_pid_status(5), CapEff)."""
     return int(_status_field("CapEff"), 16)
 
 
 def read_machine(euid: int) -> Readings:
-    """The readings of this machine, for a user who was `euid` before anything was tried."""
+    """Read this machine's properties; `euid` is that of the user before any namespace was entered."""
     sysctl = {name: _read_int(path) for name, path in _SYSCTLS}
     return Readings(
         euid=euid,
@@ -389,7 +260,7 @@ def _status_field(name: str) -> str:
 
 
 def _is_in_chroot() -> bool:
-    """Whether the root directory is no mount, which unshare(2) and mount(2) refuse with EPERM and EINVAL."""
+    """Whether the root directory is no mount point: unshare(2) and mount(2) fail with EPERM and EINVAL then."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             return not any(line.split()[4] == "/" for line in file)
@@ -397,9 +268,124 @@ def _is_in_chroot() -> bool:
         return False
 
 
-def _write(path: str, content: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+# -- subordinate ids
+#
+# An ordinary user may map one user and one group into a user namespace, their own, and setgroups(2) is denied then. If
+# /etc/subuid and /etc/subgid grant ranges (subuid(5)), the setuid programs newuidmap and newgidmap (package uidmap) map
+# these, too: 0 is the user, the ranges follow from 1 on. Servers that change to a user of their own need them.
+
+PACKAGE = "uidmap"
+TOOLS = ("newuidmap", "newgidmap")
+MAX_SUBORDINATE_IDS = 65535  # as many as the accounts of a machine use
+_DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin")
+
+IdRange = tuple[int, int]  # first id, count
+
+
+class Grant(Struct, frozen=True):
+    """The ids that a user may map; if none, the problem and the remedy."""
+
+    uids: tuple[IdRange, ...] = ()
+    gids: tuple[IdRange, ...] = ()
+    tools: tuple[str, ...] = ()
+    problem: str = ""
+    remedy: str = ""
+
+
+def read_grant(uid: int, *, directory: str = "/etc") -> Grant:
+    """Read what the files in `directory` grant to the user, and find the programs that map it."""
     try:
-        os.write(descriptor, content.encode("ascii"))
-    finally:
-        os.close(descriptor)
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return Grant(problem=f"user {uid} has no account, which newuidmap requires", remedy="Use an account.")
+    found = {file: _ranges(f"{directory}/{file}", {name, str(uid)}) for file in ("subuid", "subgid")}
+    if not all(found.values()):
+        files = " and ".join(f"{directory}/{file}" for file, ranges in found.items() if not ranges)
+        remedy = f"Try: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
+        return Grant(problem=f"{name} has no range of ids in {files}", remedy=remedy)
+    tools = tuple(filter(None, map(_tool, TOOLS)))
+    if len(tools) < len(TOOLS):
+        remedy = f"Install the package {PACKAGE} (Fedora, RHEL: shadow-utils)."
+        return Grant(problem="newuidmap and newgidmap are not installed", remedy=remedy)
+    return Grant(found["subuid"], found["subgid"], tools)
+
+
+def _ranges(path: str, names: set[str]) -> tuple[IdRange, ...]:
+    """Return the ranges of the lines NAME:FIRST:COUNT of these users, with at most MAX_SUBORDINATE_IDS ids in all."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line.strip().split(":") for line in file]
+    except OSError:
+        return ()
+    ranges: list[IdRange] = []
+    left = MAX_SUBORDINATE_IDS
+    for line in lines:
+        if len(line) == 3 and line[0] in names and line[1].isdecimal() and line[2].isdecimal():
+            count = min(int(line[2]), left)
+            if count and int(line[1]):  # never 0, the machine's root
+                ranges.append((int(line[1]), count))
+                left -= count
+    return tuple(ranges)
+
+
+def _tool(name: str) -> str:
+    return next((path for each in _DIRECTORIES if os.access(path := f"{each}/{name}", os.X_OK)), "")
+
+
+class Mapper:
+    """A shell that maps the ids of the calling process after that has entered a new user namespace.
+
+    Create it before unshare(2): only a process of the parent namespace can use the setuid programs.
+    """
+
+    def __init__(self, grant: Grant, uid: int, gid: int) -> None:
+        """Start the shell. OSError."""
+        arguments = [_map_arguments(os.getpid(), uid, grant.uids), _map_arguments(os.getpid(), gid, grant.gids)]
+        first, second = (f"{tool} {given}" for tool, given in zip(grant.tools, arguments, strict=True))
+        reading, self._go = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._pid = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", f"read go || exit 1; {first} & {second}; gids=$?; wait $! && exit $gids"],
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, reading, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+                ],
+            )
+        except BaseException:
+            os.close(self._go)
+            raise
+        finally:
+            os.close(reading)
+
+    def map(self) -> None:
+        """Map the ids; a program that fails leaves them unmapped."""
+        os.write(self._go, b"\n")
+        self.close()
+
+    def close(self) -> None:
+        """End the shell; without a call of `map` before, it maps nothing."""
+        os.close(self._go)
+        os.waitpid(self._pid, 0)
+
+
+def _map_arguments(pid: int, own: int, ranges: tuple[IdRange, ...]) -> str:
+    words = [pid, 0, own, 1]
+    inside = 1
+    for first, count in ranges:
+        words += [inside, first, count]
+        inside += count
+    return " ".join(map(str, words))
+
+
+def highest(kind: str) -> int:
+    """Return the highest uid (`kind` "uid") or gid up to which this process's user namespace maps all; -1 if none."""
+    found = -1
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        for line in file:
+            inside, _, count = map(int, line.split())
+            if inside == found + 1:
+                found = inside + count - 1
+    return found

@@ -1,8 +1,8 @@
-"""The socket calls of a C program, one function each: what the kernel answers is a result, never an exception.
+"""The socket calls of a C program, one function each (section 2 of the man pages).
 
-Buffers are the caller's own ctypes buffers, lengths are passed as given, and EINTR is a result like any other (Python's
-own socket module would retry it). Times are nanoseconds of CLOCK_MONOTONIC, read just before and just after the call.
-Source: the man page of each call, section 2.
+A call returns what the kernel returned and never raises OSError. Buffers are the caller's ctypes buffers, lengths are
+passed as given, and EINTR is a result like any other, which Python's socket module would retry. Times are nanoseconds
+of CLOCK_MONOTONIC, read just before and just after the call.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     CharBuffer = ctypes.Array[ctypes.c_char]
 
 FD_SETSIZE = 1024  # sys/select.h
-Int = c_int
 UnsignedInt = c_uint
 
 
 class Made(NamedTuple):
-    """A system call that has been made; `errno` is 0 unless it returned -1."""
+    """A finished system call; `errno` is 0 unless it returned -1."""
 
     returned: int
     errno: int
@@ -33,22 +32,22 @@ class Made(NamedTuple):
 
 
 def new_buffer(size: int) -> CharBuffer:
-    """A buffer of `size` bytes (at least one, as C has no empty arrays)."""
+    """Create a buffer of `size` bytes, at least one because C has no empty arrays."""
     return ctypes.create_string_buffer(max(size, 1))
 
 
 def take(buffer: CharBuffer, size: int) -> bytes:
-    """The first `size` bytes of a buffer; fewer where it is shorter, none for a negative size."""
+    """Return the first `size` bytes of a buffer; fewer if it is shorter, none for a negative size."""
     return ctypes.string_at(buffer, min(max(size, 0), len(buffer)))
 
 
 def int_pair() -> ctypes.Array[c_int]:
-    """`int[2]`, both -1."""
+    """Create an `int[2]` of -1."""
     return (c_int * 2)(-1, -1)
 
 
 def pollfds(entries: Sequence[tuple[int, int]]) -> ctypes.Array[PollFd]:
-    """`struct pollfd[]` of (descriptor, events)."""
+    """Create a `struct pollfd[]` from (descriptor, events)."""
     array = (PollFd * max(len(entries), 1))()
     for slot, (fd, events) in zip(array, entries, strict=False):
         slot.fd, slot.events = fd, events
@@ -56,10 +55,10 @@ def pollfds(entries: Sequence[tuple[int, int]]) -> ctypes.Array[PollFd]:
 
 
 class AddressBuffer:
-    """A `struct sockaddr` buffer and its value-result length, as accept(2) and its like take them.
+    """A `struct sockaddr` buffer and its value-result length, as accept(2) has them.
 
-    The buffer has room for every address; what lies beyond the length that was given stays as it was, so that `bytes`
-    is what a program with a buffer of exactly that length would see.
+    The buffer has room for every address, and the kernel writes no more than the given length of it. So `bytes` is
+    what a program with a buffer of exactly that length gets.
     """
 
     def __init__(self, length: int) -> None:
@@ -85,7 +84,7 @@ class PollFd(ctypes.Structure):
 
 
 class FilterProgram:
-    """A struct sock_fprog and the instructions that it points to, which live as long as this does: socket(7)."""
+    """A struct sock_fprog (socket(7)) and the instructions that it points to, which it keeps alive."""
 
     def __init__(self, instructions: bytes) -> None:
         self._instructions = ctypes.create_string_buffer(instructions, max(len(instructions), 1))
@@ -111,7 +110,7 @@ class MessageHeader(ctypes.Structure):
 
 
 class EpollEvent(ctypes.Structure):
-    """struct epoll_event, epoll_event(3type): without padding on x86-64 alone. `fd` is its data."""
+    """struct epoll_event (epoll_event(3type)), packed on x86-64 only. `fd` is its data."""
 
     if platform.machine() == "x86_64":
         _pack_ = 1
@@ -128,114 +127,106 @@ class _RLimit(ctypes.Structure):
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "socket": (c_int, (c_int, c_int, c_int)),
-    "socketpair": (c_int, (c_int, c_int, c_int, c_void_p)),
-    "bind": (c_int, (c_int, c_char_p, c_uint)),
-    "listen": (c_int, (c_int, c_int)),
-    "accept": (c_int, (c_int, c_void_p, c_void_p)),
-    "accept4": (c_int, (c_int, c_void_p, c_void_p, c_int)),
-    "connect": (c_int, (c_int, c_char_p, c_uint)),
-    "send": (c_ssize_t, (c_int, c_char_p, c_size_t, c_int)),
-    "recv": (c_ssize_t, (c_int, c_void_p, c_size_t, c_int)),
-    "sendto": (c_ssize_t, (c_int, c_char_p, c_size_t, c_int, c_char_p, c_uint)),
-    "recvfrom": (c_ssize_t, (c_int, c_void_p, c_size_t, c_int, c_void_p, c_void_p)),
-    "sendmsg": (c_ssize_t, (c_int, c_void_p, c_int)),
-    "recvmsg": (c_ssize_t, (c_int, c_void_p, c_int)),
-    "read": (c_ssize_t, (c_int, c_void_p, c_size_t)),
-    "write": (c_ssize_t, (c_int, c_char_p, c_size_t)),
-    "shutdown": (c_int, (c_int, c_int)),
-    "close": (c_int, (c_int,)),
-    "dup": (c_int, (c_int,)),
-    "dup2": (c_int, (c_int, c_int)),
-    "getsockname": (c_int, (c_int, c_void_p, c_void_p)),
-    "getpeername": (c_int, (c_int, c_void_p, c_void_p)),
-    "setsockopt": (c_int, (c_int, c_int, c_int, c_char_p, c_uint)),
-    "getsockopt": (c_int, (c_int, c_int, c_int, c_void_p, c_void_p)),
-    "poll": (c_int, (c_void_p, c_ulong, c_int)),
-    "select": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p)),
-    "epoll_create1": (c_int, (c_int,)),
-    "epoll_ctl": (c_int, (c_int, c_int, c_int, c_void_p)),
-    "epoll_wait": (c_int, (c_int, c_void_p, c_int, c_int)),
-    "fcntl": (c_int, (c_int, c_int, c_long)),
-    "ioctl": (c_int, (c_int, c_ulong, c_void_p)),
-    "unlink": (c_int, (c_char_p,)),
-    "getpid": (c_int, ()),
-    "getrlimit": (c_int, (c_int, c_void_p)),
-    "setrlimit": (c_int, (c_int, c_void_p)),
-}
 
-
-def _bound(name: str) -> Callable[..., int]:
+def _call(name: str, *argument_types: Any, returns: Any = c_int) -> Callable[..., Made]:
+    """Bind a function of the C library; a call of it is timed, and its errno is read at once."""
     function = getattr(_libc, name)
-    function.restype, function.argtypes = _PROTOTYPES[name][0], list(_PROTOTYPES[name][1])
-    return function  # type: ignore[no-any-return]  # ctypes functions are untyped
+    function.restype, function.argtypes = returns, list(argument_types)
+
+    def call(*arguments: object) -> Made:
+        started_ns = monotonic_ns()
+        returned = function(*arguments)
+        ended_ns = monotonic_ns()
+        return Made(returned, ctypes.get_errno() if returned == -1 else 0, started_ns, ended_ns)
+
+    return call
 
 
-_functions = {name: _bound(name) for name in _PROTOTYPES}
+# -- calls whose arguments are those of the C function
+
+socket: Callable[[int, int, int], Made] = _call("socket", c_int, c_int, c_int)
+socketpair: Callable[[int, int, int, ctypes.Array[c_int]], Made] = _call("socketpair", c_int, c_int, c_int, c_void_p)
+bind: Callable[[int, bytes, int], Made] = _call("bind", c_int, c_char_p, c_uint)
+listen: Callable[[int, int], Made] = _call("listen", c_int, c_int)
+connect: Callable[[int, bytes, int], Made] = _call("connect", c_int, c_char_p, c_uint)
+recv: Callable[[int, CharBuffer, int, int], Made] = _call("recv", c_int, c_void_p, c_size_t, c_int, returns=c_ssize_t)
+read: Callable[[int, CharBuffer, int], Made] = _call("read", c_int, c_void_p, c_size_t, returns=c_ssize_t)
+shutdown: Callable[[int, int], Made] = _call("shutdown", c_int, c_int)
+close: Callable[[int], Made] = _call("close", c_int)
+dup: Callable[[int], Made] = _call("dup", c_int)
+dup2: Callable[[int, int], Made] = _call("dup2", c_int, c_int)
+poll: Callable[[ctypes.Array[PollFd], int, int], Made] = _call("poll", c_void_p, c_ulong, c_int)  # timeout in ms
+epoll_create1: Callable[[int], Made] = _call("epoll_create1", c_int)
+epoll_wait: Callable[[int, ctypes.Array[EpollEvent], int, int], Made] = _call(  # timeout in ms
+    "epoll_wait", c_int, c_void_p, c_int, c_int
+)
+fcntl: Callable[[int, int, int], Made] = _call("fcntl", c_int, c_int, c_long)
+ioctl: Callable[[int, int, CharBuffer], Made] = _call("ioctl", c_int, c_ulong, c_void_p)
+unlink: Callable[[bytes], Made] = _call("unlink", c_char_p)
+getpid: Callable[[], Made] = _call("getpid")
+
+# -- calls that take Python values
+
+_accept = _call("accept", c_int, c_void_p, c_void_p)
+_accept4 = _call("accept4", c_int, c_void_p, c_void_p, c_int)
+_send = _call("send", c_int, c_char_p, c_size_t, c_int, returns=c_ssize_t)
+_write = _call("write", c_int, c_char_p, c_size_t, returns=c_ssize_t)
+_sendto = _call("sendto", c_int, c_char_p, c_size_t, c_int, c_char_p, c_uint, returns=c_ssize_t)
+_recvfrom = _call("recvfrom", c_int, c_void_p, c_size_t, c_int, c_void_p, c_void_p, returns=c_ssize_t)
+_sendmsg = _call("sendmsg", c_int, c_void_p, c_int, returns=c_ssize_t)
+_recvmsg = _call("recvmsg", c_int, c_void_p, c_int, returns=c_ssize_t)
+_getsockname = _call("getsockname", c_int, c_void_p, c_void_p)
+_getpeername = _call("getpeername", c_int, c_void_p, c_void_p)
+_setsockopt = _call("setsockopt", c_int, c_int, c_int, c_char_p, c_uint)
+_getsockopt = _call("getsockopt", c_int, c_int, c_int, c_void_p, c_void_p)
+_select = _call("select", c_int, c_void_p, c_void_p, c_void_p, c_void_p)
+_epoll_ctl = _call("epoll_ctl", c_int, c_int, c_int, c_void_p)
+_getrlimit = _call("getrlimit", c_int, c_void_p)
+_setrlimit = _call("setrlimit", c_int, c_void_p)
 
 
-def _make(name: str, *arguments: object) -> Made:
-    function = _functions[name]
-    started_ns = monotonic_ns()
-    returned = function(*arguments)
-    ended_ns = monotonic_ns()
-    return Made(returned, ctypes.get_errno() if returned == -1 else 0, started_ns, ended_ns)
-
-
-def socket(domain: int, kind: int, protocol: int) -> Made:
-    """socket(2)."""
-    return _make("socket", domain, kind, protocol)
-
-
-def socketpair(domain: int, kind: int, protocol: int, pair: ctypes.Array[c_int]) -> Made:
-    """`pair`: an array of two ints, filled with the descriptors."""
-    return _make("socketpair", domain, kind, protocol, pair)
-
-
-def bind(fd: int, address: bytes, addrlen: int) -> Made:
-    """bind(2)."""
-    return _make("bind", fd, address, addrlen)
-
-
-def listen(fd: int, backlog: int) -> Made:
-    """listen(2)."""
-    return _make("listen", fd, backlog)
+def _value_result(address: AddressBuffer | None) -> tuple[object, object]:
+    return (None, None) if address is None else (address.storage, ctypes.byref(address.length))
 
 
 def accept(fd: int, address: AddressBuffer | None) -> Made:
-    """`address` None: NULL, NULL."""
-    return _make("accept", fd, *_value_result(address))
+    """accept(2); without `address`, both pointers are NULL."""
+    return _accept(fd, *_value_result(address))
 
 
 def accept4(fd: int, address: AddressBuffer | None, flags: int) -> Made:
     """accept4(2)."""
-    return _make("accept4", fd, *_value_result(address), flags)
+    return _accept4(fd, *_value_result(address), flags)
 
 
-def connect(fd: int, address: bytes, addrlen: int) -> Made:
-    """connect(2)."""
-    return _make("connect", fd, address, addrlen)
+def getsockname(fd: int, address: AddressBuffer) -> Made:
+    """getsockname(2)."""
+    return _getsockname(fd, *_value_result(address))
+
+
+def getpeername(fd: int, address: AddressBuffer) -> Made:
+    """getpeername(2)."""
+    return _getpeername(fd, *_value_result(address))
 
 
 def send(fd: int, data: bytes, flags: int) -> Made:
     """send(2)."""
-    return _make("send", fd, data, len(data), flags)
+    return _send(fd, data, len(data), flags)
 
 
-def recv(fd: int, buffer: CharBuffer, length: int, flags: int) -> Made:
-    """recv(2)."""
-    return _make("recv", fd, buffer, length, flags)
+def write(fd: int, data: bytes) -> Made:
+    """write(2)."""
+    return _write(fd, data, len(data))
 
 
 def sendto(fd: int, data: bytes, flags: int, address: bytes | None, addrlen: int) -> Made:
     """sendto(2)."""
-    return _make("sendto", fd, data, len(data), flags, address, addrlen)
+    return _sendto(fd, data, len(data), flags, address, addrlen)
 
 
 def recvfrom(fd: int, buffer: CharBuffer, length: int, flags: int, address: AddressBuffer | None) -> Made:
     """recvfrom(2)."""
-    return _make("recvfrom", fd, buffer, length, flags, *_value_result(address))
+    return _recvfrom(fd, buffer, length, flags, *_value_result(address))
 
 
 def sendmsg(
@@ -256,7 +247,7 @@ def sendmsg(
         control=ctypes.addressof(ancillary) if ancillary is not None else None,
         controllen=len(control),
     )
-    return _make("sendmsg", fd, ctypes.byref(header), flags)
+    return _sendmsg(fd, ctypes.byref(header), flags)
 
 
 class Message:
@@ -285,81 +276,36 @@ class Message:
 
 def recvmsg(fd: int, message: Message, flags: int) -> Made:
     """recvmsg(2)."""
-    made = _make("recvmsg", fd, ctypes.byref(message.header), flags)
+    made = _recvmsg(fd, ctypes.byref(message.header), flags)
     message.address.length.value = message.header.namelen
     return made
 
 
-def read(fd: int, buffer: CharBuffer, length: int) -> Made:
-    """read(2)."""
-    return _make("read", fd, buffer, length)
-
-
-def write(fd: int, data: bytes) -> Made:
-    """write(2)."""
-    return _make("write", fd, data, len(data))
-
-
-def shutdown(fd: int, how: int) -> Made:
-    """shutdown(2)."""
-    return _make("shutdown", fd, how)
-
-
-def close(fd: int) -> Made:
-    """close(2)."""
-    return _make("close", fd)
-
-
-def dup(fd: int) -> Made:
-    """dup(2)."""
-    return _make("dup", fd)
-
-
-def dup2(fd: int, wanted: int) -> Made:
-    """dup2(2)."""
-    return _make("dup2", fd, wanted)
-
-
-def getsockname(fd: int, address: AddressBuffer) -> Made:
-    """getsockname(2)."""
-    return _make("getsockname", fd, *_value_result(address))
-
-
-def getpeername(fd: int, address: AddressBuffer) -> Made:
-    """getpeername(2)."""
-    return _make("getpeername", fd, *_value_result(address))
-
-
 def setsockopt(fd: int, level: int, option: int, value: bytes) -> Made:
     """setsockopt(2)."""
-    return _make("setsockopt", fd, level, option, value, len(value))
+    return _setsockopt(fd, level, option, value, len(value))
 
 
 def getsockopt(fd: int, level: int, option: int, buffer: CharBuffer, length: c_uint) -> Made:
-    """`length` is value and result."""
-    return _make("getsockopt", fd, level, option, buffer, ctypes.byref(length))
-
-
-def poll(entries: ctypes.Array[PollFd], count: int, timeout_ms: int) -> Made:
-    """`entries`: struct pollfd, whose `revents` are filled in."""
-    return _make("poll", entries, count, timeout_ms)
+    """getsockopt(2); `length` is value and result."""
+    return _getsockopt(fd, level, option, buffer, ctypes.byref(length))
 
 
 def select(read: CharBuffer, write: CharBuffer, error: CharBuffer, highest: int, timeout_s: float | None) -> Made:
-    """select(2) on three sets made by `fd_set`, which are left with the descriptors that are ready."""
+    """select(2) on three sets made by `fd_set`, in which the ready descriptors remain."""
     if timeout_s is None:
-        return _make("select", highest + 1, read, write, error, None)
+        return _select(highest + 1, read, write, error, None)
     timeout = _TimeVal(int(timeout_s), round((timeout_s - int(timeout_s)) * 1_000_000))
-    return _make("select", highest + 1, read, write, error, ctypes.byref(timeout))
+    return _select(highest + 1, read, write, error, ctypes.byref(timeout))
 
 
 def fd_set(descriptors: Sequence[int]) -> CharBuffer:
-    """A struct fd_set; ValueError for a descriptor that it has no bit for."""
+    """Create a struct fd_set; ValueError for a descriptor that it has no bit for."""
     bits = bytearray(FD_SETSIZE // 8)
     for fd in descriptors:
         if not 0 <= fd < FD_SETSIZE:
             raise ValueError(f"descriptor {fd} does not fit in an fd_set (0 to {FD_SETSIZE - 1})")
-        bits[fd // 8] |= 1 << fd % 8  # little-endian longs; the machines that labctl runs on are
+        bits[fd // 8] |= 1 << fd % 8  # on little-endian machines, which labctl requires
     return ctypes.create_string_buffer(bytes(bits), len(bits))
 
 
@@ -368,54 +314,20 @@ def in_fd_set(bits: CharBuffer, fd: int) -> bool:
     return bool(bits.raw[fd // 8] & 1 << fd % 8)
 
 
-def fcntl(fd: int, command: int, argument: int) -> Made:
-    """fcntl(2)."""
-    return _make("fcntl", fd, command, argument)
-
-
-def ioctl(fd: int, request: int, value: CharBuffer) -> Made:
-    """ioctl(2) of a request that reads and fills in a buffer."""
-    return _make("ioctl", fd, request, value)
-
-
-def epoll_create1(flags: int) -> Made:
-    """epoll_create1(2)."""
-    return _make("epoll_create1", flags)
-
-
 def epoll_ctl(epoll: int, operation: int, fd: int, events: int) -> Made:
     """epoll_ctl(2); the event's data is the descriptor."""
-    return _make("epoll_ctl", epoll, operation, fd, ctypes.byref(EpollEvent(events & 0xFFFF_FFFF, fd, 0)))
+    return _epoll_ctl(epoll, operation, fd, ctypes.byref(EpollEvent(events & 0xFFFF_FFFF, fd, 0)))
 
 
 def epoll_events(count: int) -> ctypes.Array[EpollEvent]:
-    """`struct epoll_event[count]`."""
+    """Create a `struct epoll_event[count]`."""
     return (EpollEvent * max(count, 1))()
 
 
-def epoll_wait(epoll: int, events: ctypes.Array[EpollEvent], count: int, timeout_ms: int) -> Made:
-    """epoll_wait(2)."""
-    return _make("epoll_wait", epoll, events, count, timeout_ms)
-
-
-def unlink(path: bytes) -> Made:
-    """unlink(2)."""
-    return _make("unlink", path)
-
-
-def getpid() -> Made:
-    """getpid(2)."""
-    return _make("getpid")
-
-
 def setrlimit(resource: int, soft: int) -> Made:
-    """setrlimit(2) of the soft limit; the hard limit stays, unless `soft` is above it."""
+    """setrlimit(2) of the soft limit; it raises the hard limit only if `soft` is above it."""
     limit = _RLimit()
-    made = _make("getrlimit", resource, ctypes.byref(limit))
+    made = _getrlimit(resource, ctypes.byref(limit))
     if made.returned == -1:
         return made
-    return _make("setrlimit", resource, ctypes.byref(_RLimit(soft, max(soft, limit.hard))))
-
-
-def _value_result(address: AddressBuffer | None) -> tuple[object, object]:
-    return (None, None) if address is None else (address.storage, ctypes.byref(address.length))
+    return _setrlimit(resource, ctypes.byref(_RLimit(soft, max(soft, limit.hard))))

@@ -571,7 +571,7 @@ def _drop_capabilities(arguments: Arguments) -> Prepared:
     dropped = [arguments.integer(index) for index in range(len(arguments))]
     names = "|".join(name_of(capability, "CAP_") for capability in dropped)
     text = f"capset(all but {names})" if dropped else "capset({effective = permitted = inheritable = {}})"
-    return Prepared(lambda: syscalls.drop(dropped or None), lambda made: text)
+    return Prepared(lambda: syscalls.drop_capabilities(dropped or None), lambda made: text)
 
 
 _HANDLERS: Mapping[str, Callable[[Arguments], Prepared]] = MappingProxyType(

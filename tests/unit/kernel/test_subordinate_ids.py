@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labctl.kernel import privilege
-from labctl.kernel.privilege import MOST, highest, read_grant
+from labctl.kernel.privilege import MAX_SUBORDINATE_IDS, highest, read_grant
 
 UID = os.geteuid()
 
@@ -37,7 +37,7 @@ def test_ranges_are_those_of_the_name_and_of_the_number(name: str, tmp_path: Pat
     lines = f"other:1:5\n{name}:100000:10\n# {name}:7:7\n{UID}:200000:20\n\nbroken\n{name}:x:5\n{name}:0:9\n"
     grant = granted(tmp_path, lines, f"{name}:300000:65536\n")
     assert grant.uids == ((100_000, 10), (200_000, 20))
-    assert grant.gids == ((300_000, MOST),)
+    assert grant.gids == ((300_000, MAX_SUBORDINATE_IDS),)
     assert grant.problem == ""
 
 
