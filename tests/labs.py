@@ -10,11 +10,12 @@ from pathlib import Path
 
 from labctl.lab.client.boot_process import Boot
 from labctl.lab.client.handle import Lab
+from labctl.plan.build import LOCALHOST
 from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, Operation, Plan, SetUp
 from labctl.topology.model import Node, NodeKind
 from tests.patience import patient
 
-NAMES = (("10.0.0.1", "client"), ("10.0.0.2", "server"), ("fd00::1", "client"), ("fd00::2", "server"))
+NAMES = (*LOCALHOST, ("10.0.0.1", "client"), ("10.0.0.2", "server"), ("fd00::1", "client"), ("fd00::2", "server"))
 WAIT_S = patient(20.0)
 
 

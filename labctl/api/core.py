@@ -151,9 +151,8 @@ class Core:
 
     def names_as_written(self, node: str) -> tuple[tuple[str, str], ...]:
         """The lines of the node's /etc/hosts: address and names."""
-        local = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
         planned: Node = self._planned[node]
-        return (*local, *(line for line in planned.names if "localhost" not in line[1].split()))
+        return planned.names
 
     def addresses_on(self, node: str, name: str, family: int | None = None) -> tuple[Address, ...]:
         """The addresses that a name (or an address as written) has for the node. NotFound."""

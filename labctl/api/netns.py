@@ -26,6 +26,7 @@ from labctl.api.sockets import Addressing, unix_path, written_name
 from labctl.errors import MachineError
 from labctl.kernel import host_visit
 from labctl.structs import Struct
+from labctl.topology.model import NO_NAME_SERVER
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -333,9 +334,6 @@ def _starter(here: _Here, original: Any) -> Any:
     return start
 
 
-RESOLV_CONF = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
-
-
 class Visits:
     """The places of a lab's hosts for threads of this process; owns their descriptors. Thread-safe."""
 
@@ -365,7 +363,7 @@ class Visits:
 
     def _files(self, node: str) -> dict[str, str]:
         lines = "".join(f"{address}\t{names}\n" for address, names in self._core.names_as_written(node))
-        files = {"/etc/hosts": lines, "/etc/resolv.conf": RESOLV_CONF}
+        files = {"/etc/hosts": lines, "/etc/resolv.conf": NO_NAME_SERVER}
         planned = self._core.plan.nodes
         nat = any(one.nat for one in planned)  # the machine's name servers, as the keeper has made them out
         for path in files:

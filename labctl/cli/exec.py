@@ -163,26 +163,19 @@ def spawn(
     terminal: tuple[int, int] | None = None,
 ) -> Process:
     """Start the command; in the directory that labctl was called in, if the host sees that, unless it says which."""
-    directory = request.directory
-    if directory is None:
-        directory = current_directory()
-    while True:
-        try:
-            return lab.spawn(
-                request.node,
-                request.command,
-                env=environment,
-                cwd=directory,
-                stdin=standard[0],
-                stdout=standard[1],
-                stderr=standard[2],
-                user=request.user,
-                terminal=terminal,
-            )
-        except KernelError as error:
-            if request.directory is not None or directory is None or not error.attempted.startswith("enter the dir"):
-                raise
-            directory = None  # a place that only the machine has: /tmp and /run are each host's own
+    is_given = request.directory is not None
+    return lab.spawn(
+        request.node,
+        request.command,
+        env=environment,
+        cwd=request.directory if is_given else current_directory(),
+        is_cwd_optional=not is_given,  # /tmp and /run are each host's own
+        stdin=standard[0],
+        stdout=standard[1],
+        stderr=standard[2],
+        user=request.user,
+        terminal=terminal,
+    )
 
 
 def on_a_terminal(lab: Lab, request: ExecRequest, environment: Mapping[str, str]) -> int:

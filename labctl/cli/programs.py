@@ -70,27 +70,22 @@ def start_detached(lab: Lab, request: ExecRequest, environment: Mapping[str, str
 
 
 def _started(lab: Lab, request: ExecRequest, environment: Mapping[str, str], restart: str) -> ProcessInfo:
-    from labctl.lab.protocol import Restart
+    from labctl.topology.model import Restart
 
     if restart not in {each.value for each in Restart}:
         allowed = ", ".join(each.value for each in Restart)
         raise InputError(f"labctl start: --restart {restart} is none of {allowed}.")
-    directory = request.directory if request.directory is not None else current_directory()
-    while True:
-        try:
-            return lab.start_process(
-                request.node,
-                request.command,
-                name=request.name or "",
-                env=environment,
-                cwd=directory,
-                user=request.user,
-                restart=Restart(restart),
-            )
-        except KernelError as error:
-            if request.directory is not None or directory is None or not error.attempted.startswith("enter the dir"):
-                raise
-            directory = None
+    is_given = request.directory is not None
+    return lab.start_process(
+        request.node,
+        request.command,
+        name=request.name or "",
+        env=environment,
+        cwd=request.directory if is_given else current_directory(),
+        is_cwd_optional=not is_given,
+        user=request.user,
+        restart=Restart(restart),
+    )
 
 
 def stop(targets: Sequence[str], lab_name: str | None) -> int:

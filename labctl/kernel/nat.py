@@ -71,7 +71,7 @@ class Outlet(Struct, frozen=True):
         return four, IPv6Interface((int(self.network6.network_address) + number, self.network6.prefixlen))
 
 
-class Setting(Struct, frozen=True):
+class Setting(Struct, frozen=True, array_like=True):
     """A sysctl of the machine that has another value while the lab runs."""
 
     key: str  # separated by slashes, because names of interfaces contain dots

@@ -1,11 +1,9 @@
-"""The messages between a lab's clients and its keeper, and the frames that carry them over a Unix stream socket.
+"""Messages between a lab's clients and its keeper, and the frames that carry them over a Unix stream socket.
 
 A frame is a header (length of the body, number of the request, number of descriptors), a body in JSON, and descriptors
 (SCM_RIGHTS) that travel with the header. Clients number their requests; a reply carries its request's number, so that
-a client recognises and drops the reply to a request that it gave up on. `decode` checks every message against its type,
+a client recognises and drops the reply to a request that timed out. `decode` checks every message against its type,
 so that a handler sees only values that its annotations allow.
-
-What a keeper reports about its lab: values that commands show.
 """
 
 from __future__ import annotations
@@ -13,14 +11,16 @@ from __future__ import annotations
 import array
 import errno
 import json
+import operator
 import os
 import socket
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeAlias, get_args
+from enum import StrEnum
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeVar
 
 from labctl.errors import (
     DeadlineExceeded,
@@ -41,20 +41,17 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Plan
 
 
-__all__ = ["Description", "NodeInfo", "ProcessInfo", "ProcessNews", "ProcessState", "Restart"]
-
-
 class ProcessState(StrEnum):
-    """How a process of a lab is doing."""
+    """The life cycle of a program."""
 
     RUNNING = "running"
-    WAITING = "waiting"  # it ended, and is going to be started again after a pause
-    STOPPING = "stopping"  # it was told to end
+    WAITING = "waiting"  # it ended, and will be restarted after a pause
+    STOPPING = "stopping"  # it was sent a signal to end it
     ENDED = "ended"
 
 
 class ProcessInfo(Struct, frozen=True):
-    """A program on a node. Names are those of detached processes; "" for one that ends with its client."""
+    """A program on a node. Detached programs have a name; "" for one that ends with its client."""
 
     node: str
     name: str
@@ -64,9 +61,9 @@ class ProcessInfo(Struct, frozen=True):
     state: ProcessState
     restarts: int = 0
     returncode: int | None = None  # of the last end, as Popen.returncode
-    machine_pid: int = 0  # as the machine sees it (for nsenter); 0 when it is not known
+    machine_pid: int = 0  # in the machine's PID namespace (for nsenter); 0 when it is unknown
     restart: Restart = Restart.NO
-    problem: str = ""  # why it could not be started again
+    problem: str = ""  # why it could not be restarted
 
     @property
     def is_detached(self) -> bool:
@@ -74,30 +71,25 @@ class ProcessInfo(Struct, frozen=True):
         return bool(self.name)
 
 
-class ProcessNews(Struct, frozen=True):
-    """How a detached process is doing from some moment on, as its watchers hear it."""
+class ProcessUpdate(Struct, frozen=True):
+    """The state of a detached program from some moment on, for clients that watch it."""
 
     state: ProcessState
     pid: int  # on its host; 0 when it does not run
     restarts: int
     returncode: int | None
-    is_log_complete: bool  # it has ended, and all that it wrote is in its log
+    is_log_complete: bool  # it has ended, and its log holds everything that it wrote
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("=BiI?i?")
 
-    @classmethod
-    def of(cls, info: ProcessInfo, *, is_log_complete: bool) -> ProcessNews:
-        """The news that there are about a process."""
-        return cls(info.state, info.pid, info.restarts, info.returncode, is_log_complete)
-
     def pack(self) -> bytes:
-        """For `unpack`, `LAYOUT.size` bytes."""
+        """Encode for `unpack`, in `LAYOUT.size` bytes."""
         state, code = list(ProcessState).index(self.state), self.returncode
         return self.LAYOUT.pack(state, self.pid, self.restarts, code is not None, code or 0, self.is_log_complete)
 
     @classmethod
-    def unpack(cls, data: bytes) -> ProcessNews:
-        """The news that `pack` wrote."""
+    def unpack(cls, data: bytes) -> ProcessUpdate:
+        """Decode the result of `pack`."""
         state, pid, restarts, has_ended, code, is_log_complete = cls.LAYOUT.unpack(data)
         return cls(list(ProcessState)[state], pid, restarts, code if has_ended else None, is_log_complete)
 
@@ -107,18 +99,18 @@ class NodeInfo(Struct, frozen=True):
 
     name: str
     kind: str  # labctl.topology.model.NodeKind's value
-    network: str  # /proc/KEEPER/fd/N as the machine sees it: its network namespace (for nsenter --net=)
-    init_pid: int = 0  # its process 1 as the machine sees it; 0 before the first program on it
+    network: str  # path of its network namespace on the machine, /proc/KEEPER/fd/N (for nsenter --net=)
+    init_pid: int = 0  # its process 1, in the machine's PID namespace; 0 before the first program on it
 
 
 class Description(Struct, frozen=True):
-    """What a keeper tells of its lab."""
+    """What a keeper reports about its lab."""
 
     name: str
     topology: str
     uid: int  # the owner's
     started_at: float  # seconds since 1970
-    keeper_pid: int  # as the machine sees it
+    keeper_pid: int  # in the machine's PID namespace
     rootless: bool  # it lives in a user namespace
     nodes: tuple[NodeInfo, ...]
     processes: tuple[ProcessInfo, ...]
@@ -143,7 +135,7 @@ HALF_BYTES = 8 << 20
 SWITCH = struct.Struct("=II")
 
 Pairs = tuple[tuple[str, str], ...]
-PlanJson = Any  # what `labctl.plan.operations` makes of nodes and operations: only who carries them out decodes them
+PlanJson = Any  # of `labctl.plan.operations`: the process that executes a plan decodes it
 Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Id = Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]  # of a user or group; -1 means "leave it" to setresuid(2)
@@ -157,7 +149,15 @@ class Message(Struct, frozen=True, array_like=True, tag=True, tag_field="tag", f
     """A message: on the wire a list of its class's name and its fields, in order."""
 
 
-class Open(Message, frozen=True):
+class Request(Message, frozen=True):
+    """A message from a client to the keeper. Unless its class names another reply, `Done` or `Failed` answers it."""
+
+
+class Reply(Message, frozen=True):
+    """A message from the keeper to a client."""
+
+
+class Open(Request, frozen=True):
     """The first request: make the lab."""
 
     lab: str
@@ -168,48 +168,42 @@ class Open(Message, frozen=True):
     topology: str = ""
     source: str = ""  # what the plan was made of, for people
     uid: int = 0  # the owner's
-    stays: bool = (
-        False  # after `Stay`; descriptors then: those of `labctl.lab.client.state_dir.Place`, and the listening socket
-    )
+    # The lab has a state directory and may be published; descriptors: the listening socket, those of the directory.
+    is_registered: bool = False
     hidden_paths: tuple[str, ...] = ()  # directories that hosts do not see
     has_outside: bool = False  # some node has `nat`, `expose` or `limits` (labctl.lab.keeper.external)
-    exposed: tuple[
-        tuple[str, int, int], ...
-    ] = ()  # what the first descriptors are for (labctl.lab.client.boot_process)
+    exposed: tuple[tuple[str, int, int], ...] = ()  # the first descriptors (labctl.lab.client.boot_process)
 
 
-class Stay(Message, frozen=True):
-    """A lab that was opened to stay is found by its name from here on, and its first client may go.
-
-    With `owned` it is found, but still ends with its first client.
-    """
+class Publish(Request, frozen=True):
+    """Let clients find a registered lab by its name. It outlives its first client, unless it is `owned`."""
 
     owned: bool = False
 
 
-class Hello(Message, frozen=True):
+class Hello(Request, frozen=True):
     """A client's first request; `version` is its VERSION. Answered by `Welcome`.
 
-    A descriptor of the client's PID namespace goes with it: a keeper serves processes of the namespace in which its lab
-    was made. Programs of another lab live in another one, and cannot open this one.
+    Descriptor: the client's PID namespace. A keeper serves processes of the namespace in which its lab was made.
+    Programs of another lab are in another one, and cannot open this one.
     """
 
     version: int
 
 
-class Describe(Message, frozen=True):
-    """Answered by `Described`."""
+class Describe(Request, frozen=True):
+    """Report on the lab. Answered by `Described`."""
 
 
-class Processes(Message, frozen=True):
-    """Answered by `ProcessRows`."""
+class Processes(Request, frozen=True):
+    """List the lab's programs. Answered by `ProcessRows`."""
 
 
-class Down(Message, frozen=True):
-    """End the lab. Answered by `Done`, then by the end."""
+class Down(Request, frozen=True):
+    """End the lab. Answered by `Done` before it ends."""
 
 
-class Reconcile(Message, frozen=True):
+class Reconcile(Request, frozen=True):
     """Change the lab to this plan, whole or not at all."""
 
     topology: str
@@ -217,36 +211,34 @@ class Reconcile(Message, frozen=True):
     source: str
 
 
-# uid, gid and supplementary groups that a program runs with
+# uid, gid and supplementary groups of a program
 Identity = tuple[Id, Id, tuple[Id, ...]]
 
 
-class StartProcess(Message, frozen=True):
+class StartProcess(Request, frozen=True):
     """Run a program that outlives its client and has a log. Answered by `ProcessRows` with one row."""
 
     node: str
-    name: str  # "": to be chosen
+    name: str  # "": the keeper chooses one
     argv: Arguments
     environment: Pairs
     cwd: str | None
     user: Identity | None
     restart: Restart
-    terminal: tuple[Size, Size] | None = None  # rows, columns of a terminal that it writes to instead of pipes
+    terminal: tuple[Size, Size] | None = None  # rows, columns of a terminal that replaces its pipes
+    is_cwd_optional: bool = False  # as of `Spawn`
 
 
-class StopProcess(Message, frozen=True):
+class StopProcess(Request, frozen=True):
     """End a detached process. Answered by `ProcessRows` with one row, when it has ended."""
 
     node: str
     name: str
-    number: Signal = 15  # SIGTERM: the signal that it gets 2 s before SIGKILL
+    number: Signal = 15  # SIGTERM: the signal 2 s before SIGKILL
 
 
-class SignalProcess(Message, frozen=True):
-    """Signal a detached process, which is started again where it ends by that and its `restart` says so.
-
-    Answered by `Done`: 1, or 0 when it does not run.
-    """
+class SignalProcess(Request, frozen=True):
+    """Signal a detached process; its `restart` still applies. Answered by `Done`: 1, or 0 when it does not run."""
 
     node: str
     name: str
@@ -254,37 +246,41 @@ class SignalProcess(Message, frozen=True):
     group: bool  # its process group
 
 
-class WatchProcess(Message, frozen=True):
-    """Follow a detached process. Answered by `Done` with descriptors of the newer half of its log and of its streams
-    (labctl.lab.keeper.process_table), and, if `news`, of a pipe that gives a `ProcessNews` now and at each change."""
+class WatchProcess(Request, frozen=True):
+    """Follow a detached process.
+
+    Answered by `Done` with descriptors of the newer half of its log and of its streams
+    (labctl.lab.keeper.process_table), after, if `updates`, that of a pipe that carries a `ProcessUpdate` now and at
+    each change.
+    """
 
     node: str
     name: str
-    news: bool = True
+    updates: bool = True
 
 
-class OpenLog(Message, frozen=True):
-    """Read a detached process's log. Answered by `Done` with a descriptor for each half that is there, older first."""
+class OpenLog(Request, frozen=True):
+    """Read a detached process's log. Answered by `Done` with a descriptor for each half that exists, older first."""
 
     node: str
     name: str
 
 
-class Apply(Message, frozen=True):
-    """Further operations on the lab's nodes."""
+class Apply(Request, frozen=True):
+    """Execute further operations on the lab's nodes."""
 
     operations: PlanJson
 
 
-class WhenGone(Message, frozen=True):
-    """What the keeper is to do when this client is gone, instead of what it was told before; nothing takes it back."""
+class SetRollback(Request, frozen=True):
+    """Replace the rollback actions of this client, which the keeper executes when the client disconnects."""
 
     operations: PlanJson = ()
-    undrop: tuple[str, ...] = ()  # nodes that are to drop nothing more
+    undrop: tuple[str, ...] = ()  # nodes whose drop rules are removed
 
 
-class Spawn(Message, frozen=True):
-    """Run a program. Descriptors: those of stdin, stdout, stderr that `stdio` says are there; /dev/null otherwise.
+class Spawn(Request, frozen=True):
+    """Run a program. Descriptors: those of stdin, stdout, stderr for which `stdio` is true; /dev/null for others.
 
     Answered by `Spawned` with two descriptors: the status pipe and the pidfd.
     """
@@ -295,19 +291,22 @@ class Spawn(Message, frozen=True):
     cwd: str | None
     stdio: tuple[bool, bool, bool]
     user: Identity | None = None  # None: the lab's owner
-    terminal: tuple[Size, Size] | None = None  # rows, columns of a terminal of its own; its master is 3rd descriptor
-    is_terminal_plain: bool = False  # its output is for programs: line ends stay, nothing is echoed, TERM=dumb
+    terminal: tuple[Size, Size] | None = (
+        None  # rows, columns of a terminal of its own; its master is the 3rd descriptor
+    )
+    is_cwd_optional: bool = False  # without `cwd` on the host, use the owner's directory or the root
+    is_terminal_plain: bool = False  # no line end conversion, no echo, TERM=dumb
 
 
-class SpawnCaller(Message, frozen=True):
+class SpawnCaller(Request, frozen=True):
     """Fork a caller. Answered by `Spawned` with three descriptors: the status pipe, the pidfd and its channel."""
 
     node: str
     name: str
 
 
-class OpenSocket(Message, frozen=True):
-    """A socket on the node; answered by `Done` with the descriptor."""
+class OpenSocket(Request, frozen=True):
+    """Make a socket on the node. Answered by `Done` with the descriptor."""
 
     node: str
     family: Int32
@@ -315,24 +314,24 @@ class OpenSocket(Message, frozen=True):
     proto: Int32
 
 
-class BeginChange(Message, frozen=True):
-    """This client is going to change the lab; answered by `Done` when nobody else does."""
+class BeginTransaction(Request, frozen=True):
+    """Lock the lab for changes by this client. Answered by `Done` when no other client holds the lock."""
 
 
-class EndChange(Message, frozen=True):
-    """The change is done (`keep`), or to be undone, as it is when the client goes without a word."""
+class EndTransaction(Request, frozen=True):
+    """Commit or roll back; a client that disconnects without it is rolled back."""
 
-    keep: bool
+    commit: bool
 
 
-class OpenNetwork(Message, frozen=True):
-    """The node's network namespace; answered by `Done` with a descriptor of it."""
+class OpenNetwork(Request, frozen=True):
+    """Open the node's network namespace. Answered by `Done` with the descriptor."""
 
     node: str
 
 
-class OpenFile(Message, frozen=True):
-    """open(2) in the node's mounts; answered by `Done` with the descriptor."""
+class OpenFile(Request, frozen=True):
+    """open(2) in the node's mounts. Answered by `Done` with the descriptor."""
 
     node: str
     path: str
@@ -340,89 +339,92 @@ class OpenFile(Message, frozen=True):
     mode: Mode
 
 
-class BindSocket(Message, frozen=True):
+class BindSocket(Request, frozen=True):
     """bind(2) of an AF_UNIX socket to a path in the node's mounts. Descriptor: the socket."""
 
     node: str
     path: str
-    cwd: str  # what a relative path is relative to
+    cwd: str  # base of a relative path
 
 
-class PutFile(Message, frozen=True):
-    """A file of the lab's shared directory. Descriptor: its content, from offset 0."""
+class PutFile(Request, frozen=True):
+    """Write a file of the lab's shared directory. Descriptor: its content, from offset 0."""
 
     name: str
     mode: Mode
 
 
-class Drop(Message, frozen=True):
-    """Add a packet filter rule on the node."""
+class Drop(Request, frozen=True):
+    """Add a drop rule on the node."""
 
     node: str
     rule: DropRule
 
 
-class Undrop(Message, frozen=True):
-    """Remove the node's packet filter rules."""
+class Undrop(Request, frozen=True):
+    """Remove the node's drop rules."""
 
     node: str
 
 
-class SignalGroup(Message, frozen=True):
+class SignalGroup(Request, frozen=True):
     """Send a signal to the process group of a spawned process that has not been reaped."""
 
     process: Positive  # `Spawned.process`
     number: Signal
 
 
-class Done(Message, frozen=True):
-    """It was done; `value` where the request asks something."""
+class Done(Reply, frozen=True):
+    """The request succeeded; `value` is its result if it has one."""
 
     value: int = 0
 
 
-class Spawned(Message, frozen=True):
-    """`process` is its number in the keeper's PID namespace, `pid` the one on its host."""
+class Spawned(Reply, frozen=True):
+    """The program's numbers: `process` in the keeper's PID namespace, `pid` on its host."""
 
     process: int
     pid: int
 
 
-class Welcome(Message, frozen=True):
-    """The lab's nodes, and what its keeper speaks."""
+class Welcome(Reply, frozen=True):
+    """The keeper's VERSION and the lab's nodes."""
 
     version: int
     nodes: tuple[str, ...]
 
 
-class Described(Message, frozen=True):
-    """What the keeper reports about its lab."""
-
+class Described(Reply, frozen=True):
     description: Description
 
 
-class ProcessRows(Message, frozen=True):
-    """Programs of the lab."""
-
+class ProcessRows(Reply, frozen=True):
     rows: tuple[ProcessInfo, ...]
 
 
-class FailureKind(Enum):
-    """Which error of labctl.errors a failure is."""
+class FailureKind(StrEnum):
+    """The error class of a failure."""
 
-    INPUT = "input"
-
-    MACHINE = "machine"
-    IMPOSSIBLE = "impossible"
-    LAB = "lab"
     KERNEL = "kernel"
+    INPUT = "input"
+    IMPOSSIBLE = "impossible"
+    MACHINE = "machine"
+    LAB = "lab"
 
 
-class Failed(Message, frozen=True):
-    """It was not done. What is beside `message` is for KERNEL."""
+_ERRORS: dict[FailureKind, type[InputError | LabError | MachineError]] = {  # subclasses first
+    FailureKind.INPUT: InputError,
+    FailureKind.IMPOSSIBLE: LabImpossible,
+    FailureKind.MACHINE: MachineError,
+    FailureKind.LAB: LabError,
+}
+
+
+class Failed(Reply, frozen=True):
+    """The request failed. KERNEL has all fields but `message`, the other kinds only `message`."""
 
     kind: FailureKind
-    message: str = ""  # for all but KERNEL
+    message: str = ""
     subject: str = ""
     attempted: str = ""
     errno: int = 0
@@ -431,103 +433,64 @@ class Failed(Message, frozen=True):
 
     @classmethod
     def of(cls, error: LabctlError) -> Failed:
-        """The failure that `error` is."""
+        """Return the message for an error."""
         if isinstance(error, KernelError):
-            return cls(
-                FailureKind.KERNEL,
-                subject=error.subject,
-                attempted=error.attempted,
-                errno=error.errno,
-                detail=error.detail,
-                hint=error.hint,
-            )
-        kind = FailureKind.LAB
-        if isinstance(error, LabImpossible):
-            kind = FailureKind.IMPOSSIBLE
-        elif isinstance(error, MachineError):
-            kind = FailureKind.MACHINE
-        elif isinstance(error, InputError):
-            kind = FailureKind.INPUT
-        return cls(kind, message=str(error))
+            return cls(FailureKind.KERNEL, "", error.subject, error.attempted, error.errno, error.detail, error.hint)
+        kinds = (kind for kind, error_class in _ERRORS.items() if isinstance(error, error_class))
+        return cls(next(kinds, FailureKind.LAB), str(error))
 
     def error(self) -> LabError | MachineError | InputError:
-        """The error to raise on the other side."""
-        match self.kind:
-            case FailureKind.KERNEL:
-                return KernelError(self.subject, self.attempted, self.errno, detail=self.detail, hint=self.hint)
-            case FailureKind.INPUT:
-                return InputError(self.message)
-            case FailureKind.MACHINE:
-                return MachineError(self.message)
-            case FailureKind.IMPOSSIBLE:
-                return LabImpossible(self.message)
-            case FailureKind.LAB:
-                return LabError(self.message)
+        """Return the error to raise on the other side."""
+        if self.kind is FailureKind.KERNEL:
+            return KernelError(self.subject, self.attempted, self.errno, detail=self.detail, hint=self.hint)
+        return _ERRORS[self.kind](self.message)
 
 
-Request: TypeAlias = (
-    Open
-    | Stay
-    | Hello
-    | Describe
-    | Processes
-    | Down
-    | Reconcile
-    | BeginChange
-    | EndChange
-    | Apply
-    | WhenGone
-    | Spawn
-    | SpawnCaller
-    | StartProcess
-    | StopProcess
-    | SignalProcess
-    | WatchProcess
-    | OpenLog
-    | OpenSocket
-    | OpenNetwork
-    | OpenFile
-    | BindSocket
-    | PutFile
-    | Drop
-    | Undrop
-    | SignalGroup
+_UNIONS: dict[Any, Any] = {base: reduce(operator.or_, base.__subclasses__()) for base in (Request, Reply)}
+
+# Changes with any message: a keeper may be older than the labctl that connects to it.
+VERSION = zlib.crc32(
+    repr([(kind.__name__, kind.__annotations__) for base in _UNIONS for kind in base.__subclasses__()]).encode()
 )
-Reply: TypeAlias = Done | Spawned | Welcome | Described | ProcessRows | Failed
+
+FOREIGN_CLIENT = (
+    "cannot serve this process: it is not in the PID namespace in which the lab was made. A program of another lab or "
+    "of a container cannot control the lab. Run labctl where the lab was made."
+)
+
+
+M = TypeVar("M", bound=Message)
 
 
 class Malformed(InputError):
-    """The bytes are no message of the expected kind."""
+    """The bytes are not a message of the expected class."""
 
 
 def encode(message: Message) -> bytes:
-    """A message as JSON."""
+    """Encode a message as JSON."""
     return json.dumps(msgspec.to_builtins(message, enc_hook=str), separators=(",", ":")).encode("ascii")
 
 
-def decode(body: bytes, kind: Any) -> Any:
-    """The message of that kind (`Request`, `Reply`) that `encode` made these bytes of. Malformed for any other bytes.
+def decode(body: bytes, kind: type[M]) -> M:
+    """Decode the result of `encode`: a message of that class, which may be `Request` or `Reply`.
 
-    JSON is read by the standard library, since msgspec refuses the surrogates that stand for bytes that are no UTF-8
-    in file names and arguments.
+    The standard library parses JSON, since msgspec refuses the surrogates that stand for bytes that are not UTF-8 in
+    file names and arguments.
+
+    Raises:
+        Malformed: the bytes are not such a message.
     """
     try:
-        return msgspec.convert(json.loads(body, parse_constant=_refuse), kind, dec_hook=read_address)
+        message: M = msgspec.convert(
+            json.loads(body, parse_constant=_refuse), _UNIONS.get(kind, kind), dec_hook=read_address
+        )
+        return message
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise Malformed(f"lab: cannot read a message of {len(body)} bytes: {error}.") from error
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
-
-
-IS_FOREIGN = (
-    "cannot serve this process: it is not in the PID namespace in which the lab was made. A program of another lab or "
-    "of a container cannot control the lab. Run labctl where the lab was made."
-)
-
-# Changes with any message: a keeper may be older than the labctl that reaches it.
-VERSION = zlib.crc32(repr([(kind.__name__, kind.__annotations__) for kind in get_args(Request | Reply)]).encode())
 
 
 class Frame(Struct, frozen=True):
@@ -541,10 +504,10 @@ class Frame(Struct, frozen=True):
 class Channel:
     """One end of a stream socket, framed. It owns the socket; one thread at a time may send, one receive.
 
-    `receives` is the kind of messages that the other end sends.
+    `receives` is the class of the messages that the other end sends.
     """
 
-    def __init__(self, sock: socket.socket, receives: Any = Reply) -> None:
+    def __init__(self, sock: socket.socket, receives: type[Message] = Reply) -> None:
         self._socket = sock
         self._receives = receives
 
@@ -553,53 +516,56 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, number: int, message: Message, descriptors: Sequence[int] = (), *, until: float | None) -> None:
-        """Send a frame; `until` is a deadline on CLOCK_MONOTONIC, None for none. LabGone, DeadlineExceeded."""
+        """Send a frame; `until` is a deadline (CLOCK_MONOTONIC), None for none. LabGone, DeadlineExceeded."""
         if len(descriptors) > MAX_DESCRIPTORS:
             raise ValueError(f"{len(descriptors)} descriptors do not fit in one message")
         body = encode(message)
         if len(body) > MAX_REQUEST_BYTES and isinstance(message, Reconcile):
             raise InputError(
-                f"lab: cannot be reconciled to this plan: it is {len(body)} bytes long, and {MAX_REQUEST_BYTES} are "
-                f"allowed. Take the lab down and up again."
+                f"lab: cannot reconcile it to this plan: a plan of {len(body)} bytes is more than {MAX_REQUEST_BYTES}. "
+                f"Take the lab down and up again."
             )
         header = HEADER.pack(len(body), number, len(descriptors))
-        with self._guarded(until):
+        with self._mapped_errors():
             self._settimeout(until)
-            sent = self._sendmsg(header + body, descriptors)
+            sent = self._socket.sendmsg([header + body], ancillary_data(descriptors), socket.MSG_NOSIGNAL)
             rest = memoryview(header + body)[sent:]
             try:
                 while rest:
                     self._settimeout(until)
                     rest = rest[self._socket.send(rest, socket.MSG_NOSIGNAL) :]
             except TimeoutError as error:
-                raise LabGone("lab: the keeper stopped listening half-way.") from error
+                raise LabGone("lab: the keeper stopped reading inside a message.") from error
 
     def receive(self, *, until: float | None) -> Frame | None:
-        """The next frame, None at the end of the stream.
+        """Return the next frame, None at the end of the stream.
 
-        Raises: DeadlineExceeded. LabGone when the stream ends inside a frame. Malformed.
+        Raises:
+            DeadlineExceeded: no frame came before `until`.
+            LabGone: the stream ended, or stalled until then, inside a frame.
+            Malformed: the body is not a message that the other end may send.
         """
-        with self._guarded(until):
+        with self._mapped_errors():
             self._settimeout(until)
             ancillary = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
             header, control, flags, _ = self._socket.recvmsg(HEADER.size, ancillary, socket.MSG_CMSG_CLOEXEC)
-            descriptors = descriptors_in(control)
+            descriptors = received_descriptors(control)
             if not header:
                 return None
-            try:  # from here on, to stop half-way is to lose track
+            try:  # from here on, an incomplete read leaves the stream out of sync
                 header += self._exactly(HEADER.size - len(header), until)
                 length, number, count = HEADER.unpack(header)
                 if flags & socket.MSG_CTRUNC:
                     self._exactly(length, until)
                     raise KernelError("lab", "take over a descriptor", errno.EMFILE, hint="See `ulimit -n`.")
                 if length > MAX_BODY_BYTES or count != len(descriptors):
-                    raise LabGone(f"lab: a garbled message came ({length} bytes, {len(descriptors)} descriptors).")
+                    raise LabGone(f"lab: malformed frame: {length} bytes, {len(descriptors)} descriptors.")
                 return Frame(number, decode(self._exactly(length, until), self._receives), descriptors)
             except BaseException as error:
                 for descriptor in descriptors:
                     os.close(descriptor)
                 if isinstance(error, TimeoutError):
-                    raise LabGone("lab: a message stopped half-way.") from error
+                    raise LabGone("lab: the rest of a message did not come in time.") from error
                 raise
 
     def close(self) -> None:
@@ -607,12 +573,8 @@ class Channel:
         self._socket.close()
 
     def detach(self) -> socket.socket:
-        """The socket, which the caller owns from here on; the channel is not to be used again."""
+        """Return the socket, which the caller owns from here on; do not use the channel afterwards."""
         return self._socket
-
-    def _sendmsg(self, data: bytes, descriptors: Sequence[int]) -> int:
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        return self._socket.sendmsg([data], control, socket.MSG_NOSIGNAL)
 
     def _exactly(self, size: int, until: float | None) -> bytes:
         received = bytearray()
@@ -634,7 +596,7 @@ class Channel:
         self._socket.settimeout(left)
 
     @contextmanager
-    def _guarded(self, until: float | None) -> Iterator[None]:
+    def _mapped_errors(self) -> Iterator[None]:
         try:
             yield
         except TimeoutError as error:
@@ -643,10 +605,15 @@ class Channel:
             raise LabGone("lab: the keeper has ended.") from error
 
 
-def descriptors_in(control: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    """The descriptors that came with a message, as recvmsg gives its control data."""
+def ancillary_data(descriptors: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    """Return the ancillary data that sends the descriptors (SCM_RIGHTS), for sendmsg."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+
+
+def received_descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    """Return the descriptors in the ancillary data that recvmsg returned."""
     found = array.array("i")
-    for level, kind, data in control:
+    for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return tuple(found)

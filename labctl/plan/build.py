@@ -41,7 +41,7 @@ from labctl.topology.model import (
 
 Line = tuple[str, str]  # address, name
 
-_LOCALHOST: tuple[Line, ...] = (("127.0.0.1", "localhost"), ("::1", "localhost"))
+LOCALHOST: tuple[Line, ...] = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
 _UNREACHABLE = 1 << 30
 SEED_BITS = 64  # TCA_NETEM_PRNG_SEED (linux/pkt_sched.h, Linux 6.6)
 
@@ -69,7 +69,7 @@ def hosts_files(topology: Topology) -> list[tuple[Line, ...]]:
         view = tuple(dict.fromkeys(number for _, number in own))
         if view not in known:
             distance = _distances(view, neighbours)
-            lines = list(_LOCALHOST)
+            lines = list(LOCALHOST)
             for spellings, addresses in zip(names, by_node, strict=True):
                 nearest = sorted(addresses, key=lambda one: distance.get(one[1], _UNREACHABLE))
                 lines += [(address, name) for address, _ in nearest for name in spellings]

@@ -15,7 +15,7 @@ from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import InputError, LabGone
-from labctl.lab.protocol import ProcessNews, ProcessState
+from labctl.lab.protocol import ProcessState, ProcessUpdate
 from labctl.programs.output import KEPT_BYTES, KeptOutput, LineWatch, OutputRecord, Stream
 from labctl.programs.waiting import Scope
 from labctl.structs import Struct
@@ -342,7 +342,7 @@ class Service(Program):
                 self._condition.notify_all()
         return False
 
-    def _update(self, news: ProcessNews, on_output: OnOutput | None) -> None:
+    def _update(self, news: ProcessUpdate, on_output: OnOutput | None) -> None:
         if news.is_log_complete:
             self._read_log(on_output)
         with self._condition:
@@ -524,7 +524,7 @@ class Programs:
             program.close()
 
 
-def _described(news: ProcessNews) -> str:
+def _described(news: ProcessUpdate) -> str:
     return "ended" if news.returncode is None else describe_status(news.returncode)
 
 

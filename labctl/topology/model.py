@@ -93,6 +93,7 @@ class Service(Struct, frozen=True):
 
 
 HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"  # every node has these to itself
+NO_NAME_SERVER = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
 OWN_DIRECTORIES = ("/tmp", "/run", "/var/tmp", "/dev/shm")  # every node has these to itself, empty at first
 
 

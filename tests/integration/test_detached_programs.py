@@ -19,7 +19,8 @@ from labctl.errors import InputError, KernelError, LabError, LabImpossible
 from labctl.kernel.privilege import read_grant
 from labctl.lab.client import registry
 from labctl.lab.client.handle import Lab
-from labctl.lab.protocol import HALF_BYTES, ProcessInfo, ProcessState, Restart
+from labctl.lab.protocol import HALF_BYTES, ProcessInfo, ProcessState
+from labctl.topology.model import Restart
 from tests.integration.detached import WAIT_S, becomes, comm_of, keeper_of, running, state_of
 from tests.labs import output, pair_plan, shell
 from tests.skips import for_ordinary_users, for_root
@@ -92,7 +93,7 @@ def test_names_are_made_of_programs_when_they_are_not_given(lab: Lab) -> None:
 
 def test_a_name_in_use_on_the_node_is_refused_and_free_again_when_it_has_ended(lab: Lab) -> None:
     info = lab.start_process("server", ["sh", "-c", "echo first; exec sleep 1000"], name="one")
-    with pytest.raises(InputError, match="a process one is there already"):
+    with pytest.raises(InputError, match="cannot start one: a process of that name runs already"):
         lab.start_process("server", ["true"], name="one")
     lab.start_process("client", ["true"], name="one")
     lab.stop_process("server", "one")
@@ -103,7 +104,7 @@ def test_a_name_in_use_on_the_node_is_refused_and_free_again_when_it_has_ended(l
 
 @pytest.mark.parametrize("bad", ["../x", "a/b", ".x", "-x", "a b"])
 def test_a_bad_name_is_refused(lab: Lab, bad: str) -> None:
-    with pytest.raises(InputError, match="The name"):
+    with pytest.raises(InputError, match="host server: the name"):
         lab.start_process("server", ["true"], name=bad)
     with pytest.raises(InputError, match="The name"):
         registry.log_paths(lab.name, "server", bad)
@@ -146,7 +147,7 @@ def test_others_are_served_while_a_program_is_being_stopped(name: str, lab: Lab)
 
 def test_stopping_what_was_never_started_names_what_was(lab: Lab) -> None:
     lab.start_process("client", ["sleep", "1000"], name="there")
-    with pytest.raises(InputError, match=r"no process nosuch was started there. .*there"):
+    with pytest.raises(InputError, match=r"cannot find a process nosuch. .*started there"):
         lab.stop_process("client", "nosuch")
 
 
@@ -357,7 +358,7 @@ def test_another_user_owns_the_terminal(lab: Lab) -> None:
 @for_ordinary_users("of labs in a user namespace")
 @pytest.mark.skipif(not read_grant(os.geteuid()).problem, reason="this user has subordinate ids")
 def test_in_a_user_namespace_there_is_no_other_user(lab: Lab) -> None:
-    with pytest.raises(LabImpossible, match=r"has no user but its owner. `labctl doctor` shows how"):
+    with pytest.raises(LabImpossible, match=r"has only its owner. See `labctl doctor`"):
         lab.spawn("server", ["id"], user="nobody")
 
 

@@ -204,10 +204,10 @@ def test_a_source_that_has_gone_is_named(tmp_path: Path) -> None:
 MIRROR = """
 import ctypes, os
 os.unshare(os.CLONE_NEWNS) if hasattr(os, "unshare") else ctypes.CDLL(None).unshare(0x20000)
-from labctl.lab.keeper.file_tree import furnish
+from labctl.lab.keeper.file_tree import build_tree
 from labctl.topology.model import FileTree, PlacedFile
 tree = FileTree((PlacedFile("/etc/lab-only/x", "placed"), PlacedFile("/etc/passwd", "mine")))
-furnish(tree, ["/tmp"], "/run/lab-store", "host a", rootless=False, overlay=False)
+build_tree(tree, ["/tmp"], "/run/lab-store", "host a", rootless=False, overlay=False)
 print(open("/etc/lab-only/x").read(), open("/etc/passwd").read(), len(os.listdir("/etc")) > 20, os.listdir("/run"))
 """
 

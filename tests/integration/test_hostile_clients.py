@@ -26,12 +26,12 @@ from labctl.lab.protocol import (
     MAX_REQUEST_BYTES,
     VERSION,
     Apply,
-    BeginChange,
+    BeginTransaction,
     BindSocket,
     Channel,
     Describe,
     Drop,
-    EndChange,
+    EndTransaction,
     Failed,
     Hello,
     Message,
@@ -43,6 +43,7 @@ from labctl.lab.protocol import (
     Processes,
     PutFile,
     Reconcile,
+    SetRollback,
     SignalGroup,
     SignalProcess,
     Spawn,
@@ -52,7 +53,6 @@ from labctl.lab.protocol import (
     Undrop,
     WatchProcess,
     Welcome,
-    WhenGone,
     encode,
 )
 from labctl.plan.build import build
@@ -64,19 +64,19 @@ from tests.labs import output, pair_plan
 
 FUZZ_S = 4.0
 PLAN = plan_to_json(pair_plan())
-# Down and Stay aside: the one ends the lab rightly, the other has been done.
+# Down and Publish aside: the one ends the lab rightly, the other has been done.
 REQUESTS: tuple[Message, ...] = (
     Open("x", PLAN, (), "/", ()),
     Hello(1),
     Describe(),
     Processes(),
     Reconcile("pair", PLAN, ""),
-    BeginChange(),
-    EndChange(keep=True),
-    EndChange(keep=False),
+    BeginTransaction(),
+    EndTransaction(commit=True),
+    EndTransaction(commit=False),
     Apply([["SetUp", "client", "eth0"]]),
     Apply([["SetMtu", "client", "eth0", 1400, 1500]]),
-    WhenGone([["SetDown", "client", "eth0"], ["SetUp", "client", "eth0"]], ("client",)),
+    SetRollback([["SetDown", "client", "eth0"], ["SetUp", "client", "eth0"]], ("client",)),
     Spawn("client", ("true",), (("A", "b"),), None, (False, False, False)),
     Spawn("client", ("cat",), (), "/", (True, True, False), (0, 0, ())),
     Spawn("client", ("true",), (), None, (False, False, False), None, (24, 80)),
@@ -204,7 +204,7 @@ def descriptors_of(keeper: int) -> frozenset[str]:
         b"{]",
         b"[]",
         b'["No"]',
-        b'["WhenGone","[]",5]',
+        b'["SetRollback","[]",5]',
         b"[" * 50_000,
         b'["Hello",NaN]',
         b'["SignalGroup",0,9]',
@@ -276,7 +276,7 @@ def test_a_request_with_too_few_or_too_many_descriptors_is_refused(name: str) ->
             answer = channel.receive(until=until)
             assert answer is not None
             assert isinstance(answer.message, Failed)
-            assert "descriptors, and takes" in answer.message.message
+            assert "descriptors: it has " in answer.message.message
 
 
 def test_a_file_that_could_block_the_keeper_is_not_copied(name: str, tmp_path: Path) -> None:

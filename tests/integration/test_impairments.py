@@ -12,7 +12,7 @@ import pytest
 
 from labctl.errors import KernelError, MachineError
 from labctl.kernel import probes
-from labctl.lab.keeper.reconcile import reconciling
+from labctl.lab.keeper.reconcile import network_changed
 from labctl.observe.inspect import impairments, inspect
 from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
@@ -192,7 +192,7 @@ def test_a_new_plan_adds_changes_and_removes_rates_while_a_connection_goes_on() 
     plans = [pair_plan(link) for link in ("mtu: 1500", "rate: 40mbit", "rate: 20mbit, mtu: 1400", "mtu: 1400")]
     with NetworkLab(*plans[0].operations) as lab, connection(lab) as (one, other):
         for old, new, found in zip(plans, plans[1:], ("rate 40mbit", "rate 20mbit", "nothing"), strict=False):
-            with reconciling(difference(old, new), lab.nodes):
+            with network_changed(difference(old, new), lab.nodes):
                 pass
             assert (of(lab, "client"), of(lab, "server")) == (found, found)
             assert inspect(lab, "x", new).differs == ()
@@ -206,10 +206,10 @@ def test_a_change_that_is_refused_leaves_the_rates_as_they_were() -> None:
     same = next(one for one in old.operations if isinstance(one, AddAddress))
     broken = type(changed)(changed.removals, (*changed.additions, same), changed.ended, changed.nodes, changed.changes)
     with NetworkLab(*old.operations) as lab:
-        with pytest.raises(KernelError), reconciling(broken, lab.nodes):
+        with pytest.raises(KernelError), network_changed(broken, lab.nodes):
             pytest.fail("the address is there already")
         assert (of(lab, "client"), of(lab, "server")) == ("rate 40mbit", "rate 40mbit")
-        with reconciling(changed, lab.nodes):
+        with network_changed(changed, lab.nodes):
             pass
         assert (of(lab, "client"), of(lab, "server")) == ("rate 20mbit", "rate 20mbit")
 
@@ -222,7 +222,7 @@ def test_a_link_that_is_made_again_has_its_rate_again() -> None:
         "links: [{ends: [{node: client, mac: '02:00:00:00:00:77'}, server], ipv4: 192.0.2.0/24, rate: 40mbit}]",
     )
     with NetworkLab(*old.operations) as lab:
-        with pytest.raises(RuntimeError), reconciling(difference(old, new), lab.nodes):  # noqa: PT012  # it is undone
+        with pytest.raises(RuntimeError), network_changed(difference(old, new), lab.nodes):  # noqa: PT012  # it is undone
             assert of(lab, "client") == "rate 40mbit"
             raise RuntimeError
         assert (of(lab, "client"), of(lab, "server")) == ("rate 40mbit", "rate 40mbit")

@@ -113,10 +113,10 @@ def test_two_routers_with_nat_share_the_hosts_among_them() -> None:
 
 @inside
 def test_hosts_ask_the_machines_name_servers() -> None:
-    from labctl.lab.keeper.external import resolvers
+    from labctl.lab.keeper.external import resolv_conf
 
     with Machine(), Lab.open(plan_of(NAT)) as lab:
-        assert output(lab, "far", "cat", "/etc/resolv.conf") == resolvers()
+        assert output(lab, "far", "cat", "/etc/resolv.conf") == resolv_conf()
 
 
 @pytest.mark.stock_kernel
@@ -233,7 +233,7 @@ def test_where_all_were_killed_at_once_the_next_command_restores() -> None:
         assert boot == pids["boot"]
         lab.close()
         assert read_sysctl(UP0) == "1"
-        assert host_changes.sweep() == ["what lab test had changed on this machine"]
+        assert host_changes.sweep() == ["changes of this machine by lab test"]
         assert machine.is_as(before)
 
 

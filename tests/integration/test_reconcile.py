@@ -13,7 +13,7 @@ import pytest
 from labctl import topology
 from labctl.errors import KernelError
 from labctl.kernel.namespaces import read_sysctl
-from labctl.lab.keeper.reconcile import reconciling
+from labctl.lab.keeper.reconcile import network_changed
 from labctl.observe.network import addresses, links, routes
 from labctl.observe.ping import reach
 from labctl.plan.build import build
@@ -41,7 +41,7 @@ def snapshot(lab: NetworkLab, *, indexes: bool = True) -> dict[str, set[str]]:
 
 def reconcile(lab: NetworkLab, old: Plan, new: Plan) -> Difference:
     found = difference(old, new)
-    with reconciling(found, lab.nodes):
+    with network_changed(found, lab.nodes):
         pass
     return found
 
@@ -198,7 +198,7 @@ def test_what_is_raised_inside_undoes_the_change() -> None:
         inside_it: set[str] = set()
 
         def change() -> None:
-            with reconciling(difference(old, new), lab.nodes):
+            with network_changed(difference(old, new), lab.nodes):
                 inside_it.update(lab.nodes)
                 raise RuntimeError("a service does not start")
 

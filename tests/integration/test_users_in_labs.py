@@ -187,7 +187,7 @@ def test_icmp_datagram_sockets_are_open_to_all_of_them(tmp_path: Path) -> None:
 def test_without_ranges_another_user_is_refused_with_the_way_to_them(tmp_path: Path) -> None:
     body = "try:\n    shell('id', user='nobody')\nexcept LabImpossible as error:\n    print(error)"
     told = as_user(tmp_path, body, ranges="somebody:300000:65536\n")
-    assert "this one has no user but its owner. `labctl doctor` shows how to get subordinate ids" in told
+    assert "this one has only its owner. See `labctl doctor` for subordinate ids" in told
 
 
 def test_a_user_beyond_the_range_is_refused_with_the_range(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from labctl import scenario
 from labctl.lab.client.handle import Lab
-from labctl.lab.keeper.reconcile import reconciling
+from labctl.lab.keeper.reconcile import network_changed
 from labctl.observe.inspect import impairments, inspect
 from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
@@ -223,7 +223,7 @@ def test_a_new_plan_changes_delay_and_loss_while_a_connection_goes_on() -> None:
             for sock in (one, other):
                 sock.settimeout(patient(30))
             for old, new in pairwise(plans):
-                with reconciling(difference(old, new), lab.nodes):
+                with network_changed(difference(old, new), lab.nodes):
                     pass
                 assert inspect(lab, "x", new).differs == ()
                 over(one, other, 20_000)

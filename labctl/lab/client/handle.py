@@ -23,13 +23,13 @@ from labctl.lab.client.rpc_client import Exchange, KeeperStopped
 from labctl.lab.protocol import (
     VERSION,
     Apply,
-    BeginChange,
+    BeginTransaction,
     BindSocket,
     Describe,
     Described,
     Done,
     Drop,
-    EndChange,
+    EndTransaction,
     Frame,
     Hello,
     Identity,
@@ -41,24 +41,24 @@ from labctl.lab.protocol import (
     Pairs,
     Processes,
     ProcessRows,
+    Publish,
     PutFile,
     Reconcile,
     Request,
-    Restart,
+    SetRollback,
     SignalGroup,
     SignalProcess,
     Spawn,
     SpawnCaller,
     Spawned,
     StartProcess,
-    Stay,
     StopProcess,
     Undrop,
     WatchProcess,
     Welcome,
-    WhenGone,
 )
 from labctl.structs import replace
+from labctl.topology.model import Restart
 from labctl.unpatched import Socket
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class Lab:
                         open_request(plan, visible_paths),
                         lab=name,
                         source=source,
-                        stays=True,
+                        is_registered=True,
                     )
                     request, descriptors = with_ports(request, plan, theirs)
                     descriptors += (listener, *place.descriptors)
@@ -256,7 +256,7 @@ class Lab:
 
     def stay(self) -> None:
         """The lab that `up` made is to stay: from here on others find it, and nothing ends it but `down`."""
-        self._done(Stay(), what="let the lab stay")
+        self._done(Publish(), what="let the lab stay")
         if isinstance(self._boot, Boot):
             self._boot.let_go()
         if self._unfinished is not None:
@@ -265,7 +265,7 @@ class Lab:
 
     def publish(self) -> None:
         """Let others find the lab that `up` made, by its name; unlike one that stays, it ends with this handle."""
-        self._done(Stay(owned=True), what="publish the lab")
+        self._done(Publish(owned=True), what="publish the lab")
         self._published = True
         if self._unfinished is not None:
             unfinished, self._unfinished = self._unfinished, None
@@ -323,6 +323,7 @@ class Lab:
         name: str = "",
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        is_cwd_optional: bool = False,
         user: str | None = None,
         restart: Restart = Restart.NO,
         terminal: tuple[int, int] | None = None,
@@ -345,6 +346,7 @@ class Lab:
             user=identity,
             restart=Restart(restart),
             terminal=terminal,
+            is_cwd_optional=is_cwd_optional,
         )
         (info,) = self._processes(request, what=f"start {argv[0]} on {node}")
         return info
@@ -365,8 +367,8 @@ class Lab:
         """A detached process as it goes on; the caller closes what it gets. InputError when none has that name."""
         from labctl.lab.client.process import WatchedProcess
 
-        def watch(*, news: bool) -> tuple[int, ...]:
-            return self._ask(WatchProcess(node, name, news), what=f"watch {name} on {node}").descriptors
+        def watch(*, updates: bool) -> tuple[int, ...]:
+            return self._ask(WatchProcess(node, name, updates), what=f"watch {name} on {node}").descriptors
 
         return WatchedProcess(self, node, name, watch)
 
@@ -394,19 +396,19 @@ class Lab:
         When the `with` is left by an exception, or this process ends in it, however, the keeper undoes what was done in
         it with `reconcile`, `start_process` and `stop_process`. What is started again is not waited for.
         """
-        self._done(BeginChange(), what="begin to change it, as another labctl does")
+        self._done(BeginTransaction(), what="begin to change it, as another labctl does")
         try:
             yield
         except Exception as error:
             try:
-                self._done(EndChange(keep=False), what="undo the change")
+                self._done(EndTransaction(commit=False), what="undo the change")
             except LabctlError as problem:
                 raise LabError(f"{error} And it could not all be put back: {problem}") from error
             raise
         except BaseException:  # an interruption, perhaps in the middle of a request: the keeper sees the end of this
             self.close()
             raise
-        self._done(EndChange(keep=True), what="end the change")
+        self._done(EndTransaction(commit=True), what="end the change")
 
     def down(self, *, force: bool = False, deadline_s: float = 10.0) -> None:
         """End the lab, whoever uses it; returns when keeper and boot are gone. See `registry.take_down`."""
@@ -437,6 +439,7 @@ class Lab:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        is_cwd_optional: bool = False,
         stdin: int | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
@@ -465,6 +468,7 @@ class Lab:
             user=identity,
             terminal=terminal,
             is_terminal_plain=is_terminal_plain,
+            is_cwd_optional=is_cwd_optional,
         )
         descriptors = tuple(descriptor for descriptor in given if descriptor is not None)
         frame = self._ask(request, descriptors, what=f"start {argv[0]} on {node}")
@@ -519,7 +523,7 @@ class Lab:
         """
         from labctl.plan.operations import operations_to_json
 
-        self._done(WhenGone(operations_to_json(operations), tuple(undrop)), what="say what is to be done afterwards")
+        self._done(SetRollback(operations_to_json(operations), tuple(undrop)), what="say what is to be done afterwards")
 
     def drop(self, node: str, rule: DropRule) -> None:
         """Drop the packets of the node that `rule` describes, until `undrop`."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from labctl.errors import DeadlineExceeded, LabctlError, LabError, LabGone, describe_errno
 from labctl.lab.client import registry
 from labctl.lab.client.state_dir import BOOT, DIRECTORY_FLAGS, SOCKET, file_name, making, read
-from labctl.lab.protocol import IS_FOREIGN, VERSION, Channel, Down, Failed, Hello
+from labctl.lab.protocol import FOREIGN_CLIENT, VERSION, Channel, Down, Failed, Hello
 from labctl.structs import Struct
 from labctl.unpatched import Socket, monotonic
 
@@ -104,7 +104,7 @@ def _connected(name: str, directory: int, deadline_s: float) -> Connection:
         if uid != os.geteuid():
             raise LabError(f"lab {name}: its keeper is user {uid}'s.")
         if keeper_pid == 0:
-            raise LabError(f"lab {name}: {IS_FOREIGN}")
+            raise LabError(f"lab {name}: {FOREIGN_CLIENT}")
         return Connection(sock, keeper_pid, name)
     except OSError as error:
         sock.close()

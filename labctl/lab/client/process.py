@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import LabctlError, LabGone
-from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessNews, ProcessState
+from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessState, ProcessUpdate
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -129,7 +129,7 @@ CHUNK_BYTES = 1 << 16
 class Watch(Protocol):
     """Asks the keeper for descriptors: of the news, if wanted, of the log's newer half, and of the streams of that."""
 
-    def __call__(self, *, news: bool) -> tuple[int, ...]: ...
+    def __call__(self, *, updates: bool) -> tuple[int, ...]: ...
 
 
 class WatchedProcess:
@@ -142,10 +142,10 @@ class WatchedProcess:
         """For `Lab.watch_process`."""
         self.node = node
         self.name = name
-        self.news = ProcessNews(ProcessState.RUNNING, 0, 0, None, False)
+        self.news = ProcessUpdate(ProcessState.RUNNING, 0, 0, None, False)
         self._lab = lab
         self._watch = watch
-        self._news_pipe, self._log, self._streams = watch(news=True)
+        self._news_pipe, self._log, self._streams = watch(updates=True)
         self._at = 0  # bytes of the log's newer half that have been read
         self._switches: deque[tuple[int, int]] = deque()  # offset, stream: those that lie ahead
         self._stream = 0
@@ -163,7 +163,7 @@ class WatchedProcess:
         """For selectors: readable when there is news of it (or the lab is gone)."""
         return self._news_pipe
 
-    def take_news(self, heard: Callable[[ProcessNews], None]) -> bool:
+    def take_news(self, heard: Callable[[ProcessUpdate], None]) -> bool:
         """Hand over each change since the last call; False when there will be no more."""
         while True:
             try:
@@ -204,9 +204,9 @@ class WatchedProcess:
                 os.close(descriptor)
 
     def _take_one(self) -> bool:
-        data = os.read(self._news_pipe, ProcessNews.LAYOUT.size)
-        if len(data) == ProcessNews.LAYOUT.size:
-            self.news = ProcessNews.unpack(data)
+        data = os.read(self._news_pipe, ProcessUpdate.LAYOUT.size)
+        if len(data) == ProcessUpdate.LAYOUT.size:
+            self.news = ProcessUpdate.unpack(data)
         return bool(data)
 
     def _read_chunk(self) -> bytes:
@@ -218,7 +218,7 @@ class WatchedProcess:
     def _begin_half(self) -> bool:
         """Go on with the next half of the log, if it has been begun."""
         with suppress(LabctlError, RuntimeError):  # the lab has ended or was closed: nothing more is written
-            log, streams = self._watch(news=False)
+            log, streams = self._watch(updates=False)
             if os.fstat(log).st_ino == os.fstat(self._log).st_ino:
                 os.close(log)
                 os.close(streams)

@@ -1,17 +1,14 @@
-"""The keeper's side of its clients: many at once, none of which can make it wait, run short or end.
+"""The keeper's clients and timers: its poll loop.
 
-Everything is non-blocking and bounded: the descriptors and bytes of a request, the requests of a client that have no
-reply yet, what all clients together have half sent or not yet taken, and how long half a request or a reply may stay.
-A request that cannot be read is answered with an error; a client that breaks the framing is disconnected.
-
-What the keeper is to do later: its poll loop asks how long it may wait, and runs what is due.
+No client can make the keeper wait, run short or end. Everything is non-blocking and bounded: the descriptors and bytes
+of a request, the unanswered requests of a client, the buffered bytes of all clients together, and how long half a
+request or a reply may stay. A request that cannot be read is answered with an error; a client that breaks the framing
+is disconnected.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
-import dataclasses
 import errno
 import heapq
 import os
@@ -20,7 +17,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 
 from labctl.errors import KernelError, LabError, LabGone
@@ -32,69 +28,72 @@ from labctl.lab.protocol import (
     Malformed,
     Message,
     Request,
+    ancillary_data,
     decode,
-    descriptors_in,
     encode,
+    received_descriptors,
 )
-from labctl.structs import Struct, field
-
-
-@dataclass(order=True, slots=True)
-class Timer:
-    """Something to do at `due` (CLOCK_MONOTONIC, which no change of the clock moves)."""
-
-    due: float
-    order: int
-    action: Callable[[], None] | None = dataclasses.field(compare=False)
-
-    def cancel(self) -> None:
-        """Not to be done any more."""
-        self.action = None
-
-
-class Timers:
-    """Timers of one thread."""
-
-    def __init__(self) -> None:
-        self._heap: list[Timer] = []
-        self._orders = count()
-
-    def after(self, seconds: float, action: Callable[[], None]) -> Timer:
-        """Do it once, when `seconds` have passed."""
-        timer = Timer(time.monotonic() + seconds, next(self._orders), action)
-        heapq.heappush(self._heap, timer)
-        return timer
-
-    def wait_ms(self) -> int | None:
-        """How long to wait for the next one, rounded up; None when there is none."""
-        while self._heap and self._heap[0].action is None:
-            heapq.heappop(self._heap)
-        if not self._heap:
-            return None
-        return max(0, int((self._heap[0].due - time.monotonic()) * 1000) + 1)
-
-    def run(self) -> None:
-        """Do what is due."""
-        now = time.monotonic()
-        while self._heap and self._heap[0].due <= now:
-            timer = heapq.heappop(self._heap)
-            if timer.action is not None:
-                timer.action()
-
+from labctl.structs import Struct
 
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)
 MAX_DESCRIPTORS = 3  # of a request: stdin, stdout and stderr of `Spawn`
-MAX_BUFFERED_BYTES = 128 << 20  # of all clients: what has come of requests, what has not been taken of replies
-MAX_UNANSWERED = 16  # requests of one client that wait for something (`StopProcess`, `BeginChange`)
+MAX_BUFFERED_BYTES = 128 << 20  # of all clients: incomplete requests and replies that were not yet read
+MAX_UNANSWERED = 16  # requests of one client that wait for something (`StopProcess`, `BeginTransaction`)
 MAX_CLIENTS = 1000
-FIRST_REQUEST = 1  # the number that clients begin with
-STALLED_S = 60.0  # after which half a request, or a reply that is not taken, ends the connection
-ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-CHUNK = 1 << 20
+FIRST_REQUEST = 1  # the number of a client's first request
+STALLED_S = 60.0  # after which half a request, or a reply that is not read, ends the connection
+ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+CHUNK_BYTES = 1 << 20
+
+
+class Timer(Struct):
+    """An action that is due at some time; None when it was cancelled."""
+
+    action: Callable[[], None] | None
+
+    def cancel(self) -> None:
+        """Do not run the action. Idempotent."""
+        self.action = None
+
+    def run_now(self) -> None:
+        """Run the action unless it ran or was cancelled, and never again."""
+        action, self.action = self.action, None
+        if action is not None:
+            action()
+
+
+class Timers:
+    """The timers of one thread, by CLOCK_MONOTONIC, which no change of the clock moves."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._order = count()
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> Timer:
+        """Run the action once, after a delay."""
+        timer = Timer(action)
+        heapq.heappush(self._heap, (time.monotonic() + delay_s, next(self._order), timer))
+        return timer
+
+    def wait_ms(self) -> int | None:
+        """Return the time until the next timer is due, rounded up; None when there is none."""
+        while self._heap and self._heap[0][2].action is None:
+            heapq.heappop(self._heap)
+        return _ms_until(self._heap[0][0]) if self._heap else None
+
+    def run(self) -> None:
+        """Run the actions that are due."""
+        now = time.monotonic()
+        while self._heap and self._heap[0][0] <= now:
+            heapq.heappop(self._heap)[2].run_now()
+
+
+def _ms_until(moment: float) -> int:
+    return max(0, int((moment - time.monotonic()) * 1000) + 1)
 
 
 class Client:
-    """One connection, from the keeper's side. It owns the socket, and descriptors on their way in or out."""
+    """The keeper's end of one connection. It owns the socket, and the descriptors of incomplete frames."""
 
     def __init__(self, sock: socket.socket, *, is_admitted: bool = False) -> None:
         sock.setblocking(False)
@@ -103,56 +102,56 @@ class Client:
         self._body = bytearray()
         self._descriptors: list[int] = []
         self._truncated = False
-        self._outgoing: list[_Outgoing] = []
+        self._replies: list[_PendingReply] = []
         self._unanswered = 0
-        self._moved_at = time.monotonic()  # of the last byte of what is under way
-        self._is_owner = is_admitted  # which may be stopped as long as it likes
-        self.is_gone = False
-        self.is_admitted = is_admitted  # other requests than Hello are answered
+        self._progress_at = time.monotonic()  # of the last byte of an incomplete frame
+        self._is_owner = is_admitted  # the owner may be stopped for any time
+        self.is_closed = False
+        self.is_admitted = is_admitted  # the keeper answers other requests than Hello
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
+        """Return the socket's descriptor."""
         return self._socket.fileno()
 
     @property
     def events(self) -> int:
-        """What to poll for; POLLHUP comes unasked."""
-        if self._outgoing:
+        """The events to poll for; poll(2) always reports POLLHUP."""
+        if self._replies:
             return select.POLLOUT
         return select.POLLIN if self._unanswered < MAX_UNANSWERED else 0
 
     @property
     def buffered_bytes(self) -> int:
-        """What it has half sent and not yet taken."""
-        return len(self._body) + sum(len(each.data) for each in self._outgoing)
+        """The size of its incomplete request and of its unread replies."""
+        return len(self._body) + sum(len(reply.data) for reply in self._replies)
 
     @property
     def stalls_at(self) -> float | None:
-        """When (CLOCK_MONOTONIC) what is under way has stalled; None when nothing is. `Hello` is under way at first."""
-        is_under_way = self._descriptors or self._header or self._body or self._outgoing or not self.is_admitted
-        return self._moved_at + STALLED_S if is_under_way and not self._is_owner else None
+        """The time (CLOCK_MONOTONIC) when its incomplete frame or handshake has stalled; None without one."""
+        is_incomplete = self._descriptors or self._header or self._body or self._replies or not self.is_admitted
+        return self._progress_at + STALLED_S if is_incomplete and not self._is_owner else None
 
     def read(self) -> Frame | None:
-        """A request that has come whole, else None. LabGone when the client has gone or breaks the framing."""
+        """Return a complete request, else None. LabGone when the client disconnected or breaks the framing."""
         if not self.events & select.POLLIN:
-            raise LabGone("client: it hung up before it took its replies.")
+            raise LabGone("client: it disconnected before it read its replies.")
         try:
             return self._read()
         except BlockingIOError:
             return None
         except OSError as error:
-            raise LabGone("client: the connection broke.") from error
+            raise LabGone("client: the connection failed.") from error
 
     def _read(self) -> Frame | None:
         if len(self._header) < HEADER.size:
             part, control, flags, _ = self._socket.recvmsg(
-                HEADER.size - len(self._header), ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                HEADER.size - len(self._header), ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
-            self._descriptors += descriptors_in(control)
+            self._descriptors += received_descriptors(control)
             self._truncated |= bool(flags & socket.MSG_CTRUNC)
             if not part:
                 raise LabGone("client: it closed the connection.")
-            self._moved_at = time.monotonic()
+            self._progress_at = time.monotonic()
             self._header += part
             if len(self._descriptors) > MAX_DESCRIPTORS:
                 raise LabGone(f"client: {len(self._descriptors)} descriptors with one request.")
@@ -162,18 +161,18 @@ class Client:
         if length > MAX_REQUEST_BYTES or count > MAX_DESCRIPTORS:
             raise LabGone(f"client: a request of {length} bytes and {count} descriptors.")
         if count != len(self._descriptors) and not self._truncated:
-            raise LabGone(f"client: {len(self._descriptors)} descriptors where {count} were announced.")
+            raise LabGone(f"client: {len(self._descriptors)} descriptors where the header announced {count}.")
         while len(self._body) < length:
-            part = self._socket.recv(min(length - len(self._body), CHUNK))
+            part = self._socket.recv(min(length - len(self._body), CHUNK_BYTES))
             if not part:
-                raise LabGone("client: it stopped inside a message.")
-            self._moved_at = time.monotonic()
+                raise LabGone("client: it closed the connection inside a message.")
+            self._progress_at = time.monotonic()
             self._body += part
-            if len(part) == CHUNK:
-                break  # the others' turn
-        return self._taken(number) if len(self._body) == length else None
+            if len(part) == CHUNK_BYTES:
+                break  # let the keeper serve other clients
+        return self._complete_request(number) if len(self._body) == length else None
 
-    def _taken(self, number: int) -> Frame | None:
+    def _complete_request(self, number: int) -> Frame | None:
         body, descriptors, truncated = bytes(self._body), tuple(self._descriptors), self._truncated
         self._header.clear()
         self._body.clear()
@@ -181,7 +180,7 @@ class Client:
         self._unanswered += 1
         try:
             if truncated:
-                raise KernelError("lab", "take over a descriptor", errno.EMFILE, hint="See `ulimit -n`.")
+                raise KernelError("lab", "receive a descriptor", errno.EMFILE, hint="See `ulimit -n`.")
             return Frame(number, decode(body, Request), descriptors)
         except (KernelError, Malformed) as error:
             for descriptor in descriptors:
@@ -190,59 +189,57 @@ class Client:
             return None
 
     def send(self, number: int, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Reply, now or as soon as the client takes it, if it is still there; the descriptors are taken over."""
-        outgoing = _Outgoing(memoryview(b""), list(descriptors))
+        """Send a reply, now or when the client reads it; takes over the descriptors, also after `close`."""
+        reply = _PendingReply(memoryview(b""), list(descriptors))
         self._unanswered -= 1
-        if self.is_gone:
-            outgoing.close()
+        if self.is_closed:
+            reply.close()
             return
         body = encode(message)
-        outgoing.data = memoryview(HEADER.pack(len(body), number, len(descriptors)) + body)
-        self._moved_at = time.monotonic()
-        self._outgoing.append(outgoing)
+        reply.data = memoryview(HEADER.pack(len(body), number, len(descriptors)) + body)
+        self._progress_at = time.monotonic()
+        self._replies.append(reply)
         self.flush()
 
     def flush(self) -> None:
-        """Send what the client takes."""
+        """Send as much of the replies as the socket takes."""
         try:
-            while self._outgoing:
-                self._outgoing[0].send(self._socket)
-                self._moved_at = time.monotonic()
-                if not self._outgoing[0].data:
-                    self._outgoing.pop(0).close()
+            while self._replies:
+                self._replies[0].send(self._socket)
+                self._progress_at = time.monotonic()
+                if not self._replies[0].data:
+                    self._replies.pop(0).close()
         except BlockingIOError:
             return
-        except OSError:  # EPIPE, ECONNRESET: that it has gone is seen when it is read from
-            self._drop_outgoing()
+        except OSError:  # EPIPE, ECONNRESET: the next read reports the disconnect
+            self._drop_replies()
 
     def close(self) -> None:
-        """Let go of the client. Idempotent."""
-        self.is_gone = True
-        self._drop_outgoing()
+        """Close the connection. Idempotent."""
+        self.is_closed = True
+        self._drop_replies()
         descriptors, self._descriptors = self._descriptors, []
         for descriptor in descriptors:
             os.close(descriptor)
         self._socket.close()
 
-    def _drop_outgoing(self) -> None:
-        outgoing, self._outgoing = self._outgoing, []
-        for each in outgoing:
-            each.close()
+    def _drop_replies(self) -> None:
+        replies, self._replies = self._replies, []
+        for reply in replies:
+            reply.close()
 
 
-class _Outgoing(Struct):
-    """A reply that has not been sent to its end; owns the descriptors that go with it."""
+class _PendingReply(Struct):
+    """A reply that was not sent completely; owns its descriptors."""
 
     data: memoryview
     descriptors: list[int]
 
     def send(self, sock: socket.socket) -> None:
-        control = []
-        if self.descriptors:
-            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", self.descriptors))]
-        sent = sock.sendmsg([self.data], control, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+        sent = sock.sendmsg([self.data], ancillary_data(self.descriptors), flags)
         self.data = self.data[sent:]
-        self.close()  # they travel with the first byte
+        self.close()  # the descriptors travel with the first byte
 
     def close(self) -> None:
         descriptors, self.descriptors = self.descriptors, []
@@ -251,23 +248,24 @@ class _Outgoing(Struct):
 
 
 class Events(Struct, frozen=True):
-    """What `Front.wait` saw."""
+    """The result of `Connections.wait`."""
 
-    others: frozenset[int]  # watched descriptors that are ready
+    ready: frozenset[int]  # watched descriptors
     requests: tuple[tuple[Client, Frame], ...]
-    gone: tuple[Client, ...]  # closed
+    disconnected: tuple[Client, ...]  # closed
 
 
-class Front(Struct):
-    """The clients of a keeper: its first one, and whoever connects to the listening socket, if there is one."""
+class Connections:
+    """The clients of a keeper: its first one, and those that connect to the listening socket, if there is one."""
 
-    listener: socket.socket | None = None
-    clients: dict[int, Client] = field(default_factory=dict)
-    _poller: select.poll = field(default_factory=select.poll)
-    _listens: bool = False
+    def __init__(self, listener: socket.socket | None = None) -> None:
+        self.listener = listener
+        self.clients: dict[int, Client] = {}  # by descriptor
+        self._poller = select.poll()
+        self._is_listening = False
 
     def watch(self, descriptor: int) -> None:
-        """`Events.others` tells when this descriptor is ready for reading, or hung up."""
+        """Report in `Events.ready` when this descriptor is readable, or hung up."""
         self._poller.register(descriptor, select.POLLIN)
 
     def unwatch(self, descriptor: int) -> None:
@@ -275,31 +273,39 @@ class Front(Struct):
         self._poller.unregister(descriptor)
 
     def add(self, sock: socket.socket, *, is_admitted: bool = False) -> Client:
-        """A client on this socket, which is taken over."""
+        """Add a client on this socket, which the client owns."""
         client = Client(sock, is_admitted=is_admitted)
         self.clients[client.fileno()] = client
         self._poller.register(client.fileno(), client.events)
         return client
 
     def listen(self) -> None:
-        """Take clients from the listening socket, from here on."""
-        if self.listener is not None and not self._listens:
+        """Accept clients from the listening socket from here on."""
+        if self.listener is not None and not self._is_listening:
             self._poller.register(self.listener.fileno(), select.POLLIN)
-            self._listens = True
+            self._is_listening = True
 
     def wait(self, timeout_ms: int | None) -> Events:
-        """Wait until something is to be done, `timeout_ms` at most; at most one request a client."""
-        gone = self._stalled()
+        """Wait for events, `timeout_ms` at most; returns at most one request of each client."""
+        disconnected = self._drop_stalled()
+        stall_times: list[float] = []
         for descriptor, client in self.clients.items():
             self._poller.modify(descriptor, client.events)
-        others: set[int] = set()
+            if (stalls_at := client.stalls_at) is not None:
+                stall_times.append(stalls_at)
+        if disconnected:
+            timeout_ms = 0
+        elif stall_times:
+            left_ms = _ms_until(min(stall_times))
+            timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
+        ready: set[int] = set()
         requests: list[tuple[Client, Frame]] = []
-        for descriptor, event in self._poller.poll(0 if gone else self._until_stalled_ms(timeout_ms)):
+        for descriptor, event in self._poller.poll(timeout_ms):
             if descriptor not in self.clients:
                 if self.listener is not None and descriptor == self.listener.fileno():
-                    self._accept()
+                    self._accept(self.listener)
                 else:
-                    others.add(descriptor)
+                    ready.add(descriptor)
                 continue
             client = self.clients[descriptor]
             if event & select.POLLOUT:
@@ -309,54 +315,38 @@ class Front(Struct):
                     requests.append((client, frame))
             except LabGone:
                 self.drop(client)
-                gone.append(client)
-        gone += self._too_much()
-        return Events(frozenset(others), tuple(requests), tuple(gone))
-
-    def _until_stalled_ms(self, timeout_ms: int | None) -> int | None:
-        """`timeout_ms`, or the time until the first client has stalled."""
-        stalls = [at for client in self.clients.values() if (at := client.stalls_at) is not None]
-        if not stalls:
-            return timeout_ms
-        left_ms = max(0, int((min(stalls) - time.monotonic()) * 1000) + 1)
-        return left_ms if timeout_ms is None else min(timeout_ms, left_ms)
-
-    def _too_much(self) -> list[Client]:
-        """The clients whose requests and replies are too much for all together, which are dropped: the largest ones."""
-        gone: list[Client] = []
+                disconnected.append(client)
         while sum(client.buffered_bytes for client in self.clients.values()) > MAX_BUFFERED_BYTES:
-            gone.append(max(self.clients.values(), key=lambda client: client.buffered_bytes))
-            self.drop(gone[-1])
-        return gone
+            disconnected.append(max(self.clients.values(), key=lambda client: client.buffered_bytes))
+            self.drop(disconnected[-1])
+        return Events(frozenset(ready), tuple(requests), tuple(disconnected))
 
-    def _stalled(self) -> list[Client]:
-        """The clients that have stalled, which are dropped."""
+    def _drop_stalled(self) -> list[Client]:
         now = time.monotonic()
-        gone = [client for client in self.clients.values() if (at := client.stalls_at) is not None and at <= now]
-        for client in gone:
+        stalled = [client for client in self.clients.values() if (at := client.stalls_at) is not None and at <= now]
+        for client in stalled:
             self.drop(client)
-        return gone
+        return stalled
 
     def drop(self, client: Client) -> None:
-        """Let go of a client."""
+        """Disconnect a client."""
         descriptor = client.fileno()
         self._poller.unregister(descriptor)
         del self.clients[descriptor]
         client.close()
-        self.listen()  # should it have been short of descriptors
+        self.listen()  # in case `_accept` ran out of descriptors
 
-    def _accept(self) -> None:
-        assert self.listener is not None
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, _ = self.listener.accept()
+            sock, _ = listener.accept()
         except BlockingIOError:
             return
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                self._poller.unregister(self.listener.fileno())  # until a client goes: else this would be asked at once
-                self._listens = False
+                self._poller.unregister(listener.fileno())  # until a client disconnects, else poll returns at once
+                self._is_listening = False
             return
-        if not may_use(sock):
+        if not may_connect(sock):
             sock.close()
             return
         strangers = [client for client in self.clients.values() if not client.is_admitted]
@@ -364,18 +354,18 @@ class Front(Struct):
         if len(self.clients) <= MAX_CLIENTS:
             return
         if strangers:
-            self.drop(strangers[0])  # the oldest of those that have not said Hello, for which nothing has been done
+            self.drop(strangers[0])  # the oldest without a handshake, for which nothing has been done
             return
-        refusal = f"lab: {MAX_CLIENTS} clients are connected to it. Try again when some of them have ended."
+        refusal = f"lab: cannot serve this client: {MAX_CLIENTS} others are connected. Try again when some have ended."
         client.send(FIRST_REQUEST, Failed.of(LabError(refusal)))
         self.drop(client)
 
 
-def may_use(sock: socket.socket) -> bool:
+def may_connect(sock: socket.socket) -> bool:
     """Whether the peer is the lab's owner, outside the lab.
 
-    SO_PEERCRED tells what the peer was as it connected, seen through this process's user and PID namespaces: the owner
-    is who this process is, another user 65534; a process of the lab has a number, whoever is outside has 0.
+    SO_PEERCRED holds the peer's credentials at connect(2), seen through this process's user and PID namespaces: the
+    owner has this process's uid, another user 65534; a process of the lab has a pid, a process outside has 0.
     """
     with contextlib.suppress(OSError):
         pid, uid, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))

@@ -207,10 +207,6 @@ class Execution:
             refusals += self._sent(node)
         raise_first(refusals)
 
-    def restore(self, node: str) -> None:
-        """Execute `RestoreNode`."""
-        self._nodes.restore(node)
-
     def reassign_addresses(self, node: str, ifname: str) -> None:
         """Add the interface's IPv4 addresses again: the kernel removes all of a network with the first of them."""
         if interface := self._nodes.interface(node, ifname):

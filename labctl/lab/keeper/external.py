@@ -1,10 +1,10 @@
-"""What a lab has outside itself: the machine's network for routers with `nat`, ports of `expose`, groups of `limits`.
+"""A lab's access to the machine: its network for routers with `nat`, ports of `expose`, control groups of `limits`.
 
-Boot prepares it while it still is in the machine's namespaces, the keeper uses it when the network is made. What is
-changed on the machine is undone when the lab ends: by boot; where boot has been killed, by the guard, a process that
-only waits for the keeper's end; where all were killed at once, from the journal (`host_changes.py`) by the next lab.
-What can be bound to the lab by the kernel itself, is (docs/decisions/0004): the veth pair ends with the router's
-namespace, the nftables table with a socket of the keeper's, the forwarder of `expose` with the PID namespace.
+Boot prepares the access while it is in the machine's namespaces; the keeper uses it when the network is made. Changes
+of the machine are undone when the lab ends: by boot; if boot was killed, by the guard, a process that only waits for
+the keeper's end; if all were killed at once, from the journal (`host_changes.py`) by the next lab. Where the kernel can
+undo a change, it does (docs/decisions/0004): the veth pair ends with the router's namespace, the nftables table with a
+socket of the keeper, the forwarder of `expose` with the PID namespace.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from labctl.names import OUTSIDE_INTERFACE
 from labctl.plan.operations import AddAddress, SetSysctl, plan_from_json
 from labctl.printable import visible
 from labctl.structs import Struct, field
-from labctl.topology.model import IPV6_MTU_MIN, Node
+from labctl.topology.model import IPV6_MTU_MIN, NO_NAME_SERVER, Node
 
 OUTLETS_MAX = 100
 FORWARDER_PAUSE_S = 0.2  # before it is started again
@@ -38,8 +38,8 @@ RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 LOOPBACKS = ("127.0.0.1", "::1")
 
 
-class Outlets(Struct):
-    """The machine's network, prepared. Owns what `stack` closes, and `filter`, whose end is that of the table."""
+class NatAccess(Struct):
+    """The prepared access to the machine's network; owns the sockets. The nftables table ends with `filter`."""
 
     outlets: tuple[nat.Outlet, ...]
     mtu: int
@@ -49,70 +49,70 @@ class Outlets(Struct):
     reservations: tuple[socket.socket, ...]
 
 
-class Outside(Struct):
-    """What boot prepared, in boot and then in the keeper; each closes what only the other needs."""
+class ExternalAccess(Struct):
+    """The access that boot prepared, in boot and then in the keeper; each closes the other's descriptors."""
 
     exposed: tuple[tuple[str, int, int], ...] = ()  # node, number of the exposure, port of the host
     ports: tuple[int, ...] = ()  # descriptors of the sockets of `exposed`
-    outlets: Outlets | None = None
+    nat: NatAccess | None = None
     groups: tuple[tuple[cgroup.Parent, str], ...] = ()  # and the path of the lab's own group there
-    resolvers: str | None = None  # of /etc/resolv.conf on hosts
+    resolv_conf: str = NO_NAME_SERVER
     record: host_changes.Record | None = None
     guard: int = 0  # its pid
     guard_fd: int = -1  # its pidfd
-    guard_home: int = -1  # descriptor of the PID namespace that it lives in, the machine's
-    alive: tuple[int, int] = (-1, -1)  # a pipe, whose writing end is the keeper's: the guard sees when it has ended
+    guard_namespace: int = -1  # descriptor of its PID namespace, the machine's
+    alive: tuple[int, int] = (-1, -1)  # a pipe; its writing end is the keeper's: the guard sees the keeper's end
     forwarder: int = 0  # its pid
     listening: tuple[Listening, ...] = field(default=())
 
     # -- in boot
 
-    def leave_to_keeper(self) -> None:
-        """In boot, when the keeper has been forked: close what is the keeper's alone."""
+    def close_in_boot(self) -> None:
+        """In boot, after the keeper was forked: close the keeper's descriptors."""
         for port in self.ports:
             os.close(port)
         self.ports = ()
         self._close_alive(keep_reading=True)
-        if self.outlets is not None:
-            for sock in (self.outlets.routes, self.outlets.filter, *self.outlets.reservations):
+        if self.nat is not None:
+            for sock in (self.nat.routes, self.nat.filter, *self.nat.reservations):
                 sock.close()
 
     def undo(self) -> None:
-        """In boot, when the keeper has ended: the machine is as before. What cannot be undone is told on stderr."""
+        """In boot, when the keeper has ended: undo the changes of the machine; errors go to stderr."""
         if self.record is None:
             return
         try:
             self._close_alive(keep_reading=False)
-            if self.outlets is None:
+            if self.nat is None:
                 self.record.undo()
             else:
-                with entered(self.outlets.machine):
+                with entered(self.nat.machine):
                     self.record.undo()
-        except LabError as error:  # the record stays, for the next lab to try again
+        except LabError as error:  # the record stays, and the next lab retries
             sys.stderr.write(f"{visible(str(error))}\n")
         finally:
             self._end_guard()
 
-    def guard_again(self) -> None:
-        """In boot, when the guard has ended though the lab lives: start another one.
+    def restart_guard(self) -> None:
+        """In boot, when the guard has ended though the lab runs: start another one.
 
-        In a user namespace boot may start no process in the PID namespace that it came from, and goes on without.
+        In a user namespace boot may not start a process in the PID namespace that it came from, and has no guard then.
         """
         self._end_guard()
         try:
-            syscalls.setns(self.guard_home, syscalls.CLONE_NEWPID)
+            syscalls.setns(self.guard_namespace, syscalls.CLONE_NEWPID)
         except PermissionError:
             return
         self.start_guard()
 
     def start_guard(self) -> None:
-        """In boot: a process of the machine's PID namespace that undoes the record when the keeper has ended."""
-        reading, record, outlets = self.alive[0], self.record, self.outlets
+        """In boot: fork a process in the machine's PID namespace that undoes the record when the keeper has ended."""
+        reading, record, outlets = self.alive[0], self.record, self.nat
         assert record is not None
         machine = outlets.machine if outlets is not None else -1
 
         def body() -> None:
-            os.setsid()  # a signal for boot's process group is not for this
+            os.setsid()  # out of reach of signals for boot's process group
             syscalls.set_process_name("labctl-guard")
             processes.keep_only(0, 1, 2, reading, *record.descriptors, *([machine] if machine != -1 else []))
             os.read(reading, 1)  # until the keeper has ended
@@ -139,32 +139,32 @@ class Outside(Struct):
 
     # -- in the keeper
 
-    def take(self) -> None:
-        """In the keeper, first of all: the record is boot's and the guard's."""
+    def close_in_keeper(self) -> None:
+        """In the keeper, first: close the descriptors of boot and the guard."""
         if self.record is not None:
             self.record.close()
-            for descriptor in (self.alive[0], self.guard_fd, self.guard_home):
+            for descriptor in (self.alive[0], self.guard_fd, self.guard_namespace):
                 os.close(descriptor)
 
     def connect(self, table: NodeTable) -> None:
-        """In the keeper, when the network is made: lead its routers with `nat` outside. KernelError, MachineError."""
-        if self.outlets is None:
+        """In the keeper, when the network is made: connect routers with `nat`. KernelError, MachineError."""
+        if self.nat is None:
             return
-        for outlet in self.outlets.outlets:
+        for outlet in self.nat.outlets:
             index = table.add_interface(outlet.router, OUTSIDE_INTERFACE).index
-            network, sock = table[outlet.router].fd, self.outlets.routes
-            nat.connect(sock, self.outlets.machine, outlet, network, index, OUTSIDE_INTERFACE, self.outlets.mtu)
-        self.outlets.routes.close()
-        os.close(self.outlets.machine)
+            network, sock = table[outlet.router].fd, self.nat.routes
+            nat.connect(sock, self.nat.machine, outlet, network, index, OUTSIDE_INTERFACE, self.nat.mtu)
+        self.nat.routes.close()
+        os.close(self.nat.machine)
 
     def group_descriptors(self, node: Node) -> tuple[int, ...]:
-        """In the keeper: what a process of the node enters its groups by (`cgroup.enter`). KernelError."""
+        """In the keeper: make the node's control groups; returns descriptors for `cgroup.enter`. KernelError."""
         if node.limits is None:
             return ()
         limits = node.limits
         found = []
         for parent, base in self.groups:
-            # The prefix keeps a node called `tasks` from being taken for a file of the kernel's.
+            # The prefix separates a node called `tasks` from the kernel's file of that name.
             descriptor = cgroup.make_group(
                 base, parent, f"node-{node.name}", pids=limits.pids, memory_bytes=limits.memory_bytes, cpu=limits.cpu
             )
@@ -173,15 +173,15 @@ class Outside(Struct):
         return tuple(found)
 
     def start_forwarder(self, nodes: Mapping[str, Node], table: NodeTable) -> None:
-        """In the keeper, when the network is made: forward what comes to the ports of `expose`."""
+        """In the keeper, when the network is made: forward the ports of `expose`."""
         self.listening = tuple(
             Listening(port, Target(table[node].fd, _addresses(nodes[node]), inner))
             for (node, _, inner), port in zip(self.exposed, self.ports, strict=True)
         )
         self._fork_forwarder(table.home)
 
-    def ended(self, pid: int, timers: Timers, home: int) -> bool:
-        """In the keeper, when a child has ended: whether it was the forwarder, which is then started again."""
+    def forwarder_ended(self, pid: int, timers: Timers, home: int) -> bool:
+        """In the keeper, when a child has ended: restart the forwarder if it was that; returns whether it was."""
         if not pid or pid != self.forwarder:
             return False
         self.forwarder = 0
@@ -193,51 +193,53 @@ class Outside(Struct):
             self.forwarder = processes.fork(lambda: forward(self.listening, home))
 
 
-def prepare(request: Open, ports: Sequence[int]) -> Outside:
-    """In boot, while it is in the machine's namespaces: what the lab needs of these. `ports` are taken over.
+def prepare(request: Open, ports: Sequence[int]) -> ExternalAccess:
+    """In boot, while it is in the machine's namespaces: prepare the lab's access; takes over `ports`.
 
-    MachineError when the machine cannot give it, with nothing changed.
+    MachineError, with nothing changed, when the machine cannot provide it.
     """
     nodes = plan_from_json(request.plan).nodes
     rootless = needs_user_namespace(os.geteuid(), effective_capabilities())
-    outside = Outside(exposed=request.exposed, ports=tuple(ports))
+    access = ExternalAccess(exposed=request.exposed, ports=tuple(ports))
     routers = [node.name for node in nodes if node.nat]
     needed = _controllers(nodes)
     if routers:
         _check_may_nat(routers, rootless=rootless)
-        outside.resolvers = resolvers()
+        access.resolv_conf = resolv_conf()
     if routers or needed:
         try:
-            _change_machine(outside, request, routers, needed)
+            _change_machine(access, request, routers, needed)
         except BaseException:
-            outside.leave_to_keeper()
-            outside.undo()
+            access.close_in_boot()
+            access.undo()
             raise
-    return outside
+    return access
 
 
 def _check_may_nat(routers: Sequence[str], *, rootless: bool) -> None:
     if rootless:
         raise LabImpossible(
-            f"router {routers[0]}: `nat` needs root: a user may not add an interface to the machine's network. "
-            f"Try sudo, or leave `nat` out; `expose` needs no privilege."
+            f"router {routers[0]}: cannot use `nat`: only root may add an interface to the machine's network. "
+            f"Try sudo, or remove `nat`; `expose` needs no privilege."
         )
     if len(routers) > OUTLETS_MAX:
-        raise InputError(f"{len(routers)} routers have `nat`; a lab can have {OUTLETS_MAX} of them.")
+        raise InputError(f"lab: cannot have {len(routers)} routers with `nat`: at most {OUTLETS_MAX} are possible.")
 
 
 def _controllers(nodes: Iterable[Node]) -> set[cgroup.Controller]:
-    limits = [node.limits for node in nodes if node.limits is not None]
-    found = {
-        cgroup.Controller.PIDS: any(one.pids is not None for one in limits),
-        cgroup.Controller.MEMORY: any(one.memory_bytes is not None for one in limits),
-        cgroup.Controller.CPU: any(one.cpu is not None for one in limits),
+    fields = {
+        cgroup.Controller.PIDS: "pids",
+        cgroup.Controller.MEMORY: "memory_bytes",
+        cgroup.Controller.CPU: "cpu",
     }
-    return {controller for controller, is_needed in found.items() if is_needed}
+    limits = [node.limits for node in nodes if node.limits is not None]
+    return {one for one, name in fields.items() if any(getattr(each, name) is not None for each in limits)}
 
 
-def _change_machine(outside: Outside, request: Open, routers: Sequence[str], needed: set[cgroup.Controller]) -> None:
-    """Write down what is going to be changed, start the guard, and change it, in this order."""
+def _change_machine(
+    access: ExternalAccess, request: Open, routers: Sequence[str], needed: set[cgroup.Controller]
+) -> None:
+    """Write the journal, start the guard, and change the machine, in this order."""
     parents = cgroup.find_parents(needed) if needed else ()
     identity = os.urandom(3).hex()
     name = f"labctl-{identity}"
@@ -246,32 +248,33 @@ def _change_machine(outside: Outside, request: Open, routers: Sequence[str], nee
         directory = host_changes.open_directory()
         stack.callback(os.close, directory)
         stack.enter_context(host_changes.exclusive(directory))
-        _report(host_changes.undo_abandoned(directory))
+        for what in host_changes.undo_abandoned(directory):
+            sys.stderr.write(f"labctl: undone: {visible(what)}\n")
         settings: tuple[nat.Setting, ...] = ()
-        kept_apart: list[tuple[int, int, int]] = []
+        isolated: list[tuple[int, int, int]] = []
         if routers:
             machine = nat.read_machine_network()
             others = [
                 changes for changes in host_changes.live(directory) if changes.network == host_changes.network_inode()
             ]
             settings = _settings(machine, others)
-            kept_apart = _kept_apart(machine, settings, others)
-            outside.outlets = _outlets(request, routers, name, machine)
-        interfaces = tuple(outlet.ifname for outlet in outside.outlets.outlets) if outside.outlets else ()
+            isolated = _isolated(machine, settings, others)
+            access.nat = _nat_access(request, routers, name, machine)
+        interfaces = tuple(outlet.ifname for outlet in access.nat.outlets) if access.nat else ()
         network = host_changes.network_inode() if routers else 0
-        changes = host_changes.Changes(request.lab, network, interfaces, settings, bases)
-        outside.record = host_changes.write(directory, identity, changes)
-        outside.alive = os.pipe2(os.O_CLOEXEC)
-        outside.guard_home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        outside.start_guard()
-        if outside.outlets is not None:  # the table first: never does the machine forward what it did not before
-            nat.make_machine_table(outside.outlets.filter, name, outside.outlets.outlets, kept_apart)
+        changes = host_changes.HostChanges(request.lab, network, interfaces, settings, bases)
+        access.record = host_changes.write(directory, identity, changes)
+        access.alive = os.pipe2(os.O_CLOEXEC)
+        access.guard_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        access.start_guard()
+        if access.nat is not None:  # the table first, so that the machine never forwards more than before
+            nat.make_machine_table(access.nat.filter, name, access.nat.outlets, isolated)
         nat.apply_settings(settings)
-        outside.groups = tuple((parent, cgroup.make_base(parent, name)) for parent in parents)
+        access.groups = tuple((parent, cgroup.make_base(parent, name)) for parent in parents)
 
 
-def _settings(machine: nat.MachineNetwork, others: Sequence[host_changes.Changes]) -> tuple[nat.Setting, ...]:
-    """Those that have to be changed, and those that were changed for a lab that may end before this one."""
+def _settings(machine: nat.MachineNetwork, others: Sequence[host_changes.HostChanges]) -> tuple[nat.Setting, ...]:
+    """Return the settings to change, and those that another lab changed, which may end before this one."""
     inherited = {setting.key: setting for changes in others for setting in changes.settings}
     uplinks = {*machine.uplinks, *machine.uplinks6}
     found = {setting.key: setting for setting in inherited.values() if setting.ifname in uplinks}
@@ -281,10 +284,10 @@ def _settings(machine: nat.MachineNetwork, others: Sequence[host_changes.Changes
     return tuple(found.values())
 
 
-def _kept_apart(
-    machine: nat.MachineNetwork, settings: Sequence[nat.Setting], others: Sequence[host_changes.Changes]
+def _isolated(
+    machine: nat.MachineNetwork, settings: Sequence[nat.Setting], others: Sequence[host_changes.HostChanges]
 ) -> list[tuple[int, int, int]]:
-    """Where the machine did not forward, it goes on not to forward between the interfaces that it has now."""
+    """Return pairs of interfaces between which the machine must not forward, since it did not before."""
     indexes = dict(machine.indexes)
     labs = {ifname for changes in others for ifname in changes.interfaces}
     return [
@@ -295,10 +298,14 @@ def _kept_apart(
     ]
 
 
-def _outlets(request: Open, routers: Sequence[str], name: str, machine: nat.MachineNetwork) -> Outlets:
+def _nat_access(request: Open, routers: Sequence[str], name: str, machine: nat.MachineNetwork) -> NatAccess:
     operations = plan_from_json(request.plan).operations
     taken = list(machine.taken)
-    taken += [one.address.network for one in operations if isinstance(one, AddAddress) and _is_ipv4(one)]  # type: ignore[misc]
+    taken += [
+        one.address.network
+        for one in operations
+        if isinstance(one, AddAddress) and isinstance(one.address.network, IPv4Network)
+    ]
     off = {
         one.node
         for one in operations
@@ -318,28 +325,20 @@ def _outlets(request: Open, routers: Sequence[str], name: str, machine: nat.Mach
         packets = stack.enter_context(netlink.open_socket(nftables.NETLINK_NETFILTER))
         own = current_network()
         stack.pop_all()
-    return Outlets(tuple(outlets), machine.mtu, own, routes, packets, tuple(reservations))
-
-
-def _is_ipv4(operation: AddAddress) -> bool:
-    return isinstance(operation.address.network, IPv4Network)
-
-
-def _report(done: Iterable[str]) -> None:
-    for what in done:
-        sys.stderr.write(f"labctl: undone: {visible(what)}\n")
+    return NatAccess(tuple(outlets), machine.mtu, own, routes, packets, tuple(reservations))
 
 
 def _addresses(node: Node) -> tuple[str, ...]:
-    """Under which addresses a server on the host may be listening."""
+    """Return the addresses on which a server on the host may listen."""
     own = dict.fromkeys(address for address, name in node.names if name == node.name)
     return (*own, *LOOPBACKS)
 
 
-def resolvers(paths: Sequence[str] = RESOLVERS, read: Callable[[str], str] | None = None) -> str:
-    """An /etc/resolv.conf with the machine's name servers that can be reached from elsewhere.
+def resolv_conf(paths: Sequence[str] = RESOLVERS, read: Callable[[str], str] | None = None) -> str:
+    """Return an /etc/resolv.conf with those of the machine's name servers that a lab can reach.
 
-    A server on the machine's loopback (systemd-resolved, dnsmasq) cannot; systemd-resolved writes down those behind it.
+    It cannot reach a server on the machine's loopback (systemd-resolved, dnsmasq); a file of systemd-resolved lists the
+    servers behind it.
     """
     for path in paths:
         try:

@@ -1,14 +1,13 @@
-"""The file tree of one host: placed files, binds and private directories.
+"""The file tree of a host: placed files, binds, private directories, and the directories in /run.
 
-All of it happens in the host's own mount namespace, in its init, before the first program. Placed files lie
-on a tmpfs of the host's. Where a directory of the machine gets entries that it has not, an overlayfs joins the two, and
-nothing is written to the machine; where the kernel refuses it, a directory with binds of the machine's entries does.
+The host's init makes it in its own mount namespace, before the first program. Placed files are on a tmpfs of the host.
+Where a directory of the machine gets more entries, an overlayfs joins the two, and nothing is written to the machine;
+where the kernel refuses that, a directory with binds of the machine's entries does.
 
-What belongs into every host's /run: the directories that systemd would make there for installed packages.
-
-These are the `d` and `D` lines of tmpfiles.d(5), `RuntimeDirectory=` of services and what they make by mkdir(1) in
-`ExecStartPre=` (systemd.exec(5)), and home directories of accounts. Without them many servers do not start: sshd
-requires /run/sshd, FRR /run/frr, mosquitto /run/mosquitto, BIRD /run/bird. Whether such a service runs does not matter.
+Every host's /run has the directories that systemd would make there for installed packages: the `d` and `D` lines of
+tmpfiles.d(5), `RuntimeDirectory=` of services and the mkdir(1) of their `ExecStartPre=` (systemd.exec(5)), and home
+directories of accounts, whether or not the service runs. Without them many servers do not start: sshd requires
+/run/sshd, FRR /run/frr, mosquitto /run/mosquitto, BIRD /run/bird.
 """
 
 from __future__ import annotations
@@ -24,37 +23,37 @@ from labctl.kernel import mounts
 from labctl.structs import Struct, field
 from labctl.topology.model import OWN_DIRECTORIES, Bind, FileTree, PlacedFile, entries_of, lies_in
 
-_HIDDEN_SOURCE = "A lab sees the machine's /tmp and /run as far as its file named sources there when the lab was made."
-UNMAPPED = 65534  # what stat(2) shows for an id that a user namespace has not (user_namespaces(7))
+_HIDDEN_SOURCE = "A lab sees only those files of the machine's /tmp and /run that its file named when it was made."
+UNMAPPED = 65534  # stat(2)'s id for one that the user namespace lacks (user_namespaces(7))
 
 
 class _Layer(Struct):
-    """What a directory of the machine has in this host besides its own entries."""
+    """The entries that this host adds to a directory of the machine."""
 
     lower: int  # descriptor of the machine's directory
-    upper: str  # directory of the host's
+    upper: str  # directory of the host
     work: str
 
 
 class _Building(Struct):
     store: str
-    own_devices: frozenset[int]  # st_dev of what is the host's own
-    owners: dict[str, tuple[int, int]] | None  # by the machine's directory, where stat(2) does not give them
+    own_devices: frozenset[int]  # st_dev of the host's own file systems
+    owners: dict[str, tuple[int, int]] | None  # by the machine's directory, where stat(2) does not report them
     layers: dict[str, _Layer] = field(default_factory=dict)  # by the machine's directory
-    backing: dict[str, str] = field(default_factory=dict)  # of private directories: where their content lies now
-    over: dict[str, str] = field(default_factory=dict)  # path: what is to be bound there
+    backing: dict[str, str] = field(default_factory=dict)  # of private directories: where their content is for now
+    binds: dict[str, str] = field(default_factory=dict)  # by path: the directory to bind there
 
 
-def furnish(
-    tree: FileTree, own_places: Iterable[str], store: str, subject: str, *, rootless: bool, overlay: bool = True
+def build_tree(
+    tree: FileTree, private_places: Iterable[str], store: str, subject: str, *, rootless: bool, overlay: bool = True
 ) -> None:
-    """Give the calling process's mount namespace the files, binds and private directories of `tree`.
+    """Make the files, binds and private directories of `tree` in the calling process's mount namespace.
 
     Args:
-        tree: what the host has of its own.
-        own_places: directories that are the host's own already.
-        store: a path where nothing is; a tmpfs is mounted there for a moment.
-        subject: what error messages name.
+        tree: the host's own files and directories.
+        private_places: directories that are the host's own already.
+        store: a path that does not exist; a tmpfs is mounted there for a moment.
+        subject: the host, for error messages.
         rootless: the process is root in a user namespace only.
         overlay: whether to try overlayfs.
 
@@ -68,7 +67,7 @@ def furnish(
         stack.callback(os.rmdir, store)
         stack.callback(mounts.detach, store)
         owners = {path: (uid, gid) for path, uid, gid in tree.owners} if rootless else None
-        building = _Building(store, frozenset(os.stat(place).st_dev for place in ("/", *own_places)), owners)
+        building = _Building(store, frozenset(os.stat(place).st_dev for place in ("/", *private_places)), owners)
         sources: dict[str, int] = {}
         for bind in tree.binds:
             with _failing_as(subject, f"bind {bind.source}"):
@@ -89,20 +88,20 @@ def furnish(
         for directory in sorted(building.layers):  # outer ones first
             with _failing_as(subject, f"give {directory} files of its own"):
                 _join(directory, building.layers[directory], targets, rootless=rootless, overlay=overlay)
-        for path in sorted({*building.over, *sources}):
+        for path in sorted({*building.binds, *sources}):
             with _failing_as(subject, f"mount {path}"):
-                if path in building.over:
-                    mounts.bind(building.over[path], path)
+                if path in building.binds:
+                    mounts.bind(building.binds[path], path)
                 else:
                     bind = next(one for one in tree.binds if one.path == path)
                     target, source = os.path.realpath(path), os.path.realpath(bind.source)
                     mounts.bind(f"/proc/self/fd/{sources[path]}", target, read_only=not bind.writable)
-                    if lies_in(store, source):  # a bind has what is mounted below its source, the store of now included
+                    if lies_in(store, source):  # a bind includes the mounts below its source, the store too
                         mounts.detach(os.path.join(target, os.path.relpath(store, source)))
 
 
 def _located(building: _Building, path: str) -> str:
-    """Where what belongs at `path` is to be written now; its directories are there then."""
+    """Return the path at which to write `path` for now; makes the directories above it."""
     for private, backing in building.backing.items():
         if path != private and lies_in(path, private):
             target = backing + path[len(private) :]
@@ -133,25 +132,25 @@ def _layer(building: _Building, directory: str) -> _Layer:
 
 
 def _make_alike(building: _Building, path: str, directory: str) -> None:
-    """A new directory with the owner, where the lab has an id for it, and the mode of the machine's directory."""
+    """Make a directory with the mode and, where the lab has an id for it, the owner of the machine's directory."""
     info = os.stat(directory)
     uid, gid = info.st_uid, info.st_gid
     if building.owners is not None:
         machines_uid, machines_gid = building.owners.get(os.path.realpath(directory), (0, 0))
         uid, gid = machines_uid if uid == UNMAPPED else uid, machines_gid if gid == UNMAPPED else gid
     os.mkdir(path)
-    give(path, uid, gid)
+    _chown(path, uid, gid)
     os.chmod(path, stat.S_IMODE(info.st_mode))
 
 
-def give(path: str, uid: int, gid: int) -> None:
-    """Make them the owner; without an id for them the lab's root stays it."""
-    with contextlib.suppress(OSError):  # an ordinary user's lab has few ids; what it has no id for stays root's
+def _chown(path: str, uid: int, gid: int) -> None:
+    """Change the owner; files of ids that an ordinary user's lab lacks stay root's."""
+    with contextlib.suppress(OSError):
         os.chown(path, uid, gid, follow_symlinks=False)
 
 
 def _is_covered(building: _Building, path: str) -> bool:
-    """Whether the machine has nothing at the path as the host will see it: it lies in a private directory."""
+    """Whether the path is in a private directory, which hides the machine's entries."""
     return any(lies_in(path, private) for private in building.backing)
 
 
@@ -159,7 +158,7 @@ def _make_private(building: _Building, path: str) -> None:
     if not _is_covered(building, path) and os.path.isdir(path):
         backing = os.path.join(building.store, f"private-{len(building.backing)}")
         _make_alike(building, backing, path)
-        building.over[os.path.realpath(path)] = backing
+        building.binds[os.path.realpath(path)] = backing
     else:
         backing = _located(building, path)
         os.makedirs(backing, exist_ok=True)
@@ -178,18 +177,18 @@ def _place(building: _Building, file: PlacedFile) -> None:
         if stat.S_ISDIR(info.st_mode):
             there = os.path.isdir(path) and not _is_covered(building, path)
             if there and not relative and os.stat(path).st_dev not in building.own_devices:
-                _layer(building, os.path.realpath(path))  # what is written there is the host's, too
+                _layer(building, os.path.realpath(path))  # so that programs write to the host's layer
             elif path not in building.backing and not there:
                 target = _located(building, path)
                 os.makedirs(target, exist_ok=True)
                 os.chmod(target, mode)
-                give(target, *(owner or (0, 0)))
+                _chown(target, *(owner or (0, 0)))
         elif stat.S_ISLNK(info.st_mode):
             target = _located(building, path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(target)
             os.symlink(os.readlink(source), target)
-            give(target, *(owner or (0, 0)))
+            _chown(target, *(owner or (0, 0)))
         else:
             with open(source, "rb") as stream:
                 _write(_located(building, path), stream.read(), mode, owner)
@@ -200,7 +199,7 @@ def _write(target: str, data: bytes, mode: int, owner: tuple[int, int] | None) -
         os.unlink(target)  # it may be a link to elsewhere
     with open(target, "xb") as file:
         file.write(data)
-    give(target, *(owner or (0, 0)))
+    _chown(target, *(owner or (0, 0)))
     os.chmod(target, mode)
 
 
@@ -217,7 +216,7 @@ def _make_mount_point(building: _Building, bind: Bind, source: int) -> None:
 
 
 def _join(directory: str, layer: _Layer, targets: frozenset[str], *, rootless: bool, overlay: bool) -> None:
-    """`directory` has the layer's entries and, where they do not hide them, the machine's."""
+    """Mount the layer's entries over those of the machine in `directory`."""
     lower = f"/proc/self/fd/{layer.lower}"
     below = [path for path in mounts.mounted_below(directory) if not any(lies_in(path, target) for target in targets)]
     kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in below}
@@ -233,7 +232,7 @@ def _join(directory: str, layer: _Layer, targets: frozenset[str], *, rootless: b
                         _mirror(entry, f"{layer.upper}/{entry.name}")
             mounts.bind(layer.upper, directory)
             return
-        for path, descriptor in kept.items():  # an overlay has the directories without what is mounted there
+        for path, descriptor in kept.items():  # an overlay hides the mounts below it
             mounts.bind(f"/proc/self/fd/{descriptor}", path)
     finally:
         for descriptor in kept.values():
@@ -252,7 +251,7 @@ def _mirror(entry: os.DirEntry[str], target: str) -> None:
 
 
 def ids_of(owner: str) -> tuple[int, int]:
-    """The user's and the group's id, as this machine's databases have them. OSError for unknown names."""
+    """Return the ids of USER or USER:GROUP in this machine's databases. OSError for unknown names."""
     import grp
     import pwd
 
@@ -284,11 +283,11 @@ def _failing_as(subject: str, attempted: str) -> Iterator[None]:
 TMPFILES = ("/etc/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")  # of equal names the first counts
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 PASSWD = "/etc/passwd"
-_NOT_MADE = ("/run/systemd", "/run/lab")  # programs take the first for a running systemd; the second is labctl's
+_NOT_MADE = ("/run/systemd", "/run/lab")  # programs detect systemd by the first; the second is labctl's
 
 
 class RunDirectory(Struct, frozen=True):
-    """A directory that belongs into /run."""
+    """A directory in /run."""
 
     path: str
     mode: int = 0o755
@@ -299,16 +298,16 @@ LOCK = RunDirectory("/run/lock", 0o1777)
 
 
 class RunDirectories:
-    """The directories of this machine's packages; looked for once, when they are first wanted."""
+    """The directories of this machine's packages; `get` searches for them once."""
 
     def __init__(self) -> None:
         self._found: tuple[RunDirectory, ...] | None = None
 
     def __repr__(self) -> str:
-        return f"<RunDirectories, {'not looked for' if self._found is None else len(self._found)}>"
+        return f"<RunDirectories, {'not yet searched' if self._found is None else len(self._found)}>"
 
     def get(self) -> tuple[RunDirectory, ...]:
-        """All of them, each after those that it lies in."""
+        """Return them, each after those above it."""
         if self._found is None:
             self._found = run_directories()
         return self._found
@@ -317,34 +316,35 @@ class RunDirectories:
 def run_directories(
     tmpfiles: Iterable[str] = TMPFILES, units: Iterable[str] = UNITS, passwd: str = PASSWD
 ) -> tuple[RunDirectory, ...]:
-    """What packages want in /run, each after those that it lies in."""
+    """Search this machine's packages for directories in /run; returns each after those above it."""
     found = {LOCK.path: LOCK}
-    for line in _lines(tmpfiles, ".conf"):
-        if directory := _of_tmpfiles(line.split()):
-            found.setdefault(directory.path, directory)
+    for text in _texts(tmpfiles, ".conf"):
+        for line in text.splitlines():
+            if directory := _of_tmpfiles(line.split()):
+                found.setdefault(directory.path, directory)
     for text in _texts(units, ".service"):
         if "RuntimeDirectory=" in text or "mkdir" in text:
             for directory in _of_unit(text):
                 found.setdefault(directory.path, directory)
-    for line in _lines_of(passwd):
+    for line in _read(passwd).splitlines():
         fields = line.split(":")
         if len(fields) == 7 and (home := _directory(fields[5], "", fields[2], fields[3])):
             found.setdefault(home.path, home)
     return tuple(found[path] for path in sorted(found))
 
 
-def make(directories: Iterable[RunDirectory]) -> None:
-    """Make them in the calling process's /run. What cannot be made, or given to its owner, stays as it is."""
+def make_run_directories(directories: Iterable[RunDirectory]) -> None:
+    """Make the directories in the calling process's /run, as far as possible."""
     for one in directories:
         with contextlib.suppress(OSError):
             os.makedirs(one.path, exist_ok=True)
             os.chmod(one.path, one.mode)
             if one.owner:
-                give(one.path, *ids_of(one.owner))
+                _chown(one.path, *ids_of(one.owner))
 
 
 def _of_tmpfiles(words: list[str]) -> RunDirectory | None:
-    """The directory in /run that a line of tmpfiles.d(5) makes; None for all other lines."""
+    """Return the directory in /run that a line of tmpfiles.d(5) makes; None for other lines."""
     if len(words) < 2 or words[0].rstrip("!-+=~^$") not in ("d", "D"):
         return None
     mode, user, group = (*(word.lstrip(":~") for word in words[2:5]), "-", "-", "-")[:3]
@@ -352,7 +352,7 @@ def _of_tmpfiles(words: list[str]) -> RunDirectory | None:
 
 
 def _of_unit(text: str) -> Iterator[RunDirectory]:
-    """The directories that a service has systemd make."""
+    """Yield the directories in /run that systemd makes for a service."""
     settings: dict[str, str] = {}
     before: list[list[str]] = []
     for line in text.splitlines():
@@ -362,22 +362,17 @@ def _of_unit(text: str) -> Iterator[RunDirectory]:
             before.append(value.strip().lstrip("-+!@:").split())
     mode, user, group = (settings.get(key, "") for key in ("RuntimeDirectoryMode", "User", "Group"))
     for name in settings.get("RuntimeDirectory", "").split():
-        directory = _directory(f"/run/{name.partition(':')[0]}", mode, user, group)
-        if directory is not None:
+        if directory := _directory(f"/run/{name.partition(':')[0]}", mode, user, group):
             yield directory
+    chowns = [words for words in before if len(words) > 2 and os.path.basename(words[0]) == "chown"]
     for words in before:
         if words and os.path.basename(words[0]) == "mkdir":
             at = words.index("-m") if "-m" in words[:-1] else -1
             for path in words[1:]:
-                owner = next((chown[1] for chown in before if _is_chown(chown) and path in chown[2:]), "")
+                owner = next((one[1] for one in chowns if path in one[2:]), "")
                 user, _, group = owner.partition(":")
-                directory = _directory(path, words[at + 1] if at > 0 else "", user, group)
-                if directory is not None:
+                if directory := _directory(path, words[at + 1] if at > 0 else "", user, group):
                     yield directory
-
-
-def _is_chown(words: list[str]) -> bool:
-    return len(words) > 2 and os.path.basename(words[0]) == "chown"
 
 
 def _directory(written: str, mode: str, user: str, group: str) -> RunDirectory | None:
@@ -389,19 +384,14 @@ def _directory(written: str, mode: str, user: str, group: str) -> RunDirectory |
     return RunDirectory(path, digits, owner)
 
 
-def _lines_of(path: str) -> list[str]:
+def _read(path: str) -> str:
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        return file.read().splitlines()
-    return []
-
-
-def _lines(places: Iterable[str], suffix: str) -> Iterator[str]:
-    for text in _texts(places, suffix):
-        yield from text.splitlines()
+        return file.read()
+    return ""
 
 
 def _texts(places: Iterable[str], suffix: str) -> Iterator[str]:
-    """The files with that suffix, in the order of their names; of equal names, that in the first of the places."""
+    """Yield the texts of files with that suffix, ordered by name; of equal names that in the first directory."""
     files: dict[str, str] = {}
     for place in places:
         with contextlib.suppress(OSError):
@@ -409,5 +399,4 @@ def _texts(places: Iterable[str], suffix: str) -> Iterator[str]:
                 if name.endswith(suffix):
                     files.setdefault(name, os.path.join(place, name))
     for name in sorted(files):
-        with contextlib.suppress(OSError), open(files[name], encoding="utf-8", errors="replace") as file:
-            yield file.read()
+        yield _read(files[name])

@@ -1,11 +1,11 @@
-"""What a lab changes on the machine, written down before it is done, so that it is undone whatever is killed.
+"""The journal of a lab's changes of the machine, from which they are undone, whichever process is killed.
 
-One record a lab, in the directory `@outside` of the state directory. Boot and the guard (`external.py`) hold a lock
-on it; each undoes what it says when the lab ends, whoever is left, once. A record that nobody holds is that of a lab
-whose processes were all killed at once: the next lab with `nat` or `limits`, and `registry.sweep`, undo it.
+Each lab has one record, written before its changes, in the directory `@outside` of the state directory. Boot and the
+guard (`external.py`) lock it; one of them undoes the changes once when the lab ends. A record without a lock is that of
+a lab whose processes were all killed at once: the next lab with `nat` or `limits`, and `registry.sweep`, undo it.
 
-A setting of the machine that several labs need is in each one's record with the value from before the first of them; it
-is changed back by the last.
+A setting of the machine that several labs need is in the record of each, with the value before the first of them; the
+last lab restores it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ import errno
 import fcntl
 import json
 import os
+import select
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from labctl.errors import KernelError, LabError
 from labctl.kernel import cgroup, nat
-from labctl.structs import Struct
+from labctl.structs import Struct, msgspec
 from labctl.unpatched import monotonic
 
 DIRECTORY = "@outside"  # no lab's name: those have no `@`
 SUFFIX = ".json"
-EXCLUSIVE_DEADLINE_S = 10.0
+EXCLUSIVE_TIMEOUT_S = 10.0
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 _SIZE_MAX_BYTES = 1 << 20
 
 
-class Changes(Struct, frozen=True):
-    """What there is to be undone. `network` is the inode of the namespace that interfaces and settings are in."""
+class HostChanges(Struct, frozen=True, array_like=True):
+    """The changes of a lab. `network` is the inode of the namespace with its interfaces and settings."""
 
     lab: str
     network: int
@@ -42,22 +44,22 @@ class Changes(Struct, frozen=True):
 
 
 class Record(Struct):
-    """A lab's record, whose lock is held as long as anybody has the descriptor `file`. Owns the descriptors."""
+    """A lab's record, locked while a process has the descriptor `file` open. Owns the descriptors."""
 
     directory: int
     name: str
     file: int
-    changes: Changes
+    changes: HostChanges
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """For a forked process that keeps nothing else."""
+        """The descriptors that a forked process needs for `undo`."""
         return self.directory, self.file
 
     def undo(self) -> None:
-        """Undo what the record says and remove it, in the network namespace that it is about. May be called again.
+        """Undo the changes and remove the record, in the network namespace of the changes. Idempotent.
 
-        LabError when something could not be undone; the record is then left for later.
+        LabError when a change could not be undone; the record then stays.
         """
         with exclusive(self.directory):
             if os.fstat(self.file).st_nlink:
@@ -70,7 +72,7 @@ class Record(Struct):
 
 
 def open_directory() -> int:
-    """A descriptor of the directory of records, made when it is missing; the caller owns it. LabError."""
+    """Open the directory of records, made if it is missing; the caller owns the descriptor. LabError."""
     from labctl.lab.client.registry import opened_state
 
     with opened_state() as state:
@@ -84,20 +86,22 @@ def open_directory() -> int:
 
 @contextmanager
 def exclusive(directory: int) -> Iterator[None]:
-    """Nobody else changes records inside the `with`. LabError when somebody else does so for too long."""
+    """Lock the directory of records inside the `with`. LabError when another process holds the lock for too long."""
     lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _FLAGS, dir_fd=directory)  # a description of its own
     try:
-        until = monotonic() + EXCLUSIVE_DEADLINE_S
+        until = monotonic() + EXCLUSIVE_TIMEOUT_S
         while not _locked(lock, fcntl.LOCK_EX):
             if monotonic() > until:
-                raise LabError(f"lab: another process has been changing the machine for {EXCLUSIVE_DEADLINE_S:g} s.")
-            _pause()
+                raise LabError(
+                    f"lab: cannot change the machine: another lab is changing it for {EXCLUSIVE_TIMEOUT_S:g} s."
+                )
+            select.poll().poll(10)  # flock(2) has no timeout
         yield
     finally:
         os.close(lock)
 
 
-def write(directory: int, identity: str, changes: Changes) -> Record:
+def write(directory: int, identity: str, changes: HostChanges) -> Record:
     """Write a record, inside `exclusive`, before what it says is done. The record owns a copy of `directory`."""
     name = identity + SUFFIX
     with ExitStack() as stack:
@@ -107,38 +111,38 @@ def write(directory: int, identity: str, changes: Changes) -> Record:
             file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=directory)
             stack.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(file, _encode(changes))
+            os.write(file, json.dumps(msgspec.to_builtins(changes)).encode("ascii"))
         except OSError as error:
-            raise KernelError(f"lab {changes.lab}", "write down what it changes", error.errno or 0) from error
+            raise KernelError(f"lab {changes.lab}", "write its journal", error.errno or 0) from error
         stack.pop_all()
     return Record(own, name, file, changes)
 
 
-def live(directory: int) -> list[Changes]:
-    """What the labs that run have changed, inside `exclusive`."""
+def live(directory: int) -> list[HostChanges]:
+    """Return the changes of running labs; call it inside `exclusive`."""
     return [changes for _, changes, is_live in _records(directory) if is_live and changes is not None]
 
 
 def undo_abandoned(directory: int) -> list[str]:
-    """Inside `exclusive`, undo what dead labs left in this network namespace; says what that was.
+    """Undo what dead labs left in this network namespace; returns what, in words. Call it inside `exclusive`.
 
-    LabError when something cannot be undone.
+    LabError when a change cannot be undone.
     """
     here = network_inode()
     done: list[str] = []
     for name, changes, is_live in _records(directory):
         if is_live:
             continue
-        if changes is None:  # its lab was killed while it was written: nothing had been done
+        if changes is None:  # its lab was killed while writing it: it had changed nothing
             os.unlink(name, dir_fd=directory)
         elif changes.network in (0, here):
             _undo(directory, name, changes)
-            done.append(f"what lab {changes.lab} had changed on this machine")
+            done.append(f"changes of this machine by lab {changes.lab}")
     return done
 
 
 def sweep() -> list[str]:
-    """`undo_abandoned` for somebody who has no lab; where there are no records nothing is made."""
+    """Undo what dead labs left, as `undo_abandoned`; makes nothing where there are no records."""
     from labctl.lab.client.registry import opened_state
 
     with opened_state() as state:
@@ -156,11 +160,11 @@ def sweep() -> list[str]:
 
 
 def network_inode() -> int:
-    """What tells the calling thread's network namespace from others; an ordinary user may ask (not so by SIOCGSKNS)."""
+    """Return the inode of the calling thread's network namespace; unlike SIOCGSKNS it needs no privilege."""
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
-def _undo(directory: int, name: str, changes: Changes) -> None:
+def _undo(directory: int, name: str, changes: HostChanges) -> None:
     failures: list[str] = []
     needed = {
         setting.key
@@ -176,20 +180,20 @@ def _undo(directory: int, name: str, changes: Changes) -> None:
             failures.append(f"{what}: {error}")
 
     for ifname in changes.interfaces:
-        attempt(f"remove {ifname}", lambda ifname=ifname: nat.remove_link(ifname))  # type: ignore[misc]
+        attempt(f"remove {ifname}", partial(nat.remove_link, ifname))
     for setting in changes.settings:
         if setting.key not in needed:
-            attempt(f"restore {setting.key}", lambda setting=setting: nat.restore_setting(setting))  # type: ignore[misc]
+            attempt(f"restore {setting.key}", partial(nat.restore_setting, setting))
     for path in changes.groups:
-        attempt(f"remove {path}", lambda path=path: cgroup.remove_base(path))  # type: ignore[misc]
+        attempt(f"remove {path}", partial(cgroup.remove_base, path))
     if failures:
-        raise LabError(f"lab {changes.lab}: not everything on the machine could be undone: {'; '.join(failures)}.")
+        raise LabError(f"lab {changes.lab}: cannot undo its changes of the machine: {'; '.join(failures)}.")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
 
 
-def _records(directory: int) -> list[tuple[str, Changes | None, bool]]:
-    """Name, content (None: not whole) and whether its lab lives, of each record."""
+def _records(directory: int) -> list[tuple[str, HostChanges | None, bool]]:
+    """Return the name, the content (None: incomplete) and whether its lab runs, of each record."""
     found = []
     for name in sorted(os.listdir(directory)):
         if not name.endswith(SUFFIX):
@@ -216,23 +220,8 @@ def _locked(file: int, how: int) -> bool:
     return True
 
 
-def _pause() -> None:
-    import select
-
-    select.poll().poll(10)  # flock(2) knows no deadline
-
-
-def _encode(changes: Changes) -> bytes:
-    settings = [[one.key, one.before, one.value] for one in changes.settings]
-    fields = [changes.lab, changes.network, changes.interfaces, settings, changes.groups]
-    return json.dumps(fields).encode("ascii")
-
-
-def _decode(content: bytes) -> Changes | None:
+def _decode(content: bytes) -> HostChanges | None:
     try:
-        lab, network, interfaces, settings, groups = json.loads(content)
-        return Changes(
-            str(lab), int(network), tuple(interfaces), tuple(nat.Setting(*one) for one in settings), tuple(groups)
-        )
-    except (TypeError, ValueError):
+        return msgspec.convert(json.loads(content), HostChanges)
+    except ValueError:
         return None

@@ -1,14 +1,13 @@
 """The keeper: process 1 of a lab. It holds every network namespace by descriptor and answers its clients' requests.
 
-Single-threaded (docs/decisions/0001), because it forks. When it ends, the kernel ends every process of the lab and
-frees all that the lab was; so it ends as soon as boot is gone, and as soon as its first client, the owner, is, unless
-that has said that the lab stays.
+It is single-threaded (docs/decisions/0001), because it forks. When it ends, the kernel ends every process of the lab
+and frees everything of the lab. So it ends with boot, and with its first client, the owner, unless the lab was
+published to outlive it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import select
@@ -19,28 +18,26 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from labctl.errors import InputError, KernelError, LabctlError, LabError, LabGone
+from labctl.errors import InputError, KernelError, LabctlError, LabError, LabGone, kernel_errors
 from labctl.kernel import mounts, processes, syscalls
 from labctl.kernel.privilege import highest
 from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LOGS, Place
-from labctl.lab.keeper import spawn as children
-from labctl.lab.keeper.clients import Client, Front, Timers
+from labctl.lab.keeper import spawn
+from labctl.lab.keeper.clients import Client, Connections, Timers
 from labctl.lab.keeper.executor import execute
 from labctl.lab.keeper.file_tree import RunDirectories
-from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, Surroundings
+from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, LabContext
 from labctl.lab.keeper.nodes import NodeTable
-from labctl.lab.keeper.process_table import Roster
-from labctl.lab.keeper.reconcile import Changes, Wishes
-from labctl.lab.keeper.spawn import Started, Task
+from labctl.lab.keeper.process_table import ProcessTable
+from labctl.lab.keeper.transactions import RollbackActions, Transactions
 from labctl.lab.protocol import (
-    IS_FOREIGN,
+    FOREIGN_CLIENT,
     VERSION,
     Apply,
-    BeginChange,
+    BeginTransaction,
     BindSocket,
     Channel,
     Describe,
@@ -49,7 +46,7 @@ from labctl.lab.protocol import (
     Done,
     Down,
     Drop,
-    EndChange,
+    EndTransaction,
     Failed,
     Frame,
     Hello,
@@ -61,30 +58,29 @@ from labctl.lab.protocol import (
     OpenNetwork,
     OpenSocket,
     Processes,
-    ProcessInfo,
     ProcessRows,
+    Publish,
     PutFile,
     Reconcile,
     Reply,
+    SetRollback,
     SignalGroup,
     SignalProcess,
     Spawn,
     SpawnCaller,
     Spawned,
     StartProcess,
-    Stay,
     StopProcess,
     Undrop,
     WatchProcess,
     Welcome,
-    WhenGone,
 )
 from labctl.plan.operations import changes_from_json, plan_from_json
 from labctl.structs import Struct, field, replace
-from labctl.topology.model import Node
+from labctl.topology.model import NO_NAME_SERVER, Node
 
 if TYPE_CHECKING:
-    from labctl.lab.keeper.external import Outside
+    from labctl.lab.keeper.external import ExternalAccess
 
 
 STATUS = struct.Struct("=i")  # on a status pipe, once: the exit status, or minus the signal's number
@@ -92,94 +88,98 @@ COPY_BYTES = 1 << 20
 FILE_MAX_BYTES = 1 << 30  # of one file in the shared directory
 LOGGED_BUGS_MAX = 20
 OWN_LOGS = "/run/logs"
-REGISTERED_CHECK_S = 2.0
-BACKLOG = 4096  # somaxconn cuts it down
+REGISTRATION_CHECK_S = 2.0
+BACKLOG = 4096  # somaxconn limits it
 
 
-class Staying(Struct, frozen=True):
-    """What a lab has that may stay: its place, the bound socket, and where boot is told that it does."""
+class Registration(Struct, frozen=True):
+    """The resources of a lab that may be published."""
 
     place: Place
-    listener: int
-    stay: int
-    pids: str  # the PID namespace that clients have to be in, as /proc/self/ns/pid names it: pid:[4026531836]
+    listener: int  # descriptor of the bound socket
+    outlives_owner: int  # writing end of a pipe to boot
+    pid_namespace: str  # that of clients, as /proc/self/ns/pid names it: pid:[4026531836]
 
 
 class Answer(Struct):
-    """A reply and the descriptors that go with it, which the keeper closes once they are sent."""
+    """A reply and its descriptors, which the keeper closes once they are sent."""
 
-    message: Reply
+    message: Reply = Done()
     descriptors: list[int] = field(default_factory=list)
 
 
-@dataclass(slots=True)
 class Keeper:
-    """A lab's state in its keeper. `children` maps a program's pid to the writing end of its status pipe."""
+    """The state of a lab in its keeper."""
 
-    front: Front
-    owner: Client
-    surroundings: Surroundings
-    table: NodeTable
-    hosts: dict[str, Host]
-    opened: Open  # what the lab was made of, or last reconciled to
-    pid: int  # as the machine sees it
-    staying: Staying | None
-    roster: Roster
-    timers: Timers
-    outside: Outside | None = None
-    children: dict[int, int] = dataclasses.field(default_factory=dict)
-    started_at: float = dataclasses.field(default_factory=time.time)
-    stays: bool = False
-    published: bool = False  # others find it by its name
-    is_down: bool = False
-    logged_bugs: int = 0
-    tasks: dict[int, Callable[[], None]] = dataclasses.field(
-        default_factory=dict
-    )  # by descriptor: what to call when it is ready
-    changes: Changes = dataclasses.field(init=False)
-    wishes: Wishes = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        """The books that need this keeper."""
-        self.changes = Changes(self.roster, self.timers, self.hosts, self.state, self.reconcile)
-        self.wishes = Wishes(self.table, lambda node: self.filter(self.host(node), Undrop(node)))
+    def __init__(
+        self,
+        request: Open,
+        channel: Channel,
+        context: LabContext,
+        table: NodeTable,
+        hosts: dict[str, Host],
+        pid: int,
+        logs: int,
+        registration: Registration | None,
+        external: ExternalAccess | None,
+    ) -> None:
+        self.opened = request  # the plan that the lab was made of, or last reconciled to
+        self.context = context
+        self.table = table
+        self.hosts = hosts
+        self.pid = pid  # in the machine's PID namespace
+        self.registration = registration
+        self.external = external
+        self.timers = Timers()
+        self.connections = Connections(socket.socket(fileno=registration.listener) if registration else None)
+        self.owner = self.connections.add(channel.detach(), is_admitted=True)
+        self.processes = ProcessTable(context, self.timers, logs)
+        self.status_pipes: dict[int, int] = {}  # by a program's pid: the writing end
+        self.tasks: dict[int, Callable[[], None]] = {}  # by descriptor: the function to call when it is ready
+        self.started_at = time.time()
+        self.outlives_owner = False
+        self.is_published = False
+        self.is_down = False
+        self.logged_bugs = 0
+        self.transactions = Transactions(self.processes, self.timers, hosts, self.state, self.reconcile)
+        self.rollback_actions = RollbackActions(table, lambda node: self.filter(self.host(node), Undrop(node)))
 
     def serve(self, boot: int) -> None:
-        """Answer requests until told to end, or boot (whose end of a pipe `boot` shows it) or the owner is gone."""
+        """Answer requests until a client ends the lab, or boot or the owner ends; `boot` is a pipe from boot."""
         wake_reading, wake_writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_writing, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # a handler, for the wake-up byte to be written
-        self.front.watch(wake_reading)
-        self.front.watch(boot)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # Python writes the wake-up byte for a handler only
+        self.connections.watch(wake_reading)
+        self.connections.watch(boot)
         self.guarded(self.reap)
         while not self.is_down:
-            events = self.front.wait(self.timers.wait_ms())
-            if boot in events.others:
+            events = self.connections.wait(self.timers.wait_ms())
+            if boot in events.ready:
                 return
-            if wake_reading in events.others:
+            if wake_reading in events.ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_reading, 4096)
                 self.guarded(self.reap)
             self.guarded(self.timers.run)
-            for descriptor in events.others & self.tasks.keys():
+            for descriptor in events.ready & self.tasks.keys():
                 self.guarded(self.tasks[descriptor])
-            for client in events.gone:
-                if client is self.owner and not self.stays:
+            for client in events.disconnected:
+                if client is self.owner and not self.outlives_owner:
                     return
-                for forget in (self.roster.abandon, self.changes.gone, self.wishes.gone):
-                    self.guarded(partial(forget, client))
+                for listener in (self.processes, self.transactions, self.rollback_actions):
+                    self.guarded(partial(listener.on_disconnect, client))
             for client, frame in events.requests:
                 self.guarded(partial(self.answer, client, frame))
 
     def guarded(self, act: Callable[[], object]) -> None:
-        """Call `act`; what it raises must not end every program of the lab, and goes to stderr."""
+        """Call `act`; an exception goes to stderr, since it must not end every program of the lab."""
         try:
             act()
         except Exception:  # noqa: BLE001 - a bug
             self.log_bug()
 
     def log_bug(self) -> str:
-        """Write the traceback of the exception that is being handled to stderr, which a client can grow; returns it."""
+        """Write the current exception's traceback to stderr, a limited number of times; returns it."""
         text = traceback.format_exc()
         self.logged_bugs += 1
         if self.logged_bugs <= LOGGED_BUGS_MAX:
@@ -187,7 +187,7 @@ class Keeper:
         return text
 
     def answer(self, client: Client, frame: Frame) -> None:
-        """Do what a request asks and reply; whatever goes wrong in it is the reply."""
+        """Handle a request and send the reply, which may be an error."""
         try:
             answer = self.answer_to(client, frame)
         finally:
@@ -197,55 +197,54 @@ class Keeper:
             client.send(frame.number, answer.message, answer.descriptors)
 
     def answer_to(self, client: Client, frame: Frame) -> Answer | None:
-        """The reply to a request, be it an error; None when it is given later."""
+        """Return the reply to a request, which may be an error; None when it is sent later."""
         try:
             if isinstance(frame.message, Hello) and frame.message.version != VERSION:
-                return Answer(Welcome(VERSION, ()))  # another version shows what it shows: it reports the difference
+                return Answer(Welcome(VERSION, ()))  # a client of another version reports the difference
             if len(frame.descriptors) != (needed := descriptors_needed(frame.message)):
                 name = type(frame.message).__name__
-                raise InputError(f"lab: {name} came with {len(frame.descriptors)} descriptors, and takes {needed}.")
+                raise InputError(f"lab: cannot take {name} with {len(frame.descriptors)} descriptors: it has {needed}.")
             return self.handle(client, frame.number, frame.message, frame.descriptors)
         except LabctlError as error:
             return Answer(Failed.of(error))
         except OSError as error:
             return Answer(Failed.of(self.error_of(frame.message, error)))
         except MemoryError:
-            return Answer(Failed.of(LabError("lab: its keeper has too little memory for this. See `ulimit -v`.")))
+            return Answer(Failed.of(LabError("lab: cannot do this: out of memory. See `ulimit -v`.")))
         except Exception:  # noqa: BLE001 - a bug here must reach the client, not end every program of the lab
             return Answer(Failed.of(LabError(f"lab: the keeper failed. This is a bug.\n{self.log_bug()}")))
 
     def handle(self, client: Client, number: int, message: Message, descriptors: tuple[int, ...]) -> Answer | None:
-        """The answer to one request; None when it is given later."""
+        """Handle one request; returns None when the answer is sent later."""
         if not client.is_admitted:
             self.admit(client, message, descriptors)
         match message:
             case Spawn():
-                return self.spawn(client, message, descriptors)
+                return self.spawn_program(client, message, descriptors)
             case SpawnCaller():
-                return self.caller(client, self.host(message.node))
+                return self.spawn_caller(client, self.host(message.node))
             case StartProcess():
-                info = self.roster.start(self.host(message.node), message)
-                self.changes.has_started(client, (info.node, info.name))
-                return _told(info)
+                info = self.processes.start(self.host(message.node), message)
+                self.transactions.has_started(client, (info.node, info.name))
+                return Answer(ProcessRows((info,)))
             case StopProcess():
-                self.changes.will_stop(client, (message.node, message.name))
-                self.roster.stop(
+                self.transactions.will_stop(client, (message.node, message.name))
+                self.processes.stop(
                     self.host(message.node),
                     message.name,
-                    lambda info: client.send(number, _told(info).message),
+                    lambda info: client.send(number, ProcessRows((info,))),
                     message.number,
                 )
                 return None
             case SignalProcess():
                 host = self.host(message.node)
-                return Answer(
-                    Done(int(self.roster.send_signal(host, message.name, message.number, group=message.group)))
-                )
+                is_sent = self.processes.send_signal(host, message.name, message.number, group=message.group)
+                return Answer(Done(int(is_sent)))
             case WatchProcess():
                 host = self.host(message.node)
-                return Answer(Done(), self.roster.watch(host, message.name, news=message.news))
+                return Answer(Done(), self.processes.watch(host, message.name, updates=message.updates))
             case OpenLog():
-                self.roster.open_log(message.node, message.name, lambda opened: client.send(number, Done(), opened))
+                self.processes.open_log(message.node, message.name, lambda opened: client.send(number, Done(), opened))
                 return None
             case OpenSocket():
                 return self.open_socket(self.host(message.node), message)
@@ -254,94 +253,86 @@ class Keeper:
             case OpenFile():
                 return self.open_file(client, number, self.host(message.node), message)
             case BindSocket():
-                task = children.bind_socket(self.host(message.node), self.surroundings, message, descriptors[0])
+                task = spawn.bind_socket(self.host(message.node), self.context, message, descriptors[0])
                 self.answer_later(client, number, task, _closed)
                 return None
-            case Apply():
-                execute(changes_from_json(message.operations), self.table)
-                return Answer(Done())
-            case WhenGone():
-                self.wishes.note(client, message)
-                return Answer(Done())
-            case PutFile():
-                self.put_file(message, descriptors[0])
-                return Answer(Done())
-            case Drop() | Undrop():
-                self.filter(self.host(message.node), message)
-                return Answer(Done())
-            case SignalGroup():
-                self.signal_group(message)
-                return Answer(Done())
             case Hello():
                 return Answer(Welcome(VERSION, tuple(self.hosts)))
             case Describe():
                 return Answer(Described(self.description()))
             case Processes():
-                return Answer(ProcessRows(tuple(self.roster.infos())))
+                return Answer(ProcessRows(tuple(self.processes.infos())))
+            case BeginTransaction():
+                self.transactions.begin(client, number)
+                return None
+            case EndTransaction():
+                self.transactions.end(client, number, commit=message.commit)
+                return None
             case Reconcile():
-                self.changes.check(client)
+                self.transactions.check(client)
                 self.reconcile(message)
-                return Answer(Done())
-            case BeginChange():
-                self.changes.begin(client, number)
-                return None
-            case EndChange():
-                self.changes.end(client, number, keep=message.keep)
-                return None
-            case Stay(owned):
-                self.stay(owned=owned)
-                return Answer(Done())
+            case Apply():
+                execute(changes_from_json(message.operations), self.table)
+            case SetRollback():
+                self.rollback_actions.set(client, message)
+            case PutFile():
+                self.put_file(message, descriptors[0])
+            case Drop() | Undrop():
+                self.filter(self.host(message.node), message)
+            case SignalGroup():
+                self.signal_group(message)
+            case Publish():
+                self.publish(owned=message.owned)
             case Down():
                 self.is_down = True
-                return Answer(Done())
             case _:
-                raise LabError(f"lab: {type(message).__name__} is no request to a keeper.")
+                raise LabError(f"lab: cannot take {type(message).__name__} from a client.")
+        return Answer()
 
     def admit(self, client: Client, message: Message, descriptors: tuple[int, ...]) -> None:
-        """Serve this client from here on. LabError unless it shows that it is in the owner's PID namespace."""
-        subject = f"lab {self.surroundings.lab}"
+        """Serve this client from here on. LabError unless it proves that it is in the owner's PID namespace."""
+        subject = f"lab {self.context.lab}"
         if not isinstance(message, Hello):
             raise LabError(f"{subject}: cannot take {type(message).__name__} as a client's first request.")
-        if self.staying is None or [os.readlink(f"/proc/self/fd/{each}") for each in descriptors] != [
-            self.staying.pids  # no other file is called so; stat(2) of a descriptor from a client may block
-        ]:
-            raise LabError(f"{subject}: {IS_FOREIGN}")
+        # No other file has that link text, and stat(2) of a client's descriptor may block.
+        namespaces = [os.readlink(f"/proc/self/fd/{each}") for each in descriptors]
+        if self.registration is None or namespaces != [self.registration.pid_namespace]:
+            raise LabError(f"{subject}: {FOREIGN_CLIENT}")
         client.is_admitted = True
 
     def error_of(self, message: Message, error: OSError) -> KernelError:
-        """What an unforeseen refusal by the kernel is to the owner."""
+        """Return the error for a system call that no handler foresaw."""
         number = error.errno or 0
         attempted = f"carry out {type(message).__name__}"
-        subject = f"lab {self.surroundings.lab}"
+        subject = f"lab {self.context.lab}"
         detail = str(error.filename or "") if number else str(error)
         return KernelError(subject, attempted, number, detail=detail, hint=processes.remedy(number))
 
     def host(self, name: str) -> Host:
-        """The node of that name."""
+        """Return the host of that name. LabError."""
         host = self.hosts.get(name)
         if host is None:
-            raise LabError(f"lab {self.surroundings.lab}: no node {name}. Its nodes: {', '.join(self.hosts)}.")
+            raise LabError(f"lab {self.context.lab}: no node {name}. Its nodes: {', '.join(self.hosts)}.")
         return host
 
-    def spawn(self, client: Client, request: Spawn, descriptors: tuple[int, ...]) -> Answer:
-        """Start a program that goes with its client."""
+    def spawn_program(self, client: Client, request: Spawn, descriptors: tuple[int, ...]) -> Answer:
+        """Start a program that ends with its client."""
         host = self.host(request.node)
-        started = children.start_program(host, self.surroundings, request, descriptors)
-        self.roster.attach(client, host, request.argv, started)
-        terminal = [] if started.terminal is None else [started.terminal]
-        try:
-            answer = self.watched(started)
-        except BaseException:
+        started = spawn.start_program(host, self.context, request, descriptors)
+        self.processes.attach(client, host, request.argv, started)
+        with contextlib.ExitStack() as stack:
+            terminal = [] if started.terminal is None else [started.terminal]
             for descriptor in terminal:
-                os.close(descriptor)
-            raise
+                stack.callback(os.close, descriptor)
+            answer = self.spawned(started)
+            stack.pop_all()
         answer.descriptors += terminal
         return answer
 
-    def watched(self, started: Started) -> Answer:
-        """Tell the process's end on a new status pipe, whose reading end goes to the owner with a pidfd."""
-        status, self.children[started.pid] = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self.children[started.pid], False)  # the client may open and fill it by /proc/self/fd
+    def spawned(self, started: spawn.Started) -> Answer:
+        """Answer with a new status pipe, on which the keeper reports the exit status, and a pidfd."""
+        status, self.status_pipes[started.pid] = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.status_pipes[started.pid], False)  # the client may open and fill it by /proc/self/fd
         try:
             pidfd = os.pidfd_open(started.pid)
         except OSError:
@@ -349,70 +340,68 @@ class Keeper:
             raise
         return Answer(Spawned(started.pid, started.pid_on_host), [status, pidfd])
 
-    def caller(self, client: Client, host: Host) -> Answer:
+    def spawn_caller(self, client: Client, host: Host) -> Answer:
         """Fork a caller on the host."""
         mine, theirs = socket.socketpair()
-        with theirs:
-            try:
-                started = children.start_caller(host, self.surroundings, theirs.fileno())
-                self.roster.attach(client, host, ("labctl-caller",), started)
-                answer = self.watched(started)
-            except BaseException:
-                mine.close()
-                raise
+        with theirs, contextlib.ExitStack() as stack:
+            stack.callback(mine.close)
+            started = spawn.start_caller(host, self.context, theirs.fileno())
+            self.processes.attach(client, host, ("labctl-caller",), started)
+            answer = self.spawned(started)
+            stack.pop_all()
         answer.descriptors.append(mine.detach())
         return answer
 
-    def stay(self, *, owned: bool) -> None:
-        """From here on the lab is found by its name, and its owner may go, unless the lab stays `owned`."""
-        if self.staying is None:
-            raise LabError(f"lab {self.surroundings.lab}: it was not made to stay.")
-        if not self.published:
-            self.staying.place.link(self.names(self.hosts), self.surroundings.machine_proc)
-            if self.front.listener is not None:
-                self.front.listener.listen(BACKLOG)
-            self.staying.place.publish()
-            self.published = True
-            self.front.listen()
-            self.timers.after(REGISTERED_CHECK_S, self.check_registered)
-        if not (owned or self.stays):
-            self.stays = True
-            os.write(self.staying.stay, b"!")
+    def publish(self, *, owned: bool) -> None:
+        """Let clients find the lab by its name; unless it is `owned`, it outlives its owner from here on."""
+        registration = self.registration
+        if registration is None:
+            raise LabError(f"lab {self.context.lab}: cannot publish it: it was not made with a state directory.")
+        if not self.is_published:
+            registration.place.link(self.network_paths(self.hosts), self.context.machine_proc)
+            if self.connections.listener is not None:
+                self.connections.listener.listen(BACKLOG)
+            registration.place.publish()
+            self.is_published = True
+            self.connections.listen()
+            self.timers.after(REGISTRATION_CHECK_S, self.check_registration)
+        if not (owned or self.outlives_owner):
+            self.outlives_owner = True
+            os.write(registration.outlives_owner, b"!")
 
-    def check_registered(self) -> None:
-        """End the lab when its directory has been deleted: nobody would find it any more to end it."""
-        if self.staying is not None and not self.staying.place.is_registered:
+    def check_registration(self) -> None:
+        """End the lab when its directory was deleted: nobody could find it to end it."""
+        if self.registration is not None and not self.registration.place.is_registered:
             self.is_down = True
-        self.timers.after(REGISTERED_CHECK_S, self.check_registered)
+        self.timers.after(REGISTRATION_CHECK_S, self.check_registration)
 
-    def names(self, nodes: Iterable[str]) -> dict[str, str]:
-        """Where the names of these nodes on the machine lead to."""
+    def network_paths(self, nodes: Iterable[str]) -> dict[str, str]:
+        """Return the paths on the machine of the nodes' network namespaces."""
         return {node: f"/proc/{self.pid}/fd/{self.table[node].fd}" for node in nodes}
 
     def description(self) -> Description:
-        """What there is to tell of the lab."""
+        """Describe the lab."""
+        paths = self.network_paths(self.hosts)
+        nodes = (
+            NodeInfo(name, host.node.kind.value, paths[name], host.init.machine_pid if host.init else 0)
+            for name, host in self.hosts.items()
+        )
         return Description(
-            name=self.surroundings.lab,
+            name=self.context.lab,
             topology=self.opened.topology,
             uid=self.opened.uid,
             started_at=self.started_at,
             keeper_pid=self.pid,
-            rootless=self.surroundings.rootless,
-            nodes=tuple(self.node_info(host) for host in self.hosts.values()),
-            processes=tuple(self.roster.infos()),
+            rootless=self.context.rootless,
+            nodes=tuple(nodes),
+            processes=tuple(self.processes.infos()),
             source=self.opened.source,
             plan_json=self.opened.plan,
         )
 
-    def node_info(self, host: Host) -> NodeInfo:
-        """What there is to tell of a node."""
-        path = f"/proc/{self.pid}/fd/{host.network}"
-        return NodeInfo(host.name, host.node.kind.value, path, host.init.machine_pid if host.init else 0)
-
     def state(self) -> Reconcile:
-        """What the lab is, as the request that would make it so."""
-        opened = self.opened
-        return Reconcile(opened.topology, opened.plan, opened.source)
+        """Return the lab's state as the request that restores it."""
+        return Reconcile(self.opened.topology, self.opened.plan, self.opened.source)
 
     def reconcile(self, request: Reconcile) -> None:
         """Change the lab to another plan, whole or not at all."""
@@ -421,92 +410,86 @@ class Keeper:
 
         before, after = plan_from_json(self.opened.plan), plan_from_json(request.plan)
         changes = difference(before, after)
-        refuse_changes(self.surroundings.lab, before.nodes, after.nodes)
-        with self.limited(before.nodes, after.nodes):
+        refuse_changes(self.context.lab, before.nodes, after.nodes)
+        with self.limits_changed(before.nodes, after.nodes):
             if changes:
-                gone, there = set(changes.ended), {node.name for node in changes.nodes}
-                reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(gone, there))
+                removed, named = set(changes.ended), {node.name for node in changes.nodes}
+                reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(removed, named))
         self.opened = replace(self.opened, topology=request.topology, plan=request.plan, source=request.source)
 
     @contextlib.contextmanager
-    def limited(self, before: tuple[Node, ...], after: tuple[Node, ...]) -> Iterator[None]:
-        """Limits that are given other values have these from here on, unless the `with` is left by an exception."""
-        was = {node.name: node for node in before}
-        changed = [node for node in after if node.name in was and was[node.name].limits != node.limits]
+    def limits_changed(self, before: tuple[Node, ...], after: tuple[Node, ...]) -> Iterator[None]:
+        """Set the limits that differ; an exception inside the `with` restores them."""
+        old = {node.name: node for node in before}
+        changed = [node for node in after if node.name in old and old[node.name].limits != node.limits]
         try:
             for node in changed:
-                self.limit(node)
+                self.set_limits(node)
             yield
         except BaseException:
             for node in changed:
-                self.limit(was[node.name])
+                self.set_limits(old[node.name])
             raise
 
-    def limit(self, node: Node) -> None:
-        """Set the limits of a node whose groups are there. KernelError."""
-        if self.outside is not None:
-            for descriptor in self.outside.group_descriptors(node):
-                os.close(descriptor)  # its processes have those that were opened first
+    def set_limits(self, node: Node) -> None:
+        """Set the limits of a node whose groups exist. KernelError."""
+        if self.external is not None:
+            for descriptor in self.external.group_descriptors(node):
+                os.close(descriptor)  # its processes enter through those that were opened first
 
-    def rename(self, gone: set[str], there: set[str]) -> None:
-        """Some nodes have gone, others may be new: so with their names on the machine."""
-        if self.staying is None or not self.published:
-            return
-        self.staying.place.rename(gone, self.names(there), self.surroundings.machine_proc)
+    def rename(self, removed: set[str], named: set[str]) -> None:
+        """Update the names of nodes on the machine."""
+        if self.registration is not None and self.is_published:
+            self.registration.place.rename(removed, self.network_paths(named), self.context.machine_proc)
 
     def end(self, host: Host) -> None:
         """End every program of a host that has left the lab."""
-        self.changes.will_leave(host.name)
-        self.roster.forget_node(host.name)
+        self.transactions.will_leave(host.name)
+        self.processes.forget_node(host.name)
         if host.init is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(host.init.pidfd, signal.SIGKILL)
-            os.close(host.init.pidfd)  # it is reaped as any other child
+            os.close(host.init.pidfd)  # `reap` reaps it
             host.init = None
 
     def open_socket(self, host: Host, request: OpenSocket) -> Answer:
-        """A socket in the host's network namespace."""
-        try:
+        """Make a socket in the host's network namespace."""
+        with kernel_errors(host.subject, "make a socket"):
             sock = self.table.socket(host.name, request.family, request.type, request.proto)
-        except OSError as error:
-            raise KernelError(host.subject, "make a socket", error.errno or 0) from error
         return Answer(Done(), [sock.detach()])
 
     def open_file(self, client: Client, number: int, host: Host, request: OpenFile) -> Answer | None:
-        """A file as the host sees it; those of its network stack need no process there.
+        """Open a file as the host sees it; those of its network stack without a process there.
 
-        Any other is opened by a process of the host, for which nobody waits: it may block (a FIFO).
+        A process of the host opens any other, and the keeper does not wait for it: it may block (a FIFO).
         """
         path = os.path.normpath(request.path)
         if path.startswith(("/proc/net/", "/proc/sys/net/")):
             path = path.replace("/proc/net/", "/proc/thread-self/net/", 1)
-            with self.table.entered(host.name):
-                try:
-                    return Answer(Done(), [os.open(path, request.flags | os.O_CLOEXEC, request.mode)])
-                except OSError as error:
-                    raise KernelError(host.subject, f"open {request.path}", error.errno or 0) from error
-        task = children.open_file(host, self.surroundings, request)
+            with self.table.entered(host.name), kernel_errors(host.subject, f"open {request.path}"):
+                return Answer(Done(), [os.open(path, request.flags | os.O_CLOEXEC, request.mode)])
+        task = spawn.open_file(host, self.context, request)
         self.answer_later(client, number, task, lambda descriptor: Answer(Done(), [descriptor]))
         return None
 
-    def answer_later(self, client: Client, number: int, task: Task, answer_of: Callable[[int], Answer]) -> None:
-        """Reply when the task is done, or late, with what `answer_of` makes of its descriptor."""
+    def answer_later(self, client: Client, number: int, task: spawn.Task, answer_of: Callable[[int], Answer]) -> None:
+        """Send `answer_of` the task's descriptor when the task is done, or an error when it is late."""
         descriptor = task.fileno()
 
-        def done() -> None:
+        def finish() -> None:
             if task.fileno() == -1:
                 return  # it was done in time
             del self.tasks[descriptor]
-            self.front.unwatch(descriptor)
+            self.connections.unwatch(descriptor)
             try:
                 answer = answer_of(task.descriptor())
             except LabctlError as error:
                 answer = Answer(Failed.of(error))
             client.send(number, answer.message, answer.descriptors)
 
-        self.tasks[descriptor] = done
-        self.front.watch(descriptor)
-        self.timers.after(children.TASK_TIMEOUT_S, done)
+        self.tasks[descriptor] = finish
+        self.connections.watch(descriptor)
+        self.timers.after(spawn.TASK_TIMEOUT_S, finish)
 
     def put_file(self, request: PutFile, content: int) -> None:
         """Copy the file that is open at `content` into the shared directory, whole or not at all."""
@@ -529,7 +512,7 @@ class Keeper:
         os.rename(unfinished, target)
 
     def filter(self, host: Host, request: Drop | Undrop) -> None:
-        """Add a packet filter rule to the host, or remove them all."""
+        """Add a drop rule on the host, or remove them all."""
         from labctl.lab.keeper.drop_rules import drop, undrop
 
         with self.table.entered(host.name):
@@ -539,13 +522,13 @@ class Keeper:
                 undrop(host.name)
 
     def signal_group(self, request: SignalGroup) -> None:
-        """Signal the process group of a process that has not been reaped; one that has ended is left alone."""
-        if request.process in self.children:
+        """Signal the process group of a process that was not reaped; ignore one that has ended."""
+        if request.process in self.status_pipes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(request.process, request.number)
 
     def reap(self) -> None:
-        """Take the status of every child that has ended, and tell it on its status pipe."""
+        """Reap every child that has ended, and report its exit status on its status pipe."""
         while True:
             try:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -554,32 +537,33 @@ class Keeper:
             if not pid:
                 return
             code = processes.exit_code(wait_status)
-            mine = self.roster.ended(pid, code)
-            if pid in self.children:
-                self.tell(self.children.pop(pid), code)
-            elif not mine:
-                self.lose(pid, code)
+            is_known = self.processes.ended(pid, code)
+            if pid in self.status_pipes:
+                self.report_status(self.status_pipes.pop(pid), code)
+            elif not is_known:
+                self.init_ended(pid, code)
 
-    def tell(self, status: int, code: int) -> None:
-        """Write how a process ended on its status pipe, and close that."""
+    def report_status(self, pipe: int, code: int) -> None:
+        """Write an exit status to its status pipe, and close that."""
         try:
-            os.write(status, STATUS.pack(code))
+            os.write(pipe, STATUS.pack(code))
         except (BrokenPipeError, BlockingIOError):
             return  # the client closed its handle of this process, or filled the pipe
         finally:
-            os.close(status)
+            os.close(pipe)
 
-    def lose(self, pid: int, code: int) -> None:
-        """If `pid` was a host's init, every process of that host has ended with it: remember why.
+    def init_ended(self, pid: int, code: int) -> None:
+        """Record the end of a host's init, and with it of every process of that host.
 
-        In a lab that stays the host gets another init with its next program: its network is the keeper's to hold.
+        In a lab that outlives its owner the host gets another init with its next program: the keeper still holds its
+        network.
         """
-        if self.outside is not None and self.outside.ended(pid, self.timers, self.table.home):
+        if self.external is not None and self.external.forwarder_ended(pid, self.timers, self.table.home):
             return
         for host in self.hosts.values():
             if host.init is not None and host.init.pid == pid:
                 os.close(host.init.pidfd)
-                host.init, host.ended = None, None if self.stays else code
+                host.init, host.exit_code = None, None if self.outlives_owner else code
 
 
 def keep(
@@ -588,48 +572,62 @@ def keep(
     number: int,
     boot: int,
     rootless: bool,
-    staying: Staying | None,
-    outside: Outside | None = None,
+    registration: Registration | None,
+    external: ExternalAccess | None = None,
 ) -> None:
-    """What the keeper does, from the fork by boot to the lab's end.
+    """Run the keeper, from the fork by boot to the lab's end.
 
-    `boot` reads as ended when boot does. `rootless`: boot made a user namespace for the lab.
+    Args:
+        channel: to the owner.
+        request: the owner's.
+        number: the request's.
+        boot: a pipe that is hung up when boot ends.
+        rootless: boot made a user namespace for the lab.
+        registration: of a lab that may be published.
+        external: what boot prepared for the lab on the machine.
     """
     processes.die_with_parent()
-    gone = select.poll()
-    gone.register(boot, select.POLLIN)
-    if gone.poll(0):
+    poller = select.poll()
+    poller.register(boot, select.POLLIN)
+    if poller.poll(0):
         return  # boot ended before the line above took effect
     syscalls.set_process_name("labctl-keeper")
     try:
-        keeper = _build(channel, request, rootless, staying, outside)
+        try:
+            keeper = _build(channel, request, rootless, registration, external)
+        except OSError as error:
+            errno, hint = error.errno or 0, processes.remedy(error.errno or 0)
+            raise KernelError(f"lab {request.lab}", "prepare it", errno, detail=str(error), hint=hint) from error
     except LabctlError as error:
         channel.send(number, Failed.of(error), until=None)
-        return
-    except OSError as error:
-        errno = error.errno or 0
-        hint = processes.remedy(errno)
-        failure = KernelError(f"lab {request.lab}", "prepare it", errno, detail=str(error), hint=hint)
-        channel.send(number, Failed.of(failure), until=None)
         return
     with contextlib.suppress(LabGone):
         keeper.owner.send(number, Done())
         keeper.serve(boot)
 
 
-def _build(channel: Channel, request: Open, rootless: bool, staying: Staying | None, outside: Outside | None) -> Keeper:
+def _build(
+    channel: Channel,
+    request: Open,
+    rootless: bool,
+    registration: Registration | None,
+    external: ExternalAccess | None,
+) -> Keeper:
     limit = processes.raise_descriptor_limit()
-    if outside is not None:
-        outside.take()
-    subject = f"lab {request.lab}"
+    if external is not None:
+        external.close_in_keeper()
     machine_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     pid = processes.own_pid(machine_proc)
     view = mounts.view_of(request.visible_paths, request.hidden_paths)
     mounts.make_private()
-    mounts.make_root(view, subject)
+    mounts.make_root(view, f"lab {request.lab}")
     _make_shared(SHARED_PROGRAMS)
-    logs = _own_logs() if staying is None else os.open(LOGS, DIRECTORY_FLAGS, dir_fd=staying.place.directory)
-    surroundings = Surroundings(
+    if registration is None:  # logs in the keeper's own /run, which hosts do not see
+        os.mkdir(OWN_LOGS, 0o700)
+        logs = os.open(OWN_LOGS, DIRECTORY_FLAGS)
+    else:
+        logs = os.open(LOGS, DIRECTORY_FLAGS, dir_fd=registration.place.directory)
+    context = LabContext(
         lab=request.lab,
         view=view,
         environment=dict(request.environment),
@@ -641,36 +639,33 @@ def _build(channel: Channel, request: Open, rootless: bool, staying: Staying | N
         highest_uid=highest("uid"),
         highest_gid=highest("gid"),
         run_directories=RunDirectories(),
-        resolvers=outside.resolvers if outside is not None else None,
+        resolv_conf=external.resolv_conf if external is not None else NO_NAME_SERVER,
     )
     table = NodeTable()
     plan = plan_from_json(request.plan)
     execute(plan.operations, table)
     hosts = {node.name: Host(node, table[node.name].fd) for node in plan.nodes}
-    if outside is not None:
-        _lead_outside(outside, table, hosts)
-    timers = Timers()
-    roster = Roster(surroundings, timers, logs)
-    front = Front(socket.socket(fileno=staying.listener) if staying else None)
-    owner = front.add(channel.detach(), is_admitted=True)
-    return Keeper(front, owner, surroundings, table, hosts, request, pid, staying, roster, timers, outside)
+    if external is not None:
+        external.connect(table)
+        for host in hosts.values():
+            host.groups = external.group_descriptors(host.node)
+        external.start_forwarder({name: host.node for name, host in hosts.items()}, table)
+    return Keeper(request, channel, context, table, hosts, pid, logs, registration, external)
 
 
 def descriptors_needed(message: Message) -> int:
-    """How many descriptors come with a request."""
+    """Return the number of descriptors that come with a request."""
     match message:
         case Spawn(stdio=stdio):
             return sum(stdio)
-        case PutFile() | BindSocket():
+        case PutFile() | BindSocket() | Hello():
             return 1
-        case Hello():
-            return 1  # of its PID namespace
         case _:
             return 0
 
 
 def _size_in_memory(descriptor: int) -> int:
-    """The size of a file that lies in memory, as those of memfd_create(2) do: reading any other might block."""
+    """Return the size of a memfd_create(2) file; reading any other kind of file might block."""
     try:
         fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
     except OSError as error:
@@ -680,31 +675,13 @@ def _size_in_memory(descriptor: int) -> int:
 
 def _closed(descriptor: int) -> Answer:
     os.close(descriptor)
-    return Answer(Done())
+    return Answer()
 
 
 def _make_shared(directory: str) -> None:
-    """Make a directory that all users of the lab may read, whatever umask its owner has."""
+    """Make a directory that all users of the lab may read, whatever the owner's umask."""
     before = os.umask(0o022)
     try:
         os.makedirs(directory, exist_ok=True)
     finally:
         os.umask(before)
-
-
-def _own_logs() -> int:
-    """The directory for logs of a lab that does not stay: in the keeper's own /run, which hosts do not see."""
-    os.mkdir(OWN_LOGS, 0o700)
-    return os.open(OWN_LOGS, DIRECTORY_FLAGS)
-
-
-def _lead_outside(outside: Outside, table: NodeTable, hosts: dict[str, Host]) -> None:
-    """The nodes have what they are to have outside the lab."""
-    outside.connect(table)
-    for host in hosts.values():
-        host.groups = outside.group_descriptors(host.node)
-    outside.start_forwarder({name: host.node for name, host in hosts.items()}, table)
-
-
-def _told(info: ProcessInfo) -> Answer:
-    return Answer(ProcessRows((info,)))

@@ -1,7 +1,7 @@
-"""A node as a place where programs run: made complete with its first program, by a process that then is its init.
+"""Hosts: the mount, UTS, IPC and PID namespaces of a node, made with its first program, and its init.
 
-All of this is done by the keeper, which is single-threaded, and by children that it forks. The init is process 1 of the
-node's PID namespace; when it ends, the kernel ends every process of the node.
+The keeper, which is single-threaded, does all of this with children that it forks. The init is process 1 of the node's
+PID namespace; when it ends, the kernel ends every process of the node.
 """
 
 from __future__ import annotations
@@ -9,42 +9,40 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno
+from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno, kernel_errors
 from labctl.kernel import mounts, processes, syscalls
-from labctl.lab.keeper import file_tree as run_directories
-from labctl.lab.keeper.file_tree import RunDirectories, furnish
+from labctl.lab.keeper.file_tree import RunDirectories, build_tree, make_run_directories
 from labctl.lab.protocol import Failed, Pairs, decode, encode
 from labctl.structs import Struct, replace
-from labctl.topology.model import HOSTS, RESOLV_CONF, Node, PlacedFile
+from labctl.topology.model import HOSTS, NO_NAME_SERVER, RESOLV_CONF, Node, PlacedFile
 
 SHARED_DIRECTORY = "/run/lab"
 SHARED_PROGRAMS = f"{SHARED_DIRECTORY}/bin"
 STORE = "/run/host-files"
 INSIDE = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
-START_TIMEOUT_S = 20.0  # for what a child does before it is the program; milliseconds, unless the machine is swamped
-
-RESOLVERS = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
+START_TIMEOUT_S = 20.0  # for a child's steps before it is the program; milliseconds, unless the machine is swamped
 READY = b"ready"
-LOCAL_NAMES = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
+# Variables that are dropped where hosts do not see the directory that they name.
+_DIRECTORY_VARIABLES = ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")
 
 
-class Surroundings(Struct, frozen=True):
-    """What all hosts of a lab have in common."""
+class LabContext(Struct, frozen=True):
+    """The settings that all hosts of a lab share."""
 
     lab: str
     view: mounts.View
     environment: dict[str, str]  # the owner's
     cwd: str  # the owner's
-    descriptor_limit: tuple[int, int]  # RLIMIT_NOFILE as the owner had it
+    descriptor_limit: tuple[int, int]  # RLIMIT_NOFILE of the owner
     own_pid_namespace: int  # descriptor, the keeper's
-    machine_proc: int  # descriptor of the machine's /proc, which tells what a process is called there
+    machine_proc: int  # descriptor of the machine's /proc
     rootless: bool  # the lab lives in a user namespace
-    highest_uid: int  # 0 to it are the users that programs can run as; in a user namespace perhaps 0 alone
+    highest_uid: int  # programs can run as 0 to this; in a user namespace perhaps as 0 alone
     highest_gid: int
     run_directories: RunDirectories
-    resolvers: str | None = None  # what hosts have in /etc/resolv.conf; None: RESOLVERS
+    resolv_conf: str = NO_NAME_SERVER
 
 
 class Init(Struct, frozen=True):
@@ -52,17 +50,17 @@ class Init(Struct, frozen=True):
 
     pid: int
     pidfd: int
-    machine_pid: int = 0  # as the machine sees it
+    machine_pid: int = 0  # in the machine's PID namespace
 
 
 class Host(Struct):
-    """A node of the keeper's; `init` is None until its first program, `ended` tells how the init ended."""
+    """A node and its init."""
 
     node: Node
     network: int  # descriptor of its network namespace
-    init: Init | None = None
-    ended: int | None = None
-    groups: tuple[int, ...] = ()  # descriptors: what its processes enter its control groups by
+    init: Init | None = None  # None until its first program
+    exit_code: int | None = None  # of an init that ended from outside
+    groups: tuple[int, ...] = ()  # descriptors through which its processes enter its control groups
 
     @property
     def name(self) -> str:
@@ -71,26 +69,25 @@ class Host(Struct):
 
     @property
     def subject(self) -> str:
-        """How messages call it: `host server`, `router gw`."""
+        """Its name in messages: `host server`, `router gw`."""
         return f"{self.node.kind} {self.node.name}"
 
 
-def complete(host: Host, surroundings: Surroundings) -> Init:
-    """Give the host its mount, UTS, IPC and PID namespaces and its init. KernelError names what the kernel refused."""
-    surroundings.run_directories.get()  # here and not in a child, to be found once for all hosts
+def start_init(host: Host, context: LabContext) -> Init:
+    """Make the host's mount, UTS, IPC and PID namespaces and its init. KernelError when the kernel refuses one."""
+    context.run_directories.get()  # here and not in a child, to search once for all hosts
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         try:
             try:
                 syscalls.unshare(syscalls.CLONE_NEWPID)
             except OSError as error:
-                raise KernelError(
-                    host.subject, "make a PID namespace", error.errno or 0, hint=_limit_hint(error)
-                ) from error
+                attempted = "make a PID namespace"
+                raise KernelError(host.subject, attempted, error.errno or 0, hint=_limit_hint(error)) from error
             try:
-                pid = processes.fork(lambda: _init(host, surroundings, writing))
+                pid = processes.fork(lambda: _init(host, context, writing))
             finally:
-                syscalls.setns(surroundings.own_pid_namespace, syscalls.CLONE_NEWPID)
+                syscalls.setns(context.own_pid_namespace, syscalls.CLONE_NEWPID)
         finally:
             os.close(writing)
         init = Init(pid, os.pidfd_open(pid))
@@ -98,83 +95,78 @@ def complete(host: Host, surroundings: Surroundings) -> Init:
             report = processes.read_all(reading, START_TIMEOUT_S, host.subject)
             ready, _, machine_pid = report.partition(b" ")
             if ready != READY:
-                raise failure_of(report, f"{host.subject}: its init ended before it was ready.")
+                raise reported_error(report, f"{host.subject}: its init ended before it was ready.")
         except (LabError, MachineError):
-            _end(init)
+            try:
+                signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
+            finally:
+                os.close(init.pidfd)
+                os.waitpid(init.pid, 0)
             raise
         return replace(init, machine_pid=int(machine_pid))
     finally:
         os.close(reading)
 
 
-def fork_inside(host: Host, surroundings: Surroundings, body: Callable[[], None]) -> int:
-    """Fork a process of the host that runs `body` in all its namespaces; returns its pid in the keeper's namespace."""
-    if host.ended is not None:
+def fork_on_host(host: Host, context: LabContext, body: Callable[[], None]) -> int:
+    """Fork a process that runs `body` in all namespaces of the host; returns its pid in the keeper's namespace."""
+    if host.exit_code is not None:
         raise LabError(
-            f"{host.subject}: its init was ended from outside (status {host.ended}), and with it every program on it. "
-            f"Open a new lab: a host's namespaces cannot be brought back."
+            f"{host.subject}: cannot run anything: its init was ended from outside (status {host.exit_code}), and with "
+            f"it every program on it. Open a new lab."
         )
     if host.init is None:
-        host.init = complete(host, surroundings)
+        host.init = start_init(host, context)
     pidfd = host.init.pidfd
     try:
         syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
     except OSError as error:
         if error.errno == errno.ESRCH:
-            raise LabError(f"{host.subject}: its init has been ended from outside; it can run nothing more.") from error
+            raise LabError(f"{host.subject}: cannot run anything: its init was ended from outside.") from error
         raise KernelError(host.subject, "enter its PID namespace", error.errno or 0) from error
+
+    def child() -> None:
+        with kernel_errors(host.subject, "enter its namespaces"):
+            _enter_groups(host)
+            syscalls.setns(pidfd, INSIDE)
+        body()
+
     try:
-        return processes.fork_closed(lambda: _inside(host, pidfd, body))
+        return processes.fork_closed(child)
     except OSError as error:
         hint = "Its init has ended." if error.errno == errno.ENOMEM else ""
         raise KernelError(host.subject, "start a process", error.errno or 0, hint=hint) from error
     finally:
-        syscalls.setns(surroundings.own_pid_namespace, syscalls.CLONE_NEWPID)
+        syscalls.setns(context.own_pid_namespace, syscalls.CLONE_NEWPID)
 
 
-def environment_on(host: Host, surroundings: Surroundings, given: Pairs) -> dict[str, str]:
-    """The environment of a program on the host: the owner's, the node's, then what the program was given."""
+def environment_on(host: Host, context: LabContext, given: Pairs) -> dict[str, str]:
+    """Return the environment of a program on the host: the owner's, over it the node's, over it the program's own."""
     environment = {
         name: value
-        for name, value in surroundings.environment.items()
-        if name not in _PLACES or not surroundings.view.hides(value)
+        for name, value in context.environment.items()
+        if name not in _DIRECTORY_VARIABLES or not context.view.hides(value)
     }
-    environment |= {"LABCTL_NODE": host.name, "LABCTL_LAB": surroundings.lab}
+    environment |= {"LABCTL_NODE": host.name, "LABCTL_LAB": context.lab}
     environment |= dict(host.node.environment)
     environment |= dict(given)
     environment["PATH"] = f"{SHARED_PROGRAMS}:{environment.get('PATH', os.defpath)}"
     return environment
 
 
-_PLACES = ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")  # dropped where the directory is not to be seen
+def hosts_file(names: Iterable[tuple[str, str]]) -> str:
+    """Return an /etc/hosts with these (address, names)."""
+    return "".join(f"{address}\t{name}\n" for address, name in names)
 
 
-def report_failure(writing: int, error: LabError | MachineError) -> None:
-    """In a child: tell the keeper, for which `failure_of` reads it."""
+def report_error(writing: int, error: LabError | MachineError) -> None:
+    """Send the error from a child to the keeper, which decodes it with `reported_error`."""
     os.write(writing, encode(Failed.of(error)))
 
 
-def failure_of(report: bytes, otherwise: str) -> LabctlError:
-    """The error that a child's report is; `otherwise` when the child ended without a word."""
-    failed: Failed = decode(report, Failed) if report else Failed.of(LabError(otherwise))
-    return failed.error()
-
-
-def _end(init: Init) -> None:
-    try:
-        signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
-    finally:
-        os.close(init.pidfd)
-        os.waitpid(init.pid, 0)
-
-
-def _inside(host: Host, init_pidfd: int, body: Callable[[], None]) -> None:
-    try:
-        _enter_groups(host)
-        syscalls.setns(init_pidfd, INSIDE)
-    except OSError as error:
-        raise KernelError(host.subject, "enter its namespaces", error.errno or 0) from error
-    body()
+def reported_error(report: bytes, otherwise: str) -> LabctlError:
+    """Return the error in a child's report; LabError(otherwise) when the child reported nothing."""
+    return (decode(report, Failed) if report else Failed.of(LabError(otherwise))).error()
 
 
 def _enter_groups(host: Host) -> None:
@@ -184,25 +176,25 @@ def _enter_groups(host: Host) -> None:
         enter(host.groups)
 
 
-def _init(host: Host, surroundings: Surroundings, writing: int) -> None:
+def _init(host: Host, context: LabContext, writing: int) -> None:
     try:
-        os.umask(0o022)  # what it makes is for all users of the lab; programs have the owner's umask
+        os.umask(0o022)  # its files are for all users of the lab; programs have the owner's umask
         processes.default_signals()
         processes.die_with_parent()
         _enter_groups(host)
-        _build(host, surroundings)
+        _make_namespaces(host, context)
     except (LabError, MachineError) as error:
-        report_failure(writing, error)
+        report_error(writing, error)
         raise
     except OSError as error:
-        report_failure(writing, LabError(f"{host.subject}: {describe_errno(error.errno or 0)} ({error})"))
+        report_error(writing, LabError(f"{host.subject}: {describe_errno(error.errno or 0)} ({error})"))
         raise
     syscalls.set_process_name("labctl-init")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are reaped by the kernel
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps orphans
     null = os.open("/dev/null", os.O_RDWR)
     for standard in range(processes.FIRST_FREE_DESCRIPTOR):
         os.dup2(null, standard)
-    os.write(writing, b"%s %d" % (READY, processes.own_pid(surroundings.machine_proc)))
+    os.write(writing, b"%s %d" % (READY, processes.own_pid(context.machine_proc)))
     processes.keep_only(0, 1, 2)
     while True:
         signal.pause()
@@ -214,27 +206,22 @@ def _limit_hint(error: OSError) -> str:
     return "A limit on namespaces is reached: see `sysctl -a --pattern 'user.max_(pid|mnt|uts|ipc)_namespaces'`."
 
 
-def _build(host: Host, surroundings: Surroundings) -> None:
+def _make_namespaces(host: Host, context: LabContext) -> None:
     try:
         syscalls.setns(host.network, syscalls.CLONE_NEWNET)
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
         syscalls.sethostname(os.fsencode(host.name)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
     except OSError as error:
         raise KernelError(host.subject, "make its namespaces", error.errno or 0, hint=_limit_hint(error)) from error
-    mounts.make_root(surroundings.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
-    run_directories.make(surroundings.run_directories.get())
+    mounts.make_root(context.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
+    make_run_directories(context.run_directories.get())
     tree = host.node.tree
-    resolvers = RESOLVERS if surroundings.resolvers is None else surroundings.resolvers
     if not tree.places(RESOLV_CONF) and not mounts.is_replaceable(RESOLV_CONF):
-        tree = replace(tree, files=(*tree.files, PlacedFile(RESOLV_CONF, resolvers)))
+        tree = replace(tree, files=(*tree.files, PlacedFile(RESOLV_CONF, context.resolv_conf)))
     if tree:
-        own_places = [place for place, _ in surroundings.view.places]
-        furnish(tree, own_places, STORE, host.subject, rootless=surroundings.rootless)
-    if not tree.places(HOSTS):
-        lines = "".join(f"{address}\t{name}\n" for address, name in (*LOCAL_NAMES, *host.node.names))
-        if not mounts.replace_file(HOSTS, lines, STORE, host.subject):
-            raise LabError(
-                f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts"
-            )
+        private = [place for place, _ in context.view.places]
+        build_tree(tree, private, STORE, host.subject, rootless=context.rootless)
+    if not tree.places(HOSTS) and not mounts.replace_file(HOSTS, hosts_file(host.node.names), STORE, host.subject):
+        raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")
     if not tree.places(RESOLV_CONF):
-        mounts.replace_file(RESOLV_CONF, resolvers, STORE, host.subject)
+        mounts.replace_file(RESOLV_CONF, context.resolv_conf, STORE, host.subject)

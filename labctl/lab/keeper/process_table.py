@@ -1,12 +1,10 @@
-"""The keeper's book of a lab's programs: which run for which client, and which are detached: with a log, started again.
+"""The process table of a lab's keeper: programs of its clients, and detached programs with logs and restarts.
 
-It forks nothing itself but by the functions that it is given, and never waits.
+The table never waits. Its functions fork nothing but log writers and, through `spawn`, programs.
 
-A detached process's log: a process of its own copies from two pipes to a file of two halves, the older dropped.
-
-The keeper is not in the data's way, and holds none of it: the kernel moves pages from pipe to file (splice(2)). Both
-streams go into one file, in the order in which they arrive; beside it, NAME.streams tells which is which: a `SWITCH`
-for each place of the newer half where the stream changes, written before the data that it is about.
+A log writer is a process that copies from two pipes to a file of two halves, the older of which is dropped. The kernel
+moves pages from pipe to file (splice(2)). Both streams go into one file, in the order in which they arrive; beside it,
+NAME.streams holds a `SWITCH` for each offset of the newer half where the stream changes, written before that data.
 """
 
 from __future__ import annotations
@@ -19,17 +17,18 @@ import signal
 import time
 from collections.abc import Callable
 
-from labctl.errors import InputError, LabctlError, LabError, describe_errno
+from labctl.errors import InputError, LabctlError, LabError, kernel_errors
 from labctl.kernel import processes, syscalls
 from labctl.lab.client.state_dir import DIRECTORY_FLAGS
 from labctl.lab.keeper.clients import Client, Timer, Timers
-from labctl.lab.keeper.node_init import Host, Surroundings
+from labctl.lab.keeper.node_init import Host, LabContext
 from labctl.lab.keeper.spawn import Started, forward_terminal, start_program
-from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessInfo, ProcessNews, ProcessState, Restart, Spawn, StartProcess
+from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessInfo, ProcessState, ProcessUpdate, Spawn, StartProcess
 from labctl.names import node_name_problem
 from labctl.structs import Struct, field, replace
+from labctl.topology.model import Restart
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 CANNOT_WRITE = (
     errno.ENOSPC,
@@ -44,18 +43,18 @@ CANNOT_WRITE = (
 
 
 class LogWriter(Struct):
-    """The keeper's side: the pipes that the process writes to, and who reads them. `close` lets the writer finish."""
+    """The keeper's side of a log writer: its pipes and its pid. The writer ends after `close`."""
 
-    directory: int  # of the logs of one node; owned
+    directory: int  # of the node's logs; owned
     name: str
     reading: tuple[int, ...] = ()  # of stdout and stderr
     writing: tuple[int, ...] = ()
     pid: int = -1
 
     def start(self) -> None:
-        """Make the pipes, if there are none, and the process that empties them. OSError."""
+        """Make the pipes, unless they exist, and the process that empties them. OSError."""
         if not self.reading:
-            for file in (f"{self.name}.log", f"{self.name}.streams"):  # there from the start
+            for file in (f"{self.name}.log", f"{self.name}.streams"):  # both exist from the start
                 os.close(os.open(file, FILE_FLAGS, 0o600, dir_fd=self.directory))
             pipes = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
             self.reading, self.writing = tuple(pipe[0] for pipe in pipes), tuple(pipe[1] for pipe in pipes)
@@ -70,7 +69,7 @@ class LogWriter(Struct):
         self.pid = processes.fork(body)
 
     def close(self) -> None:
-        """Nobody of ours writes any more: the writer ends when nobody else does."""
+        """Close the pipes: the writer ends when no process of the program has them open."""
         for descriptor in (*self.reading, *self.writing, *([self.directory] if self.directory != -1 else [])):
             os.close(descriptor)
         self.reading = self.writing = ()
@@ -101,17 +100,17 @@ class _Log(Struct):
     stream: int = -1  # of what was written last
 
     def take(self, pipe: int, stream: int) -> bool:
-        """Move what is in the pipe; False when nobody will write to it any more."""
+        """Move the content of the pipe; False at its end."""
         try:
             self._open()
             if stream != self.stream:
                 os.write(self.streams, SWITCH.pack(self.offset, stream))
                 self.stream = stream
-            moved = os.splice(pipe, self.file, min(CHUNK, HALF_BYTES - self.offset), offset_dst=self.offset)
+            moved = os.splice(pipe, self.file, min(CHUNK_BYTES, HALF_BYTES - self.offset), offset_dst=self.offset)
         except OSError as error:
             if error.errno not in CANNOT_WRITE:
                 raise
-            return bool(os.read(pipe, CHUNK))  # the process goes on, though its output is lost
+            return bool(os.read(pipe, CHUNK_BYTES))  # the program continues, though its output is lost
         self.offset += moved
         return bool(moved)
 
@@ -132,7 +131,7 @@ class _Log(Struct):
         self.offset = os.fstat(self.file).st_size
 
     def _begin_half(self) -> None:
-        """A new file in the full one's place, without a moment in which there is none."""
+        """Replace the full file by a new one; a file of that name exists at any moment."""
         log = f"{self.name}.log"
         new = os.open(f"{log}.new", FILE_FLAGS | os.O_TRUNC, 0o600, dir_fd=self.directory)
         streams = -1
@@ -144,7 +143,7 @@ class _Log(Struct):
             try:
                 os.link(log, full, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             except PermissionError:
-                full = log  # a file system without hard links: then there is such a moment
+                full = log  # a file system without hard links: the name is missing for a moment
             for old, name in ((full, f"{log}.1"), (f"{log}.new", log)):
                 os.rename(old, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         except OSError:
@@ -157,105 +156,100 @@ class _Log(Struct):
         self.file, self.streams, self.offset, self.stream = new, streams, 0, -1
 
     def _new_streams(self) -> int:
-        """An empty file of switches; who follows the full half still has the old one open."""
+        """Make an empty file of switches; readers of the full half still have the old one open."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.name}.streams", dir_fd=self.directory)
         return os.open(f"{self.name}.streams", FILE_FLAGS | os.O_APPEND, 0o600, dir_fd=self.directory)
 
 
-HANG_UP_S = 1.0  # from SIGHUP to SIGKILL for the programs of a client that has gone
+HANG_UP_S = 1.0  # from SIGHUP to SIGKILL for the programs of a client that disconnected
 STOP_S = 2.0  # from SIGTERM to SIGKILL
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 WRITER_PAUSE_S = 0.1  # before a log's writer that was killed is replaced
 REMEMBERED = 200  # detached processes that have ended, with their logs
 
-LAST_WORDS_S = 1.0  # how long somebody who reads the log of a program that has ended waits for its writer's end
+WRITER_TIMEOUT_S = 1.0  # for the log writer of a program that has ended
 
-Told = Callable[[ProcessInfo], None]
-LogTold = Callable[[list[int]], None]
+OnEnd = Callable[[ProcessInfo], None]
+OnLogOpened = Callable[[list[int]], None]
 
 
-class Attached(Struct):
+class AttachedProgram(Struct):
     """A program that goes with its client."""
 
     client: Client
     info: ProcessInfo
 
 
-class Detached(Struct):
+class DetachedProgram(Struct):
     """A program that outlives its client."""
 
     host: Host
     request: StartProcess
     log: LogWriter
     info: ProcessInfo
-    process: int = 0  # its number in the keeper's PID namespace, 0 when it does not run
-    since: float = 0.0  # CLOCK_MONOTONIC of its last start
+    process: int = 0  # its pid in the keeper's PID namespace, 0 when it does not run
+    started: float = 0.0  # CLOCK_MONOTONIC of its last start
     pause_s: float = FIRST_PAUSE_S
     timer: Timer | None = None
     leaves: bool = False  # its node has left the lab
-    waiting: list[Told] = field(default_factory=list)  # who wants to know that it has ended
-    watchers: list[int] = field(default_factory=list)  # writing ends of pipes (non-blocking) for its news
+    on_end: list[OnEnd] = field(default_factory=list)
+    watchers: list[int] = field(default_factory=list)  # writing ends of pipes (non-blocking) for its updates
 
-    def become(self, info: ProcessInfo) -> None:
-        """Something about it has changed, which its watchers hear."""
+    def update(self, info: ProcessInfo) -> None:
+        """Set the info and send it to the watchers."""
         self.info = info
-        self.tell_watchers(is_log_complete=False)
+        self.notify()
 
-    def tell_watchers(self, *, is_log_complete: bool) -> None:
-        """News for each; a pipe whose reader has gone, or has not read for 4,000 changes, is closed."""
-        news = ProcessNews.of(self.info, is_log_complete=is_log_complete).pack()
+    def notify(self, *, is_log_complete: bool = False) -> None:
+        """Send an update to the watchers; close a pipe whose reader is closed, or has not read for 4,000 updates."""
+        info = self.info
+        update = ProcessUpdate(info.state, info.pid, info.restarts, info.returncode, is_log_complete).pack()
         for pipe in list(self.watchers):
             try:
-                os.write(pipe, news)
+                os.write(pipe, update)
             except OSError:
                 self.watchers.remove(pipe)
                 os.close(pipe)
 
-    def forget_watchers(self) -> None:
-        """There will be no more news."""
+    def cancel_timer(self) -> None:
+        """Cancel its restart or its SIGKILL. Idempotent."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def close_watchers(self) -> None:
+        """Close the pipes: no more updates will come."""
         watchers, self.watchers = self.watchers, []
         for pipe in watchers:
             os.close(pipe)
 
 
-class _Reader(Struct):
-    """Somebody who wants a log that is still being written."""
+class ProcessTable:
+    """The programs of a lab; `logs` is a descriptor of the directory of their logs."""
 
-    then: Callable[[], None]
-    is_told: bool = False
-
-    def tell(self) -> None:
-        if not self.is_told:
-            self.is_told = True
-            self.then()
-
-
-class Roster:
-    """The programs of a lab. `logs` is the directory of their logs."""
-
-    def __init__(self, surroundings: Surroundings, timers: Timers, logs: int) -> None:
-        self._surroundings = surroundings
+    def __init__(self, context: LabContext, timers: Timers, logs: int) -> None:
+        self._context = context
         self._timers = timers
         self._logs = logs
-        self._attached: dict[int, Attached] = {}
-        self._detached: dict[tuple[str, str], Detached] = {}
+        self._attached: dict[int, AttachedProgram] = {}
+        self._detached: dict[tuple[str, str], DetachedProgram] = {}
         self._writers: dict[int, LogWriter] = {}
-        self._readers: dict[int, list[_Reader]] = {}  # by the writer that they wait for
+        self._readers: dict[int, list[Timer]] = {}  # by the log writer that they wait for
 
     def infos(self) -> list[ProcessInfo]:
-        """All of them, detached ones first."""
+        """Return all programs, detached ones first."""
         return [*(each.info for each in self._detached.values()), *(each.info for each in self._attached.values())]
 
     def attach(self, client: Client, host: Host, argv: tuple[str, ...], started: Started) -> None:
-        """A program that was started for a client."""
+        """Add a program that was started for a client."""
         info = ProcessInfo(
             host.name, "", started.pid_on_host, argv, time.time(), ProcessState.RUNNING, machine_pid=started.machine_pid
         )
-        self._attached[started.pid] = Attached(client, info)
+        self._attached[started.pid] = AttachedProgram(client, info)
 
-    def abandon(self, client: Client) -> None:
-        """A client has gone, and its programs are to go, too."""
+    def on_disconnect(self, client: Client) -> None:
+        """End the programs of a client that disconnected."""
         for pid, each in list(self._attached.items()):
             if each.client is client:
                 _signal(pid, signal.SIGHUP, signal.SIGCONT)
@@ -268,7 +262,7 @@ class Roster:
         if (before := self._detached.get(key)) is not None:
             self._forget(key, before)
         log = LogWriter(self._directory(host.name), name)
-        detached = Detached(host, request, log, _about_to_start(host, name, request))
+        detached = DetachedProgram(host, request, log, _about_to_start(host, name, request))
         try:
             self._start_writer(log)
             self._run(detached)
@@ -279,16 +273,16 @@ class Roster:
         self._forget_oldest()
         return detached.info
 
-    def stop(self, host: Host, name: str, told: Told, number: int = signal.SIGTERM) -> None:
-        """End a detached program by this signal; `told` hears of it when it has ended."""
+    def stop(self, host: Host, name: str, on_end: OnEnd, number: int = signal.SIGTERM) -> None:
+        """End a detached program by this signal, and call `on_end` when it has ended."""
         detached = self._named(host, name)
         if not detached.process:
             self._has_ended(detached)
-            told(detached.info)
+            on_end(detached.info)
             return
-        detached.waiting.append(told)
+        detached.on_end.append(on_end)
         if detached.info.state is not ProcessState.STOPPING:
-            detached.become(replace(detached.info, state=ProcessState.STOPPING))
+            detached.update(replace(detached.info, state=ProcessState.STOPPING))
             _signal(detached.process, number, signal.SIGCONT)
             process = detached.process
             detached.timer = self._timers.after(STOP_S, lambda: self._kill_detached(detached, process))
@@ -304,15 +298,15 @@ class Roster:
             os.kill(detached.process, number)
         return True
 
-    def watch(self, host: Host, name: str, *, news: bool) -> list[int]:
-        """Descriptors of its log's newer half and of the streams of that, before them a pipe with its news if wanted.
+    def watch(self, host: Host, name: str, *, updates: bool) -> list[int]:
+        """Open the newer half of the program's log and its streams, before them, if `updates`, a pipe of updates.
 
-        They are the caller's to close.
+        The caller owns the descriptors.
         """
         detached = self._named(host, name)
         opened: list[int] = []
         try:
-            if news:
+            if updates:
                 reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 opened.append(reading)
                 detached.watchers.append(writing)
@@ -322,96 +316,88 @@ class Roster:
             for descriptor in opened:
                 os.close(descriptor)
             raise
-        if news and detached.info.state is ProcessState.ENDED:
-            self._tell_end(detached)
-        elif news:
-            detached.tell_watchers(is_log_complete=False)
+        if updates and detached.info.state is ProcessState.ENDED:
+            self._notify_end(detached)
+        elif updates:
+            detached.notify()
         return opened
 
-    def _named(self, host: Host, name: str) -> Detached:
+    def _named(self, host: Host, name: str) -> DetachedProgram:
         detached = self._detached.get((host.name, name))
         if detached is None:
             names = ", ".join(key[1] for key in self._detached if key[0] == host.name) or "none"
-            raise InputError(f"{host.subject}: no process {name} was started there. Those that were: {names}.")
+            raise InputError(f"{host.subject}: cannot find a process {name}. Processes started there: {names}.")
         return detached
 
-    def _tell_end(self, detached: Detached) -> None:
-        """Its watchers hear at once that it has ended, and again when its log is complete."""
-        detached.tell_watchers(is_log_complete=False)
+    def _notify_end(self, detached: DetachedProgram) -> None:
+        """Notify the watchers at once that it has ended, and again when its log is complete."""
+        detached.notify()
 
         def complete() -> None:
             if detached.info.state is ProcessState.ENDED:
-                detached.tell_watchers(is_log_complete=True)
-                detached.forget_watchers()
+                detached.notify(is_log_complete=True)
+                detached.close_watchers()
 
         self._when_written(detached, complete)
 
-    def end(self, key: tuple[str, str], told: Told) -> bool:
-        """End a detached program if it runs; False when it does not, and `told` will not hear of it."""
+    def end(self, key: tuple[str, str], on_end: OnEnd) -> bool:
+        """End a detached program if it runs; returns False, and never calls `on_end`, when it does not."""
         detached = self._detached.get(key)
         if detached is None or detached.info.state is ProcessState.ENDED:
             return False
         if detached.leaves:
-            detached.waiting.append(told)
+            detached.on_end.append(on_end)
         else:
-            self.stop(detached.host, key[1], told)
+            self.stop(detached.host, key[1], on_end)
         return True
 
     def running_on(self, node: str) -> list[tuple[str, str]]:
-        """The detached programs of a node that have not ended."""
+        """Return the detached programs of a node that run."""
         return [key for key, each in self._detached.items() if key[0] == node and self.request_of(key) is not None]
 
     def request_of(self, key: tuple[str, str]) -> StartProcess | None:
-        """What a detached program was started with; None when it has ended, or was never started."""
+        """Return the request that started a detached program; None unless it runs."""
         detached = self._detached.get(key)
         if detached is None or detached.info.state in (ProcessState.ENDED, ProcessState.STOPPING):
             return None
         return detached.request
 
-    def open_log(self, node: str, name: str, told: LogTold) -> None:
-        """Hand `told` descriptors of the halves of a detached program's log that are there, the older first.
+    def open_log(self, node: str, name: str, on_opened: OnLogOpened) -> None:
+        """Call `on_opened` with descriptors of the existing halves of a program's log, the older first; it owns them.
 
-        Of a program that has ended, once its last words are written down: that is its writer's end, or LAST_WORDS_S
-        later where something that it left behind still has its output. What `told` gets is its to close.
+        For a program that has ended, that is when its log writer has ended, or WRITER_TIMEOUT_S later where a process
+        that it left behind still has its output open.
         """
         detached = self._detached.get((node, name))
         if detached is None:
-            raise InputError(f"node {node}: no process {name} was started there.")
+            raise InputError(f"node {node}: cannot find a process {name}.")
 
-        def tell() -> None:
-            try:
-                opened = self._opened_log(node, name)
-            except OSError:  # EMFILE: an empty answer here is better than the end of the lab
-                opened = []
-            told(opened)
+        def open_halves() -> None:
+            opened: list[int] = []
+            for file in (f"{node}/{name}.log.1", f"{node}/{name}.log"):
+                with contextlib.suppress(OSError):  # a missing half; or EMFILE: an empty answer beats the lab's end
+                    opened.append(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._logs))
+            on_opened(opened)
 
-        self._when_written(detached, tell)
+        self._when_written(detached, open_halves)
 
-    def _when_written(self, detached: Detached, then: Callable[[], None]) -> None:
-        """Call it now, but for a program that has ended once its log's writer has, or LAST_WORDS_S later."""
+    def _when_written(self, detached: DetachedProgram, then: Callable[[], None]) -> None:
+        """Call `then` now; for a program that has ended, when its log writer has, or WRITER_TIMEOUT_S later."""
         if detached.process or detached.log.pid not in self._writers:
             then()
             return
-        reader = _Reader(then)
-        self._readers.setdefault(detached.log.pid, []).append(reader)
-        self._timers.after(LAST_WORDS_S, reader.tell)
-
-    def _opened_log(self, node: str, name: str) -> list[int]:
-        opened: list[int] = []
-        for file in (f"{node}/{name}.log.1", f"{node}/{name}.log"):
-            with contextlib.suppress(FileNotFoundError):
-                opened.append(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._logs))
-        return opened
+        timer = self._timers.after(WRITER_TIMEOUT_S, then)
+        self._readers.setdefault(detached.log.pid, []).append(timer)
 
     def ended(self, pid: int, code: int) -> bool:
-        """A child of the keeper has ended; whether it was one of these."""
+        """Record the end of a child of the keeper; returns whether it was in this table."""
         if self._attached.pop(pid, None) is not None:
             return True
         writer = self._writers.pop(pid, None)
         if writer is not None:
             writer.pid = -1
-            for reader in self._readers.pop(pid, ()):
-                reader.tell()
+            for timer in self._readers.pop(pid, ()):
+                timer.run_now()
             self._timers.after(WRITER_PAUSE_S, lambda: self._replace_writer(writer))
             return True
         for detached in self._detached.values():
@@ -422,48 +408,46 @@ class Roster:
         return False
 
     def forget_node(self, node: str) -> None:
-        """The node is gone from the lab, and every program on it."""
+        """Forget the programs of a node that has left the lab."""
         for key, detached in list(self._detached.items()):
             if key[0] == node:
                 detached.leaves = True
                 if not detached.process:
                     self._has_ended(detached)
 
-    def _after_end(self, detached: Detached, pid: int, code: int) -> None:
-        if detached.timer is not None:
-            detached.timer.cancel()
-            detached.timer = None
+    def _after_end(self, detached: DetachedProgram, pid: int, code: int) -> None:
+        detached.cancel_timer()
         stopped = detached.info.state is ProcessState.STOPPING
         detached.info = replace(detached.info, returncode=code, pid=0, machine_pid=0)
         restart = detached.request.restart
         again = restart is Restart.ALWAYS or (restart is Restart.ON_FAILURE and code != 0)
-        if stopped or not again or detached.leaves or detached.host.ended is not None:
+        if stopped or not again or detached.leaves or detached.host.exit_code is not None:
             if stopped:
-                _signal(pid, signal.SIGKILL)  # what is left of its process group
+                _signal(pid, signal.SIGKILL)  # the rest of its process group
             self._has_ended(detached)
             return
-        if time.monotonic() - detached.since > LONGEST_PAUSE_S:
+        if time.monotonic() - detached.started > LONGEST_PAUSE_S:
             detached.pause_s = FIRST_PAUSE_S
         self._try_later(detached)
 
-    def _try_later(self, detached: Detached) -> None:
-        detached.become(replace(detached.info, state=ProcessState.WAITING))
+    def _try_later(self, detached: DetachedProgram) -> None:
+        detached.update(replace(detached.info, state=ProcessState.WAITING))
         detached.timer = self._timers.after(detached.pause_s, lambda: self._run_again(detached))
         detached.pause_s = min(detached.pause_s * 2, LONGEST_PAUSE_S)
 
-    def _run_again(self, detached: Detached) -> None:
+    def _run_again(self, detached: DetachedProgram) -> None:
         detached.timer = None
         detached.info = replace(detached.info, restarts=detached.info.restarts + 1)
         try:
             self._run(detached)
         except (LabctlError, OSError) as error:
             detached.info = replace(detached.info, problem=str(error))
-            if detached.host.ended is not None:
+            if detached.host.exit_code is not None:
                 self._has_ended(detached)
             else:
                 self._try_later(detached)
 
-    def _run(self, detached: Detached) -> None:
+    def _run(self, detached: DetachedProgram) -> None:
         request, log = detached.request, detached.log
         spawn = Spawn(
             request.node,
@@ -474,12 +458,13 @@ class Roster:
             user=request.user,
             terminal=request.terminal,
             is_terminal_plain=request.terminal is not None,
+            is_cwd_optional=request.is_cwd_optional,
         )
-        started = start_program(detached.host, self._surroundings, spawn, () if request.terminal else log.writing)
-        detached.process, detached.since = started.pid, time.monotonic()
+        started = start_program(detached.host, self._context, spawn, () if request.terminal else log.writing)
+        detached.process, detached.started = started.pid, time.monotonic()
         if started.terminal is not None:
             forward_terminal(started.terminal, log.writing[0])
-        detached.become(
+        detached.update(
             replace(
                 detached.info,
                 pid=started.pid_on_host,
@@ -490,26 +475,23 @@ class Roster:
             )
         )
 
-    def _has_ended(self, detached: Detached) -> None:
-        if detached.timer is not None:
-            detached.timer.cancel()
-            detached.timer = None
+    def _has_ended(self, detached: DetachedProgram) -> None:
+        detached.cancel_timer()
         detached.info = replace(detached.info, state=ProcessState.ENDED, pid=0, machine_pid=0)
         detached.log.close()
-        self._tell_end(detached)
-        waiting, detached.waiting = detached.waiting, []
-        if detached.leaves:  # before anybody is told, who may start another one of that name
+        self._notify_end(detached)
+        callbacks, detached.on_end = detached.on_end, []
+        if detached.leaves:  # before the callbacks, which may start another program of that name
             self._forget((detached.host.name, detached.info.name), detached)
-        for told in waiting:
-            told(detached.info)
+        for on_end in callbacks:
+            on_end(detached.info)
 
-    def _kill_attached(self, pid: int, attached: Attached) -> None:
-        # The number of a process that has been reaped may be that of a later one; that of its group is not given away
-        # as long as there is a process in it.
+    def _kill_attached(self, pid: int, attached: AttachedProgram) -> None:
+        # The pid of a process that was reaped may be reused; that of its group is not as long as a process is in it.
         if self._attached.get(pid, attached) is attached and not self._is_detached(pid):
             _signal(pid, signal.SIGKILL)
 
-    def _kill_detached(self, detached: Detached, process: int) -> None:
+    def _kill_detached(self, detached: DetachedProgram, process: int) -> None:
         if detached.process == process:
             _signal(process, signal.SIGKILL)
 
@@ -519,12 +501,12 @@ class Roster:
     def _free_name(self, host: Host, request: StartProcess) -> str:
         if request.name:
             if problem := node_name_problem(request.name):
-                raise InputError(f"The name `{request.name}` of a process {problem}.")
-            there = self._detached.get((host.name, request.name))
-            if there is not None and there.info.state is not ProcessState.ENDED:
+                raise InputError(f"{host.subject}: the name `{request.name}` of a process {problem}.")
+            other = self._detached.get((host.name, request.name))
+            if other is not None and other.info.state is not ProcessState.ENDED:
                 raise InputError(
-                    f"{host.subject}: a process {request.name} is there already ({' '.join(there.info.argv)}). "
-                    f"Stop it first, or choose another name."
+                    f"{host.subject}: cannot start {request.name}: a process of that name runs already "
+                    f"({' '.join(other.info.argv)}). Stop it first, or choose another name."
                 )
             return request.name
         base = os.path.basename(request.argv[0])
@@ -535,35 +517,31 @@ class Roster:
         return name
 
     def _start_writer(self, log: LogWriter) -> None:
-        try:
+        with kernel_errors(f"log {log.name}", "start its writer"):
             log.start()
-        except OSError as error:
-            raise LabError(f"log {log.name}: cannot start its writer: {describe_errno(error.errno or 0)}.") from error
         self._writers[log.pid] = log
 
     def _replace_writer(self, log: LogWriter) -> None:
-        """The writer was killed, and its process still runs."""
+        """Start another log writer if one was killed while its program runs."""
         if not log.reading or log.pid != -1:
             return
         try:
             self._start_writer(log)
-        except LabError:  # the machine is short of processes; the program waits meanwhile
+        except LabError:  # out of processes; the program waits when its pipe is full
             self._timers.after(LONGEST_PAUSE_S, lambda: self._replace_writer(log))
 
     def _directory(self, node: str) -> int:
-        try:
+        hint = "Is the disk that holds the state directory full or read-only?"
+        with kernel_errors(f"logs of {node}", "make a directory for them", hint=hint):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(node, 0o700, dir_fd=self._logs)
             return os.open(node, DIRECTORY_FLAGS, dir_fd=self._logs)
-        except OSError as error:
-            hint = "Is the disk that holds the state directory full or read-only?"
-            raise LabError(f"logs of {node}: cannot make them: {describe_errno(error.errno or 0)}. {hint}") from error
 
-    def _forget(self, key: tuple[str, str], detached: Detached) -> None:
+    def _forget(self, key: tuple[str, str], detached: DetachedProgram) -> None:
         del self._detached[key]
-        detached.forget_watchers()
+        detached.close_watchers()
         node, name = key
-        if detached.log.pid in self._writers:  # something that has left its process group still writes to the log
+        if detached.log.pid in self._writers:  # a process outside its process group still writes to the log
             os.kill(detached.log.pid, signal.SIGKILL)
         for file in (f"{node}/{name}.log", f"{node}/{name}.log.1", f"{node}/{name}.streams"):
             with contextlib.suppress(OSError):

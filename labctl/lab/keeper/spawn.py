@@ -1,4 +1,4 @@
-"""What a process forked on a host does before it is a program, a caller or an opened file."""
+"""Processes that the keeper forks on a host: programs, callers, and short tasks that open a file or bind a socket."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from array import array
 from collections.abc import Callable
 from functools import partial
 
-from labctl.errors import KernelError, LabError, LabImpossible
+from labctl.errors import KernelError, LabError, LabImpossible, kernel_errors
 from labctl.kernel import processes, syscalls
 from labctl.kernel.processes import is_stopped
 from labctl.lab.keeper.node_init import (
     SHARED_DIRECTORY,
     START_TIMEOUT_S,
     Host,
-    Surroundings,
+    LabContext,
     environment_on,
-    failure_of,
-    fork_inside,
-    report_failure,
+    fork_on_host,
+    report_error,
+    reported_error,
 )
 from labctl.lab.protocol import BindSocket, Identity, OpenFile, Spawn
 from labctl.structs import Struct, replace
 
-PIDS = struct.Struct("=ii")  # on its host, and as the machine sees it
+PIDS = struct.Struct("=ii")  # on its host, and in the machine's PID namespace
 TASK_TIMEOUT_S = 2.0  # for what may block: opening a FIFO
 COPY_BYTES = 1 << 16
 IUTF8 = 0o40000  # asm-generic/termbits.h: the erase key takes a whole character
@@ -47,10 +47,10 @@ class Started(Struct, frozen=True):
     terminal: int | None = None  # the master of its terminal; the receiver owns it
 
 
-def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio: tuple[int, ...]) -> Started:
-    """Start a program. KernelError when it cannot run, LabError when it cannot be that user."""
-    user = None if request.user is None else _mapped(host, surroundings, request.argv[0], request.user)
-    environment = environment_on(host, surroundings, request.environment)
+def start_program(host: Host, context: LabContext, request: Spawn, stdio: tuple[int, ...]) -> Started:
+    """Start a program. KernelError when the kernel refuses, LabImpossible when the lab lacks that user."""
+    user = None if request.user is None else _checked_identity(host, context, request.argv[0], request.user)
+    environment = environment_on(host, context, request.environment)
     if request.is_terminal_plain and "TERM" not in dict((*host.node.environment, *request.environment)):
         environment["TERM"] = "dumb"
     ends = socket.socketpair() if request.terminal else None
@@ -65,103 +65,101 @@ def start_program(host: Host, surroundings: Surroundings, request: Spawn, stdio:
             _connect_terminal(host, request.terminal, owner, ends[1], plain=request.is_terminal_plain)
             if request.stdio[0]:
                 os.dup2(stdio[0], 0)
-        _let_go(writing)
-        processes.set_descriptor_limit(surroundings.descriptor_limit)
-        _enter_directory(host, surroundings, request.cwd)  # as sudo(8): the user may lack the right to enter it
+        _become_program_of_host(writing)
+        processes.set_descriptor_limit(context.descriptor_limit)
+        _enter_directory(host, context, request.cwd, required=not request.is_cwd_optional)  # before the user changes
         if user is not None:
             processes.become(*user)
         processes.execute(host.subject, request.argv, environment)
 
     what = f"{host.subject}: {request.argv[0]}"
     if ends is None:
-        return _start(host, surroundings, body, what)
+        return _start_process(host, context, body, what)
     with ends[0], ends[1]:
-        started = _start(host, surroundings, body, what)
+        started = _start_process(host, context, body, what)
         _, (terminal,), _, _ = socket.recv_fds(ends[0], 16, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
         return replace(started, terminal=terminal)
 
 
-def _mapped(host: Host, surroundings: Surroundings, program: str, user: Identity) -> Identity:
-    """The identity, as far as the lab's user namespace has it. LabImpossible when it has not that user or group."""
+def _checked_identity(host: Host, context: LabContext, program: str, user: Identity) -> Identity:
+    """Return the identity without unmapped groups. LabImpossible when the lab's user namespace lacks the user."""
     uid, gid, groups = user
-    if uid > surroundings.highest_uid or gid > surroundings.highest_gid:
-        has = (
-            "no user but its owner" if surroundings.highest_uid == 0 else f"users 0 to {surroundings.highest_uid} only"
-        )
+    if uid > context.highest_uid or gid > context.highest_gid:
+        users = "only its owner" if context.highest_uid == 0 else f"only users 0 to {context.highest_uid}"
         raise LabImpossible(
             f"{host.subject}: cannot run {program} as user {uid}, group {gid}: the lab of an ordinary user lives in a "
-            f"user namespace, and this one has {has}. `labctl doctor` shows how to get subordinate ids; or run as root."
+            f"user namespace, and this one has {users}. See `labctl doctor` for subordinate ids; or run as root."
         )
-    return uid, gid, tuple(group for group in groups if group <= surroundings.highest_gid)
+    return uid, gid, tuple(group for group in groups if group <= context.highest_gid)
 
 
-def start_caller(host: Host, surroundings: Surroundings, channel: int) -> Started:
+def start_caller(host: Host, context: LabContext, channel: int) -> Started:
     """Fork a caller that serves `channel`.
 
-    Its descriptors are 0, 1 and 2 (/dev/null) and the channel under a high number; the next one is 3.
+    Its descriptors are 0, 1 and 2 (/dev/null) and the channel at a high number, so that its own calls get 3, 4, ...
     """
     from labctl.lab.agent.server import serve  # imported before the fork
 
-    environment = environment_on(host, surroundings, ())
+    environment = environment_on(host, context, ())
 
     def body(writing: int) -> None:
         processes.default_signals()
         processes.die_with_parent()
         os.setsid()
         _connect_stdio((False, False, False), ())
-        _enter_directory(host, surroundings, None)
+        _enter_directory(host, context, None)
         os.environ.clear()
         os.environ.update(environment)
-        high = min(CALLER_CHANNEL, max(processes.FIRST_FREE_DESCRIPTOR + 1, surroundings.descriptor_limit[0] - 1))
+        high = min(CALLER_CHANNEL, max(processes.FIRST_FREE_DESCRIPTOR + 1, context.descriptor_limit[0] - 1))
         syscalls.set_process_name("labctl-caller")
         os.close(writing)
         if channel != high:
             os.dup2(channel, high, inheritable=False)
-        _let_go(high)
-        processes.set_descriptor_limit(surroundings.descriptor_limit)
+        _become_program_of_host(high)
+        processes.set_descriptor_limit(context.descriptor_limit)
         serve(high)
 
-    return _start(host, surroundings, body, f"{host.subject}: caller")
+    return _start_process(host, context, body, f"{host.subject}: caller")
 
 
 class Task(Struct, frozen=True):
-    """A process of a host that makes a descriptor; owns the socket on which it hands that over, and its pidfd."""
+    """A process of a host that opens a descriptor; owns its pidfd and the socket that receives the descriptor."""
 
     host: Host
-    what: str  # completes `cannot ...`
-    late: str  # the hint when it takes too long
+    attempted: str  # of a KernelError
+    timeout_hint: str
     channel: socket.socket
     pidfd: int
 
     def fileno(self) -> int:
-        """Readable when the process is done; -1 after `descriptor`."""
+        """Return the socket's descriptor, readable when the process is done; -1 after `descriptor`."""
         return self.channel.fileno()
 
     def descriptor(self) -> int:
-        """End this, and the process too if it is not done: its descriptor, which is the caller's. KernelError."""
+        """Return the opened descriptor, which the caller owns, and end the task. KernelError, also when it is late."""
         subject = self.host.subject
         try:
             with self.channel:
                 report, descriptors, _, _ = socket.recv_fds(self.channel, 65536, 1, socket.MSG_CMSG_CLOEXEC)
             if descriptors:
                 return descriptors[0]
-            raise failure_of(report, f"{subject}: the process that was to {self.what} ended before it was done.")
+            raise reported_error(report, f"{subject}: cannot {self.attempted}: the process for it was killed.")
         except BlockingIOError as error:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            raise KernelError(subject, self.what, errno.ETIMEDOUT, hint=self.late) from error
+            raise KernelError(subject, self.attempted, errno.ETIMEDOUT, hint=self.timeout_hint) from error
         finally:
             os.close(self.pidfd)
 
 
-def open_file(host: Host, surroundings: Surroundings, request: OpenFile) -> Task:
+def open_file(host: Host, context: LabContext, request: OpenFile) -> Task:
     """open(2) on the host."""
     hint = "A FIFO without a peer? Try O_NONBLOCK."
     work = partial(os.open, request.path, request.flags | os.O_CLOEXEC, request.mode)
-    return _begin(host, surroundings, f"open {request.path}", work, hint)
+    return _start_task(host, context, f"open {request.path}", work, hint)
 
 
-def bind_socket(host: Host, surroundings: Surroundings, request: BindSocket, sock: int) -> Task:
+def bind_socket(host: Host, context: LabContext, request: BindSocket, sock: int) -> Task:
     """bind(2) of the socket `sock`, which stays the caller's, on the host."""
 
     def bind() -> int:
@@ -171,11 +169,11 @@ def bind_socket(host: Host, surroundings: Surroundings, request: BindSocket, soc
         bound.bind(request.path)
         return bound.detach()
 
-    return _begin(host, surroundings, f"bind a socket to {request.path}", bind)
+    return _start_task(host, context, f"bind a socket to {request.path}", bind)
 
 
-def _begin(host: Host, surroundings: Surroundings, what: str, work: Callable[[], int], late: str = "") -> Task:
-    """Begin `work`, which returns a descriptor, in a process of the host, which the caller reaps."""
+def _start_task(host: Host, context: LabContext, attempted: str, work: Callable[[], int], hint: str = "") -> Task:
+    """Run `work`, which returns a descriptor, in a process of the host, which the caller reaps."""
     mine, theirs = socket.socketpair()
 
     def body() -> None:
@@ -183,37 +181,37 @@ def _begin(host: Host, surroundings: Surroundings, what: str, work: Callable[[],
             descriptor = work()
         except (OSError, ValueError) as error:
             number = error.errno or 0 if isinstance(error, OSError) else errno.EINVAL
-            report_failure(theirs.fileno(), KernelError(host.subject, what, number))
+            report_error(theirs.fileno(), KernelError(host.subject, attempted, number))
             return
         theirs.sendmsg([b"done"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))])
 
     with theirs, contextlib.ExitStack() as stack:
         stack.callback(mine.close)
         mine.setblocking(False)
-        pidfd = os.pidfd_open(fork_inside(host, surroundings, body))
+        pidfd = os.pidfd_open(fork_on_host(host, context, body))
         stack.pop_all()
-        return Task(host, what, late, mine, pidfd)
+        return Task(host, attempted, hint, mine, pidfd)
 
 
-def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], what: str) -> Started:
+def _start_process(host: Host, context: LabContext, body: Callable[[int], None], what: str) -> Started:
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
     def child() -> None:
-        os.write(writing, PIDS.pack(os.getpid(), processes.own_pid(surroundings.machine_proc)))
+        os.write(writing, PIDS.pack(os.getpid(), processes.own_pid(context.machine_proc)))
         try:
             body(writing)
         except LabError as error:
-            report_failure(writing, error)
+            report_error(writing, error)
         except OSError as error:
             attempted = "prepare a process" if not error.filename else f"use {error.filename} in a new process"
             number = error.errno or 0
-            report_failure(writing, KernelError(host.subject, attempted, number, hint=processes.remedy(number)))
-        except Exception:  # noqa: BLE001 - without a word it would pass for a program that has started
-            report_failure(writing, LabError(f"{what}: could not start. This is a bug.\n{traceback.format_exc()}"))
+            report_error(writing, KernelError(host.subject, attempted, number, hint=processes.remedy(number)))
+        except Exception:  # noqa: BLE001 - without a report the keeper takes it for a program that has started
+            report_error(writing, LabError(f"{what}: cannot start it. This is a bug.\n{traceback.format_exc()}"))
 
     try:
         try:
-            pid = fork_inside(host, surroundings, child)
+            pid = fork_on_host(host, context, child)
         finally:
             os.close(writing)
         try:
@@ -226,21 +224,21 @@ def _start(host: Host, surroundings: Surroundings, body: Callable[[int], None], 
         os.close(reading)
     if len(report) != PIDS.size:
         os.waitpid(pid, 0)
-        raise failure_of(report[PIDS.size :], f"{what}: it was killed before it had started.")
+        raise reported_error(report[PIDS.size :], f"{what}: it was killed before it had started.")
     return Started(pid, *PIDS.unpack(report))
 
 
-def _let_go(kept: int) -> None:
-    """Close the keeper's descriptors, but for one; from here on the process is one of its host's like any other."""
+def _become_program_of_host(kept: int) -> None:
+    """Close the keeper's descriptors except `kept`; from here on the process is like any other of its host."""
     processes.keep_only(0, 1, 2, kept)
     processes.open_up()
     processes.be_first_out_of_memory()
 
 
 def forward_terminal(master: int, pipe: int) -> None:
-    """Copy what is written to a terminal into a pipe, in a process of its own; `master` is taken over.
+    """Copy the output of a terminal into a pipe, in a process of its own; takes over `master`.
 
-    It ends when nobody has the terminal open any more, or nobody reads the pipe.
+    The process ends when no process has the terminal open, or none reads the pipe.
     """
 
     def body() -> None:
@@ -267,11 +265,11 @@ def forward_terminal(master: int, pipe: int) -> None:
 def _connect_terminal(
     host: Host, size: tuple[int, int], owner: int | None, channel: socket.socket, *, plain: bool
 ) -> None:
-    """A new terminal of the host's own is this session's, and its three streams; the master goes over `channel`.
+    """Open a terminal of the host for this session and its three streams; send the master over `channel`.
 
-    A plain one leaves line ends as they are written, and echoes nothing.
+    A plain one converts no line ends and echoes nothing.
     """
-    try:
+    with kernel_errors(host.subject, "open a terminal", hint="Does this machine have /dev/ptmx and /dev/pts?"):
         master, terminal = os.openpty()
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         settings = termios.tcgetattr(terminal)
@@ -283,9 +281,6 @@ def _connect_terminal(
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
         if owner is not None:
             os.fchown(terminal, owner, -1)
-    except OSError as error:
-        hint = "Has this machine /dev/ptmx and /dev/pts?"
-        raise KernelError(host.subject, "open a terminal", error.errno or 0, hint=hint) from error
     socket.send_fds(channel, [b"terminal"], [master])
     for standard in range(processes.FIRST_FREE_DESCRIPTOR):
         os.dup2(terminal, standard)
@@ -302,19 +297,17 @@ def _connect_stdio(given: tuple[bool, bool, bool], descriptors: tuple[int, ...])
             os.close(null)
 
 
-def _enter_directory(host: Host, surroundings: Surroundings, cwd: str | None) -> None:
-    if cwd is None:
-        _enter_first(surroundings.cwd, "/")
-        return
-    try:
-        os.chdir(cwd)
-    except OSError as error:
-        hint = f"/tmp and /run are each host's own; {SHARED_DIRECTORY} is the lab's."
-        raise KernelError(host.subject, f"enter the directory {cwd}", error.errno or 0, hint=hint) from error
-
-
-def _enter_first(*directories: str) -> None:
-    for directory in directories:
+def _enter_directory(host: Host, context: LabContext, cwd: str | None, *, required: bool = True) -> None:
+    """Enter `cwd`; without one, or when it is not required and fails, the owner's directory or else the root."""
+    if cwd is not None:
+        try:
+            os.chdir(cwd)
+            return
+        except OSError as error:
+            if required:
+                hint = f"/tmp and /run are each host's own; {SHARED_DIRECTORY} is the lab's."
+                raise KernelError(host.subject, f"enter the directory {cwd}", error.errno or 0, hint=hint) from error
+    for directory in (context.cwd, "/"):
         if os.path.isdir(directory) and os.access(directory, os.X_OK):
             os.chdir(directory)
             return

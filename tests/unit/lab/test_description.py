@@ -12,11 +12,11 @@ from labctl.lab.protocol import (
     ProcessRows,
     ProcessState,
     Reply,
-    Restart,
     decode,
     encode,
 )
 from labctl.plan.operations import plan_to_json
+from labctl.topology.model import Restart
 from tests.labs import pair_plan
 
 RUNNING = ProcessInfo("h1", "web", 3, ("nginx", "-g", "x y"), 12.5, ProcessState.RUNNING, 2, None, 77, Restart.ALWAYS)

@@ -11,21 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.lab.keeper.clients import MAX_UNANSWERED, Client, Events, Front, may_use
+from labctl.lab.keeper.clients import MAX_UNANSWERED, Client, Connections, Events, may_connect
 from labctl.lab.protocol import HEADER, Channel, Done, Failed, Frame, Hello, OpenFile, encode
 
 
 @pytest.fixture
-def front() -> Iterator[Front]:
-    front = Front()
-    yield front
-    for client in list(front.clients.values()):
-        front.drop(client)
+def connections() -> Iterator[Connections]:
+    connections = Connections()
+    yield connections
+    for client in list(connections.clients.values()):
+        connections.drop(client)
 
 
-def connected(front: Front) -> tuple[socket.socket, Client]:
+def connected(connections: Connections) -> tuple[socket.socket, Client]:
     theirs, ours = socket.socketpair()
-    return theirs, front.add(ours)
+    return theirs, connections.add(ours)
 
 
 def soon() -> float:
@@ -37,94 +37,96 @@ def wire(number: int, path: str) -> bytes:
     return HEADER.pack(len(body), number, 0) + body
 
 
-def seen(front: Front) -> Events:
-    return front.wait(0)
+def polled(connections: Connections) -> Events:
+    return connections.wait(0)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1))
 def test_a_request_in_pieces_of_any_size_is_one_request(sizes: list[int]) -> None:
-    front = Front()
-    theirs, client = connected(front)
+    connections = Connections()
+    theirs, client = connected(connections)
     data, position = wire(7, "/x"), 0
     frames: list[tuple[Client, Frame]] = []
     while position < len(data):
         size = sizes[position % len(sizes)]
         theirs.send(data[position : position + size])
         position += size
-        frames += front.wait(0).requests
+        frames += connections.wait(0).requests
     assert [(frame.number, frame.message) for _, frame in frames] == [(7, OpenFile("h1", "/x", 0, 0))]
     theirs.close()
-    front.drop(client)
+    connections.drop(client)
 
 
-def test_several_requests_in_one_piece_come_one_after_the_other(front: Front) -> None:
-    theirs, _ = connected(front)
+def test_several_requests_in_one_piece_come_one_after_the_other(connections: Connections) -> None:
+    theirs, _ = connected(connections)
     theirs.send(wire(1, "/a") + wire(2, "/b"))
-    assert [frame.number for _ in range(3) for _, frame in seen(front).requests] == [1, 2]
+    assert [frame.number for _ in range(3) for _, frame in polled(connections).requests] == [1, 2]
     theirs.close()
 
 
-def test_half_a_request_does_not_hide_the_whole_one_of_another(front: Front) -> None:
-    half, _ = connected(front)
-    whole, client = connected(front)
+def test_half_a_request_does_not_hide_the_whole_one_of_another(connections: Connections) -> None:
+    half, _ = connected(connections)
+    whole, client = connected(connections)
     half.send(wire(1, "/a")[:-1])
     whole.send(wire(2, "/b"))
-    assert [(who, frame.number) for who, frame in seen(front).requests] == [(client, 2)]
+    assert [(who, frame.number) for who, frame in polled(connections).requests] == [(client, 2)]
     half.close()
     whole.close()
 
 
-def test_descriptors_come_with_their_own_request(front: Front) -> None:
-    theirs, _ = connected(front)
+def test_descriptors_come_with_their_own_request(connections: Connections) -> None:
+    theirs, _ = connected(connections)
     reading, writing = os.pipe()
     channel = Channel(theirs)
     channel.send(1, Hello(0), until=soon())
     channel.send(2, Hello(0), [reading], until=soon())
     channel.send(3, Hello(0), [reading, writing], until=soon())
-    frames = [frame for _ in range(4) for _, frame in seen(front).requests]
+    frames = [frame for _ in range(4) for _, frame in polled(connections).requests]
     assert [len(frame.descriptors) for frame in frames] == [0, 1, 2]
     for descriptor in (reading, writing, *(each for frame in frames for each in frame.descriptors)):
         os.close(descriptor)
     theirs.close()
 
 
-def test_a_client_that_has_gone_is_told_once_and_its_descriptors_are_closed(front: Front) -> None:
-    theirs, client = connected(front)
+def test_a_client_that_has_gone_is_told_once_and_its_descriptors_are_closed(connections: Connections) -> None:
+    theirs, client = connected(connections)
     reading, writing = os.pipe()
     socket.send_fds(theirs, [HEADER.pack(100, 1, 1)], [writing])
     os.close(writing)
-    assert seen(front).requests == ()
+    assert polled(connections).requests == ()
     theirs.close()
-    assert seen(front).gone == (client,)
-    assert client.is_gone
+    assert polled(connections).disconnected == (client,)
+    assert client.is_closed
     assert os.read(reading, 1) == b""
     os.close(reading)
-    assert seen(front) == Events(frozenset(), (), ())
+    assert polled(connections) == Events(frozenset(), (), ())
 
 
-def test_a_client_that_takes_no_reply_is_asked_for_nothing_more_and_gets_it_whole_later(front: Front) -> None:
-    theirs, client = connected(front)
+def test_the_keeper_reads_no_request_of_a_client_that_does_not_read_its_reply(
+    connections: Connections,
+) -> None:
+    theirs, client = connected(connections)
     theirs.send(wire(1, "/a") + wire(2, "/b"))
     reply = OpenFile("h1", "x" * 4_000_000, 0, 0)
-    assert len(seen(front).requests) == 1
+    assert len(polled(connections).requests) == 1
     client.send(1, reply)
-    assert seen(front).requests == ()
+    assert polled(connections).requests == ()
     received, whole = bytearray(), HEADER.size + len(encode(reply))
     while len(received) < whole:
         received += theirs.recv(1 << 20)
-        assert len(received) == whole or seen(front).requests == ()
+        assert len(received) == whole or polled(connections).requests == ()
     assert bytes(received[HEADER.size :]) == encode(reply)
-    assert [frame.number for _ in range(2) for _, frame in seen(front).requests] == [2]
+    assert [frame.number for _ in range(2) for _, frame in polled(connections).requests] == [2]
     theirs.close()
 
 
-def test_a_reply_to_a_client_that_has_gone_is_dropped_with_its_descriptors(front: Front) -> None:
-    theirs, client = connected(front)
+def test_a_reply_to_a_client_that_has_gone_is_dropped_with_its_descriptors(connections: Connections) -> None:
+    theirs, client = connected(connections)
     theirs.close()
     reading, writing = os.pipe()
     client.send(1, Done(), [writing])
     assert os.read(reading, 1) == b""
-    assert seen(front).gone == (client,)
+    assert polled(connections).disconnected == (client,)
     client.send(2, Done(), [reading])
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(reading)
@@ -134,95 +136,101 @@ def test_a_listener_is_listened_to_when_it_is_told(tmp_path: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{tmp_path}/socket")
     listener.listen(4)
-    front = Front(listener)
+    connections = Connections(listener)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f"{tmp_path}/socket")
-        assert front.wait(0).others == frozenset()
-        front.listen()
-        front.wait(0)
+        assert connections.wait(0).ready == frozenset()
+        connections.listen()
+        connections.wait(0)
         client.settimeout(10)
-        assert client.recv(1) == b""  # this process is in the PID namespace of the front: as a process of the lab is
+        assert (
+            client.recv(1) == b""
+        )  # this process is in the PID namespace of the connections: as a process of the lab is
     listener.close()
 
 
 def test_a_process_of_the_same_pid_namespace_may_not_use_the_keeper() -> None:
     one, other = socket.socketpair()
     with one, other:
-        assert not may_use(one)
+        assert not may_connect(one)
 
 
 def test_half_a_request_ends_the_connection_when_nothing_more_comes(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs, client = connected(front)
+    theirs, client = connected(connections)
     client.is_admitted = True
     theirs.send(wire(1, "/a")[:-1])
-    assert seen(front) == Events(frozenset(), (), ())
+    assert polled(connections) == Events(frozenset(), (), ())
     monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", 0.05)
-    gone = (*front.wait(5000).gone, *front.wait(0).gone)  # which wakes up for it
+    gone = (*connections.wait(5000).disconnected, *connections.wait(0).disconnected)  # which wakes up for it
     assert gone == (client,)
     assert theirs.recv(1) == b""
     theirs.close()
 
 
-def test_a_reply_that_is_not_taken_ends_the_connection(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs, client = connected(front)
+def test_a_reply_that_is_not_taken_ends_the_connection(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, client = connected(connections)
     client.is_admitted = True
     theirs.send(wire(1, "/a"))
-    assert len(seen(front).requests) == 1
+    assert len(polled(connections).requests) == 1
     client.send(1, OpenFile("h1", "x" * 4_000_000, 0, 0))
     monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", -1.0)
-    assert seen(front).gone == (client,)
+    assert polled(connections).disconnected == (client,)
     theirs.close()
 
 
-def test_who_does_not_greet_is_disconnected(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs, client = connected(front)
+def test_who_does_not_greet_is_disconnected(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, client = connected(connections)
     monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", -1.0)
-    assert seen(front).gone == (client,)
+    assert polled(connections).disconnected == (client,)
     theirs.close()
 
 
-def test_the_owner_may_be_stopped_as_long_as_it_likes(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_owner_may_be_stopped_as_long_as_it_likes(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs, ours = socket.socketpair()
-    client = front.add(ours, is_admitted=True)
+    client = connections.add(ours, is_admitted=True)
     theirs.send(wire(1, "/a")[:-1])
     monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", -1.0)
-    assert seen(front).gone == ()
-    assert seen(front).gone == ()
+    assert polled(connections).disconnected == ()
+    assert polled(connections).disconnected == ()
     theirs.send(wire(1, "/a")[-1:])
-    assert [(who, frame.number) for who, frame in seen(front).requests] == [(client, 1)]
+    assert [(who, frame.number) for who, frame in polled(connections).requests] == [(client, 1)]
     theirs.close()
 
 
 def test_the_largest_goes_when_all_clients_together_have_sent_too_much(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("labctl.lab.keeper.clients.MAX_BUFFERED_BYTES", 1000)
-    small, large = connected(front), connected(front)
+    small, large = connected(connections), connected(connections)
     small[0].send(HEADER.pack(5000, 1, 0) + b"x" * 400)
     large[0].send(HEADER.pack(5000, 1, 0) + b"x" * 700)
-    assert seen(front).gone == (large[1],)
-    assert not small[1].is_gone
+    assert polled(connections).disconnected == (large[1],)
+    assert not small[1].is_closed
     for theirs, _ in (small, large):
         theirs.close()
 
 
-def test_requests_that_wait_for_something_are_bounded(front: Front) -> None:
-    theirs, client = connected(front)
+def test_requests_that_wait_for_something_are_bounded(connections: Connections) -> None:
+    theirs, client = connected(connections)
     theirs.send(b"".join(wire(number, "/a") for number in range(MAX_UNANSWERED + 2)))
-    frames = [frame for _ in range(MAX_UNANSWERED + 2) for _, frame in seen(front).requests]
+    frames = [frame for _ in range(MAX_UNANSWERED + 2) for _, frame in polled(connections).requests]
     assert len(frames) == MAX_UNANSWERED
     client.send(0, Done())
-    assert [frame.number for _ in range(3) for _, frame in seen(front).requests] == [MAX_UNANSWERED]
+    assert [frame.number for _ in range(3) for _, frame in polled(connections).requests] == [MAX_UNANSWERED]
     theirs.close()
-    assert seen(front).gone == (client,)
+    assert polled(connections).disconnected == (client,)
 
 
-def test_what_is_no_request_is_answered_and_the_next_one_read(front: Front) -> None:
-    theirs, _ = connected(front)
+def test_what_is_no_request_is_answered_and_the_next_one_read(connections: Connections) -> None:
+    theirs, _ = connected(connections)
     theirs.send(HEADER.pack(2, 5, 0) + b"{]" + wire(6, "/a"))
-    assert [frame.number for _ in range(3) for _, frame in seen(front).requests] == [6]
+    assert [frame.number for _ in range(3) for _, frame in polled(connections).requests] == [6]
     answer = Channel(theirs).receive(until=soon())
     assert answer is not None
     assert answer.number == 5

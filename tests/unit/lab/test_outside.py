@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from labctl.errors import InputError
-from labctl.lab.keeper.external import resolvers
+from labctl.lab.keeper.external import resolv_conf
 from labctl.plan.diff import refuse_changes
 from labctl.topology.model import Limits, Node, NodeKind
 
@@ -16,7 +16,7 @@ def resolved(files: dict[str, str]) -> list[str]:
             raise FileNotFoundError(path)
         return files[path]
 
-    text = resolvers(tuple(files) or ("/etc/resolv.conf",), read)
+    text = resolv_conf(tuple(files) or ("/etc/resolv.conf",), read)
     return [line.split()[1] for line in text.splitlines() if line.startswith("nameserver")]
 
 

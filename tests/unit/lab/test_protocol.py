@@ -81,7 +81,7 @@ def test_environments_with_bytes_that_are_no_text_survive() -> None:
         b'["Hello","1"]',
         b'["Hello",1.5]',
         b'["Hello",NaN]',
-        b'["WhenGone","[]",5]',
+        b'["SetRollback","[]",5]',
         b'["Spawn","h",[],[],null,[false,false,false]]',
         b'["Spawn","h",["x"],[["a"]],null,[false,false,false]]',
         b'["Spawn","h",["x"],[],null,[false,false]]',
@@ -144,7 +144,7 @@ def test_half_a_message_is_the_end_of_the_lab() -> None:
     one, other = socket.socketpair()
     with one, other:
         one.send(b"\x10\0\0")
-        with pytest.raises(LabGone, match="half-way"):
+        with pytest.raises(LabGone, match="did not come in time"):
             Channel(other).receive(until=time.monotonic() + 0.05)
 
 
@@ -158,7 +158,7 @@ def test_a_plan_that_the_keeper_would_not_take_is_refused_before_it_is_sent(
     ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("labctl.lab.protocol.MAX_REQUEST_BYTES", 100)
-    with pytest.raises(InputError, match="cannot be reconciled to this plan"):
+    with pytest.raises(InputError, match="cannot reconcile it to this plan"):
         ends[0].send(1, Reconcile("x", ["x" * 100], ""), until=soon())
     ends[0].send(2, Done(), until=soon())
     frame = ends[1].receive(until=soon())

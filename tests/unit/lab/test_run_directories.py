@@ -83,8 +83,8 @@ def test_homes_of_accounts_count(tmp_path: Path) -> None:
     assert run_directories((), (), str(tmp_path / "none")) == (LOCK,)
 
 
-def test_they_are_looked_for_once() -> None:
+def test_they_are_searched_once() -> None:
     directories = RunDirectories()
-    assert repr(directories) == "<RunDirectories, not looked for>"
+    assert repr(directories) == "<RunDirectories, not yet searched>"
     assert directories.get() is directories.get()
     assert LOCK in directories.get()

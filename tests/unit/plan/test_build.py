@@ -91,7 +91,7 @@ def test_settings_of_an_interface_wait_for_it_and_others_do_not() -> None:
 def test_a_hosts_file_has_localhost_and_every_name_with_both_families() -> None:
     assert names_of(build(topology.load("pair")), "client") == [
         "127.0.0.1 localhost",
-        "::1 localhost",
+        "::1 localhost ip6-localhost ip6-loopback",
         "10.0.0.1 client",
         "fd00::1 client",
         "10.0.0.2 server",

@@ -1,4 +1,4 @@
-"""What a client of a lab that stays wants done when it is gone, however it went."""
+"""Rollback actions that the keeper executes when a client of a lab disconnects."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 from labctl.lab.client.handle import Lab
+from labctl.lab.keeper.clients import Client
+from labctl.lab.keeper.transactions import RollbackActions
+from labctl.lab.protocol import SetRollback
 from labctl.observe import network
 from labctl.plan.build import build
-from labctl.plan.operations import Plan, SetDown, SetUp
+from labctl.plan.operations import Plan, SetDown, SetUp, operations_to_json
 from tests.integration.detached import becomes, python, running
+from tests.integration.inside import NetworkLab, inside
+from tests.integration.networks import pair
 from tests.unit.topology.drafts import resolved
 
 CUT = """
@@ -45,7 +50,7 @@ def is_up(lab: Lab, node: str) -> bool:
     return any(link.up for link in network.links(lab, node) if link.name == "eth0")
 
 
-def test_what_a_killed_client_wanted_is_done_without_what_has_gone_meanwhile() -> None:
+def test_actions_of_a_killed_client_skip_a_node_that_left_the_lab() -> None:
     with running(built("a", "b", "c")) as name, Lab.attach(name) as lab:
         client = python(CUT, name)
         assert client.stdout is not None
@@ -59,7 +64,7 @@ def test_what_a_killed_client_wanted_is_done_without_what_has_gone_meanwhile() -
             sock.sendto(b"not dropped", ("127.0.0.1", 9))  # EPERM if it were
 
 
-def test_a_wish_replaces_the_one_before_and_nothing_takes_it_back() -> None:
+def test_new_actions_replace_those_before_and_nothing_cancels_them() -> None:
     with running(built("a", "b", "c")) as name, Lab.attach(name) as lab:
         with Lab.attach(name) as other:
             other.when_gone([SetDown("b", "eth0")])
@@ -73,3 +78,17 @@ def test_a_wish_replaces_the_one_before_and_nothing_takes_it_back() -> None:
             other.when_gone([SetDown("b", "eth0")])
         assert becomes(lambda: not is_up(lab, "b"))
         assert not is_up(lab, "c")
+
+
+@inside
+def test_actions_on_a_missing_node_are_skipped_and_the_others_executed() -> None:
+    undropped: list[str] = []
+    one, other = socket.socketpair()
+    with one, NetworkLab(*pair()) as lab:
+        actions, client = RollbackActions(lab.nodes, undropped.append), Client(other)
+        operations = [SetDown("gone", "eth0"), SetDown("client", "eth0")]
+        actions.set(client, SetRollback(operations_to_json(operations), ("gone", "client")))
+        actions.on_disconnect(client)
+        assert not next(link for link in network.links(lab, "client") if link.name == "eth0").up
+        client.close()
+    assert undropped == ["client"]
