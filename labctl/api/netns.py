@@ -30,7 +30,7 @@ from labctl.topology.model import NO_NAME_SERVER
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
-    from labctl.kernel.host_visit import Home, Place
+    from labctl.kernel.host_visit import HostNamespaces, ThreadOrigin
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -339,19 +339,19 @@ class Visits:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._places: dict[str, Place | None] = {}
+        self._places: dict[str, HostNamespaces | None] = {}
         self._lock = threading.Lock()
 
     def visit(self, node: str, *, strict: bool) -> Visit:
         """A new visit, to be begun by `with`."""
         return Visit(self._core, self, node, strict)
 
-    def place(self, node: str) -> Place | None:
+    def place(self, node: str) -> HostNamespaces | None:
         """None when threads of this process cannot go there and come back."""
         with self._lock:
             if node not in self._places:
                 network = self._core.engine.network(node)
-                self._places[node] = host_visit.make_place(network, node, self._files(node), f"host {node}")
+                self._places[node] = host_visit.open_host(network, node, self._files(node), f"host {node}")
             return self._places[node]
 
     def close(self) -> None:
@@ -382,7 +382,7 @@ class Visit:
         self._node = node
         self._strict = strict
         self._thread: int | None = None
-        self._home: Home | None = None
+        self._home: ThreadOrigin | None = None
         self._frame: Frame | None = None
 
     def __repr__(self) -> str:

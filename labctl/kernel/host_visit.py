@@ -1,8 +1,8 @@
 """A thread's visit to a host: its network namespace, its hostname, and a view of the files with the host's names.
 
-The view is a mount namespace: this process's own files, with the host's /etc/hosts and /etc/resolv.conf laid over, and
-/sys with the host's devices, as `ip netns exec` has it (ip-netns(8)). It is made by a thread of its own that ends then,
-for a thread that has once entered a mount namespace has left the others' working directory (CLONE_FS) for good.
+The view is a mount namespace with this process's files, the host's /etc/hosts and /etc/resolv.conf mounted over, and
+/sys with the host's devices, as `ip netns exec` makes it (ip-netns(8)). A thread of its own creates it and ends: a
+thread that has entered a mount namespace no longer shares its working directory with the others (CLONE_FS).
 """
 
 from __future__ import annotations
@@ -24,97 +24,102 @@ _HOSTS = "/etc/hosts"
 T = TypeVar("T")
 
 
-class Place(Struct, frozen=True):
-    """A network namespace, a hostname and a view of the files, as descriptors; the maker owns them."""
+class HostNamespaces(Struct, frozen=True):
+    """Descriptors of a network namespace, a UTS namespace and a mount namespace; the creator owns them."""
 
     network: int
-    hostname: int | None  # a UTS namespace; None where threads could not come back from one
-    view: int
-    root: int  # the process's root directory in the view: it may have been changed (chroot(2))
+    hostname: int | None  # the UTS namespace; None if threads could not return from one
+    view: int  # the mount namespace
+    root: int  # the process's root directory in the view, which chroot(2) may have changed
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close the descriptors."""
         for descriptor in (self.network, self.hostname, self.view, self.root):
             if descriptor is not None:
                 os.close(descriptor)
 
 
-def make_place(network: int, hostname: str, files: Mapping[str, str], subject: str) -> Place | None:
-    """The place of the host whose network namespace is open at `network` (taken over), `files` by their path.
+def open_host(network: int, hostname: str, files: Mapping[str, str], subject: str) -> HostNamespaces | None:
+    """Create the namespaces for visits to a host; this takes over `network`, and `files` has contents by path.
 
-    None when the kernel does not let threads of this process go there and come back: setns(2) asks for CAP_SYS_ADMIN
-    in the user namespaces that own both. KernelError for anything else.
+    None if threads of this process cannot enter and leave: setns(2) requires CAP_SYS_ADMIN in the user namespaces that
+    own both network namespaces. KernelError for any other refusal.
     """
     with ExitStack() as undo:
         undo.callback(os.close, network)
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            view, root, name = _in_a_thread(lambda: _make_view(network, home, hostname, files))
+            with ExitStack() as opened:
+                home = _open("net", opened)
+                host = _run_in_thread(lambda: _create(network, home, hostname, files))
         except OSError as error:
             if error.errno in _REFUSED:
                 return None
             raise KernelError(subject, "be entered by a thread", error.errno or 0, detail=str(error)) from error
-        finally:
-            os.close(home)
         undo.pop_all()
-        return Place(network, name, view, root)
+        return host
 
 
-class Home(Struct, frozen=True):
-    """Where a thread came from; it owns the descriptors."""
+class ThreadOrigin(Struct, frozen=True):
+    """The namespaces that a thread came from, which this owns, and its working directory there."""
 
-    network: int
-    hostname: int
-    view: int
-    root: int
+    namespaces: HostNamespaces
     cwd: str
-    is_renamed: bool  # it has left its UTS namespace, too
 
 
-def enter(place: Place) -> Home:
-    """The calling thread is in `place` from here on; `leave` brings it home. OSError, and it has not moved."""
+def enter(host: HostNamespaces) -> ThreadOrigin:
+    """Move the calling thread to the host; `leave` takes it back. OSError, and the thread has not moved."""
     with ExitStack() as undo:
-        network = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        undo.callback(os.close, network)
-        hostname = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
-        undo.callback(os.close, hostname)
-        view = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        undo.callback(os.close, view)
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        undo.callback(os.close, root)
-        home = Home(network, hostname, view, root, os.getcwd(), is_renamed=place.hostname is not None)
-        syscalls.unshare(syscalls.CLONE_FS)  # setns(2): a thread that shares its working directory may not
-        syscalls.setns(place.network, syscalls.CLONE_NEWNET)
+        network = _open("net", undo)
+        hostname = _open("uts", undo) if host.hostname is not None else None
+        view = _open("mnt", undo)
+        root = _open_root(undo)
+        origin = ThreadOrigin(HostNamespaces(network, hostname, view, root), os.getcwd())
+        syscalls.unshare(syscalls.CLONE_FS)  # setns(2) refuses a thread that shares its working directory
+        syscalls.setns(host.network, syscalls.CLONE_NEWNET)
         undo.callback(syscalls.setns, network, syscalls.CLONE_NEWNET)
-        if place.hostname is not None:
-            syscalls.setns(place.hostname, syscalls.CLONE_NEWUTS)
+        if host.hostname is not None and hostname is not None:
+            syscalls.setns(host.hostname, syscalls.CLONE_NEWUTS)
             undo.callback(syscalls.setns, hostname, syscalls.CLONE_NEWUTS)
-        syscalls.setns(place.view, syscalls.CLONE_NEWNS)
+        syscalls.setns(host.view, syscalls.CLONE_NEWNS)
         undo.callback(syscalls.setns, view, syscalls.CLONE_NEWNS)
-        _go(place.root, home.cwd)
+        _change_directory(host.root, origin.cwd)
         undo.pop_all()
-    return home
+    return origin
 
 
-def leave(home: Home) -> None:
-    """The calling thread is where it came from, in the working directory that it has now, if that is there."""
-    cwd = home.cwd
-    with suppress(OSError):  # it has been deleted
+def leave(origin: ThreadOrigin) -> None:
+    """Move the calling thread back, to the working directory that it has now, if that exists there."""
+    cwd = origin.cwd
+    with suppress(OSError):  # the directory was removed
         cwd = os.getcwd()
+    home = origin.namespaces
     try:
-        syscalls.unshare(syscalls.CLONE_FS)  # a thread that was started on the host shares it with this one
+        syscalls.unshare(syscalls.CLONE_FS)  # a thread that was started on the host shares its directory with this one
         syscalls.setns(home.view, syscalls.CLONE_NEWNS)
-        if home.is_renamed:
+        if home.hostname is not None:
             syscalls.setns(home.hostname, syscalls.CLONE_NEWUTS)
         syscalls.setns(home.network, syscalls.CLONE_NEWNET)
-        _go(home.root, cwd)
+        _change_directory(home.root, cwd)
     finally:
-        for descriptor in (home.network, home.hostname, home.view, home.root):
-            os.close(descriptor)
+        home.close()
 
 
-def _in_a_thread(work: Callable[[], T]) -> T:
-    """What `work` returns or raises, done by a thread that does nothing else."""
+def _open(kind: str, stack: ExitStack) -> int:
+    """Open a namespace of the calling thread; `stack` closes it."""
+    descriptor = os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _open_root(stack: ExitStack) -> int:
+    """Open the calling thread's root directory; `stack` closes it."""
+    descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _run_in_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread of its own; return or raise what it does."""
     returned: list[T] = []
     raised: list[BaseException] = []
 
@@ -132,57 +137,49 @@ def _in_a_thread(work: Callable[[], T]) -> T:
     return returned[0]
 
 
-def _go(root: int, directory: str) -> None:
-    """After setns(2), which leaves the thread at the root of the mount namespace: the process's root and directory."""
+def _change_directory(root: int, directory: str) -> None:
+    """Restore root and working directory after setns(2), which sets both to the root of the mount namespace."""
     if not os.path.samestat(os.fstat(root), os.stat("/")):
         os.fchdir(root)
         os.chroot(".")
     try:
         os.chdir(directory)
-    except OSError:  # it is not there any more
+    except OSError:  # it does not exist here
         os.chdir("/")
 
 
-def _make_hostname(hostname: str) -> int | None:
-    """A descriptor of a new UTS namespace with that name; None where a thread cannot go there and come back."""
-    with ExitStack() as opened, ExitStack() as undo:
-        own = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
-        opened.callback(os.close, own)
-        syscalls.unshare(syscalls.CLONE_NEWUTS)
-        syscalls.sethostname(os.fsencode(hostname)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
-        made = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
-        undo.callback(os.close, made)
-        try:
-            syscalls.setns(own, syscalls.CLONE_NEWUTS)
-        except PermissionError:  # the machine's, in a user namespace that somebody else has made
-            return None
-        undo.pop_all()
-    return made
-
-
-def _make_view(network: int, home: int, hostname: str, files: Mapping[str, str]) -> tuple[int, int, int | None]:
-    """Descriptors of the mount namespace, of the root in it, and of a UTS namespace, if any.
-
-    The calling thread is of no use afterwards.
-    """
+def _create(network: int, home: int, hostname: str, files: Mapping[str, str]) -> HostNamespaces:
+    """Create the mount and UTS namespaces; the calling thread must end afterwards."""
     syscalls.setns(network, syscalls.CLONE_NEWNET)
-    syscalls.setns(home, syscalls.CLONE_NEWNET)  # there is a way back, too
+    syscalls.setns(home, syscalls.CLONE_NEWNET)  # tests whether a thread can return
     syscalls.setns(network, syscalls.CLONE_NEWNET)
     with ExitStack() as opened, ExitStack() as undo:
-        own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        opened.callback(os.close, own)
-        name = _make_hostname(hostname)
+        own = _open("mnt", opened)
+        name = _create_hostname(hostname)
         if name is not None:
             undo.callback(os.close, name)
         syscalls.unshare(syscalls.CLONE_NEWNS)
         mounts.follow_machine()
-        if _HOSTS in mounts.lay_over(files):
-            raise LabError("a thread on a host cannot be given names: this machine has no /etc/hosts. Try: touch it")
+        if _HOSTS in mounts.mount_files(files):
+            raise LabError("thread on a host: cannot have the host's names: no /etc/hosts. Try: sudo touch /etc/hosts")
         mounts.mount_sys()
-        view = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        undo.callback(os.close, view)
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        undo.callback(os.close, root)
+        view = _open("mnt", undo)
+        root = _open_root(undo)
         syscalls.setns(own, syscalls.CLONE_NEWNS)
         undo.pop_all()
-    return view, root, name
+    return HostNamespaces(network, name, view, root)
+
+
+def _create_hostname(hostname: str) -> int | None:
+    """Return a descriptor of a new UTS namespace with that name; None if a thread could not return from it."""
+    with ExitStack() as opened, ExitStack() as undo:
+        own = _open("uts", opened)
+        syscalls.unshare(syscalls.CLONE_NEWUTS)
+        syscalls.sethostname(os.fsencode(hostname)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
+        created = _open("uts", undo)
+        try:
+            syscalls.setns(own, syscalls.CLONE_NEWUTS)
+        except PermissionError:  # in a user namespace that another process created, `own` is the machine's
+            return None
+        undo.pop_all()
+    return created

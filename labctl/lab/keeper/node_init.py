@@ -219,7 +219,7 @@ def _make_namespaces(host: Host, context: LabContext) -> None:
     if not tree.places(RESOLV_CONF) and not mounts.is_replaceable(RESOLV_CONF):
         tree = replace(tree, files=(*tree.files, PlacedFile(RESOLV_CONF, context.resolv_conf)))
     if tree:
-        private = [place for place, _ in context.view.places]
+        private = [place for place, _ in context.view.covered]
         build_tree(tree, private, STORE, host.subject, rootless=context.rootless)
     if not tree.places(HOSTS) and not mounts.replace_file(HOSTS, hosts_file(host.node.names), STORE, host.subject):
         raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")
