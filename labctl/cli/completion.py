@@ -1,25 +1,26 @@
-"""What a shell offers when Tab is pressed: running labs, their nodes and processes; and the scripts that ask for it.
+"""Completion in shells: candidates for each kind of argument, and the scripts. Typer answers the shells' requests.
 
-Completion must never fail aloud: where a lab does not answer, nothing is offered.
+Completion prints no errors: if a lab does not answer, there are no candidates from it.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
+os.environ.setdefault("TYPER_USE_RICH", "0")  # Typer would import rich, 100 ms, for help that labctl prints itself
 import typer
 
-from labctl.errors import InputError, LabctlError
+from labctl.cli.command_table import COMMANDS, COMPLETION_VARIABLE, Command, Parameter
+from labctl.errors import LabctlError
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
 
-PATIENCE_S = 2.0  # a person waits
-SHELLS = ("bash", "zsh", "fish")
-VARIABLE = "_LABCTL_COMPLETE"  # as Typer names it: set by the script, with what is to be completed beside it
+LAB_TIMEOUT_S = 2.0  # a person waits
 
 _ZSH_REGISTERED = "compdef _labctl_completion labctl"
 # A file in a folder of fpath is the completing function's body: what only registers offers nothing at the first Tab.
@@ -53,7 +54,7 @@ def node_names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]
 
 def other_ends(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Nodes for the second end of a link: all but the first."""
-    return [found for found in node_names(context, incomplete) if found[0] != context.params.get("a")]
+    return [found for found in node_names(context, incomplete) if found[0] != context.params.get("first")]
 
 
 def example_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -84,7 +85,7 @@ def topology_names(context: typer.Context, incomplete: str) -> list[str]:
 
 def link_values(context: typer.Context, incomplete: str) -> list[str]:
     """`delay=` and its like after `set`."""
-    if str(getattr(context.params.get("action"), "value", "")) != "set":
+    if context.params.get("action") != "set":
         return []
     return [f"{key}=" for key in ("delay", "jitter", "loss", "rate") if f"{key}=".startswith(incomplete)]
 
@@ -116,7 +117,7 @@ def _beside_files(names: list[str], incomplete: str) -> list[str]:
     return [*sorted(found), *names]
 
 
-def node_places(context: typer.Context, incomplete: str) -> list[str]:
+def node_paths(context: typer.Context, incomplete: str) -> list[str]:
     """`NODE:` for `labctl cp`; a word with a `:` or `/` is a path already, which the shell completes."""
     if ":" in incomplete or "/" in incomplete:
         return []
@@ -138,21 +139,54 @@ def process_names(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in dict.fromkeys(found) if name.startswith(incomplete) and name not in given]
 
 
-def print_script(shell: str) -> int:
-    """Prints the script that teaches the shell to complete labctl's words."""
+def completion(shell: str) -> int:
+    """Print the script that makes the shell complete labctl's words."""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # not in its __all__
+
     from labctl.report.terminal import standard_output
 
-    if shell not in SHELLS:
-        raise InputError(f"labctl completion: {shell} is none of {', '.join(SHELLS)}.")
-    from typer import completion
-
-    script: str = getattr(completion, "get_completion_script")(  # noqa: B009  # imported there, not exported
-        prog_name="labctl", complete_var=VARIABLE, shell=shell
-    )
+    script: str = get_completion_script(prog_name="labctl", complete_var=COMPLETION_VARIABLE, shell=shell)
     if shell == "zsh":
         script = script.replace(_ZSH_REGISTERED, _ZSH_REGISTERED_OR_LOADED)
     standard_output().write(script.split("\n"))
     return 0
+
+
+def complete() -> NoReturn:
+    """Answer the request that a completion script put into the environment, and exit."""
+    application = typer.Typer(name="labctl", context_settings={"help_option_names": ["-h", "--help"]})
+    for command in COMMANDS:
+        settings = {"allow_interspersed_args": not command.takes_command}
+        application.command(command.name, help=command.summary, context_settings=settings)(_callback(command))
+    application(prog_name="labctl")
+    raise SystemExit(0)
+
+
+def _callback(command: Command) -> Callable[..., None]:
+    """A function with the command's parameters in its signature, for Typer to read."""
+
+    def never_called(**values: object) -> None:
+        """Typer completes words; labctl.cli.main carries commands out."""
+
+    parameters = {each.name: _annotation(each) for each in command.parameters}
+    never_called.__annotations__ = parameters
+    never_called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # inspect.signature reads it
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+            for name, annotation in parameters.items()
+        ]
+    )
+    return never_called
+
+
+def _annotation(parameter: Parameter) -> Any:
+    candidates = globals()[parameter.completes] if parameter.completes else None
+    if parameter.flags and not parameter.metavar:
+        return Annotated[bool, typer.Option(*parameter.flags)]
+    kind = Literal[parameter.choices] if parameter.choices else list[str] if parameter.many else str
+    if parameter.flags:
+        return Annotated[kind | None, typer.Option(*parameter.flags, autocompletion=candidates)]
+    return Annotated[kind | None, typer.Argument(autocompletion=candidates)]
 
 
 def _given(context: typer.Context) -> set[str]:
@@ -167,7 +201,7 @@ def _labs(name: object) -> Iterator[Lab]:
     with _in_silence():
         for each in registry.labs():
             if name in (None, "", each):
-                with _in_silence(), Lab.attach(each, deadline_s=PATIENCE_S) as lab:
+                with _in_silence(), Lab.attach(each, deadline_s=LAB_TIMEOUT_S) as lab:
                     yield lab
 
 

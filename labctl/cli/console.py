@@ -1,7 +1,4 @@
-"""`labctl console`: the prompt of a lab, for people and for scripts on standard input.
-
-Commands that the console runs: one on a terminal of its own, several at once with each line's node in front.
-"""
+"""`labctl console`: a prompt for the nodes of a lab, for people and for scripts on standard input."""
 
 from __future__ import annotations
 
@@ -19,15 +16,18 @@ from typing import TYPE_CHECKING
 from labctl.cli.console_commands import OnMachine, OnNodes, Own, completions, parse
 from labctl.cli.exec import (
     ExecRequest,
-    environment_of,
     exit_status,
-    in_the_foreground,
-    on_a_terminal,
     open_standard_descriptors,
+    run_in_foreground,
+    run_on_terminal,
     spawn,
+    start_in_background,
     status_of_refusal,
 )
-from labctl.cli.main import complain
+from labctl.cli.exit import complain
+from labctl.cli.lab_selection import attach, check_node, lab_name
+from labctl.cli.ps import describe_status
+from labctl.cli.shell import open_shell
 from labctl.cli.signals import Signals
 from labctl.errors import InputError, KernelError, LabctlError, LabGone, describe_errno
 from labctl.printable import printable
@@ -45,7 +45,7 @@ LONGEST_LINE = 1 << 16  # bytes; a longer one is shown in pieces
 
 
 def shell_words(command: str) -> tuple[str, ...]:
-    """The words that have a shell run the command."""
+    """Return the argument list with which a shell runs the command."""
     shell = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
     return (shell, "-c", command)
 
@@ -53,16 +53,15 @@ def shell_words(command: str) -> tuple[str, ...]:
 def run_one(lab: Lab, node: str, command: str, *, interactive: bool) -> int:
     """Run a command on a node in the foreground; its exit status. Without a terminal it has no standard input."""
     request = ExecRequest(node, shell_words(command))
-    environment = environment_of(())
     if interactive:
-        return on_a_terminal(lab, request, environment)
+        return run_on_terminal(lab, request)
     _, output, errors = open_standard_descriptors()
-    return in_the_foreground(lab, request, environment, (None, output, errors))
+    return run_in_foreground(lab, request, (None, output, errors))
 
 
 @dataclass(slots=True)
 class _Member:
-    """One of the commands that run at the same time; owns nothing."""
+    """A command that runs at the same time as others. Owns nothing."""
 
     node: str
     process: Process
@@ -70,7 +69,7 @@ class _Member:
     unfinished: bytes = field(default=b"", repr=False)
 
     def lines(self, data: bytes) -> list[bytes]:
-        """The whole lines up to the end of `data`; all that is left when it is the end of the output, b""."""
+        """Return the lines that end in `data`; the unfinished line, too, at the end of the output (b"")."""
         *whole, self.unfinished = (self.unfinished + data).split(b"\n")
         if self.unfinished and (not data or len(self.unfinished) > LONGEST_LINE):
             whole.append(self.unfinished)
@@ -79,7 +78,7 @@ class _Member:
 
 
 def run_several(lab: Lab, nodes: Sequence[str], command: str) -> int:
-    """Run the command on all of the nodes at the same time, without input; the worst of their exit statuses."""
+    """Run the command on all nodes at the same time, without input. Return the worst exit status."""
     screen = standard_output()
     width = max(cells(node) for node in nodes)
     worst = 0
@@ -91,7 +90,7 @@ def run_several(lab: Lab, nodes: Sequence[str], command: str) -> int:
             stack.callback(os.close, reading)
             try:
                 request = ExecRequest(node, shell_words(command))
-                process = spawn(lab, request, environment_of(()), (None, writing, writing))
+                process = spawn(lab, request, (None, writing, writing))
             except KernelError as error:
                 worst = max(worst, status_of_refusal(error, request.command[0]))
                 continue
@@ -100,19 +99,19 @@ def run_several(lab: Lab, nodes: Sequence[str], command: str) -> int:
             stack.enter_context(closing(process))
             os.set_blocking(reading, False)
             members.append(_Member(node, process, reading))
-        _show_until_the_end(members, signals, screen, width)
+        _show_until_all_ended(members, signals, screen, width)
         for member in members:
             status = member.process.wait()
-            assert status is not None  # without a deadline
+            assert status is not None  # without a timeout
             if status:
                 worst = max(worst, exit_status(status))
-                line = f"{pad(member.node, width)} | {_said(status)}"
+                line = f"{pad(member.node, width)} | {describe_status(status)}"
                 screen.write([screen.look.paint(line, Ink.BAD)])
     return worst
 
 
-def _show_until_the_end(members: Sequence[_Member], signals: Signals, screen: Screen, width: int) -> None:
-    """Shows what comes until every command has ended; a process that one has left behind may hold its output."""
+def _show_until_all_ended(members: Sequence[_Member], signals: Signals, screen: Screen, width: int) -> None:
+    """Show output until all commands have ended. A process that a command left may still hold its output."""
     with selectors.DefaultSelector() as selector:
         selector.register(signals.fileno(), selectors.EVENT_READ)
         for member in members:
@@ -127,7 +126,7 @@ def _show_until_the_end(members: Sequence[_Member], signals: Signals, screen: Sc
                 elif key.fd == signals.fileno():
                     for number in signals.taken():
                         for member in running.values():
-                            _pass_on(member.process, number)
+                            _pass_signal(member.process, number)
                 elif not _show(key.data, screen, width):
                     selector.unregister(key.fd)
     for member in members:
@@ -135,7 +134,7 @@ def _show_until_the_end(members: Sequence[_Member], signals: Signals, screen: Sc
 
 
 def _show(member: _Member, screen: Screen, width: int) -> bool:
-    """Shows what is there; False at the end of the output."""
+    """Show the available output. Return False at its end."""
     while True:
         try:
             data = os.read(member.output, CHUNK_BYTES)
@@ -153,18 +152,9 @@ def _print(member: _Member, lines: Sequence[bytes], screen: Screen, width: int) 
     screen.write([f"{prefix} {printable(line.decode(errors='surrogateescape').rstrip())}".rstrip() for line in lines])
 
 
-def _pass_on(process: Process, number: int) -> None:
+def _pass_signal(process: Process, number: int) -> None:
     if number not in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT):
         process.signal(number, group=True)
-
-
-def _said(status: int) -> str:
-    if status > 0:
-        return f"exited with status {status}"
-    try:
-        return f"ended by {signal.Signals(-status).name}"
-    except ValueError:  # a real-time signal between the two that have names
-        return f"ended by signal {-status}"
 
 
 EXIT_INTERRUPTED = 130
@@ -172,24 +162,18 @@ HISTORY_LINES = 2000
 _DEEPEST_SOURCE = 10
 
 
-class _Leave(Exception):
-    """`exit` was said."""
+class _Exit(Exception):
+    """The command `exit`."""
 
 
-def run_console(lab_name: str | None) -> int:
-    """Reads lines until the end or `exit`: 0 for a person; of a script, the status of the first line that failed."""
-    from labctl.cli.labs import attach
-
-    lab = attach(lab_name)
-    try:
-        console = Console(lab, interactive=sys.stdin is not None and sys.stdin.isatty())
-        return console.run()
-    finally:
-        lab.close()
+def console(lab: str | None, lab_option: str | None) -> int:
+    """Run `labctl console`. Return 0 on a terminal, the status of the first line that failed for a script."""
+    with attach(lab_name(lab, lab_option)) as attached:
+        return Console(attached, interactive=sys.stdin is not None and sys.stdin.isatty()).run()
 
 
 class Console:
-    """A console on an attached lab, which it borrows; after an interruption it attaches anew (and closes that)."""
+    """A console on an attached lab, which it borrows. After an interruption it attaches again, and closes that."""
 
     def __init__(self, lab: Lab, *, interactive: bool) -> None:
         self._given = lab
@@ -199,15 +183,15 @@ class Console:
         self._sources = 0
 
     def run(self) -> int:
-        """The exit status. LabGone when the lab ends meanwhile."""
+        """Read and run lines until the end or `exit`. LabGone if the lab ends."""
         try:
             with _interruptible():
                 if self._interactive:
                     with _history(), _completion(self):
-                        self._talk()
+                        self._read_prompt()
                     return 0
-                return self._obey(sys.stdin if sys.stdin is not None else ())
-        except _Leave:
+                return self._run_lines(sys.stdin if sys.stdin is not None else ())
+        except _Exit:
             return 0
         finally:
             if self._lab is not self._given:
@@ -218,12 +202,12 @@ class Console:
         """The lab's nodes, for completion."""
         return tuple(self._kinds)
 
-    def _talk(self) -> None:
+    def _read_prompt(self) -> None:
         screen = standard_output()
         screen.line(f"Lab {self._lab.name}: {', '.join(self.nodes[:8])}{', ...' * (len(self.nodes) > 8)}. Try: help")
         while True:
             try:
-                self._said(input(f"{self._lab.name}> "))
+                self._run_line(input(f"{self._lab.name}> "))
             except EOFError:
                 screen.line()
                 return
@@ -232,26 +216,26 @@ class Console:
                     raise
                 screen.line("^C")
 
-    def _obey(self, lines: Iterable[str]) -> int:
-        """Every line is carried out, whatever the ones before came to; the first status that is not 0."""
+    def _run_lines(self, lines: Iterable[str]) -> int:
+        """Run all lines, also after a failure. Return the first status that is not 0."""
         first = 0
         try:
             for line in lines:
-                status = self._said(line)
+                status = self._run_line(line)
                 first = first or status
         except UnicodeDecodeError as error:
-            raise InputError(f"console: what it reads is not text in {sys.stdin.encoding}: {error}.") from error
-        except _Leave:
+            raise InputError(f"console: standard input is not text in {sys.stdin.encoding}: {error}.") from error
+        except _Exit:
             return first
         return first
 
-    def _said(self, line: str) -> int:
-        """Carries out a line; its exit status. What is wrong with it is said, and the console goes on."""
+    def _run_line(self, line: str) -> int:
+        """Run a line and return its exit status. Errors are reported, and the console continues."""
         try:
             command = parse(line, self._kinds)
             if command is None:
                 return 0
-            return self._carried_out(command)
+            return self._dispatch(command)
         except LabGone:
             raise
         except LabctlError as error:
@@ -261,22 +245,22 @@ class Console:
             if getattr(stopped, "number", signal.SIGINT) != signal.SIGINT:
                 raise
             complain("interrupted")
-            self._attach_anew()
+            self._attach_again()
             return EXIT_INTERRUPTED
 
-    def _carried_out(self, command: Own | OnNodes | OnMachine) -> int:
+    def _dispatch(self, command: Own | OnNodes | OnMachine) -> int:
         match command:
             case OnMachine(text):
                 return _on_this_machine(text)
             case OnNodes(nodes, text, background):
                 return self._on_nodes(nodes, text, background)
             case Own("exit", _):
-                raise _Leave
+                raise _Exit
             case Own("source", arguments):
                 return self._source(arguments)
             case Own("shell", arguments):
                 if len(arguments) != 1:
-                    raise InputError("It is written: shell NODE")
+                    raise InputError("Usage: shell NODE")
                 return self._on_nodes(arguments, "", False)
             case Own(word, arguments):
                 from labctl.cli.console_commands import Here, carry_out
@@ -284,49 +268,43 @@ class Console:
                 return carry_out(Here(self._lab, standard_output()), word, arguments)
 
     def _on_nodes(self, nodes: tuple[str, ...], text: str, background: bool) -> int:
-        from labctl.cli.labs import check_node
-
         for node in nodes:
             check_node(self._lab, node)
         if background:
-            return self._let_run_on(nodes, text)
+            return self._in_background(nodes, text)
         if not text:
             if not self._interactive:
-                raise InputError(f"{nodes[0]}: says no command.")
-            from labctl.cli.terminal import open_shell
-
-            return open_shell(nodes[0], self._lab.name)
+                raise InputError(f"{nodes[0]}: the command is missing.")
+            return open_shell(self._lab, ExecRequest(nodes[0], ()))
         if len(nodes) > 1:
             return run_several(self._lab, nodes, text)
         return run_one(self._lab, nodes[0], text, interactive=self._interactive)
 
-    def _let_run_on(self, nodes: tuple[str, ...], text: str) -> int:
-        from labctl.cli.programs import start_detached
-
+    def _in_background(self, nodes: tuple[str, ...], text: str) -> int:
         if not text:
-            raise InputError("&: says no command.")
+            raise InputError("&: the command is missing.")
         worst = 0
         for node in nodes:
             request = ExecRequest(node, _simple_words(text) or shell_words(text))
-            worst = max(worst, start_detached(self._lab, request, environment_of(())))
+            worst = max(worst, start_in_background(self._lab, request))
         return worst
 
     def _source(self, arguments: tuple[str, ...]) -> int:
         if len(arguments) != 1:
-            raise InputError("It is written: source FILE")
+            raise InputError("Usage: source FILE")
         if self._sources >= _DEEPEST_SOURCE:
-            raise InputError(f"source: {arguments[0]}: files that read each other, more than {_DEEPEST_SOURCE} deep.")
+            raise InputError(f"source: {arguments[0]}: sourced files are nested more than {_DEEPEST_SOURCE} deep.")
         self._sources += 1
         try:
             with open(arguments[0], encoding="utf-8") as file:
-                return self._obey(file)
+                return self._run_lines(file)
         except OSError as error:
             raise InputError(f"source: {arguments[0]}: {describe_errno(error.errno or 0)}.") from error
         finally:
             self._sources -= 1
 
-    def _attach_anew(self) -> None:
-        """A request may have been interrupted half-way: a handle that has lost track answers no more."""
+    def _attach_again(self) -> None:
+        """Replace the handle: an interrupted request may have left it out of step with its lab."""
         from labctl.lab.client.handle import Lab
 
         before, self._lab = self._lab, Lab.attach(self._lab.name)
@@ -335,7 +313,7 @@ class Console:
 
 
 def _simple_words(text: str) -> tuple[str, ...]:
-    """The words of a command that needs no shell, so that it goes by its own name; () for one that does."""
+    """Return the words of a command that needs no shell, so that the process has its name; () if it needs one."""
     import shlex
 
     if any(sign in text for sign in "|&;<>()$`*?[]~#\n") or "=" in text.split()[0]:
@@ -343,14 +321,14 @@ def _simple_words(text: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text))
     except ValueError:
-        return ()  # the shell says what is wrong
+        return ()  # the shell reports the error
 
 
 def _on_this_machine(text: str) -> int:
     import subprocess
 
     if not text:
-        raise InputError("!: says no command.")
+        raise InputError("!: the command is missing.")
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's
     try:
         returned = subprocess.run(["/bin/sh", "-c", text], check=False).returncode
@@ -361,7 +339,7 @@ def _on_this_machine(text: str) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C interrupts what runs, however often it comes, and never the console."""
+    """A context in which each Ctrl-C interrupts the current command, never the console."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -374,7 +352,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def history_file() -> Path:
-    """Where the lines are kept: $XDG_STATE_HOME/labctl, or ~/.local/state/labctl."""
+    """Return the file of the history, in $XDG_STATE_HOME/labctl or ~/.local/state/labctl."""
     home = os.environ.get("XDG_STATE_HOME")
     base = Path(home) if home and os.path.isabs(home) else Path.home() / ".local" / "state"
     return base / "labctl" / "console_history"
@@ -382,7 +360,7 @@ def history_file() -> Path:
 
 @contextmanager
 def _history() -> Iterator[None]:
-    """Lines said before are there again, and kept at the end; where that cannot be, it is said once."""
+    """A context in which the prompt has a history, read at the start and saved at the end. Report a failure once."""
     import readline
 
     path = history_file()
@@ -391,7 +369,7 @@ def _history() -> Iterator[None]:
         path.touch(mode=0o600)
         readline.read_history_file(path)
     except OSError as error:
-        complain(f"console: lines are not kept: {path}: {describe_errno(error.errno or 0)}.")
+        complain(f"console: cannot use the history {path}: {describe_errno(error.errno or 0)}.")
         yield
         return
     readline.set_history_length(HISTORY_LINES)
@@ -401,7 +379,7 @@ def _history() -> Iterator[None]:
         try:
             readline.write_history_file(path)
         except OSError as error:
-            complain(f"console: cannot keep its lines: {path}: {describe_errno(error.errno or 0)}.")
+            complain(f"console: cannot save the history {path}: {describe_errno(error.errno or 0)}.")
 
 
 @contextmanager
@@ -428,7 +406,7 @@ def _completion(console: Console) -> Iterator[None]:
 
 
 def _paths(text: str) -> list[str]:
-    """Files of this machine, which its hosts see too, outside /tmp and /run."""
+    """Return files of this machine. Nodes see them, too, except /tmp and /run."""
     import glob
 
     found = glob.glob(glob.escape(os.path.expanduser(text)) + "*") if text else []

@@ -1,9 +1,7 @@
-"""The console's own words: what each shows or does. Each gives an exit status, 0 when all is well.
+"""The lines of the console: their grammar, and its own commands.
 
-What a line of the console means. PURE: text and the lab's nodes in, a command out.
-
-A line is a word of the console's own (`nodes`, `link h1 h2 down`), or a command for nodes: `h1 ping -c1 h2`,
-`h1,h2 hostname`, `@all ip address`, or one for this machine: `!ls`. A `&` at its end lets a command run on.
+A line is a command of the console (`nodes`, `link h1 h2 down`), or a command for nodes: `h1 ping -c1 h2`,
+`h1,h2 hostname`, `@all ip address`, or one for this machine: `!ls`. `&` at its end runs a command in the background.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ import difflib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from labctl.cli.labs import check_node
+from labctl.cli.lab_selection import check_node
 from labctl.errors import InputError
 from labctl.report.terminal import Cell, table
 from labctl.structs import Struct
@@ -25,30 +23,30 @@ if TYPE_CHECKING:
     from labctl.report.terminal import Screen
 
 
-WORDS: Mapping[str, str] = {
+COMMANDS: Mapping[str, str] = {
     "nodes": "nodes                    the nodes, their interfaces and addresses",
-    "links": "links                    the links, as the kernel has them",
-    "net": "net                      which interface leads where",
+    "links": "links                    the links and their state in the kernel",
+    "net": "net                      the peer of each interface",
     "sockets": "sockets [NODE...]        the sockets of all nodes, or of these",
-    "pingall": "pingall [NODE...]        who reaches whom, by IPv4 and IPv6",
-    "link": "link A B down|up|show    cut it, restore it, look at it; set loss=1%, clear",
-    "ps": "ps                       what runs on the nodes",
-    "stop": "stop PROCESS...          end what was started with &",
-    "logs": "logs [PROCESS...]        what that has written",
-    "shell": "shell NODE               a shell on a node; so does NODE alone",
-    "exec": "exec NODE COMMAND        as NODE COMMAND, whatever the node is called",
+    "pingall": "pingall [NODE...]        which hosts reach each other, by IPv4 and IPv6",
+    "link": "link A B down|up|show    take a link down or up; set loss=1%, clear",
+    "ps": "ps                       the programs on the nodes",
+    "stop": "stop PROCESS...          stop background programs",
+    "logs": "logs [PROCESS...]        the output of background programs",
+    "shell": "shell NODE               a shell on a node; NODE alone does the same",
+    "exec": "exec NODE COMMAND        like NODE COMMAND, for any name of a node",
     "source": "source FILE              read commands from a file",
     "clear": "clear                    clear the screen",
-    "help": "help                     this",
-    "exit": "exit                     leave; the lab runs on",
+    "help": "help                     show this text",
+    "exit": "exit                     leave; the lab keeps running",
 }
-ALSO = {"dump": "nodes", "quit": "exit", "?": "help"}
+ALIASES = {"dump": "nodes", "quit": "exit", "?": "help"}
 GROUPS = ("@all", "@hosts", "@routers", "@switches")
 _KINDS = {"@hosts": NodeKind.HOST, "@routers": NodeKind.ROUTER, "@switches": NodeKind.SWITCH}
 
 
 class Own(Struct, frozen=True):
-    """One of the console's own words, with what follows it."""
+    """A command of the console, with its arguments."""
 
     word: str
     arguments: tuple[str, ...]
@@ -72,7 +70,7 @@ Line = Own | OnNodes | OnMachine
 
 
 def parse(line: str, nodes: Mapping[str, NodeKind]) -> Line | None:
-    """What the line means; None for an empty one or a comment. InputError says what is wrong with it."""
+    """Return the command of a line; None for an empty line or a comment. InputError."""
     text = line.strip()
     if not text or text.startswith("#"):
         return None
@@ -80,22 +78,22 @@ def parse(line: str, nodes: Mapping[str, NodeKind]) -> Line | None:
         return OnMachine(text[1:].strip())
     first, _, rest = text.partition(" ")
     rest = rest.strip()
-    word = ALSO.get(first, first)
+    word = ALIASES.get(first, first)
     if word == "exec":
         return _on_nodes(*_split(rest, "exec NODE COMMAND"), nodes)
-    if word in WORDS:
-        return _own(word, rest)
+    if word in COMMANDS:
+        return _own_command(word, rest)
     return _on_nodes(first, rest, nodes)
 
 
 def _split(text: str, usage: str) -> tuple[str, str]:
     first, _, rest = text.partition(" ")
     if not first:
-        raise InputError(f"It is written: {usage}")
+        raise InputError(f"Usage: {usage}")
     return first, rest.strip()
 
 
-def _own(word: str, rest: str) -> Own:
+def _own_command(word: str, rest: str) -> Own:
     try:
         return Own(word, tuple(shlex.split(rest, comments=True)))
     except ValueError as error:
@@ -103,17 +101,17 @@ def _own(word: str, rest: str) -> Own:
 
 
 def _on_nodes(first: str, rest: str, nodes: Mapping[str, NodeKind]) -> OnNodes:
-    chosen = tuple(dict.fromkeys(node for part in first.split(",") if part for node in _meant(part, nodes)))
+    chosen = tuple(dict.fromkeys(node for part in first.split(",") if part for node in _nodes_named(part, nodes)))
     if not chosen:
-        raise InputError(f"{first}: is no node.")
+        raise InputError(f"{first}: not a node.")
     background = rest.endswith("&") and not rest.endswith("&&")
     command = rest[:-1].rstrip() if background else rest
     if len(chosen) > 1 and not command:
-        raise InputError(f"{first}: says no command for these {len(chosen)} nodes.")
+        raise InputError(f"{first}: the command for these {len(chosen)} nodes is missing.")
     return OnNodes(chosen, command, background)
 
 
-def _meant(part: str, nodes: Mapping[str, NodeKind]) -> Sequence[str]:
+def _nodes_named(part: str, nodes: Mapping[str, NodeKind]) -> Sequence[str]:
     if part in nodes:
         return [part]
     if part == "@all":
@@ -123,21 +121,21 @@ def _meant(part: str, nodes: Mapping[str, NodeKind]) -> Sequence[str]:
         if not found:
             raise InputError(f"{part}: the lab has none.")
         return found
-    known = [*nodes, *WORDS, *GROUPS]
+    known = [*nodes, *COMMANDS, *GROUPS]
     near = difflib.get_close_matches(part, known, n=1)
-    meant = f"did you mean {near[0]}?" if near else "`nodes` lists the nodes, `help` the commands."
-    raise InputError(f"{part}: is neither a node nor a command; {meant}")
+    hint = f"did you mean {near[0]}?" if near else "`nodes` lists the nodes, `help` the commands."
+    raise InputError(f"{part}: neither a node nor a command; {hint}")
 
 
 def completions(line: str, nodes: Sequence[str]) -> list[str]:
-    """What may stand where the line ends: words and nodes at its beginning, nodes and the like after that."""
+    """Return candidates for the word at the end of the line: commands and nodes for the first, then nodes."""
     before, _, last = line.rpartition(" ")
     done = before.split()
     if not done:
         head, comma, part = last.rpartition(",")
         if comma:
             return [f"{head},{name} " for name in nodes if name.startswith(part)]
-        return [f"{word} " for word in (*nodes, *WORDS, *GROUPS) if word.startswith(last)]
+        return [f"{word} " for word in (*nodes, *COMMANDS, *GROUPS) if word.startswith(last)]
     candidates = list(nodes)
     if done[0] == "link" and len(done) == 3:
         candidates = ["down", "up", "set", "clear", "show"]
@@ -145,21 +143,21 @@ def completions(line: str, nodes: Sequence[str]) -> list[str]:
 
 
 class Here(Struct, frozen=True):
-    """Where a word is said: an attached lab, and the screen that shows what comes of it."""
+    """An attached lab, and the screen for the output."""
 
     lab: Lab
     screen: Screen
 
 
 def carry_out(here: Here, word: str, arguments: Sequence[str]) -> int:
-    """Do what the word says. InputError when its arguments are wrong; LabError when the lab fails."""
-    return _WORDS[word](here, arguments)
+    """Run a command of the console. Return its exit status. InputError; LabError."""
+    return _FUNCTIONS[word](here, arguments)
 
 
 def _nodes(here: Here, arguments: Sequence[str]) -> int:
     from labctl.observe import network
 
-    _none(arguments, "nodes")
+    _takes_nothing(arguments, "nodes")
     rows: list[list[Cell | str]] = []
     for node in here.lab.describe().nodes:
         by_interface: dict[str, list[str]] = {}
@@ -178,24 +176,24 @@ def _nodes(here: Here, arguments: Sequence[str]) -> int:
 
 
 def _links(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.network import cables, show
+    from labctl.cli.network import all_cables, cable_table
 
-    _none(arguments, "links")
-    here.screen.write(show(here.lab, cables(here.lab.describe().plan), here.screen.look))
+    _takes_nothing(arguments, "links")
+    here.screen.write(cable_table(here.lab, all_cables(here.lab.describe().plan), here.screen.look))
     return 0
 
 
 def _net(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.network import cables
+    from labctl.cli.network import all_cables
 
-    _none(arguments, "net")
-    told = here.lab.describe()
-    leads: dict[str, list[str]] = {node.name: [] for node in told.nodes}
-    for cable in cables(told.plan):
-        leads[cable.near.node].append(f"{cable.near.ifname} - {cable.far}")
-        leads[cable.far.node].append(f"{cable.far.ifname} - {cable.near}")
-    rows = [[node if at == 0 else "", end] for node, ends in leads.items() for at, end in enumerate(ends or [""])]
-    here.screen.write(table(here.screen.look, ("NODE", "INTERFACE LEADS TO"), rows))
+    _takes_nothing(arguments, "net")
+    description = here.lab.describe()
+    peers: dict[str, list[str]] = {node.name: [] for node in description.nodes}
+    for cable in all_cables(description.plan):
+        peers[cable.near.node].append(f"{cable.near.ifname} - {cable.far}")
+        peers[cable.far.node].append(f"{cable.far.ifname} - {cable.near}")
+    rows = [[node if at == 0 else "", end] for node, ends in peers.items() for at, end in enumerate(ends or [""])]
+    here.screen.write(table(here.screen.look, ("NODE", "INTERFACE - PEER"), rows))
     return 0
 
 
@@ -231,48 +229,30 @@ def _end(address: object, port: int) -> str:
 
 
 def _pingall(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.observe.ping import choose_pairs, is_sample, ping_pairs, pingable_nodes
-    from labctl.report.terminal import render
+    from labctl.cli.network import show_reachability
 
-    for node in arguments:
-        check_node(here.lab, node)
-    plan = here.lab.describe().plan
-    chosen = list(dict.fromkeys(arguments)) or pingable_nodes(plan, routers=False)
-    tries = ping_pairs(here.lab, plan, choose_pairs(plan, chosen))
-    here.screen.write(render(chosen, tries, here.screen.look, sampled=is_sample(chosen)))
-    return int(any(each.problem for each in tries))
+    return show_reachability(here.lab, arguments, here.screen)
 
 
 def _link(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.network import LinkAction, Order, changed
+    from labctl.cli.command_line import command_named, read
+    from labctl.cli.network import change_link
 
-    words = list(arguments)
-    sender: str | None = None
-    if "--from" in words[:-1]:
-        at = words.index("--from")
-        sender = words[at + 1]
-        del words[at : at + 2]
-    if len(words) < 2:
-        raise InputError("It is written: link A B down|up|set|clear|show")
-    action = words[2] if len(words) > 2 else "show"
-    if action not in set(LinkAction):
-        raise InputError(f"link: {action} is none of {', '.join(LinkAction)}.")
-    plan = here.lab.describe().plan
-    order = Order(LinkAction(action), tuple(words[3:]), sender)
-    lines = changed(here.lab, plan, words[0], words[1], order, here.screen.look)
-    here.screen.write(lines)
+    values: dict[str, Any] = read(command_named("link"), arguments)
+    del values["lab"]
+    change_link(here.lab, **values, screen=here.screen)
     return 0
 
 
 def _ps(here: Here, arguments: Sequence[str]) -> int:
     from labctl.cli.ps import process_rows
 
-    _none(arguments, "ps")
+    _takes_nothing(arguments, "ps")
     rows = process_rows(here.lab.processes())
     if rows:
         here.screen.write(table(here.screen.look, ("NODE", "NAME", "PID", "SINCE", "STATE", "COMMAND"), rows))
     else:
-        here.screen.line("nothing runs")
+        here.screen.line("no programs")
     return 0
 
 
@@ -280,31 +260,31 @@ def _stop(here: Here, arguments: Sequence[str]) -> int:
     from labctl.cli.programs import stop_in
 
     if not arguments:
-        raise InputError("It is written: stop PROCESS, as `ps` names them")
+        raise InputError("Usage: stop PROCESS... (see ps)")
     stop_in(here.lab, arguments, here.screen)
     return 0
 
 
 def _logs(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.programs import show_in
+    from labctl.cli.programs import show_logs
 
-    show_in(here.lab, arguments)
+    show_logs(here.lab, arguments)
     return 0
 
 
 def _help(here: Here, arguments: Sequence[str]) -> int:
-    if arguments and arguments[0] not in WORDS:
-        raise InputError(f"help: there is no {arguments[0]}.")
-    words = [WORDS[arguments[0]]] if arguments else list(WORDS.values())
-    here.screen.write([f"  {line}" for line in words])
+    if arguments and arguments[0] not in COMMANDS:
+        raise InputError(f"help: no such command: {arguments[0]}.")
+    lines = [COMMANDS[arguments[0]]] if arguments else list(COMMANDS.values())
+    here.screen.write([f"  {line}" for line in lines])
     if not arguments:
         here.screen.write(
             [
                 "",
                 "  h1 ping -c1 h2           a command on a node, in a shell: pipes and * work",
-                "  h1,h2 hostname           on several at once, each line with its node in front",
+                "  h1,h2 hostname           on several at once; each line begins with its node",
                 f"  {' '.join(GROUPS)} work the same way",
-                "  h1 sleep 100 &           lets it run on; see ps, logs and stop",
+                "  h1 sleep 100 &           in the background; see ps, logs and stop",
                 "  !ls                      a command on this machine",
             ]
         )
@@ -312,17 +292,17 @@ def _help(here: Here, arguments: Sequence[str]) -> int:
 
 
 def _clear(here: Here, arguments: Sequence[str]) -> int:
-    _none(arguments, "clear")
+    _takes_nothing(arguments, "clear")
     here.screen.clear()
     return 0
 
 
-def _none(arguments: Sequence[str], word: str) -> None:
+def _takes_nothing(arguments: Sequence[str], word: str) -> None:
     if arguments:
-        raise InputError(f"{word}: takes no more words.")
+        raise InputError(f"{word}: takes no arguments.")
 
 
-_WORDS: Mapping[str, Callable[[Here, Sequence[str]], int]] = MappingProxyType(
+_FUNCTIONS: Mapping[str, Callable[[Here, Sequence[str]], int]] = MappingProxyType(
     {
         "nodes": _nodes,
         "links": _links,

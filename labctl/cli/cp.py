@@ -1,4 +1,4 @@
-"""`labctl cp`: files and directories between hosts and this machine, as cp(1) does it, modes and times kept."""
+"""`labctl cp`: copy files and directories between nodes and this machine, with modes and times, like cp(1)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from labctl.cli.cp_ends import name_of
-from labctl.cli.labs import attach, check_node, having
-from labctl.cli.main import complain
+from labctl.cli.exit import complain
+from labctl.cli.lab_selection import attach, attach_lab_with, check_node
 from labctl.errors import InputError, LabError
 from labctl.report.terminal import waiting
-from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -26,45 +25,44 @@ _BOOTSTRAP = (
 )
 
 
-class Place(Struct, frozen=True):
-    """Where files are: a path on a node, or (`node` "") on this machine."""
+class Location(NamedTuple):
+    """A path on a node, or on this machine (`node` is "")."""
 
     node: str
     path: str
-
-    @classmethod
-    def of(cls, word: str) -> Place:
-        """`h1:/tmp/file` is on h1, `./h1:file` and `/x:y` on this machine. InputError for an empty path."""
-        node, colon, path = word.partition(":")
-        if not colon or "/" in node or not node:
-            if not word:
-                raise InputError("labctl cp: an empty name is no file.")
-            return cls("", word)
-        return cls(node, path or "/")
 
     def __str__(self) -> str:
         return f"{self.node}:{self.path}" if self.node else self.path
 
 
-def copy(sources: Sequence[str], target: str, lab_name: str | None) -> int:
-    """Copies; 1 when something could not be copied, which is said. InputError when the command line is wrong."""
-    places = [Place.of(word) for word in sources]
-    goal = Place.of(target)
-    nodes = [place.node for place in (*places, goal) if place.node]
+def location(word: str) -> Location:
+    """Return the location: `h1:/tmp/file` is on h1; `./h1:file` and `/x:y` are on this machine."""
+    node, colon, path = word.partition(":")
+    if not colon or "/" in node or not node:
+        return Location("", word)
+    return Location(node, path or "/")
+
+
+def cp(paths: Sequence[str], lab: str | None) -> int:
+    """Run `labctl cp`. Return 1 if something could not be copied."""
+    if len(paths) < 2:
+        raise InputError("labctl cp: TARGET is missing. Try: labctl cp FILE NODE:/tmp/")
+    *sources, target = map(location, paths)
+    nodes = [each.node for each in (*sources, target) if each.node]
     if not nodes:
-        raise InputError("labctl cp: neither side is on a host. A file on one is written NODE:/PATH.")
-    with having(nodes[0], lab_name) if len(set(nodes)) == 1 else attach(lab_name) as lab:
+        raise InputError("labctl cp: neither SOURCE nor TARGET is on a node. Write a node's file as NODE:/PATH.")
+    with attach_lab_with(nodes[0], lab) if len(set(nodes)) == 1 else attach(lab) as attached:
         for node in nodes:
-            check_node(lab, node)
+            check_node(attached, node)
         worst = 0
-        for node in dict.fromkeys(place.node for place in places):
-            paths = [place.path for place in places if place.node == node]
-            worst = max(worst, _copied(lab, node, paths, goal, several=len(places) > 1))
+        for node in dict.fromkeys(each.node for each in sources):
+            from_node = [each.path for each in sources if each.node == node]
+            worst = max(worst, _copied(attached, node, from_node, target, several=len(sources) > 1))
     return worst
 
 
-def _copied(lab: Lab, node: str, paths: Sequence[str], goal: Place, *, several: bool) -> int:
-    """Runs both ends of a copy, with a pipe between the two."""
+def _copied(lab: Lab, node: str, paths: Sequence[str], target: Location, *, several: bool) -> int:
+    """Run both ends of a copy, with a pipe between them."""
     with ExitStack() as stack:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         pipe = ExitStack()
@@ -74,56 +72,56 @@ def _copied(lab: Lab, node: str, paths: Sequence[str], goal: Place, *, several: 
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, null)
         names = [name_of(os.path.join("/", path) if node else path) for path in paths]
-        words = ["receive", goal.path, "several" if several else "one", *names]
-        receiver = _end(lab, goal.node, words, reading, null, stack)
+        words = ["receive", target.path, "several" if several else "one", *names]
+        receiver = _end(lab, target.node, words, reading, null, stack)
         sender = _end(lab, node, ["send", *paths], null, writing, stack)
         pipe.close()
-        with waiting(f"copying to {goal.node or 'this machine'}"):
+        with waiting(f"copying to {target.node or 'this machine'}"):
             sent, received = sender.ended(), receiver.ended()
-        said = [
-            f"{place + ':' if place else ''}{line}"
-            for end, place in ((sender, node), (receiver, goal.node))
-            for line in end.said()
+        errors = [
+            f"{on + ':' if on else ''}{line}"
+            for end, on in ((sender, node), (receiver, target.node))
+            for line in end.errors()
         ]
-    for line in said:
+    for line in errors:
         complain(f"labctl cp: {line}")
-    if (sent or received) and not said:
-        raise LabError(f"labctl cp: the copy was ended from outside (status {sent} and {received}).")
+    if (sent or received) and not errors:
+        raise LabError(f"labctl cp: the copy was killed (status {sent} and {received}).")
     return EXIT_FAILED if sent or received else 0
 
 
 class _End:
-    """One end of a copy that runs; owned by the stack of `_end`."""
+    """A running end of a copy. The stack of `_end` owns it."""
 
-    def __init__(self, process: Process | subprocess.Popen[bytes], said: int) -> None:
+    def __init__(self, process: Process | subprocess.Popen[bytes], errors: int) -> None:
         self._process = process
-        self._said = said
+        self._errors = errors
 
     def ended(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait for it, and return its exit status."""
         status = self._process.wait()
-        assert status is not None  # without a deadline
+        assert status is not None  # without a timeout
         return status
 
-    def said(self) -> list[str]:
-        """What it complained of, when it has ended."""
-        size = os.fstat(self._said).st_size
-        return os.pread(self._said, min(size, 1 << 16), 0).decode(errors="backslashreplace").splitlines()
+    def errors(self) -> list[str]:
+        """Return the lines on its standard error, after it ended."""
+        size = os.fstat(self._errors).st_size
+        return os.pread(self._errors, min(size, 1 << 16), 0).decode(errors="backslashreplace").splitlines()
 
 
 def _end(lab: Lab, node: str, words: list[str], stdin: int, stdout: int, stack: ExitStack) -> _End:
     from labctl.lab.client.boot_process import search_path
 
     argv = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, search_path()[0], *words]
-    said = os.memfd_create("labctl-copy", os.MFD_CLOEXEC)
-    stack.callback(os.close, said)
+    errors = os.memfd_create("labctl-copy", os.MFD_CLOEXEC)
+    stack.callback(os.close, errors)
     if node:
-        process = lab.spawn(node, argv, stdin=stdin, stdout=stdout, stderr=said, cwd="/")
+        process = lab.spawn(node, argv, stdin=stdin, stdout=stdout, stderr=errors, cwd="/")
         stack.enter_context(closing(process))
-        return _End(process, said)
-    local = subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=said)
+        return _End(process, errors)
+    local = subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=errors)
     stack.callback(_reap, local)
-    return _End(local, said)
+    return _End(local, errors)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,4 @@
-"""`labctl doctor`: what this machine can do for labs and what not, each with its remedy.
-
-`labctl doctor --fix`: changes the settings of this machine that keep ordinary users from making labs, by sudo.
-"""
+"""`labctl doctor`: check whether this machine can run labs; `--fix` changes the settings that prevent them, by sudo."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +16,16 @@ from labctl.cli import files
 from labctl.errors import LabctlError, MachineError, describe_errno
 from labctl.observe import machine
 from labctl.observe.machine import Finding
-from labctl.report.terminal import Ink, Look, Screen, cells, pad, standard_error, standard_output, wrap
+from labctl.report.terminal import Ink, Look, Screen, cells, is_terminal, pad, standard_error, standard_output, wrap
 from labctl.structs import Struct, msgspec
 
 if TYPE_CHECKING:
     from labctl.observe.machine import Readings
 
 
+# The checks that the summary always shows.
+_SUMMARY = ("kernel", "python", "privilege", "a lab", "running", "descriptors")
+_NAME_WIDTH = len("connection tracking")
 NAMESPACES = 10_000  # for each limit that is 0: labs of 1,000 hosts, several at a time
 
 
@@ -37,10 +37,9 @@ class Fix(Struct, frozen=True):
 
 
 def fixes(readings: Readings, python: str, script: Path | None) -> tuple[Fix, ...]:
-    """What to change on a machine with these readings; `script` is `allow-user-namespaces`, as it ships.
+    """Return the changes that a machine with these readings needs; `script` is the shipped `allow-user-namespaces`.
 
-    Only what labs need: nothing where they can be made already. Settings hold until the machine starts again; the
-    AppArmor profile stays.
+    Nothing if labs can be created already. Settings hold until the machine reboots; the AppArmor profile stays.
     """
     found = []
     for kind in ("user", "net", "pid", "mnt", "uts", "ipc"):
@@ -62,9 +61,8 @@ def fixes(readings: Readings, python: str, script: Path | None) -> tuple[Fix, ..
     return tuple(found)
 
 
-def apply() -> int:
-    """Print and run what `fixes` finds, by sudo where this is not root. 0 when labs can run after it, else 3."""
-
+def apply_fixes() -> int:
+    """Print and run the fixes, by sudo if labctl is not root. Return 0 if labs can run afterwards, else 3."""
     readings, _ = machine.privilege()
     screen = standard_output()
     found = fixes(readings, sys.executable, files.tool("allow-user-namespaces"))
@@ -72,7 +70,7 @@ def apply() -> int:
         tried = machine.try_a_lab()
         if not tried.works:
             raise MachineError(
-                f"No setting of this machine is to be fixed, and labs cannot run: {tried.problem} {tried.remedy}"
+                f"labctl doctor: found no setting to fix, but labs cannot run: {tried.problem} {tried.remedy}"
             )
         screen.line("Nothing to fix: labs can run here.")
         return 0
@@ -99,16 +97,16 @@ def apply() -> int:
 
 
 class State(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
-    MISSING = "missing"  # something optional is not there
+    MISSING = "missing"  # something optional is missing
     FAILED = "failed"  # labs cannot run
-    KNOWN = "known"  # a fact, neither good nor bad
+    KNOWN = "known"  # a fact
 
 
 class Check(Struct, frozen=True):
-    """One line of the examination."""
+    """A check and its result."""
 
     group: str
     name: str
@@ -120,40 +118,40 @@ class Check(Struct, frozen=True):
 
 PROGRAMS = {
     "ip": ("iproute2", "ip netns exec, ip -n on running labs"),
-    "ss": ("iproute2", "sockets of a host, as a person reads them"),
-    "tc": ("iproute2", "queues of a link, as a person reads them"),
-    "nsenter": ("util-linux", "labctl env's lines"),
-    "bash": ("bash", "labctl shell; else sh"),
-    "ping": ("iputils-ping", "reachability by hand; labctl ping needs none"),
-    "curl": ("curl", "HTTP by hand"),
-    "tcpdump": ("tcpdump", "packets, seen live"),
-    "nft": ("nftables", "packet filters, as a person reads them"),
+    "ss": ("iproute2", "shows the sockets of a node"),
+    "tc": ("iproute2", "shows the queueing disciplines of a link"),
+    "nsenter": ("util-linux", "the commands of labctl env"),
+    "bash": ("bash", "labctl shell (otherwise sh)"),
+    "ping": ("iputils-ping", "reachability (labctl ping does not need it)"),
+    "curl": ("curl", "HTTP requests"),
+    "tcpdump": ("tcpdump", "live view of packets"),
+    "nft": ("nftables", "shows packet filters"),
     "strace": ("strace", "system calls of a program"),
     "iperf3": ("iperf3", "throughput"),
-    "nc": ("netcat-openbsd", "connections by hand"),
+    "nc": ("netcat-openbsd", "TCP and UDP connections"),
 }
-_CHANGES_USER = ("tcpdump",)  # programs that call setgroups(2); tcpdump does even with -Z root
+_CHANGES_USER = ("tcpdump",)  # programs that call setgroups(2); tcpdump does it even with -Z root
 _INSTALLERS = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zypper install", "apk": "apk add"}
 
 
-def examine(form: str) -> int:
-    """Prints every check; 0 when labs can run, 3 when not."""
+def doctor(every: bool, fix: bool, format: str) -> int:
+    """Run `labctl doctor`. Return 0 if labs can run, else 3."""
+    if fix:
+        return apply_fixes()
     screen = standard_output()
-    progress = standard_error() if sys.stderr is not None and sys.stderr.isatty() else None
-    checks: list[Check] = []
-    for check in _checks(progress):
-        checks.append(check)
-    if form == "json":
+    progress = standard_error() if is_terminal(sys.stderr) else None
+    checks = list(_checks(progress))
+    if format == "json":
         screen.write_bytes(_json(checks))
     else:
-        screen.write(render(checks, screen.look))
+        screen.write(all_checks(checks, screen.look) if every else summary(checks, screen.look))
     return MachineError.exit_status if any(check.state is State.FAILED for check in checks) else 0
 
 
 def _checks(progress: Screen | None) -> Iterator[Check]:
     for group in (_machine, _labs, _kernel, _limits, _programs):
         if progress is not None:
-            progress.show_status([f"looking at: {group.__name__.lstrip('_')}"])
+            progress.show_status([f"checking: {group.__name__.lstrip('_')}"])
         try:
             yield from group()
         finally:
@@ -167,18 +165,18 @@ def _machine() -> Iterator[Check]:
     yield Check("machine", "kernel", State.KNOWN, release)
     yield Check("machine", "python", State.KNOWN, f"{platform.python_version()}, {sys.executable}")
     who = "root" if readings.euid == 0 else f"an ordinary user (uid {readings.euid})"
-    how = "labs live in a user namespace" if in_user_namespace else "labs are made with root's privilege"
+    how = "labs run in a user namespace" if in_user_namespace else "labs run with root's privilege"
     yield Check("machine", "privilege", State.KNOWN, f"{who}; {how}")
     yield _user_namespaces(readings)
     yield _users(readings.euid, in_user_namespace)
     if readings.apparmor_restrict_userns:
         remedy = "Try: labctl doctor --fix, or run as root."
-        problem = "keeps ordinary users from using user namespaces"
+        problem = "does not let ordinary users use user namespaces"
         yield Check("machine", "AppArmor", State.MISSING, "labs of ordinary users", problem, remedy)
     elif readings.apparmor_restrict_userns is not None:
         yield Check("machine", "AppArmor", State.OK, "does not restrict user namespaces")
     if readings.container or readings.seccomp:
-        yield Check("machine", "confinement", State.KNOWN, "a container or a system call filter is around this process")
+        yield Check("machine", "confinement", State.KNOWN, "labctl runs in a container or under a system call filter")
 
 
 def _user_namespaces(readings: machine.Readings) -> Check:
@@ -191,12 +189,12 @@ def _user_namespaces(readings: machine.Readings) -> Check:
         return Check("machine", "user namespaces", State.MISSING, use, "user.max_user_namespaces is 0", remedy)
     if readings.unprivileged_userns_clone == 0:
         remedy = "Try: labctl doctor --fix (sudo sysctl kernel.unprivileged_userns_clone=1)"
-        return Check("machine", "user namespaces", State.MISSING, use, "ordinary users may make none", remedy)
+        return Check("machine", "user namespaces", State.MISSING, use, "ordinary users may not create any", remedy)
     return Check("machine", "user namespaces", State.OK, f"at most {readings.max_user_namespaces}")
 
 
 def _users(euid: int, in_user_namespace: bool) -> Check:
-    use = "programs that change to a user of their own (tcpdump, sshd, dnsmasq, PostgreSQL), `user:`"
+    use = "programs that change their user (tcpdump, sshd, dnsmasq, PostgreSQL), `user:`"
     if not in_user_namespace:
         return Check("machine", "users in labs", State.OK, use)
     found = machine.users_in_labs(euid)
@@ -221,7 +219,7 @@ def _labs() -> Iterator[Check]:
         for orphan in orphans.orphans():
             yield Check("labs", f"lab {orphan.name}", State.MISSING, "", str(orphan), "Try: labctl gc")
     except LabctlError as error:
-        remedy = "Without one, labctl run works and labctl up does not."
+        remedy = "labctl run works without one; labctl up does not."
         yield Check("labs", "state directory", State.MISSING, "labs that stay", str(error), remedy)
 
 
@@ -253,8 +251,8 @@ def _limits() -> Iterator[Check]:
         "limits",
         "descriptors",
         State.MISSING if few else State.OK,
-        f"{soft} ({hard} at most): enough for a lab of {size.nodes} nodes (limited by {size.by})",
-        "that is few" if few else "",
+        f"{soft} (at most {hard}): enough for a lab of {size.nodes} nodes (limited by {size.by})",
+        "the limit is low" if few else "",
         "Try: ulimit -Hn 65536" if few else "",
     )
     found = machine.control_groups()
@@ -270,8 +268,8 @@ def _programs() -> Iterator[Check]:
     for name, (package, use) in PROGRAMS.items():
         path = machine.program(name)
         if path and name in _CHANGES_USER and not has_users:
-            remedy = "It needs subordinate ids: `users in labs`, above."
-            yield Check("programs", name, State.MISSING, use, "cannot change to its own user in your labs", remedy)
+            remedy = "It needs subordinate ids: see `users in labs`."
+            yield Check("programs", name, State.MISSING, use, "cannot change its user in your labs", remedy)
         elif path:
             yield Check("programs", name, State.OK, use)
         else:
@@ -279,9 +277,28 @@ def _programs() -> Iterator[Check]:
             yield Check("programs", name, State.MISSING, use, "is not installed", remedy)
 
 
-def render(checks: list[Check], look: Look) -> list[str]:
-    """The checks in groups, remedies below what they are for, and what it comes to; painted lines."""
-    width = max(cells(check.name) for check in checks)
+def summary(checks: Sequence[Check], look: Look) -> list[str]:
+    """Return painted lines: the main facts, all problems with a remedy, and the verdict."""
+    shown = [
+        check
+        for check in checks
+        if check.name in _SUMMARY
+        or check.state is State.FAILED
+        or (check.state is State.MISSING and check.group not in ("kernel", "programs"))
+    ]
+    return [*_check_lines(shown, look), "", *_verdict(checks, look), "All checks and remedies: labctl doctor --all"]
+
+
+def all_checks(checks: Sequence[Check], look: Look) -> list[str]:
+    """Return painted lines: all checks in groups, each problem with its remedy, and the verdict."""
+    lines: list[str] = []
+    for group in dict.fromkeys(check.group for check in checks):
+        members = [check for check in checks if check.group == group]
+        lines += [look.paint(group.capitalize(), Ink.STRONG), *_check_lines(members, look), ""]
+    return [*lines, *_verdict(checks, look)]
+
+
+def _check_lines(checks: Sequence[Check], look: Look) -> list[str]:
     marks = {
         State.OK: (look.glyphs.passed, Ink.GOOD),
         State.MISSING: (look.glyphs.skipped, Ink.ODD),
@@ -289,45 +306,41 @@ def render(checks: list[Check], look: Look) -> list[str]:
         State.KNOWN: (look.glyphs.separator, Ink.FAINT),
     }
     mark_width = max(cells(mark) for mark, _ in marks.values())
+    indent = " " * (mark_width + _NAME_WIDTH + 5)
+    room = look.width - len(indent)
     lines: list[str] = []
-    for group in dict.fromkeys(check.group for check in checks):
-        lines += [""] * bool(lines) + [look.paint(group.capitalize(), Ink.STRONG)]
-        for check in (each for each in checks if each.group == group):
-            mark, ink = marks[check.state]
-            lead = f"  {look.paint(mark, ink)}{' ' * (mark_width - cells(mark))} {pad(check.name, width)}  "
-            indent = " " * (mark_width + width + 5)
-            room = look.width - len(indent)
-            lines += _hanging(lead, indent, _sentence(check), room)
-            if check.remedy:
-                lines += [f"{indent}{line}" for line in wrap(check.remedy, room, break_words=False)]
-    return [*lines, "", *(look.paint(line, ink) for line, ink in _verdict(checks, look.width))]
+    for check in checks:
+        mark, ink = marks[check.state]
+        lead = f"  {look.paint(mark, ink)}{' ' * (mark_width - cells(mark))} {pad(check.name, _NAME_WIDTH)}  "
+        text = ": ".join(filter(None, (check.detail, check.problem)))
+        first, *rest = wrap("\n".join(filter(None, (text, check.remedy))), room, break_words=False)
+        lines += [f"{lead}{first}".rstrip(), *(f"{indent}{line}" for line in rest)]
+    return lines
 
 
-def _sentence(check: Check) -> str:
-    if not check.problem:
-        return check.detail
-    return f"{check.detail}: {check.problem}" if check.detail else check.problem
-
-
-def _hanging(lead: str, indent: str, text: str, room: int) -> list[str]:
-    first, *rest = wrap(text, room)
-    return [f"{lead}{first}".rstrip(), *(f"{indent}{line}" for line in rest)]
-
-
-def _verdict(checks: list[Check], width: int) -> list[tuple[str, Ink]]:
+def _verdict(checks: Sequence[Check], look: Look) -> list[str]:
     if any(check.state is State.FAILED for check in checks):
-        return [(line, Ink.BAD) for line in wrap("Labs cannot run here; what has failed above says why.", width)]
-    missing = [check.name for check in checks if check.state is State.MISSING]
-    text = "Labs can run here." + (f" Not to be had: {', '.join(missing)}." if missing else "")
-    return [(line, Ink.GOOD) for line in wrap(text, width)]
+        verdict, ink = "Labs cannot run here: see the failed checks above.", Ink.BAD
+    else:
+        verdict, ink = "Labs can run here.", Ink.GOOD
+    missing = [check for check in checks if check.state is State.MISSING]
+    absent = [check.name for check in missing if check.group == "kernel"]
+    programs = [check.name for check in missing if check.group == "programs"]
+    sentences = [verdict]
+    if absent:
+        sentences.append(f"Not available on this kernel (labs still work): {', '.join(absent)}.")
+    if programs:
+        sentences.append(f"Optional programs that are not installed: {', '.join(programs)}.")
+    first, *rest = [line for sentence in sentences for line in wrap(sentence, look.width, break_words=False)]
+    return [look.paint(first, ink), *rest]
 
 
 def _json(checks: list[Check]) -> bytes:
     import json
 
-    told = {
+    report = {
         "can_run_labs": not any(check.state is State.FAILED for check in checks),
         "uid": os.getuid(),
         "checks": msgspec.to_builtins(checks),
     }
-    return (json.dumps(told, indent=2) + "\n").encode()
+    return (json.dumps(report, indent=2) + "\n").encode()

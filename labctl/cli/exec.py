@@ -1,6 +1,6 @@
-"""`labctl exec NODE -- CMD...`: a command on a host, as if it had been run here. Imports nothing that is slow.
+"""Programs on a node: `labctl exec` in the foreground or on a terminal, and the start of background programs.
 
-`labctl env NODE`: the lines with which other tools reach a host.
+Imports nothing that is slow to import. `labctl env` prints how other tools reach a node.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from labctl.cli import arguments as words
-from labctl.cli.labs import having
+from labctl.cli.exit import complain
+from labctl.cli.lab_selection import attach_lab_with
 from labctl.cli.signals import Signals, wait_passing_signals
 from labctl.errors import InputError, KernelError
 from labctl.structs import Struct
@@ -23,163 +23,63 @@ if TYPE_CHECKING:
     from labctl.lab.client.process import Process
     from labctl.lab.protocol import Description, NodeInfo
 
-
-class Way(Struct, frozen=True):
-    """A line that works, and what it does."""
-
-    what: str
-    command: str
-
-
-def show_ways(node: str, lab_name: str | None) -> int:
-    """Prints the lines; each can be pasted into a shell of this machine while the lab runs."""
-    with having(node, lab_name) as lab:
-        first = next(each for each in lab.describe().nodes if each.name == node)
-        if not first.init_pid:
-            # Its process 1, which nsenter leads to, comes with the first program.
-            os.close(lab.open_file(node, "/dev/null"))
-        told = lab.describe()
-        info = next(each for each in told.nodes if each.name == node)
-    from labctl.report.terminal import Ink, standard_output
-
-    screen = standard_output()
-    shown = ways(told, info)
-    for way in shown:
-        screen.write([screen.look.paint(f"# {way.what}", Ink.FAINT), way.command])
-    return 0
-
-
-def ways(lab: Description, node: NodeInfo) -> tuple[Way, ...]:
-    """The lines for a node of that lab, the whole of the host first, then its network only."""
-    named = f"{lab.name}-{node.name}"
-    word = shlex.quote(node.name)
-    found = [
-        Way("a command on it, and a shell", f"labctl exec --lab {shlex.quote(lab.name)} {word} -- ip address"),
-    ]
-    # Not --all: without root, the cgroup namespace, which is the machine's, cannot be entered.
-    user = "--user --preserve-credentials " if lab.rootless else ""
-    if node.init_pid:
-        inside = f"--target {node.init_pid} {user}--net --mount --uts --ipc --pid"
-        found.append(Way("the same by nsenter: its network, files, name and processes", f"nsenter {inside}"))
-    if lab.rootless:
-        enter = f"nsenter --target {lab.keeper_pid} --user --preserve-credentials --net={node.network}"
-        found.append(Way("a program of this machine on its network only", f"{enter} ss -tanp"))
-        found.append(Way("its addresses", f"{enter} ip address"))
-        return tuple(found)
-    quoted = shlex.quote(named)
-    found.append(Way("a program of this machine on its network only", f"ip netns exec {quoted} tcpdump -ni any"))
-    found.append(Way("its addresses", f"ip -n {quoted} address"))
-    found.append(Way("its namespace by name", f"nsenter --net=/run/netns/{quoted} ss -tlnp"))
-    return tuple(found)
-
-
-EXIT_CANNOT = 126  # as env(1), timeout(1) and docker have it
+EXIT_CANNOT = 126  # like env(1), timeout(1) and docker
 EXIT_NOT_FOUND = 127
 
-# What of this terminal and language a program on a host should know; all else is as it was for `labctl up`.
+# Variables of this terminal and language that a program on a node gets; all others are those of `labctl up`.
 _PASSED = ("TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "NO_COLOR", "FORCE_COLOR")
-
-OPTIONS = {
-    "lab": words.Option(("--lab",), "LAB"),
-    "terminal": words.Option(("-t", "--tty")),
-    "interactive": words.Option(("-i", "--interactive")),
-    "detach": words.Option(("-d", "--detach")),
-    "environment": words.Option(("-e", "--env"), "K=V"),
-    "directory": words.Option(("-w", "--workdir"), "DIR"),
-    "user": words.Option(("-u", "--user"), "USER"),
-    "name": words.Option(("--name",), "NAME"),
-}
 
 
 class ExecRequest(Struct, frozen=True):
-    """The command line of `labctl exec`."""
+    """A program to start on a node. `environment` has K=V, or K for this process's own value."""
 
     node: str
     command: tuple[str, ...]
-    lab: str | None = None
-    terminal: bool = False
-    detach: bool = False
-    environment: tuple[str, ...] = ()  # K=V, or K for this process's own value
+    environment: tuple[str, ...] = ()
     directory: str | None = None
     user: str | None = None
-    name: str | None = None  # of a detached one
+    name: str | None = None  # of a background program
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The exit status of `labctl exec` with these words after it. LabctlError for its own failures."""
-    given = words.read("exec", arguments, OPTIONS)
-    return run(
-        ExecRequest(
-            node=given.node,
-            command=given.command,
-            lab=given.last("lab"),
-            terminal=given.switch("terminal"),
-            detach=given.switch("detach"),
-            environment=given.all("environment"),
-            directory=given.last("directory"),
-            user=given.last("user"),
-            name=given.last("name"),
-        )
-    )
+def exec_command(
+    node: str,
+    command: tuple[str, ...],
+    lab: str | None,
+    terminal: bool,
+    interactive: bool,  # ignored: standard input is always passed on
+    detach: bool,
+    environment: tuple[str, ...],
+    directory: str | None,
+    user: str | None,
+    name: str | None,
+) -> int:
+    """Run `labctl exec`. Return the command's exit status (128 + N for signal N), or 126 or 127 if it cannot run."""
+    standard = open_standard_descriptors()  # before another file can get one of these numbers
+    if name is not None and not detach:
+        raise InputError("labctl exec: --name is for background programs. Add -d, or use labctl start.")
+    request = ExecRequest(node, command, environment, directory, user, name)
+    check_request(request)
+    with attach_lab_with(node, lab) as attached:
+        if detach:
+            return start_in_background(attached, request)
+        if terminal:
+            return run_on_terminal(attached, request)
+        return run_in_foreground(attached, request, standard)
 
 
-def run(request: ExecRequest) -> int:
-    """The command's own exit status (128 + n when signal n ended it), 126 or 127 when it cannot be run."""
-    standard = open_standard_descriptors()  # before anything else can get a number of theirs
-    check_command("exec", request.command)
-    environment = environment_of(request.environment)
-    if request.name is not None and not request.detach:
-        raise InputError("labctl exec: --name is for a command that is detached. Add -d, or use labctl start.")
-    with having(request.node, request.lab) as lab:
-        if request.detach:
-            from labctl.cli.programs import start_detached
-
-            return start_detached(lab, request, environment)
-        if request.terminal:
-            return on_a_terminal(lab, request, environment)
-        return in_the_foreground(lab, request, environment, standard)
-
-
-Standard = tuple[int | None, int | None, int | None]
-
-
-def in_the_foreground(lab: Lab, request: ExecRequest, environment: Mapping[str, str], standard: Standard) -> int:
-    """Run the command with these descriptors for its own, passing signals on: its exit status, or 126 and 127."""
-    with Signals() as signals:  # before the command can do anything: one that comes early is passed on, not obeyed
+def run_in_foreground(lab: Lab, request: ExecRequest, standard: Sequence[int | None]) -> int:
+    """Run the command with these three descriptors, and pass signals on. Return its exit status, or 126 or 127."""
+    with Signals() as signals:  # before the command starts: an early signal is passed on, too
         try:
-            process = spawn(lab, request, environment, standard)
+            process = spawn(lab, request, standard)
         except KernelError as error:
             return status_of_refusal(error, request.command[0])
         with closing(process):
             return exit_status(wait_passing_signals(process, signals))
 
 
-def spawn(
-    lab: Lab,
-    request: ExecRequest,
-    environment: Mapping[str, str],
-    standard: Standard = (None, None, None),
-    *,
-    terminal: tuple[int, int] | None = None,
-) -> Process:
-    """Start the command; in the directory that labctl was called in, if the host sees that, unless it says which."""
-    is_given = request.directory is not None
-    return lab.spawn(
-        request.node,
-        request.command,
-        env=environment,
-        cwd=request.directory if is_given else current_directory(),
-        is_cwd_optional=not is_given,  # /tmp and /run are each host's own
-        stdin=standard[0],
-        stdout=standard[1],
-        stderr=standard[2],
-        user=request.user,
-        terminal=terminal,
-    )
-
-
-def on_a_terminal(lab: Lab, request: ExecRequest, environment: Mapping[str, str]) -> int:
-    """Run the command on a terminal of its own, keys and what it shows passed on: its exit status, or 126 and 127."""
+def run_on_terminal(lab: Lab, request: ExecRequest) -> int:
+    """Run the command on a terminal of its own, and relay keys and output. Return its exit status, or 126 or 127."""
     from labctl.cli.terminal import RawMode, Relay, window_of
 
     keyboard, output, _ = open_standard_descriptors()
@@ -189,7 +89,7 @@ def on_a_terminal(lab: Lab, request: ExecRequest, environment: Mapping[str, str]
             stack.callback(os.close, output)
         signals = stack.enter_context(Signals())
         try:
-            process = spawn(lab, request, environment, terminal=window_of(keyboard, output))
+            process = spawn(lab, request, terminal=window_of(keyboard, output))
         except KernelError as error:
             return status_of_refusal(error, request.command[0])
         stack.enter_context(closing(process))
@@ -198,21 +98,66 @@ def on_a_terminal(lab: Lab, request: ExecRequest, environment: Mapping[str, str]
         return exit_status(Relay(process, process.terminal, signals, keyboard, output, raw).run())
 
 
-def check_command(name: str, command: Sequence[str]) -> None:
-    """InputError when there is none, or none that could be one."""
-    if not command:
-        raise InputError(f"labctl {name}: says no command. Try: labctl {name} NODE -- COMMAND")
-    if any("\0" in word for word in command):
-        raise InputError(f"labctl {name}: a null byte in the command.")
+def start_in_background(lab: Lab, request: ExecRequest, restart: str = "no") -> int:
+    """Start the program and print NODE/NAME. Return 0, or 126 or 127 if it cannot run."""
+    from labctl.report.terminal import standard_output
+    from labctl.topology.model import Restart
+
+    is_given = request.directory is not None
+    try:
+        process = lab.start_process(
+            request.node,
+            request.command,
+            name=request.name or "",
+            env=variables_of(request.environment),
+            cwd=request.directory if is_given else current_directory(),
+            is_cwd_optional=not is_given,
+            user=request.user,
+            restart=Restart(restart),
+        )
+    except KernelError as error:
+        return status_of_refusal(error, request.command[0])
+    standard_output().line(f"{process.node}/{process.name}")
+    return 0
 
 
-def environment_of(given: Sequence[str]) -> dict[str, str]:
-    """What the command's environment has over the lab's: the terminal's and language's variables, then `-e`'s."""
+def spawn(
+    lab: Lab,
+    request: ExecRequest,
+    standard: Sequence[int | None] = (None, None, None),
+    *,
+    terminal: tuple[int, int] | None = None,
+) -> Process:
+    """Start the command with these three descriptors, or on a terminal of (rows, columns). The caller closes it."""
+    is_given = request.directory is not None
+    return lab.spawn(
+        request.node,
+        request.command,
+        env=variables_of(request.environment),
+        cwd=request.directory if is_given else current_directory(),
+        is_cwd_optional=not is_given,  # /tmp and /run are each node's own
+        stdin=standard[0],
+        stdout=standard[1],
+        stderr=standard[2],
+        user=request.user,
+        terminal=terminal,
+    )
+
+
+def check_request(request: ExecRequest) -> None:
+    """InputError if the command or a variable cannot be passed to a program."""
+    if any("\0" in word for word in request.command):
+        raise InputError("labctl: the command contains a null byte.")
+    variables_of(request.environment)
+
+
+def variables_of(assignments: Sequence[str]) -> dict[str, str]:
+    """Return the variables that a command gets besides the lab's: of terminal and language, then those of `-e`."""
     environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
-    for entry in given:
+    for entry in assignments:
         name, has_value, value = entry.partition("=")
         if not name:
-            raise InputError(f"-e {entry}: a variable is written NAME=VALUE, or NAME for the value that it has here.")
+            raise InputError(f"-e {entry}: the name is missing. Write NAME=VALUE, or NAME for its value here.")
         if has_value:
             environment[name] = value
         elif name in os.environ:
@@ -221,7 +166,7 @@ def environment_of(given: Sequence[str]) -> dict[str, str]:
 
 
 def current_directory() -> str | None:
-    """Where labctl was called; None when that has been deleted."""
+    """Return the directory in which labctl was called; None if it was deleted."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -229,7 +174,7 @@ def current_directory() -> str | None:
 
 
 def open_standard_descriptors() -> tuple[int | None, int | None, int | None]:
-    """0, 1 and 2, or None for one that was closed before labctl began."""
+    """Return 0, 1 and 2, with None for one that was closed before labctl started."""
     return (_if_open(0), _if_open(1), _if_open(2))
 
 
@@ -241,16 +186,53 @@ def _if_open(fd: int) -> int | None:
     return fd
 
 
-def exit_status(returned: int) -> int:
-    """As a shell has it: 128 + n for signal n."""
-    return returned if returned >= 0 else 128 - returned
+def exit_status(returncode: int) -> int:
+    """Return the status as a shell reports it: 128 + N for signal N."""
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def status_of_refusal(error: KernelError, program: str) -> int:
-    """Says why the command could not be run; 127 when it is not there, 126 when it cannot be executed."""
-    from labctl.cli.main import complain
-
+    """Report why the command cannot run. Return 127 if it was not found, else 126."""
     if error.attempted != f"run {program}":
         raise error
     complain(str(error))
     return EXIT_NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else EXIT_CANNOT
+
+
+def env(node: str, lab: str | None) -> int:
+    """Run `labctl env`: print commands that work in a shell of this machine while the lab runs."""
+    with attach_lab_with(node, lab) as attached:
+        info = next(each for each in attached.describe().nodes if each.name == node)
+        if not info.init_pid:
+            # The node's process 1, which nsenter enters, starts with the first program.
+            os.close(attached.open_file(node, "/dev/null"))
+        description = attached.describe()
+        info = next(each for each in description.nodes if each.name == node)
+    from labctl.report.terminal import Ink, standard_output
+
+    screen = standard_output()
+    for purpose, command in access_commands(description, info):
+        screen.write([screen.look.paint(f"# {purpose}", Ink.FAINT), command])
+    return 0
+
+
+def access_commands(lab: Description, node: NodeInfo) -> tuple[tuple[str, str], ...]:
+    """Return (purpose, command) pairs for a node: the whole node first, then only its network."""
+    host = shlex.quote(node.name)
+    found = [("a command on it, and a shell", f"labctl exec --lab {shlex.quote(lab.name)} {host} -- ip address")]
+    # Not --all: without root, the cgroup namespace, which is the machine's, cannot be entered.
+    user = "--user --preserve-credentials " if lab.rootless else ""
+    if node.init_pid:
+        inside = f"--target {node.init_pid} {user}--net --mount --uts --ipc --pid"
+        found.append(("the same by nsenter: its network, files, name and processes", f"nsenter {inside}"))
+    on_network = "a program of this machine on its network only"
+    if lab.rootless:
+        enter = f"nsenter --target {lab.keeper_pid} --user --preserve-credentials --net={node.network}"
+        return (*found, (on_network, f"{enter} ss -tanp"), ("its addresses", f"{enter} ip address"))
+    netns = shlex.quote(f"{lab.name}-{node.name}")
+    return (
+        *found,
+        (on_network, f"ip netns exec {netns} tcpdump -ni any"),
+        ("its addresses", f"ip -n {netns} address"),
+        ("its namespace by name", f"nsenter --net=/run/netns/{netns} ss -tlnp"),
+    )

@@ -1,32 +1,90 @@
-"""What every command has in common: how it ends."""
+"""Messages on standard error and exit statuses. Every command uses this module; it uses none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec
+import errno
+import os
+import signal
+import sys
+from typing import TypeGuard
 
-from labctl.errors import LabctlError
+from labctl.errors import describe_errno
+from labctl.printable import in_log, visible
 
-P = ParamSpec("P")
+EXIT_BUG = 4
 
 
-def ends_with_status(command: Callable[P, int]) -> Callable[P, None]:
-    """Makes a function that gives an exit status a command; labctl's own errors become a message and their status."""
+class Stopped(KeyboardInterrupt):
+    """A signal stops labctl: raised in the main thread, so that everything unwinds as after Ctrl-C.
 
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        from labctl.cli.main import complain, report_bug, stopped_status
+    `outcome` is what the interruption caused, for people: "every lab of this run was removed"; "" if nothing changed.
+    """
 
-        try:
-            status = command(*args, **kwargs)
-        except LabctlError as error:
-            complain(str(error))
-            status = error.exit_status
-        except KeyboardInterrupt as stopped:  # here, for typer has its own idea of it
-            status = stopped_status(stopped)
-        except Exception as error:  # noqa: BLE001  # typer would print it in its own way; reported in full
-            status = report_bug(error)
-        raise SystemExit(status)
+    def __init__(self, number: int, outcome: str = "") -> None:
+        self.number = number
+        self.outcome = outcome
+        super().__init__(number)
 
-    return wrapped
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
+
+
+def complain(text: str) -> None:
+    """Print a message on standard error, made printable. Drop it if standard error is closed or broken."""
+    if sys.stderr is None:
+        return
+    text = in_log(visible(text), os.environ)
+    encoding = sys.stderr.encoding or "ascii"
+    try:
+        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr.fileno())
+
+
+def stopped_status(stopped: KeyboardInterrupt) -> int:
+    """Print on standard error that a signal ended the command. Return 128 + N: 130 for SIGINT, 143 for SIGTERM."""
+    number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
+    outcome = stopped.outcome if isinstance(stopped, Stopped) else ""
+    complain(f"labctl: interrupted by {signal.Signals(number).name}{f'; {outcome}' if outcome else ''}.")
+    return 128 + number
+
+
+def report_bug(error: Exception) -> int:
+    """Report an exception that labctl did not raise on purpose: the exhausted resource, or a traceback."""
+    if isinstance(error.__cause__, KeyboardInterrupt):  # in __set_name__, which Python 3.11 makes a RuntimeError of
+        return stopped_status(error.__cause__)
+    if is_short_of_descriptors(error):  # at any place, an import included
+        complain(f"labctl: {describe_errno(error.errno or 0)}. It may open too few files at a time; see `ulimit -n`.")
+    elif isinstance(error, MemoryError):
+        complain("labctl: not enough memory. See `ulimit -v` and `ulimit -d`, and what else is running.")
+    elif str(error) == "can't start new thread":  # a RuntimeError without an errno (CPython, Modules/_threadmodule.c)
+        complain("labctl: cannot start a thread. See `ulimit -u`, `ulimit -v` and the pids.max of the control group.")
+    else:
+        import traceback
+
+        complain("".join(traceback.format_exception(error)).rstrip("\n"))
+        complain(f"labctl: this is a bug in labctl ({type(error).__name__}). Please report it with the lines above.")
+    return EXIT_BUG
+
+
+def is_short_of_descriptors(error: Exception) -> TypeGuard[OSError]:
+    """Whether the process or the machine has too many open files."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def flush() -> None:
+    """Write what standard output and error still buffer; discard what nobody can read."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            try:
+                stream.flush()
+            except OSError:
+                discard(stream.fileno())
+
+
+def discard(fd: int) -> None:
+    """Redirect `fd` to /dev/null, so that the interpreter's own flush at exit cannot fail."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd)
+    os.close(null)

@@ -1,8 +1,6 @@
-"""From the words of the command line to files: paths, directories, shipped names; and what kind of file one is.
+"""Find the files that a command line names: paths, directories, shipped examples; and recognise the kind of a file.
 
-The topologies and scenarios that ship with labctl, found by name, in a checkout and in an installed wheel.
-
-Files given to a command by mistake: another tool's, or of the other kind. One sentence answers each of them.
+Files of another tool, or of the other kind, get a message that names the command or the page that helps.
 """
 
 from __future__ import annotations
@@ -245,6 +243,13 @@ def find_topology(source: str) -> str | Path:
         if ":" not in source or source.endswith(_SUFFIXES) or "/" in source:
             raise unknown(source, (Kind.TOPOLOGY,))
     return source
+
+
+def one_topology(command: str, argument: str | None, option: str | None) -> str:
+    """Return the topology that the command line names by its argument or by --topo. InputError unless it names one."""
+    if (argument is None) == (option is None):
+        raise InputError(f"labctl {command}: give one topology, a file or a shape. Try: labctl {command} star:10")
+    return argument or option or ""
 
 
 def load_topology(source: str) -> Topology:

@@ -1,105 +1,55 @@
-"""`labctl start` and `labctl stop`: programs on hosts that go on when the command that started them is done.
-
-`labctl logs`: what detached processes have written, and what they go on writing.
-"""
+"""Background programs on nodes: `labctl start`, `stop` and `logs`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.cli import arguments as words
-from labctl.cli.exec import ExecRequest, check_command, current_directory, environment_of, status_of_refusal
-from labctl.cli.labs import having
-from labctl.cli.main import Stopped
-from labctl.errors import InputError, KernelError, LabGone
+from labctl.cli.exec import ExecRequest, check_request, start_in_background
+from labctl.cli.exit import Stopped
+from labctl.cli.lab_selection import attach, attach_lab_with, suggestion
+from labctl.errors import InputError, LabGone
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.lab.protocol import ProcessInfo
     from labctl.report.terminal import Screen
 
-
-OPTIONS = {
-    "lab": words.Option(("--lab",), "LAB"),
-    "name": words.Option(("--name",), "NAME"),
-    "restart": words.Option(("--restart",), "no|on-failure|always"),
-    "environment": words.Option(("-e", "--env"), "K=V"),
-    "directory": words.Option(("-w", "--workdir"), "DIR"),
-    "user": words.Option(("-u", "--user"), "USER"),
-}
+POLL_S = 0.2
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The exit status of `labctl start` with these words after it."""
-    given = words.read("start", arguments, OPTIONS)
-    request = ExecRequest(
-        node=given.node,
-        command=given.command,
-        lab=given.last("lab"),
-        detach=True,
-        environment=given.all("environment"),
-        directory=given.last("directory"),
-        user=given.last("user"),
-        name=given.last("name"),
-    )
-    return start(request, given.last("restart") or "no")
+def start(
+    node: str,
+    command: tuple[str, ...],
+    name: str | None,
+    restart: str,
+    lab: str | None,
+    environment: tuple[str, ...],
+    directory: str | None,
+    user: str | None,
+) -> int:
+    """Run `labctl start`: print NODE/NAME. Return 0, or 126 or 127 if the program cannot run."""
+    request = ExecRequest(node, command, environment, directory, user, name)
+    check_request(request)
+    with attach_lab_with(node, lab) as attached:
+        return start_in_background(attached, request, restart)
 
 
-def start(request: ExecRequest, restart: str = "no") -> int:
-    """Starts it and says what it is called: 0, or 126 and 127 when it cannot be run."""
-    check_command("start", request.command)
-    with having(request.node, request.lab) as lab:
-        return start_detached(lab, request, environment_of(request.environment), restart)
-
-
-def start_detached(lab: Lab, request: ExecRequest, environment: Mapping[str, str], restart: str = "no") -> int:
-    """As `start`, in a lab that is attached already."""
-    try:
-        process = _started(lab, request, environment, restart)
-    except KernelError as error:
-        return status_of_refusal(error, request.command[0])
+def stop(processes: Sequence[str], lab: str | None) -> int:
+    """Run `labctl stop`."""
     from labctl.report.terminal import standard_output
 
-    standard_output().line(f"{process.node}/{process.name}")
-    return 0
-
-
-def _started(lab: Lab, request: ExecRequest, environment: Mapping[str, str], restart: str) -> ProcessInfo:
-    from labctl.topology.model import Restart
-
-    if restart not in {each.value for each in Restart}:
-        allowed = ", ".join(each.value for each in Restart)
-        raise InputError(f"labctl start: --restart {restart} is none of {allowed}.")
-    is_given = request.directory is not None
-    return lab.start_process(
-        request.node,
-        request.command,
-        name=request.name or "",
-        env=environment,
-        cwd=request.directory if is_given else current_directory(),
-        is_cwd_optional=not is_given,
-        user=request.user,
-        restart=Restart(restart),
-    )
-
-
-def stop(targets: Sequence[str], lab_name: str | None) -> int:
-    """Ends the processes that are named: NODE/NAME, NAME, or NODE for all that was started there."""
-    from labctl.cli.labs import attach
-    from labctl.report.terminal import standard_output
-
-    with attach(lab_name) as lab:
-        stop_in(lab, targets, standard_output())
+    with attach(lab) as attached:
+        stop_in(attached, processes, standard_output())
     return 0
 
 
 def stop_in(lab: Lab, targets: Sequence[str], screen: Screen) -> None:
-    """As `stop`, in a lab that is attached already."""
+    """Stop programs of an attached lab, and print how each ended."""
     from labctl.cli.ps import state_of
     from labctl.report.terminal import waiting
 
@@ -110,9 +60,7 @@ def stop_in(lab: Lab, targets: Sequence[str], screen: Screen) -> None:
 
 
 def chosen(lab: Lab, targets: Sequence[str], *, only_running: bool) -> tuple[ProcessInfo, ...]:
-    """The detached processes that the words mean, each once, in the lab's order. InputError for a word without any."""
-    from labctl.cli.labs import suggestion
-
+    """Return the background programs that the words name, each once. InputError for a word that names none."""
     there = [
         process
         for process in lab.processes()
@@ -129,54 +77,51 @@ def chosen(lab: Lab, targets: Sequence[str], *, only_running: bool) -> tuple[Pro
             matching = [process for process in there if process.node == target]
             named = [process for process in there if process.name == target]
             if len({process.node for process in named}) > 1 and not matching:
-                places = " and ".join(f"{process.node}/{process.name}" for process in named)
-                raise InputError(f"several nodes of lab {lab.name} run a {target}: say {places}.")
+                names = " or ".join(f"{process.node}/{process.name}" for process in named)
+                raise InputError(f"lab {lab.name}: several nodes run a program {target}. Choose {names}.")
             matching = matching or named
         if not matching:
             if target in lab.nodes:
-                raise InputError(f"lab {lab.name}: nothing was started on {target}{' that still runs' * only_running}.")
-            words_known = [f"{process.node}/{process.name}" for process in there] + [process.name for process in there]
-            raise InputError(f"lab {lab.name} has no process {target}; {suggestion(target, words_known)}")
+                running = "running " * only_running
+                raise InputError(f"lab {lab.name}: {target} has no {running}background program.")
+            known = [f"{process.node}/{process.name}" for process in there] + [process.name for process in there]
+            raise InputError(f"lab {lab.name} has no process {target}; {suggestion(target, known)}")
         found |= {(process.node, process.name) for process in matching}
     return tuple(process for process in there if (process.node, process.name) in found)
 
 
-POLL_S = 0.2
-CHUNK_BYTES = 1 << 16
-
-
 @dataclass(slots=True)
 class Log:
-    """A process's log as far as it has been shown. Its current half becomes the older one when it is full."""
+    """A program's log, read incrementally. It has two halves: a full current half becomes the older one."""
 
     label: str
     older: Path
     current: Path
-    _at: int = 0  # bytes of the current half that have been shown
+    _offset: int = 0  # in the current half
     _inode: int = 0
-    _unfinished: bytes = field(default=b"", repr=False)  # a line whose end has not come yet
+    _unfinished: bytes = field(default=b"", repr=False)  # a line without its end
 
     def all_so_far(self) -> bytes:
-        """Both halves."""
+        """Return both halves."""
         return self._read(self.older, 0)[0] + self.more()
 
     def more(self) -> bytes:
-        """What has been written since, also across a change of halves."""
+        """Return what was written since the last call, also across a change of halves."""
         data = b""
         try:
             inode = self.current.stat().st_ino
         except FileNotFoundError:
             return data
         if self._inode not in (0, inode):
-            older, older_inode = self._read(self.older, self._at)
+            older, older_inode = self._read(self.older, self._offset)
             data += older if older_inode == self._inode else b""
-            self._at = 0
-        read, self._inode = self._read(self.current, self._at)
-        self._at += len(read)
+            self._offset = 0
+        read, self._inode = self._read(self.current, self._offset)
+        self._offset += len(read)
         return data + read
 
     def lines(self, data: bytes, *, final: bool = False) -> list[bytes]:
-        """Whole lines of `data` after what was left the last time; `final` gives the rest too."""
+        """Return the whole lines of the last remainder and `data`; with `final` the remainder, too."""
         *whole, self._unfinished = (self._unfinished + data).split(b"\n")
         if final and self._unfinished:
             whole.append(self._unfinished)
@@ -193,27 +138,25 @@ class Log:
             return b"", 0
 
 
-def show_logs(targets: Sequence[str], *, follow: bool, lab_name: str | None, lines: int | None = None) -> int:
-    """Shows the logs of the processes named (of all when none is), each line with its process's name if several."""
-    from labctl.cli.labs import attach
-
-    with attach(lab_name) as lab:
+def logs(processes: Sequence[str], follow: bool, lines: int | None, lab: str | None) -> int:
+    """Run `labctl logs`: each line begins with its program's name if there are several programs."""
+    with attach(lab) as attached:
         try:
-            show_in(lab, targets, follow=follow, lines=lines)
+            show_logs(attached, processes, follow=follow, lines=lines)
         except Stopped as stopped:
             if not follow:
                 raise
-            return 128 + stopped.number  # the usual end of following a log, which needs no message
+            return 128 + stopped.number  # Ctrl-C is the usual end of following a log
     return 0
 
 
-def show_in(lab: Lab, targets: Sequence[str], *, follow: bool = False, lines: int | None = None) -> None:
-    """As `show_logs`, in a lab that is attached already."""
+def show_logs(lab: Lab, targets: Sequence[str], *, follow: bool = False, lines: int | None = None) -> None:
+    """Show the logs of programs of an attached lab; of all if no target is given."""
     from labctl.lab.client import registry
 
     processes = chosen(lab, targets, only_running=False)
     if not processes:
-        raise InputError(f"lab {lab.name}: nothing was started there. Try: labctl start NODE -- COMMAND")
+        raise InputError(f"lab {lab.name}: it has no background programs. Try: labctl start NODE -- COMMAND")
     logs = [Log(f"{each.node}/{each.name}", *registry.log_paths(lab.name, each.node, each.name)) for each in processes]
     width = max(len(log.label) for log in logs) if len(logs) > 1 else 0
     for log in logs:
@@ -223,7 +166,7 @@ def show_in(lab: Lab, targets: Sequence[str], *, follow: bool = False, lines: in
 
 
 def _follow(lab: Lab, processes: Sequence[ProcessInfo], logs: Sequence[Log], width: int) -> None:
-    """Until everything that is followed has ended, or the lab has."""
+    """Show new output until the programs or the lab end."""
     import threading
 
     pause = threading.Event()

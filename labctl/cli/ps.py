@@ -1,4 +1,4 @@
-"""`labctl ps`: the labs that run, or what runs in one. Imports nothing that is slow."""
+"""`labctl ps`: the running labs, or the programs in them. Imports nothing that is slow to import."""
 
 from __future__ import annotations
 
@@ -8,61 +8,36 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labctl.cli.arguments import HELP, HelpWanted
-from labctl.errors import InputError, LabctlError
+from labctl.cli.exit import complain
+from labctl.errors import LabctlError
 from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.protocol import Description, ProcessInfo
     from labctl.report.terminal import Cell
 
-FORMATS = ("table", "json")
 
-
-class Listed(Struct, frozen=True):
-    """A lab as `ps` shows it; `problem` says why its keeper tells nothing."""
+class ListedLab(Struct, frozen=True):
+    """A lab in the list. `problem` is the reason why it has no description."""
 
     name: str
     description: Description | None
     problem: str = ""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The exit status of `labctl ps` with these words after it."""
-    form, names = "table", []
-    left = list(arguments)
-    while left:
-        word = left.pop(0)
-        if word in HELP:
-            raise HelpWanted
-        option, joined, value = word.partition("=")
-        if option in ("--format", "-f"):
-            if not joined:
-                if not left:
-                    raise InputError(f"labctl ps: {word} needs one of {', '.join(FORMATS)}.")
-                value = left.pop(0)
-            form = value
-        elif word.startswith("-") and word != "--":
-            raise InputError(f"labctl ps: there is no option {word}. All options: labctl ps --help")
-        elif word != "--":
-            names.append(word)
-    if form not in FORMATS:
-        raise InputError(f"labctl ps: --format {form} is none of {', '.join(FORMATS)}.")
-    return show(names, form)
-
-
-def show(names: Sequence[str], form: str) -> int:
-    """Lists every running lab, or the processes of the labs that are named. 4 when a keeper did not answer."""
-    from labctl.cli.main import complain
+def ps(labs: Sequence[str], format: str) -> int:
+    """Run `labctl ps`: list all labs, or the processes of the named labs. Return 4 if a lab did not answer."""
     from labctl.lab.client import orphans, registry
 
     registry.sweep(complain)
-    listed = [_look(registry.choose(name)) for name in names] if names else [_look(name) for name in registry.labs()]
-    if not names:
-        listed += [Listed(each.name, None, f"{each}. Try: labctl gc") for each in orphans.orphans()]
-    if form == "json":
+    listed = (
+        [_describe(registry.choose(name)) for name in labs] if labs else [_describe(name) for name in registry.labs()]
+    )
+    if not labs:
+        listed += [ListedLab(each.name, None, f"{each}. Try: labctl gc") for each in orphans.orphans()]
+    if format == "json":
         _show_json(listed)
-    elif names:
+    elif labs:
         _show_processes(listed)
     else:
         _show_labs(listed)
@@ -72,49 +47,49 @@ def show(names: Sequence[str], form: str) -> int:
     return LabctlError.exit_status if any(each.problem for each in listed) else 0
 
 
-def _look(name: str) -> Listed:
+def _describe(name: str) -> ListedLab:
     from labctl.lab.client.handle import Lab
 
     try:
         with Lab.attach(name, deadline_s=5.0) as lab:
-            return Listed(name, lab.describe())
+            return ListedLab(name, lab.describe())
     except LabctlError as error:
-        return Listed(name, None, str(error))
+        return ListedLab(name, None, str(error))
 
 
-def _show_labs(listed: Sequence[Listed]) -> None:
+def _show_labs(listed: Sequence[ListedLab]) -> None:
     from labctl.report.terminal import Cell, Ink, age, standard_output, table
 
     if not listed:
-        sys.stderr.write("No lab is running. To make one: labctl up pair\n")
+        sys.stderr.write("No lab is running. Try: labctl up pair\n")
         return
     screen = standard_output()
     now = time.time()
     rows: list[list[Cell | str]] = []
     for each in listed:
-        told = each.description
-        if told is None:
+        description = each.description
+        if description is None:
             rows.append([each.name, "", "", "", Cell("does not answer", Ink.BAD)])
             continue
-        running = sum(1 for process in told.processes if _runs(process))
-        owner = user_name(told.uid)
-        rows.append([each.name, age(now - told.started_at), str(len(told.nodes)), str(running), owner])
+        running = sum(1 for process in description.processes if _runs(process))
+        owner = user_name(description.uid)
+        rows.append([each.name, age(now - description.started_at), str(len(description.nodes)), str(running), owner])
     screen.write(table(screen.look, ("LAB", "AGE", "NODES", "PROCESSES", "OWNER"), rows))
 
 
-def _show_processes(listed: Sequence[Listed]) -> None:
+def _show_processes(listed: Sequence[ListedLab]) -> None:
     from labctl.report.terminal import standard_output, table
 
     screen = standard_output()
     rows = process_rows([process for each in listed if each.description for process in each.description.processes])
     if not rows and not any(each.problem for each in listed):
-        sys.stderr.write("Nothing runs there. To start something: labctl start NODE -- COMMAND\n")
+        sys.stderr.write("No program runs. To start one: labctl start NODE -- COMMAND\n")
         return
     screen.write(table(screen.look, ("NODE", "NAME", "PID", "SINCE", "STATE", "COMMAND"), rows))
 
 
 def process_rows(processes: Sequence[ProcessInfo]) -> list[list[Cell | str]]:
-    """A table's rows: node, name, process number on the node, since when, state, command."""
+    """Return rows for a table: node, name, PID on the node, age, state, command."""
     import shlex
 
     from labctl.report.terminal import Cell, Ink, age
@@ -132,27 +107,29 @@ def process_rows(processes: Sequence[ProcessInfo]) -> list[list[Cell | str]]:
 
 def state_of(process: ProcessInfo) -> str:
     """`running`, `running (restarted 2 times)`, `exited with status 1`, `ended by SIGTERM`, ..."""
-    times = "once" if process.restarts == 1 else f"{process.restarts} times"
-    restarted = f" (restarted {times})" if process.restarts else ""
-    if process.state.value != "ended":
-        return process.state.value + restarted
-    if process.problem:
+    if process.state.value == "ended" and process.problem:
         return process.problem
-    code = process.returncode
-    if code is None:
-        return "ended" + restarted
-    if code < 0:
-        import signal
+    status = process.returncode if process.state.value == "ended" else None
+    state = process.state.value if status is None else describe_status(status)
+    if not process.restarts:
+        return state
+    return f"{state} (restarted {'once' if process.restarts == 1 else f'{process.restarts} times'})"
 
-        try:
-            return f"ended by {signal.Signals(-code).name}{restarted}"
-        except ValueError:  # a real-time signal between the two that have names
-            return f"ended by signal {-code}{restarted}"
-    return f"exited with status {code}{restarted}"
+
+def describe_status(returncode: int) -> str:
+    """`exited with status 1`, `ended by SIGTERM`."""
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    import signal
+
+    try:
+        return f"ended by {signal.Signals(-returncode).name}"
+    except ValueError:  # a real-time signal between the two that have names
+        return f"ended by signal {-returncode}"
 
 
 def user_name(uid: int) -> str:
-    """The user's name, or the number where there is none."""
+    """Return the user's name, or the number if there is no name."""
     import pwd
 
     try:
@@ -165,27 +142,27 @@ def _runs(process: ProcessInfo) -> bool:
     return process.state.value != "ended"
 
 
-def _show_json(listed: Sequence[Listed]) -> None:
+def _show_json(listed: Sequence[ListedLab]) -> None:
     import json
 
     now = time.time()
     labs = []
     for each in listed:
-        told = each.description
-        if told is None:
+        description = each.description
+        if description is None:
             labs.append({"name": each.name, "answers": False, "problem": each.problem})
             continue
         labs.append(
             {
-                "name": told.name,
+                "name": description.name,
                 "answers": True,
-                "topology": told.topology,
-                "owner": {"uid": told.uid, "name": user_name(told.uid)},
-                "started_at": told.started_at,
-                "age_s": round(max(0.0, now - told.started_at), 1),
-                "keeper_pid": told.keeper_pid,
-                "nodes": [{"name": node.name, "kind": node.kind} for node in told.nodes],
-                "processes": [_process_json(process) for process in told.processes],
+                "topology": description.topology,
+                "owner": {"uid": description.uid, "name": user_name(description.uid)},
+                "started_at": description.started_at,
+                "age_s": round(max(0.0, now - description.started_at), 1),
+                "keeper_pid": description.keeper_pid,
+                "nodes": [{"name": node.name, "kind": node.kind} for node in description.nodes],
+                "processes": [_process_json(process) for process in description.processes],
             }
         )
     os.write(1, (json.dumps(labs, indent=2) + "\n").encode())

@@ -1,7 +1,4 @@
-"""`labctl run`: finds and checks the scenarios, runs them, and writes the reports that were asked for.
-
-What a run leaves behind for others to read: reports in files, on a CI server's pages, durations for the next run.
-"""
+"""`labctl run`: find and check the scenarios, run them, and write the reports: files, and pages of a CI server."""
 
 from __future__ import annotations
 
@@ -15,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl import __version__
-from labctl.cli.files import Kind, find_topology, kind_of, yaml_files
-from labctl.cli.main import Stopped
+from labctl.cli.exit import Stopped
+from labctl.cli.files import Kind, answered, find_topology, kind_of, nothing_in, yaml_files
+from labctl.cli.lab_selection import attach
 from labctl.cli.signals import cancelled_by_signals, until_enter
 from labctl.errors import InputError, LabError, MachineError, describe_errno
 from labctl.report import plain
@@ -39,7 +37,7 @@ STANDARD_OUTPUT = Path("-")
 
 
 class Reports(Struct, frozen=True):
-    """Where reports go; None: not wanted."""
+    """Paths of the requested reports."""
 
     junit: Path | None = None
     json: Path | None = None
@@ -47,7 +45,7 @@ class Reports(Struct, frozen=True):
     durations: Path | None = None
 
     def check(self) -> None:
-        """Says before anything is built what cannot be written. InputError."""
+        """InputError, before any lab is built, for a report that cannot be written."""
         if self == Reports():
             return
         from labctl.report.artifacts import check_writable
@@ -55,8 +53,7 @@ class Reports(Struct, frozen=True):
         for option, path in (("--junit", self.junit), ("--json", self.json), ("--durations", self.durations)):
             if path is not None and (option != "--json" or path != STANDARD_OUTPUT):
                 if path == STANDARD_OUTPUT:
-                    what = "JUnit XML goes" if option == "--junit" else "durations go"
-                    raise InputError(f"{option} -: {what} to a file. Give its name.")
+                    raise InputError(f"{option} -: cannot write to standard output. Give the name of a file.")
                 check_writable(path, option)
         if self.durations is not None:
             from labctl.scenario.run_order import read_durations
@@ -64,7 +61,7 @@ class Reports(Struct, frozen=True):
             read_durations(self.durations)
 
     def collector(self, *, failures_only: bool) -> Collector | None:
-        """What listens to the run for the artifacts; the directory is ready for them. InputError."""
+        """Prepare the directory of artifacts and return the listener that fills it. InputError."""
         if self.artifacts is None:
             return None
         from labctl.report.artifacts import Collector, prepare
@@ -73,7 +70,7 @@ class Reports(Struct, frozen=True):
         return Collector(self.artifacts, failures_only=failures_only)
 
     def write(self, result: RunResult, collector: Collector | None = None) -> None:
-        """Every report of a run. LabError when one cannot be written."""
+        """Write all reports of a run. LabError if one cannot be written."""
         if self.junit is not None:
             from labctl.report.artifacts import to_junit, write_whole
 
@@ -96,7 +93,7 @@ class Reports(Struct, frozen=True):
                 raise LabError(collector.failure)
 
     def update_durations(self, result: RunResult) -> None:
-        """What passed, for the next `--shard`: how long a failure took says nothing. LabError."""
+        """Record the durations of passed scenarios for the next `--shard`. LabError."""
         if self.durations is None:
             return
         from labctl.scenario.run_order import base_name, key_of, update_durations
@@ -108,8 +105,8 @@ class Reports(Struct, frozen=True):
         )
 
 
-def tell_github(screen: Screen, result: RunResult, environ: Mapping[str, str]) -> None:
-    """Annotations into the log, the summary onto the job's page. A page that cannot be written is told."""
+def report_to_github(screen: Screen, result: RunResult, environ: Mapping[str, str]) -> None:
+    """Print annotations into the log, and append the summary to the job's page."""
     from labctl.report import ci
 
     workspace = environ.get("GITHUB_WORKSPACE")
@@ -119,23 +116,23 @@ def tell_github(screen: Screen, result: RunResult, environ: Mapping[str, str]) -
         try:
             ci.append_summary(result, Path(page))
         except OSError as error:
-            screen.line(f"labctl: the job summary {page} cannot be written: {describe_errno(error.errno or 0)}.")
+            screen.line(f"labctl: job summary {page}: cannot write: {describe_errno(error.errno or 0)}.")
 
 
-class SeveralWrong(InputError):
-    """Several files have mistakes; the message has all."""
+class InvalidFiles(InputError):
+    """Several files have errors. The message contains all of them."""
 
     def __init__(self, message: str, errors: Iterable[InputError]) -> None:
         super().__init__(message)
         self.errors = tuple(errors)
 
 
-def tell_github_mistakes(screen: Screen, error: InputError, environ: Mapping[str, str]) -> None:
-    """Annotations for what is wrong with the files: nothing was run, so there is no result that could have them."""
+def report_errors_to_github(screen: Screen, error: InputError, environ: Mapping[str, str]) -> None:
+    """Print annotations for the errors of files. There is no result that could contain them, because nothing ran."""
     from labctl.documents.diagnostics import DocumentError
     from labctl.report import ci
 
-    errors = error.errors if isinstance(error, SeveralWrong) else (error,)
+    errors = error.errors if isinstance(error, InvalidFiles) else (error,)
     found = [
         ci.FileMistake(
             each.file,
@@ -151,7 +148,7 @@ def tell_github_mistakes(screen: Screen, error: InputError, environ: Mapping[str
 
 
 def on_github() -> bool:
-    """Whether this is a job on a runner of GitHub's kind."""
+    """Whether this is a job on a GitHub runner."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
@@ -163,14 +160,14 @@ EXIT_LAB = 4
 class RunRequest(Struct, frozen=True):
     """The command line of `labctl run`."""
 
-    words: tuple[str, ...]
+    paths: tuple[str, ...]
     jobs: int = 1
     junit: Path | None = None
     json: Path | None = None
     keep_on_failure: bool = False
     verbose: bool = False
     topology: str | None = None
-    lab: str | None = None  # a running one
+    lab: str | None = None  # the name of a running lab
     artifacts: Path | None = None
     durations: Path | None = None
     shard: str | None = None
@@ -184,7 +181,7 @@ class RunRequest(Struct, frozen=True):
         return Reports(self.junit, self.json, self.artifacts, self.durations)
 
     def options(self, lab: str | None) -> RunOptions:
-        """How it is run; the seed is drawn here, so that it can be told before anything begins."""
+        """Return the options of the run, with a random seed unless the command line has one."""
         from labctl.scenario.run_order import draw_seed
 
         return RunOptions(
@@ -199,28 +196,28 @@ class RunRequest(Struct, frozen=True):
 
 
 def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
-    """The exit status. Nothing is built when any file is wrong, or a report could not be written.
+    """Run `labctl run`. Build nothing if a file has errors or a report cannot be written.
 
-    `boot` was started ahead for the first lab; the caller closes it in any case.
+    `boot` was started early for the first lab; the caller closes it in any case.
     """
     from labctl.scenario import Cancellation
 
     reports = request.reports
     reports.check()
-    lab, there = _running_lab(request)
+    lab, lab_topology = _running_lab(request)
     log = _log()
     screen = standard_error() if request.json == STANDARD_OUTPUT else standard_output()
     try:
-        asked = find_topology(request.topology) if request.topology is not None else None
-        found = load_all(request.words, there or asked)
+        chosen = find_topology(request.topology) if request.topology is not None else None
+        found = load_all(request.paths, lab_topology or chosen)
     except InputError as error:
         if on_github():
-            tell_github_mistakes(screen, error, os.environ)
+            report_errors_to_github(screen, error, os.environ)
         raise
     scenarios = _of_this_shard(found, request, screen)
     options = request.options(lab)
     collector = reports.collector(failures_only=options.until_fail)
-    _tell_seed(screen, scenarios, options, request, log)
+    _show_seed(screen, scenarios, options, request, log)
     cancellation = Cancellation()
     progress = Progress(
         screen,
@@ -241,23 +238,23 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
         with cancelled_by_signals(cancellation) as received, progress:
             result = _run(scenarios, options, listener, cancellation, boot)
     finally:
-        if result is None:  # CI wants a report most of all when a run was cut short
+        if result is None:  # a CI server needs the report most of all if a run was interrupted
             cut_short = _cut_short(scenarios, options, progress.finished, str(sys.exception()))
             lost = RunResult(started_at, time.monotonic() - started_s, cut_short, options.seed)
             reports.write(lost, collector)
             if on_github():
-                tell_github(screen, lost, os.environ)
+                report_to_github(screen, lost, os.environ)
     _conclude(screen, result, options, request, stopped=bool(received))
     reports.write(result, collector)
     reports.update_durations(result)
-    # Ctrl-C is how a person leaves a lab that was kept: the run had come to its end.
+    # Ctrl-C is the usual way to leave a kept lab: the run was at its end.
     if received and (not progress.kept_a_lab or any(each.interrupted for each in result.scenarios)):
         raise Stopped(received[0], "" if request.lab is not None else "every lab of this run was removed")
     return exit_status(result)
 
 
 def _log() -> CiLog | None:
-    """The CI server whose log this is; nothing is imported where there is none."""
+    """Return the log of the CI server, if labctl runs on one."""
     if "GITHUB_ACTIONS" not in os.environ and "GITLAB_CI" not in os.environ:
         return None
     from labctl.report.ci import log_here
@@ -266,7 +263,7 @@ def _log() -> CiLog | None:
 
 
 def _of_this_shard(scenarios: list[Scenario], request: RunRequest, screen: Screen) -> list[Scenario]:
-    """Those that `--shard` leaves to this machine, all without it; says how many."""
+    """Return the scenarios of this machine's shard, and print their number; all without `--shard`."""
     if request.shard is None:
         return scenarios
     from labctl.scenario.run_order import deal, key_of, parse_shard, read_durations
@@ -275,28 +272,27 @@ def _of_this_shard(scenarios: list[Scenario], request: RunRequest, screen: Scree
     durations = read_durations(request.durations) if request.durations is not None else {}
     keys = [key_of(each.file, each.name) for each in scenarios]
     mine = deal(keys, durations, shard.count)[shard.number - 1]
-    told = f"shard {shard}: {len(mine)} of {len(keys)} scenarios"
-    screen.line(told if mine else f"{told}; there is nothing to do here")
-    return [scenarios[place] for place in mine]
+    screen.line(f"shard {shard}: {len(mine)} of {len(keys)} scenarios")
+    return [scenarios[index] for index in mine]
 
 
-def _tell_seed(
+def _show_seed(
     screen: Screen, scenarios: Sequence[Scenario], options: RunOptions, request: RunRequest, log: CiLog | None
 ) -> None:
-    """At the start where chance is known to have a part, or nobody is there to ask later; a failure tells it anyway."""
-    asked = request.seed is not None or options.shuffle or options.repeat != 1 or log is not None
-    if scenarios and (asked or any(_by_chance(each.topology) for each in scenarios)):
+    """Print the seed at the start if it matters for the run, or on a CI server. A failure always prints it."""
+    matters = request.seed is not None or options.shuffle or options.repeat != 1 or log is not None
+    if scenarios and (matters or any(_is_random(each.topology) for each in scenarios)):
         screen.line(f"seed {options.seed}")
 
 
-def _by_chance(topology: Topology) -> bool:
-    """Whether a link of it loses packets, or delays them unequally."""
-    sent = [interface.impairment for node in topology.nodes for interface in node.interfaces]
-    return any(each is not None and (each.loss_ppm or each.jitter_us) for each in sent)
+def _is_random(topology: Topology) -> bool:
+    """Whether a link has loss or jitter."""
+    impairments = [interface.impairment for node in topology.nodes for interface in node.interfaces]
+    return any(each is not None and (each.loss_ppm or each.jitter_us) for each in impairments)
 
 
 def exit_status(result: RunResult) -> int:
-    """4 when a lab failed, else 1 when an expectation did, else 3 when one cannot be had here, else 0."""
+    """Return 4 if a lab failed, else 1 if an expectation failed, else 3 if this machine cannot run one, else 0."""
     outcomes = {scenario.outcome for scenario in result.scenarios if not scenario.impossible}
     if Outcome.ERROR in outcomes:
         return EXIT_LAB
@@ -306,14 +302,17 @@ def exit_status(result: RunResult) -> int:
 
 
 def _running_lab(request: RunRequest) -> tuple[str | None, Topology | None]:
-    """The running lab that is meant, and what it is made of, which scenarios are checked against; None without any."""
+    """Return the name of the running lab of `--lab` and its topology, against which scenarios are checked."""
     if request.lab is None:
         return None, None
     if request.topology is not None:
-        raise InputError("labctl run: --lab says on what the scenarios run; leave out --topo.")
+        raise InputError(
+            "labctl run: --lab and --topo exclude each other: a running lab has its topology. Leave out --topo."
+        )
     if request.jobs > 1:
-        raise InputError("labctl run: in one lab scenarios run one after the other; leave out --jobs.")
-    from labctl.cli.labs import attach
+        raise InputError(
+            "labctl run: --lab and --jobs exclude each other: one lab runs one scenario at a time. Leave out --jobs."
+        )
     from labctl.plan.build import topology_of
 
     with attach(request.lab) as lab:
@@ -321,9 +320,9 @@ def _running_lab(request: RunRequest) -> tuple[str | None, Topology | None]:
 
 
 def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> list[Scenario]:
-    """The checked scenarios that the words name, on `topology` instead of their own where it is given.
+    """Load and check the scenarios that the words name, on `topology` instead of their own if it is given.
 
-    InputError with everything that is wrong with any of them.
+    InputError with all errors of all files.
     """
     from labctl.scenario import load
 
@@ -334,18 +333,14 @@ def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> li
             if path in given or kind_of(path) is Kind.SCENARIO:
                 loaded.append(load(path, topology=topology))
         except InputError as error:
-            from labctl.cli.files import answered
-
             errors.append(answered(path, Kind.SCENARIO, error))
     if errors:
         unique = {str(error): error for error in errors}
         if len(unique) == 1:
             raise errors[0]
-        raise SeveralWrong("\n".join([*unique, f"{len(unique)} files are wrong; nothing was run."]), unique.values())
+        raise InvalidFiles("\n".join([*unique, f"{len(unique)} files are invalid; nothing was run."]), unique.values())
     if not loaded:
-        from labctl.cli.files import nothing_in
-
-        raise nothing_in(words, "no scenario in there (a YAML file with `steps`).")
+        raise nothing_in(words, "the directory contains no scenario (a YAML file with `steps`).")
     return loaded
 
 
@@ -358,7 +353,7 @@ def _run(
 ) -> RunResult:
     from labctl.scenario import run_many
 
-    gc.freeze()  # what was imported stays
+    gc.freeze()  # imported modules stay
     gc.enable()
     return run_many(scenarios, options, listener, cancellation, boot=boot)
 
@@ -366,7 +361,7 @@ def _run(
 def _cut_short(
     scenarios: Sequence[Scenario], options: RunOptions, finished: Sequence[ScenarioResult], why: str
 ) -> tuple[ScenarioResult, ...]:
-    """What has finished, and an error for each scenario that has not; of repetitions, only for the first."""
+    """Return the finished results, and an error for each unfinished scenario (of repetitions, for the first)."""
     from labctl.scenario.run_order import numbered
 
     done = {(result.file, result.name): result for result in finished}
@@ -383,14 +378,14 @@ def _cut_short(
 
 
 def _conclude(screen: Screen, result: RunResult, options: RunOptions, request: RunRequest, *, stopped: bool) -> None:
-    """After the last scenario: of several the failures in full and the counts; that nothing was tested, if so."""
+    """Print the end of the report: for several scenarios all failures and a summary; seed; skipped scenario."""
     look = screen.look
     several = len(result.scenarios) > 1 or options.repeat != 1
     if several:
         screen.write(["", *([] if request.verbose else plain.failures(result.scenarios, look))])
     if on_github():
-        tell_github(screen, result, os.environ)
-    bad = (Outcome.FAILED,) if stopped else (Outcome.FAILED, Outcome.ERROR)  # to be stopped is no failure
+        report_to_github(screen, result, os.environ)
+    bad = (Outcome.FAILED,) if stopped else (Outcome.FAILED, Outcome.ERROR)  # an interruption is no failure
     failed = [each for each in result.scenarios if each.outcome in bad]
     if failed and options.repeat != 1:
         first = min(failed, key=lambda each: each.repetition)

@@ -1,7 +1,4 @@
-"""Signals that labctl passes on to the program that it runs on a host.
-
-Signals and the Enter key while scenarios run: both end something, neither leaves anything behind.
-"""
+"""Signals that cancel a run or that labctl passes on to a program on a node; and the wait for the Enter key."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
-    from labctl.cli.terminal import Running
+    from labctl.lab.client.process import Process
     from labctl.scenario.model import Cancellation
 
 
@@ -26,9 +23,9 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def cancelled_by_signals(cancellation: Cancellation) -> Iterator[list[int]]:
-    """While it lasts, a signal that ends labctl cancels the run instead; gives the list of those received.
+    """A context in which SIGINT, SIGTERM and SIGHUP cancel the run. Yields the list of the received signals.
 
-    The second one of a kind ends the process at once, and the kernel ends the labs with it.
+    A second signal of a kind ends the process at once, and the kernel removes the labs.
     """
     received: list[int] = []
 
@@ -99,9 +96,9 @@ def _has_line(is_cancelled: int) -> bool:
 
 
 class Signals:
-    """While it lasts, these signals only make `fileno()` readable; `taken()` tells which came. For the main thread.
+    """A context in which these signals only make `fileno()` readable; `taken()` returns them. For the main thread.
 
-    One that was ignored when labctl began (SIGHUP under nohup) stays ignored.
+    A signal that was ignored when labctl started (SIGHUP under nohup) stays ignored.
     """
 
     PASSED: ClassVar = (
@@ -115,7 +112,7 @@ class Signals:
         signal.SIGTSTP,
         signal.SIGCONT,
     )
-    # What a terminal, or timeout(1), sends to the whole foreground job; the others are meant for one process.
+    # A terminal or timeout(1) sends these to the whole foreground job; others are for one process.
     TO_THE_GROUP: ClassVar = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCONT})
 
     def __init__(self) -> None:
@@ -138,27 +135,27 @@ class Signals:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # as getsignal gave it
+            signal.signal(number, handler)  # type: ignore[arg-type]  # from getsignal
         signal.set_wakeup_fd(self._wakeup_before)
         for descriptor in (self._reading, self._writing):
             os.close(descriptor)
 
     def fileno(self) -> int:
-        """Readable when a signal has come."""
+        """Return a descriptor that is readable when a signal has arrived."""
         return self._reading
 
     def taken(self) -> tuple[int, ...]:
-        """The numbers of the signals that came, in order (signal.set_wakeup_fd writes each as a byte)."""
+        """Return the signals that arrived, in order (signal.set_wakeup_fd writes each as a byte)."""
         try:
             return tuple(os.read(self._reading, 4096))
         except BlockingIOError:
             return ()
 
 
-def wait_passing_signals(process: Running, signals: Signals) -> int:
-    """Wait for a program that has our own stdin and stdout, passing on what comes; how it ended, as Popen.returncode.
+def wait_passing_signals(process: Process, signals: Signals) -> int:
+    """Wait for a program and pass signals on to it. Return its status, like Popen.returncode.
 
-    Ctrl-Z stops the program and then labctl, and both go on together. LabGone when the lab has ended.
+    Ctrl-Z stops the program and then labctl, and both continue together. LabGone if the lab ended.
     """
     poller = select.poll()
     poller.register(process.fileno(), select.POLLIN)
@@ -167,7 +164,7 @@ def wait_passing_signals(process: Running, signals: Signals) -> int:
         poller.poll()
         for number in signals.taken():
             if number == signal.SIGTSTP:
-                # Not SIGTSTP, which the kernel does not obey for a session without a parent (setpgid(2), orphaned).
+                # Not SIGTSTP, which the kernel ignores in an orphaned process group (setpgid(2)).
                 process.signal(signal.SIGSTOP, group=True)
                 os.kill(os.getpid(), signal.SIGSTOP)
                 process.signal(signal.SIGCONT, group=True)
@@ -177,4 +174,4 @@ def wait_passing_signals(process: Running, signals: Signals) -> int:
 
 
 def _noted(number: int, frame: FrameType | None) -> None:
-    """The wake-up descriptor has it already."""
+    """Do nothing: the wake-up descriptor has the signal already."""

@@ -283,4 +283,4 @@ def try_a_lab() -> Finding:
                 return Finding("lab", False, problem=f"{first.name} cannot reach {second.name}: {echo}")
     except LabctlError as error:
         return Finding("lab", False, problem=str(error))
-    return Finding("lab", True, f"two hosts made, used and ended in {(monotonic() - began) * 1000:.0f} ms")
+    return Finding("lab", True, f"two hosts created, used and removed in {(monotonic() - began) * 1000:.0f} ms")

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
+from labctl.cli.command_table import COMMANDS
 from tests.docs.blocks import ROOT
-from tools.reference.commands import commands
 from tools.reference.files import SHARE, shared_files
 
 PAGES = sorted((SHARE / "man").rglob("labctl*.[15]"))
@@ -22,7 +22,7 @@ def test_what_is_in_share_is_what_the_code_makes() -> None:
 
 
 def test_every_command_has_a_manual_page() -> None:
-    assert {f"labctl-{command.name}.1" for command in commands()} <= {path.name for path in PAGES}
+    assert {f"labctl-{command.name}.1" for command in COMMANDS} <= {path.name for path in PAGES}
 
 
 @pytest.mark.skipif(shutil.which("mandoc") is None, reason="the program mandoc is not installed")
@@ -55,7 +55,7 @@ def test_man_shows_a_page_by_its_name() -> None:
     if "unminimize" in shown.stdout:
         pytest.skip("this system has a stub in place of man (a minimized image)")
     assert shown.returncode == 0, shown.stderr
-    assert "labctl exec [OPTIONS] NODE [-- COMMAND...]" in shown.stdout
+    assert "labctl exec [OPTIONS] NODE -- COMMAND..." in shown.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from labctl.cli.command_table import COMMANDS
 from tests.docs.blocks import ROOT
-from tools.reference.commands import commands
 from tools.reference.environment import VARIABLES, used_in_source
 
 pytest.importorskip("furo", reason="the site's theme is not installed (tools/install --tests)")
@@ -57,10 +57,10 @@ def test_the_sockets_page_links_its_scenarios_and_code_has_copy_buttons(site: Pa
 
 def test_the_reference_has_every_command_with_every_option(site: Path) -> None:
     text = text_of(site / "reference" / "commands.html")
-    words = [name for command in commands() for option in command.options for name in option.names]
+    words = [name for command in COMMANDS for option in command.options for name in option.flags]
     assert len(words) > 50
     assert [word for word in words if word not in text] == []
-    assert [command.name for command in commands() if f"labctl {command.name}" not in text] == []
+    assert [command.name for command in COMMANDS if f"labctl {command.name}" not in text] == []
 
 
 def test_the_reference_has_no_place_that_was_to_be_filled(site: Path) -> None:

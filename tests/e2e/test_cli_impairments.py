@@ -83,10 +83,10 @@ def test_a_link_is_shown_changed_and_cleared_and_inspect_tells_what_is_not_the_f
 
 
 WRONG = {
-    "a b set": "needs values",
+    "a b set": "values are missing",
     "a b set rete=1mbit": "did you mean `rate`?",
     "a b set jitter=1ms rate=1": "`1` has no unit; did you mean `1mbit`?",
-    "a b set rate=1mbit --from c": "is no end of the link a:eth0 - b:eth0",
+    "a b set rate=1mbit --from c": "not an end of the link a:eth0 - b:eth0",
     "a b clear rate=1mbit": "takes no values",
     "a b down --from a": "has no direction",
     "a c set rate=1mbit": "no link between a and c",
@@ -105,7 +105,7 @@ def test_the_console_says_it_in_the_same_words(name: str) -> None:
         [LABCTL, "console"], input=script, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert "none from b, rate 2mbit from c" in done.stdout
-    assert "sat is none of down, up, set, clear, show" in done.stdout + done.stderr
+    assert "sat is not one of show, down, up, set, clear" in done.stdout + done.stderr
     assert inspected() == ({"a:eth0": RATE, "b:eth0": RATE}, [])
 
 

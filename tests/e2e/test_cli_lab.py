@@ -106,8 +106,8 @@ def test_exec_of_what_is_not_there_is_127_and_of_what_is_no_program_126() -> Non
     [
         (("clent", "--", "true"), "lab {name} has no node clent; did you mean client?"),
         (("--lab", "nosuch", "client", "--", "true"), "nosuch"),
-        (("client",), "says no command"),
-        (("--nosuch", "client", "--", "true"), "there is no option --nosuch"),
+        (("client",), "COMMAND is missing"),
+        (("--nosuch", "client", "--", "true"), "no such option: --nosuch"),
         (("-w", "/no/such/dir", "client", "--", "true"), "/no/such/dir"),
         (("--name", "x", "client", "--", "true"), "Add -d"),
     ],
@@ -207,7 +207,7 @@ def test_of_several_labs_with_such_a_node_one_must_be_said(other: str) -> None:
     try:
         ran = labctl("exec", "client", "--", "true")
         assert ran.returncode == 125
-        assert f"the labs {NAME} and {third} all have a node client. Say which: --lab {NAME}" in ran.stderr
+        assert f"the labs {NAME} and {third} all have a node client. Choose one: --lab {NAME}" in ran.stderr
         assert labctl("exec", "--lab", third, "client", "--", "true").returncode == 0
         assert labctl("exec", "client", "--", "true", LABCTL_LAB=third).returncode == 0
         unknown = labctl("exec", "h9", "--", "true")
@@ -253,7 +253,7 @@ def test_a_command_line_without_a_node_lists_the_nodes() -> None:
     for command in ("shell", "exec", "start"):
         ran = labctl(command)
         assert ran.returncode == (2 if command == "start" else 125)
-        assert ran.stderr.startswith(f"labctl {command}: no NODE is given. Try: labctl {command} NODE")
+        assert ran.stderr.startswith(f"labctl {command}: NODE is missing. Try: labctl {command} NODE")
         assert f"\nLab {NAME} has client, server.\n" in ran.stderr
 
 
@@ -291,7 +291,7 @@ def test_logs_of_several_say_whose_each_line_is() -> None:
         assert time.monotonic() < until
     ambiguous = labctl("logs", "same")
     assert ambiguous.returncode == 2
-    assert "say client/same and server/same" in ambiguous.stderr
+    assert "Choose client/same or server/same" in ambiguous.stderr
 
 
 def test_exec_detached_is_start() -> None:
@@ -433,7 +433,7 @@ def test_completion_knows_labs_nodes_and_processes() -> None:
 
 
 def test_gc_finds_nothing_where_nothing_died() -> None:
-    assert done("gc") == "Nothing to remove: no dead lab of yours has left anything.\n"
+    assert done("gc") == "Nothing to remove: no dead lab of yours left anything.\n"
 
 
 # -- run --lab, down
@@ -476,7 +476,7 @@ def test_down_ends_the_labs_that_are_named_and_says_what_it_cannot() -> None:
     ran = labctl("down", "no-such-lab")
     assert ran.returncode == 2
     assert "no-such-lab" in ran.stderr
-    assert done("down", OTHER) == f"{OTHER} is down; nothing of it is left.\n"
+    assert done("down", OTHER) == f"lab {OTHER} was removed.\n"
     assert registry.labs() == [NAME]
 
 

@@ -276,7 +276,7 @@ client echo $((6*7)) | cat
 """
     ran = give("console", text=script)
     assert ran.returncode == 2
-    assert "nosuch: is neither a node nor a command" in ran.stderr
+    assert "nosuch: neither a node nor a command" in ran.stderr
     for line in ("client | client", "server | server", "client  eth0 - server:eth0", "42", "on the machine"):
         assert line in ran.stdout.splitlines(), ran.stdout
     assert "down (server:eth0)" in ran.stdout

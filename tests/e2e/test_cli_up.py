@@ -99,7 +99,7 @@ def test_up_makes_a_lab_and_says_how_to_use_it(name: str, file: Path) -> None:
 
 def test_up_again_changes_nothing(name: str, file: Path) -> None:
     done("up", file, "--name", name)
-    assert done("up", file, "--name", name) == f"nothing to change\nlab {name} is as it was.\n"
+    assert done("up", file, "--name", name) == f"nothing to change\nlab {name} is unchanged: it matches its file.\n"
     assert done("up", file, "--name", name, "--dry-run") == "nothing to change\n"
     assert done("plan", file, "--lab", name) == "nothing to change\n"
 
@@ -146,7 +146,7 @@ def test_a_dry_run_shows_the_difference_and_makes_none(name: str, file: Path) ->
     done("up", file, "--name", name)
     file.write_text(EDITED)
     shown = done("up", file, "--name", name, "--dry-run")
-    assert shown.splitlines()[0] == f"lab {name} would be changed:"
+    assert shown.splitlines()[0] == f"lab {name} would be updated:"
     assert shown.split("\n", 1)[1] == done("plan", file, "--lab", name)
     assert json.loads(done("plan", file, "--lab", name, "-f", "json"))["changes"][0] == {"sign": "-", "text": "host c"}
     with Lab.attach(name) as lab:
@@ -164,7 +164,9 @@ def test_what_cannot_be_changed_is_told_beforehand(name: str, file: Path, words:
 
 def test_a_dry_run_of_a_lab_that_does_not_run_shows_what_would_be_made(name: str, file: Path) -> None:
     shown = done("up", file, "--name", name, "--dry-run")
-    assert shown.startswith(f"lab {name} does not run; it would be made:\ntopology office: 3 hosts, 1 switch")
+    assert shown.startswith(
+        f"lab {name} does not run. Operations that would create it:\ntopology office: 3 hosts, 1 switch"
+    )
     assert done("ps") == ""
 
 
@@ -183,7 +185,7 @@ def test_a_change_that_is_refused_is_undone_and_told(name: str, file: Path) -> N
 
 def test_inspect_tells_what_was_changed_by_hand(name: str, file: Path) -> None:
     done("up", file, "--name", name)
-    assert done("inspect", name).endswith("The kernel has it as the file says.\n")
+    assert done("inspect", name).endswith("No drift: the lab matches its file.\n")
     done("exec", "--lab", name, "a", "--", "ip", "address", "add", "192.0.2.1/24", "dev", "eth0")
     done("exec", "--lab", name, "b", "--", "ip", "link", "set", "eth0", "mtu", "1400")
     shown = done("inspect", name)
@@ -212,7 +214,7 @@ def test_two_ups_at_once_make_one_lab(name: str, file: Path) -> None:
     ]
     said = sorted(one.communicate(timeout=30)[0].splitlines()[-1] for one in both)
     assert [one.returncode for one in both] == [0, 0]
-    assert said == sorted([f"To end it: labctl down {name}", f"lab {name} is as it was."])
+    assert said == sorted([f"To stop it: labctl down {name}", f"lab {name} is unchanged: it matches its file."])
 
 
 @pytest.mark.parametrize(

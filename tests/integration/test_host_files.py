@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from labctl import topology
-from labctl.cli.up import UpRequest, bring_up
+from labctl.cli.lifecycle import bring_up
 from labctl.errors import LabError
 from labctl.lab.client import registry
 from labctl.lab.client.handle import Lab
@@ -248,12 +248,12 @@ links: [[a, b]]
 """
     file = tmp_path / f"{name_of_lab()}.yaml"
     file.write_text(text)
-    bring_up(UpRequest(str(file), None, dry_run=False))
+    bring_up(str(file))
     with Lab.attach(file.stem) as lab:
         pids = {info.node: info.machine_pid for info in lab.processes()}
         sh(lab, "a", "ip address add 192.0.2.1/32 dev eth0")
     (tmp_path / "conf").write_text("new")
-    bring_up(UpRequest(str(file), None, dry_run=False))
+    bring_up(str(file))
     with Lab.attach(file.stem) as lab:
         assert lab.read_log("a", "s").split()[-1] == b"new"
         assert output(lab, "a", "cat", "/tmp/copy") == "new"
@@ -264,7 +264,7 @@ links: [[a, b]]
     other = text.replace('line: "old|new"}', "line: never}, within: 300ms").replace("source: conf", "content: other")
     file.write_text(other)
     with pytest.raises(LabError, match="service a/s"):
-        bring_up(UpRequest(str(file), None, dry_run=False))
+        bring_up(str(file))
     with Lab.attach(file.stem) as lab:
         assert output(lab, "a", "cat", "/etc/lab-conf") == "new"
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from labctl import topology
-from labctl.cli.cp import copy
+from labctl.cli.cp import cp
 from labctl.errors import InputError, LabError
 from labctl.kernel.syscalls import CLONE_NEWNET
 from labctl.lab.client import registry
@@ -272,8 +272,8 @@ def test_words_of_a_command_reach_it_as_they_are(word: str) -> None:
 def test_files_are_copied_under_any_name(name: str, mine: str, tmp_path: Path) -> None:
     source = tmp_path / name
     source.write_text("content")
-    assert copy([str(source)], "client:/tmp/", mine) == 0
-    assert copy([f"client:/tmp/{name}"], str(tmp_path / "back"), mine) == 0
+    assert cp([str(source), "client:/tmp/"], mine) == 0
+    assert cp([f"client:/tmp/{name}", str(tmp_path / "back")], mine) == 0
     assert (tmp_path / "back").read_text() == "content"
 
 
@@ -283,9 +283,9 @@ def test_a_link_left_by_an_earlier_copy_leads_no_later_copy_outside(mine: str, t
     goal.mkdir()
     with Lab.attach(mine) as lab:
         shell(lab, "client", f"mkdir -p /tmp/d; ln -s {victim} /tmp/d/sub")
-        assert copy(["client:/tmp/d"], str(goal), mine) == 0
+        assert cp(["client:/tmp/d", str(goal)], mine) == 0
         shell(lab, "client", "rm /tmp/d/sub; mkdir -m 777 /tmp/d/sub; touch /tmp/d/sub/file")
-        assert copy(["client:/tmp/d"], str(goal), mine) == 1
+        assert cp(["client:/tmp/d", str(goal)], mine) == 1
     assert list(victim.iterdir()) == []
     assert stat.S_IMODE(victim.stat().st_mode) == 0o750
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from labctl import topology
-from labctl.cli.up import UpRequest, bring_up
+from labctl.cli.lifecycle import bring_up
 from labctl.errors import LabError
 from labctl.lab.client import registry
 from labctl.lab.client.handle import Lab
@@ -131,7 +131,7 @@ def test_one_that_fails_at_first_becomes_ready_when_it_is_started_again(tmp_path
 def up(tmp_path: Path, text: str) -> int:
     file = tmp_path / "topology.yaml"
     file.write_text(text)
-    return bring_up(UpRequest(str(file), name_of_lab(), dry_run=False))
+    return bring_up(str(file), name_of_lab())
 
 
 def test_up_of_a_lab_whose_service_is_not_ready_leaves_nothing(tmp_path: Path, state: None) -> None:
@@ -196,10 +196,10 @@ def test_up_starts_again_what_was_stopped_by_hand(
         lab.stop_process("a", "other")
         capsys.readouterr()
         up(tmp_path, BEFORE)
-        assert capsys.readouterr().out.splitlines()[0] == "~ service a/other: started again, for it did not run"
+        assert capsys.readouterr().out.splitlines()[0] == "~ service a/other: restarted, because it did not run"
         assert infos(lab)["a/other"].state is ProcessState.RUNNING
         up(tmp_path, BEFORE)
-    assert capsys.readouterr().out.splitlines()[-1].endswith("is as it was.")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("is unchanged: it matches its file.")
 
 
 def test_a_services_environment_wins_over_its_nodes(tmp_path: Path) -> None:
@@ -260,12 +260,12 @@ def test_up_runs_the_commands_of_nodes_that_are_new_or_have_other_commands(tmp_p
     third = "  c: {exec: [echo c >> /tmp/said]}\n"
     file = tmp_path / f"{name_of_lab()}.yaml"
     file.write_text(text)
-    bring_up(UpRequest(str(file), None, dry_run=False))
+    bring_up(str(file))
     file.write_text(text.replace("echo b", "echo new b") + third)
-    bring_up(UpRequest(str(file), None, dry_run=False))
+    bring_up(str(file))
     with Lab.attach(file.stem) as lab:
         assert [output(lab, node, "cat", "/tmp/said") for node in "abc"] == ["a\n", "b\nnew b\n", "c\n"]
         file.write_text(text.replace("echo b", "exit 3; echo b") + third)
         with pytest.raises(LabError, match="exec of b"):
-            bring_up(UpRequest(str(file), None, dry_run=False))
+            bring_up(str(file))
         assert output(lab, "c", "cat", "/tmp/said") == "c\n"

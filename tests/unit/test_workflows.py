@@ -144,12 +144,10 @@ def test_the_templates_use_inputs_and_options_that_there_are() -> None:
     gitlab = re.sub(
         r'"\$CI_NODE_INDEX/\$CI_NODE_TOTAL"', "1/2", yaml.safe_load(GITLAB.read_text())["scenarios"]["script"][0]
     )
-    from labctl.cli.arguments import plain_request
+    from labctl.cli.command_line import command_named, read
 
     for line in (words, gitlab.split()[2:]):
-        request = plain_request(["scenarios", *line])
-        assert request is not None, line
-        assert request.shard == "1/2"
+        assert read(command_named("run"), ["scenarios", *line])["shard"] == "1/2"
 
 
 def test_the_template_for_pytest_installs_the_extra_and_runs_what_it_brings() -> None:

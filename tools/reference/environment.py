@@ -50,7 +50,7 @@ VARIABLES = (
     Variable("GITHUB_WORKSPACE", "On GitHub's runners: the directory to which paths of annotations are relative."),
     Variable("GITLAB_CI", "On GitLab's runners: each scenario becomes a section of the log."),
     Variable("ZDOTDIR", "The directory of zsh's start-up files, for labctl shell."),
-    Variable("TYPER_USE_RICH", "1: show help and errors in boxes. Requires rich and slows the start."),
+    Variable("TYPER_USE_RICH", "Set to 0 while Typer completes words; not for users."),
 )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labctl import __version__
-from tools.reference.commands import Command, Option, commands, common_options
+from labctl.cli.command_table import COMMANDS, Command, Parameter
+from labctl.cli.help import HELP_OPTION, VERSION_OPTION, meaning_of
 from tools.reference.environment import VARIABLES
 from tools.reference.roff import body, bold, escaped, formatted, italic
 from tools.reference.schemas import Kind, mappings
@@ -20,7 +21,7 @@ DATE = "2026-11-23"
 def manual_pages() -> dict[str, str]:
     """Return the pages by their path below share/man, for example `man1/labctl-run.1`."""
     pages = {"man1/labctl.1": _whole()}
-    for command in commands():
+    for command in COMMANDS:
         pages[f"man1/labctl-{command.name}.1"] = _of_command(command)
     for kind in (Kind.TOPOLOGY, Kind.SCENARIO):
         pages[f"man5/labctl-{kind}.5"] = _of_file(kind)
@@ -44,9 +45,9 @@ def _whole() -> Iterator[str]:
     yield ".SH DESCRIPTION"
     yield from body(_section(ROOT / "README.md", "").strip().split("\n\n")[0])
     yield ".SH COMMANDS"
-    for command in commands():
+    for command in COMMANDS:
         yield from (".TP", f"{bold(f'labctl-{command.name}')}(1)", formatted(command.summary))
-    yield from _options(common_options())
+    yield from _options((HELP_OPTION, VERSION_OPTION))
     yield ".SH EXIT STATUS"
     yield from body(_section(ROOT / "docs" / "cli.md", "Exit status"), heading=9)
     yield from (".SH ENVIRONMENT", *_environment())
@@ -57,11 +58,9 @@ def _of_command(command: Command) -> Iterator[str]:
     yield from _head(f"labctl-{command.name}", 1, command.summary)
     yield ".SH SYNOPSIS"
     yield bold(f"labctl {command.name}")
-    yield " ".join(
-        [f"[{italic('OPTIONS')}]"] * bool(command.options) + [italic(each.usage) for each in command.arguments]
-    )
+    yield formatted(command.synopsis.removeprefix(f"labctl {command.name} "))
     yield ".SH DESCRIPTION"
-    for paragraph in command.description:
+    for paragraph in command.description.split("\n\n"):
         yield from (".PP", formatted(paragraph))
     for title, text in _sections_about(command.name):
         if title:
@@ -70,10 +69,11 @@ def _of_command(command: Command) -> Iterator[str]:
     if command.arguments:
         yield ".SH ARGUMENTS"
         for argument in command.arguments:
-            yield from (".TP", italic(argument.metavar), formatted(argument.help) or "\\&")
+            yield from (".TP", italic(argument.metavar), formatted(meaning_of(argument)))
     yield from _options(command.options)
     if command.exit_status:
-        yield from (".SH EXIT STATUS", formatted(command.exit_status))
+        yield from (".SH EXIT STATUS", formatted(f"{'; '.join(command.exit_status)}."))
+    yield from (".SH EXAMPLE", ".EX", escaped(command.example), ".EE")
     yield from _see_also("labctl(1)", "labctl\\-topology(5)", "labctl\\-scenario(5)")
 
 
@@ -92,15 +92,13 @@ def _of_file(kind: Kind) -> Iterator[str]:
     yield from _see_also("labctl(1)", "labctl\\-run(1)", "labctl\\-up(1)", "labctl\\-validate(1)")
 
 
-def _options(options: tuple[Option, ...]) -> Iterator[str]:
+def _options(options: tuple[Parameter, ...]) -> Iterator[str]:
     if options:
         yield ".SH OPTIONS"
     for option in options:
-        names = ", ".join(bold(name) for name in option.names)
-        value = f" {italic(option.value)}" if option.value else ""
-        more = f" Default: `{option.default}`." if option.default else ""
-        again = " Repeatable." if option.repeatable else ""
-        yield from (".TP", f"{names}{value}", formatted(f"{option.help}{more}{again}"))
+        names = ", ".join(bold(name) for name in option.flags)
+        value = f" {italic(option.metavar)}" if option.metavar else ""
+        yield from (".TP", f"{names}{value}", formatted(meaning_of(option)))
 
 
 def _environment() -> Iterator[str]:

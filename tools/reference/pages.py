@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeGuard
 
+from labctl.cli.command_table import COMMANDS, Parameter
+from labctl.cli.help import HELP_OPTION, VERSION_OPTION, meaning_of
 from labctl.errors import LabctlError
-from tools.reference.commands import Command, Option, commands, common_options
 from tools.reference.environment import VARIABLES
 from tools.reference.schemas import Kind, mappings
 
@@ -30,41 +31,33 @@ def filled(page: str) -> str:
     return _ASKED.sub(made, page)
 
 
-def synopsis(command: Command) -> str:
-    """`labctl plan [OPTIONS] TOPOLOGY`."""
-    return " ".join(
-        ["labctl", command.name, *(["[OPTIONS]"] if command.options else []), *(a.usage for a in command.arguments)]
-    )
-
-
 def _commands() -> Iterator[str]:
     yield from ("| command | what it does |", "|---|---|")
-    for command in commands():
+    for command in COMMANDS:
         yield f"| [`labctl {command.name}`](#labctl-{command.name}) | {_cell(command.summary)} |"
-    yield from ("", "Options of `labctl` itself:", "", *_options(common_options()))
-    for command in commands():
+    yield from ("", "Options of `labctl` itself:", "", *_options((HELP_OPTION, VERSION_OPTION)))
+    for command in COMMANDS:
         yield from ("", f"(labctl-{command.name})=", f"## labctl {command.name}", "")
-        yield from ("```text", synopsis(command), "```", "")
-        for paragraph in command.description:
+        yield from ("```text", command.synopsis, "```", "")
+        for paragraph in command.description.split("\n\n"):
             yield from (paragraph, "")
         if command.arguments:
             yield from ("| argument | meaning |", "|---|---|")
-            yield from (f"| `{_cell(each.metavar)}` | {_cell(each.help)} |" for each in command.arguments)
+            yield from (f"| `{_cell(each.metavar)}` | {_cell(meaning_of(each))} |" for each in command.arguments)
             yield ""
         if command.options:
             yield from (*_options(command.options), "")
         if command.exit_status:
-            yield f"Exit status: {command.exit_status}"
+            yield f"Exit status: {'; '.join(command.exit_status)}."
+        yield from ("", "```sh", command.example, "```")
 
 
-def _options(options: tuple[Option, ...]) -> Iterator[str]:
+def _options(options: tuple[Parameter, ...]) -> Iterator[str]:
     yield from ("| option | meaning |", "|---|---|")
     for option in options:
-        names = ", ".join(f"`{name}`" for name in option.names)
-        value = f" `{_cell(option.value)}`" if option.value else ""
-        more = f" Default: `{option.default}`." if option.default else ""
-        again = " Repeatable." if option.repeatable else ""
-        yield f"| {names}{value} | {_cell(option.help)}{more}{again} |"
+        names = ", ".join(f"`{name}`" for name in option.flags)
+        value = f" `{_cell(option.metavar)}`" if option.metavar else ""
+        yield f"| {names}{value} | {_cell(meaning_of(option))} |"
 
 
 def _scenarios() -> Iterator[str]:
@@ -106,9 +99,9 @@ def _schema(kind: Kind) -> Callable[[], Iterator[str]]:
 
 def _exit_statuses() -> Iterator[str]:
     yield from ("| command | exit statuses |", "|---|---|")
-    for command in commands():
+    for command in COMMANDS:
         if command.exit_status:
-            yield f"| `labctl {command.name}` | {_cell(command.exit_status)} |"
+            yield f"| `labctl {command.name}` | {_cell('; '.join(command.exit_status))} |"
 
 
 def _errors() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the lines of the console mean."""
+"""The grammar of the console's lines."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ def test_groups() -> None:
         parse("@switches id", NODES)
 
 
-def test_an_ampersand_lets_it_run_on_two_do_not() -> None:
+def test_an_ampersand_runs_a_command_in_the_background_and_two_do_not() -> None:
     assert parse("h1 sleep 5 &", NODES) == OnNodes(("h1",), "sleep 5", background=True)
     assert parse("h1 true &&", NODES) == OnNodes(("h1",), "true &&")
 
 
-def test_a_node_alone_is_a_shell_several_are_not() -> None:
+def test_a_node_alone_is_a_shell_and_several_need_a_command() -> None:
     assert parse("h1", NODES) == OnNodes(("h1",), "")
-    with pytest.raises(InputError, match="no command for these 2 nodes"):
+    with pytest.raises(InputError, match="the command for these 2 nodes is missing"):
         parse("h1,h2", NODES)
 
 
-def test_own_words_go_first_and_exec_reaches_a_node_of_that_name() -> None:
+def test_commands_of_the_console_go_first_and_exec_reaches_a_node_of_that_name() -> None:
     assert parse("links", NODES) == Own("links", ())
     assert parse("exec links ls", NODES) == OnNodes(("links",), "ls")
     assert parse("link h1 gw down", NODES) == Own("link", ("h1", "gw", "down"))
     assert parse("quit", NODES) == Own("exit", ())
 
 
-def test_this_machine() -> None:
+def test_an_exclamation_mark_runs_a_command_on_this_machine() -> None:
     assert parse("!ls -l", NODES) == OnMachine("ls -l")
 
 
-def test_a_word_that_is_nothing_is_told_with_what_was_meant() -> None:
-    with pytest.raises(InputError, match="nodez: is neither a node nor a command; did you mean nodes"):
+def test_an_unknown_word_gets_a_suggestion() -> None:
+    with pytest.raises(InputError, match="nodez: neither a node nor a command; did you mean nodes"):
         parse("nodez", NODES)
 
 
-def test_a_quote_without_its_end_is_told_for_own_words_and_left_to_the_shell_for_commands() -> None:
+def test_an_unclosed_quote_is_an_error_of_a_console_command_and_left_to_the_shell_otherwise() -> None:
     with pytest.raises(InputError, match="link: No closing quotation"):
         parse("link 'h1", NODES)
     assert parse("h1 echo 'x", NODES) == OnNodes(("h1",), "echo 'x")

@@ -1,7 +1,4 @@
-"""`labctl examples` and `labctl init`: where people begin.
-
-`labctl validate`, `labctl plan` and `labctl schema`: what needs neither privilege nor kernel.
-"""
+"""Commands that need no lab: `labctl examples`, `init`, `validate`, `plan` and `schema`."""
 
 from __future__ import annotations
 
@@ -9,29 +6,41 @@ import errno
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from labctl.cli import files
-from labctl.cli.app import PlanFormat, SchemaKind
-from labctl.cli.files import Kind, kind_of, load_topology, unknown, yaml_files
-from labctl.cli.main import complain
+from labctl.cli.exit import complain
+from labctl.cli.files import Kind, answered, kind_of, load_topology, nothing_in, one_topology, unknown, yaml_files
 from labctl.errors import InputError, LabctlError, LabError, describe_errno
 from labctl.report.terminal import Ink, Screen, cells, pad, standard_output, waiting, wrap
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-# What `labctl init` writes, and what of. The YAML files name their schemas, for editors.
+# The files that `labctl init` writes, and their sources. The YAML files name their schemas, for editors.
 _STARTER = {
-    "topology.yaml": _PACKAGE / "starter" / "topology.yaml",
-    "hello.yaml": _PACKAGE / "starter" / "hello.yaml",
-    "test_hello.py": _PACKAGE / "starter" / "test_hello.py",
-    ".schemas/topology.schema.json": _PACKAGE / "schemas" / "topology.schema.json",
-    ".schemas/scenario.schema.json": _PACKAGE / "schemas" / "scenario.schema.json",
+    **{name: _PACKAGE / "starter" / name for name in ("topology.yaml", "hello.yaml", "test_hello.py")},
+    **{
+        f".schemas/{kind}.schema.json": _PACKAGE / "schemas" / f"{kind}.schema.json"
+        for kind in ("topology", "scenario")
+    },
 }
 
 
-def list_examples() -> int:
-    """Names and a sentence each; the names are what `labctl run` and `labctl plan` take."""
+def examples(name: str | None, copy_to: Path | None) -> int:
+    """Run `labctl examples`: list the examples, or print or copy one."""
+    if name is None:
+        if copy_to is not None:
+            raise InputError("labctl examples: --copy needs a NAME. Try: labctl examples tcp-echo --copy DIR")
+        list_examples()
+    elif copy_to is None:
+        standard_output().write([_example(name).read_text("utf-8").rstrip("\n")])
+    else:
+        copy_example(name, copy_to)
+    return 0
+
+
+def list_examples() -> None:
+    """Print names and a sentence each. `labctl run` and `labctl plan` accept the names."""
     scenarios = {name: _about(path) for name, path in files.shipped_scenarios().items()}
     topologies = {name: files.first_comment(path) for name, path in files.shipped_topologies().items()}
     if not scenarios and not topologies:
@@ -44,7 +53,7 @@ def list_examples() -> int:
     screen.line()
     _table(
         screen,
-        "Shapes, which need no file: labctl plan SHAPE, or `topology: SHAPE` in a scenario",
+        "Shapes, without a file: labctl plan SHAPE, or `topology: SHAPE` in a scenario",
         {
             "pair": "Two hosts, client and server, on a direct link.",
             "star:N": "N hosts on a switch.",
@@ -54,17 +63,10 @@ def list_examples() -> int:
         },
         width,
     )
-    return 0
 
 
-def show_example(name: str) -> int:
-    """Print the file of a shipped scenario or topology as it is."""
-    standard_output().write([_example(name).read_text("utf-8").rstrip("\n")])
-    return 0
-
-
-def copy_example(name: str, directory: Path) -> int:
-    """Copy the file of a shipped example, and the shipped files that it names, into `directory`; overwrites nothing."""
+def copy_example(name: str, directory: Path) -> None:
+    """Copy the file of a shipped example, and the shipped files that it names, to `directory`. Overwrite nothing."""
     example = _example(name)
     text = example.read_text("utf-8")
     contents: dict[str, bytes] = {}
@@ -77,7 +79,7 @@ def copy_example(name: str, directory: Path) -> int:
             text = text.replace(used, source.name)
     contents = {example.name: text.encode(), **contents}
     if taken := [str(directory / each) for each in contents if os.path.lexists(directory / each)]:
-        raise InputError(f"{', '.join(taken)}: cannot copy there: the file exists. Give another directory.")
+        raise InputError(f"{', '.join(taken)}: cannot copy: the file exists. Give another directory.")
     for each, content in contents.items():
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,6 @@ def copy_example(name: str, directory: Path) -> int:
         except OSError as error:
             raise cannot_write(directory / each, error) from error
         standard_output().line(f"wrote {directory / each}")
-    return 0
 
 
 def _example(name: str) -> Path:
@@ -94,7 +95,7 @@ def _example(name: str) -> Path:
         from labctl.topology.generators import SHAPES
 
         if shape := SHAPES.get(name.partition(":")[0]):
-            raise InputError(f"{name}: is a shape, which has no file. Try: labctl plan {shape.example}")
+            raise InputError(f"{name}: a shape has no file. Try: labctl plan {shape.example}")
         raise unknown(name, (Kind.SCENARIO, Kind.TOPOLOGY), takes_paths=False)
     return found
 
@@ -119,20 +120,20 @@ def _table(screen: Screen, title: str, rows: dict[str, str], width: int) -> None
 
 
 def cannot_write(path: object, error: OSError) -> LabctlError:
-    """The error to raise: InputError where another path may do, LabError where the disk is full or broken."""
+    """Return InputError if another path may work, LabError if the disk is full or broken."""
     number = error.errno or 0
     kind = LabError if number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE) else InputError
     return kind(f"{path}: cannot write: {describe_errno(number)}.")
 
 
-def write_starter(directory: Path) -> int:
-    """Writes the starter files into `directory`, which is made when needed. InputError when one is there already."""
+def init(directory: Path) -> int:
+    """Run `labctl init`: write the starter files. InputError if one exists already."""
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: is a file. Give the name of a directory, which need not be there yet.")
-    there = [name for name in _STARTER if (directory / name).exists() or (directory / name).is_symlink()]
-    if there:
+        raise InputError(f"{directory}: is a file. Give the name of a directory; labctl creates it.")
+    existing = [name for name in _STARTER if os.path.lexists(directory / name)]
+    if existing:
         raise InputError(
-            f"{directory}: has {', '.join(there)} already, and nothing is overwritten. Give another directory."
+            f"{directory}: {', '.join(existing)} exists, and labctl overwrites nothing. Give another directory."
         )
     try:
         for name, source in _STARTER.items():
@@ -155,44 +156,35 @@ def write_starter(directory: Path) -> int:
     return 0
 
 
-_BOTH = (Kind.SCENARIO, Kind.TOPOLOGY)
-EXIT_WRONG = InputError.exit_status
-
-
-def validate_files(words: list[str]) -> int:
-    """A line for each good file on standard output, every mistake of every other on standard error."""
+def validate(paths: Sequence[str]) -> int:
+    """Run `labctl validate`: a line for each valid file on standard output, all errors on standard error."""
     screen = standard_output()
     look = screen.look
-    given, found, errors = yaml_files(words, _BOTH)
-    good = 0
-    wrong = len(errors)
+    given, found, errors = yaml_files(list(paths), (Kind.SCENARIO, Kind.TOPOLOGY))
+    valid, invalid = 0, len(errors)
     for error in errors:
         complain(str(error))
     for path in [*given, *found]:
         try:
             with waiting(f"checking {path}"):
-                said = _validated(path, strict=path in given)
+                summary = _validated(path, strict=path in given)
         except InputError as error:
-            from labctl.cli.files import answered
-
             complain(str(answered(path, Kind.NEITHER, error)))
-            wrong += 1
+            invalid += 1
             continue
-        if said:
-            good += 1
-            screen.write([f"{look.paint(look.glyphs.passed, Ink.GOOD)} {path}: {said}"])
-    if not good and not wrong:
-        from labctl.cli.files import nothing_in
-
-        raise nothing_in(words, "no topology and no scenario in there.")
-    if wrong:
-        complain(f"{_count(wrong, 'file')} wrong, {good} good." if good else f"{_count(wrong, 'file')} wrong.")
-        return EXIT_WRONG
+        if summary:
+            valid += 1
+            screen.write([f"{look.paint(look.glyphs.passed, Ink.GOOD)} {path}: {summary}"])
+    if not valid and not invalid:
+        raise nothing_in(paths, "the directory contains no topology and no scenario.")
+    if invalid:
+        complain(f"{_count(invalid, 'file')} invalid" + (f", {valid} valid." if valid else "."))
+        return InputError.exit_status
     return 0
 
 
 def _validated(path: Path, *, strict: bool) -> str:
-    """What the good file at `path` is, in a few words; "" for a file that is neither and was not asked for by name."""
+    """Return what the valid file at `path` contains; "" for a file of neither kind, unless `strict`."""
     kind = kind_of(path)
     if kind is Kind.SCENARIO:
         from labctl.scenario import load
@@ -207,49 +199,35 @@ def _validated(path: Path, *, strict: bool) -> str:
         return f"topology, {_count(len(made.nodes), 'node')}, {_count(len(made.links), 'link')}"
     if strict:
         raise InputError(
-            f"{path}: is neither a topology (it has no `hosts`) nor a scenario (it has no `steps`). "
-            "For one of each that works: labctl init DIR"
+            f"{path}: neither a topology (no `hosts`) nor a scenario (no `steps`). "
+            "For a valid file of each kind: labctl init DIR"
         )
     return ""
 
 
-def show_plan(source: str, format: PlanFormat) -> int:
-    """Prints the plan of a file, a shape or a shipped topology."""
+def plan(topology: str | None, topo: str | None, format: str, lab: str | None) -> int:
+    """Run `labctl plan`: print the plan of a topology, or the difference from a running lab."""
+    source = one_topology("plan", topology, topo)
+    if lab is not None:
+        from labctl.cli.lifecycle import show_difference
+
+        if format == "sh":
+            raise InputError("labctl plan: --lab has no --format sh. Try --format text or json.")
+        return show_difference(source, lab, as_json=format == "json")
     from labctl.plan.build import build
     from labctl.plan.render import render_json, render_shell, render_text
 
     with waiting(f"planning {source}"):
         planned = build(load_topology(source))
-    render = {
-        PlanFormat.TEXT: render_text,
-        PlanFormat.JSON: render_json,
-        PlanFormat.SH: render_shell,
-    }[format]
+    render = {"text": render_text, "json": render_json, "sh": render_shell}[format]
     standard_output().write([render(planned).rstrip("\n")])
     return 0
 
 
-def show_schema(kind: SchemaKind) -> int:
-    """Prints a JSON Schema: the published ones of output as they are, a file's as its model gives it."""
-    if kind in (SchemaKind.RESULT, SchemaKind.INSPECT):
-        path = Path(__file__).resolve().parent.parent / "schemas" / f"{kind.value}.schema.json"
-        text = path.read_text("utf-8").rstrip("\n")
-    else:
-        import json
-
-        text = json.dumps(_file_schema(kind), indent=2)
-    standard_output().write([text])
+def schema(kind: str) -> int:
+    """Run `labctl schema`: print a published JSON Schema."""
+    standard_output().write([(_PACKAGE / "schemas" / f"{kind}.schema.json").read_text("utf-8").rstrip("\n")])
     return 0
-
-
-def _file_schema(kind: SchemaKind) -> dict[str, Any]:
-    if kind is SchemaKind.TOPOLOGY:
-        from labctl.topology.schema import schema
-
-        return schema()
-    from labctl import scenario
-
-    return scenario.json_schema()
 
 
 def _count(number: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""Which settings `labctl doctor --fix` changes, by the readings of machines of other kinds."""
+"""The settings that `labctl doctor --fix` changes on machines of other kinds, and the text of the checks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from labctl.cli import files
-from labctl.cli.doctor import Fix, apply, fixes
+from labctl.cli.doctor import Check, Fix, State, all_checks, apply_fixes, fixes, summary
 from labctl.errors import MachineError
 from labctl.kernel.privilege import Readings
 from labctl.observe import machine
+from labctl.report.terminal import Look, cells
 
 SCRIPT = Path("/x/allow-user-namespaces")
 
@@ -58,4 +59,38 @@ def test_a_machine_that_no_setting_keeps_from_labs_is_not_told_that_all_is_well(
     monkeypatch.setattr(machine, "privilege", lambda: (Readings(1000, 1, 0, 60000, 60000, 60000, 60000), ()))
     monkeypatch.setattr(machine, "try_a_lab", lambda: machine.Finding("lab", False, problem="a filter is in the way."))
     with pytest.raises(MachineError, match=r"labs cannot run: a filter is in the way\."):
-        apply()
+        apply_fixes()
+
+
+CHECKS = [
+    Check("machine", "kernel", State.KNOWN, "Linux 6.1"),
+    Check("machine", "user namespaces", State.OK, "at most 100"),
+    Check("kernel", "netem", State.MISSING, "delay " * 20, "ENOENT", "Try: sudo modprobe sch_netem"),
+    Check("programs", "nc", State.MISSING, "connections", "is not installed", "Try: sudo apt-get install nc"),
+]
+
+
+def test_the_summary_names_missing_features_and_programs() -> None:
+    lines = summary(CHECKS, Look())
+    assert lines[-4:] == [
+        "Labs can run here.",
+        "Not available on this kernel (labs still work): netem.",
+        "Optional programs that are not installed: nc.",
+        "All checks and remedies: labctl doctor --all",
+    ]
+    assert not any("modprobe" in line or "user namespaces" in line for line in lines)
+
+
+def test_all_checks_fit_80_columns_and_show_each_remedy() -> None:
+    lines = all_checks(CHECKS, Look())
+    assert max(map(cells, lines)) <= 80
+    for check in CHECKS:
+        assert any(check.name in line for line in lines)
+        assert any(check.remedy in line for line in lines)
+
+
+def test_a_failed_check_is_shown_with_its_remedy_and_decides_the_verdict() -> None:
+    lines = summary([*CHECKS, Check("labs", "a lab", State.FAILED, "", "EPERM", "Run as root.")], Look())
+    assert any("EPERM" in line for line in lines)
+    assert any("Run as root." in line for line in lines)
+    assert "Labs cannot run here: see the failed checks above." in lines

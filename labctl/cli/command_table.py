@@ -1,0 +1,458 @@
+"""The commands of labctl with their arguments and options: one table for the reader, help, completion and man pages.
+
+Importing it must stay cheap, because every command pays for it: no other module of labctl, and plain tuples.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+COMPLETION_VARIABLE = "_LABCTL_COMPLETE"  # set by the completion scripts, beside the words to complete
+
+
+class Parameter(NamedTuple):
+    """An argument (`usage` is `NODE`, `[LAB]`, `PATH...`) or an option (`-j, --jobs N`; a switch has no value).
+
+    `name` is the keyword under which the command gets the value. Three dots in `usage`: the argument or option may be
+    repeated, and the value is a tuple. `completes` names the function of labctl.cli.completion that offers values.
+    """
+
+    name: str
+    usage: str
+    help: str
+    completes: str = ""
+    choices: tuple[str, ...] = ()  # the first is the default of an optional parameter
+    kind: type[str | int | Path] = str
+    minimum: int = 0  # of an integer
+    maximum: int = (1 << 63) - 1
+    default: int | None = None
+    group: str = "Options"  # heading in the help
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The names of an option; () for an argument."""
+        if not self.usage.startswith("-"):
+            return ()
+        return tuple(word.rstrip(",") for word in self.usage.split() if word.startswith("-"))
+
+    @property
+    def metavar(self) -> str:
+        """The name of the value; "" for a switch."""
+        value = self.usage.strip("[]").removesuffix("...")
+        return value.removeprefix(", ".join(self.flags)).lstrip()
+
+    @property
+    def required(self) -> bool:
+        """Whether this is an argument that must be given."""
+        return not self.usage.startswith(("-", "["))
+
+    @property
+    def many(self) -> bool:
+        """Whether the value is a tuple."""
+        return "..." in self.usage
+
+
+class Command(NamedTuple):
+    """A command. `function` is `module:function` below labctl.cli, which gets the values as keyword arguments."""
+
+    name: str
+    function: str
+    group: str
+    summary: str
+    description: str  # paragraphs, separated by an empty line
+    parameters: tuple[Parameter, ...]
+    example: str
+    exit_status: tuple[str, ...] = ()
+    takes_command: bool = False  # the last argument is a command line: its first word ends labctl's own options
+    failure_status: int | None = None  # of labctl's own errors, if the other statuses are a program's
+
+    @property
+    def arguments(self) -> tuple[Parameter, ...]:
+        """The parameters without flags."""
+        return tuple(each for each in self.parameters if not each.flags)
+
+    @property
+    def options(self) -> tuple[Parameter, ...]:
+        """The parameters with flags."""
+        return tuple(each for each in self.parameters if each.flags)
+
+    @property
+    def synopsis(self) -> str:
+        """`labctl plan [OPTIONS] [TOPOLOGY]`."""
+        words = ["labctl", self.name, "[OPTIONS]" if self.options else "", *(each.usage for each in self.arguments)]
+        if self.takes_command:
+            words.insert(-1, "--")
+        return " ".join(filter(None, words))
+
+
+GROUPS = ("Scenarios", "Labs", "Nodes and programs", "Network", "Setup")
+_SCENARIOS, _LABS, _NODES, _NETWORK, _SETUP = GROUPS
+_REPORTS, _ORDER = "Reports", "Order and repetition"
+
+_LAB = Parameter(
+    "lab",
+    "--lab LAB",
+    "The lab. Required if several labs run and the node's name does not identify one. [env: LABCTL_LAB]",
+    "lab_names",
+)
+_LAB_ARGUMENT = Parameter("lab", "[LAB]", "The lab. Required if several labs run. [env: LABCTL_LAB]", "lab_names")
+_LAB_AS_OPTION = Parameter("lab_option", "--lab LAB", "The lab: the same as the argument.", "lab_names")
+_NODE = Parameter("node", "NODE", "A node of the lab.", "node_names")
+_COMMAND = Parameter("command", "COMMAND...", "The program and its arguments.", "commands")
+_PROCESS = (
+    Parameter("environment", "-e, --env K=V...", "Set a variable. K alone passes the value that it has here."),
+    Parameter("directory", "-w, --workdir DIR", "Working directory (default: the current one if the node has it)."),
+    Parameter("user", "-u, --user USER", "Run as this user: a name or a number."),
+)
+_TOPOLOGY = (
+    Parameter("topology", "[TOPOLOGY]", "A topology file, a shape (star:10), or a shipped name.", "topology_names"),
+    Parameter("topo", "--topo SHAPE", "A shape: pair, star:10, line:5, tree:2,3 or mesh:6.", "topology_names"),
+)
+_FAILURES = ("125 labctl itself failed", "126 the command cannot be executed", "127 the command was not found")
+_OWN_STATUS = ("N the exit status of the command", "128 + N signal N ended the command", *_FAILURES)
+
+COMMANDS = (
+    Command(
+        "run",
+        "run:run_scenarios",
+        _SCENARIOS,
+        "Run scenarios and show the calls of each host.",
+        "Run each scenario in a lab of its own, and show what each host called and what each call returned.",
+        (
+            Parameter(
+                "paths", "SCENARIO...", "A file, a directory, or the name of a shipped scenario.", "scenario_names"
+            ),
+            Parameter("jobs", "-j, --jobs N", "Run N scenarios at a time.", kind=int, minimum=1, default=1),
+            Parameter("topology", "--topo TOPOLOGY", "Use this topology instead of the scenario's.", "topology_names"),
+            Parameter("lab", "--lab LAB", "Run in this running lab, and restore it after each scenario.", "lab_names"),
+            Parameter(
+                "keep_on_failure", "--keep-on-failure", "Keep the lab of a failed scenario until you press Enter."
+            ),
+            Parameter("verbose", "-v, --verbose", "Show all connections, and program output as it arrives."),
+            Parameter("junit", "--junit FILE", "Write the results to FILE as JUnit XML.", kind=Path, group=_REPORTS),
+            Parameter("json", "--json FILE", "Write the results as JSON; - is stdout.", kind=Path, group=_REPORTS),
+            Parameter("artifacts", "--artifacts DIR", "Write results and outputs to DIR.", kind=Path, group=_REPORTS),
+            Parameter(
+                "durations",
+                "--durations FILE",
+                "Read durations of scenarios for --shard from FILE, and update it.",
+                kind=Path,
+                group=_REPORTS,
+            ),
+            Parameter("shard", "--shard K/N", "Run part K of N parts of about equal duration.", group=_ORDER),
+            Parameter("repeat", "--repeat N", "Run each scenario N times.", kind=int, minimum=1, group=_ORDER),
+            Parameter("until_fail", "--until-fail", "Repeat until one fails (at most --repeat times).", group=_ORDER),
+            Parameter(
+                "seed", "--seed N", "Seed of random choices; programs get it as LABCTL_SEED.", kind=int, group=_ORDER
+            ),
+            Parameter("shuffle", "--shuffle", "Run the scenarios in random order.", group=_ORDER),
+        ),
+        "labctl run tcp-echo",
+        (
+            "0 all scenarios passed or were skipped",
+            "1 an expectation failed",
+            "2 a file or the command line is wrong",
+            "3 this machine cannot run a scenario",
+            "4 a lab failed",
+        ),
+    ),
+    Command(
+        "validate",
+        "file_commands:validate",
+        _SCENARIOS,
+        "Check topology and scenario files.",
+        "Check topology and scenario files and report all errors. Needs no privilege and builds nothing.",
+        (Parameter("paths", "FILE...", "A file, a directory, or the name of a shipped file.", "example_names"),),
+        "labctl validate office.yaml",
+    ),
+    Command(
+        "examples",
+        "file_commands:examples",
+        _SCENARIOS,
+        "List, print or copy the shipped examples.",
+        "List the scenarios and topologies that ship with labctl, in the order to read them; or print or copy one.",
+        (
+            Parameter("name", "[NAME]", "Print this example's file.", "example_names"),
+            Parameter("copy_to", "--copy DIR", "Copy the file, and the files that it uses, to DIR.", kind=Path),
+        ),
+        "labctl examples tcp-echo --copy mine && labctl run mine/tcp-echo.yaml",
+    ),
+    Command(
+        "init",
+        "file_commands:init",
+        _SCENARIOS,
+        "Write a starter topology, scenario and test.",
+        "Write a commented topology, scenario and test into DIR. Existing files are never overwritten.",
+        (Parameter("directory", "DIR", "Created if it does not exist.", kind=Path),),
+        "labctl init mylab && labctl run mylab",
+    ),
+    Command(
+        "schema",
+        "file_commands:schema",
+        _SCENARIOS,
+        "Print the JSON Schema of a kind of file.",
+        "Print the JSON Schema of topology or scenario files (for editors), or of labctl's JSON output (for programs).",
+        (
+            Parameter(
+                "kind",
+                "KIND",
+                "topology, scenario, result or inspect.",
+                choices=("topology", "scenario", "result", "inspect"),
+            ),
+        ),
+        "labctl schema topology > topology.schema.json",
+    ),
+    Command(
+        "up",
+        "lifecycle:up",
+        _LABS,
+        "Create a lab that stays, or update it.",
+        "Create a lab that runs until labctl down; or update the running lab of that name to match its file.\n\n"
+        "An update changes only what differs: everything else keeps running, with its open connections. If one change "
+        "fails, labctl rolls back all of them.",
+        (
+            *_TOPOLOGY,
+            Parameter("name", "--name LAB", "Name of the lab (default: the topology's name).", "lab_names"),
+            Parameter("dry_run", "--dry-run", "Show the changes without making them."),
+        ),
+        "labctl up office.yaml",
+    ),
+    Command(
+        "down",
+        "lifecycle:down",
+        _LABS,
+        "Stop labs and remove them.",
+        "Stop labs with all their programs, and return when the kernel has removed them.",
+        (
+            _LAB_ARGUMENT._replace(name="labs", usage="[LAB...]"),
+            Parameter("every", "--all", "All labs of yours."),
+            Parameter("force", "--force", "Kill the lab's process without a request to it first."),
+        ),
+        "labctl down office",
+    ),
+    Command(
+        "ps",
+        "ps:ps",
+        _LABS,
+        "List running labs, or the programs in them.",
+        "List the running labs with age, nodes, processes and owner. With names of labs, list the processes in them.",
+        (
+            Parameter("labs", "[LAB...]", "List the processes of this lab.", "lab_names"),
+            Parameter("format", "-f, --format FORMAT", "json includes nodes and processes.", choices=("table", "json")),
+        ),
+        "labctl ps office",
+    ),
+    Command(
+        "inspect",
+        "network:inspect",
+        _LABS,
+        "Show the state of a lab in the kernel.",
+        "Show the nodes, interfaces, addresses, routes, links and processes of a lab as the kernel reports them, and "
+        "the differences from the lab's file.",
+        (
+            _LAB_ARGUMENT,
+            _LAB_AS_OPTION,
+            Parameter(
+                "format",
+                "-f, --format FORMAT",
+                "labctl schema inspect prints the JSON Schema.",
+                choices=("table", "json", "yaml"),
+            ),
+        ),
+        "labctl inspect office",
+    ),
+    Command(
+        "plan",
+        "file_commands:plan",
+        _LABS,
+        "Show what labctl up would create or change.",
+        "Show what labctl would create for a topology, or change in a running lab. Changes nothing.",
+        (
+            *_TOPOLOGY,
+            Parameter(
+                "format",
+                "-f, --format FORMAT",
+                "sh is a script of ip commands that builds the same network.",
+                choices=("text", "json", "sh"),
+            ),
+            Parameter("lab", "--lab LAB", "Show what labctl up would change in this lab.", "lab_names"),
+        ),
+        "labctl plan star:3 --format sh",
+    ),
+    Command(
+        "gc",
+        "lifecycle:gc",
+        _LABS,
+        "Remove leftovers of dead labs.",
+        "Remove names and logs that your dead labs left, and stop labs whose state directory was deleted.",
+        (),
+        "labctl gc",
+    ),
+    Command(
+        "exec",
+        "exec:exec_command",
+        _NODES,
+        "Run a command on a node.",
+        "Run a command on a node with the standard input and output, signals and exit status that it would have here.",
+        (
+            _NODE,
+            _COMMAND,
+            _LAB,
+            Parameter("terminal", "-t, --tty", "Run the command on a terminal of its own."),
+            Parameter("interactive", "-i, --interactive", "Ignored: standard input is always passed on."),
+            Parameter("detach", "-d, --detach", "Run in the background like labctl start, and print the name."),
+            *_PROCESS,
+            Parameter("name", "--name NAME", "With -d: the name of the program."),
+        ),
+        "labctl exec client -- ping -c1 server",
+        _OWN_STATUS,
+        takes_command=True,
+        failure_status=125,
+    ),
+    Command(
+        "shell",
+        "shell:shell",
+        _NODES,
+        "Open a shell on a node.",
+        "Open your shell on a node, on a terminal of its own. The prompt shows the node's name.",
+        (_NODE, _LAB, *_PROCESS),
+        "labctl shell client",
+        ("N the exit status of the shell", *_FAILURES[:1]),
+        failure_status=125,
+    ),
+    Command(
+        "console",
+        "console:console",
+        _NODES,
+        "Open a prompt for all nodes of a lab.",
+        "Open a prompt for a lab. Lines are commands such as `h1 ping -c1 h2`, `h1,h2 hostname`, `@all ip address`, "
+        "`nodes`, `pingall` or `help`.\n\n"
+        "The console also reads commands from a file or pipe; its exit status is then that of the first that failed.",
+        (_LAB_ARGUMENT, _LAB_AS_OPTION),
+        "labctl console office",
+    ),
+    Command(
+        "start",
+        "programs:start",
+        _NODES,
+        "Start a background program.",
+        "Start a program on a node in the background, and print NODE/NAME. labctl ps LAB lists it, labctl logs shows "
+        "its output, labctl stop ends it.",
+        (
+            _NODE,
+            _COMMAND,
+            Parameter("name", "--name NAME", "Name of the program (default: the name of its file)."),
+            Parameter(
+                "restart", "--restart WHEN", "Restart the program when it ends.", choices=("no", "on-failure", "always")
+            ),
+            _LAB,
+            *_PROCESS,
+        ),
+        "labctl start server --name web -- python3 -m http.server 80",
+        ("0 the program was started", *_FAILURES[1:]),
+        takes_command=True,
+    ),
+    Command(
+        "stop",
+        "programs:stop",
+        _NODES,
+        "Stop background programs and services.",
+        "Stop programs that labctl start started, or services: send SIGTERM, and after two seconds SIGKILL.",
+        (
+            Parameter("processes", "PROCESS...", "NODE/NAME, NAME, or NODE for all programs of it.", "process_names"),
+            _LAB,
+        ),
+        "labctl stop server/web",
+    ),
+    Command(
+        "logs",
+        "programs:logs",
+        _NODES,
+        "Show the output of background programs.",
+        "Show the standard output and error of background programs and services.",
+        (
+            Parameter("processes", "[PROCESS...]", "NODE/NAME, NAME or NODE (default: all).", "process_names"),
+            Parameter("follow", "-f, --follow", "Show new output until the programs end."),
+            Parameter("lines", "-n, --lines N", "Show only the last N lines.", kind=int),
+            _LAB,
+        ),
+        "labctl logs -f server/web",
+    ),
+    Command(
+        "cp",
+        "cp:cp",
+        _NODES,
+        "Copy files to and from nodes.",
+        "Copy files and directories between nodes and this machine. Modes and modification times are kept.",
+        (Parameter("paths", "SOURCE... TARGET", "NODE:/PATH, or a path on this machine.", "node_paths"), _LAB),
+        "labctl cp page.html server:/tmp/",
+    ),
+    Command(
+        "env",
+        "exec:env",
+        _NODES,
+        "Show how other tools reach a node.",
+        "Print commands with which ip, nsenter and tcpdump reach a node.",
+        (_NODE, _LAB),
+        "labctl env server",
+    ),
+    Command(
+        "link",
+        "network:link",
+        _NETWORK,
+        "Take a link down or up; add delay, loss or a rate limit.",
+        "Take the links between two nodes down, bring them up again, impair them, or show their state.\n\n"
+        "`set` impairs the packets sent from now on; unset values are cleared. `clear` removes all impairments.",
+        (
+            Parameter("first", "A", "A node, or NODE:INTERFACE.", "node_names"),
+            Parameter("second", "B", "The other node, or NODE:INTERFACE.", "other_ends"),
+            Parameter("action", "[ACTION]", "What to do.", choices=("show", "down", "up", "set", "clear")),
+            Parameter(
+                "values", "[KEY=VALUE...]", "For set: delay=20ms, jitter=2ms, loss=1%, rate=10mbit.", "link_values"
+            ),
+            Parameter("sender", "--from NODE", "Only the packets that this node sends (default: all).", "node_names"),
+            _LAB,
+        ),
+        "labctl link client server set delay=20ms loss=1%",
+    ),
+    Command(
+        "ping",
+        "network:ping",
+        _NETWORK,
+        "Show which hosts reach each other.",
+        "Ping each host from each other host, by IPv4 and IPv6, and show the results as a table.\n\n"
+        "With more than 100 nodes a sample of the pairs is tested, in which every node has the same number of pings.",
+        (
+            Parameter("nodes", "[NODE...]", "Ping between these nodes only.", "node_names"),
+            Parameter("every", "--all", "Include routers."),
+            Parameter("every_pair", "--every-pair", "Test all pairs, however many there are."),
+            _LAB,
+        ),
+        "labctl ping client server",
+        ("0 all addresses are reachable", "1 an address is unreachable"),
+    ),
+    Command(
+        "doctor",
+        "doctor:doctor",
+        _SETUP,
+        "Check whether this machine can run labs.",
+        "Check whether this machine can run labs, and show a remedy for each problem.",
+        (
+            Parameter("every", "--all", "Show all checks, limits and optional programs."),
+            Parameter("fix", "--fix", "Change by sudo the settings that prevent labs; print each command."),
+            Parameter("format", "-f, --format FORMAT", "json includes all checks.", choices=("table", "json")),
+        ),
+        "labctl doctor",
+        ("0 labs can run", "3 labs cannot run"),
+    ),
+    Command(
+        "completion",
+        "completion:completion",
+        _SETUP,
+        "Print the completion script of a shell.",
+        "Print the script that makes the Tab key complete commands, options, labs and nodes.",
+        (Parameter("shell", "SHELL", "bash, zsh or fish.", choices=("bash", "zsh", "fish")),),
+        'eval "$(labctl completion bash)"',
+    ),
+)

@@ -1,0 +1,124 @@
+"""Find the running lab and the node that a command line names. Imports nothing that is slow to import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from labctl.errors import InputError, LabctlError, LabError
+
+if TYPE_CHECKING:
+    from labctl.lab.client.handle import Lab
+
+LAB_TIMEOUT_S = 2.0  # a person waits
+LAB_VARIABLE = "LABCTL_LAB"  # the lab of a command without --lab; set on every node, too
+
+
+def lab_name(*names: str | None) -> str | None:
+    """Return the one lab that the command line or the environment names. InputError if it names two."""
+    named = list(dict.fromkeys(name for name in names if name))
+    if len(named) > 1:
+        raise InputError(f"labctl: the command names two labs, {named[0]} and {named[1]}. Give one.")
+    return named[0] if named else os.environ.get(LAB_VARIABLE) or None
+
+
+def attach(name: str | None) -> Lab:
+    """Attach to the running lab of that name; without one, to the lab of $LABCTL_LAB or the only running lab.
+
+    The caller closes it, which leaves the lab running. InputError names the choices.
+    """
+    from labctl.lab.client import registry
+    from labctl.lab.client.handle import Lab
+
+    return Lab.attach(registry.choose(lab_name(name)))
+
+
+def attach_lab_with(node: str, name: str | None) -> Lab:
+    """Attach to the lab `name`, or to the only running lab that has the node.
+
+    The caller closes it, which leaves the lab running. InputError if no lab or several labs have the node.
+    """
+    from labctl.lab.client import registry
+
+    running = registry.labs() if lab_name(name) is None else []
+    if len(running) > 1:
+        return _only_lab_with(node, running)
+    lab = attach(name)
+    try:
+        check_node(lab, node)
+    except InputError:
+        lab.close()
+        raise
+    return lab
+
+
+def check_node(lab: Lab, node: str) -> None:
+    """InputError if the lab has no such node, with a suggestion."""
+    if node not in lab.nodes:
+        raise InputError(f"lab {lab.name} has no node {node}; {suggestion(node, lab.nodes)}")
+
+
+def nodes_to_choose(name: str | None) -> list[str]:
+    """Return `Lab pair has client, server.` for the lab `name` or for all, for a command line without a node."""
+    from labctl.lab.client import registry
+    from labctl.lab.client.handle import Lab
+
+    chosen = lab_name(name)
+    sentences = []
+    try:
+        for each in registry.labs() if chosen is None else [chosen]:
+            with Lab.attach(each, deadline_s=LAB_TIMEOUT_S) as lab:
+                sentences.append(f"Lab {lab.name} has {listed(lab.nodes)}")
+    except LabctlError:
+        return sentences
+    return sentences or ["No lab is running. Try: labctl up pair"]
+
+
+def listed(names: Sequence[str], *, limit: int = 12) -> str:
+    """`h1, h2 and 7 more.`"""
+    if len(names) > limit:
+        return f"{', '.join(names[:limit])} and {len(names) - limit} more."
+    return f"{', '.join(names)}."
+
+
+def suggestion(word: str, allowed: Iterable[str]) -> str:
+    """`did you mean h1?` or `there are h1, h2 and 7 more.`"""
+    import difflib
+
+    names = list(dict.fromkeys(allowed))
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)  # h9 is near to h1
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"there are {listed(names)}" if names else "there are none."
+
+
+def _only_lab_with(node: str, running: list[str]) -> Lab:
+    from labctl.lab.client.handle import Lab
+
+    found: list[Lab] = []
+    nodes: list[str] = []
+    failures: list[LabError] = []
+    try:
+        for each in running:
+            try:
+                lab = Lab.attach(each)
+            except LabError as error:  # it ended meanwhile, or does not answer
+                failures.append(error)
+                continue
+            nodes += lab.nodes
+            if node in lab.nodes:
+                found.append(lab)
+            else:
+                lab.close()
+        if not found:
+            if failures:
+                raise failures[0]
+            raise InputError(f"none of the labs {', '.join(running)} has a node {node}; {suggestion(node, nodes)}")
+        if len(found) > 1:
+            labs = " and ".join(lab.name for lab in found)
+            raise InputError(f"the labs {labs} all have a node {node}. Choose one: --lab {found[0].name}")
+        return found.pop()
+    finally:
+        for lab in found:
+            lab.close()

@@ -1,0 +1,249 @@
+"""Labs that stay: `labctl up`, `down` and `gc`, and the difference that `labctl plan --lab` shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labctl.cli.exit import Stopped, complain
+from labctl.cli.files import load_topology, one_topology
+from labctl.cli.lab_selection import attach, lab_name
+from labctl.errors import InputError, LabctlError, LabGone
+from labctl.report.terminal import Ink, Screen, standard_output, waiting
+from labctl.structs import Struct
+
+if TYPE_CHECKING:
+    from labctl.lab.client.handle import Lab
+    from labctl.plan.diff import Difference
+    from labctl.plan.operations import Plan
+    from labctl.topology.model import Topology
+
+_ATTEMPTS = 4  # another command may stop or create the lab in the meantime
+
+
+def up(topology: str | None, topo: str | None, name: str | None = None, dry_run: bool = False) -> int:
+    """Run `labctl up`."""
+    return bring_up(one_topology("up", topology, topo), name, dry_run=dry_run)
+
+
+def down(labs: Sequence[str], every: bool, force: bool) -> int:
+    """Run `labctl down`: stop the named labs, all, or the only one. Return the worst exit status."""
+    from labctl.lab.client import orphans, registry
+
+    if every and labs:
+        raise InputError("labctl down: give names of labs or --all, not both.")
+    registry.sweep(complain)
+    unregistered = [orphan.name for orphan in orphans.orphans()]
+    if every:
+        chosen = [*registry.labs(), *unregistered]
+        if not chosen:
+            complain("No lab is running.")
+    else:
+        wanted: list[str | None] = [*labs] or [lab_name()]
+        chosen = [name if name in unregistered else registry.choose(name) for name in wanted]
+    screen = standard_output()
+    worst = 0
+    for name in dict.fromkeys(chosen):
+        try:
+            with waiting(f"stopping lab {name}"):
+                registry.take_down(name, force=force)
+        except LabctlError as error:
+            complain(str(error))
+            worst = max(worst, error.exit_status)
+            continue
+        screen.line(f"lab {name} was removed.")
+    return worst
+
+
+def gc() -> int:
+    """Run `labctl gc`: remove leftovers of this user's dead labs, and list them."""
+    from labctl.lab.client import orphans, registry
+
+    screen = standard_output()
+    found = orphans.orphans()
+    for orphan in found:
+        orphans.end(orphan)
+        screen.line(f"stopped lab {orphan.name}, whose directory was deleted")
+    removed = registry.sweep(complain)
+    for path in removed:
+        screen.line(f"removed {path}")
+    if not removed and not found:
+        screen.line("Nothing to remove: no dead lab of yours left anything.")
+    return 0
+
+
+class Target(Struct, frozen=True):
+    """The lab to create, or the state to update it to."""
+
+    name: str
+    topology: Topology
+    plan: Plan
+    source: str  # the file's text, or the shape
+    visible_paths: tuple[Path, ...]
+
+
+def bring_up(source: str, name: str | None = None, *, dry_run: bool = False) -> int:
+    """Create the lab, or update the running lab of that name, and print the changes. `source` is a file or shape."""
+    from labctl.lab.client import registry
+
+    with waiting(f"reading {source}"):
+        target = _target(source, name)
+    if problem := registry.lab_name_problem(target.name):
+        raise InputError(f"the lab name `{target.name}` {problem}. Try: --name NAME")
+    screen = standard_output()
+    if dry_run:
+        _show_dry_run(screen, target)
+        return 0
+    registry.sweep(complain)
+    for attempt in range(_ATTEMPTS):
+        last = attempt == _ATTEMPTS - 1
+        running = target.name in registry.labs()
+        try:
+            (_update if running else _create)(screen, target)
+        except Stopped as stopped:
+            stopped.outcome = f"lab {target.name} {'is unchanged' if running else 'was removed'}"
+            raise
+        except (InputError, LabGone):
+            if last or running == (target.name in registry.labs()):
+                raise
+            continue
+        break
+    return 0
+
+
+def show_difference(source: str, lab: str, *, as_json: bool) -> int:
+    """Run `labctl plan TOPOLOGY --lab LAB`: show what `labctl up` would change in the running lab."""
+    from labctl.plan.build import build
+    from labctl.plan.render import render_difference_json
+
+    planned = build(load_topology(source))
+    with attach(lab) as attached:
+        found = _difference(attached, planned)
+    screen = standard_output()
+    if as_json:
+        screen.write([render_difference_json(found).rstrip("\n")])
+    else:
+        _show_changes(screen, found)
+    return 0
+
+
+def _target(source: str, name: str | None) -> Target:
+    from labctl.plan.build import build
+
+    topology = load_topology(source)
+    path = Path(source)
+    text, visible = topology.source or source, tuple[Path, ...]()
+    if path.is_file():
+        text, visible = path.read_text("utf-8", "replace"), (path.resolve().parent,)
+    return Target(name or topology.name, topology, build(topology), text, visible)
+
+
+def _create(screen: Screen, target: Target) -> None:
+    from labctl.lab.client.handle import Lab
+
+    started = time.monotonic()
+    from labctl.observe import services
+
+    topology = target.topology
+    parts = [_count(len(topology.nodes), "node"), _count(len(topology.links), "link")]
+    ready = sum(len(node.services) for node in topology.nodes)
+    paths: tuple[str | Path, ...] = (*target.visible_paths, *services.visible_paths(target.plan))
+    with (
+        waiting(f"creating lab {target.name}: {', '.join(parts)}") as shown,
+        Lab.up(target.plan, target.name, source=target.source, visible_paths=paths) as lab,
+    ):
+        shown.does(f"starting {_count(ready, 'service')} of lab {target.name}")
+        services.start(lab, target.plan)
+        lab.stay()
+    counted = ", ".join([*parts, *([_count(ready, "service")] if ready else [])])
+    screen.line(f"lab {target.name} is up: {counted}, in {time.monotonic() - started:.2f} s")
+    if topology.hosts:
+        from labctl.lab.client import registry
+
+        host = topology.hosts[0].name
+        choice = "" if len(registry.labs()) == 1 else f" --lab {target.name}"
+        screen.line(f"Try: labctl shell{choice} {host}")
+        screen.line(f"     labctl exec{choice} {host} -- ip address")
+        screen.line(f"     labctl inspect {target.name}")
+        screen.line(f"To stop it: labctl down {target.name}")
+
+
+def _update(screen: Screen, target: Target) -> None:
+    from labctl.lab.client.handle import Lab
+    from labctl.observe import services
+
+    with waiting(f"updating lab {target.name}"), Lab.attach(target.name) as lab, lab.changing():
+        found = _difference(lab, target.plan)
+        before = lab.describe()
+        idle = _idle(lab, target.plan, found)
+        if found or idle:
+            with services.replacing(lab, before.plan, target.plan, found.ended, found.restarted):
+                lab.reconcile(target.plan, source=target.source)
+        elif before.source != target.source:
+            lab.reconcile(target.plan, source=target.source)  # so that `labctl inspect` reports the current file
+    if found or not idle:
+        _show_changes(screen, found)
+    _show_idle(screen, idle)
+    screen.line(f"lab {target.name} {'was updated' if found or idle else 'is unchanged: it matches its file'}.")
+
+
+def _idle(lab: Lab, planned: Plan, found: Difference) -> tuple[str, ...]:
+    """Return services that the file has unchanged, but that do not run."""
+    from labctl.observe import services
+    from labctl.plan.operations import runs_alike, services_of
+
+    before, after = services_of(lab.describe().plan.nodes), services_of(planned.nodes)
+    return tuple(
+        key
+        for key in (services.not_running(lab, planned) if after else ())
+        if key in before and runs_alike(before[key][1], after[key][1]) and after[key][0] not in found.ended
+    )
+
+
+def _show_idle(screen: Screen, idle: tuple[str, ...]) -> None:
+    for key in idle:
+        screen.write([screen.look.paint(f"~ service {key}: restarted, because it did not run", Ink.ODD)])
+
+
+def _show_dry_run(screen: Screen, target: Target) -> None:
+    from labctl.lab.client import registry
+    from labctl.lab.client.handle import Lab
+    from labctl.plan.render import render_text
+
+    if target.name not in registry.labs():
+        screen.line(f"lab {target.name} does not run. Operations that would create it:")
+        screen.write([render_text(target.plan).rstrip("\n")])
+        return
+    with Lab.attach(target.name) as lab:
+        found = _difference(lab, target.plan)
+        idle = _idle(lab, target.plan, found)
+    if found or idle:
+        screen.line(f"lab {target.name} would be updated:")
+    if found or not idle:
+        _show_changes(screen, found)
+    _show_idle(screen, idle)
+
+
+def _difference(lab: Lab, planned: Plan) -> Difference:
+    """Return the changes. InputError if the lab must be recreated for one of them."""
+    from labctl.plan.diff import difference, refuse_changes
+
+    before = lab.describe().plan
+    refuse_changes(lab.name, before.nodes, planned.nodes)
+    return difference(before, planned)
+
+
+def _show_changes(screen: Screen, found: Difference) -> None:
+    from labctl.plan.render import render_difference_text
+    from labctl.printable import printable
+
+    inks = {"+": Ink.GOOD, "-": Ink.BAD, "~": Ink.ODD}
+    paint: Callable[[str, Ink], str] = screen.look.paint
+    lines = printable(render_difference_text(found)).rstrip("\n").split("\n")
+    screen.write([paint(line, inks.get(line[:1], Ink.PLAIN)) for line in lines])
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,41 @@
+"""A script of the console on a running lab."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from labctl.cli.console import Console
+from labctl.lab.client.handle import Lab
+from tests.labs import pair_plan
+
+
+def run(lab: Lab, script: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(script))
+    return Console(lab, interactive=False).run()
+
+
+def test_a_script_runs_on_nodes_and_continues_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Lab.open(pair_plan()) as lab:
+        first, second = lab.nodes
+        script = f"{first} exit 3\nnonsense\n{first},{second} hostname\n!echo here\n"
+        assert run(lab, script, monkeypatch) == 3
+        shown = capfd.readouterr()
+        assert f"{first} | {first}" in shown.out.replace("  ", " ")
+        assert "here" in shown.out
+        assert "nonsense: neither a node nor a command" in shown.err
+
+
+def test_the_commands_of_the_console_show_the_lab(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Lab.open(pair_plan()) as lab:
+        first, second = lab.nodes
+        assert run(lab, f"nodes\nlinks\nnet\nlink {first} {second} down\nexit\nnonsense\n", monkeypatch) == 0
+        shown = capsys.readouterr().out
+        assert f"down ({second}:" in shown
+        assert "INTERFACE - PEER" in shown

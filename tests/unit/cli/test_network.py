@@ -1,0 +1,64 @@
+"""Links that a command line names, and the operations that change them."""
+
+from __future__ import annotations
+
+import pytest
+
+from labctl import topology
+from labctl.cli.network import cables_between, check_link_change, link_operations
+from labctl.errors import InputError
+from labctl.plan.build import build
+from labctl.plan.operations import Plan, SetDown, SetUp
+
+
+@pytest.fixture(scope="module")
+def pair() -> Plan:
+    return build(topology.load("pair"))
+
+
+def test_a_link_is_taken_down_at_its_switch_or_else_at_the_second_end(pair: Plan) -> None:
+    star = build(topology.load("star:2"))
+    switch = next(node.name for node in star.nodes if node.kind == "switch")
+    host = next(node.name for node in star.nodes if node.kind == "host")
+    (down,) = link_operations(star, cables_between(star, switch, host), "down")
+    assert isinstance(down, SetDown)
+    assert down.node == switch
+    cables = cables_between(pair, "client", "server")
+    assert link_operations(pair, cables, "down") == [SetDown("server", "eth0")]
+    assert link_operations(pair, cables, "up") == [SetUp("client", "eth0"), SetUp("server", "eth0")]
+
+
+def test_a_missing_link_names_the_links_that_exist(pair: Plan) -> None:
+    star = build(topology.load("star:2"))
+    hosts = [node.name for node in star.nodes if node.kind == "host"]
+    with pytest.raises(InputError, match=f"no link between {hosts[0]} and {hosts[1]}. Links of {hosts[0]}:"):
+        cables_between(star, *hosts)
+    with pytest.raises(InputError, match=rf"no link between {hosts[0]} and {hosts[0]}\. Links of {hosts[0]}: [^.]*\.$"):
+        cables_between(star, hosts[0], hosts[0])
+    with pytest.raises(InputError, match="no node h9"):
+        cables_between(star, hosts[0], "h9")
+    with pytest.raises(InputError, match="no link between client:eth7 and server"):
+        cables_between(pair, "client:eth7", "server")
+
+
+def test_the_sender_is_an_end_of_the_link(pair: Plan) -> None:
+    cables = cables_between(pair, "client", "server")
+    one = link_operations(pair, cables, "set", ["delay=1ms"], "client")
+    assert len(link_operations(pair, cables, "set", ["delay=1ms"])) == 2 * len(one)
+    with pytest.raises(InputError, match="--from gw: not an end of the link client:eth0 - server:eth0"):
+        link_operations(pair, cables, "set", ["delay=1ms"], "gw")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("set", (), None), "values are missing"),
+        (("down", ("loss=1%",), None), "takes no values. Try: link A B set loss=1%"),
+        (("down", (), "client"), "--from is for set and clear"),
+    ],
+)
+def test_an_action_that_does_not_go_with_its_values_is_refused(
+    change: tuple[str, tuple[str, ...], str | None], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        check_link_change(*change)
