@@ -1,4 +1,4 @@
-"""What can be wrong with a program before anything is built: all of it at once, with place and suggestion."""
+"""Check a program before any lab exists: report every mistake, with its place and a suggestion."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ _PLACEHOLDER = re.compile(r"\$\{([^{}\n]*)\}")
 
 
 class CheckContext(Struct, frozen=True):
-    """What is known where a program begins, on one process of one host. `check` adds to `names` and `variables`.
+    """What is known at the start of a program, in one process of one host. `check` adds to `names` and `variables`.
 
-    `hosts`: names that addresses may have, None when they are not known. `versions`: the IP versions that each of them
-    has an address of, where that is known. `names`: assigned by the process's earlier
-    steps. `variables`: the scenario's, None when they are not known. `pending`: the call that it has not returned from.
+    `hosts` are valid in addresses (None: unknown); `versions` are the IP versions of their addresses, where known.
+    Earlier steps of the process assigned `names`. `variables` are those of the scenario (None: unknown). `pending` is
+    the call that has not returned.
     """
 
     hosts: frozenset[str] | None = None
@@ -77,15 +77,15 @@ class CheckContext(Struct, frozen=True):
 
 
 class Checked(NamedTuple):
-    """The problems in order, and what is known after the program: the context for the process's next step."""
+    """The problems in order, and the context for the next step of the process."""
 
     problems: tuple[Problem, ...]
     context: CheckContext
 
 
 def check(program: Program, context: CheckContext) -> Checked:
-    """Everything wrong with the program, with what the parser found."""
-    checker = _Checker(context, program.lost_words)
+    """Return every problem with the program, those of the parser included."""
+    checker = _Checker(context, program.skipped_words)
     for statement in program.statements:
         match statement:
             case Call():
@@ -101,7 +101,7 @@ def check(program: Program, context: CheckContext) -> Checked:
 
 
 def check_expression(expression: Expression, context: CheckContext) -> tuple[Problem, ...]:
-    """Everything wrong with a lone expression."""
+    """Return every problem with a single expression."""
     checker = _Checker(context)
     checker.known(expression)
     return tuple(checker.problems)
@@ -114,20 +114,20 @@ def _suggest(word: str, allowed: Iterable[str]) -> Hint:
 
 
 def _near(word: str, allowed: Collection[str]) -> Hint:
-    """The near miss alone, among what is allowed now: a list of everything would be of no help here."""
+    """Suggest a near miss only: a list of everything allowed would not help here."""
     from labctl.documents.diagnostics import suggestion
 
     return suggestion(word, allowed, near_only=True)
 
 
 class _Checker:
-    """`lost_words` are those of statements that could not be read: they may have assigned names, begun or awaited."""
+    """`skipped_words` come from statements with mistakes, which may have assigned names or changed the pending call."""
 
-    def __init__(self, context: CheckContext, lost_words: frozenset[str] = frozenset()) -> None:
+    def __init__(self, context: CheckContext, skipped_words: frozenset[str] = frozenset()) -> None:
         self.context = context
-        self.lost_words = lost_words
-        self.pending_is_sure = not lost_words & {"await", "blocks", "pending"}
-        self.names = context.names  # not copied: a file may have a hundred thousand steps, and as many names
+        self.skipped_words = skipped_words
+        self.pending_is_sure = not skipped_words & {"await", "blocks", "pending"}
+        self.names = context.names  # not a copy: a file may have a hundred thousand steps and names
         self.variables = context.variables
         self.pending = context.pending
         self.problems: list[Problem] = []
@@ -141,8 +141,8 @@ class _Checker:
     def call(self, call: Call) -> None:
         signature = SIGNATURES.get(call.name)
         if self.pending and self.pending_is_sure:
-            self.pending_is_sure = False  # said once
-            self.wrong(call.span, f"{call.name}: {self.pending} is still pending in this process", "`await` it before")
+            self.pending_is_sure = False  # report it once
+            self.wrong(call.span, f"{call.name}: {self.pending} is still pending in this process", "`await` it first")
         if signature is None:
             self.wrong(call.span, f"there is no call `{call.name}`", _suggest(call.name, SIGNATURES))
             for argument in call.arguments:
@@ -166,18 +166,20 @@ class _Checker:
             self.assign(target, Known())
         if call.targets:
             hint = ", ".join(target.name for target in call.targets) + " = await"
-            self.wrong(call.targets[0].span, "a call that stays pending gives no value", f"take it later: {hint}")
+            self.wrong(call.targets[0].span, "a call that stays pending returns no value yet", f"take it later: {hint}")
         if call.name == "set_nonblocking":
-            self.wrong(call.span, "set_nonblocking is two calls and cannot stay pending")
+            self.wrong(call.span, "set_nonblocking makes two calls and cannot stay pending")
         for word, present in (("until", call.modifiers.until), ("after", call.modifiers.after)):
             if present:
-                self.wrong(call.span, f"`{word}` does not go with a call that stays pending")
+                self.wrong(call.span, f"a call that stays pending takes no `{word}`")
 
     def awaited(self, statement: Await) -> None:
         if not self.pending:
             if self.pending_is_sure:
                 self.wrong(
-                    statement.span, "no call of this process is pending", "`-> blocks` or `-> pending` leaves one so"
+                    statement.span,
+                    "no call of this process is pending",
+                    "`-> blocks` or `-> pending` leaves a call pending",
                 )
             for target in statement.targets:
                 self.assign(target, Known())
@@ -194,14 +196,14 @@ class _Checker:
         if signature is not None:
             self.targets(statement.targets, self.pending, signature, Known())
         self.pending = ""
-        self.pending_is_sure = not self.lost_words & {"await", "blocks", "pending"}
+        self.pending_is_sure = not self.skipped_words & {"await", "blocks", "pending"}
 
     def targets(self, targets: tuple[Target, ...], name: str, signature: Signature, socket: Known) -> None:
         most = len(signature.gives)
         if targets and not signature.fewest <= len(targets) <= most:
             wanted = str(most) if signature.fewest == most else f"{signature.fewest} to {most}"
             values = "value" if most == 1 else "values"
-            self.wrong(targets[0].span, f"{name} gives {wanted} {values}, not {len(targets)}", signature.usage)
+            self.wrong(targets[0].span, f"{name} returns {wanted} {values}, not {len(targets)}", signature.usage)
         for index, target in enumerate(targets):
             kind = signature.gives[index] if index < most else Kind.UNKNOWN
             if kind is Kind.DESCRIPTOR:
@@ -215,7 +217,7 @@ class _Checker:
                 self.variables.add(target.name)
             return
         if target.name in CONSTANTS or target.name in ERRNOS:
-            self.wrong(target.span, f"`{target.name}` is a constant and cannot be assigned")
+            self.wrong(target.span, f"cannot assign `{target.name}`: it is a constant")
         self.names[target.name] = known
 
     # a call's parts
@@ -227,11 +229,9 @@ class _Checker:
             self.wrong(call.span, f"{call.name} does not take {_count(len(call.arguments))}", signature.usage)
             return
         if call.name in ("setsockopt", "getsockopt"):
-            for mistake in self.values.option(call, self.socket(call)):
-                self.wrong(*mistake)
+            self.problems += self.values.option(call, self.socket(call))
         if call.name == "ioctl":
-            for mistake in self.values.request(call):
-                self.wrong(*mistake)
+            self.problems += self.values.request(call)
         for position, (argument, known, wants) in enumerate(zip(call.arguments, knowns, form, strict=False)):
             if call.name == "sendmsg" and position == 2 and len(form) > len(call.arguments) and _is_flags(argument):
                 wants = Wants.MESSAGE_FLAGS
@@ -255,7 +255,7 @@ class _Checker:
             self.duration_text(argument)
 
     def wrong_constant(self, argument: Expression, wants: Wants) -> Name | None:
-        """A constant in the argument that makes no sense there."""
+        """Return a constant in the argument that is not valid there."""
         takes = wants.value
         if takes.any_constant or not set(takes.kinds) & {Kind.INTEGER, Kind.DESCRIPTOR}:
             return None
@@ -266,85 +266,87 @@ class _Checker:
 
     def address(self, call: Call, argument: Expression, known: Known) -> None:
         if isinstance(argument, ListOf | StructOf):
-            self.written_out(call, argument)
+            self.literal(call, argument)
         elif isinstance(argument, Text):
             self.address_text(call, argument, self.socket(call).family)
         elif isinstance(argument, Name) and argument.name in CONSTANTS and argument.name not in self.names:
             if argument.name != "AF_UNSPEC":
                 self.wrong(
-                    argument.span, f"{call.name}: `{argument.name}` is no address", "AF_UNSPEC alone may stand here"
+                    argument.span,
+                    f"{call.name}: `{argument.name}` is not an address",
+                    "AF_UNSPEC is the only constant allowed here",
                 )
         elif known.kind not in (Kind.UNKNOWN, *Wants.ADDRESS.value.kinds):
             self.wrong(argument.span, f"{call.name}: expected {Wants.ADDRESS.value.meaning}, got {known.kind}")
         elif known.kind is Kind.ADDRESS:
             self.family_fits(call, argument.span, known.family)
 
-    def written_out(self, call: Call, argument: ListOf | StructOf) -> None:
-        """`{AF_INET, "server:5000"}` and its like, the family first."""
+    def literal(self, call: Call, argument: ListOf | StructOf) -> None:
+        """Check `{AF_INET, "server:5000"}` and the like: the family comes first."""
         items = argument.items if isinstance(argument, ListOf) else tuple(item for _, item in argument.members)
         family = constant(items[0], self.names) if items else ""
         if isinstance(argument, StructOf) and argument.members and argument.members[0][0]:
-            self.wrong(argument.span, "the parts of an address have no names here", _address_form(family))
+            self.wrong(argument.span, "the parts of an address take no names", _address_form(family))
             return
         if (
             not items
             or (self.known(items[0]).kind not in (Kind.UNKNOWN, Kind.INTEGER))
             or (isinstance(items[0], Name) and items[0].name in CONSTANTS and not family.startswith("AF_"))
         ):
-            self.wrong(argument.span, f"{call.name}: an address begins with its family", _address_form(family))
+            self.wrong(argument.span, f"{call.name}: an address must begin with its family", _address_form(family))
             return
         kinds = [self.known(item).kind for item in items]
         if family and not _has_form(family, kinds):
-            self.wrong(argument.span, f"{call.name}: this is no address of {family}", _address_form(family))
+            self.wrong(argument.span, f"{call.name}: this is not an address of {family}", _address_form(family))
             return
         for name in constants_in(items[1]) if family == "AF_PACKET" else ():
             if constant(name, self.names):
                 hint = f"network byte order: htons({name.name})"
-                self.wrong(name.span, f"{call.name}: `{name.name}` stands in host byte order", hint)
+                self.wrong(name.span, f"{call.name}: `{name.name}` is in host byte order", hint)
         if len(items) > 1 and isinstance(items[1], Text):
-            self.address_text(call, items[1], family, written_out=True)
+            self.address_text(call, items[1], family, is_literal=True)
         self.family_fits(call, argument.span, family)
 
-    def address_text(self, call: Call, argument: Text, family: str, *, written_out: bool = False) -> None:
+    def address_text(self, call: Call, argument: Text, family: str, *, is_literal: bool = False) -> None:
         text = argument.value
         looks_unix = text.startswith(("/", "@", ".")) or ":" not in text
         if "${" in text or family == "AF_UNIX" or (not family and looks_unix):
             return
         if family == "AF_PACKET":
             if not _INTERFACE.match(text):
-                problem = f'{call.name}: "{text}" is no interface, which an AF_PACKET address names'
+                problem = f'{call.name}: "{text}" is not an interface name; an AF_PACKET address needs one'
                 self.wrong(argument.span, problem, _address_form(family))
             elif call.name in ("sendto", "sendmsg", "connect") and not may_fail(call):
-                problem = f"{call.name}: an interface alone is no destination of packets"
+                problem = f"{call.name}: an interface alone is not a destination"
                 self.wrong(argument.span, problem, _address_form(family))
             return
         if family not in ("", "AF_INET", "AF_INET6"):
             if family in CONSTANTS:
-                self.wrong(argument.span, f'{call.name}: "{text}" is no address of {family}', _address_form(family))
+                self.wrong(argument.span, f'{call.name}: "{text}" is not an address of {family}', _address_form(family))
             return
         match = _INET.match(text)
         if match is None:
-            self.wrong(argument.span, f'"{text}" is no address', 'write "HOST:PORT" or "[IPV6]:PORT"')
+            self.wrong(argument.span, f'"{text}" is not an address', 'write "HOST:PORT" or "[IPV6]:PORT"')
             return
         port = match["port"]
         if not (port.isascii() and port.isdecimal() and int(port[:6]) <= 0xFFFF and len(port) <= 5):
-            self.wrong(argument.span, f'"{text}": `{port}` is no port', "a number from 0 to 65535")
+            self.wrong(argument.span, f'"{text}": `{port}` is not a port', "a number from 0 to 65535")
         host = match["plain"] if match["bracketed"] is None else match["bracketed"]
         version = _version(host.partition("%")[0])
         if version is None:
             self.host(argument, host, family)
-        elif written_out and version == 6 and family == "AF_INET":
-            self.wrong(argument.span, f"{call.name}: {host} is no address of AF_INET", _address_form("AF_INET6"))
-        elif not written_out:
+        elif is_literal and version == 6 and family == "AF_INET":
+            self.wrong(argument.span, f"{call.name}: {host} is not an address of AF_INET", _address_form("AF_INET6"))
+        elif not is_literal:
             self.family_fits(call, argument.span, "AF_INET" if version == 4 else "AF_INET6", host)
 
     def family_fits(self, call: Call, span: Span, family: str, host: str = "") -> None:
-        """Note an address that the kernel always refuses on this socket, unless the scenario expects the refusal."""
+        """Report an address that the kernel always refuses on this socket, unless the scenario may expect the errno."""
         socket = self.socket(call)
         if family in ("", "AF_UNSPEC") or not socket.family or socket.family == family or may_fail(call):
             return
         if (family, socket.family) == ("AF_INET", "AF_INET6") and call.name != "bind" and socket.type != "SOCK_STREAM":
-            return  # a datagram socket of IPv6 sends to IPv4 addresses, ipv6(7)
+            return  # an IPv6 datagram socket sends to IPv4 addresses, ipv6(7)
         hint = f'write "[::ffff:{host}]:PORT"' if host and family == "AF_INET" else _address_form(socket.family)
         problem = f"{call.name}: an address of {family} on a socket of {socket.family}"
         self.wrong(span, problem, f"{hint}; or expect the errno")
@@ -370,16 +372,15 @@ class _Checker:
                 hint = f"allowed: {f'only {only}' if only else 'none'}"
                 self.wrong(keyword.span, f"{call.name} has no argument `{keyword.name}=`", hint)
             elif keyword.name in seen:
-                self.wrong(keyword.span, f"`{keyword.name}=` stands here twice")
+                self.wrong(keyword.span, f"`{keyword.name}=` is repeated")
             elif keyword.name == "control" and call.name == "sendmsg":
-                for mistake in self.values.control(keyword.value):
-                    self.wrong(*mistake)
+                self.problems += self.values.control(keyword.value)
             elif known.kind not in (Kind.UNKNOWN, Kind.INTEGER):
-                self.wrong(keyword.value.span, f"{keyword.name} is a number of bytes, not {known.kind}")
+                self.wrong(keyword.value.span, f"{keyword.name} must be a number of bytes, not {known.kind}")
             seen.add(keyword.name)
 
     def socket(self, call: Call) -> Known:
-        """What is known of the call's socket; of the new one, where it makes one."""
+        """Return what is known of the call's socket, or of the socket that it creates."""
         if call.name in ("socket", "socketpair"):
             family = constant(call.arguments[0], self.names) if call.arguments else ""
             kind = ""
@@ -398,7 +399,9 @@ class _Checker:
             if duration is not None:
                 self.duration(duration)
         if modifiers.expected and modifiers.until:
-            self.wrong(modifiers.until[0].span, "`until` and `->` do not go together", "`until` says what is expected")
+            self.wrong(
+                modifiers.until[0].span, "a call takes `until` or `->`, not both", "`until` has the expected result"
+            )
         for item in (*modifiers.expected, *modifiers.until):
             match item:
                 case Blocks(_, duration):
@@ -419,10 +422,10 @@ class _Checker:
         if signature is None or known.kind is Kind.UNKNOWN or Kind.UNKNOWN in signature.gives:
             return
         if known.kind is Kind.DATA and Kind.DATA not in signature.gives:
-            self.wrong(item.span, "this call gives no bytes", "`-> N` compares its return value")
+            self.wrong(item.span, "this call returns no bytes", "`-> N` compares its return value")
         if known.kind is Kind.TEXT:
-            hint = 'bytes are written b"..."' if Kind.DATA in signature.gives else "take the value and `assert` it"
-            self.wrong(item.span, "a call gives no text", hint)
+            hint = 'bytes are written b"..."' if Kind.DATA in signature.gives else "assign the result and `assert` it"
+            self.wrong(item.span, "a call returns no text", hint)
 
     def duration(self, duration: Duration) -> None:
         if duration.variable:
@@ -439,7 +442,7 @@ class _Checker:
     # expressions
 
     def known(self, expression: Expression) -> Known:
-        """What is known of the expression's value; its mistakes are noted."""
+        """Return what is known of the value; report the mistakes in the expression."""
         match expression:
             case Integer():
                 return Known(Kind.INTEGER)
@@ -476,7 +479,7 @@ class _Checker:
             case Negative(span, operand):
                 kind = self.known(operand).kind
                 if kind not in (Kind.UNKNOWN, Kind.INTEGER):
-                    self.wrong(span, f"`-` stands before a number, not {kind}")
+                    self.wrong(span, f"`-` takes a number, not {kind}")
                 return Known(Kind.INTEGER)
             case Attribute():
                 return self.attribute(expression)
@@ -484,12 +487,12 @@ class _Checker:
                 self.known(index)
                 kind = self.known(value).kind
                 if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.STRUCT, Kind.DATA, Kind.TEXT):
-                    self.wrong(span, f"{kind} has no parts to take by number")
+                    self.wrong(span, f"{kind} has no elements")
                 return Known(Kind.INTEGER if kind is Kind.DATA else Kind.UNKNOWN)
             case Length(span, value):
                 kind = self.known(value).kind
                 if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.STRUCT, Kind.DATA, Kind.TEXT):
-                    self.wrong(span, f"{kind} has no length", "`addr.addrlen` is an address's")
+                    self.wrong(span, f"{kind} has no length", "use `addr.addrlen` for an address")
                 return Known(Kind.INTEGER)
 
     def name(self, name: Name) -> Known:
@@ -502,9 +505,9 @@ class _Checker:
         elif _ERRNO_LIKE.match(name.name):
             self.wrong(name.span, f"there is no errno `{name.name}`", _near(name.name, ERRNOS))
         else:
-            if name.name not in self.lost_words:
+            if name.name not in self.skipped_words:
                 self.wrong(name.span, f"`{name.name}` has not been assigned", _near(name.name, self.names))
-            self.names[name.name] = Known()  # said once
+            self.names[name.name] = Known()  # report it once
         return Known()
 
     def variable(self, span: Span, name: str) -> None:
@@ -528,16 +531,16 @@ class _Checker:
             other = right if left is Kind.INTEGER else left
             if other in (Kind.TEXT, Kind.DATA, Kind.LIST):
                 return Known(other)
-        self.wrong(expression.span, f"`{expression.operator}` does not go between {left} and {right}")
+        self.wrong(expression.span, f"`{expression.operator}` does not take {left} and {right}")
         return Known()
 
     def attribute(self, expression: Attribute) -> Known:
         kind = self.known(expression.value).kind
         if kind not in (Kind.UNKNOWN, Kind.ADDRESS, Kind.STRUCT):
-            hint = "addresses and structures have attributes"
+            hint = "only addresses and structures have attributes"
             self.wrong(expression.span, f"{kind} has no `.{expression.name}`", hint)
         elif kind is not Kind.ADDRESS and expression.name not in ADDRESS_ATTRIBUTES:
-            return Known()  # a member of a structure: which one it is shows at the run
+            return Known()  # a member of a structure, known at run time
         elif expression.name not in ADDRESS_ATTRIBUTES:
             suggestion = _suggest(expression.name, ADDRESS_ATTRIBUTES)
             self.wrong(expression.span, f"an address has no `.{expression.name}`", suggestion)
@@ -571,7 +574,7 @@ def _conversion(argument: Expression, wants: Wants) -> str:
 
 
 def _version(host: str) -> int | None:
-    """The IP version of a numeric address."""
+    """Return the IP version of a numeric address, or None."""
     import socket
 
     for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
@@ -588,7 +591,7 @@ def _address_form(family: str) -> str:
 
 
 def _has_form(family: str, kinds: list[Kind]) -> bool:
-    """Whether the parts of an address are of the kinds that its family takes."""
+    """Return whether the parts of an address have the kinds that its family takes."""
     text, number = (Kind.UNKNOWN, Kind.TEXT), (Kind.UNKNOWN, Kind.INTEGER)
     interface = (*text, Kind.INTEGER)
     forms: dict[str, tuple[tuple[Kind, ...], ...]] = {

@@ -1,7 +1,4 @@
-"""Expressions to values, with a process's names and the scenario's variables; and expressions as text again.
-
-Whether what a call gave is what the scenario expects of it; and how to say what came back and what was expected.
-"""
+"""Evaluate expressions, format expressions and values, and compare the result of a call with its expectation."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ _NUMBER = re.compile(r"-?[0-9]+\Z")
 
 
 class Variables(Protocol):
-    """The scenario's variables; KeyError for a name that has not been set."""
+    """The variables of the scenario; KeyError for a name that has not been set."""
 
     def __getitem__(self, name: str) -> object: ...
 
@@ -48,18 +45,21 @@ class Variables(Protocol):
 
 
 class CannotEvaluate(Exception):
-    """An expression has no value; the message says why."""
+    """An expression has no value; the message has the reason."""
 
 
 def evaluate(expression: Expression, names: Mapping[str, Value], variables: Variables) -> Value:
-    """The expression's value; CannotEvaluate when it has none."""
+    """Return the value of the expression.
+
+    Raises: CannotEvaluate if it has none.
+    """
     match expression:
         case Integer(_, number):
             return number
         case Text(_, text):
-            return _filled_in(text.encode("utf-8", "surrogateescape"), variables).decode("utf-8", "surrogateescape")
+            return _substituted(text.encode("utf-8", "surrogateescape"), variables).decode("utf-8", "surrogateescape")
         case Data(_, data):
-            return _filled_in(data, variables)
+            return _substituted(data, variables)
         case ListOf(_, items):
             return [evaluate(item, names, variables) for item in items]
         case StructOf(_, members):
@@ -89,7 +89,7 @@ def evaluate(expression: Expression, names: Mapping[str, Value], variables: Vari
             raise CannotEvaluate(f"{show(whole)} has no length")
 
 
-def _filled_in(text: bytes, variables: Variables) -> bytes:
+def _substituted(text: bytes, variables: Variables) -> bytes:
     if b"${" not in text:
         return text
 
@@ -129,7 +129,7 @@ def _named(name: str, names: Mapping[str, Value]) -> Value:
     for known in (names, CONSTANTS, ERRNOS):
         if name in known:
             return known[name]
-    raise CannotEvaluate(f"`{name}` has not been assigned: the call that would have has not been made")
+    raise CannotEvaluate(f"`{name}` has not been assigned: its call has not been made")
 
 
 def _integer(value: Value, what: str) -> int:
@@ -165,7 +165,7 @@ def _binary(operator: str, left: Value, right: Value) -> Value:
             if len(left) * max(right, 0) > MAX_VALUE_BYTES:
                 raise CannotEvaluate(f"a value of more than {MAX_VALUE_BYTES // 2**20} MiB is too large")
             return left * right
-    raise CannotEvaluate(f"`{operator}` does not go between {show(left)} and {show(right)}")
+    raise CannotEvaluate(f"`{operator}` does not take {show(left)} and {show(right)}")
 
 
 def _compare(operator: str, left: Value, right: Value) -> bool:
@@ -181,7 +181,7 @@ def _compare(operator: str, left: Value, right: Value) -> bool:
                 return left in right
             if isinstance(right, bytes) and isinstance(left, bytes | int):
                 return left in right
-            raise CannotEvaluate(f"{show(left)} cannot be looked for in {show(right)}")
+            raise CannotEvaluate(f"`in` does not take {show(left)} and {show(right)}")
     if isinstance(left, int) and isinstance(right, int):
         return _ordered(operator, (left > right) - (left < right))
     if isinstance(left, str) and isinstance(right, str):
@@ -196,9 +196,9 @@ def _ordered(operator: str, sign: int) -> bool:
 
 
 def equal(left: Value, right: Value) -> bool:
-    """Whether two values are the same. A structure whose members are named is compared by these members alone.
+    """Return whether two values are equal. Structures with named members compare by the members that both name.
 
-    Members without names are compared in order, so `{1, 0}`, and `[1, 0]`, too, is `{l_onoff=1, l_linger=0}`.
+    Members without names compare in order, so `{1, 0}` and `[1, 0]` equal `{l_onoff=1, l_linger=0}`.
     """
     if isinstance(left, CStruct) and isinstance(right, CStruct):
         mine, others = dict(left.fields), dict(right.fields)
@@ -233,7 +233,7 @@ def _attribute(value: Value, name: str, expression: Expression) -> Value:
         raise CannotEvaluate(f"{show(value)} has no `.{name}`")
     found: Value = getattr(value, name)
     if found is None:
-        reason = f"only {len(value.raw)} of its {value.addrlen} bytes are there" if value.truncated else show(value)
+        reason = f"it has only {len(value.raw)} of its {value.addrlen} bytes" if value.truncated else show(value)
         raise CannotEvaluate(f"{render(expression)}: the address has no {name}: {reason}")
     return found
 
@@ -243,7 +243,7 @@ def _index(value: Value, index: Value, expression: Expression) -> Value:
     if isinstance(value, CStruct):
         value = _items(value)
     if not isinstance(value, str | bytes | list):
-        raise CannotEvaluate(f"{show(value)} has no parts to take by number")
+        raise CannotEvaluate(f"{show(value)} has no elements")
     try:
         return value[number]
     except IndexError:
@@ -251,7 +251,7 @@ def _index(value: Value, index: Value, expression: Expression) -> Value:
 
 
 def show(value: Value) -> str:
-    """A value for people, shortened."""
+    """Return a value for a message, shortened."""
     match value:
         case Address():
             return plain_address(value)
@@ -267,7 +267,7 @@ def show(value: Value) -> str:
 
 
 def render(expression: Expression) -> str:
-    """The expression as it would be written."""
+    """Return the expression as source text."""
     match expression:
         case Integer(_, number):
             return str(number)
@@ -298,34 +298,37 @@ def render(expression: Expression) -> str:
             return f"len({render(value)})"
 
 
-# What these return when they do not fail.
-_GIVE_0 = frozenset(
+# Calls that return 0 on success.
+_RETURN_0 = frozenset(
     ("bind", "listen", "connect", "shutdown", "close", "setsockopt", "socketpair", "unlink", "setrlimit")
 )
 
 
-class Wanted(NamedTuple):
-    """One expected outcome, evaluated: this errno, or this value. `text` as the scenario writes it."""
+class Expected(NamedTuple):
+    """One expected outcome: an errno or a value. `text` is the source text."""
 
     text: str
     errno: int | None = None
     value: Value = None
 
 
-def wanted(expression: Expression, names: Mapping[str, Value], variables: Variables) -> Wanted:
-    """What `-> expression` expects; an errno's name means that the call fails so. CannotEvaluate."""
+def expected_outcome(expression: Expression, names: Mapping[str, Value], variables: Variables) -> Expected:
+    """Evaluate the expression after `->`; the name of an errno means that the call fails with it."""
     if isinstance(expression, Name) and expression.name not in names and expression.name in ERRNOS:
-        return Wanted(expression.name, errno=ERRNOS[expression.name])
+        return Expected(expression.name, errno=ERRNOS[expression.name])
     value = evaluate(expression, names, variables)
     if isinstance(expression, Variable) and isinstance(value, str) and value.strip() in ERRNOS:
-        return Wanted(value.strip(), errno=ERRNOS[value.strip()])
+        return Expected(value.strip(), errno=ERRNOS[value.strip()])
     text = render(expression)
     shown = text if text == show(value) or isinstance(value, bytes) else f"{text} ({show(value)})"
-    return Wanted(shown, value=value)
+    return Expected(shown, value=value)
 
 
-def stop(item: Wanted) -> Stop:
-    """The same as the end of a repeated call; CannotEvaluate for a value that `until` cannot look for."""
+def stop(item: Expected) -> Stop:
+    """Return the outcome as the stop condition of a repeated call.
+
+    Raises: CannotEvaluate for a value that `until` does not take.
+    """
     if item.errno is not None:
         return Stop(errno=item.errno)
     if isinstance(item.value, bytes):
@@ -335,8 +338,8 @@ def stop(item: Wanted) -> Stop:
     raise CannotEvaluate(f"`until` takes an errno, a number or bytes, not {item.text}")
 
 
-def meets(item: Wanted, call: SystemCall, result: CallResult) -> bool:
-    """Whether the result is the expected one."""
+def meets(item: Expected, call: SystemCall, result: CallResult) -> bool:
+    """Return whether the result is the expected one."""
     failed = result.returned == -1
     if item.errno is not None:
         return result.errno == item.errno if failed else _is_so_error(call) and result.number == item.errno
@@ -350,12 +353,12 @@ def meets(item: Wanted, call: SystemCall, result: CallResult) -> bool:
 
 
 def _is_so_error(call: SystemCall) -> bool:
-    wanted_arguments = (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_ERROR"])
-    return call.name == "getsockopt" and call.arguments[1:3] == wanted_arguments
+    so_error = (CONSTANTS["SOL_SOCKET"], CONSTANTS["SO_ERROR"])
+    return call.name == "getsockopt" and call.arguments[1:3] == so_error
 
 
-def came_back(result: CallResult) -> str:
-    """`connect(3, ...) returned -1 ECONNREFUSED (Connection refused)`; of data, the data too."""
+def show_result(result: CallResult) -> str:
+    """Return `connect(3, ...) returned -1 ECONNREFUSED (Connection refused)`, with received data."""
     times = f" (call {result.calls})" if result.calls > 1 else ""
     if result.returned == -1:
         return f"{result.text} returned -1 {errno_name(result.errno)} ({os.strerror(result.errno)}){times}"
@@ -363,8 +366,8 @@ def came_back(result: CallResult) -> str:
     return f"{result.text} returned {result.returned}{data}{times}"
 
 
-def expectation_text(call: str, items: tuple[Wanted, ...]) -> str:
-    """`expected 0`, `expected EAGAIN or 5`."""
+def expectation_text(call: str, items: tuple[Expected, ...]) -> str:
+    """Return `expected 0` or `expected EAGAIN or 5`."""
     if not items:
-        return "expected 0" if call in _GIVE_0 else "expected it not to fail"
+        return "expected 0" if call in _RETURN_0 else "expected it not to fail"
     return "expected " + " or ".join(item.text for item in items)

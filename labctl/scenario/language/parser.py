@@ -1,6 +1,6 @@
-"""Text of the call language to a `Program`. Never raises: a statement with a mistake is left out, the mistake listed.
+"""Parse the call language: text to tokens, tokens to statements, statements to a `Program`.
 
-::
+Nothing raises: a statement with a mistake is left out, and the mistake listed. Grammar::
 
     statement = [target {"," target} "="] (call | "await") {modifier}
               | target "=" expression
@@ -9,8 +9,6 @@
     modifier  = ("->" | "until") alternative {"|" alternative} | ("within" | "after") DURATION
     alternative = expression without "|" | "blocks" [DURATION] | "pending"
     expression: comparison, then `|` `&`, then `+` `-`, then `*`, then a sign, then `.name` and `[index]`
-
-The call language's text cut into tokens, and the tokens into statements. Nothing raises: mistakes are listed.
 """
 
 from __future__ import annotations
@@ -57,8 +55,6 @@ from labctl.units import duration_s
 
 
 class TokenKind(Enum):
-    """What a token is."""
-
     NAME = auto()
     INTEGER = auto()
     DURATION = auto()  # a number with letters behind it: 200ms
@@ -98,7 +94,7 @@ _CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
 
 
 def tokenize(text: str) -> tuple[list[Token | None], list[Problem]]:
-    """The tokens in order, None for the end of a line; and what is no token at all."""
+    """Return the tokens in order, None for the end of a line, and the problems with the rest."""
     tokens: list[Token | None] = []
     problems: list[Problem] = []
     line = line_start = 0
@@ -112,7 +108,7 @@ def tokenize(text: str) -> tuple[list[Token | None], list[Problem]]:
             problems.append(Problem(span, "this string is not closed", f"end it with {match[0].lstrip('bB')[0]}"))
         elif group == "UNKNOWN":
             ends_line = text[match.end() : match.end() + 1] in ("", "\n")
-            problems.append(Problem(span, f"`{match[0]}` means nothing here", _hint(match[0], ends_line=ends_line)))
+            problems.append(Problem(span, f"`{match[0]}` has no meaning here", _hint(match[0], ends_line=ends_line)))
         elif group != "SPACE":
             tokens.append(Token(TokenKind[group], match[0], span))
     return tokens, problems
@@ -120,16 +116,16 @@ def tokenize(text: str) -> tuple[list[Token | None], list[Problem]]:
 
 def _hint(character: str, *, ends_line: bool) -> str:
     if character == ";":
-        return "one statement a line"
+        return "write one statement a line"
     if character == ":":
-        return 'addresses stand in quotes, "10.0.0.1:80"' if not ends_line else "a loop is a step of its own, `repeat`"
+        return 'write an address in quotes: "10.0.0.1:80"' if not ends_line else "use a `repeat` step for a loop"
     if character == "$":
-        return "a scenario variable is $name or ${name}"
+        return "write a scenario variable as $name or ${name}"
     return ""
 
 
 def statements(tokens: list[Token | None], problems: list[Problem]) -> Iterator[list[Token]]:
-    """The tokens of each statement: a line, or several where brackets are open. Adds brackets that never close."""
+    """Yield the tokens of each statement: a line, or several while brackets are open. Report unclosed brackets."""
     unclosed = _unclosed(tokens)
     for position in sorted(unclosed):
         token = tokens[position]
@@ -154,7 +150,7 @@ def statements(tokens: list[Token | None], problems: list[Problem]) -> Iterator[
 
 
 def _unclosed(tokens: list[Token | None]) -> set[int]:
-    """The positions of opening brackets that no bracket closes."""
+    """Return the positions of opening brackets that no bracket closes."""
     opened: list[tuple[int, str]] = []
     unclosed: set[int] = set()
     for position, token in enumerate(tokens):
@@ -170,10 +166,12 @@ def _unclosed(tokens: list[Token | None]) -> set[int]:
     return unclosed | {position for position, _ in opened}
 
 
-BLOCKS_S = 0.1  # of `blocks` alone
+BLOCKS_S = 0.1  # of `blocks` without a duration
 _DEEPEST = 40  # brackets in brackets
-_MOST_OPERATORS = 200  # in one statement; keeps the tree shallow enough for every walk over it
+_MOST_OPERATORS = 200  # in one statement; bounds the recursion over the tree
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+_PRECEDENCE = (("|", "&"), ("+", "-"), ("*",))
+_SUM = 1  # the level without `|`
 _MODIFIERS = ("within", "after", "until")
 _RESERVED = {*_MODIFIERS, "await", "assert", "in", "blocks", "pending", "len", "True", "False", *BYTE_ORDER}
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|[0-7]{1,3}|.)", re.DOTALL)
@@ -181,29 +179,29 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v
 
 
 def parse(text: str) -> Program:
-    """The program that the text is, with `problems` for whatever could not be read."""
+    """Parse the text; `problems` of the program has every mistake."""
     tokens, problems = tokenize(text)
     found = list(statements(tokens, problems))
     broken = {problem.line for problem in problems}
     lines = text.split("\n")
     read: list[Statement] = []
-    lost: set[str] = set()
+    skipped: set[str] = set()
     for statement_tokens in found:
         lines_taken = range(statement_tokens[0].span.line, statement_tokens[-1].span.line + 1)
         if any(line in broken for line in lines_taken):
-            lost.update(token.text for token in statement_tokens if token.kind is TokenKind.NAME)
+            skipped.update(token.text for token in statement_tokens if token.kind is TokenKind.NAME)
             continue
         try:
             read.append(_Parser(statement_tokens, lines).statement())
-        except _Mistake as mistake:
+        except _SyntaxError as mistake:
             problems.append(mistake.problem)
-            lost.update(token.text for token in statement_tokens if token.kind is TokenKind.NAME)
+            skipped.update(token.text for token in statement_tokens if token.kind is TokenKind.NAME)
     problems.sort(key=lambda problem: (problem.line, problem.column))
-    return Program(tuple(read), tuple(problems), frozenset(lost))
+    return Program(tuple(read), tuple(problems), frozenset(skipped))
 
 
 def parse_expression(text: str) -> Expression | Problem:
-    """A lone expression (of `expect: {that: ...}`), or what is wrong with it."""
+    """Parse a single expression (of `expect: {that: ...}`), or return its first problem."""
     tokens, problems = tokenize(text)
     given = [token for token in tokens if token is not None]
     if problems:
@@ -214,19 +212,19 @@ def parse_expression(text: str) -> Expression | Problem:
     try:
         expression = parser.expression()
         parser.end()
-    except _Mistake as mistake:
+    except _SyntaxError as mistake:
         return mistake.problem
     return expression
 
 
-class _Mistake(Exception):
+class _SyntaxError(Exception):
     def __init__(self, span: Span, message: str, hint: str = "") -> None:
         self.problem = Problem(span, message, hint)
         super().__init__(message)
 
 
 class _Parser:
-    """Reads one statement. Every method raises _Mistake at the first thing that cannot be read."""
+    """Parses one statement. Every method raises _SyntaxError at the first mistake."""
 
     def __init__(self, tokens: list[Token], lines: list[str]) -> None:
         self.tokens = tokens
@@ -252,14 +250,14 @@ class _Parser:
     def next(self, wanted: str) -> Token:
         token = self.peek()
         if token is None:
-            raise _Mistake(self.end_span(), f"{wanted} is missing at the end")
+            raise _SyntaxError(self.end_span(), f"{wanted} is missing at the end")
         self.position += 1
         return token
 
     def expect(self, text: str) -> Token:
         token = self.next(f"`{text}`")
         if token.kind is not TokenKind.OPERATOR or token.text != text:
-            raise _Mistake(token.span, f"expected `{text}`, got `{token.text}`")
+            raise _SyntaxError(token.span, f"expected `{text}`, got `{token.text}`")
         return token
 
     def end_span(self) -> Span:
@@ -274,8 +272,8 @@ class _Parser:
         if token.text == "=":
             hint = "compare with `==`, in `assert`"
         elif token.kind is TokenKind.NAME:
-            hint = "after a call come `-> VALUE`, `within 1s`, `after 100ms` or `until VALUE`; one statement a line"
-        raise _Mistake(token.span, f"`{token.text}` is not expected here", hint)
+            hint = "`-> VALUE`, `within 1s`, `after 100ms` or `until VALUE` may follow a call; one statement a line"
+        raise _SyntaxError(token.span, f"`{token.text}` is not expected here", hint)
 
     def text(self) -> str:
         first, last = self.tokens[0].span, self.tokens[-1].span
@@ -307,7 +305,7 @@ class _Parser:
         if not targets:
             self.refuse_statement(first)
         if len(targets) > 1:
-            raise _Mistake(targets[1].span, "only a call or `await` gives several values")
+            raise _SyntaxError(targets[1].span, "only a call or `await` returns several values")
         value = self.expression()
         self.end()
         return Assign(targets[0].span, self.text(), targets[0], value)
@@ -315,23 +313,20 @@ class _Parser:
     def refuse_statement(self, first: Token) -> None:
         following = self.peek(1)
         if first.kind is TokenKind.NAME and following is not None and following.kind is not TokenKind.OPERATOR:
-            raise _Mistake(first.span, f"`{first.text}` begins no statement", f"a call has brackets: {first.text}(...)")
-        raise _Mistake(first.span, "expected a call, `name = ...`, `await` or `assert`")
+            raise _SyntaxError(
+                first.span,
+                f"`{first.text}` does not begin a statement",
+                f"write a call with brackets: {first.text}(...)",
+            )
+        raise _SyntaxError(first.span, "expected a call, `name = ...`, `await` or `assert`")
 
     def is_call(self) -> bool:
         token = self.peek()
-        return (
-            token is not None
-            and token.kind is TokenKind.NAME
-            and token.text not in ("len", *BYTE_ORDER)
-            and self.opens(1)
-        )
-
-    def opens(self, offset: int) -> bool:
-        return self.is_operator("(", offset=offset)
+        is_name = token is not None and token.kind is TokenKind.NAME and token.text not in ("len", *BYTE_ORDER)
+        return is_name and self.is_operator("(", offset=1)
 
     def targets(self) -> tuple[Target, ...]:
-        """The names before a `=`; none (and nothing consumed) when there is no such `=`."""
+        """Return the names before `=`; consume nothing if there is no `=`."""
         offset, found = 0, []
         while (token := self.peek(offset)) is not None:
             if token.kind not in (TokenKind.NAME, TokenKind.VARIABLE):
@@ -349,7 +344,7 @@ class _Parser:
         if token.kind is TokenKind.VARIABLE:
             return Target(token.span, token.text[1:], is_variable=True)
         if token.text in _RESERVED:
-            raise _Mistake(token.span, f"`{token.text}` belongs to the language and cannot be assigned")
+            raise _SyntaxError(token.span, f"cannot assign `{token.text}`: it is a word of the language")
         return Target(token.span, token.text)
 
     def call(self, targets: tuple[Target, ...]) -> Call:
@@ -364,7 +359,7 @@ class _Parser:
                 keywords.append(Keyword(word.span, word.text, self.expression()))
             elif keywords:
                 token = self.next("an argument")
-                raise _Mistake(token.span, f"`{token.text}` comes after `{keywords[-1].name}=`; put it before")
+                raise _SyntaxError(token.span, f"`{token.text}` must precede `{keywords[-1].name}=`")
             else:
                 arguments.append(self.expression())
             if not self.is_operator(")"):
@@ -377,7 +372,7 @@ class _Parser:
         token = self.peek()
         if token is None or token.text != ",":
             span = self.end_span() if token is None else token.span
-            raise _Mistake(span, f"expected `,` or `)` in the arguments of {name}")
+            raise _SyntaxError(span, f"expected `,` or `)` in the arguments of {name}")
         self.position += 1
 
     # what stands behind a call
@@ -390,7 +385,7 @@ class _Parser:
         while self.is_operator("->") or self.is_word(*_MODIFIERS):
             token = self.next("a modifier")
             if token.text in seen:
-                raise _Mistake(token.span, f"`{token.text}` stands here twice")
+                raise _SyntaxError(token.span, f"`{token.text}` is repeated")
             seen.add(token.text)
             if token.text == "->":
                 expected = self.alternatives()
@@ -410,7 +405,7 @@ class _Parser:
         if len(found) > 1:
             for item in found:
                 if isinstance(item, Blocks | StaysPending):
-                    raise _Mistake(item.span, "`blocks` and `pending` stand alone after `->`")
+                    raise _SyntaxError(item.span, "`blocks` and `pending` must stand alone after `->`")
         return tuple(found)
 
     def alternative(self) -> Alternative:
@@ -422,13 +417,13 @@ class _Parser:
             if following is None or self.is_operator("|") or self.is_word(*_MODIFIERS):
                 return Blocks(token.span, Duration(token.span, BLOCKS_S))
             return Blocks(token.span, self.duration(token))
-        return self.sum()
+        return self.binary(_SUM)
 
     def until(self) -> tuple[Expression, ...]:
         found: list[Expression] = []
         for item in self.alternatives():
             if isinstance(item, Blocks | StaysPending):
-                raise _Mistake(item.span, "`until` takes a value or an errno")
+                raise _SyntaxError(item.span, "`until` takes a value or an errno")
             found.append(item)
         return tuple(found)
 
@@ -440,21 +435,21 @@ class _Parser:
             return Duration(token.span, 0.0, token.text[1:])
         if token.kind not in (TokenKind.DURATION, TokenKind.INTEGER):
             hint = f"write {token.text[1:-1]} without quotes" if token.kind is TokenKind.TEXT else "such as 200ms or 2s"
-            raise _Mistake(token.span, f"expected a duration after `{after.text}`, got `{token.text}`", hint)
+            raise _SyntaxError(token.span, f"expected a duration after `{after.text}`, got `{token.text}`", hint)
         try:
             return Duration(token.span, duration_s(token.text))
         except ValueError as error:
-            raise _Mistake(token.span, str(error)) from error
+            raise _SyntaxError(token.span, str(error)) from error
 
     # expressions
 
     def expression(self) -> Expression:
-        left = self.alternation()
+        left = self.binary()
         if self.is_operator(*_COMPARISONS) or self.is_word("in"):
             token = self.operator()
-            right = self.alternation()
+            right = self.binary()
             if self.is_operator(*_COMPARISONS) or self.is_word("in"):
-                raise _Mistake(self.next("an operator").span, "comparisons do not chain", "write two asserts")
+                raise _SyntaxError(self.next("an operator").span, "comparisons do not chain", "write two asserts")
             return Compare(token.span, token.text, left, right)
         return left
 
@@ -462,28 +457,17 @@ class _Parser:
         token = self.next("an operator")
         self.operators += 1
         if self.operators > _MOST_OPERATORS:
-            raise _Mistake(token.span, f"this statement has more than {_MOST_OPERATORS} operators")
+            raise _SyntaxError(token.span, f"this statement has more than {_MOST_OPERATORS} operators")
         return token
 
-    def alternation(self) -> Expression:
-        left = self.sum()
-        while self.is_operator("|", "&"):
+    def binary(self, level: int = 0) -> Expression:
+        """Parse the operators of this level of precedence, and of those that bind closer."""
+        if level == len(_PRECEDENCE):
+            return self.signed()
+        left = self.binary(level + 1)
+        while self.is_operator(*_PRECEDENCE[level]):
             token = self.operator()
-            left = Binary(token.span, token.text, left, self.sum())
-        return left
-
-    def sum(self) -> Expression:
-        left = self.product()
-        while self.is_operator("+", "-"):
-            token = self.operator()
-            left = Binary(token.span, token.text, left, self.product())
-        return left
-
-    def product(self) -> Expression:
-        left = self.signed()
-        while self.is_operator("*"):
-            token = self.operator()
-            left = Binary(token.span, token.text, left, self.signed())
+            left = Binary(token.span, token.text, left, self.binary(level + 1))
         return left
 
     def signed(self) -> Expression:
@@ -499,7 +483,7 @@ class _Parser:
             if token.text == ".":
                 name = self.next("an attribute's name")
                 if name.kind is not TokenKind.NAME:
-                    raise _Mistake(name.span, f"expected an attribute's name, got `{name.text}`")
+                    raise _SyntaxError(name.span, f"expected an attribute's name, got `{name.text}`")
                 value = Attribute(name.span, value, name.text)
             else:
                 value = Index(token.span, value, self.bracketed(token))
@@ -509,7 +493,7 @@ class _Parser:
     def bracketed(self, opening: Token) -> Expression:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise _Mistake(opening.span, f"brackets are nested more than {_DEEPEST} deep")
+            raise _SyntaxError(opening.span, f"brackets are nested more than {_DEEPEST} deep")
         value = self.expression()
         self.depth -= 1
         return value
@@ -528,7 +512,11 @@ class _Parser:
             case TokenKind.PLACEHOLDER:
                 return Variable(token.span, token.text[2:-1].strip(), is_text=True)
             case TokenKind.DURATION:
-                raise _Mistake(token.span, f"`{token.text}` is no value here", f'as an argument: "{token.text}"')
+                raise _SyntaxError(
+                    token.span,
+                    f"`{token.text}` is not a value",
+                    f'write a duration as an argument in quotes: "{token.text}"',
+                )
             case TokenKind.NAME:
                 return self.name(token)
         if token.text == "(":
@@ -539,7 +527,7 @@ class _Parser:
             return self.list(token)
         if token.text == "{":
             return self.struct(token)
-        raise _Mistake(token.span, f"expected a value, got `{token.text}`")
+        raise _SyntaxError(token.span, f"expected a value, got `{token.text}`")
 
     def name(self, token: Token) -> Expression:
         if token.text in ("True", "False"):
@@ -553,9 +541,11 @@ class _Parser:
             self.expect(")")
             return ByteOrder(token.span, token.text, value)
         if self.is_operator("("):
-            raise _Mistake(token.span, f"{token.text}(...) cannot stand inside another expression", "assign it first")
+            raise _SyntaxError(
+                token.span, f"{token.text}(...) cannot stand inside another expression", "assign its result first"
+            )
         if token.text in _RESERVED:
-            raise _Mistake(token.span, f"`{token.text}` is not expected here")
+            raise _SyntaxError(token.span, f"`{token.text}` is not expected here")
         return Name(token.span, token.text)
 
     def list(self, opening: Token) -> ListOf:
@@ -575,14 +565,16 @@ class _Parser:
                 token = self.next("a member's name")
                 if token.kind is not TokenKind.NAME or any(token.text == known for known, _ in members):
                     hint = "write {l_onoff=1, l_linger=0}"
-                    raise _Mistake(token.span, f"`{token.text}` cannot be a member's name here", hint)
+                    raise _SyntaxError(token.span, f"`{token.text}` is not a valid member name here", hint)
                 self.expect("=")
                 name = token.text
             elif members and members[0][0]:
                 token = self.next("a member")
-                raise _Mistake(token.span, "name all members of a structure, or none", f"`{members[0][0]}=` has a name")
+                raise _SyntaxError(
+                    token.span, "name all members of a structure, or none", f"`{members[0][0]}=` has a name"
+                )
             if name and members and not members[0][0]:
-                raise _Mistake(self.tokens[self.position - 2].span, "name all members of a structure, or none")
+                raise _SyntaxError(self.tokens[self.position - 2].span, "name all members of a structure, or none")
             members.append((name, self.bracketed(opening)))
             if not self.is_operator("}"):
                 self.expect(",")
@@ -592,19 +584,19 @@ class _Parser:
     def integer(self, token: Token) -> Integer:
         text = token.text.lower()
         if len(text) > 20:
-            raise _Mistake(token.span, "this number is larger than any the kernel takes")
+            raise _SyntaxError(token.span, "this number is too large for the kernel")
         base = {"0x": 16, "0o": 8, "0b": 2}.get(text[:2], 8 if len(text) > 1 and text[0] == "0" else 10)
         try:
             return Integer(token.span, int(text, base))
         except ValueError as error:
-            raise _Mistake(token.span, f"`{token.text}` is no number") from error
+            raise _SyntaxError(token.span, f"`{token.text}` is not a number") from error
 
     def data(self, token: Token) -> bytes:
         text = _unescape(token.text[2:-1])
         try:
             return text.encode("latin-1")
         except UnicodeEncodeError:
-            # As typed, so that b"grüße" is what an editor in UTF-8 shows; \xff stays a byte only without such letters.
+            # Encode b"grüße" as UTF-8, as an editor shows it; \xff is a byte only without such letters.
             return text.encode()
 
 

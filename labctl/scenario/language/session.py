@@ -1,4 +1,4 @@
-"""A calling process through a scenario: its names, its pending call, and each program run on it, step by step."""
+"""Run programs in a calling process, step by step: its names, its pending call, the records of its calls."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from labctl.lab.agent.constants import CONSTANTS
 from labctl.lab.agent.messages import CONTROL_BYTES, CallResult, SystemCall, Value
 from labctl.scenario.language.evaluate import (
     CannotEvaluate,
+    Expected,
     Variables,
-    Wanted,
-    came_back,
     evaluate,
     expectation_text,
+    expected_outcome,
     meets,
     render,
     show,
+    show_result,
     stop,
-    wanted,
 )
 from labctl.scenario.language.syntax import (
     Assert,
@@ -44,17 +44,18 @@ from labctl.scenario.language.syntax import (
     Target,
 )
 from labctl.scenario.results import CallRecord
+from labctl.structs import replace
 from labctl.units import duration_s, format_duration
 from labctl.unpatched import monotonic, monotonic_ns
 
-_NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
 
 
 class Failure(NamedTuple):
-    """Why a program failed: what came back and what was expected, and the statement (`span` within its text).
+    """Why a program failed: the result, the expectation, and the statement (`span` within its text).
 
-    `unreached` is the address, as written, to which the call found no way, and `refused` the one that refused a
-    connection; "" for other failures.
+    `unreached` is the address that the call could not reach, and `refused` the one that refused the connection, as
+    written; "" for other failures.
     """
 
     reason: str
@@ -68,7 +69,7 @@ class Failure(NamedTuple):
 
 
 class CallsOutcome(NamedTuple):
-    """The calls that a program made, in order, and why it failed, if it did."""
+    """The calls of a program, in order, and its failure, if any."""
 
     records: tuple[CallRecord, ...]
     failure: Failure | None = None
@@ -81,10 +82,10 @@ class _Failed(Exception):
 
 
 class Session:
-    """Runs programs on `caller`, which stays its owner's. For one thread at a time.
+    """Runs programs on `caller`, which its owner closes. For one thread at a time.
 
-    `variables` are the scenario's. Times in records count from `origin_ns` (CLOCK_MONOTONIC). `listener` is told every
-    record at once, a call that stays pending included; such a call has a second record when it has returned.
+    `variables` are those of the scenario. Times in records count from `origin_ns` (CLOCK_MONOTONIC). `listener`
+    receives every record at once; a call that stays pending has a second record when it returns.
     """
 
     def __init__(
@@ -114,13 +115,13 @@ class Session:
 
     @property
     def pending(self) -> str:
-        """The call that has not returned, as C would read; "" when there is none."""
+        """The call that has not returned, as in C; "" if there is none."""
         return self._pending.text if self._pending is not None else ""
 
     def run(self, program: Program, deadline: float, variables: Variables | None = None) -> CallsOutcome:
         """Run the statements in order until one fails or `deadline` (seconds of monotonic) has passed.
 
-        `variables` replace the session's for this run (those inside a `repeat`). The program has been checked.
+        `variables` replace those of the session for this run (inside a `repeat`). The program must be checked.
         """
         self._records, self._deadline = [], deadline
         before, self._variables = self._variables, self._variables if variables is None else variables
@@ -175,22 +176,22 @@ class Session:
     def _make(
         self, statement: Call, name: str, arguments: tuple[Value, ...], keywords: dict[str, Value]
     ) -> CallResult | None:
-        """Make the call and judge it; None when it stays pending."""
+        """Make the call and check its result; return None if it stays pending."""
         if self._pending is not None:
-            raise _Failed(f"{name}: {self._pending.text} is still pending in this process; `await` it before")
+            raise _Failed(f"{name}: {self._pending.text} is still pending in this process; `await` it first")
         modifiers = statement.modifiers
         addrlen = keywords.get("addrlen")
         if addrlen is not None and not isinstance(addrlen, int):
-            raise CannotEvaluate(f"addrlen is a number of bytes, not {show(addrlen)}")
-        ends = tuple(wanted(item, self.names, self._variables) for item in modifiers.until)
-        expected = self._wanted(modifiers)  # before the call: a mistake there should not cost a call
+            raise CannotEvaluate(f"addrlen must be a number of bytes, not {show(addrlen)}")
+        ends = tuple(expected_outcome(item, self.names, self._variables) for item in modifiers.until)
+        expected = self._expected(modifiers)  # before the call: a mistake there must not cost a call
         call = SystemCall(name, arguments, addrlen, tuple(stop(end) for end in ends), keywords.get("control"))
         pending = self.caller.begin(call)
         return self._finish(pending, modifiers, statement.targets, expected or ends)
 
-    def _wanted(self, modifiers: Modifiers) -> tuple[Wanted, ...]:
+    def _expected(self, modifiers: Modifiers) -> tuple[Expected, ...]:
         return tuple(
-            wanted(item, self.names, self._variables)
+            expected_outcome(item, self.names, self._variables)
             for item in modifiers.expected
             if not isinstance(item, Blocks | StaysPending)
         )
@@ -199,18 +200,18 @@ class Session:
         if self._pending is None:
             raise _Failed("no call of this process is pending")
         pending, self._pending = self._pending, None
-        self._finish(pending, statement.modifiers, statement.targets, self._wanted(statement.modifiers))
+        self._finish(pending, statement.modifiers, statement.targets, self._expected(statement.modifiers))
 
     def _finish(
-        self, pending: PendingCall, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Wanted, ...]
+        self, pending: PendingCall, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Expected, ...]
     ) -> CallResult | None:
         try:
             match modifiers.expected:
                 case (Blocks(_, duration),):
-                    self._stay_blocked(pending, self._duration_s(duration))
+                    self._leave_pending(pending, self._duration_s(duration))
                     return None
                 case (StaysPending(),):
-                    self._stay_pending(pending)
+                    self._leave_pending(pending, None)
                     return None
             return self._returned(pending, modifiers, targets, expected)
         except (LabctlError, RuntimeError):  # the process has ended, or the lab, which a cancelled run closes
@@ -218,31 +219,25 @@ class Session:
                 self._record(self._pending_record(pending))
             raise
 
-    def _stay_pending(self, pending: PendingCall) -> None:
-        if not pending.wait_begun(self._left_s(self._deadline)):
-            self._pending = pending
-            raise _Failed(f"{pending.text} has not begun: the calling process does not answer")
-        self._pending = pending
-        self._record(self._pending_record(pending))
-
-    def _stay_blocked(self, pending: PendingCall, blocked_s: float) -> None:
-        if not pending.wait_begun(self._left_s(self._deadline)):
-            self._pending = pending
-            raise _Failed(f"{pending.text} has not begun: the calling process does not answer")
+    def _leave_pending(self, pending: PendingCall, blocks_s: float | None) -> None:
+        """Leave the call pending once it has begun; with `blocks_s`, after it has blocked for so long."""
+        begun = pending.wait_begun(self._left_s(self._deadline))
         left_s = self._left_s(self._deadline)
-        result = pending.wait(min(blocked_s, left_s))
-        if result is None:
-            self._pending = pending
-            self._record(self._pending_record(pending))
-            if left_s < blocked_s:
-                raise _Failed(f"{pending.text}: the step's deadline came before it had blocked for {_span(blocked_s)}")
-            return
-        self._record(self._result_record(pending, result))
-        took = _seconds(result.ended_ns - result.started_ns)
-        raise _Failed(f"{came_back(result)} after {took}; expected it to block for {_span(blocked_s)}")
+        result = pending.wait(min(blocks_s, left_s)) if begun and blocks_s is not None else None
+        expected = format_duration(blocks_s or 0.0)
+        if result is not None:
+            self._record(self._result_record(pending, result))
+            took = _seconds(result.ended_ns - result.started_ns)
+            raise _Failed(f"{show_result(result)} after {took}; expected it to block for {expected}")
+        self._pending = pending
+        if not begun:
+            raise _Failed(f"{pending.text} has not begun: the calling process does not respond")
+        self._record(self._pending_record(pending))
+        if blocks_s is not None and left_s < blocks_s:
+            raise _Failed(f"{pending.text}: the step's deadline passed before it had blocked for {expected}")
 
     def _returned(
-        self, pending: PendingCall, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Wanted, ...]
+        self, pending: PendingCall, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Expected, ...]
     ) -> CallResult:
         limit = self._deadline
         if modifiers.within is not None:
@@ -255,38 +250,42 @@ class Session:
             tail = "; " + expectation_text(pending.call.name, expected) if expected else ""
             raise _Failed(f"{pending.text} has not returned after {_seconds(monotonic_ns() - began_ns)}{tail}")
         self._record(self._result_record(pending, result))
-        self._judge(pending.call, result, modifiers, expected)
+        self._check(pending.call, result, modifiers, expected)
         for target, value in zip(targets, result.values, strict=False):
             self._assign(target, value)
         return result
 
-    def _judge(self, call: SystemCall, result: CallResult, modifiers: Modifiers, expected: tuple[Wanted, ...]) -> None:
+    def _check(
+        self, call: SystemCall, result: CallResult, modifiers: Modifiers, expected: tuple[Expected, ...]
+    ) -> None:
         if call.until and not result.stopped:
             ends = " or ".join(item.text for item in expected)
             if result.returned == -1:
-                raise _Failed(f"{came_back(result)}; expected it to go on until {ends}")
-            raise _Failed(f"{came_back(result)}: {result.calls} calls ({result.summary}) have not given {ends}")
+                raise _Failed(f"{show_result(result)}; expected it to go on until {ends}")
+            raise _Failed(f"{show_result(result)}: {result.calls} calls ({result.summary}) have not given {ends}")
         if not call.until:
             met = any(meets(item, call, result) for item in expected) if expected else result.returned != -1
             if not met:
                 remedy = _remedy(call, result)
-                failed = _Failed(f"{came_back(result)}{remedy}; {expectation_text(call.name, expected)}")
-                failed.unreached = "" if remedy else _destination(call, result, _NO_WAY)
+                failed = _Failed(f"{show_result(result)}{remedy}; {expectation_text(call.name, expected)}")
+                failed.unreached = "" if remedy else _destination(call, result, _UNREACHABLE)
                 failed.refused = _destination(call, result, (errno.ECONNREFUSED,))
                 raise failed
         if modifiers.after is not None:
             least_s = self._duration_s(modifiers.after)
             took_ns = result.ended_ns - result.started_ns
             if took_ns < least_s * 1e9:
-                raise _Failed(f"{came_back(result)} after {_seconds(took_ns)}; expected not before {_span(least_s)}")
+                raise _Failed(
+                    f"{show_result(result)} after {_seconds(took_ns)}; expected not before {format_duration(least_s)}"
+                )
 
     def _set_nonblocking(self, statement: Call) -> None:
-        """fcntl(fd, F_GETFL), then F_SETFL; what is expected is said of the second, or of the first when that fails."""
+        """Call fcntl(fd, F_GETFL), then F_SETFL; the expectation is for the second, or for the first if that fails."""
         fd, on = self._value(statement.arguments[0]), True
         if len(statement.arguments) > 1:
             on = bool(self._value(statement.arguments[1]))
         if self._pending is not None:
-            raise _Failed(f"set_nonblocking: {self._pending.text} is still pending in this process; `await` it before")
+            raise _Failed(f"set_nonblocking: {self._pending.text} is still pending in this process; `await` it first")
         getting = self.caller.begin(SystemCall("fcntl", (fd, CONSTANTS["F_GETFL"])))
         result = getting.wait(self._left_s(self._deadline))
         if result is None:
@@ -294,7 +293,7 @@ class Session:
             raise _Failed(f"{getting.text} has not returned")
         self._record(self._result_record(getting, result))
         if result.returned == -1:
-            self._judge(getting.call, result, statement.modifiers, self._wanted(statement.modifiers))
+            self._check(getting.call, result, statement.modifiers, self._expected(statement.modifiers))
             return
         flags = result.returned | os.O_NONBLOCK if on else result.returned & ~os.O_NONBLOCK
         self._make(statement, "fcntl", (fd, CONSTANTS["F_SETFL"], flags), {})
@@ -312,8 +311,8 @@ class Session:
             left, right = self._value(condition.left), self._value(condition.right)
             if not self._value(condition):
                 subject = render(condition.left)
-                is_what = f"{subject} is {show(left)}" if subject != show(left) else subject
-                raise _Failed(f"{is_what}; expected {condition.operator} {show(right)}")
+                found = f"{subject} is {show(left)}" if subject != show(left) else subject
+                raise _Failed(f"{found}; expected {condition.operator} {show(right)}")
         elif not self._value(condition):
             raise _Failed(f"{render(condition)} is {show(self._value(condition))}; expected it to be true")
 
@@ -327,56 +326,48 @@ class Session:
     def _left_s(self, limit: float) -> float:
         return max(limit - monotonic(), 0.0)
 
-    def _started_s(self, started_ns: int) -> float:
-        return (started_ns - self._origin_ns) / 1e9
-
     def _pending_record(self, pending: PendingCall) -> CallRecord:
-        started_ns = monotonic_ns() if pending.started_ns is None else pending.started_ns
         self._shown = pending
-        return CallRecord(
-            host=self.host,
-            process=self.process,
-            call=pending.text,
-            returned=None,
-            errno=None,
-            errno_meaning=None,
-            value=None,
-            started_s=self._started_s(started_ns),
-            duration_s=None,
-            pid=self.caller.process.pid,
-        )
+        started_ns = monotonic_ns() if pending.started_ns is None else pending.started_ns
+        return self._new_record(pending.text, started_ns)
 
     def _result_record(self, pending: PendingCall, result: CallResult) -> CallRecord:
-        failed = result.returned == -1
         started_ns = result.started_ns
         if pending is self._shown and pending.started_ns is not None:
             started_ns = pending.started_ns
-        return CallRecord(
-            host=self.host,
-            process=self.process,
-            call=result.text,
+        failed = result.returned == -1
+        return replace(
+            self._new_record(result.text, started_ns),
             returned=result.returned,
             errno=errno_name(result.errno) if failed else None,
             errno_meaning=os.strerror(result.errno) if failed else None,
             value=result.summary or None,
-            started_s=self._started_s(started_ns),
             duration_s=(result.ended_ns - started_ns) / 1e9,
             repeated=result.calls,
+        )
+
+    def _new_record(self, call: str, started_ns: int) -> CallRecord:
+        return CallRecord(
+            host=self.host,
+            process=self.process,
+            call=call,
+            returned=None,
+            errno=None,
+            errno_meaning=None,
+            value=None,
+            started_s=(started_ns - self._origin_ns) / 1e9,
+            duration_s=None,
             pid=self.caller.process.pid,
         )
 
 
 def _seconds(nanoseconds: int) -> str:
-    """`5.0 s`, and `0.3 ms` where that says more."""
+    """Return `5.0 s`, or `0.3 ms` below 100 ms."""
     return f"{nanoseconds / 1e9:.1f} s" if nanoseconds >= 100_000_000 else f"{nanoseconds / 1e6:.1f} ms"
 
 
-def _span(seconds: float) -> str:
-    return format_duration(seconds)
-
-
 def _destination(call: SystemCall, result: CallResult, errnos: Collection[int]) -> str:
-    """The address of a connect or a datagram that failed with one of the errnos; "" for other calls and answers."""
+    """Return the address of a connect or sendto that failed with one of the errnos; "" for other calls and results."""
     if result.returned != -1 or result.errno not in errnos or call.name not in ("connect", "sendto"):
         return ""
     to = call.arguments[-1]
@@ -386,10 +377,10 @@ def _destination(call: SystemCall, result: CallResult, errnos: Collection[int]) 
 
 
 def _remedy(call: SystemCall, result: CallResult) -> str:
-    """What to try, to follow what came back, where the address needs an interface that was not named; "" elsewhere."""
+    """Return what to try if the address needs an interface that is missing, to follow the result; or ""."""
     if result.returned == -1 and result.errno == errno.ENODEV and call.name == "setsockopt":
         if call.arguments[1:3] == (CONSTANTS["IPPROTO_IP"], CONSTANTS["IP_ADD_MEMBERSHIP"]):
-            return ' (no route says on which interface to join: name it, {"239.1.1.1", "eth0"})'
+            return ' (no route selects the interface to join on: name it, {"239.1.1.1", "eth0"})'
         return ""
     to = _destination(call, result, (errno.ENETUNREACH, errno.EINVAL))
     try:

@@ -1,4 +1,4 @@
-"""The calls of the language: their parameters by kind, what they give, and what each kind of parameter takes."""
+"""The calls of the language: their parameters, their results, and the values that each parameter takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Kind(StrEnum):
-    """What is known of a value before anything runs."""
+    """The kind of a value, as far as it is known before the run."""
 
     INTEGER = "a number"
     DESCRIPTOR = "a descriptor"
@@ -22,9 +22,9 @@ class Kind(StrEnum):
 
 
 class Known(NamedTuple):
-    """What is known of a name: the kind of its value; of a descriptor or an address, its family, AF_INET, if told.
+    """What is known of a value: its kind; of a descriptor or an address also the family (AF_INET).
 
-    `type` is that of a descriptor's socket: SOCK_STREAM.
+    `type` is the type of a descriptor's socket (SOCK_STREAM).
     """
 
     kind: Kind = Kind.UNKNOWN
@@ -33,7 +33,7 @@ class Known(NamedTuple):
 
 
 class Takes(NamedTuple):
-    """What a parameter takes: kinds, and the beginnings of the constants that make sense there (none: no constants)."""
+    """What a parameter takes: kinds of values, and the prefixes of valid constants (none: no constants)."""
 
     meaning: str
     kinds: tuple[Kind, ...]
@@ -45,7 +45,7 @@ _NUMBERS = (Kind.INTEGER,)
 
 
 class Wants(Enum):
-    """The kinds of parameters."""
+    """Parameters by what they take."""
 
     DESCRIPTOR = Takes("a descriptor", (Kind.DESCRIPTOR, Kind.INTEGER))
     DOMAIN = Takes("a domain, AF_...", _NUMBERS, ("AF_",))
@@ -106,9 +106,9 @@ class Wants(Enum):
 
 
 class Signature(NamedTuple):
-    """A call. `forms`: the lists of parameters that it may have; in each, the last `optional` may be left out.
+    """A call. `forms` has the possible lists of parameters; the last `optional` of each may be omitted.
 
-    `gives`: the kinds of values for the targets on the left, of which the first `fewest` must be taken if any.
+    `gives` has the kinds of the results; an assignment takes at least the first `fewest` of them.
     """
 
     forms: tuple[tuple[Wants, ...], ...]
@@ -117,11 +117,11 @@ class Signature(NamedTuple):
     optional: int = 0
     fewest: int = 1
     addrlen: bool = False
-    control: bool = False  # takes `control=`
+    control: bool = False  # accepts `control=`
     repeatable: Wants | None = None  # any number of these
 
     def form_for(self, count: int) -> tuple[Wants, ...] | None:
-        """The parameters of a call with so many arguments; None when there is no such form."""
+        """Return the parameters of a call with so many arguments; None if there is no such form."""
         if self.repeatable is not None:
             return (self.repeatable,) * count
         for form in self.forms:
@@ -130,120 +130,73 @@ class Signature(NamedTuple):
         return None
 
 
-W = Wants
+W, S = Wants, Signature
+_FD = W.DESCRIPTOR
+_DESCRIPTOR, _DATA, _LIST, _UNKNOWN = (Kind.DESCRIPTOR,), (Kind.DATA,), (Kind.LIST,), (Kind.UNKNOWN,)
+_ACCEPTED = (Kind.DESCRIPTOR, Kind.ADDRESS)
+_RECEIVED = (_FD, W.SIZE, W.MESSAGE_FLAGS)
 _SOCKET = (W.DOMAIN, W.TYPE, W.PROTOCOL)
 
-SIGNATURES: Mapping[str, Signature] = MappingProxyType(
-    {
-        "socket": Signature((_SOCKET,), "socket(AF_INET, SOCK_STREAM[, 0])", (Kind.DESCRIPTOR,), 1),
-        "socketpair": Signature(
-            (_SOCKET,), "a, b = socketpair(AF_UNIX, SOCK_STREAM[, 0])", (Kind.DESCRIPTOR, Kind.DESCRIPTOR), 1, 2
-        ),
-        "bind": Signature(((W.DESCRIPTOR, W.ADDRESS),), 'bind(s, "server:5000")', addrlen=True),
-        "listen": Signature(((W.DESCRIPTOR, W.NUMBER),), "listen(s, 5)"),
-        "accept": Signature(
-            ((W.DESCRIPTOR,),), "conn, peer = accept(s)", (Kind.DESCRIPTOR, Kind.ADDRESS), addrlen=True
-        ),
-        "accept4": Signature(
-            ((W.DESCRIPTOR, W.ACCEPT_FLAGS),),
-            "conn, peer = accept4(s, SOCK_NONBLOCK)",
-            (Kind.DESCRIPTOR, Kind.ADDRESS),
-            addrlen=True,
-        ),
-        "connect": Signature(((W.DESCRIPTOR, W.ADDRESS),), 'connect(c, "server:5000")', addrlen=True),
-        "send": Signature(((W.DESCRIPTOR, W.DATA, W.MESSAGE_FLAGS),), 'send(c, b"hello"[, MSG_...])', optional=1),
-        "recv": Signature(
-            ((W.DESCRIPTOR, W.SIZE, W.MESSAGE_FLAGS),), "data = recv(c, 100[, MSG_...])", (Kind.DATA,), 1
-        ),
-        "sendto": Signature(
-            ((W.DESCRIPTOR, W.DATA, W.ADDRESS), (W.DESCRIPTOR, W.DATA, W.MESSAGE_FLAGS, W.ADDRESS)),
-            'sendto(u, b"hello"[, MSG_...], "server:5000")',
-            addrlen=True,
-        ),
-        "recvfrom": Signature(
-            ((W.DESCRIPTOR, W.SIZE, W.MESSAGE_FLAGS),),
-            "data, addr = recvfrom(u, 100[, MSG_...])",
-            (Kind.DATA, Kind.ADDRESS),
-            1,
-            addrlen=True,
-        ),
-        "sendmsg": Signature(
-            ((W.DESCRIPTOR, W.BUFFERS, W.ADDRESS, W.MESSAGE_FLAGS),),
-            'sendmsg(s, [b"a", b"b"][, "server:5000"[, MSG_...]][, control=[{SOL_SOCKET, SCM_RIGHTS, [fd]}]])',
-            optional=2,
-            control=True,
-        ),
-        "recvmsg": Signature(
-            ((W.DESCRIPTOR, W.SIZE, W.MESSAGE_FLAGS),),
-            "data, addr, flags, control = recvmsg(s, 100[, MSG_...][, control=1024])",
-            (Kind.DATA, Kind.ADDRESS, Kind.INTEGER, Kind.LIST),
-            1,
-            addrlen=True,
-            control=True,
-        ),
-        "read": Signature(((W.DESCRIPTOR, W.SIZE),), "data = read(c, 100)", (Kind.DATA,)),
-        "write": Signature(((W.DESCRIPTOR, W.DATA),), 'write(c, b"hello")'),
-        "shutdown": Signature(((W.DESCRIPTOR, W.HOW),), "shutdown(c, SHUT_WR)"),
-        "close": Signature(((W.DESCRIPTOR,),), "close(c)"),
-        "dup": Signature(((W.DESCRIPTOR,),), "d = dup(c)", (Kind.DESCRIPTOR,)),
-        "dup2": Signature(((W.DESCRIPTOR, W.DESCRIPTOR),), "d = dup2(c, 9)", (Kind.DESCRIPTOR,)),
-        "getsockname": Signature(((W.DESCRIPTOR,),), "me = getsockname(s)", (Kind.ADDRESS,), addrlen=True),
-        "getpeername": Signature(((W.DESCRIPTOR,),), "peer = getpeername(c)", (Kind.ADDRESS,), addrlen=True),
-        "setsockopt": Signature(
-            ((W.DESCRIPTOR, W.LEVEL, W.OPTION, W.OPTION_VALUE),), "setsockopt(s, SOL_SOCKET, SO_REUSEADDR, 1)"
-        ),
-        "getsockopt": Signature(
-            ((W.DESCRIPTOR, W.LEVEL, W.OPTION, W.SIZE),),
-            "v = getsockopt(s, SOL_SOCKET, SO_ERROR[, SIZE])",
-            (Kind.UNKNOWN,),
-            1,
-        ),
-        "poll": Signature(((W.POLLED, W.TIMEOUT),), "ready = poll([c, POLLIN][, 1000])", (Kind.LIST,), 1),
-        "select": Signature(
-            ((W.DESCRIPTORS, W.DESCRIPTORS, W.DESCRIPTORS, W.TIMEOUT),),
-            'r, w, x = select([c], [], [][, "1s"])',
-            (Kind.LIST, Kind.LIST, Kind.LIST),
-            1,
-        ),
-        "fcntl": Signature(((W.DESCRIPTOR, W.COMMAND, W.COMMAND_ARGUMENT),), "flags = fcntl(c, F_GETFL)", optional=1),
-        "epoll_create1": Signature(((W.EPOLL_FLAGS,),), "e = epoll_create1(0)", (Kind.DESCRIPTOR,)),
-        "epoll_ctl": Signature(
-            ((W.DESCRIPTOR, W.EPOLL_OPERATION, W.DESCRIPTOR, W.EPOLL_EVENTS),),
-            "epoll_ctl(e, EPOLL_CTL_ADD, c, EPOLLIN)",
-            optional=1,
-        ),
-        "epoll_wait": Signature(
-            ((W.DESCRIPTOR, W.NUMBER, W.TIMEOUT),), "ready = epoll_wait(e, 10[, 1000])", (Kind.LIST,), 1
-        ),
-        "ioctl": Signature(
-            ((W.DESCRIPTOR, W.REQUEST, W.REQUEST_VALUE),),
-            'n = ioctl(c, FIONREAD) or mtu = ioctl(s, SIOCGIFMTU, "eth0")',
-            (Kind.UNKNOWN,),
-            1,
-        ),
-        "unlink": Signature(((W.PATH,),), 'unlink("/tmp/x.sock")'),
-        "getpid": Signature(((),), "getpid()"),
-        "set_nonblocking": Signature(((W.DESCRIPTOR, W.NUMBER),), "set_nonblocking(c[, False])", optional=1),
-        "setrlimit": Signature(((W.RESOURCE, W.NUMBER),), "setrlimit(RLIMIT_NOFILE, 5)"),
-        "drop_capabilities": Signature(
-            (), "drop_capabilities() or drop_capabilities(CAP_NET_BIND_SERVICE)", repeatable=W.CAPABILITY
-        ),
-    }
-)
-# Attributes of a value that is an address, and what they are.
+SIGNATURES: Mapping[str, Signature] = MappingProxyType({
+    "socket": S((_SOCKET,), "socket(AF_INET, SOCK_STREAM[, 0])", _DESCRIPTOR, 1),
+    "socketpair": S((_SOCKET,), "a, b = socketpair(AF_UNIX, SOCK_STREAM[, 0])", _DESCRIPTOR * 2, 1, 2),
+    "bind": S(((_FD, W.ADDRESS),), 'bind(s, "server:5000")', addrlen=True),
+    "listen": S(((_FD, W.NUMBER),), "listen(s, 5)"),
+    "accept": S(((_FD,),), "conn, peer = accept(s)", _ACCEPTED, addrlen=True),
+    "accept4": S(((_FD, W.ACCEPT_FLAGS),), "conn, peer = accept4(s, SOCK_NONBLOCK)", _ACCEPTED, addrlen=True),
+    "connect": S(((_FD, W.ADDRESS),), 'connect(c, "server:5000")', addrlen=True),
+    "send": S(((_FD, W.DATA, W.MESSAGE_FLAGS),), 'send(c, b"hello"[, MSG_...])', optional=1),
+    "recv": S((_RECEIVED,), "data = recv(c, 100[, MSG_...])", _DATA, 1),
+    "sendto": S(
+        ((_FD, W.DATA, W.ADDRESS), (_FD, W.DATA, W.MESSAGE_FLAGS, W.ADDRESS)),
+        'sendto(u, b"hello"[, MSG_...], "server:5000")', addrlen=True,
+    ),
+    "recvfrom": S(
+        (_RECEIVED,), "data, addr = recvfrom(u, 100[, MSG_...])", (Kind.DATA, Kind.ADDRESS), 1, addrlen=True
+    ),
+    "sendmsg": S(
+        ((_FD, W.BUFFERS, W.ADDRESS, W.MESSAGE_FLAGS),),
+        'sendmsg(s, [b"a", b"b"][, "server:5000"[, MSG_...]][, control=[{SOL_SOCKET, SCM_RIGHTS, [fd]}]])',
+        optional=2, control=True,
+    ),
+    "recvmsg": S(
+        (_RECEIVED,), "data, addr, flags, control = recvmsg(s, 100[, MSG_...][, control=1024])",
+        (Kind.DATA, Kind.ADDRESS, Kind.INTEGER, Kind.LIST), 1, addrlen=True, control=True,
+    ),
+    "read": S(((_FD, W.SIZE),), "data = read(c, 100)", _DATA),
+    "write": S(((_FD, W.DATA),), 'write(c, b"hello")'),
+    "shutdown": S(((_FD, W.HOW),), "shutdown(c, SHUT_WR)"),
+    "close": S(((_FD,),), "close(c)"),
+    "dup": S(((_FD,),), "d = dup(c)", _DESCRIPTOR),
+    "dup2": S(((_FD, _FD),), "d = dup2(c, 9)", _DESCRIPTOR),
+    "getsockname": S(((_FD,),), "me = getsockname(s)", (Kind.ADDRESS,), addrlen=True),
+    "getpeername": S(((_FD,),), "peer = getpeername(c)", (Kind.ADDRESS,), addrlen=True),
+    "setsockopt": S(((_FD, W.LEVEL, W.OPTION, W.OPTION_VALUE),), "setsockopt(s, SOL_SOCKET, SO_REUSEADDR, 1)"),
+    "getsockopt": S(
+        ((_FD, W.LEVEL, W.OPTION, W.SIZE),), "v = getsockopt(s, SOL_SOCKET, SO_ERROR[, SIZE])", _UNKNOWN, 1
+    ),
+    "poll": S(((W.POLLED, W.TIMEOUT),), "ready = poll([c, POLLIN][, 1000])", _LIST, 1),
+    "select": S((((W.DESCRIPTORS,) * 3 + (W.TIMEOUT,)),), 'r, w, x = select([c], [], [][, "1s"])', _LIST * 3, 1),
+    "fcntl": S(((_FD, W.COMMAND, W.COMMAND_ARGUMENT),), "flags = fcntl(c, F_GETFL)", optional=1),
+    "epoll_create1": S(((W.EPOLL_FLAGS,),), "e = epoll_create1(0)", _DESCRIPTOR),
+    "epoll_ctl": S(
+        ((_FD, W.EPOLL_OPERATION, _FD, W.EPOLL_EVENTS),), "epoll_ctl(e, EPOLL_CTL_ADD, c, EPOLLIN)", optional=1
+    ),
+    "epoll_wait": S(((_FD, W.NUMBER, W.TIMEOUT),), "ready = epoll_wait(e, 10[, 1000])", _LIST, 1),
+    "ioctl": S(
+        ((_FD, W.REQUEST, W.REQUEST_VALUE),), 'n = ioctl(c, FIONREAD) or mtu = ioctl(s, SIOCGIFMTU, "eth0")',
+        _UNKNOWN, 1,
+    ),
+    "unlink": S(((W.PATH,),), 'unlink("/tmp/x.sock")'),
+    "getpid": S(((),), "getpid()"),
+    "set_nonblocking": S(((_FD, W.NUMBER),), "set_nonblocking(c[, False])", optional=1),
+    "setrlimit": S(((W.RESOURCE, W.NUMBER),), "setrlimit(RLIMIT_NOFILE, 5)"),
+    "drop_capabilities": S(
+        (), "drop_capabilities() or drop_capabilities(CAP_NET_BIND_SERVICE)", repeatable=W.CAPABILITY
+    ),
+})  # fmt: skip
+# Attributes of an address and their kinds.
 ADDRESS_ATTRIBUTES: Mapping[str, Kind] = MappingProxyType(
-    {
-        "host": Kind.TEXT,
-        "port": Kind.INTEGER,
-        "addrlen": Kind.INTEGER,
-        "family": Kind.INTEGER,
-        "path": Kind.TEXT,
-        "name": Kind.TEXT,
-        "flowinfo": Kind.INTEGER,
-        "scope_id": Kind.INTEGER,
-        "ifname": Kind.TEXT,
-        "protocol": Kind.INTEGER,
-        "pkttype": Kind.INTEGER,
-        "hwaddr": Kind.TEXT,
-    }
+    dict.fromkeys(("host", "path", "name", "ifname", "hwaddr"), Kind.TEXT)
+    | dict.fromkeys(("port", "addrlen", "family", "flowinfo", "scope_id", "protocol", "pkttype"), Kind.INTEGER)
 )

@@ -1,8 +1,4 @@
-"""The call language's statements and expressions as values. Lines and columns count from 0, within the text parsed.
-
-Named tuples, here and elsewhere in the calls: a dozen of them is made in the time of one dataclass, and every run of
-labctl loads them.
-"""
+"""Statements and expressions of the call language. Lines and columns count from 0, within the parsed text."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Span(NamedTuple):
-    """Where something stands: its first line and column, and its length in characters (on that line)."""
+    """A place in the text: line, column, and length in characters on that line."""
 
     line: int
     column: int
@@ -58,14 +54,14 @@ class Integer(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A string; `${name}` in it is replaced when it is evaluated."""
+    """A string; evaluation substitutes `${name}` in it."""
 
     span: Span
     value: str
 
 
 class Data(NamedTuple):
-    """Bytes; `${name}` in them is replaced when they are evaluated."""
+    """Bytes; evaluation substitutes `${name}` in them."""
 
     span: Span
     value: bytes
@@ -77,21 +73,21 @@ class ListOf(NamedTuple):
 
 
 class StructOf(NamedTuple):
-    """`{1, 0}` or `{l_onoff=1, l_linger=0}`: the names are "" where only the place tells which member it is."""
+    """`{1, 0}` or `{l_onoff=1, l_linger=0}`; members without names have the name ""."""
 
     span: Span
     members: tuple[tuple[str, Expression], ...]
 
 
 class Name(NamedTuple):
-    """A name that was assigned, or a constant."""
+    """An assigned name, or a constant."""
 
     span: Span
     name: str
 
 
 class Variable(NamedTuple):
-    """`$name`: a scenario variable's value as it is; `${name}` (`is_text`): its text, read as an expression."""
+    """`$name`: the value of a scenario variable; `${name}` (`is_text`): its text, parsed as an expression."""
 
     span: Span
     name: str
@@ -122,7 +118,7 @@ class Negative(NamedTuple):
 
 
 class Attribute(NamedTuple):
-    """`peer.port`; `span` is the attribute's own."""
+    """`peer.port`; `span` is the place of the attribute."""
 
     span: Span
     value: Expression
@@ -172,7 +168,7 @@ BYTE_ORDER = ("htons", "htonl", "ntohs", "ntohl")
 
 
 class Duration(NamedTuple):
-    """`200ms`, or a scenario variable that holds such a text."""
+    """`200ms`, or a scenario variable with such a text."""
 
     span: Span
     seconds: float
@@ -180,7 +176,7 @@ class Duration(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """`-> blocks 200ms`: not returned after that time; the call stays pending."""
+    """`-> blocks 200ms`: the call must not return within that time; it stays pending."""
 
     span: Span
     duration: Duration
@@ -196,7 +192,7 @@ Alternative = Expression | Blocks | StaysPending
 
 
 class Target(NamedTuple):
-    """What stands on the left of `=`: a name, or with `is_variable` a scenario variable `$name`."""
+    """The left side of `=`: a name, or with `is_variable` a scenario variable `$name`."""
 
     span: Span
     name: str
@@ -210,7 +206,7 @@ class Keyword(NamedTuple):
 
 
 class Modifiers(NamedTuple):
-    """What is said of a call's outcome and time, behind it."""
+    """What follows a call: its expected outcome and time."""
 
     expected: tuple[Alternative, ...] = ()  # after `->`
     until: tuple[Expression, ...] = ()
@@ -219,10 +215,10 @@ class Modifiers(NamedTuple):
 
 
 class Call(NamedTuple):
-    """`name` stands at `span`."""
+    """`span` is the place of `name`."""
 
     span: Span
-    text: str  # the statement, for people
+    text: str  # the statement, for messages
     targets: tuple[Target, ...]
     name: str
     arguments: tuple[Expression, ...]
@@ -254,8 +250,8 @@ Statement = Call | Await | Assign | Assert
 
 
 class Program(NamedTuple):
-    """The statements that could be read, in order, and what was wrong with the others."""
+    """The statements that parse, in order, and the mistakes in the others."""
 
     statements: tuple[Statement, ...]
     problems: tuple[Problem, ...] = ()
-    lost_words: frozenset[str] = frozenset()  # of the statements left out: what they would have assigned is not known
+    skipped_words: frozenset[str] = frozenset()  # of the statements with mistakes, which may have assigned them

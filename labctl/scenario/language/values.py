@@ -1,6 +1,6 @@
-"""The typed values of calls, checked before anything runs: options, control messages, and the structures in them.
+"""Check the typed values of calls before the run: options, control messages, and the structures in them.
 
-What is known of an expression comes from the checker; a value that only the run will show is not judged here.
+The checker supplies what is known of an expression. A value that is known only at run time is not checked.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple
 
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS, TCP_STATES
 from labctl.lab.agent.options import (
@@ -39,7 +38,7 @@ from labctl.scenario.language.syntax import (
     ListOf,
     Name,
     Negative,
-    Span,
+    Problem,
     StaysPending,
     StructOf,
     Text,
@@ -63,7 +62,7 @@ _TAKES: Mapping[ValueKind, tuple[Kind, ...]] = {
     ValueKind.MULTICAST_IF: (Kind.TEXT, *_AGGREGATES),
     ValueKind.FILTER: (Kind.LIST,),
 }
-# What getsockopt gives; a type that is not here is not judged.
+# The results of getsockopt; types that are not here are not checked.
 _READS: Mapping[ValueKind, tuple[Kind, ...]] = {
     ValueKind.NUMBER: _NUMBERS,
     ValueKind.WIDE: _NUMBERS,
@@ -71,7 +70,7 @@ _READS: Mapping[ValueKind, tuple[Kind, ...]] = {
     ValueKind.DURATION: _NUMBERS,
     ValueKind.STRUCT: _AGGREGATES,
 }
-# What a socket must be for the options of a level: families, and types.
+# The socket families and types that the options of a level need.
 _LEVEL_NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "IPPROTO_IP": (("AF_INET", "AF_INET6"), ()),
     "IPPROTO_IPV6": (("AF_INET6",), ()),
@@ -82,14 +81,6 @@ _LEVEL_NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-class Mistake(NamedTuple):
-    """What is wrong with a value, and where."""
-
-    span: Span
-    message: str
-    hint: str = ""
-
-
 KnownOf = Callable[[Expression], Known]
 
 
@@ -98,14 +89,14 @@ def _what_is_read(kind: ValueType) -> str:
 
 
 def constant(expression: Expression, names: Mapping[str, Known]) -> str:
-    """The constant that the expression is, "" when it is none."""
+    """Return the name of the constant that the expression is; "" if it is none."""
     if isinstance(expression, Name) and expression.name in CONSTANTS and expression.name not in names:
         return expression.name
     return ""
 
 
 def constants_in(expression: Expression) -> list[Name]:
-    """The names in an expression of numbers."""
+    """Return the names in an expression of numbers."""
     if isinstance(expression, Name):
         return [expression]
     if isinstance(expression, Binary):
@@ -114,7 +105,7 @@ def constants_in(expression: Expression) -> list[Name]:
 
 
 def may_fail(call: Call) -> bool:
-    """Whether the scenario expects, or may expect, that the call fails: then the kernel is asked."""
+    """Return whether the scenario may expect the call to fail: then the kernel decides, not the checker."""
     expected = (*call.modifiers.expected, *call.modifiers.until)
     return any(
         isinstance(item, Negative | Variable) or (isinstance(item, Name) and item.name in ERRNOS) for item in expected
@@ -122,22 +113,22 @@ def may_fail(call: Call) -> bool:
 
 
 class ValueChecker:
-    """Judges values by their types. `known_of` tells what is known of an expression; `hosts` may be named."""
+    """Checks values by their types. `known_of` returns what is known of an expression; `hosts` are valid names."""
 
     def __init__(self, known_of: KnownOf, names: Mapping[str, Known], hosts: frozenset[str] | None) -> None:
         self.known_of = known_of
         self.names = names
         self.hosts = hosts
 
-    def option(self, call: Call, socket: Known) -> Iterator[Mistake]:
-        """Everything wrong with the level, the option and the value of setsockopt or getsockopt."""
+    def option(self, call: Call, socket: Known) -> Iterator[Problem]:
+        """Yield every problem with the level, the option and the value of setsockopt or getsockopt."""
         _, level_given, option_given, *rest = call.arguments
         level, name = constant(level_given, self.names), constant(option_given, self.names)
         number = CONSTANTS.get(level) if level else level_given.value if isinstance(level_given, Integer) else None
         option = OPTIONS.get(name)
         if name and option is None:
             if number is None or option_at(number, CONSTANTS[name]) is not None:
-                yield Mistake(option_given.span, f"{call.name}: `{name}` is no option", "")
+                yield Problem(option_given.span, f"{call.name}: `{name}` is not an option")
             return
         if option is None:
             if number is not None and isinstance(option_given, Integer):
@@ -147,7 +138,7 @@ class ValueChecker:
         elif number is not None and number not in option.levels and not may_fail(call):
             levels = " and ".join(level_name(each) for each in option.levels)
             problem = f"{call.name}: {name} is an option of {levels}, not of {level or number}"
-            yield Mistake(level_given.span, problem, f"write {levels.partition(' ')[0]}")
+            yield Problem(level_given.span, problem, f"write {levels.partition(' ')[0]}")
             return
         if not may_fail(call):
             yield from self._socket_for(call, option, socket)
@@ -158,8 +149,8 @@ class ValueChecker:
                 if not isinstance(item, Blocks | StaysPending):
                     yield from self._read(option.name, option.type, item)
 
-    def _read(self, name: str, kind: ValueType, expected: Expression) -> Iterator[Mistake]:
-        """An expected value that the option cannot have, as it is of another kind."""
+    def _read(self, name: str, kind: ValueType, expected: Expression) -> Iterator[Problem]:
+        """Yield a problem if the option cannot have the expected value because its kind differs."""
         reads = _READS.get(kind.kind)
         found = self.known_of(expected).kind
         if reads is None or found is Kind.UNKNOWN or constant(expected, self.names):
@@ -168,77 +159,77 @@ class ValueChecker:
             return
         if found not in reads:
             usage = f"write `-> {kind.usage}`" if kind.usage and kind.kind is not ValueKind.DURATION else ""
-            yield Mistake(expected.span, f"getsockopt: {name} is {_what_is_read(kind)}, never {found}", usage)
+            yield Problem(expected.span, f"getsockopt: {name} is {_what_is_read(kind)}, never {found}", usage)
         elif kind.struct is not None:
             yield from self.members(name, kind.struct, expected, kind.usage)
 
-    def _socket_for(self, call: Call, option: Option, socket: Known) -> Iterator[Mistake]:
+    def _socket_for(self, call: Call, option: Option, socket: Known) -> Iterator[Problem]:
         needs = [_LEVEL_NEEDS[name] for level in option.levels if (name := level_name(level)) in _LEVEL_NEEDS]
         for given, choices in ((socket.family, 0), (socket.type, 1)):
             allowed = {choice for need in needs for choice in need[choices]}
             if given and allowed and given not in allowed:
                 wanted = " or ".join(sorted(allowed))
-                problem = f"{call.name}: {option.name} is for sockets of {wanted}, and this one is of {given}"
-                yield Mistake(call.arguments[2].span, problem, "expect the errno if that is what you want to see")
+                problem = f"{call.name}: {option.name} is for sockets of {wanted}; this is a socket of {given}"
+                yield Problem(call.arguments[2].span, problem, "or expect the errno")
                 return
 
-    def request(self, call: Call) -> Iterator[Mistake]:
-        """Everything wrong with what a request of ioctl is given."""
+    def request(self, call: Call) -> Iterator[Problem]:
+        """Yield every problem with the argument of an ioctl request."""
         name = constant(call.arguments[1], self.names)
         if not name:
             return
         request = ioctl_request(CONSTANTS[name])
         if request.name.startswith("0x"):
-            yield Mistake(call.arguments[1].span, f"ioctl: labctl cannot make the request {name}", "see the reference")
+            yield Problem(call.arguments[1].span, f"ioctl: labctl cannot make the request {name}", "see the reference")
         elif len(call.arguments) < 3:
             if request.usage:
-                yield Mistake(call.span, f"ioctl: {name} takes {request.usage}", f"ioctl(s, {name}, {request.usage})")
+                yield Problem(call.span, f"ioctl: {name} takes {request.usage}", f"ioctl(s, {name}, {request.usage})")
         else:
             kind = self.known_of(call.arguments[2]).kind
             if kind not in (Kind.UNKNOWN, *_request_kinds(request)):
                 hint = f"write {request.usage}" if request.usage else "it takes nothing"
-                yield Mistake(call.arguments[2].span, f"ioctl: {name} does not take {kind}", hint)
+                yield Problem(call.arguments[2].span, f"ioctl: {name} does not take {kind}", hint)
 
-    def control(self, messages: Expression) -> Iterator[Mistake]:
-        """Everything wrong with the control messages of sendmsg."""
+    def control(self, messages: Expression) -> Iterator[Problem]:
+        """Yield every problem with the control messages of sendmsg."""
         kind = self.known_of(messages).kind
         if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.DATA):
-            yield Mistake(messages.span, f"control= takes a list of control messages, not {kind}", f"[{CMSG.usage}]")
+            yield Problem(messages.span, f"control= takes a list of control messages, not {kind}", f"[{CMSG.usage}]")
         if not isinstance(messages, ListOf):
             return
         for message in messages.items:
             if not isinstance(message, StructOf | ListOf):
                 kind = self.known_of(message).kind
                 if kind not in (Kind.UNKNOWN, *_AGGREGATES):
-                    yield Mistake(message.span, f"a control message is {{level, type, data}}, not {kind}", CMSG.usage)
+                    yield Problem(message.span, f"a control message is {{level, type, data}}, not {kind}", CMSG.usage)
                 continue
             members = _members(message, CMSG)
             if set(members) != {"cmsg_level", "cmsg_type", "cmsg_data"}:
-                yield Mistake(message.span, "a control message has three members: level, type and data", CMSG.usage)
+                yield Problem(message.span, "a control message has three members: level, type and data", CMSG.usage)
                 continue
             yield from self._control_message(members)
 
-    def _control_message(self, members: Mapping[str, Expression]) -> Iterator[Mistake]:
+    def _control_message(self, members: Mapping[str, Expression]) -> Iterator[Problem]:
         level, name = constant(members["cmsg_level"], self.names), constant(members["cmsg_type"], self.names)
         option = CONTROL.get(name)
         if name and option is None:
             if name.startswith("SCM_") or name in OPTIONS or not name.startswith(("SO_", "IP")):
-                yield Mistake(
-                    members["cmsg_type"].span, f"`{name}` is no type of control messages", "such as SCM_RIGHTS"
+                yield Problem(
+                    members["cmsg_type"].span, f"`{name}` is not a type of control message", "such as SCM_RIGHTS"
                 )
         elif option is not None:
             if level and CONSTANTS[level] not in option.levels:
                 right = level_name(option.levels[0])
-                yield Mistake(members["cmsg_level"].span, f"{name} belongs to the level {right}, not {level}", "")
+                yield Problem(members["cmsg_level"].span, f"{name} belongs to the level {right}, not {level}")
             yield from self.value(name, option.type, members["cmsg_data"])
 
-    def value(self, name: str, kind: ValueType, argument: Expression) -> Iterator[Mistake]:
-        """Everything wrong with a value of that type; bytes are passed on as they are."""
+    def value(self, name: str, kind: ValueType, argument: Expression) -> Iterator[Problem]:
+        """Yield every problem with a value of that type; bytes are passed unchecked."""
         found = self.known_of(argument).kind
         if found in (Kind.UNKNOWN, Kind.DATA):
             return
         if found not in _TAKES[kind.kind]:
-            yield Mistake(argument.span, f"{name} takes {kind.meaning}, not {found}", f"write {kind.usage}")
+            yield Problem(argument.span, f"{name} takes {kind.meaning}, not {found}", f"write {kind.usage}")
             return
         match kind.kind:
             case ValueKind.NUMBER if kind.names:
@@ -256,13 +247,13 @@ class ValueChecker:
                 for item in argument.items:
                     if (inner := self.known_of(item).kind) not in (Kind.UNKNOWN, *_NUMBERS):
                         what = "descriptors" if name == "SCM_RIGHTS" else "numbers"
-                        yield Mistake(item.span, f"{name} takes a list of {what}, and this is {inner}", "")
+                        yield Problem(item.span, f"{name} takes a list of {what}; this is {inner}")
             case ValueKind.FILTER if isinstance(argument, ListOf):
                 for item in argument.items:
                     yield from self.members(name, SOCK_FILTER, item, kind.usage)
 
-    def members(self, name: str, kind: StructType, argument: Expression, usage: str) -> Iterator[Mistake]:
-        """Everything wrong with the members of a structure that is written out."""
+    def members(self, name: str, kind: StructType, argument: Expression, usage: str) -> Iterator[Problem]:
+        """Yield every problem with the members of a literal structure."""
         if not isinstance(argument, StructOf | ListOf):
             return
         given = _members(argument, kind)
@@ -270,16 +261,16 @@ class ValueChecker:
         unknown = [member for member in given if member not in known]
         if unknown:
             has = ", ".join(field.name for field in kind.fields)
-            yield Mistake(argument.span, f"{name}: {kind.name} has no member {unknown[0]}", f"it has {has}")
+            yield Problem(argument.span, f"{name}: {kind.name} has no member {unknown[0]}", f"it has {has}")
             return
         positional = isinstance(argument, ListOf) or not argument.members or not argument.members[0][0]
         if len(given) < (kind.required if positional else min(kind.required, 1)):
-            yield Mistake(argument.span, f"{name}: {kind.name} lacks members", f"write {usage}")
+            yield Problem(argument.span, f"{name}: {kind.name} lacks members", f"write {usage}")
         for field in kind.fields:
             if (item := given.get(field.name)) is not None:
                 yield from self._member(name, field, item)
 
-    def _member(self, name: str, field: Field, item: Expression) -> Iterator[Mistake]:
+    def _member(self, name: str, field: Field, item: Expression) -> Iterator[Problem]:
         kind, code = self.known_of(item).kind, field.code
         if kind in (Kind.UNKNOWN, Kind.DATA):
             return
@@ -305,9 +296,9 @@ class ValueChecker:
             if not wrong and field.names:
                 yield from self._constants(f"{name}: {field.name}", field.names, item)
         if wrong:
-            yield Mistake(item.span, f"{name}: {field.name} cannot be {kind}", wants(field))
+            yield Problem(item.span, f"{name}: {field.name} cannot be {kind}", wants(field))
 
-    def _address(self, name: str, field: Field, item: Expression, text: str) -> Iterator[Mistake]:
+    def _address(self, name: str, field: Field, item: Expression, text: str) -> Iterator[Problem]:
         address: IPv4Address | IPv6Address | None
         try:
             address = ip_address(text)
@@ -318,20 +309,20 @@ class ValueChecker:
             group = field.code.startswith("group")
             # An interface's name may stand where struct ip_mreqn has an address.
             if group or (field.name != "imr_address" and self.hosts is not None and text not in self.hosts):
-                what = "multicast address" if group else "address or host"
-                yield Mistake(item.span, f'{name}: {field.name}: "{text}" is no {what}', "")
+                what = "a multicast address" if group else "an address or a host"
+                yield Problem(item.span, f'{name}: {field.name}: "{text}" is not {what}')
         elif address.version != version:
-            yield Mistake(item.span, f"{name}: {field.name}: {text} is no IPv{version} address", "")
+            yield Problem(item.span, f"{name}: {field.name}: {text} is not an IPv{version} address")
         elif field.code.startswith("group") and not address.is_multicast:
             example = "239.1.1.1" if version == 4 else "ff05::1"
-            yield Mistake(item.span, f"{name}: {text} is no multicast address", f"such as {example}")
+            yield Problem(item.span, f"{name}: {text} is not a multicast address", f"such as {example}")
 
-    def _constants(self, what: str, prefix: str, argument: Expression) -> Iterator[Mistake]:
+    def _constants(self, what: str, prefix: str, argument: Expression) -> Iterator[Problem]:
         allowed = TCP_STATES if prefix == "TCP_" else (prefix,)
         for name in constants_in(argument):
             is_other = constant(name, self.names) and not name.name.startswith(allowed)
             if is_other and not (prefix == "E" and name.name in ERRNOS):
-                yield Mistake(name.span, f"{what}: `{name.name}` is no value of it", f"it takes {prefix}...")
+                yield Problem(name.span, f"{what}: `{name.name}` is not a valid value", f"it takes {prefix}...")
 
 
 def _request_kinds(request: Request) -> tuple[Kind, ...]:
@@ -340,20 +331,20 @@ def _request_kinds(request: Request) -> tuple[Kind, ...]:
     return (Kind.TEXT,) if request.gives and request.code != "name" else _AGGREGATES
 
 
-def _duration(name: str, argument: Expression) -> Iterator[Mistake]:
+def _duration(name: str, argument: Expression) -> Iterator[Problem]:
     from labctl.units import duration_s
 
     if isinstance(argument, Integer) and argument.value:
-        yield Mistake(argument.span, f"{name}: a timeout carries its unit", f'write "{argument.value}ms"')
+        yield Problem(argument.span, f"{name}: a timeout needs a unit", f'write "{argument.value}ms"')
     if isinstance(argument, Text) and "${" not in argument.value:
         try:
             duration_s(argument.value)
         except ValueError as error:
-            yield Mistake(argument.span, f"{name}: {error}", "")
+            yield Problem(argument.span, f"{name}: {error}")
 
 
 def _members(argument: StructOf | ListOf, kind: StructType) -> dict[str, Expression]:
-    """The members by name; those beyond the structure's have a number as name."""
+    """Return the members by name; those beyond the structure have a number as name."""
     items = argument.members if isinstance(argument, StructOf) else tuple(("", item) for item in argument.items)
     names = [field.name for field in kind.fields]
     return {

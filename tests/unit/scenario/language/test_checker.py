@@ -102,10 +102,10 @@ def test_everything_in_the_grammar_is_accepted() -> None:
         ("close(q)", 6, "`q` has not been assigned", ""),
         (S + "conn = accept(ss)", 14, "`ss` has not been assigned", ""),
         (S + 'connect(s, "sever:80")', 11, "there is no host `sever`", "did you mean `server`?"),
-        (S + 'connect(s, "server")', 11, '"server" is no address', 'write "HOST:PORT"'),
-        (S + 'connect(s, "server:99999")', 11, '"server:99999": `99999` is no port', "a number from 0 to 65535"),
-        (S + 'connect(s, "server:http")', 11, '"server:http": `http` is no port', ""),
-        (S + "connect(s, AF_INET)", 11, "connect: `AF_INET` is no address", "AF_UNSPEC alone"),
+        (S + 'connect(s, "server")', 11, '"server" is not an address', 'write "HOST:PORT"'),
+        (S + 'connect(s, "server:99999")', 11, '"server:99999": `99999` is not a port', "a number from 0 to 65535"),
+        (S + 'connect(s, "server:http")', 11, '"server:http": `http` is not a port', ""),
+        (S + "connect(s, AF_INET)", 11, "connect: `AF_INET` is not an address", "AF_UNSPEC is the only"),
         (S + "connect(s, 5)", 11, "connect: expected an address", ""),
         (
             S + 'connect(s, "server:1") -> ECONREFUSED',
@@ -113,23 +113,23 @@ def test_everything_in_the_grammar_is_accepted() -> None:
             "there is no errno `ECONREFUSED`",
             "did you mean `ECONNREFUSED`",
         ),
-        (S + 'send(s, b"x") -> b"x"', 17, "this call gives no bytes", "`-> N` compares"),
-        (S + 'recv(s, 10) -> "x"', 15, "a call gives no text", 'bytes are written b"..."'),
-        (S + "a, b, c = accept(s)", 0, "accept gives 1 to 2 values, not 3", "conn, peer = accept(s)"),
-        ("a = socketpair(AF_UNIX, SOCK_STREAM)", 0, "socketpair gives 2 values, not 1", "a, b = socketpair"),
+        (S + 'send(s, b"x") -> b"x"', 17, "this call returns no bytes", "`-> N` compares"),
+        (S + 'recv(s, 10) -> "x"', 15, "a call returns no text", 'bytes are written b"..."'),
+        (S + "a, b, c = accept(s)", 0, "accept returns 1 to 2 values, not 3", "conn, peer = accept(s)"),
+        ("a = socketpair(AF_UNIX, SOCK_STREAM)", 0, "socketpair returns 2 values, not 1", "a, b = socketpair"),
         ("x = await", 4, "no call of this process is pending", "`-> blocks` or `-> pending`"),
-        (S + "c = accept(s) -> pending", 0, "a call that stays pending gives no value", "take it later: c = await"),
+        (S + "c = accept(s) -> pending", 0, "a call that stays pending returns no value", "take it later: c = await"),
         (S + "recv(s, 10, addrlen=4)", 12, "recv has no argument `addrlen=`", "allowed: none"),
         (S + "accept(s, addlen=4)", 10, "accept has no argument `addlen=`", "allowed: only `addrlen`"),
         (S + "x = $prot", 4, "there is no scenario variable `prot`", "did you mean `port`?"),
         (S + 'connect(s, "server:${prot}")', 11, "there is no scenario variable `prot`", "did you mean `port`?"),
         (S + "me = getsockname(s)\nassert me.prot == 5", 10, "an address has no `.prot`", "did you mean `port`?"),
         (S + "assert s.port == 5", 9, "a descriptor has no `.port`", ""),
-        ('x = b"a" + 5', 9, "`+` does not go between bytes and a number", ""),
-        ("EAGAIN = 5", 0, "`EAGAIN` is a constant and cannot be assigned", ""),
+        ('x = b"a" + 5', 9, "`+` does not take bytes and a number", ""),
+        ("EAGAIN = 5", 0, "cannot assign `EAGAIN`: it is a constant", ""),
         (S + 'poll([s, POLLIN], "1")', 18, "the duration `1` has no unit", ""),
         (S + "poll(s)", 5, "poll: expected a list such as [c, POLLIN], got a descriptor", ""),
-        (S + 'recv(s, 1) until b"" -> 0', 17, "`until` and `->` do not go together", ""),
+        (S + 'recv(s, 1) until b"" -> 0', 17, "a call takes `until` or `->`, not both", ""),
         ("drop_capabilities(NET_RAW)", 18, "there is no constant `NET_RAW`", ""),
     ],
 )
@@ -162,7 +162,7 @@ close(nothing)
 
 def test_another_call_while_one_is_pending_is_told_once() -> None:
     found = problems(S + "accept(s) -> blocks\nclose(s)\nclose(s)\nawait\nclose(s)")
-    assert [(problem.line, problem.hint) for problem in found] == [(2, "`await` it before")]
+    assert [(problem.line, problem.hint) for problem in found] == [(2, "`await` it first")]
 
 
 def test_names_variables_and_the_pending_call_persist_from_step_to_step() -> None:

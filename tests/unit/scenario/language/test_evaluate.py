@@ -54,13 +54,13 @@ def test_an_expression_has_this_value(text: str, expected: Value) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("cut.host", "only 4 of its 16 bytes are there"),
+        ("cut.host", "it has only 4 of its 16 bytes"),
         ("n.port", "3 has no `.port`"),
         ("nobody", "`nobody` has not been assigned"),
         ("$nothing", "the scenario variable `nothing` has not been set"),
         ("[1][4]", "there are only 1"),
         ('b"x" * 999999999', "too large"),
-        ('"a" - 1', "`-` does not go between"),
+        ('"a" - 1', "`-` does not take"),
         ('"a" < 1', "have no order"),
         ("len(3)", "3 has no length"),
     ],
