@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import leaks, workers
+from tests import leaks, other_users, workers
 from tests.skips import is_refused
 
 if TYPE_CHECKING:
@@ -165,6 +165,13 @@ def machine_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with leaks.nothing_left_behind():
         yield
+
+
+@pytest.fixture(scope="session")
+def checkout_for_others() -> Iterator[other_users.Checkout]:
+    """A checkout that the users whom root becomes can use."""
+    with other_users.checkout_for_others() as checkout:
+        yield checkout
 
 
 @pytest.fixture(scope="session")

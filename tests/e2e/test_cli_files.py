@@ -283,8 +283,8 @@ def test_doctor_fix_allows_namespaces_again_where_a_limit_forbids_them() -> None
     # A user namespace has limits of its own, which its root may change.
     script = f"""
         echo 0 >/proc/sys/user/max_net_namespaces || exit 77
-        {LABCTL} doctor >/dev/null && exit 1
-        {LABCTL} doctor --fix && cat /proc/sys/user/max_net_namespaces && {LABCTL} doctor --fix
+        "{LABCTL}" doctor >/dev/null && exit 1
+        "{LABCTL}" doctor --fix && cat /proc/sys/user/max_net_namespaces && "{LABCTL}" doctor --fix
     """
     ran = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],

@@ -257,7 +257,7 @@ def test_an_interrupted_run_of_many_counts_what_was_not_run(tmp_path: Path) -> N
 
 def test_a_reader_that_goes_away_gives_no_traceback(suite: Path) -> None:
     for arguments in (f"run {suite}", "examples", "plan star:30", "schema scenario", "--help"):
-        command = ["sh", "-c", f"{LABCTL} {arguments} | head -1"]
+        command = ["sh", "-c", f'"{LABCTL}" {arguments} | head -1']
         ran = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S)
         assert ran.stderr == "", arguments
         assert len(ran.stdout.splitlines()) == 1, arguments

@@ -12,7 +12,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from labctl.lab.client.state_dir import SOCKET
 from labctl.lab.keeper.file_tree import run_directories
 from tests.integration.detached import ROOT, becomes, name_of_lab, running
 from tests.labs import output, pair_plan, run, shell
+from tests.other_users import Checkout
 from tests.skips import for_ordinary_users, for_root
 
 HERS, HIS = 40_000 + os.getpid() % 10_000, 50_000 + os.getpid() % 10_000  # users that this machine knows nothing of
@@ -57,10 +57,9 @@ LABCTL = "import sys; from labctl.cli.main import main; sys.argv[0] = 'labctl'; 
 
 @dataclass(frozen=True, slots=True)
 class OtherUsers:
-    """Users of this machine who run Python and labctl from a checkout and its .venv."""
+    """Users of this machine who run Python and labctl."""
 
-    checkout: Path
-    interpreter: Path
+    checkout: Checkout
 
     def labctl(self, user: int, *words: str, state: Path | None = None) -> subprocess.CompletedProcess[str]:
         """The command, run by that user."""
@@ -73,8 +72,8 @@ class OtherUsers:
         self, user: int, script: str, *words: str, pass_fds: tuple[int, ...] = (), env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.interpreter, "-c", script, *words],
-            cwd=self.checkout,
+            [self.checkout.interpreter, "-c", script, *words],
+            cwd=self.checkout.folder,
             env=env,
             user=user,
             group=user,
@@ -86,29 +85,10 @@ class OtherUsers:
             timeout=60,
         )
 
-    def are_able(self) -> bool:
-        """Whether they can read the checkout and its interpreter."""
-        try:
-            return self.python(HERS, "import labctl.lab.client.handle").returncode == 0
-        except PermissionError:
-            return False
 
-
-@pytest.fixture(scope="module")
-def others() -> Iterator[OtherUsers]:
-    """Other users, with a copy of this checkout where they cannot reach it, as in root's home."""
-    here = OtherUsers(ROOT, Path(sys.executable))
-    if here.are_able():
-        yield here
-        return
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="labctl-copy-") as folder:
-        os.chmod(folder, 0o755)
-        copy = Path(folder) / "checkout"
-        subprocess.run([ROOT / "tools" / "test-copy", copy], check=True, capture_output=True, timeout=300)
-        there = OtherUsers(copy, copy / ".venv" / "bin" / "python")
-        if not there.are_able():
-            pytest.skip(f"another user cannot execute {there.interpreter.resolve()}")
-        yield there
+@pytest.fixture
+def others(checkout_for_others: Checkout) -> OtherUsers:
+    return OtherUsers(checkout_for_others)
 
 
 @pytest.fixture

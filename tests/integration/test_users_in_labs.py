@@ -6,12 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.integration.detached import ROOT
+from tests.other_users import Checkout
 from tests.skips import for_root
 
 HERS = 40_000 + os.getpid() % 10_000
@@ -34,14 +33,14 @@ pytestmark = [
 ]
 
 
-def as_user(tmp_path: Path, body: str, *, ranges: str = RANGES) -> str:
+def as_user(checkout: Checkout, tmp_path: Path, body: str, *, ranges: str = RANGES) -> str:
     """What the body prints in a lab of an ordinary user with these subordinate ids."""
     return python_as_user(
-        tmp_path, "-c", SCRIPT + "".join(f"    {line}\n" for line in body.splitlines()), ranges=ranges
+        checkout, tmp_path, "-c", SCRIPT + "".join(f"    {line}\n" for line in body.splitlines()), ranges=ranges
     )
 
 
-def python_as_user(tmp_path: Path, *words: str, ranges: str = RANGES) -> str:
+def python_as_user(checkout: Checkout, tmp_path: Path, *words: str, ranges: str = RANGES) -> str:
     """What Python prints that an ordinary user runs, with an account `hers` and these subordinate ids.
 
     The account is in a mount namespace of its own: the machine's files stay as they are.
@@ -52,28 +51,26 @@ def python_as_user(tmp_path: Path, *words: str, ranges: str = RANGES) -> str:
         (tmp_path / file).write_text(text)
     identity = f"--reuid {HERS} --regid {HERS} --clear-groups "
     ran = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", BIND + identity + '"$@"', tmp_path, sys.executable, *words],
-        cwd=ROOT,
+        ["unshare", "--mount", "sh", "-ec", BIND + identity + '"$@"', tmp_path, checkout.interpreter, *words],
+        cwd=checkout.folder,
         env={"PATH": os.environ["PATH"], "HOME": "/", "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    if "No module named 'labctl'" in ran.stderr or f"{sys.executable}: Permission denied" in ran.stderr:
-        pytest.skip("another user cannot read this checkout or its Python")
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
 
-def test_files_belong_to_other_users_and_groups_change(tmp_path: Path) -> None:
+def test_files_belong_to_other_users_and_groups_change(checkout_for_others: Checkout, tmp_path: Path) -> None:
     script = "touch /tmp/x; chown 5:7 /tmp/x; stat -c %u:%g /tmp/x; setpriv --reuid 33 --regid 33 --groups 4,33 id -G"
-    assert as_user(tmp_path, f"print(shell({script!r}))") == "5:7\n33 4\n\n"
+    assert as_user(checkout_for_others, tmp_path, f"print(shell({script!r}))") == "5:7\n33 4\n\n"
 
 
-def test_a_program_runs_as_a_user_of_the_machine(tmp_path: Path) -> None:
+def test_a_program_runs_as_a_user_of_the_machine(checkout_for_others: Checkout, tmp_path: Path) -> None:
     body = "print(shell('id -un; echo $HOME', user='nobody'), shell('id -u', user='1234'))"
-    assert as_user(tmp_path, body).split() == ["nobody", "/nonexistent", "1234"]
+    assert as_user(checkout_for_others, tmp_path, body).split() == ["nobody", "/nonexistent", "1234"]
 
 
 USERS = """
@@ -112,8 +109,8 @@ steps:
 """
 
 
-def test_steps_and_services_run_as_a_user_of_the_machine(tmp_path: Path) -> None:
-    assert "passed" in python_as_user(tmp_path, "-c", RUN)
+def test_steps_and_services_run_as_a_user_of_the_machine(checkout_for_others: Checkout, tmp_path: Path) -> None:
+    assert "passed" in python_as_user(checkout_for_others, tmp_path, "-c", RUN)
 
 
 OWNERS = """
@@ -129,7 +126,9 @@ steps: [{run: {on: a, run: ["true"]}}]
 """
 
 
-def test_directories_with_files_and_private_ones_belong_to_whom_the_machines_do(tmp_path: Path) -> None:
+def test_directories_with_files_and_private_ones_belong_to_whom_the_machines_do(
+    checkout_for_others: Checkout, tmp_path: Path
+) -> None:
     places = list(filter(is_anothers, ("/var/mail", "/var/local", "/var/cache/man", "/etc/bird", "/etc/frr")))
     if len(places) < 2:
         pytest.skip("needs two directories of system users")
@@ -137,7 +136,7 @@ def test_directories_with_files_and_private_ones_belong_to_whom_the_machines_do(
     facts = [os.stat(path) for path in places[:2]]
     expected = "\\n".join(f"{one.st_uid}:{one.st_gid} {one.st_mode & 0o7777:o}" for one in facts)
     file = OWNERS.replace("PRIVATE", private).replace("PLACED", placed).replace("EXPECTED", expected)
-    assert "passed" in python_as_user(tmp_path, "-c", RUN.replace(repr(USERS), repr(file)))
+    assert "passed" in python_as_user(checkout_for_others, tmp_path, "-c", RUN.replace(repr(USERS), repr(file)))
 
 
 def is_anothers(path: str) -> bool:
@@ -146,16 +145,24 @@ def is_anothers(path: str) -> bool:
     return 0 < max(os.stat(path).st_uid, os.stat(path).st_gid) < 65534
 
 
-def test_an_exec_command_that_cannot_change_an_owner_is_reported_with_the_way_to_users(tmp_path: Path) -> None:
+def test_an_exec_command_that_cannot_change_an_owner_is_reported_with_the_way_to_users(
+    checkout_for_others: Checkout, tmp_path: Path
+) -> None:
     script = RUN.replace(repr(USERS), repr(FAILING_EXEC)).replace("sys.exit(main())", FAILING.replace("1", "4"))
-    told = " ".join(python_as_user(tmp_path, "-c", script, ranges="somebody:300000:65536\n").split())
+    told = " ".join(
+        python_as_user(checkout_for_others, tmp_path, "-c", script, ranges="somebody:300000:65536\n").split()
+    )
     assert "exec of a: `install -d -o nobody /run/x` exited with status 1" in told
     assert "Try: sudo usermod --add-subuids" in told
 
 
-def test_a_program_that_cannot_change_a_user_is_reported_with_the_way_to_users(tmp_path: Path) -> None:
+def test_a_program_that_cannot_change_a_user_is_reported_with_the_way_to_users(
+    checkout_for_others: Checkout, tmp_path: Path
+) -> None:
     script = RUN.replace(repr(USERS), repr(REFUSED)).replace("sys.exit(main())", FAILING)
-    told = " ".join(python_as_user(tmp_path, "-c", script, ranges="somebody:300000:65536\n").split())
+    told = " ".join(
+        python_as_user(checkout_for_others, tmp_path, "-c", script, ranges="somebody:300000:65536\n").split()
+    )
     assert "chown: changing ownership of '/tmp': Invalid argument" in told
     assert "It could not change its user: an ordinary user's lab has one user, as hers has no range of ids" in told
     assert "Try: sudo usermod --add-subuids" in told
@@ -169,33 +176,37 @@ print(json.dumps({check.name: [check.state, check.problem, check.remedy] for che
 """
 
 
-def test_doctor_tells_whether_there_are_users_and_what_does_not_work_without(tmp_path: Path) -> None:
-    without = json.loads(python_as_user(tmp_path, "-c", DOCTOR, ranges="somebody:300000:65536\n"))
+def test_doctor_tells_whether_there_are_users_and_what_does_not_work_without(
+    checkout_for_others: Checkout, tmp_path: Path
+) -> None:
+    without = json.loads(python_as_user(checkout_for_others, tmp_path, "-c", DOCTOR, ranges="somebody:300000:65536\n"))
     state, problem, remedy = without["users in labs"]
     assert (state, "hers has no range of ids" in problem) == ("missing", True)
     assert "usermod --add-subuids" in remedy
     assert without["tcpdump"][0] == "missing"
     assert "needs subordinate ids" in without["tcpdump"][2] or shutil.which("tcpdump") is None
-    assert json.loads(python_as_user(tmp_path, "-c", DOCTOR))["users in labs"][0] == "ok"
+    assert json.loads(python_as_user(checkout_for_others, tmp_path, "-c", DOCTOR))["users in labs"][0] == "ok"
 
 
-def test_icmp_datagram_sockets_are_open_to_all_of_them(tmp_path: Path) -> None:
-    script = f"{sys.executable} -c 'import socket; socket.socket(2, 2, 1); print(True)'"
-    assert as_user(tmp_path, f"print(shell({script!r}, user='1234'))") == "True\n\n"
+def test_icmp_datagram_sockets_are_open_to_all_of_them(checkout_for_others: Checkout, tmp_path: Path) -> None:
+    script = f"{checkout_for_others.interpreter} -c 'import socket; socket.socket(2, 2, 1); print(True)'"
+    assert as_user(checkout_for_others, tmp_path, f"print(shell({script!r}, user='1234'))") == "True\n\n"
 
 
-def test_without_ranges_another_user_is_refused_with_the_way_to_them(tmp_path: Path) -> None:
+def test_without_ranges_another_user_is_refused_with_the_way_to_them(
+    checkout_for_others: Checkout, tmp_path: Path
+) -> None:
     body = "try:\n    shell('id', user='nobody')\nexcept LabImpossible as error:\n    print(error)"
-    told = as_user(tmp_path, body, ranges="somebody:300000:65536\n")
+    told = as_user(checkout_for_others, tmp_path, body, ranges="somebody:300000:65536\n")
     assert "this one has only its owner. See `labctl doctor` for subordinate ids" in told
 
 
-def test_a_user_beyond_the_range_is_refused_with_the_range(tmp_path: Path) -> None:
+def test_a_user_beyond_the_range_is_refused_with_the_range(checkout_for_others: Checkout, tmp_path: Path) -> None:
     body = "try:\n    shell('id', user='nobody')\nexcept LabImpossible as error:\n    print(error)"
-    assert "users 0 to 1000 only" in as_user(tmp_path, body, ranges="hers:300000:1000\n")
+    assert "users 0 to 1000 only" in as_user(checkout_for_others, tmp_path, body, ranges="hers:300000:1000\n")
 
 
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="needs the program tcpdump")
-def test_tcpdump_changes_to_its_own_user(tmp_path: Path) -> None:
+def test_tcpdump_changes_to_its_own_user(checkout_for_others: Checkout, tmp_path: Path) -> None:
     script = "ping -4 -c 50 -i 0.2 server >/dev/null & timeout 20 tcpdump -n -i eth0 -c 1 icmp; kill $!"
-    assert "ICMP echo request" in as_user(tmp_path, f"print(shell({script!r}))")
+    assert "ICMP echo request" in as_user(checkout_for_others, tmp_path, f"print(shell({script!r}))")
