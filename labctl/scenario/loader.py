@@ -114,7 +114,7 @@ def _with_addresses(
 
     addresses = AddressVariables(topology)
     parts: dict[str, Any] = {
-        key: addresses.put_into(data[key], wrong, (key,)) for key in ("variables", "steps") if key in data
+        key: addresses.substitute_in(data[key], wrong, (key,)) for key in ("variables", "steps") if key in data
     }
     return {**data, **parts}
 

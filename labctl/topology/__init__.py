@@ -1,4 +1,4 @@
-"""PURE: topology files and shapes to a resolved model; addressing and routing. Knows nothing of the kernel."""
+"""Read topology files and shapes into a resolved model, without any access to the kernel."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ if TYPE_CHECKING:
     from labctl.documents import Diagnostic, Document, KeyPath
     from labctl.topology.model import Topology
 
-# The keeper imports the model alone: what reads files is imported by what reads files.
+# The functions import their modules, because the keeper imports only the model.
 __all__ = ["is_shape", "load", "resolve_inline"]
 
 
 def is_shape(text: str) -> bool:
-    """Whether the text is meant as a shape (`pair`, `star:10`), well-formed or not, rather than as a file's path."""
+    """Return whether the text is a shape (`pair`, `star:10`), valid or not, rather than a path."""
     from labctl.topology.generators import is_shape
 
     return is_shape(text)
 
 
 def load(source: str | Path, *, base: Path | None = None, routes: bool = True) -> Topology:
-    """The topology of a file or a shape (`pair`, `star:10`); a relative path starts at `base`, else where we are.
+    """Return the topology of a file or a shape (`pair`, `star:10`).
 
-    Without `routes`, static routes are left out: they take long to find in large topologies, and cannot be wrong.
-    Raises DocumentError with every mistake of the file, or InputError when a shape is not written as it should be.
+    A relative path starts at `base`, by default the working directory. Without `routes` the topology has no static
+    routes: they take long to find in large topologies, and cannot be wrong.
+
+    Raises:
+        DocumentError: the file has mistakes.
+        InputError: the shape is not valid.
     """
     import os
     from pathlib import Path
@@ -49,9 +53,9 @@ def load(source: str | Path, *, base: Path | None = None, routes: bool = True) -
 def resolve_inline(
     document: Document, path: KeyPath, base: Path, *, routes: bool = True
 ) -> tuple[Topology | None, list[Diagnostic]]:
-    """The topology written at that path of the document, and every mistake in it; includes are relative to `base`.
+    """Return the topology at that path of the document, and all mistakes; includes are relative to `base`.
 
-    With mistakes, the topology has what is right, for checks of what refers to it; None when nothing could be made.
+    With mistakes, the topology has the valid parts, for checks of references to it; None if there are none.
     """
     from pathlib import Path
 

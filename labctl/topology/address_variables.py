@@ -1,13 +1,13 @@
-"""Addresses as variables: `${h2.ipv4}`, `${h2.eth0.mac}` and the like in the texts of topology and scenario files.
+"""Address variables such as `${h2.ipv4}` and `${h2.eth0.mac}` in the texts of topology and scenario files.
 
-The resolved topology decides them, so they are put in when a file is read. `$${h2.ipv4}` stands for the text itself.
-What does not name a node and one of `ATTRIBUTES` is left alone: `${PORT}` and `${file%.txt}` are the shell's.
+Their values come from the resolved topology, so they are replaced when a file is read. `$${h2.ipv4}` is the text
+`${h2.ipv4}`. Texts that do not name a node and one of `ATTRIBUTES` stay: `${PORT}` and `${file%.txt}` are the shell's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from labctl.topology.addressing import link_local
 from labctl.topology.draft import Mistakes, Place
 from labctl.topology.model import SHELL, Interface, Node, NodeKind, Readiness, Topology
 
-# By name, what stands there when the real one is not known, so that the text around it can still be checked.
+# Examples by name: they replace a variable with an unknown value, so that the text around it can be checked.
 ATTRIBUTES = MappingProxyType(
     {
         "ipv4": "192.0.2.1",
@@ -30,26 +30,26 @@ ATTRIBUTES = MappingProxyType(
         "mac": "02:00:00:00:00:01",
     }
 )
-NAME_LIMIT = 200  # characters: more than a node, an interface and an attribute can have together
-SELF = "self"  # in a topology file: the node whose text it is
+NAME_LIMIT = 200  # characters: more than the names of a node, an interface and an attribute together
+SELF = "self"  # in a topology file: the node that the text belongs to
 
 _REFERENCE = re.compile(r"(\$?)\$\{([^{}\n]*\.[^{}\n]*)\}")
 
-Wrong = Callable[[int, Mistake], None]  # told of the offset of a wrong reference in its text, and what is wrong
+Report = Callable[[int, Mistake], None]  # called with the offset of a wrong reference in its text, and the mistake
 
 
 def may_have_references(text: str) -> bool:
-    """Whether the text has anything that could be an address variable; quick, and often wrongly true."""
+    """Return whether the text may contain an address variable; quick, with false positives."""
     return "${" in text and _REFERENCE.search(text) is not None
 
 
 def example_of(text: str) -> str:
-    """The text with an example in place of every address variable, to be checked before addresses are known."""
-    return AddressVariables(None).put_in(text, lambda offset, mistake: None, unescape=True)
+    """Return the text with examples in place of address variables, for checks before addresses are known."""
+    return AddressVariables(None).substitute(text, lambda offset, mistake: None, unescape=True)
 
 
 def escaped(text: str) -> str:
-    """The text of a topology file that stands for this text."""
+    """Escape address variables in a text for a topology file."""
     return _REFERENCE.sub(lambda match: f"${match.group(0)}" if _ends_as_one(match.group(2)) else match.group(0), text)
 
 
@@ -58,14 +58,14 @@ def _ends_as_one(name: str) -> bool:
 
 
 class AddressVariables:
-    """The variables of one topology; without a topology (it had mistakes), every address is the same example."""
+    """The variables of one topology; without a topology (it had mistakes), their values are examples."""
 
     def __init__(self, topology: Topology | None) -> None:
         self._nodes = {name_key(node.name): node for node in topology.nodes} if topology is not None else {}
         self._known = topology is not None
 
     def owns(self, name: str, own_node: Node | None = None) -> bool:
-        """Whether `name` is meant as an address variable, be it right or wrong."""
+        """Return whether `name` is an address variable, valid or not."""
         rest, _, attribute = name.rpartition(".")
         if len(name) > NAME_LIMIT:
             return False
@@ -74,7 +74,7 @@ class AddressVariables:
         return any(self._node(node, own_node) is not None for node, _ in _splits(f"{rest}.{attribute}"))
 
     def get(self, name: str, own_node: Node | None = None) -> str:
-        """The text of the variable. Mistake, with a suggestion, when there is none."""
+        """Return the value of the variable. Mistake, with a suggestion, if it does not exist."""
         rest, _, attribute = name.rpartition(".")
         if not self._known:
             return ATTRIBUTES.get(attribute, "")
@@ -87,8 +87,8 @@ class AddressVariables:
                 return _of_interface(node, ifname, attribute)
         raise self._unknown(rest, attribute, own_node)
 
-    def put_in(self, text: str, wrong: Wrong, own_node: Node | None = None, *, unescape: bool) -> str:
-        """The text with its address variables replaced; a wrong one, of which `wrong` is told, by an example.
+    def substitute(self, text: str, report: Report, own_node: Node | None = None, *, unescape: bool) -> str:
+        """Replace the address variables of the text, and call `report` for each wrong one.
 
         `unescape` turns `$${h2.ipv4}` into `${h2.ipv4}`.
         """
@@ -102,36 +102,36 @@ class AddressVariables:
             try:
                 return self.get(name, own_node)
             except Mistake as mistake:
-                wrong(match.start(), mistake)
+                report(match.start(), mistake)
                 return ATTRIBUTES.get(name.rpartition(".")[2], ATTRIBUTES["ipv4"])
 
         return _REFERENCE.sub(replacement, text)
 
-    def put_into(
+    def substitute_in(
         self,
         data: Any,
-        wrong: Callable[[tuple[str | int, ...], str, int, Mistake], None],
+        report: Callable[[tuple[str | int, ...], str, int, Mistake], None],
         path: tuple[str | int, ...] = (),
     ) -> Any:
-        """Nested `data` with the variables of all its texts (not of keys) replaced, escapes left for later.
+        """Replace the variables in all texts (not keys) of nested `data`; escapes stay for later.
 
-        `wrong` is told of the path of the text, the text, the offset in it and what is wrong.
+        `report` is called with the path of the text, the text, the offset in it and the mistake.
         """
         if isinstance(data, str):
             if not may_have_references(data):
                 return data
-            return self.put_in(data, lambda offset, mistake: wrong(path, data, offset, mistake), unescape=False)
+            return self.substitute(data, lambda offset, mistake: report(path, data, offset, mistake), unescape=False)
         if isinstance(data, dict):
-            return {key: self.put_into(value, wrong, (*path, key)) for key, value in data.items()}
+            return {key: self.substitute_in(value, report, (*path, key)) for key, value in data.items()}
         if isinstance(data, list):
-            return [self.put_into(value, wrong, (*path, index)) for index, value in enumerate(data)]
+            return [self.substitute_in(value, report, (*path, index)) for index, value in enumerate(data)]
         return data
 
     def _node(self, name: str, own_node: Node | None) -> Node | None:
         return self._nodes.get(name_key(name)) or (own_node if name == SELF else None)
 
     def _unknown(self, rest: str, attribute: str, own_node: Node | None) -> Mistake:
-        """What is wrong with a variable that does not exist: its node, its interface, or its attribute."""
+        """Return the mistake in a variable that does not exist: its node, its interface or its attribute."""
         whole = f"{rest}.{attribute}"
         for before, after in ((whole, ""), *_splits(whole)):
             node = self._node(before, own_node)
@@ -140,15 +140,15 @@ class AddressVariables:
             names = [interface.name for interface in node.interfaces]
             if after in names:
                 return Mistake(
-                    f"`${{{whole}}}` does not say which address",
-                    f"write for example `${{{whole}.{_first(ATTRIBUTES)}}}`",
+                    f"`${{{whole}}}` lacks an attribute",
+                    f"write for example `${{{whole}.ipv4}}`",
                 )
             if after == attribute:
-                return Mistake(f"`{attribute}` is no address variable of {node.name}", suggest(after, ATTRIBUTES))
+                return Mistake(f"{node.name} has no address variable `{attribute}`", suggest(after, ATTRIBUTES))
             ifname = after.removesuffix(f".{attribute}")
             if ifname in names:
-                return Mistake(f"`{attribute}` is no address variable of {node.name}:{ifname}",
-                               suggest(attribute, ATTRIBUTES))  # fmt: skip
+                problem = f"{node.name}:{ifname} has no address variable `{attribute}`"
+                return Mistake(problem, suggest(attribute, ATTRIBUTES))
             return Mistake(f"{node.name} has no interface `{ifname[:40]}`", suggest(ifname, names))
         name = rest.partition(".")[0] if "." in rest else rest
         return Mistake(f"there is no node `{name[:40]}`", partial(self._near_node, name))
@@ -158,51 +158,51 @@ class AddressVariables:
 
 
 def with_addresses(topology: Topology, places: Mapping[str, Place | None], mistakes: Mistakes) -> Topology:
-    """The topology with the variables put into the texts of its nodes; `places` are where these are written."""
+    """Replace the variables in the texts of all nodes; `places` are the positions of the nodes in their files."""
     variables = AddressVariables(topology)
-    told: set[tuple[Place, int]] = set()  # the nodes of a group share their texts
+    reported: set[tuple[Place, int]] = set()  # the nodes of a group share their texts
 
     def texts_of(node: Node, place: Place) -> Callable[..., str]:
-        def put_in(text: str, *path: str | int) -> str:
-            def wrong(offset: int, mistake: Mistake) -> None:
+        def substitute(text: str, *path: str | int) -> str:
+            def report(offset: int, mistake: Mistake) -> None:
                 at = place.at(*path)
-                if (at, offset) in told or len(told) > REFERENCE_MISTAKES_LIMIT:
+                if (at, offset) in reported or len(reported) > REFERENCE_MISTAKES_LIMIT:
                     return
-                told.add((at, offset))
+                reported.add((at, offset))
                 line = text.count("\n", 0, offset)
                 column = offset - (text.rfind("\n", 0, offset) + 1)
                 position = place.document.position_in_text(at.path, line, column)
                 mistakes.diagnostics.append(place.document.diagnostic_at(position, str(mistake), mistake.what_to_try))
 
-            return variables.put_in(text, wrong, node, unescape=True) if may_have_references(text) else text
+            return variables.substitute(text, report, node, unescape=True) if may_have_references(text) else text
 
-        return put_in
+        return substitute
 
     nodes = []
     for node in topology.nodes:
         place = places.get(node.name)
         if place is not None and (node.services or node.commands or node.environment or node.tree):
-            node = _with_texts(node, texts_of(node, place))  # the same node, completed
+            node = _with_texts(node, texts_of(node, place))
         nodes.append(node)
     return replace(topology, nodes=tuple(nodes))
 
 
-def _with_texts(node: Node, put_in: Callable[..., str]) -> Node:
-    """The node with every text that may hold variables passed through `put_in`, which takes the text's path, too."""
+def _with_texts(node: Node, substitute: Callable[..., str]) -> Node:
+    """Pass each text that may contain variables, and its path, to `substitute`; return the node with the results."""
 
     def program(argv: tuple[str, ...], *path: str | int) -> tuple[str, ...]:
         if argv[:2] == SHELL:
-            return (*SHELL, *(put_in(word, *path, "shell") for word in argv[2:]))
-        return tuple(put_in(word, *path, "run", index) for index, word in enumerate(argv))
+            return (*SHELL, *(substitute(word, *path, "shell") for word in argv[2:]))
+        return tuple(substitute(word, *path, "run", index) for index, word in enumerate(argv))
 
     def pairs(values: tuple[tuple[str, str], ...], *path: str | int) -> tuple[tuple[str, str], ...]:
         if not any(may_have_references(value) for _, value in values):
             return values  # shared by all nodes of a group
-        return tuple((key, put_in(value, *path, key)) for key, value in values)
+        return tuple((key, substitute(value, *path, key)) for key, value in values)
 
     def ready(wanted: Readiness, *path: str | int) -> Readiness:
-        listening, line, file = (put_in(getattr(wanted, key), *path, key) for key in ("listening", "line", "file"))
-        command = tuple(put_in(word, *path, "command", index) for index, word in enumerate(wanted.command))
+        listening, line, file = (substitute(getattr(wanted, key), *path, key) for key in ("listening", "line", "file"))
+        command = tuple(substitute(word, *path, "command", index) for index, word in enumerate(wanted.command))
         return Readiness(listening, line, file, command)
 
     services = [
@@ -219,7 +219,7 @@ def _with_texts(node: Node, put_in: Callable[..., str]) -> Node:
         for index, one in enumerate(node.commands)
     ]
     files = tuple(
-        one if one.content is None else replace(one, content=put_in(one.content, "files", one.path, "content"))
+        one if one.content is None else replace(one, content=substitute(one.content, "files", one.path, "content"))
         for one in node.tree.files
     )
     return replace(
@@ -232,17 +232,13 @@ def _with_texts(node: Node, put_in: Callable[..., str]) -> Node:
 
 
 def _splits(name: str) -> list[tuple[str, str]]:
-    """Every way to cut the name at a dot, the longest first part first: nodes and interfaces may have dots in them."""
+    """Split the name at each dot, the longest first part first: names of nodes and interfaces may contain dots."""
     cuts = [index for index, letter in enumerate(name) if letter == "."]
     return [(name[:cut], name[cut + 1 :]) for cut in reversed(cuts)]
 
 
-def _first(names: Iterable[str]) -> str:
-    return next(iter(names))
-
-
 def _of_node(node: Node, attribute: str) -> str:
-    """The attribute of the first interface that has it."""
+    """Return the attribute of the first interface that has it."""
     for interface in node.interfaces:
         if found := _attribute(node, interface, attribute):
             return found
@@ -259,7 +255,7 @@ def _of_interface(node: Node, ifname: str, attribute: str) -> str:
 
 
 def _attribute(node: Node, interface: Interface, attribute: str) -> str:
-    """ "" where the interface has none."""
+    """Return the attribute, or "" if the interface has none."""
     if attribute == "mac":
         return interface.mac
     if node.kind is NodeKind.SWITCH:

@@ -1,16 +1,13 @@
-"""Prefixes for segments and addresses for interfaces: those given are kept, the others follow from the file's order.
+"""Assign prefixes to segments; addresses, names and MACs to interfaces. Values in the file are kept.
 
-Automatic segments take the pools' prefixes one after the other, both families under the same number where they can:
-10.0.3.0/24 and fd00:0:0:3::/64. On a segment, interfaces count 1, 2, ... in both families, those of routers on a
-network 254, 253, ... (from the last address where the prefix is smaller). So that a group of hosts can grow (`count`)
-without moving others, its members come after all single ones, on a network as among direct links.
+Automatic segments use the pools' prefixes in file order, both families with the same number if possible: 10.0.3.0/24
+and fd00:0:0:3::/64. On a segment, interfaces have the numbers 1, 2, ... in both families; those of routers on a network
+have 254, 253, ... (from the last address if the prefix is smaller). Members of a group with a `count` come after all
+others, on a network as well as among direct links, so that a larger count does not renumber others.
 
-The link-local address that an interface has by its MAC.
-
-Names and MACs of interfaces: eth0, eth1, ... on hosts and routers, the neighbour's name on a switch's ports.
-
-A MAC follows from the names of node and interface, not from the file's order: a running link whose file gets another
-link before it stays as it is. Nothing changes its name because the `count` of a group of nodes grows.
+Interfaces are called eth0, eth1, ... on hosts and routers; a switch's port has the name of its neighbour. A MAC follows
+from the names of node and interface, not from the file's order: a running link stays the same when the file gets
+another link before it. No name changes when the `count` of a group grows.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ _LINK_LOCAL = 0xFE80 << 112
 
 
 def link_local(mac: str) -> IPv6Interface:
-    """The link-local address that follows from a MAC: modified EUI-64 (RFC 4291, appendix A), with its /64."""
+    """Return the link-local address of a MAC: modified EUI-64 (RFC 4291, appendix A), with its /64."""
     octets = bytes.fromhex(mac.replace(":", ""))
     identifier = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
     return IPv6Interface((_LINK_LOCAL | int.from_bytes(identifier), 64))
@@ -51,37 +48,38 @@ def link_local(mac: str) -> IPv6Interface:
 
 _AUTOMATIC_LENGTH = {Family.IPV4: 24, Family.IPV6: 64}
 _ROUTERS_FROM = 254
-_BOTH = (Family.IPV4, Family.IPV6)
 
 EndKey = tuple[int, int]  # index of the link, side
 
 
 class Addressing(Struct):
-    """What was decided; prefixes by index of the segment, addresses by end."""
+    """The assigned prefixes, by index of the segment, and addresses, by end."""
 
     prefixes: dict[tuple[int, Family], Prefix] = field(default_factory=dict)
     addresses: dict[tuple[EndKey, Family], AddressOnLink] = field(default_factory=dict)
 
     def of(self, key: EndKey) -> tuple[AddressOnLink, ...]:
-        """The addresses of that end, IPv4 first."""
-        found = (self.addresses.get((key, family)) for family in _BOTH)
+        """Return the addresses of that end, IPv4 first."""
+        found = (self.addresses.get((key, family)) for family in Family)
         return tuple(address for address in found if address is not None)
 
 
-def give_addresses(
+def assign_addresses(
     draft: Draft, segments: list[Segment], without_ipv6: frozenset[str], mistakes: Mistakes
 ) -> Addressing:
-    """Decide every prefix and address; `without_ipv6` names the nodes on which IPv6 is switched off."""
-    given = _Given(draft, segments, without_ipv6, mistakes)
-    given.take_prefixes()
-    given.share_out_prefixes()
+    """Assign all prefixes and addresses; `without_ipv6` names the nodes that have IPv6 disabled."""
+    prefixes = _Prefixes(draft, segments, without_ipv6, mistakes)
+    prefixes.collect_given()
+    prefixes.assign_automatic()
     seen: dict[Address, Place | None] = {}
     for index, segment in enumerate(segments):
-        _Numbers(given, index, segment, seen).give()
-    return given.result
+        _SegmentAddresses(prefixes, index, segment, seen).assign()
+    return prefixes.result
 
 
-class _Given:
+class _Prefixes:
+    """Assigns prefixes to all segments."""
+
     def __init__(self, draft: Draft, segments: list[Segment], without_ipv6: frozenset[str], mistakes: Mistakes) -> None:
         self.draft = draft
         self.segments = segments
@@ -89,22 +87,22 @@ class _Given:
         self.mistakes = mistakes
         self.routers = frozenset(node.name for node in draft.nodes if node.kind is NodeKind.ROUTER)
         self.result = Addressing()
-        self.shared_out: set[tuple[int, Family]] = set()
-        self.automatic: list[tuple[int, list[Family]]] = []
+        self.from_pool: set[tuple[int, Family]] = set()
+        self.missing: list[tuple[int, list[Family]]] = []
         self.places: dict[tuple[int, Family], Place | None] = {}
 
     def wants(self, end: StationEnd, family: Family) -> bool:
-        """Whether that end is to have an address of that family, given or automatic."""
-        asked = end.draft.address(family)
-        if asked is Choice.AUTOMATIC and family is Family.IPV6 and end.draft.node in self.without_ipv6:
+        """Return whether that end gets an address of that family, given or automatic."""
+        wanted = end.draft.address(family)
+        if wanted is Choice.AUTOMATIC and family is Family.IPV6 and end.draft.node in self.without_ipv6:
             return False
-        return asked is not Choice.NONE
+        return wanted is not Choice.NONE
 
-    def take_prefixes(self) -> None:
-        """Prefixes that were written, or follow from an address with its length; they must not overlap."""
+    def collect_given(self) -> None:
+        """Collect prefixes in the file, also from addresses with a length; report overlaps."""
         for index, segment in enumerate(self.segments):
             families: list[Family] = []
-            for family in _BOTH:
+            for family in Family:
                 prefix = self.prefix_given(index, segment, family)
                 if isinstance(prefix, Choice):
                     needed = any(self.wants(end, family) for end in segment.ends)
@@ -113,8 +111,8 @@ class _Given:
                 else:
                     self.result.prefixes[index, family] = prefix
             if families:
-                self.automatic.append((index, families))
-        for family in _BOTH:
+                self.missing.append((index, families))
+        for family in Family:
             self.check_overlaps(family)
 
     def prefix_given(self, index: int, segment: Segment, family: Family) -> Prefix | Choice:
@@ -124,10 +122,9 @@ class _Given:
             if prefix is Choice.AUTOMATIC or prefix == found:
                 continue
             if found is not Choice.AUTOMATIC:
-                one = "no prefix" if prefix is Choice.NONE else str(prefix)
-                other = "none" if found is Choice.NONE else str(found)
-                where = f" (at {first.describe()})" if first else ""
-                message = f"{segment} cannot have {one} of {family}: it has {other} already"
+                one, other = ("none" if choice is Choice.NONE else choice for choice in (prefix, found))
+                where = f", which has its prefix at {first.describe()}" if first else ""
+                message = f"{segment} has two {family} prefixes: {other} and {one}"
                 self.mistakes.add(place, message, f"linked switches are one network{where}")
                 continue
             found, first = prefix, place
@@ -152,17 +149,17 @@ class _Given:
                 place = self.places[one, family]
                 message = f"{self.result.prefixes[other, family]} of {self.segments[other]} overlaps "
                 message += f"{self.result.prefixes[one, family]} of {self.segments[one]}"
-                hint = f"that one is at {place.describe()}" if place else ""
+                hint = f"the other prefix is at {place.describe()}" if place else ""
                 self.mistakes.add(self.places[other, family], message, hint)
             if int(prefix.broadcast_address) > last_end:
                 last_end, last_index = int(prefix.broadcast_address), index
 
-    def share_out_prefixes(self) -> None:
-        """Prefixes of the pools for the segments that have none."""
-        pools = {family: _Pool(self.draft, family, self.result) for family in _BOTH}
+    def assign_automatic(self) -> None:
+        """Assign prefixes of the pools to the segments without one."""
+        pools = {family: _Pool(self.draft, family, self.result) for family in Family}
         number = 0
         exhausted: set[Family] = set()
-        for index, families in sorted(self.automatic, key=lambda one: self.segments[one[0]].of_group):
+        for index, families in sorted(self.missing, key=lambda one: self.segments[one[0]].of_group):
             lengths = {family: self.length(index, family) for family in families}
             while True:
                 starts = {family: pools[family].fit(number, lengths[family]) for family in families}
@@ -179,22 +176,22 @@ class _Given:
                         continue
                     exhausted.add(family)
                     message = f"the pool {pool.prefix} has no room for a /{lengths[family]} for {self.segments[index]}"
-                    hint = f"give a larger {'ipv4' if family is Family.IPV4 else 'ipv6'}_pool, or prefixes by hand"
+                    hint = f"set a larger `{family.key}_pool`, or the prefixes of segments"
                     self.mistakes.add(self.segments[index].place, message, hint)
                     continue
                 self.result.prefixes[index, family] = pool.prefix_at(number, lengths[family])
-                self.shared_out.add((index, family))
+                self.from_pool.add((index, family))
             number += max(pools[family].size(lengths[family]) for family in families)
 
     def length(self, index: int, family: Family) -> int:
-        """The automatic prefix's length: the usual one, shorter when it is too small for the segment's members."""
+        """Return the length of an automatic prefix: the usual one, or a shorter one for many members."""
         members = sum(self.wants(end, family) for end in self.segments[index].ends)
         usual = max(_AUTOMATIC_LENGTH[family], self.draft.pools[family].prefixlen)
         return min(usual, family.bits - (members + 1).bit_length())
 
 
 class _Pool:
-    """A pool cut into units (a /24, a /64); a prefix is a run of units. Units that given prefixes touch are taken."""
+    """A pool divided into units (a /24, a /64); a prefix is a range of units. Given prefixes occupy units."""
 
     def __init__(self, draft: Draft, family: Family, result: Addressing) -> None:
         self.family = family
@@ -211,7 +208,7 @@ class _Pool:
             for (_, of), prefix in result.prefixes.items()
             if of is family
         )
-        # As few runs as possible, ascending and apart, so that one bisection finds what a candidate touches.
+        # Merged, ascending ranges: one bisection finds the range that a candidate overlaps.
         self.taken: list[tuple[int, int]] = []
         for begin, end in taken:
             if self.taken and begin <= self.taken[-1][1] + 1:
@@ -223,7 +220,7 @@ class _Pool:
         return 1 << max(0, self.unit_length - length)
 
     def fit(self, number: int, length: int) -> int:
-        """The first unit from `number` on where such a prefix fits (perhaps beyond the pool)."""
+        """Return the first unit from `number` on at which the prefix fits, perhaps beyond the pool."""
         size = self.size(length)
         while True:
             number = -(-number // size) * size
@@ -239,58 +236,63 @@ class _Pool:
         return prefix_of(self.family, self.base + number * self.unit, length)
 
 
-class _Numbers:
-    """Gives the interfaces of one segment their addresses."""
+class _SegmentAddresses:
+    """Assigns addresses to the interfaces of one segment."""
 
-    def __init__(self, given: _Given, index: int, segment: Segment, seen: dict[Address, Place | None]) -> None:
-        self.given = given
+    def __init__(
+        self, lab_prefixes: _Prefixes, index: int, segment: Segment, seen: dict[Address, Place | None]
+    ) -> None:
+        self.lab_prefixes = lab_prefixes
         self.segment = segment
         self.index = index
         self.seen = seen
         self.prefixes = {
-            family: given.result.prefixes[index, family] for family in _BOTH if (index, family) in given.result.prefixes
+            family: lab_prefixes.result.prefixes[index, family]
+            for family in Family
+            if (index, family) in lab_prefixes.result.prefixes
         }
-        self.taken: dict[Family, set[int]] = {family: set() for family in _BOTH}
-        routers = given.routers if segment.switches else frozenset()
+        self.taken: dict[Family, set[int]] = {family: set() for family in Family}
+        routers = lab_prefixes.routers if segment.switches else frozenset()
         self.routers = [end for end in segment.ends if end.draft.node in routers]
         hosts = (end for end in segment.ends if end.draft.node not in routers)
         self.hosts = sorted(hosts, key=lambda end: end.draft.of_group)
 
-    def give(self) -> None:
+    def assign(self) -> None:
         for end in self.segment.ends:
-            for family in _BOTH:
-                self.take_given(end, family)
+            for family in Family:
+                self.assign_given(end, family)
         usual = [family for family, prefix in self.prefixes.items() if _first(prefix) == 1]
-        self.count(usual)
+        self.assign_numbers(usual)
         for family in self.prefixes:
             if family not in usual:
-                self.count([family])
+                self.assign_numbers([family])
 
-    def take_given(self, end: StationEnd, family: Family) -> None:
-        asked = end.draft.address(family)
-        if isinstance(asked, Choice):
+    def assign_given(self, end: StationEnd, family: Family) -> None:
+        wanted = end.draft.address(family)
+        if isinstance(wanted, Choice):
             return
         place = _address_place(end, family)
-        address: Address = asked.ip if isinstance(asked, IPv4Interface | IPv6Interface) else asked
-        mistakes = self.given.mistakes
+        address: Address = wanted.ip if isinstance(wanted, IPv4Interface | IPv6Interface) else wanted
+        mistakes = self.lab_prefixes.mistakes
         prefix = self.prefixes.get(family)
-        if prefix is None or (self.index, family) in self.given.shared_out:
-            key = family.key
+        if prefix is None or (self.index, family) in self.lab_prefixes.from_pool:
             mistakes.add(
                 place,
-                f"{address} needs a prefix, and none is written for {self.segment}",
-                f"write {address}/{_AUTOMATIC_LENGTH[family]}, or give {self.segment} an `{key}`",
+                f"{address} needs a prefix, and {self.segment} has none",
+                f"write {address}/{_AUTOMATIC_LENGTH[family]}, or set `{family.key}` of {self.segment}",
             )
             return
         if address not in prefix:
             mistakes.add(place, f"{address} is not in {prefix}, the prefix of {self.segment}", _example(prefix))
             return
-        if isinstance(asked, IPv4Interface | IPv6Interface) and asked.network != prefix:
-            mistakes.add(place, f"{asked} does not agree with {prefix}, the prefix of {self.segment}")
+        if isinstance(wanted, IPv4Interface | IPv6Interface) and wanted.network != prefix:
+            mistakes.add(place, f"{wanted} contradicts {prefix}, the prefix of {self.segment}")
             return
         number = number_in(prefix, address)
         if number < _first(prefix):
-            what = "the network's own address" if family is Family.IPV4 else "the address of any router (anycast)"
+            what = (
+                "the address of the network itself" if family is Family.IPV4 else "the address of any router (anycast)"
+            )
             mistakes.add(place, f"{address} is {what} in {prefix}", _example(prefix))
             return
         if number > _last(prefix):
@@ -298,19 +300,17 @@ class _Numbers:
             return
         if address in self.seen:
             first = self.seen[address]
-            mistakes.add(
-                place, f"the address {address} is given twice", f"first at {first.describe()}" if first else ""
-            )
+            mistakes.add(place, f"duplicate address {address}", f"first at {first.describe()}" if first else "")
             return
         self.seen[address] = place
         self.taken[family].add(number)
-        self.given.result.addresses[(end.link, end.side), family] = address_in(prefix, number)
+        self.lab_prefixes.result.addresses[(end.link, end.side), family] = address_in(prefix, number)
 
-    def count(self, families: list[Family]) -> None:
-        """Number the interfaces in these families alike, around the addresses that were given."""
+    def assign_numbers(self, families: list[Family]) -> None:
+        """Assign the same free numbers to interfaces in all these families."""
         if not families:
             return
-        addresses = self.given.result.addresses
+        addresses = self.lab_prefixes.result.addresses
         taken = set[int]().union(*(self.taken[family] for family in families))
         last = {family: _last(self.prefixes[family]) for family in families}
         first, end_of_all = _first(self.prefixes[families[0]]), max(last.values())
@@ -323,12 +323,12 @@ class _Numbers:
             key = (end.link, end.side)
             own = [addresses.get((key, family)) for family in families]
             wanting = [
-                family for family in families if (key, family) not in addresses and self.given.wants(end, family)
+                family for family in families if (key, family) not in addresses and self.lab_prefixes.wants(end, family)
             ]
             wanting = [family for family in wanting if isinstance(end.draft.address(family), Choice)]
             if not wanting:
                 continue
-            number = self.number_of(own)
+            number = next((number_in(one.network, one.ip) for one in own if one is not None), None)
             if number is None or any(number in self.taken[family] or number > last[family] for family in wanting):
                 number = next((one for one in free if one not in taken), end_of_all + 1)
             for family in wanting:
@@ -340,22 +340,16 @@ class _Numbers:
             taken.add(number)
         for family in sorted(short, key=lambda one: one.value):
             room = last[family] - _first(self.prefixes[family]) + 1
-            members = sum(self.given.wants(end, family) for end in self.segment.ends)
-            self.given.mistakes.add(
-                self.given.places[self.index, family],
+            members = sum(self.lab_prefixes.wants(end, family) for end in self.segment.ends)
+            self.lab_prefixes.mistakes.add(
+                self.lab_prefixes.places[self.index, family],
                 f"{self.prefixes[family]} has room for {room} addresses, but {self.segment} has {members} members",
-                "give a shorter prefix, or none at all",
+                "write a shorter prefix, or none",
             )
-
-    def number_of(self, own: list[AddressOnLink | None]) -> int | None:
-        for address in own:
-            if address is not None:
-                return number_in(address.network, address.ip)
-        return None
 
 
 def _first(prefix: Prefix) -> int:
-    """The first number for an interface: 0 is the network's own, except in prefixes of two or one (RFC 3021, 6164)."""
+    """Return the first number for an interface: 1, or 0 in prefixes of one or two addresses (RFC 3021, 6164)."""
     return 0 if prefix.max_prefixlen - prefix.prefixlen <= 1 else 1
 
 
@@ -379,26 +373,26 @@ _AUTOMATIC_MACS = 0x021A00000000  # locally administered (bit 1 of the first byt
 
 
 class Label(Struct, frozen=True):
-    """What an end of a link is called."""
+    """Name and MAC of an end of a link."""
 
     ifname: str
     mac: str
 
 
 def label_ends(draft: Draft, mistakes: Mistakes) -> list[tuple[Label, Label]]:
-    """The names and MACs of both ends of every link, in the order of the links."""
+    """Return names and MACs of both ends of each link, in the order of the links."""
     switches = {node.name for node in draft.nodes if node.kind is NodeKind.SWITCH}
-    names = _Names(switches, mistakes)
+    names = _InterfaceNames(switches, mistakes)
     macs = _Macs(mistakes)
     for link in draft.links:
         for end in link.ends:
-            names.take(end)
-            macs.take(end)
-    named = names.of(draft.links)
+            names.collect(end)
+            macs.collect(end)
+    named = names.assign(draft.links)
     for link, (first, second) in zip(draft.links, named, strict=True):
-        macs.wanted(link.a, first)
-        macs.wanted(link.b, second)
-    macs.share_out()
+        macs.need(link.a, first)
+        macs.need(link.b, second)
+    macs.assign()
     return [
         (Label(first, macs.of(link.a, first)), Label(second, macs.of(link.b, second)))
         for link, (first, second) in zip(draft.links, named, strict=True)
@@ -406,7 +400,7 @@ def label_ends(draft: Draft, mistakes: Mistakes) -> list[tuple[Label, Label]]:
 
 
 def port_name(peer: str, taken: set[str]) -> str:
-    """A name for a switch's port, after the node at its other end: valid, at most 15 bytes, not in `taken`."""
+    """Return a valid name for a switch's port that is not in `taken`, made from the node at its other end."""
     if not interface_name_problem(peer) and peer not in taken:
         return peer
     import hashlib
@@ -416,7 +410,7 @@ def port_name(peer: str, taken: set[str]) -> str:
     plain = "".join(kept).lstrip("-") or "port"
     fits = not interface_name_problem(peer)
     for number in range(1, 100_000):
-        # A second link to the same neighbour: `client.2`; a neighbour whose own name does not do: `long-name-3fa2`.
+        # `client.2` for a second link to the same neighbour, `long-name-3fa2` for a name that is too long or invalid.
         ending = "" if number == 1 else f".{number}"
         if not fits:
             ending = f"-{digest}{ending}"
@@ -426,7 +420,7 @@ def port_name(peer: str, taken: set[str]) -> str:
     raise ValueError(f"no interface name left for {peer}")
 
 
-class _Names:
+class _InterfaceNames:
     def __init__(self, switches: set[str], mistakes: Mistakes) -> None:
         self.switches = switches
         self.mistakes = mistakes
@@ -434,7 +428,7 @@ class _Names:
         self.given: dict[tuple[str, str], DraftEnd] = {}
         self.following: dict[str, int] = {}
 
-    def take(self, end: DraftEnd) -> None:
+    def collect(self, end: DraftEnd) -> None:
         taken = self.taken.setdefault(end.node, {BRIDGE} if end.node in self.switches else set())
         if not end.interface:
             return
@@ -443,20 +437,20 @@ class _Names:
             first = self.given[key].place
             self.mistakes.add(
                 _at(end.place, "interface"),
-                f"the interface `{end.interface}` of {end.node} is given twice",
+                f"duplicate interface `{end.interface}` on {end.node}",
                 f"first at {first.at('interface').describe()}" if first else "",
             )
             return
         self.given[key] = end
         taken.add(end.interface)
 
-    def of(self, links: Sequence[DraftLink]) -> list[tuple[str, str]]:
-        """The names of both ends of every link. On a node, links to a group that may grow come after all others."""
+    def assign(self, links: Sequence[DraftLink]) -> list[tuple[str, str]]:
+        """Return the names of both ends of each link. On a node, links to groups come after all others."""
         pairs: dict[int, dict[int, str]] = {index: {} for index in range(len(links))}
-        for to_many in (False, True):
+        for to_group in (False, True):
             for index, link in enumerate(links):
                 for side, (end, peer) in enumerate((link.ends, link.ends[::-1])):
-                    if peer.of_group is to_many:
+                    if peer.of_group is to_group:
                         pairs[index][side] = self.name(end, peer)
         return [(pair[0], pair[1]) for pair in pairs.values()]
 
@@ -482,26 +476,26 @@ class _Macs:
         self.given: dict[str, DraftEnd] = {}
         self.automatic: dict[tuple[str, str], str] = {}  # by node and interface
 
-    def take(self, end: DraftEnd) -> None:
+    def collect(self, end: DraftEnd) -> None:
         if not end.mac:
             return
         if end.mac in self.given:
             first = self.given[end.mac].place
             self.mistakes.add(
                 _at(end.place, "mac"),
-                f"the MAC {end.mac} is given twice",
+                f"duplicate MAC {end.mac}",
                 f"first at {first.at('mac').describe()}" if first else "",
             )
             return
         self.given[end.mac] = end
 
-    def wanted(self, end: DraftEnd, ifname: str) -> None:
-        """The end is called so, and has an automatic MAC unless one was given."""
+    def need(self, end: DraftEnd, ifname: str) -> None:
+        """Note the end's name, from which its MAC follows unless the file has one."""
         if not self.is_given(end):
             self.automatic[end.node, ifname] = ""
 
-    def share_out(self) -> None:
-        """In the order of the names: which of two with the same sum has to give way does not follow from the file's."""
+    def assign(self) -> None:
+        """Assign automatic MACs in the order of the names, so that collisions do not depend on the file's order."""
         taken = set(self.given)
         for node, ifname in sorted(self.automatic):
             number = 0
@@ -518,9 +512,9 @@ class _Macs:
 
 
 def automatic_mac(node: str, ifname: str, number: int = 0) -> str:
-    """The MAC that follows from these names; the next ones, by `number`, for when that one is somebody else's."""
-    sum_of_names = crc32(f"{node} {ifname}".encode())
-    return (_AUTOMATIC_MACS | (sum_of_names + number) % (1 << 32)).to_bytes(6).hex(":")
+    """Return the MAC that follows from these names, or a later one by `number` after a collision."""
+    checksum = crc32(f"{node} {ifname}".encode())
+    return (_AUTOMATIC_MACS | (checksum + number) % (1 << 32)).to_bytes(6).hex(":")
 
 
 def _at(place: Place | None, key: str) -> Place | None:

@@ -1,4 +1,4 @@
-"""How files write sockets: `tcp/5000`, `udp/10.0.0.1:53`, `unix//tmp/x.sock`, `server:5000`, `client:*`."""
+"""Parse sockets as files write them: `tcp/5000`, `udp/10.0.0.1:53`, `unix//tmp/x.sock`, `server:5000`, `client:*`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Protocol(StrEnum):
 
 
 class TcpState(StrEnum):
-    """The kernel's names (include/net/tcp_states.h); `parse_state` takes those of ss(8) and RFC 9293, too."""
+    """The kernel's names (include/net/tcp_states.h); `parse_state` also accepts those of ss(8) and RFC 9293."""
 
     ESTABLISHED = "ESTABLISHED"
     SYN_SENT = "SYN_SENT"
@@ -49,11 +49,11 @@ _OTHER_SPELLINGS = {
 
 
 class ListeningAt(Struct, frozen=True):
-    """A local end to look for: a port (any address when `address` is None), or an AF_UNIX name (`@` for abstract)."""
+    """A local address to match: a port (any address if `address` is None), or an AF_UNIX name (`@` for abstract)."""
 
     protocol: Protocol
     port: int = 0
-    address: str | None = None  # an address as written, or a node's name, still to be looked up
+    address: str | None = None  # an address, or the name of a node, not resolved yet
     name: str = ""
 
     def __str__(self) -> str:
@@ -66,9 +66,9 @@ class ListeningAt(Struct, frozen=True):
 
 
 class EndpointPattern(Struct, frozen=True):
-    """One end of a connection: None stands for any."""
+    """One end of a connection; None matches any."""
 
-    host: str | None = None  # a node's name or an address, as written
+    host: str | None = None  # the name of a node, or an address
     port: int | None = None
 
 
@@ -77,33 +77,33 @@ _LISTENING_FORM = "write it as tcp/5000, udp/53, tcp/10.0.0.1:80, tcp/[fd00::1]:
 
 
 def parse_listening(text: str) -> ListeningAt:
-    """`tcp/5000`, `tcp/10.0.0.1:80`, `unix/@name`; ValueError says what is wrong and what is allowed."""
+    """Parse `tcp/5000`, `tcp/10.0.0.1:80` or `unix/@name`. ValueError, with the allowed forms."""
     protocol_text, slash, rest = text.partition("/")
     if not slash or protocol_text not in list(Protocol) or not rest:
-        raise ValueError(f"{text!r} is not a socket's local end: {_LISTENING_FORM}")
+        raise ValueError(f"`{text}` is not a local address of a socket: {_LISTENING_FORM}")
     protocol = Protocol(protocol_text)
     if protocol is Protocol.UNIX:
         if rest[0] not in "/@":
-            raise ValueError(f"{rest!r} is neither an absolute path nor an abstract @name: {_LISTENING_FORM}")
+            raise ValueError(f"`{rest}` is neither an absolute path nor an abstract @name: {_LISTENING_FORM}")
         return ListeningAt(protocol, name=rest)
     if ":" not in rest:
         return ListeningAt(protocol, parse_port(rest))
     pattern = parse_endpoint(rest)
     if pattern.port is None:
-        raise ValueError(f"{text!r} needs a port: {_LISTENING_FORM}")
+        raise ValueError(f"`{text}` needs a port: {_LISTENING_FORM}")
     return ListeningAt(protocol, pattern.port, pattern.host)
 
 
 def parse_endpoint(text: str) -> EndpointPattern:
-    """`server:5000`, `client:*`, `:5000`, `[fd00::1]:80`; an empty or `*` part matches anything.
+    """Parse `server:5000`, `client:*`, `:5000` or `[fd00::1]:80`; an empty part or `*` matches any.
 
-    A path or an `@name` is an AF_UNIX socket's end: it is given as the host.
+    A path or an `@name` is the address of an AF_UNIX socket: the result has it as the host.
     """
     if text.startswith(("/", "@")):
         return EndpointPattern(host=text)
     match = _AT.match(text)
     if match is None:
-        raise ValueError(f"{text!r} is not HOST:PORT: write server:5000, 10.0.0.1:80, [fd00::1]:80, :5000 or client:*")
+        raise ValueError(f"`{text}` is not HOST:PORT: write server:5000, 10.0.0.1:80, [fd00::1]:80, :5000 or client:*")
     host = match["bracketed"] if match["bracketed"] is not None else match["plain"]
     port = match["port"]
     return EndpointPattern(
@@ -112,23 +112,23 @@ def parse_endpoint(text: str) -> EndpointPattern:
 
 
 def parse_port(text: str) -> int:
-    """A port number, 0 to 65535."""
+    """Parse a port number, 0 to 65535."""
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise ValueError(f"{text!r} is not a port: a number from 0 to 65535")
+        raise ValueError(f"`{text}` is not a port: a number from 0 to 65535")
     return int(text)
 
 
 def parse_state(text: str) -> TcpState:
-    """A state under any of its usual spellings (ESTAB, FIN-WAIT-1, TCP_FIN_WAIT1, UNCONN)."""
+    """Parse a state in any usual spelling (ESTAB, FIN-WAIT-1, TCP_FIN_WAIT1, UNCONN)."""
     word = text.strip().upper().replace("-", "_").removeprefix("TCP_")
     word = _OTHER_SPELLINGS.get(word, word)
     if word not in list(TcpState):
-        raise ValueError(f"{text!r} is not a state of a socket: {', '.join(TcpState)}, UNCONN, or as ss(8) writes them")
+        raise ValueError(f"`{text}` is not a state of a socket: {', '.join(TcpState)}, UNCONN, or a spelling of ss(8)")
     return TcpState(word)
 
 
 def parse_address(text: str) -> IpAddress | None:
-    """The address, with its scope (`fe80::1%eth0`) if it has one; None when `text` is not one (a node's name, then)."""
+    """Parse an address, with its scope (`fe80::1%eth0`) if any; None if `text` is no address."""
     try:
         return ip_address(text)
     except ValueError:
@@ -136,12 +136,12 @@ def parse_address(text: str) -> IpAddress | None:
 
 
 def without_scope(address: IpAddress) -> IpAddress:
-    """The address alone."""
+    """Return the address without its scope."""
     return IPv6Address(address.packed) if isinstance(address, IPv6Address) and address.scope_id else address
 
 
 def fits(wanted: IpAddress, found: IpAddress | None, interface: tuple[str, ...] = ()) -> bool:
-    """Whether `found` is the wanted address; with a scope, only on that interface, whose name and index are given."""
+    """Return whether `found` is the wanted address; a scope must be in `interface`, its name and index."""
     if found is None or without_scope(wanted) != without_scope(found):
         return False
     scope = wanted.scope_id if isinstance(wanted, IPv6Address) else None

@@ -1,4 +1,4 @@
-"""Topologies that need no file: `pair`, `star:10`, `line:5`, `tree:2,3`, `mesh:6`."""
+"""Topologies without a file: the shapes `pair`, `star:10`, `line:5`, `tree:2,3` and `mesh:6`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class _Parts(Struct, frozen=True):
 
 
 class _Shape(Struct, frozen=True):
-    parameters: tuple[tuple[str, int], ...]  # what each number says, and the largest that is accepted
+    parameters: tuple[tuple[str, int], ...]  # description and maximum of each number
     example: str
     make: Callable[..., _Parts]
 
 
 def is_shape(text: str) -> bool:
-    """Whether the text is meant as a shape, well-formed or not, rather than as a file's path."""
+    """Return whether the text is a shape (`pair`, `star:10`), valid or not, rather than a path."""
     match = _SHAPE.fullmatch(text)
     if match is None:
         return False
@@ -38,7 +38,7 @@ def is_shape(text: str) -> bool:
 
 
 def from_shape(text: str) -> Draft:
-    """The draft of a shape such as `star:10`. Raises InputError, which says how shapes are written."""
+    """Return the draft of a shape such as `star:10`. InputError, with the right form."""
     word, colon, argument = text.partition(":")
     shape = SHAPES.get(word)
     if shape is None:
@@ -55,7 +55,7 @@ def from_shape(text: str) -> Draft:
         stripped = given.strip()
         if not (stripped.isascii() and stripped.isdigit() and len(stripped) < 10):
             raise InputError(
-                f"topology `{text}`: {name} is to be a whole number, not `{given}`; write for example `{shape.example}`"
+                f"topology `{text}`: {name} must be a whole number, not `{given}`; write for example `{shape.example}`"
             )
         if not 1 <= int(stripped) <= largest:
             raise InputError(f"topology `{text}`: {name} must be from 1 to {largest}, not {stripped}")
@@ -65,16 +65,9 @@ def from_shape(text: str) -> Draft:
     return Draft(text.replace(":", "-").replace(",", "-"), text, parts.nodes, links)
 
 
-def _hosts(count: int) -> tuple[DraftNode, ...]:
-    return tuple(DraftNode(Node(f"h{number}", NodeKind.HOST)) for number in range(1, count + 1))
-
-
-def _routers(count: int) -> tuple[DraftNode, ...]:
-    return tuple(DraftNode(Node(f"r{number}", NodeKind.ROUTER)) for number in range(1, count + 1))
-
-
-def _switches(count: int) -> tuple[DraftNode, ...]:
-    return tuple(DraftNode(Node(f"s{number}", NodeKind.SWITCH)) for number in range(1, count + 1))
+def _nodes(kind: NodeKind, count: int) -> tuple[DraftNode, ...]:
+    """Make h1, h2, ..., r1, ... or s1, ..., by the first letter of the kind."""
+    return tuple(DraftNode(Node(f"{kind[0]}{number}", kind)) for number in range(1, count + 1))
 
 
 def _pair() -> _Parts:
@@ -83,20 +76,23 @@ def _pair() -> _Parts:
 
 
 def _star(hosts: int) -> _Parts:
-    return _Parts((*_hosts(hosts), *_switches(1)), tuple((f"h{number}", "s1") for number in range(1, hosts + 1)))
+    return _Parts(
+        (*_nodes(NodeKind.HOST, hosts), *_nodes(NodeKind.SWITCH, 1)),
+        tuple((f"h{number}", "s1") for number in range(1, hosts + 1)),
+    )
 
 
 def _line(routers: int) -> _Parts:
     names = ["h1", *(f"r{number}" for number in range(1, routers + 1)), "h2"]
-    return _Parts((*_hosts(2), *_routers(routers)), tuple(pairwise(names)))
+    return _Parts((*_nodes(NodeKind.HOST, 2), *_nodes(NodeKind.ROUTER, routers)), tuple(pairwise(names)))
 
 
 def _tree(depth: int, fanout: int) -> _Parts:
-    """Switches as a tree of `depth` levels, the root being s1; `fanout` hosts below each switch of the last level."""
+    """Make a tree of switches with `depth` levels below s1, and `fanout` hosts at each switch of the last level."""
     hosts, switches = fanout**depth, sum(fanout**level for level in range(depth))
     if hosts + switches > _NODES_LIMIT:
         raise InputError(
-            f"topology `tree:{depth},{fanout}`: that is {hosts} hosts; at most {_NODES_LIMIT} nodes are made"
+            f"topology `tree:{depth},{fanout}`: {hosts} hosts are too many: at most {_NODES_LIMIT} nodes are allowed"
         )
     pairs: list[tuple[str, str]] = []
     for child in range(2, switches + 1):
@@ -104,14 +100,14 @@ def _tree(depth: int, fanout: int) -> _Parts:
     first_leaf = switches - fanout ** (depth - 1) + 1
     for host in range(1, hosts + 1):
         pairs.append((f"h{host}", f"s{first_leaf + (host - 1) // fanout}"))
-    return _Parts((*_hosts(hosts), *_switches(switches)), tuple(pairs))
+    return _Parts((*_nodes(NodeKind.HOST, hosts), *_nodes(NodeKind.SWITCH, switches)), tuple(pairs))
 
 
 def _mesh(routers: int) -> _Parts:
     names = [f"r{number}" for number in range(1, routers + 1)]
     pairs = [(f"h{number}", f"r{number}") for number in range(1, routers + 1)]
     pairs += combinations(names, 2)
-    return _Parts((*_hosts(routers), *_routers(routers)), tuple(pairs))
+    return _Parts((*_nodes(NodeKind.HOST, routers), *_nodes(NodeKind.ROUTER, routers)), tuple(pairs))
 
 
 SHAPES: Mapping[str, _Shape] = {

@@ -1,4 +1,4 @@
-"""Delay, jitter, loss and rate as people write them: in files, on the command line, in Python. PURE."""
+"""Read delay, jitter, loss and rate from files, the command line and Python."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from labctl.units import duration_s, format_us, fraction, rate_bit_s
 DELAY_MAX_US = 274_000_000
 # The kernel draws from twice the jitter in 32 bits of nanoseconds (tabledist in net/sched/sch_netem.c).
 JITTER_MAX_US = 2_000_000
-# Below it one packet of usual size takes 12 s; above it a lab has no use for it.
+# At the minimum a packet of usual size takes 12 s; a lab has no use for more than the maximum.
 RATE_MIN_BIT_S, RATE_MAX_BIT_S = 1_000, 1_000_000_000_000
 
 
 class Flaw(Struct, frozen=True):
-    """What is wrong with the value of a key."""
+    """A mistake in the value of a key."""
 
     key: str
     message: str
@@ -26,7 +26,7 @@ class Flaw(Struct, frozen=True):
 
 
 def read(written: Mapping[str, object]) -> tuple[dict[str, int], list[Flaw]]:
-    """The values by key, in the units of `Impairment`, and what is wrong; a key whose value is None is not there."""
+    """Return the values by key, in the units of `Impairment`, and the mistakes; None equals a missing key."""
     values: dict[str, int] = {}
     flaws: list[Flaw] = []
     for key, value in written.items():
@@ -40,24 +40,24 @@ def read(written: Mapping[str, object]) -> tuple[dict[str, int], list[Flaw]]:
 
 
 def check(key: str, text: str) -> None:
-    """ValueError when the text is no value of that key."""
+    """Check that the text is a value of that key. ValueError."""
     _READERS[key](text)
 
 
 def together(values: Mapping[str, int]) -> tuple[Impairment, Flaw | None]:
-    """The impairment that has these values, and what is wrong with them together."""
+    """Return the impairment with these values, and a mistake in their combination."""
     made = Impairment(*(values.get(key, 0) for key in KEYS))
     if made.jitter_us and not made.delay_us:
         return made, Flaw("jitter", "jitter needs a delay that it varies", "add for example `delay: 20ms`")
     if made.jitter_us > made.delay_us:
         least = format_us(made.jitter_us)
-        message = f"the jitter {least} is more than the delay {format_us(made.delay_us)}: packets would leave early"
-        return made, Flaw("jitter", message, f"a delay of at least {least} can vary by that")
+        message = f"the jitter {least} is more than the delay {format_us(made.delay_us)}"
+        return made, Flaw("jitter", message, f"use a delay of at least {least}")
     return made, None
 
 
 def parse(written: Mapping[str, object]) -> Impairment:
-    """The impairment; ValueError with everything that is wrong with it. The keys are those of `KEYS`."""
+    """Return the impairment of values by key (see `KEYS`). ValueError, with all mistakes."""
     unknown = [key for key in written if key not in _READERS]
     if unknown:
         raise ValueError("; ".join(unknown_key(key) for key in unknown))
@@ -71,20 +71,20 @@ def parse(written: Mapping[str, object]) -> Impairment:
 
 
 def parse_words(words: Iterable[str]) -> Impairment:
-    """The impairment of `delay=20ms loss=1%`, each a word. ValueError."""
+    """Return the impairment of the words `delay=20ms`, `loss=1%`. ValueError."""
     written: dict[str, object] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not value:
             raise ValueError(f"`{word}` is not KEY=VALUE: write for example delay=20ms or loss=1%")
         if key in written:
-            raise ValueError(f"`{key}` is said twice")
+            raise ValueError(f"duplicate key `{key}`")
         written[key] = value
     return parse(written)
 
 
 def unknown_key(key: str) -> str:
-    """What to say of a key that there is not."""
+    """Return the message about an unknown key."""
     from labctl.documents.diagnostics import suggest
 
     return f"unknown key `{key}`; {suggest(key, KEYS)}"
@@ -104,7 +104,7 @@ def _duration_us(value: object, what: str, most: int) -> int:
     if abs(seconds * 1e6 - duration_us) > 1e-4:
         raise ValueError(f"`{value}` is not a whole number of microseconds")
     if duration_us > most:
-        raise ValueError(f"the {what} `{value}` is too long for the kernel, at most {format_us(most)}")
+        raise ValueError(f"the {what} `{value}` is too long: the kernel allows {format_us(most)}")
     return duration_us
 
 
@@ -112,7 +112,7 @@ def _loss_ppm(value: object) -> int:
     share = fraction(value) * 1e6
     loss_ppm = round(share)
     if abs(share - loss_ppm) > 1e-4:
-        raise ValueError(f"the loss `{value}` is too fine: in steps of 0.0001%")
+        raise ValueError(f"the loss `{value}` is not a multiple of 0.0001%")
     return loss_ppm
 
 
@@ -121,11 +121,11 @@ def _rate_bit_s(value: object) -> int:
     if not rate:
         return 0
     if rate < RATE_MIN_BIT_S:
-        raise ValueError(f"the rate `{value}` is too slow, at least 1kbit")
+        raise ValueError(f"the rate `{value}` is too low: the minimum is 1kbit")
     if rate > RATE_MAX_BIT_S:
-        raise ValueError(f"the rate `{value}` is too fast, at most 1000gbit")
+        raise ValueError(f"the rate `{value}` is too high: the maximum is 1000gbit")
     if rate % 8:
-        raise ValueError(f"the rate `{value}` is not a whole number of bytes a second")
+        raise ValueError(f"the rate `{value}` is not a whole number of bytes per second")
     return rate
 
 

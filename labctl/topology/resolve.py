@@ -1,44 +1,44 @@
-"""A draft to a resolved topology: segments, addresses, names of interfaces, MACs, sysctls and routes."""
+"""Resolve a draft into a topology: addresses, interface names, MACs, sysctls and routes; and check limits."""
 
 from __future__ import annotations
 
 from labctl.documents import Diagnostic, in_file_order
 from labctl.structs import replace
 from labctl.topology.address_variables import with_addresses
-from labctl.topology.addressing import give_addresses, label_ends
+from labctl.topology.addressing import assign_addresses, label_ends
 from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place, Segment, closing_links, segments
 from labctl.topology.model import IPV6_MTU_MIN, Endpoint, Interface, Link, Node, NodeKind, Route, Topology
 from labctl.topology.routing import Port, Routes, Station, find_routes
 
-ROUTES_LIMIT = 5_000_000  # of all routers; each takes about 200 bytes here and as many in the kernel
-PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is not given out (net/bridge/br_private.h)
+ROUTES_LIMIT = 5_000_000  # of all routers; each takes about 200 bytes here and 200 in the kernel
+PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is reserved (net/bridge/br_private.h)
 
-# A new namespace takes IPv4 settings over from the machine's own (net.core.devconf_inherit_init_net in
-# Documentation/admin-guide/sysctl/net.rst), so what a lab depends on is said, not assumed. Reverse-path filtering
-# drops what comes in on another interface than the answer would leave by, as it may wherever there are two ways.
+# A new namespace inherits IPv4 settings from the machine (net.core.devconf_inherit_init_net in
+# Documentation/admin-guide/sysctl/net.rst), so labctl sets all that a lab depends on. Reverse-path filtering drops
+# packets that arrive on another interface than the reply would leave by, which happens wherever there are two paths.
 _NO_FILTER = (("net.ipv4.conf.all.rp_filter", "0"), ("net.ipv4.conf.default.rp_filter", "0"))
 _ROUTER = (("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1"), *_NO_FILTER)
 _MULTIHOMED = (("net.ipv4.ip_forward", "0"), *_NO_FILTER)
 _USUAL_TTL, _LARGEST_TTL = 64, 255  # IPDEFTTL in linux/ip.h, IPV6_DEFAULT_HOPLIMIT in net/ipv6.h; eight bits
-_FAR = (  # where some way is too long for the usual TTL
+_LONG_PATHS = (  # if some path is too long for the usual TTL
     ("net.ipv4.ip_default_ttl", str(_LARGEST_TTL)),
     ("net.ipv6.conf.all.hop_limit", str(_LARGEST_TTL)),
     ("net.ipv6.conf.default.hop_limit", str(_LARGEST_TTL)),
 )
-_SWITCH = (("net.ipv6.conf.all.disable_ipv6", "1"),)  # a switch has no addresses, and is made faster without
+_SWITCH = (("net.ipv6.conf.all.disable_ipv6", "1"),)  # a switch needs no addresses, and starts faster without
 
 
 def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagnostic]]:
-    """The topology, and everything that is wrong with the draft; what is wrong is left out of the topology.
+    """Return the topology without its invalid parts, and all mistakes.
 
-    Without `routes`, static routes are left out: they take long to find in large topologies, and cannot be wrong.
+    Without `routes` it has no static routes: they take long to find in large topologies, and cannot be wrong.
     """
     mistakes = Mistakes()
     parts = segments(draft)
     check_ports(draft, mistakes)
     check_loops(draft, mistakes)
     without_ipv6 = frozenset(node.name for node in draft.nodes if _ipv6_is_off(node))
-    addressing = give_addresses(draft, parts, without_ipv6, mistakes)
+    addressing = assign_addresses(draft, parts, without_ipv6, mistakes)
     check_mtus(draft, parts, {index for index, family in addressing.prefixes if family is Family.IPV6}, mistakes)
     labels = label_ends(draft, mistakes)
 
@@ -68,7 +68,7 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     found = Routes(((),) * len(stations), 0)
     if automatic * len(addressing.prefixes) > ROUTES_LIMIT:
         message = f"{automatic} routers need routes to {len(addressing.prefixes)} prefixes, which is too many routes"
-        mistakes.add(draft.place, message, "fewer routers, larger networks, `addresses: ipv4`, or `routes: none`")
+        mistakes.add(draft.place, message, "use fewer routers, larger networks, `addresses: ipv4` or `routes: none`")
     else:
         found = find_routes(stations, addressing.prefixes, at_most=_LARGEST_TTL, keep=routes)
     of_stations = dict(zip((station.name for station in stations), found.of_stations, strict=True))
@@ -84,23 +84,23 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
 
 
 def check_mtus(draft: Draft, parts: list[Segment], with_ipv6: set[int], mistakes: Mistakes) -> None:
-    """Small MTUs where there is IPv6: the kernel would switch it off there."""
-    told: set[Place | None] = set()
+    """Report MTUs that are too small for IPv6: the kernel would disable it on such an interface."""
+    reported: set[Place | None] = set()
     for index, segment in enumerate(parts):
         if index not in with_ipv6:
             continue
         for link in segment.links:
-            if link.mtu < IPV6_MTU_MIN and link.mtu_place not in told:
-                told.add(link.mtu_place)
+            if link.mtu < IPV6_MTU_MIN and link.mtu_place not in reported:
+                reported.add(link.mtu_place)
                 mistakes.add(
                     link.mtu_place or link.place,
                     f"the MTU {link.mtu} is too small for IPv6, which needs {IPV6_MTU_MIN}",
-                    f"say `ipv6: false` for {segment}, or `addresses: ipv4` for all",
+                    f"set `ipv6: false` for {segment}, or `addresses: ipv4` for all",
                 )
 
 
 def check_ports(draft: Draft, mistakes: Mistakes) -> None:
-    """Switches with more ports than a bridge can have."""
+    """Report switches with more ports than a bridge can have."""
     counts: dict[str, int] = {}
     for link in draft.links:
         for end in link.ends:
@@ -108,42 +108,42 @@ def check_ports(draft: Draft, mistakes: Mistakes) -> None:
     for node in draft.nodes:
         if node.kind is NodeKind.SWITCH and counts.get(node.name, 0) > PORTS_LIMIT:
             message = f"the switch {node.name} has {counts[node.name]} ports; a Linux bridge has at most {PORTS_LIMIT}"
-            mistakes.add(node.place, message, "share them out among several switches and link those", key=True)
+            mistakes.add(node.place, message, "use several switches, and link them", key=True)
 
 
 def check_loops(draft: Draft, mistakes: Mistakes) -> None:
-    """Links that close a ring of switches: bridges do not run the spanning tree protocol, so a broadcast never ends."""
-    for link, way in closing_links(draft):
-        ring = " - ".join((*way, way[0]))
+    """Report links that close a ring of switches: without the spanning tree protocol, broadcasts loop for ever."""
+    for link, switches in closing_links(draft):
+        ring = " - ".join((*switches, switches[0]))
         mistakes.add(
             link.place,
-            f"this link closes a ring of switches ({ring}), in which a broadcast would go round for ever",
-            "leave one of these links out, or let routers stand between the switches",
+            f"this link closes a ring of switches ({ring}), in which broadcasts loop for ever",
+            "remove one of these links, or put routers between the switches",
         )
 
 
 def check_distance(draft: Draft, most_routers: int, mistakes: Mistakes) -> None:
-    """Nodes so far apart that no packet gets from one to the other: a router takes one from its TTL or hop limit."""
+    """Report paths that are too long for any TTL or hop limit."""
     if most_routers >= _LARGEST_TTL:
         mistakes.add(
             draft.place,
-            f"there are {most_routers} routers between some nodes; a packet passes {_LARGEST_TTL - 1} at most",
-            "the TTL of IPv4 and the hop limit of IPv6 are at most 255; add links that make the way shorter",
+            f"there are {most_routers} routers between some nodes; a packet passes at most {_LARGEST_TTL - 1}",
+            "the TTL of IPv4 and the hop limit of IPv6 are at most 255; add links for shorter paths",
         )
 
 
 def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ...], far: bool) -> Node:
-    inferred: tuple[tuple[str, str], ...] = ()
+    derived: tuple[tuple[str, str], ...] = ()
     if draft.kind is NodeKind.ROUTER:
-        inferred = _ROUTER
+        derived = _ROUTER
     elif draft.kind is NodeKind.HOST and len(interfaces) > 1:
-        inferred = _MULTIHOMED
+        derived = _MULTIHOMED
     elif draft.kind is NodeKind.SWITCH:
-        inferred = _SWITCH
+        derived = _SWITCH
     if far and draft.kind is not NodeKind.SWITCH:
-        inferred += _FAR
+        derived += _LONG_PATHS
     given = {key for key, _ in draft.spec.sysctls}
-    sysctls = (*((key, value) for key, value in inferred if key not in given), *draft.spec.sysctls)
+    sysctls = (*((key, value) for key, value in derived if key not in given), *draft.spec.sysctls)
     return replace(draft.spec, interfaces=tuple(interfaces), routes=routes, sysctls=sysctls)
 
 

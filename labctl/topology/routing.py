@@ -1,11 +1,11 @@
-"""Static routes along shortest paths, for every node and both families.
+"""Find static routes along shortest paths, for all nodes and both families.
 
-Routers get a route to every prefix that they are not on. A host with one interface gets a default route when all that
-lies beyond its network is reached through one router, which is how people set hosts up; other hosts get a route for
-every prefix. Without a router nobody gets a route: what is not on the link is ENETUNREACH.
+A router gets a route to each prefix that it is not on. A host with one interface gets a default route if it reaches
+everything beyond its network through one router, as people usually configure hosts; other hosts get a route to each
+prefix. Without a router nodes get no routes: connecting beyond the link fails with ENETUNREACH.
 
-What lies outside the lab is one more prefix, 0.0.0.0/0 and ::/0, that the routers with `nat` are on; everybody has a
-route to it by way of the nearest. Those routers get theirs when the lab is made.
+The world outside the lab is a further prefix, 0.0.0.0/0 and ::/0, that routers with `nat` are on; every node gets a
+route to it through the nearest of them. Those routers get their own default route when the lab is made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Port(Struct, frozen=True):
     addresses: tuple[AddressOnLink, ...]
 
     def address(self, family: Family) -> Address | None:
-        """Its address of that family."""
+        """Return its address of that family."""
         for address in self.addresses:
             if address.version == family.value:
                 return address.ip
@@ -37,7 +37,7 @@ class Port(Struct, frozen=True):
 
 
 class Station(Struct, frozen=True):
-    """A host or a router, as routing sees it."""
+    """A host or a router, for routing."""
 
     name: str
     forwards: bool
@@ -46,23 +46,23 @@ class Station(Struct, frozen=True):
 
 
 class Hop(Struct, frozen=True):
-    """The first step to a segment, and how many routers lie on the way."""
+    """The first hop to a segment, and the number of routers on the path."""
 
     gateway: Address
     ifname: str
     routers: int
 
 
-class Map(Struct, frozen=True):
-    """The stations of one family: who is on which segment, under which address. Stations go by their index."""
+class Graph(Struct, frozen=True):
+    """The stations on each segment and their addresses, for one family. Stations are numbers: their indexes."""
 
     forwards: list[bool]
-    members: dict[int, list[tuple[int, str]]]  # of a segment: station and the name of its interface there
-    ports: list[list[tuple[int, Address]]]  # of a station: segments and its address there
+    members: dict[int, list[tuple[int, str]]]  # of a segment: station and its interface
+    ports: list[list[tuple[int, Address]]]  # of a station: segment and its address
 
 
-def map_of(stations: list[Station], family: Family) -> Map:
-    """What `hops_to` walks."""
+def graph_of(stations: list[Station], family: Family) -> Graph:
+    """Return the graph for `hops_to`."""
     members: dict[int, list[tuple[int, str]]] = {}
     ports: list[list[tuple[int, Address]]] = []
     for index, station in enumerate(stations):
@@ -72,14 +72,14 @@ def map_of(stations: list[Station], family: Family) -> Map:
             if address is not None:
                 members.setdefault(port.segment, []).append((index, port.ifname))
                 ports[index].append((port.segment, address))
-    return Map([station.forwards for station in stations], members, ports)
+    return Graph([station.forwards for station in stations], members, ports)
 
 
 class Routes(Struct, frozen=True):
     """The routes of every station, in the order of the stations."""
 
     of_stations: tuple[tuple[Route, ...], ...]
-    most_routers: int  # on the way of a packet, by these routes
+    most_routers: int  # on a path, with these routes
 
 
 def find_routes(
@@ -87,8 +87,8 @@ def find_routes(
 ) -> Routes:
     """Find the shortest paths from every station to every prefix.
 
-    Ends as soon as a way has `at_most` routers, without routes. Without `keep` there are no routes either, and
-    `most_routers` is only sure to be below `at_most` when it should be: that takes far less time.
+    Stops at the first path with `at_most` routers, without routes. Without `keep` the result has no routes either, and
+    `most_routers` is exact only for the question whether it is below `at_most`: that takes far less time.
     """
     routes: list[list[Route]] = [[] for _ in stations]
     most_routers = 0
@@ -97,14 +97,14 @@ def find_routes(
     if outlets:
         prefixes = prefixes | {(outside, family): DEFAULT[family] for family in Family}
     for family in (Family.IPV4, Family.IPV6):
-        reach = map_of(stations, family)
-        reach.members[outside] = outlets
+        graph = graph_of(stations, family)
+        graph.members[outside] = outlets
         found: list[list[Route]] = [[] for _ in stations]
-        near: set[int] = set()  # segments that have no way of `at_most` routers to them
+        near: set[int] = set()  # segments that have no path with `at_most` routers to them
         for (segment, of), prefix in sorted(prefixes.items(), key=lambda one: one[0][0]):
             if of is not family or segment in near:
                 continue
-            hops = hops_to(segment, reach)
+            hops = hops_to(segment, graph)
             farthest = max((hop.routers for hop in hops.values()), default=0)
             most_routers = max(most_routers, farthest)
             if most_routers >= at_most:
@@ -112,33 +112,33 @@ def find_routes(
             if keep:
                 for index, hop in hops.items():
                     found[index].append(Route(prefix, hop.gateway, hop.ifname))
-            elif 2 * farthest + 2 < at_most:  # any two of these can meet by way of this segment
-                near.update(other for index in hops for other, _ in reach.ports[index])
+            elif 2 * farthest + 2 < at_most:  # any two of these have a path through this segment
+                near.update(other for index in hops for other, _ in graph.ports[index])
         for index, station in enumerate(stations):
             routes[index] += _as_default(station, found[index], family)
     return Routes(tuple(tuple(of_station) for of_station in routes), most_routers)
 
 
-def hops_to(segment: int, reach: Map) -> dict[int, Hop]:
-    """The first hop to the segment of every station that is not on it and can reach it: breadth first from there.
+def hops_to(segment: int, graph: Graph) -> dict[int, Hop]:
+    """Return the first hop to the segment from each station that reaches it: breadth first, from the segment.
 
-    Among paths of equal length the one through what stands first in the file is taken.
+    Among paths of equal length, the one through the first nodes in the file wins.
     """
-    distance = {index: 0 for index, _ in reach.members.get(segment, [])}
+    distance = {index: 0 for index, _ in graph.members.get(segment, [])}
     hops: dict[int, Hop] = {}
-    queue = deque(index for index in distance if reach.forwards[index])
+    queue = deque(index for index in distance if graph.forwards[index])
     visited = {segment}
     while queue:
         router = queue.popleft()
-        for other, gateway in reach.ports[router]:
+        for other, gateway in graph.ports[router]:
             if other in visited:
                 continue
             visited.add(other)
-            for index, ifname in reach.members[other]:
+            for index, ifname in graph.members[other]:
                 if index not in distance:
                     distance[index] = distance[router] + 1
                     hops[index] = Hop(gateway, ifname, distance[index])
-                    if reach.forwards[index]:
+                    if graph.forwards[index]:
                         queue.append(index)
     return hops
 

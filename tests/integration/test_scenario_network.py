@@ -130,7 +130,7 @@ def test_count_0_does_not_pass_over_a_bound_socket(tmp_path: Path) -> None:
         ("{local: /tmp/x.sock, count: 0}", "`/tmp/x.sock` is not an address of `protocol: tcp`"),
         ("{protocol: udp, state: LISTEN, count: 0}", "a socket of `protocol: udp` is never in state LISTEN"),
         ("{protocol: unix, state: TIME-WAIT, count: 0}", "a socket of `protocol: unix` is never in state TIME-WAIT"),
-        ("{state: WAITING}", "'WAITING' is not a state of a socket"),
+        ("{state: WAITING}", "`WAITING` is not a state of a socket"),
     ],
 )
 def test_a_connection_that_cannot_be_is_a_mistake_of_the_file(tmp_path: Path, connection: str, problem: str) -> None:

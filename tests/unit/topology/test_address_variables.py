@@ -65,9 +65,9 @@ def test_macs_and_link_local_addresses_are_those_of_the_interface(topology: Topo
     [
         ("serve.ipv4", "there is no node `serve`", "did you mean `server`?"),
         ("client-2.eth7.ipv4", "client-2 has no interface `eth7`", "did you mean `eth0`?"),
-        ("server.ipv5", "`ipv5` is no address variable of server", "did you mean `ipv6`?"),
-        ("server.eth0.macc", "`macc` is no address variable of server:eth0", "did you mean `mac`?"),
-        ("server.eth0", "`${server.eth0}` does not say which address", "write for example `${server.eth0.ipv4}`"),
+        ("server.ipv5", "server has no address variable `ipv5`", "did you mean `ipv6`?"),
+        ("server.eth0.macc", "server:eth0 has no address variable `macc`", "did you mean `mac`?"),
+        ("server.eth0", "`${server.eth0}` lacks an attribute", "write for example `${server.eth0.ipv4}`"),
         ("client-2.ipv6", "client-2 has no IPv6 address", ""),
         ("client-1.up.1.ipv4", "client-1:up.1 has no IPv4 address", ""),
         ("lan.ipv4", "lan is a switch: its ports have no addresses", ""),

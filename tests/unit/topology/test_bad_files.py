@@ -74,11 +74,11 @@ def test_a_misspelt_file_name_is_suggested(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "part"),
     [
-        ("star:x", "the number of hosts is to be a whole number, not `x`"),
+        ("star:x", "the number of hosts must be a whole number, not `x`"),
         ("star:0", "the number of hosts must be from 1 to 1023, not 0"),
         ("star:1024", "must be from 1 to 1023"),
-        ("star:-3", "is to be a whole number"),
-        ("star:999999999999999999999", "is to be a whole number"),
+        ("star:-3", "must be a whole number"),
+        ("star:999999999999999999999", "must be a whole number"),
         ("star", "`star` takes the number of hosts; write for example `star:10`"),
         ("pair:2", "`pair` takes no numbers"),
         ("tree:2", "`tree` takes the depth, the fan-out"),
@@ -86,7 +86,7 @@ def test_a_misspelt_file_name_is_suggested(tmp_path: Path) -> None:
         ("stra:3", "did you mean `star`?"),
         ("piar", "did you mean `pair`?"),
         ("ring:3", "shapes are `pair`, `star:10`"),
-        ("star:٣", "is to be a whole number"),
+        ("star:٣", "must be a whole number"),
     ],
 )
 def test_a_bad_shape_says_how_shapes_are_written(

@@ -176,7 +176,7 @@ def test_a_ttl_that_the_file_gives_stays() -> None:
 def test_nodes_with_more_routers_between_them_than_any_packet_passes_are_a_mistake() -> None:
     assert not from_lines(*chain(254))[1]
     (mistake,) = from_lines(*chain(255))[1]
-    assert mistake.message == "there are 255 routers between some nodes; a packet passes 254 at most"
+    assert mistake.message == "there are 255 routers between some nodes; a packet passes at most 254"
 
 
 def test_a_router_without_ipv6_on_a_link_is_no_way_for_ipv6() -> None:
