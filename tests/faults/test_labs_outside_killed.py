@@ -18,8 +18,8 @@ from tests.faults.disturbed import Commands, is_running
 from tests.faults.rounds import LAB, Action, Round, disturbed_in_turn
 from tests.faults.test_labs_killed import ROUNDS, SEED
 from tests.integration.inside import inside
+from tests.integration.lab.keeper.test_external_limits import allowed
 from tests.integration.machine import Machine, holds
-from tests.integration.test_outside_limits import allowed
 from tests.skips import needs_programs
 
 pytestmark = needs_programs("nft")  # the machine's packet filters before and after

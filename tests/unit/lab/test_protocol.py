@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -15,17 +16,28 @@ from labctl.errors import DeadlineExceeded, InputError, KernelError, LabError, L
 from labctl.lab.protocol import (
     Apply,
     Channel,
+    Described,
+    Description,
     Done,
     Failed,
     Malformed,
     Message,
+    NodeInfo,
     OpenFile,
+    ProcessInfo,
+    ProcessRows,
+    ProcessState,
+    ProcessUpdate,
     Reconcile,
+    Reply,
     Request,
     Spawn,
     decode,
     encode,
 )
+from labctl.plan.operations import plan_to_json
+from labctl.topology.model import Restart
+from tests.labs import pair_plan
 
 TEXT = st.text(max_size=20)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple)
@@ -164,3 +176,41 @@ def test_a_plan_that_the_keeper_would_not_take_is_refused_before_it_is_sent(
     frame = ends[1].receive(until=soon())
     assert frame is not None
     assert frame.number == 2
+
+
+RUNNING = ProcessInfo("h1", "web", 3, ("nginx", "-g", "x y"), 12.5, ProcessState.RUNNING, 2, None, 77, Restart.ALWAYS)
+ENDED = ProcessInfo("h2", "", 0, ("sh",), 1.0, ProcessState.ENDED, returncode=-9, problem="it was so")
+
+
+def test_a_process_is_the_same_after_the_journey() -> None:
+    sent = ProcessRows((RUNNING, ENDED))
+    assert decode(encode(sent), Reply) == sent
+
+
+def test_only_processes_with_a_name_are_detached() -> None:
+    assert (RUNNING.is_detached, ENDED.is_detached) == (True, False)
+
+
+def test_a_description_and_its_plan_are_the_same_after_the_journey() -> None:
+    plan = pair_plan()
+    told = Description(
+        name="lab",
+        topology="pair",
+        uid=1000,
+        started_at=1.5,
+        keeper_pid=42,
+        rootless=True,
+        nodes=(NodeInfo("h1", "host", "/proc/42/fd/7", 43), NodeInfo("s", "switch", "/proc/42/fd/8")),
+        processes=(RUNNING, ENDED),
+        source="hosts: {h1: {}}\n",
+        plan_json=json.loads(json.dumps(plan_to_json(plan))),
+    )
+    arrived = decode(encode(Described(told)), Described).description
+    assert arrived == told
+    assert arrived.plan == plan
+
+
+@pytest.mark.parametrize("returncode", [None, 0, -9])
+def test_an_update_is_the_same_after_the_journey(returncode: int | None) -> None:
+    update = ProcessUpdate(ProcessState.ENDED, 7, 2, returncode, True)
+    assert ProcessUpdate.unpack(update.pack()) == update

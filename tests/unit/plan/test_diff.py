@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from labctl import topology
+from labctl.errors import InputError
 from labctl.plan.build import build
-from labctl.plan.diff import Difference, Sign, difference
+from labctl.plan.diff import Difference, Sign, difference, refuse_changes
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -31,7 +32,7 @@ from labctl.plan.operations import (
     operations_from_json,
     operations_to_json,
 )
-from labctl.topology.model import Impairment, Topology
+from labctl.topology.model import Impairment, Limits, Node, NodeKind, Topology
 from tests.unit.topology.drafts import resolved, topologies
 
 MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -275,3 +276,14 @@ def test_equal_plans_render_as_nothing_to_change(kind: str) -> None:
         assert render_difference_text(found) == "nothing to change\n"
     else:
         assert '"changes": []' in render_difference_json(found)
+
+
+def test_a_running_lab_refuses_changes_of_its_access_to_the_machine() -> None:
+    plain, limited = Node("a", NodeKind.HOST), Node("a", NodeKind.HOST, limits=Limits(pids=5))
+    refuse_changes("lab", [plain], [Node("b", NodeKind.HOST)])
+    refuse_changes("lab", [limited], [limited, Node("b", NodeKind.HOST)])
+    refuse_changes("lab", [limited], [Node("a", NodeKind.HOST, limits=Limits(pids=7))])
+    both = Node("a", NodeKind.HOST, limits=Limits(pids=5, cpu=0.5))
+    for before, after in (([plain], [limited]), ([limited], [plain]), ([limited], []), ([limited], [both])):
+        with pytest.raises(InputError, match=r"lab lab: cannot change .* \(a\)"):
+            refuse_changes("lab", before, after)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.errors import InputError
 from labctl.lab.keeper.external import resolv_conf
-from labctl.plan.diff import refuse_changes
-from labctl.topology.model import Limits, Node, NodeKind
 
 
 def resolved(files: dict[str, str]) -> list[str]:
@@ -42,14 +39,3 @@ def test_a_server_that_only_the_machine_reaches_is_left_out(server: str) -> None
 
 def test_a_machine_without_the_file_has_no_name_server() -> None:
     assert resolved({}) == []
-
-
-def test_what_was_prepared_before_the_lab_was_made_cannot_change() -> None:
-    plain, limited = Node("a", NodeKind.HOST), Node("a", NodeKind.HOST, limits=Limits(pids=5))
-    refuse_changes("lab", [plain], [Node("b", NodeKind.HOST)])
-    refuse_changes("lab", [limited], [limited, Node("b", NodeKind.HOST)])
-    refuse_changes("lab", [limited], [Node("a", NodeKind.HOST, limits=Limits(pids=7))])
-    both = Node("a", NodeKind.HOST, limits=Limits(pids=5, cpu=0.5))
-    for before, after in (([plain], [limited]), ([limited], [plain]), ([limited], []), ([limited], [both])):
-        with pytest.raises(InputError, match=r"lab lab: .* cannot be changed \(a\)"):
-            refuse_changes("lab", before, after)

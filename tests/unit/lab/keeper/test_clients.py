@@ -1,4 +1,4 @@
-"""Many clients of one keeper, none of which it waits for; without a keeper, and without privilege."""
+"""Connections of a keeper's clients, none of which can block it, and timers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.lab.keeper.clients import MAX_UNANSWERED, Client, Connections, Events, may_connect
+from labctl.lab.keeper.clients import MAX_UNANSWERED, Client, Connections, Events, Timers, may_connect
 from labctl.lab.protocol import HEADER, Channel, Done, Failed, Frame, Hello, OpenFile, encode
 
 
@@ -236,3 +236,49 @@ def test_what_is_no_request_is_answered_and_the_next_one_read(connections: Conne
     assert answer.number == 5
     assert isinstance(answer.message, Failed)
     theirs.close()
+
+
+def test_without_timers_there_is_nothing_to_wait_for() -> None:
+    assert Timers().wait_ms() is None
+
+
+def test_what_is_due_is_done_once_in_order() -> None:
+    timers, done = Timers(), list[int]()
+    timers.after(0.0, lambda: done.append(1))
+    timers.after(0.0, lambda: done.append(2))
+    timers.after(1000.0, lambda: done.append(3))
+    timers.run()
+    timers.run()
+    assert done == [1, 2]
+    assert 900_000 < (timers.wait_ms() or 0) <= 1_000_001
+
+
+def test_a_cancelled_timer_is_neither_done_nor_waited_for() -> None:
+    timers, done = Timers(), list[int]()
+    timers.after(0.0, lambda: done.append(1)).cancel()
+    assert timers.wait_ms() is None
+    timers.run()
+    assert done == []
+
+
+def test_after_the_wait_the_timer_is_due() -> None:
+    timers, done = Timers(), list[int]()
+    timers.after(0.0105, lambda: done.append(1))
+    until = time.monotonic() + (timers.wait_ms() or 0) / 1000
+    while time.monotonic() < until:
+        pass
+    timers.run()
+    assert done == [1]
+
+
+def test_a_timer_that_sets_another_does_not_run_it_at_once() -> None:
+    timers, done = Timers(), list[int]()
+
+    def set_another() -> None:
+        timers.after(0.0, lambda: done.append(1))
+
+    timers.after(0.0, set_another)
+    timers.run()
+    assert done == []
+    timers.run()
+    assert done == [1]

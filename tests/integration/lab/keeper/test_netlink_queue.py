@@ -1,0 +1,146 @@
+"""Errors for operations that the kernel refuses name the operation, the reason and a remedy."""
+
+from __future__ import annotations
+
+import errno
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from msgspec.structs import replace
+
+from labctl.errors import KernelError, LabImpossible, MachineError
+from labctl.kernel import rtnl
+from labctl.kernel.netlink import Refused
+from labctl.lab.keeper.netlink_queue import Origin, raise_first
+from labctl.plan.operations import (
+    AddAddress,
+    AddRoute,
+    LinkEnd,
+    MakeBridge,
+    MakeLink,
+    MakeNode,
+    Operation,
+    SetSysctl,
+    SetUp,
+)
+from labctl.topology.model import NodeKind
+from tests.integration.inside import NetworkLab, inside
+from tests.integration.networks import mac, pair, star
+from tests.patience import patient
+
+FIRST_REPLY_S = patient(0.9)  # a lost first packet is repeated after a second
+
+
+def refusal(lab: NetworkLab, *operations: Operation) -> KernelError:
+    with pytest.raises(KernelError) as caught:
+        lab.apply(*operations)
+    return caught.value
+
+
+@pytest.mark.stock_kernel
+@inside
+def test_an_address_given_twice_is_told_with_its_interface() -> None:
+    with NetworkLab(*pair()) as lab:
+        again = AddAddress("server", "eth0", ip_interface("192.0.2.2/24"))
+        fine = AddAddress("server", "eth0", ip_interface("192.0.2.3/24"))
+        error = refusal(lab, fine, again)
+        assert (error.subject, error.attempted, error.errno) == (
+            "server:eth0",
+            "add address 192.0.2.2/24",
+            errno.EEXIST,
+        )
+        assert str(error).startswith("server:eth0: cannot add address 192.0.2.2/24: EEXIST, File exists")
+        assert str(error).endswith("Is it given twice?")
+
+
+@inside
+def test_a_gateway_that_is_not_on_the_link_is_refused_with_the_kernels_words() -> None:
+    with NetworkLab(*pair()) as lab:
+        error = refusal(lab, AddRoute("client", ip_network("10.0.0.0/8"), ip_address("203.0.113.1"), "eth0"))
+        assert error.attempted == "add route 10.0.0.0/8 via 203.0.113.1"
+        assert error.errno == errno.ENETUNREACH
+        assert "gateway" in error.detail.lower()
+
+
+@inside
+def test_of_many_refusals_the_first_is_told_and_the_others_are_counted() -> None:
+    with NetworkLab(*pair()) as lab:
+        gone = [AddRoute("client", ip_network(f"10.{n}.0.0/16"), ip_address("203.0.113.1"), "eth0") for n in range(100)]
+        error = refusal(lab, *gone)
+        assert error.attempted == "add route 10.0.0.0/16 via 203.0.113.1"
+        assert error.detail.endswith("99 more refused after it")
+
+
+@pytest.mark.stock_kernel
+@inside
+@pytest.mark.parametrize(
+    ("operation", "subject", "number"),
+    [
+        (MakeNode("client", NodeKind.HOST), "node client", errno.EEXIST),
+        (SetUp("client", "eth9"), "client:eth9", errno.ENODEV),
+        (AddAddress("nobody", "eth0", ip_interface("10.0.0.1/8")), "nobody:eth0", errno.ENOENT),
+        (SetSysctl("client", "net.core.nonsense", "1"), "node client", errno.ENOENT),
+        (SetSysctl("client", "net.ipv4.ip_forward", "maybe"), "node client", errno.EINVAL),
+        (SetSysctl("client", "kernel.hostname", "x"), "node client", errno.EINVAL),
+        (SetSysctl("client", "net.../../kernel/hostname", "x"), "node client", errno.EINVAL),
+    ],
+    ids=lambda value: (
+        str(value).replace(" ", "-") if isinstance(value, SetSysctl | MakeNode | SetUp | AddAddress) else ""
+    ),
+)
+def test_what_cannot_be_done_is_told(operation: Operation, subject: str, number: int) -> None:
+    with NetworkLab(*pair()) as lab:
+        error = refusal(lab, operation)
+        assert (error.subject, error.errno) == (subject, number)
+
+
+@inside
+def test_a_multicast_mac_is_refused_for_its_link() -> None:
+    nodes = MakeNode("a", NodeKind.HOST), MakeNode("b", NodeKind.HOST)
+    ends = LinkEnd("a", "eth0", "03:00:00:00:00:01", 1500), LinkEnd("b", "eth0", mac(2), 1500)
+    with NetworkLab(*nodes) as lab:
+        error = refusal(lab, MakeLink(*ends))
+        assert (error.subject, error.attempted) == ("link a:eth0 - b:eth0", "make the veth pair")
+        assert error.errno == errno.EADDRNOTAVAIL
+
+
+@inside
+@pytest.mark.parametrize(
+    ("kind", "expected", "told"),
+    [("veth", MachineError, "This kernel has no veth devices"), ("bridge", LabImpossible, "no bridge devices")],
+)
+def test_a_kind_of_device_that_the_kernel_lacks_is_the_machines_fault(
+    kind: str, expected: type[MachineError], told: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        encode = getattr(rtnl, f"encode_{kind}")
+        other = kind[:-1] + "x"  # a kind of the same length that no kernel has
+        patch.setattr(rtnl, f"encode_{kind}", lambda *at: encode(*at).replace(kind.encode(), other.encode()))
+        getattr(rtnl, f"_{kind}_template").cache_clear()
+        with pytest.raises(MachineError, match=told) as caught:
+            NetworkLab(*star(1))
+    assert (type(caught.value), caught.value.exit_status) == (expected, 3)
+
+
+@pytest.mark.stock_kernel
+@inside
+def test_more_ports_than_a_bridge_takes_are_refused_with_the_limit() -> None:
+    operations: list[Operation] = [MakeNode("s1", NodeKind.SWITCH), MakeNode("h1", NodeKind.HOST)]
+    operations.append(MakeBridge("s1", "br0", 1500))
+    for n in range(1, 1025):
+        port = LinkEnd("s1", f"p{n}", mac(n, 1), 1500, "br0")
+        operations.append(MakeLink(replace(port, node="h1", bridge="", mac=mac(n)), port))
+    with pytest.raises(KernelError) as caught:
+        NetworkLab(*operations)
+    assert caught.value.errno == errno.EXFULL
+    assert "1023 ports" in str(caught.value)
+    assert caught.value.subject == "link h1:p1024 - s1:p1024"
+
+
+def test_a_tolerated_errno_is_no_refusal() -> None:
+    up = SetUp("client", "eth0")
+    raise_first([Refused(Origin(up, (errno.ENODEV,)), errno.ENODEV, "")])
+    with pytest.raises(KernelError, match=r"client:eth0: cannot set it up: EPERM.*\(1 more refused after it\)"):
+        raise_first(
+            [Refused(Origin(up, (errno.ENODEV,)), number, "") for number in (errno.ENODEV, errno.EPERM, errno.EIO)]
+        )
