@@ -1,9 +1,7 @@
-"""`AsyncLab`, `AsyncHost`, `AsyncLink`: the same names as coroutines, for asyncio (anyio on asyncio included).
+"""`AsyncLab`, `AsyncHost`, `AsyncLink`: the API as coroutines, for asyncio (and anyio on asyncio).
 
-What waits for a program or a peer waits in the event loop. Requests to the lab's keeper, which take about a
-millisecond, are made by one thread of the lab's.
-
-Requests to a lab's keeper from an event loop: short, and made by a thread, so that the loop goes on meanwhile.
+The event loop waits for programs and peers. One thread of the lab makes the requests to its keeper, which take about a
+millisecond each (docs/decisions/0015).
 """
 
 from __future__ import annotations
@@ -46,13 +44,15 @@ P = ParamSpec("P")
 
 
 class Worker:
-    """One thread, started when it is first needed. It belongs to no loop: each call uses the one that runs."""
+    """One thread, started at the first call. It belongs to no event loop: each call uses the running one."""
 
     def __init__(self, name: str, *, threads: int = 1) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def call(self, function: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-        """What the function returns or raises. When the caller is cancelled, what it returns all the same is undone."""
+        """Return what the function returns, or raise what it raises. If the caller is cancelled, `undo` gets a late
+        result.
+        """
         future = self._pool.submit(function)
         try:
             return await asyncio.wrap_future(future)
@@ -63,18 +63,18 @@ class Worker:
             raise
 
     async def once(self, function: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-        """As `call`, by a worker that is for this one call: its thread ends with it."""
+        """Do as `call`, and end the thread afterwards."""
         try:
             return await self.call(function, undo)
         finally:
             self._pool.shutdown(wait=False)
 
     def later(self, function: Callable[[], object]) -> None:
-        """Have it done, and wait for nothing."""
+        """Call the function and do not wait."""
         self._pool.submit(function)
 
     def close(self) -> None:
-        """Wait for what is under way; nothing more can be called. Blocks."""
+        """Wait for running calls; the worker accepts no more. Blocks."""
         self._pool.shutdown(wait=True)
 
 
@@ -115,9 +115,9 @@ KEPT_BYTES = 2 << 20  # of each stream of a program that was started
 
 
 class AsyncLab:
-    """A small network for asyncio: `async with AsyncLab("pair") as lab: ...`, which makes it and ends it.
+    """A small network for asyncio: `async with AsyncLab("pair") as lab: ...` makes it and ends it.
 
-    As `Lab` otherwise. One that is left open ends with a ResourceWarning, at the latest with the process.
+    All else is as in `Lab`. A lab that you leave open ends with the process at the latest, with a ResourceWarning.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class AsyncLab:
         visible_paths: Iterable[StrPath] = (),
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        """As `Lab`'s; the lab is made by `async with`, or by `open`, which raise what `Lab` raises."""
+        """Take the arguments of `Lab`. `async with`, or `open`, makes the lab and raises what `Lab` raises."""
         self._make: Callable[[], Lab] = partial(
             Lab, topology, visible_paths=tuple(visible_paths), deadline_s=deadline_s
         )
@@ -138,21 +138,21 @@ class AsyncLab:
 
     @classmethod
     def attach(cls, name: str | None = None, *, deadline_s: float = DEADLINE_S) -> Self:
-        """A running lab, reached by `async with` (or `open`) and left as it is at the end. As `Lab.attach`."""
+        """Return a running lab, as `Lab.attach`. `async with` (or `open`) connects to it; closing leaves it running."""
         lab = cls()
         lab._make = partial(Lab.attach, name, deadline_s=deadline_s)
         return lab
 
     @classmethod
     def over(cls, lab: Lab) -> Self:
-        """The same lab as `lab`, whose owner closes it; closing this one ends what was started with it."""
+        """Return a view of `lab`, whose owner closes it. Closing the view ends what was started through the view."""
         other = cls()
         other._lab = lab
         other._borrowed = True
         return other
 
     async def open(self) -> Self:
-        """Make the lab, if it has not been made. RuntimeError when it has been closed."""
+        """Make the lab, unless it exists. RuntimeError if it has been closed."""
         if self._lab is None:
             self._lab = await self._worker.call(self._make, lambda made: made.close())
         self._core.check_open("use it")
@@ -170,12 +170,12 @@ class AsyncLab:
         return "<AsyncLab, not made yet>" if self._lab is None else f"<Async{repr(self._lab)[1:]}"
 
     def __getitem__(self, name: str) -> AsyncHost:
-        """The node of that name. NotFound (a KeyError), with the near miss."""
+        """Return the node of that name. NotFound (a KeyError) suggests a similar name."""
         return AsyncHost(self, self._core, self._worker, name)
 
     @property
     def sync(self) -> Lab:
-        """The same lab for code that blocks. RuntimeError when it has not been made yet."""
+        """The same lab for blocking code. RuntimeError before the lab is made."""
         if self._lab is None:
             raise RuntimeError("this AsyncLab has not been made yet: use `async with AsyncLab(...) as lab`")
         return self._lab
@@ -186,12 +186,12 @@ class AsyncLab:
 
     @property
     def name(self) -> str:
-        """The running lab's, or the topology's."""
+        """The name of the running lab, else of the topology."""
         return self.sync.name
 
     @property
     def topology(self) -> Topology:
-        """What it was made of."""
+        """The topology of the lab."""
         return self.sync.topology
 
     @property
@@ -206,37 +206,37 @@ class AsyncLab:
 
     @property
     def services(self) -> Mapping[str, Program]:
-        """As `Lab.services`; what waits for them blocks."""
+        """The services, as `Lab.services`; their methods block."""
         return self.sync.services
 
     @property
     def links(self) -> tuple[AsyncLink, ...]:
-        """In file order."""
+        """All links, in file order."""
         return tuple(AsyncLink(link, self._worker) for link in self.sync.links)
 
     def link(self, a: str, b: str) -> AsyncLink:
-        """The link between two nodes, as `Lab.link`."""
+        """Return the link between two nodes, as `Lab.link`."""
         return AsyncLink(self.sync.link(a, b), self._worker)
 
     async def ping(
         self, *, family: int | None = None, timeout_s: float = 1.0, every_pair: bool = False
     ) -> Reachability:
-        """Which hosts reach which, as `Lab.ping`."""
+        """Return which hosts reach which, as `Lab.ping`."""
         # Not by the thread for requests, which others wait for: an answer that does not come takes its time.
         return await Worker("labctl-ping").once(
             lambda: self.sync.ping(family=family, timeout_s=timeout_s, every_pair=every_pair)
         )
 
     def scenario(self, source: StrPath | Scenario) -> AsyncScenarioRun:
-        """An asynchronous context manager that runs a scenario on this lab, as `Lab.scenario`."""
+        """Return an asynchronous context manager that runs a scenario on this lab, as `Lab.scenario`."""
         return AsyncScenarioRun(self.sync.scenario(source))
 
     def activity(self) -> tuple[Activity, ...]:
-        """What was done through this object, and through `sync`, in order."""
+        """Return what was done through this object and through `sync`, in order."""
         return self.sync.activity()
 
     def report(self, *, after_s: float = -1.0) -> str:
-        """As `Lab.report`; asks the kernel, which takes some milliseconds."""
+        """Return what `Lab.report` returns. It asks the kernel, which takes some milliseconds."""
         return self.sync.report(after_s=after_s)
 
     @property
@@ -245,9 +245,9 @@ class AsyncLab:
         return self._lab is not None and self._lab.closed
 
     async def aclose(self) -> None:
-        """End the lab and all that runs in it, `over` a lab nothing but this view of it. Idempotent.
+        """End the lab and all that runs in it; of a view made by `over`, only what was started through it. Idempotent.
 
-        A lab is ended even when this is cancelled.
+        The lab ends even if this coroutine is cancelled.
         """
         self._let_go()
         await Worker("labctl-close").once(self._end)
@@ -265,22 +265,22 @@ class AsyncLab:
 
 
 class AsyncHost(NodeFacts):
-    """A node of a lab, for asyncio. As `Host` otherwise."""
+    """A node of a lab, for asyncio. All else is as in `Host`."""
 
     def __init__(self, lab: AsyncLab, core: Core, worker: Worker, name: str) -> None:
-        """For `AsyncLab`. NotFound."""
+        """Used by `AsyncLab`. NotFound."""
         super().__init__(core, name)
         self.lab = lab
         self._worker = worker
 
     @property
     def sync(self) -> Host:
-        """The same host for code that blocks."""
+        """The same host for blocking code."""
         return self.lab.sync[self.name]
 
     @takes(NodeFacts._run_request)
     async def run(self, request: RunRequest) -> Completed:
-        """Run a program to its end, as `Host.run`. When this is cancelled, its process group is killed."""
+        """Run a program to its end, as `Host.run`. Cancelling kills its process group."""
         program = await self._started(request.command, request.limit_bytes, ActivityKind.RUN)
         completed = await program._to_end(request.timeout_s)
         return completed.check() if request.check else completed
@@ -289,8 +289,7 @@ class AsyncHost(NodeFacts):
     def start(self, request: StartRequest) -> Starting:
         """Start a program and wait until it is ready, as `Host.start`: `async with host.start(...) as program`.
 
-        Or `program = await host.start(...)`, which runs until the lab ends or it is closed. When this is cancelled, its
-        process group is killed.
+        `program = await host.start(...)` runs until the lab ends or you close it. Cancelling kills its process group.
         """
         command, condition, ready_timeout_s = request
 
@@ -316,7 +315,7 @@ class AsyncHost(NodeFacts):
     async def connect(
         self, to: str | Address, *, timeout_s: float | None = 10.0, family: int | None = None
     ) -> PythonSocket:
-        """A non-blocking TCP socket on the host, connected as by `Host.connect`; the caller owns it. OSError."""
+        """Return a non-blocking TCP socket on the host, connected as by `Host.connect`. The caller owns it. OSError."""
         if sockets.unix_name(to) is not None:  # it may have to wait in the kernel, which an event loop cannot
             connecting = partial(self.sync.connect, to, timeout_s=timeout_s)
             made = await Worker("labctl-connect").once(connecting, lambda made: made.close())
@@ -350,7 +349,7 @@ class AsyncHost(NodeFacts):
     async def open_connection(
         self, to: str | Address, *, timeout_s: float | None = 10.0, family: int | None = None, **options: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """asyncio.open_connection() from the host; `options` are passed on (ssl, limit, ...). OSError."""
+        """Call asyncio.open_connection() from the host; `options` go to it (ssl, ...). OSError."""
         sock = await self.connect(to, timeout_s=timeout_s, family=family)
         try:
             return await asyncio.open_connection(sock=sock, **options)
@@ -368,7 +367,7 @@ class AsyncHost(NodeFacts):
         backlog: int = 128,
         **options: Any,
     ) -> asyncio.Server:
-        """asyncio.start_server() on the host; `options` are passed on (ssl, limit, ...); the caller closes it."""
+        """Call asyncio.start_server() on the host; `options` go to it (ssl, ...). The caller closes it."""
         sock = await self.listen(port, address=address, family=family, backlog=backlog)
         try:
             return await asyncio.start_server(connected, sock=sock, backlog=backlog, **options)
@@ -377,9 +376,9 @@ class AsyncHost(NodeFacts):
             raise
 
     async def in_netns(self, function: Callable[..., T], *arguments: Any, strict: bool = False) -> T:
-        """What the function returns or raises, called by a thread that is on the host as in `Host.netns()`.
+        """Call the function in a thread that is on the host, as in `Host.netns()`; return or raise what it does.
 
-        When this is cancelled, the thread goes on to its function's end.
+        If this coroutine is cancelled, the thread still runs the function to its end.
         """
 
         from labctl.api.netns import as_hooked
@@ -399,7 +398,7 @@ class AsyncHost(NodeFacts):
 
 
 async def _connect(sock: PythonSocket, address: tuple[Any, ...]) -> None:
-    """connect(2) of a non-blocking socket. The `sock_connect` of an event loop may lose a scope (uvloop). OSError."""
+    """Connect a non-blocking socket (connect(2)); `sock_connect` of an event loop may lose a scope (uvloop). OSError."""
     number = sock.connect_ex(address)
     if number == errno.EINPROGRESS:
         loop = asyncio.get_running_loop()
@@ -415,10 +414,10 @@ async def _connect(sock: PythonSocket, address: tuple[Any, ...]) -> None:
 
 
 class AsyncLink:
-    """A link of a lab, for asyncio. As `Link` otherwise."""
+    """A link of a lab, for asyncio. All else is as in `Link`."""
 
     def __init__(self, link: Link, worker: Worker) -> None:
-        """For `AsyncLab`."""
+        """Used by `AsyncLab`."""
         self.sync = link
         self._worker = worker
 
@@ -444,17 +443,17 @@ class AsyncLink:
 
 
 class AsyncScenarioRun:
-    """What `AsyncLab.scenario` gives: for one `async with`. The steps are taken by a thread; cancelling ends them."""
+    """The result of `AsyncLab.scenario`, for one `async with`. A thread runs the steps; cancelling ends them."""
 
     def __init__(self, run: ScenarioRun) -> None:
-        """For `AsyncLab.scenario`."""
+        """Used by `AsyncLab.scenario`."""
         self.sync = run
 
     def __repr__(self) -> str:
         return f"<Async{repr(self.sync)[1:]}"
 
     async def __aenter__(self) -> ScenarioRun:
-        """Raises DocumentError, ScenarioFailed."""
+        """Run the steps. DocumentError, ScenarioFailed."""
         run = self.sync
         try:
             return await Worker("labctl-scenario").once(

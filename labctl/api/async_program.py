@@ -1,4 +1,4 @@
-"""A program on a host as an event loop has it: its pipes and its end are watched by the loop, not by threads."""
+"""A program on a host, for an event loop, which watches its pipes and its end without a thread."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def deadline(until: float | None) -> AsyncIterator[None]:
-    """As asyncio.timeout_at(), by CLOCK_MONOTONIC: the clock of an event loop may be frozen (freezegun). TimeoutError.
+    """Do as asyncio.timeout_at() on CLOCK_MONOTONIC; a test may freeze the event loop's clock. TimeoutError.
 
-    None is no deadline.
+    None means no deadline.
     """
     if until is None:
         yield
@@ -92,9 +92,9 @@ class _LoopWatcher:
 
 
 class AsyncProgram(ProgramFacts):
-    """A program that runs on a host. Leaving its `async with` block ends it, and so does the end of the lab.
+    """A program that runs on a host. Leaving its `async with` block ends it; so does the end of the lab.
 
-    It belongs to the event loop that started it. Its output is read all the time.
+    It belongs to the event loop that started it, which always reads its output.
     """
 
     def __init__(
@@ -107,7 +107,9 @@ class AsyncProgram(ProgramFacts):
         entry: Entry,
         all_of_lab: set[AsyncProgram],
     ) -> None:
-        """For `AsyncHost`: takes over `running`. To be made in the loop; in `all_of_lab` until it is over."""
+        """Used by `AsyncHost`, in the event loop. Takes over `running`; stays in `all_of_lab` until the program has
+        ended.
+        """
         super().__init__(core, running, entry)
         self.host = host
         self._worker = worker
@@ -135,7 +137,7 @@ class AsyncProgram(ProgramFacts):
             await self.aclose()
 
     async def wait(self, timeout_s: float | None = 60.0) -> int:
-        """Wait for its end; its returncode. TimeoutError when it still runs after `timeout_s` (None: no limit)."""
+        """Wait for its end; return its returncode. TimeoutError if it still runs after `timeout_s` (None: no limit)."""
         if not await self._ended_within(timeout_s):
             raise TimeoutError(
                 f"host {self.host.name}: {self.argv[0]} still runs after {timeout_s:g} s."
@@ -144,7 +146,7 @@ class AsyncProgram(ProgramFacts):
         return self._known_status()
 
     async def wait_for_output(self, pattern: str | re.Pattern[str], *, timeout_s: float = 10.0) -> str:
-        """Wait until its output (either stream) matches; the match. ProgramNotReady when it does not in time."""
+        """Wait until its output (either stream) matches; return the match. ProgramNotReady if it never does."""
         compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
         until = monotonic() + timeout_s
         while not (found := self._search(compiled, timeout_s)):
@@ -154,23 +156,23 @@ class AsyncProgram(ProgramFacts):
         return found[0]
 
     def signal(self, number: int | str) -> None:
-        """Send a signal, `signal.SIGHUP` or "HUP", to the program alone; one that has ended is left alone."""
+        """Send a signal (`signal.SIGHUP` or "HUP") to the program alone. Does nothing if the program has ended."""
         number = signal_number(number)
         if not self._is_over:
             self._running.process.signal(number)
 
     async def terminate(self) -> None:
-        """SIGTERM to its process group, without waiting for its end."""
+        """Send SIGTERM to its process group, and do not wait."""
         await self._signal_group(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """SIGKILL to its process group, without waiting for its end."""
+        """Send SIGKILL to its process group, and do not wait."""
         await self._signal_group(signal.SIGKILL)
 
     async def aclose(self) -> None:
-        """End it: SIGTERM to its process group, SIGKILL after 2 s; returns when it has ended. Idempotent.
+        """End the program: SIGTERM to its process group, SIGKILL after 2 s, then wait for its end. Idempotent.
 
-        When that is cancelled it is SIGKILLed at once.
+        Cancelling sends SIGKILL at once.
         """
         if self._closed:
             return
@@ -183,7 +185,7 @@ class AsyncProgram(ProgramFacts):
             self._let_go()
 
     async def _settle(self) -> None:
-        """What may be the cause of an error is let crash by itself."""
+        """Let a program that is about to crash do so: it may be the cause of an error."""
         from labctl.scenario.final_state import QUIET_S, SETTLE_S, is_idle
 
         until = monotonic() + SETTLE_S
@@ -204,7 +206,7 @@ class AsyncProgram(ProgramFacts):
                 warnings.warn(f"{self!r}: not even SIGKILL has ended it", RuntimeWarning, stacklevel=3)
 
     async def _to_end(self, timeout_s: float | None) -> Completed:
-        """For `AsyncHost.run`. ProgramTimedOut, LabGone."""
+        """Used by `AsyncHost.run`. ProgramTimedOut, LabGone."""
         try:
             if not await self._ended_within(timeout_s):
                 await self._end()
@@ -215,7 +217,7 @@ class AsyncProgram(ProgramFacts):
         return completed(self._running, self._started)
 
     async def _await_ready(self, ready: Ready, before: frozenset[int], timeout_s: float) -> None:
-        """ProgramNotReady when it is not ready in time, or ends before."""
+        """Wait until it is ready. ProgramNotReady if it is not in time, or ends before."""
         until = monotonic() + timeout_s
         interval_s = FIRST_LOOK_AGAIN_S
         while True:
@@ -239,7 +241,7 @@ class AsyncProgram(ProgramFacts):
 
     @property
     def _is_over(self) -> bool:
-        """Whether it has ended, with its lab or without, or was let go of."""
+        """Whether the program or its lab has ended, or the program was let go."""
         return self._running.ended or self._closed
 
     @property
@@ -251,7 +253,7 @@ class AsyncProgram(ProgramFacts):
         return show_command(self.argv)
 
     def _known_status(self) -> int:
-        """How it ended, once it is over. LabGone; RuntimeError when the lab was closed before it had ended."""
+        """Return how it ended. LabGone; RuntimeError if the lab was closed before the program ended."""
         if self._running.gone is not None:
             raise self._core.gone(self._running.gone)
         if self._running.status is None:
@@ -266,7 +268,7 @@ class AsyncProgram(ProgramFacts):
         return self._is_over
 
     async def _change(self, until: float | None, *, of_end: bool = False) -> bool:
-        """Wait until it has written something or has ended; False when `until` (CLOCK_MONOTONIC) comes first."""
+        """Wait until it has printed something or has ended; False if `until` (CLOCK_MONOTONIC) comes first."""
         while True:
             changed = self._condition.changed
             try:
@@ -282,7 +284,7 @@ class AsyncProgram(ProgramFacts):
             await self._worker.call(lambda: self._running.process.signal(number, group=True))
 
     def _let_go(self) -> None:
-        """Close the descriptors; a program that still runs is killed, by the thread that makes requests."""
+        """Close the descriptors. The thread for requests kills a program that still runs."""
         if self._closed:
             return
         has_ended, self._closed = self._is_over, True
@@ -300,10 +302,10 @@ class AsyncProgram(ProgramFacts):
 
 
 class Starting:
-    """A program that is about to be started: to be awaited, or used in `async with`, which ends it."""
+    """A program that starts when you await this, or use it in `async with`, which also ends the program."""
 
     def __init__(self, begin: Callable[[], Coroutine[None, None, AsyncProgram]]) -> None:
-        """For `AsyncHost.start`."""
+        """Used by `AsyncHost.start`."""
         self._begin = begin
         self._program: AsyncProgram | None = None
 
@@ -330,7 +332,7 @@ async def started(
     kind: ActivityKind,
     all_of_lab: set[AsyncProgram],
 ) -> AsyncProgram:
-    """Start a program. KernelError when it cannot be run."""
+    """Start a program. KernelError if the kernel cannot run it."""
     with core.journal.noting(command.host, kind, show_command(command.argv)) as entry:
         condition = _LoopCondition()
         start = partial(launch, core.engine, command, condition, limit_bytes=half(limit_bytes))

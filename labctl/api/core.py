@@ -1,6 +1,6 @@
-"""What a `Lab` and an `AsyncLab` stand for: the engine's handle, the topology, what was started and what was done.
+"""The state behind `Lab` and `AsyncLab`: the lab's handle, the topology, programs and the journal.
 
-It refers to nothing of those objects, so that a lab that nobody refers to any more can be ended.
+It does not refer to those objects, so that a lab whose object is garbage can be ended.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ LONGEST_WAIT_S = 1e9  # what waits take; beyond it is "for ever"
 
 
 class Core:
-    """A lab that is there. Owns the engine's handle, programs, watcher and namespaces' descriptors. Thread-safe."""
+    """An open lab. Owns the handle, the programs, their watcher and the descriptors of namespaces. Thread-safe."""
 
     def __init__(self, engine: Engine, model: Topology, plan: Plan) -> None:
-        """For `opened` and `attached`: takes over `engine`."""
+        """Used by `opened` and `of_running`. Takes over `engine`."""
         self.engine = engine
         self.model = model
         self.plan = plan
@@ -56,7 +56,7 @@ class Core:
 
     @classmethod
     def opened(cls, model: Topology, visible_paths: Iterable[str | os.PathLike[str]], deadline_s: float) -> Core:
-        """The lab of that topology, made now, its services ready. MachineError, KernelError, DeadlineExceeded."""
+        """Make the lab of that topology and wait for its services. MachineError, KernelError, DeadlineExceeded."""
         from labctl.plan.build import build
 
         plan = build(model)
@@ -79,7 +79,7 @@ class Core:
 
     @classmethod
     def of_running(cls, name: str | None, deadline_s: float) -> Core:
-        """A running lab, which `close` leaves as it is. InputError, DeadlineExceeded."""
+        """Connect to a running lab, which `close` leaves running. InputError, DeadlineExceeded."""
         from labctl.plan.build import topology_of
 
         engine = Engine.attach(name, deadline_s=deadline_s)
@@ -104,12 +104,12 @@ class Core:
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a copy in a process that was forked by the lab's owner."""
+        """Whether this is a copy in a forked child of the lab's owner."""
         return os.getpid() != self.owner
 
     @property
     def state(self) -> str:
-        """For `repr`."""
+        """The state, for `repr`."""
         if self.closed:
             return "closed"
         if self.is_forked:
@@ -117,7 +117,7 @@ class Core:
         return "attached" if self.attached else "running"
 
     def check_open(self, what: str) -> None:
-        """RuntimeError when the lab has been closed, or belongs to the process that this one was forked by."""
+        """RuntimeError if the lab has been closed, or belongs to the parent process."""
         if self.closed:
             raise RuntimeError(f"lab {self.model.name}: has been closed; cannot {what}")
         if self.is_forked:
@@ -126,11 +126,11 @@ class Core:
             )
 
     def gone(self, error: LabGone) -> Exception:
-        """What a LabGone is to the caller: that another thread has closed the lab is a RuntimeError."""
+        """Return what a LabGone means to the caller: a RuntimeError if another thread has closed the lab."""
         return RuntimeError(f"lab {self.model.name}: was closed meanwhile") if self.closed else error
 
     def node(self, name: str) -> Node:
-        """NotFound, with the near miss."""
+        """Return the node of that name. NotFound suggests a similar name."""
         if not isinstance(name, str):
             raise TypeError(f"lab {self.model.name}: {name!r}: nodes have names, which are str")
         if name in self.model:
@@ -138,7 +138,7 @@ class Core:
         raise not_found(f"lab {self.model.name}: no node `{name}`", name, [node.name for node in self.model.nodes])
 
     def names_of(self, node: str) -> Mapping[str, tuple[Address, ...]]:
-        """What a program on the node finds in /etc/hosts: addresses by `name_key`, nearest first."""
+        """Return the node's /etc/hosts: addresses by `name_key`, nearest first."""
         found = self._names.get(node)
         if found is None:
             gathered: dict[str, list[Address]] = {}
@@ -150,12 +150,12 @@ class Core:
         return found
 
     def names_as_written(self, node: str) -> tuple[tuple[str, str], ...]:
-        """The lines of the node's /etc/hosts: address and names."""
+        """Return the lines of the node's /etc/hosts: address and names."""
         planned: Node = self._planned[node]
         return planned.names
 
     def addresses_on(self, node: str, name: str, family: int | None = None) -> tuple[Address, ...]:
-        """The addresses that a name (or an address as written) has for the node. NotFound."""
+        """Return the addresses of a name (or of a written address) on the node. NotFound."""
         from labctl.topology.endpoints import parse_address
 
         literal = parse_address(name)
@@ -169,7 +169,7 @@ class Core:
         raise not_found(f"host {node}: knows no `{name}`", name, self.names_of(node))
 
     def scope(self, timeout_s: float) -> Scope:
-        """A deadline from now."""
+        """Return a deadline that many seconds from now."""
         return Scope(self.condition, monotonic() + min(timeout_s, LONGEST_WAIT_S))
 
     @property
@@ -183,7 +183,7 @@ class Core:
             return self._visits
 
     def close(self) -> None:
-        """End the lab, or let go of it; in a forked process only of the copied descriptors. Idempotent."""
+        """End the lab, or leave it if attached; in a forked child, close only copied descriptors. Idempotent."""
         with self._lock if not self.is_forked else threading.Lock():  # a forked copy may be locked for ever
             if self.closed:
                 return
@@ -201,7 +201,7 @@ class Core:
             warnings.warn(problem, RuntimeWarning, stacklevel=4)
 
     def _failed_services(self) -> list[str]:
-        """A sentence about each service that ended badly by itself, which nobody who uses the lab has looked at."""
+        """Return a sentence for each service that failed by itself and whose state the caller never looked at."""
         return [
             f"lab {self.model.name}: service {service.command.host}/{service.command.name} {service.state}"
             for service in self.programs.unaccounted()
@@ -216,14 +216,14 @@ def seen(running: Running) -> Seen:
 
 
 def not_found(problem: str, word: str, allowed: Iterable[str]) -> NotFound:
-    """The error to raise for a name that is not there."""
+    """Return the error to raise for an unknown name."""
     from labctl.documents.diagnostics import suggest
 
     return NotFound(f"{problem}; {suggest(word, allowed) or 'there are none'}")
 
 
 def check_argv(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """The words of a command. TypeError for a single string, which people mean as a shell's line."""
+    """Return the words of a command. TypeError for a single string, which is usually a shell's line."""
     if isinstance(argv, str | bytes):
         line = argv if isinstance(argv, str) else argv.decode(errors="replace")
         raise TypeError(f"a command is a list of words: {line.split()!r}; for a shell's line: {['sh', '-c', line]!r}")
@@ -234,7 +234,7 @@ def check_argv(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
 
 
 def check_env(env: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """The environment as it was given. TypeError for what is no text: numbers, mostly."""
+    """Return the environment unchanged. TypeError for names and values other than str."""
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"env: {name!r} is to be {value!r}; names and values are str")

@@ -1,9 +1,4 @@
-"""A node of a lab, as a program holds it: where commands run and sockets live.
-
-What the topology says of a node: the same for `Host` and `AsyncHost`.
-
-A link between two nodes: the cable, pulled and plugged in again.
-"""
+"""Nodes and links of a lab: where commands run and sockets live."""
 
 from __future__ import annotations
 
@@ -65,7 +60,7 @@ class StartRequest(NamedTuple):
 def takes(
     arguments: Callable[Concatenate[Any, P], Request],
 ) -> Callable[[Callable[[Self_, Request], Returned]], Callable[Concatenate[Self_, P], Returned]]:
-    """Give a method the parameters of `arguments`, which checks them and makes the request that the method takes."""
+    """Give a method the parameters of `arguments`, which checks them and makes the method's request."""
 
     def decorate(method: Callable[[Self_, Request], Returned]) -> Callable[Concatenate[Self_, P], Returned]:
         @wraps(method)
@@ -84,10 +79,10 @@ def takes(
 
 
 class NodeFacts:
-    """A node of a lab. It has no state of its own: two objects for the same node are equal."""
+    """A node of a lab: what the topology says, the same for `Host` and `AsyncHost`. Objects for one node are equal."""
 
     def __init__(self, core: Core, name: str) -> None:
-        """For the classes that build on it. NotFound."""
+        """Used by subclasses. NotFound."""
         self.name = name
         self._core = core
         self._node = core.node(name)
@@ -112,22 +107,22 @@ class NodeFacts:
 
     @property
     def interfaces(self) -> tuple[Interface, ...]:
-        """As the topology has them, without `lo`."""
+        """The interfaces of the topology, without `lo`."""
         return self._node.interfaces
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Interface by interface, as the topology has them."""
+        """The addresses of the topology, interface by interface."""
         return tuple(self._node.addresses)
 
     @property
     def ipv4(self) -> str | None:
-        """The first IPv4 address, None when it has none."""
+        """The first IPv4 address, or None."""
         return next((str(address) for address in self.addresses if address.version == 4), None)
 
     @property
     def ipv6(self) -> str | None:
-        """The first IPv6 address, None when it has none."""
+        """The first IPv6 address, or None."""
         return next((str(address) for address in self.addresses if address.version == 6), None)
 
     def _run_request(
@@ -172,7 +167,7 @@ class NodeFacts:
         tty: bool,
         name: str = "",
     ) -> Command:
-        """Check the command to run or start (`what`) on this node. TypeError; RuntimeError for a closed lab."""
+        """Check the command to run or start (`what`) on this node. TypeError; RuntimeError if the lab is closed."""
         words = check_argv(argv)
         self._core.check_open(f"{what} {words[0] if words else 'nothing'} on {self.name}")
         name = name or (os.path.basename(words[0]) if words else "")
@@ -180,10 +175,10 @@ class NodeFacts:
 
 
 class Link:
-    """A link of a lab. Values that describe the kernel's state are asked for each time."""
+    """A link of a lab. Properties ask the kernel each time."""
 
     def __init__(self, core: Core, link: ModelLink) -> None:
-        """For `Lab.link` and `Lab.links`."""
+        """Used by `Lab.link` and `Lab.links`."""
         self._core = core
         self._link = link
 
@@ -221,15 +216,16 @@ class Link:
         return all(states)
 
     def down(self) -> None:
-        """Pull the cable: both ends lose their carrier. KernelError.
+        """Take the link down: both ends lose their carrier. KernelError.
 
-        The interface of a switch's port, else of the second end, is set down; the other keeps addresses and routes.
+        This sets down the interface of a switch's port, else of the second end. The other end keeps its addresses and
+        routes.
         """
         end = self._core.model.end_to_take_down(self._link, self._link.b.node)
         self._apply([SetDown(end.node, end.ifname)], "down")
 
     def up(self) -> None:
-        """Plug the cable in again, with the addresses and routes that it had when it was pulled. KernelError."""
+        """Bring the link up again, with the addresses and routes that it had before. KernelError."""
         self._apply([SetUp(end.node, end.ifname) for end in self.ends], "up")
 
     def set(
@@ -241,11 +237,11 @@ class Link:
         rate: str | None = None,
         sender: str | None = None,
     ) -> None:
-        """What happens to packets on the link from now on, in each direction or in what `sender` (a node) sends.
+        """Set delay, jitter, loss and rate for both directions, or only for packets that `sender` (a node) sends.
 
-        As files have it: delay="20ms", jitter="2ms", loss="1%", rate="10mbit"; what is not said does not happen any
-        more. ValueError for a value that is none; MachineError, with the package that brings it, on a kernel without
-        netem (sch_netem) or tbf (sch_tbf); KernelError.
+        Values are as in files: delay="20ms", jitter="2ms", loss="1%", rate="10mbit". Unset values are cleared.
+        ValueError for a wrong value; MachineError, with the package to install, if the kernel lacks netem (sch_netem)
+        or tbf (sch_tbf); KernelError.
         """
         from labctl.topology.impairments import parse
 
@@ -253,7 +249,7 @@ class Link:
         self._impair(impairment, sender, f"set {impairment}" + (f" from {sender}" if sender else ""))
 
     def clear(self) -> None:
-        """Nothing happens to packets any more, in either direction, whatever the topology says. KernelError."""
+        """Remove delay, jitter, loss and rate in both directions, including those of the topology file. KernelError."""
         self._impair(None, None, "clear")
 
     def _impair(self, impairment: Impairment | None, sender: str | None, word: str) -> None:
@@ -273,39 +269,39 @@ class Link:
 
 
 class Host(NodeFacts):
-    """A node of a lab: where commands run and sockets live. Two objects for the same node are equal. Thread-safe."""
+    """A node of a lab: runs commands and holds sockets. Two objects for the same node are equal. Thread-safe."""
 
     def __init__(self, lab: Lab, core: Core, name: str) -> None:
-        """For `Lab`. NotFound."""
+        """Used by `Lab`. NotFound."""
         super().__init__(core, name)
         self.lab = lab
 
     @takes(NodeFacts._run_request)
     def run(self, request: RunRequest) -> Completed:
-        """Run a program to its end. Its output is text: other bytes than UTF-8 become U+FFFD.
+        """Run a program to its end. Its output is text: bytes that are not UTF-8 become U+FFFD.
 
-        `input` is its standard input (None: /dev/null). `env` is over this process's environment, as it was when the
-        lab was made, and the node's. `user` is a name or number of this machine. All that it writes is kept in memory,
-        or of each stream the first and last `limit_bytes / 2`. After `timeout_s` (None: no limit) its process group
-        gets SIGTERM, and SIGKILL 2 s later. With `tty` it writes to a terminal, and `stdout` has both streams.
+        `input` is its standard input (None: /dev/null). `env` is added to the environment that this process had when it
+        made the lab, and to the node's. `user` is a name or number on this machine. The result has the whole output, or
+        the first and last `limit_bytes / 2` of each stream. After `timeout_s` (None: no limit) the process group gets
+        SIGTERM, and SIGKILL 2 s later. With `tty` the program has a terminal, and `stdout` has both streams.
 
-        ProgramTimedOut has what it wrote till then. With `check`, ProgramFailed when it does not end with status 0.
-        KernelError when it cannot be run (ENOENT: there is no such program).
+        ProgramTimedOut has the output so far. With `check`, ProgramFailed if the exit status is not 0. KernelError if
+        the kernel cannot run the program (ENOENT: there is no such program).
         """
         completed = run(self._core, request.command, request.timeout_s, request.limit_bytes)
         return completed.check() if request.check else completed
 
     @takes(NodeFacts._start_request)
     def start(self, request: StartRequest) -> Program:
-        """Start a program and return when it is ready; a context manager, which ends it.
+        """Start a program and return when it is ready. The result is a context manager, which ends the program.
 
-        `ready` is a port that it is to listen on (8000, "tcp/8000", "udp/53", "unix:/run/x"), or a compiled pattern
-        that a line of its output is to match; None: as soon as it runs. A socket that listened there before is not its
-        own and does not count. Without `with` it runs as long as the lab.
+        `ready` is a port to listen on (8000, "tcp/8000", "udp/53", "unix:/run/x") or a compiled pattern for a line of
+        output; None: ready as soon as it runs. A socket that listened before the start does not count. Without `with`,
+        the program runs until the lab ends.
 
-        With `tty` it writes to a terminal, and `stdout` has both streams: C programs hold back nothing that they print.
-        ProgramNotReady, with what it wrote, when it is not ready within `ready_timeout_s` or ends before; it has been
-        ended then. KernelError when it cannot be run.
+        With `tty` the program has a terminal, so that C programs print each line at once, and `stdout` has both
+        streams. ProgramNotReady, with the output, if the program is not ready within `ready_timeout_s` or ends before;
+        labctl then ends it. KernelError if the kernel cannot run it.
         """
         command, condition, ready_timeout_s = request
         line = condition if isinstance(condition, re.Pattern) else ""
@@ -323,10 +319,10 @@ class Host(NodeFacts):
         return program
 
     def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> PythonSocket:
-        """An ordinary socket of this process that lives on the host; the caller owns it.
+        """Return an ordinary socket of this process that lives on the host. The caller owns it.
 
-        In the addresses that it is given, names, interfaces (`fe80::1%eth0`) and paths of AF_UNIX sockets are the
-        host's. OSError as of socket(2).
+        Names, interfaces (`fe80::1%eth0`) and paths of AF_UNIX sockets in its addresses are the host's. OSError as of
+        socket(2).
         """
         what = f"{sockets.family_name(family)} {sockets.type_name(type)}"
         with self._core.journal.noting(self.name, ActivityKind.SOCKET, what):
@@ -335,48 +331,49 @@ class Host(NodeFacts):
     def listen(
         self, port: int | str = 0, *, address: str | None = None, family: int | None = None, backlog: int = 128
     ) -> PythonSocket:
-        """A listening TCP socket on the host (port 0: one of the kernel's choice); the caller owns it.
+        """Return a listening TCP socket on the host. The caller owns it. With port 0, the kernel chooses the port.
 
-        `address` is one of the host's, or a name that it knows; None: all of that family. Without a `family` it is
-        that of `address`, else AF_INET. "unix:/run/x" instead of a port is an AF_UNIX stream socket bound to that path
-        of the host ("unix:@x": to an abstract name). OSError as of bind(2).
+        `address` is an address of the host or a name that it knows; None: all addresses of the family. `family` is by
+        default that of `address`, else AF_INET. "unix:/run/x" instead of a port binds an AF_UNIX stream socket to that
+        path of the host ("unix:@x": to an abstract name). OSError as of bind(2).
         """
         return sockets.listen(self._core, self.name, port, address, family, backlog)
 
     def connect(
         self, to: str | tuple[Any, ...], *, timeout_s: float | None = 10.0, family: int | None = None
     ) -> PythonSocket:
-        """A TCP socket on the host, connected to "server:5000", "[fd00::2]:80" or ("server", 5000); the caller owns it.
+        """Return a TCP socket on the host, connected to "server:5000", "[fd00::2]:80" or ("server", 5000). The caller
+        owns it.
 
-        "unix:/run/x" is an AF_UNIX stream socket, connected to that path of the host. A link-local address is written
-        with the host's interface: "[fe80::2%eth0]:80". The addresses of a name are tried in turn, IPv4 first, or those
-        of `family`. `timeout_s` holds for each, and stays the socket's timeout. OSError as of connect(2), of the last
-        one; NotFound for an unknown name.
+        "unix:/run/x" connects an AF_UNIX stream socket to that path of the host. A link-local address needs an
+        interface of the host: "[fe80::2%eth0]:80". The addresses of a name are tried in turn, IPv4 first, or those of
+        `family`. `timeout_s` holds for each address, and is then the socket's timeout. OSError as of connect(2), of the
+        last address; NotFound for an unknown name.
         """
         return sockets.connect(self._core, self.name, to, timeout_s, family)
 
     def netns(self, *, strict: bool = False) -> Visit:
-        """A context manager: what this thread does inside is done on the host, its names and network.
+        """Return a context manager inside which this thread uses the host's network and names.
 
-        Where this process has the right, the thread enters the host's network namespace, has its hostname, and sees
-        this process's own files with the host's /etc/hosts and /etc/resolv.conf; programs and threads that it starts
-        inside are there, too. An ordinary user's thread could not come back: there the Python sockets that it makes are
-        the host's, and so is what functions of `socket` answer (names, addresses, interfaces). `strict` refuses that
-        with MachineError. In both cases the paths of Python's AF_UNIX sockets are the host's. Contexts nest; other
-        threads are not concerned. Not for coroutines, whose thread goes on with others while they wait.
+        With the privilege, the thread enters the host's network namespace, has its hostname, and sees this process's
+        files with the host's /etc/hosts and /etc/resolv.conf; programs and threads that it starts inside do so, too. A
+        thread of an ordinary user could not return from there, so only Python's sockets made inside live on the host,
+        and functions of `socket` (names, addresses, interfaces) answer as on the host; `strict` refuses this with
+        MachineError. In both cases paths of Python's AF_UNIX sockets are the host's. Contexts nest, and do not affect
+        other threads. Do not use it in coroutines: their thread runs others meanwhile.
         """
         self._core.check_open(f"enter {self.name}")
         return self._core.visits.visit(self.name, strict=strict)
 
     def sockets(self) -> tuple[Socket, ...]:
-        """The host's sockets, as the kernel (sock_diag(7)) tells them: TCP, UDP, AF_UNIX. KernelError."""
+        """Return the host's TCP, UDP and AF_UNIX sockets, from sock_diag(7). KernelError."""
         from labctl.observe.network import sockets as observed
 
         self._core.check_open(f"list the sockets of {self.name}")
         return observed(self._core.engine, self.name)
 
     def open(self, path: StrPath, mode: str = "r", *, encoding: str | None = None) -> IO[Any]:
-        """open() on the host's file system, whose /tmp and /run are its own; the caller closes it. OSError."""
+        """Call open() on the host's file system, whose /tmp and /run are its own. The caller closes it. OSError."""
         flags = open_flags(mode)
         with self._core.journal.noting(self.name, ActivityKind.FILE, f"open {os.fspath(path)} {mode}"):
             descriptor = sockets.open_file(self._core, self.name, os.fspath(path), flags)
@@ -390,23 +387,23 @@ class Host(NodeFacts):
                 raise
 
     def read_text(self, path: StrPath) -> str:
-        """The content of a file on the host, as UTF-8. OSError."""
+        """Return the content of a file on the host, as UTF-8. OSError."""
         with self.open(path) as file:
             return str(file.read())
 
     def write_text(self, path: StrPath, text: str) -> None:
-        """Write a file on the host; what was in it is gone. OSError."""
+        """Write a file on the host, replacing its content. OSError."""
         with self.open(path, "w") as file:
             file.write(text)
 
 
 def path_text(path: StrPath | None) -> str | None:
-    """A path as text."""
+    """Return a path as text."""
     return None if path is None else os.fspath(path)
 
 
 def open_flags(mode: str) -> int:
-    """open(2)'s flags for open()'s mode. ValueError."""
+    """Return the flags of open(2) for a mode of open(). ValueError."""
     kinds = set(mode) - set("bt+")
     if len(kinds) != 1 or not kinds <= set("rwax") or len(set(mode)) != len(mode) or {"b", "t"} <= set(mode):
         raise ValueError(f"mode {mode!r}: one of r, w, a and x, with b for bytes and + for both ways")

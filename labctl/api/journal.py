@@ -1,7 +1,4 @@
-"""What was done through a `Lab`, in order and bounded: what a failure report shows.
-
-What happened in a lab, as text for a failed test's report.
-"""
+"""The journal of a lab: what was done through a `Lab`, in order and bounded, for failure reports."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ OUTPUT_CHARACTERS = 2000  # of the end of each stream
 
 
 class ActivityKind(StrEnum):
-    """What was done."""
+    """The kind of an activity."""
 
     RUN = "run"
     START = "start"
@@ -45,7 +42,7 @@ class ActivityKind(StrEnum):
 
 
 class Activity(Struct, frozen=True):
-    """One thing that was done on a host; `started_s` counts from the lab's making (CLOCK_MONOTONIC)."""
+    """One thing that was done on a host. `started_s` counts from when the lab was made (CLOCK_MONOTONIC)."""
 
     host: str  # "" for the lab as a whole
     kind: ActivityKind
@@ -63,7 +60,7 @@ class Activity(Struct, frozen=True):
 
 
 class Seen(Struct, frozen=True):
-    """How something that goes on is doing."""
+    """The present state of an activity that goes on."""
 
     outcome: str
     ended: bool
@@ -72,14 +69,14 @@ class Seen(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """The sockets of all nodes as they were at some moment: lines for a failure report."""
+    """The sockets of all nodes at one moment, as lines of a failure report."""
 
     at_s: float  # as Activity.started_s
     lines: tuple[str, ...]
 
 
 class Entry:
-    """An activity while it goes on. One thread at a time writes it."""
+    """An activity that goes on. One thread at a time writes it."""
 
     def __init__(self, host: str, kind: ActivityKind, what: str, started: float) -> None:
         self.host = host
@@ -91,14 +88,14 @@ class Entry:
         self.look: Callable[[], Seen] | None = None  # for what changes by itself: a program that was started
 
     def end(self, outcome: str, *, stdout: str = "", stderr: str = "") -> None:
-        """It is over. What was said of its end first stays."""
+        """Record the end. The first record stays."""
         if self.ended is None:
             self.ended = monotonic()
             self.seen = Seen(outcome, True, tail(stdout), tail(stderr))
             self.look = None
 
     def activity(self, origin: float) -> Activity:
-        """How it is now."""
+        """Return its present state."""
         look = self.look
         seen = self.seen if look is None else look()
         if look is not None and seen.ended:  # by itself; the look keeps all that it wrote
@@ -127,18 +124,18 @@ class Journal:
         self.forgotten = 0
 
     def begin(self, host: str, kind: ActivityKind, what: str) -> Entry:
-        """Something begins; the caller ends the entry."""
+        """Begin an entry, which the caller ends."""
         entry = Entry(host, kind, what, monotonic())
         self._append(entry)
         return entry
 
     def add(self, activity: Activity) -> None:
-        """Something that is over."""
+        """Add an activity that has ended."""
         self._append(activity)
 
     @contextmanager
     def noting(self, host: str, kind: ActivityKind, what: str) -> Iterator[Entry]:
-        """What is done inside, with the error that ends it, if one does."""
+        """Record what the block does, and the error that ends it."""
         entry = self.begin(host, kind, what)
         try:
             yield entry
@@ -149,7 +146,7 @@ class Journal:
             entry.end("")
 
     def activities(self) -> tuple[Activity, ...]:
-        """All that is remembered, in the order in which it began."""
+        """Return all that is kept, in the order in which it began."""
         with self._lock:
             entries = list(self._entries)
         found = [entry.activity(self.origin) if isinstance(entry, Entry) else entry for entry in entries]
@@ -163,7 +160,7 @@ class Journal:
 
 
 def describe(error: BaseException) -> str:
-    """An error in a few words: errno by its name."""
+    """Return an error in a few words, with the name of its errno."""
     from labctl.errors import errno_name
 
     number = getattr(error, "errno", None)
@@ -174,12 +171,12 @@ def describe(error: BaseException) -> str:
 
 
 def tail(text: str) -> str:
-    """The end of a long text."""
+    """Return the end of a long text."""
     return text if len(text) <= OUTPUT_CHARACTERS else f"[...]{text[-OUTPUT_CHARACTERS:]}"
 
 
 def show_command(argv: Sequence[str]) -> str:
-    """A command as a shell would be given it, in one line, shortened: for people."""
+    """Return a command in one line as a shell takes it, shortened for people."""
     import shlex
 
     text = " ".join(shlex.quote(word) if not {"\n", "'"} & set(word) else repr(word) for word in argv)
@@ -203,7 +200,7 @@ def report(core: Core, after_s: float) -> str:
 
 
 def let_crash(core: Core, programs: Iterable[Program]) -> None:
-    """Wait for what may be the cause of a failure: a program that is about to end by itself."""
+    """Wait for a program that is about to end by itself: it may be the cause of a failure."""
     from labctl.scenario.final_state import settle
 
     if not core.closed and not core.is_forked:
@@ -237,13 +234,13 @@ def _output(activity: Activity) -> Iterator[str]:
 
 
 def take_snapshot(core: Core, title: str) -> None:
-    """Remember the sockets as they are now. Never raises LabctlError."""
+    """Record the present sockets. Never raises LabctlError."""
     journal = core.journal
     journal.snapshots.append(Snapshot(monotonic() - journal.origin, tuple(_sockets(core, title))))
 
 
 def snapshot_of_failure(core: Core, error: BaseException) -> None:
-    """The sockets as they are when an error leaves the `with` of a program, which is to end: once for each error."""
+    """Record the sockets when an error leaves the `with` block of a program; once for each error."""
     labs: set[int] = vars(error).setdefault(_SEEN_IN, set())  # it may leave several such blocks, of several labs
     if id(core) not in labs and len(core.model.nodes) <= LARGEST_SNAPSHOT:
         labs.add(id(core))
@@ -256,7 +253,7 @@ def _sockets(core: Core, title: str) -> Iterator[str]:
 
 
 def socket_lines(lab: Engine, title: str) -> Iterator[str]:
-    """The sockets of all nodes as they are now. Never raises LabctlError."""
+    """Return the present sockets of all nodes. Never raises LabctlError."""
     from labctl.observe.network import Transport, sockets
 
     yield title

@@ -1,11 +1,4 @@
-"""`Lab`: a topology that exists in the kernel as long as this object does.
-
-What `Lab.ping` gives: which host reaches which.
-
-What `Host.sockets()` gives: the names of `labctl.observe.network` that programs need to look at it.
-
-What is done to the process that uses the API, rather than to a lab.
-"""
+"""`Lab`: a topology that exists in the kernel as long as this object does."""
 
 from __future__ import annotations
 
@@ -33,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class Reachability(Struct, frozen=True):
-    """The pairs of hosts that were tested, in each family in which they have addresses; true when all were reached.
+    """The tested pairs of hosts, in each family in which they have addresses. True if all were reached.
 
-    Of more than 100 hosts it is a sample, unless every pair was asked for.
+    Above 100 hosts it is a sample, unless `every_pair` was given.
     """
 
     hosts: tuple[str, ...]
@@ -52,7 +45,7 @@ class Reachability(Struct, frozen=True):
 
     @property
     def failed(self) -> tuple[PingPair, ...]:
-        """Those without an answer; `problem` says why."""
+        """The pairs without an answer; `problem` has the reason."""
         return tuple(each for each in self.tries if each.problem)
 
     @property
@@ -61,7 +54,7 @@ class Reachability(Struct, frozen=True):
         return f"{len(self.tries) - len(self.failed)} of {len(self.tries)} reached"
 
     def reached(self, source: str, target: str) -> bool:
-        """Whether one host reached another, in every family that was tried. KeyError when that was not tried."""
+        """Return whether one host reached another in every tested family. KeyError if the pair was not tested."""
         found = [not each.problem for each in self.tries if (each.source, each.target) == (source, target)]
         if not found:
             hint = "; ping(every_pair=True) tests all" if self.is_sample else ""
@@ -88,12 +81,12 @@ __all__ = ["Socket", "State", "Transport"]
 
 
 def enter_private_network() -> bool:
-    """Give this process a network of its own, so that `Host.netns()` really enters hosts without root.
+    """Give this process a network of its own, so that `Host.netns()` enters hosts in the kernel without root.
 
-    For an ordinary user, in a single-threaded process, before anything else: it goes to a user, network and mount
-    namespace of its own, in which it is root (of nothing but those) and has a loopback interface; the machine's network
-    is out of reach from then on, for all that it starts, too. Returns False, and does nothing, for root.
-    MachineError, with the remedy, where there are several threads or the machine does not let users do this.
+    Call it as an ordinary user in a single-threaded process, before anything else. The process enters user, network and
+    mount namespaces of its own: it is root there, has a loopback interface, and can no longer reach the machine's
+    network; nor can what it starts. For root it does nothing and returns False. MachineError, with the remedy, if the
+    process has several threads or the machine does not let users do this.
     """
     from labctl.kernel import privilege
 
@@ -104,11 +97,11 @@ DEADLINE_S = 30.0
 
 
 class Lab:
-    """A small network, made when this is constructed: `with Lab("pair") as lab: ...`.
+    """A small network, made by the constructor: `with Lab("pair") as lab: ...`.
 
-    It ends with `close` (at the end of the `with`), at the latest with the process, however that ends; one that nobody
-    refers to any more ends too, with a ResourceWarning. Thread-safe. In a forked child it is the parent's: it can only
-    be closed there, which lets go of it.
+    `close`, or the end of the `with`, ends it; at the latest the end of the process does. A lab that becomes garbage
+    ends too, with a ResourceWarning. Thread-safe. A forked child can only close it, which does not end the parent's
+    lab.
     """
 
     def __init__(
@@ -120,9 +113,9 @@ class Lab:
     ) -> None:
         """Make the lab of a file, a shape ("pair", "star:4") or a `Topology`, and start its services.
 
-        Hosts have their own /tmp and /run; `visible_paths` lie there and are to be seen on hosts all the same (this
-        Python, labctl and the working directory are). Raises DocumentError or InputError for a bad topology;
-        MachineError when this machine cannot have labs, with the remedy; KernelError; DeadlineExceeded.
+        Hosts have their own /tmp and /run. `visible_paths` are paths below these that hosts see all the same; this
+        Python, labctl and the working directory always are. Raises DocumentError or InputError for a wrong topology;
+        MachineError, with the remedy, if this machine cannot have labs; KernelError; DeadlineExceeded.
         """
         from labctl.api.topology import Topology
 
@@ -131,9 +124,10 @@ class Lab:
 
     @classmethod
     def attach(cls, name: str | None = None, *, deadline_s: float = DEADLINE_S) -> Self:
-        """A running lab (`labctl up`); None: the only one. Closing leaves it as it is, without what was started here.
+        """Return the running lab of that name (`labctl up`); None: the only one. Closing leaves it running.
 
-        InputError when there is none of that name; DeadlineExceeded when it does not answer.
+        Closing ends what was started through this object. InputError if no lab has that name; DeadlineExceeded if it
+        does not answer.
         """
         from labctl.api.topology import Topology
 
@@ -162,14 +156,14 @@ class Lab:
         return f"<Lab {self.name}, {len(core.model.nodes)} nodes, {len(core.model.links)} links, {core.state}>"
 
     def __getitem__(self, name: str) -> Host:
-        """The node of that name. NotFound (a KeyError), with the near miss."""
+        """Return the node of that name. NotFound (a KeyError) suggests a similar name."""
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = Host(self, self._core, name)
         return host
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a node of that name."""
+        """Return whether a node has that name."""
         return isinstance(name, str) and name in self._core.model
 
     def __iter__(self) -> Iterator[str]:
@@ -178,17 +172,17 @@ class Lab:
 
     @property
     def name(self) -> str:
-        """The running lab's, or the topology's."""
+        """The name of the running lab, else of the topology."""
         return self._core.engine.name
 
     @property
     def topology(self) -> Topology:
-        """What it was made of."""
+        """The topology of the lab."""
         return self._topology
 
     @property
     def nodes(self) -> Mapping[str, Host]:
-        """All nodes by name, in file order; switches and routers run programs, too."""
+        """All nodes by name, in file order. Switches and routers run programs, too."""
         return {node.name: self[node.name] for node in self._core.model.nodes}
 
     @property
@@ -198,10 +192,10 @@ class Lab:
 
     @property
     def services(self) -> Mapping[str, Program]:
-        """The services by NODE/SERVICE, in file order, as programs: their state, what they wrote, `signal`, `close`.
+        """The services by NODE/SERVICE, in file order, as programs with state, output, `signal` and `close`.
 
-        When the lab is closed, RuntimeWarning for one that ended by itself with something else than status 0 and whose
-        `state` or `returncode` nobody looked at since.
+        Closing the lab warns (RuntimeWarning) of a service that ended by itself with a status other than 0, unless you
+        have looked at its `state` or `returncode` since.
         """
         from labctl.api.program import Program
 
@@ -213,13 +207,13 @@ class Lab:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """In file order."""
+        """All links, in file order."""
         return tuple(Link(self._core, link) for link in self._core.model.links)
 
     def link(self, a: str, b: str) -> Link:
-        """The link between two nodes; `a` and `b` may say the interface ("client:eth1") where there are several.
+        """Return the link between two nodes. Where there are several, `a` or `b` names the interface ("client:eth1").
 
-        NotFound when there is none, ValueError when there are several.
+        NotFound if there is none, ValueError if there are several.
         """
         nodes = [end.partition(":")[0] for end in (a, b)]
         for node in nodes:
@@ -234,11 +228,10 @@ class Lab:
         return Link(self._core, there[0])
 
     def ping(self, *, family: int | None = None, timeout_s: float = 1.0, every_pair: bool = False) -> Reachability:
-        """Which hosts reach which, each in both families or in `family` (4 or 6, AF_INET or AF_INET6); true when
-        all do. str() is a table.
+        """Return which hosts reach which, in both families or in `family` (4, 6, AF_INET, AF_INET6); true if all do.
 
-        Of more than 100 hosts a sample of the pairs is tested, unless `every_pair`. `timeout_s` is that of each host
-        that does not answer. InputError when no host has an address of another.
+        str() of the result is a table. Above 100 hosts a sample of the pairs is tested, unless `every_pair`.
+        `timeout_s` is for each host that does not answer. InputError if no two hosts have addresses of the same family.
         """
 
         self._core.check_open("ping")
@@ -248,11 +241,11 @@ class Lab:
         return found
 
     def scenario(self, source: str | os.PathLike[str] | Scenario) -> ScenarioRun:
-        """A context manager that runs a scenario on this lab: its steps at once, and what they have started and opened
-        is held until the block ends.
+        """Return a context manager that runs a scenario on this lab, and keeps its programs and sockets until the block
+        ends.
 
-        `source` is a file, or a scenario that was loaded. Entering raises DocumentError when it is wrong or does not
-        fit this lab, ScenarioFailed when it does not pass.
+        `source` is a file or a loaded scenario. Entering the block runs the steps; it raises DocumentError if the file
+        is wrong or does not fit this lab, and ScenarioFailed if the scenario does not pass.
         """
         from labctl.api.scenarios import ScenarioRun
 
@@ -260,17 +253,17 @@ class Lab:
         return ScenarioRun(self._core, source)
 
     def activity(self) -> tuple[Activity, ...]:
-        """What was done through this object (programs, connections, sockets, calls of scenarios), in order.
+        """Return what was done through this object (programs, connections, sockets, calls of scenarios), in order.
 
-        The last 1000; also after the lab has been closed.
+        It has the last 1000, also after the lab has been closed.
         """
         return self._core.journal.activities()
 
     def report(self, *, after_s: float = -1.0) -> str:
-        """What was done on all hosts in order, with the end of what programs wrote, and all sockets as they are now:
-        for a failed test's report. Never raises.
+        """Return what was done on all hosts in order, the end of programs' output, and all present sockets. Never
+        raises.
 
-        `after_s` leaves out what was over by then (seconds as in `Activity.started_s`).
+        `after_s` leaves out what had ended by then (seconds as in `Activity.started_s`).
         """
         from labctl.api.journal import report
 
@@ -282,13 +275,15 @@ class Lab:
         return self._core.closed
 
     def close(self) -> None:
-        """End the lab and all that runs in it (an attached one: what was started here). Idempotent."""
+        """End the lab and all that runs in it; of an attached lab, only what was started through this object.
+        Idempotent.
+        """
         self._finalizer.detach()
         self._core.close()
 
 
 def _left_open(core: Core) -> None:
-    """A lab that nobody closed: called when nobody refers to it any more, and at the interpreter's exit."""
+    """End a lab that was never closed: called when its object is garbage, and at the interpreter's exit."""
     forked, title = core.is_forked, f"lab {core.engine.name}"
     core.close()
     if not forked:

@@ -1,11 +1,9 @@
-"""A thread on a host as far as Python's own functions go: where its sockets are made, and what names and paths mean.
+"""`Host.netns()`: a thread of this process on a host, in the kernel if possible, else for Python's sockets only.
 
-While at least one such visit goes on, a few functions of the module `socket` ask whether the thread that calls them is
-on one; for all other threads they do what they always do. What a library has imported of them before is hooked all the
-same: the class's own methods are, what `socket.getaddrinfo` calls, and a function in every module that has it under its
-own name. Threads that are started on a visit are on it, as long as it goes on; programs are not.
-
-`Host.netns()`: a thread of this process on a host; in the kernel where it may, else as far as Python sockets go.
+During such a visit, some functions of the module `socket` check whether the calling thread is on a host; for other
+threads they behave as before. The hooks also reach what a library has imported already: the class's own methods, what
+`socket.getaddrinfo` calls, and each module-level name of a hooked function. Threads started during a visit are on the
+host too, until it ends; programs are not.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ class Frame(Struct, eq=False):
 
 
 class _Here(threading.local):
-    """The visits of one thread, the innermost last."""
+    """The visits of one thread, innermost last."""
 
     frames: tuple[Frame, ...] = ()
 
@@ -57,13 +55,13 @@ class _Here(threading.local):
 
     @property
     def addressing(self) -> Addressing | None:
-        """That of the host, where the kernel does not answer for it."""
+        """The host's addressing, where the kernel does not answer for the host."""
         frame = self.frame
         return None if frame is None or frame.in_kernel else frame.addressing
 
 
 class Hooks:
-    """The hooks of this process. There is one object of it: what it hooks is the process's, too."""
+    """The hooks of this process, of which there is one object."""
 
     def __init__(self) -> None:
         self._here = _Here()
@@ -72,7 +70,7 @@ class Hooks:
         self._undo: list[Callable[[], None]] = []
 
     def enter(self, frame: Frame) -> None:
-        """The calling thread's visit begins."""
+        """Begin the calling thread's visit."""
         with self._lock:
             if not self._visits:
                 self._install(everywhere=not frame.in_kernel)
@@ -80,7 +78,7 @@ class Hooks:
         self._here.frames = (*self._here.frames, frame)
 
     def leave(self, frame: Frame) -> None:
-        """It ends, also for the threads that were started on it."""
+        """End it, for threads started during it as well."""
         frame.goes_on = False
         self._here.frames = tuple(each for each in self._here.frames if each is not frame)
         with self._lock:
@@ -123,8 +121,9 @@ HOOKS = Hooks()
 
 
 def as_hooked(function: F) -> F:
-    """What `socket` now has by the name of a function that was taken from there before the visit: socket.gethostbyname
-    as an argument is the one that is not hooked."""
+    """Return the present function of `socket` for one that was taken before the visit: an argument like
+    socket.gethostbyname is the unhooked one.
+    """
     if getattr(function, "__module__", "") != _socket.__name__:
         return function
     hooked: F = getattr(socket, function.__name__, function)
@@ -159,7 +158,7 @@ _ADDRESSED = {"connect": 0, "connect_ex": 0, "bind": 0, "sendto": 1, "sendmsg": 
 
 
 def _addressed(here: _Here, name: str, position: int, original: Any) -> Any:
-    """A method whose last argument is an address, which is understood as on the host."""
+    """Wrap a method whose last argument is an address, which then means an address on the host."""
 
     def method(self: socket.socket, *arguments: Any) -> Any:
         frame = here.frame
@@ -335,7 +334,7 @@ def _starter(here: _Here, original: Any) -> Any:
 
 
 class Visits:
-    """The places of a lab's hosts for threads of this process; owns their descriptors. Thread-safe."""
+    """Where threads of this process enter a lab's hosts. Owns the descriptors. Thread-safe."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -343,11 +342,11 @@ class Visits:
         self._lock = threading.Lock()
 
     def visit(self, node: str, *, strict: bool) -> Visit:
-        """A new visit, to be begun by `with`."""
+        """Return a new visit, which `with` begins."""
         return Visit(self._core, self, node, strict)
 
     def place(self, node: str) -> HostNamespaces | None:
-        """None when threads of this process cannot go there and come back."""
+        """Return where to enter; None if threads of this process could not return."""
         with self._lock:
             if node not in self._places:
                 network = self._core.engine.network(node)
@@ -355,7 +354,7 @@ class Visits:
             return self._places[node]
 
     def close(self) -> None:
-        """Let go of all places. A thread that is on a host finds its way home by itself."""
+        """Close all descriptors. A thread that is on a host still finds its way back."""
         places, self._places = self._places, {}
         for place in places.values():
             if place is not None:
@@ -374,7 +373,7 @@ class Visits:
 
 
 class Visit:
-    """What `Host.netns()` gives: for one `with`, of one thread."""
+    """The result of `Host.netns()`: for one `with`, in one thread."""
 
     def __init__(self, core: Core, visits: Visits, node: str, strict: bool) -> None:
         self._core = core
@@ -391,7 +390,7 @@ class Visit:
 
     @property
     def in_kernel(self) -> bool:
-        """Whether the thread itself is there, with all that it does; else only the Python sockets that it makes are."""
+        """Whether the thread itself is on the host; if not, only the Python sockets that it makes are."""
         return self._home is not None
 
     def __enter__(self) -> Self:

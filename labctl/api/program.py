@@ -1,9 +1,4 @@
-"""Running a program on a host to its end: its output is read by the thread that waits for it.
-
-What `Host.start(ready=...)` may be: a port or a path that the program listens on, or a line of its output.
-
-A program that was started on a host and runs beside the test: a context manager that ends it.
-"""
+"""Programs on hosts for blocking code: `Host.run` and `Host.start`."""
 
 from __future__ import annotations
 
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def parse_ready(ready: int | str | re.Pattern[str]) -> ListeningAt | re.Pattern[str]:
-    """8000, "tcp/8000", "udp/53", "tcp/10.0.0.1:80", "unix:/run/x", or a compiled pattern. ValueError, TypeError."""
+    """Parse 8000, "tcp/8000", "udp/53", "tcp/10.0.0.1:80", "unix:/run/x" or a pattern. ValueError, TypeError."""
     from labctl.topology.endpoints import Protocol, parse_listening
 
     if isinstance(ready, re.Pattern):
@@ -54,9 +49,9 @@ def parse_ready(ready: int | str | re.Pattern[str]) -> ListeningAt | re.Pattern[
 
 
 def listening(core: Core, node: str, where: Ready | None) -> frozenset[int]:
-    """The inodes of the sockets of the node that listen (UDP: are bound) there; none for a pattern of output.
+    """Return the inodes of the node's sockets that listen (UDP: are bound) there; none for a pattern.
 
-    What listens before a program is started says nothing of the program, so both times are compared.
+    A socket that listened before the program started says nothing about the program, so both moments are compared.
     """
     if where is None or isinstance(where, re.Pattern):
         return frozenset()
@@ -83,7 +78,7 @@ def not_ready(ready: Ready, before: frozenset[int], how: str) -> str:
 
 
 def signal_number(which: int | str) -> int:
-    """The number of `signal.SIGTERM`, 15, "TERM" or "SIGTERM". ValueError."""
+    """Return the number of `signal.SIGTERM`, 15, "TERM" or "SIGTERM". ValueError."""
     if not isinstance(which, str):
         return which
     known = signal.Signals.__members__
@@ -95,7 +90,7 @@ def signal_number(which: int | str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A program that has ended. `returncode` is as Popen's: minus the signal's number when one ended it."""
+    """A program that has ended. `returncode` is as Popen's: negative for the signal that ended it."""
 
     host: str
     args: tuple[str, ...]
@@ -106,11 +101,11 @@ class Completed:
     truncated_bytes: int = 0  # left out in the middle, where `limit_bytes` was given
 
     def __bool__(self) -> bool:
-        """Whether it ended with status 0."""
+        """Return whether the exit status is 0."""
         return self.returncode == 0
 
     def check(self) -> Completed:
-        """Itself, if it ended with status 0. ProgramFailed, with what it wrote."""
+        """Return the result itself if the exit status is 0. ProgramFailed has the output."""
         if self.returncode == 0:
             return self
         raise ProgramFailed(
@@ -123,7 +118,7 @@ class Completed:
 
 
 def run(core: Core, command: Command, timeout_s: float | None, limit_bytes: int | None) -> Completed:
-    """Run it; see `Host.run`."""
+    """Run a program to its end; see `Host.run`."""
     started = monotonic()
     with core.journal.noting(command.host, ActivityKind.RUN, show_command(command.argv)) as entry, ExitStack() as stack:
         running = launch(core.engine, command, threading.Condition(), limit_bytes=half(limit_bytes))
@@ -157,12 +152,12 @@ def run(core: Core, command: Command, timeout_s: float | None, limit_bytes: int 
 
 
 def half(limit_bytes: int | None) -> int:
-    """How many bytes of the beginning, and of the end, are kept of a stream of which `limit_bytes` are kept."""
+    """Return how many bytes to keep of the beginning, and of the end, of a stream limited to `limit_bytes`."""
     return sys.maxsize if limit_bytes is None else max(1, limit_bytes // 2)
 
 
 def completed(running: Running, started: float) -> Completed:
-    """A program that has ended, as a result; `started` is on CLOCK_MONOTONIC."""
+    """Return the result of a program that has ended. `started` is on CLOCK_MONOTONIC."""
     assert running.status is not None
     command, record = running.command, running.record()
     return Completed(
@@ -177,7 +172,7 @@ def completed(running: Running, started: float) -> Completed:
 
 
 def timed_out(running: Running, timeout_s: float | None, entry: Entry) -> ProgramTimedOut:
-    """The error to raise when a program did not end in time and was ended; the journal's entry shows it, too."""
+    """Return the error for a program that did not end in time, and record it in the journal."""
     command, record = running.command, running.record()
     entry.end(f"not ended within {timeout_s:g} s", stdout=record.stdout, stderr=record.stderr)
     return ProgramTimedOut(
@@ -189,7 +184,7 @@ def timed_out(running: Running, timeout_s: float | None, entry: Entry) -> Progra
 
 
 def kill(process: Handle) -> None:
-    """SIGKILL for the process group; for the program alone where the keeper cannot be asked any more."""
+    """Send SIGKILL to the process group, or to the program alone if the lab does not answer."""
     try:
         process.signal(signal.SIGKILL, group=True)
     except (LabctlError, RuntimeError):
@@ -198,7 +193,7 @@ def kill(process: Handle) -> None:
 
 
 def kill_and_close(running: Running) -> None:
-    """Kill a program and close its descriptors; it is not watched any more."""
+    """Kill a program, close its descriptors and stop watching it."""
     try:
         kill(running.process)
     finally:
@@ -206,7 +201,7 @@ def kill_and_close(running: Running) -> None:
 
 
 def written(stdout: str, stderr: str) -> str:
-    """What a program wrote, as the end of a message."""
+    """Return a program's output as the end of a message."""
     parts = [
         f"\n{name}:\n{tail(text).rstrip()}" for name, text in (("stdout", stdout), ("stderr", stderr)) if text.strip()
     ]
@@ -214,10 +209,10 @@ def written(stdout: str, stderr: str) -> str:
 
 
 class ProgramFacts:
-    """What a program's handle reports: the same for `Program` and `AsyncProgram`."""
+    """What a handle of a program reports, the same for `Program` and `AsyncProgram`."""
 
     def __init__(self, core: Core, running: Running, entry: Entry) -> None:
-        """For the classes that build on it."""
+        """Used by subclasses."""
         self._core = core
         self._running = running
         self._entry = entry
@@ -234,7 +229,7 @@ class ProgramFacts:
 
     @property
     def pid(self) -> int:
-        """Process ID on its host; 0 for a service that does not run."""
+        """The process ID on its host; 0 for a service that does not run."""
         return self._running.process.pid
 
     @property
@@ -245,17 +240,17 @@ class ProgramFacts:
 
     @property
     def stdout(self) -> str:
-        """What it has written so far; bytes that are not UTF-8 are U+FFFD."""
+        """The output so far. Bytes that are not UTF-8 become U+FFFD."""
         return self._running.text(Stream.STDOUT)
 
     @property
     def stderr(self) -> str:
-        """As `stdout`."""
+        """The error output so far, as `stdout`."""
         return self._running.text(Stream.STDERR)
 
     @property
     def returncode(self) -> int | None:
-        """As Popen's: None while it runs, minus the signal's number when a signal ended it."""
+        """As Popen's: None while it runs, negative for the signal that ended it."""
         self._running.accounted_for |= not self._running.is_running
         return self._running.status
 
@@ -266,7 +261,7 @@ class ProgramFacts:
 
     @property
     def _title(self) -> str:
-        """How errors name it."""
+        """The program's name in errors."""
         return self._running.command.name
 
     def _search(self, pattern: re.Pattern[str], timeout_s: float) -> re.Match[str] | None:
@@ -291,15 +286,14 @@ class ProgramFacts:
 
 
 class Program(ProgramFacts):
-    """A program that runs on a host: one that was started, or a service of the topology (`Lab.services`).
+    """A program on a host: one that was started, or a service of the topology (`Lab.services`).
 
-    Leaving its `with` block ends it, and so does the end of the lab. A service is not restarted after that.
-    Its output is read all the time: it is never kept waiting by a full pipe. The first and the last MiB of each stream
-    are kept. Thread-safe.
+    Leaving its `with` block ends it; so does the end of the lab. A service is then not restarted. Its output is always
+    read, so it never waits for a full pipe; the first and the last MiB of each stream are kept. Thread-safe.
     """
 
     def __init__(self, host: Host, core: Core, running: Running, entry: Entry) -> None:
-        """For `Host.start` and `Lab.services`."""
+        """Used by `Host.start` and `Lab.services`."""
         super().__init__(core, running, entry)
         self.host = host
 
@@ -318,15 +312,15 @@ class Program(ProgramFacts):
 
     @property
     def name(self) -> str:
-        """As given to `start`, else that of the program."""
+        """The name given to `start`, else the program's."""
         return self._running.command.name
 
     def poll(self) -> int | None:
-        """As `returncode`, after a look."""
+        """Return the present `returncode`."""
         return self.returncode
 
     def wait(self, timeout_s: float | None = 60.0) -> int:
-        """Wait for its end; its returncode. TimeoutError when it still runs after `timeout_s` (None: no limit)."""
+        """Wait for its end; return its returncode. TimeoutError if it still runs after `timeout_s` (None: no limit)."""
         scope = self._core.scope(LONGEST_WAIT_S if timeout_s is None else timeout_s)
         try:
             ended = self._running.wait_end(scope)
@@ -342,7 +336,7 @@ class Program(ProgramFacts):
         return status
 
     def wait_for_output(self, pattern: str | re.Pattern[str], *, timeout_s: float = 10.0) -> str:
-        """Wait until its output (either stream) matches; the match. ProgramNotReady when it does not in time."""
+        """Wait until its output (either stream) matches; return the match. ProgramNotReady if it never does."""
         compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
         scope = self._core.scope(timeout_s)
         found = scope.wait_for(lambda: self._search(compiled, timeout_s) or self._running.ended or None)
@@ -352,24 +346,24 @@ class Program(ProgramFacts):
         raise self._failure(f"was to write {compiled.pattern!r}; {how}")
 
     def signal(self, number: int | str) -> None:
-        """Send a signal, `signal.SIGHUP` or "HUP", to the program alone; one that has ended is left alone."""
+        """Send a signal (`signal.SIGHUP` or "HUP") to the program alone. Does nothing if the program has ended."""
         number = signal_number(number)
         self._core.check_open(f"signal {self.name}")
         self._running.asked_to_end = True
         self._running.signal(number, group=False)
 
     def terminate(self) -> None:
-        """SIGTERM to its process group, without waiting."""
+        """Send SIGTERM to its process group, and do not wait."""
         self._signal_group(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to its process group, without waiting."""
+        """Send SIGKILL to its process group, and do not wait."""
         self._signal_group(signal.SIGKILL)
 
     def close(self) -> None:
-        """End it: SIGTERM to its process group, SIGKILL after 2 s; returns when it has ended. Idempotent.
+        """End the program: SIGTERM to its process group, SIGKILL after 2 s, then wait for its end. Idempotent.
 
-        Output and returncode can still be asked for. RuntimeWarning when not even SIGKILL has ended it.
+        Output and returncode stay available. RuntimeWarning if not even SIGKILL ends it.
         """
         if self._core.is_forked or self._core.closed:
             return
@@ -391,7 +385,7 @@ class Program(ProgramFacts):
         self._running.signal(number, group=True)
 
     def _await_ready(self, ready: Ready, before: frozenset[int], watch: LineWatch | None, timeout_s: float) -> None:
-        """ProgramNotReady when it is not ready in time, or ends before."""
+        """Wait until it is ready. ProgramNotReady if it is not in time, or ends before."""
         running = self._running
         scope = self._core.scope(timeout_s)
         if watch is not None:

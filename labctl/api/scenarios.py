@@ -1,4 +1,4 @@
-"""`Lab.scenario()`: a scenario's steps on a lab, and what they have started held for a while."""
+"""`Lab.scenario()`: the steps of a scenario on a lab; its programs and sockets stay for a while."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class ScenarioFailed(LabctlError):
-    """A scenario did not pass; `result` (labctl.scenario.ScenarioResult) has its steps, calls and outputs.
+    """A scenario did not pass. `result` (labctl.scenario.ScenarioResult) has its steps, calls and outputs.
 
-    `result.outcome` tells one that failed from an error of the lab, and from one that was skipped.
+    `result.outcome` distinguishes a failure, an error of the lab, and a skipped scenario.
     """
 
     exit_status = 1
@@ -32,10 +32,10 @@ class ScenarioFailed(LabctlError):
 
 
 class ScenarioRun:
-    """What `Lab.scenario` gives: a context manager for one `with`."""
+    """The result of `Lab.scenario`: a context manager for one `with`."""
 
     def __init__(self, core: Core, source: str | os.PathLike[str] | Scenario) -> None:
-        """For `Lab.scenario`."""
+        """Used by `Lab.scenario`."""
         self._core = core
         self._source = source
         self._held = ExitStack()
@@ -49,7 +49,7 @@ class ScenarioRun:
 
     @property
     def result(self) -> ScenarioResult:
-        """What came of it: steps, calls and outputs of programs. RuntimeError before the `with`."""
+        """Steps, calls and outputs of programs. RuntimeError before the `with`."""
         if self._result is None:
             raise RuntimeError(f"{self!r}: use it in a `with` statement")
         return self._result
@@ -61,7 +61,7 @@ class ScenarioRun:
         return tuple(sorted(found, key=lambda call: call.started_s))
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End the steps that are under way, from another thread: entering the `with` raises ScenarioFailed then."""
+        """End the running steps, from another thread: entering the `with` then raises ScenarioFailed."""
         self._cancellation.cancel(reason)
 
     def __enter__(self) -> Self:
@@ -98,7 +98,7 @@ class ScenarioRun:
 
 
 class _Noting(Listener):
-    """Notes calls and steps in the journal."""
+    """Records calls and steps in the journal."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -109,7 +109,7 @@ class _Noting(Listener):
         self._offset_s = started - self._journal.origin
 
     def note_programs(self, result: ScenarioResult) -> None:
-        """Note how its background programs are, and what they wrote; services are in the journal already."""
+        """Record state and output of its background programs; services are in the journal already."""
         for program in result.programs:
             if program.kind != "service":
                 what, output = f"{program.name}: {show_command(program.argv)}", program.output
@@ -123,7 +123,7 @@ class _Noting(Listener):
                 )
 
     def call_finished(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
-        """Note a call."""
+        """Record a call."""
         if call.returned is None:
             outcome = "has not returned"
         else:
@@ -132,7 +132,7 @@ class _Noting(Listener):
         self._journal.add(Activity(call.host, ActivityKind.CALL, call.call, started_s, call.duration_s, outcome))
 
     def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None:
-        """Note a step that is not one of calls."""
+        """Record a step that is not a calls step."""
         if step.kind == "calls":
             return
         stdout, stderr = (step.output.stdout, step.output.stderr) if step.output else ("", "")

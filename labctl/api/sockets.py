@@ -1,11 +1,9 @@
-"""Sockets and files of this process that live on a host. What the kernel refuses is the OSError that Python has.
+"""Sockets and files of this process that live on a host. Errors of the kernel are Python's OSError.
 
-A Python socket that lives on a host: names, interfaces and paths in the addresses it is given are the host's.
-
-A socket belongs to the network namespace that it was made in, but Python resolves names, and the kernel resolves the
-paths of AF_UNIX sockets, for the process that makes the call. A path is bound by a process on the host, so that the
-name in the kernel is the host's, too. It is connected to by way of a descriptor of the socket's file (O_PATH), so that
-the call blocks, times out and is interrupted as any other.
+A socket belongs to the network namespace in which it was made. But Python resolves names, and the kernel resolves paths
+of AF_UNIX sockets, for the process that makes the call. So a process on the host binds a path, and the name in the
+kernel is the host's; to connect to a path, this process uses a descriptor of the socket's file (O_PATH), so that the
+call blocks, times out and is interrupted as usual.
 """
 
 from __future__ import annotations
@@ -42,14 +40,14 @@ UNIX_PATH_BYTES = 107  # sun_path with its final zero is 108: unix(7)
 
 
 class Addressing:
-    """What the parts of a socket address mean on one host of a lab."""
+    """The meaning of the parts of a socket address on one host of a lab."""
 
     def __init__(self, core: Core, node: str) -> None:
         self.node = node
         self._core = core
 
     def make(self, family: int, type: int, proto: int) -> int:
-        """The descriptor of a new socket on the host, which the caller owns. OSError as of socket(2)."""
+        """Return the descriptor of a new socket on the host. The caller owns it. OSError as of socket(2)."""
         self._core.check_open(f"make a socket on {self.node}")
         try:
             return self._core.engine.socket(self.node, family, type, proto).detach()
@@ -57,7 +55,7 @@ class Addressing:
             raise os_error(error) from error
 
     def lookup(self, name: str, family: int = 0) -> Sequence[Address]:
-        """At least one address of a name. socket.gaierror, as on a host without name servers."""
+        """Return at least one address of a name. socket.gaierror, as on a host without name servers."""
         version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(socket.AddressFamily(family)) if family else None
         known = self._core.names_of(self.node).get(name_key(name.rstrip(".")), ())
         found = [address for address in known if version in (None, address.version)]
@@ -66,7 +64,7 @@ class Addressing:
         return found
 
     def names(self, address: Address) -> list[str]:
-        """The names that the host's /etc/hosts has for an address, none for one that is not there."""
+        """Return the names of an address in the host's /etc/hosts; none for an unknown address."""
         plain = address.ipv4_mapped or IPv6Address(address.packed) if isinstance(address, IPv6Address) else address
         for written, names in self._core.names_as_written(self.node):
             if ip_address(written) == plain:
@@ -74,23 +72,23 @@ class Addressing:
         return []
 
     def interfaces(self) -> list[tuple[int, str]]:
-        """Index and name of each interface of the host."""
+        """Return index and name of each interface of the host."""
         from labctl.observe.network import links
 
         return [(link.index, link.name) for link in links(self._core.engine, self.node)]
 
     def interface_index(self, name: str) -> int:
-        """The index of an interface of the host, by its name or its index as text. OSError: ENODEV."""
+        """Return the index of an interface of the host, given by name or by index as text. OSError: ENODEV."""
         with Socket(fileno=self.make(socket.AF_INET, socket.SOCK_DGRAM, 0)) as sock:
             return sockaddr.scope_id(sock, name)
 
     def interface_name(self, index: int) -> str:
-        """The name of the host's interface of that index. OSError: ENODEV."""
+        """Return the name of the host's interface with that index. OSError: ENODEV."""
         with Socket(fileno=self.make(socket.AF_INET, socket.SOCK_DGRAM, 0)) as sock:
             return sockaddr.interface_name(sock, index)
 
     def scope_id(self, scope: str, sock: socket.socket) -> int:
-        """The number of an interface that is written behind `%`. OSError, with the names that there are."""
+        """Return the number of the interface after `%`. OSError lists the interfaces."""
         try:
             return sockaddr.scope_id(sock, scope)
         except OSError as error:
@@ -115,12 +113,12 @@ class Addressing:
             raise
 
     def address_of(self, sock: socket.socket, address: Address, port: int) -> tuple[Any, ...]:
-        """What bind() and connect() take for an address and a port: with the number of its scope. OSError."""
+        """Return what bind() and connect() take for an address and a port, with the scope's number. OSError."""
         found: tuple[Any, ...] = self.inet_address(sock, (str(address), port))
         return found
 
     def inet_address(self, sock: socket.socket, address: Any) -> Any:
-        """The address with the host's address for a name, and the host's number for a scope; others as they are."""
+        """Replace a name by the host's address and a scope by the host's number; other addresses stay."""
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple) or len(address) < 2:
             return address
         host, *rest = address
@@ -144,7 +142,7 @@ class Addressing:
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[str]:
-        """A path in this process that leads to the socket of that path on the host."""
+        """Return a path in this process that leads to the socket of that path on the host."""
         self._core.check_open(f"reach {path} on {self.node}")
         try:
             whole = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
@@ -164,7 +162,7 @@ class HostSocket(_Base):
 
     @classmethod
     def on(cls, addressing: Addressing, family: int, type: int, proto: int) -> HostSocket:
-        """A new socket of that host; the caller owns it. OSError as of socket(2)."""
+        """Return a new socket on that host. The caller owns it. OSError as of socket(2)."""
         descriptor = addressing.make(family, type, proto)
         try:
             made = cls(family, type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC), proto, descriptor)
@@ -175,15 +173,15 @@ class HostSocket(_Base):
         return made
 
     def bind(self, address: Any, /) -> None:
-        """bind(2): a path is the host's, and so are names and scopes (`fe80::1%eth0`). OSError."""
+        """bind(2) with paths, names and scopes (`fe80::1%eth0`) of the host. OSError."""
         self._call("bind", _Base.bind, address)
 
     def connect(self, address: Any, /) -> None:
-        """connect(2): a path is the host's, and so are names and scopes. OSError."""
+        """connect(2) with paths, names and scopes of the host. OSError."""
         self._call("connect", _Base.connect, address)
 
     def connect_ex(self, address: Any, /) -> int:
-        """As `connect`; the errno, 0 when it is connected."""
+        """Do as `connect` and return the errno, 0 on success."""
         return int(self._call("connect_ex", _Base.connect_ex, address))
 
     def sendto(self, *arguments: Any) -> int:
@@ -211,7 +209,7 @@ class HostSocket(_Base):
 
 
 def unix_path(family: int, address: Any) -> str | None:
-    """The path in an AF_UNIX address; None for an abstract name, for none, and for another family's address."""
+    """Return the path of an AF_UNIX address; None for an abstract or missing name and for other families."""
     if family != socket.AF_UNIX or not isinstance(address, str | bytes | bytearray | memoryview):
         return None
     path = os.fsencode(address) if isinstance(address, str) else bytes(address)
@@ -219,7 +217,7 @@ def unix_path(family: int, address: Any) -> str | None:
 
 
 def written_name(host: Any) -> str | None:
-    """The name to look up; None for an address, for any address, and for what is nothing of ours."""
+    """Return the name to look up; None for addresses, wildcards and unknown forms."""
     if isinstance(host, bytes | bytearray):
         host = bytes(host).decode("ascii", "replace")
     if not isinstance(host, str) or host in ("", "<broadcast>"):
@@ -232,12 +230,12 @@ def written_name(host: Any) -> str | None:
 
 
 def os_error(error: KernelError) -> OSError:
-    """What the kernel refused on a node, as the OSError of that errno (FileNotFoundError, ...)."""
+    """Return an error of the kernel on a node as the OSError of that errno (FileNotFoundError, ...)."""
     return OSError(error.errno, str(error))
 
 
 def make(core: Core, node: str, family: int, type: int, proto: int = 0) -> HostSocket:
-    """An ordinary socket that lives on the node; the caller owns it. OSError as of socket(2)."""
+    """Return an ordinary socket that lives on the node. The caller owns it. OSError as of socket(2)."""
     made = HostSocket.on(Addressing(core, node), family, type, proto)
     timeout = socket.getdefaulttimeout()
     if type & socket.SOCK_NONBLOCK:
@@ -323,7 +321,7 @@ def connect(
 
 
 def _connect_unix(core: Core, node: str, path: str, timeout_s: float | None) -> HostSocket:
-    """A socket that does not block fails at once where the queue of the listener is full; this one waits: unix(7)."""
+    """Connect an AF_UNIX socket. A non-blocking one would fail at once if the listener's queue is full (unix(7))."""
     shown = unix_text(path)
     with core.journal.noting(node, ActivityKind.CONNECT, shown) as entry:
         sock = make(core, node, socket.AF_UNIX, socket.SOCK_STREAM)
@@ -346,7 +344,7 @@ def _connect_unix(core: Core, node: str, path: str, timeout_s: float | None) -> 
 
 
 def _timeval(timeout_s: float | None) -> bytes:
-    """struct timeval; None, which is 0: no timeout."""
+    """Return a struct timeval; None (no timeout) is 0."""
     microseconds = 0 if timeout_s is None else max(1, int(timeout_s * 1e6))
     return struct.pack("@ll", *divmod(microseconds, 1_000_000))
 
@@ -357,7 +355,7 @@ def family_of(address: IpAddress) -> socket.AddressFamily:
 
 
 def not_connected(core: Core, error: OSError, node: str, port: int, host: str, address: IpAddress) -> OSError:
-    """The error of one address of those that were tried, and what may be why."""
+    """Return the error of one address that was tried, and its possible reason."""
     shown = address_text((host, port))
     where = shown if host == str(address) else f"{shown} ({address})"
     failure = told(error, f"host {node}: cannot connect to {where}")
@@ -373,7 +371,7 @@ def not_connected(core: Core, error: OSError, node: str, port: int, host: str, a
 
 
 def all_failed(failures: Sequence[OSError], node: str, shown: str) -> OSError:
-    """The error to raise when no address of a name has answered: the last one, which tells of all."""
+    """Return the error to raise when no address of a name answered: the last error, which lists all."""
     last = failures[-1]
     if len(failures) == 1:
         return last
@@ -386,7 +384,7 @@ def all_failed(failures: Sequence[OSError], node: str, shown: str) -> OSError:
 
 
 def text_of(error: OSError) -> str:
-    """What the error says, without its number."""
+    """Return the error's text without its number."""
     return error.strerror or str(error)
 
 
@@ -401,12 +399,12 @@ def _why_refused(core: Core, node: str, address: IpAddress, port: int) -> str:
 
 
 def connected(sock: socket.socket) -> str:
-    """Between which addresses a connection is."""
+    """Return the two addresses of a connection, as text."""
     return f"connected from {address_text(sock.getsockname())} to {address_text(sock.getpeername())}"
 
 
 def open_file(core: Core, node: str, path: str, flags: int) -> int:
-    """A descriptor of a file on the node; the caller owns it. OSError as of open(2)."""
+    """Return a descriptor of a file on the node. The caller owns it. OSError as of open(2)."""
     core.check_open(f"open {path} on {node}")
     try:
         return core.engine.open_file(node, path, flags)
@@ -415,7 +413,7 @@ def open_file(core: Core, node: str, path: str, flags: int) -> int:
 
 
 def target(to: str | tuple[Any, ...]) -> tuple[str, int]:
-    """The two halves of `server:5000`. ValueError, TypeError."""
+    """Split `server:5000`. ValueError, TypeError."""
     if isinstance(to, tuple):
         if len(to) == 4 and to[3] and "%" not in str(to[0]):  # as getaddrinfo() has it, with a scope's number
             return f"{to[0]}%{to[3]}", int(to[1])
@@ -430,7 +428,7 @@ def target(to: str | tuple[Any, ...]) -> tuple[str, int]:
 
 
 def local_end(at: str) -> tuple[str | None, int]:
-    """Address (None: any) and port of "80", ":80", "10.0.0.2:80". ValueError."""
+    """Return address (None: any) and port of "80", ":80", "10.0.0.2:80". ValueError."""
     if at.isdecimal():
         return None, parse_port(at)
     parsed = parse_endpoint(at)
@@ -438,9 +436,9 @@ def local_end(at: str) -> tuple[str | None, int]:
 
 
 def unix_name(to: object) -> str | None:
-    """The name of the AF_UNIX socket that "unix:/run/x", "unix:@abstract", "/run/x" or "@abstract" mean; else None.
+    """Return the name of the AF_UNIX socket in "unix:/run/x", "unix:@abstract", "/run/x" or "@abstract"; else None.
 
-    ValueError for a `unix:` without either.
+    ValueError for `unix:` without a name.
     """
     if not isinstance(to, str) or not to.startswith(("unix:", "unix/", "/", "@")):
         return None
@@ -456,7 +454,7 @@ def unix_text(name: str) -> str:
 
 
 def told(error: OSError, what: str) -> OSError:
-    """The same error, of the same class, saying what was tried."""
+    """Return the same error, of the same class, with what was tried."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return TimeoutError(f"{what}: no answer in time")
     if error.strerror and error.strerror.startswith("host "):

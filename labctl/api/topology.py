@@ -1,4 +1,4 @@
-"""`Topology`: from a file, a shape, YAML text, or built in code with the same words as files have."""
+"""`Topology`: from a file, a shape or YAML text, or built in code with the words of topology files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Commands = str | Sequence[str | Sequence[Text] | Mapping[str, Any]]
 
 
 class Topology:
-    """A network to be made. One that is built in code can be added to until a lab has been made of it.
+    """A network to make a lab of. You can add to one that is built in code until a lab uses it.
 
-    What a method takes is what a topology file takes (docs/topology-files.md), and is checked as a file is: mistakes
-    raise DocumentError when the lab is made, or by `check`.
+    Methods take what topology files take (docs/topology-files.md), and check it as a file is checked: `check`, or
+    making the lab, raises DocumentError with every mistake.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Topology:
         about: str = "",
         routes: Routes | None = None,
     ) -> None:
-        """An empty one to be built. `mtu` is bytes; `addresses` "dual" (the usual), "ipv4" or "ipv6"."""
+        """Make an empty topology. `mtu` is in bytes; `addresses` is "dual" (the default), "ipv4" or "ipv6"."""
         self._name = name
         self._model: Model | None = None
         self._text: str | None = None
@@ -45,7 +45,7 @@ class Topology:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """From a file. DocumentError with every mistake in it."""
+        """Read a file. DocumentError has every mistake in it."""
         from labctl import topology
 
         loaded = cls._of(topology.load(Path(path)))
@@ -54,7 +54,7 @@ class Topology:
 
     @classmethod
     def shape(cls, text: str) -> Self:
-        """From a shape: "pair", "star:4", "line:3", "tree:2,3", "mesh:4". InputError."""
+        """Make a shape: "pair", "star:4", "line:3", "tree:2,3", "mesh:4". InputError."""
         from labctl.topology.generators import from_shape
         from labctl.topology.resolve import resolve
 
@@ -62,14 +62,14 @@ class Topology:
 
     @classmethod
     def parse(cls, text: str, *, name: str = "topology.yaml") -> Self:
-        """From YAML text; `name` is the file's in messages. DocumentError with every mistake in it."""
+        """Read YAML text; messages call it `name`. DocumentError has every mistake in it."""
         parsed = cls._of(_resolved(text, name))
         parsed._text = text
         return parsed
 
     @classmethod
     def of(cls, source: Topology | str | os.PathLike[str]) -> Topology:
-        """`source` itself, or what the file or the shape of that name is. DocumentError, InputError."""
+        """Return `source` itself, or the topology of the file or shape of that name. DocumentError, InputError."""
         from labctl import topology
 
         if isinstance(source, Topology):
@@ -82,7 +82,7 @@ class Topology:
 
     @classmethod
     def of_model(cls, model: Model) -> Self:
-        """Around a resolved one: a running lab's."""
+        """Return the topology of a running lab."""
         return cls._of(model)
 
     @classmethod
@@ -103,7 +103,7 @@ class Topology:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """All nodes, in file order, with interfaces, addresses and routes. DocumentError when something is wrong."""
+        """All nodes, in file order, with interfaces, addresses and routes. DocumentError if the topology is wrong."""
         return self.check().nodes
 
     @property
@@ -113,7 +113,7 @@ class Topology:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """In file order."""
+        """All links, in file order."""
         return self.check().links
 
     def host(
@@ -132,7 +132,7 @@ class Topology:
         binds: Iterable[Member] | None = None,
         private: Iterable[str] | None = None,
     ) -> Self:
-        """Add a host; `count` makes NAME-1, NAME-2, ... Returns the topology, as the others do."""
+        """Add a host; `count` makes NAME-1, NAME-2, ... Returns the topology, as the other methods do."""
         exposed = None if expose is None else list(expose)
         given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
         more = {"expose": exposed, "services": services, "exec": exec, "routes": routes}
@@ -154,13 +154,13 @@ class Topology:
         private: Iterable[str] | None = None,
         nat: bool = False,
     ) -> Self:
-        """Add a router; with `nat` the machine's network is reached through it."""
+        """Add a router; with `nat`, the lab reaches the machine's network through it."""
         given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
         more = {"services": services, "exec": exec, "routes": routes, "nat": nat or None}
         return self._node("routers", name, given | more | _tree(files, binds, private))
 
     def switch(self, name: str, *, sysctls: Settings | None = None) -> Self:
-        """Add a switch, to be linked to others."""
+        """Add a switch."""
         return self._node("switches", name, {"sysctls": sysctls})
 
     def network(
@@ -172,7 +172,7 @@ class Topology:
         ipv6: str | bool | None = None,
         mtu: int | None = None,
     ) -> Self:
-        """Add a switch with these nodes on it; a member is a name, or a mapping as in files ({"node": ..., ...})."""
+        """Add a switch with these nodes on it. A member is a name, or a mapping as in files ({"node": ..., ...})."""
         return self._node("networks", name, {"members": list(members), "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu})
 
     def link(
@@ -188,9 +188,9 @@ class Topology:
         loss: str | None = None,
         rate: str | None = None,
     ) -> Self:
-        """Add a link between two nodes; an end is a name, or a mapping as in files ({"node": ..., "interface": ...}).
+        """Add a link between two nodes. An end is a name, or a mapping as in files ({"node": ..., "interface": ...}).
 
-        `delay` ("20ms"), `jitter`, `loss` ("1%") and `rate` ("10mbit") hold for both directions, each.
+        `delay` ("20ms"), `jitter`, `loss` ("1%") and `rate` ("10mbit") hold for each direction.
         """
         given = {"ends": [_plain(a), _plain(b)], "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu}
         given |= {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate}
@@ -199,20 +199,20 @@ class Topology:
         return self
 
     def check(self) -> Model:
-        """What it is, with all that was not said inferred. DocumentError with every mistake."""
+        """Return the resolved topology, with all omitted values derived. DocumentError has every mistake."""
         if self._model is not None:
             return self._model
         return _resolved(self.to_yaml(), self._name)
 
     def freeze(self) -> Model:
-        """As `check`; from here on it cannot be added to."""
+        """Do as `check`; the topology can no longer be added to."""
         if self._model is None:
             text = self.to_yaml()
             self._model, self._text = _resolved(text, self._name), text
         return self._model
 
     def to_yaml(self) -> str:
-        """The topology file that says the same; of a running lab without its services, which run already."""
+        """Return the same topology as a file; of a running lab without its services, which already run."""
         if self._text is not None:
             return self._text
         return _dump(self._data if self._model is None else _data_of(self._model))
@@ -252,7 +252,7 @@ def _tree(
 
 
 def _plain(value: Any) -> Any:
-    """The same of plain dicts and lists, copied."""
+    """Copy into plain dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -261,7 +261,7 @@ def _plain(value: Any) -> Any:
 
 
 def _data_of(model: Model) -> dict[str, Any]:
-    """A shape as a file: names and links; the rest is inferred alike. A running lab's: what is inferred is said."""
+    """Return a shape as a file with names and links alone, and a running lab's topology with all derived values."""
     sections = {NodeKind.HOST: "hosts", NodeKind.ROUTER: "routers", NodeKind.SWITCH: "switches"}
     data: dict[str, Any] = {"name": model.name}
     for kind, section in sections.items():
@@ -328,7 +328,7 @@ def _end_data(model: Model, interface: Any, node: str) -> dict[str, Any]:
 
 
 def _dump(data: Mapping[str, Any]) -> str:
-    """YAML that our reader takes for what it is; texts that could be taken for something else are quoted."""
+    """Return YAML that reads back as the same values: ambiguous texts are quoted."""
     import re
 
     import yaml
