@@ -367,7 +367,7 @@ class AsyncHost(NodeFacts):
         backlog: int = 128,
         **options: Any,
     ) -> asyncio.Server:
-        """Call asyncio.start_server() on the host; `options` go to it (ssl, ...). The caller closes it."""
+        """Call asyncio.start_server() on the host; `options` go to it. The caller closes it."""
         sock = await self.listen(port, address=address, family=family, backlog=backlog)
         try:
             return await asyncio.start_server(connected, sock=sock, backlog=backlog, **options)

@@ -1,7 +1,7 @@
 """The pytest plugin: labs as fixtures, scenario files as tests. See docs/pytest.md.
 
-Every pytest of an installation that has labctl imports this module, so it holds hooks and fixtures only: what they do
-is imported when a test first asks for it. A test bounds what a session without labs may load.
+Every pytest of an installation with labctl imports this module, so it holds only hooks and fixtures, which import the
+rest at their first use. A test limits what a session without labs loads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FAKE_FILES = frozenset({"fs", "fs_class", "fs_module", "fs_session"})  # the fi
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Options and ini values."""
+    """Add options and ini values."""
     # pytest rewrites the asserts of whatever comes with a plugin; all of labctl's takes it almost a second, each time
     # where it cannot keep the bytecode. This is not a documented name; without it nothing but that second is lost.
     getattr(pluginmanager.rewrite_hook, "_must_rewrite", set()).discard("labctl")
@@ -63,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Marks; folders of scenarios; who tells GitHub."""
+    """Add markers, folders of scenarios, and the reporter for GitHub."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
     if config.getoption("--labctl-seed") is not None:
@@ -82,7 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Before xdist starts its workers, which are in the same network then."""
+    """Enter the private network before xdist starts its workers, which are then in the same network."""
     if config.getini("labctl_private_network") and not hasattr(config, "workerinput"):
         from labctl.pytest_plugin.settings import enter
 
@@ -91,14 +91,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: object) -> None:
-    """Of pytest-xdist: its workers have the session's seed."""
+    """Hand the session's seed to a worker of pytest-xdist."""
     from labctl.pytest_plugin.settings import hand_over_seed
 
     hand_over_seed(node)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
-    """Scenario files are tests."""
+    """Collect scenario files."""
     if file_path.suffix not in (".yaml", ".yml"):
         return None
     by_name = file_path.stem.endswith(".scenario")
@@ -111,7 +111,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before pytest's own, which skips what is marked so, and before fixtures do something in labs."""
+    """Skip tests that lack something, before pytest's own setup and before fixtures use labs."""
     fixtures = getattr(item, "fixturenames", ())
     if LABS in item.config.stash and "lab_factory" in fixtures:
         item.config.stash[LABS].begin_test()
@@ -129,7 +129,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What is known of the labs of a test that failed goes into its report; after the last one it is forgotten."""
+    """Add what is known of a failed test's labs to its report; forget it after the last report."""
     has_labs = LABS in item.config.stash
     if SCENARIO_RUN in item.stash or (call.excinfo is not None and has_labs):
         from labctl.pytest_plugin.reports import complete, without_own_code
@@ -148,10 +148,10 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """A lab (labctl.Lab) of the test's own: two hosts, `client` and `server`, unless a mark asks for something else.
+    """A lab (labctl.Lab) for this test: two hosts, `client` and `server`, unless a mark changes that.
 
-    @pytest.mark.topology("star:3") or ("office.yaml") says what it is made of; with scope="module" (class, package,
-    session) the tests of the module share it. It is gone, with all that runs in it, when its scope ends.
+    @pytest.mark.topology("star:3") or ("office.yaml") names the topology; with scope="module" (class, package, session)
+    the tests of the module share the lab. The lab and all that runs in it end with its scope.
     """
     from labctl.pytest_plugin.labs import lab_of
 
@@ -160,7 +160,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 @pytest.fixture
 def async_lab(lab: Lab) -> Iterator[AsyncLab]:
-    """The test's `lab` for coroutines (labctl.AsyncLab), with pytest-asyncio or anyio; its marks are `lab`'s."""
+    """The test's `lab` for coroutines (labctl.AsyncLab), with pytest-asyncio or anyio; marks as for `lab`."""
     from labctl.pytest_plugin.labs import for_coroutines
 
     yield from for_coroutines(lab)
@@ -168,9 +168,9 @@ def async_lab(lab: Lab) -> Iterator[AsyncLab]:
 
 @pytest.fixture
 def make_lab(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
-    """Makes labs: make_lab("star:3"), make_lab("office.yaml"), make_lab(topology); they end with the test.
+    """Make labs that end with the test: make_lab("star:3"), make_lab("office.yaml"), make_lab(topology).
 
-    Files are relative to the test's. Each is a context manager too, to end one earlier.
+    File names are relative to the test's file. Each lab is also a context manager, to end it earlier.
     """
     from labctl.pytest_plugin.labs import factory_of_test
 
@@ -179,9 +179,9 @@ def make_lab(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
 
 @pytest.fixture(scope="session")
 def lab_factory(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
-    """Makes labs for fixtures of your own, of any scope: with lab_factory("office.yaml") as lab: yield lab.
+    """Make labs for your own fixtures, of any scope: with lab_factory("office.yaml") as lab: yield lab.
 
-    Files are relative to the one in which the call stands. What is still open ends with the session.
+    File names are relative to the file that contains the call. Open labs end with the session.
     """
     from labctl.pytest_plugin.labs import factory_of_session
 
@@ -190,7 +190,7 @@ def lab_factory(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
 
 @pytest.fixture(scope="session")
 def labctl_seed(request: pytest.FixtureRequest) -> int:
-    """The session's seed, for random numbers of the tests' own; --labctl-seed gives the same again."""
+    """The session's seed for the tests' own random numbers; --labctl-seed repeats it."""
     from labctl.pytest_plugin.settings import seed_of
 
     return seed_of(request.config)

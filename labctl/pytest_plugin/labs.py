@@ -1,7 +1,4 @@
-"""The labs of tests: what they are made of, how long they are there, which of them a test has used.
-
-`@pytest.mark.needs(...)`: a test is skipped where something that it needs is not there.
-"""
+"""The labs of tests: their topology, their scope, and which of them a test has used."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ ROOT = "root"
 
 
 def skip_without_needs(item: pytest.Item) -> None:
-    """Adds a skip mark, whose place in the summary is the test's, when something is missing."""
+    """Add a skip mark, which pytest reports at the test's place, if something that `needs` names is missing."""
     reasons = [reason for mark in item.iter_markers("needs") for reason in _reasons(mark, item)]
     if reasons:
         item.add_marker(pytest.mark.skip(reason="; ".join(dict.fromkeys(reasons))))
@@ -95,7 +92,7 @@ _USAGE = '@pytest.mark.topology("pair" | "file.yaml" | Topology, scope="function
 
 
 class LabScope(StrEnum):
-    """How long the lab of a mark is there; the values are pytest's words."""
+    """The scope of a marked lab, in pytest's words."""
 
     FUNCTION = "function"
     CLASS = "class"
@@ -106,7 +103,7 @@ class LabScope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a test wants its lab to be."""
+    """The lab that a test's mark describes."""
 
     source: Source  # a file by its whole path
     scope: LabScope
@@ -134,13 +131,13 @@ class Labs:
             self.open = []
 
     def forget_closed(self) -> None:
-        """Let go of the labs that were closed before this fixture ends."""
+        """Drop labs that were closed before this fixture ends."""
         self.open = [(source, lab) for source, lab in self.open if not lab.closed]
 
     def make(self, source: Source) -> Lab:
-        """A lab on whose hosts the project and pytest's temporary directory are to be seen. LabctlError.
+        """Make a lab whose hosts see the project and pytest's temporary directory. LabctlError.
 
-        Skips the test where this machine cannot have it, if the ini file wants that.
+        Skip the test if this machine cannot have the lab and the ini file says so.
         """
         seed_of(self._config)
         visible = [self._config.rootpath]
@@ -157,14 +154,16 @@ class Labs:
         return lab
 
     def make_or_fail(self, source: Source) -> Lab:
-        """The same for a fixture of ours: labctl's errors fail with their message and no traceback."""
+        """Do the same for a fixture of the plugin: errors of labctl fail the test with their message, without a
+        traceback.
+        """
         try:
             return self.make(source)
         except LabctlError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     def shared(self, source: Source) -> Lab:
-        """The one of that topology, however many tests ask for it; a new one when a test has closed it."""
+        """Return the lab of that topology, shared by all tests that request it; a new one if a test has closed it."""
         for known, lab in self.open:
             if known == source and not lab.closed:
                 return lab
@@ -172,10 +171,10 @@ class Labs:
 
 
 class LabFactory:
-    """What `make_lab` and `lab_factory` are: called, it makes a lab, which ends with the fixture at the latest."""
+    """The value of `make_lab` and `lab_factory`: a call makes a lab, which ends with the fixture at the latest."""
 
     def __init__(self, config: pytest.Config, base: Path | None, labs: Labs, used: UsedLabs) -> None:
-        """`base`: what files are relative to; None: the folder of the file in which the call stands."""
+        """`base`: the directory of relative file names; None: that of the file that contains the call."""
         self._config = config
         self._base = base
         self._labs = labs
@@ -185,9 +184,9 @@ class LabFactory:
         return f"<LabFactory, {len(self._labs.open)} labs>"
 
     def __call__(self, topology: Source | None = None) -> Lab:
-        """A lab of a shape, a file or a Topology (None: ini `labctl_topology`); a context manager, if need be.
+        """Make a lab of a shape, a file or a Topology (None: ini `labctl_topology`); also a context manager.
 
-        DocumentError or InputError when the topology is wrong; MachineError; KernelError.
+        DocumentError or InputError for a wrong topology; MachineError; KernelError.
         """
         base = self._base or Path(sys._getframe(1).f_code.co_filename).parent
         lab = self._labs.make(default_source(self._config) if topology is None else resolved(topology, base))
@@ -197,45 +196,45 @@ class LabFactory:
 
 @dataclass(slots=True)
 class UsedLabs:
-    """The labs that a test (or, of `lab_factory`, the session) has used, for the report of a failure."""
+    """The labs that a test (or, for `lab_factory`, the session) has used, for the report of a failure."""
 
     labs: list[tuple[Lab, float]] = field(default_factory=list)
     groups: list[Labs] = field(default_factory=list)  # of the session: those of all fixtures
 
     def add(self, lab: Lab) -> None:
-        """From here on: what was over in the lab before was another test's doing."""
+        """Add a lab from now on: earlier activity belongs to another test."""
         before = (each.started_s + (each.duration_s or 0.0) for each in lab.activity())
         self.labs.append((lab, max(before, default=-1.0)))
 
     def begin_test(self) -> None:
-        """Another test may use the labs that are still there: from here on again."""
+        """Count from now on for the labs that still exist: another test may use them."""
         known, self.labs = self.labs, []
         for lab, _ in known:
             if not lab.closed:
                 self.add(lab)
 
     def forget_closed(self) -> None:
-        """Let go of what is over, when nothing more is reported of it."""
+        """Drop labs that have ended, once they are reported."""
         self.labs = [(lab, since_s) for lab, since_s in self.labs if not lab.closed]
         for labs in self.groups:
             labs.forget_closed()
 
 
 def used_by_session(config: pytest.Config) -> UsedLabs:
-    """What `lab_factory` has made, and the labs of all fixtures."""
+    """Return the labs of `lab_factory` and of all fixtures."""
     return config.stash.setdefault(LABS, UsedLabs())
 
 
 def forget_closed(item: pytest.Item) -> None:
-    """After the last report of a test: pytest keeps the item until the session ends, and a closed lab is not small."""
+    """Drop closed labs after a test's last report: pytest keeps the item, and a closed lab is not small."""
     item.stash[USED_LABS] = UsedLabs()
     used_by_session(item.config).forget_closed()
 
 
 def keep_real_files(config: pytest.Config) -> None:
-    """Before pyfakefs replaces `os`, `open` and their like: in labctl's modules they stay what they are.
+    """Keep the real `os`, `open` and so on in labctl's modules, before pyfakefs replaces them.
 
-    A module that is imported later would get the replacements, so all of them are imported now.
+    This imports all modules now, because a later import would get the replacements.
     """
     import selectors
     import subprocess
@@ -255,7 +254,7 @@ def keep_real_files(config: pytest.Config) -> None:
 
 
 def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """For the fixture `lab`."""
+    """Return the value of the fixture `lab`."""
     wanted = _wanted(request)
     used = _used_by_test(request)
     if wanted.scope is not LabScope.FUNCTION:
@@ -271,7 +270,7 @@ def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 def for_coroutines(lab: Lab) -> Iterator[AsyncLab]:
-    """For the fixture `async_lab`, which no event loop runs around: that of the test is its plugin's affair."""
+    """Return the value of the fixture `async_lab`; the test's event loop belongs to its own plugin."""
     from labctl.api.async_lab import AsyncLab
 
     view = AsyncLab.over(lab)
@@ -281,25 +280,25 @@ def for_coroutines(lab: Lab) -> Iterator[AsyncLab]:
 
 
 def factory_of_test(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
-    """For the fixture `make_lab`."""
+    """Return the value of the fixture `make_lab`."""
     with Labs(request.config) as labs:
         yield LabFactory(request.config, request.path.parent, labs, _used_by_test(request))
 
 
 def factory_of_session(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
-    """For the fixture `lab_factory`."""
+    """Return the value of the fixture `lab_factory`."""
     with Labs(request.config) as labs:
         yield LabFactory(request.config, None, labs, used_by_session(request.config))
 
 
 def default_source(config: pytest.Config) -> Source:
-    """Ini `labctl_topology`, a file of which is relative to the ini file."""
+    """Return ini `labctl_topology`; a file name in it is relative to the ini file."""
     base = config.inipath.parent if config.inipath else config.rootpath
     return resolved(str(config.getini("labctl_topology")), base)
 
 
 def resolved(source: Source, base: Path) -> Source:
-    """A shape or a Topology as it is, a file by its whole path: equal for what is the same."""
+    """Return a shape or Topology unchanged, a file as its absolute path, so that equal topologies compare equal."""
     from labctl.topology import is_shape
 
     if isinstance(source, Topology):

@@ -1,6 +1,5 @@
-"""What a report says of a test that failed: the calls of all hosts, outputs, sockets, and where artifacts lie.
-
-pytest on GitHub's runners: annotations of failed scenarios, and the job's summary, once a session.
+"""The report of a failed test (calls of all hosts, outputs, sockets, artifacts), and the results of a session on
+GitHub.
 """
 
 from __future__ import annotations
@@ -39,36 +38,36 @@ _TEXT = "labctl_text"
 
 
 def attach(report: pytest.TestReport, run: RunResult) -> None:
-    """The run goes with the report to wherever that is read."""
+    """Attach the run to the report."""
     vars(report)[_RUN] = json.dumps(msgspec.to_builtins(run))
 
 
 def attach_text(report: pytest.TestReport, text: str) -> None:
-    """The same with what was told of a test's labs."""
+    """Attach the text about a test's labs to the report."""
     vars(report)[_TEXT] = text
 
 
 def attached_run(report: pytest.TestReport) -> RunResult | None:
-    """What `attach` attached."""
+    """Return the attached run."""
     text = vars(report).get(_RUN)
     return None if text is None else msgspec.convert(json.loads(text), RunResult)
 
 
 def attached_text(report: pytest.TestReport) -> str:
-    """What `attach_text` attached; "" when nothing."""
+    """Return the attached text; "" for none."""
     return str(vars(report).get(_TEXT, ""))
 
 
 def look() -> Look:
-    """How a report is drawn: as wide as the terminal, with the characters that it has; pytest does the colours."""
+    """Return the look of a report: the terminal's width and characters; pytest adds the colours."""
     return replace(look_of(sys.__stdout__), colour=False)
 
 
 def without_own_code(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """labctl's errors say themselves what came back: their traceback ends in the test, and their causes are left out.
+    """Cut labctl's own frames and causes from the traceback of its errors, whose message is complete.
 
-    So it is with what labctl raises of Python's (ConnectionRefusedError, RuntimeError for a closed lab), and with
-    pytest-timeout's failures, which interrupt whatever waits. Not with `--full-trace` and `--pdb`.
+    This also holds for Python's errors that labctl raises (ConnectionRefusedError, RuntimeError for a closed lab) and
+    for failures of pytest-timeout. Not with `--full-trace` and `--pdb`.
     """
     error = call.excinfo.value if call.excinfo is not None else None
     if error is None or item.config.getoption("fulltrace") or item.config.getoption("usepdb"):
@@ -84,7 +83,7 @@ def without_own_code(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
 
 
 def _outside(traceback: TracebackType | None) -> TracebackType | None:
-    """The same without frames of labctl; None when there are no others than pytest's and ours."""
+    """Return the traceback without labctl's frames; None if only pytest's and labctl's remain."""
     entries = []
     while traceback is not None:
         entries.append(traceback)
@@ -107,7 +106,7 @@ def _is_ours(entry: TracebackType | None) -> bool:
 
 
 def complete(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Adds the section and writes the artifacts of what failed; hands results to the session, for a CI's summary."""
+    """Add the section and write the artifacts of a failure; hand results to the session, for a CI's summary."""
     run = item.stash.get(SCENARIO_RUN, None)
     if run is not None and report.when == "call":
         _complete_scenario(item, report, run)
@@ -147,7 +146,7 @@ def _of_labs(item: pytest.Item) -> Iterator[str]:
 
 
 def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str:
-    """The line that says where they are; why there are none, when they cannot be written."""
+    """Write the artifacts and return the line that says where they are, or why there are none."""
     root = artifacts_root(item.config)
     if root is None:
         return ""
@@ -170,7 +169,7 @@ def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str
 
 
 def _folder_name(nodeid: str) -> str:
-    """The test's id with nothing in it that is special in a path; not the same for two tests."""
+    """Return the test's id as one safe path component; two tests never get the same one."""
     name = re.sub(r"[^\w.=-]+", "-", nodeid, flags=re.ASCII).strip("-.")
     if name == nodeid and len(name) <= _LONGEST_NAME:
         return name
@@ -178,7 +177,7 @@ def _folder_name(nodeid: str) -> str:
 
 
 class Told:
-    """Registered in the main process: gathers what is told of scenarios and labs, and tells it in the end."""
+    """Registered in the main process: collects results of scenarios and labs, and reports them to GitHub at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -186,12 +185,12 @@ class Told:
         self._reports: list[pytest.TestReport] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Those that something is attached to; with xdist they come from the workers."""
+        """Keep reports with something attached; with xdist they come from the workers."""
         if any(name.startswith("labctl_") for name in vars(report)):
             self._reports.append(report)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Annotations into the log, results and failed tests onto the job's page."""
+        """Write annotations to the log, and results and failed tests to the job's page."""
         if not self._reports:
             return
         from labctl.report import ci
@@ -215,7 +214,7 @@ class Told:
 
 
 def _append_tests(told: list[tuple[str, str]], page: Path) -> None:
-    """Of each failed test with labs, what its report has of them; as much as GitHub takes. OSError."""
+    """Append the report section of each failed test with labs, as much as GitHub takes. OSError."""
     from labctl.report.ci import SUMMARY_LIMIT_BYTES
 
     room = SUMMARY_LIMIT_BYTES - (page.stat().st_size if page.exists() else 0)

@@ -1,4 +1,4 @@
-"""Scenario files as tests: one item a scenario, whose id is its file and its name."""
+"""Scenario files as tests: one item for each scenario, identified by its file and name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ScenarioFailed(Exception):
-    """A scenario did not pass; what is known is in `result`."""
+    """A scenario did not pass; see `result`."""
 
     def __init__(self, result: ScenarioResult) -> None:
         super().__init__(result.reason)
@@ -31,7 +31,7 @@ class ScenarioFailed(Exception):
 
 
 def collect_configured_folders(config: pytest.Config) -> None:
-    """`pytest` alone, which goes through `testpaths`, goes through the folders of ini `labctl_scenarios` too."""
+    """Add the folders of ini `labctl_scenarios` to `testpaths`, for `pytest` without arguments."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return
     there = [Path(config.invocation_params.dir, argument).resolve() for argument in config.args]
@@ -43,7 +43,7 @@ def collect_configured_folders(config: pytest.Config) -> None:
 
 
 def collect(path: Path, parent: pytest.Collector, *, by_name: bool) -> ScenarioFile | None:
-    """The collector of a YAML file that is a scenario by its name, by its folder, or because it was asked for."""
+    """Return the collector of a YAML file that is a scenario by its name, its folder, or on request."""
     if not by_name:
         folders = parent.config.getini("labctl_scenarios")
         wanted = parent.session.isinitpath(path) or any(path.is_relative_to(folder) for folder in folders)
@@ -54,7 +54,7 @@ def collect(path: Path, parent: pytest.Collector, *, by_name: bool) -> ScenarioF
 
 
 def _content(path: Path) -> bytes:
-    """What is in the file; nothing where it cannot be read."""
+    """Return the content of the file; empty if it cannot be read."""
     from labctl.documents.yaml_tree import read_bytes
 
     try:
@@ -64,10 +64,10 @@ def _content(path: Path) -> bytes:
 
 
 class ScenarioFile(pytest.File):
-    """A file with one scenario in it."""
+    """A file with one scenario."""
 
     def collect(self) -> Iterator[ScenarioItem]:
-        """The scenario; CollectError, with every mistake and its place, when the file is wrong."""
+        """Return the scenario. CollectError lists every mistake and its place if the file is wrong."""
         from labctl.scenario import load
 
         try:
@@ -80,7 +80,7 @@ class ScenarioFile(pytest.File):
 
 
 class ScenarioItem(pytest.Item):
-    """Runs the scenario in a lab of its own, which is gone when the test is over."""
+    """Runs the scenario in a lab of its own, which ends with the test."""
 
     def __init__(self, *, scenario: Scenario, **more: Any) -> None:
         super().__init__(**more)
@@ -88,7 +88,7 @@ class ScenarioItem(pytest.Item):
         self.add_marker("scenario")
 
     def runtest(self) -> None:
-        """In a thread of the runner's, so that what is raised in this one (Ctrl-C, a time limit) ends it promptly."""
+        """Run it in a thread of the runner, so that Ctrl-C or a time limit in this thread ends it promptly."""
         from labctl.scenario import RunOptions, run_many
 
         seed = seed_of(self.config)
@@ -125,7 +125,7 @@ class ScenarioItem(pytest.Item):
         raise pytest.skip.Exception(reason, _use_item_location=True)  # told as being in the scenario's file
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Step, file and line, what was expected and what came back; no traceback of labctl's own code."""
+        """Return step, file and line, expected and actual, without a traceback of labctl's code."""
         error = excinfo.value
         if isinstance(error, ScenarioFailed):
             from labctl.pytest_plugin.reports import look
@@ -138,5 +138,5 @@ class ScenarioItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        """Where it is, for headings and skips."""
+        """Return its place, for headings and skips."""
         return self.path, 0, self.name

@@ -1,7 +1,4 @@
-"""What the command line and the ini file say, and the session's seed.
-
-Ini `labctl_private_network`: without root, the tests run in user and network namespaces of their own.
-"""
+"""Values of the command line and the ini file, the session's seed, and the private network of ordinary users."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ _SEED: pytest.StashKey[int] = pytest.StashKey()
 
 
 def seed_of(config: pytest.Config) -> int:
-    """The session's seed: --labctl-seed, else LABCTL_SEED of the environment, else random; the same in every worker.
+    """Return the session's seed: --labctl-seed, else LABCTL_SEED, else random; the same in every worker.
 
-    From the first call to the end of the session LABCTL_SEED tells it to labs and to programs. UsageError when it is
-    not a number from 0 to LARGEST_SEED.
+    From the first call to the end of the session, LABCTL_SEED carries it to labs and programs. UsageError if it is not
+    a number from 0 to LARGEST_SEED.
     """
     seed = config.stash.get(_SEED, None)
     if seed is None:
@@ -52,25 +49,24 @@ def _chosen_seed(config: pytest.Config) -> int:
 
 
 def hand_over_seed(node: object) -> None:
-    """`node` is an xdist WorkerController: what is in its `workerinput` reaches the worker."""
+    """Put the seed into `workerinput` of `node`, a WorkerController of xdist."""
     config = getattr(node, "config")  # noqa: B009  # xdist may not be installed, so it has no type here
     getattr(node, "workerinput")["labctl_seed"] = seed_of(config)  # noqa: B009  # the same
 
 
 def on_github() -> bool:
-    """Whether this is a job on a runner of GitHub's kind, to which results are told."""
+    """Whether this is a job on a runner of GitHub's kind, which takes results."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def skips_impossible(config: pytest.Config) -> bool:
-    """Whether a test is skipped whose lab this machine cannot have."""
+    """Whether tests are skipped whose lab this machine cannot have."""
     return bool(config.getini("labctl_skip_impossible"))
 
 
 def artifacts_root(config: pytest.Config) -> Path | None:
-    """Where artifacts go: --labctl-artifacts (from where pytest was started), else in pytest's temporary directory.
-
-    None when there is neither.
+    """Return the directory of artifacts: --labctl-artifacts, else below pytest's temporary directory; None without
+    either.
     """
     if chosen := chosen_artifacts_root(config):
         return chosen
@@ -79,9 +75,9 @@ def artifacts_root(config: pytest.Config) -> Path | None:
 
 
 def temporary_root(config: pytest.Config) -> Path | None:
-    """pytest's temporary directory, which this makes.
+    """Make and return pytest's temporary directory.
 
-    None where there is none (`-p no:tmpdir`), or it cannot be made: on a full disk, below another user's directory.
+    None without one (`-p no:tmpdir`), or if it cannot be made: full disk, or below another user's directory.
     """
     factory = getattr(config, "_tmp_path_factory", None)  # pytest's `tmp_path_factory`, where there is no fixture
     try:
@@ -92,21 +88,21 @@ def temporary_root(config: pytest.Config) -> Path | None:
 
 
 def chosen_artifacts_root(config: pytest.Config) -> Path | None:
-    """What --labctl-artifacts says; None without it."""
+    """Return the value of --labctl-artifacts, or None."""
     given = config.getoption("--labctl-artifacts")
     return config.invocation_params.dir / given if given else None
 
 
 def as_seen_from(directory: Path, path: Path) -> Path:
-    """The path as one would write it in that directory: for messages."""
+    """Return the path relative to that directory, for messages."""
     return path.relative_to(directory) if path.is_relative_to(directory) else path
 
 
 def enter() -> None:
-    """Move this process there (root's stays), before it has threads and workers. UsageError names the remedy.
+    """Move this process into a private network (unless it is root's), before it has threads and workers. UsageError.
 
-    In there the user is called root. pytest names its temporary directory after who it takes the user to be, and it
-    must not take root's: who it is stays in LOGNAME, where nothing else tells it (getpass.getuser).
+    The user is called root inside. pytest names its temporary directory after the user, and must not take root's, so
+    LOGNAME gets the user's name (getpass.getuser).
     """
     from labctl.api.lab import enter_private_network
 

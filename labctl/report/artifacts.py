@@ -1,21 +1,17 @@
-"""A directory with all that a run gave, for a CI server to keep: results, and of each scenario calls and outputs.
+"""Reports in files: a directory with all results of a run, JSON and JUnit XML.
 
     DIR/result.json  junit.xml  summary.md
     DIR/scenarios/001-accept-queue/report.txt  calls.txt  steps/3-client.stdout  programs/client/curl.stdout
 
-It is private (directories 0700, files 0600): it has what programs were given and what they said. Names come from
-numbers and from letters, digits and `-` of other names, so no name in a file leads out of the directory.
+The directory is private (directories 0700, files 0600), because it holds the input and output of programs. File names
+are made of numbers and of letters, digits and `-` of other names, so none leads out of the directory.
 
-Writing report files: all or nothing, so that a reader never meets half a file.
+A file is replaced as a whole: no reader finds half of one. Files are written with functions of `os`, because pyfakefs
+replaces the methods of paths while a test has fake files (pytest_plugin/labs.py).
 
-By functions of `os`, not methods of paths: those are pyfakefs' while a test has fake files (pytest_plugin/labs.py).
-
-A run as JSON; its form is published in `labctl/schemas/result.schema.json` (`labctl schema result`).
-
-A run as JUnit XML: a suite for each directory, a case for each scenario.
-
-What Jenkins, GitLab and GitHub's actions read is the same subset: `testsuite` with counts and time, `testcase` with
-name, classname, time and file, and in it `failure`, `error` or `skipped` with a message, then `system-out`.
+`labctl/schemas/result.schema.json` publishes the JSON form. The JUnit XML has what Jenkins, GitLab and GitHub's actions
+read: `testsuite` with counts and time, `testcase` with name, classname, time and file, and in it `failure`, `error` or
+`skipped` with a message, then `system-out`.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ from labctl.structs import msgspec
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Says before anything is built that `path`, given for `option`, cannot be written. InputError."""
+    """Check, before anything is built, that `path`, the value of `option`, can be written. InputError."""
     try:
         if path.is_dir():
             raise InputError(f"{option} {path}: is a directory. Give the name of a file in it.")
@@ -60,7 +56,7 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replaces `path` by a file of `data` in one step; a device or pipe is written to as it is. LabError."""
+    """Replace `path` by a file of `data` in one step; write to a device or pipe directly. LabError."""
     try:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             path.write_bytes(data)
@@ -71,7 +67,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Puts a file of `data` in the place of `path`; `mode` is less the umask. OSError."""
+    """Replace `path` by a file of `data`; the umask applies to `mode`. OSError."""
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -87,17 +83,14 @@ SCHEMA = "labctl-result/1"  # the number changes when a reader of the old form w
 
 
 def to_data(run: RunResult, *, version: str) -> dict[str, Any]:
-    """The run as what `json.dumps` takes: the fields of `scenario/results.py` under their own names.
-
-    `version` is labctl's.
-    """
+    """Return the run as input of `json.dumps`: the fields of `scenario/results.py`. `version` is labctl's."""
     return {"schema": SCHEMA, "labctl": version, **msgspec.to_builtins(run)}
 
 
 def to_json(run: RunResult, *, version: str) -> bytes:
-    """The run as UTF-8 JSON text with a final newline.
+    """Return the run as UTF-8 JSON text with a final newline.
 
-    Lone surrogates (undecodable bytes of a program) become JSON's own escape for them, so that it is always UTF-8.
+    Lone surrogates (undecodable bytes of a program) become JSON's escape for them, so that the text is always UTF-8.
     """
     text = json.dumps(to_data(run, version=version), indent=2, ensure_ascii=False)
     return (text + "\n").encode("utf-8", "backslashreplace")
@@ -107,7 +100,7 @@ _LOOK = Look(width=120)
 
 
 def to_junit(run: RunResult) -> bytes:
-    """The run as UTF-8 XML; characters that XML cannot carry are replaced by their escape (`\\x1b`)."""
+    """Return the run as UTF-8 XML. Characters that XML cannot carry become escapes (`\\x1b`)."""
     from junitparser import JUnitXml, TestSuite
 
     xml = JUnitXml("labctl")
@@ -159,7 +152,7 @@ def _case(result: ScenarioResult, seed: int | None):  # type: ignore[no-untyped-
 
 
 def _line(result: ScenarioResult) -> int:
-    """Where it failed; where it has not, its first step; 0 when it was not begun."""
+    """Return the line of the failure, else of the first step; 0 if no step began."""
     failed = [step for step in result.steps if step.outcome in (Outcome.FAILED, Outcome.ERROR)]
     deepest = max(failed, key=lambda step: step.index.count("."), default=None)
     if deepest is not None:
@@ -173,7 +166,7 @@ def _with_text(entry, text: str):  # type: ignore[no-untyped-def]  # as above
 
 
 def _class_name(file: str) -> str:
-    """`scenarios.tcp.accept-queue` for scenarios/tcp/accept-queue.yaml: viewers group by what is between the dots."""
+    """Return `scenarios.tcp.accept-queue` for scenarios/tcp/accept-queue.yaml: viewers group by these parts."""
     path = PurePath(file)
     parts = [part for part in path.parent.parts if part not in ("/", ".", "..")]
     return ".".join([*(part.replace(".", "_") for part in parts), path.stem.replace(".", "_")])
@@ -186,14 +179,14 @@ _LONGEST_NAME = 48
 
 
 def slug(text: str, otherwise: str = "unnamed") -> str:
-    """Letters, digits and `-` of `text`, for a file's name: never empty, never `.` or `..`, never a path."""
+    """Return letters, digits and `-` of `text` for a file name: never empty, `.`, `..` or a path."""
     return _OTHERS.sub("-", text.lower()).strip("-")[:_LONGEST_NAME].rstrip("-") or otherwise
 
 
 def prepare(directory: Path) -> None:
-    """Makes the directory, and takes away what an earlier run left in it. InputError when it is somebody else's.
+    """Make the directory, and remove the results of an earlier run. InputError if its content is not labctl's.
 
-    Called before anything is run, so that a directory that cannot be written is told in time.
+    Called before the run, so that a directory that cannot be written is reported in time.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # its parents are not private: they are not ours
@@ -216,9 +209,9 @@ def prepare(directory: Path) -> None:
 
 
 def write(result: RunResult, directory: Path, *, version: str, outputs: bool = True) -> None:
-    """Writes everything about a finished run into the directory, made where it is missing. LabError.
+    """Write all results of a finished run into the directory, which is made if missing. LabError.
 
-    `version` is labctl's. Without `outputs`, not what steps' programs wrote: a Collector has that.
+    `version` is labctl's. Without `outputs`, the output of steps is left out, because a Collector has it.
     """
     from labctl.report.ci import summary
 
@@ -236,7 +229,7 @@ def write(result: RunResult, directory: Path, *, version: str, outputs: bool = T
 
 
 def folder_name(number: int, scenario: ScenarioInfo) -> str:
-    """`003-accept-queue`: its place in the run, and what its file is called."""
+    """Return `003-accept-queue`: the number in the run and the name of the file."""
     repetition = re.search(r" \[(\d+)(?:/\d+)?\]$", scenario.name)
     return f"{number:03}-{slug(Path(scenario.file).stem)}" + (f"-{repetition[1]}" if repetition else "")
 
@@ -258,7 +251,7 @@ def _write_scenario(scenario: ScenarioResult, folder: Path, outputs: bool) -> No
 
 
 def call_line(call: CallRecord) -> str:
-    """`0.000350 server accept(3, ...) -> 4 [0.001650]`: seconds since the start, host, call, result, how long."""
+    """Return `0.000350 server accept(3, ...) -> 4 [0.001650]`: start in seconds, host, call, result, duration."""
     who = f"{call.host}/{call.process}" if call.process else call.host
     took = "has not returned" if call.duration_s is None else f"[{call.duration_s:.6f}]"
     result = conversation.result_text(call, Look(), beside=call.call) if call.returned is not None else "..."
@@ -273,11 +266,10 @@ def _told(result: ScenarioResult) -> _Told:
 
 
 class Collector(Listener):
-    """Writes what programs of the scenarios say, all of it, to files as it comes; memory does not grow with it.
+    """Writes the whole output of programs to files as it arrives, so that memory does not grow.
 
-    `failure` is the first thing that could not be written, "" when all was: the run goes on without it. With
-    `failures_only`, what a scenario's programs said goes away again when it has passed: a run without end must not
-    fill the disk.
+    `failure` is the first write error, "" for none; the run goes on without the files. With `failures_only`, the output
+    of a scenario that passed is removed, because a run without end must not fill the disk.
     """
 
     def __init__(self, directory: Path, *, failures_only: bool = False) -> None:
@@ -291,13 +283,13 @@ class Collector(Listener):
         self.failure = ""
 
     def scenario_started(self, scenario: ScenarioInfo) -> None:
-        """Chooses its folder, which `settle` gives its name."""
+        """Choose its folder; `settle` renames it."""
         with self._lock:
             self._started += 1
             self._folders[id(scenario)] = self._directory / SCENARIOS / f"running-{self._started}"
 
     def output(self, scenario: ScenarioInfo, host: str, process: str, stream: Stream, data: bytes) -> None:
-        """Appends to the program's file."""
+        """Append to the program's file."""
         with self._lock:
             if self.failure:
                 return
@@ -307,7 +299,7 @@ class Collector(Listener):
                 self.failure = f"{self._directory}: cannot write what programs say: {_why(error)}."
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
-        """Closes its files."""
+        """Close its files."""
         with self._lock:
             mine = [key for key in self._files if key[0] == id(scenario)]
             for key in mine:
@@ -321,7 +313,7 @@ class Collector(Listener):
                 self._written[_told(result)] = folder
 
     def settle(self, result: RunResult) -> None:
-        """Gives the folders the names that `write` uses, which comes after; see `failure`."""
+        """Rename the folders as `write`, which is called later, expects them; see `failure`."""
         with self._lock:
             try:
                 for number, scenario in enumerate(result.scenarios, 1):

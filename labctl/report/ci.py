@@ -1,14 +1,11 @@
-"""A run on GitHub's runners: annotations on the lines that failed, folded groups in the log, the job's summary.
+"""The log, annotations and summary page of a CI server.
 
-Workflow commands: docs.github.com, "Workflow commands for GitHub Actions". Their parser is actions/runner's
-ActionCommand.cs: `::name properties::data` at the beginning of a line, blanks apart, and the older `##[name]data`
-anywhere in one.
+On GitHub: annotations on the lines that failed, folded groups in the log, the job's summary. See docs.github.com,
+"Workflow commands for GitHub Actions"; the runner parses (ActionCommand.cs) `::name properties::data` at the beginning
+of a line, after blanks, and the older `##[name]data` anywhere in a line.
 
-A run on GitLab's runners: sections of the job's log that can be folded. JUnit (`--junit`) does the rest there.
-
-docs.gitlab.com, "CI/CD job logs", custom collapsible sections. A section's beginning and its title stand in one line.
-
-The log of a CI server: which one reads it, how a part of it is folded, what it must not be given unchanged.
+On GitLab: sections of the log that can be folded (docs.gitlab.com, "CI/CD job logs"). The beginning of a section and
+its title are one line. GitLab reads the rest from JUnit (`--junit`).
 """
 
 from __future__ import annotations
@@ -32,19 +29,19 @@ _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.-]+")
 
 
 def section_name(text: str, number: int) -> str:
-    """A name for a section: letters, digits, `_`, `.` and `-` only, and no two alike in one log."""
+    """Return a section name of letters, digits, `_`, `.` and `-`, unique in a log."""
     return f"labctl_{number}_{_NOT_IN_NAMES.sub('_', text)[:60].strip('_')}".rstrip("_")
 
 
 def section_start(name: str, title: str, at_s: float, *, collapsed: bool = False) -> str:
-    """The line that opens a section; `at_s` is seconds since the epoch, from which GitLab shows how long it took."""
+    """Return the line that opens a section. `at_s` is seconds since the epoch; GitLab shows the duration."""
     options = "[collapsed=true]" if collapsed else ""
     shown = " ".join(printable(title).split())
     return f"{_ERASE}section_start:{int(at_s)}:{name}{options}\r{_ERASE}{shown}"
 
 
 def section_end(name: str, at_s: float) -> str:
-    """The line that closes it."""
+    """Return the line that closes it."""
     return f"{_ERASE}section_end:{int(at_s)}:{name}\r{_ERASE}"
 
 
@@ -60,10 +57,10 @@ _MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~@&$:]")
 
 
 def annotation_lines(run: RunResult, workspace: Path | None = None) -> list[str]:
-    """An `::error` for each failure, on the line of the call or step, at most as many as GitHub shows.
+    """Return an `::error` for each failure, on the line of the call or step, at most as many as GitHub shows.
 
-    Files are told relative to `workspace` (GITHUB_WORKSPACE, absolute), as GitHub wants them; of a file outside it only
-    the text speaks.
+    File names are relative to `workspace` (GITHUB_WORKSPACE, absolute), as GitHub requires. A file outside it appears
+    in the text only.
     """
     found = [each for result in run.scenarios for each in _failures(result)]
     shown = found if len(found) <= ANNOTATION_LIMIT else found[: ANNOTATION_LIMIT - 1]
@@ -75,7 +72,7 @@ def annotation_lines(run: RunResult, workspace: Path | None = None) -> list[str]
 
 
 class FileMistake(Struct, frozen=True):
-    """Something wrong in a file that was to be run; line and column count from 1, 0 where there is no place."""
+    """A mistake in a file of the run; line and column count from 1, and are 0 if there is no place."""
 
     file: str
     message: str
@@ -84,7 +81,7 @@ class FileMistake(Struct, frozen=True):
 
 
 def mistakes(found: Sequence[FileMistake], workspace: Path | None = None) -> list[str]:
-    """An `::error` for each mistake in a file, at its place, as `annotation_lines`: of a run that could not begin."""
+    """Return an `::error` for each mistake in a file, as `annotation_lines`, for a run that could not begin."""
     shown = found if len(found) <= ANNOTATION_LIMIT else found[: ANNOTATION_LIMIT - 1]
     commands = []
     for each in shown:
@@ -110,7 +107,7 @@ def _failures(result: ScenarioResult) -> Iterator[tuple[ScenarioResult, StepResu
 
 
 def failed_steps(result: ScenarioResult) -> list[StepResult]:
-    """The steps that failed, without those that only contain one that did."""
+    """Return the steps that failed, without those that only contain a failed step."""
     bad = [step for step in result.steps if step.outcome in _BAD]
     return [step for step in bad if not any(other.index.startswith(f"{step.index}.") for other in bad)]
 
@@ -134,7 +131,7 @@ def _annotation(result: ScenarioResult, step: StepResult | None, workspace: Path
 
 
 def command(name: str, data: str = "", **properties: str) -> str:
-    """`::name key=value,key=value::data`, escaped so that nothing in it ends it."""
+    """Return `::name key=value,key=value::data`, escaped."""
     listed = ",".join(f"{key}={_escape_property(value)}" for key, value in properties.items() if value)
     return f"::{name}{' ' if listed else ''}{listed}::{_escape(data)}"
 
@@ -148,17 +145,17 @@ def _escape_property(text: str) -> str:
 
 
 def group_start(title: str) -> str:
-    """What follows in the log is folded under `title`."""
+    """Return the line that opens a folded group."""
     return command("group", " ".join(printable(title).split()))
 
 
 def group_end() -> str:
-    """The end of the group; groups do not nest."""
+    """Return the line that closes the group. Groups do not nest."""
     return command("endgroup")
 
 
 def relative_to(file: str, workspace: Path | None) -> str | None:
-    """The file as seen from the workspace; None when it lies elsewhere."""
+    """Return the file relative to the workspace; None if it is elsewhere."""
     if workspace is None:
         return None
     for path, base in ((os.path.abspath(file), workspace), (os.path.realpath(file), Path(os.path.realpath(workspace)))):
@@ -168,9 +165,9 @@ def relative_to(file: str, workspace: Path | None) -> str | None:
 
 
 def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
-    """Markdown for $GITHUB_STEP_SUMMARY: counts, a table of all scenarios, of each failure the calls of all hosts.
+    """Return Markdown for $GITHUB_STEP_SUMMARY: counts, a table of all scenarios, and the calls of each failure.
 
-    At most `limit_bytes` of UTF-8; what does not fit is left out, and said.
+    It has at most `limit_bytes` of UTF-8, and a sentence that counts what did not fit.
     """
     head = "\n".join(_head(run))
     failed = [result for result in run.scenarios if result.outcome in _BAD and not result.not_run]
@@ -228,7 +225,7 @@ def _details(result: ScenarioResult) -> str:
 
 
 def _abridged(lines: Sequence[str]) -> list[str]:
-    """The beginning, with the calls, and the end, with why it failed, when a program has said too much in between."""
+    """Return the beginning (calls) and the end (reason) of a report whose middle is too long."""
     lines = [line if len(line) <= _LINE_LIMIT else f"{line[:_LINE_LIMIT]}…" for line in lines]
     begin, end = _as_many(lines, _DETAILS_LIMIT), 0
     if begin < len(lines):
@@ -240,7 +237,7 @@ def _abridged(lines: Sequence[str]) -> list[str]:
 
 
 def _as_many(lines: Sequence[str], limit: int) -> int:
-    """How many lines from the first on have at most `limit` characters together."""
+    """Return how many lines from the first on have at most `limit` characters together."""
     used = 0
     for number, line in enumerate(lines):
         used += len(line) + 1
@@ -250,20 +247,20 @@ def _as_many(lines: Sequence[str], limit: int) -> int:
 
 
 def folded(title: str, lines: Sequence[str]) -> list[str]:
-    """Markdown lines that show `lines` as they are, below a title that folds them away."""
+    """Return Markdown lines that show `lines` verbatim below a title that folds them."""
     fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
     name = " ".join(printable(title).split()).translate({ord("<"): "&lt;", ord(">"): "&gt;", ord("&"): "&amp;"})
     return ["<details open>", f"<summary>{name}</summary>", "", f"{fence}text", *lines, fence, "", "</details>"]
 
 
 def markdown(text: str) -> str:
-    """One line of any text as Markdown that shows it as it is: no markup, no mention, no table cell's end."""
+    """Return one line of any text as Markdown that shows it verbatim: no markup, mention or end of a table cell."""
     escaped = _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
     return " ".join(escaped.split("\n"))
 
 
 def append_summary(run: RunResult, path: Path) -> None:
-    """Adds the run to the page that $GITHUB_STEP_SUMMARY names, within what is left of it. Raises OSError."""
+    """Append the run to the page of $GITHUB_STEP_SUMMARY, within the room that is left. OSError."""
     there = path.stat().st_size if path.exists() else 0
     text = summary(run, max(SUMMARY_LIMIT_BYTES - there, 0))
     if text:
@@ -272,17 +269,17 @@ def append_summary(run: RunResult, path: Path) -> None:
 
 
 class CiLog(Protocol):
-    """How lines are written for one kind of server."""
+    """How to write lines for one kind of server."""
 
     def section(self, title: str, lines: Sequence[str], duration_s: float) -> list[str]:
-        """The lines, folded under their title; they come last, and took `duration_s` until now."""
+        """Return the lines folded below their title; they took `duration_s` until now."""
 
     def harmless(self, line: str) -> str:
-        """The line, changed where the server would take it for a command."""
+        """Return the line, changed if the server would take it for a command."""
 
 
 class GitHubLog:
-    """Groups; the runner's commands in other people's text are broken."""
+    """Groups. Commands in other people's text are broken up."""
 
     def section(self, title: str, lines: Sequence[str], duration_s: float) -> list[str]:
         return [group_start(title), *map(self.harmless, lines), group_end()]
@@ -292,7 +289,7 @@ class GitHubLog:
 
 
 class GitLabLog:
-    """Sections, with the time that they took; control characters, without which they are none, are shown anyway."""
+    """Sections with their durations. Other text cannot open one, because control characters are printed as escapes."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -309,7 +306,7 @@ class GitLabLog:
 
 
 def log_here(environ: Mapping[str, str]) -> CiLog | None:
-    """The log that standard output goes to; None where it is no known CI server's."""
+    """Return the log of standard output; None outside known CI servers."""
     if environ.get("GITHUB_ACTIONS") == "true":
         return GitHubLog()
     return GitLabLog() if environ.get("GITLAB_CI") == "true" else None

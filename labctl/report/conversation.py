@@ -1,7 +1,7 @@
-"""The conversation of a scenario: its calls and other steps in time order, a column for each host, read down the page.
+"""The conversation of a scenario: calls and other steps in time order, with a column for each host.
 
-A call that something else happened during is shown twice, where it begins and where it returns; so a server that waits
-in accept, and the client whose connect lets it go on, stand in the order in which they happened.
+A call during which something else happened appears twice, where it begins and where it returns. So a server that waits
+in accept, and the client whose connect ends the wait, appear in the order in which they acted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BOUND_BLANK = "\u00a0"
 
 
 class _Event(Struct, frozen=True):
-    """What stands at one moment: in a host's column, or (`host` None) across all columns."""
+    """What appears at one moment: in a host's column, or across all columns (`host` None)."""
 
     time_s: float
     host: str | None
@@ -36,7 +36,7 @@ class _Event(Struct, frozen=True):
 
 
 def render(result: ScenarioResult, look: Look) -> list[str]:
-    """The conversation as painted lines of at most `look.width` cells; empty when no step was begun."""
+    """Return the conversation as painted lines of at most `look.width` cells; empty if no step began."""
     steps = list(result.steps)
     events = _events(steps, look)
     if not events:
@@ -51,15 +51,15 @@ def render(result: ScenarioResult, look: Look) -> list[str]:
 
 
 def call_text(call: CallRecord, *, named: bool) -> str:
-    """The call with its process's name in front when there are several (`named`) and how often it was repeated."""
+    """Return the call, after its process's name if there are several (`named`), and its number of repetitions."""
     name = f"{call.process}: " if named and call.process else ""
     return name + printable(call.call).replace("\n", "\\n")
 
 
 def result_text(call: CallRecord, look: Look, *, beside: str = "") -> str:
-    """`→ 4  10.0.0.1:40000` or `→ -1 ECONNREFUSED (Connection refused)`; for one that is still out `…`.
+    """Return `→ 4 10.0.0.1:40000` or `→ -1 ECONNREFUSED (Connection refused)`; `…` for a call that has not returned.
 
-    The value is left out when the text `beside` has it already: `recv(3, "hello", 100, 0) → 5`.
+    The value is omitted if the text `beside` has it: `recv(3, "hello", 100, 0) → 5`.
     """
     glyphs = look.glyphs
     if call.returned is None:
@@ -123,7 +123,7 @@ def _events_of_call(call: CallRecord, named: bool, starts: list[float], last_s: 
 
 
 def _as_begun(text: str, look: Look) -> str:
-    """How a call read before it returned: `accept(3, ...)`, for who it is that comes was not known then."""
+    """Return the call as it began: `accept(3, ...)`, because the peer was not known then."""
     name, _, arguments = text.partition("(")
     first, comma, _ = arguments.partition(", ")
     if name.rpartition(" ")[2] in _FILL_IN_ARGUMENTS and comma:
@@ -132,7 +132,7 @@ def _as_begun(text: str, look: Look) -> str:
 
 
 def _without_double_records(steps: Sequence[StepResult]) -> list[CallRecord]:
-    """A call left pending by one step and awaited by another has a record in both; the finished one says more."""
+    """Drop the first record of a call that one step left pending and another awaited."""
     best: dict[tuple[str, str, float, str], CallRecord] = {}
     for step in steps:
         for call in step.calls:
@@ -155,7 +155,7 @@ def _hosts_with_several_processes(calls: Iterable[CallRecord]) -> set[str]:
 
 
 def _step_line(step: StepResult, look: Look, *, reason: str) -> str:
-    """The line across all columns; none for a calls step that passed, whose calls speak for themselves."""
+    """Return the line across all columns; none for a calls step that passed, whose calls are shown."""
     mark = look.glyphs.mark(step.outcome)
     passed = step.outcome is Outcome.PASSED
     if step.kind == _CALLS:
@@ -177,15 +177,15 @@ def _talking_hosts(hosts: Sequence[str], events: Iterable[_Event]) -> list[str]:
 
 
 def _times(times_s: Sequence[float]) -> list[str]:
-    """Milliseconds, all with as many decimals as the longest leaves room for."""
+    """Return milliseconds, all with as many decimals as fit the longest."""
     decimals = 2 if max(times_s) < 1 else 1 if max(times_s) < 100 else 0
     return [f"{time_s * 1000:.{decimals}f}" for time_s in times_s]
 
 
 def _column_widths(hosts: Sequence[str], events: Iterable[_Event], room: int) -> list[int] | None:
-    """Cells for each host's column: what its longest call needs, or a fair share when they do not all fit.
+    """Return the cells of each host's column: the width of its longest call, or a fair share.
 
-    None when a column would become too narrow to read.
+    None if a column would become too narrow to read.
     """
     wanted = {host: cells(host) for host in hosts}
     for event in events:
@@ -203,14 +203,14 @@ def _column_widths(hosts: Sequence[str], events: Iterable[_Event], room: int) ->
 
 
 def _cell(event: _Event, width: int) -> list[str]:
-    """The call wrapped, and what came back on the same line when it fits, else on lines of its own."""
+    """Return the call, wrapped, and its result, on the same line if it fits."""
     room = width - 4  # what a line after the first has, whichever it belongs to
     bound = replace(event, text=_bind(event.text, room), result=_bind(event.result, room))
     return [line.replace(_BOUND_BLANK, " ") for line in _cell_lines(bound, width)]
 
 
 def _bind(text: str, room: int) -> str:
-    """Keeps an address, {AF_INET, 10.0.0.2:81}, and a length before and after, [16 -> 16], on one line if they fit."""
+    """Keep an address ({AF_INET, 10.0.0.2:81}) and a changed length ([16 -> 16]) on one line if they fit."""
 
     def bound(found: re.Match[str]) -> str:
         braced = found.group()
@@ -279,7 +279,7 @@ def _spanning(event: _Event, time: str, time_width: int, look: Look) -> list[str
 def _render_named(
     hosts: Sequence[str], events: Sequence[_Event], times: Sequence[str], time_width: int, look: Look
 ) -> list[str]:
-    """For more hosts than columns fit: each call on lines of its own behind its host's name."""
+    """Render more hosts than columns fit: each call on lines of its own after its host's name."""
     name_width = min(max(cells(host) for host in hosts), look.width // 3)
     between = look.paint(f" {look.glyphs.column} ", Ink.FAINT)
     lines = []

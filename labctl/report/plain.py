@@ -1,4 +1,4 @@
-"""Results as lines for people: a scenario's whole report, its failures, a line for each scenario, the summary."""
+"""Results as lines for people: the report of a scenario, failures, one line for each scenario, the summary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORD = {
 
 
 def scenario_report(result: ScenarioResult, look: Look) -> list[str]:
-    """Heading, what it is about, the conversation, the verdict and, when it failed, why."""
+    """Return heading, description, conversation and verdict, with the reason of a failure."""
     lines = [*heading(result, look), ""]
     talk = conversation.render(result, look)
     if talk:
@@ -29,7 +29,7 @@ def scenario_report(result: ScenarioResult, look: Look) -> list[str]:
 
 
 def heading(result: ScenarioResult, look: Look) -> list[str]:
-    """The scenario's name, its file and what it is about."""
+    """Return the scenario's name, file and description."""
     lines = [look.paint(line, Ink.STRONG) for line in wrap(printable(result.name), look.width, indent="  ")]
     lines += [look.paint(line, Ink.FAINT) for line in wrap(printable(result.file), look.width, break_words=False)]
     if result.about:
@@ -38,7 +38,7 @@ def heading(result: ScenarioResult, look: Look) -> list[str]:
 
 
 def verdict(result: ScenarioResult, look: Look) -> list[str]:
-    """The line that says how it ended, and below it everything that is known about a failure."""
+    """Return the line with the outcome and, below it, all that is known about a failure."""
     mark = look.glyphs.mark(result.outcome)
     word = "interrupted" if result.interrupted else _WORD[result.outcome]
     said = f"{mark} {word}" if look.glyphs is UNICODE else word.upper() if mark.isupper() else word
@@ -50,7 +50,7 @@ def verdict(result: ScenarioResult, look: Look) -> list[str]:
 
 
 def failure(result: ScenarioResult, look: Look) -> list[str]:
-    """Why it failed: the step, file and line, what was expected and came back, the program's output in full."""
+    """Return why it failed: step, file and line, expected and actual, the whole output of the program."""
     if result.outcome not in (Outcome.FAILED, Outcome.ERROR):
         return []
     bad = [step for step in result.steps if step.outcome in (Outcome.FAILED, Outcome.ERROR)]
@@ -66,7 +66,7 @@ def failure(result: ScenarioResult, look: Look) -> list[str]:
 
 
 def _programs(result: ScenarioResult, shown: Sequence[StepResult], look: Look) -> Iterator[str]:
-    """How background programs and services were at the end, with their last lines; not those of the steps `shown`."""
+    """Return the final states and last lines of background programs and services, except those of the steps `shown`."""
     told = [program for program in result.programs if not any(_is_of(program, step) for step in shown)]
     if told:
         yield ""
@@ -82,7 +82,7 @@ def _programs(result: ScenarioResult, shown: Sequence[StepResult], look: Look) -
 
 
 def _is_of(program: ProgramRecord, step: StepResult) -> bool:
-    """Whether the step's report has what there is to say of the program."""
+    """Whether the step's report already shows the program."""
     if step.output is None or (step.host or program.host) != program.host:
         return False
     ends = ((step.output.stdout, program.output.stdout), (step.output.stderr, program.output.stderr))
@@ -90,7 +90,7 @@ def _is_of(program: ProgramRecord, step: StepResult) -> bool:
 
 
 def _listening(result: ScenarioResult, look: Look) -> Iterator[str]:
-    """Who listened on the hosts that took part."""
+    """Return the listening sockets of the hosts that took part."""
     if result.listening:
         yield ""
         yield look.paint("  listening:", Ink.STRONG)
@@ -111,9 +111,9 @@ def _failed_step(result: ScenarioResult, step: StepResult, look: Look) -> Iterat
 
 
 def output(record: OutputRecord, look: Look, *, blanks: int = 4, lines: int | None = None) -> Iterator[str]:
-    """What a program wrote, not wrapped: it is somebody else's text and may have to be copied.
+    """Return a program's output, unwrapped, because people copy it.
 
-    In full, or the last `lines` of each stream that has any.
+    All of it, or the last `lines` of each stream that has any.
     """
     lead = " " * blanks
     bar = look.paint(f"{lead}{look.glyphs.column} ", Ink.FAINT)
@@ -133,7 +133,7 @@ def output(record: OutputRecord, look: Look, *, blanks: int = 4, lines: int | No
 
 
 def one_line(result: ScenarioResult, look: Look) -> list[str]:
-    """A finished scenario in one line (a skipped one with its reason, wrapped)."""
+    """Return a finished scenario in one line; a skipped one with its reason, wrapped."""
     mark = look.glyphs.mark(result.outcome)
     ink = INK_OF_OUTCOME[result.outcome]
     lead = f"{mark} "
@@ -147,10 +147,10 @@ def one_line(result: ScenarioResult, look: Look) -> list[str]:
 
 
 def failures(results: Sequence[ScenarioResult], look: Look) -> list[str]:
-    """The report in full of every scenario that did not pass, for the end of a run of several.
+    """Return the whole report of every scenario that did not pass, for the end of a run of several.
 
-    Of a run that was interrupted, the scenarios that were running or not begun are only counted (`summary`), but for
-    those with a call that has not returned.
+    Of an interrupted run, `summary` only counts the scenarios that were running or not begun, except those with a call
+    that has not returned.
     """
     lines: list[str] = []
     for result in results:
@@ -161,7 +161,7 @@ def failures(results: Sequence[ScenarioResult], look: Look) -> list[str]:
 
 
 def summary(run: RunResult, look: Look) -> list[str]:
-    """`3 passed, 1 failed, 1 skipped in 1.2 s`; of an interrupted run `3 passed, 1 interrupted, 26 not run`."""
+    """Return `3 passed, 1 failed, 1 skipped in 1.2 s`; if interrupted `3 passed, 1 interrupted, 26 not run`."""
     finished = [result for result in run.scenarios if not result.interrupted]
     counts = [(outcome, sum(result.outcome is outcome for result in finished)) for outcome in Outcome]
     worst = Ink.GOOD

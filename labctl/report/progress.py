@@ -1,7 +1,7 @@
-"""What is shown while scenarios run: what has finished, program output on request, a live view on a terminal.
+"""Progress of a run: finished scenarios, program output on request, and a live view on a terminal.
 
-The live view is a few lines below everything written, drawn by a thread of its own; a run of less than half a second
-never shows it.
+The live view is a few lines at the bottom, drawn by a thread of its own. A run of less than half a second never shows
+it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LONGEST_LINE = 16384  # characters of a program's output without a line end
 
 
 class _Running(Struct):
-    """What the live view knows of a scenario that runs."""
+    """A running scenario in the live view."""
 
     scenario: ScenarioInfo
     since_s: float
@@ -60,12 +60,11 @@ class _PartialLine(Struct):
 
 
 class Progress(Listener):
-    """Listens to a run of `expected` scenarios (None: without end) and shows it on `screen`; keeps what has finished.
+    """Listens to a run of `expected` scenarios (None: without end), shows it on `screen` and keeps the results.
 
-    One scenario: its whole report when it has finished. Several: a line for each finished one, with `verbose` its whole
-    report. `verbose` also streams program output. In a CI server's `log` whole reports are folded, each under its line.
-    Without `keep_steps` only what did not pass is kept whole. Use as a context manager: leaving it takes the live view
-    away.
+    One scenario: its whole report at the end. Several: a line for each, or its whole report with `verbose`, which also
+    streams program output. In a CI server's `log`, whole reports are folded below their line. Without `keep_steps`,
+    steps of scenarios that passed are dropped. Use it as a context manager, which removes the live view.
     """
 
     def __init__(
@@ -114,32 +113,32 @@ class Progress(Listener):
 
     @property
     def kept_a_lab(self) -> bool:
-        """Whether the lab of a scenario that failed was kept for a person."""
+        """Whether the lab of a failed scenario was kept for a person."""
         with self._lock:
             return bool(self._kept)
 
     def scenario_started(self, scenario: ScenarioInfo) -> None:
-        """Takes it into the live view."""
+        """Add it to the live view."""
         with self._lock:
             self._running[id(scenario)] = _Running(scenario, self._clock())
 
     def step_started(
         self, scenario: ScenarioInfo, index: str, kind: str, host: str | None, title: str, line: int
     ) -> None:
-        """Shows it in the live view."""
+        """Show it in the live view."""
         self._does(scenario, f"step {index}: {title or kind}")
 
     def call_begun(self, scenario: ScenarioInfo, index: str, call: CallRecord) -> None:
-        """Shows it in the live view."""
+        """Show it in the live view."""
         self._does(scenario, f"step {index}: {call.host}: {call.call}")
 
     def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None:
-        """Writes what its program left without a line end."""
+        """Write the unfinished last line of its program."""
         if self._verbose and step.kind == "run":
             self._flush_output(id(scenario), step.host)
 
     def output(self, scenario: ScenarioInfo, host: str, process: str, stream: Stream, data: bytes) -> None:
-        """With `verbose`, writes the lines that are complete."""
+        """With `verbose`, write complete lines."""
         if not self._verbose:
             return
         with self._lock:
@@ -147,9 +146,9 @@ class Progress(Listener):
             self._write_output(scenario.name, host, process, stream, partial.lines(data))
 
     def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
-        """Writes the whole report at once, and how to look inside; returns when `while_kept` does.
+        """Write the whole report and how to inspect the lab; return what `while_kept` returns.
 
-        That is False where nobody could have ended it.
+        False if nobody could have ended the wait.
         """
         with self._lock:
             self._kept.add(id(scenario))
@@ -165,7 +164,7 @@ class Progress(Listener):
             self._screen.line("Standard input is at its end, so nobody could press Enter: the lab is ended.", Ink.ODD)
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
-        """Writes its line or report."""
+        """Write its line or report."""
         self._flush_output(id(scenario), None)
         with self._lock:
             self._running.pop(id(scenario), None)

@@ -1,15 +1,4 @@
-"""A stream that people read: its width, whether it shows colour, which characters it can encode.
-
-Text measured in terminal cells: width, padding and wrapping.
-
-What a person sees while a command works: after half a second, a line on the terminal's standard error, then nothing.
-
-`labctl run` has a live view of its own (`report/progress.py`).
-
-Tables for people: columns as wide as what stands in them, within the width of the stream.
-
-Which node reaches which, as a table: a row for each source, a column for each target.
-"""
+"""Text for people: its width in terminal cells, colours, tables, and the streams that it is written to."""
 
 from __future__ import annotations
 
@@ -33,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def cells(text: str) -> int:
-    """How many terminal cells `text` (one line) takes: two for East Asian wide characters, none for combining ones."""
+    """Return the terminal cells of a line: two for East Asian wide characters, none for combining ones."""
     if text.isascii():
         return len(text)
     return sum(map(_cells_of, text))
@@ -46,12 +35,12 @@ def _cells_of(character: str) -> int:
 
 
 def pad(text: str, width: int) -> str:
-    """`text` followed by as many blanks as make it `width` cells wide."""
+    """Append blanks until `text` is `width` cells wide."""
     return text + " " * (width - cells(text))
 
 
 def shorten(text: str, width: int, ellipsis: str = "...") -> str:
-    """The first line of `text`, cut to `width` cells; what was cut off is shown by `ellipsis`."""
+    """Return the first line of `text`, cut to `width` cells; `ellipsis` marks the cut."""
     line = text.split("\n", 1)[0]
     if cells(line) <= width:
         return line
@@ -60,10 +49,10 @@ def shorten(text: str, width: int, ellipsis: str = "...") -> str:
 
 
 def wrap(text: str, width: int, *, indent: str = "", break_words: bool = True) -> list[str]:
-    """`text` in lines of at most `width` cells, broken at blanks where possible; lines after the first get `indent`.
+    """Return `text` in lines of at most `width` cells, broken at blanks if possible; later lines get `indent`.
 
-    Line ends in `text` stay line ends. An empty text gives one empty line. Without `break_words`, a word that is longer
-    than a line (a path, which somebody may want to copy) stays in one piece.
+    Line ends in `text` stay. An empty text gives one empty line. Without `break_words`, a word longer than a line (a
+    path that people copy) stays whole.
     """
     lines: list[str] = []
     for paragraph in text.split("\n"):
@@ -99,7 +88,7 @@ def _end_of_word(text: str) -> int:
 
 
 def _cut(text: str, room: int) -> tuple[str, str]:
-    """The longest beginning of `text` that fits into `room` cells (but at least a character), and what follows."""
+    """Return the longest beginning of `text` that fits into `room` cells (at least one character), and the rest."""
     if text.isascii():
         at = max(room, 1)
         return text[:at], text[at:]
@@ -112,7 +101,7 @@ def _cut(text: str, room: int) -> tuple[str, str]:
 
 
 def milliseconds(seconds: float) -> str:
-    """`0.04 ms`, `12.1 ms`, `200 ms`; from ten seconds on `12.3 s`."""
+    """Return `0.04 ms`, `12.1 ms`, `200 ms`, and from ten seconds on `12.3 s`."""
     if seconds >= 10:
         return f"{seconds:.1f} s"
     value = seconds * 1000
@@ -122,7 +111,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """`0.21 s`, `12.3 s`, `2 min 5 s`."""
+    """Return `0.21 s`, `12.3 s`, `2 min 5 s`."""
     if value >= 120:
         return f"{int(value) // 60} min {int(value) % 60} s"
     return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
@@ -133,7 +122,7 @@ _NARROWEST = 40
 
 
 class Ink(Enum):
-    """How a piece of text is painted where colour is shown (ECMA-48 SGR parameters)."""
+    """Colours of text (ECMA-48 SGR parameters)."""
 
     PLAIN = ""
     STRONG = "1"
@@ -148,7 +137,7 @@ INK_OF_OUTCOME = {"passed": Ink.GOOD, "failed": Ink.BAD, "skipped": Ink.ODD, "er
 
 
 class Glyphs(Struct, frozen=True):
-    """The signs that a report is drawn with; a stream that cannot encode the first set gets the second."""
+    """The signs of a report; a stream that cannot encode the first set gets the second."""
 
     column: str
     line: str
@@ -173,22 +162,22 @@ ASCII = Glyphs("|", "-", "+", "+-", "->", "...", "x", "-", "ok", "FAILED", "skip
 
 
 class Look(Struct, frozen=True):
-    """How a report is to be drawn. `width` is in terminal cells."""
+    """The look of a report. `width` is in terminal cells."""
 
     width: int = _PIPE_WIDTH
     colour: bool = False
     glyphs: Glyphs = UNICODE
 
     def paint(self, text: str, ink: Ink) -> str:
-        """`text` (without line ends) in that ink, or as it is where no colour is shown."""
+        """Return `text` (without line ends) in that ink, unchanged without colour."""
         return f"\x1b[{ink.value}m{text}\x1b[0m" if self.colour and ink.value and text else text
 
 
 def look_of(stream: TextIO | None) -> Look:
-    """What suits `stream`: a terminal's width (COLUMNS goes first), 80 in a pipe; colour only on a terminal.
+    """Return the look for `stream`: the width of a terminal (COLUMNS has priority), 80 in a pipe; colour on a terminal.
 
-    NO_COLOR (any value but the empty one) and TERM=dumb switch colour off; FORCE_COLOR (any value but the empty one and
-    0) switches it on without a terminal, as in CI logs. NO_COLOR wins.
+    NO_COLOR (if not empty) and TERM=dumb switch colour off. FORCE_COLOR (neither empty nor 0) switches it on without a
+    terminal, as in CI logs. NO_COLOR wins.
     """
     terminal = is_terminal(stream)
     if terminal or os.environ.get("COLUMNS"):
@@ -201,7 +190,7 @@ def look_of(stream: TextIO | None) -> Look:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody reads the stream on a terminal; False for one that was closed before labctl began."""
+    """Whether the stream is a terminal; False for one that was closed before labctl began."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
@@ -214,15 +203,15 @@ def _glyphs_for(encoding: str | None) -> Glyphs:
 
 
 class Screen:
-    """Writes lines to a stream that may go away: after `| head -1` has read enough, the rest is dropped in silence.
+    """Writes lines to a stream that may close: after `| head -1` has read enough, the rest is dropped silently.
 
-    Lines of several threads are not mixed. Not the stream's owner: never closes it.
+    Lines of several threads do not mix. The screen never closes the stream.
     """
 
     def __init__(
         self, stream: TextIO | None, look: Look | None = None, harmless: Callable[[str], str] | None = None
     ) -> None:
-        """`harmless` changes a line that whoever reads the stream would take for a command of labctl's."""
+        """`harmless` changes a line that the stream's reader would take for a command of labctl's."""
         self.stream = stream
         self.look = look or look_of(stream)
         self._harmless = harmless
@@ -234,9 +223,9 @@ class Screen:
         return f"<Screen {self.look.width} columns{', reader gone' if self._gone else ''}>"
 
     def write(self, lines: list[str], *, as_they_are: bool = False) -> None:
-        """Writes whole lines (already painted) at once, above the status. LabError when the stream takes no more.
+        """Write whole (painted) lines at once, above the status. LabError if the stream takes no more.
 
-        `as_they_are`: with commands to a CI server among them.
+        `as_they_are`: the lines hold commands to a CI server.
         """
         if lines:
             if not as_they_are:
@@ -247,7 +236,7 @@ class Screen:
                 self._put(self._erased() + "".join(f"{line}\n" for line in lines) + self._drawn(self._status))
 
     def write_bytes(self, data: bytes) -> None:
-        """UTF-8 text that a program reads: unchanged, whatever the stream's encoding."""
+        """Write UTF-8 text for a program, whatever the stream's encoding."""
         buffer = getattr(self.stream, "buffer", None)
         if self.stream is None or buffer is None:
             self._put(data.decode())
@@ -258,7 +247,7 @@ class Screen:
             buffer.flush()
 
     def show_status(self, lines: list[str]) -> None:
-        """On a terminal: replaces the lines below everything written; they go away with an empty list.
+        """Replace the lines at the bottom of a terminal; an empty list removes them.
 
         Each line must fit into the look's width, and all of them on the terminal.
         """
@@ -269,13 +258,13 @@ class Screen:
                 self._status = lines
 
     def clear(self) -> None:
-        """On a terminal: erase everything and go to the upper left corner (ECMA-48 CUP and ED)."""
+        """On a terminal, erase everything and go to the upper left corner (ECMA-48 CUP and ED)."""
         if is_terminal(self.stream):
             with self._lock:
                 self._put("\x1b[H\x1b[2J\x1b[3J" + self._drawn(self._status))
 
     def _erased(self) -> str:
-        """Moves the cursor up over the status and erases to the end of the screen (ECMA-48 CPL and ED)."""
+        """Move the cursor up over the status and erase to the end of the screen (ECMA-48 CPL and ED)."""
         return f"\x1b[{len(self._status)}F\x1b[J" if self._status else ""
 
     @staticmethod
@@ -305,12 +294,12 @@ class Screen:
             raise LabError(f"{self.stream.name}: cannot write: {describe_errno(error.errno or 0)}.") from error
 
     def line(self, text: str = "", ink: Ink = Ink.PLAIN) -> None:
-        """One line of text that came from anywhere: made printable, then painted."""
+        """Write one line of any text: make it printable, then paint it."""
         self.write([self.look.paint(part, ink) for part in printable(text).split("\n")])
 
 
 def silence(stream: TextIO) -> None:
-    """What is still buffered in `stream`, and all that follows, goes to /dev/null, so that closing it cannot fail."""
+    """Send what `stream` still buffers, and all later output, to /dev/null, so that closing cannot fail."""
     null = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, stream.fileno())
@@ -319,12 +308,12 @@ def silence(stream: TextIO) -> None:
 
 
 def standard_output() -> Screen:
-    """The screen of results."""
+    """The screen for results."""
     return Screen(sys.stdout, harmless=_harmless_here)
 
 
 def standard_error() -> Screen:
-    """The screen of complaints and progress."""
+    """The screen for errors and progress."""
     return Screen(sys.stderr, harmless=_harmless_here)
 
 
@@ -337,7 +326,7 @@ _REFRESH_S = 0.1
 
 
 class Waiting:
-    """The line: what is being done, and for how long. `does` names the next part of the work."""
+    """The line about a command that takes long: what it does, and for how long. `does` names the next part."""
 
     def __init__(self, screen: Screen, doing: str) -> None:
         self._screen = screen
@@ -346,7 +335,7 @@ class Waiting:
         self._over = threading.Event()
 
     def does(self, doing: str) -> None:
-        """From now on the line shows this, with the time since the command began."""
+        """Show this from now on, with the time since the command began."""
         self._doing = doing
 
     def _paint(self) -> None:
@@ -360,9 +349,10 @@ class Waiting:
 
 @contextmanager
 def waiting(doing: str, screen: Screen | None = None) -> Iterator[Waiting]:
-    """Around work that may take long. Write nothing to the terminal inside: the line would stay between.
+    """Show a line on a terminal's standard error while work takes more than half a second. Write nothing inside.
 
-    Without a terminal nothing is shown. The line is erased at the end, however that comes about.
+    Without a terminal it shows nothing. It erases the line at the end in every case. `labctl run` has a live view of
+    its own (report/progress.py).
     """
     screen = screen or standard_error()
     shown = Waiting(screen, doing)
@@ -384,16 +374,16 @@ _NARROWEST_COLUMN = 8  # cells that a column keeps when others need the room
 
 
 class Cell(Struct, frozen=True):
-    """What stands at one place of a table."""
+    """One cell of a table."""
 
     text: str
     ink: Ink = Ink.PLAIN
 
 
 def table(look: Look, headers: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> list[str]:
-    """Painted lines of at most `look.width` cells: the headers, then the rows; what is too long is wrapped.
+    """Return painted lines of at most `look.width` cells: headers, then rows; long texts are wrapped.
 
-    The widest columns give way first. Text may come from anywhere: it is made printable.
+    The widest columns shrink first. Text is made printable.
     """
     heads = [Cell(header, Ink.STRONG) for header in headers]
     made = [[_cell(cell) for cell in row] for row in rows]
@@ -411,7 +401,7 @@ def _cell(cell: Cell | str) -> Cell:
 
 
 def _fit(widths: list[int], room: int) -> None:
-    """Take from the widest column, again and again, until all fit or none can give any more."""
+    """Shrink the widest column repeatedly until all fit or none can shrink."""
     while sum(widths) > room:
         widest = max(range(len(widths)), key=lambda at: widths[at])
         if widths[widest] <= _NARROWEST_COLUMN:
@@ -434,7 +424,7 @@ def _lines(look: Look, row: Sequence[Cell], widths: Sequence[int]) -> list[str]:
 
 
 def age(seconds: float) -> str:
-    """`12 s`, `5 min`, `3 h`, `12 days`: how long something has been there, as one looks at it."""
+    """Return how long something exists: `12 s`, `5 min`, `3 h`, `12 days`."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{int(seconds // size)} {unit}"
@@ -445,7 +435,7 @@ _SHOWN_FAILURES = 20
 
 
 class Attempt(Protocol):
-    """What is shown of an echo request that was made."""
+    """The parts of an echo request that the table shows."""
 
     @property
     def source(self) -> str: ...
@@ -460,9 +450,9 @@ class Attempt(Protocol):
 
 
 def render(nodes: Sequence[str], tries: Sequence[Attempt], look: Look, *, sampled: bool = False) -> list[str]:
-    """The matrix (only where it fits, and of all pairs), what was unreachable and why, the counts, and of what.
+    """Return the matrix (if it fits and has all pairs), what was unreachable and why, and the counts.
 
-    `sampled`: the pairs that are missing were left out by choice; the others have no addresses of each other.
+    `sampled`: missing pairs were left out by choice; otherwise they have no addresses of the same family.
     """
     failed = [each for each in tries if each.problem]
     lines = [] if sampled else _matrix(nodes, tries, look)
@@ -487,7 +477,7 @@ def render(nodes: Sequence[str], tries: Sequence[Attempt], look: Look, *, sample
 
 
 def _matrix(nodes: Sequence[str], tries: Sequence[Attempt], look: Look) -> list[str]:
-    """A row for each source, a column for each target; what stands there are the families in which it was reached."""
+    """Return a row for each source and a column for each target, with the families that reached it."""
     head = min(max(cells(name) for name in ("from \\ to", *nodes)), 20)
     numbers = [str(number + 1) for number in range(len(nodes))]
     widest = max(cells(name) for name in nodes)
