@@ -203,7 +203,7 @@ def test_without_ranges_another_user_is_refused_with_the_way_to_them(
 
 def test_a_user_beyond_the_range_is_refused_with_the_range(checkout_for_others: Checkout, tmp_path: Path) -> None:
     body = "try:\n    shell('id', user='nobody')\nexcept LabImpossible as error:\n    print(error)"
-    assert "users 0 to 1000 only" in as_user(checkout_for_others, tmp_path, body, ranges="hers:300000:1000\n")
+    assert "only users 0 to 1000" in as_user(checkout_for_others, tmp_path, body, ranges="hers:300000:1000\n")
 
 
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="needs the program tcpdump")

@@ -60,7 +60,7 @@ def test_cancelling_a_scope_leaves_the_one_around_it() -> None:
 
 
 def test_looking_again_goes_on_until_just_after_the_deadline() -> None:
-    whole = scope(0.03)
+    whole = scope(0.5)  # a busy machine may take 50 ms from one look to the next
     looks = [time.monotonic() for _ in whole.look_again()]
     assert len(looks) >= 3
     assert looks[-1] >= whole.deadline
