@@ -1,7 +1,7 @@
-"""Control groups that bound what a node's programs may have (cgroups(7)): version 2, or version 1 where it is mounted.
+"""Control groups that limit a node's programs (cgroups(7)): version 2, or version 1 if that is mounted.
 
-A group is made below one that the calling process may make groups in: its own or one above it, so that the limits that
-it is under itself stay in force. Both versions may be mounted at once; a controller belongs to one of them.
+A group is created below the calling process's own group or one above it, so that the limits of that group stay in
+force. Both versions may be mounted at once; a controller belongs to one of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Controller(StrEnum):
 
 
 class Parent(Struct, frozen=True):
-    """A group in which groups may be made, and what can be limited in these."""
+    """A group in which groups can be created, and the controllers of these."""
 
     path: str
     version: int  # 1, 2
@@ -40,31 +40,32 @@ class Parent(Struct, frozen=True):
 
 
 def find_parents(needed: Collection[Controller]) -> tuple[Parent, ...]:
-    """Where the calling process can make groups with those controllers. MachineError when it cannot, with a remedy."""
+    """Find where the calling process can create groups with these controllers. LabImpossible, with the remedy."""
     parents: list[Parent] = []
     missing = set(needed)
     mounts, own = _mounts(), _own_groups()
     for mount in mounts:
         if mount.version == 2 and "" in own:
-            there = _available(mount, own[""]) & missing
-            path = _parent_with(mount, own[""], there) if there else None
+            names = _words(os.path.join(mount.path, "cgroup.controllers"))
+            available = {controller for controller in missing if controller in names}
+            path = _parent_with(mount, own[""], available) if available else None
             if path is not None:
-                parents.append(Parent(path, 2, tuple(sorted(there))))
-                missing -= there
+                parents.append(Parent(path, 2, tuple(sorted(available))))
+                missing -= available
     for mount in mounts:
-        there = {controller for controller in missing if controller in mount.options and controller in own}
-        if mount.version == 1 and there:
-            path = mount.path_of(own[next(iter(there))])
-            if _may_make_groups(path):
-                parents.append(Parent(path, 1, tuple(sorted(there))))
-                missing -= there
+        available = {controller for controller in missing if controller in mount.options and controller in own}
+        if mount.version == 1 and available:
+            path = mount.path_of(own[next(iter(available))])
+            if _may_create_groups(path):
+                parents.append(Parent(path, 1, tuple(sorted(available))))
+                missing -= available
     if missing:
         raise LabImpossible(_refusal(missing, mounts))
     return tuple(parents)
 
 
 def make_base(parent: Parent, name: str) -> str:
-    """A group for the groups of a lab's nodes; returns its path. KernelError."""
+    """Create the group for the groups of a lab's nodes, and return its path. KernelError."""
     path = os.path.join(parent.path, name)
     try:
         os.mkdir(path, 0o755)
@@ -79,10 +80,10 @@ def make_base(parent: Parent, name: str) -> str:
 def make_group(
     base: str, parent: Parent, name: str, *, pids: int | None, memory_bytes: int | None, cpu: float | None
 ) -> int | None:
-    """A group for a node below `base`, with those limits that the parent has controllers for.
+    """Create a group for a node below `base`, with the limits that the parent has controllers for.
 
-    Returns a descriptor, which the caller owns: a process that writes `0` to it is in the group, and so are all
-    processes that come from it. None when the parent has no controller for what is limited. KernelError.
+    Returns a descriptor, which the caller owns: a process that writes `0` to it enters the group, with its future
+    children. None if the parent has no controller for any limit. KernelError.
     """
     limits = [
         (file, value)
@@ -107,9 +108,9 @@ def make_group(
 
 
 def remove_base(path: str, *, timeout_s: float = REMOVE_TIMEOUT_S) -> None:
-    """Remove a group and those in it, which may be gone already; a process that has just ended is waited for.
+    """Remove a group and the groups in it, if they exist, after the processes in them have ended.
 
-    OSError: EBUSY when there are still processes in it after `timeout_s`.
+    OSError: EBUSY if there are still processes in it after `timeout_s`.
     """
     until = monotonic() + timeout_s
     while True:
@@ -128,7 +129,7 @@ def remove_base(path: str, *, timeout_s: float = REMOVE_TIMEOUT_S) -> None:
 
 
 def enter(descriptors: Iterable[int]) -> None:
-    """The calling process (single-threaded) enters the groups whose descriptors `make_group` returned. OSError."""
+    """Move the calling process (single-threaded) into the groups of these descriptors of `make_group`. OSError."""
     for descriptor in descriptors:
         os.write(descriptor, b"0")
 
@@ -140,7 +141,7 @@ class _Mount(Struct, frozen=True):
     options: frozenset[str]
 
     def path_of(self, group: str) -> str:
-        """Where that group is seen here; the mount point itself when it is not below what is mounted."""
+        """Return the path of a group; the mount point if the group is not below the mounted one."""
         if self.root == "/":
             inside = group
         elif group == self.root or group.startswith(self.root + "/"):
@@ -166,7 +167,7 @@ def _mounts() -> list[_Mount]:
 
 
 def _own_groups() -> dict[str, str]:
-    """The calling process's group by controller; "" is version 2's (proc_pid_cgroup(5))."""
+    """Return the calling process's group by controller; "" for version 2 (proc_pid_cgroup(5))."""
     found: dict[str, str] = {}
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -176,27 +177,21 @@ def _own_groups() -> dict[str, str]:
     return found
 
 
-def _available(mount: _Mount, own: str) -> set[Controller]:
-    """The controllers that version 2 has at all."""
-    there = _words(os.path.join(mount.path, "cgroup.controllers"))
-    return {controller for controller in Controller if controller in there}
-
-
 def _parent_with(mount: _Mount, own: str, needed: set[Controller]) -> str | None:
-    """The nearest group that gives these controllers to its children, from the calling process's own upwards.
+    """Return the nearest group, from the calling process's own upwards, that gives its children these controllers.
 
-    The process has to be allowed to move from its own group to a new one there: cgroups(7), delegation containment.
+    The process must be allowed to move from its own group into a new one there (cgroups(7), delegation containment).
     """
     path = mount.path_of(own)
     while True:
-        if needed <= _words(os.path.join(path, "cgroup.subtree_control")) and _may_make_groups(path):
+        if needed <= _words(os.path.join(path, "cgroup.subtree_control")) and _may_create_groups(path):
             return path
         if path == mount.path or len(path) <= len(mount.path):
             return None
         path = os.path.dirname(path)
 
 
-def _may_make_groups(path: str) -> bool:
+def _may_create_groups(path: str) -> bool:
     return os.access(path, os.W_OK | os.X_OK) and os.access(os.path.join(path, PROCS), os.W_OK)
 
 
@@ -216,7 +211,7 @@ def _groups_in(path: str) -> list[str]:
 def _settings(
     version: int, pids: int | None, memory_bytes: int | None, cpu: float | None
 ) -> dict[Controller, list[tuple[str, str]]]:
-    """The files of each controller; those with a `?` are not there on every kernel (swap accounting)."""
+    """Return (file, value) by controller; a `?` marks files that not every kernel has (swap accounting)."""
     found: dict[Controller, list[tuple[str, str]]] = {}
     if pids is not None:
         found[Controller.PIDS] = [("pids.max", str(pids))]
@@ -233,7 +228,7 @@ def _settings(
 
 def _refusal(missing: Collection[Controller], mounts: list[_Mount]) -> str:
     what = ", ".join(sorted(missing))
-    head = f"lab: cannot limit its hosts: no control group with {what} may be made here."
+    head = f"lab: cannot limit its hosts: no control group with {what} can be made here."
     if not mounts:
         return f"{head} No cgroup file system is mounted; try: mount -t cgroup2 none /sys/fs/cgroup (as root)."
     if os.geteuid() != 0:

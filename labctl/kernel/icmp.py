@@ -1,4 +1,4 @@
-"""Echo requests, ICMP and ICMPv6, over raw sockets that may live in other namespaces (RFC 792, RFC 4443, raw(7))."""
+"""Echo requests (ICMP and ICMPv6) over raw sockets, which may be in other namespaces (RFC 792, RFC 4443, raw(7))."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BUFFER_BYTES = 2048
 _PAYLOAD = b"labctl echo"
 _TRANSIENT = frozenset({errno.EAGAIN, errno.EINTR})
 
-# What the types and codes mean that end a request's way; others (a redirect, "packet too big") do not.
+# Names of the errors that discard a request, by IP version, type and code. Others (a redirect) do not discard it.
 _ERRORS = {
     (4, 3, 0): "network unreachable",
     (4, 3, 1): "host unreachable",
@@ -56,7 +56,7 @@ _KINDS = {(4, 3): "destination unreachable", (4, 12): "parameter problem", (6, 4
 
 
 class IcmpError(Struct, frozen=True):
-    """An ICMP error that came back for a packet. `sender` is the address of the node that sent it."""
+    """An ICMP error for a packet that was sent. `sender` is the address of the node that reports it."""
 
     version: int  # of IP: 4 or 6
     type: int
@@ -65,13 +65,13 @@ class IcmpError(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """As the standards have it: `time to live exceeded in transit`."""
+        """The name in the standards, such as `time to live exceeded in transit`."""
         known = _ERRORS.get((self.version, self.type, self.code)) or _KINDS.get((self.version, self.type))
         return known or f"ICMP error of type {self.type}, code {self.code}"
 
     @property
     def is_final(self) -> bool:
-        """Whether the packet has not arrived, and the same one sent again will not."""
+        """Whether the packet was discarded, and would be if it were sent again."""
         return (self.version, self.type, self.code) in _ERRORS or (self.version, self.type) in _KINDS
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class IcmpError(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What came back for the request of that number: `errno` is 0 for an echo reply."""
+    """The answer to the request with that number: `errno` is 0 for an echo reply."""
 
     number: int
     errno: int
@@ -87,9 +87,9 @@ class Answer(Struct, frozen=True):
 
 
 class EchoSocket:
-    """A raw socket of one family that sends numbered echo requests and hears what comes back, errors included.
+    """A raw socket of one family that sends numbered echo requests and receives replies and ICMP errors.
 
-    It takes over `sock`, which becomes non-blocking.
+    It takes over `sock` and makes it non-blocking.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -97,11 +97,11 @@ class EchoSocket:
         self.family = socket.AddressFamily(sock.family)
         self._identifier = int.from_bytes(os.urandom(2), "big")
         sock.setblocking(False)
-        _hear_errors(sock, self.family)
-        _hear_only_replies(sock, self.family)
+        _enable_errors(sock, self.family)
+        _filter_replies(sock, self.family)
 
     def fileno(self) -> int:
-        """For selectors: readable when there is an answer."""
+        """Return the descriptor, which is readable if there is an answer."""
         return self.sock.fileno()
 
     def close(self) -> None:
@@ -109,11 +109,11 @@ class EchoSocket:
         self.sock.close()
 
     def send(self, address: str, number: int) -> int:
-        """Send the request of that number (16 bit); 0, or the errno of what kept it from being sent.
+        """Send the request with that number (16 bits); return 0 or the errno.
 
-        A link-local address needs its scope: `fe80::1%eth0`.
+        A link-local address requires its scope: `fe80::1%eth0`.
         """
-        for _ in range(2):  # an error that came back for an earlier request is returned by the next call (ip(7))
+        for _ in range(2):  # the first call may return the error of an earlier request (ip(7))
             try:
                 self.sock.sendto(_request(self.family, self._identifier, number), _target(self.sock, address))
             except OSError as error:
@@ -123,20 +123,22 @@ class EchoSocket:
         return refused
 
     def answers(self) -> Iterator[Answer]:
-        """Everything that has come back and was not read yet."""
+        """Yield the answers that have not been read yet."""
         while True:
             try:
                 data = self.sock.recv(_BUFFER_BYTES)
             except OSError as error:
                 if error.errno in _TRANSIENT:
                     break
-                continue  # told once, and again with its particulars by the error queue
+                continue  # the error queue has it, too, with details
             if (answer := self._reply(data)) is not None:
                 yield answer
         yield from self._errors()
 
     def _reply(self, data: bytes) -> Answer | None:
-        header = (data[0] & 0x0F) * 4 if self.family == socket.AF_INET and data else 0  # raw(7): IPv4 gives its header
+        header = (
+            (data[0] & 0x0F) * 4 if self.family == socket.AF_INET and data else 0
+        )  # raw(7): with IPv4 the header comes first
         if len(data) < header + _ECHO.size:
             return None
         kind, _, _, identifier, number = _ECHO.unpack_from(data, header)
@@ -171,23 +173,23 @@ class EchoSocket:
 
 
 def _target(sock: socket.socket, address: str) -> tuple[str, int] | tuple[str, int, int, int]:
-    """The socket address; a scope's name is looked up where the socket lives, which may be another namespace."""
+    """Return the socket address; a scope's name is that of an interface in the socket's namespace."""
     host, _, scope = address.partition("%")
     if not scope:
         return (host, 0)
     return (host, 0, 0, scope_id(sock, scope))
 
 
-def _hear_errors(sock: socket.socket, family: int) -> None:
-    """Have ICMP errors put into the error queue; without it a raw socket does not learn of them."""
+def _enable_errors(sock: socket.socket, family: int) -> None:
+    """Let the kernel put ICMP errors into the error queue; without that a raw socket gets none."""
     if family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
 
 
-def _hear_only_replies(sock: socket.socket, family: socket.AddressFamily) -> None:
-    """A raw socket gets every ICMP message of its namespace: block all but echo replies (a bit blocks a type)."""
+def _filter_replies(sock: socket.socket, family: socket.AddressFamily) -> None:
+    """Block every type but echo replies (a bit blocks a type): a raw socket gets all ICMP of its namespace."""
     if family == socket.AF_INET:
         sock.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", 0xFFFF_FFFF & ~(1 << ECHO_REPLY[family])))
         return
@@ -200,12 +202,12 @@ def _request(family: int, identifier: int, number: int) -> bytes:
     kind = ECHO_REQUEST[socket.AddressFamily(family)]
     unsummed = _ECHO.pack(kind, 0, 0, identifier, number) + _PAYLOAD
     if family == socket.AF_INET6:
-        return unsummed  # the kernel sums ICMPv6, which covers addresses that only it knows
+        return unsummed  # the kernel adds the checksum of ICMPv6, which covers the addresses
     return _ECHO.pack(kind, 0, checksum(unsummed), identifier, number) + _PAYLOAD
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
+    """Return the Internet checksum (RFC 1071)."""
     padded = data + bytes(len(data) % 2)
     total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:

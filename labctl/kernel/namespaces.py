@@ -1,9 +1,8 @@
-"""Kernel parameters of the network namespace that the calling thread is in (sysctl(8), proc_sys_net(5)).
+"""Network namespaces by descriptor, and their sysctls.
 
-Network namespaces by descriptor: made, entered, and given sockets, always by one thread that returns home.
-
-setns(2) and unshare(2) act on the calling thread; whoever calls these functions must be the only user of that thread's
-namespaces meanwhile. No path is needed and no process is made: a namespace's descriptor comes from a socket in it.
+setns(2) and unshare(2) act on the calling thread: each function returns the thread to the namespace that it came from,
+and the caller must be the only user of the thread's namespaces until then. No path and no process are needed, because a
+socket has a descriptor of its namespace.
 """
 
 from __future__ import annotations
@@ -19,15 +18,85 @@ from labctl.kernel.privilege import highest
 from labctl.kernel.syscalls import CLONE_NEWNET, setns, unshare, write_once
 from labctl.unpatched import Socket
 
+SIOCGSKNS = 0x894C  # linux/sockios.h, Linux 4.10: returns a descriptor of the socket's network namespace
+
+
+def network_of(sock: socket.socket) -> int:
+    """Return a new close-on-exec descriptor of the network namespace of `sock`; the caller owns it."""
+    return fcntl.ioctl(sock.fileno(), SIOCGSKNS)
+
+
+def current_network() -> int:
+    """Return a new close-on-exec descriptor of the calling thread's network namespace; the caller owns it."""
+    with Socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        return network_of(sock)
+
+
+def new_network(home: int | None = None) -> int:
+    """Create a network namespace, in which `lo` is down, and return its descriptor, which the caller owns.
+
+    `home` is a descriptor of the thread's namespace and saves looking it up. OSError of unshare(2): EPERM without
+    CAP_SYS_ADMIN, ENOSPC beyond /proc/sys/user/max_net_namespaces.
+    """
+    back = current_network() if home is None else home
+    try:
+        unshare(CLONE_NEWNET)
+        try:
+            return current_network()
+        finally:
+            setns(back, CLONE_NEWNET)
+    finally:
+        if home is None:
+            os.close(back)
+
+
+@contextmanager
+def entered(fd: int, kind: int = CLONE_NEWNET, home: int | None = None) -> Iterator[None]:
+    """Enter the namespace open at `fd` for the `with` block, and return to the thread's own after it.
+
+    `kind` is the namespace's CLONE_NEW* flag. `home` is a descriptor of the thread's own namespace: it saves looking
+    that up, and is required for kinds other than CLONE_NEWNET.
+    """
+    if home is None:
+        if kind != CLONE_NEWNET:
+            raise ValueError("entered() can look up the thread's own namespace for CLONE_NEWNET only; pass home=")
+        back = current_network()
+    else:
+        back = home
+    try:
+        setns(fd, kind)
+        try:
+            yield
+        finally:
+            setns(back, kind)
+    finally:
+        if home is None:
+            os.close(back)
+
+
+def socket_in(fd: int, family: int, type: int, proto: int = 0, *, home: int | None = None) -> socket.socket:
+    """Open a socket in the network namespace open at `fd`; the caller owns it. OSError of socket(2)."""
+    with entered(fd, CLONE_NEWNET, home):
+        return Socket(family, type, proto)
+
+
+# -- sysctls of the calling thread's network namespace (sysctl(8), proc_sys_net(5))
+
+PING_GROUPS = "net.ipv4.ping_group_range"
+_GROUP_MAX = 2**31 - 1  # include/net/ping.h, GID_T_MAX
 _SWAPPED = str.maketrans("./", "/.")
+_FAR = 2**63  # beyond every value of a sysctl
+_AVAILABLE = {  # settings whose values another setting lists
+    "/proc/sys/net/ipv4/tcp_congestion_control": "net.ipv4.tcp_available_congestion_control"
+}
 
 
 def sysctl_path(key: str) -> str:
-    """The file of a key below net.: `net.core.somaxconn`, `net/core/somaxconn`, `net.ipv4.conf.eth0.rp_filter`.
+    """Return the file of a key below net, such as `net.core.somaxconn` or `net/core/somaxconn`. ValueError.
 
-    As in sysctl(8) the first separator is the one that counts, and the other one is an ordinary character written with
-    it: `net.ipv4.conf.eth0/100.rp_filter` and `net/ipv4/conf/eth0.100/rp_filter` name the interface `eth0.100`, and so
-    does `net.ipv4.conf.eth0.100.rp_filter` here. ValueError for a key that is not below net.
+    As in sysctl(8), the first separator of the key, `.` or `/`, is the one that separates names, and the other one
+    stands for it within a name: `net.ipv4.conf.eth0/100.rp_filter` and `net/ipv4/conf/eth0.100/rp_filter` name the
+    interface eth0.100. So does `net.ipv4.conf.eth0.100.rp_filter`, unlike in sysctl(8).
     """
     dot, slash = key.find("."), key.find("/")
     dotted = slash == -1 or (dot != -1 and dot < slash)
@@ -40,7 +109,7 @@ def sysctl_path(key: str) -> str:
 
 
 def write_sysctl(key: str, value: str) -> None:
-    """Set a parameter in the calling thread's network namespace; OSError of open and write, EINVAL for a bad key."""
+    """Set a sysctl. OSError of open(2) and write(2), EINVAL for a bad key."""
     try:
         path = sysctl_path(key)
     except ValueError as error:
@@ -49,15 +118,15 @@ def write_sysctl(key: str, value: str) -> None:
 
 
 def read_sysctl(key: str) -> str:
-    """A parameter's value in the calling thread's network namespace, without the final newline; OSError, ValueError."""
+    """Return a sysctl's value without the final newline. OSError, ValueError."""
     with open(sysctl_path(key)) as file:
         return file.read().rstrip("\n")
 
 
 def is_refused_silently(before: str, value: str, after: str) -> bool:
-    """Whether a write of `value` succeeded and did something else.
+    """Whether the kernel accepted a write of `value` but did not set it.
 
-    The kernel skips numbers out of the range of a long, and what follows the last number that it takes.
+    It skips numbers out of the range of a long, and everything after the last number that it expects.
     """
     if len(value.split()) > len(after.split()) > 0:
         return True
@@ -70,28 +139,23 @@ def is_refused_silently(before: str, value: str, after: str) -> bool:
 
 
 def open_ping_sockets() -> None:
-    """Let every group of the calling thread's network and user namespaces open ICMP datagram sockets (icmp(7)).
-
-    Only groups that the user namespace maps can be named. OSError.
-    """
+    """Let every group that the user namespace maps open ICMP datagram sockets (icmp(7)). OSError."""
     last = min(highest("gid"), _GROUP_MAX)
     write_sysctl(PING_GROUPS, f"0 {last}")
-    if read_sysctl(PING_GROUPS).split() != ["0", str(last)]:  # the kernel compares the groups that these stand for
+    if read_sysctl(PING_GROUPS).split() != [
+        "0",
+        str(last),
+    ]:  # the kernel compares the mapped groups, whose order may differ
         write_sysctl(PING_GROUPS, "0 0")
 
 
-PING_GROUPS = "net.ipv4.ping_group_range"
-_GROUP_MAX = 2**31 - 1  # include/net/ping.h, GID_T_MAX
-
-
 def values_that_work(key: str) -> str:
-    """What a parameter takes, as a sentence, for one that has refused a value; "" where that cannot be found out.
+    """Return a sentence with the values that a sysctl accepts, or "" if they cannot be determined.
 
-    A parameter of one number is asked by writing numbers to it, in the calling thread's network namespace; it has its
-    value again afterwards.
+    The range of a single number is found by writing numbers; then the sysctl gets its value back.
     """
     try:
-        if listed := _LISTED.get(sysctl_path(key)):
+        if listed := _AVAILABLE.get(sysctl_path(key)):
             return f"Values that work here: {', '.join(read_sysctl(listed).split())}."
         now = read_sysctl(key)
     except (OSError, ValueError):
@@ -108,90 +172,20 @@ def values_that_work(key: str) -> str:
     return f"Whole numbers from {low} to {high} work." if high - low > 1 else f"The values {low} and {high} work."
 
 
-_LISTED = {sysctl_path("net.ipv4.tcp_congestion_control"): "net.ipv4.tcp_available_congestion_control"}
-_FAR = 2**63
-
-
 def _limit(key: str, good: int, bad: int) -> int:
-    """The number nearest to `bad` that the parameter takes, if it takes all between that one and `good`."""
+    """Return the number nearest to `bad` that the sysctl accepts, if it accepts all from `good` to there."""
     while abs(bad - good) > 1:
         middle = (good + bad) // 2
-        if _takes(key, middle):
+        if _accepts(key, middle):
             good = middle
         else:
             bad = middle
     return good
 
 
-def _takes(key: str, value: int) -> bool:
+def _accepts(key: str, value: int) -> bool:
     try:
         write_sysctl(key, str(value))
         return read_sysctl(key) == str(value)
     except OSError:
         return False
-
-
-SIOCGSKNS = 0x894C  # linux/sockios.h: a descriptor of the socket's network namespace (socket(7); Linux 4.10)
-
-
-def network_of(sock: socket.socket) -> int:
-    """A new close-on-exec descriptor of the network namespace that `sock` lives in; the caller closes it."""
-    return fcntl.ioctl(sock.fileno(), SIOCGSKNS)
-
-
-def current_network() -> int:
-    """A new close-on-exec descriptor of the calling thread's network namespace; the caller closes it."""
-    with _probe() as sock:
-        return network_of(sock)
-
-
-def new_network(home: int | None = None) -> int:
-    """Make a network namespace (`lo` is down in it) and return its descriptor, which the caller closes.
-
-    The thread is back in `home` (a descriptor; None: where it is now) when this returns or raises. OSError as of
-    unshare(2): EPERM without CAP_SYS_ADMIN, ENOSPC beyond /proc/sys/user/max_net_namespaces.
-    """
-    back = current_network() if home is None else home
-    try:
-        unshare(CLONE_NEWNET)
-        try:
-            return current_network()
-        finally:
-            setns(back, CLONE_NEWNET)
-    finally:
-        if home is None:
-            os.close(back)
-
-
-@contextmanager
-def entered(fd: int, kind: int = CLONE_NEWNET, home: int | None = None) -> Iterator[None]:
-    """The calling thread is in the namespace open at `fd` inside the `with`, and in the one it came from after it.
-
-    `kind` is the namespace's CLONE_NEW* flag. `home` spares looking up the thread's own namespace; it is required for
-    another kind than CLONE_NEWNET.
-    """
-    if home is None:
-        if kind != CLONE_NEWNET:
-            raise ValueError("entered() finds the way home by itself for network namespaces only; pass home=")
-        back = current_network()
-    else:
-        back = home
-    try:
-        setns(fd, kind)
-        try:
-            yield
-        finally:
-            setns(back, kind)
-    finally:
-        if home is None:
-            os.close(back)
-
-
-def socket_in(fd: int, family: int, type: int, proto: int = 0, *, home: int | None = None) -> socket.socket:
-    """An ordinary socket that lives in the network namespace open at `fd`; the caller owns it. OSError of socket(2)."""
-    with entered(fd, CLONE_NEWNET, home):
-        return Socket(family, type, proto)
-
-
-def _probe() -> socket.socket:
-    return Socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)

@@ -1,7 +1,4 @@
-"""Processes of a lab, from the side of the one that forks them: limits, signals, descriptors, exec, wait status.
-
-Whether the keeper of a lab is stopped, as /proc of the machine tells it (proc_pid_stat(5)).
-"""
+"""Processes of a lab: forks, signals, limits and descriptors of children, exec, and states in the machine's /proc."""
 
 from __future__ import annotations
 
@@ -21,33 +18,34 @@ from labctl.unpatched import monotonic
 
 FIRST_FREE_DESCRIPTOR = 3
 HIGHEST_DESCRIPTOR = 2**31 - 1
-INTERNAL_FAILURE = 70  # exit status of a child in which something unforeseen happened (EX_SOFTWARE, sysexits.h)
+INTERNAL_FAILURE = 70  # exit status of a child with an unforeseen exception (EX_SOFTWARE, sysexits.h)
 
 
 def fork(body: Callable[[], None]) -> int:
-    """Fork a child that runs `body` and then exits; returns its pid. The caller must be single-threaded.
+    """Fork a child that runs `body` and exits; return its pid. The caller must be single-threaded.
 
-    The child never returns to the caller's code, whatever happens in `body`; what it did not foresee goes to stderr.
+    The child never returns to the caller's code. It writes an exception of `body` to stderr.
     """
     pid = os.fork()
     if pid:
         return pid
     status = INTERNAL_FAILURE
     try:
-        gc.disable()  # nothing of the parent's is to be finalised here: it owns the descriptors
+        gc.disable()  # no finalisers of the parent's objects: the parent owns the descriptors
         body()
         status = 0
-    except BaseException:  # noqa: BLE001 - the last frame of this process: reported, and never the parent's loop again
+    except BaseException:  # noqa: BLE001 - the last frame of this process: it must not return to the parent's code
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
 
 
 def fork_closed(body: Callable[[], None]) -> int:
-    """As `fork`; the child's descriptors and memory are closed to other processes until `keep_only` and `open_up`.
+    """Fork as `fork` does; other processes cannot access the child's descriptors and memory until `open_up`.
 
-    The child has all descriptors of its parent, and programs of its lab may see it in /proc. Not dumpable
-    (PR_SET_DUMPABLE), it can only be accessed with CAP_SYS_PTRACE in the user namespace that its parent was started in.
+    The child has all descriptors of its parent, and programs of its lab may see it in /proc. Access to a process that
+    is not dumpable (PR_SET_DUMPABLE) requires CAP_SYS_PTRACE in the user namespace that its parent was started in. Call
+    `keep_only` before `open_up`.
     """
     prctl(PR_SET_DUMPABLE, 0)
     try:
@@ -57,12 +55,12 @@ def fork_closed(body: Callable[[], None]) -> int:
 
 
 def open_up() -> None:
-    """The calling process may be traced again; execve(2) has the same effect."""
+    """Allow other processes to trace the calling process again; execve(2) does the same."""
     prctl(PR_SET_DUMPABLE, 1)
 
 
 def die_with_parent() -> None:
-    """SIGKILL for the calling process when its parent ends (PR_SET_PDEATHSIG). Set it after changes of credentials."""
+    """Kill the calling process when its parent ends (PR_SET_PDEATHSIG). Call it after changes of credentials."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -73,7 +71,7 @@ def ignore(*numbers: signal.Signals) -> None:
 
 
 def default_signals() -> None:
-    """Every signal back to its default disposition, and none blocked: what a program expects to start with."""
+    """Reset every signal to its default disposition, and unblock all, as a new program expects."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) != signal.SIG_DFL:
@@ -82,7 +80,7 @@ def default_signals() -> None:
 
 
 def raise_descriptor_limit() -> tuple[int, int]:
-    """Soft RLIMIT_NOFILE to the hard one; returns (soft, hard) as they were."""
+    """Raise the soft RLIMIT_NOFILE to the hard one; return (soft, hard) from before."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     return before
@@ -94,7 +92,7 @@ def set_descriptor_limit(limit: tuple[int, int]) -> None:
 
 
 def own_pid(proc: int) -> int:
-    """The calling process's number in the PID namespace whose /proc is open at `proc`; 0 when it has none there."""
+    """Return the calling process's pid in the PID namespace whose /proc is open at `proc`; 0 if it has none."""
     try:
         return int(os.readlink("self", dir_fd=proc))
     except FileNotFoundError:
@@ -102,7 +100,7 @@ def own_pid(proc: int) -> int:
 
 
 def become(uid: int, gid: int, groups: tuple[int, ...]) -> None:
-    """This user and these groups, for good; the capabilities go with root. OSError."""
+    """Change to this user and these groups for good; a user other than root has no capabilities. OSError."""
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
@@ -118,8 +116,87 @@ def keep_only(*descriptors: int) -> None:
     os.closerange(first, HIGHEST_DESCRIPTOR)
 
 
+OOM_SCORE_ADJUSTMENT = 800  # of 1000: the kernel ends a small program before a large keeper
+
+
+def be_first_out_of_memory() -> None:
+    """Make the kernel, out of memory, end the calling process before the processes that hold the lab."""
+    path = "/proc/self/oom_score_adj"
+    with contextlib.suppress(OSError, ValueError):  # an unusual /proc: the kernel chooses
+        with open(path, encoding="ascii") as file:
+            mine = int(file.read())
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(min(1000, mine + OOM_SCORE_ADJUSTMENT)))
+
+
+# -- start of programs
+
+POLL_S = 0.1  # interval at which a late child is checked
+
+
+def read_all(descriptor: int, timeout_s: float, what: str, is_stopped: Callable[[], bool] = lambda: False) -> bytes:
+    """Read a pipe to its end.
+
+    LabError after `timeout_s`, or if `is_stopped` reports that the process at the other end is stopped by a signal,
+    which may last for any time.
+    """
+    deadline = monotonic() + timeout_s
+    poller = poll()
+    poller.register(descriptor, POLLIN)
+    parts: list[bytes] = []
+    while True:
+        left_s = max(0.0, deadline - monotonic())
+        if poller.poll(min(left_s, POLL_S) * 1000):
+            part = os.read(descriptor, 65536)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+        elif is_stopped():
+            raise LabError(f"{what}: was stopped by a signal before it had started.")
+        elif not left_s:
+            raise LabError(f"{what}: did not start within {timeout_s:g} s. Is the machine overloaded, or it stopped?")
+
+
+def execute(subject: str, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    """Become the program `argv`, which is searched in the environment's PATH. Never returns. KernelError."""
+    program = argv[0]
+    if not program:
+        raise KernelError(subject, 'run ""', errno.ENOENT, hint="The program's name is empty.")
+    path = environment.get("PATH", os.defpath)
+    candidates = [program] if "/" in program else [os.path.join(entry or ".", program) for entry in path.split(":")]
+    failure = errno.ENOENT
+    failed_at = program
+    for candidate in candidates:
+        try:
+            os.execve(candidate, argv, environment)
+        except OSError as error:
+            number = error.errno or 0
+            if candidate != program and not os.path.exists(candidate):
+                continue  # or this user cannot enter the directory in PATH: it counts as missing, too
+            failure, failed_at = number, candidate
+            if number != errno.EACCES:
+                break
+    raise KernelError(subject, f"run {program}", failure, hint=_exec_hint(program, failed_at, failure, path))
+
+
+def _exec_hint(program: str, failed_at: str, number: int, path: str) -> str:
+    if number == errno.ENOENT and "/" in failed_at and os.path.exists(failed_at):
+        return f"{failed_at} exists, but not the interpreter in its first line (or its loader)."
+    if number == errno.ENOENT and "/" in program:
+        return "There is no such file on this host; /tmp and /run are each host's own."
+    if number == errno.ENOENT:
+        return f"Is it installed? PATH={path}"
+    if number == errno.EACCES:
+        return f"Is {failed_at} a program that may be executed?"
+    if number == errno.ENOEXEC:
+        return f"{failed_at} has no #! line and is not executable on this machine."
+    if number == errno.E2BIG:
+        return "The arguments and the environment together are too long."
+    return ""
+
+
 def remedy(number: int) -> str:
-    """What to try when the kernel is short of something, or a process is where files are missing: a sentence, or ""."""
+    """Return a sentence with the remedy for an exhausted resource, or for missing /proc or /dev; else ""."""
     if number in (errno.ENOENT, errno.ENOTDIR):
         return next((text for path, text in _MISSING if not os.path.exists(path)), "")
     return _REMEDIES.get(number, "")
@@ -139,99 +216,19 @@ _REMEDIES = {
 }
 
 
-def exit_code(wait_status: int) -> int:
-    """A wait status as subprocess gives it: the exit status, or minus the number of the signal that ended it."""
-    return os.waitstatus_to_exitcode(wait_status)
-
-
-LOOK_S = 0.1  # after which a child is late enough to look at it
-
-
-def read_all(descriptor: int, timeout_s: float, what: str, is_stopped: Callable[[], bool] = lambda: False) -> bytes:
-    """Everything up to the end of a pipe.
-
-    LabError when the end does not come within `timeout_s`, or the process at the other end `is_stopped`: somebody else
-    than the one who waits decides how long that lasts.
-    """
-    deadline = monotonic() + timeout_s
-    poller = poll()
-    poller.register(descriptor, POLLIN)
-    parts: list[bytes] = []
-    while True:
-        left_s = max(0.0, deadline - monotonic())
-        if poller.poll(min(left_s, LOOK_S) * 1000):
-            part = os.read(descriptor, 65536)
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-        elif is_stopped():
-            raise LabError(f"{what}: was stopped by a signal before it had started.")
-        elif not left_s:
-            raise LabError(f"{what}: did not start within {timeout_s:g} s. Is the machine overloaded, or it stopped?")
-
-
-def execute(subject: str, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
-    """Become the program `argv`, looked up in the environment's PATH. Returns never; KernelError says why it failed."""
-    program = argv[0]
-    if not program:
-        raise KernelError(subject, 'run ""', errno.ENOENT, hint="The program's name is empty.")
-    path = environment.get("PATH", os.defpath)
-    candidates = [program] if "/" in program else [os.path.join(entry or ".", program) for entry in path.split(":")]
-    failure = errno.ENOENT
-    failed_at = program
-    for candidate in candidates:
-        try:
-            os.execve(candidate, argv, environment)
-        except OSError as error:
-            number = error.errno or 0
-            if candidate != program and not os.path.exists(candidate):
-                continue  # also where the directory in PATH is closed to this user: not there as far as they can see
-            failure, failed_at = number, candidate
-            if number != errno.EACCES:
-                break
-    raise KernelError(subject, f"run {program}", failure, hint=_exec_hint(program, failed_at, failure, path))
-
-
-OOM_SCORE_ADJUSTMENT = 800  # of 1000: a small program goes before a keeper that is large for a control group
-
-
-def be_first_out_of_memory() -> None:
-    """Out of memory, the kernel ends the calling process, and what it becomes, before those that hold the lab."""
-    path = "/proc/self/oom_score_adj"
-    with contextlib.suppress(OSError, ValueError):  # an odd /proc: then the kernel chooses
-        with open(path, encoding="ascii") as file:
-            mine = int(file.read())
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(min(1000, mine + OOM_SCORE_ADJUSTMENT)))
-
-
-def _exec_hint(program: str, failed_at: str, number: int, path: str) -> str:
-    if number == errno.ENOENT and "/" in failed_at and os.path.exists(failed_at):
-        return f"{failed_at} is there, but the interpreter in its first line (or its loader) is not."
-    if number == errno.ENOENT and "/" in program:
-        return "There is no such file on this host; /tmp and /run are each host's own."
-    if number == errno.ENOENT:
-        return f"Is it installed? PATH={path}"
-    if number == errno.EACCES:
-        return f"Is {failed_at} a program that may be executed?"
-    if number == errno.ENOEXEC:
-        return f"{failed_at} has no #! line and is no program for this machine."
-    if number == errno.E2BIG:
-        return "The arguments and the environment together are too long."
-    return ""
-
+# -- states of other processes (proc_pid_stat(5))
 
 KEEPER = "labctl-keeper"
 _STOPPED = "Tt"  # by a signal, by a tracer
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether that process is stopped; False when it has ended."""
+    """Whether the process is stopped; False if it has ended."""
     return _stat(pid)[1] in _STOPPED
 
 
 def stopped_below(boot: int) -> int:
-    """The pid of the keeper that this boot has forked, or of boot while there is none, when it is stopped; else 0."""
+    """Return the pid of this boot's keeper, or of boot before it has forked one, if that is stopped; else 0."""
     try:
         with open(f"/proc/{boot}/task/{boot}/children", encoding="ascii") as file:
             children = [int(child) for child in file.read().split()]
@@ -242,7 +239,7 @@ def stopped_below(boot: int) -> int:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """A process's name and state; "" and "X" when it has ended."""
+    """Return a process's name and state; "" and "X" if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             head, _, rest = file.read().rpartition(")")

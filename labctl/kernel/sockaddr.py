@@ -1,8 +1,7 @@
-"""Socket addresses as the kernel has them: `struct sockaddr_*` to bytes and back.
+"""Socket addresses: `struct sockaddr_*` to bytes and back (ip(7), ipv6(7), unix(7), packet(7), netlink(7)).
 
-Sources: ip(7), ipv6(7), unix(7), packet(7), netlink(7). A decoded address keeps its bytes,
-so that it can be handed to the kernel again unchanged, and may be incomplete: accept(2) truncates the address when it
-is given too short a length.
+A decoded address keeps its bytes, so that it can be passed to the kernel unchanged. It may be incomplete: accept(2)
+truncates the address if the given length is too short.
 """
 
 from __future__ import annotations
@@ -15,10 +14,7 @@ import struct
 
 from labctl.structs import Struct
 
-INET_SIZE = 16  # struct sockaddr_in
 INET6_SIZE = 28  # struct sockaddr_in6
-UNIX_SIZE = 110  # struct sockaddr_un
-STORAGE_SIZE = 128  # struct sockaddr_storage
 SIOCGIFNAME = 0x8910  # linux/sockios.h
 SIOCGIFINDEX = 0x8933
 
@@ -28,12 +24,12 @@ _LINK = struct.Struct("@HHiHBB8s")  # struct sockaddr_ll
 
 
 class Address(Struct, frozen=True, tag=True):
-    """A socket address; fields that its bytes do not (fully) hold are None.
+    """A socket address; fields that its bytes do not hold completely are None.
 
-    `addrlen` is the length that the kernel reported, larger than `raw` where the buffer was too short. `path` is that
-    of an AF_UNIX address, with a leading ``@`` when abstract and "" when unnamed. `name` is the node that /etc/hosts
-    gives for `host`, and `ifname` the interface of `scope_id`; both "" when there is none. Of an AF_PACKET address,
-    `scope_id` is the interface's index and `protocol` is in network byte order, as the kernel has it.
+    `addrlen` is the length that the kernel reported, larger than `raw` if the buffer was short. `path` is that of an
+    AF_UNIX address, with a leading `@` if abstract and "" if unnamed. `name` is the node that has `host` in /etc/hosts,
+    `ifname` the interface of `scope_id`, or "". Of an AF_PACKET address, `scope_id` is the interface's index, and
+    `protocol` is in network byte order.
     """
 
     raw: bytes
@@ -57,19 +53,19 @@ class Address(Struct, frozen=True, tag=True):
 
 
 def inet(host: str, port: int) -> bytes:
-    """struct sockaddr_in; OSError when `host` is not a numeric IPv4 address."""
+    """Pack a struct sockaddr_in. OSError if `host` is not a numeric IPv4 address."""
     return _FAMILY.pack(socket.AF_INET) + struct.pack("!H", port) + socket.inet_pton(socket.AF_INET, host) + bytes(8)
 
 
 def inet6(host: str, port: int, *, flowinfo: int = 0, scope_id: int = 0) -> bytes:
-    """struct sockaddr_in6; OSError when `host` is not a numeric IPv6 address (without scope)."""
+    """Pack a struct sockaddr_in6. OSError if `host` is not a numeric IPv6 address without scope."""
     packed = socket.inet_pton(socket.AF_INET6, host)
     head = _FAMILY.pack(socket.AF_INET6) + struct.pack("!HI", port, flowinfo)
     return head + packed + struct.pack("=I", scope_id)
 
 
 def unix(path: str) -> bytes:
-    """struct sockaddr_un, no longer than needed: a path with its final NUL, ``@name`` abstract, "" unnamed."""
+    """Pack a struct sockaddr_un, no longer than needed: a path with its final NUL, `@name` abstract, "" unnamed."""
     head = _FAMILY.pack(socket.AF_UNIX)
     if not path:
         return head
@@ -79,22 +75,22 @@ def unix(path: str) -> bytes:
 
 
 def packet(protocol: int, ifindex: int, hardware: bytes = b"") -> bytes:
-    """struct sockaddr_ll; `protocol` is in network byte order, as htons() gives it."""
+    """Pack a struct sockaddr_ll; `protocol` is in network byte order."""
     return _LINK.pack(socket.AF_PACKET, protocol & 0xFFFF, ifindex, 0, 0, len(hardware), hardware)
 
 
 def netlink(port: int, groups: int) -> bytes:
-    """struct sockaddr_nl."""
+    """Pack a struct sockaddr_nl."""
     return struct.pack("@HHII", socket.AF_NETLINK, 0, port, groups)
 
 
 def unspec() -> bytes:
-    """A struct sockaddr with AF_UNSPEC, which dissolves a datagram socket's connection: connect(2)."""
+    """Pack a struct sockaddr with AF_UNSPEC, with which connect(2) disconnects a datagram socket."""
     return _FAMILY.pack(socket.AF_UNSPEC) + bytes(14)
 
 
 def interface_index(sock: socket.socket, name: str) -> int:
-    """The index of an interface of the network namespace that `sock` lives in. OSError: ENODEV when it has none."""
+    """Return the index of an interface in the network namespace of `sock`. OSError: ENODEV."""
     if len(os.fsencode(name)) > 15:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
     returned = fcntl.ioctl(sock.fileno(), SIOCGIFINDEX, _IFREQ.pack(os.fsencode(name), 0))
@@ -102,18 +98,18 @@ def interface_index(sock: socket.socket, name: str) -> int:
 
 
 def interface_name(sock: socket.socket, index: int) -> str:
-    """The name of the interface of that index, where `sock` lives. OSError: ENODEV when there is none."""
+    """Return the name of the interface with that index in the network namespace of `sock`. OSError: ENODEV."""
     returned = fcntl.ioctl(sock.fileno(), SIOCGIFNAME, _IFREQ.pack(b"", index))
     return os.fsdecode(_IFREQ.unpack(returned)[0].rstrip(b"\0"))
 
 
 def scope_id(sock: socket.socket, scope: str) -> int:
-    """What is written behind `%` of an address, as `sin6_scope_id`: an interface's name or index. OSError: ENODEV."""
+    """Return the sin6_scope_id of a scope as written after `%`: an interface's name or index. OSError: ENODEV."""
     return int(scope) if scope.isdecimal() and scope.isascii() else interface_index(sock, scope)
 
 
 def decode(raw: bytes, addrlen: int | None = None) -> Address:
-    """What the bytes hold. `addrlen` is the length that the kernel reported (default: that of `raw`)."""
+    """Decode an address. `addrlen` is the length that the kernel reported (default: that of `raw`)."""
     length = len(raw) if addrlen is None else addrlen
     raw = raw[:length]
     if len(raw) < 2:

@@ -536,7 +536,7 @@ class Keeper:
                 return
             if not pid:
                 return
-            code = processes.exit_code(wait_status)
+            code = os.waitstatus_to_exitcode(wait_status)
             is_known = self.processes.ended(pid, code)
             if pid in self.status_pipes:
                 self.report_status(self.status_pipes.pop(pid), code)
