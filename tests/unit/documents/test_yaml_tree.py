@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.documents import Document, DocumentError, Position, parse
+from labctl.documents import DocumentError, Position
+from labctl.documents.yaml_tree import Document, parse
 
 
 def mistakes(text: str) -> list[str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import collapse_addresses
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from labctl import topology as topologies_module
-from labctl.topology.addressing import automatic_mac, link_local
+from labctl.names import name_key, node_name_problem
+from labctl.topology.addressing import automatic_mac, link_local, port_name
 from labctl.topology.model import AddressOnLink, NodeKind, Topology
 from tests.unit.topology.drafts import from_lines, resolved, topologies
 
 MODEST = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+KERNEL_FORBIDS = re.compile(rb"[/:%\s\xa0]")  # dev_valid_name in net/core/dev.c; its isspace() knows Latin-1
+NAMES = st.text(st.characters(categories=("L", "N"), include_characters="-_."), min_size=1, max_size=40)
 
 
 def all_addresses(topology: Topology) -> list[AddressOnLink]:
@@ -234,3 +238,54 @@ def test_an_automatic_mac_gives_way_to_one_that_is_given() -> None:
 
 def test_the_link_local_address_follows_from_the_mac() -> None:
     assert str(link_local("02:6c:61:00:00:01")) == "fe80::6c:61ff:fe00:1/64"
+
+
+def valid_for_the_kernel(name: str) -> bool:
+    raw = name.encode()
+    return 0 < len(raw) <= 15 and not KERNEL_FORBIDS.search(raw) and name not in (".", "..")
+
+
+@MODEST
+@given(topologies())
+def test_interface_names_are_valid_and_unique_on_their_node(topology: Topology) -> None:
+    for node in topology.nodes:
+        names = [interface.name for interface in node.interfaces]
+        assert len(set(names)) == len(names)
+        assert all(valid_for_the_kernel(name) for name in names)
+
+
+@MODEST
+@given(st.lists(NAMES, min_size=1, max_size=12))
+def test_ports_named_after_any_neighbours_are_valid_and_unique(peers: list[str]) -> None:
+    taken = {"br0"}
+    for peer in [*peers, *peers]:
+        name = port_name(peer, taken)
+        assert valid_for_the_kernel(name)
+        assert name not in taken
+        taken.add(name)
+
+
+@MODEST
+@given(st.lists(NAMES, min_size=1, max_size=6, unique_by=name_key))
+def test_any_allowed_names_make_a_topology_with_good_ports(names: list[str]) -> None:
+    assume(all(not node_name_problem(name) and name_key(name) != "lan" for name in names))
+    hosts = ", ".join(f'"{name}": ' for name in names)
+    members = ", ".join(f'"{name}"' for name in names)
+    topology = resolved(f"hosts: {{{hosts}}}", f"networks: {{lan: {{members: [{members}]}}}}")
+    ports = [interface.name for interface in topology.node("lan").interfaces]
+    assert len(set(ports)) == len(names)
+    assert all(valid_for_the_kernel(port) for port in ports)
+
+
+def test_a_second_link_to_the_same_switch_has_a_port_of_its_own() -> None:
+    topology = resolved("hosts: {a: }", "switches: {s: }", "links: [[a, s], [a, s]]")
+    assert [interface.name for interface in topology.node("s").interfaces] == ["a", "a.2"]
+    assert [interface.name for interface in topology.node("a").interfaces] == ["eth0", "eth1"]
+
+
+def test_given_interface_names_are_kept_and_counted_around() -> None:
+    topology = resolved(
+        "hosts: {a: , b: }", "links: [[{node: a, interface: eth1}, b], [a, b], [a, {node: b, interface: wan}]]"
+    )
+    assert [interface.name for interface in topology.node("a").interfaces] == ["eth1", "eth0", "eth2"]
+    assert [interface.name for interface in topology.node("b").interfaces] == ["eth0", "eth1", "wan"]

@@ -1,14 +1,17 @@
-"""Routes, walked hop by hop as packets would go."""
+"""Routes: followed hop by hop, as packets would."""
 
 from __future__ import annotations
 
 from collections import deque
+from ipaddress import ip_interface
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from labctl import topology as topologies_module
+from labctl.topology.draft import Family
 from labctl.topology.model import Address, Node, NodeKind, Prefix, Topology
+from labctl.topology.routing import Port, Station, find_routes
 from tests.unit.topology.drafts import from_lines, resolved, topologies
 
 MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -150,7 +153,7 @@ FAR = {
 
 
 @pytest.mark.parametrize(("routers", "raised"), [(63, set()), (64, FAR), (250, FAR)])
-def test_ways_longer_than_the_usual_ttl_raise_it_on_every_host_and_router(
+def test_paths_longer_than_the_usual_ttl_raise_it_on_all_hosts_and_routers(
     routers: int, raised: set[tuple[str, str]]
 ) -> None:
     for node in topologies_module.load(f"line:{routers}").nodes:
@@ -173,14 +176,35 @@ def test_a_ttl_that_the_file_gives_stays() -> None:
     assert ("net.ipv4.ip_default_ttl", "255") in topology.node("h2").sysctls
 
 
-def test_nodes_with_more_routers_between_them_than_any_packet_passes_are_a_mistake() -> None:
+def test_a_path_longer_than_the_largest_ttl_is_refused() -> None:
     assert not from_lines(*chain(254))[1]
     (mistake,) = from_lines(*chain(255))[1]
     assert mistake.message == "there are 255 routers between some nodes; a packet passes at most 254"
 
 
-def test_a_router_without_ipv6_on_a_link_is_no_way_for_ipv6() -> None:
+def test_ipv6_paths_avoid_a_router_without_ipv6() -> None:
     topology = resolved(
         "hosts: {a: , b: }", "routers: {r: }", "links:", "  - [a, r]", "  - {ends: [r, b], ipv6: false}"
     )
     assert [route.destination.version for route in topology.node("a").routes] == [4]
+
+
+def test_the_longest_path_is_checked_without_keeping_routes() -> None:
+    """Segments 0 to 4 in a chain: r0 joins 0 and 1, r1 joins 1 and 2, and so on."""
+    prefixes = {(segment, Family.IPV4): ip_interface(f"10.0.{segment}.1/24").network for segment in range(5)}
+    routers = [
+        Station(
+            f"r{number}",
+            forwards=True,
+            ports=tuple(
+                Port(f"eth{side}", number + side, (ip_interface(f"10.0.{number + side}.{2 - side}/24"),))
+                for side in (0, 1)
+            ),
+        )
+        for number in range(4)
+    ]
+    kept = find_routes(routers, prefixes, at_most=10)
+    assert kept.most_routers == 3
+    assert [str(route.gateway) for route in kept.of_stations[0]] == ["10.0.1.2"] * 3
+    assert find_routes(routers, prefixes, at_most=3, keep=False).most_routers == 3
+    assert find_routes(routers, prefixes, at_most=10, keep=False).of_stations == ((),) * 4

@@ -1,4 +1,4 @@
-"""`nat`, `expose` and `limits` in files: what they become, and routes to the outside."""
+"""`nat`, `expose` and `limits` of a node in topology files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from labctl.documents import parse
 from labctl.plan.build import build
 from labctl.plan.operations import plan_from_json, plan_to_json
 from labctl.topology.model import Exposure, Limits, Topology, Transport
+from labctl.topology.parse_node import CYCLES_SHOWN
 
 TCP, UDP = Transport.TCP, Transport.UDP
 
@@ -44,7 +45,7 @@ def exposing(written: str) -> str:
         ('{machine: "127.0.0.1:8080", port: 80, protocol: udp}', Exposure(UDP, ip_address("127.0.0.1"), 8080, 80)),
     ],
 )
-def test_a_port_is_written_short_or_long(written: str, expected: Exposure) -> None:
+def test_a_port_has_a_short_and_a_long_form(written: str, expected: Exposure) -> None:
     assert loaded(exposing(written)).node("web").exposures == (expected,)
 
 
@@ -61,7 +62,7 @@ def test_a_port_is_written_short_or_long(written: str, expected: Exposure) -> No
         '"80:80/sctp"',
     ],
 )
-def test_what_is_no_pair_of_ports_is_a_mistake(written: str) -> None:
+def test_an_invalid_pair_of_ports_is_refused(written: str) -> None:
     assert len(mistakes(exposing(written))) == 1
 
 
@@ -92,7 +93,7 @@ def test_limits_have_units() -> None:
 
 
 @pytest.mark.parametrize("written", ["pids: 1", "memory: 256", "memory: lots", "cpu: 50", "cpu: 0%", "cpu: half"])
-def test_limits_that_make_no_sense_are_mistakes(written: str) -> None:
+def test_invalid_limits_are_refused(written: str) -> None:
     assert len(mistakes(f"hosts: {{a: {{limits: {{{written}}}}}}}")) == 1
 
 
@@ -103,7 +104,7 @@ def test_nat_is_for_routers_and_expose_for_hosts_and_limits_for_both(text: str) 
     assert any(message.startswith("unknown key") for message in mistakes(text))
 
 
-def test_everybody_has_a_default_route_towards_the_nearest_router_with_nat() -> None:
+def test_nodes_have_a_default_route_to_the_nearest_router_with_nat() -> None:
     found = loaded(
         """
         hosts: {near: {}, far: {}, both: {}}
@@ -121,16 +122,25 @@ def test_everybody_has_a_default_route_towards_the_nearest_router_with_nat() -> 
     assert gateways["gw"] == []  # its own is made with the lab
 
 
-def test_the_interface_that_leads_outside_has_a_name_of_its_own() -> None:
+def test_the_interface_to_the_machine_has_a_reserved_name() -> None:
     assert any(
         "nat0" in message for message in mistakes("hosts: {a: {}, b: {}}\nlinks: [[a, {node: b, interface: nat0}]]")
     )
 
 
-def test_nodes_carry_it_to_the_keeper() -> None:
+def test_exposures_and_limits_survive_the_way_to_the_keeper() -> None:
     text = """
     hosts: {web: {expose: ["8080:80", "[::1]:5353:53/udp"], limits: {pids: 9, cpu: 150%}}, plain: {}}
     routers: {gw: {nat: true}}
     """
     plan = build(loaded(text))
     assert plan_from_json(plan_to_json(plan)) == plan
+
+
+def test_each_cycle_of_services_is_reported_once_up_to_a_limit() -> None:
+    pair = "services: {a: {run: [x], after: [b]}, b: {run: [x], after: [a]}}"
+    assert mistakes(f"hosts: {{h: {{count: 50, {pair}}}}}") == [
+        "the services wait for each other: h-1/a after h-1/b after h-1/a"
+    ]
+    hosts = ", ".join(f"h{number}: {{{pair}}}" for number in range(CYCLES_SHOWN + 5))
+    assert len(mistakes(f"hosts: {{{hosts}}}")) == CYCLES_SHOWN

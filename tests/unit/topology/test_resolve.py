@@ -1,0 +1,99 @@
+"""From a draft to a topology: order, groups, includes, and limits of the kernel."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+import labctl
+from labctl import topology
+from labctl.errors import InputError
+from labctl.plan.build import build
+from labctl.topology.model import NodeKind
+from labctl.topology.resolve import PORTS_LIMIT
+from tests.unit.topology.drafts import from_lines, resolved
+
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = sorted((ROOT / "topologies").glob("*.yaml"))
+SCHEMA = Path(labctl.__file__).parent / "schemas" / "topology.schema.json"
+
+
+def test_the_kinds_of_nodes_come_in_the_order_hosts_routers_switches() -> None:
+    made = resolved("networks: {n: {members: [a, r]}}", "routers: {r: }", "hosts: {a: }")
+    assert [node.kind for node in made.nodes] == [NodeKind.HOST, NodeKind.ROUTER, NodeKind.SWITCH]
+
+
+def test_a_link_to_a_network_joins_it() -> None:
+    made = resolved("hosts: {a: , b: }", "networks: {n: {members: [a], mtu: 1400}}", "links: [[b, n]]")
+    interface = made.node("b").interfaces[0]
+    assert (interface.network, interface.mtu) == ("n", 1400)
+
+
+def test_a_group_in_a_link_stands_for_all_its_nodes() -> None:
+    made = resolved("hosts: {h: {count: 3}}", "routers: {r: }", "links: [[r, h]]")
+    assert [str(link) for link in made.links] == ["r:eth0 - h-1:eth0", "r:eth1 - h-2:eth0", "r:eth2 - h-3:eth0"]
+
+
+def test_an_anchor_may_give_settings_to_several_hosts() -> None:
+    made = resolved(
+        "hosts:", "  a: &tuned {sysctls: {net.core.somaxconn: 9}}", "  b: *tuned", "  c: {<<: *tuned, count: 1}"
+    )
+    assert all(node.sysctls == (("net.core.somaxconn", "9"),) for node in made.nodes)
+
+
+def test_a_file_that_is_included_twice_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("hosts: {a: , b: }\nlinks: [[a, b]]\n")
+    (tmp_path / "one.yaml").write_text("include: [base.yaml]\n")
+    (tmp_path / "main.yaml").write_text("include: [one.yaml, base.yaml]\n")
+    assert len(topology.load(tmp_path / "main.yaml").links) == 1
+
+
+def test_references_to_nodes_with_mistakes_are_valid() -> None:
+    made, mistakes = from_lines("hosts: {a: {cuont: 3}, b: }", "links: [[a, c]]")
+    assert made is not None
+    assert "a" in made
+    assert "b" in made
+    assert len(mistakes) == 2
+
+
+def test_a_small_mtu_is_valid_without_ipv6() -> None:
+    made = resolved("hosts: {a: , b: }", "links: [{ends: [a, b], mtu: 576, ipv6: false}]")
+    operations = build(made).operations
+    assert not any("fe80" in str(operation) for operation in operations)
+
+
+def complaint(source: str | Path) -> str:
+    with pytest.raises(InputError) as caught:
+        topology.load(source)
+    return str(caught.value)
+
+
+def test_an_exhausted_pool_is_reported_once(tmp_path: Path) -> None:
+    file = tmp_path / "pool.yaml"
+    links = "\n".join("  - [a, b]" for _ in range(5))
+    file.write_text(f"ipv4_pool: 10.0.0.0/23\nhosts: {{a: , b: }}\nlinks:\n{links}\n")
+    said = complaint(file)
+    assert said.count("the pool 10.0.0.0/23 has no room for a /24") == 1
+    assert "pool.yaml:6:5" in said
+
+
+def test_a_bridge_with_more_ports_than_linux_allows_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "wide.yaml"
+    file.write_text(f"hosts: {{h: {{count: {PORTS_LIMIT + 1}}}}}\nnetworks: {{lan: {{members: [h]}}}}\n")
+    assert "the switch lan has 1024 ports; a Linux bridge has at most 1023" in complaint(file)
+
+
+@pytest.mark.parametrize("count", [400, 1500])
+def test_a_ring_of_many_routers_is_checked_without_its_routes(count: int, tmp_path: Path) -> None:
+    file = tmp_path / "ring.yaml"
+    names = [f"r{n}" for n in range(count)]
+    links = "".join(f"  - [{a}, {b}]\n" for a, b in zip(names, [*names[1:], names[0]], strict=True))
+    file.write_text("routers: {" + ": , ".join(names) + ": }\nlinks:\n" + links)
+    before = time.process_time()
+    if count == 400:
+        assert len(topology.load(file, routes=False).links) == 400
+    else:
+        assert "routers between some nodes" in complaint(file)
+    assert time.process_time() - before < 3
