@@ -398,7 +398,7 @@ class AsyncHost(NodeFacts):
 
 
 async def _connect(sock: PythonSocket, address: tuple[Any, ...]) -> None:
-    """Connect a non-blocking socket (connect(2)); `sock_connect` of an event loop may lose a scope (uvloop). OSError."""
+    """Connect a non-blocking socket (connect(2)); an event loop may lose the scope (uvloop). OSError."""
     number = sock.connect_ex(address)
     if number == errno.EINPROGRESS:
         loop = asyncio.get_running_loop()
