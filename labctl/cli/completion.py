@@ -34,10 +34,10 @@ fi"""
 
 def lab_names(context: typer.Context, incomplete: str) -> list[str]:
     """Names of running labs that begin so."""
-    from labctl.lab.client import registry
+    from labctl.lab.client import state_dir
 
     try:
-        return [name for name in registry.labs() if name.startswith(incomplete) and name not in _given(context)]
+        return [name for name in state_dir.labs() if name.startswith(incomplete) and name not in _given(context)]
     except (LabctlError, OSError):
         return []
 
@@ -195,11 +195,11 @@ def _given(context: typer.Context) -> set[str]:
 
 
 def _labs(name: object) -> Iterator[Lab]:
-    from labctl.lab.client import registry
+    from labctl.lab.client import state_dir
     from labctl.lab.client.handle import Lab
 
     with _in_silence():
-        for each in registry.labs():
+        for each in state_dir.labs():
             if name in (None, "", each):
                 with _in_silence(), Lab.attach(each, deadline_s=LAB_TIMEOUT_S) as lab:
                     yield lab

@@ -209,12 +209,12 @@ def _labs() -> Iterator[Check]:
     found = machine.try_a_lab()
     state = State.OK if found.works else State.FAILED
     yield Check("labs", "a lab", state, found.detail, found.problem, found.remedy)
-    from labctl.lab.client import orphans, registry
+    from labctl.lab.client import orphans, state_dir
 
     try:
-        directory = registry.state_directory()
+        directory = state_dir.state_directory()
         yield Check("labs", "state directory", State.OK, str(directory))
-        running = registry.labs()
+        running = state_dir.labs()
         yield Check("labs", "running", State.KNOWN, ", ".join(running) or "none")
         for orphan in orphans.orphans():
             yield Check("labs", f"lab {orphan.name}", State.MISSING, "", str(orphan), "Try: labctl gc")

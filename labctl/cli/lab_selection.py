@@ -39,9 +39,9 @@ def attach_lab_with(node: str, name: str | None) -> Lab:
 
     The caller closes it, which leaves the lab running. InputError if no lab or several labs have the node.
     """
-    from labctl.lab.client import registry
+    from labctl.lab.client import state_dir
 
-    running = registry.labs() if lab_name(name) is None else []
+    running = state_dir.labs() if lab_name(name) is None else []
     if len(running) > 1:
         return _only_lab_with(node, running)
     lab = attach(name)
@@ -61,13 +61,13 @@ def check_node(lab: Lab, node: str) -> None:
 
 def nodes_to_choose(name: str | None) -> list[str]:
     """Return `Lab pair has client, server.` for the lab `name` or for all, for a command line without a node."""
-    from labctl.lab.client import registry
+    from labctl.lab.client import state_dir
     from labctl.lab.client.handle import Lab
 
     chosen = lab_name(name)
     sentences = []
     try:
-        for each in registry.labs() if chosen is None else [chosen]:
+        for each in state_dir.labs() if chosen is None else [chosen]:
             with Lab.attach(each, deadline_s=LAB_TIMEOUT_S) as lab:
                 sentences.append(f"Lab {lab.name} has {listed(lab.nodes)}")
     except LabctlError:

@@ -30,14 +30,14 @@ def up(topology: str | None, topo: str | None, name: str | None = None, dry_run:
 
 def down(labs: Sequence[str], every: bool, force: bool) -> int:
     """Run `labctl down`: stop the named labs, all, or the only one. Return the worst exit status."""
-    from labctl.lab.client import orphans, registry
+    from labctl.lab.client import orphans, registry, state_dir
 
     if every and labs:
         raise InputError("labctl down: give names of labs or --all, not both.")
     registry.sweep(complain)
     unregistered = [orphan.name for orphan in orphans.orphans()]
     if every:
-        chosen = [*registry.labs(), *unregistered]
+        chosen = [*state_dir.labs(), *unregistered]
         if not chosen:
             complain("No lab is running.")
     else:
@@ -86,11 +86,11 @@ class Target(Struct, frozen=True):
 
 def bring_up(source: str, name: str | None = None, *, dry_run: bool = False) -> int:
     """Create the lab, or update the running lab of that name, and print the changes. `source` is a file or shape."""
-    from labctl.lab.client import registry
+    from labctl.lab.client import registry, state_dir
 
     with waiting(f"reading {source}"):
         target = _target(source, name)
-    if problem := registry.lab_name_problem(target.name):
+    if problem := state_dir.lab_name_problem(target.name):
         raise InputError(f"the lab name `{target.name}` {problem}. Try: --name NAME")
     screen = standard_output()
     if dry_run:
@@ -99,14 +99,14 @@ def bring_up(source: str, name: str | None = None, *, dry_run: bool = False) -> 
     registry.sweep(complain)
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1
-        running = target.name in registry.labs()
+        running = target.name in state_dir.labs()
         try:
             (_update if running else _create)(screen, target)
         except Stopped as stopped:
             stopped.outcome = f"lab {target.name} {'is unchanged' if running else 'was removed'}"
             raise
         except (InputError, LabGone):
-            if last or running == (target.name in registry.labs()):
+            if last or running == (target.name in state_dir.labs()):
                 raise
             continue
         break
@@ -160,10 +160,10 @@ def _create(screen: Screen, target: Target) -> None:
     counted = ", ".join([*parts, *([_count(ready, "service")] if ready else [])])
     screen.line(f"lab {target.name} is up: {counted}, in {time.monotonic() - started:.2f} s")
     if topology.hosts:
-        from labctl.lab.client import registry
+        from labctl.lab.client import state_dir
 
         host = topology.hosts[0].name
-        choice = "" if len(registry.labs()) == 1 else f" --lab {target.name}"
+        choice = "" if len(state_dir.labs()) == 1 else f" --lab {target.name}"
         screen.line(f"Try: labctl shell{choice} {host}")
         screen.line(f"     labctl exec{choice} {host} -- ip address")
         screen.line(f"     labctl inspect {target.name}")
@@ -208,11 +208,11 @@ def _show_idle(screen: Screen, idle: tuple[str, ...]) -> None:
 
 
 def _show_dry_run(screen: Screen, target: Target) -> None:
-    from labctl.lab.client import registry
+    from labctl.lab.client import state_dir
     from labctl.lab.client.handle import Lab
     from labctl.plan.render import render_text
 
-    if target.name not in registry.labs():
+    if target.name not in state_dir.labs():
         screen.line(f"lab {target.name} does not run. Operations that would create it:")
         screen.write([render_text(target.plan).rstrip("\n")])
         return

@@ -152,12 +152,12 @@ def logs(processes: Sequence[str], follow: bool, lines: int | None, lab: str | N
 
 def show_logs(lab: Lab, targets: Sequence[str], *, follow: bool = False, lines: int | None = None) -> None:
     """Show the logs of programs of an attached lab; of all if no target is given."""
-    from labctl.lab.client import registry
+    from labctl.lab.client import state_dir
 
     processes = chosen(lab, targets, only_running=False)
     if not processes:
         raise InputError(f"lab {lab.name}: it has no background programs. Try: labctl start NODE -- COMMAND")
-    logs = [Log(f"{each.node}/{each.name}", *registry.log_paths(lab.name, each.node, each.name)) for each in processes]
+    logs = [Log(f"{each.node}/{each.name}", *state_dir.log_paths(lab.name, each.node, each.name)) for each in processes]
     width = max(len(log.label) for log in logs) if len(logs) > 1 else 0
     for log in logs:
         _print(log, log.all_so_far(), width, last=lines, final=not follow)

@@ -227,22 +227,40 @@ def is_stopped(pid: int) -> bool:
     return _stat(pid)[1] in _STOPPED
 
 
-def stopped_below(boot: int) -> int:
-    """Return the pid of this boot's keeper, or of boot before it has forked one, if that is stopped; else 0."""
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since the machine did; 0 if it has ended."""
+    return _stat(pid)[2]
+
+
+def ends_within(pidfd: int, timeout_s: float) -> bool:
+    """Whether a process has ended, or ends within `timeout_s`."""
+    poller = poll()
+    poller.register(pidfd, POLLIN)
+    return bool(poller.poll(max(0.0, timeout_s) * 1000))
+
+
+def keepers_of(boot: int) -> list[int]:
+    """Return the pid of the keeper that this boot has forked, if any."""
     try:
         with open(f"/proc/{boot}/task/{boot}/children", encoding="ascii") as file:
             children = [int(child) for child in file.read().split()]
     except (FileNotFoundError, ProcessLookupError):  # ended; or a kernel without CONFIG_PROC_CHILDREN
-        return 0
-    keeper = next((child for child in children if _stat(child)[0] == KEEPER), boot)
-    return keeper if is_stopped(keeper) else 0
+        return []
+    return [child for child in children if _stat(child)[0] == KEEPER]
 
 
-def _stat(pid: int) -> tuple[str, str]:
-    """Return a process's name and state; "" and "X" if it has ended."""
+def stopped_below(boot: int) -> int:
+    """Return the pid of this boot's keeper, or of boot before it has forked one, if that is stopped; else 0."""
+    pid = next(iter(keepers_of(boot)), boot)
+    return pid if is_stopped(pid) else 0
+
+
+def _stat(pid: int) -> tuple[str, str, int]:
+    """Return a process's name, state and start time (proc_pid_stat(5)); "", "X" and 0 if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             head, _, rest = file.read().rpartition(")")
     except (FileNotFoundError, ProcessLookupError):
-        return "", "X"
-    return head.partition("(")[2], rest.split()[0]
+        return "", "X", 0
+    fields = rest.split()
+    return head.partition("(")[2], fields[0], int(fields[19])

@@ -125,6 +125,10 @@ class Description(Struct, frozen=True):
         return plan_from_json(self.plan_json)
 
 
+# The second argument of boot. The kernel sends the parent-death signal when the *thread* that started boot ends, so
+# only a boot that the main thread started can use it.
+DIES_WITH_OWNER, WATCHES_OWNER, STAYS = "dies-with-owner", "watches-owner", "stays"
+
 HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
 MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lab.client import registry
+from labctl.lab.client import state_dir
 from tests.e2e.command import ECHO, LABCTL, REFUSED, TIMEOUT_S, environment, labctl
 from tests.e2e.running import give, running
 
@@ -444,7 +444,7 @@ def test_a_scenario_runs_in_a_running_lab_again_and_again(tmp_path: Path) -> Non
     path.write_text(ECHO)
     for _ in range(2):  # connections in TIME_WAIT would keep the port from being bound
         assert "passed" in done("run", path, "--lab", NAME)
-    assert registry.labs() == [NAME]
+    assert state_dir.labs() == [NAME]
 
 
 def test_a_scenario_gives_the_lab_back_as_it_was(tmp_path: Path) -> None:
@@ -477,7 +477,7 @@ def test_down_ends_the_labs_that_are_named_and_says_what_it_cannot() -> None:
     assert ran.returncode == 2
     assert "no-such-lab" in ran.stderr
     assert done("down", OTHER) == f"lab {OTHER} was removed.\n"
-    assert registry.labs() == [NAME]
+    assert state_dir.labs() == [NAME]
 
 
 def test_a_lab_that_goes_down_ends_exec_with_125() -> None:

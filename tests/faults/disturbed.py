@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from select import POLLIN, poll
 
-from labctl.lab.client import registry
+from labctl.lab.client import state_dir
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.state_dir import BOOT, NETNS_DIRECTORY
+from labctl.lab.client.lab_directory import BOOT, NETNS_DIRECTORY
 from labctl.lab.protocol import Description
 from labctl.observe.network import addresses, links, routes
 from tests import leaks
@@ -273,4 +273,4 @@ def parent(pid: int) -> int:
 
 def is_running(name: str) -> bool:
     """Whether the lab is found under its name."""
-    return name in registry.labs()
+    return name in state_dir.labs()

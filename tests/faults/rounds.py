@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from labctl.errors import LabctlError
-from labctl.lab.client import registry
-from labctl.lab.client.state_dir import NETNS_DIRECTORY
+from labctl.lab.client import state_dir
+from labctl.lab.client.lab_directory import NETNS_DIRECTORY
 from labctl.lab.keeper import host_changes
 from tests import leaks
 from tests.faults.disturbed import (
@@ -168,8 +168,8 @@ class Round:
         if last is None:
             return "the lab is gone"
         differences = [f"{what}:\n{last.beside(one)}" for what, one in (("was", before), ("asked", asked)) if one]
-        with registry.opened_state() as state:
-            differences.append(f"the keeper's last words: {registry.last_words(state, self.name)}")
+        with state_dir.opened_state() as state:
+            differences.append(f"the keeper's last words: {state_dir.last_words(state, self.name)}")
         return "the lab is neither as it was nor as asked\n" + "\n".join(differences)
 
     def check_clean(self) -> None:

@@ -19,9 +19,9 @@ import pytest
 
 from labctl import topology
 from labctl.errors import DeadlineExceeded, InputError, KernelError, LabError, LabGone
-from labctl.lab.client import registry
+from labctl.lab.client import registry, state_dir
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.state_dir import NETNS_DIRECTORY, making
+from labctl.lab.client.lab_directory import NETNS_DIRECTORY, making
 from labctl.lab.protocol import HEADER, Channel, Describe, Hello, encode
 from labctl.plan.build import build
 from labctl.plan.operations import Plan, SetSysctl
@@ -54,13 +54,13 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_lab_stays_when_the_handle_that_made_it_is_closed(state: Path) -> None:
     with running() as name:
-        assert registry.labs() == [name]
+        assert state_dir.labs() == [name]
         with Lab.attach(name) as lab:
             assert lab.nodes == ("client", "server")
             assert output(lab, "server", "hostname") == "server\n"
         with Lab.attach() as lab:
             assert shell(lab, "client", "ping -c1 -W5 10.0.0.2 >/dev/null && echo there") == "there\n"
-    assert registry.labs() == []
+    assert state_dir.labs() == []
 
 
 def test_a_lab_outlives_the_process_that_made_it(state: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_lab_outlives_the_process_that_made_it(state: Path) -> None:
 def test_a_lab_that_is_never_told_to_stay_ends_with_its_handle(state: Path) -> None:
     with Lab.up(pair_plan(), name_of_lab()) as lab:
         assert output(lab, "server", "hostname") == "server\n"
-        assert registry.labs() == []
+        assert state_dir.labs() == []
     assert os.listdir(state) == []
 
 
@@ -105,7 +105,7 @@ def test_a_name_in_use_is_told_with_what_to_do() -> None:
     with running() as name:
         with pytest.raises(InputError, match=rf"lab {name}: is running already.*reconciles.*--name.*labctl down"):
             Lab.up(pair_plan(), name)
-        assert registry.labs() == [name]
+        assert state_dir.labs() == [name]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "-o", "x" * 33, "a b", "1"])
@@ -127,7 +127,7 @@ def test_a_lab_that_cannot_be_built_leaves_nothing_and_the_name_is_free(state: P
         Lab.up(pair_plan(more=[*pair_plan().operations[2:3]]), name)
     assert os.listdir(state) == []
     with running(pair_plan(more=[SetUp("server", "eth0")]), name):
-        assert registry.labs() == [name]
+        assert state_dir.labs() == [name]
 
 
 def test_choosing_names_the_choices() -> None:
@@ -279,15 +279,15 @@ def test_a_state_directory_that_others_can_use_is_refused(state: Path) -> None:
     state.mkdir(mode=0o700)
     state.chmod(0o755)
     with pytest.raises(LabError, match=r"mode 755.*yours alone"):
-        registry.labs()
+        state_dir.labs()
     state.rmdir()
     state.symlink_to(state.parent)
     with pytest.raises(LabError, match="symbolic link"):
-        registry.labs()
+        state_dir.labs()
     state.unlink()
     state.write_text("")
     with pytest.raises(LabError, match="is no directory"):
-        registry.labs()
+        state_dir.labs()
     state.unlink()
 
 
@@ -342,7 +342,7 @@ def test_a_stopped_lab_is_told_and_can_be_ended(stopped: str, force: bool) -> No
                 Lab.attach(name, deadline_s=0.2)
             assert time.monotonic() - began < 10
         registry.take_down(name, force=force, deadline_s=4.0)
-        assert registry.labs() == []
+        assert state_dir.labs() == []
         assert {state_of(keeper), state_of(boot)} <= {"", "Z"}
 
 
@@ -361,7 +361,7 @@ def test_when_boot_is_killed_the_next_command_sweeps(state: Path) -> None:
     with running() as name:
         keeper = keeper_of(name)
         os.kill(boot_of(keeper), signal.SIGKILL)
-        assert becomes(lambda: not registry.labs())
+        assert becomes(lambda: not state_dir.labs())
         swept = registry.sweep()
         assert str(state / name) in swept
         if os.geteuid() == 0:
@@ -373,7 +373,7 @@ def test_when_boot_is_killed_the_next_command_sweeps(state: Path) -> None:
 def test_a_new_lab_takes_the_place_of_one_that_was_killed(state: Path) -> None:
     with running() as name:
         os.kill(boot_of(keeper_of(name)), signal.SIGKILL)
-        assert becomes(lambda: not registry.labs())
+        assert becomes(lambda: not state_dir.labs())
         with running(name=name), Lab.attach(name) as lab:
             assert output(lab, "server", "hostname") == "server\n"
 
@@ -383,7 +383,7 @@ def test_a_sweep_leaves_running_labs_and_what_is_not_of_labs_alone(state: Path) 
         (state / "notes").mkdir()
         (state / "notes" / "file").touch()
         assert registry.sweep() == []
-        assert len(registry.labs()) == 1
+        assert len(state_dir.labs()) == 1
         assert (state / "notes" / "file").exists()
         shutil.rmtree(state / "notes")
 
@@ -394,7 +394,7 @@ def test_a_keepers_last_words_are_told_to_the_next_who_asks(state: Path) -> None
         with open(f"/proc/{keeper}/fd/2", "w") as file:
             file.write("Traceback: it was the weather\n")
         os.kill(keeper, signal.SIGKILL)
-        assert becomes(lambda: not registry.labs())
+        assert becomes(lambda: not state_dir.labs())
         with pytest.raises(LabGone, match="it was the weather"):
             Lab.attach(name)
         assert os.listdir(state) == []
@@ -434,9 +434,9 @@ def test_of_two_ups_of_one_name_one_makes_it_and_the_other_says_so(state: Path) 
 
 def test_of_several_downs_at_once_none_fails_and_all_return_when_it_is_gone(state: Path) -> None:
     script = (
-        "import sys; from labctl.lab.client import registry; assert registry.labs() == [sys.argv[1]]\n"
+        "import sys; from labctl.lab.client import registry, state_dir; assert state_dir.labs() == [sys.argv[1]]\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "registry.take_down(sys.argv[1]); assert registry.labs() == []\n"
+        "registry.take_down(sys.argv[1]); assert state_dir.labs() == []\n"
     )
     with running() as name:
         enders = [

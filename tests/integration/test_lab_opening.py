@@ -152,11 +152,11 @@ def test_a_lab_that_does_not_answer_in_time_says_what_was_asked() -> None:
     with Lab.open(pair_plan()) as lab:
         keeper = keeper_of(lab)
         os.kill(keeper, signal.SIGSTOP)
-        lab._exchange.timeout_s = 0.2
+        lab._client.timeout_s = 0.2
         with pytest.raises(DeadlineExceeded, match=r"could not start true on server within 0.2 s"):
             lab.spawn("server", ["true"])
         os.kill(keeper, signal.SIGCONT)
-        lab._exchange.timeout_s = WAIT_S
+        lab._client.timeout_s = WAIT_S
         assert run(lab, "client", "echo", "the late answer is not mine").output == "the late answer is not mine\n"
 
 
@@ -195,7 +195,7 @@ def test_closing_wakes_a_thread_that_waits_for_an_answer() -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not lab._exchange.is_busy:
+    while not lab._client.is_busy:
         thread.join(0.01)
     lab.close()
     thread.join(WAIT_S)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import InputError
-from labctl.lab.client import orphans, registry
+from labctl.lab.client import orphans, registry, state_dir
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.state_dir import LAST_WORDS, NETNS_DIRECTORY
+from labctl.lab.client.lab_directory import LAST_WORDS, NETNS_DIRECTORY
 from tests.integration.detached import WAIT_S, becomes, boot_of, keeper_of, name_of_lab, running
 from tests.labs import pair_plan
 from tests.skips import for_root
@@ -62,7 +62,7 @@ def test_a_lab_ends_when_its_directory_is_deleted(lab: str, deleted: str, tmp_pa
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert ends(keeper, boot)
     assert names_of(lab) == []
-    assert registry.labs() == []
+    assert state_dir.labs() == []
     assert orphans.orphans() == []
     registry.sweep()
 
@@ -121,7 +121,7 @@ def test_why_a_keeper_failed_is_reported_once(lab: str, state: Path) -> None:
     keeper = keeper_of(lab)
     (state / lab / LAST_WORDS).write_text("Traceback: it was so\n")  # as its interpreter would
     os.kill(keeper, signal.SIGKILL)
-    assert becomes(lambda: not registry.labs())
+    assert becomes(lambda: not state_dir.labs())
     reports: list[str] = []
     registry.sweep(reports.append)
     assert reports == [f"lab {lab}: its keeper has failed, and the lab with it. Its last words:\nTraceback: it was so"]

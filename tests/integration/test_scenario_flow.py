@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lab.client import registry
+from labctl.lab.client import state_dir
 from labctl.lab.client.handle import Lab
 from labctl.scenario import Cancellation, RunOptions, load, run_many
 from labctl.scenario.results import Listener, Outcome, ScenarioInfo, ScenarioResult
@@ -261,7 +261,7 @@ def test_the_lab_of_a_failed_scenario_is_kept_until_the_listener_returns(tmp_pat
     assert [each.split()[-1] for each in keeper.hints[:2]] == ["client", "server"]
     assert keeper.hints[2].startswith("labctl console it-")
     assert "eth0" in keeper.entered
-    assert registry.labs() == []
+    assert state_dir.labs() == []
 
 
 def test_data_that_differs_is_told_in_the_reason(tmp_path: Path) -> None:

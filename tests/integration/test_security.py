@@ -22,9 +22,9 @@ from labctl import topology
 from labctl.cli.cp import cp
 from labctl.errors import InputError, LabError
 from labctl.kernel.syscalls import CLONE_NEWNET
-from labctl.lab.client import registry
+from labctl.lab.client import registry, state_dir
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.state_dir import SOCKET
+from labctl.lab.client.lab_directory import SOCKET
 from labctl.lab.keeper.file_tree import run_directories
 from tests.integration.detached import ROOT, becomes, name_of_lab, running
 from tests.labs import output, pair_plan, run, shell
@@ -196,7 +196,7 @@ def test_a_state_directory_that_is_a_link_is_refused(tmp_path: Path, others: Oth
 def test_what_is_in_the_state_directory_is_its_owners_alone(mine: str) -> None:
     with Lab.attach(mine) as lab:
         lab.start_process("client", ["sleep", "1000"])
-    state = registry.state_directory()
+    state = state_dir.state_directory()
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     there = list((state / mine).rglob("*"))
     assert there
@@ -208,22 +208,22 @@ def test_what_is_in_the_state_directory_is_its_owners_alone(mine: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_name_is_never_a_path_an_option_or_shell_text(name: str, mine: str) -> None:
-    before = sorted(os.listdir(registry.state_directory()))
+    before = sorted(os.listdir(state_dir.state_directory()))
     with pytest.raises(InputError):
         Lab.up(pair_plan(), name).close()
     with pytest.raises(InputError):
         Lab.attach(name)
     with pytest.raises(InputError):
-        registry.log_paths(name, "client", "web")
+        state_dir.log_paths(name, "client", "web")
     with pytest.raises(InputError):
-        registry.log_paths(mine, "client", name)
+        state_dir.log_paths(mine, "client", name)
     with Lab.attach(mine) as lab:
         if name:  # an empty one is to be chosen
             with pytest.raises(InputError):
                 lab.start_process("client", ["true"], name=name)
         with pytest.raises(LabError):
             lab.spawn(name, ["true"])
-    assert sorted(os.listdir(registry.state_directory())) == before
+    assert sorted(os.listdir(state_dir.state_directory())) == before
 
 
 @pytest.mark.parametrize("name", [name for name in BAD_NAMES if "\0" not in name])

@@ -14,7 +14,7 @@ import pytest
 from labctl import topology
 from labctl.cli.lifecycle import bring_up
 from labctl.errors import LabError
-from labctl.lab.client import registry
+from labctl.lab.client import registry, state_dir
 from labctl.lab.client.handle import Lab
 from labctl.lab.protocol import ProcessInfo, ProcessState
 from labctl.observe import services
@@ -48,7 +48,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     directory = tmp_path / "state"
     monkeypatch.setenv("LABCTL_STATE_DIR", str(directory))
     yield
-    for name in registry.labs():
+    for name in state_dir.labs():
         registry.take_down(name)
 
 
@@ -137,7 +137,7 @@ def up(tmp_path: Path, text: str) -> int:
 def test_up_of_a_lab_whose_service_is_not_ready_leaves_nothing(tmp_path: Path, state: None) -> None:
     with pytest.raises(LabError, match="service a/it"):
         up(tmp_path, "hosts: {a: {services: {it: {shell: exit 1, ready: {line: x}}, other: {run: [sleep, 1000]}}}}")
-    assert registry.labs() == []
+    assert state_dir.labs() == []
     assert os.listdir(tmp_path / "state") == []
 
 

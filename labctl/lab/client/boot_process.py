@@ -1,7 +1,4 @@
-"""Starting and ending a lab's boot process, from its owner.
-
-The machine's ports of `expose`: sockets that a lab's owner makes before anything else, and hands over.
-"""
+"""Boot, the first process of a lab, as its owner starts and ends it; the sockets of `expose`, which it is given."""
 
 from __future__ import annotations
 
@@ -19,9 +16,10 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
 from labctl.errors import DeadlineExceeded, InputError, LabImpossible, MachineError, describe_errno
+from labctl.lab.protocol import DIES_WITH_OWNER, STAYS, WATCHES_OWNER
 from labctl.structs import Struct
 from labctl.topology.model import Exposure, Node, Transport
-from labctl.unpatched import Socket, monotonic, socketpair
+from labctl.unpatched import Socket, socketpair
 
 BACKLOG = 4096  # somaxconn cuts it down
 SOCKETS_MAX = 200  # that many descriptors fit in the request that opens a lab
@@ -32,8 +30,8 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 def open_ports(nodes: Iterable[Node], stack: ExitStack) -> tuple[tuple[tuple[str, int, int], ...], tuple[int, ...]]:
     """Listening (TCP) and bound (UDP) sockets for all exposures, in the network namespace of the calling thread.
 
-    Returns what each is for, as (node, number of the exposure, port of the host), and the descriptors, which `stack`
-    closes. MachineError when a port cannot be had, InputError when there are too many.
+    Returns the purpose of each, as (node, index of the exposure, port of the host), and the descriptors, which `stack`
+    closes. MachineError if a port cannot be bound, InputError if there are too many.
     """
     purposes: list[tuple[str, int, int]] = []
     descriptors: list[int] = []
@@ -48,7 +46,7 @@ def open_ports(nodes: Iterable[Node], stack: ExitStack) -> tuple[tuple[tuple[str
 
 
 def _sockets(node: str, exposure: Exposure, stack: ExitStack) -> list[socket.socket]:
-    """One socket, or two where no address is given: of the loopback addresses, as far as the machine has them."""
+    """One socket, or without an address one for each loopback address that the machine has."""
     if exposure.address is not None:
         return [_socket(node, exposure, exposure.address, stack)]
     found: list[socket.socket] = []
@@ -95,32 +93,30 @@ def _hint(exposure: Exposure, number: int) -> str:
     return os.strerror(number)
 
 
-# What the interpreter runs: the search path is the owner's choice, not that of the environment or of a user's site.
+# What the interpreter runs. The owner chooses the search path, not the environment or the user's site directory.
 _BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.keeper.boot import main; main()"
-# A parent's death is told to its children when the *thread* that made them ends: only the main thread's is the owner's.
-DIES_WITH_OWNER, WATCHES_OWNER, STAYS = "dies-with-owner", "watches-owner", "stays"
 BOOT_NAME = "labctl-boot"
 _FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _LAST_WORDS_BYTES = 4000
 
 
 class Boot(Struct):
-    """A started boot process; owns the descriptors. `Lab.open(boot=...)` takes it over."""
+    """A started boot process. Owns the descriptors. `Lab.open(boot=...)` takes it over."""
 
     pid: int
     pidfd: int
     channel: socket.socket
-    liveness: int  # held open: when it is closed, boot and the lab end
-    errors: int  # what boot and keeper write to stderr: a file without a name
+    liveness: int  # a pipe: when it is closed, boot and the lab end
+    errors: int  # stderr of boot and keeper: an unnamed file, or last-words of a lab that stays
     ended: bool = False
 
     @classmethod
     def start(cls, *, errors: int | None = None, lab: str = "", state_directory: str = "") -> Boot:
-        """Start the interpreter. Makes nothing else: without `Lab.open` it ends with its owner, or with `close`.
+        """Start the interpreter, which waits for `Lab.open`, and ends with its owner or with `close`.
 
-        `errors` is a file for what boot and keeper write to stderr, which is taken over: for a lab that stays. That
-        `lab` and its `state_directory` are on the process's command line (`labctl.lab.client.orphans`).
-        May be called from any thread. MachineError when the interpreter cannot be started.
+        A lab that stays passes `errors`, a file for stderr of boot and keeper, which Boot owns then, and its name and
+        state directory, which appear on the command line of the process (see `labctl.lab.client.orphans`).
+        May be called from any thread. MachineError if the interpreter cannot be started.
         """
         if not sys.executable:
             raise MachineError("lab: cannot start its keeper: this Python does not know its own path (sys.executable).")
@@ -131,12 +127,12 @@ class Boot(Struct):
             from labctl.kernel.processes import remedy
 
             number = error.errno or 0
-            came_back = f"{describe_errno(number)}. {remedy(number)}".rstrip()
-            raise MachineError(f"lab: cannot start its keeper with {sys.executable}: {came_back}") from error
+            reason = f"{describe_errno(number)}. {remedy(number)}".rstrip()
+            raise MachineError(f"lab: cannot start its keeper with {sys.executable}: {reason}") from error
 
     @classmethod
     def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None, name: str) -> Boot:
-        """`theirs` are closed when the child has them, `ours` when it could not be started."""
+        """`theirs` closes when the child has inherited its descriptors, `ours` if it could not be started."""
         channel, their_channel = socketpair()
         ours.callback(channel.close)
         theirs.callback(their_channel.close)
@@ -161,8 +157,8 @@ class Boot(Struct):
                 (os.POSIX_SPAWN_DUP2, high[0], 3),
                 (os.POSIX_SPAWN_DUP2, high[1], 4),
             ],
-            # A group of its own in the same session: the terminal's Ctrl-C does not reach it, and yet the kernel
-            # continues it, should it be stopped, when its owner ends (an orphaned process group; setpgid(2)).
+            # Its own process group in the same session: Ctrl-C of the terminal does not reach it, but the kernel still
+            # continues it, if it is stopped, when its owner ends (an orphaned process group; setpgid(2)).
             setpgroup=0,
             setsigmask=(),
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
@@ -172,46 +168,43 @@ class Boot(Struct):
         return cls(pid, pidfd, channel, liveness, errors)
 
     def last_words(self) -> str:
-        """The end of what boot and keeper wrote to stderr: a traceback, if anything."""
+        """The end of what boot and keeper wrote to stderr: normally nothing, otherwise a traceback."""
         size = os.fstat(self.errors).st_size
         return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
 
     def stopped(self) -> int:
-        """The pid of the keeper (of boot before there is one) when it is stopped, else 0."""
+        """The pid of the keeper, or of boot before it has forked the keeper, if it is stopped; else 0."""
         from labctl.kernel.processes import stopped_below
 
         return stopped_below(self.pid)
 
-    def or_end(self, name: str) -> str:
-        """What else there is to be done with a lab that is stopped: nothing, it ends with this process."""
+    def or_end(self) -> str:
+        """Another way out when the keeper is stopped: none, since the lab ends with this process."""
         return ""
 
-    def let_go(self) -> None:
-        """The lab stays: the descriptor that tells of its owner's end means nothing any more. Idempotent."""
+    def close_liveness(self) -> None:
+        """Close the pipe that shows that the owner lives; the keeper of a lab that stays ignores it. Idempotent."""
         liveness, self.liveness = self.liveness, -1
         if liveness != -1:
             os.close(liveness)
 
     def forget(self) -> None:
-        """Close the descriptors and nothing more: for a forked process, in which they are copies. Idempotent."""
-        if self.ended:
-            return
-        self.ended = True
-        self.channel.close()
-        self.let_go()
-        for descriptor in (self.pidfd, self.errors):
-            os.close(descriptor)
-        self.pidfd = self.errors = -1
+        """Close the descriptors only: for a forked process, in which they are copies. Idempotent."""
+        if not self.ended:
+            self.ended = True
+            self.channel.close()
+            self.close_liveness()
+            self._close_files()
 
     def hang_up(self) -> None:
-        """Let boot and keeper know that their owner is done; wakes whoever waits for an answer. Idempotent."""
+        """Disconnect, which ends boot and keeper, and wake the threads that wait for a reply. Idempotent."""
         if not self.ended:
-            self.let_go()
-            with contextlib.suppress(OSError):  # ENOTCONN: it is gone already
+            self.close_liveness()
+            with contextlib.suppress(OSError):  # ENOTCONN: the keeper has disconnected
                 self.channel.shutdown(socket.SHUT_RDWR)
 
     def close(self, *, deadline_s: float = 10.0) -> None:
-        """End boot, and the lab with it; returns when boot is reaped, which waits for the keeper. Idempotent."""
+        """End boot, and the lab with it; return when boot is reaped, which waits for the keeper. Idempotent."""
         if self.ended:
             return
         self.hang_up()
@@ -219,32 +212,33 @@ class Boot(Struct):
         self.channel.close()
         try:
             if not self._reaped(deadline_s):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # stopped from outside, perhaps; the keeper
-                if not self._reaped(deadline_s):  # dies with its parent
+                # Perhaps a signal has stopped it. The keeper dies with its parent.
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                if not self._reaped(deadline_s):
                     raise DeadlineExceeded(f"lab: its boot process {self.pid} could not be ended in {deadline_s:g} s.")
         finally:
-            for descriptor in (self.pidfd, self.errors):
-                os.close(descriptor)
-            self.pidfd = self.errors = -1
+            self._close_files()
+
+    def _close_files(self) -> None:
+        for descriptor in (self.pidfd, self.errors):
+            os.close(descriptor)
+        self.pidfd = self.errors = -1
 
     def _reaped(self, timeout_s: float) -> bool:
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
-        until = monotonic() + timeout_s
-        if not poller.poll(max(0.0, until - monotonic()) * 1000):
+        if not poller.poll(max(0.0, timeout_s) * 1000):
             return False
-        try:
+        with contextlib.suppress(ChildProcessError):  # the program reaps its children in another way (SIGCHLD ignored)
             os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        except ChildProcessError:
-            return True  # the program reaps its children in some other way (SIGCHLD ignored, a wait for any child)
         return True
 
 
 def search_path() -> list[str]:
-    """The directories that hold labctl and what its keeper imports.
+    """The directories that hold labctl and the packages that its keeper imports.
 
-    MachineError when a package is missing. The import system looks for them, since a directory of a package's name
-    (a clone beside the script) need not be the package.
+    The import system finds them, since a directory of a package's name (a clone beside the script) need not be the
+    package. MachineError if a package is missing.
     """
     from importlib.util import find_spec
 

@@ -1,7 +1,4 @@
-"""`Lab`: what the owner of a lab holds. The keeper does the work; see docs/architecture.md.
-
-What the owner of a lab puts into its requests of its own: environment, directories, users, sockets.
-"""
+"""`Lab`: a handle of a running lab, which sends requests to its keeper; see docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -16,10 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError
-from labctl.lab.client import registry
-from labctl.lab.client.boot_process import Boot, search_path
+from labctl.lab.client import registry, state_dir
+from labctl.lab.client.boot_process import Boot, open_ports, search_path
+from labctl.lab.client.lab_directory import LAST_WORDS
 from labctl.lab.client.process import Process
-from labctl.lab.client.rpc_client import Exchange, KeeperStopped
+from labctl.lab.client.rpc_client import KeeperStopped, RpcClient
 from labctl.lab.protocol import (
     VERSION,
     Apply,
@@ -64,6 +62,7 @@ from labctl.unpatched import Socket
 if TYPE_CHECKING:
     from labctl.lab.agent.client import AgentClient
     from labctl.lab.client.lab_connection import Connection
+    from labctl.lab.client.lab_directory import LabDirectory
     from labctl.lab.client.process import WatchedProcess
     from labctl.lab.protocol import Description, ProcessInfo
     from labctl.plan.drop_rules import DropRule
@@ -71,7 +70,7 @@ if TYPE_CHECKING:
 
 
 def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
-    """The request to make the lab of that plan, with this process's environment and directory."""
+    """The request to make the lab of that plan, with the environment and working directory of this process."""
     from labctl.plan.operations import plan_to_json
 
     cwd = working_directory()
@@ -84,19 +83,19 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
         plan=plan_to_json(plan),
         environment=portable_pairs(os.environ.items()),
         cwd=portable(cwd),
-        hidden_paths=tuple(map(portable, registry.hidden_directories(visible))),
+        hidden_paths=tuple(map(portable, state_dir.hidden_directories(visible))),
         visible_paths=tuple(map(portable, dict.fromkeys(visible))),
     )
 
 
 def portable(text: str) -> str:
-    """A text of this process's command line, environment or file system as a process in UTF-8 mode has it.
+    """Convert text of the command line, environment or file system to what a process in UTF-8 mode has for its bytes.
 
-    The processes of a lab are in that mode, whatever the locale; the bytes are the same.
+    The processes of a lab are in that mode, whatever the locale.
     """
     try:
         return os.fsencode(text).decode(errors="surrogateescape")
-    except UnicodeEncodeError:  # from a file: characters that this locale does not have
+    except UnicodeEncodeError:  # from a file: characters that this locale lacks
         return text
 
 
@@ -106,26 +105,24 @@ def portable_pairs(pairs: Iterable[tuple[str, str]]) -> Pairs:
 
 
 def with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple[int, ...]]:
-    """The request with what the plan has outside the lab, and the sockets for it, which `stack` closes."""
+    """The request, and the sockets for what the plan exposes on the machine, which `stack` closes."""
     if not any(node.nat or node.exposures or node.limits for node in plan.nodes):
         return request, ()
-    from labctl.lab.client.boot_process import open_ports
-
     exposed, descriptors = open_ports(plan.nodes, stack)
     return replace(request, has_outside=True, exposed=exposed), descriptors
 
 
 def working_directory() -> str:
-    """This process's, `/` where it has been deleted."""
-    with contextlib.suppress(FileNotFoundError):  # it has been deleted
+    """That of this process; `/` if it has been deleted."""
+    with contextlib.suppress(FileNotFoundError):
         return os.getcwd()
     return "/"
 
 
 def identity_of(user: str | None) -> tuple[Identity | None, Pairs]:
-    """Who a user (a name or number of this machine) is, and the environment that goes with it. InputError.
+    """The ids of a user (name or uid of this machine), and the environment that goes with them. InputError.
 
-    None for root, and for whoever this process runs as: that is whom a lab's programs run as anyway.
+    None for root and for the user of this process: programs of a lab run as that user anyway.
     """
     if user is None:
         return None, ()
@@ -151,32 +148,32 @@ def identity_of(user: str | None) -> tuple[Identity | None, Pairs]:
 
 
 def check_arguments(argv: Sequence[str], env: Mapping[str, str] | None, cwd: str | None) -> None:
-    """ValueError when execve(2) could not take them as they are."""
+    """ValueError if execve(2) cannot pass them on unchanged."""
     if not argv:
         raise ValueError("argv is empty")
     if any("\0" in text for text in (*argv, *(env or {}), *(env or {}).values(), cwd or "")):
         raise ValueError(f"a null byte in the arguments, environment or directory of {argv[0]!r}")
 
 
-ANSWER_TIMEOUT_S = 30.0
+REPLY_TIMEOUT_S = 30.0
 HANG_UP_TIMEOUT_S = 2.0
 
 
 class Lab:
-    """A topology that exists in the kernel, for as long as this handle does. Thread-safe.
+    """A topology that exists in the kernel. Thread-safe.
 
-    Everything that a lab is ends with `close`, and with the end of the owning process, however that comes about.
+    A lab from `open` ends with `close`, and when the process that owns it ends, for whatever reason.
     """
 
-    def __init__(self, boot: Boot | Connection, name: str, nodes: tuple[str, ...], answer_timeout_s: float) -> None:
+    def __init__(self, boot: Boot | Connection, name: str, nodes: tuple[str, ...], timeout_s: float) -> None:
         """For `open`, `up` and `attach`: takes over `boot`."""
         self.name = name
         self.nodes = nodes
         self._boot = boot
-        self._exchange = Exchange(boot, name, answer_timeout_s)
-        self._unfinished: ExitStack | None = None  # what is held until a lab that is to stay does
+        self._client = RpcClient(boot, name, timeout_s)
+        self._unfinished: ExitStack | None = None  # locks that `up` holds until `stay` or `publish`
         self._unfinished_state = -1
-        self._published = False  # others find it, and yet it ends with this handle
+        self._published = False  # other clients find the lab, which ends with this handle
 
     @classmethod
     def open(
@@ -184,16 +181,16 @@ class Lab:
         plan: Plan,
         *,
         visible_paths: Iterable[str | os.PathLike[str]] = (),
-        deadline_s: float = ANSWER_TIMEOUT_S,
+        deadline_s: float = REPLY_TIMEOUT_S,
         boot: Boot | None = None,
     ) -> Self:
         """Make the lab that `plan` describes; the caller closes it.
 
         `visible_paths` stay visible on hosts although they lie under /tmp, /run or /dev/shm, as do this Python, labctl
-        and the working directory. `boot` is one that was started ahead; it is taken over. Raises MachineError when this
-        machine cannot have labs, KernelError when it refuses an operation, DeadlineExceeded after `deadline_s`.
+        and the working directory. `boot` is a boot process that was started ahead; the lab owns it then. MachineError
+        if this machine cannot have labs, KernelError for a refused operation, DeadlineExceeded after `deadline_s`.
         """
-        lab = cls(boot or Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
+        lab = cls(boot or Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), REPLY_TIMEOUT_S)
         try:
             with ExitStack() as ports:
                 request, descriptors = with_ports(open_request(plan, visible_paths), plan, ports)
@@ -211,42 +208,37 @@ class Lab:
         *,
         source: str = "",
         visible_paths: Iterable[str | os.PathLike[str]] = (),
-        deadline_s: float = ANSWER_TIMEOUT_S,
+        deadline_s: float = REPLY_TIMEOUT_S,
     ) -> Self:
-        """Make a lab that stays: as `open`, but not yet kept until `stay` is called; `close` before that ends it.
+        """Make a lab that stays once `stay` is called; `close` before that ends it.
 
-        What is to be there from the first moment (services) is started between `up` and `stay`. `source` is what
-        `describe` tells of where the plan came from. InputError when the name is bad or in use.
+        Start services between `up` and `stay`, so that other clients find the lab with them. `describe` reports
+        `source`, the origin of the plan. InputError if the name is bad or in use.
         """
 
-        if problem := registry.lab_name_problem(name):
+        if problem := state_dir.lab_name_problem(name):
             raise InputError(f"The name `{name}` of a lab {problem}. Try --name.")
         with ExitStack() as stack:
-            state = stack.enter_context(registry.opened_state())
-            stack.enter_context(registry.transition(state, name))
+            state = stack.enter_context(state_dir.opened_state())
+            stack.enter_context(state_dir.transition(state, name))
             registry.check_free(state, name)
-            place, listener = registry.reserve(state, name)
+            directory, listener = state_dir.reserve(state, name)
             with ExitStack() as theirs:
-                theirs.callback(place.close)
+                theirs.callback(directory.close)
                 theirs.callback(os.close, listener)
                 try:
-                    boot = registry.boot_that_stays(place)
+                    boot = _boot_that_stays(directory)
                 except BaseException:
                     with contextlib.suppress(OSError):  # short of descriptors, perhaps: the next command sweeps it
-                        place.clear()
+                        directory.clear()
                     raise
-                lab = cls(boot, name, tuple(node.name for node in plan.nodes), ANSWER_TIMEOUT_S)
+                lab = cls(boot, name, tuple(node.name for node in plan.nodes), REPLY_TIMEOUT_S)
                 lab._unfinished = stack.pop_all()
                 lab._unfinished_state = state
                 try:
-                    request = replace(
-                        open_request(plan, visible_paths),
-                        lab=name,
-                        source=source,
-                        is_registered=True,
-                    )
+                    request = replace(open_request(plan, visible_paths), lab=name, source=source, is_registered=True)
                     request, descriptors = with_ports(request, plan, theirs)
-                    descriptors += (listener, *place.descriptors)
+                    descriptors += (listener, *directory.descriptors)
                     lab._done(request, descriptors, what="make the lab", timeout_s=deadline_s)
                 except BaseException:
                     theirs.close()
@@ -255,34 +247,35 @@ class Lab:
         return lab
 
     def stay(self) -> None:
-        """The lab that `up` made is to stay: from here on others find it, and nothing ends it but `down`."""
+        """Keep the lab that `up` made: other clients find it, and only `down` ends it."""
         self._done(Publish(), what="let the lab stay")
         if isinstance(self._boot, Boot):
-            self._boot.let_go()
-        if self._unfinished is not None:
-            unfinished, self._unfinished = self._unfinished, None
-            unfinished.close()
+            self._boot.close_liveness()
+        self._finish()
 
     def publish(self) -> None:
-        """Let others find the lab that `up` made, by its name; unlike one that stays, it ends with this handle."""
+        """Let other clients find the lab that `up` made; unlike a lab that stays, it ends with this handle."""
         self._done(Publish(owned=True), what="publish the lab")
         self._published = True
+        self._finish()
+
+    def _finish(self) -> None:
         if self._unfinished is not None:
             unfinished, self._unfinished = self._unfinished, None
             unfinished.close()
 
     @classmethod
-    def attach(cls, name: str | None = None, *, deadline_s: float = ANSWER_TIMEOUT_S) -> Self:
-        """A handle of a running lab (None: the only one); `close` leaves the lab as it is.
+    def attach(cls, name: str | None = None, *, deadline_s: float = REPLY_TIMEOUT_S) -> Self:
+        """A handle of a running lab (None: the only one); `close` does not end the lab.
 
-        Programs spawned with the handle end with it (SIGHUP, SIGKILL after 1 s). InputError when there is no such
-        lab; DeadlineExceeded when its keeper does not answer (`labctl down --force`).
+        Programs that were spawned with the handle end with it (SIGHUP, SIGKILL after 1 s). InputError if there is no
+        such lab; DeadlineExceeded if its keeper does not answer (`labctl down --force`).
         """
         from labctl.lab.client import lab_connection
 
         if name is None:
             name = registry.choose(None)
-        elif problem := registry.lab_name_problem(name):
+        elif problem := state_dir.lab_name_problem(name):
             raise InputError(f"The name `{name}` of a lab {problem}.")
         lab = cls(lab_connection.connect(name, deadline_s=deadline_s), name, (), deadline_s)
         try:
@@ -305,14 +298,14 @@ class Lab:
         return lab
 
     def describe(self) -> Description:
-        """What the keeper knows of its lab."""
-        answer = self._ask(Describe(), what="describe the lab").message
-        if not isinstance(answer, Described):
-            raise LabError(f"lab {self.name}: the keeper answered {answer} where it was to describe itself.")
-        return answer.description
+        """The nodes, programs and plan of the lab."""
+        reply = self._ask(Describe(), what="describe the lab").message
+        if not isinstance(reply, Described):
+            raise self._unexpected(reply, "describe the lab")
+        return reply.description
 
     def processes(self) -> tuple[ProcessInfo, ...]:
-        """The programs of the lab: detached ones (also those that have ended) and those of clients."""
+        """The programs of the lab: detached ones, also those that have ended, and those of clients."""
         return self._processes(Processes(), what="list the processes")
 
     def start_process(
@@ -328,12 +321,11 @@ class Lab:
         restart: Restart = Restart.NO,
         terminal: tuple[int, int] | None = None,
     ) -> ProcessInfo:
-        """Start a program that outlives this handle; its output goes to its log (`registry.log_paths`).
+        """Start a program that outlives this handle; its output goes to its log (`state_dir.log_paths`).
 
-        With `terminal` (rows, columns) it has a terminal of its own, and its log what it writes there.
-
-        `name` is as a node's name and unique on the node among those that run ("": made from argv[0]). InputError when
-        the name is bad or in use, KernelError when it cannot be run.
+        With `terminal` (rows, columns) it has its own terminal, whose output goes to the log. `name` is unique among
+        the running programs of the node ("": made from argv[0]). InputError if the name is bad or in use, KernelError
+        if the program cannot be started.
         """
         check_arguments(argv, env, cwd)
         identity, environment = identity_of(user)
@@ -352,19 +344,19 @@ class Lab:
         return info
 
     def stop_process(self, node: str, name: str, number: int = signal.SIGTERM) -> ProcessInfo:
-        """End a detached process: a signal to its process group, SIGKILL after 2 s; returns when it has ended."""
+        """Signal the process group of a detached process, SIGKILL after 2 s; return when it has ended."""
         (info,) = self._processes(StopProcess(node, name, int(number)), what=f"stop {name} on {node}")
         return info
 
     def signal_process(self, node: str, name: str, number: int, *, group: bool = False) -> bool:
-        """Send a signal to a detached process (`group`: to its process group); False when it does not run.
+        """Send a signal to a detached process (`group`: to its process group); False if it does not run.
 
-        One that ends by it is started again where its `restart` says so.
+        If the signal ends it, the keeper restarts it as its `restart` requires.
         """
         return bool(self._done(SignalProcess(node, name, int(number), group), what=f"signal {name} on {node}"))
 
     def watch_process(self, node: str, name: str) -> WatchedProcess:
-        """A detached process as it goes on; the caller closes what it gets. InputError when none has that name."""
+        """Follow a detached process; the caller closes the handle. InputError if none has that name."""
         from labctl.lab.client.process import WatchedProcess
 
         def watch(*, updates: bool) -> tuple[int, ...]:
@@ -373,7 +365,7 @@ class Lab:
         return WatchedProcess(self, node, name, watch)
 
     def read_log(self, node: str, name: str) -> bytes:
-        """What a detached process has written and its log still has."""
+        """The output of a detached process that its log still has."""
         frame = self._ask(OpenLog(node, name), what=f"read the log of {name} on {node}")
         parts = []
         for descriptor in frame.descriptors:
@@ -382,7 +374,7 @@ class Lab:
         return b"".join(parts)
 
     def reconcile(self, plan: Plan, *, source: str = "") -> None:
-        """Change the running lab to what `plan` describes, whole or not at all; what both have in common goes on."""
+        """Change the running lab to `plan`, all or nothing; nodes and links of both plans stay as they are."""
         from labctl.plan.operations import plan_to_json
 
         request = Reconcile(plan.topology, plan_to_json(plan), source)
@@ -391,10 +383,10 @@ class Lab:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Around a change of the lab that takes more than one request: alone, and whole or not at all.
+        """Make several requests change the lab as one transaction: no other client changes it, and all or nothing.
 
-        When the `with` is left by an exception, or this process ends in it, however, the keeper undoes what was done in
-        it with `reconcile`, `start_process` and `stop_process`. What is started again is not waited for.
+        When an exception leaves the `with`, or this process ends in it, the keeper undoes the `reconcile`,
+        `start_process` and `stop_process` in it. It does not wait for the programs that it restarts.
         """
         self._done(BeginTransaction(), what="begin to change it, as another labctl does")
         try:
@@ -405,13 +397,13 @@ class Lab:
             except LabctlError as problem:
                 raise LabError(f"{error} And it could not all be put back: {problem}") from error
             raise
-        except BaseException:  # an interruption, perhaps in the middle of a request: the keeper sees the end of this
+        except BaseException:  # interrupted, perhaps during a request: the keeper undoes when this client disconnects
             self.close()
             raise
         self._done(EndTransaction(commit=True), what="end the change")
 
     def down(self, *, force: bool = False, deadline_s: float = 10.0) -> None:
-        """End the lab, whoever uses it; returns when keeper and boot are gone. See `registry.take_down`."""
+        """End the lab, also if other clients use it; return when keeper and boot have ended."""
         self.close()
         registry.take_down(self.name, force=force, deadline_s=deadline_s)
 
@@ -424,13 +416,13 @@ class Lab:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._exchange.is_closed else "gone" if self._exchange.gone else f"{len(self.nodes)} nodes"
+        state = "closed" if self._client.is_closed else "gone" if self._client.gone else f"{len(self.nodes)} nodes"
         return f"<Lab {self.name}, {state}>"
 
     @property
     def is_open(self) -> bool:
-        """Whether requests can be made: it has not been closed, and the lab has not gone."""
-        return not self._exchange.is_closed and self._exchange.gone is None
+        """Whether the handle accepts requests: it has not been closed, and the lab has not ended."""
+        return not self._client.is_closed and self._client.gone is None
 
     def spawn(
         self,
@@ -449,12 +441,12 @@ class Lab:
     ) -> Process:
         """Start a program on the node; the caller closes the `Process`, which does not end it.
 
-        `user` is a name or number of this machine. `terminal` (rows, columns) gives it a terminal of its own instead of
-        `stdout`, `stderr` and, if it is not given, `stdin`: `Process.terminal` is then the descriptor of the terminal's
-        other side (the master). A plain one does not change line ends and does not echo.
+        `user` is a name or uid of this machine. `terminal` (rows, columns) gives it its own terminal instead of
+        `stdout`, `stderr` and, if None, `stdin`; `Process.terminal` is then a descriptor of the master. A plain
+        terminal does not change line ends and does not echo.
 
-        `env` is over the owner's environment and the node's. Descriptors stay the caller's; None is /dev/null. It is
-        the leader of a session and process group of its own. KernelError when it cannot be run (ENOENT: is not there).
+        `env` has priority over the environments of node and owner. Descriptors stay the caller's; None is /dev/null.
+        The program leads its own session and process group. KernelError if it cannot be started.
         """
         check_arguments(argv, env, cwd)
         given = (stdin, None, None) if terminal else (stdin, stdout, stderr)
@@ -478,7 +470,7 @@ class Lab:
         return process
 
     def start_agent(self, node: str, name: str = "") -> AgentClient:
-        """A new process on the node that makes socket calls; the caller of this closes it."""
+        """Start a process on the node that makes socket calls; the caller closes its client."""
         from labctl.lab.agent.client import AgentClient
 
         frame = self._ask(SpawnCaller(node, name), what=f"start an agent on {node}")
@@ -511,15 +503,16 @@ class Lab:
         self._done(BindSocket(node, portable(path), portable(working_directory())), (descriptor,), what=what)
 
     def apply(self, operations: Iterable[Operation]) -> None:
-        """Carry out operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
+        """Execute operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
         from labctl.plan.operations import operations_to_json
 
         self._done(Apply(operations_to_json(operations)), what="apply operations")
 
     def when_gone(self, operations: Iterable[Operation] = (), undrop: Iterable[str] = ()) -> None:
-        """What a lab that stays is to do when this client is gone, be it killed; instead of what was said before.
+        """Set the rollback that a lab that stays executes when this client disconnects, even if it is killed.
 
-        Operations on interfaces that are no more are left out, and so are nodes (`undrop`: which drop nothing more).
+        Replaces the earlier rollback. The keeper skips operations on interfaces and nodes that no longer exist.
+        `undrop` names the nodes whose drop rules to remove.
         """
         from labctl.plan.operations import operations_to_json
 
@@ -530,13 +523,13 @@ class Lab:
         self._done(Drop(node, rule), what=f"drop packets on {node}")
 
     def undrop(self, node: str) -> None:
-        """Drop nothing more on the node."""
+        """Remove all drop rules of the node."""
         self._done(Undrop(node), what=f"undo drops on {node}")
 
     def put_file(self, name: str, data: bytes, mode: int = 0o644) -> str:
-        """Put a file into the directory that all hosts share; returns its path there.
+        """Write a file into the directory that all hosts share; return its path there.
 
-        A program that is put at `bin/NAME` with mode 0o755 is found by its name on every host.
+        `bin/` in it is on the PATH of every host: write programs there, with mode 0o755.
         """
         content = os.memfd_create("labctl-file", os.MFD_CLOEXEC)
         try:
@@ -548,17 +541,16 @@ class Lab:
         return f"/run/lab/{name}"
 
     def close(self) -> None:
-        """End the lab and every process in it; returns when the keeper has been reaped. Idempotent.
+        """End the lab and every process in it; return when the keeper has been reaped. Idempotent.
 
-        A lab that stays is left as it is, but for the programs that were spawned with this handle. The kernel frees
-        namespaces and interfaces after that in its own time (some 100 ms). In a process that was forked by the lab's
-        owner it lets go of the copies of the descriptors, and the lab goes on.
+        The kernel frees namespaces and interfaces some 100 ms later. A lab that stays goes on, without the programs
+        that were spawned with this handle. In a process that the lab's owner forked, only close the copied descriptors.
         """
-        if self._exchange.is_forked:
-            self._exchange.is_closed = True
+        if self._client.is_forked:
+            self._client.is_closed = True
             self._boot.forget()
             return
-        idle = self._exchange.hang_up(HANG_UP_TIMEOUT_S)
+        idle = self._client.hang_up(HANG_UP_TIMEOUT_S)
         try:
             self._boot.close()
         finally:
@@ -568,28 +560,30 @@ class Lab:
                     registry.end_unfinished(self._unfinished_state, self.name)
             elif self._published:
                 self._published = False
-                with contextlib.suppress(InputError):  # it has gone already
+                with contextlib.suppress(InputError):  # it has ended already
                     registry.take_down(self.name, force=True)
             if idle:
-                self._exchange.let_go()
+                self._client.release()
 
     def _processes(self, request: Request, *, what: str) -> tuple[ProcessInfo, ...]:
-        answer = self._ask(request, what=what).message
-        if not isinstance(answer, ProcessRows):
-            raise LabError(f"lab {self.name}: the keeper answered {answer} where it was to {what}.")
-        return answer.rows
+        reply = self._ask(request, what=what).message
+        if not isinstance(reply, ProcessRows):
+            raise self._unexpected(reply, what)
+        return reply.rows
 
     def _process(self, frame: Frame, node: str, argv: tuple[str, ...]) -> Process:
         spawned = frame.message
         if not isinstance(spawned, Spawned):
-            raise LabError(f"lab {self.name}: the keeper answered {spawned} to a request to start {argv[0]}.")
+            raise self._unexpected(spawned, f"start {argv[0]}")
         status, pidfd, *_ = frame.descriptors
-        of_keeper = spawned.process  # its number in the keeper's PID namespace
 
         def signal_group(number: int) -> None:
-            self._done(SignalGroup(of_keeper, number), what="signal a process group")
+            self._done(SignalGroup(spawned.process, number), what="signal a process group")
 
         return Process(self.name, node, argv, spawned.pid, status, pidfd, signal_group)
+
+    def _unexpected(self, reply: object, what: str) -> LabError:
+        return LabError(f"lab {self.name}: cannot {what}: the keeper replied {reply}.")
 
     def _done(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
@@ -600,4 +594,14 @@ class Lab:
     def _ask(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
     ) -> Frame:
-        return self._exchange.ask(request, descriptors, what=what, timeout_s=timeout_s)
+        return self._client.ask(request, descriptors, what=what, timeout_s=timeout_s)
+
+
+def _boot_that_stays(directory: LabDirectory) -> Boot:
+    """Start boot for a lab that stays, with stderr in the lab's directory. LabError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        words = os.open(LAST_WORDS, flags, 0o600, dir_fd=directory.directory)
+    except OSError as error:
+        raise state_dir.cannot("make a file in it", error) from error
+    return Boot.start(errors=words, lab=directory.lab, state_directory=str(state_dir.configured_directory()))

@@ -1,22 +1,21 @@
 """Labs whose directory was deleted while they ran, and names in /run/netns that no keeper holds any more.
 
-A keeper that loses its directory ends within `keeper.REGISTERED_CHECK_S`. What is found here is a lab in that moment, a
-keeper that is stopped, and what is left when boot and keeper were killed after their directory had been deleted.
+A keeper that loses its directory ends within `keeper.REGISTERED_CHECK_S`. This module finds a lab in that moment, a
+stopped keeper, and the remains of a lab whose boot and keeper were killed after their directory had been deleted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 from labctl.errors import DeadlineExceeded
-from labctl.lab.client import lab_connection, registry
+from labctl.lab.client import state_dir
 from labctl.lab.client.boot_process import BOOT_NAME
-from labctl.lab.client.state_dir import (
+from labctl.lab.client.lab_directory import (
     BOOT,
     DIRECTORY_FLAGS,
     NETNS_DIRECTORY,
@@ -32,7 +31,7 @@ END_DEADLINE_S = 10.0
 
 
 class Orphan(Struct, frozen=True):
-    """A lab that runs and that nobody finds by its name."""
+    """A running lab that cannot be found by its name."""
 
     name: str
     boot_pid: int
@@ -42,22 +41,24 @@ class Orphan(Struct, frozen=True):
 
 
 def orphans() -> list[Orphan]:
-    """The orphans of the state directory that this process uses. LabError when that is not safely ours."""
-    directory = str(registry.configured_directory())
-    with registry.opened_state() as state:
+    """The orphans of the state directory that this process uses. LabError if that is not safely the user's."""
+    configured = str(state_dir.configured_directory())
+    with state_dir.opened_state() as state:
         return [
             Orphan(name, pid)
-            for pid, name, made_in in _boots()
-            if made_in == directory and not _is_registered(state, name, pid)
+            for pid, name, directory in _boots()
+            if directory == configured and not _is_registered(state, name, pid)
         ]
 
 
 def end(orphan: Orphan) -> None:
     """End the lab; returns when its processes have ended. DeadlineExceeded."""
+    from labctl.kernel.processes import ends_within, keepers_of
+
     until = monotonic() + END_DEADLINE_S
     with ExitStack() as stack:
         pidfds = []
-        for pid in (*_children(orphan.boot_pid), orphan.boot_pid):  # boot cleans up when it sees the keeper's end
+        for pid in (*keepers_of(orphan.boot_pid), orphan.boot_pid):  # boot cleans up when the keeper has ended
             with contextlib.suppress(ProcessLookupError):
                 pidfds.append(os.pidfd_open(pid))
                 stack.callback(os.close, pidfds[-1])
@@ -65,16 +66,16 @@ def end(orphan: Orphan) -> None:
             return
         for number, pidfd in enumerate(pidfds):
             is_boot = number == len(pidfds) - 1
-            if is_boot and _has_ended(pidfd, monotonic() + END_DEADLINE_S / 2):
+            if is_boot and ends_within(pidfd, END_DEADLINE_S / 2):
                 continue
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        if not all(_has_ended(pidfd, until) for pidfd in pidfds):
+        if not all(ends_within(pidfd, until - monotonic()) for pidfd in pidfds):
             raise DeadlineExceeded(f"lab {orphan.name}: its processes could not be ended within {END_DEADLINE_S:g} s.")
 
 
 def end_named(name: str) -> bool:
-    """End the orphan of that name; False when there is none."""
+    """End the orphans of that name; False if there is none."""
     found = [each for each in orphans() if each.name == name]
     for each in found:
         end(each)
@@ -82,7 +83,7 @@ def end_named(name: str) -> bool:
 
 
 def remove_dangling_names() -> list[str]:
-    """Remove the names in /run/netns that led to a keeper's descriptor and lead nowhere; returns their paths."""
+    """Remove the names in /run/netns that led to a keeper's descriptor and dangle; return their paths."""
     removed: list[str] = []
     try:
         netns = os.open(NETNS_DIRECTORY, DIRECTORY_FLAGS)
@@ -96,14 +97,14 @@ def remove_dangling_names() -> list[str]:
                     os.unlink(name, dir_fd=netns)
                     removed.append(f"{NETNS_DIRECTORY}/{name}")
     except FileNotFoundError:
-        return removed  # no /proc: nothing can be known
+        return removed  # /proc is not mounted
     finally:
         os.close(netns)
     return removed
 
 
 def _is_on(device: int, name: str, directory: int) -> bool:
-    """Whether the link leads to a file on that device, as namespaces are. The number of a process may be another's."""
+    """Whether the link leads to a file on that device, as namespaces are; a pid may be another process's by now."""
     try:
         return os.stat(name, dir_fd=directory).st_dev == device
     except FileNotFoundError:
@@ -112,38 +113,34 @@ def _is_on(device: int, name: str, directory: int) -> bool:
 
 def _boots() -> Iterator[tuple[int, str, str]]:
     """This user's boots of labs that stay: pid, the lab's name, its state directory."""
-    for pid in _pids():
-        with contextlib.suppress(OSError, ValueError):
-            if _content(pid, "comm") != b"labctl-boot\n":
-                continue
-            words = os.fsdecode(_content(pid, "cmdline")).split("\0")
-            label = next((word for word in words if word.startswith(f"{BOOT_NAME}=")), "")
-            if not label or _uid(pid) != os.geteuid():
-                continue
-            _, name, directory = label.split("=", 2)
-            yield pid, name, directory
+    with contextlib.suppress(FileNotFoundError):  # /proc is not mounted
+        for pid in filter(str.isdecimal, os.listdir("/proc")):
+            with contextlib.suppress(OSError, ValueError):
+                if _content(pid, "comm") != b"labctl-boot\n":
+                    continue
+                arguments = os.fsdecode(_content(pid, "cmdline")).split("\0")
+                label = next((argument for argument in arguments if argument.startswith(f"{BOOT_NAME}=")), "")
+                if not label or _uid(pid) != os.geteuid():
+                    continue
+                _, name, directory = label.split("=", 2)
+                yield int(pid), name, directory
 
 
-def _pids() -> Iterable[int]:
-    try:
-        return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
-    except FileNotFoundError:
-        return []
-
-
-def _content(pid: int, file: str) -> bytes:
+def _content(pid: str, file: str) -> bytes:
     with open(f"/proc/{pid}/{file}", "rb") as opened:
         return opened.read()
 
 
-def _uid(pid: int) -> int:
-    """The effective one; the owner of the files in /proc is root where a process may not be traced."""
+def _uid(pid: str) -> int:
+    """The effective uid; the owner of the files in /proc is root if the process is not dumpable."""
     line = next(line for line in _content(pid, "status").splitlines() if line.startswith(b"Uid:"))
     return int(line.split()[2])
 
 
 def _is_registered(state: int, name: str, pid: int) -> bool:
-    """Whether the lab's directory is there and names that process, or is being made."""
+    """Whether the lab's directory exists and records that process, or is being made."""
+    from labctl.kernel.processes import start_time
+
     if os.access(making(name), os.F_OK, dir_fd=state):
         return True
     try:
@@ -151,19 +148,6 @@ def _is_registered(state: int, name: str, pid: int) -> bool:
     except OSError:
         return False
     try:
-        return read(directory, BOOT).split() == [str(pid), str(lab_connection.start_time(pid))]
+        return read(directory, BOOT).split() == [str(pid), str(start_time(pid))]
     finally:
         os.close(directory)
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        children = [int(child) for child in _content(pid, f"task/{pid}/children").split()]
-        return [child for child in children if _content(child, "comm") == b"labctl-keeper\n"]
-    return []
-
-
-def _has_ended(pidfd: int, until: float) -> bool:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(max(0.0, until - monotonic()) * 1000))

@@ -1,7 +1,7 @@
-"""A client's side of a lab's requests: one at a time is under way, and each is answered, refused or told to be late.
+"""The requests of one client of a lab: one at a time, each with a deadline.
 
-A keeper that is stopped (SIGSTOP, a debugger, a frozen terminal job) is told from one that is slow: it will not answer
-whatever the patience, so nobody waits out the deadline for it.
+A stopped keeper (SIGSTOP, a debugger, a frozen terminal job) will not answer, however long the client waits. So the
+client looks for that every second and does not wait for the deadline.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from labctl.lab.client.lab_connection import Connection
 
 
-LOOK_S = 1.0  # after which an answer is late enough to look at the keeper
-STOPPED_LOOKS = 4  # in a row that find it stopped: a debugger's or a signal's short stop is none
+STOPPED_CHECK_INTERVAL_S = 1.0
+STOPPED_CHECKS = 4  # in a row that find it stopped: a debugger or a signal may stop it for a moment
 
 
 class KeeperStopped(DeadlineExceeded):
-    """The lab does not answer because its first process is stopped; the message says how to continue it."""
+    """The lab does not answer because its first process is stopped; the message shows how to continue it."""
 
 
-class Exchange:
-    """The requests of one client of a lab. Thread-safe; it uses the connection and does not own it."""
+class RpcClient:
+    """Sends requests to a keeper and receives the replies. Thread-safe. It does not own the connection."""
 
     def __init__(self, boot: Boot | Connection, name: str, timeout_s: float) -> None:
         self.name = name
@@ -38,29 +38,30 @@ class Exchange:
         self.is_closed = False
         self._boot = boot
         self._channel = Channel(boot.channel)
-        self._turn = threading.Lock()  # one request at a time is under way
+        self._lock = threading.Lock()  # held during a request
         self._pid = os.getpid()
         self._number = 0
-        self._was_stopped = False  # at the last request: then it is waited for no longer than for one look
+        self._was_stopped = False  # at the last request: then one check is enough
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a copy, in a process that was forked by the one that made it."""
+        """Whether this is a copy in a process that the client's process forked."""
         return os.getpid() != self._pid
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is under way."""
-        return self._turn.locked()
+        return self._lock.locked()
 
     def ask(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
     ) -> Frame:
-        """Send a request, with descriptors that stay the caller's, and return what answers it.
+        """Send a request with `descriptors`, which stay the caller's, and return the reply, whose descriptors are too.
 
-        `what` completes `could not ...` in errors. The answer's descriptors are the caller's. The errors that the
-        keeper answers with; DeadlineExceeded after `timeout_s` (KeeperStopped sooner), LabGone, and RuntimeError once
-        it is closed, and in a forked process, whose requests would be mixed with its parent's.
+        `what` completes `could not ...` in errors.
+
+        Raises: the error that the keeper replies. DeadlineExceeded after `timeout_s`, KeeperStopped sooner. LabGone.
+        RuntimeError after `close`, and in a forked process, whose requests would mix with those of its parent.
         """
         if self.is_forked:
             raise RuntimeError(
@@ -72,17 +73,49 @@ class Exchange:
         late = (
             f"lab {self.name}: could not {what} within {timeout_s:g} s. Is the machine overloaded, or the lab stopped?"
         )
-        if not self._turn.acquire(timeout=timeout_s):
+        if not self._lock.acquire(timeout=timeout_s):
             raise DeadlineExceeded(late)
         try:
-            self._check_open(what)
-        except BaseException:
-            self._turn.release()
-            raise
-        self._number += 1
+            if self.is_closed:
+                raise RuntimeError(f"lab {self.name}: its handle has been closed; cannot {what}")
+            if self.gone is not None:
+                raise self.gone
+            self._number += 1
+            frame = self._request(self._number, request, descriptors, until, what, late)
+        finally:
+            self._lock.release()
+        if isinstance(frame.message, Failed):
+            raise frame.message.error()
+        return frame
+
+    def hang_up(self, timeout_s: float) -> bool:
+        """Allow no more requests and wake waiting threads; whether none is waiting any more after `timeout_s`.
+
+        After True, call `release` once the connection has been closed.
+        """
+        self.is_closed = True
+        self._boot.hang_up()
+        return self._lock.acquire(timeout=timeout_s)  # False in a signal handler that interrupts a request
+
+    def release(self) -> None:
+        """See `hang_up`."""
+        self._lock.release()
+
+    def _request(
+        self, number: int, request: Request, descriptors: tuple[int, ...], until: float, what: str, late: str
+    ) -> Frame:
         try:
-            frame = self._exchanged(self._number, request, descriptors, until, what)
-        except (KeeperStopped, InputError):  # nothing was sent, or an answer came that is none: the stream goes on
+            self._channel.send(number, request, descriptors, until=until)
+            while True:
+                self._await_reply(until, what)
+                frame = self._channel.receive(until=until)
+                if frame is None:
+                    raise LabGone(f"lab {self.name}: its keeper has ended.")
+                if frame.number == number:
+                    return frame
+                for descriptor in frame.descriptors:  # the late reply to an earlier request
+                    os.close(descriptor)
+        except (KeeperStopped, InputError):  # nothing was sent, or the reply was malformed: the stream goes on
             raise
         except DeadlineExceeded as error:
             raise DeadlineExceeded(late) from error
@@ -91,61 +124,25 @@ class Exchange:
                 raise RuntimeError(f"lab {self.name}: was closed by another thread; cannot {what}") from error
             self.gone = LabGone(self._why_gone())
             raise self.gone from error
-        except BaseException:  # Ctrl-C between a request and its answer: where the stream stands is not known
+        except BaseException:  # Ctrl-C between a request and its reply: the position in the stream is unknown
             self.gone = LabGone(f"lab {self.name}: interrupted while it was to {what}; it answers no more requests.")
             raise
-        finally:
-            self._turn.release()
-        if isinstance(frame.message, Failed):
-            raise frame.message.error()
-        return frame
 
-    def hang_up(self, timeout_s: float) -> bool:
-        """No more requests: whoever waits for an answer is woken. True when nobody does any more after `timeout_s`.
-
-        After True the exchange is the caller's alone until `let_go`.
-        """
-        self.is_closed = True
-        self._boot.hang_up()
-        return self._turn.acquire(timeout=timeout_s)  # False where it is this very thread, in a signal handler
-
-    def let_go(self) -> None:
-        """After `hang_up` was True and the connection has been closed."""
-        self._turn.release()
-
-    def _check_open(self, what: str) -> None:
-        if self.is_closed:
-            raise RuntimeError(f"lab {self.name}: its handle has been closed; cannot {what}")
-        if self.gone is not None:
-            raise self.gone
-
-    def _exchanged(self, number: int, request: Request, descriptors: tuple[int, ...], until: float, what: str) -> Frame:
-        self._channel.send(number, request, descriptors, until=until)
-        while True:
-            self._await(until, what)
-            frame = self._channel.receive(until=until)
-            if frame is None:
-                raise LabGone(f"lab {self.name}: its keeper has ended.")
-            if frame.number == number:
-                return frame
-            for descriptor in frame.descriptors:  # the reply to a request that ran out of time
-                os.close(descriptor)
-
-    def _await(self, until: float, what: str) -> None:
-        """Wait until something has come, or `until`. KeeperStopped."""
+    def _await_reply(self, until: float, what: str) -> None:
+        """Return when there is something to receive, or at `until`. KeeperStopped."""
         poller = select.poll()
         poller.register(self._channel.fileno(), select.POLLIN)
-        looks = 0
-        while not poller.poll(max(0.0, min(until - monotonic(), LOOK_S)) * 1000):
+        stopped_checks = 0
+        while not poller.poll(max(0.0, min(until - monotonic(), STOPPED_CHECK_INTERVAL_S)) * 1000):
             if monotonic() >= until:
                 return
             pid = self._boot.stopped()
-            looks = looks + 1 if pid else 0
-            if looks >= (1 if self._was_stopped else STOPPED_LOOKS):
+            stopped_checks = stopped_checks + 1 if pid else 0
+            if stopped_checks >= (1 if self._was_stopped else STOPPED_CHECKS):
                 self._was_stopped = True
                 raise KeeperStopped(
                     f"lab {self.name}: could not {what}: its keeper, process {pid}, is stopped (SIGSTOP). "
-                    f"Try: kill -CONT {pid}{self._boot.or_end(self.name)}."
+                    f"Try: kill -CONT {pid}{self._boot.or_end()}."
                 )
         self._was_stopped = False
 

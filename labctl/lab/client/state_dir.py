@@ -1,273 +1,329 @@
-"""A lab's directory and its names on the machine, by descriptors.
+"""The state directory: a private directory of the user with one directory for each lab that stays.
 
-The lab's processes have mounts of their own, in which these directories cannot be seen; what was opened before they had
-them still leads there. So boot, which outlives the keeper, can take away what the lab was known by.
+A lab is alive as long as a process holds the lock in its directory: its boot and its keeper do, no other process. A
+command that makes or ends a lab holds `.LAB.lock` meanwhile. See docs/labs-that-stay.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
-import re
-from collections.abc import Iterable, Mapping
+import select
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from labctl.errors import KernelError
-from labctl.structs import Struct
+from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError, describe_errno
+from labctl.lab.client.lab_directory import (
+    DIRECTORY_FLAGS,
+    LAST_WORDS,
+    LOCK,
+    LOGS,
+    NETNS_DIRECTORY,
+    SOCKET,
+    LabDirectory,
+    file_name,
+    is_same,
+    making,
+    name_of,
+    read,
+)
+from labctl.names import node_name_problem
+from labctl.unpatched import Socket, monotonic
 
-NETNS_DIRECTORY = "/run/netns"  # where ip-netns(8) looks
-LOCK, SOCKET, LOGS, BOOT, NAMES, LAST_WORDS = "lock", "socket", "logs", "boot", "names", "last-words"
-DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-IS_FULL = "Is the disk that holds the state directory full or read-only? LABCTL_STATE_DIR names another."
-_LINK = re.compile(r"/proc/(\d+)/fd/\d+")
-
-
-def file_name(name: str) -> str:
-    """What the functions of `os` are to be given for a file of that name, for its bytes to be UTF-8 in any locale."""
-    return os.fsdecode(name.encode())
-
-
-def name_of(file: str) -> str:
-    """The inverse of `file_name`; "" for a file whose name is no UTF-8."""
-    try:
-        return os.fsencode(file).decode()
-    except UnicodeDecodeError:
-        return ""
-
-
-def making(lab: str) -> str:
-    """The name of the lab's directory until it is complete: no lab's name starts with a dot."""
-    return f".{file_name(lab)}.making"
+LAB_NAME_MAX_BYTES = 32
+TRANSITION_DEADLINE_S = 30.0
+POLL_INTERVAL_S = 0.01  # flock(2) has no timeout
 
 
-class Place(Struct):
-    """Descriptors: the lab's directory, the one that it lies in, /run/netns (-1: the lab has no names), the lock."""
-
-    lab: str
-    directory: int
-    parent: int
-    netns: int
-    lock: int
-    keeper_pid: int = 0  # as the machine sees it, once boot has started it
-
-    @property
-    def is_registered(self) -> bool:
-        """Whether the lab is still found by its name: nobody has deleted its directory or what is in it."""
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(SOCKET, dir_fd=self.directory, follow_symlinks=False)
-            return os.fstat(self.lock).st_nlink > 0 and _is_same(self.parent, file_name(self.lab), self.directory)
-        return False
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """For `received`; /run/netns comes last, if at all."""
-        return (self.directory, self.parent, self.lock, *([self.netns] if self.netns != -1 else []))
-
-    @classmethod
-    def received(cls, lab: str, descriptors: tuple[int, ...]) -> Place:
-        """The place whose `descriptors` these are; it takes them over."""
-        directory, parent, lock, *netns = descriptors
-        return cls(lab, directory, parent, netns[0] if netns else -1, lock)
-
-    def publish(self) -> None:
-        """The lab is complete: from here on it is found under its name."""
-        try:
-            os.rename(making(self.lab), file_name(self.lab), src_dir_fd=self.parent, dst_dir_fd=self.parent)
-        except OSError as error:
-            raise KernelError(
-                f"lab {self.lab}", "put it under its name", error.errno or 0, detail=str(error)
-            ) from error
-
-    def record_boot(self, pid: int, started: int) -> None:
-        """Write down which process boot is, should the keeper be unable to tell. KernelError."""
-        try:
-            _write(self.directory, BOOT, f"{pid} {started}\n")
-        except OSError as error:
-            attempted = "write down its first process"
-            raise KernelError(f"lab {self.lab}", attempted, error.errno or 0, hint=IS_FULL) from error
-
-    def link(self, targets: Mapping[str, str], proc: int) -> None:
-        """Give the lab's nodes names in /run/netns: LAB-NODE -> target, /proc/KEEPER/fd/N. KernelError.
-
-        `proc` is a descriptor of the machine's /proc. What is in the way and leads nowhere is replaced.
-        """
-        if self.netns == -1 or not targets:
-            return
-        names = {f"{self.lab}-{node}": target for node, target in targets.items()}
-        self._record(self._recorded() | names)  # before they are there: one too many is harmless
-        for name, target in names.items():
-            try:
-                self._symlink(name, target, proc)
-            except OSError as error:
-                taken = "Something else has that name (see `ip netns list`); try --name."
-                hint = taken if error.errno == errno.EEXIST else ""
-                attempted = f"make {NETNS_DIRECTORY}/{name}"
-                raise KernelError(f"lab {self.lab}", attempted, error.errno or 0, hint=hint) from error
-
-    def unlink(self, nodes: Iterable[str] | None = None) -> list[str]:
-        """Take away the names that `link` made (None: all), if they still lead where it said; returns their paths."""
-        if self.netns == -1:
-            return []
-        recorded = self._recorded()
-        names = recorded.keys() if nodes is None else recorded.keys() & {f"{self.lab}-{node}" for node in nodes}
-        gone: list[str] = []
-        for name in names:
-            with contextlib.suppress(OSError):  # it is gone, or no link any more: somebody else's
-                if os.readlink(file_name(name), dir_fd=self.netns) == recorded[name]:
-                    os.unlink(file_name(name), dir_fd=self.netns)
-                    gone.append(f"{NETNS_DIRECTORY}/{name}")
-        if nodes is None:
-            gone += self._unlink_keepers()
-        else:
-            self._record({name: target for name, target in recorded.items() if name not in names})
-        return gone
-
-    def _unlink_keepers(self) -> list[str]:
-        """Take away the names that lead to the keeper's descriptors, should the record of them have been deleted."""
-        gone: list[str] = []
-        for name in os.listdir(self.netns) if self.keeper_pid else ():
-            with contextlib.suppress(OSError):
-                if os.readlink(name, dir_fd=self.netns).startswith(f"/proc/{self.keeper_pid}/fd/"):
-                    os.unlink(name, dir_fd=self.netns)
-                    gone.append(f"{NETNS_DIRECTORY}/{name}")
-        return gone
-
-    def rename(self, gone: Iterable[str], targets: Mapping[str, str], proc: int) -> None:
-        """Take away the names of nodes that have gone, give others new `targets`: all or nothing. KernelError."""
-        if self.netns == -1:
-            return
-        before = self._recorded()
-        try:
-            self.unlink({*gone, *targets})
-            self.link(targets, proc)
-        except KernelError:
-            for node, target in targets.items():
-                self._take_back(f"{self.lab}-{node}", target)
-            for name, target in before.items():
-                with contextlib.suppress(OSError):  # it is there yet, or not ours to give
-                    os.symlink(target, name, dir_fd=self.netns)
-            with contextlib.suppress(KernelError):  # then the record was not changed either
-                self._record(before)
-            raise
-
-    def _take_back(self, name: str, target: str) -> None:
-        with contextlib.suppress(OSError):  # it was not made
-            if os.readlink(name, dir_fd=self.netns) == target:
-                os.unlink(name, dir_fd=self.netns)
-
-    def clear(self, *, keep_last_words: bool = False) -> list[str]:
-        """Take away the names and the directory; returns what was taken away. OSError.
-
-        Boot and a command that sweeps may both do so at once. `keep_last_words`: when there are any, they stay, for
-        whoever asks next for the lab.
-        """
-        gone = self.unlink()
-        kept = {LAST_WORDS, LOCK} if keep_last_words and _size(self.directory, LAST_WORDS) else set()
-        with contextlib.suppress(FileNotFoundError):  # the directory has been removed meanwhile
-            remove_all(self.directory, set(os.listdir(self.directory)) - kept)
-        for name in () if kept else (file_name(self.lab), making(self.lab)):
-            if _is_same(self.parent, name, self.directory):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rmdir(name, dir_fd=self.parent)
-                    gone.append(name)
-        return gone
-
-    def close(self) -> None:
-        """Let go of the descriptors."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.directory = self.parent = self.lock = self.netns = -1
-
-    def _recorded(self) -> dict[str, str]:
-        lines = (line.partition(" ") for line in read(self.directory, NAMES).splitlines())
-        return {name: target for name, _, target in lines}
-
-    def _record(self, names: Mapping[str, str]) -> None:
-        text = "".join(f"{name} {target}\n" for name, target in names.items())
-        try:
-            _write(self.directory, f"{NAMES}.new", text)
-            os.rename(f"{NAMES}.new", NAMES, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-        except OSError as error:
-            raise KernelError(f"lab {self.lab}", "write down its names", error.errno or 0, hint=IS_FULL) from error
-
-    def _symlink(self, name: str, target: str, proc: int) -> None:
-        try:
-            os.symlink(target, name, dir_fd=self.netns)
-        except FileExistsError:
-            if not self._leads_nowhere(name, proc):
-                raise
-            os.unlink(name, dir_fd=self.netns)
-            os.symlink(target, name, dir_fd=self.netns)
-
-    def _leads_nowhere(self, name: str, proc: int) -> bool:
-        try:
-            there = os.readlink(name, dir_fd=self.netns)
-        except OSError:
-            return False  # not a link
-        if not leads_to_a_descriptor(there):
-            return False
-        return not os.access(there.removeprefix("/proc/"), os.F_OK, dir_fd=proc)
+def state_directory() -> Path:
+    """The user's directory, created if it is missing. LabError if it is not safely the user's."""
+    path = configured_directory()
+    os.close(_open_state(path))
+    return path
 
 
-def leads_to_a_descriptor(target: str) -> bool:
-    """Whether a link with this target is of the kind that labs have in /run/netns."""
-    return _LINK.fullmatch(target) is not None
+def configured_directory() -> Path:
+    """The user's directory, which may not exist yet."""
+    return possible_state_directories()[0]
 
 
-def read(directory: int, name: str, limit_bytes: int = 16 << 20) -> str:
-    """The text of a file in the directory that is open at `directory`; "" when there is none."""
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        return ""
-    try:
-        return os.read(descriptor, limit_bytes).decode(errors="replace")
-    finally:
-        os.close(descriptor)
+def possible_state_directories() -> list[Path]:
+    """The directories that may hold this user's labs, in any environment; this process uses the first."""
+    uid = os.geteuid()
+    found: list[Path] = []
+    if given := os.environ.get("LABCTL_STATE_DIR"):
+        found.append(Path(given).absolute())
+    if uid == 0:
+        return [*found, Path("/run/labctl")]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isabs(runtime):
+        with contextlib.suppress(OSError):
+            if os.stat(runtime).st_uid == uid:
+                found.append(Path(runtime) / "labctl")
+    return [*found, Path(f"/tmp/labctl-{uid}"), Path(f"/run/user/{uid}/labctl")]
 
 
-def remove_all(directory: int, names: Iterable[str]) -> None:
-    """Remove these entries of the directory, and what is in them; following no symbolic link."""
-    for name in names:
-        try:
-            os.unlink(name, dir_fd=directory)
-        except FileNotFoundError:
+def hidden_directories(visible: Iterable[str]) -> list[str]:
+    """The state directories, which programs of a lab must not see, since they lead to labs of this user.
+
+    If one contains a path that must stay visible (a project that is its own state directory), the labs in it instead.
+    """
+    shown = [os.path.realpath(path) for path in visible]
+    found: list[str] = []
+    for directory in map(os.path.realpath, possible_state_directories()):
+        if not any(path == directory or path.startswith(f"{directory}/") for path in shown):
+            found.append(directory)
             continue
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM):
-                raise
-            with contextlib.suppress(FileNotFoundError):  # somebody else removes it, too
-                inner = os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
-                try:
-                    remove_all(inner, os.listdir(inner))
-                finally:
-                    os.close(inner)
-                os.rmdir(name, dir_fd=directory)
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            found += [entry.path for entry in entries if os.path.exists(f"{entry.path}/{LOCK}")]
+    return found
 
 
-def _write(directory: int, name: str, text: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+def lab_name_problem(name: str) -> str:
+    """What is wrong with a lab's name as the end of a sentence, or "": a node's name of at most 32 bytes."""
+    if problem := node_name_problem(name):
+        return problem
+    size_bytes = len(name.encode())
+    return f"is {size_bytes} bytes long; at most {LAB_NAME_MAX_BYTES} are allowed" * (size_bytes > LAB_NAME_MAX_BYTES)
+
+
+def log_paths(lab: str, node: str, name: str) -> tuple[Path, Path]:
+    """The older and the current half of a detached process's log; either may be missing."""
+    for what in (lab, node, name):
+        if problem := node_name_problem(what):
+            raise InputError(f"The name `{what}` {problem}.")
+    directory = configured_directory() / file_name(lab) / LOGS / file_name(node)
+    return directory / f"{file_name(name)}.log.1", directory / f"{file_name(name)}.log"
+
+
+@contextmanager
+def opened_state() -> Iterator[int]:
+    """A descriptor of the state directory. LabError if it is not safely the user's."""
+    state = _open_state(configured_directory())
     try:
-        data = text.encode()
-        if os.write(descriptor, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        yield state
     finally:
-        os.close(descriptor)
+        os.close(state)
 
 
-def _size(directory: int, name: str) -> int:
+@contextmanager
+def transition(state: int, name: str, *, deadline_s: float = TRANSITION_DEADLINE_S) -> Iterator[None]:
+    """Inside the `with`, only this process makes or ends the lab of that name. DeadlineExceeded, LabError.
+
+    Lock the whole directory if no file can be created, so that a lab can be ended even then.
+    """
+    path = f".{file_name(name)}.lock"
+    until = monotonic() + deadline_s
+    while True:
+        is_own = True
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=state)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise cannot("make a lock in it", error) from error
+            lock, is_own = os.open(".", DIRECTORY_FLAGS, dir_fd=state), False
+        with ExitStack() as stack:
+            stack.callback(os.close, lock)
+            if not _lock(lock, until):
+                raise DeadlineExceeded(
+                    f"lab {name}: another command is making or ending it, and was not done within {deadline_s:g} s."
+                )
+            if is_own and not is_same(state, path, lock):
+                continue  # the process that held it has removed it
+            if is_own:
+                stack.callback(_remove_quietly, state, path)  # before unlocking: a waiting process then retries
+            yield
+            return
+
+
+def reserve(state: int, name: str) -> tuple[LabDirectory, int]:
+    """Create the directory of a new lab (inside `transition`) and a descriptor of a socket to listen on in it.
+
+    The caller owns both. A process that has the directory's descriptors holds the lock.
+    """
+    temporary = making(name)
+    with ExitStack() as stack:
+        try:
+            os.mkdir(temporary, 0o700, dir_fd=state)
+            directory = os.open(temporary, DIRECTORY_FLAGS, dir_fd=state)
+            stack.callback(os.close, directory)
+            fcntl.flock(directory, fcntl.LOCK_SH)  # as long as the lab lives: systemd-tmpfiles(8) then leaves it alone
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            lock = os.open(LOCK, flags, 0o600, dir_fd=directory)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.mkdir(LOGS, 0o700, dir_fd=directory)
+            with Socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.bind(f"/proc/self/fd/{directory}/{SOCKET}")  # a path of any length, in no other directory
+                os.chmod(SOCKET, 0o600, dir_fd=directory)
+                listener = sock.detach()
+            stack.callback(os.close, listener)
+            parent = os.dup(state)
+            stack.callback(os.close, parent)
+            netns = _open_netns()
+        except OSError as error:
+            stack.close()
+            with contextlib.suppress(LabctlError, OSError):  # the next command sweeps it
+                clear_if_dead(state, name, temporary)
+            raise cannot(f"make the directory of lab {name}", error) from error
+        stack.pop_all()
+        return LabDirectory(name, directory, parent, netns, lock), listener
+
+
+def clear_if_dead(state: int, name: str, entry: str | None = None) -> list[str]:
+    """Remove the remains of a lab that has ended (inside `transition`); return their paths."""
+    removed: list[str] = []
+    for each in (file_name(name), making(name)) if entry is None else (entry,):
+        if _is_locked(state, each) or not _is_labs(state, each):
+            continue
+        try:
+            directory = os.open(each, DIRECTORY_FLAGS, dir_fd=state)
+        except FileNotFoundError:
+            continue  # its boot has just removed it
+        except OSError as error:
+            raise cannot(f"sweep {each}", error) from error
+        lab = LabDirectory(name, directory, os.dup(state), _open_netns(), os.dup(directory))
+        try:
+            removed += lab.clear()
+        except OSError as error:
+            raise cannot(f"sweep {each}", error) from error
+        finally:
+            lab.close()
+    return removed
+
+
+def last_words(state: int, name: str) -> str:
+    """What the keeper of a dead lab wrote to stderr before it ended; "" if nothing is left of it."""
+    with contextlib.suppress(OSError):
+        directory = os.open(file_name(name), DIRECTORY_FLAGS, dir_fd=state)
+        try:
+            return read(directory, LAST_WORDS)[-4000:].strip()
+        finally:
+            os.close(directory)
+    return ""
+
+
+def labs() -> list[str]:
+    """The names of this user's running labs, sorted. LabError if the state directory is not safely the user's."""
+    with opened_state() as state:
+        names = map(name_of, os.listdir(state))
+        return sorted(name for name in names if not lab_name_problem(name) and is_alive(state, name))
+
+
+def is_alive(state: int, name: str) -> bool:
+    """Whether a lab of that name is running."""
+    return _is_locked(state, file_name(name))
+
+
+def is_ended(state: int, entry: str, until: float) -> bool:
+    """Wait until no process holds the lock of the directory `entry`; False if one still does at `until`."""
+    while _is_locked(state, entry):
+        if monotonic() >= until:
+            return False
+        _pause()
+    return True
+
+
+def no_such_lab(name: str, running: list[str]) -> InputError:
+    """The error to raise for a name that no running lab has."""
+    others = f"Running: {', '.join(running)}." if running else "No lab is running (`labctl up` starts one)."
+    return InputError(f"lab {name}: there is none of that name. {others}")
+
+
+def cannot(attempted: str, error: OSError) -> LabctlError:
+    """The error to raise when the state directory's file system refuses an operation."""
+    reason = describe_errno(error.errno or 0)
+    hint = "Is the disk full or read-only? LABCTL_STATE_DIR names another directory."
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "See `ulimit -n`."
+    elif error.errno == errno.ENOENT:
+        from labctl.kernel.processes import remedy
+
+        hint = remedy(error.errno) or "Has it just been deleted?"
+    return LabError(f"state directory {configured_directory()}: cannot {attempted}: {reason}. {hint}")
+
+
+def _lock(descriptor: int, until: float) -> bool:
+    """Lock the file; False if another process still holds the lock at `until`."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if monotonic() >= until:
+                return False
+            _pause()
+
+
+def _pause() -> None:
+    select.select([], [], [], POLL_INTERVAL_S)
+
+
+def _open_state(path: Path) -> int:
     try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
-    except FileNotFoundError:
-        return 0
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(path, mode=0o700)
+        state = os.open(path, DIRECTORY_FLAGS)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise LabError(f"state directory {path}: is no directory, or a symbolic link. Remove it.") from error
+        raise LabError(
+            f"state directory {path}: cannot open it: {describe_errno(error.errno or 0)}. "
+            f"LABCTL_STATE_DIR names another directory."
+        ) from error
+    found = os.fstat(state)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        os.close(state)
+        raise LabError(
+            f"state directory {path}: belongs to user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}; it has to "
+            f"be yours alone (mode 700). Remove it, or set LABCTL_STATE_DIR to another directory."
+        )
+    return state
 
 
-def _is_same(parent: int, name: str, directory: int) -> bool:
+def _open_netns() -> int:
+    """A descriptor of /run/netns, created if needed as ip-netns(8) does; -1 where labs have no names there."""
+    from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
+
+    if needs_user_namespace(os.geteuid(), effective_capabilities()):
+        return -1
+    with contextlib.suppress(OSError):  # a read-only /run: labs do without names
+        os.makedirs(NETNS_DIRECTORY, mode=0o755, exist_ok=True)
+        return os.open(NETNS_DIRECTORY, DIRECTORY_FLAGS)
+    return -1
+
+
+def _is_locked(state: int, entry: str) -> bool:
+    """Whether a process holds the lock of that directory."""
     try:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        lock = os.open(f"{entry}/{LOCK}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=state)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise cannot(f"look at lab {entry}", error) from error
+        return False  # it does not exist, or is not labctl's
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _is_labs(state: int, entry: str) -> bool:
+    """Whether the entry is a lab's directory: it has a lock, or was about to get one."""
+    try:
+        is_directory = stat.S_ISDIR(os.stat(entry, dir_fd=state, follow_symlinks=False).st_mode)
+        return is_directory and (entry.startswith(".") or os.access(f"{entry}/{LOCK}", os.F_OK, dir_fd=state))
     except FileNotFoundError:
         return False
-    mine = os.fstat(directory)
-    return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _remove_quietly(state: int, path: str) -> None:
+    with contextlib.suppress(OSError):  # an empty file; the next process that uses it removes it
+        os.unlink(path, dir_fd=state)

@@ -21,11 +21,9 @@ from typing import TYPE_CHECKING
 from labctl.errors import KernelError, LabctlError, LabGone
 from labctl.kernel import processes, syscalls
 from labctl.kernel.privilege import enter_lab_namespaces
-from labctl.lab.client.boot_process import DIES_WITH_OWNER, STAYS
-from labctl.lab.client.lab_connection import start_time
-from labctl.lab.client.state_dir import Place
+from labctl.lab.client.lab_directory import LabDirectory
 from labctl.lab.keeper.keeper import Registration, keep
-from labctl.lab.protocol import Channel, Failed, Open
+from labctl.lab.protocol import DIES_WITH_OWNER, STAYS, Channel, Failed, Open
 
 if TYPE_CHECKING:
     from labctl.lab.keeper.external import ExternalAccess
@@ -88,22 +86,22 @@ def _run(
 ) -> None:
     """Make the lab and watch it to its end; report errors on the channel. `refused` is an error from before."""
     ports, others = descriptors[: len(request.exposed)], descriptors[len(request.exposed) :]
-    place, listener = None, -1
+    directory, listener = None, -1
     if request.is_registered:
         listener, *directories = others
-        place = Place.received(request.lab, tuple(directories))
+        directory = LabDirectory.received(request.lab, tuple(directories))
     try:
         if refused is not None:
             raise refused
-        if place is not None:
-            place.record_boot(os.getpid(), start_time(os.getpid()))
+        if directory is not None:
+            directory.record_boot(os.getpid(), processes.start_time(os.getpid()))
         external = None
         if request.has_outside:
             from labctl.lab.keeper.external import prepare
 
             external = prepare(request, ports)
         try:
-            _watch(owner, channel, request, number, place, listener, external)
+            _watch(owner, channel, request, number, directory, listener, external)
         finally:
             if external is not None:
                 external.undo()
@@ -114,8 +112,8 @@ def _run(
         failure = KernelError(f"lab {request.lab}", "start its keeper", errno, hint=processes.remedy(errno))
         channel.send(number, Failed.of(failure), until=None)
     finally:
-        if place is not None:
-            place.clear(keep_last_words=True)
+        if directory is not None:
+            directory.clear(keep_last_words=True)
 
 
 def _watch(
@@ -123,7 +121,7 @@ def _watch(
     channel: Channel,
     request: Open,
     number: int,
-    place: Place | None,
+    directory: LabDirectory | None,
     listener: int,
     external: ExternalAccess | None,
 ) -> None:
@@ -136,17 +134,17 @@ def _watch(
     def keeper() -> None:
         for descriptor in (boot_writing, outlives_reading, LIVENESS, owner):
             os.close(descriptor)
-        registration = Registration(place, listener, outlives_writing, pid_namespace) if place else None
+        registration = Registration(directory, listener, outlives_writing, pid_namespace) if directory else None
         keep(channel, request, number, boot_reading, rootless, registration, external)
 
     pid = processes.fork(keeper)
     pidfd = os.pidfd_open(pid)
-    if place is not None:
-        place.keeper_pid = pid
+    if directory is not None:
+        directory.keeper_pid = pid
     if external is not None:
         external.close_in_boot()
     channel.close()  # the keeper alone has it, so that the owner sees the keeper's end
-    for descriptor in (boot_reading, outlives_writing, *([listener] if place else [])):
+    for descriptor in (boot_reading, outlives_writing, *([listener] if directory else [])):
         os.close(descriptor)
     poller = select.poll()
     poller.register(LIVENESS, 0)  # POLLHUP: the owner closed it, or ended

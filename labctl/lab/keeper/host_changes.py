@@ -73,7 +73,7 @@ class Record(Struct):
 
 def open_directory() -> int:
     """Open the directory of records, made if it is missing; the caller owns the descriptor. LabError."""
-    from labctl.lab.client.registry import opened_state
+    from labctl.lab.client.state_dir import opened_state
 
     with opened_state() as state:
         try:
@@ -143,7 +143,7 @@ def undo_abandoned(directory: int) -> list[str]:
 
 def sweep() -> list[str]:
     """Undo what dead labs left, as `undo_abandoned`; makes nothing where there are no records."""
-    from labctl.lab.client.registry import opened_state
+    from labctl.lab.client.state_dir import opened_state
 
     with opened_state() as state:
         try:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from labctl.errors import InputError, KernelError, LabctlError, LabError, LabGone, kernel_errors
 from labctl.kernel import mounts, processes, syscalls
 from labctl.kernel.privilege import highest
-from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LOGS, Place
+from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, LOGS, LabDirectory
 from labctl.lab.keeper import spawn
 from labctl.lab.keeper.clients import Client, Connections, Timers
 from labctl.lab.keeper.executor import execute
@@ -95,7 +95,7 @@ BACKLOG = 4096  # somaxconn limits it
 class Registration(Struct, frozen=True):
     """The resources of a lab that may be published."""
 
-    place: Place
+    directory: LabDirectory
     listener: int  # descriptor of the bound socket
     outlives_owner: int  # writing end of a pipe to boot
     pid_namespace: str  # that of clients, as /proc/self/ns/pid names it: pid:[4026531836]
@@ -358,10 +358,10 @@ class Keeper:
         if registration is None:
             raise LabError(f"lab {self.context.lab}: cannot publish it: it was not made with a state directory.")
         if not self.is_published:
-            registration.place.link(self.network_paths(self.hosts), self.context.machine_proc)
+            registration.directory.link(self.network_paths(self.hosts), self.context.machine_proc)
             if self.connections.listener is not None:
                 self.connections.listener.listen(BACKLOG)
-            registration.place.publish()
+            registration.directory.publish()
             self.is_published = True
             self.connections.listen()
             self.timers.after(REGISTRATION_CHECK_S, self.check_registration)
@@ -371,7 +371,7 @@ class Keeper:
 
     def check_registration(self) -> None:
         """End the lab when its directory was deleted: nobody could find it to end it."""
-        if self.registration is not None and not self.registration.place.is_registered:
+        if self.registration is not None and not self.registration.directory.is_registered:
             self.is_down = True
         self.timers.after(REGISTRATION_CHECK_S, self.check_registration)
 
@@ -440,7 +440,7 @@ class Keeper:
     def rename(self, removed: set[str], named: set[str]) -> None:
         """Update the names of nodes on the machine."""
         if self.registration is not None and self.is_published:
-            self.registration.place.rename(removed, self.network_paths(named), self.context.machine_proc)
+            self.registration.directory.rename(removed, self.network_paths(named), self.context.machine_proc)
 
     def end(self, host: Host) -> None:
         """End every program of a host that has left the lab."""
@@ -626,7 +626,7 @@ def _build(
         os.mkdir(OWN_LOGS, 0o700)
         logs = os.open(OWN_LOGS, DIRECTORY_FLAGS)
     else:
-        logs = os.open(LOGS, DIRECTORY_FLAGS, dir_fd=registration.place.directory)
+        logs = os.open(LOGS, DIRECTORY_FLAGS, dir_fd=registration.directory.directory)
     context = LabContext(
         lab=request.lab,
         view=view,

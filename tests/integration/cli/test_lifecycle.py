@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labctl.cli.lifecycle import down, show_difference, up
-from labctl.lab.client import registry
+from labctl.lab.client import registry, state_dir
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def file(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / f"lifecycle-{os.getpid()}.yaml"
     path.write_text("hosts: {a: {}, b: {}}\nlinks: [[a, b]]\n")
     yield path
-    if path.stem in registry.labs():
+    if path.stem in state_dir.labs():
         registry.take_down(path.stem)
 
 
@@ -38,4 +38,4 @@ def test_up_creates_then_updates_then_leaves_the_lab_unchanged(file: Path, capsy
     assert capsys.readouterr().out.endswith(f"lab {file.stem} is unchanged: it matches its file.\n")
     assert down([file.stem], False, False) == 0
     assert capsys.readouterr().out == f"lab {file.stem} was removed.\n"
-    assert file.stem not in registry.labs()
+    assert file.stem not in state_dir.labs()

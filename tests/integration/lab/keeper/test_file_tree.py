@@ -14,7 +14,7 @@ import pytest
 from labctl import topology
 from labctl.cli.lifecycle import bring_up
 from labctl.errors import LabError
-from labctl.lab.client import registry
+from labctl.lab.client import registry, state_dir
 from labctl.lab.client.handle import Lab
 from labctl.lab.keeper.file_tree import run_directories
 from labctl.observe import services
@@ -39,7 +39,7 @@ def opened(directory: Path, text: str) -> Iterator[Lab]:
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path / "state"))
     yield
-    for name in registry.labs():
+    for name in state_dir.labs():
         registry.take_down(name)
 
 

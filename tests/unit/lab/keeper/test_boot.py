@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 
-from labctl.lab.client.boot_process import DIES_WITH_OWNER
 from labctl.lab.keeper.boot import CHANNEL, LIVENESS
+from labctl.lab.protocol import DIES_WITH_OWNER
 
 PROGRAM = f"""
 import os, sys

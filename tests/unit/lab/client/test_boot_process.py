@@ -11,7 +11,7 @@ import pytest
 from labctl.errors import MachineError
 from labctl.lab.client.boot_process import search_path
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def test_labctl_and_what_the_keeper_imports_are_found_on_the_search_path() -> None:

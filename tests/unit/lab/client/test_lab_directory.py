@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LOCK, Place
+from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, LOCK, LabDirectory
 
 ROUNDS = 200  # some of which meet
 
@@ -19,7 +19,7 @@ def test_boot_and_a_sweep_may_remove_the_same_directory_at_once(tmp_path: Path) 
         directory = os.open("lab", DIRECTORY_FLAGS, dir_fd=parent)
         meeting.wait()
         try:
-            Place("lab", directory, parent, -1, -1).clear()
+            LabDirectory("lab", directory, parent, -1, -1).clear()
         except OSError as error:
             problems.append(error)
         finally:
