@@ -79,7 +79,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     if not worker_of(item.config):
         return (yield)
-    with workers.machine_for(item, item.config.stash[LOCKS]):
+    alone = item.get_closest_marker("alone") is not None
+    with workers.holding_machine(item.config.stash[LOCKS], alone=alone):
         return (yield)
 
 

@@ -46,13 +46,12 @@ def rank(item: pytest.Item) -> int:
 
 
 @contextlib.contextmanager
-def machine_for(item: pytest.Item, locks: Path) -> Iterator[None]:
-    """Hold the machine for a test: alone, or together with tests of other workers."""
-    is_alone = item.get_closest_marker("alone") is not None
+def holding_machine(locks: Path, *, alone: bool) -> Iterator[None]:
+    """Hold the machine for a test: alone, or together with tests of other workers that hold these locks."""
     with open(locks / "next", "w") as next_one, open(locks / "machine", "w") as machine:
         # A test that waits to be alone keeps `next`: the tests that run come to their ends, and no other begins.
         fcntl.flock(next_one, fcntl.LOCK_EX)
-        fcntl.flock(machine, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
-        if not is_alone:
+        fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
             fcntl.flock(next_one, fcntl.LOCK_UN)
         yield

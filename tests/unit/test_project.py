@@ -79,6 +79,12 @@ def test_the_examples_of_readme_are_valid(tmp_path: Path) -> None:
     assert len(found) == 2
 
 
+def test_the_help_of_the_test_line_is_its_first_comment() -> None:
+    told = subprocess.run([ROOT / "tools" / "test", "--help"], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("Usage: tools/test [--quick | --all | ")
+    assert told.splitlines()[-1].startswith("Environment: ")
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_is_executable_and_plain_posix_shell(script: Path) -> None:
     assert os.access(script, os.X_OK)
