@@ -1,4 +1,4 @@
-"""Each call of the call language as it is made: from arguments to buffers, from buffers to values and text."""
+"""One handler for each call of the call language: from arguments to buffers, from buffers to values and text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from labctl.lab.agent.values import pack_control, show_control, show_value, unpa
 
 
 class Gathers(Enum):
-    """What the values of repeated calls (`until`) come to."""
+    """How the values of repeated calls (`until`) are combined."""
 
     SUM = auto()
     DATA = auto()
@@ -38,10 +38,10 @@ class Gathers(Enum):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A call with its buffers, ready to be made (again and again, with `until`).
+    """A call with its buffers. `make` makes it, several times with `until`.
 
-    `text` shows it before (None) and after; the others read what came back and are asked only when it did not fail,
-    except that `failed` are the values that the targets take then.
+    `text` shows the call before (None) and after it was made. The other functions read the buffers of a call that did
+    not fail; of a failed call the targets take the values in `failed`.
     """
 
     make: Callable[[], Made]
@@ -54,17 +54,30 @@ class Prepared:
     gathers: Gathers = Gathers.LAST
 
 
-MOST_EVENTS = 4096
+EVENTS_MAX = 4096
 _EPOLL = tuple(name for name in CONSTANTS if name.startswith("EPOLL") and "_" not in name)
 NO_ADDRESS = Address(b"", 0)
 
 
 def prepare(call: SystemCall) -> Prepared:
-    """The call ready to be made; CannotForm when the scenario's arguments cannot be turned into C's."""
+    """Prepare a call; CannotForm if its arguments cannot be converted to C's."""
     handler = _HANDLERS.get(call.name)
     if handler is None:
         raise CannotForm(f"there is no call {call.name}")
     return handler(Arguments(call))
+
+
+def _call(
+    name: str, function: Callable[..., Made], *shown: Callable[[int], str], gathers: Gathers = Gathers.LAST
+) -> Callable[[Arguments], Prepared]:
+    """The handler of a call whose arguments are integers; `shown` converts each to text."""
+
+    def handler(arguments: Arguments) -> Prepared:
+        values = [arguments.integer(index) for index in range(len(shown))]
+        text = f"{name}({', '.join(show(value) for show, value in zip(shown, values, strict=True))})"
+        return Prepared(lambda: function(*values), lambda made: text, gathers=gathers)
+
+    return handler
 
 
 def _socket(arguments: Arguments) -> Prepared:
@@ -111,33 +124,25 @@ def _to_address(name: str, function: Callable[[int, bytes, int], Made]) -> Calla
     return handler
 
 
-def _listen(arguments: Arguments) -> Prepared:
-    fd, backlog = arguments.integer(0), arguments.integer(1)
-    return Prepared(lambda: socket_calls.listen(fd, backlog), lambda made: f"listen({fd}, {backlog})")
+def _accept(name: str) -> Callable[[Arguments], Prepared]:
+    def handler(arguments: Arguments) -> Prepared:
+        fd, flags = arguments.integer(0), arguments.integer(1) if name == "accept4" else None
+        buffer = AddressBuffer(arguments.address_length(family_of(fd)))
+        more = "" if flags is None else f", {flags_of(flags, 'SOCK_NONBLOCK', 'SOCK_CLOEXEC')}"
 
+        def make() -> Made:
+            return socket_calls.accept(fd, buffer) if flags is None else socket_calls.accept4(fd, buffer, flags)
 
-def _accept(arguments: Arguments) -> Prepared:
-    fd = arguments.integer(0)
-    buffer = AddressBuffer(arguments.address_length(family_of(fd)))
-    return _accepting("accept", fd, buffer, "", lambda: socket_calls.accept(fd, buffer))
+        return Prepared(
+            _refilled(buffer, make),
+            lambda made: f"{name}({fd}, {_filled(buffer, made)}{more})",
+            lambda made: (made.returned, _address(buffer)),
+            summary=lambda made: _address_summary(buffer),
+            failed=(-1, NO_ADDRESS),
+            gathers=Gathers.LIST,
+        )
 
-
-def _accept4(arguments: Arguments) -> Prepared:
-    fd, flags = arguments.integer(0), arguments.integer(1)
-    buffer = AddressBuffer(arguments.address_length(family_of(fd)))
-    named = ", " + flags_of(flags, "SOCK_NONBLOCK", "SOCK_CLOEXEC")
-    return _accepting("accept4", fd, buffer, named, lambda: socket_calls.accept4(fd, buffer, flags))
-
-
-def _accepting(name: str, fd: int, buffer: AddressBuffer, more: str, make: Callable[[], Made]) -> Prepared:
-    return Prepared(
-        _refilled(buffer, make),
-        lambda made: f"{name}({fd}, {_filled(buffer, made)}{more})",
-        lambda made: (made.returned, _address(buffer)),
-        summary=lambda made: _address_summary(buffer),
-        failed=(-1, NO_ADDRESS),
-        gathers=Gathers.LIST,
-    )
+    return handler
 
 
 def _refilled(buffer: AddressBuffer, make: Callable[[], Made]) -> Callable[[], Made]:
@@ -203,35 +208,33 @@ def _sendmsg(arguments: Arguments) -> Prepared:
     )
 
 
-def _recv(arguments: Arguments) -> Prepared:
-    fd, length, flags = arguments.integer(0), arguments.size(1), arguments.integer(2, 0)
-    more = f", {length}, {flags_of(flags, 'MSG_')}"
-    buffer = new_buffer(length)
-    return _receiving("recv", fd, (buffer, length), more, lambda: socket_calls.recv(fd, buffer, length, flags))
+def _recv(name: str) -> Callable[[Arguments], Prepared]:
+    def handler(arguments: Arguments) -> Prepared:
+        fd, length = arguments.integer(0), arguments.size(1)
+        flags = arguments.integer(2, 0) if name == "recv" else None
+        buffer = new_buffer(length)
+        more = "" if flags is None else f", {flags_of(flags, 'MSG_')}"
 
+        def make() -> Made:
+            return (
+                socket_calls.read(fd, buffer, length) if flags is None else socket_calls.recv(fd, buffer, length, flags)
+            )
 
-def _read(arguments: Arguments) -> Prepared:
-    fd, length = arguments.integer(0), arguments.size(1)
-    buffer = new_buffer(length)
-    return _receiving("read", fd, (buffer, length), f", {length}", lambda: socket_calls.read(fd, buffer, length))
+        def data(made: Made) -> bytes:
+            # With MSG_TRUNC the kernel returns the datagram's whole length, of which the buffer holds the beginning.
+            return take(buffer, min(made.returned, length))
 
+        return Prepared(
+            make,
+            lambda made: f"{name}({fd}, {_received(data, made)}, {length}{more})",
+            lambda made: (data(made),),
+            data=data,
+            summary=lambda made: data_text(data(made)),
+            failed=(b"",),
+            gathers=Gathers.DATA,
+        )
 
-def _receiving(
-    name: str, fd: int, into: tuple[socket_calls.CharBuffer, int], more: str, make: Callable[[], Made]
-) -> Prepared:
-    def data(made: Made) -> bytes:
-        # With MSG_TRUNC the kernel returns the datagram's whole length, of which the buffer holds the beginning.
-        return take(into[0], min(made.returned, into[1]))
-
-    return Prepared(
-        make,
-        lambda made: f"{name}({fd}, {_received(data, made)}{more})",
-        lambda made: (data(made),),
-        data=data,
-        summary=lambda made: data_text(data(made)),
-        failed=(b"",),
-        gathers=Gathers.DATA,
-    )
+    return handler
 
 
 def _received(data: Callable[[Made], bytes], made: Made | None) -> str:
@@ -298,26 +301,6 @@ def _recvmsg(arguments: Arguments) -> Prepared:
         failed=(b"", NO_ADDRESS, 0, []),
         gathers=Gathers.DATA,
     )
-
-
-def _shutdown(arguments: Arguments) -> Prepared:
-    fd, how = arguments.integer(0), arguments.integer(1)
-    return Prepared(lambda: socket_calls.shutdown(fd, how), lambda made: f"shutdown({fd}, {name_of(how, 'SHUT_')})")
-
-
-def _close(arguments: Arguments) -> Prepared:
-    fd = arguments.integer(0)
-    return Prepared(lambda: socket_calls.close(fd), lambda made: f"close({fd})")
-
-
-def _dup(arguments: Arguments) -> Prepared:
-    fd = arguments.integer(0)
-    return Prepared(lambda: socket_calls.dup(fd), lambda made: f"dup({fd})", gathers=Gathers.LIST)
-
-
-def _dup2(arguments: Arguments) -> Prepared:
-    fd, wanted = arguments.integer(0), arguments.integer(1)
-    return Prepared(lambda: socket_calls.dup2(fd, wanted), lambda made: f"dup2({fd}, {wanted})")
 
 
 def _name_call(name: str, function: Callable[[int, AddressBuffer], Made]) -> Callable[[Arguments], Prepared]:
@@ -478,13 +461,6 @@ def _status_flags(flags: int) -> str:
     return f"{access}|{flags_of(rest, 'O_NONBLOCK', 'O_APPEND', 'O_ASYNC')}" if rest else access
 
 
-def _epoll_create1(arguments: Arguments) -> Prepared:
-    flags = arguments.integer(0)
-    return Prepared(
-        lambda: socket_calls.epoll_create1(flags), lambda made: f"epoll_create1({flags_of(flags, 'EPOLL_CLOEXEC')})"
-    )
-
-
 def _epoll_ctl(arguments: Arguments) -> Prepared:
     epoll, operation, fd, events = (arguments.integer(index, 0) for index in range(4))
     text = f"epoll_ctl({epoll}, {name_of(operation, 'EPOLL_CTL_')}, {fd}, {{{flags_of(events, *_EPOLL)}, data={fd}}})"
@@ -493,8 +469,8 @@ def _epoll_ctl(arguments: Arguments) -> Prepared:
 
 def _epoll_wait(arguments: Arguments) -> Prepared:
     epoll, count, timeout_ms = arguments.integer(0), arguments.integer(1), arguments.timeout_ms(2)
-    if not 0 < count <= MOST_EVENTS:
-        raise CannotForm(f"epoll_wait: room for 1 to {MOST_EVENTS} events, not {count}")
+    if not 0 < count <= EVENTS_MAX:
+        raise CannotForm(f"epoll_wait: room for 1 to {EVENTS_MAX} events, not {count}")
     events = socket_calls.epoll_events(count)
 
     def ready(made: Made) -> list[Value]:
@@ -555,10 +531,6 @@ def _unlink(arguments: Arguments) -> Prepared:
     )
 
 
-def _getpid(arguments: Arguments) -> Prepared:
-    return Prepared(socket_calls.getpid, lambda made: "getpid()")
-
-
 def _setrlimit(arguments: Arguments) -> Prepared:
     limited, soft = arguments.integer(0), arguments.integer(1)
     if soft < 0:
@@ -580,34 +552,36 @@ _HANDLERS: Mapping[str, Callable[[Arguments], Prepared]] = MappingProxyType(
         "socketpair": _socketpair,
         "bind": _to_address("bind", socket_calls.bind),
         "connect": _to_address("connect", socket_calls.connect),
-        "listen": _listen,
-        "accept": _accept,
-        "accept4": _accept4,
+        "listen": _call("listen", socket_calls.listen, str, str),
+        "accept": _accept("accept"),
+        "accept4": _accept("accept4"),
         "send": _send,
         "sendto": _sendto,
         "sendmsg": _sendmsg,
         "write": _write,
-        "recv": _recv,
+        "recv": _recv("recv"),
         "recvfrom": _recvfrom,
         "recvmsg": _recvmsg,
-        "read": _read,
-        "shutdown": _shutdown,
-        "close": _close,
-        "dup": _dup,
-        "dup2": _dup2,
+        "read": _recv("read"),
+        "shutdown": _call("shutdown", socket_calls.shutdown, str, lambda how: name_of(how, "SHUT_")),
+        "close": _call("close", socket_calls.close, str),
+        "dup": _call("dup", socket_calls.dup, str, gathers=Gathers.LIST),
+        "dup2": _call("dup2", socket_calls.dup2, str, str),
         "getsockname": _name_call("getsockname", socket_calls.getsockname),
         "getpeername": _name_call("getpeername", socket_calls.getpeername),
         "setsockopt": _setsockopt,
         "getsockopt": _getsockopt,
         "poll": _poll,
         "select": _select,
-        "epoll_create1": _epoll_create1,
+        "epoll_create1": _call(
+            "epoll_create1", socket_calls.epoll_create1, lambda flags: flags_of(flags, "EPOLL_CLOEXEC")
+        ),
         "epoll_ctl": _epoll_ctl,
         "epoll_wait": _epoll_wait,
         "fcntl": _fcntl,
         "ioctl": _ioctl,
         "unlink": _unlink,
-        "getpid": _getpid,
+        "getpid": _call("getpid", socket_calls.getpid),
         "setrlimit": _setrlimit,
         "drop_capabilities": _drop_capabilities,
     }

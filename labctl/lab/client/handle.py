@@ -13,48 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError
+from labctl.lab import protocol
 from labctl.lab.client import registry, state_dir
 from labctl.lab.client.boot_process import Boot, open_ports, search_path
 from labctl.lab.client.lab_directory import LAST_WORDS
 from labctl.lab.client.process import Process
 from labctl.lab.client.rpc_client import KeeperStopped, RpcClient
-from labctl.lab.protocol import (
-    VERSION,
-    Apply,
-    BeginTransaction,
-    BindSocket,
-    Describe,
-    Described,
-    Done,
-    Drop,
-    EndTransaction,
-    Frame,
-    Hello,
-    Identity,
-    Open,
-    OpenFile,
-    OpenLog,
-    OpenNetwork,
-    OpenSocket,
-    Pairs,
-    Processes,
-    ProcessRows,
-    Publish,
-    PutFile,
-    Reconcile,
-    Request,
-    SetRollback,
-    SignalGroup,
-    SignalProcess,
-    Spawn,
-    SpawnCaller,
-    Spawned,
-    StartProcess,
-    StopProcess,
-    Undrop,
-    WatchProcess,
-    Welcome,
-)
 from labctl.structs import replace
 from labctl.topology.model import Restart
 from labctl.unpatched import Socket
@@ -64,7 +28,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.lab_connection import Connection
     from labctl.lab.client.lab_directory import LabDirectory
     from labctl.lab.client.process import WatchedProcess
-    from labctl.lab.protocol import Description, ProcessInfo
+    from labctl.lab.protocol import Description, Frame, Identity, Open, Pairs, ProcessInfo, Request
     from labctl.plan.drop_rules import DropRule
     from labctl.plan.operations import Operation, Plan
 
@@ -76,7 +40,7 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
     cwd = working_directory()
     visible = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *search_path(), cwd]
     visible += [os.path.abspath(path) for path in visible_paths]
-    return Open(
+    return protocol.Open(
         lab=plan.topology,
         topology=plan.topology,
         uid=os.geteuid(),
@@ -248,14 +212,14 @@ class Lab:
 
     def stay(self) -> None:
         """Keep the lab that `up` made: other clients find it, and only `down` ends it."""
-        self._done(Publish(), what="let the lab stay")
+        self._done(protocol.Publish(), what="let the lab stay")
         if isinstance(self._boot, Boot):
             self._boot.close_liveness()
         self._finish()
 
     def publish(self) -> None:
         """Let other clients find the lab that `up` made; unlike a lab that stays, it ends with this handle."""
-        self._done(Publish(owned=True), what="publish the lab")
+        self._done(protocol.Publish(owned=True), what="publish the lab")
         self._published = True
         self._finish()
 
@@ -281,12 +245,12 @@ class Lab:
         try:
             try:
                 with lab_connection.credentials() as shown:
-                    welcome = lab._ask(Hello(VERSION), shown, what="greet the lab").message
+                    welcome = lab._ask(protocol.Hello(protocol.VERSION), shown, what="greet the lab").message
             except KeeperStopped:
                 raise
             except DeadlineExceeded as error:
                 raise lab_connection.not_answering(name, deadline_s) from error
-            if not isinstance(welcome, Welcome) or welcome.version != VERSION:
+            if not isinstance(welcome, protocol.Welcome) or welcome.version != protocol.VERSION:
                 raise LabError(
                     f"lab {name}: was made by another version of labctl, which this one does not understand. "
                     f"Try: labctl down {name}, and `labctl up` again."
@@ -299,14 +263,14 @@ class Lab:
 
     def describe(self) -> Description:
         """The nodes, programs and plan of the lab."""
-        reply = self._ask(Describe(), what="describe the lab").message
-        if not isinstance(reply, Described):
+        reply = self._ask(protocol.Describe(), what="describe the lab").message
+        if not isinstance(reply, protocol.Described):
             raise self._unexpected(reply, "describe the lab")
         return reply.description
 
     def processes(self) -> tuple[ProcessInfo, ...]:
         """The programs of the lab: detached ones, also those that have ended, and those of clients."""
-        return self._processes(Processes(), what="list the processes")
+        return self._processes(protocol.Processes(), what="list the processes")
 
     def start_process(
         self,
@@ -329,7 +293,7 @@ class Lab:
         """
         check_arguments(argv, env, cwd)
         identity, environment = identity_of(user)
-        request = StartProcess(
+        request = protocol.StartProcess(
             node=node,
             name=name,
             argv=tuple(portable(os.fspath(argument)) for argument in argv),
@@ -345,7 +309,7 @@ class Lab:
 
     def stop_process(self, node: str, name: str, number: int = signal.SIGTERM) -> ProcessInfo:
         """Signal the process group of a detached process, SIGKILL after 2 s; return when it has ended."""
-        (info,) = self._processes(StopProcess(node, name, int(number)), what=f"stop {name} on {node}")
+        (info,) = self._processes(protocol.StopProcess(node, name, int(number)), what=f"stop {name} on {node}")
         return info
 
     def signal_process(self, node: str, name: str, number: int, *, group: bool = False) -> bool:
@@ -353,20 +317,20 @@ class Lab:
 
         If the signal ends it, the keeper restarts it as its `restart` requires.
         """
-        return bool(self._done(SignalProcess(node, name, int(number), group), what=f"signal {name} on {node}"))
+        return bool(self._done(protocol.SignalProcess(node, name, int(number), group), what=f"signal {name} on {node}"))
 
     def watch_process(self, node: str, name: str) -> WatchedProcess:
         """Follow a detached process; the caller closes the handle. InputError if none has that name."""
         from labctl.lab.client.process import WatchedProcess
 
         def watch(*, updates: bool) -> tuple[int, ...]:
-            return self._ask(WatchProcess(node, name, updates), what=f"watch {name} on {node}").descriptors
+            return self._ask(protocol.WatchProcess(node, name, updates), what=f"watch {name} on {node}").descriptors
 
         return WatchedProcess(self, node, name, watch)
 
     def read_log(self, node: str, name: str) -> bytes:
         """The output of a detached process that its log still has."""
-        frame = self._ask(OpenLog(node, name), what=f"read the log of {name} on {node}")
+        frame = self._ask(protocol.OpenLog(node, name), what=f"read the log of {name} on {node}")
         parts = []
         for descriptor in frame.descriptors:
             with open(descriptor, "rb") as file:
@@ -377,7 +341,7 @@ class Lab:
         """Change the running lab to `plan`, all or nothing; nodes and links of both plans stay as they are."""
         from labctl.plan.operations import plan_to_json
 
-        request = Reconcile(plan.topology, plan_to_json(plan), source)
+        request = protocol.Reconcile(plan.topology, plan_to_json(plan), source)
         self._done(request, what="reconcile the lab")
         self.nodes = tuple(node.name for node in plan.nodes)
 
@@ -388,19 +352,19 @@ class Lab:
         When an exception leaves the `with`, or this process ends in it, the keeper undoes the `reconcile`,
         `start_process` and `stop_process` in it. It does not wait for the programs that it restarts.
         """
-        self._done(BeginTransaction(), what="begin to change it, as another labctl does")
+        self._done(protocol.BeginTransaction(), what="begin to change it, as another labctl does")
         try:
             yield
         except Exception as error:
             try:
-                self._done(EndTransaction(commit=False), what="undo the change")
+                self._done(protocol.EndTransaction(commit=False), what="undo the change")
             except LabctlError as problem:
                 raise LabError(f"{error} And it could not all be put back: {problem}") from error
             raise
         except BaseException:  # interrupted, perhaps during a request: the keeper undoes when this client disconnects
             self.close()
             raise
-        self._done(EndTransaction(commit=True), what="end the change")
+        self._done(protocol.EndTransaction(commit=True), what="end the change")
 
     def down(self, *, force: bool = False, deadline_s: float = 10.0) -> None:
         """End the lab, also if other clients use it; return when keeper and boot have ended."""
@@ -451,7 +415,7 @@ class Lab:
         check_arguments(argv, env, cwd)
         given = (stdin, None, None) if terminal else (stdin, stdout, stderr)
         identity, environment = identity_of(user)
-        request = Spawn(
+        request = protocol.Spawn(
             node=node,
             argv=tuple(portable(os.fspath(argument)) for argument in argv),
             environment=portable_pairs((*environment, *(env or {}).items())),
@@ -473,25 +437,25 @@ class Lab:
         """Start a process on the node that makes socket calls; the caller closes its client."""
         from labctl.lab.agent.client import AgentClient
 
-        frame = self._ask(SpawnCaller(node, name), what=f"start an agent on {node}")
+        frame = self._ask(protocol.SpawnCaller(node, name), what=f"start an agent on {node}")
         channel = Socket(fileno=frame.descriptors[2])
         process = self._process(frame, node, ("caller", name) if name else ("caller",))
         return AgentClient(process=process, channel=channel, name=name)
 
     def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
         """An ordinary socket that lives in the node's network namespace; the caller owns it."""
-        request = OpenSocket(node, int(family), int(type), proto)
+        request = protocol.OpenSocket(node, int(family), int(type), proto)
         frame = self._ask(request, what=f"make a socket on {node}")
         return Socket(fileno=frame.descriptors[0])
 
     def network(self, node: str) -> int:
         """A (close-on-exec) descriptor of the node's network namespace, for setns(2); the caller owns it."""
-        frame = self._ask(OpenNetwork(node), what=f"open the network namespace of {node}")
+        frame = self._ask(protocol.OpenNetwork(node), what=f"open the network namespace of {node}")
         return frame.descriptors[0]
 
     def open_file(self, node: str, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
         """open(2) as a process on the node would; the caller owns the (close-on-exec) descriptor. KernelError."""
-        frame = self._ask(OpenFile(node, portable(path), flags, mode), what=f"open {path} on {node}")
+        frame = self._ask(protocol.OpenFile(node, portable(path), flags, mode), what=f"open {path} on {node}")
         return frame.descriptors[0]
 
     def bind_socket(self, node: str, descriptor: int, path: str) -> None:
@@ -500,13 +464,14 @@ class Lab:
         The descriptor stays the caller's. KernelError.
         """
         what = f"bind a socket to {path} on {node}"
-        self._done(BindSocket(node, portable(path), portable(working_directory())), (descriptor,), what=what)
+        request = protocol.BindSocket(node, portable(path), portable(working_directory()))
+        self._done(request, (descriptor,), what=what)
 
     def apply(self, operations: Iterable[Operation]) -> None:
         """Execute operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
         from labctl.plan.operations import operations_to_json
 
-        self._done(Apply(operations_to_json(operations)), what="apply operations")
+        self._done(protocol.Apply(operations_to_json(operations)), what="apply operations")
 
     def when_gone(self, operations: Iterable[Operation] = (), undrop: Iterable[str] = ()) -> None:
         """Set the rollback that a lab that stays executes when this client disconnects, even if it is killed.
@@ -516,15 +481,18 @@ class Lab:
         """
         from labctl.plan.operations import operations_to_json
 
-        self._done(SetRollback(operations_to_json(operations), tuple(undrop)), what="say what is to be done afterwards")
+        self._done(
+            protocol.SetRollback(operations_to_json(operations), tuple(undrop)),
+            what="say what is to be done afterwards",
+        )
 
     def drop(self, node: str, rule: DropRule) -> None:
         """Drop the packets of the node that `rule` describes, until `undrop`."""
-        self._done(Drop(node, rule), what=f"drop packets on {node}")
+        self._done(protocol.Drop(node, rule), what=f"drop packets on {node}")
 
     def undrop(self, node: str) -> None:
         """Remove all drop rules of the node."""
-        self._done(Undrop(node), what=f"undo drops on {node}")
+        self._done(protocol.Undrop(node), what=f"undo drops on {node}")
 
     def put_file(self, name: str, data: bytes, mode: int = 0o644) -> str:
         """Write a file into the directory that all hosts share; return its path there.
@@ -535,7 +503,7 @@ class Lab:
         try:
             with open(content, "wb", closefd=False) as file:
                 file.write(data)
-            self._done(PutFile(name, mode), (content,), what=f"put the file {name}")
+            self._done(protocol.PutFile(name, mode), (content,), what=f"put the file {name}")
         finally:
             os.close(content)
         return f"/run/lab/{name}"
@@ -567,18 +535,18 @@ class Lab:
 
     def _processes(self, request: Request, *, what: str) -> tuple[ProcessInfo, ...]:
         reply = self._ask(request, what=what).message
-        if not isinstance(reply, ProcessRows):
+        if not isinstance(reply, protocol.ProcessRows):
             raise self._unexpected(reply, what)
         return reply.rows
 
     def _process(self, frame: Frame, node: str, argv: tuple[str, ...]) -> Process:
         spawned = frame.message
-        if not isinstance(spawned, Spawned):
+        if not isinstance(spawned, protocol.Spawned):
             raise self._unexpected(spawned, f"start {argv[0]}")
         status, pidfd, *_ = frame.descriptors
 
         def signal_group(number: int) -> None:
-            self._done(SignalGroup(spawned.process, number), what="signal a process group")
+            self._done(protocol.SignalGroup(spawned.process, number), what="signal a process group")
 
         return Process(self.name, node, argv, spawned.pid, status, pidfd, signal_group)
 
@@ -589,7 +557,7 @@ class Lab:
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
     ) -> int:
         frame = self._ask(request, descriptors, what=what, timeout_s=timeout_s)
-        return frame.message.value if isinstance(frame.message, Done) else 0
+        return frame.message.value if isinstance(frame.message, protocol.Done) else 0
 
     def _ask(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
