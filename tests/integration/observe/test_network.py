@@ -1,4 +1,4 @@
-"""Sockets as sock_diag reports them, of a namespace that the reader is not in."""
+"""Sockets, counters, addresses and routes of a node, read from outside its namespace."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from labctl.observe.network import Socket, State, Transport, sockets
+from labctl.observe.network import Socket, State, Transport, UnknownCounter, addresses, counters, routes, sockets
 from labctl.plan.drop_rules import DropProtocol, DropRule, parse_flags
 from tests.integration.dropping import dropping
 from tests.integration.inside import NetworkLab, inside
-from tests.integration.networks import pair
+from tests.integration.networks import pair, routed
 from tests.patience import patient
 
 pytestmark = pytest.mark.stock_kernel
@@ -124,3 +124,70 @@ def test_unix_sockets_by_path_and_abstract_of_one_node_only(tmp_path_factory: py
         assert sockets(lab, "client") == ()
         for sock in (client, by_path, abstract):
             sock.close()
+
+
+@inside
+@pytest.mark.parametrize(
+    ("family", "server", "name"),
+    [(socket.AF_INET, "192.0.2.2", "Udp.NoPorts"), (socket.AF_INET6, "2001:db8::2", "Udp6.NoPorts")],
+)
+def test_a_datagram_to_no_port_is_counted_on_the_receiver_only(family: int, server: str, name: str) -> None:
+    with NetworkLab(*pair()) as lab, lab.socket("client", family, socket.SOCK_DGRAM) as sock:
+        before = {node: counters(lab, node) for node in ("client", "server")}
+        sock.sendto(b"x", (server, 9))
+        grown = {node: counters(lab, node) - before[node] for node in ("client", "server")}
+        assert grown["server"][name] == 1
+        assert grown["client"][name] == 0
+        assert name in grown["server"].changed()
+
+
+@inside
+def test_a_full_accept_queue_is_counted_under_its_bare_name() -> None:
+    with NetworkLab(*pair()) as lab, lab.socket("server", socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.bind(("192.0.2.2", 5000))
+        server.listen(0)
+        before = counters(lab, "server")
+        clients = [lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) for _ in range(3)]
+        for client in clients:
+            client.settimeout(0.2)
+            client.connect_ex(("192.0.2.2", 5000))
+        assert (counters(lab, "server") - before)["ListenOverflows"] >= 1
+        for client in clients:
+            client.close()
+
+
+@inside
+def test_an_unknown_counter_is_answered_with_those_that_were_meant() -> None:
+    with NetworkLab(*pair()) as lab:
+        found = counters(lab, "server")
+        with pytest.raises(UnknownCounter, match=r"did you mean `TcpExt\.ListenOverflows`"):
+            found["ListenOverflow"]
+        with pytest.raises(UnknownCounter, match=r"ambiguous; use `.*Udp\.InErrors` or"):
+            found["InErrors"]
+
+
+@inside
+def test_a_file_below_proc_net_stays_bound_to_the_namespace_that_it_was_opened_in() -> None:
+    with NetworkLab(*pair()) as lab:
+        fd = lab.open_file("server", "/proc/net/if_inet6")
+        with lab.nodes.entered("client"), open(fd) as file:
+            assert "20010db8000000000000000000000002" in file.read()
+
+
+@inside
+def test_addresses_and_routes_are_those_of_the_node_asked() -> None:
+    with NetworkLab(*routed()) as lab:
+        assert {found.ifname for found in addresses(lab, "gw")} == {"lo", "eth1", "eth2"}
+        assert "10.2.0.0/24 via 10.1.0.254 dev eth0" in {str(route) for route in routes(lab, "left")}
+        assert "10.1.0.0/24 via 10.2.0.254 dev eth0" in {str(route) for route in routes(lab, "right")}
+        assert "fd02::/64 via fd01::fe dev eth0" in {str(route) for route in routes(lab, "left")}
+
+
+@inside
+def test_observing_leaves_no_descriptor_open() -> None:
+    with NetworkLab(*pair()) as lab:
+        before = set(os.listdir("/proc/self/fd"))
+        counters(lab, "server")
+        addresses(lab, "server")
+        sockets(lab, "server")
+        assert set(os.listdir("/proc/self/fd")) == before

@@ -1,17 +1,24 @@
-"""Batches of netlink messages, and namespaces by descriptor, on the real kernel."""
+"""Network namespaces by descriptor, and their sysctls, on the real kernel."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-from ipaddress import IPv4Interface
 
 import pytest
 
-from labctl.kernel import rtnl
-from labctl.kernel.namespaces import current_network, entered, network_of, new_network, socket_in
-from labctl.kernel.netlink import LOOPBACK_INDEX, NETLINK_ROUTE, Batch, open_socket
+from labctl.kernel.namespaces import (
+    current_network,
+    entered,
+    network_of,
+    new_network,
+    read_sysctl,
+    socket_in,
+    values_that_work,
+    write_sysctl,
+)
+from labctl.kernel.netlink import NETLINK_ROUTE, open_socket
 from labctl.kernel.routes import links
 from labctl.kernel.syscalls import CLONE_NEWUTS
 from tests.integration.inside import inside
@@ -21,30 +28,6 @@ pytestmark = pytest.mark.stock_kernel
 
 def inode(fd: int) -> int:
     return os.fstat(fd).st_ino
-
-
-@inside
-def test_every_refusal_of_a_long_batch_is_attributed_to_its_own_message() -> None:
-    with open_socket(NETLINK_ROUTE) as sock:
-        batch: Batch[int] = Batch(sock)
-        for number in range(300):
-            index = 999 if number % 97 == 5 else LOOPBACK_INDEX
-            batch.add(rtnl.new_address(index, IPv4Interface(f"127.1.{number >> 8}.{number & 255}/8")), number)
-        refused = batch.commit()
-        assert [(each.origin, each.errno) for each in refused] == [(n, errno.ENODEV) for n in (5, 102, 199, 296)]
-        assert len(batch) == 0
-        assert batch.commit() == []
-
-
-@inside
-def test_the_kernels_own_words_come_with_a_refusal() -> None:
-    with open_socket(NETLINK_ROUTE) as sock:
-        batch: Batch[str] = Batch(sock)
-        batch.add(rtnl.set_master(LOOPBACK_INDEX, 999), "lo into nothing")
-        batch.add(rtnl.new_bridge("br0", 30, 70000), "a bridge that is too wide")
-        refused = batch.commit()
-        assert [each.origin for each in refused] == ["lo into nothing", "a bridge that is too wide"]
-        assert refused[1].detail == "mtu greater than device maximum"
 
 
 @inside
@@ -82,3 +65,16 @@ def test_an_exception_inside_a_namespace_leads_home() -> None:
 def test_the_way_home_from_another_kind_of_namespace_has_to_be_given() -> None:
     with pytest.raises(ValueError, match="home="), entered(0, CLONE_NEWUTS):
         pass
+
+
+@inside
+def test_the_range_that_a_sysctl_accepts_is_found_and_its_value_stays() -> None:
+    before = read_sysctl("net.ipv4.ip_default_ttl")
+    assert values_that_work("net.ipv4.ip_default_ttl") == "Whole numbers from 1 to 255 work."
+    assert read_sysctl("net.ipv4.ip_default_ttl") == before
+
+
+@inside
+def test_a_refused_value_of_a_sysctl_is_einval() -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        write_sysctl("net.ipv4.ip_default_ttl", "256")
