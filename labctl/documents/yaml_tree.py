@@ -1,8 +1,8 @@
 """YAML files in memory: the data, and the position of each part of it.
 
-This module composes the tree from the parser's events, with an explicit stack: PyYAML's composer recurses (a deep file
-would end in a RecursionError), keeps the last of two equal keys, and follows YAML 1.1, where `on`, `no` and `22:22` are
-not texts. Scalars follow the core schema of YAML 1.2 (section 10.3.2) without its rare spellings.
+This module composes the tree from the parser's events: PyYAML's composer recurses without a limit, keeps the last of
+two equal keys, and follows YAML 1.1, where `on`, `no` and `22:22` are not texts. Scalars follow the core schema of
+YAML 1.2 (section 10.3.2) without its rare spellings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from labctl.documents.diagnostics import (
     line_of,
     suggest,
 )
-from labctl.structs import Struct, field
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     import yaml
@@ -83,17 +83,6 @@ class Tree(Struct):
     values: int = 1  # in it, itself included, aliases expanded
 
 
-class _Open(Struct):
-    """A mapping or list whose end the parser has not reached yet."""
-
-    tree: Tree
-    anchor: str | None
-    key: tuple[str, Position] | None = None
-    own: dict[str, Entry] = field(default_factory=dict)
-    merged: dict[str, Entry] = field(default_factory=dict)
-    merging: bool = False
-
-
 class _Stop(Exception):
     """Ends the parsing of a file after a mistake."""
 
@@ -109,9 +98,8 @@ class _Composer:
         self.text = text
         self.file = file
         self.diagnostics: list[Diagnostic] = []
-        self.anchors: dict[str, Tree] = {}
-        self.stack: list[_Open] = []
-        self.root: Tree | None = None
+        self.anchors: dict[str, Tree | None] = {}  # None: the value with the anchor is not complete yet
+        self.events = self.parse()
         self.values = 0
 
     def compose(self) -> Tree | None:
@@ -122,11 +110,9 @@ class _Composer:
             self.mistake(position, f"the character U+{ord(unprintable[0]):04X} is not allowed in YAML")
             return None
         try:
-            for event in self.events():
-                self.take(event)
+            return self.document()
         except _Stop:
             return None
-        return self.root
 
     def mistake(self, position: Position, message: str, hint: str = "") -> None:
         if len(self.diagnostics) == MISTAKES_LIMIT:
@@ -138,7 +124,7 @@ class _Composer:
         self.mistake(position, message, hint)
         return _Stop()
 
-    def events(self) -> Iterator[yaml.Event]:
+    def parse(self) -> Iterator[yaml.Event]:
         import yaml
 
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -167,31 +153,104 @@ class _Composer:
             hint = "put a text that contains `: ` in quotes, and each key on its own line"
         return self.stop(position, f"this is not YAML: {problem}{context}", hint)
 
-    def take(self, event: yaml.Event) -> None:
+    def document(self) -> Tree | None:
         import yaml
 
-        start, end = _position(event.start_mark), _position(event.end_mark)
-        if isinstance(event, yaml.ScalarEvent):
-            self.take_scalar(event, start, end)
-        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-            self.begin(event, start, end)
-        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            self.finish(end)
-        elif isinstance(event, yaml.AliasEvent):
-            self.take_alias(event.anchor or "", start)
-        elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
-            raise self.stop(start, "a second document begins here; a file is one document")
+        root = None
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                raise self.stop(_position(event.start_mark), "a second document begins here; a file is one document")
+            if isinstance(event, yaml.NodeEvent):
+                root = self.node(event, 0)
+        return root
 
-    def take_scalar(self, event: yaml.ScalarEvent, start: Position, end: Position) -> None:
-        plain = not event.style and event.implicit[0]
-        if self.expects_key():
-            self.take_key(event.value, start, merge=plain and event.value == "<<")
-            return
-        tree = Tree(None, start, end, event.style or "")
-        tree.data = resolve(event.value) if plain else self.tagged(event, start)
+    def node(self, event: yaml.Event, depth: int) -> Tree:
+        """Return the value that begins with the event, inside so many mappings and lists."""
+        import yaml
+
+        start = _position(event.start_mark)
+        if isinstance(event, yaml.AliasEvent):
+            return self.alias(event.anchor or "", start)
+        if isinstance(event, yaml.ScalarEvent):
+            tree = self.scalar(event, start)
+        else:
+            assert isinstance(event, yaml.CollectionStartEvent)
+            if depth == DEPTH_LIMIT:
+                raise self.stop(start, f"the file has more than {DEPTH_LIMIT} levels of nesting")
+            is_mapping = isinstance(event, yaml.MappingStartEvent)
+            if event.tag not in (None, "!", _TAG + ("map" if is_mapping else "seq")):
+                self.mistake(start, f"labctl files do not use the tag `{event.tag}`")
+            if event.anchor:
+                self.anchors[event.anchor] = None
+            tree = self.mapping(start, depth + 1) if is_mapping else self.sequence(start, depth + 1)
         if event.anchor:
             self.anchors[event.anchor] = tree
-        self.append(tree)
+        return tree
+
+    def alias(self, anchor: str, start: Position) -> Tree:
+        tree = self.anchors.get(anchor)
+        if tree is None:
+            if anchor in self.anchors:
+                raise self.stop(start, f"`*{anchor}` refers to a value that contains it")
+            raise self.stop(start, f"there is no anchor `&{anchor}` before this `*{anchor}`")
+        self.count(tree.values, start)
+        return tree
+
+    def scalar(self, event: yaml.ScalarEvent, start: Position) -> Tree:
+        is_plain = not event.style and event.implicit[0]
+        self.count(1, start)
+        data = resolve(event.value) if is_plain else self.tagged(event, start)
+        return Tree(data, start, _position(event.end_mark), event.style or "")
+
+    def sequence(self, start: Position, depth: int) -> Tree:
+        import yaml
+
+        items: list[Tree] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self.node(event, depth))
+        values = 1 + sum(item.values for item in items)
+        return Tree([item.data for item in items], start, _position(event.end_mark), items=items, values=values)
+
+    def mapping(self, start: Position, depth: int) -> Tree:
+        import yaml
+
+        own: dict[str, Entry] = {}
+        merged: dict[str, Entry] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            position = _position(event.start_mark)
+            if isinstance(event, yaml.AliasEvent):
+                raise self.stop(position, "an alias cannot be a key")
+            if not isinstance(event, yaml.ScalarEvent):
+                hint = "put a text with brackets in quotes"
+                raise self.stop(position, "a key must be a text, not a list or a mapping", hint)
+            is_merge = event.value == "<<" and not event.style and event.implicit[0]
+            if event.value in own and not is_merge:
+                hint = f"it is first at line {own[event.value].key}"
+                self.mistake(position, f"duplicate key `{event.value}`", hint)
+            tree = self.node(next(self.events), depth)
+            if is_merge:
+                self.merge(merged, tree, position)
+            else:
+                own.setdefault(event.value, Entry(position, tree))
+        # A mapping's own keys override merged ones (https://yaml.org/type/merge.html).
+        entries = {**merged, **own}
+        data = {key: entry.value.data for key, entry in entries.items()}
+        values = 1 + sum(entry.value.values for entry in entries.values())
+        return Tree(data, start, _position(event.end_mark), entries=entries, values=values)
+
+    def merge(self, merged: dict[str, Entry], tree: Tree, position: Position) -> None:
+        for source in tree.items if tree.items is not None else [tree]:
+            if source.entries is None:
+                self.mistake(position, "`<<` requires a mapping, or a list of mappings, to merge")
+                continue
+            self.count(len(source.entries), position)
+            for key, entry in source.entries.items():
+                merged.setdefault(key, entry)
+
+    def count(self, values: int, position: Position) -> None:
+        self.values += values
+        if self.values > VALUES_LIMIT:
+            raise self.stop(position, f"the file has more than {VALUES_LIMIT} values (aliases expanded)")
 
     def tagged(self, event: yaml.ScalarEvent, start: Position) -> Value:
         tag = event.tag or ""
@@ -208,93 +267,6 @@ class _Composer:
         if type(value) is not expected:
             self.mistake(start, f"`{event.value}` is not of the type of its tag `!!{kind}`")
         return value
-
-    def expects_key(self) -> bool:
-        return bool(self.stack) and self.stack[-1].tree.entries is not None and self.stack[-1].key is None
-
-    def take_key(self, key: str, start: Position, *, merge: bool) -> None:
-        top = self.stack[-1]
-        top.key = (key, start)
-        top.merging = merge
-        if not merge and key in top.own:
-            first = top.own[key].key
-            self.mistake(start, f"duplicate key `{key}`", f"it is first at line {first}")
-
-    def begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, start: Position, end: Position) -> None:
-        import yaml
-
-        if self.expects_key():
-            raise self.stop(
-                start, "a key must be a text, not a list or a mapping", "put a text with brackets in quotes"
-            )
-        if len(self.stack) >= DEPTH_LIMIT:
-            raise self.stop(start, f"the file has more than {DEPTH_LIMIT} levels of nesting")
-        is_mapping = isinstance(event, yaml.MappingStartEvent)
-        if event.tag not in (None, "!", _TAG + ("map" if is_mapping else "seq")):
-            self.mistake(start, f"labctl files do not use the tag `{event.tag}`")
-        tree = Tree({}, start, end, entries={}) if is_mapping else Tree([], start, end, items=[])
-        self.stack.append(_Open(tree, event.anchor))
-        if event.anchor:
-            self.anchors.pop(event.anchor, None)
-
-    def finish(self, end: Position) -> None:
-        opened = self.stack.pop()
-        tree = opened.tree
-        tree.end = end
-        if tree.entries is not None:
-            # A mapping's own keys override merged ones (https://yaml.org/type/merge.html).
-            tree.entries = {**opened.merged, **opened.own}
-            tree.data = {key: entry.value.data for key, entry in tree.entries.items()}
-            tree.values += sum(entry.value.values for entry in tree.entries.values())
-        elif tree.items is not None:
-            tree.data = [item.data for item in tree.items]
-            tree.values += sum(item.values for item in tree.items)
-        if opened.anchor:
-            self.anchors[opened.anchor] = tree
-        self.append(tree, counted=True)
-
-    def take_alias(self, anchor: str, start: Position) -> None:
-        tree = self.anchors.get(anchor)
-        if tree is None:
-            if any(opened.anchor == anchor for opened in self.stack):
-                raise self.stop(start, f"`*{anchor}` refers to a value that contains it")
-            raise self.stop(start, f"there is no anchor `&{anchor}` before this `*{anchor}`")
-        if self.expects_key():
-            raise self.stop(start, "an alias cannot be a key")
-        self.count(tree.values, start)
-        self.append(tree, counted=True)
-
-    def count(self, values: int, position: Position) -> None:
-        self.values += values
-        if self.values > VALUES_LIMIT:
-            raise self.stop(position, f"the file has more than {VALUES_LIMIT} values (aliases expanded)")
-
-    def append(self, tree: Tree, *, counted: bool = False) -> None:
-        if not counted:
-            self.count(1, tree.start)
-        if not self.stack:
-            self.root = tree
-            return
-        top = self.stack[-1]
-        if top.tree.items is not None:
-            top.tree.items.append(tree)
-            return
-        assert top.key is not None
-        key, position = top.key
-        top.key = None
-        if top.merging:
-            self.merge(top, tree, position)
-        elif key not in top.own:
-            top.own[key] = Entry(position, tree)
-
-    def merge(self, top: _Open, tree: Tree, position: Position) -> None:
-        for source in tree.items if tree.items is not None else [tree]:
-            if source.entries is None:
-                self.mistake(position, "`<<` requires a mapping, or a list of mappings, to merge")
-                continue
-            self.count(len(source.entries), position)
-            for key, entry in source.entries.items():
-                top.merged.setdefault(key, entry)
 
 
 def _position(mark: Any) -> Position:
