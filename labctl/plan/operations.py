@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from labctl.errors import InputError
 from labctl.names import node_name_problem
@@ -28,26 +28,27 @@ from labctl.topology.model import (
 class Step(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
     """Base of all operations."""
 
+    TEXT: ClassVar[str]
+
+    def __str__(self) -> str:
+        return self.TEXT.format(self)
+
 
 class MakeNode(Step, frozen=True):
     """Make a network namespace for the node, with `lo` up."""
 
+    TEXT = "make {0.kind} {0.node}"
     node: str
     kind: NodeKind
-
-    def __str__(self) -> str:
-        return f"make {self.kind} {self.node}"
 
 
 class MakeBridge(Step, frozen=True):
     """Make a switch's bridge device, in the switch's own namespace; down until `SetUp`."""
 
+    TEXT = "make bridge {0.node}:{0.ifname}"
     node: str
     ifname: str
     mtu: int
-
-    def __str__(self) -> str:
-        return f"make bridge {self.node}:{self.ifname}"
 
 
 class LinkEnd(Struct, frozen=True, array_like=True):
@@ -64,118 +65,94 @@ class LinkEnd(Struct, frozen=True, array_like=True):
 class MakeLink(Step, frozen=True):
     """Make a veth pair, both ends in their final namespaces under their final names; down until `SetUp`."""
 
+    TEXT = "make link {0.a} - {0.b}"
     a: LinkEnd
     b: LinkEnd
 
-    def __str__(self) -> str:
-        return f"make link {self.a} - {self.b}"
-
 
 class SetSysctl(Step, frozen=True):
+    TEXT = "set {0.key}={0.value} on {0.node}"
     node: str
     key: str  # dotted, below net.
     value: str
-
-    def __str__(self) -> str:
-        return f"set {self.key}={self.value} on {self.node}"
 
 
 class AddAddress(Step, frozen=True):
     """Add an address to an interface; IPv6 without duplicate address detection (IFA_F_NODAD)."""
 
+    TEXT = "add address {0.address} to {0.node}:{0.ifname}"
     node: str
     ifname: str
     address: AddressOnLink
 
-    def __str__(self) -> str:
-        return f"add address {self.address} to {self.node}:{self.ifname}"
-
 
 class SetUp(Step, frozen=True):
+    TEXT = "set {0.node}:{0.ifname} up"
     node: str
     ifname: str
-
-    def __str__(self) -> str:
-        return f"set {self.node}:{self.ifname} up"
 
 
 class SetDown(Step, frozen=True):
+    TEXT = "set {0.node}:{0.ifname} down"
     node: str
     ifname: str
 
-    def __str__(self) -> str:
-        return f"set {self.node}:{self.ifname} down"
-
 
 class AddRoute(Step, frozen=True):
+    TEXT = "add route {0.destination} via {0.gateway} on {0.node}:{0.ifname}"
     node: str
     destination: Prefix
     gateway: Address
     ifname: str
-
-    def __str__(self) -> str:
-        return f"add route {self.destination} via {self.gateway} on {self.node}:{self.ifname}"
 
 
 class RemoveNode(Step, frozen=True):
     """Remove the node's namespace and its programs, after its links."""
 
+    TEXT = "remove {0.kind} {0.node}"
     node: str
     kind: NodeKind
-
-    def __str__(self) -> str:
-        return f"remove {self.kind} {self.node}"
 
 
 class RemoveLink(Step, frozen=True):
     """Remove a veth pair; the fields suffice to make it again."""
 
+    TEXT = "remove link {0.a} - {0.b}"
     a: LinkEnd
     b: LinkEnd
 
-    def __str__(self) -> str:
-        return f"remove link {self.a} - {self.b}"
-
 
 class RemoveAddress(Step, frozen=True):
+    TEXT = "remove address {0.address} from {0.node}:{0.ifname}"
     node: str
     ifname: str
     address: AddressOnLink
 
-    def __str__(self) -> str:
-        return f"remove address {self.address} from {self.node}:{self.ifname}"
-
 
 class RemoveRoute(Step, frozen=True):
+    TEXT = "remove route {0.destination} via {0.gateway} on {0.node}:{0.ifname}"
     node: str
     destination: Prefix
     gateway: Address
     ifname: str
 
-    def __str__(self) -> str:
-        return f"remove route {self.destination} via {self.gateway} on {self.node}:{self.ifname}"
-
 
 class SetMtu(Step, frozen=True):
     """Set the MTU (bytes) of an interface or bridge; `before` is that of the old plan, for undoing."""
 
+    TEXT = "set mtu of {0.node}:{0.ifname} to {0.mtu}"
     node: str
     ifname: str
     mtu: int
     before: int
 
-    def __str__(self) -> str:
-        return f"set mtu of {self.node}:{self.ifname} to {self.mtu}"
-
 
 class ResetSysctl(Step, frozen=True):
     """Restore a setting to its value before the lab first changed it; the keeper keeps that value."""
 
+    TEXT = "reset {0.key} on {0.node}"
     node: str
     key: str
-
-    def __str__(self) -> str:
-        return f"reset {self.key} on {self.node}"
 
 
 class SetImpairment(Step, frozen=True):
@@ -185,6 +162,7 @@ class SetImpairment(Step, frozen=True):
     packets are lost and how delays vary, on kernels that accept one (Linux 6.6); None leaves it to the kernel.
     """
 
+    TEXT = "impair {0.node}:{0.ifname}: {0.impairment}"
     node: str
     ifname: str
     impairment: Impairment | None
@@ -193,9 +171,8 @@ class SetImpairment(Step, frozen=True):
     seed: int | None = None
 
     def __str__(self) -> str:
-        if self.impairment is None:
-            return f"remove the impairment of {self.node}:{self.ifname}"
-        return f"impair {self.node}:{self.ifname}: {self.impairment}"
+        text = "remove the impairment of {0.node}:{0.ifname}" if self.impairment is None else self.TEXT
+        return text.format(self)
 
 
 Making = MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetImpairment | SetUp | SetDown | AddRoute

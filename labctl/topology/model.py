@@ -1,11 +1,7 @@
-"""The resolved topology: every name, address and route decided, nothing left to infer.
+"""The resolved topology as values: nodes, interfaces, addresses, routes, links, services and files.
 
-Frozen values only. A `Topology` is what `topology/resolve.py` makes of a file or a shape and what `plan/build.py`
-turns into operations. Order is meaningful and stable: nodes in file order, links in file order.
-
-Services: programs that a topology file names, and that run as long as their lab does. Values; imports nothing.
-
-What a node's file tree has of its own: placed files, binds, private directories. Values.
+`topology/resolve.py` makes a `Topology` from a file or a shape, and `plan/build.py` makes operations from it. Nodes
+and links are in file order.
 """
 
 from __future__ import annotations
@@ -32,14 +28,14 @@ from labctl.structs import Struct
 
 IPV6_MTU_MIN = 1280  # RFC 8200, section 5; Linux has no IPv6 on an interface with a smaller MTU
 READY_WITHIN_S = 10.0
-BUFFERED = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."  # of one that runs and wrote nothing
-TERMINAL_SIZE = (24, 200)  # rows and columns of a `tty: true`: wide, so that programs do not cut their lines
+BUFFERED = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."  # for a program that printed nothing
+TERMINAL_SIZE = (24, 200)  # rows and columns with `tty: true`: wide, so that programs do not truncate lines
 COMMAND_WITHIN_S = 30.0
-SHELL = ("sh", "-c")  # what runs the text of `shell`
+SHELL = ("sh", "-c")  # runs the text of `shell`
 
 
 class Restart(StrEnum):
-    """When a detached process is started again after it ended (never after it was told to)."""
+    """When a detached process is restarted after its end (never after `stop`)."""
 
     NO = "no"
     ON_FAILURE = "on-failure"
@@ -47,10 +43,10 @@ class Restart(StrEnum):
 
 
 class Readiness(Struct, frozen=True):
-    """How a service shows that it is ready: exactly one of these is given."""
+    """The condition under which a service is ready: exactly one field is set."""
 
-    listening: str = ""  # as labctl.topology.endpoints.parse_listening reads it
-    line: str = ""  # a regular expression that some line of its output matches
+    listening: str = ""  # for labctl.topology.endpoints.parse_listening
+    line: str = ""  # a regular expression that matches a line of its output
     file: str = ""  # an absolute path on its node
     command: tuple[str, ...] = ()  # succeeds on its node
 
@@ -63,7 +59,7 @@ class Readiness(Struct, frozen=True):
 
 
 class Command(Struct, frozen=True):
-    """A command that is run to its end on a node, once, before its services are started."""
+    """A command that runs to its end on a node, once, before the services start."""
 
     argv: tuple[str, ...]
     directory: str  # absolute: where it runs
@@ -78,7 +74,7 @@ class Command(Struct, frozen=True):
 
 
 class Service(Struct, frozen=True):
-    """A program on a node. `after` are those that have to be ready before it is started, as `NODE/SERVICE`."""
+    """A program that runs as long as the lab; the services in `after` (NODE/SERVICE) must be ready before its start."""
 
     name: str
     argv: tuple[str, ...]
@@ -92,24 +88,24 @@ class Service(Struct, frozen=True):
     user: str | None = None  # as of Command
 
 
-HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"  # every node has these to itself
+HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"  # private to each node
 NO_NAME_SERVER = "# A lab has no name server; names are in /etc/hosts.\noptions timeout:1 attempts:1\n"
-OWN_DIRECTORIES = ("/tmp", "/run", "/var/tmp", "/dev/shm")  # every node has these to itself, empty at first
+OWN_DIRECTORIES = ("/tmp", "/run", "/var/tmp", "/dev/shm")  # private to each node, empty at first
 
 
 class PlacedFile(Struct, frozen=True):
-    """A file or a directory that is placed at `path` when the node's first program starts."""
+    """A file or directory that labctl places at `path` when the node's first program starts."""
 
     path: str  # absolute, on the node
-    content: str | None = None  # of a file; None: what `source` has
+    content: str | None = None  # of a file; None: that of `source`
     source: str = ""  # absolute, on the machine: a file, or a directory whose entries are placed below `path`
     mode: int | None = None  # None: the source's, 0644 for `content`
     owner: str = ""  # USER or USER:GROUP, names or numbers; "" for root
-    version: str = ""  # another one when the source has changed
+    version: str = ""  # changes with the source
 
 
 class Bind(Struct, frozen=True):
-    """A file or a directory of the machine that is mounted on the node."""
+    """A file or directory of the machine that is mounted on the node."""
 
     path: str  # absolute, on the node
     source: str  # absolute, on the machine
@@ -117,33 +113,35 @@ class Bind(Struct, frozen=True):
 
 
 class FileTree(Struct, frozen=True):
-    """What a node's file tree has of its own; false when that is nothing but what every node has."""
+    """The files, mounts and private directories of a node; false if there are none beyond those of every node."""
 
     files: tuple[PlacedFile, ...] = ()
     binds: tuple[Bind, ...] = ()
     private: tuple[str, ...] = ()  # directories, empty at first
-    owners: tuple[tuple[str, int, int], ...] = ()  # path, uid, gid of the machine's directories there, but root's
+    owners: tuple[
+        tuple[str, int, int], ...
+    ] = ()  # path, uid, gid of the machine's directories there that root does not own
 
     def __bool__(self) -> bool:
         return bool(self.files or self.binds or self.private)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The paths on the machine that it is made of."""
+        """The paths on the machine that it uses."""
         return (*(file.source for file in self.files if file.source), *(bind.source for bind in self.binds))
 
     def listed(self) -> Iterator[tuple[str, str, str]]:
-        """(path, kind, source) of all: the kind is `file`, `bind`, `bind rw` or `private`; "" for no source."""
+        """Yield (path, kind, source); the kind is `file`, `bind`, `bind rw` or `private`; the source may be ""."""
         yield from ((file.path, "file", file.source) for file in self.files)
         yield from ((bind.path, "bind rw" if bind.writable else "bind", bind.source) for bind in self.binds)
         yield from ((path, "private", "") for path in self.private)
 
     def places(self, path: str) -> bool:
-        """Whether one of `files` is placed at that path."""
+        """Return whether one of `files` has that path."""
         return any(one.path == path for one in self.files)
 
     def owns(self, path: str) -> bool:
-        """Whether a file that is written there on the node is the node's own, and not one of the machine's."""
+        """Return whether a file written at that path belongs to the node, not to the machine."""
         if path in (HOSTS, RESOLV_CONF) or self.places(path):
             return True
         own = (*OWN_DIRECTORIES, *self.private, *(one.path for one in self.files if one.content is None))
@@ -154,12 +152,12 @@ NO_FILES = FileTree()
 
 
 def lies_in(path: str, directory: str) -> bool:
-    """Whether the path is the directory or below it; both normal (os.path.normpath)."""
+    """Return whether the path is the directory or below it; both are normal (os.path.normpath)."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def entries_of(source: str) -> Iterator[tuple[str, str]]:
-    """The source and all that is in it, if it is a directory: each path, and the path relative to the source ("")."""
+    """Yield the source and all entries below it: each path, and the path relative to the source ("" for itself)."""
     yield source, ""
     if os.path.isdir(source):
         for directory, directories, names in os.walk(source):
@@ -199,12 +197,12 @@ class NodeKind(StrEnum):
 
 
 class Impairment(Struct, frozen=True):
-    """What happens to the packets that an interface sends; 0 is none of it. False when it is nothing at all."""
+    """Delay, jitter, loss and rate limit of packets that an interface sends; 0 is none. False if all are 0."""
 
     delay_us: int = 0
-    jitter_us: int = 0  # a packet's delay is anything from delay - jitter to delay + jitter, all equally likely
+    jitter_us: int = 0  # delays are uniform from delay - jitter to delay + jitter
     loss_ppm: int = 0  # of a million packets
-    rate_bit_s: int = 0  # at most, headers of Ethernet included; 0 for no limit
+    rate_bit_s: int = 0  # with Ethernet headers; 0 for no limit
 
     def __bool__(self) -> bool:
         return bool(self.delay_us or self.jitter_us or self.loss_ppm or self.rate_bit_s)
@@ -213,7 +211,7 @@ class Impairment(Struct, frozen=True):
         return " ".join(f"{key} {value}" for key, value in self.texts()) or "none"
 
     def texts(self) -> tuple[tuple[str, str], ...]:
-        """What there is of it, by key and as it is written in files: ("delay", "20ms"), ("loss", "1%")."""
+        """Return the values that are not 0, by key, as in files: ("delay", "20ms"), ("loss", "1%")."""
         from labctl.units import format_ppm, format_rate, format_us
 
         every = (
@@ -232,8 +230,8 @@ class Interface(Struct, frozen=True):
     mac: str  # aa:bb:cc:dd:ee:ff, locally administered unless the file says otherwise
     mtu: int  # bytes
     addresses: tuple[AddressOnLink, ...] = ()  # global ones; the link-local one is derived from the MAC
-    network: str = ""  # the network (segment) it is on, "" for a direct link
-    impairment: Impairment | None = None  # of what it sends
+    network: str = ""  # the name of its network (segment), "" for a direct link
+    impairment: Impairment | None = None  # of packets that it sends
 
 
 class Route(Struct, frozen=True):
@@ -263,17 +261,14 @@ class Exposure(Struct, frozen=True):
         """The machine's side: `8080`, `192.0.2.1:8080`, `[2001:db8::1]:8080`."""
         if self.address is None:
             return str(self.machine_port)
-        return (
-            f"[{self.address}]:{self.machine_port}"
-            if self.address.version == 6
-            else f"{self.address}:{self.machine_port}"
-        )
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{host}:{self.machine_port}"
 
 
 class Limits(Struct, frozen=True):
-    """How much all programs of a node together may have; None for no limit."""
+    """Limits for all programs of a node together; None for no limit."""
 
-    pids: int | None = None  # processes and threads, the node's init included
+    pids: int | None = None  # processes and threads, with the node's init
     memory_bytes: int | None = None
     cpu: float | None = None  # 0.5: half of one processor; 2.0: two
 
@@ -289,24 +284,24 @@ class Node(Struct, frozen=True, omit_defaults=True):
     kind: NodeKind
     interfaces: tuple[Interface, ...] = ()
     routes: tuple[Route, ...] = ()
-    sysctls: tuple[tuple[str, str], ...] = ()  # dotted keys below net., in file order; forwarding already included
+    sysctls: tuple[tuple[str, str], ...] = ()  # dotted keys below net., in file order, with derived ones
     environment: tuple[tuple[str, str], ...] = ()
-    nat: bool = False  # a router through which the machine's network is reached
+    nat: bool = False  # a router that connects the lab to the machine's network
     exposures: tuple[Exposure, ...] = ()
     limits: Limits | None = None
     services: tuple[Service, ...] = ()
     commands: tuple[Command, ...] = ()
     tree: FileTree = NO_FILES
-    automatic_routes: bool = True  # its static routes are derived; without, it has none
+    automatic_routes: bool = True  # False: it has no static routes
     names: tuple[tuple[str, str], ...] = ()  # (address, name) lines of its /etc/hosts, nearest addresses first
 
     @property
     def addresses(self) -> Iterator[Address]:
-        """The node's addresses without prefix, interface by interface."""
+        """The addresses of all interfaces, without prefix."""
         return (address.ip for interface in self.interfaces for address in interface.addresses)
 
     def interface(self, name: str) -> Interface:
-        """The interface of that name; KeyError when there is none."""
+        """Return the interface of that name. KeyError."""
         for interface in self.interfaces:
             if interface.name == name:
                 return interface
@@ -322,7 +317,7 @@ class Endpoint(Struct, frozen=True):
 
 
 class Link(Struct, frozen=True):
-    """A veth pair. Where an end's node is a switch, that end is a port of the switch's bridge."""
+    """A veth pair; an end on a switch is a port of the switch's bridge."""
 
     a: Endpoint
     b: Endpoint
@@ -382,14 +377,14 @@ class Topology(Struct, frozen=True, dict=True):
     name: str
     nodes: tuple[Node, ...]
     links: tuple[Link, ...]
-    source: str = ""  # the file, or the shape, that it came from
+    source: str = ""  # the file or the shape
 
     @cached_property
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
 
     def node(self, name: str) -> Node:
-        """The node of that name; KeyError when there is none."""
+        """Return the node of that name. KeyError."""
         return self._by_name[name]
 
     def __contains__(self, name: object) -> bool:

@@ -42,14 +42,14 @@ PIDS_MAX = 4_194_304  # PID_MAX_LIMIT (linux/threads.h)
 
 
 class Routes(StrEnum):
-    """Which static routes are given to a node."""
+    """The static routes of a node."""
 
     AUTOMATIC = "automatic"
     NONE = "none"
 
 
 class Addresses(StrEnum):
-    """The families that addresses are given out of."""
+    """The families of automatic addresses."""
 
     DUAL = "dual"
     IPV4 = "ipv4"
@@ -68,22 +68,22 @@ _IPV6_PREFIX = OrFalse("a prefix such as fd00:1::/64")
 
 
 class ImpairedFile(Shape):
-    """What happens to packets on their way."""
+    """Impairment of packets."""
 
-    delay = optional(_AMOUNT, "How much later a packet arrives: 20ms.")
-    jitter = optional(_AMOUNT, "How much the delay varies, to either side: 2ms.")
-    loss = optional(_AMOUNT, "Share of the packets that is lost: 1%.")
-    rate = optional(_AMOUNT, "At most so many bits a second: 10mbit.")
+    delay = optional(_AMOUNT, "Delay of each packet: 20ms.")
+    jitter = optional(_AMOUNT, "Variation of the delay, to either side: 2ms.")
+    loss = optional(_AMOUNT, "Share of lost packets: 1%.")
+    rate = optional(_AMOUNT, "Rate limit in bits per second: 10mbit.")
 
 
 class EndFile(ImpairedFile):
-    """A node's end of a link, or its membership in a network; delay and the like are those of what it sends."""
+    """A node's end of a link, or its membership in a network; an impairment applies to packets that it sends."""
 
-    node = required(_NAME, "The node's name; a group's name (`count`) stands for all of the group.")
-    interface = optional(STRICT_TEXT, "Name of the interface; by default eth0, eth1, ...")
-    mac = optional(STRICT_TEXT, "Its MAC address: 02:00:00:00:00:01.")
-    ipv4 = optional(_IPV4, "10.0.1.5 or 10.0.1.5/24; false for none.")
-    ipv6 = optional(_IPV6, "fd00:1::5 or fd00:1::5/64; false for none.")
+    node = required(_NAME, "The node's name; the name of a group (`count`) stands for all its nodes.")
+    interface = optional(STRICT_TEXT, "Name of the interface; default: eth0, eth1, ...")
+    mac = optional(STRICT_TEXT, "MAC address: 02:00:00:00:00:01.")
+    ipv4 = optional(_IPV4, "IPv4 address, 10.0.1.5 or 10.0.1.5/24; false for none.")
+    ipv6 = optional(_IPV6, "IPv6 address, fd00:1::5 or fd00:1::5/64; false for none.")
 
 
 _END = Of(
@@ -94,7 +94,7 @@ _END = Of(
 
 
 class LinkFile(ImpairedFile):
-    """A direct link between two nodes; delay and the like hold for each direction."""
+    """A direct link between two nodes; an impairment applies to each direction."""
 
     ends = required(ListOf(_END, 2, 2), "The two nodes.")
     mtu = optional(_MTU, "Largest packet in bytes.")
@@ -105,7 +105,7 @@ class LinkFile(ImpairedFile):
 class ExposureFile(Shape):
     """A port of the machine that leads to a port of the host."""
 
-    machine = required(TEXT, "Port of the machine; 192.0.2.1:8080 for one of its addresses only.")
+    machine = required(TEXT, "Port of the machine, or 192.0.2.1:8080 for one of its addresses only.")
     port = required(Whole(1, PORT_MAX), "Port of the host.")
     protocol = defaulted(OneOf(Transport), Transport.TCP, "The transport protocol.")
 
@@ -116,18 +116,18 @@ _EXPOSURE = TextOr(
 
 
 class LimitsFile(Shape):
-    """How much all programs of a node together may have."""
+    """Limits for all programs of a node together."""
 
-    pids = optional(Whole(2, PIDS_MAX), "Processes and threads.")
-    memory = optional(_AMOUNT, "256MiB; a plain number is bytes.")
-    cpu = optional(_AMOUNT, "50% is half of one processor, 200% two.")
+    pids = optional(Whole(2, PIDS_MAX), "Number of processes and threads.")
+    memory = optional(_AMOUNT, "Memory: 256MiB; a plain number is bytes.")
+    cpu = optional(_AMOUNT, "Processor time: 50% is half of one processor, 200% two.")
 
 
 class ReadyFile(Shape):
-    """How a service shows that it is ready: one of these."""
+    """Condition for a service to be ready: one of these keys."""
 
     listening = optional(STRICT_TEXT, "A socket that listens: tcp/8000, udp/53, unix//run/x.sock.")
-    line = optional(REGEX, "A regular expression that a line of its output matches.")
+    line = optional(REGEX, "A regular expression that matches a line of its output.")
     file = optional(STRICT_TEXT, "A file that exists on the node.")
     command = optional(_ARGV_ONLY, "A command that succeeds on the node.")
 
@@ -135,21 +135,21 @@ class ReadyFile(Shape):
 
 
 class ProgramFile(Shape):
-    """A program on a node: what services and commands have in common."""
+    """The common keys of services and commands."""
 
     run = optional(ARGV, "The program and its arguments.")
-    shell = optional(_NAME, "Instead of `run`: text for sh.")
+    shell = optional(_NAME, "Instead of `run`: a command for sh.")
     env = defaulted(_VALUES, {}, "Environment variables.")
-    cwd = optional(STRICT_TEXT, "Where it runs, relative to the file's directory.")
-    user = optional(TEXT, "The user that it runs as: a name or number of this machine; by default root of the lab.")
+    cwd = optional(STRICT_TEXT, "Working directory, relative to the directory of the file.")
+    user = optional(TEXT, "User that the program runs as: a name or number of this machine; default: root of the lab.")
 
     RULES = (ExactlyOne("run", "shell"),)
 
 
 class CommandFile(ProgramFile):
-    """A command that is run once, to its end, before the services are started."""
+    """A command that runs once, to its end, before the services start."""
 
-    within = optional(Duration(), "How long it may take; 30s by default.")
+    within = optional(Duration(), "Time limit; default: 30s.")
 
 
 _COMMAND_ALONE = Of(
@@ -162,20 +162,20 @@ _COMMAND_ALONE = Of(
 class ServiceFile(ProgramFile):
     """A program that runs as long as the lab does."""
 
-    ready = optional(Of(ReadyFile), "How it shows that it is ready; what comes `after` it waits for that.")
-    within = optional(Duration(), "How long it may take to be ready; 10s by default.")
-    restart = defaulted(OneOf(Restart), Restart.NO, "When it is started again after it has ended.")
-    tty = defaulted(Flag(), False, "Whether it writes to a terminal, so that C programs do not hold back their output.")
-    after = defaulted(ListOf(STRICT_TEXT), [], "Services that are ready before it starts: db, or another-node/db.")
+    ready = optional(Of(ReadyFile), "Condition for it to be ready; services `after` it wait for that.")
+    within = optional(Duration(), "Time limit for it to be ready; default: 10s.")
+    restart = defaulted(OneOf(Restart), Restart.NO, "When to restart it after its end.")
+    tty = defaulted(Flag(), False, "Connect its output to a terminal, so that C programs do not buffer it.")
+    after = defaulted(ListOf(STRICT_TEXT), [], "Services that must be ready before it starts: db, or another-node/db.")
 
 
 class PlacedFileFile(Shape):
-    """A file or a directory that is placed on the node."""
+    """A file or directory that labctl places on the node."""
 
-    content = optional(STRICT_TEXT, "The file's text; ${h2.ipv4} and the like are replaced.")
-    source = optional(_NAME, "A file, or a directory with all that is in it, relative to the topology file.")
-    mode = optional(TEXT, 'Permissions, such as "0755"; by default those of the source, or 0644.')
-    owner = optional(STRICT_TEXT, "user or user:group; by default root.")
+    content = optional(STRICT_TEXT, "The file's text; address variables such as ${h2.ipv4} are replaced.")
+    source = optional(_NAME, "A file, or a directory with its contents, relative to the topology file.")
+    mode = optional(TEXT, 'Permissions, such as "0755"; default: those of the source, or 0644.')
+    owner = optional(STRICT_TEXT, "Owner: user or user:group; default: root.")
 
     RULES = (ExactlyOne("content", "source"),)
 
@@ -187,11 +187,11 @@ _PLACED = Of(
 
 
 class BindFile(Shape):
-    """A file or a directory of the machine that is mounted on the node."""
+    """A file or directory of the machine that is mounted on the node."""
 
-    source = required(_NAME, "On the machine, relative to the topology file.")
-    target = required(_NAME, "On the node.")
-    rw = defaulted(Flag(), False, "Whether programs may write there, to the machine.")
+    source = required(_NAME, "Path on the machine, relative to the topology file.")
+    target = required(_NAME, "Path on the node.")
+    rw = defaulted(Flag(), False, "Allow programs to write there, on the machine.")
 
 
 _BIND = TextOr(
@@ -200,45 +200,45 @@ _BIND = TextOr(
 
 
 class SwitchFile(Shape):
-    """A switch, to be linked to other switches."""
+    """A switch without members of its own."""
 
     sysctls = defaulted(_VALUES, {}, "Kernel settings below net., for example net.core.somaxconn.")
 
 
 class NodeFile(SwitchFile):
-    """A host or a router: a node that programs run on."""
+    """The common keys of hosts and routers."""
 
-    count = optional(Whole(1, COUNT_MAX), "Makes NAME-1, NAME-2, ...")
-    environment = defaulted(_VALUES, {}, "Environment variables of programs that run there.")
-    limits = optional(Of(LimitsFile), "Bounds for its programs (a control group).")
+    count = optional(Whole(1, COUNT_MAX), "Number of nodes, which are called NAME-1, NAME-2, ...")
+    environment = defaulted(_VALUES, {}, "Environment variables of its programs.")
+    limits = optional(Of(LimitsFile), "Limits for its programs (a control group).")
     exec = defaulted(
         ListOf(_COMMAND_ALONE, or_one=True),
         [],
         "Commands that run in this order before the services start.",
     )
-    files = defaulted(MapOf(_PLACED), {}, "Files and directories that are placed there, by their paths.")
-    binds = defaulted(ListOf(_BIND), [], "Files and directories of the machine that are mounted there: data:/srv[:rw].")
-    private = defaulted(ListOf(Placed(_NAME)), [], "Directories of its own, empty at first: /var/lib/mysql.")
+    files = defaulted(MapOf(_PLACED), {}, "Files and directories that labctl places there, by path.")
+    binds = defaulted(ListOf(_BIND), [], "Files and directories of the machine to mount there: data:/srv[:rw].")
+    private = defaulted(ListOf(Placed(_NAME)), [], "Private directories, empty at first: /var/lib/mysql.")
     services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
-    routes = optional(OneOf(Routes), "none: it gets no static routes; automatic: those that it needs.")
+    routes = optional(OneOf(Routes), "Static routes: none, or automatic for those that it needs.")
 
 
 class HostFile(NodeFile):
     """A host."""
 
-    expose = defaulted(ListOf(_EXPOSURE), [], "Ports of the machine that lead here: 8080:80, 192.0.2.1:5353:53/udp.")
+    expose = defaulted(ListOf(_EXPOSURE), [], "Ports of the machine that lead to it: 8080:80, 192.0.2.1:5353:53/udp.")
 
 
 class RouterFile(NodeFile):
     """A router."""
 
-    nat = defaulted(Flag(), False, "The machine's network is reached through it.")
+    nat = defaulted(Flag(), False, "Connect the lab to the machine's network through it.")
 
 
 class NetworkFile(Shape):
-    """A switch with the members' interfaces on it."""
+    """A switch with members."""
 
-    members = defaulted(ListOf(_END), [], "The nodes that have an interface on it.")
+    members = defaulted(ListOf(_END), [], "Nodes with an interface on it.")
     mtu = optional(_MTU, "Largest packet in bytes.")
     ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix of the network; false for none.")
     ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix of the network; false for none.")
@@ -252,16 +252,16 @@ _LINK = Of(
 
 
 class TopologyFile(Shape):
-    """A topology of labctl: hosts, routers and switches, and how they are linked."""
+    """A topology of labctl: hosts, routers, switches and links."""
 
-    name = optional(_NAME, "By default the file's name.")
-    about = defaulted(STRICT_TEXT, "", "One sentence on what the topology is for.")
-    include = defaulted(ListOf(Placed(_NAME)), [], "Files whose parts come first.")
-    mtu = defaulted(_MTU, 1500, "Largest packet in bytes, where a link or network has none of its own.")
-    addresses = defaulted(OneOf(Addresses), Addresses.DUAL, "Which addresses are given out.")
-    ipv4_pool = optional(STRICT_TEXT, "Where automatic prefixes come from; 10.0.0.0/8.")
-    ipv6_pool = optional(STRICT_TEXT, "Where automatic prefixes come from; fd00::/16.")
-    routes = defaulted(OneOf(Routes), Routes.AUTOMATIC, "The static routes of nodes without `routes` of their own.")
+    name = optional(_NAME, "Name; default: the file's name.")
+    about = defaulted(STRICT_TEXT, "", "One sentence about its purpose.")
+    include = defaulted(ListOf(Placed(_NAME)), [], "Files to include before this one.")
+    mtu = defaulted(_MTU, 1500, "Largest packet in bytes, for links and networks without `mtu`.")
+    addresses = defaulted(OneOf(Addresses), Addresses.DUAL, "Families of automatic addresses.")
+    ipv4_pool = optional(STRICT_TEXT, "Pool of automatic prefixes; default: 10.0.0.0/8.")
+    ipv6_pool = optional(STRICT_TEXT, "Pool of automatic prefixes; default: fd00::/16.")
+    routes = defaulted(OneOf(Routes), Routes.AUTOMATIC, "Static routes of nodes without `routes`.")
     hosts = defaulted(MapOf(Of(HostFile, or_nothing=True)), {}, "The hosts, by name.")
     routers = defaulted(MapOf(Of(RouterFile, or_nothing=True)), {}, "The routers, by name.")
     switches = defaulted(MapOf(Of(SwitchFile, or_nothing=True)), {}, "Switches without members of their own, by name.")
@@ -270,7 +270,7 @@ class TopologyFile(Shape):
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a topology file."""
+    """Return the JSON Schema (draft 2020-12) of a topology file."""
     into = Schemas()
     name = TopologyFile.schema(into)["$ref"].rpartition("/")[2]
     whole = into.definitions.pop(name)
