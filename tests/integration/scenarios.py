@@ -1,4 +1,4 @@
-"""Scenarios written in tests: run, and looked at afterwards."""
+"""Run scenarios that tests write as text."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from labctl.scenario.results import (
 )
 
 
-class Told(Listener):
-    """Remembers what a listener is told, in order."""
+class EventLog(Listener):
+    """Records the events of a run, in order."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
-        self.heard = b""
+        self.output_bytes = b""
         self.began = threading.Event()  # the first step
         self._lock = threading.Lock()
 
@@ -46,7 +46,7 @@ class Told(Listener):
 
     def output(self, scenario: ScenarioInfo, host: str, process: str, stream: Stream, data: bytes) -> None:
         with self._lock:
-            self.heard += f"{host} {process} {stream}: ".encode() + data
+            self.output_bytes += f"{host} {process} {stream}: ".encode() + data
 
     def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None:
         self._note(f"{step.outcome} {step.index}")
@@ -68,7 +68,7 @@ def run(
     listener: Listener | None = None,
     cancellation: Cancellation | None = None,
 ) -> ScenarioResult:
-    """The result of the scenario with those steps (YAML, a list)."""
+    """Run a scenario with these steps (a YAML list) and return its result."""
     file = directory / "it.yaml"
     file.write_text(f"{header}steps:\n{steps}")
     return run_scenario(load(file), options, listener, cancellation)

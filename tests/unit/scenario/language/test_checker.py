@@ -6,7 +6,8 @@ import tracemalloc
 
 import pytest
 
-from labctl.scenario.language import CheckContext, Kind, Known, Problem, check, parse
+from labctl.scenario.language import Kind, Known, Problem, parse
+from labctl.scenario.language.checker import CheckContext, check
 
 HOSTS = frozenset({"server", "client", "h1"})
 S = "s = socket(AF_INET, SOCK_STREAM)\n"

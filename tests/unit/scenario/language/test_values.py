@@ -1,4 +1,4 @@
-"""What the checker tells of typed values: options, control messages, addresses; each before anything is built."""
+"""The checks of typed values before a run: options, control messages, addresses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from labctl.lab.agent.messages import CStruct
 from labctl.lab.agent.options import INFO, LINGER, OPTIONS, Field, StructType
 from labctl.lab.agent.values import pack, pack_control, pack_struct, unpack, unpack_control, unpack_struct
 from labctl.scenario.language import CheckContext, check, parse
+from labctl.scenario.language.syntax import Call
+from labctl.scenario.language.values import may_fail
 from tests.skips import needs_programs
 
 HOSTS = frozenset({"server", "client"})
@@ -250,3 +252,12 @@ def test_members_stand_where_the_c_compiler_has_them(kind: StructType, tmp_path:
     theirs = [int(line.split()[1]) for line in printed.splitlines()]
     mine = _offsets(kind)
     assert [mine[name] for name in fields] == theirs
+
+
+@pytest.mark.parametrize(
+    ("expected", "fails"), [("", False), (" -> 0", False), (" -> 0 | EINVAL", True), (" -> -1", True), (" -> $n", True)]
+)
+def test_a_call_may_fail_if_its_expectation_allows_it(expected: str, fails: bool) -> None:
+    (call,) = parse(f"listen(t, 1){expected}").statements
+    assert isinstance(call, Call)
+    assert may_fail(call) is fails

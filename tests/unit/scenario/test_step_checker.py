@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from labctl.documents import DocumentError
-from labctl.errors import InputError
+from labctl.documents import DocumentError, parse
 from labctl.observe.network import counters_here
 from labctl.scenario import Scenario, load
 from labctl.scenario.file_schema import BODIES, BoundedBody
 from labctl.scenario.model import StepKind
+from labctl.scenario.step_checker import ScriptChecker
 
 
 def written(directory: Path, text: str, name: str = "it.yaml") -> Path:
@@ -29,54 +29,11 @@ def complaint(directory: Path, steps: str, header: str = "topology: pair\n") -> 
     return str(caught.value)
 
 
-def test_a_scenario_is_named_after_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
-    steps = "steps:\n  - client: getpid()\n"
-    assert load(written(tmp_path, f"topology: pair\n{steps}", "first.yaml")).name == "first"
-    assert load(written(tmp_path, f"name: Second\ntopology: pair\n{steps}")).name == "Second"
-
-
-def test_defaults_of_deadlines(tmp_path: Path) -> None:
-    scenario = loaded(tmp_path, "  - client: getpid()\n")
-    assert (scenario.within_s, scenario.timeout_s) == (10.0, 60.0)
-
-
 def test_every_body_that_is_a_mapping_takes_a_deadline(tmp_path: Path) -> None:
     """All but `set`, whose keys are variables."""
     for kind, body in BODIES.items():
         assert issubclass(body, BoundedBody) or kind in (StepKind.SET, StepKind.PARALLEL)
     loaded(tmp_path, "  - link: {down: [client, server], within: 1s}\n  - undrop: {on: server, within: 1s}\n")
-
-
-def test_hosts_come_in_topology_order(tmp_path: Path) -> None:
-    assert loaded(tmp_path, "  - h2: getpid()\n", "topology: star:3\n").hosts == ("h1", "h2", "h3")
-
-
-def test_the_topology_may_be_replaced(tmp_path: Path) -> None:
-    file = written(tmp_path, "topology: pair\nsteps:\n  - h1: getpid()\n")
-    assert load(file, topology="star:2").hosts == ("h1", "h2")
-
-
-def test_a_replaced_topology_that_is_wrong_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="did you mean `star`"):
-        load(written(tmp_path, "topology: pair\nsteps:\n  - h1: getpid()\n"), topology="stra:2")
-
-
-def test_a_topology_may_stand_in_the_scenario(tmp_path: Path) -> None:
-    header = "topology:\n  hosts: {a: , b: }\n  links: [[a, b]]\n"
-    assert loaded(tmp_path, "  - a: getpid()\n", header).hosts == ("a", "b")
-
-
-def test_a_topology_file_is_looked_for_beside_the_scenario(tmp_path: Path) -> None:
-    written(tmp_path, "hosts: {left: , right: }\nlinks: [[left, right]]\n", "net.yaml")
-    assert loaded(tmp_path, "  - left: getpid()\n", "topology: net.yaml\n").hosts == ("left", "right")
-
-
-def test_mistakes_of_a_topology_file_are_told_with_those_of_the_scenario(tmp_path: Path) -> None:
-    written(tmp_path, "hosts: {left: , right: }\nlinks: [[left, rihgt]]\n", "net.yaml")
-    said = complaint(tmp_path, "  - stpo: left\n", "topology: net.yaml\n")
-    assert "net.yaml:2:" in said
-    assert "unknown kind of step `stpo`\n" in said
-    assert "did you mean `stop`?" in said
 
 
 def test_a_host_called_like_a_kind_takes_the_long_form(tmp_path: Path) -> None:
@@ -167,15 +124,6 @@ def test_building_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "requires: {programs: [cc]}" in complaint(tmp_path, "  - build: {source: hello.c}\n")
 
 
-def test_steps_inside_others_are_walked_in_file_order(tmp_path: Path) -> None:
-    steps = (
-        "  - parallel:\n      - client: getpid()\n      - - server: getpid()\n        - server: getpid()\n"
-        "  - repeat: {times: 2, steps: [{set: {a: 1}}]}\n"
-    )
-    kinds = [step.kind.value for step in loaded(tmp_path, steps).walk()]
-    assert kinds == ["parallel", "calls", "calls", "calls", "repeat", "set"]
-
-
 def test_aliases_are_checked_like_what_they_stand_for(tmp_path: Path) -> None:
     steps = "  - client: &listen |\n      s = socket(AF_INET, SOCK_STREAM)\n  - server: *listen\n"
     assert [step.host for step in loaded(tmp_path, steps).steps] == ["client", "server"]
@@ -231,3 +179,17 @@ def test_where_the_counters_cannot_be_read_none_is_judged(tmp_path: Path, monkey
 )
 def test_an_address_that_cannot_be_one_is_told(tmp_path: Path, step: str, problem: str) -> None:
     assert problem in complaint(tmp_path, f"  - {step}\n")
+
+
+def test_a_comparison_may_only_use_known_variables() -> None:
+    document = parse("that: $n == 1\n", "it.yaml")
+    checker = ScriptChecker(document, None)
+    assert checker.check_comparison("$n == 1", ("that",), {"n"}) == []
+    (diagnostic,) = checker.check_comparison("$n == 1", ("that",), {"m"})
+    assert (str(diagnostic.position), diagnostic.message) == ("1:7", "there is no scenario variable `n`")
+
+
+def test_a_text_in_place_of_a_list_is_answered_with_shell(tmp_path: Path) -> None:
+    said = complaint(tmp_path, "  - run: {on: client, run: ls -l}\n")
+    assert "expected a list, got the text `ls -l`" in said
+    assert "use `shell:` for the text of a shell command" in said

@@ -10,10 +10,8 @@ import pytest
 
 from labctl.documents import DocumentError
 from labctl.programs.output import OutputRecord
-from labctl.report import plain
-from labctl.report.terminal import Look
-from labctl.scenario.results import Outcome
-from tests.integration.scenarios import Told, fails, needs, passes, step
+from labctl.scenario.program_steps import SHOWN_CHARACTERS
+from tests.integration.scenarios import EventLog, fails, needs, passes, step
 
 
 def test_a_program_runs_on_its_host_with_its_arguments_environment_directory_and_input(tmp_path: Path) -> None:
@@ -119,26 +117,6 @@ def test_a_program_that_ends_before_it_is_ready_fails_at_once(tmp_path: Path) ->
 def test_a_program_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
     steps = "  - start: {on: server, shell: echo soon; sleep 60, name: a, ready: {file: /tmp/x}}\n    within: 3s\n"
     assert "the file /tmp/x did not exist on server within 3s\nsoon" in fails(tmp_path, steps).reason
-
-
-def test_a_program_that_is_not_ready_in_time_is_reported_with_where_it_listens(tmp_path: Path) -> None:
-    (tmp_path / "listen.py").write_text(
-        "import signal, socket\n"
-        "here = [socket.socket() for _ in range(2)]\n"
-        "for one in here:\n"
-        "    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n"
-        "    one.bind(('0.0.0.0', 8081))\n"
-        "    one.listen()\n"
-        "signal.pause()\n"
-    )
-    start = (
-        "  - start: {on: server, run: [python3, listen.py], name: a, ready: {listening: tcp/8080}}\n    within: 2s\n"
-    )
-    result = fails(tmp_path, start)
-    (seen,) = [one.sockets for one in result.listening if one.host == "server"]
-    assert [line.split(" (")[0] for line in seen] == ["tcp 0.0.0.0:8081"]
-    (program,) = result.programs
-    assert program.state.startswith("was still running, and labctl ended it")
 
 
 def test_stopping_asks_first_and_the_result_has_what_the_program_said(tmp_path: Path) -> None:
@@ -286,123 +264,9 @@ def test_what_the_compiler_says_is_shown(tmp_path: Path) -> None:
 
 
 def test_output_is_streamed_while_the_program_runs(tmp_path: Path) -> None:
-    told = Told()
+    told = EventLog()
     passes(tmp_path, "  - run: {on: client, shell: echo a}\n", listener=told)
-    assert told.heard == b"client echo stdout: a\n"
-
-
-def test_programs_left_running_are_stopped_at_the_end_all_at_once(tmp_path: Path) -> None:
-    steps = "".join(f"  - start: {{on: server, run: [sleep, 60], name: s{i}}}\n" for i in range(5))
-    before = time.monotonic()
-    assert passes(tmp_path, steps).outcome is Outcome.PASSED
-    assert time.monotonic() - before < 40
-
-
-def test_an_expected_command_is_run_again_until_it_succeeds(tmp_path: Path) -> None:
-    result = passes(
-        tmp_path,
-        "  - start: {on: server, shell: 'sleep 0.3; echo ready > /tmp/x; sleep 60', name: slow}\n"
-        "  - expect: {on: server, command: [cat, /tmp/x], within: 5s, stdout: ready, save: {stdout: SAID}}\n"
-        "  - expect: {on: server, shell: 'echo $WORD; exit 3', env: {WORD: no}, exit: 3, stdout: {contains: n}}\n"
-        "  - expect: {that: '${SAID} == \"ready\"'}\n",
-    )
-    assert step(result, "2").exit_status == 0
-    assert step(result, "2").output is not None
-    assert step(result, "2").output.stdout == "ready\n"  # type: ignore[union-attr]  # asserted above
-
-
-def test_an_expected_command_that_never_succeeds_shows_its_last_output_and_status(tmp_path: Path) -> None:
-    result = fails(
-        tmp_path, "  - expect: {on: server, shell: 'echo up $$; echo no route >&2; exit 3', within: 200ms}\n"
-    )
-    (only,) = result.steps
-    assert only.reason.startswith("command `echo up $$; echo no route >&2; exit 3` on server: exit status: expected 0")
-    assert "got 3 (within 200ms)\nno route" in only.reason
-    assert only.exit_status == 3
-    assert only.output is not None
-    assert only.output.stdout.startswith("up ")
-
-
-def test_an_expected_command_that_hangs_is_ended_with_the_step(tmp_path: Path) -> None:
-    before = time.monotonic()
-    result = fails(tmp_path, "  - expect: {on: server, shell: 'echo begun; sleep 100', within: 100ms}\n")
-    assert time.monotonic() - before < 10
-    assert "it had not ended (within 100ms)\nbegun" in result.steps[0].reason
-
-
-CRASHES_AFTER_ACCEPT = """
-import socket
-server = socket.create_server(("0.0.0.0", 5000))
-server.accept()
-raise RuntimeError("the server is broken")
-"""
-CLIENT = """  - client: |
-      c = socket(AF_INET, SOCK_STREAM)
-      connect(c, "server:5000")
-      send(c, b"x")
-      recv(c, 100) -> b"Hello"
-"""
-
-
-def test_a_server_that_crashed_is_reported_with_its_traceback_and_not_with_labctls_signal(tmp_path: Path) -> None:
-    (tmp_path / "crash.py").write_text(CRASHES_AFTER_ACCEPT)
-    start = "  - start: {on: server, run: [python3, crash.py], ready: {listening: tcp/5000}}\n"
-    result = fails(tmp_path, start + CLIENT)
-    report = "\n".join(plain.failure(result, Look()))
-    assert "recv(c, 100)" in " ".join(report.split())
-    assert "RuntimeError: the server is broken" in report
-    assert "exited with status 1" in " ".join(report.split())
-    assert "SIGTERM" not in report
-    assert "labctl ended it" not in report
-    (program,) = result.programs
-    assert (program.host, program.name, program.state, program.exit_status) == (
-        *("server", "python3", "exited with status 1"),
-        1,
-    )
-
-
-def test_a_failure_shows_the_last_lines_of_programs_that_go_on_and_who_listens(tmp_path: Path) -> None:
-    result = fails(
-        tmp_path,
-        "  - start: {on: server, run: [python3, -m, http.server, '8000'], name: web, ready: {listening: tcp/8000}}\n"
-        "  - start: {on: server, shell: 'seq 1 50; exec sleep 60', name: loud, ready: {line: '50'}}\n"
-        "  - start: {on: server, run: [sleep, '60'], name: quiet}\n"
-        "  - start: {on: server, shell: 'echo bye', name: gone, ready: {line: bye}}\n"
-        "  - wait: gone\n"
-        "  - run: {on: client, shell: exit 3}\n",
-    )
-    report = [line.strip() for line in plain.failure(result, Look())]
-    assert "server: loud was still running, and labctl ended it" in report
-    assert "stdout, the last 20 of 50 lines:" in report
-    assert "│ 31" in report
-    assert "│ 30" not in report
-    assert report[report.index("server: quiet was still running, and labctl ended it") + 1] == "wrote nothing"
-    assert report[report.index("server: gone exited with status 0") + 2] == "│ bye"
-    assert "client: nothing" in report
-    assert any(line.startswith("server: tcp 0.0.0.0:8000") for line in report)
-    assert {each.name: each.exit_status for each in result.programs} == {
-        "web": None,
-        "loud": None,
-        "quiet": None,
-        "gone": 0,
-    }
-
-
-def test_a_program_whose_branch_was_stopped_is_shown_too(tmp_path: Path) -> None:
-    result = fails(
-        tmp_path,
-        "  - parallel:\n"
-        "    - run: {on: server, shell: echo serving; exec sleep 60}\n"
-        "    - run: {on: client, shell: sleep 0.3; exit 3}\n",
-    )
-    (program,) = result.programs
-    assert (program.host, program.kind, program.output.stdout) == ("server", "program", "serving\n")
-
-
-def test_what_passed_has_its_programs_in_the_result_but_no_sockets(tmp_path: Path) -> None:
-    result = passes(tmp_path, "  - start: {on: server, shell: echo up; exec sleep 60, name: a, ready: {line: up}}\n")
-    assert [(each.name, each.output.stdout) for each in result.programs] == [("a", "up\n")]
-    assert result.listening == ()
+    assert told.output_bytes == b"client echo stdout: a\n"
 
 
 HOLDS_BACK = """
@@ -469,63 +333,6 @@ def test_what_a_program_on_a_terminal_left_behind_is_hung_up(tmp_path: Path) -> 
     )
 
 
-_MANY = "printf 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\\n'"
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        f'  - run: {{on: server, shell: "{_MANY}", expect: {{stdout: {{matches: "(a+)+$x"}}}}}}\n',
-        f'  - start: {{on: server, name: a, shell: "{_MANY}; sleep 60", ready: {{line: "(a+)+$x"}}}}\n',
-        f'  - start: {{on: server, name: a, shell: "{_MANY}; sleep 60"}}\n'
-        '  - expect: {output: {process: a, stdout: {matches: "(a+)+$x"}}, within: 10s}\n',
-    ],
-)
-def test_a_search_without_end_fails_its_step_in_time(tmp_path: Path, steps: str) -> None:
-    started = time.monotonic()
-    assert "cannot search for /(a+)+$x/" in fails(tmp_path, steps).reason
-    assert time.monotonic() - started < 15
-
-
-@pytest.mark.parametrize(
-    "condition",
-    [
-        "output: {process: a, stdout: {contains: down}}",
-        "running: a",
-        "that: '1 == 2'",
-    ],
-)
-def test_what_cannot_become_true_any_more_is_not_waited_for(tmp_path: Path, condition: str) -> None:
-    result = fails(
-        tmp_path,
-        "  - start: {on: client, shell: echo up, name: a, ready: {line: up}}\n"
-        "  - wait: a\n"
-        f"  - expect: {{{condition}, within: 30s}}\n",
-    )
-    assert step(result, "3").duration_s < 10
-    assert "within" not in step(result, "3").reason
-
-
-def test_what_an_ended_program_has_left_behind_may_still_write(tmp_path: Path) -> None:
-    passes(
-        tmp_path,
-        "  - start: {on: client, shell: '(sleep 0.5; echo late) & exit 0', name: a}\n"
-        "  - expect: {output: {process: a, stdout: late}, within: 10s}\n",
-    )
-
-
-def test_another_branch_may_start_a_program_of_that_name_again(tmp_path: Path) -> None:
-    passes(
-        tmp_path,
-        "  - start: {on: client, shell: exit 0, name: a}\n"
-        "  - wait: a\n"
-        "  - parallel:\n"
-        "    - expect: {running: a, within: 10s}\n"
-        "    - - run: {on: client, run: [sleep, '0.3']}\n"
-        "      - start: {on: client, run: [sleep, '60'], name: a}\n",
-    )
-
-
 def test_libraries_and_object_files_among_the_flags_stand_after_the_sources(tmp_path: Path) -> None:
     needs("cc")
     needs("ar")
@@ -571,3 +378,10 @@ def test_a_deadline_may_stand_inside_the_step_too(tmp_path: Path, body: str) -> 
     before = time.monotonic()
     fails(tmp_path, f"  - start: {{on: client, run: [sleep, '60'], name: a}}\n  - {body}\n")
     assert time.monotonic() - before < 8
+
+
+def test_a_reason_has_only_the_last_of_the_output(tmp_path: Path) -> None:
+    result = fails(tmp_path, "  - run: {on: client, shell: 'seq 10000; echo last; exit 1'}\n")
+    shown = step(result, "1").reason.partition("\n")[2]
+    assert shown.endswith("last")
+    assert len(shown) <= SHOWN_CHARACTERS

@@ -12,8 +12,8 @@ import pytest
 from labctl import scenario
 from labctl.scenario.results import CallRecord, Outcome, ScenarioResult
 
-INDEX = Path(__file__).parents[2] / "docs" / "sockets.md"
-SHIPPED = Path(__file__).parents[2] / "scenarios"
+INDEX = Path(__file__).parents[3] / "docs" / "sockets.md"
+SHIPPED = Path(__file__).parents[3] / "scenarios"
 FILES = sorted(SHIPPED.glob("*.yaml"))
 ERRNOS = frozenset(errno.errorcode.values()) | {"EOPNOTSUPP"}  # on Linux the same number as ENOTSUP
 STATES = ("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT2", "CLOSE_WAIT", "TIME_WAIT")

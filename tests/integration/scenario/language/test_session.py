@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import pytest
 
 from labctl.lab.agent.client import AgentEnded, CallImpossible
 from labctl.lab.agent.messages import SystemCall
-from labctl.scenario.language import CallsOutcome, CheckContext, Session, check, parse
+from labctl.scenario.language import CheckContext, check, parse
+from labctl.scenario.language.session import CallsOutcome, Session
 from labctl.scenario.results import CallRecord
 from tests.integration.call_bench import Bench
 
@@ -237,8 +239,8 @@ def test_a_call_that_returns_does_not_block(server: Process) -> None:
 
 def test_a_call_past_its_deadline_fails_the_program_and_stays_pending(server: Process) -> None:
     server.do("s = socket(AF_INET, SOCK_DGRAM)\nbind(s, ':0')")
-    outcome = server.run("recv(s, 10) within 100ms")
-    assert "recv(3, buf, 10, 0) has not returned after 0.1 s" in str(outcome.failure)
+    outcome = server.run("recv(s, 10) within 200ms")
+    assert re.search(r"recv\(3, buf, 10, 0\) has not returned after 0\.[1-9] s", str(outcome.failure))
     assert outcome.records[-1].duration_s is None
     assert "is still pending" in str(server.session.run(parse("close(s)"), monotonic() + 1).failure)
 

@@ -14,7 +14,7 @@ from labctl import topology as topologies
 from labctl.lab.protocol import HALF_BYTES
 from labctl.plan.build import build
 from tests.integration.detached import becomes
-from tests.integration.scenarios import Told, fails, passes, step
+from tests.integration.scenarios import EventLog, fails, passes, step
 
 WAIT = "  - run: {on: client, run: [sleep, '0.5']}\n"
 
@@ -125,15 +125,15 @@ def test_a_name_that_several_nodes_have_needs_the_node(tmp_path: Path) -> None:
 
 def test_its_streams_are_told_apart_and_reach_the_listener(tmp_path: Path) -> None:
     shell = "for i in 1 2 3; do echo out$i; echo err$i >&2; done; exec sleep 100"
-    told = Told()
+    told = EventLog()
     passes(
         tmp_path,
         '  - expect: {output: {process: db, stdout: "out1\\nout2\\nout3", stderr: "err1\\nerr2\\nerr3"}, within: 5s}\n',
         header=header(f"db: {{shell: '{shell}'}}"),
         listener=told,
     )
-    assert b"server db stdout: out1\n" in told.heard
-    assert b"server db stderr: err1\n" in told.heard
+    assert b"server db stdout: out1\n" in told.output_bytes
+    assert b"server db stderr: err1\n" in told.output_bytes
 
 
 def test_a_log_that_begins_again_is_followed(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.test_calls import Process, bench, processes
+from tests.integration.scenario.language.test_session import Process, bench, processes
 
 __all__ = ["bench", "processes"]
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labctl.documents import DocumentError
+from labctl.errors import InputError
+from labctl.scenario import Scenario
+from labctl.scenario.loader import has_steps, load
+
+
+def written(directory: Path, text: str, name: str = "it.yaml") -> Path:
+    file = directory / name
+    file.write_text(text)
+    return file
+
+
+def loaded(directory: Path, steps: str, header: str = "topology: pair\n") -> Scenario:
+    return load(written(directory, f"{header}steps:\n{steps}"))
+
+
+def complaint(directory: Path, steps: str, header: str = "topology: pair\n") -> str:
+    with pytest.raises(DocumentError) as caught:
+        loaded(directory, steps, header)
+    return str(caught.value)
+
+
+def test_a_scenario_is_named_after_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+    steps = "steps:\n  - client: getpid()\n"
+    assert load(written(tmp_path, f"topology: pair\n{steps}", "first.yaml")).name == "first"
+    assert load(written(tmp_path, f"name: Second\ntopology: pair\n{steps}")).name == "Second"
+
+
+def test_defaults_of_deadlines(tmp_path: Path) -> None:
+    scenario = loaded(tmp_path, "  - client: getpid()\n")
+    assert (scenario.within_s, scenario.timeout_s) == (10.0, 60.0)
+
+
+def test_hosts_come_in_topology_order(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "  - h2: getpid()\n", "topology: star:3\n").hosts == ("h1", "h2", "h3")
+
+
+def test_the_topology_may_be_replaced(tmp_path: Path) -> None:
+    file = written(tmp_path, "topology: pair\nsteps:\n  - h1: getpid()\n")
+    assert load(file, topology="star:2").hosts == ("h1", "h2")
+
+
+def test_a_replaced_topology_that_is_wrong_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean `star`"):
+        load(written(tmp_path, "topology: pair\nsteps:\n  - h1: getpid()\n"), topology="stra:2")
+
+
+def test_a_topology_may_stand_in_the_scenario(tmp_path: Path) -> None:
+    header = "topology:\n  hosts: {a: , b: }\n  links: [[a, b]]\n"
+    assert loaded(tmp_path, "  - a: getpid()\n", header).hosts == ("a", "b")
+
+
+def test_a_topology_file_is_looked_for_beside_the_scenario(tmp_path: Path) -> None:
+    written(tmp_path, "hosts: {left: , right: }\nlinks: [[left, right]]\n", "net.yaml")
+    assert loaded(tmp_path, "  - left: getpid()\n", "topology: net.yaml\n").hosts == ("left", "right")
+
+
+def test_mistakes_of_a_topology_file_are_told_with_those_of_the_scenario(tmp_path: Path) -> None:
+    written(tmp_path, "hosts: {left: , right: }\nlinks: [[left, rihgt]]\n", "net.yaml")
+    said = complaint(tmp_path, "  - stpo: left\n", "topology: net.yaml\n")
+    assert "net.yaml:2:" in said
+    assert "unknown kind of step `stpo`\n" in said
+    assert "did you mean `stop`?" in said
+
+
+@pytest.mark.parametrize(
+    "content", [b"steps: []\n", b"topology: pair\nsteps:\n  - x\n", b'"steps": []\n', b"'steps' : []\n"]
+)
+def test_what_has_steps_is_a_scenario(content: bytes) -> None:
+    assert has_steps(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"hosts: {a: }\n# steps: none\n", b"a:\n  steps: []\n", b"stepsize: 1\n"])
+def test_what_has_none_at_its_top_is_not(content: bytes) -> None:
+    assert not has_steps(content)
