@@ -52,6 +52,7 @@ def done(*arguments: object, **more: str) -> str:
 FREQUENT_LOADS = {
     *("labctl", "labctl.errors", "labctl.names", "labctl.printable", "labctl.structs", "labctl.unpatched"),
     *("labctl.lab", "labctl.lab.protocol", "labctl.topology", "labctl.topology.model"),
+    *("labctl.plan", "labctl.plan.drop_rules"),  # 0.5 ms: a message of the protocol carries a drop rule
 }
 PS_LOADS = {*FREQUENT_LOADS, "labctl.report", "labctl.report.terminal"}
 

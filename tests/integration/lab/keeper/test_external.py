@@ -290,6 +290,6 @@ def test_an_ordinary_user_is_told_that_nat_is_roots() -> None:
 @inside
 def test_nat_of_a_running_lab_cannot_be_changed() -> None:
     with Machine(), Lab.open(plan_of(NAT)) as lab:
-        with pytest.raises(InputError, match=r"`nat`, .* cannot be changed \(gw\)"):
+        with pytest.raises(InputError, match=r"cannot change `nat`, .* \(gw\)"):
             lab.reconcile(plan_of(NAT.replace("{nat: true}", "{}")))
         lab.reconcile(plan_of(NAT.replace("far: {}", "far: {environment: {A: b}}")))

@@ -94,7 +94,7 @@ def test_limits_of_a_running_lab_get_other_values_and_no_other_kinds() -> None:
         assert most() == {"30"}
         lab.reconcile(plan_with("pids: 40"))
         assert most() == {"40"}
-        with pytest.raises(InputError, match="what is limited"):
+        with pytest.raises(InputError, match="which `limits` apply"):
             lab.reconcile(plan_with("pids: 50, cpu: 50%"))
         refused = plan_with("pids: 50")
         with pytest.raises(KernelError):
