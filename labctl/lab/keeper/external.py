@@ -24,12 +24,11 @@ from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
 from labctl.lab.keeper import host_changes
 from labctl.lab.keeper.clients import Timers
 from labctl.lab.keeper.nodes import NodeTable
-from labctl.lab.keeper.port_forwarder import Listening, Target, forward
 from labctl.lab.protocol import Open
 from labctl.names import OUTSIDE_INTERFACE
 from labctl.plan.operations import AddAddress, SetSysctl, plan_from_json
 from labctl.printable import visible
-from labctl.structs import Struct, field
+from labctl.structs import Struct
 from labctl.topology.model import IPV6_MTU_MIN, NO_NAME_SERVER, Node
 
 OUTLETS_MAX = 100
@@ -49,6 +48,15 @@ class NatAccess(Struct):
     reservations: tuple[socket.socket, ...]
 
 
+class ForwardedPort(Struct, frozen=True):
+    """A listening (TCP) or bound (UDP) socket of the machine, and the port of a host; descriptors are borrowed."""
+
+    descriptor: int
+    network: int  # descriptor of the host's network namespace
+    addresses: tuple[str, ...]  # of the host, to try in order
+    inner: int  # port number on the host
+
+
 class ExternalAccess(Struct):
     """The access that boot prepared, in boot and then in the keeper; each closes the other's descriptors."""
 
@@ -63,7 +71,7 @@ class ExternalAccess(Struct):
     guard_namespace: int = -1  # descriptor of its PID namespace, the machine's
     alive: tuple[int, int] = (-1, -1)  # a pipe; its writing end is the keeper's: the guard sees the keeper's end
     forwarder: int = 0  # its pid
-    listening: tuple[Listening, ...] = field(default=())
+    forwarded: tuple[ForwardedPort, ...] = ()
 
     # -- in boot
 
@@ -174,8 +182,8 @@ class ExternalAccess(Struct):
 
     def start_forwarder(self, nodes: Mapping[str, Node], table: NodeTable) -> None:
         """In the keeper, when the network is made: forward the ports of `expose`."""
-        self.listening = tuple(
-            Listening(port, Target(table[node].fd, _addresses(nodes[node]), inner))
+        self.forwarded = tuple(
+            ForwardedPort(port, table[node].fd, _addresses(nodes[node]), inner)
             for (node, _, inner), port in zip(self.exposed, self.ports, strict=True)
         )
         self._fork_forwarder(table.home)
@@ -189,8 +197,13 @@ class ExternalAccess(Struct):
         return True
 
     def _fork_forwarder(self, home: int) -> None:
-        if self.listening:
-            self.forwarder = processes.fork(lambda: forward(self.listening, home))
+        def child() -> None:
+            from labctl.lab.keeper.port_forwarder import forward  # and asyncio, which the keeper does not need
+
+            forward(self.forwarded, home)
+
+        if self.forwarded:
+            self.forwarder = processes.fork(child)
 
 
 def prepare(request: Open, ports: Sequence[int]) -> ExternalAccess:
