@@ -78,14 +78,12 @@ class AddressVariables:
         rest, _, attribute = name.rpartition(".")
         if not self._known:
             return ATTRIBUTES.get(attribute, "")
-        node = self._node(rest, own_node)
-        if attribute in ATTRIBUTES and node is not None:
-            return _of_node(node, attribute)
-        for before, ifname in _splits(rest):
+        for before, after in (*_splits(name), (name, "")):
             node = self._node(before, own_node)
-            if node is not None and attribute in ATTRIBUTES:
-                return _of_interface(node, ifname, attribute)
-        raise self._unknown(rest, attribute, own_node)
+            if node is not None:
+                return _value(node, name, after)
+        near = partial(suggest, rest.partition(".")[0], [node.name for node in self._nodes.values()])
+        raise Mistake(f"there is no node `{rest.partition('.')[0][:40]}`", near)
 
     def substitute(self, text: str, report: Report, own_node: Node | None = None, *, unescape: bool) -> str:
         """Replace the address variables of the text, and call `report` for each wrong one.
@@ -129,32 +127,6 @@ class AddressVariables:
 
     def _node(self, name: str, own_node: Node | None) -> Node | None:
         return self._nodes.get(name_key(name)) or (own_node if name == SELF else None)
-
-    def _unknown(self, rest: str, attribute: str, own_node: Node | None) -> Mistake:
-        """Return the mistake in a variable that does not exist: its node, its interface or its attribute."""
-        whole = f"{rest}.{attribute}"
-        for before, after in ((whole, ""), *_splits(whole)):
-            node = self._node(before, own_node)
-            if node is None:
-                continue
-            names = [interface.name for interface in node.interfaces]
-            if after in names:
-                return Mistake(
-                    f"`${{{whole}}}` lacks an attribute",
-                    f"write for example `${{{whole}.ipv4}}`",
-                )
-            if after == attribute:
-                return Mistake(f"{node.name} has no address variable `{attribute}`", suggest(after, ATTRIBUTES))
-            ifname = after.removesuffix(f".{attribute}")
-            if ifname in names:
-                problem = f"{node.name}:{ifname} has no address variable `{attribute}`"
-                return Mistake(problem, suggest(attribute, ATTRIBUTES))
-            return Mistake(f"{node.name} has no interface `{ifname[:40]}`", suggest(ifname, names))
-        name = rest.partition(".")[0] if "." in rest else rest
-        return Mistake(f"there is no node `{name[:40]}`", partial(self._near_node, name))
-
-    def _near_node(self, name: str) -> str:
-        return suggest(name, [node.name for node in self._nodes.values()])
 
 
 def with_addresses(topology: Topology, places: Mapping[str, Place | None], mistakes: Mistakes) -> Topology:
@@ -237,21 +209,26 @@ def _splits(name: str) -> list[tuple[str, str]]:
     return [(name[:cut], name[cut + 1 :]) for cut in reversed(cuts)]
 
 
-def _of_node(node: Node, attribute: str) -> str:
-    """Return the attribute of the first interface that has it."""
+def _value(node: Node, name: str, after: str) -> str:
+    """Return the value of the variable `name`, of which `after` (INTERFACE.ATTRIBUTE or ATTRIBUTE) follows the node."""
+    ifnames = [interface.name for interface in node.interfaces]
+    ifname, _, attribute = after.rpartition(".")
+    if not after or after in ifnames:
+        raise Mistake(f"`${{{name}}}` lacks an attribute", f"write for example `${{{name}.ipv4}}`")
+    if ifname and ifname not in ifnames:
+        raise Mistake(f"{node.name} has no interface `{ifname[:40]}`", suggest(ifname, ifnames))
+    what = f"{node.name}:{ifname}" if ifname else node.name
+    if attribute not in ATTRIBUTES:
+        raise Mistake(f"{what} has no address variable `{attribute}`", suggest(attribute, ATTRIBUTES))
     for interface in node.interfaces:
-        if found := _attribute(node, interface, attribute):
+        if ifname in ("", interface.name) and (found := _attribute(node, interface, attribute)):
             return found
-    raise _without(node, node.name, attribute)
-
-
-def _of_interface(node: Node, ifname: str, attribute: str) -> str:
-    names = [interface.name for interface in node.interfaces]
-    if ifname not in names:
-        raise Mistake(f"{node.name} has no interface `{ifname[:40]}`", suggest(ifname, names))
-    if found := _attribute(node, node.interface(ifname), attribute):
-        return found
-    raise _without(node, f"{node.name}:{ifname}", attribute)
+    if node.kind is NodeKind.SWITCH:
+        raise Mistake(f"{node.name} is a switch: its ports have no addresses")
+    if not node.interfaces:
+        raise Mistake(f"{node.name} has no interfaces")
+    family = {"ipv4": "IPv4", "ipv6": "IPv6"}.get(attribute.partition("_")[0], attribute)
+    raise Mistake(f"{what} has no {family} address")
 
 
 def _attribute(node: Node, interface: Interface, attribute: str) -> str:
@@ -267,12 +244,3 @@ def _attribute(node: Node, interface: Interface, attribute: str) -> str:
         if address.version == version:
             return str(address.network if attribute.endswith("_network") else address.ip)
     return ""
-
-
-def _without(node: Node, what: str, attribute: str) -> Mistake:
-    if node.kind is NodeKind.SWITCH:
-        return Mistake(f"{node.name} is a switch: its ports have no addresses")
-    if not node.interfaces:
-        return Mistake(f"{node.name} has no interfaces")
-    family = {"ipv4": "IPv4", "ipv6": "IPv6"}.get(attribute.partition("_")[0], attribute)
-    return Mistake(f"{what} has no {family} address")
