@@ -13,7 +13,6 @@ another link before it. No name changes when the `count` of a group grows.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import chain
 from zlib import crc32
@@ -24,7 +23,6 @@ from labctl.topology.draft import (
     Choice,
     Draft,
     DraftEnd,
-    DraftLink,
     Family,
     Mistakes,
     Place,
@@ -381,22 +379,67 @@ class Label(Struct, frozen=True):
 
 def label_ends(draft: Draft, mistakes: Mistakes) -> list[tuple[Label, Label]]:
     """Return names and MACs of both ends of each link, in the order of the links."""
-    switches = {node.name for node in draft.nodes if node.kind is NodeKind.SWITCH}
-    names = _InterfaceNames(switches, mistakes)
-    macs = _Macs(mistakes)
-    for link in draft.links:
-        for end in link.ends:
-            names.collect(end)
-            macs.collect(end)
-    named = names.assign(draft.links)
-    for link, (first, second) in zip(draft.links, named, strict=True):
-        macs.need(link.a, first)
-        macs.need(link.b, second)
-    macs.assign()
-    return [
-        (Label(first, macs.of(link.a, first)), Label(second, macs.of(link.b, second)))
-        for link, (first, second) in zip(draft.links, named, strict=True)
+    names = _interface_names(draft, mistakes)
+    ends = [
+        (end, name)
+        for link, pair in zip(draft.links, names, strict=True)
+        for end, name in zip(link.ends, pair, strict=True)
     ]
+    labels = [Label(name, mac) for (_, name), mac in zip(ends, _macs(ends, mistakes), strict=True)]
+    return list(zip(labels[::2], labels[1::2], strict=True))
+
+
+def _interface_names(draft: Draft, mistakes: Mistakes) -> list[list[str]]:
+    """Return the names of both ends of each link. On a node, links to groups come after all others."""
+    switches = {node.name for node in draft.nodes if node.kind is NodeKind.SWITCH}
+    taken: dict[str, set[str]] = {node.name: {BRIDGE} if node.name in switches else set() for node in draft.nodes}
+    given: dict[tuple[str, str], DraftEnd] = {}
+    for end in (end for link in draft.links for end in link.ends if end.interface):
+        first = given.setdefault((end.node, end.interface), end)
+        taken[end.node].add(end.interface)
+        if first is not end:
+            _report_duplicate("interface", f"interface `{end.interface}` on {end.node}", end, first, mistakes)
+    next_number = dict.fromkeys(taken, 0)
+    names = [["", ""] for _ in draft.links]
+    for to_group in (False, True):
+        for link, pair in zip(draft.links, names, strict=True):
+            for side, (end, peer) in enumerate((link.ends, link.ends[::-1])):
+                if peer.of_group is not to_group:
+                    continue
+                if end.interface and given[end.node, end.interface] is end:
+                    pair[side] = end.interface
+                    continue
+                if end.node in switches:
+                    name = port_name(peer.node, taken[end.node])
+                else:
+                    while (name := f"eth{next_number[end.node]}") in taken[end.node]:
+                        next_number[end.node] += 1
+                taken[end.node].add(name)
+                pair[side] = name
+    return names
+
+
+def _macs(ends: list[tuple[DraftEnd, str]], mistakes: Mistakes) -> list[str]:
+    """Return the MAC of each end, which has this interface name."""
+    given: dict[str, DraftEnd] = {}
+    for end, _ in ends:
+        if end.mac and (first := given.setdefault(end.mac, end)) is not end:
+            _report_duplicate("mac", f"MAC {end.mac}", end, first, mistakes)
+    automatic: dict[tuple[str, str], str] = {}
+    taken = set(given)
+    # In the order of the names, so that a collision is resolved alike for any order of links.
+    for node, ifname in sorted((end.node, ifname) for end, ifname in ends if given.get(end.mac) is not end):
+        number = 0
+        while (mac := automatic_mac(node, ifname, number)) in taken:
+            number += 1
+        taken.add(mac)
+        automatic[node, ifname] = mac
+    return [end.mac if given.get(end.mac) is end else automatic[end.node, ifname] for end, ifname in ends]
+
+
+def _report_duplicate(key: str, what: str, end: DraftEnd, first: DraftEnd, mistakes: Mistakes) -> None:
+    hint = f"first at {first.place.at(key).describe()}" if first.place else ""
+    mistakes.add(end.place.at(key) if end.place else None, f"duplicate {what}", hint)
 
 
 def port_name(peer: str, taken: set[str]) -> str:
@@ -420,102 +463,7 @@ def port_name(peer: str, taken: set[str]) -> str:
     raise ValueError(f"no interface name left for {peer}")
 
 
-class _InterfaceNames:
-    def __init__(self, switches: set[str], mistakes: Mistakes) -> None:
-        self.switches = switches
-        self.mistakes = mistakes
-        self.taken: dict[str, set[str]] = {}
-        self.given: dict[tuple[str, str], DraftEnd] = {}
-        self.following: dict[str, int] = {}
-
-    def collect(self, end: DraftEnd) -> None:
-        taken = self.taken.setdefault(end.node, {BRIDGE} if end.node in self.switches else set())
-        if not end.interface:
-            return
-        key = (end.node, end.interface)
-        if key in self.given:
-            first = self.given[key].place
-            self.mistakes.add(
-                _at(end.place, "interface"),
-                f"duplicate interface `{end.interface}` on {end.node}",
-                f"first at {first.at('interface').describe()}" if first else "",
-            )
-            return
-        self.given[key] = end
-        taken.add(end.interface)
-
-    def assign(self, links: Sequence[DraftLink]) -> list[tuple[str, str]]:
-        """Return the names of both ends of each link. On a node, links to groups come after all others."""
-        pairs: dict[int, dict[int, str]] = {index: {} for index in range(len(links))}
-        for to_group in (False, True):
-            for index, link in enumerate(links):
-                for side, (end, peer) in enumerate((link.ends, link.ends[::-1])):
-                    if peer.of_group is to_group:
-                        pairs[index][side] = self.name(end, peer)
-        return [(pair[0], pair[1]) for pair in pairs.values()]
-
-    def name(self, end: DraftEnd, peer: DraftEnd) -> str:
-        if end.interface and self.given.get((end.node, end.interface)) is end:
-            return end.interface
-        taken = self.taken[end.node]
-        if end.node in self.switches:
-            name = port_name(peer.node, taken)
-        else:
-            number = self.following.get(end.node, 0)
-            while f"eth{number}" in taken:
-                number += 1
-            name = f"eth{number}"
-            self.following[end.node] = number + 1
-        taken.add(name)
-        return name
-
-
-class _Macs:
-    def __init__(self, mistakes: Mistakes) -> None:
-        self.mistakes = mistakes
-        self.given: dict[str, DraftEnd] = {}
-        self.automatic: dict[tuple[str, str], str] = {}  # by node and interface
-
-    def collect(self, end: DraftEnd) -> None:
-        if not end.mac:
-            return
-        if end.mac in self.given:
-            first = self.given[end.mac].place
-            self.mistakes.add(
-                _at(end.place, "mac"),
-                f"duplicate MAC {end.mac}",
-                f"first at {first.at('mac').describe()}" if first else "",
-            )
-            return
-        self.given[end.mac] = end
-
-    def need(self, end: DraftEnd, ifname: str) -> None:
-        """Note the end's name, from which its MAC follows unless the file has one."""
-        if not self.is_given(end):
-            self.automatic[end.node, ifname] = ""
-
-    def assign(self) -> None:
-        """Assign automatic MACs in the order of the names, so that collisions do not depend on the file's order."""
-        taken = set(self.given)
-        for node, ifname in sorted(self.automatic):
-            number = 0
-            while (mac := automatic_mac(node, ifname, number)) in taken:
-                number += 1
-            taken.add(mac)
-            self.automatic[node, ifname] = mac
-
-    def of(self, end: DraftEnd, ifname: str) -> str:
-        return end.mac if self.is_given(end) else self.automatic[end.node, ifname]
-
-    def is_given(self, end: DraftEnd) -> bool:
-        return bool(end.mac) and self.given.get(end.mac) is end
-
-
 def automatic_mac(node: str, ifname: str, number: int = 0) -> str:
     """Return the MAC that follows from these names, or a later one by `number` after a collision."""
     checksum = crc32(f"{node} {ifname}".encode())
     return (_AUTOMATIC_MACS | (checksum + number) % (1 << 32)).to_bytes(6).hex(":")
-
-
-def _at(place: Place | None, key: str) -> Place | None:
-    return place.at(key) if place else None
