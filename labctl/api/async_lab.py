@@ -167,7 +167,7 @@ class AsyncLab:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return "<AsyncLab, not made yet>" if self._lab is None else f"<Async{repr(self._lab)[1:]}"
+        return "<AsyncLab, not open>" if self._lab is None else f"<Async{repr(self._lab)[1:]}"
 
     def __getitem__(self, name: str) -> AsyncHost:
         """Return the node of that name. NotFound (a KeyError) suggests a similar name."""
@@ -177,7 +177,7 @@ class AsyncLab:
     def sync(self) -> Lab:
         """The same lab for blocking code. RuntimeError before the lab is made."""
         if self._lab is None:
-            raise RuntimeError("this AsyncLab has not been made yet: use `async with AsyncLab(...) as lab`")
+            raise RuntimeError("this AsyncLab is not open: use `async with AsyncLab(...) as lab`")
         return self._lab
 
     @property

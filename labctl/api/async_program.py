@@ -151,8 +151,8 @@ class AsyncProgram(ProgramFacts):
         until = monotonic() + timeout_s
         while not (found := self._search(compiled, timeout_s)):
             if self._is_over or not await self._change(until):
-                how = f"it {self.state}" if self._is_over else f"not within {timeout_s:g} s"
-                raise self._failure(f"was to write {compiled.pattern!r}; {how}")
+                how = f": it {self.state}" if self._is_over else f" within {timeout_s:g} s"
+                raise self._failure(f"printed nothing that matches {compiled.pattern!r}{how}")
         return found[0]
 
     def signal(self, number: int | str) -> None:
@@ -203,7 +203,7 @@ class AsyncProgram(ProgramFacts):
             if not await self._ended_within(KILL_TIMEOUT_S):
                 import warnings
 
-                warnings.warn(f"{self!r}: not even SIGKILL has ended it", RuntimeWarning, stacklevel=3)
+                warnings.warn(f"{self!r}: SIGKILL did not end it", RuntimeWarning, stacklevel=3)
 
     async def _to_end(self, timeout_s: float | None) -> Completed:
         """Used by `AsyncHost.run`. ProgramTimedOut, LabGone."""
@@ -227,11 +227,11 @@ class AsyncProgram(ProgramFacts):
                     if search_lines(ready, [*self.stdout.splitlines(), *self.stderr.splitlines()]):
                         return
                 except TooSlow as error:
-                    raise self._failure(not_ready(ready, before, str(error))) from error
+                    raise self._failure(not_ready(ready, before, f": {error}")) from error
             elif not over and await self._worker.call(lambda: listening(self._core, self.host.name, ready)) - before:
                 return
             if over or late:
-                how = f"it {self.state}" if over else f"that was not so within {timeout_s:g} s"
+                how = f": it {self.state}" if over else f" within {timeout_s:g} s"
                 raise self._failure(not_ready(ready, before, how))
             if isinstance(ready, re.Pattern):
                 await self._change(until)

@@ -119,20 +119,20 @@ class Core:
     def check_open(self, what: str) -> None:
         """RuntimeError if the lab has been closed, or belongs to the parent process."""
         if self.closed:
-            raise RuntimeError(f"lab {self.model.name}: has been closed; cannot {what}")
+            raise RuntimeError(f"lab {self.model.name}: cannot {what}: the lab has been closed")
         if self.is_forked:
             raise RuntimeError(
-                f"lab {self.model.name}: belongs to process {self.owner}, of which this one was forked; cannot {what}"
+                f"lab {self.model.name}: cannot {what}: the lab belongs to the parent process {self.owner}"
             )
 
     def gone(self, error: LabGone) -> Exception:
         """Return what a LabGone means to the caller: a RuntimeError if another thread has closed the lab."""
-        return RuntimeError(f"lab {self.model.name}: was closed meanwhile") if self.closed else error
+        return RuntimeError(f"lab {self.model.name}: another thread has closed it") if self.closed else error
 
     def node(self, name: str) -> Node:
         """Return the node of that name. NotFound suggests a similar name."""
         if not isinstance(name, str):
-            raise TypeError(f"lab {self.model.name}: {name!r}: nodes have names, which are str")
+            raise TypeError(f"lab {self.model.name}: {name!r}: the name of a node must be a str")
         if name in self.model:
             return self.model.node(name)
         raise not_found(f"lab {self.model.name}: no node `{name}`", name, [node.name for node in self.model.nodes])
@@ -166,7 +166,7 @@ class Core:
             return chosen
         if addresses:
             raise InputError(f"host {node}: {name} has no IPv{version} address; it has {addresses[0]}.")
-        raise not_found(f"host {node}: knows no `{name}`", name, self.names_of(node))
+        raise not_found(f"host {node}: no address for `{name}`", name, self.names_of(node))
 
     def scope(self, timeout_s: float) -> Scope:
         """Return a deadline that many seconds from now."""
@@ -211,7 +211,7 @@ class Core:
 
 def seen(running: Running) -> Seen:
     """Return the state of a program, for the journal."""
-    outcome = "gone with its lab" if running.gone else running.state
+    outcome = "ended with its lab" if running.gone else running.state
     return Seen(outcome, running.ended, running.text(Stream.STDOUT), running.text(Stream.STDERR))
 
 
@@ -219,7 +219,7 @@ def not_found(problem: str, word: str, allowed: Iterable[str]) -> NotFound:
     """Return the error to raise for an unknown name."""
     from labctl.documents.diagnostics import suggest
 
-    return NotFound(f"{problem}; {suggest(word, allowed) or 'there are none'}")
+    return NotFound(f"{problem}; {suggest(word, allowed) or 'none exist'}")
 
 
 def check_argv(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -237,5 +237,5 @@ def check_env(env: Mapping[str, str] | None) -> Mapping[str, str] | None:
     """Return the environment unchanged. TypeError for names and values other than str."""
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"env: {name!r} is to be {value!r}; names and values are str")
+            raise TypeError(f"env: {name!r}: {value!r}: names and values must be str")
     return env

@@ -204,7 +204,7 @@ class Link:
         """Whether both ends are up and have a carrier. KernelError."""
         from labctl.observe import network
 
-        self._core.check_open(f"look at link {self}")
+        self._core.check_open(f"read link {self}")
         states = [
             any(
                 link.up and link.carrier
@@ -258,7 +258,9 @@ class Link:
         self._core.check_open(f"{word} on link {self}")
         ends = [(end.node, end.ifname) for end in self.ends if sender in (None, end.node)]
         if not ends:
-            raise not_found(f"link {self}: `{sender}` is at neither end", sender or "", [end.node for end in self.ends])
+            raise not_found(
+                f"link {self}: `{sender}` is not an end of it", sender or "", [end.node for end in self.ends]
+            )
         with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
             self._core.engine.apply(set_impairments(self._core.plan, ends, impairment))
 

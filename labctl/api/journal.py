@@ -210,10 +210,10 @@ def let_crash(core: Core, programs: Iterable[Program]) -> None:
 
 def _activities(core: Core, after_s: float) -> Iterator[str]:
     activities = [each for each in core.journal.activities() if _goes_on_after(each, after_s)]
-    yield f"lab {core.model.name} ({core.model.source or 'built in code'}), {core.state}: what was done on its hosts"
+    yield f"lab {core.model.name} ({core.model.source or 'built in code'}), {core.state}: activity of its hosts"
     left_out = core.journal.forgotten + max(0, len(activities) - SHOWN)
     if left_out:
-        yield f"  ... {left_out} earlier ones are left out"
+        yield f"  ... {left_out} earlier entries omitted"
     if not activities:
         yield "  nothing"
     for each in activities[-SHOWN:]:

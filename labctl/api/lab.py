@@ -221,10 +221,10 @@ class Lab:
         there = links_between(self._core.model.links, a, b)
         if not there:
             links = [str(link) for link in self._core.model.links if nodes[0] in (link.a.node, link.b.node)]
-            raise not_found(f"lab {self.name}: there is no link between {a} and {b}", f"{a} - {b}", links)
+            raise not_found(f"lab {self.name}: no link between {a} and {b}", f"{a} - {b}", links)
         if len(there) > 1:
             several = ", ".join(str(link) for link in there)
-            raise ValueError(f"lab {self.name}: there are several links between {a} and {b}: {several}; say which end")
+            raise ValueError(f"lab {self.name}: several links between {a} and {b}: {several}; name an interface")
         return Link(self._core, there[0])
 
     def ping(self, *, family: int | None = None, timeout_s: float = 1.0, every_pair: bool = False) -> Reachability:

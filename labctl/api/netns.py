@@ -235,7 +235,7 @@ def _gethostbyaddr(here: _Here, original: Any) -> Any:
         address = ip_address(text.partition("%")[0]) if name is None else addressing.lookup(name)[0]
         names = addressing.names(address)
         if not names:
-            raise socket.herror(1, f"host {addressing.node} knows no name of {text}")  # HOST_NOT_FOUND, netdb.h
+            raise socket.herror(1, f"host {addressing.node} has no name for {text}")  # HOST_NOT_FOUND, netdb.h
         return names[0], names[1:], [str(address)]
 
     return gethostbyaddr
@@ -254,7 +254,7 @@ def _getnameinfo(here: _Here, original: Any) -> Any:
         if names:
             return names[0], service
         if flags & socket.NI_NAMEREQD:
-            raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} knows no name of {host}")
+            raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} has no name for {host}")
         if address.is_link_local and len(sockaddr) > 3 and sockaddr[3] and not scope:
             try:
                 scope = addressing.interface_name(sockaddr[3])
@@ -395,7 +395,7 @@ class Visit:
 
     def __enter__(self) -> Self:
         if self._thread is not None:
-            raise RuntimeError(f"{self!r} has begun already; call netns() again for another one")
+            raise RuntimeError(f"{self!r} has already begun; call netns() again")
         with self._core.journal.noting(self._node, ActivityKind.NETNS, "enter") as entry:
             self._core.check_open(f"enter {self._node}")
             place = self._visits.place(self._node)
@@ -413,7 +413,7 @@ class Visit:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._thread != threading.get_ident():
-            raise RuntimeError(f"{self!r} is to be ended by the thread that began it")
+            raise RuntimeError(f"{self!r} must be ended by the thread that began it")
         self._thread = None
         home, self._home = self._home, None
         frame, self._frame = self._frame, None
@@ -425,8 +425,8 @@ class Visit:
 
 def _refusal(node: str) -> str:
     return (
-        f"host {node}: this thread could not come back from there: setns(2) asks for CAP_SYS_ADMIN in the user "
+        f"host {node}: this thread could not return from there: setns(2) requires CAP_SYS_ADMIN in the user "
         f"namespace that owns the network namespace it is in now. Run as root, or let the process be in a network of "
         f"its own from the start: labctl.enter_private_network(), for pytest the setting `labctl_private_network = "
-        f"true`. Without strict=True, Python's sockets and names are the host's all the same."
+        f"true`. Without strict=True, Python's sockets and names are still the host's."
     )

@@ -44,7 +44,7 @@ def parse_ready(ready: int | str | re.Pattern[str]) -> ListeningAt | re.Pattern[
         raise TypeError(f'ready={ready!r}: a port (8000), "udp/53", "unix:/run/x", or re.compile(...) for its output')
     where = parse_listening(f"tcp/{ready}" if isinstance(ready, int) else re.sub(r"\A(tcp|udp|unix):", r"\1/", ready))
     if where.port == 0 and where.protocol is not Protocol.UNIX:
-        raise ValueError(f"ready={ready!r}: nothing listens on port 0, which stands for one of the kernel's choice")
+        raise ValueError(f"ready={ready!r}: port 0 means a port of the kernel's choice; give the port")
     return where
 
 
@@ -70,11 +70,11 @@ def listening(core: Core, node: str, where: Ready | None) -> frozenset[int]:
 
 
 def not_ready(ready: Ready, before: frozenset[int], how: str) -> str:
-    """`was to listen on tcp/8000 before it is used; that was not so within 10 s`; `before` listened there already."""
+    """Return `did not listen on tcp/8000 within 10 s`; `before` are sockets that listened before the start."""
     if isinstance(ready, re.Pattern):
-        return f"was to write a line with {ready.pattern!r} before it is used; {how}"
-    taken = "; another socket listened there before it was started" if before else ""
-    return f"was to listen on {ready} before it is used; {how}{taken}"
+        return f"printed no line with {ready.pattern!r}{how}"
+    taken = "; another socket listened there before it started" if before else ""
+    return f"did not listen on {ready}{how}{taken}"
 
 
 def signal_number(which: int | str) -> int:
@@ -109,7 +109,7 @@ class Completed:
         if self.returncode == 0:
             return self
         raise ProgramFailed(
-            f"host {self.host}: `{show_command(self.args)}` {describe_status(self.returncode)}, where 0 was asked for."
+            f"host {self.host}: `{show_command(self.args)}` {describe_status(self.returncode)}, expected status 0."
             f"{written(self.stdout, self.stderr)}",
             returncode=self.returncode,
             stdout=self.stdout,
@@ -176,7 +176,7 @@ def timed_out(running: Running, timeout_s: float | None, entry: Entry) -> Progra
     command, record = running.command, running.record()
     entry.end(f"not ended within {timeout_s:g} s", stdout=record.stdout, stderr=record.stderr)
     return ProgramTimedOut(
-        f"host {command.host}: `{show_command(command.argv)}` did not end within {timeout_s:g} s and was ended."
+        f"host {command.host}: `{show_command(command.argv)}` did not end within {timeout_s:g} s; labctl ended it."
         f"{written(record.stdout, record.stderr)}",
         stdout=record.stdout,
         stderr=record.stderr,
@@ -205,7 +205,7 @@ def written(stdout: str, stderr: str) -> str:
     parts = [
         f"\n{name}:\n{tail(text).rstrip()}" for name, text in (("stdout", stdout), ("stderr", stderr)) if text.strip()
     ]
-    return "".join(parts) or " It wrote nothing."
+    return "".join(parts) or " It printed nothing."
 
 
 class ProgramFacts:
@@ -234,9 +234,9 @@ class ProgramFacts:
 
     @property
     def state(self) -> str:
-        """`running`, `exited with status 0`, `was ended by SIGTERM`, `gone with its lab`."""
+        """`running`, `exited with status 0`, `was ended by SIGTERM`, `ended with its lab`."""
         self._running.accounted_for |= not self._running.is_running
-        return "gone with its lab" if self._is_lost else self._running.state
+        return "ended with its lab" if self._is_lost else self._running.state
 
     @property
     def stdout(self) -> str:
@@ -270,7 +270,7 @@ class ProgramFacts:
                 if found := search(pattern, text, wall_s=timeout_s):
                     return found
         except TooSlow as error:
-            raise self._failure(f"was to write {pattern.pattern!r}; {error}") from error
+            raise self._failure(f"printed nothing that matches {pattern.pattern!r}: {error}") from error
         return None
 
     def _failure(self, problem: str) -> ProgramNotReady:
@@ -342,8 +342,8 @@ class Program(ProgramFacts):
         found = scope.wait_for(lambda: self._search(compiled, timeout_s) or self._running.ended or None)
         if isinstance(found, re.Match):
             return found[0]
-        how = f"it {self.state}" if self._running.ended else f"not within {timeout_s:g} s"
-        raise self._failure(f"was to write {compiled.pattern!r}; {how}")
+        how = f": it {self.state}" if self._running.ended else f" within {timeout_s:g} s"
+        raise self._failure(f"printed nothing that matches {compiled.pattern!r}{how}")
 
     def signal(self, number: int | str) -> None:
         """Send a signal (`signal.SIGHUP` or "HUP") to the program alone. Does nothing if the program has ended."""
@@ -374,7 +374,7 @@ class Program(ProgramFacts):
         if not ended:
             import warnings
 
-            warnings.warn(f"{self!r}: not even SIGKILL has ended it", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{self!r}: SIGKILL did not end it", RuntimeWarning, stacklevel=2)
             return
         self._core.programs.release(self._running)
         self._entry.end(self.state, stdout=self.stdout, stderr=self.stderr)
@@ -392,7 +392,7 @@ class Program(ProgramFacts):
             scope.wait_for(lambda: watch.decided or running.ended)
             seen = watch.found
             if watch.problem:
-                raise self._failure(not_ready(ready, before, watch.problem))
+                raise self._failure(not_ready(ready, before, f": {watch.problem}"))
         else:
             seen = False
             for _ in scope.look_again():
@@ -401,5 +401,5 @@ class Program(ProgramFacts):
                 if seen or ended:
                     break
         if not seen:
-            how = f"it {self.state}" if running.ended else f"that was not so within {timeout_s:g} s"
+            how = f": it {self.state}" if running.ended else f" within {timeout_s:g} s"
             raise self._failure(not_ready(ready, before, how))

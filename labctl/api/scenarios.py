@@ -70,7 +70,7 @@ class ScenarioRun:
         from labctl.scenario.runner import run_and_hold
 
         if self._result is not None:
-            raise RuntimeError(f"{self!r} has been run already; call scenario() again for another run")
+            raise RuntimeError(f"{self!r} has already run; call scenario() again")
         core = self._core
         core.check_open(f"run {self!r}")
         loaded = self._source

@@ -60,7 +60,7 @@ class Addressing:
         known = self._core.names_of(self.node).get(name_key(name.rstrip(".")), ())
         found = [address for address in known if version in (None, address.version)]
         if not found:
-            raise socket.gaierror(socket.EAI_NONAME, f"host {self.node} knows no address of {name!r}")
+            raise socket.gaierror(socket.EAI_NONAME, f"host {self.node} has no address for {name!r}")
         return found
 
     def names(self, address: Address) -> list[str]:
@@ -423,7 +423,7 @@ def target(to: str | tuple[Any, ...]) -> tuple[str, int]:
         raise TypeError(f'{to!r}: connect to "server:5000", ("server", 5000) or "unix:/run/x"')
     parsed = parse_endpoint(to)
     if parsed.host is None or parsed.port is None:
-        raise ValueError(f'{to!r} does not say where to: write "server:5000", "10.0.0.2:80" or "[fd00::2]:80"')
+        raise ValueError(f'{to!r} has no port or host: write "server:5000", "10.0.0.2:80" or "[fd00::2]:80"')
     return parsed.host, parsed.port
 
 

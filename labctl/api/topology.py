@@ -93,7 +93,7 @@ class Topology:
 
     def __repr__(self) -> str:
         if self._model is None:
-            return f"<Topology {self.name}, being built>"
+            return f"<Topology {self.name}, not checked>"
         return f"<Topology {self.name}, {len(self._model.nodes)} nodes, {len(self._model.links)} links>"
 
     @property
@@ -221,13 +221,13 @@ class Topology:
         self._changing()
         nodes = self._data.setdefault(kind, {})
         if name in nodes:
-            raise ValueError(f"topology {self.name}: {name} is among its {kind} already")
+            raise ValueError(f"topology {self.name}: {name} is already among its {kind}")
         nodes[name] = {key: _plain(value) for key, value in given.items() if value is not None}
         return self
 
     def _changing(self) -> None:
         if self._model is not None:
-            raise RuntimeError(f"{self!r} cannot be added to: it was loaded, or a lab has been made of it")
+            raise RuntimeError(f"{self!r} cannot be changed: it was loaded, or a lab uses it")
 
 
 def _resolved(text: str, name: str) -> Model:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from labctl.pytest_plugin.scenarios import ScenarioFile
 
 _MARKERS = (
-    "topology(topology, scope='function'): what the fixture `lab` is made of: a shape ('pair', 'star:3'), a file, "
+    "topology(topology, scope='function'): topology of the fixture `lab`: a shape ('pair', 'star:3'), a file, "
     "relative to the test's, or a labctl.Topology; scope='class', 'module', 'package' or 'session' shares it (labctl).",
-    "scenario: on every scenario file that is run as a test: `-m 'not scenario'` leaves them out (labctl).",
-    "needs(*names, feature=None, program=None): skips the test where a kernel feature or a program that it needs is not"
-    " there; 'root' needs root (labctl).",
+    "scenario: set on every scenario file that runs as a test; `-m 'not scenario'` deselects them (labctl).",
+    "needs(*names, feature=None, program=None): skips the test if a kernel feature or a program is"
+    " missing; 'root' needs root (labctl).",
 )
 
 _LAB_FIXTURES = frozenset({"lab", "async_lab", "make_lab", "lab_factory"})
@@ -43,20 +43,20 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption(
         "--labctl-artifacts",
         metavar="DIR",
-        help="keep what is known of failed tests with labs, and the results of scenarios, below DIR",
+        help="write reports of failed tests with labs, and results of scenarios, below DIR",
     )
-    group.addoption("--labctl-seed", metavar="N", type=int, help="the seed of everything random in labs (LABCTL_SEED)")
-    parser.addini("labctl_scenarios", "folders whose scenario files are tests", type="paths", default=[])
-    parser.addini("labctl_topology", "what the fixture `lab` is made of without a mark", default="pair")
+    group.addoption("--labctl-seed", metavar="N", type=int, help="seed of everything random in labs [env: LABCTL_SEED]")
+    parser.addini("labctl_scenarios", "folders whose scenario files run as tests", type="paths", default=[])
+    parser.addini("labctl_topology", "topology of the fixture `lab` without a mark", default="pair")
     parser.addini(
         "labctl_private_network",
-        "without root: run the tests in a network of their own, so that host.netns() enters hosts entirely",
+        "without root: run the tests in a private network, so that host.netns() enters hosts in the kernel",
         type="bool",
         default=False,
     )
     parser.addini(
         "labctl_skip_impossible",
-        "skip, instead of failing, tests whose labs this machine cannot have",
+        "skip tests whose labs this machine cannot have, instead of failing them",
         type="bool",
         default=False,
     )

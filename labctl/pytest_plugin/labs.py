@@ -316,7 +316,7 @@ def _wanted(request: pytest.FixtureRequest) -> Wanted:
     if given is None:
         return Wanted(default_source(request.config), scope)
     if not isinstance(given, Source):
-        pytest.fail(f"{_USAGE}: {given!r} is none of these.", pytrace=False)
+        pytest.fail(f"{_USAGE}: {given!r} is not one of these.", pytrace=False)
     return Wanted(resolved(given, request.path.parent), scope)
 
 
@@ -328,7 +328,7 @@ def _read(mark: pytest.Mark) -> tuple[object, LabScope]:
         said = ", ".join([*map(repr, mark.args), *(f"{name}={value!r}" for name, value in mark.kwargs.items())])
         pytest.fail(f"{_USAGE}: was given ({said}).", pytrace=False)
     if scope not in list(LabScope):
-        pytest.fail(f"{_USAGE}: scope {scope!r} is none of {', '.join(LabScope)}.", pytrace=False)
+        pytest.fail(f"{_USAGE}: scope {scope!r} is not one of {', '.join(LabScope)}.", pytrace=False)
     return (given[0] if given else None), LabScope(scope)
 
 

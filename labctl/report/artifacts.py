@@ -44,13 +44,13 @@ def check_writable(path: Path, option: str) -> None:
             raise InputError(f"{option} {path}: is a directory. Give the name of a file in it.")
         if path.exists():
             if not os.access(path, os.W_OK):
-                raise InputError(f"{option} {path}: exists and cannot be written. Check its permissions.")
+                raise InputError(f"{option} {path}: cannot write it. Check its permissions.")
             return
         parent = path.absolute().parent
         if not parent.is_dir():
-            raise InputError(f"{option} {path}: there is no directory {parent}. Make it first: mkdir -p {parent}")
+            raise InputError(f"{option} {path}: no directory {parent}. Make it first: mkdir -p {parent}")
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(f"{option} {path}: no file can be made in {parent}. Check its permissions.")
+            raise InputError(f"{option} {path}: cannot make a file in {parent}. Check its permissions.")
     except OSError as error:
         raise InputError(f"{option} {path}: cannot look it up: {describe_errno(error.errno or 0)}.") from error
 
@@ -296,7 +296,7 @@ class Collector(Listener):
             try:
                 _write_all(self._file(id(scenario), host, process, stream), data)
             except OSError as error:
-                self.failure = f"{self._directory}: cannot write what programs say: {_why(error)}."
+                self.failure = f"{self._directory}: cannot write the output of programs: {_why(error)}."
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         """Close its files."""

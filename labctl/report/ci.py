@@ -184,9 +184,7 @@ def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
         text.append(more)
         size += bytes_more
     if left_out:
-        text.append(
-            f"\n{left_out} rows and failures were too long for this page; the log and the artifacts have them.\n"
-        )
+        text.append(f"\n{left_out} rows and failures did not fit this page; the log and the artifacts have them.\n")
     return "".join(text) if size <= room else ""
 
 
@@ -232,7 +230,7 @@ def _abridged(lines: Sequence[str]) -> list[str]:
         begin = _as_many(lines, _DETAILS_LIMIT * 2 // 3)
         end = _as_many(lines[: begin - 1 : -1], _DETAILS_LIMIT // 3)
     left_out = len(lines) - begin - end
-    told = [f"[… {left_out} lines are left out here …]"] if left_out else []
+    told = [f"[… {left_out} lines omitted …]"] if left_out else []
     return [*lines[:begin], *told, *lines[len(lines) - end :]]
 
 

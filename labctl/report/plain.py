@@ -78,7 +78,7 @@ def _programs(result: ScenarioResult, shown: Sequence[StepResult], look: Look) -
         if program.output.stdout or program.output.stderr:
             yield from output(program.output, look, blanks=6, lines=LAST_LINES)
         else:
-            yield look.paint("      wrote nothing", Ink.FAINT)
+            yield look.paint("      printed nothing", Ink.FAINT)
 
 
 def _is_of(program: ProgramRecord, step: StepResult) -> bool:
@@ -129,7 +129,7 @@ def output(record: OutputRecord, look: Look, *, blanks: int = 4, lines: int | No
         for line in shown:
             yield (bar + line).rstrip()
     if record.truncated_bytes and lines is None:
-        yield look.paint(f"{lead}({record.truncated_bytes} bytes in the middle were not kept)", Ink.FAINT)
+        yield look.paint(f"{lead}({record.truncated_bytes} bytes omitted in the middle)", Ink.FAINT)
 
 
 def one_line(result: ScenarioResult, look: Look) -> list[str]:
@@ -174,7 +174,7 @@ def summary(run: RunResult, look: Look) -> list[str]:
         stopped = len(run.scenarios) - len(finished) - not_run
         words += [f"{count} {word}" for count, word in ((stopped, "interrupted"), (not_run, "not run")) if count]
         worst = Ink.BAD if worst is Ink.BAD else Ink.ODD
-    text = (", ".join(words) or "no scenario was run") + f" in {seconds(run.duration_s)}"
+    text = (", ".join(words) or "no scenario ran") + f" in {seconds(run.duration_s)}"
     lines = [look.paint(text, worst)]
     if run.scenarios and all(result.outcome is Outcome.SKIPPED for result in run.scenarios):
         said = (

@@ -156,12 +156,12 @@ class Progress(Listener):
             self._screen.show_status(self._status() if self._running else [])
             look = self._screen.look
             lines = plain.scenario_report(result, look)
-            lines += ["", look.paint(f'The lab of "{printable(result.name)}" is kept. To look inside:', Ink.STRONG)]
+            lines += ["", look.paint(f'The lab of "{printable(result.name)}" is kept. To inspect it:', Ink.STRONG)]
             lines += [f"  {printable(hint)}" for hint in hints]
             how = "Enter or Ctrl-C ends it." if self._expected == 1 else "Enter ends it, Ctrl-C the whole run."
             self._screen.write([*lines, look.paint(how, Ink.STRONG)])
         if self._while_kept is not None and not self._while_kept():
-            self._screen.line("Standard input is at its end, so nobody could press Enter: the lab is ended.", Ink.ODD)
+            self._screen.line("Standard input is closed, so Enter cannot end the lab: it ends now.", Ink.ODD)
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         """Write its line or report."""

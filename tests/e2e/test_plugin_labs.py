@@ -296,7 +296,7 @@ def test_a_bad_topology_is_told_with_its_places_and_nothing_else(failing: Ran) -
 
 def test_a_mark_that_is_wrong_is_told(failing: Ran) -> None:
     (line,) = lines_of(failing, "test_bad_scope")
-    assert line.endswith("scope 'modul' is none of function, class, module, package, session.")
+    assert line.endswith("scope 'modul' is not one of function, class, module, package, session.")
 
 
 def test_the_section_of_a_failure_has_what_that_test_did_on_all_hosts_and_the_sockets(failing: Ran) -> None:

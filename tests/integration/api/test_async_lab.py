@@ -156,7 +156,7 @@ def test_a_lab_of_somebody_else_is_left_as_it_is() -> None:
         async with AsyncLab.over(lab) as over:
             program = await over["client"].start(["sleep", "4326"])
             assert over.sync is lab
-        assert "gone" in repr(program)
+        assert "ended with its lab" in repr(program)
 
     with Lab("pair") as lab:
         asyncio.run(use(lab))
@@ -167,7 +167,7 @@ def test_a_lab_of_somebody_else_is_left_as_it_is() -> None:
 
 def test_a_lab_that_was_not_made_yet_or_is_closed_says_so() -> None:
     lab = AsyncLab("pair")
-    assert repr(lab) == "<AsyncLab, not made yet>"
+    assert repr(lab) == "<AsyncLab, not open>"
     with pytest.raises(RuntimeError, match="async with"):
         lab["client"]
     assert not lab.closed

@@ -90,7 +90,7 @@ def test_who_waits_for_a_program_is_told_when_another_task_closes_the_lab() -> N
             "host server: sleep was still running when its lab was closed",
             "host client: sleep was still running when its lab was closed",
         ]
-        assert "gone with its lab" in str(told[1])
+        assert "ended with its lab" in str(told[1])
         with pytest.raises(RuntimeError, match="when its lab was closed"):
             await program.wait()
 

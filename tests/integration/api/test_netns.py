@@ -238,7 +238,7 @@ def test_an_event_loop_inside_has_its_sockets_on_the_host(client: Host) -> None:
 def test_a_visit_is_for_one_block_of_one_thread(client: Host) -> None:
     visit = client.netns()
     with visit:
-        with pytest.raises(RuntimeError, match="has begun already"):
+        with pytest.raises(RuntimeError, match="has already begun"):
             visit.__enter__()
         raised: list[BaseException] = []
 

@@ -191,7 +191,7 @@ def test_a_program_is_waited_for_and_signalled(server: Host) -> None:
     program.signal(signal.SIGUSR1)
     assert program.wait(WAIT_S) == 5
     assert program.wait_for_output("got (it)") == "got it"
-    with pytest.raises(ProgramNotReady, match="was to write 'other'; it exited with status 5"):
+    with pytest.raises(ProgramNotReady, match="printed nothing that matches 'other': it exited with status 5"):
         program.wait_for_output("other")
     program.close()
     program.close()

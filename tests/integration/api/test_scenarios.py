@@ -120,5 +120,5 @@ def test_values_of_a_link_that_make_no_sense_are_told(lab: Lab) -> None:
     link = lab.link("client", "server")
     with pytest.raises(ValueError, match="`soon` is not a delay"):
         link.set(delay="soon")
-    with pytest.raises(KeyError, match="neither end"):
+    with pytest.raises(KeyError, match="is not an end of it"):
         link.set(delay="1ms", sender="other")

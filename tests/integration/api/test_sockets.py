@@ -163,7 +163,7 @@ def test_names_are_those_that_the_host_knows(server: Host, client: Host) -> None
         port = receiver.getsockname()[1]
         assert sender.sendmsg([b"hello"], [], 0, ("server", port)) == 5
         assert receiver.recv(10) == b"hello"
-        with pytest.raises(socket.gaierror, match="client knows no address of 'nonesuch'"):
+        with pytest.raises(socket.gaierror, match="client has no address for 'nonesuch'"):
             sender.sendto(b"x", ("nonesuch", port))
 
 
@@ -299,7 +299,7 @@ def test_connections_go_by_name_by_address_and_by_family(client: Host, server: H
                 assert connection.family == family
         with pytest.raises(ConnectionRefusedError):
             client.connect(("server", ports[socket.AF_INET6]), family=socket.AF_INET)
-    with pytest.raises(ValueError, match="does not say where to"):
+    with pytest.raises(ValueError, match="has no port or host"):
         client.connect("server:*")
     with pytest.raises(OSError, match=re.escape("host server: cannot listen on 192.0.2.1:0")):
         server.listen(address="192.0.2.1")

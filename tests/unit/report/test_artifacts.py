@@ -241,7 +241,7 @@ def test_a_report_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--junit .*: there is no directory"):
+    with pytest.raises(InputError, match=r"--junit .*: no directory"):
         check_writable(tmp_path / "none" / "x.xml", "--junit")
     with pytest.raises(InputError, match="is a directory"):
         check_writable(tmp_path, "--json")

@@ -68,7 +68,7 @@ def test_program_output_is_not_wrapped_and_its_escapes_are_visible() -> None:
         "    │ " + "x" * 200,
         "    │ \\x1b]0;gone\\x07",
         "    stderr: nothing",
-        "    (5 bytes in the middle were not kept)",
+        "    (5 bytes omitted in the middle)",
     ]
 
 
@@ -89,7 +89,7 @@ def test_a_failure_shows_programs_that_no_failed_step_is_about_and_who_listens()
     assert shown[at + 1 : at + 3] == ["    server: web exited with status 1", "      stderr, the last 20 of 30 lines:"]
     assert shown[at + 3] == "      │ line 10"
     assert shown[-7:] == [
-        *("      │ line 29", "    server: service db is running", "      wrote nothing", "", "  listening:"),
+        *("      │ line 29", "    server: service db is running", "      printed nothing", "", "  listening:"),
         *("    server: tcp 0.0.0.0:80, udp 0.0.0.0:53", "    client: nothing"),
     ]
 
