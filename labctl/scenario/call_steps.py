@@ -1,4 +1,4 @@
-"""The calls step: between the call language (`scenario/calls`) and a scenario's steps, processes and variables."""
+"""The calls step: run programs of the call language in the calling processes of a scenario."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from labctl.errors import LabError
 from labctl.scenario.language import Problem, parse_expression
 from labctl.scenario.language.syntax import Await, Call
+from labctl.scenario.model import caller_name
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
 from labctl.structs import Struct
 
@@ -24,48 +25,51 @@ if TYPE_CHECKING:
     from labctl.scenario.variables import Variables
 
 
-_STATUS_S = 1.0  # until the keeper tells of a process that has ended
+_STATUS_S = 1.0  # until the keeper reports the exit status of a process
 
 
 class EndedCaller(Struct, frozen=True):
-    """A calling process that nobody had asked to end."""
+    """A calling process that ended by itself."""
 
     host: str
-    process: str  # "" for the host's default one
-    how: str  # it `was ended by SIGKILL`
+    process: str  # "" for the first one of the host
+    how: str  # `was ended by SIGKILL`
     line: int  # of the step that first called with it
 
     @property
     def name(self) -> str:
         """`server` or `server/worker`."""
-        return f"{self.host}/{self.process}" if self.process else self.host
+        return caller_name(self.host, self.process)
 
 
 class Callers:
-    """The calling processes of a running scenario: made at their first use, ended with the scenario. Thread-safe."""
+    """The calling processes of a running scenario, from their first use to its end. Thread-safe."""
 
     def __init__(self, lab: Lab, variables: Variables, origin: float) -> None:
         self._lab = lab
         self._variables = variables
         self._origin_ns = round(origin * 1e9)
         self._sessions: dict[tuple[str, str], Session] = {}
-        self._lines: dict[tuple[str, str], int] = {}  # of the steps that made them
+        self._lines: dict[tuple[str, str], int] = {}  # of the steps that started them
         self._asked_to_end: set[tuple[str, str]] = set()
         self._busy: dict[tuple[str, str], StepRun] = {}
         self._lock = threading.Lock()
 
     @contextmanager
     def using(self, at: StepRun, host: str, process: str) -> Iterator[Session]:
-        """The session of that process, for this step alone. StepFailed when another branch is using it."""
+        """Yield the session of that process, for this step alone.
+
+        Raises: StepFailed if another branch uses it.
+        """
         key = (host, process)
         with self._lock:
             if key in self._busy:
-                name = f"{host}/{process}" if process else host
                 hint = f"give each branch a process of its own: {host}/NAME"
+                name = caller_name(host, process)
                 raise StepFailed(f"{name} is making the calls of step {self._busy[key].index}; {hint}")
             self._busy[key] = at
         try:
-            at.scope.check()  # after being noted as busy, so that `interrupt` misses nobody
+            at.scope.check()  # after it is marked busy, so that `interrupt` misses none
             session = self._session(host, process)
             self._lines.setdefault(key, at.step.line)
             yield session
@@ -74,18 +78,20 @@ class Callers:
                 del self._busy[key]
 
     def signal(self, host: str, process: str, number: int) -> None:
-        """Send a signal to a calling process. StepFailed when there is none of that name."""
+        """Send a signal to a calling process.
+
+        Raises: StepFailed if there is none of that name.
+        """
         with self._lock:
             session = self._sessions.get((host, process))
             if number not in (signal.SIGSTOP, signal.SIGCONT):
                 self._asked_to_end.add((host, process))
         if session is None:
-            name = f"{host}/{process}" if process else host
-            raise StepFailed(f"{name} has made no calls yet: there is no process to send a signal to")
+            raise StepFailed(f"{caller_name(host, process)} has made no calls yet, so it has no process to signal")
         session.caller.process.signal(number)
 
     def interrupt(self) -> None:
-        """End the calling processes whose steps have been cancelled: a blocked call cannot be taken back otherwise."""
+        """End the calling processes of cancelled steps: nothing else ends a blocked call."""
         with self._lock:
             cancelled = [key for key, at in self._busy.items() if at.scope.cancelled]
             self._asked_to_end.update(cancelled)
@@ -94,7 +100,7 @@ class Callers:
             session.caller.process.signal(signal.SIGKILL)
 
     def unaccounted(self) -> list[EndedCaller]:
-        """Those that have ended although no step asked them to, and that no call has found gone."""
+        """Return those that have ended although no step asked for it, and whose end no call has reported."""
         from labctl.programs.program import describe_status
 
         with self._lock:
@@ -111,7 +117,7 @@ class Callers:
     def close(self) -> None:
         """End all calling processes."""
         for session in self._sessions.values():
-            with suppress(LabError):  # when the lab has gone, so have they
+            with suppress(LabError):  # they end with their lab
                 session.caller.close()
 
     def _session(self, host: str, process: str) -> Session:
@@ -127,7 +133,7 @@ class Callers:
                 origin_ns=self._origin_ns,
                 host=host,
                 process=process,
-                listener=lambda record: _heard(self._busy[host, process], record),
+                listener=lambda record: _add_record(self._busy[host, process], record),
             )
             with self._lock:
                 self._sessions[host, process] = session
@@ -135,12 +141,12 @@ class Callers:
 
 
 def make_calls(at: StepRun, body: CallsBody) -> Done:
-    """Run the step's text on its calling process; the records are in `at.calls`, whatever happens."""
+    """Run the calls of the step in its calling process; `at.calls` has the records in any case."""
     script = at.step.script
     assert script is not None
     with at.run.callers.using(at, body.on, body.process) as session:
         outcome = session.run(script, at.scope.deadline, at.variables)
-    at.scope.check()  # a cancelled run has ended the process in the middle of its calls
+    at.scope.check()  # a cancelled run ends the process during its calls
     if outcome.failure is not None:
         span = outcome.failure.span
         line, column = at.step.text_line + span.line, at.step.text_column + span.column
@@ -158,7 +164,7 @@ def make_calls(at: StepRun, body: CallsBody) -> Done:
     return NOTHING
 
 
-def _heard(at: StepRun, record: CallRecord) -> None:
+def _add_record(at: StepRun, record: CallRecord) -> None:
     at.calls.append(record)
     if record.duration_s is None:
         at.run.listener.call_begun(at.run.scenario, at.index, record)
@@ -167,7 +173,7 @@ def _heard(at: StepRun, record: CallRecord) -> None:
 
 
 def seconds_for(step: Step, default_s: float) -> float:
-    """How long the calls may take: what their own `within` give them comes on top of the default."""
+    """Return the deadline of the calls: the step's own, or the default plus the `within` of each call."""
     if step.within_s is not None:
         return step.within_s
     statements = step.script.statements if step.script else ()
@@ -176,7 +182,10 @@ def seconds_for(step: Step, default_s: float) -> float:
 
 
 def comparison_mismatch(at: StepRun, text: str) -> str:
-    """What is wrong with a comparison in the call language, or "". StepFailed when it has no value."""
+    """Return what is wrong with a comparison in the call language, or "".
+
+    Raises: StepFailed if it has no value.
+    """
     from labctl.scenario.language.evaluate import CannotEvaluate, evaluate, show
     from labctl.scenario.language.syntax import Compare
 

@@ -43,7 +43,7 @@ from labctl.documents.schema import (
     required,
 )
 from labctl.plan.drop_rules import Direction, DropProtocol
-from labctl.scenario.model import StepKind
+from labctl.scenario.model import StepKind, caller_name
 from labctl.scenario.variables import is_template
 from labctl.topology.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
 from labctl.topology.impairments import check as check_impairment
@@ -177,7 +177,7 @@ class CallsBody(BoundedBody):
     do = required(STRICT_TEXT, "The calls, one a line.")
 
     def title(self, data: Any) -> str:
-        return f"calls on {self.on}/{self.process}" if self.process else f"calls on {self.on}"
+        return f"calls on {caller_name(self.on, self.process)}"
 
 
 class ProgramExpect(Shape):

@@ -40,6 +40,11 @@ class StepKind(StrEnum):
     SET = "set"
 
 
+def caller_name(host: str, process: str) -> str:
+    """Return the name of a calling process: `server`, or `server/worker` if it is not the first of the host."""
+    return f"{host}/{process}" if process else host
+
+
 class RunOptions(Struct, frozen=True):
     """Options of a run.
 

@@ -1,7 +1,4 @@
-"""What a scenario changes of a lab's network, so that a lab that stays can be given back as it was found.
-
-The steps that change the network: link, drop, undrop.
-"""
+"""The steps that change the network: link, drop, undrop; and how to restore the network of a lab that stays."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Changes:
-    """The links and packet filters that steps have touched, and connections left in TIME_WAIT. Thread-safe.
+    """The state, before the scenario, of the links and packet filters that its steps change. Thread-safe.
 
-    For a lab that stays; `lab` None is one that ends with its scenario, of which nothing need be remembered. Before
-    each change the keeper is told what undoes it all, which it does when this process is killed.
+    This is for a lab that stays; `lab` is None for a lab that ends with its scenario. Before each change the keeper
+    receives the operations that undo all changes: it runs them if this process is killed.
     """
 
     def __init__(self, lab: Lab | None = None, hosts: Sequence[str] = ()) -> None:
@@ -42,7 +39,7 @@ class Changes:
             self._waiting = {host: network.time_wait_connections(lab, host) for host in hosts}
 
     def link(self, end: Endpoint) -> None:
-        """This end is about to be set up or down."""
+        """Record this end before it is set up or down."""
         if self._lab is None:
             return
         from labctl.observe import network
@@ -51,10 +48,10 @@ class Changes:
             if end not in self._was_up:
                 links = network.links(self._lab, end.node)
                 self._was_up[end] = any(link.up for link in links if link.name == end.ifname)
-                self._tell(self._lab)
+                self._set_rollback(self._lab)
 
     def impair(self, end: Endpoint) -> None:
-        """What this end sends is about to be impaired otherwise."""
+        """Record this end before its impairment changes."""
         if self._lab is None:
             return
         from labctl.observe.inspect import FoundImpairment, impairments
@@ -64,20 +61,20 @@ class Changes:
                 self._impaired[end] = (
                     impairments(self._lab, end.node).get(end.ifname, FoundImpairment()).impairment or None
                 )
-                self._tell(self._lab)
+                self._set_rollback(self._lab)
 
     def drop(self, node: str) -> None:
-        """Packets of this node are about to be dropped."""
+        """Record this node before it drops packets."""
         if self._lab is not None:
             with self._lock:
                 if node not in self._dropping:
                     self._dropping.add(node)
-                    self._tell(self._lab)
+                    self._set_rollback(self._lab)
 
     def restore(self, lab: Lab) -> None:
-        """Links as they were before the first change, nothing dropped, no new TIME_WAIT that keeps an address in use.
+        """Restore the links, drop no more packets, end new TIME_WAIT connections, which keep addresses in use.
 
-        `lab` is any handle of the lab; the scenario's programs have ended before.
+        `lab` is any handle of the lab; the programs of the scenario must have ended.
         """
         from labctl.observe import network
 
@@ -93,11 +90,11 @@ class Changes:
             if left:
                 network.end_time_wait(lab, host, left)
 
-    def _tell(self, lab: Lab) -> None:
+    def _set_rollback(self, lab: Lab) -> None:
         lab.when_gone(self._as_before(lab), sorted(self._dropping))
 
     def _as_before(self, lab: Lab) -> list[Operation]:
-        """What makes links what they were before the first change."""
+        """Return the operations that restore the links."""
         from labctl.plan.build import set_impairments
         from labctl.plan.operations import SetDown, SetUp
 
@@ -124,7 +121,7 @@ def execute(at: StepRun, body: LinkBody | DropBody | UndropBody) -> Done:
 
 
 def _link(at: StepRun, body: LinkBody) -> None:
-    """Take a link down, bring it up with all that it had, or change what happens to its packets."""
+    """Take a link down, bring it up with its addresses and routes, or change its impairment."""
     from labctl.plan.operations import SetDown, SetUp
 
     topology = at.run.scenario.topology
@@ -141,14 +138,14 @@ def _link(at: StepRun, body: LinkBody) -> None:
         at.run.changes.link(end)
         at.lab.apply([SetDown(end.node, end.ifname)])
         return
-    both = (chosen.a, chosen.b)  # either may have been cut, by the order of the names
+    both = (chosen.a, chosen.b)  # either may be down: that depends on the order of the names
     for end in both:
         at.run.changes.link(end)
     at.lab.apply([SetUp(end.node, end.ifname) for end in both])
 
 
 def _impair(at: StepRun, body: LinkBody, chosen: Link) -> None:
-    """The link's packets, or those that one end sends, are impaired so from now on, or no more."""
+    """Set or clear the impairment of the link, or of the packets that one end sends."""
     from labctl.plan.build import set_impairments
     from labctl.topology.impairments import parse
 
@@ -159,7 +156,7 @@ def _impair(at: StepRun, body: LinkBody, chosen: Link) -> None:
         except ValueError as error:
             raise StepFailed(str(error)) from error
     if body.from_ is not None and body.from_ not in (chosen.a.node, chosen.b.node):
-        raise StepFailed(f"{body.from_} is no end of the link {chosen}")
+        raise StepFailed(f"{body.from_} is not an end of the link {chosen}")
     ends = [end for end in (chosen.a, chosen.b) if body.from_ in (None, end.node)]
     for end in ends:
         at.run.changes.impair(end)
@@ -167,7 +164,7 @@ def _impair(at: StepRun, body: LinkBody, chosen: Link) -> None:
 
 
 def _drop(at: StepRun, body: DropBody) -> None:
-    """Drop some of a node's packets from now on."""
+    """Drop some packets of a node from now on."""
     try:
         rule = drop_rule(body, at.run.scenario.topology)
     except ValueError as error:
@@ -177,7 +174,10 @@ def _drop(at: StepRun, body: DropBody) -> None:
 
 
 def drop_rule(body: DropBody, topology: Topology) -> DropRule:
-    """The rule that the step's body means; ValueError when it makes none."""
+    """Return the rule of the step.
+
+    Raises: ValueError if its values do not fit.
+    """
     from labctl.plan.drop_rules import DropRule, parse_flags
 
     return DropRule(

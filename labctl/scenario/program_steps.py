@@ -416,9 +416,9 @@ def _save(at: StepRun, program: Program, save: Save | None) -> None:
         return
     for name, stream in ((save.stdout, Stream.STDOUT), (save.stderr, Stream.STDERR)):
         if name is not None:
-            at.variables.set(name, program.text(stream).removesuffix("\n"))
+            at.variables[name] = program.text(stream).removesuffix("\n")
     if save.exit is not None:
-        at.variables.set(save.exit, program.exit_status)
+        at.variables[save.exit] = program.exit_status
 
 
 def _done(program: Program) -> Done:

@@ -44,7 +44,7 @@ from labctl.scenario.file_schema import (
     title_of,
 )
 from labctl.scenario.language import CheckContext, Problem, Program, check, check_expression, parse, parse_expression
-from labctl.scenario.model import Requirements, Step, StepKind
+from labctl.scenario.model import Requirements, Step, StepKind, caller_name
 from labctl.scenario.requirements import KnownPrograms, unmet
 from labctl.scenario.variables import (
     NAME_RULE,
@@ -281,7 +281,7 @@ class StepChecker:
         script, diagnostics = self._scripts.check(body, path, self._known_variables)
         self.diagnostics += diagnostics
         self._variables.update(_ASSIGNED_VARIABLE.findall(body.do))
-        self._processes.add(f"{body.on}/{body.process}" if body.process else body.on)
+        self._processes.add(caller_name(body.on, body.process))
         return script
 
     def _check(self, body: Body, path: KeyPath) -> None:

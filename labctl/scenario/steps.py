@@ -130,7 +130,7 @@ def _final(step: Step, variables: Variables) -> Body:
 
     assert isinstance(step.data, dict)
     try:
-        data = substitute({**step.data, "steps": []} if step.kind is StepKind.REPEAT else step.data, variables.get)
+        data = substitute({**step.data, "steps": []} if step.kind is StepKind.REPEAT else step.data, variables)
     except KeyError as error:
         raise StepFailed(f"the variable `{error.args[0]}` has not been set") from error
     if step.kind is StepKind.REPEAT:
@@ -148,7 +148,7 @@ def _final(step: Step, variables: Variables) -> Body:
 def _title(step: Step, variables: Variables) -> str:
     """Return the title with its variables substituted, if they are set."""
     try:
-        return str(substitute(step.title, variables.get))
+        return str(substitute(step.title, variables))
     except KeyError:
         return step.title
 
@@ -190,7 +190,7 @@ def _execute(at: StepRun, body: Body) -> Done:
             return _parallel(at)
         case SetBody():
             for name, value in body.values.items():
-                at.variables.set(name, value)
+                at.variables[name] = value
             return NOTHING
         case _:
             from labctl.scenario import program_steps

@@ -1,13 +1,12 @@
-"""`${name}` in the strings of a scenario, and the store that the names lead to.
+"""`${name}` in the strings of a scenario, and the values of the variables.
 
-`$${` stands for a literal `${` (for the shell's own variables in `shell:`). PURE but for the store's lock.
+`$${` is a literal `${` (for variables of the shell in `shell:`).
 """
 
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from labctl.documents.schema import is_template
@@ -22,12 +21,12 @@ NAME_RULE = "use letters, digits and `_`, and no digit first"
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` may be a variable's name: letters, digits and `_`, as in the call language."""
+    """Return whether `text` is a valid variable name, as in the call language."""
     return bool(_NAME.match(text))
 
 
 def references(text: str) -> Iterator[tuple[str, int]]:
-    """The names that `text` refers to, each with the offset of its `${`."""
+    """Yield the names that `text` refers to, each with the offset of its `${`."""
     for match in _REFERENCE.finditer(text):
         if match.group(1) is not None:
             yield match.group(1).strip(), match.start()
@@ -36,7 +35,7 @@ def references(text: str) -> Iterator[tuple[str, int]]:
 def references_within(
     data: object, path: tuple[str | int, ...] = ()
 ) -> Iterator[tuple[tuple[str | int, ...], str, int]]:
-    """Every reference in the strings of nested `data`: (path of the string, name, offset in it)."""
+    """Yield every reference in the strings of nested `data`: (path of the string, name, offset in it)."""
     if isinstance(data, str):
         for name, offset in references(data):
             yield path, name, offset
@@ -49,7 +48,7 @@ def references_within(
 
 
 def as_text(value: object) -> str:
-    """A variable's value as it stands in a text; bytes are taken as UTF-8."""
+    """Return the value of a variable as text; bytes are decoded as UTF-8."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if value is True or value is False:
@@ -57,29 +56,29 @@ def as_text(value: object) -> str:
     return str(value)
 
 
-def substitute(data: Any, lookup: Callable[[str], object]) -> Any:
-    """`data` with every `${name}` replaced by what `lookup` gives for it (KeyError passes through).
+def substitute(data: Any, variables: Variables) -> Any:
+    """Replace every `${name}` in nested `data` by its value (KeyError passes through).
 
-    A string that is nothing but one `${name}` becomes the number itself where the variable is a number, so that
-    `json: {port: "${port}"}` compares numbers.
+    A string that is exactly one `${name}` becomes a number if the variable is one, so that `json: {port: "${port}"}`
+    compares numbers.
     """
     if isinstance(data, str):
         whole = _REFERENCE.fullmatch(data)
         if whole is not None and whole.group(1) is not None:
-            value = lookup(whole.group(1).strip())
+            value = variables[whole.group(1).strip()]
             return value if isinstance(value, int | float) and not isinstance(value, bool) else as_text(value)
         return _REFERENCE.sub(
-            lambda match: "${" if match.group(1) is None else as_text(lookup(match.group(1).strip())), data
+            lambda match: "${" if match.group(1) is None else as_text(variables[match.group(1).strip()]), data
         )
     if isinstance(data, dict):
-        return {key: substitute(value, lookup) for key, value in data.items()}
+        return {key: substitute(value, variables) for key, value in data.items()}
     if isinstance(data, list):
-        return [substitute(value, lookup) for value in data]
+        return [substitute(value, variables) for value in data]
     return data
 
 
 def has_references(data: object) -> bool:
-    """Whether `substitute` would change anything (an escaped `$${` counts)."""
+    """Return whether `substitute` would change anything (an escaped `$${` counts)."""
     if isinstance(data, str):
         return "${" in data and _REFERENCE.search(data) is not None
     if isinstance(data, dict):
@@ -90,64 +89,25 @@ def has_references(data: object) -> bool:
 
 
 class Variables:
-    """A running scenario's variables; safe to use from the branches of `parallel`.
+    """The variables of a running scenario, in layers. Thread-safe: each operation on a dict is atomic.
 
-    `inside` gives a layer for the body of a `repeat`: its own names hide those below, everything else is written below.
+    `inside` adds a layer for the body of a `repeat`: its own names hide those below; every other name is set in the
+    lowest layer.
     """
 
     def __init__(self, values: Mapping[str, object], below: Variables | None = None) -> None:
-        self._values = dict(values)
-        self._below = below
-        self._lock: threading.Lock = threading.Lock() if below is None else below._lock
+        self._layers: tuple[dict[str, object], ...] = (dict(values), *(below._layers if below else ()))
 
-    def get(self, name: str) -> object:
-        """The value of `name`; KeyError(name) when it has not been set."""
-        with self._lock:
-            return self._find(name)[name]
-
-    def set(self, name: str, value: object) -> None:
-        with self._lock:
-            self._owner(name)[name] = value
-
-    def inside(self, values: Mapping[str, object]) -> Variables:
-        """A layer with `values` of its own on top of these."""
-        return Variables(values, self)
-
-    def _find(self, name: str) -> dict[str, object]:
-        layer: Variables | None = self
-        while layer is not None:
-            if name in layer._values:
-                return layer._values
-            layer = layer._below
+    def __getitem__(self, name: str) -> object:
+        for layer in self._layers:
+            if name in layer:
+                return layer[name]
         raise KeyError(name)
 
-    def _owner(self, name: str) -> dict[str, object]:
-        layer = self
-        while layer._below is not None and name not in layer._values:
-            layer = layer._below
-        return layer._values
-
-    # The mapping's spelling of the same, for the call language.
-    def __getitem__(self, name: str) -> object:
-        return self.get(name)
-
     def __setitem__(self, name: str, value: object) -> None:
-        self.set(name, value)
+        layer = next((layer for layer in self._layers if name in layer), self._layers[-1])
+        layer[name] = value
 
-    def __contains__(self, name: object) -> bool:
-        if not isinstance(name, str):
-            return False
-        with self._lock:
-            try:
-                self._find(name)
-            except KeyError:
-                return False
-            return True
-
-    def snapshot(self) -> dict[str, object]:
-        """A copy of all that is visible from this layer."""
-        with self._lock:
-            return self._flat()
-
-    def _flat(self) -> dict[str, object]:
-        return {**(self._below._flat() if self._below is not None else {}), **self._values}
+    def inside(self, values: Mapping[str, object]) -> Variables:
+        """Return these variables with another layer on top."""
+        return Variables(values, self)
