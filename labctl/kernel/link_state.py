@@ -21,31 +21,8 @@ from array import array
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv6Interface
 
-from labctl.kernel.netlink import (
-    IFA_ADDRESS,
-    IFA_CACHEINFO,
-    IFA_F_NODAD,
-    IFA_F_PERMANENT,
-    IFA_FLAGS,
-    IFA_LOCAL,
-    IFADDR,
-    IFF_UP,
-    NLM_F_ACK,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REQUEST,
-    RTM_GETADDR,
-    RTM_NEWADDR,
-    RTM_NEWROUTE,
-    RTMSG,
-    U32,
-    attribute,
-    attribute_values,
-    attributes,
-    dump,
-    message,
-    u32,
-)
+from labctl.kernel import netlink
+from labctl.kernel.netlink import attribute, attribute_values, attributes, dump, message, u32
 from labctl.kernel.routes import (
     CLONED,
     KERNEL,
@@ -66,7 +43,7 @@ from labctl.structs import Struct, replace
 
 SIOCGIFFLAGS, SIOCETHTOOL = 0x8913, 0x8946  # linux/sockios.h
 ETHTOOL_GLINK = 0x0000_000A  # linux/ethtool.h
-_CREATE = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+_CREATE = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK | netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 _KEPT_FLAGS = 0x6  # RTNH_F_PERVASIVE, RTNH_F_ONLINK; the other flags are states, which the kernel refuses in a request
 
 
@@ -74,7 +51,7 @@ def is_up(sock: socket.socket, ifname: str) -> bool:
     """Whether the interface, in the namespace of any socket `sock`, is set up. OSError: ENODEV."""
     request = struct.pack("16s24x", ifname.encode())  # struct ifreq (netdevice(7))
     (flags,) = struct.unpack_from("=H", fcntl.ioctl(sock.fileno(), SIOCGIFFLAGS, request), 16)
-    return bool(flags & IFF_UP)
+    return bool(flags & netlink.IFF_UP)
 
 
 def has_carrier(sock: socket.socket, ifname: str) -> bool:
@@ -149,38 +126,39 @@ def _daemon_routes(sock: socket.socket) -> frozenset[tuple[object, int]]:
 
 
 def _addresses(sock: socket.socket, index: int) -> Iterator[SavedAddress]:
-    for _, payload in dump(sock, RTM_GETADDR, IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0)):
-        family, length, header_flags, scope, address_index = IFADDR.unpack_from(payload)
-        values = attribute_values(payload, IFADDR.size)
-        flags = u32(values, IFA_FLAGS, header_flags)
-        if family != socket.AF_INET6 or address_index != index or not flags & IFA_F_PERMANENT:
+    for _, payload in dump(sock, netlink.RTM_GETADDR, netlink.IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0)):
+        family, length, header_flags, scope, address_index = netlink.IFADDR.unpack_from(payload)
+        values = attribute_values(payload, netlink.IFADDR.size)
+        flags = u32(values, netlink.IFA_FLAGS, header_flags)
+        if family != socket.AF_INET6 or address_index != index or not flags & netlink.IFA_F_PERMANENT:
             continue
-        flags |= IFA_F_NODAD
-        kept = {type: data for type, data in values.items() if type != IFA_CACHEINFO} | {IFA_FLAGS: U32.pack(flags)}
-        body = b"".join(attribute(type, data) for type, data in kept.items())
-        fixed = IFADDR.pack(family, length, flags & 0xFF, scope, index)
-        packed = values.get(IFA_LOCAL, values[IFA_ADDRESS])
-        yield SavedAddress(IPv6Interface((packed, length)), message(RTM_NEWADDR, _CREATE, fixed + body))
+        flags |= netlink.IFA_F_NODAD
+        values[netlink.IFA_FLAGS] = netlink.U32.pack(flags)
+        values.pop(netlink.IFA_CACHEINFO, None)
+        body = b"".join(attribute(type, data) for type, data in values.items())
+        fixed = netlink.IFADDR.pack(family, length, flags & 0xFF, scope, index)
+        packed = values.get(netlink.IFA_LOCAL, values[netlink.IFA_ADDRESS])
+        yield SavedAddress(IPv6Interface((packed, length)), message(netlink.RTM_NEWADDR, _CREATE, fixed + body))
 
 
 def _routes(sock: socket.socket, index: int) -> Iterator[SavedRoute]:
     for payload in route_payloads(sock):
-        *fixed, protocol, scope, kind, flags = RTMSG.unpack_from(payload)
+        *fixed, protocol, scope, kind, flags = netlink.RTMSG.unpack_from(payload)
         if protocol == KERNEL or protocol > STATIC or flags & CLONED or not _leads_through(payload, index):
             continue
         route = parse_route(payload, {})
         if route is None:
             continue
-        body = RTMSG.pack(*fixed, protocol, scope, kind, flags & _KEPT_FLAGS)
-        for type, start, length in attributes(payload, RTMSG.size):
+        body = netlink.RTMSG.pack(*fixed, protocol, scope, kind, flags & _KEPT_FLAGS)
+        for type, start, length in attributes(payload, netlink.RTMSG.size):
             if type not in (RTA_CACHEINFO, RTA_NH_ID):  # times; a nexthop object may be removed, its hops are here
                 data = bytes(payload[start : start + length])
                 body += attribute(type, _without_state(data) if type == RTA_MULTIPATH else data)
-        yield SavedRoute(route, message(RTM_NEWROUTE, _CREATE, body))
+        yield SavedRoute(route, message(netlink.RTM_NEWROUTE, _CREATE, body))
 
 
 def _leads_through(payload: memoryview, index: int) -> bool:
-    values = attribute_values(payload, RTMSG.size)
+    values = attribute_values(payload, netlink.RTMSG.size)
     if RTA_MULTIPATH in values:
         return any(hop_index == index for _, _, hop_index in hops_in(values[RTA_MULTIPATH]))
     return u32(values, RTA_OIF) == index

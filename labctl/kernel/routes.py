@@ -22,29 +22,8 @@ from ipaddress import (
     ip_network,
 )
 
-from labctl.kernel.netlink import (
-    IFA_ADDRESS,
-    IFA_F_TENTATIVE,
-    IFA_FLAGS,
-    IFA_LOCAL,
-    IFADDR,
-    IFF_LOWER_UP,
-    IFF_UP,
-    IFINFO,
-    IFLA_ADDRESS,
-    IFLA_IFNAME,
-    IFLA_MASTER,
-    IFLA_MTU,
-    RTM_GETADDR,
-    RTM_GETLINK,
-    RTM_GETROUTE,
-    RTM_GETRULE,
-    RTMSG,
-    U32,
-    attribute_values,
-    dump,
-    u32,
-)
+from labctl.kernel import netlink
+from labctl.kernel.netlink import attribute_values, dump, u32
 from labctl.structs import Struct
 
 RTA_OIF, RTA_MULTIPATH, RTA_CACHEINFO, RTA_NH_ID = 4, 9, 12, 30  # linux/rtnetlink.h
@@ -106,18 +85,18 @@ class KernelAddress(Struct, frozen=True):
 def links(sock: socket.socket) -> tuple[KernelLink, ...]:
     """Return every interface."""
     found = []
-    for _, payload in dump(sock, RTM_GETLINK, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-        _, _, index, flags, _ = IFINFO.unpack_from(payload)
-        values = attribute_values(payload, IFINFO.size)
+    for _, payload in dump(sock, netlink.RTM_GETLINK, netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        _, _, index, flags, _ = netlink.IFINFO.unpack_from(payload)
+        values = attribute_values(payload, netlink.IFINFO.size)
         found.append(
             KernelLink(
-                name=values[IFLA_IFNAME].rstrip(b"\0").decode(),
+                name=values[netlink.IFLA_IFNAME].rstrip(b"\0").decode(),
                 index=index,
-                mac=values.get(IFLA_ADDRESS, b"").hex(":"),
-                mtu=u32(values, IFLA_MTU),
-                up=bool(flags & IFF_UP),
-                carrier=bool(flags & IFF_LOWER_UP),
-                master=u32(values, IFLA_MASTER),
+                mac=values.get(netlink.IFLA_ADDRESS, b"").hex(":"),
+                mtu=u32(values, netlink.IFLA_MTU),
+                up=bool(flags & netlink.IFF_UP),
+                carrier=bool(flags & netlink.IFF_LOWER_UP),
+                master=u32(values, netlink.IFLA_MASTER),
             )
         )
     return tuple(found)
@@ -127,13 +106,13 @@ def addresses(sock: socket.socket) -> tuple[KernelAddress, ...]:
     """Return every address of both families, including those of `lo`."""
     names = interface_names(sock)
     found = []
-    for _, payload in dump(sock, RTM_GETADDR, IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-        family, prefix_length, flags, _, index = IFADDR.unpack_from(payload)
+    for _, payload in dump(sock, netlink.RTM_GETADDR, netlink.IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        family, prefix_length, flags, _, index = netlink.IFADDR.unpack_from(payload)
         if family not in (socket.AF_INET, socket.AF_INET6):
             continue
-        values = attribute_values(payload, IFADDR.size)
-        address = ip_interface((values.get(IFA_LOCAL, values.get(IFA_ADDRESS, b"")), prefix_length))
-        is_tentative = bool(u32(values, IFA_FLAGS, flags) & IFA_F_TENTATIVE)
+        values = attribute_values(payload, netlink.IFADDR.size)
+        address = ip_interface((values.get(netlink.IFA_LOCAL, values.get(netlink.IFA_ADDRESS, b"")), prefix_length))
+        is_tentative = bool(u32(values, netlink.IFA_FLAGS, flags) & netlink.IFA_F_TENTATIVE)
         found.append(KernelAddress(names.get(index, str(index)), address, is_tentative))
     return tuple(found)
 
@@ -248,15 +227,15 @@ def routes(sock: socket.socket) -> tuple[KernelRoute, ...]:
 def route_payloads(sock: socket.socket) -> Iterator[memoryview]:
     """Yield the payload of a message for every route of both families."""
     for family in _FAMILIES:
-        for _, payload in dump(sock, RTM_GETROUTE, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
-            if RTMSG.unpack_from(payload)[0] == family:
+        for _, payload in dump(sock, netlink.RTM_GETROUTE, netlink.RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+            if netlink.RTMSG.unpack_from(payload)[0] == family:
                 yield payload
 
 
 def parse_route(payload: memoryview, names: dict[int, str]) -> KernelRoute | None:
     """Parse a route; `names` are the interfaces' by index. None for cached routes and those of the table `local`."""
-    family, length, source_length, tos, table, protocol, _, kind, flags = RTMSG.unpack_from(payload)
-    values = attribute_values(payload, RTMSG.size)
+    family, length, source_length, tos, table, protocol, _, kind, flags = netlink.RTMSG.unpack_from(payload)
+    values = attribute_values(payload, netlink.RTMSG.size)
     table = u32(values, _RTA_TABLE, table)
     if kind not in _KINDS or flags & CLONED or table == _LOCAL_TABLE:
         return None
@@ -282,8 +261,8 @@ def _options(values: dict[int, bytes], flags: int, protocol: int) -> Iterator[st
     if _RTA_PREFSRC in values and protocol != KERNEL:
         yield f"src {ip_address(values[_RTA_PREFSRC])}"
     for kind, data in attribute_values(values.get(_RTA_METRICS, b"")).items():
-        if kind in _METRICS and len(data) == U32.size:
-            yield f"{_METRICS[kind]} {U32.unpack(data)[0]}"
+        if kind in _METRICS and len(data) == netlink.U32.size:
+            yield f"{_METRICS[kind]} {netlink.U32.unpack(data)[0]}"
     if flags & _ONLINK and RTA_MULTIPATH not in values:
         yield "onlink"
 
@@ -325,7 +304,7 @@ def rules(sock: socket.socket) -> tuple[KernelRule, ...]:
     found = []
     for family in _FAMILIES:
         try:
-            payloads = [payload for _, payload in dump(sock, RTM_GETRULE, _RULE.pack(family, 0, 0, 0, 0, 0, 0))]
+            payloads = [payload for _, payload in dump(sock, netlink.RTM_GETRULE, _RULE.pack(family, 0, 0, 0, 0, 0, 0))]
         except OSError:  # EOPNOTSUPP without CONFIG_IP_MULTIPLE_TABLES, EAFNOSUPPORT without IPv6
             continue
         found += [_rule(payload) for payload in payloads if _RULE.unpack_from(payload)[0] == family]

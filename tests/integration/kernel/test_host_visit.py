@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from labctl.kernel import host_visit, namespaces
+from labctl.kernel import host_visit, namespaces, syscalls
 from tests.integration.inside import inside
 
 FILES = {"/etc/hosts": "192.0.2.1 h1\n"}
@@ -20,8 +20,14 @@ def network() -> int:
         os.close(descriptor)
 
 
+def own_namespaces() -> None:
+    """Enter namespaces of this user namespace, so that setns(2) lets an ordinary user's threads return to them."""
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS)
+
+
 @inside
 def test_a_thread_has_the_hosts_network_hostname_and_names_until_it_leaves() -> None:
+    own_namespaces()
     made = namespaces.new_network()
     home, hostname, directory = network(), socket.gethostname(), os.getcwd()
     host = host_visit.open_host(made, "h1", FILES, "host h1")
@@ -39,6 +45,7 @@ def test_a_thread_has_the_hosts_network_hostname_and_names_until_it_leaves() -> 
 
 @inside
 def test_visits_leave_no_descriptor_open() -> None:
+    own_namespaces()
     before = set(os.listdir("/proc/self/fd"))
     host = host_visit.open_host(namespaces.new_network(), "h1", FILES, "host h1")
     assert host is not None

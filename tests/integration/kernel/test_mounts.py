@@ -28,7 +28,8 @@ def test_a_hidden_directory_is_hidden_wherever_it_is_and_never_made_visible(tmp_
 def test_a_file_is_replaced_in_the_mount_namespace_only(tmp_path: Path) -> None:
     store, target = tmp_path / "store", Path("/etc/hostname")
     before = target.read_text()
-    own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY)  # of this user namespace, so that setns(2) may return to it
     syscalls.unshare(syscalls.CLONE_NEWNS)
     mounts.make_private()
     assert mounts.is_replaceable(str(target))
