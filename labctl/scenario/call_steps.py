@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 from labctl.errors import LabError
-from labctl.scenario.language import Problem, parse_expression
-from labctl.scenario.language.syntax import Await, Call
+from labctl.scenario.language.parser import parse_expression
+from labctl.scenario.language.syntax import Await, Call, Problem
 from labctl.scenario.model import caller_name
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
 from labctl.structs import Struct

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.scenario.model import Requirements, Scenario
+from labctl.scenario.model import Scenario
 from labctl.scenario.requirements import FEATURES
 from labctl.scenario.variables import NAME_RULE, is_name
 from labctl.structs import replace
@@ -53,7 +53,7 @@ def checked(
 ) -> tuple[Scenario | None, list[Diagnostic]]:
     """Return the scenario in the document, or None and every mistake; `topology` replaces that of the document."""
     from labctl.documents.schema import Reading, Unusable
-    from labctl.scenario.file_schema import ScenarioFile
+    from labctl.scenario.file_schema import Requires, ScenarioFile
     from labctl.scenario.step_checker import StepChecker
 
     path = Path(document.file)
@@ -68,7 +68,8 @@ def checked(
     resolved, wrong = _topology(document, data, path.parent, topology, routes)
     diagnostics += wrong
     data = _with_addresses(document, data, resolved, diagnostics)
-    requires = _requirements(document, header, diagnostics)
+    requires = header.requires if header is not None else Requires({})
+    _check_features(document, requires.features, diagnostics)
     checker = StepChecker(document, resolved, directory, requires, _variables(document, header, diagnostics))
     raw_steps = data.get("steps")
     steps = checker.read(raw_steps, ("steps",)) if isinstance(raw_steps, list) else ()
@@ -150,16 +151,13 @@ def _topology(
         return None, [document.diagnostic(("topology",), str(error))]
 
 
-def _requirements(document: Document, header: ScenarioFile | None, diagnostics: list[Diagnostic]) -> Requirements:
+def _check_features(document: Document, features: list[str], diagnostics: list[Diagnostic]) -> None:
     from labctl.documents.diagnostics import suggestion
 
-    if header is None:
-        return Requirements()
-    for position, name in enumerate(header.requires.features):
+    for position, name in enumerate(features):
         if name not in FEATURES:
             path = ("requires", "features", position)
             diagnostics.append(document.diagnostic(path, f"unknown feature `{name}`", suggestion(name, FEATURES)))
-    return Requirements(tuple(header.requires.programs), tuple(header.requires.features), header.requires.root)
 
 
 def _variables(document: Document, header: ScenarioFile | None, diagnostics: list[Diagnostic]) -> set[str]:

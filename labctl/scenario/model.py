@@ -12,7 +12,7 @@ from labctl.structs import Struct, field
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-    from labctl.scenario.file_schema import Body
+    from labctl.scenario.file_schema import Body, Requires
     from labctl.scenario.language.syntax import Program
     from labctl.topology.model import Topology
 
@@ -137,19 +137,13 @@ class Step(Struct, frozen=True):
                 yield from step.walk()
 
 
-class Requirements(Struct, frozen=True):
-    programs: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    root: bool = False
-
-
 class Scenario(Struct, frozen=True):
     name: str
     file: str  # as the user gave it
     directory: Path  # absolute; base of relative paths in the file, working directory of programs
     about: str
     topology: Topology
-    requires: Requirements
+    requires: Requires
     within_s: float  # default deadline of a step
     timeout_s: float  # of the whole scenario
     steps: tuple[Step, ...]

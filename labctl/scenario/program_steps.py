@@ -6,8 +6,11 @@ import contextlib
 import errno
 import os
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from labctl.documents.schema import Shape
 from labctl.documents.yaml_tree import read_bytes
 from labctl.errors import InputError, KernelError, describe_errno
 from labctl.printable import last_lines
@@ -43,31 +46,6 @@ if TYPE_CHECKING:
 
 
 SHOWN_CHARACTERS = 400  # of the last output of a program, in a reason; the result has the whole output
-
-ProgramStep = RunBody | StartBody | StopBody | SignalBody | PauseBody | ResumeBody | WaitBody | FileBody | BuildBody
-
-
-def execute(at: StepRun, body: ProgramStep) -> Done:
-    """Run a step that has to do with programs and their files."""
-    match body:
-        case RunBody():
-            return run(at, body)
-        case StartBody():
-            return start(at, body)
-        case StopBody():
-            return stop_program(at, body)
-        case SignalBody():
-            return send_signal(at, body)
-        case PauseBody():
-            return pause(at, body)
-        case ResumeBody():
-            return resume(at, body)
-        case WaitBody():
-            return wait(at, body)
-        case FileBody():
-            return place_file(at, body)
-        case BuildBody():
-            return build(at, body)
 
 
 def run(at: StepRun, body: RunBody) -> Done:
@@ -424,3 +402,18 @@ def _save(at: StepRun, program: Program, save: Save | None) -> None:
 def _done(program: Program) -> Done:
     program.is_in_a_result = True
     return Done(program.record(), program.exit_status)
+
+
+STEPS: Mapping[type[Shape], Callable[[StepRun, Any], Done]] = MappingProxyType(
+    {
+        RunBody: run,
+        StartBody: start,
+        StopBody: stop_program,
+        SignalBody: send_signal,
+        PauseBody: pause,
+        ResumeBody: resume,
+        WaitBody: wait,
+        FileBody: place_file,
+        BuildBody: build,
+    }
+)

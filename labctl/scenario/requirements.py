@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from labctl.scenario.model import Requirements
 from labctl.topology.model import OWN_DIRECTORIES, FileTree, entries_of, lies_in
 from labctl.unpatched import Socket
+
+if TYPE_CHECKING:
+    from labctl.scenario.file_schema import Requires
 
 _IPPROTO_SCTP = 132
 _NETLINK_NETFILTER = 12  # linux/netlink.h
@@ -82,7 +85,7 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
 )
 
 
-def unmet(requires: Requirements) -> str:
+def unmet(requires: Requires) -> str:
     """Return why a scenario with these requirements cannot run here (all reasons), or ""."""
     reasons = [f"the program `{name}` is not installed" for name in requires.programs if not shutil.which(name)]
     if requires.root and (reason := _without_root()):

@@ -31,6 +31,7 @@ from labctl.scenario.file_schema import (
     ParallelBody,
     PauseBody,
     RepeatBody,
+    Requires,
     ResumeBody,
     RunBody,
     Save,
@@ -43,8 +44,10 @@ from labctl.scenario.file_schema import (
     program_name,
     title_of,
 )
-from labctl.scenario.language import CheckContext, Problem, Program, check, check_expression, parse, parse_expression
-from labctl.scenario.model import Requirements, Step, StepKind, caller_name
+from labctl.scenario.language.checker import CheckContext, check, check_expression
+from labctl.scenario.language.parser import parse, parse_expression
+from labctl.scenario.language.syntax import Problem, Program
+from labctl.scenario.model import Step, StepKind, caller_name
 from labctl.scenario.requirements import KnownPrograms, unmet
 from labctl.scenario.variables import (
     NAME_RULE,
@@ -80,7 +83,7 @@ class StepChecker:
         document: Document,
         topology: Topology | None,
         directory: Path,
-        requires: Requirements,
+        requires: Requires,
         variables: Iterable[str],
     ) -> None:
         self.diagnostics: list[Diagnostic] = []

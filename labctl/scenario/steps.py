@@ -195,7 +195,7 @@ def _execute(at: StepRun, body: Body) -> Done:
         case _:
             from labctl.scenario import program_steps
 
-            return program_steps.execute(at, body)
+            return program_steps.STEPS[type(body)](at, body)
 
 
 def _repeat(at: StepRun, body: RepeatBody) -> Done:

@@ -62,6 +62,16 @@ _TAKES: Mapping[ValueKind, tuple[Kind, ...]] = {
     ValueKind.MULTICAST_IF: (Kind.TEXT, *_AGGREGATES),
     ValueKind.FILTER: (Kind.LIST,),
 }
+_ADDRESS_CODES = ("ipv4", "ipv6", "group4", "group6")
+# Members of structures, by their code; every other code takes a number.
+_MEMBER_TAKES: Mapping[str, tuple[Kind, ...]] = {
+    **dict.fromkeys(_ADDRESS_CODES, (Kind.TEXT, *_NUMBERS)),
+    "interface": (Kind.TEXT, *_NUMBERS),
+    "sockaddr": (Kind.TEXT, Kind.ADDRESS, *_AGGREGATES),
+    "sockaddr_rest": (Kind.TEXT, Kind.ADDRESS, *_AGGREGATES),
+    "mac": (Kind.TEXT,),
+    "timespec": _AGGREGATES,
+}
 # The results of getsockopt; types that are not here are not checked.
 _READS: Mapping[ValueKind, tuple[Kind, ...]] = {
     ValueKind.NUMBER: _NUMBERS,
@@ -275,26 +285,16 @@ class ValueChecker:
         if kind in (Kind.UNKNOWN, Kind.DATA):
             return
         text = item.value if isinstance(item, Text) and "${" not in item.value else None
-        wrong = False
-        if code in ("ipv4", "ipv6", "group4", "group6"):
-            is_zero = kind in _NUMBERS and (not isinstance(item, Integer) or item.value == 0)
-            wrong = not (is_zero or kind is Kind.TEXT)
+        takes = () if code.startswith("bytes:") else _MEMBER_TAKES.get(code, _NUMBERS)
+        wrong = kind not in takes
+        if code in _ADDRESS_CODES:
+            wrong = wrong or (isinstance(item, Integer) and item.value != 0)
             if text is not None:
                 yield from self._address(name, field, item, text)
-        elif code == "interface":
-            wrong = kind is not Kind.TEXT and kind not in _NUMBERS
-        elif code in ("sockaddr", "sockaddr_rest"):
-            wrong = kind not in (Kind.TEXT, Kind.ADDRESS, *_AGGREGATES)
         elif code == "mac":
-            wrong = kind is not Kind.TEXT or (text is not None and not _MAC.match(text))
-        elif code == "timespec":
-            wrong = kind not in _AGGREGATES
-        elif code.startswith("bytes:"):
-            wrong = True
-        else:
-            wrong = kind not in _NUMBERS
-            if not wrong and field.names:
-                yield from self._constants(f"{name}: {field.name}", field.names, item)
+            wrong = wrong or (text is not None and not _MAC.match(text))
+        elif not wrong and field.names and code not in _MEMBER_TAKES:
+            yield from self._constants(f"{name}: {field.name}", field.names, item)
         if wrong:
             yield Problem(item.span, f"{name}: {field.name} cannot be {kind}", wants(field))
 

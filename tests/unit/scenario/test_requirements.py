@@ -5,26 +5,26 @@ from pathlib import Path
 
 import pytest
 
-from labctl.scenario.model import Requirements
+from labctl.scenario.file_schema import Requires
 from labctl.scenario.requirements import FEATURES, KnownPrograms, located, unmet
 from labctl.topology.model import Bind, FileTree, PlacedFile
 
 
 def test_every_missing_program_is_a_reason() -> None:
-    assert unmet(Requirements(programs=("sh",))) == ""
-    reason = unmet(Requirements(programs=("no-such-1", "sh", "no-such-2")))
+    assert unmet(Requires({"programs": ["sh"]})) == ""
+    reason = unmet(Requires({"programs": ["no-such-1", "sh", "no-such-2"]}))
     assert reason == "the program `no-such-1` is not installed; the program `no-such-2` is not installed"
 
 
 def test_root_is_a_requirement_for_other_users_only() -> None:
     expected = "" if os.geteuid() == 0 else "needs root: not run as root"
-    assert unmet(Requirements(root=True)) == expected
+    assert unmet(Requires({"root": True})) == expected
 
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_a_missing_feature_is_named_in_the_reason(name: str) -> None:
     problem = FEATURES[name]()
-    assert unmet(Requirements(features=(name,))) == (f"needs {name}: {problem}" if problem else "")
+    assert unmet(Requires({"features": [name]})) == (f"needs {name}: {problem}" if problem else "")
 
 
 def program(directory: Path, name: str, mode: int) -> Path:

@@ -14,7 +14,8 @@ import pytest
 
 from labctl.lab.agent.client import AgentEnded, CallImpossible
 from labctl.lab.agent.messages import SystemCall
-from labctl.scenario.language import CheckContext, check, parse
+from labctl.scenario.language.checker import CheckContext, check
+from labctl.scenario.language.parser import parse
 from labctl.scenario.language.session import CallsOutcome, Session
 from labctl.scenario.results import CallRecord
 from tests.integration.call_bench import Bench

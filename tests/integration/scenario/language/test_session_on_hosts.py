@@ -11,7 +11,8 @@ import pytest
 from labctl import topology
 from labctl.lab.client.handle import Lab
 from labctl.plan.build import build
-from labctl.scenario.language import Session, parse
+from labctl.scenario.language.parser import parse
+from labctl.scenario.language.session import Session
 
 
 @pytest.fixture(scope="module")

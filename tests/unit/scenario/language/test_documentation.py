@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labctl.scenario.language import CheckContext, Kind, Known, check, parse
+from labctl.scenario.language.checker import CheckContext, check
+from labctl.scenario.language.parser import parse
+from labctl.scenario.language.signatures import Kind, Known
 
 PAGE = Path(__file__).parents[4] / "docs" / "scenario-files.md"
 

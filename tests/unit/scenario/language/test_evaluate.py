@@ -6,8 +6,9 @@ import pytest
 
 from labctl.kernel.sockaddr import decode, inet
 from labctl.lab.agent.messages import Value
-from labctl.scenario.language import Problem, parse_expression
 from labctl.scenario.language.evaluate import CannotEvaluate, evaluate
+from labctl.scenario.language.parser import parse_expression
+from labctl.scenario.language.syntax import Problem
 
 NAMES: dict[str, Value] = {"peer": decode(inet("10.0.0.1", 40000)), "cut": decode(inet("10.0.0.1", 9)[:4], 16), "n": 3}
 VARIABLES: dict[str, object] = {"port": 5000, "text": "80", "raw": b"\xff", "name": "server", "option": "SO_ERROR"}

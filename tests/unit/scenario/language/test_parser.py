@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.scenario.language import CheckContext, Problem, check
+from labctl.scenario.language.checker import CheckContext, check
 from labctl.scenario.language.parser import parse, parse_expression
-from labctl.scenario.language.syntax import Assert, Assign, Await, Blocks, Call, Data, Name, StaysPending, Text
+from labctl.scenario.language.syntax import Assert, Assign, Await, Blocks, Call, Data, Name, Problem, StaysPending, Text
 
 
 def only(text: str) -> object:

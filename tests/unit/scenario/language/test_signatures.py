@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.scenario.language import CheckContext, Kind, Known, check, parse
-from labctl.scenario.language.signatures import SIGNATURES
+from labctl.scenario.language.checker import CheckContext, check
+from labctl.scenario.language.parser import parse
+from labctl.scenario.language.signatures import SIGNATURES, Kind, Known
 
 NAMES = {name: Known(Kind.DESCRIPTOR) for name in ("s", "c", "u", "e", "fd")}
 

@@ -12,7 +12,8 @@ from labctl.lab.agent.constants import CONSTANTS
 from labctl.lab.agent.messages import CStruct
 from labctl.lab.agent.options import INFO, LINGER, OPTIONS, Field, StructType
 from labctl.lab.agent.values import pack, pack_control, pack_struct, unpack, unpack_control, unpack_struct
-from labctl.scenario.language import CheckContext, check, parse
+from labctl.scenario.language.checker import CheckContext, check
+from labctl.scenario.language.parser import parse
 from labctl.scenario.language.syntax import Call
 from labctl.scenario.language.values import may_fail
 from tests.skips import needs_programs
