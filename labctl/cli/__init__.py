@@ -1,1 +1,1 @@
-"""Typer commands, thin: parse, call, print."""
+"""The command line: commands read their arguments, call the other rooms, and print."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 
 from labctl.cli.command_table import COMMANDS, Command, Parameter
 from labctl.errors import InputError
@@ -35,6 +36,13 @@ def command_named(name: str) -> Command:
     raise InputError(
         f"labctl: no such {what}: {name}. {_near(name, [each.name for each in COMMANDS], 'labctl --help')}"
     )
+
+
+def function_of(command: Command) -> Callable[..., int]:
+    """Import the module of the command, and return its function."""
+    module, _, name = command.function.partition(":")
+    function: Callable[..., int] = getattr(import_module(f"labctl.cli.{module}"), name)
+    return function
 
 
 def read(command: Command, words: Sequence[str]) -> dict[str, Value]:
@@ -142,8 +150,9 @@ def _converted(command: Command, parameter: Parameter, text: str, given_as: str)
     if parameter.kind is int:
         is_number = text.isascii() and text.isdecimal() and len(text) < 20
         if not is_number or not parameter.minimum <= int(text) <= parameter.maximum:
-            limit = f"at least {parameter.minimum} and at most {parameter.maximum}"
-            raise InputError(f"labctl {command.name}: {given_as}: {text} is not a whole number ({limit}).")
+            too_large = is_number and int(text) > parameter.maximum
+            limit = f"at most {parameter.maximum}" if too_large else f"{parameter.minimum} or more"
+            raise InputError(f"labctl {command.name}: {given_as}: {text} is not a whole number, {limit}.")
     return parameter.kind(text)
 
 

@@ -1,17 +1,18 @@
 """The commands of labctl with their arguments and options: one table for the reader, help, completion and man pages.
 
-Importing it must stay cheap, because every command pays for it: no other module of labctl, and plain tuples.
+Importing it must stay cheap, because every command pays for it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+
+from labctl.structs import Struct, replace
 
 COMPLETION_VARIABLE = "_LABCTL_COMPLETE"  # set by the completion scripts, beside the words to complete
 
 
-class Parameter(NamedTuple):
+class Parameter(Struct, frozen=True):
     """An argument (`usage` is `NODE`, `[LAB]`, `PATH...`) or an option (`-j, --jobs N`; a switch has no value).
 
     `name` is the keyword under which the command gets the value. Three dots in `usage`: the argument or option may be
@@ -53,7 +54,7 @@ class Parameter(NamedTuple):
         return "..." in self.usage
 
 
-class Command(NamedTuple):
+class Command(Struct, frozen=True):
     """A command. `function` is `module:function` below labctl.cli, which gets the values as keyword arguments."""
 
     name: str
@@ -225,7 +226,7 @@ COMMANDS = (
         "Stop labs and remove them.",
         "Stop labs with all their programs, and return when the kernel has removed them.",
         (
-            _LAB_ARGUMENT._replace(name="labs", usage="[LAB...]"),
+            replace(_LAB_ARGUMENT, name="labs", usage="[LAB...]"),
             Parameter("every", "--all", "All labs of yours."),
             Parameter("force", "--force", "Kill the lab's process without a request to it first."),
         ),

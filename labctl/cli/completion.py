@@ -33,7 +33,7 @@ fi"""
 
 
 def lab_names(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of running labs that begin so."""
+    """Names of running labs."""
     from labctl.lab.client import state_dir
 
     try:
@@ -43,7 +43,7 @@ def lab_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def node_names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Nodes of the running labs (of the one that --lab says), with the lab that has them."""
+    """Nodes of the running labs, or of the lab of --lab, each with the name of its lab."""
     return [
         (node, f"in lab {lab.name}")
         for lab in _labs(context.params.get("lab"))
@@ -53,12 +53,12 @@ def node_names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]
 
 
 def other_ends(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Nodes for the second end of a link: all but the first."""
+    """Nodes for the second end of a link: all except the first."""
     return [found for found in node_names(context, incomplete) if found[0] != context.params.get("first")]
 
 
 def example_names(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of shipped scenarios and topologies, beside the files here that begin so."""
+    """Names of shipped scenarios and topologies, and files of this directory."""
     from labctl.cli import files
 
     names = (*files.shipped_scenarios(), *files.shipped_topologies())
@@ -66,14 +66,14 @@ def example_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def scenario_names(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of shipped scenarios, beside the files here that begin so."""
+    """Names of shipped scenarios, and files of this directory."""
     from labctl.cli import files
 
     return _beside_files([name for name in files.shipped_scenarios() if name.startswith(incomplete)], incomplete)
 
 
 def topology_names(context: typer.Context, incomplete: str) -> list[str]:
-    """Shapes and names of shipped topologies, beside the files here that begin so."""
+    """Shapes, names of shipped topologies, and files of this directory."""
     from labctl.cli import files
     from labctl.topology.generators import SHAPES
 
@@ -84,14 +84,14 @@ def topology_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def link_values(context: typer.Context, incomplete: str) -> list[str]:
-    """`delay=` and its like after `set`."""
+    """`delay=` and the other keys after `set`."""
     if context.params.get("action") != "set":
         return []
     return [f"{key}=" for key in ("delay", "jitter", "loss", "rate") if f"{key}=".startswith(incomplete)]
 
 
 def commands(context: typer.Context, incomplete: str) -> list[str]:
-    """Programs on PATH for the first word of a command; the shell itself completes paths, and the words after it."""
+    """Programs on PATH for the first word of a command. The shell completes paths and the other words."""
     if "/" in incomplete or any(word != "--" for word in context.params.get("command") or ()):
         return []
     found: set[str] = set()
@@ -102,7 +102,7 @@ def commands(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _beside_files(names: list[str], incomplete: str) -> list[str]:
-    """The names with the files that begin so, too; [] without a name: the shell then completes files in its own way."""
+    """Names and matching files; [] without a name, so that the shell completes files in its own way."""
     directory, slash, start = incomplete.rpartition("/")
     if not names:
         return []
@@ -118,23 +118,23 @@ def _beside_files(names: list[str], incomplete: str) -> list[str]:
 
 
 def node_paths(context: typer.Context, incomplete: str) -> list[str]:
-    """`NODE:` for `labctl cp`; a word with a `:` or `/` is a path already, which the shell completes."""
+    """`NODE:` for `labctl cp`. The shell completes a word with `:` or `/`, which is a path."""
     if ":" in incomplete or "/" in incomplete:
         return []
     return [f"{node}:" for node, _ in node_names(context, incomplete)]
 
 
 def process_names(context: typer.Context, incomplete: str) -> list[str]:
-    """NODE/NAME of the detached processes, or NAME where that is what was begun; for `stop`, of those that run."""
+    """NODE/NAME of the background programs, or NAME if the word begins so; only running ones for `stop`."""
     found = []
-    ended_too = context.info_name != "stop"
+    with_ended = context.info_name != "stop"
     for lab in _labs(context.params.get("lab")):
-        with _in_silence():
-            there = [
-                each for each in lab.processes() if each.is_detached and (ended_too or each.state.value != "ended")
+        with _silently():
+            programs = [
+                each for each in lab.processes() if each.is_detached and (with_ended or each.state.value != "ended")
             ]
-            found += [f"{each.node}/{each.name}" for each in there]
-            found += [each.name for each in there if incomplete]
+            found += [f"{each.node}/{each.name}" for each in programs]
+            found += [each.name for each in programs if incomplete]
     given = _given(context)
     return [name for name in dict.fromkeys(found) if name.startswith(incomplete) and name not in given]
 
@@ -190,7 +190,7 @@ def _annotation(parameter: Parameter) -> Any:
 
 
 def _given(context: typer.Context) -> set[str]:
-    """The words given already to an argument that takes several."""
+    """Words that an argument with several values has already."""
     return {word for words in context.params.values() if isinstance(words, list | tuple) for word in words}
 
 
@@ -198,16 +198,16 @@ def _labs(name: object) -> Iterator[Lab]:
     from labctl.lab.client import state_dir
     from labctl.lab.client.handle import Lab
 
-    with _in_silence():
+    with _silently():
         for each in state_dir.labs():
             if name in (None, "", each):
-                with _in_silence(), Lab.attach(each, deadline_s=LAB_TIMEOUT_S) as lab:
+                with _silently(), Lab.attach(each, deadline_s=LAB_TIMEOUT_S) as lab:
                     yield lab
 
 
 @contextmanager
-def _in_silence() -> Iterator[None]:
-    """Errors of labs and of the machine end the `with` without a word."""
+def _silently() -> Iterator[None]:
+    """A context that errors of labs and of the machine end silently."""
     try:
         yield
     except (LabctlError, OSError):

@@ -228,48 +228,24 @@ def _end(address: object, port: int) -> str:
     return f"[{text}]:{port or '*'}" if ":" in text else f"{text}:{port or '*'}"
 
 
-def _pingall(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.network import show_reachability
+def _like_labctl(command_name: str) -> Callable[[Here, Sequence[str]], int]:
+    """Return a console command that is the command of labctl, on the console's lab."""
 
-    return show_reachability(here.lab, arguments, here.screen)
+    def carry_out(here: Here, arguments: Sequence[str]) -> int:
+        from labctl.cli.command_line import command_named, function_of, read
 
+        command = command_named(command_name)
+        values: dict[str, Any] = read(command, arguments)
+        return function_of(command)(**values | {"lab": here.lab.name})
 
-def _link(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.command_line import command_named, read
-    from labctl.cli.network import change_link
-
-    values: dict[str, Any] = read(command_named("link"), arguments)
-    del values["lab"]
-    change_link(here.lab, **values, screen=here.screen)
-    return 0
+    return carry_out
 
 
 def _ps(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.ps import process_rows
+    from labctl.cli.ps import ps
 
     _takes_nothing(arguments, "ps")
-    rows = process_rows(here.lab.processes())
-    if rows:
-        here.screen.write(table(here.screen.look, ("NODE", "NAME", "PID", "SINCE", "STATE", "COMMAND"), rows))
-    else:
-        here.screen.line("no programs")
-    return 0
-
-
-def _stop(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.programs import stop_in
-
-    if not arguments:
-        raise InputError("Usage: stop PROCESS... (see ps)")
-    stop_in(here.lab, arguments, here.screen)
-    return 0
-
-
-def _logs(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.cli.programs import show_logs
-
-    show_logs(here.lab, arguments)
-    return 0
+    return ps([here.lab.name], "table")
 
 
 def _help(here: Here, arguments: Sequence[str]) -> int:
@@ -308,11 +284,11 @@ _FUNCTIONS: Mapping[str, Callable[[Here, Sequence[str]], int]] = MappingProxyTyp
         "links": _links,
         "net": _net,
         "sockets": _sockets,
-        "pingall": _pingall,
-        "link": _link,
+        "pingall": _like_labctl("ping"),
+        "link": _like_labctl("link"),
         "ps": _ps,
-        "stop": _stop,
-        "logs": _logs,
+        "stop": _like_labctl("stop"),
+        "logs": _like_labctl("logs"),
         "clear": _clear,
         "help": _help,
     }

@@ -1,14 +1,14 @@
-"""The two ends of a copy: one sends files as a stream, the other writes them, each a process where its files are.
+"""The two ends of a copy: a process that sends files as a stream, and a process that writes them.
 
-Run as `python -I -S -c BOOTSTRAP send|receive ...`: on a host it sees that host's files. Standard library only.
+They run as `python -I -S -c BOOTSTRAP send|receive ...`; on a node they see its files. Standard library only.
 
-Neither end trusts its files to stay as they are, and the receiver does not trust the stream. Every component below the
+Files may change during the copy, and the receiver does not trust the stream. Every component below the
 paths on the command line is opened relative to its directory with O_NOFOLLOW, and modes and times are set by
-descriptor: whatever links there are, or appear meanwhile, the sender reads and the receiver writes nothing outside.
+descriptor, so that symbolic links never lead the sender or the receiver outside, not even links that appear meanwhile.
 
 The stream is a sequence of entries: a header, the name (components joined by `/`), and then for a file its content in
 chunks, for a link its target as one chunk. A chunk is its length and as many bytes; an empty one ends the content, and
-the length CUT_SHORT tells that the rest could not be read.
+the length CUT_SHORT reports that the sender could not read the rest.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from typing import BinaryIO, Final
 
 CHUNK_BYTES = 1 << 18
 NAME_BYTES = 1 << 20
-MAX_DEPTH = 400  # directories in each other: one descriptor each, and one frame of the sender's
+MAX_DEPTH = 400  # nested directories: the sender needs a descriptor and a stack frame for each
 FAILED = 1
 HEADER = struct.Struct("=cIqI")  # kind, mode, modification time in ns, length of the name
 LENGTH = struct.Struct("=I")
 CUT_SHORT: Final = 0xFFFF_FFFF
 DIRECTORY, FILE, LINK = b"d", b"f", b"l"
-PERMISSIONS = 0o1777  # owners are not kept, and so setuid and setgid are not (chmod(2), cp(1) -p)
+PERMISSIONS = 0o1777  # no owners, and so no setuid and setgid (chmod(2), cp(1) -p)
 _INSIDE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class CopyProblem(Exception):
-    """What is wrong with a file, as a sentence."""
+    """An error of a file or of the stream, as a sentence."""
 
 
 def name_of(path: str) -> str:
-    """The name under which a copy of `path` arrives."""
+    """Return the name of the copy of `path`."""
     return os.path.basename(os.path.abspath(path)) or "root"
 
 
 def send(paths: list[str], stream: BinaryIO) -> list[str]:
-    """Write each path, a directory with all that is in it, under its last name; returns what could not be sent."""
+    """Write each file and directory to the stream, under its last name. Return the errors."""
     problems: list[str] = []
     for path in paths:
         name = name_of(path)
         try:
-            _check_kind(os.stat(path))  # a name on the command line may be a link, which is followed
+            _check_kind(os.stat(path))  # links on the command line are followed
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with _closing(descriptor):
                 _send(stream, descriptor, path, [name], problems)
@@ -58,19 +58,19 @@ def send(paths: list[str], stream: BinaryIO) -> list[str]:
             raise  # of the stream
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
-        except CopyProblem as wrong:
-            problems.append(f"{path}: {wrong}")
+        except CopyProblem as problem:
+            problems.append(f"{path}: {problem}")
     stream.flush()
     return problems
 
 
 def _check_kind(seen: os.stat_result) -> None:
     if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode) or stat.S_ISLNK(seen.st_mode)):
-        raise CopyProblem("is a device, socket or FIFO, which is not copied")
+        raise CopyProblem("cannot copy a device, socket or FIFO")
 
 
 def _send(stream: BinaryIO, descriptor: int, path: str, parts: list[str], problems: list[str]) -> None:
-    """Send the open file or directory, which is called `path` in messages and has the components `parts`."""
+    """Send the open file or directory; `path` is its name in messages, `parts` are its components."""
     seen = os.fstat(descriptor)
     _check_kind(seen)
     if stat.S_ISREG(seen.st_mode):
@@ -78,7 +78,7 @@ def _send(stream: BinaryIO, descriptor: int, path: str, parts: list[str], proble
         _send_content(stream, descriptor, path, problems)
         return
     if len(parts) > MAX_DEPTH:
-        problems.append(f"{path}: is nested too deeply; {MAX_DEPTH} directories in each other are copied")
+        problems.append(f"{path}: nested too deeply: the limit is {MAX_DEPTH} directories")
         return
     _send_header(stream, DIRECTORY, seen, parts)
     for entry in sorted(os.listdir(descriptor)):
@@ -98,8 +98,8 @@ def _send(stream: BinaryIO, descriptor: int, path: str, parts: list[str], proble
             raise  # of the stream
         except OSError as error:
             problems.append(f"{below}: {error.strerror}")
-        except CopyProblem as wrong:
-            problems.append(f"{below}: {wrong}")
+        except CopyProblem as problem:
+            problems.append(f"{below}: {problem}")
 
 
 def _send_header(stream: BinaryIO, kind: bytes, seen: os.stat_result, parts: list[str]) -> None:
@@ -122,7 +122,7 @@ def _send_content(stream: BinaryIO, descriptor: int, path: str, problems: list[s
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What comes before the content of a file, directory or link."""
+    """The header of a file, directory or link."""
 
     kind: bytes
     mode: int
@@ -131,9 +131,9 @@ class Entry:
 
 
 class _Reader:
-    """The stream, from the receiver's side. CopyProblem for what no sender of ours sends.
+    """Reads the stream. CopyProblem for anything that labctl's sender does not send.
 
-    It takes what arrives under `names` alone, so a hostile sender cannot choose which file of the target it replaces.
+    It accepts only `names`, so that a hostile sender cannot choose which files of the target it replaces.
     """
 
     def __init__(self, stream: BinaryIO, names: Sequence[str]) -> None:
@@ -143,70 +143,70 @@ class _Reader:
     def entries(self) -> Iterator[Entry]:
         while header := self._stream.read(HEADER.size):
             if len(header) < HEADER.size:
-                raise CopyProblem("the stream ended too soon")
+                raise CopyProblem("the stream is incomplete")
             kind, mode, mtime_ns, length = HEADER.unpack(header)
             name = os.fsdecode(self._exactly(length, NAME_BYTES))
             parts = tuple(name.split("/"))
             if kind not in (DIRECTORY, FILE, LINK) or len(parts) > MAX_DEPTH + 1:
-                raise CopyProblem(f"{name}: is nothing that can be copied")
+                raise CopyProblem(f"{name}: not an entry of a copy")
             if any(part in ("", ".", "..") or "\0" in part for part in parts):
-                raise CopyProblem(f"{name}: is a name that leads elsewhere")
+                raise CopyProblem(f"{name}: a name that leads outside")
             if parts[0] not in self._names or (kind == LINK and len(parts) == 1):
-                raise CopyProblem(f"{name}: was sent, but was not asked for")
+                raise CopyProblem(f"{name}: was sent without request")
             yield Entry(kind, mode & PERMISSIONS, mtime_ns, parts)
 
     def chunk(self) -> bytes | None:
-        """The next one; None when the sender could not read the rest."""
+        """Return the next chunk; None if the sender could not read the rest."""
         (length,) = LENGTH.unpack(self._exactly(LENGTH.size, LENGTH.size))
         return None if length == CUT_SHORT else self._exactly(length, NAME_BYTES)
 
     def skip(self) -> None:
-        """Read the rest of a file's content for nothing."""
+        """Read and discard the rest of a file's content."""
         while self.chunk():
             pass
 
     def _exactly(self, length: int, limit: int) -> bytes:
         data = self._stream.read(length) if length <= limit else b""
         if len(data) < length:
-            raise CopyProblem("the stream ended too soon")
+            raise CopyProblem("the stream is incomplete")
         return data
 
 
 class _Tree:
-    """The directory that everything is written below, by descriptor; and those on the way to the last one asked for."""
+    """Descriptors of the target directory, and of the directories on the path to the last requested one."""
 
     def __init__(self, root: int) -> None:
-        self._way: list[tuple[str, int]] = [("", root)]
+        self._path: list[tuple[str, int]] = [("", root)]
 
     def directory(self, parts: tuple[str, ...]) -> int:
-        """A descriptor (O_PATH) of a directory below the root, for as long as no other is asked for. OSError."""
+        """Return a descriptor (O_PATH) of a directory below the root, valid until the next call. OSError."""
         depth = 0
-        while depth < len(parts) and depth + 1 < len(self._way) and self._way[depth + 1][0] == parts[depth]:
+        while depth < len(parts) and depth + 1 < len(self._path) and self._path[depth + 1][0] == parts[depth]:
             depth += 1
         self._leave(depth)
         for part in parts[depth:]:
-            inner = os.open(part, os.O_PATH | os.O_DIRECTORY | _INSIDE, dir_fd=self._way[-1][1])
-            self._way.append((part, inner))
-        return self._way[-1][1]
+            inner = os.open(part, os.O_PATH | os.O_DIRECTORY | _INSIDE, dir_fd=self._path[-1][1])
+            self._path.append((part, inner))
+        return self._path[-1][1]
 
     def close(self) -> None:
-        """Let go of all but the root."""
+        """Close all descriptors except the root."""
         self._leave(0)
 
     def _leave(self, depth: int) -> None:
-        while len(self._way) > depth + 1:
-            os.close(self._way.pop()[1])
+        while len(self._path) > depth + 1:
+            os.close(self._path.pop()[1])
 
 
 def receive(target: str, stream: BinaryIO, names: Sequence[str], *, several: bool) -> list[str]:
-    """Write what comes under `names`: below `target` if that is a directory (or `several` come), else under that name.
+    """Write the entries of `names` below `target`, if that is a directory or for `several`; else as `target`.
 
     `target` itself may be a link, which is followed. Below it no link is followed and nothing is written outside it,
     whatever is there already, appears meanwhile, or comes in the stream.
     """
     is_directory = os.path.isdir(target)
     if (several or target.endswith("/")) and not is_directory:
-        raise CopyProblem(f"{target}: is no directory")
+        raise CopyProblem(f"{target}: not a directory")
     if not is_directory and os.path.exists(target) and not os.path.isfile(target):
         return _write_to(target, _Reader(stream, names))
     where = target if is_directory else os.path.realpath(target)
@@ -214,24 +214,24 @@ def receive(target: str, stream: BinaryIO, names: Sequence[str], *, several: boo
     try:
         root = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        raise CopyProblem(f"{above}: there is no such directory") from None
+        raise CopyProblem(f"{above}: no such directory") from None
     with _closing(root):
         return _Receiver(_Reader(stream, names), root, above, None if is_directory else os.path.basename(where)).run()
 
 
 def _write_to(target: str, reader: _Reader) -> list[str]:
-    """Into the device or FIFO of that name."""
+    """Write the content to the device or FIFO of that name."""
     with _closing(os.open(target, os.O_WRONLY | os.O_CLOEXEC)) as descriptor:
         for entry in reader.entries():
             if entry.kind != FILE:
-                raise CopyProblem(f"{target}: is no directory")
+                raise CopyProblem(f"{target}: not a directory")
             while chunk := reader.chunk():
                 _write(descriptor, chunk)
     return []
 
 
 class _Receiver:
-    """Writes a stream's entries below `root`, which messages call `above`; the first component becomes `renamed`."""
+    """Writes a stream's entries below `root`, `above` in messages; `renamed` replaces the first component."""
 
     def __init__(self, reader: _Reader, root: int, above: str, renamed: str | None) -> None:
         self._reader = reader
@@ -239,19 +239,19 @@ class _Receiver:
         self._above = above
         self._renamed = renamed
         self._problems: list[str] = []
-        self._refused: tuple[str, ...] = ()  # the directory that could not be made, with what is in it
+        self._refused: tuple[str, ...] = ()  # the directory that could not be created; its content is skipped
         self._links: list[tuple[tuple[str, ...], bytes]] = []
         self._directories: list[tuple[tuple[str, ...], Entry]] = []
 
     def run(self) -> list[str]:
-        """Read to the end; returns what could not be written. CopyProblem when the stream is not to be trusted."""
+        """Read to the end. Return the errors. CopyProblem if the stream is malformed."""
         try:
             for entry in self._reader.entries():
                 self._take(entry)
             for parts, target in self._links:
                 with self._reported(parts):
                     self._link(parts, target)
-            for parts, entry in reversed(self._directories):  # last: nobody may be able to write to the directory then
+            for parts, entry in reversed(self._directories):  # last: a mode may forbid writing
                 with self._reported(parts):
                     _set(self._tree.directory(parts), entry)
         finally:
@@ -272,7 +272,7 @@ class _Receiver:
             if not refused:
                 self._links.append((parts, target or b""))
         elif not refused:
-            self._refused = parts  # until it is there
+            self._refused = parts  # until it exists
             with self._reported(parts):
                 self._directory(parts)
                 self._directories.append((parts, entry))
@@ -284,7 +284,7 @@ class _Receiver:
         self._tree.directory(parts)
 
     def _file(self, parts: tuple[str, ...], entry: Entry) -> None:
-        """The file whole under its name, or not at all; what had the name before is replaced, not written to."""
+        """Write the whole file, or nothing. It replaces an existing file of that name, which is not written to."""
         reading = True
         try:
             directory = self._tree.directory(parts[:-1])
@@ -310,7 +310,7 @@ class _Receiver:
                 self._reader.skip()
 
     def _link(self, parts: tuple[str, ...], target: bytes) -> None:
-        """The link, instead of another link of that name; nothing else is replaced."""
+        """Create the link. It replaces a link of that name, and nothing else."""
         directory = self._tree.directory(parts[:-1])
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISLNK(os.stat(parts[-1], dir_fd=directory, follow_symlinks=False).st_mode):
@@ -331,9 +331,9 @@ class _Receiver:
             path = os.path.join(self._above, *parts)
             reason = error.strerror
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                reason = "a symbolic link or file is where a directory was to be made. Remove it"
+                reason = "cannot create the directory: a symbolic link or file has its name. Remove it"
             elif error.errno == errno.EISDIR:
-                reason = "is a directory, and a file was to be made there"
+                reason = "cannot create the file: a directory has its name"
             self._problems.append(f"{path}: {reason}")
 
 
@@ -342,7 +342,7 @@ def _unfinished(name: str) -> str:
 
 
 def _set(descriptor: int, entry: Entry) -> None:
-    """Mode and times of an open file; by /proc, for a directory is open without the right to read it (O_PATH)."""
+    """Set mode and times of an open file, by /proc, because a directory is open with O_PATH."""
     path = f"/proc/self/fd/{descriptor}"
     os.chmod(path, entry.mode)
     os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
@@ -363,7 +363,7 @@ def _closing(descriptor: int) -> Iterator[int]:
 
 
 def main(arguments: list[str]) -> int:
-    """An end of a copy, over standard output or from standard input; problems go to standard error, a line each."""
+    """Run an end of a copy on standard output or input. Errors go to standard error, a line each."""
     what, *words = arguments
     try:
         if what == "send":
@@ -371,9 +371,9 @@ def main(arguments: list[str]) -> int:
         else:
             target, several, *names = words
             problems = receive(target, sys.stdin.buffer, names, several=several == "several")
-    except CopyProblem as wrong:
-        problems = [str(wrong)]
-    except BrokenPipeError:  # the other end says why
+    except CopyProblem as error:
+        problems = [str(error)]
+    except BrokenPipeError:  # the other end reports why
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own flush
         return FAILED
     except OSError as error:

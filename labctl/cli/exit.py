@@ -12,6 +12,7 @@ from labctl.errors import describe_errno
 from labctl.printable import in_log, visible
 
 EXIT_BUG = 4
+PIPE_WIDTH = 80
 
 
 class Stopped(KeyboardInterrupt):
@@ -30,16 +31,38 @@ class Stopped(KeyboardInterrupt):
 
 
 def complain(text: str) -> None:
-    """Print a message on standard error, made printable. Drop it if standard error is closed or broken."""
+    """Print a message on standard error, printable and wrapped. Drop it if standard error is closed or broken."""
     if sys.stderr is None:
         return
-    text = in_log(visible(text), os.environ)
+    text = in_log(_wrapped(visible(text)), os.environ)
     encoding = sys.stderr.encoding or "ascii"
     try:
         sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stderr.flush()
     except OSError:
         discard(sys.stderr.fileno())
+
+
+def _wrapped(text: str) -> str:
+    """Wrap long lines at word boundaries.
+
+    Lines that begin with a blank (source lines, tracebacks) stay as they are, and lines with a long path, which other
+    programs may search for.
+    """
+    lines = text.split("\n")
+    if max(map(len, lines)) <= PIPE_WIDTH:
+        return text
+    try:
+        from labctl.report.terminal import look_of, wrap
+    except OSError:  # too many open files, which may be the error to report
+        return text
+    width = look_of(sys.stderr).width
+    return "\n".join(
+        line
+        if line[:1] == " " or any(len(word) > width // 2 for word in line.split(" "))
+        else "\n".join(wrap(line, width, break_words=False))
+        for line in lines
+    )
 
 
 def stopped_status(stopped: KeyboardInterrupt) -> int:
@@ -64,7 +87,7 @@ def report_bug(error: Exception) -> int:
         import traceback
 
         complain("".join(traceback.format_exception(error)).rstrip("\n"))
-        complain(f"labctl: this is a bug in labctl ({type(error).__name__}). Please report it with the lines above.")
+        complain(f"labctl: this is a bug ({type(error).__name__}). Please report it with this output.")
     return EXIT_BUG
 
 

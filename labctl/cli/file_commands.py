@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labctl.cli import files
 from labctl.cli.exit import complain
-from labctl.cli.files import Kind, answered, kind_of, load_topology, nothing_in, one_topology, unknown, yaml_files
+from labctl.cli.files import Kind, explained, kind_of, load_topology, nothing_in, one_topology, unknown, yaml_files
 from labctl.errors import InputError, LabctlError, LabError, describe_errno
 from labctl.report.terminal import Ink, Screen, cells, pad, standard_output, waiting, wrap
 
@@ -169,7 +169,7 @@ def validate(paths: Sequence[str]) -> int:
             with waiting(f"checking {path}"):
                 summary = _validated(path, strict=path in given)
         except InputError as error:
-            complain(str(answered(path, Kind.NEITHER, error)))
+            complain(str(explained(path, Kind.NEITHER, error)))
             invalid += 1
             continue
         if summary:

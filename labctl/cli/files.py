@@ -29,9 +29,9 @@ _HAS_STEPS = re.compile(r"^steps\s*:", re.MULTILINE)
 
 
 def directory(kind: str) -> Path | None:
-    """Where the shipped files of `kind` ("topologies" or "scenarios") are; None when this installation has none.
+    """Return the directory of the shipped files of `kind` ("topologies" or "scenarios"); None if there is none.
 
-    The wheel has them as package data; in a checkout they lie beside the package.
+    The wheel has them as package data; a checkout has them beside the package.
     """
     package = Path(__file__).resolve().parent.parent
     installed = package / "_shipped" / kind
@@ -42,9 +42,9 @@ def directory(kind: str) -> Path | None:
 
 
 def shipped_scenarios() -> dict[str, Path]:
-    """The shipped scenarios by name (`tcp-echo`, or `files/upload` for one in a folder), in the order of their README.
+    """Return the shipped scenarios by name (`tcp-echo`, `folder/name`), in the order of their README.
 
-    That is the order in which they are best read; what the README does not list comes last, sorted.
+    Scenarios that the README does not list come last, sorted.
     """
     found = {name: path for name, path in _files("scenarios").items() if _HAS_STEPS.search(_text(path))}
     root = directory("scenarios")
@@ -53,29 +53,29 @@ def shipped_scenarios() -> dict[str, Path]:
 
 
 def shipped_topologies() -> dict[str, Path]:
-    """The shipped topologies by name, sorted."""
+    """Return the shipped topologies by name, sorted."""
     return _files("topologies")
 
 
 def shipped_scenario(name: str) -> Path | None:
-    """The shipped scenario of that name; looks at one file only."""
+    """Return the shipped scenario of that name, without reading others."""
     return _named("scenarios", name)
 
 
 def shipped_topology(name: str) -> Path | None:
-    """The shipped topology of that name."""
+    """Return the shipped topology of that name."""
     return _named("topologies", name)
 
 
 def tool(name: str) -> Path | None:
-    """A script of tools/ that ships with the wheel, too; None when this installation lacks it."""
+    """Return a script of tools/ that the wheel contains, too; None if this installation lacks it."""
     package = Path(__file__).resolve().parent.parent
     places = (package / "_shipped" / name, package.parent / "tools" / name)
     return next((path for path in places if path.is_file()), None)
 
 
 def first_comment(path: Path) -> str:
-    """The first sentence of the comment that a topology file begins with; "" when it begins with none."""
+    """Return the first sentence of the comment at the beginning of a topology file; "" if it has none."""
     words = []
     for line in _text(path).splitlines():
         if not line.startswith("#"):
@@ -104,14 +104,14 @@ def _text(path: Path) -> str:
     return path.read_text("utf-8", "replace")
 
 
-_LARGEST_GLANCE = 4 << 20  # bytes; larger files are left to the reader of documents, which refuses them
+_LARGEST_UNPARSED_BYTES = 4 << 20  # the loader refuses larger files
 _SCENARIO_KEYS = {"steps", "topology", "requires", "within", "timeout", "variables"}
 _TOPOLOGY_KEYS = {"hosts", "routers", "switches", "networks", "links", "include", "addresses", "ipv4_pool", "ipv6_pool"}
-_NEAR = 0.78  # `stesp` and `hots` are mistyped, `services` is somebody else's key
+_NEAR = 0.78  # `stesp` and `hots` are typing errors, `services` is another tool's key
 
 
 class Kind(Enum):
-    """What a YAML file is, told by its keys."""
+    """The kind of a YAML file, recognised by its keys."""
 
     SCENARIO = auto()
     TOPOLOGY = auto()
@@ -119,10 +119,10 @@ class Kind(Enum):
 
 
 def kind_of(path: Path) -> Kind:
-    """What the file is; DocumentError when it cannot be read or is no YAML."""
-    glanced = _at_a_glance(path)
+    """Return the kind of the file. DocumentError if it cannot be read or is not YAML."""
+    glanced = _kind_without_parsing(path)
     if glanced is not None:
-        return glanced  # without parsing: most files will be parsed anyway
+        return glanced  # without parsing, because the loader parses most files anyway
     from labctl import documents
     from labctl.documents.diagnostics import NotALabctlFile
 
@@ -144,39 +144,39 @@ def kind_of(path: Path) -> Kind:
     return Kind.NEITHER
 
 
-def _at_a_glance(path: Path) -> Kind | None:
-    """What the file certainly is; None where it must be parsed, or read by somebody who reports why it cannot be."""
+def _kind_without_parsing(path: Path) -> Kind | None:
+    """Return the kind if it is certain without parsing; None if the file must be parsed or cannot be read."""
     from labctl.scenario.loader import has_hosts, has_steps
 
     try:
-        content = read_bytes(path, _LARGEST_GLANCE)
+        content = read_bytes(path, _LARGEST_UNPARSED_BYTES)
     except (OSError, ValueError):
         return None
     if has_steps(content):
         return Kind.SCENARIO
-    return Kind.TOPOLOGY if has_hosts(content) and len(content) <= _LARGEST_GLANCE else None
+    return Kind.TOPOLOGY if has_hosts(content) and len(content) <= _LARGEST_UNPARSED_BYTES else None
 
 
 def yaml_files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path], list[Path], list[InputError]]:
-    """The files that `words` name: (given by name, found in directories, what is wrong with words).
+    """Return the files that `words` name: (given by name, found in directories, errors).
 
     A word is a path or, when there is no such path, the name of a shipped file of one of `shipped_kinds`. Each file
-    comes once, in the order of the words; a directory's files are sorted.
+    is listed once, in the order of the words; a directory's files are sorted.
     """
     given: list[Path] = []
     found: list[Path] = []
     errors: list[InputError] = []
-    seen: set[str] = set()
+    known: set[str] = set()
 
     def take(path: Path, into: list[Path]) -> None:
         real = os.path.realpath(path)
-        if real not in seen:
-            seen.add(real)
+        if real not in known:
+            known.add(real)
             into.append(path)
 
     for word in words:
         if not word:
-            errors.append(InputError("an empty name is no file: is a variable unset in your shell?"))
+            errors.append(InputError('a file name is empty (""). Is a variable unset in your shell?'))
             continue
         path = Path(word)
         try:
@@ -188,13 +188,13 @@ def yaml_files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[
                 take(path, given)
                 continue
         except OSError as error:
-            errors.append(InputError(f"{word}: cannot look it up: {describe_errno(error.errno or 0)}."))
+            errors.append(InputError(f"{word}: cannot access: {describe_errno(error.errno or 0)}."))
             continue
         except ValueError as error:  # a NUL byte in the word
-            errors.append(InputError(f"{word!r}: cannot be a path: {error}."))
+            errors.append(InputError(f"{word!r}: not a path: {error}."))
             continue
         if path.is_symlink():
-            errors.append(InputError(f"{word}: is a symbolic link to {os.readlink(path)}, which is not there."))
+            errors.append(InputError(f"{word}: symbolic link to {os.readlink(path)}, which does not exist."))
             continue
         named = _shipped(word, shipped_kinds)
         if named is not None:
@@ -205,7 +205,7 @@ def yaml_files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[
 
 
 def unknown(word: str, shipped_kinds: tuple[Kind, ...], *, takes_paths: bool = True) -> InputError:
-    """The error for a word that is neither a shipped name nor a path (`takes_paths`), with what it may have meant."""
+    """Return the error for a word that is neither a shipped name nor a path (`takes_paths`), with a suggestion."""
     names = [
         *(shipped_scenarios() if Kind.SCENARIO in shipped_kinds else ()),
         *(shipped_topologies() if Kind.TOPOLOGY in shipped_kinds else ()),
@@ -228,9 +228,9 @@ def unknown(word: str, shipped_kinds: tuple[Kind, ...], *, takes_paths: bool = T
 
 
 def find_topology(source: str) -> str | Path:
-    """A shape as it is written, or the path of a topology file: one that is there, or the shipped one of that name.
+    """Return a shape, the path of a file, or the path of the shipped topology of that name.
 
-    A file wins over a shape and a shipped name. InputError for what is none of these.
+    A file takes precedence over a shape and a shipped name. InputError if the word is none of them.
     """
     from labctl.topology import is_shape
 
@@ -239,7 +239,7 @@ def find_topology(source: str) -> str | Path:
     if not is_shape(source) or shipped_topology(source):
         if named := shipped_topology(source):
             return named
-        # `sttar:10`: the reader of shapes explains how they are written.
+        # `sttar:10`: the parser of shapes explains their syntax.
         if ":" not in source or source.endswith(_SUFFIXES) or "/" in source:
             raise unknown(source, (Kind.TOPOLOGY,))
     return source
@@ -253,7 +253,7 @@ def one_topology(command: str, argument: str | None, option: str | None) -> str:
 
 
 def load_topology(source: str) -> Topology:
-    """The topology that `find_topology` finds. InputError with everything that is wrong with it."""
+    """Load the topology that `find_topology` finds. InputError with all its errors."""
     from labctl import topology
 
     found = find_topology(source)
@@ -263,7 +263,7 @@ def load_topology(source: str) -> Topology:
         if isinstance(found, str):
             raise
 
-        raise answered(found, Kind.TOPOLOGY, error) from error
+        raise explained(found, Kind.TOPOLOGY, error) from error
 
 
 def _shipped(word: str, kinds: tuple[Kind, ...]) -> Path | None:
@@ -273,15 +273,13 @@ def _shipped(word: str, kinds: tuple[Kind, ...]) -> Path | None:
 
 
 def _yaml_files(root: Path, errors: list[InputError]) -> list[Path]:
-    """YAML files below `root`, sorted; what begins with a dot, devices and pipes are passed over.
+    """Return the YAML files below `root`, sorted, without hidden files, devices and pipes.
 
     Directories that cannot be read are added to `errors`.
     """
 
     def unreadable(error: OSError) -> None:
-        errors.append(
-            InputError(f"{error.filename}: the directory cannot be read: {describe_errno(error.errno or 0)}.")
-        )
+        errors.append(InputError(f"{error.filename}: cannot read the directory: {describe_errno(error.errno or 0)}."))
 
     files = []
     for directory, names, leaves in os.walk(root, onerror=unreadable):
@@ -291,13 +289,13 @@ def _yaml_files(root: Path, errors: list[InputError]) -> list[Path]:
     return sorted(files)
 
 
-_GLANCE_BYTES = 1 << 18
+_BEGINNING_BYTES = 1 << 18
 _GML = re.compile(r"\A\s*(?:(?:#|Creator|Version|comment)[^\n]*\n\s*)*graph\s*\[", re.IGNORECASE)
 _KATHARA_LINE = re.compile(r"^[\w.-]+\[(?:\d+|image|mem|cpus|bridged|port|sysctl|exec)\]\s*=", re.MULTILINE)
 
 
 class Foreign(Struct, frozen=True):
-    """Another tool's file: the tool, and the page that shows how to write the same for labctl."""
+    """A file of another tool: a description, and the page of labctl that shows the equivalent."""
 
     what: str
     page: str
@@ -317,12 +315,12 @@ _VAGRANT = Foreign("a Vagrantfile", "docs/topology-files.md")
 _GRAPH = Foreign("a graph (GraphML or GML)", "docs/topology-files.md")
 
 
-def answered(path: str | Path, wanted: Kind, error: InputError) -> InputError:
-    """The error in one sentence where the file is another tool's or of the other kind; else `error` itself."""
+def explained(path: str | Path, wanted: Kind, error: InputError) -> InputError:
+    """Return an error with the page or command that helps, if the file has another tool or kind; else `error`."""
     path = Path(path)
     if foreign := recognise(path):
         return InputError(
-            f"{path}: cannot read it: it is {foreign.what}. {foreign.page} shows the same for labctl. "
+            f"{path}: cannot read {foreign.what}. {foreign.page} shows the equivalent for labctl. "
             "An example: labctl examples office"
         )
     if path.is_dir():
@@ -334,8 +332,8 @@ def answered(path: str | Path, wanted: Kind, error: InputError) -> InputError:
         return error  # the file cannot be read at all, which `error` reports
     if wanted is Kind.SCENARIO and kind is Kind.TOPOLOGY:
         return InputError(
-            f"{path}: is a topology, not a scenario. To see what it would make: labctl plan {quote(str(path))}. "
-            f"A scenario names the topology that it runs on: `topology: {path}`."
+            f"{path}: is a topology, not a scenario. Try: labctl plan {quote(str(path))}. "
+            f"A scenario names its topology: `topology: {path}`."
         )
     if wanted is Kind.TOPOLOGY and kind is Kind.SCENARIO:
         return InputError(
@@ -345,16 +343,16 @@ def answered(path: str | Path, wanted: Kind, error: InputError) -> InputError:
 
 
 def nothing_in(words: Sequence[str], what: str) -> InputError:
-    """The error for directories without a file of ours: one that is another tool's lab is told as such."""
+    """Return the error for directories without a file of labctl; it names the tool of a lab that is recognised."""
     error = InputError(f"{' '.join(words)}: {what}")
-    return next((answered(word, Kind.NEITHER, error) for word in words if recognise(Path(word))), error)
+    return next((explained(word, Kind.NEITHER, error) for word in words if recognise(Path(word))), error)
 
 
 def recognise(path: Path) -> Foreign | None:
-    """Which other tool's file this is; None for labctl's own and for what is not known. Opens regular files only."""
+    """Return the tool of a file; None for labctl's own files and unknown ones. Opens regular files only."""
     if path.is_dir():
         return _KATHARA if (path / "lab.conf").is_file() else None
-    text = _glance(path)
+    text = _beginning(path)
     if text is None:
         return None
     if path.name == "lab.conf" or (path.suffix == ".conf" and _KATHARA_LINE.search(text)):
@@ -370,7 +368,7 @@ def recognise(path: Path) -> Foreign | None:
         return _CORE
     if _GML.match(text):
         return _GRAPH
-    return _by_keys(_data(path)) if len(text) < _GLANCE_BYTES else None
+    return _by_keys(_data(path)) if len(text) < _BEGINNING_BYTES else None
 
 
 def _by_keys(data: Any) -> Foreign | None:
@@ -397,7 +395,7 @@ def _by_keys(data: Any) -> Foreign | None:
 
 
 def _topology_in(directory: Path) -> Path | None:
-    """The first topology file in that directory."""
+    """Return the first topology file in that directory."""
     with suppress(OSError):
         for path in sorted(directory.iterdir()):
             with suppress(InputError):
@@ -407,12 +405,12 @@ def _topology_in(directory: Path) -> Path | None:
 
 
 def _its_topology(path: Path) -> str:
-    """How to make the network that the scenario in that file runs on, if it names one."""
+    """Return a sentence with the command that creates the scenario's network; "" if it names none."""
     topology = (_data(path) or {}).get("topology")
     if not isinstance(topology, str):
         return ""
     beside = path.parent / topology
-    return f". The network that it runs on: labctl up {quote(str(beside) if beside.is_file() else topology)}"
+    return f". Its network: labctl up {quote(str(beside) if beside.is_file() else topology)}"
 
 
 def _data(path: Path) -> Any:
@@ -424,9 +422,9 @@ def _data(path: Path) -> Any:
         return None
 
 
-def _glance(path: Path) -> str | None:
-    """The beginning of a regular file; None for anything else."""
+def _beginning(path: Path) -> str | None:
+    """Return the beginning of a regular file; None for other files."""
     try:
-        return read_bytes(path, _GLANCE_BYTES).decode("utf-8", "replace")
+        return read_bytes(path, _BEGINNING_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError):
         return None

@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import sys
-from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -63,7 +62,7 @@ def _status_of(words: list[str]) -> int:
 
             show_overview()
             return 0 if words else 2
-        from labctl.cli.command_line import HelpWanted, MissingArgument, command_named, read
+        from labctl.cli.command_line import HelpWanted, MissingArgument, command_named, function_of, read
 
         command = command_named(words[0])
         failure_status = command.failure_status
@@ -82,9 +81,7 @@ def _status_of(words: list[str]) -> int:
             return failure_status or error.exit_status
         if command.name == "run":
             return _run(values)
-        module, _, function = command.function.partition(":")
-        status: int = getattr(import_module(f"labctl.cli.{module}"), function)(**values)
-        return status
+        return function_of(command)(**values)
     except KeyboardInterrupt as stopped:
         return stopped_status(stopped)
     except BrokenPipeError:

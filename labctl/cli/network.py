@@ -17,30 +17,23 @@ if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.observe.inspect import FoundImpairment, Inspection, NodeState
     from labctl.plan.operations import Plan
-    from labctl.report.terminal import Screen
 
 EXIT_UNREACHABLE = 1
 
 
 def ping(nodes: Sequence[str], every: bool, every_pair: bool, lab: str | None) -> int:
     """Run `labctl ping`. Return 1 if an address is unreachable."""
-    with attach(lab) as attached:
-        return show_reachability(attached, nodes, standard_output(), routers=every, every_pair=every_pair)
-
-
-def show_reachability(
-    lab: Lab, nodes: Sequence[str], screen: Screen, *, routers: bool = False, every_pair: bool = False
-) -> int:
-    """Ping between the nodes (default: all hosts) and show a table. Return 1 if an address is unreachable."""
     from labctl.observe.ping import choose_pairs, is_sample, ping_pairs, pingable_nodes
 
-    for node in nodes:
-        check_node(lab, node)
-    plan = lab.describe().plan
-    chosen = list(dict.fromkeys(nodes)) or pingable_nodes(plan, routers=routers)
-    tested = choose_pairs(plan, chosen, every_pair=every_pair)
-    with waiting(f"sending {len(tested)} pings in lab {lab.name}"):
-        results = ping_pairs(lab, plan, tested)
+    with attach(lab) as attached:
+        for node in nodes:
+            check_node(attached, node)
+        plan = attached.describe().plan
+        chosen = list(dict.fromkeys(nodes)) or pingable_nodes(plan, routers=every)
+        tested = choose_pairs(plan, chosen, every_pair=every_pair)
+        with waiting(f"sending {len(tested)} pings in lab {attached.name}"):
+            results = ping_pairs(attached, plan, tested)
+    screen = standard_output()
     screen.write(render(chosen, results, screen.look, sampled=is_sample(chosen, every_pair=every_pair)))
     return EXIT_UNREACHABLE if any(each.problem for each in results) else 0
 
@@ -58,8 +51,13 @@ class Cable(Struct, frozen=True):
 def link(first: str, second: str, action: str, values: Sequence[str], sender: str | None, lab: str | None) -> int:
     """Run `labctl link`: change the links between two nodes, and show their state."""
     check_link_change(action, values, sender)
+    screen = standard_output()
     with attach_lab_with(first.partition(":")[0], lab) as attached:
-        change_link(attached, first, second, action, values, sender, standard_output())
+        plan = attached.describe().plan
+        cables = cables_between(plan, first, second)
+        if action != "show":
+            attached.apply(link_operations(plan, cables, action, values, sender))
+        screen.write(cable_table(attached, cables, screen.look))
     return 0
 
 
@@ -71,18 +69,6 @@ def check_link_change(action: str, values: Sequence[str], sender: str | None) ->
         raise InputError(f"link {action}: takes no values. Try: link A B set {' '.join(values)}")
     if sender is not None and action not in ("set", "clear"):
         raise InputError(f"link {action}: has no direction; --from is for set and clear.")
-
-
-def change_link(
-    lab: Lab, first: str, second: str, action: str, values: Sequence[str], sender: str | None, screen: Screen
-) -> None:
-    """Change the links between two nodes of an attached lab, and show their state."""
-    check_link_change(action, values, sender)
-    plan = lab.describe().plan
-    cables = cables_between(plan, first, second)
-    if action != "show":
-        lab.apply(link_operations(plan, cables, action, values, sender))
-    screen.write(cable_table(lab, cables, screen.look))
 
 
 def link_operations(

@@ -17,7 +17,6 @@ from labctl.errors import InputError, LabGone
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.lab.protocol import ProcessInfo
-    from labctl.report.terminal import Screen
 
 POLL_S = 0.2
 
@@ -40,23 +39,17 @@ def start(
 
 
 def stop(processes: Sequence[str], lab: str | None) -> int:
-    """Run `labctl stop`."""
-    from labctl.report.terminal import standard_output
-
-    with attach(lab) as attached:
-        stop_in(attached, processes, standard_output())
-    return 0
-
-
-def stop_in(lab: Lab, targets: Sequence[str], screen: Screen) -> None:
-    """Stop programs of an attached lab, and print how each ended."""
+    """Run `labctl stop`: print how each program ended."""
     from labctl.cli.ps import state_of
-    from labctl.report.terminal import waiting
+    from labctl.report.terminal import standard_output, waiting
 
-    for process in chosen(lab, targets, only_running=True):
-        with waiting(f"stopping {process.node}/{process.name}"):
-            ended = lab.stop_process(process.node, process.name)
-        screen.line(f"{process.node}/{process.name} {state_of(ended)}")
+    screen = standard_output()
+    with attach(lab) as attached:
+        for process in chosen(attached, processes, only_running=True):
+            with waiting(f"stopping {process.node}/{process.name}"):
+                ended = attached.stop_process(process.node, process.name)
+            screen.line(f"{process.node}/{process.name} {state_of(ended)}")
+    return 0
 
 
 def chosen(lab: Lab, targets: Sequence[str], *, only_running: bool) -> tuple[ProcessInfo, ...]:
@@ -140,29 +133,24 @@ class Log:
 
 def logs(processes: Sequence[str], follow: bool, lines: int | None, lab: str | None) -> int:
     """Run `labctl logs`: each line begins with its program's name if there are several programs."""
+    from labctl.lab.client.state_dir import log_paths
+
     with attach(lab) as attached:
+        programs = chosen(attached, processes, only_running=False)
+        if not programs:
+            raise InputError(f"lab {attached.name}: it has no background programs. Try: labctl start NODE -- COMMAND")
+        shown = [Log(f"{each.node}/{each.name}", *log_paths(attached.name, each.node, each.name)) for each in programs]
+        width = max(len(log.label) for log in shown) if len(shown) > 1 else 0
         try:
-            show_logs(attached, processes, follow=follow, lines=lines)
+            for log in shown:
+                _print(log, log.all_so_far(), width, last=lines, final=not follow)
+            if follow:
+                _follow(attached, programs, shown, width)
         except Stopped as stopped:
             if not follow:
                 raise
             return 128 + stopped.number  # Ctrl-C is the usual end of following a log
     return 0
-
-
-def show_logs(lab: Lab, targets: Sequence[str], *, follow: bool = False, lines: int | None = None) -> None:
-    """Show the logs of programs of an attached lab; of all if no target is given."""
-    from labctl.lab.client import state_dir
-
-    processes = chosen(lab, targets, only_running=False)
-    if not processes:
-        raise InputError(f"lab {lab.name}: it has no background programs. Try: labctl start NODE -- COMMAND")
-    logs = [Log(f"{each.node}/{each.name}", *state_dir.log_paths(lab.name, each.node, each.name)) for each in processes]
-    width = max(len(log.label) for log in logs) if len(logs) > 1 else 0
-    for log in logs:
-        _print(log, log.all_so_far(), width, last=lines, final=not follow)
-    if follow:
-        _follow(lab, processes, logs, width)
 
 
 def _follow(lab: Lab, processes: Sequence[ProcessInfo], logs: Sequence[Log], width: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from labctl import __version__
 from labctl.cli.exit import Stopped
-from labctl.cli.files import Kind, answered, find_topology, kind_of, nothing_in, yaml_files
+from labctl.cli.files import Kind, explained, find_topology, kind_of, nothing_in, yaml_files
 from labctl.cli.lab_selection import attach
 from labctl.cli.signals import cancelled_by_signals, until_enter
 from labctl.errors import InputError, LabError, MachineError, describe_errno
@@ -333,7 +333,7 @@ def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> li
             if path in given or kind_of(path) is Kind.SCENARIO:
                 loaded.append(load(path, topology=topology))
         except InputError as error:
-            errors.append(answered(path, Kind.SCENARIO, error))
+            errors.append(explained(path, Kind.SCENARIO, error))
     if errors:
         unique = {str(error): error for error in errors}
         if len(unique) == 1:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
 
 _MARK = """\
-# The prompt says the host, after whatever your own files have made of it.
+# Add the node's name to the prompt, after your own start-up files.
 __labctl_prompt() {
     case $PS1 in
         *'\\h'*|*'\\H'*|*"$LABCTL_NODE"*) ;;
@@ -74,7 +74,7 @@ def open_shell(lab: Lab, request: ExecRequest, standard: Sequence[int | None] | 
 
 
 def shell_of(preferred: str | None) -> str:
-    """The person's shell if it is a program, else bash, else sh."""
+    """Return the user's shell if it is a program, else bash, else sh."""
     for shell in (preferred, "/bin/bash", "/usr/bin/bash"):
         if shell and os.path.isabs(shell) and os.access(shell, os.X_OK) and _is_a_shell(shell):
             return shell
@@ -82,12 +82,12 @@ def shell_of(preferred: str | None) -> str:
 
 
 def _is_a_shell(path: str) -> bool:
-    """Not what locks an account out, which root's and services' accounts may have for a shell."""
+    """Whether this is not a program that locks an account, which root and services may have as their shell."""
     return os.path.basename(path) not in ("nologin", "false", "true")
 
 
 def shell_start(shell: str, zdotdir: str | None = None) -> ShellStart:
-    """How that shell is started interactively. The person's own start-up files are read first."""
+    """Return how that shell starts interactively. It reads the user's own start-up files first."""
     match os.path.basename(shell):
         case "bash":
             return ShellStart((shell, "--rcfile", "/run/lab/shell/bashrc", "-i"), (), (("shell/bashrc", _BASHRC),))
@@ -96,5 +96,5 @@ def shell_start(shell: str, zdotdir: str | None = None) -> ShellStart:
             return ShellStart((shell, "-i"), variables, (("shell/zsh/.zshenv", _ZSHENV), ("shell/zsh/.zshrc", _ZSHRC)))
         case "sh" | "dash" | "ash" | "busybox" | "ksh" | "mksh":
             return ShellStart((shell, "-i"), ("ENV=/run/lab/shell/shrc",), (("shell/shrc", _SHRC),))
-        case _:  # fish and others tell the host in their own prompt
+        case _:  # fish and others show the host in their own prompt
             return ShellStart((shell,))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import selectors
 import signal
 import sys
 import threading
@@ -45,54 +44,64 @@ def cancelled_by_signals(cancellation: Cancellation) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def until_enter(cancellation: Cancellation) -> Callable[[], bool]:
-    """A function that returns when a line comes on standard input, or the run is cancelled.
+def until_enter(cancellation: Cancellation) -> Callable[[int], str]:
+    """Return a function that waits for a line on standard input, the end of the lab, or the cancellation of the run.
 
-    Several threads wait one after the other, a line for each. Where no line can come, because standard input is closed
-    or at its end, it returns False at once.
+    The function gets a descriptor that reports the lab's end by POLLHUP. It returns the reason of the return, for
+    people; "" after Enter or a cancellation. Several threads wait one after the other, each for a line of its own.
     """
-    turn = threading.Lock()
+    one_at_a_time = threading.Lock()
 
-    def wait() -> bool:
-        with turn:
-            return _wait_for_line(cancellation)
+    def wait(lab_descriptor: int) -> str:
+        with one_at_a_time, _cancelled_pipe(cancellation) as cancelled:
+            return _wait_for_line(cancelled, lab_descriptor)
 
     return wait
 
 
-def _wait_for_line(cancellation: Cancellation) -> bool:
-    is_cancelled, was_cancelled = os.pipe()
+@contextmanager
+def _cancelled_pipe(cancellation: Cancellation) -> Iterator[int]:
+    """A context with a descriptor that becomes readable when the run is cancelled."""
+    reading, writing = os.pipe()
     closing = threading.Lock()
     is_open = True
 
     def wake(_reason: str) -> None:
-        with closing:  # a signal may come when the line has
+        with closing:  # a signal may arrive after the line
             if is_open:
-                os.write(was_cancelled, b"\n")
+                os.write(writing, b"\n")
 
     cancellation.add(wake)
     try:
-        return _has_line(is_cancelled)
+        yield reading
     finally:
         cancellation.remove(wake)
         with closing:
             is_open = False
-            os.close(is_cancelled)
-            os.close(was_cancelled)
+            os.close(reading)
+            os.close(writing)
 
 
-def _has_line(is_cancelled: int) -> bool:
+def _wait_for_line(cancelled: int, lab_descriptor: int) -> str:
+    no_input = "Standard input is closed, so Enter cannot end the lab: it ends now."
     if sys.stdin is None or sys.stdin.closed:
-        return False
-    with selectors.SelectSelector() as selector:  # unlike epoll, takes a regular file as standard input
-        selector.register(is_cancelled, selectors.EVENT_READ)
-        selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-        while True:
-            if is_cancelled in {key.fd for key, _ in selector.select()}:
-                return True
+        return no_input
+    poller = select.poll()  # unlike epoll, it accepts a regular file as standard input
+    poller.register(cancelled, select.POLLIN)
+    poller.register(lab_descriptor, 0)  # POLLHUP is always reported
+    poller.register(sys.stdin.fileno(), select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poller.poll()}
+        if cancelled in ready:
+            return ""
+        if lab_descriptor in ready:
+            return "Another command stopped the lab."
+        try:
             data = os.read(sys.stdin.fileno(), 4096)
-            if b"\n" in data or not data:
-                return bool(data)
+        except OSError:  # EIO: the terminal was closed
+            data = b""
+        if b"\n" in data or not data:
+            return "" if data else no_input
 
 
 class Signals:

@@ -73,7 +73,7 @@ class Progress(Listener):
         *,
         expected: int | None,
         verbose: bool = False,
-        while_kept: Callable[[], bool] | None = None,
+        while_kept: Callable[[int], str] | None = None,
         log: CiLog | None = None,
         keep_steps: bool = True,
         clock: Callable[[], float] = monotonic,
@@ -145,10 +145,12 @@ class Progress(Listener):
             partial = self._partial.setdefault((id(scenario), host, process, stream), _PartialLine())
             self._write_output(scenario.name, host, process, stream, partial.lines(data))
 
-    def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
-        """Write the whole report and how to inspect the lab; return what `while_kept` returns.
+    def scenario_kept(
+        self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...], lab_descriptor: int
+    ) -> None:
+        """Write the whole report, and commands that enter the lab; return when `while_kept` does.
 
-        False if nobody could have ended the wait.
+        `while_kept` gets the lab's descriptor, and returns a line to print: why the wait ended without Enter.
         """
         with self._lock:
             self._kept.add(id(scenario))
@@ -160,8 +162,8 @@ class Progress(Listener):
             lines += [f"  {printable(hint)}" for hint in hints]
             how = "Enter or Ctrl-C ends it." if self._expected == 1 else "Enter ends it, Ctrl-C the whole run."
             self._screen.write([*lines, look.paint(how, Ink.STRONG)])
-        if self._while_kept is not None and not self._while_kept():
-            self._screen.line("Standard input is closed, so Enter cannot end the lab: it ends now.", Ink.ODD)
+        if self._while_kept is not None and (reason := self._while_kept(lab_descriptor)):
+            self._screen.line(reason, Ink.ODD)
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         """Write its line or report."""

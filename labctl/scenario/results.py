@@ -150,10 +150,13 @@ class Listener:
     def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None:
         """The step has ended."""
 
-    def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
+    def scenario_kept(
+        self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...], lab_descriptor: int
+    ) -> None:
         """The lab of a failed scenario stays until this returns (keep-on-failure); it may block, for a prompt.
 
-        `hints` are commands that enter its hosts from another terminal.
+        `hints` are commands that enter its hosts from another terminal. poll(2) reports POLLHUP on `lab_descriptor`
+        when another command has stopped the lab.
         """
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:

@@ -331,7 +331,7 @@ def _run_and_clean_up(run: Run, finished: Finished, options: RunOptions) -> Scen
         kept = _verdict(run, finished)
         if options.lab is None:
             run.lab.publish()
-        run.listener.scenario_kept(run.scenario, kept, _commands_to_enter(run))
+        run.listener.scenario_kept(run.scenario, kept, _commands_to_enter(run), run.lab.fileno())
         # Ctrl-C, which may end the kept lab at any moment from here on, is not part of the scenario.
         with suppress(LabctlError, RuntimeError):
             _stop_programs(run)

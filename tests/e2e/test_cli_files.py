@@ -276,7 +276,7 @@ def test_a_link_to_nothing_is_no_misspelt_name(tmp_path: Path) -> None:
     (tmp_path / "gone.yaml").symlink_to("nowhere.yaml")
     ran = labctl("validate", str(tmp_path / "gone.yaml"))
     assert ran.returncode == 2
-    assert "gone.yaml: is a symbolic link to nowhere.yaml, which is not there." in ran.stderr
+    assert "gone.yaml: symbolic link to nowhere.yaml, which does not exist." in ran.stderr
 
 
 def test_doctor_fix_allows_namespaces_again_where_a_limit_forbids_them() -> None:

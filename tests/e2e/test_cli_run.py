@@ -312,7 +312,7 @@ def test_keep_on_failure_keeps_the_lab_for_shells_and_ends_with_the_failure(leav
 def test_without_standard_input_keep_on_failure_does_not_wait_for_anybody(suite: Path) -> None:
     ran = labctl("run", suite / "more" / "refused.yaml", "--keep-on-failure")
     assert ran.returncode == 1
-    assert "Standard input is at its end" in ran.stdout
+    assert "Standard input is closed" in ran.stdout
 
 
 def test_a_killed_run_takes_the_lab_that_it_kept_along(suite: Path) -> None:

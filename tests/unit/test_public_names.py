@@ -69,6 +69,7 @@ HANDLES: dict[str, set[str]] = {
             "changing",
             "close",
             "drop",
+            "fileno",
             "open",
             "open_file",
             "publish",

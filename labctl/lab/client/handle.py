@@ -473,6 +473,10 @@ class Lab:
 
         self._done(protocol.Apply(operations_to_json(operations)), what="apply operations")
 
+    def fileno(self) -> int:
+        """Return a descriptor on which poll(2) reports POLLHUP when the lab has ended."""
+        return self._boot.channel.fileno()
+
     def when_gone(self, operations: Iterable[Operation] = (), undrop: Iterable[str] = ()) -> None:
         """Set the rollback that a lab that stays executes when this client disconnects, even if it is killed.
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from labctl.cli.console import Console
+from labctl.cli.lifecycle import bring_up
+from labctl.lab.client import registry
 from labctl.lab.client.handle import Lab
-from tests.labs import pair_plan
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    name = f"console-{os.getpid()}"
+    bring_up("pair", name)
+    try:
+        with Lab.attach(name) as attached:
+            yield attached
+    finally:
+        registry.take_down(name)
 
 
 def run(lab: Lab, script: str, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -18,24 +32,22 @@ def run(lab: Lab, script: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_a_script_runs_on_nodes_and_continues_after_an_error(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Lab.open(pair_plan()) as lab:
-        first, second = lab.nodes
-        script = f"{first} exit 3\nnonsense\n{first},{second} hostname\n!echo here\n"
-        assert run(lab, script, monkeypatch) == 3
-        shown = capfd.readouterr()
-        assert f"{first} | {first}" in shown.out.replace("  ", " ")
-        assert "here" in shown.out
-        assert "nonsense: neither a node nor a command" in shown.err
+    first, second = lab.nodes
+    script = f"{first} exit 3\nnonsense\n{first},{second} hostname\n!echo here\n"
+    assert run(lab, script, monkeypatch) == 3
+    shown = capfd.readouterr()
+    assert f"{first} | {first}" in shown.out.replace("  ", " ")
+    assert "here" in shown.out
+    assert "nonsense: neither a node nor a command" in shown.err
 
 
 def test_the_commands_of_the_console_show_the_lab(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Lab.open(pair_plan()) as lab:
-        first, second = lab.nodes
-        assert run(lab, f"nodes\nlinks\nnet\nlink {first} {second} down\nexit\nnonsense\n", monkeypatch) == 0
-        shown = capsys.readouterr().out
-        assert f"down ({second}:" in shown
-        assert "INTERFACE - PEER" in shown
+    first, second = lab.nodes
+    assert run(lab, f"nodes\nlinks\nnet\nlink {first} {second} down\nexit\nnonsense\n", monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert f"down ({second}:" in shown
+    assert "INTERFACE - PEER" in shown

@@ -83,7 +83,9 @@ def test_the_lab_of_a_failed_scenario_is_kept_until_the_listener_returns(tmp_pat
         hints: tuple[str, ...] = ()
         entered = ""
 
-        def scenario_kept(self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...]) -> None:
+        def scenario_kept(
+            self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...], lab_descriptor: int
+        ) -> None:
             self.hints = hints
             name = hints[0].split("--lab ")[1].split()[0]
             with Lab.attach(name) as lab, open(lab.open_file("client", "/proc/net/dev")) as file:

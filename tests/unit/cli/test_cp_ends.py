@@ -93,7 +93,7 @@ def test_a_link_that_is_in_the_target_is_never_followed(kind: bytes, victim: Pat
     below = entry(kind, "d/sub/file", b"theirs", mode=0o777)
     problems = received(target, entry(DIRECTORY, "d"), entry(DIRECTORY, "d/sub", mode=0o777), below)
     assert problems == [
-        f"{target}/d/sub: a symbolic link or file is where a directory was to be made. Remove it",
+        f"{target}/d/sub: cannot create the directory: a symbolic link or file has its name. Remove it",
     ]
     assert received(target, entry(kind, "d/sub/file", b"theirs"))[0].startswith(f"{target}/d/sub/file: ")
 
@@ -124,14 +124,14 @@ def test_links_in_the_stream_come_last_and_lead_no_later_entry_outside(victim: P
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", ".", "..", "", "a//b", "a/./b", "a\0b"])
 def test_a_name_that_leads_elsewhere_ends_the_copy(name: str, target: Path) -> None:
     for kind in (DIRECTORY, FILE, LINK):
-        with pytest.raises(CopyProblem, match="leads elsewhere"):
+        with pytest.raises(CopyProblem, match="leads outside"):
             received(target, entry(kind, name, b"x"))
     assert list(target.iterdir()) == []
 
 
 @pytest.mark.parametrize("unasked", [entry(FILE, ".bashrc"), entry(DIRECTORY, ".ssh"), entry(LINK, "x", b"/etc")])
 def test_a_sender_does_not_choose_what_it_replaces(unasked: bytes, target: Path) -> None:
-    with pytest.raises(CopyProblem, match="was not asked for"):
+    with pytest.raises(CopyProblem, match="was sent without request"):
         received(target, unasked, asked_for=["x"])
     assert list(target.iterdir()) == []
 

@@ -34,9 +34,7 @@ def test_an_exhausted_resource_is_no_bug(error: Exception, limit: str, capsys: p
 def test_a_bug_is_reported_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert report_bug(ZeroDivisionError("x")) == EXIT_BUG
     assert "ZeroDivisionError: x" in (said := capsys.readouterr().err)
-    assert said.endswith(
-        "labctl: this is a bug in labctl (ZeroDivisionError). Please report it with the lines above.\n"
-    )
+    assert said.endswith("labctl: this is a bug (ZeroDivisionError). Please report it with this output.\n")
 
 
 def test_an_interruption_reports_its_outcome(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +45,16 @@ def test_an_interruption_reports_its_outcome(capsys: pytest.CaptureFixture[str])
 def test_a_message_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
     complain("a\x1b[2Jb")
     assert capsys.readouterr().err == "a\\x1b[2Jb\n"
+
+
+def test_a_long_message_wraps_at_word_boundaries_without_source_lines_and_long_paths(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    source, located = "  | " + "x " * 60 + "x", "/a/long/path" * 5 + ":3:1: there is no host `b`, it was renamed"
+    complain("\n".join(["word " * 30, located, source]))
+    *lines, last_but_one, last = capsys.readouterr().err.splitlines()
+    assert (last_but_one, last) == (located, source)
+    assert " ".join(lines).split() == ["word"] * 30
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 80

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.cli.files import Kind, answered, find_topology, load_topology, nothing_in, recognise
+from labctl.cli.files import Kind, explained, find_topology, load_topology, nothing_in, recognise
 from labctl.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,13 +35,13 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_tool_is_answered_with_the_page_that_helps(tmp_path: Path, name: str) -> None:
+def test_a_file_of_another_tool_is_explained_with_the_page_that_helps(tmp_path: Path, name: str) -> None:
     text, what = FILES[name]
     path = tmp_path / name
     path.write_text(text)
     for wanted in (Kind.TOPOLOGY, Kind.SCENARIO, Kind.NEITHER):
-        message = str(answered(path, wanted, InputError("a list of unknown keys")))
-        assert message.startswith(f"{path}: cannot read it: it is {what}. docs/")
+        message = str(explained(path, wanted, InputError("a list of unknown keys")))
+        assert message.startswith(f"{path}: cannot read {what}. docs/")
         page = message.partition("docs/")[2].partition(" ")[0]
         assert (ROOT / "docs" / page).is_file()
 
@@ -51,7 +51,7 @@ def test_a_directory_without_a_file_of_ours_is_told_as_what_it_is(tmp_path: Path
     for name in names:
         (tmp_path / name).write_text("")
     message = str(nothing_in([str(tmp_path)], "no scenario in there."))
-    kathara = f"{tmp_path}: cannot read it: it is a Kathara lab. docs/how-to/from-kathara.md "
+    kathara = f"{tmp_path}: cannot read a Kathara lab. docs/how-to/from-kathara.md "
     assert message.startswith(kathara) if "lab.conf" in names else message == f"{tmp_path}: no scenario in there."
 
 
@@ -73,7 +73,7 @@ def test_a_scenario_given_as_a_topology_names_the_command_that_runs_it(tmp_path:
     with pytest.raises(InputError) as caught:
         load_topology(str(path))
     assert str(caught.value) == (
-        f"{path}: is a scenario, not a topology. Try: labctl run {path}. The network that it runs on: labctl up star:3"
+        f"{path}: is a scenario, not a topology. Try: labctl run {path}. Its network: labctl up star:3"
     )
 
 
@@ -82,7 +82,7 @@ def test_commands_to_try_can_be_typed_where_the_reader_is(tmp_path: Path) -> Non
     folder.mkdir()
     (folder / "net.yaml").write_text("hosts: {a: {}}\n")
     (folder / "talk.yaml").write_text("topology: net.yaml\nsteps:\n  - run: {on: a, run: ['true']}\n")
-    message = str(answered(folder / "talk.yaml", Kind.TOPOLOGY, InputError("")))
+    message = str(explained(folder / "talk.yaml", Kind.TOPOLOGY, InputError("")))
     assert f"Try: labctl run '{folder}/talk.yaml'." in message
     assert message.endswith(f"labctl up '{folder}/net.yaml'")
     with pytest.raises(InputError, match=r"this is a directory, not a file\. A topology in it: '.*/my lab/net\.yaml'$"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,12 +35,36 @@ def test_the_first_signal_cancels_the_run() -> None:
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize(("text", "came"), [("\n", True), ("", False)])
-def test_a_line_ends_the_wait_and_the_end_of_input_says_that_there_is_none(
-    text: str, came: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def lab_end() -> Iterator[tuple[int, socket.socket]]:
+    """A descriptor like that of a lab, and the other end of the connection."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours.fileno(), theirs
+
+
+@pytest.mark.parametrize(("text", "reason"), [("\n", ""), ("", "Standard input is closed")])
+def test_a_line_ends_the_wait_and_closed_input_is_a_reason(
+    text: str, reason: str, lab_end: tuple[int, socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "input"
     path.write_text(text)
     with path.open() as file:
         monkeypatch.setattr(sys, "stdin", file)
-        assert until_enter(Cancellation())() is came
+        assert until_enter(Cancellation())(lab_end[0])[: len(reason) or None] == reason
+
+
+@pytest.mark.parametrize("event", ["lab ends", "run is cancelled"])
+def test_the_wait_for_enter_ends_with_the_lab_and_with_the_run(
+    event: str, lab_end: tuple[int, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    cancellation = Cancellation()
+    with os.fdopen(reading) as never_written, os.fdopen(writing, "w"):
+        monkeypatch.setattr(sys, "stdin", never_written)
+        if event == "lab ends":
+            lab_end[1].close()
+        else:
+            cancellation.cancel()
+        found = until_enter(cancellation)(lab_end[0])
+    assert found == ("Another command stopped the lab." if event == "lab ends" else "")
