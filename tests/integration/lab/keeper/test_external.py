@@ -283,7 +283,7 @@ def test_no_two_labs_are_given_the_same_network() -> None:
 
 @for_ordinary_users("root may have nat")
 def test_an_ordinary_user_is_told_that_nat_is_roots() -> None:
-    with pytest.raises(MachineError, match="router gw: `nat` needs root"):
+    with pytest.raises(MachineError, match="router gw: cannot use `nat`: only root may"):
         Lab.open(plan_of(NAT))
 
 
