@@ -281,24 +281,24 @@ class Service(Program):
     def __init__(self, command: Command, process: WatchedProcess, condition: threading.Condition) -> None:
         super().__init__(command, process, condition)
         self._process = process
-        self._news = process.news
+        self._latest = process.update
         self._failures = 0
         self._last_failure = ""
 
     @property
     def state(self) -> str:
         """As a program's; while it waits for its restart, how the last run ended."""
-        if self._news.state is ProcessState.WAITING:
-            return f"{_described(self._news)} and is waiting to be started again"
-        return _described(self._news) if self._news.state is ProcessState.ENDED else "running"
+        if self._latest.state is ProcessState.WAITING:
+            return f"{_described(self._latest)} and is waiting to be started again"
+        return _described(self._latest) if self._latest.state is ProcessState.ENDED else "running"
 
     @property
     def is_running(self) -> bool:
-        return self.gone is None and self._news.state in (ProcessState.RUNNING, ProcessState.STOPPING)
+        return self.gone is None and self._latest.state in (ProcessState.RUNNING, ProcessState.STOPPING)
 
     @property
     def has_failed(self) -> bool:
-        return self._failures >= FAILED_RUNS_MAX or (not self.is_running and self._news.returncode not in (None, 0))
+        return self._failures >= FAILED_RUNS_MAX or (not self.is_running and self._latest.returncode not in (None, 0))
 
     def reset_failures(self) -> None:
         self._failures = 0
@@ -312,7 +312,7 @@ class Service(Program):
     @property
     def restarts(self) -> int:
         """How often the keeper has restarted it."""
-        return self._news.restarts
+        return self._latest.restarts
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -329,12 +329,12 @@ class Service(Program):
 
     def follow(self, watcher: Watcher, on_output: OnOutput | None) -> None:
         """Read what it has written, and watch what it writes and its state from now on."""
-        self._update(self._process.news, on_output)
+        self._apply(self._process.update, on_output)
         self._read_log(on_output)
-        watcher.add(self._process.fileno(), lambda: self._take_news(on_output), lambda: self._read_log(on_output))
+        watcher.add(self._process.fileno(), lambda: self._take_updates(on_output), lambda: self._read_log(on_output))
 
-    def _take_news(self, on_output: OnOutput | None) -> bool:
-        if self._process.take_news(lambda news: self._update(news, on_output)):
+    def _take_updates(self, on_output: OnOutput | None) -> bool:
+        if self._process.take_updates(lambda update: self._apply(update, on_output)):
             return True
         if self.status is None:
             with self._condition:
@@ -342,18 +342,18 @@ class Service(Program):
                 self._condition.notify_all()
         return False
 
-    def _update(self, news: ProcessUpdate, on_output: OnOutput | None) -> None:
-        if news.is_log_complete:
+    def _apply(self, update: ProcessUpdate, on_output: OnOutput | None) -> None:
+        if update.is_log_complete:
             self._read_log(on_output)
         with self._condition:
-            has_just_failed = news.state is ProcessState.WAITING and self._news.state is not ProcessState.WAITING
-            if has_just_failed and news.returncode not in (None, 0) and not self.asked_to_end:
-                self._failures, self._last_failure = self._failures + 1, _described(news)
-            if news.restarts > self._news.restarts:  # a signal was for the run before
+            has_just_failed = update.state is ProcessState.WAITING and self._latest.state is not ProcessState.WAITING
+            if has_just_failed and update.returncode not in (None, 0) and not self.asked_to_end:
+                self._failures, self._last_failure = self._failures + 1, _described(update)
+            if update.restarts > self._latest.restarts:  # a signal was for the run before
                 self.asked_to_end = self.accounted_for = False
-            self._news = news
-            if news.is_log_complete:
-                self.status = news.returncode if news.returncode is not None else 0
+            self._latest = update
+            if update.is_log_complete:
+                self.status = update.returncode if update.returncode is not None else 0
             self._condition.notify_all()
 
     def _read_log(self, on_output: OnOutput | None) -> None:
@@ -524,8 +524,8 @@ class Programs:
             program.close()
 
 
-def _described(news: ProcessUpdate) -> str:
-    return "ended" if news.returncode is None else describe_status(news.returncode)
+def _described(update: ProcessUpdate) -> str:
+    return "ended" if update.returncode is None else describe_status(update.returncode)
 
 
 def describe_status(status: int) -> str:

@@ -22,21 +22,6 @@ EXCEPTIONS: dict[str, str] = {
 MISSING: frozenset[str] = frozenset(
     {
         "labctl.errors",
-        "labctl.lab.agent.arguments",
-        "labctl.lab.agent.client",
-        "labctl.lab.agent.handlers",
-        "labctl.lab.agent.options",
-        "labctl.lab.agent.server",
-        "labctl.lab.agent.values",
-        "labctl.lab.client.boot_process",
-        "labctl.lab.client.handle",
-        "labctl.lab.client.lab_connection",
-        "labctl.lab.client.orphans",
-        "labctl.lab.client.process",
-        "labctl.lab.client.registry",
-        "labctl.lab.client.rpc_client",
-        "labctl.lab.client.state_dir",
-        "labctl.programs.program",
     }
 )
 

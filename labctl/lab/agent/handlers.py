@@ -61,7 +61,7 @@ NO_ADDRESS = Address(b"", 0)
 
 def prepare(call: SystemCall) -> Prepared:
     """Prepare a call; CannotForm if its arguments cannot be converted to C's."""
-    handler = _HANDLERS.get(call.name)
+    handler = HANDLERS.get(call.name)
     if handler is None:
         raise CannotForm(f"there is no call {call.name}")
     return handler(Arguments(call))
@@ -546,7 +546,7 @@ def _drop_capabilities(arguments: Arguments) -> Prepared:
     return Prepared(lambda: syscalls.drop_capabilities(dropped or None), lambda made: text)
 
 
-_HANDLERS: Mapping[str, Callable[[Arguments], Prepared]] = MappingProxyType(
+HANDLERS: Mapping[str, Callable[[Arguments], Prepared]] = MappingProxyType(
     {
         "socket": _socket,
         "socketpair": _socketpair,

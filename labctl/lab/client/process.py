@@ -1,7 +1,4 @@
-"""`WatchedProcess`: a detached process of a lab, as somebody follows it who need not be who started it.
-
-`Process`: a program, or a caller, on a node of a lab, as the one who started it holds it.
-"""
+"""Handles of processes on nodes: `Process` for the client that started it, `WatchedProcess` for any client."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ STATUS = struct.Struct("=i")
 
 
 class Process:
-    """A program (or caller) on a node. Owns a pidfd and a status pipe; closing it does not end the program."""
+    """A program or an agent on a node. Owns a pidfd and a status pipe; closing it does not end the process."""
 
     def __init__(
         self,
@@ -39,12 +36,12 @@ class Process:
         pidfd: int,
         signal_group: Callable[[int], None],
     ) -> None:
-        """For `Lab`: takes over the descriptors."""
+        """For `Lab`: take over the descriptors."""
         self.node = node
         self.argv = argv
         self.pid = pid  # on its host
         self.pidfd = pidfd
-        self.terminal: int | None = None  # the other side of its terminal, when it was given one
+        self.terminal: int | None = None  # the master of its terminal, if it has one
         self._lab = lab
         self._signal_group = signal_group
         self._status = status
@@ -61,11 +58,11 @@ class Process:
         return f"<Process {' '.join(self.argv)!r} on {self.node}, {state}>"
 
     def fileno(self) -> int:
-        """The status pipe, for selectors: readable when the process has ended (or the lab is gone)."""
+        """The status pipe, for selectors: readable when the process or the lab has ended."""
         return self._status
 
     def has_ended(self) -> bool:
-        """Whether the kernel says so (pidfd_open(2)); what it ended with may take `wait` a moment longer to learn."""
+        """Whether the process has ended (pidfd_open(2)); `wait` may get its exit status a moment later."""
         if self._returned is not None:
             return True
         if self.pidfd == -1:
@@ -76,13 +73,13 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """What `wait` returned last, None before that."""
+        """What `wait` returned last; None before that."""
         return self._returned
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """The exit status, or minus the signal's number; None when it still runs after `timeout_s` (None: for ever).
+        """The exit status, or minus the signal's number; None if it still runs after `timeout_s` (None: no limit).
 
-        LabGone when the lab has ended and took the process with it.
+        LabGone if the lab ended, and the process with it.
         """
         if self._returned is not None:
             return self._returned
@@ -95,16 +92,16 @@ class Process:
         with self._reading:
             if self._returned is None:
                 try:
-                    told = os.read(self._status, STATUS.size)
+                    data = os.read(self._status, STATUS.size)
                 except BlockingIOError:
                     return self._returned
-                if len(told) != STATUS.size:
+                if len(data) != STATUS.size:
                     raise LabGone(f"lab {self._lab}: it has ended, and with it {self.argv[0]} on {self.node}.")
-                (self._returned,) = STATUS.unpack(told)
+                (self._returned,) = STATUS.unpack(data)
         return self._returned
 
     def signal(self, number: int, *, group: bool = False) -> None:
-        """Send a signal to the process (`group`: to its process group). One that has ended already is left alone."""
+        """Send a signal to the process (`group`: to its process group); no error if it has ended."""
         if group:
             self._signal_group(number)
             return
@@ -114,7 +111,7 @@ class Process:
             signal.pidfd_send_signal(self.pidfd, number)
 
     def close(self) -> None:
-        """Let go of the descriptors; the program goes on until it ends or the lab does. Idempotent."""
+        """Close the descriptors; the process goes on. Idempotent."""
         status, self._status = self._status, -1
         pidfd, self.pidfd = self.pidfd, -1
         terminal, self.terminal = self.terminal, None
@@ -127,55 +124,55 @@ CHUNK_BYTES = 1 << 16
 
 
 class Watch(Protocol):
-    """Asks the keeper for descriptors: of the news, if wanted, of the log's newer half, and of the streams of that."""
+    """Requests descriptors: of updates, if wanted, of the newer half of the log, and of the streams of that half."""
 
     def __call__(self, *, updates: bool) -> tuple[int, ...]: ...
 
 
 class WatchedProcess:
-    """A detached process: how it is doing, and what it writes. Owns descriptors; closing it does not end the process.
+    """The state and the output of a detached process. Owns descriptors; closing it does not end the process.
 
-    Signals may be sent from any thread; news and output are taken by one.
+    Any thread may send signals; one thread at a time reads updates and output.
     """
 
     def __init__(self, lab: Lab, node: str, name: str, watch: Watch) -> None:
         """For `Lab.watch_process`."""
         self.node = node
         self.name = name
-        self.news = ProcessUpdate(ProcessState.RUNNING, 0, 0, None, False)
+        self.update = ProcessUpdate(ProcessState.RUNNING, 0, 0, None, False)
         self._lab = lab
         self._watch = watch
-        self._news_pipe, self._log, self._streams = watch(updates=True)
+        self._update_pipe, self._log, self._streams = watch(updates=True)
         self._at = 0  # bytes of the log's newer half that have been read
         self._switches: deque[tuple[int, int]] = deque()  # offset, stream: those that lie ahead
         self._stream = 0
         self._take_one()
 
     def __repr__(self) -> str:
-        return f"<WatchedProcess {self.name} on {self.node}, {self.news.state.value}>"
+        return f"<WatchedProcess {self.name} on {self.node}, {self.update.state.value}>"
 
     @property
     def pid(self) -> int:
-        """Its number on its host; 0 when it does not run."""
-        return self.news.pid
+        """Process ID on its host; 0 if it does not run."""
+        return self.update.pid
 
     def fileno(self) -> int:
-        """For selectors: readable when there is news of it (or the lab is gone)."""
-        return self._news_pipe
+        """For selectors: readable when its state has changed, or the lab has ended."""
+        return self._update_pipe
 
-    def take_news(self, heard: Callable[[ProcessUpdate], None]) -> bool:
-        """Hand over each change since the last call; False when there will be no more."""
+    def take_updates(self, on_update: Callable[[ProcessUpdate], None]) -> bool:
+        """Call `on_update` for each change since the last call; False if there will be no more."""
         while True:
             try:
-                is_there = self._take_one()
+                has_update = self._take_one()
             except BlockingIOError:
                 return True
-            if not is_there:
+            if not has_update:
                 return False
-            heard(self.news)
+            on_update(self.update)
 
     def read(self) -> Iterator[tuple[int, bytes]]:
-        """What it has written since the last call, in pieces with the stream of each: 0 stdout, 1 stderr."""
+        """The output since the last call, in pieces with the stream of each: 0 stdout, 1 stderr."""
         while data := self._read_chunk():
             while switches := os.read(self._streams, CHUNK_BYTES // SWITCH.size * SWITCH.size):
                 self._switches.extend(SWITCH.iter_unpack(switches))
@@ -188,25 +185,25 @@ class WatchedProcess:
                 data = data[length:]
 
     def signal(self, number: int, *, group: bool = False) -> bool:
-        """Send a signal to it (`group`: to its process group); False when it does not run."""
+        """Send a signal to it (`group`: to its process group); False if it does not run."""
         return self._lab.signal_process(self.node, self.name, number, group=group)
 
     def stop(self, number: int) -> None:
-        """End it by this signal, SIGKILL after 2 s; it is not started again. Returns when it has ended."""
+        """End it by this signal, SIGKILL after 2 s, without restart; return when it has ended."""
         self._lab.stop_process(self.node, self.name, number)
 
     def close(self) -> None:
-        """Let go of the descriptors. Idempotent."""
-        descriptors = self._news_pipe, self._log, self._streams
-        self._news_pipe = self._log = self._streams = -1
+        """Close the descriptors. Idempotent."""
+        descriptors = self._update_pipe, self._log, self._streams
+        self._update_pipe = self._log = self._streams = -1
         for descriptor in descriptors:
             if descriptor != -1:
                 os.close(descriptor)
 
     def _take_one(self) -> bool:
-        data = os.read(self._news_pipe, ProcessUpdate.LAYOUT.size)
+        data = os.read(self._update_pipe, ProcessUpdate.LAYOUT.size)
         if len(data) == ProcessUpdate.LAYOUT.size:
-            self.news = ProcessUpdate.unpack(data)
+            self.update = ProcessUpdate.unpack(data)
         return bool(data)
 
     def _read_chunk(self) -> bytes:
@@ -216,7 +213,7 @@ class WatchedProcess:
         return data
 
     def _begin_half(self) -> bool:
-        """Go on with the next half of the log, if it has been begun."""
+        """Go on with the next half of the log, if the keeper has begun one."""
         with suppress(LabctlError, RuntimeError):  # the lab has ended or was closed: nothing more is written
             log, streams = self._watch(updates=False)
             if os.fstat(log).st_ino == os.fstat(self._log).st_ino:

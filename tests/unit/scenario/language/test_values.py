@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-import subprocess
-from pathlib import Path
-
 import pytest
 
-from labctl.lab.agent.constants import CONSTANTS
-from labctl.lab.agent.messages import CStruct
-from labctl.lab.agent.options import INFO, LINGER, OPTIONS, Field, StructType
-from labctl.lab.agent.values import pack, pack_control, pack_struct, unpack, unpack_control, unpack_struct
 from labctl.scenario.language.checker import CheckContext, check
 from labctl.scenario.language.parser import parse
 from labctl.scenario.language.syntax import Call
 from labctl.scenario.language.values import may_fail
-from tests.skips import needs_programs
 
 HOSTS = frozenset({"server", "client"})
 SOCKETS = """
@@ -159,54 +150,6 @@ def test_a_host_without_an_address_of_the_family_is_told() -> None:
     assert said('connect(t6, "client:80")\nconnect(t, "server:80")', context) == ""
 
 
-def test_values_become_the_bytes_of_c() -> None:
-    membership = OPTIONS["IP_ADD_MEMBERSHIP"].type
-    group, own, index = b"\xef\1\1\1", b"\x0a\0\0\1", struct.pack("@i", 3)
-    assert pack("x", membership, CStruct((("", "239.1.1.1"), ("", "10.0.0.1")))) == group + own
-    named = CStruct((("imr_multiaddr", "239.1.1.1"), ("imr_ifindex", 3)))
-    assert pack("x", membership, named) == group + bytes(4) + index
-    request = pack("x", OPTIONS["MCAST_JOIN_GROUP"].type, CStruct((("", 3), ("", "239.1.1.1"))))
-    assert isinstance(request, bytes)
-    assert len(request) == 136
-    assert request[8:16] == struct.pack("@H", 2) + b"\0\0" + group
-    timeout = CStruct((("", 1), ("", 500_000)))
-    assert pack("x", OPTIONS["SO_RCVTIMEO"].type, timeout) == pack("x", OPTIONS["SO_RCVTIMEO"].type, "1500ms")
-    assert pack_struct("x", LINGER, [1, 5]) == struct.pack("@ii", 1, 5)
-    assert unpack(OPTIONS["SO_LINGER"].type, struct.pack("@ii", 1, 5)) == CStruct((("l_onoff", 1), ("l_linger", 5)))
-
-
-def test_control_messages_go_there_and_back() -> None:
-    sent = [[1, 1, [7, 8, 9]], [0, CONSTANTS["IP_TTL"], 9]]
-    first, second = unpack_control(pack_control(sent))  # type: ignore[arg-type]  # a list of values, invariant
-    assert first == CStruct((("cmsg_level", 1), ("cmsg_type", 1), ("cmsg_data", [7, 8, 9])))
-    assert second == CStruct((("cmsg_level", 0), ("cmsg_type", CONSTANTS["IP_TTL"]), ("cmsg_data", 9)))
-
-
-def test_a_short_structure_of_an_older_kernel_has_its_first_members() -> None:
-    read = unpack_struct(INFO, bytes([1, 0, 0, 0, 0, 7, 0x78, 0]) + struct.pack("@I", 204000))
-    assert isinstance(read, CStruct)
-    assert dict(read.fields)["tcpi_snd_wscale"] == 8
-    assert read.fields[-1] == ("tcpi_rto", 204000)
-
-
-def _offsets(kind: StructType) -> dict[str, int]:
-    from labctl.lab.agent.values import _place
-
-    found, offset = {}, 0
-    for field in kind.fields:
-        start, size = _place(offset, field)
-        found[field.name] = start
-        offset = start if field.code == "low4" else start + size
-    return found
-
-
-def _structures() -> list[StructType]:
-    from labctl.lab.agent import options
-
-    found = {one.name: one for one in vars(options).values() if isinstance(one, StructType)}
-    return [one for name, one in found.items() if name.startswith("struct ") and name != "struct cmsghdr"]
-
-
 _HEADERS = """
 #define _GNU_SOURCE
 #include <stddef.h>
@@ -223,36 +166,6 @@ _HEADERS = """
 #include <linux/errqueue.h>
 """
 _UNKNOWN_TO_HEADERS = ("struct scm_timestamping", "struct ip6_mtuinfo", "struct group_req", "struct group_source_req")
-
-
-@needs_programs("cc")
-@pytest.mark.parametrize("kind", _structures(), ids=lambda kind: kind.name)
-def test_members_stand_where_the_c_compiler_has_them(kind: StructType, tmp_path: Path) -> None:
-    def has(field: Field) -> bool:
-        return field.code not in ("low4", "high4", "low1", "sockaddr_rest") and field.name not in (
-            "tcpi_total_rto",
-            "tcpi_total_rto_recoveries",
-            "tcpi_total_rto_time",
-            "tcpi_rcv_wnd",
-            "tcpi_rehash",
-        )
-
-    fields = [field.name for field in kind.fields if has(field)]
-    c_names = {"ipv6mr_acaddr": "ipv6mr_multiaddr", "ipv6mr_interface": "ipv6mr_ifindex"}
-    lines = "".join(f'printf("{name} %zu\\n", offsetof({kind.name}, {c_names.get(name, name)}));' for name in fields)
-    if kind.name in _UNKNOWN_TO_HEADERS:
-        lines = lines.replace("deprecated", "ts[1]").replace("software", "ts[0]").replace("hardware", "ts[2]")
-        headers = _HEADERS.replace("linux/in.h", "netinet/in.h").replace("#include <linux/in6.h>\n", "")
-        headers = headers.replace("#include <linux/ipv6.h>\n", "")
-    else:
-        headers = _HEADERS
-    source = tmp_path / "offsets.c"
-    source.write_text(f"{headers}\nint main(void) {{ {lines} return 0; }}\n")
-    subprocess.run(["cc", "-o", tmp_path / "offsets", source], check=True)
-    printed = subprocess.run([tmp_path / "offsets"], check=True, capture_output=True, text=True).stdout
-    theirs = [int(line.split()[1]) for line in printed.splitlines()]
-    mine = _offsets(kind)
-    assert [mine[name] for name in fields] == theirs
 
 
 @pytest.mark.parametrize(
