@@ -1,4 +1,4 @@
-"""What a link does to packets, measured: both sockets are this process's, and so is the only clock."""
+"""Measurements of a link, with both sockets in this process and on one clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK = 20  # packets that are sent at once: they fit any receive buffer
 
 
 def udp_pair(lab: NetworkLab, sender: str, receiver: str) -> tuple[socket.socket, socket.socket]:
-    """Two connected sockets on two hosts that know each other's MAC for good: ARP is impaired like all else."""
+    """Connect two sockets on two hosts with permanent neighbour entries, because ARP is impaired, too."""
     _know(lab, sender, receiver)
     one = lab.socket(sender, socket.AF_INET, socket.SOCK_DGRAM)
     other = lab.socket(receiver, socket.AF_INET, socket.SOCK_DGRAM)
@@ -46,7 +46,7 @@ def _know(lab: NetworkLab, *nodes: str) -> None:
 
 
 def one_way_s(lab: NetworkLab, sender: str, receiver: str, count: int) -> list[float]:
-    """How long each of so many packets takes, sent one after the other."""
+    """Return the delay of each of `count` packets, sent one after the other."""
     taken = []
     one, other = udp_pair(lab, sender, receiver)
     with one, other:
@@ -60,7 +60,7 @@ def one_way_s(lab: NetworkLab, sender: str, receiver: str, count: int) -> list[f
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How many packets were sent, and which of them arrived."""
+    """The number of packets sent, and those that arrived."""
 
     count: int
     arrived: frozenset[int]
@@ -96,7 +96,7 @@ def _drain(sock: socket.socket, arrived: set[int]) -> None:
 
 
 def binomial_bounds(count: int, probability: float, improbable: float = 1e-9) -> tuple[int, int]:
-    """Between which numbers of successes it falls, but for that probability on either side."""
+    """Return the bounds of the number of successes, outside which it falls with that probability on either side."""
     logs = (
         math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
         + k * math.log(probability) + (count - k) * math.log1p(-probability)
@@ -116,7 +116,7 @@ def binomial_bounds(count: int, probability: float, improbable: float = 1e-9) ->
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A TCP transfer's bytes and how long they took, from before the first was sent."""
+    """A TCP transfer's size and its duration, from before the first byte was sent."""
 
     size: int
     taken_s: float

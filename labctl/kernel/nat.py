@@ -16,7 +16,7 @@ import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
-from labctl.errors import KernelError, LabImpossible, describe_errno
+from labctl.errors import KernelError, LabImpossible, describe_errno, kernel_errors
 from labctl.kernel import netlink, nftables, rtnl
 from labctl.kernel import routes as kernel_routes
 from labctl.kernel.namespaces import entered, read_sysctl, write_sysctl
@@ -327,10 +327,8 @@ def _mac(outlet: Outlet, number: int) -> str:
 
 
 def _write(outlet: Outlet, key: str, value: str) -> None:
-    try:
+    with kernel_errors(f"nat of {outlet.router}", f"set {key}={value}"):
         write_sysctl(key, value)
-    except OSError as error:
-        raise KernelError(f"nat of {outlet.router}", f"set {key}={value}", error.errno or 0) from error
 
 
 def _send(sock: socket.socket, subject: str, messages: Sequence[tuple[str, bytearray]]) -> None:

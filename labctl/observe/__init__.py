@@ -1,1 +1,1 @@
-"""What the kernel says about a running lab: sockets, counters, addresses, routes, reachability."""
+"""Reads the kernel's state of a running lab: sockets, counters, addresses, routes, reachability."""

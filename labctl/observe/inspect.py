@@ -174,7 +174,7 @@ class PlannedState(Struct):
     """The state of a node according to the plan."""
 
     ends: dict[str, LinkEnd] = field(default_factory=dict)  # by interface
-    bridges: dict[str, int] = field(default_factory=dict)  # MTU by interface
+    bridges: list[str] = field(default_factory=list)
     up: set[str] = field(default_factory=set)
     addresses: list[AddAddress] = field(default_factory=list)
     routes: list[AddRoute] = field(default_factory=list)
@@ -189,8 +189,8 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
         match operation:
             case MakeNode(node):
                 nodes[node] = PlannedState()
-            case MakeBridge(node, ifname, mtu):
-                nodes[node].bridges[ifname] = mtu
+            case MakeBridge(node, ifname):
+                nodes[node].bridges.append(ifname)
             case MakeLink(a, b):
                 for end in (a, b):
                     nodes[end.node].ends[end.ifname] = end
@@ -219,8 +219,7 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
         if ifname in planned.up and not link.up:
             unusable.add(ifname)
             yield Drift(name, ifname, DriftKind.CHANGED, "state", "up", "down")
-        yield from _of_interface(name, ifname, planned, link, links)
-        yield from _of_impairment(name, ifname, planned, found)
+        yield from _of_interface(name, link, planned, found)
     known = {*planned.ends, *planned.bridges, *FALLBACK_DEVICES, "lo", OUTSIDE_INTERFACE}
     for link in found.links:
         if link.name not in known:
@@ -235,28 +234,17 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
             yield Drift(name, "", DriftKind.CHANGED, key, value, " ".join(now.split()))
 
 
-def _of_interface(
-    name: str, ifname: str, planned: PlannedState, link: KernelLink, links: Mapping[str, KernelLink]
-) -> Iterator[Drift]:
-    end = planned.ends.get(ifname)
-    mtu = planned.bridges[ifname] if end is None else end.mtu
-    # A bridge follows the MTU of its ports, and may have any if all ports were removed.
-    if link.mtu != mtu and end is not None:
-        yield Drift(name, ifname, DriftKind.CHANGED, "mtu", str(mtu), str(link.mtu))
-    if end is None:
-        return
-    if link.mac != end.mac:
-        yield Drift(name, ifname, DriftKind.CHANGED, "mac", end.mac, link.mac)
-    bridge = next((other.name for other in links.values() if other.index == link.master), "") if link.master else ""
-    if bridge != end.bridge:
-        yield Drift(name, ifname, DriftKind.CHANGED, "bridge", end.bridge or "none", bridge or "none")
-
-
-def _of_impairment(name: str, ifname: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
-    wanted = FoundImpairment(planned.impairments.get(ifname, Impairment()))
-    actual = found.impairments.get(ifname, FoundImpairment())
-    if actual != wanted:
-        yield Drift(name, ifname, DriftKind.CHANGED, "impairment", str(wanted), str(actual))
+def _of_interface(name: str, link: KernelLink, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
+    """Compare an end of a link, or a bridge, whose MTU follows its ports and may be any without ports."""
+    impairment = FoundImpairment(planned.impairments.get(link.name, Impairment()))
+    compared = [("impairment", str(impairment), str(found.impairments.get(link.name, FoundImpairment())))]
+    if end := planned.ends.get(link.name):
+        bridge = next((other.name for other in found.links if other.index == link.master), "none")
+        ends = [("mtu", str(end.mtu), str(link.mtu)), ("mac", end.mac, link.mac)]
+        compared = [*ends, ("bridge", end.bridge or "none", bridge), *compared]
+    for what, wanted, actual in compared:
+        if actual != wanted:
+            yield Drift(name, link.name, DriftKind.CHANGED, what, wanted, actual)
 
 
 def _of_addresses(name: str, planned: PlannedState, found: NodeState, unusable: set[str]) -> Iterator[Drift]:

@@ -1,4 +1,4 @@
-"""What drop rules drop, and what they leave alone."""
+"""Packets that drop rules drop, and those that they do not."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_a_datagram_of_the_largest_size_passes_in_fragments_at_a_low_rate() -> N
 
 @pytest.mark.stock_kernel
 @inside
-def test_the_kernel_has_the_rate_that_was_asked_for() -> None:
+def test_the_kernel_reports_the_rate_that_was_set() -> None:
     rates = ("1kbit", "1500kbit", "10mbit", "1gbit", "40gbit", "1000gbit")
     links = (f"{{ends: [client, server], rate: {text}}}" for text in rates)
     made = built("hosts: {client: , server: }", f"links: [{', '.join(links)}]")
@@ -240,7 +240,7 @@ BY_HAND = {
 
 @inside
 @pytest.mark.parametrize("command", BY_HAND)
-def test_what_was_changed_by_hand_is_told_and_can_be_set_again(command: str) -> None:
+def test_a_queue_changed_by_hand_is_reported_and_can_be_set_again(command: str) -> None:
     made = pair_plan("rate: 40mbit")
     with NetworkLab(*made.operations) as lab:
         with lab.nodes.entered("client"):

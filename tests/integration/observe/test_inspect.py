@@ -1,4 +1,4 @@
-"""What somebody changes by hand in a lab's kernel is found, and nothing else is."""
+"""Changes by hand in a lab's kernel are found, and nothing else is."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def found(lab: NetworkLab, made: Plan) -> list[str]:
 
 @inside
 @pytest.mark.parametrize("source", ["pair", "star:3", "line:2", "tree:2,2", "mesh:3"])
-def test_a_lab_that_nobody_touched_is_as_planned(source: str) -> None:
+def test_an_unchanged_lab_has_no_drift(source: str) -> None:
     made = build(topology.load(source))
     with NetworkLab(*made.operations) as lab:
         assert found(lab, made) == []
@@ -99,7 +99,7 @@ def test_a_lab_that_nobody_touched_is_as_planned(source: str) -> None:
 
 @inside
 @pytest.mark.parametrize("command", BY_HAND)
-def test_what_was_changed_by_hand_is_told(command: str) -> None:
+def test_a_change_by_hand_is_reported(command: str) -> None:
     made = build(resolved(*ROUTED))
     with NetworkLab(*made.operations) as lab:
         assert found(lab, made) == []
@@ -109,7 +109,7 @@ def test_what_was_changed_by_hand_is_told(command: str) -> None:
 
 
 @inside
-def test_a_port_taken_from_its_bridge_is_told() -> None:
+def test_a_port_removed_from_its_bridge_is_reported() -> None:
     made = build(topology.load("star:2"))
     with NetworkLab(*made.operations) as lab:
         with lab.nodes.entered("s1"):
@@ -118,7 +118,7 @@ def test_a_port_taken_from_its_bridge_is_told() -> None:
 
 
 @inside
-def test_the_data_is_as_the_published_schema_says() -> None:
+def test_the_data_matches_the_published_schema() -> None:
     made = build(topology.load("line:1"))
     schema = json.loads((Path(labctl.__file__).parent / "schemas" / "inspect.schema.json").read_text("utf-8"))
     with NetworkLab(*made.operations) as lab:

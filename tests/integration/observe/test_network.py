@@ -157,7 +157,7 @@ def test_a_full_accept_queue_is_counted_under_its_bare_name() -> None:
 
 
 @inside
-def test_an_unknown_counter_is_answered_with_those_that_were_meant() -> None:
+def test_an_unknown_counter_is_an_error_with_suggestions() -> None:
     with NetworkLab(*pair()) as lab:
         found = counters(lab, "server")
         with pytest.raises(UnknownCounter, match=r"did you mean `TcpExt\.ListenOverflows`"):
@@ -175,7 +175,7 @@ def test_a_file_below_proc_net_stays_bound_to_the_namespace_that_it_was_opened_i
 
 
 @inside
-def test_addresses_and_routes_are_those_of_the_node_asked() -> None:
+def test_addresses_and_routes_are_those_of_the_node() -> None:
     with NetworkLab(*routed()) as lab:
         assert {found.ifname for found in addresses(lab, "gw")} == {"lo", "eth1", "eth2"}
         assert "10.2.0.0/24 via 10.1.0.254 dev eth0" in {str(route) for route in routes(lab, "left")}

@@ -20,7 +20,7 @@ from tests.integration.networks import pair, routed
 
 @pytest.mark.stock_kernel
 @inside
-def test_reaching_tells_an_answer_from_silence_from_no_route() -> None:
+def test_a_reply_a_timeout_and_a_missing_route_have_different_errnos() -> None:
     with NetworkLab(*pair()) as lab:
         assert reach(lab, "client", ip_address("192.0.2.2")).reached
         assert reach(lab, "client", ip_address("fe80::2%eth0")).reached
@@ -32,7 +32,7 @@ def test_reaching_tells_an_answer_from_silence_from_no_route() -> None:
 
 
 @inside
-def test_a_router_that_says_unreachable_is_believed_at_once() -> None:
+def test_an_unreachable_error_of_a_router_ends_the_ping_at_once() -> None:
     with NetworkLab(*routed()) as lab:
         lab.apply(SetDown("gw", "eth2"))
         answer = reach(lab, "left", ip_address("10.2.0.1"), deadline_s=5.0)
@@ -41,7 +41,7 @@ def test_a_router_that_says_unreachable_is_believed_at_once() -> None:
 
 
 @inside
-def test_several_addresses_are_answered_for_in_order() -> None:
+def test_results_of_several_addresses_are_in_order() -> None:
     with NetworkLab(*pair()) as lab:
         wanted = ["192.0.2.2", "192.0.2.77", "2001:db8::2", "203.0.113.1"]
         with Prober(lab) as prober:
@@ -58,7 +58,7 @@ def _entries(lab: NetworkLab, node: str) -> set[str]:
 
 
 @inside
-def test_asking_leaves_the_neighbour_tables_as_they_were() -> None:
+def test_pings_leave_the_neighbour_tables_as_they_were() -> None:
     with NetworkLab(*routed()) as lab:
         with lab.socket("left", socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(b"x", ("10.1.0.254", 9))
@@ -74,7 +74,7 @@ def test_asking_leaves_the_neighbour_tables_as_they_were() -> None:
 
 
 @inside
-def test_an_icmp_error_is_told_by_its_name_with_the_router_that_sent_it() -> None:
+def test_an_icmp_error_has_its_name_and_the_router_that_sent_it() -> None:
     with NetworkLab(*routed(), SetSysctl("left", "net.ipv4.ip_default_ttl", "1")) as lab:
         lab.apply(SetSysctl("left", "net.ipv6.conf.eth0.hop_limit", "1"))
         told = [reach(lab, "left", ip_address(each)) for each in ("10.2.0.1", "fd02::1")]
@@ -86,7 +86,7 @@ def test_an_icmp_error_is_told_by_its_name_with_the_router_that_sent_it() -> Non
 
 
 @inside
-def test_a_full_neighbour_table_is_not_told_as_silence() -> None:
+def test_a_full_neighbour_table_is_reported_as_the_cause() -> None:
     with NetworkLab(*pair()) as lab, pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "neighbour_table", _filling_table())
         echo = reach(lab, "client", ip_address("192.0.2.77"), deadline_s=0.1)

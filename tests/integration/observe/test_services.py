@@ -1,4 +1,4 @@
-"""Services of topology files in real labs: order, readiness, starting again, replacing, what failures leave."""
+"""Services of topology files in real labs: order, readiness, restart, replacement, failures."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_they_run_in_the_directory_of_their_file_and_find_programs_there(tmp_pat
         ("{run: [no-such-program]}", "cannot start it: host a: cannot run no-such-program: ENOENT"),
     ],
 )  # fmt: skip
-def test_one_that_is_not_ready_is_told_with_what_it_wrote(tmp_path: Path, service: str, said: str) -> None:
+def test_a_service_that_is_not_ready_is_an_error_with_its_output(tmp_path: Path, service: str, said: str) -> None:
     plan = plan_of(tmp_path, f"hosts: {{a: {{services: {{it: {service}}}}}}}")
     with opened(plan) as lab, pytest.raises(LabError) as caught:
         services.start(lab, plan)
@@ -248,7 +248,7 @@ def test_commands_are_run_in_order_before_services(tmp_path: Path) -> None:
         ("[[nosuchprogram]]", "exec of h: cannot start `nosuchprogram`"),
     ],
 )
-def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path, command: str, message: str) -> None:
+def test_a_command_that_fails_is_an_error_with_its_output(tmp_path: Path, command: str, message: str) -> None:
     plan = plan_of(tmp_path, f"hosts:\n  h: {{exec: {command}}}\n  other: {{exec: [sleep 0.01]}}\n")
     with opened(plan) as lab, pytest.raises(LabError) as caught:
         services.start(lab, plan)

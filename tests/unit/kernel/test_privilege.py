@@ -68,7 +68,7 @@ def test_a_refusal_names_the_remedy(readings: Readings, stage: Stage, number: in
     assert remedy in diagnose(readings, stage, number)
 
 
-def test_a_refusal_says_what_was_attempted_by_whom_and_what_came_back() -> None:
+def test_a_refusal_names_the_attempt_the_user_and_the_errno() -> None:
     text = diagnose(Readings(1000), Stage.USER_NAMESPACE, errno.EPERM)
     assert text.startswith("lab: cannot make a user namespace as an ordinary user: EPERM, Operation not permitted.")
 
@@ -134,7 +134,7 @@ def test_missing_programs_are_named_with_their_package(
     assert "uidmap" in grant.remedy
 
 
-def test_a_user_without_an_account_is_told_so(tmp_path: Path) -> None:
+def test_a_user_without_an_account_has_no_subordinate_ids(tmp_path: Path) -> None:
     assert "has no account" in read_grant(2**31 + 7, directory=str(tmp_path)).problem
 
 

@@ -40,7 +40,7 @@ def test_netem_s_message() -> None:
     assert (options["gap"], options["duplicate"]) == (0, 0)
 
 
-def test_netem_is_told_nanoseconds_and_a_seed_where_there_is_one() -> None:
+def test_netem_gets_nanoseconds_and_a_seed_if_there_is_one() -> None:
     def attributes(seed: int | None) -> dict[int, bytes]:
         message = qdisc.replace_netem(
             7, 0x20000, ROOT, delay_us=12_345, jitter_us=1, loss_ppm=0, limit_packets=5, seed=seed
@@ -63,7 +63,7 @@ def test_tbf_s_message() -> None:
     assert options.get_attr("TCA_TBF_RATE64") is None
 
 
-def test_tbf_is_told_its_burst_in_bytes_too_which_are_exact_where_ticks_do_not_fit() -> None:
+def test_tbf_gets_its_burst_in_bytes_too_which_are_exact_if_ticks_overflow() -> None:
     message = qdisc.replace_tbf(7, 0x10000, ROOT, rate_bytes_s=125, burst_bytes=131_106, limit_bytes=131_106)
     options = 36 + 4 + 4 + 4  # the heads of the message, tcmsg, TCA_KIND "tbf", the head of TCA_OPTIONS
     values = attribute_values(bytes(message), options)
@@ -92,7 +92,7 @@ FIELDS = HEADER.size + 20 + 4 + 8 + 4  # of tc_netem_qopt: after tcmsg, TCA_KIND
 
 
 @pytest.mark.parametrize("field", [3, 4])  # gap (reordering), duplicate
-def test_a_netem_of_somebody_else_s_that_does_more_is_told_from_ours(field: int) -> None:
+def test_a_netem_that_does_more_than_labctl_sets_is_recognised(field: int) -> None:
     message = qdisc.replace_netem(7, 0x20000, ROOT, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=5)
     assert not echoed(message).has_more
     message[FIELDS + field * 4 : FIELDS + field * 4 + 4] = b"\xff\xff\xff\x0f"

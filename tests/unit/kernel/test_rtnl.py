@@ -89,7 +89,7 @@ def test_a_gateway_of_the_other_family_is_a_mistake_of_the_caller() -> None:
         rtnl.new_route(1, IPv4Network("10.0.0.0/8"), IPv6Network("2001:db8::/64")[1])
 
 
-def test_a_message_knows_its_length_and_asks_for_an_answer() -> None:
+def test_a_message_has_its_length_and_requests_an_acknowledgement() -> None:
     message = rtnl.set_up(7, True)
     length, type, flags, sequence, _ = HEADER.unpack_from(message)
     assert (length, type, flags, sequence) == (len(message), RTM_NEWLINK, 0x5, 0)

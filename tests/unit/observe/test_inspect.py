@@ -1,4 +1,4 @@
-"""What an interface does to the packets that it sends, from the queueing disciplines that the kernel tells of."""
+"""Impairments of an interface, from the queueing disciplines that the kernel reports."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def test_disciplines_of_an_interface_are_one_impairment(
     assert said is None or str(sending) == said
 
 
-def test_what_the_kernel_made_by_itself_and_what_has_gone_since_are_none() -> None:
+def test_default_disciplines_and_those_of_removed_interfaces_are_ignored() -> None:
     its_own = KernelQdisc(2, "noqueue", 0, ROOT)
     assert combine({2: "eth0"}, [its_own, KernelQdisc(3, "tbf", 0xF10000, ROOT, rate_bit_s=8000)]) == {}

@@ -28,7 +28,7 @@ def test_one_host_has_nobody_to_ask() -> None:
 
 
 @pytest.mark.parametrize("count", [101, 300, 1000])
-def test_of_many_hosts_each_asks_and_is_asked_by_equally_many_others(count: int) -> None:
+def test_of_many_hosts_each_pings_and_is_pinged_by_equally_many_others(count: int) -> None:
     planned = build(topology.load(f"star:{count}"))
     nodes = pingable_nodes(planned, routers=False)
     tries = [each for each in choose_pairs(planned, nodes) if each.family == "4"]
@@ -41,6 +41,6 @@ def test_of_many_hosts_each_asks_and_is_asked_by_equally_many_others(count: int)
     assert ("h1", "h2") in {(each.source, each.target) for each in tries}
 
 
-def test_every_pair_of_many_hosts_is_tested_when_asked_for() -> None:
+def test_every_pair_of_many_hosts_is_chosen_on_request() -> None:
     planned = build(topology.load("star:101"))
     assert len(choose_pairs(planned, pingable_nodes(planned, routers=False), every_pair=True)) == 101 * 100 * 2
