@@ -13,7 +13,7 @@ import select
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 
-from labctl.errors import KernelError, LabImpossible
+from labctl.errors import LabImpossible, kernel_errors
 from labctl.kernel.syscalls import write_once
 from labctl.structs import Struct
 from labctl.unpatched import monotonic
@@ -67,13 +67,11 @@ def find_parents(needed: Collection[Controller]) -> tuple[Parent, ...]:
 def make_base(parent: Parent, name: str) -> str:
     """Create the group for the groups of a lab's nodes, and return its path. KernelError."""
     path = os.path.join(parent.path, name)
-    try:
+    with kernel_errors(f"control group {path}", "create it"):
         os.mkdir(path, 0o755)
         if parent.version == 2:
             enabled = " ".join(f"+{controller}" for controller in parent.controllers)
             write_once(os.path.join(path, "cgroup.subtree_control"), enabled)
-    except OSError as error:
-        raise KernelError(f"control group {path}", "make it", error.errno or 0, detail=str(error)) from error
     return path
 
 
@@ -94,17 +92,14 @@ def make_group(
     if not limits:
         return None
     path = os.path.join(base, name)
-    try:
+    with kernel_errors(f"control group {path}", "set its limits"):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o755)
         for file, value in limits:
-            if not file.startswith("?"):
-                write_once(os.path.join(path, file), value)
-            elif os.path.exists(os.path.join(path, file[1:])):
-                write_once(os.path.join(path, file[1:]), value)
+            is_optional, file_path = file.startswith("?"), os.path.join(path, file.removeprefix("?"))
+            if not is_optional or os.path.exists(file_path):
+                write_once(file_path, value)
         return os.open(os.path.join(path, PROCS), os.O_WRONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise KernelError(f"control group {path}", "set its limits", error.errno or 0, detail=str(error)) from error
 
 
 def remove_base(path: str, *, timeout_s: float = REMOVE_TIMEOUT_S) -> None:

@@ -54,7 +54,7 @@ def open_host(network: int, hostname: str, files: Mapping[str, str], subject: st
         except OSError as error:
             if error.errno in _REFUSED:
                 return None
-            raise KernelError(subject, "be entered by a thread", error.errno or 0, detail=str(error)) from error
+            raise KernelError(subject, "be entered by a thread", error.errno or 0) from error
         undo.pop_all()
         return host
 

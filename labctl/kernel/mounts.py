@@ -378,4 +378,4 @@ def _kernel_errors(subject: str, attempted: str, hint: str = "") -> Iterator[Non
     try:
         yield
     except OSError as error:
-        raise KernelError(subject, attempted, error.errno or 0, detail=str(error), hint=hint) from error
+        raise KernelError(subject, attempted, error.errno or 0, detail=error.filename or "", hint=hint) from error
