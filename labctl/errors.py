@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import errno as errno_module
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -102,12 +102,14 @@ class KernelError(LabError):
 
 
 @contextmanager
-def kernel_errors(subject: str, attempted: str, *, hint: str = "") -> Iterator[None]:
-    """Raise an OSError of the `with` block as KernelError."""
+def kernel_errors(subject: str, attempted: str, *, hint: str | Mapping[int, str] = "") -> Iterator[None]:
+    """Raise an OSError of the `with` block as KernelError; `hint` may depend on the errno."""
     try:
         yield
     except OSError as error:
-        raise KernelError(subject, attempted, error.errno or 0, hint=hint) from error
+        number = error.errno or 0
+        text = hint if isinstance(hint, str) else hint.get(number, "")
+        raise KernelError(subject, attempted, number, hint=text) from error
 
 
 class LabGone(LabError):

@@ -134,6 +134,7 @@ MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
 MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies
 MAX_REQUEST_BYTES = 64 << 20  # of any other request: a plan of some 1,000 routers
 
+STATUS = struct.Struct("=i")  # on a status pipe, once: the exit status, or minus the signal's number
 # Logs of detached processes: the size of a half, and an entry of NAME.streams: offset, 0 for stdout or 1 for stderr.
 HALF_BYTES = 8 << 20
 SWITCH = struct.Struct("=II")

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import signal
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,13 +13,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import LabctlError, LabGone
-from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessState, ProcessUpdate
+from labctl.lab.protocol import HALF_BYTES, STATUS, SWITCH, ProcessState, ProcessUpdate
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-
-
-STATUS = struct.Struct("=i")
 
 
 class Process:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from labctl.errors import KernelError, LabError
+from labctl.errors import LabError, kernel_errors
 from labctl.kernel import cgroup, nat
 from labctl.structs import Struct, msgspec
 from labctl.unpatched import monotonic
@@ -75,13 +75,10 @@ def open_directory() -> int:
     """Open the directory of records, made if it is missing; the caller owns the descriptor. LabError."""
     from labctl.lab.client.state_dir import opened_state
 
-    with opened_state() as state:
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(DIRECTORY, 0o700, dir_fd=state)
-            return os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | _FLAGS, dir_fd=state)
-        except OSError as error:
-            raise KernelError("state directory", f"make {DIRECTORY} in it", error.errno or 0) from error
+    with opened_state() as state, kernel_errors("state directory", f"make {DIRECTORY} in it"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(DIRECTORY, 0o700, dir_fd=state)
+        return os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | _FLAGS, dir_fd=state)
 
 
 @contextmanager
@@ -102,18 +99,15 @@ def exclusive(directory: int) -> Iterator[None]:
 
 
 def write(directory: int, identity: str, changes: HostChanges) -> Record:
-    """Write a record, inside `exclusive`, before what it says is done. The record owns a copy of `directory`."""
+    """Write a record before the changes, inside `exclusive`. The record owns a copy of `directory`."""
     name = identity + SUFFIX
-    with ExitStack() as stack:
-        try:
-            own = os.dup(directory)
-            stack.callback(os.close, own)
-            file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=directory)
-            stack.callback(os.close, file)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(file, json.dumps(msgspec.to_builtins(changes)).encode("ascii"))
-        except OSError as error:
-            raise KernelError(f"lab {changes.lab}", "write its journal", error.errno or 0) from error
+    with ExitStack() as stack, kernel_errors(f"lab {changes.lab}", "write its journal"):
+        own = os.dup(directory)
+        stack.callback(os.close, own)
+        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=directory)
+        stack.callback(os.close, file)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(file, json.dumps(msgspec.to_builtins(changes)).encode("ascii"))
         stack.pop_all()
     return Record(own, name, file, changes)
 

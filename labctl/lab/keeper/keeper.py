@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 from labctl.errors import InputError, KernelError, LabctlError, LabError, LabGone, kernel_errors
 from labctl.kernel import mounts, processes, syscalls
 from labctl.kernel.privilege import highest
+from labctl.lab import protocol
 from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, LOGS, LabDirectory
 from labctl.lab.keeper import spawn
 from labctl.lab.keeper.clients import Client, Connections, Timers
@@ -33,57 +33,15 @@ from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host,
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import ProcessTable
 from labctl.lab.keeper.transactions import RollbackActions, Transactions
-from labctl.lab.protocol import (
-    FOREIGN_CLIENT,
-    VERSION,
-    Apply,
-    BeginTransaction,
-    BindSocket,
-    Channel,
-    Describe,
-    Described,
-    Description,
-    Done,
-    Down,
-    Drop,
-    EndTransaction,
-    Failed,
-    Frame,
-    Hello,
-    Message,
-    NodeInfo,
-    Open,
-    OpenFile,
-    OpenLog,
-    OpenNetwork,
-    OpenSocket,
-    Processes,
-    ProcessRows,
-    Publish,
-    PutFile,
-    Reconcile,
-    Reply,
-    SetRollback,
-    SignalGroup,
-    SignalProcess,
-    Spawn,
-    SpawnCaller,
-    Spawned,
-    StartProcess,
-    StopProcess,
-    Undrop,
-    WatchProcess,
-    Welcome,
-)
 from labctl.plan.operations import changes_from_json, plan_from_json
 from labctl.structs import Struct, field, replace
 from labctl.topology.model import NO_NAME_SERVER, Node
 
 if TYPE_CHECKING:
     from labctl.lab.keeper.external import ExternalAccess
+    from labctl.plan.drop_rules import DropRule
 
 
-STATUS = struct.Struct("=i")  # on a status pipe, once: the exit status, or minus the signal's number
 COPY_BYTES = 1 << 20
 FILE_MAX_BYTES = 1 << 30  # of one file in the shared directory
 LOGGED_BUGS_MAX = 20
@@ -104,7 +62,7 @@ class Registration(Struct, frozen=True):
 class Answer(Struct):
     """A reply and its descriptors, which the keeper closes once they are sent."""
 
-    message: Reply = Done()
+    message: protocol.Reply = protocol.Done()
     descriptors: list[int] = field(default_factory=list)
 
 
@@ -113,8 +71,8 @@ class Keeper:
 
     def __init__(
         self,
-        request: Open,
-        channel: Channel,
+        request: protocol.Open,
+        channel: protocol.Channel,
         context: LabContext,
         table: NodeTable,
         hosts: dict[str, Host],
@@ -142,7 +100,7 @@ class Keeper:
         self.is_down = False
         self.logged_bugs = 0
         self.transactions = Transactions(self.processes, self.timers, hosts, self.state, self.reconcile)
-        self.rollback_actions = RollbackActions(table, lambda node: self.filter(self.host(node), Undrop(node)))
+        self.rollback_actions = RollbackActions(table, self.undrop)
 
     def serve(self, boot: int) -> None:
         """Answer requests until a client ends the lab, or boot or the owner ends; `boot` is a pipe from boot."""
@@ -186,7 +144,7 @@ class Keeper:
             sys.stderr.write(text)
         return text
 
-    def answer(self, client: Client, frame: Frame) -> None:
+    def answer(self, client: Client, frame: protocol.Frame) -> None:
         """Handle a request and send the reply, which may be an error."""
         try:
             answer = self.answer_to(client, frame)
@@ -196,111 +154,117 @@ class Keeper:
         if answer is not None:
             client.send(frame.number, answer.message, answer.descriptors)
 
-    def answer_to(self, client: Client, frame: Frame) -> Answer | None:
+    def answer_to(self, client: Client, frame: protocol.Frame) -> Answer | None:
         """Return the reply to a request, which may be an error; None when it is sent later."""
         try:
-            if isinstance(frame.message, Hello) and frame.message.version != VERSION:
-                return Answer(Welcome(VERSION, ()))  # a client of another version reports the difference
+            if isinstance(frame.message, protocol.Hello) and frame.message.version != protocol.VERSION:
+                return Answer(protocol.Welcome(protocol.VERSION, ()))  # the client reports the difference
             if len(frame.descriptors) != (needed := descriptors_needed(frame.message)):
                 name = type(frame.message).__name__
                 raise InputError(f"lab: cannot take {name} with {len(frame.descriptors)} descriptors: it has {needed}.")
             return self.handle(client, frame.number, frame.message, frame.descriptors)
         except LabctlError as error:
-            return Answer(Failed.of(error))
+            return _failed(error)
         except OSError as error:
-            return Answer(Failed.of(self.error_of(frame.message, error)))
+            return _failed(self.error_of(frame.message, error))
         except MemoryError:
-            return Answer(Failed.of(LabError("lab: cannot do this: out of memory. See `ulimit -v`.")))
+            return _failed(LabError("lab: cannot do this: out of memory. See `ulimit -v`."))
         except Exception:  # noqa: BLE001 - a bug here must reach the client, not end every program of the lab
-            return Answer(Failed.of(LabError(f"lab: the keeper failed. This is a bug.\n{self.log_bug()}")))
+            return _failed(LabError(f"lab: the keeper failed. This is a bug.\n{self.log_bug()}"))
 
-    def handle(self, client: Client, number: int, message: Message, descriptors: tuple[int, ...]) -> Answer | None:
+    def handle(
+        self, client: Client, number: int, message: protocol.Message, descriptors: tuple[int, ...]
+    ) -> Answer | None:
         """Handle one request; returns None when the answer is sent later."""
         if not client.is_admitted:
             self.admit(client, message, descriptors)
         match message:
-            case Spawn():
+            case protocol.Spawn():
                 return self.spawn_program(client, message, descriptors)
-            case SpawnCaller():
+            case protocol.SpawnCaller():
                 return self.spawn_caller(client, self.host(message.node))
-            case StartProcess():
+            case protocol.StartProcess():
                 info = self.processes.start(self.host(message.node), message)
                 self.transactions.has_started(client, (info.node, info.name))
-                return Answer(ProcessRows((info,)))
-            case StopProcess():
+                return Answer(protocol.ProcessRows((info,)))
+            case protocol.StopProcess():
                 self.transactions.will_stop(client, (message.node, message.name))
                 self.processes.stop(
                     self.host(message.node),
                     message.name,
-                    lambda info: client.send(number, ProcessRows((info,))),
+                    lambda info: client.send(number, protocol.ProcessRows((info,))),
                     message.number,
                 )
                 return None
-            case SignalProcess():
+            case protocol.SignalProcess():
                 host = self.host(message.node)
                 is_sent = self.processes.send_signal(host, message.name, message.number, group=message.group)
-                return Answer(Done(int(is_sent)))
-            case WatchProcess():
+                return Answer(protocol.Done(int(is_sent)))
+            case protocol.WatchProcess():
                 host = self.host(message.node)
-                return Answer(Done(), self.processes.watch(host, message.name, updates=message.updates))
-            case OpenLog():
-                self.processes.open_log(message.node, message.name, lambda opened: client.send(number, Done(), opened))
+                return Answer(descriptors=self.processes.watch(host, message.name, updates=message.updates))
+            case protocol.OpenLog():
+                self.processes.open_log(
+                    message.node, message.name, lambda opened: client.send(number, protocol.Done(), opened)
+                )
                 return None
-            case OpenSocket():
+            case protocol.OpenSocket():
                 return self.open_socket(self.host(message.node), message)
-            case OpenNetwork():
-                return Answer(Done(), [os.dup(self.host(message.node).network)])
-            case OpenFile():
+            case protocol.OpenNetwork():
+                return Answer(descriptors=[os.dup(self.host(message.node).network)])
+            case protocol.OpenFile():
                 return self.open_file(client, number, self.host(message.node), message)
-            case BindSocket():
+            case protocol.BindSocket():
                 task = spawn.bind_socket(self.host(message.node), self.context, message, descriptors[0])
                 self.answer_later(client, number, task, _closed)
                 return None
-            case Hello():
-                return Answer(Welcome(VERSION, tuple(self.hosts)))
-            case Describe():
-                return Answer(Described(self.description()))
-            case Processes():
-                return Answer(ProcessRows(tuple(self.processes.infos())))
-            case BeginTransaction():
+            case protocol.Hello():
+                return Answer(protocol.Welcome(protocol.VERSION, tuple(self.hosts)))
+            case protocol.Describe():
+                return Answer(protocol.Described(self.description()))
+            case protocol.Processes():
+                return Answer(protocol.ProcessRows(tuple(self.processes.infos())))
+            case protocol.BeginTransaction():
                 self.transactions.begin(client, number)
                 return None
-            case EndTransaction():
+            case protocol.EndTransaction():
                 self.transactions.end(client, number, commit=message.commit)
                 return None
-            case Reconcile():
+            case protocol.Reconcile():
                 self.transactions.check(client)
                 self.reconcile(message)
-            case Apply():
+            case protocol.Apply():
                 execute(changes_from_json(message.operations), self.table)
-            case SetRollback():
+            case protocol.SetRollback():
                 self.rollback_actions.set(client, message)
-            case PutFile():
+            case protocol.PutFile():
                 self.put_file(message, descriptors[0])
-            case Drop() | Undrop():
-                self.filter(self.host(message.node), message)
-            case SignalGroup():
+            case protocol.Drop():
+                self.drop(message.node, message.rule)
+            case protocol.Undrop():
+                self.undrop(message.node)
+            case protocol.SignalGroup():
                 self.signal_group(message)
-            case Publish():
+            case protocol.Publish():
                 self.publish(owned=message.owned)
-            case Down():
+            case protocol.Down():
                 self.is_down = True
             case _:
                 raise LabError(f"lab: cannot take {type(message).__name__} from a client.")
         return Answer()
 
-    def admit(self, client: Client, message: Message, descriptors: tuple[int, ...]) -> None:
+    def admit(self, client: Client, message: protocol.Message, descriptors: tuple[int, ...]) -> None:
         """Serve this client from here on. LabError unless it proves that it is in the owner's PID namespace."""
         subject = f"lab {self.context.lab}"
-        if not isinstance(message, Hello):
+        if not isinstance(message, protocol.Hello):
             raise LabError(f"{subject}: cannot take {type(message).__name__} as a client's first request.")
         # No other file has that link text, and stat(2) of a client's descriptor may block.
         namespaces = [os.readlink(f"/proc/self/fd/{each}") for each in descriptors]
         if self.registration is None or namespaces != [self.registration.pid_namespace]:
-            raise LabError(f"{subject}: {FOREIGN_CLIENT}")
+            raise LabError(f"{subject}: {protocol.FOREIGN_CLIENT}")
         client.is_admitted = True
 
-    def error_of(self, message: Message, error: OSError) -> KernelError:
+    def error_of(self, message: protocol.Message, error: OSError) -> KernelError:
         """Return the error for a system call that no handler foresaw."""
         number = error.errno or 0
         attempted = f"carry out {type(message).__name__}"
@@ -315,7 +279,7 @@ class Keeper:
             raise LabError(f"lab {self.context.lab}: no node {name}. Its nodes: {', '.join(self.hosts)}.")
         return host
 
-    def spawn_program(self, client: Client, request: Spawn, descriptors: tuple[int, ...]) -> Answer:
+    def spawn_program(self, client: Client, request: protocol.Spawn, descriptors: tuple[int, ...]) -> Answer:
         """Start a program that ends with its client."""
         host = self.host(request.node)
         started = spawn.start_program(host, self.context, request, descriptors)
@@ -338,7 +302,7 @@ class Keeper:
         except OSError:
             os.close(status)
             raise
-        return Answer(Spawned(started.pid, started.pid_on_host), [status, pidfd])
+        return Answer(protocol.Spawned(started.pid, started.pid_on_host), [status, pidfd])
 
     def spawn_caller(self, client: Client, host: Host) -> Answer:
         """Fork a caller on the host."""
@@ -379,14 +343,14 @@ class Keeper:
         """Return the paths on the machine of the nodes' network namespaces."""
         return {node: f"/proc/{self.pid}/fd/{self.table[node].fd}" for node in nodes}
 
-    def description(self) -> Description:
+    def description(self) -> protocol.Description:
         """Describe the lab."""
         paths = self.network_paths(self.hosts)
         nodes = (
-            NodeInfo(name, host.node.kind.value, paths[name], host.init.machine_pid if host.init else 0)
+            protocol.NodeInfo(name, host.node.kind.value, paths[name], host.init.machine_pid if host.init else 0)
             for name, host in self.hosts.items()
         )
-        return Description(
+        return protocol.Description(
             name=self.context.lab,
             topology=self.opened.topology,
             uid=self.opened.uid,
@@ -399,11 +363,11 @@ class Keeper:
             plan_json=self.opened.plan,
         )
 
-    def state(self) -> Reconcile:
+    def state(self) -> protocol.Reconcile:
         """Return the lab's state as the request that restores it."""
-        return Reconcile(self.opened.topology, self.opened.plan, self.opened.source)
+        return protocol.Reconcile(self.opened.topology, self.opened.plan, self.opened.source)
 
-    def reconcile(self, request: Reconcile) -> None:
+    def reconcile(self, request: protocol.Reconcile) -> None:
         """Change the lab to another plan, whole or not at all."""
         from labctl.lab.keeper.reconcile import reconcile
         from labctl.plan.diff import difference, refuse_changes
@@ -452,13 +416,13 @@ class Keeper:
             os.close(host.init.pidfd)  # `reap` reaps it
             host.init = None
 
-    def open_socket(self, host: Host, request: OpenSocket) -> Answer:
+    def open_socket(self, host: Host, request: protocol.OpenSocket) -> Answer:
         """Make a socket in the host's network namespace."""
         with kernel_errors(host.subject, "make a socket"):
             sock = self.table.socket(host.name, request.family, request.type, request.proto)
-        return Answer(Done(), [sock.detach()])
+        return Answer(descriptors=[sock.detach()])
 
-    def open_file(self, client: Client, number: int, host: Host, request: OpenFile) -> Answer | None:
+    def open_file(self, client: Client, number: int, host: Host, request: protocol.OpenFile) -> Answer | None:
         """Open a file as the host sees it; those of its network stack without a process there.
 
         A process of the host opens any other, and the keeper does not wait for it: it may block (a FIFO).
@@ -467,9 +431,9 @@ class Keeper:
         if path.startswith(("/proc/net/", "/proc/sys/net/")):
             path = path.replace("/proc/net/", "/proc/thread-self/net/", 1)
             with self.table.entered(host.name), kernel_errors(host.subject, f"open {request.path}"):
-                return Answer(Done(), [os.open(path, request.flags | os.O_CLOEXEC, request.mode)])
+                return Answer(descriptors=[os.open(path, request.flags | os.O_CLOEXEC, request.mode)])
         task = spawn.open_file(host, self.context, request)
-        self.answer_later(client, number, task, lambda descriptor: Answer(Done(), [descriptor]))
+        self.answer_later(client, number, task, lambda descriptor: Answer(descriptors=[descriptor]))
         return None
 
     def answer_later(self, client: Client, number: int, task: spawn.Task, answer_of: Callable[[int], Answer]) -> None:
@@ -484,14 +448,14 @@ class Keeper:
             try:
                 answer = answer_of(task.descriptor())
             except LabctlError as error:
-                answer = Answer(Failed.of(error))
+                answer = _failed(error)
             client.send(number, answer.message, answer.descriptors)
 
         self.tasks[descriptor] = finish
         self.connections.watch(descriptor)
         self.timers.after(spawn.TASK_TIMEOUT_S, finish)
 
-    def put_file(self, request: PutFile, content: int) -> None:
+    def put_file(self, request: protocol.PutFile, content: int) -> None:
         """Copy the file that is open at `content` into the shared directory, whole or not at all."""
         target = os.path.join(SHARED_DIRECTORY, request.name)
         if os.path.normpath(target) != target or not target.startswith(SHARED_DIRECTORY + "/"):
@@ -511,17 +475,21 @@ class Keeper:
             os.close(writing)
         os.rename(unfinished, target)
 
-    def filter(self, host: Host, request: Drop | Undrop) -> None:
-        """Add a drop rule on the host, or remove them all."""
-        from labctl.lab.keeper.drop_rules import drop, undrop
+    def drop(self, node: str, rule: DropRule) -> None:
+        """Add a drop rule on the node."""
+        from labctl.lab.keeper.drop_rules import drop
 
-        with self.table.entered(host.name):
-            if isinstance(request, Drop):
-                drop(request.rule, host.name)
-            else:
-                undrop(host.name)
+        with self.table.entered(self.host(node).name):
+            drop(rule, node)
 
-    def signal_group(self, request: SignalGroup) -> None:
+    def undrop(self, node: str) -> None:
+        """Remove the node's drop rules."""
+        from labctl.lab.keeper.drop_rules import undrop
+
+        with self.table.entered(self.host(node).name):
+            undrop(node)
+
+    def signal_group(self, request: protocol.SignalGroup) -> None:
         """Signal the process group of a process that was not reaped; ignore one that has ended."""
         if request.process in self.status_pipes:
             with contextlib.suppress(ProcessLookupError):
@@ -546,7 +514,7 @@ class Keeper:
     def report_status(self, pipe: int, code: int) -> None:
         """Write an exit status to its status pipe, and close that."""
         try:
-            os.write(pipe, STATUS.pack(code))
+            os.write(pipe, protocol.STATUS.pack(code))
         except (BrokenPipeError, BlockingIOError):
             return  # the client closed its handle of this process, or filled the pipe
         finally:
@@ -567,8 +535,8 @@ class Keeper:
 
 
 def keep(
-    channel: Channel,
-    request: Open,
+    channel: protocol.Channel,
+    request: protocol.Open,
     number: int,
     boot: int,
     rootless: bool,
@@ -599,16 +567,16 @@ def keep(
             errno, hint = error.errno or 0, processes.remedy(error.errno or 0)
             raise KernelError(f"lab {request.lab}", "prepare it", errno, detail=str(error), hint=hint) from error
     except LabctlError as error:
-        channel.send(number, Failed.of(error), until=None)
+        channel.send(number, protocol.Failed.of(error), until=None)
         return
     with contextlib.suppress(LabGone):
-        keeper.owner.send(number, Done())
+        keeper.owner.send(number, protocol.Done())
         keeper.serve(boot)
 
 
 def _build(
-    channel: Channel,
-    request: Open,
+    channel: protocol.Channel,
+    request: protocol.Open,
     rootless: bool,
     registration: Registration | None,
     external: ExternalAccess | None,
@@ -653,12 +621,12 @@ def _build(
     return Keeper(request, channel, context, table, hosts, pid, logs, registration, external)
 
 
-def descriptors_needed(message: Message) -> int:
+def descriptors_needed(message: protocol.Message) -> int:
     """Return the number of descriptors that come with a request."""
     match message:
-        case Spawn(stdio=stdio):
+        case protocol.Spawn(stdio=stdio):
             return sum(stdio)
-        case PutFile() | BindSocket() | Hello():
+        case protocol.PutFile() | protocol.BindSocket() | protocol.Hello():
             return 1
         case _:
             return 0
@@ -671,6 +639,10 @@ def _size_in_memory(descriptor: int) -> int:
     except OSError as error:
         raise InputError("lab: cannot put a file: its content is not in a file of memfd_create(2).") from error
     return os.fstat(descriptor).st_size
+
+
+def _failed(error: LabctlError) -> Answer:
+    return Answer(protocol.Failed.of(error))
 
 
 def _closed(descriptor: int) -> Answer:

@@ -24,6 +24,9 @@ STORE = "/run/host-files"
 INSIDE = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 START_TIMEOUT_S = 20.0  # for a child's steps before it is the program; milliseconds, unless the machine is swamped
 READY = b"ready"
+_LIMITS = {
+    errno.ENOSPC: "A limit on namespaces is reached: see `sysctl -a --pattern 'user.max_(pid|mnt|uts|ipc)_namespaces'`."
+}
 # Variables that are dropped where hosts do not see the directory that they name.
 _DIRECTORY_VARIABLES = ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")
 
@@ -79,11 +82,8 @@ def start_init(host: Host, context: LabContext) -> Init:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            try:
+            with kernel_errors(host.subject, "make a PID namespace", hint=_LIMITS):
                 syscalls.unshare(syscalls.CLONE_NEWPID)
-            except OSError as error:
-                attempted = "make a PID namespace"
-                raise KernelError(host.subject, attempted, error.errno or 0, hint=_limit_hint(error)) from error
             try:
                 pid = processes.fork(lambda: _init(host, context, writing))
             finally:
@@ -132,10 +132,8 @@ def fork_on_host(host: Host, context: LabContext, body: Callable[[], None]) -> i
         body()
 
     try:
-        return processes.fork_closed(child)
-    except OSError as error:
-        hint = "Its init has ended." if error.errno == errno.ENOMEM else ""
-        raise KernelError(host.subject, "start a process", error.errno or 0, hint=hint) from error
+        with kernel_errors(host.subject, "start a process", hint={errno.ENOMEM: "Its init has ended."}):
+            return processes.fork_closed(child)
     finally:
         syscalls.setns(context.own_pid_namespace, syscalls.CLONE_NEWPID)
 
@@ -200,19 +198,11 @@ def _init(host: Host, context: LabContext, writing: int) -> None:
         signal.pause()
 
 
-def _limit_hint(error: OSError) -> str:
-    if error.errno != errno.ENOSPC:
-        return ""
-    return "A limit on namespaces is reached: see `sysctl -a --pattern 'user.max_(pid|mnt|uts|ipc)_namespaces'`."
-
-
 def _make_namespaces(host: Host, context: LabContext) -> None:
-    try:
+    with kernel_errors(host.subject, "make its namespaces", hint=_LIMITS):
         syscalls.setns(host.network, syscalls.CLONE_NEWNET)
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
         syscalls.sethostname(os.fsencode(host.name)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
-    except OSError as error:
-        raise KernelError(host.subject, "make its namespaces", error.errno or 0, hint=_limit_hint(error)) from error
     mounts.make_root(context.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
     make_run_directories(context.run_directories.get())
     tree = host.node.tree
