@@ -17,6 +17,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 from labctl.errors import KernelError
 from labctl.kernel import mounts
@@ -297,24 +298,9 @@ class RunDirectory(Struct, frozen=True):
 LOCK = RunDirectory("/run/lock", 0o1777)
 
 
-class RunDirectories:
-    """The directories of this machine's packages; `get` searches for them once."""
-
-    def __init__(self) -> None:
-        self._found: tuple[RunDirectory, ...] | None = None
-
-    def __repr__(self) -> str:
-        return f"<RunDirectories, {'not yet searched' if self._found is None else len(self._found)}>"
-
-    def get(self) -> tuple[RunDirectory, ...]:
-        """Return them, each after those above it."""
-        if self._found is None:
-            self._found = run_directories()
-        return self._found
-
-
+@cache
 def run_directories(
-    tmpfiles: Iterable[str] = TMPFILES, units: Iterable[str] = UNITS, passwd: str = PASSWD
+    tmpfiles: tuple[str, ...] = TMPFILES, units: tuple[str, ...] = UNITS, passwd: str = PASSWD
 ) -> tuple[RunDirectory, ...]:
     """Search this machine's packages for directories in /run; returns each after those above it."""
     found = {LOCK.path: LOCK}

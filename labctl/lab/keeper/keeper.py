@@ -28,7 +28,6 @@ from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, LOGS, LabDirectory
 from labctl.lab.keeper import spawn
 from labctl.lab.keeper.clients import Client, Connections, Timers
 from labctl.lab.keeper.executor import execute
-from labctl.lab.keeper.file_tree import RunDirectories
 from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, LabContext
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import ProcessTable
@@ -606,7 +605,6 @@ def _build(
         rootless=rootless,
         highest_uid=highest("uid"),
         highest_gid=highest("gid"),
-        run_directories=RunDirectories(),
         resolv_conf=external.resolv_conf if external is not None else NO_NAME_SERVER,
     )
     table = NodeTable()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno, kernel_errors
 from labctl.kernel import mounts, processes, syscalls
-from labctl.lab.keeper.file_tree import RunDirectories, build_tree, make_run_directories
+from labctl.lab.keeper.file_tree import build_tree, make_run_directories, run_directories
 from labctl.lab.protocol import Failed, Pairs, decode, encode
 from labctl.structs import Struct, replace
 from labctl.topology.model import HOSTS, NO_NAME_SERVER, RESOLV_CONF, Node, PlacedFile
@@ -44,7 +44,6 @@ class LabContext(Struct, frozen=True):
     rootless: bool  # the lab lives in a user namespace
     highest_uid: int  # programs can run as 0 to this; in a user namespace perhaps as 0 alone
     highest_gid: int
-    run_directories: RunDirectories
     resolv_conf: str = NO_NAME_SERVER
 
 
@@ -78,7 +77,7 @@ class Host(Struct):
 
 def start_init(host: Host, context: LabContext) -> Init:
     """Make the host's mount, UTS, IPC and PID namespaces and its init. KernelError when the kernel refuses one."""
-    context.run_directories.get()  # here and not in a child, to search once for all hosts
+    run_directories()  # cached here and not in a child, to search once for all hosts
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         try:
@@ -204,7 +203,7 @@ def _make_namespaces(host: Host, context: LabContext) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
         syscalls.sethostname(os.fsencode(host.name)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
     mounts.make_root(context.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
-    make_run_directories(context.run_directories.get())
+    make_run_directories(run_directories())
     tree = host.node.tree
     if not tree.places(RESOLV_CONF) and not mounts.is_replaceable(RESOLV_CONF):
         tree = replace(tree, files=(*tree.files, PlacedFile(RESOLV_CONF, context.resolv_conf)))

@@ -108,7 +108,7 @@ def test_environments_with_bytes_that_are_no_text_survive() -> None:
         b'["Hello",' + b"9" * 100_000 + b"]",
     ],
 )
-def test_what_is_no_request_is_refused(body: bytes) -> None:
+def test_a_malformed_request_is_refused(body: bytes) -> None:
     with pytest.raises(Malformed, match=r"^lab: cannot read a message of \d+ bytes: .+"):
         decode(body, Request)
 
@@ -160,7 +160,7 @@ def test_half_a_message_is_the_end_of_the_lab() -> None:
             Channel(other).receive(until=time.monotonic() + 0.05)
 
 
-def test_nobody_listening_is_the_end_of_the_lab(ends: tuple[Channel, Channel]) -> None:
+def test_a_closed_connection_is_the_end_of_the_lab(ends: tuple[Channel, Channel]) -> None:
     ends[1].close()
     with pytest.raises(LabGone):
         ends[0].send(1, Done(), until=soon())

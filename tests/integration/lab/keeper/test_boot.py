@@ -59,7 +59,7 @@ def test_a_kind_of_namespace_that_is_switched_off_is_named(kind: str) -> None:
     assert f"sudo sysctl user.max_{kind}_namespaces=10000" in said
 
 
-def test_without_capabilities_a_user_namespace_is_what_helps() -> None:
+def test_without_capabilities_a_user_namespace_is_used() -> None:
     assert opening(ORDINARY) == "opened"
 
 
@@ -69,7 +69,7 @@ def test_without_capabilities_and_user_namespaces_the_setting_is_named() -> None
     assert "sudo sysctl user.max_user_namespaces=10000" in said
 
 
-def test_a_masked_proc_is_told_with_what_unmasks_it() -> None:
+def test_a_masked_proc_is_an_error_with_a_remedy() -> None:
     said = opening(MASK.format(path="/proc/fs") + ORDINARY)
     assert said.startswith("MachineError 3: lab pair: cannot mount /proc in a user namespace: EPERM")
     assert "systempaths=unconfined" in said
@@ -86,7 +86,7 @@ def test_a_limit_on_network_namespaces_that_is_reached_while_building_fails_the_
 
 
 @pytest.mark.parametrize("limit", [5, 9, 11])
-def test_too_few_descriptors_are_told(limit: int) -> None:
+def test_too_few_descriptors_are_an_error_with_a_remedy(limit: int) -> None:
     said = opening(f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))")
     assert "EMFILE" in said
     assert "ulimit -n" in said
@@ -94,7 +94,7 @@ def test_too_few_descriptors_are_told(limit: int) -> None:
 
 if os.geteuid() != 0:  # the limit does not hold for root
 
-    def test_too_few_processes_are_told() -> None:
+    def test_too_few_processes_are_an_error_with_a_remedy() -> None:
         said = opening("import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))")
         assert "EAGAIN" in said
         assert "ulimit -u" in said

@@ -211,7 +211,7 @@ def descriptors_of(keeper: int) -> frozenset[str]:
         b"\xff",
     ],
 )
-def test_what_is_no_request_is_answered_with_an_error(name: str, body: bytes) -> None:
+def test_a_malformed_request_is_answered_with_an_error(name: str, body: bytes) -> None:
     with raw_connection(name) as client:
         client.send(framed(body, 7))
         answer = Channel(client).receive(until=time.monotonic() + WAIT_S)
@@ -235,7 +235,7 @@ def test_what_is_no_request_is_answered_with_an_error(name: str, body: bytes) ->
         (HEADER.pack(2, 1, 0)[:1], 4),
     ],
 )
-def test_who_breaks_the_framing_is_disconnected(name: str, sent: bytes, descriptors: int) -> None:
+def test_a_client_that_breaks_the_framing_is_disconnected(name: str, sent: bytes, descriptors: int) -> None:
     with raw_connection(name) as client, Lab.attach(name) as lab:
         socket.send_fds(client, [sent], [0] * descriptors)
         client.settimeout(WAIT_S)
@@ -295,7 +295,7 @@ def test_a_file_that_could_block_the_keeper_is_not_copied(name: str, tmp_path: P
         os.close(descriptor)
 
 
-def test_nobody_waits_for_a_client_that_opens_a_fifo(name: str) -> None:
+def test_a_client_that_opens_a_fifo_blocks_no_other(name: str) -> None:
     with Lab.attach(name) as lab, greeted(name) as client:
         output(lab, "client", "mkfifo", "/tmp/fifo")
         started = time.monotonic()

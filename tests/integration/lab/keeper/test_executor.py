@@ -164,7 +164,7 @@ BY_HAND = [
 
 @inside
 @pytest.mark.parametrize("command", BY_HAND)
-def test_a_link_comes_up_with_what_it_had_before_not_with_what_the_plan_has(command: str) -> None:
+def test_a_link_comes_up_with_its_last_addresses_not_with_the_plans(command: str) -> None:
     with NetworkLab(*routed()) as lab:
         by_hand(lab, "left", command)
         before = kept(lab, "left")
@@ -208,7 +208,7 @@ def test_routes_of_routing_daemons_win_over_those_of_before_and_are_theirs_to_gi
 
 
 @inside
-def test_what_was_removed_from_a_link_that_is_down_stays_removed() -> None:
+def test_an_address_removed_from_a_link_that_is_down_stays_removed() -> None:
     with NetworkLab(*routed()) as lab:
         lab.apply(SetDown("left", "eth0"))
         lab.apply(
@@ -241,7 +241,7 @@ def test_both_ends_of_a_link_may_go_down_and_up_together() -> None:
 
 
 @inside
-def test_setting_up_what_is_up_changes_nothing() -> None:
+def test_setting_up_an_interface_that_is_up_changes_nothing() -> None:
     with NetworkLab(*pair()) as lab:
         lab.apply(SetUp("client", "eth0"), SetUp("client", "eth0"))
         assert_reaches(lab, "client", "192.0.2.2", "2001:db8::2")
@@ -347,7 +347,7 @@ def test_nothing_is_made_in_the_home_namespace() -> None:
 
 
 @inside
-def test_what_is_given_again_with_a_link_that_was_down_is_no_mistake() -> None:
+def test_adding_again_what_a_link_lost_while_down_is_no_error() -> None:
     with NetworkLab(*routed()) as lab:
         given = [each for each in routed() if isinstance(each, AddAddress | AddRoute) and each.node == "left"]
         lab.apply(SetDown("left", "eth0"))
@@ -358,7 +358,7 @@ def test_what_is_given_again_with_a_link_that_was_down_is_no_mistake() -> None:
 
 
 @inside
-def test_what_was_refused_is_not_given_again() -> None:
+def test_a_refused_route_is_not_restored_with_its_link() -> None:
     with NetworkLab(*pair()) as lab:
         refusal(lab, AddRoute("client", ip_network("10.0.0.0/8"), ip_address("203.0.113.1"), "eth0"))
         lab.apply(SetDown("client", "eth0"), SetUp("client", "eth0"))

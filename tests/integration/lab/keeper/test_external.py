@@ -74,7 +74,7 @@ def test_hosts_reach_the_world_by_ipv6_through_a_machine_that_is_a_router() -> N
 
 
 @inside
-def test_without_ipv6_on_the_machine_hosts_are_told_at_once_that_there_is_no_route() -> None:
+def test_without_ipv6_on_the_machine_connections_fail_at_once() -> None:
     with Machine(with_ipv6=False), Lab.open(plan_of(NAT)) as lab, lab.socket("far", V6, socket.SOCK_STREAM) as sock:
         sock.settimeout(5)
         with pytest.raises(OSError, match="unreachable"):
@@ -169,7 +169,7 @@ def test_of_two_labs_the_last_one_restores() -> None:
 
 
 @inside
-def test_what_somebody_else_changed_meanwhile_is_left_to_them() -> None:
+def test_settings_that_others_changed_meanwhile_are_not_restored() -> None:
     with Machine():
         with Lab.open(plan_of(NAT)):
             write_sysctl(UP0, "0")
@@ -273,7 +273,7 @@ def test_a_network_that_the_machine_has_is_not_used_for_the_pair() -> None:
 
 
 @inside
-def test_no_two_labs_are_given_the_same_network() -> None:
+def test_no_two_labs_get_the_same_network() -> None:
     first, _, one = nat.reserve_network((), 1000)
     second, _, two = nat.reserve_network((), 1000)
     with one, two:
@@ -282,8 +282,8 @@ def test_no_two_labs_are_given_the_same_network() -> None:
 
 
 @for_ordinary_users("root may have nat")
-def test_an_ordinary_user_is_told_that_nat_is_roots() -> None:
-    with pytest.raises(MachineError, match="router gw: cannot use `nat`: only root may"):
+def test_nat_requires_root() -> None:
+    with pytest.raises(MachineError, match="router gw: cannot use `nat`: only root"):
         Lab.open(plan_of(NAT))
 
 

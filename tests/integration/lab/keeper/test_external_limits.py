@@ -130,7 +130,7 @@ def test_no_group_is_left_whatever_is_killed(killed: str) -> None:
 
 
 @for_machines_without("control groups", is_there=allowed(*Controller))
-def test_a_machine_without_control_groups_is_told_with_a_remedy() -> None:
+def test_a_machine_without_control_groups_is_an_error_with_a_remedy() -> None:
     started = time.monotonic()
     with pytest.raises(MachineError, match=r"cannot limit its hosts: .* Try: "):
         limited("pids: 30, memory: 64MiB, cpu: 50%")

@@ -115,7 +115,7 @@ links: [[a, b]]
     assert Path("/etc/resolv.conf").read_bytes() == machine
 
 
-def test_a_bind_is_read_only_unless_it_is_said_to_be_writable(tmp_path: Path) -> None:
+def test_a_bind_is_read_only_unless_declared_writable(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/f").write_text("first")
     text = """
@@ -161,7 +161,7 @@ hosts:
     assert not Path("/var/lib/x").exists()
 
 
-def test_what_is_given_may_lie_in_a_private_directory(tmp_path: Path) -> None:
+def test_placed_files_and_binds_may_lie_in_a_private_directory(tmp_path: Path) -> None:
     (tmp_path / "d/sub").mkdir(parents=True)
     (tmp_path / "d/sub/f").write_text("f")
     text = """
@@ -193,7 +193,7 @@ def test_an_owner_is_that_of_the_machines_databases(tmp_path: Path) -> None:
         lab.spawn("a", ["true"])
 
 
-def test_a_source_that_has_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     with opened(tmp_path, "hosts: {a: {files: {/srv/lab-x: {source: f}}}}\n") as lab:
         (tmp_path / "f").unlink()
@@ -269,7 +269,7 @@ links: [[a, b]]
         assert output(lab, "a", "cat", "/etc/lab-conf") == "new"
 
 
-def test_scenarios_write_to_what_is_the_hosts_own_and_run_what_is_placed(tmp_path: Path) -> None:
+def test_scenarios_write_to_the_hosts_own_directories_and_run_placed_programs(tmp_path: Path) -> None:
     header = (
         "topology:\n  hosts:\n    a:\n      private: [/var/lib/lab-only]\n"
         "      files: {/usr/local/bin/lab-tool: {content: \"#!/bin/sh\\necho tool\\n\", mode: '755'}}\n    b: {}\n"
@@ -318,7 +318,7 @@ def test_a_file_tree_travels_with_plans_and_back_to_a_file(tmp_path: Path) -> No
     assert "# not in this script: place /srv/x on a\n" in render_shell(plan)
 
 
-def test_inspect_lists_what_a_topology_gives_its_nodes(tmp_path: Path) -> None:
+def test_inspect_lists_the_file_trees_of_nodes(tmp_path: Path) -> None:
     import json
 
     import jsonschema

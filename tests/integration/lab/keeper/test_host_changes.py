@@ -10,11 +10,11 @@ import pytest
 from labctl.lab.keeper import host_changes
 
 
-def test_whoever_changes_the_machine_may_ask_which_network_namespace_this_is() -> None:
+def test_the_inode_of_the_network_namespace_needs_no_privilege() -> None:
     assert host_changes.network_inode() == os.stat("/proc/self/ns/net").st_ino
 
 
-def test_records_are_looked_through_without_any_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abandoned_records_are_searched_without_privilege(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path))
     directory = host_changes.open_directory()

@@ -39,7 +39,7 @@ def refusal(lab: NetworkLab, *operations: Operation) -> KernelError:
 
 @pytest.mark.stock_kernel
 @inside
-def test_an_address_given_twice_is_told_with_its_interface() -> None:
+def test_an_address_given_twice_is_an_error_that_names_its_interface() -> None:
     with NetworkLab(*pair()) as lab:
         again = AddAddress("server", "eth0", ip_interface("192.0.2.2/24"))
         fine = AddAddress("server", "eth0", ip_interface("192.0.2.3/24"))
@@ -63,7 +63,7 @@ def test_a_gateway_that_is_not_on_the_link_is_refused_with_the_kernels_words() -
 
 
 @inside
-def test_of_many_refusals_the_first_is_told_and_the_others_are_counted() -> None:
+def test_of_many_refusals_the_first_is_reported_and_the_others_are_counted() -> None:
     with NetworkLab(*pair()) as lab:
         gone = [AddRoute("client", ip_network(f"10.{n}.0.0/16"), ip_address("203.0.113.1"), "eth0") for n in range(100)]
         error = refusal(lab, *gone)
@@ -88,7 +88,9 @@ def test_of_many_refusals_the_first_is_told_and_the_others_are_counted() -> None
         str(value).replace(" ", "-") if isinstance(value, SetSysctl | MakeNode | SetUp | AddAddress) else ""
     ),
 )
-def test_what_cannot_be_done_is_told(operation: Operation, subject: str, number: int) -> None:
+def test_an_impossible_operation_is_an_error_that_names_its_object(
+    operation: Operation, subject: str, number: int
+) -> None:
     with NetworkLab(*pair()) as lab:
         error = refusal(lab, operation)
         assert (error.subject, error.errno) == (subject, number)

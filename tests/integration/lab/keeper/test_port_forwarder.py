@@ -72,7 +72,7 @@ def test_a_connection_to_the_machines_loopback_reaches_the_host(where: str, list
 
 @pytest.mark.stock_kernel
 @inside
-def test_only_the_loopback_addresses_are_taken_unless_one_is_given() -> None:
+def test_without_an_address_only_the_loopback_addresses_are_bound() -> None:
     with Machine(), Lab.open(plan_of(text('"8080:80"', f'"{MACHINE4}:8081:80"'))) as lab, server(lab, "0.0.0.0", 80):
         with pytest.raises(ConnectionRefusedError):
             client(MACHINE4, 8080)
@@ -121,7 +121,7 @@ def filled(sock: socket.socket) -> list[int]:
 
 
 @inside
-def test_a_port_that_nobody_has_on_the_host_resets_the_connection() -> None:
+def test_a_port_without_a_server_on_the_host_resets_the_connection() -> None:
     with (
         Machine(),
         Lab.open(plan_of(text('"8080:80"'))),
@@ -189,7 +189,7 @@ def test_more_connections_than_are_carried_at_once_wait_for_others_to_end() -> N
 
 
 @inside
-def test_a_port_in_use_is_told_before_anything_is_made() -> None:
+def test_a_port_in_use_is_an_error_before_anything_is_made() -> None:
     told = r"host web: cannot take the machine's port 127.0.0.1:8080/tcp .*EADDRINUSE"
     with Machine(), socket.create_server(("127.0.0.1", 8080)), pytest.raises(MachineError, match=told):
         Lab.open(plan_of(text('"8080:80"')))

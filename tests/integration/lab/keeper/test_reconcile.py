@@ -147,7 +147,7 @@ def test_a_connection_between_untouched_hosts_survives_any_edit(edit: str, famil
 
 @inside
 @pytest.mark.parametrize("server", ["10.2.0.2", "fd02::2"])
-def test_what_is_inserted_in_the_middle_leaves_the_later_links_as_they_are(server: str) -> None:
+def test_inserting_a_link_in_the_middle_leaves_the_later_links_unchanged(server: str) -> None:
     nodes, later = "hosts: {a: , b: , c: , d: , e: }", "{ends: [a, b], ipv4: 10.2.0.0/24, ipv6: 'fd02::/64'}"
     old = built(nodes, "networks: {lan: {members: [c, e]}}", f"links: [{later}]")
     new = built(nodes, "networks: {lan: {members: [c, d, e]}}", f"links: [[c, d], {later}]")
@@ -191,7 +191,7 @@ def test_an_edit_that_fails_at_its_beginning_is_undone(edit: str) -> None:
 
 @pytest.mark.stock_kernel
 @inside
-def test_what_is_raised_inside_undoes_the_change() -> None:
+def test_an_exception_inside_the_with_rolls_the_change_back() -> None:
     old, new = built("star:3"), built("star:2")
     with NetworkLab(*old.operations) as lab:
         before = snapshot(lab, indexes=False)
@@ -223,7 +223,7 @@ def test_a_new_host_is_reached_at_once_also_under_the_address_of_an_old_one() ->
 
 @pytest.mark.stock_kernel
 @inside
-def test_settings_go_back_to_what_they_were_before_the_lab() -> None:
+def test_sysctls_are_reset_to_their_values_before_the_lab() -> None:
     old = built("hosts: {a: {sysctls: {net.core.somaxconn: 7}}, b: }", "links: [[a, b]]")
     new = built("hosts: {a: , b: }", "links: [[a, b]]")
     with NetworkLab(*new.operations) as fresh, fresh.nodes.entered("a"):
@@ -251,7 +251,7 @@ def test_default_settings_reach_interfaces_that_are_there() -> None:
 
 
 @inside
-def test_what_somebody_removed_by_hand_may_go_from_the_plan_too() -> None:
+def test_objects_removed_by_hand_can_be_removed_from_the_plan() -> None:
     old, new = built("star:3"), built("star:2")
     with NetworkLab(*old.operations) as lab:
         by_hand: list[Operation] = [RemoveAddress("h3", "eth0", ip_interface("10.0.0.3/24"))]

@@ -88,7 +88,7 @@ def test_descriptors_come_with_their_own_request(connections: Connections) -> No
     theirs.close()
 
 
-def test_a_client_that_has_gone_is_told_once_and_its_descriptors_are_closed(connections: Connections) -> None:
+def test_a_disconnect_is_reported_once_and_closes_the_clients_descriptors(connections: Connections) -> None:
     theirs, client = connected(connections)
     reading, writing = os.pipe()
     socket.send_fds(theirs, [HEADER.pack(100, 1, 1)], [writing])
@@ -120,7 +120,7 @@ def test_the_keeper_reads_no_request_of_a_client_that_does_not_read_its_reply(
     theirs.close()
 
 
-def test_a_reply_to_a_client_that_has_gone_is_dropped_with_its_descriptors(connections: Connections) -> None:
+def test_a_reply_to_a_disconnected_client_is_dropped_with_its_descriptors(connections: Connections) -> None:
     theirs, client = connected(connections)
     theirs.close()
     reading, writing = os.pipe()
@@ -132,7 +132,7 @@ def test_a_reply_to_a_client_that_has_gone_is_dropped_with_its_descriptors(conne
         os.fstat(reading)
 
 
-def test_a_listener_is_listened_to_when_it_is_told(tmp_path: str) -> None:
+def test_clients_are_accepted_after_listen(tmp_path: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{tmp_path}/socket")
     listener.listen(4)
@@ -182,7 +182,9 @@ def test_a_reply_that_is_not_taken_ends_the_connection(
     theirs.close()
 
 
-def test_who_does_not_greet_is_disconnected(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_a_handshake_is_disconnected(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs, client = connected(connections)
     monkeypatch.setattr("labctl.lab.keeper.clients.STALLED_S", -1.0)
     assert polled(connections).disconnected == (client,)
@@ -227,7 +229,7 @@ def test_requests_that_wait_for_something_are_bounded(connections: Connections) 
     assert polled(connections).disconnected == (client,)
 
 
-def test_what_is_no_request_is_answered_and_the_next_one_read(connections: Connections) -> None:
+def test_a_malformed_request_is_answered_and_the_next_one_read(connections: Connections) -> None:
     theirs, _ = connected(connections)
     theirs.send(HEADER.pack(2, 5, 0) + b"{]" + wire(6, "/a"))
     assert [frame.number for _ in range(3) for _, frame in polled(connections).requests] == [6]
@@ -242,7 +244,7 @@ def test_without_timers_there_is_nothing_to_wait_for() -> None:
     assert Timers().wait_ms() is None
 
 
-def test_what_is_due_is_done_once_in_order() -> None:
+def test_due_timers_run_once_in_order() -> None:
     timers, done = Timers(), list[int]()
     timers.after(0.0, lambda: done.append(1))
     timers.after(0.0, lambda: done.append(2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labctl.lab.keeper.file_tree import LOCK, RunDirectories, RunDirectory, run_directories
+from labctl.lab.keeper.file_tree import LOCK, RunDirectory, run_directories
 
 
 def test_lines_of_tmpfiles_that_make_directories_in_run_count(tmp_path: Path) -> None:
@@ -81,10 +81,3 @@ def test_homes_of_accounts_count(tmp_path: Path) -> None:
         RunDirectory("/run/rpcbind", 0o755, "107:65534"),
     )
     assert run_directories((), (), str(tmp_path / "none")) == (LOCK,)
-
-
-def test_they_are_searched_once() -> None:
-    directories = RunDirectories()
-    assert repr(directories) == "<RunDirectories, not yet searched>"
-    assert directories.get() is directories.get()
-    assert LOCK in directories.get()

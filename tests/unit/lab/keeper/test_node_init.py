@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from labctl.kernel import mounts
-from labctl.lab.keeper.file_tree import RunDirectories
 from labctl.lab.keeper.node_init import SHARED_PROGRAMS, Host, LabContext, environment_on, hosts_file
 from labctl.topology.model import Node, NodeKind
 
 
 def context(**environment: str) -> LabContext:
     view = mounts.view_of((), ())
-    return LabContext("lab", view, environment, "/", (256, 256), -1, -1, False, 0, 0, RunDirectories())
+    return LabContext("lab", view, environment, "/", (256, 256), -1, -1, False, 0, 0)
 
 
 def test_the_programs_own_environment_is_over_the_nodes_and_that_over_the_owners() -> None:
