@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.documents.yaml_tree import read_bytes
 from labctl.errors import InputError, describe_errno
-from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.topology.model import Topology
@@ -294,25 +293,13 @@ _GML = re.compile(r"\A\s*(?:(?:#|Creator|Version|comment)[^\n]*\n\s*)*graph\s*\[
 _KATHARA_LINE = re.compile(r"^[\w.-]+\[(?:\d+|image|mem|cpus|bridged|port|sysctl|exec)\]\s*=", re.MULTILINE)
 
 
-class Foreign(Struct, frozen=True):
-    """A file of another tool: a description, and the page of labctl that shows the equivalent."""
-
-    what: str
-    page: str
-
-
-_CONTAINERLAB = Foreign("a containerlab file", "docs/how-to/from-containerlab.md")
-_KATHARA = Foreign("a Kathara lab", "docs/how-to/from-kathara.md")
-_MININET = Foreign("a Mininet program", "docs/how-to/from-mininet.md")
-_MINIEDIT = Foreign("a MiniEdit file", "docs/how-to/from-mininet.md")
-_COMPOSE = Foreign("a Docker Compose file", "docs/topology-files.md")
-_NETLAB = Foreign("a netlab file", "docs/topology-files.md")
-_GNS3 = Foreign("a GNS3 project", "docs/topology-files.md")
-_CORE = Foreign("a CORE file", "docs/topology-files.md")
-_KUBERNETES = Foreign("a Kubernetes manifest", "docs/topology-files.md")
-_NETPLAN = Foreign("a netplan file", "docs/topology-files.md")
-_VAGRANT = Foreign("a Vagrantfile", "docs/topology-files.md")
-_GRAPH = Foreign("a graph (GraphML or GML)", "docs/topology-files.md")
+# Pages with the equivalent for labctl; docs/topology-files.md for files of other tools.
+_PAGES = {
+    "a containerlab file": "docs/how-to/from-containerlab.md",
+    "a Kathara lab": "docs/how-to/from-kathara.md",
+    "a Mininet program": "docs/how-to/from-mininet.md",
+    "a MiniEdit file": "docs/how-to/from-mininet.md",
+}
 
 
 def explained(path: str | Path, wanted: Kind, error: InputError) -> InputError:
@@ -320,8 +307,8 @@ def explained(path: str | Path, wanted: Kind, error: InputError) -> InputError:
     path = Path(path)
     if foreign := recognise(path):
         return InputError(
-            f"{path}: cannot read {foreign.what}. {foreign.page} shows the equivalent for labctl. "
-            "An example: labctl examples office"
+            f"{path}: cannot read {foreign}. {_PAGES.get(foreign, 'docs/topology-files.md')} shows the equivalent for "
+            "labctl. An example: labctl examples office"
         )
     if path.is_dir():
         topology = _topology_in(path) if wanted is Kind.TOPOLOGY else None
@@ -348,49 +335,51 @@ def nothing_in(words: Sequence[str], what: str) -> InputError:
     return next((explained(word, Kind.NEITHER, error) for word in words if recognise(Path(word))), error)
 
 
-def recognise(path: Path) -> Foreign | None:
-    """Return the tool of a file; None for labctl's own files and unknown ones. Opens regular files only."""
+def recognise(path: Path) -> str | None:
+    """Return what a file of another tool is ("a Kathara lab"); None for other files. Opens regular files only."""
     if path.is_dir():
-        return _KATHARA if (path / "lab.conf").is_file() else None
+        return "a Kathara lab" if (path / "lab.conf").is_file() else None
     text = _beginning(path)
     if text is None:
         return None
     if path.name == "lab.conf" or (path.suffix == ".conf" and _KATHARA_LINE.search(text)):
-        return _KATHARA
+        return "a Kathara lab"
     if path.suffix == ".py":
-        return _MININET if re.search(r"^\s*(?:from|import) mininet\b|^topos\s*=", text, re.MULTILINE) else None
+        return (
+            "a Mininet program" if re.search(r"^\s*(?:from|import) mininet\b|^topos\s*=", text, re.MULTILINE) else None
+        )
     if path.name == "Vagrantfile" and "Vagrant.configure" in text:
-        return _VAGRANT
+        return "a Vagrantfile"
     start = text.lstrip()[:200]
     if start.startswith("<") and "<graphml" in text:
-        return _GRAPH
+        return "a graph (GraphML or GML)"
     if (path.suffix == ".imn" and re.match(r"node \w+ \{", start)) or (start.startswith("<") and "<scenario" in text):
-        return _CORE
+        return "a CORE file"
     if _GML.match(text):
-        return _GRAPH
+        return "a graph (GraphML or GML)"
     return _by_keys(_data(path)) if len(text) < _BEGINNING_BYTES else None
 
 
-def _by_keys(data: Any) -> Foreign | None:
+def _by_keys(data: Any) -> str | None:
     if not isinstance(data, dict) or ("hosts" in data and not {"switches", "application"} <= data.keys()):
         return None
     topology, services, nodes = (data.get(key) for key in ("topology", "services", "nodes"))
     if isinstance(topology, dict) and isinstance(topology.get("nodes"), list) and {"version", "type"} & data.keys():
-        return _GNS3
+        return "a GNS3 project"
     if {"apiVersion", "kind"} <= data.keys():
-        return _KUBERNETES
+        return "a Kubernetes manifest"
     if isinstance(network := data.get("network"), dict) and {"version", "ethernets", "bridges"} & network.keys():
-        return _NETPLAN
+        return "a netplan file"
     if isinstance(topology, dict) and "nodes" in topology:
-        return _CONTAINERLAB
+        return "a containerlab file"
     if {"hosts", "links", "switches", "application"} <= data.keys():
-        return _MINIEDIT
+        return "a MiniEdit file"
     if isinstance(services, dict) and any(
         isinstance(each, dict) and each.keys() & {"image", "build"} for each in services.values()
     ):
-        return _COMPOSE
+        return "a Docker Compose file"
     if nodes and "steps" not in data and ("links" in data or data.keys() & {"provider", "module", "defaults"}):
-        return _NETLAB
+        return "a netlab file"
     return None
 
 

@@ -28,81 +28,15 @@ if TYPE_CHECKING:
     from labctl.lab.client.boot_process import Boot
     from labctl.report.artifacts import Collector
     from labctl.report.ci import CiLog
-    from labctl.scenario.model import Cancellation, Scenario
+    from labctl.scenario.model import Scenario
     from labctl.scenario.results import Listener
     from labctl.topology.model import Topology
 
 
 STANDARD_OUTPUT = Path("-")
-
-
-class Reports(Struct, frozen=True):
-    """Paths of the requested reports."""
-
-    junit: Path | None = None
-    json: Path | None = None
-    artifacts: Path | None = None
-    durations: Path | None = None
-
-    def check(self) -> None:
-        """InputError, before any lab is built, for a report that cannot be written."""
-        if self == Reports():
-            return
-        from labctl.report.artifacts import check_writable
-
-        for option, path in (("--junit", self.junit), ("--json", self.json), ("--durations", self.durations)):
-            if path is not None and (option != "--json" or path != STANDARD_OUTPUT):
-                if path == STANDARD_OUTPUT:
-                    raise InputError(f"{option} -: cannot write to standard output. Give the name of a file.")
-                check_writable(path, option)
-        if self.durations is not None:
-            from labctl.scenario.run_order import read_durations
-
-            read_durations(self.durations)
-
-    def collector(self, *, failures_only: bool) -> Collector | None:
-        """Prepare the directory of artifacts and return the listener that fills it. InputError."""
-        if self.artifacts is None:
-            return None
-        from labctl.report.artifacts import Collector, prepare
-
-        prepare(self.artifacts)
-        return Collector(self.artifacts, failures_only=failures_only)
-
-    def write(self, result: RunResult, collector: Collector | None = None) -> None:
-        """Write all reports of a run. LabError if one cannot be written."""
-        if self.junit is not None:
-            from labctl.report.artifacts import to_junit, write_whole
-
-            write_whole(self.junit, to_junit(result))
-        if self.json is not None:
-            from labctl.report.artifacts import to_json, write_whole
-
-            text = to_json(result, version=__version__)
-            if self.json == STANDARD_OUTPUT:
-                standard_output().write_bytes(text)
-            else:
-                write_whole(self.json, text)
-        if self.artifacts is not None:
-            from labctl.report.artifacts import write
-
-            if collector is not None:
-                collector.settle(result)
-            write(result, self.artifacts, version=__version__, outputs=collector is None)
-            if collector is not None and collector.failure:
-                raise LabError(collector.failure)
-
-    def update_durations(self, result: RunResult) -> None:
-        """Record the durations of passed scenarios for the next `--shard`. LabError."""
-        if self.durations is None:
-            return
-        from labctl.scenario.run_order import base_name, key_of, update_durations
-
-        passed = [each for each in result.scenarios if each.outcome is Outcome.PASSED]
-        update_durations(
-            self.durations,
-            [(key_of(each.file, base_name(each.name, each.repetition)), each.duration_s) for each in passed],
-        )
+EXIT_PASSED = 0
+EXIT_FAILED = 1
+EXIT_LAB = 4
 
 
 def report_to_github(screen: Screen, result: RunResult, environ: Mapping[str, str]) -> None:
@@ -152,11 +86,6 @@ def on_github() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-EXIT_PASSED = 0
-EXIT_FAILED = 1
-EXIT_LAB = 4
-
-
 class RunRequest(Struct, frozen=True):
     """The command line of `labctl run`."""
 
@@ -176,10 +105,6 @@ class RunRequest(Struct, frozen=True):
     seed: int | None = None
     shuffle: bool = False
 
-    @property
-    def reports(self) -> Reports:
-        return Reports(self.junit, self.json, self.artifacts, self.durations)
-
     def options(self, lab: str | None) -> RunOptions:
         """Return the options of the run, with a random seed unless the command line has one."""
         from labctl.scenario.run_order import draw_seed
@@ -194,16 +119,73 @@ class RunRequest(Struct, frozen=True):
             until_fail=self.until_fail,
         )
 
+    def check_reports(self) -> None:
+        """InputError, before any lab is built, for a report that cannot be written."""
+        for option, path in (("--junit", self.junit), ("--json", self.json), ("--durations", self.durations)):
+            if path is not None and (option != "--json" or path != STANDARD_OUTPUT):
+                if path == STANDARD_OUTPUT:
+                    raise InputError(f"{option} -: cannot write to standard output. Give the name of a file.")
+                from labctl.report.artifacts import check_writable
+
+                check_writable(path, option)
+        if self.durations is not None:
+            from labctl.scenario.run_order import read_durations
+
+            read_durations(self.durations)
+
+    def collector(self, *, failures_only: bool) -> Collector | None:
+        """Prepare the directory of artifacts and return the listener that fills it. InputError."""
+        if self.artifacts is None:
+            return None
+        from labctl.report.artifacts import Collector, prepare
+
+        prepare(self.artifacts)
+        return Collector(self.artifacts, failures_only=failures_only)
+
+    def write_reports(self, result: RunResult, collector: Collector | None) -> None:
+        """Write all reports of a run. LabError if one cannot be written."""
+        if self.junit is not None:
+            from labctl.report.artifacts import to_junit, write_whole
+
+            write_whole(self.junit, to_junit(result))
+        if self.json is not None:
+            from labctl.report.artifacts import to_json, write_whole
+
+            text = to_json(result, version=__version__)
+            if self.json == STANDARD_OUTPUT:
+                standard_output().write_bytes(text)
+            else:
+                write_whole(self.json, text)
+        if self.artifacts is not None:
+            from labctl.report.artifacts import write
+
+            if collector is not None:
+                collector.settle(result)
+            write(result, self.artifacts, version=__version__, outputs=collector is None)
+            if collector is not None and collector.failure:
+                raise LabError(collector.failure)
+
+    def update_durations(self, result: RunResult) -> None:
+        """Record the durations of passed scenarios for the next `--shard`. LabError."""
+        if self.durations is None:
+            return
+        from labctl.scenario.run_order import base_name, key_of, update_durations
+
+        passed = [each for each in result.scenarios if each.outcome is Outcome.PASSED]
+        update_durations(
+            self.durations,
+            [(key_of(each.file, base_name(each.name, each.repetition)), each.duration_s) for each in passed],
+        )
+
 
 def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     """Run `labctl run`. Build nothing if a file has errors or a report cannot be written.
 
     `boot` was started early for the first lab; the caller closes it in any case.
     """
-    from labctl.scenario import Cancellation
+    from labctl.scenario import Cancellation, run_many
 
-    reports = request.reports
-    reports.check()
+    request.check_reports()
     lab, lab_topology = _running_lab(request)
     log = _log()
     screen = standard_error() if request.json == STANDARD_OUTPUT else standard_output()
@@ -216,7 +198,7 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
         raise
     scenarios = _of_this_shard(found, request, screen)
     options = request.options(lab)
-    collector = reports.collector(failures_only=options.until_fail)
+    collector = request.collector(failures_only=options.until_fail)
     _show_seed(screen, scenarios, options, request, log)
     cancellation = Cancellation()
     progress = Progress(
@@ -236,17 +218,19 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
     result: RunResult | None = None
     try:
         with cancelled_by_signals(cancellation) as received, progress:
-            result = _run(scenarios, options, listener, cancellation, boot)
+            gc.freeze()  # imported modules stay
+            gc.enable()
+            result = run_many(scenarios, options, listener, cancellation, boot=boot)
     finally:
         if result is None:  # a CI server needs the report most of all if a run was interrupted
             cut_short = _cut_short(scenarios, options, progress.finished, str(sys.exception()))
             lost = RunResult(started_at, time.monotonic() - started_s, cut_short, options.seed)
-            reports.write(lost, collector)
+            request.write_reports(lost, collector)
             if on_github():
                 report_to_github(screen, lost, os.environ)
     _conclude(screen, result, options, request, stopped=bool(received))
-    reports.write(result, collector)
-    reports.update_durations(result)
+    request.write_reports(result, collector)
+    request.update_durations(result)
     # Ctrl-C is the usual way to leave a kept lab: the run was at its end.
     if received and (not progress.kept_a_lab or any(each.interrupted for each in result.scenarios)):
         raise Stopped(received[0], "" if request.lab is not None else "every lab of this run was removed")
@@ -342,20 +326,6 @@ def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> li
     if not loaded:
         raise nothing_in(words, "the directory contains no scenario (a YAML file with `steps`).")
     return loaded
-
-
-def _run(
-    scenarios: Sequence[Scenario],
-    options: RunOptions,
-    listener: Listener,
-    cancellation: Cancellation,
-    boot: Boot | None,
-) -> RunResult:
-    from labctl.scenario import run_many
-
-    gc.freeze()  # imported modules stay
-    gc.enable()
-    return run_many(scenarios, options, listener, cancellation, boot=boot)
 
 
 def _cut_short(
