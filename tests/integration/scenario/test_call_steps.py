@@ -16,7 +16,7 @@ KILLED = """\
 """
 
 
-def test_calls_record_what_came_back_on_one_clock(tmp_path: Path) -> None:
+def test_calls_record_their_results_on_one_clock(tmp_path: Path) -> None:
     result = passes(
         tmp_path,
         f"  - server: |\n{LISTEN}"
@@ -67,25 +67,25 @@ def test_a_calling_process_that_is_killed_after_its_last_call_fails_the_scenario
     assert [(each.kind, each.host, each.line) for each in result.steps[2:]] == [("end", "client", 3)]
 
 
-def test_a_calling_process_whose_end_a_call_has_told_is_told_once(tmp_path: Path) -> None:
+def test_a_calling_process_whose_end_a_call_has_reported_is_reported_once(tmp_path: Path) -> None:
     result = fails(tmp_path, KILLED + "  - client/it: getpid()\n")
     assert "killed by SIGKILL during getpid" in result.reason
     assert [each.kind for each in result.steps] == ["calls", "run", "calls"]
 
 
-def test_a_calling_process_that_a_step_has_killed_may_be_gone_at_the_end(tmp_path: Path) -> None:
+def test_a_calling_process_that_a_step_has_killed_need_not_run_at_the_end(tmp_path: Path) -> None:
     own = "  - signal: {process: client/it, signal: KILL}\n"
     passes(tmp_path, KILLED.replace("  - run:", f"{own}  - run:").replace("kill -KILL ${pid}; ", ""))
 
 
-def test_a_step_that_kills_its_calling_process_says_so(tmp_path: Path) -> None:
+def test_a_step_that_kills_its_calling_process_reports_it(tmp_path: Path) -> None:
     result = fails(
         tmp_path, "  - client: getpid()\n  - signal: {process: client, signal: KILL}\n  - client: getpid()\n"
     )
     assert "killed by SIGKILL" in result.reason
 
 
-def test_data_that_differs_is_told_in_the_reason(tmp_path: Path) -> None:
+def test_data_that_differs_is_in_the_reason(tmp_path: Path) -> None:
     result = fails(
         tmp_path,
         "  - client: |\n      a, b = socketpair(AF_UNIX, SOCK_STREAM)\n"

@@ -9,7 +9,7 @@ from labctl.scenario.conditions import BECOMES_TRUE_WITHIN_S
 from tests.integration.scenarios import fails, passes, step
 
 
-def test_stays_true_is_told_when_it_does_not(tmp_path: Path) -> None:
+def test_a_condition_that_does_not_stay_true_is_reported(tmp_path: Path) -> None:
     start = "  - start: {on: server, shell: sleep 0.2, name: it}\n"
     reason = fails(tmp_path, start + "  - expect: {running: it, for: 3s}\n").reason
     assert "expected it to run; it exited with status 0 (it became true, but did not stay so for 3s)" in reason
@@ -93,7 +93,7 @@ def test_a_search_without_end_fails_its_step_in_time(tmp_path: Path, steps: str)
         "that: '1 == 2'",
     ],
 )
-def test_what_cannot_become_true_any_more_is_not_waited_for(tmp_path: Path, condition: str) -> None:
+def test_a_condition_that_cannot_become_true_is_not_waited_for(tmp_path: Path, condition: str) -> None:
     result = fails(
         tmp_path,
         "  - start: {on: client, shell: echo up, name: a, ready: {line: up}}\n"
@@ -104,7 +104,7 @@ def test_what_cannot_become_true_any_more_is_not_waited_for(tmp_path: Path, cond
     assert "within" not in step(result, "3").reason
 
 
-def test_what_an_ended_program_has_left_behind_may_still_write(tmp_path: Path) -> None:
+def test_children_of_an_ended_program_may_still_write(tmp_path: Path) -> None:
     passes(
         tmp_path,
         "  - start: {on: client, shell: '(sleep 0.5; echo late) & exit 0', name: a}\n"

@@ -15,7 +15,7 @@ from tests.integration.scenarios import fails, passes, run
 LISTEN = '  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'
 
 
-def test_a_program_that_fails_is_told_who_is_ipv4_only(tmp_path: Path) -> None:
+def test_a_failed_program_reports_listeners_that_are_ipv4_only(tmp_path: Path) -> None:
     listen = LISTEN.replace("server:5000", ":5000")
     failed = run(tmp_path, listen + "  - run: {on: client, run: ['false']}\n")
     (server,) = (record for record in failed.listening if record.host == "server")
@@ -75,7 +75,7 @@ def test_a_server_that_crashed_is_reported_with_its_traceback_and_not_with_labct
     )
 
 
-def test_a_failure_shows_the_last_lines_of_programs_that_go_on_and_who_listens(tmp_path: Path) -> None:
+def test_a_failure_shows_the_last_lines_of_running_programs_and_the_listeners(tmp_path: Path) -> None:
     result = fails(
         tmp_path,
         "  - start: {on: server, run: [python3, -m, http.server, '8000'], name: web, ready: {listening: tcp/8000}}\n"
@@ -113,7 +113,7 @@ def test_a_program_whose_branch_was_stopped_is_shown_too(tmp_path: Path) -> None
     assert (program.host, program.kind, program.output.stdout) == ("server", "program", "serving\n")
 
 
-def test_what_passed_has_its_programs_in_the_result_but_no_sockets(tmp_path: Path) -> None:
+def test_a_passed_scenario_has_programs_but_no_sockets_in_its_result(tmp_path: Path) -> None:
     result = passes(tmp_path, "  - start: {on: server, shell: echo up; exec sleep 60, name: a, ready: {line: up}}\n")
     assert [(each.name, each.output.stdout) for each in result.programs] == [("a", "up\n")]
     assert result.listening == ()

@@ -11,7 +11,7 @@ from tests.integration.scenarios import fails, passes
 LISTEN = '  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'
 
 
-def test_a_link_that_is_down_carries_nothing_and_one_that_is_up_again_carries_all(tmp_path: Path) -> None:
+def test_a_link_carries_nothing_while_it_is_down_and_everything_after_it_is_up(tmp_path: Path) -> None:
     passes(
         tmp_path,
         "  - expect: {on: client, reachable: server}\n"

@@ -142,7 +142,7 @@ def test_a_connection_that_cannot_be_is_a_mistake_of_the_file(tmp_path: Path, co
     assert problem in str(refused.value)
 
 
-def test_what_was_seen_last_is_told_when_no_connection_is_as_expected(tmp_path: Path) -> None:
+def test_the_last_sockets_are_reported_when_no_connection_matches(tmp_path: Path) -> None:
     steps = (
         LISTEN
         + CONNECT
@@ -215,7 +215,7 @@ def test_routes_and_addresses_as_the_kernel_has_them(tmp_path: Path) -> None:
     assert "10.0.0.0/24 dev eth0" in reason
 
 
-def test_a_route_with_several_next_hops_is_expected_by_each_and_one_that_leads_nowhere_by_none(tmp_path: Path) -> None:
+def test_a_route_with_several_next_hops_matches_each_and_a_blackhole_route_none(tmp_path: Path) -> None:
     header = "topology:\n  hosts: {h: }\n  routers: {r1: , r2: }\n  networks: {n: {members: [h, r1, r2]}}\n"
     change = (
         "  - run: {on: h, shell: 'ip route add 10.9.0.0/16 nexthop via 10.0.0.254 nexthop via 10.0.0.253;"
@@ -242,14 +242,14 @@ def test_a_route_with_several_next_hops_is_expected_by_each_and_one_that_leads_n
         ("AF_INET6", 'connect(u, "[fe80::1]:5")', r"EINVAL.*needs its interface: \[fe80::1%eth0\]"),
     ],
 )
-def test_an_address_that_needs_an_interface_is_told_how_to_name_it(
+def test_an_address_that_needs_an_interface_is_reported_with_the_form(
     tmp_path: Path, family: str, call: str, remedy: str
 ) -> None:
     reason = fails(tmp_path, f"  - client: |\n      u = socket({family}, SOCK_DGRAM)\n      {call}\n").reason
     assert re.search(remedy, reason)
 
 
-def test_a_connect_that_finds_no_way_is_told_with_the_icmp_error_and_the_router_that_sent_it(tmp_path: Path) -> None:
+def test_an_unreachable_connect_reports_the_icmp_error_and_the_router_that_sent_it(tmp_path: Path) -> None:
     header = "topology: line:3\n"
     connect = '  - h1: |\n      c = socket({})\n      connect(c, "{}:81")\n'
     four, six = connect.format("AF_INET, SOCK_STREAM", "h2"), connect.format("AF_INET6, SOCK_STREAM", "h2")
@@ -267,7 +267,7 @@ def test_a_connect_that_finds_no_way_is_told_with_the_icmp_error_and_the_router_
     assert "time to live exceeded in transit, reported by r2 (10.0.1.2)" in reason
 
 
-def test_a_scope_is_an_interface_of_the_host_that_is_looked_at(tmp_path: Path) -> None:
+def test_a_scope_is_an_interface_of_the_inspected_host(tmp_path: Path) -> None:
     passes(
         tmp_path,
         "  - run: {on: server, shell: 'for i in eth0 lo; do ip -6 addr add fe80::77/64 dev $i nodad; done'}\n"
@@ -289,14 +289,14 @@ def test_a_scope_is_an_interface_of_the_host_that_is_looked_at(tmp_path: Path) -
     )
 
 
-def test_a_refused_connect_tells_that_the_server_is_ipv4_only(tmp_path: Path) -> None:
+def test_a_refused_connect_reports_that_the_server_is_ipv4_only(tmp_path: Path) -> None:
     connect = '  - client: |\n      c = socket(AF_INET6, SOCK_STREAM)\n      connect(c, "server:5000")\n'
     listen = LISTEN.replace("server:5000", ":5000")
     reason = fails(tmp_path, listen + connect).reason
     assert "(server listens at 0.0.0.0:5000, which is IPv4 only: bind it to [::]:5000 for both" in reason
 
 
-def test_a_refused_connect_tells_where_the_server_listens_instead(tmp_path: Path) -> None:
+def test_a_refused_connect_reports_where_the_server_listens_instead(tmp_path: Path) -> None:
     listen = LISTEN.replace("server:5000", "127.0.0.1:5000")
     reason = fails(tmp_path, listen + CONNECT).reason
     assert "(server listens on port 5000 at 127.0.0.1:5000 only)" in reason

@@ -40,7 +40,7 @@ def test_a_program_ended_by_a_signal_has_the_shells_exit_status(tmp_path: Path) 
     assert "got 137 (was ended by SIGKILL); it printed nothing" in result.reason
 
 
-def test_what_a_program_wrote_is_kept_for_later_steps(tmp_path: Path) -> None:
+def test_the_output_of_a_program_is_kept_for_later_steps(tmp_path: Path) -> None:
     passes(
         tmp_path,
         "  - run: {on: client, shell: 'echo one; echo two >&2; exit 4', any_exit: true, "
@@ -83,7 +83,7 @@ def test_a_program_beside_the_scenario_is_found(tmp_path: Path) -> None:
     passes(tmp_path, "  - run: {on: client, run: [beside], expect: {stdout: here}}\n")
 
 
-def test_a_server_is_ready_when_the_kernel_says_that_it_listens(tmp_path: Path) -> None:
+def test_a_server_is_ready_when_the_kernel_reports_its_socket(tmp_path: Path) -> None:
     passes(
         tmp_path,
         "  - start: {on: server, run: [python3, -m, http.server, '8000'], name: web, ready: {listening: tcp/8000}}\n"
@@ -119,7 +119,7 @@ def test_a_program_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
     assert "the file /tmp/x did not exist on server within 3s\nsoon" in fails(tmp_path, steps).reason
 
 
-def test_stopping_asks_first_and_the_result_has_what_the_program_said(tmp_path: Path) -> None:
+def test_stop_sends_sigterm_first_and_the_result_has_the_output(tmp_path: Path) -> None:
     trap = 'trap "echo bye; exit 0" TERM; echo up; while :; do sleep 0.01; done'
     result = passes(
         tmp_path,
@@ -191,7 +191,7 @@ def test_a_background_program_that_ended_badly_by_itself_fails_the_scenario(tmp_
     assert "expected it to be running; it had ended: it exited with status 5" in stopped.reason
 
 
-def test_a_background_program_that_ended_well_or_was_looked_at_does_not(tmp_path: Path) -> None:
+def test_a_background_program_that_exited_with_0_or_was_checked_does_not_fail_the_scenario(tmp_path: Path) -> None:
     passes(
         tmp_path,
         "  - start: {on: server, run: ['true'], name: fine}\n"
@@ -254,7 +254,7 @@ def test_a_program_is_built_once_and_found_on_every_host(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hello.c", "it.yaml"]
 
 
-def test_what_the_compiler_says_is_shown(tmp_path: Path) -> None:
+def test_the_output_of_the_compiler_is_shown(tmp_path: Path) -> None:
     needs("cc")
     (tmp_path / "hello.c").write_text("int main(void) { return x; }\n")
     result = fails(tmp_path, "  - build: {source: hello.c}\n")
@@ -283,9 +283,7 @@ def holds_back(tmp_path: Path) -> str:
     return "  - build: {source: holds.c}\n"
 
 
-def test_what_a_c_program_prints_to_a_terminal_is_seen_at_once_and_as_it_was_written(
-    tmp_path: Path, holds_back: str
-) -> None:
+def test_output_of_a_c_program_on_a_terminal_is_unbuffered_and_unchanged(tmp_path: Path, holds_back: str) -> None:
     passes(
         tmp_path,
         f"{holds_back}"
@@ -295,7 +293,7 @@ def test_what_a_c_program_prints_to_a_terminal_is_seen_at_once_and_as_it_was_wri
     )
 
 
-def test_without_a_terminal_the_failure_says_what_to_try(tmp_path: Path, holds_back: str) -> None:
+def test_without_a_terminal_the_failure_has_a_hint(tmp_path: Path, holds_back: str) -> None:
     hint = "Its stdout may be buffered: try `tty: true` or `stdbuf -oL`."
     start = "  - start: {on: server, run: [holds], ready: {line: waiting}}\n    within: 1s\n"
     assert hint in fails(tmp_path, f"{holds_back}{start}").reason
@@ -324,7 +322,7 @@ def test_all_that_was_written_to_a_terminal_before_the_end_is_read(tmp_path: Pat
     assert output.stdout == numbers
 
 
-def test_what_a_program_on_a_terminal_left_behind_is_hung_up(tmp_path: Path) -> None:
+def test_children_of_a_program_on_a_terminal_receive_a_hangup(tmp_path: Path) -> None:
     left = "trap 'echo > /tmp/hung-up; exit' HUP; while :; do sleep 0.05; done"
     passes(
         tmp_path,

@@ -16,14 +16,14 @@ from tests.integration.scenarios import EventLog, fails, passes, run
 LISTEN = '      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'
 
 
-def test_what_is_required_and_missing_skips_with_the_reason(tmp_path: Path) -> None:
+def test_a_missing_requirement_skips_with_the_reason(tmp_path: Path) -> None:
     header = "topology: pair\nrequires: {programs: [no-such-program]}\n"
     result = run(tmp_path, "  - run: {on: client, run: [no-such-program]}\n", header=header)
     assert (result.outcome, result.reason) == (Outcome.SKIPPED, "the program `no-such-program` is not installed")
     assert result.steps == ()
 
 
-def test_a_listener_is_told_in_order(tmp_path: Path) -> None:
+def test_a_listener_receives_events_in_order(tmp_path: Path) -> None:
     told = EventLog()
     passes(tmp_path, "  - client: |\n      getpid()\n      getpid()\n  - set: {a: 1}\n", listener=told)
     expected = ["step 1", "call 1", "call 1", "passed 1", "step 2", "passed 2"]

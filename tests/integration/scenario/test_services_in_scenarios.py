@@ -25,7 +25,7 @@ def header(services: str, more: str = "") -> str:
     return f"topology: {{hosts: {hosts}, links: [[server, client]]}}\n"
 
 
-def test_one_that_dies_after_it_was_ready_fails_the_scenario(tmp_path: Path) -> None:
+def test_a_service_that_dies_after_it_was_ready_fails_the_scenario(tmp_path: Path) -> None:
     dies = "db: {shell: 'touch /run/ok; echo out; echo err >&2; sleep 0.2; exit 7', ready: {file: /run/ok}}"
     result = fails(tmp_path, WAIT, header=header(dies))
     assert result.reason == (
@@ -38,7 +38,7 @@ def test_one_that_dies_after_it_was_ready_fails_the_scenario(tmp_path: Path) -> 
     assert (end.output.stdout, end.output.stderr) == ("out\n", "err\n")
 
 
-def test_one_that_is_killed_from_outside_its_steps_fails_the_scenario(tmp_path: Path) -> None:
+def test_a_service_that_no_step_has_killed_fails_the_scenario(tmp_path: Path) -> None:
     steps = "  - run: {on: server, shell: 'kill -SEGV $(cat /run/pid)'}\n" + WAIT
     result = fails(
         tmp_path, steps, header=header("db: {shell: 'echo $$ > /run/pid; exec sleep 100', ready: {file: /run/pid}}")
@@ -61,17 +61,17 @@ def test_an_end_that_a_step_has_asked_for_does_not(tmp_path: Path, steps: str) -
     passes(tmp_path, steps, header=header("db: {shell: 'echo out; echo err >&2; sleep 0.3; exit 7'}"))
 
 
-def test_one_that_has_done_its_work_may_end_with_status_0(tmp_path: Path) -> None:
+def test_a_service_may_exit_with_status_0(tmp_path: Path) -> None:
     passes(tmp_path, WAIT + "  - expect: {not_running: once}\n", header=header("once: {shell: 'echo done'}"))
 
 
-def test_one_that_is_started_again_has_not_died(tmp_path: Path) -> None:
+def test_a_restarted_service_does_not_fail_the_scenario(tmp_path: Path) -> None:
     shell = "test -e /run/x || { touch /run/x; exit 3; }; echo up; exec sleep 100"
     steps = "  - expect: {output: {process: db, stdout: {contains: up}}, running: db, within: 5s}\n"
     passes(tmp_path, steps, header=header(f"db: {{shell: '{shell}', restart: on-failure}}"))
 
 
-def test_one_that_fails_again_and_again_has(tmp_path: Path) -> None:
+def test_a_service_that_fails_repeatedly_fails_the_scenario(tmp_path: Path) -> None:
     """Also when it happens to run at the end: its sixth run sleeps. Not when a step has looked since."""
     shell = "echo >>/run/n; test $(wc -l </run/n) -gt 5 && { echo up; exec sleep 100; }; exit 3"
     up = "  - expect: {output: {process: db, stdout: {contains: up}}, within: 5s}\n"
@@ -83,7 +83,7 @@ def test_one_that_fails_again_and_again_has(tmp_path: Path) -> None:
     passes(tmp_path, up + look, header=header(f"db: {{shell: '{shell}', restart: always}}"))
 
 
-def test_one_that_crashes_after_its_last_answer_fails_the_scenario(tmp_path: Path) -> None:
+def test_a_service_that_crashes_after_its_last_response_fails_the_scenario(tmp_path: Path) -> None:
     busy = "sum(range(1_000_000)); raise SystemExit(7)"
     code = f"import socket; c = socket.create_server(('', 80)).accept()[0]; c.send(b'bye'); c.close(); {busy}"
     calls = ("c = socket(AF_INET, SOCK_STREAM)", 'connect(c, "server:80")', 'recv(c, 9) -> b"bye"')
@@ -123,7 +123,7 @@ def test_a_name_that_several_nodes_have_needs_the_node(tmp_path: Path) -> None:
         passes(tmp_path, "  - expect: {running: db}\n", header=several)
 
 
-def test_its_streams_are_told_apart_and_reach_the_listener(tmp_path: Path) -> None:
+def test_the_streams_of_a_service_reach_the_listener_separately(tmp_path: Path) -> None:
     shell = "for i in 1 2 3; do echo out$i; echo err$i >&2; done; exec sleep 100"
     told = EventLog()
     passes(
@@ -165,14 +165,14 @@ def test_a_lab_has_its_services_as_programs(tmp_path: Path) -> None:
         assert "-> was ended by SIGKILL" in lab.report()
 
 
-def test_a_service_that_died_unnoticed_is_told_when_its_lab_is_closed(tmp_path: Path) -> None:
+def test_a_service_that_died_unnoticed_is_reported_when_its_lab_closes(tmp_path: Path) -> None:
     lab = opened(tmp_path, "db: {shell: 'exit 7'}")
     assert becomes(lambda: lab.activity()[0].outcome == "exited with status 7")
     with pytest.warns(RuntimeWarning, match="lab t: service server/db exited with status 7"):
         lab.close()
 
 
-def test_one_whose_end_somebody_looked_at_is_not(tmp_path: Path) -> None:
+def test_a_service_whose_end_was_checked_is_not_reported(tmp_path: Path) -> None:
     with warnings.catch_warnings(), opened(tmp_path, "db: {shell: 'exit 7'}") as lab:
         warnings.simplefilter("error")
         assert becomes(lambda: lab.services["server/db"].state == "exited with status 7")
@@ -195,7 +195,7 @@ def test_the_way_back_from_a_plan_keeps_services(tmp_path: Path) -> None:
     assert topology_of(build(there)).node("a").services == there.node("a").services
 
 
-def test_one_on_a_terminal_is_seen_at_once_also_when_it_is_started_again(tmp_path: Path) -> None:
+def test_output_of_a_service_on_a_terminal_is_not_buffered_even_after_a_restart(tmp_path: Path) -> None:
     shell = "test -t 0 && test -t 1 && test -t 2 && echo up; exec sleep 100"
     passes(
         tmp_path,

@@ -84,7 +84,7 @@ def test_the_states_and_options_that_it_promises_are_in_its_steps(file: Path) ->
 
 
 @each_file
-def test_it_begins_with_a_comment_that_teaches_and_says_what_it_is_about(file: Path) -> None:
+def test_it_begins_with_a_comment_and_has_a_description(file: Path) -> None:
     lines = file.read_text().splitlines()
     loaded = scenario.load(file)
     assert lines[0].startswith("# ")

@@ -68,7 +68,7 @@ def test_the_same_mistake_in_many_steps_does_not_flood_the_screen(tmp_path: Path
         (f'- expect: {{on: client, file: {{path: /x, matches: "{"(" * 500}{")" * 500}"}}}}\n', "more than 50 deep"),
     ],
 )  # fmt: skip
-def test_many_mistakes_are_found_quickly_and_told_briefly(steps: str, part: str, tmp_path: Path) -> None:
+def test_many_mistakes_are_found_quickly_and_reported_briefly(steps: str, part: str, tmp_path: Path) -> None:
     file = tmp_path / "many.yaml"
     file.write_text(f"topology: pair\nsteps:\n{steps}")
     before = time.process_time()
@@ -78,7 +78,7 @@ def test_many_mistakes_are_found_quickly_and_told_briefly(steps: str, part: str,
     assert len(said) < 100_000
 
 
-def test_a_misspelt_feature_and_a_misspelt_counter_are_both_told(tmp_path: Path) -> None:
+def test_a_misspelt_feature_and_a_misspelt_counter_are_both_reported(tmp_path: Path) -> None:
     file = tmp_path / "nope.yaml"
     file.write_text(
         "topology: pair\nrequires: {features: [nope]}\nsteps:\n- expect: {on: client, counters: {ListenOverflow: 1}}\n"

@@ -26,7 +26,7 @@ def complaint(directory: Path, steps: str, header: str = "topology: pair\n") -> 
     return str(caught.value)
 
 
-def test_a_scenario_is_named_after_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+def test_a_scenario_without_a_name_has_that_of_its_file(tmp_path: Path) -> None:
     steps = "steps:\n  - client: getpid()\n"
     assert load(written(tmp_path, f"topology: pair\n{steps}", "first.yaml")).name == "first"
     assert load(written(tmp_path, f"name: Second\ntopology: pair\n{steps}")).name == "Second"
@@ -56,12 +56,12 @@ def test_a_topology_may_stand_in_the_scenario(tmp_path: Path) -> None:
     assert loaded(tmp_path, "  - a: getpid()\n", header).hosts == ("a", "b")
 
 
-def test_a_topology_file_is_looked_for_beside_the_scenario(tmp_path: Path) -> None:
+def test_a_topology_path_is_relative_to_the_scenario(tmp_path: Path) -> None:
     written(tmp_path, "hosts: {left: , right: }\nlinks: [[left, right]]\n", "net.yaml")
     assert loaded(tmp_path, "  - left: getpid()\n", "topology: net.yaml\n").hosts == ("left", "right")
 
 
-def test_mistakes_of_a_topology_file_are_told_with_those_of_the_scenario(tmp_path: Path) -> None:
+def test_mistakes_of_a_topology_file_are_reported_with_those_of_the_scenario(tmp_path: Path) -> None:
     written(tmp_path, "hosts: {left: , right: }\nlinks: [[left, rihgt]]\n", "net.yaml")
     said = complaint(tmp_path, "  - stpo: left\n", "topology: net.yaml\n")
     assert "net.yaml:2:" in said
@@ -72,10 +72,10 @@ def test_mistakes_of_a_topology_file_are_told_with_those_of_the_scenario(tmp_pat
 @pytest.mark.parametrize(
     "content", [b"steps: []\n", b"topology: pair\nsteps:\n  - x\n", b'"steps": []\n', b"'steps' : []\n"]
 )
-def test_what_has_steps_is_a_scenario(content: bytes) -> None:
+def test_a_file_with_steps_is_a_scenario(content: bytes) -> None:
     assert has_steps(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"hosts: {a: }\n# steps: none\n", b"a:\n  steps: []\n", b"stepsize: 1\n"])
-def test_what_has_none_at_its_top_is_not(content: bytes) -> None:
+def test_a_file_without_steps_at_its_top_is_not_a_scenario(content: bytes) -> None:
     assert not has_steps(content)

@@ -29,11 +29,11 @@ def text(**data: Any) -> TextMatch:
         ({"at_least": 2, "at_most": 3}, 4, "expected at least 2 and at most 3; got 4"),
     ],
 )
-def test_a_number_is_compared_with_all_that_is_said_of_it(expected: dict[str, int], value: int, wrong: str) -> None:
+def test_a_number_must_meet_every_condition(expected: dict[str, int], value: int, wrong: str) -> None:
     assert number_mismatch(number(**expected), value) == wrong
 
 
-def test_a_number_of_which_nothing_is_said_is_any() -> None:
+def test_a_number_without_conditions_is_any_number() -> None:
     assert number_mismatch(number(), 7) == ""
     assert describe_number(number()) == "any number"
 
@@ -61,7 +61,7 @@ def test_equal_texts_differ_in_a_second_final_newline() -> None:
         ({"contains": "a", "matches": "z"}, "expected to match /z/; got 'a b c'"),
     ],
 )
-def test_a_text_is_compared_with_all_that_is_said_of_it(expected: dict[str, Any], wrong: str) -> None:
+def test_a_text_must_meet_every_condition(expected: dict[str, Any], wrong: str) -> None:
     assert text_mismatch(text(**expected), "a b c") == wrong
 
 
@@ -69,7 +69,7 @@ def test_a_pattern_is_tried_on_every_line() -> None:
     assert text_mismatch(text(matches="^two$"), "one\ntwo\nthree\n") == ""
 
 
-def test_json_need_only_have_what_is_named() -> None:
+def test_json_may_have_other_keys_than_the_expected() -> None:
     assert text_mismatch(text(json={"a": {"b": 1}}), '{"a": {"b": 1, "c": 2}, "d": 3}') == ""
 
 

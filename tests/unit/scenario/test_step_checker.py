@@ -57,7 +57,7 @@ def test_names_are_kept_from_step_to_step(tmp_path: Path) -> None:
     loaded(tmp_path, "  - server: s = socket(AF_INET, SOCK_STREAM)\n  - server: close(s)\n")
 
 
-def test_a_mistake_in_a_block_of_calls_is_told_at_its_place(tmp_path: Path) -> None:
+def test_a_mistake_in_a_block_of_calls_is_reported_at_its_place(tmp_path: Path) -> None:
     said = complaint(tmp_path, "  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      lisen(s, 2)\n")
     assert "it.yaml:5:7" in said
     assert "did you mean `listen`?" in said
@@ -108,7 +108,7 @@ def test_a_program_may_come_from_the_scenario_itself(tmp_path: Path, steps: str)
     loaded(tmp_path, steps, "topology: pair\nvariables: {x: y}\n")
 
 
-def test_a_missing_program_is_told_before_anything_is_built(tmp_path: Path) -> None:
+def test_a_missing_program_is_reported_before_the_lab_exists(tmp_path: Path) -> None:
     said = complaint(tmp_path, "  - run: {on: client, run: [no-such-program]}\n")
     assert "the program `no-such-program` is not installed on this machine" in said
 
@@ -124,7 +124,7 @@ def test_building_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "requires: {programs: [cc]}" in complaint(tmp_path, "  - build: {source: hello.c}\n")
 
 
-def test_aliases_are_checked_like_what_they_stand_for(tmp_path: Path) -> None:
+def test_aliases_are_checked_like_their_anchors(tmp_path: Path) -> None:
     steps = "  - client: &listen |\n      s = socket(AF_INET, SOCK_STREAM)\n  - server: *listen\n"
     assert [step.host for step in loaded(tmp_path, steps).steps] == ["client", "server"]
 
@@ -177,7 +177,7 @@ def test_where_the_counters_cannot_be_read_none_is_judged(tmp_path: Path, monkey
         ("expect: {on: server, not_listening: 'tcp/servr:81'}", "did you mean `server`"),
     ],
 )
-def test_an_address_that_cannot_be_one_is_told(tmp_path: Path, step: str, problem: str) -> None:
+def test_an_invalid_address_is_reported(tmp_path: Path, step: str, problem: str) -> None:
     assert problem in complaint(tmp_path, f"  - {step}\n")
 
 

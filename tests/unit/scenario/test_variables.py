@@ -45,7 +45,7 @@ def test_two_dollars_make_a_literal_reference() -> None:
     assert not is_template("$${HOME}")
 
 
-def test_a_value_is_not_looked_through_for_further_variables() -> None:
+def test_a_value_is_not_substituted_again() -> None:
     assert substitute("${a}", values(a="${b}", b=1)) == "${b}"
 
 

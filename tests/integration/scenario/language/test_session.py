@@ -159,7 +159,7 @@ def test_without_capabilities_a_privileged_port_gives_eacces(user_namespace: boo
         """)
 
 
-def test_socket_refuses_what_it_does_not_know(server: Process) -> None:
+def test_socket_refuses_unknown_values(server: Process) -> None:
     server.do("""
         socket(AF_X25, SOCK_STREAM) -> EAFNOSUPPORT
         socket(AF_INET, SOCK_STREAM, IPPROTO_UDP) -> EPROTONOSUPPORT
@@ -303,7 +303,7 @@ def test_a_udp_socket_connects_and_dissolves_the_connection(server: Process, cli
     """)
 
 
-def test_so_error_tells_how_a_non_blocking_connect_ended(client: Process) -> None:
+def test_so_error_has_the_result_of_a_non_blocking_connect(client: Process) -> None:
     client.do("""
         c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK)
         connect(c, "127.0.0.1:81") -> EINPROGRESS
@@ -315,7 +315,7 @@ def test_so_error_tells_how_a_non_blocking_connect_ended(client: Process) -> Non
     """)
 
 
-def test_poll_and_select_tell_which_descriptors_are_ready(client: Process) -> None:
+def test_poll_and_select_return_the_ready_descriptors(client: Process) -> None:
     client.do("""
         a, b = socketpair(AF_UNIX, SOCK_STREAM)
         poll([[a, POLLIN], [b, POLLOUT]], 0) -> [0, POLLOUT]
@@ -328,7 +328,7 @@ def test_poll_and_select_tell_which_descriptors_are_ready(client: Process) -> No
     """)
 
 
-def test_messages_gather_and_say_when_a_datagram_was_truncated(client: Process) -> None:
+def test_messages_gather_buffers_and_flag_a_truncated_datagram(client: Process) -> None:
     client.do("""
         a, b = socketpair(AF_UNIX, SOCK_DGRAM)
         sendmsg(a, [b"hel", b"lo"]) -> 5
@@ -375,7 +375,7 @@ def test_sigusr1_interrupts_a_blocked_call_and_sigusr2_does_not(client: Process)
     client.do("await -> EINTR")
 
 
-def test_a_killed_process_fails_its_pending_call_and_says_how_it_ended(client: Process) -> None:
+def test_a_killed_process_fails_its_pending_call_with_its_exit_status(client: Process) -> None:
     client.do("u = socket(AF_INET, SOCK_DGRAM)\nrecv(u, 10) -> pending")
     client.session.caller.process.signal(signal.SIGKILL)
     reason = client.fail("data = await")
@@ -401,7 +401,7 @@ def test_one_call_at_a_time_is_the_developers_rule(client: Process) -> None:
         client.session.caller.begin(SystemCall("getpid"))
 
 
-def test_a_refused_connect_reports_what_came_back(client: Process) -> None:
+def test_a_refused_connect_reports_the_return_value_and_errno(client: Process) -> None:
     outcome = client.run('c = socket(AF_INET, SOCK_STREAM)\nconnect(c, "127.0.0.1:81")')
     assert str(outcome.failure) == (
         "connect(3, {AF_INET, 127.0.0.1:81}, 16) returned -1 ECONNREFUSED (Connection refused); expected 0. "
@@ -425,7 +425,7 @@ def test_a_refused_connect_reports_what_came_back(client: Process) -> None:
         ("close($nothing)", "the scenario variable `nothing` has not been set"),
     ],
 )
-def test_a_failed_expectation_says_what_was_expected(text: str, reason: str, client: Process) -> None:
+def test_a_failed_expectation_names_the_expected_result(text: str, reason: str, client: Process) -> None:
     assert reason in client.fail(text)
 
 

@@ -90,7 +90,7 @@ def test_a_signal_interrupts_a_blocked_call(hosts: Hosts) -> None:
     hosts.do("server", "await -> EINTR within 10s")
 
 
-def test_a_killed_calling_process_is_told_by_name(hosts: Hosts) -> None:
+def test_a_killed_calling_process_is_reported_by_name(hosts: Hosts) -> None:
     hosts.do("server", "getpid()")
     hosts.sessions["server"].caller.process.signal(signal.SIGKILL)
     assert hosts.sessions["server"].caller.process.wait(20) == -signal.SIGKILL

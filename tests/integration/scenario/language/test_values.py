@@ -123,7 +123,7 @@ def test_a_descriptor_is_passed_to_another_process(processes: Pair) -> None:
     assert "[{SOL_SOCKET, SCM_RIGHTS, [4]}]" in got[0].call
 
 
-def test_without_room_for_it_a_descriptor_is_lost_and_the_flags_say_so(processes: Pair) -> None:
+def test_without_room_a_descriptor_is_lost_and_msg_ctrunc_is_set(processes: Pair) -> None:
     server, _ = processes
     server.do(
         """
@@ -264,7 +264,7 @@ def test_interfaces_are_read_and_set_by_ioctl(processes: Pair) -> None:
     assert "ifr_flags=IFF_UP|IFF_LOOPBACK|IFF_RUNNING" in records[7].call
 
 
-def test_epoll_tells_which_descriptors_are_ready(processes: Pair) -> None:
+def test_epoll_returns_the_ready_descriptors(processes: Pair) -> None:
     server, _ = processes
     records = server.do(
         """

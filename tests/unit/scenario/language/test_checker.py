@@ -136,14 +136,14 @@ def test_everything_in_the_grammar_is_accepted() -> None:
         ("drop_capabilities(NET_RAW)", 18, "there is no constant `NET_RAW`", ""),
     ],
 )
-def test_a_mistake_is_told_where_it_stands(text: str, column: int, message: str, hint: str) -> None:
+def test_a_mistake_is_reported_at_its_place(text: str, column: int, message: str, hint: str) -> None:
     (found,) = problems(text)
     assert (found.line, found.column) == (text.count("\n"), column)
     assert found.message.startswith(message)
     assert found.hint.startswith(hint)
 
 
-def test_all_mistakes_are_told_at_once_and_one_does_not_cause_another() -> None:
+def test_all_mistakes_are_reported_at_once_and_none_causes_another() -> None:
     text = """
 s = sokcet(AF_INET, SOCK_STREAM)
 bind(s, "sever:80")
@@ -163,7 +163,7 @@ close(nothing)
     ]
 
 
-def test_another_call_while_one_is_pending_is_told_once() -> None:
+def test_another_call_while_one_is_pending_is_reported_once() -> None:
     found = problems(S + "accept(s) -> blocks\nclose(s)\nclose(s)\nawait\nclose(s)")
     assert [(problem.line, problem.hint) for problem in found] == [(2, "`await` it first")]
 
@@ -199,12 +199,12 @@ def test_a_near_miss_is_a_name_that_was_known_there() -> None:
     assert [problem.hint for problem in found] == ["", "did you mean `first`?", "", "did you mean `second`?"]
 
 
-def test_a_descriptors_family_tells_how_its_addresses_are_written() -> None:
+def test_the_family_of_a_descriptor_selects_the_form_of_its_addresses() -> None:
     assert problems('u = socket(AF_UNIX, SOCK_STREAM)\nbind(u, "whatever:you:like")') == ()
     assert problems('u = socket(AF_INET6, SOCK_STREAM)\nbind(u, "/tmp/x")') != ()
 
 
-def test_what_is_not_known_before_the_run_is_not_told() -> None:
+def test_a_value_that_is_unknown_before_the_run_is_not_reported() -> None:
     unknown = CheckContext()
     assert problems('connect(5, "anybody:80")\nx = $anything\nlisten(5, ${backlog})', unknown) == ()
     assert problems('s = socket(AF_INET, SOCK_STREAM)\nconnect(s, "${host}:80")', unknown) == ()

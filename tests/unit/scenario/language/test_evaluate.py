@@ -67,7 +67,7 @@ def test_an_expression_has_this_value(text: str, expected: Value) -> None:
         ("len(3)", "3 has no length"),
     ],
 )
-def test_an_expression_without_a_value_says_why(text: str, reason: str) -> None:
+def test_an_expression_without_a_value_has_a_reason(text: str, reason: str) -> None:
     with pytest.raises(CannotEvaluate) as raised:
         value(text)
     assert reason in str(raised.value)

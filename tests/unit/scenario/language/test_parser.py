@@ -41,7 +41,7 @@ def test_a_statement_goes_on_while_a_bracket_is_open_and_comments_are_skipped() 
     assert [statement.text for statement in program.statements] == ['connect(c,  # the peer "server:81")', "close(c)"]
 
 
-def test_each_kind_of_statement_is_told_apart() -> None:
+def test_each_kind_of_statement_is_recognised() -> None:
     kinds = [Call, Await, Await, Assign, Assert, Assign, Assign]
     text = 'getpid()\nawait\na, b = await -> 4\nx = b"a" * 10\nassert x == y\n$port = me.port\nn = len(x)'
     program = parse(text)
@@ -122,7 +122,7 @@ def test_a_mistake_has_its_place_and_a_hint(text: str, line: int, column: int, m
     assert found.hint.startswith(hint)
 
 
-def test_every_statement_with_a_mistake_is_told_and_the_others_are_read() -> None:
+def test_every_statement_with_a_mistake_is_reported_and_the_others_parse() -> None:
     program = parse("a = (1\nb = 2\nc = ]\nd = 4\ne = 'x\nf = 6")
     assert [found.line for found in program.problems] == [0, 2, 4]
     assert [statement.text for statement in program.statements] == ["b = 2", "d = 4", "f = 6"]

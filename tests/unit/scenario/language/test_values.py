@@ -63,7 +63,7 @@ def said(line: str, context: CheckContext | None = None) -> str:
         "setsockopt(x, SOL_SOCKET, 99, {1, 2})",
     ],
 )
-def test_what_works_is_accepted(line: str) -> None:
+def test_valid_values_are_accepted(line: str) -> None:
     assert said(line) == ""
 
 
@@ -140,11 +140,11 @@ def test_what_works_is_accepted(line: str) -> None:
         ('v = htons("x")', "htons takes a number, not a text"),
     ],
 )
-def test_what_cannot_work_is_told_with_the_right_form(line: str, message: str) -> None:
+def test_an_invalid_value_is_reported_with_the_right_form(line: str, message: str) -> None:
     assert message in said(line)
 
 
-def test_a_host_without_an_address_of_the_family_is_told() -> None:
+def test_a_host_without_an_address_of_the_family_is_reported() -> None:
     context = CheckContext(HOSTS, {}, set(), "", {"server": frozenset({4}), "client": frozenset({4, 6})})
     assert said('connect(t6, "server:80")', context) == "server has no IPv6 address (its addresses are IPv4)"
     assert said('connect(t6, "client:80")\nconnect(t, "server:80")', context) == ""
