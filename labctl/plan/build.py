@@ -126,7 +126,7 @@ def set_impairments(
         if isinstance(one, MakeLink)
         for end in (one.a, one.b)
     }
-    planned = impairments_of(plan)
+    planned = {(one.node, one.ifname): one.impairment for one in plan.operations if isinstance(one, SetImpairment)}
     return tuple(
         SetImpairment(
             node,
@@ -138,15 +138,6 @@ def set_impairments(
         )
         for node, ifname in ends
     )
-
-
-def impairments_of(plan: Plan) -> dict[tuple[str, str], Impairment]:
-    """Return the impairments in the plan, by (node, interface)."""
-    return {
-        (one.node, one.ifname): one.impairment
-        for one in plan.operations
-        if isinstance(one, SetImpairment) and one.impairment is not None
-    }
 
 
 def with_seed(plan: Plan, seed: int) -> Plan:
@@ -180,7 +171,10 @@ def build(topology: Topology) -> Plan:
     switches = [node for node in topology.nodes if node.kind is NodeKind.SWITCH]
     others = [node for node in topology.nodes if node.kind is not NodeKind.SWITCH]
     operations: list[Operation] = [MakeNode(node.name, node.kind) for node in topology.nodes]
-    operations += [MakeBridge(node.name, BRIDGE, _bridge_mtu(node)) for node in switches]
+    operations += [
+        MakeBridge(node.name, BRIDGE, min((interface.mtu for interface in node.interfaces), default=1500))
+        for node in switches
+    ]
     operations += _sysctls(topology, of_interfaces=False)
     interfaces = {(node.name, interface.name): interface for node in topology.nodes for interface in node.interfaces}
     bridges = {node.name: BRIDGE for node in switches}
@@ -215,10 +209,6 @@ def _end(endpoint: Endpoint, interface: Interface, bridges: dict[str, str]) -> L
     return LinkEnd(endpoint.node, endpoint.ifname, interface.mac, interface.mtu, bridges.get(endpoint.node, ""))
 
 
-def _bridge_mtu(switch: Node) -> int:
-    return min((interface.mtu for interface in switch.interfaces), default=1500)
-
-
 def _addresses(node: Node) -> list[Operation]:
     """Return the addresses of every interface, its link-local address included."""
     operations: list[Operation] = []
@@ -232,17 +222,13 @@ def _addresses(node: Node) -> list[Operation]:
 
 
 def _sysctls(topology: Topology, *, of_interfaces: bool) -> list[Operation]:
+    """Return the settings of interfaces, which must exist first, or all others."""
     return [
         SetSysctl(node.name, key, value)
         for node in topology.nodes
         for key, value in node.sysctls
-        if _belongs_to_interface(node, key) is of_interfaces
+        if bool(interface_of_sysctl(key, (*(one.name for one in node.interfaces), BRIDGE))) is of_interfaces
     ]
-
-
-def _belongs_to_interface(node: Node, key: str) -> bool:
-    """Return whether the setting belongs to an interface, which must exist first."""
-    return bool(interface_of_sysctl(key, (*(interface.name for interface in node.interfaces), BRIDGE)))
 
 
 def topology_of(plan: Plan) -> Topology:

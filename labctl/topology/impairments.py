@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from labctl.structs import Struct
@@ -60,7 +61,9 @@ def parse(written: Mapping[str, object]) -> Impairment:
     """Return the impairment of values by key (see `KEYS`). ValueError, with all mistakes."""
     unknown = [key for key in written if key not in _READERS]
     if unknown:
-        raise ValueError("; ".join(unknown_key(key) for key in unknown))
+        from labctl.documents.diagnostics import suggest
+
+        raise ValueError("; ".join(f"unknown key `{key}`; {suggest(key, KEYS)}" for key in unknown))
     values, flaws = read(written)
     made, flaw = together(values)
     if flaw is not None and not flaws:
@@ -81,21 +84,6 @@ def parse_words(words: Iterable[str]) -> Impairment:
             raise ValueError(f"duplicate key `{key}`")
         written[key] = value
     return parse(written)
-
-
-def unknown_key(key: str) -> str:
-    """Return the message about an unknown key."""
-    from labctl.documents.diagnostics import suggest
-
-    return f"unknown key `{key}`; {suggest(key, KEYS)}"
-
-
-def _delay_us(value: object) -> int:
-    return _duration_us(value, "delay", DELAY_MAX_US)
-
-
-def _jitter_us(value: object) -> int:
-    return _duration_us(value, "jitter", JITTER_MAX_US)
 
 
 def _duration_us(value: object, what: str, most: int) -> int:
@@ -130,6 +118,11 @@ def _rate_bit_s(value: object) -> int:
 
 
 _READERS: Mapping[str, Callable[[object], int]] = MappingProxyType(
-    {"delay": _delay_us, "jitter": _jitter_us, "loss": _loss_ppm, "rate": _rate_bit_s}
+    {
+        "delay": partial(_duration_us, what="delay", most=DELAY_MAX_US),
+        "jitter": partial(_duration_us, what="jitter", most=JITTER_MAX_US),
+        "loss": _loss_ppm,
+        "rate": _rate_bit_s,
+    }
 )
 KEYS = tuple(_READERS)  # in the order of the fields of `Impairment`

@@ -37,7 +37,8 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     parts = segments(draft)
     check_ports(draft, mistakes)
     check_loops(draft, mistakes)
-    without_ipv6 = frozenset(node.name for node in draft.nodes if _ipv6_is_off(node))
+    off = {("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv6.conf.default.disable_ipv6", "1")}
+    without_ipv6 = frozenset(node.name for node in draft.nodes if off.intersection(node.spec.sysctls))
     addressing = assign_addresses(draft, parts, without_ipv6, mistakes)
     check_mtus(draft, parts, {index for index, family in addressing.prefixes if family is Family.IPV6}, mistakes)
     labels = label_ends(draft, mistakes)
@@ -145,8 +146,3 @@ def _node(draft: DraftNode, interfaces: list[Interface], routes: tuple[Route, ..
     given = {key for key, _ in draft.spec.sysctls}
     sysctls = (*((key, value) for key, value in derived if key not in given), *draft.spec.sysctls)
     return replace(draft.spec, interfaces=tuple(interfaces), routes=routes, sysctls=sysctls)
-
-
-def _ipv6_is_off(node: DraftNode) -> bool:
-    off = {"net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6"}
-    return any(key in off and value == "1" for key, value in node.spec.sysctls)
