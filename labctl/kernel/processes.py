@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from select import POLLIN, poll
 
 from labctl.errors import KernelError, LabError
-from labctl.kernel.syscalls import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from labctl.unpatched import monotonic
 
 FIRST_FREE_DESCRIPTOR = 3
@@ -47,7 +46,7 @@ def fork_closed(body: Callable[[], None]) -> int:
     is not dumpable (PR_SET_DUMPABLE) requires CAP_SYS_PTRACE in the user namespace that its parent was started in. Call
     `keep_only` before `open_up`.
     """
-    prctl(PR_SET_DUMPABLE, 0)
+    _set_dumpable(False)
     try:
         return fork(body)
     finally:
@@ -56,11 +55,19 @@ def fork_closed(body: Callable[[], None]) -> int:
 
 def open_up() -> None:
     """Allow other processes to trace the calling process again; execve(2) does the same."""
-    prctl(PR_SET_DUMPABLE, 1)
+    _set_dumpable(True)
+
+
+def _set_dumpable(is_dumpable: bool) -> None:
+    from labctl.kernel.syscalls import PR_SET_DUMPABLE, prctl  # not above: `labctl ps` needs no ctypes
+
+    prctl(PR_SET_DUMPABLE, int(is_dumpable))
 
 
 def die_with_parent() -> None:
     """Kill the calling process when its parent ends (PR_SET_PDEATHSIG). Call it after changes of credentials."""
+    from labctl.kernel.syscalls import PR_SET_PDEATHSIG, prctl
+
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

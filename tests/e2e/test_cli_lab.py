@@ -54,7 +54,7 @@ FREQUENT_LOADS = {
     *("labctl.lab", "labctl.lab.protocol", "labctl.topology", "labctl.topology.model"),
     *("labctl.plan", "labctl.plan.drop_rules"),  # 0.5 ms: a message of the protocol carries a drop rule
 }
-PS_LOADS = {*FREQUENT_LOADS, "labctl.report", "labctl.report.terminal"}
+PS_LOADS = {*FREQUENT_LOADS, "labctl.kernel", "labctl.kernel.processes", "labctl.report", "labctl.report.terminal"}
 
 
 @pytest.mark.parametrize(("words", "allowed"), [(("exec", "client", "true"), FREQUENT_LOADS), (("ps",), PS_LOADS)])
