@@ -32,7 +32,7 @@ from tests import skips
 from tests.integration import networks
 from tests.integration.detached import running
 from tests.integration.inside import NetworkLab, inside
-from tests.integration.test_plan_shell import in_sandbox, script_of
+from tests.integration.plan.test_render import in_sandbox, script_of
 from tests.measuring import binomial_bounds, one_way_s, over, sent_through, transfer, udp_pair
 from tests.patience import patient
 from tests.unit.topology.drafts import resolved

@@ -22,7 +22,7 @@ from labctl.topology.model import Impairment
 from tests import skips
 from tests.integration import networks
 from tests.integration.inside import NetworkLab, inside
-from tests.integration.test_plan_shell import in_sandbox, script_of
+from tests.integration.plan.test_render import in_sandbox, script_of
 from tests.measuring import Transfer, over, transfer
 from tests.patience import patient
 from tests.unit.topology.drafts import resolved

@@ -1,6 +1,6 @@
-"""The script that `labctl plan --format sh` prints, run for real: it makes the network that the plan says.
+"""The script of `labctl plan --format sh`, executed: it makes the network of the plan.
 
-It runs in network and mount namespaces of its own, with a /run of its own for `ip netns`, so that nothing is left.
+It runs in its own network and mount namespaces, with a private /run for `ip netns`, so that nothing remains.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from labctl.plan.render import render_shell
 from labctl.topology.model import Topology
 from tests.skips import needs_programs
 
-TOPOLOGIES = Path(__file__).resolve().parents[2] / "topologies"
+TOPOLOGIES = Path(__file__).resolve().parents[3] / "topologies"
 
 pytestmark = needs_programs("unshare", "ip", "sysctl", "ping")
 
 
 def in_sandbox(script: str) -> str:
-    """What the script prints, run by sh as root of namespaces of its own; it must succeed."""
+    """Run the script with sh as root of new namespaces; return its output."""
     unshare = ["unshare", "--net", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else [])]
     prepare = "set -eu\nmount -t tmpfs none /run\nmkdir /run/netns\n"
     done = subprocess.run(
