@@ -1,4 +1,4 @@
-"""What a program writes: a bounded store that keeps the beginning and the end, and a search for a line."""
+"""The output of a program: a bounded store that keeps the beginning and the end, and a search for a line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Stream(StrEnum):
 
 
 class OutputRecord(Struct, frozen=True):
-    """What a program wrote; `truncated_bytes` were dropped from the middle."""
+    """The output of a program; `truncated_bytes` were dropped from the middle."""
 
     stdout: str
     stderr: str
@@ -26,9 +26,9 @@ class OutputRecord(Struct, frozen=True):
 
 
 class KeptOutput:
-    """The first and last `limit` bytes of a stream; what lies between is counted and dropped.
+    """The first and last `limit` bytes of a stream; the bytes between are counted and dropped.
 
-    Not locked: the owner serialises access (the output pump does so under the scenario's condition).
+    Not thread-safe: `Program` holds its condition when it uses it.
     """
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
@@ -57,7 +57,7 @@ class KeptOutput:
         return self.total_bytes - len(self._head) - min(self._tail_bytes, self._limit)
 
     def text(self) -> str:
-        """What was kept, as UTF-8 (other bytes become U+FFFD); a line in the middle says how much is missing."""
+        """The kept bytes as UTF-8 (other bytes become U+FFFD), with a line that counts the dropped bytes."""
         tail = b"".join(self._tail)
         tail = tail[max(0, len(tail) - self._limit) :]
         if not self.truncated_bytes:
@@ -67,7 +67,7 @@ class KeptOutput:
 
 
 class LineWatch:
-    """Looks for a line that a pattern matches in data that arrives in pieces; an unfinished last line counts too."""
+    """Searches lines for a pattern in data that arrives in pieces; an unfinished last line counts, too."""
 
     MAX_LINE_BYTES = 1 << 16  # of a line without an end: longer ones are searched in pieces
 
@@ -75,11 +75,11 @@ class LineWatch:
         self._pattern = re.compile(pattern)
         self._partial = b""
         self.found = False
-        self.problem = ""  # why it cannot be told whether a line matches; then no more are looked at
+        self.problem = ""  # why the search failed; then it has ended
 
     @property
     def decided(self) -> bool:
-        """Whether to wait no longer."""
+        """Whether the search has ended."""
         return self.found or bool(self.problem)
 
     def feed(self, data: bytes) -> None:

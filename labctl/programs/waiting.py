@@ -1,8 +1,7 @@
-"""Waiting: always for a condition, always with a deadline, never asleep; and ended at once when the run is cancelled.
+"""Waits for a condition, with a deadline, that a cancellation ends at once; callbacks for readable descriptors.
 
-One `threading.Condition` for each running scenario is notified of everything that may end a wait: output, the end of
-a program, a cancellation. What the kernel does not tell by a descriptor (queues, counters) is looked at again and
-again, at growing intervals, which a cancellation ends too.
+Each running scenario has one `threading.Condition`. Output, the end of a program and a cancellation notify it. State
+that the kernel reports by no descriptor (queues, counters) is polled at growing intervals, which a cancellation ends.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ T = TypeVar("T")
 FIRST_LOOK_AGAIN_S = 0.001
 LAST_LOOK_AGAIN_S = 0.05
 POLL_TIMEOUT_MAX_MS = 1e9  # poll(2) takes an int
-FILE_LOOK_S = 0.02  # how often a file that grows is looked at
+FILE_POLL_INTERVAL_S = 0.02  # of a file that grows
 
 
 class Interrupted(Exception):
-    """The wait was cancelled: by the user, or by another branch's failure; the argument says by what."""
+    """The wait was cancelled by the user or by the failure of another branch; the argument is the reason."""
 
 
 class Scope:
-    """A deadline on the monotonic clock, and a way to cancel all that waits under it; scopes nest."""
+    """A deadline (CLOCK_MONOTONIC), and the cancellation of all waits within it; scopes nest."""
 
     def __init__(self, condition: threading.Condition, deadline: float, outer: Scope | None = None) -> None:
         self.condition = condition
@@ -39,11 +38,11 @@ class Scope:
         self._cancelled = ""
 
     def within(self, seconds: float) -> Scope:
-        """A scope inside this one that ends `seconds` from now, or with this one."""
+        """An inner scope that ends `seconds` from now, or with this scope."""
         return Scope(self.condition, monotonic() + seconds, self)
 
     def inner(self) -> Scope:
-        """A scope inside this one with the same deadline, to be cancelled on its own."""
+        """An inner scope with the same deadline that can be cancelled alone."""
         return Scope(self.condition, self.deadline, self)
 
     def cancel(self, reason: str) -> None:
@@ -53,7 +52,7 @@ class Scope:
 
     @property
     def cancelled(self) -> str:
-        """Why this scope, or one around it, was cancelled; "" when it was not."""
+        """Why this scope or an outer one was cancelled; "" if it was not."""
         return self._cancelled or (self._outer.cancelled if self._outer is not None else "")
 
     @property
@@ -61,14 +60,14 @@ class Scope:
         return max(0.0, self.deadline - monotonic())
 
     def check(self) -> None:
-        """Raises Interrupted when cancelled."""
+        """Raise Interrupted if the scope is cancelled."""
         if reason := self.cancelled:
             raise Interrupted(reason)
 
     def wait_for(self, predicate: Callable[[], T]) -> T:
-        """Waits until `predicate()` is true and returns its value, or its last, false, value at the deadline.
+        """Wait until `predicate()` is true; return its value, at the deadline its last, false, value.
 
-        The predicate is called with the condition held, after each notification. Raises Interrupted.
+        Calls the predicate after each notification, while the condition is held. Raises Interrupted.
         """
         with self.condition:
             while True:
@@ -82,7 +81,7 @@ class Scope:
                 self.condition.wait(remaining_s)
 
     def look_again(self) -> Iterator[None]:
-        """Yields at once and then at growing intervals, until the deadline; the last time just after it."""
+        """Yield at once and at growing intervals until the deadline, the last time just after it."""
         interval_s = FIRST_LOOK_AGAIN_S
         while True:
             self.check()
@@ -132,10 +131,10 @@ class Watcher:
         self._started = False
 
     def add(self, fd: int, readable: Callable[[], bool], look: Callable[[], None] | None = None) -> None:
-        """`readable()` is called in the watcher's thread whenever `fd` is; it says whether to go on watching.
+        """Call `readable()` in the watcher's thread whenever `fd` is readable, until it returns False.
 
-        `look()` is called there again and again until then: for files, whose growth no descriptor tells. The descriptor
-        stays the caller's; it must not be closed before `readable` has returned False.
+        Until then, call `look()` every `FILE_POLL_INTERVAL_S`: for files, whose growth no descriptor reports. The
+        descriptor stays the caller's, who must not close it before `readable` has returned False.
         """
         self._new.append((fd, readable, look))
         if not self._started:
@@ -144,19 +143,19 @@ class Watcher:
         os.eventfd_write(self._wake, 1)
 
     def drop(self, fds: tuple[int, ...], then: Callable[[], None]) -> None:
-        """Watch these no more, and then call `then`, which may close them: in the watcher's thread, or in this one."""
+        """Stop watching `fds`, then call `then`, which may close them, in the watcher's thread or in this one."""
         if not self._started or self._closing:
-            then()  # nobody looks at them, or nobody will
+            then()  # no thread watches them
             return
         self._dropped.append((fds, then))
         os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
-        """Ends the thread; the descriptors may be closed after it."""
+        """End the thread; the descriptors may be closed afterwards."""
         self._closing = True
         if self._started:
             os.eventfd_write(self._wake, 1)
-            if self._thread is not threading.current_thread():  # garbage is collected in whatever thread
+            if self._thread is not threading.current_thread():  # any thread may collect garbage
                 self._thread.join()
         while self._dropped:
             self._dropped.popleft()[1]()
@@ -168,7 +167,7 @@ class Watcher:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake, selectors.EVENT_READ)
             while not self._closing:
-                ready = selector.select(FILE_LOOK_S if self._looks else None)
+                ready = selector.select(FILE_POLL_INTERVAL_S if self._looks else None)
                 for key, _ in ready:
                     if key.fd == self._wake:
                         os.eventfd_read(self._wake)

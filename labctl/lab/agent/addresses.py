@@ -1,8 +1,7 @@
-"""Addresses as a scenario writes them, resolved on the host: "server:5000", "[fe80::1%eth0]:80", "/tmp/x", "eth0".
+"""Socket addresses: from the text of a scenario ("server:5000", "[fe80::1%eth0]:80", "/tmp/x", "eth0") and to text.
 
-Names come from the host's own /etc/hosts, which is read anew each time (hosts(5)); there is no DNS in a lab.
-
-How a system call reads: `connect(3, {AF_INET, 10.0.0.2:5000}, 16)`, in the manner of C and of strace(1).
+The agent resolves names by the host's own /etc/hosts, which it reads each time; there is no DNS in a lab. Addresses
+appear as in strace(1): `connect(3, {AF_INET, 10.0.0.2:5000}, 16)`.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from labctl.lab.agent.constants import name_of
 from labctl.lab.agent.messages import CStruct, Value
 from labctl.structs import replace
 
-LONGEST_DATA = 32  # bytes shown of sent and received data
+DATA_SHOWN_BYTES = 32  # bytes shown of sent and received data
 _PACKET_TYPES = ("PACKET_BROADCAST", "PACKET_MULTICAST", "PACKET_OTHERHOST", "PACKET_OUTGOING")
-LONGEST_PATH = 108  # sizeof(sun_path), unix(7)
+PATH_MAX_BYTES = 108  # sizeof(sun_path), unix(7)
 _ESCAPES = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x00: "\\0"}
 
 
-def data_text(data: bytes, longest: int = LONGEST_DATA) -> str:
+def data_text(data: bytes, longest: int = DATA_SHOWN_BYTES) -> str:
     """The data as a C string, shortened with dots to `longest` bytes."""
     head = data[:longest]
     shown = "".join(_ESCAPES.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in head)
@@ -34,7 +33,7 @@ def data_text(data: bytes, longest: int = LONGEST_DATA) -> str:
 
 
 def address_text(address: Address) -> str:
-    """`{AF_INET, 10.0.0.2:5000}`; what a truncated address lacks is a dot-dot-dot."""
+    """`{AF_INET, 10.0.0.2:5000}`; missing parts of a truncated address are `...`."""
     if address.family is None:
         return "{}" if not address.truncated else "{...}"
     family = name_of(address.family, "AF_")
@@ -47,9 +46,9 @@ def address_text(address: Address) -> str:
     if address.family == socket.AF_UNIX and address.path is not None:
         dots = "..." if address.truncated else ""
         if address.path.startswith("@"):
-            return f"{{{family}, @{data_text(os.fsencode(address.path[1:]), LONGEST_PATH)}{dots}}}"
+            return f"{{{family}, @{data_text(os.fsencode(address.path[1:]), PATH_MAX_BYTES)}{dots}}}"
         return (
-            f"{{{family}, {data_text(os.fsencode(address.path), LONGEST_PATH)}{dots}}}"
+            f"{{{family}, {data_text(os.fsencode(address.path), PATH_MAX_BYTES)}{dots}}}"
             if address.path
             else f"{{{family}}}"
         )
@@ -84,13 +83,13 @@ _WITH_PORT = re.compile(r"(?:\[(?P<bracketed>[^\]]*)\]|(?P<plain>[^\[\]:]*)):(?P
 
 
 class CannotForm(Exception):
-    """A call cannot be formed from what the scenario says; the message says why."""
+    """The arguments of a call cannot be converted to C's; the message shows why."""
 
 
 def encode(value: Value, family: int) -> bytes:
-    """The sockaddr for an argument: text in the syntax of `family`, AF_UNSPEC, an Address, bytes as they are.
+    """The sockaddr for an argument: text in the syntax of `family`, AF_UNSPEC, an Address, or bytes.
 
-    `{AF_INET6, "[::1]:80", flowinfo}` names the family explicitly. CannotForm for anything else, or an unknown name.
+    `{AF_INET6, "[::1]:80", flowinfo}` names the family. CannotForm for another value or an unknown name.
     """
     if isinstance(value, CStruct):
         value = [item for _, item in value.fields]
@@ -117,14 +116,14 @@ def encode(value: Value, family: int) -> bytes:
 
 
 def describe(address: Address) -> Address:
-    """The address with the host's names for it: of its interface and of its node."""
+    """Add the host's names of the address's interface and node."""
     ifname = str(interface_name(address.scope_id)) if address.scope_id else ""
     host = (address.host or "").removeprefix("::ffff:") if "." in (address.host or "") else address.host
     return replace(address, ifname=ifname, name=_node_of(host) if host else "")
 
 
 def host_bytes(text: str, family: int) -> bytes:
-    """The address of a host (its name, or a numeric one) without a port: struct in_addr or in6_addr."""
+    """struct in_addr or in6_addr of a host's name or a numeric address. CannotForm."""
     numeric = _numeric_family(text)
     if numeric is None:
         text = _resolve(text, family, text)
@@ -134,14 +133,14 @@ def host_bytes(text: str, family: int) -> bytes:
 
 
 def interface_index(interface: int | str) -> int:
-    """The number of an interface of this host, given by name or number; CannotForm when it has none of that name."""
+    """The index of an interface of this host, given by name or index; CannotForm for an unknown name."""
     if isinstance(interface, int):
         return interface & 0xFFFF_FFFF
     return _scope_id(interface, interface)
 
 
 def interface_name(index: int) -> int | str:
-    """The name of the interface of that number; the number when there is none (0: not any)."""
+    """The name of the interface with that index; the index if there is none, and for 0."""
     try:
         with _descriptors_to_spare():
             return socket.if_indextoname(index) if index else 0
@@ -225,7 +224,7 @@ def _scope_id(scope: str, text: str) -> int:
 
 @contextmanager
 def _descriptors_to_spare() -> Iterator[None]:
-    """Within this a descriptor can be opened although the scenario has lowered the soft limit, or used it up."""
+    """Allow one more descriptor although the scenario has lowered the soft limit, or reached it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -263,6 +262,6 @@ def _node_of(host: str) -> str:
 
 
 def _unmapped(host: str) -> str:
-    """The IPv4 address in an IPv4-mapped one (`::ffff:10.0.0.1`: ipv6(7)); others as they are."""
+    """The IPv4 address in an IPv4-mapped one (`::ffff:10.0.0.1`, ipv6(7)); other addresses unchanged."""
     packed = socket.inet_pton(socket.AF_INET6, host) if ":" in host else b""
     return socket.inet_ntop(socket.AF_INET, packed[12:]) if packed.startswith(_MAPPED) else host

@@ -1,7 +1,4 @@
-"""The arguments of a call that is to be made: checked by kind, with what C would put in their place.
-
-The buffers of ioctl(2): of requests that fill in an int, and of those on interfaces (struct ifreq, netdevice(7)).
-"""
+"""The arguments of a call: checked by kind and converted to C's; the buffers of ioctl(2) (netdevice(7))."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _IFREQ = struct.Struct("@16s24s")  # struct ifreq
 
 
 def pack_request(request: Request, value: Value) -> bytes:
-    """The buffer that the kernel is given; CannotForm for a value of another kind."""
+    """The buffer for the kernel; CannotForm for a value of another kind."""
     if not request.member:
         if value is not None and not isinstance(value, int):
             raise CannotForm(f"ioctl: {request.name} takes a number, not {show_value(None, value)}")
@@ -38,7 +35,7 @@ def pack_request(request: Request, value: Value) -> bytes:
 
 
 def unpack_request(request: Request, buffer: bytes) -> Value:
-    """What the kernel has filled in: a number, the address, the name, or the hardware address as text."""
+    """The value that the kernel wrote: a number, an address, a name, or a hardware address as text."""
     if not request.member:
         return int(struct.unpack("@i", buffer)[0])
     name, union = _IFREQ.unpack(buffer)
@@ -109,7 +106,7 @@ _ADDRESS_SIZES = {
 
 
 class Arguments:
-    """The arguments of one call; every reader raises CannotForm when the argument is of another kind."""
+    """The arguments of one call; every method raises CannotForm for an argument of another kind."""
 
     def __init__(self, call: SystemCall) -> None:
         self.call = call
@@ -136,7 +133,7 @@ class Arguments:
         return value
 
     def is_integer(self, index: int) -> bool:
-        """Whether that argument is there and an integer."""
+        """Whether that argument exists and is an integer."""
         return index < len(self.values) and isinstance(self.values[index], int)
 
     def size(self, index: int) -> int:
@@ -147,14 +144,14 @@ class Arguments:
         return value
 
     def data(self, index: int) -> bytes:
-        """Bytes to be sent."""
+        """Bytes to send."""
         value = self._at(index)
         if not isinstance(value, bytes):
             raise self._wrong(index, 'bytes; write b"..."')
         return value
 
     def buffers(self, index: int) -> list[bytes]:
-        """One or several buffers to be sent together."""
+        """One or several buffers to send together."""
         value = self._at(index)
         if isinstance(value, bytes):
             return [value]
@@ -180,13 +177,13 @@ class Arguments:
         return [item for item in value if isinstance(item, int)]
 
     def address(self, index: int, family: int) -> tuple[bytes, int]:
-        """A sockaddr and its length: the call's `addrlen` when it gives one."""
+        """A sockaddr and its length: the call's `addrlen` if it has one."""
         raw = encode(self._at(index), family)
         length = len(raw) if self.call.addrlen is None else self.call.addrlen
         return raw.ljust(min(length, 256), b"\0"), length
 
     def address_length(self, family: int) -> int:
-        """How long an address buffer the call gives: its `addrlen`, or the size of the family's struct."""
+        """The length of the call's address buffer: its `addrlen`, or the size of the family's struct."""
         if self.call.addrlen is not None:
             if not 0 <= self.call.addrlen <= 4096:
                 raise CannotForm(f"{self.call.name}: addrlen {self.call.addrlen} is not from 0 to 4096")
@@ -194,7 +191,7 @@ class Arguments:
         return _ADDRESS_SIZES.get(socket.AddressFamily(family), 128) if family in _ADDRESS_SIZES else 128
 
     def timeout_ms(self, index: int) -> int:
-        """A timeout: milliseconds, or a duration such as "1s"; -1 (for ever) when left out."""
+        """A timeout in milliseconds, or a duration such as "1s"; -1 (no limit) if omitted."""
         if index >= len(self.values):
             return -1
         value = self.values[index]
@@ -218,7 +215,7 @@ class Arguments:
         return entries
 
     def option_value(self, index: int, level: int, option: int) -> bytes | FilterProgram:
-        """What setsockopt(2) is given: a value of the option's type; for options without a known one, any."""
+        """The bytes of an option's value; any value for an option of unknown type."""
         value = self._at(index)
         known = option_at(level, option)
         if known is not None:
@@ -237,7 +234,7 @@ class Arguments:
         raise self._wrong(index, "an option's value; write an integer, bytes, or a structure such as {1, 0}")
 
     def control_room(self) -> int:
-        """How many bytes recvmsg(2) has for control messages."""
+        """The size of recvmsg's buffer for control messages, bytes."""
         room = self.call.control
         if room is None:
             return 0
@@ -247,7 +244,7 @@ class Arguments:
 
 
 def family_of(fd: int) -> int:
-    """The descriptor's address family as the kernel knows it (SO_DOMAIN); AF_INET when it is no socket."""
+    """The address family of a socket (SO_DOMAIN); AF_INET if the descriptor is no socket."""
     buffer, length = socket_calls.new_buffer(4), socket_calls.UnsignedInt(4)
     made = socket_calls.getsockopt(fd, socket.SOL_SOCKET, CONSTANTS["SO_DOMAIN"], buffer, length)
     return int(struct.unpack("@i", buffer.raw)[0]) if made.returned == 0 else int(socket.AF_INET)

@@ -21,19 +21,19 @@ from labctl.lab.agent.messages import (
 )
 from labctl.unpatched import monotonic
 
-_SEND_TIMEOUT_S = 10.0  # a process that is stopped (SIGSTOP) takes no long request
+_SEND_TIMEOUT_S = 10.0  # a stopped agent (SIGSTOP) does not read a long request
 
 
 class AgentEnded(LabError):
-    """The calling process has ended, so that nothing can be called there any more; the message says how it ended."""
+    """The agent has ended, so that it makes no more calls; the message shows how it ended."""
 
 
 class CallImpossible(LabctlError):
-    """The call cannot be formed on its host: a name that its /etc/hosts lacks, an argument of the wrong kind."""
+    """The agent cannot form the call: a name that its /etc/hosts lacks, an argument of the wrong kind."""
 
 
 class ProcessHandle(Protocol):
-    """What is needed of the Lab's Process."""
+    """What an agent's client needs of `Process`."""
 
     @property
     def node(self) -> str:
@@ -41,22 +41,22 @@ class ProcessHandle(Protocol):
 
     @property
     def pid(self) -> int:
-        """The process's number on its host."""
+        """Process ID on its host."""
 
     def wait(self, timeout_s: float | None) -> int | None:
-        """How it ended, as Popen.returncode; None when it has not within `timeout_s`."""
+        """As Popen.returncode; None if it has not ended within `timeout_s`."""
 
     def signal(self, number: int) -> None:
         """Send a signal."""
 
     def close(self) -> None:
-        """Drop the handle."""
+        """Close the descriptors."""
 
 
 class AgentClient:
-    """A process on a host that makes socket calls, one at a time. Owns `process` and `channel`.
+    """The client of an agent, which makes one call at a time. Owns `process` and `channel`.
 
-    For one thread at a time. `name` is the process's name on its host, "" for the default one.
+    For one thread at a time. `name` is the agent's name on its host, "" for the default agent.
     """
 
     def __init__(self, process: ProcessHandle, channel: socket.socket, name: str = "") -> None:
@@ -78,11 +78,11 @@ class AgentClient:
 
     @property
     def pending(self) -> PendingCall | None:
-        """The call that has not been waited to its end, if any."""
+        """The call that has not returned yet, if any."""
         return self._pending
 
     def begin(self, call: SystemCall) -> PendingCall:
-        """Have the process make `call`. AgentEnded when it is gone; RuntimeError while a call is pending."""
+        """Request a call. AgentEnded; RuntimeError while a call is pending."""
         if self._pending is not None:
             raise RuntimeError(f"{self!r} cannot begin {call.name}: one call at a time")
         channel = self._open_channel()
@@ -102,7 +102,7 @@ class AgentClient:
         return self.begin(call).wait(timeout_s)
 
     def close(self) -> None:
-        """End the process: at once when it is blocked in a call. Idempotent."""
+        """End the agent, at once if it is blocked in a call. Idempotent."""
         if self._channel is None:
             return
         channel, self._channel = self._channel, None
@@ -120,7 +120,7 @@ class AgentClient:
         return self._channel
 
     def _next_answer(self, until: float | None, during: Callable[[], str]) -> Answer | None:
-        """The next message, or None when it has not come by `until` (seconds of monotonic)."""
+        """The next message; None if it has not come by `until` (seconds, CLOCK_MONOTONIC)."""
         channel = self._open_channel()
         poller = select.poll()
         poller.register(channel, select.POLLIN)
@@ -162,7 +162,7 @@ class AgentClient:
 
 
 class PendingCall:
-    """A call that was begun. `text` reads as C would, as far as it is known."""
+    """A call that the agent was asked to make. `text` shows it as C code, as far as it is known."""
 
     def __init__(self, caller: AgentClient, call: SystemCall) -> None:
         self.call = call
@@ -172,10 +172,7 @@ class PendingCall:
         self._result: CallResult | None = None
 
     def wait_begun(self, timeout_s: float | None) -> bool:
-        """Wait until the process is about to enter the kernel; False when it is not within `timeout_s`.
-
-        CallImpossible when the call cannot be formed, AgentEnded when the process is gone.
-        """
+        """Wait until the agent is about to enter the kernel; False after `timeout_s`. CallImpossible, AgentEnded."""
         until = None if timeout_s is None else monotonic() + timeout_s
         while self.started_ns is None:
             answer = self._caller._next_answer(until, lambda: self.text)
@@ -185,9 +182,9 @@ class PendingCall:
         return True
 
     def wait(self, timeout_s: float | None) -> CallResult | None:
-        """What came back; None when the call has not returned within `timeout_s` (it stays pending).
+        """The result; None if the call has not returned within `timeout_s` and is still pending.
 
-        CallImpossible when the call cannot be formed, AgentEnded when the process is gone.
+        Raises: CallImpossible, AgentEnded.
         """
         until = None if timeout_s is None else monotonic() + timeout_s
         while self._result is None:

@@ -12,7 +12,7 @@ from labctl.kernel import socket_calls, syscalls
 from labctl.kernel.sockaddr import Address, decode
 from labctl.kernel.socket_calls import AddressBuffer, Made, new_buffer, take
 from labctl.lab.agent.addresses import (
-    LONGEST_PATH,
+    PATH_MAX_BYTES,
     CannotForm,
     address_text,
     data_text,
@@ -329,7 +329,7 @@ def _setsockopt(arguments: Arguments) -> Prepared:
     text = f"setsockopt({fd}, {_option_text(level, option)}, {inner}, {len(raw)})"
 
     def make() -> Made:
-        # `value` is named so that the instructions that a filter points to live until the call
+        # The reference to `value` keeps the instructions that a filter points to alive until the call.
         return socket_calls.setsockopt(
             fd, level, option, value.raw if isinstance(value, socket_calls.FilterProgram) else value
         )
@@ -527,7 +527,7 @@ def _unlink(arguments: Arguments) -> Prepared:
         raise CannotForm("unlink: a path holds no NUL")
     return Prepared(
         lambda: socket_calls.unlink(os.fsencode(path)),
-        lambda made: f"unlink({data_text(os.fsencode(path), LONGEST_PATH)})",
+        lambda made: f"unlink({data_text(os.fsencode(path), PATH_MAX_BYTES)})",
     )
 
 

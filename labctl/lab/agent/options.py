@@ -1,8 +1,7 @@
 """Socket options and control messages: which level each belongs to, and which type its value has in C.
 
-PURE: the checker of the call language, the packing of setsockopt(2) and sendmsg(2), the decoding of getsockopt(2) and
-recvmsg(2), and the report all read this one table. Sources: socket(7), ip(7), ipv6(7), tcp(7), udp(7), packet(7),
-unix(7), netlink(7), and the kernel's UAPI headers.
+PURE: one table for the checker of the call language, for packing and unpacking of values, and for reports. Sources:
+socket(7), ip(7), ipv6(7), tcp(7), udp(7), packet(7), unix(7), netlink(7), and the kernel's UAPI headers.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from labctl.lab.agent.constants import CONSTANTS
 
 
 class ValueKind(StrEnum):
-    """How a value stands in memory."""
+    """The form of a value in memory."""
 
     NUMBER = "a number"  # int
     WIDE = "a number of 64 bits"
@@ -46,7 +45,7 @@ class Field(NamedTuple):
 
 
 class StructType(NamedTuple):
-    """A C structure. `required` members must be given; the others are 0 when they are left out."""
+    """A C structure. `required` members must be given; omitted members are 0."""
 
     name: str
     fields: tuple[Field, ...]
@@ -55,7 +54,7 @@ class StructType(NamedTuple):
 
 
 class ValueType(NamedTuple):
-    """The type of an option's value. `size`: the buffer that getsockopt(2) is given."""
+    """The type of an option's value. `size`: of the buffer for getsockopt(2), bytes."""
 
     kind: ValueKind
     struct: StructType | None = None
@@ -352,7 +351,7 @@ _CONTROL_BY_NUMBER = _by_number(CONTROL)
 
 
 def option_at(level: int, number: int) -> Option | None:
-    """The option of that level and number; None when this table has none."""
+    """The option of that level and number; None if the table has none."""
     return _OPTIONS_BY_NUMBER.get((level, number))
 
 
@@ -395,7 +394,7 @@ def wants(field: Field) -> str:
 
 
 class Request(NamedTuple):
-    """A request: what it takes and gives. `member` is that of struct ifreq; "" for a plain int."""
+    """A request of ioctl(2). `member` is the member of struct ifreq that it reads or writes; "" for an int."""
 
     name: str
     code: str  # of the value: `i`, `h`, `ipv4`, `mac`, `name`
@@ -437,5 +436,5 @@ _BY_NUMBER = {CONSTANTS[request.name]: request for request in REQUESTS}
 
 
 def ioctl_request(number: int) -> Request:
-    """The request of that number; an unknown one is taken to fill in an int."""
+    """The request of that number; an unknown request is assumed to write an int."""
     return _BY_NUMBER.get(number, Request(hex(number), "i"))

@@ -49,7 +49,7 @@ def serve(channel: int) -> NoReturn:
                 _answer(channel, request)
             except (BrokenPipeError, ConnectionResetError):
                 raise
-            except Exception as error:  # noqa: BLE001  # nobody above would see it: the process has no stderr
+            except Exception as error:  # noqa: BLE001  # the process has no stderr: the client reports it
                 _send(channel, Impossible(f"a fault of labctl's, please report it: {type(error).__name__}: {error}"))
         status = 0
     except (BrokenPipeError, ConnectionResetError):
@@ -109,7 +109,7 @@ def _once(prepared: Prepared) -> CallResult:
 
 
 def repeat(prepared: Prepared, call: SystemCall) -> CallResult:
-    """Make the call until it gives one of `call.until`, fails otherwise, or there have been too many."""
+    """Make the call until it returns one of `call.until`, fails in another way, or was made too often."""
     gathered: list[Value] = []
     size_bytes = 0
     first_ns, count = 0, 0

@@ -1,6 +1,6 @@
-"""Values of socket options and control messages: from the call language's to C's bytes, and back.
+"""Values of socket options and control messages: from the call language to the bytes of C and back.
 
-`socket_options` has the types. Packing happens on the host: names of hosts and interfaces are the host's own.
+The agent packs them, since names of hosts and interfaces are its host's own. `options` has the types.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CMSG_HEADER = struct.Struct("@Nii")  # struct cmsghdr, cmsg(3)
 
 
 def pack(name: str, kind: ValueType, value: Value) -> bytes | FilterProgram:
-    """The bytes of an option's value; CannotForm when it is of another type. `bytes` are passed on as they are."""
+    """The bytes of an option's value; CannotForm for another type. `bytes` are returned unchanged."""
     if isinstance(value, bytes):
         return value
     match kind.kind, value:
@@ -97,7 +97,7 @@ def pack_struct(name: str, kind: StructType, value: Value) -> bytes:
 
 
 def unpack(kind: ValueType, data: bytes) -> Value:
-    """The value that the kernel gave; the bytes as they are when they are not of that type."""
+    """The value of the kernel's bytes; the bytes themselves if they are not of that type."""
     match kind.kind:
         case ValueKind.DURATION if len(data) == 16:
             seconds, microseconds = struct.unpack("@ll", data)
@@ -120,11 +120,11 @@ def unpack(kind: ValueType, data: bytes) -> Value:
 
 
 def unpack_struct(kind: StructType, data: bytes) -> Value:
-    """The structure's members as far as `data` has them: older kernels have shorter ones."""
+    """The members that `data` has: structures of older kernels are shorter."""
     found: list[tuple[str, Value]] = []
     offset = 0
     for field in kind.fields:
-        start, size = _place(offset, field)
+        start, size = _layout(offset, field)
         if field.code == "sockaddr_rest":
             size = len(data) - start
         if size <= 0 or start + size > len(data):
@@ -162,7 +162,7 @@ def show_value(kind: ValueType | None, value: Value) -> str:
 
 
 def pack_control(messages: Value) -> bytes:
-    """The control messages of sendmsg(2), cmsg(3): a list of {level, type, data}; or bytes as they are."""
+    """The control messages of sendmsg(2), cmsg(3): a list of {level, type, data}, or bytes."""
     if isinstance(messages, bytes):
         return messages
     if not isinstance(messages, list):
@@ -295,8 +295,8 @@ def _numeric(text: str) -> int | None:
         return None
 
 
-def _place(offset: int, field: Field) -> tuple[int, int]:
-    """Where a member stands after `offset` bytes, and its size."""
+def _layout(offset: int, field: Field) -> tuple[int, int]:
+    """The offset of a member that follows `offset` bytes, and its size."""
     code = field.code
     if code.startswith("bytes:"):
         return offset, int(code[6:])
@@ -322,7 +322,7 @@ def _alignment(kind: StructType) -> int:
 
 
 def _pack_field(before: bytes, name: str, field: Field, value: Value) -> bytes:
-    start, size = _place(len(before), field)
+    start, size = _layout(len(before), field)
     before = before.ljust(start, b"\0")
     if value is None:
         return before + bytes(size)
@@ -394,7 +394,7 @@ def _unpack_field(field: Field, data: bytes) -> Value:
 
 
 def duration(text: str) -> float:
-    """Seconds; CannotForm for what is no duration."""
+    """A duration in seconds. CannotForm."""
     try:
         return duration_s(text)
     except ValueError as error:

@@ -24,11 +24,11 @@ from tests.skips import needs_programs
 
 
 def _offsets(kind: StructType) -> dict[str, int]:
-    from labctl.lab.agent.values import _place
+    from labctl.lab.agent.values import _layout
 
     found, offset = {}, 0
     for field in kind.fields:
-        start, size = _place(offset, field)
+        start, size = _layout(offset, field)
         found[field.name] = start
         offset = start if field.code == "low4" else start + size
     return found
