@@ -7,36 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS
+from labctl.scenario.language import syntax
 from labctl.scenario.language.signatures import ADDRESS_ATTRIBUTES, SIGNATURES, Kind, Known, Signature, Wants
-from labctl.scenario.language.syntax import (
-    Assert,
-    Assign,
-    Attribute,
-    Await,
-    Binary,
-    Blocks,
-    ByteOrder,
-    Call,
-    Compare,
-    Data,
-    Duration,
-    Expression,
-    Index,
-    Integer,
-    Length,
-    ListOf,
-    Modifiers,
-    Name,
-    Negative,
-    Problem,
-    Program,
-    Span,
-    StaysPending,
-    StructOf,
-    Target,
-    Text,
-    Variable,
-)
+from labctl.scenario.language.syntax import Problem, Span
 from labctl.scenario.language.values import ValueChecker, constant, constants_in, may_fail
 from labctl.structs import Struct, field, replace
 
@@ -83,24 +56,24 @@ class Checked(NamedTuple):
     context: CheckContext
 
 
-def check(program: Program, context: CheckContext) -> Checked:
+def check(program: syntax.Program, context: CheckContext) -> Checked:
     """Return every problem with the program, those of the parser included."""
     checker = _Checker(context, program.skipped_words)
     for statement in program.statements:
         match statement:
-            case Call():
+            case syntax.Call():
                 checker.call(statement)
-            case Await():
+            case syntax.Await():
                 checker.awaited(statement)
-            case Assign():
+            case syntax.Assign():
                 checker.assign(statement.target, checker.known(statement.value))
-            case Assert():
+            case syntax.Assert():
                 checker.known(statement.condition)
     problems = sorted({*program.problems, *checker.problems}, key=lambda problem: (problem.line, problem.column))
     return Checked(tuple(problems), replace(context, pending=checker.pending))
 
 
-def check_expression(expression: Expression, context: CheckContext) -> tuple[Problem, ...]:
+def check_expression(expression: syntax.Expression, context: CheckContext) -> tuple[Problem, ...]:
     """Return every problem with a single expression."""
     checker = _Checker(context)
     checker.known(expression)
@@ -138,7 +111,7 @@ class _Checker:
 
     # statements
 
-    def call(self, call: Call) -> None:
+    def call(self, call: syntax.Call) -> None:
         signature = SIGNATURES.get(call.name)
         if self.pending and self.pending_is_sure:
             self.pending_is_sure = False  # report it once
@@ -154,14 +127,14 @@ class _Checker:
         self.arguments(call, signature)
         self.keywords(call, signature)
         self.modifiers(call.modifiers, signature)
-        leaves_pending = any(isinstance(item, Blocks | StaysPending) for item in call.modifiers.expected)
+        leaves_pending = any(isinstance(item, syntax.Blocks | syntax.StaysPending) for item in call.modifiers.expected)
         self.pending = call.name if leaves_pending else self.pending
         if leaves_pending:
             self.pending_alone(call)
         else:
             self.targets(call.targets, call.name, signature, self.socket(call))
 
-    def pending_alone(self, call: Call) -> None:
+    def pending_alone(self, call: syntax.Call) -> None:
         for target in call.targets:
             self.assign(target, Known())
         if call.targets:
@@ -173,7 +146,7 @@ class _Checker:
             if present:
                 self.wrong(call.span, f"a call that stays pending takes no `{word}`")
 
-    def awaited(self, statement: Await) -> None:
+    def awaited(self, statement: syntax.Await) -> None:
         if not self.pending:
             if self.pending_is_sure:
                 self.wrong(
@@ -189,7 +162,7 @@ class _Checker:
         self.modifiers(statement.modifiers, signature)
         if statement.modifiers.until:
             self.wrong(statement.span, "`until` repeats a call; `await` waits for one")
-        if any(isinstance(item, Blocks | StaysPending) for item in statement.modifiers.expected):
+        if any(isinstance(item, syntax.Blocks | syntax.StaysPending) for item in statement.modifiers.expected):
             for target in statement.targets:
                 self.assign(target, Known())
             return
@@ -198,7 +171,7 @@ class _Checker:
         self.pending = ""
         self.pending_is_sure = not self.skipped_words & {"await", "blocks", "pending"}
 
-    def targets(self, targets: tuple[Target, ...], name: str, signature: Signature, socket: Known) -> None:
+    def targets(self, targets: tuple[syntax.Target, ...], name: str, signature: Signature, socket: Known) -> None:
         most = len(signature.gives)
         if targets and not signature.fewest <= len(targets) <= most:
             wanted = str(most) if signature.fewest == most else f"{signature.fewest} to {most}"
@@ -211,7 +184,7 @@ class _Checker:
             else:
                 self.assign(target, Known(kind, socket.family if kind is Kind.ADDRESS else ""))
 
-    def assign(self, target: Target, known: Known) -> None:
+    def assign(self, target: syntax.Target, known: Known) -> None:
         if target.is_variable:
             if self.variables is not None:
                 self.variables.add(target.name)
@@ -222,7 +195,7 @@ class _Checker:
 
     # a call's parts
 
-    def arguments(self, call: Call, signature: Signature) -> None:
+    def arguments(self, call: syntax.Call, signature: Signature) -> None:
         form = signature.form_for(len(call.arguments))
         knowns = [self.known(argument) for argument in call.arguments]
         if form is None:
@@ -237,7 +210,7 @@ class _Checker:
                 wants = Wants.MESSAGE_FLAGS
             self.argument(call, argument, known, wants)
 
-    def argument(self, made: Call, argument: Expression, known: Known, wants: Wants) -> None:
+    def argument(self, made: syntax.Call, argument: syntax.Expression, known: Known, wants: Wants) -> None:
         takes, call = wants.value, made.name
         wrong_constant = self.wrong_constant(argument, wants)
         if wrong_constant is not None:
@@ -251,10 +224,10 @@ class _Checker:
             self.wrong(
                 argument.span, f"{call}: expected {takes.meaning}, got {known.kind}", _conversion(argument, wants)
             )
-        elif wants is Wants.TIMEOUT and isinstance(argument, Text) and "${" not in argument.value:
+        elif wants is Wants.TIMEOUT and isinstance(argument, syntax.Text) and "${" not in argument.value:
             self.duration_text(argument)
 
-    def wrong_constant(self, argument: Expression, wants: Wants) -> Name | None:
+    def wrong_constant(self, argument: syntax.Expression, wants: Wants) -> syntax.Name | None:
         """Return a constant in the argument that is not valid there."""
         takes = wants.value
         if takes.any_constant or not set(takes.kinds) & {Kind.INTEGER, Kind.DESCRIPTOR}:
@@ -264,12 +237,12 @@ class _Checker:
                 return name
         return None
 
-    def address(self, call: Call, argument: Expression, known: Known) -> None:
-        if isinstance(argument, ListOf | StructOf):
+    def address(self, call: syntax.Call, argument: syntax.Expression, known: Known) -> None:
+        if isinstance(argument, syntax.ListOf | syntax.StructOf):
             self.literal(call, argument)
-        elif isinstance(argument, Text):
+        elif isinstance(argument, syntax.Text):
             self.address_text(call, argument, self.socket(call).family)
-        elif isinstance(argument, Name) and argument.name in CONSTANTS and argument.name not in self.names:
+        elif isinstance(argument, syntax.Name) and argument.name in CONSTANTS and argument.name not in self.names:
             if argument.name != "AF_UNSPEC":
                 self.wrong(
                     argument.span,
@@ -281,17 +254,17 @@ class _Checker:
         elif known.kind is Kind.ADDRESS:
             self.family_fits(call, argument.span, known.family)
 
-    def literal(self, call: Call, argument: ListOf | StructOf) -> None:
+    def literal(self, call: syntax.Call, argument: syntax.ListOf | syntax.StructOf) -> None:
         """Check `{AF_INET, "server:5000"}` and the like: the family comes first."""
-        items = argument.items if isinstance(argument, ListOf) else tuple(item for _, item in argument.members)
+        items = argument.items if isinstance(argument, syntax.ListOf) else tuple(item for _, item in argument.members)
         family = constant(items[0], self.names) if items else ""
-        if isinstance(argument, StructOf) and argument.members and argument.members[0][0]:
+        if isinstance(argument, syntax.StructOf) and argument.members and argument.members[0][0]:
             self.wrong(argument.span, "the parts of an address take no names", _address_form(family))
             return
         if (
             not items
             or (self.known(items[0]).kind not in (Kind.UNKNOWN, Kind.INTEGER))
-            or (isinstance(items[0], Name) and items[0].name in CONSTANTS and not family.startswith("AF_"))
+            or (isinstance(items[0], syntax.Name) and items[0].name in CONSTANTS and not family.startswith("AF_"))
         ):
             self.wrong(argument.span, f"{call.name}: an address must begin with its family", _address_form(family))
             return
@@ -303,11 +276,11 @@ class _Checker:
             if constant(name, self.names):
                 hint = f"network byte order: htons({name.name})"
                 self.wrong(name.span, f"{call.name}: `{name.name}` is in host byte order", hint)
-        if len(items) > 1 and isinstance(items[1], Text):
+        if len(items) > 1 and isinstance(items[1], syntax.Text):
             self.address_text(call, items[1], family, is_literal=True)
         self.family_fits(call, argument.span, family)
 
-    def address_text(self, call: Call, argument: Text, family: str, *, is_literal: bool = False) -> None:
+    def address_text(self, call: syntax.Call, argument: syntax.Text, family: str, *, is_literal: bool = False) -> None:
         text = argument.value
         looks_unix = text.startswith(("/", "@", ".")) or ":" not in text
         if "${" in text or family == "AF_UNIX" or (not family and looks_unix):
@@ -340,7 +313,7 @@ class _Checker:
         elif not is_literal:
             self.family_fits(call, argument.span, "AF_INET" if version == 4 else "AF_INET6", host)
 
-    def family_fits(self, call: Call, span: Span, family: str, host: str = "") -> None:
+    def family_fits(self, call: syntax.Call, span: Span, family: str, host: str = "") -> None:
         """Report an address that the kernel always refuses on this socket, unless the scenario may expect the errno."""
         socket = self.socket(call)
         if family in ("", "AF_UNSPEC") or not socket.family or socket.family == family or may_fail(call):
@@ -351,7 +324,7 @@ class _Checker:
         problem = f"{call.name}: an address of {family} on a socket of {socket.family}"
         self.wrong(span, problem, f"{hint}; or expect the errno")
 
-    def host(self, argument: Text, host: str, family: str) -> None:
+    def host(self, argument: syntax.Text, host: str, family: str) -> None:
         if host in ("", "*", "localhost") or self.context.hosts is None:
             return
         if host not in self.context.hosts:
@@ -362,7 +335,7 @@ class _Checker:
         if version is not None and has and version not in has:
             self.wrong(argument.span, f"{host} has no IPv{version} address", f"its addresses are IPv{min(has)}")
 
-    def keywords(self, call: Call, signature: Signature) -> None:
+    def keywords(self, call: syntax.Call, signature: Signature) -> None:
         seen = set()
         allowed = [name for name in ("addrlen", "control") if getattr(signature, name)]
         for keyword in call.keywords:
@@ -379,7 +352,7 @@ class _Checker:
                 self.wrong(keyword.value.span, f"{keyword.name} must be a number of bytes, not {known.kind}")
             seen.add(keyword.name)
 
-    def socket(self, call: Call) -> Known:
+    def socket(self, call: syntax.Call) -> Known:
         """Return what is known of the call's socket, or of the socket that it creates."""
         if call.name in ("socket", "socketpair"):
             family = constant(call.arguments[0], self.names) if call.arguments else ""
@@ -389,12 +362,12 @@ class _Checker:
                     kind = name.name
             return Known(Kind.DESCRIPTOR, family, kind)
         first = call.arguments[0] if call.arguments else None
-        known = self.names.get(first.name, Known()) if isinstance(first, Name) else Known()
+        known = self.names.get(first.name, Known()) if isinstance(first, syntax.Name) else Known()
         return known if known.kind is Kind.DESCRIPTOR else Known()
 
     # expectations
 
-    def modifiers(self, modifiers: Modifiers, signature: Signature | None) -> None:
+    def modifiers(self, modifiers: syntax.Modifiers, signature: Signature | None) -> None:
         for duration in (modifiers.within, modifiers.after):
             if duration is not None:
                 self.duration(duration)
@@ -404,15 +377,15 @@ class _Checker:
             )
         for item in (*modifiers.expected, *modifiers.until):
             match item:
-                case Blocks(_, duration):
+                case syntax.Blocks(_, duration):
                     self.duration(duration)
-                case StaysPending():
+                case syntax.StaysPending():
                     pass
                 case _:
                     self.expected(item, signature)
 
-    def expected(self, item: Expression, signature: Signature | None) -> None:
-        if isinstance(item, Name) and item.name not in self.names and item.name not in ERRNOS:
+    def expected(self, item: syntax.Expression, signature: Signature | None) -> None:
+        if isinstance(item, syntax.Name) and item.name not in self.names and item.name not in ERRNOS:
             if item.name in CONSTANTS:
                 return
             if _ERRNO_LIKE.match(item.name):
@@ -427,11 +400,11 @@ class _Checker:
             hint = 'bytes are written b"..."' if Kind.DATA in signature.gives else "assign the result and `assert` it"
             self.wrong(item.span, "a call returns no text", hint)
 
-    def duration(self, duration: Duration) -> None:
+    def duration(self, duration: syntax.Duration) -> None:
         if duration.variable:
             self.variable(duration.span, duration.variable)
 
-    def duration_text(self, argument: Text) -> None:
+    def duration_text(self, argument: syntax.Text) -> None:
         from labctl.units import duration_s
 
         try:
@@ -441,61 +414,61 @@ class _Checker:
 
     # expressions
 
-    def known(self, expression: Expression) -> Known:
+    def known(self, expression: syntax.Expression) -> Known:
         """Return what is known of the value; report the mistakes in the expression."""
         match expression:
-            case Integer():
+            case syntax.Integer():
                 return Known(Kind.INTEGER)
-            case Text(span, value):
+            case syntax.Text(span, value):
                 self.placeholders(span, value)
                 return Known(Kind.TEXT)
-            case Data(span, data):
+            case syntax.Data(span, data):
                 self.placeholders(span, data.decode("latin-1"))
                 return Known(Kind.DATA)
-            case ListOf(_, items):
+            case syntax.ListOf(_, items):
                 for item in items:
                     self.known(item)
                 return Known(Kind.LIST)
-            case StructOf(_, members):
+            case syntax.StructOf(_, members):
                 for _, item in members:
                     self.known(item)
                 return Known(Kind.STRUCT)
-            case ByteOrder(span, function, value):
+            case syntax.ByteOrder(span, function, value):
                 kind = self.known(value).kind
                 if kind not in (Kind.UNKNOWN, Kind.INTEGER, Kind.DESCRIPTOR):
                     self.wrong(span, f"{function} takes a number, not {kind}")
                 return Known(Kind.INTEGER)
-            case Name():
+            case syntax.Name():
                 return self.name(expression)
-            case Variable(span, name):
+            case syntax.Variable(span, name):
                 self.variable(span, name)
                 return Known()
-            case Binary():
+            case syntax.Binary():
                 return self.binary(expression)
-            case Compare(_, _, left, right):
+            case syntax.Compare(_, _, left, right):
                 self.known(left)
                 self.known(right)
                 return Known(Kind.INTEGER)
-            case Negative(span, operand):
+            case syntax.Negative(span, operand):
                 kind = self.known(operand).kind
                 if kind not in (Kind.UNKNOWN, Kind.INTEGER):
                     self.wrong(span, f"`-` takes a number, not {kind}")
                 return Known(Kind.INTEGER)
-            case Attribute():
+            case syntax.Attribute():
                 return self.attribute(expression)
-            case Index(span, value, index):
+            case syntax.Index(span, value, index):
                 self.known(index)
                 kind = self.known(value).kind
                 if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.STRUCT, Kind.DATA, Kind.TEXT):
                     self.wrong(span, f"{kind} has no elements")
                 return Known(Kind.INTEGER if kind is Kind.DATA else Kind.UNKNOWN)
-            case Length(span, value):
+            case syntax.Length(span, value):
                 kind = self.known(value).kind
                 if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.STRUCT, Kind.DATA, Kind.TEXT):
                     self.wrong(span, f"{kind} has no length", "use `addr.addrlen` for an address")
                 return Known(Kind.INTEGER)
 
-    def name(self, name: Name) -> Known:
+    def name(self, name: syntax.Name) -> Known:
         if name.name in self.names:
             return self.names[name.name]
         if name.name in CONSTANTS or name.name in ERRNOS:
@@ -518,7 +491,7 @@ class _Checker:
         for match in _PLACEHOLDER.finditer(text.replace("$${", "")):
             self.variable(span, match[1].strip())
 
-    def binary(self, expression: Binary) -> Known:
+    def binary(self, expression: syntax.Binary) -> Known:
         left, right = self.known(expression.left).kind, self.known(expression.right).kind
         if Kind.UNKNOWN in (left, right):
             return Known()
@@ -534,7 +507,7 @@ class _Checker:
         self.wrong(expression.span, f"`{expression.operator}` does not take {left} and {right}")
         return Known()
 
-    def attribute(self, expression: Attribute) -> Known:
+    def attribute(self, expression: syntax.Attribute) -> Known:
         kind = self.known(expression.value).kind
         if kind not in (Kind.UNKNOWN, Kind.ADDRESS, Kind.STRUCT):
             hint = "only addresses and structures have attributes"
@@ -555,8 +528,8 @@ def _is_number(kind: Kind, kinds: tuple[Kind, ...]) -> bool:
     return kind is Kind.DESCRIPTOR and Kind.INTEGER in kinds
 
 
-def _is_flags(argument: Expression) -> bool:
-    return isinstance(argument, Integer) or any(name.name.startswith("MSG_") for name in constants_in(argument))
+def _is_flags(argument: syntax.Expression) -> bool:
+    return isinstance(argument, syntax.Integer) or any(name.name.startswith("MSG_") for name in constants_in(argument))
 
 
 def _count(count: int) -> str:
@@ -567,8 +540,8 @@ def _swap(wants: Wants) -> str:
     return "the order is socket(DOMAIN, TYPE, PROTOCOL)" if wants in (Wants.DOMAIN, Wants.TYPE) else ""
 
 
-def _conversion(argument: Expression, wants: Wants) -> str:
-    if isinstance(argument, Text) and Wants.DATA is wants:
+def _conversion(argument: syntax.Expression, wants: Wants) -> str:
+    if isinstance(argument, syntax.Text) and Wants.DATA is wants:
         return f'bytes are written b"{argument.value[:20]}"'
     return ""
 

@@ -13,23 +13,7 @@ from labctl.kernel.sockaddr import Address
 from labctl.lab.agent.addresses import plain_address
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS
 from labctl.lab.agent.messages import CallResult, CStruct, Stop, SystemCall, Value
-from labctl.scenario.language.syntax import (
-    Attribute,
-    Binary,
-    ByteOrder,
-    Compare,
-    Data,
-    Expression,
-    Index,
-    Integer,
-    Length,
-    ListOf,
-    Name,
-    Negative,
-    StructOf,
-    Text,
-    Variable,
-)
+from labctl.scenario.language import syntax
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 _REFERENCE = re.compile(rb"\$\$\{|\$\{([^{}\n]*)\}")
@@ -48,39 +32,39 @@ class CannotEvaluate(Exception):
     """An expression has no value; the message has the reason."""
 
 
-def evaluate(expression: Expression, names: Mapping[str, Value], variables: Variables) -> Value:
+def evaluate(expression: syntax.Expression, names: Mapping[str, Value], variables: Variables) -> Value:
     """Return the value of the expression.
 
     Raises: CannotEvaluate if it has none.
     """
     match expression:
-        case Integer(_, number):
+        case syntax.Integer(_, number):
             return number
-        case Text(_, text):
+        case syntax.Text(_, text):
             return _substituted(text.encode("utf-8", "surrogateescape"), variables).decode("utf-8", "surrogateescape")
-        case Data(_, data):
+        case syntax.Data(_, data):
             return _substituted(data, variables)
-        case ListOf(_, items):
+        case syntax.ListOf(_, items):
             return [evaluate(item, names, variables) for item in items]
-        case StructOf(_, members):
+        case syntax.StructOf(_, members):
             return CStruct(tuple((member, evaluate(item, names, variables)) for member, item in members))
-        case ByteOrder(_, function, value):
+        case syntax.ByteOrder(_, function, value):
             return _byte_order(function, evaluate(value, names, variables))
-        case Name(_, name):
+        case syntax.Name(_, name):
             return _named(name, names)
-        case Variable():
+        case syntax.Variable():
             return _variable(expression, variables)
-        case Negative(_, operand):
+        case syntax.Negative(_, operand):
             return -_integer(evaluate(operand, names, variables), "`-`")
-        case Binary(_, operator, left, right):
+        case syntax.Binary(_, operator, left, right):
             return _binary(operator, evaluate(left, names, variables), evaluate(right, names, variables))
-        case Compare(_, operator, left, right):
+        case syntax.Compare(_, operator, left, right):
             return int(_compare(operator, evaluate(left, names, variables), evaluate(right, names, variables)))
-        case Attribute(_, value, name):
+        case syntax.Attribute(_, value, name):
             return _attribute(evaluate(value, names, variables), name, expression)
-        case Index(_, value, index):
+        case syntax.Index(_, value, index):
             return _index(evaluate(value, names, variables), evaluate(index, names, variables), expression)
-        case Length(_, value):
+        case syntax.Length(_, value):
             whole = evaluate(value, names, variables)
             if isinstance(whole, str | bytes | list):
                 return len(whole)
@@ -109,7 +93,7 @@ def _lookup(name: str, variables: Variables) -> object:
         raise CannotEvaluate(f"the scenario variable `{name}` has not been set") from None
 
 
-def _variable(variable: Variable, variables: Variables) -> Value:
+def _variable(variable: syntax.Variable, variables: Variables) -> Value:
     found = _lookup(variable.name, variables)
     if isinstance(found, bool):
         return int(found)
@@ -222,7 +206,7 @@ def _byte_order(function: str, value: Value) -> int:
     return socket.htons(number) if bits == 16 else socket.htonl(number)  # the same both ways
 
 
-def _attribute(value: Value, name: str, expression: Expression) -> Value:
+def _attribute(value: Value, name: str, expression: syntax.Expression) -> Value:
     if isinstance(value, CStruct):
         for member, item in value.fields:
             if member == name:
@@ -238,7 +222,7 @@ def _attribute(value: Value, name: str, expression: Expression) -> Value:
     return found
 
 
-def _index(value: Value, index: Value, expression: Expression) -> Value:
+def _index(value: Value, index: Value, expression: syntax.Expression) -> Value:
     number = _integer(index, "`[]`")
     if isinstance(value, CStruct):
         value = _items(value)
@@ -266,35 +250,35 @@ def show(value: Value) -> str:
     return str(value)
 
 
-def render(expression: Expression) -> str:
+def render(expression: syntax.Expression) -> str:
     """Return the expression as source text."""
     match expression:
-        case Integer(_, number):
+        case syntax.Integer(_, number):
             return str(number)
-        case Text(_, text):
+        case syntax.Text(_, text):
             return f'"{text}"'
-        case Data(_, data):
+        case syntax.Data(_, data):
             return show(data)
-        case ListOf(_, items):
+        case syntax.ListOf(_, items):
             return "[" + ", ".join(render(item) for item in items) + "]"
-        case StructOf(_, members):
+        case syntax.StructOf(_, members):
             shown = (f"{member}={render(item)}" if member else render(item) for member, item in members)
             return "{" + ", ".join(shown) + "}"
-        case ByteOrder(_, function, value):
+        case syntax.ByteOrder(_, function, value):
             return f"{function}({render(value)})"
-        case Name(_, name):
+        case syntax.Name(_, name):
             return name
-        case Variable(_, name, is_text):
+        case syntax.Variable(_, name, is_text):
             return f"${{{name}}}" if is_text else f"${name}"
-        case Negative(_, operand):
+        case syntax.Negative(_, operand):
             return f"-{render(operand)}"
-        case Binary(_, operator, left, right) | Compare(_, operator, left, right):
+        case syntax.Binary(_, operator, left, right) | syntax.Compare(_, operator, left, right):
             return f"{render(left)} {operator} {render(right)}"
-        case Attribute(_, value, name):
+        case syntax.Attribute(_, value, name):
             return f"{render(value)}.{name}"
-        case Index(_, value, index):
+        case syntax.Index(_, value, index):
             return f"{render(value)}[{render(index)}]"
-        case Length(_, value):
+        case syntax.Length(_, value):
             return f"len({render(value)})"
 
 
@@ -312,12 +296,12 @@ class Expected(NamedTuple):
     value: Value = None
 
 
-def expected_outcome(expression: Expression, names: Mapping[str, Value], variables: Variables) -> Expected:
+def expected_outcome(expression: syntax.Expression, names: Mapping[str, Value], variables: Variables) -> Expected:
     """Evaluate the expression after `->`; the name of an errno means that the call fails with it."""
-    if isinstance(expression, Name) and expression.name not in names and expression.name in ERRNOS:
+    if isinstance(expression, syntax.Name) and expression.name not in names and expression.name in ERRNOS:
         return Expected(expression.name, errno=ERRNOS[expression.name])
     value = evaluate(expression, names, variables)
-    if isinstance(expression, Variable) and isinstance(value, str) and value.strip() in ERRNOS:
+    if isinstance(expression, syntax.Variable) and isinstance(value, str) and value.strip() in ERRNOS:
         return Expected(value.strip(), errno=ERRNOS[value.strip()])
     text = render(expression)
     shown = text if text == show(value) or isinstance(value, bytes) else f"{text} ({show(value)})"

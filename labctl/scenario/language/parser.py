@@ -18,39 +18,8 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import NamedTuple
 
-from labctl.scenario.language.syntax import (
-    BYTE_ORDER,
-    Alternative,
-    Assert,
-    Assign,
-    Attribute,
-    Await,
-    Binary,
-    Blocks,
-    ByteOrder,
-    Call,
-    Compare,
-    Data,
-    Duration,
-    Expression,
-    Index,
-    Integer,
-    Keyword,
-    Length,
-    ListOf,
-    Modifiers,
-    Name,
-    Negative,
-    Problem,
-    Program,
-    Span,
-    Statement,
-    StaysPending,
-    StructOf,
-    Target,
-    Text,
-    Variable,
-)
+from labctl.scenario.language import syntax
+from labctl.scenario.language.syntax import Problem, Span
 from labctl.units import duration_s
 
 
@@ -173,18 +142,18 @@ _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 _PRECEDENCE = (("|", "&"), ("+", "-"), ("*",))
 _SUM = 1  # the level without `|`
 _MODIFIERS = ("within", "after", "until")
-_RESERVED = {*_MODIFIERS, "await", "assert", "in", "blocks", "pending", "len", "True", "False", *BYTE_ORDER}
+_RESERVED = {*_MODIFIERS, "await", "assert", "in", "blocks", "pending", "len", "True", "False", *syntax.BYTE_ORDER}
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 
 
-def parse(text: str) -> Program:
+def parse(text: str) -> syntax.Program:
     """Parse the text; `problems` of the program has every mistake."""
     tokens, problems = tokenize(text)
     found = list(statements(tokens, problems))
     broken = {problem.line for problem in problems}
     lines = text.split("\n")
-    read: list[Statement] = []
+    read: list[syntax.Statement] = []
     skipped: set[str] = set()
     for statement_tokens in found:
         lines_taken = range(statement_tokens[0].span.line, statement_tokens[-1].span.line + 1)
@@ -197,10 +166,10 @@ def parse(text: str) -> Program:
             problems.append(mistake.problem)
             skipped.update(token.text for token in statement_tokens if token.kind is TokenKind.NAME)
     problems.sort(key=lambda problem: (problem.line, problem.column))
-    return Program(tuple(read), tuple(problems), frozenset(skipped))
+    return syntax.Program(tuple(read), tuple(problems), frozenset(skipped))
 
 
-def parse_expression(text: str) -> Expression | Problem:
+def parse_expression(text: str) -> syntax.Expression | Problem:
     """Parse a single expression (of `expect: {that: ...}`), or return its first problem."""
     tokens, problems = tokenize(text)
     given = [token for token in tokens if token is not None]
@@ -285,19 +254,19 @@ class _Parser:
 
     # statements
 
-    def statement(self) -> Statement:
+    def statement(self) -> syntax.Statement:
         first = self.tokens[0]
         if self.is_word("assert"):
             self.position += 1
             condition = self.expression()
             self.end()
-            return Assert(first.span, self.text(), condition)
+            return syntax.Assert(first.span, self.text(), condition)
         targets = self.targets()
         if self.is_word("await"):
             span = self.next("await").span
             modifiers = self.modifiers()
             self.end()
-            return Await(span, self.text(), targets, modifiers)
+            return syntax.Await(span, self.text(), targets, modifiers)
         if self.is_call():
             call = self.call(targets)
             self.end()
@@ -308,7 +277,7 @@ class _Parser:
             raise _SyntaxError(targets[1].span, "only a call or `await` returns several values")
         value = self.expression()
         self.end()
-        return Assign(targets[0].span, self.text(), targets[0], value)
+        return syntax.Assign(targets[0].span, self.text(), targets[0], value)
 
     def refuse_statement(self, first: Token) -> None:
         following = self.peek(1)
@@ -322,10 +291,10 @@ class _Parser:
 
     def is_call(self) -> bool:
         token = self.peek()
-        is_name = token is not None and token.kind is TokenKind.NAME and token.text not in ("len", *BYTE_ORDER)
+        is_name = token is not None and token.kind is TokenKind.NAME and token.text not in ("len", *syntax.BYTE_ORDER)
         return is_name and self.is_operator("(", offset=1)
 
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[syntax.Target, ...]:
         """Return the names before `=`; consume nothing if there is no `=`."""
         offset, found = 0, []
         while (token := self.peek(offset)) is not None:
@@ -340,23 +309,23 @@ class _Parser:
             offset += 2
         return ()
 
-    def target(self, token: Token) -> Target:
+    def target(self, token: Token) -> syntax.Target:
         if token.kind is TokenKind.VARIABLE:
-            return Target(token.span, token.text[1:], is_variable=True)
+            return syntax.Target(token.span, token.text[1:], is_variable=True)
         if token.text in _RESERVED:
             raise _SyntaxError(token.span, f"cannot assign `{token.text}`: it is a word of the language")
-        return Target(token.span, token.text)
+        return syntax.Target(token.span, token.text)
 
-    def call(self, targets: tuple[Target, ...]) -> Call:
+    def call(self, targets: tuple[syntax.Target, ...]) -> syntax.Call:
         name = self.next("a call")
         self.expect("(")
-        arguments: list[Expression] = []
-        keywords: list[Keyword] = []
+        arguments: list[syntax.Expression] = []
+        keywords: list[syntax.Keyword] = []
         while not self.is_operator(")"):
             if self.is_operator("=", offset=1):
                 word = self.next("a name")
                 self.expect("=")
-                keywords.append(Keyword(word.span, word.text, self.expression()))
+                keywords.append(syntax.Keyword(word.span, word.text, self.expression()))
             elif keywords:
                 token = self.next("an argument")
                 raise _SyntaxError(token.span, f"`{token.text}` must precede `{keywords[-1].name}=`")
@@ -366,7 +335,7 @@ class _Parser:
                 self.comma(name.text)
         self.expect(")")
         modifiers = self.modifiers()
-        return Call(name.span, self.text(), targets, name.text, tuple(arguments), tuple(keywords), modifiers)
+        return syntax.Call(name.span, self.text(), targets, name.text, tuple(arguments), tuple(keywords), modifiers)
 
     def comma(self, name: str) -> None:
         token = self.peek()
@@ -377,9 +346,9 @@ class _Parser:
 
     # what stands behind a call
 
-    def modifiers(self) -> Modifiers:
-        expected: tuple[Alternative, ...] = ()
-        until: tuple[Expression, ...] = ()
+    def modifiers(self) -> syntax.Modifiers:
+        expected: tuple[syntax.Alternative, ...] = ()
+        until: tuple[syntax.Expression, ...] = ()
         within = after = None
         seen: set[str] = set()
         while self.is_operator("->") or self.is_word(*_MODIFIERS):
@@ -395,62 +364,62 @@ class _Parser:
                 within = self.duration(token)
             else:
                 after = self.duration(token)
-        return Modifiers(expected, until, within, after)
+        return syntax.Modifiers(expected, until, within, after)
 
-    def alternatives(self) -> tuple[Alternative, ...]:
+    def alternatives(self) -> tuple[syntax.Alternative, ...]:
         found = [self.alternative()]
         while self.is_operator("|"):
             self.position += 1
             found.append(self.alternative())
         if len(found) > 1:
             for item in found:
-                if isinstance(item, Blocks | StaysPending):
+                if isinstance(item, syntax.Blocks | syntax.StaysPending):
                     raise _SyntaxError(item.span, "`blocks` and `pending` must stand alone after `->`")
         return tuple(found)
 
-    def alternative(self) -> Alternative:
+    def alternative(self) -> syntax.Alternative:
         if self.is_word("pending"):
-            return StaysPending(self.next("pending").span)
+            return syntax.StaysPending(self.next("pending").span)
         if self.is_word("blocks"):
             token = self.next("blocks")
             following = self.peek()
             if following is None or self.is_operator("|") or self.is_word(*_MODIFIERS):
-                return Blocks(token.span, Duration(token.span, BLOCKS_S))
-            return Blocks(token.span, self.duration(token))
+                return syntax.Blocks(token.span, syntax.Duration(token.span, BLOCKS_S))
+            return syntax.Blocks(token.span, self.duration(token))
         return self.binary(_SUM)
 
-    def until(self) -> tuple[Expression, ...]:
-        found: list[Expression] = []
+    def until(self) -> tuple[syntax.Expression, ...]:
+        found: list[syntax.Expression] = []
         for item in self.alternatives():
-            if isinstance(item, Blocks | StaysPending):
+            if isinstance(item, syntax.Blocks | syntax.StaysPending):
                 raise _SyntaxError(item.span, "`until` takes a value or an errno")
             found.append(item)
         return tuple(found)
 
-    def duration(self, after: Token) -> Duration:
+    def duration(self, after: Token) -> syntax.Duration:
         token = self.next(f"a duration after `{after.text}`")
         if token.kind is TokenKind.PLACEHOLDER:
-            return Duration(token.span, 0.0, token.text[2:-1].strip())
+            return syntax.Duration(token.span, 0.0, token.text[2:-1].strip())
         if token.kind is TokenKind.VARIABLE:
-            return Duration(token.span, 0.0, token.text[1:])
+            return syntax.Duration(token.span, 0.0, token.text[1:])
         if token.kind not in (TokenKind.DURATION, TokenKind.INTEGER):
             hint = f"write {token.text[1:-1]} without quotes" if token.kind is TokenKind.TEXT else "such as 200ms or 2s"
             raise _SyntaxError(token.span, f"expected a duration after `{after.text}`, got `{token.text}`", hint)
         try:
-            return Duration(token.span, duration_s(token.text))
+            return syntax.Duration(token.span, duration_s(token.text))
         except ValueError as error:
             raise _SyntaxError(token.span, str(error)) from error
 
     # expressions
 
-    def expression(self) -> Expression:
+    def expression(self) -> syntax.Expression:
         left = self.binary()
         if self.is_operator(*_COMPARISONS) or self.is_word("in"):
             token = self.operator()
             right = self.binary()
             if self.is_operator(*_COMPARISONS) or self.is_word("in"):
                 raise _SyntaxError(self.next("an operator").span, "comparisons do not chain", "write two asserts")
-            return Compare(token.span, token.text, left, right)
+            return syntax.Compare(token.span, token.text, left, right)
         return left
 
     def operator(self) -> Token:
@@ -460,23 +429,23 @@ class _Parser:
             raise _SyntaxError(token.span, f"this statement has more than {_MOST_OPERATORS} operators")
         return token
 
-    def binary(self, level: int = 0) -> Expression:
+    def binary(self, level: int = 0) -> syntax.Expression:
         """Parse the operators of this level of precedence, and of those that bind closer."""
         if level == len(_PRECEDENCE):
             return self.signed()
         left = self.binary(level + 1)
         while self.is_operator(*_PRECEDENCE[level]):
             token = self.operator()
-            left = Binary(token.span, token.text, left, self.binary(level + 1))
+            left = syntax.Binary(token.span, token.text, left, self.binary(level + 1))
         return left
 
-    def signed(self) -> Expression:
+    def signed(self) -> syntax.Expression:
         if self.is_operator("-"):
             token = self.operator()
-            return Negative(token.span, self.signed())
+            return syntax.Negative(token.span, self.signed())
         return self.postfix()
 
-    def postfix(self) -> Expression:
+    def postfix(self) -> syntax.Expression:
         value = self.atom()
         while self.is_operator(".", "["):
             token = self.operator()
@@ -484,13 +453,13 @@ class _Parser:
                 name = self.next("an attribute's name")
                 if name.kind is not TokenKind.NAME:
                     raise _SyntaxError(name.span, f"expected an attribute's name, got `{name.text}`")
-                value = Attribute(name.span, value, name.text)
+                value = syntax.Attribute(name.span, value, name.text)
             else:
-                value = Index(token.span, value, self.bracketed(token))
+                value = syntax.Index(token.span, value, self.bracketed(token))
                 self.expect("]")
         return value
 
-    def bracketed(self, opening: Token) -> Expression:
+    def bracketed(self, opening: Token) -> syntax.Expression:
         self.depth += 1
         if self.depth > _DEEPEST:
             raise _SyntaxError(opening.span, f"brackets are nested more than {_DEEPEST} deep")
@@ -498,19 +467,19 @@ class _Parser:
         self.depth -= 1
         return value
 
-    def atom(self) -> Expression:
+    def atom(self) -> syntax.Expression:
         token = self.next("a value")
         match token.kind:
             case TokenKind.INTEGER:
                 return self.integer(token)
             case TokenKind.TEXT:
-                return Text(token.span, _unescape(token.text[1:-1]))
+                return syntax.Text(token.span, _unescape(token.text[1:-1]))
             case TokenKind.DATA:
-                return Data(token.span, self.data(token))
+                return syntax.Data(token.span, self.data(token))
             case TokenKind.VARIABLE:
-                return Variable(token.span, token.text[1:])
+                return syntax.Variable(token.span, token.text[1:])
             case TokenKind.PLACEHOLDER:
-                return Variable(token.span, token.text[2:-1].strip(), is_text=True)
+                return syntax.Variable(token.span, token.text[2:-1].strip(), is_text=True)
             case TokenKind.DURATION:
                 raise _SyntaxError(
                     token.span,
@@ -529,36 +498,36 @@ class _Parser:
             return self.struct(token)
         raise _SyntaxError(token.span, f"expected a value, got `{token.text}`")
 
-    def name(self, token: Token) -> Expression:
+    def name(self, token: Token) -> syntax.Expression:
         if token.text in ("True", "False"):
-            return Integer(token.span, int(token.text == "True"))
+            return syntax.Integer(token.span, int(token.text == "True"))
         if token.text == "len" and self.is_operator("("):
             value = self.bracketed(self.expect("("))
             self.expect(")")
-            return Length(token.span, value)
-        if token.text in BYTE_ORDER and self.is_operator("("):
+            return syntax.Length(token.span, value)
+        if token.text in syntax.BYTE_ORDER and self.is_operator("("):
             value = self.bracketed(self.expect("("))
             self.expect(")")
-            return ByteOrder(token.span, token.text, value)
+            return syntax.ByteOrder(token.span, token.text, value)
         if self.is_operator("("):
             raise _SyntaxError(
                 token.span, f"{token.text}(...) cannot stand inside another expression", "assign its result first"
             )
         if token.text in _RESERVED:
             raise _SyntaxError(token.span, f"`{token.text}` is not expected here")
-        return Name(token.span, token.text)
+        return syntax.Name(token.span, token.text)
 
-    def list(self, opening: Token) -> ListOf:
-        items: list[Expression] = []
+    def list(self, opening: Token) -> syntax.ListOf:
+        items: list[syntax.Expression] = []
         while not self.is_operator("]"):
             items.append(self.bracketed(opening))
             if not self.is_operator("]"):
                 self.expect(",")
         self.expect("]")
-        return ListOf(opening.span, tuple(items))
+        return syntax.ListOf(opening.span, tuple(items))
 
-    def struct(self, opening: Token) -> StructOf:
-        members: list[tuple[str, Expression]] = []
+    def struct(self, opening: Token) -> syntax.StructOf:
+        members: list[tuple[str, syntax.Expression]] = []
         while not self.is_operator("}"):
             name = ""
             if self.is_operator("=", offset=1):
@@ -579,15 +548,15 @@ class _Parser:
             if not self.is_operator("}"):
                 self.expect(",")
         self.expect("}")
-        return StructOf(opening.span, tuple(members))
+        return syntax.StructOf(opening.span, tuple(members))
 
-    def integer(self, token: Token) -> Integer:
+    def integer(self, token: Token) -> syntax.Integer:
         text = token.text.lower()
         if len(text) > 20:
             raise _SyntaxError(token.span, "this number is too large for the kernel")
         base = {"0x": 16, "0o": 8, "0b": 2}.get(text[:2], 8 if len(text) > 1 and text[0] == "0" else 10)
         try:
-            return Integer(token.span, int(text, base))
+            return syntax.Integer(token.span, int(text, base))
         except ValueError as error:
             raise _SyntaxError(token.span, f"`{token.text}` is not a number") from error
 

@@ -14,6 +14,7 @@ from labctl.lab.agent.addresses import plain_address
 from labctl.lab.agent.client import AgentClient, AgentEnded, CallImpossible, PendingCall
 from labctl.lab.agent.constants import CONSTANTS
 from labctl.lab.agent.messages import CONTROL_BYTES, CallResult, SystemCall, Value
+from labctl.scenario.language import syntax
 from labctl.scenario.language.evaluate import (
     CannotEvaluate,
     Expected,
@@ -27,22 +28,7 @@ from labctl.scenario.language.evaluate import (
     show_result,
     stop,
 )
-from labctl.scenario.language.syntax import (
-    Assert,
-    Assign,
-    Await,
-    Blocks,
-    Call,
-    Compare,
-    Duration,
-    Expression,
-    Modifiers,
-    Program,
-    Span,
-    Statement,
-    StaysPending,
-    Target,
-)
+from labctl.scenario.language.syntax import Span
 from labctl.scenario.results import CallRecord
 from labctl.structs import replace
 from labctl.units import duration_s, format_duration
@@ -118,7 +104,7 @@ class Session:
         """The call that has not returned, as in C; "" if there is none."""
         return self._pending.text if self._pending is not None else ""
 
-    def run(self, program: Program, deadline: float, variables: Variables | None = None) -> CallsOutcome:
+    def run(self, program: syntax.Program, deadline: float, variables: Variables | None = None) -> CallsOutcome:
         """Run the statements in order until one fails or `deadline` (seconds of monotonic) has passed.
 
         `variables` replace those of the session for this run (inside a `repeat`). The program must be checked.
@@ -141,27 +127,27 @@ class Session:
     def _outcome(self, failure: Failure | None) -> CallsOutcome:
         return CallsOutcome(tuple(self._records), failure)
 
-    def _statement(self, statement: Statement) -> None:
+    def _statement(self, statement: syntax.Statement) -> None:
         match statement:
-            case Call() if statement.name == "set_nonblocking":
+            case syntax.Call() if statement.name == "set_nonblocking":
                 self._set_nonblocking(statement)
-            case Call():
+            case syntax.Call():
                 arguments = tuple(self._value(argument) for argument in statement.arguments)
                 keywords = {keyword.name: self._value(keyword.value) for keyword in statement.keywords}
                 if statement.name == "recvmsg" and len(statement.targets) > 3:
                     keywords.setdefault("control", CONTROL_BYTES)
                 self._make(statement, statement.name, arguments, keywords)
-            case Await():
+            case syntax.Await():
                 self._await(statement)
-            case Assign(_, _, target, value):
+            case syntax.Assign(_, _, target, value):
                 self._assign(target, self._value(value))
-            case Assert(_, _, condition):
+            case syntax.Assert(_, _, condition):
                 self._assert(condition)
 
-    def _value(self, expression: Expression) -> Value:
+    def _value(self, expression: syntax.Expression) -> Value:
         return evaluate(expression, self.names, self._variables)
 
-    def _duration_s(self, duration: Duration) -> float:
+    def _duration_s(self, duration: syntax.Duration) -> float:
         if not duration.variable:
             return duration.seconds
         try:
@@ -174,7 +160,7 @@ class Session:
     # calls
 
     def _make(
-        self, statement: Call, name: str, arguments: tuple[Value, ...], keywords: dict[str, Value]
+        self, statement: syntax.Call, name: str, arguments: tuple[Value, ...], keywords: dict[str, Value]
     ) -> CallResult | None:
         """Make the call and check its result; return None if it stays pending."""
         if self._pending is not None:
@@ -189,28 +175,32 @@ class Session:
         pending = self.caller.begin(call)
         return self._finish(pending, modifiers, statement.targets, expected or ends)
 
-    def _expected(self, modifiers: Modifiers) -> tuple[Expected, ...]:
+    def _expected(self, modifiers: syntax.Modifiers) -> tuple[Expected, ...]:
         return tuple(
             expected_outcome(item, self.names, self._variables)
             for item in modifiers.expected
-            if not isinstance(item, Blocks | StaysPending)
+            if not isinstance(item, syntax.Blocks | syntax.StaysPending)
         )
 
-    def _await(self, statement: Await) -> None:
+    def _await(self, statement: syntax.Await) -> None:
         if self._pending is None:
             raise _Failed("no call of this process is pending")
         pending, self._pending = self._pending, None
         self._finish(pending, statement.modifiers, statement.targets, self._expected(statement.modifiers))
 
     def _finish(
-        self, pending: PendingCall, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Expected, ...]
+        self,
+        pending: PendingCall,
+        modifiers: syntax.Modifiers,
+        targets: tuple[syntax.Target, ...],
+        expected: tuple[Expected, ...],
     ) -> CallResult | None:
         try:
             match modifiers.expected:
-                case (Blocks(_, duration),):
+                case (syntax.Blocks(_, duration),):
                     self._leave_pending(pending, self._duration_s(duration))
                     return None
-                case (StaysPending(),):
+                case (syntax.StaysPending(),):
                     self._leave_pending(pending, None)
                     return None
             return self._returned(pending, modifiers, targets, expected)
@@ -237,7 +227,11 @@ class Session:
             raise _Failed(f"{pending.text}: the step's deadline passed before it had blocked for {expected}")
 
     def _returned(
-        self, pending: PendingCall, modifiers: Modifiers, targets: tuple[Target, ...], expected: tuple[Expected, ...]
+        self,
+        pending: PendingCall,
+        modifiers: syntax.Modifiers,
+        targets: tuple[syntax.Target, ...],
+        expected: tuple[Expected, ...],
     ) -> CallResult:
         limit = self._deadline
         if modifiers.within is not None:
@@ -256,7 +250,7 @@ class Session:
         return result
 
     def _check(
-        self, call: SystemCall, result: CallResult, modifiers: Modifiers, expected: tuple[Expected, ...]
+        self, call: SystemCall, result: CallResult, modifiers: syntax.Modifiers, expected: tuple[Expected, ...]
     ) -> None:
         if call.until and not result.stopped:
             ends = " or ".join(item.text for item in expected)
@@ -279,7 +273,7 @@ class Session:
                     f"{show_result(result)} after {_seconds(took_ns)}; expected not before {format_duration(least_s)}"
                 )
 
-    def _set_nonblocking(self, statement: Call) -> None:
+    def _set_nonblocking(self, statement: syntax.Call) -> None:
         """Call fcntl(fd, F_GETFL), then F_SETFL; the expectation is for the second, or for the first if that fails."""
         fd, on = self._value(statement.arguments[0]), True
         if len(statement.arguments) > 1:
@@ -300,14 +294,14 @@ class Session:
 
     # names and asserts
 
-    def _assign(self, target: Target, value: Value) -> None:
+    def _assign(self, target: syntax.Target, value: Value) -> None:
         if not target.is_variable:
             self.names[target.name] = value
         else:
             self._variables[target.name] = plain_address(value) if isinstance(value, Address) else value
 
-    def _assert(self, condition: Expression) -> None:
-        if isinstance(condition, Compare):
+    def _assert(self, condition: syntax.Expression) -> None:
+        if isinstance(condition, syntax.Compare):
             left, right = self._value(condition.left), self._value(condition.right)
             if not self._value(condition):
                 subject = render(condition.left)

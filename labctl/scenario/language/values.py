@@ -28,22 +28,9 @@ from labctl.lab.agent.options import (
     option_at,
     wants,
 )
+from labctl.scenario.language import syntax
 from labctl.scenario.language.signatures import Kind, Known
-from labctl.scenario.language.syntax import (
-    Binary,
-    Blocks,
-    Call,
-    Expression,
-    Integer,
-    ListOf,
-    Name,
-    Negative,
-    Problem,
-    StaysPending,
-    StructOf,
-    Text,
-    Variable,
-)
+from labctl.scenario.language.syntax import Problem
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){0,7}\Z")
 _NUMBERS = (Kind.INTEGER, Kind.DESCRIPTOR)
@@ -91,34 +78,34 @@ _LEVEL_NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-KnownOf = Callable[[Expression], Known]
+KnownOf = Callable[[syntax.Expression], Known]
 
 
 def _what_is_read(kind: ValueType) -> str:
     return "a number of milliseconds" if kind.kind is ValueKind.DURATION else kind.meaning
 
 
-def constant(expression: Expression, names: Mapping[str, Known]) -> str:
+def constant(expression: syntax.Expression, names: Mapping[str, Known]) -> str:
     """Return the name of the constant that the expression is; "" if it is none."""
-    if isinstance(expression, Name) and expression.name in CONSTANTS and expression.name not in names:
+    if isinstance(expression, syntax.Name) and expression.name in CONSTANTS and expression.name not in names:
         return expression.name
     return ""
 
 
-def constants_in(expression: Expression) -> list[Name]:
+def constants_in(expression: syntax.Expression) -> list[syntax.Name]:
     """Return the names in an expression of numbers."""
-    if isinstance(expression, Name):
+    if isinstance(expression, syntax.Name):
         return [expression]
-    if isinstance(expression, Binary):
+    if isinstance(expression, syntax.Binary):
         return [*constants_in(expression.left), *constants_in(expression.right)]
     return []
 
 
-def may_fail(call: Call) -> bool:
+def may_fail(call: syntax.Call) -> bool:
     """Return whether the scenario may expect the call to fail: then the kernel decides, not the checker."""
-    expected = (*call.modifiers.expected, *call.modifiers.until)
     return any(
-        isinstance(item, Negative | Variable) or (isinstance(item, Name) and item.name in ERRNOS) for item in expected
+        item.name in ERRNOS if isinstance(item, syntax.Name) else isinstance(item, syntax.Negative | syntax.Variable)
+        for item in (*call.modifiers.expected, *call.modifiers.until)
     )
 
 
@@ -130,18 +117,18 @@ class ValueChecker:
         self.names = names
         self.hosts = hosts
 
-    def option(self, call: Call, socket: Known) -> Iterator[Problem]:
+    def option(self, call: syntax.Call, socket: Known) -> Iterator[Problem]:
         """Yield every problem with the level, the option and the value of setsockopt or getsockopt."""
         _, level_given, option_given, *rest = call.arguments
         level, name = constant(level_given, self.names), constant(option_given, self.names)
-        number = CONSTANTS.get(level) if level else level_given.value if isinstance(level_given, Integer) else None
+        number = level_given.value if isinstance(level_given, syntax.Integer) else CONSTANTS.get(level)
         option = OPTIONS.get(name)
         if name and option is None:
             if number is None or option_at(number, CONSTANTS[name]) is not None:
                 yield Problem(option_given.span, f"{call.name}: `{name}` is not an option")
             return
         if option is None:
-            if number is not None and isinstance(option_given, Integer):
+            if number is not None and isinstance(option_given, syntax.Integer):
                 option = option_at(number, option_given.value)
             if option is None:
                 return
@@ -156,16 +143,16 @@ class ValueChecker:
             yield from self.value(option.name, option.type, rest[0])
         elif call.name == "getsockopt" and not rest:
             for item in call.modifiers.expected:
-                if not isinstance(item, Blocks | StaysPending):
+                if not isinstance(item, syntax.Blocks | syntax.StaysPending):
                     yield from self._read(option.name, option.type, item)
 
-    def _read(self, name: str, kind: ValueType, expected: Expression) -> Iterator[Problem]:
+    def _read(self, name: str, kind: ValueType, expected: syntax.Expression) -> Iterator[Problem]:
         """Yield a problem if the option cannot have the expected value because its kind differs."""
         reads = _READS.get(kind.kind)
         found = self.known_of(expected).kind
         if reads is None or found is Kind.UNKNOWN or constant(expected, self.names):
             return
-        if isinstance(expected, Name) and expected.name in ERRNOS:
+        if isinstance(expected, syntax.Name) and expected.name in ERRNOS:
             return
         if found not in reads:
             usage = f"write `-> {kind.usage}`" if kind.usage and kind.kind is not ValueKind.DURATION else ""
@@ -173,7 +160,7 @@ class ValueChecker:
         elif kind.struct is not None:
             yield from self.members(name, kind.struct, expected, kind.usage)
 
-    def _socket_for(self, call: Call, option: Option, socket: Known) -> Iterator[Problem]:
+    def _socket_for(self, call: syntax.Call, option: Option, socket: Known) -> Iterator[Problem]:
         needs = [_LEVEL_NEEDS[name] for level in option.levels if (name := level_name(level)) in _LEVEL_NEEDS]
         for given, choices in ((socket.family, 0), (socket.type, 1)):
             allowed = {choice for need in needs for choice in need[choices]}
@@ -183,7 +170,7 @@ class ValueChecker:
                 yield Problem(call.arguments[2].span, problem, "or expect the errno")
                 return
 
-    def request(self, call: Call) -> Iterator[Problem]:
+    def request(self, call: syntax.Call) -> Iterator[Problem]:
         """Yield every problem with the argument of an ioctl request."""
         name = constant(call.arguments[1], self.names)
         if not name:
@@ -200,15 +187,15 @@ class ValueChecker:
                 hint = f"write {request.usage}" if request.usage else "it takes nothing"
                 yield Problem(call.arguments[2].span, f"ioctl: {name} does not take {kind}", hint)
 
-    def control(self, messages: Expression) -> Iterator[Problem]:
+    def control(self, messages: syntax.Expression) -> Iterator[Problem]:
         """Yield every problem with the control messages of sendmsg."""
         kind = self.known_of(messages).kind
         if kind not in (Kind.UNKNOWN, Kind.LIST, Kind.DATA):
             yield Problem(messages.span, f"control= takes a list of control messages, not {kind}", f"[{CMSG.usage}]")
-        if not isinstance(messages, ListOf):
+        if not isinstance(messages, syntax.ListOf):
             return
         for message in messages.items:
-            if not isinstance(message, StructOf | ListOf):
+            if not isinstance(message, syntax.StructOf | syntax.ListOf):
                 kind = self.known_of(message).kind
                 if kind not in (Kind.UNKNOWN, *_AGGREGATES):
                     yield Problem(message.span, f"a control message is {{level, type, data}}, not {kind}", CMSG.usage)
@@ -219,7 +206,7 @@ class ValueChecker:
                 continue
             yield from self._control_message(members)
 
-    def _control_message(self, members: Mapping[str, Expression]) -> Iterator[Problem]:
+    def _control_message(self, members: Mapping[str, syntax.Expression]) -> Iterator[Problem]:
         level, name = constant(members["cmsg_level"], self.names), constant(members["cmsg_type"], self.names)
         option = CONTROL.get(name)
         if name and option is None:
@@ -233,7 +220,7 @@ class ValueChecker:
                 yield Problem(members["cmsg_level"].span, f"{name} belongs to the level {right}, not {level}")
             yield from self.value(name, option.type, members["cmsg_data"])
 
-    def value(self, name: str, kind: ValueType, argument: Expression) -> Iterator[Problem]:
+    def value(self, name: str, kind: ValueType, argument: syntax.Expression) -> Iterator[Problem]:
         """Yield every problem with a value of that type; bytes are passed unchecked."""
         found = self.known_of(argument).kind
         if found in (Kind.UNKNOWN, Kind.DATA):
@@ -251,20 +238,20 @@ class ValueChecker:
                 yield from self.members(name, kind.struct, argument, kind.usage)
             case ValueKind.MEMBERSHIP:
                 yield from self.members(name, MREQN, argument, kind.usage)
-            case ValueKind.MULTICAST_IF if isinstance(argument, StructOf):
+            case ValueKind.MULTICAST_IF if isinstance(argument, syntax.StructOf):
                 yield from self.members(name, MREQN, argument, kind.usage)
-            case ValueKind.NUMBERS if isinstance(argument, ListOf):
+            case ValueKind.NUMBERS if isinstance(argument, syntax.ListOf):
                 for item in argument.items:
                     if (inner := self.known_of(item).kind) not in (Kind.UNKNOWN, *_NUMBERS):
                         what = "descriptors" if name == "SCM_RIGHTS" else "numbers"
                         yield Problem(item.span, f"{name} takes a list of {what}; this is {inner}")
-            case ValueKind.FILTER if isinstance(argument, ListOf):
+            case ValueKind.FILTER if isinstance(argument, syntax.ListOf):
                 for item in argument.items:
                     yield from self.members(name, SOCK_FILTER, item, kind.usage)
 
-    def members(self, name: str, kind: StructType, argument: Expression, usage: str) -> Iterator[Problem]:
+    def members(self, name: str, kind: StructType, argument: syntax.Expression, usage: str) -> Iterator[Problem]:
         """Yield every problem with the members of a literal structure."""
-        if not isinstance(argument, StructOf | ListOf):
+        if not isinstance(argument, syntax.StructOf | syntax.ListOf):
             return
         given = _members(argument, kind)
         known = {field.name for field in kind.fields} | ({"imr_interface"} if kind is MREQN else set())
@@ -273,22 +260,22 @@ class ValueChecker:
             has = ", ".join(field.name for field in kind.fields)
             yield Problem(argument.span, f"{name}: {kind.name} has no member {unknown[0]}", f"it has {has}")
             return
-        positional = isinstance(argument, ListOf) or not argument.members or not argument.members[0][0]
+        positional = isinstance(argument, syntax.ListOf) or not argument.members or not argument.members[0][0]
         if len(given) < (kind.required if positional else min(kind.required, 1)):
             yield Problem(argument.span, f"{name}: {kind.name} lacks members", f"write {usage}")
         for field in kind.fields:
             if (item := given.get(field.name)) is not None:
                 yield from self._member(name, field, item)
 
-    def _member(self, name: str, field: Field, item: Expression) -> Iterator[Problem]:
+    def _member(self, name: str, field: Field, item: syntax.Expression) -> Iterator[Problem]:
         kind, code = self.known_of(item).kind, field.code
         if kind in (Kind.UNKNOWN, Kind.DATA):
             return
-        text = item.value if isinstance(item, Text) and "${" not in item.value else None
+        text = item.value if isinstance(item, syntax.Text) and "${" not in item.value else None
         takes = () if code.startswith("bytes:") else _MEMBER_TAKES.get(code, _NUMBERS)
         wrong = kind not in takes
         if code in _ADDRESS_CODES:
-            wrong = wrong or (isinstance(item, Integer) and item.value != 0)
+            wrong = wrong or (isinstance(item, syntax.Integer) and item.value != 0)
             if text is not None:
                 yield from self._address(name, field, item, text)
         elif code == "mac":
@@ -298,7 +285,7 @@ class ValueChecker:
         if wrong:
             yield Problem(item.span, f"{name}: {field.name} cannot be {kind}", wants(field))
 
-    def _address(self, name: str, field: Field, item: Expression, text: str) -> Iterator[Problem]:
+    def _address(self, name: str, field: Field, item: syntax.Expression, text: str) -> Iterator[Problem]:
         address: IPv4Address | IPv6Address | None
         try:
             address = ip_address(text)
@@ -317,7 +304,7 @@ class ValueChecker:
             example = "239.1.1.1" if version == 4 else "ff05::1"
             yield Problem(item.span, f"{name}: {text} is not a multicast address", f"such as {example}")
 
-    def _constants(self, what: str, prefix: str, argument: Expression) -> Iterator[Problem]:
+    def _constants(self, what: str, prefix: str, argument: syntax.Expression) -> Iterator[Problem]:
         allowed = TCP_STATES if prefix == "TCP_" else (prefix,)
         for name in constants_in(argument):
             is_other = constant(name, self.names) and not name.name.startswith(allowed)
@@ -331,21 +318,21 @@ def _request_kinds(request: Request) -> tuple[Kind, ...]:
     return (Kind.TEXT,) if request.gives and request.code != "name" else _AGGREGATES
 
 
-def _duration(name: str, argument: Expression) -> Iterator[Problem]:
+def _duration(name: str, argument: syntax.Expression) -> Iterator[Problem]:
     from labctl.units import duration_s
 
-    if isinstance(argument, Integer) and argument.value:
+    if isinstance(argument, syntax.Integer) and argument.value:
         yield Problem(argument.span, f"{name}: a timeout needs a unit", f'write "{argument.value}ms"')
-    if isinstance(argument, Text) and "${" not in argument.value:
+    if isinstance(argument, syntax.Text) and "${" not in argument.value:
         try:
             duration_s(argument.value)
         except ValueError as error:
             yield Problem(argument.span, f"{name}: {error}")
 
 
-def _members(argument: StructOf | ListOf, kind: StructType) -> dict[str, Expression]:
+def _members(argument: syntax.StructOf | syntax.ListOf, kind: StructType) -> dict[str, syntax.Expression]:
     """Return the members by name; those beyond the structure have a number as name."""
-    items = argument.members if isinstance(argument, StructOf) else tuple(("", item) for item in argument.items)
+    items = argument.members if isinstance(argument, syntax.StructOf) else tuple(("", item) for item in argument.items)
     names = [field.name for field in kind.fields]
     return {
         name or (names[index] if index < len(names) else f"number {index + 1}"): item
