@@ -303,8 +303,8 @@ class Spawn(Request, frozen=True):
     is_terminal_plain: bool = False  # no line end conversion, no echo, TERM=dumb
 
 
-class SpawnCaller(Request, frozen=True):
-    """Fork a caller. Answered by `Spawned` with three descriptors: the status pipe, the pidfd and its channel."""
+class SpawnAgent(Request, frozen=True):
+    """Fork an agent. Answered by `Spawned` with three descriptors: the status pipe, the pidfd and its channel."""
 
     node: str
     name: str

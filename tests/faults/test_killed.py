@@ -154,7 +154,7 @@ def test_when_boot_or_keeper_is_killed_the_lab_is_gone_though_the_owner_lives(ow
     assert process.poll() is None
 
 
-@pytest.mark.parametrize("name", ["labctl-init", "labctl-caller", "sleep"])
+@pytest.mark.parametrize("name", ["labctl-init", "labctl-agent", "sleep"])
 def test_when_a_process_of_a_host_is_killed_the_lab_lives_until_its_owner_ends(owner: Owner, name: str) -> None:
     process = owner("caller")
     reached(process, "caller")
@@ -177,9 +177,9 @@ def test_when_a_process_of_a_host_is_killed_the_lab_lives_until_its_owner_ends(o
         ["labctl-boot"],
         ["labctl-keeper"],
         ["labctl-init"],
-        ["labctl-caller"],
+        ["labctl-agent"],
         ["labctl-boot", "labctl-keeper"],
-        ["labctl-boot", "labctl-keeper", "labctl-init", "labctl-caller", "sleep", "sh"],
+        ["labctl-boot", "labctl-keeper", "labctl-init", "labctl-agent", "sleep", "sh"],
     ],
     ids=lambda names: " and ".join(names),
 )
@@ -270,7 +270,7 @@ def test_the_mark_by_which_leaks_are_found_reaches_every_process(owner: Owner) -
     process = owner("caller")
     reached(process, "caller")
     mark = f"{MARK}={os.environ[MARK]}".encode()
-    for name in ("labctl-boot", "labctl-keeper", "labctl-init", "labctl-caller", "sleep"):
+    for name in ("labctl-boot", "labctl-keeper", "labctl-init", "labctl-agent", "sleep"):
         assert becomes(lambda name=name: bool(named(process.pid, name)))  # type: ignore[misc]
         for pid in named(process.pid, name):  # one that is in the middle of an exec has a name and no environment yet
             assert becomes(lambda pid=pid: mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")), name  # type: ignore[misc]

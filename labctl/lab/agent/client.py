@@ -164,18 +164,18 @@ class AgentClient:
 class PendingCall:
     """A call that the agent was asked to make. `text` shows it as C code, as far as it is known."""
 
-    def __init__(self, caller: AgentClient, call: SystemCall) -> None:
+    def __init__(self, agent: AgentClient, call: SystemCall) -> None:
         self.call = call
         self.text = f"{call.name}(...)"
         self.started_ns: int | None = None
-        self._caller = caller
+        self._agent = agent
         self._result: CallResult | None = None
 
     def wait_begun(self, timeout_s: float | None) -> bool:
         """Wait until the agent is about to enter the kernel; False after `timeout_s`. CallImpossible, AgentEnded."""
         until = None if timeout_s is None else monotonic() + timeout_s
         while self.started_ns is None:
-            answer = self._caller._next_answer(until, lambda: self.text)
+            answer = self._agent._next_answer(until, lambda: self.text)
             if answer is None:
                 return False
             self._take(answer)
@@ -188,7 +188,7 @@ class PendingCall:
         """
         until = None if timeout_s is None else monotonic() + timeout_s
         while self._result is None:
-            answer = self._caller._next_answer(until, lambda: self.text)
+            answer = self._agent._next_answer(until, lambda: self.text)
             if answer is None:
                 return None
             self._take(answer)
@@ -199,11 +199,11 @@ class PendingCall:
             case Begun(started_ns, text):
                 self.started_ns, self.text = started_ns, text
             case Impossible(reason):
-                self._caller._forget()
+                self._agent._forget()
                 raise CallImpossible(reason)
             case CallResult():
                 self._result = answer
-                self._caller._forget()
+                self._agent._forget()
 
 
 def _signal_name(number: int) -> str:

@@ -437,9 +437,9 @@ class Lab:
         """Start a process on the node that makes socket calls; the caller closes its client."""
         from labctl.lab.agent.client import AgentClient
 
-        frame = self._ask(protocol.SpawnCaller(node, name), what=f"start an agent on {node}")
+        frame = self._ask(protocol.SpawnAgent(node, name), what=f"start an agent on {node}")
         channel = Socket(fileno=frame.descriptors[2])
-        process = self._process(frame, node, ("caller", name) if name else ("caller",))
+        process = self._process(frame, node, ("agent", name) if name else ("agent",))
         return AgentClient(process=process, channel=channel, name=name)
 
     def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:

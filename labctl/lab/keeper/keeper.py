@@ -180,8 +180,8 @@ class Keeper:
         match message:
             case protocol.Spawn():
                 return self.spawn_program(client, message, descriptors)
-            case protocol.SpawnCaller():
-                return self.spawn_caller(client, self.host(message.node))
+            case protocol.SpawnAgent():
+                return self.spawn_agent(client, self.host(message.node))
             case protocol.StartProcess():
                 info = self.processes.start(self.host(message.node), message)
                 self.transactions.has_started(client, (info.node, info.name))
@@ -303,13 +303,13 @@ class Keeper:
             raise
         return Answer(protocol.Spawned(started.pid, started.pid_on_host), [status, pidfd])
 
-    def spawn_caller(self, client: Client, host: Host) -> Answer:
-        """Fork a caller on the host."""
+    def spawn_agent(self, client: Client, host: Host) -> Answer:
+        """Fork an agent on the host."""
         mine, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as stack:
             stack.callback(mine.close)
-            started = spawn.start_caller(host, self.context, theirs.fileno())
-            self.processes.attach(client, host, ("labctl-caller",), started)
+            started = spawn.start_agent(host, self.context, theirs.fileno())
+            self.processes.attach(client, host, ("labctl-agent",), started)
             answer = self.spawned(started)
             stack.pop_all()
         answer.descriptors.append(mine.detach())

@@ -1,4 +1,4 @@
-"""Processes that the keeper forks on a host: programs, callers, and short tasks that open a file or bind a socket."""
+"""Processes that the keeper forks on a host: programs, agents, and short tasks that open a file or bind a socket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PIDS = struct.Struct("=ii")  # on its host, and in the machine's PID namespace
 TASK_TIMEOUT_S = 2.0  # for what may block: opening a FIFO
 COPY_BYTES = 1 << 16
 IUTF8 = 0o40000  # asm-generic/termbits.h: the erase key takes a whole character
-CALLER_CHANNEL = 1023  # below the usual soft limit of descriptors, above the descriptors that scenarios use
+AGENT_CHANNEL = 1023  # below the usual soft limit of descriptors, above the descriptors that scenarios use
 
 
 class Started(Struct, frozen=True):
@@ -93,8 +93,8 @@ def _checked_identity(host: Host, context: LabContext, program: str, user: Ident
     return uid, gid, tuple(group for group in groups if group <= context.highest_gid)
 
 
-def start_caller(host: Host, context: LabContext, channel: int) -> Started:
-    """Fork a caller that serves `channel`.
+def start_agent(host: Host, context: LabContext, channel: int) -> Started:
+    """Fork an agent that serves `channel`.
 
     Its descriptors are 0, 1 and 2 (/dev/null) and the channel at a high number, so that its own calls get 3, 4, ...
     """
@@ -110,8 +110,8 @@ def start_caller(host: Host, context: LabContext, channel: int) -> Started:
         _enter_directory(host, context, None)
         os.environ.clear()
         os.environ.update(environment)
-        high = min(CALLER_CHANNEL, max(processes.FIRST_FREE_DESCRIPTOR + 1, context.descriptor_limit[0] - 1))
-        syscalls.set_process_name("labctl-caller")
+        high = min(AGENT_CHANNEL, max(processes.FIRST_FREE_DESCRIPTOR + 1, context.descriptor_limit[0] - 1))
+        syscalls.set_process_name("labctl-agent")
         os.close(writing)
         if channel != high:
             os.dup2(channel, high, inheritable=False)
@@ -119,7 +119,7 @@ def start_caller(host: Host, context: LabContext, channel: int) -> Started:
         processes.set_descriptor_limit(context.descriptor_limit)
         serve(high)
 
-    return _start_process(host, context, body, f"{host.subject}: caller")
+    return _start_process(host, context, body, f"{host.subject}: agent")
 
 
 class Task(Struct, frozen=True):
