@@ -82,7 +82,7 @@ def test_the_exit_status_of_a_detached_program_is_reported(lab: Lab) -> None:
 
 
 def test_a_detached_program_reads_nothing_and_has_three_descriptors(lab: Lab) -> None:
-    info = lab.start_process("client", ["sleep", "1000"])
+    info = lab.start_process("client", ["sleep", "1000"], name="sleeper")
     assert output(lab, "client", "ls", f"/proc/{info.pid}/fd").split() == ["0", "1", "2"]
     assert output(lab, "client", "readlink", f"/proc/{info.pid}/fd/0") == "/dev/null\n"
 
