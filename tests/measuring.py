@@ -71,7 +71,7 @@ class Sent:
 
 
 def sent_through(lab: NetworkLab, sender: str, receiver: str, count: int) -> Sent:
-    """Send so many packets, in order; the link has no delay."""
+    """Send `count` packets in order over a link without delay."""
     one, other = udp_pair(lab, sender, receiver)
     arrived: set[int] = set()
     with one, other:
@@ -128,7 +128,7 @@ class Transfer:
 
 
 def transfer(lab: NetworkLab, sender: str, receiver: str, size: int) -> Transfer:
-    """Send so many bytes over a new TCP connection."""
+    """Send bytes over a new TCP connection."""
     with (
         lab.socket(receiver, socket.AF_INET, socket.SOCK_STREAM) as listener,
         lab.socket(sender, socket.AF_INET, socket.SOCK_STREAM) as one,
@@ -145,7 +145,7 @@ def transfer(lab: NetworkLab, sender: str, receiver: str, size: int) -> Transfer
 
 
 def over(one: socket.socket, other: socket.socket, size: int) -> Transfer:
-    """Send so many bytes over an open connection."""
+    """Send bytes over an open connection."""
     began = time.monotonic()
     thread = threading.Thread(target=one.sendall, args=(bytes(size),))
     thread.start()

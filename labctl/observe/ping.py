@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
@@ -27,10 +27,8 @@ from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.observe.network import Observable
 from labctl.plan.operations import AddAddress, MakeLink, Plan
 from labctl.structs import Struct, field, replace
-from labctl.topology.model import NodeKind
+from labctl.topology.model import Address, NodeKind
 from labctl.unpatched import monotonic
-
-Address = IPv4Address | IPv6Address
 
 _TABLE_FRACTION = 8  # a batch takes at most an eighth of a neighbour table
 _MIN_BATCH_ENTRIES = 16
