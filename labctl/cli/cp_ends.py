@@ -64,31 +64,31 @@ def send(paths: list[str], stream: BinaryIO) -> list[str]:
     return problems
 
 
-def _check_kind(seen: os.stat_result) -> None:
-    if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode) or stat.S_ISLNK(seen.st_mode)):
+def _check_kind(status: os.stat_result) -> None:
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
         raise CopyProblem("cannot copy a device, socket or FIFO")
 
 
 def _send(stream: BinaryIO, descriptor: int, path: str, parts: list[str], problems: list[str]) -> None:
     """Send the open file or directory; `path` is its name in messages, `parts` are its components."""
-    seen = os.fstat(descriptor)
-    _check_kind(seen)
-    if stat.S_ISREG(seen.st_mode):
-        _send_header(stream, FILE, seen, parts)
+    status = os.fstat(descriptor)
+    _check_kind(status)
+    if stat.S_ISREG(status.st_mode):
+        _send_header(stream, FILE, status, parts)
         _send_content(stream, descriptor, path, problems)
         return
     if len(parts) > MAX_DEPTH:
         problems.append(f"{path}: nested too deeply: the limit is {MAX_DEPTH} directories")
         return
-    _send_header(stream, DIRECTORY, seen, parts)
+    _send_header(stream, DIRECTORY, status, parts)
     for entry in sorted(os.listdir(descriptor)):
         below = os.path.join(path, entry)
         try:
-            seen = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
-            _check_kind(seen)
-            if stat.S_ISLNK(seen.st_mode):
+            status = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
+            _check_kind(status)
+            if stat.S_ISLNK(status.st_mode):
                 target = os.fsencode(os.readlink(entry, dir_fd=descriptor))
-                _send_header(stream, LINK, seen, [*parts, entry])
+                _send_header(stream, LINK, status, [*parts, entry])
                 stream.write(LENGTH.pack(len(target)) + target)
                 continue
             inner = os.open(entry, os.O_RDONLY | os.O_NONBLOCK | _INSIDE, dir_fd=descriptor)
@@ -102,9 +102,9 @@ def _send(stream: BinaryIO, descriptor: int, path: str, parts: list[str], proble
             problems.append(f"{below}: {problem}")
 
 
-def _send_header(stream: BinaryIO, kind: bytes, seen: os.stat_result, parts: list[str]) -> None:
+def _send_header(stream: BinaryIO, kind: bytes, status: os.stat_result, parts: list[str]) -> None:
     name = os.fsencode("/".join(parts))
-    stream.write(HEADER.pack(kind, stat.S_IMODE(seen.st_mode), seen.st_mtime_ns, len(name)) + name)
+    stream.write(HEADER.pack(kind, stat.S_IMODE(status.st_mode), status.st_mtime_ns, len(name)) + name)
 
 
 def _send_content(stream: BinaryIO, descriptor: int, path: str, problems: list[str]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
@@ -218,6 +217,8 @@ def env(node: str, lab: str | None) -> int:
 
 def access_commands(lab: Description, node: NodeInfo) -> tuple[tuple[str, str], ...]:
     """Return (purpose, command) pairs for a node: the whole node first, then only its network."""
+    import shlex
+
     host = shlex.quote(node.name)
     found = [("a command on it, and a shell", f"labctl exec --lab {shlex.quote(lab.name)} {host} -- ip address")]
     # Not --all: without root, the cgroup namespace, which is the machine's, cannot be entered.

@@ -160,14 +160,14 @@ def validate(paths: Sequence[str]) -> int:
     """Run `labctl validate`: a line for each valid file on standard output, all errors on standard error."""
     screen = standard_output()
     look = screen.look
-    given, found, errors = yaml_files(list(paths), (Kind.SCENARIO, Kind.TOPOLOGY))
+    explicit, found, errors = yaml_files(list(paths), (Kind.SCENARIO, Kind.TOPOLOGY))
     valid, invalid = 0, len(errors)
     for error in errors:
         complain(str(error))
-    for path in [*given, *found]:
+    for path in [*explicit, *found]:
         try:
             with waiting(f"checking {path}"):
-                summary = _validated(path, strict=path in given)
+                summary = _validated(path, strict=path in explicit)
         except InputError as error:
             complain(str(explained(path, Kind.NEITHER, error)))
             invalid += 1

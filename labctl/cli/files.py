@@ -157,12 +157,12 @@ def _kind_without_parsing(path: Path) -> Kind | None:
 
 
 def yaml_files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[Path], list[Path], list[InputError]]:
-    """Return the files that `words` name: (given by name, found in directories, errors).
+    """Return the files that `words` name: (named, found in directories, errors).
 
     A word is a path or, when there is no such path, the name of a shipped file of one of `shipped_kinds`. Each file
     is listed once, in the order of the words; a directory's files are sorted.
     """
-    given: list[Path] = []
+    explicit: list[Path] = []
     found: list[Path] = []
     errors: list[InputError] = []
     known: set[str] = set()
@@ -184,7 +184,7 @@ def yaml_files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[
                     take(inner, found)
                 continue
             if path.exists():
-                take(path, given)
+                take(path, explicit)
                 continue
         except OSError as error:
             errors.append(InputError(f"{word}: cannot access: {describe_errno(error.errno or 0)}."))
@@ -197,10 +197,10 @@ def yaml_files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[
             continue
         named = _shipped(word, shipped_kinds)
         if named is not None:
-            take(named, given)
+            take(named, explicit)
         else:
             errors.append(unknown(word, shipped_kinds))
-    return given, found, errors
+    return explicit, found, errors
 
 
 def unknown(word: str, shipped_kinds: tuple[Kind, ...], *, takes_paths: bool = True) -> InputError:

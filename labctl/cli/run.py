@@ -310,11 +310,11 @@ def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> li
     """
     from labctl.scenario import load
 
-    given, found, errors = yaml_files(list(words), (Kind.SCENARIO,))
+    explicit, found, errors = yaml_files(list(words), (Kind.SCENARIO,))
     loaded: list[Scenario] = []
-    for path in (*given, *found):
+    for path in (*explicit, *found):
         try:
-            if path in given or kind_of(path) is Kind.SCENARIO:
+            if path in explicit or kind_of(path) is Kind.SCENARIO:
                 loaded.append(load(path, topology=topology))
         except InputError as error:
             errors.append(explained(path, Kind.SCENARIO, error))

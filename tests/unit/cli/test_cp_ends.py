@@ -65,7 +65,7 @@ def target(tmp_path: Path) -> Path:
     return directory
 
 
-def test_a_tree_arrives_as_it_was(tmp_path: Path, target: Path) -> None:
+def test_a_tree_arrives_with_modes_times_and_links(tmp_path: Path, target: Path) -> None:
     source = tmp_path / "tree"
     (source / "sub").mkdir(parents=True)
     (source / "sub" / "large").write_bytes(os.urandom(1 << 20))
@@ -87,7 +87,7 @@ def test_a_tree_arrives_as_it_was(tmp_path: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [DIRECTORY, FILE, LINK])
-def test_a_link_that_is_in_the_target_is_never_followed(kind: bytes, victim: Path, target: Path) -> None:
+def test_a_link_in_the_target_is_never_followed(kind: bytes, victim: Path, target: Path) -> None:
     (target / "d").mkdir()
     (target / "d" / "sub").symlink_to(victim)
     below = entry(kind, "d/sub/file", b"theirs", mode=0o777)
@@ -98,9 +98,7 @@ def test_a_link_that_is_in_the_target_is_never_followed(kind: bytes, victim: Pat
     assert received(target, entry(kind, "d/sub/file", b"theirs"))[0].startswith(f"{target}/d/sub/file: ")
 
 
-def test_a_file_replaces_a_link_or_a_hard_link_instead_of_writing_to_what_it_leads_to(
-    victim: Path, target: Path
-) -> None:
+def test_a_file_replaces_a_link_instead_of_writing_to_its_target(victim: Path, target: Path) -> None:
     (target / "link").symlink_to(victim / "file")
     os.link(victim / "file", target / "hard")
     (target / "device").symlink_to("/dev/null")
@@ -111,7 +109,7 @@ def test_a_file_replaces_a_link_or_a_hard_link_instead_of_writing_to_what_it_lea
         assert not (target / name).is_symlink()
 
 
-def test_links_in_the_stream_come_last_and_lead_no_later_entry_outside(victim: Path, target: Path) -> None:
+def test_links_in_the_stream_are_created_last(victim: Path, target: Path) -> None:
     link = entry(LINK, "d/sub", os.fsencode(victim))
     inside = entry(FILE, "d/sub/file", b"theirs")
     assert received(target, entry(DIRECTORY, "d"), link, inside) == [f"{target}/d/sub/file: No such file or directory"]
@@ -122,7 +120,7 @@ def test_links_in_the_stream_come_last_and_lead_no_later_entry_outside(victim: P
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", ".", "..", "", "a//b", "a/./b", "a\0b"])
-def test_a_name_that_leads_elsewhere_ends_the_copy(name: str, target: Path) -> None:
+def test_a_name_that_leads_outside_ends_the_copy(name: str, target: Path) -> None:
     for kind in (DIRECTORY, FILE, LINK):
         with pytest.raises(CopyProblem, match="leads outside"):
             received(target, entry(kind, name, b"x"))
@@ -130,7 +128,7 @@ def test_a_name_that_leads_elsewhere_ends_the_copy(name: str, target: Path) -> N
 
 
 @pytest.mark.parametrize("unasked", [entry(FILE, ".bashrc"), entry(DIRECTORY, ".ssh"), entry(LINK, "x", b"/etc")])
-def test_a_sender_does_not_choose_what_it_replaces(unasked: bytes, target: Path) -> None:
+def test_an_unrequested_name_ends_the_copy(unasked: bytes, target: Path) -> None:
     with pytest.raises(CopyProblem, match="was sent without request"):
         received(target, unasked, asked_for=["x"])
     assert list(target.iterdir()) == []
@@ -155,13 +153,13 @@ def test_setuid_and_setgid_are_not_kept(target: Path) -> None:
     ],
     ids=["cut", "cut in the name", "endless name", "endless chunk", "device", "deep", "garbage"],
 )
-def test_a_stream_that_is_none_ends_the_copy_and_leaves_no_file(stream: bytes, target: Path) -> None:
+def test_a_malformed_stream_ends_the_copy_and_leaves_no_file(stream: bytes, target: Path) -> None:
     with pytest.raises(CopyProblem):
         received(target, stream)
     assert list(target.iterdir()) == []
 
 
-def test_a_file_that_could_not_be_read_to_its_end_is_not_written(target: Path) -> None:
+def test_a_file_that_the_sender_cannot_read_completely_is_not_written(target: Path) -> None:
     (target / "x").write_text("as it was")
     begun = entry(FILE, "x", b"part")[: -LENGTH.size] + LENGTH.pack(CUT_SHORT)
     assert received(target, begun, entry(FILE, "y", b"next")) == []
@@ -201,9 +199,7 @@ def swapped_all_the_time(path: Path, victim: Path) -> Iterator[None]:
             process.kill()
 
 
-def test_directories_that_become_links_while_they_are_written_lead_nothing_outside(
-    victim: Path, tmp_path: Path
-) -> None:
+def test_a_directory_that_is_swapped_with_a_link_leads_no_write_outside(victim: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     (target / "sub").mkdir(parents=True)
     entries = [entry(FILE, f"sub/{number}", b"theirs", mode=0o777) for number in range(50)]
@@ -213,7 +209,7 @@ def test_directories_that_become_links_while_they_are_written_lead_nothing_outsi
             received(target, stream)
 
 
-def test_a_directory_that_becomes_a_link_before_it_is_opened_shows_nothing_of_elsewhere(
+def test_a_directory_that_is_swapped_with_a_link_leads_no_read_outside(
     victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"
@@ -232,7 +228,7 @@ def test_a_directory_that_becomes_a_link_before_it_is_opened_shows_nothing_of_el
     assert len(problems) == 1
 
 
-def test_a_file_that_shrinks_while_it_is_read_does_not_spoil_the_rest(
+def test_a_file_that_shrinks_during_the_copy_does_not_affect_the_others(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"

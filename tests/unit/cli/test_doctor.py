@@ -20,7 +20,7 @@ def commands(readings: Readings, script: Path | None = SCRIPT) -> list[tuple[str
     return [fix.command for fix in fixes(readings, "/usr/bin/python3", script)]
 
 
-def test_nothing_is_changed_where_labs_can_be_made() -> None:
+def test_a_machine_that_can_run_labs_needs_no_fix() -> None:
     assert fixes(Readings(1000, 1, 0, 60000, 60000, 60000, 60000), "/usr/bin/python3", SCRIPT) == ()
     assert fixes(Readings(0, 0, 1, 60000), "/usr/bin/python3", SCRIPT) == ()
 
@@ -31,13 +31,13 @@ def test_a_limit_of_0_namespaces_is_raised(kind: str) -> None:
     assert commands(readings) == [("sysctl", "-w", f"user.max_{kind}_namespaces=10000")]
 
 
-def test_debian_s_switch_is_turned_on_for_ordinary_users() -> None:
+def test_the_debian_sysctl_is_set_for_ordinary_users() -> None:
     assert commands(Readings(1000, unprivileged_userns_clone=0)) == [
         ("sysctl", "-w", "kernel.unprivileged_userns_clone=1")
     ]
 
 
-def test_apparmor_gets_a_profile_for_the_one_interpreter() -> None:
+def test_apparmor_gets_a_profile_for_this_interpreter() -> None:
     readings = Readings(1000, apparmor_restrict_userns=1)
     assert commands(readings) == [("sh", str(SCRIPT), "profile", "/usr/bin/python3")]
     (without,) = fixes(readings, "/usr/bin/python3", None)
@@ -47,13 +47,13 @@ def test_apparmor_gets_a_profile_for_the_one_interpreter() -> None:
     )
 
 
-def test_the_script_is_there() -> None:
+def test_the_script_ships_with_labctl() -> None:
     script = files.tool("allow-user-namespaces")
     assert script is not None
     assert script.read_text().startswith("#!/bin/sh")
 
 
-def test_a_machine_that_no_setting_keeps_from_labs_is_not_told_that_all_is_well(
+def test_a_failure_without_a_known_fix_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "privilege", lambda: (Readings(1000, 1, 0, 60000, 60000, 60000, 60000), ()))

@@ -47,7 +47,7 @@ def test_a_file_of_another_tool_is_explained_with_the_page_that_helps(tmp_path: 
 
 
 @pytest.mark.parametrize("names", [("lab.conf",), ("readme.txt",)])
-def test_a_directory_without_a_file_of_ours_is_told_as_what_it_is(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_a_directory_of_another_tool_is_recognised(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         (tmp_path / name).write_text("")
     message = str(nothing_in([str(tmp_path)], "no scenario in there."))
@@ -55,7 +55,7 @@ def test_a_directory_without_a_file_of_ours_is_told_as_what_it_is(tmp_path: Path
     assert message.startswith(kathara) if "lab.conf" in names else message == f"{tmp_path}: no scenario in there."
 
 
-def test_no_file_that_ships_is_taken_for_another_tool_s() -> None:
+def test_no_shipped_file_is_recognised_as_another_tools() -> None:
     ours = [*ROOT.glob("scenarios/*.yaml"), *ROOT.glob("topologies/*.yaml"), *ROOT.glob("labctl/starter/*")]
     assert len(ours) > 30
     assert [path for path in ours if recognise(path) is not None] == []
@@ -77,7 +77,7 @@ def test_a_scenario_given_as_a_topology_names_the_command_that_runs_it(tmp_path:
     )
 
 
-def test_commands_to_try_can_be_typed_where_the_reader_is(tmp_path: Path) -> None:
+def test_suggested_commands_work_in_the_current_directory(tmp_path: Path) -> None:
     folder = tmp_path / "my lab"
     folder.mkdir()
     (folder / "net.yaml").write_text("hosts: {a: {}}\n")
@@ -89,14 +89,16 @@ def test_commands_to_try_can_be_typed_where_the_reader_is(tmp_path: Path) -> Non
         load_topology(str(folder))
 
 
-def test_every_name_that_examples_lists_as_a_topology_can_be_used() -> None:
+def test_every_shipped_topology_can_be_loaded_by_its_name() -> None:
     from labctl.cli import files
 
     for name in files.shipped_topologies():
         assert load_topology(name).nodes, name
 
 
-def test_a_file_wins_over_a_shape_and_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_takes_precedence_over_a_shape_and_a_shipped_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_topology("pair") != Path("pair")
     (tmp_path / "pair").write_text("hosts: {a: {}}\n")
@@ -105,6 +107,6 @@ def test_a_file_wins_over_a_shape_and_a_shipped_name(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("word", ["ofice", "no/such.yaml", "nothing"])
-def test_a_word_that_names_no_topology_is_refused(word: str) -> None:
+def test_an_unknown_topology_is_refused(word: str) -> None:
     with pytest.raises(InputError, match="no shipped topology has that name"):
         find_topology(word)
