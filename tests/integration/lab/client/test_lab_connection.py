@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,13 +31,7 @@ from tests.skips import for_root
 root_only = for_root("names on the machine")
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    directory = tmp_path / "state"
-    monkeypatch.setenv("LABCTL_STATE_DIR", str(directory))
-    yield directory
-    if directory.exists():
-        assert os.listdir(directory) == []
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def test_two_clients_have_their_own_answers_and_programs() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,7 @@ from tests.skips import for_root
 root_only = for_root("names on the machine")
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    directory = tmp_path / "state"
-    monkeypatch.setenv("LABCTL_STATE_DIR", str(directory))
-    yield directory
-    if directory.exists():
-        assert os.listdir(directory) == []
+pytestmark = pytest.mark.usefixtures("state")
 
 
 @pytest.mark.stock_kernel

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,14 +27,7 @@ from tests.integration.detached import (
 )
 from tests.labs import output, pair_plan, shell
 
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    directory = tmp_path / "state"
-    monkeypatch.setenv("LABCTL_STATE_DIR", str(directory))
-    yield directory
-    if directory.exists():
-        assert os.listdir(directory) == []
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def test_a_lab_stays_when_the_handle_that_made_it_is_closed(state: Path) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,14 +28,7 @@ from tests.integration.detached import (
 )
 from tests.labs import output
 
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    directory = tmp_path / "state"
-    monkeypatch.setenv("LABCTL_STATE_DIR", str(directory))
-    yield directory
-    if directory.exists():
-        assert os.listdir(directory) == []
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def test_choosing_names_the_choices() -> None:

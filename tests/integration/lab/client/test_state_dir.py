@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,7 @@ from tests.integration.detached import (
 )
 from tests.labs import output
 
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    directory = tmp_path / "state"
-    monkeypatch.setenv("LABCTL_STATE_DIR", str(directory))
-    yield directory
-    if directory.exists():
-        assert os.listdir(directory) == []
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def test_a_state_directory_that_others_can_use_is_refused(state: Path) -> None:
