@@ -31,7 +31,6 @@ IPV6_PREFIX = 0xFD6C_6162_6374  # a unique local prefix of 48 bits (RFC 4193)
 
 _POSTROUTING, _FORWARD = 4, 2  # NF_INET_*
 _OWNER = 2  # NFT_TABLE_F_OWNER
-_CHAIN_POSTROUTING, _CHAIN_FORWARD = b"postrouting\0", b"forward\0"
 _ROUTER_TABLE = b"labctl-nat\0"
 _REMEDY = "It requires Linux 5.12 or later with nf_tables, nf_nat and nft_masq. Try: sudo modprobe nft_masq"
 
@@ -204,21 +203,20 @@ def make_machine_table(
     removes the table when `sock` (NETLINK_NETFILTER, in the machine's namespace, borrowed) is closed. LabImpossible.
     """
     table = name.encode() + b"\0"
-    requests = [
-        nftables.request(nftables.NEW_TABLE, _CREATE, netlink.attribute(1, table) + nftables.number(2, _OWNER)),
-        nftables.request(nftables.NEW_CHAIN, _CREATE, _nat_chain(table)),
-    ]
-    for outlet in outlets:
-        for address in outlet.router_ends:
-            rule = nftables.new_rule(table, _CHAIN_POSTROUTING, [*_from(address), nftables.expression("masq", b"")])
-            requests.append(nftables.request(nftables.NEW_RULE, _ADD, rule))
+    owned = netlink.attribute(1, table) + nftables.number(2, _OWNER)  # NFTA_TABLE_NAME, _FLAGS
+    requests = [nftables.request(nftables.NEW_TABLE, _CREATE, owned)]
+    requests += _masquerade(table, [_from(address) for outlet in outlets for address in outlet.router_ends])
     if kept_apart:
-        chain = nftables.base_chain(table, _CHAIN_FORWARD, b"filter\0", _FORWARD, 0)
-        requests.append(nftables.request(nftables.NEW_CHAIN, _CREATE, chain))
-    for version, incoming, outgoing in kept_apart:
-        tests = [*_of_version(version), *_index(nftables.META_IIF, incoming), *_index(nftables.META_OIF, outgoing)]
-        rule = nftables.new_rule(table, _CHAIN_FORWARD, [*tests, nftables.drop()])
-        requests.append(nftables.request(nftables.NEW_RULE, _ADD, rule))
+        rules = [
+            [
+                *_of_version(version),
+                *_index(nftables.META_IIF, incoming),
+                *_index(nftables.META_OIF, outgoing),
+                nftables.drop(),
+            ]
+            for version, incoming, outgoing in kept_apart
+        ]
+        requests += nftables.chain_requests(table, b"forward\0", b"filter\0", _FORWARD, 0, rules)
     _transact(sock, requests, f"machine: cannot make the nftables table {name}")
 
 
@@ -259,7 +257,6 @@ def remove_link(ifname: str) -> None:
 
 
 _CREATE = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
-_ADD = netlink.NLM_F_CREATE | netlink.NLM_F_APPEND
 
 
 def _connect_router(outlet: Outlet, router: int, index: int, ifname: str) -> None:
@@ -276,12 +273,8 @@ def _connect_router(outlet: Outlet, router: int, index: int, ifname: str) -> Non
             default = ip_network("0.0.0.0/0" if end.version == 4 else "::/0")
             messages.append((f"add a default route via {end.ip}", rtnl.new_route(index, default, end.ip)))
         _send(route_socket, f"router {outlet.router}", messages)
-        rule = [*_index(nftables.META_OIF, index), nftables.expression("masq", b"")]
-        requests = [
-            nftables.request(nftables.NEW_TABLE, _CREATE, netlink.attribute(1, _ROUTER_TABLE)),
-            nftables.request(nftables.NEW_CHAIN, _CREATE, _nat_chain(_ROUTER_TABLE)),
-            nftables.request(nftables.NEW_RULE, _ADD, nftables.new_rule(_ROUTER_TABLE, _CHAIN_POSTROUTING, rule)),
-        ]
+        requests = [nftables.request(nftables.NEW_TABLE, _CREATE, netlink.attribute(1, _ROUTER_TABLE))]
+        requests += _masquerade(_ROUTER_TABLE, [_index(nftables.META_OIF, index)])
         _transact(filter_socket, requests, f"router {outlet.router}: cannot translate its lab's addresses")
 
 
@@ -297,8 +290,10 @@ def _end_messages(
     ]
 
 
-def _nat_chain(table: bytes) -> bytes:
-    return nftables.base_chain(table, _CHAIN_POSTROUTING, b"nat\0", _POSTROUTING, 100)  # NF_IP_PRI_NAT_SRC
+def _masquerade(table: bytes, tests: Sequence[list[bytes]]) -> list[nftables.Request]:
+    """Return the requests for a chain that translates packets that pass any of the tests."""
+    rules = [[*test, nftables.expression("masq", b"")] for test in tests]
+    return nftables.chain_requests(table, b"postrouting\0", b"nat\0", _POSTROUTING, 100, rules)  # NF_IP_PRI_NAT_SRC
 
 
 def _from(address: IPv4Interface | IPv6Interface) -> list[bytes]:

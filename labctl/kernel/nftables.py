@@ -92,6 +92,15 @@ def new_rule(table: bytes, chain: bytes, expressions: list[bytes]) -> bytes:
     return attribute(1, table) + attribute(2, chain) + attribute(4 | NESTED, parts)
 
 
+def chain_requests(
+    table: bytes, name: bytes, kind: bytes, hook: int, priority: int, rules: Iterable[list[bytes]]
+) -> list[Request]:
+    """Return the requests for a base chain and its rules, each of which is a list of expressions."""
+    chain = request(NEW_CHAIN, NLM_F_CREATE, base_chain(table, name, kind, hook, priority))
+    added = NLM_F_CREATE | NLM_F_APPEND
+    return [chain, *(request(NEW_RULE, added, new_rule(table, name, expressions)) for expressions in rules)]
+
+
 def expression(name: str, data: bytes) -> bytes:
     """Return an expression (NFTA_EXPR_NAME, NFTA_EXPR_DATA)."""
     return attribute(1, name.encode() + b"\0") + attribute(2 | NESTED, data)

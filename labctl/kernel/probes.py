@@ -21,7 +21,6 @@ from labctl.kernel import nftables, qdisc, rtnl
 from labctl.kernel.netlink import (
     LOOPBACK_INDEX,
     NETLINK_ROUTE,
-    NLM_F_APPEND,
     NLM_F_CREATE,
     Batch,
     attribute,
@@ -196,17 +195,10 @@ def _rule(kind: bytes, *, hook: int, priority: int, verdict: bytes) -> None:
     """Create and remove a table with one chain of that type and one rule."""
     table, chain = kind[:-1] + b"-probe\0", b"probe\0"
     named = attribute(1, table)  # NFTA_TABLE_NAME
-    base_chain = nftables.base_chain(table, chain, kind, hook, priority)
-    rule = nftables.new_rule(table, chain, [verdict])
+    requests = [nftables.request(nftables.NEW_TABLE, NLM_F_CREATE, named)]
+    requests += nftables.chain_requests(table, chain, kind, hook, priority, [[verdict]])
     with open_socket(nftables.NETLINK_NETFILTER) as sock:
-        nftables.transact(
-            sock,
-            [
-                nftables.request(nftables.NEW_TABLE, NLM_F_CREATE, named),
-                nftables.request(nftables.NEW_CHAIN, NLM_F_CREATE, base_chain),
-                nftables.request(nftables.NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, rule),
-            ],
-        )
+        nftables.transact(sock, requests)
         nftables.transact(sock, [nftables.request(nftables.DELETE_TABLE, 0, named)])
 
 
