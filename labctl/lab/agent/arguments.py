@@ -96,13 +96,10 @@ def _setting(request: Request, value: Value) -> bytes:
 
 
 MAX_BUFFER_BYTES = 64 * 1024 * 1024
-_ADDRESS_SIZES = {
-    socket.AF_INET: 16,
-    socket.AF_INET6: 28,
-    socket.AF_UNIX: 110,
-    socket.AF_PACKET: 20,
-    socket.AF_NETLINK: 12,
-}  # sizeof(struct sockaddr_...)
+# sizeof(struct sockaddr_...)
+_ADDRESS_SIZES: dict[int, int] = {
+    socket.AF_INET: 16, socket.AF_INET6: 28, socket.AF_UNIX: 110, socket.AF_PACKET: 20, socket.AF_NETLINK: 12
+}  # fmt: skip
 
 
 class Arguments:
@@ -155,12 +152,10 @@ class Arguments:
         value = self._at(index)
         if isinstance(value, bytes):
             return [value]
-        if not isinstance(value, list):
+        items = [item for item in value if isinstance(item, bytes)] if isinstance(value, list) else []
+        if not isinstance(value, list) or len(items) < len(value):
             raise self._wrong(index, 'a list of bytes; write [b"a", b"b"]')
-        return [item for item in value if isinstance(item, bytes)] if _all(value, bytes) else self._refuse(index)
-
-    def _refuse(self, index: int) -> list[bytes]:
-        raise self._wrong(index, 'a list of bytes; write [b"a", b"b"]')
+        return items
 
     def text(self, index: int) -> str:
         """A path."""
@@ -172,9 +167,10 @@ class Arguments:
     def integers(self, index: int) -> list[int]:
         """A list of integers."""
         value = self._at(index)
-        if not isinstance(value, list) or not _all(value, int):
+        items = [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
+        if not isinstance(value, list) or len(items) < len(value):
             raise self._wrong(index, "a list of integers")
-        return [item for item in value if isinstance(item, int)]
+        return items
 
     def address(self, index: int, family: int) -> tuple[bytes, int]:
         """A sockaddr and its length: the call's `addrlen` if it has one."""
@@ -188,7 +184,7 @@ class Arguments:
             if not 0 <= self.call.addrlen <= 4096:
                 raise CannotForm(f"{self.call.name}: addrlen {self.call.addrlen} is not from 0 to 4096")
             return self.call.addrlen
-        return _ADDRESS_SIZES.get(socket.AddressFamily(family), 128) if family in _ADDRESS_SIZES else 128
+        return _ADDRESS_SIZES.get(family, 128)
 
     def timeout_ms(self, index: int) -> int:
         """A timeout in milliseconds, or a duration such as "1s"; -1 (no limit) if omitted."""
@@ -229,8 +225,9 @@ class Arguments:
                 return value.encode() + b"\0"
             case list() | CStruct():
                 items = [item for _, item in value.fields] if isinstance(value, CStruct) else value
-                if items and _all(items, int):
-                    return b"".join(struct.pack("@I", item & 0xFFFF_FFFF) for item in items if isinstance(item, int))
+                numbers = [item & 0xFFFF_FFFF for item in items if isinstance(item, int)]
+                if items and len(numbers) == len(items):
+                    return struct.pack(f"@{len(numbers)}I", *numbers)
         raise self._wrong(index, "an option's value; write an integer, bytes, or a structure such as {1, 0}")
 
     def control_room(self) -> int:
@@ -248,7 +245,3 @@ def family_of(fd: int) -> int:
     buffer, length = socket_calls.new_buffer(4), socket_calls.UnsignedInt(4)
     made = socket_calls.getsockopt(fd, socket.SOL_SOCKET, CONSTANTS["SO_DOMAIN"], buffer, length)
     return int(struct.unpack("@i", buffer.raw)[0]) if made.returned == 0 else int(socket.AF_INET)
-
-
-def _all(values: list[Value], kind: type) -> bool:
-    return all(isinstance(value, kind) for value in values)

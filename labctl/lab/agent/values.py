@@ -43,7 +43,18 @@ from labctl.units import duration_s
 INT_RANGE = range(-(2**31), 2**32)
 SHOWN_FIELDS = 12
 _NUMERIC = "bBhHiIlLqQ"
-_SIZES = {"ipv4": 4, "group4": 4, "ipv6": 16, "group6": 16, "interface": 4, "be16": 2, "mac": 8, "sockaddr": 128}
+_LAYOUT = {  # size and alignment of a member, by its code
+    **{code: (struct.calcsize("@" + code), struct.calcsize("@" + code)) for code in _NUMERIC},
+    **dict.fromkeys(("low4", "high4", "low1"), (1, 1)),
+    **dict.fromkeys(("ipv4", "group4"), (4, 1)),
+    **dict.fromkeys(("ipv6", "group6"), (16, 1)),
+    "interface": (4, 4),
+    "be16": (2, 2),
+    "mac": (8, 1),
+    "timespec": (16, 8),
+    "sockaddr": (128, 8),
+    "sockaddr_rest": (128, 4),
+}
 _CMSG_HEADER = struct.Struct("@Nii")  # struct cmsghdr, cmsg(3)
 
 
@@ -295,30 +306,20 @@ def _numeric(text: str) -> int | None:
         return None
 
 
+def _size_and_alignment(code: str) -> tuple[int, int]:
+    if code.startswith("bytes:"):
+        return int(code[6:]), 1
+    return _LAYOUT[code]
+
+
 def _layout(offset: int, field: Field) -> tuple[int, int]:
     """The offset of a member that follows `offset` bytes, and its size."""
-    code = field.code
-    if code.startswith("bytes:"):
-        return offset, int(code[6:])
-    if code == "timespec":
-        return -(-offset // 8) * 8, 16
-    if code in ("low4", "high4", "low1"):
-        return offset, 1
-    if code in _NUMERIC:
-        size = struct.calcsize("@" + code)
-        return -(-offset // size) * size, size
-    if code in ("sockaddr", "sockaddr_rest"):
-        alignment = 8 if code == "sockaddr" else 4
-        return -(-offset // alignment) * alignment, 128
-    size = _SIZES[code]
-    alignment = 4 if code == "interface" else 2 if code == "be16" else 1
+    size, alignment = _size_and_alignment(field.code)
     return -(-offset // alignment) * alignment, size
 
 
 def _alignment(kind: StructType) -> int:
-    sizes = [struct.calcsize("@" + field.code) for field in kind.fields if field.code in _NUMERIC]
-    codes = {field.code for field in kind.fields}
-    return max([*sizes, 8 if "sockaddr" in codes else 4 if "interface" in codes else 1])
+    return max((_size_and_alignment(field.code)[1] for field in kind.fields), default=1)
 
 
 def _pack_field(before: bytes, name: str, field: Field, value: Value) -> bytes:
