@@ -215,7 +215,7 @@ def effective_capabilities() -> int:
 
 def read_machine(euid: int) -> Readings:
     """Read this machine's properties; `euid` is that of the user before any namespace was entered."""
-    sysctl = {name: _read_int(path) for name, path in _SYSCTLS}
+    sysctl = {name: _read_int(path) for name, path in _SYSCTLS.items()}
     return Readings(
         euid=euid,
         **sysctl,
@@ -226,17 +226,12 @@ def read_machine(euid: int) -> Readings:
     )
 
 
-_SYSCTLS = (
-    ("unprivileged_userns_clone", "/proc/sys/kernel/unprivileged_userns_clone"),
-    ("apparmor_restrict_userns", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
-    ("max_user_namespaces", "/proc/sys/user/max_user_namespaces"),
-    ("max_net_namespaces", "/proc/sys/user/max_net_namespaces"),
-    ("max_pid_namespaces", "/proc/sys/user/max_pid_namespaces"),
-    ("max_mnt_namespaces", "/proc/sys/user/max_mnt_namespaces"),
-    ("max_uts_namespaces", "/proc/sys/user/max_uts_namespaces"),
-    ("max_ipc_namespaces", "/proc/sys/user/max_ipc_namespaces"),
-)
 _KINDS = ("user", "net", "pid", "mnt", "uts", "ipc")
+_SYSCTLS = {
+    "unprivileged_userns_clone": "/proc/sys/kernel/unprivileged_userns_clone",
+    "apparmor_restrict_userns": "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+    **{f"max_{kind}_namespaces": f"/proc/sys/user/max_{kind}_namespaces" for kind in _KINDS},
+}
 
 
 def _read_int(path: str) -> int | None:
