@@ -87,6 +87,7 @@ class Command(Struct, frozen=True):
         return " ".join(filter(None, words))
 
 
+SUMMARY = "Small networks of Linux network namespaces, and scenarios that run servers and clients across them."
 GROUPS = ("Scenarios", "Labs", "Nodes and programs", "Network", "Setup")
 _SCENARIOS, _LABS, _NODES, _NETWORK, _SETUP = GROUPS
 _REPORTS, _ORDER = "Reports", "Order and repetition"

@@ -1,20 +1,18 @@
-"""Completion in shells: candidates for each kind of argument, and the scripts. Typer answers the shells' requests.
+"""Completion in shells: candidates for each kind of argument, and the scripts. Typer answers the shells (app.py).
 
 Completion prints no errors: if a lab does not answer, there are no candidates from it.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING
 
-os.environ.setdefault("TYPER_USE_RICH", "0")  # Typer would import rich, 100 ms, for help that labctl prints itself
 import typer
 
-from labctl.cli.command_table import COMMANDS, COMPLETION_VARIABLE, Command, Parameter
+from labctl.cli.command_table import COMPLETION_VARIABLE
 from labctl.errors import LabctlError
 
 if TYPE_CHECKING:
@@ -150,43 +148,6 @@ def completion(shell: str) -> int:
         script = script.replace(_ZSH_REGISTERED, _ZSH_REGISTERED_OR_LOADED)
     standard_output().write(script.split("\n"))
     return 0
-
-
-def complete() -> NoReturn:
-    """Answer the request that a completion script put into the environment, and exit."""
-    application = typer.Typer(name="labctl", context_settings={"help_option_names": ["-h", "--help"]})
-    for command in COMMANDS:
-        settings = {"allow_interspersed_args": not command.takes_command}
-        application.command(command.name, help=command.summary, context_settings=settings)(_callback(command))
-    application(prog_name="labctl")
-    raise SystemExit(0)
-
-
-def _callback(command: Command) -> Callable[..., None]:
-    """A function with the command's parameters in its signature, for Typer to read."""
-
-    def never_called(**values: object) -> None:
-        """Typer completes words; labctl.cli.main carries commands out."""
-
-    parameters = {each.name: _annotation(each) for each in command.parameters}
-    never_called.__annotations__ = parameters
-    never_called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # inspect.signature reads it
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
-            for name, annotation in parameters.items()
-        ]
-    )
-    return never_called
-
-
-def _annotation(parameter: Parameter) -> Any:
-    candidates = globals()[parameter.completes] if parameter.completes else None
-    if parameter.flags and not parameter.metavar:
-        return Annotated[bool, typer.Option(*parameter.flags)]
-    kind = Literal[parameter.choices] if parameter.choices else list[str] if parameter.many else str
-    if parameter.flags:
-        return Annotated[kind | None, typer.Option(*parameter.flags, autocompletion=candidates)]
-    return Annotated[kind | None, typer.Argument(autocompletion=candidates)]
 
 
 def _given(context: typer.Context) -> set[str]:

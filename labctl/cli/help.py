@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from labctl.cli.command_table import COMMANDS, GROUPS, Command, Parameter
+from labctl.cli.command_table import COMMANDS, GROUPS, SUMMARY, Command, Parameter
 from labctl.report.terminal import Ink, Look, cells, pad, standard_output, wrap
 
-_SUMMARY = "Small networks of Linux network namespaces, and scenarios that run servers and clients across them."
 _WIDEST_TERM = 22
 HELP_OPTION = Parameter("help", "-h, --help", "Show help and exit.")
 VERSION_OPTION = Parameter("version", "--version", "Show the version and exit.")
@@ -18,7 +17,7 @@ def show_overview() -> None:
     """Print all commands in their groups."""
     screen = standard_output()
     look = screen.look
-    lines = [f"{look.paint('Usage:', Ink.STRONG)} labctl COMMAND [OPTIONS] [ARGUMENTS]", "", *_wrapped(_SUMMARY, look)]
+    lines = [f"{look.paint('Usage:', Ink.STRONG)} labctl COMMAND [OPTIONS] [ARGUMENTS]", "", *_wrapped(SUMMARY, look)]
     width = max(len(command.name) for command in COMMANDS)
     for group in GROUPS:
         rows = [(command.name, command.summary) for command in COMMANDS if command.group == group]
@@ -30,8 +29,12 @@ def show_overview() -> None:
 
 def show_help(command: Command) -> None:
     """Print what the command does, its arguments and options, and an example."""
-    screen = standard_output()
-    look = screen.look
+    standard_output().write(help_lines(command))
+
+
+def help_lines(command: Command) -> list[str]:
+    """Return the help of the command, painted for the standard output."""
+    look = standard_output().look
     lines = [look.paint("Usage:", Ink.STRONG) + f" {command.synopsis}"]
     for paragraph in command.description.split("\n\n"):
         lines += ["", *_wrapped(paragraph, look)]
@@ -43,7 +46,7 @@ def show_help(command: Command) -> None:
     if command.exit_status:
         lines += ["", look.paint("Exit status", Ink.STRONG)]
         lines += [f"  {status}" for status in command.exit_status]
-    screen.write([*lines, "", look.paint("Example", Ink.STRONG), f"  {command.example}"])
+    return [*lines, "", look.paint("Example", Ink.STRONG), f"  {command.example}"]
 
 
 def _group_order(parameter: Parameter) -> bool:

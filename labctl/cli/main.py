@@ -7,12 +7,13 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from labctl.cli.command_table import COMPLETION_VARIABLE
+from labctl.cli.command_table import COMPLETION_VARIABLE, Command
 from labctl.cli.exit import Stopped, complain, flush, report_bug, stopped_status
-from labctl.errors import LabctlError
+from labctl.errors import InputError, LabctlError
 
 
 def main() -> NoReturn:
@@ -20,7 +21,7 @@ def main() -> NoReturn:
     _use_utf8()
     gc.disable()  # importing makes no garbage: a tenth of the start; `labctl run` enables it before the first lab
     _handle_signals()
-    status = _status_of(sys.argv[1:])
+    status = _reported(lambda: _dispatch(sys.argv[1:]))
     flush()
     sys.exit(status)
 
@@ -42,46 +43,56 @@ def _use_utf8() -> None:
                 stream.reconfigure(encoding=locale.getencoding())
 
 
-def _status_of(words: list[str]) -> int:
-    failure_status = None
+def _dispatch(words: list[str]) -> int:
+    if COMPLETION_VARIABLE in os.environ:
+        from labctl.cli.app import app
+
+        app(prog_name="labctl")  # answers the shell, and exits
+    if words[:1] == ["--version"]:
+        from labctl import __version__
+        from labctl.report.terminal import standard_output
+
+        standard_output().line(f"labctl {__version__}")
+        return 0
+    if words[:1] == ["help"]:  # like git and docker: `labctl help run`
+        words = [*(word for word in words[1:2] if word != "help"), "--help"]
+    if not words or words[0] in ("-h", "--help"):
+        from labctl.cli.help import show_overview
+
+        show_overview()
+        return 0 if words else 2
+    from labctl.cli.command_line import command_named, read
+
+    command = command_named(words[0])
+    return status_of(command, lambda: read(command, words[1:]))
+
+
+def status_of(command: Command, values: Callable[[], dict[str, Any]]) -> int:
+    """Read the values of the parameters, carry out the command, report errors, and return the exit status."""
+    return _reported(lambda: _carried_out(command, values), command.failure_status)
+
+
+def _carried_out(command: Command, read: Callable[[], dict[str, Any]]) -> int:
+    from labctl.cli.command_line import HelpWanted, MissingArgument, function_of
+
     try:
-        if COMPLETION_VARIABLE in os.environ:
-            from labctl.cli.completion import complete
+        values = read()
+    except HelpWanted:
+        from labctl.cli.help import show_help
 
-            complete()
-        if words[:1] == ["--version"]:
-            from labctl import __version__
-            from labctl.report.terminal import standard_output
+        show_help(command)
+        return 0
+    except MissingArgument as error:
+        from labctl.cli.lab_selection import nodes_to_choose
 
-            standard_output().line(f"labctl {__version__}")
-            return 0
-        if words[:1] == ["help"]:  # like git and docker: `labctl help run`
-            words = [*(word for word in words[1:2] if word != "help"), "--help"]
-        if not words or words[0] in ("-h", "--help"):
-            from labctl.cli.help import show_overview
+        nodes = nodes_to_choose(error.lab) if error.parameter.completes == "node_names" else []
+        raise InputError("\n".join([str(error), *nodes])) from error
+    return _run(values) if command.name == "run" else function_of(command)(**values)
 
-            show_overview()
-            return 0 if words else 2
-        from labctl.cli.command_line import HelpWanted, MissingArgument, command_named, function_of, read
 
-        command = command_named(words[0])
-        failure_status = command.failure_status
-        try:
-            values = read(command, words[1:])
-        except HelpWanted:
-            from labctl.cli.help import show_help
-
-            show_help(command)
-            return 0
-        except MissingArgument as error:
-            from labctl.cli.lab_selection import nodes_to_choose
-
-            nodes = nodes_to_choose(error.lab) if error.parameter.completes == "node_names" else []
-            complain("\n".join([str(error), *nodes]))
-            return failure_status or error.exit_status
-        if command.name == "run":
-            return _run(values)
-        return function_of(command)(**values)
+def _reported(action: Callable[[], int], failure_status: int | None = None) -> int:
+    try:
+        return action()
     except KeyboardInterrupt as stopped:
         return stopped_status(stopped)
     except BrokenPipeError:

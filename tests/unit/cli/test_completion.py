@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.cli.command_table import COMMANDS
-from labctl.cli.completion import _callback, completion
+from labctl.cli.completion import completion
 
 
 def completed(directory: Path, *words: str) -> list[str]:
@@ -30,11 +29,6 @@ def test_commands_options_choices_and_shapes_are_completed(tmp_path: Path) -> No
     assert "star:" in completed(tmp_path, "up", "st")
     assert completed(tmp_path, "link", "a", "b", "se") == ["set"]
     assert completed(tmp_path, "down", "") == []
-
-
-def test_each_parameter_names_a_function_that_offers_values() -> None:
-    for command in COMMANDS:
-        assert set(_callback(command).__annotations__) == {each.name for each in command.parameters}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -1,0 +1,54 @@
+"""The Typer application has every command of the table, and carries it out as `labctl` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from labctl.cli.app import app
+from labctl.cli.command_line import command_named, read, values_of
+from labctl.cli.command_table import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_every_command_of_the_table_is_a_typer_command_with_its_parameters() -> None:
+    group = typer.main.get_command(app)
+    commands = getattr(group, "commands")  # noqa: B009  # Click's class is not typed here
+    assert list(commands) == [each.name for each in COMMANDS]
+    for command in COMMANDS:
+        assert [each.name for each in commands[command.name].params] == [each.name for each in command.parameters]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "printed"),
+    [
+        (["validate", str(ROOT / "topologies")], 0, "topology"),
+        (["plan", "pair", "--format", "sh"], 0, "ip netns"),
+        (["schema", "nonsense"], 2, "nonsense"),
+        (["run", "no-such-file.yaml"], 2, "no-such-file.yaml"),
+        (["run", "--help"], 0, "--keep-on-failure"),
+        (["exec"], 2, "NODE"),
+    ],
+)
+def test_the_application_carries_out_commands(words: list[str], status: int, printed: str) -> None:
+    ended = CliRunner().invoke(app, words)
+    assert ended.exit_code == status
+    assert printed in ended.output
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("run", {"paths": ["a"], "jobs": "2", "junit": "x.xml", "verbose": True}, ["a", "-j2", "-v", "--junit=x.xml"]),
+        ("run", {"paths": ["a", "b"], "jobs": None, "lab": None, "verbose": False}, ["a", "b"]),
+        ("ps", {"labs": None, "format": None}, []),
+        ("exec", {"node": "h", "command": ["ls", "-l"], "environment": ["A=1"]}, ["-e", "A=1", "h", "ls", "-l"]),
+    ],
+)
+def test_both_readers_give_a_command_the_same_values(name: str, given: dict[str, object], words: list[str]) -> None:
+    command = command_named(name)
+    assert values_of(command, given) == read(command, words)
