@@ -128,7 +128,7 @@ class Round:
                     signal_sent(pid, signal.SIGKILL)
                 elif is_running(self.name):
                     status, said = self.commands.ended(self.commands.start("down", "--force", self.name))
-                    assert status == 0 or "there is none of that name" in said, said  # it has ended meanwhile
+                    assert status == 0 or "No lab named" in said, said  # it has ended meanwhile
         if self.how == "stop" and self.victim != "client":
             pass_time(client.pid, 0.2)
             signal_sent(pid, signal.SIGCONT)  # of a lab that was still being made, or that ends with its owner

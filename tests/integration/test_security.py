@@ -130,7 +130,7 @@ def asked(directory: int, name: str = "") -> str:
 @needs_root
 def test_another_user_neither_sees_nor_reaches_a_lab(her_lab: str, others: OtherUsers) -> None:
     assert "No lab is running" in others.labctl(HIS, "ps").stderr
-    assert "there is none of that name" in others.labctl(HIS, "exec", "--lab", her_lab, "client", "--", "id").stderr
+    assert "No lab named" in others.labctl(HIS, "exec", "--lab", her_lab, "client", "--", "id").stderr
     assert others.labctl(HIS, "down", her_lab).returncode == 2
     spied = others.labctl(HIS, "ps", state=state_of_user(HERS))
     assert spied.returncode != 0

@@ -41,7 +41,7 @@ def open_ports(nodes: Iterable[Node], stack: ExitStack) -> tuple[tuple[tuple[str
                 purposes.append((node.name, number, exposure.port))
                 descriptors.append(sock.fileno())
     if len(descriptors) > SOCKETS_MAX:
-        raise InputError(f"{len(descriptors)} sockets would be needed for `expose`; at most {SOCKETS_MAX} are made.")
+        raise InputError(f"`expose` needs {len(descriptors)} sockets; at most {SOCKETS_MAX} are allowed.")
     return tuple(purposes), tuple(descriptors)
 
 
@@ -85,9 +85,9 @@ def _socket(node: str, exposure: Exposure, address: IPv4Address | IPv6Address, s
 def _hint(exposure: Exposure, number: int) -> str:
     if number == errno.EADDRINUSE:
         option = "t" if exposure.transport is Transport.TCP else "u"
-        return f"See who has it: ss -{option}lnp sport = :{exposure.machine_port}. Or expose another port."
+        return f"See which process has it: ss -{option}lnp sport = :{exposure.machine_port}. Or expose another port."
     if number in (errno.EACCES, errno.EPERM):
-        return "Ports below net.ipv4.ip_unprivileged_port_start (1024) are root's; expose a higher one."
+        return "Ports below net.ipv4.ip_unprivileged_port_start (1024) are reserved for root. Expose a higher port."
     if number == errno.EADDRNOTAVAIL:
         return "The machine does not have that address (`ip address`)."
     return os.strerror(number)

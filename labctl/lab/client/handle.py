@@ -352,14 +352,14 @@ class Lab:
         When an exception leaves the `with`, or this process ends in it, the keeper undoes the `reconcile`,
         `start_process` and `stop_process` in it. It does not wait for the programs that it restarts.
         """
-        self._done(protocol.BeginTransaction(), what="begin to change it, as another labctl does")
+        self._done(protocol.BeginTransaction(), what="begin a change, as another client changes it")
         try:
             yield
         except Exception as error:
             try:
                 self._done(protocol.EndTransaction(commit=False), what="undo the change")
             except LabctlError as problem:
-                raise LabError(f"{error} And it could not all be put back: {problem}") from error
+                raise LabError(f"{error} Rollback also failed: {problem}") from error
             raise
         except BaseException:  # interrupted, perhaps during a request: the keeper undoes when this client disconnects
             self.close()

@@ -26,7 +26,7 @@ def choose(name: str | None) -> str:
             return running[0]
         if not running:
             raise InputError("No lab is running. Try: labctl up pair")
-        raise InputError(f"Several labs are running: {', '.join(running)}. Say which with --lab.")
+        raise InputError(f"Several labs are running: {', '.join(running)}. Try: --lab NAME")
     if name not in running:
         raise state_dir.no_such_lab(name, running)
     return name

@@ -125,7 +125,7 @@ class RpcClient:
             self.gone = LabGone(self._why_gone())
             raise self.gone from error
         except BaseException:  # Ctrl-C between a request and its reply: the position in the stream is unknown
-            self.gone = LabGone(f"lab {self.name}: interrupted while it was to {what}; it answers no more requests.")
+            self.gone = LabGone(f"lab {self.name}: interrupted in a request ({what}); cannot send more requests.")
             raise
 
     def _await_reply(self, until: float, what: str) -> None:

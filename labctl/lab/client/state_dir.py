@@ -231,8 +231,8 @@ def is_ended(state: int, entry: str, until: float) -> bool:
 
 def no_such_lab(name: str, running: list[str]) -> InputError:
     """The error to raise for a name that no running lab has."""
-    others = f"Running: {', '.join(running)}." if running else "No lab is running (`labctl up` starts one)."
-    return InputError(f"lab {name}: there is none of that name. {others}")
+    others = f"Running: {', '.join(running)}." if running else "Try: labctl up"
+    return InputError(f"No lab named {name} is running. {others}")
 
 
 def cannot(attempted: str, error: OSError) -> LabctlError:

@@ -374,7 +374,7 @@ def test_a_running_lab_is_attached_to_and_left_as_it_is(tmp_path: Path, monkeypa
             lab["client"].listen().close()
         with Lab.attach() as again:
             assert again["client"].run(["true"])
-        with pytest.raises(InputError, match="none of that name"):
+        with pytest.raises(InputError, match="No lab named"):
             Lab.attach("other")
     finally:
         subprocess.run([*command, "down", "kept"], check=True, capture_output=True, timeout=60)

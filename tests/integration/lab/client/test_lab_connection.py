@@ -188,5 +188,5 @@ def test_a_connection_has_the_pid_of_the_keeper_and_whether_it_is_stopped() -> N
 
 
 def test_a_lab_that_does_not_run_has_no_connection() -> None:
-    with pytest.raises(InputError, match="there is none of that name"):
+    with pytest.raises(InputError, match="No lab named nosuch is running"):
         connect("nosuch", deadline_s=WAIT_S)

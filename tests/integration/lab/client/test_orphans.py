@@ -75,7 +75,7 @@ def test_a_stopped_lab_without_a_directory_is_found_and_ended(lab: str, state: P
     assert orphans.orphans() == [orphans.Orphan(lab, boot)]
     registry.take_down(lab)
     assert names_of(lab) == []
-    with pytest.raises(InputError, match="none of that name"):
+    with pytest.raises(InputError, match="No lab named"):
         registry.take_down(lab)
 
 

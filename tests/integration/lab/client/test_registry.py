@@ -41,13 +41,13 @@ def test_choosing_names_the_choices() -> None:
             with pytest.raises(InputError, match=f"{one}, {other}"):
                 registry.choose(None)
             assert registry.choose(other) == other
-            with pytest.raises(InputError, match=f"none of that name. Running: {one}, {other}"):
+            with pytest.raises(InputError, match=f"No lab named nosuch is running. Running: {one}, {other}"):
                 registry.choose("nosuch")
 
 
 def test_a_lab_that_is_not_there_cannot_be_reached_or_ended() -> None:
     for attempt in (Lab.attach, registry.take_down):
-        with pytest.raises(InputError, match="none of that name"):
+        with pytest.raises(InputError, match="No lab named"):
             attempt("nosuch")
 
 
@@ -75,7 +75,7 @@ def test_when_the_keeper_is_killed_nothing_is_left(state: Path) -> None:
         with pytest.raises(LabGone):
             output(lab, "server", "true")
         assert becomes(lambda: os.listdir(state) == [])
-        with pytest.raises(InputError, match="none of that name"):
+        with pytest.raises(InputError, match="No lab named"):
             Lab.attach(name)
 
 
@@ -157,7 +157,7 @@ def test_of_several_downs_at_once_none_fails_and_all_return_when_it_is_gone(stat
         for ender in enders:
             with ender:
                 said = ender.communicate(timeout=60)[0]
-                assert ender.returncode == 0 or "none of that name" in said, said
+                assert ender.returncode == 0 or "No lab named" in said, said
 
 
 def test_ups_and_downs_of_one_name_take_turns(state: Path) -> None:
