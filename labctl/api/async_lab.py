@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial, wraps
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from labctl.api.program import Program
     from labctl.api.scenarios import ScenarioRun
     from labctl.api.topology import Topology
-    from labctl.programs.program import Command
     from labctl.scenario.model import Scenario
     from labctl.topology.model import Endpoint
 
@@ -249,12 +249,12 @@ class AsyncLab:
 
         The lab ends even if this coroutine is cancelled.
         """
-        self._let_go()
+        self._release_programs()
         await Worker("labctl-close").once(self._end)
 
-    def _let_go(self) -> None:
+    def _release_programs(self) -> None:
         for program in tuple(self._programs):
-            program._let_go()
+            program._release()
 
     def _end(self) -> None:
         try:
@@ -281,8 +281,8 @@ class AsyncHost(NodeFacts):
     @takes(NodeFacts._run_request)
     async def run(self, request: RunRequest) -> Completed:
         """Run a program to its end, as `Host.run`. Cancelling kills its process group."""
-        program = await self._started(request.command, request.limit_bytes, ActivityKind.RUN)
-        completed = await program._to_end(request.timeout_s)
+        program, _ = await started(self, request.command, request.limit_bytes, ActivityKind.RUN)
+        completed = await program._run_to_end(request.timeout_s)
         return completed.check() if request.check else completed
 
     @takes(NodeFacts._start_request)
@@ -291,23 +291,21 @@ class AsyncHost(NodeFacts):
 
         `program = await host.start(...)` runs until the lab ends or you close it. Cancelling kills its process group.
         """
-        command, condition, ready_timeout_s = request
+        command, ready, ready_timeout_s = request
+        line = ready if isinstance(ready, re.Pattern) else None
 
         async def begin() -> AsyncProgram:
-            before = await self._call(lambda: listening(self._core, self.name, condition))
-            program = await self._started(command, KEPT_BYTES, ActivityKind.START)
+            before = await self._worker.call(lambda: listening(self._core, self.name, ready))
+            program, watch = await started(self, command, KEPT_BYTES, ActivityKind.START, line)
             try:
-                if condition is not None:
-                    await program._await_ready(condition, before, ready_timeout_s)
+                if ready is not None:
+                    await program._await_ready(ready, before, watch, ready_timeout_s)
             except BaseException:
                 await program.aclose()
                 raise
             return program
 
         return Starting(begin)
-
-    async def _started(self, command: Command, limit_bytes: int | None, kind: ActivityKind) -> AsyncProgram:
-        return await started(self, self._core, self._worker, command, limit_bytes, kind, self.lab._programs)
 
     socket = awaited_socket(Host.socket)
     listen = awaited_socket(Host.listen)
@@ -327,7 +325,7 @@ class AsyncHost(NodeFacts):
             failures: list[OSError] = []
             for address in self._core.addresses_on(self.name, host, family):
                 kind = sockets.family_of(address)
-                sock = await self._call(
+                sock = await self._worker.call(
                     partial(sockets.make, self._core, self.name, kind, SOCK_STREAM), lambda made: made.close()
                 )
                 try:
@@ -337,7 +335,7 @@ class AsyncHost(NodeFacts):
                 except OSError as error:
                     sock.close()
                     failed = partial(sockets.not_connected, self._core, error, self.name, port, host, address)
-                    failures.append(await self._call(failed, lambda made: None))
+                    failures.append(await self._worker.call(failed))
                     continue
                 except BaseException:
                     sock.close()
@@ -392,9 +390,6 @@ class AsyncHost(NodeFacts):
     sockets = awaited(Host.sockets)
     read_text = awaited(Host.read_text)
     write_text = awaited(Host.write_text)
-
-    async def _call(self, function: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-        return await self._worker.call(function, undo)
 
 
 async def _connect(sock: PythonSocket, address: tuple[Any, ...]) -> None:

@@ -8,36 +8,33 @@ import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from labctl.api.core import LONGEST_WAIT_S
-from labctl.api.journal import ActivityKind, Entry, show_command
+from labctl.api.journal import ActivityKind, Entry, record_failure, show_command
 from labctl.api.program import (
     Completed,
     ProgramFacts,
+    bytes_of_each_end,
     completed,
-    half,
     kill_and_close,
     listening,
-    not_ready,
     signal_number,
     timed_out,
-    written,
 )
-from labctl.errors import LabctlError, LabGone
+from labctl.errors import LabGone
 from labctl.kernel import syscalls
-from labctl.patterns import TooSlow, search_lines
-from labctl.programs.program import KILL_TIMEOUT_S, TERM_TIMEOUT_S, launch
+from labctl.programs.program import launch
 from labctl.programs.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.api.async_lab import AsyncHost, Worker
-    from labctl.api.core import Core
+    from labctl.api.async_lab import AsyncHost
     from labctl.api.program import Ready
+    from labctl.programs.output import LineWatch
     from labctl.programs.program import Command
     from labctl.programs.program import Program as Running
 
@@ -97,29 +94,17 @@ class AsyncProgram(ProgramFacts):
     It belongs to the event loop that started it, which always reads its output.
     """
 
-    def __init__(
-        self,
-        host: AsyncHost,
-        core: Core,
-        worker: Worker,
-        running: Running,
-        condition: _LoopCondition,
-        entry: Entry,
-        all_of_lab: set[AsyncProgram],
-    ) -> None:
-        """Used by `AsyncHost`, in the event loop. Takes over `running`; stays in `all_of_lab` until the program has
-        ended.
-        """
-        super().__init__(core, running, entry)
+    def __init__(self, host: AsyncHost, running: Running, condition: _LoopCondition, entry: Entry) -> None:
+        """Used by `AsyncHost`, in the event loop. Takes over `running`."""
+        super().__init__(host._core, running, entry)
         self.host = host
-        self._worker = worker
+        self._worker = host._worker
         self._condition = condition
-        self._all_of_lab = all_of_lab
         self._started = monotonic()
         self._loop = asyncio.get_running_loop()
         self._closed = False
         running.attach(_LoopWatcher(self._loop))
-        all_of_lab.add(self)
+        host.lab._programs.add(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,30 +114,23 @@ class AsyncProgram(ProgramFacts):
     ) -> None:
         try:
             if error is not None and not self._closed:
-                from labctl.api.journal import snapshot_of_failure
-
-                await self._worker.call(partial(snapshot_of_failure, self._core, error))
-                await self._settle()
+                await asyncio.to_thread(record_failure, self._core, error, self._running)
         finally:
             await self.aclose()
 
     async def wait(self, timeout_s: float | None = 60.0) -> int:
         """Wait for its end; return its returncode. TimeoutError if it still runs after `timeout_s` (None: no limit)."""
         if not await self._ended_within(timeout_s):
-            raise TimeoutError(
-                f"host {self.host.name}: {self.argv[0]} still runs after {timeout_s:g} s."
-                f"{written(self.stdout, self.stderr)}"
-            )
+            raise self._still_runs(timeout_s)
         return self._known_status()
 
     async def wait_for_output(self, pattern: str | re.Pattern[str], *, timeout_s: float = 10.0) -> str:
         """Wait until its output (either stream) matches; return the match. ProgramNotReady if it never does."""
         compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
         until = monotonic() + timeout_s
-        while not (found := self._search(compiled, timeout_s)):
-            if self._is_over or not await self._change(until):
-                how = f": it {self.state}" if self._is_over else f" within {timeout_s:g} s"
-                raise self._failure(f"printed nothing that matches {compiled.pattern!r}{how}")
+        while not (found := self._find(compiled, timeout_s)):
+            if self._is_over or not await self._wait_for_change(until):
+                raise self._not_matched(compiled, timeout_s)
         return found[0]
 
     def signal(self, number: int | str) -> None:
@@ -182,30 +160,18 @@ class AsyncProgram(ProgramFacts):
         except (LabGone, RuntimeError):
             return  # the lab ends, and the program with it
         finally:
-            self._let_go()
-
-    async def _settle(self) -> None:
-        """Let a program that is about to crash do so: it may be the cause of an error."""
-        from labctl.scenario.final_state import QUIET_S, SETTLE_S, is_idle
-
-        until = monotonic() + SETTLE_S
-        idle = partial(is_idle, self._core.engine, self.host.name, self.pid)
-        with suppress(LabctlError, RuntimeError):  # the lab has ended, or is closed by another thread
-            while not await self._ended_within(QUIET_S) and monotonic() < until:
-                if await self._worker.call(idle):
-                    return
+            self._release()
 
     async def _end(self) -> None:
-        await self._signal_group(signal.SIGTERM)
-        await self._signal_group(signal.SIGCONT)
-        if not await self._ended_within(TERM_TIMEOUT_S):
-            await self._signal_group(signal.SIGKILL)
-            if not await self._ended_within(KILL_TIMEOUT_S):
-                import warnings
+        steps = self._running.ending()
+        while not self._is_over and (wait_s := await self._worker.call(lambda: next(steps, None))) is not None:
+            await self._ended_within(wait_s)
+        if not self._is_over:
+            import warnings
 
-                warnings.warn(f"{self!r}: SIGKILL did not end it", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{self!r}: SIGKILL did not end it", RuntimeWarning, stacklevel=3)
 
-    async def _to_end(self, timeout_s: float | None) -> Completed:
+    async def _run_to_end(self, timeout_s: float | None) -> Completed:
         """Used by `AsyncHost.run`. ProgramTimedOut, LabGone."""
         try:
             if not await self._ended_within(timeout_s):
@@ -213,35 +179,34 @@ class AsyncProgram(ProgramFacts):
                 raise timed_out(self._running, timeout_s, self._entry)
             self._known_status()
         finally:
-            self._let_go()
+            self._release()
         return completed(self._running, self._started)
 
-    async def _await_ready(self, ready: Ready, before: frozenset[int], timeout_s: float) -> None:
+    async def _await_ready(
+        self, ready: Ready, before: frozenset[int], watch: LineWatch | None, timeout_s: float
+    ) -> None:
         """Wait until it is ready. ProgramNotReady if it is not in time, or ends before."""
         until = monotonic() + timeout_s
         interval_s = FIRST_LOOK_AGAIN_S
-        while True:
+        is_ready = False
+        if watch is not None:
+            while not watch.decided and not self._is_over and await self._wait_for_change(until):
+                pass
+            is_ready = watch.found
+        while watch is None and not is_ready:
             over, late = self._is_over, monotonic() >= until
-            if isinstance(ready, re.Pattern):
-                try:
-                    if search_lines(ready, [*self.stdout.splitlines(), *self.stderr.splitlines()]):
-                        return
-                except TooSlow as error:
-                    raise self._failure(not_ready(ready, before, f": {error}")) from error
-            elif not over and await self._worker.call(lambda: listening(self._core, self.host.name, ready)) - before:
-                return
+            if not over:
+                found = await self._worker.call(lambda: listening(self._core, self.host.name, ready))
+                is_ready = bool(found - before)
             if over or late:
-                how = f": it {self.state}" if over else f" within {timeout_s:g} s"
-                raise self._failure(not_ready(ready, before, how))
-            if isinstance(ready, re.Pattern):
-                await self._change(until)
-            else:
-                await self._change(min(until, monotonic() + interval_s), of_end=True)
-                interval_s = min(interval_s * 2, LAST_LOOK_AGAIN_S)
+                break
+            await self._wait_for_change(min(until, monotonic() + interval_s), of_end=True)
+            interval_s = min(interval_s * 2, LAST_LOOK_AGAIN_S)
+        self._check_ready(is_ready, ready, before, watch, timeout_s)
 
     @property
     def _is_over(self) -> bool:
-        """Whether the program or its lab has ended, or the program was let go."""
+        """Whether the program or its lab has ended, or it was closed."""
         return self._running.ended or self._closed
 
     @property
@@ -263,11 +228,11 @@ class AsyncProgram(ProgramFacts):
     async def _ended_within(self, timeout_s: float | None) -> bool:
         until = None if timeout_s is None else monotonic() + timeout_s
         while not self._is_over:
-            if not await self._change(until):
+            if not await self._wait_for_change(until):
                 break
         return self._is_over
 
-    async def _change(self, until: float | None, *, of_end: bool = False) -> bool:
+    async def _wait_for_change(self, until: float | None, *, of_end: bool = False) -> bool:
         """Wait until it has printed something or has ended; False if `until` (CLOCK_MONOTONIC) comes first."""
         while True:
             changed = self._condition.changed
@@ -283,13 +248,13 @@ class AsyncProgram(ProgramFacts):
         if not self._is_over:
             await self._worker.call(lambda: self._running.process.signal(number, group=True))
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Close the descriptors. The thread for requests kills a program that still runs."""
         if self._closed:
             return
         has_ended, self._closed = self._is_over, True
         running = self._running
-        self._all_of_lab.discard(self)
+        self.host.lab._programs.discard(self)
         if not self._loop.is_closed():
             for descriptor in running.descriptors:
                 self._loop.remove_reader(descriptor)
@@ -324,17 +289,13 @@ class Starting:
 
 
 async def started(
-    host: AsyncHost,
-    core: Core,
-    worker: Worker,
-    command: Command,
-    limit_bytes: int | None,
-    kind: ActivityKind,
-    all_of_lab: set[AsyncProgram],
-) -> AsyncProgram:
-    """Start a program. KernelError if the kernel cannot run it."""
-    with core.journal.noting(command.host, kind, show_command(command.argv)) as entry:
+    host: AsyncHost, command: Command, limit_bytes: int | None, kind: ActivityKind, line: re.Pattern[str] | None = None
+) -> tuple[AsyncProgram, LineWatch | None]:
+    """Start a program, and watch its output for `line` from the first byte. KernelError if it cannot be run."""
+    with host._core.journal.noting(command.host, kind, show_command(command.argv)) as entry:
         condition = _LoopCondition()
-        start = partial(launch, core.engine, command, condition, limit_bytes=half(limit_bytes))
-        running = await worker.call(start, kill_and_close)
-        return AsyncProgram(host, core, worker, running, condition, entry, all_of_lab)
+        limit = bytes_of_each_end(limit_bytes)
+        start = partial(launch, host._core.engine, command, condition, limit_bytes=limit)
+        running = await host._worker.call(start, kill_and_close)
+        watch = None if line is None else running.watch_lines(line)
+        return AsyncProgram(host, running, condition, entry), watch

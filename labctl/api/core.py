@@ -14,7 +14,7 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from labctl.api.journal import ActivityKind, Entry, Journal, Seen, show_command
+from labctl.api.journal import ActivityKind, ActivityState, Entry, Journal, show_command
 from labctl.errors import InputError, LabGone, NotFound
 from labctl.lab.client.handle import Lab as Engine
 from labctl.names import name_key
@@ -100,7 +100,7 @@ class Core:
         for key, service in self.programs.services.items():
             what = f"{service.command.name}: {show_command(tuple(service.command.argv))}"
             entry = self.services[key] = self.journal.begin(service.command.host, ActivityKind.SERVICE, what)
-            entry.look = partial(seen, service)
+            entry.read_state = partial(program_state, service)
 
     @property
     def is_forked(self) -> bool:
@@ -209,10 +209,10 @@ class Core:
         ]
 
 
-def seen(running: Running) -> Seen:
+def program_state(running: Running) -> ActivityState:
     """Return the state of a program, for the journal."""
     outcome = "ended with its lab" if running.gone else running.state
-    return Seen(outcome, running.ended, running.text(Stream.STDOUT), running.text(Stream.STDERR))
+    return ActivityState(outcome, running.ended, running.text(Stream.STDOUT), running.text(Stream.STDERR))
 
 
 def not_found(problem: str, word: str, allowed: Iterable[str]) -> NotFound:

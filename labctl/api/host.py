@@ -53,7 +53,7 @@ class StartRequest(NamedTuple):
     """The checked arguments of `start`."""
 
     command: Command
-    condition: Ready | None
+    ready: Ready | None
     ready_timeout_s: float
 
 
@@ -171,7 +171,9 @@ class NodeFacts:
         words = check_argv(argv)
         self._core.check_open(f"{what} {words[0] if words else 'nothing'} on {self.name}")
         name = name or (os.path.basename(words[0]) if words else "")
-        return Command(self.name, name, words, check_env(env), path_text(cwd), stdin, "", user, tty)
+        return Command(
+            self.name, name, words, check_env(env), None if cwd is None else os.fspath(cwd), stdin, "", user, tty
+        )
 
 
 class Link:
@@ -305,15 +307,15 @@ class Host(NodeFacts):
         streams. ProgramNotReady, with the output, if the program is not ready within `ready_timeout_s` or ends before;
         labctl then ends it. KernelError if the kernel cannot run it.
         """
-        command, condition, ready_timeout_s = request
-        line = condition if isinstance(condition, re.Pattern) else ""
+        command, ready, ready_timeout_s = request
+        line = ready if isinstance(ready, re.Pattern) else ""
         with self._core.journal.noting(self.name, ActivityKind.START, show_command(command.argv)) as entry:
-            before = listening(self._core, self.name, condition)
+            before = listening(self._core, self.name, ready)
             running, watch = self._core.programs.launch(command, line=line)
             program = Program(self, self._core, running, entry)
             try:
-                if condition is not None:
-                    program._await_ready(condition, before, watch, ready_timeout_s)
+                if ready is not None:
+                    program._await_ready(ready, before, watch, ready_timeout_s)
             except BaseException as error:
                 entry.end(describe(error), stdout=program.stdout, stderr=program.stderr)
                 program.close()
@@ -397,11 +399,6 @@ class Host(NodeFacts):
         """Write a file on the host, replacing its content. OSError."""
         with self.open(path, "w") as file:
             file.write(text)
-
-
-def path_text(path: StrPath | None) -> str | None:
-    """Return a path as text."""
-    return None if path is None else os.fspath(path)
 
 
 def open_flags(mode: str) -> int:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabctlError
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Activity(Struct, frozen=True):
         return f"{self.started_s:9.3f} s  {self.host or '-'}  {self.kind} {self.what}{outcome}{took}"
 
 
-class Seen(Struct, frozen=True):
+class ActivityState(Struct, frozen=True):
     """The present state of an activity that goes on."""
 
     outcome: str
@@ -78,39 +78,32 @@ class Snapshot(Struct, frozen=True):
 class Entry:
     """An activity that goes on. One thread at a time writes it."""
 
-    def __init__(self, host: str, kind: ActivityKind, what: str, started: float) -> None:
-        self.host = host
-        self.kind = kind
-        self.what = what
-        self.started = started
-        self.ended: float | None = None
-        self.seen = Seen("", False)
-        self.look: Callable[[], Seen] | None = None  # for what changes by itself: a program that was started
+    def __init__(self, host: str, kind: ActivityKind, what: str, origin: float) -> None:
+        """Begin now; `origin` is when the lab was made, on CLOCK_MONOTONIC."""
+        self._origin = origin
+        self._activity = Activity(host, kind, what, monotonic() - origin, None, "")
+        self.read_state: Callable[[], ActivityState] | None = None  # for a program, which ends by itself
 
     def end(self, outcome: str, *, stdout: str = "", stderr: str = "") -> None:
         """Record the end. The first record stays."""
-        if self.ended is None:
-            self.ended = monotonic()
-            self.seen = Seen(outcome, True, tail(stdout), tail(stderr))
-            self.look = None
+        if self._activity.duration_s is None:
+            duration_s = monotonic() - self._origin - self._activity.started_s
+            self._activity = replace(self._with(outcome, stdout, stderr), duration_s=duration_s)
+            self.read_state = None
 
-    def activity(self, origin: float) -> Activity:
+    def activity(self) -> Activity:
         """Return its present state."""
-        look = self.look
-        seen = self.seen if look is None else look()
-        if look is not None and seen.ended:  # by itself; the look keeps all that it wrote
-            self.end(seen.outcome, stdout=seen.stdout, stderr=seen.stderr)
-        duration = None if self.ended is None else self.ended - self.started
-        return Activity(
-            self.host,
-            self.kind,
-            self.what,
-            self.started - origin,
-            duration,
-            seen.outcome,
-            tail(seen.stdout),
-            tail(seen.stderr),
-        )
+        read_state = self.read_state
+        if read_state is None:
+            return self._activity
+        state = read_state()
+        if not state.ended:
+            return self._with(state.outcome, state.stdout, state.stderr)
+        self.end(state.outcome, stdout=state.stdout, stderr=state.stderr)
+        return self._activity
+
+    def _with(self, outcome: str, stdout: str, stderr: str) -> Activity:
+        return replace(self._activity, outcome=outcome, stdout=tail(stdout), stderr=tail(stderr))
 
 
 class Journal:
@@ -125,13 +118,16 @@ class Journal:
 
     def begin(self, host: str, kind: ActivityKind, what: str) -> Entry:
         """Begin an entry, which the caller ends."""
-        entry = Entry(host, kind, what, monotonic())
-        self._append(entry)
+        entry = Entry(host, kind, what, self.origin)
+        self.add(entry)
         return entry
 
-    def add(self, activity: Activity) -> None:
-        """Add an activity that has ended."""
-        self._append(activity)
+    def add(self, entry: Entry | Activity) -> None:
+        """Add an entry, or an activity that has ended. The oldest one is forgotten if there are too many."""
+        with self._lock:
+            if len(self._entries) == KEPT:
+                self.forgotten += 1
+            self._entries.append(entry)
 
     @contextmanager
     def noting(self, host: str, kind: ActivityKind, what: str) -> Iterator[Entry]:
@@ -142,21 +138,15 @@ class Journal:
         except BaseException as error:
             entry.end(describe(error))
             raise
-        if entry.look is None:
+        if entry.read_state is None:
             entry.end("")
 
     def activities(self) -> tuple[Activity, ...]:
         """Return all that is kept, in the order in which it began."""
         with self._lock:
             entries = list(self._entries)
-        found = [entry.activity(self.origin) if isinstance(entry, Entry) else entry for entry in entries]
+        found = [entry.activity() if isinstance(entry, Entry) else entry for entry in entries]
         return tuple(sorted(found, key=lambda each: each.started_s))
-
-    def _append(self, entry: Entry | Activity) -> None:
-        with self._lock:
-            if len(self._entries) == KEPT:
-                self.forgotten += 1
-            self._entries.append(entry)
 
 
 def describe(error: BaseException) -> str:
@@ -185,7 +175,7 @@ def show_command(argv: Sequence[str]) -> str:
 
 SHOWN = 200  # activities
 SOCKETS_SHOWN = 40  # of each node
-_SEEN_IN = "_labctl_seen_in"  # an attribute of errors: the labs whose sockets were looked at when it was raised
+_RECORDED_LABS = "_labctl_recorded_labs"  # an attribute of errors: the labs whose sockets have been recorded
 LARGEST_SNAPSHOT = 64  # nodes; each takes some 100 us
 
 
@@ -239,12 +229,13 @@ def take_snapshot(core: Core, title: str) -> None:
     journal.snapshots.append(Snapshot(monotonic() - journal.origin, tuple(_sockets(core, title))))
 
 
-def snapshot_of_failure(core: Core, error: BaseException) -> None:
-    """Record the sockets when an error leaves the `with` block of a program; once for each error."""
-    labs: set[int] = vars(error).setdefault(_SEEN_IN, set())  # it may leave several such blocks, of several labs
+def record_failure(core: Core, error: BaseException, running: Program) -> None:
+    """Record the sockets when an error leaves the `with` block of a program, once for each error; let it crash."""
+    labs: set[int] = vars(error).setdefault(_RECORDED_LABS, set())  # it may leave several such blocks, of several labs
     if id(core) not in labs and len(core.model.nodes) <= LARGEST_SNAPSHOT:
         labs.add(id(core))
         take_snapshot(core, f"sockets at {describe(error)}")
+    let_crash(core, [running])
 
 
 def _sockets(core: Core, title: str) -> Iterator[str]:

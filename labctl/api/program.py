@@ -12,13 +12,13 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.api.core import LONGEST_WAIT_S, Core, seen
+from labctl.api.core import LONGEST_WAIT_S, Core, program_state
 from labctl.api.journal import ActivityKind, Entry, show_command, tail
 from labctl.errors import LabctlError, LabGone, ProgramFailed, ProgramNotReady, ProgramTimedOut
 from labctl.patterns import TooSlow, search
 from labctl.programs.output import Stream
-from labctl.programs.program import KILL_TIMEOUT_S, TERM_TIMEOUT_S, describe_status, launch
 from labctl.programs.program import Program as Running
+from labctl.programs.program import describe_status, launch
 from labctl.programs.waiting import Poller
 from labctl.unpatched import monotonic
 
@@ -110,7 +110,7 @@ class Completed:
             return self
         raise ProgramFailed(
             f"host {self.host}: `{show_command(self.args)}` {describe_status(self.returncode)}, expected status 0."
-            f"{written(self.stdout, self.stderr)}",
+            f"{output_text(self.stdout, self.stderr)}",
             returncode=self.returncode,
             stdout=self.stdout,
             stderr=self.stderr,
@@ -121,7 +121,7 @@ def run(core: Core, command: Command, timeout_s: float | None, limit_bytes: int 
     """Run a program to its end; see `Host.run`."""
     started = monotonic()
     with core.journal.noting(command.host, ActivityKind.RUN, show_command(command.argv)) as entry, ExitStack() as stack:
-        running = launch(core.engine, command, threading.Condition(), limit_bytes=half(limit_bytes))
+        running = launch(core.engine, command, threading.Condition(), limit_bytes=bytes_of_each_end(limit_bytes))
         stack.callback(running.close)
         poller = Poller()
         running.attach(poller)
@@ -133,25 +133,22 @@ def run(core: Core, command: Command, timeout_s: float | None, limit_bytes: int 
             return running.ended
 
         try:
-            if not has_ended(None if timeout_s is None else started + timeout_s):
-                running.ask_to_end()
-                if not has_ended(monotonic() + TERM_TIMEOUT_S):
-                    running.signal(signal.SIGKILL, group=True)
-                    has_ended(monotonic() + KILL_TIMEOUT_S)
-                raise timed_out(running, timeout_s, entry)
+            in_time = has_ended(None if timeout_s is None else started + timeout_s)
+            for wait_s in () if in_time else running.ending():
+                has_ended(monotonic() + wait_s)
         except LabGone as error:
             raise core.gone(error) from error
-        except ProgramTimedOut:
-            raise
         except BaseException:  # Ctrl-C
             kill(running.process)
             raise
+        if not in_time:
+            raise timed_out(running, timeout_s, entry)
         result = completed(running, started)
         entry.end(running.state, stdout=result.stdout, stderr=result.stderr)
     return result
 
 
-def half(limit_bytes: int | None) -> int:
+def bytes_of_each_end(limit_bytes: int | None) -> int:
     """Return how many bytes to keep of the beginning, and of the end, of a stream limited to `limit_bytes`."""
     return sys.maxsize if limit_bytes is None else max(1, limit_bytes // 2)
 
@@ -160,15 +157,8 @@ def completed(running: Running, started: float) -> Completed:
     """Return the result of a program that has ended. `started` is on CLOCK_MONOTONIC."""
     assert running.status is not None
     command, record = running.command, running.record()
-    return Completed(
-        command.host,
-        tuple(command.argv),
-        running.status,
-        record.stdout,
-        record.stderr,
-        monotonic() - started,
-        record.truncated_bytes,
-    )
+    output = (record.stdout, record.stderr, monotonic() - started, record.truncated_bytes)
+    return Completed(command.host, tuple(command.argv), running.status, *output)
 
 
 def timed_out(running: Running, timeout_s: float | None, entry: Entry) -> ProgramTimedOut:
@@ -177,7 +167,7 @@ def timed_out(running: Running, timeout_s: float | None, entry: Entry) -> Progra
     entry.end(f"not ended within {timeout_s:g} s", stdout=record.stdout, stderr=record.stderr)
     return ProgramTimedOut(
         f"host {command.host}: `{show_command(command.argv)}` did not end within {timeout_s:g} s; labctl ended it."
-        f"{written(record.stdout, record.stderr)}",
+        f"{output_text(record.stdout, record.stderr)}",
         stdout=record.stdout,
         stderr=record.stderr,
     )
@@ -200,7 +190,7 @@ def kill_and_close(running: Running) -> None:
         running.close()
 
 
-def written(stdout: str, stderr: str) -> str:
+def output_text(stdout: str, stderr: str) -> str:
     """Return a program's output as the end of a message."""
     parts = [
         f"\n{name}:\n{tail(text).rstrip()}" for name, text in (("stdout", stdout), ("stderr", stderr)) if text.strip()
@@ -216,7 +206,7 @@ class ProgramFacts:
         self._core = core
         self._running = running
         self._entry = entry
-        entry.look = partial(seen, running)  # refers to nothing of the lab's handle
+        entry.read_state = partial(program_state, running)  # refers to nothing of the lab's handle
 
     def __repr__(self) -> str:
         command = self._running.command
@@ -255,6 +245,11 @@ class ProgramFacts:
         return self._running.status
 
     @property
+    def _is_over(self) -> bool:
+        """Whether it has ended, or the lab with it."""
+        return self._running.ended
+
+    @property
     def _is_lost(self) -> bool:
         """Whether the lab ended first, so that the exit status is unknown."""
         return self._running.gone is not None
@@ -264,7 +259,7 @@ class ProgramFacts:
         """The program's name in errors."""
         return self._running.command.name
 
-    def _search(self, pattern: re.Pattern[str], timeout_s: float) -> re.Match[str] | None:
+    def _find(self, pattern: re.Pattern[str], timeout_s: float) -> re.Match[str] | None:
         try:
             for text in (self.stdout, self.stderr):
                 if found := search(pattern, text, wall_s=timeout_s):
@@ -273,12 +268,32 @@ class ProgramFacts:
             raise self._failure(f"printed nothing that matches {pattern.pattern!r}: {error}") from error
         return None
 
+    def _still_runs(self, timeout_s: float | None) -> TimeoutError:
+        where = f"host {self._running.command.host}: {self._title}"
+        return TimeoutError(f"{where} still runs after {timeout_s:g} s.{output_text(self.stdout, self.stderr)}")
+
+    def _not_matched(self, pattern: re.Pattern[str], timeout_s: float) -> ProgramNotReady:
+        return self._failure(f"printed nothing that matches {pattern.pattern!r}{self._in_time(timeout_s)}")
+
+    def _check_ready(
+        self, is_ready: bool, ready: Ready, before: frozenset[int], watch: LineWatch | None, timeout_s: float
+    ) -> None:
+        """Raise ProgramNotReady, with the reason, unless `is_ready`."""
+        if watch is not None and watch.problem:
+            raise self._failure(not_ready(ready, before, f": {watch.problem}"))
+        if not is_ready:
+            raise self._failure(not_ready(ready, before, self._in_time(timeout_s)))
+
+    def _in_time(self, timeout_s: float) -> str:
+        """Return why something did not happen: the program ended first, or the time was over."""
+        return f": it {self.state}" if self._is_over else f" within {timeout_s:g} s"
+
     def _failure(self, problem: str) -> ProgramNotReady:
         stdout, stderr = self.stdout, self.stderr
         hint = "" if stderr else self._running.hint.replace("tty: true", "tty=True")
-        wrote = written(stdout, stderr) + (hint and f" {hint}")
+        output = output_text(stdout, stderr) + (hint and f" {hint}")
         return ProgramNotReady(
-            f"host {self._running.command.host}: `{self._title}` {problem}.{wrote}",
+            f"host {self._running.command.host}: `{self._title}` {problem}.{output}",
             returncode=self.returncode,
             stdout=stdout,
             stderr=stderr,
@@ -304,10 +319,9 @@ class Program(ProgramFacts):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            from labctl.api.journal import let_crash, snapshot_of_failure
+            from labctl.api.journal import record_failure
 
-            snapshot_of_failure(self._core, error)
-            let_crash(self._core, [self._running])
+            record_failure(self._core, error, self._running)
         self.close()
 
     @property
@@ -327,10 +341,7 @@ class Program(ProgramFacts):
         except LabGone as error:
             raise self._core.gone(error) from error
         if not ended:
-            raise TimeoutError(
-                f"host {self.host.name}: {self.name} still runs after {timeout_s:g} s."
-                f"{written(self.stdout, self.stderr)}"
-            )
+            raise self._still_runs(timeout_s)
         status = self.returncode
         assert status is not None
         return status
@@ -339,11 +350,10 @@ class Program(ProgramFacts):
         """Wait until its output (either stream) matches; return the match. ProgramNotReady if it never does."""
         compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
         scope = self._core.scope(timeout_s)
-        found = scope.wait_for(lambda: self._search(compiled, timeout_s) or self._running.ended or None)
+        found = scope.wait_for(lambda: self._find(compiled, timeout_s) or self._is_over or None)
         if isinstance(found, re.Match):
             return found[0]
-        how = f": it {self.state}" if self._running.ended else f" within {timeout_s:g} s"
-        raise self._failure(f"printed nothing that matches {compiled.pattern!r}{how}")
+        raise self._not_matched(compiled, timeout_s)
 
     def signal(self, number: int | str) -> None:
         """Send a signal (`signal.SIGHUP` or "HUP") to the program alone. Does nothing if the program has ended."""
@@ -386,20 +396,15 @@ class Program(ProgramFacts):
 
     def _await_ready(self, ready: Ready, before: frozenset[int], watch: LineWatch | None, timeout_s: float) -> None:
         """Wait until it is ready. ProgramNotReady if it is not in time, or ends before."""
-        running = self._running
         scope = self._core.scope(timeout_s)
+        is_ready = False
         if watch is not None:
-            scope.wait_for(lambda: watch.decided or running.ended)
-            seen = watch.found
-            if watch.problem:
-                raise self._failure(not_ready(ready, before, f": {watch.problem}"))
+            scope.wait_for(lambda: watch.decided or self._is_over)
+            is_ready = watch.found
         else:
-            seen = False
             for _ in scope.look_again():
-                ended = running.ended  # before the look: what it did before its end counts for nothing
-                seen = not ended and bool(listening(self._core, self.host.name, ready) - before)
-                if seen or ended:
+                over = self._is_over  # read before the sockets: what it did before its end counts for nothing
+                is_ready = not over and bool(listening(self._core, self.host.name, ready) - before)
+                if is_ready or over:
                     break
-        if not seen:
-            how = f": it {self.state}" if running.ended else f" within {timeout_s:g} s"
-            raise self._failure(not_ready(ready, before, how))
+        self._check_ready(is_ready, ready, before, watch, timeout_s)

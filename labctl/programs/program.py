@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import TYPE_CHECKING, Protocol
 
@@ -200,13 +200,16 @@ class Program:
         self.signal(number, group=True)
         self.signal(SIGCONT, group=True)
 
+    def ending(self, number: int = SIGTERM) -> Iterator[float]:
+        """Send a signal, and SIGKILL if the program still runs; yield the seconds to wait for its end after each."""
+        self.ask_to_end(number)
+        yield TERM_TIMEOUT_S
+        if self.signal(SIGKILL, group=True):
+            yield KILL_TIMEOUT_S
+
     def stop(self, number: int, scope: Scope) -> bool:
         """Send a signal and wait; SIGKILL if it still runs, and wait. False when it runs even then."""
-        self.ask_to_end(number)
-        if self.wait_end(scope.within(TERM_TIMEOUT_S)):
-            return True
-        self.signal(SIGKILL, group=True)
-        return self.wait_end(scope.within(KILL_TIMEOUT_S))
+        return any(self.wait_end(scope.within(wait_s)) for wait_s in self.ending(number)) or self.ended
 
     def attach(self, watcher: Watches, on_output: OnOutput | None = None) -> None:
         """Let `watcher` call back when there is output to read or the process has ended; attach once."""

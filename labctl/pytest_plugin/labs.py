@@ -275,7 +275,7 @@ def for_coroutines(lab: Lab) -> Iterator[AsyncLab]:
 
     view = AsyncLab.over(lab)
     yield view
-    view._let_go()
+    view._release_programs()
     view._end()  # the event loop of the test may have been closed
 
 

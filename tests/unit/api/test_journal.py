@@ -8,7 +8,7 @@ import time
 import pytest
 
 from labctl import ActivityKind
-from labctl.api.journal import KEPT, OUTPUT_CHARACTERS, Journal, Seen
+from labctl.api.journal import KEPT, OUTPUT_CHARACTERS, ActivityState, Journal
 
 
 def test_a_journal_keeps_the_last_in_the_order_in_which_they_began() -> None:
@@ -36,11 +36,11 @@ def test_an_error_is_noted_with_its_errno_and_raised() -> None:
     assert [each.outcome for each in journal.activities()] == ["ECONNREFUSED", "ValueError: wrong"]
 
 
-def test_what_goes_on_is_looked_at_when_it_is_asked_for() -> None:
+def test_the_state_of_a_running_activity_is_read_on_request() -> None:
     journal = Journal()
     entry = journal.begin("a", ActivityKind.START, "web")
-    states = iter([Seen("running", False), Seen("exited", True, "out")])
-    entry.look = lambda: next(states)
+    states = iter([ActivityState("running", False), ActivityState("exited", True, "out")])
+    entry.read_state = lambda: next(states)
     assert journal.activities()[0].outcome == "running"
     assert journal.activities()[0].outcome == "exited"
 
