@@ -191,7 +191,7 @@ def report(core: Core, after_s: float) -> str:
 
 def let_crash(core: Core, programs: Iterable[Program]) -> None:
     """Wait for a program that is about to end by itself: it may be the cause of a failure."""
-    from labctl.scenario.final_state import settle
+    from labctl.scenario.state import settle
 
     if not core.closed and not core.is_forked:
         with suppress(LabctlError, RuntimeError):  # the lab has ended, or is closed by another thread

@@ -1,12 +1,15 @@
-"""Read the words of a command line by the table of commands."""
+"""Read the words of a command line by the table of commands, and carry the command out."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 from labctl.cli.command_table import COMMANDS, Command, Parameter
-from labctl.errors import InputError
+from labctl.cli.exit import complain, report_bug, stopped_status
+from labctl.errors import InputError, LabctlError
 
 HELP = ("-h", "--help")
 Value = str | int | bool | None | object  # a Path is an object: importing pathlib for a name costs
@@ -181,3 +184,54 @@ def _near(word: str, known: Sequence[str], help_command: str) -> str:
 
     near = difflib.get_close_matches(word, known, n=1)
     return f"Did you mean {near[0]}?" if near else f"Try: {help_command}"
+
+
+def status_of(command: Command, values: Callable[[], dict[str, Any]]) -> int:
+    """Read the values of the parameters, carry out the command, report errors, and return the exit status."""
+    return reported(lambda: _carried_out(command, values), command.failure_status)
+
+
+def _carried_out(command: Command, read: Callable[[], dict[str, Any]]) -> int:
+    try:
+        values = read()
+    except HelpWanted:
+        from labctl.cli.help import show_help
+
+        show_help(command)
+        return 0
+    except MissingArgument as error:
+        from labctl.cli.lab_selection import nodes_to_choose
+
+        nodes = nodes_to_choose(error.lab) if error.parameter.completes == "node_names" else []
+        raise InputError("\n".join([str(error), *nodes])) from error
+    return _run(values) if command.name == "run" else function_of(command)(**values)
+
+
+def reported(action: Callable[[], int], failure_status: int | None = None) -> int:
+    """Call the function; report errors and return the exit status."""
+    try:
+        return action()
+    except KeyboardInterrupt as stopped:
+        return stopped_status(stopped)
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    except LabctlError as error:
+        complain(str(error))
+        return failure_status or error.exit_status
+    except Exception as error:  # noqa: BLE001  # the outermost frame: reported in full
+        status = report_bug(error)
+        return failure_status or status
+
+
+def _run(values: dict[str, Any]) -> int:
+    """Carry out `labctl run`. The boot process of the first lab starts here, before the imports that run needs."""
+    from labctl.lab.client.boot_process import Boot
+
+    boot = Boot.start() if values["lab"] is None else None
+    try:
+        from labctl.cli.run import RunRequest, run_scenarios
+
+        return run_scenarios(RunRequest(**values), boot)
+    finally:
+        if boot is not None:
+            boot.close()  # idempotent: for commands that fail before their first lab

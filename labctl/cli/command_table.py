@@ -16,7 +16,7 @@ class Parameter(Struct, frozen=True):
     """An argument (`usage` is `NODE`, `[LAB]`, `PATH...`) or an option (`-j, --jobs N`; a switch has no value).
 
     `name` is the keyword under which the command gets the value. Three dots in `usage`: the argument or option may be
-    repeated, and the value is a tuple. `completes` names the function of labctl.cli.completion that offers values.
+    repeated, and the value is a tuple. `completes` names the function of labctl.cli.app that offers values.
     """
 
     name: str
@@ -314,7 +314,7 @@ COMMANDS = (
     ),
     Command(
         "shell",
-        "shell:shell",
+        "exec:shell",
         _NODES,
         "Open a shell on a node.",
         "Open your shell on a node, on a terminal of its own. The prompt shows the node's name.",
@@ -450,7 +450,7 @@ COMMANDS = (
     ),
     Command(
         "completion",
-        "completion:completion",
+        "app:completion",
         _SETUP,
         "Print the completion script of a shell.",
         "Print the script that makes the Tab key complete commands, options, labs and nodes.",

@@ -7,13 +7,12 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from labctl.cli.command_table import COMPLETION_VARIABLE, Command
-from labctl.cli.exit import Stopped, complain, flush, report_bug, stopped_status
-from labctl.errors import InputError, LabctlError
+from labctl.cli.command_line import command_named, read, reported, status_of
+from labctl.cli.command_table import COMPLETION_VARIABLE
+from labctl.cli.exit import Stopped, flush
 
 
 def main() -> NoReturn:
@@ -21,7 +20,7 @@ def main() -> NoReturn:
     _use_utf8()
     gc.disable()  # importing makes no garbage: a tenth of the start; `labctl run` enables it before the first lab
     _handle_signals()
-    status = _reported(lambda: _dispatch(sys.argv[1:]))
+    status = reported(lambda: _dispatch(sys.argv[1:]))
     flush()
     sys.exit(status)
 
@@ -61,62 +60,8 @@ def _dispatch(words: list[str]) -> int:
 
         show_overview()
         return 0 if words else 2
-    from labctl.cli.command_line import command_named, read
-
     command = command_named(words[0])
     return status_of(command, lambda: read(command, words[1:]))
-
-
-def status_of(command: Command, values: Callable[[], dict[str, Any]]) -> int:
-    """Read the values of the parameters, carry out the command, report errors, and return the exit status."""
-    return _reported(lambda: _carried_out(command, values), command.failure_status)
-
-
-def _carried_out(command: Command, read: Callable[[], dict[str, Any]]) -> int:
-    from labctl.cli.command_line import HelpWanted, MissingArgument, function_of
-
-    try:
-        values = read()
-    except HelpWanted:
-        from labctl.cli.help import show_help
-
-        show_help(command)
-        return 0
-    except MissingArgument as error:
-        from labctl.cli.lab_selection import nodes_to_choose
-
-        nodes = nodes_to_choose(error.lab) if error.parameter.completes == "node_names" else []
-        raise InputError("\n".join([str(error), *nodes])) from error
-    return _run(values) if command.name == "run" else function_of(command)(**values)
-
-
-def _reported(action: Callable[[], int], failure_status: int | None = None) -> int:
-    try:
-        return action()
-    except KeyboardInterrupt as stopped:
-        return stopped_status(stopped)
-    except BrokenPipeError:
-        return 128 + signal.SIGPIPE
-    except LabctlError as error:
-        complain(str(error))
-        return failure_status or error.exit_status
-    except Exception as error:  # noqa: BLE001  # the outermost frame: reported in full
-        status = report_bug(error)
-        return failure_status or status
-
-
-def _run(values: dict[str, Any]) -> int:
-    """Carry out `labctl run`. The boot process of the first lab starts here, before the imports that run needs."""
-    from labctl.lab.client.boot_process import Boot
-
-    boot = Boot.start() if values["lab"] is None else None
-    try:
-        from labctl.cli.run import RunRequest, run_scenarios
-
-        return run_scenarios(RunRequest(**values), boot)
-    finally:
-        if boot is not None:
-            boot.close()  # idempotent: for commands that fail before their first lab
 
 
 def _handle_signals() -> None:

@@ -38,7 +38,7 @@ S = TypeVar("S", bound="Shape")
 KeyPath = tuple[str | int, ...]
 Schema = dict[str, Any]
 _REQUIRED: Any = object()
-# `${name}`, but not `$${`, which stands for a literal `${` (labctl.scenario.variables).
+# `${name}`, but not `$${`, which stands for a literal `${` (labctl.scenario.state).
 _TEMPLATE: Schema = {"type": "string", "pattern": r"(^|[^$])\$\{[^{}\n]*\}"}
 _TEMPLATE_FORM = re.compile(_TEMPLATE["pattern"])
 _WHOLE_FORM = r"^\s*-?[0-9]{1,19}\s*$"

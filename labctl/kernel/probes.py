@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from labctl.errors import MachineError
-from labctl.kernel import nftables, qdisc, rtnl
+from labctl.kernel import nftables, rtnl
 from labctl.kernel.netlink import (
     LOOPBACK_INDEX,
     NETLINK_ROUTE,
@@ -169,15 +169,15 @@ def _veth() -> None:
 
 def _netem() -> None:
     _send(
-        qdisc.replace_netem(
-            LOOPBACK_INDEX, _HANDLE, qdisc.ROOT, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=1000
+        rtnl.replace_netem(
+            LOOPBACK_INDEX, _HANDLE, rtnl.ROOT, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=1000
         )
     )
 
 
 def _tbf() -> None:
     sizes = {"rate_bytes_s": 125_000, "burst_bytes": 70_000, "limit_bytes": 70_000}
-    _send(qdisc.replace_tbf(LOOPBACK_INDEX, _HANDLE, qdisc.ROOT, **sizes))
+    _send(rtnl.replace_tbf(LOOPBACK_INDEX, _HANDLE, rtnl.ROOT, **sizes))
 
 
 def _ipv6() -> None:

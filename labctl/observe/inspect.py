@@ -7,11 +7,10 @@ from enum import StrEnum
 from typing import Any
 
 from labctl.errors import KernelError
-from labctl.kernel import qdisc
 from labctl.kernel import routes as kernel_routes
+from labctl.kernel import rtnl
 from labctl.kernel.namespaces import sysctl_path
 from labctl.kernel.netlink import NETLINK_ROUTE
-from labctl.kernel.qdisc import KernelQdisc
 from labctl.kernel.routes import (
     BOOT,
     KERNEL,
@@ -23,6 +22,7 @@ from labctl.kernel.routes import (
     NextHop,
     default_metric,
 )
+from labctl.kernel.rtnl import KernelQdisc
 from labctl.lab.protocol import ProcessInfo
 from labctl.names import OUTSIDE_INTERFACE
 from labctl.observe.network import Observable, netlink_socket
@@ -65,7 +65,7 @@ def read_node(lab: Observable, node: str, settings: Iterable[str] = ()) -> NodeS
     """Read the state of a node, with the settings of these names. KernelError."""
     with netlink_socket(lab, node, NETLINK_ROUTE, "list its interfaces") as sock:
         links, addresses = kernel_routes.links(sock), kernel_routes.addresses(sock)
-        routes, rules, queues = kernel_routes.routes(sock), kernel_routes.rules(sock), qdisc.qdiscs(sock)
+        routes, rules, queues = kernel_routes.routes(sock), kernel_routes.rules(sock), rtnl.qdiscs(sock)
     values = {key: value for key in settings if (value := _setting(lab, node, key)) is not None}
     impairments = combine({link.index: link.name for link in links}, queues)
     return NodeState(links, addresses, routes, rules, values, impairments)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from labctl.errors import LabctlError, MachineError, describe_errno, errno_name
-from labctl.kernel.neighbours import neighbour_table
+from labctl.kernel.link_state import neighbour_table
 from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
 from labctl.kernel.probes import FEATURES, remedy
 from labctl.structs import Struct

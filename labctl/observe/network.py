@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 from labctl.errors import InputError, KernelError, kernel_errors
-from labctl.kernel import qdisc, sock_diag
 from labctl.kernel import routes as kernel_routes
+from labctl.kernel import rtnl, sock_diag
 from labctl.kernel.netlink import NETLINK_ROUTE
-from labctl.kernel.qdisc import KernelQdisc
 from labctl.kernel.routes import KernelAddress, KernelLink, KernelRoute
+from labctl.kernel.rtnl import KernelQdisc
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG, Socket, State, TimeWaitId, Transport
 from labctl.kernel.sockaddr import interface_name
 from labctl.structs import Struct, field
@@ -74,7 +74,7 @@ def routes(lab: Observable, node: str) -> tuple[KernelRoute, ...]:
 def qdiscs(lab: Observable, node: str) -> tuple[KernelQdisc, ...]:
     """Return every queueing discipline of the node's interfaces."""
     with netlink_socket(lab, node, NETLINK_ROUTE, "list its queueing disciplines") as sock:
-        return qdisc.qdiscs(sock)
+        return rtnl.qdiscs(sock)
 
 
 # -- sockets

@@ -1,6 +1,6 @@
 """Which nodes reach which: echo requests over raw sockets that live on the nodes, many at a time.
 
-All labs share the kernel's two neighbour tables (kernel/neighbours.py), and every request adds entries: on the node
+All labs share the kernel's two neighbour tables (kernel/link_state.py), and every request adds entries: on the node
 that sends it, on the node that replies, on routers between them. A `Prober` therefore sends in batches that take a
 small part of a table, and removes the entries that a batch has added.
 """
@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import Self
 
 from labctl.errors import InputError, KernelError
-from labctl.kernel import neighbours
+from labctl.kernel import link_state
 from labctl.kernel.icmp import PROTOCOL, EchoSocket, IcmpError
-from labctl.kernel.neighbours import Neighbour, NeighbourTable
+from labctl.kernel.link_state import Neighbour, NeighbourTable
 from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.observe.network import Observable
 from labctl.plan.operations import AddAddress, MakeLink, Plan
@@ -185,7 +185,7 @@ class Prober:
     def _batch_size(self) -> int:
         room = []
         for version in (4, 6):
-            table = neighbours.neighbour_table(version)
+            table = link_state.neighbour_table(version)
             room.append(
                 min(table.limit // _TABLE_FRACTION, max(_MIN_BATCH_ENTRIES, (table.limit - table.entries) // 2))
             )
@@ -195,7 +195,7 @@ class Prober:
         nodes = {each.request.source for each in batch} | {each.request.target for each in batch} | self._transit
         nodes.discard("")
         self._remember_entries(nodes)
-        refused = {version: neighbours.neighbour_table(version).refused for version in (4, 6)}
+        refused = {version: link_state.neighbour_table(version).refused for version in (4, 6)}
         self._waiting.clear()
         for each in batch:
             each.began, each.sent = 0.0, 0
@@ -214,7 +214,7 @@ class Prober:
             for each in unanswered:
                 took_s = monotonic() - each.began
                 each.result = EchoResult(str(each.request.address), errno.ETIMEDOUT, each.sent, took_s)
-        for table in map(neighbours.neighbour_table, (4, 6)):
+        for table in map(link_state.neighbour_table, (4, 6)):
             if table.refused > refused[table.version]:
                 _mark_full(table, batch)
         added = self._remove_entries(nodes)
@@ -268,7 +268,7 @@ class Prober:
         for node in nodes:
             if node not in self._before:
                 with suppress(KernelError, OSError):  # a removed node has no entries
-                    self._before[node] = neighbours.neighbours(self._sockets.netlink_of(node))
+                    self._before[node] = link_state.neighbours(self._sockets.netlink_of(node))
 
     def _remove_entries(self, nodes: Iterable[str]) -> int:
         """Remove the entries that these nodes have got since; return their number, of the family that has more."""
@@ -278,11 +278,11 @@ class Prober:
                 continue
             with suppress(KernelError, OSError):
                 sock = self._sockets.netlink_of(node)
-                new = neighbours.neighbours(sock) - self._before[node]
+                new = link_state.neighbours(sock) - self._before[node]
                 for each in new:
                     removed[each.version] += 1
                 if new:
-                    neighbours.remove_neighbours(sock, new)
+                    link_state.remove_neighbours(sock, new)
         return max(removed.values())
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from labctl.scenario.language.session import Session
     from labctl.scenario.model import Step
     from labctl.scenario.results import CallRecord
-    from labctl.scenario.variables import Variables
+    from labctl.scenario.state import Variables
 
 
 _STATUS_S = 1.0  # until the keeper reports the exit status of a process

@@ -11,8 +11,8 @@ from labctl.errors import KernelError, describe_errno, errno_name
 from labctl.programs.output import Stream
 from labctl.scenario import observations
 from labctl.scenario.file_schema import ExpectBody
-from labctl.scenario.matching import number_mismatch, text_mismatch
 from labctl.scenario.model import StepKind
+from labctl.scenario.observations import number_mismatch, text_mismatch
 from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
 from labctl.structs import Struct
 from labctl.topology.endpoints import ListeningAt, Protocol, parse_listening

@@ -44,7 +44,7 @@ from labctl.documents.schema import (
 )
 from labctl.plan.drop_rules import Direction, DropProtocol
 from labctl.scenario.model import StepKind, caller_name
-from labctl.scenario.variables import is_template
+from labctl.scenario.state import is_template
 from labctl.topology.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
 from labctl.topology.impairments import check as check_impairment
 from labctl.topology.impairments import parse as parse_impairment

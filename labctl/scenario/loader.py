@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.scenario.model import Scenario
 from labctl.scenario.requirements import FEATURES
-from labctl.scenario.variables import NAME_RULE, is_name
+from labctl.scenario.state import NAME_RULE, is_name
 from labctl.structs import replace
 
 if TYPE_CHECKING:

@@ -32,10 +32,9 @@ from labctl.scenario.file_schema import (
     program_name,
     signal_number,
 )
-from labctl.scenario.final_state import kernel_state
-from labctl.scenario.matching import number_mismatch, text_mismatch
+from labctl.scenario.observations import number_mismatch, text_mismatch
 from labctl.scenario.requirements import located
-from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
+from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun, kernel_state
 from labctl.topology.endpoints import Protocol, parse_listening
 
 if TYPE_CHECKING:

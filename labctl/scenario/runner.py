@@ -20,9 +20,8 @@ from labctl.scenario.model import Cancellation, RunOptions, Scenario
 from labctl.scenario.requirements import unmet
 from labctl.scenario.results import Listener, Outcome, RunResult, ScenarioResult, StepResult
 from labctl.scenario.run_order import ScheduledRun, draw_seed, schedule
-from labctl.scenario.state import Run
+from labctl.scenario.state import Run, Variables
 from labctl.scenario.steps import run_steps, step_order
-from labctl.scenario.variables import Variables
 from labctl.structs import replace
 from labctl.unpatched import monotonic
 
@@ -343,12 +342,12 @@ def _run_and_clean_up(run: Run, finished: Finished, options: RunOptions) -> Scen
 
 def _run_and_check(run: Run) -> None:
     """Run the steps until one fails, then check the programs and calling processes that they have started."""
-    from labctl.scenario import final_state
+    from labctl.scenario import state
 
     passed = run_steps(run)
     if not run.scope.cancelled:
-        patience = {"quiet_s": 0.0, "within_s": final_state.BUSY_S} if passed else {}
-        final_state.settle(run.lab, run.condition, run.programs.everything(), **patience)
+        patience = {"quiet_s": 0.0, "within_s": state.BUSY_S} if passed else {}
+        state.settle(run.lab, run.condition, run.programs.everything(), **patience)
     if run.scope.cancelled:
         return
     for program in run.programs.unaccounted():
@@ -356,7 +355,7 @@ def _run_and_check(run: Run) -> None:
     for caller in run.callers.unaccounted():
         _add_caller_step(run, caller)
     if _worst(run.results) is not None:
-        run.listening = final_state.listeners(run)
+        run.listening = state.listeners(run)
 
 
 def _stop_programs(run: Run) -> list[Program]:
@@ -463,7 +462,7 @@ def _finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) 
 
 def _verdict(run: Run, finished: Finished) -> ScenarioResult:
     """Return the result of a run whose steps have ended: the outcome of the worst step."""
-    from labctl.scenario.final_state import programs
+    from labctl.scenario.state import programs
 
     about = _worst(run.results)
     outcome, reason = (Outcome.PASSED, "") if about is None else (about.outcome, _reason(run.scenario, about))

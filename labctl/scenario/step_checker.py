@@ -49,14 +49,7 @@ from labctl.scenario.language.parser import parse, parse_expression
 from labctl.scenario.language.syntax import Problem, Program
 from labctl.scenario.model import Step, StepKind, caller_name
 from labctl.scenario.requirements import KnownPrograms, unmet
-from labctl.scenario.variables import (
-    NAME_RULE,
-    has_references,
-    is_name,
-    is_template,
-    references,
-    references_within,
-)
+from labctl.scenario.state import NAME_RULE, has_references, is_name, is_template, references, references_within
 from labctl.topology.endpoints import Protocol, TcpState, parse_address, parse_endpoint, parse_listening, parse_state
 from labctl.topology.model import OWN_DIRECTORIES, FileTree, NodeKind, links_between
 

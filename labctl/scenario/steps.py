@@ -23,8 +23,7 @@ from labctl.scenario.file_schema import (
 )
 from labctl.scenario.model import Step, StepKind
 from labctl.scenario.results import Outcome, StepResult
-from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun
-from labctl.scenario.variables import Variables, substitute
+from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun, Variables, substitute
 
 if TYPE_CHECKING:
     from labctl.scenario.file_schema import Body

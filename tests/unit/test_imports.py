@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,18 @@ def test_imports_point_one_way() -> None:
 def test_reports_know_only_results() -> None:
     from_report = [each for each in OWN if room(each.importer) == "report" and room(each.imported) == "scenario"]
     assert [str(each) for each in from_report if each.imported not in REPORTED] == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports inside functions count, imports for a type checker do not."""
+    graph: dict[str, set[str]] = {}
+    for each in OWN:
+        if not each.for_types_only and each.imported != each.importer:
+            graph.setdefault(each.importer, set()).add(each.imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"cycle of imports: {' -> '.join(reversed(error.args[1]))}")
 
 
 @pytest.mark.parametrize("library", ["pyroute2", "ctypes"])

@@ -15,10 +15,9 @@ from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
 from labctl.errors import LabctlError, kernel_errors
-from labctl.kernel import link_state, qdisc, rtnl
-from labctl.kernel.link_state import SavedLink
+from labctl.kernel import link_state, rtnl
+from labctl.kernel.link_state import SavedLink, announce
 from labctl.kernel.namespaces import is_refused_silently, open_ping_sockets, read_sysctl, values_that_work, write_sysctl
-from labctl.kernel.neighbours import announce
 from labctl.kernel.netlink import LOOPBACK_INDEX, NETLINK_ROUTE, Refused
 from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first, refusal
 from labctl.lab.keeper.nodes import Interface, NodeTable
@@ -395,7 +394,7 @@ class Execution:
         self.undo.append(replace(before, before=operation.impairment))
         interface.impairment = operation if operation.impairment else None
         if not operation.impairment:
-            self._enqueue(node, qdisc.remove_root(interface.index), operation, (errno.ENOENT, errno.ENODEV))
+            self._enqueue(node, rtnl.remove_root(interface.index), operation, (errno.ENOENT, errno.ENODEV))
             return
         link = " - ".join(":".join(end) for end in self._ends(operation)) or f"{node}:{ifname}"
         for queue in queues(operation.impairment, operation.mtu):
@@ -604,11 +603,11 @@ def _qdisc(queue: Queue, index: int, seed: int | None) -> tuple[bytearray, str]:
     match queue:
         case TokenBucket(handle, parent, rate_bytes_s, burst_bytes, limit_bytes):
             sizes = {"rate_bytes_s": rate_bytes_s, "burst_bytes": burst_bytes, "limit_bytes": limit_bytes}
-            return qdisc.replace_tbf(index, handle, parent, **sizes), "sch_tbf"
+            return rtnl.replace_tbf(index, handle, parent, **sizes), "sch_tbf"
         case NetworkEmulator(handle, parent, delay_us, jitter_us, loss_ppm, limit_packets):
             sizes = {"delay_us": delay_us, "jitter_us": jitter_us, "loss_ppm": loss_ppm}
-            return qdisc.replace_netem(
+            return rtnl.replace_netem(
                 index, handle, parent, limit_packets=limit_packets, seed=seed, **sizes
             ), "sch_netem"
         case Fifo(handle, parent, limit_bytes):
-            return qdisc.replace_bfifo(index, handle, parent, limit_bytes=limit_bytes), "sch_fifo"
+            return rtnl.replace_bfifo(index, handle, parent, limit_bytes=limit_bytes), "sch_fifo"

@@ -31,7 +31,7 @@ from labctl.lab.keeper.executor import execute
 from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, LabContext
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import ProcessTable
-from labctl.lab.keeper.transactions import RollbackActions, Transactions
+from labctl.lab.keeper.reconcile import RollbackActions, Transactions
 from labctl.plan.operations import changes_from_json, plan_from_json
 from labctl.structs import Struct, field, replace
 from labctl.topology.model import NO_NAME_SERVER, Node

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS
 from labctl.scenario.language import syntax
-from labctl.scenario.language.signatures import ADDRESS_ATTRIBUTES, SIGNATURES, Kind, Known, Signature, Wants
-from labctl.scenario.language.syntax import Problem, Span
+from labctl.scenario.language.syntax import ADDRESS_ATTRIBUTES, SIGNATURES, Kind, Known, Problem, Signature, Span, Wants
 from labctl.scenario.language.values import ValueChecker, constant, constants_in, may_fail
 from labctl.structs import Struct, field, replace
 

@@ -29,8 +29,7 @@ from labctl.lab.agent.options import (
     wants,
 )
 from labctl.scenario.language import syntax
-from labctl.scenario.language.signatures import Kind, Known
-from labctl.scenario.language.syntax import Problem
+from labctl.scenario.language.syntax import Kind, Known, Problem
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){0,7}\Z")
 _NUMBERS = (Kind.INTEGER, Kind.DESCRIPTOR)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import errno
 import socket
 import subprocess
+from ipaddress import ip_address
 
 import pytest
 
-from labctl.kernel.link_state import has_carrier, is_up, routes_to_restore, save
+from labctl.kernel.link_state import (
+    announce,
+    has_carrier,
+    is_up,
+    neighbour_table,
+    neighbours,
+    remove_neighbours,
+    routes_to_restore,
+    save,
+)
 from labctl.kernel.netlink import NETLINK_ROUTE, Batch, open_socket
 from labctl.kernel.routes import addresses, routes
-from tests.integration.inside import inside
+from tests.integration.inside import NetworkLab, inside
+from tests.integration.networks import pair
 
 pytestmark = pytest.mark.stock_kernel
-LINK = "ip link add name v0 type veth peer v1; ip link set v1 up; ip link set v0 up; ip addr add 192.0.2.1/24 dev v0"
 
 
 def shell(commands: str) -> None:
@@ -67,3 +77,44 @@ def test_an_interface_has_a_carrier_if_both_ends_are_up() -> None:
         assert has_carrier(sock, "v0")
         with pytest.raises(OSError, match="No such device"):
             is_up(sock, "none")
+
+
+MAC = bytes.fromhex("020000000077")
+
+
+@inside
+def test_an_entry_appears_with_the_first_packet_and_is_removed() -> None:
+    with NetworkLab(*pair()) as lab:
+        with lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"x", ("192.0.2.2", 9))
+        with lab.socket("client", socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+            (entry,) = [each for each in neighbours(sock) if each.version == 4]
+            assert ip_address(entry.address) == ip_address("192.0.2.2")
+            remove_neighbours(sock, [entry, entry])
+            assert entry not in neighbours(sock)
+
+
+@inside
+@pytest.mark.parametrize(("family", "peer"), [(socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")])
+def test_an_announcement_changes_the_entry_of_the_peer(family: int, peer: str) -> None:
+    with NetworkLab(*pair()) as lab:
+        with lab.socket("server", family, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"x", (peer, 9))  # the server resolves the client's address
+        with lab.socket("client", socket.AF_PACKET, socket.SOCK_RAW) as sock:
+            announce(sock, "eth0", MAC, [ip_address(peer)])
+        assert MAC.hex(":") in ip_neighbours(lab, peer)
+
+
+def ip_neighbours(lab: NetworkLab, address: str) -> str:
+    import subprocess
+
+    with lab.nodes.entered("server"):
+        return subprocess.run(["ip", "neigh", "show", address], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_tables_limit_is_that_of_its_sysctl(version: int) -> None:
+    table = neighbour_table(version)
+    assert table.setting == f"net.ipv{version}.neigh.default.gc_thresh3"
+    assert table.limit > 0
+    assert table.entries >= 0

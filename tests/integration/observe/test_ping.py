@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from labctl.kernel import neighbours
+from labctl.kernel import link_state
 from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.observe.ping import EchoRequest, Prober, reach
 from labctl.plan.operations import SetDown, SetSysctl
@@ -53,7 +53,7 @@ def test_results_of_several_addresses_are_in_order() -> None:
 def _entries(lab: NetworkLab, node: str) -> set[str]:
     """The node's unicast neighbours: the kernel makes and drops those of multicast groups as it likes."""
     with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
-        found = {ip_address(each.address) for each in neighbours.neighbours(sock)}
+        found = {ip_address(each.address) for each in link_state.neighbours(sock)}
     return {str(each) for each in found if not each.is_multicast}
 
 
@@ -88,7 +88,7 @@ def test_an_icmp_error_has_its_name_and_the_router_that_sent_it() -> None:
 @inside
 def test_a_full_neighbour_table_is_reported_as_the_cause() -> None:
     with NetworkLab(*pair()) as lab, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "neighbour_table", _filling_table())
+        patch.setattr(link_state, "neighbour_table", _filling_table())
         echo = reach(lab, "client", ip_address("192.0.2.77"), deadline_s=0.1)
     assert (echo.reached, echo.problem()) == (
         False,
@@ -96,7 +96,7 @@ def test_a_full_neighbour_table_is_reported_as_the_cause() -> None:
     )
 
 
-def _filling_table() -> Callable[[int], neighbours.NeighbourTable]:
+def _filling_table() -> Callable[[int], link_state.NeighbourTable]:
     """The machine's table, in which more and more requests for an entry are refused (others use the real one, too)."""
     refused = count()
-    return lambda version: neighbours.NeighbourTable(version, 1024, True, 1024, next(refused))
+    return lambda version: link_state.NeighbourTable(version, 1024, True, 1024, next(refused))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from labctl.cli.app import app
+from labctl.cli.app import app, completion
 from labctl.cli.command_line import command_named, read, values_of
 from labctl.cli.command_table import COMMANDS
 
@@ -52,3 +55,28 @@ def test_the_application_carries_out_commands(words: list[str], status: int, pri
 def test_both_readers_give_a_command_the_same_values(name: str, given: dict[str, object], words: list[str]) -> None:
     command = command_named(name)
     assert values_of(command, given) == read(command, words)
+
+
+def completed(directory: Path, *words: str) -> list[str]:
+    variables = {"_LABCTL_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(("labctl", *words))}
+    variables |= {"COMP_CWORD": str(len(words)), "LABCTL_STATE_DIR": str(directory)}
+    argv = [sys.executable, "-m", "labctl"]
+    ran = subprocess.run(argv, env=os.environ | variables, cwd=directory, capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    return ran.stdout.split()
+
+
+def test_commands_options_choices_and_shapes_are_completed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    assert completed(tmp_path, "ex") == ["examples", "exec"]
+    assert completed(tmp_path, "run", "--sh") == ["--shard", "--shuffle"]
+    assert completed(tmp_path, "plan", "--format", "") == ["text", "json", "sh"]
+    assert "star:" in completed(tmp_path, "up", "st")
+    assert completed(tmp_path, "link", "a", "b", "se") == ["set"]
+    assert completed(tmp_path, "down", "") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_asks_labctl(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert completion(shell) == 0
+    assert "_LABCTL_COMPLETE" in capsys.readouterr().out

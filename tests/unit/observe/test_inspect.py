@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.kernel.qdisc import ROOT, KernelQdisc
+from labctl.kernel.rtnl import ROOT, KernelQdisc
 from labctl.observe.inspect import FoundImpairment, combine
 from labctl.topology.model import Impairment
 

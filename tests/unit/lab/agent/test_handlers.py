@@ -7,7 +7,7 @@ import pytest
 from labctl.lab.agent.addresses import CannotForm
 from labctl.lab.agent.handlers import HANDLERS, prepare
 from labctl.lab.agent.messages import SystemCall
-from labctl.scenario.language.signatures import SIGNATURES
+from labctl.scenario.language.syntax import SIGNATURES
 
 
 def test_every_call_of_the_language_has_a_handler() -> None:

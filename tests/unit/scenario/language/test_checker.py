@@ -8,8 +8,7 @@ import pytest
 
 from labctl.scenario.language.checker import CheckContext, check
 from labctl.scenario.language.parser import parse
-from labctl.scenario.language.signatures import Kind, Known
-from labctl.scenario.language.syntax import Problem
+from labctl.scenario.language.syntax import Kind, Known, Problem
 
 HOSTS = frozenset({"server", "client", "h1"})
 S = "s = socket(AF_INET, SOCK_STREAM)\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from labctl.scenario.language.checker import CheckContext, check
 from labctl.scenario.language.parser import parse
-from labctl.scenario.language.signatures import Kind, Known
+from labctl.scenario.language.syntax import Kind, Known
 
 PAGE = Path(__file__).parents[4] / "docs" / "scenario-files.md"
 

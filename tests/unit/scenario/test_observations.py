@@ -1,3 +1,5 @@
+""""""
+
 from __future__ import annotations
 
 from typing import Any
@@ -6,7 +8,7 @@ import pytest
 
 from labctl.documents.schema import Reading
 from labctl.scenario.file_schema import NumberMatch, TextMatch
-from labctl.scenario.matching import describe_number, number_mismatch, shown, subset_mismatch, text_mismatch
+from labctl.scenario.observations import describe_number, number_mismatch, shown, subset_mismatch, text_mismatch
 
 
 def number(**data: Any) -> NumberMatch:

@@ -1,3 +1,5 @@
+""""""
+
 from __future__ import annotations
 
 import contextlib
@@ -9,7 +11,7 @@ from labctl.lab.client.handle import Lab
 from labctl.plan.build import build
 from labctl.report import plain
 from labctl.report.terminal import Look
-from labctl.scenario.final_state import is_idle, kernel_state
+from labctl.scenario.state import is_idle, kernel_state
 from tests.integration.scenarios import fails, passes, run
 
 LISTEN = '  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'

@@ -1,10 +1,12 @@
+""""""
+
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.scenario.variables import (
+from labctl.scenario.state import (
     Variables,
     has_references,
     is_name,

@@ -28,9 +28,16 @@ from tests.patience import patient
 from tests.unit.topology.drafts import resolved
 
 MBIT = 1_000_000
+
+
 TRIES = 20  # on a loaded machine one of them shows what the link can do
+
+
 ENOUGH = 0.9 if patient(1) == 1 else 0.1  # of the rate; an emulated processor is no measure
+
+
 NO_TBF, NO_NETEM = without_qdisc("tbf"), without_qdisc("netem")
+
 
 pytestmark = [
     skips.needs_feature("tbf", not NO_TBF, NO_TBF),
