@@ -209,14 +209,14 @@ def _labs() -> Iterator[Check]:
     found = machine.try_a_lab()
     state = State.OK if found.works else State.FAILED
     yield Check("labs", "a lab", state, found.detail, found.problem, found.remedy)
-    from labctl.lab.client import orphans, state_dir
+    from labctl.lab.client import registry, state_dir
 
     try:
         directory = state_dir.state_directory()
         yield Check("labs", "state directory", State.OK, str(directory))
         running = state_dir.labs()
         yield Check("labs", "running", State.KNOWN, ", ".join(running) or "none")
-        for orphan in orphans.orphans():
+        for orphan in registry.orphans():
             yield Check("labs", f"lab {orphan.name}", State.MISSING, "", str(orphan), "Try: labctl gc")
     except LabctlError as error:
         remedy = "labctl run works without one; labctl up does not."

@@ -30,12 +30,12 @@ def up(topology: str | None, topo: str | None, name: str | None = None, dry_run:
 
 def down(labs: Sequence[str], every: bool, force: bool) -> int:
     """Run `labctl down`: stop the named labs, all, or the only one. Return the worst exit status."""
-    from labctl.lab.client import orphans, registry, state_dir
+    from labctl.lab.client import registry, state_dir
 
     if every and labs:
         raise InputError("labctl down: give names of labs or --all, not both.")
     registry.sweep(complain)
-    unregistered = [orphan.name for orphan in orphans.orphans()]
+    unregistered = [orphan.name for orphan in registry.orphans()]
     if every:
         chosen = [*state_dir.labs(), *unregistered]
         if not chosen:
@@ -59,12 +59,12 @@ def down(labs: Sequence[str], every: bool, force: bool) -> int:
 
 def gc() -> int:
     """Run `labctl gc`: remove leftovers of this user's dead labs, and list them."""
-    from labctl.lab.client import orphans, registry
+    from labctl.lab.client import registry
 
     screen = standard_output()
-    found = orphans.orphans()
+    found = registry.orphans()
     for orphan in found:
-        orphans.end(orphan)
+        registry.end(orphan)
         screen.line(f"stopped lab {orphan.name}, whose directory was deleted")
     removed = registry.sweep(complain)
     for path in removed:

@@ -27,14 +27,14 @@ class ListedLab(Struct, frozen=True):
 
 def ps(labs: Sequence[str], format: str) -> int:
     """Run `labctl ps`: list all labs, or the processes of the named labs. Return 4 if a lab did not answer."""
-    from labctl.lab.client import orphans, registry, state_dir
+    from labctl.lab.client import registry, state_dir
 
     registry.sweep(complain)
     listed = (
         [_describe(registry.choose(name)) for name in labs] if labs else [_describe(name) for name in state_dir.labs()]
     )
     if not labs:
-        listed += [ListedLab(each.name, None, f"{each}. Try: labctl gc") for each in orphans.orphans()]
+        listed += [ListedLab(each.name, None, f"{each}. Try: labctl gc") for each in registry.orphans()]
     if format == "json":
         _show_json(listed)
     elif labs:

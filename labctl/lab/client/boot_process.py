@@ -115,7 +115,7 @@ class Boot(Struct):
         """Start the interpreter, which waits for `Lab.open`, and ends with its owner or with `close`.
 
         A lab that stays passes `errors`, a file for stderr of boot and keeper, which Boot owns then, and its name and
-        state directory, which appear on the command line of the process (see `labctl.lab.client.orphans`).
+        state directory, which appear on the command line of the process (see `labctl.lab.client.registry`).
         May be called from any thread. MachineError if the interpreter cannot be started.
         """
         if not sys.executable:

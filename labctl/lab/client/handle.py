@@ -25,9 +25,9 @@ from labctl.unpatched import Socket
 
 if TYPE_CHECKING:
     from labctl.lab.agent.client import AgentClient
-    from labctl.lab.client.lab_connection import Connection
     from labctl.lab.client.lab_directory import LabDirectory
     from labctl.lab.client.process import WatchedProcess
+    from labctl.lab.client.registry import Connection
     from labctl.lab.protocol import Description, Frame, Identity, Open, Pairs, ProcessInfo, Request
     from labctl.plan.drop_rules import DropRule
     from labctl.plan.operations import Operation, Plan
@@ -235,21 +235,21 @@ class Lab:
         Programs that were spawned with the handle end with it (SIGHUP, SIGKILL after 1 s). InputError if there is no
         such lab; DeadlineExceeded if its keeper does not answer (`labctl down --force`).
         """
-        from labctl.lab.client import lab_connection
+        from labctl.lab.client import registry
 
         if name is None:
             name = registry.choose(None)
         elif problem := state_dir.lab_name_problem(name):
             raise InputError(f"The name `{name}` of a lab {problem}.")
-        lab = cls(lab_connection.connect(name, deadline_s=deadline_s), name, (), deadline_s)
+        lab = cls(registry.connect(name, deadline_s=deadline_s), name, (), deadline_s)
         try:
             try:
-                with lab_connection.credentials() as shown:
+                with registry.credentials() as shown:
                     welcome = lab._ask(protocol.Hello(protocol.VERSION), shown, what="greet the lab").message
             except KeeperStopped:
                 raise
             except DeadlineExceeded as error:
-                raise lab_connection.not_answering(name, deadline_s) from error
+                raise registry.not_answering(name, deadline_s) from error
             if not isinstance(welcome, protocol.Welcome) or welcome.version != protocol.VERSION:
                 raise LabError(
                     f"lab {name}: was made by another version of labctl, which this one does not understand. "

@@ -1,19 +1,279 @@
-"""Choosing, ending and sweeping the labs that stay."""
+"""Labs that stay: choose one, connect to its keeper, end it, and remove what is left of killed ones.
+
+Orphans are labs whose directory was deleted while they ran, and names in /run/netns that no keeper holds any more. A
+keeper that loses its directory ends within `keeper.REGISTERED_CHECK_S`. An orphan is a lab in that moment, a stopped
+keeper, or the remains of a lab whose boot and keeper were killed after their directory had been deleted.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
+import socket
+import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from labctl.errors import DeadlineExceeded, InputError, LabError, LabGone
-from labctl.lab.client import lab_connection, state_dir
-from labctl.lab.client.lab_directory import BOOT, DIRECTORY_FLAGS, file_name, making, name_of, read
-from labctl.lab.protocol import VERSION, Channel, Down, Failed, Hello
-from labctl.unpatched import monotonic
+from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError, LabGone, describe_errno
+from labctl.lab.client import state_dir
+from labctl.lab.client.boot_process import BOOT_NAME
+from labctl.lab.client.lab_directory import (
+    BOOT,
+    DIRECTORY_FLAGS,
+    NETNS_DIRECTORY,
+    SOCKET,
+    file_name,
+    leads_to_a_descriptor,
+    making,
+    name_of,
+    read,
+)
+from labctl.lab.protocol import FOREIGN_CLIENT, VERSION, Channel, Down, Failed, Hello
+from labctl.structs import Struct
+from labctl.unpatched import Socket, monotonic
+
+CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+
+
+class Connection(Struct):
+    """A client's connection to a keeper. `RpcClient` uses it as it uses `Boot`."""
+
+    channel: socket.socket
+    keeper_pid: int
+    name: str  # the lab's
+
+    def last_words(self) -> str:
+        """What the keeper wrote to stderr before it failed; "" if it was ended."""
+        with contextlib.suppress(LabctlError), state_dir.opened_state() as state:
+            return state_dir.last_words(state, self.name)
+        return ""
+
+    def stopped(self) -> int:
+        """The keeper's pid if it is stopped, else 0."""
+        from labctl.kernel.processes import is_stopped
+
+        return self.keeper_pid if self.keeper_pid and is_stopped(self.keeper_pid) else 0
+
+    def or_end(self) -> str:
+        """Another way out when the keeper is stopped, to follow `kill -CONT PID`."""
+        return f", or `labctl down --force {self.name}`, which ends the lab"
+
+    def forget(self) -> None:
+        """Close the descriptor only: for a forked process, in which it is a copy. Idempotent."""
+        self.channel.close()
+
+    def hang_up(self) -> None:
+        """Wake the threads that wait for a reply. Idempotent."""
+        with contextlib.suppress(OSError):  # ENOTCONN: the keeper has disconnected
+            self.channel.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Disconnect. Idempotent."""
+        self.channel.close()
+
+
+def connect(name: str, *, deadline_s: float) -> Connection:
+    """Connect to the keeper of a running lab; the caller closes it. InputError if no lab has that name."""
+    with state_dir.opened_state() as state:
+        try:
+            directory = os.open(file_name(name), DIRECTORY_FLAGS, dir_fd=state)
+        except FileNotFoundError:
+            raise state_dir.no_such_lab(name, state_dir.labs()) from None
+        except OSError as error:
+            raise state_dir.cannot(f"look at lab {name}", error) from error
+        try:
+            return connect_in(directory, name, deadline_s)
+        except LabGone:
+            words = state_dir.last_words(state, name)
+            with contextlib.suppress(LabctlError), state_dir.transition(state, name, deadline_s=0.0):
+                state_dir.clear_if_dead(state, name)
+            if words:
+                raise LabGone(failed(name, words)) from None
+            raise
+        finally:
+            os.close(directory)
+
+
+def connect_in(directory: int, name: str, deadline_s: float) -> Connection:
+    """Connect to the socket in the open directory of a lab. LabGone, DeadlineExceeded, LabError."""
+    sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Blocking: a non-blocking connect fails at once while 200 others are in the backlog.
+        microseconds = max(1, int(deadline_s * 1e6))
+        timeout = struct.pack("@ll", microseconds // 1_000_000, microseconds % 1_000_000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bytes(len(timeout)))
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        keeper_pid, uid, _ = CREDENTIALS.unpack(credentials)
+        if uid != os.geteuid():
+            raise LabError(f"lab {name}: its keeper is user {uid}'s.")
+        if keeper_pid == 0:
+            raise LabError(f"lab {name}: {FOREIGN_CLIENT}")
+        return Connection(sock, keeper_pid, name)
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+            raise LabGone(f"lab {name}: it has just ended, or is being ended.") from error
+        if error.errno == errno.EAGAIN:
+            raise not_answering(name, deadline_s) from error
+        raise LabError(f"lab {name}: cannot reach its keeper: {describe_errno(error.errno or 0)}.") from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+@contextmanager
+def credentials() -> Iterator[tuple[int, ...]]:
+    """The descriptors that go with `Hello`: of the PID namespace of this process."""
+    pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield (pids,)
+    finally:
+        os.close(pids)
+
+
+def not_answering(name: str, deadline_s: float) -> DeadlineExceeded:
+    """The error to raise when a keeper does not answer."""
+    return DeadlineExceeded(
+        f"lab {name}: its keeper did not answer within {deadline_s:g} s. Is it stopped (SIGSTOP), or the machine "
+        f"overloaded? `labctl down --force {name}` ends the lab whatever state it is in."
+    )
+
+
+def failed(name: str, words: str) -> str:
+    """The message about a lab whose keeper failed and wrote `words` to stderr."""
+    return f"lab {name}: its keeper has failed, and the lab with it. Its last words:\n{words}"
+
+
+END_DEADLINE_S = 10.0
+
+
+class Orphan(Struct, frozen=True):
+    """A running lab that cannot be found by its name."""
+
+    name: str
+    boot_pid: int
+
+    def __str__(self) -> str:
+        return f"lab {self.name}: its directory was deleted, and process {self.boot_pid} still holds the lab"
+
+
+def orphans() -> list[Orphan]:
+    """The orphans of the state directory that this process uses. LabError if that is not safely the user's."""
+    configured = str(state_dir.configured_directory())
+    with state_dir.opened_state() as state:
+        return [
+            Orphan(name, pid)
+            for pid, name, directory in _boots()
+            if directory == configured and not _is_registered(state, name, pid)
+        ]
+
+
+def end(orphan: Orphan) -> None:
+    """End the lab; returns when its processes have ended. DeadlineExceeded."""
+    from labctl.kernel.processes import ends_within, keepers_of
+
+    until = monotonic() + END_DEADLINE_S
+    with ExitStack() as stack:
+        pidfds = []
+        for pid in (*keepers_of(orphan.boot_pid), orphan.boot_pid):  # boot cleans up when the keeper has ended
+            with contextlib.suppress(ProcessLookupError):
+                pidfds.append(os.pidfd_open(pid))
+                stack.callback(os.close, pidfds[-1])
+        if orphan.boot_pid not in {pid for pid, _, _ in _boots()}:
+            return
+        for number, pidfd in enumerate(pidfds):
+            is_boot = number == len(pidfds) - 1
+            if is_boot and ends_within(pidfd, END_DEADLINE_S / 2):
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if not all(ends_within(pidfd, until - monotonic()) for pidfd in pidfds):
+            raise DeadlineExceeded(f"lab {orphan.name}: its processes could not be ended within {END_DEADLINE_S:g} s.")
+
+
+def end_named(name: str) -> bool:
+    """End the orphans of that name; False if there is none."""
+    found = [each for each in orphans() if each.name == name]
+    for each in found:
+        end(each)
+    return bool(found)
+
+
+def remove_dangling_names() -> list[str]:
+    """Remove the names in /run/netns that led to a keeper's descriptor and dangle; return their paths."""
+    removed: list[str] = []
+    try:
+        netns = os.open(NETNS_DIRECTORY, DIRECTORY_FLAGS)
+    except OSError:  # no lab has had names
+        return removed
+    try:
+        namespace_device = os.stat("/proc/self/ns/net").st_dev
+        for name in os.listdir(netns):
+            with contextlib.suppress(OSError):  # not a link, or not ours to remove
+                if leads_to_a_descriptor(os.readlink(name, dir_fd=netns)) and not _is_on(namespace_device, name, netns):
+                    os.unlink(name, dir_fd=netns)
+                    removed.append(f"{NETNS_DIRECTORY}/{name}")
+    except FileNotFoundError:
+        return removed  # /proc is not mounted
+    finally:
+        os.close(netns)
+    return removed
+
+
+def _is_on(device: int, name: str, directory: int) -> bool:
+    """Whether the link leads to a file on that device, as namespaces are; a pid may be another process's by now."""
+    try:
+        return os.stat(name, dir_fd=directory).st_dev == device
+    except FileNotFoundError:
+        return False
+
+
+def _boots() -> Iterator[tuple[int, str, str]]:
+    """This user's boots of labs that stay: pid, the lab's name, its state directory."""
+    with contextlib.suppress(FileNotFoundError):  # /proc is not mounted
+        for pid in filter(str.isdecimal, os.listdir("/proc")):
+            with contextlib.suppress(OSError, ValueError):
+                if _content(pid, "comm") != b"labctl-boot\n":
+                    continue
+                arguments = os.fsdecode(_content(pid, "cmdline")).split("\0")
+                label = next((argument for argument in arguments if argument.startswith(f"{BOOT_NAME}=")), "")
+                if not label or _uid(pid) != os.geteuid():
+                    continue
+                _, name, directory = label.split("=", 2)
+                yield int(pid), name, directory
+
+
+def _content(pid: str, file: str) -> bytes:
+    with open(f"/proc/{pid}/{file}", "rb") as opened:
+        return opened.read()
+
+
+def _uid(pid: str) -> int:
+    """The effective uid; the owner of the files in /proc is root if the process is not dumpable."""
+    line = next(line for line in _content(pid, "status").splitlines() if line.startswith(b"Uid:"))
+    return int(line.split()[2])
+
+
+def _is_registered(state: int, name: str, pid: int) -> bool:
+    """Whether the lab's directory exists and records that process, or is being made."""
+    from labctl.kernel.processes import start_time
+
+    if os.access(making(name), os.F_OK, dir_fd=state):
+        return True
+    try:
+        directory = os.open(file_name(name), DIRECTORY_FLAGS, dir_fd=state)
+    except OSError:
+        return False
+    try:
+        return read(directory, BOOT).split() == [str(pid), str(start_time(pid))]
+    finally:
+        os.close(directory)
+
 
 DOWN_DEADLINE_S = 10.0
 
@@ -49,7 +309,6 @@ def take_down(name: str, *, force: bool = False, deadline_s: float = DOWN_DEADLI
     Asks the keeper first unless `force`; kills it (by pidfd, its identity verified) if it does not end in time.
     InputError if there is no such lab; DeadlineExceeded if it cannot be ended.
     """
-    from labctl.lab.client import orphans
 
     if state_dir.lab_name_problem(name):
         raise state_dir.no_such_lab(name, state_dir.labs())
@@ -58,7 +317,7 @@ def take_down(name: str, *, force: bool = False, deadline_s: float = DOWN_DEADLI
         with state_dir.transition(state, name, deadline_s=deadline_s + state_dir.TRANSITION_DEADLINE_S):
             if state_dir.is_alive(state, name):
                 _end(state, name, file_name(name), force=force, deadline_s=deadline_s)
-            elif not was_there and not state_dir.clear_if_dead(state, name) and not orphans.end_named(name):
+            elif not was_there and not state_dir.clear_if_dead(state, name) and not end_named(name):
                 raise state_dir.no_such_lab(name, state_dir.labs())
             state_dir.clear_if_dead(state, name)
 
@@ -90,14 +349,12 @@ def sweep(report: Callable[[str], None] | None = None) -> list[str]:
                     words = state_dir.last_words(state, entry)
                     cleared = state_dir.clear_if_dead(state, name, entry)
                     if words and cleared and report is not None:
-                        report(lab_connection.failed(name, words))
+                        report(failed(name, words))
                     removed += cleared
         has_host_changes = _has_host_changes(state)
     found = [path if path.startswith("/") else str(base / path) for path in removed]
     if os.geteuid() == 0:
-        from labctl.lab.client import orphans
-
-        found += orphans.remove_dangling_names()
+        found += remove_dangling_names()
     return found + _undo_host_changes() if has_host_changes else found
 
 
@@ -158,7 +415,7 @@ def _holders(name: str, directory: int, deadline_s: float) -> Iterator[tuple[int
         if boot is not None:
             stack.callback(os.close, boot)
         with contextlib.suppress(LabGone, DeadlineExceeded):
-            connection = lab_connection.connect_in(directory, name, 1.0)
+            connection = connect_in(directory, name, 1.0)
             stack.callback(connection.close)
             keeper = _keeper_of(connection)
             if keeper is not None:
@@ -171,7 +428,7 @@ def _holders(name: str, directory: int, deadline_s: float) -> Iterator[tuple[int
                 ends_within(pidfd, until - monotonic())
 
 
-def _keeper_of(connection: lab_connection.Connection) -> int | None:
+def _keeper_of(connection: Connection) -> int | None:
     """A pidfd of the process at the other end; None if it has ended."""
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(connection.keeper_pid)
@@ -202,7 +459,7 @@ def _boot_of(directory: int) -> int | None:
 def _ask_down(channel: Channel, until: float) -> bool:
     """Request the end of the lab; False if the keeper does not answer in time."""
     try:
-        with lab_connection.credentials() as shown:
+        with credentials() as shown:
             channel.send(1, Hello(VERSION), shown, until=until)
         channel.send(2, Down(), until=until)
         while (frame := channel.receive(until=until)) is not None:

@@ -17,7 +17,7 @@ from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.client.boot_process import Boot
-    from labctl.lab.client.lab_connection import Connection
+    from labctl.lab.client.registry import Connection
 
 
 STOPPED_CHECK_INTERVAL_S = 1.0

@@ -19,7 +19,7 @@ import pytest
 
 from labctl.errors import LabError
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.lab_connection import credentials
+from labctl.lab.client.registry import credentials
 from labctl.lab.keeper.clients import MAX_CLIENTS, MAX_UNANSWERED
 from labctl.lab.protocol import (
     HEADER,
