@@ -23,7 +23,6 @@ from labctl.api.host import Host, Link, NodeFacts, RunRequest, StartRequest, Str
 from labctl.api.journal import Activity, ActivityKind
 from labctl.api.lab import DEADLINE_S, Lab
 from labctl.api.program import Completed, listening
-from labctl.api.sockets import Addressing
 from labctl.topology.model import NodeKind
 from labctl.unpatched import monotonic
 
@@ -324,22 +323,18 @@ class AsyncHost(NodeFacts):
         with self._core.journal.noting(self.name, ActivityKind.CONNECT, shown) as entry:
             failures: list[OSError] = []
             for address in self._core.addresses_on(self.name, host, family):
-                kind = sockets.family_of(address)
-                sock = await self._worker.call(
-                    partial(sockets.make, self._core, self.name, kind, SOCK_STREAM), lambda made: made.close()
-                )
+                make = partial(sockets.make, self._core, self.name, sockets.FAMILIES[address.version], SOCK_STREAM)
+                sock = await self._worker.call(make, lambda made: made.close())
                 try:
-                    sock.setblocking(False)
-                    async with deadline(None if timeout_s is None else monotonic() + timeout_s):
-                        await _connect(sock, Addressing(self._core, self.name).address_of(sock, address, port))
+                    with sockets.closed_on_error(sock):
+                        sock.setblocking(False)
+                        async with deadline(None if timeout_s is None else monotonic() + timeout_s):
+                            addressing = sockets.Addressing(self._core, self.name)
+                            await _connect(sock, addressing.inet_address(sock, (str(address), port)))
                 except OSError as error:
-                    sock.close()
                     failed = partial(sockets.not_connected, self._core, error, self.name, port, host, address)
                     failures.append(await self._worker.call(failed))
                     continue
-                except BaseException:
-                    sock.close()
-                    raise
                 entry.end(sockets.connected(sock))
                 return sock
             raise sockets.all_failed(failures, self.name, shown)

@@ -6,15 +6,15 @@ It does not refer to those objects, so that a lab whose object is garbage can be
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from labctl.api.journal import ActivityKind, ActivityState, Entry, Journal, show_command
+from labctl.api.sockets import Address, ip_version
 from labctl.errors import InputError, LabGone, NotFound
 from labctl.lab.client.handle import Lab as Engine
 from labctl.names import name_key
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Plan
     from labctl.topology.model import Node, Topology
 
-Address = IPv4Address | IPv6Address
 LONGEST_WAIT_S = 1e9  # what waits take; beyond it is "for ever"
 
 
@@ -160,7 +159,7 @@ class Core:
 
         literal = parse_address(name)
         addresses = (literal,) if literal is not None else self.names_of(node).get(name_key(name), ())
-        version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(socket.AddressFamily(family)) if family else None
+        version = ip_version(family)
         chosen = tuple(address for address in addresses if version in (None, address.version))
         if chosen:
             return chosen

@@ -366,8 +366,10 @@ class Host(NodeFacts):
         MachineError. In both cases paths of Python's AF_UNIX sockets are the host's. Contexts nest, and do not affect
         other threads. Do not use it in coroutines: their thread runs others meanwhile.
         """
+        from labctl.api.netns import Visit
+
         self._core.check_open(f"enter {self.name}")
-        return self._core.visits.visit(self.name, strict=strict)
+        return Visit(self._core, self.name, strict)
 
     def sockets(self) -> tuple[Socket, ...]:
         """Return the host's TCP, UDP and AF_UNIX sockets, from sock_diag(7). KernelError."""
@@ -387,7 +389,7 @@ class Host(NodeFacts):
             except BaseException as error:
                 os.close(descriptor)
                 if isinstance(error, IsADirectoryError):
-                    raise sockets.told(error, f"host {self.name}: cannot open {os.fspath(path)}") from None
+                    raise sockets.error_about(error, f"host {self.name}: cannot open {os.fspath(path)}") from None
                 raise
 
     def read_text(self, path: StrPath) -> str:

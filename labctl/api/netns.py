@@ -14,13 +14,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import wraps
 from ipaddress import ip_address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from labctl.api import sockets
 from labctl.api.journal import ActivityKind
-from labctl.api.sockets import Addressing, unix_path, written_name
+from labctl.api.sockets import ADDRESS_POSITION, Addressing, has_address, name_to_look_up, unix_path
 from labctl.errors import MachineError
 from labctl.kernel import host_visit
 from labctl.structs import Struct
@@ -38,9 +39,7 @@ class Frame(Struct, eq=False):
     """A visit to a host."""
 
     addressing: Addressing
-    in_kernel: (
-        bool  # the thread is in the network of the host, and only the paths of AF_UNIX sockets are looked up here
-    )
+    in_kernel: bool  # the thread is in the host's network, and only paths of AF_UNIX sockets are looked up here
     goes_on: bool = True
 
 
@@ -90,13 +89,14 @@ class Hooks:
     def _install(self, *, everywhere: bool) -> None:
         here = self._here
         self._replace(socket.socket, "__init__", _initializer(here, socket.socket.__init__))
-        for name, position in _ADDRESSED.items():
-            self._replace(socket.socket, name, _addressed(here, name, position, getattr(socket.socket, name)))
-        self._replace(_socket, "getaddrinfo", _getaddrinfo(here, _socket.getaddrinfo))
+        for name in ADDRESS_POSITION:
+            self._replace(socket.socket, name, _addressed(here, name, getattr(socket.socket, name)))
+        self._replace(_socket, "getaddrinfo", _answered(here, _getaddrinfo, _socket.getaddrinfo))
         modules = [each for each in sys.modules.copy().values() if each is not _socket] if everywhere else [socket]
-        for name, make in _FUNCTIONS.items():
+        functions = {name: _answered(here, answer, getattr(socket, name)) for name, answer in _ANSWERS.items()}
+        functions["gethostname"] = _gethostname(here, socket.gethostname)
+        for name, hooked in functions.items():
             original = getattr(socket, name)
-            hooked = make(here, original)
             for module in modules:
                 if getattr(module, "__dict__", {}).get(name) is original:
                     self._replace(module, name, hooked)
@@ -145,24 +145,18 @@ def _initializer(here: _Here, original: Any) -> Any:
         try:
             original(self, family, type, proto, descriptor)
         except BaseException:
-            import os
-
             os.close(descriptor)
             raise
 
     return __init__
 
 
-# Methods of sockets that take an address, as their last argument, and which argument that is at the earliest.
-_ADDRESSED = {"connect": 0, "connect_ex": 0, "bind": 0, "sendto": 1, "sendmsg": 3}
-
-
-def _addressed(here: _Here, name: str, position: int, original: Any) -> Any:
+def _addressed(here: _Here, name: str, original: Any) -> Any:
     """Wrap a method whose last argument is an address, which then means an address on the host."""
 
     def method(self: socket.socket, *arguments: Any) -> Any:
         frame = here.frame
-        if frame is None or len(arguments) <= position or arguments[-1] is None:
+        if frame is None or not has_address(name, arguments):
             return original(self, *arguments)
         if frame.in_kernel and unix_path(self.family, arguments[-1]) is None:
             return original(self, *arguments)
@@ -171,101 +165,109 @@ def _addressed(here: _Here, name: str, position: int, original: Any) -> Any:
     return method
 
 
-def _getaddrinfo(here: _Here, original: Any) -> Any:
-    def getaddrinfo(
-        host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-    ) -> list[tuple[Any, ...]]:
+def _answered(here: _Here, answer: Callable[..., Any], original: Any) -> Any:
+    """Wrap a function of `socket`: during a visit, `answer` gets the host's addressing and the original."""
+
+    @wraps(original)
+    def function(*arguments: Any, **options: Any) -> Any:
         addressing = here.addressing
         if addressing is None:
-            return list(original(host, port, family, type, proto, flags))
-        flags &= ~socket.AI_ADDRCONFIG  # which addresses the machine has is nothing to the host
-        name = written_name(host)
-        if name is not None and not flags & socket.AI_NUMERICHOST:
-            found: list[tuple[Any, ...]] = []
-            # RFC 6724 prefers IPv6 where both ends have it; so does getaddrinfo(3) there.
-            for address in sorted(addressing.lookup(name, family), key=lambda each: -each.version):
-                found += original(str(address), port, 0, type, proto, flags)
-            if flags & socket.AI_CANONNAME and found:
-                found[0] = (*found[0][:3], name, *found[0][4:])
-            return found
-        text = bytes(host).decode("ascii", "replace") if isinstance(host, bytes | bytearray) else host
-        if name is not None or not isinstance(text, str) or "%" not in text:
-            return list(original(host, port, family, type, proto, flags))
-        plain, _, scope = text.partition("%")
-        try:
-            index = addressing.interface_index(scope)
-        except OSError as error:
-            raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} has no interface {scope}") from error
-        return [(*each[:4], (*each[4][:3], index)) for each in original(plain, port, family, type, proto, flags)]
+            return original(*arguments, **options)
+        return answer(addressing, original, *arguments, **options)
 
-    return getaddrinfo
+    return function
 
 
-def _gethostbyname(here: _Here, original: Any) -> Any:
-    def gethostbyname(hostname: Any) -> str:
-        addressing = here.addressing
-        name = None if addressing is None else written_name(hostname)
-        if addressing is None or name is None:
-            return str(original(hostname))
-        return str(addressing.lookup(name, socket.AF_INET)[0])
+def _getaddrinfo(
+    addressing: Addressing,
+    original: Any,
+    host: Any,
+    port: Any,
+    family: int = 0,
+    type: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+) -> list[tuple[Any, ...]]:
+    flags &= ~socket.AI_ADDRCONFIG  # which addresses the machine has is nothing to the host
+    name = name_to_look_up(host)
+    if name is not None and not flags & socket.AI_NUMERICHOST:
+        found: list[tuple[Any, ...]] = []
+        # RFC 6724 prefers IPv6 where both ends have it; so does getaddrinfo(3) there.
+        for address in sorted(addressing.lookup(name, family), key=lambda each: -each.version):
+            found += original(str(address), port, 0, type, proto, flags)
+        if flags & socket.AI_CANONNAME and found:
+            found[0] = (*found[0][:3], name, *found[0][4:])
+        return found
+    text = bytes(host).decode("ascii", "replace") if isinstance(host, bytes | bytearray) else host
+    if name is not None or not isinstance(text, str) or "%" not in text:
+        return list(original(host, port, family, type, proto, flags))
+    plain, _, scope = text.partition("%")
+    try:
+        index = addressing.interface_index(scope)
+    except OSError as error:
+        raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} has no interface {scope}") from error
+    return [(*each[:4], (*each[4][:3], index)) for each in original(plain, port, family, type, proto, flags)]
 
-    return gethostbyname
+
+def _gethostbyname(addressing: Addressing, original: Any, hostname: Any) -> str:
+    name = name_to_look_up(hostname)
+    return str(original(hostname) if name is None else addressing.lookup(name, socket.AF_INET)[0])
 
 
-def _gethostbyname_ex(here: _Here, original: Any) -> Any:
-    def gethostbyname_ex(hostname: Any) -> tuple[str, list[str], list[str]]:
-        addressing = here.addressing
-        name = None if addressing is None else written_name(hostname)
-        if addressing is None or name is None:
-            found: tuple[str, list[str], list[str]] = original(hostname)
-            return found
+def _gethostbyname_ex(addressing: Addressing, original: Any, hostname: Any) -> tuple[str, list[str], list[str]]:
+    name = name_to_look_up(hostname)
+    if name is not None:
         return name, [], [str(address) for address in addressing.lookup(name, socket.AF_INET)]
-
-    return gethostbyname_ex
-
-
-def _gethostbyaddr(here: _Here, original: Any) -> Any:
-    def gethostbyaddr(host: Any) -> tuple[str, list[str], list[str]]:
-        addressing = here.addressing
-        if addressing is None or not isinstance(host, str | bytes | bytearray):
-            found: tuple[str, list[str], list[str]] = original(host)
-            return found
-        text = host if isinstance(host, str) else bytes(host).decode("ascii", "replace")
-        name = written_name(text)
-        address = ip_address(text.partition("%")[0]) if name is None else addressing.lookup(name)[0]
-        names = addressing.names(address)
-        if not names:
-            raise socket.herror(1, f"host {addressing.node} has no name for {text}")  # HOST_NOT_FOUND, netdb.h
-        return names[0], names[1:], [str(address)]
-
-    return gethostbyaddr
+    found: tuple[str, list[str], list[str]] = original(hostname)
+    return found
 
 
-def _getnameinfo(here: _Here, original: Any) -> Any:
-    def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
-        addressing = here.addressing
-        if addressing is None or not isinstance(sockaddr, tuple) or written_name(sockaddr[0]) is not None:
-            found: tuple[str, str] = original(sockaddr, flags)
-            return found
-        plain, _, scope = str(sockaddr[0]).partition("%")
-        host, service = original((plain, *sockaddr[1:3]), flags & ~socket.NI_NAMEREQD | socket.NI_NUMERICHOST)
-        address = ip_address(host)
-        names = [] if flags & socket.NI_NUMERICHOST else addressing.names(address)
-        if names:
-            return names[0], service
-        if flags & socket.NI_NAMEREQD:
-            raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} has no name for {host}")
-        if address.is_link_local and len(sockaddr) > 3 and sockaddr[3] and not scope:
-            try:
-                scope = addressing.interface_name(sockaddr[3])
-            except OSError:
-                scope = str(sockaddr[3])
-        return f"{host}%{scope}" if scope else host, service
+def _gethostbyaddr(addressing: Addressing, original: Any, host: Any) -> tuple[str, list[str], list[str]]:
+    if not isinstance(host, str | bytes | bytearray):
+        found: tuple[str, list[str], list[str]] = original(host)
+        return found
+    text = host if isinstance(host, str) else bytes(host).decode("ascii", "replace")
+    name = name_to_look_up(text)
+    address = ip_address(text.partition("%")[0]) if name is None else addressing.lookup(name)[0]
+    names = addressing.names(address)
+    if not names:
+        raise socket.herror(1, f"host {addressing.node} has no name for {text}")  # HOST_NOT_FOUND, netdb.h
+    return names[0], names[1:], [str(address)]
 
-    return getnameinfo
+
+def _getnameinfo(addressing: Addressing, original: Any, sockaddr: Any, flags: int) -> tuple[str, str]:
+    if not isinstance(sockaddr, tuple) or name_to_look_up(sockaddr[0]) is not None:
+        found: tuple[str, str] = original(sockaddr, flags)
+        return found
+    plain, _, scope = str(sockaddr[0]).partition("%")
+    host, service = original((plain, *sockaddr[1:3]), flags & ~socket.NI_NAMEREQD | socket.NI_NUMERICHOST)
+    address = ip_address(host)
+    names = [] if flags & socket.NI_NUMERICHOST else addressing.names(address)
+    if names:
+        return names[0], service
+    if flags & socket.NI_NAMEREQD:
+        raise socket.gaierror(socket.EAI_NONAME, f"host {addressing.node} has no name for {host}")
+    if address.is_link_local and len(sockaddr) > 3 and sockaddr[3] and not scope:
+        try:
+            scope = addressing.interface_name(sockaddr[3])
+        except OSError:
+            scope = str(sockaddr[3])
+    return f"{host}%{scope}" if scope else host, service
+
+
+def _if_nametoindex(addressing: Addressing, original: Any, name: Any) -> int:
+    if not isinstance(name, str | bytes):
+        return int(original(name))
+    text = name if isinstance(name, str) else name.decode("ascii", "replace")
+    for index, known in addressing.interfaces():
+        if known == text:
+            return index
+    raise OSError("no interface with this name")
 
 
 def _gethostname(here: _Here, original: Any) -> Any:
+    """Wrap it: it returns the host's name in the kernel's network namespace, too."""
+
     def gethostname() -> str:
         frame = here.frame
         return str(original()) if frame is None else frame.addressing.node
@@ -273,46 +275,15 @@ def _gethostname(here: _Here, original: Any) -> Any:
     return gethostname
 
 
-def _if_nameindex(here: _Here, original: Any) -> Any:
-    def if_nameindex() -> list[tuple[int, str]]:
-        addressing = here.addressing
-        return list(original()) if addressing is None else addressing.interfaces()
-
-    return if_nameindex
-
-
-def _if_nametoindex(here: _Here, original: Any) -> Any:
-    def if_nametoindex(name: Any) -> int:
-        addressing = here.addressing
-        if addressing is None or not isinstance(name, str | bytes):
-            return int(original(name))
-        text = name if isinstance(name, str) else name.decode("ascii", "replace")
-        for index, known in addressing.interfaces():
-            if known == text:
-                return index
-        raise OSError("no interface with this name")
-
-    return if_nametoindex
-
-
-def _if_indextoname(here: _Here, original: Any) -> Any:
-    def if_indextoname(index: int) -> str:
-        addressing = here.addressing
-        return str(original(index)) if addressing is None else addressing.interface_name(index)
-
-    return if_indextoname
-
-
-# Functions of the module `socket` that tell facts of the host.
-_FUNCTIONS: dict[str, Callable[[_Here, Any], Any]] = {
+# Functions of the module `socket` that return facts of the host.
+_ANSWERS: dict[str, Callable[..., Any]] = {
     "gethostbyname": _gethostbyname,
     "gethostbyname_ex": _gethostbyname_ex,
     "gethostbyaddr": _gethostbyaddr,
     "getnameinfo": _getnameinfo,
-    "gethostname": _gethostname,
-    "if_nameindex": _if_nameindex,
+    "if_nameindex": lambda addressing, original: addressing.interfaces(),
     "if_nametoindex": _if_nametoindex,
-    "if_indextoname": _if_indextoname,
+    "if_indextoname": lambda addressing, original, index: addressing.interface_name(index),
 }
 
 
@@ -340,10 +311,6 @@ class Visits:
         self._core = core
         self._places: dict[str, HostNamespaces | None] = {}
         self._lock = threading.Lock()
-
-    def visit(self, node: str, *, strict: bool) -> Visit:
-        """Return a new visit, which `with` begins."""
-        return Visit(self._core, self, node, strict)
 
     def place(self, node: str) -> HostNamespaces | None:
         """Return where to enter; None if threads of this process could not return."""
@@ -375,9 +342,8 @@ class Visits:
 class Visit:
     """The result of `Host.netns()`: for one `with`, in one thread."""
 
-    def __init__(self, core: Core, visits: Visits, node: str, strict: bool) -> None:
+    def __init__(self, core: Core, node: str, strict: bool) -> None:
         self._core = core
-        self._visits = visits
         self._node = node
         self._strict = strict
         self._thread: int | None = None
@@ -398,7 +364,7 @@ class Visit:
             raise RuntimeError(f"{self!r} has already begun; call netns() again")
         with self._core.journal.noting(self._node, ActivityKind.NETNS, "enter") as entry:
             self._core.check_open(f"enter {self._node}")
-            place = self._visits.place(self._node)
+            place = self._core.visits.place(self._node)
             if place is not None:
                 self._home = host_visit.enter(place)
             elif self._strict:

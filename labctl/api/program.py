@@ -23,8 +23,8 @@ from labctl.programs.waiting import Poller
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.api.core import Address
     from labctl.api.host import Host
+    from labctl.api.sockets import Address
     from labctl.programs.output import LineWatch
     from labctl.programs.program import Command, Handle
     from labctl.topology.endpoints import ListeningAt

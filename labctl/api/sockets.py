@@ -27,15 +27,12 @@ from labctl.unpatched import Socket
 if TYPE_CHECKING:
     from labctl.api.core import Core
 
-
-if TYPE_CHECKING:
-    from labctl.api.core import Core
-
     _Base = Socket
 else:  # a process that runs on gevent blocks in the sockets of gevent only
     _Base = socket.socket if socket.socket.__module__.startswith("gevent.") else Socket
 
 Address = IPv4Address | IPv6Address
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 UNIX_PATH_BYTES = 107  # sun_path with its final zero is 108: unix(7)
 
 
@@ -52,11 +49,11 @@ class Addressing:
         try:
             return self._core.engine.socket(self.node, family, type, proto).detach()
         except KernelError as error:
-            raise os_error(error) from error
+            raise OSError(error.errno, str(error)) from error
 
     def lookup(self, name: str, family: int = 0) -> Sequence[Address]:
         """Return at least one address of a name. socket.gaierror, as on a host without name servers."""
-        version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(socket.AddressFamily(family)) if family else None
+        version = ip_version(family)
         known = self._core.names_of(self.node).get(name_key(name.rstrip(".")), ())
         found = [address for address in known if version in (None, address.version)]
         if not found:
@@ -66,8 +63,8 @@ class Addressing:
     def names(self, address: Address) -> list[str]:
         """Return the names of an address in the host's /etc/hosts; none for an unknown address."""
         plain = address.ipv4_mapped or IPv6Address(address.packed) if isinstance(address, IPv6Address) else address
-        for written, names in self._core.names_as_written(self.node):
-            if ip_address(written) == plain:
+        for known, names in self._core.names_as_written(self.node):
+            if ip_address(known) == plain:
                 return names.split()
         return []
 
@@ -105,24 +102,19 @@ class Addressing:
             if name == "bind":
                 self._bind(sock, path)
                 return None
-            with self._opened(path) as there:
-                return method(sock, *others, there)
+            with self._opened(path) as reachable_path:
+                return method(sock, *others, reachable_path)
         except OSError as error:
             if name == "connect_ex" and error.errno:
                 return error.errno
             raise
-
-    def address_of(self, sock: socket.socket, address: Address, port: int) -> tuple[Any, ...]:
-        """Return what bind() and connect() take for an address and a port, with the scope's number. OSError."""
-        found: tuple[Any, ...] = self.inet_address(sock, (str(address), port))
-        return found
 
     def inet_address(self, sock: socket.socket, address: Any) -> Any:
         """Replace a name by the host's address and a scope by the host's number; other addresses stay."""
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple) or len(address) < 2:
             return address
         host, *rest = address
-        name = written_name(host)
+        name = name_to_look_up(host)
         if name is not None:
             return (str(self.lookup(name, sock.family)[0]), *rest)
         if isinstance(host, str) and "%" in host:
@@ -138,7 +130,7 @@ class Addressing:
         try:
             self._core.engine.bind_socket(self.node, sock.fileno(), path)
         except KernelError as error:
-            raise os_error(error) from error
+            raise OSError(error.errno, str(error)) from error
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[str]:
@@ -155,8 +147,33 @@ class Addressing:
             os.close(descriptor)
 
 
+# Methods of sockets whose last argument is an address, and the position of that argument at the earliest.
+ADDRESS_POSITION = {"connect": 0, "connect_ex": 0, "bind": 0, "sendto": 1, "sendmsg": 3}
+
+
+def has_address(method: str, arguments: Sequence[Any]) -> bool:
+    """Return whether the arguments of a method of ADDRESS_POSITION contain an address."""
+    return len(arguments) > ADDRESS_POSITION[method] and arguments[-1] is not None
+
+
+def _on_host(name: str) -> Any:
+    """Return a method of `HostSocket` whose last argument is an address on the host."""
+
+    def method(self: HostSocket, *arguments: Any) -> Any:
+        original = getattr(_Base, name)
+        if self._addressing is None or not has_address(name, arguments):
+            return original(self, *arguments)
+        return self._addressing.call(name, original, self, *arguments)
+
+    method.__name__ = name
+    return method
+
+
 class HostSocket(_Base):
-    """An ordinary socket of this process that lives on a host."""
+    """An ordinary socket of this process that lives on a host.
+
+    Paths, names and scopes (`fe80::1%eth0`) of the addresses that it connects, binds and sends to are the host's.
+    """
 
     _addressing: Addressing | None = None
 
@@ -172,40 +189,19 @@ class HostSocket(_Base):
         made._addressing = addressing
         return made
 
-    def bind(self, address: Any, /) -> None:
-        """bind(2) with paths, names and scopes (`fe80::1%eth0`) of the host. OSError."""
-        self._call("bind", _Base.bind, address)
-
-    def connect(self, address: Any, /) -> None:
-        """connect(2) with paths, names and scopes of the host. OSError."""
-        self._call("connect", _Base.connect, address)
-
-    def connect_ex(self, address: Any, /) -> int:
-        """Do as `connect` and return the errno, 0 on success."""
-        return int(self._call("connect_ex", _Base.connect_ex, address))
-
-    def sendto(self, *arguments: Any) -> int:
-        """sendto(2): sendto(data, address) or sendto(data, flags, address), with addresses as in `connect`."""
-        if len(arguments) < 2:
-            return int(_Base.sendto(self, *arguments))
-        return int(self._call("sendto", _Base.sendto, *arguments))
-
-    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:
-        """sendmsg(2), with addresses as in `connect`."""
-        if address is None:
-            return int(_Base.sendmsg(self, buffers, ancdata, flags))
-        return int(self._call("sendmsg", _Base.sendmsg, buffers, ancdata, flags, address))
-
-    def _call(self, name: str, method: Callable[..., Any], *arguments: Any) -> Any:
-        if self._addressing is None:
-            return method(self, *arguments)
-        return self._addressing.call(name, method, self, *arguments)
+    connect, connect_ex, bind, sendto, sendmsg = map(_on_host, ADDRESS_POSITION)
 
     def _with_descriptor(self, descriptor: int) -> HostSocket:
         made = super()._with_descriptor(descriptor)
         assert isinstance(made, HostSocket)
         made._addressing = self._addressing
         return made
+
+
+def ip_version(family: int | None) -> int | None:
+    """Return 4 for AF_INET, 6 for AF_INET6 and None for other families. ValueError if there is no such family."""
+    chosen = socket.AddressFamily(family) if family else None
+    return next((version for version, known in FAMILIES.items() if known is chosen), None)
 
 
 def unix_path(family: int, address: Any) -> str | None:
@@ -216,7 +212,7 @@ def unix_path(family: int, address: Any) -> str | None:
     return os.fsdecode(path) if path and not path.startswith(b"\0") else None
 
 
-def written_name(host: Any) -> str | None:
+def name_to_look_up(host: Any) -> str | None:
     """Return the name to look up; None for addresses, wildcards and unknown forms."""
     if isinstance(host, bytes | bytearray):
         host = bytes(host).decode("ascii", "replace")
@@ -227,11 +223,6 @@ def written_name(host: Any) -> str | None:
     except ValueError:
         return host
     return None
-
-
-def os_error(error: KernelError) -> OSError:
-    """Return an error of the kernel on a node as the OSError of that errno (FileNotFoundError, ...)."""
-    return OSError(error.errno, str(error))
 
 
 def make(core: Core, node: str, family: int, type: int, proto: int = 0) -> HostSocket:
@@ -260,12 +251,13 @@ def listen(
         raise ValueError(f"host {node}: listen({at!r}, address={address!r}): give the address once")
     if family is None:
         literal = None if host is None else parse_address(host)
-        family = socket.AF_INET6 if literal is not None and literal.version == 6 else socket.AF_INET
+        family = socket.AF_INET if literal is None else FAMILIES[literal.version]
 
     def local(sock: HostSocket) -> object:
         if host is None:
             return ("::" if family == socket.AF_INET6 else "0.0.0.0", port)
-        return Addressing(core, node).address_of(sock, core.addresses_on(node, host, family)[0], port)
+        address = core.addresses_on(node, host, family)[0]
+        return Addressing(core, node).inet_address(sock, (str(address), port))
 
     return _listening(core, node, address_text((host or "*", port)), family, local, backlog)
 
@@ -275,19 +267,13 @@ def _listening(
 ) -> HostSocket:
     with core.journal.noting(node, ActivityKind.LISTEN, shown) as entry:
         sock = make(core, node, family, socket.SOCK_STREAM)
-        try:
+        with closed_on_error(sock, f"host {node}: cannot listen on {shown}"):
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(local(sock))
             sock.listen(backlog)
-        except OSError as error:
-            sock.close()
-            raise told(error, f"host {node}: cannot listen on {shown}") from error
-        except BaseException:
-            sock.close()
-            raise
         entry.end(f"listening on {address_text(sock.getsockname())}")
     return sock
 
@@ -304,17 +290,14 @@ def connect(
     with core.journal.noting(node, ActivityKind.CONNECT, shown) as entry:
         failures: list[OSError] = []
         for address in core.addresses_on(node, host, family):
-            sock = make(core, node, family_of(address), socket.SOCK_STREAM)
+            sock = make(core, node, FAMILIES[address.version], socket.SOCK_STREAM)
             try:
-                sock.settimeout(timeout_s)
-                sock.connect(Addressing(core, node).address_of(sock, address, port))
+                with closed_on_error(sock):
+                    sock.settimeout(timeout_s)
+                    sock.connect(Addressing(core, node).inet_address(sock, (str(address), port)))
             except OSError as error:
-                sock.close()
                 failures.append(not_connected(core, error, node, port, host, address))
                 continue
-            except BaseException:
-                sock.close()
-                raise
             entry.end(connected(sock))
             return sock
         raise all_failed(failures, node, shown)
@@ -325,22 +308,31 @@ def _connect_unix(core: Core, node: str, path: str, timeout_s: float | None) -> 
     shown = unix_text(path)
     with core.journal.noting(node, ActivityKind.CONNECT, shown) as entry:
         sock = make(core, node, socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with closed_on_error(sock, f"host {node}: cannot connect to {shown}"):
             sock.setblocking(timeout_s != 0)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
-            sock.connect(path)
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                if timeout_s:
+                    raise TimeoutError from None
+                raise
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(None))
             sock.settimeout(timeout_s)
-        except OSError as error:
-            sock.close()
-            if isinstance(error, BlockingIOError) and timeout_s:
-                error = TimeoutError()
-            raise told(error, f"host {node}: cannot connect to {shown}") from error
-        except BaseException:
-            sock.close()
-            raise
         entry.end(f"connected to {shown}")
     return sock
+
+
+@contextmanager
+def closed_on_error(sock: socket.socket, what: str = "") -> Iterator[None]:
+    """Close the socket if the block fails. An OSError is raised with `what` was tried."""
+    try:
+        yield
+    except BaseException as error:
+        sock.close()
+        if what and isinstance(error, OSError):
+            raise error_about(error, what) from error
+        raise
 
 
 def _timeval(timeout_s: float | None) -> bytes:
@@ -349,16 +341,11 @@ def _timeval(timeout_s: float | None) -> bytes:
     return struct.pack("@ll", *divmod(microseconds, 1_000_000))
 
 
-def family_of(address: IpAddress) -> socket.AddressFamily:
-    """AF_INET or AF_INET6."""
-    return socket.AF_INET6 if address.version == 6 else socket.AF_INET
-
-
 def not_connected(core: Core, error: OSError, node: str, port: int, host: str, address: IpAddress) -> OSError:
     """Return the error of one address that was tried, and its possible reason."""
     shown = address_text((host, port))
     where = shown if host == str(address) else f"{shown} ({address})"
-    failure = told(error, f"host {node}: cannot connect to {where}")
+    failure = error_about(error, f"host {node}: cannot connect to {where}")
     hint = ""
     if error.errno == errno.EINVAL and address.is_link_local and "%" not in str(address):
         hint = f". A link-local address needs its interface: {address}%eth0"
@@ -376,16 +363,12 @@ def all_failed(failures: Sequence[OSError], node: str, shown: str) -> OSError:
     if len(failures) == 1:
         return last
     what = f"host {node}: cannot connect to {shown}"
-    reasons = "; ".join(text_of(each).removeprefix(f"{what} (").replace("): ", ": ", 1) for each in failures)
+    texts = [each.strerror or str(each) for each in failures]
+    reasons = "; ".join(text.removeprefix(f"{what} (").replace("): ", ": ", 1) for text in texts)
     text = f"{what}: {reasons}"
     failure = TimeoutError(text) if last.errno is None else OSError(last.errno, text)
     failure.__cause__ = last.__cause__ or last
     return failure
-
-
-def text_of(error: OSError) -> str:
-    """Return the error's text without its number."""
-    return error.strerror or str(error)
 
 
 def _why_refused(core: Core, node: str, address: IpAddress, port: int) -> str:
@@ -409,7 +392,7 @@ def open_file(core: Core, node: str, path: str, flags: int) -> int:
     try:
         return core.engine.open_file(node, path, flags)
     except KernelError as error:
-        raise os_error(error) from error
+        raise OSError(error.errno, str(error)) from error
 
 
 def target(to: str | tuple[Any, ...]) -> tuple[str, int]:
@@ -453,7 +436,7 @@ def unix_text(name: str) -> str:
     return f"unix:@{name[1:]}" if name.startswith("\0") else f"unix:{name}"
 
 
-def told(error: OSError, what: str) -> OSError:
+def error_about(error: OSError, what: str) -> OSError:
     """Return the same error, of the same class, with what was tried."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return TimeoutError(f"{what}: no answer in time")
@@ -472,16 +455,10 @@ def address_text(address: Sequence[object]) -> str:
 
 def family_name(family: int) -> str:
     """`AF_INET`."""
-    try:
-        return socket.AddressFamily(family).name
-    except ValueError:
-        return str(family)
+    return next((known.name for known in socket.AddressFamily if known == family), str(family))
 
 
 def type_name(type: int) -> str:
     """`SOCK_STREAM`."""
     plain = type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        return socket.SocketKind(plain).name
-    except ValueError:
-        return str(type)
+    return next((known.name for known in socket.SocketKind if known == plain), str(type))
