@@ -130,6 +130,7 @@ PROGRAMS = {
     "iperf3": ("iperf3", "throughput"),
     "nc": ("netcat-openbsd", "TCP and UDP connections"),
 }
+_EXTRAS = "kernel, for programs on hosts"
 _CHANGES_USER = ("tcpdump",)  # programs that call setgroups(2); tcpdump does it even with -Z root
 _INSTALLERS = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zypper install", "apk": "apk add"}
 
@@ -231,8 +232,9 @@ def _kernel() -> Iterator[Check]:
         return
     order = list(machine.FEATURES)
     for each in sorted(found, key=lambda finding: order.index(finding.name)):
-        bad = State.FAILED if machine.FEATURES[each.name].needed else State.MISSING
-        yield _of("kernel", each, State.OK if each.works else bad)
+        feature = machine.FEATURES[each.name]
+        bad = State.FAILED if feature.needed else State.MISSING
+        yield _of("kernel" if feature.own else _EXTRAS, each, State.OK if each.works else bad)
 
 
 def _of(group: str, found: Finding, state: State) -> Check:
@@ -284,7 +286,7 @@ def summary(checks: Sequence[Check], look: Look) -> list[str]:
         for check in checks
         if check.name in _SUMMARY
         or check.state is State.FAILED
-        or (check.state is State.MISSING and check.group not in ("kernel", "programs"))
+        or (check.state is State.MISSING and check.group not in ("kernel", _EXTRAS, "programs"))
     ]
     return [*_check_lines(shown, look), "", *_verdict(checks, look), "All checks and remedies: labctl doctor --all"]
 

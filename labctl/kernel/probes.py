@@ -1,4 +1,4 @@
-"""The kernel features that labctl uses: probes that try them, and remedies where the kernel lacks one.
+"""Features of the kernel that labctl or programs on hosts use: probes, and remedies where the kernel lacks one.
 
 A probe makes what it tries in network namespaces of a process of its own (`main`), which end with it; nothing is made
 in the machine's. Distribution kernels have most features as modules in /lib/modules, loaded on first use. A feature may
@@ -8,22 +8,35 @@ installed, or because the kernel was built without it. `labctl doctor` and error
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import socket
+import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from labctl.errors import MachineError
 from labctl.kernel import nftables, rtnl
 from labctl.kernel.netlink import (
+    IFINFO,
+    IFLA_IFNAME,
+    IFLA_LINKINFO,
     LOOPBACK_INDEX,
     NETLINK_ROUTE,
+    NLM_F_ACK,
     NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REQUEST,
+    RTM_DELLINK,
+    RTM_NEWLINK,
+    U32,
     Batch,
     attribute,
+    message,
     open_socket,
 )
 from labctl.structs import Struct, replace
@@ -32,6 +45,8 @@ from labctl.unpatched import Socket
 _ETH_P_ALL = 0x0003  # linux/if_ether.h, in host order
 _SCTP, _MPTCP = 132, 262  # IPPROTO_*
 _HANDLE = 0x0001_0000
+_IFLA_LINK = 5
+_CREATE = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
 
 
 class Feature(Struct, frozen=True):
@@ -41,6 +56,7 @@ class Feature(Struct, frozen=True):
     module: str
     option: str
     needed: bool = False  # for every lab
+    own: bool = True  # labctl uses it; else only programs on hosts do
 
 
 FEATURES = {
@@ -58,7 +74,32 @@ FEATURES = {
     "mptcp": Feature("scenarios with MPTCP", "", "MPTCP"),
     "sctp": Feature("scenarios with SCTP", "sctp", "IP_SCTP"),
     "core-sysctls": Feature("net.core sysctls on hosts", "", ""),
+    "dummy": Feature("ip link add type dummy", "dummy", "DUMMY", own=False),
+    "vlan": Feature("ip link add type vlan", "8021q", "VLAN_8021Q", own=False),
+    "bond": Feature("ip link add type bond", "bonding", "BONDING", own=False),
+    "macvlan": Feature("ip link add type macvlan", "macvlan", "MACVLAN", own=False),
+    "ipvlan": Feature("ip link add type ipvlan", "ipvlan", "IPVLAN", own=False),
+    "vxlan": Feature("ip link add type vxlan", "vxlan", "VXLAN", own=False),
+    "vrf": Feature("ip link add type vrf", "vrf", "NET_VRF", own=False),
+    "gre": Feature("ip link add type gre", "ip_gre", "NET_IPGRE", own=False),
+    "wireguard": Feature("ip link add type wireguard", "wireguard", "WIREGUARD", own=False),
+    "htb": Feature("tc qdisc add htb", "sch_htb", "NET_SCH_HTB", own=False),
+    "fq_codel": Feature("tc qdisc add fq_codel", "sch_fq_codel", "NET_SCH_FQ_CODEL", own=False),
 }
+# Attributes of the kinds of links that programs on hosts create (linux/if_link.h, linux/if_tunnel.h).
+_LINKS = {
+    "dummy": b"",
+    "vlan": attribute(1, b"\7\0"),
+    "bond": b"",
+    "macvlan": attribute(1, U32.pack(4)),  # MACVLAN_MODE_BRIDGE
+    "ipvlan": attribute(1, b"\0\0"),
+    "vxlan": attribute(1, U32.pack(7)),
+    "vrf": attribute(1, U32.pack(107)),
+    "gre": attribute(6, bytes((127, 0, 0, 1))) + attribute(7, bytes((127, 0, 0, 2))),
+    "wireguard": b"",
+}
+_LOUD = {"gre": "ip_gre", "bond": "bonding"}  # loading it makes interfaces in all namespaces, the machine's too
+_TC_HTB_GLOB = struct.pack("=5I", 3, 10, 0, 0, 0)  # struct tc_htb_glob: version, rate2quantum, default class, ...
 
 
 # -- remedies
@@ -180,6 +221,27 @@ def _tbf() -> None:
     _send(rtnl.replace_tbf(LOOPBACK_INDEX, _HANDLE, rtnl.ROOT, **sizes))
 
 
+def _link(kind: str) -> None:
+    """Create and remove a link of that kind, unless this would load a module that makes links everywhere."""
+    module = _LOUD.get(kind, "")
+    aliases = _text(f"/lib/modules/{os.uname().release}/modules.alias") if module else ""
+    if f"alias rtnl-link-{kind} {module}\n" in aliases and not os.path.exists(f"/sys/module/{module}"):
+        return
+    with contextlib.suppress(FileExistsError):
+        _veth()
+    link = attribute(IFLA_IFNAME, b"probe3\0") + attribute(_IFLA_LINK, U32.pack(10))
+    link += attribute(IFLA_LINKINFO, attribute(1, kind.encode() + b"\0") + attribute(2, _LINKS[kind]))
+    _send(bytearray(message(RTM_NEWLINK, _CREATE, IFINFO.pack(0, 0, 0, 0, 0) + link)))
+    name = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, b"probe3\0")
+    _send(bytearray(message(RTM_DELLINK, NLM_F_REQUEST | NLM_F_ACK, name)))
+
+
+def _qdisc(kind: str, options: bytes = b"") -> None:
+    with contextlib.suppress(FileExistsError):
+        _veth()
+    _send(rtnl.replace_qdisc(10, _HANDLE, rtnl.ROOT, kind.encode(), options))
+
+
 def _ipv6() -> None:
     from ipaddress import IPv6Interface
 
@@ -237,4 +299,7 @@ _PROBES: dict[str, Callable[[], None]] = {
     "mptcp": lambda: Socket(socket.AF_INET, socket.SOCK_STREAM, _MPTCP).close(),
     "sctp": lambda: Socket(socket.AF_INET, socket.SOCK_STREAM, _SCTP).close(),
     "core-sysctls": _core_sysctls,
+    **{kind: partial(_link, kind) for kind in _LINKS},
+    "htb": partial(_qdisc, "htb", attribute(2, _TC_HTB_GLOB)),
+    "fq_codel": partial(_qdisc, "fq_codel"),
 }

@@ -130,7 +130,7 @@ def replace_netem(
     options += attribute(_NETEM_JITTER64, _S64.pack(jitter_us * 1000))
     if seed is not None:
         options += attribute(_NETEM_PRNG_SEED, _U64.pack(seed))
-    return _replace(index, handle, parent, b"netem", options)
+    return replace_qdisc(index, handle, parent, b"netem", options)
 
 
 def replace_tbf(
@@ -143,12 +143,12 @@ def replace_tbf(
     options += attribute(_TBF_BURST, U32.pack(burst_bytes))
     if rate_bytes_s > _MAXU32:
         options += attribute(_TBF_RATE64, _U64.pack(rate_bytes_s))
-    return _replace(index, handle, parent, b"tbf", options)
+    return replace_qdisc(index, handle, parent, b"tbf", options)
 
 
 def replace_bfifo(index: int, handle: int, parent: int, *, limit_bytes: int) -> bytearray:
     """Add a queue of `limit_bytes` at `parent` of the link, or change the one with that handle."""
-    return _replace(index, handle, parent, b"bfifo", U32.pack(limit_bytes))
+    return replace_qdisc(index, handle, parent, b"bfifo", U32.pack(limit_bytes))
 
 
 def remove_root(index: int) -> bytearray:
@@ -171,7 +171,8 @@ def qdiscs(sock: socket.socket) -> tuple[KernelQdisc, ...]:
         raise
 
 
-def _replace(index: int, handle: int, parent: int, kind: bytes, options: bytes) -> bytearray:
+def replace_qdisc(index: int, handle: int, parent: int, kind: bytes, options: bytes) -> bytearray:
+    """Put a queueing discipline with encoded options on an interface, in place of the present one."""
     payload = _TCMSG.pack(socket.AF_UNSPEC, index, handle, parent, 0)
     payload += attribute(_TCA_KIND, kind + b"\0") + attribute(_TCA_OPTIONS, options)
     return bytearray(message(RTM_NEWQDISC, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, payload))

@@ -28,6 +28,10 @@ def test_a_refused_probe_has_a_reason_and_a_remedy(name: str) -> None:
     assert probed.errno == 0 or (probed.detail and remedy(name))
 
 
+def test_labs_need_no_feature_that_only_programs_on_hosts_use() -> None:
+    assert [name for name, feature in FEATURES.items() if feature.needed and not feature.own] == []
+
+
 def test_a_remedy_names_the_option_that_no_kernel_was_built_with() -> None:
     assert module_remedy("no_such_module", "NO_SUCH_OPTION").endswith(
         "CONFIG_NO_SUCH_OPTION; another kernel is needed."
