@@ -555,7 +555,7 @@ def test_no_kind_of_lab_shows_the_state_directory(kind: str, victim: Path, tmp_p
     command = [sys.executable, "-c", LABCTL, "exec", "--lab", "victim", "client", "--", "echo", "controlled"]
     if kind == "run":
         scenario = tmp_path / "control.scenario.yaml"
-        step = {"on": "client", "run": command, "expect": {"exit": 125, "stderr": {"contains": "none of that name"}}}
+        step = {"on": "client", "run": command, "expect": {"exit": 125, "stderr": {"contains": "No lab named victim is running"}}}
         scenario.write_text(json.dumps({"name": "control", "topology": "pair", "steps": [{"run": step}]}))
         done = subprocess.run(
             [sys.executable, "-c", LABCTL, "run", str(scenario)], cwd=ROOT, capture_output=True, text=True
@@ -567,7 +567,7 @@ def test_no_kind_of_lab_shows_the_state_directory(kind: str, victim: Path, tmp_p
     else:
         made = Lab.up(pair_plan(), name_of_lab(), visible_paths=[tmp_path])
     with made as lab:
-        assert "none of that name" in run(lab, "client", *command).output
+        assert "No lab named victim is running" in run(lab, "client", *command).output
 
 
 def test_a_project_that_is_its_own_state_directory_is_visible_without_its_labs(victim: Path) -> None:

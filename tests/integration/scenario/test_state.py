@@ -92,7 +92,7 @@ def test_a_failure_shows_the_last_lines_of_running_programs_and_the_listeners(tm
     assert "stdout, the last 20 of 50 lines:" in report
     assert "│ 31" in report
     assert "│ 30" not in report
-    assert report[report.index("server: quiet was still running, and labctl ended it") + 1] == "wrote nothing"
+    assert report[report.index("server: quiet was still running, and labctl ended it") + 1] == "printed nothing"
     assert report[report.index("server: gone exited with status 0") + 2] == "│ bye"
     assert "client: nothing" in report
     assert any(line.startswith("server: tcp 0.0.0.0:8000") for line in report)
