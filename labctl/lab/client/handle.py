@@ -98,7 +98,7 @@ def identity_of(user: str | None) -> tuple[Identity | None, Pairs]:
         if user.isdecimal():
             uid = int(user)
             return (None if uid in (0, os.geteuid()) else (uid, uid, ())), ()
-        raise InputError(f"user {user}: this machine has none of that name (see `getent passwd`).") from None
+        raise InputError(f"user {user}: this machine has no such user (see `getent passwd`).") from None
     if entry.pw_uid in (0, os.geteuid()):
         return None, ()
     groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
@@ -487,7 +487,7 @@ class Lab:
 
         self._done(
             protocol.SetRollback(operations_to_json(operations), tuple(undrop)),
-            what="say what is to be done afterwards",
+            what="set rollback actions",
         )
 
     def drop(self, node: str, rule: DropRule) -> None:

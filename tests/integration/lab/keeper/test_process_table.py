@@ -371,7 +371,7 @@ def test_the_owner_is_a_user_everywhere(lab: Lab) -> None:
 
 
 def test_an_unknown_user_is_an_error(lab: Lab) -> None:
-    with pytest.raises(InputError, match="user nosuch: this machine has none of that name"):
+    with pytest.raises(InputError, match="user nosuch: this machine has no such user"):
         lab.spawn("server", ["id"], user="nosuch")
 
 
