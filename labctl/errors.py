@@ -150,6 +150,7 @@ def errno_name(number: int) -> str:
     return _ERRNOS_OF_MAN_PAGES.get(name, name)
 
 
-def describe_errno(number: int) -> str:
-    """`ECONNREFUSED, Connection refused` for 111."""
+def describe_errno(number: int | None) -> str:
+    """`ECONNREFUSED, Connection refused` for 111. None (an OSError without an errno) counts as 0."""
+    number = number or 0
     return f"{errno_name(number)}, {os.strerror(number)}"

@@ -162,7 +162,7 @@ def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str
 
             replace_file(folder / "report.txt", f"{told}\n".encode("utf-8", "backslashreplace"), mode=0o600)
     except OSError as error:
-        return f"artifacts: {folder}: cannot be written: {describe_errno(error.errno or 0)}."
+        return f"artifacts: {folder}: cannot be written: {describe_errno(error.errno)}."
     except LabctlError as error:
         return f"artifacts: {error}"
     return f"artifacts: {folder}"
@@ -210,7 +210,7 @@ class Told:
             told = [(report.nodeid, text) for report in self._reports if (text := attached_text(report))]
             _append_tests(told, Path(page))
         except OSError as error:
-            terminalreporter.line(f"labctl: {page}: cannot write the summary: {describe_errno(error.errno or 0)}.")
+            terminalreporter.line(f"labctl: {page}: cannot write the summary: {describe_errno(error.errno)}.")
 
 
 def _append_tests(told: list[tuple[str, str]], page: Path) -> None:

@@ -52,7 +52,7 @@ def check_writable(path: Path, option: str) -> None:
         if not os.access(parent, os.W_OK | os.X_OK):
             raise InputError(f"{option} {path}: cannot make a file in {parent}. Check its permissions.")
     except OSError as error:
-        raise InputError(f"{option} {path}: cannot look it up: {describe_errno(error.errno or 0)}.") from error
+        raise InputError(f"{option} {path}: cannot look it up: {describe_errno(error.errno)}.") from error
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -63,7 +63,7 @@ def write_whole(path: Path, data: bytes) -> None:
             return
         replace_file(Path(os.path.realpath(path)), data)  # a symbolic link stays one
     except OSError as error:
-        raise LabError(f"{path}: cannot write the report: {describe_errno(error.errno or 0)}.") from error
+        raise LabError(f"{path}: cannot write the report: {describe_errno(error.errno)}.") from error
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -142,27 +142,24 @@ def _case(result: ScenarioResult, seed: int | None):  # type: ignore[no-untyped-
     first_line = message.split("\n", 1)[0]
     details = in_xml("\n".join(plain.failure(result, _LOOK)).strip("\n"))
     if result.outcome is Outcome.FAILED:
-        case.result = [_with_text(Failure(first_line, "expectation"), details)]
+        case.result = [Failure(first_line, "expectation")]
     elif result.outcome is Outcome.ERROR:
-        case.result = [_with_text(Error(first_line, "lab"), details)]
+        case.result = [Error(first_line, "lab")]
     elif result.outcome is Outcome.SKIPPED:
         case.result = [Skipped(message)]
+    if result.outcome in plain.FAILURES:
+        case.result[0].text = details
     case.system_out = in_xml("\n".join(plain.scenario_report(result, _LOOK)))
     return case
 
 
 def _line(result: ScenarioResult) -> int:
     """Return the line of the failure, else of the first step; 0 if no step began."""
-    failed = [step for step in result.steps if step.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    failed = [step for step in result.steps if step.outcome in plain.FAILURES]
     deepest = max(failed, key=lambda step: step.index.count("."), default=None)
     if deepest is not None:
         return deepest.failed_line or deepest.line
     return result.steps[0].line if result.steps else 0
-
-
-def _with_text(entry, text: str):  # type: ignore[no-untyped-def]  # as above
-    entry.text = text
-    return entry
 
 
 def _class_name(file: str) -> str:
@@ -205,7 +202,7 @@ def prepare(directory: Path) -> None:
         (directory / SCENARIOS).mkdir(mode=0o700)
         _write(directory / RESULT, b"{}\n")  # tells, also after a kill, whose directory this is
     except OSError as error:
-        raise InputError(f"--artifacts {directory}: cannot be written: {_why(error)}.") from error
+        raise InputError(f"--artifacts {directory}: cannot be written: {describe_errno(error.errno)}.") from error
 
 
 def write(result: RunResult, directory: Path, *, version: str, outputs: bool = True) -> None:
@@ -225,7 +222,7 @@ def write(result: RunResult, directory: Path, *, version: str, outputs: bool = T
         _write(directory / JUNIT, to_junit(result))
         _write(directory / RESULT, to_json(result, version=version))
     except OSError as error:
-        raise LabError(f"{directory}: cannot write the artifacts: {_why(error)}.") from error
+        raise LabError(f"{directory}: cannot write the artifacts: {describe_errno(error.errno)}.") from error
 
 
 def folder_name(number: int, scenario: ScenarioInfo) -> str:
@@ -258,10 +255,10 @@ def call_line(call: CallRecord) -> str:
     return f"{call.started_s:.6f} {who} {conversation.call_text(call, named=False)} {result} {took}"
 
 
-_Told = tuple[str, str, str, float]  # what tells one result from all others of its run
+_Key = tuple[str, str, str, float]  # identifies a result in its run
 
 
-def _told(result: ScenarioResult) -> _Told:
+def _key(result: ScenarioResult) -> _Key:
     return result.file, result.name, result.started_at, result.duration_s
 
 
@@ -279,7 +276,7 @@ class Collector(Listener):
         self._started = 0
         self._folders: dict[int, Path] = {}
         self._files: dict[tuple[int, str, str, Stream], int] = {}
-        self._written: dict[_Told, Path] = {}
+        self._written: dict[_Key, Path] = {}
         self.failure = ""
 
     def scenario_started(self, scenario: ScenarioInfo) -> None:
@@ -296,7 +293,7 @@ class Collector(Listener):
             try:
                 _write_all(self._file(id(scenario), host, process, stream), data)
             except OSError as error:
-                self.failure = f"{self._directory}: cannot write the output of programs: {_why(error)}."
+                self.failure = f"{self._directory}: cannot write the output of programs: {describe_errno(error.errno)}."
 
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         """Close its files."""
@@ -310,18 +307,20 @@ class Collector(Listener):
             if self._failures_only and result.outcome in (Outcome.PASSED, Outcome.SKIPPED):
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                self._written[_told(result)] = folder
+                self._written[_key(result)] = folder
 
     def settle(self, result: RunResult) -> None:
         """Rename the folders as `write`, which is called later, expects them; see `failure`."""
         with self._lock:
             try:
                 for number, scenario in enumerate(result.scenarios, 1):
-                    folder = self._written.pop(_told(scenario), None)
+                    folder = self._written.pop(_key(scenario), None)
                     if folder is not None:
                         folder.rename(folder.with_name(folder_name(number, scenario)))
             except OSError as error:
-                self.failure = self.failure or f"{self._directory}: cannot write the artifacts: {_why(error)}."
+                self.failure = (
+                    self.failure or f"{self._directory}: cannot write the artifacts: {describe_errno(error.errno)}."
+                )
 
     def _file(self, scenario: int, host: str, process: str, stream: Stream) -> int:
         key = (scenario, host, process, stream)
@@ -350,7 +349,3 @@ def _text(lines: Sequence[str]) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     replace_file(path, data, mode=0o600)
-
-
-def _why(error: OSError) -> str:
-    return describe_errno(error.errno or 0)

@@ -33,25 +33,13 @@ def section_name(text: str, number: int) -> str:
     return f"labctl_{number}_{_NOT_IN_NAMES.sub('_', text)[:60].strip('_')}".rstrip("_")
 
 
-def section_start(name: str, title: str, at_s: float, *, collapsed: bool = False) -> str:
-    """Return the line that opens a section. `at_s` is seconds since the epoch; GitLab shows the duration."""
-    options = "[collapsed=true]" if collapsed else ""
-    shown = " ".join(printable(title).split())
-    return f"{_ERASE}section_start:{int(at_s)}:{name}{options}\r{_ERASE}{shown}"
-
-
-def section_end(name: str, at_s: float) -> str:
-    """Return the line that closes it."""
-    return f"{_ERASE}section_end:{int(at_s)}:{name}\r{_ERASE}"
-
-
 SUMMARY_LIMIT_BYTES = 1 << 20  # of all that one step of a job writes; beyond it GitHub shows none of it
 ANNOTATION_LIMIT = 10  # errors that GitHub shows of one step
 _MESSAGE_LIMIT = 4000  # characters of an annotation; GitHub cuts at some 4 KiB
 _DETAILS_LIMIT = 60_000  # characters that one failure has of the summary
 _LINE_LIMIT = 2_000
 _LOOK = Look(width=120)
-_BAD = (Outcome.FAILED, Outcome.ERROR)
+_BY_SEVERITY = [Outcome.SKIPPED, Outcome.PASSED, Outcome.FAILED, Outcome.ERROR]
 _SIGN = {Outcome.PASSED: "✅", Outcome.FAILED: "❌", Outcome.SKIPPED: "⚪", Outcome.ERROR: "💥"}
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~@&$:]")
 
@@ -62,13 +50,20 @@ def annotation_lines(run: RunResult, workspace: Path | None = None) -> list[str]
     File names are relative to `workspace` (GITHUB_WORKSPACE, absolute), as GitHub requires. A file outside it appears
     in the text only.
     """
-    found = [each for result in run.scenarios for each in _failures(result)]
-    shown = found if len(found) <= ANNOTATION_LIMIT else found[: ANNOTATION_LIMIT - 1]
-    commands = [_annotation(result, step, workspace) for result, step in shown]
-    if len(shown) < len(found):
-        more = f"{len(found) - len(shown)} more failures are not shown here; the job summary and the log have them."
-        commands.append(command("error", more, title="labctl"))
-    return commands
+    found: list[tuple[ScenarioResult, StepResult | None]] = []
+    for result in run.scenarios:
+        if result.outcome in plain.FAILURES and not result.interrupted:
+            found += [(result, step) for step in plain.failed_steps(result)] or [(result, None)]
+    more = "more failures are not shown here; the job summary and the log have them."
+    return _limited([partial(_annotation, *each, workspace) for each in found], more)
+
+
+def _limited(commands: Sequence[Callable[[], str]], more: str) -> list[str]:
+    """Return at most as many commands as GitHub shows; the last one then counts the others."""
+    if len(commands) <= ANNOTATION_LIMIT:
+        return [make() for make in commands]
+    left_out = len(commands) - ANNOTATION_LIMIT + 1
+    return [*(make() for make in commands[:-left_out]), command("error", f"{left_out} {more}", title="labctl")]
 
 
 class FileMistake(Struct, frozen=True):
@@ -82,52 +77,27 @@ class FileMistake(Struct, frozen=True):
 
 def mistakes(found: Sequence[FileMistake], workspace: Path | None = None) -> list[str]:
     """Return an `::error` for each mistake in a file, as `annotation_lines`, for a run that could not begin."""
-    shown = found if len(found) <= ANNOTATION_LIMIT else found[: ANNOTATION_LIMIT - 1]
-    commands = []
-    for each in shown:
-        path, place = relative_to(each.file, workspace), dict[str, str]()
-        if path is not None:
-            place["file"] = path
-            if each.line:
-                place |= {"line": str(each.line), "col": str(each.column)}
-        told = each.message if path is not None else f"{each.message}\nin {each.file}"
-        commands.append(command("error", printable(told)[:_MESSAGE_LIMIT], **place, title="labctl: a mistake"))
-    if len(shown) < len(found):
-        commands.append(command("error", f"{len(found) - len(shown)} more are in the log.", title="labctl"))
-    return commands
+    return _limited([partial(_mistake, each, workspace) for each in found], "more are in the log.")
 
 
-def _failures(result: ScenarioResult) -> Iterator[tuple[ScenarioResult, StepResult | None]]:
-    if result.outcome not in _BAD or result.interrupted:
-        return
-    innermost = failed_steps(result)
-    yield from ((result, step) for step in innermost)
-    if not innermost:
-        yield result, None
-
-
-def failed_steps(result: ScenarioResult) -> list[StepResult]:
-    """Return the steps that failed, without those that only contain a failed step."""
-    bad = [step for step in result.steps if step.outcome in _BAD]
-    return [step for step in bad if not any(other.index.startswith(f"{step.index}.") for other in bad)]
+def _mistake(mistake: FileMistake, workspace: Path | None) -> str:
+    path = relative_to(mistake.file, workspace)
+    text = mistake.message if path is not None else f"{mistake.message}\nin {mistake.file}"
+    place = {"line": str(mistake.line), "col": str(mistake.column)} if path is not None and mistake.line else {}
+    data = printable(text)[:_MESSAGE_LIMIT]
+    return command("error", data, file=path or "", **place, title="labctl: a mistake")
 
 
 def _annotation(result: ScenarioResult, step: StepResult | None, workspace: Path | None) -> str:
-    place: dict[str, str] = {}
     path = relative_to(result.file, workspace)
-    if path is not None:
-        place["file"] = path
-        place["line"] = str((step.failed_line or step.line) if step is not None else 1)
-        if step is not None and step.failed_column:
-            place["col"] = str(step.failed_column)
-    reason = (step.reason if step is not None else result.reason) or result.outcome
-    title = f"{result.name}: step {step.index}" if step is not None else result.name
-    if step is not None and step.title:
-        title += f", {step.title}"
-    lines = [printable(reason)]
-    if path is None:
-        lines.append(f"in {result.file}:{step.line}" if step is not None else f"in {result.file}")
-    return command("error", "\n".join(lines)[:_MESSAGE_LIMIT], **place, title=printable(title)[:200])
+    reason, title, line, column, where = result.reason, result.name, 1, 0, result.file
+    if step is not None:
+        reason, line, column = step.reason, step.failed_line or step.line, step.failed_column
+        title += f": step {step.index}" + (f", {step.title}" if step.title else "")
+        where += f":{step.line}"
+    text = printable(reason or result.outcome) + ("" if path is not None else f"\nin {where}")
+    place = {} if path is None else {"file": path, "line": str(line), "col": str(column or "")}
+    return command("error", text[:_MESSAGE_LIMIT], **place, title=printable(title)[:200])
 
 
 def command(name: str, data: str = "", **properties: str) -> str:
@@ -144,14 +114,8 @@ def _escape_property(text: str) -> str:
     return _escape(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def group_start(title: str) -> str:
-    """Return the line that opens a folded group."""
-    return command("group", " ".join(printable(title).split()))
-
-
-def group_end() -> str:
-    """Return the line that closes the group. Groups do not nest."""
-    return command("endgroup")
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
 def relative_to(file: str, workspace: Path | None) -> str | None:
@@ -170,7 +134,7 @@ def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
     It has at most `limit_bytes` of UTF-8, and a sentence that counts what did not fit.
     """
     head = "\n".join(_head(run))
-    failed = [result for result in run.scenarios if result.outcome in _BAD and not result.not_run]
+    failed = [result for result in run.scenarios if result.outcome in plain.FAILURES and not result.not_run]
     parts = [partial(str, f"{row}\n") for row in _table(run.scenarios)] + [partial(_details, each) for each in failed]
     text, size = [head], len(head.encode("utf-8", "replace"))
     left_out = 0
@@ -190,7 +154,7 @@ def summary(run: RunResult, limit_bytes: int = SUMMARY_LIMIT_BYTES) -> str:
 
 def _head(run: RunResult) -> list[str]:
     counted = plain.summary(run, _LOOK)
-    worst = max((result.outcome for result in run.scenarios), key=_rank, default=Outcome.PASSED)
+    worst = max((result.outcome for result in run.scenarios), key=_BY_SEVERITY.index, default=Outcome.PASSED)
     lines = [f"### {_SIGN[worst]} labctl: {markdown(counted[0])}", ""]
     lines += [markdown(line) for line in counted[1:]]
     if run.seed is not None:
@@ -198,22 +162,18 @@ def _head(run: RunResult) -> list[str]:
     return [*lines, ""]
 
 
-def _rank(outcome: Outcome) -> int:
-    return [Outcome.SKIPPED, Outcome.PASSED, Outcome.FAILED, Outcome.ERROR].index(outcome)
-
-
 def _table(scenarios: Sequence[ScenarioResult]) -> Iterator[str]:
     if not scenarios:
         return
     yield "| | Scenario | File | Time | |\n|---|---|---|---:|---|"
-    for result in sorted(scenarios, key=lambda result: result.outcome not in _BAD):  # what failed comes first
+    for result in sorted(scenarios, key=lambda result: result.outcome not in plain.FAILURES):  # what failed comes first
         reason = "" if result.outcome is Outcome.PASSED else _cell(result.reason or result.outcome, 300)
         cells = [_cell(result.name, 200), _cell(result.file, 200), seconds(result.duration_s), reason]
         yield f"| {_SIGN[result.outcome]} | {' | '.join(cells)} |"
 
 
 def _cell(text: str, longest: int) -> str:
-    line = " ".join(printable(text).split())
+    line = _one_line(text)
     return markdown(line if len(line) <= longest else line[: longest - 1] + "…")
 
 
@@ -230,8 +190,8 @@ def _abridged(lines: Sequence[str]) -> list[str]:
         begin = _as_many(lines, _DETAILS_LIMIT * 2 // 3)
         end = _as_many(lines[: begin - 1 : -1], _DETAILS_LIMIT // 3)
     left_out = len(lines) - begin - end
-    told = [f"[… {left_out} lines omitted …]"] if left_out else []
-    return [*lines[:begin], *told, *lines[len(lines) - end :]]
+    omitted = [f"[… {left_out} lines omitted …]"] if left_out else []
+    return [*lines[:begin], *omitted, *lines[len(lines) - end :]]
 
 
 def _as_many(lines: Sequence[str], limit: int) -> int:
@@ -247,7 +207,7 @@ def _as_many(lines: Sequence[str], limit: int) -> int:
 def folded(title: str, lines: Sequence[str]) -> list[str]:
     """Return Markdown lines that show `lines` verbatim below a title that folds them."""
     fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
-    name = " ".join(printable(title).split()).translate({ord("<"): "&lt;", ord(">"): "&gt;", ord("&"): "&amp;"})
+    name = _one_line(title).translate({ord("<"): "&lt;", ord(">"): "&gt;", ord("&"): "&amp;"})
     return ["<details open>", f"<summary>{name}</summary>", "", f"{fence}text", *lines, fence, "", "</details>"]
 
 
@@ -259,8 +219,8 @@ def markdown(text: str) -> str:
 
 def append_summary(run: RunResult, path: Path) -> None:
     """Append the run to the page of $GITHUB_STEP_SUMMARY, within the room that is left. OSError."""
-    there = path.stat().st_size if path.exists() else 0
-    text = summary(run, max(SUMMARY_LIMIT_BYTES - there, 0))
+    used_bytes = path.stat().st_size if path.exists() else 0
+    text = summary(run, max(SUMMARY_LIMIT_BYTES - used_bytes, 0))
     if text:
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
@@ -280,7 +240,7 @@ class GitHubLog:
     """Groups. Commands in other people's text are broken up."""
 
     def section(self, title: str, lines: Sequence[str], duration_s: float) -> list[str]:
-        return [group_start(title), *map(self.harmless, lines), group_end()]
+        return [command("group", _one_line(title)), *map(self.harmless, lines), command("endgroup")]
 
     def harmless(self, line: str) -> str:
         return harmless_on_github(line)
@@ -296,8 +256,9 @@ class GitLabLog:
     def section(self, title: str, lines: Sequence[str], duration_s: float) -> list[str]:
         self._number += 1
         name, now_s = section_name(title, self._number), self._clock()
-        start = section_start(name, title, now_s - duration_s, collapsed=True)
-        return [start, *map(self.harmless, lines), section_end(name, now_s)]
+        head = f"section_start:{int(now_s - duration_s)}:{name}[collapsed=true]"
+        start, end = f"{_ERASE}{head}\r{_ERASE}{_one_line(title)}", f"{_ERASE}section_end:{int(now_s)}:{name}\r{_ERASE}"
+        return [start, *lines, end]
 
     def harmless(self, line: str) -> str:
         return line

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from labctl.printable import printable
@@ -16,7 +17,7 @@ from labctl.scenario.results import CallRecord, Outcome, ScenarioResult, StepRes
 from labctl.structs import Struct, replace
 
 _NARROWEST_COLUMN = 21  # cells; with less, hosts are named in front of each call instead
-_WORTH_SAYING_S = 0.001  # a call that took this long has its duration shown
+_SHOWN_DURATION_S = 0.001  # a call that took this long has its duration shown
 _LONGEST_TEXT = 400  # cells of a title or reason; the failure below the conversation has all of it
 _CALLS = "calls"
 # Calls whose arguments after the first are filled in by the kernel; a record has them as they were afterwards.
@@ -76,7 +77,7 @@ def result_text(call: CallRecord, look: Look, *, beside: str = "") -> str:
 
 def _events(steps: Sequence[StepResult], look: Look) -> list[_Event]:
     calls = _without_double_records(steps)
-    several = _hosts_with_several_processes(calls)
+    processes = Counter(host for host, _ in {(call.host, call.process) for call in calls})
     starts = sorted([call.started_s for call in calls] + [step.started_s for step in steps if step.kind != _CALLS])
     # (time, rank, order): at the same moment a return stands before what follows it, a step's verdict after its calls.
     events: list[tuple[float, int, int, _Event]] = []
@@ -86,16 +87,17 @@ def _events(steps: Sequence[StepResult], look: Look) -> list[_Event]:
 
     last_s = max((step.started_s + step.duration_s for step in steps), default=0.0)
     for call in calls:
-        for event in _events_of_call(call, call.host in several, starts, last_s, look):
+        for event in _events_of_call(call, processes[call.host] > 1, starts, last_s, look):
             put(event)
     causes = {step.index for step in steps if step.outcome is not Outcome.PASSED}
     for step in steps:
         around = any(index.startswith(f"{step.index}.") for index in causes)
-        said = _step_line(step, look, reason="" if around else step.reason)
-        if said:
+        line = _step_line(step, look, reason="" if around else step.reason)
+        if line:
             after_calls = step.kind == _CALLS
             time_s = step.started_s + step.duration_s if after_calls else step.started_s
-            put(_Event(time_s, None, said, ink=_ink_of_step(step)), rank=2 if after_calls else 1)
+            ink = Ink.FAINT if step.outcome is Outcome.PASSED else INK_OF_OUTCOME[step.outcome]
+            put(_Event(time_s, None, line, ink=ink), rank=2 if after_calls else 1)
     events.sort(key=lambda entry: entry[:3])
     return [entry[3] for entry in events]
 
@@ -105,11 +107,11 @@ def _events_of_call(call: CallRecord, named: bool, starts: list[float], last_s: 
     ink = Ink.ODD if call.errno else Ink.PLAIN
     if call.returned is None or call.duration_s is None:
         waited_s = last_s - call.started_s
-        after = f"  [{milliseconds(waited_s)}]" if waited_s >= _WORTH_SAYING_S else ""
+        after = f"  [{milliseconds(waited_s)}]" if waited_s >= _SHOWN_DURATION_S else ""
         yield _Event(call.started_s, call.host, text, f"{look.glyphs.goes_on} has not returned{after}", Ink.ODD)
         return
     ended_s = call.started_s + call.duration_s
-    after = f"  [{milliseconds(call.duration_s)}]" if call.duration_s >= _WORTH_SAYING_S else ""
+    after = f"  [{milliseconds(call.duration_s)}]" if call.duration_s >= _SHOWN_DURATION_S else ""
     following = bisect_right(starts, call.started_s)
     if following < len(starts) and starts[following] < ended_s:
         begun = _as_begun(text, look)
@@ -136,22 +138,11 @@ def _without_double_records(steps: Sequence[StepResult]) -> list[CallRecord]:
     best: dict[tuple[str, str, float, str], CallRecord] = {}
     for step in steps:
         for call in step.calls:
-            key = (call.host, call.process, call.started_s, _name(call))
+            key = (call.host, call.process, call.started_s, call.call.split("(", 1)[0])
             known = best.get(key)
             if known is None or known.duration_s is None:
                 best[key] = call
     return sorted(best.values(), key=lambda call: call.started_s)
-
-
-def _name(call: CallRecord) -> str:
-    return call.call.split("(", 1)[0]
-
-
-def _hosts_with_several_processes(calls: Iterable[CallRecord]) -> set[str]:
-    processes: dict[str, set[str]] = {}
-    for call in calls:
-        processes.setdefault(call.host, set()).add(call.process)
-    return {host for host, names in processes.items() if len(names) > 1}
 
 
 def _step_line(step: StepResult, look: Look, *, reason: str) -> str:
@@ -161,13 +152,9 @@ def _step_line(step: StepResult, look: Look, *, reason: str) -> str:
     if step.kind == _CALLS:
         return "" if passed else f"{mark} step {step.index}: {shorten(printable(reason), _LONGEST_TEXT)}"
     text = f"{mark} {shorten(printable(step.title or step.kind), _LONGEST_TEXT)}"
-    if step.duration_s >= _WORTH_SAYING_S:
+    if step.duration_s >= _SHOWN_DURATION_S:
         text += f"  [{milliseconds(step.duration_s)}]"
     return text if passed or not reason else f"{text}: {shorten(printable(reason), _LONGEST_TEXT)}"
-
-
-def _ink_of_step(step: StepResult) -> Ink:
-    return Ink.FAINT if step.outcome is Outcome.PASSED else INK_OF_OUTCOME[step.outcome]
 
 
 def _talking_hosts(hosts: Sequence[str], events: Iterable[_Event]) -> list[str]:
@@ -187,17 +174,16 @@ def _column_widths(hosts: Sequence[str], events: Iterable[_Event], room: int) ->
 
     None if a column would become too narrow to read.
     """
-    wanted = {host: cells(host) for host in hosts}
+    longest = {host: cells(host) for host in hosts}
     for event in events:
         if event.host is not None:
-            wanted[event.host] = max(wanted[event.host], cells(event.text) + 1 + cells(event.result))
-    room -= 3 * max(len(hosts) - 1, 0)  # " │ " between columns
+            longest[event.host] = max(longest[event.host], cells(event.text) + 1 + cells(event.result))
     widths: dict[str, int] = {}
-    left = room
-    for at, host in enumerate(sorted(hosts, key=lambda host: wanted[host])):
-        widths[host] = min(wanted[host], left // (len(hosts) - at))
+    left = room - 3 * max(len(hosts) - 1, 0)  # " │ " between columns
+    for at, host in enumerate(sorted(hosts, key=lambda host: longest[host])):
+        widths[host] = min(longest[host], left // (len(hosts) - at))
         left -= widths[host]
-    if any(widths[host] < min(_NARROWEST_COLUMN, wanted[host]) for host in hosts):
+    if any(widths[host] < min(_NARROWEST_COLUMN, longest[host]) for host in hosts):
         return None
     return [max(widths[host], 1) for host in hosts]
 

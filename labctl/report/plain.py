@@ -11,12 +11,7 @@ from labctl.report.terminal import INK_OF_OUTCOME, UNICODE, Ink, Look, cells, se
 from labctl.scenario.results import Outcome, ProgramRecord, RunResult, ScenarioResult, StepResult
 
 LAST_LINES = 20  # of each stream of a program that no failed step is about
-_WORD = {
-    Outcome.PASSED: "passed",
-    Outcome.FAILED: "failed",
-    Outcome.SKIPPED: "skipped",
-    Outcome.ERROR: "error",
-}
+FAILURES = (Outcome.FAILED, Outcome.ERROR)
 
 
 def scenario_report(result: ScenarioResult, look: Look) -> list[str]:
@@ -40,38 +35,39 @@ def heading(result: ScenarioResult, look: Look) -> list[str]:
 def verdict(result: ScenarioResult, look: Look) -> list[str]:
     """Return the line with the outcome and, below it, all that is known about a failure."""
     mark = look.glyphs.mark(result.outcome)
-    word = "interrupted" if result.interrupted else _WORD[result.outcome]
-    said = f"{mark} {word}" if look.glyphs is UNICODE else word.upper() if mark.isupper() else word
-    text = f"{said} in {seconds(result.duration_s)}"
+    word = "interrupted" if result.interrupted else result.outcome.value
+    outcome = f"{mark} {word}" if look.glyphs is UNICODE else word.upper() if mark.isupper() else word
+    text = f"{outcome} in {seconds(result.duration_s)}"
     if result.outcome is Outcome.SKIPPED:
-        text = f"{said}: {printable(result.reason)}"
+        text = f"{outcome}: {printable(result.reason)}"
     lines = [look.paint(line, INK_OF_OUTCOME[result.outcome]) for line in wrap(text, look.width, indent="  ")]
     return lines + failure(result, look)
 
 
 def failure(result: ScenarioResult, look: Look) -> list[str]:
     """Return why it failed: step, file and line, expected and actual, the whole output of the program."""
-    if result.outcome not in (Outcome.FAILED, Outcome.ERROR):
+    if result.outcome not in FAILURES:
         return []
-    bad = [step for step in result.steps if step.outcome in (Outcome.FAILED, Outcome.ERROR)]
-    innermost = [step for step in bad if not any(other.index.startswith(f"{step.index}.") for other in bad)]
-    lines: list[str] = []
-    told = False
-    for step in innermost:
-        told = told or bool(result.reason and step.reason and step.reason in result.reason)
-        lines += ["", *_failed_step(result, step, look)]
-    if result.reason and not told:
+    steps = failed_steps(result)
+    lines = [line for step in steps for line in ("", *_failed_step(result, step, look))]
+    if result.reason and not any(step.reason and step.reason in result.reason for step in steps):
         lines = [*_indented(result.reason, look, 2), *lines]
-    return [*lines, *_programs(result, innermost, look), *_listening(result, look)]
+    return [*lines, *_programs(result, steps, look), *_listening(result, look)]
+
+
+def failed_steps(result: ScenarioResult) -> list[StepResult]:
+    """Return the steps that failed, without those that only contain a failed step."""
+    failed = [step for step in result.steps if step.outcome in FAILURES]
+    return [step for step in failed if not any(other.index.startswith(f"{step.index}.") for other in failed)]
 
 
 def _programs(result: ScenarioResult, shown: Sequence[StepResult], look: Look) -> Iterator[str]:
     """Return the final states and last lines of background programs and services, except those of the steps `shown`."""
-    told = [program for program in result.programs if not any(_is_of(program, step) for step in shown)]
-    if told:
+    others = [program for program in result.programs if not any(_is_of(program, step) for step in shown)]
+    if others:
         yield ""
         yield look.paint("  programs:", Ink.STRONG)
-    for program in told:
+    for program in others:
         service = "service " if program.kind == "service" else ""
         state = "is running" if program.state == "running" else program.state
         yield from _indented(f"{program.host}: {service}{program.name} {state}", look, 4)
@@ -95,8 +91,8 @@ def _listening(result: ScenarioResult, look: Look) -> Iterator[str]:
         yield ""
         yield look.paint("  listening:", Ink.STRONG)
     for record in result.listening:
-        there = record.problem or ", ".join(record.sockets) or "nothing"
-        yield from _indented(f"{record.host}: {there}", look, 4)
+        sockets = record.problem or ", ".join(record.sockets) or "nothing"
+        yield from _indented(f"{record.host}: {sockets}", look, 4)
 
 
 def _failed_step(result: ScenarioResult, step: StepResult, look: Look) -> Iterator[str]:
@@ -155,7 +151,7 @@ def failures(results: Sequence[ScenarioResult], look: Look) -> list[str]:
     lines: list[str] = []
     for result in results:
         pending = any(call.returned is None for step in result.steps for call in step.calls)
-        if result.outcome in (Outcome.FAILED, Outcome.ERROR) and (pending or not result.interrupted):
+        if result.outcome in FAILURES and (pending or not result.interrupted):
             lines += [look.paint(look.glyphs.line * look.width, Ink.FAINT), *scenario_report(result, look), ""]
     return lines
 
@@ -168,7 +164,8 @@ def summary(run: RunResult, look: Look) -> list[str]:
     for outcome, count in counts:
         if count and outcome is not Outcome.PASSED and worst is not Ink.BAD:
             worst = INK_OF_OUTCOME[outcome]
-    words = [f"{count} {_counted(outcome, count)}" for outcome, count in counts if count]
+    plural = {Outcome.ERROR: "errors"}
+    words = [f"{count} {plural.get(outcome, outcome) if count > 1 else outcome}" for outcome, count in counts if count]
     if len(finished) != len(run.scenarios):
         not_run = sum(result.not_run for result in run.scenarios)
         stopped = len(run.scenarios) - len(finished) - not_run
@@ -177,17 +174,10 @@ def summary(run: RunResult, look: Look) -> list[str]:
     text = (", ".join(words) or "no scenario ran") + f" in {seconds(run.duration_s)}"
     lines = [look.paint(text, worst)]
     if run.scenarios and all(result.outcome is Outcome.SKIPPED for result in run.scenarios):
-        said = (
-            "Nothing was tested: the scenario was skipped."
-            if len(run.scenarios) == 1
-            else (f"Nothing was tested: all {len(run.scenarios)} scenarios were skipped.")
-        )
-        lines.append(look.paint(said, Ink.ODD))
+        number = len(run.scenarios)
+        skipped = "the scenario was" if number == 1 else f"all {number} scenarios were"
+        lines.append(look.paint(f"Nothing was tested: {skipped} skipped.", Ink.ODD))
     return lines
-
-
-def _counted(outcome: Outcome, count: int) -> str:
-    return "errors" if outcome is Outcome.ERROR and count > 1 else _WORD[outcome]
 
 
 def _indented(text: str, look: Look, blanks: int) -> Iterator[str]:

@@ -10,28 +10,20 @@ import codecs
 import shutil
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from labctl.printable import printable
 from labctl.programs.output import Stream
 from labctl.report import plain
-from labctl.report.terminal import Ink, Screen, cells, is_terminal, pad, shorten
-from labctl.scenario.results import (
-    CallRecord,
-    Listener,
-    Outcome,
-    ScenarioInfo,
-    ScenarioResult,
-    StepResult,
-)
+from labctl.report.terminal import Ink, Screen, cells, live_status, pad, shorten
+from labctl.scenario.results import CallRecord, Listener, Outcome, ScenarioInfo, ScenarioResult, StepResult
 from labctl.structs import Struct, field, replace
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.report.ci import CiLog
 
-_FIRST_LOOK_S = 0.5
-_REFRESH_S = 0.1
 _LONGEST_LINE = 16384  # characters of a program's output without a line end
 
 
@@ -90,19 +82,16 @@ class Progress(Listener):
         self._finished: list[ScenarioResult] = []
         self._kept: set[int] = set()
         self._partial: dict[tuple[int, str, str, Stream], _PartialLine] = {}
-        self._over = threading.Event()
-        self._painter: threading.Thread | None = None
+        self._view = live_status(screen, self._status, "labctl-progress")
 
     def __enter__(self) -> Progress:
-        if is_terminal(self._screen.stream):
-            self._painter = threading.Thread(target=self._paint, name="live view", daemon=True)
-            self._painter.start()
+        self._view.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._painter is not None:
-            self._painter.join()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._view.__exit__(kind, error, traceback)
         self._screen.show_status([])
 
     @property
@@ -206,12 +195,6 @@ class Progress(Listener):
             who = f"{printable(name)}: {who}"
         lead = look.paint(f"{who} {look.glyphs.column} ", Ink.FAINT)
         self._screen.write([lead + printable(line.rstrip("\r")) for line in lines])
-
-    def _paint(self) -> None:
-        pause_s = _FIRST_LOOK_S
-        while not self._over.wait(pause_s):
-            self._screen.show_status(self._status())
-            pause_s = _REFRESH_S
 
     def _status(self) -> list[str]:
         with self._lock:

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from labctl.errors import LabError, describe_errno
@@ -233,7 +234,7 @@ class Screen:
                 if self._harmless is not None:
                     lines = list(map(self._harmless, lines))
             with self._lock:
-                self._put(self._erased() + "".join(f"{line}\n" for line in lines) + self._drawn(self._status))
+                self._put(self._erased() + self._drawn([*lines, *self._status]))
 
     def write_bytes(self, data: bytes) -> None:
         """Write UTF-8 text for a program, whatever the stream's encoding."""
@@ -285,13 +286,12 @@ class Screen:
         assert self.stream is not None
         try:
             yield
-        except BrokenPipeError:
-            self._gone = True
-            silence(self.stream)
         except OSError as error:
             self._gone = True
             silence(self.stream)
-            raise LabError(f"{self.stream.name}: cannot write: {describe_errno(error.errno or 0)}.") from error
+            if isinstance(error, BrokenPipeError):
+                return
+            raise LabError(f"{self.stream.name}: cannot write: {describe_errno(error.errno)}.") from error
 
     def line(self, text: str = "", ink: Ink = Ink.PLAIN) -> None:
         """Write one line of any text: make it printable, then paint it."""
@@ -309,64 +309,73 @@ def silence(stream: TextIO) -> None:
 
 def standard_output() -> Screen:
     """The screen for results."""
-    return Screen(sys.stdout, harmless=_harmless_here)
+    return Screen(sys.stdout, harmless=partial(in_log, environ=os.environ))
 
 
 def standard_error() -> Screen:
     """The screen for errors and progress."""
-    return Screen(sys.stderr, harmless=_harmless_here)
+    return Screen(sys.stderr, harmless=partial(in_log, environ=os.environ))
 
 
-def _harmless_here(line: str) -> str:
-    return in_log(line, os.environ)
-
-
-_FIRST_LOOK_S = 0.5
+_FIRST_PAUSE_S = 0.5
 _REFRESH_S = 0.1
+
+
+@contextmanager
+def live_status(screen: Screen, lines: Callable[[], list[str]], thread_name: str) -> Iterator[None]:
+    """Show `lines()` at the bottom of a terminal and refresh them; erase them at the end in every case.
+
+    Nothing appears in the first half second, and nothing at all without a terminal.
+    """
+    if not is_terminal(screen.stream):
+        yield
+        return
+    over = threading.Event()
+
+    def paint() -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not over.wait(pause_s):
+            screen.show_status(lines())
+            pause_s = _REFRESH_S
+
+    painter = threading.Thread(target=paint, name=thread_name, daemon=True)
+    painter.start()
+    try:
+        yield
+    finally:
+        over.set()
+        painter.join()
+        screen.show_status([])
 
 
 class Waiting:
     """The line about a command that takes long: what it does, and for how long. `does` names the next part."""
 
-    def __init__(self, screen: Screen, doing: str) -> None:
-        self._screen = screen
+    def __init__(self, look: Look, doing: str) -> None:
+        self._look = look
         self._doing = doing
         self._since_s = monotonic()
-        self._over = threading.Event()
 
     def does(self, doing: str) -> None:
         """Show this from now on, with the time since the command began."""
         self._doing = doing
 
-    def _paint(self) -> None:
-        look = self._screen.look
-        pause_s = _FIRST_LOOK_S
-        while not self._over.wait(pause_s):
-            pause_s = _REFRESH_S
-            text = f"{printable(self._doing)} {look.glyphs.goes_on} {monotonic() - self._since_s:.1f} s"
-            self._screen.show_status([look.paint(shorten(text, look.width - 1, look.glyphs.goes_on), Ink.FAINT)])
+    def _lines(self) -> list[str]:
+        look = self._look
+        text = f"{printable(self._doing)} {look.glyphs.goes_on} {monotonic() - self._since_s:.1f} s"
+        return [look.paint(shorten(text, look.width - 1, look.glyphs.goes_on), Ink.FAINT)]
 
 
 @contextmanager
 def waiting(doing: str, screen: Screen | None = None) -> Iterator[Waiting]:
-    """Show a line on a terminal's standard error while work takes more than half a second. Write nothing inside.
+    """Show a `live_status` on standard error while work takes long. Write nothing inside.
 
-    Without a terminal it shows nothing. It erases the line at the end in every case. `labctl run` has a live view of
-    its own (report/progress.py).
+    `labctl run` has a live view of its own (report/progress.py).
     """
     screen = screen or standard_error()
-    shown = Waiting(screen, doing)
-    if not is_terminal(screen.stream):
+    shown = Waiting(screen.look, doing)
+    with live_status(screen, shown._lines, "labctl-waiting"):
         yield shown
-        return
-    painter = threading.Thread(target=shown._paint, name="labctl-waiting", daemon=True)
-    painter.start()
-    try:
-        yield shown
-    finally:
-        shown._over.set()
-        painter.join()
-        screen.show_status([])
 
 
 _GAP = "  "
