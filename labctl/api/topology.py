@@ -41,14 +41,14 @@ class Topology:
         self._model: Model | None = None
         self._text: str | None = None
         given = {"name": name, "about": about or None, "mtu": mtu, "addresses": addresses, "routes": routes}
-        self._data: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        self._data = _given(given)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file. DocumentError has every mistake in it."""
         from labctl import topology
 
-        loaded = cls._of(topology.load(Path(path)))
+        loaded = cls.of_model(topology.load(Path(path)))
         loaded._text = Path(path).read_text(encoding="utf-8")
         return loaded
 
@@ -58,12 +58,12 @@ class Topology:
         from labctl.topology.generators import from_shape
         from labctl.topology.resolve import resolve
 
-        return cls._of(resolve(from_shape(text))[0])
+        return cls.of_model(resolve(from_shape(text))[0])
 
     @classmethod
     def parse(cls, text: str, *, name: str = "topology.yaml") -> Self:
         """Read YAML text; messages call it `name`. DocumentError has every mistake in it."""
-        parsed = cls._of(_resolved(text, name))
+        parsed = cls.of_model(_resolved(text, name))
         parsed._text = text
         return parsed
 
@@ -82,11 +82,7 @@ class Topology:
 
     @classmethod
     def of_model(cls, model: Model) -> Self:
-        """Return the topology of a running lab."""
-        return cls._of(model)
-
-    @classmethod
-    def _of(cls, model: Model) -> Self:
+        """Return the topology that is resolved already: of a file, or of a running lab."""
         made = cls(model.name)
         made._model = model
         return made
@@ -133,10 +129,15 @@ class Topology:
         private: Iterable[str] | None = None,
     ) -> Self:
         """Add a host; `count` makes NAME-1, NAME-2, ... Returns the topology, as the other methods do."""
-        exposed = None if expose is None else list(expose)
-        given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
-        more = {"expose": exposed, "services": services, "exec": exec, "routes": routes}
-        return self._node("hosts", name, given | more | _tree(files, binds, private))
+        given: dict[str, Any] = {
+            "count": count,
+            "sysctls": sysctls,
+            "environment": environment,
+            "limits": limits,
+            "expose": expose,
+        }
+        given |= {"services": services, "exec": exec, "routes": routes}
+        return self._node("hosts", name, given | {"files": files, "binds": binds, "private": private})
 
     def router(
         self,
@@ -155,9 +156,9 @@ class Topology:
         nat: bool = False,
     ) -> Self:
         """Add a router; with `nat`, the lab reaches the machine's network through it."""
-        given = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
-        more = {"services": services, "exec": exec, "routes": routes, "nat": nat or None}
-        return self._node("routers", name, given | more | _tree(files, binds, private))
+        given: dict[str, Any] = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
+        given |= {"services": services, "exec": exec, "routes": routes, "nat": nat or None}
+        return self._node("routers", name, given | {"files": files, "binds": binds, "private": private})
 
     def switch(self, name: str, *, sysctls: Settings | None = None) -> Self:
         """Add a switch."""
@@ -173,7 +174,7 @@ class Topology:
         mtu: int | None = None,
     ) -> Self:
         """Add a switch with these nodes on it. A member is a name, or a mapping as in files ({"node": ..., ...})."""
-        return self._node("networks", name, {"members": list(members), "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu})
+        return self._node("networks", name, {"members": members, "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu})
 
     def link(
         self,
@@ -192,10 +193,10 @@ class Topology:
 
         `delay` ("20ms"), `jitter`, `loss` ("1%") and `rate` ("10mbit") hold for each direction.
         """
-        given = {"ends": [_plain(a), _plain(b)], "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu}
+        given = {"ends": [a, b], "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu}
         given |= {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate}
-        self._changing()
-        self._data.setdefault("links", []).append({key: value for key, value in given.items() if value is not None})
+        self._check_changeable()
+        self._data.setdefault("links", []).append(_given(given))
         return self
 
     def check(self) -> Model:
@@ -218,14 +219,14 @@ class Topology:
         return _dump(self._data if self._model is None else _data_of(self._model))
 
     def _node(self, kind: str, name: str, given: Mapping[str, Any]) -> Self:
-        self._changing()
+        self._check_changeable()
         nodes = self._data.setdefault(kind, {})
         if name in nodes:
             raise ValueError(f"topology {self.name}: {name} is already among its {kind}")
-        nodes[name] = {key: _plain(value) for key, value in given.items() if value is not None}
+        nodes[name] = _given(given)
         return self
 
-    def _changing(self) -> None:
+    def _check_changeable(self) -> None:
         if self._model is not None:
             raise RuntimeError(f"{self!r} cannot be changed: it was loaded, or a lab uses it")
 
@@ -240,22 +241,15 @@ def _resolved(text: str, name: str) -> Model:
     return model
 
 
-def _tree(
-    files: Mapping[str, Mapping[str, Text]] | None, binds: Iterable[Member] | None, private: Iterable[str] | None
-) -> dict[str, Any]:
-    """What a node's file tree has of its own, as files have it."""
-    return {
-        "files": files,
-        "binds": None if binds is None else list(binds),
-        "private": None if private is None else list(private),
-    }
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the values that are not None into plain dicts and lists."""
+    return {key: _plain(value) for key, value in values.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
-    """Copy into plain dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return [_plain(each) for each in value]
     return value
 
@@ -291,16 +285,14 @@ def _node_data(node: Node) -> dict[str, Any]:
         data["expose"] = [f"{each.machine}:{each.port}/{each.transport}" for each in node.exposures]
     if node.tree.files:
         data["files"] = {
-            one.path: {
-                key: value
-                for key, value in (
-                    ("content", None if one.content is None else escaped(one.content)),
-                    ("source", one.source or None),
-                    ("mode", None if one.mode is None else f"{one.mode:04o}"),
-                    ("owner", one.owner or None),
-                )
-                if value is not None
-            }
+            one.path: _given(
+                {
+                    "content": None if one.content is None else escaped(one.content),
+                    "source": one.source or None,
+                    "mode": None if one.mode is None else f"{one.mode:04o}",
+                    "owner": one.owner or None,
+                }
+            )
             for one in node.tree.files
         }
     if node.tree.binds:
@@ -311,8 +303,7 @@ def _node_data(node: Node) -> dict[str, Any]:
     if node.limits is not None:
         pids, memory_bytes, cpu = node.limits.pids, node.limits.memory_bytes, node.limits.cpu
         share = None if cpu is None else f"{cpu * 100:.15g}%"
-        limits = {"pids": pids, "memory": memory_bytes, "cpu": share}
-        data["limits"] = {key: value for key, value in limits.items() if value is not None}
+        data["limits"] = _given({"pids": pids, "memory": memory_bytes, "cpu": share})
     return data
 
 

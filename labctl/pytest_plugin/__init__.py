@@ -15,8 +15,9 @@ import pytest
 from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
+    from typing import Literal
 
     from labctl import AsyncLab, Lab
     from labctl.pytest_plugin.labs import LabFactory, Labs
@@ -75,9 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
         collect_configured_folders(config)
     if os.environ.get("GITHUB_ACTIONS") == "true" and not hasattr(config, "workerinput"):
-        from labctl.pytest_plugin.reports import Told
+        from labctl.pytest_plugin.reports import GitHubReporter
 
-        config.pluginmanager.register(Told(config), "labctl-github")
+        config.pluginmanager.register(GitHubReporter(config), "labctl-github")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -196,28 +197,16 @@ def labctl_seed(request: pytest.FixtureRequest) -> int:
     return seed_of(request.config)
 
 
-@pytest.fixture(scope="class")
-def _labctl_labs_of_class(request: pytest.FixtureRequest) -> Iterator[Labs]:
-    yield from _labs(request)
+def _labs_of(scope: Literal["class", "module", "package", "session"]) -> Callable[..., Iterator[Labs]]:
+    @pytest.fixture(scope=scope, name=f"_labctl_labs_of_{scope}")
+    def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
+        from labctl.pytest_plugin.labs import Labs
+
+        with Labs(request.config) as labs:
+            yield labs
+
+    return labs
 
 
-@pytest.fixture(scope="module")
-def _labctl_labs_of_module(request: pytest.FixtureRequest) -> Iterator[Labs]:
-    yield from _labs(request)
-
-
-@pytest.fixture(scope="package")
-def _labctl_labs_of_package(request: pytest.FixtureRequest) -> Iterator[Labs]:
-    yield from _labs(request)
-
-
-@pytest.fixture(scope="session")
-def _labctl_labs_of_session(request: pytest.FixtureRequest) -> Iterator[Labs]:
-    yield from _labs(request)
-
-
-def _labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
-    from labctl.pytest_plugin.labs import Labs
-
-    with Labs(request.config) as labs:
-        yield labs
+_labs_of_class, _labs_of_module = _labs_of("class"), _labs_of("module")
+_labs_of_package, _labs_of_session = _labs_of("package"), _labs_of("session")

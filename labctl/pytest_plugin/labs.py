@@ -20,7 +20,7 @@ import pytest
 from labctl.api.lab import Lab
 from labctl.api.topology import Topology
 from labctl.errors import LabctlError, MachineError
-from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible, temporary_root
+from labctl.pytest_plugin.settings import as_seen_from, seed_of, temporary_root
 from labctl.pytest_plugin.stash import LABS, USED_LABS
 
 if TYPE_CHECKING:
@@ -101,14 +101,6 @@ class LabScope(StrEnum):
     SESSION = "session"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The lab that a test's mark describes."""
-
-    source: Source  # a file by its whole path
-    scope: LabScope
-
-
 class Labs:
     """Labs that end together: those of a fixture. A context manager."""
 
@@ -147,7 +139,7 @@ class Labs:
         try:
             lab = Lab(given, visible_paths=visible)
         except MachineError as error:
-            if skips_impossible(self._config):
+            if self._config.getini("labctl_skip_impossible"):
                 pytest.skip(str(error))
             raise
         self.open.append((source, lab))
@@ -255,16 +247,14 @@ def keep_real_files(config: pytest.Config) -> None:
 
 def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Return the value of the fixture `lab`."""
-    wanted = _wanted(request)
+    source, scope = _source_and_scope(request)
     used = _used_by_test(request)
-    if wanted.scope is not LabScope.FUNCTION:
-        labs: Labs = request.getfixturevalue(f"_labctl_labs_of_{wanted.scope}")
-        lab = labs.shared(wanted.source)
-        used.add(lab)
-        yield lab
-        return
-    with Labs(request.config) as labs:
-        lab = labs.make_or_fail(wanted.source)
+    with ExitStack() as stack:
+        if scope is LabScope.FUNCTION:
+            lab = stack.enter_context(Labs(request.config)).make_or_fail(source)
+        else:
+            labs: Labs = request.getfixturevalue(f"_labctl_labs_of_{scope}")
+            lab = labs.shared(source)
         used.add(lab)
         yield lab
 
@@ -309,24 +299,25 @@ def resolved(source: Source, base: Path) -> Source:
     return path
 
 
-def _wanted(request: pytest.FixtureRequest) -> Wanted:
+def _source_and_scope(request: pytest.FixtureRequest) -> tuple[Source, LabScope]:
+    """Return what the test's mark describes; a file by its absolute path."""
     mark = request.node.get_closest_marker("topology")
-    given, scope = _read(mark) if mark else (None, LabScope.FUNCTION)
+    given, scope = _parse_mark(mark) if mark else (None, LabScope.FUNCTION)
     given = getattr(request, "param", given)  # parametrize("lab", ["pair", "star:3"], indirect=True)
     if given is None:
-        return Wanted(default_source(request.config), scope)
+        return default_source(request.config), scope
     if not isinstance(given, Source):
         pytest.fail(f"{_USAGE}: {given!r} is not one of these.", pytrace=False)
-    return Wanted(resolved(given, request.path.parent), scope)
+    return resolved(given, request.path.parent), scope
 
 
-def _read(mark: pytest.Mark) -> tuple[object, LabScope]:
-    words = dict(mark.kwargs)
-    scope = words.pop("scope", LabScope.FUNCTION)
-    given = [*mark.args, *words.values()]
-    if len(given) > 1 or words.keys() - {"topology"}:
-        said = ", ".join([*map(repr, mark.args), *(f"{name}={value!r}" for name, value in mark.kwargs.items())])
-        pytest.fail(f"{_USAGE}: was given ({said}).", pytrace=False)
+def _parse_mark(mark: pytest.Mark) -> tuple[object, LabScope]:
+    options = dict(mark.kwargs)
+    scope = options.pop("scope", LabScope.FUNCTION)
+    given = [*mark.args, *options.values()]
+    if len(given) > 1 or options.keys() - {"topology"}:
+        shown = ", ".join([*map(repr, mark.args), *(f"{name}={value!r}" for name, value in mark.kwargs.items())])
+        pytest.fail(f"{_USAGE}: was given ({shown}).", pytrace=False)
     if scope not in list(LabScope):
         pytest.fail(f"{_USAGE}: scope {scope!r} is not one of {', '.join(LabScope)}.", pytrace=False)
     return (given[0] if given else None), LabScope(scope)

@@ -20,7 +20,7 @@ import labctl
 from labctl.errors import LabctlError, describe_errno
 from labctl.printable import in_log, painted
 from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, on_github, seed_of
-from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN, SCENARIO_SEEN, USED_LABS
+from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN, SCENARIO_SOCKETS, USED_LABS
 from labctl.report.terminal import Look, look_of
 from labctl.scenario.results import RunResult
 from labctl.structs import msgspec, replace
@@ -29,7 +29,7 @@ from labctl.unpatched import monotonic
 SECTION = "labctl"
 _OWN_CODE = Path(labctl.__file__).parent
 _LONGEST_NAME = 120
-_TELLING = (OSError, RuntimeError, ValueError)  # what else labctl raises with a message for people
+_EXPLAINED_ERRORS = (OSError, RuntimeError, ValueError)  # what else labctl raises with a message for people
 
 
 # Results on pytest's reports, as text: the main process reports what runs in a worker of xdist.
@@ -42,20 +42,10 @@ def attach(report: pytest.TestReport, run: RunResult) -> None:
     vars(report)[_RUN] = json.dumps(msgspec.to_builtins(run))
 
 
-def attach_text(report: pytest.TestReport, text: str) -> None:
-    """Attach the text about a test's labs to the report."""
-    vars(report)[_TEXT] = text
-
-
 def attached_run(report: pytest.TestReport) -> RunResult | None:
     """Return the attached run."""
     text = vars(report).get(_RUN)
     return None if text is None else msgspec.convert(json.loads(text), RunResult)
-
-
-def attached_text(report: pytest.TestReport) -> str:
-    """Return the attached text; "" for none."""
-    return str(vars(report).get(_TEXT, ""))
 
 
 def look() -> Look:
@@ -72,37 +62,29 @@ def without_own_code(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     error = call.excinfo.value if call.excinfo is not None else None
     if error is None or item.config.getoption("fulltrace") or item.config.getoption("usepdb"):
         return
-    outside = _outside(error.__traceback__)
-    if outside is None:
+    entries = list(_entries(error.__traceback__))
+    outside = [entry for entry in entries if not _is_ours(entry)]  # pytest's and the test's
+    if not outside:
         return
-    if isinstance(error, LabctlError) or (isinstance(error, _TELLING) and _is_ours(_last(error.__traceback__))):
+    if isinstance(error, LabctlError) or (isinstance(error, _EXPLAINED_ERRORS) and _is_ours(entries[-1])):
         error.__cause__, error.__suppress_context__ = None, True
     elif not isinstance(error, pytest.fail.Exception):
         return
-    call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, outside))
+    traceback: TracebackType | None = None
+    for entry in reversed(outside):
+        traceback = TracebackType(traceback, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    assert traceback is not None
+    call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, traceback))
 
 
-def _outside(traceback: TracebackType | None) -> TracebackType | None:
-    """Return the traceback without labctl's frames; None if only pytest's and labctl's remain."""
-    entries = []
+def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
     while traceback is not None:
-        entries.append(traceback)
+        yield traceback
         traceback = traceback.tb_next
-    made: TracebackType | None = None
-    for entry in reversed(entries):
-        if not _is_ours(entry):
-            made = TracebackType(made, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return made
 
 
-def _last(traceback: TracebackType | None) -> TracebackType | None:
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback
-
-
-def _is_ours(entry: TracebackType | None) -> bool:
-    return entry is not None and _OWN_CODE in Path(entry.tb_frame.f_code.co_filename).parents
+def _is_ours(entry: TracebackType) -> bool:
+    return _OWN_CODE in Path(entry.tb_frame.f_code.co_filename).parents
 
 
 def complete(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -111,9 +93,9 @@ def complete(item: pytest.Item, report: pytest.TestReport) -> None:
     if run is not None and report.when == "call":
         _complete_scenario(item, report, run)
     elif report.failed:
-        told = "\n\n".join(_of_labs(item))
-        if told:
-            _put(item, report, told, None)
+        text = "\n\n".join(_reports_of_labs(item))
+        if text:
+            _add_section(item, report, text, None)
 
 
 def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunResult) -> None:
@@ -121,23 +103,23 @@ def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunRes
 
     if report.failed:
         talk = [line for result in run.scenarios for line in conversation.render(result, look())]
-        _put(item, report, "\n".join([*talk, item.stash.get(SCENARIO_SEEN, "")]), run)
+        _add_section(item, report, "\n".join([*talk, item.stash.get(SCENARIO_SOCKETS, "")]), run)
     elif chosen_artifacts_root(item.config) is not None:
         _write_artifacts(item, "", run)
     if on_github():
         attach(report, run)
 
 
-def _put(item: pytest.Item, report: pytest.TestReport, told: str, run: RunResult | None) -> None:
-    parts = [told, _write_artifacts(item, told, run), f"seed: {seed_of(item.config)}"]
+def _add_section(item: pytest.Item, report: pytest.TestReport, text: str, run: RunResult | None) -> None:
+    parts = [text, _write_artifacts(item, text, run), f"seed: {seed_of(item.config)}"]
     lines = "\n".join(part for part in parts if part).split("\n")
     text = in_log("\n".join(map(painted, lines)), os.environ)
     report.sections.append((SECTION, text))
     if run is None and on_github():
-        attach_text(report, text)
+        vars(report)[_TEXT] = text
 
 
-def _of_labs(item: pytest.Item) -> Iterator[str]:
+def _reports_of_labs(item: pytest.Item) -> Iterator[str]:
     used = [*item.stash[USED_LABS].labs] if USED_LABS in item.stash else []
     if "lab_factory" in getattr(item, "fixturenames", ()):
         used += [entry for entry in item.config.stash[LABS].labs if not entry[0].closed]
@@ -145,7 +127,7 @@ def _of_labs(item: pytest.Item) -> Iterator[str]:
         yield lab.report(after_s=before_s)
 
 
-def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str:
+def _write_artifacts(item: pytest.Item, text: str, run: RunResult | None) -> str:
     """Write the artifacts and return the line that says where they are, or why there are none."""
     root = artifacts_root(item.config)
     if root is None:
@@ -157,10 +139,10 @@ def _write_artifacts(item: pytest.Item, told: str, run: RunResult | None) -> str
             from labctl.report import artifacts
 
             artifacts.write(run, folder, version=labctl.__version__)
-        if told:
+        if text:
             from labctl.report.artifacts import replace_file
 
-            replace_file(folder / "report.txt", f"{told}\n".encode("utf-8", "backslashreplace"), mode=0o600)
+            replace_file(folder / "report.txt", f"{text}\n".encode("utf-8", "backslashreplace"), mode=0o600)
     except OSError as error:
         return f"artifacts: {folder}: cannot be written: {describe_errno(error.errno)}."
     except LabctlError as error:
@@ -176,7 +158,7 @@ def _folder_name(nodeid: str) -> str:
     return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(nodeid.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
-class Told:
+class GitHubReporter:
     """Registered in the main process: collects results of scenarios and labs, and reports them to GitHub at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -207,29 +189,23 @@ class Told:
         try:
             if results:
                 ci.append_summary(whole, Path(page))
-            told = [(report.nodeid, text) for report in self._reports if (text := attached_text(report))]
-            _append_tests(told, Path(page))
+            failed = [(each.nodeid, text) for each in self._reports if (text := vars(each).get(_TEXT))]
+            _append_tests(failed, Path(page))
         except OSError as error:
             terminalreporter.line(f"labctl: {page}: cannot write the summary: {describe_errno(error.errno)}.")
 
 
-def _append_tests(told: list[tuple[str, str]], page: Path) -> None:
+def _append_tests(failed: list[tuple[str, str]], page: Path) -> None:
     """Append the report section of each failed test with labs, as much as GitHub takes. OSError."""
-    from labctl.report.ci import SUMMARY_LIMIT_BYTES
+    from labctl.report.ci import SUMMARY_LIMIT_BYTES, folded
 
+    parts = ["\n".join(["", *folded(nodeid, text.splitlines()), ""]) for nodeid, text in failed]
+    if parts:
+        parts.insert(0, f"\n### labctl: {len(failed)} failed {'test' if len(failed) == 1 else 'tests'} with labs\n")
     room = SUMMARY_LIMIT_BYTES - (page.stat().st_size if page.exists() else 0)
     with page.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        for part in _parts(told):
+        for part in parts:
             room -= len(part.encode("utf-8", "backslashreplace"))
             if room < 0:
                 return
             file.write(part)
-
-
-def _parts(told: list[tuple[str, str]]) -> Iterator[str]:
-    from labctl.report.ci import folded
-
-    if told:
-        yield f"\n### labctl: {len(told)} failed {'test' if len(told) == 1 else 'tests'} with labs\n"
-    for nodeid, text in told:
-        yield "\n".join(["", *folded(nodeid, text.splitlines()), ""])

@@ -12,11 +12,11 @@ import pytest
 
 from labctl.errors import InputError, MachineError
 from labctl.printable import in_log, visible
-from labctl.pytest_plugin.settings import as_seen_from, seed_of, skips_impossible
-from labctl.pytest_plugin.stash import SCENARIO_RUN, SCENARIO_SEEN
+from labctl.pytest_plugin.settings import as_seen_from, seed_of
+from labctl.pytest_plugin.stash import SCENARIO_RUN, SCENARIO_SOCKETS
 from labctl.scenario.loader import has_steps
 from labctl.scenario.model import Scenario
-from labctl.scenario.results import Outcome, RunResult, ScenarioResult
+from labctl.scenario.results import Outcome, ScenarioResult
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -34,11 +34,11 @@ def collect_configured_folders(config: pytest.Config) -> None:
     """Add the folders of ini `labctl_scenarios` to `testpaths`, for `pytest` without arguments."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return
-    there = [Path(config.invocation_params.dir, argument).resolve() for argument in config.args]
+    collected = [Path(config.invocation_params.dir, argument).resolve() for argument in config.args]
     for folder in config.getini("labctl_scenarios"):
         if not folder.is_dir():
             raise pytest.UsageError(f"labctl_scenarios: there is no folder {folder}.")
-        if not any(folder.resolve().is_relative_to(path) for path in there):
+        if not any(folder.resolve().is_relative_to(path) for path in collected):
             config.args.append(str(folder))
 
 
@@ -46,8 +46,8 @@ def collect(path: Path, parent: pytest.Collector, *, by_name: bool) -> ScenarioF
     """Return the collector of a YAML file that is a scenario by its name, its folder, or on request."""
     if not by_name:
         folders = parent.config.getini("labctl_scenarios")
-        wanted = parent.session.isinitpath(path) or any(path.is_relative_to(folder) for folder in folders)
-        if not wanted or not has_steps(_content(path)):
+        is_candidate = parent.session.isinitpath(path) or any(path.is_relative_to(folder) for folder in folders)
+        if not is_candidate or not has_steps(_content(path)):
             return None
     collector: ScenarioFile = ScenarioFile.from_parent(parent, path=path)
     return collector
@@ -99,20 +99,12 @@ class ScenarioItem(pytest.Item):
             ("seed", str(seed)),
         ]
         try:
-            options = RunOptions(seed=seed, look_at_failure=self._look)
+            options = RunOptions(seed=seed, look_at_failure=self._record_sockets)
             run = run_many([self.scenario], options)
         except MachineError as error:
-            if skips_impossible(self.config):
+            if self.config.getini("labctl_skip_impossible"):
                 self._skip(str(error))
             raise
-        self._conclude(run)
-
-    def _look(self, lab: Lab) -> None:
-        from labctl.api.journal import socket_lines
-
-        self.stash[SCENARIO_SEEN] = "\n".join(socket_lines(lab, "sockets"))
-
-    def _conclude(self, run: RunResult) -> None:
         (result,) = run.scenarios
         self.stash[SCENARIO_RUN] = run
         self.user_properties.append(("steps", str(len(result.steps))))
@@ -121,8 +113,13 @@ class ScenarioItem(pytest.Item):
         if result.outcome is not Outcome.PASSED:
             raise ScenarioFailed(result)
 
+    def _record_sockets(self, lab: Lab) -> None:
+        from labctl.api.journal import socket_lines
+
+        self.stash[SCENARIO_SOCKETS] = "\n".join(socket_lines(lab, "sockets"))
+
     def _skip(self, reason: str) -> None:
-        raise pytest.skip.Exception(reason, _use_item_location=True)  # told as being in the scenario's file
+        raise pytest.skip.Exception(reason, _use_item_location=True)  # reported at the scenario's file
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return step, file and line, expected and actual, without a traceback of labctl's code."""
@@ -131,8 +128,8 @@ class ScenarioItem(pytest.Item):
             from labctl.pytest_plugin.reports import look
             from labctl.report import plain
 
-            told = dedent("\n".join(plain.failure(error.result, look()))).strip("\n")
-            return in_log(told, os.environ)
+            text = dedent("\n".join(plain.failure(error.result, look()))).strip("\n")
+            return in_log(text, os.environ)
         if isinstance(error, MachineError):
             return in_log(visible(str(error)), os.environ)
         return super().repr_failure(excinfo, style)

@@ -59,11 +59,6 @@ def on_github() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-def skips_impossible(config: pytest.Config) -> bool:
-    """Whether tests are skipped whose lab this machine cannot have."""
-    return bool(config.getini("labctl_skip_impossible"))
-
-
 def artifacts_root(config: pytest.Config) -> Path | None:
     """Return the directory of artifacts: --labctl-artifacts, else below pytest's temporary directory; None without
     either.

@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 LABS: pytest.StashKey[UsedLabs] = pytest.StashKey()  # of a session: the labs made with `lab_factory`
 USED_LABS: pytest.StashKey[UsedLabs] = pytest.StashKey()  # of a test: the labs that it has used
 SCENARIO_RUN: pytest.StashKey[RunResult] = pytest.StashKey()  # of a scenario: its result
-SCENARIO_SEEN: pytest.StashKey[str] = pytest.StashKey()  # of a failed scenario: the sockets in its lab
+SCENARIO_SOCKETS: pytest.StashKey[str] = pytest.StashKey()  # of a failed scenario: the sockets in its lab
