@@ -376,11 +376,11 @@ class AsyncHost(NodeFacts):
 
         from labctl.api.netns import as_hooked
 
-        def there() -> T:
+        def visit() -> T:
             with self.sync.netns(strict=strict):
                 return as_hooked(function)(*arguments)
 
-        return await Worker(f"labctl-{self.name}").once(there)
+        return await Worker(f"labctl-{self.name}").once(visit)
 
     sockets = awaited(Host.sockets)
     read_text = awaited(Host.read_text)

@@ -207,15 +207,11 @@ class Link:
         from labctl.observe import network
 
         self._core.check_open(f"read link {self}")
-        states = [
-            any(
-                link.up and link.carrier
-                for link in network.links(self._core.engine, end.node)
-                if link.name == end.ifname
-            )
+        engine = self._core.engine
+        return all(
+            any(link.up and link.carrier for link in network.links(engine, end.node) if link.name == end.ifname)
             for end in self.ends
-        ]
-        return all(states)
+        )
 
     def down(self) -> None:
         """Take the link down: both ends lose their carrier. KernelError.

@@ -208,19 +208,14 @@ def _activities(core: Core, after_s: float) -> Iterator[str]:
         yield "  nothing"
     for each in activities[-SHOWN:]:
         yield f"  {each}"
-        yield from _output(each)
+        for name, text in (("stdout", each.stdout), ("stderr", each.stderr)):
+            yield from (f"             {name}: {line}" for line in text.splitlines())
 
 
 def _goes_on_after(activity: Activity, after_s: float) -> bool:
     if activity.kind is ActivityKind.SERVICE:  # what ended in an earlier test matters to the later ones
         return True
     return activity.duration_s is None or activity.started_s + activity.duration_s > after_s
-
-
-def _output(activity: Activity) -> Iterator[str]:
-    for name, text in (("stdout", activity.stdout), ("stderr", activity.stderr)):
-        for line in text.splitlines():
-            yield f"             {name}: {line}"
 
 
 def take_snapshot(core: Core, title: str) -> None:

@@ -62,21 +62,6 @@ class Reachability(Struct, frozen=True):
         return all(found)
 
 
-def ping(core: Core, family: int | None, timeout_s: float, every_pair: bool) -> Reachability:
-    """See `Lab.ping`."""
-    version = {None: None, 4: 4, 6: 6, AF_INET: 4, AF_INET6: 6}.get(family, 0)
-    if version == 0:
-        raise ValueError(f"family={family!r}: 4, 6, AF_INET, AF_INET6, or None for both")
-    hosts = pingable_nodes(core.plan, routers=False)
-    tries = [
-        each
-        for each in choose_pairs(core.plan, hosts, every_pair=every_pair)
-        if version is None or each.family == str(version)
-    ]
-    found = ping_pairs(core.engine, core.plan, tries, deadline_s=timeout_s) if tries else []
-    return Reachability(tuple(hosts), tuple(found), is_sample(hosts, every_pair=every_pair))
-
-
 __all__ = ["Socket", "State", "Transport"]
 
 
@@ -94,6 +79,7 @@ def enter_private_network() -> bool:
 
 
 DEADLINE_S = 30.0
+_FAMILIES = {None: ("4", "6"), 4: ("4",), 6: ("6",), AF_INET: ("4",), AF_INET6: ("6",)}  # of `Lab.ping`
 
 
 class Lab:
@@ -218,14 +204,14 @@ class Lab:
         nodes = [end.partition(":")[0] for end in (a, b)]
         for node in nodes:
             self._core.node(node)
-        there = links_between(self._core.model.links, a, b)
-        if not there:
+        found = links_between(self._core.model.links, a, b)
+        if not found:
             links = [str(link) for link in self._core.model.links if nodes[0] in (link.a.node, link.b.node)]
             raise not_found(f"lab {self.name}: no link between {a} and {b}", f"{a} - {b}", links)
-        if len(there) > 1:
-            several = ", ".join(str(link) for link in there)
+        if len(found) > 1:
+            several = ", ".join(str(link) for link in found)
             raise ValueError(f"lab {self.name}: several links between {a} and {b}: {several}; name an interface")
-        return Link(self._core, there[0])
+        return Link(self._core, found[0])
 
     def ping(self, *, family: int | None = None, timeout_s: float = 1.0, every_pair: bool = False) -> Reachability:
         """Return which hosts reach which, in both families or in `family` (4, 6, AF_INET, AF_INET6); true if all do.
@@ -233,10 +219,16 @@ class Lab:
         str() of the result is a table. Above 100 hosts a sample of the pairs is tested, unless `every_pair`.
         `timeout_s` is for each host that does not answer. InputError if no two hosts have addresses of the same family.
         """
-
-        self._core.check_open("ping")
-        with self._core.journal.noting("", ActivityKind.PING, "all hosts") as entry:
-            found = ping(self._core, family, timeout_s, every_pair)
+        core = self._core
+        core.check_open("ping")
+        with core.journal.noting("", ActivityKind.PING, "all hosts") as entry:
+            if family not in _FAMILIES:
+                raise ValueError(f"family={family!r}: 4, 6, AF_INET, AF_INET6, or None for both")
+            hosts = pingable_nodes(core.plan, routers=False)
+            chosen = choose_pairs(core.plan, hosts, every_pair=every_pair)
+            pairs = [pair for pair in chosen if pair.family in _FAMILIES[family]]
+            tries = ping_pairs(core.engine, core.plan, pairs, deadline_s=timeout_s) if pairs else []
+            found = Reachability(tuple(hosts), tuple(tries), is_sample(hosts, every_pair=every_pair))
             entry.end(found.summary)
         return found
 

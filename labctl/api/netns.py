@@ -293,12 +293,12 @@ def _starter(here: _Here, original: Any) -> Any:
         if frame is not None and "run" not in vars(self):
             run = self.run
 
-            def there() -> None:
+            def run_on_host() -> None:
                 vars(self).pop("run", None)
                 here.frames = (frame,)
                 run()
 
-            vars(self)["run"] = there
+            vars(self)["run"] = run_on_host
         original(self)
 
     return start

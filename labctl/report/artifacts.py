@@ -188,12 +188,12 @@ def prepare(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # its parents are not private: they are not ours
         known = {RESULT, JUNIT, SUMMARY, SCENARIOS}
-        there = {entry.name for entry in directory.iterdir()}
-        if SCENARIOS in there and RESULT not in there:
+        names = {entry.name for entry in directory.iterdir()}
+        if SCENARIOS in names and RESULT not in names:
             raise InputError(
                 f"--artifacts {directory}: has a {SCENARIOS}/ that is not labctl's. Give another directory."
             )
-        for name in sorted(known & there):
+        for name in sorted(known & names):
             path = directory / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

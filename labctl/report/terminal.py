@@ -506,16 +506,16 @@ def _matrix(nodes: Sequence[str], tries: Sequence[Attempt], look: Look) -> list[
         name = source if titles is not numbers else f"{number} {source}"
         line = pad(shorten(name, head), head)
         for target in nodes:
-            there = by_pair.get((source, target), [])
-            text, ink = _reach_cell(there, same=source == target, look=look)
+            attempts = by_pair.get((source, target), [])
+            text, ink = _reach_cell(attempts, same=source == target, look=look)
             line += " " + look.paint(text, ink) + " " * (width - cells(text))
         lines.append(line.rstrip())
     return lines
 
 
-def _reach_cell(there: Sequence[Attempt], *, same: bool, look: Look) -> tuple[str, Ink]:
-    if same or not there:
+def _reach_cell(attempts: Sequence[Attempt], *, same: bool, look: Look) -> tuple[str, Ink]:
+    if same or not attempts:
         return look.glyphs.separator if same else "?", Ink.FAINT
-    text = " ".join(each.family if not each.problem else "-" for each in there)
-    bad = any(each.problem for each in there)
+    text = " ".join(each.family if not each.problem else "-" for each in attempts)
+    bad = any(each.problem for each in attempts)
     return text, Ink.BAD if bad else Ink.GOOD

@@ -280,7 +280,7 @@ def test_failures_are_failures_and_errors_errors(failing: Ran) -> None:
     assert (failing.status, failing.outcomes()) == (1, "5 failed, 2 passed, 3 errors")
 
 
-def test_a_bad_topology_is_told_with_its_places_and_nothing_else(failing: Ran) -> None:
+def test_a_bad_topology_is_reported_with_its_places_and_nothing_else(failing: Ran) -> None:
     assert lines_of(failing, "test_bad_file") == [
         "bad.yaml:1:29: expected a mapping, got the number 3",
         "  | hosts: {a: {}, b: {sysctls: 3}}",
@@ -294,7 +294,7 @@ def test_a_bad_topology_is_told_with_its_places_and_nothing_else(failing: Ran) -
     assert "did you mean `pair`?" in lines_of(failing, "test_bad_shape")[0]
 
 
-def test_a_mark_that_is_wrong_is_told(failing: Ran) -> None:
+def test_a_wrong_mark_is_reported(failing: Ran) -> None:
     (line,) = lines_of(failing, "test_bad_scope")
     assert line.endswith("scope 'modul' is not one of function, class, module, package, session.")
 

@@ -136,7 +136,7 @@ def test_pytest_alone_goes_through_configured_folders_and_takes_what_has_steps(t
     assert asked == [[test, scenario], [test], [scenario]]
 
 
-def test_a_configured_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_configured_folder_is_reported(tmp_path: Path) -> None:
     project = Project(
         tmp_path / "project",
         "testpaths = tests\nlabctl_scenarios = gone\n",
@@ -153,7 +153,7 @@ def test_only_what_failed_last_is_run_again(tmp_path: Path) -> None:
     assert project.pytest("--lf").outcomes() == "1 failed"
 
 
-def test_workers_share_the_scenarios_and_the_seed_and_github_is_told_once(tmp_path: Path) -> None:
+def test_workers_share_the_scenarios_and_the_seed_and_report_to_github_once(tmp_path: Path) -> None:
     project = Project(
         tmp_path / "project",
         echo__scenario__yaml=ECHO,

@@ -72,7 +72,7 @@ def test_a_coroutines_failure_has_the_sockets_as_they_were() -> None:
     assert ":8000" not in at_end
 
 
-def test_who_waits_for_a_program_is_told_when_another_task_closes_the_lab() -> None:
+def test_a_wait_for_a_program_ends_when_another_task_closes_the_lab() -> None:
     async def test() -> None:
         lab = await AsyncLab("pair").open()
         program = await lab["server"].start(["sleep", "1000"])
@@ -105,7 +105,7 @@ raise RuntimeError("the server is broken")
 """
 
 
-def test_a_program_that_crashes_while_its_peer_fails_is_not_said_to_have_been_ended() -> None:
+def test_a_program_that_crashes_while_its_peer_fails_is_reported_as_crashed() -> None:
     with Lab("pair") as lab:
         with (
             pytest.raises(ConnectionError),

@@ -115,7 +115,7 @@ def _connect_in_turn(lab: Lab, done: threading.Event, failed: list[object]) -> i
     return rounds
 
 
-def test_a_link_that_is_down_is_told_and_comes_up_again(pair: Lab) -> None:
+def test_a_link_that_is_down_is_reported_and_comes_up_again(pair: Lab) -> None:
     link = pair.link("client", "server")
     assert link.is_up
     link.down()
@@ -130,7 +130,7 @@ def test_a_link_that_is_down_is_told_and_comes_up_again(pair: Lab) -> None:
     assert pair.ping(timeout_s=WAIT_S)
 
 
-def test_links_that_are_not_there_are_told_with_those_that_are() -> None:
+def test_a_missing_link_is_reported_with_the_existing_links() -> None:
     with Lab(Topology().host("a").host("b").host("c").link("a", "b").link("a", "b").link("b", "c")) as lab:
         with pytest.raises(NotFound, match="no link between a and c"):
             lab.link("a", "c")
@@ -140,7 +140,7 @@ def test_links_that_are_not_there_are_told_with_those_that_are() -> None:
         assert lab.link("c", "b") == lab.links[2]
 
 
-def test_a_topology_file_is_taken_and_its_mistakes_are_told(tmp_path: Path) -> None:
+def test_a_topology_file_makes_a_lab_and_its_mistakes_are_reported(tmp_path: Path) -> None:
     good = tmp_path / "two.yaml"
     good.write_text("hosts: {left: , right: }\nlinks: [[left, right]]\n")
     with Lab(good) as lab:
@@ -348,7 +348,7 @@ def test_a_lab_closed_by_another_thread_ends_a_run_with_a_runtime_error() -> Non
     assert "ended with its lab" in repr(program)
 
 
-def test_what_was_done_is_told_in_order_with_outputs_and_sockets(pair: Lab) -> None:
+def test_a_report_lists_activities_in_order_with_outputs_and_sockets(pair: Lab) -> None:
     with Lab("pair") as lab:
         lab["server"].run(["sh", "-c", "echo out; echo err >&2; exit 3"])
         with lab["server"].listen(5000), lab["client"].connect("server:5000"):

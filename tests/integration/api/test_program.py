@@ -161,7 +161,7 @@ def test_a_program_is_ready_when_a_line_matches(server: Host) -> None:
         assert program.stdout == "starting\n"
 
 
-def test_a_program_that_ends_before_it_is_ready_is_told_with_its_output(server: Host) -> None:
+def test_a_program_that_ends_before_it_is_ready_is_reported_with_its_output(server: Host) -> None:
     with pytest.raises(ProgramNotReady, match="exited with status 4") as caught:
         server.start(script("echo no such file >&2; exit 4"), ready=80)
     assert caught.value.returncode == 4
@@ -176,7 +176,7 @@ def test_a_program_that_is_not_ready_in_time_is_ended(server: Host) -> None:
 
 
 @pytest.mark.parametrize("ready", ["http", "tcp/x", "unix:relative", "udp/"])
-def test_readiness_that_makes_no_sense_is_told_before_anything_is_started(server: Host, ready: str) -> None:
+def test_an_invalid_readiness_is_refused_before_anything_is_started(server: Host, ready: str) -> None:
     with pytest.raises(ValueError, match=r"write it as|not a port"):
         server.start(["nonesuch"], ready=ready)
     with pytest.raises(TypeError, match="ready="):
@@ -228,7 +228,7 @@ def test_a_program_on_a_terminal_writes_line_by_line_and_to_stdout_alone() -> No
         assert lab["client"].run(["sh", "-c", "stty size; exit 3"], tty=True).stdout == "24 200\n"
 
 
-def test_one_that_holds_back_its_output_is_told_with_what_to_try() -> None:
+def test_a_program_that_buffers_its_output_is_reported_with_a_remedy() -> None:
     code = "print('ready'); import time; time.sleep(100)"
     with Lab("pair") as lab, pytest.raises(ProgramNotReady, match="try `tty=True` or `stdbuf -oL`"):
         lab["client"].start(

@@ -72,7 +72,7 @@ def test_a_scenario_that_fails_raises_with_its_result_and_is_undone(lab: Lab, li
     assert "LISTEN" in report
 
 
-def test_a_scenario_that_does_not_fit_the_lab_is_told_before_it_runs(lab: Lab, listen: Path) -> None:
+def test_a_scenario_that_does_not_fit_the_lab_is_refused_before_it_runs(lab: Lab, listen: Path) -> None:
     listen.write_text(LISTEN.replace("on: client", "on: h1"))
     with pytest.raises(DocumentError, match="h1"), lab.scenario(listen):
         pytest.fail("it ran")
@@ -116,7 +116,7 @@ def test_its_calls_are_in_the_activity_in_order(listen: Path) -> None:
     assert all(each.started_s >= 0 for each in done)
 
 
-def test_values_of_a_link_that_make_no_sense_are_told(lab: Lab) -> None:
+def test_invalid_values_of_a_link_are_refused(lab: Lab) -> None:
     link = lab.link("client", "server")
     with pytest.raises(ValueError, match="`soon` is not a delay"):
         link.set(delay="soon")

@@ -201,7 +201,7 @@ def test_a_refusal_over_ipv6_tells_of_a_server_that_is_ipv4_only(server: Host, c
                 host.connect(to, family=socket.AF_INET6)
 
 
-def test_coroutines_are_told_as_much() -> None:
+def test_coroutines_get_the_same_errors() -> None:
     async def test() -> str:
         async with AsyncLab("pair") as lab:
             with pytest.raises(ConnectionRefusedError) as refused:

@@ -67,7 +67,7 @@ def test_any_text_is_a_value_as_it_is(text: str) -> None:
     assert dict(built.nodes[0].environment)["VALUE"] == text
 
 
-def test_a_mistake_is_told_as_in_a_file_with_the_near_miss() -> None:
+def test_a_mistake_is_reported_as_in_a_file_with_the_near_miss() -> None:
     with pytest.raises(DocumentError, match="did you mean `server`"):
         Topology().host("server").host("client").link("client", "servr").check()
     with pytest.raises(DocumentError, match="net"):
@@ -108,7 +108,7 @@ def test_what_a_lab_was_made_of_or_was_loaded_is_not_changed() -> None:
             fixed.link("server", "gw")
 
 
-def test_repr_tells_the_state() -> None:
+def test_repr_shows_the_state() -> None:
     assert repr(Topology("office")) == "<Topology office, not checked>"
     assert repr(Topology.shape("star:2")) == "<Topology star-2, 3 nodes, 2 links>"
 

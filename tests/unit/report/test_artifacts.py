@@ -97,7 +97,7 @@ def test_names_that_lead_elsewhere_stay_inside(tmp_path: Path) -> None:
     assert sorted(path.read_bytes() for path in programs.iterdir()) == [b"1", b"2"]
 
 
-def test_a_collector_keeps_all_of_what_a_program_said(tmp_path: Path) -> None:
+def test_a_collector_keeps_the_whole_output_of_a_program(tmp_path: Path) -> None:
     prepare(tmp_path)
     collector = Collector(tmp_path)
     collector.scenario_started(ECHO)
@@ -145,7 +145,7 @@ def test_somebody_elses_scenarios_are_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "scenarios" / "precious.yaml").exists()
 
 
-def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--artifacts .*: cannot be written: "):
         prepare(tmp_path / "file" / "out")
@@ -240,7 +240,7 @@ def test_a_report_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--junit .*: no directory"):
         check_writable(tmp_path / "none" / "x.xml", "--junit")
     with pytest.raises(InputError, match="is a directory"):

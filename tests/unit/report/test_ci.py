@@ -170,14 +170,14 @@ def test_a_lab_that_failed_before_any_step_is_annotated() -> None:
     assert "the keeper has ended" in command
 
 
-def test_a_file_outside_the_workspace_is_told_in_words_only() -> None:
+def test_a_file_outside_the_workspace_appears_in_the_text_only() -> None:
     (command,) = ci.annotation_lines(run(failing(file="/elsewhere/a.yaml")), WORKSPACE)
     _, properties, data = parsed(command)
     assert properties.keys() == {"title"}
     assert data.endswith("in /elsewhere/a.yaml:2")
 
 
-def test_a_relative_file_is_seen_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_file_is_found_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     assert ci.relative_to("a.yaml", tmp_path) == "sub/a.yaml"

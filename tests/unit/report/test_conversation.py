@@ -145,7 +145,7 @@ def test_a_repeated_call_says_how_often() -> None:
     assert "-> 4096  (x 17)" in said
 
 
-def test_a_failed_calls_step_is_told_after_its_calls() -> None:
+def test_a_failed_calls_step_appears_after_its_calls() -> None:
     said = text(
         Look(80),
         step("1", call("client", "getpid()", 2, 1), at_ms=0, took_ms=3, outcome=Outcome.FAILED, reason="3 expected"),

@@ -49,7 +49,7 @@ def test_summary_of_a_run_that_skipped_everything_says_that_nothing_was_tested()
     assert plain.summary(run(SKIPPED, SKIPPED), LOOK)[1] == "Nothing was tested: all 2 scenarios were skipped."
 
 
-def test_only_the_innermost_failed_step_is_told() -> None:
+def test_only_the_innermost_failed_step_is_reported() -> None:
     result = scenario(
         step("2", kind="repeat", outcome=Outcome.FAILED, reason="step 2.1.3 failed", line=4),
         step("2.1.3", kind="run", outcome=Outcome.FAILED, reason="exit status 1", line=7),

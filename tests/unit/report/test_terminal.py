@@ -85,7 +85,7 @@ def test_no_stream_at_all_is_no_error() -> None:
     Screen(None).line("nobody reads this")
 
 
-def test_a_full_disk_is_told() -> None:
+def test_a_full_disk_is_reported() -> None:
     from labctl.errors import LabError
 
     full = Path("/dev/full")
