@@ -555,7 +555,11 @@ def test_no_kind_of_lab_shows_the_state_directory(kind: str, victim: Path, tmp_p
     command = [sys.executable, "-c", LABCTL, "exec", "--lab", "victim", "client", "--", "echo", "controlled"]
     if kind == "run":
         scenario = tmp_path / "control.scenario.yaml"
-        step = {"on": "client", "run": command, "expect": {"exit": 125, "stderr": {"contains": "No lab named victim is running"}}}
+        step = {
+            "on": "client",
+            "run": command,
+            "expect": {"exit": 125, "stderr": {"contains": "No lab named victim is running"}},
+        }
         scenario.write_text(json.dumps({"name": "control", "topology": "pair", "steps": [{"run": step}]}))
         done = subprocess.run(
             [sys.executable, "-c", LABCTL, "run", str(scenario)], cwd=ROOT, capture_output=True, text=True
