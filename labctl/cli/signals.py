@@ -54,7 +54,8 @@ def until_enter(cancellation: Cancellation) -> Callable[[int], str]:
 
     def wait(lab_descriptor: int) -> str:
         with one_at_a_time, _cancelled_pipe(cancellation) as cancelled:
-            return _wait_for_line(cancelled, lab_descriptor)
+            reason = _wait_for_line(cancelled, lab_descriptor)
+        return "" if cancellation.reason else reason  # a cancellation also ends the lab, perhaps first
 
     return wait
 

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,23 @@ def test_the_wait_for_enter_ends_with_the_lab_and_with_the_run(
             cancellation.cancel()
         found = until_enter(cancellation)(lab_end[0])
     assert found == ("Another command stopped the lab." if event == "lab ends" else "")
+
+
+def test_a_cancellation_that_ends_the_lab_before_the_wait_is_not_another_command(
+    lab_end: tuple[int, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    cancellation = Cancellation()
+    found: list[str] = []
+    with os.fdopen(reading) as never_written, os.fdopen(writing, "w"):
+        monkeypatch.setattr(sys, "stdin", never_written)
+        waiting = threading.Thread(target=lambda: found.append(until_enter(cancellation)(lab_end[0])))
+
+        def end_lab(_reason: str) -> None:
+            lab_end[1].close()
+            waiting.join(10)
+
+        cancellation.add(end_lab)  # called first, like that of a run
+        waiting.start()
+        cancellation.cancel()
+    assert found == [""]
