@@ -6,16 +6,15 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from labctl.cli.command_table import COMMANDS, GROUPS, SUMMARY, Command, Parameter
-from labctl.report.terminal import Ink, Look, cells, pad, standard_output, wrap
+from labctl.report.terminal import Ink, Look, Screen, cells, pad, standard_output, wrap
 
 _WIDEST_TERM = 22
 HELP_OPTION = Parameter("help", "-h, --help", "Show help and exit.")
 VERSION_OPTION = Parameter("version", "--version", "Show the version and exit.")
 
 
-def show_overview() -> None:
-    """Print all commands in their groups."""
-    screen = standard_output()
+def show_overview(screen: Screen) -> None:
+    """Write all commands in their groups to the screen."""
     look = screen.look
     lines = [f"{look.paint('Usage:', Ink.STRONG)} labctl COMMAND [OPTIONS] [ARGUMENTS]", "", *_wrapped(SUMMARY, look)]
     width = max(len(command.name) for command in COMMANDS)

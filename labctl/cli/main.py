@@ -57,8 +57,9 @@ def _dispatch(words: list[str]) -> int:
         words = [*(word for word in words[1:2] if word != "help"), "--help"]
     if not words or words[0] in ("-h", "--help"):
         from labctl.cli.help import show_overview
+        from labctl.report.terminal import standard_error, standard_output
 
-        show_overview()
+        show_overview(standard_output() if words else standard_error())
         return 0 if words else 2
     command = command_named(words[0])
     return status_of(command, lambda: read(command, words[1:]))

@@ -9,6 +9,7 @@ import pytest
 from labctl.cli.command_line import HelpWanted, command_named, read
 from labctl.cli.command_table import COMMANDS, GROUPS, Command
 from labctl.cli.help import show_help, show_overview
+from labctl.report.terminal import standard_output
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -36,7 +37,7 @@ def test_the_example_is_a_valid_command_line(command: Command) -> None:
 
 
 def test_the_overview_lists_all_commands_in_their_groups(capsys: pytest.CaptureFixture[str]) -> None:
-    show_overview()
+    show_overview(standard_output())
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if line in GROUPS] == list(GROUPS)
@@ -47,8 +48,8 @@ def test_headings_are_painted_where_colour_is_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    show_overview()
+    show_overview(standard_output())
     assert "\x1b[1mScenarios\x1b[0m" in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
-    show_overview()
+    show_overview(standard_output())
     assert "\x1b" not in capsys.readouterr().out
