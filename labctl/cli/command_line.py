@@ -166,11 +166,11 @@ def _converted(command: Command, parameter: Parameter, text: str, given_as: str)
         allowed = ", ".join(parameter.choices)
         raise InputError(f"labctl {command.name}: {given_as}: {text} is not one of {allowed}.")
     if parameter.kind is int:
-        is_number = text.isascii() and text.isdecimal() and len(text) < 20
-        if not is_number or not parameter.minimum <= int(text) <= parameter.maximum:
-            too_large = is_number and int(text) > parameter.maximum
+        is_number = text.isascii() and text.isdecimal()
+        too_large = is_number and (len(text) > 19 or int(text) > parameter.maximum)
+        if not is_number or too_large or int(text) < parameter.minimum:
             limit = f"at most {parameter.maximum}" if too_large else f"{parameter.minimum} or more"
-            raise InputError(f"labctl {command.name}: {given_as}: {text} is not a whole number, {limit}.")
+            raise InputError(f"labctl {command.name}: {given_as}: {text} is not a whole number of {limit}.")
     return parameter.kind(text)
 
 
