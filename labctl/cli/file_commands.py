@@ -133,7 +133,7 @@ def init(directory: Path) -> int:
     existing = [name for name in _STARTER if os.path.lexists(directory / name)]
     if existing:
         raise InputError(
-            f"{directory}: {', '.join(existing)} exists, and labctl overwrites nothing. Give another directory."
+            f"{directory}: already contains {', '.join(existing)}; labctl overwrites nothing. Give another directory."
         )
     try:
         for name, source in _STARTER.items():

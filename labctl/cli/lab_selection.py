@@ -116,8 +116,8 @@ def _only_lab_with(node: str, running: list[str]) -> Lab:
                 raise failures[0]
             raise InputError(f"none of the labs {', '.join(running)} has a node {node}; {suggestion(node, nodes)}")
         if len(found) > 1:
-            labs = " and ".join(lab.name for lab in found)
-            raise InputError(f"the labs {labs} all have a node {node}. Choose one: --lab {found[0].name}")
+            labs = ", ".join(lab.name for lab in found)
+            raise InputError(f"several labs have a node {node}: {labs}. Try: --lab {found[0].name}")
         return found.pop()
     finally:
         for lab in found:

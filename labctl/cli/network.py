@@ -53,6 +53,7 @@ def link(first: str, second: str, action: str, values: Sequence[str], sender: st
     check_link_change(action, values, sender)
     screen = standard_output()
     with attach_lab_with(first.partition(":")[0], lab) as attached:
+        check_node(attached, second.partition(":")[0])
         plan = attached.describe().plan
         cables = cables_between(plan, first, second)
         if action != "show":
@@ -66,7 +67,8 @@ def check_link_change(action: str, values: Sequence[str], sender: str | None) ->
     if action == "set" and not values:
         raise InputError("link set: values are missing. Try: link A B set delay=20ms loss=1%")
     if values and action != "set":
-        raise InputError(f"link {action}: takes no values. Try: link A B set {' '.join(values)}")
+        hint = f"link A B set {' '.join(values)}" if all("=" in each for each in values) else f"link A B {action}"
+        raise InputError(f"link {action}: takes no values. Try: {hint}")
     if sender is not None and action not in ("set", "clear"):
         raise InputError(f"link {action}: has no direction; --from is for set and clear.")
 
@@ -108,14 +110,9 @@ def all_cables(plan: Plan) -> list[Cable]:
 
 def cables_between(plan: Plan, first: str, second: str) -> list[Cable]:
     """Return the links between two ends, each `NODE` or `NODE:INTERFACE`. InputError if there is none."""
-    nodes = [node.name for node in plan.nodes]
-    named = [end.partition(":")[0] for end in (first, second)]
-    for node in named:
-        if node not in nodes:
-            raise InputError(f"lab has no node {node}; {suggestion(node, nodes)}")
     found = links_between((each for each in plan.operations if isinstance(each, MakeLink)), first, second)
     if not found:
-        known = dict.fromkeys(_links_of(plan, node) for node in named)
+        known = dict.fromkeys(_links_of(plan, end.partition(":")[0]) for end in (first, second))
         raise InputError(f"there is no link between {first} and {second}. {' '.join(known)}")
     return [Cable(each.a, each.b) if is_end(each.a, first) else Cable(each.b, each.a) for each in found]
 

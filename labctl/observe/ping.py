@@ -360,7 +360,7 @@ def choose_pairs(plan: Plan, nodes: Sequence[str], *, every_pair: bool = False) 
         for address in addresses[nodes[source]].of(nodes[target])
     ]
     if not found:
-        raise InputError("ping: cannot choose pairs: these nodes have no addresses of each other. Try two hosts.")
+        raise InputError("ping: no two of these nodes have addresses. Try: ping with two hosts or more.")
     return found
 
 

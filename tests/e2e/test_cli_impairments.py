@@ -96,6 +96,7 @@ WRONG = {
 def test_a_wrong_word_is_told_and_changes_nothing(name: str) -> None:
     for words, message in WRONG.items():
         assert message in said("link", *words.split(), status=2)
+    assert f"lab {name} has no node d; there are a, b, c." in said("link", "a", "d", status=2)
     assert inspected() == ({"a:eth0": RATE, "b:eth0": RATE}, [])
 
 

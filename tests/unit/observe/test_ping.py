@@ -23,7 +23,7 @@ def test_every_pair_is_tried_in_both_families() -> None:
 
 
 def test_one_host_has_nobody_to_ask() -> None:
-    with pytest.raises(InputError, match="Try two hosts"):
+    with pytest.raises(InputError, match="Try: ping with two hosts or more"):
         choose_pairs(build(topology.load("pair")), ["client"])
 
 
