@@ -8,10 +8,17 @@ makes a search that may take long. `search_cost` computes an upper bound of the 
 from __future__ import annotations
 
 import json
+import os
 import re
+import select
+import signal
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from math import factorial, inf
+
+from labctl.unpatched import monotonic, socketpair
 
 PATTERN_MAX = 10_000  # characters
 GROUP_DEPTH_MAX = 50
@@ -172,16 +179,61 @@ def _too_deep(pattern: str) -> int | None:
 
 
 def _search_in_process(compiled: re.Pattern[str], texts: list[str], wall_s: float) -> list[int]:
-    """Search in a separate process; return the index of the first matching text and the position in it, or []."""
-    import subprocess
+    """Search in a separate process; return the index of the first matching text and the position in it, or [].
 
-    request = json.dumps([compiled.pattern, compiled.flags & ~re.DEBUG, texts, SEARCH_CPU_S, MEMORY_BYTES])
-    command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _SEARCHER]
-    try:
-        done = subprocess.run(command, input=request.encode(), capture_output=True, timeout=wall_s, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise TooSlow(compiled.pattern, f"the search did not end within {wall_s:.1f} s") from error
-    if not done.stdout.endswith(b"\n"):
+    Not with `subprocess`, whose clock freezegun replaces and whose pipes pyfakefs replaces.
+    """
+    request = json.dumps([compiled.pattern, compiled.flags & ~re.DEBUG, texts, SEARCH_CPU_S, MEMORY_BYTES]).encode()
+    ours, theirs = socketpair()
+    with ours:
+        with theirs:
+            actions = (
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            )
+            command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _SEARCHER]
+            child = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+        try:
+            answer = _exchange(ours, request, monotonic() + wall_s)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            with suppress(ChildProcessError):  # a program that uses labctl may wait for all children
+                os.waitpid(child, 0)
+    if answer is None:
+        raise TooSlow(compiled.pattern, f"the search did not end within {wall_s:.1f} s")
+    if not answer.endswith(b"\n"):
         raise TooSlow(compiled.pattern, f"the search takes more than {SEARCH_CPU_S:g} s, or too much memory")
-    found: list[int] = json.loads(done.stdout)
+    found: list[int] = json.loads(answer)
     return found
+
+
+def _exchange(channel: socket.socket, request: bytes, deadline: float) -> bytes | None:
+    """Send the request; return everything that comes back until the end, or None after the deadline."""
+    channel.setblocking(False)
+    poller = select.poll()
+    rest, answer = memoryview(request), b""
+    while True:
+        poller.register(channel, select.POLLIN | (select.POLLOUT if rest else 0))
+        left_ms = (deadline - monotonic()) * 1000
+        if left_ms <= 0 or not poller.poll(left_ms):
+            return None
+        try:
+            if rest:
+                rest = rest[channel.send(rest) :]
+                if not rest:
+                    channel.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            rest = rest[:0]
+        try:
+            data = channel.recv(4096)
+        except BlockingIOError:
+            continue
+        except ConnectionResetError:
+            return answer
+        if not data:
+            return answer
+        answer += data

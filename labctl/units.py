@@ -37,6 +37,7 @@ _RATE = _Quantity(
 )
 _PERCENTAGE = _Quantity("percentage", "1% or 0.5%", "%", {"%": 1})
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*) *")
+_PER_SECOND = re.compile(r"(?<=bit)(?:ps|/s)$", re.IGNORECASE)
 DURATION_MAX_S = 7 * 24 * 3600.0
 
 
@@ -67,7 +68,7 @@ def rate_bit_s(value: object) -> int:
     """Return the bits per second of `10mbit`, `256kbit` or `1Gbit`, with or without `/s` or `ps`; 0 needs no unit."""
     if _is_zero(value):
         return 0
-    written = value.strip().removesuffix("/s").removesuffix("ps") if isinstance(value, str) else value
+    written = _PER_SECOND.sub("", value.strip()) if isinstance(value, str) else value
     return _whole(value, _single(written, _RATE), "bits per second")
 
 
@@ -166,6 +167,6 @@ def _factor(text: str, number: str, unit: str, quantity: _Quantity) -> float:
 
 
 def _whole(value: object, number: float, what: str) -> int:
-    if number != int(number):
+    if not number.is_integer():
         raise ValueError(f"`{value}` is not a whole number of {what}")
     return int(number)

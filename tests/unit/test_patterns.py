@@ -7,8 +7,10 @@ import threading
 from time import monotonic
 
 import pytest
+from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
+from pyfakefs.fake_filesystem import FakeFilesystem
 
 from labctl import patterns
 from labctl.patterns import CHEAP_STEPS, TooSlow, check_pattern, search, search_cost, search_lines
@@ -113,3 +115,14 @@ def test_a_cheap_search_equals_that_of_re(pattern: str, text: str) -> None:
         return
     expected, found = re.search(pattern, text), search(pattern, text)
     assert (found and found.span()) == (expected and expected.span())
+
+
+def test_a_separate_process_searches_beside_fake_files(fs: FakeFilesystem) -> None:
+    assert search("(a+)+b", "xaab") is not None
+    with pytest.raises(TooSlow):
+        search("(a+)+$x", "a" * 60, wall_s=0.3)
+
+
+def test_the_deadline_of_a_search_follows_the_real_clock() -> None:
+    with freeze_time("2020-01-01", auto_tick_seconds=3600):
+        assert search("(a+)+b", "xaab", wall_s=60) is not None

@@ -71,7 +71,7 @@ def test_sizes_rates_and_percentages() -> None:
     assert size_bytes("2MB") == 2_000_000
     assert rate_bit_s("10Mbit") == 10_000_000
     assert rate_bit_s("10mbit") == 10_000_000
-    assert rate_bit_s("1Gbit/s") == 10**9
+    assert rate_bit_s("1Gbit/s") == rate_bit_s("1 gbitps") == 10**9
     assert fraction("0.5%") == 0.005
     assert fraction("100%") == 1
 
@@ -87,7 +87,9 @@ def test_formats_use_the_largest_unit_that_is_exact() -> None:
     [
         (size_bytes, "64KB/s", "unknown unit"),
         (size_bytes, "0.5B", "not a whole number of bytes"),
+        (size_bytes, "9" * 400 + "KiB", "not a whole number of bytes"),
         (rate_bit_s, "10MB", "unknown unit"),
+        (rate_bit_s, "10mbit /s", "is not a rate"),
         (rate_bit_s, 10, "did you mean `10mbit`?"),
         (fraction, "5", "did you mean `5%`?"),
         (fraction, "5 percent", "unknown unit `percent`; allowed: %"),
