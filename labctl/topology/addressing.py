@@ -395,10 +395,11 @@ def _interface_names(draft: Draft, mistakes: Mistakes) -> list[list[str]]:
     taken: dict[str, set[str]] = {node.name: {BRIDGE} if node.name in switches else set() for node in draft.nodes}
     given: dict[tuple[str, str], DraftEnd] = {}
     for end in (end for link in draft.links for end in link.ends if end.interface):
-        first = given.setdefault((end.node, end.interface), end)
-        taken[end.node].add(end.interface)
-        if first is not end:
+        if first := given.get((end.node, end.interface)):  # one end may be in several links, to a group
             _report_duplicate("interface", f"interface `{end.interface}` on {end.node}", end, first, mistakes)
+        else:
+            given[end.node, end.interface] = end
+            taken[end.node].add(end.interface)
     next_number = dict.fromkeys(taken, 0)
     names = [["", ""] for _ in draft.links]
     for to_group in (False, True):
@@ -423,8 +424,12 @@ def _macs(ends: list[tuple[DraftEnd, str]], mistakes: Mistakes) -> list[str]:
     """Return the MAC of each end, which has this interface name."""
     given: dict[str, DraftEnd] = {}
     for end, _ in ends:
-        if end.mac and (first := given.setdefault(end.mac, end)) is not end:
+        if not end.mac:
+            continue
+        if first := given.get(end.mac):
             _report_duplicate("mac", f"MAC {end.mac}", end, first, mistakes)
+        else:
+            given[end.mac] = end
     automatic: dict[tuple[str, str], str] = {}
     taken = set(given)
     # In the order of the names, so that a collision is resolved alike for any order of links.

@@ -289,3 +289,13 @@ def test_given_interface_names_are_kept_and_counted_around() -> None:
     )
     assert [interface.name for interface in topology.node("a").interfaces] == ["eth1", "eth0", "eth2"]
     assert [interface.name for interface in topology.node("b").interfaces] == ["eth0", "eth1", "wan"]
+
+
+@pytest.mark.parametrize("gateway", ["hosts: {c: {count: 2}, gw: }", "hosts: {c: {count: 2}}\nswitches: {gw: }"])
+@pytest.mark.parametrize(
+    ("end", "duplicate"),
+    [("interface: lan", "interface `lan` on gw"), ("mac: '02:00:00:00:00:01'", "MAC 02:00:00:00:00:01")],
+)
+def test_links_to_a_group_cannot_share_an_interface_name_or_a_mac(gateway: str, end: str, duplicate: str) -> None:
+    _, mistakes = from_lines(gateway, f"links: [[c, {{node: gw, {end}}}]]")
+    assert [mistake.message for mistake in mistakes] == [f"duplicate {duplicate}"]
