@@ -4,7 +4,8 @@ The lab's owner made the listening sockets in the machine's network namespace; t
 in the host's. So no packet passes from one namespace to the other, no address is translated, and there is nothing to
 restore: the process ends with the lab. A server sees connections from its own host.
 
-One thread runs an asyncio loop. Buffers, connections and UDP sessions are bounded.
+One thread runs an asyncio loop. Buffers, connections and UDP sessions are bounded. A call of the loop returns at once
+while the socket has data, so each task gives way to the others after each buffer or datagram.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ async def _copy(source: socket.socket, sink: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     while data := await loop.sock_recv(source, BUFFER_BYTES):
         await loop.sock_sendall(sink, data)
+        await asyncio.sleep(0)
     sink.shutdown(socket.SHUT_WR)
 
 
@@ -141,6 +143,7 @@ class _Sessions:
     async def receive(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(0)
             try:
                 data, peer = await loop.sock_recvfrom(self.sock, DATAGRAM_BYTES)
             except OSError:
@@ -208,6 +211,7 @@ class _Session:
         loop = asyncio.get_running_loop()
         try:
             while True:
+                await asyncio.sleep(0)
                 try:
                     data = await loop.sock_recv(self.sock, DATAGRAM_BYTES)
                 except OSError as error:

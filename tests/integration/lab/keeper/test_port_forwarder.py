@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import MachineError
+from labctl.kernel.namespaces import current_network
 from labctl.lab.client.handle import Lab
+from labctl.lab.keeper import port_forwarder
+from labctl.lab.keeper.external import ForwardedPort
 from tests.integration.detached import comm_of
 from tests.integration.inside import inside
 from tests.integration.machine import MACHINE4, Machine, boot_of, holds, ip, plan_of
@@ -167,17 +171,58 @@ def test_datagrams_of_several_peers_find_their_way_back(listening: str) -> None:
 
 
 @inside
-def test_more_connections_than_are_carried_at_once_wait_for_others_to_end() -> None:
-    from labctl.lab.keeper.port_forwarder import CONNECTIONS_MAX
+def test_datagrams_that_wait_leave_the_loop_to_others_after_each() -> None:
+    with Machine(), contextlib.ExitStack() as stack:
+        outer, server_sock, peer = (stack.enter_context(socket.socket(V4, DATAGRAM)) for _ in range(3))
+        outer.bind(("127.0.0.1", 0))
+        server_sock.bind(("127.0.0.1", 0))
+        outer.setblocking(False)
+        network = current_network()
+        stack.callback(os.close, network)
+        port = ForwardedPort(outer.fileno(), network, ("127.0.0.1",), server_sock.getsockname()[1])
+        for _ in range(100):
+            peer.sendto(b"x", outer.getsockname())
 
+        async def forward_one_turn() -> None:
+            sessions = port_forwarder._Sessions(outer, port, network)
+            receiving = asyncio.create_task(sessions.receive())
+            for _ in range(2):
+                await asyncio.sleep(0)
+            assert server_sock.recv(1) == b"x"
+            assert outer.recv(1) == b"x"  # others still wait
+            receiving.cancel()
+            for session in sessions.by_peer.values():
+                session.task.cancel()
+
+        asyncio.run(forward_one_turn())
+
+
+def test_a_stream_that_never_blocks_leaves_the_loop_to_others_after_each_buffer() -> None:
+    async def copy_one_turn() -> None:
+        (sender, source), (sink, _receiver) = socket.socketpair(), socket.socketpair()
+        with sender, source, sink, _receiver:
+            source.setblocking(False)
+            sink.setblocking(False)
+            sender.sendall(bytes(2 * port_forwarder.BUFFER_BYTES))
+            copying = asyncio.create_task(port_forwarder._copy(source, sink))
+            await asyncio.sleep(0)
+            assert len(source.recv(1 << 20)) == port_forwarder.BUFFER_BYTES
+            copying.cancel()
+            await asyncio.wait([copying])
+
+    asyncio.run(copy_one_turn())
+
+
+@inside
+def test_more_connections_than_are_carried_at_once_wait_for_others_to_end() -> None:
     with (
         Machine(),
         Lab.open(plan_of(text('"8080:80"'))) as lab,
         server(lab, "0.0.0.0", 80) as waiting,
         contextlib.ExitStack() as stack,
     ):
-        clients = [stack.enter_context(client("127.0.0.1", 8080)) for _ in range(CONNECTIONS_MAX + 5)]
-        accepted = [stack.enter_context(waiting.accept()[0]) for _ in range(CONNECTIONS_MAX)]
+        clients = [stack.enter_context(client("127.0.0.1", 8080)) for _ in range(port_forwarder.CONNECTIONS_MAX + 5)]
+        accepted = [stack.enter_context(waiting.accept()[0]) for _ in range(port_forwarder.CONNECTIONS_MAX)]
         waiting.settimeout(0.2)
         with pytest.raises(TimeoutError):
             waiting.accept()
