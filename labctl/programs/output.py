@@ -67,13 +67,13 @@ class KeptOutput:
 
 
 class LineWatch:
-    """Searches lines for a pattern in data that arrives in pieces; an unfinished last line counts, too."""
+    """Searches the lines of each stream for a pattern, in data that arrives in pieces; unfinished lines count, too."""
 
     MAX_LINE_BYTES = 1 << 16  # of a line without an end: longer ones are searched in pieces
 
     def __init__(self, pattern: str | re.Pattern[str]) -> None:
         self._pattern = re.compile(pattern)
-        self._partial = b""
+        self._partial = dict.fromkeys(Stream, b"")
         self.found = False
         self.problem = ""  # why the search failed; then it has ended
 
@@ -82,14 +82,13 @@ class LineWatch:
         """Whether the search has ended."""
         return self.found or bool(self.problem)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, stream: Stream, data: bytes) -> None:
         if self.decided:
             return
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        texts = [line.decode("utf-8", "replace") for line in (*lines, self._partial)]
+        lines = (self._partial[stream] + data).split(b"\n")
+        texts = [line.decode("utf-8", "replace") for line in lines]
         try:
             self.found = search_lines(self._pattern, texts)
         except TooSlow as error:
             self.problem = str(error)
-        if len(self._partial) > self.MAX_LINE_BYTES:
-            self._partial = b""
+        self._partial[stream] = lines[-1] if len(lines[-1]) <= self.MAX_LINE_BYTES else b""

@@ -251,7 +251,7 @@ class Program:
         with self._condition:
             self.output[stream].append(data)
             for watch in self._line_watches:
-                watch.feed(data)
+                watch.feed(stream, data)
             self._condition.notify_all()
         if on_output is not None:
             on_output(self.command.host, self.command.name, stream, data)

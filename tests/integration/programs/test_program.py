@@ -101,6 +101,19 @@ def test_a_line_is_found_from_the_first_byte_on(programs: Programs, condition: t
     assert program.is_running
 
 
+def test_an_unfinished_line_of_one_stream_is_not_the_beginning_of_a_line_of_the_other(
+    programs: Programs, condition: threading.Condition
+) -> None:
+    script = "trap 'echo ready >&2; exit' USR1; printf loading; kill -STOP $$; while :; do :; done"
+    program, watch = programs.launch(shell(script), line="^ready$")
+    assert scope(condition).wait_for(lambda: program.text(Stream.STDOUT)) == "loading"
+    program.signal(signal.SIGUSR1, group=False)
+    program.signal(signal.SIGCONT, group=False)
+    assert program.wait_end(scope(condition))
+    assert watch
+    assert watch.found
+
+
 def test_a_stopped_program_ends_by_sigterm(programs: Programs, condition: threading.Condition) -> None:
     program, _ = programs.launch(shell("exec sleep 1000"))
     program.signal(signal.SIGSTOP, group=False)

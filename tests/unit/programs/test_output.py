@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.programs.output import KeptOutput, LineWatch
+from labctl.programs.output import KeptOutput, LineWatch, Stream
 
 
 def kept(limit: int, *parts: bytes) -> KeptOutput:
@@ -46,7 +46,7 @@ def test_what_is_kept_and_what_is_dropped_is_all_there_was(parts: list[bytes], l
 def watching(pattern: str, *parts: bytes) -> bool:
     watch = LineWatch(pattern)
     for part in parts:
-        watch.feed(part)
+        watch.feed(Stream.STDOUT, part)
     return watch.found
 
 
