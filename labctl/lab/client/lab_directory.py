@@ -182,7 +182,7 @@ class LabDirectory(Struct):
 
     def _remove_link(self, file: str, target: str) -> bool:
         """Remove a link if it leads to that target; otherwise it is another lab's, or no lab's."""
-        if self._target(file) != target:
+        if not target or self._target(file) != target:
             return False
         with contextlib.suppress(OSError):  # another process has removed it
             os.unlink(file, dir_fd=self.netns)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from labctl.errors import KernelError
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.lab_directory import NETNS_DIRECTORY
+from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, NAMES, NETNS_DIRECTORY, LabDirectory
 from tests.integration.detached import (
     WAIT_S,
     name_of_lab,
@@ -54,3 +55,15 @@ def test_a_name_that_is_somebody_elses_is_not_taken(state: Path) -> None:
         assert not (Path(NETNS_DIRECTORY) / f"{name}-client").is_symlink()
     finally:
         path.unlink()
+
+
+def test_a_damaged_record_of_names_removes_no_file_of_others(tmp_path: Path) -> None:
+    for folder in ("lab", "netns"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "lab" / NAMES).write_text("lab-h1")  # its target is lost
+    others = tmp_path / "netns" / "lab-h1"
+    others.touch()
+    paths = (tmp_path / "lab", tmp_path, tmp_path / "lab", tmp_path / "netns")
+    with closing(LabDirectory.received("lab", tuple(os.open(path, DIRECTORY_FLAGS) for path in paths))) as directory:
+        assert directory.unlink() == []
+    assert others.exists()
