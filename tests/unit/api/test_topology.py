@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+import yaml
 
 from labctl import InputError, Topology, topology
 from labctl.documents import DocumentError
@@ -31,6 +33,12 @@ def office() -> Topology:
     built.host("client", count=2).router("gw")
     built.network("lan", ipv4="10.0.1.0/24", members=["client", "gw"])
     return built.link("gw", "server", mtu=9000)
+
+
+def test_a_network_object_is_not_taken_for_a_list_of_its_addresses() -> None:
+    built = Topology("office").network("lan", ipv4=IPv4Network("10.0.0.0/16"))  # type: ignore[arg-type]
+    with pytest.raises(yaml.YAMLError, match="IPv4Network"):  # a text is asked for; fd00::/64 would never end
+        built.check()
 
 
 def test_what_is_built_in_code_is_what_the_file_makes() -> None:
