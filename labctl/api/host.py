@@ -63,16 +63,19 @@ def takes(
     """Give a method the parameters of `arguments`, which checks them and makes the method's request."""
 
     def decorate(method: Callable[[Self_, Request], Returned]) -> Callable[Concatenate[Self_, P], Returned]:
+        # `arguments` under the method's name, for TypeErrors about arguments. inspect.signature() and help() show its
+        # parameters, with what the method returns.
+        made: Any = arguments
+        checked = FunctionType(made.__code__, made.__globals__, method.__name__, made.__defaults__)
+        checked.__qualname__ = method.__qualname__
+        checked.__kwdefaults__ = made.__kwdefaults__
+        checked.__annotations__ = {**made.__annotations__, "return": method.__annotations__["return"]}
+
         @wraps(method)
         def called(self: Self_, /, *args: P.args, **options: P.kwargs) -> Returned:
-            return method(self, arguments(self, *args, **options))
+            return method(self, checked(self, *args, **options))
 
-        # What inspect.signature() and help() show: the parameters of `arguments`, and what the method returns.
-        made: Any = arguments
-        shown = FunctionType(made.__code__, made.__globals__, method.__name__, made.__defaults__)
-        shown.__kwdefaults__ = made.__kwdefaults__
-        shown.__annotations__ = {**made.__annotations__, "return": method.__annotations__["return"]}
-        vars(called)["__wrapped__"] = shown
+        vars(called)["__wrapped__"] = checked
         return called
 
     return decorate
