@@ -179,7 +179,7 @@ class _CommandQueue:
                 raise self._failure(f"timed out after {format_duration(self.remaining[0].within_s)}")
             return
         if status:
-            raise self._failure(f"was killed by signal {-status}" if status < 0 else f"exited with status {status}")
+            raise self._failure(_described(status))
         selector.unregister(self.process)
         self.close()
         self.remaining.popleft()
@@ -370,13 +370,16 @@ class _Startup:
         problem = f"not ready within {format_duration(one.service.within_s)}"
         if ended:
             code = info.returncode if info is not None else None
-            end = "ended" if code is None else f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-            problem = f"it {end} before it was ready"
+            problem = f"it {'ended' if code is None else _described(code)} before it was ready"
         written = self.lab.read_log(one.node, one.service.name)
         output = _output(written)
         if not written and not ended and not one.service.tty:
             output += f" {BUFFERED}"
         return LabError(f"service {one.key}: {problem}: expected {one.service.ready}. {output}")
+
+
+def _described(status: int) -> str:
+    return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
 
 
 def _output(written: bytes) -> str:

@@ -93,7 +93,7 @@ def test_they_run_in_the_directory_of_their_file_and_find_programs_there(tmp_pat
     ("service", "said"),
     [
         ('{shell: "echo oh >&2; exit 3", ready: {listening: tcp/1}}',
-         "exited with 3 before it was ready: expected tcp/1 listening. It printed:\noh"),
+         "exited with status 3 before it was ready: expected tcp/1 listening. It printed:\noh"),
         ("{run: [sleep, 1000], ready: {line: x}, within: 200ms}",
          "within 200ms: expected a line that matches /x/. It printed nothing."),
         ("{run: [sleep, 9], ready: {command: [sleep, 9]}, within: 200ms}",
