@@ -286,7 +286,7 @@ def choose(name: str | None) -> str:
             return running[0]
         if not running:
             raise InputError("No lab is running. Try: labctl up pair")
-        raise InputError(f"Several labs are running: {', '.join(running)}. Try: --lab NAME")
+        raise InputError(f"Several labs are running: {', '.join(running)}. Give the name of one, as LAB or --lab LAB.")
     if name not in running:
         raise state_dir.no_such_lab(name, running)
     return name
