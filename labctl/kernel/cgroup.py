@@ -92,13 +92,16 @@ def make_group(
     if not limits:
         return None
     path = os.path.join(base, name)
-    with kernel_errors(f"control group {path}", "set its limits"):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o755)
-        for file, value in limits:
-            is_optional, file_path = file.startswith("?"), os.path.join(path, file.removeprefix("?"))
-            if not is_optional or os.path.exists(file_path):
+    group = f"control group {path}"
+    with kernel_errors(group, "create it"), contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o755)
+    for file, value in limits:
+        is_optional, file_name = file.startswith("?"), file.removeprefix("?")
+        file_path = os.path.join(path, file_name)
+        if not is_optional or os.path.exists(file_path):
+            with kernel_errors(group, f"set {file_name}={value}"):
                 write_once(file_path, value)
+    with kernel_errors(group, "open it"):
         return os.open(os.path.join(path, PROCS), os.O_WRONLY | os.O_CLOEXEC)
 
 

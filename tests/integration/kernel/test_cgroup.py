@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import LabImpossible
+from labctl.errors import KernelError, LabImpossible
 from labctl.kernel import cgroup, processes
 from labctl.kernel.cgroup import Controller
 
@@ -41,6 +41,12 @@ def test_a_group_without_limits_for_its_controllers_is_not_created(tmp_path: Pat
     parent = cgroup.Parent(str(tmp_path), 2, (Controller.PIDS,))
     assert cgroup.make_group(str(tmp_path), parent, "node", pids=None, memory_bytes=1, cpu=1.0) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_names_the_limit_that_cannot_be_set(tmp_path: Path) -> None:
+    parent = cgroup.Parent(str(tmp_path), 2, (Controller.PIDS,))  # no cgroup file system: without pids.max
+    with pytest.raises(KernelError, match=rf"control group {tmp_path}/node: cannot set pids.max=5: ENOENT"):
+        cgroup.make_group(str(tmp_path), parent, "node", pids=5, memory_bytes=None, cpu=None)
 
 
 def test_removing_a_group_that_does_not_exist_does_nothing(tmp_path: Path) -> None:
