@@ -71,7 +71,7 @@ def _wrap_paragraph(text: str, width: int, indent: str, break_words: bool, *, fi
             lines.append((lead + rest).rstrip())
             return lines
         head, tail = _cut(rest, room)
-        blank = len(head) if tail.startswith(" ") else head.rstrip(" ").rfind(" ")
+        blank = len(head) if tail.startswith(" ") else head.rfind(" ")
         if not (blank > 0 and head[:blank].strip()):
             blank = len(head) if break_words else _end_of_word(rest)
         head, tail = rest[:blank], rest[blank:]

@@ -21,8 +21,8 @@ GOLDEN = """\
 0.35 │                                     │ accept(3, …) … blocks
 0.90 ├─ ✓ expect on server: listening tcp/5000
 1.50 │ socket(AF_INET, SOCK_STREAM, 0) → 3 │
-1.60 │ connect(3,                          │
-     │   {AF_INET, 10.0.0.2:81}, 16)       │
+1.60 │ connect(3, {AF_INET, 10.0.0.2:81},  │
+     │   16)                               │
      │   → -1 ECONNREFUSED (Connection     │
      │     refused)                        │
 1.90 │ connect(3,                          │

@@ -116,6 +116,12 @@ def test_text_is_wrapped_by_cells_not_characters() -> None:
     assert shorten("abcdef", 5) == "ab..."
 
 
+def test_a_line_ends_with_the_last_word_that_fits() -> None:
+    assert wrap("one two three", 7) == ["one two", "three"]
+    assert wrap("one two three", 8) == ["one two", "three"]
+    assert wrap("one two  three", 9) == ["one two", "three"]
+
+
 def test_a_path_stays_in_one_piece_where_asked() -> None:
     assert wrap("at /long/path/to.yaml:3: no", 8, indent="  ", break_words=False) == [
         "at",
