@@ -186,7 +186,7 @@ def _update(screen: Screen, target: Target) -> None:
     if found or not idle:
         _show_changes(screen, found)
     _show_idle(screen, idle)
-    screen.line(f"lab {target.name} {'was updated' if found or idle else 'is unchanged: it matches its file'}.")
+    screen.line(f"lab {target.name} {'was updated' if found or idle else 'is unchanged: its topology did not change'}.")
 
 
 def _idle(lab: Lab, planned: Plan, found: Difference) -> tuple[str, ...]:

@@ -99,7 +99,10 @@ def test_up_makes_a_lab_and_says_how_to_use_it(name: str, file: Path) -> None:
 
 def test_up_again_changes_nothing(name: str, file: Path) -> None:
     done("up", file, "--name", name)
-    assert done("up", file, "--name", name) == f"nothing to change\nlab {name} is unchanged: it matches its file.\n"
+    assert (
+        done("up", file, "--name", name)
+        == f"nothing to change\nlab {name} is unchanged: its topology did not change.\n"
+    )
     assert done("up", file, "--name", name, "--dry-run") == "nothing to change\n"
     assert done("plan", file, "--lab", name) == "nothing to change\n"
 
@@ -214,7 +217,7 @@ def test_two_ups_at_once_make_one_lab(name: str, file: Path) -> None:
     ]
     said = sorted(one.communicate(timeout=30)[0].splitlines()[-1] for one in both)
     assert [one.returncode for one in both] == [0, 0]
-    assert said == sorted([f"To stop it: labctl down {name}", f"lab {name} is unchanged: it matches its file."])
+    assert said == sorted([f"To stop it: labctl down {name}", f"lab {name} is unchanged: its topology did not change."])
 
 
 @pytest.mark.parametrize(

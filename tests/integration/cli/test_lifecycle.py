@@ -35,7 +35,7 @@ def test_up_creates_then_updates_then_leaves_the_lab_unchanged(file: Path, capsy
     assert up(str(file), None) == 0
     assert capsys.readouterr().out == f"{difference}lab {file.stem} was updated.\n"
     assert up(str(file), None) == 0
-    assert capsys.readouterr().out.endswith(f"lab {file.stem} is unchanged: it matches its file.\n")
+    assert capsys.readouterr().out.endswith(f"lab {file.stem} is unchanged: its topology did not change.\n")
     assert down([file.stem], False, False) == 0
     assert capsys.readouterr().out == f"lab {file.stem} was removed.\n"
     assert file.stem not in state_dir.labs()

@@ -199,7 +199,7 @@ def test_up_starts_again_what_was_stopped_by_hand(
         assert capsys.readouterr().out.splitlines()[0] == "~ service a/other: restarted, because it did not run"
         assert infos(lab)["a/other"].state is ProcessState.RUNNING
         up(tmp_path, BEFORE)
-    assert capsys.readouterr().out.splitlines()[-1].endswith("is unchanged: it matches its file.")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("is unchanged: its topology did not change.")
 
 
 def test_a_services_environment_wins_over_its_nodes(tmp_path: Path) -> None:
