@@ -15,7 +15,6 @@ EXCEPTIONS: dict[str, str] = {
     "labctl.pytest_plugin.scenarios": "runs in a pytest of its own: tests/e2e/test_plugin_scenarios.py",
     "labctl.pytest_plugin.settings": "runs in a pytest of its own: tests/e2e/test_plugin_labs.py",
     "labctl.pytest_plugin.stash": "declares keys",
-    "labctl.structs": "imports msgspec; tests/unit/test_imports.py checks what that loads",
 }
 
 
