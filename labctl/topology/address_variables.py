@@ -212,10 +212,11 @@ def _splits(name: str) -> list[tuple[str, str]]:
 def _value(node: Node, name: str, after: str) -> str:
     """Return the value of the variable `name`, of which `after` (INTERFACE.ATTRIBUTE or ATTRIBUTE) follows the node."""
     ifnames = [interface.name for interface in node.interfaces]
-    ifname, _, attribute = after.rpartition(".")
-    if not after or after in ifnames:
+    ifname, dot, attribute = after.rpartition(".")
+    is_complete = attribute in ATTRIBUTES and (not dot or ifname in ifnames)  # an interface may be called `mac`
+    if not after or (after in ifnames and not is_complete):
         raise Mistake(f"`${{{name}}}` lacks an attribute", f"write for example `${{{name}.ipv4}}`")
-    if ifname and ifname not in ifnames:
+    if dot and ifname not in ifnames:
         raise Mistake(f"{node.name} has no interface `{ifname[:40]}`", suggest(ifname, ifnames))
     what = f"{node.name}:{ifname}" if ifname else node.name
     if attribute not in ATTRIBUTES:

@@ -60,6 +60,14 @@ def test_macs_and_link_local_addresses_are_those_of_the_interface(topology: Topo
     assert variables.get("gw.mac") == topology.node("gw").interfaces[0].mac
 
 
+def test_an_attribute_is_not_an_interface_of_that_name() -> None:
+    topology = made("hosts: {a: , b: }\nlinks: [[{node: a, interface: mac}, b], [{node: a, interface: mac.ipv4}, b]]")
+    variables = AddressVariables(topology)
+    assert variables.get("a.mac") == variables.get("a.mac.mac") == topology.node("a").interface("mac").mac
+    assert variables.get("a.mac.ipv4") == "10.0.0.1"
+    assert variables.get("a.mac.ipv4.ipv4") == "10.0.1.1"
+
+
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
@@ -68,6 +76,7 @@ def test_macs_and_link_local_addresses_are_those_of_the_interface(topology: Topo
         ("server.ipv5", "server has no address variable `ipv5`", "did you mean `ipv6`?"),
         ("server.eth0.macc", "server:eth0 has no address variable `macc`", "did you mean `mac`?"),
         ("server.eth0", "`${server.eth0}` lacks an attribute", "write for example `${server.eth0.ipv4}`"),
+        ("server..ipv4", "server has no interface ``", "allowed: eth0, eth1"),
         ("client-2.ipv6", "client-2 has no IPv6 address", ""),
         ("client-1.up.1.ipv4", "client-1:up.1 has no IPv4 address", ""),
         ("lan.ipv4", "lan is a switch: its ports have no addresses", ""),
