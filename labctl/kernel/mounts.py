@@ -192,14 +192,21 @@ def _copy_tree(directory: str, tree: str, empty: set[str]) -> None:
             os.mkdir(copy)
         elif entry.is_dir(follow_symlinks=False):
             os.mkdir(copy)
-            mount_syscall(path, copy, flags=MS_BIND | MS_REC)
+            try:
+                mount_syscall(path, copy, flags=MS_BIND | MS_REC)
+            except FileNotFoundError:  # the machine has removed it since the lab was made
+                os.rmdir(copy)
+                continue
             if inside and not all(_removed(tree + other) for other in inside if os.path.isdir(other)):
                 umount(copy, MNT_DETACH)
                 os.chmod(copy, stat.S_IMODE(entry.stat().st_mode))
                 _copy_tree(path, tree, inside)
         elif os.access(path, os.R_OK) or os.access(path, os.W_OK):
             _make_target(copy, directory=False)
-            mount_syscall(path, copy, flags=MS_BIND)
+            try:
+                mount_syscall(path, copy, flags=MS_BIND)
+            except FileNotFoundError:
+                os.unlink(copy)
 
 
 def _removed(path: str) -> bool:

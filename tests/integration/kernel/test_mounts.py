@@ -64,3 +64,17 @@ def test_contents_are_mounted_over_existing_files_and_the_others_are_returned() 
     assert mounts.mount_files({"/etc/hostname": "h1\n", "/etc/no-such-file": ""}) == ("/etc/no-such-file",)
     assert Path("/etc/hostname").read_text() == "h1\n"
     assert Path("/sys/kernel").is_dir()
+
+
+@inside
+def test_a_directory_that_the_machine_has_removed_is_left_out_of_a_copy(tmp_path: Path) -> None:
+    source, tree, removed = tmp_path / "source", tmp_path / "tree", tmp_path / "removed"
+    for directory in (source / "kept", source / "gone", removed, tree):
+        directory.mkdir(parents=True)
+    os.makedirs(f"{tree}{source}")
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    mounts.make_private()
+    mounts.bind(str(removed), str(source / "gone"))
+    removed.rmdir()  # the mount of it stays, and cannot be bound again
+    mounts._copy_tree(str(source), str(tree), set())
+    assert os.listdir(f"{tree}{source}") == ["kept"]
