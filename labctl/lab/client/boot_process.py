@@ -242,8 +242,8 @@ def search_path() -> list[str]:
     """
     from importlib.util import find_spec
 
-    found = [os.path.abspath(__file__).removesuffix("/labctl/lab/client/boot_process.py")]
-    for package in ("msgspec", "pyroute2"):
+    found = []
+    for package in ("labctl", "msgspec", "pyroute2"):
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise MachineError(f"lab: cannot start its keeper: {sys.executable} has no package {package}.")

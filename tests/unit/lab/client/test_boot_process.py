@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import compileall
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import labctl
 from labctl.errors import MachineError
 from labctl.lab.client.boot_process import search_path
 
@@ -34,3 +38,13 @@ def test_a_missing_package_is_named() -> None:
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert MachineError.__name__ in ended.stderr
     assert "has no package pyroute2" in ended.stderr
+
+
+def test_an_installation_without_sources_is_found(tmp_path: Path) -> None:
+    shutil.copytree(os.path.dirname(labctl.__file__), tmp_path / "labctl", ignore=shutil.ignore_patterns("__pycache__"))
+    assert compileall.compile_dir(tmp_path, legacy=True, quiet=1)
+    for source in tmp_path.rglob("*.py"):
+        source.unlink()
+    program = "from labctl.lab.client.boot_process import search_path; print(search_path()[0])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path}\n"
