@@ -190,24 +190,33 @@ def _typer_command(command: Command) -> tuple[type[TyperCommand], Callable[..., 
 
             return "\n".join(help_lines(command))
 
-    def carry_out(**values: object) -> None:
-        from labctl.cli.command_line import status_of, values_of
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            if ctx.resilient_parsing:  # for completion
+                return super().parse_args(ctx, args)
+            ctx.args = args
+            return args
 
-        raise typer.Exit(status_of(command, lambda: values_of(command, values)))
+        def invoke(self, ctx: Any) -> None:
+            from labctl.cli.command_line import read, status_of
 
-    carry_out.__annotations__ = {each.name: _annotation(each) for each in command.parameters}
-    carry_out.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # inspect.signature reads it
+            raise typer.Exit(status_of(command, lambda: read(command, ctx.args)))
+
+    def declared(**values: object) -> None:
+        """Declare the parameters to Typer. It is not called: `invoke` carries the command out."""
+
+    declared.__annotations__ = {each.name: _annotation(each) for each in command.parameters}
+    declared.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # inspect.signature reads it
         [
             inspect.Parameter(
                 each.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                annotation=carry_out.__annotations__[each.name],
+                annotation=declared.__annotations__[each.name],
                 default=inspect.Parameter.empty if each.required else None,
             )
             for each in command.parameters
         ]
     )
-    return WithHelp, carry_out
+    return WithHelp, declared
 
 
 def _annotation(parameter: Parameter) -> Any:

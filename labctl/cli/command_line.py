@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -91,21 +91,6 @@ def read(command: Command, words: Sequence[str]) -> dict[str, Value]:
             raise InputError(f"labctl {command.name}: {flag} takes no value.")
         values[option.name] = True
     _assign(command, arguments, values)
-    return values
-
-
-def values_of(command: Command, given: Mapping[str, object]) -> dict[str, Value]:
-    """Return the values of all parameters by name from texts that another reader found. InputError as `read`."""
-    values: dict[str, Value] = {}
-    for each in command.parameters:
-        found = given.get(each.name)
-        name = each.flags[-1] if each.flags else each.metavar
-        if not found:
-            values[each.name] = _default(each)
-        elif isinstance(found, list | tuple):
-            values[each.name] = tuple(_converted(command, each, text, name) for text in found)
-        else:
-            values[each.name] = found if found is True else _converted(command, each, str(found), name)
     return values
 
 

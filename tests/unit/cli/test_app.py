@@ -12,7 +12,6 @@ import typer
 from typer.testing import CliRunner
 
 from labctl.cli.app import app, completion
-from labctl.cli.command_line import command_named, read, values_of
 from labctl.cli.command_table import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,7 +33,7 @@ def test_every_command_of_the_table_is_a_typer_command_with_its_parameters() -> 
         (["schema", "nonsense"], 2, "nonsense"),
         (["run", "no-such-file.yaml"], 2, "no-such-file.yaml"),
         (["run", "--help"], 0, "--keep-on-failure"),
-        (["exec"], 2, "NODE"),
+        (["exec"], 125, "NODE"),
     ],
 )
 def test_the_application_carries_out_commands(words: list[str], status: int, printed: str) -> None:
@@ -44,17 +43,22 @@ def test_the_application_carries_out_commands(words: list[str], status: int, pri
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "words"),
+    ("words", "message"),
     [
-        ("run", {"paths": ["a"], "jobs": "2", "junit": "x.xml", "verbose": True}, ["a", "-j2", "-v", "--junit=x.xml"]),
-        ("run", {"paths": ["a", "b"], "jobs": None, "lab": None, "verbose": False}, ["a", "b"]),
-        ("ps", {"labs": None, "format": None}, []),
-        ("exec", {"node": "h", "command": ["ls", "-l"], "environment": ["A=1"]}, ["-e", "A=1", "h", "ls", "-l"]),
+        (["h1", "--lab", "office", "--", "ls", "-l"], "No lab named office is running."),
+        (["--lab=office", "--", "h1", "ls"], "No lab named office is running."),
+        (["h1", "--"], "labctl exec: COMMAND is missing."),
+        (["h1", "-l", "ls"], "labctl exec: no such option: -l."),
     ],
 )
-def test_both_readers_give_a_command_the_same_values(name: str, given: dict[str, object], words: list[str]) -> None:
-    command = command_named(name)
-    assert values_of(command, given) == read(command, words)
+def test_the_application_reads_a_command_line_as_labctl_does(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path))
+    ended = CliRunner().invoke(app, ["exec", *words])
+    assert ended.exit_code == 125
+    assert message in ended.output
 
 
 def completed(directory: Path, *words: str) -> list[str]:
