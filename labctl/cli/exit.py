@@ -46,20 +46,22 @@ def complain(text: str) -> None:
 def _wrapped(text: str) -> str:
     """Wrap long lines at word boundaries.
 
-    Lines that begin with a blank (source lines, tracebacks) stay as they are, and lines with a long path, which other
-    programs may search for.
+    Lines that begin with a blank (source lines, tracebacks) stay as they are, and lines that other programs may search
+    for: those with a long path and, except on a terminal, those that begin with FILE:LINE:COLUMN.
     """
     lines = text.split("\n")
     if max(map(len, lines)) <= PIPE_WIDTH:
         return text
     try:
-        from labctl.report.terminal import look_of, wrap
+        from labctl.report.terminal import is_terminal, look_of, wrap
     except OSError:  # too many open files, which may be the error to report
         return text
     width = look_of(sys.stderr).width
     return "\n".join(
         line
-        if line[:1] == " " or any(len(word) > width // 2 for word in line.split(" "))
+        if line[:1] == " "
+        or any(len(word) > width // 2 for word in line.split(" "))
+        or (line.partition(" ")[0].count(":") >= 3 and not is_terminal(sys.stderr))
         else "\n".join(wrap(line, width, break_words=False))
         for line in lines
     )

@@ -44,7 +44,8 @@ from labctl.unpatched import Socket
 
 _ETH_P_ALL = 0x0003  # linux/if_ether.h, in host order
 _SCTP, _MPTCP = 132, 262  # IPPROTO_*
-_HANDLE = 0x0001_0000
+# A queueing discipline of another kind cannot replace one with its handle, so each probe has a handle of its own.
+_HANDLES = {"netem": 0x0001_0000, "tbf": 0x0002_0000, "htb": 0x0003_0000, "fq_codel": 0x0004_0000}
 _IFLA_LINK = 5
 _CREATE = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
 
@@ -211,14 +212,14 @@ def _veth() -> None:
 def _netem() -> None:
     _send(
         rtnl.replace_netem(
-            LOOPBACK_INDEX, _HANDLE, rtnl.ROOT, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=1000
+            LOOPBACK_INDEX, _HANDLES["netem"], rtnl.ROOT, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=1000
         )
     )
 
 
 def _tbf() -> None:
     sizes = {"rate_bytes_s": 125_000, "burst_bytes": 70_000, "limit_bytes": 70_000}
-    _send(rtnl.replace_tbf(LOOPBACK_INDEX, _HANDLE, rtnl.ROOT, **sizes))
+    _send(rtnl.replace_tbf(LOOPBACK_INDEX, _HANDLES["tbf"], rtnl.ROOT, **sizes))
 
 
 def _link(kind: str) -> None:
@@ -239,7 +240,7 @@ def _link(kind: str) -> None:
 def _qdisc(kind: str, options: bytes = b"") -> None:
     with contextlib.suppress(FileExistsError):
         _veth()
-    _send(rtnl.replace_qdisc(10, _HANDLE, rtnl.ROOT, kind.encode(), options))
+    _send(rtnl.replace_qdisc(10, _HANDLES[kind], rtnl.ROOT, kind.encode(), options))
 
 
 def _ipv6() -> None:

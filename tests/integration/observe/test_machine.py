@@ -18,6 +18,12 @@ def test_every_feature_is_probed_in_the_order_in_which_it_is_listed() -> None:
     assert all(finding.works or (finding.problem and finding.remedy) for finding in findings)
 
 
+@pytest.mark.parametrize("name", ["netem", "tbf", "htb", "fq_codel", "vlan", "vxlan"])
+def test_a_probe_has_the_same_result_alone_and_after_the_others(name: str) -> None:
+    together = {found: number for found, number, _ in machine._probe(*machine.FEATURES)}
+    assert [number for _, number, _ in machine._probe(name)] == [together[name]]
+
+
 def test_a_missing_queueing_discipline_is_reported_with_the_remedy_of_the_doctor() -> None:
     by_name = {finding.name: finding for finding in machine.probe_kernel()}
     for kind in ("netem", "tbf"):
