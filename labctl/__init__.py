@@ -19,9 +19,17 @@ if TYPE_CHECKING:
     from labctl.api.async_program import AsyncProgram
     from labctl.api.host import Host, Link
     from labctl.api.journal import Activity, ActivityKind
-    from labctl.api.lab import Lab, Reachability, Socket, State, Transport, enter_private_network
+    from labctl.api.lab import (
+        Lab,
+        Reachability,
+        ScenarioFailed,
+        ScenarioRun,
+        Socket,
+        State,
+        Transport,
+        enter_private_network,
+    )
     from labctl.api.program import Completed, Program
-    from labctl.api.scenarios import ScenarioFailed, ScenarioRun
     from labctl.api.topology import Topology
     from labctl.documents.diagnostics import DocumentError
     from labctl.errors import (
@@ -84,9 +92,11 @@ _HOMES = {
     "api.async_program": ("AsyncProgram",),
     "api.host": ("Host", "Link"),
     "api.journal": ("Activity", "ActivityKind"),
-    "api.lab": ("Lab", "Reachability", "Socket", "State", "Transport", "enter_private_network"),
+    "api.lab": (
+        *("Lab", "Reachability", "ScenarioFailed", "ScenarioRun", "Socket", "State", "Transport"),
+        "enter_private_network",
+    ),
     "api.program": ("Completed", "Program"),
-    "api.scenarios": ("ScenarioFailed", "ScenarioRun"),
     "api.topology": ("Topology",),
     "documents.diagnostics": ("DocumentError",),
 }

@@ -15,7 +15,7 @@
     ├── ProgramFailed            a program did not do what was asked; carries its output; exit status 1
     │   ├── ProgramNotReady      it was not ready in time, or ended before
     │   └── ProgramTimedOut      it did not end in time
-    └── ScenarioFailed           a scenario did not pass; carries its `result` (api/scenarios.py); exit status 1
+    └── ScenarioFailed           a scenario did not pass; carries its `result` (api/lab.py); exit status 1
 
 Misuse by a developer (a closed handle used again, an unknown enum) raises a plain RuntimeError or ValueError outside
 this tree: it is a bug, not a condition to handle. One boundary maps a dependency's errors to these, `from exc`.

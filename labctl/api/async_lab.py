@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from socket import socket as PythonSocket
 
     from labctl.api.core import Core
-    from labctl.api.lab import Reachability
+    from labctl.api.lab import Reachability, ScenarioRun
     from labctl.api.program import Program
-    from labctl.api.scenarios import ScenarioRun
     from labctl.api.topology import Topology
     from labctl.scenario.model import Scenario
     from labctl.topology.model import Endpoint

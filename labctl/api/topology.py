@@ -56,7 +56,7 @@ class Topology:
     @classmethod
     def shape(cls, text: str) -> Self:
         """Make a shape: "pair", "star:4", "line:3", "tree:2,3", "mesh:4". InputError."""
-        from labctl.topology.generators import from_shape
+        from labctl.topology.draft import from_shape
         from labctl.topology.resolve import resolve
 
         return cls.of_model(resolve(from_shape(text))[0])

@@ -79,7 +79,7 @@ def scenario_names(context: typer.Context, incomplete: str) -> list[str]:
 def topology_names(context: typer.Context, incomplete: str) -> list[str]:
     """Shapes, names of shipped topologies, and files of this directory."""
     from labctl.cli import files
-    from labctl.topology.generators import SHAPES
+    from labctl.topology.draft import SHAPES
 
     names = [name for name in dict.fromkeys([*SHAPES, *files.shipped_topologies()]) if name.startswith(incomplete)]
     return _beside_files(

@@ -92,7 +92,7 @@ def copy_example(name: str, directory: Path) -> None:
 def _example(name: str) -> Path:
     found = files.shipped_scenario(name) or files.shipped_topology(name)
     if found is None:
-        from labctl.topology.generators import SHAPES
+        from labctl.topology.draft import SHAPES
 
         if shape := SHAPES.get(name.partition(":")[0]):
             raise InputError(f"{name}: a shape has no file. Try: labctl plan {shape.example}")

@@ -99,10 +99,10 @@ def complete(item: pytest.Item, report: pytest.TestReport) -> None:
 
 
 def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunResult) -> None:
-    from labctl.report import conversation
+    from labctl.report import plain
 
     if report.failed:
-        talk = [line for result in run.scenarios for line in conversation.render(result, look())]
+        talk = [line for result in run.scenarios for line in plain.render(result, look())]
         _add_section(item, report, "\n".join([*talk, item.stash.get(SCENARIO_SOCKETS, "")]), run)
     elif chosen_artifacts_root(item.config) is not None:
         _write_artifacts(item, "", run)

@@ -31,7 +31,7 @@ from typing import Any
 from labctl.errors import InputError, LabError, describe_errno
 from labctl.printable import in_xml, printable
 from labctl.programs.output import Stream
-from labctl.report import conversation, plain
+from labctl.report import plain
 from labctl.report.terminal import Look
 from labctl.scenario.results import CallRecord, Listener, Outcome, RunResult, ScenarioInfo, ScenarioResult
 from labctl.structs import msgspec
@@ -251,8 +251,8 @@ def call_line(call: CallRecord) -> str:
     """Return `0.000350 server accept(3, ...) -> 4 [0.001650]`: start in seconds, host, call, result, duration."""
     who = f"{call.host}/{call.process}" if call.process else call.host
     took = "has not returned" if call.duration_s is None else f"[{call.duration_s:.6f}]"
-    result = conversation.result_text(call, Look(), beside=call.call) if call.returned is not None else "..."
-    return f"{call.started_s:.6f} {who} {conversation.call_text(call, named=False)} {result} {took}"
+    result = plain.result_text(call, Look(), beside=call.call) if call.returned is not None else "..."
+    return f"{call.started_s:.6f} {who} {plain.call_text(call, named=False)} {result} {took}"
 
 
 _Key = tuple[str, str, str, float]  # identifies a result in its run

@@ -16,7 +16,7 @@ __all__ = ["is_shape", "load", "resolve_inline"]
 
 def is_shape(text: str) -> bool:
     """Return whether the text is a shape (`pair`, `star:10`), valid or not, rather than a path."""
-    from labctl.topology.generators import is_shape
+    from labctl.topology.draft import is_shape
 
     return is_shape(text)
 
@@ -35,7 +35,7 @@ def load(source: str | Path, *, base: Path | None = None, routes: bool = True) -
     from pathlib import Path
 
     from labctl.documents import DocumentError, read
-    from labctl.topology.generators import from_shape
+    from labctl.topology.draft import from_shape
     from labctl.topology.resolve import resolve
 
     path = Path(source) if base is None else base / source
