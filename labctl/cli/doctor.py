@@ -130,7 +130,6 @@ PROGRAMS = {
     "iperf3": ("iperf3", "throughput"),
     "nc": ("netcat-openbsd", "TCP and UDP connections"),
 }
-_EXTRAS = "kernel, for programs on hosts"
 _CHANGES_USER = ("tcpdump",)  # programs that call setgroups(2); tcpdump does it even with -Z root
 _INSTALLERS = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zypper install", "apk": "apk add"}
 
@@ -232,9 +231,8 @@ def _kernel() -> Iterator[Check]:
         return
     order = list(machine.FEATURES)
     for each in sorted(found, key=lambda finding: order.index(finding.name)):
-        feature = machine.FEATURES[each.name]
-        bad = State.FAILED if feature.needed else State.MISSING
-        yield _of("kernel" if feature.own else _EXTRAS, each, State.OK if each.works else bad)
+        bad = State.FAILED if machine.FEATURES[each.name].needed else State.MISSING
+        yield _of("kernel", each, State.OK if each.works else bad)
 
 
 def _of(group: str, found: Finding, state: State) -> Check:
@@ -286,7 +284,7 @@ def summary(checks: Sequence[Check], look: Look) -> list[str]:
         for check in checks
         if check.name in _SUMMARY
         or check.state is State.FAILED
-        or (check.state is State.MISSING and check.group not in ("kernel", _EXTRAS, "programs"))
+        or (check.state is State.MISSING and check.group not in ("kernel", "programs"))
     ]
     return [*_check_lines(shown, look), "", *_verdict(checks, look), "All checks and remedies: labctl doctor --all"]
 
@@ -326,7 +324,7 @@ def _verdict(checks: Sequence[Check], look: Look) -> list[str]:
     else:
         verdict, ink = "Labs can run here.", Ink.GOOD
     missing = [check for check in checks if check.state is State.MISSING]
-    absent = [check.name for check in missing if check.group == "kernel"]
+    absent = [check.name for check in missing if check.group == "kernel" and machine.FEATURES[check.name].own]
     programs = [check.name for check in missing if check.group == "programs"]
     sentences = [verdict]
     if absent:

@@ -143,7 +143,7 @@ def test_an_edited_checkout_is_what_runs(provisioned: Provisioned) -> None:
 def test_a_machine_for_nobody_is_refused(provisioned: Provisioned) -> None:
     ended = provisioned.machine.provision("--machine", "nobody-has-this-name")
     assert ended.returncode == 1
-    assert "there is no user nobody-has-this-name on this machine" in ended.stderr
+    assert "no user named nobody-has-this-name on this machine" in ended.stderr
 
 
 def test_an_ordinary_user_cannot_provision_a_machine(provisioned: Provisioned) -> None:
