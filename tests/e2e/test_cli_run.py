@@ -118,7 +118,7 @@ def test_a_topology_given_to_run_is_told_apart(suite: Path) -> None:
 def test_an_unknown_name_gives_a_suggestion() -> None:
     ran = labctl("run", "tcp-ecko")
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert "Did you mean tcp-echo" in ran.stderr
+    assert "Did you mean tcp-echo" in " ".join(ran.stderr.split())
 
 
 def test_a_directory_without_scenarios_is_an_error(tmp_path: Path) -> None:
