@@ -55,7 +55,7 @@ class Worker:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # The thread may have begun: nobody waits for what it returns any more. A future that is cancelled has not.
+            # The thread may have begun the call, whose result is then undone. It never begins a cancelled future.
             if undo is not None:
                 future.add_done_callback(partial(_undo, undo))
             raise

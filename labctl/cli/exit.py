@@ -99,7 +99,7 @@ def is_short_of_descriptors(error: Exception) -> TypeGuard[OSError]:
 
 
 def flush() -> None:
-    """Write what standard output and error still buffer; discard what nobody can read."""
+    """Flush standard output and error; discard the rest if the reader has closed its end."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             try:

@@ -1,1 +1,1 @@
-"""The owner's and a client's side of a lab."""
+"""The side of a lab's owner and of its clients."""

@@ -333,7 +333,7 @@ class Keeper:
             os.write(registration.outlives_owner, b"!")
 
     def check_registration(self) -> None:
-        """End the lab when its directory was deleted: nobody could find it to end it."""
+        """End the lab if its directory was deleted: no command can find it any more."""
         if self.registration is not None and not self.registration.directory.is_registered:
             self.is_down = True
         self.timers.after(REGISTRATION_CHECK_S, self.check_registration)
