@@ -58,7 +58,7 @@ hosts:
       /etc/passwd: {content: "root:x:0:0::/:/bin/sh\\n"}
       /etc/lab-only/deep/conf: {content: "at ${self.ipv4} of $${self.ipv4}\\n", mode: "0600"}
       /lab-only/top: {content: top}
-      /usr/local/bin/lab-tool: {source: tool}
+      /usr/bin/lab-tool: {source: tool}
       /tmp/lab/x: {content: in tmp}
       /var/run/lab-only.pid: {content: "1"}
   b: {}
@@ -74,7 +74,7 @@ links: [[a, b]]
         # The directory is the node's own: files in it are replaced and removed like any others.
         sh(lab, "a", "echo new > /etc/p && mv /etc/p /etc/passwd && rm -r /etc/lab-only && touch /etc/lab-new")
         assert output(lab, "a", "cat", "/etc/passwd") == "new\n"
-        assert sh(lab, "b", "ls -d /etc/lab-* /lab-only /tmp/lab /usr/local/bin/lab-tool 2>/dev/null || true") == ""
+        assert sh(lab, "b", "ls -d /etc/lab-* /lab-only /tmp/lab /usr/bin/lab-tool 2>/dev/null || true") == ""
         assert output(lab, "b", "cat", "/etc/passwd").encode() == before
     assert Path("/etc/passwd").read_bytes() == before
     assert not any(Path(path).exists() for path in ("/etc/lab-only", "/etc/lab-new", "/lab-only", "/run/lab-only.pid"))
@@ -272,7 +272,7 @@ links: [[a, b]]
 def test_scenarios_write_to_the_hosts_own_directories_and_run_placed_programs(tmp_path: Path) -> None:
     header = (
         "topology:\n  hosts:\n    a:\n      private: [/var/lib/lab-only]\n"
-        "      files: {/usr/local/bin/lab-tool: {content: \"#!/bin/sh\\necho tool\\n\", mode: '755'}}\n    b: {}\n"
+        "      files: {/usr/bin/lab-tool: {content: \"#!/bin/sh\\necho tool\\n\", mode: '755'}}\n    b: {}\n"
         "  links: [[a, b]]\n"
     )
     machine = Path("/etc/resolv.conf").read_bytes()
@@ -282,7 +282,7 @@ def test_scenarios_write_to_the_hosts_own_directories_and_run_placed_programs(tm
         "  - file: {on: a, path: /var/lib/lab-only/sub/x, content: x}\n"
         "  - file: {on: a, path: /var/tmp/x, content: x}\n"
         "  - run: {on: a, run: [lab-tool], expect: {stdout: tool}}\n"
-        "  - run: {on: a, run: [/usr/local/bin/lab-tool], expect: {stdout: tool}}\n"
+        "  - run: {on: a, run: [/usr/bin/lab-tool], expect: {stdout: tool}}\n"
         "  - expect: {on: a, file: {path: /etc/resolv.conf, equals: nameserver 10.0.0.2}}\n",
         header=header,
     )
