@@ -506,6 +506,10 @@ class Frame(Struct, frozen=True):
     descriptors: tuple[int, ...]
 
 
+class NotSent(KernelError):
+    """The kernel refused a message before any of it was sent."""
+
+
 class Channel:
     """One end of a stream socket, framed. It owns the socket; one thread at a time may send, one receive.
 
@@ -608,6 +612,11 @@ class Channel:
             raise DeadlineExceeded("lab: the keeper did not answer in time.") from error
         except (BrokenPipeError, ConnectionResetError) as error:
             raise LabGone("lab: the keeper has ended.") from error
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+            hint = "Descriptors that a user is sending count against `ulimit -n` (unix(7)). Raise it, or try again."
+            raise NotSent("lab", "send it a descriptor", error.errno, hint=hint) from error
 
 
 def ancillary_data(descriptors: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:

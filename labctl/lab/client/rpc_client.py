@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from labctl.errors import DeadlineExceeded, InputError, LabGone
-from labctl.lab.protocol import Channel, Failed, Frame, Request
+from labctl.lab.protocol import Channel, Failed, Frame, NotSent, Request
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class RpcClient:
                     return frame
                 for descriptor in frame.descriptors:  # the late reply to an earlier request
                     os.close(descriptor)
-        except (KeeperStopped, InputError):  # nothing was sent, or the reply was malformed: the stream goes on
+        except (KeeperStopped, InputError, NotSent):  # nothing was sent, or the reply was malformed: the stream goes on
             raise
         except DeadlineExceeded as error:
             raise DeadlineExceeded(late) from error

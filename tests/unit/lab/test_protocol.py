@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from labctl.errors import DeadlineExceeded, InputError, KernelError, LabError, L
 from labctl.lab.protocol import (
     Apply,
     Channel,
+    Describe,
     Described,
     Description,
     Done,
@@ -23,6 +25,7 @@ from labctl.lab.protocol import (
     Malformed,
     Message,
     NodeInfo,
+    NotSent,
     OpenFile,
     ProcessInfo,
     ProcessRows,
@@ -214,3 +217,25 @@ def test_a_description_and_its_plan_are_the_same_after_the_journey() -> None:
 def test_an_update_is_the_same_after_the_journey(returncode: int | None) -> None:
     update = ProcessUpdate(ProcessState.ENDED, 7, 2, returncode, True)
     assert ProcessUpdate.unpack(update.pack()) == update
+
+
+def test_a_user_who_sends_too_many_descriptors_gets_an_error_and_may_go_on() -> None:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if os.getuid() == 0:
+                os.setresuid(54321, 54321, 54321)  # a user with nothing on the way; root has no such limit
+            ours, _theirs = socket.socketpair()
+            nulls = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))
+            channel = Channel(ours)
+            for number in range(2):
+                channel.send(number, Describe(), nulls, until=None)
+            with pytest.raises(NotSent, match="ETOOMANYREFS"):  # eight are on the way
+                channel.send(2, Describe(), nulls, until=None)
+            channel.send(99, Describe(), until=None)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
