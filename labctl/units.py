@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from labctl.structs import Struct, replace
 
 
-class _Quantity(NamedTuple):
+class _Quantity(Struct, frozen=True):
     noun: str
     example: str
     usual_unit: str  # suggested for a bare number
@@ -48,7 +49,7 @@ def duration_s(value: object, *, noun: str = "duration", usual_unit: str = "s") 
     """
     if _is_zero(value):
         return 0.0
-    parts = _parts(value, _DURATION._replace(noun=noun, usual_unit=usual_unit))
+    parts = _parts(value, replace(_DURATION, noun=noun, usual_unit=usual_unit))
     total_s = sum(number * factor for number, factor in parts)
     if total_s > DURATION_MAX_S:
         raise ValueError(f"the {noun} `{value}` is longer than a week, the longest duration")

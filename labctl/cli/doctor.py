@@ -17,7 +17,7 @@ from labctl.errors import LabctlError, MachineError, describe_errno
 from labctl.observe import machine
 from labctl.observe.machine import Finding
 from labctl.report.terminal import Ink, Look, Screen, cells, is_terminal, pad, standard_error, standard_output, wrap
-from labctl.structs import Struct, msgspec
+from labctl.structs import Struct, to_builtins
 
 if TYPE_CHECKING:
     from labctl.observe.machine import Readings
@@ -341,6 +341,6 @@ def _json(checks: list[Check]) -> bytes:
     report = {
         "can_run_labs": not any(check.state is State.FAILED for check in checks),
         "uid": os.getuid(),
-        "checks": msgspec.to_builtins(checks),
+        "checks": to_builtins(checks),
     }
     return (json.dumps(report, indent=2) + "\n").encode()

@@ -29,8 +29,7 @@ from labctl.documents.diagnostics import (
 from labctl.structs import Struct
 
 if TYPE_CHECKING:
-    import yaml
-
+    from labctl.documents import yaml_events as yaml
     from labctl.documents.schema import Problem
 
 
@@ -125,11 +124,10 @@ class _Composer:
         return _Stop()
 
     def parse(self) -> Iterator[yaml.Event]:
-        import yaml
+        from labctl.documents import yaml_events as yaml
 
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         try:
-            yield from yaml.parse(self.text, Loader=loader)
+            yield from yaml.parse(self.text)
         except yaml.MarkedYAMLError as error:
             raise self.parse_error(error) from error
         except yaml.YAMLError as error:
@@ -154,7 +152,7 @@ class _Composer:
         return self.stop(position, f"this is not YAML: {problem}{context}", hint)
 
     def document(self) -> Tree | None:
-        import yaml
+        from labctl.documents import yaml_events as yaml
 
         root = None
         for event in self.events:
@@ -166,7 +164,7 @@ class _Composer:
 
     def node(self, event: yaml.Event, depth: int) -> Tree:
         """Return the value that begins with the event, inside so many mappings and lists."""
-        import yaml
+        from labctl.documents import yaml_events as yaml
 
         start = _position(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
@@ -203,7 +201,7 @@ class _Composer:
         return Tree(data, start, _position(event.end_mark), event.style or "")
 
     def sequence(self, start: Position, depth: int) -> Tree:
-        import yaml
+        from labctl.documents import yaml_events as yaml
 
         items: list[Tree] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
@@ -212,7 +210,7 @@ class _Composer:
         return Tree([item.data for item in items], start, _position(event.end_mark), items=items, values=values)
 
     def mapping(self, start: Position, depth: int) -> Tree:
-        import yaml
+        from labctl.documents import yaml_events as yaml
 
         own: dict[str, Entry] = {}
         merged: dict[str, Entry] = {}

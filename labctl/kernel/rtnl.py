@@ -5,9 +5,7 @@ encoded once, with placeholder values, and this template is filled in for each m
 a fixed part and at most one attribute, and are packed here. Tests compare all of them with pyroute2's encoding. Every
 message requests an acknowledgement.
 
-pyroute2's `__init__` imports the whole package, which takes 100 to 190 ms. While its message classes are loaded, an
-empty package of that name with the same search path replaces it in `sys.modules`. Every module loaded so is removed
-again, so that a later `import pyroute2` in this process imports the real package (docs/decisions).
+pyroute2's message classes are imported without its `__init__`, which takes 100 to 190 ms (docs/decisions/0014).
 
 Queueing disciplines (tc(8)): messages that set them, and those that interfaces have now.
 
@@ -18,17 +16,12 @@ impairment needs and how large their queues are.
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.machinery
 import socket
 import struct
-import sys
-import threading
 from collections.abc import Sequence
 from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from socket import AF_INET, AF_INET6, AF_UNSPEC
-from types import ModuleType
 from typing import Any
 
 from labctl.kernel.netlink import (
@@ -72,6 +65,7 @@ from labctl.kernel.netlink import (
     message,
 )
 from labctl.structs import Struct, replace
+from labctl.submodules import import_submodule
 
 ROOT = 0xFFFF_FFFF  # TC_H_ROOT, linux/pkt_sched.h
 _TCA_KIND, _TCA_OPTIONS = 1, 2
@@ -236,8 +230,6 @@ RTNLGRP_IPV6_IFADDR = 9
 
 _CHANGE = NLM_F_REQUEST | NLM_F_ACK
 _CREATE = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
-_PACKAGE = "pyroute2"
-_loading = threading.Lock()  # only one thread at a time may replace the package
 
 
 class VethEnd(Struct, frozen=True):
@@ -526,40 +518,5 @@ def load_message_classes() -> None:
 
 @cache
 def message_class(name: str) -> Any:
-    """Return one of pyroute2's classes of rtnetlink(7) messages, which has the name of its module.
-
-    If the package has another layout than expected, or is imported already, this is an ordinary import.
-    """
-    module = f"{_PACKAGE}.netlink.rtnl.{name}"
-    with _loading:
-        if _PACKAGE not in sys.modules:
-            try:
-                return getattr(_import_without_package(module), name)
-            except (ImportError, AttributeError):
-                pass
-    return getattr(importlib.import_module(module), name)
-
-
-@cache
-def _loaded_modules() -> dict[str, ModuleType]:
-    """Return the modules that were loaded so, by name: the message classes must share one base class."""
-    return {}
-
-
-def _import_without_package(module: str) -> ModuleType:
-    spec = importlib.machinery.PathFinder.find_spec(_PACKAGE)
-    if spec is None or spec.submodule_search_locations is None:
-        raise ImportError(f"{_PACKAGE} is not a package on sys.path", name=_PACKAGE)
-    stand_in = ModuleType(_PACKAGE)
-    stand_in.__spec__ = spec
-    stand_in.__path__ = list(spec.submodule_search_locations)
-    loaded = _loaded_modules()
-    sys.modules.update(loaded)
-    sys.modules[_PACKAGE] = stand_in
-    try:
-        return importlib.import_module(module)
-    finally:
-        for name in [key for key in sys.modules if key == _PACKAGE or key.startswith(f"{_PACKAGE}.")]:
-            imported = sys.modules.pop(name)
-            if name != _PACKAGE:
-                loaded[name] = imported
+    """Return one of pyroute2's classes of rtnetlink(7) messages, which has the name of its module."""
+    return getattr(import_submodule(f"pyroute2.netlink.rtnl.{name}"), name)

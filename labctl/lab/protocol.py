@@ -33,7 +33,7 @@ from labctl.errors import (
     MachineError,
 )
 from labctl.plan.drop_rules import DropRule
-from labctl.structs import Struct, msgspec
+from labctl.structs import Meta, MsgspecError, Struct, convert, to_builtins
 from labctl.topology.model import Restart, read_address
 from labctl.unpatched import monotonic
 
@@ -141,13 +141,13 @@ SWITCH = struct.Struct("=II")
 
 Pairs = tuple[tuple[str, str], ...]
 PlanJson = Any  # of `labctl.plan.operations`: the process that executes a plan decodes it
-Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
-Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
-Id = Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]  # of a user or group; -1 means "leave it" to setresuid(2)
-Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
-Signal = Annotated[int, msgspec.Meta(ge=0, le=64)]  # signal(7)
-Size = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]  # of a terminal: TIOCSWINSZ(2const)
-Arguments = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+Int32 = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+Positive = Annotated[int, Meta(ge=1, lt=2**31)]
+Id = Annotated[int, Meta(ge=0, lt=2**32 - 1)]  # of a user or group; -1 means "leave it" to setresuid(2)
+Mode = Annotated[int, Meta(ge=0, le=0o7777)]
+Signal = Annotated[int, Meta(ge=0, le=64)]  # signal(7)
+Size = Annotated[int, Meta(ge=0, lt=2**16)]  # of a terminal: TIOCSWINSZ(2const)
+Arguments = Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 class Message(Struct, frozen=True, array_like=True, tag=True, tag_field="tag", forbid_unknown_fields=True):
@@ -473,7 +473,7 @@ class Malformed(InputError):
 
 def encode(message: Message) -> bytes:
     """Encode a message as JSON."""
-    return json.dumps(msgspec.to_builtins(message, enc_hook=str), separators=(",", ":")).encode("ascii")
+    return json.dumps(to_builtins(message, enc_hook=str), separators=(",", ":")).encode("ascii")
 
 
 def decode(body: bytes, kind: type[M]) -> M:
@@ -486,11 +486,9 @@ def decode(body: bytes, kind: type[M]) -> M:
         Malformed: the bytes are not such a message.
     """
     try:
-        message: M = msgspec.convert(
-            json.loads(body, parse_constant=_refuse), _UNIONS.get(kind, kind), dec_hook=read_address
-        )
+        message: M = convert(json.loads(body, parse_constant=_refuse), _UNIONS.get(kind, kind), dec_hook=read_address)
         return message
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+    except (ValueError, RecursionError, MsgspecError) as error:
         raise Malformed(f"lab: cannot read a message of {len(body)} bytes: {error}.") from error
 
 

@@ -38,7 +38,7 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
-from labctl.structs import Struct, asdict, field, msgspec, replace
+from labctl.structs import Struct, asdict, field, replace, to_builtins
 from labctl.topology.model import Impairment
 
 # -- the state of a node
@@ -377,7 +377,7 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
             for link in inspection.links
         ],
         "differs": [
-            {key: value or None for key, value in msgspec.to_builtins(one).items()} | {"text": str(one)}
+            {key: value or None for key, value in to_builtins(one).items()} | {"text": str(one)}
             for one in inspection.differs
         ],
     }

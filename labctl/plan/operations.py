@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from labctl.errors import InputError
 from labctl.names import node_name_problem
-from labctl.structs import Struct, msgspec, replace
+from labctl.structs import MsgspecError, Struct, convert, replace, to_builtins
 from labctl.topology.model import (
     Address,
     AddressOnLink,
@@ -276,14 +276,14 @@ def changes_from_json(value: Any) -> tuple[Operation, ...]:
 
 
 def _to_json(value: Any) -> Any:
-    return msgspec.to_builtins(value, enc_hook=str)  # the only types unknown to msgspec are addresses
+    return to_builtins(value, enc_hook=str)  # the only types unknown to msgspec are addresses
 
 
 def _from_json(value: Any, kind: Any) -> Any:
     cached: Any = cache(read_address)  # plans repeat addresses a lot
     try:
-        return msgspec.convert(value, kind, dec_hook=cached)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        return convert(value, kind, dec_hook=cached)
+    except (TypeError, ValueError, RecursionError, MsgspecError) as error:
         raise InputError(f"plan: cannot read it: {error}.") from error
 
 

@@ -37,7 +37,7 @@ from labctl.plan.operations import (
     queues,
     services_of,
 )
-from labctl.structs import asdict, msgspec
+from labctl.structs import asdict, to_builtins
 from labctl.topology.model import Address, Node, NodeKind, Prefix, Service
 from labctl.units import format_ppm, format_size
 
@@ -231,7 +231,7 @@ def _fields(operation: Operation) -> dict[str, Any]:
     fields: dict[str, Any] = {"operation": re.sub(r"\B(?=[A-Z])", "_", type(operation).__name__).lower()}
     for name in operation.__struct_fields__:
         value = getattr(operation, name)
-        fields[name] = asdict(value) if isinstance(value, LinkEnd) else msgspec.to_builtins(value, enc_hook=str)
+        fields[name] = asdict(value) if isinstance(value, LinkEnd) else to_builtins(value, enc_hook=str)
     return fields
 
 

@@ -23,7 +23,7 @@ from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root,
 from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN, SCENARIO_SOCKETS, USED_LABS
 from labctl.report.terminal import Look, look_of
 from labctl.scenario.results import RunResult
-from labctl.structs import msgspec, replace
+from labctl.structs import convert, replace, to_builtins
 from labctl.unpatched import monotonic
 
 SECTION = "labctl"
@@ -39,13 +39,13 @@ _TEXT = "labctl_text"
 
 def attach(report: pytest.TestReport, run: RunResult) -> None:
     """Attach the run to the report."""
-    vars(report)[_RUN] = json.dumps(msgspec.to_builtins(run))
+    vars(report)[_RUN] = json.dumps(to_builtins(run))
 
 
 def attached_run(report: pytest.TestReport) -> RunResult | None:
     """Return the attached run."""
     text = vars(report).get(_RUN)
-    return None if text is None else msgspec.convert(json.loads(text), RunResult)
+    return None if text is None else convert(json.loads(text), RunResult)
 
 
 def look() -> Look:

@@ -34,7 +34,7 @@ from labctl.programs.output import Stream
 from labctl.report import plain
 from labctl.report.terminal import Look
 from labctl.scenario.results import CallRecord, Listener, Outcome, RunResult, ScenarioInfo, ScenarioResult
-from labctl.structs import msgspec
+from labctl.structs import to_builtins
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -84,7 +84,7 @@ SCHEMA = "labctl-result/1"  # the number changes when a reader of the old form w
 
 def to_data(run: RunResult, *, version: str) -> dict[str, Any]:
     """Return the run as input of `json.dumps`: the fields of `scenario/results.py`. `version` is labctl's."""
-    return {"schema": SCHEMA, "labctl": version, **msgspec.to_builtins(run)}
+    return {"schema": SCHEMA, "labctl": version, **to_builtins(run)}
 
 
 def to_json(run: RunResult, *, version: str) -> bytes:

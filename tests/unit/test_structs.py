@@ -21,8 +21,8 @@ try:
     import labctl.structs
 except KeyboardInterrupt:
     print("interrupted")
-from labctl.structs import msgspec
-print(msgspec.to_builtins({"a": (1, 2.5)}))
+from labctl.structs import to_builtins
+print(to_builtins({"a": (1, 2.5)}))
 """
 
 

@@ -11,7 +11,7 @@ from binascii import a2b_base64, b2a_base64
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.kernel.sockaddr import Address
-from labctl.structs import Struct, msgspec
+from labctl.structs import Struct, convert, to_builtins
 
 LENGTH_BYTES = 4
 CONTROL_BYTES = 1024  # buffer for control messages of a recvmsg whose fourth value is assigned
@@ -94,14 +94,14 @@ def encode(message: SystemCall | Answer) -> bytes:
 
     The json module escapes surrogates, which stand for bytes of paths that are not UTF-8; msgspec refuses them.
     """
-    plain = msgspec.to_builtins(message, builtin_types=(bytes,))
+    plain = to_builtins(message, builtin_types=(bytes,))
     payload = json.dumps(plain, separators=(",", ":"), default=_base64).encode("ascii")
     return len(payload).to_bytes(LENGTH_BYTES, "big") + payload
 
 
 def decode(payload: bytes, kind: type[T]) -> T:
     """The message of that kind in the payload of a frame. msgspec.ValidationError."""
-    return msgspec.convert(json.loads(payload, object_hook=_value), kind, builtin_types=(bytes,))
+    return convert(json.loads(payload, object_hook=_value), kind, builtin_types=(bytes,))
 
 
 def decode_answer(payload: bytes) -> Answer:
@@ -118,7 +118,7 @@ def _value(found: dict[str, Any]) -> Any:
     if "base64" in found:
         return a2b_base64(found["base64"])
     kind = _VALUE_TYPES.get(found.get("type", ""))
-    return found if kind is None else msgspec.convert(found, kind, builtin_types=(bytes,))
+    return found if kind is None else convert(found, kind, builtin_types=(bytes,))
 
 
 _VALUE_TYPES = {"Address": Address, "CStruct": CStruct}

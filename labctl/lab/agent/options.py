@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
 
 from labctl.lab.agent.constants import CONSTANTS
+from labctl.structs import Struct
 
 
 class ValueKind(StrEnum):
@@ -31,7 +31,7 @@ class ValueKind(StrEnum):
     FILTER = "a list of struct sock_filter"  # struct sock_fprog
 
 
-class Field(NamedTuple):
+class Field(Struct, frozen=True):
     """A member of a C structure.
 
     `code`: a letter of the struct module, or `ipv4`, `ipv6`, `group4`, `group6` (that take addresses), `interface` (an
@@ -44,7 +44,7 @@ class Field(NamedTuple):
     names: str = ""
 
 
-class StructType(NamedTuple):
+class StructType(Struct, frozen=True):
     """A C structure. `required` members must be given; omitted members are 0."""
 
     name: str
@@ -53,7 +53,7 @@ class StructType(NamedTuple):
     usage: str  # how it is written
 
 
-class ValueType(NamedTuple):
+class ValueType(Struct, frozen=True):
     """The type of an option's value. `size`: of the buffer for getsockopt(2), bytes."""
 
     kind: ValueKind
@@ -313,7 +313,7 @@ CMSG = _struct(
 )
 
 
-class Option(NamedTuple):
+class Option(Struct, frozen=True):
     """An option, or a type of control messages: its name, the levels that it belongs to, and its value's type."""
 
     name: str
@@ -393,7 +393,7 @@ def wants(field: Field) -> str:
     return f"it takes {field.names}..." if field.names else "it takes a number"
 
 
-class Request(NamedTuple):
+class Request(Struct, frozen=True):
     """A request of ioctl(2). `member` is the member of struct ifreq that it reads or writes; "" for an int."""
 
     name: str

@@ -45,7 +45,7 @@ from labctl.plan.operations import (
     TokenBucket,
     queues,
 )
-from labctl.structs import Struct, msgspec, replace
+from labctl.structs import Struct, astuple, replace
 from labctl.topology.model import Address, NodeKind
 
 # Errnos for an address or a route that does not exist, an interface that does not exist, one that is down.
@@ -591,7 +591,7 @@ class Execution:
 
 
 def _inverse(operation: AddAddress | AddRoute | RemoveAddress | RemoveRoute) -> Any:
-    return _INVERSES[type(operation)](*msgspec.structs.astuple(operation))
+    return _INVERSES[type(operation)](*astuple(operation))
 
 
 def _route(operation: AddRoute, interface: Interface) -> bytearray:

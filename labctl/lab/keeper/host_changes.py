@@ -23,7 +23,7 @@ from functools import partial
 
 from labctl.errors import LabError, kernel_errors
 from labctl.kernel import cgroup, nat
-from labctl.structs import Struct, msgspec
+from labctl.structs import Struct, convert, to_builtins
 from labctl.unpatched import monotonic
 
 DIRECTORY = "@outside"  # no lab's name: those have no `@`
@@ -107,7 +107,7 @@ def write(directory: int, identity: str, changes: HostChanges) -> Record:
         file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=directory)
         stack.callback(os.close, file)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(file, json.dumps(msgspec.to_builtins(changes)).encode("ascii"))
+        os.write(file, json.dumps(to_builtins(changes)).encode("ascii"))
         stack.pop_all()
     return Record(own, name, file, changes)
 
@@ -216,6 +216,6 @@ def _locked(file: int, how: int) -> bool:
 
 def _decode(content: bytes) -> HostChanges | None:
     try:
-        return msgspec.convert(json.loads(content), HostChanges)
+        return convert(json.loads(content), HostChanges)
     except ValueError:
         return None

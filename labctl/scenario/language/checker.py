@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS
 from labctl.scenario.language import syntax
@@ -48,7 +48,7 @@ class CheckContext(Struct, frozen=True):
     versions: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
-class Checked(NamedTuple):
+class Checked(Struct, frozen=True):
     """The problems in order, and the context for the next step of the process."""
 
     problems: tuple[Problem, ...]
@@ -179,7 +179,7 @@ class _Checker:
         for index, target in enumerate(targets):
             kind = signature.gives[index] if index < most else Kind.UNKNOWN
             if kind is Kind.DESCRIPTOR:
-                self.assign(target, socket._replace(kind=kind))
+                self.assign(target, replace(socket, kind=kind))
             else:
                 self.assign(target, Known(kind, socket.family if kind is Kind.ADDRESS else ""))
 

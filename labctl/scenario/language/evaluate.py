@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from labctl.errors import errno_name
 from labctl.kernel.sockaddr import Address
@@ -14,6 +14,7 @@ from labctl.lab.agent.addresses import plain_address
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS
 from labctl.lab.agent.messages import CallResult, CStruct, Stop, SystemCall, Value
 from labctl.scenario.language import syntax
+from labctl.structs import Struct
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 _REFERENCE = re.compile(rb"\$\$\{|\$\{([^{}\n]*)\}")
@@ -288,7 +289,7 @@ _RETURN_0 = frozenset(
 )
 
 
-class Expected(NamedTuple):
+class Expected(Struct, frozen=True):
     """One expected outcome: an errno or a value. `text` is the source text."""
 
     text: str

@@ -16,10 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from enum import Enum, auto
-from typing import NamedTuple
 
 from labctl.scenario.language import syntax
 from labctl.scenario.language.syntax import Problem, Span
+from labctl.structs import Struct
 from labctl.units import duration_s
 
 
@@ -34,7 +34,7 @@ class TokenKind(Enum):
     OPERATOR = auto()
 
 
-class Token(NamedTuple):
+class Token(Struct, frozen=True):
     """`text` as it stands in the file."""
 
     kind: TokenKind

@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from labctl.errors import LabctlError, errno_name
 from labctl.kernel.sockaddr import Address
@@ -30,14 +29,14 @@ from labctl.scenario.language.evaluate import (
 )
 from labctl.scenario.language.syntax import Span
 from labctl.scenario.results import CallRecord
-from labctl.structs import replace
+from labctl.structs import Struct, replace
 from labctl.units import duration_s, format_duration
 from labctl.unpatched import monotonic, monotonic_ns
 
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
 
 
-class Failure(NamedTuple):
+class Failure(Struct, frozen=True):
     """Why a program failed: the result, the expectation, and the statement (`span` within its text).
 
     `unreached` is the address that the call could not reach, and `refused` the one that refused the connection, as
@@ -54,7 +53,7 @@ class Failure(NamedTuple):
         return f"{self.reason}. Line {self.span.line + 1}: {self.statement}"
 
 
-class CallsOutcome(NamedTuple):
+class CallsOutcome(Struct, frozen=True):
     """The calls of a program, in order, and its failure, if any."""
 
     records: tuple[CallRecord, ...]
@@ -118,7 +117,7 @@ class Session:
                 except (_Failed, CannotEvaluate, CallImpossible, AgentEnded) as error:
                     failure = Failure(str(error), statement.text, statement.span)
                     if isinstance(error, _Failed):
-                        failure = failure._replace(unreached=error.unreached, refused=error.refused)
+                        failure = replace(failure, unreached=error.unreached, refused=error.refused)
                     return self._outcome(failure)
         finally:
             self._variables = before

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.documents.diagnostics import Hint
@@ -27,7 +29,7 @@ class Kind(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Known(NamedTuple):
+class Known(Struct, frozen=True):
     """What is known of a value: its kind; of a descriptor or an address also the family (AF_INET).
 
     `type` is the type of a descriptor's socket (SOCK_STREAM).
@@ -38,7 +40,7 @@ class Known(NamedTuple):
     type: str = ""
 
 
-class Takes(NamedTuple):
+class Takes(Struct, frozen=True):
     """What a parameter takes: kinds of values, and the prefixes of valid constants (none: no constants)."""
 
     meaning: str
@@ -111,7 +113,7 @@ class Wants(Enum):
     CAPABILITY = Takes("a capability, CAP_...", _NUMBERS, ("CAP_",))
 
 
-class Signature(NamedTuple):
+class Signature(Struct, frozen=True):
     """A call. `forms` has the possible lists of parameters; the last `optional` of each may be omitted.
 
     `gives` has the kinds of the results; an assignment takes at least the first `fewest` of them.
@@ -208,7 +210,7 @@ ADDRESS_ATTRIBUTES: Mapping[str, Kind] = MappingProxyType(
 )
 
 
-class Span(NamedTuple):
+class Span(Struct, frozen=True):
     """A place in the text: line, column, and length in characters on that line."""
 
     line: int
@@ -216,7 +218,7 @@ class Span(NamedTuple):
     length: int
 
 
-class Problem(NamedTuple):
+class Problem(Struct, frozen=True):
     """A mistake in the text, and what to try."""
 
     span: Span
@@ -248,45 +250,45 @@ class Problem(NamedTuple):
         return f"{place} ({self.hint})" if self.hint else place
 
 
-class Integer(NamedTuple):
+class Integer(Struct, frozen=True):
     span: Span
     value: int
 
 
-class Text(NamedTuple):
+class Text(Struct, frozen=True):
     """A string; evaluation substitutes `${name}` in it."""
 
     span: Span
     value: str
 
 
-class Data(NamedTuple):
+class Data(Struct, frozen=True):
     """Bytes; evaluation substitutes `${name}` in them."""
 
     span: Span
     value: bytes
 
 
-class ListOf(NamedTuple):
+class ListOf(Struct, frozen=True):
     span: Span
     items: tuple[Expression, ...]
 
 
-class StructOf(NamedTuple):
+class StructOf(Struct, frozen=True):
     """`{1, 0}` or `{l_onoff=1, l_linger=0}`; members without names have the name ""."""
 
     span: Span
     members: tuple[tuple[str, Expression], ...]
 
 
-class Name(NamedTuple):
+class Name(Struct, frozen=True):
     """An assigned name, or a constant."""
 
     span: Span
     name: str
 
 
-class Variable(NamedTuple):
+class Variable(Struct, frozen=True):
     """`$name`: the value of a scenario variable; `${name}` (`is_text`): its text, parsed as an expression."""
 
     span: Span
@@ -294,7 +296,7 @@ class Variable(NamedTuple):
     is_text: bool = False
 
 
-class Binary(NamedTuple):
+class Binary(Struct, frozen=True):
     """`|`, `&`, `+`, `-` or `*`."""
 
     span: Span
@@ -303,7 +305,7 @@ class Binary(NamedTuple):
     right: Expression
 
 
-class Compare(NamedTuple):
+class Compare(Struct, frozen=True):
     """`==`, `!=`, `<`, `<=`, `>`, `>=` or `in`."""
 
     span: Span
@@ -312,12 +314,12 @@ class Compare(NamedTuple):
     right: Expression
 
 
-class Negative(NamedTuple):
+class Negative(Struct, frozen=True):
     span: Span
     operand: Expression
 
 
-class Attribute(NamedTuple):
+class Attribute(Struct, frozen=True):
     """`peer.port`; `span` is the place of the attribute."""
 
     span: Span
@@ -325,7 +327,7 @@ class Attribute(NamedTuple):
     name: str
 
 
-class Index(NamedTuple):
+class Index(Struct, frozen=True):
     """`ready[0]`."""
 
     span: Span
@@ -333,14 +335,14 @@ class Index(NamedTuple):
     position: Expression
 
 
-class Length(NamedTuple):
+class Length(Struct, frozen=True):
     """`len(x)`."""
 
     span: Span
     value: Expression
 
 
-class ByteOrder(NamedTuple):
+class ByteOrder(Struct, frozen=True):
     """`htons(x)`, `htonl(x)`, `ntohs(x)` or `ntohl(x)`."""
 
     span: Span
@@ -367,7 +369,7 @@ Expression = (
 BYTE_ORDER = ("htons", "htonl", "ntohs", "ntohl")
 
 
-class Duration(NamedTuple):
+class Duration(Struct, frozen=True):
     """`200ms`, or a scenario variable with such a text."""
 
     span: Span
@@ -375,14 +377,14 @@ class Duration(NamedTuple):
     variable: str = ""
 
 
-class Blocks(NamedTuple):
+class Blocks(Struct, frozen=True):
     """`-> blocks 200ms`: the call must not return within that time; it stays pending."""
 
     span: Span
     duration: Duration
 
 
-class StaysPending(NamedTuple):
+class StaysPending(Struct, frozen=True):
     """`-> pending`."""
 
     span: Span
@@ -391,7 +393,7 @@ class StaysPending(NamedTuple):
 Alternative = Expression | Blocks | StaysPending
 
 
-class Target(NamedTuple):
+class Target(Struct, frozen=True):
     """The left side of `=`: a name, or with `is_variable` a scenario variable `$name`."""
 
     span: Span
@@ -399,13 +401,13 @@ class Target(NamedTuple):
     is_variable: bool = False
 
 
-class Keyword(NamedTuple):
+class Keyword(Struct, frozen=True):
     span: Span
     name: str
     value: Expression
 
 
-class Modifiers(NamedTuple):
+class Modifiers(Struct, frozen=True):
     """What follows a call: its expected outcome and time."""
 
     expected: tuple[Alternative, ...] = ()  # after `->`
@@ -414,7 +416,7 @@ class Modifiers(NamedTuple):
     after: Duration | None = None
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """`span` is the place of `name`."""
 
     span: Span
@@ -426,21 +428,21 @@ class Call(NamedTuple):
     modifiers: Modifiers
 
 
-class Await(NamedTuple):
+class Await(Struct, frozen=True):
     span: Span
     text: str
     targets: tuple[Target, ...]
     modifiers: Modifiers
 
 
-class Assign(NamedTuple):
+class Assign(Struct, frozen=True):
     span: Span
     text: str
     target: Target
     value: Expression
 
 
-class Assert(NamedTuple):
+class Assert(Struct, frozen=True):
     span: Span
     text: str
     condition: Expression
@@ -449,7 +451,7 @@ class Assert(NamedTuple):
 Statement = Call | Await | Assign | Assert
 
 
-class Program(NamedTuple):
+class Program(Struct, frozen=True):
     """The statements that parse, in order, and the mistakes in the others."""
 
     statements: tuple[Statement, ...]

@@ -135,66 +135,15 @@ def test_removing_differs_from_making_in_type_and_flags_only(
         assert removing[8:] == making[8:]
 
 
-def python(program: str) -> str:
-    """What a fresh interpreter prints; its own process, because the loader is about sys.modules."""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_message_classes_come_without_the_package_around_them() -> None:
     program = """
 import sys
 from labctl.kernel import rtnl
 print(*[rtnl.message_class(name).__name__ for name in ('ifinfmsg', 'ifaddrmsg', 'rtmsg')])
-print([name for name in sys.modules if name.startswith("pyroute2") or name == "asyncio"])
+print({"pyroute2.iproute", "asyncio"} & sys.modules.keys())
 """
-    assert python(program) == "ifinfmsg ifaddrmsg rtmsg\n[]\n"
-
-
-def test_a_genuine_import_of_pyroute2_still_works_afterwards() -> None:
-    program = """
-from labctl.kernel import rtnl
-link = rtnl.message_class("ifinfmsg")
-import pyroute2
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-print(pyroute2.IPRoute.__name__, pyroute2.__file__.endswith("__init__.py"), ifinfmsg is not link)
-rtnl.message_class("rtmsg")().encode()
-print(pyroute2.netlink.rtnl.rtmsg.rtmsg is not None)
-"""
-    assert python(program) == "IPRoute True True\nTrue\n"
-
-
-def test_where_pyroute2_is_imported_already_its_own_classes_are_used() -> None:
-    program = """
-import pyroute2
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from labctl.kernel import rtnl
-print(rtnl.message_class("ifinfmsg") is ifinfmsg)
-"""
-    assert python(program) == "True\n"
-
-
-@pytest.mark.parametrize("surprise", ["raise ImportError(name)", "raise AttributeError(name)"])
-def test_anything_unexpected_ends_in_the_ordinary_import(surprise: str) -> None:
-    program = f"""
-import sys
-from labctl.kernel import rtnl
-def unexpected(name):
-    {surprise}
-rtnl._import_without_package = unexpected
-print(rtnl.message_class("ifinfmsg").__name__, hasattr(sys.modules["pyroute2"], "IPRoute"))
-"""
-    assert python(program) == "ifinfmsg True\n"
-
-
-def test_two_kinds_of_message_share_their_base() -> None:
-    program = """
-from labctl.kernel import rtnl
-link, address = rtnl.message_class("ifinfmsg"), rtnl.message_class("ifaddrmsg")
-print(link.__mro__[1:] == address.__mro__[1:] or set(link.__mro__) & set(address.__mro__) > {object})
-"""
-    assert python(program) == "True\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "ifinfmsg ifaddrmsg rtmsg\nset()\n", done.stderr
 
 
 REPLACE = 0x0001 | 0x0004 | 0x0100 | 0x0400  # REQUEST, ACK, REPLACE, CREATE

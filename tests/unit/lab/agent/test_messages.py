@@ -20,7 +20,7 @@ from labctl.lab.agent.messages import (
     decode_answer,
     encode,
 )
-from labctl.structs import msgspec
+from labctl.structs import MsgspecError
 
 _VALUES: st.SearchStrategy[Value] = st.recursive(
     st.one_of(
@@ -66,5 +66,5 @@ def test_a_frame_begins_with_the_length_of_its_payload() -> None:
 
 @pytest.mark.parametrize("payload", [b"[]", b"{}", b'{"type": "Begun"}', b'{"type": "SystemCall", "name": "x"}'])
 def test_an_answer_of_another_shape_is_refused(payload: bytes) -> None:
-    with pytest.raises(msgspec.ValidationError):
+    with pytest.raises(MsgspecError):
         decode_answer(payload)
