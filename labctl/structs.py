@@ -18,6 +18,8 @@ from labctl.submodules import import_submodule
 
 if TYPE_CHECKING:
     from msgspec import Meta, MsgspecError, Struct, convert, field, to_builtins
+    from msgspec.json import decode as json_decode
+    from msgspec.json import encode as json_encode
     from msgspec.structs import asdict, astuple, replace
 
 _SIGNALS = (
@@ -37,6 +39,9 @@ finally:
 if not TYPE_CHECKING:
     Meta, MsgspecError, Struct, field = _core.Meta, _core.MsgspecError, _core.Struct, _core.Field
     asdict, astuple, convert, replace = _core.asdict, _core.astuple, _core.convert, _core.replace
-    to_builtins = _core.to_builtins
+    json_decode, json_encode, to_builtins = _core.json_decode, _core.json_encode, _core.to_builtins
 
-__all__ = ["Meta", "MsgspecError", "Struct", "asdict", "astuple", "convert", "field", "replace", "to_builtins"]
+__all__ = [
+    "Meta", "MsgspecError", "Struct", "asdict", "astuple", "convert", "field", "json_decode", "json_encode", "replace",
+    "to_builtins",
+]  # fmt: skip

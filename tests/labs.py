@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labctl.lab.client.boot_process import Boot
 from labctl.lab.client.handle import Lab
-from labctl.plan.build import LOCALHOST
+from labctl.plan.hosts_files import LOCALHOST
 from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, Operation, Plan, SetUp
 from labctl.topology.model import Node, NodeKind
 from tests.patience import patient
@@ -26,7 +26,7 @@ def pair_plan(
     hosts = ("client", "server")
     return Plan(
         topology=name,
-        nodes=tuple(Node(host, NodeKind.HOST, environment=environment, names=NAMES) for host in hosts),
+        nodes=tuple(Node(host, NodeKind.HOST, environment=environment) for host in hosts),
         operations=(
             *(MakeNode(host, NodeKind.HOST) for host in hosts),
             MakeLink(

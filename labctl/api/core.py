@@ -17,7 +17,7 @@ from labctl.api.journal import ActivityKind, ActivityState, Entry, Journal, show
 from labctl.api.sockets import Address, ip_version
 from labctl.errors import InputError, LabGone, NotFound
 from labctl.lab.client.handle import Lab as Engine
-from labctl.names import name_key
+from labctl.plan.hosts_files import HostsFiles
 from labctl.programs.output import Stream
 from labctl.programs.program import Program as Running
 from labctl.programs.program import Programs
@@ -49,8 +49,7 @@ class Core:
         self.closed = False
         self.attached = False
         self._visits: Visits | None = None
-        self._planned = {node.name: node for node in plan.nodes}
-        self._names: dict[str, dict[str, tuple[Address, ...]]] = {}
+        self.hosts_files = HostsFiles(plan)
         self._lock = threading.RLock()
 
     @classmethod
@@ -136,36 +135,23 @@ class Core:
             return self.model.node(name)
         raise not_found(f"lab {self.model.name}: no node `{name}`", name, [node.name for node in self.model.nodes])
 
-    def names_of(self, node: str) -> Mapping[str, tuple[Address, ...]]:
-        """Return the node's /etc/hosts: addresses by `name_key`, nearest first."""
-        found = self._names.get(node)
-        if found is None:
-            gathered: dict[str, list[Address]] = {}
-            for address, names in self.names_as_written(node):
-                for name in names.split():
-                    gathered.setdefault(name_key(name), []).append(ip_address(address))
-            found = {name: tuple(dict.fromkeys(addresses)) for name, addresses in gathered.items()}
-            self._names[node] = found
-        return found
-
-    def names_as_written(self, node: str) -> tuple[tuple[str, str], ...]:
-        """Return the lines of the node's /etc/hosts: address and names."""
-        planned: Node = self._planned[node]
-        return planned.names
+    def addresses_of(self, name: str, on: str) -> tuple[Address, ...]:
+        """Return the addresses of a name in the /etc/hosts of the node `on`, nearest first."""
+        return tuple(dict.fromkeys(map(ip_address, self.hosts_files.find(name, on))))
 
     def addresses_on(self, node: str, name: str, family: int | None = None) -> tuple[Address, ...]:
         """Return the addresses of a name (or of a written address) on the node. NotFound."""
         from labctl.topology.endpoints import parse_address
 
         literal = parse_address(name)
-        addresses = (literal,) if literal is not None else self.names_of(node).get(name_key(name), ())
+        addresses = (literal,) if literal is not None else self.addresses_of(name, node)
         version = ip_version(family)
         chosen = tuple(address for address in addresses if version in (None, address.version))
         if chosen:
             return chosen
         if addresses:
             raise InputError(f"host {node}: {name} has no IPv{version} address; it has {addresses[0]}.")
-        raise not_found(f"host {node}: no address for `{name}`", name, self.names_of(node))
+        raise not_found(f"host {node}: no address for `{name}`", name, self.hosts_files.names)
 
     def scope(self, timeout_s: float) -> Scope:
         """Return a deadline that many seconds from now."""

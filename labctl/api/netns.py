@@ -328,7 +328,7 @@ class Visits:
                 place.close()
 
     def _files(self, node: str) -> dict[str, str]:
-        lines = "".join(f"{address}\t{names}\n" for address, names in self._core.names_as_written(node))
+        lines = "".join(f"{address}\t{names}\n" for address, names in self._core.hosts_files.lines(node))
         files = {"/etc/hosts": lines, "/etc/resolv.conf": NO_NAME_SERVER}
         planned = self._core.plan.nodes
         nat = any(one.nat for one in planned)  # the machine's name servers, as the keeper has made them out

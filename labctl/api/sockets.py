@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from labctl.api.journal import ActivityKind
 from labctl.errors import KernelError, LabctlError
 from labctl.kernel import sockaddr
-from labctl.names import name_key
 from labctl.topology.endpoints import IpAddress, parse_address, parse_endpoint, parse_port
 from labctl.unpatched import Socket
 
@@ -54,7 +53,7 @@ class Addressing:
     def lookup(self, name: str, family: int = 0) -> Sequence[Address]:
         """Return at least one address of a name. socket.gaierror, as on a host without name servers."""
         version = ip_version(family)
-        known = self._core.names_of(self.node).get(name_key(name.rstrip(".")), ())
+        known = self._core.addresses_of(name.rstrip("."), self.node)
         found = [address for address in known if version in (None, address.version)]
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, f"host {self.node} has no address for {name!r}")
@@ -63,8 +62,8 @@ class Addressing:
     def names(self, address: Address) -> list[str]:
         """Return the names of an address in the host's /etc/hosts; none for an unknown address."""
         plain = address.ipv4_mapped or IPv6Address(address.packed) if isinstance(address, IPv6Address) else address
-        for known, names in self._core.names_as_written(self.node):
-            if ip_address(known) == plain:
+        for known, names in self._core.hosts_files.lines(self.node):
+            if known == str(plain):
                 return names.split()
         return []
 

@@ -264,6 +264,7 @@ def try_a_lab() -> Finding:
     from labctl.lab.client.handle import Lab
     from labctl.observe.ping import reach
     from labctl.plan.build import build
+    from labctl.plan.hosts_files import HostsFiles
 
     began = monotonic()
     try:
@@ -277,7 +278,7 @@ def try_a_lab() -> Finding:
                 process.close()
             if status != 0:
                 return Finding("lab", False, problem=f"a program on a host exited with status {status} instead of 0")
-            address = next(ip_address(text) for text, name in first.names if name == second.name and "." in text)
+            address = ip_address(HostsFiles(planned).addresses(second.name, on=first.name)[0])
             echo = reach(lab, first.name, address)
             if not echo.reached:
                 return Finding("lab", False, problem=f"{first.name} cannot reach {second.name}: {echo}")

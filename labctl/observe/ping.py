@@ -25,6 +25,7 @@ from labctl.kernel.icmp import PROTOCOL, EchoSocket, IcmpError
 from labctl.kernel.link_state import Neighbour, NeighbourTable
 from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.observe.network import Observable
+from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import AddAddress, MakeLink, Plan
 from labctl.structs import Struct, field, replace
 from labctl.topology.model import Address, NodeKind
@@ -350,15 +351,14 @@ def choose_pairs(plan: Plan, nodes: Sequence[str], *, every_pair: bool = False) 
     Of more than EVERY_PAIR_UP_TO nodes, this is a sample unless `every_pair`: each node pings, and is pinged by, the
     same number of others, at distances in the list from 1 to half its length. InputError if there is no pair.
     """
-    # Many nodes have equal /etc/hosts, and most addresses are in all of them: each is parsed once.
+    hosts_files = HostsFiles(plan)
     parse = cache(ip_address)
-    indexed = {names: _Addresses(names, parse) for names in {node.names for node in plan.nodes}}
-    addresses = {node.name: indexed[node.names] for node in plan.nodes}
-    found = [
-        PingPair(nodes[source], nodes[target], address)
-        for source, target in _index_pairs(len(nodes), every_pair=every_pair)
-        for address in addresses[nodes[source]].of(nodes[target])
-    ]
+    found: list[PingPair] = []
+    for source, target in _index_pairs(len(nodes), every_pair=every_pair):
+        of_families: dict[int, Address] = {}
+        for address in map(parse, hosts_files.addresses(nodes[target], on=nodes[source])):
+            of_families.setdefault(address.version, address)
+        found += [PingPair(nodes[source], nodes[target], address) for address in of_families.values()]
     if not found:
         raise InputError("ping: no two of these nodes have addresses. Try: ping with two hosts or more.")
     return found
@@ -381,24 +381,6 @@ def _index_pairs(count: int, *, every_pair: bool) -> Iterator[tuple[int, int]]:
         yield from (
             (one, other) for other in sorted({(one + sign * by) % count for by in distances for sign in (1, -1)})
         )
-
-
-class _Addresses:
-    """The first address of each family that a node's /etc/hosts has for each other node: the nearest."""
-
-    def __init__(self, names: Sequence[tuple[str, str]], parse: Callable[[str], Address]) -> None:
-        self._texts: dict[str, list[str]] = {}
-        for text, words in names:
-            for word in words.split():
-                self._texts.setdefault(word, []).append(text)
-        self._parse = parse
-
-    def of(self, target: str) -> Sequence[Address]:
-        found: dict[int, Address] = {}
-        for address in map(self._parse, self._texts.get(target, ())):
-            if not address.is_link_local:
-                found.setdefault(address.version, address)
-        return [*found.values()]
 
 
 def ping_pairs(

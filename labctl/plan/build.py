@@ -1,14 +1,13 @@
-"""Build the plan of a resolved topology: operations in an order that the kernel accepts, and hosts files.
+"""Build the plan of a resolved topology: operations in an order that the kernel accepts.
 
 Also: operations that impair links of a plan, seeds for repeatable impairments, and the topology that a plan makes.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
-from labctl.names import BRIDGE, idna_form
+from labctl.names import BRIDGE
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -34,80 +33,11 @@ from labctl.topology.model import (
     Link,
     Node,
     NodeKind,
-    Prefix,
     Route,
     Topology,
 )
 
-Line = tuple[str, str]  # address, name
-
-LOCALHOST: tuple[Line, ...] = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
-_UNREACHABLE = 1 << 30
 SEED_BITS = 64  # TCA_NETEM_PRNG_SEED (linux/pkt_sched.h, Linux 6.6)
-
-
-def hosts_files(topology: Topology) -> list[tuple[Line, ...]]:
-    """Return the lines of each node's /etc/hosts: all names with all addresses, near addresses first.
-
-    getaddrinfo(3) keeps the file's order among addresses that RFC 6724 ranks equal, so the address on a shared network
-    comes first, then those behind few routers. Nodes on the same networks share one tuple.
-    """
-    numbers: dict[Prefix, int] = {}
-    by_node = [
-        [
-            (str(address.ip), numbers.setdefault(address.network, len(numbers)))
-            for interface in node.interfaces
-            for address in interface.addresses
-        ]
-        for node in topology.nodes
-    ]
-    neighbours = _neighbours(topology, numbers)
-    known: dict[tuple[int, ...], tuple[Line, ...]] = {}
-    names = [tuple(filter(None, (node.name, idna_form(node.name)))) for node in topology.nodes]
-    files: list[tuple[Line, ...]] = []
-    for own in by_node:
-        view = tuple(dict.fromkeys(number for _, number in own))
-        if view not in known:
-            distance = _distances(view, neighbours)
-            lines = list(LOCALHOST)
-            for spellings, addresses in zip(names, by_node, strict=True):
-                nearest = sorted(addresses, key=lambda one: distance.get(one[1], _UNREACHABLE))
-                lines += [(address, name) for address, _ in nearest for name in spellings]
-            known[view] = tuple(lines)
-        files.append(known[view])
-    return files
-
-
-def _neighbours(topology: Topology, numbers: dict[Prefix, int]) -> list[list[list[int]]]:
-    """Return for each prefix the routers on it, each as the list of its prefixes of that family."""
-    neighbours: list[list[list[int]]] = [[] for _ in numbers]
-    for node in topology.nodes:
-        if node.kind is not NodeKind.ROUTER:
-            continue
-        for version in (4, 6):
-            joined = [
-                numbers[address.network]
-                for interface in node.interfaces
-                for address in interface.addresses
-                if address.version == version
-            ]
-            for number in joined:
-                neighbours[number].append(joined)
-    return neighbours
-
-
-def _distances(view: tuple[int, ...], neighbours: list[list[list[int]]]) -> dict[int, int]:
-    """Return the number of routers between the prefixes of the view and each reachable prefix."""
-    distance = dict.fromkeys(view, 0)
-    queue = deque(view)
-    while queue:
-        at = queue.popleft()
-        for joined in neighbours[at]:
-            for number in joined:
-                if number not in distance:
-                    distance[number] = distance[at] + 1
-                    queue.append(number)
-    return distance
 
 
 def set_impairments(
@@ -197,11 +127,7 @@ def build(topology: Topology) -> Plan:
         operations += [
             AddRoute(node.name, route.destination, route.gateway, route.ifname) for route in node.routes
         ]  # fmt: skip
-    files = hosts_files(topology)
-    nodes = tuple(
-        replace(node, interfaces=(), routes=(), sysctls=(), names=names)
-        for node, names in zip(topology.nodes, files, strict=True)
-    )
+    nodes = tuple(replace(node, interfaces=(), routes=(), sysctls=()) for node in topology.nodes)
     return Plan(topology.name, nodes, tuple(operations))
 
 
@@ -270,7 +196,6 @@ def topology_of(plan: Plan) -> Topology:
             ),
             routes=tuple(routes.get(node.name, ())),
             sysctls=tuple(sysctls.get(node.name, ())),
-            names=(),
         )
         for node in plan.nodes
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from labctl.errors import InputError
+from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -47,7 +48,7 @@ _EFFECTS = {
     "tree": "and ends the node's programs",
 }
 _ONLY_WITH_NEW_LAB = "which requires labctl down and labctl up"
-_SHOWN_BY_OTHER_CHANGES = frozenset({"names", "services", "automatic_routes"})
+_SHOWN_BY_OTHER_CHANGES = frozenset({"services", "automatic_routes"})
 _KEYS = {"commands": "exec", "tree": "files"}  # keys of files that differ from the names of fields
 
 At = tuple[str, str]  # node, interface
@@ -77,7 +78,7 @@ class Difference(Struct, frozen=True):
 
     `removals` come before `additions`. `ended` are nodes whose programs end: removed, or replaced by another kind.
     `restarted` nodes keep their network, and their programs end because their files change. `nodes` are those of the
-    new plan that are new, or have other names, environment and so on than before.
+    new plan that are new, or have another environment and so on than before. `names`: hosts files differ.
     """
 
     removals: tuple[Operation, ...] = ()
@@ -86,9 +87,10 @@ class Difference(Struct, frozen=True):
     nodes: tuple[Node, ...] = ()
     changes: tuple[Change, ...] = ()
     restarted: tuple[str, ...] = ()
+    names: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.removals or self.additions or self.nodes or self.ended)
+        return bool(self.removals or self.additions or self.nodes or self.ended or self.names)
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -120,8 +122,7 @@ def difference(old: Plan, new: Plan) -> Difference:
     """Return the way from a lab made by `old` to a lab that `new` would make."""
     compared = _Comparison(old, new)
     known = {node.name: node for node in old.nodes}
-    # Hosts files have thousands of lines in large labs, and nodes share them: `is` decides nearly always.
-    nodes = tuple(node for node in new.nodes if (was := known.get(node.name)) is not node and was != node)
+    nodes = tuple(node for node in new.nodes if known.get(node.name) != node)
     ended = tuple(node for node, kind in compared.before.kinds.items() if compared.after.kinds.get(node) is not kind)
     staying = [node for node in nodes if node.name in known and node.name not in ended]
     return Difference(
@@ -131,6 +132,7 @@ def difference(old: Plan, new: Plan) -> Difference:
         nodes=nodes,
         changes=tuple(compared.changes()),
         restarted=tuple(node.name for node in staying if node.tree != known[node.name].tree),
+        names=HostsFiles(old) != HostsFiles(new),
     )
 
 

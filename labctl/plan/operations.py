@@ -6,13 +6,14 @@ list of its class's name and its fields, everything else an object.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 
 from labctl.errors import InputError
 from labctl.names import node_name_problem
-from labctl.structs import MsgspecError, Struct, convert, replace, to_builtins
+from labctl.structs import MsgspecError, Struct, convert, json_decode, json_encode, to_builtins
 from labctl.topology.model import (
     Address,
     AddressOnLink,
@@ -214,45 +215,38 @@ def in_order(keys: Iterable[str], services: Mapping[str, tuple[str, Service]]) -
 
 
 class _Document(Struct, frozen=True):
-    """A plan in JSON: nodes that share a hosts file refer to it by its index."""
+    """A plan in JSON. Its operations are a text in the text, so that a process that passes them on need not read them.
+
+    msgspec refuses the surrogates of file names that are not UTF-8; `nodes` may have those, and operations do not.
+    """
 
     topology: str
-    nodes: tuple[Node, ...]  # without names
-    operations: tuple[Operation, ...]
-    files: tuple[tuple[tuple[str, str], ...], ...]
-    file_of_node: tuple[int, ...]  # index into `files`, for each node
+    nodes: tuple[Node, ...]
+    operations: str
+
+
+_OPERATIONS = tuple[Operation, ...]
 
 
 def plan_to_json(plan: Plan) -> Any:
     """Return the plan as JSON values."""
-    files: dict[int, int] = {}
-    kept: list[tuple[tuple[str, str], ...]] = []
-    for node in plan.nodes:
-        if id(node.names) not in files:
-            files[id(node.names)] = len(kept)
-            kept.append(node.names)
-    nodes = tuple(replace(node, names=()) for node in plan.nodes)
-    file_of_node = tuple(files[id(node.names)] for node in plan.nodes)
-    return _to_json(_Document(plan.topology, nodes, plan.operations, tuple(kept), file_of_node))
+    operations = json_encode(plan.operations, enc_hook=str).decode()
+    return _to_json(_Document(plan.topology, plan.nodes, operations))
 
 
 def plan_from_json(value: Any) -> Plan:
     """Read a plan from JSON values. InputError."""
-    document = _from_json(value, _Document)
-    try:
-        nodes = tuple(
-            replace(node, names=document.files[number])
-            for node, number in zip(document.nodes, document.file_of_node, strict=True)
-        )
-    except (IndexError, ValueError) as error:
-        raise InputError(f"plan: cannot read it: {error}.") from error
-    made = {one.node: one.kind for one in document.operations if isinstance(one, MakeNode)}
-    if made != {node.name: node.kind for node in nodes} or len(made) != len(nodes):
+    with _input_errors():
+        document = convert(value, _Document, dec_hook=read_address)
+        hook: Any = cache(read_address)  # plans repeat addresses a lot
+        operations = json_decode(document.operations, type=_OPERATIONS, dec_hook=hook)
+    made = {one.node: one.kind for one in operations if isinstance(one, MakeNode)}
+    if made != {node.name: node.kind for node in document.nodes} or len(made) != len(document.nodes):
         raise InputError("plan: cannot read it: its nodes differ from those that its operations make.")
-    for node in nodes:
+    for node in document.nodes:
         if problem := node_name_problem(node.name):
             raise InputError(f"plan: cannot read it: the name `{node.name}` of a node {problem}.")
-    return Plan(document.topology, nodes, document.operations)
+    return Plan(document.topology, document.nodes, operations)
 
 
 def operations_to_json(operations: Iterable[Operation]) -> Any:
@@ -262,7 +256,8 @@ def operations_to_json(operations: Iterable[Operation]) -> Any:
 
 def operations_from_json(value: Any) -> tuple[Operation, ...]:
     """Read operations from JSON values. InputError."""
-    operations: tuple[Operation, ...] = _from_json(value, tuple[Operation, ...])
+    with _input_errors():
+        operations: tuple[Operation, ...] = convert(value, _OPERATIONS, dec_hook=read_address)
     return operations
 
 
@@ -279,10 +274,10 @@ def _to_json(value: Any) -> Any:
     return to_builtins(value, enc_hook=str)  # the only types unknown to msgspec are addresses
 
 
-def _from_json(value: Any, kind: Any) -> Any:
-    cached: Any = cache(read_address)  # plans repeat addresses a lot
+@contextmanager
+def _input_errors() -> Iterator[None]:
     try:
-        return convert(value, kind, dec_hook=cached)
+        yield
     except (TypeError, ValueError, RecursionError, MsgspecError) as error:
         raise InputError(f"plan: cannot read it: {error}.") from error
 

@@ -277,7 +277,7 @@ class Node(Struct, frozen=True, omit_defaults=True):
     """A host, router or switch: what a draft asks for, then resolved, then part of a plan.
 
     A draft has no interfaces and routes yet. In a plan, operations have taken the place of interfaces, routes and
-    sysctls, and `names` is set.
+    sysctls.
     """
 
     name: str
@@ -293,7 +293,6 @@ class Node(Struct, frozen=True, omit_defaults=True):
     commands: tuple[Command, ...] = ()
     tree: FileTree = NO_FILES
     automatic_routes: bool = True  # False: it has no static routes
-    names: tuple[tuple[str, str], ...] = ()  # (address, name) lines of its /etc/hosts, nearest addresses first
 
     @property
     def addresses(self) -> Iterator[Address]:

@@ -51,7 +51,7 @@ def done(*arguments: object, **more: str) -> str:
 # What the commands that scripts call a thousand times may load of labctl, beside `labctl.cli` and `labctl.lab.client`.
 FREQUENT_LOADS = {
     *("labctl", "labctl.errors", "labctl.names", "labctl.printable", "labctl.structs", "labctl.unpatched"),
-    *("labctl.lab", "labctl.lab.protocol", "labctl.topology", "labctl.topology.model"),
+    *("labctl.lab", "labctl.lab.protocol", "labctl.submodules", "labctl.topology", "labctl.topology.model"),
     *("labctl.plan", "labctl.plan.drop_rules"),  # 0.5 ms: a message of the protocol carries a drop rule
 }
 PS_LOADS = {*FREQUENT_LOADS, "labctl.kernel", "labctl.kernel.processes", "labctl.report", "labctl.report.terminal"}

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Network, ip_address
 
@@ -26,6 +26,7 @@ from labctl.lab.keeper.clients import Timers
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.protocol import Open
 from labctl.names import OUTSIDE_INTERFACE
+from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import AddAddress, SetSysctl, plan_from_json
 from labctl.printable import visible
 from labctl.structs import Struct
@@ -180,10 +181,10 @@ class ExternalAccess(Struct):
                 found.append(descriptor)
         return tuple(found)
 
-    def start_forwarder(self, nodes: Mapping[str, Node], table: NodeTable) -> None:
+    def start_forwarder(self, hosts_files: HostsFiles, table: NodeTable) -> None:
         """In the keeper, when the network is made: forward the ports of `expose`."""
         self.forwarded = tuple(
-            ForwardedPort(port, table[node].fd, _addresses(nodes[node]), inner)
+            ForwardedPort(port, table[node].fd, (*hosts_files.addresses(node, on=node), *LOOPBACKS), inner)
             for (node, _, inner), port in zip(self.exposed, self.ports, strict=True)
         )
         self._fork_forwarder(table.home)
@@ -339,12 +340,6 @@ def _nat_access(request: Open, routers: Sequence[str], name: str, machine: nat.M
         own = current_network()
         stack.pop_all()
     return NatAccess(tuple(outlets), machine.mtu, own, routes, packets, tuple(reservations))
-
-
-def _addresses(node: Node) -> tuple[str, ...]:
-    """Return the addresses on which a server on the host may listen."""
-    own = dict.fromkeys(address for address, name in node.names if name == node.name)
-    return (*own, *LOOPBACKS)
 
 
 def resolv_conf(paths: Sequence[str] = RESOLVERS, read: Callable[[str], str] | None = None) -> str:

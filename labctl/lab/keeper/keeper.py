@@ -32,6 +32,7 @@ from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host,
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import ProcessTable
 from labctl.lab.keeper.reconcile import RollbackActions, Transactions
+from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import changes_from_json, plan_from_json
 from labctl.structs import Struct, field, replace
 from labctl.topology.model import NO_NAME_SERVER, Node
@@ -377,7 +378,10 @@ class Keeper:
         with self.limits_changed(before.nodes, after.nodes):
             if changes:
                 removed, named = set(changes.ended), {node.name for node in changes.nodes}
-                reconcile(changes, self.table, self.hosts, self.end, lambda: self.rename(removed, named))
+                reconcile(
+                    *(changes, self.table, self.hosts, self.end),
+                    *(lambda: self.rename(removed, named), HostsFiles(after)),
+                )
         self.opened = replace(self.opened, topology=request.topology, plan=request.plan, source=request.source)
 
     @contextlib.contextmanager
@@ -610,12 +614,13 @@ def _build(
     table = NodeTable()
     plan = plan_from_json(request.plan)
     execute(plan.operations, table)
-    hosts = {node.name: Host(node, table[node.name].fd) for node in plan.nodes}
+    hosts_files = HostsFiles(plan)
+    hosts = {node.name: Host(node, hosts_files, table[node.name].fd) for node in plan.nodes}
     if external is not None:
         external.connect(table)
         for host in hosts.values():
             host.groups = external.group_descriptors(host.node)
-        external.start_forwarder({name: host.node for name, host in hosts.items()}, table)
+        external.start_forwarder(hosts_files, table)
     return Keeper(request, channel, context, table, hosts, pid, logs, registration, external)
 
 

@@ -15,6 +15,7 @@ from labctl.errors import KernelError, LabctlError, LabError, MachineError, desc
 from labctl.kernel import mounts, processes, syscalls
 from labctl.lab.keeper.file_tree import build_tree, make_run_directories, run_directories
 from labctl.lab.protocol import Failed, Pairs, decode, encode
+from labctl.plan.hosts_files import HostsFiles, Line
 from labctl.structs import Struct, replace
 from labctl.topology.model import HOSTS, NO_NAME_SERVER, RESOLV_CONF, Node, PlacedFile
 
@@ -59,6 +60,7 @@ class Host(Struct):
     """A node and its init."""
 
     node: Node
+    hosts_files: HostsFiles  # those of the lab
     network: int  # descriptor of its network namespace
     init: Init | None = None  # None until its first program
     exit_code: int | None = None  # of an init that ended from outside
@@ -77,7 +79,9 @@ class Host(Struct):
 
 def start_init(host: Host, context: LabContext) -> Init:
     """Make the host's mount, UTS, IPC and PID namespaces and its init. KernelError when the kernel refuses one."""
-    run_directories()  # cached here and not in a child, to search once for all hosts
+    # Cached here and not in a child, for all hosts, and for those on the same networks.
+    run_directories()
+    host.hosts_files.lines(host.name)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         try:
@@ -151,9 +155,9 @@ def environment_on(host: Host, context: LabContext, given: Pairs) -> dict[str, s
     return environment
 
 
-def hosts_file(names: Iterable[tuple[str, str]]) -> str:
-    """Return an /etc/hosts with these (address, names)."""
-    return "".join(f"{address}\t{name}\n" for address, name in names)
+def hosts_file(lines: Iterable[Line]) -> str:
+    """Return an /etc/hosts with these lines."""
+    return "".join(f"{address}\t{names}\n" for address, names in lines)
 
 
 def report_error(writing: int, error: LabError | MachineError) -> None:
@@ -210,7 +214,8 @@ def _make_namespaces(host: Host, context: LabContext) -> None:
     if tree:
         private = [place for place, _ in context.view.covered]
         build_tree(tree, private, STORE, host.subject, rootless=context.rootless)
-    if not tree.places(HOSTS) and not mounts.replace_file(HOSTS, hosts_file(host.node.names), STORE, host.subject):
+    names = hosts_file(host.hosts_files.lines(host.name))
+    if not tree.places(HOSTS) and not mounts.replace_file(HOSTS, names, STORE, host.subject):
         raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")
     if not tree.places(RESOLV_CONF):
         mounts.replace_file(RESOLV_CONF, context.resolv_conf, STORE, host.subject)

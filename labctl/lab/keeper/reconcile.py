@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 from labctl.errors import LabctlError, LabError, kernel_errors
 from labctl.lab.keeper.clients import Client, Timers
 from labctl.lab.keeper.executor import Execution, RestoreNode, execute
-from labctl.lab.keeper.node_init import Host, hosts_file
+from labctl.lab.keeper.node_init import Host, Init, hosts_file
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import ProcessTable
 from labctl.lab.protocol import Done, Failed, Reconcile, SetRollback, StartProcess
+from labctl.plan.hosts_files import HostsFiles, Line
 from labctl.plan.operations import Operation, RemoveAddress, SetDown, SetImpairment, SetUp, changes_from_json
 from labctl.printable import visible
 from labctl.structs import Struct, field, replace
@@ -225,6 +226,7 @@ def reconcile(
     hosts: MutableMapping[str, Host],
     end: Callable[[Host], None],
     rename: Callable[[], None],
+    hosts_files: HostsFiles,
 ) -> None:
     """Apply the difference to the network and to `hosts`.
 
@@ -236,18 +238,19 @@ def reconcile(
         hosts: the lab's hosts by name.
         end: ends the programs of a host; called when nothing can fail any more.
         rename: changes the nodes' names on the machine; called last of all that may fail.
+        hosts_files: those of the new plan.
 
     Raises:
         KernelError: the kernel refused an operation; everything was rolled back.
     """
     with network_changed(difference, table), ExitStack() as rollback:
-        for node in difference.nodes:
-            host = hosts.get(node.name)
-            if host is None or node.name in difference.ended:
-                continue
-            if host.node.names != node.names and not host.node.tree.places(HOSTS):
-                _write_hosts_file(host, node.names)
-                rollback.callback(_write_hosts_file, host, host.node.names)
+        for host in hosts.values() if difference.names else ():
+            if host.init is None or host.name in difference.ended or host.node.tree.places(HOSTS):
+                continue  # without programs: the first one starts with a new file
+            before, after = host.hosts_files.lines(host.name), hosts_files.lines(host.name)
+            if before != after:
+                _write_hosts_file(host, host.init, after)
+                rollback.callback(_write_hosts_file, host, host.init, before)
         rename()
         rollback.pop_all()
     for name in difference.ended:
@@ -257,7 +260,9 @@ def reconcile(
         if node.name in hosts:
             hosts[node.name].node = node
         else:
-            hosts[node.name] = Host(node, table[node.name].fd)
+            hosts[node.name] = Host(node, hosts_files, table[node.name].fd)
+    for host in hosts.values():
+        host.hosts_files = hosts_files
 
 
 def _end_and_wait(hosts: Collection[Host], end: Callable[[Host], None]) -> None:
@@ -361,16 +366,14 @@ def _roll_back(
     return errors
 
 
-def _write_hosts_file(host: Host, names: Iterable[tuple[str, str]]) -> None:
+def _write_hosts_file(host: Host, init: Init, lines: Iterable[Line]) -> None:
     """Rewrite the /etc/hosts of a host that runs programs, in place: that very file is bound there."""
-    if host.init is None:
-        return  # the host's first program starts with a new one
-    content = hosts_file(names).encode()
+    content = hosts_file(lines).encode()
     hint = "Has a program mounted something else there?"
     with kernel_errors(host.subject, "write its /etc/hosts", hint=hint):
         # O_NONBLOCK: a program of the host may have bound a FIFO there.
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = os.open(f"/proc/{host.init.pid}/root{HOSTS}", flags)
+        file = os.open(f"/proc/{init.pid}/root{HOSTS}", flags)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))

@@ -1,4 +1,4 @@
-"""Build plans: order of operations, addresses and hosts files."""
+"""Build plans: order of operations and addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from labctl.plan.operations import (
     MakeBridge,
     MakeLink,
     MakeNode,
-    Plan,
     SetSysctl,
     SetUp,
 )
@@ -22,10 +21,6 @@ from labctl.topology.model import Topology
 from tests.unit.topology.drafts import resolved, topologies
 
 MODEST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def names_of(made: Plan, node: str) -> list[str]:
-    return [f"{address} {name}" for one in made.nodes if one.name == node for address, name in one.names]
 
 
 @MODEST
@@ -86,26 +81,3 @@ def test_settings_of_an_interface_wait_for_it_and_others_do_not() -> None:
     link = kinds.index("MakeLink")
     assert operations.index("set net.ipv4.conf.default.arp_ignore=1 on a") < link
     assert operations.index("set net.ipv4.conf.eth0.proxy_arp=1 on a") > link
-
-
-def test_a_hosts_file_has_localhost_and_every_name_with_both_families() -> None:
-    assert names_of(build(topology.load("pair")), "client") == [
-        "127.0.0.1 localhost",
-        "::1 localhost ip6-localhost ip6-loopback",
-        "10.0.0.1 client",
-        "fd00::1 client",
-        "10.0.0.2 server",
-        "fd00::2 server",
-    ]
-
-
-def test_the_address_on_a_shared_network_stands_first() -> None:
-    built = build(topology.load("line:3"))
-    assert [line for line in names_of(built, "h2") if line.endswith(" r3")][:2] == ["10.0.3.1 r3", "fd00:0:0:3::1 r3"]
-    assert [line for line in names_of(built, "h2") if line.endswith(" r1")][:2] == ["10.0.1.1 r1", "fd00:0:0:1::1 r1"]
-    assert [line for line in names_of(built, "h1") if line.endswith(" r1")][:2] == ["10.0.0.2 r1", "fd00::2 r1"]
-
-
-def test_a_name_outside_ascii_stands_in_hosts_files_in_both_forms() -> None:
-    built = build(resolved("hosts: {büro: , b: }", "links: [[büro, b]]"))
-    assert {"10.0.0.1 büro", "10.0.0.1 xn--bro-hoa"} <= set(names_of(built, "b"))

@@ -62,9 +62,9 @@ def test_an_invalid_operation_is_refused(value: object) -> None:
     ("change", "told"),
     [
         ({"topology": 5}, "Expected `str`"),
-        ({"operations": []}, "its nodes differ from those that its operations make"),
-        ({"files": []}, "index out of range"),
-        ({"file_of_node": [0]}, "shorter"),
+        ({"operations": []}, "Expected `str`, got `array`"),
+        ({"operations": "["}, "JSON is malformed|Input data was truncated"),
+        ({"operations": "[]"}, "its nodes differ from those that its operations make"),
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused(change: dict[str, object], told: str) -> None:
@@ -73,7 +73,7 @@ def test_a_plan_that_contradicts_itself_is_refused(change: dict[str, object], to
 
 
 def test_a_name_that_is_a_path_is_refused() -> None:
-    sent = json.dumps(plan_to_json(build(topology.load("pair")))).replace('"client"', '"../client"')
+    sent = json.dumps(plan_to_json(build(topology.load("pair")))).replace("client", "../client")
     with pytest.raises(InputError, match=r"the name `\.\./client` of a node contains"):
         plan_from_json(json.loads(sent))
 

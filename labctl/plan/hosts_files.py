@@ -1,0 +1,147 @@
+"""The /etc/hosts of each node of a plan: all names with all addresses, near addresses first.
+
+getaddrinfo(3) keeps the file's order among addresses that RFC 6724 ranks equal, so the address on a shared network
+comes first, then those behind few routers.
+
+A lab of n nodes has n such files of n lines, so neither a plan nor a message contains them. They follow from the plan's
+addresses, and each process computes those that it needs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import cached_property
+from typing import TypeVar
+
+from labctl.names import idna_form, name_key
+from labctl.plan.operations import AddAddress, Plan
+from labctl.structs import Struct
+from labctl.topology.model import NodeKind, Prefix
+
+Line = tuple[str, str]  # address, names
+View = tuple[int, ...]  # the numbers of the prefixes that a node is on
+
+LOCALHOST: tuple[Line, ...] = (("127.0.0.1", "localhost"), ("::1", "localhost ip6-localhost ip6-loopback"))
+V = TypeVar("V")
+
+_UNREACHABLE = 1 << 30
+_KEPT = 8  # views whose lines are kept: nodes of one network start their programs one after the other
+
+
+class _Table(Struct, frozen=True):
+    """The addresses of all nodes, and the prefixes that routers join. Prefixes have numbers."""
+
+    addresses: dict[str, list[tuple[str, int]]]  # of a node: each address, and the number of its prefix
+    joined: list[list[int]]  # of a router in one family: its prefixes
+    routers: list[list[int]]  # of a prefix: indexes into `joined`
+    spellings: dict[str, tuple[str, ...]]  # of a node: its names
+    nodes: dict[str, list[str]]  # with a name, by `name_key`
+
+
+class HostsFiles:
+    """The hosts files of a plan, computed on demand. Equal if all files are equal."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._kinds = {node.name: node.kind for node in plan.nodes}
+        self._added = [one for one in plan.operations if isinstance(one, AddAddress)]
+        self._distances: dict[View, dict[int, int]] = {}
+        self._lines: dict[View, tuple[Line, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"<HostsFiles of {len(self._kinds)} nodes>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, HostsFiles):
+            return NotImplemented
+        mine, others = self._table, other._table
+        return [*mine.addresses.items()] == [*others.addresses.items()] and mine.joined == others.joined
+
+    def lines(self, node: str) -> tuple[Line, ...]:
+        """Return the lines of the node's file. KeyError. Nodes on the same networks share one tuple."""
+        view = self._view(node)
+        lines = self._lines.get(view)
+        if lines is None:
+            found = list(LOCALHOST)
+            for name, spellings in self._table.spellings.items():
+                found += [(address, one) for address in self._seen_from(view, name) for one in spellings]
+            lines = _keep(self._lines, view, tuple(found))
+        return lines
+
+    def find(self, name: str, on: str) -> list[str]:
+        """Return the addresses of a name, in any case, in the file of the node `on`. KeyError if there is no such node.
+
+        The result is empty if the file does not have the name.
+        """
+        key = name_key(name)
+        found = [address for node in self._table.nodes.get(key, ()) for address in self.addresses(node, on)]
+        return [*(address for address, names in LOCALHOST if key in names.split()), *found]
+
+    @property
+    def names(self) -> list[str]:
+        """All names in the files."""
+        local = [name for _, names in LOCALHOST for name in names.split()]
+        return list(dict.fromkeys([*local, *(one for names in self._table.spellings.values() for one in names)]))
+
+    def addresses(self, of: str, on: str) -> list[str]:
+        """Return the addresses of the node `of` in the order of the file of the node `on`. KeyError."""
+        return self._seen_from(self._view(on), of)
+
+    @cached_property
+    def _table(self) -> _Table:
+        numbers: dict[Prefix, int] = {}
+        addresses: dict[str, list[tuple[str, int]]] = {name: [] for name in self._kinds}
+        joined: dict[tuple[str, int], list[int]] = {}
+        for one in self._added:
+            address = one.address
+            if address.version == 6 and address.ip.is_link_local:
+                continue
+            number = numbers.setdefault(address.network, len(numbers))
+            addresses[one.node].append((str(address.ip), number))
+            if self._kinds[one.node] is NodeKind.ROUTER:
+                joined.setdefault((one.node, address.version), []).append(number)
+        routers: list[list[int]] = [[] for _ in numbers]
+        for index, prefixes in enumerate(joined.values()):
+            for number in prefixes:
+                routers[number].append(index)
+        spellings = {name: tuple(filter(None, (name, idna_form(name)))) for name in self._kinds}
+        nodes: dict[str, list[str]] = {}
+        for name, names in spellings.items():
+            for key in dict.fromkeys(map(name_key, names)):
+                nodes.setdefault(key, []).append(name)
+        return _Table(addresses, [*joined.values()], routers, spellings, nodes)
+
+    def _view(self, node: str) -> View:
+        return tuple(dict.fromkeys(number for _, number in self._table.addresses[node]))
+
+    def _seen_from(self, view: View, node: str) -> list[str]:
+        """Return the node's addresses, the nearest first."""
+        distance = self._distances.get(view)
+        if distance is None:
+            distance = _keep(self._distances, view, _distances(view, self._table))
+        found = self._table.addresses[node]
+        return [address for address, _ in sorted(found, key=lambda one: distance.get(one[1], _UNREACHABLE))]
+
+
+def _keep(kept: dict[View, V], view: View, value: V) -> V:
+    if len(kept) >= _KEPT:
+        kept.clear()
+    kept[view] = value
+    return value
+
+
+def _distances(view: View, table: _Table) -> dict[int, int]:
+    """Return the number of routers between the prefixes of the view and each reachable prefix."""
+    distance = dict.fromkeys(view, 0)
+    queue = deque(view)
+    passed: set[int] = set()
+    while queue:
+        at = queue.popleft()
+        for router in table.routers[at]:
+            if router in passed:
+                continue
+            passed.add(router)
+            for number in table.joined[router]:
+                if number not in distance:
+                    distance[number] = distance[at] + 1
+                    queue.append(number)
+    return distance
