@@ -1,0 +1,226 @@
+"""Find static routes along shortest paths, for all nodes and both families.
+
+A router gets a route to each prefix that it is not on. A host with one interface gets a default route if it reaches
+everything beyond its network through one router, as people usually configure hosts; other hosts get a route to each
+prefix. Without a router nodes get no routes: connecting beyond the link fails with ENETUNREACH.
+
+A node that needs more than `PLAIN_ROUTES` routes of a family gets one for each block of adjacent prefixes that it
+reaches by the same next hop instead. A block consists of the prefixes of the lab alone, and blocks do not overlap. So
+every packet takes the same path as with a route for each prefix, also while interfaces are down, and there is no
+route to addresses outside those prefixes (docs/decisions/0019).
+
+The world outside the lab is a further prefix, 0.0.0.0/0 and ::/0, that routers with `nat` are on; every node gets a
+route to it through the nearest of them. Those routers get their own default route when the lab is made.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Network, IPv6Network
+
+from labctl.names import OUTSIDE_INTERFACE
+from labctl.structs import Struct
+from labctl.topology.draft import Family
+from labctl.topology.model import Address, AddressOnLink, Prefix, Route
+
+DEFAULT: dict[Family, Prefix] = {Family.IPV4: IPv4Network("0.0.0.0/0"), Family.IPV6: IPv6Network("::/0")}
+PLAIN_ROUTES = 64  # `ip route` shows that many at a glance
+_UNREACHED, _OWN, _MIXED = -1, -2, -3  # instead of a gateway's number
+
+
+class Port(Struct, frozen=True):
+    """An interface of a host or router on a segment."""
+
+    ifname: str
+    segment: int
+    addresses: tuple[AddressOnLink, ...]
+
+    def address(self, family: Family) -> Address | None:
+        """Return its address of that family."""
+        for address in self.addresses:
+            if address.version == family.value:
+                return address.ip
+        return None
+
+
+class Station(Struct, frozen=True):
+    """A host or a router, for routing."""
+
+    name: str
+    forwards: bool
+    ports: tuple[Port, ...]
+    nat: bool = False
+
+
+class Routes(Struct, frozen=True):
+    """The routes of every station, in the order of the stations."""
+
+    of_stations: tuple[tuple[Route, ...], ...]
+    most_routers: int  # on a path, with these routes
+
+
+def find_routes(
+    stations: list[Station], prefixes: dict[tuple[int, Family], Prefix], *, at_most: int, keep: bool = True
+) -> Routes:
+    """Find the shortest paths from every station to every prefix.
+
+    Stops at the first path with `at_most` routers, without routes. Without `keep` the result has no routes either, and
+    `most_routers` is exact only for the question whether it is below `at_most`: that takes far less time.
+    """
+    routes: list[list[Route]] = [[] for _ in stations]
+    most_routers = 0
+    for family in (Family.IPV4, Family.IPV6):
+        graph = _Graph(stations, family)
+        of_family = {segment: prefix for (segment, of), prefix in prefixes.items() if of is family}
+        of_family = dict(sorted(of_family.items()))
+        if graph.outlets:
+            of_family[graph.outside] = DEFAULT[family]
+        gateways: list[list[int]] = []
+        near: set[int] = set()  # segments that have no path with `at_most` routers to them
+        for segment in of_family:
+            if segment in near:
+                continue
+            by_station, farthest = graph.gateways_to(segment)
+            most_routers = max(most_routers, farthest)
+            if most_routers >= at_most:
+                return Routes(((),) * len(stations), most_routers)
+            if keep:
+                gateways.append(by_station)
+            elif 2 * farthest + 2 < at_most:  # any two of these have a path through this segment
+                for station, gateway in zip(stations, by_station, strict=True):
+                    near.update(port.segment for port in station.ports if gateway >= 0)
+        if keep:
+            table = _Table(graph, of_family)
+            for index, by_prefix in enumerate(zip(*gateways, strict=True)):
+                routes[index] += table.routes(index, by_prefix)
+    return Routes(tuple(map(tuple, routes)), most_routers)
+
+
+class _Graph:
+    """The stations on each segment, for one family. Stations are numbers: their indexes.
+
+    A gateway is the number of a router's address in `addresses`.
+    """
+
+    def __init__(self, stations: list[Station], family: Family) -> None:
+        self.stations = stations
+        self.family = family
+        self.addresses: list[Address] = []
+        self.segments: list[int] = []  # by gateway
+        self.members: dict[int, dict[int, str]] = defaultdict(dict)  # of a segment: stations and their interfaces
+        self.gateways: dict[int, list[int]] = defaultdict(list)  # of a router
+        self.gateways_on: dict[int, list[tuple[int, int]]] = defaultdict(list)  # of a segment: gateway and router
+        for index, station in enumerate(stations):
+            for port in station.ports:
+                address = port.address(family)
+                if address is None:
+                    continue
+                self.members[port.segment].setdefault(index, port.ifname)
+                if station.forwards:
+                    self.gateways[index].append(len(self.addresses))
+                    self.gateways_on[port.segment].append((len(self.addresses), index))
+                    self.addresses.append(address)
+                    self.segments.append(port.segment)
+        self.outside = max((port.segment for station in stations for port in station.ports), default=0) + 1
+        self.outlets = {index: OUTSIDE_INTERFACE for index, station in enumerate(stations) if station.nat}
+        self.members[self.outside] = self.outlets
+
+    def gateways_to(self, segment: int) -> tuple[list[int], int]:
+        """Return the gateway to the segment by station, and the most routers on a path: breadth first, from there.
+
+        Among paths of equal length, the one through the first nodes in the file wins.
+        """
+        found = [_UNREACHED] * len(self.stations)
+        for index in self.members[segment]:
+            found[index] = _OWN
+        nearest = [index for index in self.members[segment] if self.stations[index].forwards]
+        visited = {segment}
+        routers = farthest = 0
+        while nearest:
+            routers += 1
+            following: list[int] = []
+            for router in nearest:
+                for gateway in self.gateways[router]:
+                    beyond = self.segments[gateway]
+                    if beyond in visited:
+                        continue
+                    visited.add(beyond)
+                    for index in self.members[beyond]:
+                        if found[index] == _UNREACHED:
+                            found[index] = gateway
+                            farthest = routers
+                            if index in self.gateways:
+                                following.append(index)
+            nearest = following
+        return found, farthest
+
+    def route(self, station: int, destination: Prefix, gateway: int) -> Route:
+        """Return the station's route through the gateway."""
+        return Route(destination, self.addresses[gateway], self.members[self.segments[gateway]][station])
+
+
+class _Table:
+    """The prefixes of one family, and the blocks that they form."""
+
+    def __init__(self, graph: _Graph, prefixes: dict[int, Prefix]) -> None:
+        self._graph = graph
+        self._segments = list(prefixes)
+        self._blocks = list(prefixes.values())  # the prefixes, then what two blocks before exactly cover
+        self._pairs: list[tuple[int, int]] = []  # of the latter: the two
+        by_length: dict[int, dict[int, int]] = defaultdict(dict)
+        for number, prefix in enumerate(self._blocks):
+            value = int(prefix.network_address) >> (prefix.max_prefixlen - prefix.prefixlen)
+            by_length[prefix.prefixlen][value] = number
+        for length in range(max(by_length, default=0), 0, -1):
+            for value, number in by_length[length].items():
+                if not value & 1 and (value | 1) in by_length[length]:
+                    by_length[length - 1][value >> 1] = len(self._blocks)
+                    self._blocks.append(self._blocks[number].supernet())
+                    self._pairs.append((number, by_length[length][value | 1]))
+        containing = dict.fromkeys(range(len(self._blocks)), len(self._blocks))  # that number stands for none
+        for number, pair in enumerate(self._pairs, start=len(prefixes)):
+            containing.update(dict.fromkeys(pair, number))
+        # In the order of addresses: each block, and the block that it is one half of.
+        self._containing = sorted(containing.items(), key=lambda one: int(self._blocks[one[0]].network_address))
+
+    def routes(self, station: int, gateways: Sequence[int]) -> Iterator[Route]:
+        """Yield the routes of a station, which reaches each prefix through the gateway at its place."""
+        used = set(gateways) - {_UNREACHED, _OWN}
+        of_station = self._graph.stations[station]
+        if len(used) == 1 and not of_station.forwards and len(of_station.ports) == 1:
+            yield self._graph.route(station, DEFAULT[self._graph.family], used.pop())
+        elif sum(gateway >= 0 for gateway in gateways) <= PLAIN_ROUTES:
+            for prefix, gateway in zip(self._blocks, gateways, strict=False):
+                if gateway >= 0:
+                    yield self._graph.route(station, prefix, gateway)
+        else:
+            for number, gateway in self._summarized(station, gateways):
+                yield self._graph.route(station, self._blocks[number], gateway)
+
+    def _summarized(self, station: int, gateways: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield the largest blocks that the station reaches through one gateway each.
+
+        Such a block may contain a prefix that the station is on if the gateway is there, too: the kernel's own route
+        to it is more specific, and both disappear when that interface is down. Likewise a prefix that the station
+        reaches as it reaches the world outside needs no route.
+        """
+        found = list(gateways)
+        own = [number for number, gateway in enumerate(gateways) if gateway == _OWN]
+        for number in own:
+            others = (
+                gateway for gateway, router in self._graph.gateways_on[self._segments[number]] if router != station
+            )
+            found[number] = next(others, _OWN)
+        for one, other in self._pairs:
+            gateway = found[one]
+            found.append(gateway if gateway == found[other] else _MIXED)
+        found.append(_MIXED)
+        outside = gateways[-1] if self._graph.outlets else _MIXED
+        needless = {*own, len(gateways) - 1} if self._graph.outlets else set(own)
+        for number, containing in self._containing:
+            gateway = found[number]
+            if gateway >= 0 and gateway not in (found[containing], outside) and number not in needless:
+                yield number, gateway
+        if outside >= 0:
+            yield len(gateways) - 1, outside
