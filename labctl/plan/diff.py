@@ -38,7 +38,7 @@ from labctl.plan.operations import (
     services_of,
 )
 from labctl.structs import Struct, replace
-from labctl.topology.model import IPV6_MTU_MIN, Impairment, Node, NodeKind
+from labctl.topology.model import IPV6_MTU_MIN, Address, Impairment, Node, NodeKind
 
 # Fields of a node that a running lab can change, with the effect; the keeper prepares the others before it makes a lab.
 _EFFECTS = {
@@ -149,6 +149,7 @@ class _Objects:
         self.sysctls: dict[tuple[str, str], str] = {}
         self.others: set[AddAddress | SetUp | AddRoute] = set()
         self.addresses: dict[At, list[AddAddress]] = {}
+        self.own: set[tuple[str, Address]] = set()  # the addresses of each node
         self.routes: dict[tuple[str, str], AddRoute] = {}
         self.impaired: dict[At, SetImpairment] = {}
         for operation in plan.operations:
@@ -168,6 +169,7 @@ class _Objects:
                     self.sysctls[node, key] = value
                 case AddAddress(node, ifname):
                     self.others.add(operation)
+                    self.own.add((node, operation.address.ip))
                     if not operation.address.ip.is_link_local:
                         self.addresses.setdefault((node, ifname), []).append(operation)
                 case AddRoute(node, destination):
@@ -215,6 +217,12 @@ class _Comparison:
             return before.link_at.get(at) == after.link_at.get(at) and self.link_stays(before.link_at[at])
         return True
 
+    def keeps_gateway(self, route: AddRoute) -> bool:
+        """Return whether the gateway of a route of the old plan is on the same network of the interface in both."""
+        at = (route.node, route.ifname)
+        is_own = (route.node, route.gateway) in self.after.own
+        return self.stays(*at) and self.before.addresses.get(at) == self.after.addresses.get(at) and not is_own
+
     def link_stays(self, identity: LinkIdentity) -> bool:
         """Return whether the link is in both plans, between nodes that stay."""
         in_both = identity in self.before.links and identity in self.after.links
@@ -246,14 +254,19 @@ class _Comparison:
                         yield SetImpairment(node, ifname, None, impairment, mtu)
                 case SetUp(node, ifname) if operation not in after.others and self.stays(node, ifname):
                     yield SetDown(node, ifname)  # removing an interface as a whole is much faster, so only if it stays
-                case AddRoute(node, destination, gateway, ifname):
-                    if operation not in after.others or not self.stays(node, ifname):
-                        yield RemoveRoute(node, destination, gateway, ifname)
+                case AddRoute(node, _, _, ifname):
+                    is_kept = operation in after.others and self.stays(node, ifname)
+                    if not is_kept and not self.keeps_gateway(operation):
+                        yield _removal(operation)
 
     def additions(self) -> Iterator[Operation]:
-        """Yield the operations of the new plan, except for objects that stay."""
-        before = self.before
-        for operation in self.after.plan.operations:
+        """Yield the operations of the new plan, except for objects that stay, then remove routes of the old one.
+
+        A route is removed when those that take its place exist, or just before the one to the same destination; but
+        with `removals` if it could not be added again, as a rollback does.
+        """
+        before, after = self.before, self.after
+        for operation in after.plan.operations:
             match operation:
                 case MakeNode(node) | MakeBridge(node):
                     if not self.stays(node):
@@ -262,18 +275,27 @@ class _Comparison:
                     if not self.stays(a.node, a.ifname):
                         yield operation
                 case SetSysctl(node, key, value):
-                    stays = self.stays(node, self.after.interface_of(node, key))
+                    stays = self.stays(node, after.interface_of(node, key))
                     if not stays or before.sysctls.get((node, key)) != value:
                         yield operation
                 case SetImpairment(node, ifname):
                     was = before.impaired.get((node, ifname)) if self.stays(node, ifname) else None
                     if was is None or not _impairs_alike(was, operation):
                         yield replace(operation, before=was.impairment if was else None)
-                case AddAddress(node, ifname) | SetUp(node, ifname) | AddRoute(node, _, _, ifname):
+                case AddAddress(node, ifname) | SetUp(node, ifname):
                     if operation not in before.others or not self.stays(node, ifname):
+                        yield operation
+                case AddRoute(node, destination, _, ifname):
+                    if operation not in before.others or not self.stays(node, ifname):
+                        replaced = before.routes.get((node, str(destination)))
+                        if replaced is not None and self.keeps_gateway(replaced):
+                            yield _removal(replaced)
                         yield operation
                 case _:
                     yield operation
+        for at, route in before.routes.items():
+            if at not in after.routes and self.keeps_gateway(route):
+                yield _removal(route)
 
     def mtus(self) -> Iterator[SetMtu]:
         """Change MTUs of links that stay, then of their bridges, whose MTU follows."""
@@ -421,6 +443,10 @@ class _Comparison:
                 yield Change(Sign.ADDED, f"{key}={value} on {node}")
             else:
                 yield Change(Sign.CHANGED, f"{key} on {node}: {was} to {value}")
+
+
+def _removal(route: AddRoute) -> RemoveRoute:
+    return RemoveRoute(route.node, route.destination, route.gateway, route.ifname)
 
 
 def _impairs_alike(one: SetImpairment, other: SetImpairment) -> bool:

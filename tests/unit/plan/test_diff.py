@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +33,7 @@ from labctl.plan.operations import (
     operations_from_json,
     operations_to_json,
 )
-from labctl.topology.model import Impairment, Limits, Node, NodeKind, Topology
+from labctl.topology.model import Address, Impairment, Limits, Node, NodeKind, Topology
 from tests.unit.topology.drafts import resolved, topologies
 
 MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,6 +48,7 @@ class Network:
         self.peers: dict[tuple[str, str], tuple[str, str]] = {}
         self.settings: dict[tuple[str, str], str] = {}
         self.others: set[tuple[str, ...]] = set()
+        self.routes: dict[str, dict[str, AddRoute]] = {}
         self.impaired: dict[tuple[str, str], Impairment] = {}
         for operation in operations:
             self.do(operation)
@@ -78,10 +80,16 @@ class Network:
                 fact = self.fact(operation)
                 assert fact not in self.others
                 self.others.add(fact)
+                if isinstance(operation, AddRoute):
+                    routes = self.routes.setdefault(operation.node, {})
+                    assert routes.setdefault(str(operation.destination), operation) is operation
             case RemoveAddress(node, ifname, address):
                 self.others.remove(self.fact(AddAddress(node, ifname, address)))
             case RemoveRoute(node, destination, gateway, ifname):
                 self.others.remove(self.fact(AddRoute(node, destination, gateway, ifname)))
+                del self.routes[node][str(destination)]
+                if not self.routes[node]:
+                    del self.routes[node]
             case SetDown(node, ifname):
                 self.others.remove(self.fact(SetUp(node, ifname)))
             case SetSysctl(node, key, value):
@@ -114,6 +122,10 @@ class Network:
 
     def fact(self, operation: AddAddress | AddRoute | SetUp) -> tuple[str, ...]:
         return (type(operation).__name__, operation.node, operation.ifname, str(operation))
+
+    def gateway_to(self, address: Address, node: str) -> Address | None:
+        routes = [one for one in self.routes.get(node, {}).values() if address in one.destination]
+        return max(routes, key=lambda one: one.destination.prefixlen).gateway if routes else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Network) and vars(self) == vars(other)
@@ -165,6 +177,35 @@ def test_equal_plans_have_no_difference(made: Topology) -> None:
 def test_every_operation_of_a_difference_survives_the_way_to_the_keeper(old: Topology, new: Topology) -> None:
     operations = between(old, new).operations
     assert operations_from_json(operations_to_json(operations)) == operations
+
+
+def test_a_destination_that_keeps_its_gateway_has_a_route_to_it_all_the_time() -> None:
+    """A host that moves splits blocks of routes."""
+    routers = [f"r{number}" for number in range(70)]
+    chain = [f"  - [{one}, {other}]" for one, other in pairwise(routers)]
+    files = [
+        (
+            "hosts: {a: , b: , c: }",
+            f"routers: {{{', '.join(f'{name}: ' for name in routers)}}}",
+            "links:",
+            *chain,
+            *others,
+        )
+        for others in (["  - [a, r0]", f"  - [b, {near_b}]", "  - [c, r0]"] for near_b in ("r0", "r47"))
+    ]
+    old, new = (build(resolved(*lines)) for lines in files)
+    targets = [one.address.ip for one in old.operations if isinstance(one, AddAddress) and one.ifname == "eth1"][1::6]
+    network, before, after = (Network(plan.operations) for plan in (old, old, new))
+    found = difference(old, new).operations
+    assert sum(isinstance(one, RemoveRoute) for one in found) > 60
+    for operation in found:
+        network.do(operation)
+        if not isinstance(operation, AddRoute | RemoveRoute) or operation.node in ("a", "b", "c"):
+            continue  # their links are replaced
+        for target in targets:
+            gateway = before.gateway_to(target, operation.node)
+            if gateway == after.gateway_to(target, operation.node):
+                assert network.gateway_to(target, operation.node) == gateway
 
 
 def test_another_host_at_the_end_changes_no_other() -> None:
