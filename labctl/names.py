@@ -15,11 +15,11 @@ INTERFACE_NAME_MAX_BYTES = 15  # IFNAMSIZ is 16 with the final zero (linux/if.h)
 BRIDGE = "br0"  # a switch's bridge device, in the switch's own namespace
 OUTSIDE_INTERFACE = "nat0"  # on a router with `nat`: its end of the veth pair to the machine
 
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
+_NUMBER = r"0[xX][0-9a-fA-F]*|[0-9]+"
 _RESERVED_NODES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 # /proc/sys/net/ipv4/conf has directories named `all` and `default` beside those of the interfaces.
 _RESERVED_INTERFACES = frozenset({"lo", "all", "default", BRIDGE, OUTSIDE_INTERFACE})
-_INTERFACE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_INTERFACE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 
 def name_key(name: str) -> str:
@@ -45,7 +45,7 @@ def node_name_problem(name: str) -> str:
     size_bytes = len(name.encode())
     if size_bytes > NODE_NAME_MAX_BYTES:
         return f"is {size_bytes} bytes long; at most {NODE_NAME_MAX_BYTES} are allowed"
-    if all(_NUMBER.fullmatch(label) for label in name.split(".")):
+    if all(re.fullmatch(_NUMBER, label) for label in name.split(".")):
         # inet_aton(3) reads "1", "10.1" and "0x7f.1" as addresses, so getaddrinfo(3) would not look the name up.
         return "reads as an IPv4 address; put a letter in it"
     if name_key(name) in _RESERVED_NODES:
@@ -63,7 +63,7 @@ def interface_name_problem(name: str) -> str:
     size_bytes = len(name.encode(errors="surrogatepass"))
     if size_bytes > INTERFACE_NAME_MAX_BYTES:
         return f"is {size_bytes} bytes long; the kernel allows {INTERFACE_NAME_MAX_BYTES}"
-    if not _INTERFACE_NAME.fullmatch(name):
+    if not re.fullmatch(_INTERFACE_NAME, name):
         return "is not valid: use ASCII letters, digits, `-`, `_` and `.`, and start with a letter, a digit or `_`"
     if name in _RESERVED_INTERFACES:
         return "is reserved for the kernel or labctl"

@@ -37,8 +37,8 @@ compiled = re.compile(pattern, flags)
 found = ((index, compiled.search(text)) for index, text in enumerate(texts))
 print(json.dumps(next(([index, match.start()] for index, match in found if match), [])), flush=True)
 """
-_QUANTIFIER = re.compile(r"(?:[*+]|\{[0-9]*,?[0-9]*\})[?+]?")
-_CLASS = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
+_QUANTIFIER = r"(?:[*+]|\{[0-9]*,?[0-9]*\})[?+]?"
+_CLASS = r"(?s)\[\^?\]?(?:[^\]\\]|\\.)*\]"
 
 
 class TooSlow(Exception):
@@ -107,7 +107,7 @@ def search_cost(pattern: str, flags: int, text: str) -> float:
     groups: list[bool] = []  # open groups: whether one contains a repetition or an alternative
     position, atom, atom_is_complex = 0, "", False
     while position < len(pattern):
-        repeated = _QUANTIFIER.match(pattern, position)
+        repeated = re.compile(_QUANTIFIER).match(pattern, position)
         if pattern[position] == "?" and atom:
             alternatives += 1
             groups = [True] * len(groups)
@@ -124,7 +124,7 @@ def search_cost(pattern: str, flags: int, text: str) -> float:
             repetitions += atom[1:].isdigit()
             position += 2
         elif pattern[position] == "[":
-            found = _CLASS.match(pattern, position)
+            found = re.compile(_CLASS).match(pattern, position)
             atom, atom_is_complex = found[0] if found else "[", False
             position += len(atom)
         elif pattern[position] == "(":
@@ -168,7 +168,7 @@ def _too_deep(pattern: str) -> int | None:
     depth = position = 0
     while position < len(pattern):
         character = pattern[position]
-        if character == "[" and (found := _CLASS.match(pattern, position)):
+        if character == "[" and (found := re.compile(_CLASS).match(pattern, position)):
             position = found.end()
             continue
         depth += (character == "(") - (character == ")")

@@ -15,8 +15,8 @@ _ORDER_AND_LINES = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x206
 _VISIBLE = {code: f"\\x{code:02x}" for code in _C0_AND_C1 if code not in (0x09, 0x0A)}
 _VISIBLE |= {code: f"\\u{code:04x}" for code in _ORDER_AND_LINES}
 # `visible` escapes the other characters outside XML 1.0's Char: https://www.w3.org/TR/xml/#charsets
-_NOT_XML = re.compile("[\ufffe\uffff]")
-_OWN_COLOURS = re.compile(r"(\x1b\[(?:0|1|2|32|33|1;31)m)")  # those of labctl.report.terminal.Ink
+_NOT_XML = "[\ufffe\uffff]"
+_OWN_COLOURS = r"(\x1b\[(?:0|1|2|32|33|1;31)m)"  # those of labctl.report.terminal.Ink
 
 
 def visible(text: str) -> str:
@@ -54,7 +54,7 @@ def painted(line: str) -> str:
     """Escape as `visible` does, except the colours that labctl itself uses."""
     if line.isprintable():
         return line
-    parts = _OWN_COLOURS.split(line)
+    parts = re.split(_OWN_COLOURS, line)
     return "".join(part if index % 2 else visible(part) for index, part in enumerate(parts))
 
 
@@ -77,4 +77,4 @@ def in_log(text: str, environ: Mapping[str, str]) -> str:
 
 def in_xml(text: str) -> str:
     """Escape as `visible` does, and the characters that XML does not allow: people read XML on terminals, too."""
-    return _NOT_XML.sub(lambda found: f"\\u{ord(found.group()):04x}", visible(text))
+    return re.sub(_NOT_XML, lambda found: f"\\u{ord(found.group()):04x}", visible(text))

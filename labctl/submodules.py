@@ -13,10 +13,7 @@ from _thread import RLock
 from importlib import import_module
 from importlib.machinery import PathFinder
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
+from typing import Any
 
 _lock = RLock()  # of threading, which is slower to import
 
@@ -28,8 +25,7 @@ def import_submodule(name: str) -> Any:
     """
     package = name.partition(".")[0]
     with _lock:
-        if package not in sys.modules and (spec := PathFinder.find_spec(package)) and spec.submodule_search_locations:
-            sys.modules[package] = _package(spec)
+        if package not in sys.modules and defer(package):
             try:
                 return import_module(name)
             except (ImportError, AttributeError):
@@ -38,11 +34,28 @@ def import_submodule(name: str) -> Any:
         return import_module(name)
 
 
+def defer(name: str, **attributes: object) -> bool:
+    """Put a module of that name into `sys.modules` that runs its code when an attribute is needed beyond these.
+
+    Returns whether it did: not if the module is imported already, or cannot be found.
+    """
+    with _lock:
+        spec = PathFinder.find_spec(name) if name not in sys.modules else None
+        if spec is None or spec.loader is None:
+            return False
+        sys.modules[name] = module = _Deferred(name)
+        vars(module).update(__spec__=spec, __loader__=spec.loader, __package__=spec.parent, __file__=spec.origin)
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        vars(module).update(__cached__=spec.cached, **attributes)
+        return True
+
+
 class _Deferred(ModuleType):
-    """A package whose `__init__` has not run yet."""
+    """A module, usually a package, whose code has not run yet."""
 
     def __getattr__(self, name: str) -> Any:
-        with _lock:  # other threads wait for the complete package
+        with _lock:  # other threads wait for the complete module
             if type(self) is _Deferred and not self._import_part(name):
                 self.__class__ = _Initializing
                 try:
@@ -55,6 +68,8 @@ class _Deferred(ModuleType):
 
     def _import_part(self, name: str) -> bool:
         """Import the submodule of that name, which sets the attribute; return whether there is one."""
+        if "__path__" not in vars(self):
+            return False
         try:
             import_module(f"{self.__name__}.{name}")
         except ModuleNotFoundError:
@@ -63,17 +78,4 @@ class _Deferred(ModuleType):
 
 
 class _Initializing(_Deferred):
-    """The same while its `__init__` runs, which sees an ordinary module."""
-
-
-def _package(spec: ModuleSpec) -> ModuleType:
-    package = _Deferred(spec.name)
-    vars(package).update(
-        __spec__=spec,
-        __loader__=spec.loader,
-        __package__=spec.name,
-        __path__=spec.submodule_search_locations,
-        __file__=spec.origin,
-        __cached__=spec.cached,
-    )
-    return package
+    """The same while its code runs, which sees an ordinary module."""

@@ -37,8 +37,8 @@ _RATE = _Quantity(
     {"bit": 1, "kbit": 1000, "Kbit": 1000, "mbit": 1000**2, "Mbit": 1000**2, "gbit": 1000**3, "Gbit": 1000**3},
 )
 _PERCENTAGE = _Quantity("percentage", "1% or 0.5%", "%", {"%": 1})
-_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*) *")
-_PER_SECOND = re.compile(r"(?<=bit)(?:ps|/s)$", re.IGNORECASE)
+_PART = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*) *"
+_PER_SECOND = r"(?i)(?<=bit)(?:ps|/s)$"
 DURATION_MAX_S = 7 * 24 * 3600.0
 
 
@@ -69,7 +69,7 @@ def rate_bit_s(value: object) -> int:
     """Return the bits per second of `10mbit`, `256kbit` or `1Gbit`, with or without `/s` or `ps`; 0 needs no unit."""
     if _is_zero(value):
         return 0
-    written = _PER_SECOND.sub("", value.strip()) if isinstance(value, str) else value
+    written = re.sub(_PER_SECOND, "", value.strip()) if isinstance(value, str) else value
     return _whole(value, _single(written, _RATE), "bits per second")
 
 
@@ -147,7 +147,7 @@ def _parts(value: object, quantity: _Quantity) -> list[tuple[float, float]]:
         raise ValueError(f"the {noun} `{text}` is negative")
     parts: list[tuple[float, float]] = []
     position = 0
-    while match := _PART.match(text, position):
+    while match := re.compile(_PART).match(text, position):
         parts.append((float(match[1]), _factor(text, match[1], match[2], quantity)))
         position = match.end()
     if position < len(text) or not parts:

@@ -9,10 +9,8 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from enum import Enum, auto
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from labctl.documents.yaml_tree import read_bytes
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
 
 
 _SUFFIXES = (".yaml", ".yml")
-_LISTED = re.compile(r"^\| \[[^\]]+\]\(([\w./-]+)\.yaml\)", re.MULTILINE)
-_HAS_STEPS = re.compile(r"^steps\s*:", re.MULTILINE)
+_LISTED = r"(?m)^\| \[[^\]]+\]\(([\w./-]+)\.yaml\)"
+_HAS_STEPS = r"(?m)^steps\s*:"
 
 
 def directory(kind: str) -> Path | None:
@@ -45,9 +43,9 @@ def shipped_scenarios() -> dict[str, Path]:
 
     Scenarios that the README does not list come last, sorted.
     """
-    found = {name: path for name, path in _files("scenarios").items() if _HAS_STEPS.search(_text(path))}
+    found = {name: path for name, path in _files("scenarios").items() if re.search(_HAS_STEPS, _text(path))}
     root = directory("scenarios")
-    listed = _LISTED.findall(_text(root / "README.md")) if root and (root / "README.md").is_file() else []
+    listed = re.findall(_LISTED, _text(root / "README.md")) if root and (root / "README.md").is_file() else []
     return {name: found[name] for name in dict.fromkeys([*listed, *found]) if name in found}
 
 
@@ -136,6 +134,8 @@ def kind_of(path: Path) -> Kind:
         return Kind.SCENARIO
     if keys & _TOPOLOGY_KEYS:
         return Kind.TOPOLOGY
+    from difflib import get_close_matches
+
     if keys & _SCENARIO_KEYS or any(get_close_matches(key, ["steps"], cutoff=_NEAR) for key in keys):
         return Kind.SCENARIO
     if any(get_close_matches(key, _TOPOLOGY_KEYS, cutoff=_NEAR) for key in keys):
@@ -205,6 +205,8 @@ def yaml_files(words: list[str], shipped_kinds: tuple[Kind, ...]) -> tuple[list[
 
 def unknown(word: str, shipped_kinds: tuple[Kind, ...], *, takes_paths: bool = True) -> InputError:
     """Return the error for a word that is neither a shipped name nor a path (`takes_paths`), with a suggestion."""
+    from difflib import get_close_matches
+
     names = [
         *(shipped_scenarios() if Kind.SCENARIO in shipped_kinds else ()),
         *(shipped_topologies() if Kind.TOPOLOGY in shipped_kinds else ()),
@@ -289,8 +291,8 @@ def _yaml_files(root: Path, errors: list[InputError]) -> list[Path]:
 
 
 _BEGINNING_BYTES = 1 << 18
-_GML = re.compile(r"\A\s*(?:(?:#|Creator|Version|comment)[^\n]*\n\s*)*graph\s*\[", re.IGNORECASE)
-_KATHARA_LINE = re.compile(r"^[\w.-]+\[(?:\d+|image|mem|cpus|bridged|port|sysctl|exec)\]\s*=", re.MULTILINE)
+_GML = r"(?i)\A\s*(?:(?:#|Creator|Version|comment)[^\n]*\n\s*)*graph\s*\["
+_KATHARA_LINE = r"(?m)^[\w.-]+\[(?:\d+|image|mem|cpus|bridged|port|sysctl|exec)\]\s*="
 
 
 # Pages with the equivalent for labctl; docs/topology-files.md for files of other tools.
@@ -304,6 +306,8 @@ _PAGES = {
 
 def explained(path: str | Path, wanted: Kind, error: InputError) -> InputError:
     """Return an error with the page or command that helps, if the file has another tool or kind; else `error`."""
+    from shlex import quote
+
     path = Path(path)
     if foreign := recognise(path):
         return InputError(
@@ -342,7 +346,7 @@ def recognise(path: Path) -> str | None:
     text = _beginning(path)
     if text is None:
         return None
-    if path.name == "lab.conf" or (path.suffix == ".conf" and _KATHARA_LINE.search(text)):
+    if path.name == "lab.conf" or (path.suffix == ".conf" and re.search(_KATHARA_LINE, text)):
         return "a Kathara lab"
     if path.suffix == ".py":
         return (
@@ -355,7 +359,7 @@ def recognise(path: Path) -> str | None:
         return "a graph (GraphML or GML)"
     if (path.suffix == ".imn" and re.match(r"node \w+ \{", start)) or (start.startswith("<") and "<scenario" in text):
         return "a CORE file"
-    if _GML.match(text):
+    if re.match(_GML, text):
         return "a graph (GraphML or GML)"
     return _by_keys(_data(path)) if len(text) < _BEGINNING_BYTES else None
 
@@ -398,6 +402,8 @@ def _its_topology(path: Path) -> str:
     topology = (_data(path) or {}).get("topology")
     if not isinstance(topology, str):
         return ""
+    from shlex import quote
+
     beside = path.parent / topology
     return f". Its network: labctl up {quote(str(beside) if beside.is_file() else topology)}"
 

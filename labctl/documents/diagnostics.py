@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Set
 from itertools import islice
 
@@ -12,7 +11,7 @@ from labctl.printable import one_line, visible
 from labctl.structs import Struct
 
 # Line ends as libyaml counts them (YAML 1.1, section 5.4), for the same line numbers.
-LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+LINE_BREAK = "\r\n|[\r\n\x85\u2028\u2029]"
 SHOWN_LIMIT = 100  # mistakes that are printed
 REFERENCE_MISTAKES_LIMIT = 1000  # mistakes in `${...}` that are collected from a file
 COMPARED_LIMIT = 500  # words that a misspelt word is compared with
@@ -187,7 +186,7 @@ def _shortened(text: str) -> str:
 
 def line_of(text: str, line: int) -> str:
     """Return the line of that number, counted from 1, without its line break; "" if there is none."""
-    lines = LINE_BREAK.split(text)
+    lines = re.split(LINE_BREAK, text)
     return lines[line - 1] if 0 < line <= len(lines) else ""
 
 
@@ -202,6 +201,8 @@ def _with_caret(text: str, column: int) -> list[str]:
 
 def _padding(character: str) -> str:
     """Return padding as wide as the character is on a terminal."""
+    import unicodedata
+
     if character == "\t":
         return "\t"
     if unicodedata.combining(character):

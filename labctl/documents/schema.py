@@ -40,7 +40,7 @@ Schema = dict[str, Any]
 _REQUIRED: Any = object()
 # `${name}`, but not `$${`, which stands for a literal `${` (labctl.scenario.state).
 _TEMPLATE: Schema = {"type": "string", "pattern": r"(^|[^$])\$\{[^{}\n]*\}"}
-_TEMPLATE_FORM = re.compile(_TEMPLATE["pattern"])
+_TEMPLATE_FORM = _TEMPLATE["pattern"]
 _WHOLE_FORM = r"^\s*-?[0-9]{1,19}\s*$"
 _DURATION_UNITS = "ns|us|µs|ms|s|min|m|h"
 _DURATION_FORM = rf"^\s*(([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*({_DURATION_UNITS})\s*)+$|^0$"
@@ -65,7 +65,7 @@ class Problem(Struct, frozen=True):
 
 def is_template(value: object) -> bool:
     """Return whether `value` is a text with `${name}` in it, which is replaced when the step runs."""
-    return isinstance(value, str) and "${" in value and _TEMPLATE_FORM.search(value) is not None
+    return isinstance(value, str) and "${" in value and re.search(_TEMPLATE_FORM, value) is not None
 
 
 class Unusable(Exception):

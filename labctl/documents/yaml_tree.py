@@ -39,9 +39,9 @@ DEPTH_LIMIT = 64
 VALUES_LIMIT = 400_000  # of the whole file, aliases expanded
 MISTAKES_LIMIT = 100  # in the syntax of one file
 
-_INT = re.compile(r"[-+]?[0-9]{1,300}")
-_OCTAL_OR_HEX = re.compile(r"0o[0-7]{1,200}|0x[0-9a-fA-F]{1,200}")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_INT = r"[-+]?[0-9]{1,300}"
+_OCTAL_OR_HEX = r"0o[0-7]{1,200}|0x[0-9a-fA-F]{1,200}"
+_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _SPECIAL: dict[str, float | bool | None] = {
     "": None,
     "~": None,
@@ -59,7 +59,7 @@ _SPECIAL: dict[str, float | bool | None] = {
     "+.inf": float("inf"),
     "-.inf": float("-inf"),
 }
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNPRINTABLE = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -102,8 +102,8 @@ class _Composer:
         self.values = 0
 
     def compose(self) -> Tree | None:
-        unprintable = _UNPRINTABLE.search(self.text)
-        if unprintable:
+        # Usually only line feeds are not printable; compiling the expression takes longer than reading a short file.
+        if not self.text.replace("\n", "").isprintable() and (unprintable := re.search(_UNPRINTABLE, self.text)):
             before = self.text[: unprintable.start()].splitlines() or [""]
             position = Position(len(before), len(before[-1]) + 1)
             self.mistake(position, f"the character U+{ord(unprintable[0]):04X} is not allowed in YAML")
@@ -278,11 +278,11 @@ def resolve(text: str) -> Value:
         return _SPECIAL[text]
     if text[0] not in "+-.0123456789":
         return text
-    if _INT.fullmatch(text):
+    if re.fullmatch(_INT, text):
         return int(text)
-    if _OCTAL_OR_HEX.fullmatch(text):
+    if re.fullmatch(_OCTAL_OR_HEX, text):
         return int(text, 0)
-    if len(text) <= 300 and _FLOAT.fullmatch(text):
+    if len(text) <= 300 and re.fullmatch(_FLOAT, text):
         return float(text)
     return text
 
@@ -294,9 +294,8 @@ _TOO_LARGE = f"the file is larger than {SIZE_LIMIT_BYTES >> 20} MiB"
 KeyPath = tuple[str | int, ...]
 
 # A key of the top level of a topology or a scenario: at the beginning of a line, or in braces.
-_LABCTL_KEY = re.compile(
-    rb"(?:^|[{,])[ \t]*[\"']?(?:hosts|routers|switches|networks|links|include|topology|steps)[\"']?[ \t]*:",
-    re.MULTILINE,
+_LABCTL_KEY = (
+    rb"(?m)(?:^|[{,])[ \t]*[\"']?(?:hosts|routers|switches|networks|links|include|topology|steps)[\"']?[ \t]*:"
 )
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -305,7 +304,7 @@ _KINDS = {
     stat.S_IFBLK: "a block device",
 }
 
-_BLOCK_HEADER = re.compile(r"[|>][-+0-9]*[ \t]*(?:#.*)?$")
+_BLOCK_HEADER = r"[|>][-+0-9]*[ \t]*(?:#.*)?$"
 
 
 class Document(Struct, frozen=True, eq=False, dict=True):
@@ -373,7 +372,8 @@ class Document(Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def _lines(self) -> list[str]:
-        return LINE_BREAK.split(self.text)
+        is_plain = self.text.isascii() and "\r" not in self.text
+        return self.text.split("\n") if is_plain else re.split(LINE_BREAK, self.text)
 
     def _line(self, line: int) -> str:
         return self._lines[line - 1] if line <= len(self._lines) else ""
@@ -400,7 +400,7 @@ class Document(Struct, frozen=True, eq=False, dict=True):
         """Return the line of a block scalar's indicator, and the indentation of its text."""
         source = self._lines
         header = tree.start.line
-        while header < tree.end.line and not _BLOCK_HEADER.search(source[header - 1]):
+        while header < tree.end.line and not re.search(_BLOCK_HEADER, source[header - 1]):
             header += 1  # an anchor or a tag may be on a line before the indicator
         values = tree.data.split("\n") if isinstance(tree.data, str) else []
         indent = 0
@@ -440,12 +440,12 @@ def read(path: Path, *, file: str | None = None, named_in: Path | None = None) -
         raise DocumentError([Diagnostic(shown, None, f"cannot read the file: {reason}")]) from error
     if len(raw) > SIZE_LIMIT_BYTES:
         raise DocumentError([Diagnostic(shown, None, _TOO_LARGE)])
-    if not (_LABCTL_KEY.search(raw) or is_below(path, named_in or Path()) or is_below(path, Path())):
+    if not (is_below(path, Path()) or (named_in and is_below(path, named_in)) or re.search(_LABCTL_KEY, raw)):
         raise NotALabctlFile(shown)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = LINE_BREAK.split(raw[: error.start].decode("utf-8", errors="replace"))
+        before = re.split(LINE_BREAK, raw[: error.start].decode("utf-8", errors="replace"))
         position = Position(len(before), len(before[-1]) + 1)
         message = f"the file is not UTF-8: the byte 0x{raw[error.start]:02x} is not part of a character"
         raise DocumentError([Diagnostic(shown, position, message, "save the file in the UTF-8 encoding")]) from error

@@ -24,7 +24,7 @@ _LONGEST_TEXT = 400  # cells of a title or reason; the failure below the convers
 _CALLS = "calls"
 # Calls whose arguments after the first are filled in by the kernel; a record has them as they were afterwards.
 _FILL_IN_ARGUMENTS = frozenset({"accept", "accept4", "recv", "recvfrom", "recvmsg", "read", "poll", "select"})
-_BRACED = re.compile(r"\{[^{}]*\}|\[\d+ -> \d+\]")
+_BRACED = r"\{[^{}]*\}|\[\d+ -> \d+\]"
 _BOUND_BLANK = "\u00a0"
 
 
@@ -204,7 +204,7 @@ def _bind(text: str, room: int) -> str:
         braced = found.group()
         return braced.replace(" ", _BOUND_BLANK) if cells(braced) < room else braced
 
-    return _BRACED.sub(bound, text)
+    return re.sub(_BRACED, bound, text)
 
 
 def _cell_lines(event: _Event, width: int) -> list[str]:

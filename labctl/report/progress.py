@@ -7,7 +7,6 @@ it.
 from __future__ import annotations
 
 import codecs
-import shutil
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -202,6 +201,8 @@ class Progress(Listener):
             done = len(self._finished)
         look = self._screen.look
         width = look.width - 1  # a line that fills the last column would wrap on some terminals
+        import shutil
+
         rows = max(shutil.get_terminal_size().lines - 2, 1)
         shown = running[: rows if len(running) <= rows else rows - 1]
         name_width = min(max((cells(each.scenario.name) for each in shown), default=0), width // 3)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -30,6 +28,8 @@ def cells(text: str) -> int:
 
 
 def _cells_of(character: str) -> int:
+    import unicodedata
+
     if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -182,6 +182,8 @@ def look_of(stream: TextIO | None) -> Look:
     """
     terminal = is_terminal(stream)
     if terminal or os.environ.get("COLUMNS"):
+        import shutil  # takes 1 ms, and most runs of a script or a CI job are in a pipe
+
         width = shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns
     else:
         width = _PIPE_WIDTH

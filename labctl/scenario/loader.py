@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 
-_STEPS = re.compile(rb"^(?:steps|\"steps\"|'steps')[ \t]*:", re.MULTILINE)
-_HOSTS = re.compile(rb"^(?:hosts|\"hosts\"|'hosts')[ \t]*:", re.MULTILINE)
+_STEPS = rb"(?m)^(?:steps|\"steps\"|'steps')[ \t]*:"
+_HOSTS = rb"(?m)^(?:hosts|\"hosts\"|'hosts')[ \t]*:"
 
 
 def has_steps(content: bytes) -> bool:
     """Return whether the top level has the key `steps`, as a scenario has. Misses unusual spellings of the key."""
-    return _STEPS.search(content) is not None
+    return re.search(_STEPS, content) is not None
 
 
 def has_hosts(content: bytes) -> bool:
     """Return whether the top level has the key `hosts`, as a topology has. Misses unusual spellings of the key."""
-    return _HOSTS.search(content) is not None
+    return re.search(_HOSTS, content) is not None
 
 
 def load(path: str | Path, *, topology: str | Path | Topology | None = None, routes: bool = True) -> Scenario:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -87,7 +86,7 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
 
 def unmet(requires: Requires) -> str:
     """Return why a scenario with these requirements cannot run here (all reasons), or ""."""
-    reasons = [f"the program `{name}` is not installed" for name in requires.programs if not shutil.which(name)]
+    reasons = [f"the program `{name}` is not installed" for name in requires.programs if not _in_path(name)]
     if requires.root and (reason := _without_root()):
         reasons.append(f"needs root: {reason}")
     for name in requires.features:
@@ -144,9 +143,15 @@ class KnownPrograms:
         return f"the program `{program}` is not installed on this machine", hint
 
 
+def _in_path(program: str) -> bool:
+    import shutil
+
+    return shutil.which(program) is not None
+
+
 def located(program: str, directory: Path) -> str | None:
     """Return the name or path to start `program` by: itself if PATH has it, else its path in `directory`, or None."""
-    if "/" in program or shutil.which(program):
+    if "/" in program or _in_path(program):
         return program
     beside = directory / program
     return str(beside) if os.path.isfile(beside) and os.access(beside, os.X_OK) else None

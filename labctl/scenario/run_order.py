@@ -76,7 +76,7 @@ def base_name(name: str, repetition: int) -> str:
 
 
 SCHEMA = "labctl-durations/1"
-_SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})", re.ASCII)
+_SHARD = r"([0-9]{1,6})/([0-9]{1,6})"
 _UNKNOWN_S = 1.0  # without any measurement, all scenarios count the same
 
 
@@ -95,7 +95,7 @@ def parse_shard(text: str) -> Shard:
 
     Raises: InputError.
     """
-    found = _SHARD.fullmatch(text)
+    found = re.fullmatch(_SHARD, text)
     number, count = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= number <= count:
         raise InputError(f"--shard {text}: not K/N with K from 1 to N. Try --shard 2/5 for the second of five parts.")

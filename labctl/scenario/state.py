@@ -40,19 +40,18 @@ __all__ = [
     "Variables", "as_text", "has_references", "is_name", "is_template", "references", "references_within", "substitute",
 ]  # fmt: skip
 
-_REFERENCE = re.compile(r"\$\$\{|\$\{([^{}\n]*)\}")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_REFERENCE = r"\$\$\{|\$\{([^{}\n]*)\}"
 NAME_RULE = "use letters, digits and `_`, and no digit first"
 
 
 def is_name(text: str) -> bool:
     """Return whether `text` is a valid variable name, as in the call language."""
-    return bool(_NAME.match(text))
+    return text.isascii() and text.isidentifier()
 
 
 def references(text: str) -> Iterator[tuple[str, int]]:
     """Yield the names that `text` refers to, each with the offset of its `${`."""
-    for match in _REFERENCE.finditer(text):
+    for match in re.finditer(_REFERENCE, text) if "${" in text else ():
         if match.group(1) is not None:
             yield match.group(1).strip(), match.start()
 
@@ -87,13 +86,15 @@ def substitute(data: Any, variables: Variables) -> Any:
     A string that is exactly one `${name}` becomes a number if the variable is one, so that `json: {port: "${port}"}`
     compares numbers.
     """
-    if isinstance(data, str):
-        whole = _REFERENCE.fullmatch(data)
+    if isinstance(data, str) and "${" in data:
+        whole = re.fullmatch(_REFERENCE, data)
         if whole is not None and whole.group(1) is not None:
             value = variables[whole.group(1).strip()]
             return value if isinstance(value, int | float) and not isinstance(value, bool) else as_text(value)
-        return _REFERENCE.sub(
-            lambda match: "${" if match.group(1) is None else as_text(variables[match.group(1).strip()]), data
+        return re.sub(
+            _REFERENCE,
+            lambda match: "${" if match.group(1) is None else as_text(variables[match.group(1).strip()]),
+            data,
         )
     if isinstance(data, dict):
         return {key: substitute(value, variables) for key, value in data.items()}
@@ -105,7 +106,7 @@ def substitute(data: Any, variables: Variables) -> Any:
 def has_references(data: object) -> bool:
     """Return whether `substitute` would change anything (an escaped `$${` counts)."""
     if isinstance(data, str):
-        return "${" in data and _REFERENCE.search(data) is not None
+        return "${" in data and re.search(_REFERENCE, data) is not None
     if isinstance(data, dict):
         return any(has_references(value) for value in data.values())
     if isinstance(data, list):

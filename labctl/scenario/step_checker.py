@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 _BESIDE_THE_KIND = ("name", "within")
-_ASSIGNED_VARIABLE = re.compile(r"^[ \t]*\$([A-Za-z_][A-Za-z0-9_]*)[ \t]*=(?!=)", re.MULTILINE)
+_ASSIGNED_VARIABLE = r"(?m)^[ \t]*\$([A-Za-z_][A-Za-z0-9_]*)[ \t]*=(?!=)"
 _KINDS = ", ".join(StepKind)
 
 
@@ -108,7 +108,7 @@ class StepChecker:
     def _look_ahead(self, key: str, body: Any) -> None:
         """Note the variables and background programs that the step makes."""
         if isinstance(body, str):
-            self._variables_anywhere.update(_ASSIGNED_VARIABLE.findall(body))
+            self._variables_anywhere.update(re.findall(_ASSIGNED_VARIABLE, body))
         if not isinstance(body, dict):
             return
         save, argv, shell = body.get("save"), body.get("run"), body.get("shell")
@@ -118,7 +118,7 @@ class StepChecker:
         elif key == "repeat":
             made.append(body.get("as"))
         elif key == "calls" and isinstance(body.get("do"), str):
-            made += _ASSIGNED_VARIABLE.findall(body["do"])
+            made += re.findall(_ASSIGNED_VARIABLE, body["do"])
         elif key == "start":
             words = [str(word) for word in argv] if isinstance(argv, list) else None
             name = body.get("name") or program_name(words, shell if isinstance(shell, str) else None)
@@ -276,7 +276,7 @@ class StepChecker:
             return None
         script, diagnostics = self._scripts.check(body, path, self._known_variables)
         self.diagnostics += diagnostics
-        self._variables.update(_ASSIGNED_VARIABLE.findall(body.do))
+        self._variables.update(re.findall(_ASSIGNED_VARIABLE, body.do))
         self._processes.add(caller_name(body.on, body.process))
         return script
 

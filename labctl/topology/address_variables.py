@@ -33,14 +33,14 @@ ATTRIBUTES = MappingProxyType(
 NAME_LIMIT = 200  # characters: more than the names of a node, an interface and an attribute together
 SELF = "self"  # in a topology file: the node that the text belongs to
 
-_REFERENCE = re.compile(r"(\$?)\$\{([^{}\n]*\.[^{}\n]*)\}")
+_REFERENCE = r"(\$?)\$\{([^{}\n]*\.[^{}\n]*)\}"
 
 Report = Callable[[int, Mistake], None]  # called with the offset of a wrong reference in its text, and the mistake
 
 
 def may_have_references(text: str) -> bool:
     """Return whether the text may contain an address variable; quick, with false positives."""
-    return "${" in text and _REFERENCE.search(text) is not None
+    return "${" in text and re.search(_REFERENCE, text) is not None
 
 
 def example_of(text: str) -> str:
@@ -50,7 +50,9 @@ def example_of(text: str) -> str:
 
 def escaped(text: str) -> str:
     """Escape address variables in a text for a topology file."""
-    return _REFERENCE.sub(lambda match: f"${match.group(0)}" if _ends_as_one(match.group(2)) else match.group(0), text)
+    return re.sub(
+        _REFERENCE, lambda match: f"${match.group(0)}" if _ends_as_one(match.group(2)) else match.group(0), text
+    )
 
 
 def _ends_as_one(name: str) -> bool:
@@ -103,7 +105,7 @@ class AddressVariables:
                 report(match.start(), mistake)
                 return ATTRIBUTES.get(name.rpartition(".")[2], ATTRIBUTES["ipv4"])
 
-        return _REFERENCE.sub(replacement, text)
+        return re.sub(_REFERENCE, replacement, text)
 
     def substitute_in(
         self,

@@ -302,7 +302,7 @@ def _path(neighbours: dict[str, list[str]], start: str, goal: str) -> tuple[str,
 
 
 MTU = 1500
-_SHAPE = re.compile(r"([A-Za-z]+)(?::([^/\\]*))?")
+_SHAPE = r"([A-Za-z]+)(?::([^/\\]*))?"
 _NODES_LIMIT = 5000
 _PORTS_LIMIT = 1023
 
@@ -320,7 +320,7 @@ class _Shape(Struct, frozen=True):
 
 def is_shape(text: str) -> bool:
     """Return whether the text is a shape (`pair`, `star:10`), valid or not, rather than a path."""
-    match = _SHAPE.fullmatch(text)
+    match = re.fullmatch(_SHAPE, text)
     if match is None:
         return False
     return match[1].lower() in SHAPES or (match[2] is not None and not text.endswith((".yaml", ".yml")))

@@ -72,7 +72,7 @@ class EndpointPattern(Struct, frozen=True):
     port: int | None = None
 
 
-_AT = re.compile(r"(?:\[(?P<bracketed>[^\]]*)\]|(?P<plain>[^:\[\]]*)):(?P<port>[^:]*)\Z")
+_AT = r"(?:\[(?P<bracketed>[^\]]*)\]|(?P<plain>[^:\[\]]*)):(?P<port>[^:]*)\Z"
 _LISTENING_FORM = "write it as tcp/5000, udp/53, tcp/10.0.0.1:80, tcp/[fd00::1]:80, unix//tmp/x.sock or unix/@name"
 
 
@@ -101,7 +101,7 @@ def parse_endpoint(text: str) -> EndpointPattern:
     """
     if text.startswith(("/", "@")):
         return EndpointPattern(host=text)
-    match = _AT.match(text)
+    match = re.match(_AT, text)
     if match is None:
         raise ValueError(f"`{text}` is not HOST:PORT: write server:5000, 10.0.0.1:80, [fd00::1]:80, :5000 or client:*")
     host = match["bracketed"] if match["bracketed"] is not None else match["plain"]

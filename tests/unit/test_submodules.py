@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.submodules import import_submodule
+from labctl.submodules import defer, import_submodule
 
 # A part that labctl uses, its package, an attribute that the `__init__` defines, and a submodule that it imports.
 PACKAGES = [
@@ -121,6 +121,21 @@ except OSError:
 print(broken.value)
 """
     assert python(program, tmp_path) == "1"
+
+
+def test_a_deferred_module_has_what_was_given_and_then_all_of_its_own() -> None:
+    program = """
+from labctl.submodules import defer
+print(defer("platform", system=lambda: "this"), defer("platform"))
+import platform
+print(platform.system(), "sys_version" in vars(platform))
+print(platform.python_implementation(), platform.system(), platform.__file__.endswith("platform.py"))
+"""
+    assert python(program) == "True False\nthis False\nCPython Linux True"
+
+
+def test_a_module_that_does_not_exist_is_not_deferred() -> None:
+    assert not defer("labctl_has_no_such_module")
 
 
 def test_threads_that_need_the_package_at_once_all_get_the_complete_one(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ LOCK, SOCKET, LOGS, BOOT, NAMES, LAST_WORDS = "lock", "socket", "logs", "boot", 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 IS_FULL = "Is the disk that holds the state directory full or read-only? LABCTL_STATE_DIR names another."
-_LINK = re.compile(r"/proc/(\d+)/fd/\d+")
+_LINK = r"/proc/(\d+)/fd/\d+"
 
 
 def file_name(name: str) -> str:
@@ -205,7 +205,7 @@ class LabDirectory(Struct):
 
 def leads_to_a_descriptor(target: str) -> bool:
     """Whether a link with this target is of the kind that labs have in /run/netns."""
-    return _LINK.fullmatch(target) is not None
+    return re.fullmatch(_LINK, target) is not None
 
 
 def read(directory: int, name: str, limit_bytes: int = 16 << 20) -> str:

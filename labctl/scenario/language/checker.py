@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from labctl.lab.agent.constants import CONSTANTS, ERRNOS
 from labctl.scenario.language import syntax
-from labctl.scenario.language.syntax import ADDRESS_ATTRIBUTES, SIGNATURES, Kind, Known, Problem, Signature, Span, Wants
-from labctl.scenario.language.values import ValueChecker, constant, constants_in, may_fail
+from labctl.scenario.language.syntax import (
+    ADDRESS_ATTRIBUTES,
+    SIGNATURES,
+    Kind,
+    Known,
+    Problem,
+    Signature,
+    Span,
+    Wants,
+    constant,
+    constants_in,
+    may_fail,
+)
 from labctl.structs import Struct, field, replace
 
 if TYPE_CHECKING:
     from labctl.documents.diagnostics import Hint
+    from labctl.scenario.language.values import ValueChecker
 
 
-_INET = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^\[\]:]*)):(?P<port>[^:]*)\Z")
-_ERRNO_LIKE = re.compile(r"E[A-Z0-9]{2,}\Z")
-_CONSTANT_LIKE = re.compile(r"[A-Z][A-Z0-9]*_?[A-Z0-9_]*\Z")
-_INTERFACE = re.compile(r"[^/\s:\"]{1,15}\Z")
+_INET = r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^\[\]:]*)):(?P<port>[^:]*)\Z"
+_ERRNO_LIKE = r"E[A-Z0-9]{2,}\Z"
+_CONSTANT_LIKE = r"[A-Z][A-Z0-9]*_?[A-Z0-9_]*\Z"
+_INTERFACE = r"[^/\s:\"]{1,15}\Z"
 _SOCKET_TYPES = ("SOCK_STREAM", "SOCK_DGRAM", "SOCK_RAW", "SOCK_SEQPACKET", "SOCK_RDM", "SOCK_DCCP", "SOCK_PACKET")
 _ADDRESS_FORMS = {
     "AF_INET": '"HOST:PORT" or {AF_INET, "10.0.0.1:80"}',
@@ -30,7 +43,7 @@ _ADDRESS_FORMS = {
     "AF_NETLINK": "{AF_NETLINK, 0, 0}: the port and the groups",
     "": '{AF_INET, "10.0.0.1:80"}, or bytes, b"..."',
 }
-_PLACEHOLDER = re.compile(r"\$\{([^{}\n]*)\}")
+_PLACEHOLDER = r"\$\{([^{}\n]*)\}"
 
 
 class CheckContext(Struct, frozen=True):
@@ -103,7 +116,12 @@ class _Checker:
         self.variables = context.variables
         self.pending = context.pending
         self.problems: list[Problem] = []
-        self.values = ValueChecker(self.known, self.names, context.hosts)
+
+    @cached_property
+    def values(self) -> ValueChecker:
+        from labctl.scenario.language.values import ValueChecker  # with the tables of options, which few programs need
+
+        return ValueChecker(self.known, self.names, self.context.hosts)
 
     def wrong(self, span: Span, message: str, hint: Hint = "") -> None:
         self.problems.append(Problem(span, message, hint))
@@ -285,7 +303,7 @@ class _Checker:
         if "${" in text or family == "AF_UNIX" or (not family and looks_unix):
             return
         if family == "AF_PACKET":
-            if not _INTERFACE.match(text):
+            if not re.match(_INTERFACE, text):
                 problem = f'{call.name}: "{text}" is not an interface name; an AF_PACKET address needs one'
                 self.wrong(argument.span, problem, _address_form(family))
             elif call.name in ("sendto", "sendmsg", "connect") and not may_fail(call):
@@ -296,7 +314,7 @@ class _Checker:
             if family in CONSTANTS:
                 self.wrong(argument.span, f'{call.name}: "{text}" is not an address of {family}', _address_form(family))
             return
-        match = _INET.match(text)
+        match = re.match(_INET, text)
         if match is None:
             self.wrong(argument.span, f'"{text}" is not an address', 'write "HOST:PORT" or "[IPV6]:PORT"')
             return
@@ -387,7 +405,7 @@ class _Checker:
         if isinstance(item, syntax.Name) and item.name not in self.names and item.name not in ERRNOS:
             if item.name in CONSTANTS:
                 return
-            if _ERRNO_LIKE.match(item.name):
+            if re.match(_ERRNO_LIKE, item.name):
                 self.wrong(item.span, f"there is no errno `{item.name}`", _near(item.name, ERRNOS))
                 return
         known = self.known(item)
@@ -472,9 +490,9 @@ class _Checker:
             return self.names[name.name]
         if name.name in CONSTANTS or name.name in ERRNOS:
             return Known(Kind.INTEGER)
-        if _CONSTANT_LIKE.match(name.name) and "_" in name.name:
+        if re.match(_CONSTANT_LIKE, name.name) and "_" in name.name:
             self.wrong(name.span, f"there is no constant `{name.name}`", _near(name.name, CONSTANTS))
-        elif _ERRNO_LIKE.match(name.name):
+        elif re.match(_ERRNO_LIKE, name.name):
             self.wrong(name.span, f"there is no errno `{name.name}`", _near(name.name, ERRNOS))
         else:
             if name.name not in self.skipped_words:
@@ -487,7 +505,7 @@ class _Checker:
             self.wrong(span, f"there is no scenario variable `{name}`", _near(name, self.variables))
 
     def placeholders(self, span: Span, text: str) -> None:
-        for match in _PLACEHOLDER.finditer(text.replace("$${", "")):
+        for match in re.finditer(_PLACEHOLDER, text.replace("$${", "")) if "${" in text else ():
             self.variable(span, match[1].strip())
 
     def binary(self, expression: syntax.Binary) -> Known:

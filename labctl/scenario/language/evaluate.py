@@ -17,8 +17,8 @@ from labctl.scenario.language import syntax
 from labctl.structs import Struct
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
-_REFERENCE = re.compile(rb"\$\$\{|\$\{([^{}\n]*)\}")
-_NUMBER = re.compile(r"-?[0-9]+\Z")
+_REFERENCE = rb"\$\$\{|\$\{([^{}\n]*)\}"
+_NUMBER = r"-?[0-9]+\Z"
 
 
 class Variables(Protocol):
@@ -84,7 +84,7 @@ def _substituted(text: bytes, variables: Variables) -> bytes:
         found = _lookup(match[1].decode("utf-8", "replace").strip(), variables)
         return found if isinstance(found, bytes) else str(found).encode("utf-8", "surrogateescape")
 
-    return _REFERENCE.sub(value, text)
+    return re.sub(_REFERENCE, value, text)
 
 
 def _lookup(name: str, variables: Variables) -> object:
@@ -100,7 +100,7 @@ def _variable(variable: syntax.Variable, variables: Variables) -> Value:
         return int(found)
     if variable.is_text and isinstance(found, str):
         text = found.strip()
-        if _NUMBER.match(text) and len(text) <= 20:
+        if re.match(_NUMBER, text) and len(text) <= 20:
             return int(text)
         return CONSTANTS.get(text, found)
     if isinstance(found, float) and found.is_integer():

@@ -143,7 +143,7 @@ _PRECEDENCE = (("|", "&"), ("+", "-"), ("*",))
 _SUM = 1  # the level without `|`
 _MODIFIERS = ("within", "after", "until")
 _RESERVED = {*_MODIFIERS, "await", "assert", "in", "blocks", "pending", "len", "True", "False", *syntax.BYTE_ORDER}
-_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|[0-7]{1,3}|.)", re.DOTALL)
+_ESCAPE = r"(?s)\\(x[0-9A-Fa-f]{2}|[0-7]{1,3}|.)"
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 
 
@@ -570,7 +570,7 @@ class _Parser:
 
 
 def _unescape(text: str) -> str:
-    return _ESCAPE.sub(_escaped, text)
+    return re.sub(_ESCAPE, _escaped, text) if "\\" in text else text
 
 
 def _escaped(match: re.Match[str]) -> str:

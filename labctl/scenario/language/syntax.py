@@ -10,6 +10,7 @@ from enum import Enum, StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from labctl.lab.agent.constants import CONSTANTS, ERRNOS
 from labctl.structs import Struct
 
 if TYPE_CHECKING:
@@ -457,3 +458,27 @@ class Program(Struct, frozen=True):
     statements: tuple[Statement, ...]
     problems: tuple[Problem, ...] = ()
     skipped_words: frozenset[str] = frozenset()  # of the statements with mistakes, which may have assigned them
+
+
+def constant(expression: Expression, names: Mapping[str, Known]) -> str:
+    """Return the name of the constant that the expression is; "" if it is none."""
+    if isinstance(expression, Name) and expression.name in CONSTANTS and expression.name not in names:
+        return expression.name
+    return ""
+
+
+def constants_in(expression: Expression) -> list[Name]:
+    """Return the names in an expression of numbers."""
+    if isinstance(expression, Name):
+        return [expression]
+    if isinstance(expression, Binary):
+        return [*constants_in(expression.left), *constants_in(expression.right)]
+    return []
+
+
+def may_fail(call: Call) -> bool:
+    """Return whether the scenario may expect the call to fail: then the kernel decides, not the checker."""
+    return any(
+        item.name in ERRNOS if isinstance(item, Name) else isinstance(item, Negative | Variable)
+        for item in (*call.modifiers.expected, *call.modifiers.until)
+    )

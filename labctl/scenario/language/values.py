@@ -29,9 +29,9 @@ from labctl.lab.agent.options import (
     wants,
 )
 from labctl.scenario.language import syntax
-from labctl.scenario.language.syntax import Kind, Known, Problem
+from labctl.scenario.language.syntax import Kind, Known, Problem, constant, constants_in, may_fail
 
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){0,7}\Z")
+_MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){0,7}\Z"
 _NUMBERS = (Kind.INTEGER, Kind.DESCRIPTOR)
 _AGGREGATES = (Kind.STRUCT, Kind.LIST)
 _TAKES: Mapping[ValueKind, tuple[Kind, ...]] = {
@@ -82,30 +82,6 @@ KnownOf = Callable[[syntax.Expression], Known]
 
 def _what_is_read(kind: ValueType) -> str:
     return "a number of milliseconds" if kind.kind is ValueKind.DURATION else kind.meaning
-
-
-def constant(expression: syntax.Expression, names: Mapping[str, Known]) -> str:
-    """Return the name of the constant that the expression is; "" if it is none."""
-    if isinstance(expression, syntax.Name) and expression.name in CONSTANTS and expression.name not in names:
-        return expression.name
-    return ""
-
-
-def constants_in(expression: syntax.Expression) -> list[syntax.Name]:
-    """Return the names in an expression of numbers."""
-    if isinstance(expression, syntax.Name):
-        return [expression]
-    if isinstance(expression, syntax.Binary):
-        return [*constants_in(expression.left), *constants_in(expression.right)]
-    return []
-
-
-def may_fail(call: syntax.Call) -> bool:
-    """Return whether the scenario may expect the call to fail: then the kernel decides, not the checker."""
-    return any(
-        item.name in ERRNOS if isinstance(item, syntax.Name) else isinstance(item, syntax.Negative | syntax.Variable)
-        for item in (*call.modifiers.expected, *call.modifiers.until)
-    )
 
 
 class ValueChecker:
@@ -278,7 +254,7 @@ class ValueChecker:
             if text is not None:
                 yield from self._address(name, field, item, text)
         elif code == "mac":
-            wrong = wrong or (text is not None and not _MAC.match(text))
+            wrong = wrong or (text is not None and not re.match(_MAC, text))
         elif not wrong and field.names and code not in _MEMBER_TAKES:
             yield from self._constants(f"{name}: {field.name}", field.names, item)
         if wrong:

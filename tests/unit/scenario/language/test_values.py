@@ -6,8 +6,8 @@ import pytest
 
 from labctl.scenario.language.checker import CheckContext, check
 from labctl.scenario.language.parser import parse
-from labctl.scenario.language.syntax import Call
-from labctl.scenario.language.values import may_fail
+from labctl.scenario.language.syntax import Call, Known, may_fail
+from labctl.scenario.language.values import ValueChecker
 
 HOSTS = frozenset({"server", "client"})
 SOCKETS = """
@@ -175,3 +175,9 @@ def test_a_call_may_fail_if_its_expectation_allows_it(expected: str, fails: bool
     (call,) = parse(f"listen(t, 1){expected}").statements
     assert isinstance(call, Call)
     assert may_fail(call) is fails
+
+
+def test_an_option_of_a_socket_of_unknown_family_is_not_refused() -> None:
+    (call,) = parse("setsockopt(9, IPPROTO_TCP, TCP_NODELAY, 1)").statements
+    assert isinstance(call, Call)
+    assert list(ValueChecker(lambda _: Known(), {}, None).option(call, Known())) == []
