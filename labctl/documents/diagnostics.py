@@ -27,7 +27,7 @@ def hint_text(hint: Hint) -> str:
     return hint if isinstance(hint, str) else hint()
 
 
-class Position(Struct, frozen=True, order=True):
+class Position(Struct, frozen=True, order=True, gc=False):
     """Line and column, both counted from 1; columns are characters."""
 
     line: int

@@ -389,7 +389,7 @@ class Of(Generic[S]):
         return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
-class PlacedText(Struct, frozen=True):
+class PlacedText(Struct, frozen=True, gc=False):
     """A text and its path in the document."""
 
     text: str

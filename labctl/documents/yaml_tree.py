@@ -63,14 +63,14 @@ _UNPRINTABLE = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ff
 _TAG = "tag:yaml.org,2002:"
 
 
-class Entry(Struct):
+class Entry(Struct, gc=False):
     """A key of a mapping and its value."""
 
     key: Position
     value: Tree
 
 
-class Tree(Struct):
+class Tree(Struct, gc=False):
     """A value with its position; `style` is that of a scalar (`|`, `>`, `'`, `"`, "" for plain)."""
 
     data: Value

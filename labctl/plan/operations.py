@@ -26,7 +26,7 @@ from labctl.topology.model import (
 )
 
 
-class Step(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+class Step(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True, gc=False):
     """Base of all operations."""
 
     TEXT: ClassVar[str]
@@ -52,7 +52,7 @@ class MakeBridge(Step, frozen=True):
     mtu: int
 
 
-class LinkEnd(Struct, frozen=True, array_like=True):
+class LinkEnd(Struct, frozen=True, array_like=True, gc=False):
     node: str
     ifname: str
     mac: str
@@ -181,7 +181,7 @@ Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | SetMtu | Rese
 Operation = Making | Changing
 
 
-class Plan(Struct, frozen=True):
+class Plan(Struct, frozen=True, gc=False):
     """The operations that make a topology, in an order that the kernel accepts."""
 
     topology: str  # its name

@@ -370,7 +370,7 @@ def _address_place(end: StationEnd, family: Family) -> Place | None:
 _AUTOMATIC_MACS = 0x021A00000000  # locally administered (bit 1 of the first byte), unicast; not those of kernel/nat.py
 
 
-class Label(Struct, frozen=True):
+class Label(Struct, frozen=True, gc=False):
     """Name and MAC of an end of a link."""
 
     ifname: str

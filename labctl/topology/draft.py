@@ -44,7 +44,7 @@ class Choice(Enum):
     NONE = auto()
 
 
-class Place(Struct, frozen=True):
+class Place(Struct, frozen=True, gc=False):
     """A part of a document, for messages about it."""
 
     document: Document
@@ -67,7 +67,7 @@ WantedPrefix = IPv4Network | IPv6Network | Choice
 WantedAddress = IPv4Address | IPv6Address | IPv4Interface | IPv6Interface | Choice
 
 
-class DraftNode(Struct, frozen=True):
+class DraftNode(Struct, frozen=True, gc=False):
     """A node without interfaces and routes; for the switch of a network, the prefixes of that network."""
 
     spec: Node
@@ -88,7 +88,7 @@ class DraftNode(Struct, frozen=True):
         return self.ipv4 if family is Family.IPV4 else self.ipv6
 
 
-class DraftEnd(Struct, frozen=True):
+class DraftEnd(Struct, frozen=True, gc=False):
     node: str
     interface: str = ""
     mac: str = ""
@@ -103,7 +103,7 @@ class DraftEnd(Struct, frozen=True):
         return self.ipv4 if family is Family.IPV4 else self.ipv6
 
 
-class DraftLink(Struct, frozen=True):
+class DraftLink(Struct, frozen=True, gc=False):
     a: DraftEnd
     b: DraftEnd
     mtu: int
@@ -171,7 +171,7 @@ def number_in(prefix: Prefix, address: Address) -> int:
     return int(address) - int(prefix.network_address)
 
 
-class StationEnd(Struct, frozen=True):
+class StationEnd(Struct, frozen=True, gc=False):
     """The end of a link on a host or router, which may have addresses."""
 
     link: int  # index into the draft's links

@@ -58,7 +58,7 @@ class Readiness(Struct, frozen=True):
         return f"the file {self.file}" if self.file else f"the command `{' '.join(self.command)}` succeeding"
 
 
-class Command(Struct, frozen=True):
+class Command(Struct, frozen=True, gc=False):
     """A command that runs to its end on a node, once, before the services start."""
 
     argv: tuple[str, ...]
@@ -73,7 +73,7 @@ class Command(Struct, frozen=True):
         return self.argv[2] if self.argv[:2] == SHELL and len(self.argv) == 3 else shlex.join(self.argv)
 
 
-class Service(Struct, frozen=True):
+class Service(Struct, frozen=True, gc=False):
     """A program that runs as long as the lab; the services in `after` (NODE/SERVICE) must be ready before its start."""
 
     name: str
@@ -223,7 +223,7 @@ class Impairment(Struct, frozen=True):
         return tuple((key, form(value)) for key, value, form in every if value)
 
 
-class Interface(Struct, frozen=True):
+class Interface(Struct, frozen=True, gc=False):
     """One end of a link, on its node. A switch's interfaces are the ports of its bridge and have no addresses."""
 
     name: str  # at most 15 bytes (IFNAMSIZ, linux/if.h)
@@ -234,7 +234,7 @@ class Interface(Struct, frozen=True):
     impairment: Impairment | None = None  # of packets that it sends
 
 
-class Route(Struct, frozen=True):
+class Route(Struct, frozen=True, gc=False):
     destination: Prefix
     gateway: Address
     ifname: str
@@ -273,7 +273,7 @@ class Limits(Struct, frozen=True):
     cpu: float | None = None  # 0.5: half of one processor; 2.0: two
 
 
-class Node(Struct, frozen=True, omit_defaults=True):
+class Node(Struct, frozen=True, omit_defaults=True, gc=False):
     """A host, router or switch: what a draft asks for, then resolved, then part of a plan.
 
     A draft has no interfaces and routes yet. In a plan, operations have taken the place of interfaces, routes and
@@ -307,7 +307,7 @@ class Node(Struct, frozen=True, omit_defaults=True):
         raise KeyError(name)
 
 
-class Endpoint(Struct, frozen=True):
+class Endpoint(Struct, frozen=True, gc=False):
     node: str
     ifname: str
 
@@ -315,7 +315,7 @@ class Endpoint(Struct, frozen=True):
         return f"{self.node}:{self.ifname}"
 
 
-class Link(Struct, frozen=True):
+class Link(Struct, frozen=True, gc=False):
     """A veth pair; an end on a switch is a port of the switch's bridge."""
 
     a: Endpoint

@@ -29,7 +29,7 @@ PLAIN_ROUTES = 64  # `ip route` shows that many at a glance
 _UNREACHED, _OWN, _MIXED = -1, -2, -3  # instead of a gateway's number
 
 
-class Port(Struct, frozen=True):
+class Port(Struct, frozen=True, gc=False):
     """An interface of a host or router on a segment."""
 
     ifname: str
@@ -44,7 +44,7 @@ class Port(Struct, frozen=True):
         return None
 
 
-class Station(Struct, frozen=True):
+class Station(Struct, frozen=True, gc=False):
     """A host or a router, for routing."""
 
     name: str
