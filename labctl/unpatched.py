@@ -84,7 +84,7 @@ class Socket(StandardSocket):
         return made
 
 
-def socketpair() -> tuple[Socket, Socket]:
-    """Return two connected AF_UNIX stream sockets, as `socket.socketpair()`."""
-    first, second = _socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+def socketpair(kind: int = socket.SOCK_STREAM) -> tuple[Socket, Socket]:
+    """Return two connected AF_UNIX sockets, as `socket.socketpair()`."""
+    first, second = _socket.socketpair(socket.AF_UNIX, kind)
     return Socket(fileno=first.detach()), Socket(fileno=second.detach())

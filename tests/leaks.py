@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from labctl.lab.client.nursery import nurseries
 from tests.patience import patient
 
 MS_SHARED = 1 << 20  # linux/mount.h
@@ -97,6 +98,7 @@ def enter_own_places(worker: str = "") -> bool:
 def machine_state(*, labs: Collection[int] = (), of_session: bool = False) -> MachineState:
     """The state now, without the descendants of the processes `labs`: labs that are to outlive the test.
 
+    This process's nursery does not count, but what it has forked does.
     `of_session` is for the process that has the workers: theirs, without what only each of them can look at.
     """
     processes = list(_processes(labs))
@@ -119,6 +121,8 @@ def left_behind_since(before: MachineState, *, within_s: float = SETTLE_S, of_se
     until = time.monotonic() + within_s
     pause = threading.Event()
     while True:
+        if not of_session:
+            nurseries.start()  # reaps earlier ones
         left = machine_state(labs=before.pids, of_session=of_session).left_behind_since(before)
         if not left or time.monotonic() > until:
             return left
@@ -178,9 +182,10 @@ def _processes(labs: Collection[int]) -> Iterator[_Process]:
             environment = b"\0%b\0" % _read(f"/proc/{number}/environ")
             if any(each in environment for each in marks):
                 marked.add(number)
+    own = {os.getpid(), *(each.pid for each in nurseries.all)}
     for number, description in names.items():
         ancestors = set(_ancestors(number, parents))
-        if number != os.getpid() and not ancestors.union({number}).intersection(labs):
+        if number not in own and not ancestors.union({number}).intersection(labs):
             yield _Process(number, description, number in marked or os.getpid() in ancestors)
 
 
@@ -220,9 +225,10 @@ def _mounts() -> Iterator[str]:
 
 
 def _descriptors() -> Iterator[str]:
-    """This process's, by what they lead to and how many: numbers are reused."""
+    """This process's but those of nurseries, by what they lead to and how many: numbers are reused."""
     counts: dict[str, int] = {}
-    for name in os.listdir("/proc/self/fd"):
+    ours = {str(number) for each in nurseries.all for number in (each.pidfd, each.control.fileno(), each.errors)}
+    for name in set(os.listdir("/proc/self/fd")) - ours:
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:

@@ -209,14 +209,11 @@ def reported(action: Callable[[], int], failure_status: int | None = None) -> in
 
 
 def _run(values: dict[str, Any]) -> int:
-    """Carry out `labctl run`. The boot process of the first lab starts here, before the imports that run needs."""
-    from labctl.lab.client.boot_process import Boot
+    """Carry out `labctl run`. The nursery starts here, before the imports that run needs."""
+    if values["lab"] is None:
+        from labctl.lab.client.nursery import start_ahead
 
-    boot = Boot.start() if values["lab"] is None else None
-    try:
-        from labctl.cli.run import RunRequest, run_scenarios
+        start_ahead()
+    from labctl.cli.run import RunRequest, run_scenarios
 
-        return run_scenarios(RunRequest(**values), boot)
-    finally:
-        if boot is not None:
-            boot.close()  # idempotent: for commands that fail before their first lab
+    return run_scenarios(RunRequest(**values))

@@ -110,7 +110,7 @@ class _End:
 
 
 def _end(lab: Lab, node: str, words: list[str], stdin: int, stdout: int, stack: ExitStack) -> _End:
-    from labctl.lab.client.boot_process import search_path
+    from labctl.lab.client.nursery import search_path
 
     argv = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, search_path()[0], *words]
     errors = os.memfd_create("labctl-copy", os.MFD_CLOEXEC)

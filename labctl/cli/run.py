@@ -25,7 +25,6 @@ from labctl.scenario.results import Outcome, RunResult, ScenarioResult
 from labctl.structs import Struct
 
 if TYPE_CHECKING:
-    from labctl.lab.client.boot_process import Boot
     from labctl.report.artifacts import Collector
     from labctl.report.ci import CiLog
     from labctl.scenario.model import Scenario
@@ -178,11 +177,8 @@ class RunRequest(Struct, frozen=True):
         )
 
 
-def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
-    """Run `labctl run`. Build nothing if a file has errors or a report cannot be written.
-
-    `boot` was started early for the first lab; the caller closes it in any case.
-    """
+def run_scenarios(request: RunRequest) -> int:
+    """Run `labctl run`. Build nothing if a file has errors or a report cannot be written."""
     from labctl.scenario import Cancellation, run_many
 
     request.check_reports()
@@ -220,7 +216,7 @@ def run_scenarios(request: RunRequest, boot: Boot | None) -> int:
         with cancelled_by_signals(cancellation) as received, progress:
             gc.freeze()  # imported modules stay
             gc.enable()
-            result = run_many(scenarios, options, listener, cancellation, boot=boot)
+            result = run_many(scenarios, options, listener, cancellation)
     finally:
         if result is None:  # a CI server needs the report most of all if a run was interrupted
             cut_short = _cut_short(scenarios, options, progress.finished, str(sys.exception()))

@@ -125,9 +125,14 @@ class Description(Struct, frozen=True):
         return plan_from_json(self.plan_json)
 
 
-# The second argument of boot. The kernel sends the parent-death signal when the *thread* that started boot ends, so
-# only a boot that the main thread started can use it.
-DIES_WITH_OWNER, WATCHES_OWNER, STAYS = "dies-with-owner", "watches-owner", "stays"
+# The second argument of the nursery. The kernel sends the parent-death signal when the *thread* that started a process
+# ends, so only a nursery that the main thread started can use it.
+DIES_WITH_OWNER, WATCHES_OWNER = "dies-with-owner", "watches-owner"
+
+# A request to the nursery is one of these words, with descriptors for boot: its channel, liveness pipe and stderr.
+EPHEMERAL, STAYS = "ephemeral", "stays"
+BOOT_REQUEST_DESCRIPTORS = 3
+BOOT_REPLY = struct.Struct("=ii")  # an errno or 0, and boot's pid; a pidfd of boot comes with it
 
 HEADER = struct.Struct("=IIB")
 MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))

@@ -52,7 +52,7 @@ def program(name: str) -> str:
 
 def _run(code: str, *, within: Sequence[str] = (), timeout_s: float = PROBE_TIMEOUT_S) -> str:
     """Run Python code in a process of its own, started by `within`, and return its output. MachineError."""
-    from labctl.lab.client.boot_process import search_path
+    from labctl.lab.client.nursery import search_path
 
     code = f"import sys; sys.path.extend(sys.argv[1:]); {code}"
     argv = [*within, sys.executable, "-I", "-S", "-c", code, *search_path()]

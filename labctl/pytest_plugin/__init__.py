@@ -110,6 +110,24 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
     return collect(file_path, parent, by_name=by_name)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the nursery if tests with labs were collected, so that it is ready before the first of them."""
+    if not session.config.getoption("collectonly") and any(map(_has_lab, session.items)):
+        from labctl.lab.client.nursery import start_ahead
+
+        start_ahead()
+
+
+def _has_lab(item: pytest.Item) -> bool:
+    """Whether the item is a scenario, or uses a fixture of this plugin; another one may have the same name."""
+    if type(item).__module__ == "labctl.pytest_plugin.scenarios":
+        return True
+    # pytest has no documented name for this; without it the nursery only starts later.
+    definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    found = (definitions[name][-1] for name in _LAB_FIXTURES & definitions.keys())
+    return any(getattr(each.func, "__module__", "") == __name__ for each in found)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that lack something, before pytest's own setup and before fixtures use labs."""

@@ -26,7 +26,6 @@ from labctl.structs import replace
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
-    from labctl.lab.client.boot_process import Boot
     from labctl.lab.client.handle import Lab
     from labctl.plan.operations import Plan
     from labctl.programs.program import Program
@@ -47,14 +46,11 @@ def run_many(
     options: RunOptions | None = None,
     listener: Listener | None = None,
     cancellation: Cancellation | None = None,
-    *,
-    boot: Boot | None = None,
 ) -> RunResult:
     """Run the scenarios, at most `options.jobs` at the same time; return the results in the order of the schedule.
 
     `cancellation.cancel()` ends the running scenarios promptly; they and those not begun become errors, but no further
-    repetition begins. KeyboardInterrupt does the same and is raised again when every lab has ended. `boot` (the run
-    owns it) was started ahead, for the first lab.
+    repetition begins. KeyboardInterrupt does the same and is raised again when every lab has ended.
 
     Raises: MachineError if this machine can run no lab; the first one, when all threads have ended.
     """
@@ -68,20 +64,16 @@ def run_many(
     failed = threading.Event()
     waiting = enumerate(_until_failure_or_cancel(schedule(scenarios, options, seed), options, cancellation, failed))
     lock = threading.Lock()
-    boots = [boot] if boot is not None else []
 
     def work() -> None:
         while True:
             with lock:
                 index, run = next(waiting, (0, None))
-                first_boot = boots.pop() if boots and run is not None else None
             if run is None:
                 return
             try:
                 own = replace(options, seed=run.seed)
-                result = run_scenario(
-                    run.scenario, own, listener, cancellation, boot=first_boot, repetition=run.repetition
-                )
+                result = run_scenario(run.scenario, own, listener, cancellation, repetition=run.repetition)
                 if result.outcome in (Outcome.FAILED, Outcome.ERROR):
                     failed.set()
                 elif options.until_fail:
@@ -98,8 +90,6 @@ def run_many(
     for thread in threads:
         thread.start()
     _join(threads, cancellation)
-    for left in boots:
-        left.close()
     if raised:
         raise raised[0]
     done = tuple(results[index] for index in sorted(results))
@@ -140,12 +130,11 @@ def run_scenario(
     listener: Listener | None = None,
     cancellation: Cancellation | None = None,
     *,
-    boot: Boot | None = None,
     repetition: int = 0,
 ) -> ScenarioResult:
     """Run one scenario in this thread; nothing of its lab remains afterwards.
 
-    The run owns `boot`. `repetition` (0: the only run) goes into the result.
+    `repetition` (0: the only run) goes into the result.
 
     Raises: MachineError, except LabImpossible.
     """
@@ -154,16 +143,12 @@ def run_scenario(
     cancellation = cancellation or Cancellation()
     listener.scenario_started(scenario)
     finished = _finisher(scenario, options.seed, repetition)
-    with ExitStack() as stack:
-        if boot is not None:
-            stack.callback(boot.close)
-        if cancellation.reason:
-            result = finished(Outcome.ERROR, f"not run: {cancellation.reason}", interrupted=True)
-        elif missing := unmet(scenario.requires):
-            result = finished(Outcome.SKIPPED, missing)
-        else:
-            stack.pop_all()  # the lab owns the boot
-            result = _run_in_lab(scenario, options, listener, cancellation, boot, finished)
+    if cancellation.reason:
+        result = finished(Outcome.ERROR, f"not run: {cancellation.reason}", interrupted=True)
+    elif missing := unmet(scenario.requires):
+        result = finished(Outcome.SKIPPED, missing)
+    else:
+        result = _run_in_lab(scenario, options, listener, cancellation, finished)
     listener.scenario_finished(scenario, result)
     return result
 
@@ -173,7 +158,6 @@ def _run_in_lab(
     options: RunOptions,
     listener: Listener,
     cancellation: Cancellation,
-    boot: Boot | None,
     finished: Finished,
 ) -> ScenarioResult:
     from labctl.lab.client.handle import Lab
@@ -183,7 +167,7 @@ def _run_in_lab(
     try:
         with ExitStack() as stack:
             if options.lab is None:
-                plan, lab = _own_lab(scenario, options, boot)
+                plan, lab = _own_lab(scenario, options)
                 changes = Changes()
             else:
                 lab = Lab.attach(options.lab)
@@ -217,7 +201,7 @@ def _run_in_lab(
         return finished(Outcome.ERROR, str(error), results)
 
 
-def _own_lab(scenario: Scenario, options: RunOptions, boot: Boot | None) -> tuple[Plan, Lab]:
+def _own_lab(scenario: Scenario, options: RunOptions) -> tuple[Plan, Lab]:
     """Create the scenario's own lab: without a name, or with one that can be published if the lab may be kept."""
     from labctl.lab.client.handle import Lab
     from labctl.plan.build import build
@@ -234,9 +218,7 @@ def _own_lab(scenario: Scenario, options: RunOptions, boot: Boot | None) -> tupl
 
         paths += visible_paths(plan)
     if not options.keep_on_failure:
-        return plan, Lab.open(plan, visible_paths=paths, boot=boot)
-    if boot is not None:
-        boot.close()
+        return plan, Lab.open(plan, visible_paths=paths)
     name = re.sub(r"[^a-z0-9]+", "-", Path(scenario.file).stem.lower()).strip("-")[:_LAB_NAME_CHARACTERS] or "lab"
     unique = f"{name}-{threading.get_native_id()}"  # scenarios run in a thread each
     return plan, Lab.up(plan, unique, source=scenario.file, visible_paths=paths)

@@ -1,6 +1,6 @@
 """A lab's owner, for tests that kill: `python -m tests.faults.owner STAGE`; says on stdout how far it is.
 
-STAGE is the last thing that it does before it waits for its end: boot, open, program, caller. `exit` ends at once.
+STAGE is the last thing that it does before it waits for its end: nursery, open, program, caller. `exit` ends at once.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import signal
 import socket
 import sys
 
-from labctl.lab.client.boot_process import Boot
 from labctl.lab.client.handle import Lab
+from labctl.lab.client.nursery import nurseries
 from tests.labs import pair_plan
 
 
 def main(last: str) -> None:
     held: list[object] = []  # dropping a caller would end it
-    boot = Boot.start()
-    said("boot")
-    if last != "boot":
-        with Lab.open(pair_plan(), boot=boot) as lab:
+    nurseries.start()
+    said("nursery")
+    if last != "nursery":
+        with Lab.open(pair_plan()) as lab:
             said("open")
             if last != "open":
                 lab.spawn("server", ["sh", "-c", "sleep 1000 & sleep 1000 & wait"])

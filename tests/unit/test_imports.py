@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.lab.client.boot_process import search_path
+from labctl.lab.client.nursery import search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from labctl.lab.client.boot_process import search_path
+from labctl.lab.client.nursery import search_path
 from labctl.structs import Struct, replace
 
 INTERRUPTED = """

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import signal
 import socket
-import sys
-import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
-from labctl.errors import DeadlineExceeded, InputError, LabImpossible, MachineError, describe_errno
-from labctl.lab.protocol import DIES_WITH_OWNER, STAYS, WATCHES_OWNER
+from labctl.errors import DeadlineExceeded, InputError, LabImpossible, describe_errno
+from labctl.lab.client.nursery import cannot_start, nurseries
+from labctl.lab.protocol import EPHEMERAL, STAYS
 from labctl.structs import Struct
 from labctl.topology.model import Exposure, Node, Transport
 from labctl.unpatched import Socket, socketpair
@@ -93,15 +91,11 @@ def _hint(exposure: Exposure, number: int) -> str:
     return os.strerror(number)
 
 
-# What the interpreter runs. The owner chooses the search path, not the environment or the user's site directory.
-_BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.keeper.boot import main; main()"
-BOOT_NAME = "labctl-boot"
-_FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _LAST_WORDS_BYTES = 4000
 
 
 class Boot(Struct):
-    """A started boot process. Owns the descriptors. `Lab.open(boot=...)` takes it over."""
+    """A started boot process. Owns the descriptors."""
 
     pid: int
     pidfd: int
@@ -111,27 +105,20 @@ class Boot(Struct):
     ended: bool = False
 
     @classmethod
-    def start(cls, *, errors: int | None = None, lab: str = "", state_directory: str = "") -> Boot:
-        """Start the interpreter, which waits for `Lab.open`, and ends with its owner or with `close`.
+    def start(cls, *, errors: int | None = None) -> Boot:
+        """Start the process, which waits for `Lab.open`, and ends with its owner or with `close`.
 
-        A lab that stays passes `errors`, a file for stderr of boot and keeper, which Boot owns then, and its name and
-        state directory, which appear on the command line of the process (see `labctl.lab.client.registry`).
-        May be called from any thread. MachineError if the interpreter cannot be started.
+        A lab that stays passes `errors`, a file for stderr of boot and keeper, which Boot owns then. May be called from
+        any thread. MachineError if the process cannot be started, DeadlineExceeded.
         """
-        if not sys.executable:
-            raise MachineError("lab: cannot start its keeper: this Python does not know its own path (sys.executable).")
         try:
             with ExitStack() as ours, ExitStack() as theirs:
-                return cls._started(ours, theirs, errors, f"{BOOT_NAME}={lab}={state_directory}" if lab else BOOT_NAME)
+                return cls._started(ours, theirs, errors)
         except OSError as error:
-            from labctl.kernel.processes import remedy
-
-            number = error.errno or 0
-            reason = f"{describe_errno(number)}. {remedy(number)}".rstrip()
-            raise MachineError(f"lab: cannot start its keeper with {sys.executable}: {reason}") from error
+            raise cannot_start(error) from error
 
     @classmethod
-    def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None, name: str) -> Boot:
+    def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None) -> Boot:
         """`theirs` closes when the child has inherited its descriptors, `ours` if it could not be started."""
         channel, their_channel = socketpair()
         ours.callback(channel.close)
@@ -139,31 +126,10 @@ class Boot(Struct):
         reading, liveness = os.pipe2(os.O_CLOEXEC)
         theirs.callback(os.close, reading)
         ours.callback(os.close, liveness)
-        stays = given_errors is not None
         errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC) if given_errors is None else given_errors
         ours.callback(os.close, errors)
-        high = [_high(descriptor, theirs) for descriptor in (their_channel.fileno(), reading, errors)]
-        lifetime = DIES_WITH_OWNER if threading.get_native_id() == os.getpid() else WATCHES_OWNER
-        if stays:
-            lifetime = STAYS
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP, name, lifetime, *search_path()],
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, high[2], 2),
-                (os.POSIX_SPAWN_DUP2, high[0], 3),
-                (os.POSIX_SPAWN_DUP2, high[1], 4),
-            ],
-            # Its own process group in the same session: Ctrl-C of the terminal does not reach it, but the kernel still
-            # continues it, if it is stopped, when its owner ends (an orphaned process group; setpgid(2)).
-            setpgroup=0,
-            setsigmask=(),
-            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-        )
-        pidfd = os.pidfd_open(pid)
+        kind = EPHEMERAL if given_errors is None else STAYS
+        pid, pidfd = nurseries.fork_boot(kind, (their_channel.fileno(), reading, errors))
         ours.pop_all()
         return cls(pid, pidfd, channel, liveness, errors)
 
@@ -204,17 +170,17 @@ class Boot(Struct):
                 self.channel.shutdown(socket.SHUT_RDWR)
 
     def close(self, *, deadline_s: float = 10.0) -> None:
-        """End boot, and the lab with it; return when boot is reaped, which waits for the keeper. Idempotent."""
+        """End boot, and the lab with it; return when boot has ended, which waits for the keeper. Idempotent."""
         if self.ended:
             return
         self.hang_up()
         self.ended = True
         self.channel.close()
         try:
-            if not self._reaped(deadline_s):
+            if not self._ends_within(deadline_s):
                 # Perhaps a signal has stopped it. The keeper dies with its parent.
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-                if not self._reaped(deadline_s):
+                if not self._ends_within(deadline_s):
                     raise DeadlineExceeded(f"lab: its boot process {self.pid} could not be ended in {deadline_s:g} s.")
         finally:
             self._close_files()
@@ -224,34 +190,7 @@ class Boot(Struct):
             os.close(descriptor)
         self.pidfd = self.errors = -1
 
-    def _reaped(self, timeout_s: float) -> bool:
+    def _ends_within(self, timeout_s: float) -> bool:
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
-        if not poller.poll(max(0.0, timeout_s) * 1000):
-            return False
-        with contextlib.suppress(ChildProcessError):  # the program reaps its children in another way (SIGCHLD ignored)
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        return True
-
-
-def search_path() -> list[str]:
-    """The directories that hold labctl and the packages that its keeper imports.
-
-    The import system finds them, since a directory of a package's name (a clone beside the script) need not be the
-    package. MachineError if a package is missing.
-    """
-    from importlib.util import find_spec
-
-    found = []
-    for package in ("labctl", "msgspec", "pyroute2"):
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise MachineError(f"lab: cannot start its keeper: {sys.executable} has no package {package}.")
-        found.append(os.path.dirname(os.path.dirname(os.path.abspath(spec.origin))))
-    return list(dict.fromkeys(found))
-
-
-def _high(descriptor: int, owner: ExitStack) -> int:
-    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
-    owner.callback(os.close, copy)
-    return copy
+        return bool(poller.poll(max(0.0, timeout_s) * 1000))

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Self
 from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError
 from labctl.lab import protocol
 from labctl.lab.client import registry, state_dir
-from labctl.lab.client.boot_process import Boot, open_ports, search_path
+from labctl.lab.client.boot_process import Boot, open_ports
 from labctl.lab.client.lab_directory import LAST_WORDS
+from labctl.lab.client.nursery import search_path
 from labctl.lab.client.process import Process
 from labctl.lab.client.rpc_client import KeeperStopped, RpcClient
 from labctl.structs import replace
@@ -146,15 +147,14 @@ class Lab:
         *,
         visible_paths: Iterable[str | os.PathLike[str]] = (),
         deadline_s: float = REPLY_TIMEOUT_S,
-        boot: Boot | None = None,
     ) -> Self:
         """Make the lab that `plan` describes; the caller closes it.
 
         `visible_paths` stay visible on hosts although they lie under /tmp, /run or /dev/shm, as do this Python, labctl
-        and the working directory. `boot` is a boot process that was started ahead; the lab owns it then. MachineError
-        if this machine cannot have labs, KernelError for a refused operation, DeadlineExceeded after `deadline_s`.
+        and the working directory. MachineError if this machine cannot have labs, KernelError for a refused operation,
+        DeadlineExceeded after `deadline_s`.
         """
-        lab = cls(boot or Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), REPLY_TIMEOUT_S)
+        lab = cls(Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), REPLY_TIMEOUT_S)
         try:
             with ExitStack() as ports:
                 request, descriptors = with_ports(open_request(plan, visible_paths), plan, ports)
@@ -576,4 +576,4 @@ def _boot_that_stays(directory: LabDirectory) -> Boot:
         words = os.open(LAST_WORDS, flags, 0o600, dir_fd=directory.directory)
     except OSError as error:
         raise state_dir.cannot("make a file in it", error) from error
-    return Boot.start(errors=words, lab=directory.lab, state_directory=str(state_dir.configured_directory()))
+    return Boot.start(errors=words)

@@ -41,6 +41,11 @@ def making(lab: str) -> str:
     return f".{file_name(lab)}.making"
 
 
+def lab_of(file: str) -> str:
+    """The name of the lab whose directory has that name, complete or not; "" if it is not UTF-8."""
+    return name_of(file.removeprefix(".").removesuffix(".making") if file.startswith(".") else file)
+
+
 class LabDirectory(Struct):
     """Owns descriptors: the lab's directory, its parent, /run/netns (-1: the lab has no names there), the lock."""
 

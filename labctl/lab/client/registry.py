@@ -19,13 +19,14 @@ from contextlib import ExitStack, contextmanager
 
 from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError, LabGone, describe_errno
 from labctl.lab.client import state_dir
-from labctl.lab.client.boot_process import BOOT_NAME
 from labctl.lab.client.lab_directory import (
     BOOT,
     DIRECTORY_FLAGS,
+    LAST_WORDS,
     NETNS_DIRECTORY,
     SOCKET,
     file_name,
+    lab_of,
     leads_to_a_descriptor,
     making,
     name_of,
@@ -164,7 +165,7 @@ class Orphan(Struct, frozen=True):
 
 def orphans() -> list[Orphan]:
     """The orphans of the state directory that this process uses. LabError if that is not safely the user's."""
-    configured = str(state_dir.configured_directory())
+    configured = os.path.realpath(state_dir.configured_directory())
     with state_dir.opened_state() as state:
         return [
             Orphan(name, pid)
@@ -240,12 +241,11 @@ def _boots() -> Iterator[tuple[int, str, str]]:
             with contextlib.suppress(OSError, ValueError):
                 if _content(pid, "comm") != b"labctl-boot\n":
                     continue
-                arguments = os.fsdecode(_content(pid, "cmdline")).split("\0")
-                label = next((argument for argument in arguments if argument.startswith(f"{BOOT_NAME}=")), "")
-                if not label or _uid(pid) != os.geteuid():
-                    continue
-                _, name, directory = label.split("=", 2)
-                yield int(pid), name, directory
+                # Standard error of boot is a file in the lab's directory. The link names it also when it was deleted.
+                words = os.readlink(f"/proc/{pid}/fd/2").removesuffix(" (deleted)")
+                directory, lab, file = words.rsplit("/", 2)
+                if file == LAST_WORDS and _uid(pid) == os.geteuid():
+                    yield int(pid), lab_of(lab), directory
 
 
 def _content(pid: str, file: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Boot: the first process of a lab, a fresh interpreter that the owner starts (docs/decisions/0001).
+"""Boot: the first process of a lab, which the owner's nursery forks (docs/decisions/0001, 0016).
 
 It waits for the owner's `Open`, enters the lab's namespaces and forks the keeper. From then on it only watches: when
 the owner ends, it ends the keeper; when the keeper ends, it reaps it and ends itself. Before `Open` it makes nothing.
@@ -10,12 +10,10 @@ keeper reports that the lab outlives it, and it removes the lab's state director
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import select
 import signal
 import socket
-import sys
 from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, LabctlError, LabGone
@@ -23,38 +21,36 @@ from labctl.kernel import processes, syscalls
 from labctl.kernel.privilege import enter_lab_namespaces
 from labctl.lab.client.lab_directory import LabDirectory
 from labctl.lab.keeper.keeper import Registration, keep
-from labctl.lab.protocol import DIES_WITH_OWNER, STAYS, Channel, Failed, Open
+from labctl.lab.protocol import Channel, Failed, Open
 
 if TYPE_CHECKING:
     from labctl.lab.keeper.external import ExternalAccess
 
 
-CHANNEL = 3  # descriptors from the owner
-LIVENESS = 4  # hung up when the owner ends
+def run(channel: socket.socket, liveness: int, owner: int, *, stays: bool) -> None:
+    """Be boot in the calling process, which the nursery has forked for it; ends the process.
 
-
-def main() -> None:
-    """Run boot in the fresh interpreter; ends the process."""
-    if sys.argv[2] == DIES_WITH_OWNER:
-        processes.die_with_parent()  # also while it is stopped
-    processes.ignore(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
-    processes.keep_only(0, 1, 2, CHANNEL, LIVENESS)
+    Args:
+        channel: to the owner.
+        liveness: a pipe that is hung up when the owner ends, or ends the lab.
+        owner: a pidfd of the owner.
+        stays: the lab may outlive its owner.
+    """
     syscalls.set_process_name("labctl-boot")
-    for descriptor in (CHANNEL, LIVENESS):
-        os.set_inheritable(descriptor, False)
-    owner = os.pidfd_open(os.getppid())
+    # Its own process group in the same session: Ctrl-C of the terminal does not reach it, but the kernel still
+    # continues it, if it is stopped, when the nursery ends (an orphaned process group; setpgid(2)).
+    os.setpgid(0, 0)
     refused: OSError | None = None
-    if sys.argv[2] == STAYS:
+    if stays:
         try:
             _leave_parent()
         except OSError as error:  # EAGAIN, too many processes; reported in reply to `Open`
             refused = error
-    channel = Channel(socket.socket(fileno=CHANNEL), Open)
-    _preload(channel)
+    requests = Channel(channel, Open)
     with contextlib.suppress(LabGone):
-        frame = channel.receive(until=None)
+        frame = requests.receive(until=None)
         if frame is not None and isinstance(frame.message, Open):
-            _run(frame.message, frame.number, frame.descriptors, channel, owner, refused)
+            _run(frame.message, frame.number, frame.descriptors, requests, liveness, owner, refused)
     os._exit(0)
 
 
@@ -66,23 +62,14 @@ def _leave_parent() -> None:
     os.chdir("/")
 
 
-def _preload(channel: Channel) -> None:
-    """While the owner still reads its files, import what the keeper always needs, and what it probably needs."""
-    from labctl.kernel import rtnl
-
-    rtnl.load_message_classes()
-    poller = select.poll()
-    poller.register(channel.fileno(), select.POLLIN)
-    if not poller.poll(0):
-        from labctl.lab.agent import server
-
-        assert server
-    gc.collect()
-    gc.freeze()  # collections in forked children then leave these pages shared
-
-
 def _run(
-    request: Open, number: int, descriptors: tuple[int, ...], channel: Channel, owner: int, refused: OSError | None
+    request: Open,
+    number: int,
+    descriptors: tuple[int, ...],
+    channel: Channel,
+    liveness: int,
+    owner: int,
+    refused: OSError | None,
 ) -> None:
     """Make the lab and watch it to its end; report errors on the channel. `refused` is an error from before."""
     ports, others = descriptors[: len(request.exposed)], descriptors[len(request.exposed) :]
@@ -101,7 +88,7 @@ def _run(
 
             external = prepare(request, ports)
         try:
-            _watch(owner, channel, request, number, directory, listener, external)
+            _watch(liveness, owner, channel, request, number, directory, listener, external)
         finally:
             if external is not None:
                 external.undo()
@@ -117,6 +104,7 @@ def _run(
 
 
 def _watch(
+    liveness: int,
     owner: int,
     channel: Channel,
     request: Open,
@@ -132,7 +120,7 @@ def _watch(
     outlives_reading, outlives_writing = os.pipe2(os.O_CLOEXEC)
 
     def keeper() -> None:
-        for descriptor in (boot_writing, outlives_reading, LIVENESS, owner):
+        for descriptor in (boot_writing, outlives_reading, liveness, owner):
             os.close(descriptor)
         registration = Registration(directory, listener, outlives_writing, pid_namespace) if directory else None
         keep(channel, request, number, boot_reading, rootless, registration, external)
@@ -147,7 +135,7 @@ def _watch(
     for descriptor in (boot_reading, outlives_writing, *([listener] if directory else [])):
         os.close(descriptor)
     poller = select.poll()
-    poller.register(LIVENESS, 0)  # POLLHUP: the owner closed it, or ended
+    poller.register(liveness, 0)  # POLLHUP: the owner closed it, or ended
     poller.register(owner, select.POLLIN)  # ended, though a process that it forked may hold the other open
     poller.register(pidfd, select.POLLIN)
     poller.register(outlives_reading, select.POLLIN)
@@ -168,7 +156,7 @@ def _watch(
         if outlives_reading in ready:  # before the owner, which may end as soon as the lab outlives it
             poller.unregister(outlives_reading)
             if os.read(outlives_reading, 1):
-                poller.unregister(LIVENESS)
+                poller.unregister(liveness)
                 poller.unregister(owner)
             continue
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -33,7 +33,7 @@ def test_the_worst_outcome_decides_the_exit_status() -> None:
 )
 def test_a_wrong_request_is_refused_before_anything_is_built(request_: RunRequest, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        run_scenarios(request_, None)
+        run_scenarios(request_)
 
 
 def test_all_errors_of_all_files_are_reported_together(tmp_path: Path) -> None:

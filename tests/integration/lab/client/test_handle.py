@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import KernelError, LabError
-from labctl.lab.client.boot_process import Boot
 from labctl.lab.client.handle import Lab
 from labctl.plan.drop_rules import DropProtocol, DropRule
 from labctl.plan.operations import AddAddress, SetDown, SetUp
@@ -121,19 +120,6 @@ def test_an_operation_that_the_kernel_refuses_fails_the_opening_and_leaves_nothi
 def test_an_unknown_node_is_named_with_those_there_are() -> None:
     with Lab.open(pair_plan()) as lab, pytest.raises(LabError, match=r"no node sever.*client, server"):
         lab.spawn("sever", ["true"])
-
-
-def test_a_boot_process_that_was_started_ahead_opens_the_lab() -> None:
-    boot = Boot.start()
-    with Lab.open(pair_plan(), boot=boot) as lab:
-        assert is_reachable(lab)
-
-
-def test_a_boot_process_that_is_never_used_made_no_namespace_and_ends_when_closed() -> None:
-    boot = Boot.start()
-    own = {os.readlink(entry) for entry in Path("/proc/self/ns").iterdir()}
-    assert {os.readlink(entry) for entry in Path(f"/proc/{boot.pid}/ns").iterdir()} == own
-    boot.close()
 
 
 def test_a_stopped_boot_and_keeper_do_not_keep_a_lab_from_closing() -> None:

@@ -7,16 +7,13 @@ import socket
 import subprocess
 import sys
 
-from labctl.lab.keeper.boot import CHANNEL, LIVENESS
-from labctl.lab.protocol import DIES_WITH_OWNER
+from labctl.lab.keeper import boot
 
 PROGRAM = f"""
-import os, sys
-channel, liveness = map(int, sys.argv[3:])
-os.dup2(channel, 100); os.dup2(liveness, 101)
-os.dup2(100, {CHANNEL}); os.dup2(101, {LIVENESS})
-from labctl.lab.keeper.boot import main
-main()
+import os, socket, sys
+from {boot.__name__} import run
+channel, liveness = map(int, sys.argv[1:])
+run(socket.socket(fileno=channel), liveness, os.pidfd_open(os.getppid()), stays=False)
 """
 
 
@@ -24,7 +21,7 @@ def test_boot_ends_without_a_trace_when_its_owner_opens_no_lab() -> None:
     mine, theirs = socket.socketpair()
     reading, writing = os.pipe()
     with mine, theirs:
-        arguments = [sys.executable, "-c", PROGRAM, "labctl-boot", DIES_WITH_OWNER, str(theirs.fileno()), str(writing)]
+        arguments = [sys.executable, "-c", PROGRAM, str(theirs.fileno()), str(writing)]
         process = subprocess.Popen(arguments, pass_fds=(theirs.fileno(), writing), stderr=subprocess.PIPE)
         theirs.close()
         mine.close()

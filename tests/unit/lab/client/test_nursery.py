@@ -13,7 +13,7 @@ import pytest
 
 import labctl
 from labctl.errors import MachineError
-from labctl.lab.client.boot_process import search_path
+from labctl.lab.client.nursery import search_path
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -33,7 +33,7 @@ def test_a_directory_of_a_packages_name_is_not_the_package(
 
 
 def test_a_missing_package_is_named() -> None:
-    program = "import sys; from labctl.lab.client.boot_process import search_path; "
+    program = "import sys; from labctl.lab.client.nursery import search_path; "
     program += "sys.modules['pyroute2'] = None; search_path()"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert MachineError.__name__ in ended.stderr
@@ -45,6 +45,6 @@ def test_an_installation_without_sources_is_found(tmp_path: Path) -> None:
     assert compileall.compile_dir(tmp_path, legacy=True, quiet=1)
     for source in tmp_path.rglob("*.py"):
         source.unlink()
-    program = "from labctl.lab.client.boot_process import search_path; print(search_path()[0])"
+    program = "from labctl.lab.client.nursery import search_path; print(search_path()[0])"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path}\n"

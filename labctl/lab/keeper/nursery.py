@@ -1,0 +1,112 @@
+"""The nursery: a preloaded process that forks a boot for each lab of its owner (docs/decisions/0016).
+
+It is single-threaded, so it may fork, and makes nothing itself. It ends with its owner; and when the owner has hung up,
+as soon as its last boot has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+
+from labctl.kernel import processes, syscalls
+from labctl.lab.keeper import boot
+from labctl.lab.protocol import BOOT_REPLY, BOOT_REQUEST_DESCRIPTORS, DIES_WITH_OWNER, STAYS
+
+CONTROL = 3  # descriptors from the owner: the socket for requests
+OWNER = 4  # a pidfd of the owner
+
+
+def main() -> None:
+    """Run the nursery in a process that the owner started for it; ends the process."""
+    run(dies_with_owner=sys.argv[2] == DIES_WITH_OWNER)
+
+
+def run(*, dies_with_owner: bool) -> None:
+    """Be the nursery; ends the process. `dies_with_owner`: the parent is the owner's main thread."""
+    if dies_with_owner:
+        processes.die_with_parent()  # also while it is stopped
+    processes.ignore(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
+    processes.keep_only(0, 1, 2, CONTROL, OWNER)
+    syscalls.set_process_name("labctl-nursery")
+    os.chdir("/")  # requests hold the owner's directory; this process must not keep another one in use
+    for descriptor in (CONTROL, OWNER):
+        os.set_inheritable(descriptor, False)
+    with socket.socket(fileno=CONTROL) as control:
+        _preload(control)
+        _serve(control)
+    os._exit(0)
+
+
+def _preload(control: socket.socket) -> None:
+    """Import what the keeper always needs and, unless a request waits already, what it probably needs."""
+    from labctl.kernel import rtnl
+
+    rtnl.load_message_classes()
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    if not poller.poll(0):
+        from labctl.lab.agent import server
+
+        assert server
+    gc.collect()
+    gc.freeze()  # collections in forked children then leave these pages shared
+
+
+def _serve(control: socket.socket) -> None:
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    poller.register(OWNER, select.POLLIN)
+    boots: set[int] = set()  # pidfds
+    while control.fileno() != -1 or boots:
+        for descriptor, _ in poller.poll():
+            if descriptor == OWNER:
+                return  # and every boot with this process
+            if descriptor in boots:
+                os.waitid(os.P_PIDFD, descriptor, os.WEXITED)
+                poller.unregister(descriptor)
+                boots.remove(descriptor)
+                os.close(descriptor)
+            elif (forked := _answer(control)) is None:
+                poller.unregister(control)
+                control.close()
+            elif forked != -1:
+                boots.add(forked)
+                poller.register(forked, select.POLLIN)
+
+
+def _answer(control: socket.socket) -> int | None:
+    """Fork a boot as the owner requests; return its pidfd, -1 if that fails, None when the owner has hung up."""
+    kind, descriptors, _, _ = socket.recv_fds(control, 64, BOOT_REQUEST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    if not kind:
+        return None
+    nursery = os.getpid()
+    try:
+        if len(descriptors) != BOOT_REQUEST_DESCRIPTORS:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        pid = processes.fork(lambda: _boot(nursery, descriptors, stays=kind.decode() == STAYS))
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        control.send(BOOT_REPLY.pack(error.errno or errno.EIO, 0))
+        return -1
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    socket.send_fds(control, [BOOT_REPLY.pack(0, pid)], [pidfd])
+    return pidfd
+
+
+def _boot(nursery: int, descriptors: list[int], *, stays: bool) -> None:
+    if not stays:
+        processes.die_with_parent()
+        if os.getppid() != nursery:
+            return  # it ended before the line above took effect
+    channel, liveness, errors = descriptors
+    os.dup2(errors, 2)
+    processes.keep_only(0, 1, 2, OWNER, channel, liveness)
+    boot.run(socket.socket(fileno=channel), liveness, OWNER, stays=stays)
