@@ -7,6 +7,7 @@ and links are in file order.
 from __future__ import annotations
 
 import os
+from _socket import AF_INET, AF_INET6, inet_pton  # socket takes longer to import
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
@@ -18,9 +19,6 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
-    ip_address,
-    ip_interface,
-    ip_network,
 )
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -167,10 +165,10 @@ def entries_of(source: str) -> Iterator[tuple[str, str]]:
                 yield path, os.path.relpath(path, source)
 
 
-_ADDRESS_CLASSES: dict[str, tuple[Callable[[str], Any], type, type]] = {
-    "Address": (ip_address, IPv4Address, IPv6Address),
-    "AddressOnLink": (ip_interface, IPv4Interface, IPv6Interface),
-    "Prefix": (ip_network, IPv4Network, IPv6Network),
+_ADDRESS_CLASSES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "Address": (IPv4Address, IPv6Address),
+    "AddressOnLink": (IPv4Interface, IPv6Interface),
+    "Prefix": (IPv4Network, IPv6Network),
 }
 if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
@@ -179,15 +177,32 @@ if TYPE_CHECKING:
 else:  # msgspec does not support a union of classes that are not its own
     Address, AddressOnLink, Prefix = (ABCMeta(name, (), {}) for name in _ADDRESS_CLASSES)
     for kind in (Address, AddressOnLink, Prefix):
-        for each in _ADDRESS_CLASSES[kind.__name__][1:]:
+        for each in _ADDRESS_CLASSES[kind.__name__]:
             kind.register(each)
 
 
+_LENGTHS = {str(length): length for length in range(129)}
+
+
 def read_address(kind: Any, text: object) -> Any:
-    """Read an address or prefix from JSON: the `dec_hook` of msgspec. ValueError."""
+    """Read an address or prefix from JSON: the `dec_hook` of msgspec. ValueError.
+
+    inet_pton(3) and a number take a quarter of the time that the classes need for a text.
+    """
     if not isinstance(text, str):
         raise ValueError("an address is not a text")
-    return _ADDRESS_CLASSES[kind.__name__][0](text)
+    written, slash, length = text.partition("/")
+    is_ipv6 = ":" in written
+    made = _ADDRESS_CLASSES[kind.__name__][is_ipv6]
+    try:
+        number = int.from_bytes(inet_pton(AF_INET6 if is_ipv6 else AF_INET, written))
+        if kind is not Address:
+            return made((number, _LENGTHS[length]))
+        if not slash:
+            return made(number)
+    except (OSError, KeyError):
+        pass
+    raise ValueError(f"`{text}` is not an address" if kind is Address else f"`{text}` is not an address with a length")
 
 
 class NodeKind(StrEnum):
