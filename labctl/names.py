@@ -24,6 +24,8 @@ _INTERFACE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 def name_key(name: str) -> str:
     """Return the form in which names are compared: host names are the same regardless of case."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -563,6 +563,7 @@ class Shape:
     """A parsed mapping; subclasses declare its keys. Immutable."""
 
     KEYS: ClassVar[Mapping[str, Key[Any]]] = {}
+    REQUIRED: ClassVar[tuple[str, ...]] = ()
     RULES: ClassVar[tuple[Rule, ...]] = ()
 
     def __init__(self, values: Mapping[str, Any], path: KeyPath = ()) -> None:
@@ -572,6 +573,7 @@ class Shape:
     def __init_subclass__(cls) -> None:
         own = {key.name: key for key in vars(cls).values() if isinstance(key, Key)}
         cls.KEYS = {**cls.KEYS, **own}
+        cls.REQUIRED = tuple(name for name, key in cls.KEYS.items() if key.required)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Shape) and type(self) is type(other) and self.values == other.values
@@ -596,8 +598,8 @@ class Shape:
         """Read the mapping, without its invalid values. Raises Unusable if a required value is missing or invalid."""
         if not isinstance(value, dict):
             raise at.wrong(path, f"expected a mapping, got {describe(value)}")
-        for name, key in cls.KEYS.items():
-            if key.required and name not in value:
+        for name in cls.REQUIRED:
+            if name not in value:
                 at.wrong((*path, name), f"the key `{name}` is missing", key=True)
         keys = cls.KEYS
         given = {name: part for name, part in value.items() if name not in keys or not keys[name].takes_nothing(part)}
@@ -618,7 +620,7 @@ class Shape:
             if message:
                 at.wrong((*path, one) if one else path, message)
                 break
-        if any(key.required and name not in values for name, key in cls.KEYS.items()):
+        if any(name not in values for name in cls.REQUIRED):
             raise Unusable
         shape = cls(values, path)
         if len(values) == len(given) and (wrong := shape.problem()):
@@ -635,9 +637,8 @@ class Shape:
             if cls.__doc__:
                 whole["description"] = cls.__doc__
             whole["properties"] = {name: key.schema(into) for name, key in cls.KEYS.items()}
-            needed = [name for name, key in cls.KEYS.items() if key.required]
-            if needed:
-                whole["required"] = needed
+            if cls.REQUIRED:
+                whole["required"] = list(cls.REQUIRED)
             if cls.RULES:
                 whole["allOf"] = [rule.schema() for rule in cls.RULES]
             whole["additionalProperties"] = False

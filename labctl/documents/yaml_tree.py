@@ -324,6 +324,11 @@ class Document(Struct, frozen=True, eq=False, dict=True):
         """The value of the whole file; None for an empty file."""
         return self.root.data
 
+    @cached_property
+    def directory(self) -> Path:
+        """The directory of the file, with symbolic links resolved."""
+        return Path(self.file).resolve().parent
+
     def __repr__(self) -> str:
         return f"<Document {self.file}>"
 

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
+from functools import cache
 from typing import Any
 
 from labctl.plan.diff import Difference
@@ -228,11 +229,19 @@ def _end(end: LinkEnd) -> list[str]:
 
 
 def _fields(operation: Operation) -> dict[str, Any]:
-    fields: dict[str, Any] = {"operation": re.sub(r"\B(?=[A-Z])", "_", type(operation).__name__).lower()}
-    for name in operation.__struct_fields__:
-        value = getattr(operation, name)
-        fields[name] = asdict(value) if isinstance(value, LinkEnd) else to_builtins(value, enc_hook=str)
+    fields: dict[str, Any] = {"operation": _kind(type(operation))}
+    for name, value in asdict(operation).items():
+        if isinstance(value, LinkEnd):
+            fields[name] = asdict(value)
+        else:
+            fields[name] = value if isinstance(value, str | int) else to_builtins(value, enc_hook=str)
     return fields
+
+
+@cache
+def _kind(operation: type[Operation]) -> str:
+    """Return `make_node` for MakeNode."""
+    return re.sub(r"\B(?=[A-Z])", "_", operation.__name__).lower()
 
 
 def _comment(text: str) -> str:

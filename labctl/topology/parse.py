@@ -351,7 +351,7 @@ class _FileReader:
         )
 
     def is_valid_name(self, name: str, names: tuple[str, ...], place: Place) -> bool:
-        problem = node_name_problem(name) or node_name_problem(names[-1])
+        problem = node_name_problem(name) or (node_name_problem(names[-1]) if names[-1] != name else "")
         if problem:
             self.mistakes.add(place, f"the name `{_short(name)}` {problem}", _better_name(name), key=True)
         elif name_key(name) in self.gathered.groups:
@@ -475,7 +475,7 @@ class _FileReader:
         return self.gathered.groups.get(name_key(end.node), ())
 
     def impairment_values(self, model: ImpairedFile, place: Place) -> dict[str, int]:
-        values, flaws = impairments.read({key: model.values.get(key) for key in impairments.KEYS})
+        values, flaws = impairments.read({key: model.values[key] for key in impairments.KEYS if key in model.values})
         for flaw in flaws:
             self.mistakes.add(place.at(flaw.key), flaw.message, flaw.hint)
         return values

@@ -22,6 +22,7 @@ from labctl.topology.draft import DraftNode, Mistakes, Place
 from labctl.topology.endpoints import parse_address, parse_listening
 from labctl.topology.model import (
     COMMAND_WITHIN_S,
+    NO_FILES,
     OWN_DIRECTORIES,
     READY_WITHIN_S,
     SHELL,
@@ -65,7 +66,9 @@ def file_tree_of(
     mistakes: Mistakes,
 ) -> FileTree:
     """Read `files`, `binds` and `private` of the node at that place, and check the sources on this machine."""
-    directory = Path(place.document.file).resolve().parent
+    if not (files or binds or private):
+        return NO_FILES
+    directory = place.document.directory
     placed = [_file(path, model, directory, place.at("files", path), mistakes) for path, model in files.items()]
     bound = [_bind(model, directory, Place(place.document, model.at_path), mistakes) for model in binds]
     private_paths = [_path(one.text, Place(place.document, one.at_path), mistakes) for one in private]
@@ -417,8 +420,7 @@ def _program(
     for key, value in model.env.items():
         if not key or "=" in key or "\0" in f"{key}{value}":
             mistakes.add(place.at("env", key), f"`{key}` cannot be the name of an environment variable", key=True)
-    directory = Path(place.document.file).resolve().parent
-    return os.path.normpath(directory / (model.cwd or "")), argv, tuple(model.env.items())
+    return os.path.normpath(place.document.directory / (model.cwd or "")), argv, tuple(model.env.items())
 
 
 def _readiness(model: ReadyFile, place: Place, mistakes: Mistakes) -> Readiness | None:
