@@ -201,6 +201,7 @@ class _Comparison:
 
     def __init__(self, old: Plan, new: Plan) -> None:
         self.before, self.after = _Objects(old), _Objects(new)
+        self._stays: dict[At, bool] = {}
 
     def keeps_kind(self, node: str) -> bool:
         """Return whether the node is in both plans, as the same kind."""
@@ -208,6 +209,12 @@ class _Comparison:
 
     def stays(self, node: str, ifname: str = "") -> bool:
         """Return whether the interface ("" or `lo`: the node) is the same object in both plans."""
+        stays = self._stays.get((node, ifname))
+        if stays is None:
+            stays = self._stays[node, ifname] = self._find_whether_stays(node, ifname)
+        return stays
+
+    def _find_whether_stays(self, node: str, ifname: str) -> bool:
         before, after, at = self.before, self.after, (node, ifname)
         if not self.keeps_kind(node):
             return False

@@ -35,7 +35,6 @@ class _Table(Struct, frozen=True):
     joined: list[list[int]]  # of a router in one family: its prefixes
     routers: list[list[int]]  # of a prefix: indexes into `joined`
     spellings: dict[str, tuple[str, ...]]  # of a node: its names
-    nodes: dict[str, list[str]]  # with a name, by `name_key`
 
 
 class HostsFiles:
@@ -53,6 +52,8 @@ class HostsFiles:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HostsFiles):
             return NotImplemented
+        if [*self._kinds.items()] == [*other._kinds.items()] and self._added == other._added:
+            return True
         mine, others = self._table, other._table
         return [*mine.addresses.items()] == [*others.addresses.items()] and mine.joined == others.joined
 
@@ -73,7 +74,7 @@ class HostsFiles:
         The result is empty if the file does not have the name.
         """
         key = name_key(name)
-        found = [address for node in self._table.nodes.get(key, ()) for address in self.addresses(node, on)]
+        found = [address for node in self._nodes.get(key, ()) for address in self.addresses(node, on)]
         return [*(address for address, names in LOCALHOST if key in names.split()), *found]
 
     @property
@@ -104,11 +105,16 @@ class HostsFiles:
             for number in prefixes:
                 routers[number].append(index)
         spellings = {name: tuple(filter(None, (name, idna_form(name)))) for name in self._kinds}
+        return _Table(addresses, [*joined.values()], routers, spellings)
+
+    @cached_property
+    def _nodes(self) -> dict[str, list[str]]:
+        """The nodes with a name, by `name_key`."""
         nodes: dict[str, list[str]] = {}
-        for name, names in spellings.items():
+        for name, names in self._table.spellings.items():
             for key in dict.fromkeys(map(name_key, names)):
                 nodes.setdefault(key, []).append(name)
-        return _Table(addresses, [*joined.values()], routers, spellings, nodes)
+        return nodes
 
     def _view(self, node: str) -> View:
         return tuple(dict.fromkeys(number for _, number in self._table.addresses[node]))
