@@ -33,7 +33,6 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from labctl.kernel import netlink
 from labctl.kernel.icmp import checksum
 from labctl.kernel.netlink import (
-    NLM_F_ACK,
     NLM_F_REQUEST,
     RTM_DELNEIGH,
     RTM_GETNEIGH,
@@ -98,7 +97,7 @@ def remove_neighbours(sock: socket.socket, entries: Iterable[Neighbour]) -> None
     for entry in entries:
         family = socket.AF_INET if entry.version == 4 else socket.AF_INET6
         payload = _NDMSG.pack(family, entry.index, 0, 0, 0) + attribute(_NDA_DST, entry.address)
-        batch.add(message(RTM_DELNEIGH, NLM_F_REQUEST | NLM_F_ACK, payload), entry)
+        batch.add(message(RTM_DELNEIGH, NLM_F_REQUEST, payload), entry)
     batch.commit()
 
 
@@ -176,7 +175,7 @@ def advertisement(mac: bytes, address: IPv6Address) -> bytes:
 
 SIOCGIFFLAGS, SIOCETHTOOL = 0x8913, 0x8946  # linux/sockios.h
 ETHTOOL_GLINK = 0x0000_000A  # linux/ethtool.h
-_CREATE = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK | netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+_CREATE = netlink.NLM_F_REQUEST | netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 _KEPT_FLAGS = 0x6  # RTNH_F_PERVASIVE, RTNH_F_ONLINK; the other flags are states, which the kernel refuses in a request
 
 

@@ -280,7 +280,7 @@ def _connect_router(outlet: Outlet, router: int, index: int, ifname: str) -> Non
 
 def _end_messages(
     outlet: Outlet, index: int, ifname: str, addresses: Sequence[IPv4Interface | IPv6Interface]
-) -> list[tuple[str, bytearray]]:
+) -> list[tuple[str, bytes]]:
     """Return the messages that set up one end of the pair, each with what it does."""
     disable = [("disable its address generation", rtnl.disable_address_generation(index))]
     return [
@@ -326,7 +326,7 @@ def _write(outlet: Outlet, key: str, value: str) -> None:
         write_sysctl(key, value)
 
 
-def _send(sock: socket.socket, subject: str, messages: Sequence[tuple[str, bytearray]]) -> None:
+def _send(sock: socket.socket, subject: str, messages: Sequence[tuple[str, bytes]]) -> None:
     batch: netlink.Batch[str] = netlink.Batch(sock)
     for attempted, message in messages:
         batch.add(message, attempted)

@@ -1,7 +1,7 @@
-"""Netlink messages and attributes as bytes, and batches whose acknowledgements are read together (netlink(7)).
+"""Netlink messages and attributes as bytes, and batches that are sent and answered together (netlink(7)).
 
 The modules that build messages decide what is in them. This module numbers and sends them, and attributes each
-acknowledgement to the message that it answers. It also has the fixed parts of rtnetlink(7) messages that several
+refusal to the message that it answers. It also has the fixed parts of rtnetlink(7) messages that several
 modules share.
 """
 
@@ -60,10 +60,11 @@ IFADDR = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, fla
 RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 U32 = struct.Struct("=I")
 I32 = struct.Struct("=i")
-_SEQUENCE_OFFSET = 8
+_FLAGS = struct.Struct("=H")
+_FLAGS_OFFSET, _SEQUENCE_OFFSET = 6, 8  # in struct nlmsghdr
 
-# An acknowledgement takes just under 1 KiB of the receive buffer (its sk_buff counts, not its 36 bytes), and the kernel
-# acknowledges within sendmsg(2). The default buffer of 208 KiB has room for more than this many.
+# An answer takes just under 1 KiB of the receive buffer (its sk_buff counts, not its 36 bytes), and the kernel answers
+# within sendmsg(2); all messages may fail. The default buffer of 208 KiB has room for more than this many.
 MESSAGES_PER_SEND = 64
 BYTES_PER_SEND = 64 * 1024
 RECEIVE_BYTES = 64 * 1024
@@ -140,44 +141,50 @@ def u32(values: Mapping[int, bytes], type: int, default: int = 0) -> int:
 class Batch(Generic[Origin]):
     """Messages that are sent together on one netlink socket (borrowed); each refusal has its message's origin.
 
-    The kernel processes the messages in order, and goes on after one that fails. `listener` receives the notifications
-    that arrive between the acknowledgements.
+    The kernel processes the messages in order, and goes on after one that fails. It answers those that fail, and the
+    last one of each send, for which the batch requests an acknowledgement (NLM_F_ACK); one for each takes time.
+    `listener` receives the notifications that arrive between the answers.
     """
 
     def __init__(self, sock: socket.socket, listener: Listener | None = None) -> None:
         self._sock = sock
         self._listener = listener
-        self._messages: list[bytes | bytearray] = []
-        self._origins: list[Origin] = []
-
-    def __len__(self) -> int:
-        return len(self._messages)
+        self._buffer = bytearray()
+        self._last = 0  # offset of the last message in the buffer
+        self._origins: list[Origin] = []  # of the messages in the buffer
+        self._refused: list[Refused[Origin]] = []
 
     def add(self, message: bytes | bytearray, origin: Origin) -> None:
-        """Queue one whole message (with its header, and NLM_F_ACK set); `commit` sets its sequence number."""
-        self._messages.append(message)
+        """Queue one whole message, with its header; the batch numbers it. As many as fit into one send are sent.
+
+        OSError if the socket itself fails.
+        """
+        if len(self._origins) == MESSAGES_PER_SEND or len(self._buffer) + len(message) > BYTES_PER_SEND:
+            self._send()
+        self._last = len(self._buffer)
+        self._buffer += message
         self._origins.append(origin)
+        U32.pack_into(self._buffer, self._last + _SEQUENCE_OFFSET, len(self._origins))
 
     def commit(self) -> list[Refused[Origin]]:
-        """Send the queued messages, read the acknowledgements, return the refusals in order, and empty the batch.
+        """Send the queued messages; return the refusals since the last call, in order.
 
         OSError if the socket itself fails, not if the kernel refuses a message.
         """
-        messages, origins = self._messages, self._origins
-        self._messages, self._origins = [], []
-        answers: dict[int, tuple[int, str]] = {}
-        first = 0
-        while first < len(messages):
-            after = _end_of_chunk(messages, first)
-            buffer = bytearray().join(messages[first:after])
-            offset = 0
-            for index in range(first, after):
-                U32.pack_into(buffer, offset + _SEQUENCE_OFFSET, index + 1)
-                offset += len(messages[index])
-            self._sock.sendto(buffer, (0, 0))
-            _read_answers(self._sock, first + 1, after, answers, self._listener)
-            first = after
-        return [Refused(origins[number - 1], *answers[number]) for number in sorted(answers)]
+        self._send()
+        refused, self._refused = self._refused, []
+        return refused
+
+    def _send(self) -> None:
+        buffer, origins, last = self._buffer, self._origins, self._last
+        self._buffer, self._origins, self._last = bytearray(), [], 0
+        if not origins:
+            return
+        (flags,) = _FLAGS.unpack_from(buffer, last + _FLAGS_OFFSET)
+        _FLAGS.pack_into(buffer, last + _FLAGS_OFFSET, flags | NLM_F_ACK)
+        self._sock.sendto(buffer, (0, 0))
+        for number, code, explanation in _refusals(self._sock, len(origins), self._listener):
+            self._refused.append(Refused(origins[number - 1], code, explanation))
 
 
 def dump(sock: socket.socket, type: int, payload: bytes) -> Iterator[tuple[int, memoryview]]:
@@ -210,26 +217,16 @@ def _read_dump(sock: socket.socket, sequence: int) -> tuple[list[tuple[int, memo
             found.append((kind, payload))
 
 
-def _end_of_chunk(messages: list[bytes | bytearray], first: int) -> int:
-    size = 0
-    for index in range(first, min(first + MESSAGES_PER_SEND, len(messages))):
-        size += len(messages[index])
-        if size > BYTES_PER_SEND and index > first:
-            return index
-    return min(first + MESSAGES_PER_SEND, len(messages))
-
-
-def _read_answers(
-    sock: socket.socket, first: int, last: int, refused: dict[int, tuple[int, str]], listener: Listener | None
-) -> None:
-    missing = last - first + 1
-    while missing:
-        for kind, flags, number, payload in messages_in(sock.recv(RECEIVE_BYTES)):
-            if kind == NLMSG_ERROR and first <= number <= last:
-                missing -= 1
+def _refusals(sock: socket.socket, last: int, listener: Listener | None) -> Iterator[tuple[int, int, str]]:
+    """Read the answers to messages 1 to `last`; yield (number, errno, explanation) of those that failed."""
+    number = 0
+    while number != last:
+        for kind, flags, answered, payload in messages_in(sock.recv(RECEIVE_BYTES)):
+            if kind == NLMSG_ERROR and number < answered <= last:
+                number = answered
                 (code,) = I32.unpack_from(payload)
                 if code:
-                    refused[number] = (-code, _explanation(payload, flags))
+                    yield number, -code, _explanation(payload, flags)
             elif listener is not None and kind >= NLMSG_MIN_TYPE:
                 listener(kind, payload)
 

@@ -27,7 +27,6 @@ from labctl.kernel.netlink import (
     IFLA_LINKINFO,
     LOOPBACK_INDEX,
     NETLINK_ROUTE,
-    NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REQUEST,
@@ -47,7 +46,7 @@ _SCTP, _MPTCP = 132, 262  # IPPROTO_*
 # A queueing discipline of another kind cannot replace one with its handle, so each probe has a handle of its own.
 _HANDLES = {"netem": 0x0001_0000, "tbf": 0x0002_0000, "htb": 0x0003_0000, "fq_codel": 0x0004_0000}
 _IFLA_LINK = 5
-_CREATE = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+_CREATE = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
 
 
 class Feature(Struct, frozen=True):
@@ -190,7 +189,7 @@ def probe(name: str) -> Probed:
     return Probed(name)
 
 
-def _send(message: bytearray) -> None:
+def _send(message: bytes) -> None:
     with open_socket(NETLINK_ROUTE) as sock:
         batch: Batch[None] = Batch(sock)
         batch.add(message, None)
@@ -232,9 +231,9 @@ def _link(kind: str) -> None:
         _veth()
     link = attribute(IFLA_IFNAME, b"probe3\0") + attribute(_IFLA_LINK, U32.pack(10))
     link += attribute(IFLA_LINKINFO, attribute(1, kind.encode() + b"\0") + attribute(2, _LINKS[kind]))
-    _send(bytearray(message(RTM_NEWLINK, _CREATE, IFINFO.pack(0, 0, 0, 0, 0) + link)))
+    _send(message(RTM_NEWLINK, _CREATE, IFINFO.pack(0, 0, 0, 0, 0) + link))
     name = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, b"probe3\0")
-    _send(bytearray(message(RTM_DELLINK, NLM_F_REQUEST | NLM_F_ACK, name)))
+    _send(message(RTM_DELLINK, NLM_F_REQUEST, name))
 
 
 def _qdisc(kind: str, options: bytes = b"") -> None:

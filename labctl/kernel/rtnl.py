@@ -1,9 +1,10 @@
 """The rtnetlink(7) messages that create and change a lab's links, addresses and routes, as bytes ready to be sent.
 
 pyroute2 encodes the messages that create something. Encoding takes it 50 to 1000 us, so each shape of message is
-encoded once, with placeholder values, and this template is filled in for each message. Messages that change a link are
-a fixed part and at most one attribute, and are packed here. Tests compare all of them with pyroute2's encoding. Every
-message requests an acknowledgement.
+encoded once, with placeholder values, and this template is filled in for each message. The templates of the tested
+version of pyroute2 are stored (`message_templates.py`), because its message classes take 20 ms to import; they are
+imported for any other version. Messages that change a link are a fixed part and at most one attribute, and are packed
+here. Tests compare all of them with pyroute2's encoding. `Batch` requests acknowledgements.
 
 pyroute2's message classes are imported without its `__init__`, which takes 100 to 190 ms (docs/decisions/0014).
 
@@ -16,17 +17,19 @@ impairment needs and how large their queues are.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
-from collections.abc import Sequence
-from functools import cache
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import Any
 
+from labctl.kernel import message_templates
 from labctl.kernel.netlink import (
     HEADER,
-    I32,
     IFA_ADDRESS,
     IFA_F_NODAD,
     IFA_LOCAL,
@@ -41,7 +44,6 @@ from labctl.kernel.netlink import (
     IFLA_MASTER,
     IFLA_MTU,
     IFLA_NET_NS_FD,
-    NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
@@ -64,7 +66,7 @@ from labctl.kernel.netlink import (
     dump,
     message,
 )
-from labctl.structs import Struct, replace
+from labctl.structs import Struct
 from labctl.submodules import import_submodule
 
 ROOT = 0xFFFF_FFFF  # TC_H_ROOT, linux/pkt_sched.h
@@ -112,7 +114,7 @@ def replace_netem(
     loss_ppm: int,
     limit_packets: int,
     seed: int | None = None,
-) -> bytearray:
+) -> bytes:
     """Add netem at `parent` of the link, or change the one with that handle; ENOENT on a kernel without sch_netem.
 
     The kernel ignores `seed` before Linux 6.6.
@@ -129,7 +131,7 @@ def replace_netem(
 
 def replace_tbf(
     index: int, handle: int, parent: int, *, rate_bytes_s: int, burst_bytes: int, limit_bytes: int
-) -> bytearray:
+) -> bytes:
     """Add tbf at `parent` of the link, or change the one with that handle; ENOENT on a kernel without sch_tbf."""
     rate = _RATE.pack(0, _ETHERNET, 0, -1, 0, min(rate_bytes_s, _MAXU32))
     ticks = min(burst_bytes * 1_000_000_000 // rate_bytes_s // _TICK_NS, _MAXU32)
@@ -140,15 +142,15 @@ def replace_tbf(
     return replace_qdisc(index, handle, parent, b"tbf", options)
 
 
-def replace_bfifo(index: int, handle: int, parent: int, *, limit_bytes: int) -> bytearray:
+def replace_bfifo(index: int, handle: int, parent: int, *, limit_bytes: int) -> bytes:
     """Add a queue of `limit_bytes` at `parent` of the link, or change the one with that handle."""
     return replace_qdisc(index, handle, parent, b"bfifo", U32.pack(limit_bytes))
 
 
-def remove_root(index: int) -> bytearray:
+def remove_root(index: int) -> bytes:
     """Remove the root discipline and all below it; ENOENT if the link has only the kernel's default."""
     header = _TCMSG.pack(socket.AF_UNSPEC, index, 0, ROOT, 0)
-    return bytearray(message(RTM_DELQDISC, NLM_F_REQUEST | NLM_F_ACK, header))
+    return message(RTM_DELQDISC, NLM_F_REQUEST, header)
 
 
 def qdiscs(sock: socket.socket) -> tuple[KernelQdisc, ...]:
@@ -165,11 +167,11 @@ def qdiscs(sock: socket.socket) -> tuple[KernelQdisc, ...]:
         raise
 
 
-def replace_qdisc(index: int, handle: int, parent: int, kind: bytes, options: bytes) -> bytearray:
+def replace_qdisc(index: int, handle: int, parent: int, kind: bytes, options: bytes) -> bytes:
     """Put a queueing discipline with encoded options on an interface, in place of the present one."""
     payload = _TCMSG.pack(socket.AF_UNSPEC, index, handle, parent, 0)
     payload += attribute(_TCA_KIND, kind + b"\0") + attribute(_TCA_OPTIONS, options)
-    return bytearray(message(RTM_NEWQDISC, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, payload))
+    return message(RTM_NEWQDISC, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, payload)
 
 
 def parse_qdisc(payload: memoryview) -> KernelQdisc:
@@ -228,8 +230,8 @@ RTN_UNICAST = 1
 RT_SCOPE_LINK = 253
 RTNLGRP_IPV6_IFADDR = 9
 
-_CHANGE = NLM_F_REQUEST | NLM_F_ACK
-_CREATE = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+_CHANGE = NLM_F_REQUEST
+_CREATE = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
 
 
 class VethEnd(Struct, frozen=True):
@@ -245,59 +247,56 @@ class VethEnd(Struct, frozen=True):
 # -- links
 
 
-def new_veth(first: VethEnd, second: VethEnd, master: int = 0) -> bytearray:
+def new_veth(first: VethEnd, second: VethEnd, master: int = 0) -> bytes:
     """Create a veth pair with both ends in their namespaces, down, with one queue in each direction.
 
     `master` is the index of a bridge in the first end's namespace (0: none). A port of a bridge is created up, which
     saves a message; it forwards nothing while the bridge is down.
     """
-    names = [end.ifname.encode() for end in (first, second)]
-    values: list[Any] = []
-    for end, name in zip((first, second), names, strict=True):
-        values += [end.index, name, bytes.fromhex(end.mac.replace(":", "")), end.mtu, end.netns_fd]
-    if master:
-        values.append(master)
-    return _veth_template(len(names[0]), len(names[1]), bool(master)).fill(values)
+    near, far = (
+        (end.index, end.ifname.encode(), bytes.fromhex(end.mac.replace(":", "")), end.mtu, end.netns_fd)
+        for end in (first, second)
+    )
+    return _veth_template(bool(master)).fill((*near, *((master,) if master else ()), *far))
 
 
-def new_bridge(ifname: str, index: int, mtu: int) -> bytearray:
+def new_bridge(ifname: str, index: int, mtu: int) -> bytes:
     """Create a bridge, down, without multicast snooping, in the namespace of the socket that sends this."""
-    name = ifname.encode()
-    return _bridge_template(len(name)).fill((index, name, mtu))
+    return _bridge_template().fill((index, ifname.encode(), mtu))
 
 
-def set_up(index: int, up: bool) -> bytearray:
+def set_up(index: int, up: bool) -> bytes:
     """Set a link up or down."""
-    return bytearray(message(RTM_NEWLINK, _CHANGE, IFINFO.pack(AF_UNSPEC, 0, index, IFF_UP if up else 0, IFF_UP)))
+    return message(RTM_NEWLINK, _CHANGE, IFINFO.pack(AF_UNSPEC, 0, index, IFF_UP if up else 0, IFF_UP))
 
 
-def set_master(index: int, master: int) -> bytearray:
+def set_master(index: int, master: int) -> bytes:
     """Make a link a port of the bridge with index `master`."""
     return _set_link(index, attribute(IFLA_MASTER, U32.pack(master)))
 
 
-def set_mtu(index: int, mtu: int) -> bytearray:
+def set_mtu(index: int, mtu: int) -> bytes:
     """Set a link's MTU in bytes."""
     return _set_link(index, attribute(IFLA_MTU, U32.pack(mtu)))
 
 
-def set_group(index: int, group: int) -> bytearray:
+def set_group(index: int, group: int) -> bytes:
     """Put a link into a group of interfaces of its namespace (ip-link(8)); a new link is in group 0."""
     return _set_link(index, attribute(IFLA_GROUP, U32.pack(group)))
 
 
-def disable_address_generation(index: int) -> bytearray:
+def disable_address_generation(index: int) -> bytes:
     """Keep the kernel from adding a link-local address when the link comes up; it would run DAD for 2 s."""
     mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
     return _set_link(index, attribute(IFLA_AF_SPEC, attribute(AF_INET6, mode)))
 
 
-def remove_link(index: int) -> bytearray:
+def remove_link(index: int) -> bytes:
     """Remove a link; of a veth pair, both ends."""
     return _as_removal(_set_link(index, b""), RTM_DELLINK)
 
 
-def remove_group(group: int) -> bytearray:
+def remove_group(group: int) -> bytes:
     """Remove all links of a group at once, with the other ends of veth pairs.
 
     The kernel waits some 15 ms until nothing uses a link any more, and does so once for the links of a group.
@@ -305,50 +304,47 @@ def remove_group(group: int) -> bytearray:
     return _as_removal(set_group(0, group), RTM_DELLINK)
 
 
-def _set_link(index: int, attrs: bytes) -> bytearray:
-    return bytearray(message(RTM_SETLINK, _CHANGE, IFINFO.pack(AF_UNSPEC, 0, index, 0, 0) + attrs))
+def _set_link(index: int, attrs: bytes) -> bytes:
+    return message(RTM_SETLINK, _CHANGE, IFINFO.pack(AF_UNSPEC, 0, index, 0, 0) + attrs)
 
 
 # -- addresses and routes
 
 
-def new_address(index: int, address: IPv4Interface | IPv6Interface) -> bytearray:
+def new_address(index: int, address: IPv4Interface | IPv6Interface) -> bytes:
     """Add an address to a link; an IPv6 address without duplicate address detection."""
-    packed = address.ip.packed
+    packed = address.packed
     return _address_template(address.version).fill((address.network.prefixlen, index, packed, packed))
 
 
-def new_route(
-    index: int, destination: IPv4Network | IPv6Network, gateway: IPv4Address | IPv6Address | None
-) -> bytearray:
+def new_route(index: int, destination: IPv4Network | IPv6Network, gateway: IPv4Address | IPv6Address | None) -> bytes:
     """Add a unicast route through the link to the main table; without a gateway, the destination is on the link.
 
     ValueError if the families of gateway and destination differ.
     """
-    values = [destination.prefixlen, destination.network_address.packed, index]
-    if gateway is not None:
-        if gateway.version != destination.version:
-            raise ValueError(f"gateway {gateway} is of another family than {destination}")
-        values.append(gateway.packed)
-    return _route_template(destination.version, gateway is not None).fill(values)
+    to = (destination.prefixlen, destination.network_address.packed, index)
+    if gateway is None:
+        return _route_template(destination.version, False).fill(to)
+    if gateway.version != destination.version:
+        raise ValueError(f"gateway {gateway} is of another family than {destination}")
+    return _route_template(destination.version, True).fill((*to, gateway.packed))
 
 
-def remove_address(index: int, address: IPv4Interface | IPv6Interface) -> bytearray:
+def remove_address(index: int, address: IPv4Interface | IPv6Interface) -> bytes:
     """Remove what `new_address` added."""
     return _as_removal(new_address(index, address), RTM_DELADDR)
 
 
 def remove_route(
     index: int, destination: IPv4Network | IPv6Network, gateway: IPv4Address | IPv6Address | None
-) -> bytearray:
+) -> bytes:
     """Remove what `new_route` added."""
     return _as_removal(new_route(index, destination, gateway), RTM_DELROUTE)
 
 
-def _as_removal(message: bytearray, type: int) -> bytearray:
+def _as_removal(message: bytes, type: int) -> bytes:
     """Change the type of a message: a removal has the same attributes as what it undoes (rtnetlink(7))."""
-    struct.pack_into("=HH", message, 4, type, _CHANGE)  # type and flags of struct nlmsghdr
-    return message
+    return message[:4] + struct.pack("=HH", type, _CHANGE) + message[8:]  # type and flags of struct nlmsghdr
 
 
 def notified_address(type: int, payload: memoryview) -> tuple[int, bytes] | None:
@@ -362,29 +358,55 @@ def notified_address(type: int, payload: memoryview) -> tuple[int, bytes] | None
 
 # -- templates: a message encoded by pyroute2, and where the values go
 
-_Slot = tuple[int, struct.Struct]  # offset in the message, packing
+_Slot = tuple[int, str]  # offset in the message, format of struct
 
 
 class _Template(Struct, frozen=True):
-    encoded: bytes
-    slots: tuple[_Slot, ...]
+    """The parts of a message: constant ones and values in turn; the latter are None here."""
 
-    def fill(self, values: Sequence[Any]) -> bytearray:
-        data = bytearray(self.encoded)
-        for (offset, packing), value in zip(self.slots, values, strict=True):
-            packing.pack_into(data, offset, value)
-        return data
+    packing: struct.Struct
+    parts: tuple[bytes | None, ...]
+
+    def fill(self, values: Sequence[Any]) -> bytes:
+        """Return the message with these values, in the order of their slots."""
+        parts: list[Any] = list(self.parts)
+        parts[1::2] = values
+        return self.packing.pack(*parts)
+
+
+def _template(encoded: bytes, slots: Iterable[_Slot]) -> _Template:
+    """Make a template with slots in the order of their offsets."""
+    parts: list[bytes | None] = []
+    packing, end = "=", 0
+    for offset, form in slots:
+        parts += [encoded[end:offset], None]
+        packing += f"{offset - end}s{form}"
+        end = offset + struct.calcsize(f"={form}")
+    return _Template(struct.Struct(f"{packing}{len(encoded) - end}s"), (*parts, encoded[end:]))
 
 
 _LINK_ATTRIBUTES = HEADER.size + IFINFO.size
-_LINK_INDEX: _Slot = (HEADER.size + 4, I32)
-_PREFIX_LENGTH: _Slot = (HEADER.size + 1, struct.Struct("=B"))  # of struct ifaddrmsg, and of struct rtmsg
-_MAC = struct.Struct("6s")
+_LINK_INDEX: _Slot = (HEADER.size + 4, "i")
+_PREFIX_LENGTH: _Slot = (HEADER.size + 1, "B")  # of struct ifaddrmsg, and of struct rtmsg
+_ADDRESS_FORMS = {4: "4s", 6: "16s"}
+_NAME_BYTES = 16  # IFNAMSIZ (linux/if.h); the kernel accepts zero bytes after a name
 
 
 def _offsets(encoded: bytes, start: int, end: int | None = None) -> dict[int, tuple[int, int]]:
     """Return start and end of the payload of each attribute of `encoded[start:end]`, by type."""
     return {type: (offset, offset + length) for type, offset, length in attributes(encoded, start, end)}
+
+
+def _encoded(shape: str) -> bytes:
+    """Return a message of that shape, a key of `PLACEHOLDERS`: the stored one if it is of the installed pyroute2."""
+    return message_templates.ENCODED[shape] if _are_stored() else PLACEHOLDERS[shape]()
+
+
+@cache
+def _are_stored() -> bool:
+    """Whether the stored messages are of the installed pyroute2, and of a machine like this one."""
+    metadata = f"pyroute2-{message_templates.PYROUTE2}.dist-info"
+    return sys.byteorder == "little" and any(os.path.isdir(os.path.join(directory, metadata)) for directory in sys.path)
 
 
 def encode_veth(first: VethEnd, second: VethEnd, master: int) -> bytes:
@@ -408,21 +430,18 @@ def _veth_end(end: VethEnd) -> list[tuple[str, Any]]:
 
 
 @cache
-def _veth_template(first_length: int, second_length: int, has_master: bool) -> _Template:
-    first = VethEnd("x" * first_length, 1, "02:00:00:00:00:00", 1500, 1)
-    encoded = encode_veth(first, replace(first, ifname="x" * second_length), 1 if has_master else 0)
+def _veth_template(has_master: bool) -> _Template:
+    encoded = _encoded("port" if has_master else "veth")
     own = _offsets(encoded, _LINK_ATTRIBUTES)
     data = _offsets(encoded, *_offsets(encoded, *own[IFLA_LINKINFO])[IFLA_INFO_DATA])
     peer, end = data[VETH_INFO_PEER]  # a struct ifinfomsg and its attributes
-    slots = [_LINK_INDEX, *_veth_end_slots(own, first_length)]
-    slots += [(peer + 4, I32), *_veth_end_slots(_offsets(encoded, peer + IFINFO.size, end), second_length)]
-    slots += [(own[IFLA_MASTER][0], U32)] if has_master else []
-    return _Template(encoded, tuple(slots))
+    slots = [_LINK_INDEX, *_veth_end_slots(own), *([(own[IFLA_MASTER][0], "I")] if has_master else [])]
+    return _template(encoded, (*slots, (peer + 4, "i"), *_veth_end_slots(_offsets(encoded, peer + IFINFO.size, end))))
 
 
-def _veth_end_slots(offsets: dict[int, tuple[int, int]], name_length: int) -> list[_Slot]:
-    packings = {IFLA_IFNAME: struct.Struct(f"{name_length}s"), IFLA_ADDRESS: _MAC, IFLA_MTU: U32, IFLA_NET_NS_FD: U32}
-    return [(offsets[type][0], packing) for type, packing in packings.items()]
+def _veth_end_slots(offsets: dict[int, tuple[int, int]]) -> list[_Slot]:
+    forms = {IFLA_IFNAME: f"{_NAME_BYTES}s", IFLA_ADDRESS: "6s", IFLA_MTU: "I", IFLA_NET_NS_FD: "I"}
+    return [(offsets[type][0], form) for type, form in forms.items()]
 
 
 def encode_bridge(ifname: str, index: int, mtu: int) -> bytes:
@@ -432,11 +451,10 @@ def encode_bridge(ifname: str, index: int, mtu: int) -> bytes:
 
 
 @cache
-def _bridge_template(name_length: int) -> _Template:
-    encoded = encode_bridge("x" * name_length, 1, 1500)
+def _bridge_template() -> _Template:
+    encoded = _encoded("bridge")
     offsets = _offsets(encoded, _LINK_ATTRIBUTES)
-    name = (offsets[IFLA_IFNAME][0], struct.Struct(f"{name_length}s"))
-    return _Template(encoded, (_LINK_INDEX, name, (offsets[IFLA_MTU][0], U32)))
+    return _template(encoded, (_LINK_INDEX, (offsets[IFLA_IFNAME][0], f"{_NAME_BYTES}s"), (offsets[IFLA_MTU][0], "I")))
 
 
 def _link_info(kind: str, data: tuple[str, Any]) -> tuple[str, Any]:
@@ -457,14 +475,10 @@ def encode_address(index: int, address: IPv4Interface | IPv6Interface) -> bytes:
 
 @cache
 def _address_template(version: int) -> _Template:
-    placeholder = IPv4Interface("192.0.2.1/24") if version == 4 else IPv6Interface("2001:db8::1/64")
-    encoded = encode_address(1, placeholder)
-    packing = struct.Struct(f"{len(placeholder.ip.packed)}s")
+    encoded = _encoded(f"address{version}")
     offsets = _offsets(encoded, HEADER.size + IFADDR.size)
-    index = (HEADER.size + 4, U32)
-    return _Template(
-        encoded, (_PREFIX_LENGTH, index, (offsets[IFA_LOCAL][0], packing), (offsets[IFA_ADDRESS][0], packing))
-    )
+    both = [(offsets[type][0], _ADDRESS_FORMS[version]) for type in (IFA_LOCAL, IFA_ADDRESS)]
+    return _template(encoded, (_PREFIX_LENGTH, (HEADER.size + 4, "I"), *both))
 
 
 def encode_route(
@@ -487,12 +501,24 @@ def encode_route(
 
 @cache
 def _route_template(version: int, has_gateway: bool) -> _Template:
-    placeholder = IPv4Network("192.0.2.0/24") if version == 4 else IPv6Network("2001:db8::/64")
-    encoded = encode_route(1, placeholder, placeholder[1] if has_gateway else None)
-    packing = struct.Struct(f"{len(placeholder.network_address.packed)}s")
+    encoded = _encoded(f"{'route' if has_gateway else 'direct'}{version}")
+    packed = _ADDRESS_FORMS[version]
     offsets = _offsets(encoded, HEADER.size + RTMSG.size)
-    slots = [_PREFIX_LENGTH, (offsets[RTA_DST][0], packing), (offsets[RTA_OIF][0], U32)]
-    return _Template(encoded, (*slots, *([(offsets[RTA_GATEWAY][0], packing)] if has_gateway else [])))
+    slots = [_PREFIX_LENGTH, (offsets[RTA_DST][0], packed), (offsets[RTA_OIF][0], "I")]
+    return _template(encoded, (*slots, *([(offsets[RTA_GATEWAY][0], packed)] if has_gateway else [])))
+
+
+_END = VethEnd("x" * (_NAME_BYTES - 1), 1, "02:00:00:00:00:00", 1500, 1)
+_ADDRESSES = (IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8::1/64"))
+# Each encodes a message of one shape, with placeholder values.
+PLACEHOLDERS: dict[str, Callable[[], bytes]] = {
+    "veth": partial(encode_veth, _END, _END, 0),
+    "port": partial(encode_veth, _END, _END, 1),
+    "bridge": partial(encode_bridge, _END.ifname, 1, 1500),
+    **{f"address{one.version}": partial(encode_address, 1, one) for one in _ADDRESSES},
+    **{f"route{one.version}": partial(encode_route, 1, one.network, one.ip) for one in _ADDRESSES},
+    **{f"direct{one.version}": partial(encode_route, 1, one.network, None) for one in _ADDRESSES},
+}
 
 
 def _encode(message_class_name: str, type: int, fields: dict[str, int], attrs: list[tuple[str, Any]]) -> bytes:
@@ -511,9 +537,10 @@ def _encode(message_class_name: str, type: int, fields: dict[str, int], attrs: l
 
 
 def load_message_classes() -> None:
-    """Load the classes that templates are encoded with, before they are needed."""
-    for name in ("ifinfmsg", "ifaddrmsg", "rtmsg"):
-        message_class(name)
+    """Load the classes that templates are encoded with before they are needed, unless the templates are stored."""
+    if not _are_stored():
+        for name in ("ifinfmsg", "ifaddrmsg", "rtmsg"):
+            message_class(name)
 
 
 @cache

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from labctl.kernel.netlink import NLM_F_ACK, NLM_F_REQUEST, Batch, attribute_values, dump, message, u32
+from labctl.kernel.netlink import NLM_F_REQUEST, Batch, attribute_values, dump, message, u32
 from labctl.structs import Struct, replace
 
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
@@ -266,7 +266,7 @@ def end_time_wait(sock: socket.socket, connections: Collection[TimeWaitId]) -> N
     for family, identity in connections:
         request = bytearray(_time_wait_request(family))
         request[_ID_OFFSET : _ID_OFFSET + len(identity)] = identity
-        batch.add(message(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, bytes(request)), (family, identity))
+        batch.add(message(SOCK_DESTROY, NLM_F_REQUEST, bytes(request)), (family, identity))
     for refused in batch.commit():
         if refused.errno not in _IGNORED:
             raise OSError(refused.errno, "cannot end a connection in TIME_WAIT")

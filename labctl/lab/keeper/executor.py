@@ -450,11 +450,11 @@ class Execution:
             again = AddAddress(node, operation.ifname, address.address)
             if not self._is_expected(interface, again):
                 self._queue.expected_addresses[node].add((interface.index, address.address.ip.packed))
-                self._enqueue(node, bytearray(address.message), again, (errno.EEXIST,))
+                self._enqueue(node, address.message, again, (errno.EEXIST,))
         with self._dump_socket(node) as sock:
             routes = link_state.routes_to_restore(saved, sock)
         for route in routes:
-            self._enqueue(node, bytearray(route.message), operation, _NO_WAY_NOW)
+            self._enqueue(node, route.message, operation, _NO_WAY_NOW)
 
     def _dump_socket(self, node: str) -> socket.socket:
         """Make a socket for dumps: the queue's also receive notifications of addresses, which a dump would skip."""
@@ -524,7 +524,7 @@ class Execution:
     def _enqueue(
         self,
         node: str,
-        message: bytearray,
+        message: bytes,
         operation: Operation,
         tolerated: tuple[int, ...] = (),
         *,
@@ -594,11 +594,11 @@ def _inverse(operation: AddAddress | AddRoute | RemoveAddress | RemoveRoute) -> 
     return _INVERSES[type(operation)](*astuple(operation))
 
 
-def _route(operation: AddRoute, interface: Interface) -> bytearray:
+def _route(operation: AddRoute, interface: Interface) -> bytes:
     return rtnl.new_route(interface.index, operation.destination, operation.gateway)
 
 
-def _qdisc(queue: Queue, index: int, seed: int | None) -> tuple[bytearray, str]:
+def _qdisc(queue: Queue, index: int, seed: int | None) -> tuple[bytes, str]:
     """Return the message that puts the queue on the interface, and the kernel module that it requires."""
     match queue:
         case TokenBucket(handle, parent, rate_bytes_s, burst_bytes, limit_bytes):

@@ -72,14 +72,14 @@ class NetlinkQueue:
         """The nodes that messages were queued for."""
         return tuple(self._batches)
 
-    def add(self, node: str, message: bytearray, origin: Origin) -> None:
+    def add(self, node: str, message: bytes, origin: Origin) -> None:
         """Queue a message for the node's namespace."""
         batch = self._batches.get(node)
         if batch is None:
             batch = self._batches[node] = Batch(self.route_socket(node), partial(self._on_notification, node))
         batch.add(message, origin)
 
-    def add_link(self, message: bytearray, origin: Origin) -> None:
+    def add_link(self, message: bytes, origin: Origin) -> None:
         """Queue the message that makes a veth pair; it is sent from the home namespace."""
         if self._links is None:
             self._links = Batch(self._open("the lab", nullcontext()))

@@ -23,7 +23,6 @@ def test_every_refusal_of_a_long_batch_is_attributed_to_its_own_message() -> Non
             batch.add(rtnl.new_address(index, IPv4Interface(f"127.1.{number >> 8}.{number & 255}/8")), number)
         refused = batch.commit()
         assert [(each.origin, each.errno) for each in refused] == [(n, errno.ENODEV) for n in (5, 102, 199, 296)]
-        assert len(batch) == 0
         assert batch.commit() == []
 
 
