@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from types import MappingProxyType
 
@@ -25,6 +24,7 @@ from labctl.lab.agent.constants import CONSTANTS, flags_of, name_of, socket_type
 from labctl.lab.agent.messages import CStruct, SystemCall, Value
 from labctl.lab.agent.options import NUMBER, ioctl_request, level_name, option_at, option_name
 from labctl.lab.agent.values import pack_control, show_control, show_value, unpack, unpack_control
+from labctl.structs import Struct
 
 
 class Gathers(Enum):
@@ -36,8 +36,7 @@ class Gathers(Enum):
     LAST = auto()
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """A call with its buffers. `make` makes it, several times with `until`.
 
     `text` shows the call before (None) and after it was made. The other functions read the buffers of a call that did
