@@ -308,11 +308,13 @@ class Spawn(Request, frozen=True):
     is_terminal_plain: bool = False  # no line end conversion, no echo, TERM=dumb
 
 
-class SpawnAgent(Request, frozen=True):
-    """Fork an agent. Answered by `Spawned` with three descriptors: the status pipe, the pidfd and its channel."""
+class SpawnAgents(Request, frozen=True):
+    """Fork an agent on each of these nodes.
 
-    node: str
-    name: str
+    Answered by `AgentsSpawned` with three descriptors for each: its status pipe, its pidfd and its channel.
+    """
+
+    nodes: tuple[str, ...]
 
 
 class OpenSocket(Request, frozen=True):
@@ -395,6 +397,12 @@ class Spawned(Reply, frozen=True):
 
     process: int
     pid: int
+
+
+class AgentsSpawned(Reply, frozen=True):
+    """The agents, in the order of the request."""
+
+    agents: tuple[Spawned, ...]
 
 
 class Welcome(Reply, frozen=True):

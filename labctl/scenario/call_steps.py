@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from labctl.errors import LabError
+from labctl.documents.schema import is_template
+from labctl.errors import LabctlError, LabError
+from labctl.scenario.file_schema import CallsBody
 from labctl.scenario.language.parser import parse_expression
 from labctl.scenario.language.syntax import Await, Call, Problem
 from labctl.scenario.model import caller_name
@@ -16,16 +18,32 @@ from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
 from labctl.structs import Struct
 
 if TYPE_CHECKING:
+    from labctl.lab.agent.client import AgentClient
     from labctl.lab.client.handle import Lab
     from labctl.lab.client.process import Process
-    from labctl.scenario.file_schema import CallsBody
     from labctl.scenario.language.session import Session
     from labctl.scenario.model import Step
     from labctl.scenario.results import CallRecord
     from labctl.scenario.state import Variables
 
 
+_AHEAD_MAX = 8  # hosts whose calling processes start before their first step
 _STATUS_S = 1.0  # until the keeper reports the exit status of a process
+
+
+def hosts_that_call_first(steps: Sequence[Step]) -> list[str]:
+    """Return the hosts on which nothing runs before calls of their first calling process, in order.
+
+    Steps in `repeat` and `parallel`, and those after them, do not count.
+    """
+    used: dict[str, bool] = {}  # by host: whether its first step makes calls
+    for step in steps:
+        if step.branches:
+            break
+        if step.host is not None and step.host not in used:
+            is_first = isinstance(step.body, CallsBody) and not step.body.process
+            used[step.host] = is_first and not is_template(step.host)
+    return [host for host, calls_first in used.items() if calls_first][:_AHEAD_MAX]
 
 
 class EndedCaller(Struct, frozen=True):
@@ -53,7 +71,19 @@ class Callers:
         self._lines: dict[tuple[str, str], int] = {}  # of the steps that started them
         self._asked_to_end: set[tuple[str, str]] = set()
         self._busy: dict[tuple[str, str], StepRun] = {}
+        self._ahead: dict[str, AgentClient] = {}  # by host: started before its first step, and not used yet
+        self._starter: threading.Thread | None = None
         self._lock = threading.Lock()
+
+    def start_ahead(self, hosts: Sequence[str]) -> None:
+        """Start the first calling processes of these hosts together, while the caller goes on."""
+
+        def start() -> None:
+            with suppress(LabctlError, RuntimeError):  # the step that needs one tries again, and reports the error
+                self._ahead.update(zip(hosts, self._lab.start_agents(hosts), strict=True))
+
+        self._starter = threading.Thread(target=start, name="labctl-callers")
+        self._starter.start()
 
     @contextmanager
     def using(self, at: StepRun, host: str, process: str) -> Iterator[Session]:
@@ -116,9 +146,23 @@ class Callers:
 
     def close(self) -> None:
         """End all calling processes."""
-        for session in self._sessions.values():
+        if self._starter is not None:
+            self._starter.join()
+        callers = [*self._ahead.values(), *(session.caller for session in self._sessions.values())]
+        for caller in callers:
+            caller.disconnect()
+        for caller in callers:
             with suppress(LabError):  # they end with their lab
-                session.caller.close()
+                caller.close()
+
+    def _caller(self, host: str, process: str) -> AgentClient:
+        if not process and self._starter is not None:
+            self._starter.join()
+            with self._lock:
+                ahead = self._ahead.pop(host, None)
+            if ahead is not None:
+                return ahead
+        return self._lab.start_agent(host, process)
 
     def _session(self, host: str, process: str) -> Session:
         from labctl.scenario.language.session import Session
@@ -126,7 +170,7 @@ class Callers:
         with self._lock:
             session = self._sessions.get((host, process))
         if session is None:
-            caller = self._lab.start_agent(host, process)
+            caller = self._caller(host, process)
             session = Session(
                 caller,
                 variables=self._variables,

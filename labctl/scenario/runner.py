@@ -260,7 +260,7 @@ def _begin(
     A service of another lab may have ended before the scenario began.
     """
     from labctl.programs.program import Programs
-    from labctl.scenario.call_steps import Callers
+    from labctl.scenario.call_steps import Callers, hosts_that_call_first
     from labctl.scenario.observations import counters_at_start
 
     condition = threading.Condition()
@@ -274,6 +274,8 @@ def _begin(
     variables = Variables(dict(scenario.variables))
     callers = Callers(lab, variables, started)
     stack.callback(callers.close)
+    if hosts := hosts_that_call_first(scenario.steps):
+        callers.start_ahead(hosts)
     return Run(
         scenario=scenario,
         plan=plan,

@@ -66,6 +66,7 @@ HANDLES: dict[str, set[str]] = {
             "apply",
             "bind_socket",
             "start_agent",
+            "start_agents",
             "changing",
             "close",
             "drop",

@@ -21,6 +21,7 @@ from labctl.lab.agent.messages import (
 )
 from labctl.unpatched import monotonic
 
+_RECEIVED_BYTES = 1 << 16  # the memory of a larger buffer would be mapped and unmapped for each answer
 _SEND_TIMEOUT_S = 10.0  # a stopped agent (SIGSTOP) does not read a long request
 
 
@@ -65,6 +66,7 @@ class AgentClient:
         self._channel: socket.socket | None = channel
         self._received = bytearray()
         self._pending: PendingCall | None = None
+        self._is_closed = False
         channel.settimeout(_SEND_TIMEOUT_S)
 
     def __repr__(self) -> str:
@@ -101,12 +103,18 @@ class AgentClient:
         """`begin` and `wait` in one."""
         return self.begin(call).wait(timeout_s)
 
+    def disconnect(self) -> None:
+        """Let the agent end by itself, unless it is blocked in a call; `close` waits for that. Idempotent."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
     def close(self) -> None:
         """End the agent, at once if it is blocked in a call. Idempotent."""
-        if self._channel is None:
+        self.disconnect()
+        if self._is_closed:
             return
-        channel, self._channel = self._channel, None
-        channel.close()
+        self._is_closed = True
         try:
             if self._pending is not None or self.process.wait(1.0) is None:
                 self.process.signal(signal.SIGKILL)
@@ -129,7 +137,7 @@ class AgentClient:
             if not poller.poll(left_ms):
                 return None
             try:
-                data = channel.recv(1 << 18)
+                data = channel.recv(_RECEIVED_BYTES)
             except ConnectionResetError as error:
                 raise self._ended(during()) from error
             if not data:

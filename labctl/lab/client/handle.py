@@ -428,19 +428,30 @@ class Lab:
         )
         descriptors = tuple(descriptor for descriptor in given if descriptor is not None)
         frame = self._ask(request, descriptors, what=f"start {argv[0]} on {node}")
-        process = self._process(frame, node, tuple(argv))
+        process = self._process(frame.message, frame.descriptors, node, tuple(argv))
         if terminal:
             process.terminal = frame.descriptors[2]
         return process
 
     def start_agent(self, node: str, name: str = "") -> AgentClient:
         """Start a process on the node that makes socket calls; the caller closes its client."""
+        return self.start_agents((node,), name)[0]
+
+    def start_agents(self, nodes: Iterable[str], name: str = "") -> list[AgentClient]:
+        """Start a process on each of the nodes, as `start_agent`, all at the same time. Either all or none starts."""
         from labctl.lab.agent.client import AgentClient
 
-        frame = self._ask(protocol.SpawnAgent(node, name), what=f"start an agent on {node}")
-        channel = Socket(fileno=frame.descriptors[2])
-        process = self._process(frame, node, ("agent", name) if name else ("agent",))
-        return AgentClient(process=process, channel=channel, name=name)
+        nodes = tuple(nodes)
+        what = f"start an agent on {', '.join(nodes)}"
+        frame = self._ask(protocol.SpawnAgents(nodes), what=what)
+        if not isinstance(frame.message, protocol.AgentsSpawned):
+            raise self._unexpected(frame.message, what)
+        agents = []
+        for index, (node, spawned) in enumerate(zip(nodes, frame.message.agents, strict=True)):
+            status, pidfd, channel = frame.descriptors[3 * index : 3 * index + 3]
+            process = self._process(spawned, (status, pidfd), node, ("agent", name) if name else ("agent",))
+            agents.append(AgentClient(process=process, channel=Socket(fileno=channel), name=name))
+        return agents
 
     def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
         """An ordinary socket that lives in the node's network namespace; the caller owns it."""
@@ -543,11 +554,12 @@ class Lab:
             raise self._unexpected(reply, what)
         return reply.rows
 
-    def _process(self, frame: Frame, node: str, argv: tuple[str, ...]) -> Process:
-        spawned = frame.message
+    def _process(
+        self, spawned: protocol.Message, descriptors: tuple[int, ...], node: str, argv: tuple[str, ...]
+    ) -> Process:
         if not isinstance(spawned, protocol.Spawned):
             raise self._unexpected(spawned, f"start {argv[0]}")
-        status, pidfd, *_ = frame.descriptors
+        status, pidfd, *_ = descriptors
 
         def signal_group(number: int) -> None:
             self._done(protocol.SignalGroup(spawned.process, number), what="signal a process group")

@@ -28,7 +28,7 @@ from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, LOGS, LabDirectory
 from labctl.lab.keeper import spawn
 from labctl.lab.keeper.clients import Client, Connections, Timers
 from labctl.lab.keeper.executor import execute
-from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, LabContext
+from labctl.lab.keeper.node_init import SHARED_DIRECTORY, SHARED_PROGRAMS, Host, LabContext, start_inits
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import ProcessTable
 from labctl.lab.keeper.reconcile import RollbackActions, Transactions
@@ -181,8 +181,8 @@ class Keeper:
         match message:
             case protocol.Spawn():
                 return self.spawn_program(client, message, descriptors)
-            case protocol.SpawnAgent():
-                return self.spawn_agent(client, self.host(message.node))
+            case protocol.SpawnAgents():
+                return self.spawn_agents(client, [self.host(node) for node in dict.fromkeys(message.nodes)])
             case protocol.StartProcess():
                 info = self.processes.start(self.host(message.node), message)
                 self.transactions.has_started(client, (info.node, info.name))
@@ -304,17 +304,25 @@ class Keeper:
             raise
         return Answer(protocol.Spawned(started.pid, started.pid_on_host), [status, pidfd])
 
-    def spawn_agent(self, client: Client, host: Host) -> Answer:
-        """Fork an agent on the host."""
-        mine, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as stack:
-            stack.callback(mine.close)
-            started = spawn.start_agent(host, self.context, theirs.fileno())
-            self.processes.attach(client, host, ("labctl-agent",), started)
-            answer = self.spawned(started)
+    def spawn_agents(self, client: Client, hosts: list[Host]) -> Answer:
+        """Fork an agent on each of the hosts, whose inits start at the same time. If one fails, the others end."""
+        start_inits(hosts, self.context)
+        agents: list[protocol.Spawned] = []
+        descriptors: list[int] = []
+        with contextlib.ExitStack() as stack:
+            for host in hosts:
+                mine, theirs = socket.socketpair()
+                with theirs, mine:
+                    started = spawn.start_agent(host, self.context, theirs.fileno())
+                    self.processes.attach(client, host, ("labctl-agent",), started)
+                    answer = self.spawned(started)
+                    for descriptor in (*answer.descriptors, mine.detach()):
+                        stack.callback(os.close, descriptor)
+                        descriptors.append(descriptor)
+                assert isinstance(answer.message, protocol.Spawned)
+                agents.append(answer.message)
             stack.pop_all()
-        answer.descriptors.append(mine.detach())
-        return answer
+        return Answer(protocol.AgentsSpawned(tuple(agents)), descriptors)
 
     def publish(self, *, owned: bool) -> None:
         """Let clients find the lab by its name; unless it is `owned`, it outlives its owner from here on."""

@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
 from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno, kernel_errors
 from labctl.kernel import mounts, processes, syscalls
@@ -77,38 +78,54 @@ class Host(Struct):
         return f"{self.node.kind} {self.node.name}"
 
 
-def start_init(host: Host, context: LabContext) -> Init:
-    """Make the host's mount, UTS, IPC and PID namespaces and its init. KernelError when the kernel refuses one."""
-    # Cached here and not in a child, for all hosts, and for those on the same networks.
-    run_directories()
-    host.hosts_files.lines(host.name)
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    try:
-        try:
-            with kernel_errors(host.subject, "make a PID namespace", hint=_LIMITS):
-                syscalls.unshare(syscalls.CLONE_NEWPID)
-            try:
-                pid = processes.fork(lambda: _init(host, context, writing))
-            finally:
-                syscalls.setns(context.own_pid_namespace, syscalls.CLONE_NEWPID)
-        finally:
-            os.close(writing)
-        init = Init(pid, os.pidfd_open(pid))
-        try:
+def start_inits(hosts: Iterable[Host], context: LabContext) -> None:
+    """Make the mount, UTS, IPC and PID namespaces and the init of each host that has none, all at the same time.
+
+    Raises: KernelError if the kernel refuses one; then the inits that are not ready yet end.
+    """
+    with ExitStack() as stack:
+        starting = [
+            (host, *_fork_init(host, context, stack)) for host in hosts if host.init is None and host.exit_code is None
+        ]
+        for host, init, reading in starting:
             report = processes.read_all(reading, START_TIMEOUT_S, host.subject)
             ready, _, machine_pid = report.partition(b" ")
             if ready != READY:
                 raise reported_error(report, f"{host.subject}: its init ended before it was ready.")
-        except (LabError, MachineError):
-            try:
-                signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
-            finally:
-                os.close(init.pidfd)
-                os.waitpid(init.pid, 0)
-            raise
-        return replace(init, machine_pid=int(machine_pid))
+            host.init = replace(init, machine_pid=int(machine_pid))
+
+
+def _fork_init(host: Host, context: LabContext, stack: ExitStack) -> tuple[Init, int]:
+    """Fork the host's init, and return it with the pipe for its report.
+
+    `stack` closes the pipe; it ends the init unless the host has it by then.
+    """
+    # Cached here and not in a child, for all hosts, and for those on the same networks.
+    run_directories()
+    host.hosts_files.lines(host.name)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    stack.callback(os.close, reading)
+    try:
+        with kernel_errors(host.subject, "make a PID namespace", hint=_LIMITS):
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+        try:
+            pid = processes.fork(lambda: _init(host, context, writing))
+        finally:
+            syscalls.setns(context.own_pid_namespace, syscalls.CLONE_NEWPID)
     finally:
-        os.close(reading)
+        os.close(writing)
+    init = Init(pid, os.pidfd_open(pid))
+    stack.callback(_end_unless_ready, host, init)
+    return init, reading
+
+
+def _end_unless_ready(host: Host, init: Init) -> None:
+    if host.init is None:
+        try:
+            signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
+        finally:
+            os.close(init.pidfd)
+            os.waitpid(init.pid, 0)
 
 
 def fork_on_host(host: Host, context: LabContext, body: Callable[[], None]) -> int:
@@ -118,8 +135,8 @@ def fork_on_host(host: Host, context: LabContext, body: Callable[[], None]) -> i
             f"{host.subject}: cannot run anything: its init was ended from outside (status {host.exit_code}), and with "
             f"it every program on it. Open a new lab."
         )
-    if host.init is None:
-        host.init = start_init(host, context)
+    start_inits([host], context)
+    assert host.init is not None
     pidfd = host.init.pidfd
     try:
         syscalls.setns(pidfd, syscalls.CLONE_NEWPID)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labctl.scenario import load
-from labctl.scenario.call_steps import seconds_for
+from labctl.scenario.call_steps import hosts_that_call_first, seconds_for
 from tests.integration.scenarios import fails, passes, step
 
 LISTEN = '      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'
@@ -37,6 +37,30 @@ def test_calls_record_their_results_on_one_clock(tmp_path: Path) -> None:
     begun = [call.started_s for call in calls[:-1]]
     assert begun == sorted(begun)
     assert begun[0] >= 0
+
+
+def test_calling_processes_start_ahead_where_nothing_else_runs_before(tmp_path: Path) -> None:
+    def first(steps: str) -> list[str]:
+        path = tmp_path / "scenario.yaml"
+        path.write_text(f"topology: star:4\nsteps:\n{steps}")
+        return hosts_that_call_first(load(path).steps)
+
+    program = "  - run: {on: h1, run: ['true']}\n"
+    calls = "".join(f"  - h{number}: getpid()\n" for number in (1, 2))
+    assert first(calls) == ["h1", "h2"]
+    assert first(program + calls) == ["h2"]
+    assert first("  - h3/other: getpid()\n  - h3: getpid()\n" + calls) == ["h1", "h2"]
+    assert first(f"  - h4: getpid()\n  - parallel:\n      - h3: getpid()\n{calls}") == ["h4"]
+
+
+def test_a_calling_process_that_no_step_needed_is_no_failure(tmp_path: Path) -> None:
+    steps = '  - server: getpid()\n  - server: bind(9, "server:1") -> 0\n  - client: getpid()\n'
+    result = fails(tmp_path, steps)
+    assert [each.index for each in result.steps] == ["1", "2"]
+
+
+def test_the_first_calling_process_of_a_host_is_its_first_process(tmp_path: Path) -> None:
+    passes(tmp_path, "  - run: {on: client, run: ['true']}\n  - server: getpid() -> 2\n  - client: getpid() -> 3\n")
 
 
 def test_two_branches_cannot_make_calls_in_one_process(tmp_path: Path) -> None:

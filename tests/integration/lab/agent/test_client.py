@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from labctl.errors import LabError
 from labctl.lab.agent.client import AgentEnded, CallImpossible
 from labctl.lab.agent.messages import SystemCall
 from labctl.lab.client.handle import Lab
@@ -46,6 +47,32 @@ def test_a_caller_ends_when_it_is_closed(lab: Lab) -> None:
     poller.register(pidfd, POLLIN)
     assert poller.poll(WAIT_S * 1000)
     os.close(pidfd)
+
+
+def test_agents_of_several_hosts_start_together_each_on_its_own() -> None:
+    with Lab.open(pair_plan()) as lab:
+        agents = lab.start_agents(("server", "client"))
+        assert [(agent.title, agent.process.pid) for agent in agents] == [("server", 2), ("client", 2)]
+        for agent in agents:
+            result = agent.call(STREAM_SOCKET, WAIT_S)
+            assert result is not None
+            assert result.number == 3
+            agent.close()
+
+
+def test_if_one_of_several_agents_cannot_start_none_does() -> None:
+    with Lab.open(pair_plan()) as lab:
+        with pytest.raises(LabError, match="nowhere"):
+            lab.start_agents(("server", "nowhere"))
+        assert "agent" not in output(lab, "server", "sh", "-c", "cat /proc/*/comm")
+
+
+def test_an_agent_that_is_disconnected_ends_and_is_then_closed(lab: Lab) -> None:
+    agent = lab.start_agent("server")
+    agent.disconnect()
+    assert agent.process.wait(WAIT_S) == 0
+    agent.close()
+    agent.close()
 
 
 def test_callers_of_one_host_are_processes_of_that_host(lab: Lab) -> None:
