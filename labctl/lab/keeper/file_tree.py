@@ -319,14 +319,30 @@ def run_directories(
     return tuple(found[path] for path in sorted(found))
 
 
-def make_run_directories(directories: Iterable[RunDirectory]) -> None:
-    """Make the directories in the calling process's /run, as far as possible."""
-    for one in directories:
+@cache
+def owned_run_directories() -> tuple[tuple[RunDirectory, tuple[int, int] | None], ...]:
+    """Return this machine's directories in /run, each with the ids of its owner; None for root and unknown owners.
+
+    The C library opens the databases anew for each name, and looks for nscd before.
+    """
+    owned = []
+    for one in run_directories():
+        ids = None
+        if one.owner:
+            with contextlib.suppress(OSError):
+                ids = ids_of(one.owner)
+        owned.append((one, ids))
+    return tuple(owned)
+
+
+def make_run_directories() -> None:
+    """Make this machine's directories in the calling process's /run, as far as possible."""
+    for one, ids in owned_run_directories():
         with contextlib.suppress(OSError):
             os.makedirs(one.path, exist_ok=True)
             os.chmod(one.path, one.mode)
-            if one.owner:
-                _chown(one.path, *ids_of(one.owner))
+            if ids is not None:
+                _chown(one.path, *ids)
 
 
 def _of_tmpfiles(words: list[str]) -> RunDirectory | None:

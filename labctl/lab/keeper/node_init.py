@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 from labctl.errors import KernelError, LabctlError, LabError, MachineError, describe_errno, kernel_errors
 from labctl.kernel import mounts, processes, syscalls
-from labctl.lab.keeper.file_tree import build_tree, make_run_directories, run_directories
+from labctl.lab.keeper.file_tree import build_tree, make_run_directories, owned_run_directories
 from labctl.lab.protocol import Failed, Pairs, decode, encode
 from labctl.plan.hosts_files import HostsFiles, Line
 from labctl.structs import Struct, replace
@@ -101,7 +101,7 @@ def _fork_init(host: Host, context: LabContext, stack: ExitStack) -> tuple[Init,
     `stack` closes the pipe; it ends the init unless the host has it by then.
     """
     # Cached here and not in a child, for all hosts, and for those on the same networks.
-    run_directories()
+    owned_run_directories()
     host.hosts_files.lines(host.name)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     stack.callback(os.close, reading)
@@ -224,7 +224,7 @@ def _make_namespaces(host: Host, context: LabContext) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
         syscalls.sethostname(os.fsencode(host.name)[: syscalls.HOSTNAME_BYTES].decode(errors="ignore"))
     mounts.make_root(context.view, host.subject, in_lab=True, read_only=(SHARED_DIRECTORY,))
-    make_run_directories(run_directories())
+    make_run_directories()
     tree = host.node.tree
     if not tree.places(RESOLV_CONF) and not mounts.is_replaceable(RESOLV_CONF):
         tree = replace(tree, files=(*tree.files, PlacedFile(RESOLV_CONF, context.resolv_conf)))
