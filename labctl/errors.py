@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import errno as errno_module
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+
+TYPE_CHECKING = False  # that of `typing`, whose import takes 6 ms, which every command would pay for
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def _printable(text: str) -> str:
@@ -101,15 +103,21 @@ class KernelError(LabError):
         return _printable(f"{text} {self.hint}" if self.hint else text)
 
 
-@contextmanager
-def kernel_errors(subject: str, attempted: str, *, hint: str | Mapping[int, str] = "") -> Iterator[None]:
+class kernel_errors:  # as contextlib makes such a context, whose import takes 2 ms
     """Raise an OSError of the `with` block as KernelError; `hint` may depend on the errno."""
-    try:
-        yield
-    except OSError as error:
-        number = error.errno or 0
-        text = hint if isinstance(hint, str) else hint.get(number, "")
-        raise KernelError(subject, attempted, number, hint=text) from error
+
+    def __init__(self, subject: str, attempted: str, *, hint: str | Mapping[int, str] = "") -> None:
+        self._subject = subject
+        self._attempted = attempted
+        self._hint = hint
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError):
+            number = error.errno or 0
+            hint = self._hint if isinstance(self._hint, str) else self._hint.get(number, "")
+            raise KernelError(self._subject, self._attempted, number, hint=hint) from error
 
 
 class LabGone(LabError):

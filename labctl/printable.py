@@ -6,8 +6,9 @@ through unchanged, and JSON has its own escapes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _C0_AND_C1 = (*range(0x20), *range(0x7F, 0xA0))  # DEL is among them
 # Characters that change the order of text or end a line in Unicode: U+061C, U+200E, U+202A, ...
@@ -15,8 +16,8 @@ _ORDER_AND_LINES = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x206
 _VISIBLE = {code: f"\\x{code:02x}" for code in _C0_AND_C1 if code not in (0x09, 0x0A)}
 _VISIBLE |= {code: f"\\u{code:04x}" for code in _ORDER_AND_LINES}
 # `visible` escapes the other characters outside XML 1.0's Char: https://www.w3.org/TR/xml/#charsets
-_NOT_XML = "[\ufffe\uffff]"
-_OWN_COLOURS = r"(\x1b\[(?:0|1|2|32|33|1;31)m)"  # those of labctl.report.terminal.Ink
+_NOT_XML = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
+_OWN_COLOURS = frozenset({"0", "1", "2", "32", "33", "1;31"})  # those of labctl.report.terminal.Ink
 
 
 def visible(text: str) -> str:
@@ -54,8 +55,13 @@ def painted(line: str) -> str:
     """Escape as `visible` does, except the colours that labctl itself uses."""
     if line.isprintable():
         return line
-    parts = re.split(_OWN_COLOURS, line)
-    return "".join(part if index % 2 else visible(part) for index, part in enumerate(parts))
+    start, *others = line.split("\x1b[")
+    shown = visible(start)
+    for part in others:
+        colour, end, text = part.partition("m")
+        is_own = end and colour in _OWN_COLOURS
+        shown += f"\x1b[{colour}m{visible(text)}" if is_own else visible(f"\x1b[{part}")
+    return shown
 
 
 def harmless_on_github(line: str) -> str:
@@ -77,4 +83,4 @@ def in_log(text: str, environ: Mapping[str, str]) -> str:
 
 def in_xml(text: str) -> str:
     """Escape as `visible` does, and the characters that XML does not allow: people read XML on terminals, too."""
-    return re.sub(_NOT_XML, lambda found: f"\\u{ord(found.group()):04x}", visible(text))
+    return visible(text).translate(_NOT_XML)

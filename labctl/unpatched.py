@@ -3,7 +3,7 @@
 Test tools replace `socket.socket` (pytest-socket), the functions of `time` (freezegun, time-machine) and methods of
 sockets (`Host.netns()` of an ordinary user). Some do so before labctl is imported, and some replace every reference to
 the original in every module. So this module refers to no Python function of those modules: sockets use the methods of
-the C class `_socket.socket`, and the clock is clock_gettime(2).
+the C class `_socket.socket`, and the clock is that of labctl.clock.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import _socket
 import os
 import socket
-from time import CLOCK_MONOTONIC, clock_gettime, clock_gettime_ns
 from typing import TYPE_CHECKING, Any
+
+from labctl.clock import monotonic, monotonic_ns
 
 if TYPE_CHECKING:
     from socket import socket as StandardSocket
@@ -21,16 +22,6 @@ else:
     StandardSocket = next(each for each in _socket.socket.__subclasses__() if each.__module__ == socket.__name__)
 
 __all__ = ["Socket", "StandardSocket", "monotonic", "monotonic_ns", "socketpair"]
-
-
-def monotonic() -> float:
-    """Return the seconds of CLOCK_MONOTONIC, as `time.monotonic()`."""
-    return clock_gettime(CLOCK_MONOTONIC)
-
-
-def monotonic_ns() -> int:
-    """Return the nanoseconds of CLOCK_MONOTONIC, as `time.monotonic_ns()`."""
-    return clock_gettime_ns(CLOCK_MONOTONIC)
 
 
 class Socket(StandardSocket):

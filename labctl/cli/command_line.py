@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module
-from typing import Any
-
 from labctl.cli.command_table import COMMANDS, Command, Parameter
 from labctl.cli.exit import complain, report_bug, stopped_status
 from labctl.errors import InputError, LabctlError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+else:
+    import _signal as signal  # without the enums of `signal`
 
 HELP = ("-h", "--help")
 Value = str | int | bool | None | object  # a Path is an object: importing pathlib for a name costs
@@ -44,7 +47,7 @@ def command_named(name: str) -> Command:
 def function_of(command: Command) -> Callable[..., int]:
     """Import the module of the command, and return its function."""
     module, _, name = command.function.partition(":")
-    function: Callable[..., int] = getattr(import_module(f"labctl.cli.{module}"), name)
+    function: Callable[..., int] = getattr(__import__(f"labctl.cli.{module}", fromlist=[name]), name)
     return function
 
 

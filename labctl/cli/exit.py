@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from typing import TypeGuard
 
 from labctl.errors import describe_errno
-from labctl.printable import in_log, visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import TypeGuard
+else:
+    import _signal as signal  # without the enums of `signal`
 
 EXIT_BUG = 4
 PIPE_WIDTH = 80
@@ -27,13 +31,21 @@ class Stopped(KeyboardInterrupt):
         super().__init__(number)
 
     def __str__(self) -> str:
-        return signal.Signals(self.number).name
+        return _signal_name(self.number)
+
+
+def _signal_name(number: int) -> str:
+    from signal import Signals
+
+    return Signals(number).name
 
 
 def complain(text: str) -> None:
     """Print a message on standard error, printable and wrapped. Drop it if standard error is closed or broken."""
     if sys.stderr is None:
         return
+    from labctl.printable import in_log, visible
+
     text = in_log(_wrapped(visible(text)), os.environ)
     encoding = sys.stderr.encoding or "ascii"
     try:
@@ -71,7 +83,7 @@ def stopped_status(stopped: KeyboardInterrupt) -> int:
     """Print on standard error that a signal ended the command. Return 128 + N: 130 for SIGINT, 143 for SIGTERM."""
     number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
     outcome = stopped.outcome if isinstance(stopped, Stopped) else ""
-    complain(f"labctl: interrupted by {signal.Signals(number).name}{f'; {outcome}' if outcome else ''}.")
+    complain(f"labctl: interrupted by {_signal_name(number)}{f'; {outcome}' if outcome else ''}.")
     return 128 + number
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from labctl.cli.command_table import COMMANDS, GROUPS, SUMMARY, Command, Parameter
 from labctl.report.terminal import Ink, Look, Screen, cells, pad, standard_output, wrap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _WIDEST_TERM = 22
 HELP_OPTION = Parameter("help", "-h, --help", "Show help and exit.")

@@ -5,14 +5,19 @@ from __future__ import annotations
 import gc
 import io
 import os
-import signal
 import sys
-from types import FrameType
-from typing import NoReturn
 
 from labctl.cli.command_line import command_named, read, reported, status_of
 from labctl.cli.command_table import COMPLETION_VARIABLE
 from labctl.cli.exit import Stopped, flush
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from types import FrameType
+    from typing import NoReturn
+else:
+    import _signal as signal  # without the enums of `signal`
 
 
 def main() -> NoReturn:
@@ -67,7 +72,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _handle_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
 
 

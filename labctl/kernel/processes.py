@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from select import POLLIN, poll
 
+from labctl.clock import monotonic
 from labctl.errors import KernelError, LabError
-from labctl.unpatched import monotonic
 
 FIRST_FREE_DESCRIPTOR = 3
 HIGHEST_DESCRIPTOR = 2**31 - 1

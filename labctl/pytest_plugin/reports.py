@@ -23,7 +23,7 @@ from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root,
 from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN, SCENARIO_SOCKETS, USED_LABS
 from labctl.report.terminal import Look, look_of
 from labctl.scenario.results import RunResult
-from labctl.structs import convert, replace, to_builtins
+from labctl.structs import convert, to_builtins
 from labctl.unpatched import monotonic
 
 SECTION = "labctl"
@@ -50,7 +50,8 @@ def attached_run(report: pytest.TestReport) -> RunResult | None:
 
 def look() -> Look:
     """Return the look of a report: the terminal's width and characters; pytest adds the colours."""
-    return replace(look_of(sys.__stdout__), colour=False)
+    look = look_of(sys.__stdout__)
+    return Look(look.width, glyphs=look.glyphs)
 
 
 def without_own_code(item: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from _thread import RLock  # as threading.RLock
 from contextlib import contextmanager
 from enum import Enum
-from functools import partial
-from typing import TYPE_CHECKING, Protocol, TextIO
 
+from labctl.clock import monotonic
 from labctl.errors import LabError, describe_errno
 from labctl.printable import in_log, painted, printable
-from labctl.structs import Struct
-from labctl.unpatched import monotonic
 
+TYPE_CHECKING = False  # that of `typing`, which `labctl --help` does not need
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Protocol, TextIO
+
     from labctl.scenario.results import Outcome
+
+    class Attempt(Protocol):
+        """The parts of an echo request that the table shows."""
+
+        @property
+        def source(self) -> str: ...
+        @property
+        def target(self) -> str: ...
+        @property
+        def address(self) -> object: ...
+        @property
+        def problem(self) -> str: ...  # why there was no answer; "" when there was one
+        @property
+        def family(self) -> str: ...  # `4` or `6`
 
 
 def cells(text: str) -> int:
@@ -137,37 +151,56 @@ class Ink(Enum):
 INK_OF_OUTCOME = {"passed": Ink.GOOD, "failed": Ink.BAD, "skipped": Ink.ODD, "error": Ink.BAD}
 
 
-class Glyphs(Struct, frozen=True):
+class Glyphs:
     """The signs of a report; a stream that cannot encode the first set gets the second."""
 
-    column: str
-    line: str
-    cross: str
-    branch: str
-    returns: str
-    goes_on: str
-    times: str
-    separator: str
-    passed: str
-    failed: str
-    skipped: str
-    error: str
+    def __init__(
+        self,
+        column: str,
+        line: str,
+        cross: str,
+        branch: str,
+        returns: str,
+        goes_on: str,
+        times: str,
+        separator: str,
+        passed: str,
+        failed: str,
+        skipped: str,
+        error: str,
+    ) -> None:
+        self.column = column
+        self.line = line
+        self.cross = cross
+        self.branch = branch
+        self.returns = returns
+        self.goes_on = goes_on
+        self.times = times
+        self.separator = separator
+        self.passed = passed
+        self.failed = failed
+        self.skipped = skipped
+        self.error = error
 
     def mark(self, outcome: Outcome) -> str:
         """Return the sign of an outcome, which needs no colour."""
         return str(getattr(self, outcome.value))
 
 
-UNICODE = Glyphs("│", "─", "┼", "├─", "→", "…", "\N{MULTIPLICATION SIGN}", "·", "✓", "✗", "○", "‼")
+UNICODE = Glyphs("│", "─", "┼", "├─", "→", "…", "\xd7", "·", "✓", "✗", "○", "‼")
 ASCII = Glyphs("|", "-", "+", "+-", "->", "...", "x", "-", "ok", "FAILED", "skipped", "ERROR")
 
 
-class Look(Struct, frozen=True):
+class Look:
     """The look of a report. `width` is in terminal cells."""
 
-    width: int = _PIPE_WIDTH
-    colour: bool = False
-    glyphs: Glyphs = UNICODE
+    def __init__(self, width: int = _PIPE_WIDTH, colour: bool = False, glyphs: Glyphs = UNICODE) -> None:
+        self.width = width
+        self.colour = colour
+        self.glyphs = glyphs
+
+    def __repr__(self) -> str:
+        return f"<Look {self.width} columns{', colour' if self.colour else ''}, {self.glyphs.passed}>"
 
     def paint(self, text: str, ink: Ink) -> str:
         """Return `text` (without line ends) in that ink, unchanged without colour."""
@@ -182,7 +215,7 @@ def look_of(stream: TextIO | None) -> Look:
     """
     terminal = is_terminal(stream)
     if terminal or os.environ.get("COLUMNS"):
-        import shutil  # takes 1 ms, and most runs of a script or a CI job are in a pipe
+        import shutil
 
         width = shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns
     else:
@@ -199,7 +232,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def _glyphs_for(encoding: str | None) -> Glyphs:
     try:
-        "".join(getattr(UNICODE, name) for name in UNICODE.__struct_fields__).encode(encoding or "ascii")
+        "".join(vars(UNICODE).values()).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII
     return UNICODE
@@ -218,7 +251,7 @@ class Screen:
         self.stream = stream
         self.look = look or look_of(stream)
         self._harmless = harmless
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._gone = stream is None
         self._status: list[str] = []
 
@@ -311,12 +344,16 @@ def silence(stream: TextIO) -> None:
 
 def standard_output() -> Screen:
     """The screen for results."""
-    return Screen(sys.stdout, harmless=partial(in_log, environ=os.environ))
+    return Screen(sys.stdout, harmless=_in_log)
 
 
 def standard_error() -> Screen:
     """The screen for errors and progress."""
-    return Screen(sys.stderr, harmless=partial(in_log, environ=os.environ))
+    return Screen(sys.stderr, harmless=_in_log)
+
+
+def _in_log(line: str) -> str:
+    return in_log(line, os.environ)
 
 
 _FIRST_PAUSE_S = 0.5
@@ -332,6 +369,8 @@ def live_status(screen: Screen, lines: Callable[[], list[str]], thread_name: str
     if not is_terminal(screen.stream):
         yield
         return
+    import threading
+
     over = threading.Event()
 
     def paint() -> None:
@@ -384,11 +423,12 @@ _GAP = "  "
 _NARROWEST_COLUMN = 8  # cells that a column keeps when others need the room
 
 
-class Cell(Struct, frozen=True):
+class Cell:
     """One cell of a table."""
 
-    text: str
-    ink: Ink = Ink.PLAIN
+    def __init__(self, text: str, ink: Ink = Ink.PLAIN) -> None:
+        self.text = text
+        self.ink = ink
 
 
 def table(look: Look, headers: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> list[str]:
@@ -443,21 +483,6 @@ def age(seconds: float) -> str:
 
 
 _SHOWN_FAILURES = 20
-
-
-class Attempt(Protocol):
-    """The parts of an echo request that the table shows."""
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def address(self) -> object: ...
-    @property
-    def problem(self) -> str: ...  # why there was no answer; "" when there was one
-    @property
-    def family(self) -> str: ...  # `4` or `6`
 
 
 def render(nodes: Sequence[str], tries: Sequence[Attempt], look: Look, *, sampled: bool = False) -> list[str]:

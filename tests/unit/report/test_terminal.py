@@ -40,7 +40,7 @@ def paper() -> tuple[Screen, io.StringIO]:
 
 def test_a_pipe_is_80_columns_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    assert look_of(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == Look(80, False, UNICODE)
+    assert vars(look_of(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))) == vars(Look(80, False, UNICODE))
 
 
 def test_columns_sets_the_width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
