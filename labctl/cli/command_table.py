@@ -1,34 +1,56 @@
 """The commands of labctl with their arguments and options: one table for the reader, help, completion and man pages.
 
-Importing it must stay cheap, because every command pays for it.
+Importing it must stay cheap, because every command pays for it: its classes are plain, without msgspec.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from labctl.structs import Struct, replace
+TYPE_CHECKING = False  # that of `typing`
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 COMPLETION_VARIABLE = "_LABCTL_COMPLETE"  # set by the completion scripts, beside the words to complete
 
 
-class Parameter(Struct, frozen=True):
+def path(text: str) -> Path:
+    """Return the path that a word of the command line names."""
+    from pathlib import Path
+
+    return Path(text)
+
+
+class Parameter:
     """An argument (`usage` is `NODE`, `[LAB]`, `PATH...`) or an option (`-j, --jobs N`; a switch has no value).
 
     `name` is the keyword under which the command gets the value. Three dots in `usage`: the argument or option may be
     repeated, and the value is a tuple. `completes` names the function of labctl.cli.app that offers values.
     """
 
-    name: str
-    usage: str
-    help: str
-    completes: str = ""
-    choices: tuple[str, ...] = ()  # the first is the default of an optional parameter
-    kind: type[str | int | Path] = str
-    minimum: int = 0  # of an integer
-    maximum: int = (1 << 63) - 1
-    default: int | None = None
-    group: str = "Options"  # heading in the help
+    def __init__(
+        self,
+        name: str,
+        usage: str,
+        help: str,
+        completes: str = "",
+        *,
+        choices: tuple[str, ...] = (),
+        kind: Callable[[str], str | int | Path] = str,
+        minimum: int = 0,
+        maximum: int = (1 << 63) - 1,
+        default: int | None = None,
+        group: str = "Options",
+    ) -> None:
+        self.name = name
+        self.usage = usage
+        self.help = help
+        self.completes = completes
+        self.choices = choices  # the first is the default of an optional parameter
+        self.kind = kind  # makes the value of the word
+        self.minimum = minimum  # of an integer
+        self.maximum = maximum
+        self.default = default
+        self.group = group  # heading in the help
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -54,19 +76,33 @@ class Parameter(Struct, frozen=True):
         return "..." in self.usage
 
 
-class Command(Struct, frozen=True):
+class Command:
     """A command. `function` is `module:function` below labctl.cli, which gets the values as keyword arguments."""
 
-    name: str
-    function: str
-    group: str
-    summary: str
-    description: str  # paragraphs, separated by an empty line
-    parameters: tuple[Parameter, ...]
-    example: str
-    exit_status: tuple[str, ...] = ()
-    takes_command: bool = False  # the last argument is a command line: its first word ends labctl's own options
-    failure_status: int | None = None  # of labctl's own errors, if the other statuses are a program's
+    def __init__(
+        self,
+        name: str,
+        function: str,
+        group: str,
+        summary: str,
+        description: str,
+        parameters: tuple[Parameter, ...],
+        example: str,
+        exit_status: tuple[str, ...] = (),
+        *,
+        takes_command: bool = False,
+        failure_status: int | None = None,
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.group = group
+        self.summary = summary
+        self.description = description  # paragraphs, separated by an empty line
+        self.parameters = parameters
+        self.example = example
+        self.exit_status = exit_status
+        self.takes_command = takes_command  # the last argument is a command line: its first word ends labctl's options
+        self.failure_status = failure_status  # of labctl's own errors, if the other statuses are a program's
 
     @property
     def arguments(self) -> tuple[Parameter, ...]:
@@ -132,14 +168,14 @@ COMMANDS = (
                 "keep_on_failure", "--keep-on-failure", "Keep the lab of a failed scenario until you press Enter."
             ),
             Parameter("verbose", "-v, --verbose", "Show all connections, and program output as it arrives."),
-            Parameter("junit", "--junit FILE", "Write the results to FILE as JUnit XML.", kind=Path, group=_REPORTS),
-            Parameter("json", "--json FILE", "Write the results as JSON; - is stdout.", kind=Path, group=_REPORTS),
-            Parameter("artifacts", "--artifacts DIR", "Write results and outputs to DIR.", kind=Path, group=_REPORTS),
+            Parameter("junit", "--junit FILE", "Write the results to FILE as JUnit XML.", kind=path, group=_REPORTS),
+            Parameter("json", "--json FILE", "Write the results as JSON; - is stdout.", kind=path, group=_REPORTS),
+            Parameter("artifacts", "--artifacts DIR", "Write results and outputs to DIR.", kind=path, group=_REPORTS),
             Parameter(
                 "durations",
                 "--durations FILE",
                 "Read durations of scenarios for --shard from FILE, and update it.",
-                kind=Path,
+                kind=path,
                 group=_REPORTS,
             ),
             Parameter("shard", "--shard K/N", "Run part K of N parts of about equal duration.", group=_ORDER),
@@ -176,7 +212,7 @@ COMMANDS = (
         "List the scenarios and topologies that ship with labctl, in the order to read them; or print or copy one.",
         (
             Parameter("name", "[NAME]", "Print this example's file.", "example_names"),
-            Parameter("copy_to", "--copy DIR", "Copy the file, and the files that it uses, to DIR.", kind=Path),
+            Parameter("copy_to", "--copy DIR", "Copy the file, and the files that it uses, to DIR.", kind=path),
         ),
         "labctl examples tcp-echo --copy mine && labctl run mine/tcp-echo.yaml",
     ),
@@ -186,7 +222,7 @@ COMMANDS = (
         _SCENARIOS,
         "Write a starter topology, scenario and test.",
         "Write a commented topology, scenario and test into DIR. Existing files are never overwritten.",
-        (Parameter("directory", "DIR", "Created if it does not exist.", kind=Path),),
+        (Parameter("directory", "DIR", "Created if it does not exist.", kind=path),),
         "labctl init mylab && labctl run mylab",
     ),
     Command(
@@ -222,12 +258,12 @@ COMMANDS = (
     ),
     Command(
         "down",
-        "lifecycle:down",
+        "down:down",
         _LABS,
         "Stop labs and remove them.",
         "Stop labs with all their programs, and return when the kernel has removed them.",
         (
-            replace(_LAB_ARGUMENT, name="labs", usage="[LAB...]"),
+            Parameter("labs", "[LAB...]", _LAB_ARGUMENT.help, "lab_names"),
             Parameter("every", "--all", "All labs of yours."),
             Parameter("force", "--force", "Kill the lab's process without a request to it first."),
         ),
@@ -284,7 +320,7 @@ COMMANDS = (
     ),
     Command(
         "gc",
-        "lifecycle:gc",
+        "down:gc",
         _LABS,
         "Remove leftovers of dead labs.",
         "Remove names and logs that your dead labs left, and stop labs whose state directory was deleted.",
@@ -314,7 +350,7 @@ COMMANDS = (
     ),
     Command(
         "shell",
-        "exec:shell",
+        "shell:shell",
         _NODES,
         "Open a shell on a node.",
         "Open your shell on a node, on a terminal of its own. The prompt shows the node's name.",

@@ -17,7 +17,6 @@ from labctl.cli.console_commands import OnMachine, OnNodes, Own, completions, pa
 from labctl.cli.exec import (
     ExecRequest,
     exit_status,
-    open_shell,
     open_standard_descriptors,
     run_in_foreground,
     run_on_terminal,
@@ -28,6 +27,7 @@ from labctl.cli.exec import (
 from labctl.cli.exit import complain
 from labctl.cli.lab_selection import attach, check_node, lab_name
 from labctl.cli.ps import describe_status
+from labctl.cli.shell import open_shell
 from labctl.cli.signals import Signals
 from labctl.errors import InputError, KernelError, LabctlError, LabGone, describe_errno
 from labctl.printable import printable

@@ -1,23 +1,23 @@
-"""Programs on a node: `labctl exec`, `labctl shell`, and the start of background programs.
+"""Programs on a node: `labctl exec`, and the start of background programs. Imports nothing that is slow to import.
 
-Imports nothing that is slow to import. `labctl env` prints how other tools reach a node.
+`labctl env` prints how other tools reach a node.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, NamedTuple
 
 from labctl.cli.exit import complain
-from labctl.cli.lab_selection import attach_lab_with
+from labctl.cli.lab_selection import attach_as, attach_lab_with
 from labctl.cli.signals import Signals, wait_passing_signals
 from labctl.errors import InputError, KernelError
-from labctl.structs import Struct
+from labctl.lab.client.lab_client import LabClient
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from labctl.lab.client.handle import Lab
     from labctl.lab.client.process import Process
     from labctl.lab.protocol import Description, NodeInfo
@@ -30,15 +30,24 @@ EXIT_NOT_FOUND = 127
 _PASSED = ("TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "NO_COLOR", "FORCE_COLOR")
 
 
-class ExecRequest(Struct, frozen=True):
+class ExecRequest:
     """A program to start on a node. `environment` has K=V, or K for this process's own value."""
 
-    node: str
-    command: tuple[str, ...]
-    environment: tuple[str, ...] = ()
-    directory: str | None = None
-    user: str | None = None
-    name: str | None = None  # of a background program
+    def __init__(
+        self,
+        node: str,
+        command: tuple[str, ...],
+        environment: tuple[str, ...] = (),
+        directory: str | None = None,
+        user: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.node = node
+        self.command = command
+        self.environment = environment
+        self.directory = directory
+        self.user = user
+        self.name = name  # of a background program
 
 
 def exec_command(
@@ -59,27 +68,30 @@ def exec_command(
         raise InputError("labctl exec: --name is for background programs. Add -d, or use labctl start.")
     request = ExecRequest(node, command, environment, directory, user, name)
     check_request(request)
-    with attach_lab_with(node, lab) as attached:
-        if detach:
+    if detach:
+        with attach_lab_with(node, lab) as attached:
             return start_in_background(attached, request)
-        if terminal:
-            return run_on_terminal(attached, request)
-        return run_in_foreground(attached, request, standard)
+    with attach_as(LabClient, node, lab) as client:
+        return run_on_terminal(client, request) if terminal else run_in_foreground(client, request, standard)
 
 
-def run_in_foreground(lab: Lab, request: ExecRequest, standard: Sequence[int | None]) -> int:
+def run_in_foreground(lab: LabClient, request: ExecRequest, standard: Sequence[int | None]) -> int:
     """Run the command with these three descriptors, and pass signals on. Return its exit status, or 126 or 127."""
     with Signals() as signals:  # before the command starts: an early signal is passed on, too
         try:
             process = spawn(lab, request, standard)
         except KernelError as error:
             return status_of_refusal(error, request.command[0])
-        with closing(process):
+        try:
             return exit_status(wait_passing_signals(process, signals))
+        finally:
+            process.close()
 
 
-def run_on_terminal(lab: Lab, request: ExecRequest) -> int:
+def run_on_terminal(lab: LabClient, request: ExecRequest) -> int:
     """Run the command on a terminal of its own, and relay keys and output. Return its exit status, or 126 or 127."""
+    from contextlib import ExitStack, closing
+
     from labctl.cli.terminal import RawMode, Relay, window_of
 
     keyboard, output, _ = open_standard_descriptors()
@@ -122,7 +134,7 @@ def start_in_background(lab: Lab, request: ExecRequest, restart: str = "no") -> 
 
 
 def spawn(
-    lab: Lab,
+    lab: LabClient,
     request: ExecRequest,
     standard: Sequence[int | None] = (None, None, None),
     *,
@@ -238,91 +250,3 @@ def access_commands(lab: Description, node: NodeInfo) -> tuple[tuple[str, str], 
         ("its addresses", f"ip -n {netns} address"),
         ("its namespace by name", f"nsenter --net=/run/netns/{netns} ss -tlnp"),
     )
-
-
-_MARK = """\
-# Add the node's name to the prompt, after your own start-up files.
-__labctl_prompt() {
-    case $PS1 in
-        *'\\h'*|*'\\H'*|*"$LABCTL_NODE"*) ;;
-        *) PS1="$LABCTL_NODE $PS1" ;;
-    esac
-}
-"""
-_BASHRC = f"""\
-if [ -r /etc/bash.bashrc ]; then . /etc/bash.bashrc; fi
-if [ -r ~/.bashrc ]; then . ~/.bashrc; fi
-{_MARK}PROMPT_COMMAND="${{PROMPT_COMMAND:+$PROMPT_COMMAND$'\\n'}}__labctl_prompt"
-"""
-_SHRC = """\
-PS1="$LABCTL_NODE \\$ "
-"""
-_ZSHENV = """\
-if [[ -r ${LABCTL_ZDOTDIR:-$HOME}/.zshenv ]]; then . ${LABCTL_ZDOTDIR:-$HOME}/.zshenv; fi
-ZDOTDIR=/run/lab/shell/zsh
-"""
-_ZSHRC = """\
-ZDOTDIR=${LABCTL_ZDOTDIR:-$HOME}
-if [[ -r $ZDOTDIR/.zshrc ]]; then . $ZDOTDIR/.zshrc; fi
-__labctl_prompt() { [[ $PROMPT == *%[mM]* || $PROMPT == *$LABCTL_NODE* ]] || PROMPT="$LABCTL_NODE $PROMPT"; }
-precmd_functions+=(__labctl_prompt)
-"""
-
-
-class ShellStart(NamedTuple):
-    """How to start a shell so that its prompt shows the node: its words, variables, and start-up files."""
-
-    argv: tuple[str, ...]
-    environment: tuple[str, ...] = ()
-    files: tuple[tuple[str, str], ...] = ()  # name in the lab's shared directory, content
-
-
-def shell(node: str, lab: str | None, environment: tuple[str, ...], directory: str | None, user: str | None) -> int:
-    """Run `labctl shell`. Return the shell's exit status. Without a terminal the shell reads standard input."""
-    standard = open_standard_descriptors()
-    has_terminal = standard[0] is not None and os.isatty(standard[0])
-    with attach_lab_with(node, lab) as attached:
-        return open_shell(
-            attached, ExecRequest(node, (), environment, directory, user), None if has_terminal else standard
-        )
-
-
-def open_shell(lab: Lab, request: ExecRequest, standard: Sequence[int | None] | None = None) -> int:
-    """Run the user's shell in an attached lab: on a terminal, or with three standard descriptors."""
-    program = shell_of(os.environ.get("SHELL"))
-    start = ShellStart((program,)) if standard else shell_start(program, os.environ.get("ZDOTDIR"))
-    variables = (*start.environment, *request.environment)
-    request = ExecRequest(request.node, start.argv, variables, request.directory, request.user)
-    check_request(request)
-    if standard:
-        return run_in_foreground(lab, request, standard)
-    for name, content in start.files:
-        lab.put_file(name, content.encode())
-    return run_on_terminal(lab, request)
-
-
-def shell_of(preferred: str | None) -> str:
-    """Return the user's shell if it is a program, else bash, else sh."""
-    for shell in (preferred, "/bin/bash", "/usr/bin/bash"):
-        if shell and os.path.isabs(shell) and os.access(shell, os.X_OK) and _is_a_shell(shell):
-            return shell
-    return "/bin/sh"
-
-
-def _is_a_shell(path: str) -> bool:
-    """Whether this is not a program that locks an account, which root and services may have as their shell."""
-    return os.path.basename(path) not in ("nologin", "false", "true")
-
-
-def shell_start(shell: str, zdotdir: str | None = None) -> ShellStart:
-    """Return how that shell starts interactively. It reads the user's own start-up files first."""
-    match os.path.basename(shell):
-        case "bash":
-            return ShellStart((shell, "--rcfile", "/run/lab/shell/bashrc", "-i"), (), (("shell/bashrc", _BASHRC),))
-        case "zsh":
-            variables = ("ZDOTDIR=/run/lab/shell/zsh", f"LABCTL_ZDOTDIR={zdotdir or ''}")
-            return ShellStart((shell, "-i"), variables, (("shell/zsh/.zshenv", _ZSHENV), ("shell/zsh/.zshrc", _ZSHRC)))
-        case "sh" | "dash" | "ash" | "busybox" | "ksh" | "mksh":
-            return ShellStart((shell, "-i"), ("ENV=/run/lab/shell/shrc",), (("shell/shrc", _SHRC),))
-        case _:  # fish and others show the host in their own prompt
-            return ShellStart((shell,))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from labctl.errors import InputError, LabctlError, LabError
+from labctl.lab.client import state_dir
+from labctl.lab.client.lab_client import LabClient
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import TypeVar
+
     from labctl.lab.client.handle import Lab
+
+    L = TypeVar("L", bound=LabClient)
 
 LAB_TIMEOUT_S = 2.0  # a person waits
 LAB_VARIABLE = "LABCTL_LAB"  # the lab of a command without --lab; set on every node, too
@@ -28,10 +34,9 @@ def attach(name: str | None) -> Lab:
 
     The caller closes it, which leaves the lab running. InputError names the choices.
     """
-    from labctl.lab.client import registry
     from labctl.lab.client.handle import Lab
 
-    return Lab.attach(registry.choose(lab_name(name)))
+    return Lab.attach(state_dir.choose(lab_name(name)))
 
 
 def attach_lab_with(node: str, name: str | None) -> Lab:
@@ -39,12 +44,18 @@ def attach_lab_with(node: str, name: str | None) -> Lab:
 
     The caller closes it, which leaves the lab running. InputError if no lab or several labs have the node.
     """
-    from labctl.lab.client import state_dir
+    from labctl.lab.client.handle import Lab
 
-    running = state_dir.labs() if lab_name(name) is None else []
+    return attach_as(Lab, node, name)
+
+
+def attach_as(handle: type[L], node: str, name: str | None) -> L:
+    """Attach as `attach_lab_with` does; `handle` may be a LabClient, which is faster to import than a Lab."""
+    name = lab_name(name)
+    running = state_dir.labs() if name is None else []
     if len(running) > 1:
-        return _only_lab_with(node, running)
-    lab = attach(name)
+        return _only_lab_with(handle, node, running)
+    lab = handle.attach(state_dir.choose(name))
     try:
         check_node(lab, node)
     except InputError:
@@ -53,7 +64,7 @@ def attach_lab_with(node: str, name: str | None) -> Lab:
     return lab
 
 
-def check_node(lab: Lab, node: str) -> None:
+def check_node(lab: LabClient, node: str) -> None:
     """InputError if the lab has no such node, with a suggestion."""
     if node not in lab.nodes:
         raise InputError(f"lab {lab.name} has no node {node}; {suggestion(node, lab.nodes)}")
@@ -61,14 +72,11 @@ def check_node(lab: Lab, node: str) -> None:
 
 def nodes_to_choose(name: str | None) -> list[str]:
     """Return `Lab pair has client, server.` for the lab `name` or for all, for a command line without a node."""
-    from labctl.lab.client import state_dir
-    from labctl.lab.client.handle import Lab
-
     chosen = lab_name(name)
     sentences = []
     try:
         for each in state_dir.labs() if chosen is None else [chosen]:
-            with Lab.attach(each, deadline_s=LAB_TIMEOUT_S) as lab:
+            with LabClient.attach(each, deadline_s=LAB_TIMEOUT_S) as lab:
                 sentences.append(f"Lab {lab.name} has {listed(lab.nodes)}")
     except LabctlError:
         return sentences
@@ -93,16 +101,14 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
     return f"there are {listed(names)}" if names else "there are none."
 
 
-def _only_lab_with(node: str, running: list[str]) -> Lab:
-    from labctl.lab.client.handle import Lab
-
-    found: list[Lab] = []
+def _only_lab_with(handle: type[L], node: str, running: list[str]) -> L:
+    found: list[L] = []
     nodes: list[str] = []
     failures: list[LabError] = []
     try:
         for each in running:
             try:
-                lab = Lab.attach(each)
+                lab = handle.attach(each)
             except LabError as error:  # it ended meanwhile, or does not answer
                 failures.append(error)
                 continue

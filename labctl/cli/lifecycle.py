@@ -1,16 +1,16 @@
-"""Labs that stay: `labctl up`, `down` and `gc`, and the difference that `labctl plan --lab` shows."""
+"""Labs that stay: `labctl up`, and the difference that `labctl plan --lab` shows."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.cli.exit import Stopped, complain
 from labctl.cli.files import load_topology, one_topology
-from labctl.cli.lab_selection import attach, lab_name
-from labctl.errors import InputError, LabctlError, LabGone
+from labctl.cli.lab_selection import attach
+from labctl.errors import InputError, LabGone
 from labctl.report.terminal import Ink, Screen, standard_output, waiting
 from labctl.structs import Struct
 
@@ -26,52 +26,6 @@ _ATTEMPTS = 4  # another command may stop or create the lab in the meantime
 def up(topology: str | None, topo: str | None, name: str | None = None, dry_run: bool = False) -> int:
     """Run `labctl up`."""
     return bring_up(one_topology("up", topology, topo), name, dry_run=dry_run)
-
-
-def down(labs: Sequence[str], every: bool, force: bool) -> int:
-    """Run `labctl down`: stop the named labs, all, or the only one. Return the worst exit status."""
-    from labctl.lab.client import registry, state_dir
-
-    if every and labs:
-        raise InputError("labctl down: give names of labs or --all, not both.")
-    registry.sweep(complain)
-    unregistered = [orphan.name for orphan in registry.orphans()]
-    if every:
-        chosen = [*state_dir.labs(), *unregistered]
-        if not chosen:
-            complain("No lab is running.")
-    else:
-        wanted: list[str | None] = [*labs] or [lab_name()]
-        chosen = [name if name in unregistered else registry.choose(name) for name in wanted]
-    screen = standard_output()
-    worst = 0
-    for name in dict.fromkeys(chosen):
-        try:
-            with waiting(f"stopping lab {name}"):
-                registry.take_down(name, force=force)
-        except LabctlError as error:
-            complain(str(error))
-            worst = max(worst, error.exit_status)
-            continue
-        screen.line(f"lab {name} was removed.")
-    return worst
-
-
-def gc() -> int:
-    """Run `labctl gc`: remove leftovers of this user's dead labs, and list them."""
-    from labctl.lab.client import registry
-
-    screen = standard_output()
-    found = registry.orphans()
-    for orphan in found:
-        registry.end(orphan)
-        screen.line(f"stopped lab {orphan.name}, whose directory was deleted")
-    removed = registry.sweep(complain)
-    for path in removed:
-        screen.line(f"removed {path}")
-    if not removed and not found:
-        screen.line("Nothing to remove: no dead lab of yours left anything.")
-    return 0
 
 
 class Target(Struct, frozen=True):

@@ -133,7 +133,7 @@ class Log:
 
 def logs(processes: Sequence[str], follow: bool, lines: int | None, lab: str | None) -> int:
     """Run `labctl logs`: each line begins with its program's name if there are several programs."""
-    from labctl.lab.client.state_dir import log_paths
+    from labctl.lab.client.lab_directory import log_paths
 
     with attach(lab) as attached:
         programs = chosen(attached, processes, only_running=False)

@@ -31,7 +31,7 @@ def ps(labs: Sequence[str], format: str) -> int:
 
     registry.sweep(complain)
     listed = (
-        [_describe(registry.choose(name)) for name in labs] if labs else [_describe(name) for name in state_dir.labs()]
+        [_describe(state_dir.choose(name)) for name in labs] if labs else [_describe(name) for name in state_dir.labs()]
     )
     if not labs:
         listed += [ListedLab(each.name, None, f"{each}. Try: labctl gc") for each in registry.orphans()]

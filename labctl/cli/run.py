@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl import __version__
+from labctl.cli.cancellation import cancelled_by_signals, until_enter
 from labctl.cli.exit import Stopped
 from labctl.cli.files import Kind, explained, find_topology, kind_of, nothing_in, yaml_files
 from labctl.cli.lab_selection import attach
-from labctl.cli.signals import cancelled_by_signals, until_enter
 from labctl.errors import InputError, LabError, MachineError, describe_errno
 from labctl.report import plain
 from labctl.report.progress import Progress

@@ -1,43 +1,26 @@
-"""Messages between a lab's clients and its keeper, and the frames that carry them over a Unix stream socket.
+"""Messages between a lab's clients and its keeper; labctl.lab.frames carries them.
 
-A frame is a header (length of the body, number of the request, number of descriptors), a body in JSON, and descriptors
-(SCM_RIGHTS) that travel with the header. Clients number their requests; a reply carries its request's number, so that
-a client recognises and drops the reply to a request that timed out. `decode` checks every message against its type,
-so that a handler sees only values that its annotations allow.
+`decode` checks every message against its type, so that a handler sees only values that its annotations allow.
 """
 
 from __future__ import annotations
 
-import array
-import errno
-import json
 import operator
-import os
-import socket
 import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from labctl.errors import (
-    DeadlineExceeded,
-    InputError,
-    KernelError,
-    LabctlError,
-    LabError,
-    LabGone,
-    LabImpossible,
-    MachineError,
-)
+from labctl.errors import InputError, KernelError, LabctlError, LabError, LabImpossible, MachineError
+from labctl.lab.frames import FrameStream, close_all, from_json, to_json
 from labctl.plan.drop_rules import DropRule
 from labctl.structs import Meta, MsgspecError, Struct, convert, to_builtins
 from labctl.topology.model import Restart, read_address
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
+    import _socket
+
     from labctl.plan.operations import Plan
 
 
@@ -134,12 +117,8 @@ EPHEMERAL, STAYS = "ephemeral", "stays"
 BOOT_REQUEST_DESCRIPTORS = 3
 BOOT_REPLY = struct.Struct("=ii")  # an errno or 0, and boot's pid; a pidfd of boot comes with it
 
-HEADER = struct.Struct("=IIB")
-MAX_DESCRIPTORS = 250  # SCM_MAX_FD is 253 (unix(7))
-MAX_BODY_BYTES = 1 << 30  # of `Open` and of replies
-MAX_REQUEST_BYTES = 64 << 20  # of any other request: a plan of some 1,000 routers
+MAX_REQUEST_BYTES = 64 << 20  # of any request but `Open`: a plan of some 1,000 routers
 
-STATUS = struct.Struct("=i")  # on a status pipe, once: the exit status, or minus the signal's number
 # Logs of detached processes: the size of a half, and an entry of NAME.streams: offset, 0 for stdout or 1 for stderr.
 HALF_BYTES = 8 << 20
 SWITCH = struct.Struct("=II")
@@ -466,17 +445,6 @@ class Failed(Reply, frozen=True):
 
 _UNIONS: dict[Any, Any] = {base: reduce(operator.or_, base.__subclasses__()) for base in (Request, Reply)}
 
-# Changes with any message: a keeper may be older than the labctl that connects to it.
-VERSION = zlib.crc32(
-    repr([(kind.__name__, kind.__annotations__) for base in _UNIONS for kind in base.__subclasses__()]).encode()
-)
-
-FOREIGN_CLIENT = (
-    "cannot serve this process: it is not in the PID namespace in which the lab was made. A program of another lab or "
-    "of a container cannot control the lab. Run labctl where the lab was made."
-)
-
-
 M = TypeVar("M", bound=Message)
 
 
@@ -485,28 +453,30 @@ class Malformed(InputError):
 
 
 def encode(message: Message) -> bytes:
-    """Encode a message as JSON."""
-    return json.dumps(to_builtins(message, enc_hook=str), separators=(",", ":")).encode("ascii")
+    """Encode a message as JSON. InputError for a plan that the keeper would not take."""
+    body = to_json(to_builtins(message, enc_hook=str))
+    if len(body) > MAX_REQUEST_BYTES and isinstance(message, Reconcile):
+        raise InputError(
+            f"lab: cannot reconcile it to this plan: a plan of {len(body)} bytes is more than {MAX_REQUEST_BYTES}. "
+            f"Take the lab down and up again."
+        )
+    return body
 
 
 def decode(body: bytes, kind: type[M]) -> M:
     """Decode the result of `encode`: a message of that class, which may be `Request` or `Reply`.
 
-    The standard library parses JSON, since msgspec refuses the surrogates that stand for bytes that are not UTF-8 in
-    file names and arguments.
+    msgspec does not parse the JSON, since it refuses the surrogates that stand for bytes that are not UTF-8 in file
+    names and arguments.
 
     Raises:
         Malformed: the bytes are not such a message.
     """
     try:
-        message: M = convert(json.loads(body, parse_constant=_refuse), _UNIONS.get(kind, kind), dec_hook=read_address)
+        message: M = convert(from_json(body), _UNIONS.get(kind, kind), dec_hook=read_address)
         return message
     except (ValueError, RecursionError, MsgspecError) as error:
         raise Malformed(f"lab: cannot read a message of {len(body)} bytes: {error}.") from error
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
 
 
 class Frame(Struct, frozen=True):
@@ -517,128 +487,25 @@ class Frame(Struct, frozen=True):
     descriptors: tuple[int, ...]
 
 
-class NotSent(KernelError):
-    """The kernel refused a message before any of it was sent."""
+class Channel(FrameStream):
+    """One end of a stream of frames with messages. `receives` is the class of the messages that the other end sends."""
 
-
-class Channel:
-    """One end of a stream socket, framed. It owns the socket; one thread at a time may send, one receive.
-
-    `receives` is the class of the messages that the other end sends.
-    """
-
-    def __init__(self, sock: socket.socket, receives: type[Message] = Reply) -> None:
-        self._socket = sock
+    def __init__(self, sock: _socket.socket, receives: type[Message] = Reply) -> None:
+        super().__init__(sock)
         self._receives = receives
 
-    def fileno(self) -> int:
-        """The socket's descriptor."""
-        return self._socket.fileno()
-
     def send(self, number: int, message: Message, descriptors: Sequence[int] = (), *, until: float | None) -> None:
-        """Send a frame; `until` is a deadline (CLOCK_MONOTONIC), None for none. LabGone, DeadlineExceeded."""
-        if len(descriptors) > MAX_DESCRIPTORS:
-            raise ValueError(f"{len(descriptors)} descriptors do not fit in one message")
-        body = encode(message)
-        if len(body) > MAX_REQUEST_BYTES and isinstance(message, Reconcile):
-            raise InputError(
-                f"lab: cannot reconcile it to this plan: a plan of {len(body)} bytes is more than {MAX_REQUEST_BYTES}. "
-                f"Take the lab down and up again."
-            )
-        header = HEADER.pack(len(body), number, len(descriptors))
-        with self._mapped_errors():
-            self._settimeout(until)
-            sent = self._socket.sendmsg([header + body], ancillary_data(descriptors), socket.MSG_NOSIGNAL)
-            rest = memoryview(header + body)[sent:]
-            try:
-                while rest:
-                    self._settimeout(until)
-                    rest = rest[self._socket.send(rest, socket.MSG_NOSIGNAL) :]
-            except TimeoutError as error:
-                raise LabGone("lab: the keeper stopped reading inside a message.") from error
+        """Send a message as `send_body` does. InputError for a plan that is too large."""
+        self.send_body(number, encode(message), descriptors, until=until)
 
     def receive(self, *, until: float | None) -> Frame | None:
-        """Return the next frame, None at the end of the stream.
-
-        Raises:
-            DeadlineExceeded: no frame came before `until`.
-            LabGone: the stream ended, or stalled until then, inside a frame.
-            Malformed: the body is not a message that the other end may send.
-        """
-        with self._mapped_errors():
-            self._settimeout(until)
-            ancillary = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-            header, control, flags, _ = self._socket.recvmsg(HEADER.size, ancillary, socket.MSG_CMSG_CLOEXEC)
-            descriptors = received_descriptors(control)
-            if not header:
-                return None
-            try:  # from here on, an incomplete read leaves the stream out of sync
-                header += self._exactly(HEADER.size - len(header), until)
-                length, number, count = HEADER.unpack(header)
-                if flags & socket.MSG_CTRUNC:
-                    self._exactly(length, until)
-                    raise KernelError("lab", "take over a descriptor", errno.EMFILE, hint="See `ulimit -n`.")
-                if length > MAX_BODY_BYTES or count != len(descriptors):
-                    raise LabGone(f"lab: malformed frame: {length} bytes, {len(descriptors)} descriptors.")
-                return Frame(number, decode(self._exactly(length, until), self._receives), descriptors)
-            except BaseException as error:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                if isinstance(error, TimeoutError):
-                    raise LabGone("lab: the rest of a message did not come in time.") from error
-                raise
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def detach(self) -> socket.socket:
-        """Return the socket, which the caller owns from here on; do not use the channel afterwards."""
-        return self._socket
-
-    def _exactly(self, size: int, until: float | None) -> bytes:
-        received = bytearray()
-        while len(received) < size:
-            self._settimeout(until)
-            part = self._socket.recv(min(size - len(received), 1 << 20))
-            if not part:
-                raise LabGone("lab: the stream ended inside a message.")
-            received += part
-        return bytes(received)
-
-    def _settimeout(self, until: float | None) -> None:
-        if until is None:
-            self._socket.settimeout(None)
-            return
-        left = until - monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
-
-    @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
+        """Return the next message, None at the end of the stream. As `receive_body`; Malformed."""
+        received = self.receive_body(until=until)
+        if received is None:
+            return None
+        number, body, descriptors = received
         try:
-            yield
-        except TimeoutError as error:
-            raise DeadlineExceeded("lab: the keeper did not answer in time.") from error
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise LabGone("lab: the keeper has ended.") from error
-        except OSError as error:
-            if error.errno != errno.ETOOMANYREFS:
-                raise
-            hint = "Descriptors that a user is sending count against `ulimit -n` (unix(7)). Raise it, or try again."
-            raise NotSent("lab", "send it a descriptor", error.errno, hint=hint) from error
-
-
-def ancillary_data(descriptors: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
-    """Return the ancillary data that sends the descriptors (SCM_RIGHTS), for sendmsg."""
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-
-
-def received_descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    """Return the descriptors in the ancillary data that recvmsg returned."""
-    found = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return tuple(found)
+            return Frame(number, decode(body, self._receives), descriptors)
+        except BaseException:
+            close_all(descriptors)
+            raise

@@ -23,7 +23,7 @@ from labctl.topology.model import BUFFERED, TERMINAL_SIZE
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-    from labctl.lab.client.process import WatchedProcess
+    from labctl.lab.client.watched_process import WatchedProcess
     from labctl.plan.operations import Plan
     from labctl.programs.waiting import Watcher
 

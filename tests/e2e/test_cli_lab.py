@@ -48,24 +48,56 @@ def done(*arguments: object, **more: str) -> str:
     return ran.stdout
 
 
-# What the commands that scripts call a thousand times may load of labctl, beside `labctl.cli` and `labctl.lab.client`.
-FREQUENT_LOADS = {
-    *("labctl", "labctl.errors", "labctl.names", "labctl.printable", "labctl.structs", "labctl.unpatched"),
-    *("labctl.lab", "labctl.lab.protocol", "labctl.submodules", "labctl.topology", "labctl.topology.model"),
-    *("labctl.plan", "labctl.plan.drop_rules"),  # 0.5 ms: a message of the protocol carries a drop rule
+# All that a command may import, beside what a Python imports that does nothing (docs/decisions/0017).
+MAIN = {
+    *("__future__", "errno", "gc", "labctl", "labctl.errors", "labctl.cli"),
+    *(f"labctl.cli.{name}" for name in ("main", "exit", "command_line", "command_table")),
 }
-PS_LOADS = {*FREQUENT_LOADS, "labctl.kernel", "labctl.kernel.processes", "labctl.report", "labctl.report.terminal"}
+CLIENT = {
+    *("_json", "_socket", "_struct", "struct", "select", "fcntl", "labctl.clock", "labctl.names", "labctl.lab"),
+    *("labctl.lab.frames", "labctl.lab.client", "labctl.cli.lab_selection"),
+    *(f"labctl.lab.client.{name}" for name in ("state_dir", "connection", "rpc_client", "process", "lab_client")),
+}
+CONTEXTS = {  # what contextlib imports
+    *("contextlib", "collections", "keyword", "_operator", "operator", "reprlib", "_collections", "itertools"),
+    *("functools", "_functools", "types"),
+}
+SCREEN = {*CONTEXTS, "enum", "labctl.clock", "labctl.printable", "labctl.report", "labctl.report.terminal"}
+EXEC = {*MAIN, *CLIENT, "labctl.cli.exec", "labctl.cli.signals"}
+HELP = {*MAIN, *SCREEN, "labctl.cli.help"}
+DOWN = {
+    *(*MAIN, *CLIENT, *SCREEN, "labctl.cli.down", "labctl.lab.client.registry", "labctl.lab.client.lab_directory"),
+    *("labctl.kernel", "labctl.kernel.processes", "collections.abc", "resource", "signal", "pwd"),
+}
 
 
-@pytest.mark.parametrize(("words", "allowed"), [(("exec", "client", "true"), FREQUENT_LOADS), (("ps",), PS_LOADS)])
-def test_a_frequent_command_loads_no_more_than_it_needs(words: tuple[str, ...], allowed: set[str]) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "labctl", *words]
+def imported_by(*words: str) -> set[str]:
+    """The modules that a Python imports for a command, or without words for a program that does nothing."""
+    program = "from labctl.cli.main import main; main()" if words else "pass"
+    command = [sys.executable, "-X", "importtime", "-c", program, *words]
     ran = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    loaded = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
-    own = {name for name in loaded if name.startswith("labctl")}
-    assert "labctl.lab.client.handle" in own
-    assert {name for name in own - allowed if not name.startswith(("labctl.cli", "labctl.lab.client"))} == set()
-    assert loaded & {"typer", "dataclasses", "inspect", "asyncio", "logging", "pyroute2"} == set()
+    return {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines() if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        (("--help",), HELP),
+        (("exec", "--help"), HELP),
+        (("exec", "client", "true"), EXEC),
+        (("exec", "--lab", NAME, "-e", "A=b", "-w", "/", "client", "--", "true"), EXEC),
+    ],
+)
+def test_a_frequent_command_imports_no_more_than_it_needs(words: tuple[str, ...], allowed: set[str]) -> None:
+    assert sorted(imported_by(*words) - imported_by() - allowed) == []
+
+
+def test_down_imports_no_more_than_it_needs(other: str) -> None:
+    assert sorted(imported_by("down", other) - imported_by() - DOWN) == []
+
+
+def test_ps_imports_nothing_that_only_other_commands_need() -> None:
+    assert imported_by("ps") & {"typer", "dataclasses", "inspect", "asyncio", "logging", "pyroute2"} == set()
 
 
 # -- exec

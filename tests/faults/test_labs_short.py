@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import labctl
-from labctl.lab.client import handle, registry, state_dir
+from labctl.lab.client import lab_client, registry, state_dir
 from labctl.report.terminal import age
 from tests.faults.disturbed import (
     FIRST,
@@ -241,9 +241,8 @@ def test_every_command_tells_of_a_keeper_that_is_stopped_and_down_ends_it(comman
     keeper = keeper_of(running)
     script = (
         "import sys\n"
-        "from labctl.lab.client import handle\n"
-        "handle.REPLY_TIMEOUT_S = 1.0\n"
-        "handle.Lab.attach.__func__.__kwdefaults__['deadline_s'] = 1.0\n"
+        "from labctl.lab.client.lab_client import LabClient\n"
+        "LabClient.attach.__func__.__kwdefaults__['deadline_s'] = 1.0\n"
         "from labctl.cli.main import main\n"
         "main()\n"
     )
@@ -288,7 +287,7 @@ def test_a_stopped_keeper_is_told_with_its_number_long_before_the_deadline(comma
     stopped(keeper)
     began = time.monotonic()
     status, said = commands.ended(commands.start("exec", "h1", "--", "true"), 60)
-    assert time.monotonic() - began < handle.REPLY_TIMEOUT_S / 2
+    assert time.monotonic() - began < lab_client.REPLY_TIMEOUT_S / 2
     assert status == 125
     wanted = f"its keeper, process {keeper}, is stopped (SIGSTOP). Try: kill -CONT {keeper}, or `labctl down"
     assert wanted in " ".join(said.split())
@@ -320,7 +319,7 @@ def test_a_run_whose_keeper_is_stopped_ends_soon_and_says_so(commands: Commands)
     stopped(keeper)
     began = time.monotonic()
     status, said = commands.ended(client, 60)
-    assert time.monotonic() - began < handle.REPLY_TIMEOUT_S
+    assert time.monotonic() - began < lab_client.REPLY_TIMEOUT_S
     assert status == 4
     assert f"process {keeper}, is stopped (SIGSTOP)." in " ".join(said.split())
 

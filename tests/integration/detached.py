@@ -16,7 +16,7 @@ from pathlib import Path
 from labctl.errors import InputError
 from labctl.lab.client import registry, state_dir
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.lab_directory import SOCKET
+from labctl.lab.client.state_dir import SOCKET
 from labctl.plan.operations import Plan
 from tests.labs import pair_plan
 from tests.patience import patient
@@ -57,7 +57,7 @@ def becomes(true: Callable[[], bool], within_s: float = WAIT_S) -> bool:
 def raw_connection(name: str) -> socket.socket:
     """A connection to the keeper without a protocol."""
     sock = socket.socket(socket.AF_UNIX)
-    directory = os.open(state_dir.state_directory() / name, os.O_PATH)
+    directory = os.open(f"{state_dir.state_directory()}/{name}", os.O_PATH)
     try:
         sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
     finally:

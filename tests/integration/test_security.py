@@ -22,9 +22,9 @@ from labctl import topology
 from labctl.cli.cp import cp
 from labctl.errors import InputError, LabError
 from labctl.kernel.syscalls import CLONE_NEWNET
-from labctl.lab.client import registry, state_dir
+from labctl.lab.client import lab_directory, registry, state_dir
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.lab_directory import SOCKET
+from labctl.lab.client.state_dir import SOCKET
 from labctl.lab.keeper.file_tree import run_directories
 from tests.integration.detached import ROOT, becomes, name_of_lab, running
 from tests.labs import output, pair_plan, run, shell
@@ -197,7 +197,7 @@ def test_a_state_directory_that_is_a_link_is_refused(tmp_path: Path, others: Oth
 def test_what_is_in_the_state_directory_is_its_owners_alone(mine: str) -> None:
     with Lab.attach(mine) as lab:
         lab.start_process("client", ["sleep", "1000"])
-    state = state_dir.state_directory()
+    state = Path(state_dir.state_directory())
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     there = list((state / mine).rglob("*"))
     assert there
@@ -215,9 +215,9 @@ def test_a_name_is_never_a_path_an_option_or_shell_text(name: str, mine: str) ->
     with pytest.raises(InputError):
         Lab.attach(name)
     with pytest.raises(InputError):
-        state_dir.log_paths(name, "client", "web")
+        lab_directory.log_paths(name, "client", "web")
     with pytest.raises(InputError):
-        state_dir.log_paths(mine, "client", name)
+        lab_directory.log_paths(mine, "client", name)
     with Lab.attach(mine) as lab:
         if name:  # an empty one is to be chosen
             with pytest.raises(InputError):
@@ -535,7 +535,7 @@ def test_programs_of_a_lab_do_not_control_another_lab_of_their_owner(
 def test_the_keeper_refuses_requests_of_another_labs_programs_however_they_ask(victim: Path, tmp_path: Path) -> None:
     script = (
         "import os, socket, time\n"
-        "from labctl.lab.protocol import VERSION, Channel, Describe, Down, Hello\n"
+        "from labctl.lab.frames import VERSION; from labctl.lab.protocol import Channel, Describe, Down, Hello\n"
         f"with socket.socket(socket.AF_UNIX) as sock:\n    sock.connect({str(victim / 'victim' / SOCKET)!r})\n"
         "    channel, until = Channel(sock), time.monotonic() + 20\n"
         "    own = [os.open(f'/proc/self/ns/{kind}', os.O_RDONLY) for kind in ('pid', 'pid_for_children', 'net')]\n"

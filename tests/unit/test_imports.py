@@ -17,18 +17,19 @@ from labctl.lab.client.nursery import search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-BASE = frozenset({"errors", "names", "patterns", "printable", "structs", "submodules", "units", "unpatched"})
+BASE = frozenset({"clock", "errors", "names", "patterns", "printable", "structs", "submodules", "units", "unpatched"})
 # What each room may import beside itself. `labctl` stands for the package's own __init__: its version, and the names
 # of the API, which it imports when they are asked for.
 ALLOWED: dict[str, frozenset[str]] = {
     "labctl": frozenset({"api", "documents", "errors"}),
+    "clock": frozenset(),
     "errors": frozenset({"printable"}),
     "names": frozenset({"errors"}),
     "printable": frozenset(),
     "structs": frozenset({"submodules"}),
     "submodules": frozenset(),
     "units": frozenset({"errors", "structs"}),
-    "unpatched": frozenset(),
+    "unpatched": frozenset({"clock"}),
     "patterns": frozenset({"unpatched"}),
     "documents": BASE,
     "topology": BASE | {"documents"},

@@ -9,27 +9,33 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError
+from labctl.errors import InputError, LabctlError, LabError
 from labctl.lab import protocol
-from labctl.lab.client import registry, state_dir
+from labctl.lab.client import lab_directory, registry, state_dir
 from labctl.lab.client.boot_process import Boot, open_ports
-from labctl.lab.client.lab_directory import LAST_WORDS
+from labctl.lab.client.lab_client import (
+    REPLY_TIMEOUT_S,
+    LabClient,
+    check_arguments,
+    identity_of,
+    portable,
+    portable_pairs,
+    working_directory,
+)
 from labctl.lab.client.nursery import search_path
-from labctl.lab.client.process import Process
-from labctl.lab.client.rpc_client import KeeperStopped, RpcClient
+from labctl.lab.frames import close_all
 from labctl.structs import replace
 from labctl.topology.model import Restart
 from labctl.unpatched import Socket
 
 if TYPE_CHECKING:
     from labctl.lab.agent.client import AgentClient
+    from labctl.lab.client.connection import Connection
     from labctl.lab.client.lab_directory import LabDirectory
-    from labctl.lab.client.process import WatchedProcess
-    from labctl.lab.client.registry import Connection
-    from labctl.lab.protocol import Description, Frame, Identity, Open, Pairs, ProcessInfo, Request
+    from labctl.lab.client.watched_process import WatchedProcess
+    from labctl.lab.protocol import Description, Open, ProcessInfo, Request
     from labctl.plan.drop_rules import DropRule
     from labctl.plan.operations import Operation, Plan
 
@@ -53,22 +59,6 @@ def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) ->
     )
 
 
-def portable(text: str) -> str:
-    """Convert text of the command line, environment or file system to what a process in UTF-8 mode has for its bytes.
-
-    The processes of a lab are in that mode, whatever the locale.
-    """
-    try:
-        return os.fsencode(text).decode(errors="surrogateescape")
-    except UnicodeEncodeError:  # from a file: characters that this locale lacks
-        return text
-
-
-def portable_pairs(pairs: Iterable[tuple[str, str]]) -> Pairs:
-    """`portable` for an environment."""
-    return tuple((portable(name), portable(value)) for name, value in pairs)
-
-
 def with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple[int, ...]]:
     """The request, and the sockets for what the plan exposes on the machine, which `stack` closes."""
     if not any(node.nat or node.exposures or node.limits for node in plan.nodes):
@@ -77,54 +67,7 @@ def with_ports(request: Open, plan: Plan, stack: ExitStack) -> tuple[Open, tuple
     return replace(request, has_outside=True, exposed=exposed), descriptors
 
 
-def working_directory() -> str:
-    """That of this process; `/` if it has been deleted."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.getcwd()
-    return "/"
-
-
-def identity_of(user: str | None) -> tuple[Identity | None, Pairs]:
-    """The ids of a user (name or uid of this machine), and the environment that goes with them. InputError.
-
-    None for root and for the user of this process: programs of a lab run as that user anyway.
-    """
-    if user is None:
-        return None, ()
-    import pwd
-
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except KeyError:
-        if user.isdecimal():
-            uid = int(user)
-            return (None if uid in (0, os.geteuid()) else (uid, uid, ())), ()
-        raise InputError(f"user {user}: this machine has no such user (see `getent passwd`).") from None
-    if entry.pw_uid in (0, os.geteuid()):
-        return None, ()
-    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
-    environment = (
-        ("HOME", entry.pw_dir),
-        ("USER", entry.pw_name),
-        ("LOGNAME", entry.pw_name),
-        ("SHELL", entry.pw_shell or "/bin/sh"),
-    )
-    return (entry.pw_uid, entry.pw_gid, groups), environment
-
-
-def check_arguments(argv: Sequence[str], env: Mapping[str, str] | None, cwd: str | None) -> None:
-    """ValueError if execve(2) cannot pass them on unchanged."""
-    if not argv:
-        raise ValueError("argv is empty")
-    if any("\0" in text for text in (*argv, *(env or {}), *(env or {}).values(), cwd or "")):
-        raise ValueError(f"a null byte in the arguments, environment or directory of {argv[0]!r}")
-
-
-REPLY_TIMEOUT_S = 30.0
-HANG_UP_TIMEOUT_S = 2.0
-
-
-class Lab:
+class Lab(LabClient):
     """A topology that exists in the kernel. Thread-safe.
 
     A lab from `open` ends with `close`, and when the process that owns it ends, for whatever reason.
@@ -132,10 +75,7 @@ class Lab:
 
     def __init__(self, boot: Boot | Connection, name: str, nodes: tuple[str, ...], timeout_s: float) -> None:
         """For `open`, `up` and `attach`: takes over `boot`."""
-        self.name = name
-        self.nodes = nodes
-        self._boot = boot
-        self._client = RpcClient(boot, name, timeout_s)
+        super().__init__(boot, name, nodes, timeout_s)
         self._unfinished: ExitStack | None = None  # locks that `up` holds until `stay` or `publish`
         self._unfinished_state = -1
         self._published = False  # other clients find the lab, which ends with this handle
@@ -184,9 +124,9 @@ class Lab:
             raise InputError(f"The name `{name}` of a lab {problem}. Try --name.")
         with ExitStack() as stack:
             state = stack.enter_context(state_dir.opened_state())
-            stack.enter_context(state_dir.transition(state, name))
+            stack.enter_context(lab_directory.transition(state, name))
             registry.check_free(state, name)
-            directory, listener = state_dir.reserve(state, name)
+            directory, listener = lab_directory.reserve(state, name)
             with ExitStack() as theirs:
                 theirs.callback(directory.close)
                 theirs.callback(os.close, listener)
@@ -228,42 +168,9 @@ class Lab:
             unfinished, self._unfinished = self._unfinished, None
             unfinished.close()
 
-    @classmethod
-    def attach(cls, name: str | None = None, *, deadline_s: float = REPLY_TIMEOUT_S) -> Self:
-        """A handle of a running lab (None: the only one); `close` does not end the lab.
-
-        Programs that were spawned with the handle end with it (SIGHUP, SIGKILL after 1 s). InputError if there is no
-        such lab; DeadlineExceeded if its keeper does not answer (`labctl down --force`).
-        """
-        from labctl.lab.client import registry
-
-        if name is None:
-            name = registry.choose(None)
-        elif problem := state_dir.lab_name_problem(name):
-            raise InputError(f"The name `{name}` of a lab {problem}.")
-        lab = cls(registry.connect(name, deadline_s=deadline_s), name, (), deadline_s)
-        try:
-            try:
-                with registry.credentials() as shown:
-                    welcome = lab._ask(protocol.Hello(protocol.VERSION), shown, what="greet the lab").message
-            except KeeperStopped:
-                raise
-            except DeadlineExceeded as error:
-                raise registry.not_answering(name, deadline_s) from error
-            if not isinstance(welcome, protocol.Welcome) or welcome.version != protocol.VERSION:
-                raise LabError(
-                    f"lab {name}: was made by another version of labctl, which this one does not understand. "
-                    f"Try: labctl down {name}, and `labctl up` again."
-                )
-            lab.nodes = welcome.nodes
-        except BaseException:
-            lab.close()
-            raise
-        return lab
-
     def describe(self) -> Description:
         """The nodes, programs and plan of the lab."""
-        reply = self._ask(protocol.Describe(), what="describe the lab").message
+        reply, _ = self._ask(protocol.Describe(), what="describe the lab")
         if not isinstance(reply, protocol.Described):
             raise self._unexpected(reply, "describe the lab")
         return reply.description
@@ -285,7 +192,7 @@ class Lab:
         restart: Restart = Restart.NO,
         terminal: tuple[int, int] | None = None,
     ) -> ProcessInfo:
-        """Start a program that outlives this handle; its output goes to its log (`state_dir.log_paths`).
+        """Start a program that outlives this handle; its output goes to its log (`lab_directory.log_paths`).
 
         With `terminal` (rows, columns) it has its own terminal, whose output goes to the log. `name` is unique among
         the running programs of the node ("": made from argv[0]). InputError if the name is bad or in use, KernelError
@@ -321,18 +228,18 @@ class Lab:
 
     def watch_process(self, node: str, name: str) -> WatchedProcess:
         """Follow a detached process; the caller closes the handle. InputError if none has that name."""
-        from labctl.lab.client.process import WatchedProcess
+        from labctl.lab.client.watched_process import WatchedProcess
 
         def watch(*, updates: bool) -> tuple[int, ...]:
-            return self._ask(protocol.WatchProcess(node, name, updates), what=f"watch {name} on {node}").descriptors
+            return self._ask(protocol.WatchProcess(node, name, updates), what=f"watch {name} on {node}")[1]
 
         return WatchedProcess(self, node, name, watch)
 
     def read_log(self, node: str, name: str) -> bytes:
         """The output of a detached process that its log still has."""
-        frame = self._ask(protocol.OpenLog(node, name), what=f"read the log of {name} on {node}")
+        _, halves = self._ask(protocol.OpenLog(node, name), what=f"read the log of {name} on {node}")
         parts = []
-        for descriptor in frame.descriptors:
+        for descriptor in halves:
             with open(descriptor, "rb") as file:
                 parts.append(file.read())
         return b"".join(parts)
@@ -371,68 +278,6 @@ class Lab:
         self.close()
         registry.take_down(self.name, force=force, deadline_s=deadline_s)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._client.is_closed else "gone" if self._client.gone else f"{len(self.nodes)} nodes"
-        return f"<Lab {self.name}, {state}>"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the handle accepts requests: it has not been closed, and the lab has not ended."""
-        return not self._client.is_closed and self._client.gone is None
-
-    def spawn(
-        self,
-        node: str,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        is_cwd_optional: bool = False,
-        stdin: int | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        user: str | None = None,
-        terminal: tuple[int, int] | None = None,
-        is_terminal_plain: bool = False,
-    ) -> Process:
-        """Start a program on the node; the caller closes the `Process`, which does not end it.
-
-        `user` is a name or uid of this machine. `terminal` (rows, columns) gives it its own terminal instead of
-        `stdout`, `stderr` and, if None, `stdin`; `Process.terminal` is then a descriptor of the master. A plain
-        terminal does not change line ends and does not echo.
-
-        `env` has priority over the environments of node and owner. Descriptors stay the caller's; None is /dev/null.
-        The program leads its own session and process group. KernelError if it cannot be started.
-        """
-        check_arguments(argv, env, cwd)
-        given = (stdin, None, None) if terminal else (stdin, stdout, stderr)
-        identity, environment = identity_of(user)
-        request = protocol.Spawn(
-            node=node,
-            argv=tuple(portable(os.fspath(argument)) for argument in argv),
-            environment=portable_pairs((*environment, *(env or {}).items())),
-            cwd=None if cwd is None else portable(cwd),
-            stdio=(given[0] is not None, given[1] is not None, given[2] is not None),
-            user=identity,
-            terminal=terminal,
-            is_terminal_plain=is_terminal_plain,
-            is_cwd_optional=is_cwd_optional,
-        )
-        descriptors = tuple(descriptor for descriptor in given if descriptor is not None)
-        frame = self._ask(request, descriptors, what=f"start {argv[0]} on {node}")
-        process = self._process(frame.message, frame.descriptors, node, tuple(argv))
-        if terminal:
-            process.terminal = frame.descriptors[2]
-        return process
-
     def start_agent(self, node: str, name: str = "") -> AgentClient:
         """Start a process on the node that makes socket calls; the caller closes its client."""
         return self.start_agents((node,), name)[0]
@@ -443,31 +288,33 @@ class Lab:
 
         nodes = tuple(nodes)
         what = f"start an agent on {', '.join(nodes)}"
-        frame = self._ask(protocol.SpawnAgents(nodes), what=what)
-        if not isinstance(frame.message, protocol.AgentsSpawned):
-            raise self._unexpected(frame.message, what)
+        reply, received = self._ask(protocol.SpawnAgents(nodes), what=what)
+        if not isinstance(reply, protocol.AgentsSpawned):
+            raise self._unexpected(reply, what)
         agents = []
-        for index, (node, spawned) in enumerate(zip(nodes, frame.message.agents, strict=True)):
-            status, pidfd, channel = frame.descriptors[3 * index : 3 * index + 3]
-            process = self._process(spawned, (status, pidfd), node, ("agent", name) if name else ("agent",))
+        for index, (node, spawned) in enumerate(zip(nodes, reply.agents, strict=True)):
+            status, pidfd, channel = received[3 * index : 3 * index + 3]
+            argv = ("agent", name) if name else ("agent",)
+            process = self._process(spawned.process, spawned.pid, (status, pidfd), node, argv)
             agents.append(AgentClient(process=process, channel=Socket(fileno=channel), name=name))
         return agents
 
     def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
         """An ordinary socket that lives in the node's network namespace; the caller owns it."""
         request = protocol.OpenSocket(node, int(family), int(type), proto)
-        frame = self._ask(request, what=f"make a socket on {node}")
-        return Socket(fileno=frame.descriptors[0])
+        _, (descriptor,) = self._ask(request, what=f"make a socket on {node}")
+        return Socket(fileno=descriptor)
 
     def network(self, node: str) -> int:
         """A (close-on-exec) descriptor of the node's network namespace, for setns(2); the caller owns it."""
-        frame = self._ask(protocol.OpenNetwork(node), what=f"open the network namespace of {node}")
-        return frame.descriptors[0]
+        _, (descriptor,) = self._ask(protocol.OpenNetwork(node), what=f"open the network namespace of {node}")
+        return descriptor
 
     def open_file(self, node: str, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
         """open(2) as a process on the node would; the caller owns the (close-on-exec) descriptor. KernelError."""
-        frame = self._ask(protocol.OpenFile(node, portable(path), flags, mode), what=f"open {path} on {node}")
-        return frame.descriptors[0]
+        request = protocol.OpenFile(node, portable(path), flags, mode)
+        _, (descriptor,) = self._ask(request, what=f"open {path} on {node}")
+        return descriptor
 
     def bind_socket(self, node: str, descriptor: int, path: str) -> None:
         """bind(2) of an AF_UNIX socket to a path of the node, which may be relative to the working directory.
@@ -529,63 +376,46 @@ class Lab:
         The kernel frees namespaces and interfaces some 100 ms later. A lab that stays goes on, without the programs
         that were spawned with this handle. In a process that the lab's owner forked, only close the copied descriptors.
         """
-        if self._client.is_forked:
-            self._client.is_closed = True
-            self._boot.forget()
-            return
-        idle = self._client.hang_up(HANG_UP_TIMEOUT_S)
-        try:
-            self._boot.close()
-        finally:
-            unfinished, self._unfinished = self._unfinished, None
-            if unfinished is not None:
-                with unfinished:
-                    registry.end_unfinished(self._unfinished_state, self.name)
-            elif self._published:
-                self._published = False
-                with contextlib.suppress(InputError):  # it has ended already
-                    registry.take_down(self.name, force=True)
-            if idle:
-                self._client.release()
+        super().close()
+
+    def _ended(self) -> None:
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            with unfinished:
+                registry.end_unfinished(self._unfinished_state, self.name)
+        elif self._published:
+            self._published = False
+            with contextlib.suppress(InputError):  # it has ended already
+                registry.take_down(self.name, force=True)
 
     def _processes(self, request: Request, *, what: str) -> tuple[ProcessInfo, ...]:
-        reply = self._ask(request, what=what).message
+        reply, _ = self._ask(request, what=what)
         if not isinstance(reply, protocol.ProcessRows):
             raise self._unexpected(reply, what)
         return reply.rows
 
-    def _process(
-        self, spawned: protocol.Message, descriptors: tuple[int, ...], node: str, argv: tuple[str, ...]
-    ) -> Process:
-        if not isinstance(spawned, protocol.Spawned):
-            raise self._unexpected(spawned, f"start {argv[0]}")
-        status, pidfd, *_ = descriptors
-
-        def signal_group(number: int) -> None:
-            self._done(protocol.SignalGroup(spawned.process, number), what="signal a process group")
-
-        return Process(self.name, node, argv, spawned.pid, status, pidfd, signal_group)
-
-    def _unexpected(self, reply: object, what: str) -> LabError:
-        return LabError(f"lab {self.name}: cannot {what}: the keeper replied {reply}.")
-
     def _done(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
     ) -> int:
-        frame = self._ask(request, descriptors, what=what, timeout_s=timeout_s)
-        return frame.message.value if isinstance(frame.message, protocol.Done) else 0
+        reply, _ = self._ask(request, descriptors, what=what, timeout_s=timeout_s)
+        return reply.value if isinstance(reply, protocol.Done) else 0
 
     def _ask(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
-    ) -> Frame:
-        return self._client.ask(request, descriptors, what=what, timeout_s=timeout_s)
+    ) -> tuple[protocol.Reply, tuple[int, ...]]:
+        reply, received = self._client.ask(protocol.encode(request), descriptors, what=what, timeout_s=timeout_s)
+        try:
+            return protocol.decode(reply, protocol.Reply), received
+        except BaseException:
+            close_all(received)
+            raise
 
 
 def _boot_that_stays(directory: LabDirectory) -> Boot:
     """Start boot for a lab that stays, with stderr in the lab's directory. LabError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        words = os.open(LAST_WORDS, flags, 0o600, dir_fd=directory.directory)
+        words = os.open(state_dir.LAST_WORDS, flags, 0o600, dir_fd=directory.directory)
     except OSError as error:
         raise state_dir.cannot("make a file in it", error) from error
     return Boot.start(errors=words)

@@ -1,4 +1,4 @@
-"""The directory of a lab that stays, and the lab's names in /run/netns, by descriptors.
+"""The directory of a lab that stays, and the lab's names in /run/netns, by descriptors; making and removing them.
 
 The processes of a lab have their own mounts, which hide these directories; descriptors that were opened before still
 lead there. So boot, which ends last, can remove both.
@@ -6,34 +6,43 @@ lead there. So boot, which ends last, can remove both.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
+import fcntl
 import os
-import re
-from collections.abc import Iterable, Mapping
+import select
+import stat
+from contextlib import ExitStack, contextmanager
 
-from labctl.errors import KernelError
-from labctl.structs import Struct
+from labctl.clock import monotonic
+from labctl.errors import DeadlineExceeded, InputError, KernelError, LabctlError
+from labctl.lab.client.state_dir import (
+    DIRECTORY_FLAGS,
+    LAST_WORDS,
+    LOCK,
+    LOGS,
+    SOCKET,
+    cannot,
+    configured_directory,
+    file_name,
+    is_locked,
+    name_of,
+    read,
+)
+from labctl.names import node_name_problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
 NETNS_DIRECTORY = "/run/netns"  # where ip-netns(8) looks
-LOCK, SOCKET, LOGS, BOOT, NAMES, LAST_WORDS = "lock", "socket", "logs", "boot", "names", "last-words"
-DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+BOOT, NAMES = "boot", "names"  # files in the directory, beside those that labctl.lab.client.state_dir names
+TRANSITION_DEADLINE_S = 30.0
+POLL_INTERVAL_S = 0.01  # flock(2) has no timeout
 
 IS_FULL = "Is the disk that holds the state directory full or read-only? LABCTL_STATE_DIR names another."
-_LINK = r"/proc/(\d+)/fd/\d+"
-
-
-def file_name(name: str) -> str:
-    """The name for functions of `os`, so that its bytes are UTF-8 in any locale."""
-    return os.fsdecode(name.encode())
-
-
-def name_of(file: str) -> str:
-    """The inverse of `file_name`; "" if the file's name is not UTF-8."""
-    try:
-        return os.fsencode(file).decode()
-    except UnicodeDecodeError:
-        return ""
 
 
 def making(lab: str) -> str:
@@ -46,15 +55,16 @@ def lab_of(file: str) -> str:
     return name_of(file.removeprefix(".").removesuffix(".making") if file.startswith(".") else file)
 
 
-class LabDirectory(Struct):
+class LabDirectory:
     """Owns descriptors: the lab's directory, its parent, /run/netns (-1: the lab has no names there), the lock."""
 
-    lab: str
-    directory: int
-    parent: int
-    netns: int
-    lock: int
-    keeper_pid: int = 0  # as the machine sees it, once boot has started it
+    def __init__(self, lab: str, directory: int, parent: int, netns: int, lock: int) -> None:
+        self.lab = lab
+        self.directory = directory
+        self.parent = parent
+        self.netns = netns
+        self.lock = lock
+        self.keeper_pid = 0  # as the machine sees it, once boot has started it
 
     @property
     def is_registered(self) -> bool:
@@ -208,21 +218,118 @@ class LabDirectory(Struct):
         return leads_to_a_descriptor(target) and not os.access(target.removeprefix("/proc/"), os.F_OK, dir_fd=proc)
 
 
+def log_paths(lab: str, node: str, name: str) -> tuple[Path, Path]:
+    """The older and the current half of a detached process's log; either may be missing."""
+    from pathlib import Path
+
+    for what in (lab, node, name):
+        if problem := node_name_problem(what):
+            raise InputError(f"The name `{what}` {problem}.")
+    directory = Path(configured_directory(), file_name(lab), LOGS, file_name(node))
+    return directory / f"{file_name(name)}.log.1", directory / f"{file_name(name)}.log"
+
+
+@contextmanager
+def transition(state: int, name: str, *, deadline_s: float = TRANSITION_DEADLINE_S) -> Iterator[None]:
+    """Inside the `with`, only this process makes or ends the lab of that name. DeadlineExceeded, LabError.
+
+    Lock the whole directory if no file can be created, so that a lab can be ended even then.
+    """
+    path = f".{file_name(name)}.lock"
+    until = monotonic() + deadline_s
+    while True:
+        is_own = True
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=state)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise cannot("make a lock in it", error) from error
+            lock, is_own = os.open(".", DIRECTORY_FLAGS, dir_fd=state), False
+        with ExitStack() as stack:
+            stack.callback(os.close, lock)
+            if not _lock(lock, until):
+                raise DeadlineExceeded(
+                    f"lab {name}: another command is making or ending it, and was not done within {deadline_s:g} s."
+                )
+            if is_own and not is_same(state, path, lock):
+                continue  # the process that held it has removed it
+            if is_own:
+                stack.callback(_remove_quietly, state, path)  # before unlocking: a waiting process then retries
+            yield
+            return
+
+
+def reserve(state: int, name: str) -> tuple[LabDirectory, int]:
+    """Create the directory of a new lab (inside `transition`) and a descriptor of a socket to listen on in it.
+
+    The caller owns both. A process that has the directory's descriptors holds the lock.
+    """
+    temporary = making(name)
+    with ExitStack() as stack:
+        try:
+            os.mkdir(temporary, 0o700, dir_fd=state)
+            directory = os.open(temporary, DIRECTORY_FLAGS, dir_fd=state)
+            stack.callback(os.close, directory)
+            fcntl.flock(directory, fcntl.LOCK_SH)  # as long as the lab lives: systemd-tmpfiles(8) then leaves it alone
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            lock = os.open(LOCK, flags, 0o600, dir_fd=directory)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.mkdir(LOGS, 0o700, dir_fd=directory)
+            with contextlib.closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)) as sock:
+                sock.bind(f"/proc/self/fd/{directory}/{SOCKET}")  # a path of any length, in no other directory
+                os.chmod(SOCKET, 0o600, dir_fd=directory)
+                listener = sock.detach()
+            stack.callback(os.close, listener)
+            parent = os.dup(state)
+            stack.callback(os.close, parent)
+            netns = _open_netns()
+        except OSError as error:
+            stack.close()
+            with contextlib.suppress(LabctlError, OSError):  # the next command sweeps it
+                clear_if_dead(state, name, temporary)
+            raise cannot(f"make the directory of lab {name}", error) from error
+        stack.pop_all()
+        return LabDirectory(name, directory, parent, netns, lock), listener
+
+
+def clear_if_dead(state: int, name: str, entry: str | None = None) -> list[str]:
+    """Remove the remains of a lab that has ended (inside `transition`); return their paths."""
+    removed: list[str] = []
+    for each in (file_name(name), making(name)) if entry is None else (entry,):
+        if is_locked(state, each) or not _is_labs(state, each):
+            continue
+        try:
+            directory = os.open(each, DIRECTORY_FLAGS, dir_fd=state)
+        except FileNotFoundError:
+            continue  # its boot has just removed it
+        except OSError as error:
+            raise cannot(f"sweep {each}", error) from error
+        lab = LabDirectory(name, directory, os.dup(state), _open_netns(), os.dup(directory))
+        try:
+            removed += lab.clear()
+        except OSError as error:
+            raise cannot(f"sweep {each}", error) from error
+        finally:
+            lab.close()
+    return removed
+
+
+def is_ended(state: int, entry: str, until: float) -> bool:
+    """Wait until no process holds the lock of the directory `entry`; False if one still does at `until`."""
+    while is_locked(state, entry):
+        if monotonic() >= until:
+            return False
+        _pause()
+    return True
+
+
 def leads_to_a_descriptor(target: str) -> bool:
     """Whether a link with this target is of the kind that labs have in /run/netns."""
-    return re.fullmatch(_LINK, target) is not None
-
-
-def read(directory: int, name: str, limit_bytes: int = 16 << 20) -> str:
-    """The text of a file in the open `directory`; "" if it does not exist."""
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        return ""
-    try:
-        return os.read(descriptor, limit_bytes).decode(errors="replace")
-    finally:
-        os.close(descriptor)
+    match target.split("/"):
+        case ["", "proc", pid, "fd", descriptor]:
+            return pid.isdecimal() and descriptor.isdecimal()
+    return False
 
 
 def remove_all(directory: int, names: Iterable[str]) -> None:
@@ -270,3 +377,45 @@ def _size(directory: int, name: str) -> int:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
     except FileNotFoundError:
         return 0
+
+
+def _lock(descriptor: int, until: float) -> bool:
+    """Lock the file; False if another process still holds the lock at `until`."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if monotonic() >= until:
+                return False
+            _pause()
+
+
+def _pause() -> None:
+    select.select([], [], [], POLL_INTERVAL_S)
+
+
+def _open_netns() -> int:
+    """A descriptor of /run/netns, created if needed as ip-netns(8) does; -1 where labs have no names there."""
+    from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
+
+    if needs_user_namespace(os.geteuid(), effective_capabilities()):
+        return -1
+    with contextlib.suppress(OSError):  # a read-only /run: labs do without names
+        os.makedirs(NETNS_DIRECTORY, mode=0o755, exist_ok=True)
+        return os.open(NETNS_DIRECTORY, DIRECTORY_FLAGS)
+    return -1
+
+
+def _is_labs(state: int, entry: str) -> bool:
+    """Whether the entry is a lab's directory: it has a lock, or was about to get one."""
+    try:
+        is_directory = stat.S_ISDIR(os.stat(entry, dir_fd=state, follow_symlinks=False).st_mode)
+        return is_directory and (entry.startswith(".") or os.access(f"{entry}/{LOCK}", os.F_OK, dir_fd=state))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_quietly(state: int, path: str) -> None:
+    with contextlib.suppress(OSError):  # an empty file; the next process that uses it removes it
+        os.unlink(path, dir_fd=state)

@@ -1,4 +1,4 @@
-"""Labs that stay: choose one, connect to its keeper, end it, and remove what is left of killed ones.
+"""Labs that stay: end one, and remove what is left of killed ones.
 
 Orphans are labs whose directory was deleted while they ran, and names in /run/netns that no keeper holds any more. A
 keeper that loses its directory ends within `keeper.REGISTERED_CHECK_S`. An orphan is a lab in that moment, a stopped
@@ -8,156 +8,36 @@ keeper, or the remains of a lab whose boot and keeper were killed after their di
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
-import signal
-import socket
-import struct
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError, LabGone, describe_errno
-from labctl.lab.client import state_dir
-from labctl.lab.client.lab_directory import (
-    BOOT,
-    DIRECTORY_FLAGS,
-    LAST_WORDS,
-    NETNS_DIRECTORY,
-    SOCKET,
-    file_name,
-    lab_of,
-    leads_to_a_descriptor,
-    making,
-    name_of,
-    read,
-)
-from labctl.lab.protocol import FOREIGN_CLIENT, VERSION, Channel, Down, Failed, Hello
-from labctl.structs import Struct
-from labctl.unpatched import Socket, monotonic
+from labctl.clock import monotonic
+from labctl.errors import DeadlineExceeded, InputError, LabError, LabGone
+from labctl.lab.client import lab_directory, state_dir
+from labctl.lab.client.connection import Connection, connect_in, credentials, failed
+from labctl.lab.client.lab_client import hello_request, is_other_version
+from labctl.lab.client.lab_directory import BOOT, NETNS_DIRECTORY, lab_of, leads_to_a_descriptor, making
+from labctl.lab.client.rpc_client import check_reply
+from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LAST_WORDS, file_name, name_of, read
+from labctl.lab.frames import FrameStream, to_json
 
-CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
-
-
-class Connection(Struct):
-    """A client's connection to a keeper. `RpcClient` uses it as it uses `Boot`."""
-
-    channel: socket.socket
-    keeper_pid: int
-    name: str  # the lab's
-
-    def last_words(self) -> str:
-        """What the keeper wrote to stderr before it failed; "" if it was ended."""
-        with contextlib.suppress(LabctlError), state_dir.opened_state() as state:
-            return state_dir.last_words(state, self.name)
-        return ""
-
-    def stopped(self) -> int:
-        """The keeper's pid if it is stopped, else 0."""
-        from labctl.kernel.processes import is_stopped
-
-        return self.keeper_pid if self.keeper_pid and is_stopped(self.keeper_pid) else 0
-
-    def or_end(self) -> str:
-        """Another way out when the keeper is stopped, to follow `kill -CONT PID`."""
-        return f", or `labctl down --force {self.name}`, which ends the lab"
-
-    def forget(self) -> None:
-        """Close the descriptor only: for a forked process, in which it is a copy. Idempotent."""
-        self.channel.close()
-
-    def hang_up(self) -> None:
-        """Wake the threads that wait for a reply. Idempotent."""
-        with contextlib.suppress(OSError):  # ENOTCONN: the keeper has disconnected
-            self.channel.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Disconnect. Idempotent."""
-        self.channel.close()
-
-
-def connect(name: str, *, deadline_s: float) -> Connection:
-    """Connect to the keeper of a running lab; the caller closes it. InputError if no lab has that name."""
-    with state_dir.opened_state() as state:
-        try:
-            directory = os.open(file_name(name), DIRECTORY_FLAGS, dir_fd=state)
-        except FileNotFoundError:
-            raise state_dir.no_such_lab(name, state_dir.labs()) from None
-        except OSError as error:
-            raise state_dir.cannot(f"look at lab {name}", error) from error
-        try:
-            return connect_in(directory, name, deadline_s)
-        except LabGone:
-            words = state_dir.last_words(state, name)
-            with contextlib.suppress(LabctlError), state_dir.transition(state, name, deadline_s=0.0):
-                state_dir.clear_if_dead(state, name)
-            if words:
-                raise LabGone(failed(name, words)) from None
-            raise
-        finally:
-            os.close(directory)
-
-
-def connect_in(directory: int, name: str, deadline_s: float) -> Connection:
-    """Connect to the socket in the open directory of a lab. LabGone, DeadlineExceeded, LabError."""
-    sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # Blocking: a non-blocking connect fails at once while 200 others are in the backlog.
-        microseconds = max(1, int(deadline_s * 1e6))
-        timeout = struct.pack("@ll", microseconds // 1_000_000, microseconds % 1_000_000)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
-        sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bytes(len(timeout)))
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-        keeper_pid, uid, _ = CREDENTIALS.unpack(credentials)
-        if uid != os.geteuid():
-            raise LabError(f"lab {name}: its keeper is user {uid}'s.")
-        if keeper_pid == 0:
-            raise LabError(f"lab {name}: {FOREIGN_CLIENT}")
-        return Connection(sock, keeper_pid, name)
-    except OSError as error:
-        sock.close()
-        if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
-            raise LabGone(f"lab {name}: it has just ended, or is being ended.") from error
-        if error.errno == errno.EAGAIN:
-            raise not_answering(name, deadline_s) from error
-        raise LabError(f"lab {name}: cannot reach its keeper: {describe_errno(error.errno or 0)}.") from error
-    except BaseException:
-        sock.close()
-        raise
-
-
-@contextmanager
-def credentials() -> Iterator[tuple[int, ...]]:
-    """The descriptors that go with `Hello`: of the PID namespace of this process."""
-    pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield (pids,)
-    finally:
-        os.close(pids)
-
-
-def not_answering(name: str, deadline_s: float) -> DeadlineExceeded:
-    """The error to raise when a keeper does not answer."""
-    return DeadlineExceeded(
-        f"lab {name}: its keeper did not answer within {deadline_s:g} s. Is it stopped (SIGSTOP), or the machine "
-        f"overloaded? `labctl down --force {name}` ends the lab whatever state it is in."
-    )
-
-
-def failed(name: str, words: str) -> str:
-    """The message about a lab whose keeper failed and wrote `words` to stderr."""
-    return f"lab {name}: its keeper has failed, and the lab with it. Its last words:\n{words}"
-
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterator
+else:
+    import _signal as signal  # without the enums of `signal`
 
 END_DEADLINE_S = 10.0
 
 
-class Orphan(Struct, frozen=True):
+class Orphan:
     """A running lab that cannot be found by its name."""
 
-    name: str
-    boot_pid: int
+    def __init__(self, name: str, boot_pid: int) -> None:
+        self.name = name
+        self.boot_pid = boot_pid
 
     def __str__(self) -> str:
         return f"lab {self.name}: its directory was deleted, and process {self.boot_pid} still holds the lab"
@@ -278,20 +158,6 @@ def _is_registered(state: int, name: str, pid: int) -> bool:
 DOWN_DEADLINE_S = 10.0
 
 
-def choose(name: str | None) -> str:
-    """`name` if such a lab runs; for None the only running lab. InputError names the choices."""
-    running = state_dir.labs()
-    if name is None:
-        if len(running) == 1:
-            return running[0]
-        if not running:
-            raise InputError("No lab is running. Try: labctl up pair")
-        raise InputError(f"Several labs are running: {', '.join(running)}. Give the name of one, as LAB or --lab LAB.")
-    if name not in running:
-        raise state_dir.no_such_lab(name, running)
-    return name
-
-
 def check_free(state: int, name: str) -> None:
     """Remove the remains of an earlier lab of that name (inside `transition`). InputError if the lab runs."""
     if state_dir.is_alive(state, name):
@@ -299,7 +165,7 @@ def check_free(state: int, name: str) -> None:
             f"lab {name}: is running already. `labctl up` with the lab's topology reconciles it, --name makes another "
             f"one, `labctl down {name}` ends it."
         )
-    state_dir.clear_if_dead(state, name)
+    lab_directory.clear_if_dead(state, name)
     end_unfinished(state, name)
 
 
@@ -314,20 +180,20 @@ def take_down(name: str, *, force: bool = False, deadline_s: float = DOWN_DEADLI
         raise state_dir.no_such_lab(name, state_dir.labs())
     with state_dir.opened_state() as state:
         was_there = state_dir.is_alive(state, name)
-        with state_dir.transition(state, name, deadline_s=deadline_s + state_dir.TRANSITION_DEADLINE_S):
+        with lab_directory.transition(state, name, deadline_s=deadline_s + lab_directory.TRANSITION_DEADLINE_S):
             if state_dir.is_alive(state, name):
                 _end(state, name, file_name(name), force=force, deadline_s=deadline_s)
-            elif not was_there and not state_dir.clear_if_dead(state, name) and not end_named(name):
+            elif not was_there and not lab_directory.clear_if_dead(state, name) and not end_named(name):
                 raise state_dir.no_such_lab(name, state_dir.labs())
-            state_dir.clear_if_dead(state, name)
+            lab_directory.clear_if_dead(state, name)
 
 
 def end_unfinished(state: int, name: str, *, deadline_s: float = DOWN_DEADLINE_S) -> None:
     """End a lab of that name that `up` began and did not complete, if any (inside `transition`)."""
     entry = making(name)
-    if not state_dir.is_ended(state, entry, monotonic() + deadline_s / 2):
+    if not lab_directory.is_ended(state, entry, monotonic() + deadline_s / 2):
         _end(state, name, entry, force=True, deadline_s=deadline_s / 2)
-    state_dir.clear_if_dead(state, name, entry)
+    lab_directory.clear_if_dead(state, name, entry)
 
 
 def sweep(report: Callable[[str], None] | None = None) -> list[str]:
@@ -344,15 +210,15 @@ def sweep(report: Callable[[str], None] | None = None) -> list[str]:
                 name = name[1:].removesuffix(".making").removesuffix(".lock")
             if state_dir.lab_name_problem(name):
                 continue
-            with contextlib.suppress(DeadlineExceeded), state_dir.transition(state, name, deadline_s=0.0):
+            with contextlib.suppress(DeadlineExceeded), lab_directory.transition(state, name, deadline_s=0.0):
                 if not entry.endswith(".lock") or entry[0] != ".":
                     words = state_dir.last_words(state, entry)
-                    cleared = state_dir.clear_if_dead(state, name, entry)
+                    cleared = lab_directory.clear_if_dead(state, name, entry)
                     if words and cleared and report is not None:
                         report(failed(name, words))
                     removed += cleared
         has_host_changes = _has_host_changes(state)
-    found = [path if path.startswith("/") else str(base / path) for path in removed]
+    found = [path if path.startswith("/") else os.path.join(base, path) for path in removed]
     if os.geteuid() == 0:
         found += remove_dangling_names()
     return found + _undo_host_changes() if has_host_changes else found
@@ -382,35 +248,37 @@ def _end(state: int, name: str, entry: str, *, force: bool, deadline_s: float) -
     """End the processes that hold the lock of a lab's directory `entry` (inside `transition`)."""
     directory = os.open(entry, DIRECTORY_FLAGS, dir_fd=state)
     try:
-        with _holders(name, directory, deadline_s) as (keeper, boot, channel):
+        with _holders(name, directory, deadline_s) as (keeper, boot, stream):
             half = deadline_s / 2
-            if channel is not None and not force and _ask_down(channel, until=monotonic() + half):
-                if state_dir.is_ended(state, entry, monotonic() + half):
+            if stream is not None and not force and _ask_down(stream, until=monotonic() + half):
+                if lab_directory.is_ended(state, entry, monotonic() + half):
                     return
-            elif keeper is None and state_dir.is_ended(state, entry, monotonic() + half):
+            elif keeper is None and lab_directory.is_ended(state, entry, monotonic() + half):
                 return
             for pidfd in (keeper, boot):  # boot ends after the keeper, unless it is stopped
                 if pidfd is not None:
                     with contextlib.suppress(ProcessLookupError):
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    if state_dir.is_ended(state, entry, monotonic() + half / 2):
+                    if lab_directory.is_ended(state, entry, monotonic() + half / 2):
                         return
-            if not state_dir.is_ended(state, entry, monotonic() + half):
+            if not lab_directory.is_ended(state, entry, monotonic() + half):
                 raise DeadlineExceeded(f"lab {name}: its processes could not be ended within {deadline_s:g} s.")
     finally:
         os.close(directory)
 
 
 @contextmanager
-def _holders(name: str, directory: int, deadline_s: float) -> Iterator[tuple[int | None, int | None, Channel | None]]:
-    """pidfds of keeper and boot as far as they can be found, and a channel to the keeper.
+def _holders(
+    name: str, directory: int, deadline_s: float
+) -> Iterator[tuple[int | None, int | None, FrameStream | None]]:
+    """pidfds of keeper and boot as far as they can be found, and a stream to the keeper.
 
     At the end of the `with`, wait for both: a process that ends closes its lock before it has ended.
     """
     from labctl.kernel.processes import ends_within
 
     with contextlib.ExitStack() as stack:
-        channel, keeper = None, None
+        stream, keeper = None, None
         boot = _boot_of(directory)
         if boot is not None:
             stack.callback(os.close, boot)
@@ -420,8 +288,8 @@ def _holders(name: str, directory: int, deadline_s: float) -> Iterator[tuple[int
             keeper = _keeper_of(connection)
             if keeper is not None:
                 stack.callback(os.close, keeper)
-            channel = Channel(connection.channel)
-        yield keeper, boot, channel
+            stream = FrameStream(connection.channel)
+        yield keeper, boot, stream
         until = monotonic() + deadline_s
         for pidfd in (keeper, boot):
             if pidfd is not None:
@@ -456,15 +324,16 @@ def _boot_of(directory: int) -> int | None:
     return None
 
 
-def _ask_down(channel: Channel, until: float) -> bool:
-    """Request the end of the lab; False if the keeper does not answer in time."""
+def _ask_down(stream: FrameStream, until: float) -> bool:
+    """Request the end of the lab; False if the keeper does not answer in time, or is of another version."""
     try:
         with credentials() as shown:
-            channel.send(1, Hello(VERSION), shown, until=until)
-        channel.send(2, Down(), until=until)
-        while (frame := channel.receive(until=until)) is not None:
-            if isinstance(frame.message, Failed):
-                raise frame.message.error()
+            stream.send_body(1, hello_request(), shown, until=until)
+        stream.send_body(2, to_json(["Down"]), until=until)
+        while (received := stream.receive_body(until=until)) is not None:
+            check_reply(received[1])
+            if received[0] == 1 and is_other_version(received[1]):
+                return False
     except LabGone:
         return True
     except DeadlineExceeded:

@@ -2,22 +2,25 @@
 
 A stopped keeper (SIGSTOP, a debugger, a frozen terminal job) will not answer, however long the client waits. So the
 client looks for that every second and does not wait for the deadline.
+
+Requests and replies are the JSON of labctl.lab.protocol's messages. This module does not import those classes, whose
+creation takes longer than `labctl exec`.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import threading
-from typing import TYPE_CHECKING
+from _thread import allocate_lock  # as threading.Lock
 
-from labctl.errors import DeadlineExceeded, InputError, LabGone
-from labctl.lab.protocol import Channel, Failed, Frame, NotSent, Request
-from labctl.unpatched import monotonic
+from labctl.clock import monotonic
+from labctl.errors import DeadlineExceeded, LabGone
+from labctl.lab.frames import FrameStream, NotSent, close_all
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from labctl.lab.client.boot_process import Boot
-    from labctl.lab.client.registry import Connection
+    from labctl.lab.client.connection import Connection
 
 
 STOPPED_CHECK_INTERVAL_S = 1.0
@@ -26,6 +29,14 @@ STOPPED_CHECKS = 4  # in a row that find it stopped: a debugger or a signal may 
 
 class KeeperStopped(DeadlineExceeded):
     """The lab does not answer because its first process is stopped; the message shows how to continue it."""
+
+
+def check_reply(reply: bytes) -> None:
+    """Raise the error that a reply carries, if it does."""
+    if reply.startswith(b'["Failed"'):
+        from labctl.lab.protocol import Failed, decode
+
+        raise decode(reply, Failed).error()
 
 
 class RpcClient:
@@ -37,8 +48,8 @@ class RpcClient:
         self.gone: LabGone | None = None
         self.is_closed = False
         self._boot = boot
-        self._channel = Channel(boot.channel)
-        self._lock = threading.Lock()  # held during a request
+        self._stream = FrameStream(boot.channel)
+        self._lock = allocate_lock()  # held during a request
         self._pid = os.getpid()
         self._number = 0
         self._was_stopped = False  # at the last request: then one check is enough
@@ -54,8 +65,8 @@ class RpcClient:
         return self._lock.locked()
 
     def ask(
-        self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
-    ) -> Frame:
+        self, request: bytes, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None
+    ) -> tuple[bytes, tuple[int, ...]]:
         """Send a request with `descriptors`, which stay the caller's, and return the reply, whose descriptors are too.
 
         `what` completes `could not ...` in errors.
@@ -81,12 +92,11 @@ class RpcClient:
             if self.gone is not None:
                 raise self.gone
             self._number += 1
-            frame = self._request(self._number, request, descriptors, until, what, late)
+            reply, received = self._request(self._number, request, descriptors, until, what, late)
         finally:
             self._lock.release()
-        if isinstance(frame.message, Failed):
-            raise frame.message.error()
-        return frame
+        check_reply(reply)
+        return reply, received
 
     def hang_up(self, timeout_s: float) -> bool:
         """Allow no more requests and wake waiting threads; whether none is waiting any more after `timeout_s`.
@@ -102,20 +112,19 @@ class RpcClient:
         self._lock.release()
 
     def _request(
-        self, number: int, request: Request, descriptors: tuple[int, ...], until: float, what: str, late: str
-    ) -> Frame:
+        self, number: int, request: bytes, descriptors: tuple[int, ...], until: float, what: str, late: str
+    ) -> tuple[bytes, tuple[int, ...]]:
         try:
-            self._channel.send(number, request, descriptors, until=until)
+            self._stream.send_body(number, request, descriptors, until=until)
             while True:
                 self._await_reply(until, what)
-                frame = self._channel.receive(until=until)
-                if frame is None:
+                received = self._stream.receive_body(until=until)
+                if received is None:
                     raise LabGone(f"lab {self.name}: its keeper has ended.")
-                if frame.number == number:
-                    return frame
-                for descriptor in frame.descriptors:  # the late reply to an earlier request
-                    os.close(descriptor)
-        except (KeeperStopped, InputError, NotSent):  # nothing was sent, or the reply was malformed: the stream goes on
+                if received[0] == number:
+                    return received[1:]
+                close_all(received[2])  # the late reply to an earlier request
+        except (KeeperStopped, NotSent):  # nothing was received or sent: the stream goes on
             raise
         except DeadlineExceeded as error:
             raise DeadlineExceeded(late) from error
@@ -131,7 +140,7 @@ class RpcClient:
     def _await_reply(self, until: float, what: str) -> None:
         """Return when there is something to receive, or at `until`. KeeperStopped."""
         poller = select.poll()
-        poller.register(self._channel.fileno(), select.POLLIN)
+        poller.register(self._stream.fileno(), select.POLLIN)
         stopped_checks = 0
         while not poller.poll(max(0.0, min(until - monotonic(), STOPPED_CHECK_INTERVAL_S)) * 1000):
             if monotonic() >= until:

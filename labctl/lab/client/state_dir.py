@@ -1,71 +1,86 @@
 """The state directory: a private directory of the user with one directory for each lab that stays.
 
 A lab is alive as long as a process holds the lock in its directory: its boot and its keeper do, no other process. A
-command that makes or ends a lab holds `.LAB.lock` meanwhile. See docs/labs-that-stay.md.
+command that makes or ends a lab holds `.LAB.lock` meanwhile. See docs/labs-that-stay.md. Imports nothing that is slow
+to import, for `labctl exec`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
-import select
-import socket
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
-from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabError, describe_errno
-from labctl.lab.client.lab_directory import (
-    DIRECTORY_FLAGS,
-    LAST_WORDS,
-    LOCK,
-    LOGS,
-    NETNS_DIRECTORY,
-    SOCKET,
-    LabDirectory,
-    file_name,
-    is_same,
-    making,
-    name_of,
-    read,
-)
+from labctl.errors import InputError, LabctlError, LabError, describe_errno
 from labctl.names import node_name_problem
-from labctl.unpatched import Socket, monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LAB_NAME_MAX_BYTES = 32
-TRANSITION_DEADLINE_S = 30.0
-POLL_INTERVAL_S = 0.01  # flock(2) has no timeout
+# In the directory of a lab (labctl.lab.client.lab_directory).
+LOCK, SOCKET, LOGS, LAST_WORDS = "lock", "socket", "logs", "last-words"
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def state_directory() -> Path:
+def file_name(name: str) -> str:
+    """The name for functions of `os`, so that its bytes are UTF-8 in any locale."""
+    return os.fsdecode(name.encode())
+
+
+def name_of(file: str) -> str:
+    """The inverse of `file_name`; "" if the file's name is not UTF-8."""
+    try:
+        return os.fsencode(file).decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def read(directory: int, name: str, limit_bytes: int = 16 << 20) -> str:
+    """The text of a file in the open `directory`; "" if it does not exist."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return ""
+    try:
+        return os.read(descriptor, limit_bytes).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
+def state_directory() -> str:
     """The user's directory, created if it is missing. LabError if it is not safely the user's."""
     path = configured_directory()
     os.close(_open_state(path))
     return path
 
 
-def configured_directory() -> Path:
+def configured_directory() -> str:
     """The user's directory, which may not exist yet."""
     return possible_state_directories()[0]
 
 
-def possible_state_directories() -> list[Path]:
+def possible_state_directories() -> list[str]:
     """The directories that may hold this user's labs, in any environment; this process uses the first."""
     uid = os.geteuid()
-    found: list[Path] = []
+    found: list[str] = []
     if given := os.environ.get("LABCTL_STATE_DIR"):
-        found.append(Path(given).absolute())
+        found.append(given if os.path.isabs(given) else os.path.join(os.getcwd(), given))
     if uid == 0:
-        return [*found, Path("/run/labctl")]
+        return [*found, "/run/labctl"]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isabs(runtime):
-        with contextlib.suppress(OSError):
-            if os.stat(runtime).st_uid == uid:
-                found.append(Path(runtime) / "labctl")
-    return [*found, Path(f"/tmp/labctl-{uid}"), Path(f"/run/user/{uid}/labctl")]
+    if runtime and os.path.isabs(runtime) and _belongs_to(runtime, uid):
+        found.append(os.path.join(runtime, "labctl"))
+    return [*found, f"/tmp/labctl-{uid}", f"/run/user/{uid}/labctl"]
+
+
+def _belongs_to(path: str, uid: int) -> bool:
+    try:
+        return os.stat(path).st_uid == uid
+    except OSError:
+        return False
 
 
 def hidden_directories(visible: Iterable[str]) -> list[str]:
@@ -79,8 +94,12 @@ def hidden_directories(visible: Iterable[str]) -> list[str]:
         if not any(path == directory or path.startswith(f"{directory}/") for path in shown):
             found.append(directory)
             continue
-        with contextlib.suppress(OSError), os.scandir(directory) as entries:
-            found += [entry.path for entry in entries if os.path.exists(f"{entry.path}/{LOCK}")]
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            continue  # no lab is there
+        paths = [os.path.join(directory, name) for name in names]
+        found += [path for path in paths if os.path.exists(f"{path}/{LOCK}")]
     return found
 
 
@@ -92,120 +111,29 @@ def lab_name_problem(name: str) -> str:
     return f"is {size_bytes} bytes long; at most {LAB_NAME_MAX_BYTES} are allowed" * (size_bytes > LAB_NAME_MAX_BYTES)
 
 
-def log_paths(lab: str, node: str, name: str) -> tuple[Path, Path]:
-    """The older and the current half of a detached process's log; either may be missing."""
-    for what in (lab, node, name):
-        if problem := node_name_problem(what):
-            raise InputError(f"The name `{what}` {problem}.")
-    directory = configured_directory() / file_name(lab) / LOGS / file_name(node)
-    return directory / f"{file_name(name)}.log.1", directory / f"{file_name(name)}.log"
+class opened_state:
+    """A context with a descriptor of the state directory. LabError if it is not safely the user's."""
 
+    def __enter__(self) -> int:
+        self._descriptor = _open_state(configured_directory())
+        return self._descriptor
 
-@contextmanager
-def opened_state() -> Iterator[int]:
-    """A descriptor of the state directory. LabError if it is not safely the user's."""
-    state = _open_state(configured_directory())
-    try:
-        yield state
-    finally:
-        os.close(state)
-
-
-@contextmanager
-def transition(state: int, name: str, *, deadline_s: float = TRANSITION_DEADLINE_S) -> Iterator[None]:
-    """Inside the `with`, only this process makes or ends the lab of that name. DeadlineExceeded, LabError.
-
-    Lock the whole directory if no file can be created, so that a lab can be ended even then.
-    """
-    path = f".{file_name(name)}.lock"
-    until = monotonic() + deadline_s
-    while True:
-        is_own = True
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=state)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise cannot("make a lock in it", error) from error
-            lock, is_own = os.open(".", DIRECTORY_FLAGS, dir_fd=state), False
-        with ExitStack() as stack:
-            stack.callback(os.close, lock)
-            if not _lock(lock, until):
-                raise DeadlineExceeded(
-                    f"lab {name}: another command is making or ending it, and was not done within {deadline_s:g} s."
-                )
-            if is_own and not is_same(state, path, lock):
-                continue  # the process that held it has removed it
-            if is_own:
-                stack.callback(_remove_quietly, state, path)  # before unlocking: a waiting process then retries
-            yield
-            return
-
-
-def reserve(state: int, name: str) -> tuple[LabDirectory, int]:
-    """Create the directory of a new lab (inside `transition`) and a descriptor of a socket to listen on in it.
-
-    The caller owns both. A process that has the directory's descriptors holds the lock.
-    """
-    temporary = making(name)
-    with ExitStack() as stack:
-        try:
-            os.mkdir(temporary, 0o700, dir_fd=state)
-            directory = os.open(temporary, DIRECTORY_FLAGS, dir_fd=state)
-            stack.callback(os.close, directory)
-            fcntl.flock(directory, fcntl.LOCK_SH)  # as long as the lab lives: systemd-tmpfiles(8) then leaves it alone
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            lock = os.open(LOCK, flags, 0o600, dir_fd=directory)
-            stack.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.mkdir(LOGS, 0o700, dir_fd=directory)
-            with Socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                sock.bind(f"/proc/self/fd/{directory}/{SOCKET}")  # a path of any length, in no other directory
-                os.chmod(SOCKET, 0o600, dir_fd=directory)
-                listener = sock.detach()
-            stack.callback(os.close, listener)
-            parent = os.dup(state)
-            stack.callback(os.close, parent)
-            netns = _open_netns()
-        except OSError as error:
-            stack.close()
-            with contextlib.suppress(LabctlError, OSError):  # the next command sweeps it
-                clear_if_dead(state, name, temporary)
-            raise cannot(f"make the directory of lab {name}", error) from error
-        stack.pop_all()
-        return LabDirectory(name, directory, parent, netns, lock), listener
-
-
-def clear_if_dead(state: int, name: str, entry: str | None = None) -> list[str]:
-    """Remove the remains of a lab that has ended (inside `transition`); return their paths."""
-    removed: list[str] = []
-    for each in (file_name(name), making(name)) if entry is None else (entry,):
-        if _is_locked(state, each) or not _is_labs(state, each):
-            continue
-        try:
-            directory = os.open(each, DIRECTORY_FLAGS, dir_fd=state)
-        except FileNotFoundError:
-            continue  # its boot has just removed it
-        except OSError as error:
-            raise cannot(f"sweep {each}", error) from error
-        lab = LabDirectory(name, directory, os.dup(state), _open_netns(), os.dup(directory))
-        try:
-            removed += lab.clear()
-        except OSError as error:
-            raise cannot(f"sweep {each}", error) from error
-        finally:
-            lab.close()
-    return removed
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        os.close(self._descriptor)
 
 
 def last_words(state: int, name: str) -> str:
     """What the keeper of a dead lab wrote to stderr before it ended; "" if nothing is left of it."""
-    with contextlib.suppress(OSError):
+    try:
         directory = os.open(file_name(name), DIRECTORY_FLAGS, dir_fd=state)
-        try:
-            return read(directory, LAST_WORDS)[-4000:].strip()
-        finally:
-            os.close(directory)
-    return ""
+    except OSError:
+        return ""
+    try:
+        return read(directory, LAST_WORDS)[-4000:].strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(directory)
 
 
 def labs() -> list[str]:
@@ -217,16 +145,21 @@ def labs() -> list[str]:
 
 def is_alive(state: int, name: str) -> bool:
     """Whether a lab of that name is running."""
-    return _is_locked(state, file_name(name))
+    return is_locked(state, file_name(name))
 
 
-def is_ended(state: int, entry: str, until: float) -> bool:
-    """Wait until no process holds the lock of the directory `entry`; False if one still does at `until`."""
-    while _is_locked(state, entry):
-        if monotonic() >= until:
-            return False
-        _pause()
-    return True
+def choose(name: str | None) -> str:
+    """`name` if such a lab runs; for None the only running lab. InputError names the choices."""
+    running = labs()
+    if name is None:
+        if len(running) == 1:
+            return running[0]
+        if not running:
+            raise InputError("No lab is running. Try: labctl up pair")
+        raise InputError(f"Several labs are running: {', '.join(running)}. Give the name of one, as LAB or --lab LAB.")
+    if name not in running:
+        raise no_such_lab(name, running)
+    return name
 
 
 def no_such_lab(name: str, running: list[str]) -> InputError:
@@ -248,29 +181,12 @@ def cannot(attempted: str, error: OSError) -> LabctlError:
     return LabError(f"state directory {configured_directory()}: cannot {attempted}: {reason}. {hint}")
 
 
-def _lock(descriptor: int, until: float) -> bool:
-    """Lock the file; False if another process still holds the lock at `until`."""
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if monotonic() >= until:
-                return False
-            _pause()
-
-
-def _pause() -> None:
-    select.select([], [], [], POLL_INTERVAL_S)
-
-
-def _open_state(path: Path) -> int:
+def _open_state(path: str) -> int:
     try:
-        with contextlib.suppress(FileExistsError):
-            os.makedirs(path, mode=0o700)
+        os.makedirs(path, mode=0o700, exist_ok=True)
         state = os.open(path, DIRECTORY_FLAGS)
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EEXIST):
             raise LabError(f"state directory {path}: is no directory, or a symbolic link. Remove it.") from error
         raise LabError(
             f"state directory {path}: cannot open it: {describe_errno(error.errno or 0)}. "
@@ -286,19 +202,7 @@ def _open_state(path: Path) -> int:
     return state
 
 
-def _open_netns() -> int:
-    """A descriptor of /run/netns, created if needed as ip-netns(8) does; -1 where labs have no names there."""
-    from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
-
-    if needs_user_namespace(os.geteuid(), effective_capabilities()):
-        return -1
-    with contextlib.suppress(OSError):  # a read-only /run: labs do without names
-        os.makedirs(NETNS_DIRECTORY, mode=0o755, exist_ok=True)
-        return os.open(NETNS_DIRECTORY, DIRECTORY_FLAGS)
-    return -1
-
-
-def _is_locked(state: int, entry: str) -> bool:
+def is_locked(state: int, entry: str) -> bool:
     """Whether a process holds the lock of that directory."""
     try:
         lock = os.open(f"{entry}/{LOCK}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=state)
@@ -313,17 +217,3 @@ def _is_locked(state: int, entry: str) -> bool:
     finally:
         os.close(lock)
     return False
-
-
-def _is_labs(state: int, entry: str) -> bool:
-    """Whether the entry is a lab's directory: it has a lock, or was about to get one."""
-    try:
-        is_directory = stat.S_ISDIR(os.stat(entry, dir_fd=state, follow_symlinks=False).st_mode)
-        return is_directory and (entry.startswith(".") or os.access(f"{entry}/{LOCK}", os.F_OK, dir_fd=state))
-    except FileNotFoundError:
-        return False
-
-
-def _remove_quietly(state: int, path: str) -> None:
-    with contextlib.suppress(OSError):  # an empty file; the next process that uses it removes it
-        os.unlink(path, dir_fd=state)

@@ -11,31 +11,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import heapq
+import json.decoder  # noqa: F401  # its error, which the scanner of labctl.lab.frames would import in the lab
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError, LabError, LabGone
-from labctl.lab.protocol import (
-    HEADER,
-    MAX_REQUEST_BYTES,
-    Failed,
-    Frame,
-    Malformed,
-    Message,
-    Request,
-    ancillary_data,
-    decode,
-    encode,
-    received_descriptors,
-)
+from labctl.lab.frames import CREDENTIALS, HEADER, ancillary_data, received_descriptors
+from labctl.lab.protocol import MAX_REQUEST_BYTES, Failed, Frame, Malformed, Message, Request, decode, encode
 from labctl.structs import Struct
 
-CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)
+if TYPE_CHECKING:
+    import _socket
+
 MAX_DESCRIPTORS = 3  # of a request: stdin, stdout and stderr of `Spawn`
 MAX_BUFFERED_BYTES = 128 << 20  # of all clients: incomplete requests and replies that were not yet read
 MAX_UNANSWERED = 16  # requests of one client that wait for something (`StopProcess`, `BeginTransaction`)
@@ -95,7 +87,7 @@ def _ms_until(moment: float) -> int:
 class Client:
     """The keeper's end of one connection. It owns the socket, and the descriptors of incomplete frames."""
 
-    def __init__(self, sock: socket.socket, *, is_admitted: bool = False) -> None:
+    def __init__(self, sock: _socket.socket, *, is_admitted: bool = False) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._header = bytearray()
@@ -235,7 +227,7 @@ class _PendingReply(Struct):
     data: memoryview
     descriptors: list[int]
 
-    def send(self, sock: socket.socket) -> None:
+    def send(self, sock: _socket.socket) -> None:
         flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
         sent = sock.sendmsg([self.data], ancillary_data(self.descriptors), flags)
         self.data = self.data[sent:]
@@ -272,7 +264,7 @@ class Connections:
         """Undo `watch`."""
         self._poller.unregister(descriptor)
 
-    def add(self, sock: socket.socket, *, is_admitted: bool = False) -> Client:
+    def add(self, sock: _socket.socket, *, is_admitted: bool = False) -> Client:
         """Add a client on this socket, which the client owns."""
         client = Client(sock, is_admitted=is_admitted)
         self.clients[client.fileno()] = client

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 from labctl.errors import InputError, KernelError, LabctlError, LabError, LabGone, kernel_errors
 from labctl.kernel import mounts, processes, syscalls
 from labctl.kernel.privilege import highest
-from labctl.lab import protocol
-from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, LOGS, LabDirectory
+from labctl.lab import frames, protocol
+from labctl.lab.client.lab_directory import LabDirectory
+from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LOGS
 from labctl.lab.keeper import spawn
 from labctl.lab.keeper.clients import Client, Connections, Timers
 from labctl.lab.keeper.executor import execute
@@ -157,8 +158,8 @@ class Keeper:
     def answer_to(self, client: Client, frame: protocol.Frame) -> Answer | None:
         """Return the reply to a request, which may be an error; None when it is sent later."""
         try:
-            if isinstance(frame.message, protocol.Hello) and frame.message.version != protocol.VERSION:
-                return Answer(protocol.Welcome(protocol.VERSION, ()))  # the client reports the difference
+            if isinstance(frame.message, protocol.Hello) and frame.message.version != frames.VERSION:
+                return Answer(protocol.Welcome(frames.VERSION, ()))  # the client reports the difference
             if len(frame.descriptors) != (needed := descriptors_needed(frame.message)):
                 name = type(frame.message).__name__
                 raise InputError(f"lab: cannot take {name} with {len(frame.descriptors)} descriptors: it has {needed}.")
@@ -219,7 +220,7 @@ class Keeper:
                 self.answer_later(client, number, task, _closed)
                 return None
             case protocol.Hello():
-                return Answer(protocol.Welcome(protocol.VERSION, tuple(self.hosts)))
+                return Answer(protocol.Welcome(frames.VERSION, tuple(self.hosts)))
             case protocol.Describe():
                 return Answer(protocol.Described(self.description()))
             case protocol.Processes():
@@ -261,7 +262,7 @@ class Keeper:
         # No other file has that link text, and stat(2) of a client's descriptor may block.
         namespaces = [os.readlink(f"/proc/self/fd/{each}") for each in descriptors]
         if self.registration is None or namespaces != [self.registration.pid_namespace]:
-            raise LabError(f"{subject}: {protocol.FOREIGN_CLIENT}")
+            raise LabError(f"{subject}: {frames.FOREIGN_CLIENT}")
         client.is_admitted = True
 
     def error_of(self, message: protocol.Message, error: OSError) -> KernelError:
@@ -525,7 +526,7 @@ class Keeper:
     def report_status(self, pipe: int, code: int) -> None:
         """Write an exit status to its status pipe, and close that."""
         try:
-            os.write(pipe, protocol.STATUS.pack(code))
+            os.write(pipe, frames.STATUS.pack(code))
         except (BrokenPipeError, BlockingIOError):
             return  # the client closed its handle of this process, or filled the pipe
         finally:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from labctl.errors import InputError, LabctlError, LabError, kernel_errors
 from labctl.kernel import processes, syscalls
-from labctl.lab.client.lab_directory import DIRECTORY_FLAGS
+from labctl.lab.client.state_dir import DIRECTORY_FLAGS
 from labctl.lab.keeper.clients import Client, Timer, Timers
 from labctl.lab.keeper.node_init import Host, LabContext
 from labctl.lab.keeper.spawn import Started, forward_terminal, start_program

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.cli.lifecycle import down, show_difference, up
+from labctl.cli.down import down
+from labctl.cli.lifecycle import show_difference, up
 from labctl.lab.client import registry, state_dir
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.cli.exec import access_commands, exit_status, shell_of, shell_start, variables_of
+from labctl.cli.exec import access_commands, exit_status, variables_of
 from labctl.errors import InputError
 from labctl.lab.protocol import Description, NodeInfo
 
@@ -48,17 +48,3 @@ def test_a_variable_needs_a_name() -> None:
 
 def test_an_exit_status_is_that_of_a_shell() -> None:
     assert (exit_status(3), exit_status(-9)) == (3, 137)
-
-
-def test_the_users_own_shell_is_used_unless_it_is_no_shell() -> None:
-    assert shell_of("/bin/sh") == "/bin/sh"
-    assert shell_of("/usr/sbin/nologin").endswith("sh")
-    assert shell_of("bash").startswith("/")
-    assert shell_of(None).endswith("sh")
-
-
-def test_each_shell_reads_the_prompt_from_its_own_start_up_file() -> None:
-    assert shell_start("/bin/bash").argv == ("/bin/bash", "--rcfile", "/run/lab/shell/bashrc", "-i")
-    assert shell_start("/bin/dash").environment == ("ENV=/run/lab/shell/shrc",)
-    assert shell_start("/usr/bin/zsh", "/home/u/zsh").environment[1] == "LABCTL_ZDOTDIR=/home/u/zsh"
-    assert shell_start("/usr/bin/fish").argv == ("/usr/bin/fish",)

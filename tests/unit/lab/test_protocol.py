@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.errors import DeadlineExceeded, InputError, KernelError, LabError, LabGone, LabImpossible, MachineError
+from labctl.lab.frames import NotSent
 from labctl.lab.protocol import (
     Apply,
     Channel,
@@ -25,7 +26,6 @@ from labctl.lab.protocol import (
     Malformed,
     Message,
     NodeInfo,
-    NotSent,
     OpenFile,
     ProcessInfo,
     ProcessRows,

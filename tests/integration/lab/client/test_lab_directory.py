@@ -11,7 +11,8 @@ import pytest
 
 from labctl.errors import KernelError
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, NAMES, NETNS_DIRECTORY, LabDirectory
+from labctl.lab.client.lab_directory import NAMES, NETNS_DIRECTORY, LabDirectory
+from labctl.lab.client.state_dir import DIRECTORY_FLAGS
 from tests.integration.detached import (
     WAIT_S,
     name_of_lab,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
@@ -16,7 +15,6 @@ import pytest
 from labctl.errors import KernelError, LabError
 from labctl.lab.client.handle import Lab
 from labctl.lab.client.process import Process
-from labctl.lab.protocol import ProcessState
 from tests.integration.detached import becomes
 from tests.labs import WAIT_S, keeper_of, output, pair_plan, run, shell
 
@@ -218,20 +216,3 @@ def test_a_handle_shows_its_program_and_state(lab: Lab) -> None:
     assert repr(process) == "<Process 'sleep 1000' on client, exited with signal 9>"
     process.close()
     assert process.returncode == -signal.SIGKILL
-
-
-def test_a_watched_process_reports_its_states_and_its_output_by_stream(lab: Lab) -> None:
-    lab.start_process("server", ["sh", "-c", "echo out; echo err >&2; exec sleep 1000"], name="watched")
-    with contextlib.closing(lab.watch_process("server", "watched")) as watched:
-        written: list[tuple[int, bytes]] = []
-
-        def has_written_both() -> bool:
-            written.extend(watched.read())
-            return len(written) == 2
-
-        assert becomes(has_written_both)
-        assert sorted(written) == [(0, b"out\n"), (1, b"err\n")]
-        watched.stop(signal.SIGTERM)
-        states: list[ProcessState] = []
-        assert becomes(lambda: not watched.take_updates(lambda update: states.append(update.state)))
-        assert states[-1] is ProcessState.ENDED

@@ -19,10 +19,12 @@ import pytest
 
 from labctl.errors import DeadlineExceeded, InputError, LabGone
 from labctl.lab.client import registry, state_dir
+from labctl.lab.client.connection import connect
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.lab_directory import LAST_WORDS, NETNS_DIRECTORY, making
-from labctl.lab.client.registry import connect
-from labctl.lab.protocol import HEADER, Channel, Describe, Hello, encode
+from labctl.lab.client.lab_directory import NETNS_DIRECTORY, making
+from labctl.lab.client.state_dir import LAST_WORDS
+from labctl.lab.frames import HEADER
+from labctl.lab.protocol import Channel, Describe, Hello, encode
 from tests.integration.detached import (
     WAIT_S,
     becomes,
@@ -42,16 +44,16 @@ pytestmark = pytest.mark.usefixtures("state")
 
 def test_choosing_names_the_choices() -> None:
     with pytest.raises(InputError, match="No lab is running"):
-        registry.choose(None)
+        state_dir.choose(None)
     one, other = name_of_lab(), f"{name_of_lab()}b"
     with running(name=one):
-        assert registry.choose(None) == one
+        assert state_dir.choose(None) == one
         with running(name=other):
             with pytest.raises(InputError, match=f"{one}, {other}"):
-                registry.choose(None)
-            assert registry.choose(other) == other
+                state_dir.choose(None)
+            assert state_dir.choose(other) == other
             with pytest.raises(InputError, match=f"No lab named nosuch is running. Running: {one}, {other}"):
-                registry.choose("nosuch")
+                state_dir.choose("nosuch")
 
 
 def test_a_lab_that_is_not_there_cannot_be_reached_or_ended() -> None:
@@ -401,7 +403,7 @@ def test_a_stopped_lab_without_a_directory_is_found_and_ended(lab: str, state: P
     boot = boot_of(keeper)
     os.kill(keeper, signal.SIGSTOP)
     shutil.rmtree(state)
-    assert registry.orphans() == [registry.Orphan(lab, boot)]
+    assert [(each.name, each.boot_pid) for each in registry.orphans()] == [(lab, boot)]
     registry.take_down(lab)
     assert names_of(lab) == []
     with pytest.raises(InputError, match="No lab named"):

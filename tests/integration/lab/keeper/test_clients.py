@@ -18,13 +18,12 @@ from typing import Any
 import pytest
 
 from labctl.errors import LabError
+from labctl.lab.client.connection import credentials
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.registry import credentials
+from labctl.lab.frames import HEADER, VERSION
 from labctl.lab.keeper.clients import MAX_CLIENTS, MAX_UNANSWERED
 from labctl.lab.protocol import (
-    HEADER,
     MAX_REQUEST_BYTES,
-    VERSION,
     Apply,
     BeginTransaction,
     BindSocket,

@@ -17,7 +17,7 @@ import pytest
 
 from labctl.errors import InputError, KernelError, LabError, LabImpossible
 from labctl.kernel.privilege import read_grant
-from labctl.lab.client import state_dir
+from labctl.lab.client import lab_directory
 from labctl.lab.client.handle import Lab
 from labctl.lab.protocol import HALF_BYTES, ProcessInfo, ProcessState
 from labctl.topology.model import Restart
@@ -44,7 +44,7 @@ def lab(name: str) -> Iterator[Lab]:
 
 
 def log_of(lab: Lab, info: ProcessInfo) -> str:
-    older, current = state_dir.log_paths(lab.name, info.node, info.name)
+    older, current = lab_directory.log_paths(lab.name, info.node, info.name)
     return (older.read_text() if older.exists() else "") + current.read_text()
 
 
@@ -108,7 +108,7 @@ def test_a_bad_name_is_refused(lab: Lab, bad: str) -> None:
     with pytest.raises(InputError, match="host server: the name"):
         lab.start_process("server", ["true"], name=bad)
     with pytest.raises(InputError, match="The name"):
-        state_dir.log_paths(lab.name, "server", bad)
+        lab_directory.log_paths(lab.name, "server", bad)
 
 
 def test_a_program_that_cannot_run_is_an_error_and_leaves_no_process(lab: Lab) -> None:
@@ -202,7 +202,7 @@ def test_a_failed_restart_is_reported_with_its_reason(lab: Lab) -> None:
 def test_a_log_is_bounded_and_has_the_end(lab: Lab) -> None:
     script = f"head -c {3 * HALF_BYTES} /dev/zero | tr '\\0' x; echo the end"
     info = ends(lab, lab.start_process("server", ["sh", "-c", script], name="loud"))
-    older, current = state_dir.log_paths(lab.name, "server", "loud")
+    older, current = lab_directory.log_paths(lab.name, "server", "loud")
     assert becomes(lambda: current.read_text().endswith("the end\n"))
     assert (older.stat().st_size, current.stat().st_size) == (HALF_BYTES, len("the end\n"))
     assert info.returncode == 0
@@ -234,7 +234,7 @@ def test_output_of_gigabytes_takes_no_memory_and_blocks_no_client(name: str, lab
         worst = max(worst, time.monotonic() - began)
     assert resident_kib() - before < 4096
     assert worst < 10
-    older, current = state_dir.log_paths(lab.name, "server", "gigabytes")
+    older, current = lab_directory.log_paths(lab.name, "server", "gigabytes")
     assert older.stat().st_size + current.stat().st_size <= 2 * HALF_BYTES
 
 

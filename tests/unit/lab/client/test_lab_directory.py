@@ -6,7 +6,8 @@ import os
 import threading
 from pathlib import Path
 
-from labctl.lab.client.lab_directory import DIRECTORY_FLAGS, LOCK, LabDirectory
+from labctl.lab.client.lab_directory import LabDirectory
+from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LOCK
 
 ROUNDS = 200  # some of which meet
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labctl.lab.frames import HEADER
 from labctl.lab.keeper.clients import MAX_UNANSWERED, Client, Connections, Events, Timers, may_connect
-from labctl.lab.protocol import HEADER, Channel, Done, Failed, Frame, Hello, OpenFile, encode
+from labctl.lab.protocol import Channel, Done, Failed, Frame, Hello, OpenFile, encode
 
 
 @pytest.fixture

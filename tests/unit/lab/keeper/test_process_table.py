@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from labctl.lab.client.lab_directory import DIRECTORY_FLAGS
+from labctl.lab.client.state_dir import DIRECTORY_FLAGS
 from labctl.lab.keeper.process_table import LogWriter
 from labctl.lab.protocol import HALF_BYTES, SWITCH
 
