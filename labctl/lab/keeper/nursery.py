@@ -52,8 +52,10 @@ def _preload(control: socket.socket) -> None:
     poller.register(control, select.POLLIN)
     if not poller.poll(0):
         from labctl.lab.agent import server
+        from labctl.lab.keeper.file_tree import owned_run_directories
 
         assert server
+        owned_run_directories()  # reads many files, for the first program of each lab
     gc.collect()
     gc.freeze()  # collections in forked children then leave these pages shared
 
