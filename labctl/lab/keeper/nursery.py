@@ -16,7 +16,17 @@ import sys
 
 from labctl.kernel import processes, syscalls
 from labctl.lab.keeper import boot
-from labctl.lab.protocol import BOOT_REPLY, BOOT_REQUEST_DESCRIPTORS, DIES_WITH_OWNER, STAYS
+from labctl.lab.protocol import (
+    BOOT_REPLY,
+    BOOT_REQUEST_DESCRIPTORS,
+    DIES_WITH_OWNER,
+    STAYS,
+    Open,
+    Request,
+    decode,
+    encode,
+)
+from labctl.plan.operations import Plan, plan_from_json, plan_to_json
 
 CONTROL = 3  # descriptors from the owner: the socket for requests
 OWNER = 4  # a pidfd of the owner
@@ -48,6 +58,10 @@ def _preload(control: socket.socket) -> None:
     from labctl.kernel import rtnl
 
     rtnl.load_message_classes()
+    # msgspec prepares a class when it is first decoded, which takes 2 ms for these; every lab has that from here on.
+    for kind in (Open, Request):
+        decode(encode(Open("", plan_to_json(Plan("", (), ())), (), "/", ())), kind)
+    plan_from_json(plan_to_json(Plan("", (), ())))
     poller = select.poll()
     poller.register(control, select.POLLIN)
     if not poller.poll(0):
