@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from labctl.names import OUTSIDE_INTERFACE
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 from labctl.topology.draft import Family
 from labctl.topology.model import Address, AddressOnLink, Prefix, Route
 
@@ -81,55 +81,88 @@ def find_routes(
         for segment in of_family:
             if segment in near:
                 continue
-            by_station, farthest = graph.gateways_to(segment)
+            by_station, farthest, passed = graph.gateways_to(segment)
             most_routers = max(most_routers, farthest)
             if most_routers >= at_most:
                 return Routes(((),) * len(stations), most_routers)
             if keep:
                 gateways.append(by_station)
             elif 2 * farthest + 2 < at_most:  # any two of these have a path through this segment
-                for station, gateway in zip(stations, by_station, strict=True):
-                    near.update(port.segment for port in station.ports if gateway >= 0)
+                near |= passed
         if keep:
             table = _Table(graph, of_family)
-            for index, by_prefix in enumerate(zip(*gateways, strict=True)):
-                routes[index] += table.routes(index, by_prefix)
+            for number, by_prefix in enumerate(zip(*gateways, strict=True)):
+                found = [*table.routes(number, by_prefix)]
+                routes[graph.searched[number]] += found
+                for host in graph.alike[number]:
+                    ifname = stations[host].ports[0].ifname
+                    routes[host] += [one if one.ifname == ifname else replace(one, ifname=ifname) for one in found]
+            for host, route in graph.defaults():
+                routes[host].append(route)
     return Routes(tuple(map(tuple, routes)), most_routers)
 
 
 class _Graph:
-    """The stations on each segment, for one family. Stations are numbers: their indexes.
+    """The stations on each segment, for one family.
 
+    Paths are searched for routers, and for hosts with several interfaces; those stations have numbers. All other hosts
+    on a segment have the same routes: a default route where there is one router, else those of the first such host.
     A gateway is the number of a router's address in `addresses`.
     """
 
     def __init__(self, stations: list[Station], family: Family) -> None:
-        self.stations = stations
         self.family = family
+        self.hosts: dict[int, list[tuple[int, Port]]] = defaultdict(list)  # of a segment: hosts that are on it alone
+        self.searched: list[int] = []  # indexes of stations, by number
+        self.alike: dict[int, list[int]] = defaultdict(list)  # indexes of hosts that have the routes of a number
         self.addresses: list[Address] = []
         self.segments: list[int] = []  # by gateway
         self.members: dict[int, dict[int, str]] = defaultdict(dict)  # of a segment: stations and their interfaces
         self.gateways: dict[int, list[int]] = defaultdict(list)  # of a router
         self.gateways_on: dict[int, list[tuple[int, int]]] = defaultdict(list)  # of a segment: gateway and router
         for index, station in enumerate(stations):
+            if not station.forwards and len(station.ports) < 2:
+                for port in station.ports:
+                    if port.address(family) is not None:
+                        self.hosts[port.segment].append((index, port))
+                continue
+            number = len(self.searched)
+            self.searched.append(index)
             for port in station.ports:
                 address = port.address(family)
                 if address is None:
                     continue
-                self.members[port.segment].setdefault(index, port.ifname)
+                self.members[port.segment].setdefault(number, port.ifname)
                 if station.forwards:
-                    self.gateways[index].append(len(self.addresses))
-                    self.gateways_on[port.segment].append((len(self.addresses), index))
+                    self.gateways[number].append(len(self.addresses))
+                    self.gateways_on[port.segment].append((len(self.addresses), number))
                     self.addresses.append(address)
                     self.segments.append(port.segment)
+        for segment, ((first, port), *others) in self.hosts.items():
+            if len(self.gateways_on[segment]) > 1:
+                number = len(self.searched)
+                self.searched.append(first)
+                self.members[segment][number] = port.ifname
+                self.alike[number] = [index for index, _ in others]
+        self.stations = [stations[index] for index in self.searched]
         self.outside = max((port.segment for station in stations for port in station.ports), default=0) + 1
-        self.outlets = {index: OUTSIDE_INTERFACE for index, station in enumerate(stations) if station.nat}
+        self.outlets = {number: OUTSIDE_INTERFACE for number, station in enumerate(self.stations) if station.nat}
         self.members[self.outside] = self.outlets
 
-    def gateways_to(self, segment: int) -> tuple[list[int], int]:
-        """Return the gateway to the segment by station, and the most routers on a path: breadth first, from there.
+    def defaults(self) -> Iterator[tuple[int, Route]]:
+        """Yield hosts whose only router leads to some other prefix, by index, each with its default route."""
+        for segment, hosts in self.hosts.items():
+            if len(self.gateways_on[segment]) != 1:
+                continue
+            ((gateway, router),) = self.gateways_on[segment]
+            if router in self.outlets or any(self.segments[each] != segment for each in self.gateways[router]):
+                for index, port in hosts:
+                    yield index, Route(DEFAULT[self.family], self.addresses[gateway], port.ifname)
 
-        Among paths of equal length, the one through the first nodes in the file wins.
+    def gateways_to(self, segment: int) -> tuple[list[int], int, set[int]]:
+        """Return the gateway to the segment by station, the most routers on a path, and the segments with a path.
+
+        Breadth first, from the segment. Among paths of equal length, the one through the first nodes in the file wins.
         """
         found = [_UNREACHED] * len(self.stations)
         for index in self.members[segment]:
@@ -146,6 +179,8 @@ class _Graph:
                     if beyond in visited:
                         continue
                     visited.add(beyond)
+                    if beyond in self.hosts:
+                        farthest = routers
                     for index in self.members[beyond]:
                         if found[index] == _UNREACHED:
                             found[index] = gateway
@@ -153,7 +188,7 @@ class _Graph:
                             if index in self.gateways:
                                 following.append(index)
             nearest = following
-        return found, farthest
+        return found, farthest, visited
 
     def route(self, station: int, destination: Prefix, gateway: int) -> Route:
         """Return the station's route through the gateway."""

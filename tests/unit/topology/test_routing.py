@@ -289,3 +289,40 @@ def test_the_routes_of_a_large_random_graph_are_few() -> None:
         *(f"  - [r{one}, r{other}]" for one, other in links if one != other),
     )
     assert sum(len(node.routes) for node in topology.nodes) < 100 * len(links) * 2 / 3
+
+
+def searched(lines: tuple[str, ...]) -> tuple[int, dict[str, list[str]]]:
+    """The number of stations that paths are searched for, and the routes of all nodes."""
+    numbers: list[int] = []
+
+    class Counted(routing._Graph):
+        def __init__(self, stations: list[Station], family: Family) -> None:
+            super().__init__(stations, family)
+            numbers.append(len(self.searched))
+
+    with patch.object(routing, "_Graph", Counted):
+        made = resolved(*lines)
+    return max(numbers), {node.name: [f"{one.destination} {one.gateway}" for one in node.routes] for node in made.nodes}
+
+
+def test_no_path_is_searched_for_hosts_behind_one_router() -> None:
+    number, routes = searched(
+        ("hosts: {h: {count: 50}, lonely: , other: }", "routers: {r: }", "links: [[h, r], [lonely, other]]")
+    )
+    assert number == 1
+    assert routes["h-50"] == ["0.0.0.0/0 10.0.50.1", "::/0 fd00:0:0:32::1"]
+    assert routes["lonely"] == []
+
+
+def test_hosts_of_one_segment_with_several_routers_share_the_search() -> None:
+    number, routes = searched(
+        (
+            "hosts: {h: {count: 3}, unlinked: {count: 50}, a: , b: }",
+            "routers: {r: , s: }",
+            "networks: {lan: {members: [{node: h-2, interface: lan0}, h-1, h-3, r, s]}}",
+            "links: [[r, a], [s, b]]",
+        )
+    )
+    assert number == 3
+    assert len(routes["h-1"]) == 4
+    assert routes["h-1"] == routes["h-2"] == routes["h-3"]
