@@ -149,12 +149,15 @@ def _addresses(node: Node) -> list[Operation]:
 
 def _sysctls(topology: Topology, *, of_interfaces: bool) -> list[Operation]:
     """Return the settings of interfaces, which must exist first, or all others."""
-    return [
-        SetSysctl(node.name, key, value)
-        for node in topology.nodes
-        for key, value in node.sysctls
-        if bool(interface_of_sysctl(key, (*(one.name for one in node.interfaces), BRIDGE))) is of_interfaces
-    ]
+    operations: list[Operation] = []
+    for node in topology.nodes:
+        ifnames = {BRIDGE, *(interface.name for interface in node.interfaces)} if node.sysctls else set()
+        operations += [
+            SetSysctl(node.name, key, value)
+            for key, value in node.sysctls
+            if bool(interface_of_sysctl(key, ifnames)) is of_interfaces
+        ]
+    return operations
 
 
 def topology_of(plan: Plan) -> Topology:

@@ -145,7 +145,7 @@ class _Objects:
         self.bridges: dict[At, int] = {}
         self.links: dict[LinkIdentity, MakeLink] = {}
         self.link_at: dict[At, LinkIdentity] = {}
-        self.ifnames: dict[str, list[str]] = {}
+        self.ifnames: dict[str, set[str]] = {}
         self.sysctls: dict[tuple[str, str], str] = {}
         self.others: set[AddAddress | SetUp | AddRoute] = set()
         self.addresses: dict[At, list[AddAddress]] = {}
@@ -158,13 +158,13 @@ class _Objects:
                     self.kinds[node] = kind
                 case MakeBridge(node, ifname, mtu):
                     self.bridges[node, ifname] = mtu
-                    self.ifnames.setdefault(node, []).append(ifname)
+                    self.ifnames.setdefault(node, set()).add(ifname)
                 case MakeLink(a, b):
                     identity = frozenset((_identity(a), _identity(b)))
                     self.links[identity] = operation
                     for end in (a, b):
                         self.link_at[end.node, end.ifname] = identity
-                        self.ifnames.setdefault(end.node, []).append(end.ifname)
+                        self.ifnames.setdefault(end.node, set()).add(end.ifname)
                 case SetSysctl(node, key, value):
                     self.sysctls[node, key] = value
                 case AddAddress(node, ifname):

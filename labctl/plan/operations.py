@@ -6,7 +6,7 @@ list of its class's name and its fields, everything else an object.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
@@ -201,15 +201,18 @@ def runs_alike(one: Service, other: Service) -> bool:
 
 
 def in_order(keys: Iterable[str], services: Mapping[str, tuple[str, Service]]) -> tuple[str, ...]:
-    """Sort the keys of services, each behind those in its `after`."""
-    left = dict.fromkeys(keys)
+    """Sort the keys of services, each behind those in its `after`. ValueError if they wait for each other."""
+    rank = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    if len(rank) < 2:
+        return tuple(rank)
+    from graphlib import TopologicalSorter
+
+    sorter = TopologicalSorter({key: rank.keys() & services[key][1].after for key in rank})
+    sorter.prepare()
     found: list[str] = []
-    while left:
-        ready = [key for key in left if not any(before in left for before in services[key][1].after)]
-        if not ready:
-            raise ValueError(f"services wait for each other: {', '.join(left)}")
-        for key in ready:
-            del left[key]
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready(), key=rank.__getitem__)
+        sorter.done(*ready)
         found += ready
     return tuple(found)
 
@@ -282,12 +285,17 @@ def _input_errors() -> Iterator[None]:
         raise InputError(f"plan: cannot read it: {error}.") from error
 
 
-def interface_of_sysctl(key: str, ifnames: Iterable[str]) -> str:
+def interface_of_sysctl(key: str, ifnames: Container[str]) -> str:
     """Return the interface that a setting such as net.ipv4.conf.eth0.forwarding belongs to; "" if none of these."""
     parts = key.replace("/", ".").split(".", 3)
     if len(parts) < 4 or parts[2] not in ("conf", "neigh"):
         return ""
-    return next((name for name in ifnames if parts[3].startswith(f"{name}.")), "")
+    name = parts[3]
+    while "." in name:  # names of interfaces may contain dots
+        name = name.rpartition(".")[0]
+        if name in ifnames:
+            return name
+    return ""
 
 
 # -- an impairment as queueing disciplines ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from labctl.errors import InputError
 from labctl.plan.build import build
 from labctl.plan.operations import (
     SetDown,
+    interface_of_sysctl,
     operations_from_json,
     operations_to_json,
     plan_from_json,
@@ -76,6 +77,21 @@ def test_a_name_that_is_a_path_is_refused() -> None:
     sent = json.dumps(plan_to_json(build(topology.load("pair")))).replace("client", "../client")
     with pytest.raises(InputError, match=r"the name `\.\./client` of a node contains"):
         plan_from_json(json.loads(sent))
+
+
+@pytest.mark.parametrize(
+    ("key", "ifname"),
+    [
+        ("net.ipv4.conf.eth0.proxy_arp", "eth0"),
+        ("net.ipv4.conf.eth0.10.proxy_arp", "eth0.10"),
+        ("net/ipv6/neigh/eth0/retrans_time", "eth0"),
+        ("net.ipv4.conf.all.proxy_arp", ""),
+        ("net.ipv4.ip_forward", ""),
+        ("net.core.eth0.x", ""),
+    ],
+)
+def test_a_setting_belongs_to_the_interface_that_it_names(key: str, ifname: str) -> None:
+    assert interface_of_sysctl(key, {"eth0", "eth0.10"}) == ifname
 
 
 def test_a_thousand_hosts_are_planned_within_two_seconds() -> None:

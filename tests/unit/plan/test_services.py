@@ -84,6 +84,30 @@ def test_a_service_does_not_wait_for_one_that_is_not_started(tmp_path: Path) -> 
     assert in_order(["web-1/site"], services) == ("web-1/site",)
 
 
+def test_services_that_wait_for_each_other_have_no_order(tmp_path: Path) -> None:
+    services = services_of(plan_of(tmp_path).nodes)
+    key, (node, service) = next(iter(services.items()))
+    services[key] = (node, replace(service, after=("db/report",)))
+    with pytest.raises(ValueError, match="cycle"):
+        in_order(services, services)
+
+
+def test_a_long_chain_of_services_is_looked_at_once() -> None:
+    looked_up: list[str] = []
+
+    class Counted(dict[str, tuple[str, Service]]):
+        def __getitem__(self, key: str) -> tuple[str, Service]:
+            looked_up.append(key)
+            return super().__getitem__(key)
+
+    count = 500
+    services = Counted(
+        {f"h/{number}": ("h", Service(str(number), ("a",), "/", after=(f"h/{number + 1}",))) for number in range(count)}
+    )
+    assert in_order(services, services) == tuple(f"h/{number}" for number in reversed(range(count)))
+    assert len(looked_up) == count
+
+
 def test_services_survive_the_way_to_the_keeper(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     assert plan_from_json(plan_to_json(plan)) == plan
