@@ -298,11 +298,27 @@ class RunDirectory(Struct, frozen=True):
 LOCK = RunDirectory("/run/lock", 0o1777)
 
 
-@cache
 def run_directories(
     tmpfiles: tuple[str, ...] = TMPFILES, units: tuple[str, ...] = UNITS, passwd: str = PASSWD
 ) -> tuple[RunDirectory, ...]:
-    """Search this machine's packages for directories in /run; returns each after those above it."""
+    """Search this machine's packages for directories in /run; returns each after those above it.
+
+    It searches again when files were installed or removed since the last call.
+    """
+    return _run_directories(tmpfiles, units, passwd, tuple(map(_changed_ns, (*tmpfiles, *units, passwd))))
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+@cache
+def _run_directories(
+    tmpfiles: tuple[str, ...], units: tuple[str, ...], passwd: str, changed_ns: tuple[int, ...]
+) -> tuple[RunDirectory, ...]:
     found = {LOCK.path: LOCK}
     for text in _texts(tmpfiles, ".conf"):
         for line in text.splitlines():

@@ -13,20 +13,25 @@ import select
 import signal
 import socket
 import sys
+from ipaddress import ip_interface
 
-from labctl.kernel import processes, syscalls
+from labctl.kernel import privilege, processes, rtnl, syscalls
+from labctl.lab import protocol
 from labctl.lab.keeper import boot
-from labctl.lab.protocol import (
-    BOOT_REPLY,
-    BOOT_REQUEST_DESCRIPTORS,
-    DIES_WITH_OWNER,
-    STAYS,
-    Open,
-    Request,
-    decode,
-    encode,
+from labctl.lab.keeper.file_tree import run_directories
+from labctl.lab.protocol import BOOT_REPLY, BOOT_REQUEST_DESCRIPTORS, DIES_WITH_OWNER, STAYS, Open
+from labctl.plan.operations import (
+    AddAddress,
+    LinkEnd,
+    MakeLink,
+    MakeNode,
+    Operation,
+    Plan,
+    SetUp,
+    plan_from_json,
+    plan_to_json,
 )
-from labctl.plan.operations import Plan, plan_from_json, plan_to_json
+from labctl.topology.model import Node, NodeKind
 
 CONTROL = 3  # descriptors from the owner: the socket for requests
 OWNER = 4  # a pidfd of the owner
@@ -48,35 +53,50 @@ def run(*, dies_with_owner: bool) -> None:
     for descriptor in (CONTROL, OWNER):
         os.set_inheritable(descriptor, False)
     with socket.socket(fileno=CONTROL) as control:
-        _preload(control)
+        _prepare_lab()
         _serve(control)
     os._exit(0)
 
 
-def _preload(control: socket.socket) -> None:
-    """Import what the keeper always needs and, unless a request waits already, what it probably needs."""
-    from labctl.kernel import rtnl
-
-    rtnl.load_message_classes()
-    # msgspec prepares a class when it is first decoded, which takes 2 ms for these; every lab has that from here on.
-    for kind in (Open, Request):
-        decode(encode(Open("", plan_to_json(Plan("", (), ())), (), "/", ())), kind)
-    plan_from_json(plan_to_json(Plan("", (), ())))
-    poller = select.poll()
-    poller.register(control, select.POLLIN)
-    if not poller.poll(0):
-        from labctl.lab.agent import server
-        from labctl.lab.keeper.file_tree import owned_run_directories
-
-        assert server
-        owned_run_directories()  # reads many files, for the first program of each lab
+def _prepare_lab() -> None:
+    """Do without effect what every lab does, so that boots find its imports, decoders and message templates."""
+    nodes = tuple(Node(name, NodeKind.HOST) for name in ("a", "b"))
+    ends = [LinkEnd(node.name, "eth0", "02:00:00:00:00:01", 1500) for node in nodes]
+    addresses = [ip_interface(written) for written in ("10.0.0.1/24", "fd00::1/64")]
+    operations: tuple[Operation, ...] = (
+        *(MakeNode(node.name, node.kind) for node in nodes),
+        MakeLink(*ends),
+        *(AddAddress("a", "eth0", address) for address in addresses),
+        SetUp("a", "eth0"),
+    )
+    request = Open("pair", plan_to_json(Plan("pair", nodes, operations)), (), "/", ())
+    plan_from_json(protocol.decode(protocol.encode(request), Open).plan)
+    protocol.decode(protocol.encode(protocol.Hello(protocol.VERSION)), protocol.Request)
+    first, second = (rtnl.VethEnd(end.ifname, 2, end.mac, end.mtu, 0) for end in ends)
+    rtnl.new_veth(first, second)
+    for address in addresses:
+        rtnl.new_address(2, address)
+    privilege.effective_capabilities()
+    privilege.highest("uid")
     gc.collect()
     gc.freeze()  # collections in forked children then leave these pages shared
+
+
+def _prepare_programs() -> None:
+    """Do the same for the first program on a host, which most labs run."""
+    from labctl.lab.agent import server
+
+    assert server
+    run_directories()
+    gc.collect()
+    gc.freeze()
 
 
 def _serve(control: socket.socket) -> None:
     poller = select.poll()
     poller.register(control, select.POLLIN)
+    if not poller.poll(0):
+        _prepare_programs()  # otherwise the lab that the owner waits for comes first
     poller.register(OWNER, select.POLLIN)
     boots: set[int] = set()  # pidfds
     while control.fileno() != -1 or boots:
