@@ -212,11 +212,7 @@ def reported(action: Callable[[], int], failure_status: int | None = None) -> in
 
 
 def _run(values: dict[str, Any]) -> int:
-    """Carry out `labctl run`. The nursery starts here, before the imports that run needs."""
-    if values["lab"] is None:
-        from labctl.lab.client.nursery import start_ahead
-
-        start_ahead()
+    """Carry out `labctl run`."""
     from labctl.cli.run import RunRequest, run_scenarios
 
     return run_scenarios(RunRequest(**values))

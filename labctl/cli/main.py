@@ -10,6 +10,9 @@ import sys
 from labctl.cli.command_line import command_named, read, reported, status_of
 from labctl.cli.command_table import COMPLETION_VARIABLE
 from labctl.cli.exit import Stopped, flush
+from labctl.lab.client.nursery_fork import fork_ahead
+
+_WITHOUT_LAB = frozenset({"-h", "--help", "--lab", "--dry-run"})  # words of commands that make no lab
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ else:
 def main() -> NoReturn:
     """Run the command and end the process with its exit status."""
     _use_utf8()
+    if sys.argv[1:2] in (["run"], ["up"]) and not _WITHOUT_LAB.intersection(sys.argv[2:]):
+        fork_ahead()
     gc.disable()  # importing makes no garbage: a tenth of the start; `labctl run` enables it before the first lab
     _handle_signals()
     status = reported(lambda: _dispatch(sys.argv[1:]))

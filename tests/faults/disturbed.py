@@ -24,7 +24,7 @@ from tests.e2e.command import environment
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 20.0
-OURS = tuple(f"labctl-{kind}" for kind in ("boot", "keeper", "init", "log", "caller", "guard", "forward"))
+OURS = tuple(f"labctl-{kind}" for kind in ("nursery", "boot", "keeper", "init", "log", "caller", "guard", "forward"))
 
 FIRST = """\
 hosts: {h1: , h2: , h3: {sysctls: {net.core.somaxconn: 7}}}

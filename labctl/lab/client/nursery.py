@@ -21,13 +21,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from labctl.errors import DeadlineExceeded, MachineError, describe_errno
+from labctl.lab.client import nursery_fork
 from labctl.lab.protocol import (
     BOOT_REPLY,
     DIES_WITH_OWNER,
     WATCHES_OWNER,
 )
 from labctl.structs import Struct
-from labctl.unpatched import monotonic, socketpair
+from labctl.unpatched import Socket, monotonic, socketpair
 
 # What the interpreter runs. The owner chooses the search path, not the environment or the user's site directory.
 _BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.keeper.nursery import main; main()"
@@ -185,7 +186,7 @@ class Nurseries:
             self._retired.remove(nursery)
             nursery.close()
         if self._current is None:
-            self._current = _started(inherited)
+            self._current = _forked_ahead(inherited) or _started(inherited)
         return self._current
 
     def _retire(self) -> None:
@@ -194,6 +195,20 @@ class Nurseries:
         if nursery is not None:
             self._retired.append(nursery)
             nursery.control.close()
+
+
+def _forked_ahead(inherited: tuple[object, ...]) -> Nursery | None:
+    """Take over the nursery that this command has forked before its imports, if it has. OSError."""
+    forked = nursery_fork.take()
+    if forked is None:
+        return None
+    pid, control, errors = forked
+    try:
+        return Nursery(pid, os.pidfd_open(pid), Socket(fileno=control), errors, inherited)
+    except ProcessLookupError:  # it has ended, and SIGCHLD is ignored
+        os.close(control)
+        os.close(errors)
+        return None
 
 
 def _started(inherited: tuple[object, ...]) -> Nursery:

@@ -1,0 +1,76 @@
+"""The nursery of a command that makes a lab for certain: a fork of the command before its imports.
+
+It saves a second start of the interpreter. Only a process without threads may fork, so this is for the first lines of a
+command. The module imports next to nothing, and the command its `nursery` module later, with the first lab.
+"""
+
+from __future__ import annotations
+
+import _socket  # the module socket takes 3 ms
+import atexit
+import contextlib
+import os
+import signal
+import sys
+
+CONTROL, OWNER = 3, 4  # descriptors of the nursery
+_forked: list[tuple[int, int, int]] = []  # what `take` returns: this process forks once
+
+
+def fork_ahead() -> None:
+    """Fork the nursery, unless the system refuses, which the first lab reports. Return in the command only."""
+    try:
+        control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
+        owner = os.pidfd_open(os.getpid())
+        pid = os.fork()
+    except OSError:
+        return  # out of descriptors, perhaps
+    if not pid:
+        _become_nursery(theirs.fileno(), owner, errors)
+    os.close(owner)
+    theirs.close()
+    _forked.append((pid, control.detach(), errors))
+    atexit.register(_end)
+    os.register_at_fork(after_in_child=_forked.clear)
+
+
+def take() -> tuple[int, int, int] | None:
+    """Return the nursery's pid and descriptors of its control socket and standard error, once; the caller owns them."""
+    return _forked.pop() if _forked else None
+
+
+def _end() -> None:
+    """End the nursery of a command that has made no lab: its files have errors, for example."""
+    if _forked:
+        pid, *_ = _forked.pop()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # SIGCHLD is ignored
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _become_nursery(control: int, owner: int, errors: int) -> None:
+    """Run the nursery in this process, which was forked for it; never return."""
+    try:
+        # Process group, signals and streams are as labctl.lab.client.nursery sets them for a new interpreter.
+        os.setpgid(0, 0)
+        for ignored in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores these two
+            if signal.getsignal(ignored) is signal.SIG_IGN:
+                signal.signal(ignored, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        high = [os.dup(descriptor) for descriptor in (control, owner, errors)]
+        while min(high) <= OWNER:
+            high = [os.dup(descriptor) for descriptor in high]
+        for standard, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
+            os.dup2(os.open(os.devnull, flags), standard)
+        for descriptor, number in zip(high, (CONTROL, OWNER, 2), strict=True):
+            os.dup2(descriptor, number)
+        sys.stdin, sys.stdout = None, None
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        from labctl.lab.keeper import nursery
+
+        nursery.run(dies_with_owner=True)
+    except BaseException:  # noqa: BLE001 - the last frame of this process: it must not return to the command's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
