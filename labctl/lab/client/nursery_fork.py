@@ -19,6 +19,8 @@ _forked: list[tuple[int, int, int]] = []  # what `take` returns: this process fo
 
 def fork_ahead() -> None:
     """Fork the nursery, unless the system refuses, which the first lab reports. Return in the command only."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        return  # closed: their numbers would be those of other descriptors
     try:
         control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
@@ -52,18 +54,19 @@ def _end() -> None:
 def _become_nursery(control: int, owner: int, errors: int) -> None:
     """Run the nursery in this process, which was forked for it; never return."""
     try:
+        os.dup2(errors, 2)  # a traceback is for the first lab's error message
         # Process group, signals and streams are as labctl.lab.client.nursery sets them for a new interpreter.
         os.setpgid(0, 0)
         for ignored in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores these two
             if signal.getsignal(ignored) is signal.SIG_IGN:
                 signal.signal(ignored, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        high = [os.dup(descriptor) for descriptor in (control, owner, errors)]
+        high = [os.dup(descriptor) for descriptor in (control, owner)]
         while min(high) <= OWNER:
             high = [os.dup(descriptor) for descriptor in high]
         for standard, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
             os.dup2(os.open(os.devnull, flags), standard)
-        for descriptor, number in zip(high, (CONTROL, OWNER, 2), strict=True):
+        for descriptor, number in zip(high, (CONTROL, OWNER), strict=True):
             os.dup2(descriptor, number)
         sys.stdin, sys.stdout = None, None
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115

@@ -49,8 +49,15 @@ def test_the_first_lab_uses_it(before: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_without_standard_streams_the_first_lab_uses_it() -> None:
-    done = run(OPENING, before="exec <&- >&- 2>&-;")
+@pytest.mark.parametrize("before", ["exec <&-;", "exec >&- 2>&-;", "exec <&- >&- 2>&-;"])
+def test_without_a_standard_stream_the_first_lab_starts_one(before: str) -> None:
+    script = "from labctl.lab.client.nursery_fork import fork_ahead; fork_ahead(); pid = 0"
+    done = subprocess.run(
+        ["sh", "-c", f'{before} exec "$@"', "sh", sys.executable, "-c", script + OPENING.replace("== [pid]", "!= [0]")],
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0
 
 
