@@ -284,6 +284,7 @@ def _failing_as(subject: str, attempted: str) -> Iterator[None]:
 TMPFILES = ("/etc/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")  # of equal names the first counts
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 PASSWD = "/etc/passwd"
+GROUP = "/etc/group"
 _NOT_MADE = ("/run/systemd", "/run/lab")  # programs detect systemd by the first; the second is labctl's
 
 
@@ -301,24 +302,7 @@ LOCK = RunDirectory("/run/lock", 0o1777)
 def run_directories(
     tmpfiles: tuple[str, ...] = TMPFILES, units: tuple[str, ...] = UNITS, passwd: str = PASSWD
 ) -> tuple[RunDirectory, ...]:
-    """Search this machine's packages for directories in /run; returns each after those above it.
-
-    It searches again when files were installed or removed since the last call.
-    """
-    return _run_directories(tmpfiles, units, passwd, tuple(map(_changed_ns, (*tmpfiles, *units, passwd))))
-
-
-def _changed_ns(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return 0
-
-
-@cache
-def _run_directories(
-    tmpfiles: tuple[str, ...], units: tuple[str, ...], passwd: str, changed_ns: tuple[int, ...]
-) -> tuple[RunDirectory, ...]:
+    """Search this machine's packages for directories in /run; returns each after those above it."""
     found = {LOCK.path: LOCK}
     for text in _texts(tmpfiles, ".conf"):
         for line in text.splitlines():
@@ -335,12 +319,24 @@ def _run_directories(
     return tuple(found[path] for path in sorted(found))
 
 
-@cache
 def owned_run_directories() -> tuple[tuple[RunDirectory, tuple[int, int] | None], ...]:
     """Return this machine's directories in /run, each with the ids of its owner; None for root and unknown owners.
 
-    The C library opens the databases anew for each name, and looks for nscd before.
+    It remembers them until a package or an account is installed or removed: a search reads some 200 files, and the C
+    library opens the databases anew for each name, and looks for nscd before.
     """
+    return _owned_run_directories(tuple(map(_changed_ns, (*TMPFILES, *UNITS, PASSWD, GROUP))))
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+@cache
+def _owned_run_directories(changed_ns: tuple[int, ...]) -> tuple[tuple[RunDirectory, tuple[int, int] | None], ...]:
     owned = []
     for one in run_directories():
         ids = None

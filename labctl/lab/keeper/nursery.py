@@ -18,7 +18,7 @@ from ipaddress import ip_interface
 from labctl.kernel import privilege, processes, rtnl, syscalls
 from labctl.lab import protocol
 from labctl.lab.keeper import boot
-from labctl.lab.keeper.file_tree import run_directories
+from labctl.lab.keeper.file_tree import owned_run_directories
 from labctl.lab.protocol import BOOT_REPLY, BOOT_REQUEST_DESCRIPTORS, DIES_WITH_OWNER, STAYS, Open
 from labctl.plan.operations import (
     AddAddress,
@@ -87,7 +87,7 @@ def _prepare_programs() -> None:
     from labctl.lab.agent import server
 
     assert server
-    run_directories()
+    owned_run_directories()
     gc.collect()
     gc.freeze()
 
