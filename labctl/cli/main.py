@@ -10,7 +10,6 @@ import sys
 from labctl.cli.command_line import command_named, read, reported, status_of
 from labctl.cli.command_table import COMPLETION_VARIABLE
 from labctl.cli.exit import Stopped, flush
-from labctl.lab.client.nursery_fork import fork_ahead
 
 _WITHOUT_LAB = frozenset({"-h", "--help", "--lab", "--dry-run"})  # words of commands that make no lab
 
@@ -27,6 +26,8 @@ def main() -> NoReturn:
     """Run the command and end the process with its exit status."""
     _use_utf8()
     if sys.argv[1:2] in (["run"], ["up"]) and not _WITHOUT_LAB.intersection(sys.argv[2:]):
+        from labctl.lab.client.nursery_fork import fork_ahead
+
         fork_ahead()
     gc.disable()  # importing makes no garbage: a tenth of the start; `labctl run` enables it before the first lab
     _handle_signals()

@@ -6,12 +6,17 @@ command. The module imports next to nothing, and the command its `nursery` modul
 
 from __future__ import annotations
 
-import _socket  # the module socket takes 3 ms
 import atexit
-import contextlib
 import os
-import signal
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    import socket
+else:  # the modules without enums
+    import _signal as signal
+    import _socket as socket
 
 CONTROL, OWNER = 3, 4  # descriptors of the nursery
 _forked: list[tuple[int, int, int]] = []  # what `take` returns: this process forks once
@@ -22,7 +27,7 @@ def fork_ahead() -> None:
     if None in (sys.stdin, sys.stdout, sys.stderr):
         return  # closed: their numbers would be those of other descriptors
     try:
-        control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
         owner = os.pidfd_open(os.getpid())
         pid = os.fork()
@@ -46,9 +51,11 @@ def _end() -> None:
     """End the nursery of a command that has made no lab: its files have errors, for example."""
     if _forked:
         pid, *_ = _forked.pop()
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # SIGCHLD is ignored
+        try:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        except (ProcessLookupError, ChildProcessError):  # SIGCHLD is ignored
+            return
 
 
 def _become_nursery(control: int, owner: int, errors: int) -> None:
@@ -58,7 +65,7 @@ def _become_nursery(control: int, owner: int, errors: int) -> None:
         # Process group, signals and streams are as labctl.lab.client.nursery sets them for a new interpreter.
         os.setpgid(0, 0)
         for ignored in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores these two
-            if signal.getsignal(ignored) is signal.SIG_IGN:
+            if signal.getsignal(ignored) == signal.SIG_IGN:
                 signal.signal(ignored, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         high = [os.dup(descriptor) for descriptor in (control, owner)]

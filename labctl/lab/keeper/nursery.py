@@ -71,7 +71,7 @@ def _prepare_lab() -> None:
     )
     request = Open("pair", plan_to_json(Plan("pair", nodes, operations)), (), "/", ())
     plan_from_json(protocol.decode(protocol.encode(request), Open).plan)
-    protocol.decode(protocol.encode(protocol.Hello(protocol.VERSION)), protocol.Request)
+    protocol.decode(protocol.encode(protocol.Hello(1)), protocol.Request)
     first, second = (rtnl.VethEnd(end.ifname, 2, end.mac, end.mtu, 0) for end in ends)
     rtnl.new_veth(first, second)
     for address in addresses:
