@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m tests.benchmarks` (docs/performance.md)."""

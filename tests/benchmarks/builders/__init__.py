@@ -1,0 +1,1 @@
+"""Programs that build the same networks in different ways, each for a process of its own."""
