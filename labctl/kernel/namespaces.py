@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from labctl.kernel.privilege import highest
 from labctl.kernel.syscalls import CLONE_NEWNET, setns, unshare, write_once
@@ -140,13 +141,16 @@ def is_refused_silently(before: str, value: str, after: str) -> bool:
 
 def open_ping_sockets() -> None:
     """Let every group that the user namespace maps open ICMP datagram sockets (icmp(7)). OSError."""
+    write_sysctl(PING_GROUPS, _ping_groups())
+
+
+@cache
+def _ping_groups() -> str:
+    """Return the widest range that the kernel accepts in this process's user namespace."""
     last = min(highest("gid"), _GROUP_MAX)
     write_sysctl(PING_GROUPS, f"0 {last}")
-    if read_sysctl(PING_GROUPS).split() != [
-        "0",
-        str(last),
-    ]:  # the kernel compares the mapped groups, whose order may differ
-        write_sysctl(PING_GROUPS, "0 0")
+    # The kernel compares the mapped groups, whose order may differ.
+    return f"0 {last}" if read_sysctl(PING_GROUPS).split() == ["0", str(last)] else "0 0"
 
 
 def values_that_work(key: str) -> str:

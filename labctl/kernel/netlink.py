@@ -36,6 +36,7 @@ NLA_TYPE_MASK = 0x3FFF
 
 SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP = 1
+NETLINK_LISTEN_ALL_NSID = 8
 NETLINK_CAP_ACK = 10
 NETLINK_EXT_ACK = 11
 NETLINK_GET_STRICT_CHK = 12
@@ -68,6 +69,7 @@ _FLAGS_OFFSET, _SEQUENCE_OFFSET = 6, 8  # in struct nlmsghdr
 MESSAGES_PER_SEND = 64
 BYTES_PER_SEND = 64 * 1024
 RECEIVE_BYTES = 64 * 1024
+RECEIVE_BUFFER_BYTES = 4 << 20  # net.core.rmem_max limits it
 DUMP_ATTEMPTS = 5
 
 Origin = TypeVar("Origin")
@@ -82,15 +84,20 @@ class Refused(Struct, Generic[Origin], frozen=True):
     detail: str
 
 
-def open_socket(protocol: int, groups: Iterable[int] = ()) -> socket.socket:
+def open_socket(protocol: int, groups: Iterable[int] = (), *, all_namespaces: bool = False) -> socket.socket:
     """Open a netlink socket in the calling thread's network namespace; the caller owns it.
 
-    It also receives the notifications of the multicast groups with the numbers `groups`. OSError of socket(2), bind(2).
+    It also receives the notifications of the multicast groups with the numbers `groups`; with `all_namespaces` also
+    those of namespaces that have a number here (RTM_NEWNSID), in a buffer as large as an ordinary user may ask for.
+    OSError of socket(2), bind(2), setsockopt(2).
     """
     sock = Socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
         prepare(sock)
         sock.bind((0, 0))  # an unbound socket receives no notifications
+        if all_namespaces:
+            sock.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         for group in groups:
             sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
     except OSError:

@@ -30,6 +30,7 @@ from typing import Any
 from labctl.kernel import message_templates
 from labctl.kernel.netlink import (
     HEADER,
+    I32,
     IFA_ADDRESS,
     IFA_F_NODAD,
     IFA_LOCAL,
@@ -229,6 +230,7 @@ RTPROT_BOOT = 3  # the protocol that ip-route(8) sets by default
 RTN_UNICAST = 1
 RT_SCOPE_LINK = 253
 RTNLGRP_IPV6_IFADDR = 9
+RTM_NEWNSID, NETNSA_NSID, NETNSA_FD = 88, 1, 3  # linux/net_namespace.h
 
 _CHANGE = NLM_F_REQUEST
 _CREATE = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
@@ -306,6 +308,12 @@ def remove_group(group: int) -> bytes:
 
 def _set_link(index: int, attrs: bytes) -> bytes:
     return message(RTM_SETLINK, _CHANGE, IFINFO.pack(AF_UNSPEC, 0, index, 0, 0) + attrs)
+
+
+def number_namespace(netns_fd: int) -> bytes:
+    """Number a network namespace in that of the sending socket, which may then listen to it; EEXIST if it has one."""
+    attrs = attribute(NETNSA_NSID, I32.pack(-1)) + attribute(NETNSA_FD, U32.pack(netns_fd))
+    return message(RTM_NEWNSID, NLM_F_REQUEST, bytes(4) + attrs)  # struct rtgenmsg, padded
 
 
 # -- addresses and routes

@@ -18,7 +18,7 @@ from labctl.errors import LabctlError, kernel_errors
 from labctl.kernel import link_state, rtnl
 from labctl.kernel.link_state import SavedLink, announce
 from labctl.kernel.namespaces import is_refused_silently, open_ping_sockets, read_sysctl, values_that_work, write_sysctl
-from labctl.kernel.netlink import LOOPBACK_INDEX, NETLINK_ROUTE, Refused
+from labctl.kernel.netlink import LOOPBACK_INDEX, Refused
 from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first, refusal
 from labctl.lab.keeper.nodes import Interface, NodeTable
 from labctl.plan.operations import (
@@ -223,6 +223,7 @@ class Execution:
     def _settle(self, node: str, ifname: str) -> bool:
         """Bring the interface's carrier up to date; True when it has one."""
         with kernel_errors(f"{node}:{ifname}", "read its link state"):
+            self._queue.read_notifications()
             return link_state.has_carrier(self._queue.route_socket(node), ifname)
 
     def _announce(self, node: str, ifname: str, interface: Interface) -> None:
@@ -256,6 +257,8 @@ class Execution:
             except OSError as error:
                 detail = "turning IPv6 off" if is_switch else "opening ICMP datagram sockets"
                 raise refusal(operation, error.errno or 0, detail) from error
+        # A kernel that has given it a number already has what the number is for.
+        self._queue.add_at_home(rtnl.number_namespace(self._nodes[node].fd), Origin(operation, (errno.EEXIST,)))
         self._enqueue(node, rtnl.set_up(LOOPBACK_INDEX, True), operation)
 
     def _make_link(self, operation: MakeLink) -> None:
@@ -275,7 +278,7 @@ class Execution:
             interface.peer = peer.node, peer.ifname
             veth_ends.append(rtnl.VethEnd(end.ifname, interface.index, end.mac, end.mtu, self._nodes[end.node].fd))
             interface.is_created_up = end is first and bool(master)
-        self._queue.add_link(rtnl.new_veth(veth_ends[0], veth_ends[1], master), Origin(operation))
+        self._queue.add_at_home(rtnl.new_veth(veth_ends[0], veth_ends[1], master), Origin(operation))
         self._links.append(operation)
         self.undo.append(RemoveLink(operation.a, operation.b))
 
@@ -287,10 +290,8 @@ class Execution:
 
     def _sent_links(self) -> list[Refused[Origin]]:
         """Send the queued links; then queue the messages to their ends. Returns the refusals."""
-        if not self._links:
-            return []
         made, self._links = self._links, []
-        refusals = self._queue.send_links()
+        refusals = self._queue.send_at_home()
         refused = {id(one.origin.operation) for one in refusals}
         for operation in made:
             ends = (operation.a, operation.b)
@@ -336,8 +337,7 @@ class Execution:
         self._removals[side.node] = operation
         for end in ends:
             interface = self._nodes[end.node].interfaces.pop(end.ifname)
-            expected = self._queue.expected_addresses[end.node]
-            expected -= {one for one in expected if one[0] == interface.index}
+            self._queue.forget_addresses(interface.index)
         self.undo.append(MakeLink(*ends))
 
     def _unassign(self, operation: RemoveAddress | RemoveRoute) -> None:
@@ -351,7 +351,7 @@ class Execution:
         saved = interface.saved
         if isinstance(operation, RemoveAddress):
             message = rtnl.remove_address(interface.index, operation.address)
-            self._queue.expected_addresses[node].discard((interface.index, operation.address.ip.packed))
+            self._queue.expected_addresses.pop((interface.index, operation.address.packed), None)
             interface.saved = saved and saved.without_address(operation.address)
         else:
             message = rtnl.remove_route(interface.index, operation.destination, operation.gateway)
@@ -428,8 +428,7 @@ class Execution:
         if not self._is_up(operation):
             return None
         try:
-            with self._dump_socket(operation.node) as sock:
-                return link_state.save(sock, interface.index)
+            return link_state.save(self._queue.route_socket(operation.node), interface.index)
         except OSError as error:
             raise refusal(operation, error.errno or 0, "reading its addresses and routes") from error
 
@@ -449,24 +448,18 @@ class Execution:
         for address in saved.addresses:
             again = AddAddress(node, operation.ifname, address.address)
             if not self._is_expected(interface, again):
-                self._queue.expected_addresses[node].add((interface.index, address.address.ip.packed))
                 self._enqueue(node, address.message, again, (errno.EEXIST,))
-        with self._dump_socket(node) as sock:
-            routes = link_state.routes_to_restore(saved, sock)
-        for route in routes:
+                self._queue.expect_address(node, interface.index, address.address.packed)
+        for route in link_state.routes_to_restore(saved, self._queue.route_socket(node)):
             self._enqueue(node, route.message, operation, _NO_WAY_NOW)
 
-    def _dump_socket(self, node: str) -> socket.socket:
-        """Make a socket for dumps: the queue's also receive notifications of addresses, which a dump would skip."""
-        return self._nodes.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
-
     def _is_expected(self, interface: Interface, operation: AddAddress) -> bool:
-        return (interface.index, operation.address.ip.packed) in self._queue.expected_addresses[operation.node]
+        return (interface.index, operation.address.packed) in self._queue.expected_addresses
 
     def _add_address(self, interface: Interface, operation: AddAddress, tolerated: tuple[int, ...]) -> None:
         self._enqueue(operation.node, rtnl.new_address(interface.index, operation.address), operation, tolerated)
         if operation.address.version == 6:
-            self._queue.expected_addresses[operation.node].add((interface.index, operation.address.ip.packed))
+            self._queue.expect_address(operation.node, interface.index, operation.address.packed)
 
     def _set_sysctl(self, operation: SetSysctl | ResetSysctl, value: str) -> None:
         """Write the setting; record the value before the lab first set it."""
@@ -532,7 +525,8 @@ class Execution:
         link: str = "",
     ) -> None:
         """Queue a message after the links that are queued; the other arguments are those of `Origin`."""
-        raise_first(self._sent_links())
+        if self._links:
+            raise_first(self._sent_links())
         self._queue.add(node, message, Origin(operation, tolerated, module, link))
 
     def _commit(self, node: str) -> None:
@@ -564,7 +558,7 @@ class Execution:
             with suppress(ValueError):  # undone, it would remove what somebody else may have made
                 self.undo.remove(_inverse(operation))
         if isinstance(operation, AddAddress):
-            self._queue.expected_addresses[operation.node].discard((interface.index, operation.address.ip.packed))
+            self._queue.expected_addresses.pop((interface.index, operation.address.packed), None)
 
     def _ends(self, end: HasInterface) -> dict[tuple[str, str], None]:
         """Return both ends of the interface's link; none for a bridge."""

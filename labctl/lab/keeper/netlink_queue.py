@@ -5,15 +5,21 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections import defaultdict
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
 from ipaddress import IPv6Address
 from typing import TypeVar
 
 from labctl.errors import KernelError, LabImpossible, MachineError, describe_errno, kernel_errors
 from labctl.kernel import rtnl
-from labctl.kernel.netlink import NETLINK_ROUTE, RECEIVE_BYTES, Batch, Refused, messages_in, open_socket
+from labctl.kernel.netlink import (
+    MESSAGES_PER_SEND,
+    NETLINK_ROUTE,
+    RECEIVE_BYTES,
+    Batch,
+    Refused,
+    messages_in,
+    open_socket,
+)
 from labctl.lab.keeper.nodes import NodeTable
 from labctl.plan.operations import (
     AddAddress,
@@ -55,17 +61,19 @@ class Origin(Struct, frozen=True):
 class NetlinkQueue:
     """Messages by node, and the rtnetlink sockets in the nodes' namespaces on which they are sent.
 
-    `expected_addresses` holds, by node, the (interface index, packed address) of IPv6 addresses that are not yet in
-    use. The node table is borrowed; `stack` closes the sockets.
+    `expected_addresses` holds the (interface index, packed address) of IPv6 addresses that are not yet in use, each
+    with its node. The node table is borrowed; `stack` closes the sockets.
     """
 
     def __init__(self, nodes: NodeTable, stack: ExitStack) -> None:
-        self.expected_addresses: defaultdict[str, set[tuple[int, bytes]]] = defaultdict(set)
+        self.expected_addresses: dict[tuple[int, bytes], str] = {}
         self._nodes = nodes
         self._stack = stack
         self._sockets: dict[str, socket.socket] = {}
         self._batches: dict[str, Batch[Origin]] = {}
-        self._links: Batch[Origin] | None = None
+        self._at_home: Batch[Origin] | None = None
+        self._added = 0
+        self._listener: socket.socket | None = None
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -76,41 +84,56 @@ class NetlinkQueue:
         """Queue a message for the node's namespace."""
         batch = self._batches.get(node)
         if batch is None:
-            batch = self._batches[node] = Batch(self.route_socket(node), partial(self._on_notification, node))
+            batch = self._batches[node] = Batch(self.route_socket(node))
         batch.add(message, origin)
+        self._added += 1
+        if not self._added % MESSAGES_PER_SEND:
+            self.read_notifications()
 
-    def add_link(self, message: bytes, origin: Origin) -> None:
-        """Queue the message that makes a veth pair; it is sent from the home namespace."""
-        if self._links is None:
-            self._links = Batch(self._open("the lab", nullcontext()))
-        self._links.add(message, origin)
+    def add_at_home(self, message: bytes, origin: Origin) -> None:
+        """Queue a message that is sent from the home namespace: it makes a veth pair, or numbers a namespace."""
+        if self._at_home is None:
+            self._at_home = Batch(self._open("the lab", nullcontext()))
+        self._at_home.add(message, origin)
 
     def send(self, node: str) -> list[Refused[Origin]]:
         """Send the node's messages and return the refusals."""
-        return self._batches[node].commit() if node in self._batches else []
+        refused = self._batches[node].commit() if node in self._batches else []
+        self.read_notifications()
+        return refused
 
-    def send_links(self) -> list[Refused[Origin]]:
-        """Send the messages of `add_link` and return the refusals."""
-        return self._links.commit() if self._links is not None else []
+    def send_at_home(self) -> list[Refused[Origin]]:
+        """Send the messages of `add_at_home` and return the refusals."""
+        return self._at_home.commit() if self._at_home is not None else []
 
     def forget(self, node: str) -> None:
         """Drop the messages for a node that leaves the lab."""
         self._batches.pop(node, None)
         self._sockets.pop(node, None)  # `stack` closes it
-        self.expected_addresses.pop(node, None)
+        self.expected_addresses = {each: of for each, of in self.expected_addresses.items() if of != node}
+
+    def forget_addresses(self, index: int) -> None:
+        """Do not expect addresses of an interface that is removed."""
+        self.expected_addresses = {each: of for each, of in self.expected_addresses.items() if each[0] != index}
 
     def route_socket(self, node: str) -> socket.socket:
         """Return the node's rtnetlink socket, borrowed."""
         if node not in self._sockets:
-            groups = (rtnl.RTNLGRP_IPV6_IFADDR,)
-            self._sockets[node] = self._open(f"node {node}", self._nodes.entered(node), groups)
+            self._sockets[node] = self._open(f"node {node}", self._nodes.entered(node))
         return self._sockets[node]
 
-    def _open(
-        self, subject: str, namespace: AbstractContextManager[None], groups: tuple[int, ...] = ()
-    ) -> socket.socket:
+    def _open(self, subject: str, namespace: AbstractContextManager[None]) -> socket.socket:
         with kernel_errors(subject, "open a netlink socket", hint=DESCRIPTORS), namespace:
-            return self._stack.enter_context(open_socket(NETLINK_ROUTE, groups))
+            return self._stack.enter_context(open_socket(NETLINK_ROUTE))
+
+    def expect_address(self, node: str, index: int, packed: bytes) -> None:
+        """Expect that an address, which a queued message adds, comes into use."""
+        if self._listener is None:
+            # One socket for all nodes: the kernel offers each notification to every listening socket of the machine.
+            with kernel_errors("the lab", "listen to its namespaces"):
+                groups = (rtnl.RTNLGRP_IPV6_IFADDR,)
+                self._listener = self._stack.enter_context(open_socket(NETLINK_ROUTE, groups, all_namespaces=True))
+        self.expected_addresses[index, packed] = node
 
     def await_addresses(self) -> None:
         """Return when every expected IPv6 address is in use.
@@ -119,23 +142,37 @@ class NetlinkQueue:
         and only then notifies; until then neighbours ask for it in vain, and ask again after a second.
         """
         until = time.monotonic() + ADDRESS_TIMEOUT_S
-        for node, expected in self.expected_addresses.items():
-            while expected:
-                sock = self.route_socket(node)
-                sock.settimeout(max(0.001, until - time.monotonic()))
-                try:
-                    datagram = sock.recv(RECEIVE_BYTES)
-                except OSError as error:
-                    number = errno.ETIMEDOUT if isinstance(error, TimeoutError) else error.errno or 0
-                    missing = ", ".join(str(IPv6Address(packed)) for _, packed in sorted(expected))
-                    raise KernelError(f"node {node}", f"have {missing} in use", number) from error
-                for kind, _, _, payload in messages_in(datagram):
-                    self._on_notification(node, kind, payload)
+        self.read_notifications()
+        while self.expected_addresses:
+            if not self.read_notifications(within_s=until - time.monotonic()):
+                node = next(iter(self.expected_addresses.values()))
+                packed = sorted(packed for (_, packed), of in self.expected_addresses.items() if of == node)
+                missing = ", ".join(str(IPv6Address(each)) for each in packed)
+                raise KernelError(f"node {node}", f"have {missing} in use", errno.ETIMEDOUT)
 
-    def _on_notification(self, node: str, kind: int, payload: memoryview) -> None:
-        address = rtnl.notified_address(kind, payload)
-        if address is not None and node in self.expected_addresses:
-            self.expected_addresses[node].discard(address)
+    def read_notifications(self, within_s: float = 0.0) -> bool:
+        """Read the notifications that have arrived; return False if none arrives in time."""
+        if self._listener is None:
+            return False
+        self._listener.settimeout(max(0.0, within_s))
+        has_read = False
+        while True:
+            try:
+                datagram = self._listener.recv(RECEIVE_BYTES)
+            except (BlockingIOError, TimeoutError):
+                return has_read
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise KernelError("the lab", "read notifications", error.errno or 0) from error
+                # Some are lost. At worst the first packet to an address is a second late.
+                self.expected_addresses.clear()
+                return True
+            has_read = True
+            self._listener.settimeout(0.0)
+            for kind, _, _, payload in messages_in(datagram):
+                address = rtnl.notified_address(kind, payload)
+                if address is not None:
+                    self.expected_addresses.pop(address, None)
 
 
 def raise_first(refusals: list[Refused[Origin]]) -> None:

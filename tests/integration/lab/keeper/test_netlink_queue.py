@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from msgspec.structs import replace
 
 from labctl.errors import KernelError, LabImpossible, MachineError
-from labctl.kernel import rtnl
+from labctl.kernel import netlink, rtnl
 from labctl.kernel.netlink import Refused
-from labctl.lab.keeper.netlink_queue import Origin, raise_first
+from labctl.lab.keeper import netlink_queue
+from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first
+from labctl.lab.keeper.nodes import NodeTable
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -115,10 +119,9 @@ def test_a_kind_of_device_that_the_kernel_lacks_is_the_machines_fault(
     kind: str, expected: type[MachineError], told: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        encode = getattr(rtnl, f"encode_{kind}")
+        make = getattr(rtnl, f"new_{kind}")
         other = kind[:-1] + "x"  # a kind of the same length that no kernel has
-        patch.setattr(rtnl, f"encode_{kind}", lambda *at: encode(*at).replace(kind.encode(), other.encode()))
-        getattr(rtnl, f"_{kind}_template").cache_clear()
+        patch.setattr(rtnl, f"new_{kind}", lambda *at: make(*at).replace(kind.encode(), other.encode()))
         with pytest.raises(MachineError, match=told) as caught:
             NetworkLab(*star(1))
     assert (type(caught.value), caught.value.exit_status) == (expected, 3)
@@ -146,3 +149,43 @@ def test_a_tolerated_errno_is_no_refusal() -> None:
         raise_first(
             [Refused(Origin(up, (errno.ENODEV,)), number, "") for number in (errno.ENODEV, errno.EPERM, errno.EIO)]
         )
+
+
+@pytest.mark.stock_kernel
+@inside
+def test_addresses_of_many_nodes_come_into_use_before_the_end_with_one_socket_that_listens() -> None:
+    with nodes_of(star(40)) as (nodes, stack):
+        queue = NetlinkQueue(nodes, stack)
+        for number in range(1, 41):
+            node, address = f"h{number}", ip_interface(f"fd00:1::{number:x}/64")
+            interface = nodes.interface(node, "eth0")
+            assert interface is not None
+            queue.add(node, rtnl.new_address(interface.index, address), Origin(MakeNode(node, NodeKind.HOST)))
+            queue.expect_address(node, interface.index, address.packed)
+        assert [refused for node in queue.nodes for refused in queue.send(node)] == []
+        queue.await_addresses()
+        assert queue.expected_addresses == {}
+
+
+@inside
+def test_an_address_that_does_not_come_into_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink_queue, "ADDRESS_TIMEOUT_S", 0.01)
+    with nodes_of(pair()) as (nodes, stack):
+        queue = NetlinkQueue(nodes, stack)
+        queue.expect_address("client", 99, ip_address("2001:db8::99").packed)
+        with pytest.raises(KernelError, match="node client: cannot have 2001:db8::99 in use: ETIMEDOUT"):
+            queue.await_addresses()
+
+
+@inside
+def test_a_lab_is_made_though_the_kernel_drops_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "RECEIVE_BUFFER_BYTES", 1)  # the kernel makes it 2 KiB: two notifications
+    with NetworkLab(*star(100)) as lab:
+        assert len(lab.nodes) == 101
+
+
+@contextmanager
+def nodes_of(operations: list[Operation]) -> Iterator[tuple[NodeTable, ExitStack]]:
+    """The nodes of a lab, and a stack for a queue."""
+    with NetworkLab(*operations) as lab, ExitStack() as stack:
+        yield lab.nodes, stack
