@@ -13,11 +13,13 @@ from tests.benchmarks.machine import description
 from tests.benchmarks.options import Options
 from tests.benchmarks.plot import svg
 from tests.benchmarks.results import Section
-from tests.benchmarks.suites import builders, commands, fresh_labs, growth, long_run, planning
+from tests.benchmarks.suites import builders, commands, fresh_labs, growth, long_run, phases, planning, replay
 
 SUITES = {
     "builders": builders.run,
+    "replay": replay.run,
     "commands": commands.run,
+    "phases": phases.run,
     "fresh-labs": fresh_labs.run,
     "long-run": long_run.run,
     "growth": growth.run,
@@ -39,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
         options = Options(
             quick=arguments.quick,
             sizes=tuple(arguments.sizes or ((2, 10) if arguments.quick else (2, 10, 100, 1000))),
-            repetitions=arguments.repetitions or (3 if arguments.quick else 21),
+            repetitions=arguments.repetitions or (1 if arguments.quick else 21),
             budget_s=arguments.budget,
             peers=arguments.peers,
             builders=tuple(arguments.builders),

@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
-_UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"]
-_UNSHARE += ["--kill-child", "--mount-proc"]
+ISOLATED = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"]
+ISOLATED += ["--kill-child", "--mount-proc"]
 _INIT = 'mount -t tmpfs -o mode=755 none /run; "$@"; exit $?'  # the shell is process 1 and reaps
 _GONE_S = 10.0
+_MESSAGE = 160  # characters of an error that are reported
 
 
 class BuilderFailed(Exception):
@@ -61,7 +62,7 @@ class Container:
         self._log = (folder / "log").open("w+")
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
-            [*_UNSHARE, "sh", "-ec", _INIT, "sh", *command],
+            [*ISOLATED, "sh", "-ec", _INIT, "sh", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -96,7 +97,7 @@ class Container:
         line = self._output.readline()
         answer = json.loads(line) if line else {"error": f"ended: {self._last_words()}"}
         if "error" in answer:
-            raise BuilderFailed(str(answer["error"]).strip())
+            raise BuilderFailed(" ".join(str(answer["error"]).split())[:_MESSAGE])
         return float(answer["seconds"])
 
     def _last_words(self) -> str:

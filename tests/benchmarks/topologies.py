@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 HOSTS_PER_SWITCH = 500  # a bridge takes at most 1,023 ports, and each one more slows the next down
 
 
@@ -36,4 +38,16 @@ def routers(nodes: int) -> str:
     lines += [f"  r{number}: {{}}" for number in range(count)]
     lines += ["networks:", *(f"  lan{number}: {{members: [h{number}, r{number}]}}" for number in range(count))]
     lines += ["links:", *(f"  - [r{number - 1}, r{number}]" for number in range(1, count))]
+    return "\n".join(lines) + "\n"
+
+
+def routed(routers: int, hosts: int) -> str:
+    """A connected network of routers, the same each time, with some more links than a tree, and hosts at its edge."""
+    random = Random(1)
+    lines = ["name: routed", "hosts:", *(f"  h{number}: {{}}" for number in range(hosts)), "routers:"]
+    lines += [f"  r{number}: {{}}" for number in range(routers)]
+    lines.append("links:")
+    lines += [f"  - [r{random.randrange(max(0, number - 20), number)}, r{number}]" for number in range(1, routers)]
+    lines += ["  - [r{}, r{}]".format(*random.sample(range(routers), 2)) for _ in range(routers // 5)]
+    lines += [f"  - [h{number}, r{number * routers // hosts}]" for number in range(hosts)]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from tests.benchmarks.builders.contract import OpenSocket, serve
 class Api:
     def build(self, shape: str, size: int) -> None:
         """Build a lab of a shape, or of the topology file that `shape` names."""
-        self._lab = Lab(f"{shape}:{size}" if shape == "star" else shape, deadline_s=600)
+        self._lab = Lab(f"{shape}:{size}" if size and shape != "pair" else shape, deadline_s=600)
         self._lab.__enter__()
 
     def ends(self) -> tuple[OpenSocket, OpenSocket, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -35,6 +34,5 @@ class Command:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["LABCTL_STATE_DIR"] = folder
-        serve(Command())
+    os.environ["LABCTL_STATE_DIR"] = os.path.abspath("state")  # the driver removes the working directory
+    serve(Command())

@@ -349,7 +349,7 @@ static void build_line(int hosts)
 /* The file of replay.py, in this machine's byte order: struct header, then records, each with its payload. */
 struct header { char magic[4]; uint32_t nodes, first, last, address; };
 struct record { uint32_t kind; int32_t node; uint32_t size; };
-enum { MESSAGES = 1, SYSCTL = 2 };
+enum { NOTHING, MESSAGES, SYSCTL, CARRIER };
 
 static void build_replay(const char *path)
 {
@@ -367,7 +367,9 @@ static void build_replay(const char *path)
 			fail("cannot read %s", path);
 		if (record.kind == MESSAGES)
 			send_batch(record.node == HOME ? home_socket : sockets[record.node], payload, record.size);
-		else {
+		else if (record.kind == CARRIER)
+			settle(record.node, payload);
+		else if (record.kind == SYSCTL) {
 			enter(FIRST_FD + record.node);
 			write_file(payload, payload + strlen(payload) + 1);
 		}

@@ -70,8 +70,16 @@ def run(options: Options) -> Section:
 
 
 def _started(way: Way, command: list[str], options: Options, stack: ExitStack) -> _Running:
-    """Start a builder and let it build once: the first build is slower, and some processes start with it and stay."""
+    """Start a builder and let it build once; BuilderFailed if that fails twice."""
     progress(f"builders: starting {way.name}")
+    try:
+        return _start(way, command, options, stack)
+    except BuilderFailed:
+        return _start(way, command, options, stack)
+
+
+def _start(way: Way, command: list[str], options: Options, stack: ExitStack) -> _Running:
+    """Start a builder and let it build once: the first build is slower, and some processes start with it and stay."""
     folder = options.scratch / re.sub(r"\W+", "-", way.name)
     folder.mkdir(exist_ok=True)
     container = stack.enter_context(Container(command, folder))
@@ -88,10 +96,11 @@ def _measure_size(
 ) -> None:
     """Build networks of this size with all builders in turns; one that has used up its budget stops."""
     repetitions = 3 if options.quick else next((times for limit, times in _REPETITIONS if size <= limit), 1)
-    for name in running:
-        results[name][size] = Measured(not_run=_too_long(size, results[name], options.budget_s))
+    for name, of in results.items():
+        stopped = "" if name in running else "it did not start again after a failure"
+        of[size] = Measured(not_run=_too_long(size, of, options.budget_s) or stopped)
     for number in range(repetitions):
-        for name, builder in running.items():
+        for name, builder in list(running.items()):
             measured = results[name][size]
             if measured.not_run or (number and sum(measured.build + measured.close) > options.budget_s):
                 continue
@@ -103,7 +112,10 @@ def _measure_size(
                 measured.failures.append(str(error))
                 if len(measured.failures) == _ATTEMPTS and not measured.build:
                     measured.not_run = str(error)
-                running[name] = _started(builder.way, builder.command, options, stack)
+                try:
+                    running[name] = _started(builder.way, builder.command, options, stack)
+                except BuilderFailed:
+                    del running[name]
 
 
 def _too_long(size: int, results: dict[int, Measured], budget_s: float) -> str:

@@ -57,6 +57,7 @@ def _test_times_s(scratch: Path, text: str, tests: int) -> list[float]:
     times.unlink(missing_ok=True)
     (folder / "conftest.py").write_text(_TIMER)
     (folder / "test_it.py").write_text("\n\n".join(text.format(number=number) for number in range(tests + 1)))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "test_it.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio"]
+    command += [f"--basetemp={folder / 'temporary'}", "test_it.py"]
     subprocess.run(command, cwd=folder, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     return [float(line) for line in times.read_text().splitlines()[1:]]

@@ -22,15 +22,19 @@ def run(options: Options) -> Section:
             client.run(["true"])
         pids = set(descendants(os.getpid())) - others
         before = _memory_bytes(pids), _descriptors(pids)
-        times = []
+        times, outside = [], []
         for _ in range(count):
             began = time.perf_counter()
             client.run(["true"])
-            times.append(time.perf_counter() - began)
+            between = time.perf_counter()
+            _run_outside()
+            times.append(between - began)
+            outside.append(time.perf_counter() - between)
         after = _memory_bytes(pids), _descriptors(pids)
         own = _descriptors({os.getpid()})
     tenth = count // 10
     first, last = times[:tenth], times[-tenth:]
+    before_all, after_all = outside[:tenth], outside[-tenth:]
     rows = (
         (
             "`run` of `true`, median",
@@ -45,6 +49,12 @@ def run(options: Options) -> Section:
             milliseconds(_percentile(last)),
             ratio(_percentile(last), _percentile(first)),
         ),
+        (
+            "`true` outside of any lab, in turns with it, median",
+            milliseconds(median(before_all)),
+            milliseconds(median(after_all)),
+            ratio(median(after_all), median(before_all)),
+        ),
         ("memory of the lab's processes", mebibytes(before[0]), mebibytes(after[0]), ratio(after[0], before[0])),
         ("their descriptors", str(before[1]), str(after[1]), ratio(after[1], before[1])),
     )
@@ -52,10 +62,15 @@ def run(options: Options) -> Section:
     table = Table(title, ("", "first tenth, or before", "last tenth, or after", ""), rows)
     samples: dict[str, object] = {
         "run_s": times,
+        "outside_s": outside,
         "memory_bytes": [before[0], after[0]],
         "descriptors": [before[1], after[1]],
     }
     return Section("long-run", "A long run", (table,), samples={**samples, "own descriptors after": own})
+
+
+def _run_outside() -> None:
+    os.waitpid(os.posix_spawnp("true", ["true"], os.environ), 0)
 
 
 def _percentile(values: list[float]) -> float:
