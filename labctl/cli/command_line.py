@@ -9,7 +9,7 @@ from labctl.errors import InputError, LabctlError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 else:
     import _signal as signal  # without the enums of `signal`
@@ -51,49 +51,78 @@ def function_of(command: Command) -> Callable[..., int]:
     return function
 
 
-def read(command: Command, words: Sequence[str]) -> dict[str, Value]:
-    """Return the values of all parameters by name. HelpWanted; InputError if the words do not fit.
+class Split:
+    """The words of a command line by their kinds.
+
+    `options` has (flag as given, its option or None, its value or None) for each option in order. `may_take_option` is
+    False after `--`, and after the first word of a command line; `wants_value` is the option that the last word names.
+    """
+
+    def __init__(self) -> None:
+        self.options: list[tuple[str, Parameter | None, str | None]] = []
+        self.arguments: list[str] = []
+        self.may_take_option = True
+        self.wants_value: Parameter | None = None
+
+
+def split(command: Command, words: Sequence[str]) -> Split:
+    """Tell options from arguments; judge neither.
 
     Options may stand before, between and after the arguments; after `--` all words are arguments. A command that takes
     a command line takes the first word after its other arguments, and everything after that, as it is.
     """
     flags = {flag: each for each in command.options for flag in each.flags}
-    values: dict[str, Value] = {each.name: _default(each) for each in command.parameters}
-    arguments: list[str] = []
     own = len(command.arguments) - 1 if command.takes_command else None  # arguments before the command line
+    found = Split()
     queue = list(words)
     while queue:
         word = queue.pop(0)
         if word == "--":
-            if own and len(arguments) < own and queue[1:2] == ["--"]:
+            if own and len(found.arguments) < own and queue[1:2] == ["--"]:
                 del queue[1]  # `exec -- NODE -- COMMAND`
-            arguments += queue
+            found.may_take_option = False
+            found.arguments += queue
             break
         if not word.startswith("-") or word == "-":
-            arguments.append(word)
-            if own is not None and len(arguments) > own:
-                arguments += queue
+            found.arguments.append(word)
+            if own is not None and len(found.arguments) > own:
+                found.may_take_option = False
+                found.arguments += queue
                 break
             continue
         flag, joined = _split(word, flags)
+        option = flags.get(flag)
+        if option is not None and option.metavar:
+            if joined is None and not queue:
+                found.wants_value = option
+            found.options.append((flag, option, joined if joined is not None or not queue else queue.pop(0)))
+        elif option is not None and joined is not None and not flag.startswith("--"):
+            queue.insert(0, f"-{joined}")  # `-it`
+            found.options.append((flag, option, None))
+        else:
+            found.options.append((flag, option, joined))
+    return found
+
+
+def read(command: Command, words: Sequence[str]) -> dict[str, Value]:
+    """Return the values of all parameters by name. HelpWanted; InputError if the words do not fit."""
+    values: dict[str, Value] = {each.name: _default(each) for each in command.parameters}
+    given = split(command, words)
+    for flag, option, value in given.options:
         if flag in HELP:
             raise HelpWanted
-        option = flags.get(flag)
         if option is None:
-            raise InputError(f"labctl {command.name}: no such option: {flag}. {_unknown_flag(command, flag, flags)}")
+            raise InputError(f"labctl {command.name}: no such option: {flag}. {_unknown_flag(command, flag)}")
         if option.metavar:
-            value = joined if joined is not None else queue.pop(0) if queue else None
             if not value:
                 reason = "is missing" if value is None else "is empty"
                 raise InputError(f"labctl {command.name}: {flag}: the value {option.metavar} {reason}.")
             _store(values, option, _converted(command, option, value, flag))
-            continue
-        if joined is not None and not flag.startswith("--"):
-            queue.insert(0, f"-{joined}")  # `-it`
-        elif joined is not None:
+        elif value is not None:
             raise InputError(f"labctl {command.name}: {flag} takes no value.")
-        values[option.name] = True
-    _assign(command, arguments, values)
+        else:
+            values[option.name] = True
+    _assign(command, given.arguments, values)
     return values
 
 
@@ -162,8 +191,9 @@ def _converted(command: Command, parameter: Parameter, text: str, given_as: str)
     return parameter.kind(text)
 
 
-def _unknown_flag(command: Command, flag: str, flags: Iterable[str]) -> str:
-    hint = _near(flag, list(flags), f"labctl {command.name} --help")
+def _unknown_flag(command: Command, flag: str) -> str:
+    flags = [each for option in command.options for each in option.flags]
+    hint = _near(flag, flags, f"labctl {command.name} --help")
     return f"{hint} (options of the program come after its name)" if command.takes_command else hint
 
 

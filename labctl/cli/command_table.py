@@ -24,7 +24,7 @@ class Parameter:
     """An argument (`usage` is `NODE`, `[LAB]`, `PATH...`) or an option (`-j, --jobs N`; a switch has no value).
 
     `name` is the keyword under which the command gets the value. Three dots in `usage`: the argument or option may be
-    repeated, and the value is a tuple. `completes` names the function of labctl.cli.app that offers values.
+    repeated, and the value is a tuple. `completes` names the function of labctl.cli.completion that offers values.
     """
 
     def __init__(
@@ -128,6 +128,8 @@ GROUPS = ("Scenarios", "Labs", "Nodes and programs", "Network", "Setup")
 _SCENARIOS, _LABS, _NODES, _NETWORK, _SETUP = GROUPS
 _REPORTS, _ORDER = "Reports", "Order and repetition"
 
+HELP_OPTION = Parameter("help", "-h, --help", "Show help and exit.")  # of labctl and of every command
+VERSION_OPTION = Parameter("version", "--version", "Show the version and exit.")
 _LAB = Parameter(
     "lab",
     "--lab LAB",

@@ -13,7 +13,6 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.documents.yaml_tree import read_bytes
 from labctl.errors import InputError, describe_errno
 
 if TYPE_CHECKING:
@@ -145,6 +144,7 @@ def kind_of(path: Path) -> Kind:
 
 def _kind_without_parsing(path: Path) -> Kind | None:
     """Return the kind if it is certain without parsing; None if the file must be parsed or cannot be read."""
+    from labctl.documents.yaml_tree import read_bytes
     from labctl.scenario.loader import has_hosts, has_steps
 
     try:
@@ -410,6 +410,7 @@ def _its_topology(path: Path) -> str:
 
 def _data(path: Path) -> Any:
     from labctl import documents
+    from labctl.documents.yaml_tree import read_bytes
 
     try:
         return documents.parse(read_bytes(path).decode("utf-8-sig"), str(path)).data
@@ -419,6 +420,8 @@ def _data(path: Path) -> Any:
 
 def _beginning(path: Path) -> str | None:
     """Return the beginning of a regular file; None for other files."""
+    from labctl.documents.yaml_tree import read_bytes
+
     try:
         return read_bytes(path, _BEGINNING_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from labctl.cli.command_table import COMMANDS, GROUPS, SUMMARY, Command, Parameter
+from labctl.cli.command_table import COMMANDS, GROUPS, HELP_OPTION, SUMMARY, VERSION_OPTION, Command, Parameter
 from labctl.report.terminal import Ink, Look, Screen, cells, pad, standard_output, wrap
 
 TYPE_CHECKING = False
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _WIDEST_TERM = 22
-HELP_OPTION = Parameter("help", "-h, --help", "Show help and exit.")
-VERSION_OPTION = Parameter("version", "--version", "Show the version and exit.")
 
 
 def show_overview(screen: Screen) -> None:

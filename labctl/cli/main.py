@@ -55,9 +55,14 @@ def _use_utf8() -> None:
 
 def _dispatch(words: list[str]) -> int:
     if COMPLETION_VARIABLE in os.environ:
+        from labctl.cli.completion import answer
+
+        status = answer()
+        if status is not None:
+            return status
         from labctl.cli.app import app
 
-        app(prog_name="labctl")  # answers the shell, and exits
+        app(prog_name="labctl")  # prints a script, or why it cannot; and exits
     if words[:1] == ["--version"]:
         from labctl import __version__
         from labctl.report.terminal import standard_output

@@ -92,6 +92,14 @@ def test_a_frequent_command_imports_no_more_than_it_needs(words: tuple[str, ...]
     assert sorted(imported_by(*words) - imported_by() - allowed) == []
 
 
+def test_completion_imports_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_LABCTL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    for line in ("labctl run --j", f"labctl down {NAME[:1]}", "labctl exec cl"):
+        monkeypatch.setenv("COMP_WORDS", line)
+        assert sorted(imported_by("-") - imported_by() - {*MAIN, *CLIENT, "labctl.cli.completion"}) == []
+
+
 def test_down_imports_no_more_than_it_needs(other: str) -> None:
     assert sorted(imported_by("down", other) - imported_by() - DOWN) == []
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labctl import __version__
-from labctl.cli.command_table import COMMANDS, Command, Parameter
-from labctl.cli.help import HELP_OPTION, VERSION_OPTION, meaning_of
+from labctl.cli.command_table import COMMANDS, HELP_OPTION, VERSION_OPTION, Command, Parameter
+from labctl.cli.help import meaning_of
 from tools.reference.environment import VARIABLES
 from tools.reference.roff import body, bold, escaped, formatted, italic
 from tools.reference.schemas import Kind, mappings

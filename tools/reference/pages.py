@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeGuard
 
-from labctl.cli.command_table import COMMANDS, Parameter
-from labctl.cli.help import HELP_OPTION, VERSION_OPTION, meaning_of
+from labctl.cli.command_table import COMMANDS, HELP_OPTION, VERSION_OPTION, Parameter
+from labctl.cli.help import meaning_of
 from labctl.errors import LabctlError
 from tools.reference.environment import VARIABLES
 from tools.reference.schemas import Kind, mappings
