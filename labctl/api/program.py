@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -20,6 +19,7 @@ from labctl.programs.output import Stream
 from labctl.programs.program import Program as Running
 from labctl.programs.program import describe_status, launch
 from labctl.programs.waiting import Poller
+from labctl.structs import Struct
 from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
@@ -88,17 +88,20 @@ def signal_number(which: int | str) -> int:
     return known[name]
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """A program that has ended. `returncode` is as Popen's: negative for the signal that ended it."""
 
     host: str
     args: tuple[str, ...]
     returncode: int
-    stdout: str = field(repr=False)
-    stderr: str = field(repr=False)
+    stdout: str
+    stderr: str
     duration_s: float
     truncated_bytes: int = 0  # left out in the middle, where `limit_bytes` was given
+
+    def __repr__(self) -> str:
+        shown = ((name, getattr(self, name)) for name in self.__struct_fields__ if name not in ("stdout", "stderr"))
+        return f"Completed({', '.join(f'{name}={value!r}' for name, value in shown)})"
 
     def __bool__(self) -> bool:
         """Return whether the exit status is 0."""

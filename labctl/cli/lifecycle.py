@@ -98,18 +98,22 @@ def _create(screen: Screen, target: Target) -> None:
     from labctl.lab.client.handle import Lab
 
     started = time.monotonic()
-    from labctl.observe import services
-
     topology = target.topology
     parts = [_count(len(topology.nodes), "node"), _count(len(topology.links), "link")]
     ready = sum(len(node.services) for node in topology.nodes)
-    paths: tuple[str | Path, ...] = (*target.visible_paths, *services.visible_paths(target.plan))
+    paths: tuple[str | Path, ...] = target.visible_paths
+    needs_services = any(node.services or node.commands or node.tree for node in target.plan.nodes)
+    if needs_services:
+        from labctl.observe import services
+
+        paths += services.visible_paths(target.plan)
     with (
         waiting(f"creating lab {target.name}: {', '.join(parts)}") as shown,
         Lab.up(target.plan, target.name, source=target.source, visible_paths=paths) as lab,
     ):
-        shown.does(f"starting {_count(ready, 'service')} of lab {target.name}")
-        services.start(lab, target.plan)
+        if needs_services:
+            shown.does(f"starting {_count(ready, 'service')} of lab {target.name}")
+            services.start(lab, target.plan)
         lab.stay()
     counted = ", ".join([*parts, *([_count(ready, "service")] if ready else [])])
     screen.line(f"lab {target.name} is up: {counted}, in {time.monotonic() - started:.2f} s")

@@ -15,19 +15,13 @@ from enum import Enum
 
 from labctl.errors import MachineError, describe_errno
 from labctl.kernel import syscalls
+from labctl.kernel.capabilities import effective_capabilities, needs_user_namespace, status_field
 from labctl.kernel.mounts import mount_sys
 from labctl.structs import Struct
 from labctl.unpatched import Socket
 
 _SIOCSIFFLAGS = 0x8914  # linux/sockios.h
 _IFF_UP = 1  # linux/if.h
-CAP_DAC_OVERRIDE = 1  # linux/capability.h
-CAP_NET_BIND_SERVICE = 10
-CAP_NET_ADMIN = 12
-CAP_NET_RAW = 13
-CAP_SYS_CHROOT = 18
-CAP_SYS_ADMIN = 21
-NEEDED = (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_CHROOT, CAP_DAC_OVERRIDE, CAP_NET_BIND_SERVICE)
 LAB_NAMESPACES = (
     syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 )
@@ -106,11 +100,6 @@ def _remedy(readings: Readings, stage: Stage, number: int) -> str:
     if readings.selinux_userns:
         return "SELinux may deny user namespaces to this domain (see `ausearch -m avc`). Try as root."
     return "A security module may deny user namespaces (see the kernel's log). Try as root."
-
-
-def needs_user_namespace(euid: int, effective: int) -> bool:
-    """Whether a user with these effective capabilities (a bit mask) needs a user namespace to make a lab."""
-    return euid != 0 or any(not effective >> capability & 1 for capability in NEEDED)
 
 
 def enter_lab_namespaces(*, with_users: bool = False) -> bool:
@@ -208,18 +197,13 @@ def _mapper(uid: int, gid: int) -> Mapper | None:
         return None
 
 
-def effective_capabilities() -> int:
-    """Return the calling process's effective capabilities as a bit mask (proc_pid_status(5), CapEff)."""
-    return int(_status_field("CapEff"), 16)
-
-
 def read_machine(euid: int) -> Readings:
     """Read this machine's properties; `euid` is that of the user before any namespace was entered."""
     sysctl = {name: _read_int(path) for name, path in _SYSCTLS.items()}
     return Readings(
         euid=euid,
         **sysctl,
-        seccomp=_status_field("Seccomp") not in ("", "0"),
+        seccomp=status_field("Seccomp") not in ("", "0"),
         is_in_chroot=_is_in_chroot(),
         container=os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"),
         selinux_userns=_read_int("/sys/fs/selinux/enforce") == 1,
@@ -240,18 +224,6 @@ def _read_int(path: str) -> int | None:
             return int(file.read())
     except (OSError, ValueError):
         return None
-
-
-def _status_field(name: str) -> str:
-    try:
-        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                if key == name:
-                    return value.strip()
-    except FileNotFoundError as error:
-        raise MachineError("machine: cannot read /proc: it is not mounted. Try: mount -t proc proc /proc") from error
-    return ""
 
 
 def _is_in_chroot() -> bool:

@@ -14,8 +14,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from labctl.errors import LabctlError, MachineError, describe_errno, errno_name
+from labctl.kernel.capabilities import effective_capabilities, needs_user_namespace
 from labctl.kernel.link_state import neighbour_table
-from labctl.kernel.privilege import Readings, effective_capabilities, needs_user_namespace, read_machine
+from labctl.kernel.privilege import Readings, read_machine
 from labctl.kernel.probes import FEATURES, remedy
 from labctl.structs import Struct
 from labctl.topology.resolve import PORTS_LIMIT

@@ -5,7 +5,6 @@ Each function reads one node through what the lab opens there, and raises Kernel
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -172,6 +171,8 @@ class Counters(Struct, frozen=True):
     def _suggestion(self, name: str) -> str:
         by_lower = {full.lower(): full for full in self.values}
         by_lower |= {full.partition(".")[2].lower(): full for full in self.values}
+        import difflib
+
         near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
         if near:
             return f"did you mean {_listed(sorted({by_lower[word] for word in near}))}?"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -178,6 +176,8 @@ def _source(written: str, directory: Path, place: Place, mistakes: Mistakes) -> 
 
 def _version(source: str) -> str:
     """Return a digest that changes when the source does. OSError; ValueError for devices and large directories."""
+    import hashlib
+
     digest, size_bytes, count = hashlib.sha256(), 0, 0
     for path, relative in entries_of(source):
         info = os.stat(path) if path == source else os.lstat(path)
@@ -495,6 +495,10 @@ def _check_cycles(nodes: Iterable[DraftNode], mistakes: Mistakes) -> None:
             assert node.place is not None
             after[f"{node.name}/{service.name}"] = service.after
             places[f"{node.name}/{service.name}"] = node.place.at("services", service.name, "after")
+    if not any(after.values()):
+        return
+    from graphlib import CycleError, TopologicalSorter
+
     for _ in range(CYCLES_SHOWN):
         try:
             TopologicalSorter(after).prepare()

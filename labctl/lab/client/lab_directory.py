@@ -397,7 +397,7 @@ def _pause() -> None:
 
 def _open_netns() -> int:
     """A descriptor of /run/netns, created if needed as ip-netns(8) does; -1 where labs have no names there."""
-    from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
+    from labctl.kernel.capabilities import effective_capabilities, needs_user_namespace
 
     if needs_user_namespace(os.geteuid(), effective_capabilities()):
         return -1

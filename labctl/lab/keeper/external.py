@@ -19,8 +19,8 @@ from ipaddress import IPv4Network, ip_address
 
 from labctl.errors import InputError, LabError, LabImpossible
 from labctl.kernel import cgroup, nat, netlink, nftables, processes, syscalls
+from labctl.kernel.capabilities import effective_capabilities, needs_user_namespace
 from labctl.kernel.namespaces import current_network, entered
-from labctl.kernel.privilege import effective_capabilities, needs_user_namespace
 from labctl.lab.keeper import host_changes
 from labctl.lab.keeper.clients import Timers
 from labctl.lab.keeper.nodes import NodeTable

@@ -15,7 +15,7 @@ import socket
 import sys
 from ipaddress import ip_interface
 
-from labctl.kernel import privilege, processes, rtnl, syscalls
+from labctl.kernel import capabilities, privilege, processes, rtnl, syscalls
 from labctl.lab import protocol
 from labctl.lab.keeper import boot
 from labctl.lab.keeper.file_tree import owned_run_directories
@@ -76,7 +76,7 @@ def _prepare_lab() -> None:
     rtnl.new_veth(first, second)
     for address in addresses:
         rtnl.new_address(2, address)
-    privilege.effective_capabilities()
+    capabilities.effective_capabilities()
     privilege.highest("uid")
     gc.collect()
     gc.freeze()  # collections in forked children then leave these pages shared
@@ -84,9 +84,10 @@ def _prepare_lab() -> None:
 
 def _prepare_programs() -> None:
     """Do the same for the first program on a host, which most labs run."""
-    from labctl.lab.agent import server
+    from labctl.lab.agent import messages, server
 
     assert server
+    messages.decode(messages.encode(messages.SystemCall(""))[messages.LENGTH_BYTES :], messages.SystemCall)
     owned_run_directories()
     gc.collect()
     gc.freeze()

@@ -12,18 +12,14 @@ import pytest
 from labctl.kernel import privilege
 from labctl.kernel.privilege import (
     MAX_SUBORDINATE_IDS,
-    NEEDED,
     Readings,
     Stage,
     diagnose,
     highest,
-    needs_user_namespace,
     read_grant,
 )
 
 UID = os.geteuid()
-
-ALL = sum(1 << capability for capability in NEEDED)
 
 
 @pytest.mark.parametrize(
@@ -71,19 +67,6 @@ def test_a_refusal_names_the_remedy(readings: Readings, stage: Stage, number: in
 def test_a_refusal_names_the_attempt_the_user_and_the_errno() -> None:
     text = diagnose(Readings(1000), Stage.USER_NAMESPACE, errno.EPERM)
     assert text.startswith("lab: cannot make a user namespace as an ordinary user: EPERM, Operation not permitted.")
-
-
-def test_root_with_its_capabilities_needs_no_user_namespace() -> None:
-    assert not needs_user_namespace(0, ALL)
-
-
-@pytest.mark.parametrize("missing", NEEDED)
-def test_root_without_any_one_of_them_needs_a_user_namespace(missing: int) -> None:
-    assert needs_user_namespace(0, ALL & ~(1 << missing))
-
-
-def test_an_ordinary_user_needs_a_user_namespace() -> None:
-    assert needs_user_namespace(1000, 0)
 
 
 # -- subordinate ids
