@@ -98,7 +98,7 @@ def enter_own_places(worker: str = "") -> bool:
 def machine_state(*, labs: Collection[int] = (), of_session: bool = False) -> MachineState:
     """The state now, without the descendants of the processes `labs`: labs that are to outlive the test.
 
-    This process's nursery does not count, but what it has forked does.
+    This process's nursery does not count, but the labs that it has forked do.
     `of_session` is for the process that has the workers: theirs, without what only each of them can look at.
     """
     processes = list(_processes(labs))
@@ -183,6 +183,8 @@ def _processes(labs: Collection[int]) -> Iterator[_Process]:
             if any(each in environment for each in marks):
                 marked.add(number)
     own = {os.getpid(), *(each.pid for each in nurseries.all)}
+    # A boot that waits for its lab has the same name.
+    own |= {number for number in names if parents[number] in own and " (labctl-nursery, " in names[number]}
     for number, description in names.items():
         ancestors = set(_ancestors(number, parents))
         if number not in own and not ancestors.union({number}).intersection(labs):

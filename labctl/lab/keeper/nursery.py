@@ -13,7 +13,9 @@ import select
 import signal
 import socket
 import sys
+from contextlib import ExitStack, suppress
 from ipaddress import ip_interface
+from typing import Self
 
 from labctl.kernel import capabilities, privilege, processes, rtnl, syscalls
 from labctl.lab import protocol
@@ -31,6 +33,7 @@ from labctl.plan.operations import (
     plan_from_json,
     plan_to_json,
 )
+from labctl.structs import Struct
 from labctl.topology.model import Node, NodeKind
 
 CONTROL = 3  # descriptors from the owner: the socket for requests
@@ -54,7 +57,7 @@ def run(*, dies_with_owner: bool) -> None:
         os.set_inheritable(descriptor, False)
     with socket.socket(fileno=CONTROL) as control:
         _prepare_lab()
-        _serve(control)
+        Nursery(control).serve()
     os._exit(0)
 
 
@@ -93,57 +96,104 @@ def _prepare_programs() -> None:
     gc.freeze()
 
 
-def _serve(control: socket.socket) -> None:
-    poller = select.poll()
-    poller.register(control, select.POLLIN)
-    if not poller.poll(0):
-        _prepare_programs()  # otherwise the lab that the owner waits for comes first
-    poller.register(OWNER, select.POLLIN)
-    boots: set[int] = set()  # pidfds
-    while control.fileno() != -1 or boots:
-        for descriptor, _ in poller.poll():
-            if descriptor == OWNER:
-                return  # and every boot with this process
-            if descriptor in boots:
-                os.waitid(os.P_PIDFD, descriptor, os.WEXITED)
-                poller.unregister(descriptor)
-                boots.remove(descriptor)
+class WaitingBoot(Struct, frozen=True):
+    """A boot that waits for its lab."""
+
+    pid: int
+    pidfd: int
+    requests: socket.socket  # to it
+
+    @classmethod
+    def fork(cls) -> Self:
+        """Fork one. OSError."""
+        nursery = os.getpid()
+        requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, ExitStack() as stack:
+            stack.callback(requests.close)
+            pid = processes.fork(lambda: _wait_for_lab(nursery, theirs))
+            waiting = cls(pid, os.pidfd_open(pid), requests)
+            stack.pop_all()
+        return waiting
+
+
+def _wait_for_lab(nursery: int, requests: socket.socket) -> None:
+    """Be a boot, first without a lab."""
+    processes.die_with_parent()  # a boot of a lab that stays forks once more, which ends this
+    if os.getppid() != nursery:
+        return  # it ended before the line above took effect
+    processes.keep_only(0, 1, 2, OWNER, requests.fileno())
+    kind, descriptors, _, _ = socket.recv_fds(requests, 64, BOOT_REQUEST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    if len(descriptors) == BOOT_REQUEST_DESCRIPTORS:
+        channel, liveness, errors = descriptors
+        os.dup2(errors, 2)
+        os.close(errors)
+        requests.close()
+        boot.run(socket.socket(fileno=channel), liveness, OWNER, stays=kind.decode() == STAYS)
+
+
+class Nursery:
+    """The boots that a nursery has forked. From the second lab on, one boot waits for the next lab."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._poller = select.poll()
+        self._boots: set[int] = set()  # pidfds of those with a lab
+        self._waiting: WaitingBoot | None = None
+        self._labs = 0
+
+    def serve(self) -> None:
+        """Answer requests until the owner ends, or has hung up and the last boot with a lab has ended."""
+        self._poller.register(self._control, select.POLLIN)
+        if not self._poller.poll(0):
+            _prepare_programs()  # otherwise the lab that the owner waits for comes first
+        self._poller.register(OWNER, select.POLLIN)
+        while self._control.fileno() != -1 or self._boots:
+            for descriptor, _ in self._poller.poll():
+                if descriptor == OWNER:
+                    return  # and every boot with this process
+                if descriptor in self._boots:
+                    os.waitid(os.P_PIDFD, descriptor, os.WEXITED)
+                    self._poller.unregister(descriptor)
+                    self._boots.remove(descriptor)
+                    os.close(descriptor)
+                else:
+                    self._receive()
+
+    def _receive(self) -> None:
+        """Receive a request and answer it."""
+        kind, descriptors, _, _ = socket.recv_fds(self._control, 64, BOOT_REQUEST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        if not kind:
+            self._poller.unregister(self._control)
+            self._control.close()
+            return
+        try:
+            if len(descriptors) != BOOT_REQUEST_DESCRIPTORS:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._answer(kind, descriptors)
+        except OSError as error:
+            self._control.send(BOOT_REPLY.pack(error.errno or errno.EIO, 0))
+        else:
+            self._labs += 1
+            if self._labs > 1 and self._waiting is None:
+                with suppress(OSError):  # the next request tries again
+                    self._waiting = WaitingBoot.fork()
+        finally:
+            for descriptor in descriptors:
                 os.close(descriptor)
-            elif (forked := _answer(control)) is None:
-                poller.unregister(control)
-                control.close()
-            elif forked != -1:
-                boots.add(forked)
-                poller.register(forked, select.POLLIN)
 
+    def _answer(self, kind: bytes, descriptors: list[int]) -> None:
+        """Give a boot its lab, and the owner the boot's pidfd. OSError."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None or not self._is_given(waiting, kind, descriptors):
+            waiting = WaitingBoot.fork()
+            self._is_given(waiting, kind, descriptors)  # if it is killed here, the pidfd shows that to the owner
+        socket.send_fds(self._control, [BOOT_REPLY.pack(0, waiting.pid)], [waiting.pidfd])
 
-def _answer(control: socket.socket) -> int | None:
-    """Fork a boot as the owner requests; return its pidfd, -1 if that fails, None when the owner has hung up."""
-    kind, descriptors, _, _ = socket.recv_fds(control, 64, BOOT_REQUEST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-    if not kind:
-        return None
-    nursery = os.getpid()
-    try:
-        if len(descriptors) != BOOT_REQUEST_DESCRIPTORS:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        pid = processes.fork(lambda: _boot(nursery, descriptors, stays=kind.decode() == STAYS))
-        pidfd = os.pidfd_open(pid)
-    except OSError as error:
-        control.send(BOOT_REPLY.pack(error.errno or errno.EIO, 0))
-        return -1
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-    socket.send_fds(control, [BOOT_REPLY.pack(0, pid)], [pidfd])
-    return pidfd
-
-
-def _boot(nursery: int, descriptors: list[int], *, stays: bool) -> None:
-    if not stays:
-        processes.die_with_parent()
-        if os.getppid() != nursery:
-            return  # it ended before the line above took effect
-    channel, liveness, errors = descriptors
-    os.dup2(errors, 2)
-    processes.keep_only(0, 1, 2, OWNER, channel, liveness)
-    boot.run(socket.socket(fileno=channel), liveness, OWNER, stays=stays)
+    def _is_given(self, waiting: WaitingBoot, kind: bytes, descriptors: list[int]) -> bool:
+        """Give the boot its lab; whether it has not been killed while it waited."""
+        self._boots.add(waiting.pidfd)
+        self._poller.register(waiting.pidfd, select.POLLIN)
+        with waiting.requests as requests, suppress(BrokenPipeError):
+            socket.send_fds(requests, [kind], descriptors)
+            return True
+        return False

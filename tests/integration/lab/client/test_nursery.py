@@ -75,6 +75,33 @@ def test_beside_a_stopped_nursery_its_lab_goes_on_and_the_next_lab_opens() -> No
     assert becomes(lambda: nursery_pid() != stopped and len(nurseries.all) == 1)
 
 
+def waiting() -> list[int]:
+    """The boots that wait for a lab."""
+    pid = nursery_pid()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(each) for each in children if Path(f"/proc/{each}/comm").read_text() == "labctl-nursery\n"]
+
+
+def test_from_the_second_lab_on_a_boot_waits_for_the_next() -> None:
+    for _ in range(2):
+        Lab.open(pair_plan()).close()
+    assert becomes(lambda: len(waiting()) == 1)
+    (pid,) = waiting()
+    with Lab.open(pair_plan()) as lab:
+        assert lab._boot.pid == pid  # type: ignore[union-attr]
+
+
+def test_after_the_waiting_boot_was_killed_the_next_lab_opens() -> None:
+    for _ in range(2):
+        Lab.open(pair_plan()).close()
+    assert becomes(lambda: len(waiting()) == 1)
+    (killed,) = waiting()
+    os.kill(killed, signal.SIGKILL)
+    assert becomes(lambda: state_of(killed) == "Z")
+    with Lab.open(pair_plan()) as lab:
+        assert output(lab, "client", "echo", "x") == "x\n"
+
+
 @contextmanager
 def other_umask() -> Iterator[None]:
     before = os.umask(0o027)
