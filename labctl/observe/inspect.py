@@ -209,6 +209,7 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
 
 def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
     links = {link.name: link for link in found.links}
+    names = {link.index: link.name for link in found.links}
     unusable: set[str] = set()  # interfaces that were removed or set down
     for ifname in (*planned.ends, *planned.bridges):
         link = links.get(ifname)
@@ -219,7 +220,7 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
         if ifname in planned.up and not link.up:
             unusable.add(ifname)
             yield Drift(name, ifname, DriftKind.CHANGED, "state", "up", "down")
-        yield from _of_interface(name, link, planned, found)
+        yield from _of_interface(name, link, names.get(link.master, "none"), planned, found)
     known = {*planned.ends, *planned.bridges, *FALLBACK_DEVICES, "lo", OUTSIDE_INTERFACE}
     for link in found.links:
         if link.name not in known:
@@ -234,12 +235,11 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
             yield Drift(name, "", DriftKind.CHANGED, key, value, " ".join(now.split()))
 
 
-def _of_interface(name: str, link: KernelLink, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
+def _of_interface(name: str, link: KernelLink, bridge: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
     """Compare an end of a link, or a bridge, whose MTU follows its ports and may be any without ports."""
     impairment = FoundImpairment(planned.impairments.get(link.name, Impairment()))
     compared = [("impairment", str(impairment), str(found.impairments.get(link.name, FoundImpairment())))]
     if end := planned.ends.get(link.name):
-        bridge = next((other.name for other in found.links if other.index == link.master), "none")
         ends = [("mtu", str(end.mtu), str(link.mtu)), ("mac", end.mac, link.mac)]
         compared = [*ends, ("bridge", end.bridge or "none", bridge), *compared]
     for what, wanted, actual in compared:

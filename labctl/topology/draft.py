@@ -23,6 +23,8 @@ class Family(Enum):
     IPV4 = 4
     IPV6 = 6
 
+    __hash__ = object.__hash__  # Enum's is written in Python, and families are keys of the largest dictionaries
+
     def __str__(self) -> str:
         return "IPv4" if self is Family.IPV4 else "IPv6"
 

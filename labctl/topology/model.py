@@ -372,10 +372,13 @@ def is_end(end: LinkEnd, written: str) -> bool:
 
 def links_between(links: Iterable[L], first: str, second: str) -> list[L]:
     """Return the links between two ends, each `NODE` or `NODE:INTERFACE`, in the order of `links`."""
+    nodes = {first.partition(":")[0], second.partition(":")[0]}
     return [
         link
         for link in links
-        if any(is_end(near, first) and is_end(far, second) for near, far in ((link.a, link.b), (link.b, link.a)))
+        if link.a.node in nodes
+        and link.b.node in nodes
+        and any(is_end(near, first) and is_end(far, second) for near, far in ((link.a, link.b), (link.b, link.a)))
     ]
 
 

@@ -68,6 +68,8 @@ def find_routes(
     Stops at the first path with `at_most` routers, without routes. Without `keep` the result has no routes either, and
     `most_routers` is exact only for the question whether it is below `at_most`: that takes far less time.
     """
+    if not any(station.forwards for station in stations):
+        return Routes(((),) * len(stations), 0)
     routes: list[list[Route]] = [[] for _ in stations]
     most_routers = 0
     for family in (Family.IPV4, Family.IPV6):
