@@ -25,11 +25,11 @@ else:
 def main() -> NoReturn:
     """Run the command and end the process with its exit status."""
     _use_utf8()
+    gc.disable()  # importing makes no garbage: a tenth of the start; `run` and the nursery enable it before a lab
     if sys.argv[1:2] in (["run"], ["up"]) and not _WITHOUT_LAB.intersection(sys.argv[2:]):
         from labctl.lab.client.nursery_fork import fork_ahead
 
         fork_ahead()
-    gc.disable()  # importing makes no garbage: a tenth of the start; `labctl run` enables it before the first lab
     _handle_signals()
     status = reported(lambda: _dispatch(sys.argv[1:]))
     flush()

@@ -8,7 +8,7 @@ of CLOCK_MONOTONIC, read just before and just after the call.
 from __future__ import annotations
 
 import ctypes
-import platform
+import os
 import struct
 from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_int, c_long, c_short, c_size_t, c_ssize_t, c_uint, c_ulong, c_void_p
@@ -112,7 +112,7 @@ class MessageHeader(ctypes.Structure):
 class EpollEvent(ctypes.Structure):
     """struct epoll_event (epoll_event(3type)), packed on x86-64 only. `fd` is its data."""
 
-    if platform.machine() == "x86_64":
+    if os.uname().machine == "x86_64":
         _pack_ = 1
     _fields_ = (("events", c_uint), ("fd", c_int), ("padding", c_int))
 

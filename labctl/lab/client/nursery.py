@@ -31,7 +31,9 @@ from labctl.structs import Struct
 from labctl.unpatched import Socket, monotonic, socketpair
 
 # What the interpreter runs. The owner chooses the search path, not the environment or the user's site directory.
-_BOOTSTRAP = "import sys; sys.path.extend(sys.argv[3:]); from labctl.lab.keeper.nursery import main; main()"
+_BOOTSTRAP = (
+    "import gc, sys; gc.disable(); sys.path.extend(sys.argv[3:]); from labctl.lab.keeper.nursery import main; main()"
+)
 _NAME = "labctl-nursery"
 _FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _ATTEMPTS = 3  # somebody may kill a nursery between two requests

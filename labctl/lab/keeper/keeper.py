@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -139,6 +138,8 @@ class Keeper:
 
     def log_bug(self) -> str:
         """Write the current exception's traceback to stderr, a limited number of times; returns it."""
+        import traceback  # with the modules that it imports, 2 ms
+
         text = traceback.format_exc()
         self.logged_bugs += 1
         if self.logged_bugs <= LOGGED_BUGS_MAX:

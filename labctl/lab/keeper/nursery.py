@@ -81,6 +81,7 @@ def _prepare_lab() -> None:
         rtnl.new_address(2, address)
     capabilities.effective_capabilities()
     privilege.highest("uid")
+    gc.enable()  # disabled during the imports, which make no garbage
     gc.collect()
     gc.freeze()  # collections in forked children then leave these pages shared
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import termios
-import traceback
 from array import array
 from collections.abc import Callable
 from functools import partial
@@ -215,6 +214,8 @@ def _start_process(host: Host, context: LabContext, body: Callable[[int], None],
             number = error.errno or 0
             report_error(writing, KernelError(host.subject, attempted, number, hint=processes.remedy(number)))
         except Exception:  # noqa: BLE001 - without a report the keeper takes it for a program that has started
+            import traceback
+
             report_error(writing, LabError(f"{what}: cannot start it. This is a bug.\n{traceback.format_exc()}"))
 
     try:
