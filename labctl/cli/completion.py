@@ -60,7 +60,8 @@ def answer() -> int | None:
             text = "\n".join("\t".join(" ".join(part.split()) for part in _parts(each)) for each in found)
         case _:
             return None
-    sys.stdout.write(f"{text}\n")
+    if sys.stdout is not None:  # closed
+        sys.stdout.write(f"{text}\n")
     return 0
 
 

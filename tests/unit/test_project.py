@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -199,3 +200,10 @@ def test_the_map_of_the_code_names_every_module() -> None:
         if not path.name.startswith("__") and not folder.startswith(("labctl/starter", "labctl/_shipped")):
             modules.setdefault(folder, set()).add(path.stem)
     assert drawn == modules
+
+
+def test_the_script_that_tools_install_leaves_does_not_import_re() -> None:
+    """It takes a quarter of the time of `labctl exec`; see docs/decisions/0017."""
+    if not Path(sys.prefix, ".labctl-run").is_file():
+        pytest.skip("for an environment that tools/install has made")
+    assert "import re\n" not in Path(sys.prefix, "bin", "labctl").read_text()
