@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labctl.cli.exec import ExecRequest, check_request, start_in_background
 from labctl.cli.exit import Stopped
 from labctl.cli.lab_selection import attach, attach_lab_with, suggestion
 from labctl.errors import InputError, LabGone
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from labctl.lab.client.handle import Lab
     from labctl.lab.protocol import ProcessInfo
 
@@ -83,16 +83,16 @@ def chosen(lab: Lab, targets: Sequence[str], *, only_running: bool) -> tuple[Pro
     return tuple(process for process in there if (process.node, process.name) in found)
 
 
-@dataclass(slots=True)
 class Log:
     """A program's log, read incrementally. It has two halves: a full current half becomes the older one."""
 
-    label: str
-    older: Path
-    current: Path
-    _offset: int = 0  # in the current half
-    _inode: int = 0
-    _unfinished: bytes = field(default=b"", repr=False)  # a line without its end
+    def __init__(self, label: str, older: Path, current: Path) -> None:
+        self.label = label
+        self.older = older
+        self.current = current
+        self._offset = 0  # in the current half
+        self._inode = 0
+        self._unfinished = b""  # a line without its end
 
     def all_so_far(self) -> bytes:
         """Return both halves."""
