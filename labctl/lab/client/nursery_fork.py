@@ -1,7 +1,7 @@
-"""The nursery of a command that makes a lab for certain: a fork of the command before its imports.
+"""The nursery of a command that makes a lab for certain: a fork of the command, when it has imported what both need.
 
-It saves a second start of the interpreter. Only a process without threads may fork, so this is for the first lines of a
-command. The module imports next to nothing, and the command its `nursery` module later, with the first lab.
+It saves a second start of the interpreter, and half of the nursery's imports. Only a process without threads may fork,
+so this is for the first lines of a command, which imports its `nursery` module later, with the first lab.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ _forked: list[tuple[int, int, int]] = []  # what `take` returns: this process fo
 
 def fork_ahead() -> None:
     """Fork the nursery, unless the system refuses, which the first lab reports. Return in the command only."""
+    from labctl import unpatched
+    from labctl.lab import protocol
+    from labctl.plan import operations
+
+    for module in (unpatched, protocol, operations):
+        assert module  # imported once for both
     if None in (sys.stdin, sys.stdout, sys.stderr):
         return  # closed: their numbers would be those of other descriptors
     try:
