@@ -65,6 +65,7 @@ class AddressVariables:
     def __init__(self, topology: Topology | None) -> None:
         self._nodes = {name_key(node.name): node for node in topology.nodes} if topology is not None else {}
         self._known = topology is not None
+        self._interfaces: dict[str, Mapping[str, Interface]] = {}
 
     def owns(self, name: str, own_node: Node | None = None) -> bool:
         """Return whether `name` is an address variable, valid or not."""
@@ -83,7 +84,7 @@ class AddressVariables:
         for before, after in (*_splits(name), (name, "")):
             node = self._node(before, own_node)
             if node is not None:
-                return _value(node, name, after)
+                return _value(node, self._interfaces_of(node), name, after)
         near = partial(suggest, rest.partition(".")[0], [node.name for node in self._nodes.values()])
         raise Mistake(f"there is no node `{rest.partition('.')[0][:40]}`", near)
 
@@ -126,6 +127,13 @@ class AddressVariables:
         if isinstance(data, list):
             return [self.substitute_in(value, report, (*path, index)) for index, value in enumerate(data)]
         return data
+
+    def _interfaces_of(self, node: Node) -> Mapping[str, Interface]:
+        """Return the node's interfaces by name."""
+        known = self._interfaces.get(node.name)
+        if known is None:
+            known = self._interfaces[node.name] = {interface.name: interface for interface in node.interfaces}
+        return known
 
     def _node(self, name: str, own_node: Node | None) -> Node | None:
         return self._nodes.get(name_key(name)) or (own_node if name == SELF else None)
@@ -211,9 +219,8 @@ def _splits(name: str) -> list[tuple[str, str]]:
     return [(name[:cut], name[cut + 1 :]) for cut in reversed(cuts)]
 
 
-def _value(node: Node, name: str, after: str) -> str:
+def _value(node: Node, ifnames: Mapping[str, Interface], name: str, after: str) -> str:
     """Return the value of the variable `name`, of which `after` (INTERFACE.ATTRIBUTE or ATTRIBUTE) follows the node."""
-    ifnames = [interface.name for interface in node.interfaces]
     ifname, dot, attribute = after.rpartition(".")
     is_complete = attribute in ATTRIBUTES and (not dot or ifname in ifnames)  # an interface may be called `mac`
     if not after or (after in ifnames and not is_complete):
@@ -223,8 +230,8 @@ def _value(node: Node, name: str, after: str) -> str:
     what = f"{node.name}:{ifname}" if ifname else node.name
     if attribute not in ATTRIBUTES:
         raise Mistake(f"{what} has no address variable `{attribute}`", suggest(attribute, ATTRIBUTES))
-    for interface in node.interfaces:
-        if ifname in ("", interface.name) and (found := _attribute(node, interface, attribute)):
+    for interface in (ifnames[ifname],) if ifname else node.interfaces:
+        if found := _attribute(node, interface, attribute):
             return found
     if node.kind is NodeKind.SWITCH:
         raise Mistake(f"{node.name} is a switch: its ports have no addresses")
