@@ -69,7 +69,8 @@ _FLAGS_OFFSET, _SEQUENCE_OFFSET = 6, 8  # in struct nlmsghdr
 MESSAGES_PER_SEND = 64
 BYTES_PER_SEND = 64 * 1024
 RECEIVE_BYTES = 64 * 1024
-RECEIVE_BUFFER_BYTES = 4 << 20  # net.core.rmem_max limits it
+RECEIVE_BUFFER_BYTES = 4 << 20
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 DUMP_ATTEMPTS = 5
 
 Origin = TypeVar("Origin")
@@ -88,7 +89,7 @@ def open_socket(protocol: int, groups: Iterable[int] = (), *, all_namespaces: bo
     """Open a netlink socket in the calling thread's network namespace; the caller owns it.
 
     It also receives the notifications of the multicast groups with the numbers `groups`; with `all_namespaces` also
-    those of namespaces that have a number here (RTM_NEWNSID), in a buffer as large as an ordinary user may ask for.
+    those of namespaces that have a number here (RTM_NEWNSID), in a large buffer.
     OSError of socket(2), bind(2), setsockopt(2).
     """
     sock = Socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -97,7 +98,10 @@ def open_socket(protocol: int, groups: Iterable[int] = (), *, all_namespaces: bo
         sock.bind((0, 0))  # an unbound socket receives no notifications
         if all_namespaces:
             sock.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+            except PermissionError:  # an ordinary user; net.core.rmem_max limits the buffer
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         for group in groups:
             sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
     except OSError:

@@ -230,6 +230,7 @@ RTPROT_BOOT = 3  # the protocol that ip-route(8) sets by default
 RTN_UNICAST = 1
 RT_SCOPE_LINK = 253
 RTNLGRP_IPV6_IFADDR = 9
+RTM_GETMULTICAST, IFA_MULTICAST = 58, 7
 RTM_NEWNSID, NETNSA_NSID, NETNSA_FD = 88, 1, 3  # linux/net_namespace.h
 
 _CHANGE = NLM_F_REQUEST
@@ -362,6 +363,19 @@ def notified_address(type: int, payload: memoryview) -> tuple[int, bytes] | None
     values = attribute_values(payload, IFADDR.size)
     packed = values.get(IFA_LOCAL, values.get(IFA_ADDRESS))
     return None if packed is None else (IFADDR.unpack_from(payload)[-1], packed)
+
+
+SOLICITED_NODE = bytes.fromhex("ff0200000000000000000001ff")  # of a group; an address's last 3 bytes follow (RFC 4291)
+
+
+def multicast_groups(sock: socket.socket) -> set[tuple[int, bytes]]:
+    """Return the IPv6 groups (link's index, packed group) that the kernel has joined in the namespace of `sock`."""
+    found = set()
+    for _, payload in dump(sock, RTM_GETMULTICAST, IFADDR.pack(AF_INET6, 0, 0, 0, 0)):
+        values = attribute_values(payload, IFADDR.size)
+        if IFA_MULTICAST in values:
+            found.add((int(IFADDR.unpack_from(payload)[-1]), values[IFA_MULTICAST]))
+    return found
 
 
 # -- templates: a message encoded by pyroute2, and where the values go

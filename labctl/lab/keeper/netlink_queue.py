@@ -42,6 +42,7 @@ from labctl.plan.operations import (
 from labctl.structs import Struct
 
 ADDRESS_TIMEOUT_S = 10.0  # it takes about a millisecond
+QUIET_S = 0.05  # without a notification; then the keeper looks for itself
 Value = TypeVar("Value")
 DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
 
@@ -142,9 +143,11 @@ class NetlinkQueue:
         and only then notifies; until then neighbours ask for it in vain, and ask again after a second.
         """
         until = time.monotonic() + ADDRESS_TIMEOUT_S
-        self.read_notifications()
         while self.expected_addresses:
-            if not self.read_notifications(within_s=until - time.monotonic()):
+            if self.read_notifications(within_s=QUIET_S) and time.monotonic() < until:
+                continue
+            self._find_addresses_in_use()
+            if self.expected_addresses and time.monotonic() > until:
                 node = next(iter(self.expected_addresses.values()))
                 packed = sorted(packed for (_, packed), of in self.expected_addresses.items() if of == node)
                 missing = ", ".join(str(IPv6Address(each)) for each in packed)
@@ -164,15 +167,23 @@ class NetlinkQueue:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise KernelError("the lab", "read notifications", error.errno or 0) from error
-                # Some are lost. At worst the first packet to an address is a second late.
-                self.expected_addresses.clear()
-                return True
+                has_read = True  # some are lost; `_find_addresses_in_use` finds what they were about
+                continue
             has_read = True
             self._listener.settimeout(0.0)
             for kind, _, _, payload in messages_in(datagram):
                 address = rtnl.notified_address(kind, payload)
                 if address is not None:
                     self.expected_addresses.pop(address, None)
+
+    def _find_addresses_in_use(self) -> None:
+        """Forget the expected addresses whose groups the kernel has joined; their notifications are lost."""
+        for node in set(self.expected_addresses.values()):
+            with kernel_errors(f"node {node}", "read its multicast groups"):
+                joined = rtnl.multicast_groups(self.route_socket(node))
+            for index, packed in [address for address, of in self.expected_addresses.items() if of == node]:
+                if (index, rtnl.SOLICITED_NODE + packed[-3:]) in joined:
+                    del self.expected_addresses[index, packed]
 
 
 def raise_first(refusals: list[Refused[Origin]]) -> None:

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
@@ -178,10 +179,15 @@ def test_an_address_that_does_not_come_into_use_is_an_error(monkeypatch: pytest.
 
 
 @inside
-def test_a_lab_is_made_though_the_kernel_drops_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_whose_notifications_the_kernel_drops_are_found_by_their_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(netlink, "RECEIVE_BUFFER_BYTES", 1)  # the kernel makes it 2 KiB: two notifications
+    find = Mock(side_effect=NetlinkQueue._find_addresses_in_use, autospec=True)
+    monkeypatch.setattr(NetlinkQueue, "_find_addresses_in_use", lambda queue: find(queue))
     with NetworkLab(*star(100)) as lab:
         assert len(lab.nodes) == 101
+    assert find.called
 
 
 @contextmanager
