@@ -7,7 +7,6 @@ makes a search that may take long. `search_cost` computes an upper bound of the 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
@@ -183,6 +182,8 @@ def _search_in_process(compiled: re.Pattern[str], texts: list[str], wall_s: floa
 
     Not with `subprocess`, whose clock freezegun replaces and whose pipes pyfakefs replaces.
     """
+    import json
+
     request = json.dumps([compiled.pattern, compiled.flags & ~re.DEBUG, texts, SEARCH_CPU_S, MEMORY_BYTES]).encode()
     ours, theirs = socketpair()
     with ours:

@@ -22,7 +22,7 @@ from labctl.errors import DeadlineExceeded, KernelError, LabGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
 # Of the messages (labctl.lab.protocol); a test computes it. A keeper may be older than the labctl that connects to it.
@@ -162,19 +162,27 @@ def close_all(descriptors: Sequence[int]) -> None:
         os.close(descriptor)
 
 
-def to_json(value: object) -> bytes:
+def _refuse(value: object) -> NoReturn:
+    raise ValueError(f"{value} is no JSON")
+
+
+def to_json(value: object, default: Callable[[Any], object] = _refuse) -> bytes:
     """Encode lists, dicts with text as keys, text, numbers, booleans and None as ASCII JSON without blanks.
 
     Lone surrogates stay: they stand for bytes that are not UTF-8 in file names and arguments. ValueError for NaN.
+    `default` turns other values into these.
     """
-    return "".join(_encode(value, 0)).encode("ascii")
+    # As json.encoder.JSONEncoder.iterencode calls it: no check for cycles, no sorting, no NaN.
+    escape = _json.encode_basestring_ascii
+    encode = _json.make_encoder(None, default, escape, None, ":", ",", False, False, False)
+    return "".join(encode(value, 0)).encode("ascii")
 
 
-def from_json(body: bytes) -> Any:
-    """Decode JSON without blanks around it. ValueError, RecursionError."""
+def from_json(body: bytes, object_hook: Callable[[dict[str, Any]], object] | None = None) -> Any:
+    """Decode JSON without blanks around it. ValueError, RecursionError. `object_hook` replaces each object."""
     text = body.decode("utf-8", "surrogatepass")
     try:
-        value, end = _scan(text, 0)
+        value, end = _json.make_scanner(_Decoder(object_hook))(text, 0)  # type: ignore[arg-type]  # its attributes do
     except StopIteration as error:
         raise ValueError(f"no JSON at character {error.value}") from error
     if end != len(text):
@@ -182,21 +190,14 @@ def from_json(body: bytes) -> Any:
     return value
 
 
-def _refuse(value: object) -> NoReturn:
-    raise ValueError(f"{value} is no JSON")
-
-
 class _Decoder:
     """The attributes that the scanner reads (json.decoder.JSONDecoder has them, too)."""
 
     strict = True
-    object_hook = None
     object_pairs_hook = None
     parse_float = float
     parse_int = int
     parse_constant = staticmethod(_refuse)
 
-
-_scan = _json.make_scanner(_Decoder)  # type: ignore[arg-type]  # it only reads these attributes
-# As json.encoder.JSONEncoder.iterencode calls it: no check for cycles, no sorting, no NaN.
-_encode = _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, None, ":", ",", False, False, False)
+    def __init__(self, object_hook: Callable[[dict[str, Any]], object] | None) -> None:
+        self.object_hook = object_hook

@@ -7,7 +7,6 @@ Each function returns "" if the condition holds, else one line: what was expecte
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
@@ -117,6 +116,8 @@ def shown(text: str) -> str:
 
 
 def _shown_json(value: object) -> str:
+    import json
+
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ... ({len(text)} characters)"
 
@@ -126,6 +127,8 @@ def _line(text: str) -> str:
 
 
 def _json_mismatch(expected: object, text: str) -> str:
+    import json
+
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -7,7 +7,6 @@ same scenarios and the same durations.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -135,6 +134,8 @@ def read_durations(path: Path) -> dict[str, float]:
 
     Raises: InputError if the file cannot be read or is not a file of durations.
     """
+    import json
+
     try:
         text = read_bytes(path, None).decode()
     except FileNotFoundError:
@@ -162,6 +163,7 @@ def update_durations(path: Path, measured: Iterable[tuple[str, float]]) -> None:
     Raises: LabError.
     """
     import fcntl
+    import json
 
     by_key: dict[str, list[float]] = {}
     for key, seconds in measured:

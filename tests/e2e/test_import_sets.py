@@ -25,7 +25,7 @@ COMMAND = "from labctl.cli.main import main; main()"
 # Of the standard library and of dependencies: top-level names, without those of C modules that begin with `_`.
 COMMON = """
 abc array ast atexit base64 binascii bisect codecs collections contextlib copyreg cython_runtime datetime decimal
-encodings enum errno fcntl fnmatch functools gc genericpath glob importlib io ipaddress itertools json keyword linecache
+encodings enum errno fcntl fnmatch functools gc genericpath glob importlib io ipaddress itertools keyword linecache
 math msgspec ntpath numbers operator os pathlib platform posixpath re reprlib resource select selectors signal socket
 stat string struct threading types typing unicodedata urllib uuid warnings weakref yaml zlib
 """

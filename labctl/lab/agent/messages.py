@@ -6,11 +6,11 @@ it enters the kernel, then `CallResult`; or only `Impossible`, when the argument
 
 from __future__ import annotations
 
-import json
 from binascii import a2b_base64, b2a_base64
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.kernel.sockaddr import Address
+from labctl.lab.frames import from_json, to_json
 from labctl.structs import Struct, convert, to_builtins
 
 LENGTH_BYTES = 4
@@ -90,18 +90,14 @@ Answer = Begun | CallResult | Impossible
 
 
 def encode(message: SystemCall | Answer) -> bytes:
-    """A frame.
-
-    The json module escapes surrogates, which stand for bytes of paths that are not UTF-8; msgspec refuses them.
-    """
-    plain = to_builtins(message, builtin_types=(bytes,))
-    payload = json.dumps(plain, separators=(",", ":"), default=_base64).encode("ascii")
+    """A frame."""
+    payload = to_json(to_builtins(message, builtin_types=(bytes,)), _base64)
     return len(payload).to_bytes(LENGTH_BYTES, "big") + payload
 
 
 def decode(payload: bytes, kind: type[T]) -> T:
     """The message of that kind in the payload of a frame. msgspec.ValidationError."""
-    return convert(json.loads(payload, object_hook=_value), kind, builtin_types=(bytes,))
+    return convert(from_json(payload, _value), kind, builtin_types=(bytes,))
 
 
 def decode_answer(payload: bytes) -> Answer:
