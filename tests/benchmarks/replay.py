@@ -29,7 +29,7 @@ from labctl.kernel.netlink import (
     U32,
     attributes,
 )
-from labctl.kernel.rtnl import IFLA_INFO_DATA, VETH_INFO_PEER
+from labctl.kernel.rtnl import IFLA_INFO_DATA, NETNSA_FD, RTM_NEWNSID, VETH_INFO_PEER
 from labctl.lab.keeper import executor
 from labctl.lab.keeper.executor import execute
 from labctl.lab.keeper.nodes import NodeTable
@@ -43,6 +43,7 @@ _HOME = -1
 _HEADER = struct.Struct("=4sIII4s")
 _RECORD = struct.Struct("=IiI")
 _MESSAGES, _SYSCTL, _CARRIER = 1, 2, 3
+_RTGENMSG = 4  # bytes of struct rtgenmsg, padded (linux/rtnetlink.h)
 _SIOCGSKNS = 0x894C  # linux/sockios.h
 
 
@@ -88,11 +89,13 @@ class _Recorder:
         data = bytearray(messages)
         peer = (IFLA_LINKINFO, IFLA_INFO_DATA, VETH_INFO_PEER)
 
+        def renumber_at(offset: int) -> None:
+            U32.pack_into(data, offset, FIRST_FD + self._numbers[U32.unpack_from(data, offset)[0]])
+
         def renumber(start: int, end: int, path: tuple[int, ...]) -> None:
             for type, offset, length in attributes(memoryview(data), start, end):
                 if type == IFLA_NET_NS_FD and path in (peer, ()):
-                    number = self._numbers[U32.unpack_from(data, offset)[0]]
-                    U32.pack_into(data, offset, FIRST_FD + number)
+                    renumber_at(offset)
                 elif path and type == path[0]:
                     renumber(offset + (0 if path[1:] else IFINFO.size), offset + length, path[1:])
 
@@ -101,6 +104,10 @@ class _Recorder:
             length, type, *_ = HEADER.unpack_from(data, start)
             if type == RTM_NEWLINK:
                 renumber(start + HEADER.size + IFINFO.size, start + length, peer)
+            elif type == RTM_NEWNSID:
+                for kind, offset, _ in attributes(memoryview(data), start + HEADER.size + _RTGENMSG, start + length):
+                    if kind == NETNSA_FD:
+                        renumber_at(offset)
             start += length + -length % 4
         return bytes(data)
 
