@@ -12,7 +12,7 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +33,12 @@ class BuilderFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a container: processes, names of network namespaces, mounts of them, interfaces, open namespaces."""
+    """What is in a container: processes, names of network namespaces, mounts of them, interfaces, open namespaces.
 
-    pids: frozenset[int]
+    A process that replaces another one is nothing new: labctl keeps one ready for the next lab.
+    """
+
+    processes: frozenset[int]  # numbered from 0
     names: frozenset[str]
     mounts: frozenset[str]
     interfaces: frozenset[str]
@@ -48,6 +51,34 @@ class Contents:
             for field in self.__dataclass_fields__
             if (new := getattr(self, field) - getattr(before, field))
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What some processes use; memory is their proportional set size (proc_pid_smaps(5))."""
+
+    processes: int
+    memory_bytes: int
+    descriptors: int
+
+    @classmethod
+    def of(cls, pids: Iterable[int]) -> Usage:
+        """Return what the processes use that have not ended."""
+        count = memory = descriptors = 0
+        for pid in pids:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+                memory += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
+                count += 1
+        return cls(count, memory, descriptors)
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.processes - other.processes,
+            self.memory_bytes - other.memory_bytes,
+            self.descriptors - other.descriptors,
+        )
 
 
 class Container:
@@ -116,16 +147,16 @@ class Container:
         names = proc / "root/run/netns"
         interfaces = (proc / "net/dev").read_text().splitlines()[2:]
         return Contents(
-            pids=frozenset(tree),
+            processes=frozenset(range(len(tree))),
             names=frozenset(os.listdir(names)) if names.is_dir() else frozenset(),
             mounts=frozenset(line.split()[4] for line in mounts if " - nsfs " in line),
             interfaces=frozenset(line.split(":")[0].strip() for line in interfaces),
             namespaces=frozenset(name for pid in tree for name in _network_namespaces(pid)),
         )
 
-    def memory_bytes(self, pids: frozenset[int]) -> int:
-        """Return the proportional set size of the processes together."""
-        return sum(proportional_bytes(pid) for pid in pids)
+    def usage(self) -> Usage:
+        """Return what all processes of the container use now."""
+        return Usage.of(descendants(self._process.pid))
 
     def left_after(self, before: Contents) -> list[str]:
         """Wait until everything that is new since `before` has gone, at most 10 s; describe what has not."""
@@ -149,15 +180,6 @@ class Container:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def proportional_bytes(pid: int) -> int:
-    """Return a process's proportional set size (proc_pid_smaps(5)); 0 when it has ended."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
 
 
 def descendants(pid: int) -> list[int]:

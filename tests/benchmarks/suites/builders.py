@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-from tests.benchmarks.container import BuilderFailed, Container, Contents
+from tests.benchmarks.container import BuilderFailed, Container, Contents, Usage
 from tests.benchmarks.options import Options, progress
 from tests.benchmarks.peers import LIMIT, WAYS, Way
 from tests.benchmarks.results import Plot, Section, Table, mebibytes, median, milliseconds, ratio, with_spread
 
 _REPETITIONS = ((2, 15), (10, 9), (100, 5), (1000, 3))  # up to this size, so often
+_NOTHING = Usage(0, 0, 0)
 _ATTEMPTS = 2  # of a build that fails
 _SLOW_S = 1.0  # after a lost first packet, ARP asks again
 
@@ -25,8 +26,7 @@ class Measured:
     exchange: list[float] = field(default_factory=list)
     close: list[float] = field(default_factory=list)
     reclaim: list[float] = field(default_factory=list)
-    processes: int = 0  # that run while the network is idle, without the builder's own
-    memory_bytes: int = 0  # that they and the builder take more than without the network
+    used: Usage = _NOTHING  # while the network is idle, more than without it
     left: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     not_run: str = ""
@@ -40,7 +40,7 @@ class _Running:
     command: list[str]
     container: Container
     idle: Contents
-    idle_bytes: int
+    usage: Usage  # without a network
     start: float  # s, from its start until it accepted requests
     first: float  # s, its first build, of a pair
 
@@ -79,16 +79,15 @@ def _started(way: Way, command: list[str], options: Options, stack: ExitStack) -
 
 
 def _start(way: Way, command: list[str], options: Options, stack: ExitStack) -> _Running:
-    """Start a builder and let it build once: the first build is slower, and some processes start with it and stay."""
+    """Start a builder and let it build twice: the first is slower, and some processes start then and stay."""
     folder = options.scratch / re.sub(r"\W+", "-", way.name)
     folder.mkdir(exist_ok=True)
     container = stack.enter_context(Container(command, folder))
     start = container.ready_s(options.budget_s)
     first = container.request("build pair 2", options.budget_s)
-    for request in ("exchange", "close", "reclaim"):
+    for request in ("exchange", "close", "reclaim", "build pair 2", "exchange", "close", "reclaim"):
         container.request(request, options.budget_s)
-    idle = container.contents()
-    return _Running(way, command, container, idle, container.memory_bytes(idle.pids), start, first)
+    return _Running(way, command, container, container.contents(), container.usage(), start, first)
 
 
 def _measure_size(
@@ -137,9 +136,7 @@ def _measure(size: int, builder: _Running, measured: Measured, budget_s: float) 
     container, timeout_s = builder.container, 2 * budget_s
     took = container.request(f"build {'pair' if size == 2 else 'star'} {size}", timeout_s)
     exchange = container.request("exchange", timeout_s)
-    full = container.contents()
-    measured.processes = len(full.pids - builder.idle.pids)
-    measured.memory_bytes = container.memory_bytes(full.pids) - builder.idle_bytes
+    measured.used = container.usage() - builder.usage
     close = container.request("close", timeout_s)
     reclaim = container.request("reclaim", timeout_s)
     measured.left += container.left_after(builder.idle)
@@ -173,7 +170,7 @@ def _section(
             "What runs while the network is idle, at the largest size built",
             ("", "hosts", "processes", "memory"),
             tuple(
-                (name, f"{size:,}", f"{of[size].processes:,}", mebibytes(max(0, of[size].memory_bytes)))
+                (name, f"{size:,}", f"{of[size].used.processes:,}", mebibytes(max(0, of[size].used.memory_bytes)))
                 for name, of in results.items()
                 if (size := largest[name])
             ),
@@ -189,10 +186,7 @@ def _section(
         for name, of in results.items()
     }
     plots = (Plot("builders", "Time to build a network", "hosts", "ms", lines),)
-    samples = {
-        name: {str(size): {field: getattr(one, field) for field in one.__slots__} for size, one in of.items()}
-        for name, of in results.items()
-    }
+    samples = {name: {str(size): asdict(one) for size, one in of.items()} for name, of in results.items()}
     return Section(
         "builders", "Building networks", tables, plots, _headline(sizes, results), {"builds": samples, "starts": starts}
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict, dataclass
 
 from tests.benchmarks import topologies
-from tests.benchmarks.container import BuilderFailed, Container
+from tests.benchmarks.container import BuilderFailed, Container, Usage
 from tests.benchmarks.options import Options, progress
 from tests.benchmarks.results import Plot, Section, Table, mebibytes, median, milliseconds
 
 _SIZES = (10, 30, 100, 300, 1000, 2000, 4000)
 _REPETITIONS = 3  # of labs of up to 300 hosts
 _TIMEOUT_S = 240.0
+_NOTHING = Usage(0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -23,9 +23,7 @@ class _Lab:
     build: list[float]
     close: list[float]
     reclaim: list[float]
-    memory_bytes: int = 0
-    descriptors: int = 0
-    processes: int = 0
+    used: Usage = _NOTHING  # by its processes
 
 
 def run(options: Options) -> Section:
@@ -36,7 +34,7 @@ def run(options: Options) -> Section:
     folder.mkdir()
     with Container([sys.executable, "-m", "tests.benchmarks.builders.labctl_api"], folder) as container:
         container.ready_s(_TIMEOUT_S)
-        for request in ("build pair 2", "exchange", "close", "reclaim"):
+        for request in ("build pair 2", "exchange", "close", "reclaim") * 2:
             container.request(request, _TIMEOUT_S)
         for hosts in (10,) if options.quick else _SIZES:
             progress(f"growth: {hosts:,} hosts")
@@ -57,10 +55,10 @@ def run(options: Options) -> Section:
             milliseconds(median(lab.build) / hosts),
             milliseconds(median(lab.close)),
             milliseconds((median(lab.close) + median(lab.reclaim)) / hosts),
-            mebibytes(lab.memory_bytes),
-            f"{lab.memory_bytes / hosts / 1024:.1f} KiB",
-            f"{lab.descriptors:,}",
-            str(lab.processes),
+            mebibytes(lab.used.memory_bytes),
+            f"{lab.used.memory_bytes / hosts / 1024:.1f} KiB",
+            f"{lab.used.descriptors:,}",
+            str(lab.used.processes),
         )
         for hosts, lab in measured.items()
     )
@@ -71,7 +69,7 @@ def run(options: Options) -> Section:
             (hosts, (median(lab.close) + median(lab.reclaim)) / hosts * 1000) for hosts, lab in measured.items()
         ],
     }
-    memory = {"lab's processes": [(hosts, lab.memory_bytes / hosts / 1024) for hosts, lab in measured.items()]}
+    memory = {"lab's processes": [(hosts, lab.used.memory_bytes / hosts / 1024) for hosts, lab in measured.items()]}
     plots = (
         Plot("growth-time", "Time for each host", "hosts", "ms a host", times),
         Plot("growth-memory", "Memory for each host", "hosts", "KiB a host", memory),
@@ -84,11 +82,9 @@ def run(options: Options) -> Section:
 
 def _measure(container: Container, build: str, lab: _Lab) -> None:
     """Build a lab, look at its processes, and close it; BuilderFailed."""
-    idle = container.contents().pids
+    idle = container.usage()
     lab.build.append(container.request(build, _TIMEOUT_S))
     container.request("exchange", _TIMEOUT_S)
-    pids = container.contents().pids - idle
-    lab.processes, lab.memory_bytes = len(pids), container.memory_bytes(pids)
-    lab.descriptors = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+    lab.used = container.usage() - idle
     lab.close.append(container.request("close", _TIMEOUT_S))
     lab.reclaim.append(container.request("reclaim", _TIMEOUT_S))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from labctl import Lab
-from tests.benchmarks.container import descendants, proportional_bytes
+from tests.benchmarks.container import Usage, descendants
 from tests.benchmarks.options import Options, progress
-from tests.benchmarks.results import Section, Table, mebibytes, median, milliseconds, ratio, spread
+from tests.benchmarks.results import Section, Table, mebibytes, median, milliseconds, ratio
 
 
 def run(options: Options) -> Section:
@@ -21,7 +22,7 @@ def run(options: Options) -> Section:
         for _ in range(20):
             client.run(["true"])
         pids = set(descendants(os.getpid())) - others
-        before = _memory_bytes(pids), _descriptors(pids)
+        before = Usage.of(pids)
         times, outside = [], []
         for _ in range(count):
             began = time.perf_counter()
@@ -30,43 +31,35 @@ def run(options: Options) -> Section:
             _run_outside()
             times.append(between - began)
             outside.append(time.perf_counter() - between)
-        after = _memory_bytes(pids), _descriptors(pids)
-        own = _descriptors({os.getpid()})
+        after = Usage.of(pids)
+        own = Usage.of([os.getpid()])
     tenth = count // 10
     first, last = times[:tenth], times[-tenth:]
-    before_all, after_all = outside[:tenth], outside[-tenth:]
     rows = (
-        (
-            "`run` of `true`, median",
-            milliseconds(median(first)),
-            milliseconds(median(last)),
-            ratio(median(last), median(first)),
+        _row("`run` of `true`, median", median(first), median(last), milliseconds),
+        _row("`run` of `true`, 99th percentile", _percentile(first), _percentile(last), milliseconds),
+        _row(
+            "`true` outside of any lab, in turns with it",
+            median(outside[:tenth]),
+            median(outside[-tenth:]),
+            milliseconds,
         ),
-        ("... half of the interquartile range", f"{spread(first) * 100:.0f} %", f"{spread(last) * 100:.0f} %", ""),
-        (
-            "... 99th percentile",
-            milliseconds(_percentile(first)),
-            milliseconds(_percentile(last)),
-            ratio(_percentile(last), _percentile(first)),
-        ),
-        (
-            "`true` outside of any lab, in turns with it, median",
-            milliseconds(median(before_all)),
-            milliseconds(median(after_all)),
-            ratio(median(after_all), median(before_all)),
-        ),
-        ("memory of the lab's processes", mebibytes(before[0]), mebibytes(after[0]), ratio(after[0], before[0])),
-        ("their descriptors", str(before[1]), str(after[1]), ratio(after[1], before[1])),
+        _row("memory of the lab's processes", before.memory_bytes, after.memory_bytes, mebibytes),
+        _row("their descriptors", before.descriptors, after.descriptors, "{:g}".format),
     )
     title = f"{count:,} programs in one lab, through the Python API"
     table = Table(title, ("", "first tenth, or before", "last tenth, or after", ""), rows)
     samples: dict[str, object] = {
         "run_s": times,
         "outside_s": outside,
-        "memory_bytes": [before[0], after[0]],
-        "descriptors": [before[1], after[1]],
+        "memory_bytes": [before.memory_bytes, after.memory_bytes],
+        "descriptors": [before.descriptors, after.descriptors],
     }
-    return Section("long-run", "A long run", (table,), samples={**samples, "own descriptors after": own})
+    return Section("long-run", "A long run", (table,), samples={**samples, "own descriptors after": own.descriptors})
+
+
+def _row(name: str, first: float, last: float, shown: Callable[[float], str]) -> tuple[str, ...]:
+    return name, shown(first), shown(last), ratio(last, first)
 
 
 def _run_outside() -> None:
@@ -75,11 +68,3 @@ def _run_outside() -> None:
 
 def _percentile(values: list[float]) -> float:
     return sorted(values)[len(values) * 99 // 100]
-
-
-def _memory_bytes(pids: set[int]) -> int:
-    return sum(proportional_bytes(pid) for pid in pids)
-
-
-def _descriptors(pids: set[int]) -> int:
-    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
