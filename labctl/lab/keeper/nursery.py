@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
+from functools import cache
 from ipaddress import ip_interface
 from typing import Self
 
@@ -86,8 +87,9 @@ def _prepare_lab() -> None:
     gc.freeze()  # collections in forked children then leave these pages shared
 
 
+@cache
 def _prepare_programs() -> None:
-    """Do the same for the first program on a host, which most labs run."""
+    """Do the same for the first program on a host, which most labs run; only the first call does so."""
     from labctl.lab.agent import messages, server
 
     assert server
@@ -145,8 +147,8 @@ class Nursery:
     def serve(self) -> None:
         """Answer requests until the owner ends, or has hung up and the last boot with a lab has ended."""
         self._poller.register(self._control, select.POLLIN)
-        if not self._poller.poll(0):
-            _prepare_programs()  # otherwise the lab that the owner waits for comes first
+        if not self._poller.poll(0):  # else the lab that the owner waits for comes first
+            _prepare_programs()
         self._poller.register(OWNER, select.POLLIN)
         while self._control.fileno() != -1 or self._boots:
             for descriptor, _ in self._poller.poll():
@@ -175,12 +177,18 @@ class Nursery:
             self._control.send(BOOT_REPLY.pack(error.errno or errno.EIO, 0))
         else:
             self._labs += 1
-            if self._labs > 1 and self._waiting is None:
-                with suppress(OSError):  # the next request tries again
-                    self._waiting = WaitingBoot.fork()
+            if self._labs > 1:
+                self._prepare_next()
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _prepare_next(self) -> None:
+        """Prepare the next lab of an owner that makes many."""
+        _prepare_programs()
+        if self._waiting is None:
+            with suppress(OSError):  # the next request tries again
+                self._waiting = WaitingBoot.fork()
 
     def _answer(self, kind: bytes, descriptors: list[int]) -> None:
         """Give a boot its lab, and the owner the boot's pidfd. OSError."""
