@@ -1,4 +1,4 @@
-"""Line plots with logarithmic axes, as SVG that follows the reader's light or dark colour scheme."""
+"""Line plots with logarithmic axes, as SVG in colours that are readable on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from tests.benchmarks.results import Plot
 _WIDTH, _HEIGHT = 720, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 160, 40, 50  # margins; lines are named in the right one
 _LABEL_HEIGHT = 15
-# Colours that are told apart by colour-blind people and on both backgrounds (after Okabe and Ito).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c79a00", "#56b4e9", "#8a6fdf", "#7f7f7f")
+# Colours that colour-blind people can distinguish (after Okabe and Ito).
+_COLOURS = ("#1f83c6", "#d55e00", "#009e73", "#cc79a7", "#c79a00", "#56b4e9", "#8a6fdf", "#7f7f7f")
 _STYLE = """\
-text { font: 12px sans-serif; fill: #222 } .title { font-size: 14px; font-weight: bold }
-.grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
-@media (prefers-color-scheme: dark) { text { fill: #ddd } }"""
+text { font: 12px sans-serif; fill: #7a828c } .title { font-size: 14px; font-weight: bold }
+.grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 2 }"""
 
 
 def svg(plot: Plot) -> str:
     """Draw the plot; it needs no other file."""
     points = [point for line in plot.lines.values() for point in line]
-    across = _Axis([x for x, _ in points], _LEFT, _WIDTH - _RIGHT, log=True)
-    down = _Axis([y for _, y in points], _HEIGHT - _BOTTOM, _TOP, log=plot.log_y)
+    across = _Axis([x for x, _ in points], _LEFT, _WIDTH - _RIGHT)
+    down = _Axis([y for _, y in points], _HEIGHT - _BOTTOM, _TOP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
         f"<title>{escape(plot.title)}</title><style>{_STYLE}</style>",
@@ -58,30 +57,21 @@ def svg(plot: Plot) -> str:
 
 
 class _Axis:
-    """Places values between two positions; `ticks` are round values within."""
+    """Places values between two positions on a logarithmic scale; `ticks` are round values within."""
 
-    def __init__(self, values: Sequence[float], begin: float, end: float, *, log: bool) -> None:
-        self._log, self._begin, self._end = log, begin, end
-        low, high = min(values, default=1), max(values, default=10)
-        if log:
-            low, high = max(low, 1e-6), max(high, low * 1.01)
-            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-            self._low = max((one for one in candidates if one <= low), default=low)
-            self._high = min((one for one in candidates if one >= high), default=high)
-            within = [one for one in candidates if self._low <= one <= self._high]
-            self.ticks = within if len(within) <= 9 else [one for one in within if math.log10(one) % 1 < 1e-9]
-        else:
-            step = 10 ** math.floor(math.log10(high or 1))
-            step = next(step / part for part in (1, 2, 5, 10) if high / (step / part) >= 4 or part == 10)
-            self._low, self._high = 0.0, math.ceil(high / step) * step
-            self.ticks = [number * step for number in range(round(self._high / step) + 1)]
+    def __init__(self, values: Sequence[float], begin: float, end: float) -> None:
+        self._begin, self._end = begin, end
+        low, high = max(min(values, default=1), 1e-6), max(*values, 1e-5)
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+        self._low = max(one for one in candidates if one <= low)
+        self._high = min(one for one in candidates if one >= high and one > self._low)
+        within = [one for one in candidates if self._low <= one <= self._high]
+        self.ticks = within if len(within) <= 9 else [one for one in within if math.log10(one) % 1 < 1e-9]
 
     def at(self, value: float) -> float:
-        low, high = self._low, self._high
-        if self._log:
-            value, low, high = math.log(max(value, low)), math.log(low), math.log(high)
-        return self._begin + (self._end - self._begin) * (value - low) / (high - low)
+        share = math.log(max(value, self._low) / self._low) / math.log(self._high / self._low)
+        return self._begin + (self._end - self._begin) * share
 
 
 def _apart(heights: Sequence[float]) -> list[float]:

@@ -26,7 +26,6 @@ class Plot:
     x_label: str
     y_label: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
-    log_y: bool = True
 
 
 @dataclass(frozen=True, slots=True)

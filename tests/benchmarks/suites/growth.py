@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from subprocess import CalledProcessError
 
 from tests.benchmarks import topologies
 from tests.benchmarks.container import BuilderFailed, Container, Usage
 from tests.benchmarks.options import Options, progress
+from tests.benchmarks.peers import compiled
 from tests.benchmarks.results import Plot, Section, Table, mebibytes, median, milliseconds
+from tests.benchmarks.suites.replay import record
 
 _SIZES = (10, 30, 100, 300, 1000, 2000, 4000)
 _REPETITIONS = 3  # of labs of up to 300 hosts
 _TIMEOUT_S = 240.0
+_MOST_RECORDED = 2000  # recording builds the lab once more
 _NOTHING = Usage(0, 0, 0)
 
 
@@ -24,6 +29,7 @@ class _Lab:
     close: list[float]
     reclaim: list[float]
     used: Usage = _NOTHING  # by its processes
+    limit: list[float] = field(default_factory=list)  # the C program's build with the same messages
 
 
 def run(options: Options) -> Section:
@@ -32,6 +38,7 @@ def run(options: Options) -> Section:
     notes = []
     folder = options.scratch / "growth"
     folder.mkdir()
+    limit = compiled(options)
     with Container([sys.executable, "-m", "tests.benchmarks.builders.labctl_api"], folder) as container:
         container.ready_s(_TIMEOUT_S)
         for request in ("build pair 2", "exchange", "close", "reclaim") * 2:
@@ -48,11 +55,17 @@ def run(options: Options) -> Section:
                 notes.append(f"{hosts:,} hosts: {error}.")
                 break
             measured[hosts] = lab
+            if limit and hosts <= _MOST_RECORDED:
+                try:
+                    lab.limit = _same_messages(limit, path, folder)
+                except (BuilderFailed, CalledProcessError) as error:
+                    notes.append(f"The C program, {hosts:,} hosts: {error}.")
     rows = tuple(
         (
             f"{hosts:,}",
             milliseconds(median(lab.build)),
             milliseconds(median(lab.build) / hosts),
+            milliseconds(median(lab.limit) / hosts) if lab.limit else "",
             milliseconds(median(lab.close)),
             milliseconds((median(lab.close) + median(lab.reclaim)) / hosts),
             mebibytes(lab.used.memory_bytes),
@@ -62,13 +75,27 @@ def run(options: Options) -> Section:
         )
         for hosts, lab in measured.items()
     )
-    heads = ("hosts", "build", "a host", "close", "freed, a host", "memory", "a host", "descriptors", "processes")
+    heads = (
+        "hosts",
+        "build",
+        "a host",
+        "C, a host",
+        "close",
+        "freed, a host",
+        "memory",
+        "a host",
+        "descriptors",
+        "processes",
+    )
     times = {
         "build": [(hosts, median(lab.build) / hosts * 1000) for hosts, lab in measured.items()],
         "close, freed": [
             (hosts, (median(lab.close) + median(lab.reclaim)) / hosts * 1000) for hosts, lab in measured.items()
         ],
     }
+    times["C program, same messages"] = [
+        (hosts, median(lab.limit) / hosts * 1000) for hosts, lab in measured.items() if lab.limit
+    ]
     memory = {"lab's processes": [(hosts, lab.used.memory_bytes / hosts / 1024) for hosts, lab in measured.items()]}
     plots = (
         Plot("growth-time", "Time for each host", "hosts", "ms a host", times),
@@ -78,6 +105,15 @@ def run(options: Options) -> Section:
     table = Table(title, heads, rows, tuple(notes))
     samples: dict[str, object] = {str(hosts): asdict(lab) for hosts, lab in measured.items()}
     return Section("growth", "Growth", (table,), plots if len(measured) > 1 else (), samples=samples)
+
+
+def _same_messages(limit: list[str], source: Path, folder: Path) -> list[float]:
+    """Return how long the C program takes with the messages that labctl sends; BuilderFailed, CalledProcessError."""
+    recorded = folder / "recorded"
+    record(source, recorded)
+    with Container(limit, folder) as container:
+        container.ready_s(_TIMEOUT_S)
+        return [container.request(f"build replay:{recorded} 0", _TIMEOUT_S)]
 
 
 def _measure(container: Container, build: str, lab: _Lab) -> None:

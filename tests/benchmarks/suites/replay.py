@@ -44,8 +44,7 @@ def run(options: Options) -> Section:
                 _build(container, "pair 2")
         for name, (source, repetitions) in sources.items():
             recorded = folder / "recorded"
-            recording = [*ISOLATED, sys.executable, "-m", "tests.benchmarks.replay", str(source), str(recorded)]
-            subprocess.run(recording, cwd=ROOT, check=True)
+            record(source, recorded)
             built: dict[str, list[float]] = {"C": [], "labctl": []}
             memory = 0
             for number in range(repetitions):
@@ -59,6 +58,12 @@ def run(options: Options) -> Section:
             rows.append((name, *cells))
     heads = ("", "C program, same messages", "labctl API", "", "memory of the lab's processes")
     return Section("replay", "The same messages from C", (Table("Time to build", heads, tuple(rows)),), samples=samples)
+
+
+def record(source: str | Path, recorded: Path) -> None:
+    """Record the messages for a file or a shape, in namespaces of their own; CalledProcessError."""
+    command = [*ISOLATED, sys.executable, "-m", "tests.benchmarks.replay", str(source), str(recorded)]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def _build(container: Container, what: str) -> tuple[float, int]:
