@@ -89,18 +89,15 @@ steps:
 """
 RUN = f"""
 import pathlib, sys, tempfile
-from labctl.cli.main import main
+from labctl.cli.main import run_command
 with tempfile.TemporaryDirectory() as directory:
     file = pathlib.Path(directory, "users.scenario.yaml")
     file.write_text({USERS!r})
     sys.argv = ["labctl", "run", str(file)]
-    sys.exit(main())
+    sys.exit(run_command())
 """
 FAILING = """
-    try:
-        main()
-    except SystemExit as ended:
-        assert ended.code == 1
+    assert run_command() == 1
 """
 REFUSED = """
 topology: pair
@@ -148,7 +145,7 @@ def is_anothers(path: str) -> bool:
 def test_an_exec_command_that_cannot_change_an_owner_is_reported_with_the_way_to_users(
     checkout_for_others: Checkout, tmp_path: Path
 ) -> None:
-    script = RUN.replace(repr(USERS), repr(FAILING_EXEC)).replace("sys.exit(main())", FAILING.replace("1", "4"))
+    script = RUN.replace(repr(USERS), repr(FAILING_EXEC)).replace("sys.exit(run_command())", FAILING.replace("1", "4"))
     told = " ".join(
         python_as_user(checkout_for_others, tmp_path, "-c", script, ranges="somebody:300000:65536\n").split()
     )
@@ -159,7 +156,7 @@ def test_an_exec_command_that_cannot_change_an_owner_is_reported_with_the_way_to
 def test_a_program_that_cannot_change_a_user_is_reported_with_the_way_to_users(
     checkout_for_others: Checkout, tmp_path: Path
 ) -> None:
-    script = RUN.replace(repr(USERS), repr(REFUSED)).replace("sys.exit(main())", FAILING)
+    script = RUN.replace(repr(USERS), repr(REFUSED)).replace("sys.exit(run_command())", FAILING)
     told = " ".join(
         python_as_user(checkout_for_others, tmp_path, "-c", script, ranges="somebody:300000:65536\n").split()
     )
