@@ -18,6 +18,7 @@ from functools import cache
 from ipaddress import ip_interface
 from typing import Self
 
+from labctl.errors import LabctlError
 from labctl.kernel import capabilities, privilege, processes, rtnl, syscalls
 from labctl.lab import protocol
 from labctl.lab.keeper import boot
@@ -80,8 +81,9 @@ def _prepare_lab() -> None:
     rtnl.new_veth(first, second)
     for address in addresses:
         rtnl.new_address(2, address)
-    capabilities.effective_capabilities()
-    privilege.highest("uid")
+    with suppress(LabctlError, OSError):  # without /proc, which the first lab reports
+        capabilities.effective_capabilities()
+        privilege.highest("uid")
     gc.enable()  # disabled during the imports, which make no garbage
     gc.collect()
     gc.freeze()  # collections in forked children then leave these pages shared
