@@ -13,13 +13,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address, IPv6Address
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from labctl.errors import InputError, KernelError, LabError, errno_name
 from labctl.lab.protocol import ProcessInfo, ProcessState
 from labctl.observe.network import Observable, Socket, Transport, sockets
 from labctl.patterns import TooSlow, search_lines
+from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import in_order, runs_alike, services_of
 from labctl.printable import last_lines
 from labctl.structs import Struct
@@ -263,7 +265,7 @@ class _Startup:
 
     def __init__(self, lab: Lab, plan: Plan, services: dict[str, tuple[str, Service]]) -> None:
         self.lab = lab
-        self.plan = plan
+        self.hosts_files = HostsFiles(plan)
         self.waiting = services
         self.starting: dict[str, _Starting] = {}
 
@@ -330,7 +332,8 @@ class _Startup:
         from labctl.topology.endpoints import parse_listening
 
         if wanted.listening:
-            return listens(self.lab, one.node, parse_listening(wanted.listening), self._addresses_of)
+            addresses_of = partial(self._addresses_of, on=one.node)
+            return listens(self.lab, one.node, parse_listening(wanted.listening), addresses_of)
         if wanted.line:
             text = self.lab.read_log(one.node, one.service.name).decode(errors="replace")
             try:
@@ -352,19 +355,11 @@ class _Startup:
             _end(one)
         return status == 0
 
-    def _addresses_of(self, name: str) -> tuple[IPv4Address | IPv6Address, ...]:
-        from labctl.names import name_key
-        from labctl.plan.operations import AddAddress
+    def _addresses_of(self, name: str, on: str) -> tuple[IPv4Address | IPv6Address, ...]:
         from labctl.topology.endpoints import parse_address
 
         address = parse_address(name)
-        if address is not None:
-            return (address,)
-        return tuple(
-            one.address.ip
-            for one in self.plan.operations
-            if isinstance(one, AddAddress) and name_key(one.node) == name_key(name) and not one.address.ip.is_link_local
-        )
+        return (address,) if address is not None else tuple(map(ip_address, self.hosts_files.find(name, on)))
 
     def _failure(self, one: _Starting, info: ProcessInfo | None, *, ended: bool) -> LabError:
         problem = f"not ready within {format_duration(one.service.within_s)}"
