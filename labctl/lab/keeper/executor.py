@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from labctl.errors import LabctlError, kernel_errors
 from labctl.kernel import link_state, rtnl
 from labctl.kernel.link_state import SavedLink, announce
-from labctl.kernel.namespaces import is_refused_silently, open_ping_sockets, read_sysctl, values_that_work, write_sysctl
+from labctl.kernel.namespaces import PING_GROUPS, is_refused_silently, read_sysctl, values_that_work, write_sysctl
 from labctl.kernel.netlink import LOOPBACK_INDEX, Refused
 from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first, refusal
 from labctl.lab.keeper.nodes import Interface, NodeTable
@@ -245,18 +245,16 @@ class Execution:
         except OSError as error:
             raise refusal(operation, error.errno or 0, "") from error
         self.undo.append(RemoveNode(node, operation.kind))
-        with self._nodes.entered(node):
-            try:
-                if is_switch:  # a bridge forwards frames; addresses of its ports would only cost time
+        try:
+            if is_switch:  # a bridge forwards frames; addresses of its ports would only cost time
+                with self._nodes.entered(node), suppress(FileNotFoundError):  # a kernel without IPv6
                     for scope in ("default", "all"):
                         write_sysctl(f"net.ipv6.conf.{scope}.disable_ipv6", "1")
-                else:  # every program may open ICMP datagram sockets, as distributions allow on their machines
-                    open_ping_sockets()
-            except FileNotFoundError:
-                pass  # a kernel without that version of IP
-            except OSError as error:
-                detail = "turning IPv6 off" if is_switch else "opening ICMP datagram sockets"
-                raise refusal(operation, error.errno or 0, detail) from error
+            elif not self._nodes.allows_ping_sockets:  # if one node can, the others can when they are used
+                self._nodes.allow_ping_sockets(node)
+        except OSError as error:
+            detail = "turning IPv6 off" if is_switch else "opening ICMP datagram sockets"
+            raise refusal(operation, error.errno or 0, detail) from error
         # A kernel that has given it a number already has what the number is for.
         self._queue.add_at_home(rtnl.number_namespace(self._nodes[node].fd), Origin(operation, (errno.EEXIST,)))
         self._enqueue(node, rtnl.set_up(LOOPBACK_INDEX, True), operation)
@@ -465,6 +463,9 @@ class Execution:
         """Write the setting; record the value before the lab first set it."""
         self._require_node(operation, operation.node)
         self._commit(operation.node)
+        if operation.key.replace("/", ".") == PING_GROUPS:  # labctl's own value is the one to reset it to
+            with suppress(OSError):  # then writing this one fails, too
+                self._nodes.allow_ping_sockets(operation.node)
         with self._nodes.entered(operation.node):
             try:
                 before = self._write_sysctl(operation.node, operation.key, value)

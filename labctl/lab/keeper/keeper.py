@@ -279,7 +279,13 @@ class Keeper:
         host = self.hosts.get(name)
         if host is None:
             raise LabError(f"lab {self.context.lab}: no node {name}. Its nodes: {', '.join(self.hosts)}.")
+        self.allow_ping_sockets(name)
         return host
+
+    def allow_ping_sockets(self, node: str) -> None:
+        """Let the programs that may come to the node open ICMP datagram sockets. KernelError."""
+        with kernel_errors(f"node {node}", "let its programs open ICMP datagram sockets"):
+            self.table.allow_ping_sockets(node)
 
     def spawn_program(self, client: Client, request: protocol.Spawn, descriptors: tuple[int, ...]) -> Answer:
         """Start a program that ends with its client."""
@@ -350,7 +356,10 @@ class Keeper:
         self.timers.after(REGISTRATION_CHECK_S, self.check_registration)
 
     def network_paths(self, nodes: Iterable[str]) -> dict[str, str]:
-        """Return the paths on the machine of the nodes' network namespaces."""
+        """Return the paths on the machine of the nodes' network namespaces, by which programs enter them."""
+        nodes = tuple(nodes)
+        for node in nodes:
+            self.allow_ping_sockets(node)
         return {node: f"/proc/{self.pid}/fd/{self.table[node].fd}" for node in nodes}
 
     def description(self) -> protocol.Description:

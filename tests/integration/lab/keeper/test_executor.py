@@ -296,20 +296,21 @@ def test_sysctls_are_set_on_the_node_only() -> None:
 @inside
 def test_a_sysctl_that_refuses_a_value_names_those_that_work(key: str, value: str, works: str) -> None:
     with NetworkLab(*pair()) as lab:
-        with lab.nodes.entered("server"):
+        with lab.nodes.entered("client"):
             before = read_sysctl(key)
         with pytest.raises(KernelError) as raised:
-            lab.apply(SetSysctl("server", key, value))
+            lab.apply(SetSysctl("client", key, value))
         assert works in str(raised.value)
-        with lab.nodes.entered("server"):
+        with lab.nodes.entered("client"):
             assert read_sysctl(key) == before
 
 
 @inside
 def test_every_group_may_open_icmp_datagram_sockets_on_hosts() -> None:
-    with NetworkLab(*pair()) as lab, lab.nodes.entered("server"):
+    with NetworkLab(*pair()) as lab:
         for family, protocol in ((socket.AF_INET, socket.IPPROTO_ICMP), (socket.AF_INET6, socket.IPPROTO_ICMPV6)):
-            socket.socket(family, socket.SOCK_DGRAM, protocol).close()
+            for node in ("client", "server"):
+                lab.nodes.socket(node, family, socket.SOCK_DGRAM, protocol).close()
 
 
 @pytest.mark.stock_kernel
