@@ -41,7 +41,7 @@ from labctl.plan.operations import (
 )
 from labctl.structs import Struct
 
-ADDRESS_TIMEOUT_S = 10.0  # it takes about a millisecond
+ADDRESS_TIMEOUT_S = 10.0  # between two; about a millisecond, unless the kernel is freeing many namespaces
 QUIET_S = 0.05  # without a notification; then the keeper looks for itself
 Value = TypeVar("Value")
 DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
@@ -142,8 +142,10 @@ class NetlinkQueue:
         The kernel joins a new address's multicast group in a work item of its own, even without duplicate detection,
         and only then notifies; until then neighbours ask for it in vain, and ask again after a second.
         """
-        until = time.monotonic() + ADDRESS_TIMEOUT_S
+        left = 0
         while self.expected_addresses:
+            if len(self.expected_addresses) != left:
+                left, until = len(self.expected_addresses), time.monotonic() + ADDRESS_TIMEOUT_S
             if self.read_notifications(within_s=QUIET_S) and time.monotonic() < until:
                 continue
             self._find_addresses_in_use()
