@@ -37,10 +37,6 @@ def run_command() -> int:
     """Run the command of `sys.argv`, write all output, and return the exit status."""
     _use_utf8()
     gc.disable()  # importing makes no garbage: a tenth of the start; `run` and the nursery enable it before a lab
-    if sys.argv[1:2] in (["run"], ["up"]) and not _WITHOUT_LAB.intersection(sys.argv[2:]):
-        from labctl.lab.client.nursery_fork import fork_ahead
-
-        fork_ahead()
     _handle_signals()
     status = reported(lambda: _dispatch(sys.argv[1:]))
     flush()
@@ -65,6 +61,10 @@ def _use_utf8() -> None:
 
 
 def _dispatch(words: list[str]) -> int:
+    if words[:1] in (["run"], ["up"]) and not _WITHOUT_LAB.intersection(words[1:]):
+        from labctl.lab.client.nursery_fork import fork_ahead
+
+        fork_ahead()
     if COMPLETION_VARIABLE in os.environ:
         from labctl.cli.completion import answer
 

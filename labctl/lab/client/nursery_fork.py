@@ -70,9 +70,9 @@ def _become_nursery(control: int, owner: int, errors: int) -> None:
         os.dup2(errors, 2)  # a traceback is for the first lab's error message
         # Process group, signals and streams are as labctl.lab.client.nursery sets them for a new interpreter.
         os.setpgid(0, 0)
-        for ignored in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores these two
-            if signal.getsignal(ignored) == signal.SIG_IGN:
-                signal.signal(ignored, signal.SIG_DFL)
+        for handled in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores these two
+            if signal.getsignal(handled) not in (signal.SIG_DFL, None):
+                signal.signal(handled, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         high = [os.dup(descriptor) for descriptor in (control, owner)]
         while min(high) <= OWNER:
