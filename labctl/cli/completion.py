@@ -218,13 +218,11 @@ def commands(given: Given, incomplete: str) -> list[Candidate]:
 
 def process_names(given: Given, incomplete: str) -> list[Candidate]:
     """NODE/NAME of the background programs, or NAME if the word begins so; only running ones for `stop`."""
-    from labctl.lab.client.handle import Lab
-
     found: list[str] = []
     with_ended = given.command != "stop"
     for lab in _labs(given.values.get("lab")):
         try:
-            with Lab.attach(lab, deadline_s=LAB_TIMEOUT_S) as attached:
+            with LabClient.attach(lab, deadline_s=LAB_TIMEOUT_S) as attached:
                 programs = [each for each in attached.processes() if each.is_detached]
         except (LabctlError, OSError):
             continue

@@ -18,9 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from labctl.lab.client.handle import Lab
     from labctl.lab.client.process import Process
-    from labctl.lab.protocol import Description, NodeInfo
+    from labctl.lab.description import Description, NodeInfo
 
 
 EXIT_CANNOT = 126  # like env(1), timeout(1) and docker
@@ -68,11 +67,12 @@ def exec_command(
         raise InputError("labctl exec: --name is for background programs. Add -d, or use labctl start.")
     request = ExecRequest(node, command, environment, directory, user, name)
     check_request(request)
-    if detach:
-        with attach_lab_with(node, lab) as attached:
+    with attach_as(LabClient, node, lab) as attached:
+        if detach:
             return start_in_background(attached, request)
-    with attach_as(LabClient, node, lab) as client:
-        return run_on_terminal(client, request) if terminal else run_in_foreground(client, request, standard)
+        if terminal:
+            return run_on_terminal(attached, request)
+        return run_in_foreground(attached, request, standard)
 
 
 def run_in_foreground(lab: LabClient, request: ExecRequest, standard: Sequence[int | None]) -> int:
@@ -110,10 +110,9 @@ def run_on_terminal(lab: LabClient, request: ExecRequest) -> int:
         return exit_status(Relay(process, process.terminal, signals, keyboard, output, raw).run())
 
 
-def start_in_background(lab: Lab, request: ExecRequest, restart: str = "no") -> int:
+def start_in_background(lab: LabClient, request: ExecRequest, restart: str = "no") -> int:
     """Start the program and print NODE/NAME. Return 0, or 126 or 127 if it cannot run."""
     from labctl.report.terminal import standard_output
-    from labctl.topology.model import Restart
 
     is_given = request.directory is not None
     try:
@@ -125,7 +124,7 @@ def start_in_background(lab: Lab, request: ExecRequest, restart: str = "no") -> 
             cwd=request.directory if is_given else current_directory(),
             is_cwd_optional=not is_given,
             user=request.user,
-            restart=Restart(restart),
+            restart=restart,
         )
     except KernelError as error:
         return status_of_refusal(error, request.command[0])

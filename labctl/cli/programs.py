@@ -7,16 +7,16 @@ import sys
 
 from labctl.cli.exec import ExecRequest, check_request, start_in_background
 from labctl.cli.exit import Stopped
-from labctl.cli.lab_selection import attach, attach_lab_with, suggestion
+from labctl.cli.lab_selection import attach_as, attach_client, suggestion
 from labctl.errors import InputError, LabGone
+from labctl.lab.client.lab_client import LabClient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from labctl.lab.client.handle import Lab
-    from labctl.lab.protocol import ProcessInfo
+    from labctl.lab.description import ProcessInfo
 
 POLL_S = 0.2
 
@@ -34,7 +34,7 @@ def start(
     """Run `labctl start`: print NODE/NAME. Return 0, or 126 or 127 if the program cannot run."""
     request = ExecRequest(node, command, environment, directory, user, name)
     check_request(request)
-    with attach_lab_with(node, lab) as attached:
+    with attach_as(LabClient, node, lab) as attached:
         return start_in_background(attached, request, restart)
 
 
@@ -44,7 +44,7 @@ def stop(processes: Sequence[str], lab: str | None) -> int:
     from labctl.report.terminal import standard_output, waiting
 
     screen = standard_output()
-    with attach(lab) as attached:
+    with attach_client(lab) as attached:
         for process in chosen(attached, processes, only_running=True):
             with waiting(f"stopping {process.node}/{process.name}"):
                 ended = attached.stop_process(process.node, process.name)
@@ -52,7 +52,7 @@ def stop(processes: Sequence[str], lab: str | None) -> int:
     return 0
 
 
-def chosen(lab: Lab, targets: Sequence[str], *, only_running: bool) -> tuple[ProcessInfo, ...]:
+def chosen(lab: LabClient, targets: Sequence[str], *, only_running: bool) -> tuple[ProcessInfo, ...]:
     """Return the background programs that the words name, each once. InputError for a word that names none."""
     there = [
         process
@@ -135,7 +135,7 @@ def logs(processes: Sequence[str], follow: bool, lines: int | None, lab: str | N
     """Run `labctl logs`: each line begins with its program's name if there are several programs."""
     from labctl.lab.client.lab_directory import log_paths
 
-    with attach(lab) as attached:
+    with attach_client(lab) as attached:
         programs = chosen(attached, processes, only_running=False)
         if not programs:
             raise InputError(f"lab {attached.name}: it has no background programs. Try: labctl start NODE -- COMMAND")
@@ -153,7 +153,7 @@ def logs(processes: Sequence[str], follow: bool, lines: int | None, lab: str | N
     return 0
 
 
-def _follow(lab: Lab, processes: Sequence[ProcessInfo], logs: Sequence[Log], width: int) -> None:
+def _follow(lab: LabClient, processes: Sequence[ProcessInfo], logs: Sequence[Log], width: int) -> None:
     """Show new output until the programs or the lab end."""
     import threading
 

@@ -5,30 +5,31 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from labctl.cli.exit import complain
 from labctl.errors import LabctlError
-from labctl.structs import Struct
+from labctl.lab.client import registry, state_dir
+from labctl.lab.client.lab_client import LabClient
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from labctl.lab.protocol import Description, ProcessInfo
+    from collections.abc import Sequence
+
+    from labctl.lab.description import Description, ProcessInfo
     from labctl.report.terminal import Cell
 
 
-class ListedLab(Struct, frozen=True):
+class ListedLab:
     """A lab in the list. `problem` is the reason why it has no description."""
 
-    name: str
-    description: Description | None
-    problem: str = ""
+    def __init__(self, name: str, description: Description | None, problem: str = "") -> None:
+        self.name = name
+        self.description = description
+        self.problem = problem
 
 
 def ps(labs: Sequence[str], format: str) -> int:
     """Run `labctl ps`: list all labs, or the processes of the named labs. Return 4 if a lab did not answer."""
-    from labctl.lab.client import registry, state_dir
-
     registry.sweep(complain)
     listed = (
         [_describe(state_dir.choose(name)) for name in labs] if labs else [_describe(name) for name in state_dir.labs()]
@@ -48,10 +49,8 @@ def ps(labs: Sequence[str], format: str) -> int:
 
 
 def _describe(name: str) -> ListedLab:
-    from labctl.lab.client.handle import Lab
-
     try:
-        with Lab.attach(name, deadline_s=5.0) as lab:
+        with LabClient.attach(name, deadline_s=5.0) as lab:
             return ListedLab(name, lab.describe())
     except LabctlError as error:
         return ListedLab(name, None, str(error))

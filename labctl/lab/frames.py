@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 # Of the messages (labctl.lab.protocol); a test computes it. A keeper may be older than the labctl that connects to it.
-VERSION = 1262947156
+VERSION = 3005686385
 FOREIGN_CLIENT = (
     "cannot serve this process: it is not in the PID namespace in which the lab was made. A program of another lab or "
     "of a container cannot control the lab. Run labctl where the lab was made."

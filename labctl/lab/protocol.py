@@ -13,6 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from labctl.errors import InputError, KernelError, LabctlError, LabError, LabImpossible, MachineError
+from labctl.lab.description import RECORDS, Description, ProcessInfo, ProcessState
 from labctl.lab.frames import FrameStream, close_all, from_json, to_json
 from labctl.plan.drop_rules import DropRule
 from labctl.structs import Meta, MsgspecError, Struct, convert, to_builtins
@@ -20,38 +21,6 @@ from labctl.topology.model import Restart, read_address
 
 if TYPE_CHECKING:
     import _socket
-
-    from labctl.plan.operations import Plan
-
-
-class ProcessState(StrEnum):
-    """The life cycle of a program."""
-
-    RUNNING = "running"
-    WAITING = "waiting"  # it ended, and will be restarted after a pause
-    STOPPING = "stopping"  # it was sent a signal to end it
-    ENDED = "ended"
-
-
-class ProcessInfo(Struct, frozen=True):
-    """A program on a node. Detached programs have a name; "" for one that ends with its client."""
-
-    node: str
-    name: str
-    pid: int  # on its host
-    argv: tuple[str, ...]
-    started_at: float  # seconds since 1970, the last start
-    state: ProcessState
-    restarts: int = 0
-    returncode: int | None = None  # of the last end, as Popen.returncode
-    machine_pid: int = 0  # in the machine's PID namespace (for nsenter); 0 when it is unknown
-    restart: Restart = Restart.NO
-    problem: str = ""  # why it could not be restarted
-
-    @property
-    def is_detached(self) -> bool:
-        """Whether it outlives the client that started it, and has a log."""
-        return bool(self.name)
 
 
 class ProcessUpdate(Struct, frozen=True):
@@ -75,37 +44,6 @@ class ProcessUpdate(Struct, frozen=True):
         """Decode the result of `pack`."""
         state, pid, restarts, has_ended, code, is_log_complete = cls.LAYOUT.unpack(data)
         return cls(list(ProcessState)[state], pid, restarts, code if has_ended else None, is_log_complete)
-
-
-class NodeInfo(Struct, frozen=True):
-    """A node of a running lab."""
-
-    name: str
-    kind: str  # labctl.topology.model.NodeKind's value
-    network: str  # path of its network namespace on the machine, /proc/KEEPER/fd/N (for nsenter --net=)
-    init_pid: int = 0  # its process 1, in the machine's PID namespace; 0 before the first program on it
-
-
-class Description(Struct, frozen=True):
-    """What a keeper reports about its lab."""
-
-    name: str
-    topology: str
-    uid: int  # the owner's
-    started_at: float  # seconds since 1970
-    keeper_pid: int  # in the machine's PID namespace
-    rootless: bool  # it lives in a user namespace
-    nodes: tuple[NodeInfo, ...]
-    processes: tuple[ProcessInfo, ...]
-    source: str = ""  # the topology file's text, or what the lab was made of (`star:3`)
-    plan_json: Any = None  # the plan in force, as labctl.plan.operations writes it
-
-    @property
-    def plan(self) -> Plan:
-        """The plan in force: what the lab was made of, or last reconciled to."""
-        from labctl.plan.operations import plan_from_json
-
-        return plan_from_json(self.plan_json)
 
 
 # The second argument of the nursery. The kernel sends the parent-death signal when the *thread* that started a process
@@ -452,9 +390,19 @@ class Malformed(InputError):
     """The bytes are not a message of the expected class."""
 
 
+def _builtin(value: object) -> object:
+    """The `enc_hook` of msgspec: a record as a dict of its fields, an address as text."""
+    return vars(value) if isinstance(value, RECORDS) else str(value)
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """The `dec_hook` of msgspec."""
+    return kind.read(value) if kind in RECORDS else read_address(kind, value)
+
+
 def encode(message: Message) -> bytes:
     """Encode a message as JSON. InputError for a plan that the keeper would not take."""
-    body = to_json(to_builtins(message, enc_hook=str))
+    body = to_json(to_builtins(message, enc_hook=_builtin))
     if len(body) > MAX_REQUEST_BYTES and isinstance(message, Reconcile):
         raise InputError(
             f"lab: cannot reconcile it to this plan: a plan of {len(body)} bytes is more than {MAX_REQUEST_BYTES}. "
@@ -473,9 +421,9 @@ def decode(body: bytes, kind: type[M]) -> M:
         Malformed: the bytes are not such a message.
     """
     try:
-        message: M = convert(from_json(body), _UNIONS.get(kind, kind), dec_hook=read_address)
+        message: M = convert(from_json(body), _UNIONS.get(kind, kind), dec_hook=_read)
         return message
-    except (ValueError, RecursionError, MsgspecError) as error:
+    except (ValueError, KeyError, RecursionError, MsgspecError) as error:
         raise Malformed(f"lab: cannot read a message of {len(body)} bytes: {error}.") from error
 
 

@@ -23,7 +23,7 @@ from labctl.kernel.routes import (
     default_metric,
 )
 from labctl.kernel.rtnl import KernelQdisc
-from labctl.lab.protocol import ProcessInfo
+from labctl.lab.description import ProcessInfo
 from labctl.names import OUTSIDE_INTERFACE
 from labctl.observe.network import Observable, netlink_socket
 from labctl.plan.operations import (

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from labctl.errors import InputError, KernelError, LabError, errno_name
-from labctl.lab.protocol import ProcessInfo, ProcessState
+from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.observe.network import Observable, Socket, Transport, sockets
 from labctl.patterns import TooSlow, search_lines
 from labctl.plan.hosts_files import HostsFiles

@@ -15,7 +15,8 @@ from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import InputError, LabGone
-from labctl.lab.protocol import ProcessState, ProcessUpdate
+from labctl.lab.description import ProcessState
+from labctl.lab.protocol import ProcessUpdate
 from labctl.programs.output import KEPT_BYTES, KeptOutput, LineWatch, OutputRecord, Stream
 from labctl.programs.waiting import Scope
 from labctl.structs import Struct

@@ -65,10 +65,13 @@ CONTEXTS = {  # what contextlib imports
 SCREEN = {*CONTEXTS, "enum", "labctl.clock", "labctl.printable", "labctl.report", "labctl.report.terminal"}
 EXEC = {*MAIN, *CLIENT, "labctl.cli.exec", "labctl.cli.signals"}
 HELP = {*MAIN, *SCREEN, "labctl.cli.help"}
+PROGRAMS = {*MAIN, *CLIENT, *SCREEN, "labctl.cli.exec", "labctl.cli.signals", "labctl.cli.programs"}
+PROGRAMS |= {"labctl.lab.description"}
 DOWN = {
     *(*MAIN, *CLIENT, *SCREEN, "labctl.cli.down", "labctl.lab.client.registry", "labctl.lab.client.lab_directory"),
     *("labctl.kernel", "labctl.kernel.processes", "collections.abc", "resource", "signal", "pwd"),
 }
+PS = {*DOWN, "labctl.cli.ps", "labctl.lab.description"}
 
 
 def imported_by(*words: str) -> set[str]:
@@ -86,6 +89,7 @@ def imported_by(*words: str) -> set[str]:
         (("exec", "--help"), HELP),
         (("exec", "client", "true"), EXEC),
         (("exec", "--lab", NAME, "-e", "A=b", "-w", "/", "client", "--", "true"), EXEC),
+        (("ps",), PS),
     ],
 )
 def test_a_frequent_command_imports_no_more_than_it_needs(words: tuple[str, ...], allowed: set[str]) -> None:
@@ -104,8 +108,9 @@ def test_down_imports_no_more_than_it_needs(other: str) -> None:
     assert sorted(imported_by("down", other) - imported_by() - DOWN) == []
 
 
-def test_ps_imports_nothing_that_only_other_commands_need() -> None:
-    assert imported_by("ps") & {"typer", "dataclasses", "inspect", "asyncio", "logging", "pyroute2"} == set()
+def test_commands_for_background_programs_import_no_more_than_they_need() -> None:
+    for words in (("start", "client", "--name", "p", "--", "sleep", "1000"), ("stop", "p")):
+        assert sorted(imported_by(*words) - imported_by() - PROGRAMS - PS) == []
 
 
 # -- exec

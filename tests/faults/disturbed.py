@@ -17,7 +17,7 @@ from select import POLLIN, poll
 from labctl.lab.client import state_dir
 from labctl.lab.client.handle import Lab
 from labctl.lab.client.lab_directory import BOOT, NETNS_DIRECTORY
-from labctl.lab.protocol import Description
+from labctl.lab.description import Description
 from labctl.observe.network import addresses, links, routes
 from tests import leaks
 from tests.e2e.command import environment

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -18,8 +17,6 @@ from labctl.lab.client.boot_process import Boot, open_ports
 from labctl.lab.client.lab_client import (
     REPLY_TIMEOUT_S,
     LabClient,
-    check_arguments,
-    identity_of,
     portable,
     portable_pairs,
     working_directory,
@@ -27,7 +24,6 @@ from labctl.lab.client.lab_client import (
 from labctl.lab.client.nursery import search_path
 from labctl.lab.frames import close_all
 from labctl.structs import replace
-from labctl.topology.model import Restart
 from labctl.unpatched import Socket
 
 if TYPE_CHECKING:
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.connection import Connection
     from labctl.lab.client.lab_directory import LabDirectory
     from labctl.lab.client.watched_process import WatchedProcess
-    from labctl.lab.protocol import Description, Open, ProcessInfo, Request
+    from labctl.lab.protocol import Open, Request
     from labctl.plan.drop_rules import DropRule
     from labctl.plan.operations import Operation, Plan
 
@@ -167,57 +163,6 @@ class Lab(LabClient):
         if self._unfinished is not None:
             unfinished, self._unfinished = self._unfinished, None
             unfinished.close()
-
-    def describe(self) -> Description:
-        """The nodes, programs and plan of the lab."""
-        reply, _ = self._ask(protocol.Describe(), what="describe the lab")
-        if not isinstance(reply, protocol.Described):
-            raise self._unexpected(reply, "describe the lab")
-        return reply.description
-
-    def processes(self) -> tuple[ProcessInfo, ...]:
-        """The programs of the lab: detached ones, also those that have ended, and those of clients."""
-        return self._processes(protocol.Processes(), what="list the processes")
-
-    def start_process(
-        self,
-        node: str,
-        argv: Sequence[str],
-        *,
-        name: str = "",
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        is_cwd_optional: bool = False,
-        user: str | None = None,
-        restart: Restart = Restart.NO,
-        terminal: tuple[int, int] | None = None,
-    ) -> ProcessInfo:
-        """Start a program that outlives this handle; its output goes to its log (`lab_directory.log_paths`).
-
-        With `terminal` (rows, columns) it has its own terminal, whose output goes to the log. `name` is unique among
-        the running programs of the node ("": made from argv[0]). InputError if the name is bad or in use, KernelError
-        if the program cannot be started.
-        """
-        check_arguments(argv, env, cwd)
-        identity, environment = identity_of(user)
-        request = protocol.StartProcess(
-            node=node,
-            name=name,
-            argv=tuple(portable(os.fspath(argument)) for argument in argv),
-            environment=portable_pairs((*environment, *(env or {}).items())),
-            cwd=None if cwd is None else portable(cwd),
-            user=identity,
-            restart=Restart(restart),
-            terminal=terminal,
-            is_cwd_optional=is_cwd_optional,
-        )
-        (info,) = self._processes(request, what=f"start {argv[0]} on {node}")
-        return info
-
-    def stop_process(self, node: str, name: str, number: int = signal.SIGTERM) -> ProcessInfo:
-        """Signal the process group of a detached process, SIGKILL after 2 s; return when it has ended."""
-        (info,) = self._processes(protocol.StopProcess(node, name, int(number)), what=f"stop {name} on {node}")
-        return info
 
     def signal_process(self, node: str, name: str, number: int, *, group: bool = False) -> bool:
         """Send a signal to a detached process (`group`: to its process group); False if it does not run.
@@ -387,12 +332,6 @@ class Lab(LabClient):
             self._published = False
             with contextlib.suppress(InputError):  # it has ended already
                 registry.take_down(self.name, force=True)
-
-    def _processes(self, request: Request, *, what: str) -> tuple[ProcessInfo, ...]:
-        reply, _ = self._ask(request, what=what)
-        if not isinstance(reply, protocol.ProcessRows):
-            raise self._unexpected(reply, what)
-        return reply.rows
 
     def _done(
         self, request: Request, descriptors: tuple[int, ...] = (), *, what: str, timeout_s: float | None = None

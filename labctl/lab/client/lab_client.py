@@ -18,20 +18,24 @@ from labctl.lab.frames import VERSION, from_json, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from labctl.lab.client.boot_process import Boot
     from labctl.lab.client.connection import Connection
+    from labctl.lab.description import Description, ProcessInfo
     from labctl.lab.protocol import Identity, Pairs
+else:
+    import _signal as signal  # without the enums of `signal`
 
 REPLY_TIMEOUT_S = 30.0
 HANG_UP_TIMEOUT_S = 2.0
 
 
 class LabClient:
-    """A running lab in which programs can be started. Thread-safe."""
+    """A running lab in which programs can be listed, started and stopped. Thread-safe."""
 
     def __init__(self, boot: Boot | Connection, name: str, nodes: tuple[str, ...], timeout_s: float) -> None:
         """For `attach`, and `open` and `up` of `Lab`: takes over `boot`."""
@@ -138,6 +142,61 @@ class LabClient:
             process.terminal = received[2]
         return process
 
+    def describe(self) -> Description:
+        """The nodes, programs and plan of the lab."""
+        from labctl.lab.description import Description
+
+        what = "describe the lab"
+        match self._ask_for(to_json(["Describe"]), what):
+            case ["Described", dict(fields)]:
+                return Description.read(fields)
+            case other:
+                raise self._unexpected(other, what)
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        """The programs of the lab: detached ones, also those that have ended, and those of clients."""
+        return self._rows(to_json(["Processes"]), "list the processes")
+
+    def start_process(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        name: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        is_cwd_optional: bool = False,
+        user: str | None = None,
+        restart: str = "no",
+        terminal: tuple[int, int] | None = None,
+    ) -> ProcessInfo:
+        """Start a program that outlives this handle; its output goes to its log (`lab_directory.log_paths`).
+
+        With `terminal` (rows, columns) it has its own terminal, whose output goes to the log. `name` is unique among
+        the running programs of the node ("": made from argv[0]). `restart` is a labctl.topology.model.Restart.
+        InputError if the name is bad or in use, KernelError if the program cannot be started.
+        """
+        check_arguments(argv, env, cwd)
+        identity, environment = identity_of(user)
+        request = start_request(
+            node,
+            name,
+            [portable(os.fspath(argument)) for argument in argv],
+            portable_pairs((*environment, *(env or {}).items())),
+            None if cwd is None else portable(cwd),
+            identity,
+            restart,
+            terminal,
+            is_cwd_optional,
+        )
+        (info,) = self._rows(request, f"start {argv[0]} on {node}")
+        return info
+
+    def stop_process(self, node: str, name: str, number: int = signal.SIGTERM) -> ProcessInfo:
+        """Signal the process group of a detached process, SIGKILL after 2 s; return when it has ended."""
+        (info,) = self._rows(stop_request(node, name, int(number)), f"stop {name} on {node}")
+        return info
+
     def close(self) -> None:
         """Disconnect, which ends the programs that were spawned with this handle. Idempotent.
 
@@ -157,6 +216,19 @@ class LabClient:
 
     def _ended(self) -> None:
         """What else `close` does, once the connection is closed."""
+
+    def _ask_for(self, request: bytes, what: str) -> Any:
+        """Return the reply to a request without descriptors."""
+        return from_json(self._client.ask(request, what=what)[0])
+
+    def _rows(self, request: bytes, what: str) -> tuple[ProcessInfo, ...]:
+        from labctl.lab.description import ProcessInfo  # its enum takes 1 ms, which exec does not need
+
+        match self._ask_for(request, what):
+            case ["ProcessRows", [*rows]]:
+                return tuple(map(ProcessInfo.read, rows))
+            case other:
+                raise self._unexpected(other, what)
 
     def _process(
         self, number: int, pid: int, descriptors: tuple[int, ...], node: str, argv: tuple[str, ...]
@@ -189,6 +261,16 @@ def is_other_version(reply: bytes) -> bool:
 def spawn_request(*fields: object) -> bytes:
     """Return the request `Spawn` with all its fields, in their order."""
     return to_json(["Spawn", *fields])
+
+
+def start_request(*fields: object) -> bytes:
+    """Return the request `StartProcess` with all its fields, in their order."""
+    return to_json(["StartProcess", *fields])
+
+
+def stop_request(node: str, name: str, number: int) -> bytes:
+    """Return the request that ends a detached program."""
+    return to_json(["StopProcess", node, name, number])
 
 
 def signal_group_request(process: int, number: int) -> bytes:

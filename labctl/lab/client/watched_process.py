@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import LabctlError
-from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessState, ProcessUpdate
+from labctl.lab.description import ProcessState
+from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessUpdate
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab

@@ -25,6 +25,7 @@ from labctl.kernel.privilege import highest
 from labctl.lab import frames, protocol
 from labctl.lab.client.lab_directory import LabDirectory
 from labctl.lab.client.state_dir import DIRECTORY_FLAGS, LOGS
+from labctl.lab.description import Description, NodeInfo
 from labctl.lab.keeper import spawn
 from labctl.lab.keeper.clients import Client, Connections, Timers
 from labctl.lab.keeper.executor import execute
@@ -362,14 +363,14 @@ class Keeper:
             self.allow_ping_sockets(node)
         return {node: f"/proc/{self.pid}/fd/{self.table[node].fd}" for node in nodes}
 
-    def description(self) -> protocol.Description:
+    def description(self) -> Description:
         """Describe the lab."""
         paths = self.network_paths(self.hosts)
         nodes = (
-            protocol.NodeInfo(name, host.node.kind.value, paths[name], host.init.machine_pid if host.init else 0)
+            NodeInfo(name, host.node.kind.value, paths[name], host.init.machine_pid if host.init else 0)
             for name, host in self.hosts.items()
         )
-        return protocol.Description(
+        return Description(
             name=self.context.lab,
             topology=self.opened.topology,
             uid=self.opened.uid,

@@ -20,12 +20,13 @@ from collections.abc import Callable
 from labctl.errors import InputError, LabctlError, LabError, kernel_errors
 from labctl.kernel import processes, syscalls
 from labctl.lab.client.state_dir import DIRECTORY_FLAGS
+from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.lab.keeper.clients import Client, Timer, Timers
 from labctl.lab.keeper.node_init import Host, LabContext
 from labctl.lab.keeper.spawn import Started, forward_terminal, start_program
-from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessInfo, ProcessState, ProcessUpdate, Spawn, StartProcess
+from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessUpdate, Spawn, StartProcess
 from labctl.names import node_name_problem
-from labctl.structs import Struct, field, replace
+from labctl.structs import Struct, field
 from labctl.topology.model import Restart
 
 CHUNK_BYTES = 1 << 20
@@ -282,7 +283,7 @@ class ProcessTable:
             return
         detached.on_end.append(on_end)
         if detached.info.state is not ProcessState.STOPPING:
-            detached.update(replace(detached.info, state=ProcessState.STOPPING))
+            detached.update(detached.info.replaced(state=ProcessState.STOPPING))
             _signal(detached.process, number, signal.SIGCONT)
             process = detached.process
             detached.timer = self._timers.after(STOP_S, lambda: self._kill_detached(detached, process))
@@ -418,7 +419,7 @@ class ProcessTable:
     def _after_end(self, detached: DetachedProgram, pid: int, code: int) -> None:
         detached.cancel_timer()
         stopped = detached.info.state is ProcessState.STOPPING
-        detached.info = replace(detached.info, returncode=code, pid=0, machine_pid=0)
+        detached.info = detached.info.replaced(returncode=code, pid=0, machine_pid=0)
         restart = detached.request.restart
         again = restart is Restart.ALWAYS or (restart is Restart.ON_FAILURE and code != 0)
         if stopped or not again or detached.leaves or detached.host.exit_code is not None:
@@ -431,17 +432,17 @@ class ProcessTable:
         self._try_later(detached)
 
     def _try_later(self, detached: DetachedProgram) -> None:
-        detached.update(replace(detached.info, state=ProcessState.WAITING))
+        detached.update(detached.info.replaced(state=ProcessState.WAITING))
         detached.timer = self._timers.after(detached.pause_s, lambda: self._run_again(detached))
         detached.pause_s = min(detached.pause_s * 2, LONGEST_PAUSE_S)
 
     def _run_again(self, detached: DetachedProgram) -> None:
         detached.timer = None
-        detached.info = replace(detached.info, restarts=detached.info.restarts + 1)
+        detached.info = detached.info.replaced(restarts=detached.info.restarts + 1)
         try:
             self._run(detached)
         except (LabctlError, OSError) as error:
-            detached.info = replace(detached.info, problem=str(error))
+            detached.info = detached.info.replaced(problem=str(error))
             if detached.host.exit_code is not None:
                 self._has_ended(detached)
             else:
@@ -465,8 +466,7 @@ class ProcessTable:
         if started.terminal is not None:
             forward_terminal(started.terminal, log.writing[0])
         detached.update(
-            replace(
-                detached.info,
+            detached.info.replaced(
                 pid=started.pid_on_host,
                 machine_pid=started.machine_pid,
                 started_at=time.time(),
@@ -477,7 +477,7 @@ class ProcessTable:
 
     def _has_ended(self, detached: DetachedProgram) -> None:
         detached.cancel_timer()
-        detached.info = replace(detached.info, state=ProcessState.ENDED, pid=0, machine_pid=0)
+        detached.info = detached.info.replaced(state=ProcessState.ENDED, pid=0, machine_pid=0)
         detached.log.close()
         self._notify_end(detached)
         callbacks, detached.on_end = detached.on_end, []

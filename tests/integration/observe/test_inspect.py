@@ -11,7 +11,7 @@ import pytest
 
 import labctl
 from labctl import topology
-from labctl.lab.protocol import ProcessInfo, ProcessState
+from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.observe.inspect import as_data, inspect
 from labctl.plan.build import build
 from labctl.plan.operations import Plan

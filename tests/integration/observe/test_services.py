@@ -16,7 +16,7 @@ from labctl.cli.lifecycle import bring_up
 from labctl.errors import LabError
 from labctl.lab.client import registry, state_dir
 from labctl.lab.client.handle import Lab
-from labctl.lab.protocol import ProcessInfo, ProcessState
+from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.observe import services
 from labctl.plan.build import build
 from labctl.plan.operations import Plan

@@ -6,7 +6,7 @@ import pytest
 
 from labctl.cli.exec import access_commands, exit_status, variables_of
 from labctl.errors import InputError
-from labctl.lab.protocol import Description, NodeInfo
+from labctl.lab.description import Description, NodeInfo
 
 
 def description(*, rootless: bool) -> Description:

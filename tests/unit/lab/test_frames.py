@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from labctl.errors import LabGone
 from labctl.lab import frames, protocol
+from labctl.lab.description import RECORDS
 from labctl.lab.frames import FrameStream, from_json, to_json
 
 VALUES = st.recursive(
@@ -29,8 +30,10 @@ def soon() -> float:
 
 def test_the_version_is_that_of_the_messages() -> None:
     """If a message has changed: write the number that this test computes into labctl/lab/frames.py."""
-    kinds = [kind for base in (protocol.Request, protocol.Reply) for kind in base.__subclasses__()]
-    assert zlib.crc32(repr([(kind.__name__, kind.__annotations__) for kind in kinds]).encode()) == frames.VERSION
+    messages = [kind for base in (protocol.Request, protocol.Reply) for kind in base.__subclasses__()]
+    fields = [(kind.__name__, kind.__annotations__) for kind in messages]
+    fields += [(kind.__name__, kind.__init__.__annotations__) for kind in RECORDS]
+    assert zlib.crc32(repr(fields).encode()) == frames.VERSION
 
 
 @given(VALUES)

@@ -14,22 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.errors import DeadlineExceeded, InputError, KernelError, LabError, LabGone, LabImpossible, MachineError
+from labctl.lab.description import Description, NodeInfo, ProcessInfo, ProcessState
 from labctl.lab.frames import NotSent
 from labctl.lab.protocol import (
     Apply,
     Channel,
     Describe,
     Described,
-    Description,
     Done,
     Failed,
     Malformed,
     Message,
-    NodeInfo,
     OpenFile,
-    ProcessInfo,
     ProcessRows,
-    ProcessState,
     ProcessUpdate,
     Reconcile,
     Reply,

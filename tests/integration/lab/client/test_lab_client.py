@@ -13,12 +13,23 @@ from labctl.lab import frames, protocol
 from labctl.lab.client import lab_client, registry, state_dir
 from labctl.lab.client.handle import Lab
 from labctl.lab.client.lab_client import LabClient
+from labctl.topology.model import Restart
 from tests.integration.detached import running
 from tests.labs import WAIT_S
 
 
 def test_its_messages_are_those_of_the_protocol() -> None:
     assert lab_client.hello_request() == protocol.encode(protocol.Hello(frames.VERSION))
+    for request, message in (
+        (["Describe"], protocol.Describe()),
+        (["Processes"], protocol.Processes()),
+        (["Down"], protocol.Down()),
+    ):
+        assert frames.to_json(request) == protocol.encode(message)
+    start = protocol.StartProcess("h1", "web", ("sh",), (("A", "b"),), None, (1, 2, ()), Restart.ALWAYS, None, True)
+    started = ("h1", "web", ("sh",), (("A", "b"),), None, (1, 2, ()), "always", None, True)
+    assert lab_client.start_request(*started) == protocol.encode(start)
+    assert lab_client.stop_request("h1", "web", 15) == protocol.encode(protocol.StopProcess("h1", "web", 15))
     assert lab_client.signal_group_request(7, 15) == protocol.encode(protocol.SignalGroup(7, 15))
     fields = ("h1", ("sh", "\udcff"), (("A", "b"),), "/", (True, False, True), (0, 0, (4,)), (24, 80), True, True)
     spawn = protocol.Spawn(

@@ -10,7 +10,7 @@ import pytest
 
 from labctl.lab.client.handle import Lab
 from labctl.lab.client.watched_process import WatchedProcess
-from labctl.lab.protocol import ProcessState
+from labctl.lab.description import ProcessState
 from tests.integration.detached import becomes
 from tests.labs import pair_plan
 

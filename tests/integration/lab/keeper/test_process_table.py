@@ -19,7 +19,8 @@ from labctl.errors import InputError, KernelError, LabError, LabImpossible
 from labctl.kernel.privilege import read_grant
 from labctl.lab.client import lab_directory
 from labctl.lab.client.handle import Lab
-from labctl.lab.protocol import HALF_BYTES, ProcessInfo, ProcessState
+from labctl.lab.description import ProcessInfo, ProcessState
+from labctl.lab.protocol import HALF_BYTES
 from labctl.topology.model import Restart
 from tests.integration.detached import WAIT_S, becomes, comm_of, keeper_of, running, state_of
 from tests.labs import output, pair_plan, shell
