@@ -158,9 +158,9 @@ class Container:
         """Return what all processes of the container use now."""
         return Usage.of(descendants(self._process.pid))
 
-    def left_after(self, before: Contents) -> list[str]:
-        """Wait until everything that is new since `before` has gone, at most 10 s; describe what has not."""
-        until = time.monotonic() + _GONE_S
+    def left_after(self, before: Contents, timeout_s: float = _GONE_S) -> list[str]:
+        """Wait until everything that is new since `before` has gone; describe what has not in time."""
+        until = time.monotonic() + timeout_s
         while (left := self.contents().since(before)) and time.monotonic() < until:
             time.sleep(0.005)  # noqa: TID251 - processes of other containers notify nobody
         return left

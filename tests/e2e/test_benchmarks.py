@@ -14,8 +14,10 @@ import pytest
 
 from tests.benchmarks import documents, formats
 from tests.benchmarks.__main__ import SUITES
+from tests.benchmarks.container import BuilderFailed, Container
 from tests.benchmarks.plot import svg
 from tests.benchmarks.results import Plot, Section, Table
+from tests.benchmarks.suites.builders import Measured, _too_long
 from tests.patience import patient
 from tests.skips import needs_programs
 
@@ -42,6 +44,50 @@ def test_builders_build_networks_that_work_and_leave_nothing(tmp_path: Path) -> 
         for measured in of.values():
             assert len(measured["build"]) == 3
             assert (measured["left"], measured["failures"], measured["not_run"]) == ([], [], "")
+
+
+CARELESS = """
+import os, subprocess
+from tests.benchmarks.builders.contract import serve
+
+class Careless:
+    def build(self, shape, size):
+        os.mkdir("/run/netns")
+        open("/run/netns/h1", "w").close()
+        subprocess.Popen(["sleep", "60"])
+        subprocess.run(["ip", "link", "add", "left", "type", "veth"], check=True)
+
+    def ends(self):
+        raise LookupError("there is no h2")
+
+    def close(self):
+        pass
+
+serve(Careless())
+"""
+
+
+@needs_programs("unshare", "ip")
+def test_what_a_builder_leaves_and_its_errors_are_reported(tmp_path: Path) -> None:
+    with Container([sys.executable, "-c", CARELESS], tmp_path) as container:
+        container.ready_s(patient(20))
+        before = container.contents()
+        container.request("build pair 2", patient(20))
+        container.request("close", patient(20))
+        assert [line.partition(":")[0] for line in container.left_after(before, 0.1)] == [
+            "processes",
+            "names",
+            "interfaces",
+        ]
+        with pytest.raises(BuilderFailed, match="LookupError: there is no h2"):
+            container.request("exchange", patient(20))
+
+
+def test_a_size_that_would_take_longer_than_the_budget_is_not_run() -> None:
+    small = Measured(build=[2.0, 3.0])
+    assert _too_long(100, {10: small, 100: Measured()}, 30) == ""
+    assert _too_long(1000, {10: small, 1000: Measured()}, 30) == "10 hosts took 2 s, so 1000 would take over 30 s"
+    assert _too_long(1000, {10: Measured(not_run="no time"), 1000: Measured()}, 30) == "no time"
 
 
 @pytest.mark.parametrize("suite", sorted(SUITES.keys() - {"builders"}))
