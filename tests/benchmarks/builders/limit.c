@@ -257,12 +257,6 @@ static void add_node(int node)
 	close(sock);
 }
 
-static void add_host(int node)
-{
-	add_node(node);
-	write_file("/proc/sys/net/ipv4/ping_group_range", "0 0");
-}
-
 static void configure(int index, int number)
 {
 	uint32_t ipv4 = htonl(0x0a000000 + number);
@@ -293,7 +287,7 @@ static void build_star(int hosts)
 	write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
 	write_file("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
 	for (int host = 1; host <= hosts; host++)
-		add_host(host);
+		add_node(host);
 	set_up(1);
 	add_bridge(2);
 	flush(sockets[0]);
@@ -324,7 +318,7 @@ static void build_star(int hosts)
 static void build_line(int hosts)
 {
 	for (int host = 0; host < hosts; host++)
-		add_host(host);
+		add_node(host);
 	enter(home_fd);
 	for (int host = 0; host + 1 < hosts; host++)
 		add_veth(host, host, "eth1", 3, 0, host + 1, 2);
