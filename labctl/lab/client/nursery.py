@@ -39,6 +39,7 @@ _FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _ATTEMPTS = 3  # somebody may kill a nursery between two requests
 _REPLY_TIMEOUT_S = 30.0
 _STOPPED_CHECK_INTERVAL_S = 0.5
+_END_TIMEOUT_MS = 2000
 _LAST_WORDS_BYTES = 4000
 _STATUS_LINES = (  # of proc_pid_status(5): what a child inherits
     *(b"Umask", b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb"),
@@ -70,6 +71,7 @@ class Nursery(Struct, frozen=True):
         except ConnectionError as error:  # EPIPE, ECONNRESET
             raise _Unusable from error
         if not reply:
+            self.has_ended(_END_TIMEOUT_MS)  # when it has written its last words
             raise _Unusable
         number, pid = BOOT_REPLY.unpack(reply)
         if number:
@@ -97,8 +99,8 @@ class Nursery(Struct, frozen=True):
         size = os.fstat(self.errors).st_size
         return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
 
-    def has_ended(self, timeout_ms: int | None = 0) -> bool:
-        """Whether the process has ended within the time (None: wait for it); reaps it then."""
+    def has_ended(self, timeout_ms: int = 0) -> bool:
+        """Whether the process has ended within the time; reaps it then."""
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
         if not poller.poll(timeout_ms):
@@ -109,9 +111,10 @@ class Nursery(Struct, frozen=True):
 
     def kill(self) -> None:
         """End the process, and with it every boot that it has forked, and reap it."""
-        with contextlib.suppress(ProcessLookupError):
+        self.control.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # this process may be another user's since
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        self.has_ended(None)
+        self.has_ended(_END_TIMEOUT_MS)
         self.close()
 
     def close(self) -> None:
@@ -128,6 +131,7 @@ class Nurseries:
         self._current: Nursery | None = None
         self._retired: list[Nursery] = []
         self._lock = threading.Lock()
+        self._owner = os.getpid()
 
     @property
     def all(self) -> tuple[Nursery, ...]:
@@ -158,21 +162,23 @@ class Nurseries:
         raise MachineError(f"lab: cannot start its keeper: the process for it ends at once. Its last words:\n{words}")
 
     def close(self) -> None:
-        """End all of them, and the labs that they have started."""
-        with self._locked(monotonic() + _REPLY_TIMEOUT_S):
+        """End all of them, and the labs that they have started, unless another thread is just starting one."""
+        with contextlib.suppress(DeadlineExceeded), self._locked(monotonic() + _END_TIMEOUT_MS / 1000):
             self._retire()
             while self._retired:
                 self._retired.pop().kill()
 
     def forget(self) -> None:
         """In a process that this one has forked: close the copies of descriptors."""
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), os.getpid()
         nurseries, self._current, self._retired = self.all, None, []
         for nursery in nurseries:
             nursery.close()
 
     @contextlib.contextmanager
     def _locked(self, until: float) -> Iterator[None]:
+        if self._owner != os.getpid():
+            self.forget()  # forked in a way that Python does not notice
         if not self._lock.acquire(timeout=max(0.0, until - monotonic())):
             raise DeadlineExceeded("lab: another thread does not finish to start a lab. Is the machine overloaded?")
         try:

@@ -6,6 +6,7 @@ as soon as its last boot has ended.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import gc
 import os
@@ -18,8 +19,7 @@ from functools import cache
 from ipaddress import ip_interface
 from typing import Self
 
-from labctl.errors import LabctlError
-from labctl.kernel import capabilities, privilege, processes, rtnl, syscalls
+from labctl.kernel import processes, rtnl, syscalls
 from labctl.lab import protocol
 from labctl.lab.keeper import boot
 from labctl.lab.keeper.file_tree import owned_run_directories
@@ -81,11 +81,8 @@ def _prepare_lab() -> None:
     rtnl.new_veth(first, second)
     for address in addresses:
         rtnl.new_address(2, address)
-    with suppress(LabctlError, OSError):  # without /proc, which the first lab reports
-        capabilities.effective_capabilities()
-        privilege.highest("uid")
-    gc.enable()  # disabled during the imports, which make no garbage
-    gc.collect()
+    codecs.lookup("ascii")  # of files in /proc
+    gc.enable()  # disabled during the imports, which leave so little garbage that searching for it does not pay
     gc.freeze()  # collections in forked children then leave these pages shared
 
 
@@ -97,7 +94,6 @@ def _prepare_programs() -> None:
     assert server
     messages.decode(messages.encode(messages.SystemCall(""))[messages.LENGTH_BYTES :], messages.SystemCall)
     owned_run_directories()
-    gc.collect()
     gc.freeze()
 
 

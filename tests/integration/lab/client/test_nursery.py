@@ -20,6 +20,7 @@ from labctl.lab.client.handle import Lab
 from labctl.lab.client.nursery import nurseries
 from tests.integration.detached import becomes, state_of
 from tests.labs import output, pair_plan
+from tests.skips import for_root
 
 ROOT = Path(__file__).parents[4]
 WAIT_S = 20.0
@@ -32,8 +33,9 @@ def nursery_pid() -> int:
 
 def run_script(script: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
+    assert done.stderr == ""
     return done.stdout
 
 
@@ -209,6 +211,30 @@ with Lab.open(pair_plan()):
 
 def test_a_process_that_the_owner_forked_has_its_own() -> None:
     run_script(FORKING)
+
+
+def test_a_process_that_was_forked_without_python_noticing_has_its_own() -> None:
+    run_script(
+        FORKING.replace("os.fork()", "ctypes.CDLL(None).fork()")
+        .replace("import os", "import ctypes, os", 1)
+        .replace("assert nurseries.all == ()", "pass")
+    )
+
+
+CHANGING_USER = """
+import os
+from labctl.lab.client.handle import Lab
+from tests.labs import pair_plan
+Lab.open(pair_plan()).close()
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+"""
+
+
+@for_root("becoming another user")
+def test_an_owner_that_becomes_another_user_ends_without_an_error() -> None:
+    assert run_script(CHANGING_USER) == ""
 
 
 def test_at_the_end_of_its_owner_the_nursery_has_ended() -> None:
