@@ -113,6 +113,15 @@ def become(uid: int, gid: int, groups: tuple[int, ...]) -> None:
     os.setresuid(uid, uid, uid)
 
 
+def set_environment(environment: Mapping[str, str]) -> None:
+    """Make it the calling process's environment, of which it has the most: setting all takes three times as long."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
 def keep_only(*descriptors: int) -> None:
     """Close every descriptor of this process but `descriptors`."""
     first = 0

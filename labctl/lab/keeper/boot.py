@@ -80,6 +80,7 @@ def _run(
     try:
         if refused is not None:
             raise refused
+        processes.set_environment(dict(request.environment))  # the nursery's is that of the owner's first lab
         if directory is not None:
             directory.record_boot(os.getpid(), processes.start_time(os.getpid()))
         external = None

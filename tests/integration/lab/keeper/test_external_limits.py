@@ -60,6 +60,12 @@ def groups() -> list[str]:
 
 
 @needs(Controller.PIDS)
+def test_the_record_is_in_the_state_directory_that_the_environment_names_now(tmp_path: Path) -> None:
+    with limited("pids: 30"):
+        assert list((tmp_path / "@outside").iterdir())
+
+
+@needs(Controller.PIDS)
 def test_a_fork_bomb_is_bounded_and_other_hosts_go_on() -> None:
     with limited("pids: 30") as lab:
         bomb = lab.spawn("a", ["sh", "-c", "bomb() { bomb | bomb & }; bomb; exec sleep 100"])
