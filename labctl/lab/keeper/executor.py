@@ -199,11 +199,19 @@ class Execution:
     def flush(self) -> None:
         """Send everything that is queued, switches last: a bridge comes up when all its ports exist.
 
-        KernelError for the first refusal, when everything has been sent.
+        Routes whose gateway was not found are sent once more: Linux 6.18, which adds IPv6 routes without the lock of
+        interfaces, found no route to the network of an interface in one of some forty networks of 300 routers, while
+        it handled the carriers of links. KernelError for the first refusal, when everything has been sent.
         """
         refusals = self._sent_links()
         for node in sorted(self._queue.nodes, key=lambda name: self._nodes[name].kind is NodeKind.SWITCH):
-            refusals += self._sent(node)
+            refused = self._sent(node)
+            again = [one for one in refused if one.errno == errno.EHOSTUNREACH and not one.origin.tolerated]
+            for one in again:
+                if isinstance(one.origin.operation, AddRoute):
+                    refused.remove(one)
+                    self.add(one.origin.operation)
+            refusals += refused + (self._sent(node) if again else [])
         raise_first(refusals)
 
     def reassign_addresses(self, node: str, ifname: str) -> None:

@@ -6,11 +6,12 @@ import errno
 import os
 import socket
 import subprocess
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv6Address, ip_address, ip_interface, ip_network
 
 import pytest
 
 from labctl.errors import KernelError
+from labctl.kernel import rtnl
 from labctl.kernel.namespaces import read_sysctl
 from labctl.kernel.routes import KERNEL
 from labctl.lab.keeper.executor import execute
@@ -30,7 +31,7 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
-from labctl.topology.model import NodeKind
+from labctl.topology.model import Address, NodeKind, Prefix
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.lab.keeper.test_netlink_queue import refusal
 from tests.integration.networks import mac, pair, routed, star
@@ -311,6 +312,30 @@ def test_every_group_may_open_icmp_datagram_sockets_on_hosts() -> None:
         for family, protocol in ((socket.AF_INET, socket.IPPROTO_ICMP), (socket.AF_INET6, socket.IPPROTO_ICMPV6)):
             for node in ("client", "server"):
                 lab.nodes.socket(node, family, socket.SOCK_DGRAM, protocol).close()
+
+
+@inside
+@pytest.mark.parametrize("mistakes", [1, 2])
+def test_a_route_whose_gateway_is_not_found_is_sent_once_more(mistakes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, made = rtnl.new_route, []
+
+    def new_route(index: int, destination: Prefix, gateway: Address) -> bytes:
+        if destination.version == 6:
+            made.append(gateway)
+            if len(made) <= mistakes:
+                gateway = IPv6Address("2001:db8:9::9")  # on no network of the node: EHOSTUNREACH
+        return make(index, destination, gateway)
+
+    monkeypatch.setattr(rtnl, "new_route", new_route)
+    *others, route = routed()
+    assert isinstance(route, AddRoute)
+    routes = [one for one in others if isinstance(one, AddRoute)]
+    with NetworkLab(*(one for one in others if one not in routes)) as lab:
+        if mistakes == 1:
+            lab.apply(route)
+        else:
+            assert refusal(lab, route).errno == errno.EHOSTUNREACH
+    assert len(made) == 2
 
 
 @pytest.mark.stock_kernel
