@@ -208,9 +208,13 @@ def _closed(measured: Measured) -> str:
 def _remarks(results: dict[str, dict[int, Measured]]) -> Iterator[str]:
     """What a reader must know of builds that were not run, failed, left something or were slow to work."""
     for name, of in results.items():
+        reasons: set[str] = set()
         for size, one in of.items():
             subject = f"{name}, {size:,} hosts"
+            if one.not_run in reasons:
+                continue  # nor were larger networks
             if one.not_run:
+                reasons.add(one.not_run)
                 yield f"{subject}: not run: {one.not_run}."
             elif one.failures:
                 attempts = len(one.failures) + len(one.build)
