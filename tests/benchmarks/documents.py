@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.benchmarks import formats
 from tests.benchmarks.plot import svg
 from tests.benchmarks.results import Section
 
+_LINE = 120
 _HEADLINES = 3  # suites that have one; the sentence is replaced as a whole
 _ROOT = Path(__file__).resolve().parents[2]
 PAGES = (_ROOT / "README.md", _ROOT / "docs" / "index.md", _ROOT / "docs" / "performance.md")
@@ -24,10 +26,10 @@ MARK = re.compile(r"(<!-- benchmark: ([\w-]+) -->\n).*?(<!-- /benchmark -->)", r
 def update(machine: dict[str, str], sections: Sequence[Section]) -> None:
     """Replace the text of every mark that these sections have figures for, and their plots."""
     texts = {section.name: formats.markdown(section, PICTURES) for section in sections}
-    texts["machine"] = formats.machine_sentence(machine)
+    texts["machine"] = textwrap.fill(formats.machine_sentence(machine), _LINE)
     headlines = [section.headline for section in sections if section.headline]
     if len(headlines) == _HEADLINES:
-        texts["headline"] = " ".join(headlines)
+        texts["headline"] = textwrap.fill(" ".join(headlines), _LINE)
     for page in PAGES:
         page.write_text(filled(page.read_text(), texts))
     folder = _ROOT / "docs" / PICTURES
