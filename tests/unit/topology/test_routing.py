@@ -326,3 +326,15 @@ def test_hosts_of_one_segment_with_several_routers_share_the_search() -> None:
     assert number == 3
     assert len(routes["h-1"]) == 4
     assert routes["h-1"] == routes["h-2"] == routes["h-3"]
+
+
+def test_what_lies_behind_the_way_to_the_outside_needs_no_route_of_its_own() -> None:
+    topology = resolved(
+        "hosts: {h: {count: 40}}",
+        "routers: {out: {nat: true}, r: {count: 40}}",
+        "links:",
+        "  - [out, r-1]",
+        *(f"  - [r-{one}, r-{one + 1}]" for one in range(1, 40)),
+        *(f"  - [h-{one}, r-{one}]" for one in range(1, 41)),
+    )
+    assert [str(route.destination) for route in topology.node("r-40").routes] == ["0.0.0.0/0", "::/0"]
