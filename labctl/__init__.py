@@ -20,16 +20,7 @@ if TYPE_CHECKING:
     from labctl.api.async_program import AsyncProgram
     from labctl.api.host import Host, Link
     from labctl.api.journal import Activity, ActivityKind
-    from labctl.api.lab import (
-        Lab,
-        Reachability,
-        ScenarioFailed,
-        ScenarioRun,
-        Socket,
-        State,
-        Transport,
-        enter_private_network,
-    )
+    from labctl.api.lab import Lab, Reachability, ScenarioFailed, ScenarioRun, enter_private_network
     from labctl.api.program import Completed, Program
     from labctl.api.topology import Topology
     from labctl.documents.diagnostics import DocumentError
@@ -47,6 +38,7 @@ if TYPE_CHECKING:
         ProgramNotReady,
         ProgramTimedOut,
     )
+    from labctl.observe.network import Socket, State, Transport
 
 __version__ = "0.1.0"
 
@@ -93,12 +85,10 @@ _HOMES = {
     "api.async_program": ("AsyncProgram",),
     "api.host": ("Host", "Link"),
     "api.journal": ("Activity", "ActivityKind"),
-    "api.lab": (
-        *("Lab", "Reachability", "ScenarioFailed", "ScenarioRun", "Socket", "State", "Transport"),
-        "enter_private_network",
-    ),
+    "api.lab": ("Lab", "Reachability", "ScenarioFailed", "ScenarioRun", "enter_private_network"),
     "api.program": ("Completed", "Program"),
     "api.topology": ("Topology",),
+    "observe.network": ("Socket", "State", "Transport"),
     "documents.diagnostics": ("DocumentError",),
 }
 

@@ -16,8 +16,6 @@ from labctl.api.core import Core, not_found
 from labctl.api.host import Host, Link
 from labctl.api.journal import Activity, ActivityKind, Journal, show_command, tail
 from labctl.errors import LabctlError
-from labctl.observe.network import Socket, State, Transport
-from labctl.observe.ping import PingPair, choose_pairs, is_sample, ping_pairs, pingable_nodes
 from labctl.scenario.model import Cancellation, Scenario
 from labctl.scenario.results import CallRecord, Listener, Outcome, ScenarioInfo, ScenarioResult, StepResult
 from labctl.structs import Struct
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from labctl.api.core import Core
     from labctl.api.program import Program
     from labctl.api.topology import Topology
+    from labctl.observe.ping import PingPair
     from labctl.scenario.model import Scenario
 
 
@@ -194,9 +193,6 @@ class Reachability(Struct, frozen=True):
         return all(found)
 
 
-__all__ = ["Socket", "State", "Transport"]
-
-
 def enter_private_network() -> bool:
     """Give this process a network of its own, so that `Host.netns()` enters hosts in the kernel without root.
 
@@ -356,6 +352,8 @@ class Lab:
         with core.journal.noting("", ActivityKind.PING, "all hosts") as entry:
             if family not in _FAMILIES:
                 raise ValueError(f"family={family!r}: 4, 6, AF_INET, AF_INET6, or None for both")
+            from labctl.observe.ping import choose_pairs, is_sample, ping_pairs, pingable_nodes
+
             hosts = pingable_nodes(core.plan, routers=False)
             chosen = choose_pairs(core.plan, hosts, every_pair=every_pair)
             pairs = [pair for pair in chosen if pair.family in _FAMILIES[family]]

@@ -35,6 +35,7 @@ topology.model unpatched
 """
 CLIENT = """
 kernel kernel.processes kernel.sockaddr lab lab.client lab.client.boot_process lab.client.connection lab.client.handle
+lab.description
 lab.client.lab_client lab.client.lab_directory lab.client.nursery lab.client.nursery_fork lab.client.process
 lab.client.registry lab.client.rpc_client lab.client.state_dir lab.description lab.frames
 lab.protocol
@@ -57,9 +58,8 @@ scenario.step_checker scenario.steps
 """
 UP = "cli.lifecycle kernel.capabilities topology.parse topology.parse_node topology.schema"
 API = """
-api api.core api.host api.journal api.lab api.program api.sockets kernel.icmp kernel.link_state kernel.message_templates
-kernel.netlink kernel.routes kernel.rtnl kernel.sock_diag observe observe.network observe.ping plan.hosts_files programs
-programs.output programs.program programs.waiting scenario scenario.model scenario.results
+api api.core api.host api.journal api.lab api.program api.sockets plan.hosts_files programs programs.output
+programs.program programs.waiting scenario scenario.model scenario.results
 """
 NAME = f"imports-{os.getpid()}"
 

@@ -21,7 +21,7 @@ BASE = frozenset({"clock", "errors", "names", "patterns", "printable", "structs"
 # What each room may import beside itself. `labctl` stands for the package's own __init__: its version, and the names
 # of the API, which it imports when they are asked for.
 ALLOWED: dict[str, frozenset[str]] = {
-    "labctl": frozenset({"api", "documents", "errors"}),
+    "labctl": frozenset({"api", "documents", "errors", "observe"}),
     "clock": frozenset(),
     "errors": frozenset({"printable"}),
     "names": frozenset({"errors"}),
