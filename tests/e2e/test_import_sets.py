@@ -35,10 +35,8 @@ topology.model unpatched
 """
 CLIENT = """
 kernel kernel.processes kernel.sockaddr lab lab.client lab.client.boot_process lab.client.connection lab.client.handle
-lab.description
 lab.client.lab_client lab.client.lab_directory lab.client.nursery lab.client.nursery_fork lab.client.process
-lab.client.registry lab.client.rpc_client lab.client.state_dir lab.description lab.frames
-lab.protocol
+lab.client.registry lab.client.rpc_client lab.client.state_dir lab.description lab.frames lab.protocol
 """
 CLI = """
 cli cli.command_line cli.command_table cli.exit cli.files cli.lab_selection cli.main printable report report.terminal
