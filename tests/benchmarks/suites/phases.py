@@ -6,12 +6,16 @@ import cProfile
 import os
 import pstats
 import re
+import resource
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
 
 from labctl import Lab
+from tests.benchmarks.container import descendants
 from tests.benchmarks.options import Options, progress
 from tests.benchmarks.results import Section, Table, median, milliseconds
 from tests.benchmarks.suites.commands import LABCTL
@@ -27,24 +31,19 @@ def run(options: Options) -> Section:
     repetitions = 1 if options.quick else 7
     commands, samples = _commands(options, repetitions)
     labs = 3 if options.quick else 50
-    rooms, total, cpu = _lab(labs)
+    timed_labs, lab_samples = _labs(labs)
+    rooms = _profiled(labs)
+    total = sum(rooms.values())
     shown = [
         (name, seconds) for name, seconds in sorted(rooms.items(), key=lambda item: -item[1]) if seconds >= total / 100
     ]
     rest = total - sum(seconds for _, seconds in shown)
     rows = [(name, milliseconds(seconds / labs), f"{seconds / total * 100:.0f} %") for name, seconds in shown]
     rows.append(("everything below 1 %", milliseconds(rest / labs), f"{rest / total * 100:.0f} %"))
-    profile = Table(
-        '`Lab("pair")` opened and closed in a running process, by the code that runs there, under cProfile',
-        ("", "time", "share"),
-        tuple(rows),
-        (
-            f"Without the profiler: {milliseconds(cpu[0])}, with {milliseconds(cpu[1])} of CPU time in this process.",
-            "While it waits, the nursery forks the lab's processes, and the keeper creates the network.",
-        ),
-    )
-    samples["Lab"] = {name: seconds / labs for name, seconds in rooms.items()}
-    return Section("phases", "Where the time goes", (commands, profile), samples=samples)
+    title = "The same in the process that opens the lab, by the code that runs, under cProfile"
+    profile = Table(title, ("", "time", "share"), tuple(rows))
+    samples |= {"Lab": lab_samples, "rooms": {name: seconds / labs for name, seconds in rooms.items()}}
+    return Section("phases", "Where the time goes", (commands, timed_labs, profile), samples=samples)
 
 
 def _commands(options: Options, repetitions: int) -> tuple[Table, dict[str, object]]:
@@ -103,16 +102,45 @@ def _imports(words: tuple[str, ...]) -> dict[str, float]:
     return took
 
 
-def _lab(count: int) -> tuple[dict[str, float], float, tuple[float, float]]:
-    """Return the profiled seconds of `count` labs by room, their sum, and medians of time and CPU time without it."""
-    with Lab("pair"):
-        pass
-    times = []
-    for _ in range(count):
-        began = time.perf_counter(), time.process_time()
+def _labs(count: int) -> tuple[Table, dict[str, float]]:
+    """Open and close labs, and split what one takes between this process and the lab's processes."""
+    for _ in range(2):
         with Lab("pair"):
             pass
-        times.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    times = []
+    before, own = _cpu_of_others_s(), time.process_time()
+    for _ in range(count):
+        began = time.perf_counter()
+        with Lab("pair"):
+            pass
+        times.append(time.perf_counter() - began)
+    own = time.process_time() - own
+    user, system = (after - first for after, first in zip(_cpu_of_others_s(), before, strict=True))
+    phases = {
+        "time": median(times),
+        "CPU time of the process that opens it": own / count,
+        "CPU time of nursery, boot and keeper: Python": user / count,
+        "CPU time of nursery, boot and keeper: kernel": system / count,
+    }
+    rows = tuple((name, milliseconds(seconds)) for name, seconds in phases.items())
+    return Table('`Lab("pair")` opened and closed in a running process', ("", "each lab"), rows), phases
+
+
+def _cpu_of_others_s() -> tuple[float, float]:
+    """Return the user and system time of all children until now, in s (10 ms ticks)."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    user, system, tick_s = ended.ru_utime, ended.ru_stime, 1 / os.sysconf("SC_CLK_TCK")
+    for pid in descendants(os.getpid())[1:]:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+            utime, stime, cutime, cstime = map(int, fields[11:15])
+            user += (utime + cutime) * tick_s
+            system += (stime + cstime) * tick_s
+    return user, system
+
+
+def _profiled(count: int) -> dict[str, float]:
+    """Return the seconds that `count` labs take in this process, by room, under cProfile."""
     profile = cProfile.Profile()
     for _ in range(count):
         profile.enable()
@@ -123,7 +151,7 @@ def _lab(count: int) -> tuple[dict[str, float], float, tuple[float, float]]:
     stats: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     for (file, _, function), (_, _, seconds, _, _) in stats.items():
         rooms[_room(file, function)] += seconds
-    return rooms, sum(rooms.values()), (median([one for one, _ in times]), median([cpu for _, cpu in times]))
+    return rooms
 
 
 def _room(file: str, function: str) -> str:
