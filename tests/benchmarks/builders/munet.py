@@ -11,10 +11,25 @@ from munet.parser import async_build_topology  # type: ignore[import-not-found] 
 
 from tests.benchmarks.builders.contract import OpenSocket, address, in_namespace, serve
 
+# munet looks for the child of a process that it has just started, and fails when it comes too early.
+_PATIENT_PGREP = """\
+#!/bin/sh
+for attempt in 1 2 3 4 5 6 7 8 9 10; do
+    /usr/bin/pgrep "$@" && exit
+    sleep 0.02
+done
+exit 1
+"""
+
 
 class PeerMunet:
     def __init__(self) -> None:
         logging.disable(logging.CRITICAL)
+        os.makedirs("bin", exist_ok=True)
+        with open("bin/pgrep", "w") as file:
+            file.write(_PATIENT_PGREP)
+            os.fchmod(file.fileno(), 0o755)
+        os.environ["PATH"] = f"{os.path.abspath('bin')}:{os.environ['PATH']}"
         self._loop = asyncio.new_event_loop()
 
     def build(self, shape: str, size: int) -> None:
