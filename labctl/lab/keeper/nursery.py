@@ -1,7 +1,7 @@
 """The nursery: a preloaded process that forks a boot for each lab of its owner (docs/decisions/0016).
 
-It is single-threaded, so it may fork, and makes nothing itself. It ends with its owner; and when the owner has hung up,
-as soon as its last boot has ended.
+It is single-threaded, so it may fork, and makes nothing itself. It ends with its owner; when the owner has hung up, as
+soon as its last boot has ended; and some time after the owner's last lab.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from labctl.topology.model import Node, NodeKind
 
 CONTROL = 3  # descriptors from the owner: the socket for requests
 OWNER = 4  # a pidfd of the owner
+IDLE_S = 3.0  # after the last lab, the time that the next one may take to come
 
 
 def main() -> None:
@@ -143,13 +144,17 @@ class Nursery:
         self._labs = 0
 
     def serve(self) -> None:
-        """Answer requests until the owner ends, or has hung up and the last boot with a lab has ended."""
+        """Answer requests until the owner ends; while no boot has a lab, also until it has hung up or `IDLE_S` is over."""
         self._poller.register(self._control, select.POLLIN)
         if not self._poller.poll(0):  # else the lab that the owner waits for comes first
             _prepare_programs()
         self._poller.register(OWNER, select.POLLIN)
         while self._control.fileno() != -1 or self._boots:
-            for descriptor, _ in self._poller.poll():
+            is_idle = self._labs > 0 and not self._boots
+            events = self._poller.poll(IDLE_S * 1000 if is_idle else None)
+            if not events:
+                return  # the owner's next lab starts another nursery
+            for descriptor, _ in events:
                 if descriptor == OWNER:
                     return  # and every boot with this process
                 if descriptor in self._boots:

@@ -242,6 +242,23 @@ def test_at_the_end_of_its_owner_the_nursery_has_ended() -> None:
     assert not Path(f"/proc/{int(run_script(script))}").exists()
 
 
+def test_a_while_after_the_last_lab_a_program_has_no_child_left() -> None:
+    waited = """
+import os, sys
+from labctl import Lab
+with Lab("pair"):
+    pass
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    print("no child")
+with Lab("pair") as lab:
+    print(len(lab.hosts))
+"""
+    assert run_script(waited) == "no child\n2\n"
+
+
 def test_a_program_that_opens_no_lab_has_no_nursery() -> None:
     script = "from labctl import Lab, Topology; from labctl.lab.client.nursery import nurseries; print(nurseries.all)"
     assert run_script(script) == "()\n"
