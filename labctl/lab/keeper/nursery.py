@@ -144,7 +144,7 @@ class Nursery:
         self._labs = 0
 
     def serve(self) -> None:
-        """Answer requests until the owner ends; while no boot has a lab, also until it has hung up or `IDLE_S` is over."""
+        """Answer requests until the owner ends; without a lab, also until it has hung up or `IDLE_S` is over."""
         self._poller.register(self._control, select.POLLIN)
         if not self._poller.poll(0):  # else the lab that the owner waits for comes first
             _prepare_programs()
