@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -43,6 +44,7 @@ from labctl.structs import Struct
 
 ADDRESS_TIMEOUT_S = 10.0  # between two; about a millisecond, unless the kernel is freeing many namespaces
 QUIET_S = 0.05  # without a notification; then the keeper looks for itself
+LOOK_AGAIN_S = 0.002  # without notifications
 Value = TypeVar("Value")
 DESCRIPTORS = "A lab takes about two descriptors a node; see `ulimit -n`."
 
@@ -75,6 +77,7 @@ class NetlinkQueue:
         self._at_home: Batch[Origin] | None = None
         self._added = 0
         self._listener: socket.socket | None = None
+        self._may_listen = True
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -129,11 +132,14 @@ class NetlinkQueue:
 
     def expect_address(self, node: str, index: int, packed: bytes) -> None:
         """Expect that an address, which a queued message adds, comes into use."""
-        if self._listener is None:
+        if self._listener is None and self._may_listen:
             # One socket for all nodes: the kernel offers each notification to every listening socket of the machine.
             with kernel_errors("the lab", "listen to its namespaces"):
                 groups = (rtnl.RTNLGRP_IPV6_IFADDR,)
-                self._listener = self._stack.enter_context(open_socket(NETLINK_ROUTE, groups, all_namespaces=True))
+                try:
+                    self._listener = self._stack.enter_context(open_socket(NETLINK_ROUTE, groups, all_namespaces=True))
+                except PermissionError:  # it requires CAP_NET_BROADCAST, which root in a container often lacks
+                    self._may_listen = False
         self.expected_addresses[index, packed] = node
 
     def await_addresses(self) -> None:
@@ -158,6 +164,8 @@ class NetlinkQueue:
     def read_notifications(self, within_s: float = 0.0) -> bool:
         """Read the notifications that have arrived; return False if none arrives in time."""
         if self._listener is None:
+            if within_s:
+                select.poll().poll(LOOK_AGAIN_S * 1000)
             return False
         self._listener.settimeout(max(0.0, within_s))
         has_read = False

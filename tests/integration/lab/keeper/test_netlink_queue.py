@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from labctl.errors import KernelError, LabImpossible, MachineError
 from labctl.kernel import netlink, rtnl
 from labctl.kernel.netlink import Refused
+from labctl.kernel.syscalls import drop_capabilities
 from labctl.lab.keeper import netlink_queue
 from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first
 from labctl.lab.keeper.nodes import NodeTable
@@ -33,6 +34,7 @@ from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import mac, pair, star
 from tests.patience import patient
 
+CAP_NET_BROADCAST = 11  # linux/capability.h
 FIRST_REPLY_S = patient(0.9)  # a lost first packet is repeated after a second
 
 
@@ -188,6 +190,22 @@ def test_addresses_whose_notifications_the_kernel_drops_are_found_by_their_group
     with NetworkLab(*star(100)) as lab:
         assert len(lab.nodes) == 101
     assert find.called
+
+
+@inside
+def test_addresses_come_into_use_before_the_end_without_cap_net_broadcast() -> None:
+    """Root in a container often lacks it; the kernel then refuses to let a socket listen to other namespaces."""
+    drop_capabilities((CAP_NET_BROADCAST,))
+    with pytest.raises(PermissionError):
+        netlink.open_socket(netlink.NETLINK_ROUTE, all_namespaces=True)
+    with NetworkLab(*star(20)) as lab, ExitStack() as stack:
+        queue = NetlinkQueue(lab.nodes, stack)
+        for number in range(1, 21):
+            interface = lab.nodes.interface(f"h{number}", "eth0")
+            assert interface is not None
+            joined = rtnl.multicast_groups(queue.route_socket(f"h{number}"))
+            packed = ip_address(f"fd00::{number:x}").packed
+            assert (interface.index, rtnl.SOLICITED_NODE + packed[-3:]) in joined
 
 
 @contextmanager
