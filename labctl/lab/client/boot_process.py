@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
-from labctl.errors import DeadlineExceeded, InputError, LabImpossible, describe_errno
-from labctl.lab.client.nursery import cannot_start, nurseries
+from labctl.errors import DeadlineExceeded, InputError, LabImpossible, MachineError, describe_errno
+from labctl.lab.client.nursery import Unusable, cannot_start, nurseries
 from labctl.lab.protocol import EPHEMERAL, STAYS
 from labctl.structs import Struct
 from labctl.topology.model import Exposure, Node, Transport
@@ -92,6 +92,7 @@ def _hint(exposure: Exposure, number: int) -> str:
 
 
 _LAST_WORDS_BYTES = 4000
+_ATTEMPTS = 3  # somebody may kill or stop a nursery between two requests
 
 
 class Boot(Struct):
@@ -112,26 +113,37 @@ class Boot(Struct):
         any thread. MachineError if the process cannot be started, DeadlineExceeded.
         """
         try:
-            with ExitStack() as ours, ExitStack() as theirs:
-                return cls._started(ours, theirs, errors)
+            with ExitStack() as ours:
+                if errors is None:
+                    kind, errors = EPHEMERAL, os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
+                else:
+                    kind = STAYS
+                ours.callback(os.close, errors)
+                boot = cls._forked(kind, errors)
+                ours.pop_all()
         except OSError as error:
             raise cannot_start(error) from error
+        return boot
 
     @classmethod
-    def _started(cls, ours: ExitStack, theirs: ExitStack, given_errors: int | None) -> Boot:
-        """`theirs` closes when the child has inherited its descriptors, `ours` if it could not be started."""
-        channel, their_channel = socketpair()
-        ours.callback(channel.close)
-        theirs.callback(their_channel.close)
-        reading, liveness = os.pipe2(os.O_CLOEXEC)
-        theirs.callback(os.close, reading)
-        ours.callback(os.close, liveness)
-        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC) if given_errors is None else given_errors
-        ours.callback(os.close, errors)
-        kind = EPHEMERAL if given_errors is None else STAYS
-        pid, pidfd = nurseries.fork_boot(kind, (their_channel.fileno(), reading, errors))
-        ours.pop_all()
-        return cls(pid, pidfd, channel, liveness, errors)
+    def _forked(cls, kind: str, errors: int) -> Boot:
+        words = ""
+        for _ in range(_ATTEMPTS):
+            with ExitStack() as ours, ExitStack() as theirs:  # `theirs` closes when boot has its descriptors
+                channel, their_channel = socketpair()
+                ours.callback(channel.close)
+                theirs.callback(their_channel.close)
+                reading, liveness = os.pipe2(os.O_CLOEXEC)
+                theirs.callback(os.close, reading)
+                ours.callback(os.close, liveness)
+                try:
+                    pid, pidfd = nurseries.fork_boot(kind, (their_channel.fileno(), reading, errors))
+                except Unusable as error:
+                    words = str(error)
+                    continue
+                ours.pop_all()
+                return cls(pid, pidfd, channel, liveness, errors)
+        raise MachineError(f"lab: cannot start its keeper: the process for it ends at once. Its last words:\n{words}")
 
     def last_words(self) -> str:
         """The end of what boot and keeper wrote to stderr: normally nothing, otherwise a traceback."""

@@ -36,7 +36,6 @@ _BOOTSTRAP = (
 )
 _NAME = "labctl-nursery"
 _FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
-_ATTEMPTS = 3  # somebody may kill a nursery between two requests
 _REPLY_TIMEOUT_S = 30.0
 _STOPPED_CHECK_INTERVAL_S = 0.5
 _END_TIMEOUT_MS = 2000
@@ -49,8 +48,8 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time_f
 _LIMITS = [value for name, value in vars(resource).items() if name.startswith("RLIMIT_")]
 
 
-class _Unusable(Exception):
-    """The nursery has ended, or is stopped by a signal."""
+class Unusable(Exception):
+    """The nursery has ended, or is stopped by a signal. The text is the end of what it wrote to stderr."""
 
 
 class Nursery(Struct, frozen=True):
@@ -63,16 +62,16 @@ class Nursery(Struct, frozen=True):
     inherited: tuple[object, ...]  # what it has inherited
 
     def fork_boot(self, kind: str, descriptors: tuple[int, ...], until: float) -> tuple[int, int]:
-        """Return a new boot's pid and pidfd. OSError as of fork(2), _Unusable, DeadlineExceeded."""
+        """Return a new boot's pid and pidfd. OSError as of fork(2), Unusable, DeadlineExceeded."""
         try:
             socket.send_fds(self.control, [kind.encode()], descriptors)
             self._await_reply(until)
             reply, received, _, _ = socket.recv_fds(self.control, BOOT_REPLY.size, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError as error:  # EPIPE, ECONNRESET
-            raise _Unusable from error
+            raise Unusable from error
         if not reply:
             self.has_ended(_END_TIMEOUT_MS)  # when it has written its last words
-            raise _Unusable
+            raise Unusable
         number, pid = BOOT_REPLY.unpack(reply)
         if number:
             raise OSError(number, os.strerror(number))
@@ -87,7 +86,7 @@ class Nursery(Struct, frozen=True):
         poller.register(self.control, select.POLLIN)
         while not poller.poll(max(0.0, min(until - monotonic(), _STOPPED_CHECK_INTERVAL_S)) * 1000):
             if is_stopped(self.pid):
-                raise _Unusable
+                raise Unusable
             if monotonic() >= until:
                 raise DeadlineExceeded(
                     f"lab: the process {self.pid} that starts its keeper did not answer within {_REPLY_TIMEOUT_S:g} s. "
@@ -144,22 +143,25 @@ class Nurseries:
             self._usable()
 
     def fork_boot(self, kind: str, descriptors: tuple[int, ...]) -> tuple[int, int]:
-        """Return a new boot's pid and pidfd, which the caller owns. OSError, MachineError, DeadlineExceeded."""
+        """Return a new boot's pid and pidfd, which the caller owns. OSError, MachineError, DeadlineExceeded.
+
+        Unusable if the nursery has ended or is stopped: the next call uses another one. It needs other descriptors,
+        because a stopped nursery still has these, and gives them to a boot when it is continued.
+        """
         until = monotonic() + _REPLY_TIMEOUT_S
         with self._locked(until):
-            for _ in range(_ATTEMPTS):
-                nursery = self._usable()
-                try:
-                    return nursery.fork_boot(kind, descriptors, until)
-                except OSError:
-                    raise
-                except _Unusable:
-                    words = nursery.last_words().strip()
-                    self._retire()
-                except BaseException:  # Ctrl-C between request and reply, or late: the next reply would be this one's
-                    self._retire()
-                    raise
-        raise MachineError(f"lab: cannot start its keeper: the process for it ends at once. Its last words:\n{words}")
+            nursery = self._usable()
+            try:
+                return nursery.fork_boot(kind, descriptors, until)
+            except OSError:
+                raise
+            except Unusable as error:
+                words = nursery.last_words().strip()
+                self._retire()
+                raise Unusable(words) from error
+            except BaseException:  # Ctrl-C between request and reply, or late: the next reply would be this one's
+                self._retire()
+                raise
 
     def close(self) -> None:
         """End all of them, and the labs that they have started, unless another thread is just starting one."""

@@ -167,7 +167,11 @@ class Nursery:
 
     def _receive(self) -> None:
         """Receive a request and answer it."""
-        kind, descriptors, _, _ = socket.recv_fds(self._control, 64, BOOT_REQUEST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        kind, descriptors = b"", list[int]()
+        with suppress(ConnectionResetError):  # the owner hung up before it received an answer
+            kind, descriptors, _, _ = socket.recv_fds(
+                self._control, 64, BOOT_REQUEST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
         if not kind:
             self._poller.unregister(self._control)
             self._control.close()
@@ -176,8 +180,11 @@ class Nursery:
             if len(descriptors) != BOOT_REQUEST_DESCRIPTORS:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._answer(kind, descriptors)
+        except BrokenPipeError:
+            pass  # the owner has hung up since its request; the boot, if there is one, reads EOF
         except OSError as error:
-            self._control.send(BOOT_REPLY.pack(error.errno or errno.EIO, 0))
+            with suppress(BrokenPipeError):
+                self._control.send(BOOT_REPLY.pack(error.errno or errno.EIO, 0))
         else:
             self._labs += 1
             if self._labs > 1:

@@ -17,7 +17,7 @@ import pytest
 
 from labctl.errors import MachineError
 from labctl.lab.client.handle import Lab
-from labctl.lab.client.nursery import nurseries
+from labctl.lab.client.nursery import Nursery, nurseries
 from tests.integration.detached import becomes, state_of
 from tests.labs import output, pair_plan
 from tests.skips import for_root
@@ -72,16 +72,46 @@ def test_beside_a_stopped_nursery_its_lab_goes_on_and_the_next_lab_opens() -> No
         assert becomes(lambda: state_of(stopped) == "T")
         with Lab.open(pair_plan()) as following:
             assert output(following, "client", "echo", "x") == "x\n"
-        assert output(lab, "client", "echo", "x") == "x\n"
-        os.kill(stopped, signal.SIGCONT)
+            assert output(lab, "client", "echo", "x") == "x\n"
+            os.kill(stopped, signal.SIGCONT)
+            # It answers now the request that it did not answer in time.
+            assert becomes(lambda: len(children_of(stopped, "labctl-boot")) == 1)
+            for each in (lab, following):
+                for _ in range(5):
+                    assert output(each, "client", "echo", "x") == "x\n"
     assert becomes(lambda: nursery_pid() != stopped and len(nurseries.all) == 1)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_an_interrupted_start_of_a_lab_leaves_the_others_alone(
+    is_answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(nursery: Nursery, until: float) -> None:
+        if is_answered:
+            assert select.select([nursery.control], [], [], WAIT_S)[0]
+        raise KeyboardInterrupt
+
+    with Lab.open(pair_plan()) as lab:
+        used = nursery_pid()
+        with monkeypatch.context() as patched:
+            patched.setattr(Nursery, "_await_reply", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                Lab.open(pair_plan())
+        assert becomes(lambda: len(children_of(used, "labctl-boot")) == 1)
+        assert output(lab, "client", "echo", "x") == "x\n"
+        with Lab.open(pair_plan()) as following:
+            assert output(following, "client", "echo", "x") == "x\n"
+    assert becomes(lambda: state_of(used) == "Z")
+
+
+def children_of(nursery: int, name: str) -> list[int]:
+    children = Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split()
+    return [int(each) for each in children if Path(f"/proc/{each}/comm").read_text() == f"{name}\n"]
 
 
 def waiting() -> list[int]:
     """The boots that wait for a lab."""
-    pid = nursery_pid()
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(each) for each in children if Path(f"/proc/{each}/comm").read_text() == "labctl-nursery\n"]
+    return children_of(nursery_pid(), "labctl-nursery")
 
 
 def test_from_the_second_lab_on_a_boot_waits_for_the_next() -> None:
