@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without the enums of `signal`
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main() -> NoReturn:
     """Run the command and end the process with its exit status."""
     status = run_command()
+    for number in _STOPPING:
+        if signal.getsignal(number) == _stop:  # nothing is left to undo; an exit function would print a traceback
+            signal.signal(number, signal.SIG_DFL)
     threading, atexit = sys.modules.get("threading"), sys.modules.get("atexit")
     if threading is not None and threading.active_count() > 1:
         sys.exit(status)  # which waits for the other threads
@@ -93,7 +98,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _handle_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
 

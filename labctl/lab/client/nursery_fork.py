@@ -32,20 +32,24 @@ def fork_ahead() -> None:
         assert module  # imported once for both
     if None in (sys.stdin, sys.stdout, sys.stderr):
         return  # closed: their numbers would be those of other descriptors
+    # A signal to the job reaches both at once; the child must not report it as the command does.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
         owner = os.pidfd_open(os.getpid())
         pid = os.fork()
+        if not pid:
+            _become_nursery(theirs.fileno(), owner, errors)
+        os.close(owner)
+        theirs.close()
+        _forked.append((pid, control.detach(), errors))
+        atexit.register(_end)
+        os.register_at_fork(after_in_child=_forked.clear)
     except OSError:
         return  # out of descriptors, perhaps
-    if not pid:
-        _become_nursery(theirs.fileno(), owner, errors)
-    os.close(owner)
-    theirs.close()
-    _forked.append((pid, control.detach(), errors))
-    atexit.register(_end)
-    os.register_at_fork(after_in_child=_forked.clear)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def take() -> tuple[int, int, int] | None:

@@ -100,3 +100,12 @@ def test_signals_that_the_command_ignores_are_not_ignored_by_the_nursery() -> No
     script += "print(*(line.split()[1] for line in open(f'/proc/{pid}/status') if line.startswith('SigIgn')))"
     done = run(script, before="trap '' USR1;")
     assert not int(done.stdout, 16) >> (signal.SIGUSR1 - 1) & 1
+
+
+def test_a_signal_at_once_after_the_fork_does_not_make_the_nursery_act_as_the_command() -> None:
+    script = "import sys, os; sys.argv = ['labctl', 'run', 'no-such-scenario']\n"
+    script += "real = os.fork\ndef fork():\n    pid = real()\n    pid or os.kill(os.getpid(), 2)\n    return pid\n"
+    script += "os.fork = fork\nfrom labctl.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "interrupted" not in done.stderr
