@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 _lock = RLock()  # of threading, which is slower to import
+_BLOCKED_S = 0.1
 
 
 def import_submodule(name: str) -> Any:
@@ -55,16 +56,43 @@ class _Deferred(ModuleType):
     """A module, usually a package, whose code has not run yet."""
 
     def __getattr__(self, name: str) -> Any:
-        with _lock:  # other threads wait for the complete module
+        while not _lock.acquire(timeout=_BLOCKED_S):  # other threads wait for the complete module
+            # But the thread that makes it complete may be waiting for a submodule that this thread imports.
+            if name in vars(self) or self._import_part(name):
+                return ModuleType.__getattribute__(self, name)
+        try:
             if type(self) is _Deferred and not self._import_part(name):
-                self.__class__ = _Initializing
-                try:
-                    vars(self)["__loader__"].exec_module(self)
-                except BaseException:
-                    self.__class__ = _Deferred
-                    raise
-                self.__class__ = ModuleType  # type: ignore[assignment]  # allowed for modules
+                self._initialize()
             return ModuleType.__getattribute__(self, name)  # the class has changed
+        finally:
+            _lock.release()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, which the module's code must not overwrite later: a test replaces a function, for example.
+
+        The import system sets submodules, and attributes such as `__class__`.
+        """
+        if type(self) is _Deferred and not isinstance(value, ModuleType) and not name.startswith("__"):
+            with _lock:
+                self._initialize()
+        ModuleType.__setattr__(self, name, value)  # the class may have changed
+
+    def __dir__(self) -> list[str]:
+        with _lock:
+            self._initialize()
+        return sorted(vars(self))
+
+    def _initialize(self) -> None:
+        """Run the module's code, unless another thread has."""
+        if type(self) is not _Deferred:
+            return
+        self.__class__ = _Initializing
+        try:
+            vars(self)["__loader__"].exec_module(self)
+        except BaseException:
+            self.__class__ = _Deferred
+            raise
+        self.__class__ = ModuleType  # type: ignore[assignment]  # allowed for modules
 
     def _import_part(self, name: str) -> bool:
         """Import the submodule of that name, which sets the attribute; return whether there is one."""

@@ -161,3 +161,55 @@ for thread in threads:
 print(sorted(found), type(slow).__name__)
 """
     assert python(program, tmp_path) == "[1, 2] module"
+
+
+def test_a_thread_that_imports_a_submodule_meanwhile_blocks_no_other_one(tmp_path: Path) -> None:
+    package = tmp_path / "circular"
+    package.mkdir()
+    (package / "__init__.py").write_text("import sys\nbasic = 1\nsys.inside.set()\nfrom circular.slow import value\n")
+    (package / "part.py").write_text("")
+    (package / "error.py").write_text("")
+    (package / "slow.py").write_text(
+        "import sys, circular\nsys.importing.set()\nsys.inside.wait(20)\ncircular.error, circular.basic\nvalue = 2\n"
+    )
+    program = """
+import threading
+sys.inside, sys.importing = threading.Event(), threading.Event()
+import_submodule("circular.part")
+import circular
+importing = threading.Thread(target=lambda: __import__("circular.slow"), daemon=True)
+importing.start()
+sys.importing.wait(20)
+using = threading.Thread(target=lambda: circular.value, daemon=True)
+using.start()
+for thread in (importing, using):
+    thread.join(20)
+print(importing.is_alive(), using.is_alive(), circular.value, type(circular).__name__)
+"""
+    assert python(program, tmp_path) == "False False 2 module"
+
+
+@pytest.mark.parametrize(("part", "package", "attribute", "other"), PACKAGES)
+def test_dir_shows_what_the_complete_package_has(part: str, package: str, attribute: str, other: str) -> None:
+    program = f"""
+import_submodule({part!r})
+import {package}
+print({attribute!r} in dir({package}))
+"""
+    assert python(program) == "True"
+
+
+def test_a_function_that_a_test_replaces_stays_replaced() -> None:
+    program = """
+from unittest.mock import patch
+from labctl.submodules import defer
+defer("platform", system=lambda: "this")
+import platform
+with patch("platform.system", return_value="that"):
+    print(platform.python_implementation(), platform.system())
+import_submodule("yaml.events")
+import yaml
+yaml.safe_load = len
+print(yaml.safe_dump(1).split()[0], yaml.safe_load is len)
+"""
+    assert python(program) == "CPython that\n1 True"
