@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +79,16 @@ def test_a_step_that_this_machine_cannot_take_is_told_with_its_line_and_the_othe
     )
     assert (impossible.outcome, impossible.impossible, possible.outcome) == (Outcome.ERROR, True, Outcome.PASSED)
     assert exit_status(result) == 3
+
+
+@skips.needs_programs("unshare")
+def test_a_limit_on_namespaces_is_the_error_of_the_first_step_that_exceeds_it(tmp_path: Path) -> None:
+    """Although the hosts' calling processes start together, before the first step."""
+    calls = "".join(f"  - h{n}: |\n      s = socket(AF_INET, SOCK_STREAM)\n" for n in (1, 2, 3))
+    (tmp_path / "calls.yaml").write_text(f"topology: star:3\nsteps:\n{calls}")
+    script = 'echo 3 > /proc/sys/user/max_pid_namespaces && exec "$@"'  # the lab's own, and those of two hosts
+    command = ["unshare", "-Ur", "sh", "-c", script, "-", sys.executable, "-m", "labctl", "run", "calls.yaml"]
+    if subprocess.run(["unshare", "-Ur", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("feature user namespaces: unshare -Ur fails")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert "step 3, calls on h3\n    host h3: cannot make a PID namespace: ENOSPC" in done.stdout, done.stderr

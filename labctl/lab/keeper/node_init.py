@@ -81,18 +81,26 @@ class Host(Struct):
 def start_inits(hosts: Iterable[Host], context: LabContext) -> None:
     """Make the mount, UTS, IPC and PID namespaces and the init of each host that has none, all at the same time.
 
-    Raises: KernelError if the kernel refuses one; then the inits that are not ready yet end.
+    Raises: KernelError if the kernel refuses one. The hosts before it have their inits.
     """
     with ExitStack() as stack:
-        starting = [
-            (host, *_fork_init(host, context, stack)) for host in hosts if host.init is None and host.exit_code is None
-        ]
+        starting: list[tuple[Host, Init, int]] = []
+        refused: LabctlError | OSError | None = None
+        for host in hosts:
+            if host.init is None and host.exit_code is None:
+                try:
+                    starting.append((host, *_fork_init(host, context, stack)))
+                except (LabctlError, OSError) as error:
+                    refused = error  # a limit, which the hosts before it have not reached
+                    break
         for host, init, reading in starting:
             report = processes.read_all(reading, START_TIMEOUT_S, host.subject)
             ready, _, machine_pid = report.partition(b" ")
             if ready != READY:
                 raise reported_error(report, f"{host.subject}: its init ended before it was ready.")
             host.init = replace(init, machine_pid=int(machine_pid))
+        if refused is not None:
+            raise refused
 
 
 def _fork_init(host: Host, context: LabContext, stack: ExitStack) -> tuple[Init, int]:
