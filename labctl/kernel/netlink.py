@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from labctl.errors import errno_name
@@ -30,7 +30,6 @@ NLM_F_ACK_TLVS = 0x200
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
-NLMSG_MIN_TYPE = 0x10
 NLMSGERR_ATTR_MSG = 1
 NLA_TYPE_MASK = 0x3FFF
 
@@ -74,7 +73,6 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 DUMP_ATTEMPTS = 5
 
 Origin = TypeVar("Origin")
-Listener = Callable[[int, memoryview], None]  # called with (type, payload) of a notification
 
 
 class Refused(Struct, Generic[Origin], frozen=True):
@@ -154,12 +152,10 @@ class Batch(Generic[Origin]):
 
     The kernel processes the messages in order, and goes on after one that fails. It answers those that fail, and the
     last one of each send, for which the batch requests an acknowledgement (NLM_F_ACK); one for each takes time.
-    `listener` receives the notifications that arrive between the answers.
     """
 
-    def __init__(self, sock: socket.socket, listener: Listener | None = None) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._listener = listener
         self._buffer = bytearray()
         self._last = 0  # offset of the last message in the buffer
         self._origins: list[Origin] = []  # of the messages in the buffer
@@ -194,7 +190,7 @@ class Batch(Generic[Origin]):
         (flags,) = _FLAGS.unpack_from(buffer, last + _FLAGS_OFFSET)
         _FLAGS.pack_into(buffer, last + _FLAGS_OFFSET, flags | NLM_F_ACK)
         self._sock.sendto(buffer, (0, 0))
-        for number, code, explanation in _refusals(self._sock, len(origins), self._listener):
+        for number, code, explanation in _refusals(self._sock, len(origins)):
             self._refused.append(Refused(origins[number - 1], code, explanation))
 
 
@@ -228,7 +224,7 @@ def _read_dump(sock: socket.socket, sequence: int) -> tuple[list[tuple[int, memo
             found.append((kind, payload))
 
 
-def _refusals(sock: socket.socket, last: int, listener: Listener | None) -> Iterator[tuple[int, int, str]]:
+def _refusals(sock: socket.socket, last: int) -> Iterator[tuple[int, int, str]]:
     """Read the answers to messages 1 to `last`; yield (number, errno, explanation) of those that failed."""
     number = 0
     while number != last:
@@ -238,8 +234,6 @@ def _refusals(sock: socket.socket, last: int, listener: Listener | None) -> Iter
                 (code,) = I32.unpack_from(payload)
                 if code:
                     yield number, -code, _explanation(payload, flags)
-            elif listener is not None and kind >= NLMSG_MIN_TYPE:
-                listener(kind, payload)
 
 
 def messages_in(datagram: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
