@@ -29,6 +29,7 @@ from labctl.cli.lab_selection import attach, check_node, lab_name
 from labctl.cli.ps import describe_status
 from labctl.cli.shell import open_shell
 from labctl.cli.signals import Signals
+from labctl.cli.terminal import RawMode  # noqa: F401  # imported before a command, which Ctrl-C may interrupt
 from labctl.errors import InputError, KernelError, LabctlError, LabGone, describe_errno
 from labctl.printable import printable
 from labctl.report.terminal import Ink, cells, pad, standard_output
@@ -241,8 +242,11 @@ class Console:
         except LabctlError as error:
             complain(str(error))
             return error.exit_status
-        except KeyboardInterrupt as stopped:
-            if getattr(stopped, "number", signal.SIGINT) != signal.SIGINT:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            # In __set_name__, while a command imports a module, Python 3.11 makes a RuntimeError of it.
+            stopped = error.__cause__ if isinstance(error, RuntimeError) else error
+            is_interrupted = isinstance(stopped, KeyboardInterrupt)
+            if not is_interrupted or getattr(stopped, "number", signal.SIGINT) != signal.SIGINT:
                 raise
             complain("interrupted")
             self._attach_again()

@@ -93,7 +93,7 @@ def run(options: Options) -> Section:
             (hosts, (median(lab.close) + median(lab.reclaim)) / hosts * 1000) for hosts, lab in measured.items()
         ],
     }
-    times["C program, same messages"] = [
+    times["C, same messages"] = [
         (hosts, median(lab.limit) / hosts * 1000) for hosts, lab in measured.items() if lab.limit
     ]
     memory = {"lab's processes": [(hosts, lab.used.memory_bytes / hosts / 1024) for hosts, lab in measured.items()]}

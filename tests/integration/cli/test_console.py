@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from labctl.cli.console import Console
+from labctl.cli.console import EXIT_INTERRUPTED, Console
 from labctl.cli.lifecycle import bring_up
 from labctl.lab.client import registry
 from labctl.lab.client.handle import Lab
@@ -51,3 +51,24 @@ def test_the_commands_of_the_console_show_the_lab(
     shown = capsys.readouterr().out
     assert f"down ({second}:" in shown
     assert "INTERFACE - PEER" in shown
+
+
+class Interrupted:
+    """Ctrl-C while a class is created: Python 3.11 makes a RuntimeError of the KeyboardInterrupt."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_import_ends_the_command_and_not_the_console(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def dispatch(console: Console, command: object) -> int:
+        commands.append(command)
+        if len(commands) == 1:
+            type("Imported", (), {"attribute": Interrupted()})
+        return 0
+
+    monkeypatch.setattr(Console, "_dispatch", dispatch)
+    assert run(lab, "nodes\nlinks\n", monkeypatch) == EXIT_INTERRUPTED
+    assert len(commands) == 2
