@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from math import factorial, inf
 
-from labctl.unpatched import monotonic, socketpair
+from labctl.clock import monotonic
+from labctl.unpatched import socketpair
 
 PATTERN_MAX = 10_000  # characters
 GROUP_DEPTH_MAX = 50

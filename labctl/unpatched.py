@@ -1,9 +1,8 @@
-"""Clock and sockets for labctl itself, which libraries that patch the standard library cannot replace.
+"""Sockets for labctl itself, which libraries that patch the standard library cannot replace.
 
-Test tools replace `socket.socket` (pytest-socket), the functions of `time` (freezegun, time-machine) and methods of
-sockets (`Host.netns()` of an ordinary user). Some do so before labctl is imported, and some replace every reference to
-the original in every module. So this module refers to no Python function of those modules: sockets use the methods of
-the C class `_socket.socket`, and the clock is that of labctl.clock.
+Test tools replace `socket.socket` (pytest-socket) and methods of sockets (`Host.netns()` of an ordinary user). Some do
+so before labctl is imported, and some replace every reference to the original in every module. So sockets here use the
+methods of the C class `_socket.socket`. For the clock see labctl.clock.
 """
 
 from __future__ import annotations
@@ -13,15 +12,13 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from labctl.clock import monotonic, monotonic_ns
-
 if TYPE_CHECKING:
     from socket import socket as StandardSocket
 else:
     # The original `socket.socket`, also where a library replaced that name.
     StandardSocket = next(each for each in _socket.socket.__subclasses__() if each.__module__ == socket.__name__)
 
-__all__ = ["Socket", "StandardSocket", "monotonic", "monotonic_ns", "socketpair"]
+__all__ = ["Socket", "StandardSocket", "socketpair"]
 
 
 class Socket(StandardSocket):

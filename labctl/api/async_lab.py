@@ -23,8 +23,8 @@ from labctl.api.host import Host, Link, NodeFacts, RunRequest, StartRequest, Str
 from labctl.api.journal import Activity, ActivityKind
 from labctl.api.lab import DEADLINE_S, Lab
 from labctl.api.program import Completed, listening
+from labctl.clock import monotonic
 from labctl.topology.model import NodeKind
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from socket import socket as PythonSocket

@@ -25,11 +25,11 @@ from labctl.api.program import (
     signal_number,
     timed_out,
 )
+from labctl.clock import monotonic
 from labctl.errors import LabGone
 from labctl.kernel import syscalls
 from labctl.programs.program import launch
 from labctl.programs.waiting import FIRST_LOOK_AGAIN_S, LAST_LOOK_AGAIN_S
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.async_lab import AsyncHost

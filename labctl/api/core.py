@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from labctl.api.journal import ActivityKind, ActivityState, Entry, Journal, show_command
 from labctl.api.sockets import Address, ip_version
+from labctl.clock import monotonic
 from labctl.errors import InputError, LabGone, NotFound
 from labctl.lab.client.handle import Lab as Engine
 from labctl.plan.hosts_files import HostsFiles
@@ -22,7 +23,6 @@ from labctl.programs.output import Stream
 from labctl.programs.program import Program as Running
 from labctl.programs.program import Programs
 from labctl.programs.waiting import Scope, Watcher
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.netns import Visits

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from labctl.clock import monotonic
 from labctl.errors import LabctlError
 from labctl.structs import Struct, replace
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.core import Core

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Self
 from labctl.api.core import Core, not_found
 from labctl.api.host import Host, Link
 from labctl.api.journal import Activity, ActivityKind, Journal, show_command, tail
+from labctl.clock import monotonic
 from labctl.errors import LabctlError
 from labctl.scenario.model import Cancellation, Scenario
 from labctl.scenario.results import CallRecord, Listener, Outcome, ScenarioInfo, ScenarioResult, StepResult
 from labctl.structs import Struct
 from labctl.topology.model import NodeKind, links_between
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.core import Core

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from labctl.api.core import LONGEST_WAIT_S, Core, program_state
 from labctl.api.journal import ActivityKind, Entry, show_command, tail
+from labctl.clock import monotonic
 from labctl.errors import LabctlError, LabGone, ProgramFailed, ProgramNotReady, ProgramTimedOut
 from labctl.patterns import TooSlow, search
 from labctl.programs.output import Stream
@@ -20,7 +21,6 @@ from labctl.programs.program import Program as Running
 from labctl.programs.program import describe_status, launch
 from labctl.programs.waiting import Poller
 from labctl.structs import Struct
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.api.host import Host

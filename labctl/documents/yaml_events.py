@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 else:
     _events, _errors = import_submodule("yaml.events"), import_submodule("yaml.error")
     MarkedYAMLError, YAMLError = _errors.MarkedYAMLError, _errors.YAMLError
-    Event, NodeEvent, AliasEvent, ScalarEvent = (
-        *(_events.Event, _events.NodeEvent),
-        *(_events.AliasEvent, _events.ScalarEvent),
-    )
+    Event, NodeEvent = _events.Event, _events.NodeEvent
+    AliasEvent, ScalarEvent = _events.AliasEvent, _events.ScalarEvent
     CollectionStartEvent, DocumentStartEvent = _events.CollectionStartEvent, _events.DocumentStartEvent
     MappingStartEvent, MappingEndEvent = _events.MappingStartEvent, _events.MappingEndEvent
     SequenceEndEvent = _events.SequenceEndEvent

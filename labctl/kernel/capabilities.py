@@ -1,4 +1,4 @@
-"""Whether this process can make a lab without a user namespace: its capabilities(7)."""
+"""The capabilities(7) of this process, and those that making a lab without a user namespace needs."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ import select
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 
+from labctl.clock import monotonic
 from labctl.errors import LabImpossible, kernel_errors
 from labctl.kernel.syscalls import write_once
 from labctl.structs import Struct
-from labctl.unpatched import monotonic
 
 PERIOD_US = 100_000  # of the bandwidth of processors; the kernel's default
 QUOTA_MIN_US = 1000

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
+from labctl.clock import monotonic
 from labctl.errors import LabctlError, MachineError, describe_errno, errno_name
 from labctl.kernel.capabilities import effective_capabilities, needs_user_namespace
 from labctl.kernel.link_state import neighbour_table
@@ -20,7 +21,6 @@ from labctl.kernel.privilege import Readings, read_machine
 from labctl.kernel.probes import FEATURES, remedy
 from labctl.structs import Struct
 from labctl.topology.resolve import PORTS_LIMIT
-from labctl.unpatched import monotonic
 
 __all__ = ["FEATURES", "Readings"]
 

@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
+from labctl.clock import monotonic
 from labctl.errors import InputError, KernelError
 from labctl.kernel import link_state
 from labctl.kernel.icmp import PROTOCOL, EchoSocket, IcmpError
@@ -29,7 +30,6 @@ from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import AddAddress, MakeLink, Plan
 from labctl.structs import Struct, field, replace
 from labctl.topology.model import Address, NodeKind
-from labctl.unpatched import monotonic
 
 _TABLE_FRACTION = 8  # a batch takes at most an eighth of a neighbour table
 _MIN_BATCH_ENTRIES = 16

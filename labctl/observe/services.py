@@ -17,6 +17,7 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
+from labctl.clock import monotonic
 from labctl.errors import InputError, KernelError, LabError, errno_name
 from labctl.lab.description import ProcessInfo, ProcessState
 from labctl.observe.network import Observable, Socket, Transport, sockets
@@ -28,7 +29,6 @@ from labctl.structs import Struct
 from labctl.topology.endpoints import ListeningAt, Protocol, fits
 from labctl.topology.model import BUFFERED, TERMINAL_SIZE, Command, Readiness, Service
 from labctl.units import format_duration
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab

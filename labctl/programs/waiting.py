@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from labctl.unpatched import monotonic
+from labctl.clock import monotonic
 
 T = TypeVar("T")
 

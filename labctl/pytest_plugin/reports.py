@@ -17,6 +17,7 @@ from types import TracebackType
 import pytest
 
 import labctl
+from labctl.clock import monotonic
 from labctl.errors import LabctlError, describe_errno
 from labctl.printable import in_log, painted
 from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, on_github, seed_of
@@ -24,7 +25,6 @@ from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN, SCENARIO_SOCKETS, USE
 from labctl.report.terminal import Look, look_of
 from labctl.scenario.results import RunResult
 from labctl.structs import convert, to_builtins
-from labctl.unpatched import monotonic
 
 SECTION = "labctl"
 _OWN_CODE = Path(labctl.__file__).parent

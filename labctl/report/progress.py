@@ -12,13 +12,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from labctl.clock import monotonic
 from labctl.printable import printable
 from labctl.programs.output import Stream
 from labctl.report import plain
 from labctl.report.terminal import Ink, Screen, cells, live_status, pad, shorten
 from labctl.scenario.results import CallRecord, Listener, Outcome, ScenarioInfo, ScenarioResult, StepResult
 from labctl.structs import Struct, field, replace
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.report.ci import CiLog

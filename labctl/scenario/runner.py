@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labctl.clock import monotonic
 from labctl.errors import LabctlError, LabGone, LabImpossible, MachineError
 from labctl.programs.waiting import Scope, Watcher
 from labctl.scenario.model import Cancellation, RunOptions, Scenario
@@ -23,7 +24,6 @@ from labctl.scenario.run_order import ScheduledRun, draw_seed, schedule
 from labctl.scenario.state import Run, Variables
 from labctl.scenario.steps import run_steps, step_order
 from labctl.structs import replace
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab

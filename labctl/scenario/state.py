@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from labctl.clock import monotonic
 from labctl.documents.schema import is_template
 from labctl.errors import KernelError, LabctlError
 from labctl.programs.output import OutputRecord
@@ -21,7 +22,6 @@ from labctl.scenario.model import StepKind
 from labctl.scenario.results import ListeningRecord, Outcome, ProgramRecord
 from labctl.structs import Struct, field
 from labctl.units import format_duration
-from labctl.unpatched import monotonic
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab

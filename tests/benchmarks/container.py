@@ -162,7 +162,7 @@ class Container:
         """Wait until everything that is new since `before` has gone; describe what has not in time."""
         until = time.monotonic() + timeout_s
         while (left := self.contents().since(before)) and time.monotonic() < until:
-            time.sleep(0.005)  # noqa: TID251 - processes of other containers notify nobody
+            time.sleep(0.005)  # noqa: TID251 - no event reports the end of processes of another container
         return left
 
     def close(self) -> None:

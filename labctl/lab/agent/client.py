@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from labctl.clock import monotonic
 from labctl.errors import LabctlError, LabError
 from labctl.lab.agent.messages import (
     LENGTH_BYTES,
@@ -19,7 +20,6 @@ from labctl.lab.agent.messages import (
     decode_answer,
     encode,
 )
-from labctl.unpatched import monotonic
 
 _RECEIVED_BYTES = 1 << 16  # the memory of a larger buffer would be mapped and unmapped for each answer
 _SEND_TIMEOUT_S = 10.0  # a stopped agent (SIGSTOP) does not read a long request

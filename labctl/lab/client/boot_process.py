@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
 from labctl.errors import DeadlineExceeded, InputError, LabImpossible, MachineError, describe_errno
-from labctl.lab.client.nursery import Unusable, cannot_start, nurseries
+from labctl.lab.client.nursery import Unusable, cannot_start, last_words_in, nurseries
 from labctl.lab.protocol import EPHEMERAL, STAYS
 from labctl.structs import Struct
 from labctl.topology.model import Exposure, Node, Transport
@@ -91,7 +91,6 @@ def _hint(exposure: Exposure, number: int) -> str:
     return os.strerror(number)
 
 
-_LAST_WORDS_BYTES = 4000
 _ATTEMPTS = 3  # somebody may kill or stop a nursery between two requests
 
 
@@ -147,8 +146,7 @@ class Boot(Struct):
 
     def last_words(self) -> str:
         """The end of what boot and keeper wrote to stderr: normally nothing, otherwise a traceback."""
-        size = os.fstat(self.errors).st_size
-        return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
+        return last_words_in(self.errors)
 
     def stopped(self) -> int:
         """The pid of the keeper, or of boot before it has forked the keeper, if it is stopped; else 0."""

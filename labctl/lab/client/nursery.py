@@ -20,15 +20,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from labctl.clock import monotonic
 from labctl.errors import DeadlineExceeded, MachineError, describe_errno
 from labctl.lab.client import nursery_fork
-from labctl.lab.protocol import (
-    BOOT_REPLY,
-    DIES_WITH_OWNER,
-    WATCHES_OWNER,
-)
+from labctl.lab.protocol import BOOT_REPLY, DIES_WITH_OWNER, WATCHES_OWNER
 from labctl.structs import Struct
-from labctl.unpatched import Socket, monotonic, socketpair
+from labctl.unpatched import Socket, socketpair
 
 # What the interpreter runs. The owner chooses the search path, not the environment or the user's site directory.
 _BOOTSTRAP = (
@@ -93,11 +90,6 @@ class Nursery(Struct, frozen=True):
                     "Is the machine overloaded?"
                 )
 
-    def last_words(self) -> str:
-        """The end of what it wrote to stderr: normally nothing, otherwise a traceback."""
-        size = os.fstat(self.errors).st_size
-        return os.pread(self.errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
-
     def has_ended(self, timeout_ms: int = 0) -> bool:
         """Whether the process has ended within the time; reaps it then."""
         poller = select.poll()
@@ -153,10 +145,10 @@ class Nurseries:
             nursery = self._usable()
             try:
                 return nursery.fork_boot(kind, descriptors, until)
-            except OSError:
+            except OSError:  # its answer: it could not fork
                 raise
             except Unusable as error:
-                words = nursery.last_words().strip()
+                words = last_words_in(nursery.errors).strip()
                 self._retire()
                 raise Unusable(words) from error
             except BaseException:  # Ctrl-C between request and reply, or late: the next reply would be this one's
@@ -208,17 +200,12 @@ class Nurseries:
 
 
 def _forked_ahead(inherited: tuple[object, ...]) -> Nursery | None:
-    """Take over the nursery that this command has forked before its imports, if it has. OSError."""
+    """Take over the nursery that this command has forked before its imports, if it has."""
     forked = nursery_fork.take()
     if forked is None:
         return None
-    pid, control, errors = forked
-    try:
-        return Nursery(pid, os.pidfd_open(pid), Socket(fileno=control), errors, inherited)
-    except ProcessLookupError:  # it has ended, and SIGCHLD is ignored
-        os.close(control)
-        os.close(errors)
-        return None
+    pid, pidfd, control, errors = forked
+    return Nursery(pid, pidfd, Socket(fileno=control), errors, inherited)
 
 
 def _started(inherited: tuple[object, ...]) -> Nursery:
@@ -284,6 +271,12 @@ def _inherited() -> tuple[object, ...]:
         *(*status, cgroup, oom, *namespaces, root.st_dev, root.st_ino, os.getsid(0)),
         *(*map(resource.getrlimit, _LIMITS), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)),
     )
+
+
+def last_words_in(errors: int) -> str:
+    """Return the end of what a process wrote to this file, its stderr: normally nothing, otherwise a traceback."""
+    size = os.fstat(errors).st_size
+    return os.pread(errors, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES)).decode(errors="replace")
 
 
 def start_ahead() -> None:

@@ -6,20 +6,19 @@ so this is for the first lines of a command, which imports its `nursery` module 
 
 from __future__ import annotations
 
+import _socket
 import atexit
 import os
 import sys
+from contextlib import ExitStack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    import socket
-else:  # the modules without enums
-    import _signal as signal
-    import _socket as socket
+else:
+    import _signal as signal  # without the enums of `signal`
 
-CONTROL, OWNER = 3, 4  # descriptors of the nursery
-_forked: list[tuple[int, int, int]] = []  # what `take` returns: this process forks once
+_forked: list[tuple[int, int, int, int]] = []  # what `take` returns: this process forks once
 
 
 def fork_ahead() -> None:
@@ -35,15 +34,20 @@ def fork_ahead() -> None:
     # A signal to the job reaches both at once; the child must not report it as the command does.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
-        owner = os.pidfd_open(os.getpid())
-        pid = os.fork()
-        if not pid:
-            _become_nursery(theirs.fileno(), owner, errors)
-        os.close(owner)
-        theirs.close()
-        _forked.append((pid, control.detach(), errors))
+        with ExitStack() as ours, ExitStack() as theirs:  # `theirs` closes what only the nursery needs
+            control, their_control = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+            ours.callback(control.close)
+            theirs.callback(their_control.close)
+            errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
+            ours.callback(os.close, errors)
+            owner = os.pidfd_open(os.getpid())
+            theirs.callback(os.close, owner)
+            pid = os.fork()
+            if not pid:
+                _become_nursery(their_control.fileno(), owner, errors)
+            pidfd = os.pidfd_open(pid)  # without one the nursery ends, since `ours` hangs up
+            ours.pop_all()
+        _forked.append((pid, pidfd, control.detach(), errors))
         atexit.register(_end)
         os.register_at_fork(after_in_child=_forked.clear)
     except OSError:
@@ -52,18 +56,18 @@ def fork_ahead() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def take() -> tuple[int, int, int] | None:
-    """Return the nursery's pid and descriptors of its control socket and standard error, once; the caller owns them."""
+def take() -> tuple[int, int, int, int] | None:
+    """Return the nursery's pid, pidfd, control socket and standard error, once; the caller owns the descriptors."""
     return _forked.pop() if _forked else None
 
 
 def _end() -> None:
     """End the nursery of a command that has made no lab: its files have errors, for example."""
     if _forked:
-        pid, *_ = _forked.pop()
+        _, pidfd, *_ = _forked.pop()
         try:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         except (ProcessLookupError, ChildProcessError):  # SIGCHLD is ignored
             return
 
@@ -78,17 +82,17 @@ def _become_nursery(control: int, owner: int, errors: int) -> None:
             if signal.getsignal(handled) not in (signal.SIG_DFL, None):
                 signal.signal(handled, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        high = [os.dup(descriptor) for descriptor in (control, owner)]
-        while min(high) <= OWNER:
-            high = [os.dup(descriptor) for descriptor in high]
         for standard, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
             os.dup2(os.open(os.devnull, flags), standard)
-        for descriptor, number in zip(high, (CONTROL, OWNER), strict=True):
-            os.dup2(descriptor, number)
         sys.stdin, sys.stdout = None, None
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         from labctl.lab.keeper import nursery
 
+        high = [os.dup(descriptor) for descriptor in (control, owner)]
+        while min(high) <= nursery.OWNER:
+            high = [os.dup(descriptor) for descriptor in high]
+        for descriptor, number in zip(high, (nursery.CONTROL, nursery.OWNER), strict=True):
+            os.dup2(descriptor, number)
         nursery.run(dies_with_owner=True)
     except BaseException:  # noqa: BLE001 - the last frame of this process: it must not return to the command's code
         sys.excepthook(*sys.exc_info())

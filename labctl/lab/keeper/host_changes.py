@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+from labctl.clock import monotonic
 from labctl.errors import LabError, kernel_errors
 from labctl.kernel import cgroup, nat
 from labctl.structs import Struct, convert, to_builtins
-from labctl.unpatched import monotonic
 
 DIRECTORY = "@outside"  # no lab's name: those have no `@`
 SUFFIX = ".json"

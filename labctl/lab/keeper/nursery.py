@@ -60,7 +60,7 @@ def run(*, dies_with_owner: bool) -> None:
         os.set_inheritable(descriptor, False)
     with socket.socket(fileno=CONTROL) as control:
         _prepare_lab()
-        Nursery(control).serve()
+        BootForker(control).serve()
     os._exit(0)
 
 
@@ -133,8 +133,8 @@ def _wait_for_lab(nursery: int, requests: socket.socket) -> None:
         boot.run(socket.socket(fileno=channel), liveness, OWNER, stays=kind.decode() == STAYS)
 
 
-class Nursery:
-    """The boots that a nursery has forked. From the second lab on, one boot waits for the next lab."""
+class BootForker:
+    """Forks boots for the requests on the control socket. From the second lab on, one boot waits for the next lab."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control

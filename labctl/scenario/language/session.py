@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 
+from labctl.clock import monotonic, monotonic_ns
 from labctl.errors import LabctlError, errno_name
 from labctl.kernel.sockaddr import Address
 from labctl.lab.agent.addresses import plain_address
@@ -31,7 +32,6 @@ from labctl.scenario.language.syntax import Span
 from labctl.scenario.results import CallRecord
 from labctl.structs import Struct, replace
 from labctl.units import duration_s, format_duration
-from labctl.unpatched import monotonic, monotonic_ns
 
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
 

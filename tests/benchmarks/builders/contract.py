@@ -144,7 +144,7 @@ def reclaim() -> None:
                     _checked(-1)
                 if time.monotonic() > until:
                     raise TimeoutError("the kernel still has network namespaces that were closed")
-                time.sleep(0.0001)  # noqa: TID251 - the kernel notifies nobody
+                time.sleep(0.0001)  # noqa: TID251 - the kernel sends no notification
         finally:
             _write(_LIMIT, str((1 << 31) - 1))
 

@@ -235,7 +235,7 @@ def test_blocks_lead_every_packet_where_a_route_for_each_prefix_does_whatever_in
     with patch.object(routing, "PLAIN_ROUTES", 0):
         blocks = find_routes(stations, prefixes, at_most=255).of_stations
     addresses: list[Address] = []
-    for prefix in prefixes.values():  # one in the prefix, and those next to it, which nobody may have
+    for prefix in prefixes.values():  # one in the prefix, and those next to it, which may be unassigned
         addresses += [prefix[3], prefix.network_address - 1, prefix.broadcast_address + 1]
     addresses.append(IPv4Address("192.0.2.1"))
     for station, before, after in zip(stations, plain, blocks, strict=True):
