@@ -111,6 +111,8 @@ def test_down_imports_no_more_than_it_needs(other: str) -> None:
 def test_commands_for_background_programs_import_no_more_than_they_need() -> None:
     for words in (("start", "client", "--name", "p", "--", "sleep", "1000"), ("stop", "p")):
         assert sorted(imported_by(*words) - imported_by() - PROGRAMS - PS) == []
+    heavy = {"msgspec._core", "typing", "socket", "dataclasses", "inspect", "logging", "platform", "pyroute2", "yaml"}
+    assert imported_by("logs", "p") & heavy == set()
 
 
 # -- exec
