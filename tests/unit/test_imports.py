@@ -37,13 +37,15 @@ ALLOWED: dict[str, frozenset[str]] = {
     "kernel": BASE,
     "lab": BASE | {"kernel", "plan", "topology"},
     "observe": BASE | {"kernel", "lab", "plan", "topology"},
+    "timeline": BASE | {"kernel", "lab", "observe", "plan", "topology"},
     "programs": BASE | {"lab", "observe", "plan", "topology"},
-    "scenario": BASE | {"programs", "documents", "topology", "plan", "lab", "observe"},
-    "report": BASE | {"programs", "scenario"},
-    "api": BASE | {"programs", "documents", "topology", "plan", "lab", "observe", "scenario", "report"},
+    "scenario": BASE | {"programs", "documents", "topology", "plan", "lab", "observe", "timeline"},
+    "report": BASE | {"programs", "scenario", "timeline"},
+    "api": BASE | {"programs", "documents", "topology", "plan", "lab", "observe", "scenario", "report", "timeline"},
     "pytest_plugin": BASE
-    | {"programs", "api", "labctl", "documents", "topology", "lab", "observe", "scenario", "report"},
-    "cli": BASE | {"programs", "labctl", "documents", "topology", "plan", "lab", "observe", "scenario", "report"},
+    | {"programs", "api", "labctl", "documents", "topology", "lab", "observe", "scenario", "report", "timeline"},
+    "cli": BASE
+    | {"programs", "labctl", "documents", "topology", "plan", "lab", "observe", "scenario", "report", "timeline"},
     "__main__": frozenset({"cli"}),
 }
 # Single modules that one room opens to another that is not its neighbour.

@@ -1,0 +1,1 @@
+"""What happened on all hosts of a lab, on one clock: calls, packets, kernel state, output."""

@@ -1,0 +1,1 @@
+"""From the bytes that a recorder kept, or from other records, to events."""

@@ -1,0 +1,28 @@
+"""The values of a timeline: directions of flows, and their form as JSON."""
+
+from __future__ import annotations
+
+from labctl.structs import convert, to_builtins
+from labctl.timeline.events import Flow, Timeline
+from tests.timelines import many, tcp_echo
+
+
+def test_both_directions_of_a_flow_are_one_connection() -> None:
+    flow = Flow("tcp", "10.0.0.2", 5000, "10.0.0.1", 40000)
+    assert flow.reverse == Flow("tcp", "10.0.0.1", 40000, "10.0.0.2", 5000)
+    assert flow.connection == flow.reverse.connection == flow.reverse
+
+
+def test_a_flow_with_ipv6_addresses_prints_brackets() -> None:
+    assert str(Flow("udp", "fd00::1", 1, "fd00::2", 2)) == "udp [fd00::1]:1 -> [fd00::2]:2"
+
+
+def test_a_timeline_survives_the_way_to_builtins_and_back() -> None:
+    timeline = tcp_echo()
+    assert convert(to_builtins(timeline), Timeline) == timeline
+
+
+def test_the_events_of_a_timeline_are_in_order() -> None:
+    for timeline in (tcp_echo(), many(2000)):
+        moments = [event.at_ns for event in timeline.events]
+        assert moments == sorted(moments)
