@@ -18,10 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from labctl.programs.output import OutputRecord, Stream
 from labctl.structs import Struct
+
+if TYPE_CHECKING:
+    from labctl.timeline.events import AnyEvent, Timeline
 
 
 class Outcome(StrEnum):
@@ -100,6 +103,7 @@ class ScenarioResult(Struct, frozen=True):
     interrupted: bool = False  # an error because the run was cancelled
     programs: tuple[ProgramRecord, ...] = ()
     listening: tuple[ListeningRecord, ...] = ()  # after a failure, of the hosts that took part
+    explanation: tuple[str, ...] = ()  # of a failure: what the timeline shows of its cause, the cause first
 
     @property
     def not_run(self) -> bool:
@@ -127,6 +131,14 @@ class ScenarioInfo(Protocol):
     def hosts(self) -> tuple[str, ...]: ...  # in topology order: the columns of a report
 
 
+class LiveRecording(Protocol):
+    """What a listener may use of a recording while it goes on."""
+
+    def read(self) -> tuple[tuple[AnyEvent, ...], int]:
+        """Return the events since the last read, and the moment up to which they are complete (CLOCK_MONOTONIC, ns)."""
+        ...
+
+
 class Listener:
     """Receives the events of a run; see the module for threads and order. The methods here do nothing."""
 
@@ -149,6 +161,15 @@ class Listener:
 
     def step_finished(self, scenario: ScenarioInfo, step: StepResult) -> None:
         """The step has ended."""
+
+    def recording(self, scenario: ScenarioInfo, recording: LiveRecording) -> None:
+        """The recording of the scenario's lab has begun; a listener may read it, in a thread of its own, to `recorded`.
+
+        Nobody else reads it.
+        """
+
+    def recorded(self, scenario: ScenarioInfo, result: ScenarioResult, timeline: Timeline) -> None:
+        """The recording of the scenario has ended; `timeline` has its verdict. Comes before `scenario_finished`."""
 
     def scenario_kept(
         self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...], lab_descriptor: int

@@ -80,6 +80,11 @@ class Step(Event, frozen=True, kw_only=True):
     reason: str = ""  # of a failure
     line: int = 0  # in the scenario's file
 
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """The same for the records of one step: a live recording has one of its begin and one of its end."""
+        return ("step", self.at_ns, self.index)
+
 
 class Call(Event, frozen=True, kw_only=True):
     """One system call, from entry to return."""
@@ -99,6 +104,11 @@ class Call(Event, frozen=True, kw_only=True):
     socket: SocketKey | None = None  # of that descriptor
     repeated: int = 1  # identical calls in a row
     step: str = ""  # index of its step
+
+    @property
+    def key(self) -> tuple[str, int, str, int, str]:
+        """The same for the records of one call: a live recording has one of its entry and one of its return."""
+        return ("call", self.at_ns, self.host, self.tid, self.name)
 
 
 class Wire(Struct, frozen=True, gc=False):
