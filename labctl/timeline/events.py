@@ -243,6 +243,7 @@ class Mark(Event, frozen=True, kw_only=True):
     """A note: `Lab.mark`, a fault that was injected, the end of a program."""
 
     text: str
+    program: str = ""  # that has ended, if the mark is about that; `text` has how: `exited with status 1`
 
 
 AnyEvent = Step | Call | Packet | State | Retransmit | Reset | Drop | SocketSample | Counter | Output | Mark
@@ -284,6 +285,36 @@ class NodeInfo(Struct, frozen=True):
     addresses: tuple[str, ...] = ()  # without prefix lengths
 
 
+class InterfaceState(Struct, frozen=True):
+    """An interface at one moment."""
+
+    name: str
+    is_up: bool  # IFF_UP
+    has_carrier: bool  # the other end is up, too
+    mtu: int  # bytes
+    queueing: str = ""  # its netem, as tc(8) writes it: `loss 100%`
+
+
+class FilterRule(Struct, frozen=True):
+    """A rule of nftables that drops or rejects packets, or a chain whose policy is to drop them."""
+
+    table: str  # `inet filter`
+    chain: str
+    hook: str  # input; "" for a chain that other chains jump to
+    verdict: str  # drop, reject, policy drop
+    packets: int | None = None  # that it has counted; None: it does not count
+
+
+class HostState(Struct, frozen=True):
+    """The configuration of a node's network at one moment: read after a failure, to explain it."""
+
+    at_ns: int
+    host: str
+    interfaces: tuple[InterfaceState, ...] = ()
+    routes: tuple[str, ...] = ()  # as ip-route(8) prints them, without those of the table `local`
+    filters: tuple[FilterRule, ...] = ()
+
+
 class Verdict(Struct, frozen=True):
     """How the scenario or test ended."""
 
@@ -311,6 +342,7 @@ class Timeline(Struct, frozen=True):
     verdict: Verdict | None = None
     environment: tuple[tuple[str, str], ...] = ()  # kernel, labctl, seed, ...
     file: str = ""  # the scenario's or test's
+    states: tuple[HostState, ...] = ()  # after a failure
 
     def __repr__(self) -> str:
         return f"<Timeline {self.title!r}: {len(self.events)} events of {', '.join(self.hosts)}>"
