@@ -161,6 +161,7 @@ class Packet(Event, frozen=True, kw_only=True):
     relative_seq: int | None = None  # TCP: counted from the first of its direction that was seen
     relative_ack: int | None = None
     is_retransmission: bool = False  # its bytes (or its SYN, FIN) were seen before in this direction
+    others: tuple[Hop, ...] = ()  # further arrivals: of a broadcast or multicast on a network
 
     @property
     def segments(self) -> int:
