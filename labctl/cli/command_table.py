@@ -473,6 +473,25 @@ COMMANDS = (
         ("0 all addresses are reachable", "1 an address is unreachable"),
     ),
     Command(
+        "sockets",
+        "sockets:show_sockets",
+        _NETWORK,
+        "Show the sockets of all nodes, their queues and programs.",
+        "Show the sockets of all nodes of a lab, as ss(8) shows those of one machine: state, ends, queues as bars, and "
+        "the programs that have them open.\n\n"
+        "The accept queue of a listener is `N of BACKLOG`; the kernel queues one connection more than the backlog.",
+        (
+            Parameter("nodes", "[NODE...]", "Only the sockets of these nodes.", "node_names"),
+            Parameter("follow", "-f, --follow", "Refresh the table until Ctrl-C; in a pipe, print each change."),
+            Parameter("listening", "-l, --listening", "Only listeners, and bound datagram sockets without a peer."),
+            Parameter(
+                "format", "--format FORMAT", "json includes all that the kernel reports.", choices=("table", "json")
+            ),
+            _LAB,
+        ),
+        "labctl sockets -f",
+    ),
+    Command(
         "doctor",
         "doctor:doctor",
         _SETUP,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from labctl.cli.lab_selection import check_node
 from labctl.errors import InputError
 from labctl.report.terminal import Cell, table
 from labctl.structs import Struct
@@ -197,37 +196,6 @@ def _net(here: Here, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _sockets(here: Here, arguments: Sequence[str]) -> int:
-    from labctl.observe.network import Transport, sockets
-
-    for node in arguments:
-        check_node(here.lab, node)
-    rows: list[list[Cell | str]] = []
-    for node in arguments or here.lab.nodes:
-        for each in sockets(here.lab, node):
-            if each.transport is Transport.UNIX and not each.path:
-                continue
-            if each.transport is Transport.UNIX:
-                ends = [each.path, ""]
-            else:
-                ends = [_end(each.local, each.local_port), _end(each.peer, each.peer_port)]
-            state = "LISTEN" if each.listening else each.state.name
-            queues = f"{each.receive_queue} {each.send_queue}"
-            rows.append([node, str(each.transport), *ends, state, queues])
-    if not rows:
-        here.screen.line("no sockets")
-        return 0
-    here.screen.write(table(here.screen.look, ("NODE", "KIND", "LOCAL", "PEER", "STATE", "QUEUES"), rows))
-    return 0
-
-
-def _end(address: object, port: int) -> str:
-    text = str(address)
-    if text in ("0.0.0.0", "::", "None") and not port:
-        return "*"
-    return f"[{text}]:{port or '*'}" if ":" in text else f"{text}:{port or '*'}"
-
-
 def _like_labctl(command_name: str) -> Callable[[Here, Sequence[str]], int]:
     """Return a console command that is the command of labctl, on the console's lab."""
 
@@ -283,7 +251,7 @@ _FUNCTIONS: Mapping[str, Callable[[Here, Sequence[str]], int]] = MappingProxyTyp
         "nodes": _nodes,
         "links": _links,
         "net": _net,
-        "sockets": _sockets,
+        "sockets": _like_labctl("sockets"),
         "pingall": _like_labctl("ping"),
         "link": _like_labctl("link"),
         "ps": _ps,

@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Iterator
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from labctl.kernel.netlink import NLM_F_REQUEST, Batch, attribute_values, dump, message, u32
+from labctl.kernel.netlink import NLM_F_REQUEST, Batch, attribute_values, dump, message, messages_in, u32
 from labctl.structs import Struct, replace
 
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
@@ -29,13 +30,16 @@ UDIAG_SHOW_NAME = 0x01  # linux/unix_diag.h
 UDIAG_SHOW_PEER = 0x04
 UDIAG_SHOW_RQLEN = 0x10
 UDIAG_SHOW_UID = 0x40
-INET_DIAG_SKV6ONLY = 11  # linux/inet_diag.h
+INET_DIAG_INFO = 2  # linux/inet_diag.h
+INET_DIAG_SKMEMINFO = 7
+INET_DIAG_SKV6ONLY = 11
+DETAILS = 1 << (INET_DIAG_INFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1)  # extensions of a request
 UNIX_DIAG_NAME = 0
 UNIX_DIAG_PEER = 2
 UNIX_DIAG_RQLEN = 4
 UNIX_DIAG_UID = 7
 _NEW_SYN_RECV = 12  # TCP_NEW_SYN_RECV: a connection request that is not a socket yet
-_ALL_STATES = 0x1FFF  # every state below TCP_MAX_STATES
+ALL_STATES = 0x1FFF  # every state below TCP_MAX_STATES
 NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
 
 
@@ -63,6 +67,45 @@ class State(IntEnum):
     CLOSING = 11
 
 
+class Timer(IntEnum):
+    """The timer of a TCP socket that expires next (idiag_timer, tcp_diag in ss(8))."""
+
+    NONE = 0
+    RETRANSMIT = 1
+    KEEPALIVE = 2  # or that of FIN_WAIT2
+    TIME_WAIT = 3
+    ZERO_WINDOW_PROBE = 4
+
+
+class Memory(Struct, frozen=True, gc=False):
+    """The memory of a socket's queues, bytes as the kernel accounts them: with its structures (SK_MEMINFO_VARS)."""
+
+    receive: int
+    receive_limit: int  # SO_RCVBUF in force
+    send: int
+    send_limit: int  # SO_SNDBUF in force
+    backlog: int  # received while a program held the socket's lock
+    drops: int  # packets
+
+
+class TcpInfo(Struct, frozen=True, gc=False):
+    """Congestion control and counts of a TCP connection: parts of struct tcp_info (linux/tcp.h). 0: not known yet."""
+
+    rto_us: int
+    rtt_us: int  # smoothed
+    rtt_variance_us: int
+    segment_bytes: int  # the send MSS
+    unacknowledged: int  # segments in flight
+    lost: int  # segments
+    congestion_window: int  # segments
+    slow_start_threshold: int  # segments
+    retransmits: int  # segments, in total
+    acknowledged_bytes: int
+    received_bytes: int
+    unsent_bytes: int
+    delivery_rate_bytes_s: int
+
+
 class Socket(Struct, frozen=True):
     """One socket as the kernel reports it.
 
@@ -86,6 +129,12 @@ class Socket(Struct, frozen=True):
     peer_inode: int = 0  # AF_UNIX
     ifindex: int = 0  # of the interface it is bound to, or of its link-local scope
     v6only: bool = False  # IPV6_V6ONLY; reported of sockets without a peer only
+    cookie: int = 0  # SO_COOKIE (socket(7))
+    timer: Timer = Timer.NONE
+    expires_ms: int = 0  # until the timer expires
+    retries: int = 0  # retransmissions or probes of the timer's segment
+    memory: Memory | None = None  # if DETAILS were requested
+    tcp: TcpInfo | None = None  # if DETAILS were requested, of TCP
 
     @property
     def interface(self) -> tuple[str, ...]:
@@ -138,36 +187,39 @@ class Socket(Struct, frozen=True):
         return f"{self.transport} {ends} {self.state_name}"
 
 
-def inet_sockets(sock: socket.socket, transport: Transport) -> tuple[Socket, ...]:
+def inet_sockets(sock: socket.socket, transport: Transport, *, extensions: int = 0) -> tuple[Socket, ...]:
     """Return the TCP or UDP sockets of both families, half-open TCP connections included.
 
-    `sock` (NETLINK_SOCK_DIAG) is borrowed. OSError: ENOENT if the kernel lacks the module.
+    `sock` (NETLINK_SOCK_DIAG) is borrowed. With `extensions` DETAILS, they have `memory` and `tcp`. OSError: ENOENT if
+    the kernel lacks the module.
     """
     protocol = socket.IPPROTO_TCP if transport is Transport.TCP else socket.IPPROTO_UDP
     found: list[Socket] = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        request = inet_request(family, protocol, _ALL_STATES)
+        request = inet_request(family, protocol, ALL_STATES, extensions)
         found += (decode_inet(payload, transport) for _, payload in dump(sock, SOCK_DIAG_BY_FAMILY, request))
     return tuple(found)
 
 
-def inet_request(family: int, protocol: int, states: int) -> bytes:
-    """Pack a request for the sockets in `states`, a bit mask of State."""
-    return INET_REQUEST.pack(family, protocol, 0, states, 0, 0, bytes(16), bytes(16), 0, NO_COOKIE)
+def inet_request(family: int, protocol: int, states: int, extensions: int = 0) -> bytes:
+    """Pack a request for the sockets in `states`, a bit mask of State; `extensions` are 0 or DETAILS."""
+    return INET_REQUEST.pack(family, protocol, extensions, states, 0, 0, bytes(16), bytes(16), 0, NO_COOKIE)
 
 
 def unix_sockets(sock: socket.socket) -> tuple[Socket, ...]:
     """Return the AF_UNIX sockets that were created in the namespace; `sock` and OSError as above."""
     show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_UID
-    request = UNIX_REQUEST.pack(socket.AF_UNIX, 0, _ALL_STATES, 0, show, NO_COOKIE)
+    request = UNIX_REQUEST.pack(socket.AF_UNIX, 0, ALL_STATES, 0, show, NO_COOKIE)
     return tuple(decode_unix(payload) for _, payload in dump(sock, SOCK_DIAG_BY_FAMILY, request))
 
 
 def decode_inet(payload: bytes | memoryview, transport: Transport) -> Socket:
     """Decode one `struct inet_diag_msg` and its attributes."""
     fixed = INET_MESSAGE.unpack_from(payload)
-    family, state, _, _, ports, local, peer, ifindex, _, _, receive_queue, send_queue, uid, inode = fixed
+    family, state, timer, retries, ports, local, peer, ifindex, cookie, expires, *rest = fixed
+    receive_queue, send_queue, uid, inode = rest
     local_port, peer_port = _PORTS.unpack(ports)
+    values = attribute_values(payload, INET_MESSAGE.size)
     return Socket(
         transport=transport,
         family=family,
@@ -182,7 +234,46 @@ def decode_inet(payload: bytes | memoryview, transport: Transport) -> Socket:
         uid=uid,
         inode=inode,
         ifindex=ifindex,
-        v6only=any(attribute_values(payload, INET_MESSAGE.size).get(INET_DIAG_SKV6ONLY, b"")),
+        v6only=any(values.get(INET_DIAG_SKV6ONLY, b"")),
+        cookie=int.from_bytes(cookie, sys.byteorder),  # two words of 32 bits, the lower one first
+        timer=_TIMERS.get(timer, Timer.NONE),
+        expires_ms=expires,
+        retries=retries,
+        memory=_memory(values.get(INET_DIAG_SKMEMINFO, b"")),
+        tcp=_tcp_info(values.get(INET_DIAG_INFO, b"")) if transport is Transport.TCP else None,
+    )
+
+
+_TIMERS = {each.value: each for each in Timer}
+_MEMORY = struct.Struct("=9I")  # SK_MEMINFO_VARS, linux/sock_diag.h
+_TCP_INFO = struct.Struct("=8x24I4Q2I4IQ")  # struct tcp_info to tcpi_delivery_rate, since Linux 4.9
+
+
+def _memory(data: bytes) -> Memory | None:
+    if len(data) < _MEMORY.size:
+        return None
+    receive, receive_limit, _, send_limit, _, send, _, backlog, drops = _MEMORY.unpack_from(data)
+    return Memory(receive, receive_limit, send, send_limit, backlog, drops)
+
+
+def _tcp_info(data: bytes) -> TcpInfo | None:
+    if len(data) < _TCP_INFO.size:
+        return None
+    fields = _TCP_INFO.unpack_from(data)
+    return TcpInfo(
+        rto_us=fields[0],
+        segment_bytes=fields[2],
+        unacknowledged=fields[4],
+        lost=fields[6],
+        rtt_us=fields[15],
+        rtt_variance_us=fields[16],
+        slow_start_threshold=fields[17],
+        congestion_window=fields[18],
+        retransmits=fields[23],
+        acknowledged_bytes=fields[26],
+        received_bytes=fields[27],
+        unsent_bytes=fields[30],
+        delivery_rate_bytes_s=fields[34],
     )
 
 
@@ -274,3 +365,28 @@ def end_time_wait(sock: socket.socket, connections: Collection[TimeWaitId]) -> N
 
 def _time_wait_request(family: int) -> bytes:
     return inet_request(family, socket.IPPROTO_TCP, 1 << State.TIME_WAIT)
+
+
+# -- samples, as bytes that another process decodes
+
+_SAMPLED_STATES = ALL_STATES & ~(1 << State.TIME_WAIT)
+
+
+def sample(sock: socket.socket) -> bytes:
+    """Return the kernel's answers about the TCP and UDP sockets of the namespace, with DETAILS, for `sampled`.
+
+    `sock` (NETLINK_SOCK_DIAG) is borrowed. Sockets in TIME_WAIT are omitted. OSError.
+    """
+    answers = []
+    for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = inet_request(family, protocol, _SAMPLED_STATES, DETAILS)
+            for kind, payload in dump(sock, SOCK_DIAG_BY_FAMILY, request):
+                answers.append(message(kind, 0, bytes(payload), protocol))
+    return b"".join(answers)
+
+
+def sampled(answers: bytes) -> Iterator[Socket]:
+    """Decode the result of `sample`."""
+    for _, _, protocol, payload in messages_in(answers):
+        yield decode_inet(payload, Transport.TCP if protocol == socket.IPPROTO_TCP else Transport.UDP)

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -81,8 +81,13 @@ def qdiscs(lab: Observable, node: str) -> tuple[KernelQdisc, ...]:
 EVERY_TRANSPORT = frozenset(Transport)
 
 
-def sockets(lab: Observable, node: str, transports: Collection[Transport] = EVERY_TRANSPORT) -> tuple[Socket, ...]:
-    """Return the node's sockets in the kernel's order: TCP (half-open connections too), then UDP, then AF_UNIX."""
+def sockets(
+    lab: Observable, node: str, transports: Collection[Transport] = EVERY_TRANSPORT, *, details: bool = False
+) -> tuple[Socket, ...]:
+    """Return the node's sockets in the kernel's order: TCP (half-open connections too), then UDP, then AF_UNIX.
+
+    With `details`, TCP and UDP sockets have `memory` and `tcp`.
+    """
     found: tuple[Socket, ...] = ()
     with lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
 
@@ -98,9 +103,51 @@ def sockets(lab: Observable, node: str, transports: Collection[Transport] = EVER
                 if transport is Transport.UNIX:
                     found += sock_diag.unix_sockets(sock)
                 else:
-                    sockets = sock_diag.inet_sockets(sock, transport)
+                    sockets = sock_diag.inet_sockets(sock, transport, extensions=sock_diag.DETAILS if details else 0)
                     found += tuple(sock_diag.with_scopes(each, name_of) for each in sockets)
     return found
+
+
+class Holder(Struct, frozen=True, order=True):
+    """A process that has a descriptor of a socket."""
+
+    pid: int  # on its node
+    fd: int
+    program: str  # its command name (comm, proc_pid_comm(5))
+
+
+def holders(lab: Observable, node: str) -> dict[int, tuple[Holder, ...]]:
+    """Return the processes of the node that have sockets open, by the socket's inode; in the order of pids.
+
+    Processes that end meanwhile, and those that this user may not inspect (ptrace(2)), are left out.
+    """
+    proc = lab.open_file(node, "/proc", os.O_RDONLY | os.O_DIRECTORY)
+    found: dict[int, list[Holder]] = {}
+    try:
+        for pid in filter(str.isdecimal, os.listdir(proc)):
+            with suppress(OSError):
+                _add_holders(proc, pid, found)
+    finally:
+        os.close(proc)
+    return {inode: tuple(sorted(those)) for inode, those in found.items()}
+
+
+def _add_holders(proc: int, pid: str, found: dict[int, list[Holder]]) -> None:
+    directory = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        program = ""
+        for fd in os.listdir(directory):
+            target = os.readlink(fd, dir_fd=directory)
+            if target.startswith("socket:["):
+                program = program or _read_at(proc, f"{pid}/comm").rstrip("\n")
+                found.setdefault(int(target[len("socket:[") : -1]), []).append(Holder(int(pid), int(fd), program))
+    finally:
+        os.close(directory)
+
+
+def _read_at(directory: int, path: str) -> str:
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), errors="backslashreplace") as file:
+        return file.read()
 
 
 def time_wait_connections(lab: Observable, node: str) -> frozenset[TimeWaitId]:

@@ -137,6 +137,7 @@ COMMANDS = {
     "logs": {"--lab", "--follow", "-f", "--lines", "-n"},
     "link": {"--lab", "--from"},
     "ping": {"--lab", "--all", "--every-pair"},
+    "sockets": {"-f", "--follow", "--format", "-l", "--lab", "--listening"},
     "cp": {"--lab"},
     "env": {"--lab"},
     "gc": set(),
