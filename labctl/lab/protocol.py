@@ -52,6 +52,7 @@ DIES_WITH_OWNER, WATCHES_OWNER = "dies-with-owner", "watches-owner"
 
 # A request to the nursery is one of these words, with descriptors for boot: its channel, liveness pipe and stderr.
 EPHEMERAL, STAYS = "ephemeral", "stays"
+RECORDER = "timeline.recorder"  # not a boot: the module whose `run` is called in the process instead
 BOOT_REQUEST_DESCRIPTORS = 3
 BOOT_REPLY = struct.Struct("=ii")  # an errno or 0, and boot's pid; a pidfd of boot comes with it
 

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from labctl.errors import DeadlineExceeded, InputError, LabImpossible, MachineError, describe_errno
 from labctl.lab.client.nursery import Unusable, cannot_start, last_words_in, nurseries
-from labctl.lab.protocol import EPHEMERAL, STAYS
+from labctl.lab.protocol import EPHEMERAL
 from labctl.structs import Struct
 from labctl.topology.model import Exposure, Node, Transport
 from labctl.unpatched import Socket, socketpair
@@ -95,7 +95,7 @@ _ATTEMPTS = 3  # somebody may kill or stop a nursery between two requests
 
 
 class Boot(Struct):
-    """A started boot process. Owns the descriptors."""
+    """A process that the nursery has forked: boot, or a recorder. Owns the descriptors."""
 
     pid: int
     pidfd: int
@@ -105,7 +105,7 @@ class Boot(Struct):
     ended: bool = False
 
     @classmethod
-    def start(cls, *, errors: int | None = None) -> Boot:
+    def start(cls, kind: str = EPHEMERAL, *, errors: int | None = None) -> Boot:
         """Start the process, which waits for `Lab.open`, and ends with its owner or with `close`.
 
         A lab that stays passes `errors`, a file for stderr of boot and keeper, which Boot owns then. May be called from
@@ -114,9 +114,7 @@ class Boot(Struct):
         try:
             with ExitStack() as ours:
                 if errors is None:
-                    kind, errors = EPHEMERAL, os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
-                else:
-                    kind = STAYS
+                    errors = os.memfd_create("labctl-errors", os.MFD_CLOEXEC)
                 ours.callback(os.close, errors)
                 boot = cls._forked(kind, errors)
                 ours.pop_all()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from labctl.errors import InputError, LabctlError, LabError
+from labctl.errors import InputError, LabctlError, LabError, LabGone
 from labctl.lab import protocol
 from labctl.lab.client import lab_directory, registry, state_dir
 from labctl.lab.client.boot_process import Boot, open_ports
@@ -280,6 +280,18 @@ class Lab(LabClient):
         """Return a descriptor on which poll(2) reports POLLHUP when the lab has ended."""
         return self._boot.channel.fileno()
 
+    def open_lifetime(self) -> int:
+        """Return a descriptor that is readable when the lab has ended: a pidfd, for a process that outlives it.
+
+        The caller owns it. LabGone.
+        """
+        if isinstance(self._boot, Boot):
+            return os.dup(self._boot.pidfd)
+        try:
+            return os.pidfd_open(self._boot.keeper_pid)
+        except ProcessLookupError as error:
+            raise LabGone(f"lab {self.name}: it has just ended.") from error
+
     def when_gone(self, operations: Iterable[Operation] = (), undrop: Iterable[str] = ()) -> None:
         """Set the rollback that a lab that stays executes when this client disconnects, even if it is killed.
 
@@ -357,4 +369,4 @@ def _boot_that_stays(directory: LabDirectory) -> Boot:
         words = os.open(state_dir.LAST_WORDS, flags, 0o600, dir_fd=directory.directory)
     except OSError as error:
         raise state_dir.cannot("make a file in it", error) from error
-    return Boot.start(errors=words)
+    return Boot.start(protocol.STAYS, errors=words)

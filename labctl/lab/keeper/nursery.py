@@ -16,6 +16,7 @@ import socket
 import sys
 from contextlib import ExitStack, suppress
 from functools import cache
+from importlib import import_module
 from ipaddress import ip_interface
 from typing import Self
 
@@ -23,7 +24,7 @@ from labctl.kernel import processes, rtnl, syscalls
 from labctl.lab import protocol
 from labctl.lab.keeper import boot
 from labctl.lab.keeper.file_tree import owned_run_directories
-from labctl.lab.protocol import BOOT_REPLY, BOOT_REQUEST_DESCRIPTORS, DIES_WITH_OWNER, STAYS, Open
+from labctl.lab.protocol import BOOT_REPLY, BOOT_REQUEST_DESCRIPTORS, DIES_WITH_OWNER, RECORDER, STAYS, Open
 from labctl.plan.operations import (
     AddAddress,
     LinkEnd,
@@ -130,7 +131,11 @@ def _wait_for_lab(nursery: int, requests: socket.socket) -> None:
         os.dup2(errors, 2)
         os.close(errors)
         requests.close()
-        boot.run(socket.socket(fileno=channel), liveness, OWNER, stays=kind.decode() == STAYS)
+        connection = socket.socket(fileno=channel)
+        if kind == RECORDER.encode():
+            import_module(f"labctl.{RECORDER}").run(connection, liveness, OWNER)
+        else:
+            boot.run(connection, liveness, OWNER, stays=kind.decode() == STAYS)
 
 
 class BootForker:

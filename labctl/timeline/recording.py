@@ -1,0 +1,375 @@
+"""`Recording`: what happens in a lab from now on, for a `Timeline` now, later, or while it happens.
+
+A recorder process (labctl.timeline.recorder) writes raw records into a spool; events of other sources are added here.
+Records are decoded when somebody asks.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from time import CLOCK_REALTIME, clock_gettime
+from typing import TYPE_CHECKING, Self
+
+from labctl.clock import monotonic, monotonic_ns
+from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
+from labctl.kernel.packet_ring import AF_PACKET, ETH_P_ALL, accept
+from labctl.kernel.processes import is_stopped
+from labctl.lab.client.boot_process import Boot
+from labctl.lab.frames import FrameStream, from_json, to_json
+from labctl.lab.protocol import RECORDER
+from labctl.structs import Struct, astuple, replace
+from labctl.timeline.events import AnyEvent, Clock, Loss, Source, Timeline
+from labctl.timeline.recorder import Settings
+from labctl.timeline.spool import (
+    CLOCK_PAYLOAD,
+    LOST_PAYLOAD,
+    WHOLE_LAB,
+    Kind,
+    Position,
+    Record,
+    SpoolReader,
+    dropped_of,
+)
+from labctl.topology.model import NodeKind
+
+if TYPE_CHECKING:
+    import socket
+    from types import TracebackType
+
+    from labctl.lab.client.handle import Lab
+    from labctl.plan.operations import Plan
+
+WHOLE_PACKET_BYTES = 1 << 18
+RINGS_BYTES_MAX = 256 << 20  # of all nodes together; memory of the kernel
+RING_BYTES_MIN = 1 << 17
+DESCRIPTORS_PER_MESSAGE = 100
+REPLY_TIMEOUT_S = 10.0
+STOPPED_CHECK_S = 0.2
+STOPPED_CHECKS = 5  # in a row that find the recorder stopped
+SOURCES = {
+    Kind.PACKETS: Source.PACKETS,
+    Kind.KERNEL: Source.KERNEL,
+    Kind.SYSCALLS: Source.SYSCALLS,
+    Kind.SOCKETS: Source.SOCKETS,
+}
+UNITS = {Kind.PACKETS: "packets", Kind.SYSCALLS: "calls"}
+_SOURCE_ORDER = {source: index for index, source in enumerate(Source)}
+
+
+class RecordOptions(Struct, frozen=True):
+    """What to record of a lab."""
+
+    packets: bool = True
+    nodes: tuple[str, ...] = ()  # (): all hosts and routers
+    snap_bytes: int = 256  # captured of each packet; 0: all
+    packet_filter: str = ""  # pcap-filter(7)
+    ring_bytes: int = 1 << 20  # of each node
+    kernel: bool = True  # events of the kernel: eBPF as root; otherwise notifications of sock_diag(7) and counters
+    syscalls: tuple[str, ...] = ()  # nodes whose programs' system calls are recorded (eBPF as root); ("*",): all
+    sample_interval_s: float = 0.1  # of sockets; 0: never
+    limit_bytes: int = 64 << 20  # of the spool: when it is full, the older half of it is overwritten
+
+
+DEFAULTS = RecordOptions()
+
+
+class Recording:
+    """A recording of a lab. Thread-safe. It ends with `stop` or `close`, and when the lab ends."""
+
+    def __init__(self, process: Boot, spool: SpoolReader, plan: Plan, title: str, file: str) -> None:
+        """For `start`: take over `process` and `spool`."""
+        self._process = process
+        self._channel = FrameStream(process.channel)
+        self._spool = spool
+        self._plan = plan
+        self._title = title
+        self._file = file
+        self._lock = threading.RLock()
+        self._number = self._answered = 0  # of requests
+        self._recorded: tuple[str, ...] = ()  # names of nodes, by index
+        self._added: list[AnyEvent] = []
+        self._missing: list[str] = []
+        self._problem = ""  # why the recorder does not record any more
+        self._is_closed = False
+        self._started_ns = monotonic_ns()
+        self._ended_ns: int | None = None
+        self._started_at = datetime.fromtimestamp(clock_gettime(CLOCK_REALTIME), UTC).isoformat(timespec="milliseconds")
+        self._live = Position()
+        self._live_added = 0
+        self._live_clock = Clock()
+        self._live_interfaces: dict[int, dict[int, str]] = {}
+
+    @classmethod
+    def start(
+        cls,
+        lab: Lab,
+        options: RecordOptions = DEFAULTS,
+        *,
+        title: str = "",
+        file: str = "",
+        plan: Plan | None = None,
+    ) -> Self:
+        """Start to record the lab, and return before everything is recorded (`wait_ready`).
+
+        `plan` is the lab's, if the caller has it. `title` and `file` are for the timeline. InputError for a bad filter
+        or an unknown node, MachineError if the recorder cannot be started, errors of the lab.
+        """
+        plan = plan or lab.describe().plan
+        nodes = _nodes_to_record(plan, options)
+        with ExitStack() as ours:
+            memory = os.memfd_create("labctl-spool", os.MFD_CLOEXEC)
+            spool = SpoolReader(memory, options.limit_bytes)
+            ours.callback(spool.close)
+            process = Boot.start(RECORDER)
+            ours.callback(_end, process)
+            recording = cls(process, spool, plan, title, file)
+            lifetime = lab.open_lifetime()
+            try:
+                recording._send(["Begin", list(astuple(_settings(options, len(nodes))))], memory, lifetime)
+            finally:
+                os.close(lifetime)
+            if options.packets:
+                recording._record(lab, nodes)
+            ours.pop_all()
+        return recording
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else self._problem or "running"
+        return f"<Recording of {self._plan.topology}, {state}>"
+
+    def wait_ready(self, timeout_s: float = 10.0) -> None:
+        """Wait until everything is recorded; what cannot be recorded is in `Timeline.missing`. DeadlineExceeded."""
+        with self._lock:
+            self._receive_all(timeout_s)
+
+    def add(self, event: AnyEvent) -> None:
+        """Add an event of another source. The recording numbers the events of each source (`seq`) in order of time."""
+        self._added.append(event)
+
+    def read(self) -> tuple[tuple[AnyEvent, ...], int]:
+        """Return new events, and the time up to which they are complete; a later call returns only later events."""
+        with self._lock:
+            until_ns = self._ask(["Flush"]) if not self._problem else None
+            _, self._live = self._spool.read(self._live)
+            added = self._added[self._live_added :]
+            self._live_added += len(added)
+            return _in_order(added), until_ns if until_ns is not None else monotonic_ns()
+
+    def timeline(self) -> Timeline:
+        """Return everything that was recorded so far. May be called again, also after `stop`."""
+        with self._lock:
+            if self._ended_ns is None and not self._problem:
+                self._ask(["Flush"])
+            records, _ = self._spool.read()
+            return self._timeline(records)
+
+    def stop(self) -> Timeline:
+        """End the recorder and return the timeline."""
+        with self._lock:
+            if self._ended_ns is None:
+                if not self._problem:
+                    self._ask(["Finish"])
+                self._ended_ns = monotonic_ns()
+                _end(self._process)
+            return self.timeline()
+
+    def close(self) -> None:
+        """End the recorder and free everything. Idempotent."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._ended_ns = self._ended_ns or monotonic_ns()
+                _end(self._process)
+                self._spool.close()
+
+    # -- the recorder
+
+    def _record(self, lab: Lab, nodes: tuple[str, ...]) -> None:
+        """Give the recorder a socket of each node."""
+        interfaces = _interfaces(self._plan)
+        for first in range(0, len(nodes), DESCRIPTORS_PER_MESSAGE):
+            batch = nodes[first : first + DESCRIPTORS_PER_MESSAGE]
+            with ExitStack() as stack:
+                sockets = [stack.enter_context(_packet_socket(lab, node)) for node in batch]
+                start = len(self._recorded)
+                self._recorded += batch
+                described = [[start + index, interfaces.get(node, ["lo"])] for index, node in enumerate(batch)]
+                self._send(["Record", described], *(sock.fileno() for sock in sockets))
+
+    def _send(self, request: list[object], *descriptors: int) -> None:
+        self._number += 1
+        try:
+            self._channel.send_body(self._number, to_json(request), descriptors, until=monotonic() + REPLY_TIMEOUT_S)
+        except (LabGone, DeadlineExceeded):
+            self._fail()
+
+    def _ask(self, request: list[object], timeout_s: float = REPLY_TIMEOUT_S) -> int | None:
+        """Return the time in the reply; None if the recorder does not answer, which `_problem` then explains."""
+        self._send(request)
+        reply = self._receive_all(timeout_s)
+        return reply[0] if reply else None
+
+    def _receive_all(self, timeout_s: float) -> list[int]:
+        """Receive the replies to all requests; return the last one."""
+        until = monotonic() + timeout_s
+        reply: list[int] = []
+        while self._answered < self._number and not self._problem:
+            self._await_reply(until)
+            if self._problem:
+                break
+            try:
+                received = self._channel.receive_body(until=until)
+            except LabGone:
+                received = None
+            if received is None:
+                self._fail()
+                break
+            self._answered, body, _ = received
+            reply = from_json(body)
+            for refusal in reply:
+                if isinstance(refusal, list):
+                    node, number = refusal
+                    self._missing.append(f"packets of {self._recorded[node]}: {errno_name(number)}")
+        return reply
+
+    def _await_reply(self, until: float) -> None:
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        stopped = 0
+        while not poller.poll(max(0.0, min(until - monotonic(), STOPPED_CHECK_S)) * 1000):
+            stopped = stopped + 1 if is_stopped(self._process.pid) else 0
+            if stopped >= STOPPED_CHECKS:
+                self._fail()
+                return
+            if monotonic() >= until:
+                raise DeadlineExceeded(
+                    f"recording of {self._plan.topology}: the recorder (process {self._process.pid}) did not answer in "
+                    f"time. Is the machine overloaded?"
+                )
+
+    def _fail(self) -> None:
+        """Note why the recorder does not record any more."""
+        state = "was stopped by a signal" if is_stopped(self._process.pid) else "has ended"
+        words = self._process.last_words().strip()
+        self._problem = f"the recorder (process {self._process.pid}) {state}" + (f": {words}" if words else "")
+
+    # -- decoding
+
+    def _timeline(self, records: list[Record]) -> Timeline:
+        names = tuple(node.name for node in self._plan.nodes if node.kind is not NodeKind.SWITCH)
+        clocks = [CLOCK_PAYLOAD.unpack(record.payload) for record in records if record.kind is Kind.CLOCK]
+        clock = Clock()
+        if clocks:
+            (offset_ns, bracket_ns), (end_offset_ns, _) = clocks[0], clocks[-1]
+            clock = Clock(offset_ns, bracket_ns, end_offset_ns)
+        return Timeline(
+            title=self._title,
+            started_ns=self._started_ns,
+            ended_ns=self._ended_ns or monotonic_ns(),
+            started_at=self._started_at,
+            hosts=names,
+            nodes=(),
+            wires=(),
+            events=_in_order(self._added),
+            clock=clock,
+            losses=tuple(self._losses(records)),
+            missing=tuple(self._missing),
+            file=self._file,
+        )
+
+    def _losses(self, records: list[Record]) -> Iterable[Loss]:
+        lost: dict[tuple[int, int], tuple[int, int]] = {}
+        dropped: list[Record] = []
+        for record in records:
+            if record.kind is Kind.LOST:
+                kind, count = LOST_PAYLOAD.unpack(record.payload)
+                lost[kind, record.node] = count, record.at_ns
+            elif record.kind is Kind.DROPPED:
+                dropped = [record]
+        for (kind, node), (count, until_ns) in lost.items():
+            yield Loss(
+                SOURCES[Kind(kind)], count, UNITS.get(Kind(kind), "events"), self._name(node), self._started_ns,
+                until_ns, "the ring was full",
+            )  # fmt: skip
+        for record in dropped:
+            for each in dropped_of(record.payload):
+                yield Loss(
+                    SOURCES[Kind(each.kind)], each.count, UNITS.get(Kind(each.kind), "events"), self._name(each.node),
+                    each.from_ns, each.until_ns, "overwritten by later ones",
+                )  # fmt: skip
+        if self._problem:
+            last_ns = records[-1].at_ns if records else self._started_ns
+            yield Loss(Source.PACKETS, 0, from_ns=last_ns, until_ns=self._ended_ns, why=self._problem)
+
+    def _name(self, node: int) -> str:
+        return "" if node == WHOLE_LAB else self._recorded[node]
+
+
+def _settings(options: RecordOptions, nodes: int) -> Settings:
+    """What the recorder must know of the options. InputError."""
+    snap_bytes = options.snap_bytes or WHOLE_PACKET_BYTES
+    program = accept(snap_bytes)
+    share = max(RING_BYTES_MIN, RINGS_BYTES_MAX // max(nodes, 1))
+    return Settings(options.limit_bytes, min(options.ring_bytes, share), program.hex(), options.snap_bytes == 0)
+
+
+def _nodes_to_record(plan: Plan, options: RecordOptions) -> tuple[str, ...]:
+    """The nodes whose packets are recorded. NotFound."""
+    names = [node.name for node in plan.nodes if node.kind is not NodeKind.SWITCH]
+    for name in options.nodes:
+        if name not in names:
+            raise NotFound(f"recording: no host or router has the name {name}. Try {', '.join(names)}.")
+    return options.nodes or tuple(names)
+
+
+def _interfaces(plan: Plan) -> dict[str, list[str]]:
+    """The names of the interfaces of each node."""
+    from labctl.names import OUTSIDE_INTERFACE
+    from labctl.plan.operations import MakeLink
+
+    found = {node.name: ["lo", *([OUTSIDE_INTERFACE] if node.nat else [])] for node in plan.nodes}
+    for operation in plan.operations:
+        if isinstance(operation, MakeLink):
+            for end in (operation.a, operation.b):
+                found[end.node].append(end.ifname)
+    return found
+
+
+def _packet_socket(lab: Lab, node: str) -> socket.socket:
+    import socket
+
+    return lab.socket(node, AF_PACKET, socket.SOCK_RAW, ETH_P_ALL)
+
+
+def _in_order(events: Iterable[AnyEvent]) -> tuple[AnyEvent, ...]:
+    """Number the events of each source in order of time, and sort them."""
+    counts: dict[Source, int] = {}
+    numbered = []
+    for event in sorted(events, key=lambda each: (each.at_ns, _SOURCE_ORDER[each.source])):
+        seq = counts.get(event.source, 0)
+        counts[event.source] = seq + 1
+        numbered.append(replace(event, seq=seq))
+    return tuple(numbered)
+
+
+def _end(process: Boot) -> None:
+    """End the recorder, without waiting for the kernel to release its rings."""
+    if not process.ended:
+        process.hang_up()
+        with suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+        process.forget()

@@ -1,0 +1,119 @@
+"""Recordings of labs: what the spool has, losses, and how a recording ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from labctl.clock import monotonic_ns
+from labctl.errors import NotFound
+from labctl.kernel.processes import ends_within
+from labctl.lab.client.handle import Lab
+from labctl.timeline.events import Mark, Source
+from labctl.timeline.recording import Recording, RecordOptions
+from labctl.timeline.spool import Kind
+from tests.labs import WAIT_S, keeper_of, pair_plan
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab.open(pair_plan()) as lab:
+        yield lab
+
+
+def send(lab: Lab, count: int = 1) -> None:
+    with lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(count):
+            sock.sendto(b"hello", ("10.0.0.2", 5353))
+
+
+def packets(recording: Recording) -> int:
+    return sum(record.count for record in recording._spool.read()[0] if record.kind is Kind.PACKETS)
+
+
+def test_packets_of_both_nodes_are_in_the_spool_after_the_end(lab: Lab) -> None:
+    with Recording.start(lab, title="a test", file="test.yaml") as recording:
+        recording.wait_ready()
+        send(lab, 20)
+        timeline = recording.stop()
+        assert packets(recording) >= 40
+    assert (timeline.title, timeline.file) == ("a test", "test.yaml")
+    assert timeline.hosts == ("client", "server")
+    assert timeline.losses == ()
+    assert timeline.missing == ()
+    assert 0 < timeline.clock.bracket_ns < 1_000_000
+
+
+def test_a_timeline_may_be_taken_while_the_recording_goes_on(lab: Lab) -> None:
+    with Recording.start(lab) as recording:
+        recording.wait_ready()
+        send(lab)
+        recording.timeline()
+        before = packets(recording)
+        send(lab)
+        recording.timeline()
+        assert packets(recording) > before > 0
+
+
+def test_events_of_other_sources_are_numbered_in_order_of_time(lab: Lab) -> None:
+    def mark(at_ns: int, text: str) -> Mark:
+        return Mark(at_ns=at_ns, host="", source=Source.MARKS, seq=0, text=text)
+
+    with Recording.start(lab) as recording:
+        now_ns = monotonic_ns()
+        recording.add(mark(now_ns + 2, "second"))
+        recording.add(mark(now_ns + 1, "first"))
+        marks = [each for each in recording.stop().events if isinstance(each, Mark)]
+    assert [(each.seq, each.text) for each in marks] == [(0, "first"), (1, "second")]
+
+
+def test_a_ring_that_is_too_small_is_a_loss_of_its_node(lab: Lab) -> None:
+    with Recording.start(lab, RecordOptions(ring_bytes=8192, nodes=("client",))) as recording:
+        recording.wait_ready()
+        os.kill(recording._process.pid, signal.SIGSTOP)
+        send(lab, 1000)
+        os.kill(recording._process.pid, signal.SIGCONT)
+        (loss,) = recording.stop().losses
+        assert (loss.source, loss.host, loss.unit) == (Source.PACKETS, "client", "packets")
+        assert loss.count + packets(recording) >= 1000
+
+
+def test_an_unknown_node_is_refused(lab: Lab) -> None:
+    with pytest.raises(NotFound, match=r"no host or router has the name printer\. Try client, server\."):
+        Recording.start(lab, RecordOptions(nodes=("printer",)))
+
+
+def test_a_killed_recorder_is_a_loss_that_names_it(lab: Lab) -> None:
+    with Recording.start(lab) as recording:
+        recording.wait_ready()
+        send(lab)
+        recording.timeline()
+        os.kill(recording._process.pid, signal.SIGKILL)
+        assert ends_within(recording._process.pidfd, WAIT_S)
+        (loss,) = recording.stop().losses
+        assert loss.why == f"the recorder (process {recording._process.pid}) has ended"
+        assert packets(recording) > 0
+
+
+def test_a_stopped_recorder_does_not_block_the_end(lab: Lab) -> None:
+    with Recording.start(lab) as recording:
+        recording.wait_ready()
+        os.kill(recording._process.pid, signal.SIGSTOP)
+        (loss,) = recording.stop().losses
+    assert "was stopped by a signal" in loss.why
+
+
+def test_a_recording_outlives_its_lab_and_frees_its_namespaces() -> None:
+    with Lab.open(pair_plan()) as lab:
+        keeper = keeper_of(lab)
+        recording = Recording.start(lab)
+        recording.wait_ready()
+        send(lab)
+        os.kill(keeper, signal.SIGKILL)
+    with recording:
+        assert recording.stop().losses == ()
+        assert packets(recording) > 0
