@@ -492,6 +492,17 @@ COMMANDS = (
         "labctl sockets -f",
     ),
     Command(
+        "top",
+        "top:top",
+        _NETWORK,
+        "Watch a lab: nodes, links, sockets, programs, logs.",
+        "Show a running lab on the full screen and refresh it every second: nodes, links with throughput and lost "
+        "packets, sockets with their queues, programs, and the tail of a log.\n\n"
+        "Keys cut and heal the selected link, open a shell on the selected node, and show its packets; `?` lists them.",
+        (_LAB_ARGUMENT, _LAB_AS_OPTION),
+        "labctl top",
+    ),
+    Command(
         "doctor",
         "doctor:doctor",
         _SETUP,

@@ -102,6 +102,34 @@ def links(sock: socket.socket) -> tuple[KernelLink, ...]:
     return tuple(found)
 
 
+class LinkStatistics(Struct, frozen=True, gc=False):
+    """The counters of an interface since it was made: parts of struct rtnl_link_stats64 (linux/if_link.h)."""
+
+    received_packets: int
+    sent_packets: int
+    received_bytes: int  # with the Ethernet header
+    sent_bytes: int
+    received_dropped: int  # packets, for lack of room in the kernel
+    sent_dropped: int
+
+
+_IFLA_STATS64 = 23  # linux/if_link.h
+_STATISTICS = struct.Struct("=8Q")  # the beginning of struct rtnl_link_stats64
+
+
+def link_statistics(sock: socket.socket) -> dict[str, LinkStatistics]:
+    """Return the counters of every interface, by its name."""
+    found = {}
+    for _, payload in dump(sock, netlink.RTM_GETLINK, netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        values = attribute_values(payload, netlink.IFINFO.size)
+        if len(values.get(_IFLA_STATS64, b"")) >= _STATISTICS.size:
+            counts = _STATISTICS.unpack_from(values[_IFLA_STATS64])
+            received, sent, received_bytes, sent_bytes, _, _, received_dropped, sent_dropped = counts
+            name = values[netlink.IFLA_IFNAME].rstrip(b"\0").decode()
+            found[name] = LinkStatistics(received, sent, received_bytes, sent_bytes, received_dropped, sent_dropped)
+    return found
+
+
 def addresses(sock: socket.socket) -> tuple[KernelAddress, ...]:
     """Return every address of both families, including those of `lo`."""
     names = interface_names(sock)

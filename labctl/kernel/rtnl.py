@@ -71,7 +71,9 @@ from labctl.structs import Struct
 from labctl.submodules import import_submodule
 
 ROOT = 0xFFFF_FFFF  # TC_H_ROOT, linux/pkt_sched.h
-_TCA_KIND, _TCA_OPTIONS = 1, 2
+_TCA_KIND, _TCA_OPTIONS, _TCA_STATS2 = 1, 2, 7
+_TCA_STATS_QUEUE = 3  # linux/gen_stats.h
+_QUEUE_STATISTICS = struct.Struct("=5I")  # struct gnet_stats_queue: qlen, backlog, drops, requeues, overlimits
 _TCMSG = struct.Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
 
 _NETEM = struct.Struct("=IIIIII")  # struct tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter
@@ -166,6 +168,25 @@ def qdiscs(sock: socket.socket) -> tuple[KernelQdisc, ...]:
         if error.errno == errno.EOPNOTSUPP:
             return ()
         raise
+
+
+def qdisc_drops(sock: socket.socket) -> dict[int, int]:
+    """Return the packets that the disciplines of each interface dropped, by its index; `sock` and OSError as above.
+
+    They include those that netem lost on purpose. A discipline counts the drops of those below it, too.
+    """
+    found: dict[int, int] = {}
+    try:
+        for _, payload in dump(sock, RTM_GETQDISC, _TCMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            _, index, _, _, _ = _TCMSG.unpack_from(payload)
+            statistics = attribute_values(attribute_values(payload, _TCMSG.size).get(_TCA_STATS2, b""))
+            queue = statistics.get(_TCA_STATS_QUEUE, b"")
+            if len(queue) >= _QUEUE_STATISTICS.size:
+                found[index] = max(found.get(index, 0), _QUEUE_STATISTICS.unpack_from(queue)[2])
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+    return found
 
 
 def replace_qdisc(index: int, handle: int, parent: int, kind: bytes, options: bytes) -> bytes:

@@ -76,6 +76,37 @@ def qdiscs(lab: Observable, node: str) -> tuple[KernelQdisc, ...]:
         return rtnl.qdiscs(sock)
 
 
+class Traffic(Struct, frozen=True, gc=False):
+    """What an interface sent and received since it was made."""
+
+    sent_packets: int
+    sent_bytes: int  # with the Ethernet header
+    received_packets: int
+    received_bytes: int
+    send_drops: int  # packets that its queueing disciplines (netem's losses included) and the device dropped
+    receive_drops: int
+
+
+def traffic(lab: Observable, node: str) -> dict[str, Traffic]:
+    """Return the traffic of every interface of the node, by the interface's name."""
+    with netlink_socket(lab, node, NETLINK_ROUTE, "read the counters of its interfaces") as sock:
+        counts = kernel_routes.link_statistics(sock)
+        drops = rtnl.qdisc_drops(sock)
+        names = kernel_routes.interface_names(sock) if drops else {}
+    dropped = {names[index]: count for index, count in drops.items() if index in names}
+    return {
+        name: Traffic(
+            each.sent_packets,
+            each.sent_bytes,
+            each.received_packets,
+            each.received_bytes,
+            each.sent_dropped + dropped.get(name, 0),
+            each.received_dropped,
+        )
+        for name, each in counts.items()
+    }
+
+
 # -- sockets
 
 EVERY_TRANSPORT = frozenset(Transport)

@@ -138,6 +138,7 @@ COMMANDS = {
     "link": {"--lab", "--from"},
     "ping": {"--lab", "--all", "--every-pair"},
     "sockets": {"-f", "--follow", "--format", "-l", "--lab", "--listening"},
+    "top": {"--lab"},
     "cp": {"--lab"},
     "env": {"--lab"},
     "gc": set(),
