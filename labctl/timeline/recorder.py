@@ -18,6 +18,7 @@ from labctl.clock import monotonic_ns
 from labctl.errors import LabGone
 from labctl.kernel import syscalls
 from labctl.kernel.packet_ring import PacketRing, accept
+from labctl.kernel.sock_diag import sample
 from labctl.lab.frames import FrameStream, from_json, to_json
 from labctl.structs import Struct, json_encode
 from labctl.timeline.spool import CLOCK_PAYLOAD, LOST_PAYLOAD, WHOLE_LAB, Kind, SpoolWriter
@@ -25,6 +26,8 @@ from labctl.timeline.spool import CLOCK_PAYLOAD, LOST_PAYLOAD, WHOLE_LAB, Kind, 
 THREADS_MAX = 32  # that make rings, each of which waits for the kernel
 CLOCK_READINGS = 5
 CLOCK_STEP_NS = 10_000  # a clock that differs by more has been set
+NO_DESCRIPTOR = -1  # of the sampler, the only source without one
+SAMPLING_SHARE = 50  # of the time, one in this many goes into samples
 SETTLE_NS = 1_000_000  # between a packet's time stamp and its place in the ring, at most
 
 
@@ -104,6 +107,56 @@ class PacketSource:
         spool.write(Kind.LOST, self.node, 0, LOST_PAYLOAD.pack(Kind.PACKETS, self._ring.drops))
 
 
+class SocketSampler:
+    """Samples the sockets of all nodes at intervals; of a large lab less often, so that it takes little time."""
+
+    def __init__(self, interval_ns: int) -> None:
+        self._interval_ns = interval_ns
+        self._nodes: dict[int, socket.socket] = {}  # NETLINK_SOCK_DIAG
+        self._is_last = False
+        self.next_ns: int | None = None
+
+    def add(self, node: int, sock: socket.socket) -> None:
+        """Sample a node by this socket, which it takes over."""
+        self._nodes[node] = sock
+        self.next_ns = self.next_ns or monotonic_ns()
+
+    def forget(self, node: int) -> None:
+        if (sock := self._nodes.pop(node, None)) is not None:
+            sock.close()
+
+    def fileno(self) -> int:
+        return NO_DESCRIPTOR
+
+    def drain(self, spool: SpoolWriter) -> None:
+        began_ns = monotonic_ns()
+        for node, sock in self._nodes.items():
+            with suppress(OSError):  # of a dump; the next one may succeed
+                if answers := sample(sock):
+                    spool.write(Kind.SOCKETS, node, 1, answers)
+        now_ns = monotonic_ns()
+        self.next_ns = now_ns + max(self._interval_ns, SAMPLING_SHARE * (now_ns - began_ns))
+
+    def flush(self, spool: SpoolWriter) -> None:
+        """Take a last sample after `finish`; otherwise nothing: samples are independent of who reads."""
+        if self._is_last:
+            self._is_last = False
+            self.drain(spool)
+            self.next_ns = None
+
+    def finish(self) -> None:
+        self._is_last = True
+
+    def preamble(self, spool: SpoolWriter) -> None:
+        pass
+
+    def close(self) -> None:
+        for sock in self._nodes.values():
+            sock.close()
+        self._nodes.clear()
+        self.next_ns = None
+
+
 class Settings(Struct, frozen=True, array_like=True):
     """What the owner requires of the recorder."""
 
@@ -111,6 +164,7 @@ class Settings(Struct, frozen=True, array_like=True):
     ring_bytes: int  # of each node
     program: str  # the filter of packets (labctl.kernel.packet_filter), in hexadecimal
     has_large_packets: bool
+    sample_interval_ns: int  # of sockets; 0: never
 
 
 def clock_reading() -> tuple[int, int]:
@@ -148,6 +202,7 @@ class Recorder:
         self._poller = select.poll()
         self._sources: dict[int, Source] = {}  # by descriptor
         self._nodes: dict[int, PacketSource] = {}
+        self._sampler: SocketSampler | None = None
         self._settings: Settings | None = None
         self._spool: SpoolWriter | None = None
         self._clock = (0, 0)
@@ -198,9 +253,17 @@ class Recorder:
                 self._spool.begin(self._preamble)
                 self._lab = descriptors[1]
                 self._poller.register(self._lab, select.POLLIN)
+                if self._settings.sample_interval_ns:
+                    self._sampler = SocketSampler(self._settings.sample_interval_ns)
+                    self._add(self._sampler)
                 reply: list[object] = []
             case ["Record", [*nodes]]:
                 reply = self._record(nodes, descriptors)
+            case ["Sample", [*nodes]]:
+                assert self._sampler is not None
+                for node, descriptor in zip(nodes, descriptors, strict=True):
+                    self._sampler.add(node, socket.socket(fileno=descriptor))
+                reply = []
             case ["Forget", [*nodes]]:
                 for node in nodes:
                     self._forget(node)
@@ -253,9 +316,12 @@ class Recorder:
 
     def _add(self, source: Source) -> None:
         self._sources[source.fileno()] = source
-        self._poller.register(source.fileno(), select.POLLIN)
+        if source.fileno() != NO_DESCRIPTOR:
+            self._poller.register(source.fileno(), select.POLLIN)
 
     def _forget(self, node: int) -> None:
+        if self._sampler is not None:
+            self._sampler.forget(node)
         source = self._nodes.pop(node, None)
         if source is not None and self._spool is not None:
             source.flush(self._spool)
@@ -274,7 +340,8 @@ class Recorder:
         self._finish()
         self._poller.unregister(self._lab)
         for descriptor, source in self._sources.items():
-            self._poller.unregister(descriptor)
+            if descriptor != NO_DESCRIPTOR:
+                self._poller.unregister(descriptor)
             source.close()
         self._sources.clear()
         self._nodes.clear()

@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from time import CLOCK_REALTIME, clock_gettime
@@ -20,12 +20,14 @@ from labctl.clock import monotonic, monotonic_ns
 from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
 from labctl.kernel.packet_ring import AF_PACKET, ETH_P_ALL, accept
 from labctl.kernel.processes import is_stopped
+from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.lab.client.boot_process import Boot
 from labctl.lab.frames import FrameStream, from_json, to_json
 from labctl.lab.protocol import RECORDER
 from labctl.structs import Struct, astuple, replace
-from labctl.timeline.events import AnyEvent, Clock, Loss, Source, Timeline
+from labctl.timeline.events import AnyEvent, Clock, Loss, SocketSample, Source, Timeline
 from labctl.timeline.recorder import Settings
+from labctl.timeline.sources.sockets import SocketSamples
 from labctl.timeline.spool import (
     CLOCK_PAYLOAD,
     LOST_PAYLOAD,
@@ -134,8 +136,11 @@ class Recording:
                 recording._send(["Begin", list(astuple(_settings(options, len(nodes))))], memory, lifetime)
             finally:
                 os.close(lifetime)
+            recording._recorded = nodes
             if options.packets:
                 recording._record(lab, nodes)
+            if options.sample_interval_s:
+                recording._sample(lab, nodes)
             ours.pop_all()
         return recording
 
@@ -205,10 +210,16 @@ class Recording:
             batch = nodes[first : first + DESCRIPTORS_PER_MESSAGE]
             with ExitStack() as stack:
                 sockets = [stack.enter_context(_packet_socket(lab, node)) for node in batch]
-                start = len(self._recorded)
-                self._recorded += batch
-                described = [[start + index, interfaces.get(node, ["lo"])] for index, node in enumerate(batch)]
+                described = [[first + index, interfaces.get(node, ["lo"])] for index, node in enumerate(batch)]
                 self._send(["Record", described], *(sock.fileno() for sock in sockets))
+
+    def _sample(self, lab: Lab, nodes: tuple[str, ...]) -> None:
+        """Give the recorder a socket of each node by which it samples sockets."""
+        for first in range(0, len(nodes), DESCRIPTORS_PER_MESSAGE):
+            batch = nodes[first : first + DESCRIPTORS_PER_MESSAGE]
+            with ExitStack() as stack:
+                sockets = [stack.enter_context(_diag_socket(lab, node)) for node in batch]
+                self._send(["Sample", list(range(first, first + len(batch)))], *(sock.fileno() for sock in sockets))
 
     def _send(self, request: list[object], *descriptors: int) -> None:
         self._number += 1
@@ -284,12 +295,18 @@ class Recording:
             hosts=names,
             nodes=(),
             wires=(),
-            events=_in_order(self._added),
+            events=_in_order([*self._added, *self._samples(records)]),
             clock=clock,
             losses=tuple(self._losses(records)),
             missing=tuple(self._missing),
             file=self._file,
         )
+
+    def _samples(self, records: list[Record]) -> Iterator[SocketSample]:
+        samples = SocketSamples()
+        for record in records:
+            if record.kind is Kind.SOCKETS:
+                yield from samples.decode(self._name(record.node), record.at_ns, record.payload)
 
     def _losses(self, records: list[Record]) -> Iterable[Loss]:
         lost: dict[tuple[int, int], tuple[int, int]] = {}
@@ -324,7 +341,9 @@ def _settings(options: RecordOptions, nodes: int) -> Settings:
     snap_bytes = options.snap_bytes or WHOLE_PACKET_BYTES
     program = accept(snap_bytes)
     share = max(RING_BYTES_MIN, RINGS_BYTES_MAX // max(nodes, 1))
-    return Settings(options.limit_bytes, min(options.ring_bytes, share), program.hex(), options.snap_bytes == 0)
+    interval_ns = round(options.sample_interval_s * 1e9)
+    ring_bytes = min(options.ring_bytes, share)
+    return Settings(options.limit_bytes, ring_bytes, program.hex(), options.snap_bytes == 0, interval_ns)
 
 
 def _nodes_to_record(plan: Plan, options: RecordOptions) -> tuple[str, ...]:
@@ -353,6 +372,12 @@ def _packet_socket(lab: Lab, node: str) -> socket.socket:
     import socket
 
     return lab.socket(node, AF_PACKET, socket.SOCK_RAW, ETH_P_ALL)
+
+
+def _diag_socket(lab: Lab, node: str) -> socket.socket:
+    import socket
+
+    return lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
 
 
 def _in_order(events: Iterable[AnyEvent]) -> tuple[AnyEvent, ...]:

@@ -73,6 +73,7 @@ HANDLES: dict[str, set[str]] = {
             "fileno",
             "open",
             "open_file",
+            "open_lifetime",
             "publish",
             "put_file",
             "socket",

@@ -13,7 +13,7 @@ from labctl.clock import monotonic_ns
 from labctl.errors import NotFound
 from labctl.kernel.processes import ends_within
 from labctl.lab.client.handle import Lab
-from labctl.timeline.events import Mark, Source
+from labctl.timeline.events import Mark, SocketSample, Source
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.spool import Kind
 from tests.labs import WAIT_S, keeper_of, pair_plan
@@ -117,3 +117,33 @@ def test_a_recording_outlives_its_lab_and_frees_its_namespaces() -> None:
     with recording:
         assert recording.stop().losses == ()
         assert packets(recording) > 0
+
+
+def test_sockets_are_sampled_while_the_recording_goes_on_and_once_at_its_end(lab: Lab) -> None:
+    with (
+        Recording.start(lab, RecordOptions(packets=False, sample_interval_s=0.01)) as recording,
+        lab.socket("server", socket.AF_INET, socket.SOCK_STREAM) as listener,
+        lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        recording.wait_ready()
+        listener.bind(("10.0.0.2", 5000))
+        listener.listen(3)
+        until_ns = monotonic_ns() + int(WAIT_S * 1e9)
+        while not any(isinstance(each, SocketSample) for each in recording.timeline().events):
+            assert monotonic_ns() < until_ns
+        client.connect(("10.0.0.2", 5000))
+        samples = [each for each in recording.stop().events if isinstance(each, SocketSample)]
+    queues = [each.receive_queue for each in samples if each.state == "LISTEN"]
+    assert (queues[0], queues[-1]) == (0, 1)
+    assert {each.host for each in samples if each.state == "ESTABLISHED"} == {"client", "server"}
+
+
+def test_without_an_interval_no_socket_is_sampled(lab: Lab) -> None:
+    with (
+        Recording.start(lab, RecordOptions(sample_interval_s=0)) as recording,
+        lab.socket("server", socket.AF_INET, socket.SOCK_STREAM) as listener,
+    ):
+        recording.wait_ready()
+        listener.bind(("10.0.0.2", 5000))
+        listener.listen(3)
+        assert not any(isinstance(each, SocketSample) for each in recording.stop().events)
