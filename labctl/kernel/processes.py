@@ -175,7 +175,22 @@ def read_all(descriptor: int, timeout_s: float, what: str, is_stopped: Callable[
 
 def execute(subject: str, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
     """Become the program `argv`, which is searched in the environment's PATH. Never returns. KernelError."""
-    program = argv[0]
+    _search(subject, argv[0], environment, lambda path: os.execve(path, argv, environment))
+
+
+def check_executable(subject: str, program: str, environment: Mapping[str, str]) -> None:
+    """KernelError, as of `execute`, if that program is missing or may not be executed."""
+
+    def check(path: str) -> None:
+        if not os.access(path, os.X_OK) or os.path.isdir(path):
+            number = errno.EACCES if os.path.exists(path) else errno.ENOENT
+            raise OSError(number, os.strerror(number), path)
+
+    _search(subject, program, environment, check)
+
+
+def _search(subject: str, program: str, environment: Mapping[str, str], act: Callable[[str], None]) -> None:
+    """Call `act` with each path at which the program may be, until it raises no OSError. KernelError if all fail."""
     if not program:
         raise KernelError(subject, 'run ""', errno.ENOENT, hint="The program's name is empty.")
     path = environment.get("PATH", os.defpath)
@@ -184,7 +199,7 @@ def execute(subject: str, argv: tuple[str, ...], environment: Mapping[str, str])
     failed_at = program
     for candidate in candidates:
         try:
-            os.execve(candidate, argv, environment)
+            return act(candidate)
         except OSError as error:
             number = error.errno or 0
             if candidate != program and not os.path.exists(candidate):

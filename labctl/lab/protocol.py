@@ -144,7 +144,10 @@ Identity = tuple[Id, Id, tuple[Id, ...]]
 
 
 class StartProcess(Request, frozen=True):
-    """Run a program that outlives its client and has a log. Answered by `ProcessRows` with one row."""
+    """Run a program that outlives its client and has a log. Answered by `ProcessRows` with one row.
+
+    With `tracer`, a descriptor comes with the request, which the tracer of each of its runs finds at TRACE_DESCRIPTOR.
+    """
 
     node: str
     name: str  # "": the keeper chooses one
@@ -155,6 +158,7 @@ class StartProcess(Request, frozen=True):
     restart: Restart
     terminal: tuple[Size, Size] | None = None  # rows, columns of a terminal that replaces its pipes
     is_cwd_optional: bool = False  # as of `Spawn`
+    tracer: tuple[str, ...] = ()  # as of `Spawn`
 
 
 class StopProcess(Request, frozen=True):
@@ -209,6 +213,7 @@ class SetRollback(Request, frozen=True):
 
 class Spawn(Request, frozen=True):
     """Run a program. Descriptors: those of stdin, stdout, stderr for which `stdio` is true; /dev/null for others.
+    With `tracer`, one more follows, which the tracer finds at TRACE_DESCRIPTOR.
 
     Answered by `Spawned` with two descriptors: the status pipe and the pidfd.
     """
@@ -224,6 +229,7 @@ class Spawn(Request, frozen=True):
     )
     is_cwd_optional: bool = False  # without `cwd` on the host, use the owner's directory or the root
     is_terminal_plain: bool = False  # no line end conversion, no echo, TERM=dumb
+    tracer: tuple[str, ...] = ()  # a command that runs `argv`, which follows it
 
 
 class SpawnAgents(Request, frozen=True):

@@ -34,6 +34,8 @@ KILL_TIMEOUT_S = 5.0  # a process that SIGKILL has not ended by then hangs in th
 LOG_STREAMS = (Stream.STDOUT, Stream.STDERR)  # as the log of a service numbers them
 FAILED_RUNS_MAX = 3  # of a service, that no step caused, since the scenario began or a step last found it running
 
+TAKE_TRACE_CHUNKS_MAX = 16  # at a time, before the watcher looks at other descriptors
+
 OnOutput = Callable[[str, str, Stream, bytes], None]  # host, program, stream, data
 
 
@@ -49,6 +51,7 @@ class Command(Struct, frozen=True):
     where: str = ""  # file:line of the step
     user: str | None = None
     tty: bool = False  # both streams go to a terminal and are stdout here; it reads from the terminal without `stdin`
+    trace: bool = False  # its system calls are recorded, if there is a `Tracer`
 
 
 class Handle(Protocol):
@@ -68,11 +71,55 @@ class Handle(Protocol):
         """Close the descriptors; the process goes on."""
 
 
+class Tracer(Protocol):
+    """Records the system calls of programs, which run under its command (labctl.timeline.sources.strace)."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        """The command that runs the program that follows it, and writes to TRACE_DESCRIPTOR (labctl.lab.frames)."""
+
+    def consumer(self, host: str, program: str) -> Callable[[bytes], None]:
+        """Return a function that takes the output of the command in pieces; b"" if it ended before the program."""
+
+
 class Watches(Protocol):
     """Calls back when descriptors become readable."""
 
     def add(self, fd: int, readable: Callable[[], bool]) -> None:
         """Call `readable()` whenever `fd` is readable, until it returns False."""
+
+
+class Trace:
+    """The output of a program's tracer. Owns the descriptor of its pipe.
+
+    `consume` gets it in pieces; b"" if it ended no later than the program.
+    """
+
+    def __init__(self, descriptor: int, consume: Callable[[bytes], None]) -> None:
+        """Take over the (non-blocking) descriptor."""
+        self.descriptor = descriptor
+        self.consume = consume
+        self.has_ended = False
+
+    def take(self) -> bool:
+        """Read what the pipe holds; False at its end."""
+        for _ in range(TAKE_TRACE_CHUNKS_MAX):
+            if self.has_ended:
+                return False
+            try:
+                data = os.read(self.descriptor, CHUNK_BYTES)
+            except BlockingIOError:
+                return True
+            self.has_ended = not data
+            if data:
+                self.consume(data)
+        return True
+
+    def close(self) -> None:
+        """Close the pipe. Idempotent."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor != -1:
+            os.close(descriptor)
 
 
 class Program:
@@ -90,8 +137,9 @@ class Program:
         condition: threading.Condition,
         pipes: Mapping[Stream, int] | None = None,
         limit_bytes: int = KEPT_BYTES,
+        trace: Trace | None = None,
     ) -> None:
-        """Take over `process` and `pipes` (non-blocking); keep the first and last `limit_bytes` of each stream."""
+        """Take over `process`, `pipes` (non-blocking) and `trace`; keep `limit_bytes` of begin and end of a stream."""
         self.command = command
         self.process = process
         self.output = {stream: KeptOutput(limit_bytes) for stream in Stream}
@@ -103,6 +151,7 @@ class Program:
         self.is_in_a_result = False  # a step's result has its output
         self._condition = condition
         self._pipes = dict(pipes or {})
+        self._trace = trace
         self._open = set(self._pipes)  # streams whose end has not been read
         self._line_watches: list[LineWatch] = []
 
@@ -216,18 +265,23 @@ class Program:
         """Let `watcher` call back when there is output to read or the process has ended; attach once."""
         for stream, fd in self._pipes.items():
             watcher.add(fd, lambda stream=stream: self._drain(stream, on_output))  # type: ignore[misc]
+        if self._trace is not None:
+            watcher.add(self._trace.descriptor, self._trace.take)
         watcher.add(self.process.fileno(), lambda: self._reap(on_output))
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """The descriptors that the watcher watches."""
-        return (*self._pipes.values(), self.process.fileno())
+        trace = [] if self._trace is None or self._trace.descriptor == -1 else [self._trace.descriptor]
+        return (*self._pipes.values(), *trace, self.process.fileno())
 
     def close(self) -> None:
         """Close all descriptors, which no watcher may watch any more. Idempotent."""
         pipes, self._pipes = self._pipes, {}
         for fd in pipes.values():
             os.close(fd)
+        if self._trace is not None:
+            self._trace.close()
         self.process.close()
 
     def _drain(self, stream: Stream, on_output: OnOutput | None, *, once: bool = True) -> bool:
@@ -267,6 +321,10 @@ class Program:
             return True
         for stream in self._pipes if gone is None else ():  # all that it wrote before it ended is in the pipes
             self._drain(stream, on_output, once=False)
+        if self._trace is not None and gone is None:
+            self._trace.take()
+            if self._trace.has_ended:  # before the program has: then strace was killed
+                self._trace.consume(b"")
         with self._condition:
             self.status, self.gone = status, gone
             self._condition.notify_all()
@@ -372,13 +430,15 @@ def launch(
     *,
     stdout: int | None = None,
     limit_bytes: int = KEPT_BYTES,
+    tracer: Tracer | None = None,
 ) -> Program:
     """Start a program; the caller attaches and closes it. KernelError, InputError when it cannot be started.
 
-    `stdout` (which stays the caller's) replaces the pipe for standard output.
+    `stdout` (which stays the caller's) replaces the pipe for standard output. With `tracer`, it runs under that.
     """
     pipes: dict[Stream, int] = {}
     theirs: dict[Stream, int] = {}
+    trace, writing = (None, None) if tracer is None else trace_pipe(tracer.consumer(command.host, command.name))
     stdin = None if command.stdin is None else memory_file(command.stdin)
     try:
         for stream in () if command.tty else (Stream.STDERR,) if stdout is not None else Stream:
@@ -394,19 +454,32 @@ def launch(
             user=command.user,
             terminal=TERMINAL_SIZE if command.tty else None,
             is_terminal_plain=command.tty,
+            tracer=() if tracer is None else tracer.command,
+            trace=writing,
         )
     except BaseException:
         for fd in pipes.values():
             os.close(fd)
+        if trace is not None:
+            trace.close()
         raise
     finally:
-        for fd in (*theirs.values(), *(() if stdin is None else (stdin,))):
-            os.close(fd)
+        for each in (*theirs.values(), stdin, writing):
+            if each is not None:
+                os.close(each)
     if process.terminal is not None:
         pipes[Stream.STDOUT], process.terminal = process.terminal, None
     for fd in pipes.values():
         os.set_blocking(fd, False)
-    return Program(command, process, condition, pipes, limit_bytes)
+    return Program(command, process, condition, pipes, limit_bytes, trace)
+
+
+def trace_pipe(consume: Callable[[bytes], None]) -> tuple[Trace, int]:
+    """Make the pipe of a tracer. Return the reader, and the descriptor to write to, which the caller owns."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    os.fchmod(writing, 0o622)  # the tracer opens it by its path in /proc, perhaps as another user
+    return Trace(reading, consume), writing
 
 
 class Programs:
@@ -415,6 +488,7 @@ class Programs:
     def __init__(
         self, lab: Lab, condition: threading.Condition, watcher: Watcher, on_output: OnOutput | None = None
     ) -> None:
+        self.tracer: Tracer | None = None  # of the programs with `Command.trace`
         self._lab = lab
         self._condition = condition
         self._watcher = watcher
@@ -431,7 +505,8 @@ class Programs:
 
         With `line`, return a watch that sees every line from the very first byte.
         """
-        program = launch(self._lab, command, self._condition, stdout=stdout)
+        tracer = self.tracer if command.trace else None
+        program = launch(self._lab, command, self._condition, stdout=stdout, tracer=tracer)
         watch = program.watch_lines(line) if line else None
         with self._lock:
             self._all.append(program)

@@ -106,6 +106,8 @@ class LabClient:
         user: str | None = None,
         terminal: tuple[int, int] | None = None,
         is_terminal_plain: bool = False,
+        tracer: Sequence[str] = (),
+        trace: int | None = None,
     ) -> Process:
         """Start a program on the node; the caller closes the `Process`, which does not end it.
 
@@ -115,6 +117,8 @@ class LabClient:
 
         `env` has priority over the environments of node and owner. Descriptors stay the caller's; None is /dev/null.
         The program leads its own session and process group. KernelError if it cannot be started.
+
+        `tracer` is a command that runs the program, as strace(1) does, and finds `trace` at TRACE_DESCRIPTOR.
         """
         check_arguments(argv, env, cwd)
         given = (stdin, None, None) if terminal else (stdin, stdout, stderr)
@@ -129,8 +133,9 @@ class LabClient:
             terminal,
             is_cwd_optional,
             is_terminal_plain,
+            tuple(map(portable, tracer)),
         )
-        descriptors = tuple(descriptor for descriptor in given if descriptor is not None)
+        descriptors = tuple(descriptor for descriptor in (*given, trace) if descriptor is not None)
         what = f"start {argv[0]} on {node}"
         reply, received = self._client.ask(request, descriptors, what=what)
         match from_json(reply):
@@ -169,12 +174,15 @@ class LabClient:
         user: str | None = None,
         restart: str = "no",
         terminal: tuple[int, int] | None = None,
+        tracer: Sequence[str] = (),
+        trace: int | None = None,
     ) -> ProcessInfo:
         """Start a program that outlives this handle; its output goes to its log (`lab_directory.log_paths`).
 
         With `terminal` (rows, columns) it has its own terminal, whose output goes to the log. `name` is unique among
         the running programs of the node ("": made from argv[0]). `restart` is a labctl.topology.model.Restart.
-        InputError if the name is bad or in use, KernelError if the program cannot be started.
+        `tracer` and `trace` are as for `spawn`. InputError if the name is bad or in use, KernelError if the program
+        cannot be started.
         """
         check_arguments(argv, env, cwd)
         identity, environment = identity_of(user)
@@ -188,8 +196,9 @@ class LabClient:
             restart,
             terminal,
             is_cwd_optional,
+            tuple(map(portable, tracer)),
         )
-        (info,) = self._rows(request, f"start {argv[0]} on {node}")
+        (info,) = self._rows(request, f"start {argv[0]} on {node}", () if trace is None else (trace,))
         return info
 
     def stop_process(self, node: str, name: str, number: int = signal.SIGTERM) -> ProcessInfo:
@@ -217,14 +226,14 @@ class LabClient:
     def _ended(self) -> None:
         """What else `close` does, once the connection is closed."""
 
-    def _ask_for(self, request: bytes, what: str) -> Any:
-        """Return the reply to a request without descriptors."""
-        return from_json(self._client.ask(request, what=what)[0])
+    def _ask_for(self, request: bytes, what: str, descriptors: tuple[int, ...] = ()) -> Any:
+        """Return the reply to a request, which has no descriptors."""
+        return from_json(self._client.ask(request, descriptors, what=what)[0])
 
-    def _rows(self, request: bytes, what: str) -> tuple[ProcessInfo, ...]:
+    def _rows(self, request: bytes, what: str, descriptors: tuple[int, ...] = ()) -> tuple[ProcessInfo, ...]:
         from labctl.lab.description import ProcessInfo  # its enum takes 1 ms, which exec does not need
 
-        match self._ask_for(request, what):
+        match self._ask_for(request, what, descriptors):
             case ["ProcessRows", [*rows]]:
                 return tuple(map(ProcessInfo.read, rows))
             case other:

@@ -187,7 +187,7 @@ class Keeper:
             case protocol.SpawnAgents():
                 return self.spawn_agents(client, [self.host(node) for node in dict.fromkeys(message.nodes)])
             case protocol.StartProcess():
-                info = self.processes.start(self.host(message.node), message)
+                info = self.processes.start(self.host(message.node), message, *descriptors)
                 self.transactions.has_started(client, (info.node, info.name))
                 return Answer(protocol.ProcessRows((info,)))
             case protocol.StopProcess():
@@ -647,8 +647,10 @@ def _build(
 def descriptors_needed(message: protocol.Message) -> int:
     """Return the number of descriptors that come with a request."""
     match message:
-        case protocol.Spawn(stdio=stdio):
-            return sum(stdio)
+        case protocol.Spawn(stdio=stdio, tracer=tracer):
+            return sum(stdio) + bool(tracer)
+        case protocol.StartProcess(tracer=tracer):
+            return int(bool(tracer))
         case protocol.PutFile() | protocol.BindSocket() | protocol.Hello():
             return 1
         case _:

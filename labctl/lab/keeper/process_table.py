@@ -51,6 +51,7 @@ class LogWriter(Struct):
     reading: tuple[int, ...] = ()  # of stdout and stderr
     writing: tuple[int, ...] = ()
     pid: int = -1
+    trace: int = -1  # where the tracer of the program writes; owned
 
     def start(self) -> None:
         """Make the pipes, unless they exist, and the process that empties them. OSError."""
@@ -71,10 +72,11 @@ class LogWriter(Struct):
 
     def close(self) -> None:
         """Close the pipes: the writer ends when no process of the program has them open."""
-        for descriptor in (*self.reading, *self.writing, *([self.directory] if self.directory != -1 else [])):
-            os.close(descriptor)
+        for descriptor in (*self.reading, *self.writing, self.directory, self.trace):
+            if descriptor != -1:
+                os.close(descriptor)
         self.reading = self.writing = ()
-        self.directory = -1
+        self.directory = self.trace = -1
 
 
 def copy_all(reading: tuple[int, ...], directory: int, name: str) -> None:
@@ -256,8 +258,11 @@ class ProcessTable:
                 _signal(pid, signal.SIGHUP, signal.SIGCONT)
                 self._timers.after(HANG_UP_S, lambda pid=pid, each=each: self._kill_attached(pid, each))  # type: ignore[misc]
 
-    def start(self, host: Host, request: StartProcess) -> ProcessInfo:
-        """Start a detached program. InputError when its name is bad or in use, KernelError when it cannot be run."""
+    def start(self, host: Host, request: StartProcess, trace: int | None = None) -> ProcessInfo:
+        """Start a detached program, traced if the descriptor for that, which stays the caller's, is given.
+
+        InputError when its name is bad or in use, KernelError when it cannot be run.
+        """
         name = self._free_name(host, request)
         key = (host.name, name)
         if (before := self._detached.get(key)) is not None:
@@ -265,6 +270,8 @@ class ProcessTable:
         log = LogWriter(self._directory(host.name), name)
         detached = DetachedProgram(host, request, log, _about_to_start(host, name, request))
         try:
+            if trace is not None:
+                log.trace = os.dup(trace)
             self._start_writer(log)
             self._run(detached)
         except BaseException:
@@ -460,8 +467,10 @@ class ProcessTable:
             terminal=request.terminal,
             is_terminal_plain=request.terminal is not None,
             is_cwd_optional=request.is_cwd_optional,
+            tracer=request.tracer if log.trace != -1 else (),
         )
-        started = start_program(detached.host, self._context, spawn, () if request.terminal else log.writing)
+        given = (*(() if request.terminal else log.writing), *([] if log.trace == -1 else [log.trace]))
+        started = start_program(detached.host, self._context, spawn, given)
         detached.process, detached.started = started.pid, time.monotonic()
         if started.terminal is not None:
             forward_terminal(started.terminal, log.writing[0])

@@ -17,6 +17,7 @@ from functools import partial
 from labctl.errors import KernelError, LabError, LabImpossible, kernel_errors
 from labctl.kernel import processes, syscalls
 from labctl.kernel.processes import is_stopped
+from labctl.lab.frames import TRACE_DESCRIPTOR
 from labctl.lab.keeper.node_init import (
     SHARED_DIRECTORY,
     START_TIMEOUT_S,
@@ -46,8 +47,12 @@ class Started(Struct, frozen=True):
     terminal: int | None = None  # the master of its terminal; the receiver owns it
 
 
-def start_program(host: Host, context: LabContext, request: Spawn, stdio: tuple[int, ...]) -> Started:
-    """Start a program. KernelError when the kernel refuses, LabImpossible when the lab lacks that user."""
+def start_program(host: Host, context: LabContext, request: Spawn, given: tuple[int, ...]) -> Started:
+    """Start a program with the descriptors of the request, which stay the caller's.
+
+    KernelError when the kernel refuses, LabImpossible when the lab lacks that user.
+    """
+    stdio, trace = (given[:-1], given[-1]) if request.tracer else (given, None)
     user = None if request.user is None else _checked_identity(host, context, request.argv[0], request.user)
     environment = environment_on(host, context, request.environment)
     if request.is_terminal_plain and "TERM" not in dict((*host.node.environment, *request.environment)):
@@ -64,12 +69,17 @@ def start_program(host: Host, context: LabContext, request: Spawn, stdio: tuple[
             _connect_terminal(host, request.terminal, owner, ends[1], plain=request.is_terminal_plain)
             if request.stdio[0]:
                 os.dup2(stdio[0], 0)
-        _become_program_of_host(writing)
+        if trace is not None:
+            os.dup2(trace, TRACE_DESCRIPTOR)
+            os.set_inheritable(TRACE_DESCRIPTOR, True)  # dup2 leaves it as it is if both are the same
+        _become_program_of_host(writing, *([] if trace is None else [TRACE_DESCRIPTOR]))
         processes.set_descriptor_limit(context.descriptor_limit)
         _enter_directory(host, context, request.cwd, required=not request.is_cwd_optional)  # before the user changes
         if user is not None:
             processes.become(*user)
-        processes.execute(host.subject, request.argv, environment)
+        if request.tracer:
+            processes.check_executable(host.subject, request.argv[0], environment)
+        processes.execute(host.subject, (*request.tracer, *request.argv), environment)
 
     what = f"{host.subject}: {request.argv[0]}"
     if ends is None:
@@ -192,7 +202,9 @@ def _start_task(host: Host, context: LabContext, attempted: str, work: Callable[
 
 
 def _start_process(host: Host, context: LabContext, body: Callable[[int], None], what: str) -> Started:
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    reading, low = os.pipe2(os.O_CLOEXEC)
+    writing = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, TRACE_DESCRIPTOR + 1)
+    os.close(low)
 
     def child() -> None:
         os.write(writing, PIDS.pack(os.getpid(), processes.own_pid(context.machine_proc)))
@@ -228,9 +240,9 @@ def _start_process(host: Host, context: LabContext, body: Callable[[int], None],
     return Started(pid, *PIDS.unpack(report))
 
 
-def _become_program_of_host(kept: int) -> None:
+def _become_program_of_host(*kept: int) -> None:
     """Close the keeper's descriptors except `kept`; from here on the process is like any other of its host."""
-    processes.keep_only(0, 1, 2, kept)
+    processes.keep_only(0, 1, 2, *kept)
     processes.open_up()
     processes.be_first_out_of_memory()
 

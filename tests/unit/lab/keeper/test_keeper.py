@@ -16,6 +16,7 @@ from labctl.lab.protocol import BindSocket, Describe, Hello, PutFile, Request, S
         (PutFile("x", 0o644), 1),
         (BindSocket("h", "/x", "/"), 1),
         (Spawn("h", ("true",), (), None, (True, False, True)), 2),
+        (Spawn("h", ("true",), (), None, (True, False, True), tracer=("strace",)), 3),
     ],
     ids=lambda value: type(value).__name__,
 )
