@@ -345,6 +345,7 @@ class Timeline(Struct, frozen=True):
     environment: tuple[tuple[str, str], ...] = ()  # kernel, labctl, seed, ...
     file: str = ""  # the scenario's or test's
     states: tuple[HostState, ...] = ()  # after a failure
+    tls_keys: str = ""  # of programs with SSLKEYLOGFILE, in its format: secret
 
     def __repr__(self) -> str:
         return f"<Timeline {self.title!r}: {len(self.events)} events of {', '.join(self.hosts)}>"
