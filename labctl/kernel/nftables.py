@@ -33,7 +33,9 @@ from labctl.structs import Struct
 NETLINK_NETFILTER = 12  # linux/netlink.h
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10  # linux/netfilter.h
 SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
-NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, GET_RULE = (SUBSYSTEM | number for number in (0, 2, 3, 6, 7))
+NEW_TABLE, DELETE_TABLE, NEW_CHAIN, GET_CHAIN, NEW_RULE, GET_RULE = (
+    SUBSYSTEM | number for number in (0, 2, 3, 4, 6, 7)
+)
 NESTED = 0x8000  # NLA_F_NESTED
 GENERIC = struct.Struct("!BBH")  # struct nfgenmsg
 META_IIF, META_OIF, META_NFPROTO, META_L4PROTO = 4, 5, 15, 16  # NFT_META_*
@@ -136,6 +138,74 @@ def masked(mask: int) -> bytes:
 def drop() -> bytes:
     """Drop the packet (NFTA_IMMEDIATE_DREG = NFT_REG_VERDICT, NFTA_IMMEDIATE_DATA = NF_DROP)."""
     return expression("immediate", number(1, 0) + attribute(2 | NESTED, attribute(2 | NESTED, number(1, 0))))
+
+
+# -- what any rules of a namespace drop
+
+_FAMILIES = {1: "inet", 2: "ip", 7: "bridge", 10: "ip6"}  # NFPROTO_*: those whose chains have the hooks below
+_HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_*, NF_BR_*
+_NF_DROP = 0
+
+
+class DroppingRule(Struct, frozen=True):
+    """A rule that drops or rejects packets, or a base chain whose policy is to drop them."""
+
+    table: str  # `inet filter`
+    chain: str
+    hook: str  # input; "" for a chain that other chains jump to
+    verdict: str  # drop, reject, policy drop
+    packets: int | None  # None: the rule has no counter
+
+
+def dropping_rules(sock: socket.socket) -> tuple[DroppingRule, ...]:
+    """Return the rules of every table that drop or reject packets, in the namespace of `sock` (borrowed).
+
+    OSError as of `add`.
+    """
+    hooks: dict[tuple[str, str], str] = {}
+    found = []
+    for _, payload in dump(sock, GET_CHAIN, GENERIC.pack(socket.AF_UNSPEC, 0, 0)):
+        values = attribute_values(payload, GENERIC.size)
+        if payload[0] not in _FAMILIES:
+            continue
+        table, chain = f"{_FAMILIES[payload[0]]} {_text(values[1])}", _text(values[3])  # NFTA_CHAIN_TABLE, _NAME
+        if 4 not in values:  # NFTA_CHAIN_HOOK
+            continue
+        number = int.from_bytes(attribute_values(values[4])[1], "big")  # NFTA_HOOK_HOOKNUM
+        hook = hooks[table, chain] = _HOOKS[number] if number < len(_HOOKS) else "ingress"
+        if 5 in values and int.from_bytes(values[5], "big") == _NF_DROP:  # NFTA_CHAIN_POLICY
+            found.append(DroppingRule(table, chain, hook, "policy drop", None))
+    for _, payload in dump(sock, GET_RULE, GENERIC.pack(socket.AF_UNSPEC, 0, 0)):
+        values = attribute_values(payload, GENERIC.size)
+        if payload[0] not in _FAMILIES:
+            continue
+        table, chain = f"{_FAMILIES[payload[0]]} {_text(values[1])}", _text(values[2])  # NFTA_RULE_TABLE, _CHAIN
+        verdict, packets = _verdict(values.get(4, b""))  # NFTA_RULE_EXPRESSIONS
+        if verdict:
+            found.append(DroppingRule(table, chain, hooks.get((table, chain), ""), verdict, packets))
+    return tuple(found)
+
+
+def _verdict(expressions: bytes) -> tuple[str, int | None]:
+    """Return `drop`, `reject` or "", and the packets that the rule has counted, if it counts."""
+    verdict, packets = "", None
+    for _, start, length in attributes(expressions):
+        named = attribute_values(expressions[start : start + length])
+        name = _text(named.get(1, b""))  # NFTA_EXPR_NAME
+        data = attribute_values(named.get(2, b""))
+        if name == "counter":
+            packets = int.from_bytes(data[2], "big")  # NFTA_COUNTER_PACKETS
+        elif name == "reject":
+            verdict = name
+        elif name == "immediate" and int.from_bytes(data.get(1, b""), "big") == 0:  # NFT_REG_VERDICT
+            code = attribute_values(attribute_values(data.get(2, b"")).get(2, b"")).get(1, b"\xff")  # NFTA_DATA_VERDICT
+            if int.from_bytes(code, "big") == _NF_DROP:
+                verdict = "drop"
+    return verdict, packets
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
 
 
 # -- the table of a node: it drops packets before connection tracking on the way in and after it on the way out, so that

@@ -23,6 +23,7 @@ from labctl.timeline.events import (
     Timeline,
     Verdict,
 )
+from labctl.timeline.evidence import address_in
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _ACCEPTS = frozenset({"accept", "accept4"})
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|.)")
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "0": "\0"}
-_ADDRESS = re.compile(r"\{AF_INET6?, (\[[^\]]*\]|[^:{}]*):(\d+)")
 _PROTOCOLS = {"SOCK_STREAM": "tcp", "SOCK_DGRAM": "udp"}
 _GATHERED = re.compile(r"(\d+) bytes in \d+ calls")  # the value of calls that were repeated
 
@@ -160,7 +160,7 @@ def _flow_after(call: Call, flows: dict[int, Flow]) -> Flow | None:
 
     Unknown addresses are "", unknown ports 0.
     """
-    address = _address(call.arguments)
+    address = address_in(call.arguments)
     has_failed = call.result in (None, -1)
     if call.name == "socket" and call.result is not None and call.result >= 0:
         kind = next((_PROTOCOLS[each] for each in _PROTOCOLS if each in call.arguments), "")
@@ -190,15 +190,6 @@ def _flow_after(call: Call, flows: dict[int, Flow]) -> Flow | None:
         return Flow(flow.protocol, flow.source, flow.source_port, *address)
     flows[call.fd] = flow
     return flow
-
-
-def _address(arguments: str) -> tuple[str, int] | None:
-    """Return the last Internet address in the arguments of a call, without the scope of an IPv6 address."""
-    found = _ADDRESS.findall(_STRING.sub("", arguments))
-    if not found:
-        return None
-    host, port = found[-1]
-    return host.strip("[]").partition("%")[0], int(port)
 
 
 def _data(arguments: str) -> bytes:

@@ -246,6 +246,7 @@ class Mark(Event, frozen=True, kw_only=True):
 
     text: str
     program: str = ""  # that has ended, if the mark is about that; `text` has how: `exited with status 1`
+    exit_status: int | None = None  # of that program, as a shell has it: 128 + n if signal n ended it
 
 
 AnyEvent = Step | Call | Packet | State | Retransmit | Reset | Drop | SocketSample | Counter | Output | Mark
@@ -307,13 +308,20 @@ class FilterRule(Struct, frozen=True):
     packets: int | None = None  # that it has counted; None: it does not count
 
 
+class RouteState(Struct, frozen=True):
+    """A route of a node."""
+
+    destination: str  # a prefix: 0.0.0.0/0 for the default route
+    text: str  # as ip-route(8) prints it
+
+
 class HostState(Struct, frozen=True):
     """The configuration of a node's network at one moment: read after a failure, to explain it."""
 
     at_ns: int
     host: str
     interfaces: tuple[InterfaceState, ...] = ()
-    routes: tuple[str, ...] = ()  # as ip-route(8) prints them, without those of the table `local`
+    routes: tuple[RouteState, ...] = ()  # without those of the table `local`
     filters: tuple[FilterRule, ...] = ()
 
 
