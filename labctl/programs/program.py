@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import TYPE_CHECKING, Protocol
 
+from labctl.clock import monotonic_ns
 from labctl.errors import InputError, LabGone
 from labctl.lab.description import ProcessState
 from labctl.lab.protocol import ProcessUpdate
@@ -144,6 +145,7 @@ class Program:
         self.process = process
         self.output = {stream: KeptOutput(limit_bytes) for stream in Stream}
         self.status: int | None = None  # as Popen.returncode
+        self.ended_ns: int | None = None  # when its end was seen (CLOCK_MONOTONIC)
         self.gone: LabGone | None = None  # the lab has ended, and the program with it
         self.asked_to_end = False  # a step has signalled it
         self.ended_by_labctl = False  # it was still running when labctl cleaned up
@@ -326,7 +328,7 @@ class Program:
             if self._trace.has_ended:  # before the program has: then strace was killed
                 self._trace.consume(b"")
         with self._condition:
-            self.status, self.gone = status, gone
+            self.status, self.gone, self.ended_ns = status, gone, monotonic_ns()
             self._condition.notify_all()
         return False
 
@@ -416,6 +418,7 @@ class Service(Program):
             self._latest = update
             if update.is_log_complete:
                 self.status = update.returncode if update.returncode is not None else 0
+                self.ended_ns = self.ended_ns or monotonic_ns()
             self._condition.notify_all()
 
     def _read_log(self, on_output: OnOutput | None) -> None:

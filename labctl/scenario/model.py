@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.scenario.file_schema import Body, Requires
     from labctl.scenario.language.syntax import Program
+    from labctl.timeline.recording import RecordOptions
     from labctl.topology.model import Topology
 
 
@@ -63,6 +64,7 @@ class RunOptions(Struct, frozen=True):
     repeat: int | None = 1  # runs of each scenario; None: until one fails or the run is cancelled
     until_fail: bool = False
     look_at_failure: Callable[[Lab], None] | None = None  # called once with the lab of each scenario that failed
+    record: RecordOptions | None = None  # of each scenario's lab, for the listener's `recorded`; None: no recording
 
 
 class Cancellation:

@@ -21,9 +21,11 @@ from labctl.scenario.model import Cancellation, RunOptions, Scenario
 from labctl.scenario.requirements import unmet
 from labctl.scenario.results import Listener, Outcome, RunResult, ScenarioResult, StepResult
 from labctl.scenario.run_order import ScheduledRun, draw_seed, schedule
+from labctl.scenario.scenario_recording import ScenarioRecording
 from labctl.scenario.state import Run, Variables
 from labctl.scenario.steps import run_steps, step_order
 from labctl.structs import replace
+from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from labctl.programs.program import Program
     from labctl.scenario.call_steps import EndedCaller
     from labctl.scenario.network_steps import Changes
+    from labctl.timeline.recording import Recording
 
 
 SIGNAL_CHECK_S = 0.25
@@ -175,10 +178,22 @@ def _run_in_lab(
                 changes = Changes(lab, scenario.hosts)
                 stack.callback(_restore_by_name, options.lab, changes)
             stack.callback(lab.close)
+            recording = ScenarioRecording.start(lab, plan, scenario, options.record)
+            stack.callback(recording.close)
             if options.lab is None:
                 _start_services(lab, plan, cancellation)
-            own = options.lab is None
-            run = _begin(stack, scenario, lab, plan, changes, listener, seed=options.seed, results=results, own_lab=own)
+            run = _begin(
+                stack,
+                scenario,
+                lab,
+                plan,
+                changes,
+                listener,
+                recording,
+                seed=options.seed,
+                results=results,
+                own_lab=options.lab is None,
+            )
 
             def stop(reason: str) -> None:
                 run.scope.cancel(reason)
@@ -250,6 +265,7 @@ def _begin(
     plan: Plan,
     changes: Changes,
     listener: Listener,
+    recording: ScenarioRecording,
     *,
     seed: int | None = None,
     results: list[StepResult] | None = None,
@@ -265,17 +281,19 @@ def _begin(
 
     condition = threading.Condition()
     watcher = Watcher()
+    started = monotonic()
+    listener = recording.attach(scenario, listener, round(started * 1e9))
     programs = Programs(lab, condition, watcher, lambda *output: listener.output(scenario, *output))
     stack.callback(programs.close)
     stack.callback(watcher.close)
     if any(node.services for node in plan.nodes):
         programs.add_services(plan, may_have_ended=not own_lab)
-    started = monotonic()
     variables = Variables(dict(scenario.variables))
     callers = Callers(lab, variables, started)
     stack.callback(callers.close)
     if hosts := hosts_that_call_first(scenario.steps):
         callers.start_ahead(hosts)
+    recording.wait_ready()
     return Run(
         scenario=scenario,
         plan=plan,
@@ -284,6 +302,8 @@ def _begin(
         variables=variables,
         started=started,
         changes=changes,
+        recording=recording,
+        owns_lab=own_lab,
         scope=Scope(condition, started + scenario.timeout_s),
         watcher=watcher,
         programs=programs,
@@ -306,12 +326,12 @@ def _run_and_clean_up(run: Run, finished: Finished, options: RunOptions) -> Scen
     """Run the steps, then end every program that still runs."""
     _run_and_check(run)
     if run.scope.cancelled:
-        return finished(Outcome.ERROR, run.scope.cancelled, run.results, interrupted=True)
+        return _conclude(run, finished(Outcome.ERROR, run.scope.cancelled, run.results, interrupted=True))
     has_failed = _worst(run.results) is not None
     if options.look_at_failure is not None and has_failed:
         options.look_at_failure(run.lab)
     if options.keep_on_failure and has_failed:
-        kept = _verdict(run, finished)
+        kept = _conclude(run, _verdict(run, finished))
         if options.lab is None:
             run.lab.publish()
         run.listener.scenario_kept(run.scenario, kept, _commands_to_enter(run), run.lab.fileno())
@@ -321,7 +341,7 @@ def _run_and_clean_up(run: Run, finished: Finished, options: RunOptions) -> Scen
         return kept
     for program in _stop_programs(run):
         _add_program_step(run, program, "it did not end, not even by SIGKILL")
-    return _verdict(run, finished)
+    return _conclude(run, _verdict(run, finished))
 
 
 def _run_and_check(run: Run) -> None:
@@ -340,6 +360,15 @@ def _run_and_check(run: Run) -> None:
         _add_caller_step(run, caller)
     if _worst(run.results) is not None:
         run.listening = state.listeners(run)
+        took_part = state.hosts_that_took_part(run)
+        others = (node.name for node in run.scenario.topology.nodes if node.kind is not NodeKind.SWITCH)
+        since_ns = round(run.started * 1e9) if run.owns_lab else None
+        run.recording.read_failure(run.lab, dict.fromkeys((*took_part, *others)), since_ns=since_ns)
+
+
+def _conclude(run: Run, result: ScenarioResult) -> ScenarioResult:
+    """End the recording; return the result with its explanation."""
+    return run.recording.conclude(run.scenario, result, _worst(run.results), run.programs.everything(), run.listener)
 
 
 def _stop_programs(run: Run) -> list[Program]:
@@ -363,12 +392,13 @@ def run_and_hold(
     seed: int | None = None,
     on_start: Callable[[float], None] | None = None,
     cancellation: Cancellation | None = None,
+    recording: Recording | None = None,
 ) -> Iterator[ScenarioResult]:
     """Run the steps in a lab of the caller and yield the result; at the end of the `with`, undo the scenario.
 
     Until then its programs run, its calling processes have their sockets open, and the links are as it left them. A
     scenario that fails or is cancelled yields its result, too. `on_start` receives the moment (CLOCK_MONOTONIC) from
-    which the times of the calls count.
+    which the times of the calls count. `recording` is one of the lab, which goes on: it receives the scenario's events.
 
     Raises: MachineError.
     """
@@ -385,7 +415,8 @@ def run_and_hold(
     with ExitStack() as stack:
         changes = Changes(lab, scenario.hosts)
         stack.callback(_restore, changes, lab)
-        run = _begin(stack, scenario, lab, plan, changes, listener, seed=seed)
+        recorded = ScenarioRecording(recording, is_borrowed=True)
+        run = _begin(stack, scenario, lab, plan, changes, listener, recorded, seed=seed)
         stack.callback(_stop_programs, run)  # a program that survives SIGKILL ends with the lab
         if on_start is not None:
             on_start(run.started)
@@ -402,7 +433,7 @@ def run_and_hold(
             if run.scope.cancelled:
                 result = finished(Outcome.ERROR, run.scope.cancelled, run.results, interrupted=True)
             else:
-                result = _verdict(run, finished)
+                result = _conclude(run, _verdict(run, finished))
         except MachineError:
             raise
         except LabctlError as error:

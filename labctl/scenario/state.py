@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from labctl.scenario.model import Scenario, Step
     from labctl.scenario.network_steps import Changes
     from labctl.scenario.results import CallRecord, Listener, ListeningRecord, StepResult
+    from labctl.scenario.scenario_recording import ScenarioRecording
 
 
 __all__ = [
@@ -175,6 +176,8 @@ class Run(Struct, eq=False):
     counters: dict[str, Counters]  # at the start, of the hosts whose counters some step checks
     started: float  # monotonic() when the lab was ready
     changes: Changes  # changes of the network by steps
+    recording: ScenarioRecording
+    owns_lab: bool = False  # the lab was created for this run
     seed: int | None = None  # LABCTL_SEED of its programs
     results: list[StepResult] = field(default_factory=list)
     listening: tuple[ListeningRecord, ...] = ()  # after a failure
@@ -282,12 +285,17 @@ def programs(run: Run) -> tuple[ProgramRecord, ...]:
     return tuple(_record(each) for each in (*background, *others))
 
 
-def listeners(run: Run) -> tuple[ListeningRecord, ...]:
-    """Return the listening sockets of the hosts that took part; hosts of failed steps first."""
+def hosts_that_took_part(run: Run) -> tuple[str, ...]:
+    """Return the hosts of steps and programs; those of failed steps first."""
     failed = [result.host for result in run.results if result.outcome in (Outcome.FAILED, Outcome.ERROR)]
     of_programs = [program.command.host for program in run.programs.everything()]
     of_steps = [result.host for result in run.results]
-    hosts = dict.fromkeys(host for host in (*failed, *of_programs, *of_steps) if host)
+    return tuple(dict.fromkeys(host for host in (*failed, *of_programs, *of_steps) if host))
+
+
+def listeners(run: Run) -> tuple[ListeningRecord, ...]:
+    """Return the listening sockets of the hosts that took part; hosts of failed steps first."""
+    hosts = hosts_that_took_part(run)
     # A program resolves names itself, and IPv6 addresses may come first.
     has_program_failed = any(
         result.kind != StepKind.CALLS and result.outcome is Outcome.FAILED for result in run.results

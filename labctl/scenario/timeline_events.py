@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from labctl.clock import monotonic_ns
@@ -28,6 +28,8 @@ from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
     from labctl.programs.output import OutputRecord, Stream
+    from labctl.programs.program import Program
+    from labctl.topology.model import Node
 
 _WITHOUT_FD = frozenset({"epoll_create1", "drop_capabilities"})  # calls whose first argument is another number
 _SENDS = frozenset({"send", "sendto", "sendmsg", "write"})
@@ -41,39 +43,64 @@ _PROTOCOLS = {"SOCK_STREAM": "tcp", "SOCK_DGRAM": "udp"}
 _GATHERED = re.compile(r"(\d+) bytes in \d+ calls")  # the value of calls that were repeated
 
 
-def timeline_of(result: ScenarioResult) -> Timeline:
-    """Return the timeline of a result that has no recording: its steps, calls and output, from 0 ns on.
+def timeline_of(
+    result: ScenarioResult,
+    nodes: Iterable[Node] = (),
+    *,
+    origin_ns: int = 0,
+    programs: Iterable[Program] = (),
+    events: Iterable[AnyEvent] = (),
+) -> Timeline:
+    """Return the timeline of a result that has no recording: its steps, calls and output.
 
-    The output of a program stands at the end of its step, and that of a background program at the end of the run.
+    Times count from `origin_ns` (CLOCK_MONOTONIC). `nodes` are those of the topology, with their addresses; `programs`
+    those of the run, whose ends become marks; `events` are added. The output of a program stands at the end of its
+    step, and that of a background program at the end of the run, because the result has no times of it.
     """
-    events: list[AnyEvent] = []
-    adapter = TimelineEvents(events.append, 0)
+    found: list[AnyEvent] = [*events, *ends_of(programs)]
+    adapter = TimelineEvents(found.append, origin_ns)
     for step in result.steps:
         for call in step.calls:
             adapter.add_call(step.index, call)
         event = adapter.add_step(step)
         if step.output is not None and event.until_ns is not None:
-            events += _outputs(event.until_ns, step.host or "", step.kind, step.output)
-    ended_ns = max((event.until_ns or event.at_ns for event in events if isinstance(event, Step | Call)), default=0)
+            found += _outputs(event.until_ns, step.host or "", step.kind, step.output)
+    moments = (event.until_ns or event.at_ns if isinstance(event, Step | Call) else event.at_ns for event in found)
+    ended_ns = max(moments, default=origin_ns)
     for program in result.programs:
-        events += _outputs(ended_ns, program.host, program.name, program.output)
-        events.append(_mark(ended_ns, program.host, f"{program.name} {program.state}"))
-    last = {event.key if isinstance(event, Step | Call) else (number,): event for number, event in enumerate(events)}
+        found += _outputs(ended_ns, program.host, program.name, program.output)
+    last = {event.key if isinstance(event, Step | Call) else number: event for number, event in enumerate(found)}
     sources = tuple(Source)
     ordered = sorted(last.values(), key=lambda event: (event.at_ns, sources.index(event.source)))
+    known = tuple(NodeInfo(node.name, node.kind, tuple(map(str, node.addresses))) for node in nodes)
     return Timeline(
         title=result.name,
-        started_ns=0,
+        started_ns=origin_ns,
         ended_ns=ended_ns,
         started_at=result.started_at,
         hosts=result.hosts,
-        nodes=tuple(NodeInfo(host, NodeKind.HOST) for host in result.hosts),
+        nodes=known or tuple(NodeInfo(host, NodeKind.HOST) for host in result.hosts),
         wires=(),
         events=tuple(replace(event, seq=seq) for seq, event in enumerate(ordered)),
         missing=("packets and kernel events: not recorded",),
-        verdict=Verdict(result.outcome.value, result.reason),
+        verdict=Verdict(result.outcome.value, result.reason, result.explanation),
         file=result.file,
     )
+
+
+def ends_of(programs: Iterable[Program]) -> Iterator[Mark]:
+    """Yield marks of the ends of programs that ended by themselves."""
+    for program in programs:
+        if program.ended_ns is not None and not program.ended_by_labctl:
+            yield Mark(
+                at_ns=program.ended_ns,
+                host=program.command.host,
+                source=Source.MARKS,
+                seq=0,
+                text=program.state,
+                program=program.command.name,
+                exit_status=program.exit_status,
+            )
 
 
 class TimelineEvents(Listener):
@@ -215,7 +242,3 @@ def _outputs(at_ns: int, host: str, program: str, record: OutputRecord) -> Itera
     for stream, text in (("stdout", record.stdout), ("stderr", record.stderr)):
         if text:
             yield _output(at_ns, host, program, stream, text.encode())
-
-
-def _mark(at_ns: int, host: str, text: str) -> Mark:
-    return Mark(at_ns=at_ns, host=host, source=Source.MARKS, seq=0, text=text)

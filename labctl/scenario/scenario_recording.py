@@ -1,0 +1,142 @@
+"""The recording of a scenario's lab, from before the first step to the result, which it explains if that is a failure.
+
+Without a recording, a failure is explained from steps, calls and the state of the hosts. A recorder that cannot start
+or ends early never fails a scenario: the timeline names what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from labctl.errors import LabctlError
+from labctl.scenario.results import Listener, Outcome, Several, StepResult
+from labctl.structs import replace
+
+if TYPE_CHECKING:
+    from labctl.lab.client.handle import Lab
+    from labctl.plan.operations import Plan
+    from labctl.programs.program import Program
+    from labctl.scenario.model import Scenario
+    from labctl.scenario.results import ScenarioInfo, ScenarioResult
+    from labctl.timeline.events import AnyEvent, Timeline
+    from labctl.timeline.recording import Recording, RecordOptions
+    from labctl.timeline.sources.host_state import FailureState
+
+
+class ScenarioRecording:
+    """Records one scenario; `close` ends the recorder. For the thread of the scenario."""
+
+    def __init__(self, recording: Recording | None = None, *, problem: str = "", is_borrowed: bool = False) -> None:
+        """Feed `recording`, which this closes unless it is borrowed; None: record nothing, for the reason `problem`."""
+        self._recording = recording
+        self._problem = problem
+        self._is_borrowed = is_borrowed
+        self._origin_ns = 0
+        self._failure: FailureState | None = None
+
+    @classmethod
+    def start(cls, lab: Lab, plan: Plan, scenario: Scenario, options: RecordOptions | None) -> ScenarioRecording:
+        """Start to record the lab; with None as `options`, record nothing."""
+        if options is None:
+            return cls()
+        from labctl.timeline.recording import Recording
+
+        try:
+            return cls(Recording.start(lab, options, title=scenario.name, file=scenario.file, plan=plan))
+        except (LabctlError, OSError) as error:
+            return cls(problem=str(error))
+
+    def attach(self, scenario: ScenarioInfo, listener: Listener, origin_ns: int) -> Listener:
+        """Return the listener that also records; times of the scenario's records count from `origin_ns`."""
+        self._origin_ns = origin_ns
+        if self._recording is None:
+            return listener
+        from labctl.scenario.timeline_events import TimelineEvents
+
+        listener.recording(scenario, self._recording)
+        return Several(TimelineEvents(self._recording.add, origin_ns), listener)
+
+    def wait_ready(self) -> None:
+        """Wait until everything is recorded, or cannot be."""
+        if self._recording is not None and not self._is_borrowed:
+            try:
+                self._recording.wait_ready()
+            except LabctlError as error:
+                self._give_up(error)
+
+    def read_failure(self, lab: Lab, hosts: Iterable[str], *, since_ns: int | None) -> None:
+        """Read the state of these hosts, which explains a failure; see `host_state.read`."""
+        from labctl.timeline.sources import host_state
+
+        self._failure = host_state.read(lab, hosts, since_ns)
+        self._add(self._failure.events)
+
+    def conclude(
+        self,
+        scenario: Scenario,
+        result: ScenarioResult,
+        failed: StepResult | None,
+        programs: Sequence[Program],
+        listener: Listener,
+    ) -> ScenarioResult:
+        """End the recording; return the result with its explanation, after the listener has received the timeline.
+
+        `failed` is the step that the failure is about, if there is one.
+        """
+        is_failure = result.outcome in (Outcome.FAILED, Outcome.ERROR)
+        if not is_failure and (self._recording is None or self._is_borrowed):
+            return result
+        timeline = self._timeline(scenario, result, programs)
+        if is_failure:
+            result = replace(result, explanation=_explained(timeline, failed))
+        if self._recording is not None or self._problem:
+            from labctl.timeline.events import Verdict
+
+            verdict = Verdict(result.outcome.value, result.reason, result.explanation)
+            listener.recorded(scenario, result, replace(timeline, verdict=verdict))
+        return result
+
+    def close(self) -> None:
+        """End the recorder, if it is this scenario's. Idempotent."""
+        recording, self._recording = self._recording, None
+        if recording is not None and not self._is_borrowed:
+            recording.close()
+
+    def _timeline(self, scenario: Scenario, result: ScenarioResult, programs: Sequence[Program]) -> Timeline:
+        states = self._failure.states if self._failure is not None else ()
+        if self._recording is not None:
+            from labctl.scenario.timeline_events import ends_of
+
+            self._add(ends_of(programs))
+            try:
+                timeline = self._recording.timeline() if self._is_borrowed else self._recording.stop()
+                return replace(timeline, started_ns=self._origin_ns, states=states)
+            except (LabctlError, OSError) as error:
+                self._give_up(error)
+        from labctl.scenario.timeline_events import timeline_of
+
+        more = self._failure.events if self._failure is not None else ()
+        timeline = timeline_of(
+            result, scenario.topology.nodes, origin_ns=self._origin_ns, programs=programs, events=more
+        )
+        missing = (f"packets and kernel events: {self._problem}",) if self._problem else timeline.missing
+        return replace(timeline, states=states, missing=missing)
+
+    def _add(self, events: Iterable[AnyEvent]) -> None:
+        if self._recording is not None:
+            for event in events:
+                self._recording.add(event)
+
+    def _give_up(self, error: Exception) -> None:
+        self._problem = str(error)
+        self.close()
+
+
+def _explained(timeline: Timeline, failed: StepResult | None) -> tuple[str, ...]:
+    from labctl.timeline.events import Step
+    from labctl.timeline.explain import explain
+
+    steps = [event for event in timeline.events if isinstance(event, Step)]
+    step = None if failed is None else next((each for each in reversed(steps) if each.index == failed.index), None)
+    return explain(timeline, step)
