@@ -85,7 +85,7 @@ class ScenarioRecording:
         `failed` is the step that the failure is about, if there is one.
         """
         is_failure = result.outcome in (Outcome.FAILED, Outcome.ERROR)
-        if not is_failure and (self._recording is None or self._is_borrowed):
+        if not is_failure and (self._is_borrowed or (self._recording is None and not self._problem)):
             return result
         timeline = self._timeline(scenario, result, programs)
         if is_failure:

@@ -55,9 +55,11 @@ def timeline_of(
 
     Times count from `origin_ns` (CLOCK_MONOTONIC). `nodes` are those of the topology, with their addresses; `programs`
     those of the run, whose ends become marks; `events` are added. The output of a program stands at the end of its
-    step, and that of a background program at the end of the run, because the result has no times of it.
+    step, and that of a background program at the end of the run, because the result has no times of it; so does its
+    end without `programs`.
     """
-    found: list[AnyEvent] = [*events, *ends_of(programs)]
+    ends = list(ends_of(programs))
+    found: list[AnyEvent] = [*events, *ends]
     adapter = TimelineEvents(found.append, origin_ns)
     for step in result.steps:
         for call in step.calls:
@@ -69,6 +71,8 @@ def timeline_of(
     ended_ns = max(moments, default=origin_ns)
     for program in result.programs:
         found += _outputs(ended_ns, program.host, program.name, program.output)
+        if program.exit_status is not None and not ends:
+            found.append(_end(ended_ns, program.host, program.name, program.state, program.exit_status))
     last = {event.key if isinstance(event, Step | Call) else number: event for number, event in enumerate(found)}
     sources = tuple(Source)
     ordered = sorted(last.values(), key=lambda event: (event.at_ns, sources.index(event.source)))
@@ -92,15 +96,8 @@ def ends_of(programs: Iterable[Program]) -> Iterator[Mark]:
     """Yield marks of the ends of programs that ended by themselves."""
     for program in programs:
         if program.ended_ns is not None and not program.ended_by_labctl:
-            yield Mark(
-                at_ns=program.ended_ns,
-                host=program.command.host,
-                source=Source.MARKS,
-                seq=0,
-                text=program.state,
-                program=program.command.name,
-                exit_status=program.exit_status,
-            )
+            command = program.command
+            yield _end(program.ended_ns, command.host, command.name, program.state, program.exit_status)
 
 
 class TimelineEvents(Listener):
@@ -242,3 +239,7 @@ def _outputs(at_ns: int, host: str, program: str, record: OutputRecord) -> Itera
     for stream, text in (("stdout", record.stdout), ("stderr", record.stderr)):
         if text:
             yield _output(at_ns, host, program, stream, text.encode())
+
+
+def _end(at_ns: int, host: str, program: str, text: str, exit_status: int | None) -> Mark:
+    return Mark(at_ns=at_ns, host=host, source=Source.MARKS, seq=0, text=text, program=program, exit_status=exit_status)

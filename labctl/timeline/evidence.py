@@ -153,7 +153,7 @@ class Evidence:
 
     def sent(self, flow: Flow, since_ns: int, until_ns: int) -> list[Packet]:
         """Return the packets of this direction, each where it was first seen; address or port of "" or 0 is any."""
-        if flow.source and flow.source_port:
+        if flow.source and flow.source_port and flow.target and flow.target_port:
             candidates: Iterable[Packet] = self._by_connection.get(flow.connection, ())
         else:
             candidates = self.packets
@@ -291,9 +291,11 @@ class Evidence:
             return flow
         if flow.source_port:
             known = Flow(flow.protocol, "", flow.source_port, flow.target, flow.target_port)
-            packets = self.sent(known, 0, self.until(call)) or self.sent(known.reverse, 0, self.until(call))
-            own = [each.header.flow for each in packets if each.header.flow is not None]
-            return own[0] if own and own[0].source_port == flow.source_port else own[0].reverse if own else None
+            for direction in (known, known.reverse):
+                for packet in self.sent(direction, 0, self.until(call)):
+                    if packet.header.flow is not None:
+                        return packet.header.flow if direction is known else packet.header.flow.reverse
+            return None
         begin = next(
             (each for each in reversed(self._of_socket(call)) if each.name in ("connect", "sendto", "sendmsg", "send")),
             call,
