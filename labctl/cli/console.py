@@ -6,11 +6,9 @@ import os
 import selectors
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from labctl.cli.console_commands import OnMachine, OnNodes, Own, completions, parse
@@ -26,6 +24,7 @@ from labctl.cli.exec import (
 )
 from labctl.cli.exit import complain
 from labctl.cli.lab_selection import attach, check_node, lab_name
+from labctl.cli.prompt import completion, history, interruptible, is_interrupt
 from labctl.cli.ps import describe_status
 from labctl.cli.shell import open_shell
 from labctl.cli.signals import Signals
@@ -159,7 +158,6 @@ def _pass_signal(process: Process, number: int) -> None:
 
 
 EXIT_INTERRUPTED = 130
-HISTORY_LINES = 2000
 _DEEPEST_SOURCE = 10
 
 
@@ -186,9 +184,9 @@ class Console:
     def run(self) -> int:
         """Read and run lines until the end or `exit`. LabGone if the lab ends."""
         try:
-            with _interruptible():
+            with interruptible():
                 if self._interactive:
-                    with _history(), _completion(self):
+                    with history("console"), completion(self._candidates):
                         self._read_prompt()
                     return 0
                 return self._run_lines(sys.stdin if sys.stdin is not None else ())
@@ -197,6 +195,9 @@ class Console:
         finally:
             if self._lab is not self._given:
                 self._lab.close()
+
+    def _candidates(self, line: str, word: str) -> list[str]:
+        return completions(line, self.nodes) or _paths(word)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -213,7 +214,7 @@ class Console:
                 screen.line()
                 return
             except KeyboardInterrupt as stopped:
-                if getattr(stopped, "number", signal.SIGINT) != signal.SIGINT:
+                if not is_interrupt(stopped):
                     raise
                 screen.line("^C")
 
@@ -245,8 +246,7 @@ class Console:
         except (KeyboardInterrupt, RuntimeError) as error:
             # In __set_name__, while a command imports a module, Python 3.11 makes a RuntimeError of it.
             stopped = error.__cause__ if isinstance(error, RuntimeError) else error
-            is_interrupted = isinstance(stopped, KeyboardInterrupt)
-            if not is_interrupted or getattr(stopped, "number", signal.SIGINT) != signal.SIGINT:
+            if stopped is None or not is_interrupt(stopped):
                 raise
             complain("interrupted")
             self._attach_again()
@@ -339,74 +339,6 @@ def _on_this_machine(text: str) -> int:
         return returned if returned >= 0 else 128 - returned
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """A context in which each Ctrl-C interrupts the current command, never the console."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def history_file() -> Path:
-    """Return the file of the history, in $XDG_STATE_HOME/labctl or ~/.local/state/labctl."""
-    home = os.environ.get("XDG_STATE_HOME")
-    base = Path(home) if home and os.path.isabs(home) else Path.home() / ".local" / "state"
-    return base / "labctl" / "console_history"
-
-
-@contextmanager
-def _history() -> Iterator[None]:
-    """A context in which the prompt has a history, read at the start and saved at the end. Report a failure once."""
-    import readline
-
-    path = history_file()
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        readline.read_history_file(path)
-    except OSError as error:
-        complain(f"console: cannot use the history {path}: {describe_errno(error.errno or 0)}.")
-        yield
-        return
-    readline.set_history_length(HISTORY_LINES)
-    try:
-        yield
-    finally:
-        try:
-            readline.write_history_file(path)
-        except OSError as error:
-            complain(f"console: cannot save the history {path}: {describe_errno(error.errno or 0)}.")
-
-
-@contextmanager
-def _completion(console: Console) -> Iterator[None]:
-    import readline
-
-    offered: list[str] = []
-
-    def complete(text: str, state: int) -> str | None:
-        if state == 0:
-            line = readline.get_line_buffer()[: readline.get_endidx()]
-            offered[:] = completions(line, console.nodes) or _paths(text)
-        return offered[state] if state < len(offered) else None
-
-    before, delimiters = readline.get_completer(), readline.get_completer_delims()
-    readline.set_completer(complete)
-    readline.set_completer_delims(" \t")
-    readline.parse_and_bind("tab: complete")
-    try:
-        yield
-    finally:
-        readline.set_completer(before)
-        readline.set_completer_delims(delimiters)
 
 
 def _paths(text: str) -> list[str]:
