@@ -83,6 +83,10 @@ class AgentClient:
         """The call that has not returned yet, if any."""
         return self._pending
 
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when the agent has answered or ended. RuntimeError if it is closed."""
+        return self._open_channel().fileno()
+
     def begin(self, call: SystemCall) -> PendingCall:
         """Request a call. AgentEnded; RuntimeError while a call is pending."""
         if self._pending is not None:

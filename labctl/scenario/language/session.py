@@ -103,6 +103,13 @@ class Session:
         """The call that has not returned, as in C; "" if there is none."""
         return self._pending.text if self._pending is not None else ""
 
+    def wait_pending(self, timeout_s: float) -> CallResult | None:
+        """Wait for the pending call, whose result `await` takes later. None after `timeout_s`, and if none is pending.
+
+        Raises: AgentEnded.
+        """
+        return self._pending.wait(timeout_s) if self._pending is not None else None
+
     def run(self, program: syntax.Program, deadline: float, variables: Variables | None = None) -> CallsOutcome:
         """Run the statements in order until one fails or `deadline` (seconds of monotonic) has passed.
 
