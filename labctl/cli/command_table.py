@@ -198,6 +198,27 @@ COMMANDS = (
         ),
     ),
     Command(
+        "play",
+        "play:play",
+        _SCENARIOS,
+        "Make socket calls on hosts, one line at a time.",
+        "Open a prompt at which you make socket calls on the hosts of a lab: `s = socket(AF_INET, SOCK_STREAM)`. After "
+        "each line labctl shows what the call returned, what crossed the wire, and how the queues of the sockets "
+        "stand. `HOST:` changes the host, `why` explains a failure, `save FILE` writes the session as a scenario.\n\n"
+        "labctl play also reads lines from a file or pipe; its exit status is then that of the first that failed.",
+        (
+            Parameter(
+                "target",
+                "[TOPOLOGY]",
+                "A topology file, a shape, a shipped name (default: pair); or the name of a running lab.",
+                "topology_names",
+            ),
+            Parameter("lab_option", "--lab LAB", "Play in this running lab.", "lab_names"),
+        ),
+        "labctl play",
+        ("0 all lines of a script succeeded", "1 a call failed although nothing expected that"),
+    ),
+    Command(
         "validate",
         "file_commands:validate",
         _SCENARIOS,

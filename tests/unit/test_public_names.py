@@ -121,6 +121,7 @@ COMMANDS = {
         *("--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo", "--lab"),
         *("--artifacts", "--durations", "--shard", "--repeat", "--until-fail", "--seed", "--shuffle"),
     },
+    "play": {"--lab"},
     "validate": set(),
     "plan": {"--format", "-f", "--lab", "--topo"},
     "up": {"--dry-run", "--name", "--topo"},

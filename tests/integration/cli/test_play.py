@@ -1,0 +1,124 @@
+"""Scripts of `labctl play`: what is shown, what is saved, and the exit status."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from labctl.cli.play import play
+from labctl.errors import InputError
+from labctl.lab.client.handle import Lab
+from labctl.observe.network import Transport, sockets
+from tests.integration.detached import running
+
+CONNECTION = """\
+server: s = socket(AF_INET, SOCK_STREAM)
+bind(s, ":5000")
+listen(s, 1)
+conn, peer = accept(s)
+client: c = socket(AF_INET, SOCK_STREAM)
+connect(c, "server:5000")
+send(c, b"hello")
+server: recv(conn, 100)
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Script:
+    """Runs scripts and returns what they print."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch = monkeypatch
+        self.capsys = capsys
+        self.errors = ""
+
+    def run(self, text: str, target: str | None = None, lab: str | None = None, *, status: int = 0) -> str:
+        self.monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert play(target, lab) == status
+        captured = self.capsys.readouterr()
+        self.errors = captured.err
+        return captured.out
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    return Script(monkeypatch, capsys)
+
+
+def test_a_script_shows_results_returns_of_blocked_calls_and_queues(script: Script) -> None:
+    shown = script.run(CONNECTION).splitlines()
+    assert shown[:2] == ["server> s = socket(AF_INET, SOCK_STREAM)", "  socket(AF_INET, SOCK_STREAM, 0) → 3"]
+    assert "  server  tcp *:5000  LISTEN  accept queue 0 of 1" in shown
+    blocks = shown.index("  accept(3, addr, [16])  … blocks")
+    returns = next(at for at, line in enumerate(shown) if line.startswith("  server: accept(3, {AF_INET, 10.0.0.1:"))
+    connects = shown.index("  connect(3, {AF_INET, 10.0.0.2:5000}, 16) → 0")
+    assert blocks < connects < returns
+    assert any(line.endswith("ESTABLISHED  5 bytes unread") for line in shown)
+    assert '  recv(4, "hello", 100, 0) → 5' in shown
+
+
+def test_a_call_that_fails_unexpectedly_is_the_status_and_the_script_continues(script: Script) -> None:
+    refused = 'client: c = socket(AF_INET, SOCK_STREAM)\nconnect(c, "server:5000")'
+    assert "→ -1 ECONNREFUSED" in script.run(f"{refused}\ngetpid()\n", status=1)
+    assert "✗" not in script.run(f"{refused} -> ECONNREFUSED\n")
+    assert "✗ expected 0" in script.run(f"{refused} -> 0\n", status=1)
+
+
+def test_a_mistake_in_a_line_is_reported_and_nothing_is_called(script: Script) -> None:
+    shown = script.run("client: sokcet(AF_INET, SOCK_STREAM)\n", status=2)
+    assert "there is no call `sokcet` (did you mean `socket`?)" in shown
+    script.run("client: sokcet(AF_INET, SOCK_STREAM)\n\nhost sever\n", status=2)
+    assert "did you mean server" in script.errors
+
+
+def test_a_blocked_process_offers_the_ways_out(script: Script) -> None:
+    shown = script.run(CONNECTION.partition("client")[0] + "getpid()\n", status=2)
+    assert "accept is still pending in this process (Ctrl-C interrupts it; server/2: is another process" in shown
+
+
+def test_a_saved_session_is_a_valid_scenario(script: Script, in_a_directory: Path) -> None:
+    assert "wrote mine.yaml. Try: labctl run mine.yaml" in script.run(
+        f"{CONNECTION}save mine\nsave mine\nexit\nsave x\n"
+    )
+    assert (in_a_directory / "mine.yaml").read_text().startswith("name: mine\ntopology: pair\nsteps:\n  - server: |\n")
+    assert os.listdir(in_a_directory) == ["mine.yaml"]
+    script.run(f"{CONNECTION}save mine\n", status=2)
+    assert "save mine.yaml: the file exists" in script.errors
+
+
+def test_a_topology_file_is_named_relative_to_the_saved_file(script: Script, in_a_directory: Path) -> None:
+    (in_a_directory / "net.yaml").write_text("hosts: {a: {}, b: {}}\nlinks: [[a, b]]\n")
+    (in_a_directory / "saved").mkdir()
+    script.run("b: getpid()\nsave saved/mine.yaml\n", "net.yaml")
+    assert 'topology: "../net.yaml"\n' in (in_a_directory / "saved" / "mine.yaml").read_text()
+
+
+def test_a_running_lab_stays_as_it_is(script: Script) -> None:
+    with running() as name:
+        assert "→ 5" in script.run(f"{CONNECTION}save mine", lab=name)
+        assert "topology: pair" in Path("mine.yaml").read_text()
+        with Lab.attach(name) as lab:
+            assert [one for one in sockets(lab, "server", {Transport.TCP}) if one.inode] == []  # its process has ended
+
+
+def test_names_of_labs_and_topologies_that_do_not_exist(script: Script) -> None:
+    with pytest.raises(InputError):
+        script.run("", "no-such-topology")
+    with pytest.raises(InputError, match="exclude each other"):
+        script.run("", "pair", "lab")
+
+
+def test_vars_help_and_sockets(script: Script) -> None:
+    shown = script.run(f"{CONNECTION}recv(conn, 1)\nvars\nsockets\nhelp recv\nhelp\n")
+    assert "  conn = 4\n" in shown
+    assert "  … recv(4, buf, 1, 0)\n" in shown
+    assert "data = recv(c, 100[, MSG_...])" in shown
+    assert "write the session as a scenario that passes" in shown
