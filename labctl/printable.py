@@ -17,7 +17,7 @@ _VISIBLE = {code: f"\\x{code:02x}" for code in _C0_AND_C1 if code not in (0x09, 
 _VISIBLE |= {code: f"\\u{code:04x}" for code in _ORDER_AND_LINES}
 # `visible` escapes the other characters outside XML 1.0's Char: https://www.w3.org/TR/xml/#charsets
 _NOT_XML = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
-_OWN_COLOURS = frozenset({"0", "1", "2", "32", "33", "1;31"})  # those of labctl.report.terminal.Ink
+_OWN_COLOURS = frozenset({"0", "1", "2", "32", "33", "36", "1;31"})  # those of labctl.report.terminal.Ink
 
 
 def visible(text: str) -> str:

@@ -103,7 +103,7 @@ def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunRes
     from labctl.report import plain
 
     if report.failed:
-        talk = [line for result in run.scenarios for line in plain.render(result, look())]
+        talk = [line for result in run.scenarios for line in plain.conversation(result, look())]
         _add_section(item, report, "\n".join([*talk, item.stash.get(SCENARIO_SOCKETS, "")]), run)
     elif chosen_artifacts_root(item.config) is not None:
         _write_artifacts(item, "", run)

@@ -145,6 +145,7 @@ class Ink(Enum):
     GOOD = "32"
     BAD = "1;31"
     ODD = "33"
+    WIRE = "36"  # packets
 
 
 # By the value of scenario.results.Outcome, which would take every command that prints long to import.

@@ -238,7 +238,7 @@ def _output(at_ns: int, host: str, program: str, stream: str, data: bytes) -> Ou
 def _outputs(at_ns: int, host: str, program: str, record: OutputRecord) -> Iterator[Output]:
     for stream, text in (("stdout", record.stdout), ("stderr", record.stderr)):
         if text:
-            yield _output(at_ns, host, program, stream, text.encode())
+            yield _output(at_ns, host, program, stream, text.encode("utf-8", "surrogateescape"))
 
 
 def _end(at_ns: int, host: str, program: str, text: str, exit_status: int | None) -> Mark:

@@ -10,7 +10,7 @@ from itertools import zip_longest
 _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), instead)
     for pattern, instead in (
-        (r"^\s*\d+\.\d+ (?=[│├|+])", "<time> "),  # the first column of a conversation
+        (r"^\s*\d+(?:\.\d+)?s? (?=[│├|+])", "<time> "),  # the first column of a conversation
         (r"\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s)\b", "<time>"),
         (r"\s*\[<time>\]", ""),  # shown from a millisecond on
         (r"(?<=:)(?:3276[89]|327[7-9]\d|32[89]\d\d|3[3-9]\d{3}|[45]\d{4}|60\d{3})\b", "<port>"),  # temporary ports
@@ -25,7 +25,8 @@ _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 _CONTINUES = re.compile(r"\s+│")
-_IN_CONVERSATION = re.compile(r"\s*(?:\d+\.\d+)? ?[│├]")
+_IN_CONVERSATION = re.compile(r"\s*(?:\d+(?:\.\d+)?s?)? ?[│├]")
+_SILENCE = re.compile(r"\s+┊ … .* of silence")
 
 
 def says_the_same(expected: Sequence[str], printed: str) -> bool:
@@ -47,9 +48,11 @@ def _plain(line: str) -> str:
 
 
 def _unwrapped(lines: Sequence[str]) -> list[str]:
-    """With the lines of a conversation that had no room in their columns joined again: the width is the terminal's."""
+    """Without silences, and with the lines of a ladder that had no room in their columns joined again."""
     joined: list[str] = []
     for line in lines:
+        if _SILENCE.match(line):
+            continue
         if joined and _CONTINUES.match(line) and _IN_CONVERSATION.match(joined[-1]):
             before, after = joined[-1].split("│"), line.split("│")
             if "├" in joined[-1]:

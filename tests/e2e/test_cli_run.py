@@ -31,7 +31,7 @@ def suite(tmp_path: Path) -> Path:
 def test_a_scenario_that_passes_ends_with_0_and_shows_the_conversation(suite: Path) -> None:
     ran = labctl("run", "echo.yaml", cwd=suite)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "socket(AF_INET, SOCK_STREAM, 0)" in ran.stdout
+    assert "socket(AF_INET, SOCK_STREAM)" in ran.stdout
     assert "✓ passed in" in ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 80
 
@@ -201,7 +201,7 @@ def test_an_interrupted_run_shows_the_call_that_was_in_progress(tmp_path: Path) 
         assert process.stdout.readline() == "server until │ accepting\n"
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=TIMEOUT_S)
-    assert "accept(3, addr, [16]) … has not returned" in said
+    assert "accept(3, …) … has not returned" in said
     assert "accept(3, addr, [16]) had not returned after" in " ".join(said.split())
     steps = json.loads(report.read_text())["scenarios"][0]["steps"]
     (call,) = (each for step in steps for each in step["calls"] if each["returned"] is None)
@@ -225,7 +225,7 @@ def test_an_interrupted_run_of_many_shows_the_call_that_was_in_progress(tmp_path
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=TIMEOUT_S)
     after_the_line_of_the_scenario = said.partition("─" * 20)[2]
-    assert "accept(3, addr, [16]) … has not returned" in after_the_line_of_the_scenario, said
+    assert "accept(3, …) … has not returned" in after_the_line_of_the_scenario, said
     assert "1 interrupted, 1 not run in " in said
 
 
@@ -267,7 +267,7 @@ def test_a_locale_without_unicode_gets_ascii(suite: Path) -> None:
     ran = labctl("run", suite / "echo.yaml", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     assert ran.returncode == 0
     assert ran.stdout.isascii()
-    assert "socket(AF_INET, SOCK_STREAM, 0)" in ran.stdout
+    assert "socket(AF_INET, SOCK_STREAM)" in ran.stdout
 
 
 @pytest.mark.parametrize("leave", ["enter", "ctrl-c", "down"])

@@ -59,7 +59,7 @@ OPEN: dict[str, frozenset[str]] = {
     "labctl.kernel.privilege": frozenset({"api"}),
 }
 # All that reports may know of scenarios.
-REPORTED = frozenset({"labctl.scenario.results"})
+REPORTED = frozenset({"labctl.scenario.results", "labctl.scenario.timeline_events"})
 
 # Milliseconds each; imported in the function that uses them.
 FORWARDER = "labctl.lab.keeper.port_forwarder"

@@ -32,7 +32,7 @@ def test_one_scenario_is_reported_in_full_and_several_in_a_line_each() -> None:
     with Progress(screen, expected=1) as progress:
         progress.scenario_started(Info())
         progress.scenario_finished(Info(), ECHO)
-    assert "│ server" in stream.getvalue()
+    assert "│ socket(AF_INET, SOCK_STREAM) → 3" in stream.getvalue()
     screen, stream = paper()
     with Progress(screen, expected=3) as progress:
         for result in (ECHO, FAILED, SKIPPED):

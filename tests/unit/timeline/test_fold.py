@@ -1,0 +1,105 @@
+""""""
+
+from __future__ import annotations
+
+from labctl.timeline.events import Call, Source, Timeline
+from labctl.timeline.fold import Arrow, CallItem, Detail, Fold, Item, Line, Note, Omitted, Part, Silence
+from tests import timelines
+from tests.timelines import STARTED_NS, US, Builder
+
+
+def items_of(timeline: Timeline, detail: Detail = Detail.COMPACT) -> list[Item]:
+    fold = Fold(timeline.hosts, timeline.nodes, detail)
+    fold.add(timeline.events)
+    return fold.items()
+
+
+def arrows(items: list[Item]) -> list[tuple[str, str, str]]:
+    return [(each.source, each.target, " ".join(each.packet.header.flags)) for each in items if isinstance(each, Arrow)]
+
+
+def parts(items: list[Item]) -> list[tuple[str, Part]]:
+    return [(each.call.name, each.part) for each in items if isinstance(each, CallItem)]
+
+
+def test_acknowledgements_of_data_are_left_out_and_the_handshake_is_whole() -> None:
+    assert arrows(items_of(timelines.tcp_echo())) == [
+        ("client", "server", "SYN"),
+        ("server", "client", "SYN ACK"),
+        ("client", "server", "ACK"),
+        ("client", "server", "PSH ACK"),
+        ("server", "client", "PSH ACK"),
+        ("client", "server", "FIN ACK"),
+        ("server", "client", "FIN ACK"),
+    ]
+    assert len(arrows(items_of(timelines.tcp_echo(), Detail.FULL))) == 11
+
+
+def test_a_call_during_which_an_answer_came_is_split_and_a_send_is_not() -> None:
+    shown = parts(items_of(timelines.tcp_echo()))
+    assert ("connect", Part.BEGIN) in shown
+    assert ("connect", Part.END) in shown
+    assert ("send", Part.WHOLE) in shown
+
+
+def test_a_packet_belongs_to_the_call_that_sent_it() -> None:
+    items = items_of(timelines.tcp_echo())
+    by = [each.call.name if each.call is not None else "" for each in items if isinstance(each, Arrow)]
+    assert by == ["connect", "accept", "connect", "send", "send", "close", "close"]
+
+
+def test_a_drop_ends_the_arrow_of_its_packet_and_has_no_line_of_its_own() -> None:
+    items = items_of(timelines.datagrams())
+    (dropped,) = [each for each in items if isinstance(each, Arrow) and each.drop is not None]
+    assert (dropped.target, dropped.drop and dropped.drop.hook) == ("server", "input")
+    assert not [each for each in items if isinstance(each, Line)]
+
+
+def test_a_packet_over_a_router_is_one_arrow_from_host_to_host() -> None:
+    b = Builder()
+    b.packet(10, "client", "SYN", 0, 0, receiver="gw", receiver_interface="eth0")
+    b.journeys -= 1
+    b.packet(12, "client", "SYN", 0, 0, receiver="server", interface="eth1")
+    second = b.events[1]
+    b.events[1] = type(second)(**{field: getattr(second, field) for field in second.__struct_fields__} | {"host": "gw"})
+    assert arrows(items_of(b.timeline())) == [("client", "server", "SYN")]
+
+
+def test_more_than_12_arrows_in_a_row_are_counted() -> None:
+    b = Builder()
+    for number in range(40):
+        b.packet(10 + number, "client" if number % 2 else "server", "PSH ACK", 1 + number, 1, b"x")
+    items = items_of(b.timeline())
+    assert len(arrows(items)) == 12
+    assert [each.packets for each in items if isinstance(each, Omitted)] == [28]
+
+
+def test_only_a_changed_queue_is_noted_and_a_full_one_is_needed() -> None:
+    b = Builder()
+    b.listener(0, 0, 1)
+    b.listener(10, 1, 1)
+    b.listener(20, 1, 1)
+    b.listener(30, 2, 1)
+    notes = [(each.text, each.is_needed) for each in items_of(b.timeline()) if isinstance(each, Note)]
+    assert notes == [("1 of 1 in queue", False), ("2 of 1 in queue", True)]
+
+
+def test_a_quarter_of_a_second_without_events_is_a_silence() -> None:
+    silences = [each.duration_ns // 1_000_000 for each in items_of(timelines.full_queue()) if isinstance(each, Silence)]
+    assert silences == [1020, 478, 1580]
+
+
+def test_a_call_recorded_at_its_begin_and_its_end_is_shown_as_it_comes() -> None:
+    def accept(until_us: float | None) -> Call:
+        return Call(at_ns=STARTED_NS, host="server", source=Source.CALLS, seq=0,
+                    until_ns=None if until_us is None else STARTED_NS + round(until_us * US),
+                    pid=2, tid=2, program="server", name="accept", arguments="3, ...",
+                    result=None if until_us is None else 4)  # fmt: skip
+
+    fold = Fold(("server",))
+    fold.add([accept(None)])
+    assert fold.items(STARTED_NS + 49_000 * US) == []
+    assert parts(fold.items(STARTED_NS + 50_000 * US)) == [("accept", Part.BEGIN)]
+    fold.add([accept(80_000)])
+    assert parts(fold.items(STARTED_NS + 90_000 * US)) == [("accept", Part.END)]
+    assert fold.items() == []

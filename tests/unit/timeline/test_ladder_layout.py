@@ -1,0 +1,69 @@
+""""""
+
+from __future__ import annotations
+
+import pytest
+
+from labctl.timeline.events import Timeline
+from labctl.timeline.fold import Detail, Fold
+from labctl.timeline.ladder_layout import Layout, Row, Span, columns_for, compact_arguments, duration
+from tests import timelines
+
+
+def rows_of(timeline: Timeline, width: int) -> list[Row | Span]:
+    columns = columns_for(timeline.hosts, width, len)
+    fold = Fold(timeline.hosts, timeline.nodes, columns.detail)
+    fold.add(timeline.events)
+    layout = Layout(columns)
+    return [*layout.rows(fold.items()), *layout.close()]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "compact"),
+    [
+        ("socket", "AF_INET, SOCK_STREAM, 0", "AF_INET, SOCK_STREAM"),
+        ("bind", "3, {AF_INET, 10.0.0.2:5000}, 16", "3, 10.0.0.2:5000"),
+        ("connect", "3, {AF_INET6, [fd00::2]:5000}, 28", "3, [fd00::2]:5000"),
+        ("bind", '3, {AF_UNIX, "/tmp/s"}, 9', '3, "/tmp/s"'),
+        ("accept", "3, {AF_INET, 10.0.0.1:40000}, [16 -> 16]", "3, 10.0.0.1:40000"),
+        ("accept", "3, {AF_INET, 10.0.0.1:40000}, [4 -> 16]", "3, 10.0.0.1:40000, [4 -> 16]"),
+        ("send", '3, "hello", 5, 0', '3, "hello", 5'),
+        ("listen", "3, 0", "3, 0"),
+        ("setsockopt", "3, SOL_SOCKET, SO_REUSEADDR, 0", "3, SOL_SOCKET, SO_REUSEADDR, 0"),
+    ],
+)
+def test_defaults_and_repeated_families_are_left_out(name: str, arguments: str, compact: str) -> None:
+    assert compact_arguments(name, arguments) == compact
+
+
+def test_a_call_and_its_packet_and_the_call_that_this_wakes_share_a_row() -> None:
+    rows = [row for row in rows_of(timelines.tcp_echo(), 74) if isinstance(row, Row) and row.wave is not None]
+    third = rows[2]
+    assert {host: text.text for host, text in third.texts.items()} == {"client": "… connect", "server": "… accept"}
+
+
+def test_everything_in_a_row_fits_its_columns() -> None:
+    for width in (50, 74, 114, 194):
+        columns = columns_for(("client", "server"), width, len)
+        for row in rows_of(timelines.tcp_echo(), width):
+            if isinstance(row, Row) and (len(row.texts) > 1 or row.wave is not None):
+                assert columns.fits(row), row
+
+
+def test_columns_that_were_too_narrow_are_none() -> None:
+    assert columns_for(("a", "b", "c"), 74, len).width == 23
+    assert columns_for(("a", "b", "c", "d"), 74, len).are_named
+    assert not columns_for(("a",), 10, len).are_named
+
+
+def test_wide_columns_show_everything() -> None:
+    assert columns_for(("a", "b"), 74, len).detail is Detail.COMPACT
+    assert columns_for(("a", "b"), 194, len).detail is Detail.FULL
+
+
+@pytest.mark.parametrize(
+    ("time_ns", "text"),
+    [(40_000, "0.04 ms"), (12_100_000, "12.1 ms"), (200_000_000, "200 ms"), (1_200_000_000, "1.2 s")],
+)
+def test_durations_have_a_unit_that_suits_them(time_ns: int, text: str) -> None:
+    assert duration(time_ns) == text
