@@ -1,0 +1,156 @@
+"""Events of the kernel's tracepoints: what `labctl.kernel.bpf.Tracer` recorded, decoded."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+
+from labctl.kernel.bpf import DROP_RECORD, RECORD, SOCKET_RECORD, DropFields, Kind, SocketFields, records
+from labctl.kernel.libbpf import kernel_enum
+from labctl.kernel.sock_diag import State as TcpState
+from labctl.timeline.events import Drop, Flow, Reset, Retransmit, SocketKey, SocketSample, Source, State
+from labctl.timeline.packet_headers import ETHERNET_BYTES, decode
+
+KernelEvent = State | Retransmit | Reset | Drop | SocketSample
+_NEW_SYN_RECV = 12  # TCP_NEW_SYN_RECV (net/tcp_states.h): a connection request
+_STATES = {state.value: state.name for state in TcpState} | {_NEW_SYN_RECV: TcpState.SYN_RECV.name}
+_FIN_RECEIVED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING, TcpState.TIME_WAIT})
+_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4-mapped IPv6 address (ipv6(7)): the packets are IPv4
+_TCP_FUNCTIONS = "tcp_"
+
+
+def events(drained: bytes, hosts: Mapping[int, str]) -> Iterator[KernelEvent]:
+    """Decode records of network namespaces; `hosts` names the nodes by the inode numbers of their namespaces.
+
+    Each TCP event of a socket with queues comes with a SocketSample of the same moment. `seq` is 0. A socket that
+    becomes CLOSE because a smaller structure takes its place is in TIME_WAIT, as ss(8) shows.
+    """
+    for offset, kind in records(drained):
+        _, _, inode, at_ns = RECORD.unpack_from(drained, offset)
+        host = hosts.get(inode)
+        if host is None:  # forgotten since
+            continue
+        if kind == Kind.DROP:
+            yield _drop(DropFields._make(DROP_RECORD.unpack_from(drained, offset)), at_ns, host)
+        elif kind in _OF_SOCKETS:
+            fields = SocketFields._make(SOCKET_RECORD.unpack_from(drained, offset))
+            yield _OF_SOCKETS[Kind(kind)](fields, at_ns, host)
+            if (sample := _sample(fields, at_ns, host)) is not None:
+                yield sample
+
+
+def _state(fields: SocketFields, at_ns: int, host: str) -> State:
+    old, new = fields.state, fields.new_state
+    waits = old in (TcpState.FIN_WAIT2, TcpState.CLOSING) and new == TcpState.CLOSE and not fields.reason
+    return State(
+        at_ns=at_ns,
+        host=host,
+        source=Source.KERNEL,
+        seq=0,
+        socket=_key(fields, host),
+        old=_STATES.get(old, str(old)),
+        new=TcpState.TIME_WAIT.name if waits else _STATES.get(new, str(new)),
+    )
+
+
+def _retransmit(fields: SocketFields, at_ns: int, host: str) -> Retransmit:
+    state = _STATES.get(fields.state, str(fields.state))
+    return Retransmit(at_ns=at_ns, host=host, source=Source.KERNEL, seq=0, socket=_key(fields, host), state=state)
+
+
+def _reset_sent(fields: SocketFields, at_ns: int, host: str) -> Reset:
+    key = _key(fields, host)
+    reason = kernel_enum("sk_rst_reason", "SK_RST_REASON_").get(fields.reason, "")
+    return Reset(
+        at_ns=at_ns,
+        host=host,
+        source=Source.KERNEL,
+        seq=0,
+        socket=key if key.cookie or fields.state else None,
+        flow=key.flow,
+        is_sent=True,
+        reason="" if reason == "NOT_SPECIFIED" else reason,
+    )
+
+
+def _reset_received(fields: SocketFields, at_ns: int, host: str) -> Reset:
+    key = _key(fields, host)
+    flow = key.flow.reverse if key.flow else None
+    return Reset(at_ns=at_ns, host=host, source=Source.KERNEL, seq=0, socket=key, flow=flow, is_sent=False)
+
+
+_OF_SOCKETS: Mapping[Kind, Callable[[SocketFields, int, str], State | Retransmit | Reset]] = {
+    Kind.STATE: _state,
+    Kind.RETRANSMIT: _retransmit,
+    Kind.RESET_SENT: _reset_sent,
+    Kind.RESET_RECEIVED: _reset_received,
+}
+
+
+def _sample(fields: SocketFields, at_ns: int, host: str) -> SocketSample | None:
+    """The queues, where there are any: neither before the handshake nor of a socket that has ended."""
+    state = fields.new_state
+    if (not fields.congestion_window and not fields.is_listener) or state in (TcpState.SYN_SENT, TcpState.CLOSE):
+        return None
+    unread = fields.receive_queue - (state in _FIN_RECEIVED and fields.receive_queue > 0)  # a FIN counts as a byte
+    return SocketSample(
+        at_ns=at_ns,
+        host=host,
+        source=Source.KERNEL,
+        seq=0,
+        socket=_key(fields, host),
+        state=_STATES.get(state, str(state)),
+        receive_queue=unread,
+        send_queue=fields.send_queue,
+        receive_buffer=fields.receive_buffer,
+        send_buffer=fields.send_buffer,
+        congestion_window=fields.congestion_window,
+        rtt_us=fields.srtt_us8 >> 3,
+        retransmits=fields.retransmits,
+    )
+
+
+def _drop(fields: DropFields, at_ns: int, host: str) -> Drop:
+    captured = fields.frame[: fields.captured]
+    if not fields.has_ethernet:  # it is added later, or was removed
+        captured = bytes(ETHERNET_BYTES - 2) + fields.protocol.to_bytes(2, "big") + captured
+    length = fields.length + (0 if fields.has_ethernet else ETHERNET_BYTES)
+    reason = kernel_enum("skb_drop_reason", "SKB_DROP_REASON_").get(fields.reason, f"reason {fields.reason}")
+    return Drop(
+        at_ns=at_ns,
+        host=host,
+        source=Source.KERNEL,
+        seq=0,
+        reason=reason,
+        header=decode(captured, length),
+        frame=captured,
+        interface=_text(fields.interface_name),
+        hook=_hook(fields) if reason == "NETFILTER_DROP" else "",
+        location=_text(fields.location),
+    )
+
+
+def _hook(fields: DropFields) -> str:
+    """The hook of nftables, by how far the packet had come: the tracepoint does not report it."""
+    if not fields.interface:
+        return "output"  # the route's device follows after the hook
+    if fields.interface == fields.arrived_on:
+        if not fields.has_route:
+            return "prerouting"
+        return "input" if fields.is_route_local else "forward"
+    return "postrouting"
+
+
+def _key(fields: SocketFields, host: str) -> SocketKey:
+    family = socket.AF_INET6
+    local, peer = fields.local, fields.peer
+    if fields.family == socket.AF_INET:
+        family, local, peer = socket.AF_INET, local[:4], peer[:4]
+    elif local.startswith(_MAPPED):
+        family, local, peer = socket.AF_INET, local[12:], peer[12:]
+    ends = (socket.inet_ntop(family, local), fields.local_port, socket.inet_ntop(family, peer), fields.peer_port)
+    return SocketKey(host, fields.inode, fields.cookie, Flow("tcp", *ends))
+
+
+def _text(padded: bytes) -> str:
+    return padded.split(b"\0", 1)[0].decode(errors="replace")
