@@ -93,9 +93,9 @@ def timeline_of(
 
 
 def ends_of(programs: Iterable[Program]) -> Iterator[Mark]:
-    """Yield marks of the ends of programs that ended by themselves."""
+    """Yield marks of the ends of services and background programs that ended by themselves."""
     for program in programs:
-        if program.ended_ns is not None and not program.ended_by_labctl:
+        if program.ended_ns is not None and not program.ended_by_labctl and program.kind != "program":
             command = program.command
             yield _end(program.ended_ns, command.host, command.name, program.state, program.exit_status)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from labctl.timeline.events import Call, Flow, Packet, Step, Timeline
+from labctl.timeline.events import Call, Flow, Mark, Packet, Step, Timeline
 from labctl.timeline.evidence import Evidence, Listening, address_in, endpoint
 from labctl.timeline.packet_loss import (
     INFERRED,
@@ -80,11 +80,8 @@ def _of_span(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]
             if sentences := _of_call(ev, call):
                 found += [f"{call.program} on {call.host}, {_shown(call)}: {sentences[0]}", *sentences[1:]]
                 break
-    return found + [
-        f"{mark.program} on {mark.host} {mark.text} {ev.moment(mark.at_ns)}"
-        for mark in ev.ends
-        if since_ns <= mark.at_ns <= until_ns and mark.exit_status
-    ]
+    ends = [_ended(ev, mark) for mark in ev.ends if since_ns <= mark.at_ns <= until_ns and mark.exit_status]
+    return found + [end for end in ends if not any(end in sentence for sentence in found)]
 
 
 def _failed_attempts(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[tuple[str, Flow]]:
@@ -219,7 +216,7 @@ def _not_listening(ev: Evidence, host: str, flow: Flow, at_ns: int) -> list[str]
         found += _elsewhere(ev, host, verb, flow, open_then)
     ended = [mark for mark in ev.ends if mark.host == host and mark.at_ns <= at_ns]
     if ended:
-        found.append(f"{ended[-1].program} on {host} {ended[-1].text} {ev.moment(ended[-1].at_ns)}")
+        found.append(_ended(ev, ended[-1]))
     return found
 
 
@@ -486,7 +483,7 @@ def _doing(ev: Evidence, flow: Flow, peer: str, until_ns: int) -> list[str]:
     """Return what the peer's program does with the connection."""
     ended = [mark for mark in ev.ends if mark.host == peer and mark.at_ns <= until_ns]
     if ended:
-        return [f"{ended[-1].program} on {peer} {ended[-1].text} {ev.moment(ended[-1].at_ns)}"]
+        return [_ended(ev, ended[-1])]
     calls = ev.calls_on(flow.reverse, peer)
     waiting = [each for each in ev.blocked(peer, until_ns) if each in calls]
     if waiting:
@@ -632,6 +629,10 @@ def _chain(lead: str, reasons: Iterable[str]) -> str:
 def _shown(call: Call) -> str:
     text = f"{call.name}({call.arguments})"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _ended(ev: Evidence, mark: Mark) -> str:
+    return f"{mark.program} on {mark.host} {mark.text} {ev.moment(mark.at_ns)}"
 
 
 def _at(ev: Evidence, at_ns: int) -> str:

@@ -28,8 +28,9 @@ _REASONS = {  # enum skb_drop_reason
     "UDP_CSUM": "bad checksum",
     "QDISC_DROP": "the queue of the interface was full, or netem lost it",
 }
-_NEAR_HOOKS = {"source": ("output", "postrouting"), "router": ("prerouting", "forward", "postrouting"),
-               "target": ("prerouting", "input")}  # fmt: skip
+_HOOKS = {  # that a packet passes on its way through a node, and of the target those of its answer, too
+    "source": ("output", "postrouting"), "router": ("prerouting", "forward", "postrouting"),
+               "target": ("prerouting", "input", "output", "postrouting")}  # fmt: skip
 
 
 def why_lost(ev: Evidence, packets: Sequence[Packet], since_ns: int, until_ns: int) -> list[str]:
@@ -73,7 +74,7 @@ def drop_text(ev: Evidence, drop: Drop) -> str:
 
 def filtering(state: HostState | None, role: str) -> str:
     """Return which rule of the node has dropped packets, or may have; "" if it has none at the hooks of this role."""
-    rules = [] if state is None else [rule for rule in state.filters if rule.hook in (*_NEAR_HOOKS[role], "")]
+    rules = [] if state is None else [rule for rule in state.filters if rule.hook in (*_HOOKS[role], "")]
     dropping = [rule for rule in rules if rule.verdict != "reject"]
     counted = [rule for rule in dropping if rule.packets]
     if state is None or not dropping or (not counted and all(rule.packets == 0 for rule in dropping)):
@@ -87,7 +88,7 @@ def filtering(state: HostState | None, role: str) -> str:
 def rejecting(state: HostState | None, role: str) -> list[str]:
     """Return which rule of the node rejects packets (RST or an ICMP error) at the hooks of this role."""
     rules = [] if state is None else [rule for rule in state.filters if rule.verdict == "reject"]
-    at_hook = [rule for rule in rules if rule.hook in _NEAR_HOOKS[role]]
+    at_hook = [rule for rule in rules if rule.hook in _HOOKS[role]]
     if state is None or not at_hook:
         return []
     rule = at_hook[0]
