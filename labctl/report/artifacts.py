@@ -29,7 +29,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from labctl.errors import InputError, LabError, describe_errno
-from labctl.printable import in_xml, one_line, printable
+from labctl.printable import in_xml, printable
 from labctl.programs.output import Stream
 from labctl.report import plain
 from labctl.report.terminal import Look
@@ -251,16 +251,8 @@ def call_line(call: CallRecord) -> str:
     """Return `0.000350 server accept(3, ...) -> 4 [0.001650]`: start in seconds, host, call, result, duration."""
     who = f"{call.host}/{call.process}" if call.process else call.host
     took = "has not returned" if call.duration_s is None else f"[{call.duration_s:.6f}]"
-    result = "..."
-    if call.returned is not None:
-        result = f"→ {call.returned}"
-        if call.errno:
-            result += f" {call.errno}" + (f" ({call.errno_meaning})" if call.errno_meaning else "")
-        if call.value and call.value.split(" ")[0].rstrip(",") not in call.call:
-            result += f"  {one_line(call.value)}"
-        if call.repeated > 1:
-            result += f"  (\xd7 {call.repeated})"
-    return f"{call.started_s:.6f} {who} {one_line(call.call)} {result} {took}"
+    result = plain.result_text(call, Look(), beside=call.call) if call.returned is not None else "..."
+    return f"{call.started_s:.6f} {who} {plain.call_text(call, named=False)} {result} {took}"
 
 
 _Key = tuple[str, str, str, float]  # identifies a result in its run

@@ -13,7 +13,15 @@ from labctl.printable import printable
 from labctl.programs.output import OutputRecord
 from labctl.report import ladder
 from labctl.report.terminal import INK_OF_OUTCOME, UNICODE, Ink, Look, cells, seconds, shorten, wrap
-from labctl.scenario.results import Outcome, ProgramRecord, RunResult, ScenarioInfo, ScenarioResult, StepResult
+from labctl.scenario.results import (
+    CallRecord,
+    Outcome,
+    ProgramRecord,
+    RunResult,
+    ScenarioInfo,
+    ScenarioResult,
+    StepResult,
+)
 from labctl.scenario.timeline_events import timeline_of
 from labctl.structs import replace
 from labctl.timeline.events import Source
@@ -63,6 +71,30 @@ def heading(scenario: ScenarioInfo | ScenarioResult, look: Look) -> list[str]:
 def _relative(file: str) -> str:
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+def call_text(call: CallRecord, *, named: bool) -> str:
+    """Return the call with all its arguments, after its process's name if there are several (`named`)."""
+    name = f"{call.process}: " if named and call.process else ""
+    return name + printable(call.call).replace("\n", "\\n")
+
+
+def result_text(call: CallRecord, look: Look, *, beside: str = "") -> str:
+    """Return `→ 4 10.0.0.1:40000` or `→ -1 ECONNREFUSED (Connection refused)`; `…` for a call that has not returned.
+
+    The value is omitted if the text `beside` has it: `recv(3, "hello", 100, 0) → 5`.
+    """
+    glyphs = look.glyphs
+    if call.returned is None:
+        return glyphs.goes_on
+    text = f"{glyphs.returns} {call.returned}"
+    if call.errno:
+        text += f" {call.errno}" + (f" ({call.errno_meaning})" if call.errno_meaning else "")
+    if call.value and call.value.split(" ")[0].rstrip(",") not in beside:
+        text += "  " + printable(call.value).replace("\n", "\\n")
+    if call.repeated > 1:
+        text += f"  ({glyphs.times} {call.repeated})"
+    return text
 
 
 def verdict(result: ScenarioResult, look: Look) -> list[str]:
