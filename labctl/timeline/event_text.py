@@ -75,8 +75,8 @@ def packet_text(packet: Packet, names: Mapping[str, str]) -> str:
     notes = []
     if packet.segment_bytes and packet.segments > 1:
         notes.append(f"{packet.segments} x {packet.segment_bytes}")
-    if not packet.is_checksum_ready:
-        notes.append("checksum left to the device")
+        if not packet.is_checksum_ready:  # true of most packets on a veth link, and of no harm
+            notes.append("checksum left to the device")
     if packet.is_retransmission:
         notes.append("again")
     return f"{text} ({', '.join(notes)})" if notes else text

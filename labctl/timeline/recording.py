@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from time import CLOCK_REALTIME, clock_gettime
@@ -24,12 +24,10 @@ from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.lab.client.boot_process import Boot
 from labctl.lab.frames import FrameStream, from_json, to_json
 from labctl.lab.protocol import RECORDER
-from labctl.structs import Struct, astuple, replace
-from labctl.timeline.events import AnyEvent, Clock, Loss, SocketSample, Source, Timeline
+from labctl.structs import Struct, astuple
+from labctl.timeline.events import AnyEvent, Loss, Source, Timeline
 from labctl.timeline.recorder import Settings
-from labctl.timeline.sources.sockets import SocketSamples
 from labctl.timeline.spool import (
-    CLOCK_PAYLOAD,
     LOST_PAYLOAD,
     WHOLE_LAB,
     Kind,
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
 
     from labctl.lab.client.handle import Lab
     from labctl.plan.operations import Plan
+    from labctl.timeline.decoding import RecordDecoder
 
 WHOLE_PACKET_BYTES = 1 << 18
 RINGS_BYTES_MAX = 256 << 20  # of all nodes together; memory of the kernel
@@ -61,7 +60,6 @@ SOURCES = {
     Kind.SOCKETS: Source.SOCKETS,
 }
 UNITS = {Kind.PACKETS: "packets", Kind.SYSCALLS: "calls"}
-_SOURCE_ORDER = {source: index for index, source in enumerate(Source)}
 
 
 class RecordOptions(Struct, frozen=True):
@@ -104,8 +102,7 @@ class Recording:
         self._started_at = datetime.fromtimestamp(clock_gettime(CLOCK_REALTIME), UTC).isoformat(timespec="milliseconds")
         self._live = Position()
         self._live_added = 0
-        self._live_clock = Clock()
-        self._live_interfaces: dict[int, dict[int, str]] = {}
+        self._live_decoder: RecordDecoder | None = None
 
     @classmethod
     def start(
@@ -166,13 +163,22 @@ class Recording:
         self._added.append(event)
 
     def read(self) -> tuple[tuple[AnyEvent, ...], int]:
-        """Return new events, and the time up to which they are complete; a later call returns only later events."""
+        """Return new events, and the time up to which they are complete.
+
+        A later call returns later events; and those with an earlier time that were added since, such as a call that has
+        returned.
+        """
+        from labctl.timeline.decoding import RecordDecoder
+
         with self._lock:
             until_ns = self._ask(["Flush"]) if not self._problem else None
-            _, self._live = self._spool.read(self._live)
+            records, self._live = self._spool.read(self._live)
             added = self._added[self._live_added :]
             self._live_added += len(added)
-            return _in_order(added), until_ns if until_ns is not None else monotonic_ns()
+            if self._live_decoder is None:
+                self._live_decoder = RecordDecoder(self._plan, self._recorded)
+            self._live_decoder.add(records, added)
+            return self._live_decoder.read(until_ns if until_ns is not None else monotonic_ns())
 
     def timeline(self) -> Timeline:
         """Return everything that was recorded so far. May be called again, also after `stop`."""
@@ -281,32 +287,27 @@ class Recording:
     # -- decoding
 
     def _timeline(self, records: list[Record]) -> Timeline:
-        names = tuple(node.name for node in self._plan.nodes if node.kind is not NodeKind.SWITCH)
-        clocks = [CLOCK_PAYLOAD.unpack(record.payload) for record in records if record.kind is Kind.CLOCK]
-        clock = Clock()
-        if clocks:
-            (offset_ns, bracket_ns), (end_offset_ns, _) = clocks[0], clocks[-1]
-            clock = Clock(offset_ns, bracket_ns, end_offset_ns)
+        from labctl.timeline.decoding import RecordDecoder
+        from labctl.timeline.wires import hosts_of, links_of, nodes_of
+
+        decoder = RecordDecoder(self._plan, self._recorded)
+        decoder.add(records, self._added)
+        events = decoder.finish()
         return Timeline(
             title=self._title,
             started_ns=self._started_ns,
             ended_ns=self._ended_ns or monotonic_ns(),
             started_at=self._started_at,
-            hosts=names,
-            nodes=(),
-            wires=(),
-            events=_in_order([*self._added, *self._samples(records)]),
-            clock=clock,
+            hosts=hosts_of(self._plan),
+            nodes=nodes_of(self._plan),
+            wires=decoder.wires,
+            events=events,
+            clock=decoder.clock,
             losses=tuple(self._losses(records)),
             missing=tuple(self._missing),
+            links=links_of(self._plan),
             file=self._file,
         )
-
-    def _samples(self, records: list[Record]) -> Iterator[SocketSample]:
-        samples = SocketSamples()
-        for record in records:
-            if record.kind is Kind.SOCKETS:
-                yield from samples.decode(self._name(record.node), record.at_ns, record.payload)
 
     def _losses(self, records: list[Record]) -> Iterable[Loss]:
         lost: dict[tuple[int, int], tuple[int, int]] = {}
@@ -378,17 +379,6 @@ def _diag_socket(lab: Lab, node: str) -> socket.socket:
     import socket
 
     return lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
-
-
-def _in_order(events: Iterable[AnyEvent]) -> tuple[AnyEvent, ...]:
-    """Number the events of each source in order of time, and sort them."""
-    counts: dict[Source, int] = {}
-    numbered = []
-    for event in sorted(events, key=lambda each: (each.at_ns, _SOURCE_ORDER[each.source])):
-        seq = counts.get(event.source, 0)
-        counts[event.source] = seq + 1
-        numbered.append(replace(event, seq=seq))
-    return tuple(numbered)
 
 
 def _end(process: Boot) -> None:
