@@ -258,8 +258,8 @@ COMMANDS = (
             Parameter(
                 "kind",
                 "KIND",
-                "topology, scenario, result or inspect.",
-                choices=("topology", "scenario", "result", "inspect"),
+                "topology, scenario, result, inspect or timeline.",
+                choices=("topology", "scenario", "result", "inspect", "timeline"),
             ),
         ),
         "labctl schema topology > topology.schema.json",

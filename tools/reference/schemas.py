@@ -18,6 +18,7 @@ class Kind(StrEnum):
     SCENARIO = "scenario"
     RESULT = "result"
     INSPECT = "inspect"
+    TIMELINE = "timeline"
 
 
 @dataclass(frozen=True, slots=True)

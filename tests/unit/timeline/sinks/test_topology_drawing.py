@@ -1,0 +1,86 @@
+"""The drawing of a topology: hosts below in the order of the ladder, all names, no markup from names."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from labctl.structs import replace
+from labctl.timeline.events import NodeInfo, Timeline
+from labctl.timeline.sinks.topology_drawing import drawing
+from labctl.topology.model import Endpoint, NodeKind
+from tests.timelines import tcp_echo
+
+HOST, SWITCH, ROUTER = NodeKind.HOST, NodeKind.SWITCH, NodeKind.ROUTER
+
+
+def lab(kinds: dict[str, NodeKind], *links: tuple[str, str]) -> Timeline:
+    return replace(
+        tcp_echo(),
+        hosts=tuple(name for name, kind in kinds.items() if kind is HOST),
+        nodes=tuple(NodeInfo(name, kind) for name, kind in kinds.items()),
+        links=tuple((Endpoint(a, "eth0"), Endpoint(b, "eth0")) for a, b in links),
+    )
+
+
+def places(timeline: Timeline) -> dict[str, tuple[float, float]]:
+    """The middle of each node's name."""
+    texts = ElementTree.fromstring(drawing(timeline)).iter("text")
+    names = [text for text in texts if text.attrib["class"] == "name"]
+    return {each.text or "": (float(each.attrib["x"]), float(each.attrib["y"])) for each in names}
+
+
+def test_hosts_stand_in_a_row_in_the_order_of_the_ladder() -> None:
+    at = places(lab({"c": HOST, "a": HOST, "b": HOST}, ("a", "b"), ("b", "c")))
+    assert at["c"][0] < at["a"][0] < at["b"][0]
+    assert len({y for _, y in at.values()}) == 1
+
+
+def test_a_switch_stands_above_the_middle_of_its_hosts() -> None:
+    at = places(lab({"s": SWITCH, "a": HOST, "b": HOST, "c": HOST}, ("a", "s"), ("b", "s"), ("c", "s")))
+    assert at["s"][0] == at["b"][0]
+    assert at["s"][1] < at["b"][1]
+
+
+def test_a_chain_of_routers_is_an_arch() -> None:
+    at = places(
+        lab(
+            {"a": HOST, "r1": ROUTER, "r2": ROUTER, "r3": ROUTER, "b": HOST},
+            ("a", "r1"), ("r1", "r2"), ("r2", "r3"), ("r3", "b"),
+        )
+    )  # fmt: skip
+    assert at["r2"][1] < at["r1"][1] == at["r3"][1] < at["a"][1]
+
+
+@pytest.mark.parametrize("count", [2, 20, 100])
+def test_no_two_nodes_stand_on_each_other(count: int) -> None:
+    kinds = {f"h{number}": HOST for number in range(count)} | {f"r{number}": ROUTER for number in range(count // 5)}
+    links = [(f"h{number}", f"r{number % max(count // 5, 1)}") for number in range(count) if count >= 5]
+    at = places(lab(kinds, *links))
+    assert len(at) == len(kinds)
+    assert all(abs(x - u) >= 100 or y != v for a, (x, y) in at.items() for b, (u, v) in at.items() if a < b)
+
+
+def test_a_direct_link_across_a_host_goes_around_it() -> None:
+    shown = drawing(lab({"a": HOST, "b": HOST, "c": HOST}, ("a", "c")))
+    assert '<path class="link"' in shown
+    assert '<line class="link"' not in shown
+
+
+def test_interfaces_and_addresses_are_shown_in_a_small_lab() -> None:
+    shown = drawing(tcp_echo())
+    assert re.findall(r">([\d.]+)<", shown) == ["10.0.0.1", "10.0.0.2"]
+    assert shown.count(">eth0<") == 2
+
+
+def test_names_are_text() -> None:
+    shown = drawing(lab({"<b>": HOST, 'x"y': HOST}, ("<b>", 'x"y')))
+    ElementTree.fromstring(shown)
+    assert "<b>" not in shown
+
+
+def test_a_lab_without_nodes_or_with_very_many_has_no_drawing() -> None:
+    assert drawing(lab({})) == ""
+    assert drawing(lab({f"h{number}": HOST for number in range(1000)})) == ""
