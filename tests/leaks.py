@@ -24,6 +24,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from labctl.lab.client.nursery import nurseries
+from labctl.timeline.recorder_process import recorders
 from tests.patience import patient
 
 MS_SHARED = 1 << 20  # linux/mount.h
@@ -183,8 +184,9 @@ def _processes(labs: Collection[int]) -> Iterator[_Process]:
             if any(each in environment for each in marks):
                 marked.add(number)
     own = {os.getpid(), *(each.pid for each in nurseries.all)}
-    # A boot that waits for its lab has the same name.
-    own |= {number for number in names if parents[number] in own and " (labctl-nursery, " in names[number]}
+    # A boot that waits for its lab has the nursery's name; the recorder waits for this process's next recording.
+    waiting = (" (labctl-nursery, ", " (labctl-recorder, ")
+    own |= {number for number in names if parents[number] in own and any(name in names[number] for name in waiting)}
     for number, description in names.items():
         ancestors = set(_ancestors(number, parents))
         if number not in own and not ancestors.union({number}).intersection(labs):
@@ -227,9 +229,10 @@ def _mounts() -> Iterator[str]:
 
 
 def _descriptors() -> Iterator[str]:
-    """This process's but those of nurseries, by what they lead to and how many: numbers are reused."""
+    """This process's but those of nurseries and recorders, by what they lead to and how many: numbers are reused."""
     counts: dict[str, int] = {}
     ours = {str(number) for each in nurseries.all for number in (each.pidfd, each.control.fileno(), each.errors)}
+    ours |= {str(number) for each in recorders.all for number in each.descriptors}
     for name in set(os.listdir("/proc/self/fd")) - ours:
         try:
             target = os.readlink(f"/proc/self/fd/{name}")

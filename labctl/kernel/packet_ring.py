@@ -1,8 +1,11 @@
-"""Packets of all interfaces of a network namespace, in a ring that the kernel fills (packet(7), TPACKET_V3).
+"""Packets of all interfaces of a network namespace, as blocks of a ring that the kernel fills (packet(7), TPACKET_V3).
 
 The kernel fills one block after the other, and gives a block to user space when it is full or has been open for
 `RETIRE_MS`. `PacketRing` also takes the packets of the block that the kernel is still filling, so nobody waits for that
 time. Nothing is decoded here: a block goes to a file as it is.
+
+To make a ring takes a grace period of the kernel (RCU, some 10 ms). `PacketQueue` records at once: an ordinary packet
+socket, whose packets cost 30 times as much to read. It makes the same blocks of them.
 
 Layouts and numbers are those of linux/if_packet.h, which are the same on every architecture.
 """
@@ -10,20 +13,22 @@ Layouts and numbers are those of linux/if_packet.h, which are the same on every 
 from __future__ import annotations
 
 import mmap
+import os
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
-from labctl.kernel import sockaddr
+from labctl.kernel import sockaddr, socket_calls
 from labctl.kernel.socket_calls import FilterProgram
+from labctl.unpatched import Socket
 
 AF_PACKET = 17
-ETH_P_ALL = socket.htons(3)  # linux/if_ether.h; the protocol with which the socket is made
+ETH_P_ALL = socket.htons(3)  # linux/if_ether.h
 SOL_PACKET = 263
-PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION, PACKET_VNET_HDR = 5, 6, 10, 15
+PACKET_RX_RING, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_VERSION, PACKET_VNET_HDR = 5, 6, 8, 10, 15
 TPACKET_V3 = 2
-SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_TIMESTAMPNS = 26, 33, 35  # asm-generic/socket.h
 RETIRE_MS = 100
 BLOCK_BYTES = 1 << 16
 LARGE_BLOCK_BYTES = 1 << 18  # a packet with all of its payload may have 64 KiB and more (GSO)
@@ -34,9 +39,17 @@ REQUEST = struct.Struct("=7I")  # struct tpacket_req3
 BLOCK = struct.Struct("=8I")  # struct tpacket_block_desc: version, offset of private area, status, ...
 STATUS_OFFSET, BLOCK_HEADER_BYTES = 8, 48
 PACKET = struct.Struct("=6I")  # struct tpacket3_hdr: next, seconds, nanoseconds, captured, length, status
+SENDER = struct.Struct("=HHiHBB8s")  # struct sockaddr_ll: family, protocol, interface, hardware, kind, address
+AUXDATA = struct.Struct("=3I4H")  # struct tpacket_auxdata: status, length, captured, offsets, VLAN tag and type
+VNET_HEADER_BYTES = 10
 COUNTERS = struct.Struct("=3I")  # struct tpacket_stats_v3: packets with drops, drops, freezes
 TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
+PACKET_HEADER_BYTES = 48  # of struct tpacket3_hdr
+PACKETS_PER_BLOCK = 128
+_REST = struct.Struct("=HHIIH10x")  # of struct tpacket3_hdr: offsets of packet and payload, hash, VLAN tag and type
 _STATUS_AND_COUNT = struct.Struct("=II")
+_STAMP = struct.Struct("=II")
+_TIMESPEC = struct.Struct("@ll")
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
 _RETURN = 0x06  # BPF_RET | BPF_K
 
@@ -48,19 +61,60 @@ def accept(snap_bytes: int) -> bytes:
     return _INSTRUCTION.pack(_RETURN, 0, 0, snap_bytes)
 
 
-class PacketRing:
-    """The packets of one network namespace. Owns the socket; one thread at a time may use it."""
+class _PacketSocket:
+    """A packet socket with its filter and counters. Owns the socket; one thread at a time may use it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.packets = self.drops = 0  # since the start, as `count` read them
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    def attach(self, program: bytes) -> None:
+        """Replace the filter; it holds for packets from here on. OSError."""
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, FilterProgram(program).raw)
+
+    def count(self) -> bool:
+        """Read the kernel's counters into `packets` and `drops`; whether there were new drops."""
+        packets, drops = COUNTERS.unpack_from(self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12).ljust(12))[:2]
+        self.packets += packets
+        self.drops += drops
+        return bool(drops)
+
+    def interfaces(self, names: Iterable[str]) -> dict[int, str]:
+        """Return the names of these interfaces and of some that programs have made later, by index."""
+        found: dict[int, str] = {}
+        for name in names:
+            with suppress(OSError):  # ENODEV
+                found[sockaddr.interface_index(self._socket, name)] = name
+        last = max(found, default=0)
+        for index in range(last + 1, last + 1 + NEW_INTERFACES):
+            with suppress(OSError):
+                found[index] = sockaddr.interface_name(self._socket, index)
+        return found
+
+    def _bind(self) -> None:
+        """Receive packets of all interfaces from here on. OSError."""
+        address = SENDER.pack(AF_PACKET, ETH_P_ALL, 0, 0, 0, 0, b"")
+        bound = socket_calls.bind(self._socket.fileno(), address, len(address))
+        if bound.errno:
+            raise OSError(bound.errno, os.strerror(bound.errno))
+
+
+class PacketRing(_PacketSocket):
+    """The packets of one network namespace, in a ring."""
 
     def __init__(self, sock: socket.socket, ring_bytes: int, program: bytes, *, is_large: bool = False) -> None:
-        """Take over `sock` (AF_PACKET, SOCK_RAW, ETH_P_ALL) and record from here on. OSError.
+        """Take over `sock` (AF_PACKET, SOCK_RAW, protocol 0) and record from here on. OSError.
 
         This waits for a grace period of the kernel (RCU), some 10 ms; rings of several sockets can be made at the same
         time. `program` are the instructions of a filter that returns how many bytes of a packet to take.
         `is_large`: packets of more than 64 KiB fit in a block.
         """
-        self._socket = sock
+        super().__init__(sock)
         self._block, self._taken, self._offset = 0, 0, 0  # the block to read next; packets and bytes of it that were
-        self.packets = self.drops = 0  # since the start, as `count` read them
         block_bytes = LARGE_BLOCK_BYTES if is_large else BLOCK_BYTES
         if ring_bytes < 4 * block_bytes:
             block_bytes = max(mmap.PAGESIZE, ring_bytes // 4 // mmap.PAGESIZE * mmap.PAGESIZE)
@@ -72,20 +126,16 @@ class PacketRing:
             self.attach(program)
             sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
             sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-            sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+            # As a C function, for which ctypes releases the interpreter's lock: it waits for a grace period (RCU).
+            made = socket_calls.setsockopt(sock.fileno(), SOL_PACKET, PACKET_RX_RING, request)
+            if made.errno:
+                raise OSError(made.errno, os.strerror(made.errno))
             self._ring = mmap.mmap(sock.fileno(), block_bytes * self._blocks)
+            self._bind()
         except BaseException:
             sock.close()
             raise
         self._view = memoryview(self._ring)
-
-    def fileno(self) -> int:
-        """The socket: readable when a block is ready."""
-        return self._socket.fileno()
-
-    def attach(self, program: bytes) -> None:
-        """Replace the filter; it holds for packets from here on. OSError."""
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, FilterProgram(program).raw)
 
     def drain(self, write: Write) -> None:
         """Give all blocks that are ready to `write`, and then back to the kernel.
@@ -127,6 +177,31 @@ class PacketRing:
             self._write(write, base, complete - self._taken, start, end)
             self._taken, self._offset = complete, end
 
+    def skip_before(self, before_ns: int) -> None:
+        """Leave out the packets with an earlier time stamp (CLOCK_REALTIME) that have arrived."""
+        while True:
+            base = self._block * self._block_bytes
+            _, _, status, count, first, _, *_ = BLOCK.unpack_from(self._ring, base)
+            offset = self._offset or first
+            while self._taken < count:
+                next_offset, seconds, nanoseconds, *_, packet_status = PACKET.unpack_from(self._ring, base + offset)
+                is_complete = packet_status & TP_STATUS_USER
+                if not is_complete or seconds * 1_000_000_000 + nanoseconds >= before_ns:
+                    return
+                self._taken += 1
+                offset += next_offset
+                self._offset = offset
+            if not status & TP_STATUS_USER:
+                return
+            self._release(base)
+
+    def _release(self, base: int) -> None:
+        """Give the block back to the kernel."""
+        # Until the kernel opens it again, `flush` reads its count.
+        _STATUS_AND_COUNT.pack_into(self._ring, base + STATUS_OFFSET, TP_STATUS_KERNEL, 0)
+        self._block = (self._block + 1) % self._blocks
+        self._taken = self._offset = 0
+
     def _write(self, write: Write, base: int, count: int, start: int, end: int) -> None:
         with self._view[base : base + BLOCK_HEADER_BYTES] as descriptor, self._view[base + start : base + end] as part:
             header = bytearray(descriptor)
@@ -136,28 +211,107 @@ class PacketRing:
             )  # fmt: skip
             write(count, header, part)
 
-    def count(self) -> bool:
-        """Read the kernel's counters into `packets` and `drops`; whether there were new drops."""
-        packets, drops, _ = COUNTERS.unpack(self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, COUNTERS.size))
-        self.packets += packets
-        self.drops += drops
-        return bool(drops)
-
-    def interfaces(self, names: Iterable[str]) -> dict[int, str]:
-        """Return the names of these interfaces and of some that programs have made later, by index."""
-        found: dict[int, str] = {}
-        for name in names:
-            with suppress(OSError):  # ENODEV
-                found[sockaddr.interface_index(self._socket, name)] = name
-        last = max(found, default=0)
-        for index in range(last + 1, last + 1 + NEW_INTERFACES):
-            with suppress(OSError):
-                found[index] = sockaddr.interface_name(self._socket, index)
-        return found
-
     def close(self) -> None:
         """End the recording, which waits for the kernel as its start does. Idempotent."""
         self._view.release()
         if not self._ring.closed:
             self._ring.close()
         self._socket.close()
+
+
+class PacketQueue(_PacketSocket):
+    """The packets of one network namespace, in the receive queue of a socket."""
+
+    def __init__(self, sock: socket.socket, buffer_bytes: int, program: bytes, snap_bytes: int) -> None:
+        """Take over `sock` (AF_PACKET, SOCK_RAW, protocol 0) and record from here on. OSError.
+
+        `program` takes at most `snap_bytes` of a packet. Time stamps are right if
+         the kernel stamps packets already (`stamping_socket`).
+        """
+        super().__init__(sock)
+        self._indexes: dict[str, int] = {}
+        self._message_bytes = VNET_HEADER_BYTES + snap_bytes
+        try:
+            self.attach(program)
+            sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+            except PermissionError:  # an ordinary user; net.core.rmem_max limits the buffer
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+            sock.setblocking(False)
+            self._bind()
+        except BaseException:
+            sock.close()
+            raise
+
+    def flush(self, write: Write, *, before_ns: int | None = None) -> None:
+        """Give all packets to `write`, as PacketRing does; only those with an earlier time stamp (CLOCK_REALTIME)."""
+        received = list(self._receive())
+        latest_ns = received[-1][0] if received else 0
+        for index in range(len(received) - 1, -1, -1):  # a packet without a stamp has got the time of its reading
+            latest_ns = min(received[index][0], latest_ns)
+            received[index] = latest_ns, received[index][1]
+        if before_ns is not None:
+            received = [each for each in received if each[0] < before_ns]
+        for first in range(0, len(received), PACKETS_PER_BLOCK):
+            part = received[first : first + PACKETS_PER_BLOCK]
+            packets = b"".join(_stamped(packet, stamp_ns) for stamp_ns, packet in part)
+            length = BLOCK_HEADER_BYTES + len(packets)
+            header = BLOCK.pack(TPACKET_V3, 0, TP_STATUS_USER, len(part), BLOCK_HEADER_BYTES, length, 0, 0)
+            write(len(part), header.ljust(BLOCK_HEADER_BYTES, b"\0"), packets)
+
+    def _receive(self) -> Iterator[tuple[int, bytes]]:
+        """Yield all packets: time stamp, and struct tpacket3_hdr with what follows it."""
+        space = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(AUXDATA.size)
+        while True:
+            try:
+                data, ancillary, _, sender = self._socket.recvmsg(self._message_bytes, space)
+            except BlockingIOError:
+                return
+            stamp_ns = 0
+            status = length = tag = tag_type = 0
+            for level, kind, value in ancillary:
+                if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
+                    seconds, nanoseconds = _TIMESPEC.unpack_from(value)
+                    stamp_ns = seconds * 1_000_000_000 + nanoseconds
+                elif level == SOL_PACKET and kind == PACKET_AUXDATA:
+                    status, length, _, _, _, tag, tag_type = AUXDATA.unpack_from(value)
+            name, protocol, packet_kind, hardware, address = sender
+            captured = len(data) - VNET_HEADER_BYTES
+            size = PACKET_HEADER_BYTES + SENDER.size + len(data)
+            padding = -size % 8
+            yield stamp_ns, b"".join((
+                PACKET.pack(size + padding, 0, 0, captured, length, status | TP_STATUS_USER),
+                _REST.pack(size - captured, size - captured, 0, tag, tag_type),
+                SENDER.pack(AF_PACKET, socket.htons(protocol), self._index(name), hardware, packet_kind, 6, address),
+                data,
+                bytes(padding),
+            ))  # fmt: skip
+
+    def _index(self, name: str) -> int:
+        index = self._indexes.get(name)
+        if index is None:
+            try:
+                index = sockaddr.interface_index(self._socket, name)
+            except OSError:  # it has been removed since
+                index = 0
+            self._indexes[name] = index
+        return index
+
+    def close(self) -> None:
+        """End the recording, which waits for the kernel. Idempotent."""
+        self._socket.close()
+
+
+def _stamped(packet: bytes, stamp_ns: int) -> bytes:
+    """The struct tpacket3_hdr with its time stamp."""
+    return packet[:4] + _STAMP.pack(*divmod(stamp_ns, 1_000_000_000)) + packet[12:]
+
+
+def stamping_socket() -> socket.socket:
+    """Make the kernel stamp packets when they arrive, as long as the caller keeps this socket open."""
+    sock = Socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    return sock

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import threading
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from time import CLOCK_REALTIME, clock_gettime
 from typing import TYPE_CHECKING, Self
 
 from labctl.clock import monotonic, monotonic_ns
 from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
-from labctl.kernel.packet_ring import AF_PACKET, ETH_P_ALL, accept
-from labctl.kernel.processes import is_stopped
+from labctl.kernel.packet_ring import AF_PACKET, accept
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
-from labctl.lab.client.boot_process import Boot
 from labctl.lab.frames import FrameStream, from_json, to_json
-from labctl.lab.protocol import RECORDER
-from labctl.structs import Struct, astuple
+from labctl.structs import Struct, to_builtins
 from labctl.timeline.events import AnyEvent, Loss, Source, Timeline
+from labctl.timeline.packet_source import PacketSettings
 from labctl.timeline.recorder import Settings
+from labctl.timeline.recorder_process import RecorderProcess, recorders
 from labctl.timeline.spool import (
     LOST_PAYLOAD,
     WHOLE_LAB,
@@ -82,10 +80,12 @@ DEFAULTS = RecordOptions()
 class Recording:
     """A recording of a lab. Thread-safe. It ends with `stop` or `close`, and when the lab ends."""
 
-    def __init__(self, process: Boot, spool: SpoolReader, plan: Plan, title: str, file: str) -> None:
-        """For `start`: take over `process` and `spool`."""
+    def __init__(
+        self, process: RecorderProcess, channel: FrameStream, spool: SpoolReader, plan: Plan, title: str, file: str
+    ) -> None:
+        """For `start`: take over `channel`, to `process`, and `spool`."""
         self._process = process
-        self._channel = FrameStream(process.channel)
+        self._channel = channel
         self._spool = spool
         self._plan = plan
         self._title = title
@@ -125,12 +125,12 @@ class Recording:
             memory = os.memfd_create("labctl-spool", os.MFD_CLOEXEC)
             spool = SpoolReader(memory, options.limit_bytes)
             ours.callback(spool.close)
-            process = Boot.start(RECORDER)
-            ours.callback(_end, process)
-            recording = cls(process, spool, plan, title, file)
+            process, channel = recorders.connect()
+            ours.callback(channel.close)
+            recording = cls(process, channel, spool, plan, title, file)
             lifetime = lab.open_lifetime()
             try:
-                recording._send(["Begin", list(astuple(_settings(options, len(nodes))))], memory, lifetime)
+                recording._send(["Begin", to_builtins(_settings(options, plan, len(nodes)))], memory, lifetime)
             finally:
                 os.close(lifetime)
             recording._recorded = nodes
@@ -195,7 +195,7 @@ class Recording:
                 if not self._problem:
                     self._ask(["Finish"])
                 self._ended_ns = monotonic_ns()
-                _end(self._process)
+                self._channel.close()
             return self.timeline()
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class Recording:
             if not self._is_closed:
                 self._is_closed = True
                 self._ended_ns = self._ended_ns or monotonic_ns()
-                _end(self._process)
+                self._channel.close()
                 self._spool.close()
 
     # -- the recorder
@@ -215,7 +215,7 @@ class Recording:
         for first in range(0, len(nodes), DESCRIPTORS_PER_MESSAGE):
             batch = nodes[first : first + DESCRIPTORS_PER_MESSAGE]
             with ExitStack() as stack:
-                sockets = [stack.enter_context(_packet_socket(lab, node)) for node in batch]
+                sockets = [stack.enter_context(_packet_socket(lab, node)) for node in batch for _ in range(2)]
                 described = [[first + index, interfaces.get(node, ["lo"])] for index, node in enumerate(batch)]
                 self._send(["Record", described], *(sock.fileno() for sock in sockets))
 
@@ -268,7 +268,7 @@ class Recording:
         poller.register(self._channel, select.POLLIN)
         stopped = 0
         while not poller.poll(max(0.0, min(until - monotonic(), STOPPED_CHECK_S)) * 1000):
-            stopped = stopped + 1 if is_stopped(self._process.pid) else 0
+            stopped = stopped + 1 if self._process.is_stopped() else 0
             if stopped >= STOPPED_CHECKS:
                 self._fail()
                 return
@@ -280,9 +280,7 @@ class Recording:
 
     def _fail(self) -> None:
         """Note why the recorder does not record any more."""
-        state = "was stopped by a signal" if is_stopped(self._process.pid) else "has ended"
-        words = self._process.last_words().strip()
-        self._problem = f"the recorder (process {self._process.pid}) {state}" + (f": {words}" if words else "")
+        self._problem = f"the recorder (process {self._process.pid}) {self._process.state()}"
 
     # -- decoding
 
@@ -337,14 +335,17 @@ class Recording:
         return "" if node == WHOLE_LAB else self._recorded[node]
 
 
-def _settings(options: RecordOptions, nodes: int) -> Settings:
+def _settings(options: RecordOptions, plan: Plan, nodes: int) -> Settings:
     """What the recorder must know of the options. InputError."""
     snap_bytes = options.snap_bytes or WHOLE_PACKET_BYTES
-    program = accept(snap_bytes)
     share = max(RING_BYTES_MIN, RINGS_BYTES_MAX // max(nodes, 1))
-    interval_ns = round(options.sample_interval_s * 1e9)
-    ring_bytes = min(options.ring_bytes, share)
-    return Settings(options.limit_bytes, ring_bytes, program.hex(), options.snap_bytes == 0, interval_ns)
+    program = accept(snap_bytes)
+    if options.packet_filter:
+        from labctl.kernel.packet_filter import compile_filter
+
+        program = compile_filter(options.packet_filter, snap_bytes, _addresses(plan))
+    packets = PacketSettings(min(options.ring_bytes, share), snap_bytes, program.hex(), options.snap_bytes == 0)
+    return Settings(options.limit_bytes, packets, round(options.sample_interval_s * 1e9))
 
 
 def _nodes_to_record(plan: Plan, options: RecordOptions) -> tuple[str, ...]:
@@ -369,22 +370,24 @@ def _interfaces(plan: Plan) -> dict[str, list[str]]:
     return found
 
 
+def _addresses(plan: Plan) -> dict[str, list[str]]:
+    """The addresses of each node, for names in filters."""
+    from labctl.plan.operations import AddAddress
+
+    found: dict[str, list[str]] = {}
+    for operation in plan.operations:
+        if isinstance(operation, AddAddress):
+            found.setdefault(operation.node, []).append(str(operation.address.ip))
+    return found
+
+
 def _packet_socket(lab: Lab, node: str) -> socket.socket:
     import socket
 
-    return lab.socket(node, AF_PACKET, socket.SOCK_RAW, ETH_P_ALL)
+    return lab.socket(node, AF_PACKET, socket.SOCK_RAW)
 
 
 def _diag_socket(lab: Lab, node: str) -> socket.socket:
     import socket
 
     return lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
-
-
-def _end(process: Boot) -> None:
-    """End the recorder, without waiting for the kernel to release its rings."""
-    if not process.ended:
-        process.hang_up()
-        with suppress(ProcessLookupError, PermissionError):
-            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
-        process.forget()

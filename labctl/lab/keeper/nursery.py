@@ -94,6 +94,7 @@ def _prepare_programs() -> None:
     from labctl.lab.agent import messages, server
 
     assert server
+    import_module(f"labctl.{RECORDER}")
     messages.decode(messages.encode(messages.SystemCall(""))[messages.LENGTH_BYTES :], messages.SystemCall)
     owned_run_directories()
     gc.freeze()

@@ -6,13 +6,14 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import closing
+from time import CLOCK_REALTIME, clock_gettime_ns
 
 import pytest
 
-from labctl.kernel.packet_ring import AF_PACKET, BLOCK, ETH_P_ALL, PacketRing, accept
+from labctl.kernel.packet_ring import AF_PACKET, BLOCK, PacketQueue, PacketRing, accept, stamping_socket
 from labctl.lab.client.handle import Lab
 from labctl.timeline.events import Clock
-from labctl.timeline.sources.packets import sightings
+from labctl.timeline.sources.packets import Sighting, sightings
 from tests.labs import pair_plan
 
 PORT = 5353
@@ -43,7 +44,11 @@ class Taken:
 
 
 def ring_on(lab: Lab, node: str, program: bytes = accept(1 << 18), ring_bytes: int = 1 << 20) -> PacketRing:
-    return PacketRing(lab.socket(node, AF_PACKET, socket.SOCK_RAW, ETH_P_ALL), ring_bytes, program)
+    return PacketRing(lab.socket(node, AF_PACKET, socket.SOCK_RAW), ring_bytes, program)
+
+
+def queue_on(lab: Lab, node: str, snap_bytes: int = 1 << 16) -> PacketQueue:
+    return PacketQueue(lab.socket(node, AF_PACKET, socket.SOCK_RAW), 1 << 20, accept(snap_bytes), snap_bytes)
 
 
 def send(lab: Lab, *payloads: bytes) -> None:
@@ -105,6 +110,37 @@ def test_after_the_filter_that_rejects_all_nothing_more_comes(lab: Lab) -> None:
         send(lab, b"late")
         ring.flush(taken)
     assert taken.payloads == []
+
+
+def test_a_queue_and_a_ring_record_the_same(lab: Lab) -> None:
+    from_queue, from_ring = Taken(), Taken()
+    with stamping_socket(), closing(queue_on(lab, "client")) as queue, closing(ring_on(lab, "client")) as ring:
+        send(lab, b"first", b"second" * 100)
+        with lab.socket("client", socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"third", ("fd00::2", PORT))
+        queue.flush(from_queue)
+        ring.flush(from_ring)
+
+    def seen(taken: Taken) -> list[Sighting]:
+        return [each for block in taken.blocks for each in sightings(block, "client", {}, Clock())]
+
+    assert seen(from_queue) == seen(from_ring)
+    assert len(from_queue.payloads) == 2
+
+
+def test_a_ring_takes_over_from_a_queue_at_one_moment(lab: Lab) -> None:
+    taken = Taken()
+    sent = [b"%06d" % number for number in range(300)]
+    with stamping_socket(), closing(queue_on(lab, "client")) as queue:
+        send(lab, *sent[:100])
+        with closing(ring_on(lab, "client")) as ring:
+            send(lab, *sent[100:200])
+            cut_ns = clock_gettime_ns(CLOCK_REALTIME)
+            send(lab, *sent[200:])
+            queue.flush(taken, before_ns=cut_ns)
+            ring.skip_before(cut_ns)
+            ring.flush(taken)
+    assert taken.payloads == sent
 
 
 def test_interfaces_have_names_by_their_index(lab: Lab) -> None:

@@ -93,7 +93,7 @@ def test_a_killed_recorder_is_a_loss_that_names_it(lab: Lab) -> None:
         send(lab)
         recording.timeline()
         os.kill(recording._process.pid, signal.SIGKILL)
-        assert ends_within(recording._process.pidfd, WAIT_S)
+        assert ends_within(recording._process._process.pidfd, WAIT_S)
         (loss,) = recording.stop().losses
         assert loss.why == f"the recorder (process {recording._process.pid}) has ended"
         assert packets(recording) > 0
