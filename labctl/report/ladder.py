@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from labctl.printable import printable
 from labctl.report.terminal import INK_OF_OUTCOME, Ink, Look, cells, shorten, wrap
 from labctl.structs import Struct
-from labctl.timeline.fold import Fold
+from labctl.timeline.fold import Fold, speaking_hosts
 from labctl.timeline.ladder_layout import NARROWEST_COLUMN, Columns, Layout, Row, Span, Text, Tone, Wave, columns_for
 
 if TYPE_CHECKING:
@@ -61,22 +61,6 @@ def conversation(timeline: Timeline, look: Look) -> list[str]:
     """Return the ladder alone; no line if nothing happened."""
     ladder = LiveLadder(look, speaking_hosts(timeline), timeline.nodes, timeline.started_ns)
     return ladder.feed(timeline.events, None)
-
-
-def speaking_hosts(timeline: Timeline) -> list[str]:
-    """Return the hosts that take part: those with calls, output or packets other than address resolution."""
-    from labctl.timeline.events import Call, Drop, Mark, Output, Packet, State
-
-    speaking: set[str] = set()
-    for event in timeline.events:
-        match event:
-            case Packet() if event.header.protocol in ("tcp", "udp", "icmp"):
-                speaking |= {event.host, event.receiver}
-            case Call() | Output() | Mark() | Drop() | State():
-                speaking.add(event.host)
-            case _:
-                pass
-    return [host for host in timeline.hosts if host in speaking]
 
 
 def endings(timeline: Timeline, look: Look) -> list[str]:

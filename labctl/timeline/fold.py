@@ -27,6 +27,7 @@ from labctl.timeline.events import (
     SocketSample,
     State,
     Step,
+    Timeline,
 )
 
 _HELD_NS = 50_000_000  # a call or step that may end soon is held back for this long in a live ladder
@@ -143,6 +144,20 @@ def is_named(step: Step) -> bool:
 def is_pure_ack(packet: Packet) -> bool:
     """Whether it is a TCP segment that only acknowledges."""
     return packet.header.flags == ("ACK",) and packet.header.payload_bytes == 0
+
+
+def speaking_hosts(timeline: Timeline) -> list[str]:
+    """Return the hosts that take part, in order: those with calls, output or packets other than address resolution."""
+    speaking: set[str] = set()
+    for event in timeline.events:
+        match event:
+            case Packet() if event.header.protocol in ("tcp", "udp", "icmp"):
+                speaking |= {event.host, event.receiver}
+            case Call() | Output() | Drop():
+                speaking.add(event.host)
+            case _:
+                pass
+    return [host for host in timeline.hosts if host in speaking]
 
 
 class Fold:
