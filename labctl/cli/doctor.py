@@ -126,7 +126,7 @@ PROGRAMS = {
     "curl": ("curl", "HTTP requests"),
     "tcpdump": ("tcpdump", "live view of packets"),
     "nft": ("nftables", "shows packet filters"),
-    "strace": ("strace", "system calls of a program"),
+    "strace": ("strace", "trace: true and labctl trace without root"),
     "iperf3": ("iperf3", "throughput"),
     "nc": ("netcat-openbsd", "TCP and UDP connections"),
 }

@@ -11,11 +11,11 @@ import selectors
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from labctl.clock import monotonic
 from labctl.errors import InputError, KernelError, LabError, errno_name
@@ -26,7 +26,8 @@ from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import in_order, runs_alike, services_of
 from labctl.printable import last_lines
 from labctl.structs import Struct
-from labctl.topology.endpoints import ListeningAt, Protocol, fits
+from labctl.topology.endpoints import ListeningAt, fits
+from labctl.topology.endpoints import Protocol as SocketProtocol
 from labctl.topology.model import BUFFERED, TERMINAL_SIZE, Command, Readiness, Service
 from labctl.units import format_duration
 
@@ -47,7 +48,7 @@ def listens(lab: Observable, node: str, where: ListeningAt, addresses_of: Addres
 
 def is_at(socket: Socket, where: ListeningAt, addresses_of: AddressesOf) -> bool:
     """Whether the socket's local address is `where`."""
-    if where.protocol is Protocol.UNIX:
+    if where.protocol is SocketProtocol.UNIX:
         return socket.path == where.name
     if socket.local_port != where.port:
         return False
@@ -64,7 +65,7 @@ def why_refused(lab: Observable, node: str, address: IPv4Address | IPv6Address, 
     found = [one for one in sockets(lab, node, (Transport.TCP,)) if one.listening and one.local_port == port]
     if not found or any(fits(address, one.local, one.interface) or one.takes(address) for one in found):
         return ""
-    where = ", ".join(str(ListeningAt(Protocol.TCP, port, str(one.local))).removeprefix("tcp/") for one in found)
+    where = ", ".join(str(ListeningAt(SocketProtocol.TCP, port, str(one.local))).removeprefix("tcp/") for one in found)
     if address.version == 6 and all(str(one.local) == "0.0.0.0" for one in found):
         return f"{node} listens at {where}, which is IPv4 only: bind it to [::]:{port} for both, or connect by IPv4"
     return f"{node} listens on port {port} at {where} only"
@@ -96,7 +97,14 @@ def visible_paths(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*of_services, *of_commands, *beside, *sources]))
 
 
-def start(lab: Lab, plan: Plan, keys: Iterable[str] | None = None) -> None:
+class Traces(Protocol):
+    """Records the system calls of services (labctl.programs.program.ServiceTraces)."""
+
+    def open(self, node: str, service: Service) -> tuple[Sequence[str], int] | None:
+        """Return the tracer's command, and the descriptor of its output, which the caller closes; None: not traced."""
+
+
+def start(lab: Lab, plan: Plan, keys: Iterable[str] | None = None, traces: Traces | None = None) -> None:
     """Start services of the plan (`keys`: NODE/SERVICE; None: all, after all commands), and wait until they are ready.
 
     Services in `after` that are not among them count as ready. LabError, with the output of the one that was not ready
@@ -107,7 +115,7 @@ def start(lab: Lab, plan: Plan, keys: Iterable[str] | None = None) -> None:
     services = services_of(plan.nodes)
     order = in_order(services if keys is None else keys, services)
     if order:
-        _Startup(lab, plan, {key: services[key] for key in order}).run()
+        _Startup(lab, plan, {key: services[key] for key in order}, traces).run()
 
 
 def run_commands(lab: Lab, plan: Plan, nodes: Iterable[str] | None = None) -> None:
@@ -263,8 +271,11 @@ class _Starting(Struct):
 class _Startup:
     """Starts services when those that they depend on are ready, and polls until all are."""
 
-    def __init__(self, lab: Lab, plan: Plan, services: dict[str, tuple[str, Service]]) -> None:
+    def __init__(
+        self, lab: Lab, plan: Plan, services: dict[str, tuple[str, Service]], traces: Traces | None = None
+    ) -> None:
         self.lab = lab
+        self.traces = traces
         self.hosts_files = HostsFiles(plan)
         self.waiting = services
         self.starting: dict[str, _Starting] = {}
@@ -295,6 +306,7 @@ class _Startup:
         return bool(now)
 
     def _launch(self, key: str, node: str, service: Service) -> None:
+        tracer, trace = (self.traces and self.traces.open(node, service)) or ((), None)
         try:
             self.lab.start_process(
                 node,
@@ -305,9 +317,14 @@ class _Startup:
                 user=service.user,
                 restart=service.restart,
                 terminal=TERMINAL_SIZE if service.tty else None,
+                tracer=tracer,
+                trace=trace,
             )
         except (InputError, LabError) as error:
             raise LabError(f"service {key}: cannot start it: {error}") from error
+        finally:
+            if trace is not None:
+                os.close(trace)
 
     def _check(self) -> bool:
         """Check the started services; return whether one has become ready. LabError if one ended or is late."""

@@ -19,7 +19,7 @@ from labctl.errors import InputError, LabGone
 from labctl.lab.description import ProcessState
 from labctl.lab.protocol import ProcessUpdate
 from labctl.programs.output import KEPT_BYTES, KeptOutput, LineWatch, OutputRecord, Stream
-from labctl.programs.waiting import Scope
+from labctl.programs.waiting import Scope, Watcher
 from labctl.structs import Struct
 from labctl.topology.model import BUFFERED, TERMINAL_SIZE
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.lab.client.watched_process import WatchedProcess
     from labctl.plan.operations import Plan
-    from labctl.programs.waiting import Watcher
+    from labctl.topology.model import Service as PlannedService
 
 CHUNK_BYTES = 1 << 16
 TERM_TIMEOUT_S = 2.0  # between SIGTERM and SIGKILL
@@ -485,13 +485,41 @@ def trace_pipe(consume: Callable[[bytes], None]) -> tuple[Trace, int]:
     return Trace(reading, consume), writing
 
 
+class ServiceTraces:
+    """The tracers of services (labctl.observe.services.Traces). Owns their pipes, and a thread that reads them."""
+
+    def __init__(self, tracer: Callable[[], Tracer | None], *, everything: bool = False) -> None:
+        """Trace the services that have `trace`, or (`everything`) all of them."""
+        self._tracer = tracer
+        self._everything = everything
+        self._watcher = Watcher()
+        self._traces: list[Trace] = []
+
+    def open(self, node: str, service: PlannedService) -> tuple[Sequence[str], int] | None:
+        """Return the tracer's command and the descriptor of its output; None if the service is not traced."""
+        tracer = self._tracer() if service.trace or self._everything else None
+        if tracer is None:
+            return None
+        trace, writing = trace_pipe(tracer.consumer(node, service.name))
+        self._traces.append(trace)
+        self._watcher.add(trace.descriptor, trace.take)
+        return tracer.command, writing
+
+    def close(self) -> None:
+        """End the thread and close the pipes, when the lab has ended. Idempotent."""
+        self._watcher.close()
+        for trace in self._traces:
+            trace.close()
+
+
 class Programs:
     """All programs of a running scenario or lab; it stops and closes them. Thread-safe."""
 
     def __init__(
         self, lab: Lab, condition: threading.Condition, watcher: Watcher, on_output: OnOutput | None = None
     ) -> None:
-        self.tracer: Tracer | None = None  # of the programs with `Command.trace`
+        self.tracer: Callable[[], Tracer | None] | None = None  # of the programs with `Command.trace`
+        self.traces_everything = False  # whether all programs count as such
         self._lab = lab
         self._condition = condition
         self._watcher = watcher
@@ -508,7 +536,7 @@ class Programs:
 
         With `line`, return a watch that sees every line from the very first byte.
         """
-        tracer = self.tracer if command.trace else None
+        tracer = self.tracer() if self.tracer and (command.trace or self.traces_everything) else None
         program = launch(self._lab, command, self._condition, stdout=stdout, tracer=tracer)
         watch = program.watch_lines(line) if line else None
         with self._lock:

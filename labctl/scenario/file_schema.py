@@ -207,6 +207,7 @@ class ProgramBody(BoundedBody):
     user = optional(TEXT, "User that the program runs as: a name or number of this machine; default: root of the lab.")
     stdin = optional(TEXT, "Text for its standard input.")
     tty = defaulted(FLAG, False, "Connect its output to a terminal, so that C programs do not buffer it.")
+    trace = defaulted(FLAG, False, "Record its system calls on sockets, and those of its threads and children.")
 
     RULES = (ExactlyOne("run", "shell"),)
 

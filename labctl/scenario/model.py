@@ -64,6 +64,7 @@ class RunOptions(Struct, frozen=True):
     repeat: int | None = 1  # runs of each scenario; None: until one fails or the run is cancelled
     until_fail: bool = False
     look_at_failure: Callable[[Lab], None] | None = None  # called once with the lab of each scenario that failed
+    trace: bool = False  # record the system calls of all programs; needs `record`
     record: RecordOptions | None = None  # of each scenario's lab, for the listener's `recorded`; None: no recording
 
 

@@ -253,6 +253,7 @@ def _launch(
         where=at.step.where,
         tty=getattr(body, "tty", False),
         user=body.user,
+        trace=getattr(body, "trace", False),
     )
     return _spawn(at, command, line=line)
 

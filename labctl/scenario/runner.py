@@ -30,7 +30,7 @@ from labctl.topology.model import NodeKind
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.plan.operations import Plan
-    from labctl.programs.program import Program
+    from labctl.programs.program import Program, ServiceTraces
     from labctl.scenario.call_steps import EndedCaller
     from labctl.scenario.network_steps import Changes
     from labctl.timeline.recording import Recording
@@ -164,11 +164,12 @@ def _run_in_lab(
     finished: Finished,
 ) -> ScenarioResult:
     from labctl.lab.client.handle import Lab
+    from labctl.programs.program import ServiceTraces
     from labctl.scenario.network_steps import Changes
 
     results: list[StepResult] = []
     try:
-        with ExitStack() as stack:
+        with ExitStack() as after_lab, ExitStack() as stack:
             if options.lab is None:
                 plan, lab = _own_lab(scenario, options)
                 changes = Changes()
@@ -181,7 +182,9 @@ def _run_in_lab(
             recording = ScenarioRecording.start(lab, plan, scenario, options.record)
             stack.callback(recording.close)
             if options.lab is None:
-                _start_services(lab, plan, cancellation)
+                traces = ServiceTraces(recording.tracer, everything=options.trace)
+                after_lab.callback(traces.close)
+                _start_services(lab, plan, cancellation, traces)
             run = _begin(
                 stack,
                 scenario,
@@ -193,6 +196,7 @@ def _run_in_lab(
                 seed=options.seed,
                 results=results,
                 own_lab=options.lab is None,
+                traces_everything=options.trace,
             )
 
             def stop(reason: str) -> None:
@@ -239,7 +243,7 @@ def _own_lab(scenario: Scenario, options: RunOptions) -> tuple[Plan, Lab]:
     return plan, Lab.up(plan, unique, source=scenario.file, visible_paths=paths)
 
 
-def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation) -> None:
+def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation, traces: ServiceTraces) -> None:
     """Run the commands and start the services of the scenario's own lab.
 
     Raises: LabError if one fails.
@@ -253,7 +257,7 @@ def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation) -> None:
 
     cancellation.add(stop)
     try:
-        services.start(lab, plan)
+        services.start(lab, plan, traces=traces)
     finally:
         cancellation.remove(stop)
 
@@ -270,6 +274,7 @@ def _begin(
     seed: int | None = None,
     results: list[StepResult] | None = None,
     own_lab: bool = False,
+    traces_everything: bool = False,
 ) -> Run:
     """Return a run of the scenario in the lab, before its first step; `stack` closes what it opens.
 
@@ -284,6 +289,7 @@ def _begin(
     started = monotonic()
     listener = recording.attach(scenario, listener, round(started * 1e9))
     programs = Programs(lab, condition, watcher, lambda *output: listener.output(scenario, *output))
+    programs.tracer, programs.traces_everything = recording.tracer, traces_everything
     stack.callback(programs.close)
     stack.callback(watcher.close)
     if any(node.services for node in plan.nodes):

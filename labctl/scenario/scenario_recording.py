@@ -7,6 +7,7 @@ or ends early never fails a scenario: the timeline names what is missing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabctlError
@@ -16,7 +17,7 @@ from labctl.structs import replace
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.plan.operations import Plan
-    from labctl.programs.program import Program
+    from labctl.programs.program import Program, Tracer
     from labctl.scenario.model import Scenario
     from labctl.scenario.results import ScenarioInfo, ScenarioResult
     from labctl.timeline.events import AnyEvent, Timeline
@@ -46,6 +47,18 @@ class ScenarioRecording:
             return cls(Recording.start(lab, options, title=scenario.name, file=scenario.file, plan=plan))
         except (LabctlError, OSError) as error:
             return cls(problem=str(error))
+
+    @cached_property
+    def _tracer(self) -> Tracer | None:
+        if self._recording is None:
+            return None
+        from labctl.timeline.sources.strace import tracer_of
+
+        return tracer_of(self._recording)
+
+    def tracer(self) -> Tracer | None:
+        """Return what traces programs; None without a recording or without strace, which the timeline then names."""
+        return self._tracer
 
     def attach(self, scenario: ScenarioInfo, listener: Listener, origin_ns: int) -> Listener:
         """Return the listener that also records; times of the scenario's records count from `origin_ns`."""

@@ -162,6 +162,11 @@ class Recording:
         """Add an event of another source. The recording numbers the events of each source (`seq`) in order of time."""
         self._added.append(event)
 
+    def note_missing(self, text: str) -> None:
+        """Add to what the timeline names as missing."""
+        if text not in self._missing:
+            self._missing.append(text)
+
     def read(self) -> tuple[tuple[AnyEvent, ...], int]:
         """Return new events, and the time up to which they are complete.
 

@@ -84,6 +84,7 @@ class Service(Struct, frozen=True, gc=False):
     after: tuple[str, ...] = ()
     tty: bool = False  # whether it writes to a terminal
     user: str | None = None  # as of Command
+    trace: bool = False  # whether its system calls are recorded, if the lab is
 
 
 HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"  # private to each node

@@ -387,6 +387,7 @@ def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) ->
         after=tuple(model.after),
         tty=model.tty,
         user=model.user,
+        trace=model.trace,
     )
 
 

@@ -166,6 +166,7 @@ class ServiceFile(ProgramFile):
     within = optional(Duration(), "Time limit for it to be ready; default: 10s.")
     restart = defaulted(OneOf(Restart), Restart.NO, "When to restart it after its end.")
     tty = defaulted(Flag(), False, "Connect its output to a terminal, so that C programs do not buffer it.")
+    trace = defaulted(Flag(), False, "Record its system calls on sockets, in labs that are recorded.")
     after = defaulted(ListOf(STRICT_TEXT), [], "Services that must be ready before it starts: db, or another-node/db.")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -26,12 +27,12 @@ from labctl.timeline.call_table import (
     WAIT_CALLS,
     WITHOUT_DESCRIPTOR,
 )
-from labctl.timeline.events import Call, Flow, Mark, SocketKey, Source
+from labctl.timeline.events import Call, Clock, Flow, Mark, SocketKey, Source
+from labctl.timeline.recorder import clock_reading
 
 if TYPE_CHECKING:
-    from labctl.timeline.events import Clock
+    from labctl.timeline.recording import Recording
 
-HINT = "Install the package `strace`; as root, labctl traces by eBPF and does not need it."
 _FORKS = frozenset({"clone", "clone3", "fork", "vfork"})
 _EXECS = frozenset({"execve", "execveat"})
 _WITHOUT_OUTPUT = f'exec "$@" {TRACE_DESCRIPTOR}>&-'  # a command of sh(1)
@@ -441,6 +442,15 @@ def _monotonic_ns() -> int:
     from time import monotonic_ns
 
     return monotonic_ns()
+
+
+def tracer_of(recording: Recording, *, seccomp: bool = True) -> StraceTracer | None:
+    """Return what traces programs for the recording; None without strace, which its timeline then has as missing."""
+    if shutil.which("strace") is None:
+        recording.note_missing("calls of programs: strace is not installed. Try the package `strace`.")
+        return None
+    offset_ns, bracket_ns = clock_reading()
+    return StraceTracer(recording.add, Clock(offset_ns, bracket_ns), seccomp=seccomp)
 
 
 class StraceTracer:

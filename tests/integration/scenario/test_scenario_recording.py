@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from labctl.errors import LabError
 from labctl.scenario import RunOptions
 from labctl.scenario.results import Listener, LiveRecording, Outcome, ScenarioInfo, ScenarioResult
 from labctl.scenario.scenario_recording import ScenarioRecording
+from labctl.structs import replace
 from labctl.timeline.events import AnyEvent, Call, Mark, Output, Step, Timeline
 from labctl.timeline.recording import Recording, RecordOptions
 from tests.integration.scenarios import run
@@ -131,3 +133,74 @@ def test_nothing_is_recorded_or_read_of_a_scenario_that_passes(tmp_path: Path, m
     monkeypatch.setattr(ScenarioRecording, "read_failure", forbidden)
     monkeypatch.setattr(Recording, "start", forbidden)
     assert run(tmp_path, "  - client: getpid()\n").outcome is Outcome.PASSED
+
+
+PROGRAM = "python3, -I, -S, -c, 'import socket; socket.create_server((\"\", 5000)).getsockname()'"
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize(
+    ("steps", "traces_everything", "programs"),
+    [
+        (f"  - run: {{on: server, run: [{PROGRAM}], trace: true}}\n", False, {"server"}),
+        (f"  - start: {{on: server, run: [{PROGRAM}], trace: true}}\n  - wait: python3\n", False, {"server"}),
+        (f"  - run: {{on: server, run: [{PROGRAM}]}}\n", False, set()),
+        (f"  - run: {{on: server, run: [{PROGRAM}]}}\n  - run: {{on: client, run: [{PROGRAM}]}}\n", True,
+         {"server", "client"}),
+    ],
+)  # fmt: skip
+def test_calls_of_traced_programs_are_events(
+    tmp_path: Path, steps: str, traces_everything: bool, programs: set[str]
+) -> None:
+    listener = Recorded()
+    options = replace(RECORDED, trace=traces_everything)
+    assert run(tmp_path, steps, options=options, listener=listener).outcome is Outcome.PASSED
+    (timeline,) = listener.timelines
+    for host in ("client", "server"):
+        calls = [call.name for call in of(timeline, Call) if call.host == host and call.program == "python3"]
+        expected = ["socket", "setsockopt", "bind", "listen", "getsockname"] if host in programs else []
+        assert calls[: len(expected)] == expected  # then what Python calls for a warning about the open socket
+        assert bool(calls) is bool(expected)
+
+
+SERVICE = """topology:
+  hosts:
+    server:
+      services:
+        web:
+          shell: >-
+            echo >> /run/runs;
+            exec python3 -I -S -c 'import socket; socket.create_server((str(), 5000)).accept()'
+          ready: {listening: tcp/5000}
+          restart: always
+          trace: true
+    client:
+  links: [[server, client]]
+"""
+RESTARTED = """
+  - client: |
+      c = socket(AF_INET, SOCK_STREAM)
+      connect(c, "server:5000")
+  - expect: {on: server, shell: 'test $(wc -l < /run/runs) = 2', within: 10s}
+  - expect: {on: server, listening: tcp/5000, within: 10s}
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_calls_of_a_traced_service_are_events_in_each_of_its_runs(tmp_path: Path) -> None:
+    listener = Recorded()
+    assert run(tmp_path, RESTARTED, header=SERVICE, options=RECORDED, listener=listener).outcome is Outcome.PASSED
+    (timeline,) = listener.timelines
+    listening = [call for call in of(timeline, Call) if call.name == "listen"]
+    assert [(call.host, call.program, call.result) for call in listening] == [("server", "python3", 0)] * 2
+    assert len({call.pid for call in listening}) == 2
+
+
+def test_without_strace_the_timeline_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name, **options: None if name == "strace" else which(name, **options))
+    listener = Recorded()
+    steps = "  - run: {on: server, run: [sh, -c, ':'], trace: true}\n"
+    result = run(tmp_path, steps, options=RECORDED, listener=listener)
+    assert result.outcome is Outcome.PASSED
+    assert "calls of programs: strace is not installed. Try the package `strace`." in listener.timelines[0].missing

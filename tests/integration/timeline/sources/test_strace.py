@@ -82,7 +82,7 @@ class Traced:
         self.watcher = Watcher()
         self.programs = Programs(lab, self.condition, self.watcher)
         self._tracer = StraceTracer(self.events.append, Clock(offset_ns=offset_ns))
-        self.programs.tracer = self
+        self.programs.tracer = lambda: self
         self.command = self._tracer.command
 
     def consumer(self, host: str, program: str) -> Callable[[bytes], None]:
@@ -225,7 +225,7 @@ def test_a_traced_program_keeps_pid_parent_and_descriptors(traced: Traced) -> No
     script = "echo $$; echo $PPID $(cut -d' ' -f5,6 /proc/self/stat | wc -w); env | sort; cd /proc/$$/fd; echo *"
     traced.programs.tracer = None
     pid, *shown = traced.run("sh", "-c", script).text(Stream.STDOUT).splitlines()
-    traced.programs.tracer = traced
+    traced.programs.tracer = lambda: traced
     program = traced.run("sh", "-c", script)
     traced_pid, *traced_shown = program.text(Stream.STDOUT).splitlines()
     assert int(traced_pid) == program.process.pid
