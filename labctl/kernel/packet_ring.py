@@ -76,12 +76,11 @@ class _PacketSocket:
         """Replace the filter; it holds for packets from here on. OSError."""
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, FilterProgram(program).raw)
 
-    def count(self) -> bool:
-        """Read the kernel's counters into `packets` and `drops`; whether there were new drops."""
+    def count(self) -> None:
+        """Read the kernel's counters into `packets` and `drops`."""
         packets, drops = COUNTERS.unpack_from(self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12).ljust(12))[:2]
         self.packets += packets
         self.drops += drops
-        return bool(drops)
 
     def interfaces(self, names: Iterable[str]) -> dict[int, str]:
         """Return the names of these interfaces and of some that programs have made later, by index."""

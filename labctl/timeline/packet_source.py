@@ -18,6 +18,7 @@ from labctl.structs import Struct, json_encode
 from labctl.timeline.spool import LOST_PAYLOAD, Kind, SpoolWriter
 
 RING_AFTER_NS = 20_000_000
+QUEUE_SHARE = 4  # of a ring: packets take more space in a queue, but only if there are any
 IN_FLIGHT_NS = 2_000_000  # between a packet's time stamp and its place in queue and ring, at most
 
 InThread = Callable[["PacketSource", Callable[[], None]], None]
@@ -58,13 +59,15 @@ class PacketSource:
         self._names = names
         self._settings = settings
         self._in_thread = in_thread
-        self._queue = PacketQueue(now, settings.ring_bytes, bytes.fromhex(settings.program), settings.snap_bytes)
+        queue_bytes = QUEUE_SHARE * settings.ring_bytes
+        self._queue = PacketQueue(now, queue_bytes, bytes.fromhex(settings.program), settings.snap_bytes)
         self._later: socket.socket | None = later
         self._ring: PacketRing | None = None
         self._refusal = 0  # the errno of the ring
         self._cut_ns = 0  # CLOCK_REALTIME: packets with later time stamps are those of the ring
         self._is_cut = self._is_finished = self._is_closed = False
         self._interfaces: dict[int, str] = {}
+        self._written_drops = 0
         self.next_ns: int | None = monotonic_ns() + RING_AFTER_NS
 
     def fileno(self) -> int:
@@ -115,7 +118,7 @@ class PacketSource:
         """Write the names of interfaces, and what has been lost."""
         self._interfaces = self._queue.interfaces(self._names)
         self._write_interfaces(spool)
-        self._write_loss(spool)
+        self._write_loss(spool, again=True)
 
     def close(self) -> None:
         """Free the sockets, which waits for the kernel."""
@@ -137,6 +140,7 @@ class PacketSource:
             ring.close()
 
     def _begin_cut(self) -> None:
+        self._queue.count()  # what it drops from here on is in the ring
         self._cut_ns = clock_gettime_ns(CLOCK_REALTIME)
         self.next_ns = monotonic_ns() + IN_FLIGHT_NS
 
@@ -151,16 +155,18 @@ class PacketSource:
                 ring.attach(accept(0))
 
     def _count(self, spool: SpoolWriter) -> None:
-        has_lost = self._queue.count()
         if self._ring is not None and self._is_cut:
-            has_lost |= self._ring.count()
-        if has_lost:
-            self._write_loss(spool)
+            self._ring.count()
+        elif not self._cut_ns:
+            self._queue.count()
+        self._write_loss(spool)
 
     def _write_interfaces(self, spool: SpoolWriter) -> None:
         spool.write(Kind.INTERFACES, self.node, 0, json_encode(self._interfaces))
 
-    def _write_loss(self, spool: SpoolWriter) -> None:
+    def _write_loss(self, spool: SpoolWriter, *, again: bool = False) -> None:
+        """Write the number of packets that were lost since the start, if it has grown."""
         drops = self._queue.drops + (self._ring.drops if self._ring is not None else 0)
-        if drops:
+        if drops > (0 if again else self._written_drops):
+            self._written_drops = drops
             spool.write(Kind.LOST, self.node, 0, LOST_PAYLOAD.pack(Kind.PACKETS, drops))

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from labctl.timeline.decoding import RecordDecoder
 
 WHOLE_PACKET_BYTES = 1 << 18
-RINGS_BYTES_MAX = 256 << 20  # of all nodes together; memory of the kernel
+RINGS_BYTES_MAX = 64 << 20  # of all nodes together; memory of the kernel
 RING_BYTES_MIN = 1 << 17
 DESCRIPTORS_PER_MESSAGE = 100
 REPLY_TIMEOUT_S = 10.0
@@ -67,7 +67,7 @@ class RecordOptions(Struct, frozen=True):
     nodes: tuple[str, ...] = ()  # (): all hosts and routers
     snap_bytes: int = 256  # captured of each packet; 0: all
     packet_filter: str = ""  # pcap-filter(7)
-    ring_bytes: int = 1 << 20  # of each node
+    ring_bytes: int = 4 << 20  # of each node; less if there are many
     kernel: bool = True  # events of the kernel: eBPF as root; otherwise notifications of sock_diag(7) and counters
     syscalls: tuple[str, ...] = ()  # nodes whose programs' system calls are recorded (eBPF as root); ("*",): all
     sample_interval_s: float = 0.1  # of sockets; 0: never
