@@ -116,6 +116,7 @@ class RunRequest(Struct, frozen=True):
             shuffle=self.shuffle,
             repeat=self.repeat if self.repeat or self.until_fail else 1,
             until_fail=self.until_fail,
+            rerun=() if self.topology is None else ("--topo", self.topology),
         )
 
     def check_reports(self) -> None:
@@ -357,7 +358,7 @@ def _conclude(screen: Screen, result: RunResult, options: RunOptions, request: R
         first = min(failed, key=lambda each: each.repetition)
         of = f" of {options.repeat}" if options.repeat is not None else ""
         screen.line(f"the first failure was in run {first.repetition}{of}, with seed {first.seed}")
-    elif failed:
+    elif failed and several:
         screen.line(f"seed {result.seed}")
     if several:
         screen.write(plain.summary(result, look))

@@ -91,11 +91,15 @@ def _mistake(mistake: FileMistake, workspace: Path | None) -> str:
 def _annotation(result: ScenarioResult, step: StepResult | None, workspace: Path | None) -> str:
     path = relative_to(result.file, workspace)
     reason, title, line, column, where = result.reason, result.name, 1, 0, result.file
+    explanation = result.explanation
     if step is not None:
+        explanation = explanation if step.reason in result.reason else ()
         reason, line, column = step.reason, step.failed_line or step.line, step.failed_column
         title += f": step {step.index}" + (f", {step.title}" if step.title else "")
         where += f":{step.line}"
-    text = printable(reason or result.outcome) + ("" if path is not None else f"\nin {where}")
+    text = printable("\n".join((reason or result.outcome, *explanation))) + (
+        "" if path is not None else f"\nin {where}"
+    )
     place = {} if path is None else {"file": path, "line": str(line), "col": str(column or "")}
     return command("error", text[:_MESSAGE_LIMIT], **place, title=printable(title)[:200])
 

@@ -40,7 +40,7 @@ def scenario_report(result: ScenarioResult, look: Look, timeline: Timeline | Non
     """Return heading, ladder and verdict, with the reason of a failure. The ladder is that of the recording, if any."""
     talk = conversation(result, look, timeline)
     lost = ladder.endings(timeline, look) if timeline is not None else []
-    return [*heading(result, look), *talk, *verdict(result, look), *lost]
+    return [*heading(result, look), *talk, *verdict(result, look, packets=timeline is None), *lost]
 
 
 def conversation(result: ScenarioResult, look: Look, timeline: Timeline | None = None) -> list[str]:
@@ -97,8 +97,8 @@ def result_text(call: CallRecord, look: Look, *, beside: str = "") -> str:
     return text
 
 
-def verdict(result: ScenarioResult, look: Look) -> list[str]:
-    """Return the line with the outcome and, below it, all that is known about a failure."""
+def verdict(result: ScenarioResult, look: Look, *, packets: bool = True) -> list[str]:
+    """Return the line with the outcome and, below it, all that is known about a failure; see `failure`."""
     mark = look.glyphs.mark(result.outcome)
     word = "interrupted" if result.interrupted else result.outcome.value
     outcome = f"{mark} {word}" if look.glyphs is UNICODE else word.upper() if mark.isupper() else word
@@ -106,24 +106,53 @@ def verdict(result: ScenarioResult, look: Look) -> list[str]:
     if result.outcome is Outcome.SKIPPED:
         text = f"{outcome}: {printable(result.reason)}"
     lines = [look.paint(line, INK_OF_OUTCOME[result.outcome]) for line in wrap(text, look.width, indent="  ")]
-    return lines + failure(result, look)
+    return lines + failure(result, look, packets=packets)
 
 
-def failure(result: ScenarioResult, look: Look) -> list[str]:
-    """Return why it failed: step, file and line, expected and actual, the whole output of the program."""
+def failure(result: ScenarioResult, look: Look, *, packets: bool = True) -> list[str]:
+    """Return why it failed: step, file and line, expected and actual, the cause, the whole output of the program.
+
+    Then its last packets (with `packets`: if no ladder has them), the state of programs, and how to run it again.
+    """
     if result.outcome not in FAILURES:
         return []
     steps = failed_steps(result)
-    lines = [line for step in steps for line in ("", *_failed_step(result, step, look))]
-    if result.reason and not any(step.reason and step.reason in result.reason for step in steps):
-        lines = [*_indented(result.reason, look, 2), *lines]
-    return [*lines, *_programs(result, steps, look), *_listening(result, look)]
+    about = next((step for step in steps if step.reason and step.reason in result.reason), None)
+    explanation = [*_explanation(result.explanation, look)]
+    lines = [] if about is not None or not result.reason else [*_indented(result.reason, look, 2), *explanation]
+    for step in steps:
+        lines += ["", *_failed_step(result, step, look, explanation if step is about else ())]
+    shown = result.last_packets if packets else ()
+    parts = (_packets(shown, look), _programs(result, steps, look), _listening(result, look), _rerun(result, look))
+    return [*lines, *(line for part in parts for line in part)]
 
 
 def failed_steps(result: ScenarioResult) -> list[StepResult]:
     """Return the steps that failed, without those that only contain a failed step."""
     failed = [step for step in result.steps if step.outcome in FAILURES]
     return [step for step in failed if not any(other.index.startswith(f"{step.index}.") for other in failed)]
+
+
+def _explanation(sentences: Sequence[str], look: Look) -> Iterator[str]:
+    lead = "    cause: "
+    for number, sentence in enumerate(sentences):
+        lines = wrap(printable(sentence), look.width - len(lead), indent="", break_words=False)
+        for row, line in enumerate(lines):
+            yield (look.paint(lead, Ink.STRONG) if number == row == 0 else " " * len(lead)) + line
+
+
+def _packets(lines: Sequence[str], look: Look) -> Iterator[str]:
+    if lines:
+        yield ""
+        yield look.paint("  last packets:", Ink.STRONG)
+    for line in lines:
+        yield "    " + shorten(printable(line), look.width - 4, look.glyphs.goes_on)
+
+
+def _rerun(result: ScenarioResult, look: Look) -> Iterator[str]:
+    if result.rerun and not result.impossible:
+        yield ""
+        yield look.paint("  to run it again:", Ink.STRONG) + f" {printable(result.rerun)}"
 
 
 def _programs(result: ScenarioResult, shown: Sequence[StepResult], look: Look) -> Iterator[str]:
@@ -160,11 +189,12 @@ def _listening(result: ScenarioResult, look: Look) -> Iterator[str]:
         yield from _indented(f"{record.host}: {sockets}", look, 4)
 
 
-def _failed_step(result: ScenarioResult, step: StepResult, look: Look) -> Iterator[str]:
+def _failed_step(result: ScenarioResult, step: StepResult, look: Look, explanation: Sequence[str]) -> Iterator[str]:
     where = f"{result.file}:{step.line}: step {step.index}"
     title = f"{where}, {step.title}" if step.title else where
     yield from (look.paint(line, Ink.STRONG) for line in _indented(title, look, 2))
     yield from _indented(step.reason or "failed", look, 4)
+    yield from explanation
     if step.exit_status is not None and str(step.exit_status) not in step.reason:
         yield from _indented(f"exit status {step.exit_status}", look, 4)
     if step.output is not None:

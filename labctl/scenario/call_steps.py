@@ -200,10 +200,6 @@ def make_calls(at: StepRun, body: CallsBody) -> Done:
             from labctl.scenario.observations import icmp_error
 
             reason += icmp_error(at, body.on, outcome.failure.unreached)
-        if outcome.failure.refused:
-            from labctl.scenario.observations import refusal
-
-            reason += refusal(at.run, body.on, outcome.failure.refused)
         raise StepFailed(f"{reason}\n{where}", line=line, column=column)
     return NOTHING
 

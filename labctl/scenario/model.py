@@ -65,6 +65,7 @@ class RunOptions(Struct, frozen=True):
     until_fail: bool = False
     look_at_failure: Callable[[Lab], None] | None = None  # called once with the lab of each scenario that failed
     trace: bool = False  # record the system calls of all programs; needs `record`
+    rerun: tuple[str, ...] = ()  # further arguments of a `labctl run` that repeats a scenario: ("--topo", "mesh:3")
     record: RecordOptions | None = None  # of each scenario's lab, for the listener's `recorded`; None: no recording
 
 

@@ -341,24 +341,6 @@ def icmp_error(at: StepRun, host: str, endpoint: str) -> str:
     return f" ({'; '.join(shown)})" if shown else ""
 
 
-def refusal(run: Run, host: str, endpoint: str) -> str:
-    """Return where the refusing node listens on that port instead, to follow the reason of a failed call; or ""."""
-    from labctl.observe.services import why_refused
-
-    try:
-        pattern = parse_endpoint(endpoint)
-        wanted = addresses_of(run, pattern.host or "")
-        owners = [(host, address) for address in wanted if address.is_loopback]
-        for node in run.scenario.topology.nodes:
-            owners += [(node.name, each) for each in node.addresses if any(fits(one, each) for one in wanted)]
-        for owner, address in owners:
-            if why := why_refused(run.lab, owner, address, pattern.port or 0):
-                return f" ({why})"
-    except (ValueError, StepFailed, KernelError):
-        pass
-    return ""
-
-
 def _node_names(at: StepRun) -> dict[str, str]:
     """Return the names of nodes by address."""
     return {str(address): each.name for each in at.run.scenario.topology.nodes for address in each.addresses}

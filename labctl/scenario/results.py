@@ -104,6 +104,8 @@ class ScenarioResult(Struct, frozen=True):
     programs: tuple[ProgramRecord, ...] = ()
     listening: tuple[ListeningRecord, ...] = ()  # after a failure, of the hosts that took part
     explanation: tuple[str, ...] = ()  # of a failure: what the timeline shows of its cause, the cause first
+    last_packets: tuple[str, ...] = ()  # of a recorded failure: of the host that it is about, a line each
+    rerun: str = ""  # a command that runs the scenario again with the same seed; "" if there is none
 
     @property
     def not_run(self) -> bool:

@@ -145,7 +145,7 @@ def run_scenario(
     listener = listener or Listener()
     cancellation = cancellation or Cancellation()
     listener.scenario_started(scenario)
-    finished = _finisher(scenario, options.seed, repetition)
+    finished = _finisher(scenario, options.seed, repetition, rerun=_rerun(scenario, options))
     if cancellation.reason:
         result = finished(Outcome.ERROR, f"not run: {cancellation.reason}", interrupted=True)
     elif missing := unmet(scenario.requires):
@@ -457,7 +457,7 @@ def _restore(changes: Changes, lab: Lab) -> None:
 # results
 
 
-def _finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) -> Finished:
+def _finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0, rerun: str = "") -> Finished:
     """Return a function that makes the result of a run that begins now, from its outcome, reason, steps and details."""
     started = monotonic()
     unfinished = ScenarioResult(
@@ -471,6 +471,7 @@ def _finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) 
         hosts=scenario.hosts,
         seed=seed,
         repetition=repetition,
+        rerun=rerun,
     )
 
     def finished(outcome: Outcome, reason: str, steps: Sequence[StepResult] = (), **details: Any) -> ScenarioResult:
@@ -479,6 +480,14 @@ def _finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0) 
         return replace(unfinished, outcome=outcome, reason=reason, steps=ordered, duration_s=duration_s, **details)
 
     return finished
+
+
+def _rerun(scenario: Scenario, options: RunOptions) -> str:
+    import shlex
+
+    seed = () if options.seed is None else ("--seed", str(options.seed))
+    lab = () if options.lab is None else ("--lab", options.lab)
+    return shlex.join(("labctl", "run", scenario.file, *lab, *options.rerun, *seed))
 
 
 def _verdict(run: Run, finished: Finished) -> ScenarioResult:

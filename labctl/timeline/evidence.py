@@ -305,7 +305,28 @@ class Evidence:
             for packet in self.sent(flow, begin.at_ns, self.until(begin))
             if packet.host in ("", call.host) and (flow.protocol != "tcp" or "SYN" in packet.header.flags)
         ]
-        return packets[0].header.flow if packets else None
+        if packets:
+            return packets[0].header.flow
+        others = self._flows_of_samples(call.host) | self._flows_of_peers(call.host, flow.target)
+        found = {each for each in others if _matches(each, flow)}
+        return found.pop() if len(found) == 1 else None
+
+    def _flows_of_samples(self, host: str) -> set[Flow]:
+        """Return the connections of the host that samples show."""
+        return {
+            sample.socket.flow
+            for sample in self.samples
+            if sample.host == host and sample.socket.flow is not None and sample.socket.flow.target_port
+        }
+
+    def _flows_of_peers(self, host: str, address: str) -> set[Flow]:
+        """Return the connections of the host to this address that the calls of the peer show, from accept(2) on."""
+        found = set()
+        for call in self.calls:
+            flow = None if call.socket is None else call.socket.flow
+            if flow is not None and flow.target_port and flow.target in self.addresses(host):
+                found.add(replace(flow.reverse, target=address))
+        return found
 
     def _of_socket(self, call: Call) -> list[Call]:
         """Return the calls on the same descriptor of the same process, from its creation to this call."""

@@ -274,16 +274,24 @@ def _unanswered(ev: Evidence, host: str, sent: Sequence[Packet], tries: str, sin
         where = ev.reached(last)
         chain = f"{tries} left {host} but reached no node" if where == host else f"{tries} reached {where} only"
         return [_chain(chain, why_lost(ev, sent, since_ns, until_ns))]
-    sample = ev.sample_of_listener(target, flow.target, flow.target_port, since_ns, until_ns)
-    overflows = ev.counted(target, "TcpExtListenOverflows", since_ns, until_ns)
     lead = f"{tries} reached {target}, which did not answer"
-    if sample is not None and sample.receive_queue > sample.send_queue:
-        moved = f"; TcpExtListenOverflows grew by {overflows}" if overflows else ""
-        why = f"the accept queue of {endpoint(flow.target, flow.target_port)} was full"
-        size = f"({sample.receive_queue} of {sample.send_queue})"
-        remedy = f"{target} has to call accept, or listen with a larger backlog"
-        return [f"{lead}: {why} {size}{moved}{INFERRED}", remedy]
+    if full := _full_accept_queue(ev, target, flow, since_ns, until_ns):
+        return [f"{lead}: {full[0]}", *full[1:]]
     return [_chain(lead, why_lost(ev, sent, since_ns, until_ns))]
+
+
+def _full_accept_queue(ev: Evidence, target: str, flow: Flow, since_ns: int, until_ns: int) -> list[str]:
+    """Return that the accept queue of the listener was full in this time: a sample shows it; [] if none does."""
+    sample = ev.sample_of_listener(target, flow.target, flow.target_port, since_ns, until_ns)
+    if sample is None or sample.receive_queue <= sample.send_queue:  # it takes one more than the backlog (listen(2))
+        return []
+    overflows = ev.counted(target, "TcpExtListenOverflows", since_ns, until_ns)
+    moved = f"; TcpExtListenOverflows grew by {overflows}" if overflows else ""
+    size = f"({sample.receive_queue} of {sample.send_queue})"
+    return [
+        f"the accept queue of {endpoint(flow.target, flow.target_port)} was full {size}{moved}{INFERRED}",
+        f"{target} has to call accept, or listen with a larger backlog",
+    ]
 
 
 def _nothing_left(ev: Evidence, host: str, flow: Flow, since_ns: int, until_ns: int, errno: str) -> list[str]:
@@ -304,7 +312,8 @@ def _nothing_left(ev: Evidence, host: str, flow: Flow, since_ns: int, until_ns: 
     if cause := down(state):
         return [f"no packet for {to} left {host}: {cause}"]
     if not ev.has_packets:
-        return []
+        quiet = _full_accept_queue(ev, target, flow, since_ns, until_ns)
+        return quiet or list(filter(None, [filtering(ev.state(target), "target") or filtering(state, "source")]))
     if why := filtering(state, "source") or losing(state):
         return [f"no packet for {to} left {host}: {why}"]
     if way := no_way(ev, host, flow, until_ns):
@@ -408,50 +417,41 @@ def _broken(ev: Evidence, call: Call) -> list[str]:
         return [
             f"{call.host} itself has ended its sending direction with {_shown(shut[-1])} {ev.moment(shut[-1].at_ns)}"
         ]
-    resets = [each for each in ev.sent(flow.reverse, 0, ev.until(call)) if "RST" in each.header.flags]
     peer = ev.name(flow.target, call.host)
-    if not resets:
-        fins = [each for each in ev.sent(flow.reverse, 0, ev.until(call)) if "FIN" in each.header.flags]
-        return [f"{peer} had closed the connection (FIN {ev.moment(fins[0].at_ns)})"] if fins else []
-    reset = resets[0]
-    who = reset.host or peer
-    sent = f"{who} sent RST {ev.moment(reset.at_ns)}"
-    if who != peer:
-        return [f"{sent}, not {peer}"]
-    return [_chain(sent, _why_reset(ev, flow, peer, reset))]
+    packets = ev.sent(flow.reverse, 0, ev.until(call))
+    resets = [each for each in packets if "RST" in each.header.flags]
+    if resets:
+        who = resets[0].host or peer
+        sent = f"{who} sent RST {ev.moment(resets[0].at_ns)}"
+        return [_chain(sent, _why_reset(ev, flow, peer, resets[0].at_ns))] if who == peer else [f"{sent}, not {peer}"]
+    fins = [each for each in packets if "FIN" in each.header.flags]
+    if fins:
+        return [f"{peer} had closed the connection (FIN {ev.moment(fins[0].at_ns)})"]
+    why = [] if ev.has_packets else _why_reset(ev, flow, peer, ev.until(call))
+    return [f"{peer} sent RST: {why[0]}{INFERRED}"] if why else []
 
 
-def _why_reset(ev: Evidence, flow: Flow, peer: str, reset: Packet) -> list[str]:
-    """Return why the peer sent RST: unread data at close, SO_LINGER, data after close, or its end."""
-    before = [each for each in ev.calls_on(flow.reverse, peer) if each.at_ns <= reset.at_ns]
-    closes = [each for each in before if each.name == "close"]
-    ended = [mark for mark in ev.ends if mark.host == peer and mark.at_ns <= reset.at_ns]
-    fins = [
-        each
-        for each in ev.sent(flow.reverse, 0, reset.at_ns)
-        if "FIN" in each.header.flags and each.at_ns < reset.at_ns
-    ]
+def _why_reset(ev: Evidence, flow: Flow, peer: str, at_ns: int) -> list[str]:
+    """Return why the peer sent RST at this moment: unread data at close, SO_LINGER, data after close, or its end."""
+    before = [each for each in ev.calls_on(flow.reverse, peer) if each.at_ns <= at_ns]
+    ended = [mark for mark in ev.ends if mark.host == peer and mark.at_ns <= at_ns]
+    fins = [each for each in ev.sent(flow.reverse, 0, at_ns - 1) if "FIN" in each.header.flags]
     if fins:
         return [f"it had closed the connection (FIN {ev.moment(fins[0].at_ns)}) and takes no more data"]
-    arrived = sum(
-        each.header.payload_bytes
-        for each in ev.sent(flow, 0, reset.at_ns)
-        if not each.is_retransmission and each.header.payload_bytes and ev.has_arrived(each)
-    )
-    read = sum(each.data_bytes for each in before if each.name in _RECEIVES)
+    if ev.has_packets:
+        data = [each for each in ev.sent(flow, 0, at_ns) if not each.is_retransmission and ev.has_arrived(each)]
+        arrived = sum(each.header.payload_bytes for each in data)
+    else:
+        arrived = sum(each.data_bytes for each in ev.calls_on(flow, ev.name(flow.source)) if each.name in _SENDS)
+    unread = arrived - sum(each.data_bytes for each in before if each.name in _RECEIVES)
+    with_unread = f" with {unread} unread bytes" if unread > 0 else ""
     if any(each.name == "setsockopt" and "SO_LINGER" in each.arguments for each in before):
         return ["its SO_LINGER makes close discard the connection"]
-    if closes and arrived > read:
-        return [f"it closed the socket with {arrived - read} unread bytes"]
+    if with_unread and any(each.name == "close" for each in before):
+        return [f"it closed the socket{with_unread}"]
     if ended:
-        return [
-            f"{ended[-1].program} {ended[-1].text}" + (f" with {arrived - read} unread bytes" if arrived > read else "")
-        ]
-    if arrived > read:
-        return (
-            [f"its process closed the socket, or ended, with {arrived - read} unread bytes{INFERRED}"] if before else []
-        )
-    return []
+        return [f"{ended[-1].program} {ended[-1].text}{with_unread}"]
+    return [f"its process closed the socket, or ended,{with_unread}{INFERRED}"] if with_unread and before else []
 
 
 def _not_received(ev: Evidence, call: Call, flow: Flow) -> list[str]:

@@ -39,15 +39,13 @@ _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
 class Failure(Struct, frozen=True):
     """Why a program failed: the result, the expectation, and the statement (`span` within its text).
 
-    `unreached` is the address that the call could not reach, and `refused` the one that refused the connection, as
-    written; "" for other failures.
+    `unreached` is the address that the call could not reach, as written; "" for other failures.
     """
 
     reason: str
     statement: str
     span: Span
     unreached: str = ""
-    refused: str = ""
 
     def __str__(self) -> str:
         return f"{self.reason}. Line {self.span.line + 1}: {self.statement}"
@@ -63,7 +61,7 @@ class CallsOutcome(Struct, frozen=True):
 class _Failed(Exception):
     """The statement's expectation did not hold."""
 
-    unreached = refused = ""  # as in Failure
+    unreached = ""  # as in Failure
 
 
 class Session:
@@ -124,7 +122,7 @@ class Session:
                 except (_Failed, CannotEvaluate, CallImpossible, AgentEnded) as error:
                     failure = Failure(str(error), statement.text, statement.span)
                     if isinstance(error, _Failed):
-                        failure = replace(failure, unreached=error.unreached, refused=error.refused)
+                        failure = replace(failure, unreached=error.unreached)
                     return self._outcome(failure)
         finally:
             self._variables = before
@@ -269,7 +267,6 @@ class Session:
                 remedy = _remedy(call, result)
                 failed = _Failed(f"{show_result(result)}{remedy}; {expectation_text(call.name, expected)}")
                 failed.unreached = "" if remedy else _destination(call, result, _UNREACHABLE)
-                failed.refused = _destination(call, result, (errno.ECONNREFUSED,))
                 raise failed
         if modifiers.after is not None:
             least_s = self._duration_s(modifiers.after)

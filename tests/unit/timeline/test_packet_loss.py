@@ -71,7 +71,7 @@ def test_without_a_drop_event_a_filter_that_counted_packets_is_the_inferred_caus
     [
         ("source", {"output", "postrouting", ""}),
         ("router", {"prerouting", "forward", "postrouting", ""}),
-        ("target", {"prerouting", "input", ""}),
+        ("target", {"prerouting", "input", "output", "postrouting", ""}),
     ],
 )
 def test_only_filters_at_hooks_that_the_packet_passes_count(role: str, hooks: set[str]) -> None:
