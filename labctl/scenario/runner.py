@@ -145,7 +145,7 @@ def run_scenario(
     listener = listener or Listener()
     cancellation = cancellation or Cancellation()
     listener.scenario_started(scenario)
-    finished = _finisher(scenario, options.seed, repetition, rerun=_rerun(scenario, options))
+    finished = _finisher(scenario, options.seed, repetition, options)
     if cancellation.reason:
         result = finished(Outcome.ERROR, f"not run: {cancellation.reason}", interrupted=True)
     elif missing := unmet(scenario.requires):
@@ -457,8 +457,13 @@ def _restore(changes: Changes, lab: Lab) -> None:
 # results
 
 
-def _finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0, rerun: str = "") -> Finished:
-    """Return a function that makes the result of a run that begins now, from its outcome, reason, steps and details."""
+def _finisher(
+    scenario: Scenario, seed: int | None = None, repetition: int = 0, options: RunOptions | None = None
+) -> Finished:
+    """Return a function that makes the result of a run that begins now, from its outcome, reason, steps and details.
+
+    With `options`, `labctl run` can run it again.
+    """
     started = monotonic()
     unfinished = ScenarioResult(
         name=scenario.name,
@@ -471,12 +476,13 @@ def _finisher(scenario: Scenario, seed: int | None = None, repetition: int = 0, 
         hosts=scenario.hosts,
         seed=seed,
         repetition=repetition,
-        rerun=rerun,
     )
 
     def finished(outcome: Outcome, reason: str, steps: Sequence[StepResult] = (), **details: Any) -> ScenarioResult:
         ordered = tuple(sorted(steps, key=step_order))
         duration_s = monotonic() - started
+        if options is not None and outcome in (Outcome.FAILED, Outcome.ERROR):
+            details["rerun"] = _rerun(scenario, options)
         return replace(unfinished, outcome=outcome, reason=reason, steps=ordered, duration_s=duration_s, **details)
 
     return finished

@@ -23,7 +23,6 @@ from labctl.timeline.events import (
     Timeline,
     Verdict,
 )
-from labctl.timeline.evidence import address_in
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def _flow_after(call: Call, flows: dict[int, Flow]) -> Flow | None:
 
     Unknown addresses are "", unknown ports 0.
     """
-    address = address_in(call.arguments)
+    address = call.address
     has_failed = call.result in (None, -1)
     if call.name == "socket" and call.result is not None and call.result >= 0:
         kind = next((_PROTOCOLS[each] for each in _PROTOCOLS if each in call.arguments), "")

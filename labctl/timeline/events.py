@@ -7,10 +7,14 @@ the kernel or a file. `labctl.timeline.merge` makes a `Timeline` from the events
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from labctl.structs import Struct
 from labctl.topology.model import Endpoint, NodeKind
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_ADDRESS = re.compile(r"\{AF_INET6?, (\[[^\]]*\]|[^:{},]*):(\d+)")
 
 
 class Source(StrEnum):
@@ -104,6 +108,12 @@ class Call(Event, frozen=True, kw_only=True):
     socket: SocketKey | None = None  # of that descriptor
     repeated: int = 1  # identical calls in a row
     step: str = ""  # index of its step
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """The last Internet address in the arguments, without its scope, and its port; None if there is none."""
+        found = _ADDRESS.findall(_STRING.sub("", self.arguments))
+        return (found[-1][0].strip("[]").partition("%")[0], int(found[-1][1])) if found else None
 
     @property
     def key(self) -> tuple[str, int, str, int, str]:

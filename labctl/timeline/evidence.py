@@ -5,7 +5,6 @@ The answers are drawn from events alone. `labctl.timeline.explain` makes causes 
 
 from __future__ import annotations
 
-import re
 import socket
 import struct
 from collections import defaultdict
@@ -29,8 +28,6 @@ from labctl.timeline.events import (
 )
 
 CLOCK_ERROR_NS = 1_000  # times of packets and of calls differ by no more
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-_ADDRESS = re.compile(r"\{AF_INET6?, (\[[^\]]*\]|[^:{},]*):(\d+)")
 _ETHERNET_BYTES = 14
 _ARP, _IPV6 = 0x0806, 0x86DD
 _ICMPV6, _SOLICITATION, _ADVERTISEMENT = 58, 135, 136
@@ -364,15 +361,6 @@ class Evidence:
 def endpoint(address: str, port: int) -> str:
     """Return `10.0.0.2:5000` or `[fd00::2]:5000`."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def address_in(arguments: str) -> tuple[str, int] | None:
-    """Return the last Internet address in the arguments of a call, without the scope of an IPv6 address."""
-    found = _ADDRESS.findall(_STRING.sub("", arguments))
-    if not found:
-        return None
-    host, port = found[-1]
-    return host.strip("[]").partition("%")[0], int(port)
 
 
 def neighbour_message(frame: bytes) -> NeighbourMessage | None:

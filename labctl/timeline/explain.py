@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from labctl.timeline.events import Call, Flow, Mark, Packet, Step, Timeline
-from labctl.timeline.evidence import Evidence, Listening, address_in, endpoint
+from labctl.timeline.evidence import Evidence, Listening, endpoint
 from labctl.timeline.packet_loss import (
     INFERRED,
     down,
@@ -112,7 +112,7 @@ def _of_call(ev: Evidence, call: Call) -> list[str]:
         case "EADDRNOTAVAIL":
             return _address_not_available(ev, call)
         case "EACCES" if call.name == "bind":
-            port = (address_in(call.arguments) or ("", 0))[1]
+            port = (call.address or ("", 0))[1]
             return [f"port {port} is below {_PRIVILEGED_PORTS}, which needs CAP_NET_BIND_SERVICE"] if port else []
         case "EMSGSIZE":
             return _message_too_long(ev, call)
@@ -128,7 +128,7 @@ def _of_call(ev: Evidence, call: Call) -> list[str]:
 def _of_connect(ev: Evidence, call: Call) -> list[str]:
     flow = ev.connection(call) or (call.socket.flow if call.socket is not None else None)
     if flow is None or not flow.target_port:
-        address = address_in(call.arguments)
+        address = call.address
         if address is None:
             return []
         flow = Flow("tcp", "", 0, *address)
@@ -325,7 +325,7 @@ def _nothing_left(ev: Evidence, host: str, flow: Flow, since_ns: int, until_ns: 
 
 
 def _address_in_use(ev: Evidence, call: Call) -> list[str]:
-    address = address_in(call.arguments)
+    address = call.address
     own = None if call.socket is None else call.socket.flow
     port = address[1] if address is not None else own.source_port if own is not None else 0
     protocol = own.protocol if own is not None else "tcp"
@@ -371,7 +371,7 @@ def _is_closed(ev: Evidence, bound: Call, before: Call) -> bool:
 
 
 def _address_not_available(ev: Evidence, call: Call) -> list[str]:
-    address = address_in(call.arguments)
+    address = call.address
     own = ev.addresses(call.host)
     if address is None or not own or call.name != "bind":
         return []

@@ -47,13 +47,13 @@ documents documents.diagnostics documents.schema documents.yaml_events documents
 topology.address_variables topology.addressing topology.draft topology.impairments topology.resolve topology.routing
 """
 RUN = """
-cli.cancellation cli.run lab.agent lab.agent.addresses lab.agent.client lab.agent.constants lab.agent.messages programs
-programs.output programs.program programs.waiting report.ladder report.plain report.progress scenario
+cli.cancellation cli.run lab.agent lab.agent.addresses lab.agent.client lab.agent.constants lab.agent.messages
+programs programs.output programs.program programs.waiting report.ladder report.plain report.progress scenario
 scenario.call_steps scenario.file_schema scenario.language scenario.language.checker scenario.language.evaluate
 scenario.language.parser scenario.language.session scenario.language.syntax scenario.loader scenario.model
 scenario.network_steps scenario.observations scenario.requirements scenario.results scenario.run_order scenario.runner
-scenario.state scenario.step_checker scenario.steps scenario.timeline_events timeline timeline.events timeline.fold
-timeline.ladder_layout
+scenario.scenario_recording scenario.state scenario.step_checker scenario.steps scenario.timeline_events timeline
+timeline.events timeline.fold timeline.ladder_layout
 """
 UP = "cli.lifecycle kernel.capabilities topology.parse topology.parse_node topology.schema"
 API = """

@@ -289,20 +289,6 @@ def test_a_scope_is_an_interface_of_the_inspected_host(tmp_path: Path) -> None:
     )
 
 
-def test_a_refused_connect_reports_that_the_server_is_ipv4_only(tmp_path: Path) -> None:
-    connect = '  - client: |\n      c = socket(AF_INET6, SOCK_STREAM)\n      connect(c, "server:5000")\n'
-    listen = LISTEN.replace("server:5000", ":5000")
-    reason = fails(tmp_path, listen + connect).reason
-    assert "(server listens at 0.0.0.0:5000, which is IPv4 only: bind it to [::]:5000 for both" in reason
-
-
-def test_a_refused_connect_reports_where_the_server_listens_instead(tmp_path: Path) -> None:
-    listen = LISTEN.replace("server:5000", "127.0.0.1:5000")
-    reason = fails(tmp_path, listen + CONNECT).reason
-    assert "(server listens on port 5000 at 127.0.0.1:5000 only)" in reason
-    assert "listens" not in fails(tmp_path, CONNECT).reason
-
-
 def test_a_message_lists_only_the_first_listeners(tmp_path: Path) -> None:
     ports = range(6001, 6001 + SHOWN + 2)
     calls = "".join(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from labctl.structs import convert, to_builtins
-from labctl.timeline.events import Flow, Timeline
-from tests.timelines import many, tcp_echo
+from labctl.timeline.events import Call, Flow, Timeline
+from tests.timelines import Builder, many, tcp_echo
 
 
 def test_both_directions_of_a_flow_are_one_connection() -> None:
@@ -26,3 +28,21 @@ def test_the_events_of_a_timeline_are_in_order() -> None:
     for timeline in (tcp_echo(), many(2000)):
         moments = [event.at_ns for event in timeline.events]
         assert moments == sorted(moments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        ('3, "{AF_INET, 9.9.9.9:9}", 20, 0, {AF_INET, 10.0.0.2:53}, 16', ("10.0.0.2", 53)),
+        ("3, {AF_INET6, [fe80::1%eth0]:80}, 28", ("fe80::1", 80)),
+        ("3, 5", None),
+    ],
+)
+def test_the_address_of_a_call_is_its_last_one_and_never_part_of_its_data(
+    arguments: str, address: tuple[str, int] | None
+) -> None:
+    b = Builder()
+    b.call(0, 1, "client", "sendto", arguments, 0)
+    (call,) = b.events
+    assert isinstance(call, Call)
+    assert call.address == address

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from labctl.timeline.events import Call, Drop, Flow, SocketKey, Source
-from labctl.timeline.evidence import Evidence, NeighbourMessage, address_in, endpoint, neighbour_message
+from labctl.timeline.evidence import Evidence, NeighbourMessage, endpoint, neighbour_message
 from tests.timelines import CLIENT, SERVER, Builder, tcp_echo
 
 ANY = Flow("tcp", "", 0, SERVER, 5000)
@@ -114,12 +114,6 @@ def test_neighbour_messages_are_read_from_frames() -> None:
     assert neighbour_message(neighbour_discovery(136, "fd00::2")) == NeighbourMessage("fd00::2", is_reply=True)
     assert neighbour_message(bytes(60)) is None
     assert neighbour_message(b"") is None
-
-
-def test_the_address_of_a_call_is_its_last_one_and_never_part_of_its_data() -> None:
-    assert address_in('3, "{AF_INET, 9.9.9.9:9}", 20, 0, {AF_INET, 10.0.0.2:53}, 16') == (SERVER, 53)
-    assert address_in("3, {AF_INET6, [fe80::1%eth0]:80}, 28") == ("fe80::1", 80)
-    assert address_in("3, 5") is None
 
 
 def test_an_endpoint_of_ipv6_has_brackets() -> None:
