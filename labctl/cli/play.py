@@ -17,14 +17,18 @@ from labctl.cli import play_lines
 from labctl.cli.exit import complain
 from labctl.cli.play_lines import COMMANDS, Comment, Own, Statements, Switch
 from labctl.cli.play_view import View, call_lines, variables
+from labctl.cli.play_wire import Wire
 from labctl.cli.prompt import completion, history, interruptible, is_interrupt
 from labctl.clock import monotonic_ns
 from labctl.errors import InputError, LabctlError, LabGone
+from labctl.printable import printable
+from labctl.report.plain import call_text, result_text
 from labctl.report.terminal import Ink, standard_output, wrap
 from labctl.scenario.language.parser import parse
-from labctl.scenario.language.syntax import SIGNATURES
+from labctl.scenario.language.syntax import SIGNATURES, Await, Call
 from labctl.scenario.live_calls import Caller, LiveCall, LiveCalls, patience_s
 from labctl.scenario.transcript import Transcript
+from labctl.timeline.call_errors import call_error
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 EXIT_FAILED = 1
+_LOOK_S = 0.2  # between looks for packets while a call blocks, and for a while after a line
+_QUIET_NS = 3_000_000_000
 
 
 class _Exit(Exception):
@@ -87,11 +93,14 @@ class Play:
         self._interactive = interactive
         self._screen = standard_output()
         self._view = View(lab, topology, self._screen.look)
-        self._live = LiveCalls(lab, topology, origin_ns=monotonic_ns(), patience_s=patience_s(topology))
+        origin_ns = self._line_ns = monotonic_ns()  # when the last line began
+        self._wire = Wire(lab, topology, self._screen.look, self._view.hosts, origin_ns=origin_ns)
+        self._live = LiveCalls(lab, topology, origin_ns=origin_ns, patience_s=patience_s(topology))
         self._transcript = Transcript()
         self._hosts = self._view.hosts
         self._present = Caller(self._hosts[0])
         self._last: LiveCall | None = None  # for `why`
+        self._counted = self._view.counters  # before that
         self._saved: set[Path] = set()
         self._turn = threading.Lock()  # a line, or the returns of blocked calls while the person types
         self._wake = -1  # a pipe to the thread that waits for blocked calls
@@ -101,6 +110,7 @@ class Play:
 
     def __exit__(self, *_: object) -> None:
         self._live.close()
+        self._wire.close()
 
     def run(self) -> int:
         """Read and execute lines until the end or `exit`. LabGone if the lab ends."""
@@ -153,7 +163,7 @@ class Play:
 
         if not readline.get_line_buffer() and self._live.interrupt(self._present):
             self._transcript.signal(self._present)
-            self._show_news()
+            self._show()
 
     def _run_lines(self, lines: Iterable[str]) -> int:
         """Run all lines, also after a failure. Return the first status that is not 0."""
@@ -200,13 +210,15 @@ class Play:
             self._show_problems(text, problems)
             return InputError.exit_status
         status = 0
+        self._wire.wait_ready()
         for statement in program.statements:
+            if self._interactive and isinstance(statement, Call | Await) and _waits(statement):
+                self._screen.line(f"  {self._screen.look.glyphs.goes_on} Ctrl-C interrupts the call", Ink.FAINT)
+            self._line_ns, counted = monotonic_ns(), self._view.counters
             call = self._live.execute(self._present, statement)
-            self._transcript.add(call)
-            if call.record is not None or call.failure:
-                self._last = call
-            self._screen.write(call_lines(call, self._screen.look))
-            self._show_news()
+            if call.record is not None:
+                self._last, self._counted = call, counted
+            self._show(call)
             status = status or (EXIT_FAILED if call.failure else 0)
         return status
 
@@ -233,17 +245,22 @@ class Play:
 
     # what happened
 
-    def _show_news(self) -> None:
-        """Show what crossed the wire, the blocked calls that have returned, and the sockets that have changed."""
-        self._screen.write(self._news())
+    def _show(self, *calls: LiveCall) -> None:
+        """Show calls and what happened: packets, blocked calls that have returned, sockets that have changed."""
+        self._screen.write(self._news(*calls))
 
-    def _news(self) -> list[str]:
-        lines = []
-        for call in self._live.returned():
+    def _news(self, *calls: LiveCall) -> list[str]:
+        calls += tuple(self._live.returned())
+        for call in calls:
             self._transcript.add(call)
-            self._last = call
-            lines += call_lines(call, self._screen.look)
-        return lines + self._view.changed()
+            self._wire.add(call)
+            if call.is_return and (self._last is None or self._last.caller == call.caller):
+                self._last = call
+        ladder = self._wire.news(self._line_ns)
+        if not calls and not ladder:
+            return []
+        lines = [line for call in calls for line in call_lines(call, self._screen.look, is_drawn=bool(ladder))]
+        return ladder + lines + self._view.changed()
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -256,7 +273,9 @@ class Play:
             while True:
                 with self._turn:
                     descriptors = self._live.descriptors()
-                if reading in select.select([reading, *descriptors], [], [])[0]:
+                is_quiet = not descriptors and monotonic_ns() - self._line_ns >= _QUIET_NS
+                ready = select.select([reading, *descriptors], [], [], None if is_quiet else _LOOK_S)[0]
+                if reading in ready:
                     if not os.read(reading, 4096):
                         return
                     continue
@@ -290,6 +309,10 @@ class Play:
                 self._vars()
             case "sockets":
                 self._screen.write(self._view.sockets())
+            case "why":
+                self._why()
+            case "wire":
+                self._switch_wire(rest)
             case "save":
                 self._save(rest)
             case _:
@@ -311,6 +334,31 @@ class Play:
         self._screen.line(f"  {signature.usage}")
         for form in signature.forms:
             self._screen.write([f"    {wants.value.meaning}" for wants in form])
+
+    def _why(self) -> None:
+        """Explain the last call: what the manual pages tell, what the events of all hosts show, and counters."""
+        call, look = self._last, self._screen.look
+        if call is None or call.record is None:
+            raise InputError("why: no call has been made yet.")
+        text = f"{call.caller}: {call_text(call.record, named=False)} {result_text(call.record, look)}"
+        lines = wrap(f"  {printable(text)}", look.width, indent="    ")
+        if call.record.errno or call.is_blocked:
+            name = call.record.call.partition("(")[0]
+            error = call_error(name, call.record.errno or "", is_unix="AF_UNIX" in call.record.call)
+            reasons = [str(error)] if error is not None else []
+            reasons += self._wire.explanation(call)
+            reasons += self._view.moved(self._counted, now=call.is_blocked)
+            lines += [line for each in reasons for line in wrap(f"  {printable(each)}", look.width, indent="    ")]
+        else:
+            lines.append("  It did not fail.")
+        self._screen.write(lines)
+
+    def _switch_wire(self, state: str) -> None:
+        if state not in ("on", "off"):
+            raise InputError("Usage: wire on|off")
+        if self._wire.problem:
+            raise InputError(f"wire {state}: packets are not recorded: {self._wire.problem}")
+        self._wire.is_shown = state == "on"
 
     def _vars(self) -> None:
         for caller in self._live.callers:
@@ -342,6 +390,11 @@ class Play:
         write_whole(path, text.encode())
         self._saved.add(path.resolve())
         self._screen.line(f"  wrote {path}. Try: labctl run {path}")
+
+
+def _waits(statement: Call | Await) -> bool:
+    """Return whether the person wants to wait for the call."""
+    return isinstance(statement, Await) or statement.modifiers.within is not None
 
 
 def _statement_lines(lines: Iterable[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _SHOWN_DURATION_S = 0.001
 _MAX_CHANGES = 12
+_FAILURE = re.compile(  # in names of counters (nstat(8)) that move when something fails
+    r"Fail|Err|Rst|Reset|Retrans|Overflow|Drop|NoPorts|Timeout|Timer|Abort|Discard|Unreach|Prune|ReqQ|Cookie|NoRoutes"
+)
 
 
 class View:
@@ -37,8 +41,7 @@ class View:
             address: node.name for node in topology.nodes for address in node.addresses
         }
         self._sockets = self._table()
-        self._counters = self._count()
-        self.moved: dict[str, dict[str, int]] = {}  # by host: counters that moved with the last line
+        self.counters = self._count()  # by host, after the last line
 
     def sockets(self) -> list[str]:
         """Return the table of `labctl sockets`."""
@@ -50,11 +53,18 @@ class View:
     def changed(self) -> list[str]:
         """Return a line for each socket whose state or queues differ from those at the call before."""
         before, self._sockets = self._sockets, self._table()
-        counted, self._counters = self._counters, self._count()
-        self.moved = {
-            host: (self._counters[host] - counted[host]).changed() for host in self._counters if host in counted
-        }
+        self.counters = self._count()
         return self._rows(changes(before, self._sockets))
+
+    def moved(self, since: Mapping[str, Counters], *, now: bool) -> list[str]:
+        """Return `client: TcpAttemptFails +1` for each counter of failures that moved, until the last line or `now`."""
+        until = self._count() if now else self.counters
+        lines = []
+        for host, counted in until.items():
+            grown = (counted - since[host]).changed()
+            named = [f"{name.replace('.', '')} {by:+d}" for name, by in grown.items() if _FAILURE.search(name)]
+            lines += [f"{host}: {', '.join(named)}"] if named else []
+        return lines
 
     def _rows(self, found: Sequence[Change]) -> list[str]:
         shown = found if len(found) <= _MAX_CHANGES else found[: _MAX_CHANGES - 1]
@@ -84,8 +94,11 @@ class View:
         return {host: counters(self._lab, host) for host in self.hosts}
 
 
-def call_lines(call: LiveCall, look: Look) -> list[str]:
-    """Return the lines for an executed statement; for the return of a blocked call, with the name of its process."""
+def call_lines(call: LiveCall, look: Look, *, is_drawn: bool = False) -> list[str]:
+    """Return the lines for an executed statement; for the return of a blocked call, with the name of its process.
+
+    With `is_drawn` a ladder shows the call: only what that lacks.
+    """
     lead = f"  {call.caller}: " if call.is_return else "  "
     record, statement = call.record, call.statement
     if record is None:
@@ -94,15 +107,25 @@ def call_lines(call: LiveCall, look: Look) -> list[str]:
         if isinstance(statement, syntax.Assign):
             return _wrapped(lead + statement.text, look, Ink.FAINT)
         return _wrapped(f"{lead}true", look, Ink.GOOD)
-    text = lead + call_text(record, named=False)
-    if record.duration_s is None:
-        return _wrapped(f"{text}  {look.glyphs.goes_on} blocks", look, Ink.ODD)
-    after = f"  [{milliseconds(record.duration_s)}]" if record.duration_s >= _SHOWN_DURATION_S else ""
-    shown = f"{text} {result_text(record, look, beside=text)}{after}"
-    lines = _wrapped(shown, look, Ink.ODD if record.errno else Ink.PLAIN)
-    if call.failure and isinstance(statement, syntax.Call | syntax.Await) and statement.modifiers.expected:
+    lines = []
+    if is_drawn:
+        if record.errno and not (statement_expects(statement) and not call.failure):
+            lines = _wrapped(f"{lead}{record.errno}: {record.errno_meaning}", look, Ink.ODD)
+    elif record.duration_s is None:
+        return _wrapped(f"{lead}{call_text(record, named=False)}  {look.glyphs.goes_on} blocks", look, Ink.ODD)
+    else:
+        text = lead + call_text(record, named=False)
+        after = f"  [{milliseconds(record.duration_s)}]" if record.duration_s >= _SHOWN_DURATION_S else ""
+        shown = f"{text} {result_text(record, look, beside=text)}{after}"
+        lines = _wrapped(shown, look, Ink.ODD if record.errno else Ink.PLAIN)
+    if call.failure and statement_expects(statement):
         lines += _wrapped(f"  {look.glyphs.failed} {call.failure.rpartition('; ')[2]}", look, Ink.BAD)
     return lines
+
+
+def statement_expects(statement: syntax.Statement) -> bool:
+    """Return whether the statement has an expectation of its own, after `->`."""
+    return isinstance(statement, syntax.Call | syntax.Await) and bool(statement.modifiers.expected)
 
 
 def _wrapped(text: str, look: Look, ink: Ink) -> list[str]:

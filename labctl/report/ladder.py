@@ -102,6 +102,12 @@ class LiveLadder:
         """Return the lines of what is left."""
         return self.feed((), None)
 
+    def begin_part(self, started_ns: int) -> None:
+        """Begin anew, after a pause at a prompt: with the names of the hosts, times from here on, and no silence."""
+        self._has_begun = False
+        self._painter.count_from(started_ns)
+        self._fold.forget_silence()
+
     def _cells(self, text: str) -> int:
         return cells(text.translate(_ASCII) if self._is_ascii else text)
 
@@ -134,6 +140,10 @@ class _Painter:
         self._is_ascii = is_ascii
         self._strokes = _ASCII_LINES if is_ascii else _LINES
         self._lifelines = [_LEAD + at * (columns.width + 1) for at in range(len(columns.hosts))]
+
+    def count_from(self, started_ns: int) -> None:
+        """Show times since this moment."""
+        self._started_ns = started_ns
 
     def heads(self) -> list[str]:
         """Return the line with the hosts and their addresses; none without columns."""

@@ -21,7 +21,8 @@ class CallError(Struct, frozen=True):
         return f"{self.page}: {self.sentence}"
 
 
-# calls | errno | page | sentence; `*` is any call, and `-` a call that has not returned. The first that fits counts.
+# calls | errno | page | sentence; `*` is any call, `-` a call that has not returned,
+# `@unix` a call on a socket of AF_UNIX.
 _TABLE = """\
 socket|EACCES,EPERM|socket(2)|The process may not create a socket of this type and protocol; AF_PACKET and SOCK_RAW
   need CAP_NET_RAW.
@@ -31,10 +32,10 @@ socket|ESOCKTNOSUPPORT|ip(7)|The family has no sockets of this type.
 socket socketpair|EPROTONOSUPPORT|socket(2)|The family does not support this type or protocol.
 socketpair|EOPNOTSUPP|socketpair(2)|The protocol cannot make pairs; AF_UNIX can.
 bind|EADDRINUSE|bind(2)|The address is in use: another socket is bound to this port, or a connection of it is in
-  TIME_WAIT and SO_REUSEADDR is not set; of AF_UNIX, the file exists.
+  TIME_WAIT and SO_REUSEADDR is not set.
 bind|EADDRNOTAVAIL|bind(2)|The address is not one of this host's, or its interface does not exist.
 bind|EACCES|bind(2)|The address is protected: a port below net.ipv4.ip_unprivileged_port_start (1024) needs
-  CAP_NET_BIND_SERVICE; of AF_UNIX, the directory is not writable.
+  CAP_NET_BIND_SERVICE.
 bind|EINVAL|bind(2)|The socket is bound already, or the length of the address does not fit its family.
 bind|EAFNOSUPPORT|ip(7)|The address is of another family than the socket.
 bind|ENOENT|bind(2)|A directory of the path does not exist.
@@ -50,8 +51,7 @@ accept accept4|ECONNABORTED|accept(2)|The connection was aborted while it was in
 accept accept4|EPERM|accept(2)|Firewall rules forbid the connection.
 accept accept4|-|accept(2)|The accept queue is empty and the socket is blocking: accept() waits until a handshake is
   complete.
-connect|ECONNREFUSED|connect(2)|No socket listens on the remote address; the host answered with RST. Of AF_UNIX, no
-  process listens on the socket file.
+connect|ECONNREFUSED|connect(2)|No socket listens on the remote address; the host answered with RST.
 connect|ETIMEDOUT|connect(2)|The handshake was not completed in time: no answer to the SYNs, or the server is too busy
   to accept connections (tcp(7): tcp_syn_retries).
 connect|EHOSTUNREACH|ip(7)|No route leads to the address, a router reported it by ICMP, or the neighbour did not
@@ -65,10 +65,8 @@ connect|EADDRNOTAVAIL|connect(2)|No temporary port is free (ip(7): ip_local_port
   connected to.
 connect|EADDRINUSE|connect(2)|The local address is in use by the same connection.
 connect|EAFNOSUPPORT|connect(2)|The address is of another family than the socket.
-connect|EACCES,EPERM|connect(2)|A broadcast address without SO_BROADCAST, or a local firewall rule; of AF_UNIX, the
-  file is not writable.
-connect|EAGAIN|connect(2)|Of AF_UNIX: the socket is nonblocking and the listener's queue is full. Otherwise no
-  temporary port or route is free.
+connect|EACCES,EPERM|connect(2)|A broadcast address without SO_BROADCAST, or a local firewall rule.
+connect|EAGAIN|connect(2)|No temporary port is free, or no route entry.
 connect|ENOENT|unix(7)|There is no socket file of this path.
 connect|EPROTOTYPE|connect(2)|The socket at the path is of another type.
 connect|EINVAL|connect(2)|The address is invalid for the socket: a link-local one without its interface, for instance.
@@ -88,8 +86,7 @@ send sendto sendmsg write|EMSGSIZE|send(2)|The message is sent as a whole or not
 send sendto sendmsg write|EISCONN|send(2)|The socket is connected, and the call names a destination.
 send sendto sendmsg write|ECONNREFUSED|udp(7)|No socket received an earlier datagram: its host answered with an ICMP
   error. The next call after it reports that.
-send sendto sendmsg write|EACCES|send(2)|A broadcast address without SO_BROADCAST; of AF_UNIX, the file is not
-  writable.
+send sendto sendmsg write|EACCES|send(2)|A broadcast address without SO_BROADCAST.
 send sendto sendmsg write|EPERM|ip(7)|A firewall rule of this host drops the packet on its way out.
 send sendto sendmsg write|EHOSTUNREACH|ip(7)|No route leads to the address, a router reported it by ICMP, or the
   neighbour did not answer ARP.
@@ -146,6 +143,16 @@ ioctl|EINVAL|ioctl(2)|The request or its argument is invalid; SIOCINQ on a liste
 unlink|ENOENT|unlink(2)|There is no file of this path.
 unlink|EACCES,EPERM|unlink(2)|The process may not change the directory.
 setrlimit|EPERM|getrlimit(2)|Only CAP_SYS_RESOURCE raises a hard limit.
+bind@unix|EADDRINUSE|unix(7)|A file of this path, or a socket of this abstract name, exists: unlink(2) removes a file.
+bind@unix|EACCES|unix(7)|The directory of the path is not writable or not searchable.
+bind@unix|EADDRNOTAVAIL|unix(7)|The path cannot be used.
+connect@unix|ECONNREFUSED|unix(7)|No process listens on the socket file: its owner has ended, or has not called
+  listen(2).
+connect@unix|EAGAIN|unix(7)|The socket is nonblocking, and the listener's queue is full.
+connect@unix send@unix sendto@unix sendmsg@unix write@unix|EACCES|unix(7)|The socket file is not writable, or its
+  directory not searchable.
+connect@unix|-|unix(7)|The listener's queue is full: connect() waits until it accepts a connection.
+sendto@unix sendmsg@unix|ECONNREFUSED|unix(7)|No process has the socket file open.
 *|EBADF|close(2)|The number is no open descriptor of this process: closed already, or the -1 of a call that failed.
 *|ENOTSOCK|bind(2)|The descriptor is not a socket.
 *|EINTR|signal(7)|A signal whose handler was installed without SA_RESTART interrupted the call before anything
@@ -160,11 +167,14 @@ setrlimit|EPERM|getrlimit(2)|Only CAP_SYS_RESOURCE raises a hard limit.
 """
 
 
-def call_error(call: str, errno: str = "") -> CallError | None:
-    """Return what the manual pages tell of `connect` and `ECONNREFUSED`; without an errno, of a call that blocks."""
-    wanted = errno or "-"
-    rows = _rows()
-    return rows.get((call, wanted)) or rows.get(("*", wanted))
+def call_error(call: str, errno: str = "", *, is_unix: bool = False) -> CallError | None:
+    """Return what the manual pages tell of `connect` and `ECONNREFUSED`; without an errno, of a call that blocks.
+
+    `is_unix`: on a socket of AF_UNIX.
+    """
+    wanted, rows = errno or "-", _rows()
+    names = (f"{call}@unix", call, "*") if is_unix else (call, "*")
+    return next((rows[name, wanted] for name in names if (name, wanted) in rows), None)
 
 
 @cache

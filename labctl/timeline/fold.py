@@ -244,6 +244,10 @@ class Fold:
             items += self._unfinished()
         return _folded(items)
 
+    def forget_silence(self) -> None:
+        """Let no silence precede the next item."""
+        self._last_ns = None
+
     def _may_end_soon(self, point: _Point, until_ns: int) -> bool:
         event = point.event
         if point.is_end or not isinstance(event, Call | Step) or until_ns - point.at_ns >= _HELD_NS:

@@ -53,22 +53,52 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return Script(monkeypatch, capsys)
 
 
-def test_a_script_shows_results_returns_of_blocked_calls_and_queues(script: Script) -> None:
-    shown = script.run(CONNECTION).splitlines()
-    assert shown[:2] == ["server> s = socket(AF_INET, SOCK_STREAM)", "  socket(AF_INET, SOCK_STREAM, 0) → 3"]
-    assert "  server  tcp *:5000  LISTEN  accept queue 0 of 1" in shown
-    blocks = shown.index("  accept(3, addr, [16])  … blocks")
-    returns = next(at for at, line in enumerate(shown) if line.startswith("  server: accept(3, {AF_INET, 10.0.0.1:"))
-    connects = shown.index("  connect(3, {AF_INET, 10.0.0.2:5000}, 16) → 0")
-    assert blocks < connects < returns
-    assert any(line.endswith("ESTABLISHED  5 bytes unread") for line in shown)
-    assert '  recv(4, "hello", 100, 0) → 5' in shown
+def test_a_script_shows_results_packets_and_queues(script: Script) -> None:
+    shown = script.run(CONNECTION)
+    lines = shown.splitlines()
+    assert lines[:2] == ["server> s = socket(AF_INET, SOCK_STREAM)", "  socket(AF_INET, SOCK_STREAM, 0) → 3"]
+    assert "  server  tcp *:5000  LISTEN  accept queue 0 of 1" in lines
+    blocks = lines.index("  accept(3, addr, [16])  … blocks")
+    assert "SYN ──►" in lines[lines.index('client> connect(c, "server:5000")') + 2]
+    returns = next(at for at, line in enumerate(lines) if "… accept → 4 10.0.0.1:" in line)
+    assert blocks < returns
+    assert any(line.endswith("ESTABLISHED  5 bytes unread") for line in lines)
+    assert '  recv(4, "hello", 100, 0) → 5' in lines
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_without_the_wire_a_blocked_call_returns_on_a_line_of_its_own(script: Script) -> None:
+    shown = script.run(f"wire off\n{CONNECTION}")
+    assert "SYN" not in shown
+    assert "  connect(3, {AF_INET, 10.0.0.2:5000}, 16) → 0\n  server: accept(3, {AF_INET, 10.0.0.1:" in shown
+
+
+def test_why_has_the_manual_page_the_packets_and_the_counters(script: Script) -> None:
+    shown = script.run('c = socket(AF_INET, SOCK_STREAM)\nconnect(c, "server:5000") -> ECONNREFUSED\nwhy\n')
+    why = shown.partition("> why\n")[2].replace("\n    ", " ")
+    assert "connect(2): No socket listens on the remote address; the host answered with RST.\n" in why
+    assert "SYN reached server; server answered RST: nothing listens on 5000" in why
+    assert "client: TcpAttemptFails +1\n" in why
+    assert "server: TcpOutRsts +1\n" in why
+
+
+def test_why_a_call_blocks(script: Script) -> None:
+    shown = script.run(f"{CONNECTION.partition('client')[0]}why\n")
+    assert "accept(2): The accept queue is empty and the socket is blocking" in shown
+
+
+def test_why_without_a_failure(script: Script) -> None:
+    assert "It did not fail." in script.run("getpid()\nwhy\n")
+    script.run("why\n", status=2)
+    assert "no call has been made yet" in script.errors
 
 
 def test_a_call_that_fails_unexpectedly_is_the_status_and_the_script_continues(script: Script) -> None:
     refused = 'client: c = socket(AF_INET, SOCK_STREAM)\nconnect(c, "server:5000")'
-    assert "→ -1 ECONNREFUSED" in script.run(f"{refused}\ngetpid()\n", status=1)
-    assert "✗" not in script.run(f"{refused} -> ECONNREFUSED\n")
+    assert "\n  ECONNREFUSED: Connection refused\n" in script.run(f"{refused}\ngetpid()\n", status=1)
+    shown = script.run(f"{refused} -> ECONNREFUSED\n")
+    assert "→ -1 ECONNREFUSED" in shown
+    assert "Connection refused" not in shown
     assert "✗ expected 0" in script.run(f"{refused} -> 0\n", status=1)
 
 

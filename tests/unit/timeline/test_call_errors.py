@@ -13,10 +13,14 @@ from labctl.timeline.call_errors import _rows, call_error
 
 def test_a_refused_connect() -> None:
     found = call_error("connect", "ECONNREFUSED")
-    assert str(found) == (
-        "connect(2): No socket listens on the remote address; the host answered with RST. Of AF_UNIX, no process "
-        "listens on the socket file."
-    )
+    assert str(found) == ("connect(2): No socket listens on the remote address; the host answered with RST.")
+
+
+def test_a_call_on_a_unix_socket_has_a_sentence_of_its_own_if_it_needs_one() -> None:
+    found = call_error("connect", "ECONNREFUSED", is_unix=True)
+    assert found is not None
+    assert found.page == "unix(7)"
+    assert call_error("connect", "EISCONN", is_unix=True) == call_error("connect", "EISCONN")
 
 
 def test_a_call_that_blocks() -> None:
@@ -32,7 +36,7 @@ def test_errnos_of_any_call() -> None:
 
 def test_calls_errnos_and_pages_exist_and_sentences_are_sentences() -> None:
     for (call, errno), found in _rows().items():
-        assert call == "*" or call in SIGNATURES
+        assert call == "*" or call.removesuffix("@unix") in SIGNATURES
         assert errno == "-" or errno in ERRNOS
         assert re.fullmatch(r"[a-z0-9_]+\([1-9]\)", found.page)
         assert re.fullmatch(r"[A-Z`].*\.", found.sentence)

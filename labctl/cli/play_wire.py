@@ -1,0 +1,111 @@
+"""What crossed the wire after a line of `labctl play`, as a ladder; and why a call failed or does not return."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from labctl.clock import monotonic_ns
+from labctl.errors import LabctlError
+from labctl.report.ladder import LiveLadder
+from labctl.scenario.timeline_events import TimelineEvents
+from labctl.structs import replace
+from labctl.timeline.events import AnyEvent, Call, NodeInfo, Packet
+from labctl.timeline.fold import is_pure_ack
+from labctl.timeline.recording import Recording, RecordOptions
+
+if TYPE_CHECKING:
+    from labctl.lab.client.handle import Lab
+    from labctl.report.terminal import Look
+    from labctl.scenario.live_calls import LiveCall
+    from labctl.topology.model import Topology
+
+_OPTIONS = RecordOptions(sample_interval_s=0, limit_bytes=16 << 20)
+_PAUSE_MS = 2
+_LONGEST_WAIT_NS = 300_000_000  # for packets to arrive
+_LATER_NS = 1_000_000_000  # after the present: the ladder holds nothing back
+
+
+class Wire:
+    """Records the lab, which it borrows, until `close`. Calls that are added stand in the ladder beside the packets."""
+
+    def __init__(self, lab: Lab, topology: Topology, look: Look, hosts: Sequence[str], *, origin_ns: int) -> None:
+        """Start to record. Times of the records of calls count from `origin_ns` (CLOCK_MONOTONIC)."""
+        self.is_shown = True
+        self.problem = ""  # why nothing is recorded
+        self._lab = lab
+        self._hosts = tuple(hosts)
+        self._nodes = tuple(NodeInfo(node.name, node.kind, tuple(map(str, node.addresses))) for node in topology.nodes)
+        self._ladder = LiveLadder(look, self._hosts, self._nodes, origin_ns)
+        self._origin_ns = origin_ns
+        self._count = 0
+        self._recording: Recording | None = None
+        try:
+            self._recording = Recording.start(lab, _OPTIONS, title="labctl play", plan=lab.describe().plan)
+        except LabctlError as error:
+            self.problem = str(error)
+        else:
+            self._events = TimelineEvents(self._recording.add, origin_ns)
+
+    def close(self) -> None:
+        """End the recording."""
+        if self._recording is not None:
+            self._recording.close()
+
+    def wait_ready(self) -> None:
+        """Wait until packets are recorded."""
+        if self._recording is not None:
+            self._recording.wait_ready()
+
+    def add(self, call: LiveCall) -> None:
+        """Add a call that was executed, or has returned."""
+        if self._recording is not None and call.record is not None:
+            self._count += 1
+            self._events.add_call(str(self._count), call.record)
+
+    def news(self, since_ns: int) -> list[str]:
+        """Return the ladder of what has happened since the last call; times count from `since_ns`.
+
+        It is empty if no packet crossed a wire, beside acknowledgements and address resolution.
+        """
+        if self._recording is None:
+            return []
+        events = self._read(self._recording)
+        self._ladder.begin_part(since_ns)
+        lines = self._ladder.feed(events, monotonic_ns() + _LATER_NS)
+        return lines if self.is_shown and any(isinstance(event, Packet) and _is_news(event) for event in events) else []
+
+    @staticmethod
+    def _read(recording: Recording) -> list[AnyEvent]:
+        """Return new events, all up to now: a packet is complete when it has arrived."""
+        wanted_ns, events, pause = monotonic_ns(), list[AnyEvent](), select.poll()
+        while True:
+            found, until_ns = recording.read()
+            events += found
+            if until_ns >= wanted_ns or monotonic_ns() - wanted_ns >= _LONGEST_WAIT_NS:
+                return events
+            pause.poll(_PAUSE_MS)
+
+    def explanation(self, call: LiveCall) -> tuple[str, ...]:
+        """Return sentences that explain from all events why the call failed, or does not return."""
+        if self._recording is None or call.record is None:
+            return ()
+        from labctl.timeline.explain import explain
+        from labctl.timeline.sources import host_state
+
+        now = host_state.read(self._lab, self._hosts)
+        timeline = self._recording.timeline()
+        at_ns = self._origin_ns + round(call.record.started_s * 1e9)
+        wanted = (at_ns, call.record.host, call.record.pid)
+        calls = [event for event in timeline.events if isinstance(event, Call)]
+        found = [event for event in calls if (event.at_ns, event.host, event.pid) == wanted]
+        timeline = replace(timeline, states=now.states, events=(*timeline.events, *now.events))
+        return explain(timeline, found[-1]) if found else ()
+
+
+def _is_news(packet: Packet) -> bool:
+    header = packet.header
+    if header.protocol in ("icmp", "icmpv6"):
+        return header.quoted is not None or header.summary.startswith("echo")
+    return header.flow is not None and not is_pure_ack(packet)
