@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.programs.output import OutputRecord, Stream
@@ -144,6 +145,14 @@ class LiveRecording(Protocol):
 class Listener:
     """Receives the events of a run; see the module for threads and order. The methods here do nothing."""
 
+    @property
+    def wants_every_timeline(self) -> bool:
+        """Whether `recorded` is called for a scenario that passed, too: to make its timeline takes a while.
+
+        The default: if the class has a `recorded`.
+        """
+        return type(self).recorded is not Listener.recorded
+
     def scenario_started(self, scenario: ScenarioInfo) -> None:
         """The run of the scenario has begun."""
 
@@ -171,7 +180,10 @@ class Listener:
         """
 
     def recorded(self, scenario: ScenarioInfo, result: ScenarioResult, timeline: Timeline) -> None:
-        """The recording of the scenario has ended; `timeline` has its verdict. Comes before `scenario_finished`."""
+        """The recording of the scenario has ended; `timeline` has its verdict. Comes before `scenario_finished`.
+
+        For a scenario that passed: if a listener has `wants_every_timeline`.
+        """
 
     def scenario_kept(
         self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...], lab_descriptor: int
@@ -190,8 +202,13 @@ class Several(Listener):
     """Forwards each event to several listeners, in order."""
 
     def __init__(self, *listeners: Listener) -> None:
-        for event in (name for name in vars(Listener) if not name.startswith("_")):
+        self._listeners = listeners
+        for event in (name for name, method in vars(Listener).items() if isinstance(method, FunctionType)):
             setattr(self, event, partial(_forward, [getattr(listener, event) for listener in listeners]))
+
+    @property
+    def wants_every_timeline(self) -> bool:
+        return any(listener.wants_every_timeline for listener in self._listeners)
 
 
 def _forward(methods: Sequence[Callable[..., None]], *event: object) -> None:

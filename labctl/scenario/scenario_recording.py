@@ -101,13 +101,15 @@ class ScenarioRecording:
         `failed` is the step that the failure is about, if there is one.
         """
         is_failure = result.outcome in (Outcome.FAILED, Outcome.ERROR)
-        if not is_failure and (self._is_borrowed or (self._recording is None and not self._problem)):
+        is_recorded = self._recording is not None or bool(self._problem)
+        is_wanted = is_recorded and not self._is_borrowed and listener.wants_every_timeline
+        if not is_failure and not is_wanted:
             return result
         timeline = self._timeline(scenario, result, programs)
         if is_failure:
             packets = last_packets(timeline, (failed and failed.host) or "")
             result = replace(result, explanation=_explained(timeline, failed), last_packets=packets)
-        if self._recording is not None or self._problem:
+        if is_recorded:
             from labctl.timeline.events import Verdict
 
             verdict = Verdict(result.outcome.value, result.reason, result.explanation, result.rerun)

@@ -204,3 +204,22 @@ def test_without_strace_the_timeline_names_what_is_missing(tmp_path: Path, monke
     result = run(tmp_path, steps, options=RECORDED, listener=listener)
     assert result.outcome is Outcome.PASSED
     assert "calls of programs: strace is not installed. Try the package `strace`." in listener.timelines[0].missing
+
+
+def test_the_timeline_of_a_scenario_that_passed_is_made_only_if_a_listener_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Recording] = []
+    whole = Recording.stop
+
+    def stop(recording: Recording) -> Timeline:
+        made.append(recording)
+        return whole(recording)
+
+    monkeypatch.setattr(Recording, "stop", stop)
+    run(tmp_path, "  - client: getpid()\n", options=RECORDED, listener=Listener())
+    assert made == []
+    run(tmp_path, "  - client: getpid()\n", options=RECORDED, listener=Recorded())
+    assert len(made) == 1
+    run(tmp_path, REFUSED, options=RECORDED, listener=Listener())
+    assert len(made) == 2
