@@ -173,6 +173,11 @@ COMMANDS = (
             Parameter("junit", "--junit FILE", "Write the results to FILE as JUnit XML.", kind=path, group=_REPORTS),
             Parameter("json", "--json FILE", "Write the results as JSON; - is stdout.", kind=path, group=_REPORTS),
             Parameter("artifacts", "--artifacts DIR", "Write results and outputs to DIR.", kind=path, group=_REPORTS),
+            Parameter("html", "--html DIR", "Write a page for each scenario, and an index.", kind=path, group=_REPORTS),
+            Parameter("timeline", "--timeline FILE", "Write all events as JSON.", kind=path, group=_REPORTS),
+            Parameter("pcap", "--pcap FILE", "Write packets and calls for Wireshark.", kind=path, group=_REPORTS),
+            Parameter("svg", "--svg FILE", "Write the ladder as a picture.", kind=path, group=_REPORTS),
+            Parameter("perfetto", "--perfetto FILE", "Write a trace for ui.perfetto.dev.", kind=path, group=_REPORTS),
             Parameter(
                 "durations",
                 "--durations FILE",

@@ -27,8 +27,11 @@ from labctl.structs import Struct
 if TYPE_CHECKING:
     from labctl.report.artifacts import Collector
     from labctl.report.ci import CiLog
+    from labctl.report.html_pages import HtmlPages
+    from labctl.report.timeline_files import TimelineFiles
     from labctl.scenario.model import Scenario
     from labctl.scenario.results import Listener
+    from labctl.timeline.recording import RecordOptions
     from labctl.topology.model import Topology
 
 
@@ -97,6 +100,11 @@ class RunRequest(Struct, frozen=True):
     topology: str | None = None
     lab: str | None = None  # the name of a running lab
     artifacts: Path | None = None
+    html: Path | None = None
+    timeline: Path | None = None
+    pcap: Path | None = None
+    svg: Path | None = None
+    perfetto: Path | None = None
     durations: Path | None = None
     shard: str | None = None
     repeat: int | None = None
@@ -117,11 +125,21 @@ class RunRequest(Struct, frozen=True):
             repeat=self.repeat if self.repeat or self.until_fail else 1,
             until_fail=self.until_fail,
             rerun=() if self.topology is None else ("--topo", self.topology),
+            record=self._recorded(),
         )
+
+    def _recorded(self) -> RecordOptions | None:
+        """Return what to record of each lab; None without a report that needs it."""
+        if self.html is None and not self._timeline_files():
+            return None
+        from labctl.timeline.recording import DEFAULTS
+
+        return DEFAULTS
 
     def check_reports(self) -> None:
         """InputError, before any lab is built, for a report that cannot be written."""
-        for option, path in (("--junit", self.junit), ("--json", self.json), ("--durations", self.durations)):
+        files = (("--junit", self.junit), ("--json", self.json), ("--durations", self.durations))
+        for option, path in (*files, *((f"--{name}", path) for name, path in self._timeline_files())):
             if path is not None and (option != "--json" or path != STANDARD_OUTPUT):
                 if path == STANDARD_OUTPUT:
                     raise InputError(f"{option} -: cannot write to standard output. Give the name of a file.")
@@ -133,6 +151,33 @@ class RunRequest(Struct, frozen=True):
 
             read_durations(self.durations)
 
+    def _timeline_files(self) -> list[tuple[str, Path]]:
+        """Return the files for one scenario: the option without `--`, and the path."""
+        files = (("timeline", self.timeline), ("pcap", self.pcap), ("svg", self.svg), ("perfetto", self.perfetto))
+        return [(option, path) for option, path in files if path is not None]
+
+    def timeline_reports(self, scenarios: int) -> list[HtmlPages | TimelineFiles]:
+        """Return the listeners that write timelines. InputError for a file for several scenarios."""
+        found: list[HtmlPages | TimelineFiles] = []
+        files = self._timeline_files()
+        if files:
+            from labctl.report.timeline_files import TimelineFiles, format_named
+
+            if scenarios > 1 or self.until_fail or (self.repeat or 1) > 1:
+                option, path = files[0]
+                raise InputError(
+                    f"labctl run: --{option} {path} is for one scenario, run once. Name one, or try --html DIR for a "
+                    "page of each."
+                )
+            formats = [(format_named("json" if option == "timeline" else option), path) for option, path in files]
+            found.append(TimelineFiles(formats, version=__version__))
+        if self.html is not None:
+            from labctl.report.html_pages import HtmlPages, prepare
+
+            prepare(self.html, "--html")
+            found.append(HtmlPages(self.html, version=__version__, failures_only=self.until_fail))
+        return found
+
     def collector(self, *, failures_only: bool) -> Collector | None:
         """Prepare the directory of artifacts and return the listener that fills it. InputError."""
         if self.artifacts is None:
@@ -142,8 +187,12 @@ class RunRequest(Struct, frozen=True):
         prepare(self.artifacts)
         return Collector(self.artifacts, failures_only=failures_only)
 
-    def write_reports(self, result: RunResult, collector: Collector | None) -> None:
+    def write_reports(
+        self, result: RunResult, collector: Collector | None, timelines: Sequence[HtmlPages | TimelineFiles]
+    ) -> None:
         """Write all reports of a run. LabError if one cannot be written."""
+        for report in timelines:
+            report.conclude(result)
         if self.junit is not None:
             from labctl.report.artifacts import to_junit, write_whole
 
@@ -162,8 +211,9 @@ class RunRequest(Struct, frozen=True):
             if collector is not None:
                 collector.settle(result)
             write(result, self.artifacts, version=__version__, outputs=collector is None)
-            if collector is not None and collector.failure:
-                raise LabError(collector.failure)
+        for problem in (*([] if collector is None else [collector.failure]), *(each.failure for each in timelines)):
+            if problem:
+                raise LabError(problem)
 
     def update_durations(self, result: RunResult) -> None:
         """Record the durations of passed scenarios for the next `--shard`. LabError."""
@@ -195,6 +245,7 @@ def run_scenarios(request: RunRequest) -> int:
         raise
     scenarios = _of_this_shard(found, request, screen)
     options = request.options(lab)
+    timeline_reports = request.timeline_reports(len(scenarios))
     collector = request.collector(failures_only=options.until_fail)
     _show_seed(screen, scenarios, options, request, log)
     cancellation = Cancellation()
@@ -207,10 +258,10 @@ def run_scenarios(request: RunRequest) -> int:
         keep_steps=not options.until_fail,
     )
     listener: Listener = progress
-    if collector is not None:
+    if collector is not None or timeline_reports:
         from labctl.scenario.results import Several
 
-        listener = Several(progress, collector)
+        listener = Several(progress, *filter(None, [collector]), *timeline_reports)
     started_at, started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
     result: RunResult | None = None
     try:
@@ -222,11 +273,11 @@ def run_scenarios(request: RunRequest) -> int:
         if result is None:  # a CI server needs the report most of all if a run was interrupted
             cut_short = _cut_short(scenarios, options, progress.finished, str(sys.exception()))
             lost = RunResult(started_at, time.monotonic() - started_s, cut_short, options.seed)
-            request.write_reports(lost, collector)
+            request.write_reports(lost, collector, timeline_reports)
             if on_github():
                 report_to_github(screen, lost, os.environ)
     _conclude(screen, result, options, request, stopped=bool(received))
-    request.write_reports(result, collector)
+    request.write_reports(result, collector, timeline_reports)
     request.update_durations(result)
     # Ctrl-C is the usual way to leave a kept lab: the run was at its end.
     if received and (not progress.kept_a_lab or any(each.interrupted for each in result.scenarios)):

@@ -119,6 +119,7 @@ PROGRAM = ("-e", "--env", "-w", "--workdir", "-u", "--user")
 COMMANDS = {
     "run": {
         *("--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo", "--lab"),
+        *("--html", "--timeline", "--pcap", "--svg", "--perfetto"),
         *("--artifacts", "--durations", "--shard", "--repeat", "--until-fail", "--seed", "--shuffle"),
     },
     "play": {"--lab"},

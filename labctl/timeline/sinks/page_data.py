@@ -41,6 +41,7 @@ from labctl.timeline.events import (
     Step,
     Timeline,
 )
+from labctl.timeline.sinks import topology_drawing
 
 KINDS: dict[type[AnyEvent], str] = {
     Step: "S",
@@ -96,7 +97,7 @@ class _Encoder:
         tables = {kind.__name__: self._table(kind, events) for kind, events in by_kind.items()}
         self._add_bytes()
         return {
-            "hosts": [visible(host) for host in timeline.hosts],
+            "hosts": [visible(host) for host in topology_drawing.columns(timeline)],
             "ended": timeline.ended_ns - timeline.started_ns,
             "kinds": "".join([KINDS[type(event)] for event in timeline.events]),
             "at": [now - before for before, now in zip([timeline.started_ns, *moments], moments, strict=False)],
@@ -113,9 +114,11 @@ class _Encoder:
         if find is not None:
             made["connection"] = _short("number", self._connections.of(map(find, events)))
         if kind is Output:
-            made["preview"] = self._previews(events, "data", PREVIEW_BYTES)
+            made["preview"] = self._previews(map(attrgetter("data"), events), PREVIEW_BYTES, of_text_only=False)
         elif kind is Packet:
-            made["preview"] = self._previews(events, "header.payload", _PAYLOAD_PREVIEW_BYTES)
+            made["preview"] = self._previews(
+                map(attrgetter("header.payload"), events), _PAYLOAD_PREVIEW_BYTES, of_text_only=True
+            )
         return {"rows": len(events), "columns": made}
 
     def _column(self, name: str, values: Sequence[Value], events: Sequence[AnyEvent]) -> Column:
@@ -136,9 +139,13 @@ class _Encoder:
             return _short("flow", self._flows.of(values))
         return _short("number", list(values))  # type: ignore[arg-type]
 
-    def _previews(self, events: Sequence[AnyEvent], field: str, limit: int) -> Column:
-        data = [value[:limit] for value in map(attrgetter(field), events)]
-        return _short("text", self._texts.of([_as_text(each) for each in data]))
+    def _previews(self, data: Iterable[bytes], limit: int, *, of_text_only: bool) -> Column:
+        """Return the beginnings as text; with `of_text_only`, "" for other data."""
+        texts = [part[:limit].decode("utf-8", "ignore" if of_text_only else "backslashreplace") for part in data]
+        shown = [text.replace("\r\n", "\n").rstrip("\n") for text in texts]
+        if of_text_only:
+            shown = [text if text.replace("\n", "").isprintable() else "" for text in shown]
+        return _short("text", self._texts.of(shown))
 
     def _add_bytes(self) -> None:
         for event in self._timeline.events:
@@ -219,13 +226,6 @@ def _is_whole(flow: Flow) -> bool:
 
 def _connection_text(flow: Hashable) -> str:
     return visible(str(flow)).replace(" -> ", " - ")
-
-
-def _as_text(data: bytes) -> str:
-    """Return the beginning of printable data, else ""."""
-    text = data.decode("utf-8", "ignore")
-    shown = text.replace("\r\n", "\n").strip("\n")
-    return shown if sum(map(str.isprintable, shown)) * 5 >= len(data) * 4 else ""
 
 
 def _short(kind: str, values: list[int | bool | None]) -> Column:

@@ -51,6 +51,21 @@ def drawing(timeline: Timeline) -> str:
     )
 
 
+def columns(timeline: Timeline) -> tuple[str, ...]:
+    """Return the hosts of the timeline in the order of the drawing, from left to right: routers between their hosts."""
+    nodes = {node.name: node for node in timeline.nodes}
+    if not timeline.hosts or not set(timeline.hosts) <= nodes.keys():
+        return timeline.hosts
+    points = _places(timeline.hosts, nodes, [link for link in timeline.links if all(end.node in nodes for end in link)])
+    middle = (min(point.x for point in points.values()) + max(point.x for point in points.values())) / 2
+    return tuple(sorted(timeline.hosts, key=lambda name: (points[name].x, _outwards(points[name], middle))))
+
+
+def _outwards(point: _Point, middle: float) -> float:
+    """Order nodes above each other: lower ones further from the middle."""
+    return -point.y if point.x <= middle else point.y
+
+
 def _places(
     hosts: Sequence[str], nodes: Mapping[str, NodeInfo], links: Sequence[tuple[Endpoint, Endpoint]]
 ) -> dict[str, _Point]:

@@ -22,6 +22,7 @@
   };
   const GROUPS = { S: "steps", C: "calls", P: "packets", T: "kernel", R: "kernel", X: "kernel", D: "kernel",
     N: "kernel", Q: "queues", O: "output", M: "steps" };
+  const UPKEEP = /who has|is at|neighbo|router|multicast listener|membership|mld|igmp/i; // in the summary of a packet
 
   function base64(text) {
     const binary = atob(text), bytes = new Uint8Array(binary.length);
@@ -99,6 +100,8 @@
     }
   }
 
+  const groups = Array.from(kinds, (kind, index) => kind === "P" && UPKEEP.test(text(index, "header.summary")) ? "upkeep" : GROUPS[kind]);
+
   // ---- Text of events
 
   const milliseconds = (ns) => (ns / MILLISECOND).toFixed(3);
@@ -129,7 +132,9 @@
       case "S": {
         const ended = raw(index, "until_ns"), outcome = text(index, "outcome");
         const result = outcome ? outcome + (ended === null ? "" : ` ${duration(ended)}`) : "not finished";
-        return { text: `${text(index, "index")}  ${text(index, "host")}  ${text(index, "title")}`, result, style: `step ${outcome}` };
+        const host = text(index, "host"), title = text(index, "title");
+        const named = host && !title.endsWith(` on ${host}`) ? `${host}  ${title}` : title;
+        return { text: `${text(index, "index")}  ${named}`, result, style: `step ${outcome}` };
       }
       case "C": return callLabel(index, part);
       case "P": return packetLabel(index);
@@ -222,14 +227,14 @@
   let rows = { event: new Int32Array(0), part: new Uint8Array(0), time: new Float64Array(0) };
   let firstRow = new Int32Array(count), lastRow = new Int32Array(count);
   let spans = [], openAt = [];
-  const shown = { steps: true, calls: true, packets: true, kernel: true, queues: true, output: true };
+  const shown = { steps: true, calls: true, packets: true, kernel: true, queues: true, output: true, upkeep: false };
   const range = { from: Math.min(0, count ? at[0] : 0), until: Math.max(data.ended, count ? at[count - 1] : 0, 1) };
   const whole = { ...range };
   let selected = -1, followed = null, onlyConnection = false, onlyFound = false;
   const hits = new Uint8Array(count);
 
   function isShown(index) {
-    if (joined[index] || unchanged[index] || !shown[GROUPS[kinds[index]]]) return false;
+    if (joined[index] || unchanged[index] || !shown[groups[index]]) return false;
     if (onlyFound && search.value && !hits[index]) return false;
     return !(onlyConnection && followed !== null && connectionOf(index) !== followed && kinds[index] !== "S");
   }
@@ -351,8 +356,13 @@
     const kind = style(shownLabel.style);
     group.append(svg("line", { class: "wire", x1, y1: top, x2, y2: bottom, "marker-end": lost ? "url(#cross)" : `url(#tip${kind})` }));
     const middle = (begin + end) / 2, slope = (bottom - top) / (x2 - x1);
-    const shownText = fitted(shownLabel.text, "", lost ? width - LEFT - 40 : Math.abs(end - begin) - 40)[0], long = shownText.length * letter;
-    const centre = lost ? end + side * (12 + long / 2) : down ? begin + side * (22 + long / 2) : middle, y = down || lost ? 15 : top + slope * (middle - x1) + 4;
+    const low = Math.min(begin, end), high = Math.max(begin, end), long = Math.min(shownLabel.text.length * letter, width - LEFT - 60);
+    const [shownText] = fitted(shownLabel.text, "", long + 1), half = long / 2;
+    // Within the arrow; beside it if there is no room.
+    const isWide = long + 36 > high - low, fitsRight = high + long + 20 < width;
+    const centre = lost ? end + side * (12 + half) : isWide ? (fitsRight ? high + 10 + half : Math.max(low - 10 - half, LEFT + half))
+      : down ? begin + side * (22 + half) : middle;
+    const y = down || lost || isWide ? 15 : top + slope * (middle - x1) + 4;
     group.append(svg("rect", { class: "under", x: centre - long / 2 - 4, y: y - 11, width: long + 8, height: 14 }),
       svg("text", { x: centre, y, "text-anchor": "middle" }, shownText));
     return group;
@@ -556,6 +566,7 @@
     const { rows: _, columns } = data.tables[NAMES[kinds[index]]];
     const hidden = new Set(["source", "preview", "connection", "relative_seq", "relative_ack", "journey", "interface", "receiver", "receiver_interface", "arrived_ns", "wire"]);
     for (const name in columns) {
+      if (name === "repeated" && raw(index, name) === 1) continue;
       const [kind] = columns[name], value = raw(index, name);
       if ((kinds[index] === "P" || name === "source" || name === "preview" || name === "connection") && hidden.has(name)) continue;
       if (value === null || value === false || (value === 0 && !/result|fd|seq|ack|queue/.test(name))) {
@@ -586,11 +597,11 @@
   }
   function dump(bytes) {
     const lines = [];
-    for (let start = 0; start < bytes.length; start += 16) {
-      const part = [...bytes.subarray(start, start + 16)];
+    for (let start = 0; start < bytes.length; start += 8) {
+      const part = [...bytes.subarray(start, start + 8)];
       const hex = part.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
       const letters = part.map((byte) => byte >= 32 && byte < 127 ? String.fromCharCode(byte) : ".").join("");
-      lines.push(`${start.toString(16).padStart(4, "0")}  ${hex.padEnd(47)}  ${letters}`);
+      lines.push(`${start.toString(16).padStart(4, "0")}  ${hex.padEnd(23)}  ${letters}`);
     }
     return lines.join("\n");
   }
@@ -824,7 +835,7 @@
       rebuild();
     });
   }
-  const present = new Set([...kinds].map((kind) => GROUPS[kind]));
+  const present = new Set(groups);
   for (const box of document.querySelectorAll("#filters input")) {
     box.closest("label").hidden = !present.has(box.value);
     box.addEventListener("change", () => { shown[box.value] = box.checked; rebuild(); });

@@ -126,7 +126,7 @@ def test_the_bytes_of_a_packet_are_those_of_its_frame(browser: Page, tmp_path: P
     browser.press("End")
     browser.wait_for("document.querySelector('#details .bytes')?.textContent.length > 0")
     lines = browser.run("document.querySelector('#details .bytes').textContent").splitlines()
-    assert len(lines) == -(-1000 // 16)
+    assert len(lines) == -(-1000 // 8)
     assert set(re.findall(r" ([0-9a-f]{2})(?= )", " ".join(lines))) == {f"{399 % 256:02x}"}
 
 

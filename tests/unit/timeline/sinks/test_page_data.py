@@ -104,3 +104,12 @@ def test_columns_of_equal_values_and_texts_are_stored_once() -> None:
     text, _ = columns(many(20_000))
     assert len(text) < 20_000 * 70
     assert text.count(b"client:eth0 - server:eth0") == 1
+
+
+def test_previews_are_the_beginning_of_text() -> None:
+    b = Builder()
+    for payload in (b"hello\r\nworld", b"\x16\x03\x01\x02\x00", "é".encode() * 20):
+        b.packet(10, "client", "PSH ACK", 1, 1, payload)
+    b.output(20, "client", b"OK\n\xff")
+    _, events = decoded(b.timeline())
+    assert [event["preview"] for event in events] == ["hello\nworld", "", "é" * 12, "OK\n\\xff"]

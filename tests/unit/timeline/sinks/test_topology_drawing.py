@@ -9,7 +9,7 @@ import pytest
 
 from labctl.structs import replace
 from labctl.timeline.events import NodeInfo, Timeline
-from labctl.timeline.sinks.topology_drawing import drawing
+from labctl.timeline.sinks.topology_drawing import columns, drawing
 from labctl.topology.model import Endpoint, NodeKind
 from tests.timelines import tcp_echo
 
@@ -84,3 +84,15 @@ def test_names_are_text() -> None:
 def test_a_lab_without_nodes_or_with_very_many_has_no_drawing() -> None:
     assert drawing(lab({})) == ""
     assert drawing(lab({f"h{number}": HOST for number in range(1000)})) == ""
+
+
+def test_columns_of_a_ladder_have_routers_between_their_hosts() -> None:
+    kinds = {"a": HOST, "b": HOST, "r1": ROUTER, "r2": ROUTER, "r3": ROUTER}
+    timeline = lab(kinds, ("a", "r1"), ("r1", "r2"), ("r2", "r3"), ("r3", "b"))
+    timeline = replace(timeline, hosts=tuple(kinds))
+    assert columns(timeline) == ("a", "r1", "r2", "r3", "b")
+
+
+def test_columns_of_hosts_without_a_node_stay_in_their_order() -> None:
+    timeline = replace(tcp_echo(), hosts=("server", "client"), nodes=())
+    assert columns(timeline) == ("server", "client")
