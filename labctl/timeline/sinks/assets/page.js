@@ -224,6 +224,9 @@
   const returned = Float64Array.from(returns, (index) => at[index] + raw(index, "until_ns"));
   const returnOrder = Uint32Array.from(returns, (_, number) => number).sort((a, b) => returned[a] - returned[b] || a - b);
 
+  // Room for all entries and a silence before each, of which `rows` are the used part.
+  const room = 2 * (count + returns.length);
+  const buffer = { event: new Int32Array(room), part: new Uint8Array(room), time: new Float64Array(room) };
   let rows = { event: new Int32Array(0), part: new Uint8Array(0), time: new Float64Array(0) };
   let firstRow = new Int32Array(count), lastRow = new Int32Array(count);
   let spans = [], openAt = [];
@@ -239,22 +242,21 @@
     return !(onlyConnection && followed !== null && connectionOf(index) !== followed && kinds[index] !== "S");
   }
   function buildRows() {
-    const event = [], part = [], time = [], kept = new Uint8Array(count);
+    const { event, part, time } = buffer, kept = new Uint8Array(count);
     for (let index = 0; index < count; index++) kept[index] = isShown(index) ? 1 : 0;
     firstRow.fill(-1);
     lastRow.fill(-1);
-    let previous = null;
+    let previous = null, length = 0;
+    const put = (index, which, when) => { event[length] = index; part[length] = which; time[length++] = when; };
     const add = (index, which, when) => {
       if (when < range.from || when > range.until) return;
-      if (previous !== null && when - previous >= LONG_SILENCE_NS) {
-        event.push(-1); part.push(SILENCE); time.push(when - previous);
-      }
+      if (previous !== null && when - previous >= LONG_SILENCE_NS) put(-1, SILENCE, when - previous);
       previous = when;
-      const last = event.length - 1;
-      if (which === END && event[last] === index && part[last] === BEGIN) { part[last] = 0; return; }
-      if (firstRow[index] < 0) firstRow[index] = event.length;
-      lastRow[index] = event.length;
-      event.push(index); part.push(which); time.push(when);
+      const last = length - 1;
+      if (which === END && last >= 0 && event[last] === index && part[last] === BEGIN) { part[last] = 0; return; }
+      if (firstRow[index] < 0) firstRow[index] = length;
+      lastRow[index] = length;
+      put(index, which, when);
     };
     let next = 0;
     for (let index = 0; index <= count; index++) {
@@ -267,7 +269,7 @@
       }
       if (index < count && kept[index]) add(index, kinds[index] === "C" ? BEGIN : 0, now);
     }
-    rows = { event: Int32Array.from(event), part: Uint8Array.from(part), time: Float64Array.from(time) };
+    rows = { event: event.subarray(0, length), part: part.subarray(0, length), time: time.subarray(0, length) };
     buildSpans();
   }
   // The bars of calls during which something else happened; lanes keep those of a host apart.
@@ -503,7 +505,7 @@
     buildRows();
     refresh();
     if (kept >= 0 && firstRow[kept] >= 0) showRow(firstRow[kept]);
-    drawPlots();
+    setTimeout(drawPlots); // in a task of its own, for short frames
   }
 
   // ---- Selection and details
@@ -524,7 +526,7 @@
     } else ladder.removeAttribute("aria-activedescendant");
     remark();
     showDetails(index);
-    drawPlots();
+    placeNow();
   }
   const currentRow = () => selected >= 0 && firstRow[selected] >= 0 ? firstRow[selected] : Math.floor(ladder.scrollTop / ROW) - 1;
   function step(by, accepts = () => true) { // the next row of an event in that direction
@@ -641,7 +643,7 @@
         const all = `${sentence(index, 0)} ${connection === null ? "" : data.connections[connection]}`;
         if (all.toLowerCase().includes(wanted)) { hits[index] = 1; number++; }
       }
-      if (index % 256 === 0 && performance.now() - started > 12) {
+      if (index % 64 === 0 && performance.now() - started > 8) {
         found.textContent = `${number.toLocaleString("en")} \u2026`;
         remark();
         await new Promise((resolve) => setTimeout(resolve));
@@ -732,7 +734,6 @@
         if (!Number.isNaN(last)) path += `H${PLOT.left + pixels * size}`;
         return svg("path", { class: `line colour-${number}`, d: path });
       });
-      const here = selected >= 0 ? PLOT.left + ((at[selected] - range.from) / (range.until - range.from)) * inner : -1;
       plot.svg.setAttribute("viewBox", `0 0 ${wide} ${PLOT.height}`);
       plot.svg.setAttribute("height", PLOT.height);
       plot.svg.replaceChildren(
@@ -741,13 +742,19 @@
         svg("text", { class: "tick", x: PLOT.left - 6, y: y(top) + 4, "text-anchor": "end" }, quantity(top, plot.unit)),
         svg("text", { class: "tick", x: PLOT.left - 6, y: y(0) + 4, "text-anchor": "end" }, "0"),
         ...lines,
-        ...(here >= PLOT.left && here <= wide - PLOT.right ? [svg("line", { class: "now", x1: here, x2: here, y1: 0, y2: PLOT.height })] : []),
+        plot.now = svg("line", { class: "now", y1: 0, y2: PLOT.height }),
         svg("line", { class: "cross", x1: -9, x2: -9, y1: 0, y2: PLOT.height }),
         svg("rect", { class: "brush", x: -9, y: 0, width: 0, height: PLOT.height }),
       );
       plot.svg.setAttribute("aria-label", `${plot.title}: at most ${quantity(top, plot.unit)}; ${plot.series.map((one) => one.name).join(", ")}`);
     }
     drawAxis(wide, inner);
+    placeNow(wide);
+  }
+  function placeNow(wide = byId("plots").clientWidth) { // the line at the selected event
+    const share = selected < 0 ? -1 : (at[selected] - range.from) / (range.until - range.from);
+    const here = share < 0 || share > 1 ? -99 : PLOT.left + share * (wide - PLOT.left - PLOT.right);
+    for (const plot of plots) { plot.now?.setAttribute("x1", here); plot.now?.setAttribute("x2", here); }
   }
   function drawAxis(wide, inner) {
     const axis = byId("axis"), length = range.until - range.from;

@@ -14,6 +14,7 @@ from labctl.structs import replace
 from labctl.timeline.events import Mark, Packet, SocketKey, SocketSample, Source, Step, Timeline, Verdict
 from labctl.timeline.sinks.html import write
 from tests.chromium import Page, chromium
+from tests.skips import needs_programs
 from tests.timelines import STARTED_NS, Builder, many, tcp_echo
 
 READY = "document.documentElement.dataset.ready || document.documentElement.dataset.failed"
@@ -297,17 +298,17 @@ def test_a_narrow_page_does_not_scroll_sideways(browser: Page, tmp_path: Path) -
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
 
 
+@needs_programs("pdftotext")
 def test_all_rows_are_printed(browser: Page, tmp_path: Path) -> None:
     show(browser, many(2000), tmp_path)
     (tmp_path / "page.pdf").write_bytes(browser.pdf())
-    if not any(Path(folder, "pdftotext").exists() for folder in ("/usr/bin", "/usr/local/bin")):
-        pytest.skip("needs pdftotext (Debian: apt-get install poppler-utils)")
     text = subprocess.run(["pdftotext", tmp_path / "page.pdf", "-"], capture_output=True, text=True, check=True).stdout
     assert text.count("SYN\u00b7ACK") == 100
     assert text.count("FIN\u00b7ACK") == 200
     assert browser.run("document.getElementById('printed').childElementCount") == 0  # only while it is printed
 
 
+@pytest.mark.alone
 def test_a_hundred_thousand_events_are_ready_in_a_second_and_scroll_without_long_frames(
     browser: Page, tmp_path: Path
 ) -> None:
@@ -329,6 +330,6 @@ def test_a_hundred_thousand_events_are_ready_in_a_second_and_scroll_without_long
             return Math.max(0, ...tasks);
         })()"""
     )
-    # The aim is 1,000 ms and 50 ms on an idle machine; other tests run beside this one.
-    assert ready_ms < 4000
-    assert longest_ms < 200
+    # The aims on a machine of 2026 are 1,000 ms and 50 ms.
+    assert ready_ms < 2000
+    assert longest_ms < 100
