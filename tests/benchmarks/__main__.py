@@ -13,7 +13,17 @@ from tests.benchmarks.machine import description
 from tests.benchmarks.options import Options
 from tests.benchmarks.plot import svg
 from tests.benchmarks.results import Section
-from tests.benchmarks.suites import builders, commands, fresh_labs, growth, long_run, phases, planning, replay
+from tests.benchmarks.suites import (
+    builders,
+    commands,
+    fresh_labs,
+    growth,
+    long_run,
+    phases,
+    planning,
+    recording,
+    replay,
+)
 
 SUITES = {
     "builders": builders.run,
@@ -24,6 +34,7 @@ SUITES = {
     "long-run": long_run.run,
     "growth": growth.run,
     "planning": planning.run,
+    "recording": recording.run,
 }
 
 

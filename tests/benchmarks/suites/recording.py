@@ -1,0 +1,157 @@
+"""What a recording costs: a lab that is recorded, HTTP requests, and datagrams at the rate that a sender reaches."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import ExitStack
+
+from labctl.lab.client.handle import Lab
+from labctl.timeline.events import Packet
+from labctl.timeline.recording import Recording, RecordOptions
+from tests.benchmarks.options import Options, progress
+from tests.benchmarks.results import Section, Table, median, milliseconds, ratio, with_spread
+from tests.labs import output, pair_plan
+
+_SERVE = """
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(bytes(1000))
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("", 8000), Answer).serve_forever()
+"""
+_GET = """
+import http.client, socket, sys, time
+for attempt in range(200):
+    try: socket.create_connection(("server", 8000)).close(); break
+    except ConnectionRefusedError: time.sleep(0.05)
+began = time.perf_counter()
+for _ in range(int(sys.argv[1])):
+    connection = http.client.HTTPConnection("server", 8000)
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    connection.close()
+print(time.perf_counter() - began)
+"""
+_FLOOD = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.connect(("server", 5353))
+data, send, count = bytes(22), sock.send, int(sys.argv[1])
+began = time.perf_counter()
+for _ in range(count):
+    try: send(data)
+    except OSError: pass  # ECONNREFUSED: nobody listens
+print(time.perf_counter() - began)
+"""
+NO_SAMPLES = RecordOptions(sample_interval_s=0, kernel=False)
+LARGE = RecordOptions(sample_interval_s=0, kernel=False, limit_bytes=1 << 30)
+
+
+def run(options: Options) -> Section:
+    """Measure all three, each in turns with the same without a recording."""
+    labs, requests, datagrams = (5, 100, 5000) if options.quick else (50, 10_000, 1_000_000)
+    times = 1 if options.quick else 5
+    plain, recorded = _labs(labs)
+    tables = [
+        Table(
+            "A lab of two hosts, opened and closed",
+            ("", "time", ""),
+            (
+                ("without a recording", with_spread(plain), ""),
+                ("recorded", with_spread(recorded), ratio(median(recorded), median(plain))),
+            ),
+        )
+    ]
+    samples: dict[str, object] = {"lab_s": plain, "recorded_lab_s": recorded}
+    progress(f"recording: {requests:,} requests, {times} times with each kind of recording")
+    kinds = {
+        "without a recording": None,
+        "packets": NO_SAMPLES,
+        "packets, kernel's events, samples of sockets": RecordOptions(),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(times):
+        for name, kind in kinds.items():
+            taken[name].append(_requests(requests, kind))
+    base = min(taken["without a recording"])  # how two processes share processors varies more than what is measured
+    rows = tuple((name, milliseconds(min(each)), ratio(min(each), base)) for name, each in taken.items())
+    title = f"{requests:,} HTTP requests, a connection for each; the least of {times} in turns"
+    tables.append(Table(title, ("", "time", ""), rows))
+    samples["requests_s"] = taken
+    progress(f"recording: {datagrams:,} datagrams")
+    tables.append(_flood(datagrams, samples))
+    return Section("recording", "Recordings", tuple(tables), samples=samples)
+
+
+def _labs(count: int) -> tuple[list[float], list[float]]:
+    """The times of labs without and with a recording, in turns."""
+    progress(f"recording: {count} labs")
+    plan = pair_plan()
+
+    def lab(kind: RecordOptions | None) -> float:
+        began = time.perf_counter()
+        with Lab.open(plan) as opened:
+            if kind is not None:
+                with Recording.start(opened, kind, plan=plan) as recording:
+                    recording.wait_ready()
+        return time.perf_counter() - began
+
+    kinds = None, RecordOptions()
+    for kind in (*kinds, *kinds):
+        lab(kind)  # the processes that later labs share
+    taken: tuple[list[float], list[float]] = [], []
+    for _ in range(count):
+        for times, kind in zip(taken, kinds, strict=True):
+            times.append(lab(kind))
+    return taken
+
+
+def _requests(count: int, kind: RecordOptions | None) -> float:
+    """The time of so many requests."""
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab.open(pair_plan()))
+        if kind is not None:
+            stack.enter_context(Recording.start(lab, kind, plan=pair_plan())).wait_ready()
+        lab.spawn("server", [sys.executable, "-c", _SERVE]).close()
+        return float(output(lab, "client", sys.executable, "-c", _GET, str(count)))
+
+
+def _flood(count: int, samples: dict[str, object]) -> Table:
+    """Datagrams of 64 bytes as fast as one process sends them, seen at both hosts."""
+    plan = pair_plan()
+    with Lab.open(plan) as lab:
+
+        def send() -> float:
+            return float(output(lab, "client", sys.executable, "-c", _FLOOD, str(count)))
+
+        alone = send()
+        with Recording.start(lab, LARGE, plan=plan) as recording:
+            recording.wait_ready()
+            before = _cpu_s(recording._process.pid)
+            together = send()
+            used = _cpu_s(recording._process.pid) - before
+            timeline = recording.stop()
+    seen = sum(isinstance(event, Packet) and event.header.protocol == "udp" for event in timeline.events)
+    lost = sum(loss.count for loss in timeline.losses)
+    samples["flood"] = {"count": count, "alone_s": alone, "recorded_s": together, "seen": seen, "lost": lost}
+    rows = (
+        ("packets a second, without a recording", f"{count / alone:,.0f}"),
+        ("packets a second, recorded at both hosts", f"{count / together:,.0f}"),
+        ("packets in the timeline", f"{seen:,} of {count:,}"),
+        ("packets that were lost", f"{lost:,}"),
+        ("the recorder's CPU time for a packet at one host", f"{used / count / 2 * 1e6:.2f} us"),
+    )
+    return Table(f"{count:,} datagrams of 64 bytes", ("", ""), rows)
+
+
+def _cpu_s(pid: int) -> float:
+    """The CPU time of a process (proc_pid_stat(5))."""
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
