@@ -245,8 +245,11 @@ class PacketQueue(_PacketSocket):
             sock.close()
             raise
 
-    def flush(self, write: Write, *, before_ns: int | None = None) -> None:
-        """Give all packets to `write`, as PacketRing does; only those with an earlier time stamp (CLOCK_REALTIME)."""
+    def flush(self, write: Write, *, before_ns: int | None = None) -> int:
+        """Give all packets to `write`, as PacketRing does, and return their number.
+
+        With `before_ns`, leave out those with a later time stamp (CLOCK_REALTIME).
+        """
         received = list(self._receive())
         latest_ns = received[-1][0] if received else 0
         for index in range(len(received) - 1, -1, -1):  # a packet without a stamp has got the time of its reading
@@ -260,6 +263,7 @@ class PacketQueue(_PacketSocket):
             length = BLOCK_HEADER_BYTES + len(packets)
             header = BLOCK.pack(TPACKET_V3, 0, TP_STATUS_USER, len(part), BLOCK_HEADER_BYTES, length, 0, 0)
             write(len(part), header.ljust(BLOCK_HEADER_BYTES, b"\0"), packets)
+        return len(received)
 
     def _receive(self) -> Iterator[tuple[int, bytes]]:
         """Yield all packets: time stamp, and struct tpacket3_hdr with what follows it."""

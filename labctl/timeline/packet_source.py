@@ -1,6 +1,8 @@
-"""The packets of a node, as the recorder gets them: at once from a socket's receive queue, soon from a ring.
+"""The packets of a node, as the recorder gets them: from a socket's receive queue at first, from a ring if many come.
 
-A lab that lives shorter than `RING_AFTER_NS` has no ring, whose making and freeing takes longer than such a lab.
+To make and to free a ring takes longer than many a lab lives. A packet from a queue costs 30 times as much. So the
+recorder looks into the queue when packets have come, at most once in `PAUSE_NS`. When it finds `RING_WORTH` packets,
+it makes a ring in a thread, and then changes from the queue to the ring at one moment.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from functools import partial
 from time import CLOCK_REALTIME, clock_gettime_ns
 
 from labctl.clock import monotonic_ns
-from labctl.errors import errno_name
-from labctl.kernel.packet_ring import PacketQueue, PacketRing, accept
+from labctl.kernel.packet_ring import PacketQueue, PacketRing, Write, accept
 from labctl.structs import Struct, json_encode
 from labctl.timeline.spool import LOST_PAYLOAD, Kind, SpoolWriter
 
-RING_AFTER_NS = 20_000_000
+PAUSE_NS = 20_000_000
+RING_WORTH = 100
 QUEUE_SHARE = 4  # of a ring: packets take more space in a queue, but only if there are any
 IN_FLIGHT_NS = 2_000_000  # between a packet's time stamp and its place in queue and ring, at most
 
@@ -63,33 +65,46 @@ class PacketSource:
         self._queue = PacketQueue(now, queue_bytes, bytes.fromhex(settings.program), settings.snap_bytes)
         self._later: socket.socket | None = later
         self._ring: PacketRing | None = None
-        self._refusal = 0  # the errno of the ring
+        self._waits = False  # for the next packet in the queue
         self._cut_ns = 0  # CLOCK_REALTIME: packets with later time stamps are those of the ring
-        self._is_cut = self._is_finished = self._is_closed = False
+        self._is_making = self._is_cut = self._is_finished = self._is_closed = False
         self._interfaces: dict[int, str] = {}
         self._written_drops = 0
-        self.next_ns: int | None = monotonic_ns() + RING_AFTER_NS
+        self.next_ns: int | None = monotonic_ns() + PAUSE_NS
 
     def fileno(self) -> int:
-        """The ring's descriptor when the packets come from the ring; -1 before that."""
-        return self._ring.fileno() if self._ring is not None and self._is_cut else -1
+        """The descriptor of the ring, or of the queue while it is empty; -1 during pauses."""
+        if self._ring is not None and self._is_cut:
+            return self._ring.fileno()
+        return self._queue.fileno() if self._waits else -1
 
     def drain(self, spool: SpoolWriter) -> None:
-        """Write the blocks of the ring that are ready; begin to make the ring, and begin to use it."""
+        """Write the packets of the queue, or the blocks of the ring that are ready."""
+        write = partial(spool.write, Kind.PACKETS, self.node)
         self.next_ns = None
-        if self._later is not None:
+        if self._ring is None:
+            self._drain_queue(write)
+        elif not self._cut_ns:
+            self._begin_cut()
+        else:
+            if not self._is_cut:
+                self._cut(self._ring, write)
+            self._ring.drain(write)
+        self._count(spool)
+
+    def _drain_queue(self, write: Write) -> None:
+        self._waits = False
+        if self._is_making:
+            return
+        count = self._queue.flush(write)
+        if count >= RING_WORTH and self._later is not None:
             later, self._later = self._later, None
+            self._is_making = True
             self._in_thread(self, partial(self._make_ring, later))
-        elif self._refusal:
-            spool.write(Kind.MISSING, self.node, 0, f"more packets: no ring: {errno_name(self._refusal)}".encode())
-        elif self._ring is not None and not self._is_cut:
-            if not self._cut_ns:
-                self._begin_cut()
-            else:
-                self._cut(self._ring, spool)
-        if self._ring is not None and self._is_cut:
-            self._ring.drain(partial(spool.write, Kind.PACKETS, self.node))
-            self._count(spool)
+        elif count:
+            self.next_ns = monotonic_ns() + PAUSE_NS
+        else:
+            self._waits = True
 
     def flush(self, spool: SpoolWriter) -> None:
         """Write everything up to now, and names of interfaces that are new."""
@@ -128,26 +143,24 @@ class PacketSource:
                 each.close()
 
     def _make_ring(self, sock: socket.socket) -> None:
-        """Make the ring, in a thread."""
-        try:
-            settings = self._settings
-            ring = PacketRing(sock, settings.ring_bytes, bytes.fromhex(settings.program), is_large=settings.is_whole)
-        except OSError as error:
-            self._refusal = error.errno or 0
-            return
-        self._ring = ring
-        if self._is_closed:
-            ring.close()
+        """Make the ring, in a thread; without one, which takes memory of the kernel, the queue stays."""
+        settings = self._settings
+        with suppress(OSError):
+            program = bytes.fromhex(settings.program)
+            self._ring = PacketRing(sock, settings.ring_bytes, program, is_large=settings.is_whole)
+        self._is_making = False
+        if self._is_closed and self._ring is not None:
+            self._ring.close()
 
     def _begin_cut(self) -> None:
         self._queue.count()  # what it drops from here on is in the ring
         self._cut_ns = clock_gettime_ns(CLOCK_REALTIME)
         self.next_ns = monotonic_ns() + IN_FLIGHT_NS
 
-    def _cut(self, ring: PacketRing, spool: SpoolWriter) -> None:
+    def _cut(self, ring: PacketRing, write: Write) -> None:
         """Take packets from the ring from here on, each packet from one of both."""
         self._queue.attach(accept(0))
-        self._queue.flush(partial(spool.write, Kind.PACKETS, self.node), before_ns=self._cut_ns)
+        self._queue.flush(write, before_ns=self._cut_ns)
         ring.skip_before(self._cut_ns)
         self._is_cut = True
         if self._is_finished:

@@ -35,7 +35,7 @@ CLOCK_STEP_NS = 10_000  # a clock that differs by more has been set
 NO_DESCRIPTOR = -1  # of the sampler, the only source without one
 SAMPLING_SHARE = 50  # of the time, one in this many goes into samples
 SETTLE_NS = 1_000_000  # between a packet's time stamp and its place in the ring, at most
-CLOSERS = 16  # threads, each of which waits for the kernel
+THREADS_MAX = 32  # each of which waits for the kernel
 
 
 class Source(Protocol):
@@ -161,7 +161,9 @@ class Recorder:
         self._poller = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}  # by descriptor
         self._moments: dict[object, tuple[int, Callable[[], None]]] = {}
-        self._finished: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Callable[[], None], Callable[[], None]]] = deque()  # for threads
+        self._finished: deque[Callable[[], None]] = deque()  # what threads leave to the loop
+        self._threads = 0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._recordings: set[ActiveRecording] = set()
         self._has_owner = True
@@ -200,16 +202,31 @@ class Recorder:
         else:
             self._moments[key] = moment_ns, handler
 
-    def in_thread(self, work: Callable[[], None], then: Callable[[], None] | None = None) -> None:
+    def in_thread(self, work: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
         """Call `work`, which waits for the kernel, in a thread, and then `then` in the loop."""
+        self._waiting.append((work, then))
+        if self._threads < THREADS_MAX:
+            self._threads += 1
+            threading.Thread(target=self._work, daemon=True).start()
 
-        def body() -> None:
-            work()
-            if then is not None:
-                self._finished.append(then)
+    def _work(self) -> None:
+        """Be a thread, until there is no work."""
+        while True:
+            try:
+                work, then = self._waiting.popleft()
+            except IndexError:
+                self._finished.append(self._end_thread)
                 os.eventfd_write(self._wake, 1)
+                return
+            work()
+            self._finished.append(then)
+            os.eventfd_write(self._wake, 1)
 
-        threading.Thread(target=body, daemon=True).start()
+    def _end_thread(self) -> None:
+        self._threads -= 1
+        if self._waiting:  # since the thread found none
+            self._threads += 1
+            threading.Thread(target=self._work, daemon=True).start()
 
     def end(self, recording: ActiveRecording) -> None:
         """Forget a recording, which has freed what it had."""
@@ -372,19 +389,11 @@ class ActiveRecording:
         self._recorder.at(source, None, lambda: None)
 
     def _close_sources(self, sources: Collection[Source]) -> None:
-        """Close these sources, which takes some 20 ms each, in threads."""
+        """Close these sources, which takes some 20 ms each."""
         for source in sources:
             self._unfollow(source)
             del self._sources[source]
-        waiting = deque(sources)
-
-        def close() -> None:
-            while waiting:
-                with suppress(IndexError):
-                    waiting.popleft().close()
-
-        for _ in range(min(len(waiting), CLOSERS)):
-            self._recorder.in_thread(close)
+            self._recorder.in_thread(source.close)
 
     def _flush(self) -> int:
         """Write everything up to now; return the time up to which the spool is complete."""

@@ -12,7 +12,7 @@ from labctl.clock import monotonic
 from labctl.lab.client.handle import Lab
 from labctl.structs import convert, json_decode
 from labctl.timeline.events import Clock
-from labctl.timeline.packet_source import RING_AFTER_NS
+from labctl.timeline.packet_source import PAUSE_NS, RING_WORTH
 from labctl.timeline.recording import Recording
 from labctl.timeline.sources.packets import sightings
 from labctl.timeline.spool import Kind
@@ -43,15 +43,17 @@ def payloads(recording: Recording, node: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("reads", [False, True], ids=["", "read meanwhile"])
-def test_no_packet_is_lost_or_taken_twice_when_the_ring_takes_over(lab: Lab, reads: bool) -> None:
+@pytest.mark.parametrize("burst", [1, RING_WORTH], ids=["few", "many"])
+def test_no_packet_is_lost_or_taken_twice_by_queue_and_ring(lab: Lab, burst: int, reads: bool) -> None:
     sent: list[bytes] = []
     with Recording.start(lab) as recording, lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
         recording.wait_ready()
-        until = monotonic() + 10 * RING_AFTER_NS / 1e9
+        until = monotonic() + 15 * PAUSE_NS / 1e9
         pause = select.poll()
         while monotonic() < until:
-            sent.append(b"%06d" % len(sent))
-            sock.sendto(sent[-1], ("10.0.0.2", PORT))
+            for _ in range(burst):
+                sent.append(b"%06d" % len(sent))
+                sock.sendto(sent[-1], ("10.0.0.2", PORT))
             if reads and len(sent) % 7 == 0:
                 recording.read()
             pause.poll(1)
