@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN
+from labctl.pytest_plugin.stash import BEGAN_NS, LABS, SCENARIO_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -46,6 +46,12 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         metavar="DIR",
         help="write reports of failed tests with labs, and results of scenarios, below DIR",
     )
+    group.addoption(
+        "--labctl-html",
+        metavar="DIR",
+        help="write a page for each failed test with a lab (calls, packets, queues), and an index, to DIR",
+    )
+    group.addoption("--labctl-html-all", action="store_true", help="with --labctl-html: also for tests that pass")
     group.addoption("--labctl-seed", metavar="N", type=int, help="seed of everything random in labs [env: LABCTL_SEED]")
     parser.addini("labctl_scenarios", "folders whose scenario files run as tests", type="paths", default=[])
     parser.addini("labctl_topology", "topology of the fixture `lab` without a mark", default="pair")
@@ -75,6 +81,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from labctl.pytest_plugin.scenarios import collect_configured_folders
 
         collect_configured_folders(config)
+    if config.getoption("--labctl-html") and not hasattr(config, "workerinput"):
+        from labctl.pytest_plugin.pages import register
+
+        register(config)
     if os.environ.get("GITHUB_ACTIONS") == "true" and not hasattr(config, "workerinput"):
         from labctl.pytest_plugin.reports import GitHubReporter
 
@@ -131,6 +141,10 @@ def _has_lab(item: pytest.Item) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that lack something, before pytest's own setup and before fixtures use labs."""
+    if item.config.getoption("--labctl-html"):
+        from labctl.clock import monotonic_ns
+
+        item.stash[BEGAN_NS] = monotonic_ns()
     fixtures = getattr(item, "fixturenames", ())
     if LABS in item.config.stash and "lab_factory" in fixtures:
         item.config.stash[LABS].begin_test()
@@ -158,6 +172,10 @@ def pytest_runtest_makereport(
         complete(item, report)
     else:
         report = yield
+    if item.config.getoption("--labctl-html") and (has_labs or SCENARIO_RUN in item.stash):
+        from labctl.pytest_plugin.pages import write
+
+        write(item, report)
     if call.when == "teardown" and has_labs:
         from labctl.pytest_plugin.labs import forget_closed
 

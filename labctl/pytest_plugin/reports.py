@@ -133,7 +133,7 @@ def _write_artifacts(item: pytest.Item, text: str, run: RunResult | None) -> str
     root = artifacts_root(item.config)
     if root is None:
         return ""
-    folder = root / _folder_name(item.nodeid)
+    folder = root / folder_name(item.nodeid)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if run is not None:
@@ -151,7 +151,7 @@ def _write_artifacts(item: pytest.Item, text: str, run: RunResult | None) -> str
     return f"artifacts: {folder}"
 
 
-def _folder_name(nodeid: str) -> str:
+def folder_name(nodeid: str) -> str:
     """Return the test's id as one safe path component; two tests never get the same one."""
     name = re.sub(r"[^\w.=-]+", "-", nodeid, flags=re.ASCII).strip("-.")
     if name == nodeid and len(name) <= _LONGEST_NAME:

@@ -13,13 +13,14 @@ import pytest
 from labctl.errors import InputError, MachineError
 from labctl.printable import in_log, visible
 from labctl.pytest_plugin.settings import as_seen_from, seed_of
-from labctl.pytest_plugin.stash import SCENARIO_RUN, SCENARIO_SOCKETS
+from labctl.pytest_plugin.stash import SCENARIO_RUN, SCENARIO_SOCKETS, SCENARIO_TIMELINE
 from labctl.scenario.loader import has_steps
 from labctl.scenario.model import Scenario
-from labctl.scenario.results import Outcome, ScenarioResult
+from labctl.scenario.results import Listener, Outcome, ScenarioInfo, ScenarioResult
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
+    from labctl.timeline.events import Timeline
 
 
 class ScenarioFailed(Exception):
@@ -79,6 +80,22 @@ class ScenarioFile(pytest.File):
         yield ScenarioItem.from_parent(self, name=name, scenario=scenario)
 
 
+class _TimelineKeeper(Listener):
+    """Keeps the recording of a scenario on its item."""
+
+    def __init__(self, item: ScenarioItem) -> None:
+        self._item = item
+
+    @property
+    def wants_every_timeline(self) -> bool:
+        """Whether also a scenario that passes has a page."""
+        return bool(self._item.config.getoption("--labctl-html-all"))
+
+    def recorded(self, scenario: ScenarioInfo, result: ScenarioResult, timeline: Timeline) -> None:
+        """Keep it."""
+        self._item.stash[SCENARIO_TIMELINE] = timeline
+
+
 class ScenarioItem(pytest.Item):
     """Runs the scenario in a lab of its own, which ends with the test."""
 
@@ -90,6 +107,7 @@ class ScenarioItem(pytest.Item):
     def runtest(self) -> None:
         """Run it in a thread of the runner, so that Ctrl-C or a time limit in this thread ends it promptly."""
         from labctl.scenario import RunOptions, run_many
+        from labctl.timeline.recording import DEFAULTS
 
         seed = seed_of(self.config)
         self.user_properties += [
@@ -99,8 +117,8 @@ class ScenarioItem(pytest.Item):
             ("seed", str(seed)),
         ]
         try:
-            options = RunOptions(seed=seed, look_at_failure=self._record_sockets)
-            run = run_many([self.scenario], options)
+            options = RunOptions(seed=seed, look_at_failure=self._record_sockets, record=DEFAULTS)
+            run = run_many([self.scenario], options, _TimelineKeeper(self))
         except MachineError as error:
             if self.config.getini("labctl_skip_impossible"):
                 self._skip(str(error))

@@ -88,6 +88,12 @@ def chosen_artifacts_root(config: pytest.Config) -> Path | None:
     return config.invocation_params.dir / given if given else None
 
 
+def html_root(config: pytest.Config) -> Path | None:
+    """Return the value of --labctl-html, or None."""
+    given = config.getoption("--labctl-html")
+    return config.invocation_params.dir / given if given else None
+
+
 def as_seen_from(directory: Path, path: Path) -> Path:
     """Return the path relative to that directory, for messages."""
     return path.relative_to(directory) if path.is_relative_to(directory) else path

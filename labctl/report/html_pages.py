@@ -138,6 +138,11 @@ class HtmlPages(Listener):
         self._written_s = monotonic()
         self.failure = ""
 
+    @property
+    def wants_every_timeline(self) -> bool:
+        """Whether scenarios that passed have pages."""
+        return not self._failures_only
+
     def recorded(self, scenario: ScenarioInfo, result: ScenarioResult, timeline: Timeline) -> None:
         """Keep the timeline until the result is complete."""
         with self._lock:

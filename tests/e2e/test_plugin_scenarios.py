@@ -172,7 +172,7 @@ def test_workers_share_the_scenarios_and_the_seed_and_report_to_github_once(tmp_
     assert len(seeds) == 1
     assert seeds == {line.split()[-1] for line in ran.lines("seed: ")}
     errors = [line for line in ran.output.splitlines() if line.startswith("::error ")]
-    assert [re.findall(r"file=(\S+?),line=(\d+)", line) for line in errors] == [
+    assert sorted(re.findall(r"file=(\S+?),line=(\d+)", line) for line in errors) == [
         [("one.scenario.yaml", "4")],
         [("two.scenario.yaml", "4")],
     ]

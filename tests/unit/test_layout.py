@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXCEPTIONS: dict[str, str] = {
     "labctl.cli.main": "the process itself; tests/e2e runs it",
     "labctl.pytest_plugin.labs": "runs in a pytest of its own: tests/e2e/test_plugin_labs.py",
+    "labctl.pytest_plugin.pages": "runs in a pytest of its own: tests/e2e/test_plugin_pages.py",
     "labctl.pytest_plugin.scenarios": "runs in a pytest of its own: tests/e2e/test_plugin_scenarios.py",
     "labctl.pytest_plugin.settings": "runs in a pytest of its own: tests/e2e/test_plugin_labs.py",
     "labctl.pytest_plugin.stash": "declares keys",

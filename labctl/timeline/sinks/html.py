@@ -24,7 +24,17 @@ from labctl.timeline.sinks.topology_drawing import drawing
 GENERATOR = '<meta name="generator" content="labctl">'
 FAILURES = ("failed", "error")
 _ASSETS = os.path.join(os.path.dirname(__file__), "assets")
-_CHUNK_BYTES = 1 << 18  # of the stream of bytes, uncompressed; page.js has the same number
+# Parts of one function: text reaches the page as text nodes and attributes, never as markup.
+_PARTS = ("events.js", "ladder.js", "details.js", "plots.js", "page.js")
+_SCRIPT = """"use strict";
+(async () => {
+PARTS
+})().catch((error) => {
+  document.getElementById("status").textContent = `The timeline cannot be shown: ${error}. It needs a newer browser.`;
+  document.documentElement.dataset.failed = String(error);
+});
+"""
+_CHUNK_BYTES = 1 << 18  # of the stream of bytes, uncompressed; events.js has the same number
 _LONGEST_OUTPUT_BYTES = 256 << 10  # of a program's stream
 _MARKS = {"passed": "\u2713", "failed": "\u2717", "error": "!", "skipped": "\u2013"}
 
@@ -32,7 +42,7 @@ _MARKS = {"passed": "\u2713", "failed": "\u2717", "error": "!", "skipped": "\u20
 def write(timeline: Timeline, file: BinaryIO) -> None:
     """Write the page of the timeline, as UTF-8."""
     packed, stream = columns(timeline)
-    script = asset("page.js")
+    script = _SCRIPT.replace("PARTS", "\n".join(map(asset, _PARTS)))
     body = "\n".join((_head(timeline), asset("panes.html"), _tables(timeline)))
     data = [_packed("columns", packed)]
     data += [_packed(f"bytes-{number}", chunk, level=3) for number, chunk in enumerate(_chunks(stream))]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.programs.output import OutputRecord
-from labctl.pytest_plugin.reports import _folder_name, attach, attached_run
+from labctl.pytest_plugin.reports import attach, attached_run, folder_name
 from labctl.scenario.results import CallRecord, Outcome, RunResult, ScenarioResult, StepResult
 
 RUNS = st.builds(
@@ -46,7 +46,7 @@ def test_a_report_carries_the_run_through_what_xdist_sends() -> None:
 
 @given(st.lists(st.text(min_size=1, max_size=300), min_size=2, max_size=2, unique=True))
 def test_two_tests_have_two_folders_whose_names_are_no_paths(ids: list[str]) -> None:
-    names = [_folder_name(each) for each in ids]
+    names = [folder_name(each) for each in ids]
     assert names[0] != names[1]
     assert all("/" not in name and "\0" not in name and name not in ("", ".", "..") for name in names)
     assert all(len(name.encode()) <= 255 for name in names)
