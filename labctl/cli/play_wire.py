@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.report.terminal import Look
     from labctl.scenario.live_calls import LiveCall
+    from labctl.scenario.results import CallRecord
     from labctl.topology.model import Topology
 
 _OPTIONS = RecordOptions(sample_interval_s=0, limit_bytes=16 << 20)
@@ -87,17 +88,17 @@ class Wire:
                 return events
             pause.poll(_PAUSE_MS)
 
-    def explanation(self, call: LiveCall) -> tuple[str, ...]:
+    def explanation(self, record: CallRecord) -> tuple[str, ...]:
         """Return sentences that explain from all events why the call failed, or does not return."""
-        if self._recording is None or call.record is None:
+        if self._recording is None:
             return ()
         from labctl.timeline.explain import explain
         from labctl.timeline.sources import host_state
 
         now = host_state.read(self._lab, self._hosts)
         timeline = self._recording.timeline()
-        at_ns = self._origin_ns + round(call.record.started_s * 1e9)
-        wanted = (at_ns, call.record.host, call.record.pid)
+        at_ns = self._origin_ns + round(record.started_s * 1e9)
+        wanted = (at_ns, record.host, record.pid)
         calls = [event for event in timeline.events if isinstance(event, Call)]
         found = [event for event in calls if (event.at_ns, event.host, event.pid) == wanted]
         timeline = replace(timeline, states=now.states, events=(*timeline.events, *now.events))

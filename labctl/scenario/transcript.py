@@ -100,8 +100,13 @@ class Transcript:
         self._lines.append(_Line(call.caller, f"{_targets(statement)}await{expected}{within}"))
 
     def scenario(self, name: str, topology: str) -> str:
-        """Return the text of a scenario file. `topology` is a shape, or a path relative to the file."""
+        """Return the text of a scenario file.
+
+        `topology` is a shape, a path relative to the file, or (of several lines) the text of a topology file.
+        """
         text = [f"name: {_quoted(name)}", f"topology: {_quoted(topology)}", "steps:"]
+        if "\n" in topology:
+            text[1:2] = ["topology:", *(f"  {line}".rstrip() for line in topology.splitlines())]
         previous: _Line | None = None
         for line in self._lines:
             if line.signalled:

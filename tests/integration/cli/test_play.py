@@ -10,9 +10,12 @@ import pytest
 
 from labctl.cli.play import play
 from labctl.errors import InputError
+from labctl.lab.client import registry
 from labctl.lab.client.handle import Lab
 from labctl.observe.network import Transport, sockets
-from tests.integration.detached import running
+from labctl.plan.build import build
+from labctl.topology import load
+from tests.integration.detached import name_of_lab, running
 
 CONNECTION = """\
 server: s = socket(AF_INET, SOCK_STREAM)
@@ -137,6 +140,18 @@ def test_a_running_lab_stays_as_it_is(script: Script) -> None:
         assert "topology: pair" in Path("mine.yaml").read_text()
         with Lab.attach(name) as lab:
             assert [one for one in sockets(lab, "server", {Transport.TCP}) if one.inode] == []  # its process has ended
+
+
+def test_a_lab_from_a_file_gives_its_topology_to_the_saved_file(script: Script, in_a_directory: Path) -> None:
+    text = "# two hosts\nhosts: {a: {}, b: {}}\nlinks:\n  - [a, b]\n"
+    name = f"file-{name_of_lab()}"
+    with Lab.up(build(load("pair")), name, source=text) as lab:
+        lab.stay()
+    try:
+        script.run("client: getpid()\nsave mine", name, status=2)  # that lab is a pair
+        assert "there is no host `client`" in script.errors
+    finally:
+        registry.take_down(name)
 
 
 def test_names_of_labs_and_topologies_that_do_not_exist(script: Script) -> None:

@@ -81,5 +81,6 @@ def test_the_ladder_can_be_switched_off(line: Line) -> None:
 def test_a_refused_call_is_explained_from_the_packets(line: Line) -> None:
     line.do("client", CONNECTS)
     assert line.last is not None
-    first, *_ = line.wire.explanation(line.last)
+    assert line.last.record is not None
+    first, *_ = line.wire.explanation(line.last.record)
     assert first.startswith("SYN reached server; server answered RST: nothing listens on 5000")

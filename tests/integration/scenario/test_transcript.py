@@ -196,3 +196,10 @@ def test_a_random_session_passes_when_it_is_run(session: Recorded, seed: int) ->
         session.interrupt(caller)  # if a call of its blocks
         executed += session.do(caller, random_statement(chance))
     session.saved()
+
+
+def test_the_text_of_a_topology_stands_in_the_file(session: Recorded, tmp_path: Path) -> None:
+    session.do(CLIENT, "getpid()")
+    text = session.transcript.scenario("saved", "hosts: {client: {}, server: {}}\nlinks:\n  - [client, server]\n")
+    (tmp_path / "inline.yaml").write_text(text)
+    assert load(tmp_path / "inline.yaml").hosts == ("client", "server")
