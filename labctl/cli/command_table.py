@@ -169,6 +169,7 @@ COMMANDS = (
             Parameter(
                 "keep_on_failure", "--keep-on-failure", "Keep the lab of a failed scenario until you press Enter."
             ),
+            Parameter("step", "--step", "Wait before each statement, at a prompt that shows what the last one did."),
             Parameter("verbose", "-v, --verbose", "Show all connections, and program output as it arrives."),
             Parameter("junit", "--junit FILE", "Write the results to FILE as JUnit XML.", kind=path, group=_REPORTS),
             Parameter("json", "--json FILE", "Write the results as JSON; - is stdout.", kind=path, group=_REPORTS),

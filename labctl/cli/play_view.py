@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.observe.network import Counters
     from labctl.scenario.live_calls import LiveCall
+    from labctl.scenario.results import CallRecord
     from labctl.topology.model import Topology
 
 _SHOWN_DURATION_S = 0.001
@@ -100,27 +101,30 @@ def call_lines(call: LiveCall, look: Look, *, is_drawn: bool = False) -> list[st
     With `is_drawn` a ladder shows the call: only what that lacks.
     """
     lead = f"  {call.caller}: " if call.is_return else "  "
-    record, statement = call.record, call.statement
-    if record is None:
-        if call.failure:
-            return _wrapped(lead + call.failure, look, Ink.BAD)
-        if isinstance(statement, syntax.Assign):
-            return _wrapped(lead + statement.text, look, Ink.FAINT)
-        return _wrapped(f"{lead}true", look, Ink.GOOD)
-    lines = []
+    statement, expects = call.statement, statement_expects(call.statement)
+    if call.record is not None:
+        is_met = expects and not call.failure
+        lines = record_lines(call.record, look, lead, is_drawn=is_drawn) if not (is_met and is_drawn) else []
+        if call.failure and expects:
+            lines += _wrapped(f"  {look.glyphs.failed} {call.failure.rpartition('; ')[2]}", look, Ink.BAD)
+        return lines
+    if call.failure:
+        return _wrapped(lead + call.failure, look, Ink.BAD)
+    if isinstance(statement, syntax.Assign):
+        return _wrapped(lead + statement.text, look, Ink.FAINT)
+    return _wrapped(f"{lead}true", look, Ink.GOOD)
+
+
+def record_lines(record: CallRecord, look: Look, lead: str = "  ", *, is_drawn: bool = False) -> list[str]:
+    """Return the lines for a call and its result; with `is_drawn` only the meaning of an errno."""
     if is_drawn:
-        if record.errno and not (statement_expects(statement) and not call.failure):
-            lines = _wrapped(f"{lead}{record.errno}: {record.errno_meaning}", look, Ink.ODD)
-    elif record.duration_s is None:
-        return _wrapped(f"{lead}{call_text(record, named=False)}  {look.glyphs.goes_on} blocks", look, Ink.ODD)
-    else:
-        text = lead + call_text(record, named=False)
-        after = f"  [{milliseconds(record.duration_s)}]" if record.duration_s >= _SHOWN_DURATION_S else ""
-        shown = f"{text} {result_text(record, look, beside=text)}{after}"
-        lines = _wrapped(shown, look, Ink.ODD if record.errno else Ink.PLAIN)
-    if call.failure and statement_expects(statement):
-        lines += _wrapped(f"  {look.glyphs.failed} {call.failure.rpartition('; ')[2]}", look, Ink.BAD)
-    return lines
+        return _wrapped(f"{lead}{record.errno}: {record.errno_meaning}", look, Ink.ODD) if record.errno else []
+    text = lead + call_text(record, named=False)
+    if record.duration_s is None:
+        return _wrapped(f"{text}  {look.glyphs.goes_on} blocks", look, Ink.ODD)
+    after = f"  [{milliseconds(record.duration_s)}]" if record.duration_s >= _SHOWN_DURATION_S else ""
+    shown = f"{text} {result_text(record, look, beside=text)}{after}"
+    return _wrapped(shown, look, Ink.ODD if record.errno else Ink.PLAIN)
 
 
 def statement_expects(statement: syntax.Statement) -> bool:

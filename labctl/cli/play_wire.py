@@ -11,7 +11,7 @@ from labctl.errors import LabctlError
 from labctl.report.ladder import LiveLadder
 from labctl.scenario.timeline_events import TimelineEvents
 from labctl.structs import replace
-from labctl.timeline.events import AnyEvent, Call, NodeInfo, Packet
+from labctl.timeline.events import AnyEvent, Call, NodeInfo, Packet, Step
 from labctl.timeline.fold import is_pure_ack
 from labctl.timeline.recording import Recording, RecordOptions
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _OPTIONS = RecordOptions(sample_interval_s=0, limit_bytes=16 << 20)
 _PAUSE_MS = 2
 _LONGEST_WAIT_NS = 300_000_000  # for packets to arrive
+_ROUNDING_NS = 1000  # of times that are seconds in records
 _LATER_NS = 1_000_000_000  # after the present: the ladder holds nothing back
 
 
@@ -39,29 +40,30 @@ class Wire:
         self._hosts = tuple(hosts)
         self._nodes = tuple(NodeInfo(node.name, node.kind, tuple(map(str, node.addresses))) for node in topology.nodes)
         self._ladder = LiveLadder(look, self._hosts, self._nodes, origin_ns)
-        self._origin_ns = origin_ns
+        self.origin_ns = origin_ns
         self._count = 0
-        self._recording: Recording | None = None
+        self._events: TimelineEvents | None = None
+        self.recording: Recording | None = None
         try:
-            self._recording = Recording.start(lab, _OPTIONS, title="labctl play", plan=lab.describe().plan)
+            self.recording = Recording.start(lab, _OPTIONS, title="labctl play", plan=lab.describe().plan)
         except LabctlError as error:
             self.problem = str(error)
         else:
-            self._events = TimelineEvents(self._recording.add, origin_ns)
+            self._events = TimelineEvents(self.recording.add, origin_ns)
 
     def close(self) -> None:
         """End the recording."""
-        if self._recording is not None:
-            self._recording.close()
+        if self.recording is not None:
+            self.recording.close()
 
     def wait_ready(self) -> None:
         """Wait until packets are recorded."""
-        if self._recording is not None:
-            self._recording.wait_ready()
+        if self.recording is not None:
+            self.recording.wait_ready()
 
     def add(self, call: LiveCall) -> None:
         """Add a call that was executed, or has returned."""
-        if self._recording is not None and call.record is not None:
+        if self._events is not None and call.record is not None:
             self._count += 1
             self._events.add_call(str(self._count), call.record)
 
@@ -70,9 +72,9 @@ class Wire:
 
         It is empty if no packet crossed a wire, beside acknowledgements and address resolution.
         """
-        if self._recording is None:
+        if self.recording is None:
             return []
-        events = self._read(self._recording)
+        events = [event for event in self._read(self.recording) if not isinstance(event, Step)]  # shown as they begin
         self._ladder.begin_part(since_ns)
         lines = self._ladder.feed(events, monotonic_ns() + _LATER_NS)
         return lines if self.is_shown and any(isinstance(event, Packet) and _is_news(event) for event in events) else []
@@ -89,18 +91,20 @@ class Wire:
             pause.poll(_PAUSE_MS)
 
     def explanation(self, record: CallRecord) -> tuple[str, ...]:
-        """Return sentences that explain from all events why the call failed, or does not return."""
-        if self._recording is None:
+        """Return sentences that explain from all events why the call failed, or does not return.
+
+        The record's time counts from `origin_ns`.
+        """
+        if self.recording is None:
             return ()
         from labctl.timeline.explain import explain
         from labctl.timeline.sources import host_state
 
         now = host_state.read(self._lab, self._hosts)
-        timeline = self._recording.timeline()
-        at_ns = self._origin_ns + round(record.started_s * 1e9)
-        wanted = (at_ns, record.host, record.pid)
-        calls = [event for event in timeline.events if isinstance(event, Call)]
-        found = [event for event in calls if (event.at_ns, event.host, event.pid) == wanted]
+        timeline = self.recording.timeline()
+        at_ns = self.origin_ns + round(record.started_s * 1e9)
+        calls = [each for each in timeline.events if isinstance(each, Call) and each.host == record.host]
+        found = [each for each in calls if each.pid == record.pid and abs(each.at_ns - at_ns) < _ROUNDING_NS]
         timeline = replace(timeline, states=now.states, events=(*timeline.events, *now.events))
         return explain(timeline, found[-1]) if found else ()
 

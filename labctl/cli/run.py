@@ -111,6 +111,7 @@ class RunRequest(Struct, frozen=True):
     until_fail: bool = False
     seed: int | None = None
     shuffle: bool = False
+    step: bool = False
 
     def options(self, lab: str | None) -> RunOptions:
         """Return the options of the run, with a random seed unless the command line has one."""
@@ -243,6 +244,8 @@ def run_scenarios(request: RunRequest) -> int:
         if on_github():
             report_errors_to_github(screen, error, os.environ)
         raise
+    if request.step:
+        return _step_by_step(request, found, lab)
     scenarios = _of_this_shard(found, request, screen)
     options = request.options(lab)
     timeline_reports = request.timeline_reports(len(scenarios))
@@ -283,6 +286,22 @@ def run_scenarios(request: RunRequest) -> int:
     if received and (not progress.kept_a_lab or any(each.interrupted for each in result.scenarios)):
         raise Stopped(received[0], "" if request.lab is not None else "every lab of this run was removed")
     return exit_status(result)
+
+
+def _step_by_step(request: RunRequest, scenarios: list[Scenario], lab: str | None) -> int:
+    """Run a scenario for a person who goes on after each statement; 0 if they end it before."""
+    from labctl.cli.step import run_step_by_step
+
+    options = request.options(lab)
+    if options.jobs > 1 or options.repeat != 1 or options.keep_on_failure:
+        raise InputError("labctl run --step: excludes --jobs, --repeat, --until-fail and --keep-on-failure.")
+    if any((request.html, request.timeline, request.pcap, request.svg, request.perfetto)):
+        raise InputError("labctl run --step: excludes files of the timeline. Leave out --step to write them.")
+    started_at, started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
+    result = run_step_by_step(scenarios, lab, options.seed)
+    run = RunResult(started_at, time.monotonic() - started_s, (result,), options.seed)
+    request.write_reports(run, None, ())
+    return EXIT_PASSED if result.interrupted else exit_status(run)
 
 
 def _log() -> CiLog | None:

@@ -135,3 +135,79 @@ def test_a_script_on_standard_input_is_saved_and_passes(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     assert labctl("validate", saved).returncode == 0
     assert labctl("run", saved).returncode == 0
+
+
+@pytest.fixture
+def stepper(tmp_path: Path) -> Iterator[Player]:
+    path = tmp_path / "two.yaml"
+    path.write_text(TWO_STEPS)
+    person = Player("run", "--step", path, XDG_STATE_HOME=str(tmp_path / "state"))
+    yield person
+    person.close()
+
+
+TWO_STEPS = """\
+name: two steps
+topology: pair
+within: 1s
+steps:
+  - name: nobody listens
+    client: |
+      c = socket(AF_INET, SOCK_STREAM)
+      connect(c, "server:5000") -> ECONNREFUSED
+      $done = 1
+  - run: {on: server, run: [echo, heard]}
+"""
+
+
+def test_step_by_step_each_statement_waits_and_shows_what_it_did(stepper: Player) -> None:
+    stepper.sees(r"── step 1: nobody listens ──\nclient> c = socket\(AF_INET, SOCK_STREAM\)\n")
+    stepper.sees(r"step 1> $")
+    stepper.type("\r")
+    stepper.sees(r'→ 3\nclient> connect\(c, "server:5000"\) -> ECONNREFUSED\nstep 1> $')
+    stepper.type("n\r")
+    stepper.sees(r"─ SYN ─+►│\n.*◄ RST ─┤\n")
+    stepper.sees(r"step 1> $")
+    stepper.type("why\r")
+    stepper.sees(r"connect\(2\): No socket listens(.|\n)*SYN reached server(.|\n)*step 1> $")
+    stepper.type("server: s = socket(AF_INET, SOCK_STREAM)\r")
+    stepper.sees(r"→ 3\nstep 1> $")
+    stepper.type("c\r")
+    stepper.sees(r"── step 2: run echo heard on server ──(.|\n)*heard\n(.|\n)*passed")
+    stepper.sees(r"end> $")
+    stepper.type("\r")
+    assert stepper.ends() == 0
+
+
+def test_step_by_step_ends_where_the_person_says_so(stepper: Player) -> None:
+    stepper.sees(r"step 1> $")
+    stepper.type("?\r")
+    stepper.sees(r"end here(.|\n)*step 1> $")
+    stepper.type("q\r")
+    assert stepper.ends() == 0
+
+
+def test_a_signal_at_the_prompt_of_a_step_ends_the_run(stepper: Player) -> None:
+    stepper.sees(r"step 1> $")
+    stepper.type("x\x03")
+    stepper.sees(r"\^C\n(.|\n)*step 1> $")
+    stepper.type("sockets\r")
+    stepper.sees(r"no sockets\nstep 1> $")
+    os.kill(stepper.pid, signal.SIGTERM)
+    assert stepper.ends() == 128 + signal.SIGTERM
+
+
+def test_a_failed_step_leaves_the_lab_for_a_look(tmp_path: Path) -> None:
+    path = tmp_path / "fails.yaml"
+    path.write_text(TWO_STEPS.replace(" -> ECONNREFUSED", ""))
+    person = Player("run", "--step", path, XDG_STATE_HOME=str(tmp_path / "state"))
+    try:
+        person.sees(r"step 1> $")
+        person.type("c\r")
+        person.sees(r"✗ connect\(3, .*returned -1 ECONNREFUSED(.|\n)*end> $")
+        person.type("why\r")
+        person.sees(r"connect\(2\): No socket listens(.|\n)*end> $")
+        person.type("\r")
+        assert person.ends() == 1
+    finally:
+        person.close()

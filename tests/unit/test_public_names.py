@@ -118,7 +118,7 @@ EXIT_STATUSES = {
 PROGRAM = ("-e", "--env", "-w", "--workdir", "-u", "--user")
 COMMANDS = {
     "run": {
-        *("--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--verbose", "-v", "--topo", "--lab"),
+        *("--jobs", "-j", "--junit", "--json", "--keep-on-failure", "--step", "--verbose", "-v", "--topo", "--lab"),
         *("--html", "--timeline", "--pcap", "--svg", "--perfetto"),
         *("--artifacts", "--durations", "--shard", "--repeat", "--until-fail", "--seed", "--shuffle"),
     },
