@@ -53,7 +53,9 @@ class Traced:
 
     def events(self) -> list[KernelEvent]:
         """What happened since the last call."""
-        return list(events(self.tracer.drain(), self.hosts))
+        drained = self.tracer.drain()
+        found = [event for inode, records in drained.items() for event in events(b"".join(records), self.hosts[inode])]
+        return sorted(found, key=lambda event: event.at_ns)
 
     def of(self, kind: type[T]) -> list[T]:
         """Those of one type."""

@@ -11,23 +11,40 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import IntEnum
 from importlib.resources import files
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from labctl.errors import MachineError, describe_errno
-from labctl.kernel.libbpf import KERNEL_TYPES, LIBRARY, BpfObject, delete_from_map, per_cpu_value, update_map
+from labctl.kernel.call_layout import LAYOUTS, call_numbers
+from labctl.kernel.capabilities import BPF_PRIVILEGE, CAP_BPF, CAP_SYS_ADMIN, effective_capabilities
+from labctl.kernel.libbpf import (
+    KERNEL_TYPES,
+    LIBRARY,
+    BpfObject,
+    delete_from_map,
+    map_values,
+    per_cpu_value,
+    update_map,
+)
 
 RECORD = struct.Struct("=HHIQ")  # struct header
 SOCKET_RECORD = struct.Struct("=16xQQ16s16sHHHBB8I")  # struct socket_record
+CALL_RECORD = struct.Struct("=16xQqQQIIII16s6Q16x")  # struct call_record; parts follow
+PART = struct.Struct("=HBxI")  # struct part: bytes, what, and how many bytes there were; the bytes follow, padded to 8
 DROP_RECORD = struct.Struct("=16xQIIHHBBBxIII16s40s128s")  # struct drop_record
 NODES_MAX = 4096  # network namespaces that one tracer can follow
-_LISTEN = 10  # TCP_LISTEN, net/tcp_states.h
+_SUBJECT = "BPF"
 _OBJECT = "bpf_programs/tracer.bpf.o"
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _RING_HEADER_BYTES = 8  # struct bpf_ringbuf_hdr: the length with two flags, and an offset
 _BUSY, _DISCARDED = 1 << 31, 1 << 30  # BPF_RINGBUF_BUSY_BIT, BPF_RINGBUF_DISCARD_BIT
+_CONFIG = struct.Struct("=QQ")  # struct config
+_CALLS_IN_PROGRESS_MAX = 10240  # threads
+_THREAD_BYTES, _IN_PROGRESS_BYTES = 8, 280  # of the map `in_progress`
+_OTHER_ABI = 2  # index in the map `lost`
+_CAPABILITIES = 1 << CAP_BPF | 1 << CAP_SYS_ADMIN
 _WAKEUP_SHARE = 4  # the descriptor is readable when a quarter of the ring is full
 
 
@@ -39,9 +56,10 @@ class Kind(IntEnum):
     RESET_SENT = 3
     RESET_RECEIVED = 4
     DROP = 5
+    CALL = 6
 
 
-PROGRAMS = (
+EVENT_PROGRAMS = (
     "inet_sock_set_state",
     "tcp_retransmit_skb",
     "tcp_retransmit_synack",
@@ -49,6 +67,7 @@ PROGRAMS = (
     "tcp_send_reset",
     "kfree_skb",
 )
+CALL_PROGRAMS = ("sys_enter", "sys_exit")
 
 
 class SocketFields(NamedTuple):
@@ -72,11 +91,6 @@ class SocketFields(NamedTuple):
     retransmits: int
     reason: int  # of a reset: enum sk_rst_reason; of a state: the socket's error
 
-    @property
-    def is_listener(self) -> bool:
-        """Whether the queues are those of a listener."""
-        return _LISTEN in (self.state, self.new_state)
-
 
 class DropFields(NamedTuple):
     """DROP_RECORD, of a packet that a node dropped."""
@@ -97,6 +111,35 @@ class DropFields(NamedTuple):
     frame: bytes
 
 
+class CallFields(NamedTuple):
+    """CALL_RECORD, of a system call."""
+
+    until_ns: int  # 0: it has not returned
+    result: int
+    inode: int  # of the socket that the call names, or returns; 0: none
+    cookie: int  # 0: not given yet
+    pid: int  # as the program sees it
+    tid: int
+    number: int
+    length_before: int  # what the layout's `value_result` pointed to at the entry
+    program: bytes
+    a0: int  # arguments, unsigned
+    a1: int
+    a2: int
+    a3: int
+    a4: int
+    a5: int
+
+
+class PartOf(IntEnum):
+    """Parts of a call's memory; smaller numbers are indexes of the layout's regions."""
+
+    ENTRY = 16  # the region that is read at the entry
+    NAME = 17  # msg_name of a struct msghdr
+    VECTORS = 18  # struct iovec[]
+    DATA = 19  # of one of these
+
+
 class Ring:
     """The reader's side of a BPF ring buffer (BPF_MAP_TYPE_RINGBUF); `fd` of the map is borrowed."""
 
@@ -107,24 +150,25 @@ class Ring:
         length = mmap.PAGESIZE + 2 * size
         self._producer = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE)
 
-    def drain(self) -> bytes:
-        """Remove the complete records and return them, without the ring's own headers."""
-        read, mask, unpack = _U32.unpack_from, self._mask, self._producer
+    def drain(self) -> dict[int, list[bytes]]:
+        """Remove the complete records, without the ring's own headers, and return them by network namespace."""
+        read, header, data = _U32.unpack_from, RECORD.unpack_from, self._producer
         position = _U64.unpack_from(self._consumer)[0]
-        end = _U64.unpack_from(self._producer)[0]
-        records = []
+        end = _U64.unpack_from(data)[0]
+        found: dict[int, list[bytes]] = {}
         while position < end:
-            start = mmap.PAGESIZE + (position & mask)
-            length = read(unpack, start)[0]
+            start = mmap.PAGESIZE + (position & self._mask)
+            length = read(data, start)[0]
             if length & _BUSY:  # a program is writing it
                 break
             size = length & ~_DISCARDED
             start += _RING_HEADER_BYTES
             if size == length:
-                records.append(self._producer[start : start + size])
+                record = data[start : start + size]
+                found.setdefault(header(record)[2], []).append(record)
             position += (size + _RING_HEADER_BYTES + 7) & ~7
         _U64.pack_into(self._consumer, 0, position)
-        return b"".join(records)
+        return found
 
     def close(self) -> None:
         """Unmap the buffer."""
@@ -132,31 +176,30 @@ class Ring:
         self._producer.close()
 
 
-class Tracer:
+class _Tracer:
     """BPF programs that follow network namespaces; a context manager. For one thread at a time."""
 
-    def __init__(self, ring_bytes: int = 1 << 20) -> None:
-        """Load and attach the programs; `ring_bytes` is a power of two, at least a page.
+    _LOST = 0  # index in the map `lost`
 
-        Raises: MachineError without libbpf, BTF or the privilege (CAP_BPF, CAP_PERFMON), or when the kernel refuses
-        a program.
-        """
+    def __init__(self, programs: Collection[str], ring: str, ring_bytes: int, entries: Mapping[str, int]) -> None:
+        if not effective_capabilities() & _CAPABILITIES:
+            raise MachineError(f"{_SUBJECT}: {BPF_PRIVILEGE}.")
         image = files("labctl.kernel").joinpath(_OBJECT).read_bytes()
-        constants = _U64.pack(ring_bytes // _WAKEUP_SHARE)
+        config = _CONFIG.pack(ring_bytes // _WAKEUP_SHARE, os.stat("/proc/self/ns/pid").st_ino)
         try:
-            self._object = BpfObject(image, PROGRAMS, {"events": ring_bytes}, constants)
+            self._object = BpfObject(image, programs, {ring: ring_bytes, **entries}, config)
         except OSError as error:
             raise MachineError(_refusal(error)) from error
         try:
-            self._fd = self._object.map_fd("events")
+            self._fd = self._object.map_fd(ring)
             self._nodes = self._object.map_fd("nodes")
-            self._lost = self._object.map_fd("lost")
+            self._lost_counts = self._object.map_fd("lost")
             self._ring = Ring(self._fd, ring_bytes)
         except BaseException:
             self._object.close()
             raise
 
-    def __enter__(self) -> Tracer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,13 +219,13 @@ class Tracer:
         for inode in networks:
             delete_from_map(self._nodes, _U32.pack(inode))
 
-    def drain(self) -> bytes:
-        """Remove the records that are complete, and return them in the order in which the programs began them."""
+    def drain(self) -> dict[int, list[bytes]]:
+        """Remove the records that are complete, and return them by network namespace, in the order of their begin."""
         return self._ring.drain()
 
     def lost(self) -> int:
         """The number of records that found the ring full since the start."""
-        return per_cpu_value(self._lost, _U32.pack(0))
+        return per_cpu_value(self._lost_counts, _U32.pack(self._LOST))
 
     def close(self) -> None:
         """Detach and unload the programs. Idempotent."""
@@ -192,25 +235,70 @@ class Tracer:
             self._object.close()
 
 
+class Tracer(_Tracer):
+    """TCP states, retransmissions, resets, and drops of packets: records of Kind, decoded by SOCKET and DROP_RECORD."""
+
+    def __init__(self, ring_bytes: int = 1 << 20) -> None:
+        """Load and attach the programs; `ring_bytes` is a power of two, at least a page.
+
+        Raises: MachineError without libbpf, BTF or the privilege (CAP_BPF, CAP_PERFMON), or when the kernel refuses
+        a program.
+        """
+        super().__init__(EVENT_PROGRAMS, "events", ring_bytes, {})
+
+
+class CallTracer(_Tracer):
+    """System calls on sockets, of programs: records of CALL_RECORD.
+
+    Left out are calls of processes that are named `labctl-...`, as those of the lab itself on a node are, and of
+    processes in the tracer's own PID namespace, which visit a node.
+    """
+
+    _LOST = 1
+
+    def __init__(self, ring_bytes: int = 1 << 22) -> None:
+        """As for `Tracer`. MachineError also on an architecture whose system calls are not known here."""
+        numbers = call_numbers()
+        if not numbers:
+            raise MachineError("system calls: their numbers on this architecture are not known.")
+        super().__init__(CALL_PROGRAMS, "call_records", ring_bytes, {"in_progress": _CALLS_IN_PROGRESS_MAX})
+        self._in_progress = self._object.map_fd("in_progress")
+        calls = self._object.map_fd("calls")
+        for number, name in numbers.items():
+            update_map(calls, _U32.pack(number), LAYOUTS[name].packed())
+
+    def in_progress(self) -> dict[int, list[bytes]]:
+        """Records of the calls that have not returned, with `until_ns` 0 and without what they point to."""
+        found: dict[int, list[bytes]] = {}
+        for value in map_values(self._in_progress, _THREAD_BYTES, _IN_PROGRESS_BYTES):
+            length, _, network, _ = RECORD.unpack_from(value)
+            found.setdefault(network, []).append(value[:length])
+        return found
+
+    def other_abi(self) -> int:
+        """The number of system calls with another ABI than the kernel's (32-bit programs), which are left out."""
+        return per_cpu_value(self._lost_counts, _U32.pack(_OTHER_ABI))
+
+
 def network_inode(fd: int) -> int:
     """The inode number of the network namespace open at `fd`, by which records name it."""
     return os.fstat(fd).st_ino
 
 
-def records(drained: bytes) -> Iterator[tuple[int, int]]:
-    """The offset and the kind of each record in what `Tracer.drain` returned."""
+def split(records: bytes) -> Iterator[tuple[int, bytes]]:
+    """The kind and the bytes of each of several records in a row."""
     offset = 0
-    while offset < len(drained):
-        length, kind, _, _ = RECORD.unpack_from(drained, offset)
-        yield offset, kind
+    while offset < len(records):
+        length, kind, _, _ = RECORD.unpack_from(records, offset)
+        yield kind, records[offset : offset + length]
         offset += length
 
 
 def _refusal(error: OSError) -> str:
     if error.filename is None and error.errno is None:  # of dlopen(3)
-        return f"kernel events: {LIBRARY} is not installed. Try: sudo apt-get install libbpf1"
+        return f"{_SUBJECT}: {LIBRARY} is not installed. Try: sudo apt-get install libbpf1"
     if not os.path.exists(KERNEL_TYPES):
-        return f"kernel events: this kernel has no {KERNEL_TYPES} (CONFIG_DEBUG_INFO_BTF)"
+        return f"{_SUBJECT}: this kernel has no {KERNEL_TYPES} (CONFIG_DEBUG_INFO_BTF)"
     what = f"the BPF program {error.filename}" if error.filename else "BPF programs"
-    cause = "CAP_BPF and CAP_PERFMON are required" if error.errno == errno.EPERM else describe_errno(error.errno or 0)
-    return f"kernel events: cannot load {what}: {cause}"
+    cause = BPF_PRIVILEGE if error.errno == errno.EPERM else describe_errno(error.errno or 0)
+    return f"{_SUBJECT}: cannot load {what}: {cause}"

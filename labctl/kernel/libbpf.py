@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from typing import Any
@@ -146,6 +146,19 @@ def update_map(fd: int, key: bytes, value: bytes) -> None:
 def delete_from_map(fd: int, key: bytes) -> None:
     """Remove a key, if it is there."""
     _libbpf().delete(fd, key)
+
+
+def map_values(fd: int, key_bytes: int, value_bytes: int) -> Iterator[bytes]:
+    """Yield the values of a map that programs change meanwhile: each at least once if it stays."""
+    library = _libbpf()
+    key, value = ctypes.create_string_buffer(key_bytes), ctypes.create_string_buffer(value_bytes)
+    more = library.next_key(fd, None, key)
+    while more == 0:
+        following = ctypes.create_string_buffer(key_bytes)
+        more = library.next_key(fd, key, following)
+        if library.lookup(fd, key, value) == 0:
+            yield value.raw
+        key = following
 
 
 def per_cpu_value(fd: int, key: bytes) -> int:

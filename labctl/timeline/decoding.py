@@ -9,6 +9,7 @@ from labctl.structs import json_decode
 from labctl.timeline.events import AnyEvent, Clock, Wire
 from labctl.timeline.joins import Joins
 from labctl.timeline.merge import Merger
+from labctl.timeline.sources import kernel
 from labctl.timeline.sources.packets import sightings
 from labctl.timeline.sources.sockets import SocketSamples
 from labctl.timeline.spool import CLOCK_PAYLOAD, WHOLE_LAB, Kind, Record
@@ -30,6 +31,7 @@ class RecordDecoder:
         self._interfaces: dict[int, dict[int, str]] = {}
         self._first_clock: Clock | None = None
         self._clock = Clock()
+        self.missing: list[str] = []  # what the recording cannot have
         self._others: list[AnyEvent] = []  # that are no packets, not yet returned
 
     @property
@@ -59,6 +61,10 @@ class RecordDecoder:
                     self._merger.add(sightings(record.payload, node, names, self._clock))
                 case Kind.SOCKETS:
                     self._others += self._samples.decode(node, record.at_ns, record.payload)
+                case Kind.KERNEL:
+                    self._others += kernel.events(record.payload, node)
+                case Kind.MISSING:
+                    self.missing.append(record.payload.decode())
                 case _:
                     pass
 

@@ -300,12 +300,12 @@ def _nothing_left(ev: Evidence, host: str, flow: Flow, since_ns: int, until_ns: 
     to = endpoint(flow.target, flow.target_port)
     if not ev.has_packets and errno == "ECONNREFUSED":
         return ["; ".join(_not_listening(ev, target, flow, since_ns))]
-    drops = ev.drops_of((), flow, since_ns, until_ns)
-    if drops:
-        return [drop_text(ev, drops[0])]
     asked = ev.unanswered_neighbours(host, since_ns, until_ns)
     if asked:
         return [neighbour(ev, host, address, times) for address, times in asked.items()]
+    drops = ev.drops_of((), flow, since_ns, until_ns)
+    if drops:
+        return [drop_text(ev, drops[0])]
     if errno == "ENETUNREACH":
         return no_way(ev, host, flow, until_ns) or [f"{host} has no route to {flow.target}"]
     state = ev.state(host)
@@ -345,13 +345,14 @@ def _address_in_use(ev: Evidence, call: Call) -> list[str]:
             holders.append(f"{who} on {call.host} has bound {endpoint(flow.source, port)} {ev.moment(each.at_ns)}")
     if holders:
         return holders[-1:]
-    found = [
-        sample
+    last = {
+        sample.socket.flow: sample
         for sample in ev.samples
         if sample.host == call.host
         and sample.socket.flow is not None
         and (sample.socket.flow.source_port, sample.socket.flow.protocol) == (port, protocol)
-    ]
+    }
+    found = list(last.values())
     waiting = [sample for sample in found if sample.state == "TIME_WAIT"]
     if waiting and len(waiting) == len(found) and waiting[0].socket.flow is not None:
         flow = waiting[0].socket.flow

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime_ns
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from labctl.clock import monotonic_ns
 from labctl.errors import LabGone
@@ -28,6 +28,9 @@ from labctl.lab.frames import FrameStream, close_all, from_json, to_json
 from labctl.structs import Struct, convert
 from labctl.timeline.packet_source import PacketSettings, PacketSource
 from labctl.timeline.spool import CLOCK_PAYLOAD, WHOLE_LAB, Kind, SpoolWriter
+
+if TYPE_CHECKING:
+    from labctl.timeline.tracer_source import SharedTracer
 
 IDLE_S = 3.0  # after the last recording, the time that the next one may take to come
 CLOCK_READINGS = 5
@@ -166,6 +169,8 @@ class Recorder:
         self._threads = 0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._recordings: set[ActiveRecording] = set()
+        self._tracers: dict[Kind, SharedTracer | str] = {}  # that are loaded, or why one cannot be
+        self._awaiting_tracer: dict[Kind, list[Callable[[SharedTracer | str], None]]] = {}
         self._has_owner = True
 
     def serve(self) -> None:
@@ -228,6 +233,34 @@ class Recorder:
             self._threads += 1
             threading.Thread(target=self._work, daemon=True).start()
 
+    def with_tracer(self, kind: Kind, then: Callable[[SharedTracer | str], None]) -> None:
+        """Call `then` with the tracer of this kind of records, or with the reason why there is none.
+
+        All recordings share it. For the first of them it is loaded, in a thread.
+        """
+        if kind in self._tracers:
+            then(self._tracers[kind])
+            return
+        self._awaiting_tracer.setdefault(kind, []).append(then)
+        if len(self._awaiting_tracer[kind]) > 1:
+            return
+        found: list[SharedTracer | str] = []
+
+        def load() -> None:
+            from labctl.timeline.tracer_source import open_tracer
+
+            found.append(open_tracer(kind))
+
+        def loaded() -> None:
+            (tracer,) = found
+            self._tracers[kind] = tracer
+            if not isinstance(tracer, str):
+                self.watch(tracer.fileno(), tracer.drain)
+            for waiting in self._awaiting_tracer.pop(kind):
+                waiting(tracer)
+
+        self.in_thread(load, loaded)
+
     def end(self, recording: ActiveRecording) -> None:
         """Forget a recording, which has freed what it had."""
         self._recordings.discard(recording)
@@ -277,6 +310,7 @@ class ActiveRecording:
         self._spool: SpoolWriter | None = None
         self._file = self._lab = -1  # the spool's descriptor, a pidfd
         self._clock = (0, 0)
+        self._missing: list[str] = []  # what cannot be recorded
         recorder.watch(channel.fileno(), self._serve)
 
     def add(self, source: Source) -> None:
@@ -292,7 +326,13 @@ class ActiveRecording:
             received = self._channel.receive_body(until=None)
             if received is not None:
                 number, body, descriptors = received
-                self._channel.send_body(number, to_json(self._answer(from_json(body), descriptors)), until=None)
+                match from_json(body):
+                    case ["Trace", int(kind), [*nodes]]:
+                        networks = {inode: node for node, inode in convert(nodes, list[tuple[int, int]])}
+                        self._recorder.unwatch(self._channel.fileno())  # further requests wait
+                        self._recorder.with_tracer(Kind(kind), partial(self._trace, number, networks))
+                    case request:
+                        self._reply(number, self._answer(request, descriptors))
                 return
         except LabGone:
             pass
@@ -304,7 +344,22 @@ class ActiveRecording:
         close_all([descriptor for descriptor in (self._file, self._lab) if descriptor != -1])
         self._recorder.end(self)
 
-    def _answer(self, request: list[object], descriptors: tuple[int, ...]) -> list[object]:
+    def _reply(self, number: int, reply: list[object]) -> None:
+        self._channel.send_body(number, to_json(reply), until=None)
+
+    def _trace(self, number: int, networks: dict[int, int], tracer: SharedTracer | str) -> None:
+        """Follow these network namespaces (of nodes, by index), if there is a tracer, and reply to the request."""
+        self._recorder.watch(self._channel.fileno(), self._serve)
+        assert self._spool is not None
+        if isinstance(tracer, str):
+            self._missing.append(tracer)
+            self._spool.write(Kind.MISSING, WHOLE_LAB, 0, tracer.encode())
+        else:
+            self.add(tracer.add(networks, self._spool))
+        with suppress(LabGone):  # `_serve` notices it
+            self._reply(number, [])
+
+    def _answer(self, request: object, descriptors: tuple[int, ...]) -> list[object]:
         match request:
             case ["Begin", [*settings]]:
                 self._settings = convert(settings, Settings)
@@ -421,6 +476,8 @@ class ActiveRecording:
         assert self._spool is not None
         self._clock = clock_reading()
         self._write_clock(self._spool)
+        for text in self._missing:
+            self._spool.write(Kind.MISSING, WHOLE_LAB, 0, text.encode())
         for source in self._sources:
             source.preamble(self._spool)
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Self
 
 from labctl.clock import monotonic, monotonic_ns
 from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
+from labctl.kernel.capabilities import BPF_PRIVILEGE
+from labctl.kernel.namespaces import network_of
 from labctl.kernel.packet_ring import AF_PACKET, accept
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.lab.frames import FrameStream, from_json, to_json
@@ -138,6 +140,8 @@ class Recording:
                 recording._record(lab, nodes)
             if options.sample_interval_s:
                 recording._sample(lab, nodes)
+            if options.kernel or options.syscalls:
+                recording._trace(lab, nodes, options)
             ours.pop_all()
         return recording
 
@@ -232,6 +236,18 @@ class Recording:
                 sockets = [stack.enter_context(_diag_socket(lab, node)) for node in batch]
                 self._send(["Sample", list(range(first, first + len(batch)))], *(sock.fileno() for sock in sockets))
 
+    def _trace(self, lab: Lab, nodes: tuple[str, ...], options: RecordOptions) -> None:
+        """Name the network namespaces of nodes to the recorder, for the kernel's events and for system calls."""
+        try:
+            networks = [[index, _network_inode(lab, node)] for index, node in enumerate(nodes)]
+        except PermissionError:  # of another user namespace, and so BPF is not allowed either
+            self.note_missing(f"TCP states, resets and drops of the kernel: {BPF_PRIVILEGE}")
+            return
+        called = [each for each in networks if {"*", nodes[each[0]]}.intersection(options.syscalls)]
+        for kind, wanted in ((Kind.KERNEL, networks if options.kernel else []), (Kind.SYSCALLS, called)):
+            if wanted:
+                self._send(["Trace", kind, wanted])
+
     def _send(self, request: list[object], *descriptors: int) -> None:
         self._number += 1
         try:
@@ -307,7 +323,7 @@ class Recording:
             events=events,
             clock=decoder.clock,
             losses=tuple(self._losses(records)),
-            missing=tuple(self._missing),
+            missing=tuple(dict.fromkeys([*self._missing, *decoder.missing])),
             links=links_of(self._plan),
             file=self._file,
         )
@@ -390,6 +406,17 @@ def _packet_socket(lab: Lab, node: str) -> socket.socket:
     import socket
 
     return lab.socket(node, AF_PACKET, socket.SOCK_RAW)
+
+
+def _network_inode(lab: Lab, node: str) -> int:
+    import socket
+
+    with lab.socket(node, socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        network = network_of(sock)
+    try:
+        return os.fstat(network).st_ino
+    finally:
+        os.close(network)
 
 
 def _diag_socket(lab: Lab, node: str) -> socket.socket:

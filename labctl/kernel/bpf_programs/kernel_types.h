@@ -26,6 +26,8 @@ enum { AF_INET = 2, AF_INET6 = 10 };
 enum { IPPROTO_TCP = 6 };
 enum { TCP_ESTABLISHED = 1, TCP_SYN_RECV = 3, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
 enum { IFF_LOOPBACK = 8 };
+enum { S_IFMT = 0170000, S_IFSOCK = 0140000 };
+enum { X86_USER32_CS = 0x23, ARM64_MODE32 = 0x10 };
 enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86DD, ETH_HLEN = 14 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -155,10 +157,63 @@ struct inode {
 
 struct file {
 	struct inode *f_inode;
+	void *private_data;
 };
 
 struct socket {
 	struct file *file;
+	struct sock *sk;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct pid_namespace {
+	struct ns_common ns;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct task_struct {
+	struct files_struct *files;
+	struct nsproxy *nsproxy;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
+	char comm[16];
+};
+
+/* Registers of a system call: of each architecture, what it has. */
+struct pt_regs {};
+
+struct pt_regs___x86_64 {
+	unsigned long di, si, dx, r10, r8, r9, cs;
+};
+
+struct user_pt_regs {
+	__u64 regs[31];
+	__u64 pstate;
+};
+
+struct pt_regs___arm64 {
+	struct user_pt_regs user_regs;
 };
 
 #pragma clang attribute pop

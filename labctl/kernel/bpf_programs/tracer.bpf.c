@@ -15,7 +15,7 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* Kinds of records; labctl/kernel/bpf.py has the same numbers. */
-enum kind { KIND_STATE = 1, KIND_RETRANSMIT = 2, KIND_RESET_SENT = 3, KIND_RESET_RECEIVED = 4, KIND_DROP = 5 };
+enum kind { KIND_STATE = 1, KIND_RETRANSMIT = 2, KIND_RESET_SENT = 3, KIND_RESET_RECEIVED = 4, KIND_DROP = 5, KIND_CALL = 6 };
 
 struct header {
 	__u16 bytes; /* of the whole record */
@@ -73,6 +73,7 @@ struct {
 } events SEC(".maps");
 
 /* Inode numbers of the network namespaces to follow. */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -80,35 +81,48 @@ struct {
 	__type(value, __u32);
 } nodes SEC(".maps");
 
-/* Records that were lost because the ring was full, by CPU. */
+/* What was lost because a ring was full, by CPU. */
+enum { LOST_EVENTS = 0, LOST_CALLS = 1, LOST_OTHER_ABI = 2, LOST_COUNTS = 3 };
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, LOST_COUNTS);
 	__type(key, __u32);
 	__type(value, __u64);
 } lost SEC(".maps");
 
-SEC(".rodata.config") const volatile __u64 wakeup_bytes = 1 << 18; /* unread bytes from which on the reader is woken */
+struct config {
+	__u64 wakeup_bytes; /* unread bytes from which on the reader is woken */
+	__u64 own_pids; /* inode number of the reader's PID namespace */
+};
+
+SEC(".rodata.config") const volatile struct config config = {};
+
+static __always_inline void count_lost(__u32 what)
+{
+	__u64 *count = bpf_map_lookup_elem(&lost, &what);
+
+	if (count)
+		*count += 1;
+}
 
 static __always_inline void *reserve(__u64 bytes)
 {
 	void *record = bpf_ringbuf_reserve(&events, bytes, 0);
 
-	if (!record) {
-		__u32 zero = 0;
-		__u64 *count = bpf_map_lookup_elem(&lost, &zero);
-
-		if (count)
-			*count += 1;
-	}
+	if (!record)
+		count_lost(LOST_EVENTS);
 	return record;
+}
+
+static __always_inline __u64 wakeup_flags(__u64 unread)
+{
+	return unread >= config.wakeup_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
 static __always_inline void submit(void *record)
 {
-	__u64 flags = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= wakeup_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-
-	bpf_ringbuf_submit(record, flags);
+	bpf_ringbuf_submit(record, wakeup_flags(bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA)));
 }
 
 static __always_inline bool is_followed(__u32 netns)
@@ -358,3 +372,5 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
 	submit(record);
 	return 0;
 }
+
+#include "syscalls.h"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
-from labctl.kernel.bpf import DROP_RECORD, RECORD, SOCKET_RECORD, DropFields, Kind, SocketFields, records
+from labctl.kernel.bpf import DROP_RECORD, RECORD, SOCKET_RECORD, DropFields, Kind, SocketFields, split
 from labctl.kernel.libbpf import kernel_enum
 from labctl.kernel.sock_diag import State as TcpState
 from labctl.timeline.events import Drop, Flow, Reset, Retransmit, SocketKey, SocketSample, Source, State
@@ -16,24 +16,21 @@ _NEW_SYN_RECV = 12  # TCP_NEW_SYN_RECV (net/tcp_states.h): a connection request
 _STATES = {state.value: state.name for state in TcpState} | {_NEW_SYN_RECV: TcpState.SYN_RECV.name}
 _FIN_RECEIVED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING, TcpState.TIME_WAIT})
 _MAPPED = bytes(10) + b"\xff\xff"  # an IPv4-mapped IPv6 address (ipv6(7)): the packets are IPv4
-_TCP_FUNCTIONS = "tcp_"
 
 
-def events(drained: bytes, hosts: Mapping[int, str]) -> Iterator[KernelEvent]:
-    """Decode records of network namespaces; `hosts` names the nodes by the inode numbers of their namespaces.
+def events(records: bytes, host: str) -> Iterator[KernelEvent]:
+    """Decode records of the network namespace of `host`; `seq` is 0.
 
-    Each TCP event of a socket with queues comes with a SocketSample of the same moment. `seq` is 0. A socket that
-    becomes CLOSE because a smaller structure takes its place is in TIME_WAIT, as ss(8) shows.
+    Each TCP event of a socket with queues comes with a SocketSample of the same moment. A socket that becomes CLOSE
+    because a smaller structure takes its place is in TIME_WAIT, as ss(8) shows. The kernel reports a reset that it
+    makes itself, as for unread data, a moment after it has sent it.
     """
-    for offset, kind in records(drained):
-        _, _, inode, at_ns = RECORD.unpack_from(drained, offset)
-        host = hosts.get(inode)
-        if host is None:  # forgotten since
-            continue
+    for kind, record in split(records):
+        at_ns = RECORD.unpack_from(record)[3]
         if kind == Kind.DROP:
-            yield _drop(DropFields._make(DROP_RECORD.unpack_from(drained, offset)), at_ns, host)
+            yield _drop(DropFields._make(DROP_RECORD.unpack_from(record)), at_ns, host)
         elif kind in _OF_SOCKETS:
-            fields = SocketFields._make(SOCKET_RECORD.unpack_from(drained, offset))
+            fields = SocketFields._make(SOCKET_RECORD.unpack_from(record))
             yield _OF_SOCKETS[Kind(kind)](fields, at_ns, host)
             if (sample := _sample(fields, at_ns, host)) is not None:
                 yield sample
@@ -90,7 +87,7 @@ _OF_SOCKETS: Mapping[Kind, Callable[[SocketFields, int, str], State | Retransmit
 def _sample(fields: SocketFields, at_ns: int, host: str) -> SocketSample | None:
     """The queues, where there are any: neither before the handshake nor of a socket that has ended."""
     state = fields.new_state
-    if (not fields.congestion_window and not fields.is_listener) or state in (TcpState.SYN_SENT, TcpState.CLOSE):
+    if not fields.congestion_window or state in (TcpState.SYN_SENT, TcpState.CLOSE, TcpState.LISTEN):
         return None
     unread = fields.receive_queue - (state in _FIN_RECEIVED and fields.receive_queue > 0)  # a FIN counts as a byte
     return SocketSample(

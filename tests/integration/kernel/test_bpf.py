@@ -17,7 +17,7 @@ import pytest
 
 from labctl.errors import MachineError
 from labctl.kernel import bpf, libbpf
-from labctl.kernel.bpf import Kind, Tracer, records
+from labctl.kernel.bpf import Kind, Tracer, split
 from tests import skips
 from tests.integration.inside import inside
 from tests.patience import patient
@@ -38,7 +38,7 @@ def listen(times: int = 1) -> None:
 
 
 def kinds(tracer: Tracer) -> list[int]:
-    return [kind for _, kind in records(tracer.drain())]
+    return [kind for records in tracer.drain().values() for kind, _ in split(b"".join(records))]
 
 
 @for_root
@@ -108,7 +108,7 @@ def test_no_program_outlives_the_process_that_loaded_it(number: signal.Signals) 
             programs = programs_of(holder.pid)
         finally:
             holder.send_signal(number)
-    assert len(programs) == len(bpf.PROGRAMS)
+    assert len(programs) == len(bpf.EVENT_PROGRAMS)
     until = monotonic() + patient(10.0)
     while programs & loaded():  # the kernel frees them a moment later
         assert monotonic() < until
@@ -128,7 +128,7 @@ def loaded() -> set[int]:
 
 @skips.for_ordinary_users("they may not load BPF programs")
 def test_an_ordinary_user_reads_which_privilege_is_missing() -> None:
-    with pytest.raises(MachineError, match=r"kernel events: .*CAP_BPF"):
+    with pytest.raises(MachineError, match=r"BPF: CAP_BPF"):
         Tracer()
 
 
@@ -136,7 +136,7 @@ def test_a_machine_without_the_library_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(libbpf, "LIBRARY", "libbpf.so.none")
     libbpf._libbpf.cache_clear()
     try:
-        with pytest.raises(MachineError, match=r"kernel events: .* is not installed\. Try: sudo apt-get install"):
+        with pytest.raises(MachineError, match=r"BPF: .* is not installed\. Try: sudo apt-get install"):
             Tracer()
     finally:
         libbpf._libbpf.cache_clear()

@@ -140,7 +140,7 @@ def test_sockets_are_sampled_while_the_recording_goes_on_and_once_at_its_end(lab
 
 def test_without_an_interval_no_socket_is_sampled(lab: Lab) -> None:
     with (
-        Recording.start(lab, RecordOptions(sample_interval_s=0)) as recording,
+        Recording.start(lab, RecordOptions(sample_interval_s=0, kernel=False)) as recording,
         lab.socket("server", socket.AF_INET, socket.SOCK_STREAM) as listener,
     ):
         recording.wait_ready()

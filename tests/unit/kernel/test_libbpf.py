@@ -29,7 +29,20 @@ def test_the_object_was_compiled_from_these_sources() -> None:
 def test_the_sources_compile(tmp_path: Path) -> None:
     for path in PROGRAMS.glob("*.[ch]"):
         shutil.copy(path, tmp_path)
-    command = ["clang", "-O2", "-g", "-target", "bpf", "-Wall", "-Werror", "-c", "tracer.bpf.c", "-o", "tracer.bpf.o"]
+    command = [
+        "clang",
+        "-O2",
+        "-g",
+        "-target",
+        "bpf",
+        "-mcpu=v3",
+        "-Wall",
+        "-Werror",
+        "-c",
+        "tracer.bpf.c",
+        "-o",
+        "tracer.bpf.o",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
 
 

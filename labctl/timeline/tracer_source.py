@@ -1,0 +1,116 @@
+"""The kernel's events as a source of recordings: one tracer for all recordings of a recorder, loaded once.
+
+Loading takes some 30 ms, following one more network namespace some microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from labctl.errors import MachineError
+from labctl.kernel.bpf import CallTracer, Tracer
+from labctl.timeline.spool import LOST_PAYLOAD, WHOLE_LAB, Kind
+
+if TYPE_CHECKING:
+    from labctl.timeline.spool import SpoolWriter
+
+NO_DESCRIPTOR = -1  # the recorder watches that of the tracer
+
+
+class SharedTracer:
+    """A tracer and the sources that its records go to. `kind` is that of the spool's records."""
+
+    def __init__(self, tracer: Tracer | CallTracer, kind: Kind) -> None:
+        """Take over `tracer`."""
+        self.tracer = tracer
+        self.kind = kind
+        self._sources: dict[int, TracerSource] = {}  # by inode of the network namespace
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when much is to be drained."""
+        return self.tracer.fileno()
+
+    def add(self, networks: Mapping[int, int], spool: SpoolWriter) -> TracerSource:
+        """Follow these network namespaces, which have the indexes of nodes, for a recording with that spool.
+
+        OSError: E2BIG above NODES_MAX.
+        """
+        source = TracerSource(self, networks, spool)
+        self._sources.update(dict.fromkeys(networks, source))
+        self.tracer.follow(networks)
+        return source
+
+    def remove(self, source: TracerSource) -> None:
+        """Forget what the source follows."""
+        self.tracer.forget(source.networks)
+        for inode in source.networks:
+            self._sources.pop(inode, None)
+
+    def drain(self) -> None:
+        """Give the sources their records, and let them write these."""
+        self.distribute()
+        for source in set(self._sources.values()):
+            source.write()
+
+    def distribute(self) -> None:
+        """Give the sources their records."""
+        for inode, records in self.tracer.drain().items():
+            if (source := self._sources.get(inode)) is not None:
+                source.records.setdefault(inode, []).extend(records)
+
+
+class TracerSource:
+    """The share of one recording; see labctl.timeline.recorder.Source."""
+
+    next_ns: int | None = None
+
+    def __init__(self, shared: SharedTracer, networks: Mapping[int, int], spool: SpoolWriter) -> None:
+        self.networks = networks
+        self.records: dict[int, list[bytes]] = {}
+        self._shared = shared
+        self._spool = spool
+        self._lost_before = self._lost = shared.tracer.lost()
+
+    def fileno(self) -> int:
+        return NO_DESCRIPTOR
+
+    def drain(self, spool: SpoolWriter) -> None:
+        self.flush(spool)
+
+    def flush(self, spool: SpoolWriter) -> None:
+        self._shared.distribute()
+        self.write()
+
+    def finish(self) -> None:
+        self._shared.distribute()
+        self._shared.remove(self)
+
+    def preamble(self, spool: SpoolWriter) -> None:
+        if self._lost != self._lost_before:
+            self._write_loss()
+
+    def close(self) -> None:
+        self._shared.remove(self)
+
+    def write(self) -> None:
+        """Write the records that are here."""
+        for inode, records in self.records.items():
+            self._spool.write(self._shared.kind, self.networks[inode], len(records), *records)
+        self.records.clear()
+        lost = self._shared.tracer.lost()
+        if lost != self._lost:
+            self._lost = lost
+            self._write_loss()
+
+    def _write_loss(self) -> None:
+        self._spool.write(Kind.LOST, WHOLE_LAB, 0, LOST_PAYLOAD.pack(self._shared.kind, self._lost - self._lost_before))
+
+
+def open_tracer(kind: Kind) -> SharedTracer | str:
+    """Load the programs for records of this kind (KERNEL, SYSCALLS); why that fails, if it does."""
+    try:
+        return SharedTracer(Tracer() if kind is Kind.KERNEL else CallTracer(), kind)
+    except MachineError as error:
+        what = "TCP states, resets and drops of the kernel" if kind is Kind.KERNEL else "system calls of programs"
+        return f"{what}: {error}"
