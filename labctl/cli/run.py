@@ -116,6 +116,7 @@ class RunRequest(Struct, frozen=True):
     def options(self, lab: str | None) -> RunOptions:
         """Return the options of the run, with a random seed unless the command line has one."""
         from labctl.scenario.run_order import draw_seed
+        from labctl.timeline.recording import RecordOptions
 
         return RunOptions(
             jobs=self.jobs,
@@ -126,16 +127,8 @@ class RunRequest(Struct, frozen=True):
             repeat=self.repeat if self.repeat or self.until_fail else 1,
             until_fail=self.until_fail,
             rerun=() if self.topology is None else ("--topo", self.topology),
-            record=self._recorded(),
+            record=RecordOptions(),
         )
-
-    def _recorded(self) -> RecordOptions | None:
-        """Return what to record of each lab; None without a report that needs it."""
-        if self.html is None and not self._timeline_files():
-            return None
-        from labctl.timeline.recording import DEFAULTS
-
-        return DEFAULTS
 
     def check_reports(self) -> None:
         """InputError, before any lab is built, for a report that cannot be written."""
@@ -279,7 +272,7 @@ def run_scenarios(request: RunRequest) -> int:
             request.write_reports(lost, collector, timeline_reports)
             if on_github():
                 report_to_github(screen, lost, os.environ)
-    _conclude(screen, result, options, request, stopped=bool(received))
+    _conclude(progress, result, options, request, stopped=bool(received))
     request.write_reports(result, collector, timeline_reports)
     request.update_durations(result)
     # Ctrl-C is the usual way to leave a kept lab: the run was at its end.
@@ -414,12 +407,15 @@ def _cut_short(
     return tuple(results)
 
 
-def _conclude(screen: Screen, result: RunResult, options: RunOptions, request: RunRequest, *, stopped: bool) -> None:
+def _conclude(
+    progress: Progress, result: RunResult, options: RunOptions, request: RunRequest, *, stopped: bool
+) -> None:
     """Print the end of the report: for several scenarios all failures and a summary; seed; skipped scenario."""
+    screen = progress.screen
     look = screen.look
     several = len(result.scenarios) > 1 or options.repeat != 1
     if several:
-        screen.write(["", *([] if request.verbose else plain.failures(result.scenarios, look))])
+        screen.write(["", *([] if request.verbose else plain.failures(result.scenarios, look, progress.timeline_of))])
     if on_github():
         report_to_github(screen, result, os.environ)
     bad = (Outcome.FAILED,) if stopped else (Outcome.FAILED, Outcome.ERROR)  # an interruption is no failure

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TIME_CELLS = 5
 _LEAD = _TIME_CELLS + 1  # up to the first lifeline
-_SETTLED_NS = 30_000_000  # a row takes no more after this time
+_SETTLED_NS = 20_000_000  # a row takes no more after this time
 
 INKS = {
     Tone.PLAIN: Ink.PLAIN,
@@ -89,7 +89,7 @@ class LiveLadder:
     def feed(self, events: Iterable[AnyEvent], until_ns: int | None) -> list[str]:
         """Take events, and return the lines that are complete up to `until_ns`: all, if it is None.
 
-        Lines may lag by 50 ms, in which calls that return soon become one line. Feed at least every 50 ms.
+        Lines may lag by 20 ms, in which calls that return soon become one line. Feed at least every 50 ms.
         """
         self._fold.add(events)
         rows = self._layout.rows(self._fold.items(until_ns))

@@ -5,7 +5,7 @@ What the hosts did is drawn by labctl.report.ladder, from the recording or, with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from labctl.structs import replace
 from labctl.timeline.events import Source
 
 if TYPE_CHECKING:
-    from labctl.timeline.events import Timeline
+    from labctl.timeline.events import AnyEvent, Timeline
 
 _WIDE = 120  # cells; with less, a report has no description, so that a short conversation fits a screen
 
@@ -39,18 +39,24 @@ FAILURES = (Outcome.FAILED, Outcome.ERROR)
 def scenario_report(result: ScenarioResult, look: Look, timeline: Timeline | None = None) -> list[str]:
     """Return heading, ladder and verdict, with the reason of a failure. The ladder is that of the recording, if any."""
     talk = conversation(result, look, timeline)
+    return [*heading(result, look), *talk, *conclusion(result, look, timeline)]
+
+
+def conclusion(result: ScenarioResult, look: Look, timeline: Timeline | None = None) -> list[str]:
+    """Return the verdict, the reason of a failure, and what the recording does not have."""
     lost = ladder.endings(timeline, look) if timeline is not None else []
-    return [*heading(result, look), *talk, *verdict(result, look, packets=timeline is None), *lost]
+    return verdict(result, look, packets=timeline is None) + lost
 
 
 def conversation(result: ScenarioResult, look: Look, timeline: Timeline | None = None) -> list[str]:
-    """Return the ladder of the recording, or of the result's own calls; no line if no step began.
-
-    Output of programs is not part of it: `failure` shows that of a step or program that failed.
-    """
+    """Return the ladder of the recording, or of the result's own calls; no line if no step began."""
     timeline = timeline or timeline_of(result)
-    events = tuple(event for event in timeline.events if event.source not in (Source.OUTPUT, Source.MARKS))
-    return ladder.conversation(replace(timeline, events=events), look)
+    return ladder.conversation(replace(timeline, events=tuple(shown(timeline.events))), look)
+
+
+def shown(events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
+    """Return the events that a report draws: not the output of programs, which `failure` shows if it matters."""
+    return (event for event in events if event.source not in (Source.OUTPUT, Source.MARKS))
 
 
 def heading(scenario: ScenarioInfo | ScenarioResult, look: Look) -> list[str]:
@@ -237,8 +243,14 @@ def one_line(result: ScenarioResult, look: Look) -> list[str]:
     return [look.paint(lead, ink) + name + look.paint(time, Ink.FAINT)]
 
 
-def failures(results: Sequence[ScenarioResult], look: Look) -> list[str]:
+def failures(
+    results: Sequence[ScenarioResult],
+    look: Look,
+    timeline_of: Callable[[ScenarioResult], Timeline | None] = lambda result: None,
+) -> list[str]:
     """Return the whole report of every scenario that did not pass, for the end of a run of several.
+
+    `timeline_of` returns a result's recording, if there is one.
 
     Of an interrupted run, `summary` only counts the scenarios that were running or not begun, except those with a call
     that has not returned.
@@ -247,7 +259,11 @@ def failures(results: Sequence[ScenarioResult], look: Look) -> list[str]:
     for result in results:
         pending = any(call.returned is None for step in result.steps for call in step.calls)
         if result.outcome in FAILURES and (pending or not result.interrupted):
-            lines += [look.paint(look.glyphs.line * look.width, Ink.FAINT), *scenario_report(result, look), ""]
+            lines += [
+                look.paint(look.glyphs.line * look.width, Ink.FAINT),
+                *scenario_report(result, look, timeline_of(result)),
+                "",
+            ]
     return lines
 
 

@@ -12,17 +12,30 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from labctl.clock import monotonic
+from labctl.clock import monotonic, monotonic_ns
+from labctl.errors import LabctlError
 from labctl.printable import printable
 from labctl.programs.output import Stream
 from labctl.report import plain
+from labctl.report.ladder import LiveLadder
 from labctl.report.terminal import Ink, Screen, cells, live_status, pad, shorten
-from labctl.scenario.results import CallRecord, Listener, Outcome, ScenarioInfo, ScenarioResult, StepResult
+from labctl.scenario.results import (
+    CallRecord,
+    Listener,
+    LiveRecording,
+    Outcome,
+    ScenarioInfo,
+    ScenarioResult,
+    StepResult,
+)
 from labctl.structs import Struct, field, replace
 
 if TYPE_CHECKING:
     from labctl.report.ci import CiLog
+    from labctl.timeline.events import AnyEvent, Timeline
 
+_READ_S = 0.03  # from one reading of a recording to the next
+_LATE_NS = 35_000_000  # calls of agents are reported when they return, or 20 ms after their begin
 _LONGEST_LINE = 16384  # characters of a program's output without a line end
 
 
@@ -50,12 +63,49 @@ class _PartialLine(Struct):
         return lines
 
 
+class _Streaming:
+    """Draws the ladder of a scenario while it runs, in a thread of its own, from its recording."""
+
+    def __init__(self, screen: Screen, scenario: ScenarioInfo, recording: LiveRecording) -> None:
+        self._screen = screen
+        self._recording = recording
+        screen.write(plain.heading(scenario, screen.look))
+        self._ladder = LiveLadder(screen.look, scenario.speakers, recording.nodes, monotonic_ns())
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="labctl-ladder", daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        while not self._over.wait(_READ_S):
+            try:
+                events, until_ns = self._recording.read()
+                self._write(events, until_ns - _LATE_NS)
+            except (LabctlError, OSError):
+                return  # the recorder has ended: its timeline reports this
+
+    def _write(self, events: tuple[AnyEvent, ...], until_ns: int | None) -> None:
+        self._screen.write(self._ladder.feed(plain.shown(events), until_ns))
+
+    def finish(self) -> None:
+        """Write the rest, after the recording has been stopped. Idempotent."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        self._thread.join()
+        try:
+            events, _ = self._recording.read()
+        except (LabctlError, OSError):
+            events = ()
+        self._write(events, None)
+
+
 class Progress(Listener):
     """Listens to a run of `expected` scenarios (None: without end), shows it on `screen` and keeps the results.
 
-    One scenario: its whole report at the end. Several: a line for each, or its whole report with `verbose`, which also
-    streams program output. In a CI server's `log`, whole reports are folded below their line. Without `keep_steps`,
-    steps of scenarios that passed are dropped. Use it as a context manager, which removes the live view.
+    One scenario: its ladder as it happens if it is recorded, otherwise at the end, and its verdict. Several: a line for
+    each, or its whole report with `verbose`, which also streams program output. In a CI server's `log`, whole reports
+    are folded below their line. Without `keep_steps`, steps of scenarios that passed are dropped. Use it as a context
+    manager, which removes the live view.
     """
 
     def __init__(
@@ -80,6 +130,9 @@ class Progress(Listener):
         self._running: dict[int, _Running] = {}
         self._finished: list[ScenarioResult] = []
         self._kept: set[int] = set()
+        self._streaming: _Streaming | None = None
+        self._timelines: dict[int, Timeline] = {}  # of recorded scenarios, by the scenario's id
+        self._of_failures: dict[tuple[str, str], Timeline] = {}  # by file and name
         self._partial: dict[tuple[int, str, str, Stream], _PartialLine] = {}
         self._view = live_status(screen, self._status, "labctl-progress")
 
@@ -92,6 +145,11 @@ class Progress(Listener):
     ) -> None:
         self._view.__exit__(kind, error, traceback)
         self._screen.show_status([])
+
+    @property
+    def screen(self) -> Screen:
+        """Where the run is shown."""
+        return self._screen
 
     @property
     def finished(self) -> tuple[ScenarioResult, ...]:
@@ -133,6 +191,32 @@ class Progress(Listener):
             partial = self._partial.setdefault((id(scenario), host, process, stream), _PartialLine())
             self._write_output(scenario.name, host, process, stream, partial.lines(data))
 
+    def recording(self, scenario: ScenarioInfo, recording: LiveRecording) -> None:
+        """Begin to stream it, if it is the only scenario. A CI server's log gets it as a whole, to fold it."""
+        if self._expected == 1 and self._log is None:
+            self._streaming = _Streaming(self._screen, scenario, recording)
+
+    def recorded(self, scenario: ScenarioInfo, result: ScenarioResult, timeline: Timeline) -> None:
+        """Write the rest of the stream; keep the timeline for the report."""
+        if self._streaming is not None:
+            self._streaming.finish()
+        with self._lock:
+            self._timelines[id(scenario)] = timeline
+            if result.outcome in plain.FAILURES:
+                self._of_failures[result.file, result.name] = timeline
+
+    def timeline_of(self, result: ScenarioResult) -> Timeline | None:
+        """Return the recording of a scenario that failed; None if there is none."""
+        with self._lock:
+            return self._of_failures.get((result.file, result.name))
+
+    def _report(self, scenario: ScenarioInfo, result: ScenarioResult) -> list[str]:
+        """Return the whole report, or what is left of it after the stream."""
+        timeline = self._timelines.get(id(scenario))
+        if self._streaming is not None:
+            return plain.conclusion(result, self._screen.look, timeline)
+        return plain.scenario_report(result, self._screen.look, timeline)
+
     def scenario_kept(
         self, scenario: ScenarioInfo, result: ScenarioResult, hints: tuple[str, ...], lab_descriptor: int
     ) -> None:
@@ -145,7 +229,7 @@ class Progress(Listener):
             self._running.pop(id(scenario), None)  # Enter moves the cursor, so nothing may be redrawn around it
             self._screen.show_status(self._status() if self._running else [])
             look = self._screen.look
-            lines = plain.scenario_report(result, look)
+            lines = self._report(scenario, result)
             lines += ["", look.paint(f'The lab of "{printable(result.name)}" is kept. To inspect it:', Ink.STRONG)]
             lines += [f"  {printable(hint)}" for hint in hints]
             how = "Enter or Ctrl-C ends it." if self._expected == 1 else "Enter ends it, Ctrl-C the whole run."
@@ -156,6 +240,13 @@ class Progress(Listener):
     def scenario_finished(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         """Write its line or report."""
         self._flush_output(id(scenario), None)
+        if self._streaming is not None:
+            self._streaming.finish()
+        with self._lock:
+            self._finish(scenario, result)
+            self._timelines.pop(id(scenario), None)
+
+    def _finish(self, scenario: ScenarioInfo, result: ScenarioResult) -> None:
         with self._lock:
             self._running.pop(id(scenario), None)
             lean = not self._keep_steps and result.outcome is Outcome.PASSED
@@ -165,12 +256,12 @@ class Progress(Listener):
                 return
             if self._log is not None and result.steps and (self._expected != 1 or result.outcome is Outcome.PASSED):
                 title, *_ = plain.one_line(result, look)
-                report = plain.scenario_report(result, look)
+                report = self._report(scenario, result)
                 self._screen.write(self._log.section(title, report, result.duration_s), as_they_are=True)
             elif self._expected == 1:
-                self._screen.write(plain.scenario_report(result, look))
+                self._screen.write(self._report(scenario, result))
             elif self._verbose:
-                self._screen.write([*plain.scenario_report(result, look), ""])
+                self._screen.write([*self._report(scenario, result), ""])
             else:
                 self._screen.write(plain.one_line(result, look))
 

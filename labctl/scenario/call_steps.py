@@ -205,11 +205,18 @@ def make_calls(at: StepRun, body: CallsBody) -> Done:
 
 
 def _add_record(at: StepRun, record: CallRecord) -> None:
+    last = at.calls[-1] if at.calls else None
+    if last is not None and last.duration_s is None and _is_same_call(last, record):
+        at.calls.pop()
     at.calls.append(record)
     if record.duration_s is None:
         at.run.listener.call_begun(at.run.scenario, at.index, record)
     else:
         at.run.listener.call_finished(at.run.scenario, at.index, record)
+
+
+def _is_same_call(one: CallRecord, other: CallRecord) -> bool:
+    return (one.host, one.process, one.started_s) == (other.host, other.process, other.started_s)
 
 
 def seconds_for(step: Step, default_s: float) -> float:

@@ -159,6 +159,12 @@ class Scenario(Struct, frozen=True):
         """Names of the hosts in topology order: the columns of the report."""
         return tuple(node.name for node in self.topology.hosts)
 
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Names of the hosts with steps or services, in topology order."""
+        acting = {step.host for step in self.walk()}
+        return tuple(node.name for node in self.topology.hosts if node.name in acting or node.services)
+
     def walk(self) -> Iterator[Step]:
         """Every step, in file order."""
         for step in self.steps:

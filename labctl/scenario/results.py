@@ -25,7 +25,7 @@ from labctl.programs.output import OutputRecord, Stream
 from labctl.structs import Struct
 
 if TYPE_CHECKING:
-    from labctl.timeline.events import AnyEvent, Timeline
+    from labctl.timeline.events import AnyEvent, NodeInfo, Timeline
 
 
 class Outcome(StrEnum):
@@ -109,6 +109,12 @@ class ScenarioResult(Struct, frozen=True):
     rerun: str = ""  # a command that runs the scenario again with the same seed; "" if there is none
 
     @property
+    def speakers(self) -> tuple[str, ...]:
+        """The hosts with steps, in topology order."""
+        acting = {step.host for step in self.steps}
+        return tuple(host for host in self.hosts if host in acting)
+
+    @property
     def not_run(self) -> bool:
         """Whether the run was cancelled before this scenario began."""
         return self.interrupted and not self.steps
@@ -132,10 +138,15 @@ class ScenarioInfo(Protocol):
     def about(self) -> str: ...
     @property
     def hosts(self) -> tuple[str, ...]: ...  # in topology order: the columns of a report
+    @property
+    def speakers(self) -> tuple[str, ...]: ...  # those with steps or services: the columns of a live ladder
 
 
 class LiveRecording(Protocol):
-    """What a listener may use of a recording while it goes on."""
+    """What a listener may use of a recording while it goes on, and until `recorded` returns."""
+
+    @property
+    def nodes(self) -> tuple[NodeInfo, ...]: ...  # of the lab
 
     def read(self) -> tuple[tuple[AnyEvent, ...], int]:
         """Return the events since the last read, and the moment up to which they are complete (CLOCK_MONOTONIC, ns)."""

@@ -30,7 +30,7 @@ from labctl.timeline.events import (
     Timeline,
 )
 
-_HELD_NS = 50_000_000  # a call or step that may end soon is held back for this long in a live ladder
+_HELD_NS = 20_000_000  # a call or step that may end soon is held back for this long in a live ladder
 _JOINED_NS = 1_000_000  # the return of another host's call does not split a call that takes less
 _SILENCE_NS = 250_000_000
 _LONGEST_STRETCH = {False: 12, True: 200}  # arrows in a row, compact and full; the others are counted
@@ -79,13 +79,14 @@ class Arrow(Struct, frozen=True):
     """Packets from host to host: one, or several with data that follow each other."""
 
     at_ns: int
-    source: str  # a host of the ladder
-    target: str
+    source: str  # a host of the ladder, or "" with `peer`
+    target: str  # the same; equal to `source` on the loopback interface
     packets: tuple[Packet, ...]  # the first hop of each
     is_received: bool  # False: it was not seen to arrive at `target`
     call: Call | None  # during which `source` sent it
     drop: Drop | None = None  # that ended it
     client_port: int = 0  # names the connection; 0 if there is only one
+    peer: str = ""  # the other end's node or address, if it is no host of the ladder
 
     @property
     def packet(self) -> Packet:
@@ -437,7 +438,17 @@ class Fold:
             if source and target and source != target:
                 yield Arrow(packet.at_ns, source, target, (packet,), is_received, call, drop, port)
             elif source or target:
-                yield Arrow(packet.at_ns, source or target, source or target, (packet,), is_received, call, drop, port)
+                yield Arrow(
+                    packet.at_ns, source, target, (packet,), is_received, call, drop, port, self._peer(packet, source)
+                )
+
+    def _peer(self, packet: Packet, source: str) -> str:
+        """Return the end of a packet that is not in the ladder; "" if both are."""
+        flow = packet.header.flow
+        if flow is None or packet.host == packet.receiver:
+            return ""
+        address = flow.target if source else flow.source
+        return self._of_address.get(address, address)
 
     def _is_resolution(self, packet: Packet) -> bool:
         """Whether it is address resolution or router discovery, and, of ARP, answered."""

@@ -211,8 +211,11 @@ class Layout:
                 row.calls[item.call.host] = item.call.key
             case Arrow():
                 wave = wave_of(item, is_full=self._is_full)
-                if item.source == item.target:
-                    row.texts[item.source] = Text(f"lo: {wave.labels[-1]}", wave.cross, wave.tone)
+                if item.source == item.target or not (item.source and item.target):
+                    label = wave.labels[min(1, len(wave.labels) - 1)]
+                    text = f"lo: {label}" if not item.peer else f"{label} \u2192 {item.peer}"
+                    text = text if item.source else f"{item.peer} \u2192 {label}"
+                    row.texts[item.source or item.target] = Text(text, wave.cross, wave.tone)
                 else:
                     row.wave = wave
                     row.call = item.call.key if item.call is not None else None

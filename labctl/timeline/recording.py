@@ -23,7 +23,7 @@ from labctl.kernel.packet_ring import AF_PACKET, accept
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.lab.frames import FrameStream, from_json, to_json
 from labctl.structs import Struct, to_builtins
-from labctl.timeline.events import AnyEvent, Loss, Source, Timeline
+from labctl.timeline.events import AnyEvent, Loss, NodeInfo, Source, Timeline
 from labctl.timeline.packet_source import PacketSettings
 from labctl.timeline.recorder import Settings
 from labctl.timeline.recorder_process import RecorderProcess, recorders
@@ -157,6 +157,13 @@ class Recording:
         state = "closed" if self._is_closed else self._problem or "running"
         return f"<Recording of {self._plan.topology}, {state}>"
 
+    @property
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """The nodes of the lab."""
+        from labctl.timeline.wires import nodes_of
+
+        return nodes_of(self._plan)
+
     def wait_ready(self, timeout_s: float = 10.0) -> None:
         """Wait until everything is recorded; what cannot be recorded is in `Timeline.missing`. DeadlineExceeded."""
         with self._lock:
@@ -175,18 +182,20 @@ class Recording:
         """Return new events, and the time up to which they are complete.
 
         A later call returns later events; and those with an earlier time that were added since, such as a call that has
-        returned.
+        returned. After `stop`, it returns all the rest.
         """
         from labctl.timeline.decoding import RecordDecoder
 
         with self._lock:
-            until_ns = self._ask(["Flush"]) if not self._problem else None
+            until_ns = self._ask(["Flush"]) if self._ended_ns is None and not self._problem else None
             records, self._live = self._spool.read(self._live)
             added = self._added[self._live_added :]
             self._live_added += len(added)
             if self._live_decoder is None:
                 self._live_decoder = RecordDecoder(self._plan, self._recorded)
             self._live_decoder.add(records, added)
+            if self._ended_ns is not None:
+                return self._live_decoder.finish(), self._ended_ns
             return self._live_decoder.read(until_ns if until_ns is not None else monotonic_ns())
 
     def timeline(self) -> Timeline:

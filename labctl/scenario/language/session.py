@@ -33,6 +33,7 @@ from labctl.scenario.results import CallRecord
 from labctl.structs import Struct, replace
 from labctl.units import duration_s, format_duration
 
+_SOON_S = 0.02  # a call that has not returned by then is reported as begun
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
 
 
@@ -90,6 +91,7 @@ class Session:
         self._listener = listener
         self._pending: PendingCall | None = None
         self._shown: PendingCall | None = None  # recorded last while pending: its second record has the same start
+        self._begun: PendingCall | None = None  # reported last to the listener as begun: the same
         self._records: list[CallRecord] = []
         self._deadline = 0.0
 
@@ -217,7 +219,10 @@ class Session:
         """Leave the call pending once it has begun; with `blocks_s`, after it has blocked for so long."""
         begun = pending.wait_begun(self._left_s(self._deadline))
         left_s = self._left_s(self._deadline)
-        result = pending.wait(min(blocks_s, left_s)) if begun and blocks_s is not None else None
+        result = None
+        if begun and blocks_s is not None:
+            self._report_begun(pending)
+            result = pending.wait(min(blocks_s, left_s))
         expected = format_duration(blocks_s or 0.0)
         if result is not None:
             self._record(self._result_record(pending, result))
@@ -240,7 +245,10 @@ class Session:
         limit = self._deadline
         if modifiers.within is not None:
             limit = min(limit, monotonic() + self._duration_s(modifiers.within))
-        result = pending.wait(self._left_s(limit))
+        result = pending.wait(min(_SOON_S, self._left_s(limit)))
+        if result is None:
+            self._report_begun(pending)
+            result = pending.wait(self._left_s(limit))
         if result is None:
             self._pending = pending
             self._record(self._pending_record(pending))
@@ -320,6 +328,12 @@ class Session:
         if self._listener is not None:
             self._listener(record)
 
+    def _report_begun(self, pending: PendingCall) -> None:
+        """Report to the listener that the call has begun: it takes long, and somebody may watch."""
+        if self._listener is not None and pending.started_ns is not None and self._shown is not pending:
+            self._begun = pending
+            self._listener(self._new_record(pending.text, pending.started_ns))
+
     def _left_s(self, limit: float) -> float:
         return max(limit - monotonic(), 0.0)
 
@@ -330,7 +344,7 @@ class Session:
 
     def _result_record(self, pending: PendingCall, result: CallResult) -> CallRecord:
         started_ns = result.started_ns
-        if pending is self._shown and pending.started_ns is not None:
+        if pending in (self._shown, self._begun) and pending.started_ns is not None:
             started_ns = pending.started_ns
         failed = result.returned == -1
         return replace(

@@ -11,6 +11,7 @@ from labctl.report.terminal import ASCII, Look, cells
 from labctl.scenario.results import Outcome
 from labctl.scenario.timeline_events import timeline_of
 from labctl.timeline.events import Timeline
+from labctl.timeline.fold import speaking_hosts
 from tests import timelines
 from tests.unit.report.samples import ECHO, FAILED, call, scenario, step
 
@@ -88,7 +89,7 @@ def test_colour_changes_nothing_but_colour(timeline: Timeline, look: Look) -> No
 
 @pytest.mark.parametrize("timeline", ALL.values(), ids=ALL)
 def test_events_fed_one_by_one_give_every_call_packet_and_step_of_the_whole(timeline: Timeline) -> None:
-    live = ladder.LiveLadder(WIDE, ladder.speaking_hosts(timeline), timeline.nodes, timeline.started_ns)
+    live = ladder.LiveLadder(WIDE, speaking_hosts(timeline), timeline.nodes, timeline.started_ns)
     lines = [line for event in timeline.events for line in live.feed((event,), event.at_ns - 1)]
     lines += live.finish()
     assert sorted(re.findall(r"[\w:]+\(|SYN|FIN|✓|✗", "\n".join(lines))) == sorted(

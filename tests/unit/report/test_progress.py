@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 
 from labctl.programs.output import Stream
@@ -11,6 +12,8 @@ from labctl.report.terminal import (
     Look,
     Screen,
 )
+from labctl.timeline.events import AnyEvent
+from tests import timelines
 from tests.unit.report.samples import ECHO, FAILED, SKIPPED, step
 
 
@@ -20,6 +23,7 @@ class Info:
     file: str = "echo.yaml"
     about: str = ""
     hosts: tuple[str, ...] = ("client", "server")
+    speakers: tuple[str, ...] = ("client", "server")
 
 
 def paper() -> tuple[Screen, io.StringIO]:
@@ -57,6 +61,56 @@ def test_program_output_is_streamed_in_whole_lines_when_asked_for() -> None:
         "server web │ second",
         "",
     ]
+
+
+class Recording:
+    """A recording of which `read` gives the events in two halves."""
+
+    nodes = timelines.tcp_echo().nodes
+
+    def __init__(self) -> None:
+        events = timelines.tcp_echo().events
+        self.halves = [events[:20], events[20:]]
+        self.was_read = threading.Event()
+
+    def read(self) -> tuple[tuple[AnyEvent, ...], int]:
+        if not self.halves:
+            return (), timelines.STARTED_NS
+        events = self.halves.pop(0)
+        if self.halves:
+            return events, events[-1].at_ns + 100_000_000
+        self.was_read.set()
+        return events, events[-1].at_ns
+
+
+def test_a_recorded_scenario_is_drawn_while_it_runs_and_no_line_comes_twice() -> None:
+    screen, stream = paper()
+    recording, info, timeline = Recording(), Info(), timelines.tcp_echo()
+    with Progress(screen, expected=1) as progress:
+        progress.scenario_started(info)
+        progress.recording(info, recording)
+        assert recording.was_read.wait(10)
+        assert "listen(3, 5)" in stream.getvalue()
+        progress.recorded(info, ECHO, timeline)
+        progress.scenario_finished(info, ECHO)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("A server echoes")
+    assert lines[-1] == "✓ passed in 0.21 s"
+    assert [sum(call in line for line in lines) for call in ("socket(", "connect(", "… accept", "LAST_ACK")] == [
+        *(2, 1, 1, 1)
+    ]
+
+
+def test_a_recorded_scenario_of_several_that_failed_is_reported_with_its_packets() -> None:
+    screen, stream = paper()
+    info, timeline = Info(), timelines.refused()
+    with Progress(screen, expected=2, verbose=True) as progress:
+        progress.recording(info, Recording())
+        assert stream.getvalue() == ""
+        progress.recorded(info, FAILED, timeline)
+        progress.scenario_finished(info, FAILED)
+    assert "connect(3, 10.0.0.2:81) ─ SYN ────►│ NO_SOCKET" in stream.getvalue()
+    assert progress.timeline_of(FAILED) is timeline
 
 
 def test_program_output_is_not_streamed_unasked() -> None:
