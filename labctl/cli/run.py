@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from labctl.report.timeline_files import TimelineFiles
     from labctl.scenario.model import Scenario
     from labctl.scenario.results import Listener
-    from labctl.timeline.recording import RecordOptions
     from labctl.topology.model import Topology
 
 

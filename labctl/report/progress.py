@@ -70,7 +70,8 @@ class _Streaming:
         self._screen = screen
         self._recording = recording
         screen.write(plain.heading(scenario, screen.look))
-        self._ladder = LiveLadder(screen.look, scenario.speakers, recording.nodes, monotonic_ns())
+        hosts = scenario.speakers if len(scenario.speakers) > 1 else scenario.hosts
+        self._ladder = LiveLadder(screen.look, hosts, recording.nodes, monotonic_ns())
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="labctl-ladder", daemon=True)
         self._thread.start()
@@ -190,6 +191,11 @@ class Progress(Listener):
         with self._lock:
             partial = self._partial.setdefault((id(scenario), host, process, stream), _PartialLine())
             self._write_output(scenario.name, host, process, stream, partial.lines(data))
+
+    @property
+    def wants_every_timeline(self) -> bool:
+        """Whether the ladder of a scenario that passed is shown."""
+        return self._expected == 1 or self._verbose
 
     def recording(self, scenario: ScenarioInfo, recording: LiveRecording) -> None:
         """Begin to stream it, if it is the only scenario. A CI server's log gets it as a whole, to fold it."""

@@ -33,10 +33,10 @@ from labctl.timeline.events import (
 _HELD_NS = 20_000_000  # a call or step that may end soon is held back for this long in a live ladder
 _JOINED_NS = 1_000_000  # the return of another host's call does not split a call that takes less
 _SILENCE_NS = 250_000_000
-_LONGEST_STRETCH = {False: 12, True: 200}  # arrows in a row, compact and full; the others are counted
+_LONGEST_STRETCH = {False: 16, True: 200}  # arrows in a row, compact and full; the others are counted
 _FOLDED_FROM = 3  # packets with data in a row that become one arrow
 _CALLS = "calls"
-_RESOLUTION = ("who has", "is at", "neighbo", "router", "multicast listener", "mld", "igmp")
+_RESOLUTION = ("who has", "is at", "is here", "neighbo", "router", "multicast listener", "mld", "igmp")
 
 
 class Detail(Enum):
@@ -64,6 +64,7 @@ class Ended(Struct, frozen=True):
 
     at_ns: int
     step: Step
+    has_heading: bool = False  # something happened during the step, which therefore has a heading
     is_inner_cause: bool = False  # a step inside it failed, and shows the reason
 
 
@@ -176,6 +177,7 @@ class Fold:
         self._number = 0
         self._current: dict[tuple[str | int, ...], Call | Step] = {}  # the last record of each call and step
         self._begun: set[tuple[str | int, ...]] = set()  # shown, to be followed by its end
+        self._waiting: list[Step] = []  # that have begun, and have no heading as long as nothing happens
         self._programs: dict[str, set[str]] = {}  # of each host, those with calls
         self._calls: dict[str, list[Call]] = {}  # of each host, those that may be sending
         self._journeys: dict[int, list[Packet]] = {}
@@ -238,6 +240,11 @@ class Fold:
                 break
             done = at + 1
             for item in self._items_of(at, point, is_last=until_ns is None):
+                if isinstance(item, Arrow | CallItem | Line):
+                    for step in self._waiting:
+                        self._begun.add(step.key)
+                        items += self._paced(Heading(step.at_ns, step))
+                    self._waiting = []
                 items += self._paced(item)
         del self._points[:done]
         if until_ns is None:
@@ -251,7 +258,7 @@ class Fold:
 
     def _may_end_soon(self, point: _Point, until_ns: int) -> bool:
         event = point.event
-        if point.is_end or not isinstance(event, Call | Step) or until_ns - point.at_ns >= _HELD_NS:
+        if point.is_end or not isinstance(event, Call) or until_ns - point.at_ns >= _HELD_NS:
             return False
         return self._current[event.key].until_ns is None
 
@@ -272,7 +279,7 @@ class Fold:
             yield from self._counted(item.at_ns)
         if self._last_ns is not None and item.at_ns - self._last_ns >= _SILENCE_NS:
             yield Silence(self._last_ns, item.at_ns - self._last_ns)
-        self._last_ns = item.at_ns
+        self._last_ns = item.step.until_ns or item.at_ns if isinstance(item, Ended) else item.at_ns
         yield item
 
     def _unfinished(self) -> Iterator[Item]:
@@ -331,20 +338,15 @@ class Fold:
             if is_named(step):
                 yield Heading(step.at_ns, step)
             return
-        is_known = step.until_ns is not None
-        if is_known and (step.outcome == "passed" or not self._is_foreign_before(at, step, step.until_ns)):
-            yield Ended(step.at_ns, step, self._has_failed_inside(step))
-        else:
-            self._begun.add(step.key)
-            yield Heading(step.at_ns, step)
+        self._waiting.append(step)
 
     def _end_of_step(self, step: Step) -> Iterator[Item]:
-        at_ns = step.until_ns or step.at_ns
-        if step.key in self._begun:
-            self._begun.discard(step.key)
-            yield Ended(at_ns, step, self._has_failed_inside(step))
-        elif step.kind == _CALLS and step.outcome != "passed":
-            yield Ended(at_ns, step, self._has_failed_inside(step))
+        self._waiting = [each for each in self._waiting if each.key != step.key]
+        has_heading = step.key in self._begun
+        self._begun.discard(step.key)
+        if step.kind != _CALLS or step.outcome != "passed":
+            at_ns = step.at_ns if step.kind != _CALLS and not has_heading else step.until_ns or step.at_ns
+            yield Ended(at_ns, step, has_heading, self._has_failed_inside(step))
 
     def _has_failed_inside(self, step: Step) -> bool:
         return any(index.startswith(f"{step.index}.") for index in self._failed)
@@ -365,25 +367,25 @@ class Fold:
     def _call_item(self, at_ns: int, call: Call, part: Part, *, sends: bool = False) -> CallItem:
         return CallItem(at_ns, call, part, sends, len(self._programs[call.host]) > 1)
 
-    def _is_foreign_before(self, at: int, call: Call | Step, until_ns: int | None) -> bool:
+    def _is_foreign_before(self, at: int, call: Call, until_ns: int) -> bool:
         """Whether something else than the call's own packets, and what these cause, happened before it ended."""
         for point in self._points[at + 1 :]:
-            if until_ns is not None and point.at_ns >= until_ns:
+            if point.at_ns >= until_ns:
                 return False
             match point.event:
                 case Call():
-                    is_short = until_ns is not None and until_ns - call.at_ns < _JOINED_NS
+                    is_short = until_ns - call.at_ns < _JOINED_NS
                     if point.event.key != call.key and not (point.is_end and is_short):
                         return True
                 case Step():
-                    if point.event.key != call.key and (point.event.kind != _CALLS or is_named(point.event)):
+                    if point.event.kind != _CALLS or is_named(point.event):
                         return True
                 case Output() | Mark():
                     return True
                 case Packet():
                     comes = point.event.receiver == call.host and point.event.host != call.host
                     is_quiet = is_pure_ack(point.event) or self._is_resolution(point.event)
-                    if (comes or isinstance(call, Step)) and not is_quiet:
+                    if comes and not is_quiet:
                         return True
                 case _:
                     pass
@@ -429,6 +431,8 @@ class Fold:
         drop = self._drops.get(packet.journey)
         targets = list(dict.fromkeys(hop.receiver for hop in hops if hop.receiver in self._hosts))
         is_received = bool(targets)
+        if not is_received and not self._host_at(header.flow, "target"):
+            is_received = bool(hops[-1].receiver)
         if drop is not None and drop.host in self._hosts and drop.host not in targets and drop.host != source:
             targets = [drop.host]
         if not targets:
@@ -494,8 +498,9 @@ class Fold:
             text += f", {sample.half_open} half-open" if sample.half_open else ""
             was, is_empty = self._queues.get(key, ""), sample.receive_queue == sample.half_open == 0
         else:
+            # One byte is the FIN, which counts as data.
             parts = ((sample.receive_queue, "unread"), (sample.send_queue, "unacked"), (sample.drops, "dropped"))
-            text = ", ".join(f"{count} {word}" for count, word in parts if count)
+            text = ", ".join(f"{count} {word}" for count, word in parts if count > 1 or (count and word == "dropped"))
             was, is_empty = self._queues.get(key, ""), not text
         if text != was:
             self._queues[key] = text

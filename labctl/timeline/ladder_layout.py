@@ -117,7 +117,8 @@ class Columns(Struct, frozen=True):
     @property
     def detail(self) -> Detail:
         """What the width allows to show."""
-        return Detail.FULL if self.width >= _FULL_COLUMN and not self.are_named else Detail.COMPACT
+        is_wide = self.width >= (_FULL_COLUMN if len(self.hosts) > 1 else 2 * _FULL_COLUMN)
+        return Detail.FULL if is_wide and not self.are_named else Detail.COMPACT
 
     def fits(self, row: Row) -> bool:
         """Whether texts, notes and the arrow with its shortest label fit into their columns."""
@@ -291,13 +292,22 @@ class Layout:
             case Silence():
                 return Span(None, f"{duration(item.duration_ns)} of silence", Tone.FAINT, "silence")
             case Omitted():
-                return Span(item.at_ns, f"{item.packets} more packets, {item.bytes} bytes", Tone.FAINT, "omitted")
+                return Span(
+                    item.at_ns,
+                    f"{item.packets} more {'packets' if item.packets > 1 else 'packet'}, {item.bytes} bytes",
+                    Tone.FAINT,
+                    "omitted",
+                )
 
 
 def _verdict(item: Ended) -> Span:
     step = item.step
     took_ns = (step.until_ns or step.at_ns) - step.at_ns
-    title = f"step {step.index}" if step.kind == "calls" else one_line(step.title or step.kind)[:_LONGEST_TEXT]
+    title = (
+        f"step {step.index}"
+        if step.kind == "calls" or item.has_heading
+        else one_line(step.title or step.kind)[:_LONGEST_TEXT]
+    )
     took = f"  [{duration(took_ns)}]" if took_ns >= _SHOWN_NS and step.kind != "calls" else ""
     reason = "" if step.outcome == "passed" or item.is_inner_cause else step.reason.split("\n", 1)[0]
     text = title + took + (f": {one_line(reason)[:_LONGEST_TEXT]}" if reason else "")

@@ -12,10 +12,12 @@ _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, instead in (
         (r"^\s*\d+(?:\.\d+)?s? (?=[│├|+])", "<time> "),  # the first column of a conversation
         (r"\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s)\b", "<time>"),
+        (r"\s*\b\d+ (?:unread|unacked|dropped|of \d+ in queue)(?:, \d+ (?:unread|unacked|dropped|half-open))*", ""),
         (r"\s*\[<time>\]", ""),  # shown from a millisecond on
         (r"(?<=:)(?:3276[89]|327[7-9]\d|32[89]\d\d|3[3-9]\d{3}|[45]\d{4}|60\d{3})\b", "<port>"),  # temporary ports
+        (r"(?<= ):<port> ", ""),  # names a connection if there are several
         (r"\bseed(:?) \d+", r"seed\1 <number>"),
-        (r"─+", "─"),
+        (r"[─╌◄►├┤┼]+", "─"),
         (r"-{3,}", "---"),
         (r"={3,}", "==="),
         (r"\s*│\s*", " │ "),
@@ -26,6 +28,7 @@ _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 _CONTINUES = re.compile(r"\s+│")
 _IN_CONVERSATION = re.compile(r"\s*(?:\d+(?:\.\d+)?s?)? ?[│├]")
+_QUEUE = re.compile(r"\s*\d+(?:\.\d+)?s? [│ ]+\d+ of \d+ in queue[^│]*$")  # seen by a sample
 _SILENCE = re.compile(r"\s+┊ … .* of silence")
 
 
@@ -51,7 +54,7 @@ def _unwrapped(lines: Sequence[str]) -> list[str]:
     """Without silences, and with the lines of a ladder that had no room in their columns joined again."""
     joined: list[str] = []
     for line in lines:
-        if _SILENCE.match(line):
+        if _SILENCE.match(line) or _QUEUE.match(line):
             continue
         if joined and _CONTINUES.match(line) and _IN_CONVERSATION.match(joined[-1]):
             before, after = joined[-1].split("│"), line.split("│")

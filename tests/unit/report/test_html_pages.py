@@ -26,6 +26,7 @@ class Info:
 
     def __init__(self, result: ScenarioResult) -> None:
         self.name, self.file, self.about, self.hosts = result.name, result.file, result.about, result.hosts
+        self.speakers = result.speakers
 
 
 def run(directory: Path, *results: ScenarioResult, recorded: bool = True, failures_only: bool = False) -> HtmlPages:

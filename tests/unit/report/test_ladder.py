@@ -220,7 +220,7 @@ def test_a_pending_call_recorded_twice_is_shown_once_with_its_return() -> None:
 
 def test_a_value_that_the_call_shows_already_is_not_repeated() -> None:
     said = of_steps(step("1", call("server", 'recv(4, "hello", 100, 0)', 5, 1, value='"hello"')))
-    assert said.endswith('│ recv(4, "hello", 100, 0) → 5')
+    assert said.endswith('│ recv(4, "hello", 100) → 5')
 
 
 def test_the_name_of_a_calls_step_is_a_heading_and_an_unnamed_one_has_none() -> None:

@@ -65,13 +65,13 @@ def test_a_packet_over_a_router_is_one_arrow_from_host_to_host() -> None:
     assert arrows(items_of(b.timeline())) == [("client", "server", "SYN")]
 
 
-def test_more_than_12_arrows_in_a_row_are_counted() -> None:
+def test_more_than_16_arrows_in_a_row_are_counted() -> None:
     b = Builder()
     for number in range(40):
         b.packet(10 + number, "client" if number % 2 else "server", "PSH ACK", 1 + number, 1, b"x")
     items = items_of(b.timeline())
-    assert len(arrows(items)) == 12
-    assert [each.packets for each in items if isinstance(each, Omitted)] == [28]
+    assert len(arrows(items)) == 16
+    assert [each.packets for each in items if isinstance(each, Omitted)] == [24]
 
 
 def test_only_a_changed_queue_is_noted_and_a_full_one_is_needed() -> None:
