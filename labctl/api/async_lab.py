@@ -124,10 +124,11 @@ class AsyncLab:
         *,
         visible_paths: Iterable[StrPath] = (),
         deadline_s: float = DEADLINE_S,
+        record: bool = False,
     ) -> None:
         """Take the arguments of `Lab`. `async with`, or `open`, makes the lab and raises what `Lab` raises."""
         self._make: Callable[[], Lab] = partial(
-            Lab, topology, visible_paths=tuple(visible_paths), deadline_s=deadline_s
+            Lab, topology, visible_paths=tuple(visible_paths), deadline_s=deadline_s, record=record
         )
         self._lab: Lab | None = None
         self._borrowed = False

@@ -9,6 +9,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from labctl.api.journal import ActivityKind, ActivityState, Entry, Journal, show_command
 from labctl.api.sockets import Address, ip_version
 from labctl.clock import monotonic
-from labctl.errors import InputError, LabGone, NotFound
+from labctl.errors import DeadlineExceeded, InputError, LabctlError, LabGone, NotFound
 from labctl.lab.client.handle import Lab as Engine
 from labctl.plan.hosts_files import HostsFiles
 from labctl.programs.output import Stream
@@ -27,6 +28,7 @@ from labctl.programs.waiting import Scope, Watcher
 if TYPE_CHECKING:
     from labctl.api.netns import Visits
     from labctl.plan.operations import Plan
+    from labctl.timeline.recording import Recording, RecordOptions
     from labctl.topology.model import Node, Topology
 
 LONGEST_WAIT_S = 1e9  # what waits take; beyond it is "for ever"
@@ -48,13 +50,24 @@ class Core:
         self.owner = os.getpid()
         self.closed = False
         self.attached = False
+        self.recording: Recording | None = None  # of the lab, which ends with it
+        self.not_recorded = ""  # why there is no recording although one was wanted
         self._visits: Visits | None = None
         self.hosts_files = HostsFiles(plan)
         self._lock = threading.RLock()
 
     @classmethod
-    def opened(cls, model: Topology, visible_paths: Iterable[str | os.PathLike[str]], deadline_s: float) -> Core:
-        """Make the lab of that topology and wait for its services. MachineError, KernelError, DeadlineExceeded."""
+    def opened(
+        cls,
+        model: Topology,
+        visible_paths: Iterable[str | os.PathLike[str]],
+        deadline_s: float,
+        record: RecordOptions | None = None,
+    ) -> Core:
+        """Make the lab of that topology and wait for its services; with `record`, record it from before they start.
+
+        MachineError, KernelError, DeadlineExceeded. A recording that cannot be made is no error: see `not_recorded`.
+        """
         from labctl.plan.build import build
 
         plan = build(model)
@@ -65,15 +78,21 @@ class Core:
 
             paths += services.visible_paths(plan)
         engine = Engine.open(plan, visible_paths=paths, deadline_s=deadline_s)
-        try:
+        with ExitStack() as opened:
+            opened.callback(engine.close)
+            core = cls(engine, model, plan)
+            opened.callback(core.watcher.close)
+            if record is not None:
+                opened.callback(core._end_recording)
+                core._record(record)
             if has_services:
                 services.start(engine, plan)
-            core = cls(engine, model, plan)
             core._watch_services()
-            return core
-        except BaseException:
-            engine.close()
-            raise
+            if core.recording is not None:
+                with suppress(DeadlineExceeded):  # it records what it can
+                    core.recording.wait_ready()
+            opened.pop_all()
+        return core
 
     @classmethod
     def of_running(cls, name: str | None, deadline_s: float) -> Core:
@@ -90,6 +109,18 @@ class Core:
             engine.close()
             raise
         return core
+
+    def _record(self, options: RecordOptions) -> None:
+        from labctl.timeline.recording import Recording
+
+        try:
+            self.recording = Recording.start(self.engine, options, title=self.model.name, plan=self.plan)
+        except (LabctlError, OSError) as error:
+            self.not_recorded = str(error)
+
+    def _end_recording(self) -> None:
+        if self.recording is not None:
+            self.recording.close()
 
     def _watch_services(self) -> None:
         if not any(node.services for node in self.plan.nodes):
@@ -180,6 +211,7 @@ class Core:
             if not self.is_forked:
                 self.watcher.close()
                 self.programs.close()
+                self._end_recording()
             if self._visits is not None:
                 self._visits.close()
         for problem in failed:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from labctl.clock import monotonic
 from labctl.errors import LabctlError
 from labctl.structs import Struct, replace
+from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -183,8 +184,9 @@ def report(core: Core, after_s: float) -> str:
     """See `Lab.report`."""
     try:
         let_crash(core, core.programs.everything())
+        recorded = _recorded(core, after_s)
         earlier = (line for each in tuple(core.journal.snapshots) if each.at_s > after_s for line in each.lines)
-        return "\n".join((*_activities(core, after_s), *earlier, *_sockets(core, "sockets")))
+        return "\n".join((*recorded, *_activities(core, after_s), *earlier, *_sockets(core, "sockets")))
     except Exception as error:  # noqa: BLE001  # a report of a failure must not hide it behind another one
         return f"lab {core.model.name}: cannot report what happened: {type(error).__name__}: {error}"
 
@@ -196,6 +198,29 @@ def let_crash(core: Core, programs: Iterable[Program]) -> None:
     if not core.closed and not core.is_forked:
         with suppress(LabctlError, RuntimeError):  # the lab has ended, or is closed by another thread
             settle(core.engine, core.condition, programs)
+
+
+def _recorded(core: Core, after_s: float) -> Iterator[str]:
+    """Return what the recording shows of failed connections and the last packets, if the lab is recorded."""
+    if core.not_recorded:
+        yield f"lab {core.model.name}: not recorded: {core.not_recorded}"
+    if core.recording is None or core.is_forked or core.closed:
+        return
+    from labctl.timeline.explain import explain, last_packets
+    from labctl.timeline.sources.host_state import read
+
+    since_ns = round((core.journal.origin + after_s) * 1e9) if after_s >= 0 else 0
+    state = read(core.engine, (node.name for node in core.model.nodes if node.kind is not NodeKind.SWITCH))
+    for event in state.events:
+        core.recording.add(event)
+    whole = core.recording.timeline()
+    events = tuple(event for event in whole.events if event.at_ns >= since_ns)
+    timeline = replace(whole, started_ns=round(core.journal.origin * 1e9), events=events, states=state.states)
+    for title, lines in (("possible causes", explain(timeline)), ("last packets", last_packets(timeline, ""))):
+        if lines:
+            yield f"lab {core.model.name}: {title}"
+            yield from (f"  {line}" for line in lines)
+    yield from (f"  not recorded: {each}" for each in (*map(str, whole.losses), *whole.missing))
 
 
 def _activities(core: Core, after_s: float) -> Iterator[str]:

@@ -91,7 +91,13 @@ class ScenarioRun:
         listener = _Noting(core.journal)
         with core.journal.noting("", ActivityKind.SCENARIO, f"{loaded.name} ({loaded.file})") as entry:
             running = run_and_hold(
-                loaded, core.engine, core.plan, listener, on_start=listener.on_start, cancellation=self._cancellation
+                loaded,
+                core.engine,
+                core.plan,
+                listener,
+                on_start=listener.on_start,
+                cancellation=self._cancellation,
+                recording=core.recording,
             )
             result = self._result = self._held.enter_context(running)
             if result.outcome is not Outcome.PASSED:
@@ -224,17 +230,25 @@ class Lab:
         *,
         visible_paths: Iterable[str | os.PathLike[str]] = (),
         deadline_s: float = DEADLINE_S,
+        record: bool = False,
     ) -> None:
         """Make the lab of a file, a shape ("pair", "star:4") or a `Topology`, and start its services.
 
         Hosts have their own /tmp and /run. `visible_paths` are paths below these that hosts see all the same; this
-        Python, labctl and the working directory always are. Raises DocumentError or InputError for a wrong topology;
-        MachineError, with the remedy, if this machine cannot have labs; KernelError; DeadlineExceeded.
+        Python, labctl and the working directory always are. With `record`, the packets of all nodes are kept from the
+        start, and `report` explains failed connections from them; a lab that cannot be recorded is made all the same,
+        and `report` has the reason. Raises DocumentError or InputError for a wrong topology; MachineError, with the
+        remedy, if this machine cannot have labs; KernelError; DeadlineExceeded.
         """
         from labctl.api.topology import Topology
 
         given = Topology.of(topology)
-        self._take(Core.opened(given.freeze(), visible_paths, deadline_s), given)
+        options = None
+        if record:
+            from labctl.timeline.recording import RecordOptions
+
+            options = RecordOptions(sample_interval_s=0.0)
+        self._take(Core.opened(given.freeze(), visible_paths, deadline_s, options), given)
 
     @classmethod
     def attach(cls, name: str | None = None, *, deadline_s: float = DEADLINE_S) -> Self:

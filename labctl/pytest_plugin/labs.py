@@ -137,7 +137,7 @@ class Labs:
             visible.append(temporary)
         given = as_seen_from(Path.cwd(), source) if isinstance(source, Path) else source
         try:
-            lab = Lab(given, visible_paths=visible)
+            lab = Lab(given, visible_paths=visible, record=True)
         except MachineError as error:
             if self._config.getini("labctl_skip_impossible"):
                 pytest.skip(str(error))

@@ -21,7 +21,7 @@ from labctl.clock import monotonic
 from labctl.errors import LabctlError, describe_errno
 from labctl.printable import in_log, painted
 from labctl.pytest_plugin.settings import artifacts_root, chosen_artifacts_root, on_github, seed_of
-from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN, SCENARIO_SOCKETS, USED_LABS
+from labctl.pytest_plugin.stash import LABS, SCENARIO_RUN, SCENARIO_SOCKETS, SCENARIO_TIMELINE, USED_LABS
 from labctl.report.terminal import Look, look_of
 from labctl.scenario.results import RunResult
 from labctl.structs import convert, to_builtins
@@ -103,7 +103,8 @@ def _complete_scenario(item: pytest.Item, report: pytest.TestReport, run: RunRes
     from labctl.report import plain
 
     if report.failed:
-        talk = [line for result in run.scenarios for line in plain.conversation(result, look())]
+        timeline = item.stash.get(SCENARIO_TIMELINE, None)
+        talk = [line for result in run.scenarios for line in plain.conversation(result, look(), timeline)]
         _add_section(item, report, "\n".join([*talk, item.stash.get(SCENARIO_SOCKETS, "")]), run)
     elif chosen_artifacts_root(item.config) is not None:
         _write_artifacts(item, "", run)

@@ -146,7 +146,7 @@ class ScenarioItem(pytest.Item):
             from labctl.pytest_plugin.reports import look
             from labctl.report import plain
 
-            text = dedent("\n".join(plain.failure(error.result, look()))).strip("\n")
+            text = dedent("\n".join(plain.failure(error.result, look(), packets=False))).strip("\n")
             return in_log(text, os.environ)
         if isinstance(error, MachineError):
             return in_log(visible(str(error)), os.environ)

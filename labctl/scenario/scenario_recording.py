@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from labctl.timeline.sources.host_state import FailureState
 
 
-PACKETS_SHOWN = 8  # of a failure
-
-
 class ScenarioRecording:
     """Records one scenario; `close` ends the recorder. For the thread of the scenario."""
 
@@ -107,6 +104,8 @@ class ScenarioRecording:
             return result
         timeline = self._timeline(scenario, result, programs)
         if is_failure:
+            from labctl.timeline.explain import last_packets
+
             packets = last_packets(timeline, (failed and failed.host) or "")
             result = replace(result, explanation=_explained(timeline, failed), last_packets=packets)
         if is_recorded:
@@ -150,29 +149,6 @@ class ScenarioRecording:
     def _give_up(self, error: Exception) -> None:
         self._problem = str(error)
         self.close()
-
-
-def last_packets(timeline: Timeline, host: str) -> tuple[str, ...]:
-    """Return the last packets of TCP and UDP, and ICMP errors, of the host ("": of all), a line each."""
-    from labctl.timeline.event_text import header_text
-    from labctl.timeline.events import Packet
-
-    names = {address: node.name for node in timeline.nodes for address in node.addresses}
-    packets = [
-        event
-        for event in timeline.events
-        if isinstance(event, Packet)
-        and host in ("", event.host, event.receiver)
-        and (event.header.protocol in ("tcp", "udp") or event.header.quoted is not None)
-    ]
-    lines = []
-    for packet in packets[-PACKETS_SHOWN:]:
-        at_ms = (packet.at_ns - timeline.started_ns) / 1e6
-        header = replace(packet.header, options="")
-        text = header_text(header, names, packet.relative_seq, packet.relative_ack)
-        notes = (", again" if packet.is_retransmission else "") + ("" if packet.receiver else ", did not arrive")
-        lines.append(f"{at_ms:.1f} ms {text}{notes}")
-    return tuple(lines)
 
 
 def _explained(timeline: Timeline, failed: StepResult | None) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from labctl.structs import replace
+from labctl.timeline.event_text import header_text
 from labctl.timeline.events import Call, Flow, Mark, Packet, Step, Timeline
 from labctl.timeline.evidence import Evidence, Listening, endpoint
 from labctl.timeline.packet_loss import (
@@ -23,6 +25,7 @@ from labctl.timeline.packet_loss import (
 )
 
 SENTENCES_MAX = 6
+PACKETS_SHOWN = 8  # of a failure
 ATTEMPTS_MAX = 2  # failed connections that are explained of a step whose calls are not known
 _CONNECTS = ("connect",)
 _RECEIVES = frozenset({"recv", "recvfrom", "recvmsg", "read", "readv"})
@@ -54,6 +57,26 @@ def failing_call(timeline: Timeline, step: Step) -> Call | None:
     """Return the last call of a calls step: the one that failed, did not return, or returned something unexpected."""
     calls = [event for event in timeline.events if isinstance(event, Call) and event.step == step.index]
     return max(calls, key=lambda call: call.at_ns, default=None)
+
+
+def last_packets(timeline: Timeline, host: str) -> tuple[str, ...]:
+    """Return the last packets of TCP and UDP, and ICMP errors, of the host ("": of all), a line each."""
+    names = {address: node.name for node in timeline.nodes for address in node.addresses}
+    packets = [
+        event
+        for event in timeline.events
+        if isinstance(event, Packet)
+        and host in ("", event.host, event.receiver)
+        and (event.header.protocol in ("tcp", "udp") or event.header.quoted is not None)
+    ]
+    lines = []
+    for packet in packets[-PACKETS_SHOWN:]:
+        at_ms = (packet.at_ns - timeline.started_ns) / 1e6
+        header = replace(packet.header, options="")
+        text = header_text(header, names, packet.relative_seq, packet.relative_ack)
+        notes = (", again" if packet.is_retransmission else "") + ("" if packet.receiver else ", did not arrive")
+        lines.append(f"{at_ms:.1f} ms {text}{notes}")
+    return tuple(lines)
 
 
 def _of_step(ev: Evidence, step: Step) -> list[str]:
