@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from labctl import AsyncLab, Lab, ScenarioFailed
+from labctl import AsyncLab, Lab, LabError, ScenarioFailed, Topology
 from labctl.pytest_plugin.labs import UsedLabs
+from labctl.timeline.recording import Recording
 
 WEB = [sys.executable, "-u", "-m", "http.server", "8000", "--bind", "::"]
 
@@ -166,3 +167,49 @@ def test_a_server_that_crashes_is_reported_with_its_end_without_a_with_block() -
     assert "stderr: ValueError: bug\n" in report
     (start,) = (line for line in report.splitlines() if " start " in line)
     assert "-> exited with status 1" in start  # in one line, although the command has several
+
+
+CONNECT = "import socket; socket.create_connection(('10.0.0.2', 5000), timeout=5)"
+
+
+def test_the_report_of_a_recorded_lab_leads_with_the_cause_and_the_packets() -> None:
+    with Lab("pair", record=True) as lab:
+        assert lab["client"].run([sys.executable, "-c", CONNECT]).returncode == 1
+        lines = lab.report().splitlines()
+        assert lines[:3] == [
+            "lab pair: possible causes",
+            "  client to server:5000: SYN reached server; server answered RST: nothing listens on 5000; "
+            "server has no listening socket",
+            "lab pair: last packets",
+        ]
+        assert "client:" in lines[3]
+        assert " > server:5000 SYN seq 0" in lines[3]
+        assert "possible causes" not in lab.report(after_s=marked(lab)), "it was another test's failure"
+
+
+def test_a_scenario_that_fails_in_a_recorded_lab_is_explained_from_its_packets(tmp_path: Path) -> None:
+    file = tmp_path / "refused.yaml"
+    connect = 'c = socket(AF_INET, SOCK_STREAM)\n      connect(c, "server:5000")'
+    file.write_text(f"topology: pair\nsteps:\n  - client: |\n      {connect}\n")
+    with Lab("pair", record=True) as lab, pytest.raises(ScenarioFailed) as raised, lab.scenario(file):
+        pass
+    assert raised.value.result.explanation == (
+        "SYN reached server; server answered RST: nothing listens on 5000; server has no listening socket",
+    )
+
+
+def test_a_lab_that_cannot_be_recorded_is_made_and_reports_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise LabError("the recorder cannot start")
+
+    monkeypatch.setattr(Recording, "start", refused)
+    with Lab("pair", record=True) as lab:
+        assert lab["client"].run(["true"]).returncode == 0
+        assert lab.report().startswith("lab pair: not recorded: the recorder cannot start\n")
+
+
+def test_a_recording_ends_with_a_lab_whose_service_does_not_become_ready() -> None:
+    web = {"run": ["false"], "ready": {"listening": "tcp/80"}}
+    topology = Topology("web").host("server", services={"web": web})
+    with pytest.raises(LabError, match="exited with status 1"):
+        Lab(topology, record=True)
