@@ -5,12 +5,13 @@ flows stand once in lists of their own, and columns have their numbers. A column
 one value. Bytes (frames of packets, data of calls) follow in their own stream, of which a page reads what it shows.
 
     {"kinds": "CPPS...", "at": [0, 1200, ...], "texts": [...], "flows": [...], "sockets": [...], "connections": [...],
+     "upkeep": [2, 3],
      "tables": {"Call": {"rows": 12, "columns": {"name": ["text", [0, 1, ...]], "pid": ["number", 2], ...}}}}
 
 `kinds` has a letter for each event, `at` the nanoseconds since the event before (since `started_ns` for the first).
-Columns are [kind, values]: `text` and `socket` numbers in the lists, `number` values, `time` nanoseconds since the
-event's own `at`, `bytes` lengths in the stream of bytes. `connections` has a text for each connection; a column
-`connection` has its number, or null.
+`upkeep` has the numbers of events that a page leaves out at first. Columns are [kind, values]: `text`, `flow` and
+`socket` numbers in the lists, `number` values, `time` nanoseconds since the event's own `at`, `bytes` lengths in the
+stream of bytes. `connections` has a text for each connection; a column `connection` has its number, or null.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from labctl.timeline.events import (
     Timeline,
 )
 from labctl.timeline.sinks import topology_drawing
+from labctl.timeline.upkeep import upkeep
 
 KINDS: dict[type[AnyEvent], str] = {
     Step: "S",
@@ -101,6 +103,7 @@ class _Encoder:
             "ended": timeline.ended_ns - timeline.started_ns,
             "kinds": "".join([KINDS[type(event)] for event in timeline.events]),
             "at": [now - before for before, now in zip([timeline.started_ns, *moments], moments, strict=False)],
+            "upkeep": upkeep(timeline.events),
             "tables": tables,
             "connections": [_connection_text(each) for each in self._connections],
             "sockets": [self._socket(each) for each in self._sockets],

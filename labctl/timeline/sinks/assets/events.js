@@ -18,7 +18,6 @@ const NAMES = {
 };
 const GROUPS = { S: "steps", C: "calls", P: "packets", T: "kernel", R: "kernel", X: "kernel", D: "kernel",
   N: "kernel", Q: "queues", O: "output", M: "steps" };
-const UPKEEP = /who has|is at|neighbo|router|multicast listener|membership|mld|igmp/i; // in the summary of a packet
 
 function base64(text) {
   const binary = atob(text), bytes = new Uint8Array(binary.length);
@@ -96,7 +95,8 @@ const unchanged = new Uint8Array(count);
   }
 }
 
-const groups = Array.from(kinds, (kind, index) => kind === "P" && UPKEEP.test(text(index, "header.summary")) ? "upkeep" : GROUPS[kind]);
+const groups = Array.from(kinds, (kind) => GROUPS[kind]);
+for (const index of data.upkeep) groups[index] = "upkeep";
 
 // ---- Text of events
 

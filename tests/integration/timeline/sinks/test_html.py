@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from labctl.structs import replace
-from labctl.timeline.events import Mark, Packet, SocketKey, SocketSample, Source, Step, Timeline, Verdict
+from labctl.timeline.events import Header, Mark, Packet, SocketKey, SocketSample, Source, Step, Timeline, Verdict
 from labctl.timeline.sinks.html import write
 from tests.chromium import Page, chromium
 from tests.skips import needs_programs
@@ -181,6 +181,20 @@ def test_filters_leave_out_kinds_and_join_calls_without_anything_between(browser
     assert [row.split(", ")[2].split("(")[0] for row in browser.run(ROWS)][:4] == ["socket", "bind", "listen", "accept"]
     assert "16 bytes" not in browser.run(STATUS)
     assert "listen(3, 5), \u2192 0" in browser.run(ROWS)[2]
+
+
+def test_address_resolution_is_shown_on_request(browser: Page, tmp_path: Path) -> None:
+    b = Builder()
+    b.packet(10, "client", "", 0, 0)
+    packet = b.events.pop()
+    assert isinstance(packet, Packet)
+    header = Header("arp", summary="who has 10.0.0.2, tell 10.0.0.1")
+    b.events.append(replace(packet, header=header, relative_seq=None))
+    b.packet(20, "client", "SYN", 0, 0)
+    show(browser, b.timeline(), tmp_path)
+    assert len(browser.run(ROWS)) == 1
+    browser.run("document.querySelector('#filters [value=upkeep]').click()")
+    assert browser.run(ROWS)[0].endswith("client to server, arp who has 10.0.0.2, tell 10.0.0.1")
 
 
 def test_zoom_leaves_the_events_of_the_range(browser: Page, tmp_path: Path) -> None:
