@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 
 from labctl.timeline.events import AnyEvent, Call, Packet, Source
 
-_RESOLUTION = re.compile(r"who has|is at|is here|neighbo|router|multicast listener|membership|\bmld|\bigmp", re.IGNORECASE)
+_RESOLUTION = re.compile(
+    r"who has|is at|is here|neighbo|router|multicast listener|membership|\bmld|\bigmp", re.IGNORECASE
+)
 _NAME_SERVICE = "/nscd/socket"
 _PROBING = frozenset({"socket", "connect", "getsockname", "close"})
 
