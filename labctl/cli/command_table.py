@@ -519,6 +519,25 @@ COMMANDS = (
         "labctl sockets -f",
     ),
     Command(
+        "capture",
+        "capture:capture",
+        _NETWORK,
+        "Show the packets of a link, network or node.",
+        "Show the packets of a link, network, node or interface as they cross it, one a line, with names of hosts and "
+        "relative TCP numbers; or write them as pcapng, for Wireshark.\n\n"
+        "It ends with Ctrl-C, as --for and --count say, or with the lab, and prints how many packets there were and "
+        "how many were lost. A FILTER is an expression of pcap-filter(7): `tcp port 5000`.",
+        (
+            Parameter("target", "TARGET", "NODE, NODE:INTERFACE, a network, or a link A-B.", "node_names"),
+            Parameter("expression", "[FILTER...]", "Only packets that match, such as `udp` or `host 10.0.0.2`."),
+            Parameter("write", "-w, --write FILE", "Write whole packets to FILE as pcapng; - is standard output."),
+            Parameter("duration", "--for DURATION", "End after this time: 10s, 1m."),
+            Parameter("count", "-c, --count N", "End after N packets.", kind=int, minimum=1),
+            _LAB,
+        ),
+        "labctl capture client-server tcp port 5000",
+    ),
+    Command(
         "top",
         "top:top",
         _NETWORK,

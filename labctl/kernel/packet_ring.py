@@ -74,7 +74,8 @@ class _PacketSocket:
 
     def attach(self, program: bytes) -> None:
         """Replace the filter; it holds for packets from here on. OSError."""
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, FilterProgram(program).raw)
+        held = FilterProgram(program)  # the kernel copies the instructions that it points to
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, held.raw)
 
     def count(self) -> None:
         """Read the kernel's counters into `packets` and `drops`."""
