@@ -250,6 +250,16 @@ class OpenSocket(Request, frozen=True):
     proto: Int32
 
 
+class OpenSockets(Request, frozen=True):
+    """Make sockets of each kind (family, type, protocol) on each node, to observe it. At most MAX_DESCRIPTORS.
+
+    Answered by `Done` with the descriptors: all of the first node, then those of the next.
+    """
+
+    nodes: tuple[str, ...]
+    kinds: tuple[tuple[Int32, Int32, Int32], ...]
+
+
 class BeginTransaction(Request, frozen=True):
     """Lock the lab for changes by this client. Answered by `Done` when no other client holds the lock."""
 

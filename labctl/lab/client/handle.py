@@ -250,6 +250,15 @@ class Lab(LabClient):
         _, (descriptor,) = self._ask(request, what=f"make a socket on {node}")
         return Socket(fileno=descriptor)
 
+    def sockets(self, nodes: Iterable[str], kinds: Iterable[tuple[int, int, int]]) -> list[socket.socket]:
+        """Sockets of each kind (family, type, protocol) on each node, that observe it; the caller owns them.
+
+        All of the first node come first. At most labctl.lab.frames.MAX_DESCRIPTORS at a time.
+        """
+        request = protocol.OpenSockets(tuple(nodes), tuple(kinds))
+        _, descriptors = self._ask(request, what=f"make sockets on {', '.join(request.nodes)}")
+        return [Socket(fileno=descriptor) for descriptor in descriptors]
+
     def network(self, node: str) -> int:
         """A (close-on-exec) descriptor of the node's network namespace, for setns(2); the caller owns it."""
         _, (descriptor,) = self._ask(protocol.OpenNetwork(node), what=f"open the network namespace of {node}")

@@ -213,6 +213,8 @@ class Keeper:
                 return None
             case protocol.OpenSocket():
                 return self.open_socket(self.host(message.node), message)
+            case protocol.OpenSockets():
+                return self.open_sockets(message)
             case protocol.OpenNetwork():
                 return Answer(descriptors=[os.dup(self.host(message.node).network)])
             case protocol.OpenFile():
@@ -277,10 +279,15 @@ class Keeper:
 
     def host(self, name: str) -> Host:
         """Return the host of that name. LabError."""
+        host = self.known(name)
+        self.allow_ping_sockets(name)
+        return host
+
+    def known(self, name: str) -> Host:
+        """Return the host of that name, for what is no use of it. LabError."""
         host = self.hosts.get(name)
         if host is None:
             raise LabError(f"lab {self.context.lab}: no node {name}. Its nodes: {', '.join(self.hosts)}.")
-        self.allow_ping_sockets(name)
         return host
 
     def allow_ping_sockets(self, node: str) -> None:
@@ -444,6 +451,21 @@ class Keeper:
         with kernel_errors(host.subject, "make a socket"):
             sock = self.table.socket(host.name, request.family, request.type, request.proto)
         return Answer(descriptors=[sock.detach()])
+
+    def open_sockets(self, request: protocol.OpenSockets) -> Answer:
+        """Make sockets that observe nodes, all or none."""
+        if len(request.nodes) * len(request.kinds) > frames.MAX_DESCRIPTORS:
+            raise InputError(f"lab {self.context.lab}: more than {frames.MAX_DESCRIPTORS} sockets in one request.")
+        with contextlib.ExitStack() as stack:
+            sockets = []
+            for node in request.nodes:
+                subject = self.known(node).subject
+                with kernel_errors(subject, "make a socket"):
+                    sockets += [
+                        stack.enter_context(self.table.socket(node, *kind, is_used=False)) for kind in request.kinds
+                    ]
+            stack.pop_all()
+        return Answer(descriptors=[sock.detach() for sock in sockets])
 
     def open_file(self, client: Client, number: int, host: Host, request: protocol.OpenFile) -> Answer | None:
         """Open a file as the host sees it; those of its network stack without a process there.

@@ -123,9 +123,13 @@ class NodeTable:
         """Keep the calling thread in the node's network namespace inside the `with`."""
         return entered(self._nodes[node].fd, home=self.home)
 
-    def socket(self, node: str, family: int, type: int, proto: int = 0) -> socket.socket:
-        """Make an ordinary socket in the node's namespace; the caller owns it. OSError."""
-        self.allow_ping_sockets(node)
+    def socket(self, node: str, family: int, type: int, proto: int = 0, *, is_used: bool = True) -> socket.socket:
+        """Make an ordinary socket in the node's namespace; the caller owns it. OSError.
+
+        A node is not used yet (`allow_ping_sockets`) when the socket only observes it.
+        """
+        if is_used:
+            self.allow_ping_sockets(node)
         return socket_in(self._nodes[node].fd, family, type, proto, home=self.home)
 
     def close(self) -> None:
