@@ -15,7 +15,8 @@ from time import CLOCK_REALTIME, clock_gettime_ns
 
 from labctl.clock import monotonic_ns
 from labctl.kernel.packet_ring import PacketQueue, PacketRing, Write, accept
-from labctl.structs import Struct, json_encode
+from labctl.structs import json_encode
+from labctl.timeline.recorder_settings import PacketSettings
 from labctl.timeline.spool import LOST_PAYLOAD, Kind, SpoolWriter
 
 PAUSE_NS = 20_000_000
@@ -24,15 +25,6 @@ QUEUE_SHARE = 4  # of a ring: packets take more space in a queue, but only if th
 IN_FLIGHT_NS = 2_000_000  # between a packet's time stamp and its place in queue and ring, at most
 
 InThread = Callable[["PacketSource", Callable[[], None]], None]
-
-
-class PacketSettings(Struct, frozen=True, array_like=True):
-    """What to record of the packets of each node."""
-
-    ring_bytes: int
-    snap_bytes: int  # of each packet
-    program: str  # the filter (labctl.kernel.packet_filter), in hexadecimal
-    is_whole: bool  # packets may have 64 KiB and more
 
 
 class PacketSource:
@@ -62,7 +54,8 @@ class PacketSource:
         self._settings = settings
         self._in_thread = in_thread
         queue_bytes = QUEUE_SHARE * settings.ring_bytes
-        self._queue = PacketQueue(now, queue_bytes, bytes.fromhex(settings.program), settings.snap_bytes)
+        self._program = bytes.fromhex(settings.program) or accept(settings.snap_bytes)
+        self._queue = PacketQueue(now, queue_bytes, self._program, settings.snap_bytes)
         self._later: socket.socket | None = later
         self._ring: PacketRing | None = None
         self._waits = False  # for the next packet in the queue
@@ -146,8 +139,7 @@ class PacketSource:
         """Make the ring, in a thread; without one, which takes memory of the kernel, the queue stays."""
         settings = self._settings
         with suppress(OSError):
-            program = bytes.fromhex(settings.program)
-            self._ring = PacketRing(sock, settings.ring_bytes, program, is_large=settings.is_whole)
+            self._ring = PacketRing(sock, settings.ring_bytes, self._program, is_large=settings.is_whole)
         self._is_making = False
         if self._is_closed and self._ring is not None:
             self._ring.close()

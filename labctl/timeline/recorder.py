@@ -25,8 +25,9 @@ from labctl.kernel import syscalls
 from labctl.kernel.packet_ring import stamping_socket
 from labctl.kernel.sock_diag import sample
 from labctl.lab.frames import FrameStream, close_all, from_json, to_json
-from labctl.structs import Struct, convert
-from labctl.timeline.packet_source import PacketSettings, PacketSource
+from labctl.structs import convert
+from labctl.timeline.packet_source import PacketSource
+from labctl.timeline.recorder_settings import Settings
 from labctl.timeline.spool import CLOCK_PAYLOAD, WHOLE_LAB, Kind, SpoolWriter
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Source(Protocol):
         ...
 
     def finish(self) -> None:
-        """Accept nothing from here on; `flush` then writes the rest."""
+        """Accept nothing from here on; `flush` then writes the rest. May be called again."""
         ...
 
     def preamble(self, spool: SpoolWriter) -> None:
@@ -67,7 +68,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Free everything; it may wait for the kernel, in a thread of its own."""
+        """Free everything, after `finish`; it may wait for the kernel, in a thread of its own."""
         ...
 
 
@@ -119,14 +120,6 @@ class SocketSampler:
             sock.close()
         self._nodes.clear()
         self.next_ns = None
-
-
-class Settings(Struct, frozen=True, array_like=True):
-    """What the owner requires of a recording."""
-
-    limit_bytes: int  # of the spool
-    packets: PacketSettings
-    sample_interval_ns: int  # of sockets; 0: never
 
 
 def clock_reading() -> tuple[int, int]:
@@ -446,6 +439,7 @@ class ActiveRecording:
     def _close_sources(self, sources: Collection[Source]) -> None:
         """Close these sources, which takes some 20 ms each."""
         for source in sources:
+            source.finish()
             self._unfollow(source)
             del self._sources[source]
             self._recorder.in_thread(source.close)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from socket import AF_NETLINK, AF_PACKET, SOCK_RAW
 from time import CLOCK_REALTIME, clock_gettime
 from typing import TYPE_CHECKING, Self
 
@@ -19,14 +20,12 @@ from labctl.clock import monotonic, monotonic_ns
 from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
 from labctl.kernel.capabilities import BPF_PRIVILEGE
 from labctl.kernel.namespaces import network_of
-from labctl.kernel.packet_ring import AF_PACKET, accept
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
-from labctl.lab.frames import FrameStream, from_json, to_json
+from labctl.lab.frames import MAX_DESCRIPTORS, FrameStream, from_json, to_json
 from labctl.structs import Struct, to_builtins
 from labctl.timeline.events import AnyEvent, Loss, NodeInfo, Source, Timeline
-from labctl.timeline.packet_source import PacketSettings
-from labctl.timeline.recorder import Settings
 from labctl.timeline.recorder_process import RecorderProcess, recorders
+from labctl.timeline.recorder_settings import PacketSettings, Settings
 from labctl.timeline.spool import (
     LOST_PAYLOAD,
     WHOLE_LAB,
@@ -49,10 +48,11 @@ if TYPE_CHECKING:
 WHOLE_PACKET_BYTES = 1 << 18
 RINGS_BYTES_MAX = 64 << 20  # of all nodes together; memory of the kernel
 RING_BYTES_MIN = 1 << 17
-DESCRIPTORS_PER_MESSAGE = 100
 REPLY_TIMEOUT_S = 10.0
 STOPPED_CHECK_S = 0.2
 STOPPED_CHECKS = 5  # in a row that find the recorder stopped
+_PACKET_SOCKETS = ((AF_PACKET, SOCK_RAW, 0),) * 2  # one to begin with, one for a ring
+_DIAG_SOCKETS = ((AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG),)
 SOURCES = {
     Kind.PACKETS: Source.PACKETS,
     Kind.KERNEL: Source.KERNEL,
@@ -136,12 +136,7 @@ class Recording:
             finally:
                 os.close(lifetime)
             recording._recorded = nodes
-            if options.packets:
-                recording._record(lab, nodes)
-            if options.sample_interval_s:
-                recording._sample(lab, nodes)
-            if options.kernel or options.syscalls:
-                recording._trace(lab, nodes, options)
+            recording._observe(lab, nodes, options)
             ours.pop_all()
         return recording
 
@@ -227,31 +222,34 @@ class Recording:
 
     # -- the recorder
 
-    def _record(self, lab: Lab, nodes: tuple[str, ...]) -> None:
-        """Give the recorder a socket of each node."""
+    def _observe(self, lab: Lab, nodes: tuple[str, ...], options: RecordOptions) -> None:
+        """Give the recorder sockets of each node, and the network namespaces of nodes whose events it records."""
         interfaces = _interfaces(self._plan)
-        for first in range(0, len(nodes), DESCRIPTORS_PER_MESSAGE):
-            batch = nodes[first : first + DESCRIPTORS_PER_MESSAGE]
-            with ExitStack() as stack:
-                sockets = [stack.enter_context(_packet_socket(lab, node)) for node in batch for _ in range(2)]
-                described = [[first + index, interfaces.get(node, ["lo"])] for index, node in enumerate(batch)]
-                self._send(["Record", described], *(sock.fileno() for sock in sockets))
+        packets = _PACKET_SOCKETS if options.packets else ()
+        samples = _DIAG_SOCKETS if options.sample_interval_s else ()
+        kinds = (*packets, *samples) or _DIAG_SOCKETS
+        networks: list[tuple[int, int]] = []
+        size = MAX_DESCRIPTORS // len(kinds)
+        for first in range(0, len(nodes), size):
+            batch = list(enumerate(nodes[first : first + size], first))
+            sockets = lab.sockets((node for _, node in batch), kinds)
+            try:
+                of_nodes = [sockets[start : start + len(kinds)] for start in range(0, len(sockets), len(kinds))]
+                if packets:
+                    described = [[index, interfaces[node]] for index, node in batch]
+                    self._send(["Record", described], *(sock.fileno() for each in of_nodes for sock in each[:2]))
+                if samples:
+                    self._send(["Sample", [index for index, _ in batch]], *(each[-1].fileno() for each in of_nodes))
+                networks += _network_inodes((index, each[0]) for (index, _), each in zip(batch, of_nodes, strict=True))
+            finally:
+                for sock in sockets:
+                    sock.close()
+        self._trace(nodes, networks, options)
 
-    def _sample(self, lab: Lab, nodes: tuple[str, ...]) -> None:
-        """Give the recorder a socket of each node by which it samples sockets."""
-        for first in range(0, len(nodes), DESCRIPTORS_PER_MESSAGE):
-            batch = nodes[first : first + DESCRIPTORS_PER_MESSAGE]
-            with ExitStack() as stack:
-                sockets = [stack.enter_context(_diag_socket(lab, node)) for node in batch]
-                self._send(["Sample", list(range(first, first + len(batch)))], *(sock.fileno() for sock in sockets))
-
-    def _trace(self, lab: Lab, nodes: tuple[str, ...], options: RecordOptions) -> None:
+    def _trace(self, nodes: tuple[str, ...], networks: list[tuple[int, int]], options: RecordOptions) -> None:
         """Name the network namespaces of nodes to the recorder, for the kernel's events and for system calls."""
-        try:
-            networks = [[index, _network_inode(lab, node)] for index, node in enumerate(nodes)]
-        except PermissionError:  # of another user namespace, and so BPF is not allowed either
+        if not networks and (options.kernel or options.syscalls):
             self.note_missing(f"TCP states, resets and drops of the kernel: {BPF_PRIVILEGE}")
-            return
         called = [each for each in networks if {"*", nodes[each[0]]}.intersection(options.syscalls)]
         for kind, wanted in ((Kind.KERNEL, networks if options.kernel else []), (Kind.SYSCALLS, called)):
             if wanted:
@@ -369,7 +367,7 @@ def _settings(options: RecordOptions, plan: Plan, nodes: int) -> Settings:
     """What the recorder must know of the options. InputError."""
     snap_bytes = options.snap_bytes or WHOLE_PACKET_BYTES
     share = max(RING_BYTES_MIN, RINGS_BYTES_MAX // max(nodes, 1))
-    program = accept(snap_bytes)
+    program = b""
     if options.packet_filter:
         from labctl.kernel.packet_filter import compile_filter
 
@@ -411,24 +409,17 @@ def _addresses(plan: Plan) -> dict[str, list[str]]:
     return found
 
 
-def _packet_socket(lab: Lab, node: str) -> socket.socket:
-    import socket
+def _network_inodes(sockets: Iterable[tuple[int, socket.socket]]) -> list[tuple[int, int]]:
+    """The inodes of the network namespaces of these sockets, with the index of each.
 
-    return lab.socket(node, AF_PACKET, socket.SOCK_RAW)
-
-
-def _network_inode(lab: Lab, node: str) -> int:
-    import socket
-
-    with lab.socket(node, socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        network = network_of(sock)
-    try:
-        return os.fstat(network).st_ino
-    finally:
+    Empty if they belong to another user namespace: then BPF is not allowed either.
+    """
+    found = []
+    for index, sock in sockets:
+        try:
+            network = network_of(sock)
+        except PermissionError:
+            return []
+        found.append((index, os.fstat(network).st_ino))
         os.close(network)
-
-
-def _diag_socket(lab: Lab, node: str) -> socket.socket:
-    import socket
-
-    return lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+    return found

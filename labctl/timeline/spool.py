@@ -19,6 +19,7 @@ WHOLE_LAB = 0xFFFF  # the index of a node, for records of no node
 HALF_BYTES_MIN = 1 << 20  # a block of packets may have a quarter of it
 _CONTROL = struct.Struct("=QQQQ")  # number of the current half, bytes in it, bytes in the one before, the same number
 _CONTROL_BYTES = mmap.PAGESIZE
+_PARTS_MAX = 1000  # IOV_MAX is 1024 (pwritev(2))
 _RECORD = struct.Struct("=IHHIq")  # length of the payload, kind, node, count, time
 
 
@@ -99,7 +100,8 @@ class SpoolWriter:
             self._switch()
         now_ns = monotonic_ns()
         base = _CONTROL_BYTES + self._half % 2 * self._half_bytes + self._used
-        os.pwritev(self._file, [_RECORD.pack(length, kind, node, count, now_ns), *parts], base)
+        header = _RECORD.pack(length, kind, node, count, now_ns)
+        os.pwritev(self._file, [header, *parts] if len(parts) < _PARTS_MAX else [header, b"".join(parts)], base)
         self._used += size
         if count:
             self._counts[1].setdefault((kind, node), [0])[0] += count

@@ -42,10 +42,11 @@ class SharedTracer:
         return source
 
     def remove(self, source: TracerSource) -> None:
-        """Forget what the source follows."""
-        self.tracer.forget(source.networks)
-        for inode in source.networks:
-            self._sources.pop(inode, None)
+        """Forget what the source follows, unless a later recording follows it, too."""
+        own = [inode for inode in source.networks if self._sources.get(inode) is source]
+        self.tracer.forget(own)
+        for inode in own:
+            del self._sources[inode]
 
     def drain(self) -> None:
         """Give the sources their records, and let them write these."""
@@ -91,7 +92,7 @@ class TracerSource:
             self._write_loss()
 
     def close(self) -> None:
-        self._shared.remove(self)
+        pass
 
     def write(self) -> None:
         """Write the records that are here."""

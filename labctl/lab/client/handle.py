@@ -250,7 +250,7 @@ class Lab(LabClient):
         _, (descriptor,) = self._ask(request, what=f"make a socket on {node}")
         return Socket(fileno=descriptor)
 
-    def sockets(self, nodes: Iterable[str], kinds: Iterable[tuple[int, int, int]]) -> list[socket.socket]:
+    def sockets(self, nodes: Iterable[str], kinds: Iterable[tuple[int, int, int]]) -> list[Socket]:
         """Sockets of each kind (family, type, protocol) on each node, that observe it; the caller owns them.
 
         All of the first node come first. At most labctl.lab.frames.MAX_DESCRIPTORS at a time.

@@ -13,12 +13,13 @@ from labctl.lab.client.handle import Lab
 from labctl.structs import convert, json_decode
 from labctl.timeline.events import Clock
 from labctl.timeline.packet_source import PAUSE_NS, RING_WORTH
-from labctl.timeline.recording import Recording
+from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.sources.packets import sightings
 from labctl.timeline.spool import Kind
 from tests.labs import pair_plan
 
 PORT = 5353
+PACKETS = RecordOptions(kernel=False, sample_interval_s=0)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def payloads(recording: Recording, node: int) -> list[bytes]:
 @pytest.mark.parametrize("burst", [1, RING_WORTH], ids=["few", "many"])
 def test_no_packet_is_lost_or_taken_twice_by_queue_and_ring(lab: Lab, burst: int, reads: bool) -> None:
     sent: list[bytes] = []
-    with Recording.start(lab) as recording, lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with Recording.start(lab, PACKETS) as recording, lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
         recording.wait_ready()
         until = monotonic() + 15 * PAUSE_NS / 1e9
         pause = select.poll()

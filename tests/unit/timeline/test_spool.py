@@ -42,6 +42,11 @@ def test_records_come_back_as_they_were_written(writer: SpoolWriter, reader: Spo
     assert records[0].at_ns <= records[1].at_ns
 
 
+def test_a_record_may_have_thousands_of_parts(writer: SpoolWriter, reader: SpoolReader) -> None:
+    writer.write(Kind.KERNEL, 0, 3000, *[b"x"] * 3000)
+    assert reader.read()[0][0].payload == b"x" * 3000
+
+
 def test_a_spool_that_nobody_has_written_is_empty(reader: SpoolReader) -> None:
     assert reader.read() == ([], Position())
 
