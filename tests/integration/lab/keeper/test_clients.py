@@ -234,7 +234,6 @@ def test_a_malformed_request_is_answered_with_an_error(name: str, body: bytes) -
         (HEADER.pack(2, 1, 3), 0),
         (HEADER.pack(2, 1, 0), 1),
         (HEADER.pack(2, 1, 200), 3),
-        (HEADER.pack(2, 1, 0)[:1], 5),
     ],
 )
 def test_a_client_that_breaks_the_framing_is_disconnected(name: str, sent: bytes, descriptors: int) -> None:
