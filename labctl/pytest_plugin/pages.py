@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import labctl
 from labctl.errors import InputError, describe_errno
 from labctl.pytest_plugin.reports import folder_name
-from labctl.pytest_plugin.settings import html_root
-from labctl.pytest_plugin.stash import SCENARIO_RUN, SCENARIO_TIMELINE
+from labctl.pytest_plugin.settings import html_root, seed_of
+from labctl.pytest_plugin.stash import BEGAN_NS, LABS, SCENARIO_RUN, SCENARIO_TIMELINE, USED_LABS
 from labctl.report.html_pages import Entry, prepare, write_index, write_page
-from labctl.report.timeline_files import timeline_for
+from labctl.report.timeline_files import environment, timeline_for
 from labctl.structs import convert, replace, to_builtins
-from labctl.timeline.events import Timeline
+from labctl.timeline.events import Timeline, Verdict
+
+if TYPE_CHECKING:
+    from labctl.api.core import Core
 
 _PAGES = "labctl_pages"  # on pytest's reports, as text: the main process writes the index of what runs in workers
 
@@ -39,7 +44,7 @@ def write(item: pytest.Item, report: pytest.TestReport) -> None:
     if root is None or not is_shown:
         return
     entries = []
-    for number, timeline in enumerate(_timelines(item), 1):
+    for number, timeline in enumerate(_timelines(item, report), 1):
         name = folder_name(item.nodeid) + (f"-{number}" if number > 1 else "") + ".html"
         reason = timeline.verdict.reason if timeline.verdict is not None else ""
         losses = tuple(map(str, timeline.losses))
@@ -55,11 +60,47 @@ def write(item: pytest.Item, report: pytest.TestReport) -> None:
         vars(report)[_PAGES] = json.dumps(to_builtins(entries))
 
 
-def _timelines(item: pytest.Item) -> Iterator[Timeline]:
+def _timelines(item: pytest.Item, report: pytest.TestReport) -> Iterator[Timeline]:
+    """Return what was recorded of the test's scenario, or of its labs that are open, from the test's begin on."""
+    from labctl.timeline.explain import explain
+
     run = item.stash.get(SCENARIO_RUN, None)
     if run is not None:
         for result in run.scenarios:
             yield timeline_for(result, item.stash.get(SCENARIO_TIMELINE, None), labctl.__version__)
+        return
+    seed = seed_of(item.config)
+    for core in _open_labs(item):
+        if core.recording is None:
+            continue
+        recorded = core.recording.timeline()
+        began_ns = max(item.stash.get(BEGAN_NS, 0), recorded.started_ns)
+        since = replace(
+            recorded,
+            title=item.nodeid,
+            file=f"{item.nodeid.partition('::')[0]}",
+            started_ns=began_ns,
+            events=tuple(event for event in recorded.events if event.at_ns >= began_ns),
+            environment=environment(labctl.__version__, seed),
+        )
+        causes = explain(since) if report.failed else ()
+        rerun = f"pytest {shlex.quote(item.nodeid)} --labctl-seed {seed}" if report.failed else ""
+        yield replace(since, verdict=Verdict(report.outcome, _reason(report), causes, rerun))
+
+
+def _open_labs(item: pytest.Item) -> list[Core]:
+    used = [*item.stash[USED_LABS].labs] if USED_LABS in item.stash else []
+    if "lab_factory" in getattr(item, "fixturenames", ()):
+        used += item.config.stash[LABS].labs
+    return [lab._core for lab, _ in used if not lab.closed]
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return the place and the message of the exception, or the last line of the report."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        return f"{Path(crash.path).name}:{crash.lineno}: {crash.message}"
+    return str(report.longrepr).strip().rpartition("\n")[2] if report.longrepr else ""
 
 
 class PageReporter:
