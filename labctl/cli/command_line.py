@@ -61,6 +61,7 @@ class Split:
     def __init__(self) -> None:
         self.options: list[tuple[str, Parameter | None, str | None]] = []
         self.arguments: list[str] = []
+        self.command_line: list[str] = []  # after `--`, if any number of arguments may come before
         self.may_take_option = True
         self.wants_value: Parameter | None = None
 
@@ -69,10 +70,12 @@ def split(command: Command, words: Sequence[str]) -> Split:
     """Tell options from arguments; judge neither.
 
     Options may stand before, between and after the arguments; after `--` all words are arguments. A command that takes
-    a command line takes the first word after its other arguments, and everything after that, as it is.
+    a command line takes the first word after its other arguments, and everything after that, as it is. If it takes any
+    number of other arguments, the command line begins after `--`.
     """
     flags = {flag: each for each in command.options for flag in each.flags}
-    own = len(command.arguments) - 1 if command.takes_command else None  # arguments before the command line
+    # Arguments before the command line; None: any number, up to `--`.
+    own = len(command.arguments) - 1 if command.takes_command and not command.arguments[0].many else None
     found = Split()
     queue = list(words)
     while queue:
@@ -81,7 +84,10 @@ def split(command: Command, words: Sequence[str]) -> Split:
             if own and len(found.arguments) < own and queue[1:2] == ["--"]:
                 del queue[1]  # `exec -- NODE -- COMMAND`
             found.may_take_option = False
-            found.arguments += queue
+            if command.takes_command and own is None:
+                found.command_line = queue
+            else:
+                found.arguments += queue
             break
         if not word.startswith("-") or word == "-":
             found.arguments.append(word)
@@ -123,6 +129,8 @@ def read(command: Command, words: Sequence[str]) -> dict[str, Value]:
         else:
             values[option.name] = True
     _assign(command, given.arguments, values)
+    if given.command_line:
+        values[command.arguments[-1].name] = tuple(given.command_line)
     return values
 
 

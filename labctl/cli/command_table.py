@@ -171,6 +171,7 @@ COMMANDS = (
             ),
             Parameter("step", "--step", "Wait before each statement, at a prompt that shows what the last one did."),
             Parameter("verbose", "-v, --verbose", "Show all connections, and program output as it arrives."),
+            Parameter("trace", "--trace", "Record the system calls of all programs on sockets."),
             Parameter("junit", "--junit FILE", "Write the results to FILE as JUnit XML.", kind=path, group=_REPORTS),
             Parameter("json", "--json FILE", "Write the results as JSON; - is stdout.", kind=path, group=_REPORTS),
             Parameter("artifacts", "--artifacts DIR", "Write results and outputs to DIR.", kind=path, group=_REPORTS),
@@ -536,6 +537,33 @@ COMMANDS = (
             _LAB,
         ),
         "labctl capture client-server tcp port 5000",
+    ),
+    Command(
+        "trace",
+        "trace:trace",
+        _NETWORK,
+        "Record a lab: calls, packets and sockets on one timeline.",
+        "Record a running lab until Ctrl-C, for a duration, or while a command runs on a node, and show what happened "
+        "as a ladder: nodes as columns, packets as arrows between them.\n\n"
+        "The command runs as with labctl exec, and its system calls on sockets are recorded, with those of its threads "
+        "and children. The ladder then goes to standard error.",
+        (
+            Parameter("nodes", "[NODE...]", "Record these nodes (default: all); the first may be a lab.", "node_names"),
+            Parameter("command", "[COMMAND...]", "A command to run on the node, traced.", "commands"),
+            _LAB,
+            Parameter("duration", "--for DURATION", "End after this time: 500ms, 10s, 2m."),
+            Parameter("follow", "-f, --follow", "Show the ladder as it happens."),
+            Parameter("packet_filter", "--filter EXPR", "Only packets that match: tcp port 80 (see pcap-filter(7))."),
+            Parameter("html", "--html FILE", "Write the timeline as an HTML page.", kind=path, group=_REPORTS),
+            Parameter("pcap", "--pcap FILE", "Write it as pcapng, for Wireshark.", kind=path, group=_REPORTS),
+            Parameter("svg", "--svg FILE", "Write the ladder as a picture.", kind=path, group=_REPORTS),
+            Parameter("json", "--json FILE", "Write all events as JSON.", kind=path, group=_REPORTS),
+            Parameter("perfetto", "--perfetto FILE", "Write it for ui.perfetto.dev.", kind=path, group=_REPORTS),
+        ),
+        "labctl trace client -- curl http://server/",
+        ("0 the recording has ended", *_OWN_STATUS),
+        takes_command=True,
+        failure_status=125,
     ),
     Command(
         "top",

@@ -138,8 +138,13 @@ def spawn(
     standard: Sequence[int | None] = (None, None, None),
     *,
     terminal: tuple[int, int] | None = None,
+    tracer: Sequence[str] = (),
+    trace: int | None = None,
 ) -> Process:
-    """Start the command with these three descriptors, or on a terminal of (rows, columns). The caller closes it."""
+    """Start the command with these three descriptors, or on a terminal of (rows, columns). The caller closes it.
+
+    `tracer` and `trace` are as for `LabClient.spawn`.
+    """
     is_given = request.directory is not None
     return lab.spawn(
         request.node,
@@ -152,6 +157,8 @@ def spawn(
         stderr=standard[2],
         user=request.user,
         terminal=terminal,
+        tracer=tracer,
+        trace=trace,
     )
 
 

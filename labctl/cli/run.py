@@ -110,6 +110,7 @@ class RunRequest(Struct, frozen=True):
     until_fail: bool = False
     seed: int | None = None
     shuffle: bool = False
+    trace: bool = False
     step: bool = False
 
     def options(self, lab: str | None) -> RunOptions:
@@ -127,6 +128,7 @@ class RunRequest(Struct, frozen=True):
             until_fail=self.until_fail,
             rerun=() if self.topology is None else ("--topo", self.topology),
             record=RecordOptions(),
+            trace=self.trace,
         )
 
     def check_reports(self) -> None:

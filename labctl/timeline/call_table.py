@@ -24,4 +24,5 @@ MAY_BLOCK = SENDS | RECEIVES | {"accept", "accept4", "connect", *WAIT_CALLS} - {
 WITHOUT_DESCRIPTOR = frozenset({"socket", "socketpair", "poll", "ppoll", "select", "pselect6"})  # in the first argument
 
 SHOWN_BYTES = 64  # of a string in the arguments of a call; as in strace(1), `...` follows if there was more
+SHOWN_CHARACTERS = 240  # of one argument: a message of netlink(7) would fill a screen
 KEPT_BYTES = 256  # of the data of a call

@@ -168,6 +168,11 @@ class Recording:
         """Add an event of another source. The recording numbers the events of each source (`seq`) in order of time."""
         self._added.append(event)
 
+    @property
+    def started_ns(self) -> int:
+        """When it began (CLOCK_MONOTONIC)."""
+        return self._started_ns
+
     def note_missing(self, text: str) -> None:
         """Add to what the timeline names as missing."""
         if text not in self._missing:

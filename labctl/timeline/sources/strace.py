@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from labctl.lab.frames import TRACE_DESCRIPTOR
-from labctl.structs import Struct, field
+from labctl.structs import Struct
 from labctl.timeline.call_table import (
     FILE_CALLS,
     KEPT_BYTES,
@@ -23,6 +23,7 @@ from labctl.timeline.call_table import (
     RECEIVES,
     SENDS,
     SHOWN_BYTES,
+    SHOWN_CHARACTERS,
     TRACED,
     WAIT_CALLS,
     WITHOUT_DESCRIPTOR,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _FORKS = frozenset({"clone", "clone3", "fork", "vfork"})
 _EXECS = frozenset({"execve", "execveat"})
 _WITHOUT_OUTPUT = f'exec "$@" {TRACE_DESCRIPTOR}>&-'  # a command of sh(1)
+# strace prints when a call begins, decodes the arguments, and then begins to measure its duration.
+DECODING_NS = 20_000
 PROGRAM_NAME_BYTES = 15  # of a name in /proc/PID/comm (proc(5))
 
 
@@ -53,7 +56,7 @@ def command_line(*, seccomp: bool = True) -> list[str]:
         "--quiet=attach,personality",
         "--timestamps=unix,ns",
         "--syscall-times=ns",
-        "-yy",
+        "-y",  # not -yy: it asks sock_diag(7) at each call, and the time of that is missing in those of the calls
         f"--string-limit={KEPT_BYTES}",
         # `?`: no error on a machine that lacks the call, as arm64 lacks poll and fork
         "--trace=" + ",".join(f"?{name}" for name in sorted(TRACED | _FORKS | _EXECS)),
@@ -69,9 +72,6 @@ class _Process(Struct):
 
     pid: int
     name: str
-    # Of sockets, by descriptor. strace shows an inode until the socket has an address.
-    inodes: dict[int, int] = field(default_factory=dict)
-    flows: dict[int, Flow] = field(default_factory=dict)
 
 
 class _Entry(Struct, frozen=True):
@@ -86,7 +86,7 @@ class _Arguments(Struct):
     """Arguments of a call, read from strace's text."""
 
     words: list[str]  # one for each argument, shortened, without what descriptors are
-    files: list[tuple[int, str]]  # descriptors, each with what it is: `TCP:[10.0.0.1:40000->10.0.0.2:5000]`
+    files: list[tuple[int, str]]  # descriptors, each with what it is: a path, `socket:[32108534]`
     strings: list[tuple[int, str, str]]  # index of the argument, the text before the string, and the string as written
     length: int  # of the text, with the final parenthesis; 0: the text has no end
 
@@ -108,8 +108,8 @@ _INET6 = re.compile(
 )
 _UNIX = re.compile(r"\{sa_family=AF_UNIX, sun_path=(@?\"(?:[^\"\\]|\\.)*\")\}")
 _SHORT_ADDRESS = re.compile(r"\{AF_INET6?, ([\d.]+|\[[^\]]*\]):(\d+)\}")
-_SOCKET = re.compile(r"([A-Z][\w-]*|socket):\[(.*)\]", re.DOTALL)  # unlike `pipe:[17]`, `anon_inode:[eventpoll]`
-_FLOW = re.compile(r"(\[.*?\]|[\d.]+):(\d+)(?:->(\[.*?\]|[\d.]+):(\d+))?")
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+_PROTOCOLS = (("SOCK_STREAM", "tcp"), ("SOCK_DGRAM", "udp"))
 _FILE_BEFORE = re.compile(r"(?:^|[^\w])(\d+)$")  # a descriptor, and only that
 _UNIT = re.compile(r"\\(?:[0-7]{1,3}|x[0-9a-f]{2}|.)|.", re.DOTALL)  # of a string: what stands for one byte
 _MESSAGE_BYTES = re.compile(r"msg_len=(\d+)")
@@ -135,6 +135,7 @@ class StraceParser:
         self._unfinished: dict[int, _Entry] = {}  # by thread
         self._held: dict[int, deque[tuple[int, str]]] = {}  # by thread: lines before that of the fork that made it
         self._ended: set[int] = set()
+        self._flows: dict[int, Flow] = {}  # by inode: what calls have shown of the ends of Internet sockets
 
     def feed(self, data: bytes) -> list[Call | Mark]:
         """Return the events that `data`, the next part of the output, completes."""
@@ -237,7 +238,7 @@ class StraceParser:
         if is_thread:
             self._processes[child] = parent
         else:
-            self._processes[child] = _Process(child, parent.name, dict(parent.inodes), dict(parent.flows))
+            self._processes[child] = _Process(child, parent.name)
         for at_ns, text in self._held.pop(child, ()):
             yield from self._event(child, at_ns, text)
 
@@ -265,7 +266,7 @@ class StraceParser:
         until_ns = None
         if returned is not None and (result is not None or returned["errno"]):
             took_ns = int(returned["seconds"] or 0) * 10**9 + int(returned["fraction"] or 0)
-            until_ns = entry.at_ns + took_ns
+            until_ns = entry.at_ns + DECODING_NS + took_ns
         has_data = result is not None and result >= 0 and entry.name in SENDS | RECEIVES
         data = _data(arguments, entry.name) if has_data else b""
         moved = sum(map(int, _MESSAGE_BYTES.findall(entry.text))) if entry.name.endswith("mmsg") else result or 0
@@ -286,66 +287,36 @@ class StraceParser:
             data=data[: max(moved, 0)],
             data_bytes=moved if has_data else 0,
             fd=fd,
-            socket=self._socket(process, entry.name, fd, files, result, made, shown),
+            socket=self._socket(entry.name, result, _inode(files.get(fd or 0)), _inode(made and made[1:-1]), shown),
         )
 
-    def _socket(
-        self,
-        process: _Process,
-        name: str,
-        fd: int | None,
-        files: dict[int, str],
-        result: int | None,
-        made: str | None,
-        shown: str,
-    ) -> SocketKey | None:
-        """What is known of the socket that the call acts on, or makes; record what the call adds to that."""
-        succeeded = result is not None and result >= 0
-        if made and succeeded and result is not None:
-            self._learn(process, result, made[1:-1], like=fd)
-        key = result if name == "socket" and succeeded else fd
-        if key is None or (key not in files and name != "socket"):
-            return None
-        if key in files:
-            self._learn(process, key, files[key])
-        flow = process.flows.get(key)
-        inode = process.inodes.get(key, 0)
-        if name in ("bind", "connect") and flow is not None and (found := _SHORT_ADDRESS.search(shown)):
-            host, port = found[1].strip("[]").partition("%")[0], int(found[2])
-            if name == "bind":
-                flow = Flow(flow.protocol, host, port, flow.target, flow.target_port)
-            elif not flow.target_port:
-                flow = Flow(flow.protocol, flow.source, flow.source_port, host, port)
-            if succeeded or (name == "connect" and result == -1):
-                process.flows[key] = flow
-        if name == "close" and succeeded:
-            process.flows.pop(key, None)
-            process.inodes.pop(key, None)
-        return SocketKey(self._host, inode, 0, flow) if inode or flow is not None else None
+    def _socket(self, name: str, result: int | None, inode: int, made: int, shown: str) -> SocketKey | None:
+        """What is known of the socket `inode` that the call acts on, or makes; record what the call adds to that.
 
-    def _learn(self, process: _Process, fd: int, text: str, like: int | None = None) -> None:
-        """Record what strace shows of a descriptor; `like` is the one that dup(2) copied."""
-        found = _SOCKET.fullmatch(text)
-        if found is None:
-            process.inodes.pop(fd, None)
-            process.flows.pop(fd, None)
-            return
-        name, inside = found[1], found[2]
-        protocol = name.lower().removesuffix("v6") if name.upper().startswith(("TCP", "UDP", "MPTCP")) else ""
-        ends = _FLOW.fullmatch(inside)
-        if ends is not None and protocol:
-            source, target = ends[1].strip("[]"), (ends[3] or "").strip("[]")
-            process.flows[fd] = Flow(protocol, source, int(ends[2]), target, int(ends[4] or 0))
-            if like is not None and process.flows.get(like) == process.flows[fd] and like in process.inodes:
-                process.inodes[fd] = process.inodes[like]
-            return
-        number = re.search(r"\d+", inside)
-        if number is not None:
-            if process.inodes.get(fd) != int(number[0]):
-                process.flows.pop(fd, None)
-            process.inodes[fd] = int(number[0])
-            if protocol:
-                process.flows.setdefault(fd, Flow(protocol, "", 0, "", 0))
+        `made` is the inode of a new socket; both are 0 for none.
+        """
+        has_failed = result in (None, -1)
+        if name == "socket" and made and shown.startswith("AF_INET"):
+            inode = made
+            for kind, protocol in _PROTOCOLS:
+                if kind in shown:
+                    self._flows[made] = Flow(protocol, "", 0, "", 0)
+        inode = inode or made
+        if not inode:
+            return None
+        flow = self._flows.get(inode)
+        found = _SHORT_ADDRESS.findall(shown)
+        address = (found[-1][0].strip("[]").partition("%")[0], int(found[-1][1])) if found else None
+        if flow is not None and name in ("accept", "accept4") and made:
+            self._flows[made] = Flow(flow.protocol, flow.source, flow.source_port, *(address or ("", 0)))
+        elif flow is not None and address is not None:
+            if name in ("bind", "getsockname"):
+                flow = Flow(flow.protocol, *address, flow.target, flow.target_port)
+            else:  # connect and getpeername; sendto and the like, of one datagram
+                flow = Flow(flow.protocol, flow.source, flow.source_port, *address)
+            if name in ("connect", "getpeername") or (name in ("bind", "getsockname") and not has_failed):
+                self._flows[inode] = flow
+        return SocketKey(self._host, inode, 0, flow)
 
 
 def _read(text: str) -> _Arguments:
@@ -383,13 +354,13 @@ def _read(text: str) -> _Arguments:
 
 
 def _compact(word: str) -> str:
-    """Write socket addresses short: `{AF_INET, 10.0.0.2:5000}`."""
+    """Write socket addresses short: `{AF_INET, 10.0.0.2:5000}`. Cut off what is very long."""
     word = word.strip()
-    if "sa_family" not in word:
-        return word
-    word = _INET.sub(r"{AF_INET, \2:\1}", word)
-    word = _UNIX.sub(r"{AF_UNIX, \1}", word)
-    return _INET6.sub(_compact_inet6, word)
+    if "sa_family" in word:
+        word = _INET.sub(r"{AF_INET, \2:\1}", word)
+        word = _UNIX.sub(r"{AF_UNIX, \1}", word)
+        word = _INET6.sub(_compact_inet6, word)
+    return word if len(word) <= SHOWN_CHARACTERS else f"{word[:SHOWN_CHARACTERS]}..."
 
 
 def _compact_inet6(found: re.Match[str]) -> str:
@@ -435,7 +406,13 @@ def _data(arguments: _Arguments, name: str) -> bytes:
 def _is_on_socket(name: str, files: dict[int, str]) -> bool:
     if name.startswith(("epoll_wait", "epoll_pwait")):
         return True
-    return any(_SOCKET.fullmatch(what) for what in files.values())
+    return any(map(_inode, files.values()))
+
+
+def _inode(file: str | None) -> int:
+    """The inode of a socket, by what strace shows of a descriptor; 0 for other files."""
+    found = _SOCKET.fullmatch(file) if file else None
+    return int(found[1]) if found else 0
 
 
 def _monotonic_ns() -> int:

@@ -28,6 +28,12 @@ def test_what_follows_two_dashes_is_the_command() -> None:
     assert values("exec", "h1", "--", "ls", "-la", "--lab", "x")["command"] == ("ls", "-la", "--lab", "x")
 
 
+def test_several_nodes_may_precede_the_dashes_of_trace() -> None:
+    found = values("trace", "h1", "h2", "-f", "--", "curl", "-f", "--", "x")
+    assert (found["nodes"], found["follow"], found["command"]) == (("h1", "h2"), True, ("curl", "-f", "--", "x"))
+    assert values("trace", "--", "true") == values("trace") | {"command": ("true",)}
+
+
 def test_without_dashes_the_first_word_after_the_node_begins_the_command() -> None:
     found = values("exec", "-t", "h1", "--lab", "office", "env", "-i", "--", "sh")
     assert (found["node"], found["command"]) == ("h1", ("env", "-i", "--", "sh"))

@@ -126,7 +126,7 @@ class Traced:
             name
             for name, rest in begun
             if name in ("socket", "socketpair", "epoll_wait")
-            or (re.match(r"(\[\{fd=)?\d+<(TCP|UDP|UNIX|NETLINK)", rest) and name not in ("execve", "clone"))
+            or (re.match(r"(\[\{fd=)?\d+<socket:", rest) and name not in ("execve", "clone"))
         )
 
 

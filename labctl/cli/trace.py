@@ -1,0 +1,200 @@
+"""`labctl trace`: record a running lab for a while, show its timeline, and write it to files."""
+
+from __future__ import annotations
+
+import select
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labctl.cli.exec import ExecRequest, check_request, exit_status, open_standard_descriptors, spawn, status_of_refusal
+from labctl.cli.exit import Stopped
+from labctl.cli.lab_selection import attach, attach_lab_with, check_node, lab_name
+from labctl.cli.signals import Signals, wait_passing_signals
+from labctl.clock import monotonic
+from labctl.errors import InputError, KernelError
+from labctl.lab.client import state_dir
+from labctl.report.terminal import standard_error, standard_output
+from labctl.timeline.recording import Recording, RecordOptions
+from labctl.units import duration_s
+
+if TYPE_CHECKING:
+    from labctl.lab.client.handle import Lab
+    from labctl.plan.operations import Plan
+    from labctl.programs.program import Trace
+    from labctl.programs.waiting import Watcher
+    from labctl.report.terminal import Screen
+    from labctl.timeline.events import Timeline
+
+LIVE_INTERVAL_S = 0.05
+LAST_OUTPUT_TIMEOUT_S = 0.3  # for the last lines of strace, after the end of the command
+CALLS_OF_RUNNING_PROGRAMS = "calls of programs that run already: strace traces only the command of labctl trace"
+
+
+def trace(
+    nodes: Sequence[str],
+    command: Sequence[str],
+    lab: str | None,
+    duration: str | None,
+    follow: bool,
+    packet_filter: str | None,
+    html: Path | None,
+    pcap: Path | None,
+    svg: Path | None,
+    json: Path | None,
+    perfetto: Path | None,
+) -> int:
+    """Run `labctl trace`: until Ctrl-C, for a duration, or until the command ends, whose exit status it returns."""
+    from labctl.report.artifacts import check_writable
+
+    standard = open_standard_descriptors()  # before another file can get one of these numbers
+    files = {"html": html, "pcap": pcap, "svg": svg, "json": json, "perfetto": perfetto}
+    wanted = {name: path for name, path in files.items() if path is not None}
+    for name, path in wanted.items():
+        check_writable(path, f"--{name}")
+    for_s = _seconds(duration)
+    with ExitStack() as stack:
+        attached, chosen = _lab_and_nodes(nodes, lab)
+        stack.callback(attached.close)
+        if command and len(chosen) != 1:
+            raise InputError("labctl trace: the command needs one node to run on. Try: labctl trace NODE -- COMMAND...")
+        plan = attached.describe().plan
+        options = RecordOptions(packet_filter=packet_filter or "", nodes=() if command else chosen)
+        title = f"lab {attached.name}" if not command else f"{' '.join(command)} on {chosen[0]}"
+        recording = stack.enter_context(Recording.start(attached, options, title=title, plan=plan))
+        recording.wait_ready()
+        screen = standard_error() if command else standard_output()
+        status = 0
+        with _shown_live(recording, plan, chosen, screen) if follow else ExitStack():
+            if command:
+                request = ExecRequest(chosen[0], tuple(command))
+                status = _run(attached, recording, request, standard)
+            else:
+                recording.note_missing(CALLS_OF_RUNNING_PROGRAMS)
+                _wait(attached, for_s)
+        timeline = recording.stop()
+    if not follow:
+        from labctl.report.ladder import render
+
+        screen.write(render(timeline, screen.look))
+    else:
+        from labctl.report.ladder import endings
+
+        screen.write(endings(timeline, screen.look))
+    _write_files(timeline, wanted)
+    return status
+
+
+def _seconds(duration: str | None) -> float | None:
+    if duration is None:
+        return None
+    try:
+        return duration_s(duration)
+    except ValueError as error:
+        raise InputError(f"labctl trace: --for {duration}: {error}") from error
+
+
+def _lab_and_nodes(nodes: Sequence[str], lab: str | None) -> tuple[Lab, tuple[str, ...]]:
+    """Attach to the lab; the first word may be its name. The caller closes it. InputError."""
+    if nodes and lab_name(lab) is None and nodes[0] in state_dir.labs():
+        lab, nodes = nodes[0], nodes[1:]
+    attached = attach_lab_with(nodes[0], lab) if nodes else attach(lab)
+    try:
+        for node in nodes:
+            check_node(attached, node)
+    except InputError:
+        attached.close()
+        raise
+    return attached, tuple(dict.fromkeys(nodes))
+
+
+def _wait(lab: Lab, for_s: float | None) -> None:
+    """Wait for the end of the duration, of the lab, or for a signal that ends programs."""
+    poller = select.poll()
+    poller.register(lab.fileno(), 0)  # POLLHUP is always reported
+    until = None if for_s is None else monotonic() + for_s
+    try:
+        poller.poll(None if until is None else max(0.0, until - monotonic()) * 1000)
+    except Stopped:
+        return  # Ctrl-C is the usual end
+
+
+def _run(lab: Lab, recording: Recording, request: ExecRequest, standard: Sequence[int | None]) -> int:
+    """Run the command, traced, with these three descriptors. Return its exit status, or 126 or 127."""
+    import os
+
+    from labctl.programs.program import trace_pipe
+    from labctl.programs.waiting import Watcher
+    from labctl.timeline.sources.strace import tracer_of
+
+    check_request(request)
+    # Its children may go on when labctl has ended: without seccomp, strace leaves them as they are.
+    tracer = tracer_of(recording, seccomp=False)
+    with ExitStack() as stack, Signals() as signals:
+        reading, writing = None, None
+        if tracer is not None:
+            reading, writing = trace_pipe(tracer.consumer(request.node, request.command[0]))
+            stack.callback(reading.close)
+            watcher = Watcher()
+            stack.callback(_read_rest, watcher, reading)
+            watcher.add(reading.descriptor, reading.take)
+        try:
+            process = spawn(lab, request, standard, tracer=tracer.command if tracer else (), trace=writing)
+        except KernelError as error:
+            return status_of_refusal(error, request.command[0])
+        finally:
+            if writing is not None:
+                os.close(writing)
+        stack.callback(process.close)
+        return exit_status(wait_passing_signals(process, signals))
+
+
+def _read_rest(watcher: Watcher, trace: Trace) -> None:
+    """Read what strace writes until it ends, a bit later than the program, or much later: its children."""
+    watcher.close()
+    poller = select.poll()
+    poller.register(trace.descriptor, select.POLLIN)
+    until = monotonic() + LAST_OUTPUT_TIMEOUT_S
+    while not trace.has_ended and poller.poll(max(0.0, until - monotonic()) * 1000):
+        trace.take()
+
+
+@contextmanager
+def _shown_live(recording: Recording, plan: Plan, nodes: Sequence[str], screen: Screen) -> Iterator[None]:
+    """Show events as they happen, in a thread, until the end of the `with`."""
+    from labctl.report.ladder import LiveLadder
+    from labctl.timeline.wires import nodes_of
+    from labctl.topology.model import NodeKind
+
+    hosts = list(nodes) or [node.name for node in plan.nodes if node.kind is NodeKind.HOST]
+    ladder = LiveLadder(screen.look, hosts, nodes_of(plan), recording.started_ns)
+    ended = threading.Event()
+
+    def show() -> None:
+        while not ended.wait(LIVE_INTERVAL_S):
+            events, until_ns = recording.read()
+            screen.write(ladder.feed(events, until_ns))
+
+    thread = threading.Thread(target=show, name="labctl-trace", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        events, _ = recording.read()
+        screen.write(ladder.feed(events, None))
+
+
+def _write_files(timeline: Timeline, files: dict[str, Path]) -> None:
+    if not files:
+        return
+    from labctl.report.timeline_files import format_named, save
+
+    for name, path in files.items():
+        save(timeline, path, format_named(name))
+        if path != Path("-") and sys.stderr is not None:
+            standard_error().line(f"wrote {path}")
