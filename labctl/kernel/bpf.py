@@ -267,12 +267,13 @@ class CallTracer(_Tracer):
         for number, name in numbers.items():
             update_map(calls, _U32.pack(number), LAYOUTS[name].packed())
 
-    def in_progress(self) -> dict[int, list[bytes]]:
-        """Records of the calls that have not returned, with `until_ns` 0 and without what they point to."""
+    def in_progress(self, networks: Collection[int]) -> dict[int, list[bytes]]:
+        """Records of calls that have not returned, by network namespace: `until_ns` 0, memory as at the entry."""
         found: dict[int, list[bytes]] = {}
         for value in map_values(self._in_progress, _THREAD_BYTES, _IN_PROGRESS_BYTES):
             length, _, network, _ = RECORD.unpack_from(value)
-            found.setdefault(network, []).append(value[:length])
+            if network in networks:
+                found.setdefault(network, []).append(value[:length])
         return found
 
     def other_abi(self) -> int:

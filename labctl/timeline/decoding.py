@@ -12,6 +12,7 @@ from labctl.timeline.merge import Merger
 from labctl.timeline.sources import kernel
 from labctl.timeline.sources.packets import sightings
 from labctl.timeline.sources.sockets import SocketSamples
+from labctl.timeline.sources.syscalls import calls
 from labctl.timeline.spool import CLOCK_PAYLOAD, WHOLE_LAB, Kind, Record
 from labctl.timeline.wires import wires_of
 
@@ -63,6 +64,8 @@ class RecordDecoder:
                     self._others += self._samples.decode(node, record.at_ns, record.payload)
                 case Kind.KERNEL:
                     self._others += kernel.events(record.payload, node)
+                case Kind.SYSCALLS:
+                    self._others += calls(record.payload, node)
                 case Kind.MISSING:
                     self.missing.append(record.payload.decode())
                 case _:

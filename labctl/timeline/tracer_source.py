@@ -15,6 +15,7 @@ from labctl.timeline.spool import LOST_PAYLOAD, WHOLE_LAB, Kind
 if TYPE_CHECKING:
     from labctl.timeline.spool import SpoolWriter
 
+OTHER_ABI = "system calls of 32-bit programs"
 NO_DESCRIPTOR = -1  # the recorder watches that of the tracer
 
 
@@ -72,6 +73,8 @@ class TracerSource:
         self._shared = shared
         self._spool = spool
         self._lost_before = self._lost = shared.tracer.lost()
+        self._in_progress: set[tuple[int, bytes]] = set()  # calls, by network namespace, of which there are records
+        self._other_abi = shared.tracer.other_abi() if isinstance(shared.tracer, CallTracer) else 0
 
     def fileno(self) -> int:
         return NO_DESCRIPTOR
@@ -81,10 +84,12 @@ class TracerSource:
 
     def flush(self, spool: SpoolWriter) -> None:
         self._shared.distribute()
+        self._add_in_progress()
         self.write()
 
     def finish(self) -> None:
         self._shared.distribute()
+        self._add_in_progress()
         self._shared.remove(self)
 
     def preamble(self, spool: SpoolWriter) -> None:
@@ -103,6 +108,19 @@ class TracerSource:
         if lost != self._lost:
             self._lost = lost
             self._write_loss()
+
+    def _add_in_progress(self) -> None:
+        """Add the calls that have begun, each once."""
+        tracer = self._shared.tracer
+        if not isinstance(tracer, CallTracer):
+            return
+        found = {(inode, record) for inode, records in tracer.in_progress(self.networks).items() for record in records}
+        for inode, record in found - self._in_progress:
+            self.records.setdefault(inode, []).append(record)
+        self._in_progress = found
+        if tracer.other_abi() != self._other_abi:
+            self._other_abi = tracer.other_abi()
+            self._spool.write(Kind.MISSING, WHOLE_LAB, 0, OTHER_ABI.encode())
 
     def _write_loss(self) -> None:
         self._spool.write(Kind.LOST, WHOLE_LAB, 0, LOST_PAYLOAD.pack(self._shared.kind, self._lost - self._lost_before))
