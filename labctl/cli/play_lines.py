@@ -10,7 +10,7 @@ from labctl.lab.agent.constants import CONSTANTS, ERRNOS
 from labctl.scenario.language.parser import tokenize
 from labctl.scenario.language.syntax import SIGNATURES, Wants
 from labctl.scenario.live_calls import Caller
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 
 COMMANDS: Mapping[str, str] = {
     "why": "why                 why the last call failed or blocks; which counters moved",
@@ -24,14 +24,15 @@ COMMANDS: Mapping[str, str] = {
 }
 ALIASES = {"quit": "exit", "?": "help"}
 DELIMITERS = " \t\n()[]{},=|&>\"'"  # between the words that Tab completes; `:` belongs to `server:`
-_PREFIX = r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)[ \t]*[:>](.*)"
+_PREFIX = r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?: \(in \w+\))?[ \t]*[:>](.*)"
 
 
 class Own(Struct, frozen=True):
-    """A command of `play`, with the rest of the line."""
+    """A command of `play`, with the rest of the line; `caller` if the line names a process before it."""
 
     word: str
     rest: str
+    caller: Caller | None = None
 
 
 class Switch(Struct, frozen=True):
@@ -66,14 +67,27 @@ def parse(line: str, hosts: Collection[str]) -> Line | None:
     prefixed = re.fullmatch(_PREFIX, text, re.DOTALL)
     if prefixed is not None and prefixed[1].partition("/")[0] in hosts:
         caller, rest = caller_named(prefixed[1], hosts), prefixed[2].strip()
+        if command := _command(rest):
+            return replace(command, caller=caller)
         return Statements(caller, rest) if rest and not rest.startswith("#") else Switch(caller)
-    word, _, rest = text.partition(" ")
-    word, rest = ALIASES.get(word, word), rest.strip()
-    if word in COMMANDS and not rest.startswith(("=", "(")):
-        return Switch(caller_named(rest, hosts)) if word == "host" else Own(word, rest)
+    if command := _command(text):
+        return Switch(caller_named(command.rest, hosts)) if command.word == "host" else command
     if text.partition("/")[0] in hosts:
         return Switch(caller_named(text, hosts))
     return Statements(None, text)
+
+
+def without_prompt(line: str, hosts: Collection[str]) -> str:
+    """Return the line without the process that it names."""
+    prefixed = re.fullmatch(_PREFIX, line.strip(), re.DOTALL)
+    is_prefixed = prefixed is not None and prefixed[1].partition("/")[0] in hosts
+    return prefixed[2].strip() if prefixed is not None and is_prefixed else line.strip()
+
+
+def _command(text: str) -> Own | None:
+    word, _, rest = text.partition(" ")
+    word, rest = ALIASES.get(word, word), rest.strip()
+    return Own(word, rest) if word in COMMANDS and not rest.startswith(("=", "(")) else None
 
 
 def caller_named(name: str, hosts: Collection[str]) -> Caller:

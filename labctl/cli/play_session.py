@@ -82,10 +82,10 @@ class PlaySession:
         """Run a line and return its exit status. Errors are reported, and the session continues."""
         try:
             asked = play_lines.parse(line, self.view.hosts)
-            if isinstance(asked, Statements | Switch):
+            if isinstance(asked, Statements | Switch | Own):
                 self.present = asked.caller or self.present
             if echo and asked is not None and not isinstance(asked, Switch):
-                self.screen.line(self.prompt + (asked.text if isinstance(asked, Statements) else line), Ink.STRONG)
+                self.screen.line(self.prompt + play_lines.without_prompt(line, self.view.hosts), Ink.STRONG)
             match asked:
                 case None:
                     return 0
@@ -94,7 +94,7 @@ class PlaySession:
                     return 0
                 case Switch():
                     return 0
-                case Own(word, rest):
+                case Own(word, rest, _):
                     return self._command(word, rest)
                 case Statements(_, text):
                     return self._statements(text)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from labctl.clock import monotonic
 from labctl.errors import KernelError
 from labctl.observe.socket_changes import Change, SocketRow, changes, socket_rows
 from labctl.printable import printable
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _SHOWN_DURATION_S = 0.001
 _MAX_CHANGES = 12
+_SETTLED_S = 0.06  # longer than the kernel delays an acknowledgement (40 ms)
+_PAUSE_MS = 4
 _FAILURE = re.compile(  # in names of counters (nstat(8)) that move when something fails
     r"Fail|Err|Rst|Reset|Retrans|Overflow|Drop|NoPorts|Timeout|Timer|Abort|Discard|Unreach|Prune|ReqQ|Cookie|NoRoutes"
 )
@@ -53,9 +57,19 @@ class View:
 
     def changed(self) -> list[str]:
         """Return a line for each socket whose state or queues differ from those at the call before."""
-        before, self._sockets = self._sockets, self._table()
+        before, self._sockets = self._sockets, self._settled(self._sockets)
         self.counters = self._count()
         return self._rows(changes(before, self._sockets))
+
+    def _settled(self, before: Sequence[SocketRow]) -> tuple[SocketRow, ...]:
+        """Return the sockets when no new byte or FIN waits for its (delayed) acknowledgement, or after a moment."""
+        until, pause = monotonic() + _SETTLED_S, select.poll()
+        while True:
+            table = self._table()
+            now = (change.now for change in changes(before, table))
+            if not any(row is not None and row.is_unacknowledged for row in now) or monotonic() >= until:
+                return table
+            pause.poll(_PAUSE_MS)
 
     def moved(self, since: Mapping[str, Counters], *, now: bool) -> list[str]:
         """Return `client: TcpAttemptFails +1` for each counter of failures that moved, until the last line or `now`."""
@@ -118,7 +132,9 @@ def call_lines(call: LiveCall, look: Look, *, is_drawn: bool = False) -> list[st
 def record_lines(record: CallRecord, look: Look, lead: str = "  ", *, is_drawn: bool = False) -> list[str]:
     """Return the lines for a call and its result; with `is_drawn` only the meaning of an errno."""
     if is_drawn:
-        return _wrapped(f"{lead}{record.errno}: {record.errno_meaning}", look, Ink.ODD) if record.errno else []
+        name = record.call.partition("(")[0]
+        note = f"{name} blocks" if record.duration_s is None else f"{record.errno}: {record.errno_meaning}"
+        return _wrapped(lead + note, look, Ink.ODD) if record.errno or record.duration_s is None else []
     text = lead + call_text(record, named=False)
     if record.duration_s is None:
         return _wrapped(f"{text}  {look.glyphs.goes_on} blocks", look, Ink.ODD)

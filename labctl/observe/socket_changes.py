@@ -31,6 +31,13 @@ class SocketRow(Struct, frozen=True):
         inode = 0 if one.transport is Transport.TCP else one.inode
         return self.host, one.transport, inode, one.local, one.local_port, one.peer, one.peer_port, one.path
 
+    @property
+    def is_unacknowledged(self) -> bool:
+        """Whether it is a TCP connection whose peer has not acknowledged everything."""
+        one = self.socket
+        is_connection = one.transport is Transport.TCP and one.state not in (State.LISTEN, State.SYN_SENT)
+        return is_connection and one.send_queue > 0
+
     def ends(self, names: NameOf) -> str:
         """Return `server:5000`, or `client:40576 - server:5000`, with names of nodes for their addresses."""
         one = self.socket

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.cli.play_lines import Comment, Own, Statements, Switch, candidates, is_unfinished, joined, parse
+from labctl.cli.play_lines import (
+    Comment,
+    Own,
+    Statements,
+    Switch,
+    candidates,
+    is_unfinished,
+    joined,
+    parse,
+    without_prompt,
+)
 from labctl.errors import InputError
 from labctl.scenario.live_calls import Caller
 
@@ -44,6 +54,13 @@ def test_commands_and_variables_of_their_names() -> None:
     assert parse("save my file.yaml", HOSTS) == Own("save", "my file.yaml")
     assert parse("quit", HOSTS) == Own("exit", "")
     assert parse("why = 3", HOSTS) == Statements(None, "why = 3")
+
+
+def test_a_pasted_transcript_may_have_prompts_before_commands_too() -> None:
+    assert parse("server (in accept)> why", HOSTS) == Own("why", "", Caller("server"))
+    assert parse("client> save x", HOSTS) == Own("save", "x", Caller("client"))
+    assert without_prompt("server (in accept)> why", HOSTS) == "why"
+    assert without_prompt("x = 3", HOSTS) == "x = 3"
 
 
 def test_an_unknown_host_gets_a_suggestion() -> None:

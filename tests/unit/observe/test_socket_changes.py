@@ -87,3 +87,10 @@ def test_queues_of_a_connection_without_the_bytes_that_syn_and_fin_count_as(
     state: State, received: int, sent: int, text: str
 ) -> None:
     assert queues(state, received, sent) == text
+
+
+def test_a_connection_with_bytes_or_a_fin_on_their_way_is_unacknowledged() -> None:
+    assert not row(CONNECTION).is_unacknowledged
+    assert not row(replace(LISTENER, send_queue=5)).is_unacknowledged
+    assert not row(replace(CONNECTION, state=State.SYN_SENT, send_queue=1)).is_unacknowledged
+    assert row(replace(CONNECTION, state=State.FIN_WAIT1, send_queue=1)).is_unacknowledged
