@@ -24,7 +24,7 @@ from labctl.cli.exec import (
 )
 from labctl.cli.exit import complain
 from labctl.cli.lab_selection import attach, check_node, lab_name
-from labctl.cli.prompt import completion, history, interruptible, is_interrupt
+from labctl.cli.prompt import completion, history, interruptible, is_interrupt, signals_end_the_prompt
 from labctl.cli.ps import describe_status
 from labctl.cli.shell import open_shell
 from labctl.cli.signals import Signals
@@ -186,7 +186,7 @@ class Console:
         try:
             with interruptible():
                 if self._interactive:
-                    with history("console"), completion(self._candidates):
+                    with history("console"), completion(self._candidates), signals_end_the_prompt():
                         self._read_prompt()
                     return 0
                 return self._run_lines(sys.stdin if sys.stdin is not None else ())

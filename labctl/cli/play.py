@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from labctl.cli import play_lines
 from labctl.cli.play_session import Exit, PlaySession, statement_lines
-from labctl.cli.prompt import completion, history, interruptible, is_interrupt
+from labctl.cli.prompt import completion, history, interruptible, is_interrupt, signals_end_the_prompt
 from labctl.clock import monotonic_ns
 from labctl.errors import InputError, LabctlError
 
@@ -39,8 +39,11 @@ def play(target: str | None, lab_option: str | None = None) -> int:
         hosts = session.view.hosts
         shown = f"{', '.join(hosts[:6])}{', ...' * (len(hosts) > 6)}"
         session.screen.line(f"{source}: {shown}. HOST: changes the host. Try: help")
-        with interruptible(), history("play"), completion(session.candidates, play_lines.DELIMITERS):
-            Prompt(session).run()
+        stack.enter_context(interruptible())
+        stack.enter_context(history("play"))
+        stack.enter_context(completion(session.candidates, play_lines.DELIMITERS))
+        stack.enter_context(signals_end_the_prompt())
+        Prompt(session).run()
     return 0
 
 

@@ -11,7 +11,7 @@ from labctl.errors import LabctlError
 from labctl.report.ladder import LiveLadder
 from labctl.scenario.timeline_events import TimelineEvents
 from labctl.structs import replace
-from labctl.timeline.events import AnyEvent, Call, NodeInfo, Packet, Step
+from labctl.timeline.events import AnyEvent, Call, Drop, NodeInfo, Packet, Reset, State, Step
 from labctl.timeline.fold import is_pure_ack
 from labctl.timeline.recording import Recording, RecordOptions
 
@@ -74,7 +74,7 @@ class Wire:
         """
         if self.recording is None:
             return []
-        events = [event for event in self._read(self.recording) if not isinstance(event, Step)]  # shown as they begin
+        events = [event for event in self._read(self.recording) if not _is_shown_elsewhere(event)]
         self._ladder.begin_part(since_ns)
         lines = self._ladder.feed(events, monotonic_ns() + _LATER_NS)
         return lines if self.is_shown and any(isinstance(event, Packet) and _is_news(event) for event in events) else []
@@ -107,6 +107,11 @@ class Wire:
         found = [each for each in calls if each.pid == record.pid and abs(each.at_ns - at_ns) < _ROUNDING_NS]
         timeline = replace(timeline, states=now.states, events=(*timeline.events, *now.events))
         return explain(timeline, found[-1]) if found else ()
+
+
+def _is_shown_elsewhere(event: AnyEvent) -> bool:
+    """Return whether other lines show it: the beginning of a step, states in the list of sockets, a refusal its RST."""
+    return isinstance(event, Step | State | Reset) or (isinstance(event, Drop) and event.reason == "NO_SOCKET")
 
 
 def _is_news(packet: Packet) -> bool:

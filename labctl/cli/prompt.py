@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from labctl.cli.exit import complain
 from labctl.errors import describe_errno
 
 HISTORY_LINES = 2000
+_SOON_S = 0.02  # until readline waits
 
 
 @contextmanager
@@ -27,6 +30,35 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def signals_end_the_prompt() -> Iterator[None]:
+    """A context in which a signal ends `input()` also if it arrives just before readline waits for a key.
+
+    readline runs Python's handlers only when a signal interrupts its wait. A thread interrupts it once more, by
+    SIGWINCH, which readline expects at any time.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    os.set_blocking(reading, True)
+    prompt = threading.get_ident()
+
+    def wake() -> None:
+        while numbers := os.read(reading, 4096):  # signal.set_wakeup_fd writes each signal as a byte
+            if set(numbers) != {signal.SIGWINCH}:
+                select.select([], [], [], _SOON_S)
+                signal.pthread_kill(prompt, signal.SIGWINCH)
+
+    thread = threading.Thread(target=wake, name="labctl-prompt", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
 
 
 def is_interrupt(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from labctl.cli.exit import Stopped
 from labctl.cli.play import open_lab
 from labctl.cli.play_session import Exit, PlaySession
 from labctl.cli.play_view import record_lines
-from labctl.cli.prompt import completion, history, is_interrupt
+from labctl.cli.prompt import completion, history, is_interrupt, signals_end_the_prompt
 from labctl.clock import monotonic_ns
 from labctl.errors import InputError
 from labctl.report import plain
@@ -65,6 +65,7 @@ def run_step_by_step(scenarios: list[Scenario], lab_name: str | None, seed: int 
         stepper = Stepper(session, scenario, cancellation)
         stack.enter_context(history("play"))
         stack.enter_context(completion(session.candidates, play_lines.DELIMITERS))
+        stack.enter_context(signals_end_the_prompt())
         received = stack.enter_context(cancelled_by_signals(cancellation))
         session.wire.wait_ready()
         recording = session.wire.recording

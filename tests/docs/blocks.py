@@ -19,6 +19,7 @@ _NEEDS = re.compile(r"^<!-- needs: ([\w -]+) -->$", re.MULTILINE)
 _COMMENTS = (r"#\s*({})", r"//\s*({})", r"/\*\s*({})\s*\*/", r";\s*({})")
 _FILE_NAME = r"[\w.@-]+(?:/[\w.@-]+)*\.\w+|Makefile|Dockerfile"
 _FIRST_LINE = re.compile("|".join(pattern.format(_FILE_NAME) for pattern in _COMMENTS))
+SESSION_LINE = re.compile(r"[a-z]+(?: \(in \w+\))?> ")
 _STEPS = re.compile(r"^steps\s*:", re.MULTILINE)
 
 
@@ -34,6 +35,7 @@ class Kind(Enum):
     SCRIPT = "a script"
     JSON = "JSON"
     TOML = "TOML"
+    SESSION = "lines typed into labctl play"
     NOT_RUN = "not run"
     UNKNOWN = "nothing that can be run"
 
@@ -144,6 +146,8 @@ def _kind(language: str, text: str, before: Block | None) -> Kind:
             return Kind.JSON
         case "toml":
             return Kind.TOML
+        case "text" if SESSION_LINE.match(text):
+            return Kind.SESSION
         case "text" if before is not None and before.kind is Kind.PROGRAM:
             return Kind.OUTPUT
         case _:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from labctl.cli.exit import Stopped
-from labctl.cli.prompt import history_file, interruptible, is_interrupt
+from labctl.cli.prompt import history_file, interruptible, is_interrupt, signals_end_the_prompt
 
 
 def test_the_history_is_below_the_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -29,3 +29,19 @@ def test_other_signals_are_no_interrupt() -> None:
     assert is_interrupt(Stopped(signal.SIGINT))
     assert not is_interrupt(Stopped(signal.SIGTERM))
     assert not is_interrupt(ValueError())
+
+
+def test_a_signal_interrupts_a_wait_that_begins_after_it() -> None:
+    """As readline's wait, in which Python handles no signal that came before."""
+    seen: list[int] = []
+    numbers = (signal.SIGUSR1, signal.SIGWINCH)
+    before = [signal.signal(number, lambda number, frame: seen.append(number)) for number in numbers]
+    try:
+        with signals_end_the_prompt():
+            signal.raise_signal(signal.SIGUSR1)
+            while signal.SIGWINCH not in seen:
+                signal.sigtimedwait([], 0.01)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert seen == list(numbers)
