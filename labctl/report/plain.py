@@ -199,12 +199,19 @@ def _failed_step(result: ScenarioResult, step: StepResult, look: Look, explanati
     where = f"{result.file}:{step.line}: step {step.index}"
     title = f"{where}, {step.title}" if step.title else where
     yield from (look.paint(line, Ink.STRONG) for line in _indented(title, look, 2))
-    yield from _indented(step.reason or "failed", look, 4)
+    yield from _indented(_without_output(step) or "failed", look, 4)
     yield from explanation
     if step.exit_status is not None and str(step.exit_status) not in step.reason:
         yield from _indented(f"exit status {step.exit_status}", look, 4)
     if step.output is not None:
         yield from output(step.output, look)
+
+
+def _without_output(step: StepResult) -> str:
+    """Return the reason without lines that the output below it repeats."""
+    first, _, rest = step.reason.partition("\n")
+    written = step.output.stdout + step.output.stderr if step.output is not None else ""
+    return first if rest.strip() and rest.strip() in written else step.reason
 
 
 def output(record: OutputRecord, look: Look, *, blanks: int = 4, lines: int | None = None) -> Iterator[str]:

@@ -196,7 +196,7 @@ def make_calls(at: StepRun, body: CallsBody) -> Done:
         line, column = at.step.text_line + span.line, at.step.text_column + span.column
         where = f"{at.step.file}:{line}: {outcome.failure.statement}"
         reason = outcome.failure.reason
-        if outcome.failure.unreached:
+        if outcome.failure.unreached and not at.run.recording.is_running:  # a recording has the error itself
             from labctl.scenario.observations import icmp_error
 
             reason += icmp_error(at, body.on, outcome.failure.unreached)

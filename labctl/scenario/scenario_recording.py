@@ -48,6 +48,11 @@ class ScenarioRecording:
         except (LabctlError, OSError) as error:
             return cls(problem=str(error))
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the lab is recorded."""
+        return self._recording is not None
+
     @cached_property
     def _tracer(self) -> Tracer | None:
         if self._recording is None:

@@ -15,9 +15,9 @@ from labctl.timeline.evidence import Evidence
 
 INFERRED = " (inferred)"
 _REASONS = {  # enum skb_drop_reason
-    "NETFILTER_DROP": "a packet filter dropped it",
-    "SOCKET_RCVBUFF": "the receive buffer of the socket was full",
-    "SOCKET_FILTER": "a filter of the socket dropped it",
+    "NETFILTER_DROP": "packet filter",
+    "SOCKET_RCVBUFF": "receive buffer of the socket full",
+    "SOCKET_FILTER": "filter of the socket",
     "NO_SOCKET": "no socket takes it",
     "IP_RPFILTER": "reverse path filter",
     "IP_INNOROUTES": "no route",
@@ -63,13 +63,15 @@ def why_lost(ev: Evidence, packets: Sequence[Packet], since_ns: int, until_ns: i
 
 def drop_text(ev: Evidence, drop: Drop) -> str:
     """Return which host dropped a packet, why and at which hook."""
-    reason = _REASONS.get(drop.reason)
-    shown = f"{reason} ({drop.reason})" if reason else drop.reason
     state = ev.state(drop.host)
-    rules = [] if state is None else [rule for rule in state.filters if rule.hook == drop.hook]
-    where = f" at hook {drop.hook}" if drop.hook else ""
-    where += f" ({rules[0].table}, chain {rules[0].chain})" if len(rules) == 1 else ""
-    return f"{drop.host} dropped it: {shown}{where}{INFERRED if drop.is_inferred else ''}"
+    chains = (
+        {f"{rule.table}, chain {rule.chain}" for rule in state.filters if rule.hook == drop.hook} if state else set()
+    )
+    place = f" at hook {drop.hook}" if drop.hook else ""
+    words = _REASONS.get(drop.reason, "")
+    details = [drop.reason, *(chains if len(chains) == 1 and drop.hook else ())]
+    why = f"{words} ({'; '.join(details)})" if words else "; ".join(details)
+    return f"{drop.host} dropped it{place}: {why}{INFERRED if drop.is_inferred else ''}"
 
 
 def filtering(state: HostState | None, role: str) -> str:

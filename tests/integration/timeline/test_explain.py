@@ -38,6 +38,15 @@ DATAGRAM = """
 """
 
 
+ROUTED = """
+hosts: {client: {}, server: {}}
+routers: {gw: {}}
+links:
+  - [client, gw]
+  - [gw, server]
+"""
+
+
 def explained(directory: Path, *steps: str, header: str = "topology: pair\n") -> tuple[str, ...]:
     """The explanation of the failure of these steps."""
     result = failed(directory, *steps, header=header)
@@ -215,3 +224,48 @@ def test_a_listener_of_ipv6_only_does_not_take_ipv4(tmp_path: Path) -> None:
     call = '  - client: |\n      c = socket(AF_INET, SOCK_STREAM)\n      connect(c, "10.0.0.2:5000")\n'
     (sentence, *_) = explained(tmp_path, only, call)
     assert sentence.endswith("nothing listens on 5000 for IPv4; server listens on [::]:5000 for IPv6 only")
+
+
+@pytest.mark.parametrize(
+    ("node", "hook", "lead"),
+    [
+        ("client", "output", ""),
+        ("gw", "prerouting", "SYN (sent 2 times) reached gw only: "),
+        ("gw", "forward", "SYN (sent 2 times) reached gw only: "),
+        ("server", "input", "SYN (sent 2 times) reached server, which did not answer: "),
+    ],
+)
+def test_a_rule_of_nftables_is_the_cause_at_its_host_and_hook(tmp_path: Path, node: str, hook: str, lead: str) -> None:
+    (tmp_path / "net.yaml").write_text(ROUTED)
+    rules = f"""
+table inet mine {{
+  chain closed {{
+    type filter hook {hook} priority 0;
+    tcp dport 5000 counter drop
+  }}
+}}
+"""
+    (tmp_path / "rules.nft").write_text(rules)
+    load = f"  - run: {{on: {node}, run: [nft, -f, rules.nft]}}\n"
+    (sentence, *_) = explained(tmp_path, load, listen(), connect(), header="topology: net.yaml\n")
+    assert sentence.startswith(lead)
+    assert node in sentence
+    assert f"at hook {hook}" in sentence
+    assert "inet mine, chain closed" in sentence
+
+
+def test_a_router_without_a_route_answers_with_icmp(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(ROUTED)
+    call = '  - client: |\n      c = socket(AF_INET, SOCK_STREAM)\n      connect(c, "10.99.0.1:5000")\n'
+    (sentence, *_) = explained(tmp_path, call, header="topology: net.yaml\n")
+    assert "for 10.99.0.1 reached gw; gw answered ICMP network unreachable: " in sentence
+    assert "gw has no route to 10.99.0.1" in sentence
+
+
+def test_a_host_behind_a_router_that_is_not_there_is_asked_for_in_vain(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(ROUTED)
+    drop = "  - link: {down: [server, gw]}\n"
+    (sentence, *_) = explained(tmp_path, drop, connect(WAIT), header="topology: net.yaml\n")
+    assert sentence.startswith("SYN")
+    assert "reached gw" in sentence
+    assert "gw" in sentence.partition(": ")[2]

@@ -145,6 +145,11 @@ def test_a_failure_is_annotated_on_the_line_and_column_of_the_call() -> None:
     assert command.startswith("::error file=scenarios/a.yaml,line=7,col=5,title=")
 
 
+def test_an_annotation_has_the_cause() -> None:
+    (command,) = ci.annotation_lines(run(replace(failing(), explanation=("nothing listens on 81",))), WORKSPACE)
+    assert command.endswith("::no%0Anothing listens on 81")
+
+
 def test_a_step_without_a_failed_statement_is_annotated_on_its_own_line() -> None:
     (command,) = ci.annotation_lines(run(failing(line=0)), WORKSPACE)
     assert ",line=2,title=" in command

@@ -24,6 +24,49 @@ def test_a_failure_tells_place_expectation_and_output_in_full() -> None:
     ]
 
 
+EXPLAINED = replace(
+    FAILED,
+    explanation=("SYN reached server; server answered RST: nothing listens on 8000; server listens on 8080", "second"),
+    last_packets=("1.0 ms client:40000 > server:8000 SYN seq 0 win 64240",),
+    rerun="labctl run scenarios/echo.yaml --seed 7",
+)
+
+
+def test_a_failure_leads_with_its_cause_then_packets_and_the_command_that_repeats_it() -> None:
+    assert plain.failure(EXPLAINED, LOOK) == [
+        "",
+        "  scenarios/echo.yaml:21: step 4, run on client: curl -s http://server:8000/",
+        "    exit status 0 expected, came back 7",
+        "    cause: SYN reached server; server answered RST: nothing listens on 8000;",
+        "           server listens on 8080",
+        "           second",
+        "    stdout: nothing",
+        "    stderr:",
+        "    │ curl: (7) Failed to connect to server port 8000",
+        "",
+        "  last packets:",
+        "    1.0 ms client:40000 > server:8000 SYN seq 0 win 64240",
+        "",
+        "  to run it again: labctl run scenarios/echo.yaml --seed 7",
+    ]
+
+
+def test_packets_that_a_ladder_has_are_not_repeated() -> None:
+    assert "  last packets:" not in plain.failure(EXPLAINED, LOOK, packets=False)
+
+
+def test_a_lab_that_is_impossible_here_is_not_run_again() -> None:
+    assert not any("run it again" in line for line in plain.failure(replace(EXPLAINED, impossible=True), LOOK))
+
+
+def test_a_reason_that_quotes_output_is_not_shown_twice() -> None:
+    (about,) = (each for each in FAILED.steps if each.outcome is Outcome.FAILED)
+    assert about.output is not None
+    quoted = replace(about, reason=f"exit status 7\n{about.output.stderr}")
+    lines = plain.failure(replace(FAILED, steps=(quoted,), reason=quoted.reason), LOOK)
+    assert sum("Failed to connect" in line for line in lines) == 1
+
+
 def test_a_skip_says_why_and_is_no_pass() -> None:
     assert plain.verdict(SKIPPED, LOOK) == ["○ skipped: program nginx is not installed"]
     assert plain.one_line(SKIPPED, LOOK) == ["○ Nginx serves: skipped, program nginx is not installed"]

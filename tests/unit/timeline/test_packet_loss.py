@@ -50,7 +50,7 @@ def test_a_drop_of_the_kernel_names_host_reason_hook_and_chain() -> None:
     drop = Drop(**b._common(3, "server", Source.KERNEL), reason="NETFILTER_DROP", hook="input", packet=0)
     b.events.append(drop)
     assert reasons(b.timeline(states=(state("server", filters=(FILTER,)),))) == [
-        "server dropped it: a packet filter dropped it (NETFILTER_DROP) at hook input (inet filter, chain input)"
+        "server dropped it at hook input: packet filter (NETFILTER_DROP; inet filter, chain input)"
     ]
 
 
