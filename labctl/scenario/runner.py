@@ -170,6 +170,7 @@ def _run_in_lab(
     results: list[StepResult] = []
     try:
         with ExitStack() as after_lab, ExitStack() as stack:
+            ScenarioRecording.start_ahead(options.record)
             if options.lab is None:
                 plan, lab = _own_lab(scenario, options)
                 changes = Changes()

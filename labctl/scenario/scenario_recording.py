@@ -36,6 +36,14 @@ class ScenarioRecording:
         self._origin_ns = 0
         self._failure: FailureState | None = None
 
+    @staticmethod
+    def start_ahead(options: RecordOptions | None) -> None:
+        """Start the recorder before the lab is made, if there is to be a recording."""
+        if options is not None:
+            from labctl.timeline.recorder_process import recorders
+
+            recorders.start_ahead(kernel=options.kernel)
+
     @classmethod
     def start(cls, lab: Lab, plan: Plan, scenario: Scenario, options: RecordOptions | None) -> ScenarioRecording:
         """Start to record the lab; with None as `options`, record nothing."""

@@ -275,7 +275,7 @@ class Recorder:
             self._finished.popleft()()
 
     def _accept(self) -> None:
-        """Take over the channel of a new recording."""
+        """Take over the channel of a new recording; without one, load what the next recording needs."""
         received = None
         with suppress(LabGone):
             received = self._channel.receive_body(until=None)
@@ -283,7 +283,11 @@ class Recorder:
             self.unwatch(self._channel.fileno())
             self._has_owner = False
             return
-        number, _, (channel,) = received
+        number, _, descriptors = received
+        if not descriptors:
+            self.with_tracer(Kind.KERNEL, lambda _: None)
+            return
+        (channel,) = descriptors
         self._recordings.add(ActiveRecording(self, FrameStream(socket.socket(fileno=channel))))
         with suppress(LabGone):
             self._channel.send_body(number, b"[]", until=None)

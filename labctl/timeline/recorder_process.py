@@ -31,6 +31,11 @@ class RecorderProcess:
         self.pid = process.pid
         self.nursery = nursery
 
+    def prepare(self) -> None:
+        """Let it load the BPF programs, which takes some 30 ms, for a recording that is certain to come."""
+        with suppress(LabGone, DeadlineExceeded):
+            self._channel.send_body(0, b"[]", until=monotonic() + REPLY_TIMEOUT_S)
+
     def accept(self, channel: int) -> bool:
         """Give it the channel of a new recording; False if it has ended or is stopped."""
         until = monotonic() + REPLY_TIMEOUT_S
@@ -105,6 +110,17 @@ class Recorders:
                 self._current = None
                 process.forget()
         raise MachineError("recording: cannot start the recorder: its process ends at once.")
+
+    def start_ahead(self, *, kernel: bool) -> None:
+        """Start the recorder where a recording is certain to come; an error is left to the recording.
+
+        `kernel`: the recording will have events of the kernel.
+        """
+        with suppress(OSError, MachineError, DeadlineExceeded), self._lock:
+            is_new = self._current is None
+            process = self._usable()
+            if kernel and is_new:
+                process.prepare()
 
     def forget(self) -> None:
         """In a process that this one has forked: close the copies of descriptors."""

@@ -45,3 +45,8 @@ def test_a_stopped_recorder_is_not_used(lab: Lab) -> None:
     os.kill(first, signal.SIGSTOP)
     assert recorder_of(lab) != first
     os.kill(first, signal.SIGCONT)  # it has been hung up, and ends
+
+
+def test_a_recorder_that_is_started_ahead_is_the_one_of_the_next_recording(lab: Lab) -> None:
+    recorders.start_ahead(kernel=True)
+    assert recorder_of(lab) == recorders.all[0].pid
