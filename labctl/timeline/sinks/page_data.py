@@ -60,6 +60,7 @@ KINDS: dict[type[AnyEvent], str] = {
 }
 PREVIEW_BYTES = 200  # of an Output; the page has the whole output elsewhere
 _PAYLOAD_PREVIEW_BYTES = 24
+_ALL_COLUMNS = 4  # hosts that always have a column
 _TIMES = ("until_ns", "arrived_ns", "since_ns")
 _LEFT_OUT = frozenset({"at_ns", "seq", "header.payload"})  # payloads are the end of the frame
 
@@ -96,14 +97,15 @@ class _Encoder:
         for event in timeline.events:
             by_kind[type(event)].append(event)
         moments = [event.at_ns for event in timeline.events]
+        unimportant = upkeep(timeline.events)
         tables = {kind.__name__: self._table(kind, events) for kind, events in by_kind.items()}
         self._add_bytes()
         return {
-            "hosts": [visible(host) for host in topology_drawing.columns(timeline)],
+            "hosts": [visible(host) for host in _columns(timeline, set(unimportant))],
             "ended": timeline.ended_ns - timeline.started_ns,
             "kinds": "".join([KINDS[type(event)] for event in timeline.events]),
             "at": [now - before for before, now in zip([timeline.started_ns, *moments], moments, strict=False)],
-            "upkeep": upkeep(timeline.events),
+            "upkeep": unimportant,
             "tables": tables,
             "connections": [_connection_text(each) for each in self._connections],
             "sockets": [self._socket(each) for each in self._sockets],
@@ -197,6 +199,19 @@ class _Encoder:
         if kind in (Call, State, Retransmit, SocketSample):
             return lambda event: of_socket(getattr(event, "socket"))  # noqa: B009  # each of them has it
         return None
+
+
+def _columns(timeline: Timeline, unimportant: set[int]) -> list[str]:
+    """Return the columns of the ladder; of a large lab the hosts that take part in an event that is not upkeep."""
+    hosts = topology_drawing.columns(timeline)
+    speaking = set()
+    for number, event in enumerate(timeline.events):
+        if number not in unimportant:
+            speaking.add(event.host)
+            if isinstance(event, Packet):
+                speaking.add(event.receiver)
+    taking_part = [host for host in hosts if host in speaking]
+    return taking_part if len(hosts) > _ALL_COLUMNS and taking_part else list(hosts)
 
 
 def _fields(kind: type[Struct]) -> list[tuple[str, Callable[[AnyEvent], Value]]]:

@@ -23,7 +23,8 @@ let selected = -1, followed = null, onlyConnection = false, onlyFound = false;
 const hits = new Uint8Array(count);
 
 function isShown(index) {
-  if (joined[index] || unchanged[index] || !shown[groups[index]]) return false;
+  const isOutside = kinds[index] === "P" && columnOf(text(index, "host")) < 0 && columnOf(text(lastHop.get(index) ?? index, "receiver")) < 0;
+  if (isOutside || joined[index] || unchanged[index] || !shown[groups[index]]) return false;
   if (onlyFound && search.value && !hits[index]) return false;
   return !(onlyConnection && followed !== null && connectionOf(index) !== followed && kinds[index] !== "S");
 }
@@ -187,7 +188,10 @@ function drawRow(row, y) {
     const kind = kinds[index];
     if (column >= 0 && (kind === "T" || kind === "D" || kind === "X" || kind === "R"))
       group.append(svg("circle", { class: label(index, part).style, cx: here, cy: ROW / 2, r: 3.5 }));
-    group.append(labelled(here + (right ? GAP : -GAP), right ? "start" : "end", right ? width - RIGHT - here : here - LEFT, label(index, part)));
+    const shownLabel = label(index, part), host = text(index, "host");
+    if (column < 0 && host) shownLabel.text = `${host}: ${shownLabel.text}`;
+    const room = right ? width - RIGHT - here : here - LEFT;
+    group.append(labelled(here + (right ? GAP : -GAP), right ? "start" : "end", room, shownLabel));
   }
   mark(group, index);
   return group;
@@ -284,7 +288,7 @@ function measure() {
   canvas.append(probe);
   letter = probe.getComputedTextLength() / 50 || 7.2;
   probe.remove();
-  width = Math.max(ladder.clientWidth, LEFT + RIGHT + (hosts.length - 1) * 170, 300);
+  width = Math.max(ladder.clientWidth, LEFT + RIGHT + (hosts.length - 1) * 120, 300);
 }
 function rebuild() {
   const kept = selected >= 0 ? selected : rows.event[Math.floor(ladder.scrollTop / ROW)] ?? -1;

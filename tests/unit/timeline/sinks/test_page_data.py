@@ -113,3 +113,13 @@ def test_previews_are_the_beginning_of_text() -> None:
     b.output(20, "client", b"OK\n\xff")
     _, events = decoded(b.timeline())
     assert [event["preview"] for event in events] == ["hello\nworld", "", "é" * 12, "OK\n\\xff"]
+
+
+def test_hosts_of_a_large_lab_that_take_no_part_have_no_column() -> None:
+    b = Builder()
+    b.packet(10, "client", "SYN", 0, 0)
+    many_hosts = ("h1", "client", "h2", "h3", "server")
+    data, _ = decoded(b.timeline(hosts=many_hosts))
+    assert data["hosts"] == ["client", "server"]
+    few, _ = decoded(b.timeline(hosts=many_hosts[:3]))
+    assert few["hosts"] == ["h1", "client", "h2"]
