@@ -26,7 +26,7 @@ from tests.labs import WAIT_S, output, pair_plan, run, shell
 from tests.patience import patient
 from tests.tracing import for_root, needs_bpf, network_inode
 
-pytestmark = [for_root, needs_bpf]
+pytestmark = [pytest.mark.stock_kernel, for_root, needs_bpf]
 CALLS_ONLY = RecordOptions(packets=False, kernel=False, sample_interval_s=0, syscalls=("*",))
 
 FORK_SERVER = r"""
