@@ -49,7 +49,32 @@ for _ in range(count):
     except OSError: count -= 1  # ECONNREFUSED, as nobody listens: this one was not sent
 print(time.perf_counter() - began, count)
 """
+_ECHO = """
+import socket
+with socket.create_server(("", 5000)) as listener:
+    sock, _ = listener.accept()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while data := sock.recv(64):
+        sock.send(data)
+"""
+_ROUND_TRIPS = """
+import socket, sys, time
+while True:
+    try: sock = socket.create_connection(("server", 5000)); break
+    except ConnectionRefusedError: time.sleep(0.01)
+sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+recv, send = sock.recv, sock.send
+for _ in range(1000): send(b"x"); recv(64)
+began = time.perf_counter()
+for _ in range(int(sys.argv[1])): send(b"x"); recv(64)
+print(time.perf_counter() - began)
+"""
 NO_SAMPLES = RecordOptions(sample_interval_s=0, kernel=False)
+TRACED = {
+    "without a recording": None,
+    "the kernel's events": RecordOptions(packets=False, sample_interval_s=0),
+    "system calls of both programs": RecordOptions(packets=False, sample_interval_s=0, kernel=False, syscalls=("*",)),
+}
 LARGE = RecordOptions(sample_interval_s=0, kernel=False, limit_bytes=1 << 30)
 
 
@@ -84,6 +109,15 @@ def run(options: Options) -> Section:
     title = f"{requests:,} HTTP requests, a connection for each; the least of {times} in turns"
     tables.append(Table(title, ("", "time", ""), rows))
     samples["requests_s"] = taken
+    progress(f"recording: {requests:,} round trips, {times} times with each kind of recording")
+    trips: dict[str, list[float]] = {name: [] for name in TRACED}
+    for _ in range(times):
+        for name, kind in TRACED.items():
+            trips[name].append(_round_trips(requests, kind) / requests)
+    base = min(trips["without a recording"])
+    rows = tuple((name, f"{min(each) * 1e6:.1f} us", ratio(min(each), base)) for name, each in trips.items())
+    tables.append(Table(f"A round trip of one byte over TCP; the least of {times} in turns", ("", "time", ""), rows))
+    samples["round_trip_s"] = trips
     progress(f"recording: {datagrams:,} datagrams")
     tables.append(_flood(datagrams, samples))
     return Section("recording", "Recordings", tuple(tables), samples=samples)
@@ -110,6 +144,16 @@ def _labs(count: int) -> tuple[list[float], list[float]]:
         for times, kind in zip(taken, kinds, strict=True):
             times.append(lab(kind))
     return taken
+
+
+def _round_trips(count: int, kind: RecordOptions | None) -> float:
+    """The time of so many round trips."""
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab.open(pair_plan()))
+        if kind is not None:
+            stack.enter_context(Recording.start(lab, kind, plan=pair_plan())).wait_ready()
+        lab.spawn("server", [sys.executable, "-c", _ECHO]).close()
+        return float(output(lab, "client", sys.executable, "-c", _ROUND_TRIPS, str(count)))
 
 
 def _requests(count: int, kind: RecordOptions | None) -> float:
