@@ -24,7 +24,9 @@ from labctl.timeline.events import (
     Packet,
     Reset,
     Retransmit,
+    SocketKey,
     SocketSample,
+    Source,
     State,
     Step,
     Timeline,
@@ -36,6 +38,8 @@ _SILENCE_NS = 250_000_000
 _LONGEST_STRETCH = {False: 16, True: 200}  # arrows in a row, compact and full; the others are counted
 _FOLDED_FROM = 3  # packets with data in a row that become one arrow
 _CALLS = "calls"
+_ANSWERED = frozenset({"NO_SOCKET"})  # reasons for which the kernel drops a packet and answers with a RST or ICMP
+_PURGED = frozenset({"SOCKET_CLOSE", "QUEUE_PURGE"})
 _RESOLUTION = ("who has", "is at", "is here", "neighbo", "router", "multicast listener", "mld", "igmp")
 
 
@@ -149,17 +153,61 @@ def is_pure_ack(packet: Packet) -> bool:
 
 
 def speaking_hosts(timeline: Timeline) -> list[str]:
-    """Return the hosts that take part, in order: those with calls, output or packets other than address resolution."""
+    """Return the nodes that take part, in order: those with calls, output, drops or packets of their own.
+
+    Address resolution does not count, nor that a router forwards.
+    """
     speaking: set[str] = set()
+    journeys: dict[int, list[Packet]] = {}
     for event in timeline.events:
         match event:
             case Packet() if event.header.protocol in ("tcp", "udp", "icmp"):
-                speaking |= {event.host, event.receiver}
+                journeys.setdefault(event.journey, []).append(event)
             case Call() | Output() | Drop():
                 speaking.add(event.host)
             case _:
                 pass
+    for hops in journeys.values():
+        speaking.add(hops[0].host)
+        forwarders = {hop.host for hop in hops}
+        arrivals = {node for hop in hops for node in (hop.receiver, *(other.node for other in hop.others))}
+        speaking |= arrivals - forwarders
     return [host for host in timeline.hosts if host in speaking]
+
+
+class _Lookups:
+    """Finds the calls by which the C library looks up names and sorts addresses (getaddrinfo(3)).
+
+    These are the lives of netlink sockets, of those to nscd(8), and of datagram sockets that are only connected.
+    """
+
+    def __init__(self) -> None:
+        self._lives: dict[tuple[str, int, int], tuple[str, list[tuple[str | int, ...]]]] = {}
+
+    def of(self, calls: Iterable[Call]) -> set[tuple[str | int, ...]]:
+        """Return the keys of such calls; `calls` are further calls of programs, in order of time."""
+        found: set[tuple[str | int, ...]] = set()
+        for call in calls:
+            if call.name == "socket" and call.result is not None and call.result >= 0:
+                family, kind = (*call.arguments.split(", "), "")[:2]
+                if family == "AF_NETLINK" or family == "AF_UNIX" or "SOCK_DGRAM" in kind:
+                    self._lives[call.host, call.pid, call.result] = family, [call.key]
+                if family == "AF_NETLINK":
+                    found.add(call.key)
+                continue
+            place = (call.host, call.pid, -1 if call.fd is None else call.fd)
+            if place not in self._lives or call.result is None:
+                continue
+            family, keys = self._lives[place]
+            keys.append(call.key)
+            is_nscd = family == "AF_UNIX" and "/nscd/" in call.arguments
+            is_over = call.name == "close" and family.startswith("AF_INET")
+            if family == "AF_NETLINK" or is_nscd or is_over:
+                found.update(keys)
+                self._lives[place] = "AF_NETLINK", keys
+            if call.name == "close" or (family != "AF_NETLINK" and call.name not in ("connect", "getsockname")):
+                del self._lives[place]
+        return found
 
 
 class Fold:
@@ -177,6 +225,7 @@ class Fold:
         self._number = 0
         self._current: dict[tuple[str | int, ...], Call | Step] = {}  # the last record of each call and step
         self._begun: set[tuple[str | int, ...]] = set()  # shown, to be followed by its end
+        self._lookups = _Lookups()
         self._waiting: list[Step] = []  # that have begun, and have no heading as long as nothing happens
         self._programs: dict[str, set[str]] = {}  # of each host, those with calls
         self._calls: dict[str, list[Call]] = {}  # of each host, those that may be sending
@@ -187,6 +236,7 @@ class Fold:
         self._connections: dict[Flow, int] = {}  # the port of the side that began
         self._ports: dict[tuple[str, ...], set[int]] = {}  # those ports, of each two addresses
         self._handshakes: set[Flow] = set()  # connections of which the third packet is due
+        self._states: dict[SocketKey, str] = {}
         self._queues: dict[tuple[str, int, Flow | None], str] = {}
         self._failed: set[str] = set()
         self._has_packets = False
@@ -200,7 +250,13 @@ class Fold:
 
     def add(self, events: Iterable[AnyEvent]) -> None:
         """Take events; of one call or step, the record of its begin, of its end, or both."""
+        events = list(events)
+        hidden = self._lookups.of(
+            event for event in events if isinstance(event, Call) and event.source is Source.SYSCALLS
+        )
         for event in events:
+            if isinstance(event, Call) and event.key in hidden:
+                continue
             match event:
                 case Call() | Step():
                     is_known = event.key in self._current
@@ -240,7 +296,7 @@ class Fold:
                 break
             done = at + 1
             for item in self._items_of(at, point, is_last=until_ns is None):
-                if isinstance(item, Arrow | CallItem | Line):
+                if isinstance(item, Arrow | CallItem | Line | Heading):
                     for step in self._waiting:
                         self._begun.add(step.key)
                         items += self._paced(Heading(step.at_ns, step))
@@ -309,7 +365,8 @@ class Fold:
                 yield self._begin_of_call(at, event, is_last=is_last)
             case Packet():
                 yield from self._arrows(event)
-            case State() if event.host in self._hosts:
+            case State() if event.host in self._hosts and self._states.get(event.socket) != event.new:
+                self._states[event.socket] = event.new
                 yield Note(event.at_ns, event.host, event.new, is_needed=self._is_full or not self._has_packets)
             case SocketSample() if event.host in self._hosts:
                 yield from self._queue(event)
@@ -319,8 +376,12 @@ class Fold:
                 if event.reason or not self._has_packets:
                     text = event.reason if self._has_packets else f"sends RST {event.reason}".rstrip()
                     yield Note(event.at_ns, event.host, text, is_needed=not self._has_packets)
+            case Drop() if event.reason in _ANSWERED:
+                if event.host in self._hosts and event.header is not None and event.header.protocol in ("tcp", "udp"):
+                    yield Note(event.at_ns, event.host, event.reason, is_needed=False)
             case Drop():
-                if event.packet is None or (event.packet not in self._journeys):
+                is_shown = event.packet is not None and event.packet in self._journeys
+                if not is_shown and (self._is_full or not self._is_noise(event)):
                     yield Line(event.at_ns, event.host, dropped(event), event)
             case Counter() if self._is_full:
                 yield Line(event.at_ns, event.host, f"{event.name} {event.delta:+d}", event)
@@ -429,7 +490,13 @@ class Fold:
             self._handshakes.discard(connection)
         source = next((hop.host for hop in hops if hop.host in self._hosts), "") or self._host_at(header.flow, "source")
         drop = self._drops.get(packet.journey)
-        targets = list(dict.fromkeys(hop.receiver for hop in hops if hop.receiver in self._hosts))
+        if drop is not None and drop.reason in _ANSWERED:
+            drop = None
+        forwarders = {hop.host for hop in hops}
+        arrivals = [node for hop in hops for node in (hop.receiver, *(other.node for other in hop.others))]
+        targets = [
+            node for node in dict.fromkeys(arrivals) if node in self._hosts and node not in forwarders - {source}
+        ]
         is_received = bool(targets)
         if not is_received and not self._host_at(header.flow, "target"):
             is_received = bool(hops[-1].receiver)
@@ -453,6 +520,12 @@ class Fold:
             return ""
         address = flow.target if source else flow.source
         return self._of_address.get(address, address)
+
+    @staticmethod
+    def _is_noise(drop: Drop) -> bool:
+        """Whether nothing was lost: data of a closed socket, and what hosts say of themselves to a link."""
+        protocol = drop.header.protocol if drop.header is not None else ""
+        return drop.reason in _PURGED or protocol in ("arp", "icmpv6", "igmp")
 
     def _is_resolution(self, packet: Packet) -> bool:
         """Whether it is address resolution or router discovery, and, of ARP, answered."""

@@ -221,9 +221,20 @@ class Layout:
                     row.wave = wave
                     row.call = item.call.key if item.call is not None else None
                     row.journey = item.packet.journey
-                    if wave.cross:
+                    if wave.cross and not self._crosses_in_label(row, wave):
                         row.texts[item.target] = Text(wave.cross, "", Tone.BAD)
         return row
+
+    def _crosses_in_label(self, row: Row, wave: Wave) -> bool:
+        """Write why an arrow to the left ended on the arrow itself, if it has the room: its target has no other."""
+        if self._columns.are_named or wave.source == self._columns.hosts[self._columns.covered(wave)[0]]:
+            return False
+        reason = wave.cross.removeprefix("dropped: ").split(" ")[0]
+        labels = (*(f"{label}, {wave.cross}" for label in wave.labels), f"{wave.labels[-1]}, {reason}")
+        labelled = replace(row, wave=replace(wave, labels=labels))
+        if self._columns.fits(labelled):
+            row.wave = labelled.wave
+        return row.wave is not wave
 
     def _joined(self, row: Row, new: Row, item: Line | CallItem | Arrow) -> Row | None:
         """Return both rows as one if they belong to one moment and fit."""
@@ -266,6 +277,8 @@ class Layout:
         text = one_line(note.text)
         if row is not None and self._concerns(row, note):
             notes = row.notes.get(note.host, ())
+            if text in notes:
+                return []
             kept = dict(row.notes) | {note.host: (*notes, text)}
             if self._columns.fits(replace(row, notes=kept)):
                 row.notes = kept
@@ -279,6 +292,8 @@ class Layout:
     @staticmethod
     def _concerns(row: Row, note: Note) -> bool:
         ends = (row.wave.source, row.wave.target) if row.wave is not None else ()
+        if note.text == "SYN_SENT" and note.host not in row.texts:
+            return False  # it belongs to a SYN that follows
         return (note.host in row.texts or note.host in ends or note.host in row.notes) and (
             note.at_ns - row.until_ns <= _WOKEN_NS
         )

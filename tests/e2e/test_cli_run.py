@@ -165,7 +165,8 @@ def test_a_signal_ends_the_run_without_a_traceback(tmp_path: Path, number: signa
     )
     with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "client sh │ ready\n"
+        while process.stdout.readline() != "client sh │ ready\n":
+            pass
         process.send_signal(number)
         _, complaint = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == status

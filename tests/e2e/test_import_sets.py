@@ -47,16 +47,18 @@ documents documents.diagnostics documents.schema documents.yaml_events documents
 topology.address_variables topology.addressing topology.draft topology.impairments topology.resolve topology.routing
 """
 RUN = """
-cli.cancellation cli.run kernel.netlink kernel.packet_ring kernel.sock_diag kernel.socket_calls kernel.syscalls
-lab.agent lab.agent.addresses lab.agent.client lab.agent.constants lab.agent.messages programs programs.output
-programs.program programs.waiting report.ladder report.plain report.progress scenario scenario.call_steps
-scenario.file_schema scenario.language scenario.language.checker scenario.language.evaluate scenario.language.parser
+cli.cancellation cli.run kernel.bpf kernel.call_layout kernel.capabilities kernel.libbpf kernel.mounts kernel.namespaces
+kernel.netlink kernel.packet_ring kernel.privilege kernel.sock_diag kernel.socket_calls kernel.syscalls lab.agent
+lab.agent.addresses lab.agent.client lab.agent.constants lab.agent.messages programs programs.output programs.program
+programs.waiting report.ladder report.plain report.progress scenario scenario.call_steps scenario.file_schema
+scenario.language scenario.language.checker scenario.language.evaluate scenario.language.parser
 scenario.language.session scenario.language.syntax scenario.loader scenario.model scenario.network_steps
 scenario.observations scenario.requirements scenario.results scenario.run_order scenario.runner
 scenario.scenario_recording scenario.state scenario.step_checker scenario.steps scenario.timeline_events timeline
 timeline.decoding timeline.events timeline.evidence timeline.fold timeline.joins timeline.ladder_layout timeline.merge
 timeline.packet_headers timeline.packet_source timeline.recorder timeline.recorder_process timeline.recording
-timeline.sources timeline.sources.packets timeline.sources.sockets timeline.spool timeline.tcp_numbers timeline.wires
+timeline.sources timeline.sources.kernel timeline.sources.packets timeline.sources.sockets timeline.spool
+timeline.tcp_numbers timeline.wires
 """
 UP = "cli.lifecycle kernel.capabilities topology.parse topology.parse_node topology.schema"
 API = """
@@ -93,7 +95,7 @@ def test_a_run_of_calls_on_a_shape_imports_no_more_than_it_needs(tmp_path: Path)
     scenario = tmp_path / "echo.yaml"
     scenario.write_text(ECHO)
     imported = imported_by(COMMAND, "run", scenario)
-    recorder = {"ctypes", "mmap"}  # of the standard library
+    recorder = {"bz2", "ctypes", "lzma", "mmap", "pwd", "random", "shutil", "tempfile"}  # of the standard library
     ours = {name for name in imported if name.partition(".")[0] not in recorder}
     assert needless(ours, MODEL, CLIENT, CLI, FILES, RUN) == []
     whole = {"yaml.resolver", "yaml.loader", "msgspec.json"} & imported

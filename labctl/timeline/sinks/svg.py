@@ -21,7 +21,7 @@ _LINE = 24  # pixels from row to row
 _WRAPPED = 16  # pixels from a line to its continuation
 _LEFT = 62  # pixels left of the first lifeline, for the time
 _TOP = 92  # pixels above the first row
-_NARROWEST, _WIDEST = 36, 48  # cells of a column
+_NARROWEST, _WIDEST = 42, 50  # cells of a column
 _MARGIN = 16
 
 _STYLE = """
@@ -29,11 +29,13 @@ svg{--ink:#1f2328;--faint:#6e7781;--life:#c4ccd4;--band:#f0f3f6;--wire:#0969da;-
 --state:#8250df;--paper:#ffffff;background:var(--paper)}
 @media (prefers-color-scheme:dark){svg{--ink:#e6edf3;--faint:#8d96a0;--life:#3d444d;--band:#151b23;--wire:#4493f8;
 --bad:#f85149;--odd:#d29922;--good:#3fb950;--state:#ab7df8;--paper:#0d1117}}
-text{font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:var(--ink);white-space:pre}
-.sans{font-family:system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}.title{font-size:17px;font-weight:600}
-.host{font-size:13px;font-weight:600}.strong{font-weight:600;font-size:13px}.faint{fill:var(--faint)}.bad{fill:var(--bad)}
+text{font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:var(--ink);white-space:pre;
+paint-order:stroke;stroke:var(--paper);stroke-width:4px}
+.sans{font-family:system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}.address{stroke:none}
+.title{font-size:17px;font-weight:600}
+.host{font-size:13px;font-weight:600;stroke:none}.strong{font-weight:600;font-size:13px;stroke:var(--band)}.faint{fill:var(--faint)}.bad{fill:var(--bad)}
 .odd{fill:var(--odd)}.good{fill:var(--good)}.wire{fill:var(--wire)}.note{fill:var(--state);font-size:11px}
-.label{font-size:11px;paint-order:stroke;stroke:var(--paper);stroke-width:4px}.time{fill:var(--faint);font-size:11px;text-anchor:end}
+.label{font-size:11px}.time{fill:var(--faint);font-size:11px;text-anchor:end}
 .life{stroke:var(--life);stroke-width:1.5}.box{fill:var(--band);stroke:var(--life)}.band{fill:var(--band)}
 .arrow{stroke-width:1.5;fill:none}.arrow.wire{stroke:var(--wire)}.arrow.bad{stroke:var(--bad)}
 .arrow.odd{stroke:var(--odd)}.head.wire{fill:var(--wire)}.head.bad{fill:var(--bad)}.head.odd{fill:var(--odd)}
@@ -156,7 +158,7 @@ class _Drawing:
         yield f'<line class="life" x1="{x:g}" y1="76" x2="{x:g}" y2="{bottom:g}"/>'
         yield f'<rect class="box" x="{x - 14:g}" y="42" width="{width:g}" height="38" rx="6"/>'
         yield f'<text class="sans host" x="{x - 4:g}" y="58">{escape(in_xml(host))}</text>'
-        yield self._text(x - 4, 73, address, "faint", fixed=False)
+        yield self._text(x - 4, 73, address, "faint address", fixed=False)
 
     def _height(self, row: Row | Span) -> float:
         if isinstance(row, Span):

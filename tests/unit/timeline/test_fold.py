@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from labctl.timeline.events import Call, Source, Timeline
+from labctl.structs import replace
+from labctl.timeline.events import Call, Packet, Source, Timeline
 from labctl.timeline.fold import Arrow, CallItem, Detail, Fold, Item, Line, Note, Omitted, Part, Silence
 from tests import timelines
 from tests.timelines import STARTED_NS, US, Builder
@@ -103,3 +104,34 @@ def test_a_call_recorded_at_its_begin_and_its_end_is_shown_as_it_comes() -> None
     fold.add([accept(80_000)])
     assert parts(fold.items(STARTED_NS + 90_000 * US)) == [("accept", Part.END)]
     assert fold.items() == []
+
+
+def test_calls_by_which_the_c_library_looks_up_names_are_left_out() -> None:
+    b = Builder()
+    lookups = (
+        ("socket", "AF_NETLINK, SOCK_RAW|SOCK_CLOEXEC, NETLINK_ROUTE", 3, None), ("bind", "3, {AF_NETLINK}", 0, 3),
+        ("sendto", "3, ...", 20, 3), ("close", "3", 0, 3),
+        ("socket", "AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC, 0", 3, None),
+        ("connect", '3, {AF_UNIX, "/var/run/nscd/socket"}, 110', -1, 3), ("close", "3", 0, 3),
+        ("socket", "AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, IPPROTO_IP", 3, None),
+        ("connect", "3, {AF_INET, 10.0.0.2:5000}, 16", 0, 3), ("getsockname", "3, ...", 0, 3), ("close", "3", 0, 3),
+    )  # fmt: skip
+    real = (
+        ("socket", "AF_INET, SOCK_DGRAM, 0", 3, None), ("connect", "3, {AF_INET, 10.0.0.2:53}, 16", 0, 3),
+        ("send", '3, "question", 8, 0', 8, 3), ("close", "3", 0, 3),
+    )  # fmt: skip
+    for number, (name, arguments, result, fd) in enumerate((*lookups, *real)):
+        b.call(10 * number, 10 * number + 5, "client", name, arguments, result, fd=fd)
+    b.events = [replace(event, source=Source.SYSCALLS) for event in b.events]
+    assert [name for name, _ in parts(items_of(b.timeline()))] == ["socket", "connect", "send", "close"]
+
+
+def test_a_packet_that_the_kernel_answers_is_no_drop() -> None:
+    b = Builder(port=81)
+    b.packet(10, "client", "SYN", 0, 0)
+    syn = b.events[0]
+    assert isinstance(syn, Packet)
+    b.drop(15, "server", "NO_SOCKET", 0, header=syn.header)
+    items = items_of(b.timeline())
+    assert [each.drop for each in items if isinstance(each, Arrow)] == [None]
+    assert [each.text for each in items if isinstance(each, Note)] == ["NO_SOCKET"]
