@@ -174,7 +174,7 @@ def advertisement(mac: bytes, address: IPv6Address) -> bytes:
 
 
 SIOCGIFFLAGS, SIOCETHTOOL = 0x8913, 0x8946  # linux/sockios.h
-ETHTOOL_GLINK = 0x0000_000A  # linux/ethtool.h
+ETHTOOL_GLINK, ETHTOOL_STXCSUM = 0x0A, 0x17  # linux/ethtool.h
 _CREATE = netlink.NLM_F_REQUEST | netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 _KEPT_FLAGS = 0x6  # RTNH_F_PERVASIVE, RTNH_F_ONLINK; the other flags are states, which the kernel refuses in a request
 
@@ -191,15 +191,29 @@ def has_carrier(sock: socket.socket, ifname: str) -> bool:
 
     A device whose driver cannot report its carrier counts as having one.
     """
-    value = array("I", [ETHTOOL_GLINK, 0])
-    request = struct.pack("16sP16x", ifname.encode(), value.buffer_info()[0])  # struct ifreq with a pointer
     try:
-        fcntl.ioctl(sock.fileno(), SIOCETHTOOL, request)
+        return bool(_ethtool(sock, ifname, ETHTOOL_GLINK))
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
             return True
         raise
-    return bool(value[1])
+
+
+def set_offload(sock: socket.socket, ifname: str, on: bool) -> None:
+    """Let the device compute checksums, or not; `sock` as above. OSError: ENODEV, EOPNOTSUPP.
+
+    A device that computes no checksums cuts no segments either (netdev_fix_features() in net/core/dev.c): the kernel
+    does both before a packet reaches the wire.
+    """
+    _ethtool(sock, ifname, ETHTOOL_STXCSUM, int(on))
+
+
+def _ethtool(sock: socket.socket, ifname: str, command: int, value: int = 0) -> int:
+    """Execute a command with a struct ethtool_value; return its value. OSError."""
+    argument = array("I", [command, value])
+    request = struct.pack("16sP16x", ifname.encode(), argument.buffer_info()[0])  # struct ifreq with a pointer
+    fcntl.ioctl(sock.fileno(), SIOCETHTOOL, request)
+    return argument[1]
 
 
 class SavedAddress(Struct, frozen=True):

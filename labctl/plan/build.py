@@ -18,6 +18,7 @@ from labctl.plan.operations import (
     Operation,
     Plan,
     SetImpairment,
+    SetOffload,
     SetSysctl,
     SetUp,
     interface_of_sysctl,
@@ -111,6 +112,12 @@ def build(topology: Topology) -> Plan:
     for link in topology.links:
         ends = [_end(endpoint, interfaces[endpoint.node, endpoint.ifname], bridges) for endpoint in (link.a, link.b)]
         operations.append(MakeLink(*ends))
+    operations += [
+        SetOffload(node.name, interface.name, False)
+        for node in topology.nodes
+        for interface in node.interfaces
+        if not interface.offload
+    ]
     operations += _sysctls(topology, of_interfaces=True)
     for node in others:
         operations += _addresses(node)
@@ -168,6 +175,7 @@ def topology_of(plan: Plan) -> Topology:
     ends: dict[str, list[LinkEnd]] = {}
     links: list[Link] = []
     impairments: dict[tuple[str, str], Impairment | None] = {}
+    offloads: dict[tuple[str, str], bool] = {}
     for operation in plan.operations:
         match operation:
             case MakeLink(a, b):
@@ -180,6 +188,8 @@ def topology_of(plan: Plan) -> Topology:
                 routes.setdefault(node, []).append(Route(destination, gateway, ifname))
             case SetImpairment(node, ifname, impairment):
                 impairments[node, ifname] = impairment
+            case SetOffload(node, ifname, on):
+                offloads[node, ifname] = on
             case SetSysctl(node, key, value):
                 sysctls.setdefault(node, []).append((key, value))
             case _:
@@ -194,6 +204,7 @@ def topology_of(plan: Plan) -> Topology:
                     end.mtu,
                     tuple(addresses.get((end.node, end.ifname), ())),
                     impairment=impairments.get((end.node, end.ifname)),
+                    offload=offloads.get((end.node, end.ifname), True),
                 )
                 for end in ends.get(node.name, ())
             ),

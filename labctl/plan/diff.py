@@ -31,6 +31,7 @@ from labctl.plan.operations import (
     SetDown,
     SetImpairment,
     SetMtu,
+    SetOffload,
     SetSysctl,
     SetUp,
     interface_of_sysctl,
@@ -152,6 +153,7 @@ class _Objects:
         self.own: set[tuple[str, Address]] = set()  # the addresses of each node
         self.routes: dict[tuple[str, str], AddRoute] = {}
         self.impaired: dict[At, SetImpairment] = {}
+        self.without_offload: set[At] = set()
         for operation in plan.operations:
             match operation:
                 case MakeNode(node, kind):
@@ -179,6 +181,8 @@ class _Objects:
                     self.others.add(operation)
                 case SetImpairment(node, ifname):
                     self.impaired[node, ifname] = operation
+                case SetOffload(node, ifname):
+                    self.without_offload.add((node, ifname))
 
     def impairment(self, end: LinkEnd) -> Impairment | None:
         """Return the impairment of packets that the interface sends."""
@@ -259,6 +263,9 @@ class _Comparison:
                 case SetImpairment(node, ifname, impairment, _, mtu):
                     if self.stays(node, ifname) and (node, ifname) not in after.impaired:
                         yield SetImpairment(node, ifname, None, impairment, mtu)
+                case SetOffload(node, ifname):
+                    if self.stays(node, ifname) and (node, ifname) not in after.without_offload:
+                        yield SetOffload(node, ifname, True)
                 case SetUp(node, ifname) if operation not in after.others and self.stays(node, ifname):
                     yield SetDown(node, ifname)  # removing an interface as a whole is much faster, so only if it stays
                 case AddRoute(node, _, _, ifname):
@@ -289,6 +296,9 @@ class _Comparison:
                     was = before.impaired.get((node, ifname)) if self.stays(node, ifname) else None
                     if was is None or not _impairs_alike(was, operation):
                         yield replace(operation, before=was.impairment if was else None)
+                case SetOffload(node, ifname):
+                    if (node, ifname) not in before.without_offload or not self.stays(node, ifname):
+                        yield operation
                 case AddAddress(node, ifname) | SetUp(node, ifname):
                     if operation not in before.others or not self.stays(node, ifname):
                         yield operation
@@ -336,6 +346,7 @@ class _Comparison:
                 yield Change(Sign.CHANGED, f"{before.kinds[node]} {node} becomes a {kind}: replaced, its programs end")
         yield from self.link_changes(Sign.ADDED)
         yield from self.mtu_changes()
+        yield from self.offload_changes()
         yield from self.impairment_changes()
         yield from self.address_changes()
         yield from self.route_changes()
@@ -389,6 +400,15 @@ class _Comparison:
                 end = changed[0]
                 mtus = f"{was[end.node, end.ifname]} to {end.mtu} bytes"
                 yield Change(Sign.CHANGED, f"mtu of {new.a} - {new.b}: {mtus}")
+
+    def offload_changes(self) -> Iterator[Change]:
+        """Changes of links in both plans."""
+        for link in self.after.links.values():
+            ends = [(end.node, end.ifname) for end in (link.a, link.b)]
+            if all(map(self.joins_same_interfaces, ends)):
+                was, now = (any(end in one.without_offload for end in ends) for one in (self.before, self.after))
+                if was != now:
+                    yield Change(Sign.CHANGED, f"offload of {link.a} - {link.b}: {'off' if now else 'on'}")
 
     def impairment_changes(self) -> Iterator[Change]:
         """Changes on links in both plans: one if both directions change alike, else one per direction."""

@@ -148,6 +148,18 @@ class SetMtu(Step, frozen=True):
     before: int
 
 
+class SetOffload(Step, frozen=True):
+    """Let the device cut large packets and compute checksums, or let the kernel do both before it sends them."""
+
+    TEXT = "set offload of {0.node}:{0.ifname}"
+    node: str
+    ifname: str
+    on: bool
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} {'on' if self.on else 'off'}"
+
+
 class ResetSysctl(Step, frozen=True):
     """Restore a setting to its value before the lab first changed it; the keeper keeps that value."""
 
@@ -176,7 +188,9 @@ class SetImpairment(Step, frozen=True):
         return text.format(self)
 
 
-Making = MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetImpairment | SetUp | SetDown | AddRoute
+Making = (
+    MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetImpairment | SetOffload | SetUp | SetDown | AddRoute
+)
 Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | SetMtu | ResetSysctl
 Operation = Making | Changing
 

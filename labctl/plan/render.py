@@ -31,6 +31,7 @@ from labctl.plan.operations import (
     SetDown,
     SetImpairment,
     SetMtu,
+    SetOffload,
     SetSysctl,
     SetUp,
     TokenBucket,
@@ -191,6 +192,9 @@ def _commands(operation: Operation, number: int) -> list[str]:
                 return [f"tc -n {shlex.quote(node)} qdisc delete dev {shlex.quote(ifname)} root"]
             on = f"tc -n {shlex.quote(node)} qdisc replace dev {shlex.quote(ifname)}"
             return [f"{on} {_queue(queue)}" for queue in queues(impairment, mtu)]
+        case SetOffload(node, ifname, on):
+            state = "on" if on else "off"
+            return [f"ip netns exec {shlex.quote(node)} ethtool -K {shlex.quote(ifname)} tx {state}"]
         case ResetSysctl(node, key):
             return [f"# {_comment(key)} on {_comment(node)}: restore the value from before the first change"]
 

@@ -76,6 +76,7 @@ class DraftNode(Struct, frozen=True, gc=False):
     ipv4: WantedPrefix = Choice.AUTOMATIC
     ipv6: WantedPrefix = Choice.AUTOMATIC
     place: Place | None = None
+    offload: bool = True  # of its links
 
     @property
     def name(self) -> str:
@@ -113,6 +114,7 @@ class DraftLink(Struct, frozen=True, gc=False):
     ipv4: WantedPrefix = Choice.AUTOMATIC
     ipv6: WantedPrefix = Choice.AUTOMATIC
     place: Place | None = None
+    offload: bool = True
 
     @property
     def ends(self) -> tuple[DraftEnd, DraftEnd]:

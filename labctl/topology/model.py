@@ -248,6 +248,7 @@ class Interface(Struct, frozen=True, gc=False):
     addresses: tuple[AddressOnLink, ...] = ()  # global ones; the link-local one is derived from the MAC
     network: str = ""  # the name of its network (segment), "" for a direct link
     impairment: Impairment | None = None  # of packets that it sends
+    offload: bool = True  # large packets are cut, and checksums computed, by the device: on a veth link, never
 
 
 class Route(Struct, frozen=True, gc=False):

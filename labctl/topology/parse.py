@@ -333,7 +333,8 @@ class _FileReader:
             self.too_many(place)
             return
         for single in names:
-            self.add(DraftNode(replace(spec, name=single), place=place))
+            offload = model.offload if isinstance(model, NodeFile) else True
+            self.add(DraftNode(replace(spec, name=single), place=place, offload=offload))
 
     def with_programs(self, spec: Node, model: NodeFile, place: Place) -> Node:
         """Add what only hosts and routers have."""
@@ -429,7 +430,9 @@ class _FileReader:
                 if end.node == switch.name:
                     self.mistakes.add(end.place, f"the network {name} cannot be a member of itself")
                     continue
-                self.gathered.links.append(DraftLink(end, DraftEnd(switch.name), mtu, mtu_place, place=end.place))
+                offload = self.offloads((end,))
+                link = DraftLink(end, DraftEnd(switch.name), mtu, mtu_place, place=end.place, offload=offload)
+                self.gathered.links.append(link)
 
     def link(self, link: LinkFile) -> None:
         place = self.place(link.at_path)
@@ -448,7 +451,13 @@ class _FileReader:
                 if a.node == b.node:
                     self.mistakes.add(b.place, f"the link joins {a.node} to itself", "a link joins two different nodes")
                     return
-                self.gathered.links.append(DraftLink(a, b, *self.mtu(link, (a, b)), ipv4, ipv6, place))
+                offload = link.offload and self.offloads((a, b))
+                self.gathered.links.append(DraftLink(a, b, *self.mtu(link, (a, b)), ipv4, ipv6, place, offload))
+
+    def offloads(self, ends: tuple[DraftEnd, ...]) -> bool:
+        """Return whether all nodes leave large packets and checksums to the device."""
+        nodes = (self.gathered.nodes.get(name_key(end.node)) for end in ends)
+        return all(node is None or node.offload for node in nodes)
 
     def mtu(self, model: LinkFile | NetworkFile, ends: tuple[DraftEnd, ...]) -> tuple[int, Place]:
         """Return the MTU and its position: the link's own, else that of a network at its end, else the file's."""

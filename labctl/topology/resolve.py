@@ -63,7 +63,7 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
             addresses = addressing.of(key)
             network = network_of.get(key, "")
             interfaces[end.node].append(
-                Interface(label.ifname, label.mac, link.mtu, addresses, network, end.impairment)
+                Interface(label.ifname, label.mac, link.mtu, addresses, network, end.impairment, link.offload)
             )
             if key in segment_of:
                 ports[end.node].append(Port(label.ifname, segment_of[key], addresses))

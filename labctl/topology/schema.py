@@ -98,6 +98,7 @@ class LinkFile(ImpairedFile):
 
     ends = required(ListOf(_END, 2, 2), "The two nodes.")
     mtu = optional(_MTU, "Largest packet in bytes.")
+    offload = defaulted(Flag(), True, "Packets larger than the MTU, with checksums left to the device.")
     ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix of the link; false for none.")
     ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix of the link; false for none.")
 
@@ -211,6 +212,7 @@ class NodeFile(SwitchFile):
 
     count = optional(Whole(1, COUNT_MAX), "Number of nodes, which are called NAME-1, NAME-2, ...")
     environment = defaulted(_VALUES, {}, "Environment variables of its programs.")
+    offload = defaulted(Flag(), True, "The same for all its links, as `offload` of a link.")
     limits = optional(Of(LimitsFile), "Limits for its programs (a control group).")
     exec = defaulted(
         ListOf(_COMMAND_ALONE, or_one=True),

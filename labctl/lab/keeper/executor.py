@@ -40,6 +40,7 @@ from labctl.plan.operations import (
     SetDown,
     SetImpairment,
     SetMtu,
+    SetOffload,
     SetSysctl,
     SetUp,
     TokenBucket,
@@ -173,6 +174,8 @@ class Execution:
                 index = self._interface(operation, operation).index
                 self.undo.append(SetMtu(operation.node, operation.ifname, operation.before, operation.mtu))
                 self._enqueue(operation.node, rtnl.set_mtu(index, operation.mtu), operation)
+            case SetOffload():
+                self._set_offload(operation)
             case SetImpairment():
                 self._set_impairment(operation)
             case RemoveNode():
@@ -243,6 +246,15 @@ class Execution:
                 self._nodes.socket(node, socket.AF_PACKET, socket.SOCK_RAW) as sock,
             ):
                 announce(sock, ifname, interface.mac, addresses)
+
+    def _set_offload(self, operation: SetOffload) -> None:
+        self._interface(operation, operation)
+        self._commit(operation.node)
+        try:
+            link_state.set_offload(self._queue.route_socket(operation.node), operation.ifname, operation.on)
+        except OSError as error:
+            raise refusal(operation, error.errno or 0, "") from error
+        self.undo.append(SetOffload(operation.node, operation.ifname, not operation.on))
 
     def _make_node(self, operation: MakeNode) -> None:
         node, is_switch = operation.node, operation.kind is NodeKind.SWITCH

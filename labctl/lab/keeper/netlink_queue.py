@@ -37,6 +37,7 @@ from labctl.plan.operations import (
     SetDown,
     SetImpairment,
     SetMtu,
+    SetOffload,
     SetSysctl,
     SetUp,
 )
@@ -269,6 +270,7 @@ _ATTEMPTED: dict[type, str] = {
     RemoveAddress: "remove address {0.address}",
     RemoveRoute: "remove route {0.destination} via {0.gateway}",
     SetMtu: "set its MTU to {0.mtu}",
+    SetOffload: "set its offload",
     ResetSysctl: "reset {0.key}",
     SetImpairment: "set {0.impairment}",
 }

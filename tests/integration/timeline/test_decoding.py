@@ -12,7 +12,7 @@ import pytest
 from labctl import topology
 from labctl.lab.client.handle import Lab
 from labctl.plan.build import build
-from labctl.plan.operations import Plan
+from labctl.plan.operations import Plan, SetOffload
 from labctl.timeline.decoding import RecordDecoder
 from labctl.timeline.events import Packet, Timeline
 from labctl.timeline.recording import Recording, RecordOptions
@@ -153,3 +153,13 @@ def test_a_decoder_without_records_has_the_wires_of_its_plan() -> None:
     decoder = RecordDecoder(pair_plan(), ("client", "server"))
     assert decoder.finish() == ()
     assert [wire.name for wire in decoder.wires] == ["client:eth0 - server:eth0", "lo of client", "lo of server"]
+
+
+def test_without_offload_no_packet_exceeds_the_mtu_and_checksums_are_computed() -> None:
+    plan = pair_plan(more=[SetOffload(node, "eth0", False) for node in ("client", "server")])
+    with recorded(plan) as (lab, recording):
+        talk(lab, "client", "server", "10.0.0.2", bytes(300_000))
+        found = packets(recording.stop(), "tcp")
+    assert sum(each.header.payload_bytes for each in found) >= 300_000
+    assert max(each.length for each in found) == 14 + 1500
+    assert all(each.is_checksum_ready and not each.segment_bytes for each in found)

@@ -28,6 +28,7 @@ from labctl.plan.operations import (
     SetDown,
     SetImpairment,
     SetMtu,
+    SetOffload,
     SetSysctl,
     SetUp,
     operations_from_json,
@@ -50,6 +51,7 @@ class Network:
         self.others: set[tuple[str, ...]] = set()
         self.routes: dict[str, dict[str, AddRoute]] = {}
         self.impaired: dict[tuple[str, str], Impairment] = {}
+        self.without_offload: set[tuple[str, str]] = set()
         for operation in operations:
             self.do(operation)
 
@@ -101,6 +103,9 @@ class Network:
                 mac, was, bridge = self.interfaces[node, ifname]
                 assert was == before
                 self.interfaces[node, ifname] = (mac, mtu, bridge)
+            case SetOffload(node, ifname, on):
+                assert (node, ifname) in self.interfaces
+                (self.without_offload.discard if on else self.without_offload.add)((node, ifname))
             case SetImpairment(node, ifname, impairment, before):
                 assert (node, ifname) in self.interfaces
                 assert self.impaired.pop((node, ifname), None) == before
@@ -117,6 +122,7 @@ class Network:
         assert self.interfaces.pop(at) == (end.mac, end.mtu, end.bridge)
         del self.peers[at]
         self.impaired.pop(at, None)
+        self.without_offload.discard(at)
         self.others = {one for one in self.others if not (one[0] == "SetUp" and one[1:3] == at)}
         assert not [one for one in self.others if one[1:3] == at], "what stood on it is removed before"
 
@@ -231,6 +237,16 @@ def test_a_removed_host_takes_its_link_with_it() -> None:
 
 
 LAB = "hosts: {a: , b: }"
+
+
+def test_offload_is_set_in_place_in_both_directions() -> None:
+    on, off = (resolved(LAB, f"links: [{{ends: [a, b], offload: {value}}}]") for value in ("true", "false"))
+    for old, new, is_on in ((on, off, False), (off, on, True)):
+        found = between(old, new)
+        assert set(found.operations) == {SetOffload("a", "eth0", is_on), SetOffload("b", "eth0", is_on)}
+        state = "on" if is_on else "off"
+        assert [str(change) for change in found.changes] == [f"~ offload of a:eth0 - b:eth0: {state}"]
+    assert between(off, off).operations == ()
 
 
 def test_another_mtu_is_set_in_place() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from labctl import topology
 from labctl.documents import parse
-from labctl.plan.build import build
-from labctl.plan.operations import plan_from_json, plan_to_json
+from labctl.plan.build import build, topology_of
+from labctl.plan.operations import SetOffload, plan_from_json, plan_to_json
 from labctl.topology.model import Exposure, Limits, Topology, Transport
 from labctl.topology.parse_node import CYCLES_SHOWN
 
@@ -135,6 +135,25 @@ def test_exposures_and_limits_survive_the_way_to_the_keeper() -> None:
     """
     plan = build(loaded(text))
     assert plan_from_json(plan_to_json(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("hosts: {a: {}, b: {}, c: {}}\nlinks: [{ends: [a, b], offload: false}, [b, c]]", {"a:eth0", "b:eth0"}),
+        ("hosts: {a: {offload: false}, b: {}, c: {}}\nlinks: [[a, b], [b, c]]", {"a:eth0", "b:eth0"}),
+        ("hosts: {a: {offload: false}, b: {}}\nnetworks: {lan: {members: [a, b]}}", {"a:eth0", "lan:a"}),
+        ("hosts: {a: {}, b: {}}\nlinks: [[a, b]]", set()),
+    ],
+)
+def test_offload_is_off_on_both_ends_of_a_link_or_of_all_links_of_a_node(text: str, without: set[str]) -> None:
+    made = loaded(text)
+    off = {f"{node.name}:{one.name}" for node in made.nodes for one in node.interfaces if not one.offload}
+    assert off == without
+    plan = build(made)
+    assert {f"{one.node}:{one.ifname}" for one in plan.operations if isinstance(one, SetOffload)} == without
+    assert plan_from_json(plan_to_json(plan)) == plan
+    assert topology_of(plan).node("a").interfaces[0].offload is ("a:eth0" not in without)
 
 
 def test_each_cycle_of_services_is_reported_once_up_to_a_limit() -> None:
