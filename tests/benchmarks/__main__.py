@@ -19,6 +19,7 @@ from tests.benchmarks.suites import (
     fresh_labs,
     growth,
     long_run,
+    pages,
     phases,
     planning,
     recording,
@@ -35,6 +36,7 @@ SUITES = {
     "growth": growth.run,
     "planning": planning.run,
     "recording": recording.run,
+    "pages": pages.run,
 }
 
 
