@@ -6,7 +6,7 @@ import select
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from labctl.cli.exit import Stopped
 from labctl.cli.lab_selection import attach, attach_lab_with, check_node, lab_name
 from labctl.cli.signals import Signals, wait_passing_signals
 from labctl.clock import monotonic
-from labctl.errors import InputError, KernelError
+from labctl.errors import InputError, KernelError, LabctlError
 from labctl.lab.client import state_dir
 from labctl.report.terminal import standard_error, standard_output
 from labctl.timeline.recording import Recording, RecordOptions
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from labctl.timeline.events import Timeline
 
 LIVE_INTERVAL_S = 0.05
+FOLLOW_EVERY_S = 1.0  # interval at which nodes are looked for that have joined the lab
 LAST_OUTPUT_TIMEOUT_S = 0.3  # for the last lines of strace, after the end of the command
 CALLS_OF_RUNNING_PROGRAMS = "calls of programs that run already: strace traces only the command of labctl trace"
 
@@ -74,7 +75,7 @@ def trace(
                 status = _run(attached, recording, request, standard)
             else:
                 recording.note_missing(CALLS_OF_RUNNING_PROGRAMS)
-                _wait(attached, for_s)
+                _wait(attached, for_s, recording)
         timeline = recording.stop()
     if not follow:
         from labctl.report.ladder import render
@@ -111,13 +112,18 @@ def _lab_and_nodes(nodes: Sequence[str], lab: str | None) -> tuple[Lab, tuple[st
     return attached, tuple(dict.fromkeys(nodes))
 
 
-def _wait(lab: Lab, for_s: float | None) -> None:
-    """Wait for the end of the duration, of the lab, or for a signal that ends programs."""
+def _wait(lab: Lab, for_s: float | None, recording: Recording) -> None:
+    """Wait for the end of the duration, of the lab, or for a signal that ends programs; record changes of the lab."""
     poller = select.poll()
     poller.register(lab.fileno(), 0)  # POLLHUP is always reported
     until = None if for_s is None else monotonic() + for_s
     try:
-        poller.poll(None if until is None else max(0.0, until - monotonic()) * 1000)
+        while until is None or monotonic() < until:
+            left_s = FOLLOW_EVERY_S if until is None else min(FOLLOW_EVERY_S, until - monotonic())
+            if poller.poll(max(0.0, left_s) * 1000):
+                return
+            with suppress(LabctlError):  # the lab ends, which the next poll reports, or is being changed
+                recording.follow_changes()
     except Stopped:
         return  # Ctrl-C is the usual end
 

@@ -50,7 +50,7 @@ class PacketSource:
             in_thread: calls a function in a thread, and then `drain`.
         """
         self.node = node
-        self._names = names
+        self.names = names  # of its interfaces
         self._settings = settings
         self._in_thread = in_thread
         queue_bytes = QUEUE_SHARE * settings.ring_bytes
@@ -101,7 +101,7 @@ class PacketSource:
 
     def flush(self, spool: SpoolWriter) -> None:
         """Write everything up to now, and names of interfaces that are new."""
-        interfaces = self._queue.interfaces(self._names)
+        interfaces = self._interfaces | self._queue.interfaces(self.names)  # with those that have been removed
         if interfaces != self._interfaces:
             self._interfaces = interfaces
             self._write_interfaces(spool)
@@ -124,7 +124,7 @@ class PacketSource:
 
     def preamble(self, spool: SpoolWriter) -> None:
         """Write the names of interfaces, and what has been lost."""
-        self._interfaces = self._queue.interfaces(self._names)
+        self._interfaces |= self._queue.interfaces(self.names)
         self._write_interfaces(spool)
         self._write_loss(spool, again=True)
 

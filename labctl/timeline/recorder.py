@@ -376,8 +376,17 @@ class ActiveRecording:
                     self._sampler.add(node, socket.socket(fileno=descriptor))
                 self._follow(self._sampler)
                 return []
+            case ["Names", [*nodes]]:
+                for node, names in convert(nodes, list[tuple[int, list[str]]]):
+                    if node in self._nodes:
+                        self._nodes[node].names = names
+                return []
             case ["Forget", [*nodes]]:
-                forgotten = [self._nodes.pop(node) for node in convert(nodes, list[int]) if node in self._nodes]
+                indexes = convert(nodes, list[int])
+                if self._sampler is not None:
+                    for node in indexes:
+                        self._sampler.forget(node)
+                forgotten = [self._nodes.pop(node) for node in indexes if node in self._nodes]
                 for source in forgotten:
                     self._call(source, source.flush)
                 self._close_sources(forgotten)

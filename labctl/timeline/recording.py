@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from socket import AF_NETLINK, AF_PACKET, SOCK_RAW
@@ -22,7 +22,7 @@ from labctl.kernel.capabilities import BPF_PRIVILEGE
 from labctl.kernel.namespaces import network_of
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.lab.frames import MAX_DESCRIPTORS, FrameStream, from_json, to_json
-from labctl.structs import Struct, to_builtins
+from labctl.structs import Struct, replace, to_builtins
 from labctl.timeline.events import AnyEvent, Loss, NodeInfo, Source, Timeline
 from labctl.timeline.recorder_process import RecorderProcess, recorders
 from labctl.timeline.recorder_settings import PacketSettings, Settings
@@ -83,18 +83,25 @@ class Recording:
     """A recording of a lab. Thread-safe. It ends with `stop` or `close`, and when the lab ends."""
 
     def __init__(
-        self, process: RecorderProcess, channel: FrameStream, spool: SpoolReader, plan: Plan, title: str, file: str
+        self,
+        process: RecorderProcess,
+        channel: FrameStream,
+        spool: SpoolReader,
+        recorded: tuple[Lab, RecordOptions, Plan],
+        title: str,
+        file: str,
     ) -> None:
         """For `start`: take over `channel`, to `process`, and `spool`."""
         self._process = process
         self._channel = channel
         self._spool = spool
-        self._plan = plan
+        self._lab, self._options, self._plan = recorded  # the plan has also what has left the lab
+        self._plan_in_force = self._plan
         self._title = title
         self._file = file
         self._lock = threading.RLock()
         self._number = self._answered = 0  # of requests
-        self._recorded: tuple[str, ...] = ()  # names of nodes, by index
+        self._recorded: list[str] = []  # names of nodes, by index
         self._added: list[AnyEvent] = []
         self._missing: list[str] = []
         self._problem = ""  # why the recorder does not record any more
@@ -129,14 +136,13 @@ class Recording:
             ours.callback(spool.close)
             process, channel = recorders.connect()
             ours.callback(channel.close)
-            recording = cls(process, channel, spool, plan, title, file)
+            recording = cls(process, channel, spool, (lab, options, plan), title, file)
             lifetime = lab.open_lifetime()
             try:
                 recording._send(["Begin", to_builtins(_settings(options, plan, len(nodes)))], memory, lifetime)
             finally:
                 os.close(lifetime)
-            recording._recorded = nodes
-            recording._observe(lab, nodes, options)
+            recording._observe(nodes)
             ours.pop_all()
         return recording
 
@@ -225,19 +231,43 @@ class Recording:
                 self._channel.close()
                 self._spool.close()
 
+    def follow_changes(self) -> None:
+        """Record the nodes and interfaces that a lab that stays has got since, and let go nodes that have left it.
+
+        Errors of the lab. A node that left and came back between two calls is recorded no more.
+        """
+        with self._lock:
+            plan = self._lab.describe().plan
+            if plan == self._plan_in_force or self._problem or self._ended_ns is not None:
+                return
+            before = _nodes_to_record(self._plan_in_force, RecordOptions())
+            now = _nodes_to_record(plan, RecordOptions())
+            gone = set(before) - set(now)
+            wanted = self._options.nodes or now
+            new = [name for name in now if name not in before and name in wanted]
+            indexes = {name: index for index, name in enumerate(self._recorded)}  # the latest of a name
+            interfaces = _interfaces(plan)
+            self._send(["Forget", [index for name, index in indexes.items() if name in gone]])
+            self._send(["Names", [[index, interfaces[name]] for name, index in indexes.items() if name in now]])
+            self._plan_in_force, self._plan = plan, _united(plan, self._plan)
+            self._observe(new)
+            self._receive_all(REPLY_TIMEOUT_S)
+
     # -- the recorder
 
-    def _observe(self, lab: Lab, nodes: tuple[str, ...], options: RecordOptions) -> None:
+    def _observe(self, nodes: Sequence[str]) -> None:
         """Give the recorder sockets of each node, and the network namespaces of nodes whose events it records."""
-        interfaces = _interfaces(self._plan)
+        options = self._options
+        interfaces = _interfaces(self._plan_in_force)
         packets = _PACKET_SOCKETS if options.packets else ()
         samples = _DIAG_SOCKETS if options.sample_interval_s else ()
         kinds = (*packets, *samples) or _DIAG_SOCKETS
         networks: list[tuple[int, int]] = []
         size = MAX_DESCRIPTORS // len(kinds)
         for first in range(0, len(nodes), size):
-            batch = list(enumerate(nodes[first : first + size], first))
-            sockets = lab.sockets((node for _, node in batch), kinds)
+            batch = list(enumerate(nodes[first : first + size], len(self._recorded)))
+            sockets = self._lab.sockets((node for _, node in batch), kinds)
+            self._recorded += nodes[first : first + size]
             try:
                 of_nodes = [sockets[start : start + len(kinds)] for start in range(0, len(sockets), len(kinds))]
                 if packets:
@@ -249,13 +279,13 @@ class Recording:
             finally:
                 for sock in sockets:
                     sock.close()
-        self._trace(nodes, networks, options)
+        self._trace(networks, options)
 
-    def _trace(self, nodes: tuple[str, ...], networks: list[tuple[int, int]], options: RecordOptions) -> None:
+    def _trace(self, networks: list[tuple[int, int]], options: RecordOptions) -> None:
         """Name the network namespaces of nodes to the recorder, for the kernel's events and for system calls."""
         if not networks and (options.kernel or options.syscalls):
             self.note_missing(f"TCP states, resets and drops of the kernel: {BPF_PRIVILEGE}")
-        called = [each for each in networks if {"*", nodes[each[0]]}.intersection(options.syscalls)]
+        called = [each for each in networks if {"*", self._recorded[each[0]]}.intersection(options.syscalls)]
         for kind, wanted in ((Kind.KERNEL, networks if options.kernel else []), (Kind.SYSCALLS, called)):
             if wanted:
                 self._send(["Trace", kind, wanted])
@@ -401,6 +431,24 @@ def _interfaces(plan: Plan) -> dict[str, list[str]]:
             for end in (operation.a, operation.b):
                 found[end.node].append(end.ifname)
     return found
+
+
+def _united(plan: Plan, before: Plan) -> Plan:
+    """The plan, with the nodes, links and addresses of the one before that it does not have."""
+    from labctl.plan.operations import AddAddress, MakeBridge, MakeLink, MakeNode
+
+    names = {node.name for node in plan.nodes}
+    known = set(plan.operations)
+    ends = {(end.node, end.ifname) for one in plan.operations if isinstance(one, MakeLink) for end in (one.a, one.b)}
+    gone = [
+        one
+        for one in before.operations
+        if (isinstance(one, MakeNode | MakeBridge) and one.node not in names)
+        or (isinstance(one, AddAddress) and one not in known)
+        or (isinstance(one, MakeLink) and ends.isdisjoint((end.node, end.ifname) for end in (one.a, one.b)))
+    ]
+    nodes = (*plan.nodes, *(node for node in before.nodes if node.name not in names))
+    return replace(plan, nodes=nodes, operations=(*plan.operations, *gone))
 
 
 def _addresses(plan: Plan) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_interface
 
 import pytest
 
@@ -13,9 +14,12 @@ from labctl.clock import monotonic_ns
 from labctl.errors import NotFound
 from labctl.kernel.processes import ends_within
 from labctl.lab.client.handle import Lab
-from labctl.timeline.events import Mark, SocketSample, Source
+from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, SetUp
+from labctl.structs import replace
+from labctl.timeline.events import Mark, Packet, SocketSample, Source
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.spool import Kind
+from labctl.topology.model import Node, NodeKind
 from tests.labs import WAIT_S, keeper_of, pair_plan
 
 
@@ -147,3 +151,31 @@ def test_without_an_interval_no_socket_is_sampled(lab: Lab) -> None:
         listener.bind(("10.0.0.2", 5000))
         listener.listen(3)
         assert not any(isinstance(each, SocketSample) for each in recording.stop().events)
+
+
+def test_nodes_that_join_and_leave_a_lab_are_recorded() -> None:
+    ends = LinkEnd("printer", "eth0", "02:00:00:00:00:03", 1500), LinkEnd("client", "eth1", "02:00:00:00:00:04", 1500)
+    printer = (
+        MakeNode("printer", NodeKind.HOST),
+        MakeLink(*ends),
+        AddAddress("printer", "eth0", ip_interface("10.0.9.2/24")),
+        AddAddress("client", "eth1", ip_interface("10.0.9.1/24")),
+        SetUp("printer", "eth0"),
+        SetUp("client", "eth1"),
+    )
+    pair = pair_plan()
+    three = replace(pair_plan(more=printer), nodes=(*pair.nodes, Node("printer", NodeKind.HOST)))
+    with Lab.open(pair) as lab, Recording.start(lab, plan=pair) as recording:
+        lab.reconcile(three)
+        recording.follow_changes()
+        with lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"hello", ("10.0.9.2", 5353))
+        recording.read()
+        lab.reconcile(pair)
+        recording.follow_changes()
+        timeline = recording.stop()
+    seen = [each for each in timeline.events if isinstance(each, Packet) and each.header.protocol == "udp"]
+    (hello,) = [each for each in seen if each.header.payload == b"hello"]
+    assert (hello.host, hello.interface, hello.receiver) == ("client", "eth1", "printer")
+    assert timeline.hosts == ("client", "server", "printer")
+    assert timeline.losses == ()
