@@ -77,6 +77,7 @@ HANDLES: dict[str, set[str]] = {
             "publish",
             "put_file",
             "socket",
+            "sockets",
             "spawn",
             "undrop",
         ),
