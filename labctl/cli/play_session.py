@@ -107,7 +107,7 @@ class PlaySession:
     def _statements(self, text: str) -> int:
         program = parse(text)
         if problems := self.live.check(self.present, program):
-            self._show_problems(text, problems)
+            self._show_problems(problems)
             return InputError.exit_status
         status = 0
         self.wire.wait_ready()
@@ -122,13 +122,14 @@ class PlaySession:
             status = status or (EXIT_FAILED if call.failure else 0)
         return status
 
-    def _show_problems(self, text: str, problems: Iterable[Problem]) -> None:
-        blocked = self.live.blocked(self.present)
+    def _show_problems(self, problems: Iterable[Problem]) -> None:
+        blocked, look = self.live.blocked(self.present), self.screen.look
         for problem in problems:
             hint = problem.hint
             if blocked and "pending in this process" in problem.message:
                 hint = f"Ctrl-C interrupts it; {self.present.host}/2: is another process of the host"
-            self.screen.line(f"  {problem.message}{f' ({hint})' if hint else ''}", Ink.BAD)
+            text = f"  {printable(problem.message)}{f' ({printable(hint)})' if hint else ''}"
+            self.screen.write([look.paint(line, Ink.BAD) for line in wrap(text, look.width, indent="    ")])
 
     # what happened
 

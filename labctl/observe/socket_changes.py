@@ -47,13 +47,19 @@ class SocketRow(Struct, frozen=True):
         return f"{local} - {_end(one.peer, one.peer_port, names)}" if one.peer_port else local
 
     def queues(self) -> str:
-        """Return `accept queue 2 of 1 (full), 1 half-open`, or `5 bytes unread`; "" if a connection's are empty."""
+        """Return `accept queue 2 of 1 (full), 1 half-open`, or `5 bytes unread`; "" if a connection's are empty.
+
+        Of UDP the kernel reports the memory of unread datagrams, not their length.
+        """
         one = self.socket
-        if one.state is State.LISTEN and one.transport is Transport.TCP:
+        if one.state is State.LISTEN:
             waiting, limit = one.receive_queue, one.send_queue
             full = " (full)" if waiting > limit else ""
             return f"accept queue {waiting} of {limit}{full}" + (f", {self.half_open} half-open" * bool(self.half_open))
-        if one.transport is not Transport.TCP:
+        if one.transport is Transport.UDP:
+            unread = f"unread datagrams in {_bytes(one.receive_queue, 'of buffer')}" if one.receive_queue else ""
+            return ", ".join(filter(None, (unread, _bytes(one.send_queue, "unsent"))))
+        if one.transport is Transport.UNIX:
             return ", ".join(filter(None, (_bytes(one.receive_queue, "unread"), _bytes(one.send_queue, "unsent"))))
         # The kernel counts a SYN and a FIN as a byte each.
         unread_fin = int(one.state in _FIN_RECEIVED and one.receive_queue > 0)

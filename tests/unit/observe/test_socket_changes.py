@@ -89,6 +89,14 @@ def test_queues_of_a_connection_without_the_bytes_that_syn_and_fin_count_as(
     assert queues(state, received, sent) == text
 
 
+def test_queues_of_other_transports() -> None:
+    udp = replace(LISTENER, transport=Transport.UDP, state=State.CLOSE, receive_queue=832, send_queue=0)
+    assert row(udp).queues() == "unread datagrams in 832 bytes of buffer"
+    unix = replace(LISTENER, transport=Transport.UNIX, receive_queue=1)
+    assert row(unix).queues() == "accept queue 1 of 1"
+    assert row(replace(unix, state=State.ESTABLISHED, send_queue=0)).queues() == "1 byte unread"
+
+
 def test_a_connection_with_bytes_or_a_fin_on_their_way_is_unacknowledged() -> None:
     assert not row(CONNECTION).is_unacknowledged
     assert not row(replace(LISTENER, send_queue=5)).is_unacknowledged
