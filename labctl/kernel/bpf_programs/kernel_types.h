@@ -180,7 +180,6 @@ struct pid_namespace {
 
 struct upid {
 	int nr;
-	struct pid_namespace *ns;
 };
 
 struct pid {
@@ -189,6 +188,7 @@ struct pid {
 };
 
 struct nsproxy {
+	struct pid_namespace *pid_ns_for_children;
 	struct net *net_ns;
 };
 
@@ -197,7 +197,6 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
-	char comm[16];
 };
 
 /* Registers of a system call: of each architecture, what it has. */

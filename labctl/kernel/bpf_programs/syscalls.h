@@ -127,14 +127,16 @@ __noinline int find_socket(__u64 descriptor)
 	struct scratch *space = get_scratch();
 	struct file *file = 0;
 	struct socket *socket;
+	struct inode *inode;
 
 	if (!space || descriptor >= table->max_fds)
 		return 0;
 	bpf_probe_read_kernel(&file, sizeof(file), table->fd + descriptor);
-	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+	inode = BPF_CORE_READ(file, f_inode);
+	if ((BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
 		return 0;
 	socket = BPF_CORE_READ(file, private_data);
-	space->begun.record.inode = BPF_CORE_READ(file, f_inode, i_ino);
+	space->begun.record.inode = BPF_CORE_READ(inode, i_ino);
 	space->begun.record.cookie = BPF_CORE_READ(socket, sk, __sk_common.skc_cookie.counter);
 	return 1;
 }
@@ -284,20 +286,30 @@ __noinline __u32 add_message(__u32 offset, __u32 what, __u64 address, __u64 tota
 	return add_vectors(offset, message.vectors, message.count, total);
 }
 
+/* The number that a process has in a PID namespace. The verifier allows no arithmetic with a typed pointer. */
+static __always_inline __u32 number_of(struct pid **where, __u32 offset)
+{
+	__u64 address = 0;
+	__u32 number = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), where);
+	address += bpf_core_field_offset(struct pid, numbers[0].nr) + offset;
+	bpf_probe_read_kernel(&number, sizeof(number), (void *)address);
+	return number;
+}
+
 SEC("tp_btf/sys_enter")
 int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u32 key = number, netns = task->nsproxy->net_ns->ns.inum, level, offset;
+	__u32 key = number, netns = task->nsproxy->net_ns->ns.inum, offset;
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct scratch *space = get_scratch();
-	struct pid_namespace *pids = 0;
 	struct call_in_progress *begun;
 	struct call_record *record;
 	struct call_layout *layout;
 	__u64 *arguments;
 	__u32 name[2];
-	struct pid *pid;
 
 	if (!is_followed(netns))
 		return 0;
@@ -308,15 +320,11 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 	record = &begun->record;
 	arguments = record->arguments;
 	/* Neither labctl's own processes on the node, nor visits of processes outside of the lab. */
-	bpf_probe_read_kernel(record->program, sizeof(record->program), &task->comm);
+	bpf_get_current_comm(record->program, sizeof(record->program));
 	__builtin_memcpy(name, record->program, sizeof(name));
 	if (name[0] == 0x6362616c /* labc */ && (name[1] & 0xffffff) == 0x2d6c74 /* tl- */)
 		return 0;
-	pid = task->thread_pid;
-	level = pid->level;
-	offset = level * bpf_core_type_size(struct upid);
-	bpf_probe_read_kernel(&pids, sizeof(pids), (void *)&pid->numbers[0].ns + offset);
-	if (BPF_CORE_READ(pids, ns.inum) == config.own_pids)
+	if (task->nsproxy->pid_ns_for_children->ns.inum == config.own_pids)
 		return 0;
 	if (!set_arguments(arguments, regs)) {
 		count_lost(LOST_OTHER_ABI);
@@ -348,9 +356,10 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 	record->header.kind = KIND_CALL;
 	record->header.netns = netns;
 	record->until_ns = record->result = 0;
-	bpf_probe_read_kernel(&record->tid, sizeof(record->tid), (void *)&pid->numbers[0].nr + offset);
-	pid = task->group_leader->thread_pid;
-	bpf_probe_read_kernel(&record->pid, sizeof(record->pid), (void *)&pid->numbers[0].nr + offset);
+	offset = task->thread_pid->level * bpf_core_type_size(struct upid);
+	record->tid = record->pid = number_of(&task->thread_pid, offset);
+	if ((__u32)thread != thread >> 32) /* not the first thread */
+		record->pid = number_of(&task->group_leader->thread_pid, offset);
 	record->number = number;
 	record->length_before = 0;
 	if (layout->value_result)

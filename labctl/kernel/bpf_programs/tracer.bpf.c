@@ -4,8 +4,9 @@
  *
  * Each program returns at once unless its network namespace is in `nodes`. Records go to one ring buffer; those that
  * find it full are counted. Times are CLOCK_MONOTONIC. The programs are BPF raw tracepoints with BTF (tp_btf), so that
- * the kernel checks the types of their arguments and members are read without a helper; a load through a pointer that
- * is NULL yields 0. Before Linux 6.13, the verifier takes no argument for NULL and removes comparisons with it.
+ * the kernel checks the types of their arguments and reads members of these without a helper. Members of what they
+ * point to are read by a helper: for each typed pointer that is followed, the verifier searches all types of the
+ * kernel (Linux 6.4 and later), which doubles the time to load. A load through a pointer that is NULL yields 0. Before Linux 6.13, the verifier takes no argument for NULL and removes comparisons with it.
  */
 #include "kernel_types.h"
 #include <bpf/bpf_helpers.h>
@@ -188,7 +189,7 @@ static __always_inline struct socket_record *new_socket_record(__u32 netns, __u1
 /* A record of the ends of a connection: a full socket, a request, or one in TIME_WAIT. NULL if it is not followed. */
 static __always_inline struct socket_record *of_ends(const struct sock_common *common, __u16 kind)
 {
-	struct socket_record *record = new_socket_record(common->skc_net.net->ns.inum, kind);
+	struct socket_record *record = new_socket_record(BPF_CORE_READ(common, skc_net.net, ns.inum), kind);
 
 	if (record) {
 		record->cookie = common->skc_cookie.counter;
@@ -205,7 +206,7 @@ static __always_inline struct socket_record *of_socket(struct sock *sk, __u16 ki
 
 	if (record) {
 		record->cookie = bpf_get_socket_cookie(sk);
-		record->inode = sk->sk_socket->file->f_inode->i_ino;
+		record->inode = BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
 		set_queues(record, sk);
 	}
 	return record;
@@ -261,7 +262,7 @@ int BPF_PROG(tcp_receive_reset, struct sock *sk)
 
 static __always_inline __u32 netns_of_device(const struct sk_buff *skb)
 {
-	return skb->dev->nd_net.net->ns.inum;
+	return BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
 }
 
 /* The ends of a received TCP segment, from the receiver's side. */
@@ -323,7 +324,7 @@ static __always_inline bool is_no_loss(__u32 reason)
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
 {
-	struct net_device *dev = skb->dev;
+	struct net_device *dev = BPF_CORE_READ(skb, dev);
 	struct drop_record *record;
 	struct sock *sk;
 	__u64 address = (__u64)location;
@@ -332,8 +333,8 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
 	if (is_no_loss(reason))
 		return 0;
 	/* The device shares its place with other members where a socket holds the packet. */
-	sk = skb->sk;
-	netns = sk ? sk->__sk_common.skc_net.net->ns.inum : netns_of_device(skb);
+	sk = BPF_CORE_READ(skb, sk);
+	netns = sk ? BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum) : netns_of_device(skb);
 	if (!is_followed(netns))
 		return 0;
 	record = reserve(sizeof(*record));
@@ -344,12 +345,12 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
 	record->header.kind = KIND_DROP;
 	record->header.netns = netns;
 	record->header.at_ns = bpf_ktime_get_ns();
-	record->cookie = sk ? sk->__sk_common.skc_cookie.counter : 0;
+	record->cookie = sk ? BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) : 0;
 	record->reason = reason;
 	record->protocol = __builtin_bswap16(skb->protocol);
 	record->arrived_on = skb->skb_iif;
 	if (dev) {
-		record->interface = dev->ifindex;
+		record->interface = BPF_CORE_READ(dev, ifindex);
 		bpf_probe_read_kernel(record->interface_name, sizeof(record->interface_name), &dev->name);
 	}
 	if (skb->_skb_refdst & ~1UL) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import ctypes
 import os
 import re
 import select
@@ -96,7 +96,6 @@ def test_the_descriptor_is_readable_when_a_quarter_of_the_ring_is_full() -> None
 
 @for_root
 @needs_bpf
-@skips.needs_programs("bpftool")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_program_outlives_the_process_that_loaded_it(number: signal.Signals) -> None:
     source = "import signal; from labctl.kernel.bpf import Tracer; t = Tracer(); print(flush=True); signal.pause()"
@@ -122,8 +121,10 @@ def programs_of(pid: int) -> set[int]:
 
 def loaded() -> set[int]:
     """The numbers of all programs on the machine."""
-    shown = subprocess.run(["bpftool", "-j", "prog", "show"], capture_output=True, check=True).stdout
-    return {each["id"] for each in json.loads(shown)}
+    library, number, found = ctypes.CDLL(libbpf.LIBRARY), ctypes.c_uint32(0), set()
+    while library.bpf_prog_get_next_id(number, ctypes.byref(number)) == 0:
+        found.add(number.value)
+    return found
 
 
 @skips.for_ordinary_users("they may not load BPF programs")
