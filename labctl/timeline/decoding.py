@@ -56,10 +56,11 @@ class RecordDecoder:
                     self._clock = Clock(*CLOCK_PAYLOAD.unpack(record.payload))
                     self._first_clock = self._first_clock or self._clock
                 case Kind.INTERFACES:
-                    self._interfaces[record.node] = json_decode(record.payload, type=dict[int, str])
+                    names = json_decode(record.payload, type=dict[int, str])
+                    self._interfaces.setdefault(record.node, {}).update(names)
                 case Kind.PACKETS:
-                    names = self._interfaces.get(record.node, {})
-                    self._merger.add(sightings(record.payload, node, names, self._clock))
+                    known = self._interfaces.get(record.node, {})
+                    self._merger.add(sightings(record.payload, node, known, self._clock))
                 case Kind.SOCKETS:
                     self._others += self._samples.decode(node, record.at_ns, record.payload)
                 case Kind.KERNEL:

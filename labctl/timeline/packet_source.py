@@ -101,10 +101,7 @@ class PacketSource:
 
     def flush(self, spool: SpoolWriter) -> None:
         """Write everything up to now, and names of interfaces that are new."""
-        interfaces = self._interfaces | self._queue.interfaces(self.names)  # with those that have been removed
-        if interfaces != self._interfaces:
-            self._interfaces = interfaces
-            self._write_interfaces(spool)
+        self.look_at_interfaces(spool)
         write = partial(spool.write, Kind.PACKETS, self.node)
         if self._ring is not None and self._is_cut:
             self._ring.flush(write)
@@ -114,6 +111,13 @@ class PacketSource:
         else:
             self._queue.flush(write)
         self._count(spool)
+
+    def look_at_interfaces(self, spool: SpoolWriter) -> None:
+        """Write the names of interfaces if there are new ones."""
+        interfaces = self._interfaces | self._queue.interfaces(self.names)  # with those that have been removed
+        if interfaces != self._interfaces:
+            self._interfaces = interfaces
+            self._write_interfaces(spool)
 
     def finish(self) -> None:
         """Accept no packets from here on."""

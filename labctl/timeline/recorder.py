@@ -380,6 +380,7 @@ class ActiveRecording:
                 for node, names in convert(nodes, list[tuple[int, list[str]]]):
                     if node in self._nodes:
                         self._nodes[node].names = names
+                        self._call(self._nodes[node], self._nodes[node].look_at_interfaces)
                 return []
             case ["Forget", [*nodes]]:
                 indexes = convert(nodes, list[int])

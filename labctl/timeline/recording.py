@@ -352,6 +352,7 @@ class Recording:
         from labctl.timeline.wires import hosts_of, links_of, nodes_of
 
         decoder = RecordDecoder(self._plan, self._recorded)
+        decoder.add(record for record in records if record.kind is Kind.INTERFACES)  # also those that came later
         decoder.add(records, self._added)
         events = decoder.finish()
         return Timeline(
