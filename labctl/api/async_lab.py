@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from labctl.api.program import Program
     from labctl.api.topology import Topology
     from labctl.scenario.model import Scenario
+    from labctl.timeline.events import Timeline
     from labctl.topology.model import Endpoint
 
 
@@ -125,10 +126,11 @@ class AsyncLab:
         visible_paths: Iterable[StrPath] = (),
         deadline_s: float = DEADLINE_S,
         record: bool = False,
+        trace: bool = False,
     ) -> None:
         """Take the arguments of `Lab`. `async with`, or `open`, makes the lab and raises what `Lab` raises."""
         self._make: Callable[[], Lab] = partial(
-            Lab, topology, visible_paths=tuple(visible_paths), deadline_s=deadline_s, record=record
+            Lab, topology, visible_paths=tuple(visible_paths), deadline_s=deadline_s, record=record, trace=trace
         )
         self._lab: Lab | None = None
         self._borrowed = False
@@ -233,6 +235,18 @@ class AsyncLab:
     def activity(self) -> tuple[Activity, ...]:
         """Return what was done through this object and through `sync`, in order."""
         return self.sync.activity()
+
+    async def timeline(self) -> Timeline:
+        """Return what happened so far, as `Lab.timeline`."""
+        return await self._worker.call(self.sync.timeline)
+
+    def mark(self, text: str, *, host: str = "") -> None:
+        """Add a note to the timeline, as `Lab.mark`."""
+        self.sync.mark(text, host=host)
+
+    async def save_timeline(self, path: StrPath) -> None:
+        """Write the timeline to a file, as `Lab.save_timeline`."""
+        await self._worker.call(lambda: self.sync.save_timeline(path))
 
     def report(self, *, after_s: float = -1.0) -> str:
         """Return what `Lab.report` returns. It asks the kernel, which takes some milliseconds."""

@@ -295,7 +295,8 @@ async def started(
     with host._core.journal.noting(command.host, kind, show_command(command.argv)) as entry:
         condition = _LoopCondition()
         limit = bytes_of_each_end(limit_bytes)
-        start = partial(launch, host._core.engine, command, condition, limit_bytes=limit)
+        tracer = host._core.programs.tracer_for(command)
+        start = partial(launch, host._core.engine, command, condition, limit_bytes=limit, tracer=tracer)
         running = await host._worker.call(start, kill_and_close)
         watch = None if line is None else running.watch_lines(line)
         return AsyncProgram(host, running, condition, entry), watch

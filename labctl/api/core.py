@@ -22,12 +22,14 @@ from labctl.lab.client.handle import Lab as Engine
 from labctl.plan.hosts_files import HostsFiles
 from labctl.programs.output import Stream
 from labctl.programs.program import Program as Running
-from labctl.programs.program import Programs
+from labctl.programs.program import Programs, ServiceTraces
 from labctl.programs.waiting import Scope, Watcher
 
 if TYPE_CHECKING:
     from labctl.api.netns import Visits
     from labctl.plan.operations import Plan
+    from labctl.programs.program import Tracer
+    from labctl.timeline.events import Timeline
     from labctl.timeline.recording import Recording, RecordOptions
     from labctl.topology.model import Node, Topology
 
@@ -52,6 +54,8 @@ class Core:
         self.attached = False
         self.recording: Recording | None = None  # of the lab, which ends with it
         self.not_recorded = ""  # why there is no recording although one was wanted
+        self._tracer: Tracer | None = None
+        self._service_traces: ServiceTraces | None = None
         self._visits: Visits | None = None
         self.hosts_files = HostsFiles(plan)
         self._lock = threading.RLock()
@@ -63,9 +67,12 @@ class Core:
         visible_paths: Iterable[str | os.PathLike[str]],
         deadline_s: float,
         record: RecordOptions | None = None,
+        *,
+        trace: bool = False,
     ) -> Core:
         """Make the lab of that topology and wait for its services; with `record`, record it from before they start.
 
+        With `trace`, the recording has the system calls of all programs; otherwise of services that ask for it.
         MachineError, KernelError, DeadlineExceeded. A recording that cannot be made is no error: see `not_recorded`.
         """
         from labctl.plan.build import build
@@ -85,8 +92,10 @@ class Core:
             if record is not None:
                 opened.callback(core._end_recording)
                 core._record(record)
+            core.programs.tracer, core.programs.traces_everything = core.tracer, trace
             if has_services:
-                services.start(engine, plan)
+                core._service_traces = ServiceTraces(core.tracer, everything=trace)
+                services.start(engine, plan, traces=core._service_traces)
             core._watch_services()
             if core.recording is not None:
                 with suppress(DeadlineExceeded):  # it records what it can
@@ -118,7 +127,39 @@ class Core:
         except (LabctlError, OSError) as error:
             self.not_recorded = str(error)
 
+    def tracer(self) -> Tracer | None:
+        """Return what records the system calls of programs; None without a recording, or if the kernel reports them."""
+        with self._lock:
+            if self._tracer is None and self.recording is not None:
+                from labctl.timeline.sources.strace import tracer_of
+
+                self._tracer = tracer_of(self.recording, seccomp=not self.attached)
+            return self._tracer
+
+    def mark(self, text: str, host: str) -> None:
+        """Add a note to the recording, if there is one. NotFound for an unknown host."""
+        self.check_open("mark its timeline")
+        if host:
+            self.node(host)
+        if self.recording is not None:
+            from labctl.clock import monotonic_ns
+            from labctl.timeline.events import Mark, Source
+
+            self.recording.add(Mark(at_ns=monotonic_ns(), host=host, source=Source.MARKS, seq=0, text=text))
+
+    def timeline(self) -> Timeline:
+        """Return what was recorded, and what was done through the API as steps. RuntimeError without a recording."""
+        self.check_open("return its timeline")
+        if self.recording is None:
+            why = f": {self.not_recorded}" if self.not_recorded else ". Make it by Lab(record=True) or Lab(trace=True)"
+            raise RuntimeError(f"lab {self.model.name}: is not recorded{why}")
+        from labctl.api.activity_events import with_activities
+
+        return with_activities(self.recording.timeline(), self.journal)
+
     def _end_recording(self) -> None:
+        if self._service_traces is not None:
+            self._service_traces.close()
         if self.recording is not None:
             self.recording.close()
 

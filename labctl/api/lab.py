@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from labctl.api.topology import Topology
     from labctl.observe.ping import PingPair
     from labctl.scenario.model import Scenario
+    from labctl.timeline.events import Timeline
 
 
 class ScenarioFailed(LabctlError):
@@ -231,24 +232,26 @@ class Lab:
         visible_paths: Iterable[str | os.PathLike[str]] = (),
         deadline_s: float = DEADLINE_S,
         record: bool = False,
+        trace: bool = False,
     ) -> None:
         """Make the lab of a file, a shape ("pair", "star:4") or a `Topology`, and start its services.
 
         Hosts have their own /tmp and /run. `visible_paths` are paths below these that hosts see all the same; this
         Python, labctl and the working directory always are. With `record`, the packets of all nodes are kept from the
         start, and `report` explains failed connections from them; a lab that cannot be recorded is made all the same,
-        and `report` has the reason. Raises DocumentError or InputError for a wrong topology; MachineError, with the
-        remedy, if this machine cannot have labs; KernelError; DeadlineExceeded.
+        and `report` has the reason. With `trace`, the recording also has the system calls on sockets of all programs:
+        by eBPF as root, otherwise by strace(1). Raises DocumentError or InputError for a wrong topology; MachineError,
+        with the remedy, if this machine cannot have labs; KernelError; DeadlineExceeded.
         """
         from labctl.api.topology import Topology
 
         given = Topology.of(topology)
         options = None
-        if record:
+        if record or trace:
             from labctl.timeline.recording import RecordOptions
 
-            options = RecordOptions(sample_interval_s=0.0)
-        self._take(Core.opened(given.freeze(), visible_paths, deadline_s, options), given)
+            options = RecordOptions(sample_interval_s=0.1 if trace else 0.0, syscalls=("*",) if trace else ())
+        self._take(Core.opened(given.freeze(), visible_paths, deadline_s, options, trace=trace), given)
 
     @classmethod
     def attach(cls, name: str | None = None, *, deadline_s: float = DEADLINE_S) -> Self:
@@ -393,6 +396,26 @@ class Lab:
         It has the last 1000, also after the lab has been closed.
         """
         return self._core.journal.activities()
+
+    def timeline(self) -> Timeline:
+        """Return what happened so far, of a lab with `record` or `trace`. RuntimeError for other labs.
+
+        It has packets, system calls, states of sockets, marks and, as steps, what was done through this object.
+        """
+        return self._core.timeline()
+
+    def mark(self, text: str, *, host: str = "") -> None:
+        """Add a note to the timeline, now, of a host or of the lab as a whole; no effect if the lab is not recorded."""
+        self._core.mark(text, host)
+
+    def save_timeline(self, path: str | os.PathLike[str]) -> None:
+        """Write the timeline in the format that the file's name asks for: .html, .pcapng, .svg, .json, .perfetto.json.
+
+        Raises: InputError for another name, LabError if the file cannot be written, RuntimeError as `timeline`.
+        """
+        from labctl.report.timeline_files import save
+
+        save(self.timeline(), Path(path))
 
     def report(self, *, after_s: float = -1.0) -> str:
         """Return what was done on all hosts in order, the end of programs' output, and all present sockets. Never

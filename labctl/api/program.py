@@ -124,7 +124,9 @@ def run(core: Core, command: Command, timeout_s: float | None, limit_bytes: int 
     """Run a program to its end; see `Host.run`."""
     started = monotonic()
     with core.journal.noting(command.host, ActivityKind.RUN, show_command(command.argv)) as entry, ExitStack() as stack:
-        running = launch(core.engine, command, threading.Condition(), limit_bytes=bytes_of_each_end(limit_bytes))
+        limit = bytes_of_each_end(limit_bytes)
+        tracer = core.programs.tracer_for(command)
+        running = launch(core.engine, command, threading.Condition(), limit_bytes=limit, tracer=tracer)
         stack.callback(running.close)
         poller = Poller()
         running.attach(poller)

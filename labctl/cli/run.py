@@ -127,7 +127,7 @@ class RunRequest(Struct, frozen=True):
             repeat=self.repeat if self.repeat or self.until_fail else 1,
             until_fail=self.until_fail,
             rerun=() if self.topology is None else ("--topo", self.topology),
-            record=RecordOptions(),
+            record=RecordOptions(syscalls=("*",) if self.trace else ()),
             trace=self.trace,
         )
 

@@ -19,6 +19,7 @@ from labctl.errors import InputError, KernelError, LabctlError
 from labctl.lab.client import state_dir
 from labctl.report.terminal import standard_error, standard_output
 from labctl.timeline.recording import Recording, RecordOptions
+from labctl.topology.model import NodeKind
 from labctl.units import duration_s
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 LIVE_INTERVAL_S = 0.05
 FOLLOW_EVERY_S = 1.0  # interval at which nodes are looked for that have joined the lab
 LAST_OUTPUT_TIMEOUT_S = 0.3  # for the last lines of strace, after the end of the command
-CALLS_OF_RUNNING_PROGRAMS = "calls of programs that run already: strace traces only the command of labctl trace"
+CALLS_OF_RUNNING_PROGRAMS = "calls of programs that run already: not root (labctl trace NODE -- COMMAND works)"
 
 
 def trace(
@@ -63,30 +64,44 @@ def trace(
         if command and len(chosen) != 1:
             raise InputError("labctl trace: the command needs one node to run on. Try: labctl trace NODE -- COMMAND...")
         plan = attached.describe().plan
-        options = RecordOptions(packet_filter=packet_filter or "", nodes=() if command else chosen)
+        options = RecordOptions(
+            packet_filter=packet_filter or "", nodes=() if command else chosen, syscalls=chosen or ("*",)
+        )
         title = f"lab {attached.name}" if not command else f"{' '.join(command)} on {chosen[0]}"
         recording = stack.enter_context(Recording.start(attached, options, title=title, plan=plan))
         recording.wait_ready()
+        hosts = [node.name for node in plan.nodes if node.kind is NodeKind.HOST]
         screen = standard_error() if command else standard_output()
         status = 0
-        with _shown_live(recording, plan, chosen, screen) if follow else ExitStack():
+        with _shown_live(recording, plan, chosen or hosts, screen) if follow else ExitStack():
             if command:
                 request = ExecRequest(chosen[0], tuple(command))
                 status = _run(attached, recording, request, standard)
             else:
-                recording.note_missing(CALLS_OF_RUNNING_PROGRAMS)
+                if not all(map(recording.traces_calls_of, chosen or hosts)):
+                    recording.note_missing(CALLS_OF_RUNNING_PROGRAMS)
                 _wait(attached, for_s, recording)
         timeline = recording.stop()
     if not follow:
         from labctl.report.ladder import render
 
-        screen.write(render(timeline, screen.look))
+        screen.write(render(_without_upkeep(timeline), screen.look))
     else:
         from labctl.report.ladder import endings
 
         screen.write(endings(timeline, screen.look))
     _write_files(timeline, wanted)
     return status
+
+
+def _without_upkeep(timeline: Timeline) -> Timeline:
+    """Return the timeline without what hosts and the C library do of themselves, as lookups of names."""
+    from labctl.structs import replace
+    from labctl.timeline.upkeep import upkeep
+
+    left_out = set(upkeep(timeline.events))
+    kept = (event for number, event in enumerate(timeline.events) if number not in left_out)
+    return replace(timeline, events=tuple(kept))
 
 
 def _seconds(duration: str | None) -> float | None:
@@ -138,7 +153,7 @@ def _run(lab: Lab, recording: Recording, request: ExecRequest, standard: Sequenc
 
     check_request(request)
     # Its children may go on when labctl has ended: without seccomp, strace leaves them as they are.
-    tracer = tracer_of(recording, seccomp=False)
+    tracer = None if recording.traces_calls_of(request.node) else tracer_of(recording, seccomp=False)
     with ExitStack() as stack, Signals() as signals:
         reading, writing = None, None
         if tracer is not None:
@@ -173,10 +188,8 @@ def _shown_live(recording: Recording, plan: Plan, nodes: Sequence[str], screen: 
     """Show events as they happen, in a thread, until the end of the `with`."""
     from labctl.report.ladder import LiveLadder
     from labctl.timeline.wires import nodes_of
-    from labctl.topology.model import NodeKind
 
-    hosts = list(nodes) or [node.name for node in plan.nodes if node.kind is NodeKind.HOST]
-    ladder = LiveLadder(screen.look, hosts, nodes_of(plan), recording.started_ns)
+    ladder = LiveLadder(screen.look, nodes, nodes_of(plan), recording.started_ns)
     ended = threading.Event()
 
     def show() -> None:

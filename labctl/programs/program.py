@@ -529,6 +529,10 @@ class Programs:
         self._services: dict[str, Service] = {}  # by NODE/SERVICE
         self._lock = threading.Lock()
 
+    def tracer_for(self, command: Command) -> Tracer | None:
+        """Return what records the system calls of that program; None if nothing does."""
+        return self.tracer() if self.tracer and (command.trace or self.traces_everything) else None
+
     def launch(
         self, command: Command, *, stdout: int | None = None, line: str | re.Pattern[str] = ""
     ) -> tuple[Program, LineWatch | None]:
@@ -536,8 +540,7 @@ class Programs:
 
         With `line`, return a watch that sees every line from the very first byte.
         """
-        tracer = self.tracer() if self.tracer and (command.trace or self.traces_everything) else None
-        program = launch(self._lab, command, self._condition, stdout=stdout, tracer=tracer)
+        program = launch(self._lab, command, self._condition, stdout=stdout, tracer=self.tracer_for(command))
         watch = program.watch_lines(line) if line else None
         with self._lock:
             self._all.append(program)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from labctl.pytest_plugin.scenarios import ScenarioFile
 
 _MARKERS = (
-    "topology(topology, scope='function'): topology of the fixture `lab`: a shape ('pair', 'star:3'), a file, "
-    "relative to the test's, or a labctl.Topology; scope='class', 'module', 'package' or 'session' shares it (labctl).",
+    "topology(topology, scope='function', trace=False): topology of the fixture `lab`: a shape ('pair', 'star:3'), a "
+    "file, relative to the test's, or a labctl.Topology; scope='class', 'module', 'package' or 'session' shares it; "
+    "trace=True records the system calls of its programs (labctl).",
     "scenario: set on every scenario file that runs as a test; `-m 'not scenario'` deselects them (labctl).",
     "needs(*names, feature=None, program=None): skips the test if a kernel feature or a program is"
     " missing; 'root' needs root (labctl).",

@@ -88,7 +88,7 @@ def _program(name: str) -> Iterator[str]:
 
 
 Source: TypeAlias = Topology | str | Path
-_USAGE = '@pytest.mark.topology("pair" | "file.yaml" | Topology, scope="function")'
+_USAGE = '@pytest.mark.topology("pair" | "file.yaml" | Topology, scope="function", trace=False)'
 
 
 class LabScope(StrEnum):
@@ -107,7 +107,7 @@ class Labs:
     def __init__(self, config: pytest.Config) -> None:
         """For the session of `config`."""
         self._config = config
-        self.open: list[tuple[Source, Lab]] = []
+        self.open: list[tuple[Source, bool, Lab]] = []  # topology, whether it is traced, lab
 
     def __enter__(self) -> Self:
         used_by_session(self._config).groups.append(self)
@@ -118,17 +118,18 @@ class Labs:
     ) -> None:
         used_by_session(self._config).groups.remove(self)
         with ExitStack() as stack:  # which closes the latest first
-            for _, lab in self.open:
+            for *_, lab in self.open:
                 stack.callback(lab.close)
             self.open = []
 
     def forget_closed(self) -> None:
         """Drop labs that were closed before this fixture ends."""
-        self.open = [(source, lab) for source, lab in self.open if not lab.closed]
+        self.open = [each for each in self.open if not each[-1].closed]
 
-    def make(self, source: Source) -> Lab:
+    def make(self, source: Source, *, trace: bool = False) -> Lab:
         """Make a lab whose hosts see the project and pytest's temporary directory. LabctlError.
 
+        With `trace`, its recording has the system calls of all programs.
         Skip the test if this machine cannot have the lab and the ini file says so.
         """
         seed_of(self._config)
@@ -137,29 +138,29 @@ class Labs:
             visible.append(temporary)
         given = as_seen_from(Path.cwd(), source) if isinstance(source, Path) else source
         try:
-            lab = Lab(given, visible_paths=visible, record=True)
+            lab = Lab(given, visible_paths=visible, record=True, trace=trace)
         except MachineError as error:
             if self._config.getini("labctl_skip_impossible"):
                 pytest.skip(str(error))
             raise
-        self.open.append((source, lab))
+        self.open.append((source, trace, lab))
         return lab
 
-    def make_or_fail(self, source: Source) -> Lab:
+    def make_or_fail(self, source: Source, *, trace: bool = False) -> Lab:
         """Do the same for a fixture of the plugin: errors of labctl fail the test with their message, without a
         traceback.
         """
         try:
-            return self.make(source)
+            return self.make(source, trace=trace)
         except LabctlError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
 
-    def shared(self, source: Source) -> Lab:
+    def shared(self, source: Source, *, trace: bool = False) -> Lab:
         """Return the lab of that topology, shared by all tests that request it; a new one if a test has closed it."""
-        for known, lab in self.open:
-            if known == source and not lab.closed:
+        for known, is_traced, lab in self.open:
+            if (known, is_traced) == (source, trace) and not lab.closed:
                 return lab
-        return self.make_or_fail(source)
+        return self.make_or_fail(source, trace=trace)
 
 
 class LabFactory:
@@ -175,13 +176,15 @@ class LabFactory:
     def __repr__(self) -> str:
         return f"<LabFactory, {len(self._labs.open)} labs>"
 
-    def __call__(self, topology: Source | None = None) -> Lab:
+    def __call__(self, topology: Source | None = None, *, trace: bool = False) -> Lab:
         """Make a lab of a shape, a file or a Topology (None: ini `labctl_topology`); also a context manager.
 
+        With `trace`, its timeline has the system calls of all programs.
         DocumentError or InputError for a wrong topology; MachineError; KernelError.
         """
         base = self._base or Path(sys._getframe(1).f_code.co_filename).parent
-        lab = self._labs.make(default_source(self._config) if topology is None else resolved(topology, base))
+        source = default_source(self._config) if topology is None else resolved(topology, base)
+        lab = self._labs.make(source, trace=trace)
         self._used.add(lab)
         return lab
 
@@ -247,14 +250,14 @@ def keep_real_files(config: pytest.Config) -> None:
 
 def lab_of(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Return the value of the fixture `lab`."""
-    source, scope = _source_and_scope(request)
+    source, scope, trace = _parsed(request)
     used = _used_by_test(request)
     with ExitStack() as stack:
         if scope is LabScope.FUNCTION:
-            lab = stack.enter_context(Labs(request.config)).make_or_fail(source)
+            lab = stack.enter_context(Labs(request.config)).make_or_fail(source, trace=trace)
         else:
             labs: Labs = request.getfixturevalue(f"_labctl_labs_of_{scope}")
-            lab = labs.shared(source)
+            lab = labs.shared(source, trace=trace)
         used.add(lab)
         yield lab
 
@@ -299,28 +302,29 @@ def resolved(source: Source, base: Path) -> Source:
     return path
 
 
-def _source_and_scope(request: pytest.FixtureRequest) -> tuple[Source, LabScope]:
-    """Return what the test's mark describes; a file by its absolute path."""
+def _parsed(request: pytest.FixtureRequest) -> tuple[Source, LabScope, bool]:
+    """Return what the test's mark describes: topology (a file by its absolute path), scope, whether it is traced."""
     mark = request.node.get_closest_marker("topology")
-    given, scope = _parse_mark(mark) if mark else (None, LabScope.FUNCTION)
+    given, scope, trace = _parse_mark(mark) if mark else (None, LabScope.FUNCTION, False)
     given = getattr(request, "param", given)  # parametrize("lab", ["pair", "star:3"], indirect=True)
     if given is None:
-        return default_source(request.config), scope
+        return default_source(request.config), scope, trace
     if not isinstance(given, Source):
         pytest.fail(f"{_USAGE}: {given!r} is not one of these.", pytrace=False)
-    return resolved(given, request.path.parent), scope
+    return resolved(given, request.path.parent), scope, trace
 
 
-def _parse_mark(mark: pytest.Mark) -> tuple[object, LabScope]:
+def _parse_mark(mark: pytest.Mark) -> tuple[object, LabScope, bool]:
     options = dict(mark.kwargs)
     scope = options.pop("scope", LabScope.FUNCTION)
+    trace = bool(options.pop("trace", False))
     given = [*mark.args, *options.values()]
     if len(given) > 1 or options.keys() - {"topology"}:
         shown = ", ".join([*map(repr, mark.args), *(f"{name}={value!r}" for name, value in mark.kwargs.items())])
         pytest.fail(f"{_USAGE}: was given ({shown}).", pytrace=False)
     if scope not in list(LabScope):
         pytest.fail(f"{_USAGE}: scope {scope!r} is not one of {', '.join(LabScope)}.", pytrace=False)
-    return (given[0] if given else None), LabScope(scope)
+    return (given[0] if given else None), LabScope(scope), trace
 
 
 def _used_by_test(request: pytest.FixtureRequest) -> UsedLabs:

@@ -73,7 +73,7 @@ def _timelines(item: pytest.Item, report: pytest.TestReport) -> Iterator[Timelin
     for core in _open_labs(item):
         if core.recording is None:
             continue
-        recorded = core.recording.timeline()
+        recorded = core.timeline()
         began_ns = max(item.stash.get(BEGAN_NS, 0), recorded.started_ns)
         since = replace(
             recorded,

@@ -102,6 +102,7 @@ class Recording:
         self._lock = threading.RLock()
         self._number = self._answered = 0  # of requests
         self._recorded: list[str] = []  # names of nodes, by index
+        self._called: frozenset[str] = frozenset()  # nodes of which the kernel reports system calls
         self._added: list[AnyEvent] = []
         self._missing: list[str] = []
         self._problem = ""  # why the recorder does not record any more
@@ -178,6 +179,15 @@ class Recording:
     def started_ns(self) -> int:
         """When it began (CLOCK_MONOTONIC)."""
         return self._started_ns
+
+    @property
+    def traces_all_calls(self) -> bool:
+        """Whether the kernel reports the system calls of all programs (eBPF)."""
+        return self._called.issuperset(self._recorded)
+
+    def traces_calls_of(self, node: str) -> bool:
+        """Whether the kernel reports the system calls of all programs of that node (eBPF)."""
+        return node in self._called
 
     def note_missing(self, text: str) -> None:
         """Add to what the timeline names as missing."""
@@ -286,6 +296,7 @@ class Recording:
         if not networks and (options.kernel or options.syscalls):
             self.note_missing(f"TCP states, resets and drops of the kernel: {BPF_PRIVILEGE}")
         called = [each for each in networks if {"*", self._recorded[each[0]]}.intersection(options.syscalls)]
+        self._called |= {self._recorded[index] for index, _ in called}
         for kind, wanted in ((Kind.KERNEL, networks if options.kernel else []), (Kind.SYSCALLS, called)):
             if wanted:
                 self._send(["Trace", kind, wanted])

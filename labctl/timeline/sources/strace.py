@@ -422,7 +422,12 @@ def _monotonic_ns() -> int:
 
 
 def tracer_of(recording: Recording, *, seccomp: bool = True) -> StraceTracer | None:
-    """Return what traces programs for the recording; None without strace, which its timeline then has as missing."""
+    """Return what traces programs for the recording; None if the kernel does, and without strace.
+
+    The timeline then names what is missing.
+    """
+    if recording.traces_all_calls:
+        return None
     if shutil.which("strace") is None:
         recording.note_missing("calls of programs: strace is not installed. Try the package `strace`.")
         return None

@@ -46,7 +46,7 @@ hosts:
     services:
       web: {run: [sleep, 9], env: {A: 1}, cwd: ., user: 3, ready: {file: /run/x}, within: 5s, restart: always}
       db: {shell: sleep 9, ready: {listening: tcp/5432}, after: [log]}
-      log: {shell: sleep 9, ready: {line: ready}, env: {}, tty: true}
+      log: {shell: sleep 9, ready: {line: ready}, env: {}, tty: true, trace: true}
       queue: {shell: sleep 9, ready: {command: ["true"]}}
   client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s}]}
   other:
@@ -78,7 +78,7 @@ steps:
   - {calls: {on: client, process: other, do: getpid()}, name: calls, within: 1s}
   - run: {on: client, run: [sh, -c, "true"], env: {A: 1}, cwd: /, user: 3, stdin: x, save: {stdout: out, exit: status}}
   - run: {on: client, shell: "true", expect: {exit: {at_least: 0}, stdout: {contains: [x], matches: y}, stderr: x}}
-  - start: {on: server, shell: sleep 9, name: web, ready: {line: ready}, tty: true}
+  - start: {on: server, shell: sleep 9, name: web, ready: {line: ready}, tty: true, trace: true}
   - stop: web
   - stop: {process: web, signal: TERM, expect: {exit: 143}}
   - signal: {process: web, signal: HUP}
