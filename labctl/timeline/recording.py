@@ -26,6 +26,7 @@ from labctl.structs import Struct, replace, to_builtins
 from labctl.timeline.events import AnyEvent, Loss, NodeInfo, Source, Timeline
 from labctl.timeline.recorder_process import RecorderProcess, recorders
 from labctl.timeline.recorder_settings import PacketSettings, Settings
+from labctl.timeline.sources.tls_keys import key_files, read_keys
 from labctl.timeline.spool import (
     LOST_PAYLOAD,
     WHOLE_LAB,
@@ -130,6 +131,8 @@ class Recording:
         or an unknown node, MachineError if the recorder cannot be started, errors of the lab.
         """
         plan = plan or lab.describe().plan
+        if key_files(plan):
+            options = replace(options, snap_bytes=0)  # a part of a packet cannot be decrypted
         nodes = _nodes_to_record(plan, options)
         with ExitStack() as ours:
             memory = os.memfd_create("labctl-spool", os.MFD_CLOEXEC)
@@ -380,6 +383,7 @@ class Recording:
             missing=tuple(dict.fromkeys([*self._missing, *decoder.missing])),
             links=links_of(self._plan),
             file=self._file,
+            tls_keys=read_keys(self._lab, key_files(self._plan)),
         )
 
     def _losses(self, records: list[Record]) -> Iterable[Loss]:
