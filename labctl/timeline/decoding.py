@@ -12,7 +12,6 @@ from labctl.timeline.merge import Merger
 from labctl.timeline.sources import kernel
 from labctl.timeline.sources.packets import sightings
 from labctl.timeline.sources.sockets import SocketSamples
-from labctl.timeline.sources.syscalls import calls
 from labctl.timeline.spool import CLOCK_PAYLOAD, WHOLE_LAB, Kind, Record
 from labctl.timeline.wires import wires_of
 
@@ -66,6 +65,8 @@ class RecordDecoder:
                 case Kind.KERNEL:
                     self._others += kernel.events(record.payload, node)
                 case Kind.SYSCALLS:
+                    from labctl.timeline.sources.syscalls import calls
+
                     self._others += calls(record.payload, node)
                 case Kind.MISSING:
                     self.missing.append(record.payload.decode())
