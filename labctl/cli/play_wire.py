@@ -11,7 +11,7 @@ from labctl.errors import LabctlError
 from labctl.report.ladder import LiveLadder
 from labctl.scenario.timeline_events import TimelineEvents
 from labctl.structs import replace
-from labctl.timeline.events import AnyEvent, Call, Drop, NodeInfo, Packet, Reset, State, Step
+from labctl.timeline.events import AnyEvent, Call, Drop, Mark, NodeInfo, Output, Packet, Reset, Retransmit, State, Step
 from labctl.timeline.fold import is_pure_ack
 from labctl.timeline.recording import Recording, RecordOptions
 
@@ -70,14 +70,14 @@ class Wire:
     def news(self, since_ns: int) -> list[str]:
         """Return the ladder of what has happened since the last call; times count from `since_ns`.
 
-        It is empty if no packet crossed a wire, beside acknowledgements and address resolution.
+        It is empty if only calls happened, and no packet crossed a wire but acknowledgements and address resolution.
         """
         if self.recording is None:
             return []
         events = [event for event in self._read(self.recording) if not _is_shown_elsewhere(event)]
         self._ladder.begin_part(since_ns)
         lines = self._ladder.feed(events, monotonic_ns() + _LATER_NS)
-        return lines if self.is_shown and any(isinstance(event, Packet) and _is_news(event) for event in events) else []
+        return lines if self.is_shown and any(map(_is_news, events)) else []
 
     @staticmethod
     def _read(recording: Recording) -> list[AnyEvent]:
@@ -114,8 +114,10 @@ def _is_shown_elsewhere(event: AnyEvent) -> bool:
     return isinstance(event, Step | State | Reset) or (isinstance(event, Drop) and event.reason == "NO_SOCKET")
 
 
-def _is_news(packet: Packet) -> bool:
-    header = packet.header
+def _is_news(event: AnyEvent) -> bool:
+    if not isinstance(event, Packet):
+        return isinstance(event, Output | Mark | Drop | Retransmit)
+    header = event.header
     if header.protocol in ("icmp", "icmpv6"):
         return header.quoted is not None or header.summary.startswith("echo")
-    return header.flow is not None and not is_pure_ack(packet)
+    return header.flow is not None and not is_pure_ack(event)

@@ -176,13 +176,14 @@ class Stepper(Listener):
             session.counted = session.view.counters
         ladder = session.wire.news(session.line_ns)
         lines = [line for each in records for line in record_lines(each, session.screen.look, is_drawn=bool(ladder))]
-        lines = ladder + lines + self._ending(step) + session.view.changed()
-        session.screen.write(lines)
+        ending = self._ending(step, has_output=not ladder)
+        session.screen.write(ladder + lines + ending + session.view.changed())
 
-    def _ending(self, step: StepResult) -> list[str]:
+    def _ending(self, step: StepResult, *, has_output: bool) -> list[str]:
+        """Return the lines about the outcome; with the output of a program, if no ladder shows it."""
         look = self._session.screen.look
         lines: list[str] = []
-        if step.output is not None:
+        if step.output is not None and has_output:
             lines += plain.output(step.output, look, blanks=2, lines=_OUTPUT_LINES)
         if step.outcome is not Outcome.PASSED or step.kind != StepKind.CALLS:
             reason = step.reason.partition("\n")[0] or step.outcome.value
