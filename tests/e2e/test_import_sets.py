@@ -56,10 +56,9 @@ scenario.language.session scenario.language.syntax scenario.loader scenario.mode
 scenario.observations scenario.requirements scenario.results scenario.run_order scenario.runner
 scenario.scenario_recording scenario.state scenario.step_checker scenario.steps scenario.timeline_events timeline
 timeline.decoding timeline.events timeline.evidence timeline.fold timeline.joins timeline.ladder_layout timeline.merge
-timeline.packet_headers timeline.packet_source timeline.recorder timeline.recorder_process timeline.recording
-timeline.sources timeline.sources.kernel timeline.sources.packets timeline.sources.sockets timeline.sources.tls_keys
-timeline.spool
-timeline.tcp_numbers timeline.wires
+timeline.packet_headers timeline.packet_source timeline.recorder timeline.recorder_process timeline.recorder_settings
+timeline.recording timeline.sources timeline.sources.kernel timeline.sources.packets timeline.sources.sockets
+timeline.sources.tls_keys timeline.spool timeline.tcp_numbers timeline.wires
 """
 UP = "cli.lifecycle kernel.capabilities topology.parse topology.parse_node topology.schema"
 API = """
