@@ -147,9 +147,10 @@ class _Encoder:
     def _previews(self, data: Iterable[bytes], limit: int, *, of_text_only: bool) -> Column:
         """Return the beginnings as text; with `of_text_only`, "" for other data."""
         texts = [part[:limit].decode("utf-8", "ignore" if of_text_only else "backslashreplace") for part in data]
-        shown = [text.replace("\r\n", "\n").rstrip("\n") for text in texts]
         if of_text_only:
-            shown = [text if text.replace("\n", "").isprintable() else "" for text in shown]
+            shown = [text if text.replace("\r", "").replace("\n", "").isprintable() else "" for text in texts]
+        else:
+            shown = [text.replace("\r\n", "\n").rstrip("\n") for text in texts]
         return _short("text", self._texts.of(shown))
 
     def _add_bytes(self) -> None:

@@ -4,6 +4,7 @@ const ROW = 22, TOP = 3, LEFT = 96, RIGHT = 18, GAP = 11; // pixels
 const AHEAD = 32; // rows drawn beyond the visible ones; an arrow spans at most as many
 const BLOCK = 128; // rows for which the calls in progress at the first are stored
 const CHUNK_BYTES = 1 << 18; // of the stream of bytes in each element
+const PREVIEW_BYTES = 24; // of a packet's payload
 const LONG_SILENCE_NS = 250e6;
 const PRINTED_ROWS = 12; // of a drawing that no page break divides
 const MICROSECOND = 1e3, MILLISECOND = 1e6, SECOND = 1e9;
@@ -80,6 +81,12 @@ for (const hops of journeys.values()) {
     }
   }
 }
+
+// Where packets were dropped on arrival, by journey.
+const drops = new Map();
+for (let index = 0; index < count; index++)
+  if (kinds[index] === "D" && raw(index, "packet") !== null) drops.set(raw(index, "packet"), text(index, "host"));
+const isDropped = (index) => drops.get(raw(index, "journey")) === text(index, "receiver");
 
 // A sample in which no queue has changed only serves the plots.
 const unchanged = new Uint8Array(count);
@@ -173,7 +180,7 @@ function callLabel(index, part) {
 }
 function packetLabel(index) {
   const protocol = text(index, "header.protocol"), flags = text(index, "header.flags");
-  const bytes = raw(index, "header.payload_bytes"), payload = text(index, "preview").replace(/\n/g, "\\n");
+  const bytes = raw(index, "header.payload_bytes"), payload = text(index, "preview");
   const parts = [];
   if (protocol === "tcp") {
     parts.push(flags.replaceAll(" ", "\u00b7"));
@@ -184,20 +191,24 @@ function packetLabel(index) {
     const size = raw(index, "segment_bytes");
     parts.push(size ? `${plural(bytes, "byte")} as ${Math.ceil(bytes / size)} \u00d7 ${size}` : plural(bytes, "byte"));
   }
-  if (payload) parts.push(`"${payload}${bytes > payload.length ? "\u2026" : ""}"`);
+  if (payload) parts.push(`"${payload.replaceAll("\\x0d", "\\r").replaceAll("\n", "\\n")}${bytes > PREVIEW_BYTES ? "\u2026" : ""}"`);
   const again = raw(index, "is_retransmission"), last = lastHop.get(index) ?? index;
   const lost = !text(last, "receiver");
   if (again) parts.push("retransmission");
   if (lost) parts.push("not seen to arrive");
-  const style = flags.includes("RST") || lost ? "packet bad" : again ? "packet odd" : "packet";
+  const style = flags.includes("RST") || lost || isDropped(last) ? "packet bad" : again ? "packet odd" : "packet";
   return { text: parts.join("  "), result: "", style };
 }
 function queueLabel(index) {
   const receive = raw(index, "receive_queue"), send = raw(index, "send_queue"), half = raw(index, "half_open");
-  if (text(index, "state") === "LISTEN")
-    return { text: `accept queue ${receive} of ${send}${half ? `, ${half} half-open` : ""}`, result: "", style: receive > send ? "queue bad" : "queue" };
+  const own = data.sockets[raw(index, "socket")].flow?.split(" ")[1] ?? "", port = own.slice(own.lastIndexOf(":"));
+  if (text(index, "state") === "LISTEN") {
+    const more = half ? `, ${half} half-open` : "", style = receive > send ? "queue bad" : "queue";
+    return { text: `${port} accept queue ${receive} of ${send}${more}`, result: "", style };
+  }
   const timer = text(index, "timer");
-  return { text: `receive queue ${receive}, send queue ${send}${timer ? `, ${timer}` : ""}`, result: text(index, "state"), style: "queue" };
+  const shown = `${port} receive queue ${receive}, send queue ${send}${timer ? `, ${timer}` : ""}`;
+  return { text: shown, result: text(index, "state"), style: "queue" };
 }
 function hostText(index) {
   const host = text(index, "host");

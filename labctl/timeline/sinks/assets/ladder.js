@@ -16,6 +16,7 @@ const buffer = { event: new Int32Array(room), part: new Uint8Array(room), time: 
 let rows = { event: new Int32Array(0), part: new Uint8Array(0), time: new Float64Array(0) };
 let firstRow = new Int32Array(count), lastRow = new Int32Array(count);
 let spans = [], openAt = [];
+const laneCounts = hosts.map(() => 0); // of each column: the greatest number of a lane
 const shown = { steps: true, calls: true, packets: true, kernel: true, queues: true, output: true, upkeep: false };
 const range = { from: Math.min(0, count ? at[0] : 0), until: Math.max(data.ended, count ? at[count - 1] : 0, 1) };
 const whole = { ...range };
@@ -63,6 +64,7 @@ function buildRows() {
 function buildSpans() {
   spans = [];
   const lanes = hosts.map(() => []);
+  laneCounts.fill(0);
   for (let row = 0; row < rows.event.length; row++) {
     const index = rows.event[row];
     if (rows.part[row] !== BEGIN) continue;
@@ -74,6 +76,7 @@ function buildSpans() {
     let lane = busy.findIndex((until) => until <= row);
     if (lane < 0) lane = busy.length;
     busy[lane] = end;
+    laneCounts[column] = Math.max(laneCounts[column], lane);
     spans.push({ index, row, end, column, lane: lane % 4 });
   }
   openAt = Array.from({ length: Math.ceil(rows.event.length / BLOCK) + 1 }, () => []);
@@ -143,7 +146,7 @@ function arrow(row, index) {
   const side = end > begin ? 1 : -1, top = 7, bottom = down * ROW + 15;
   const x1 = begin + side * 3, x2 = end - side * 3;
   const kind = style(shownLabel.style);
-  group.append(svg("line", { class: "wire", x1, y1: top, x2, y2: bottom, "marker-end": lost ? "url(#cross)" : `url(#tip${kind})` }));
+  group.append(svg("line", { class: "wire", x1, y1: top, x2, y2: bottom, "marker-end": lost || isDropped(last) ? "url(#cross)" : `url(#tip${kind})` }));
   const middle = (begin + end) / 2, slope = (bottom - top) / (x2 - x1);
   const low = Math.min(begin, end), high = Math.max(begin, end), long = Math.min(shownLabel.text.length * letter, width - LEFT - 60);
   const [shownText] = fitted(shownLabel.text, "", long + 1), half = long / 2;
@@ -191,7 +194,8 @@ function drawRow(row, y) {
     const shownLabel = label(index, part), host = text(index, "host");
     if (column < 0 && host) shownLabel.text = `${host}: ${shownLabel.text}`;
     const room = right ? width - RIGHT - here : here - LEFT;
-    group.append(labelled(here + (right ? GAP : -GAP), right ? "start" : "end", room, shownLabel));
+    const gap = column < 0 ? GAP : GAP + Math.min(laneCounts[column], 3) * 4;
+    group.append(labelled(here + (right ? gap : -gap), right ? "start" : "end", room - gap, shownLabel));
   }
   mark(group, index);
   return group;

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from labctl.structs import replace
-from labctl.timeline.events import Header, Mark, Packet, SocketKey, SocketSample, Source, Step, Timeline, Verdict
+from labctl.timeline.events import Drop, Header, Mark, Packet, SocketKey, SocketSample, Source, Step, Timeline, Verdict
 from labctl.timeline.sinks.html import write
 from tests.chromium import Page, chromium
 from tests.skips import needs_programs
@@ -195,6 +195,29 @@ def test_address_resolution_is_shown_on_request(browser: Page, tmp_path: Path) -
     assert len(browser.run(ROWS)) == 1
     browser.run("document.querySelector('#filters [value=upkeep]').click()")
     assert browser.run(ROWS)[0].endswith("client to server, arp who has 10.0.0.2, tell 10.0.0.1")
+
+
+def test_a_dropped_packet_ends_in_a_cross_and_the_reason_stands_at_its_host(browser: Page, tmp_path: Path) -> None:
+    b = Builder()
+    b.packet(10, "client", "SYN", 0, 0)
+    packet = b.events[-1]
+    assert isinstance(packet, Packet)
+    drop = Drop(
+        at_ns=packet.at_ns + 5000,
+        host="server",
+        source=Source.KERNEL,
+        seq=0,
+        reason="NETFILTER_DROP",
+        hook="input",
+        header=packet.header,
+        packet=packet.journey,
+    )
+    b.events.append(drop)
+    b.packet(30, "client", "SYN", 0, 0)
+    show(browser, b.timeline(), tmp_path)
+    tips = browser.run("[...document.querySelectorAll('#rows .wire')].map((each) => each.getAttribute('marker-end'))")
+    assert tips == ["url(#cross)", "url(#tip)"]
+    assert "server, \u2715 dropped: NETFILTER_DROP at input" in browser.run(ROWS)[1]
 
 
 def test_zoom_leaves_the_events_of_the_range(browser: Page, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_previews_are_the_beginning_of_text() -> None:
         b.packet(10, "client", "PSH ACK", 1, 1, payload)
     b.output(20, "client", b"OK\n\xff")
     _, events = decoded(b.timeline())
-    assert [event["preview"] for event in events] == ["hello\nworld", "", "é" * 12, "OK\n\\xff"]
+    assert [event["preview"] for event in events] == ["hello\\x0d\nworld", "", "é" * 12, "OK\n\\xff"]
 
 
 def test_hosts_of_a_large_lab_that_take_no_part_have_no_column() -> None:
