@@ -41,7 +41,7 @@ class Listening(Struct, frozen=True):
     address: str  # 0.0.0.0 and :: for all
     port: int
     since_ns: int  # it has listened from here on, at the latest
-    is_exact: bool = True  # False: `since_ns` is that of a sample, and it may have listened before
+    is_exact: bool = True  # False: the times are those of samples; it may have listened before and longer
     until_ns: int | None = None  # it listened no more from here on; None: to the end
 
     def __str__(self) -> str:
@@ -223,40 +223,60 @@ class Evidence:
             if flow.source and flow.source_port and key not in found:
                 found[key] = Listening(*key, since_ns=since_ns, is_exact=is_exact)
 
+        def end(host: str, flow: Flow, at_ns: int) -> None:
+            key = (host, flow.protocol, flow.source, flow.source_port)
+            if not flow.target_port and key in found:
+                ended = found.pop(key)
+                found[(*key[:3], -at_ns)] = replace(ended, until_ns=at_ns, is_exact=True)
+
         for event in self.timeline.events:
             match event:
                 case SocketSample(state="LISTEN" | "UNCONN") if event.socket.flow is not None:
                     add(event.host, event.socket.flow, event.at_ns, is_exact=False)
                 case State(new="LISTEN") if event.socket.flow is not None:
                     add(event.host, event.socket.flow, event.at_ns, is_exact=True)
+                case State(old="LISTEN") if event.socket.flow is not None:
+                    end(event.host, event.socket.flow, event.at_ns)
                 case Call(name="listen", result=0) if event.socket is not None and event.socket.flow is not None:
                     add(event.host, event.socket.flow, event.at_ns, is_exact=True)
                 case Call(name="bind", result=0) if event.socket is not None and event.socket.flow is not None:
                     if event.socket.flow.protocol == "udp":
                         add(event.host, event.socket.flow, event.at_ns, is_exact=True)
                 case Call(name="close", result=0) if event.socket is not None and event.socket.flow is not None:
-                    flow = event.socket.flow
-                    key = (event.host, flow.protocol, flow.source, flow.source_port)
-                    if not flow.target_port and key in found:
-                        found[(*key[:3], -event.at_ns)] = replace(found.pop(key), until_ns=event.at_ns)
-        return tuple(found.values())
+                    end(event.host, event.socket.flow, event.at_ns)
+        return tuple(map(self._seen_again, found.values()))
+
+    def _seen_again(self, one: Listening) -> Listening:
+        """Return a socket that was no more there when its host was read after the failure as one that has ended."""
+        state = self.state(one.host)
+        if state is None or one.until_ns is not None or one.since_ns >= state.at_ns:
+            return one
+        is_there = any(
+            sample.host == one.host and sample.at_ns >= state.at_ns and _is_listener(sample, one)
+            for sample in self.samples
+        )
+        return one if is_there else replace(one, until_ns=one.since_ns, is_exact=False)
 
     def sample_of_listener(
         self, host: str, address: str, port: int, since_ns: int, until_ns: int
     ) -> SocketSample | None:
-        """Return the sample of this TCP listener with the fullest accept queue in this time, or the next one after."""
+        """Return the sample of this TCP listener with the fullest accept queue in this time, or the next one after.
+
+        A sample holds until the next one of its socket: recordings have those that differ.
+        """
         found = [
             sample
             for sample in self.samples
             if sample.host == host
             and sample.state == "LISTEN"
-            and sample.at_ns >= since_ns
             and sample.socket.flow is not None
             and sample.socket.flow.source_port == port
             and Listening(host, "tcp", sample.socket.flow.source, port, 0).takes(address)
         ]
-        during = [sample for sample in found if sample.at_ns <= until_ns] or found[:1]
-        return max(during, key=lambda sample: sample.receive_queue, default=None)
+        during = [sample for sample in found if since_ns <= sample.at_ns <= until_ns]
+        before = [sample for sample in found if sample.at_ns < since_ns]
+        after = [sample for sample in found if sample.at_ns > until_ns]
+        return max(during + before[-1:] or after[:1], key=lambda sample: sample.receive_queue, default=None)
 
     def counted(self, host: str, name: str, since_ns: int, until_ns: int) -> int:
         """Return how much a counter of the host grew, between readings of which one lies in this time."""
@@ -378,6 +398,12 @@ def neighbour_message(frame: bytes) -> NeighbourMessage | None:
     if frame[at] not in (_SOLICITATION, _ADVERTISEMENT):  # RFC 4861, sections 4.3 and 4.4
         return None
     return NeighbourMessage(socket.inet_ntop(socket.AF_INET6, frame[at + 8 : at + 24]), frame[at] == _ADVERTISEMENT)
+
+
+def _is_listener(sample: SocketSample, one: Listening) -> bool:
+    flow = sample.socket.flow
+    ends = None if flow is None else (flow.protocol, flow.source, flow.source_port, flow.target_port)
+    return ends == (one.protocol, one.address, one.port, 0)
 
 
 def _matches(flow: Flow | None, wanted: Flow) -> bool:

@@ -228,7 +228,8 @@ def _not_listening(ev: Evidence, host: str, flow: Flow, at_ns: int) -> list[str]
     found = [nothing]
     closed = [each for each in known if each.port == port and each.until_ns is not None and each.until_ns <= at_ns]
     if closed and closed[-1].until_ns is not None:
-        found.append(f"{host} closed its socket {ev.moment(closed[-1].until_ns)}")
+        when = f"closed its socket {ev.moment(closed[-1].until_ns)}"
+        found.append(f"{host} {when if closed[-1].is_exact else 'listened there before'}")
     elsewhere = list(dict.fromkeys(map(str, (each for each in open_then if each.port == port))))
     if elsewhere:
         family = ", which is IPv4" if elsewhere == [f"0.0.0.0:{port}"] and ":" in flow.target else ""
@@ -376,6 +377,7 @@ def _address_in_use(ev: Evidence, call: Call) -> list[str]:
         and (sample.socket.flow.source_port, sample.socket.flow.protocol) == (port, protocol)
     }
     found = list(last.values())
+    found = [sample for sample in found if sample.at_ns >= call.at_ns] or found  # earlier ones may have been closed
     waiting = [sample for sample in found if sample.state == "TIME_WAIT"]
     if waiting and len(waiting) == len(found) and waiting[0].socket.flow is not None:
         flow = waiting[0].socket.flow

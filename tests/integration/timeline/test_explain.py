@@ -84,6 +84,19 @@ def test_a_refused_port_whose_server_crashed_names_its_end(tmp_path: Path) -> No
     assert "nothing listens on 5000; server has no listening socket; web on server exited with status 3 at" in sentence
 
 
+def test_a_refused_port_whose_server_was_killed_names_its_end(tmp_path: Path) -> None:
+    steps = """
+  - start: {on: server, name: web, run: [python3, -m, http.server, "5000"], ready: {listening: tcp/5000}}
+  - expect: {on: client, command: [curl, -s, "http://server:5000/"]}
+  - signal: {process: web, signal: KILL}
+  - wait: {process: web, any_exit: true}
+"""
+    (sentence, *_) = explained(tmp_path, steps, connect())
+    assert sentence.startswith("SYN reached server; server answered RST: nothing listens on 5000; ")
+    assert "web on server was ended by SIGKILL at" in sentence
+    assert "although" not in sentence
+
+
 def test_a_program_that_is_refused_is_explained_like_a_call(tmp_path: Path) -> None:
     code = "import socket; socket.create_connection(('10.0.0.2', 5000))"
     (sentence, *_) = explained(

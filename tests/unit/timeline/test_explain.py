@@ -122,6 +122,13 @@ def test_a_listener_that_was_closed_is_the_cause() -> None:
     assert "server closed its socket" in cause(b, call)
 
 
+def test_a_listener_that_the_host_has_no_more_after_the_failure_is_told_apart() -> None:
+    b, call = refused()
+    listener(b, "0.0.0.0", at_us=-5)
+    found = cause(b, call, states=(HostState(STARTED_NS + 10**9, "server"),))
+    assert found.endswith("nothing listens on 5000; server listened there before; server has no listening socket")
+
+
 def test_a_server_program_that_had_ended_is_the_cause() -> None:
     b, call = refused()
     mark(b, 5, "web", 1)
@@ -150,7 +157,7 @@ def test_a_listener_of_ipv4_does_not_take_ipv6() -> None:
 
 def test_a_filter_that_rejects_is_the_cause_if_something_listens() -> None:
     b, call = refused()
-    listener(b, "0.0.0.0", at_us=-5)
+    listener(b, "0.0.0.0")
     rule = FilterRule("inet filter", "input", "input", "reject", None)
     found = cause(b, call, states=(HostState(STARTED_NS, "server", filters=(rule,)),))
     assert found.endswith("the packet filter of server rejects it at hook input (inet filter, chain input)")
@@ -245,6 +252,7 @@ def test_the_process_that_has_bound_the_address_is_named() -> None:
 def test_a_connection_in_time_wait_holds_its_address() -> None:
     b = Builder()
     key = SocketKey("server", flow=Flow("tcp", SERVER, 5000, CLIENT, 43768))
+    listener(b, SERVER, at_us=-50)  # closed since then
     common = b._common(5, "server", Source.SOCKETS)
     b.events.append(SocketSample(**common, socket=key, state="TIME_WAIT", receive_queue=0, send_queue=0))
     call = failed(b, "bind", "4, {AF_INET, 10.0.0.2:5000}, 16", "EADDRINUSE", host="server", fd=4)
