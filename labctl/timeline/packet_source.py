@@ -59,6 +59,7 @@ class PacketSource:
         self._later: socket.socket | None = later
         self._ring: PacketRing | None = None
         self._waits = False  # for the next packet in the queue
+        self._settled_ns = 0  # from then on, nothing with an earlier time stamp than `_cut_ns` is on its way
         self._cut_ns = 0  # CLOCK_REALTIME: packets with later time stamps are those of the ring
         self._is_making = self._is_cut = self._is_finished = self._is_closed = False
         self._interfaces: dict[int, str] = {}
@@ -79,6 +80,8 @@ class PacketSource:
             self._drain_queue(write)
         elif not self._cut_ns:
             self._begin_cut()
+        elif not self._is_cut and monotonic_ns() < self._settled_ns:
+            self.next_ns = self._settled_ns
         else:
             if not self._is_cut:
                 self._cut(self._ring, write)
@@ -86,18 +89,13 @@ class PacketSource:
         self._count(spool)
 
     def _drain_queue(self, write: Write) -> None:
-        self._waits = False
-        if self._is_making:
-            return
         count = self._queue.flush(write)
         if count >= RING_WORTH and self._later is not None:
             later, self._later = self._later, None
             self._is_making = True
             self._in_thread(self, partial(self._make_ring, later))
-        elif count:
-            self.next_ns = monotonic_ns() + PAUSE_NS
-        else:
-            self._waits = True
+        self._waits = not count and not self._is_making
+        self.next_ns = None if self._waits else monotonic_ns() + PAUSE_NS
 
     def flush(self, spool: SpoolWriter) -> None:
         """Write everything up to now, and names of interfaces that are new."""
@@ -151,7 +149,7 @@ class PacketSource:
     def _begin_cut(self) -> None:
         self._queue.count()  # what it drops from here on is in the ring
         self._cut_ns = clock_gettime_ns(CLOCK_REALTIME)
-        self.next_ns = monotonic_ns() + IN_FLIGHT_NS
+        self.next_ns = self._settled_ns = monotonic_ns() + IN_FLIGHT_NS
 
     def _cut(self, ring: PacketRing, write: Write) -> None:
         """Take packets from the ring from here on, each packet from one of both."""
