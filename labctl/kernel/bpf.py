@@ -35,7 +35,7 @@ CALL_RECORD = struct.Struct("=16xQqQQIIII16s6Q16x")  # struct call_record; parts
 PART = struct.Struct("=HBxI")  # struct part: bytes, what, and how many bytes there were; the bytes follow, padded to 8
 DROP_RECORD = struct.Struct("=16xQIIHHBBBxIII16s40s128s")  # struct drop_record
 NODES_MAX = 4096  # network namespaces that one tracer can follow
-_SUBJECT = "BPF"
+SUBJECT = "BPF"
 _OBJECT = "bpf_programs/tracer.bpf.o"
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _RING_HEADER_BYTES = 8  # struct bpf_ringbuf_hdr: the length with two flags, and an offset
@@ -57,6 +57,7 @@ class Kind(IntEnum):
     RESET_RECEIVED = 4
     DROP = 5
     CALL = 6
+    ACCEPT_QUEUE = 7  # of a listener, when a connection to it is established
 
 
 EVENT_PROGRAMS = (
@@ -183,7 +184,7 @@ class _Tracer:
 
     def __init__(self, programs: Collection[str], ring: str, ring_bytes: int, entries: Mapping[str, int]) -> None:
         if not effective_capabilities() & _CAPABILITIES:
-            raise MachineError(f"{_SUBJECT}: {BPF_PRIVILEGE}.")
+            raise MachineError(f"{SUBJECT}: {BPF_PRIVILEGE}.")
         image = files("labctl.kernel").joinpath(_OBJECT).read_bytes()
         config = _CONFIG.pack(ring_bytes // _WAKEUP_SHARE, os.stat("/proc/self/ns/pid").st_ino)
         try:
@@ -297,9 +298,9 @@ def split(records: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _refusal(error: OSError) -> str:
     if error.filename is None and error.errno is None:  # of dlopen(3)
-        return f"{_SUBJECT}: {LIBRARY} is not installed. Try: sudo apt-get install libbpf1"
+        return f"{SUBJECT}: {LIBRARY} is not installed. Try: sudo apt-get install libbpf1"
     if not os.path.exists(KERNEL_TYPES):
-        return f"{_SUBJECT}: this kernel has no {KERNEL_TYPES} (CONFIG_DEBUG_INFO_BTF)"
+        return f"{SUBJECT}: this kernel has no {KERNEL_TYPES} (CONFIG_DEBUG_INFO_BTF)"
     what = f"the BPF program {error.filename}" if error.filename else "BPF programs"
     cause = BPF_PRIVILEGE if error.errno == errno.EPERM else describe_errno(error.errno or 0)
-    return f"{_SUBJECT}: cannot load {what}: {cause}"
+    return f"{SUBJECT}: cannot load {what}: {cause}"

@@ -89,6 +89,11 @@ class Evidence:
         return tuple(event for event in self.timeline.events if isinstance(event, SocketSample))
 
     @cached_property
+    def states(self) -> tuple[State, ...]:
+        """Changes of states of TCP sockets."""
+        return tuple(event for event in self.timeline.events if isinstance(event, State))
+
+    @cached_property
     def drops(self) -> tuple[Drop, ...]:
         """All drops, in order."""
         return tuple(event for event in self.timeline.events if isinstance(event, Drop))

@@ -369,12 +369,14 @@ def _address_in_use(ev: Evidence, call: Call) -> list[str]:
             holders.append(f"{who} on {call.host} has bound {endpoint(flow.source, port)} {ev.moment(each.at_ns)}")
     if holders:
         return holders[-1:]
+    closed = {(each.host, each.socket.cookie): each.at_ns for each in ev.states if each.new == "CLOSE"}
     last = {
         sample.socket.flow: sample
         for sample in ev.samples
         if sample.host == call.host
         and sample.socket.flow is not None
         and (sample.socket.flow.source_port, sample.socket.flow.protocol) == (port, protocol)
+        and closed.get((sample.host, sample.socket.cookie), 0) < sample.at_ns
     }
     found = list(last.values())
     found = [sample for sample in found if sample.at_ns >= call.at_ns] or found  # earlier ones may have been closed

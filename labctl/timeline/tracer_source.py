@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from labctl.errors import MachineError
-from labctl.kernel.bpf import CallTracer, Tracer
+from labctl.kernel.bpf import SUBJECT, CallTracer, Tracer
 from labctl.timeline.spool import LOST_PAYLOAD, WHOLE_LAB, Kind
 
 if TYPE_CHECKING:
@@ -132,4 +132,4 @@ def open_tracer(kind: Kind) -> SharedTracer | str:
         return SharedTracer(Tracer() if kind is Kind.KERNEL else CallTracer(), kind)
     except MachineError as error:
         what = "TCP states, resets and drops of the kernel" if kind is Kind.KERNEL else "system calls of programs"
-        return f"{what}: {error}"
+        return f"{what}: {str(error).removeprefix(f'{SUBJECT}: ').removesuffix('.')}"

@@ -16,7 +16,7 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* Kinds of records; labctl/kernel/bpf.py has the same numbers. */
-enum kind { KIND_STATE = 1, KIND_RETRANSMIT = 2, KIND_RESET_SENT = 3, KIND_RESET_RECEIVED = 4, KIND_DROP = 5, KIND_CALL = 6 };
+enum kind { KIND_STATE = 1, KIND_RETRANSMIT = 2, KIND_RESET_SENT = 3, KIND_RESET_RECEIVED = 4, KIND_DROP = 5, KIND_CALL = 6, KIND_ACCEPT_QUEUE = 7 };
 
 struct header {
 	__u16 bytes; /* of the whole record */
@@ -81,6 +81,20 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } nodes SEC(".maps");
+
+/* Listeners, for the length of their accept queues: a connection does not refer to its listener. */
+struct listener_key {
+	__u32 netns;
+	__u16 port;
+	__u16 family;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct listener_key);
+	__type(value, __u64); /* address of struct sock */
+} listeners SEC(".maps");
 
 /* What was lost because a ring was full, by CPU. */
 enum { LOST_EVENTS = 0, LOST_CALLS = 1, LOST_OTHER_ABI = 2, LOST_COUNTS = 3 };
@@ -212,20 +226,66 @@ static __always_inline struct socket_record *of_socket(struct sock *sk, __u16 ki
 	return record;
 }
 
+/* The accept queue of the listener of a connection that is being established, with the connection. */
+static __always_inline void record_accept_queue(__u32 netns, __u16 port, __u16 family)
+{
+	struct listener_key key = {.netns = netns, .port = port, .family = family};
+	struct socket_record *record;
+	__u64 *address = bpf_map_lookup_elem(&listeners, &key);
+	struct sock *sk;
+
+	if (!address && family == AF_INET) {
+		key.family = AF_INET6; /* a listener of both families */
+		address = bpf_map_lookup_elem(&listeners, &key);
+	}
+	if (!address)
+		return;
+	sk = (struct sock *)*address;
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN || BPF_CORE_READ(sk, __sk_common.skc_num) != port)
+		return;
+	record = new_socket_record(netns, KIND_ACCEPT_QUEUE);
+	if (!record)
+		return;
+	record->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	record->inode = BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
+	record->family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	record->local_port = port;
+	if (record->family == AF_INET6)
+		BPF_CORE_READ_INTO(&record->local, sk, __sk_common.skc_v6_rcv_saddr);
+	else
+		BPF_CORE_READ_INTO((__u32 *)record->local, sk, __sk_common.skc_rcv_saddr);
+	record->state = record->new_state = TCP_LISTEN;
+	record->receive_queue = BPF_CORE_READ(sk, sk_ack_backlog);
+	record->send_queue = BPF_CORE_READ(sk, sk_max_ack_backlog);
+	submit(record);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state, struct sock *sk, int old, int new)
 {
 	struct socket_record *record;
+	struct listener_key key = {};
+	__u64 address;
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	record = of_socket(sk, KIND_STATE);
 	if (!record)
 		return 0;
+	key.netns = record->header.netns;
+	key.port = record->local_port;
+	key.family = record->family;
 	record->state = old;
 	record->new_state = new;
 	record->reason = sk->sk_err;
 	submit(record);
+	address = (__u64)sk;
+	if (new == TCP_LISTEN)
+		bpf_map_update_elem(&listeners, &key, &address, BPF_ANY);
+	else if (old == TCP_LISTEN && new != TCP_SYN_RECV)
+		bpf_map_delete_elem(&listeners, &key);
+	else if (old == TCP_SYN_RECV && new == TCP_ESTABLISHED)
+		record_accept_queue(key.netns, key.port, key.family);
 	return 0;
 }
 

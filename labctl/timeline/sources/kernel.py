@@ -15,13 +15,15 @@ KernelEvent = State | Retransmit | Reset | Drop | SocketSample
 _NEW_SYN_RECV = 12  # TCP_NEW_SYN_RECV (net/tcp_states.h): a connection request
 _STATES = {state.value: state.name for state in TcpState} | {_NEW_SYN_RECV: TcpState.SYN_RECV.name}
 _FIN_RECEIVED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING, TcpState.TIME_WAIT})
+_WITHOUT_QUEUES = frozenset({TcpState.SYN_SENT, TcpState.CLOSE, TcpState.LISTEN})
 _MAPPED = bytes(10) + b"\xff\xff"  # an IPv4-mapped IPv6 address (ipv6(7)): the packets are IPv4
 
 
 def events(records: bytes, host: str) -> Iterator[KernelEvent]:
     """Decode records of the network namespace of `host`; `seq` is 0.
 
-    Each TCP event of a socket with queues comes with a SocketSample of the same moment. A socket that becomes CLOSE
+    Each TCP event of a socket with queues comes with a SocketSample of the same moment, and a connection that is
+    established with one of its listener's accept queue (if that began to listen meanwhile). A socket that becomes CLOSE
     because a smaller structure takes its place is in TIME_WAIT, as ss(8) shows. The kernel reports a reset that it
     makes itself, as for unread data, a moment after it has sent it.
     """
@@ -29,11 +31,13 @@ def events(records: bytes, host: str) -> Iterator[KernelEvent]:
         at_ns = RECORD.unpack_from(record)[3]
         if kind == Kind.DROP:
             yield _drop(DropFields._make(DROP_RECORD.unpack_from(record)), at_ns, host)
+        elif kind == Kind.ACCEPT_QUEUE:
+            yield _sample(SocketFields._make(SOCKET_RECORD.unpack_from(record)), at_ns, host)
         elif kind in _OF_SOCKETS:
             fields = SocketFields._make(SOCKET_RECORD.unpack_from(record))
             yield _OF_SOCKETS[Kind(kind)](fields, at_ns, host)
-            if (sample := _sample(fields, at_ns, host)) is not None:
-                yield sample
+            if fields.congestion_window and fields.new_state not in _WITHOUT_QUEUES:
+                yield _sample(fields, at_ns, host)
 
 
 def _state(fields: SocketFields, at_ns: int, host: str) -> State:
@@ -84,11 +88,8 @@ _OF_SOCKETS: Mapping[Kind, Callable[[SocketFields, int, str], State | Retransmit
 }
 
 
-def _sample(fields: SocketFields, at_ns: int, host: str) -> SocketSample | None:
-    """The queues, where there are any: neither before the handshake nor of a socket that has ended."""
+def _sample(fields: SocketFields, at_ns: int, host: str) -> SocketSample:
     state = fields.new_state
-    if not fields.congestion_window or state in (TcpState.SYN_SENT, TcpState.CLOSE, TcpState.LISTEN):
-        return None
     unread = fields.receive_queue - (state in _FIN_RECEIVED and fields.receive_queue > 0)  # a FIN counts as a byte
     return SocketSample(
         at_ns=at_ns,

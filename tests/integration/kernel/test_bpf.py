@@ -133,6 +133,7 @@ def test_an_ordinary_user_reads_which_privilege_is_missing() -> None:
         Tracer()
 
 
+@for_root
 def test_a_machine_without_the_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libbpf, "LIBRARY", "libbpf.so.none")
     libbpf._libbpf.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,26 @@ def test_samples_have_the_queues_of_the_moment(lab: Lab, trace: Traced) -> None:
     assert [each.receive_queue for each in samples] == [7]
     assert samples[0].congestion_window > 0
     assert samples[0].receive_buffer > 0
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_each_connection_shows_the_accept_queue_of_its_listener(lab: Lab, trace: Traced, family: int) -> None:
+    with listener(lab, backlog=1, family=family) as server, ExitStack() as stack:
+        address = "10.0.0.2", server.getsockname()[1]
+        clients = [lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) for _ in range(3)]
+        for client in clients:
+            stack.enter_context(client)
+        clients[0].connect(address)
+        clients[1].connect(address)
+        server.accept()[0].close()
+        clients[2].connect(address)
+        cookie = int.from_bytes(server.getsockopt(socket.SOL_SOCKET, 57, 8), "little")  # SO_COOKIE
+        samples = [each for each in trace.of(SocketSample) if each.state == "LISTEN"]
+    assert [(each.receive_queue, each.send_queue, each.socket.cookie) for each in samples] == [
+        (1, 1, cookie),
+        (2, 1, cookie),
+        (2, 1, cookie),
+    ]
 
 
 def test_records_of_unknown_kinds_are_passed_over() -> None:
