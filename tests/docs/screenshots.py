@@ -20,8 +20,9 @@ def report() -> None:
         subprocess.run([LABCTL, "run", "scenarios/tcp-echo.yaml", "--html", folder], cwd=ROOT, check=True)
         page.open(Path(folder, "pages", "tcp-echo.html"), width=1280, height=930)
         page.wait_for("document.documentElement.dataset.ready")
-        page.run("document.getElementById('ladder').focus()")
-        page.press("End", *["ArrowUp"] * 8)
+        page.press("/", *"5 bytes", "Enter")
+        page.wait_for("document.getElementById('found').textContent === '2 matches'")
+        page.press("Enter", "Escape")  # which ends the search and keeps the event
         page.wait_for("document.querySelector('#details .bytes')?.textContent")
         page.run("document.activeElement.blur(); ladder.scrollTop = 0; scrollTo(0, 0)")
         page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
