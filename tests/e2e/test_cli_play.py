@@ -207,3 +207,20 @@ def test_a_failed_step_leaves_the_lab_for_a_look(tmp_path: Path) -> None:
         assert person.ends() == 1
     finally:
         person.close()
+
+
+def test_a_running_lab_that_goes_down_ends_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path / "labs"))
+    name = f"play{os.getpid()}"
+    assert labctl("up", "pair", "--name", name).returncode == 0
+    person = Player("play", name, XDG_STATE_HOME=str(tmp_path / "state"))
+    try:
+        person.enter("client", "server:")
+        person.enter("server", *LISTENS, "accept(s)")
+        person.sees(r"server \(in accept\)> $")
+        assert labctl("down", name).returncode == 0
+        person.type("client: getpid()\r")
+        person.sees(rf"lab {name}: its keeper has ended")
+        assert person.ends() == 4
+    finally:
+        person.close()
