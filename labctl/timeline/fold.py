@@ -31,6 +31,7 @@ from labctl.timeline.events import (
     Step,
     Timeline,
 )
+from labctl.timeline.inferred_drops import InferredDrops
 
 _HELD_NS = 20_000_000  # a call or step that may end soon is held back for this long in a live ladder
 _JOINED_NS = 1_000_000  # the return of another host's call does not split a call that takes less
@@ -226,12 +227,14 @@ class Fold:
         self._current: dict[tuple[str | int, ...], Call | Step] = {}  # the last record of each call and step
         self._begun: set[tuple[str | int, ...]] = set()  # shown, to be followed by its end
         self._lookups = _Lookups()
+        self._inferred = InferredDrops()
         self._waiting: list[Step] = []  # that have begun, and have no heading as long as nothing happens
         self._programs: dict[str, set[str]] = {}  # of each host, those with calls
         self._calls: dict[str, list[Call]] = {}  # of each host, those that may be sending
         self._journeys: dict[int, list[Packet]] = {}
         self._drops: dict[int, Drop] = {}
         self._shown_journeys: set[int] = set()
+        self._crossed: set[int] = set()  # those that were shown to end in a drop
         self._answered: set[str] = set()  # addresses whose link-layer address was resolved
         self._connections: dict[Flow, int] = {}  # the port of the side that began
         self._ports: dict[tuple[str, ...], set[int]] = {}  # those ports, of each two addresses
@@ -254,7 +257,7 @@ class Fold:
         hidden = self._lookups.of(
             event for event in events if isinstance(event, Call) and event.source is Source.SYSCALLS
         )
-        for event in events:
+        for event in (*events, *self._inferred.of(events)):
             if isinstance(event, Call) and event.key in hidden:
                 continue
             match event:
@@ -277,7 +280,7 @@ class Fold:
                         self._answered.add(event.header.summary.partition(" is at")[0])
                     self._put(event.at_ns, event)
                 case Drop() if event.packet is not None:
-                    self._drops[event.packet] = event
+                    self._drops.setdefault(event.packet, event)
                     self._put(event.at_ns, event)
                 case _:
                     self._put(event.at_ns, event)
@@ -380,9 +383,12 @@ class Fold:
                 if event.host in self._hosts and event.header is not None and event.header.protocol in ("tcp", "udp"):
                     yield Note(event.at_ns, event.host, event.reason, is_needed=False)
             case Drop():
-                is_shown = event.packet is not None and event.packet in self._journeys
+                is_shown = event.packet in self._crossed
                 if not is_shown and (self._is_full or not self._is_noise(event)):
-                    yield Line(event.at_ns, event.host, dropped(event), event)
+                    flags = (
+                        f"{' '.join(event.header.flags)} " if event.header is not None and event.header.flags else ""
+                    )
+                    yield Line(event.at_ns, event.host, flags + dropped(event), event)
             case Counter() if self._is_full:
                 yield Line(event.at_ns, event.host, f"{event.name} {event.delta:+d}", event)
             case Output() | Mark():
@@ -492,6 +498,8 @@ class Fold:
         drop = self._drops.get(packet.journey)
         if drop is not None and drop.reason in _ANSWERED:
             drop = None
+        if drop is not None:
+            self._crossed.add(packet.journey)
         forwarders = {hop.host for hop in hops}
         arrivals = [node for hop in hops for node in (hop.receiver, *(other.node for other in hop.others))]
         targets = [
