@@ -153,7 +153,7 @@ class Merger:
                 self._again.add(crossing.journey)
             else:
                 is_again = crossing.journey in self._again
-        arrivals = crossing.arrivals
+        arrivals = list(crossing.arrivals.values())
         left = sighting.is_outgoing
         arrival = (arrivals[0] if arrivals else None) if left else sighting
         seq = self._packets
@@ -202,7 +202,7 @@ class _Crossing:
         self.at_ns = sighting.at_ns
         self.wire = wire
         self.journey = journey
-        self.arrivals: list[Sighting] = []  # of one that left
+        self.arrivals: dict[tuple[str, str], Sighting] = {}  # of one that left, by node and interface
 
     @property
     def is_complete(self) -> bool:
@@ -217,7 +217,10 @@ class _Crossing:
         sender = self.sighting
         if not is_loopback and sender.node == arrival.node and sender.interface == arrival.interface:
             return False
-        return all(each.node != arrival.node or each.interface != arrival.interface for each in self.arrivals)
+        return (arrival.node, arrival.interface) not in self.arrivals
+
+    def arrive(self, arrival: Sighting) -> None:
+        self.arrivals[arrival.node, arrival.interface] = arrival
 
 
 class _Arrival:
@@ -296,14 +299,14 @@ class _Wire:
         key = (arrival.frame, arrival.length)
         for crossing in self.waiting.of(key, arrival.at_ns):
             if crossing.accepts(arrival, is_loopback=self.is_loopback):
-                crossing.arrivals.append(arrival)
+                crossing.arrive(arrival)
                 if is_unicast:
                     self.waiting.remove(key, crossing)
                 return crossing
         for crossing in reversed(self.large):
             if _is_segment(arrival, crossing.sighting):
                 if not crossing.arrivals:  # its first segment
-                    crossing.arrivals.append(arrival)
+                    crossing.arrive(arrival)
                 return crossing
         return None
 
