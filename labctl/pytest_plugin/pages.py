@@ -85,7 +85,7 @@ def _timelines(item: pytest.Item, report: pytest.TestReport) -> Iterator[Timelin
         )
         causes = explain(since) if report.failed else ()
         rerun = f"pytest {shlex.quote(item.nodeid)} --labctl-seed {seed}" if report.failed else ""
-        yield replace(since, verdict=Verdict(report.outcome, _reason(report), causes, rerun))
+        yield replace(since, verdict=Verdict(report.outcome, _reason(item, report), causes, rerun))
 
 
 def _open_labs(item: pytest.Item) -> list[Core]:
@@ -95,11 +95,12 @@ def _open_labs(item: pytest.Item) -> list[Core]:
     return [lab._core for lab, _ in used if not lab.closed]
 
 
-def _reason(report: pytest.TestReport) -> str:
-    """Return the place and the message of the exception, or the last line of the report."""
+def _reason(item: pytest.Item, report: pytest.TestReport) -> str:
+    """Return the message of the exception, with its place if that is in the test's file; or the report's last line."""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None:
-        return f"{Path(crash.path).name}:{crash.lineno}: {crash.message}"
+        is_here = item.path == item.config.rootpath / crash.path
+        return f"{item.path.name}:{crash.lineno}: {crash.message}" if is_here else str(crash.message)
     return str(report.longrepr).strip().rpartition("\n")[2] if report.longrepr else ""
 
 

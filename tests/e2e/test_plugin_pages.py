@@ -89,6 +89,9 @@ def test_a_failed_test_has_a_page_for_each_of_its_labs_with_the_cause(tmp_path: 
     assert [name for name, _ in found] == ["test_labs.py::test_refused", *2 * ["test_labs.py::test_two_labs"]]
     refused = found[0][1]
     assert "nothing listens on 81" in refused
+    assert '<p class="reason">ConnectionRefusedError: [Errno 111] Connection refused</p>' in refused
+    assert '<p class="reason">test_labs.py:12: AssertionError: &lt;b&gt;two&lt;/b&gt;' in found[1][1]
+    assert "run ping -c 1 server" in found[1][1]
     assert "pytest test_labs.py::test_refused --labctl-seed" in refused
 
 
