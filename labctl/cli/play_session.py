@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +22,34 @@ from labctl.scenario.language.syntax import SIGNATURES, Await, Call
 from labctl.scenario.live_calls import Caller, LiveCall, LiveCalls, patience_s
 from labctl.scenario.model import caller_name
 from labctl.scenario.transcript import Transcript
+from labctl.structs import Struct
 from labctl.timeline.call_errors import call_error
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
+    from labctl.observe.network import Counters
     from labctl.scenario.language.syntax import Problem
     from labctl.scenario.results import CallRecord
     from labctl.topology.model import Topology
 
 EXIT_FAILED = 1
+_ATTEMPTS_KEPT = 50  # calls that `why` may be about
 
 
 class Exit(Exception):
     """The command `exit`."""
+
+
+class _Attempt(Struct, frozen=True):
+    """A call, with the counters of all hosts before it and after it; None while it has not returned."""
+
+    record: CallRecord
+    before: Mapping[str, Counters]
+    after: Mapping[str, Counters] | None
+
+    @property
+    def has_failed(self) -> bool:
+        return self.record.errno is not None or self.record.duration_s is None
 
 
 class PlaySession:
@@ -50,8 +65,7 @@ class PlaySession:
         self.wire = Wire(lab, topology, self.screen.look, self.view.hosts, origin_ns=origin_ns)
         self.live = LiveCalls(lab, topology, origin_ns=origin_ns, patience_s=patience_s(topology))
         self.present = Caller(self.view.hosts[0])  # which makes the calls of the next line
-        self.last: CallRecord | None = None  # for `why`
-        self.counted = self.view.counters  # before that
+        self._attempts: list[_Attempt] = []  # for `why`
         self._source = source
         self._interactive = interactive
         self._transcript = Transcript()
@@ -114,11 +128,12 @@ class PlaySession:
         for statement in program.statements:
             if self._interactive and isinstance(statement, Call | Await) and _waits(statement):
                 self.screen.line(f"  {self.screen.look.glyphs.goes_on} Ctrl-C interrupts the call", Ink.FAINT)
-            self.line_ns, counted = monotonic_ns(), self.view.counters
+            self.line_ns, before = monotonic_ns(), self.view.counters
             call = self.live.execute(self.present, statement)
+            lines = self.news(call)
             if call.record is not None:
-                self.last, self.counted = call.record, counted
-            self.screen.write(self.news(call))
+                self.remember(call.record, before)
+            self.screen.write(lines)
             status = status or (EXIT_FAILED if call.failure else 0)
         return status
 
@@ -139,13 +154,23 @@ class PlaySession:
         for call in calls:
             self._transcript.add(call)
             self.wire.add(call)
-            if call.record is not None and self.last is not None and call.record.started_s == self.last.started_s:
-                self.last = call.record
         ladder = self.wire.news(self.line_ns)
         if not calls and not ladder:
             return []
         lines = [line for call in calls for line in call_lines(call, self.screen.look, is_drawn=bool(ladder))]
-        return ladder + lines + self.view.changed()
+        lines += self.view.changed()
+        for call in calls:
+            if call.is_return and call.record is not None:
+                self.remember(call.record)
+        return ladder + lines
+
+    def remember(self, record: CallRecord, before: Mapping[str, Counters] | None = None) -> None:
+        """Keep a call that was shown for `why`; `before` are the counters before it (None: it was kept as blocked)."""
+        attempts = [each for each in self._attempts if each.record.started_s != record.started_s]
+        if before is None:
+            before = next((each.before for each in self._attempts if each not in attempts), self.view.counters)
+        after = self.view.counters if record.duration_s is not None else None
+        self._attempts = [*attempts[-_ATTEMPTS_KEPT:], _Attempt(record, before, after)]
 
     # commands
 
@@ -186,23 +211,24 @@ class PlaySession:
             self.screen.write([f"    {wants.value.meaning}" for wants in form])
 
     def _why(self) -> None:
-        """Explain the last call: what the manual pages tell, what the events of all hosts show, and counters."""
-        record, look = self.last, self.screen.look
-        if record is None:
+        """Explain the last call that failed or blocks: what manual pages tell, what all hosts show, and counters."""
+        if not self._attempts:
             raise InputError("why: no call has been made yet.")
+        look, last = self.screen.look, self._attempts[-1]
+        attempt = next((each for each in reversed(self._attempts) if each.has_failed), last)
+        record = attempt.record
         who = caller_name(record.host, record.process)
         sentences = [f"{who}: {call_text(record, named=False)} {result_text(record, look)}"]
-        if record.errno or record.duration_s is None:
+        if attempt.has_failed:
             name = record.call.partition("(")[0]
             error = call_error(name, record.errno or "", is_unix="AF_UNIX" in record.call)
             sentences += [str(error)] if error is not None else []
             sentences += self.wire.explanation(record)
-            sentences += self.view.moved(self.counted, now=record.duration_s is None)
+            sentences += self.view.moved(attempt.before, attempt.after)
         else:
-            sentences.append("It did not fail.")
-        self.screen.write(
-            [line for each in sentences for line in wrap(f"  {printable(each)}", look.width, indent="    ")]
-        )
+            sentences.append("No call has failed.")
+        for each in sentences:
+            self.screen.write(wrap(f"  {printable(each)}", look.width, indent="    "))
 
     def _switch_wire(self, state: str) -> None:
         if state not in ("on", "off"):

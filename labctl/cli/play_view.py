@@ -71,9 +71,9 @@ class View:
                 return table
             pause.poll(_PAUSE_MS)
 
-    def moved(self, since: Mapping[str, Counters], *, now: bool) -> list[str]:
-        """Return `client: TcpAttemptFails +1` for each counter of failures that moved, until the last line or `now`."""
-        until = self._count() if now else self.counters
+    def moved(self, since: Mapping[str, Counters], until: Mapping[str, Counters] | None) -> list[str]:
+        """Return `client: TcpAttemptFails +1` for each counter of failures that moved; `until` None: until now."""
+        until = self._count() if until is None else until
         lines = []
         for host, counted in until.items():
             grown = (counted - since[host]).changed()

@@ -171,13 +171,13 @@ class Stepper(Listener):
         session = self._session
         with self._lock:
             records, self._records = self._records, []
-        if records:
-            session.last = replace(records[-1], started_s=records[-1].started_s + self._offset_s)
-            session.counted = session.view.counters
+        before = session.view.counters
         ladder = session.wire.news(session.line_ns)
         lines = [line for each in records for line in record_lines(each, session.screen.look, is_drawn=bool(ladder))]
         ending = self._ending(step, has_output=not ladder)
         session.screen.write(ladder + lines + ending + session.view.changed())
+        for each in records:
+            session.remember(replace(each, started_s=each.started_s + self._offset_s), before)
 
     def _ending(self, step: StepResult, *, has_output: bool) -> list[str]:
         """Return the lines about the outcome; with the output of a program, if no ladder shows it."""

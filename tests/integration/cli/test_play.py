@@ -86,13 +86,20 @@ def test_why_has_the_manual_page_the_packets_and_the_counters(script: Script) ->
     assert "server: TcpOutRsts +1\n" in why
 
 
+def test_why_is_about_the_last_failure_also_after_other_calls(script: Script) -> None:
+    lines = ("c = socket(AF_INET, SOCK_STREAM)", 'connect(c, "server:5000") -> ECONNREFUSED', "getpid()", "why", "")
+    why = script.run("\n".join(lines)).partition("> why\n")[2]
+    assert why.startswith("  client: connect(3, {AF_INET, 10.0.0.2:5000}, 16)")
+    assert "server: TcpOutRsts +1\n" in why
+
+
 def test_why_a_call_blocks(script: Script) -> None:
     shown = script.run(f"{CONNECTION.partition('client')[0]}why\n")
     assert "accept(2): The accept queue is empty and the socket is blocking" in shown
 
 
 def test_why_without_a_failure(script: Script) -> None:
-    assert "It did not fail." in script.run("getpid()\nwhy\n")
+    assert "No call has failed." in script.run("getpid()\nwhy\n")
     script.run("why\n", status=2)
     assert "no call has been made yet" in script.errors
 
