@@ -299,11 +299,8 @@ class Fold:
                 break
             done = at + 1
             for item in self._items_of(at, point, is_last=until_ns is None):
-                if isinstance(item, Arrow | CallItem | Line | Heading):
-                    for step in self._waiting:
-                        self._begun.add(step.key)
-                        items += self._paced(Heading(step.at_ns, step))
-                    self._waiting = []
+                for step in [each for each in self._waiting if _happens_in(item, each)]:
+                    items += self._paced(self._heading(step))
                 items += self._paced(item)
         del self._points[:done]
         if until_ns is None:
@@ -359,7 +356,7 @@ class Fold:
             case Step() if point.is_end:
                 yield from self._end_of_step(event)
             case Step():
-                yield from self._begin_of_step(at, event)
+                self._begin_of_step(event)
             case Call() if point.is_end:
                 if event.key in self._begun:
                     self._begun.discard(event.key)
@@ -398,16 +395,21 @@ class Fold:
 
     # steps and calls
 
-    def _begin_of_step(self, at: int, event: Step) -> Iterator[Item]:
+    def _begin_of_step(self, event: Step) -> None:
         step = self._current[event.key]
         assert isinstance(step, Step)
-        if step.kind == _CALLS:
-            if is_named(step):
-                yield Heading(step.at_ns, step)
-            return
-        self._waiting.append(step)
+        if step.kind != _CALLS or is_named(step):
+            self._waiting.append(step)
+
+    def _heading(self, step: Step) -> Item:
+        self._waiting.remove(step)
+        self._begun.add(step.key)
+        return Heading(step.at_ns, step)
 
     def _end_of_step(self, step: Step) -> Iterator[Item]:
+        waiting = [each for each in self._waiting if each.key == step.key]
+        if waiting and step.kind == _CALLS:
+            yield self._heading(waiting[0])
         self._waiting = [each for each in self._waiting if each.key != step.key]
         has_heading = step.key in self._begun
         self._begun.discard(step.key)
@@ -600,6 +602,20 @@ class Fold:
             yield Line(event.at_ns, host, f"{event.program}: {line}", event)
         if len(lines) > limit:
             yield Line(event.at_ns, host, f"{event.program}: ... {len(lines) - limit} more lines", event)
+
+
+def _happens_in(item: Item, step: Step) -> bool:
+    """Whether an item belongs to a step, which may be one of several at a time."""
+    match item:
+        case CallItem() | Arrow() if item.call is not None and item.call.step:
+            index = item.call.step
+        case Heading():
+            index = item.step.index
+        case Arrow() | CallItem() | Line():
+            return step.kind != _CALLS
+        case _:
+            return False
+    return index == step.index or index.startswith(f"{step.index}.")
 
 
 def dropped(drop: Drop) -> str:

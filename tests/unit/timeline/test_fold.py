@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labctl.structs import replace
 from labctl.timeline.events import Call, Packet, Source, Timeline
-from labctl.timeline.fold import Arrow, CallItem, Detail, Fold, Item, Line, Note, Omitted, Part, Silence
+from labctl.timeline.fold import Arrow, CallItem, Detail, Fold, Heading, Item, Line, Note, Omitted, Part, Silence
 from tests import timelines
 from tests.timelines import STARTED_NS, US, Builder
 
@@ -135,3 +135,20 @@ def test_a_packet_that_the_kernel_answers_is_no_drop() -> None:
     items = items_of(b.timeline())
     assert [each.drop for each in items if isinstance(each, Arrow)] == [None]
     assert [each.text for each in items if isinstance(each, Note)] == ["NO_SOCKET"]
+
+
+def test_headings_of_parallel_steps_stand_before_their_first_calls() -> None:
+    b = Builder()
+    for number, index in enumerate(("1.1.1", "1.2.1")):
+        b.step(number, index, "client", f"branch {index}", 1000)
+    for number, index in enumerate(("1.1.1", "1.2.1", "1.1.1")):
+        b.call(100 * (number + 1), 100 * (number + 1) + 10, "client", "getpid", "", 2, step=index)
+    shown = [each.step.title if isinstance(each, Heading) else each.call.name
+             for each in items_of(b.timeline()) if isinstance(each, Heading | CallItem)]  # fmt: skip
+    assert shown == ["branch 1.1.1", "getpid", "branch 1.2.1", "getpid", "getpid"]
+
+
+def test_a_step_without_calls_of_its_own_has_its_heading_at_its_end() -> None:
+    b = Builder()
+    b.step(0, "1", "client", "only asserts", 10)
+    assert [each.step.title for each in items_of(b.timeline()) if isinstance(each, Heading)] == ["only asserts"]
