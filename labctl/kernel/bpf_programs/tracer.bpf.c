@@ -394,6 +394,12 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
 		return 0;
 	/* The device shares its place with other members where a socket holds the packet. */
 	sk = BPF_CORE_READ(skb, sk);
+	if (sk) {
+		__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+		if (family == AF_UNIX || family == AF_NETLINK) /* messages, not packets */
+			return 0;
+	}
 	netns = sk ? BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum) : netns_of_device(skb);
 	if (!is_followed(netns))
 		return 0;

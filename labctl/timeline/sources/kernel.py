@@ -16,6 +16,8 @@ _NEW_SYN_RECV = 12  # TCP_NEW_SYN_RECV (net/tcp_states.h): a connection request
 _STATES = {state.value: state.name for state in TcpState} | {_NEW_SYN_RECV: TcpState.SYN_RECV.name}
 _FIN_RECEIVED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING, TcpState.TIME_WAIT})
 _WITHOUT_QUEUES = frozenset({TcpState.SYN_SENT, TcpState.CLOSE, TcpState.LISTEN})
+# Of each echo reply, when a raw socket has had a copy of it, as that of ping(8) run by root has.
+_NO_LOSSES = frozenset({("NO_SOCKET", "ping_rcv"), ("NO_SOCKET", "icmp_rcv")})
 _MAPPED = bytes(10) + b"\xff\xff"  # an IPv4-mapped IPv6 address (ipv6(7)): the packets are IPv4
 
 
@@ -30,7 +32,9 @@ def events(records: bytes, host: str) -> Iterator[KernelEvent]:
     for kind, record in split(records):
         at_ns = RECORD.unpack_from(record)[3]
         if kind == Kind.DROP:
-            yield _drop(DropFields._make(DROP_RECORD.unpack_from(record)), at_ns, host)
+            drop = _drop(DropFields._make(DROP_RECORD.unpack_from(record)), at_ns, host)
+            if (drop.reason, drop.location) not in _NO_LOSSES:
+                yield drop
         elif kind == Kind.ACCEPT_QUEUE:
             yield _sample(SocketFields._make(SOCKET_RECORD.unpack_from(record)), at_ns, host)
         elif kind in _OF_SOCKETS:

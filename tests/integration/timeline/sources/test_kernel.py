@@ -13,7 +13,8 @@ from labctl.kernel.bpf import RECORD
 from labctl.lab.client.handle import Lab
 from labctl.timeline.events import Drop, Flow, Reset, Retransmit, SocketSample, State
 from labctl.timeline.sources.kernel import events
-from tests.labs import pair_plan, shell
+from tests import skips
+from tests.labs import output, pair_plan, shell
 from tests.tracing import Traced, for_root, needs_bpf, traced
 
 pytestmark = [pytest.mark.stock_kernel, for_root, needs_bpf]
@@ -177,6 +178,19 @@ def test_samples_have_the_queues_of_the_moment(lab: Lab, trace: Traced) -> None:
     assert [each.receive_queue for each in samples] == [7]
     assert samples[0].congestion_window > 0
     assert samples[0].receive_buffer > 0
+
+
+def test_unread_messages_of_unix_sockets_are_no_drops(lab: Lab, trace: Traced) -> None:
+    source = "import socket; a, b = socket.socketpair(); a.send(b'unread'); b.close(); a.close()"
+    output(lab, "client", "python3", "-c", source)
+    assert trace.of(Drop) == []
+
+
+@skips.needs_programs("ping")
+def test_answers_to_ping_are_no_drops(lab: Lab, trace: Traced) -> None:
+    for address in ("10.0.0.2", "fd00::2"):
+        output(lab, "client", "ping", "-c1", address)
+    assert trace.of(Drop) == []
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
