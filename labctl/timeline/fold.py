@@ -611,7 +611,9 @@ def _happens_in(item: Item, step: Step) -> bool:
             index = item.call.step
         case Heading():
             index = item.step.index
-        case Arrow() | CallItem() | Line():
+        case CallItem():
+            return True
+        case Arrow() | Line():
             return step.kind != _CALLS
         case _:
             return False
