@@ -41,6 +41,7 @@ hosts:
   server:
     sysctls: {net.core.somaxconn: 128}
     environment: {MODE: test}
+    offload: false
     limits: {pids: 100, memory: 256MiB, cpu: 50%}
     expose: ["8080:80", {machine: 8081, port: 81, protocol: tcp}]
     services:
