@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from labctl.clock import monotonic, monotonic_ns
 from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
-from labctl.kernel.capabilities import BPF_PRIVILEGE
+from labctl.kernel.capabilities import BPF_PRIVILEGE, CAP_BPF, CAP_SYS_ADMIN, effective_capabilities
 from labctl.kernel.namespaces import network_of
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.lab.frames import MAX_DESCRIPTORS, FrameStream, from_json, to_json
@@ -299,7 +299,8 @@ class Recording:
         if not networks and (options.kernel or options.syscalls):
             self.note_missing(f"TCP states, resets and drops of the kernel: {BPF_PRIVILEGE}")
         called = [each for each in networks if {"*", self._recorded[each[0]]}.intersection(options.syscalls)]
-        self._called |= {self._recorded[index] for index, _ in called}
+        if effective_capabilities() & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN):
+            self._called |= {self._recorded[index] for index, _ in called}
         for kind, wanted in ((Kind.KERNEL, networks if options.kernel else []), (Kind.SYSCALLS, called)):
             if wanted:
                 self._send(["Trace", kind, wanted])
