@@ -13,7 +13,6 @@ import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import IntEnum
-from importlib.resources import files
 from typing import NamedTuple, Self
 
 from labctl.errors import MachineError, describe_errno
@@ -185,6 +184,8 @@ class _Tracer:
     def __init__(self, programs: Collection[str], ring: str, ring_bytes: int, entries: Mapping[str, int]) -> None:
         if not effective_capabilities() & _CAPABILITIES:
             raise MachineError(f"{SUBJECT}: {BPF_PRIVILEGE}.")
+        from importlib.resources import files  # 3 ms, for the recorder only
+
         image = files("labctl.kernel").joinpath(_OBJECT).read_bytes()
         config = _CONFIG.pack(ring_bytes // _WAKEUP_SHARE, os.stat("/proc/self/ns/pid").st_ino)
         try:
