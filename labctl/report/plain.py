@@ -43,9 +43,17 @@ def scenario_report(result: ScenarioResult, look: Look, timeline: Timeline | Non
 
 
 def conclusion(result: ScenarioResult, look: Look, timeline: Timeline | None = None) -> list[str]:
-    """Return the verdict, the reason of a failure, and what the recording does not have."""
-    lost = ladder.endings(timeline, look) if timeline is not None else []
-    return verdict(result, look, packets=timeline is None) + lost
+    """Return the verdict, the reason of a failure, and what the recording does not have: after a pass, in short."""
+    lines = verdict(result, look, packets=timeline is None)
+    if timeline is None or result.outcome is not Outcome.PASSED:
+        return lines + (ladder.endings(timeline, look) if timeline is not None else [])
+    if timeline.missing:
+        subjects = "; ".join(dict.fromkeys(each.partition(": ")[0] for each in timeline.missing))
+        room = look.width - cells(verdict(result, Look(look.width, glyphs=look.glyphs))[0]) - 2
+        lines[0] += "  " + look.paint(
+            shorten(f"not recorded: {printable(subjects)}", room, look.glyphs.goes_on), Ink.FAINT
+        )
+    return lines + ladder.endings(replace(timeline, missing=()), look)
 
 
 def conversation(result: ScenarioResult, look: Look, timeline: Timeline | None = None) -> list[str]:

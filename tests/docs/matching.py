@@ -13,6 +13,7 @@ _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, instead in (
         (r"^\s*\d+(?:\.\d+)?s? (?=[│├|+])", "<time> "),  # the first column of a conversation
         (r"\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s)\b", "<time>"),
+        (r"\s*not recorded: .*", ""),  # as an ordinary user
         (r"… (?:\w+: )?\w+ → [^│─╌◄►├┤]*", ""),  # returns of calls that blocked: a busy machine delays them
         # Notes, and as much of a packet as has room beside them: states need root, queues are sampled.
         (rf"(?<=[ │])(?: (?:{_STATES}))+\b", ""),

@@ -7,6 +7,7 @@ from labctl.report import plain
 from labctl.report.terminal import ASCII, Look, cells
 from labctl.scenario.results import ListeningRecord, Outcome, ProgramRecord
 from labctl.structs import replace
+from tests import timelines
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
 
 LOOK = Look(80)
@@ -161,3 +162,9 @@ def test_a_long_file_name_loses_its_beginning() -> None:
     assert cells(line) == 80
     assert line.startswith("A server echoes  …")
     assert line.endswith("/very/echo.yaml")
+
+
+def test_what_a_recording_does_not_have_stands_beside_a_pass_and_in_full_below_a_failure() -> None:
+    timeline = replace(timelines.refused(), missing=("drops of the kernel: CAP_BPF is required",))
+    assert plain.conclusion(ECHO, LOOK, timeline) == ["✓ passed in 0.21 s  not recorded: drops of the kernel"]
+    assert plain.conclusion(FAILED, LOOK, timeline)[-1] == "not recorded: drops of the kernel: CAP_BPF is required"
