@@ -7,6 +7,7 @@ asm-generic/unistd.h, which arm64 has.
 from __future__ import annotations
 
 import platform
+import struct
 from collections.abc import Mapping
 from enum import IntEnum
 
@@ -14,6 +15,8 @@ from labctl.structs import Struct
 
 _REGIONS_BYTES = 12  # of struct call_layout
 _UNIT_BYTES = 8  # of `limit`
+# struct epoll_event (epoll_event(3type)): packed on x86-64 only.
+EPOLL_EVENT = struct.Struct("=IQ" if platform.machine() == "x86_64" else "=I4xQ")
 ENTRY_BYTES = 128  # of a region that is read at the entry of a call
 REGION_BYTES = 256
 
@@ -27,7 +30,7 @@ class Rule(IntEnum):
     RESULT = 4  # as many as the call returned
     RESULT_TIMES = 5  # `parameter` times what the call returned
     POLL = 6  # struct pollfd: as many as argument `parameter`
-    SETS = 7  # fd_set; at the entry, three of them
+    SETS = 7  # fd_set; at the entry, three of them and the timeout
     VECTORS = 8  # struct iovec: as many as argument `parameter`, and their data
     MESSAGE = 9  # struct msghdr, and what it points to
 
@@ -120,10 +123,10 @@ LAYOUTS: Mapping[str, CallLayout] = {
     "ppoll": CallLayout((_POLL, Region(2, Rule.FIXED, 16)), Files.POLL, entry=_POLL),
     "select": CallLayout(_SETS, Files.SETS, entry=Region(1, Rule.SETS)),
     "pselect6": CallLayout(_SETS, Files.SETS, entry=Region(1, Rule.SETS)),
-    "epoll_ctl": CallLayout((Region(3, Rule.FIXED, 12),), descriptors=(2,)),
-    "epoll_wait": CallLayout((Region(1, Rule.RESULT_TIMES, 12),), Files.ANY),
-    "epoll_pwait": CallLayout((Region(1, Rule.RESULT_TIMES, 12),), Files.ANY),
-    "epoll_pwait2": CallLayout((Region(1, Rule.RESULT_TIMES, 12),), Files.ANY),
+    "epoll_ctl": CallLayout((Region(3, Rule.FIXED, EPOLL_EVENT.size),), descriptors=(2,)),
+    "epoll_wait": CallLayout((Region(1, Rule.RESULT_TIMES, EPOLL_EVENT.size),), Files.ANY),
+    "epoll_pwait": CallLayout((Region(1, Rule.RESULT_TIMES, EPOLL_EVENT.size),), Files.ANY),
+    "epoll_pwait2": CallLayout((Region(1, Rule.RESULT_TIMES, EPOLL_EVENT.size),), Files.ANY),
 }
 _X86_64 = (
     "read=0 write=1 close=3 poll=7 ioctl=16 pread64=17 pwrite64=18 readv=19 writev=20 select=23 dup=32 dup2=33 "

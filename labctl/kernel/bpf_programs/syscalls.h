@@ -21,7 +21,7 @@ enum rule {
 	RULE_RESULT = 4, /* as many as the call returned */
 	RULE_RESULT_TIMES = 5, /* `parameter` times what the call returned */
 	RULE_POLL = 6, /* struct pollfd, as many as that argument */
-	RULE_SETS = 7, /* three fd_set from this argument on, for as many descriptors as argument 0 */
+	RULE_SETS = 7, /* a fd_set; at the entry, three of them and the timeout */
 	RULE_VECTORS = 8, /* struct iovec, as many as that argument, and the data that they point to */
 	RULE_MESSAGE = 9, /* struct msghdr, and what it points to */
 };
@@ -366,12 +366,12 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 		bpf_probe_read_user(&record->length_before, 4, (void *)arguments[layout->value_result & 7]);
 	begun->part.bytes = 0;
 	if (layout->entry.rule == RULE_SETS) {
-		for (int i = 0; i < 3; i++) {
+		for (int i = 0; i < 4; i++) { /* and the timeout */
 			__builtin_memset(begun->entry + i * 16, 0, 16);
 			if (arguments[1 + i])
 				bpf_probe_read_user(begun->entry + i * 16, 16, (void *)arguments[1 + i]);
 		}
-		begun->part.bytes = 48;
+		begun->part.bytes = 64;
 	} else if (layout->entry.rule) {
 		__u64 address = arguments[layout->entry.argument & 7];
 		__u64 bytes = size_of(layout->entry.rule, layout->entry.parameter, arguments[layout->entry.parameter & 7], 0);

@@ -1,6 +1,7 @@
 """System calls of programs that `labctl.kernel.bpf.CallTracer` recorded, decoded: as strace(1) writes them.
 
-Unlike strace, calls show no paths of descriptors, and socket addresses are short: `{AF_INET, 10.0.0.2:5000}`.
+Unlike strace, calls show no paths of descriptors, socket addresses are short (`{AF_INET, 10.0.0.2:5000}`), messages of
+netlink are data, and select(2) does not show which time was left.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from labctl.kernel import sockaddr
 from labctl.kernel.bpf import CALL_RECORD, PART, RECORD, CallFields, PartOf, split
-from labctl.kernel.call_layout import LAYOUTS, call_numbers
+from labctl.kernel.call_layout import EPOLL_EVENT, LAYOUTS, call_numbers
 from labctl.lab.agent.addresses import address_text
 from labctl.lab.agent.constants import CONSTANTS, flags_of, name_of
 from labctl.structs import Struct
@@ -30,7 +31,6 @@ _TYPE_MASK = 0xF  # SOCK_TYPE_MASK (linux/net.h)
 _ESCAPES = {9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
 _DIGITS = range(0x30, 0x38)
 _POLLFD = struct.Struct("=iHH")
-_EVENT = struct.Struct("=IQ")  # struct epoll_event of x86-64, which packs it; elsewhere four bytes are between
 _MESSAGE = struct.Struct("=QIxxxxQQQQi4x")  # struct msghdr
 _VECTOR = struct.Struct("=QQ")
 _PAIR = struct.Struct("=qq")  # struct timeval, struct timespec
@@ -295,7 +295,7 @@ def _level(memory: _Memory, index: int) -> str:
 
 def _option_value(memory: _Memory, index: int) -> str:
     found = memory.at(index)
-    if found is None or memory.failed or not memory.has_returned:
+    if found is None or (memory.failed and memory.name == "getsockopt"):
         return _pointer(memory, index)
     data, whole = found
     name = _option(memory, 2)
@@ -350,19 +350,32 @@ def _set_text(data: bytes) -> str:
     return " ".join(str(fd) for fd in range(len(data) * 8) if bits >> fd & 1)
 
 
+def _timeout(part: str) -> Shown:
+    """The timeout of select(2), as it was at the entry: struct timeval (`usec`) or struct timespec (`nsec`)."""
+
+    def shown(memory: _Memory, index: int) -> str:
+        entry = memory.regions.get(PartOf.ENTRY)
+        if not memory.arguments[index] or entry is None:
+            return _pointer(memory, index)
+        seconds, fraction = _PAIR.unpack_from(entry[0], (index - 1) * 16)
+        return f"{{tv_sec={seconds}, tv_{part}={fraction}}}"
+
+    return shown
+
+
 def _operation(memory: _Memory, index: int) -> str:
     return name_of(_signed(memory.arguments[index]), "EPOLL_CTL_")
 
 
 def _event(memory: _Memory, index: int) -> str:
-    found = memory.at(index)
+    found = None if _operation(memory, 1) == "EPOLL_CTL_DEL" else memory.at(index)
     return _pointer(memory, index) if found is None else _event_text(found[0])
 
 
 def _event_text(data: bytes) -> str:
-    if len(data) < _EVENT.size:
+    if len(data) < EPOLL_EVENT.size:
         return "{...}"
-    events, user = _EVENT.unpack(data)
+    events, user = EPOLL_EVENT.unpack(data)
     return f"{{events={flags_of(events, 'EPOLL')}, data={{u32={user & 0xFFFF_FFFF}, u64={user}}}}}"
 
 
@@ -370,8 +383,8 @@ def _events(memory: _Memory, index: int) -> str:
     if memory.failed or not memory.has_returned:
         return _pointer(memory, index)
     data, _ = memory.at(index) or (b"", 0)
-    count = len(data) // _EVENT.size
-    shown = [_event_text(data[start * _EVENT.size : (start + 1) * _EVENT.size]) for start in range(count)]
+    count = len(data) // EPOLL_EVENT.size
+    shown = [_event_text(data[start * EPOLL_EVENT.size : (start + 1) * EPOLL_EVENT.size]) for start in range(count)]
     return "[" + ", ".join([*shown, *(["..."] if memory.fields.result > count else [])]) + "]"
 
 
@@ -495,8 +508,8 @@ _ARGUMENTS: Mapping[str, tuple[Shown, ...]] = {
     "ioctl": (_int, _request, _request_argument),
     "poll": (_pollfds, _size, _int),
     "ppoll": (_pollfds, _size, _time("nsec"), _pointer, _size),
-    "select": (_int, _set, _set, _set, _pointer),
-    "pselect6": (_int, _set, _set, _set, _pointer, _pointer),
+    "select": (_int, _set, _set, _set, _timeout("usec")),
+    "pselect6": (_int, _set, _set, _set, _timeout("nsec"), _pointer),
     "epoll_ctl": (_int, _operation, _int, _event),
     "epoll_wait": _EPOLL_WAIT,
     "epoll_pwait": (*_EPOLL_WAIT, _pointer, _size),

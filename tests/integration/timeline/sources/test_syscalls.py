@@ -82,6 +82,46 @@ for _ in range(2):
     while sock.recv(100):
         pass
 """
+MANY_KINDS = r"""
+import fcntl, os, select, socket, struct, termios
+one, other = socket.socketpair()
+poll = select.epoll()
+poll.register(one, select.EPOLLIN | select.EPOLLOUT)
+poll.modify(one, select.EPOLLIN)
+poll.poll(0)
+other.send(b"x")
+poll.poll(1)
+poll.unregister(one)
+select.select([one], [other], [one], 1)
+select.select([one, other], [], [], 0)
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+udp.bind(("::1", 6000))
+udp.sendto(b"hi" * 60, ("::1", 6000))
+udp.recvfrom(10)
+udp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3))
+udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+try:
+    udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+except OSError:
+    pass
+local = socket.socket(socket.AF_UNIX)
+local.bind("/tmp/local")
+local.listen()
+peer = socket.socket(socket.AF_UNIX)
+peer.connect("/tmp/local")
+accepted, _ = local.accept()
+peer.sendmsg([b"a", b"\0\1772"])
+accepted.recvmsg(100)
+fcntl.ioctl(accepted.fileno(), termios.FIONREAD, bytearray(4))
+accepted.shutdown(socket.SHUT_RDWR)
+with open("/etc/hosts", "rb") as file:
+    os.sendfile(other.fileno(), file.fileno(), None, 5)
+os.writev(other.fileno(), [b"q" * 100, b""])
+os.readv(one.fileno(), [bytearray(5), bytearray(400)])
+os.dup2(one.fileno(), 50)
+os.unlink("/tmp/local")
+os._exit(0)
+"""
 SERVE_TWICE = """
 import http.server
 class Server(http.server.ThreadingHTTPServer):
@@ -138,6 +178,16 @@ def by_thread(found: list[Call]) -> list[list[str]]:
         text = f"{call.name}({arguments}) = {result} {call.value} {data!r} {call.data_bytes}"
         threads.setdefault(call.tid, []).append(re.sub(r"0x[0-9a-f]{6,}", "POINTER", text))
     return list(threads.values())
+
+
+@skips.needs_programs("strace")
+def test_calls_of_every_kind_are_those_that_strace_reports(lab: Lab) -> None:
+    ours, theirs = straced(lab, "client", "python3", "-c", MANY_KINDS)
+    (mine,), (others,) = by_thread(ours), by_thread(theirs)
+    assert mine == [re.sub(r", left \{.*?\}", "", each).replace("sa_family=", "") for each in others]
+    assert {"epoll_ctl", "pselect6", "recvmsg", "writev", "readv", "sendfile", "ioctl", "socketpair", "dup2"} <= {
+        call.name for call in ours
+    }
 
 
 @skips.needs_programs("strace", "curl")
