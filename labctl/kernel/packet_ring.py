@@ -18,6 +18,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from time import CLOCK_REALTIME, clock_gettime_ns
 
 from labctl.kernel import sockaddr, socket_calls
 from labctl.kernel.socket_calls import FilterProgram
@@ -46,6 +47,7 @@ COUNTERS = struct.Struct("=3I")  # struct tpacket_stats_v3: packets with drops, 
 TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
 PACKET_HEADER_BYTES = 48  # of struct tpacket3_hdr
 PACKETS_PER_BLOCK = 128
+UNSTAMPED_NS = 5_000_000  # a packet without a stamp gets the time of its reading
 _REST = struct.Struct("=HHIIH10x")  # of struct tpacket3_hdr: offsets of packet and payload, hash, VLAN tag and type
 _STATUS_AND_COUNT = struct.Struct("=II")
 _STAMP = struct.Struct("=II")
@@ -66,14 +68,19 @@ class _PacketSocket:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._rejects = False
         self.packets = self.drops = 0  # since the start, as `count` read them
 
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._socket.fileno()
 
-    def attach(self, program: bytes) -> None:
-        """Replace the filter; it holds for packets from here on. OSError."""
+    def reject(self) -> None:
+        """Take no more packets. OSError."""
+        self._attach(accept(0))
+        self._rejects = True
+
+    def _attach(self, program: bytes) -> None:
         held = FilterProgram(program)  # the kernel copies the instructions that it points to
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, held.raw)
 
@@ -123,7 +130,7 @@ class PacketRing(_PacketSocket):
         frames = block_bytes // FRAME_BYTES * self._blocks
         request = REQUEST.pack(block_bytes, self._blocks, FRAME_BYTES, frames, RETIRE_MS, 0, 0)
         try:
-            self.attach(program)
+            self._attach(program)
             sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
             sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
             # As a C function, for which ctypes releases the interpreter's lock: it waits for a grace period (RCU).
@@ -232,7 +239,7 @@ class PacketQueue(_PacketSocket):
         self._indexes: dict[str, int] = {}
         self._message_bytes = VNET_HEADER_BYTES + snap_bytes
         try:
-            self.attach(program)
+            self._attach(program)
             sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
             sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -247,7 +254,7 @@ class PacketQueue(_PacketSocket):
             raise
 
     def flush(self, write: Write, *, before_ns: int | None = None) -> int:
-        """Give all packets to `write`, as PacketRing does, and return their number.
+        """Give all packets that have arrived to `write`, as PacketRing does, and return their number.
 
         With `before_ns`, leave out those with a later time stamp (CLOCK_REALTIME).
         """
@@ -267,7 +274,8 @@ class PacketQueue(_PacketSocket):
         return len(received)
 
     def _receive(self) -> Iterator[tuple[int, bytes]]:
-        """Yield all packets: time stamp, and struct tpacket3_hdr with what follows it."""
+        """Yield the packets that have arrived: time stamp, and struct tpacket3_hdr with what follows it."""
+        began_ns = clock_gettime_ns(CLOCK_REALTIME)
         space = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(AUXDATA.size)
         while True:
             try:
@@ -293,6 +301,8 @@ class PacketQueue(_PacketSocket):
                 data,
                 bytes(padding),
             ))  # fmt: skip
+            if not self._rejects and stamp_ns > began_ns + UNSTAMPED_NS:
+                return  # others may arrive as fast as this reads them
 
     def _index(self, name: str) -> int:
         index = self._indexes.get(name)

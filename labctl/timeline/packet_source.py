@@ -89,13 +89,18 @@ class PacketSource:
         self._count(spool)
 
     def _drain_queue(self, write: Write) -> None:
+        self._waits = False
+        if self._is_making:
+            return  # to read packets one by one now would hold up the thread and the ring
         count = self._queue.flush(write)
         if count >= RING_WORTH and self._later is not None:
             later, self._later = self._later, None
             self._is_making = True
             self._in_thread(self, partial(self._make_ring, later))
-        self._waits = not count and not self._is_making
-        self.next_ns = None if self._waits else monotonic_ns() + PAUSE_NS
+        elif count:
+            self.next_ns = monotonic_ns() + PAUSE_NS
+        else:
+            self._waits = True
 
     def flush(self, spool: SpoolWriter) -> None:
         """Write everything up to now, and names of interfaces that are new."""
@@ -120,9 +125,9 @@ class PacketSource:
     def finish(self) -> None:
         """Accept no packets from here on."""
         self._is_finished = True
-        self._queue.attach(accept(0))
+        self._queue.reject()
         if self._ring is not None:
-            self._ring.attach(accept(0))
+            self._ring.reject()
 
     def preamble(self, spool: SpoolWriter) -> None:
         """Write the names of interfaces, and what has been lost."""
@@ -153,13 +158,13 @@ class PacketSource:
 
     def _cut(self, ring: PacketRing, write: Write) -> None:
         """Take packets from the ring from here on, each packet from one of both."""
-        self._queue.attach(accept(0))
+        self._queue.reject()
         self._queue.flush(write, before_ns=self._cut_ns)
         ring.skip_before(self._cut_ns)
         self._is_cut = True
         if self._is_finished:
             with suppress(OSError):
-                ring.attach(accept(0))
+                ring.reject()
 
     def _count(self, spool: SpoolWriter) -> None:
         if self._ring is not None and self._is_cut:

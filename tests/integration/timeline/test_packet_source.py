@@ -18,6 +18,7 @@ from labctl.timeline.sources.packets import sightings
 from labctl.timeline.spool import Kind
 from tests.labs import pair_plan
 
+pytestmark = pytest.mark.stock_kernel
 PORT = 5353
 PACKETS = RecordOptions(kernel=False, sample_interval_s=0)
 

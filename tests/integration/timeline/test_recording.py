@@ -22,6 +22,8 @@ from labctl.timeline.spool import Kind
 from labctl.topology.model import Node, NodeKind
 from tests.labs import WAIT_S, keeper_of, pair_plan
 
+pytestmark = pytest.mark.stock_kernel
+
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
