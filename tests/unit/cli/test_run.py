@@ -43,3 +43,11 @@ def test_all_errors_of_all_files_are_reported_together(tmp_path: Path) -> None:
         load_all([str(tmp_path)], None)
     assert all(f"{name}.yaml" in str(raised.value) for name in ("a", "b"))
     assert str(raised.value).endswith("2 files are invalid; nothing was run.")
+
+
+def test_trace_records_the_system_calls_of_all_programs() -> None:
+    traced, plain = (RunRequest(paths=("x",), trace=trace).options(None) for trace in (True, False))
+    assert traced.record is not None
+    assert plain.record is not None
+    assert (traced.trace, traced.record.syscalls) == (True, ("*",))
+    assert (plain.trace, plain.record.syscalls) == (False, ())
