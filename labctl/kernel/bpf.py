@@ -33,7 +33,7 @@ SOCKET_RECORD = struct.Struct("=16xQQ16s16sHHHBB8I")  # struct socket_record
 CALL_RECORD = struct.Struct("=16xQqQQIIII16s6Q16x")  # struct call_record; parts follow
 PART = struct.Struct("=HBxI")  # struct part: bytes, what, and how many bytes there were; the bytes follow, padded to 8
 DROP_RECORD = struct.Struct("=16xQIIHHBBBxIII16s40s128s")  # struct drop_record
-NODES_MAX = 4096  # network namespaces that one tracer can follow
+NODES_MAX = 16384  # network namespaces that one tracer can follow
 SUBJECT = "BPF"
 _OBJECT = "bpf_programs/tracer.bpf.o"
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")

@@ -348,11 +348,12 @@ class ActiveRecording:
         """Follow these network namespaces (of nodes, by index), if there is a tracer, and reply to the request."""
         self._recorder.watch(self._channel.fileno(), self._serve)
         assert self._spool is not None
-        if isinstance(tracer, str):
-            self._missing.append(tracer)
-            self._spool.write(Kind.MISSING, WHOLE_LAB, 0, tracer.encode())
+        source = tracer if isinstance(tracer, str) else tracer.add(networks, self._spool)
+        if isinstance(source, str):
+            self._missing.append(source)
+            self._spool.write(Kind.MISSING, WHOLE_LAB, 0, source.encode())
         else:
-            self.add(tracer.add(networks, self._spool))
+            self.add(source)
         with suppress(LabGone):  # `_serve` notices it
             self._reply(number, [])
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from labctl.errors import MachineError
-from labctl.kernel.bpf import SUBJECT, CallTracer, Tracer
+from labctl.kernel.bpf import NODES_MAX, SUBJECT, CallTracer, Tracer
 from labctl.timeline.spool import LOST_PAYLOAD, WHOLE_LAB, Kind
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ class SharedTracer:
         """The descriptor that is readable when much is to be drained."""
         return self.tracer.fileno()
 
-    def add(self, networks: Mapping[int, int], spool: SpoolWriter) -> TracerSource:
+    def add(self, networks: Mapping[int, int], spool: SpoolWriter) -> TracerSource | str:
         """Follow these network namespaces, which have the indexes of nodes, for a recording with that spool.
 
-        OSError: E2BIG above NODES_MAX.
+        Returns why, if there are more than NODES_MAX in all recordings.
         """
+        if len(self._sources.keys() | networks.keys()) > NODES_MAX:
+            return f"{_what(self.kind)}: more than {NODES_MAX} nodes are recorded"
         source = TracerSource(self, networks, spool)
         self._sources.update(dict.fromkeys(networks, source))
         self.tracer.follow(networks)
@@ -126,10 +128,13 @@ class TracerSource:
         self._spool.write(Kind.LOST, WHOLE_LAB, 0, LOST_PAYLOAD.pack(self._shared.kind, self._lost - self._lost_before))
 
 
+def _what(kind: Kind) -> str:
+    return "TCP states, resets and drops of the kernel" if kind is Kind.KERNEL else "system calls of programs"
+
+
 def open_tracer(kind: Kind) -> SharedTracer | str:
     """Load the programs for records of this kind (KERNEL, SYSCALLS); why that fails, if it does."""
     try:
         return SharedTracer(Tracer() if kind is Kind.KERNEL else CallTracer(), kind)
     except MachineError as error:
-        what = "TCP states, resets and drops of the kernel" if kind is Kind.KERNEL else "system calls of programs"
-        return f"{what}: {str(error).removeprefix(f'{SUBJECT}: ').removesuffix('.')}"
+        return f"{_what(kind)}: {str(error).removeprefix(f'{SUBJECT}: ').removesuffix('.')}"

@@ -13,7 +13,7 @@ from labctl.lab.client.handle import Lab
 from labctl.timeline.events import Drop, Packet, Reset, Source, State
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.spool import LOST_PAYLOAD, Kind, SpoolReader, SpoolWriter
-from labctl.timeline.tracer_source import SharedTracer, open_tracer
+from labctl.timeline.tracer_source import SharedTracer, TracerSource, open_tracer
 from tests import skips
 from tests.labs import pair_plan
 from tests.tracing import for_root, needs_bpf, network_inode
@@ -78,6 +78,7 @@ def test_events_that_find_the_ring_full_are_a_loss_of_the_recording(labs: tuple[
         spool, reader = SpoolWriter(memory, 1 << 22), SpoolReader(memory, 1 << 22)
         with bpf.Tracer(ring_bytes=4096) as tracer:
             source = SharedTracer(tracer, Kind.KERNEL).add({network_inode(labs[0], "client"): 0}, spool)
+            assert isinstance(source, TracerSource)
             for _ in range(100):
                 refuse(labs[0])
             source.finish()
@@ -90,6 +91,19 @@ def test_events_that_find_the_ring_full_are_a_loss_of_the_recording(labs: tuple[
     kind, lost = LOST_PAYLOAD.unpack(records[1].payload)
     assert kind == Kind.KERNEL
     assert records[0].count + lost == 300  # two states and a reset for each
+
+
+@for_root
+@needs_bpf
+def test_more_nodes_than_can_be_followed_are_missing() -> None:
+    memory = os.memfd_create("spool")
+    try:
+        with bpf.Tracer() as tracer:
+            shared = SharedTracer(tracer, Kind.KERNEL)
+            refused = shared.add(dict.fromkeys(range(1, bpf.NODES_MAX + 2), 0), SpoolWriter(memory, 1 << 22))
+    finally:
+        os.close(memory)
+    assert refused == f"TCP states, resets and drops of the kernel: more than {bpf.NODES_MAX} nodes are recorded"
 
 
 @skips.for_ordinary_users("they may not load BPF programs")
