@@ -320,7 +320,8 @@ def several(clients: int) -> Timeline:
         b.packet(at + 30, "client", "ACK", 1, 1)
         b.events[first:] = [
             replace(event, host=host if event.host == "client" else event.host,
-                    **({"receiver": host} if isinstance(event, Packet) and event.receiver == "client" else {}))
+                    **({"receiver": host} if isinstance(event, Packet) and event.receiver == "client" else {}),
+                    **({"program": host} if isinstance(event, Call) else {}))
             for event in b.events[first:]
         ]  # fmt: skip
     nodes = tuple(NodeInfo(host, NodeKind.HOST, (f"10.0.0.{at + 10}",)) for at, host in enumerate(hosts))

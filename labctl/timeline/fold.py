@@ -78,7 +78,7 @@ class CallItem(Struct, frozen=True):
     call: Call
     part: Part
     sends: bool = False  # packets of it follow
-    is_named: bool = False  # its host has calls of several programs
+    is_named: bool = False  # it is not of the process that a scenario has on each host
 
 
 class Arrow(Struct, frozen=True):
@@ -229,7 +229,6 @@ class Fold:
         self._lookups = _Lookups()
         self._inferred = InferredDrops()
         self._waiting: list[Step] = []  # that have begun, and have no heading as long as nothing happens
-        self._programs: dict[str, set[str]] = {}  # of each host, those with calls
         self._calls: dict[str, list[Call]] = {}  # of each host, those that may be sending
         self._journeys: dict[int, list[Packet]] = {}
         self._drops: dict[int, Drop] = {}
@@ -263,8 +262,6 @@ class Fold:
             match event:
                 case Call() | Step():
                     is_known = event.key in self._current
-                    if isinstance(event, Call):
-                        self._programs.setdefault(event.host, set()).add(event.program)
                     self._current[event.key] = event
                     if not is_known:
                         self._put(event.at_ns, event)
@@ -434,7 +431,7 @@ class Fold:
         return self._call_item(call.at_ns, call, Part.BEGIN, sends=self._sends_next(at, call))
 
     def _call_item(self, at_ns: int, call: Call, part: Part, *, sends: bool = False) -> CallItem:
-        return CallItem(at_ns, call, part, sends, len(self._programs[call.host]) > 1)
+        return CallItem(at_ns, call, part, sends, call.program != call.host)
 
     def _is_foreign_before(self, at: int, call: Call, until_ns: int) -> bool:
         """Whether something else than the call's own packets, and what these cause, happened before it ended."""

@@ -30,7 +30,7 @@ _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<= ):<port> ", ""),  # names a connection if there are several
         (r"\bseed(:?) \d+", r"seed\1 <number>"),
         (r"[─╌◄►├┤┼]+", "─"),
-        (r"\s*│?\s*─\s*│?\s*", " ─ "),
+        (r"(?:\s*│)*\s*─(?:\s*│)*\s*", " ─ "),
         (r"-{3,}", "---"),
         (r"={3,}", "==="),
         (r"\s*│\s*", " │ "),

@@ -180,14 +180,14 @@ def test_hosts_without_calls_have_no_column() -> None:
     assert said.split("\n")[0].split() == ["ms", "h2"]
 
 
-def test_processes_are_named_when_a_host_has_several() -> None:
+def test_processes_with_a_name_of_their_own_are_named() -> None:
     said = of_steps(
         step("1", call("server", "getpid()", 2, 0), call("server", "getpid()", 3, 1, process="worker")),
         step("2", call("client", "getpid()", 2, 2, process="only")),
     )
-    assert "│ server: getpid() → 2" in said
+    assert "│ getpid() → 2" in said
     assert "│ worker: getpid() → 3" in said
-    assert "only:" not in said
+    assert "│ only: getpid() → 2" in said
 
 
 def test_calls_of_all_hosts_are_sorted_by_time() -> None:
