@@ -24,6 +24,10 @@ def test_the_object_was_compiled_from_these_sources() -> None:
     assert recorded == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}, "run tools/bpf"
 
 
+def test_the_object_names_no_directory_of_who_compiled_it() -> None:
+    assert b"/labctl/kernel/" not in (PROGRAMS / "tracer.bpf.o").read_bytes()
+
+
 @skips.needs_programs("clang")
 @pytest.mark.skipif(not Path("/usr/include/bpf/bpf_helpers.h").exists(), reason="not installed: libbpf-dev")
 def test_the_sources_compile(tmp_path: Path) -> None:
