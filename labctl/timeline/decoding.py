@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from labctl.structs import json_decode
 from labctl.timeline.events import AnyEvent, Clock, Wire
-from labctl.timeline.joins import Joins
+from labctl.timeline.inferred_drops import InferredDrops
+from labctl.timeline.joins import Joins, moment
 from labctl.timeline.merge import Merger
 from labctl.timeline.sources import kernel
 from labctl.timeline.sources.packets import sightings
@@ -27,6 +28,7 @@ class RecordDecoder:
         self._nodes = nodes
         self._merger = Merger(wires_of(plan), nodes)
         self._joins = Joins()
+        self._inferred = InferredDrops()
         self._samples = SocketSamples()
         self._interfaces: dict[int, dict[int, str]] = {}
         self._first_clock: Clock | None = None
@@ -82,9 +84,15 @@ class RecordDecoder:
         packets, complete_ns = self._merger.packets(until_ns)
         ready = [event for event in self._others if event.at_ns < complete_ns]
         self._others = [event for event in self._others if event.at_ns >= complete_ns]
-        return self._joins.join([*ready, *packets]), complete_ns
+        return self._joined([*ready, *packets]), complete_ns
 
     def finish(self) -> tuple[AnyEvent, ...]:
         """Return all further events, in order."""
         others, self._others = self._others, []
-        return self._joins.join([*others, *self._merger.finish()])
+        return self._joined([*others, *self._merger.finish()])
+
+    def _joined(self, events: Iterable[AnyEvent]) -> tuple[AnyEvent, ...]:
+        """Return the events in order, with the drops that they imply."""
+        found = self._joins.join(events)
+        drops = self._joins.join(self._inferred.of(found))
+        return tuple(sorted([*found, *drops], key=moment)) if drops else found

@@ -31,7 +31,6 @@ from labctl.timeline.events import (
     Step,
     Timeline,
 )
-from labctl.timeline.inferred_drops import InferredDrops
 
 _HELD_NS = 20_000_000  # a call or step that may end soon is held back for this long in a live ladder
 _JOINED_NS = 1_000_000  # the return of another host's call does not split a call that takes less
@@ -227,7 +226,6 @@ class Fold:
         self._current: dict[tuple[str | int, ...], Call | Step] = {}  # the last record of each call and step
         self._begun: set[tuple[str | int, ...]] = set()  # shown, to be followed by its end
         self._lookups = _Lookups()
-        self._inferred = InferredDrops()
         self._waiting: list[Step] = []  # that have begun, and have no heading as long as nothing happens
         self._calls: dict[str, list[Call]] = {}  # of each host, those that may be sending
         self._journeys: dict[int, list[Packet]] = {}
@@ -256,7 +254,7 @@ class Fold:
         hidden = self._lookups.of(
             event for event in events if isinstance(event, Call) and event.source is Source.SYSCALLS
         )
-        for event in (*events, *self._inferred.of(events)):
+        for event in events:
             if isinstance(event, Call) and event.key in hidden:
                 continue
             match event:

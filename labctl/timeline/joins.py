@@ -53,7 +53,7 @@ class Joins:
 
     def join(self, events: Iterable[AnyEvent]) -> tuple[AnyEvent, ...]:
         """Return the events in order, joined with each other and with earlier ones; numbered in their sources."""
-        ordered = sorted(_last_of_each(events), key=_moment)
+        ordered = sorted(_last_of_each(events), key=moment)
         packets = [event for event in ordered if isinstance(event, Packet)]
         drops = _Drops(packets) if any(isinstance(event, Drop) for event in ordered) else None
         connections = _Connections(packets) if any(isinstance(event, Call) for event in ordered) else None
@@ -119,7 +119,8 @@ class Joins:
         return call if sent is None else replace(call, socket=replace(call.socket or SocketKey(call.host), flow=sent))
 
 
-def _moment(event: AnyEvent) -> tuple[int, int, int]:
+def moment(event: AnyEvent) -> tuple[int, int, int]:
+    """Return the place of an event in the total order."""
     return event.at_ns, _ORDER[event.source], event.seq
 
 

@@ -14,10 +14,11 @@ from labctl.lab.client.handle import Lab
 from labctl.plan.build import build
 from labctl.plan.operations import Plan, SetOffload
 from labctl.timeline.decoding import RecordDecoder
-from labctl.timeline.events import Packet, Timeline
+from labctl.timeline.events import Drop, Packet, Timeline
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.wires import nodes_of
 from tests.labs import pair_plan
+from tests.timelines import Builder
 
 DATAGRAMS = 30
 
@@ -163,3 +164,15 @@ def test_without_offload_no_packet_exceeds_the_mtu_and_checksums_are_computed() 
     assert sum(each.header.payload_bytes for each in found) >= 300_000
     assert max(each.length for each in found) == 14 + 1500
     assert all(each.is_checksum_ready and not each.segment_bytes for each in found)
+
+
+def test_a_syn_that_a_full_accept_queue_ignored_is_a_drop_in_the_timeline() -> None:
+    builder = Builder()
+    builder.packet(10_000, "client", "SYN", 0, 0)
+    builder.listener(40_000, 2, 1)
+    decoder = RecordDecoder(pair_plan(), ("client", "server"))
+    decoder.add([], builder.events)
+    events = decoder.finish()
+    (drop,) = [event for event in events if isinstance(event, Drop)]
+    assert (drop.host, drop.reason, drop.packet, drop.is_inferred) == ("server", "accept queue full (2 of 1)", 0, True)
+    assert [event.at_ns for event in events] == sorted(event.at_ns for event in events)

@@ -1,4 +1,4 @@
-""""""
+"""SYNs that a full accept queue ignores are drops, which packets and samples of the listener imply."""
 
 from __future__ import annotations
 
