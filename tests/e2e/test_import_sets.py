@@ -47,7 +47,7 @@ documents documents.diagnostics documents.schema documents.yaml_events documents
 topology.address_variables topology.addressing topology.draft topology.impairments topology.resolve topology.routing
 """
 RUN = """
-cli.cancellation cli.run kernel.bpf kernel.call_layout kernel.capabilities kernel.libbpf kernel.mounts kernel.namespaces
+cli.cancellation cli.run kernel.bpf_records kernel.capabilities kernel.mounts kernel.namespaces
 kernel.netlink kernel.packet_ring kernel.privilege kernel.sock_diag kernel.socket_calls kernel.syscalls lab.agent
 lab.agent.addresses lab.agent.client lab.agent.constants lab.agent.messages programs programs.output programs.program
 programs.waiting report.ladder report.plain report.progress scenario scenario.call_steps scenario.file_schema

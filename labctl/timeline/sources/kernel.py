@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
-from labctl.kernel.bpf import DROP_RECORD, RECORD, SOCKET_RECORD, DropFields, Kind, SocketFields, split
-from labctl.kernel.libbpf import kernel_enum
+from labctl.kernel.bpf_records import DROP_RECORD, RECORD, SOCKET_RECORD, DropFields, Kind, SocketFields, split
 from labctl.kernel.sock_diag import State as TcpState
 from labctl.timeline.events import Drop, Flow, Reset, Retransmit, SocketKey, SocketSample, Source, State
 from labctl.timeline.packet_headers import ETHERNET_BYTES, decode
@@ -65,7 +64,7 @@ def _retransmit(fields: SocketFields, at_ns: int, host: str) -> Retransmit:
 
 def _reset_sent(fields: SocketFields, at_ns: int, host: str) -> Reset:
     key = _key(fields, host)
-    reason = kernel_enum("sk_rst_reason", "SK_RST_REASON_").get(fields.reason, "")
+    reason = _enum("sk_rst_reason", "SK_RST_REASON_").get(fields.reason, "")
     return Reset(
         at_ns=at_ns,
         host=host,
@@ -117,7 +116,7 @@ def _drop(fields: DropFields, at_ns: int, host: str) -> Drop:
     if not fields.has_ethernet:  # it is added later, or was removed
         captured = bytes(ETHERNET_BYTES - 2) + fields.protocol.to_bytes(2, "big") + captured
     length = fields.length + (0 if fields.has_ethernet else ETHERNET_BYTES)
-    reason = kernel_enum("skb_drop_reason", "SKB_DROP_REASON_").get(fields.reason, f"reason {fields.reason}")
+    reason = _enum("skb_drop_reason", "SKB_DROP_REASON_").get(fields.reason, f"reason {fields.reason}")
     return Drop(
         at_ns=at_ns,
         host=host,
@@ -130,6 +129,12 @@ def _drop(fields: DropFields, at_ns: int, host: str) -> Drop:
         hook=_hook(fields) if reason == "NETFILTER_DROP" else "",
         location=_text(fields.location),
     )
+
+
+def _enum(name: str, prefix: str) -> Mapping[int, str]:
+    from labctl.kernel.libbpf import kernel_enum  # and so ctypes, which most runs do not need
+
+    return kernel_enum(name, prefix)
 
 
 def _hook(fields: DropFields) -> str:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 
 from labctl.kernel import sockaddr
-from labctl.kernel.bpf import CALL_RECORD, PART, RECORD, CallFields, PartOf, split
+from labctl.kernel.bpf_records import CALL_RECORD, PART, RECORD, CallFields, PartOf, split
 from labctl.kernel.call_layout import EPOLL_EVENT, LAYOUTS, call_numbers
 from labctl.lab.agent.addresses import address_text
 from labctl.lab.agent.constants import CONSTANTS, flags_of, name_of

@@ -17,7 +17,8 @@ import pytest
 
 from labctl.errors import MachineError
 from labctl.kernel import bpf, libbpf
-from labctl.kernel.bpf import Kind, Tracer, split
+from labctl.kernel.bpf import Tracer
+from labctl.kernel.bpf_records import Kind, split
 from tests import skips
 from tests.integration.inside import inside
 from tests.patience import patient

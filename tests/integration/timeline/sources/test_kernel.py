@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.kernel.bpf import RECORD
+from labctl.kernel.bpf_records import RECORD
 from labctl.lab.client.handle import Lab
 from labctl.timeline.events import Drop, Flow, Reset, Retransmit, SocketSample, State
 from labctl.timeline.sources.kernel import events
