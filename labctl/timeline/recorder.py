@@ -8,6 +8,7 @@ namespaces.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
@@ -143,8 +144,14 @@ def run(channel: socket.socket, liveness: int, owner: int) -> None:
         owner: a pidfd of the owner.
     """
     syscalls.set_process_name("labctl-recorder")
+    gc.freeze()  # objects of the nursery are never finalised here
+    gc.enable()  # recordings that have ended are cycles
     with stamping_socket():
         Recorder(FrameStream(channel), (liveness, owner)).serve()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 class Recorder:
@@ -204,11 +211,17 @@ class Recorder:
         """Call `work`, which waits for the kernel, in a thread, and then `then` in the loop."""
         self._waiting.append((work, then))
         if self._threads < THREADS_MAX:
-            self._threads += 1
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._threads += 1
+        try:
             threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError:  # RLIMIT_NPROC or RLIMIT_AS: the loop waits instead
+            self._work()
 
     def _work(self) -> None:
-        """Be a thread, until there is no work."""
+        """Be a thread, until there is no work. An exception is raised in the loop, which ends the recorder."""
         while True:
             try:
                 work, then = self._waiting.popleft()
@@ -216,15 +229,17 @@ class Recorder:
                 self._finished.append(self._end_thread)
                 os.eventfd_write(self._wake, 1)
                 return
-            work()
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - a thread that ends in silence leaves recordings waiting
+                then = partial(_raise, error)
             self._finished.append(then)
             os.eventfd_write(self._wake, 1)
 
     def _end_thread(self) -> None:
         self._threads -= 1
         if self._waiting:  # since the thread found none
-            self._threads += 1
-            threading.Thread(target=self._work, daemon=True).start()
+            self._start_thread()
 
     def with_tracer(self, kind: Kind, then: Callable[[SharedTracer | str], None]) -> None:
         """Call `then` with the tracer of this kind of records, or with the reason why there is none.
@@ -339,6 +354,8 @@ class ActiveRecording:
         if self._lab != -1:
             self._recorder.unwatch(self._lab)
         close_all([descriptor for descriptor in (self._file, self._lab) if descriptor != -1])
+        if self._spool is not None:
+            self._spool.close()
         self._recorder.end(self)
 
     def _reply(self, number: int, reply: list[object]) -> None:

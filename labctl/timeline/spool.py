@@ -107,6 +107,10 @@ class SpoolWriter:
             self._counts[1].setdefault((kind, node), [0])[0] += count
         self._commit()
 
+    def close(self) -> None:
+        """Free the mapping, which has a descriptor of its own; the file then ends with that of the caller."""
+        self._control.close()
+
     def _commit(self) -> None:
         _CONTROL.pack_into(self._control, 0, self._half, self._used, self._used_before, self._half)
 
