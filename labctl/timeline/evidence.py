@@ -21,6 +21,7 @@ from labctl.timeline.events import (
     HostState,
     Mark,
     Packet,
+    Reset,
     SocketSample,
     State,
     Step,
@@ -92,6 +93,11 @@ class Evidence:
     def states(self) -> tuple[State, ...]:
         """Changes of states of TCP sockets."""
         return tuple(event for event in self.timeline.events if isinstance(event, State))
+
+    @cached_property
+    def resets(self) -> tuple[Reset, ...]:
+        """RSTs that kernels sent or received, with their reasons."""
+        return tuple(event for event in self.timeline.events if isinstance(event, Reset))
 
     @cached_property
     def drops(self) -> tuple[Drop, ...]:

@@ -34,6 +34,7 @@ _ACCEPTS = frozenset({"accept", "accept4"})
 _UNREACHED = frozenset({"EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT", "ECONNREFUSED", "EACCES", "EPERM", ""})
 _BROKEN = frozenset({"ECONNRESET", "EPIPE", "ECONNABORTED"})
 _UDP_PAYLOAD_MAX = 65507  # bytes; of IPv4 (udp(7))
+_UNREAD_AT_CLOSE = "TCP_ABORT_ON_CLOSE"  # enum sk_rst_reason, since Linux 6.10
 _PRIVILEGED_PORTS = 1024  # below it: ip(7)
 
 
@@ -89,10 +90,13 @@ def _of_step(ev: Evidence, step: Step) -> list[str]:
 def _of_span(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]:
     """Explain what failed between two moments on a host ("": any): connections and datagrams, then ended programs."""
     found: list[str] = []
-    for node, flow in _failed_attempts(ev, host, since_ns, until_ns)[-ATTEMPTS_MAX:]:
+    attempts, recovered = _failed_attempts(ev, host, since_ns, until_ns)
+    for node, flow in attempts[-ATTEMPTS_MAX:]:
         what = f"{node} to {endpoint(ev.name(flow.target, node), flow.target_port)}: "
         sentences = _outcome(ev, node, flow, since_ns, until_ns)
         found += [what + sentences[0], *sentences[1:]] if sentences else []
+    if not found:
+        found += _resets(ev, host, since_ns, until_ns)[-ATTEMPTS_MAX:]
     if not found:
         failed = [
             call
@@ -100,6 +104,8 @@ def _of_span(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]
             if since_ns <= call.at_ns <= until_ns and host in ("", call.host) and (call.errno or call.until_ns is None)
         ]
         for call in reversed(failed):
+            if call.name in _CONNECTS and ev.connection(call) in recovered:
+                continue
             if sentences := _of_call(ev, call):
                 found += [f"{call.program} on {call.host}, {_shown(call)}: {sentences[0]}", *sentences[1:]]
                 break
@@ -107,9 +113,16 @@ def _of_span(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]
     return found + [end for end in ends if not any(end in sentence for sentence in found)]
 
 
-def _failed_attempts(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[tuple[str, Flow]]:
-    """Return the connections that were tried and not established, and the datagrams that an ICMP error answered."""
+def _failed_attempts(
+    ev: Evidence, host: str, since_ns: int, until_ns: int
+) -> tuple[list[tuple[str, Flow]], set[Flow | None]]:
+    """Return the connections that were tried and not established, and the datagrams that an ICMP error answered.
+
+    The second result are attempts after which the host reached another address of the same node and port: programs try
+    the addresses of a name in turn.
+    """
     found: dict[Flow, str] = {}
+    recovered: set[Flow | None] = set()
     for packet in ev.packets:
         flow = packet.header.flow
         if not since_ns <= packet.at_ns <= until_ns or flow is None:
@@ -117,10 +130,51 @@ def _failed_attempts(ev: Evidence, host: str, since_ns: int, until_ns: int) -> l
         if packet.header.flags == ("SYN",) and host in ("", packet.host) and ev.way(packet)[0] is packet:
             found.setdefault(flow, packet.host)
         elif packet.header.flags == ("SYN", "ACK") and ev.has_arrived(packet):
-            found.pop(flow.reverse, None)
+            reached = flow.reverse
+            node = found.pop(reached, "")
+            for other in [other for other, by in found.items() if by == node and other.target != reached.target]:
+                if (ev.name(other.target), other.target_port) == (ev.name(reached.target), reached.target_port):
+                    del found[other]
+                    recovered.add(other)
         elif packet.header.quoted is not None and packet.receiver and host in ("", packet.receiver):
             found.setdefault(packet.header.quoted, packet.receiver)
-    return [(node, flow) for flow, node in found.items()]
+    for node, flow in _stopped_inside(ev, host, since_ns, until_ns):
+        found.setdefault(flow, node)
+    return [(node, flow) for flow, node in found.items()], recovered
+
+
+def _stopped_inside(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[tuple[str, Flow]]:
+    """Return the connections of which no SYN left the host, although the kernel began to connect them."""
+    begun: dict[Flow, str] = {}
+    for state in ev.states:
+        flow = state.socket.flow
+        if flow is None or not since_ns <= state.at_ns <= until_ns or host not in ("", state.host):
+            continue
+        if state.new == "SYN_SENT":
+            begun[flow] = state.host
+        elif state.old == "SYN_SENT" and state.new != "CLOSE":
+            begun.pop(flow, None)
+    left = {packet.header.flow for packet in ev.packets if since_ns <= packet.at_ns <= until_ns}
+    return [(node, flow) for flow, node in begun.items() if flow not in left]
+
+
+def _resets(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]:
+    """Explain the RSTs that ended established connections of a host ("": of any)."""
+    found: list[str] = []
+    for packet in ev.packets:
+        flow = packet.header.flow
+        if not since_ns <= packet.at_ns <= until_ns or flow is None or "RST" not in packet.header.flags:
+            continue
+        mine = flow.reverse
+        if not packet.receiver or host not in ("", packet.receiver) or not ev.has_arrived(packet):
+            continue
+        answers = [each for each in ev.sent(flow, 0, packet.at_ns) if "SYN" in each.header.flags]
+        if not answers or (packet.host and packet.host != ev.name(flow.source)):
+            continue
+        end = endpoint(ev.name(mine.target, packet.receiver), mine.target_port)
+        lead = f"{packet.receiver} to {end}: {packet.host} sent RST {ev.moment(packet.at_ns)}"
+        found.append(_chain(lead, _why_reset(ev, mine, packet.host, packet.at_ns)))
+    return found
 
 
 # -- calls
@@ -477,6 +531,8 @@ def _why_reset(ev: Evidence, flow: Flow, peer: str, at_ns: int) -> list[str]:
         return ["its SO_LINGER makes close discard the connection"]
     if with_unread and any(each.name == "close" for each in before):
         return [f"it closed the socket{with_unread}"]
+    if any(each.reason == _UNREAD_AT_CLOSE and each.flow == flow.reverse for each in ev.resets):
+        return [f"it closed the socket{with_unread if before else ' with unread data'}"]
     if ended:
         return [f"{ended[-1].program} {ended[-1].text}{with_unread}"]
     return [f"its process closed the socket, or ended,{with_unread}{INFERRED}"] if with_unread and before else []
@@ -623,7 +679,11 @@ def _of_datagrams(ev: Evidence, call: Call, flow: Flow) -> list[str]:
     lost = [each for each in sent if not ev.has_arrived(each)]
     dropped = ev.drops_of(sent, Flow("udp", "", 0, addresses[0] if addresses else "", flow.source_port), 0, until_ns)
     if dropped:
-        return [f"{len(dropped)} of {len(sent)} datagrams reached {call.host}: {drop_text(ev, dropped[0])}"]
+        lead = f"{len(dropped)} of {len(sent)} datagrams reached {call.host}"
+        header = dropped[0].header
+        if dropped[0].reason == "NO_SOCKET" and header is not None and header.flow is not None:
+            return [_chain(lead, _not_listening(ev, call.host, header.flow, dropped[0].at_ns))]
+        return [f"{lead}: {drop_text(ev, dropped[0])}"]
     full = ev.counted(call.host, "UdpRcvbufErrors", 0, until_ns)
     if full:
         return [f"{call.host} dropped {full} datagrams: the receive buffer was full{INFERRED}"]

@@ -15,7 +15,9 @@ from labctl.timeline.events import (
     Header,
     HostState,
     Mark,
+    NodeInfo,
     Packet,
+    Reset,
     RouteState,
     SocketKey,
     SocketSample,
@@ -24,6 +26,7 @@ from labctl.timeline.events import (
     Timeline,
 )
 from labctl.timeline.explain import explain, failing_call
+from labctl.topology.model import NodeKind
 from tests.timelines import CLIENT, SERVER, STARTED_NS, Builder, tcp_echo
 
 TO_SERVER = Flow("tcp", "", 0, SERVER, 5000)
@@ -403,6 +406,20 @@ def test_datagrams_that_did_not_fit_into_the_buffer_are_counted() -> None:
     assert cause(b, call) == "server dropped 7 datagrams: the receive buffer was full (inferred)"
 
 
+def test_a_datagram_for_another_address_of_the_port_names_the_bound_one() -> None:
+    b = Builder()
+    b.datagram(10, "client", 4000, 5000, b"x")
+    flow = Flow("udp", CLIENT, 4000, SERVER, 5000)
+    b.drop(15, "server", "NO_SOCKET", header=Header("udp", flow=flow))
+    bound = SocketKey("server", flow=Flow("udp", "127.0.0.1", 5000, "", 0))
+    b.call(-90, -80, "server", "bind", "3, {AF_INET, 127.0.0.1:5000}, 16", 0, socket=bound, fd=3)
+    call = failed(b, "recv", "3, buf, 10, 0", host="server", socket=bound, fd=3)
+    assert cause(b, call) == (
+        "1 of 1 datagrams reached server: no UDP socket is bound to 5000; "
+        "server has a UDP socket bound to 127.0.0.1:5000 only"
+    )
+
+
 # -- steps
 
 
@@ -424,6 +441,50 @@ def test_a_step_whose_calls_are_not_known_is_explained_from_its_packets() -> Non
     b.events = [event for event in b.events if isinstance(event, Packet)]
     assert explain(b.timeline(), step()) == (
         "client to server:5000: SYN reached server; server answered RST: nothing listens on 5000",
+    )
+
+
+def fallback() -> Builder:
+    """A program was refused at one address of the server and established at another, on the same port."""
+    b = Builder()
+    connect(b, target="10.0.1.2")
+    first = replace(b.flow, target="10.0.1.2", source_port=40000)
+    b.packet(10, "client", "SYN", 0, 0, header=Header(protocol="tcp", flow=first, flags=("SYN",)))
+    answer = Header(protocol="tcp", flow=first.reverse, flags=("RST", "ACK"))
+    b.packet(20, "server", "RST ACK", 0, 1, header=answer)
+    b.packet(30, "client", "SYN", 0, 0)
+    b.packet(40, "server", "SYN ACK", 0, 1)
+    b.packet(50, "client", "ACK", 1, 1)
+    return b
+
+
+TWO_ADDRESSES = (
+    NodeInfo("client", NodeKind.HOST, (CLIENT,)),
+    NodeInfo("server", NodeKind.HOST, (SERVER, "10.0.1.2")),
+)
+
+
+def test_an_address_that_refused_before_another_was_reached_is_no_cause() -> None:
+    assert explain(replace(fallback().timeline(), nodes=TWO_ADDRESSES), step()) == ()
+
+
+def test_a_reset_of_an_established_connection_is_the_cause_of_a_step_without_calls() -> None:
+    b = fallback()
+    b.packet(60, "client", "PSH ACK", 1, 1, b"hello")
+    b.packet(70, "server", "RST ACK", 1, 6)
+    common = b._common(71, "server", Source.KERNEL)
+    b.events.append(Reset(**common, socket=None, flow=b.flow.reverse, is_sent=True, reason="TCP_ABORT_ON_CLOSE"))
+    assert explain(replace(b.timeline(), nodes=TWO_ADDRESSES), step()) == (
+        "client to server:5000: server sent RST at 0.1 ms: it closed the socket with unread data",
+    )
+
+
+def test_a_syn_that_its_own_host_drops_is_the_cause() -> None:
+    b = Builder()
+    b.state(5, "client", "CLOSE", "SYN_SENT")
+    b.drop(10, "client", "NETFILTER_DROP", hook="output", header=Header("tcp", flow=b.flow, flags=("SYN",)))
+    assert explain(b.timeline(), step()) == (
+        "client to server:5000: client dropped it at hook output: packet filter (NETFILTER_DROP)",
     )
 
 
