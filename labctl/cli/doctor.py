@@ -17,7 +17,7 @@ from labctl.errors import LabctlError, MachineError, describe_errno
 from labctl.observe import machine
 from labctl.observe.machine import Finding
 from labctl.report.terminal import Ink, Look, Screen, cells, is_terminal, pad, standard_error, standard_output, wrap
-from labctl.structs import Struct, to_builtins
+from labctl.structs import Struct, replace, to_builtins
 
 if TYPE_CHECKING:
     from labctl.observe.machine import Readings
@@ -126,12 +126,13 @@ PROGRAMS = {
     "curl": ("curl", "HTTP requests"),
     "tcpdump": ("tcpdump", "live view of packets"),
     "nft": ("nftables", "shows packet filters"),
-    "strace": ("strace", "trace: true and labctl trace without root"),
     "iperf3": ("iperf3", "throughput"),
     "nc": ("netcat-openbsd", "TCP and UDP connections"),
 }
+STRACE = ("strace", "system calls: trace: true, and labctl trace without BPF")
 _CHANGES_USER = ("tcpdump",)  # programs that call setgroups(2); tcpdump does it even with -Z root
 _INSTALLERS = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zypper install", "apk": "apk add"}
+_LIBPCAP = {"apt-get": "libpcap0.8", "zypper": "libpcap1"}  # the package; otherwise libpcap
 
 
 def doctor(every: bool, fix: bool, format: str) -> int:
@@ -149,7 +150,7 @@ def doctor(every: bool, fix: bool, format: str) -> int:
 
 
 def _checks(progress: Screen | None) -> Iterator[Check]:
-    for group in (_machine, _labs, _kernel, _limits, _programs):
+    for group in (_machine, _labs, _kernel, _limits, _recordings, _programs):
         if progress is not None:
             progress.show_status([f"checking: {group.__name__.lstrip('_')}"])
         try:
@@ -261,20 +262,45 @@ def _limits() -> Iterator[Check]:
         yield Check("shared by all labs", each.name, State.KNOWN, str(each))
 
 
+def _recordings() -> Iterator[Check]:
+    """What recordings of labs use; without it they name what they lack."""
+    _, in_user_namespace = machine.privilege()
+    if in_user_namespace:
+        yield Check("recordings", "BPF", State.KNOWN, f"{machine.KERNEL_EVENTS}: in labs of root")
+    else:
+        found = machine.kernel_events()
+        yield _of("recordings", found, _optional(found))
+    manager = _package_manager()
+    yield _program("recordings", "strace", *STRACE, manager)
+    found = machine.packet_filters()
+    remedy = "" if found.works else _installation(_LIBPCAP.get(manager, "libpcap"), manager)
+    yield _of("recordings", replace(found, remedy=remedy), _optional(found))
+
+
+def _package_manager() -> str:
+    return next((name for name in _INSTALLERS if machine.program(name)), "")
+
+
+def _installation(package: str, manager: str) -> str:
+    return f"Try: sudo {_INSTALLERS[manager]} {package}" if manager else f"It is in the package {package}."
+
+
+def _program(group: str, name: str, package: str, use: str, manager: str) -> Check:
+    if machine.program(name):
+        return Check(group, name, State.OK, use)
+    return Check(group, name, State.MISSING, use, "is not installed", _installation(package, manager))
+
+
 def _programs() -> Iterator[Check]:
-    installer = next((words for name, words in _INSTALLERS.items() if machine.program(name)), "")
+    manager = _package_manager()
     _, in_user_namespace = machine.privilege()
     has_users = not in_user_namespace or machine.users_in_labs(os.geteuid()).works
     for name, (package, use) in PROGRAMS.items():
-        path = machine.program(name)
-        if path and name in _CHANGES_USER and not has_users:
+        if name in _CHANGES_USER and not has_users and machine.program(name):
             remedy = "It needs subordinate ids: see `users in labs`."
             yield Check("programs", name, State.MISSING, use, "cannot change its user in your labs", remedy)
-        elif path:
-            yield Check("programs", name, State.OK, use)
         else:
-            remedy = f"Try: sudo {installer} {package}" if installer else f"It is in the package {package}."
-            yield Check("programs", name, State.MISSING, use, "is not installed", remedy)
+            yield _program("programs", name, package, use, manager)
 
 
 def summary(checks: Sequence[Check], look: Look) -> list[str]:
@@ -284,7 +310,7 @@ def summary(checks: Sequence[Check], look: Look) -> list[str]:
         for check in checks
         if check.name in _SUMMARY
         or check.state is State.FAILED
-        or (check.state is State.MISSING and check.group not in ("kernel", "programs"))
+        or (check.state is State.MISSING and check.group not in ("kernel", "recordings", "programs"))
     ]
     return [*_check_lines(shown, look), "", *_verdict(checks, look), "All checks and remedies: labctl doctor --all"]
 
@@ -325,10 +351,13 @@ def _verdict(checks: Sequence[Check], look: Look) -> list[str]:
         verdict, ink = "Labs can run here.", Ink.GOOD
     missing = [check for check in checks if check.state is State.MISSING]
     absent = [check.name for check in missing if check.group == "kernel" and machine.FEATURES[check.name].own]
+    recordings = [check.name for check in missing if check.group == "recordings"]
     programs = [check.name for check in missing if check.group == "programs"]
     sentences = [verdict]
     if absent:
         sentences.append(f"Not available on this kernel (labs still work): {', '.join(absent)}.")
+    if recordings:
+        sentences.append(f"Not available to recordings of labs: {', '.join(recordings)}.")
     if programs:
         sentences.append(f"Optional programs that are not installed: {', '.join(programs)}.")
     first, *rest = [line for sentence in sentences for line in wrap(sentence, look.width, break_words=False)]

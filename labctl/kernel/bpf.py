@@ -195,6 +195,15 @@ class CallTracer(_Tracer):
         return per_cpu_value(self._lost_counts, _U32.pack(_OTHER_ABI))
 
 
+def refusal() -> str:
+    """Return why the programs cannot be loaded here; "" if they can."""
+    try:
+        with Tracer(), CallTracer():
+            return ""
+    except MachineError as error:
+        return str(error).removeprefix(f"{SUBJECT}: ")
+
+
 def network_inode(fd: int) -> int:
     """The inode number of the network namespace open at `fd`, by which records name it."""
     return os.fstat(fd).st_ino

@@ -102,6 +102,33 @@ def _probe(*names: str) -> list[tuple[str, int, str]]:
     return [(name, number, detail) for name, number, detail in result]
 
 
+# -- what recordings use
+
+KERNEL_EVENTS = "TCP states, drops with reasons, system calls of all programs"
+
+
+def kernel_events() -> Finding:
+    """Try whether recordings can have the kernel's events and system calls, by BPF programs."""
+    try:
+        refusal = _run("from labctl.kernel.bpf import refusal; print(refusal())").strip()
+    except MachineError as error:
+        refusal = str(error)
+    problem, _, found = refusal.partition(". Try: ")
+    remedy = f"Try: {found}" if found else "Try as root, outside of containers, on a distribution's kernel."
+    return Finding("BPF", not refusal, KERNEL_EVENTS, problem, remedy if refusal else "")
+
+
+def packet_filters() -> Finding:
+    """Try whether filters of packets can be compiled."""
+    from labctl.kernel.packet_filter import LIBRARIES, compile_filter
+
+    try:
+        compile_filter("tcp", 1)
+    except MachineError:
+        return Finding("libpcap", False, "filters of packets", f"{LIBRARIES[0]} is not installed")
+    return Finding("libpcap", True, "filters of packets")
+
+
 # -- users in labs of ordinary users
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import resource
+from pathlib import Path
 
 import pytest
 
 from labctl.errors import MachineError
 from labctl.observe import machine
+from tests.skips import for_root
 
 pytestmark = pytest.mark.stock_kernel
 
@@ -30,6 +33,18 @@ def test_a_missing_queueing_discipline_is_reported_with_the_remedy_of_the_doctor
         reason = machine.without_qdisc(kind)
         assert bool(reason) != by_name[kind].works
         assert reason.endswith(by_name[kind].remedy)
+
+
+@for_root("ordinary users may not load BPF programs")
+def test_a_library_that_cannot_be_loaded_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert machine.kernel_events().works
+    (tmp_path / "libbpf.so.1").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", os.fspath(tmp_path))
+    found = machine.kernel_events()
+    assert (found.works, found.problem) == (False, "libbpf.so.1 is not installed")
+    assert found.remedy == "Try: sudo apt-get install libbpf1"
 
 
 def test_the_largest_lab_has_two_descriptors_a_node() -> None:

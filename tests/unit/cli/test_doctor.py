@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.cli import files
+from labctl.cli import doctor, files
 from labctl.cli.doctor import Check, Fix, State, all_checks, apply_fixes, fixes, summary
 from labctl.errors import MachineError
 from labctl.kernel.privilege import Readings
@@ -68,6 +68,27 @@ CHECKS = [
     Check("kernel", "netem", State.MISSING, "delay " * 20, "ENOENT", "Try: sudo modprobe sch_netem"),
     Check("programs", "nc", State.MISSING, "connections", "is not installed", "Try: sudo apt-get install nc"),
 ]
+
+
+def test_what_recordings_lack_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    bpf = machine.Finding("BPF", False, "TCP states", "libbpf.so.1 is not installed", "Try: apt")
+    monkeypatch.setattr(machine, "privilege", lambda: (Readings(0), False))
+    monkeypatch.setattr(machine, "kernel_events", lambda: bpf)
+    monkeypatch.setattr(machine, "packet_filters", lambda: machine.Finding("libpcap", False, "filters", "no"))
+    monkeypatch.setattr(machine, "program", lambda name: name if name == "apt-get" else "")
+    checks = list(doctor._recordings())
+    assert [(each.name, each.state, each.remedy) for each in checks] == [
+        ("BPF", State.MISSING, "Try: apt"),
+        ("strace", State.MISSING, "Try: sudo apt-get install strace"),
+        ("libpcap", State.MISSING, "Try: sudo apt-get install libpcap0.8"),
+    ]
+    assert "Not available to recordings of labs: BPF, strace, libpcap." in summary(checks, Look())
+
+
+def test_ordinary_users_read_that_the_kernel_s_events_are_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "privilege", lambda: (Readings(1000), True))
+    bpf = next(iter(doctor._recordings()))
+    assert (bpf.name, bpf.state, bpf.remedy) == ("BPF", State.KNOWN, "")
 
 
 def test_the_summary_names_missing_features_and_programs() -> None:
