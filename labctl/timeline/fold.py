@@ -238,6 +238,7 @@ class Fold:
         self._handshakes: set[Flow] = set()  # connections of which the third packet is due
         self._states: dict[SocketKey, str] = {}
         self._queues: dict[tuple[str, int, Flow | None], str] = {}
+        self._noted: dict[Flow, str] = {}  # the reason why a packet was answered by this flow, and not delivered
         self._failed: set[str] = set()
         self._has_packets = False
         self._last_ns: int | None = None
@@ -368,11 +369,14 @@ class Fold:
             case Retransmit() if event.host in self._hosts and not self._has_packets:
                 yield Line(event.at_ns, event.host, "retransmits", event)
             case Reset() if event.host in self._hosts and event.is_sent:
-                if event.reason or not self._has_packets:
+                is_noted = event.flow is not None and self._noted.get(event.flow) == event.reason
+                if not is_noted and (event.reason or not self._has_packets):
                     text = event.reason if self._has_packets else f"sends RST {event.reason}".rstrip()
                     yield Note(event.at_ns, event.host, text, is_needed=not self._has_packets)
             case Drop() if event.reason in _ANSWERED:
                 if event.host in self._hosts and event.header is not None and event.header.protocol in ("tcp", "udp"):
+                    if event.header.flow is not None:
+                        self._noted[event.header.flow.reverse] = event.reason
                     yield Note(event.at_ns, event.host, event.reason, is_needed=False)
             case Drop():
                 is_shown = event.packet in self._crossed

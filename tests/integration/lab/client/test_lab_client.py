@@ -26,12 +26,25 @@ def test_its_messages_are_those_of_the_protocol() -> None:
         (["Down"], protocol.Down()),
     ):
         assert frames.to_json(request) == protocol.encode(message)
-    start = protocol.StartProcess("h1", "web", ("sh",), (("A", "b"),), None, (1, 2, ()), Restart.ALWAYS, None, True)
-    started = ("h1", "web", ("sh",), (("A", "b"),), None, (1, 2, ()), "always", None, True)
+    start = protocol.StartProcess(
+        "h1", "web", ("sh",), (("A", "b"),), None, (1, 2, ()), Restart.ALWAYS, None, True, ("strace",)
+    )
+    started = ("h1", "web", ("sh",), (("A", "b"),), None, (1, 2, ()), "always", None, True, ("strace",))
     assert lab_client.start_request(*started) == protocol.encode(start)
     assert lab_client.stop_request("h1", "web", 15) == protocol.encode(protocol.StopProcess("h1", "web", 15))
     assert lab_client.signal_group_request(7, 15) == protocol.encode(protocol.SignalGroup(7, 15))
-    fields = ("h1", ("sh", "\udcff"), (("A", "b"),), "/", (True, False, True), (0, 0, (4,)), (24, 80), True, True)
+    fields = (
+        "h1",
+        ("sh", "\udcff"),
+        (("A", "b"),),
+        "/",
+        (True, False, True),
+        (0, 0, (4,)),
+        (24, 80),
+        True,
+        True,
+        ("strace",),
+    )
     spawn = protocol.Spawn(
         node=fields[0],
         argv=fields[1],
@@ -42,6 +55,7 @@ def test_its_messages_are_those_of_the_protocol() -> None:
         terminal=fields[6],
         is_cwd_optional=fields[7],
         is_terminal_plain=fields[8],
+        tracer=fields[9],
     )
     assert lab_client.spawn_request(*fields) == protocol.encode(spawn)
 
