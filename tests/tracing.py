@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from labctl.errors import MachineError
@@ -42,6 +43,12 @@ def network_inode(lab: Lab, node: str) -> int:
             return os.fstat(descriptor).st_ino
         finally:
             os.close(descriptor)
+
+
+def without_library(name: str, directory: Path) -> dict[str, str]:
+    """Environment variables with which programs cannot load that library; `directory` is for what hides it."""
+    (directory / name).touch()
+    return {"LD_LIBRARY_PATH": os.fspath(directory)}
 
 
 class Traced:

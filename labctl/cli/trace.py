@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 LIVE_INTERVAL_S = 0.05
 FOLLOW_EVERY_S = 1.0  # interval at which nodes are looked for that have joined the lab
 LAST_OUTPUT_TIMEOUT_S = 0.3  # for the last lines of strace, after the end of the command
-CALLS_OF_RUNNING_PROGRAMS = "calls of programs that run already: not root (labctl trace NODE -- COMMAND works)"
+CALLS_OF_RUNNING_PROGRAMS = (
+    "calls of programs that run already: they need BPF, as root (labctl trace NODE -- COMMAND works)"
+)
 
 
 def trace(

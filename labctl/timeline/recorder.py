@@ -362,7 +362,7 @@ class ActiveRecording:
         self._channel.send_body(number, to_json(reply), until=None)
 
     def _trace(self, number: int, networks: dict[int, int], tracer: SharedTracer | str) -> None:
-        """Follow these network namespaces (of nodes, by index), if there is a tracer, and reply to the request."""
+        """Follow these network namespaces (of nodes, by index), if there is a tracer, and reply whether that is so."""
         self._recorder.watch(self._channel.fileno(), self._serve)
         assert self._spool is not None
         source = tracer if isinstance(tracer, str) else tracer.add(networks, self._spool)
@@ -372,7 +372,7 @@ class ActiveRecording:
         else:
             self.add(source)
         with suppress(LabGone):  # `_serve` notices it
-            self._reply(number, [])
+            self._reply(number, [not isinstance(source, str)])
 
     def _answer(self, request: object, descriptors: tuple[int, ...]) -> list[object]:
         match request:

@@ -10,7 +10,7 @@ import os
 import select
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from socket import AF_NETLINK, AF_PACKET, SOCK_RAW
 from time import CLOCK_REALTIME, clock_gettime
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from labctl.clock import monotonic, monotonic_ns
 from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
-from labctl.kernel.capabilities import BPF_PRIVILEGE, CAP_BPF, CAP_SYS_ADMIN, effective_capabilities
+from labctl.kernel.capabilities import BPF_PRIVILEGE
 from labctl.kernel.namespaces import network_of
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.lab.frames import MAX_DESCRIPTORS, FrameStream, from_json, to_json
@@ -104,6 +104,7 @@ class Recording:
         self._number = self._answered = 0  # of requests
         self._recorded: list[str] = []  # names of nodes, by index
         self._called: frozenset[str] = frozenset()  # nodes of which the kernel reports system calls
+        self._asked: dict[int, frozenset[str]] = {}  # nodes that are to be so, by the request without a reply
         self._added: list[AnyEvent] = []
         self._missing: list[str] = []
         self._problem = ""  # why the recorder does not record any more
@@ -186,11 +187,11 @@ class Recording:
     @property
     def traces_all_calls(self) -> bool:
         """Whether the kernel reports the system calls of all programs (eBPF)."""
-        return self._called.issuperset(self._recorded)
+        return self._nodes_with_calls().issuperset(self._recorded)
 
     def traces_calls_of(self, node: str) -> bool:
         """Whether the kernel reports the system calls of all programs of that node (eBPF)."""
-        return node in self._called
+        return node in self._nodes_with_calls()
 
     def note_missing(self, text: str) -> None:
         """Add to what the timeline names as missing."""
@@ -299,11 +300,19 @@ class Recording:
         if not networks and (options.kernel or options.syscalls):
             self.note_missing(f"TCP states, resets and drops of the kernel: {BPF_PRIVILEGE}")
         called = [each for each in networks if {"*", self._recorded[each[0]]}.intersection(options.syscalls)]
-        if effective_capabilities() & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN):
-            self._called |= {self._recorded[index] for index, _ in called}
         for kind, wanted in ((Kind.KERNEL, networks if options.kernel else []), (Kind.SYSCALLS, called)):
             if wanted:
                 self._send(["Trace", kind, wanted])
+        if called:
+            self._asked[self._number] = frozenset(self._recorded[index] for index, _ in called)
+
+    def _nodes_with_calls(self) -> frozenset[str]:
+        """The nodes of which the kernel reports system calls, once the recorder has replied whether it does."""
+        with self._lock:
+            if self._asked:
+                with suppress(DeadlineExceeded):
+                    self._receive_all(REPLY_TIMEOUT_S)
+            return self._called
 
     def _send(self, request: list[object], *descriptors: int) -> None:
         self._number += 1
@@ -335,6 +344,8 @@ class Recording:
                 break
             self._answered, body, _ = received
             reply = from_json(body)
+            nodes = self._asked.pop(self._answered, frozenset())
+            self._called |= nodes if reply == [True] else frozenset()
             for refusal in reply:
                 if isinstance(refusal, list):
                     node, number = refusal

@@ -129,7 +129,9 @@ class TracerSource:
 
 
 def _what(kind: Kind) -> str:
-    return "TCP states, resets and drops of the kernel" if kind is Kind.KERNEL else "system calls of programs"
+    if kind is Kind.KERNEL:
+        return "TCP states, resets and drops of the kernel"
+    return "system calls by BPF (labctl starts programs with strace instead)"
 
 
 def open_tracer(kind: Kind) -> SharedTracer | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -13,7 +14,18 @@ import jsonschema
 import pytest
 
 from tests.e2e.command import ECHO, LABCTL, REFUSED, SKIPPED, WAITS, environment, labctl
+from tests.skips import for_root
+from tests.tracing import without_library
 from tests.unit.timeline.write_schema import TARGET
+
+HELLO = """\
+name: hello
+topology: pair
+steps:
+  - run:
+      on: client
+      run: [python3, -I, -S, -c, "import socket; socket.socket(2, 2).sendto(b'hello', ('10.0.0.2', 5000))"]
+"""
 
 
 @pytest.fixture
@@ -51,6 +63,19 @@ def test_the_files_of_one_scenario_have_its_calls_and_packets(suite: Path) -> No
     assert (suite / "t.pcapng").read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
     ElementTree.fromstring((suite / "t.svg").read_text())
     assert not [path.name for path in suite.iterdir() if path.name.startswith(".")]
+
+
+@for_root("ordinary users' calls are traced by strace anyway")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_without_libbpf_root_s_programs_are_traced_by_strace(tmp_path: Path) -> None:
+    (tmp_path / "hello.yaml").write_text(HELLO)
+    hidden = without_library("libbpf.so.1", tmp_path)
+    ran = labctl("run", "hello.yaml", "--trace", "--timeline", "t.json", cwd=tmp_path, **hidden)
+    assert ran.returncode == 0, ran.stdout
+    timeline = json.loads((tmp_path / "t.json").read_text())
+    calls = [event for event in timeline["events"] if event["type"] == "Call" and event["source"] == "syscalls"]
+    assert "sendto" in {call["name"] for call in calls}
+    assert any("by BPF (labctl starts programs with strace instead): libbpf" in what for what in timeline["missing"])
 
 
 def test_files_of_one_scenario_are_refused_for_several_before_anything_runs(suite: Path) -> None:

@@ -422,7 +422,7 @@ def _monotonic_ns() -> int:
 
 
 def tracer_of(recording: Recording, *, seccomp: bool = True) -> StraceTracer | None:
-    """Return what traces programs for the recording; None if the kernel does, and without strace.
+    """Return what traces programs for the recording; None if the kernel does (BPF), and without strace.
 
     The timeline then names what is missing.
     """

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from labctl import AsyncLab, InputError, Lab, NotFound
 from labctl.api.activity_events import with_activities
 from labctl.api.journal import ActivityKind, Journal
 from labctl.timeline.events import AnyEvent, Call, Mark, Packet, Source, Step, Timeline
+from tests.skips import for_root
+from tests.tracing import without_library
 
 SERVER = "import socket\ns = socket.create_server(('', 5000))\nc = s.accept()[0]\nc.sendall(c.recv(9).upper())"
 PYTHON = ("python3", "-I", "-S", "-c")
@@ -106,6 +110,26 @@ def test_an_async_lab_has_the_same_timeline() -> None:
     assert [step.kind for step in of(timeline, Step)] == ["run"]
     assert [mark.text for mark in of(timeline, Mark)] == ["begin"]
     assert "socket" in [call.name for call in of(timeline, Call)]
+
+
+SCRIPT = """
+from labctl import Lab
+with Lab("pair", trace=True) as lab:
+    lab["client"].run(["python3", "-I", "-S", "-c", "import socket; socket.socket()"])
+    timeline = lab.timeline()
+print({event.name for event in timeline.events if type(event).__name__ == "Call"})
+print(timeline.missing)
+"""
+
+
+@for_root("ordinary users' calls are traced by strace anyway")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_without_libbpf_root_s_programs_are_traced_by_strace(tmp_path: Path) -> None:
+    env = os.environ | without_library("libbpf.so.1", tmp_path)
+    ran = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True)
+    names, missing = ran.stdout.splitlines()
+    assert "'socket'" in names
+    assert "system calls by BPF (labctl starts programs with strace instead): libbpf.so.1" in missing
 
 
 def test_activities_of_scenarios_are_left_to_their_own_steps() -> None:

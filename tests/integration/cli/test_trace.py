@@ -20,6 +20,8 @@ from labctl.cli.trace import trace
 from labctl.lab.client.handle import Lab
 from tests.e2e.command import LABCTL, TIMEOUT_S
 from tests.integration.detached import running
+from tests.skips import for_root
+from tests.tracing import without_library
 
 SERVER = (
     "import socket; s = socket.create_server(('', 5000)); print('up', flush=True)\nwhile True: s.accept()[0].recv(9)"
@@ -55,6 +57,24 @@ def test_a_command_s_calls_and_packets_are_shown_and_its_output_and_status_are_i
     assert {"Call", "Packet"} <= {event["type"] for event in events}
     assert (tmp_path / "t.html").stat().st_size > 10_000
     assert (tmp_path / "t.pcapng").read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
+
+
+@for_root("ordinary users' calls are traced by strace anyway")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_without_libbpf_strace_traces_the_command_of_root(tmp_path: Path) -> None:
+    with running() as name:
+        started(name)
+        env = os.environ | without_library("libbpf.so.1", tmp_path)
+        words = ("trace", name, "client", f"--json={tmp_path}/t.json", "--", "python3", "-I", "-S", "-c", CLIENT)
+        ran = labctl(*words, env=env)
+        others = labctl("trace", name, "--for", "1ms", env=env)
+    assert (ran.returncode, ran.stdout) == (0, "sent\n"), ran.stderr
+    timeline = json.loads((tmp_path / "t.json").read_text())
+    assert "connect" in {event["name"] for event in timeline["events"] if event["type"] == "Call"}
+    assert {what.partition(": ")[2] for what in timeline["missing"]} == {
+        "libbpf.so.1 is not installed. Try: sudo apt-get install libbpf1"
+    }
+    assert trace_module.CALLS_OF_RUNNING_PROGRAMS in " ".join(others.stdout.split())
 
 
 def test_packets_of_a_lab_are_shown_live_until_ctrl_c() -> None:

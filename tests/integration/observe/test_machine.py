@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from labctl.errors import MachineError
 from labctl.observe import machine
 from tests.skips import for_root
+from tests.tracing import without_library
 
 pytestmark = pytest.mark.stock_kernel
 
@@ -40,8 +40,8 @@ def test_a_library_that_cannot_be_loaded_is_named_with_its_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert machine.kernel_events().works
-    (tmp_path / "libbpf.so.1").touch()
-    monkeypatch.setenv("LD_LIBRARY_PATH", os.fspath(tmp_path))
+    for name, value in without_library("libbpf.so.1", tmp_path).items():
+        monkeypatch.setenv(name, value)
     found = machine.kernel_events()
     assert (found.works, found.problem) == (False, "libbpf.so.1 is not installed")
     assert found.remedy == "Try: sudo apt-get install libbpf1"

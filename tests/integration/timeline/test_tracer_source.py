@@ -118,4 +118,6 @@ def test_an_ordinary_user_reads_in_the_timeline_what_is_missing(labs: tuple[Lab,
 
 @skips.for_ordinary_users("they may not load BPF programs")
 def test_the_reason_for_no_tracer_is_returned() -> None:
-    assert open_tracer(Kind.SYSCALLS) == ("system calls of programs: CAP_BPF and CAP_PERFMON are required (root)")
+    assert open_tracer(Kind.SYSCALLS) == (
+        "system calls by BPF (labctl starts programs with strace instead): CAP_BPF and CAP_PERFMON are required (root)"
+    )
