@@ -87,23 +87,13 @@ def trace(
     if not follow:
         from labctl.report.ladder import render
 
-        screen.write(render(_without_upkeep(timeline), screen.look))
+        screen.write(render(timeline, screen.look))
     else:
         from labctl.report.ladder import endings
 
         screen.write(endings(timeline, screen.look))
     _write_files(timeline, wanted)
     return status
-
-
-def _without_upkeep(timeline: Timeline) -> Timeline:
-    """Return the timeline without what hosts and the C library do of themselves, as lookups of names."""
-    from labctl.structs import replace
-    from labctl.timeline.upkeep import upkeep
-
-    left_out = set(upkeep(timeline.events))
-    kept = (event for number, event in enumerate(timeline.events) if number not in left_out)
-    return replace(timeline, events=tuple(kept))
 
 
 def _seconds(duration: str | None) -> float | None:

@@ -26,11 +26,11 @@ from labctl.timeline.events import (
     Retransmit,
     SocketKey,
     SocketSample,
-    Source,
     State,
     Step,
     Timeline,
 )
+from labctl.timeline.upkeep import Lookups, is_resolution, traced_calls
 
 _HELD_NS = 20_000_000  # a call or step that may end soon is held back for this long in a live ladder
 _JOINED_NS = 1_000_000  # the return of another host's call does not split a call that takes less
@@ -40,7 +40,6 @@ _FOLDED_FROM = 3  # packets with data in a row that become one arrow
 _CALLS = "calls"
 _ANSWERED = frozenset({"NO_SOCKET"})  # reasons for which the kernel drops a packet and answers with a RST or ICMP
 _PURGED = frozenset({"SOCKET_CLOSE", "QUEUE_PURGE"})
-_RESOLUTION = ("who has", "is at", "is here", "neighbo", "router", "multicast listener", "mld", "igmp")
 
 
 class Detail(Enum):
@@ -175,41 +174,6 @@ def speaking_hosts(timeline: Timeline) -> list[str]:
     return [host for host in timeline.hosts if host in speaking]
 
 
-class _Lookups:
-    """Finds the calls by which the C library looks up names and sorts addresses (getaddrinfo(3)).
-
-    These are the lives of netlink sockets, of those to nscd(8), and of datagram sockets that are only connected.
-    """
-
-    def __init__(self) -> None:
-        self._lives: dict[tuple[str, int, int], tuple[str, list[tuple[str | int, ...]]]] = {}
-
-    def of(self, calls: Iterable[Call]) -> set[tuple[str | int, ...]]:
-        """Return the keys of such calls; `calls` are further calls of programs, in order of time."""
-        found: set[tuple[str | int, ...]] = set()
-        for call in calls:
-            if call.name == "socket" and call.result is not None and call.result >= 0:
-                family, kind = (*call.arguments.split(", "), "")[:2]
-                if family == "AF_NETLINK" or family == "AF_UNIX" or "SOCK_DGRAM" in kind:
-                    self._lives[call.host, call.pid, call.result] = family, [call.key]
-                if family == "AF_NETLINK":
-                    found.add(call.key)
-                continue
-            place = (call.host, call.pid, -1 if call.fd is None else call.fd)
-            if place not in self._lives or call.result is None:
-                continue
-            family, keys = self._lives[place]
-            keys.append(call.key)
-            is_nscd = family == "AF_UNIX" and "/nscd/" in call.arguments
-            is_over = call.name == "close" and family.startswith("AF_INET")
-            if family == "AF_NETLINK" or is_nscd or is_over:
-                found.update(keys)
-                self._lives[place] = "AF_NETLINK", keys
-            if call.name == "close" or (family != "AF_NETLINK" and call.name not in ("connect", "getsockname")):
-                del self._lives[place]
-        return found
-
-
 class Fold:
     """Makes items of events, once or as they come.
 
@@ -225,7 +189,7 @@ class Fold:
         self._number = 0
         self._current: dict[tuple[str | int, ...], Call | Step] = {}  # the last record of each call and step
         self._begun: set[tuple[str | int, ...]] = set()  # shown, to be followed by its end
-        self._lookups = _Lookups()
+        self._lookups = Lookups()
         self._waiting: list[Step] = []  # that have begun, and have no heading as long as nothing happens
         self._calls: dict[str, list[Call]] = {}  # of each host, those that may be sending
         self._journeys: dict[int, list[Packet]] = {}
@@ -252,9 +216,7 @@ class Fold:
     def add(self, events: Iterable[AnyEvent]) -> None:
         """Take events; of one call or step, the record of its begin, of its end, or both."""
         events = list(events)
-        hidden = self._lookups.of(
-            event for event in events if isinstance(event, Call) and event.source is Source.SYSCALLS
-        )
+        hidden = self._lookups.of(traced_calls(events))
         for event in events:
             if isinstance(event, Call) and event.key in hidden:
                 continue
@@ -532,18 +494,17 @@ class Fold:
 
     @staticmethod
     def _is_noise(drop: Drop) -> bool:
-        """Whether nothing was lost: data of a closed socket, and what hosts say of themselves to a link."""
+        """Whether nothing was lost: data of a closed socket, and announcements of hosts to a link."""
         protocol = drop.header.protocol if drop.header is not None else ""
         return drop.reason in _PURGED or protocol in ("arp", "icmpv6", "igmp")
 
     def _is_resolution(self, packet: Packet) -> bool:
         """Whether it is address resolution or router discovery, and, of ARP, answered."""
         header = packet.header
-        summary = header.summary.casefold()
-        if header.protocol == "arp" and summary.startswith("who has"):
+        if header.protocol == "arp" and header.summary.startswith("who has"):
             wanted = header.summary[len("who has ") :].split(" ")[0].rstrip("?,")
             return wanted in self._answered
-        return header.protocol in ("arp", "icmpv6", "igmp") and any(word in summary for word in _RESOLUTION)
+        return is_resolution(header)
 
     def _learn_connection(self, packet: Packet) -> None:
         flow = packet.header.flow

@@ -1,60 +1,71 @@
-"""What hosts do of themselves, around what a reader looks for: address resolution, and lookups of the C library.
+"""Upkeep: traffic and calls that no program asked for: address resolution, and lookups of the C library.
 
 Before a program's own connect(2), getaddrinfo(3) lists the host's addresses over netlink, asks nscd(8), and connects a
-UDP socket to each address to find its source address (RFC 6724). None of this is in the program's text.
+UDP socket to each address to find its source address (RFC 6724). None of this is in the program's source.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
-from labctl.timeline.events import AnyEvent, Call, Packet, Source
+from labctl.timeline.events import AnyEvent, Call, Header, Packet, Source
 
-_RESOLUTION = re.compile(
-    r"who has|is at|is here|neighbo|router|multicast listener|membership|\bmld|\bigmp", re.IGNORECASE
-)
-_NAME_SERVICE = "/nscd/socket"
-_PROBING = frozenset({"socket", "connect", "getsockname", "close"})
+_RESOLUTION = re.compile(r"who has|is at|is here|neighbo|router|multicast listener|membership|mld|igmp", re.IGNORECASE)
 
 
-def upkeep(events: Iterable[AnyEvent]) -> list[int]:
-    """Return the numbers of the events that are upkeep, ascending.
+def upkeep(events: Sequence[AnyEvent]) -> list[int]:
+    """Return the numbers of the events that are upkeep, ascending: packets of `is_resolution`, calls of `Lookups`."""
+    lookups = Lookups().of(traced_calls(events))
+    return [
+        number
+        for number, event in enumerate(events)
+        if (isinstance(event, Packet) and is_resolution(event.header))
+        or (isinstance(event, Call) and event.key in lookups)
+    ]
 
-    Packets of ARP, neighbour discovery and group membership; calls of traced programs on a descriptor of a netlink
-    socket, of one that was connected to nscd, and of a UDP socket that was connected and closed without any data.
+
+def is_resolution(header: Header) -> bool:
+    """Return whether a packet is of ARP, neighbour or router discovery, or group membership."""
+    return header.protocol in ("arp", "icmpv6", "igmp") and _RESOLUTION.search(header.summary) is not None
+
+
+def traced_calls(events: Iterable[AnyEvent]) -> Iterable[Call]:
+    """Return the calls of traced programs, and not those of scenario steps."""
+    return (event for event in events if isinstance(event, Call) and event.source is Source.SYSCALLS)
+
+
+class Lookups:
+    """Finds the calls by which the C library looks up names and sorts addresses (getaddrinfo(3)).
+
+    These are the lives of netlink sockets, of those to nscd(8), and of datagram sockets that are only connected.
     """
-    found: list[int] = []
-    open_: dict[tuple[str, int, int], list[tuple[int, Call]]] = {}
-    for number, event in enumerate(events):
-        if isinstance(event, Packet):
-            if _RESOLUTION.search(event.header.summary):
-                found.append(number)
-        elif isinstance(event, Call) and event.source is Source.SYSCALLS:
-            fd = event.result if event.name == "socket" else event.fd
-            key = (event.host, event.pid, -1 if fd is None else fd)
-            if event.name == "socket":
-                found += _if_upkeep(open_.pop(key, []))  # it was closed by a call that was not recorded
-                open_[key] = [(number, event)]
-            elif key in open_:
-                open_[key].append((number, event))
-                if event.name == "close":
-                    found += _if_upkeep(open_.pop(key))
-    for calls in open_.values():
-        found += _if_upkeep(calls)
-    return sorted(found)
 
+    def __init__(self) -> None:
+        self._lives: dict[tuple[str, int, int], tuple[str, list[tuple[str | int, ...]]]] = {}
 
-def _if_upkeep(calls: list[tuple[int, Call]]) -> Iterator[int]:
-    """Return the numbers of the calls on a descriptor, from socket(2) to close(2), if it served for a lookup."""
-    if not calls:
-        return
-    made = calls[0][1].arguments
-    names = {call.name for _, call in calls}
-    is_lookup = (
-        "AF_NETLINK" in made
-        or any(call.name == "connect" and _NAME_SERVICE in call.arguments for _, call in calls)
-        or ("SOCK_DGRAM" in made and "AF_INET" in made and {"connect", "close"} <= names <= _PROBING)
-    )
-    if is_lookup:
-        yield from (number for number, _ in calls)
+    def of(self, calls: Iterable[Call]) -> set[tuple[str | int, ...]]:
+        """Return the keys of such calls; `calls` are further calls of programs, in order of time."""
+        found: set[tuple[str | int, ...]] = set()
+        for call in calls:
+            if call.name == "socket" and call.result is not None and call.result >= 0:
+                self._lives.pop((call.host, call.pid, call.result), None)  # its close was not recorded
+                family, kind = (*call.arguments.split(", "), "")[:2]
+                if family == "AF_NETLINK" or family == "AF_UNIX" or "SOCK_DGRAM" in kind:
+                    self._lives[call.host, call.pid, call.result] = family, [call.key]
+                if family == "AF_NETLINK":
+                    found.add(call.key)
+                continue
+            place = (call.host, call.pid, -1 if call.fd is None else call.fd)
+            if place not in self._lives or call.result is None:
+                continue
+            family, keys = self._lives[place]
+            keys.append(call.key)
+            is_nscd = family == "AF_UNIX" and "/nscd/" in call.arguments
+            is_over = call.name == "close" and family.startswith("AF_INET")
+            if family == "AF_NETLINK" or is_nscd or is_over:
+                found.update(keys)
+                self._lives[place] = "AF_NETLINK", keys
+            if call.name == "close" or (family != "AF_NETLINK" and call.name not in ("connect", "getsockname")):
+                del self._lives[place]
+        return found

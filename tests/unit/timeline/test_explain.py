@@ -29,8 +29,6 @@ from labctl.timeline.explain import explain, failing_call
 from labctl.topology.model import NodeKind
 from tests.timelines import CLIENT, SERVER, STARTED_NS, Builder, tcp_echo
 
-TO_SERVER = Flow("tcp", "", 0, SERVER, 5000)
-
 
 def failed(b: Builder, name: str, arguments: str, errno: str = "", *, host: str = "client", **more: Any) -> Call:
     """A call that began at 0 us; it failed after 1 s with this errno, or did not return."""

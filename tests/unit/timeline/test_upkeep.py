@@ -66,11 +66,18 @@ def test_a_descriptor_of_another_process_is_another_one() -> None:
 
 def test_address_resolution_and_group_membership_are_upkeep() -> None:
     packet = next(event for event in tcp_echo().events if isinstance(event, Packet))
-    summaries = (
-        "who has 10.0.0.2, tell 10.0.0.1",
-        "neighbour solicitation",
-        "multicast listener report",
-        "echo request 1",
+    found = (
+        ("arp", "who has 10.0.0.2, tell 10.0.0.1"),
+        ("icmpv6", "neighbour solicitation"),
+        ("icmpv6", "multicast listener report"),
+        ("icmpv6", "echo request 1"),
     )
-    packets = [replace(packet, header=replace(packet.header, summary=each)) for each in summaries]
+    packets = [
+        replace(packet, header=replace(packet.header, protocol=protocol, summary=summary))
+        for protocol, summary in found
+    ]
     assert upkeep([packet, *packets]) == [1, 2, 3]
+
+
+def test_a_descriptor_whose_close_was_not_recorded_is_used_again() -> None:
+    assert upkeep(calls(*NETLINK[:3], *TCP)) == [0, 1, 2]

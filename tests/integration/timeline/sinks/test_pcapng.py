@@ -175,11 +175,3 @@ def test_a_routed_packet_has_the_same_packet_id_on_each_wire(tmp_path: Path) -> 
         len({each.journey for each in timeline.events if isinstance(each, Packet) and each.header.protocol == "udp"})
         == 1
     )
-
-
-def socket_address(plan: object, node: str) -> str:
-    from labctl.plan.operations import Plan
-    from labctl.timeline.wires import nodes_of
-
-    assert isinstance(plan, Plan)
-    return next(each.addresses[0] for each in nodes_of(plan) if each.name == node)
