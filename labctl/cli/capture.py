@@ -62,11 +62,11 @@ def capture(
     from labctl.units import duration_s
 
     if write == STANDARD_OUTPUT and is_terminal(sys.stdout):
-        raise InputError("capture: cannot write pcapng to a terminal. Try: -w FILE, or -w - | wireshark -k -i -")
+        raise InputError("labctl capture: cannot write pcapng to a terminal. Try: -w FILE, or -w - | wireshark -k -i -")
     try:
         limit_s = None if duration is None else duration_s(duration)
     except ValueError as error:
-        raise InputError(f"--for: {error}") from error
+        raise InputError(f"labctl capture: --for {duration}: {error}") from error
     with _attach(target, lab) as attached:
         plan = attached.describe().plan
         chosen = target_of(plan, target)
@@ -106,7 +106,7 @@ def _opened(path: str) -> BinaryIO:
     try:
         return open(path, "wb")
     except OSError as error:
-        raise InputError(f"-w {path}: cannot write: {describe_errno(error.errno or 0)}.") from error
+        raise InputError(f"labctl capture: -w {path}: cannot write: {describe_errno(error.errno or 0)}.") from error
 
 
 def target_of(plan: Plan, text: str) -> Target:
@@ -191,7 +191,7 @@ class _Capture:
         except BrokenPipeError:  # Wireshark has been closed
             return
         except OSError as error:
-            raise LabError(f"capture: cannot write: {describe_errno(error.errno or 0)}.") from error
+            raise LabError(f"labctl capture: cannot write: {describe_errno(error.errno or 0)}.") from error
 
     def _line(self, packet: Packet, names: Mapping[str, str], *, with_interface: bool) -> str:
         at_s = (packet.at_ns - self._began.started_ns) / 1e9

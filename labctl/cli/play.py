@@ -91,7 +91,7 @@ def run_script(session: PlaySession, lines: Iterable[str]) -> int:
             status = session.run_line(line, echo=True)
             first = first or status
     except UnicodeDecodeError as error:
-        raise InputError(f"play: standard input is not text in {sys.stdin.encoding}: {error}.") from error
+        raise InputError(f"labctl play: standard input is not text in {sys.stdin.encoding}: {error}.") from error
     except Exit:
         pass
     return first

@@ -211,7 +211,7 @@ class PlaySession:
             self.screen.write([f"    {wants.value.meaning}" for wants in form])
 
     def _why(self) -> None:
-        """Explain the last call that failed or blocks: what manual pages tell, what all hosts show, and counters."""
+        """Explain the last call that failed or blocks from its manual page, the events of all hosts, and counters."""
         if not self._attempts:
             raise InputError("why: no call has been made yet.")
         look, last = self.screen.look, self._attempts[-1]

@@ -161,8 +161,8 @@ class RunRequest(Struct, frozen=True):
             if scenarios > 1 or self.until_fail or (self.repeat or 1) > 1:
                 option, path = files[0]
                 raise InputError(
-                    f"labctl run: --{option} {path} is for one scenario, run once. Name one, or try --html DIR for a "
-                    "page of each."
+                    f"labctl run: --{option} {path}: cannot write several runs to it. Name one scenario, or try "
+                    "--html DIR for a page of each."
                 )
             formats = [(format_named("json" if option == "timeline" else option), path) for option, path in files]
             found.append(TimelineFiles(formats, version=__version__))
@@ -290,7 +290,7 @@ def _step_by_step(request: RunRequest, scenarios: list[Scenario], lab: str | Non
     if options.jobs > 1 or options.repeat != 1 or options.keep_on_failure:
         raise InputError("labctl run --step: excludes --jobs, --repeat, --until-fail and --keep-on-failure.")
     if any((request.html, request.timeline, request.pcap, request.svg, request.perfetto)):
-        raise InputError("labctl run --step: excludes files of the timeline. Leave out --step to write them.")
+        raise InputError("labctl run --step: cannot write files of the timeline. Leave out --step to write them.")
     started_at, started_s = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
     result = run_step_by_step(scenarios, lab, options.seed)
     run = RunResult(started_at, time.monotonic() - started_s, (result,), options.seed)

@@ -44,7 +44,7 @@ _OUTPUT_LINES = 10
 def run_step_by_step(scenarios: list[Scenario], lab_name: str | None, seed: int | None) -> ScenarioResult:
     """Run the scenario, of which there must be one, for a person at the terminal. InputError; Stopped by a signal."""
     if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
-        raise InputError("labctl run --step: needs a terminal for input and output. Leave out --step.")
+        raise InputError("labctl run --step: standard input and output must be a terminal. Leave out --step.")
     if len(scenarios) != 1:
         raise InputError(f"labctl run --step: runs one scenario, got {len(scenarios)}. Give one file.")
     scenario = replace(scenarios[0], steps=by_statement(scenarios[0].steps), timeout_s=WITHOUT_END_S)

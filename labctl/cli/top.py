@@ -46,7 +46,7 @@ _MOVES = {"up": -1, "k": -1, "down": 1, "j": 1, "pageup": -10, "pagedown": 10, "
 def top(lab: str | None, lab_option: str | None) -> int:
     """Run `labctl top` until `q`, Ctrl-C or the end of the lab."""
     if not (os.isatty(0) and os.isatty(1)):
-        raise InputError("top: standard input and output must be a terminal. Try: labctl sockets, ps, inspect")
+        raise InputError("labctl top: standard input and output must be a terminal. Try: labctl sockets, ps, inspect")
     with attach(lab_name(lab, lab_option)) as attached:
         return Top(attached).run()
 

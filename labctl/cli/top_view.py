@@ -129,7 +129,7 @@ def screen(sample: Sample, before: Sample | None, ui: Ui, log: Sequence[str], lo
 
 
 def share(wanted: Mapping[Panel, int], room: int) -> dict[Panel, int]:
-    """Divide `room` rows: each panel gets what it wants, or an equal part of what the smaller ones leave."""
+    """Divide `room` rows: each panel gets what it asks for, or an equal part of what the smaller ones leave."""
     heights: dict[Panel, int] = {}
     for number, panel in enumerate(sorted(wanted, key=lambda each: wanted[each])):
         part = max(room - sum(heights.values()), 0) // (len(wanted) - number)

@@ -54,7 +54,7 @@ def prepare(directory: Path, option: str) -> None:
         is_ours = os.path.lexists(index) and GENERATOR.encode() in index.read_bytes()[:4096]
         if not is_ours and any(os.path.lexists(directory / name) for name in (INDEX, PAGES)):
             raise InputError(
-                f"{option} {directory}: has an {INDEX} or {PAGES}/ that is not labctl's. Give another one."
+                f"{option} {directory}: has an {INDEX} or {PAGES}/ that is not labctl's. Give another directory."
             )
         write_index(directory, (), "The run has not ended.")
         shutil.rmtree(directory / PAGES, ignore_errors=True)

@@ -58,7 +58,7 @@ def format_named(name: str) -> Format:
 
 
 def environment(version: str, seed: int | None = None) -> tuple[tuple[str, str], ...]:
-    """Return what a reader of a timeline needs to know of this machine; `version` is labctl's."""
+    """Return the description of this machine for readers of a timeline; `version` is labctl's."""
     system = os.uname()
     user = "root" if os.geteuid() == 0 else "an ordinary user, in a user namespace"
     found = [("labctl", version), ("kernel", f"{system.sysname} {system.release} {system.machine}"), ("user", user)]

@@ -81,7 +81,7 @@ def test_without_libbpf_root_s_programs_are_traced_by_strace(tmp_path: Path) -> 
 def test_files_of_one_scenario_are_refused_for_several_before_anything_runs(suite: Path) -> None:
     ran = labctl("run", ".", "--pcap", "t.pcapng", cwd=suite)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert "--pcap t.pcapng is for one scenario" in ran.stderr
+    assert "--pcap t.pcapng: cannot write several runs to it" in ran.stderr
     assert "--html DIR" in ran.stderr
     repeated = labctl("run", "echo.yaml", "--repeat", "2", "--svg", "t.svg", cwd=suite)
     assert repeated.returncode == 2

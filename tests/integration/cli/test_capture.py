@@ -126,8 +126,8 @@ def test_a_file_has_whole_packets(name: str, tmp_path: Path) -> None:
     [
         (("sever",), "capture sever: no node, interface, network or link; did you mean server?"),
         (("client", "tcp prot 5"), "tcp prot 5"),
-        (("client", "-w", "/nowhere/file"), "-w /nowhere/file: cannot write: "),
-        (("client", "--for", "soon"), "--for: "),
+        (("client", "-w", "/nowhere/file"), "labctl capture: -w /nowhere/file: cannot write: "),
+        (("client", "--for", "soon"), "labctl capture: --for "),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_captured(name: str, arguments: tuple[str, ...], message: str) -> None:

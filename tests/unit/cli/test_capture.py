@@ -55,7 +55,10 @@ def test_a_target_is_a_node_an_interface_a_network_or_a_link(
     [
         ("sever", "capture sever: no node, interface, network or link; did you mean server?"),
         ("gw:eth9", "capture gw:eth9: gw has no interface eth9; did you mean eth1?"),
-        ("client-1-server", "capture client-1-server: no node, interface, network or link; did you mean client-1?"),
+        (
+            "client-1-server",
+            "capture client-1-server: no node, interface, network or link; did you mean client-1?",
+        ),
     ],
 )
 def test_another_target_is_refused_with_a_suggestion(office: Plan, text: str, message: str) -> None:
