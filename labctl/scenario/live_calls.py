@@ -62,7 +62,7 @@ class LiveCall(Struct, frozen=True):
 
 
 class _Process(Struct):
-    """A calling process. `statement` is the one whose call blocks and is awaited without a word of the person."""
+    """A calling process. `statement` is the one whose call blocks; the person wrote no `await` for it."""
 
     session: Session
     names: dict[str, Known] = field(default_factory=dict)  # for the checker

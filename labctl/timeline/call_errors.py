@@ -1,4 +1,4 @@
-"""What the manual pages tell of an errno of a call, and of a call that blocks: a sentence and its page.
+"""What the manual pages report about an errno of a call, and about a call that blocks: a sentence and its page.
 
 Written from sections ERRORS and DESCRIPTION of Linux man-pages 6.03, in our words; `""` in place of an errno stands for
 a call that has not returned.
@@ -168,7 +168,7 @@ sendto@unix sendmsg@unix|ECONNREFUSED|unix(7)|No process has the socket file ope
 
 
 def call_error(call: str, errno: str = "", *, is_unix: bool = False) -> CallError | None:
-    """Return what the manual pages tell of `connect` and `ECONNREFUSED`; without an errno, of a call that blocks.
+    """Return what the manual page reports for `connect` and `ECONNREFUSED`; without an errno, for a call that blocks.
 
     `is_unix`: on a socket of AF_UNIX.
     """

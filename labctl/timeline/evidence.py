@@ -258,7 +258,7 @@ class Evidence:
         return tuple(map(self._seen_again, found.values()))
 
     def _seen_again(self, one: Listening) -> Listening:
-        """Return a socket that was no more there when its host was read after the failure as one that has ended."""
+        """Return the socket, as ended if it did not exist any more when its host was read after the failure."""
         state = self.state(one.host)
         if state is None or one.until_ns is not None or one.since_ns >= state.at_ns:
             return one

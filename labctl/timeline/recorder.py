@@ -136,7 +136,7 @@ def clock_reading() -> tuple[int, int]:
 
 
 def run(channel: socket.socket, liveness: int, owner: int) -> None:
-    """Be the recorder in the calling process, which the nursery has forked for it.
+    """Run the recorder in the calling process, which the nursery has forked for it.
 
     Args:
         channel: to the owner.
@@ -201,7 +201,7 @@ class Recorder:
         self._poller.unregister(descriptor)
 
     def at(self, key: object, moment_ns: int | None, handler: Callable[[], None]) -> None:
-        """Call `handler` at that time (CLOCK_MONOTONIC), instead of what was to be called for `key`; None: not."""
+        """Call `handler` at that time (CLOCK_MONOTONIC); this replaces the earlier time of `key`. None: never."""
         if moment_ns is None:
             self._moments.pop(key, None)
         else:
@@ -221,7 +221,7 @@ class Recorder:
             self._work()
 
     def _work(self) -> None:
-        """Be a thread, until there is no work. An exception is raised in the loop, which ends the recorder."""
+        """Run in a thread until there is no work. An exception is raised in the loop, which ends the recorder."""
         while True:
             try:
                 work, then = self._waiting.popleft()
@@ -484,13 +484,13 @@ class ActiveRecording:
         return until_ns
 
     def _finish(self) -> int:
-        """Accept nothing from here on, and write the rest."""
+        """Stop accepting records, and write the rest."""
         for source in self._sources:
             source.finish()
         return self._flush()
 
     def _end_lab(self) -> None:
-        """The lab has ended: write the rest, and let the kernel free its namespaces."""
+        """Write the rest after the end of the lab, and let the kernel free its namespaces."""
         self._finish()
         self._recorder.unwatch(self._lab)
         os.close(self._lab)

@@ -1,4 +1,4 @@
-"""What the owner requires of the recorder, as both know it."""
+"""The owner's settings for the recorder: values that both processes share."""
 
 from __future__ import annotations
 

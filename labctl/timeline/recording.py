@@ -1,7 +1,7 @@
 """`Recording`: what happens in a lab from now on, for a `Timeline` now, later, or while it happens.
 
 A recorder process (labctl.timeline.recorder) writes raw records into a spool; events of other sources are added here.
-Records are decoded when somebody asks.
+Records are decoded when something reads the recording.
 """
 
 from __future__ import annotations
@@ -246,9 +246,9 @@ class Recording:
                 self._spool.close()
 
     def follow_changes(self) -> None:
-        """Record the nodes and interfaces that a lab that stays has got since, and let go nodes that have left it.
+        """Record nodes and interfaces that were added to a lab that stays, and release nodes that have left it.
 
-        Errors of the lab. A node that left and came back between two calls is recorded no more.
+        Errors of the lab. A node that left and came back between two calls is no longer recorded.
         """
         with self._lock:
             plan = self._lab.describe().plan
@@ -368,7 +368,7 @@ class Recording:
                 )
 
     def _fail(self) -> None:
-        """Note why the recorder does not record any more."""
+        """Keep the reason why the recorder no longer records."""
         self._problem = f"the recorder (process {self._process.pid}) {self._process.state()}"
 
     # -- decoding
@@ -427,7 +427,7 @@ class Recording:
 
 
 def _settings(options: RecordOptions, plan: Plan, nodes: int) -> Settings:
-    """What the recorder must know of the options. InputError."""
+    """The settings of the recorder for these options. InputError."""
     snap_bytes = options.snap_bytes or WHOLE_PACKET_BYTES
     share = max(RING_BYTES_MIN, RINGS_BYTES_MAX // max(nodes, 1))
     program = b""

@@ -1,7 +1,7 @@
 """The spool: raw records of a recording in an unnamed file, which the recorder writes and the owner reads.
 
 It has two halves. When one is full, the recorder overwrites the other, the older one (a flight recorder), and counts
-what that had. Records are not decoded before somebody asks.
+what that had. The owner decodes records when something reads the recording.
 """
 
 from __future__ import annotations

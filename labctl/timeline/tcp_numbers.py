@@ -37,7 +37,7 @@ class _Direction:
         return self.relative + (number - self.following + _HALF) % _SIZE - _HALF
 
     def add(self, begin: int, end: int) -> bool:
-        """Take note of a range (relative); return whether any of it was seen before."""
+        """Add a range (relative); return whether any of it was seen before."""
         if begin >= self.relative:
             if begin > self.relative:
                 self.gaps.append((self.relative, begin))

@@ -1,4 +1,4 @@
-"""The state of hosts after a failure: interfaces, routes, packet filters, sockets, counters. It explains the failure.
+"""The state of hosts after a failure, to explain it: interfaces, routes, packet filters, sockets, counters.
 
 Reading a host takes some 2 ms, so it is read when something has failed, and not while a lab is recorded.
 """
