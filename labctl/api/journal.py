@@ -206,6 +206,7 @@ def _recorded(core: Core, after_s: float) -> Iterator[str]:
         yield f"lab {core.model.name}: not recorded: {core.not_recorded}"
     if core.recording is None or core.is_forked or core.closed:
         return
+    from labctl.timeline.events import loss_texts
     from labctl.timeline.explain import explain, last_packets
     from labctl.timeline.sources.host_state import read
 
@@ -220,7 +221,7 @@ def _recorded(core: Core, after_s: float) -> Iterator[str]:
         if lines:
             yield f"lab {core.model.name}: {title}"
             yield from (f"  {line}" for line in lines)
-    yield from (f"  not recorded: {each}" for each in (*map(str, whole.losses), *whole.missing))
+    yield from (f"  not recorded: {each}" for each in (*loss_texts(whole.losses), *whole.missing))
 
 
 def _activities(core: Core, after_s: float) -> Iterator[str]:

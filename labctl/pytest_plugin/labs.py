@@ -20,7 +20,7 @@ import pytest
 from labctl.api.lab import Lab
 from labctl.api.topology import Topology
 from labctl.errors import LabctlError, MachineError
-from labctl.pytest_plugin.settings import as_seen_from, seed_of, temporary_root
+from labctl.pytest_plugin.settings import as_seen_from, html_root, seed_of, temporary_root
 from labctl.pytest_plugin.stash import LABS, USED_LABS
 
 if TYPE_CHECKING:
@@ -131,14 +131,19 @@ class Labs:
 
         With `trace`, its recording has the system calls of all programs.
         Skip the test if this machine cannot have the lab and the ini file says so.
+        A large lab is recorded only for --labctl-html or `trace`.
         """
+        from labctl.timeline.recording import UNASKED_NODES_MAX
+
         seed_of(self._config)
         visible = [self._config.rootpath]
         if (temporary := temporary_root(self._config)) is not None:
             visible.append(temporary)
-        given = as_seen_from(Path.cwd(), source) if isinstance(source, Path) else source
         try:
-            lab = Lab(given, visible_paths=visible, record=True, trace=trace)
+            given = Topology.of(as_seen_from(Path.cwd(), source) if isinstance(source, Path) else source)
+            is_small = len(given.freeze().nodes) <= UNASKED_NODES_MAX
+            record = is_small or html_root(self._config) is not None
+            lab = Lab(given, visible_paths=visible, record=record, trace=trace)
         except MachineError as error:
             if self._config.getini("labctl_skip_impossible"):
                 pytest.skip(str(error))

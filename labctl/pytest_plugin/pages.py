@@ -18,7 +18,7 @@ from labctl.pytest_plugin.stash import BEGAN_NS, LABS, SCENARIO_RUN, SCENARIO_TI
 from labctl.report.html_pages import Entry, prepare, write_index, write_page
 from labctl.report.timeline_files import environment, timeline_for
 from labctl.structs import convert, replace, to_builtins
-from labctl.timeline.events import Timeline, Verdict
+from labctl.timeline.events import Timeline, Verdict, loss_texts
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -47,7 +47,7 @@ def write(item: pytest.Item, report: pytest.TestReport) -> None:
     for number, timeline in enumerate(_timelines(item, report), 1):
         name = folder_name(item.nodeid) + (f"-{number}" if number > 1 else "") + ".html"
         reason = timeline.verdict.reason if timeline.verdict is not None else ""
-        losses = tuple(map(str, timeline.losses))
+        losses = tuple(loss_texts(timeline.losses))
         duration_ns = round(report.duration * 1e9)
         entries.append(Entry(item.nodeid, timeline.file, report.outcome, duration_ns, reason, losses, name))
         try:

@@ -12,7 +12,7 @@ import pytest
 
 from labctl.errors import InputError, MachineError
 from labctl.printable import in_log, visible
-from labctl.pytest_plugin.settings import as_seen_from, seed_of
+from labctl.pytest_plugin.settings import as_seen_from, html_root, seed_of
 from labctl.pytest_plugin.stash import SCENARIO_RUN, SCENARIO_SOCKETS, SCENARIO_TIMELINE
 from labctl.scenario.loader import has_steps
 from labctl.scenario.model import Scenario
@@ -107,7 +107,7 @@ class ScenarioItem(pytest.Item):
     def runtest(self) -> None:
         """Run it in a thread of the runner, so that Ctrl-C or a time limit in this thread ends it promptly."""
         from labctl.scenario import RunOptions, run_many
-        from labctl.timeline.recording import DEFAULTS
+        from labctl.timeline.recording import DEFAULTS, UNASKED
 
         seed = seed_of(self.config)
         self.user_properties += [
@@ -117,7 +117,8 @@ class ScenarioItem(pytest.Item):
             ("seed", str(seed)),
         ]
         try:
-            options = RunOptions(seed=seed, look_at_failure=self._record_sockets, record=DEFAULTS)
+            record = UNASKED if html_root(self.config) is None else DEFAULTS
+            options = RunOptions(seed=seed, look_at_failure=self._record_sockets, record=record)
             run = run_many([self.scenario], options, _TimelineKeeper(self))
         except MachineError as error:
             if self.config.getini("labctl_skip_impossible"):

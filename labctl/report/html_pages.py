@@ -22,7 +22,7 @@ from labctl.report.artifacts import replace_file, slug
 from labctl.report.timeline_files import format_named, timeline_for
 from labctl.scenario.results import Listener, Outcome, RunResult, ScenarioInfo, ScenarioResult
 from labctl.structs import Struct
-from labctl.timeline.events import Timeline
+from labctl.timeline.events import Timeline, loss_texts
 from labctl.timeline.sinks.html import GENERATOR, asset, badge, document, duration_text, text_of
 
 INDEX, PAGES = "index.html", "pages"
@@ -185,6 +185,6 @@ class HtmlPages(Listener):
 
 def entry_of(result: ScenarioResult, timeline: Timeline | None, page: str) -> Entry:
     """Return the row of a scenario."""
-    losses = () if timeline is None else tuple(map(str, timeline.losses))
+    losses = () if timeline is None else tuple(loss_texts(timeline.losses))
     reason = "" if result.outcome is Outcome.PASSED else (result.explanation or (result.reason,))[0]
     return Entry(result.name, result.file, result.outcome.value, round(result.duration_s * 1e9), reason, losses, page)

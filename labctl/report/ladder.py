@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from labctl.printable import printable
 from labctl.report.terminal import INK_OF_OUTCOME, Ink, Look, cells, shorten, wrap
 from labctl.structs import Struct
+from labctl.timeline.events import loss_texts
 from labctl.timeline.fold import Fold, speaking_hosts
 from labctl.timeline.ladder_layout import NARROWEST_COLUMN, Columns, Layout, Row, Span, Text, Tone, Wave, columns_for
 
@@ -65,7 +66,7 @@ def conversation(timeline: Timeline, look: Look) -> list[str]:
 
 def endings(timeline: Timeline, look: Look) -> list[str]:
     """Return what the recording lost and what it could not have."""
-    lines = [(str(loss), Ink.ODD) for loss in timeline.losses]
+    lines = [(text, Ink.ODD) for text in loss_texts(timeline.losses)]
     if timeline.missing:
         lines.append((f"not recorded: {'; '.join(timeline.missing)}", Ink.FAINT))
     return [look.paint(part, ink) for line, ink in lines for part in wrap(printable(line), look.width, indent="  ")]

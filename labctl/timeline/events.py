@@ -8,12 +8,14 @@ the kernel or a file. `labctl.timeline.merge` makes a `Timeline` from the events
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 from labctl.topology.model import Endpoint, NodeKind
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_LOSSES_MAX = 8  # of the same kind that are shown one by one
 _ADDRESS = re.compile(r"\{AF_INET6?, (\[[^\]]*\]|[^:{},]*):(\d+)")
 
 
@@ -288,6 +290,21 @@ class Loss(Struct, frozen=True):
     def __str__(self) -> str:
         where = f" of {self.host}" if self.host else ""
         return f"{self.count} {self.unit}{where} lost" + (f": {self.why}" if self.why else "")
+
+
+def loss_texts(losses: Iterable[Loss]) -> list[str]:
+    """Return a line for each loss; one for all nodes that lost the same for the same reason, if they are many."""
+    alike: dict[tuple[Source, str, str], list[Loss]] = {}
+    for loss in losses:
+        alike.setdefault((loss.source, loss.unit, loss.why), []).append(loss)
+    lines: list[str] = []
+    for each in alike.values():
+        if len(each) > _LOSSES_MAX:
+            total, nodes = sum(loss.count for loss in each), len({loss.host for loss in each})
+            lines.append(str(replace(each[0], count=total, host=f"{nodes} nodes")))
+        else:
+            lines += map(str, each)
+    return lines
 
 
 class NodeInfo(Struct, frozen=True):

@@ -67,6 +67,7 @@ class RecordOptions(Struct, frozen=True):
     """What to record of a lab."""
 
     packets: bool = True
+    packets_nodes_max: int = 0  # of more nodes, no packets and no samples of sockets; 0: no limit
     nodes: tuple[str, ...] = ()  # (): all hosts and routers
     snap_bytes: int = 256  # captured of each packet; 0: all
     packet_filter: str = ""  # pcap-filter(7)
@@ -78,6 +79,8 @@ class RecordOptions(Struct, frozen=True):
 
 
 DEFAULTS = RecordOptions()
+UNASKED_NODES_MAX = 64  # each host gets each broadcast: in a lab of 1,000, that is a million packets at its start
+UNASKED = RecordOptions(packets_nodes_max=UNASKED_NODES_MAX)  # where nobody asked for packets
 
 
 class Recording:
@@ -135,6 +138,9 @@ class Recording:
         if key_files(plan):
             options = replace(options, snap_bytes=0)  # a part of a packet cannot be decrypted
         nodes = _nodes_to_record(plan, options)
+        is_large = 0 < options.packets_nodes_max < len(nodes)
+        if is_large:
+            options = replace(options, packets=False, sample_interval_s=0)
         with ExitStack() as ours:
             memory = os.memfd_create("labctl-spool", os.MFD_CLOEXEC)
             spool = SpoolReader(memory, options.limit_bytes)
@@ -142,6 +148,9 @@ class Recording:
             process, channel = recorders.connect()
             ours.callback(channel.close)
             recording = cls(process, channel, spool, (lab, options, plan), title, file)
+            if is_large:
+                size = options.packets_nodes_max
+                recording.note_missing(f"packets and samples of sockets: of more than {size} nodes only on request")
             lifetime = lab.open_lifetime()
             try:
                 recording._send(["Begin", to_builtins(_settings(options, plan, len(nodes)))], memory, lifetime)

@@ -17,7 +17,7 @@ from html import escape
 from typing import BinaryIO
 
 from labctl.printable import printable, visible
-from labctl.timeline.events import Call, HostState, Loss, Output, Packet, Step, Timeline, Verdict
+from labctl.timeline.events import Call, HostState, Loss, Output, Packet, Step, Timeline, Verdict, loss_texts
 from labctl.timeline.sinks.page_data import columns
 from labctl.timeline.sinks.topology_drawing import drawing
 
@@ -168,7 +168,7 @@ def _failed_event(timeline: Timeline) -> int | None:
 def _warnings(losses: Sequence[Loss]) -> str:
     if not losses:
         return ""
-    items = "".join(f"<li>{text_of(str(loss))}</li>" for loss in losses)
+    items = "".join(f"<li>{text_of(text)}</li>" for text in loss_texts(losses))
     title = "<strong>This recording is not complete.</strong>"
     return f'<section class="warn" aria-label="Losses">{title}<ul>{items}</ul></section>'
 

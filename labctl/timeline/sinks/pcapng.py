@@ -27,6 +27,7 @@ from labctl.timeline.events import (
     Source,
     Timeline,
     Wire,
+    loss_texts,
 )
 
 _SECTION, _INTERFACE, _NAMES, _STATISTICS, _PACKET, _JOURNAL, _SECRETS = 0x0A0D0D0A, 1, 4, 5, 6, 9, 10
@@ -188,7 +189,7 @@ class PcapngWriter:
 
 
 def _comment(timeline: Timeline) -> str:
-    lines = [timeline.title, timeline.file, *map(str, timeline.losses)]
+    lines = [timeline.title, timeline.file, *loss_texts(timeline.losses)]
     lines += [f"not recorded: {each}" for each in timeline.missing]
     if timeline.verdict:
         lines += [f"{timeline.verdict.outcome} {timeline.verdict.reason}".strip(), *timeline.verdict.explanation]

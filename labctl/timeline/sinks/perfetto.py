@@ -29,6 +29,7 @@ from labctl.timeline.events import (
     State,
     Step,
     Timeline,
+    loss_texts,
 )
 
 Arguments: TypeAlias = "Mapping[str, str | int | float]"
@@ -46,7 +47,7 @@ def write(timeline: Timeline, file: BinaryIO) -> None:
         "traceEvents": [*_names(timeline), *_trace_events(timeline)],
         "displayTimeUnit": "ns",
         "otherData": {"title": timeline.title, "started_at": timeline.started_at, "file": timeline.file}
-        | {f"lost {number}": str(loss) for number, loss in enumerate(timeline.losses, 1)}
+        | {f"lost {number}": text for number, text in enumerate(loss_texts(timeline.losses), 1)}
         | {f"missing {number}": text for number, text in enumerate(timeline.missing, 1)},
     }
     file.write(json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from labctl.printable import in_xml, one_line
 from labctl.structs import Struct
-from labctl.timeline.events import Timeline
+from labctl.timeline.events import Timeline, loss_texts
 from labctl.timeline.fold import Detail, Fold, speaking_hosts
 from labctl.timeline.ladder_layout import Columns, Layout, Row, Span, Text, Tone, Wave
 
@@ -138,8 +138,8 @@ class _Drawing:
             tone = {"passed": Tone.GOOD, "skipped": Tone.ODD}.get(verdict.outcome, Tone.BAD)
             reason = f": {one_line(verdict.reason)}" if verdict.reason else ""
             yield f"{_MARKS.get(verdict.outcome, '')} {verdict.outcome}{reason}", tone
-        for loss in self._timeline.losses:
-            yield str(loss), Tone.ODD
+        for text in loss_texts(self._timeline.losses):
+            yield text, Tone.ODD
         if self._timeline.missing:
             yield f"not recorded: {'; '.join(self._timeline.missing)}", Tone.FAINT
 

@@ -181,3 +181,12 @@ def test_nodes_that_join_and_leave_a_lab_are_recorded() -> None:
     assert (hello.host, hello.interface, hello.receiver) == ("client", "eth1", "printer")
     assert timeline.hosts == ("client", "server", "printer")
     assert timeline.losses == ()
+
+
+def test_packets_of_a_lab_with_many_nodes_are_recorded_on_request_only(lab: Lab) -> None:
+    with Recording.start(lab, RecordOptions(packets_nodes_max=1)) as recording:
+        recording.wait_ready()
+        send(lab, 3)
+        timeline = recording.stop()
+    assert not [event for event in timeline.events if isinstance(event, Packet)]
+    assert "packets and samples of sockets: of more than 1 nodes only on request" in timeline.missing

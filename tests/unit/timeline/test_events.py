@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from labctl.structs import convert, to_builtins
-from labctl.timeline.events import Call, Flow, Timeline
+from labctl.timeline.events import Call, Flow, Loss, Source, Timeline, loss_texts
 from tests.timelines import Builder, many, tcp_echo
 
 
@@ -46,3 +46,14 @@ def test_the_address_of_a_call_is_its_last_one_and_never_part_of_its_data(
     (call,) = b.events
     assert isinstance(call, Call)
     assert call.address == address
+
+
+def test_losses_of_many_nodes_for_one_reason_are_one_line() -> None:
+    many = [Loss(Source.PACKETS, 2, host=f"h{number}", why="the ring was full") for number in range(100)]
+    other = Loss(Source.KERNEL, 7, "events")
+    assert loss_texts([*many, other]) == ["200 packets of 100 nodes lost: the ring was full", "7 events lost"]
+    assert loss_texts([*many[:2], other]) == [
+        "2 packets of h0 lost: the ring was full",
+        "2 packets of h1 lost: the ring was full",
+        "7 events lost",
+    ]
