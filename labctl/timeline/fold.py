@@ -541,9 +541,10 @@ class Fold:
             text += f", {sample.half_open} half-open" if sample.half_open else ""
             was, is_empty = self._queues.get(key, ""), sample.receive_queue == sample.half_open == 0
         else:
-            # One byte is the FIN, which counts as data.
-            parts = ((sample.receive_queue, "unread"), (sample.send_queue, "unacked"), (sample.drops, "dropped"))
-            text = ", ".join(f"{count} {word}" for count, word in parts if count > 1 or (count and word == "dropped"))
+            # One unacknowledged byte may be the SYN or the FIN.
+            unacked = sample.send_queue if sample.send_queue > 1 else 0
+            parts = ((sample.receive_queue, "unread"), (unacked, "unacked"), (sample.drops, "dropped"))
+            text = ", ".join(f"{count} {word}" for count, word in parts if count)
             was, is_empty = self._queues.get(key, ""), not text
         if text != was:
             self._queues[key] = text

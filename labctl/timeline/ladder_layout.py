@@ -292,7 +292,7 @@ class Layout:
     @staticmethod
     def _concerns(row: Row, note: Note) -> bool:
         ends = (row.wave.source, row.wave.target) if row.wave is not None else ()
-        if note.text == "SYN_SENT" and note.host not in row.texts:
+        if note.text == "SYN_SENT" and row.calls.get(note.host, ("",))[-1] != "connect":
             return False  # it belongs to a SYN that follows
         return (note.host in row.texts or note.host in ends or note.host in row.notes) and (
             note.at_ns - row.until_ns <= _WOKEN_NS

@@ -9,11 +9,11 @@ from labctl.kernel.bpf_records import DROP_RECORD, RECORD, SOCKET_RECORD, DropFi
 from labctl.kernel.sock_diag import State as TcpState
 from labctl.timeline.events import Drop, Flow, Reset, Retransmit, SocketKey, SocketSample, Source, State
 from labctl.timeline.packet_headers import ETHERNET_BYTES, decode
+from labctl.timeline.sources.sockets import unread_bytes
 
 KernelEvent = State | Retransmit | Reset | Drop | SocketSample
 _NEW_SYN_RECV = 12  # TCP_NEW_SYN_RECV (net/tcp_states.h): a connection request
 _STATES = {state.value: state.name for state in TcpState} | {_NEW_SYN_RECV: TcpState.SYN_RECV.name}
-_FIN_RECEIVED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING, TcpState.TIME_WAIT})
 _WITHOUT_QUEUES = frozenset({TcpState.SYN_SENT, TcpState.CLOSE, TcpState.LISTEN})
 # Of each echo reply, when a raw socket has had a copy of it, as that of ping(8) run by root has.
 _NO_LOSSES = frozenset({("NO_SOCKET", "ping_rcv"), ("NO_SOCKET", "icmp_rcv")})
@@ -93,7 +93,6 @@ _OF_SOCKETS: Mapping[Kind, Callable[[SocketFields, int, str], State | Retransmit
 
 def _sample(fields: SocketFields, at_ns: int, host: str) -> SocketSample:
     state = fields.new_state
-    unread = fields.receive_queue - (state in _FIN_RECEIVED and fields.receive_queue > 0)  # a FIN counts as a byte
     return SocketSample(
         at_ns=at_ns,
         host=host,
@@ -101,7 +100,7 @@ def _sample(fields: SocketFields, at_ns: int, host: str) -> SocketSample:
         seq=0,
         socket=_key(fields, host),
         state=_STATES.get(state, str(state)),
-        receive_queue=unread,
+        receive_queue=unread_bytes(state, fields.receive_queue),
         send_queue=fields.send_queue,
         receive_buffer=fields.receive_buffer,
         send_buffer=fields.send_buffer,

@@ -19,6 +19,7 @@ _TIMER_NAMES = {
     Timer.TIME_WAIT: "time wait",
     Timer.ZERO_WINDOW_PROBE: "zero window probe",
 }
+_FIN_RECEIVED = frozenset({State.CLOSE_WAIT, State.LAST_ACK, State.CLOSING, State.TIME_WAIT})
 
 
 def key_of(host: str, found: Socket) -> SocketKey:
@@ -33,6 +34,11 @@ def timer_text(found: Socket) -> str:
         return ""
     left = f"{found.expires_ms} ms" if found.expires_ms < 1000 else f"{found.expires_ms / 1000:.0f} s"
     return f"{_TIMER_NAMES[found.timer]} in {left}"
+
+
+def unread_bytes(state: int, receive_queue: int) -> int:
+    """Return what a program can still read of a TCP receive queue, in which the kernel counts a FIN as a byte."""
+    return receive_queue - (state in _FIN_RECEIVED and receive_queue > 0)
 
 
 class SocketSamples:
@@ -76,7 +82,7 @@ def _sample(host: str, at_ns: int, found: Socket, half_open: int) -> SocketSampl
         seq=0,
         socket=key_of(host, found),
         state=found.state.name if found.transport is Transport.TCP else found.state_name,
-        receive_queue=found.receive_queue,
+        receive_queue=unread_bytes(found.state, found.receive_queue),
         send_queue=found.send_queue,
         receive_buffer=memory.receive_limit if memory else 0,
         send_buffer=memory.send_limit if memory else 0,

@@ -67,3 +67,13 @@ def test_wide_columns_show_everything() -> None:
 )
 def test_durations_have_a_unit_that_suits_them(time_ns: int, text: str) -> None:
     assert duration(time_ns) == text
+
+
+def test_syn_sent_does_not_stand_beside_the_call_of_another_thread() -> None:
+    b = timelines.Builder()
+    b.call(0, 200, "client", "connect", "3, {AF_INET, 10.0.0.2:5000}, 16", 0)
+    b.call(2, 3, "client", "socket", "AF_INET, SOCK_STREAM, 0", 4)
+    b.state(4, "client", "CLOSE", "SYN_SENT")
+    rows = [row for row in rows_of(b.timeline(), 194) if isinstance(row, Row)]
+    noted = [row for row in rows if "SYN_SENT" in row.notes.get("client", ())]
+    assert [row.texts for row in noted] == [{}]
