@@ -173,7 +173,7 @@ class Packet(Event, frozen=True, kw_only=True):
     is_checksum_ready: bool = True  # False: left to the device (veth: never computed)
     relative_seq: int | None = None  # TCP: counted from the first of its direction that was seen
     relative_ack: int | None = None
-    is_retransmission: bool = False  # its bytes (or its SYN, FIN) were seen before in this direction
+    is_retransmission: bool = False  # its bytes (or SYN, FIN) were seen before, or the kernel reports a Retransmit
     others: tuple[Hop, ...] = ()  # further arrivals: of a broadcast or multicast on a network
 
     @property

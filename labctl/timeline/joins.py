@@ -1,4 +1,4 @@
-"""Join the events of all sources: one order, the names of each socket, and the packet that a drop ended.
+"""Join the events of all sources: one order, names of sockets, packets that a drop ended or the kernel sent again.
 
 Each source knows a part of a socket's names: a call the inode or an address, the kernel's events the cookie and the
 flow. Answers of sock_diag(7) have all of them.
@@ -7,7 +7,7 @@ flow. Answers of sock_diag(7) have all of them.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from labctl.structs import replace
@@ -30,6 +30,8 @@ from labctl.timeline.packet_headers import decode
 
 _ORDER = {source: index for index, source in enumerate(Source)}
 _DROPPED_WITHIN_NS = 100_000_000  # of a packet's arrival, or of its departure if it did not arrive
+_SENT_BEFORE_NS = 1_000_000  # the kernel reports a retransmission at most so much later than it has sent that,
+_SENT_AFTER_NS = 1_000_000_000  # or before that leaves: it waits for the neighbour's hardware address, or in a queue
 _OPENERS = ("socket", "accept", "accept4")  # calls whose result is a new descriptor
 _NO_PORT = 0
 _LENGTH_MAX = 1 << 16  # of an IP packet
@@ -49,6 +51,7 @@ class Joins:
         self._by_cookie: dict[tuple[str, int], SocketKey] = {}
         self._by_inode: dict[tuple[str, int], SocketKey] = {}
         self._connected: dict[tuple[str, int, int], Flow] = {}  # by host, process and descriptor
+        self._again = _Retransmissions()
         self._next_seq = dict.fromkeys(Source, 0)
 
     def join(self, events: Iterable[AnyEvent]) -> tuple[AnyEvent, ...]:
@@ -60,6 +63,7 @@ class Joins:
         for event in ordered:
             if isinstance(event, State | Retransmit | SocketSample | Call) and event.socket is not None:
                 self._learn(event.socket)
+        self._again.learn(ordered)
         found: list[AnyEvent] = []
         for event in ordered:
             one: AnyEvent = event
@@ -67,6 +71,9 @@ class Joins:
                 one = self._call(one, connections) if connections else one
             elif isinstance(one, State | Retransmit | Reset | SocketSample):
                 one = self._named(one)
+            elif isinstance(one, Packet):
+                if one.journey in self._again.journeys and not one.is_retransmission:
+                    one = replace(one, is_retransmission=True)
             elif isinstance(one, Drop) and one.packet is None and drops:
                 journey = drops.packet(one)
                 one = one if journey is None else replace(one, packet=journey)
@@ -174,6 +181,39 @@ class _Connections:
             self._taken.add((call.host, found))
             return found
         return None
+
+
+class _Retransmissions:
+    """Packets that the kernel sent again by its own account, though the wire may have the only copy of them."""
+
+    def __init__(self) -> None:
+        self.journeys: set[int] = set()
+        self._waiting: dict[tuple[str, Flow], int] = {}  # reports without a packet yet, by sender and flow
+
+    def learn(self, events: Sequence[AnyEvent]) -> None:
+        """Take events in order of time; each report is of the packet just before it, or else of the next one."""
+        if not self._waiting and not any(isinstance(event, Retransmit) for event in events):
+            return
+        last: dict[tuple[str, Flow], Packet] = {}
+        for event in events:
+            if isinstance(event, Retransmit) and event.socket.flow is not None:
+                key = event.host, event.socket.flow
+                packet = last.get(key)
+                if packet is not None and event.at_ns - packet.at_ns <= _SENT_BEFORE_NS:
+                    self.journeys.add(packet.journey)
+                else:
+                    self._waiting[key] = event.at_ns
+            elif isinstance(event, Packet) and event.header.flow is not None and _has_sequence(event.header):
+                key = event.host, event.header.flow
+                last[key] = event
+                reported_ns = self._waiting.pop(key, None)
+                if reported_ns is not None and event.at_ns - reported_ns <= _SENT_AFTER_NS:
+                    self.journeys.add(event.journey)
+
+
+def _has_sequence(header: Header) -> bool:
+    """Whether a segment of TCP takes sequence numbers, so that it may be sent again."""
+    return bool(header.payload_bytes or "SYN" in header.flags or "FIN" in header.flags)
 
 
 _Identity = tuple[str, Flow | None, tuple[str, ...], int, int, int, str]

@@ -113,3 +113,26 @@ def test_the_events_of_a_recording_are_joined_already() -> None:
             sender.sendto(b"hello", (address("h2"), 7))
         timeline = recording.stop()
     assert joined(timeline.events) == timeline.events
+
+
+def test_a_syn_whose_first_copy_never_reached_the_wire_is_a_retransmission_on_each_wire() -> None:
+    first = chain("output", "tcp flags syn limit rate 1/hour burst 1 packets drop")
+    with recorded(LINE, first, "h1") as (lab, recording):
+        with (
+            lab.socket("h2", socket.AF_INET, socket.SOCK_STREAM) as server,
+            lab.socket("h1", socket.AF_INET, socket.SOCK_STREAM) as client,
+        ):
+            server.bind(("", 5000))
+            server.listen()
+            client.settimeout(WAIT_S)
+            client.connect((address("h2"), 5000))
+        timeline = recording.stop()
+    if any("resets" in each for each in timeline.missing):
+        pytest.skip("needs root: " + ", ".join(timeline.missing))
+    syns = [each for each in packets(timeline, "tcp") if "SYN" in each.header.flags]
+    assert [(each.header.flags, each.is_retransmission) for each in syns] == [
+        (("SYN",), True),
+        (("SYN",), True),
+        (("SYN", "ACK"), False),
+        (("SYN", "ACK"), False),
+    ]

@@ -13,6 +13,7 @@ from labctl.timeline.events import (
     Hop,
     Mark,
     Packet,
+    Retransmit,
     SocketKey,
     SocketSample,
     Source,
@@ -53,6 +54,43 @@ def drop(at_ns: int, frame: bytes, host: str = "server") -> Drop:
         at_ns=at_ns, host=host, source=Source.KERNEL, seq=0, reason="NETFILTER_DROP", header=decode(frame, len(frame)),
         frame=frame,
     )  # fmt: skip
+
+
+def retransmit(at_ns: int, host: str = "client") -> Retransmit:
+    key = SocketKey(host, 1, 1, FLOW if host == "client" else FLOW.reverse)
+    return Retransmit(at_ns=at_ns, host=host, source=Source.KERNEL, seq=0, socket=key, state="SYN_SENT")
+
+
+def again(*events: AnyEvent) -> list[bool]:
+    return [event.is_retransmission for event in joined(events) if isinstance(event, Packet)]
+
+
+def test_a_packet_that_the_kernel_reports_as_sent_again_is_a_retransmission_although_it_is_the_first_on_the_wire() -> (
+    None
+):
+    assert again(*packets((1000, SYN)), retransmit(1020)) == [True]
+
+
+def test_a_retransmission_is_that_of_the_last_packet_of_its_flow_and_sender() -> None:
+    data = ethernet(ipv4(tcp(flags="ACK", seq=1, payload=b"hello"), 6))
+    assert again(*packets((1000, SYN), (2000, data)), retransmit(2020)) == [False, True]
+    assert again(*packets((1000, SYN)), retransmit(1020, "server")) == [False]
+    assert again(*packets((2_000_000_000, SYN)), retransmit(900)) == [False]
+    assert again(*packets((1000, SYN)), retransmit(2_000_000)) == [False]
+
+
+def test_a_retransmission_may_be_reported_before_it_leaves_as_while_it_waits_for_arp() -> None:
+    data = ethernet(ipv4(tcp(flags="ACK", seq=1, payload=b"hello"), 6))
+    assert again(*packets((1000, SYN), (2000, data)), retransmit(900)) == [True, False]
+
+
+def test_a_retransmission_is_marked_on_further_wires_which_it_reaches_later() -> None:
+    joins = Joins()
+    (packet,) = packets((1000, SYN))
+    joins.join([packet, retransmit(1020)])
+    (later,) = joins.join([replace(packet, at_ns=5000, host="gw", wire="other")])
+    assert isinstance(later, Packet)
+    assert later.is_retransmission
 
 
 def sample(key: SocketKey, at_ns: int = 50) -> SocketSample:
