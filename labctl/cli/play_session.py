@@ -270,7 +270,7 @@ class PlaySession:
 
 
 def _waits(statement: Call | Await) -> bool:
-    """Return whether the person wants to wait for the call."""
+    """Return whether the statement asks the prompt to wait for the call."""
     return isinstance(statement, Await) or statement.modifiers.within is not None
 
 

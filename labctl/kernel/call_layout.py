@@ -18,7 +18,6 @@ _UNIT_BYTES = 8  # of `limit`
 # struct epoll_event (epoll_event(3type)): packed on x86-64 only.
 EPOLL_EVENT = struct.Struct("=IQ" if platform.machine() == "x86_64" else "=I4xQ")
 ENTRY_BYTES = 128  # of a region that is read at the entry of a call
-REGION_BYTES = 256
 
 
 class Rule(IntEnum):
@@ -51,7 +50,7 @@ class Region(Struct, frozen=True):
     argument: int
     rule: Rule
     parameter: int = 0
-    limit: int = 0  # in units of 8 bytes; 0: REGION_BYTES. Of VECTORS and MESSAGE: 1 if the call receives
+    limit: int = 0  # in units of 8 bytes; 0: REGION_BYTES of syscalls.h. Of VECTORS and MESSAGE: 1 if the call receives
 
     def packed(self) -> bytes:
         """struct region."""

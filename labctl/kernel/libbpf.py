@@ -51,7 +51,7 @@ class _Functions:
     def _bind(self, name: str, returns: Any, *arguments: Any) -> Callable[..., Any]:
         function = getattr(self._library, name)
         function.restype, function.argtypes = returns, arguments
-        return function  # type: ignore[no-any-return]
+        return function  # type: ignore[no-any-return]  # getattr of a CDLL
 
 
 class _Type(ctypes.Structure):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from labctl.timeline.events import AnyEvent, Drop, Flow, Packet, SocketSample, Source
 
-_NEAR_NS = 250_000_000  # a sample tells this long of the queue, before and after
+_NEAR_NS = 250_000_000  # a sample holds for the queue for this long, before and after
 
 
 class InferredDrops:

@@ -1,6 +1,6 @@
 """Join the events of all sources: one order, names of sockets, packets that a drop ended or the kernel sent again.
 
-Each source knows a part of a socket's names: a call the inode or an address, the kernel's events the cookie and the
+Each source has a part of a socket's names: a call the inode or an address, the kernel's events the cookie and the
 flow. Answers of sock_diag(7) have all of them.
 """
 
@@ -144,7 +144,7 @@ def _last_of_each(events: Iterable[AnyEvent]) -> Iterable[AnyEvent]:
 
 
 def _more_of(one: Flow | None, other: Flow | None) -> Flow | None:
-    """Return the flow that says more: one with both ends, rather than with one."""
+    """Return the more complete flow: one with both ends, rather than with one."""
     if one is None or other is None:
         return one or other
     return (

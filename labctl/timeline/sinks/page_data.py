@@ -127,6 +127,7 @@ class _Encoder:
         return {"rows": len(events), "columns": made}
 
     def _column(self, name: str, values: Sequence[Value], events: Sequence[AnyEvent]) -> Column:
+        # All values of a column have the type of the first one, or are None: mypy cannot follow that.
         first = next((value for value in values if value is not None), None)
         if name in _TIMES:
             moments = [event.at_ns for event in events]

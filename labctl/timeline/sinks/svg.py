@@ -13,7 +13,7 @@ from typing import BinaryIO
 from labctl.printable import in_xml, one_line
 from labctl.structs import Struct
 from labctl.timeline.events import Timeline, loss_texts
-from labctl.timeline.fold import Detail, Fold, speaking_hosts
+from labctl.timeline.fold import Detail, Fold, Item, speaking_hosts
 from labctl.timeline.ladder_layout import Columns, Layout, Row, Span, Text, Tone, Wave
 
 _CELL = 7.2  # pixels of a character of 12 pixels; `textLength` makes every font keep to it
@@ -63,9 +63,9 @@ def svg(timeline: Timeline, *, description: str = "") -> str:
     return _Drawing(timeline, columns).draw(_rows(columns, items), description)
 
 
-def _rows(columns: Columns, items: Sequence[object]) -> list[Row | Span]:
+def _rows(columns: Columns, items: Sequence[Item]) -> list[Row | Span]:
     layout = Layout(columns)
-    return [*layout.rows(items), *layout.close()]  # type: ignore[arg-type]
+    return [*layout.rows(items), *layout.close()]
 
 
 class _Place(Struct, frozen=True):
