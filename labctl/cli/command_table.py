@@ -169,8 +169,10 @@ COMMANDS = (
             Parameter(
                 "keep_on_failure", "--keep-on-failure", "Keep the lab of a failed scenario until you press Enter."
             ),
-            Parameter("step", "--step", "Wait before each statement, at a prompt that shows what the last one did."),
-            Parameter("verbose", "-v, --verbose", "Show all connections, and program output as it arrives."),
+            Parameter("step", "--step", "Wait before each statement, and show the effect of the last one."),
+            Parameter(
+                "verbose", "-v, --verbose", "Show the ladder of each scenario, and program output as it arrives."
+            ),
             Parameter("trace", "--trace", "Record the system calls of all programs on sockets."),
             Parameter("junit", "--junit FILE", "Write the results to FILE as JUnit XML.", kind=path, group=_REPORTS),
             Parameter("json", "--json FILE", "Write the results as JSON; - is stdout.", kind=path, group=_REPORTS),
@@ -526,8 +528,8 @@ COMMANDS = (
         "Show the packets of a link, network or node.",
         "Show the packets of a link, network, node or interface as they cross it, one a line, with names of hosts and "
         "relative TCP numbers; or write them as pcapng, for Wireshark.\n\n"
-        "It ends with Ctrl-C, as --for and --count say, or with the lab, and prints how many packets there were and "
-        "how many were lost. A FILTER is an expression of pcap-filter(7): `tcp port 5000`.",
+        "It ends with Ctrl-C, after --for or --count, or with the lab, and prints the numbers of captured and lost "
+        "packets. A FILTER is an expression of pcap-filter(7): `tcp port 5000`.",
         (
             Parameter("target", "TARGET", "NODE, NODE:INTERFACE, a network, or a link A-B.", "node_names"),
             Parameter("expression", "[FILTER...]", "Only packets that match, such as `udp` or `host 10.0.0.2`."),
