@@ -116,7 +116,7 @@ class RunRequest(Struct, frozen=True):
     def options(self, lab: str | None) -> RunOptions:
         """Return the options of the run, with a random seed unless the command line has one."""
         from labctl.scenario.run_order import draw_seed
-        from labctl.timeline.recording import UNASKED_NODES_MAX, RecordOptions
+        from labctl.timeline.recording import UNASKED, RecordOptions
 
         is_asked = self.trace or self.step or self.html is not None or bool(self._timeline_files())
         return RunOptions(
@@ -128,9 +128,7 @@ class RunRequest(Struct, frozen=True):
             repeat=self.repeat if self.repeat or self.until_fail else 1,
             until_fail=self.until_fail,
             rerun=() if self.topology is None else ("--topo", self.topology),
-            record=RecordOptions(
-                packets_nodes_max=0 if is_asked else UNASKED_NODES_MAX, syscalls=("*",) if self.trace else ()
-            ),
+            record=RecordOptions(syscalls=("*",) if self.trace else ()) if is_asked else UNASKED,
             trace=self.trace,
         )
 

@@ -80,7 +80,8 @@ class RecordOptions(Struct, frozen=True):
 
 DEFAULTS = RecordOptions()
 UNASKED_NODES_MAX = 64  # each host gets each broadcast: in a lab of 1,000, that is a million packets at its start
-UNASKED = RecordOptions(packets_nodes_max=UNASKED_NODES_MAX)  # where nobody asked for packets
+# Where nobody asked for a recording: what it holds is decoded at the end of each scenario, 64 MiB in 4 s.
+UNASKED = RecordOptions(packets_nodes_max=UNASKED_NODES_MAX, limit_bytes=16 << 20)
 
 
 class Recording:
