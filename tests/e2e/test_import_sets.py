@@ -59,7 +59,7 @@ timeline.decoding timeline.events timeline.evidence timeline.fold timeline.infer
 timeline.ladder_layout timeline.merge timeline.packet_headers timeline.packet_source timeline.recorder
 timeline.recorder_process timeline.recorder_settings timeline.recording timeline.sources timeline.sources.kernel
 timeline.sources.packets timeline.sources.sockets timeline.sources.tls_keys timeline.spool timeline.tcp_numbers
-timeline.wires
+timeline.upkeep timeline.wires
 """
 UP = "cli.lifecycle kernel.capabilities topology.parse topology.parse_node topology.schema"
 API = """
