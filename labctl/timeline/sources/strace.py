@@ -134,6 +134,7 @@ class StraceParser:
         self._processes: dict[int, _Process] = {}  # by thread
         self._unfinished: dict[int, _Entry] = {}  # by thread
         self._held: dict[int, deque[tuple[int, str]]] = {}  # by thread: lines before that of the fork that made it
+        self._returned_ns: dict[int, int] = {}  # by thread: when its last call returned
         self._ended: set[int] = set()
         self._flows: dict[int, Flow] = {}  # by inode: what calls have shown of the ends of Internet sockets
 
@@ -144,7 +145,8 @@ class StraceParser:
         found = _LINE.match(self._rest)  # strace writes the arguments when the call begins
         begun = found and _CALL.match(found[4])
         if found is not None and begun and int(found[1]) in self._processes:
-            events += self._begun(int(found[1]), _Entry(self._at_ns(found), begun[1], found[4][begun.end() :]))
+            at_ns = self._begins_ns(int(found[1]), self._at_ns(found))
+            events += self._begun(int(found[1]), _Entry(at_ns, begun[1], found[4][begun.end() :]))
         return events
 
     def finish(self) -> list[Call | Mark]:
@@ -194,7 +196,7 @@ class StraceParser:
             begun = _CALL.match(text)
             if begun is None:
                 return
-            entry = _Entry(at_ns, begun[1], text[begun.end() :])
+            entry = _Entry(self._begins_ns(tid, at_ns), begun[1], text[begun.end() :])
         if entry.text.endswith(_UNFINISHED):
             entry = _Entry(entry.at_ns, entry.name, entry.text.removesuffix(_UNFINISHED))
             self._unfinished[tid] = entry
@@ -232,6 +234,11 @@ class StraceParser:
     def _at_ns(self, line: re.Match[str]) -> int:
         return int(line[2]) * 10**9 + int(line[3]) - self._clock.offset_ns
 
+    def _begins_ns(self, tid: int, at_ns: int) -> int:
+        """When a call begins: not before the return of the thread's last one, which is known to DECODING_NS."""
+        returned_ns = self._returned_ns.get(tid, 0)
+        return returned_ns if 0 < returned_ns - at_ns <= DECODING_NS else at_ns
+
     def _forked(self, tid: int, child: int, *, is_thread: bool) -> Iterator[Call | Mark]:
         parent = self._processes[tid]
         self._ended.discard(child)
@@ -266,7 +273,7 @@ class StraceParser:
         until_ns = None
         if returned is not None and (result is not None or returned["errno"]):
             took_ns = int(returned["seconds"] or 0) * 10**9 + int(returned["fraction"] or 0)
-            until_ns = entry.at_ns + DECODING_NS + took_ns
+            until_ns = self._returned_ns[tid] = entry.at_ns + DECODING_NS + took_ns
         has_data = result is not None and result >= 0 and entry.name in SENDS | RECEIVES
         data = _data(arguments, entry.name) if has_data else b""
         moved = sum(map(int, _MESSAGE_BYTES.findall(entry.text))) if entry.name.endswith("mmsg") else result or 0

@@ -103,6 +103,15 @@ def test_a_resumed_call_began_at_its_entry() -> None:
     )
 
 
+def test_a_call_does_not_begin_before_the_thread_s_last_one_returned() -> None:
+    text = b"""7 1700000001.000000000 listen(3<socket:[5]>, 5) = 0 <0.000003000>
+7 1700000001.000015000 accept(3<socket:[5]>, NULL, NULL) = 4<socket:[6]> <0.000100000>
+"""
+    for cuts in ((), (100,)):  # the second line arrives in two pieces
+        first, second = calls_of(text, *cuts)
+        assert first.until_ns == second.at_ns == 10**9 + 3_000 + DECODING_NS
+
+
 def test_a_call_in_progress_is_an_event_until_it_returns() -> None:
     parser = StraceParser("server", "x", CLOCK)
     parser.feed(line("socket(AF_INET, SOCK_STREAM, IPPROTO_IP) = 3<socket:[5]> <0.000001000>"))
