@@ -84,14 +84,12 @@ def trace(
                     recording.note_missing(CALLS_OF_RUNNING_PROGRAMS)
                 _wait(attached, for_s, recording)
         timeline = recording.stop()
-    if not follow:
-        from labctl.report.ladder import render
+    from labctl.report.ladder import conversation, endings
 
-        screen.write(render(timeline, screen.look))
-    else:
-        from labctl.report.ladder import endings
-
-        screen.write(endings(timeline, screen.look))
+    shown = [] if follow else conversation(timeline, screen.look)
+    screen.write(shown + endings(timeline, screen.look))
+    if not (shown or follow or command):
+        standard_error().line(f"{title}: no calls or packets while it was recorded")
     _write_files(timeline, wanted)
     return status
 

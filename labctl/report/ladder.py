@@ -53,11 +53,6 @@ _LINES = Strokes("│", "┊", "─", "╌", "►", "◄", "├", "┤", "┼", 
 _ASCII_LINES = Strokes("|", ":", "-", "-", ">", "<", "+", "+", "+", "X")
 
 
-def render(timeline: Timeline, look: Look) -> list[str]:
-    """Return the ladder as painted lines of at most `look.width` cells, and below it what was not recorded."""
-    return conversation(timeline, look) + endings(timeline, look)
-
-
 def conversation(timeline: Timeline, look: Look) -> list[str]:
     """Return the ladder alone; no line if nothing happened."""
     ladder = LiveLadder(look, speaking_hosts(timeline), timeline.nodes, timeline.started_ns)

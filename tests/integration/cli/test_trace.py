@@ -100,10 +100,12 @@ def test_packets_of_a_lab_are_shown_live_until_ctrl_c() -> None:
     assert "no lab" in ended.stderr.lower()
 
 
-def test_what_cannot_be_recorded_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_recorded_is_named_and_that_nothing_happened(capsys: pytest.CaptureFixture[str]) -> None:
     with running() as name:
         assert trace(["server"], (), name, "1ms", False, "tcp port 1", None, None, None, None, None) == 0
-    shown = " ".join(capsys.readouterr().out.split())
+    out, err = capsys.readouterr()
+    shown = " ".join(out.split())
+    assert f"lab {name}: no calls or packets while it was recorded" in err
     assert (trace_module.CALLS_OF_RUNNING_PROGRAMS in shown) is (os.geteuid() != 0), shown
 
 

@@ -54,8 +54,12 @@ ECHO_AT_80 = """\
 """
 
 
+def render(timeline: Timeline, look: Look) -> list[str]:
+    return ladder.conversation(timeline, look) + ladder.endings(timeline, look)
+
+
 def drawn(timeline: Timeline, look: Look = NARROW) -> str:
-    return "\n".join(ladder.render(timeline, look))
+    return "\n".join(render(timeline, look))
 
 
 def of_steps(*steps: object, look: Look = NARROW, **more: object) -> str:
@@ -63,14 +67,14 @@ def of_steps(*steps: object, look: Look = NARROW, **more: object) -> str:
 
 
 def test_the_whole_conversation_of_an_echo_is_22_lines_of_80_columns() -> None:
-    assert ladder.render(timelines.tcp_echo(), NARROW) == ECHO_AT_80.rstrip("\n").split("\n")
+    assert render(timelines.tcp_echo(), NARROW) == ECHO_AT_80.rstrip("\n").split("\n")
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 132, 250])
 @pytest.mark.parametrize("glyphs", [Look().glyphs, ASCII], ids=["unicode", "ascii"])
 @pytest.mark.parametrize("timeline", ALL.values(), ids=ALL)
 def test_no_line_is_wider_than_the_screen(timeline: Timeline, glyphs: object, width: int) -> None:
-    lines = ladder.render(timeline, Look(width, glyphs=glyphs))  # type: ignore[arg-type]
+    lines = render(timeline, Look(width, glyphs=glyphs))  # type: ignore[arg-type]
     assert [line for line in lines if cells(line) > width] == []
 
 
