@@ -77,6 +77,7 @@ class TracerSource:
         self._lost_before = self._lost = shared.tracer.lost()
         self._in_progress: set[tuple[int, bytes]] = set()  # calls, by network namespace, of which there are records
         self._other_abi = shared.tracer.other_abi() if isinstance(shared.tracer, CallTracer) else 0
+        self._has_other_abi = False  # calls since the start
 
     def fileno(self) -> int:
         return NO_DESCRIPTOR
@@ -97,6 +98,8 @@ class TracerSource:
     def preamble(self, spool: SpoolWriter) -> None:
         if self._lost != self._lost_before:
             self._write_loss()
+        if self._has_other_abi:
+            self._note_other_abi()
 
     def close(self) -> None:
         pass
@@ -120,9 +123,12 @@ class TracerSource:
         for inode, record in found - self._in_progress:
             self.records.setdefault(inode, []).append(record)
         self._in_progress = found
-        if tracer.other_abi() != self._other_abi:
-            self._other_abi = tracer.other_abi()
-            self._spool.write(Kind.MISSING, WHOLE_LAB, 0, OTHER_ABI.encode())
+        if not self._has_other_abi and tracer.other_abi() != self._other_abi:
+            self._has_other_abi = True
+            self._note_other_abi()
+
+    def _note_other_abi(self) -> None:
+        self._spool.write(Kind.MISSING, WHOLE_LAB, 0, OTHER_ABI.encode())
 
     def _write_loss(self) -> None:
         self._spool.write(Kind.LOST, WHOLE_LAB, 0, LOST_PAYLOAD.pack(self._shared.kind, self._lost - self._lost_before))

@@ -13,7 +13,7 @@ from labctl.lab.client.handle import Lab
 from labctl.timeline.events import Drop, Packet, Reset, Source, State
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.spool import LOST_PAYLOAD, Kind, SpoolReader, SpoolWriter
-from labctl.timeline.tracer_source import SharedTracer, TracerSource, open_tracer
+from labctl.timeline.tracer_source import OTHER_ABI, SharedTracer, TracerSource, open_tracer
 from tests import skips
 from tests.labs import pair_plan
 from tests.tracing import for_root, needs_bpf, network_inode
@@ -91,6 +91,30 @@ def test_events_that_find_the_ring_full_are_a_loss_of_the_recording(labs: tuple[
     kind, lost = LOST_PAYLOAD.unpack(records[1].payload)
     assert kind == Kind.KERNEL
     assert records[0].count + lost == 300  # two states and a reset for each
+
+
+@for_root
+@needs_bpf
+def test_calls_of_32_bit_programs_are_still_named_when_the_spool_has_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = [0]
+    monkeypatch.setattr(bpf.CallTracer, "other_abi", lambda _: counts[0])
+    memory = os.memfd_create("spool")
+    try:
+        spool, reader = SpoolWriter(memory, 1 << 21), SpoolReader(memory, 1 << 21)
+        with bpf.CallTracer() as tracer:
+            source = SharedTracer(tracer, Kind.SYSCALLS).add({1: 0}, spool)
+            assert isinstance(source, TracerSource)
+            spool.begin(lambda: source.preamble(spool))
+            counts[0] = 5
+            source.flush(spool)
+            for _ in range(5):
+                spool.write(Kind.PACKETS, 0, 1, bytes(1 << 19))
+            source.finish()
+        records, position = reader.read()
+    finally:
+        os.close(memory)
+    assert position.half >= 2
+    assert {record.payload.decode() for record in records if record.kind is Kind.MISSING} == {OTHER_ABI}
 
 
 @for_root
