@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from labctl.errors import MachineError
 from labctl.kernel.bpf import Tracer
-from labctl.kernel.namespaces import network_of
+from labctl.kernel.socket_network import network_of
 from labctl.lab.client.handle import Lab
 from labctl.timeline.sources.kernel import KernelEvent, events
 from tests import skips

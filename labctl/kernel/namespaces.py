@@ -8,7 +8,6 @@ socket has a descriptor of its namespace.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -16,15 +15,9 @@ from contextlib import contextmanager
 from functools import cache
 
 from labctl.kernel.privilege import highest
+from labctl.kernel.socket_network import network_of
 from labctl.kernel.syscalls import CLONE_NEWNET, setns, unshare, write_once
 from labctl.unpatched import Socket
-
-SIOCGSKNS = 0x894C  # linux/sockios.h, Linux 4.10: returns a descriptor of the socket's network namespace
-
-
-def network_of(sock: socket.socket) -> int:
-    """Return a new close-on-exec descriptor of the network namespace of `sock`; the caller owns it."""
-    return fcntl.ioctl(sock.fileno(), SIOCGSKNS)
 
 
 def current_network() -> int:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Self
 from labctl.clock import monotonic, monotonic_ns
 from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
 from labctl.kernel.capabilities import BPF_PRIVILEGE
-from labctl.kernel.namespaces import network_of
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
+from labctl.kernel.socket_network import network_of
 from labctl.lab.frames import MAX_DESCRIPTORS, FrameStream, from_json, to_json
 from labctl.structs import Struct, replace, to_builtins
 from labctl.timeline.events import AnyEvent, Loss, NodeInfo, Source, Timeline

@@ -47,8 +47,8 @@ documents documents.diagnostics documents.schema documents.yaml_events documents
 topology.address_variables topology.addressing topology.draft topology.impairments topology.resolve topology.routing
 """
 RUN = """
-cli.cancellation cli.run kernel.bpf_records kernel.capabilities kernel.mounts kernel.namespaces
-kernel.netlink kernel.packet_ring kernel.privilege kernel.sock_diag kernel.socket_calls kernel.syscalls lab.agent
+cli.cancellation cli.run kernel.bpf_records kernel.capabilities
+kernel.netlink kernel.packet_ring kernel.sock_diag kernel.socket_calls kernel.socket_network lab.agent
 lab.agent.addresses lab.agent.client lab.agent.constants lab.agent.messages programs programs.output programs.program
 programs.waiting report.ladder report.plain report.progress scenario scenario.call_steps scenario.file_schema
 scenario.language scenario.language.checker scenario.language.evaluate scenario.language.parser
@@ -96,7 +96,7 @@ def test_a_run_of_calls_on_a_shape_imports_no_more_than_it_needs(tmp_path: Path)
     scenario = tmp_path / "echo.yaml"
     scenario.write_text(ECHO)
     imported = imported_by(COMMAND, "run", scenario)
-    recorder = {"ctypes", "mmap", "pwd"}  # of the standard library
+    recorder = {"mmap"}  # of the standard library
     ours = {name for name in imported if name.partition(".")[0] not in recorder}
     assert needless(ours, MODEL, CLIENT, CLI, FILES, RUN) == []
     whole = {"yaml.resolver", "yaml.loader", "msgspec.json"} & imported

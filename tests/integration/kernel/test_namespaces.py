@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 
 import pytest
 
 from labctl.kernel.namespaces import (
     current_network,
     entered,
-    network_of,
     new_network,
     read_sysctl,
-    socket_in,
     values_that_work,
     write_sysctl,
 )
@@ -40,16 +37,6 @@ def test_a_new_network_has_only_lo_and_lasts_as_long_as_its_descriptor() -> None
     assert inode(check) == inode(home) != inode(made)
     for fd in (home, made, check):
         os.close(fd)
-
-
-@inside
-def test_a_socket_lives_where_it_was_made() -> None:
-    made = new_network()
-    with socket_in(made, socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        lives_in = network_of(sock)
-        assert inode(lives_in) == inode(made)
-        assert not os.get_inheritable(sock.fileno())
-    assert not os.get_inheritable(made)
 
 
 @inside
