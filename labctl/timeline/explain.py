@@ -684,6 +684,11 @@ def _of_datagrams(ev: Evidence, call: Call, flow: Flow) -> list[str]:
         if dropped[0].reason == "NO_SOCKET" and header is not None and header.flow is not None:
             return [_chain(lead, _not_listening(ev, call.host, header.flow, dropped[0].at_ns))]
         return [f"{lead}: {drop_text(ev, dropped[0])}"]
+    for error in ev.errors_about(mine, 0, until_ns):
+        quoted, what = error.header.quoted, error.header.summary
+        if error.host == call.host and quoted is not None and "port unreachable" in what:
+            lead = f"a datagram reached {call.host}, which answered ICMP {what}"
+            return [_chain(lead, _not_listening(ev, call.host, quoted, error.at_ns))]
     full = ev.counted(call.host, "UdpRcvbufErrors", 0, until_ns)
     if full:
         return [f"{call.host} dropped {full} datagrams: the receive buffer was full{INFERRED}"]

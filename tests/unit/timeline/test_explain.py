@@ -386,6 +386,19 @@ def test_a_refused_datagram_joins_the_icmp_error() -> None:
     )
 
 
+def test_a_datagram_that_its_receiver_refused_is_explained_without_drops() -> None:
+    b = Builder()
+    datagram(b, 10, 5000)
+    flow = Flow("udp", CLIENT, 43768, SERVER, 5000)
+    error = Header("icmp", Flow("icmp", SERVER, 0, CLIENT, 0), summary="port unreachable", quoted=flow)
+    b.packet(20, "server", "", 0, 0, header=error, receiver="client")
+    key = SocketKey("server", flow=Flow("udp", "127.0.0.1", 5000, "", 0))
+    call = failed(b, "recv", "3, buf, 10, 0", host="server", socket=key, fd=3)
+    assert cause(b, call) == (
+        "a datagram reached server, which answered ICMP port unreachable: no UDP socket is bound to 5000"
+    )
+
+
 def test_a_datagram_for_another_port_is_the_near_miss() -> None:
     b = Builder()
     datagram(b, 10, 5001)
