@@ -71,7 +71,7 @@ class RecordDecoder:
 
                     self._others += calls(record.payload, node)
                 case Kind.MISSING:
-                    self.missing.append(record.payload.decode())
+                    self.missing.append((f"{node}: " if node else "") + record.payload.decode())
                 case _:
                     pass
 

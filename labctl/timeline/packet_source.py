@@ -14,6 +14,7 @@ from functools import partial
 from time import CLOCK_REALTIME, clock_gettime_ns
 
 from labctl.clock import monotonic_ns
+from labctl.errors import errno_name
 from labctl.kernel.packet_ring import PacketQueue, PacketRing, Write, accept
 from labctl.structs import json_encode
 from labctl.timeline.recorder_settings import PacketSettings
@@ -61,6 +62,8 @@ class PacketSource:
         self._waits = False  # for the next packet in the queue
         self._settled_ns = 0  # from then on, nothing with an earlier time stamp than `_cut_ns` is on its way
         self._cut_ns = 0  # CLOCK_REALTIME: packets with later time stamps are those of the ring
+        self._refusal = 0  # errno: why there is no ring
+        self._is_refusal_written = False
         self._is_making = self._is_cut = self._is_finished = self._is_closed = False
         self._interfaces: dict[int, str] = {}
         self._written_drops = 0
@@ -76,6 +79,8 @@ class PacketSource:
         """Write the packets of the queue, or the blocks of the ring that are ready."""
         write = partial(spool.write, Kind.PACKETS, self.node)
         self.next_ns = None
+        if self._refusal and not self._is_refusal_written:
+            self._write_refusal(spool)
         if self._ring is None:
             self._drain_queue(write)
         elif not self._cut_ns:
@@ -134,6 +139,8 @@ class PacketSource:
         self._interfaces |= self._queue.interfaces(self.names)
         self._write_interfaces(spool)
         self._write_loss(spool, again=True)
+        if self._is_refusal_written:
+            self._write_refusal(spool)
 
     def close(self) -> None:
         """Free the sockets, which waits for the kernel."""
@@ -145,8 +152,10 @@ class PacketSource:
     def _make_ring(self, sock: socket.socket) -> None:
         """Make the ring, in a thread; without one, which takes memory of the kernel, the queue stays."""
         settings = self._settings
-        with suppress(OSError):
+        try:
             self._ring = PacketRing(sock, settings.ring_bytes, self._program, is_large=settings.is_whole)
+        except OSError as error:
+            self._refusal = error.errno or 0
         self._is_making = False
         if self._is_closed and self._ring is not None:
             self._ring.close()
@@ -175,6 +184,11 @@ class PacketSource:
 
     def _write_interfaces(self, spool: SpoolWriter) -> None:
         spool.write(Kind.INTERFACES, self.node, 0, json_encode(self._interfaces))
+
+    def _write_refusal(self, spool: SpoolWriter) -> None:
+        self._is_refusal_written = True
+        text = f"a ring for packets, which come too fast for a socket's queue: {errno_name(self._refusal)}"
+        spool.write(Kind.MISSING, self.node, 0, text.encode())
 
     def _write_loss(self, spool: SpoolWriter, *, again: bool = False) -> None:
         """Write the number of packets that were lost since the start, if it has grown."""

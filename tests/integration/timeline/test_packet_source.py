@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from labctl.clock import monotonic
 from labctl.lab.client.handle import Lab
 from labctl.structs import convert, json_decode
+from labctl.timeline import packet_source
+from labctl.timeline.decoding import RecordDecoder
 from labctl.timeline.events import Clock
-from labctl.timeline.packet_source import PAUSE_NS, RING_WORTH
+from labctl.timeline.packet_source import PAUSE_NS, RING_WORTH, PacketSource
+from labctl.timeline.recorder_settings import PacketSettings
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.sources.packets import sightings
-from labctl.timeline.spool import Kind
+from labctl.timeline.spool import Kind, SpoolReader, SpoolWriter
 from tests.labs import pair_plan
 
 pytestmark = pytest.mark.stock_kernel
@@ -62,3 +67,42 @@ def test_no_packet_is_lost_or_taken_twice_by_queue_and_ring(lab: Lab, burst: int
         assert recording.stop().losses == ()
         assert payloads(recording, 0) == sent
         assert payloads(recording, 1) == sent
+
+
+def test_a_node_without_memory_for_a_ring_is_named_and_keeps_its_queue(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(sock: socket.socket, *_: object, is_large: bool) -> None:
+        sock.close()
+        raise OSError(errno.ENOMEM, "")
+
+    def at_once(source: PacketSource, work: Callable[[], None]) -> None:
+        work()
+        source.drain(spool)
+
+    monkeypatch.setattr(packet_source, "PacketRing", refuse)
+    memory = os.memfd_create("spool")
+    spool, reader = SpoolWriter(memory, 1 << 22), SpoolReader(memory, 1 << 22)
+    try:
+        now, later = (lab.socket("client", socket.AF_PACKET, socket.SOCK_RAW) for _ in range(2))
+        source = PacketSource(0, ["eth0"], PacketSettings(1 << 20, 256, "", False), now, later, at_once)
+        try:
+            source.preamble(spool)
+            with lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                for _ in range(RING_WORTH):
+                    sock.sendto(b"before", ("10.0.0.2", PORT))
+                source.drain(spool)
+                sock.sendto(b"after", ("10.0.0.2", PORT))
+            source.flush(spool)
+            source.preamble(spool)
+        finally:
+            source.close()
+        records, _ = reader.read()
+    finally:
+        os.close(memory)
+    assert [record.kind for record in records].count(Kind.MISSING) == 2  # also after the spool has wrapped
+    decoder = RecordDecoder(pair_plan(), ["client"])
+    decoder.add(records)
+    note = "client: a ring for packets, which come too fast for a socket's queue: ENOMEM"
+    assert set(decoder.missing) == {note}
+    assert b"after" in b"".join(record.payload for record in records if record.kind is Kind.PACKETS)
