@@ -511,7 +511,7 @@ COMMANDS = (
         "the programs that have them open.\n\n"
         "The accept queue of a listener is `N of BACKLOG`; the kernel queues one connection more than the backlog.",
         (
-            Parameter("nodes", "[NODE...]", "Only the sockets of these nodes.", "node_names"),
+            Parameter("nodes", "[NODE...]", "Only the sockets of these nodes; the first may be a lab.", "node_names"),
             Parameter("follow", "-f, --follow", "Refresh the table until Ctrl-C; in a pipe, print each change."),
             Parameter("listening", "-l, --listening", "Only listeners, and bound datagram sockets without a peer."),
             Parameter(

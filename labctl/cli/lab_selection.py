@@ -69,6 +69,23 @@ def attach_as(handle: type[L], node: str, name: str | None) -> L:
     return lab
 
 
+def attach_lab_and_nodes(nodes: Sequence[str], lab: str | None) -> tuple[Lab, tuple[str, ...]]:
+    """Attach to the lab, and return it and the nodes, each once; the first word may be the lab's name.
+
+    The caller closes it, which leaves the lab running. InputError.
+    """
+    if nodes and lab_name(lab) is None and nodes[0] in state_dir.labs():
+        lab, nodes = nodes[0], nodes[1:]
+    attached = attach_lab_with(nodes[0], lab) if nodes else attach(lab)
+    try:
+        for node in nodes:
+            check_node(attached, node)
+    except InputError:
+        attached.close()
+        raise
+    return attached, tuple(dict.fromkeys(nodes))
+
+
 def check_node(lab: LabClient, node: str) -> None:
     """InputError if the lab has no such node, with a suggestion."""
     if node not in lab.nodes:

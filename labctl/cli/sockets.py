@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from labctl.cli.exit import Stopped
-from labctl.cli.lab_selection import attach, attach_lab_with, check_node
+from labctl.cli.lab_selection import attach_lab_and_nodes
 from labctl.errors import KernelError, LabGone
 from labctl.observe.network import Holder, Socket, Transport, holders, sockets
 from labctl.report.terminal import Cell, Ink, Look, Screen, is_terminal, standard_output, table
@@ -34,11 +34,10 @@ class ListedSocket(Struct, frozen=True):
 
 def show_sockets(nodes: Sequence[str], follow: bool, listening: bool, format: str, lab: str | None) -> int:
     """Run `labctl sockets`. With `follow`, until Ctrl-C or the end of the lab."""
-    with attach_lab_with(nodes[0], lab) if nodes else attach(lab) as attached:
-        for node in nodes:
-            check_node(attached, node)
+    attached, named = attach_lab_and_nodes(nodes, lab)
+    with attached:
         plan = attached.describe().plan
-        chosen = list(dict.fromkeys(nodes)) or [node.name for node in plan.nodes if node.kind.value != "switch"]
+        chosen = list(named) or [node.name for node in plan.nodes if node.kind.value != "switch"]
         names = names_of_addresses(plan)
         screen = standard_output()
         if not follow:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from labctl.cli.exec import ExecRequest, check_request, exit_status, open_standard_descriptors, spawn, status_of_refusal
 from labctl.cli.exit import Stopped
-from labctl.cli.lab_selection import attach, attach_lab_with, check_node, lab_name
+from labctl.cli.lab_selection import attach_lab_and_nodes
 from labctl.cli.signals import Signals, wait_passing_signals
 from labctl.clock import monotonic
 from labctl.errors import InputError, KernelError, LabctlError
-from labctl.lab.client import state_dir
 from labctl.report.terminal import standard_error, standard_output
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.topology.model import NodeKind
@@ -61,7 +60,7 @@ def trace(
         check_writable(path, f"--{name}")
     for_s = _seconds(duration)
     with ExitStack() as stack:
-        attached, chosen = _lab_and_nodes(nodes, lab)
+        attached, chosen = attach_lab_and_nodes(nodes, lab)
         stack.callback(attached.close)
         if command and len(chosen) != 1:
             raise InputError("labctl trace: the command needs one node to run on. Try: labctl trace NODE -- COMMAND...")
@@ -101,20 +100,6 @@ def _seconds(duration: str | None) -> float | None:
         return duration_s(duration)
     except ValueError as error:
         raise InputError(f"labctl trace: --for {duration}: {error}") from error
-
-
-def _lab_and_nodes(nodes: Sequence[str], lab: str | None) -> tuple[Lab, tuple[str, ...]]:
-    """Attach to the lab; the first word may be its name. The caller closes it. InputError."""
-    if nodes and lab_name(lab) is None and nodes[0] in state_dir.labs():
-        lab, nodes = nodes[0], nodes[1:]
-    attached = attach_lab_with(nodes[0], lab) if nodes else attach(lab)
-    try:
-        for node in nodes:
-            check_node(attached, node)
-    except InputError:
-        attached.close()
-        raise
-    return attached, tuple(dict.fromkeys(nodes))
 
 
 def _wait(lab: Lab, for_s: float | None, recording: Recording) -> None:

@@ -98,3 +98,9 @@ def test_followed_sockets_are_printed_when_they_change(
     with running() as name:
         assert show_sockets([], True, False, "table", name) == 130
     assert capsys.readouterr().out.count("no sockets") == 1  # of three tables that are the same
+
+
+def test_the_first_word_may_be_the_lab(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as name:
+        assert show_sockets([name, "server"], False, True, "table", None) == 0
+        assert "*:5000" in capsys.readouterr().out
