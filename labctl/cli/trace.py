@@ -17,6 +17,8 @@ from labctl.cli.signals import Signals, wait_passing_signals
 from labctl.clock import monotonic
 from labctl.errors import InputError, KernelError, LabctlError
 from labctl.report.terminal import standard_error, standard_output
+from labctl.structs import replace
+from labctl.timeline.events import Drop, Packet
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.topology.model import NodeKind
 from labctl.units import duration_s
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from labctl.programs.program import Trace
     from labctl.programs.waiting import Watcher
     from labctl.report.terminal import Screen
-    from labctl.timeline.events import Timeline
+    from labctl.timeline.events import AnyEvent, Timeline
 
 LIVE_INTERVAL_S = 0.05
 FOLLOW_EVERY_S = 1.0  # interval at which nodes are looked for that have joined the lab
@@ -65,16 +67,15 @@ def trace(
         if command and len(chosen) != 1:
             raise InputError("labctl trace: the command needs one node to run on. Try: labctl trace NODE -- COMMAND...")
         plan = attached.describe().plan
-        options = RecordOptions(
-            packet_filter=packet_filter or "", nodes=() if command else chosen, syscalls=chosen or ("*",)
-        )
+        concerned = Concerned(() if command else chosen)
+        options = RecordOptions(packet_filter=packet_filter or "", syscalls=chosen or ("*",))
         title = f"lab {attached.name}" if not command else f"{' '.join(command)} on {chosen[0]}"
         recording = stack.enter_context(Recording.start(attached, options, title=title, plan=plan))
         recording.wait_ready()
         hosts = [node.name for node in plan.nodes if node.kind is NodeKind.HOST]
         screen = standard_error() if command else standard_output()
         status = 0
-        with _shown_live(recording, plan, chosen or hosts, screen) if follow else ExitStack():
+        with _shown_live(recording, plan, chosen or hosts, screen, concerned) if follow else ExitStack():
             if command:
                 request = ExecRequest(chosen[0], tuple(command))
                 status = _run(attached, recording, request, standard)
@@ -83,6 +84,7 @@ def trace(
                     recording.note_missing(CALLS_OF_RUNNING_PROGRAMS)
                 _wait(attached, for_s, recording)
         timeline = recording.stop()
+        timeline = replace(timeline, events=tuple(concerned.of(timeline.events)))
     from labctl.report.ladder import conversation, endings
 
     shown = [] if follow else conversation(timeline, screen.look)
@@ -91,6 +93,35 @@ def trace(
         standard_error().line(f"{title}: no calls or packets while it was recorded")
     _write_files(timeline, wanted)
     return status
+
+
+class Concerned:
+    """Selects the events of some nodes, with all hops of the packets that they send or receive; () is all nodes.
+
+    The packets of all nodes are recorded: a packet to a node that is not would look lost.
+    """
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self._nodes = frozenset(nodes)
+        self._journeys: set[int] = set()
+
+    def of(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
+        """Return those of the events that concern the nodes; later calls know the packets of earlier ones."""
+        if not self._nodes:
+            return list(events)
+        for event in events:
+            if isinstance(event, Packet):
+                ends = {event.host, event.receiver, *(hop.node for hop in event.others)}
+                if not ends.isdisjoint(self._nodes):
+                    self._journeys.add(event.journey)
+        return [event for event in events if self._is_selected(event)]
+
+    def _is_selected(self, event: AnyEvent) -> bool:
+        if isinstance(event, Packet):
+            return event.journey in self._journeys
+        if isinstance(event, Drop) and event.packet in self._journeys:
+            return True
+        return not event.host or event.host in self._nodes
 
 
 def _seconds(duration: str | None) -> float | None:
@@ -159,7 +190,9 @@ def _read_rest(watcher: Watcher, trace: Trace) -> None:
 
 
 @contextmanager
-def _shown_live(recording: Recording, plan: Plan, nodes: Sequence[str], screen: Screen) -> Iterator[None]:
+def _shown_live(
+    recording: Recording, plan: Plan, nodes: Sequence[str], screen: Screen, concerned: Concerned
+) -> Iterator[None]:
     """Show events as they happen, in a thread, until the end of the `with`."""
     from labctl.report.ladder import LiveLadder
     from labctl.timeline.wires import nodes_of
@@ -170,7 +203,7 @@ def _shown_live(recording: Recording, plan: Plan, nodes: Sequence[str], screen: 
     def show() -> None:
         while not ended.wait(LIVE_INTERVAL_S):
             events, until_ns = recording.read()
-            screen.write(ladder.feed(events, until_ns))
+            screen.write(ladder.feed(concerned.of(events), until_ns))
 
     thread = threading.Thread(target=show, name="labctl-trace", daemon=True)
     thread.start()
@@ -180,7 +213,7 @@ def _shown_live(recording: Recording, plan: Plan, nodes: Sequence[str], screen: 
         ended.set()
         thread.join()
         events, _ = recording.read()
-        screen.write(ladder.feed(events, None))
+        screen.write(ladder.feed(concerned.of(events), None))
 
 
 def _write_files(timeline: Timeline, files: dict[str, Path]) -> None:

@@ -160,7 +160,7 @@ def speaking_hosts(timeline: Timeline) -> list[str]:
     journeys: dict[int, list[Packet]] = {}
     for event in timeline.events:
         match event:
-            case Packet() if event.header.protocol in ("tcp", "udp", "icmp"):
+            case Packet() if event.header.flow is not None and not is_resolution(event.header):
                 journeys.setdefault(event.journey, []).append(event)
             case Call() | Output() | Drop():
                 speaking.add(event.host)
@@ -202,7 +202,7 @@ class Fold:
         self._handshakes: set[Flow] = set()  # connections of which the third packet is due
         self._states: dict[SocketKey, str] = {}
         self._queues: dict[tuple[str, int, Flow | None], str] = {}
-        self._noted: dict[Flow, str] = {}  # the reason why a packet was answered by this flow, and not delivered
+        self._noted: dict[Flow, Reset | Drop] = {}  # why a packet was answered by this flow, and not delivered
         self._failed: set[str] = set()
         self._has_packets = False
         self._last_ns: int | None = None
@@ -331,14 +331,15 @@ class Fold:
             case Retransmit() if event.host in self._hosts and not self._has_packets:
                 yield Line(event.at_ns, event.host, "retransmits", event)
             case Reset() if event.host in self._hosts and event.is_sent:
-                is_noted = event.flow is not None and self._noted.get(event.flow) == event.reason
+                is_noted = event.flow is not None and self._is_noted(event.flow, event)
                 if not is_noted and (event.reason or not self._has_packets):
                     text = event.reason if self._has_packets else f"sends RST {event.reason}".rstrip()
                     yield Note(event.at_ns, event.host, text, is_needed=not self._has_packets)
             case Drop() if event.reason in _ANSWERED:
                 if event.host in self._hosts and event.header is not None and event.header.protocol in ("tcp", "udp"):
-                    if event.header.flow is not None:
-                        self._noted[event.header.flow.reverse] = event.reason
+                    flow = event.header.flow
+                    if flow is not None and self._is_noted(flow.reverse, event):
+                        return
                     yield Note(event.at_ns, event.host, event.reason, is_needed=False)
             case Drop():
                 is_shown = event.packet in self._crossed
@@ -353,6 +354,14 @@ class Fold:
                 yield from self._lines(event)
             case _:
                 pass
+
+    def _is_noted(self, answer: Flow, event: Reset | Drop) -> bool:
+        """Whether the other event of the two for a packet that was answered by this flow has given the reason."""
+        last = self._noted.pop(answer, None)
+        if last is not None and type(last) is not type(event) and last.reason == event.reason:
+            return True
+        self._noted[answer] = event
+        return False
 
     # steps and calls
 

@@ -20,6 +20,7 @@ from labctl.cli.trace import trace
 from labctl.lab.client.handle import Lab
 from tests.e2e.command import LABCTL, TIMEOUT_S
 from tests.integration.detached import running
+from tests.labs import output
 from tests.skips import for_root
 from tests.tracing import without_library
 
@@ -132,3 +133,22 @@ def test_a_missing_command_is_reported_as_by_exec() -> None:
         refused = labctl("trace", name, "client", "--", "no-such-program")
     assert refused.returncode == 127
     assert "cannot run no-such-program: ENOENT" in refused.stderr
+
+
+def test_a_node_s_packets_arrive_at_nodes_that_were_not_named_and_others_are_left_out(tmp_path: Path) -> None:
+    with running() as name, Lab.attach(name) as lab:
+        file = tmp_path / "t.json"
+        tracing = subprocess.Popen([LABCTL, "trace", name, "client", "-f", f"--json={file}"], stdout=subprocess.PIPE)
+        assert tracing.stdout is not None
+        with tracing:
+            selector = selectors.DefaultSelector()
+            selector.register(tracing.stdout, selectors.EVENT_READ)
+            until = time.monotonic() + TIMEOUT_S
+            while not selector.select(0.05):  # until something of it is drawn
+                assert time.monotonic() < until
+                output(lab, "server", "ping", "-c1", "-W1", "10.0.0.1")
+            tracing.send_signal(signal.SIGINT)
+        events = json.loads(file.read_text())["events"]
+    echoes = [event for event in events if event["type"] == "Packet" and "echo" in event["header"]["summary"]]
+    assert {(event["host"], event["receiver"]) for event in echoes} == {("server", "client"), ("client", "server")}
+    assert {event["host"] for event in events if event["type"] != "Packet"} <= {"", "client"}

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from labctl.structs import replace
-from labctl.timeline.events import Call, Packet, Source, Timeline
-from labctl.timeline.fold import Arrow, CallItem, Detail, Fold, Heading, Item, Line, Note, Omitted, Part, Silence
+from labctl.timeline.events import Call, Flow, Header, Packet, Reset, Source, Timeline
+from labctl.timeline.fold import (
+    Arrow,
+    CallItem,
+    Detail,
+    Fold,
+    Heading,
+    Item,
+    Line,
+    Note,
+    Omitted,
+    Part,
+    Silence,
+    speaking_hosts,
+)
 from tests import timelines
 from tests.timelines import STARTED_NS, US, Builder
 
@@ -152,3 +165,32 @@ def test_a_step_without_calls_of_its_own_has_its_heading_at_its_end() -> None:
     b = Builder()
     b.step(0, "1", "client", "only asserts", 10)
     assert [each.step.title for each in items_of(b.timeline()) if isinstance(each, Heading)] == ["only asserts"]
+
+
+def test_hosts_that_ping_each_other_by_ipv6_take_part() -> None:
+    b = Builder()
+    flow = Flow("icmpv6", "fd00::1", 0, "fd00::2", 0)
+    b.packet(10, "client", "", 0, 0, header=Header(protocol="icmpv6", flow=flow, summary="echo request 1"))
+    assert speaking_hosts(b.timeline()) == ["client", "server"]
+    solicits = Header(protocol="icmpv6", flow=flow, summary="who has fd00::2")
+    b = Builder()
+    b.packet(10, "client", "", 0, 0, header=solicits)
+    assert speaking_hosts(b.timeline()) == []
+
+
+def test_the_reason_of_a_refusal_stands_once_whether_the_drop_or_the_reset_comes_first() -> None:
+    for order in (("drop", "reset"), ("reset", "drop")):
+        b = Builder()
+        b.packet(10, "client", "SYN", 0, 0)
+        syn = b.events[-1]
+        assert isinstance(syn, Packet)
+        b.packet(20, "server", "RST ACK", 0, 1)
+        for number, kind in enumerate(order):
+            at_us = 12 + number
+            if kind == "drop":
+                b.drop(at_us, "server", "NO_SOCKET", 0, header=syn.header)
+            else:
+                common = b._common(at_us, "server", Source.KERNEL)
+                b.events.append(Reset(**common, socket=None, flow=b.flow.reverse, is_sent=True, reason="NO_SOCKET"))
+        notes = [each.text for each in items_of(b.timeline()) if isinstance(each, Note)]
+        assert notes == ["NO_SOCKET"], order
