@@ -48,11 +48,14 @@ links:
 """
 
 
+REPEATED = re.compile(r"(?<=\bsent )\d+(?= times)|(?<=\basked )\d+(?= times)|(?<=Overflows grew by )\d+")
+
+
 def explained(directory: Path, *steps: str, header: str = "topology: pair\n") -> tuple[str, ...]:
-    """The explanation of the failure of these steps."""
+    """The explanation of the failure of these steps, with N for counts of what the kernel repeats while it waits."""
     result = failed(directory, *steps, header=header)
     assert result.explanation, result.reason
-    return result.explanation
+    return tuple(REPEATED.sub("N", sentence) for sentence in result.explanation)
 
 
 def failed(directory: Path, *steps: str, header: str = "topology: pair\n") -> ScenarioResult:
@@ -118,8 +121,8 @@ def test_a_full_accept_queue_is_inferred_from_a_sample(tmp_path: Path) -> None:
       connect(b, "server:5000")
 """
     found = explained(tmp_path, listen(), fill, connect())
-    assert found[0].startswith("SYN (sent 2 times) reached server, which did not answer: the accept queue of ")
-    assert "was full (2 of 1); TcpExtListenOverflows grew by 2 (inferred)" in found[0]
+    assert found[0].startswith("SYN (sent N times) reached server, which did not answer: the accept queue of ")
+    assert "was full (2 of 1); TcpExtListenOverflows grew by N (inferred)" in found[0]
 
 
 @pytest.mark.parametrize(("direction", "hook"), [("in", "prerouting"), ("out", "postrouting")])
@@ -149,7 +152,7 @@ def test_an_address_that_no_host_has_is_asked_for_in_vain(tmp_path: Path, family
     (sentence, *_) = explained(tmp_path, step)
     plain = address.strip("[]")
     assert sentence == (
-        f"client asked 3 times for the MAC address of {plain} ({how}); no host answered: no host has this address"
+        f"client asked N times for the MAC address of {plain} ({how}); no host answered: no host has this address"
     )
 
 
@@ -244,9 +247,9 @@ def test_a_listener_of_ipv6_only_does_not_take_ipv4(tmp_path: Path) -> None:
     ("node", "hook", "lead"),
     [
         ("client", "output", ""),
-        ("gw", "prerouting", "SYN (sent 2 times) reached gw only: "),
-        ("gw", "forward", "SYN (sent 2 times) reached gw only: "),
-        ("server", "input", "SYN (sent 2 times) reached server, which did not answer: "),
+        ("gw", "prerouting", "SYN (sent N times) reached gw only: "),
+        ("gw", "forward", "SYN (sent N times) reached gw only: "),
+        ("server", "input", "SYN (sent N times) reached server, which did not answer: "),
     ],
 )
 def test_a_rule_of_nftables_is_the_cause_at_its_host_and_hook(tmp_path: Path, node: str, hook: str, lead: str) -> None:
@@ -262,7 +265,7 @@ table inet mine {{
     (tmp_path / "rules.nft").write_text(rules)
     load = f"  - run: {{on: {node}, run: [nft, -f, rules.nft]}}\n"
     (sentence, *_) = explained(tmp_path, load, listen(), connect(), header="topology: net.yaml\n")
-    assert re.sub(r"sent \d+ times", "sent 2 times", sentence).startswith(lead)
+    assert sentence.startswith(lead)
     assert node in sentence
     assert f"at hook {hook}" in sentence
     assert "inet mine, chain closed" in sentence
