@@ -152,7 +152,7 @@ class _Tracer:
 class Tracer(_Tracer):
     """TCP states, retransmissions, resets, and drops of packets: records of Kind, decoded by SOCKET and DROP_RECORD."""
 
-    def __init__(self, ring_bytes: int = 1 << 20) -> None:
+    def __init__(self, ring_bytes: int = 1 << 22) -> None:
         """Load and attach the programs; `ring_bytes` is a power of two, at least a page.
 
         Raises: MachineError without libbpf, BTF or the privilege (CAP_BPF, CAP_PERFMON), or when the kernel refuses

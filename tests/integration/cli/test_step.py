@@ -64,7 +64,7 @@ def test_a_scenario_of_single_statements_runs_as_before() -> None:
 
 def test_without_a_terminal_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    with pytest.raises(InputError, match="needs a terminal"):
+    with pytest.raises(InputError, match="must be a terminal"):
         run_scenarios(RunRequest(("tcp-echo",), step=True))
     with pytest.raises(InputError, match="excludes --jobs"):
         run_scenarios(RunRequest(("tcp-echo",), step=True, jobs=2))

@@ -140,8 +140,7 @@ def test_a_node_s_packets_arrive_at_nodes_that_were_not_named_and_others_are_lef
         file = tmp_path / "t.json"
         tracing = subprocess.Popen([LABCTL, "trace", name, "client", "-f", f"--json={file}"], stdout=subprocess.PIPE)
         assert tracing.stdout is not None
-        with tracing:
-            selector = selectors.DefaultSelector()
+        with tracing, selectors.DefaultSelector() as selector:
             selector.register(tracing.stdout, selectors.EVENT_READ)
             until = time.monotonic() + TIMEOUT_S
             while not selector.select(0.05):  # until something of it is drawn
