@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -15,7 +16,7 @@ from labctl.lab.frames import FrameStream
 from labctl.timeline.recorder import Recorder, clock_reading
 from labctl.timeline.recorder_process import recorders
 from labctl.timeline.recording import Recording
-from tests.labs import pair_plan
+from tests.labs import WAIT_S, pair_plan
 
 
 def test_a_reading_of_the_clock_is_within_its_bracket() -> None:
@@ -39,18 +40,24 @@ def test_recordings_that_have_ended_leave_no_descriptor_in_the_recorder() -> Non
 
 
 def descriptors(pid: int) -> list[str]:
-    folder = f"/proc/{pid}/fd"
-    return [os.readlink(f"{folder}/{number}") for number in os.listdir(folder)]
+    folder, found = f"/proc/{pid}/fd", []
+    for number in os.listdir(folder):
+        with suppress(FileNotFoundError):  # it has just been closed
+            found.append(os.readlink(f"{folder}/{number}"))
+    return found
 
 
 @pytest.fixture
 def owned() -> Iterator[tuple[Recorder, socket.socket]]:
     """A recorder in this process, and its owner's end of the channel."""
+    others = set(threading.enumerate())
     owner, ours = socket.socketpair()
     channel = FrameStream(ours)
     recorder = Recorder(channel, ())
     with owner:
         yield recorder, owner
+    for thread in set(threading.enumerate()) - others:
+        thread.join(WAIT_S)
     channel.close()
     os.close(recorder._wake)
 

@@ -111,6 +111,7 @@ def test_calls_of_32_bit_programs_are_still_named_when_the_spool_has_wrapped(mon
                 spool.write(Kind.PACKETS, 0, 1, bytes(1 << 19))
             source.finish()
         records, position = reader.read()
+        spool.close()
     finally:
         os.close(memory)
     assert position.half >= 2
