@@ -9,6 +9,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def labctl(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def started(name: str) -> None:
     """Start the server, and return when it listens."""
     with Lab.attach(name) as lab:
-        lab.start_process("server", ["python3", "-I", "-S", "-c", SERVER], name="server")
+        lab.start_process("server", [sys.executable, "-I", "-S", "-c", SERVER], name="server")
         until = time.monotonic() + TIMEOUT_S
         while b"up" not in lab.read_log("server", "server"):
             assert time.monotonic() < until
@@ -49,7 +50,7 @@ def test_a_command_s_calls_and_packets_are_shown_and_its_output_and_status_are_i
         started(name)
         files = [f"--json={tmp_path}/t.json", f"--html={tmp_path}/t.html", f"--pcap={tmp_path}/t.pcapng"]
         script = f"{CLIENT}; raise SystemExit(7)"
-        ran = labctl("trace", name, "client", *files, "--", "python3", "-I", "-S", "-c", script)
+        ran = labctl("trace", name, "client", *files, "--", sys.executable, "-I", "-S", "-c", script)
     assert (ran.returncode, ran.stdout) == (7, "sent\n"), ran.stderr
     for shown in ("connect(3, 10.0.0.2:5000)", 'sendto(3, "hello", 5', "SYN"):
         assert shown in ran.stderr
@@ -66,7 +67,7 @@ def test_without_libbpf_strace_traces_the_command_of_root(tmp_path: Path) -> Non
     with running() as name:
         started(name)
         env = os.environ | without_library("libbpf.so.1", tmp_path)
-        words = ("trace", name, "client", f"--json={tmp_path}/t.json", "--", "python3", "-I", "-S", "-c", CLIENT)
+        words = ("trace", name, "client", f"--json={tmp_path}/t.json", "--", sys.executable, "-I", "-S", "-c", CLIENT)
         ran = labctl(*words, env=env)
         others = labctl("trace", name, "--for", "1ms", env=env)
     assert (ran.returncode, ran.stdout) == (0, "sent\n"), ran.stderr
@@ -88,7 +89,7 @@ def test_packets_of_a_lab_are_shown_live_until_ctrl_c() -> None:
         with Lab.attach(name) as lab, selectors.DefaultSelector() as selector:
             selector.register(tracing.stdout, selectors.EVENT_READ)
             while b"SYN" not in shown and time.monotonic() < until:  # a connection may be before the recording
-                with contextlib.closing(lab.spawn("client", ["python3", "-I", "-S", "-c", CLIENT])) as process:
+                with contextlib.closing(lab.spawn("client", [sys.executable, "-I", "-S", "-c", CLIENT])) as process:
                     assert process.wait(TIMEOUT_S) == 0
                 if selector.select(0):
                     shown += os.read(tracing.stdout.fileno(), 65536)

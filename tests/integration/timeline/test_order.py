@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -50,8 +51,8 @@ def timeline() -> Iterator[Timeline]:
     options = RecordOptions(syscalls=("*",), sample_interval_s=0)
     with Lab.open(pair_plan("order")) as lab, Recording.start(lab, options) as recording:
         recording.wait_ready()
-        with program_of(lab, "server", "python3", "-c", SERVER) as server:
-            with program_of(lab, "client", "python3", "-c", CLIENT) as client:
+        with program_of(lab, "server", sys.executable, "-I", "-S", "-c", SERVER) as server:
+            with program_of(lab, "client", sys.executable, "-I", "-S", "-c", CLIENT) as client:
                 assert client.wait(WAIT_S) == 0
             assert server.wait(WAIT_S) == 0
         yield recording.stop()

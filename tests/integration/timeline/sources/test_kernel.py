@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -182,7 +183,7 @@ def test_samples_have_the_queues_of_the_moment(lab: Lab, trace: Traced) -> None:
 
 def test_unread_messages_of_unix_sockets_are_no_drops(lab: Lab, trace: Traced) -> None:
     source = "import socket; a, b = socket.socketpair(); a.send(b'unread'); b.close(); a.close()"
-    output(lab, "client", "python3", "-c", source)
+    output(lab, "client", sys.executable, "-I", "-S", "-c", source)
     assert trace.of(Drop) == []
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -176,7 +177,7 @@ def test_calls_of_a_server_that_forks(traced: Traced, lab: Lab, tmp_path: Path, 
 
 
 def test_calls_of_threads(traced: Traced) -> None:
-    program = traced.run("python3", "-I", "-c", THREADED_SERVER)
+    program = traced.run(sys.executable, "-I", "-c", THREADED_SERVER)
     assert program.status == 0
     calls = traced.calls
     assert Counter(call.name for call in calls) == traced.lines_on_sockets()
@@ -197,7 +198,7 @@ def test_calls_of_curl(traced: Traced) -> None:
 
 def test_times_are_those_of_the_monotonic_clock(traced: Traced) -> None:
     before = time.monotonic_ns()
-    traced.run("python3", "-I", "-S", "-c", "import socket; socket.socket()")
+    traced.run(sys.executable, "-I", "-S", "-c", "import socket; socket.socket()")
     after = time.monotonic_ns()
     assert traced.calls
     for call in traced.calls:
@@ -206,7 +207,7 @@ def test_times_are_those_of_the_monotonic_clock(traced: Traced) -> None:
 
 
 def test_a_blocked_call_is_an_event_before_it_returns(traced: Traced) -> None:
-    program = traced.start("python3", "-I", "-S", "-c", "import socket\nsocket.create_server(('', 5001)).accept()")
+    program = traced.start(sys.executable, "-I", "-S", "-c", "import socket\nsocket.create_server(('', 5001)).accept()")
     call = traced.wait_for_call("accept4")
     assert (call.until_ns, call.result) == (None, None)
     program.stop(signal.SIGKILL, traced.scope)
@@ -251,7 +252,7 @@ def test_a_program_of_another_user_is_traced(traced: Traced) -> None:
 
 def test_a_killed_strace_spoils_the_run(traced: Traced, lab: Lab) -> None:
     script = "import socket\nlistener = socket.create_server(('', 5002))\nwhile True: listener.getsockname()"
-    program = traced.start("python3", "-I", "-S", "-c", script)
+    program = traced.start(sys.executable, "-I", "-S", "-c", script)
     traced.wait_for_call("getsockname")
     with contextlib.closing(lab.spawn("server", ["pkill", "-KILL", "-x", "strace"])) as killing:
         assert killing.wait(WAIT_S) == 0

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -182,7 +183,7 @@ def by_thread(found: list[Call]) -> list[list[str]]:
 
 @skips.needs_programs("strace")
 def test_calls_of_every_kind_are_those_that_strace_reports(lab: Lab) -> None:
-    ours, theirs = straced(lab, "client", "python3", "-c", MANY_KINDS)
+    ours, theirs = straced(lab, "client", sys.executable, "-I", "-S", "-c", MANY_KINDS)
     (mine,), (others,) = by_thread(ours), by_thread(theirs)
     assert mine == [re.sub(r", left \{.*?\}", "", each).replace("sa_family=", "") for each in others]
     assert {"epoll_ctl", "pselect6", "recvmsg", "writev", "readv", "sendfile", "ioctl", "socketpair", "dup2"} <= {
@@ -207,7 +208,7 @@ def test_calls_of_a_fork_server_are_those_that_strace_reports(
     descriptor = lab.open_file("server", "/tmp/fork-server", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755)
     with open(descriptor, "wb") as file:
         file.write((tmp_path / "fork-server").read_bytes())
-    with program_of(lab, "client", "python3", "-c", CLIENT) as client:
+    with program_of(lab, "client", sys.executable, "-I", "-S", "-c", CLIENT) as client:
         ours, theirs = straced(lab, "server", "/tmp/fork-server")
         assert client.wait(WAIT_S) == 0
     assert by_thread(ours) == by_thread(theirs)
@@ -219,7 +220,7 @@ def test_calls_of_a_fork_server_are_those_that_strace_reports(
 def test_calls_of_a_threaded_server_are_those_that_strace_reports(lab: Lab) -> None:
     script = "while ! curl -sf http://10.0.0.2:8000/; do :; done; curl -s http://10.0.0.2:8000/none"
     with program_of(lab, "client", "sh", "-c", script) as client:
-        ours, theirs = straced(lab, "server", "python3", "-c", SERVE_TWICE)
+        ours, theirs = straced(lab, "server", sys.executable, "-I", "-S", "-c", SERVE_TWICE)
         assert client.wait(WAIT_S) == 0
     assert by_thread(ours) == by_thread(theirs)
     assert len({call.tid for call in ours}) > 1
@@ -229,7 +230,7 @@ def test_the_socket_of_a_call_has_the_inode_that_proc_shows(lab: Lab) -> None:
     source = "import os, socket; s = socket.socket(); s.bind(('', 0)); s.listen(); print(os.fstat(s.fileno()).st_ino)"
     with Recording.start(lab, CALLS_ONLY) as recording:
         recording.wait_ready()
-        inode = int(output(lab, "client", "python3", "-c", source))
+        inode = int(output(lab, "client", sys.executable, "-I", "-S", "-c", source))
         found = [event for event in recording.stop().events if isinstance(event, Call)]
     assert [call.name for call in found][:3] == ["socket", "bind", "listen"]
     assert {call.socket and call.socket.inode for call in found} == {inode}
@@ -239,9 +240,9 @@ def test_a_call_that_blocks_shows_as_begun_and_later_as_returned(lab: Lab) -> No
     source = "import socket; s = socket.create_server(('', 6001)); s.accept()"
     with Recording.start(lab, CALLS_ONLY) as recording:
         recording.wait_ready()
-        with program_of(lab, "server", "python3", "-c", source) as server:
+        with program_of(lab, "server", sys.executable, "-I", "-S", "-c", source) as server:
             begun = next_accept(recording)
-            assert (begun.until_ns, begun.result, begun.program) == (None, None, "python3")
+            assert (begun.until_ns, begun.result, begun.program) == (None, None, os.path.basename(sys.executable))
             with lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) as client:
                 client.connect(("10.0.0.2", 6001))
                 port = client.getsockname()[1]
