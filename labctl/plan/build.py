@@ -11,6 +11,7 @@ from labctl.names import BRIDGE
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
+    DisableOffload,
     LinkEnd,
     MakeBridge,
     MakeLink,
@@ -18,7 +19,6 @@ from labctl.plan.operations import (
     Operation,
     Plan,
     SetImpairment,
-    SetOffload,
     SetSysctl,
     SetUp,
     interface_of_sysctl,
@@ -113,7 +113,7 @@ def build(topology: Topology) -> Plan:
         ends = [_end(endpoint, interfaces[endpoint.node, endpoint.ifname], bridges) for endpoint in (link.a, link.b)]
         operations.append(MakeLink(*ends))
     operations += [
-        SetOffload(node.name, interface.name, False)
+        DisableOffload(node.name, interface.name)
         for node in topology.nodes
         for interface in node.interfaces
         if not interface.offload
@@ -175,7 +175,7 @@ def topology_of(plan: Plan) -> Topology:
     ends: dict[str, list[LinkEnd]] = {}
     links: list[Link] = []
     impairments: dict[tuple[str, str], Impairment | None] = {}
-    offloads: dict[tuple[str, str], bool] = {}
+    without_offload: set[tuple[str, str]] = set()
     for operation in plan.operations:
         match operation:
             case MakeLink(a, b):
@@ -188,8 +188,8 @@ def topology_of(plan: Plan) -> Topology:
                 routes.setdefault(node, []).append(Route(destination, gateway, ifname))
             case SetImpairment(node, ifname, impairment):
                 impairments[node, ifname] = impairment
-            case SetOffload(node, ifname, on):
-                offloads[node, ifname] = on
+            case DisableOffload(node, ifname):
+                without_offload.add((node, ifname))
             case SetSysctl(node, key, value):
                 sysctls.setdefault(node, []).append((key, value))
             case _:
@@ -204,7 +204,7 @@ def topology_of(plan: Plan) -> Topology:
                     end.mtu,
                     tuple(addresses.get((end.node, end.ifname), ())),
                     impairment=impairments.get((end.node, end.ifname)),
-                    offload=offloads.get((end.node, end.ifname), True),
+                    offload=(end.node, end.ifname) not in without_offload,
                 )
                 for end in ends.get(node.name, ())
             ),

@@ -17,21 +17,24 @@ from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
+    AnyPart,
     LinkEnd,
     MakeBridge,
     MakeLink,
     MakeNode,
     Operation,
+    Part,
     Plan,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
+    RemovePart,
     RemoveRoute,
+    ReplacePart,
     ResetSysctl,
     SetDown,
     SetImpairment,
     SetMtu,
-    SetOffload,
     SetSysctl,
     SetUp,
     interface_of_sysctl,
@@ -153,7 +156,8 @@ class _Objects:
         self.own: set[tuple[str, Address]] = set()  # the addresses of each node
         self.routes: dict[tuple[str, str], AddRoute] = {}
         self.impaired: dict[At, SetImpairment] = {}
-        self.without_offload: set[At] = set()
+        self.parts: dict[tuple[object, ...], AnyPart] = {}  # by identity
+        self.makers: dict[At, AnyPart] = {}  # by the interface that they make
         for operation in plan.operations:
             match operation:
                 case MakeNode(node, kind):
@@ -181,8 +185,11 @@ class _Objects:
                     self.others.add(operation)
                 case SetImpairment(node, ifname):
                     self.impaired[node, ifname] = operation
-                case SetOffload(node, ifname):
-                    self.without_offload.add((node, ifname))
+                case Part():
+                    self.parts[operation.identity] = operation
+                    if operation.makes:
+                        self.makers[operation.node, operation.makes] = operation
+                        self.ifnames.setdefault(operation.node, set()).add(operation.makes)
 
     def impairment(self, end: LinkEnd) -> Impairment | None:
         """Return the impairment of packets that the interface sends."""
@@ -226,7 +233,16 @@ class _Comparison:
             return at in before.bridges and at in after.bridges
         if at in before.link_at or at in after.link_at:
             return before.link_at.get(at) == after.link_at.get(at) and self.link_stays(before.link_at[at])
+        if at in before.makers or at in after.makers:
+            return at in before.makers and at in after.makers and self.part_stays(after.makers[at])
         return True
+
+    def part_stays(self, part: AnyPart) -> bool:
+        """Return whether a part of the new plan is in the old one, perhaps otherwise, and stays what it is."""
+        old = self.before.parts.get(part.identity)
+        if old is None or not (old == part or old.becomes(part)):
+            return False
+        return all(self.stays(part.node, ifname) for ifname in (part.ifname, *old.needs, *part.needs))
 
     def keeps_gateway(self, route: AddRoute) -> bool:
         """Return whether the gateway of a route of the old plan is on the same network of the interface in both."""
@@ -263,9 +279,11 @@ class _Comparison:
                 case SetImpairment(node, ifname, impairment, _, mtu):
                     if self.stays(node, ifname) and (node, ifname) not in after.impaired:
                         yield SetImpairment(node, ifname, None, impairment, mtu)
-                case SetOffload(node, ifname):
-                    if self.stays(node, ifname) and (node, ifname) not in after.without_offload:
-                        yield SetOffload(node, ifname, True)
+                case Part(node, ifname):
+                    new = after.parts.get(operation.identity)
+                    goes = not self.stays(node, ifname) and not operation.makes  # with its interface, or with its node
+                    if self.keeps_kind(node) and not goes and (new is None or not self.part_stays(new)):
+                        yield RemovePart(operation)
                 case SetUp(node, ifname) if operation not in after.others and self.stays(node, ifname):
                     yield SetDown(node, ifname)  # removing an interface as a whole is much faster, so only if it stays
                 case AddRoute(node, _, _, ifname):
@@ -296,9 +314,11 @@ class _Comparison:
                     was = before.impaired.get((node, ifname)) if self.stays(node, ifname) else None
                     if was is None or not _impairs_alike(was, operation):
                         yield replace(operation, before=was.impairment if was else None)
-                case SetOffload(node, ifname):
-                    if (node, ifname) not in before.without_offload or not self.stays(node, ifname):
+                case Part():
+                    if not self.part_stays(operation):
                         yield operation
+                    elif (old := before.parts[operation.identity]) != operation:
+                        yield ReplacePart(operation, old)
                 case AddAddress(node, ifname) | SetUp(node, ifname):
                     if operation not in before.others or not self.stays(node, ifname):
                         yield operation
@@ -346,7 +366,7 @@ class _Comparison:
                 yield Change(Sign.CHANGED, f"{before.kinds[node]} {node} becomes a {kind}: replaced, its programs end")
         yield from self.link_changes(Sign.ADDED)
         yield from self.mtu_changes()
-        yield from self.offload_changes()
+        yield from self.part_changes()
         yield from self.impairment_changes()
         yield from self.address_changes()
         yield from self.route_changes()
@@ -401,14 +421,18 @@ class _Comparison:
                 mtus = f"{was[end.node, end.ifname]} to {end.mtu} bytes"
                 yield Change(Sign.CHANGED, f"mtu of {new.a} - {new.b}: {mtus}")
 
-    def offload_changes(self) -> Iterator[Change]:
-        """Changes of links in both plans."""
-        for link in self.after.links.values():
-            ends = [(end.node, end.ifname) for end in (link.a, link.b)]
-            if all(map(self.joins_same_interfaces, ends)):
-                was, now = (any(end in one.without_offload for end in ends) for one in (self.before, self.after))
-                if was != now:
-                    yield Change(Sign.CHANGED, f"offload of {link.a} - {link.b}: {'off' if now else 'on'}")
+    def part_changes(self) -> Iterator[Change]:
+        """Parts of nodes in both plans."""
+        before, after = self.before, self.after
+        for identity, part in before.parts.items():
+            if identity not in after.parts and self.keeps_kind(part.node):
+                yield Change(Sign.REMOVED, part.text())
+        for identity, part in after.parts.items():
+            old = before.parts.get(identity)
+            if old is None and self.keeps_kind(part.node):
+                yield Change(Sign.ADDED, part.text())
+            elif old is not None and old != part:
+                yield Change(Sign.CHANGED, f"{old.text()} becomes {part.text()}")
 
     def impairment_changes(self) -> Iterator[Change]:
         """Changes on links in both plans: one if both directions change alike, else one per direction."""

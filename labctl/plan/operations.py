@@ -148,16 +148,75 @@ class SetMtu(Step, frozen=True):
     before: int
 
 
-class SetOffload(Step, frozen=True):
-    """Let the device cut large packets and compute checksums, or let the kernel do both before it sends them."""
+class Part(Step, frozen=True):
+    """Base of operations that make or set something which another plan may lack, or have otherwise.
 
-    TEXT = "set offload of {0.node}:{0.ifname}"
+    A part belongs to an interface of a node, or to the node itself if `ifname` is "", and goes with it. The comparison
+    of plans, the rollback of a change and the list of changes treat all parts alike: `RemovePart` undoes a part, and
+    `ReplacePart` changes one to another with the same identity.
+    """
+
+    NOUN: ClassVar[str]  # what it is, for people: `vlan 10 on {0.node}:{0.ifname}`
+
     node: str
     ifname: str
-    on: bool
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Tell it from other parts of its class there."""
+        return ()
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What stays the same when it is replaced in place."""
+        return (type(self).__name__, self.node, self.ifname, *self.key)
+
+    @property
+    def makes(self) -> str:
+        """The interface that it makes on its node; "" for none. That interface goes with the part."""
+        return ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Further interfaces of its node that must stay for the part to stay."""
+        return ()
+
+    def becomes(self, new: Part) -> bool:
+        """Return whether `new`, of the same identity, can replace it in place; else it is removed and made again."""
+        return not self.makes
+
+    def text(self) -> str:
+        """Return what it is, for the list of changes."""
+        return self.NOUN.format(self)
+
+
+class DisableOffload(Part, frozen=True):
+    """Let the kernel cut large packets and compute checksums before the interface sends them, not the device."""
+
+    TEXT = "disable offload on {0.node}:{0.ifname}"
+    NOUN = "offload off on {0.node}:{0.ifname}"
+
+
+AnyPart = DisableOffload
+
+
+class RemovePart(Step, frozen=True):
+    """Remove what the part makes, or restore the kernel's default where it sets something."""
+
+    part: AnyPart
 
     def __str__(self) -> str:
-        return f"{super().__str__()} {'on' if self.on else 'off'}"
+        return f"remove {self.part.text()}"
+
+
+class ReplacePart(Step, frozen=True):
+    """Change the part `before` to `part`, which has the same identity."""
+
+    part: AnyPart
+    before: AnyPart
+
+    def __str__(self) -> str:
+        return f"change {self.before.text()} to {self.part.text()}"
 
 
 class ResetSysctl(Step, frozen=True):
@@ -189,9 +248,9 @@ class SetImpairment(Step, frozen=True):
 
 
 Making = (
-    MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetImpairment | SetOffload | SetUp | SetDown | AddRoute
+    MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetImpairment | AnyPart | SetUp | SetDown | AddRoute
 )
-Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | SetMtu | ResetSysctl
+Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | RemovePart | ReplacePart | SetMtu | ResetSysctl
 Operation = Making | Changing
 
 

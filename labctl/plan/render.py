@@ -14,6 +14,8 @@ from labctl.plan.operations import (
     ROOT,
     AddAddress,
     AddRoute,
+    AnyPart,
+    DisableOffload,
     Fifo,
     LinkEnd,
     MakeBridge,
@@ -21,17 +23,19 @@ from labctl.plan.operations import (
     MakeNode,
     NetworkEmulator,
     Operation,
+    Part,
     Plan,
     Queue,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
+    RemovePart,
     RemoveRoute,
+    ReplacePart,
     ResetSysctl,
     SetDown,
     SetImpairment,
     SetMtu,
-    SetOffload,
     SetSysctl,
     SetUp,
     TokenBucket,
@@ -192,11 +196,22 @@ def _commands(operation: Operation, number: int) -> list[str]:
                 return [f"tc -n {shlex.quote(node)} qdisc delete dev {shlex.quote(ifname)} root"]
             on = f"tc -n {shlex.quote(node)} qdisc replace dev {shlex.quote(ifname)}"
             return [f"{on} {_queue(queue)}" for queue in queues(impairment, mtu)]
-        case SetOffload(node, ifname, on):
-            state = "on" if on else "off"
-            return [f"ip netns exec {shlex.quote(node)} ethtool -K {shlex.quote(ifname)} tx {state}"]
+        case RemovePart(part):
+            return part_commands(part, remove=True)
+        case ReplacePart(part, before):
+            return [*part_commands(before, remove=True), *part_commands(part)]
+        case Part():
+            return part_commands(operation)
         case ResetSysctl(node, key):
             return [f"# {_comment(key)} on {_comment(node)}: restore the value from before the first change"]
+
+
+def part_commands(part: AnyPart, *, remove: bool = False) -> list[str]:
+    """Return the commands that make or set the part, or that remove it."""
+    match part:
+        case DisableOffload(node, ifname):
+            state = "on" if remove else "off"
+            return [f"ip netns exec {shlex.quote(node)} ethtool -K {shlex.quote(ifname)} tx {state}"]
 
 
 def _route(verb: str, node: str, destination: Prefix, gateway: Address, ifname: str) -> str:
@@ -232,18 +247,20 @@ def _end(end: LinkEnd) -> list[str]:
     return lines
 
 
-def _fields(operation: Operation) -> dict[str, Any]:
+def _fields(operation: Operation | Part) -> dict[str, Any]:
     fields: dict[str, Any] = {"operation": _kind(type(operation))}
     for name, value in asdict(operation).items():
         if isinstance(value, LinkEnd):
             fields[name] = asdict(value)
+        elif isinstance(value, Part):
+            fields[name] = _fields(value)
         else:
             fields[name] = value if isinstance(value, str | int) else to_builtins(value, enc_hook=str)
     return fields
 
 
 @cache
-def _kind(operation: type[Operation]) -> str:
+def _kind(operation: type[Operation | Part]) -> str:
     """Return `make_node` for MakeNode."""
     return re.sub(r"\B(?=[A-Z])", "_", operation.__name__).lower()
 

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, Protocol
 
 from labctl.errors import LabctlError, kernel_errors
@@ -21,6 +21,7 @@ from labctl.kernel.namespaces import PING_GROUPS, is_refused_silently, read_sysc
 from labctl.kernel.netlink import LOOPBACK_INDEX, Refused
 from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first, refusal
 from labctl.lab.keeper.nodes import Interface, NodeTable
+from labctl.lab.keeper.parts import PART_KINDS
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -31,23 +32,25 @@ from labctl.plan.operations import (
     MakeNode,
     NetworkEmulator,
     Operation,
+    Part,
     Queue,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
+    RemovePart,
     RemoveRoute,
+    ReplacePart,
     ResetSysctl,
     SetDown,
     SetImpairment,
     SetMtu,
-    SetOffload,
     SetSysctl,
     SetUp,
     TokenBucket,
     queues,
 )
 from labctl.structs import Struct, astuple, replace
-from labctl.topology.model import Address, NodeKind
+from labctl.topology.model import Address, Endpoint, NodeKind
 
 # Errnos for an address or a route that does not exist, an interface that does not exist, one that is down.
 _ABSENT = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV, errno.ENETDOWN)
@@ -174,8 +177,15 @@ class Execution:
                 index = self._interface(operation, operation).index
                 self.undo.append(SetMtu(operation.node, operation.ifname, operation.before, operation.mtu))
                 self._enqueue(operation.node, rtnl.set_mtu(index, operation.mtu), operation)
-            case SetOffload():
-                self._set_offload(operation)
+            case RemovePart(part):
+                PART_KINDS[type(part)].remove(self, part, operation)
+                self.undo.append(part)
+            case ReplacePart(part, before):
+                PART_KINDS[type(part)].replace(self, part, before, operation)
+                self.undo.append(ReplacePart(before, part))
+            case Part():
+                PART_KINDS[type(operation)].make(self, operation, operation)
+                self.undo.append(RemovePart(operation))
             case SetImpairment():
                 self._set_impairment(operation)
             case RemoveNode():
@@ -247,14 +257,35 @@ class Execution:
             ):
                 announce(sock, ifname, interface.mac, addresses)
 
-    def _set_offload(self, operation: SetOffload) -> None:
-        self._interface(operation, operation)
-        self._commit(operation.node)
-        try:
-            link_state.set_offload(self._queue.route_socket(operation.node), operation.ifname, operation.on)
-        except OSError as error:
-            raise refusal(operation, error.errno or 0, "") from error
-        self.undo.append(SetOffload(operation.node, operation.ifname, not operation.on))
+    # -- what parts need (`parts.py`) ----------------------------------------------------------------------------------
+
+    def enqueue(self, node: str, message: bytes, operation: Operation, tolerated: tuple[int, ...] = ()) -> None:
+        """Queue an rtnetlink message for the node's namespace; `tolerated` errnos are as good as success."""
+        self._enqueue(node, message, operation, tolerated)
+
+    def interface(self, node: str, ifname: str, operation: Operation) -> Interface:
+        """Return the interface. KernelError if there is none."""
+        return self._interface(operation, Endpoint(node, ifname))
+
+    def new_interface(self, node: str, ifname: str, operation: Operation) -> Interface:
+        """Reserve a name and an index for an interface that a part makes. KernelError if there is one already."""
+        return self._new_interface(operation, Endpoint(node, ifname))
+
+    def forget_interface(self, node: str, ifname: str) -> None:
+        """Forget an interface that a part has made."""
+        interface = self._nodes[node].interfaces.pop(ifname)
+        self._queue.forget_addresses(interface.index)
+
+    def committed(self, node: str) -> socket.socket:
+        """Send what is queued for the node; return its rtnetlink socket, borrowed. KernelError for a refusal."""
+        self._commit(node)
+        return self._queue.route_socket(node)
+
+    def entered(self, node: str) -> AbstractContextManager[None]:
+        """Return a context in which the thread is in the node's namespace."""
+        return self._nodes.entered(node)
+
+    # -- operations ----------------------------------------------------------------------------------------------------
 
     def _make_node(self, operation: MakeNode) -> None:
         node, is_switch = operation.node, operation.kind is NodeKind.SWITCH

@@ -29,15 +29,17 @@ from labctl.plan.operations import (
     MakeLink,
     MakeNode,
     Operation,
+    Part,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
+    RemovePart,
     RemoveRoute,
+    ReplacePart,
     ResetSysctl,
     SetDown,
     SetImpairment,
     SetMtu,
-    SetOffload,
     SetSysctl,
     SetUp,
 )
@@ -246,6 +248,10 @@ def subject(operation: Operation) -> str:
             return f"node {operation.node}"
         case MakeLink() | RemoveLink():
             return f"link {operation.a} - {operation.b}"
+        case RemovePart(part) | ReplacePart(part):
+            return subject(part)
+        case Part(node, ""):
+            return f"node {node}"
         case _:
             return f"{operation.node}:{operation.ifname}"
 
@@ -253,6 +259,8 @@ def subject(operation: Operation) -> str:
 def _attempted(operation: Operation) -> str:
     if isinstance(operation, SetImpairment) and operation.impairment is None:
         return "remove its impairments"
+    if isinstance(operation, Part | RemovePart | ReplacePart):
+        return str(operation)
     return _ATTEMPTED[type(operation)].format(operation)
 
 
@@ -270,7 +278,6 @@ _ATTEMPTED: dict[type, str] = {
     RemoveAddress: "remove address {0.address}",
     RemoveRoute: "remove route {0.destination} via {0.gateway}",
     SetMtu: "set its MTU to {0.mtu}",
-    SetOffload: "set its offload",
     ResetSysctl: "reset {0.key}",
     SetImpairment: "set {0.impairment}",
 }

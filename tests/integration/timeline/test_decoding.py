@@ -12,7 +12,7 @@ import pytest
 from labctl import topology
 from labctl.lab.client.handle import Lab
 from labctl.plan.build import build
-from labctl.plan.operations import Plan, SetOffload
+from labctl.plan.operations import DisableOffload, Plan
 from labctl.timeline.decoding import RecordDecoder
 from labctl.timeline.events import Drop, Packet, Timeline
 from labctl.timeline.recording import Recording, RecordOptions
@@ -157,7 +157,7 @@ def test_a_decoder_without_records_has_the_wires_of_its_plan() -> None:
 
 
 def test_without_offload_no_packet_exceeds_the_mtu_and_checksums_are_computed() -> None:
-    plan = pair_plan(more=[SetOffload(node, "eth0", False) for node in ("client", "server")])
+    plan = pair_plan(more=[DisableOffload(node, "eth0") for node in ("client", "server")])
     with recorded(plan) as (lab, recording):
         talk(lab, "client", "server", "10.0.0.2", bytes(300_000))
         found = packets(recording.stop(), "tcp")

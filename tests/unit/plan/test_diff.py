@@ -15,20 +15,23 @@ from labctl.plan.diff import Difference, Sign, difference, refuse_changes
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
+    DisableOffload,
     LinkEnd,
     MakeBridge,
     MakeLink,
     MakeNode,
     Operation,
+    Part,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
+    RemovePart,
     RemoveRoute,
+    ReplacePart,
     ResetSysctl,
     SetDown,
     SetImpairment,
     SetMtu,
-    SetOffload,
     SetSysctl,
     SetUp,
     operations_from_json,
@@ -51,7 +54,7 @@ class Network:
         self.others: set[tuple[str, ...]] = set()
         self.routes: dict[str, dict[str, AddRoute]] = {}
         self.impaired: dict[tuple[str, str], Impairment] = {}
-        self.without_offload: set[tuple[str, str]] = set()
+        self.parts: dict[tuple[object, ...], Part] = {}
         for operation in operations:
             self.do(operation)
 
@@ -66,6 +69,7 @@ class Network:
                 self.interfaces = {at: one for at, one in self.interfaces.items() if at[0] != node}
                 self.settings = {at: value for at, value in self.settings.items() if at[0] != node}
                 self.others = {one for one in self.others if one[1] != node}
+                self.parts = {key: one for key, one in self.parts.items() if one.node != node}
             case MakeBridge(node, ifname, mtu):
                 self.make(node, ifname, ("", mtu, ""))
             case MakeLink(a, b):
@@ -103,9 +107,17 @@ class Network:
                 mac, was, bridge = self.interfaces[node, ifname]
                 assert was == before
                 self.interfaces[node, ifname] = (mac, mtu, bridge)
-            case SetOffload(node, ifname, on):
-                assert (node, ifname) in self.interfaces
-                (self.without_offload.discard if on else self.without_offload.add)((node, ifname))
+            case RemovePart(part):
+                assert self.parts.pop(part.identity) == part
+            case ReplacePart(part, before):
+                assert self.parts.pop(before.identity) == before
+                assert part.identity == before.identity
+                self.parts[part.identity] = part
+            case Part(node, ifname):
+                assert node in self.nodes
+                assert not ifname or (node, ifname) in self.interfaces
+                assert operation.identity not in self.parts
+                self.parts[operation.identity] = operation
             case SetImpairment(node, ifname, impairment, before):
                 assert (node, ifname) in self.interfaces
                 assert self.impaired.pop((node, ifname), None) == before
@@ -122,7 +134,7 @@ class Network:
         assert self.interfaces.pop(at) == (end.mac, end.mtu, end.bridge)
         del self.peers[at]
         self.impaired.pop(at, None)
-        self.without_offload.discard(at)
+        self.parts = {key: one for key, one in self.parts.items() if (one.node, one.ifname) != at}
         self.others = {one for one in self.others if not (one[0] == "SetUp" and one[1:3] == at)}
         assert not [one for one in self.others if one[1:3] == at], "what stood on it is removed before"
 
@@ -241,11 +253,11 @@ LAB = "hosts: {a: , b: }"
 
 def test_offload_is_set_in_place_in_both_directions() -> None:
     on, off = (resolved(LAB, f"links: [{{ends: [a, b], offload: {value}}}]") for value in ("true", "false"))
-    for old, new, is_on in ((on, off, False), (off, on, True)):
-        found = between(old, new)
-        assert set(found.operations) == {SetOffload("a", "eth0", is_on), SetOffload("b", "eth0", is_on)}
-        state = "on" if is_on else "off"
-        assert [str(change) for change in found.changes] == [f"~ offload of a:eth0 - b:eth0: {state}"]
+    ends = [DisableOffload(node, "eth0") for node in ("a", "b")]
+    assert set(between(on, off).operations) == set(ends)
+    assert set(between(off, on).operations) == {RemovePart(end) for end in ends}
+    for sign, found in (("+", between(on, off)), ("-", between(off, on))):
+        assert [str(change) for change in found.changes] == [f"{sign} offload off on {node}:eth0" for node in "ab"]
     assert between(off, off).operations == ()
 
 

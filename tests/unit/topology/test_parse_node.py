@@ -10,7 +10,7 @@ import pytest
 from labctl import topology
 from labctl.documents import parse
 from labctl.plan.build import build, topology_of
-from labctl.plan.operations import SetOffload, plan_from_json, plan_to_json
+from labctl.plan.operations import DisableOffload, plan_from_json, plan_to_json
 from labctl.topology.model import Exposure, Limits, Topology, Transport
 from labctl.topology.parse_node import CYCLES_SHOWN
 
@@ -151,7 +151,7 @@ def test_offload_is_off_on_both_ends_of_a_link_or_of_all_links_of_a_node(text: s
     off = {f"{node.name}:{one.name}" for node in made.nodes for one in node.interfaces if not one.offload}
     assert off == without
     plan = build(made)
-    assert {f"{one.node}:{one.ifname}" for one in plan.operations if isinstance(one, SetOffload)} == without
+    assert {f"{one.node}:{one.ifname}" for one in plan.operations if isinstance(one, DisableOffload)} == without
     assert plan_from_json(plan_to_json(plan)) == plan
     assert topology_of(plan).node("a").interfaces[0].offload is ("a:eth0" not in without)
 
