@@ -33,18 +33,23 @@ from labctl.structs import Struct
 NETLINK_NETFILTER = 12  # linux/netlink.h
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10  # linux/netfilter.h
 SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
-NEW_TABLE, DELETE_TABLE, NEW_CHAIN, GET_CHAIN, NEW_RULE, GET_RULE = (
-    SUBSYSTEM | number for number in (0, 2, 3, 4, 6, 7)
+NEW_TABLE, DELETE_TABLE, NEW_CHAIN, GET_CHAIN, NEW_RULE, GET_RULE, NEW_SET, NEW_SET_ELEMENT = (
+    SUBSYSTEM | number for number in (0, 2, 3, 4, 6, 7, 9, 12)
 )
 NESTED = 0x8000  # NLA_F_NESTED
 GENERIC = struct.Struct("!BBH")  # struct nfgenmsg
 META_IIF, META_OIF, META_NFPROTO, META_L4PROTO = 4, 5, 15, 16  # NFT_META_*
 NETWORK_HEADER, TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_*
-EQUAL, NOT_EQUAL, LESS = 0, 1, 2  # NFT_CMP_*
+EQUAL, NOT_EQUAL, LESS, LESS_OR_EQUAL, GREATER_OR_EQUAL = 0, 1, 2, 3, 5  # NFT_CMP_*
+ANONYMOUS, CONSTANT, INTERVAL, MAP, TIMEOUT, EVAL = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20  # NFT_SET_*
+PORTS_SPECIFIED, ADDRESS_SPECIFIED, RANDOM_PORT = 0x2, 0x1, 0x10  # NF_NAT_RANGE_*
+DROP, ACCEPT = 0, 1  # NF_*
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_*
+_DELETE_CONNECTION = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 _REGISTER = 1  # NFT_REG_1
 _TIMEOUT_S = 5.0
+ELEMENTS_PER_MESSAGE = 1000  # the length of an attribute is a number of 16 bits
 
 Request = tuple[int, int, bytes]  # type, flags, payload
 
@@ -61,29 +66,31 @@ def transact(sock: socket.socket, requests: list[Request]) -> None:
     """
     bracket = GENERIC.pack(socket.AF_UNSPEC, 0, SUBSYSTEM >> 8)
     parts = [message(_BATCH_BEGIN, NLM_F_REQUEST, bracket, 1)]
-    parts += [message(*one, number) for number, one in enumerate(requests, 2)]
-    parts.append(message(_BATCH_END, NLM_F_REQUEST, bracket, len(requests) + 2))
+    last = len(requests) + 1
+    for number, (kind, flags, payload) in enumerate(requests, 2):  # the answers to all must fit into the socket
+        parts.append(message(kind, flags | NLM_F_ACK if number == last else flags & ~NLM_F_ACK, payload, number))
+    parts.append(message(_BATCH_END, NLM_F_REQUEST, bracket, last + 1))
     sock.settimeout(_TIMEOUT_S)
     sock.sendto(b"".join(parts), (0, 0))
-    missing, refused = len(requests), 0
-    while missing:
-        for kind, _, number, payload in messages_in(sock.recv(65536)):
-            if kind != NLMSG_ERROR:
-                continue
-            (code,) = I32.unpack_from(payload)
-            refused = refused or -code
-            missing = 0 if number == 1 else missing - 1  # one answer refuses the whole batch
+    waits, refused = True, 0
+    while waits:
+        for answer, _, answered, text in messages_in(sock.recv(65536)):
+            waits = waits and answered not in (1, last)  # the answer to the first message refuses the whole batch
+            if answer == NLMSG_ERROR:
+                (code,) = I32.unpack_from(text)
+                refused = refused or -code
     if refused:
         raise OSError(refused, errno_name(refused))
 
 
-def base_chain(table: bytes, name: bytes, kind: bytes, hook: int, priority: int) -> bytes:
+def base_chain(table: bytes, name: bytes, kind: bytes, hook: int, priority: int, policy: int = ACCEPT) -> bytes:
     """Return the attributes of a chain of type `kind` at a hook (NF_INET_*); names end with a zero byte."""
     place = attribute(1, struct.pack("!I", hook)) + attribute(2, struct.pack("!i", priority))
     return (
         attribute(1, table)  # NFTA_CHAIN_TABLE
         + attribute(3, name)  # NFTA_CHAIN_NAME
         + attribute(4 | NESTED, place)  # NFTA_CHAIN_HOOK
+        + (b"" if policy == ACCEPT else number(5, policy))  # NFTA_CHAIN_POLICY
         + attribute(7, kind)  # NFTA_CHAIN_TYPE
     )
 
@@ -95,10 +102,16 @@ def new_rule(table: bytes, chain: bytes, expressions: list[bytes]) -> bytes:
 
 
 def chain_requests(
-    table: bytes, name: bytes, kind: bytes, hook: int, priority: int, rules: Iterable[list[bytes]]
+    table: bytes,
+    name: bytes,
+    kind: bytes,
+    hook: int,
+    priority: int,
+    rules: Iterable[list[bytes]],
+    policy: int = ACCEPT,
 ) -> list[Request]:
     """Return the requests for a base chain and its rules, each of which is a list of expressions."""
-    chain = request(NEW_CHAIN, NLM_F_CREATE, base_chain(table, name, kind, hook, priority))
+    chain = request(NEW_CHAIN, NLM_F_CREATE, base_chain(table, name, kind, hook, priority, policy))
     added = NLM_F_CREATE | NLM_F_APPEND
     return [chain, *(request(NEW_RULE, added, new_rule(table, name, expressions)) for expressions in rules)]
 
@@ -113,31 +126,144 @@ def number(type: int, value: int) -> bytes:
     return attribute(type, struct.pack("!I", value))
 
 
-def meta(key: int) -> bytes:
-    """Load a property of the packet into the register (NFTA_META_DREG, _KEY)."""
-    return expression("meta", number(1, _REGISTER) + number(2, key))
+def register(slot: int) -> int:
+    """Return the register at that multiple of 32 bits; the kernel reports every fourth by its name of 128 bits."""
+    return 1 + slot // 4 if slot % 4 == 0 else 8 + slot  # NFT_REG_1, NFT_REG32_00
 
 
-def load(base: int, offset: int, length: int) -> bytes:
-    """Load part of a header into the register (NFTA_PAYLOAD_DREG, _BASE, _OFFSET, _LEN)."""
-    return expression("payload", number(1, _REGISTER) + number(2, base) + number(3, offset) + number(4, length))
+def meta(key: int, to: int = _REGISTER) -> bytes:
+    """Load a property of the packet into a register (NFTA_META_DREG, _KEY)."""
+    return expression("meta", number(1, to) + number(2, key))
+
+
+def connection(key: int, to: int = _REGISTER, direction: int | None = None) -> bytes:
+    """Load a property (NFT_CT_*) of the packet's connection (NFTA_CT_DREG, _KEY, _DIRECTION)."""
+    of = b"" if direction is None else attribute(3, bytes([direction]))
+    return expression("ct", number(1, to) + number(2, key) + of)
+
+
+def load(base: int, offset: int, length: int, to: int = _REGISTER) -> bytes:
+    """Load part of a header into a register (NFTA_PAYLOAD_DREG, _BASE, _OFFSET, _LEN)."""
+    return expression("payload", number(1, to) + number(2, base) + number(3, offset) + number(4, length))
+
+
+def constant(value: bytes, to: int) -> bytes:
+    """Load a value into a register (NFTA_IMMEDIATE_DREG, _DATA)."""
+    return expression("immediate", number(1, to) + attribute(2 | NESTED, attribute(1, value)))
 
 
 def compare(how: int, value: bytes) -> bytes:
-    """Compare the register with a value (NFTA_CMP_SREG, _OP, _DATA)."""
+    """Compare the first register with a value (NFTA_CMP_SREG, _OP, _DATA)."""
     data = attribute(3 | NESTED, attribute(1, value))
     return expression("cmp", number(1, _REGISTER) + number(2, how) + data)
 
 
-def masked(mask: int) -> bytes:
-    """Mask the register's first byte (NFTA_BITWISE_SREG, _DREG, _LEN, _MASK, _XOR)."""
-    masks = attribute(4 | NESTED, attribute(1, bytes([mask]))) + attribute(5 | NESTED, attribute(1, b"\0"))
-    return expression("bitwise", number(1, _REGISTER) + number(2, _REGISTER) + number(3, 1) + masks)
+def outside_range(first: bytes, last: bytes) -> bytes:
+    """Match values of the first register that are not in the range (NFTA_RANGE_SREG, _OP, _FROM_DATA, _TO_DATA)."""
+    ends = attribute(3 | NESTED, attribute(1, first)) + attribute(4 | NESTED, attribute(1, last))
+    return expression("range", number(1, _REGISTER) + number(2, NOT_EQUAL) + ends)
+
+
+def masked(mask: int | bytes) -> bytes:
+    """Mask the first register (NFTA_BITWISE_SREG, _DREG, _LEN, _MASK, _XOR)."""
+    value = bytes([mask]) if isinstance(mask, int) else mask
+    masks = attribute(4 | NESTED, attribute(1, value)) + attribute(5 | NESTED, attribute(1, bytes(len(value))))
+    return expression("bitwise", number(1, _REGISTER) + number(2, _REGISTER) + number(3, len(value)) + masks)
+
+
+def lookup(name: bytes, *, number_of_set: int = 0, to: int | None = None, negated: bool = False) -> bytes:
+    """Match if the set has the value of the first register, or load the map's data for it into register `to`.
+
+    `number_of_set` is the one that a set of the same transaction was given (NFTA_LOOKUP_SET, _SREG, _DREG, _SET_ID,
+    _FLAGS).
+    """
+    data = attribute(1, name) + number(2, _REGISTER)
+    data += b"" if to is None else number(3, to)
+    data += number(4, number_of_set) if number_of_set else b""
+    return expression("lookup", data + (number(5, 1) if negated else b""))
+
+
+def update(name: bytes, data_from: int | None, timeout_ms: int) -> bytes:
+    """Put the first registers' value into the set, or renew it (NFTA_DYNSET_SET_NAME, _OP, _SREG_KEY, _SREG_DATA)."""
+    data = attribute(1, name) + number(3, 1) + number(4, _REGISTER)
+    data += b"" if data_from is None else number(5, data_from)
+    return expression("dynset", data + attribute(6, struct.pack("!Q", timeout_ms)))
+
+
+def masquerade(ports: tuple[int, int] | None, flags: int) -> bytes:
+    """Give the packet the interface's address; `ports` are registers (NFTA_MASQ_FLAGS, _REG_PROTO_MIN, _MAX)."""
+    data = number(1, flags) if flags else b""
+    return expression("masq", data + (number(2, ports[0]) + number(3, ports[1]) if ports else b""))
+
+
+def translate(*, is_source: bool, family: int, address: int, ports: tuple[int, int] | None, flags: int) -> bytes:
+    """Translate an address; `address` and `ports` are registers (NFTA_NAT_TYPE, _FAMILY, _REG_ADDR_MIN, ...)."""
+    data = number(1, int(not is_source)) + number(2, family) + number(3, address) + number(4, address)
+    data += number(5, ports[0]) + number(6, ports[1]) if ports else b""
+    return expression("nat", data + (number(7, flags) if flags else b""))
+
+
+def verdict(code: int) -> bytes:
+    """Decide what happens to the packet (NFTA_IMMEDIATE_DREG = NFT_REG_VERDICT, NFTA_IMMEDIATE_DATA = NF_*)."""
+    return expression("immediate", number(1, 0) + attribute(2 | NESTED, attribute(2 | NESTED, number(1, code))))
 
 
 def drop() -> bytes:
-    """Drop the packet (NFTA_IMMEDIATE_DREG = NFT_REG_VERDICT, NFTA_IMMEDIATE_DATA = NF_DROP)."""
-    return expression("immediate", number(1, 0) + attribute(2 | NESTED, attribute(2 | NESTED, number(1, 0))))
+    """Drop the packet."""
+    return verdict(DROP)
+
+
+def reject(*, with_reset: bool) -> bytes:
+    """Refuse the packet: with a TCP reset, or with ICMP port unreachable (NFTA_REJECT_TYPE, _ICMP_CODE)."""
+    return expression(
+        "reject", number(1, 1) + attribute(2, b"\0") if with_reset else number(1, 2) + attribute(2, b"\1")
+    )
+
+
+def new_set(
+    table: bytes,
+    name: bytes,
+    flags: int,
+    *,
+    key: tuple[int, int],
+    data: tuple[int, int] | None = None,
+    size: int,
+    number_of_set: int,
+    timeout_ms: int = 0,
+) -> Request:
+    """Return the request for a set, or a map with `data`; `key` and `data` are nft's type and the length in bytes.
+
+    `size` is that of the elements that follow, or the largest number of those that rules add.
+    """
+    values = attribute(1, table) + attribute(2, name) + number(3, flags) + number(4, key[0]) + number(5, key[1])
+    values += number(6, data[0]) + number(7, data[1]) if data else b""
+    values += attribute(9 | NESTED, number(1, size)) + number(10, number_of_set)
+    values += attribute(11, struct.pack("!Q", timeout_ms)) if timeout_ms else b""
+    return request(NEW_SET, NLM_F_CREATE, values)
+
+
+def new_elements(table: bytes, name: bytes, number_of_set: int, elements: list[tuple[bytes, bool]]) -> list[Request]:
+    """Return the requests for elements of a set; true marks the end of an interval, which is not in the set."""
+    requests = []
+    for first in range(0, len(elements), ELEMENTS_PER_MESSAGE):
+        packed = b"".join(
+            attribute(1 | NESTED, attribute(1 | NESTED, attribute(1, value)) + (number(3, 1) if is_end else b""))
+            for value, is_end in elements[first : first + ELEMENTS_PER_MESSAGE]
+        )
+        values = attribute(1, table) + attribute(2, name) + attribute(3 | NESTED, packed) + number(4, number_of_set)
+        requests.append(request(NEW_SET_ELEMENT, NLM_F_CREATE, values))
+    return requests
+
+
+def forget_connections(sock: socket.socket) -> None:
+    """Remove every entry of connection tracking from the namespace of `sock` (borrowed); none are no error. OSError."""
+    sock.settimeout(_TIMEOUT_S)
+    payload = GENERIC.pack(socket.AF_UNSPEC, 0, 0)
+    sock.sendto(message(_DELETE_CONNECTION, NLM_F_REQUEST | NLM_F_ACK, payload, 1), (0, 0))
+    for kind, _, _, answer in messages_in(sock.recv(65536)):
+        (code,) = I32.unpack_from(answer) if kind == NLMSG_ERROR else (0,)
+        if code and -code not in (errno.ENOENT, errno.EINVAL):  # EINVAL: nf_conntrack_netlink is not loaded
+            raise OSError(-code, errno_name(-code))
 
 
 # -- what any rules of a namespace drop

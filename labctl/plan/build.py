@@ -16,6 +16,7 @@ from labctl.plan.operations import (
     MakeBridge,
     MakeLink,
     MakeNode,
+    MakeTable,
     Operation,
     Plan,
     SetImpairment,
@@ -134,8 +135,20 @@ def build(topology: Topology) -> Plan:
         operations += [
             AddRoute(node.name, route.destination, route.gateway, route.ifname) for route in node.routes
         ]  # fmt: skip
+    for node in others:
+        if node.translation is not None or node.firewall is not None:
+            operations += tables(node, topology)
     nodes = tuple(replace(node, interfaces=(), routes=(), sysctls=()) for node in topology.nodes)
     return Plan(topology.name, nodes, tuple(operations))
+
+
+def tables(node: Node, topology: Topology) -> list[MakeTable]:
+    """Return the tables of nftables for the node's translation and firewall."""
+    from labctl.plan.firewall import firewall_table
+    from labctl.plan.translation import translation_table
+
+    found = (translation_table(node, topology), firewall_table(node, topology))
+    return [table for table in found if table is not None]
 
 
 def _end(endpoint: Endpoint, interface: Interface, bridges: dict[str, str]) -> LinkEnd:

@@ -52,7 +52,7 @@ _EFFECTS = {
     "tree": "and ends the node's programs",
 }
 _ONLY_WITH_NEW_LAB = "which requires labctl down and labctl up"
-_SHOWN_BY_OTHER_CHANGES = frozenset({"services", "automatic_routes"})
+_SHOWN_BY_OTHER_CHANGES = frozenset({"services", "automatic_routes", "translation", "firewall"})
 _KEYS = {"commands": "exec", "tree": "files"}  # keys of files that differ from the names of fields
 
 At = tuple[str, str]  # node, interface

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from labctl.errors import InputError
 from labctl.names import node_name_problem
+from labctl.plan.packet_tables import Chain, ElementSet
 from labctl.structs import MsgspecError, Struct, convert, json_decode, json_encode, to_builtins
 from labctl.topology.model import (
     Address,
@@ -197,7 +198,22 @@ class DisableOffload(Part, frozen=True):
     NOUN = "offload off on {0.node}:{0.ifname}"
 
 
-AnyPart = DisableOffload
+class MakeTable(Part, frozen=True):
+    """Make a table of nftables; only its sets change from then on, by its rules."""
+
+    TEXT = "make nftables table {0.table} on {0.node}: {0.about}"
+    NOUN = "{0.about} on {0.node}"
+    table: str
+    about: str
+    sets: tuple[ElementSet, ...]
+    chains: tuple[Chain, ...]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.table,)
+
+
+AnyPart = DisableOffload | MakeTable
 
 
 class RemovePart(Step, frozen=True):

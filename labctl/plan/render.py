@@ -21,6 +21,7 @@ from labctl.plan.operations import (
     MakeBridge,
     MakeLink,
     MakeNode,
+    MakeTable,
     NetworkEmulator,
     Operation,
     Part,
@@ -43,6 +44,7 @@ from labctl.plan.operations import (
     queues,
     services_of,
 )
+from labctl.plan.packet_tables import nft
 from labctl.structs import asdict, to_builtins
 from labctl.topology.model import Address, Node, NodeKind, Prefix, Service
 from labctl.units import format_ppm, format_size
@@ -212,6 +214,11 @@ def part_commands(part: AnyPart, *, remove: bool = False) -> list[str]:
         case DisableOffload(node, ifname):
             state = "on" if remove else "off"
             return [f"ip netns exec {shlex.quote(node)} ethtool -K {shlex.quote(ifname)} tx {state}"]
+        case MakeTable(node, _, table, _, sets, chains):
+            command = f"ip netns exec {shlex.quote(node)} nft"
+            if remove:
+                return [f"{command} delete table inet {table}"]
+            return [f"{command} -f - <<'EOF'", *nft(table, sets, chains).splitlines(), "EOF"]
 
 
 def _route(verb: str, node: str, destination: Prefix, gateway: Address, ifname: str) -> str:

@@ -23,6 +23,7 @@ from ipaddress import (
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.structs import Struct
+from labctl.topology.packet_rules import Firewall, Translation
 
 IPV6_MTU_MIN = 1280  # RFC 8200, section 5; Linux has no IPv6 on an interface with a smaller MTU
 READY_WITHIN_S = 10.0
@@ -304,6 +305,8 @@ class Node(Struct, frozen=True, omit_defaults=True, gc=False):
     sysctls: tuple[tuple[str, str], ...] = ()  # dotted keys below net., in file order, with derived ones
     environment: tuple[tuple[str, str], ...] = ()
     nat: bool = False  # a router that connects the lab to the machine's network
+    translation: Translation | None = None  # between networks of the lab
+    firewall: Firewall | None = None
     exposures: tuple[Exposure, ...] = ()
     limits: Limits | None = None
     services: tuple[Service, ...] = ()

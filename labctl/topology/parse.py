@@ -30,6 +30,7 @@ from labctl.topology.draft import (
     WantedAddress,
     WantedPrefix,
 )
+from labctl.topology.firewall import firewall_of
 from labctl.topology.model import Impairment, Node, NodeKind, Prefix
 from labctl.topology.parse_node import (
     check_exposures,
@@ -53,6 +54,7 @@ from labctl.topology.schema import (
     SwitchFile,
     TopologyFile,
 )
+from labctl.topology.translation import translation_of, with_names
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _EXAMPLES = {Family.IPV4: ("10.0.1.0/24", "10.0.1.5"), Family.IPV6: ("fd00:1::/64", "fd00:1::5")}
@@ -181,10 +183,12 @@ def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[
     if gathered.too_many_nodes or gathered.too_many_links:
         return None, mistakes.diagnostics
     check_exposures(gathered.nodes.values(), mistakes)
+    nodes = with_service_order(gathered.nodes, gathered.groups, mistakes)
+    nodes = with_names(nodes, gathered.groups, mistakes)
     draft = Draft(
         main.name or name,
         document.file,
-        tuple(with_service_order(gathered.nodes, gathered.groups, mistakes).values()),
+        tuple(nodes.values()),
         tuple(gathered.links),
         _FAMILIES[main.addresses],
         {family: _pool(main, family, document, mistakes) for family in Family},
@@ -342,7 +346,11 @@ class _FileReader:
         return replace(
             spec,
             environment=self.environment(model.environment, place),
-            nat=isinstance(model, RouterFile) and model.nat,
+            nat=isinstance(model, RouterFile) and model.nat is True,
+            translation=translation_of(model.nat, model.forward, place, mistakes)
+            if isinstance(model, RouterFile)
+            else None,
+            firewall=firewall_of(model.firewall, place, mistakes),
             exposures=exposures_of(model.expose if isinstance(model, HostFile) else [], self.document, mistakes),
             limits=limits_of(model.limits, place.at("limits"), mistakes),
             services=services_of(model.services, place.at("services"), mistakes),

@@ -48,9 +48,14 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     check_loops(draft, mistakes)
     off = {("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv6.conf.default.disable_ipv6", "1")}
     without_ipv6 = frozenset(node.name for node in draft.nodes if off.intersection(node.spec.sysctls))
+    labels = label_ends(draft, mistakes)
+    outsides: dict[str, int] = {}
+    if any(node.spec.translation is not None or node.spec.firewall is not None for node in draft.nodes):
+        from labctl.topology.translation import outside_segments
+
+        outsides = outside_segments(draft, parts, labels, mistakes)
     addressing = assign_addresses(draft, parts, without_ipv6, mistakes)
     check_mtus(draft, parts, {index for index, family in addressing.prefixes if family is Family.IPV6}, mistakes)
-    labels = label_ends(draft, mistakes)
 
     segment_of = {(end.link, end.side): index for index, segment in enumerate(parts) for end in segment.ends}
     network_of = {link_end: parts[index].name for link_end, index in segment_of.items()}
@@ -88,6 +93,12 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
         _node(node, interfaces[node.name], of_stations.get(node.name, ()) if node.spec.automatic_routes else (), far)
         for node in draft.nodes
     )
+    if outsides:
+        from labctl.topology.translation import with_outside
+
+        nodes = tuple(
+            with_outside(node, outsides[node.name], parts, labels) if node.name in outsides else node for node in nodes
+        )
     topology = Topology(draft.name, nodes, tuple(links), draft.source)
     topology = with_addresses(topology, {node.name: node.place for node in draft.nodes}, mistakes)
     return topology, list(in_file_order(mistakes.diagnostics))

@@ -33,6 +33,7 @@ from labctl.documents.schema import (
     optional,
     required,
 )
+from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
 from labctl.topology.model import Restart, Transport
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
@@ -223,6 +224,7 @@ class NodeFile(SwitchFile):
     binds = defaulted(ListOf(_BIND), [], "Files and directories of the machine to mount there: data:/srv[:rw].")
     private = defaulted(ListOf(Placed(_NAME)), [], "Private directories, empty at first: /var/lib/mysql.")
     services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
+    firewall = optional(FIREWALL, "Packets that it accepts: a preset such as stateful, or a mapping.")
     routes = optional(OneOf(Routes), "Static routes: none, or automatic for those that it needs.")
 
 
@@ -235,7 +237,8 @@ class HostFile(NodeFile):
 class RouterFile(NodeFile):
     """A router."""
 
-    nat = defaulted(Flag(), False, "Connect the lab to the machine's network through it.")
+    nat = defaulted(NatValue(), False, "true: connect the lab to the machine's network; else translate addresses.")
+    forward = defaulted(FORWARD, [], "Ports of its outside addresses that lead to hosts: 8080:web:80, 5353:dns:53/udp.")
 
 
 class NetworkFile(Shape):

@@ -16,6 +16,8 @@ EXCEPTIONS: dict[str, str] = {
     "labctl.pytest_plugin.scenarios": "runs in a pytest of its own: tests/e2e/test_plugin_scenarios.py",
     "labctl.pytest_plugin.settings": "runs in a pytest of its own: tests/e2e/test_plugin_labs.py",
     "labctl.pytest_plugin.stash": "declares keys",
+    "labctl.topology.packet_rules": "declares values; tests/unit/topology/test_translation.py and test_firewall.py",
+    "labctl.topology.filter_schema": "declares shapes; tests/unit/topology/test_translation.py and test_firewall.py",
     "labctl.timeline.recorder_settings": "declares values; tests/integration/timeline/test_recording.py",
 }
 

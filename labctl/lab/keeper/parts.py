@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from labctl.kernel import link_state
+from labctl.kernel import link_state, netlink, nftables
 from labctl.lab.keeper.netlink_queue import refusal
-from labctl.plan.operations import DisableOffload, Operation, Part
+from labctl.plan.operations import DisableOffload, MakeTable, Operation, Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,4 +51,45 @@ class _Offload(PartKind[DisableOffload]):
             raise refusal(operation, error.errno or 0, "") from error
 
 
-PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType({DisableOffload: _Offload()})
+_WITHOUT_NAT = (
+    "It requires nf_tables, nf_conntrack and nf_nat. Try: sudo modprobe -a nft_nat nft_masq nft_ct nft_reject_inet"
+)
+
+
+class _Table(PartKind[MakeTable]):
+    """Tables of nftables. A translation that changes loses its connections, whose packets would keep their old way."""
+
+    def make(self, at: Execution, part: MakeTable, operation: Operation) -> None:
+        from labctl.lab.packet_tables import replace_requests
+
+        self._transact(at, part, replace_requests(part), operation)
+
+    def remove(self, at: Execution, part: MakeTable, operation: Operation) -> None:
+        from labctl.lab.packet_tables import remove_requests
+
+        self._transact(at, part, remove_requests(part.table), operation)
+        self._forget_connections(at, part, operation)
+
+    def replace(self, at: Execution, part: MakeTable, before: MakeTable, operation: Operation) -> None:
+        self.make(at, part, operation)
+        self._forget_connections(at, part, operation)
+
+    def _transact(self, at: Execution, part: MakeTable, requests: list[nftables.Request], operation: Operation) -> None:
+        at.committed(part.node)
+        try:
+            with at.entered(part.node), netlink.open_socket(nftables.NETLINK_NETFILTER) as sock:
+                nftables.transact(sock, requests)
+        except OSError as error:
+            raise refusal(operation, error.errno or 0, "", hint=_WITHOUT_NAT) from error
+
+    def _forget_connections(self, at: Execution, part: MakeTable, operation: Operation) -> None:
+        if not any(chain.type == "nat" for chain in part.chains):
+            return
+        try:
+            with at.entered(part.node), netlink.open_socket(nftables.NETLINK_NETFILTER) as sock:
+                nftables.forget_connections(sock)
+        except OSError as error:
+            raise refusal(operation, error.errno or 0, "forgetting its connections") from error
+
+
+PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType({DisableOffload: _Offload(), MakeTable: _Table()})
