@@ -45,12 +45,13 @@ class Topology:
         self._data = _given(given)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a file. DocumentError has every mistake in it."""
+    def load(cls, path: str | os.PathLike[str], **parameters: object) -> Self:
+        """Read a file; keywords are values of its `parameters`. DocumentError has every mistake in it."""
         from labctl import topology
 
-        loaded = cls.of_model(topology.load(Path(path)))
-        loaded._text = Path(path).read_text(encoding="utf-8")
+        loaded = cls.of_model(topology.load(Path(path), arguments=parameters))
+        if not parameters:
+            loaded._text = Path(path).read_text(encoding="utf-8")
         return loaded
 
     @classmethod

@@ -148,6 +148,7 @@ _PROCESS = (
 _TOPOLOGY = (
     Parameter("topology", "[TOPOLOGY]", "A topology file, a shape (star:10), or a shipped name.", "topology_names"),
     Parameter("topo", "--topo SHAPE", "A shape: pair, star:10, line:5, tree:2,3 or mesh:6.", "topology_names"),
+    Parameter("values", "--set NAME=VALUE...", "A parameter of the topology file: n=12. May be repeated."),
 )
 _FAILURES = ("125 labctl itself failed", "126 the command cannot be executed", "127 the command was not found")
 _OWN_STATUS = ("N the exit status of the command", "128 + N signal N ended the command", *_FAILURES)

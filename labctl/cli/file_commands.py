@@ -205,7 +205,7 @@ def _validated(path: Path, *, strict: bool) -> str:
     return ""
 
 
-def plan(topology: str | None, topo: str | None, format: str, lab: str | None) -> int:
+def plan(topology: str | None, topo: str | None, format: str, lab: str | None, values: Sequence[str] = ()) -> int:
     """Run `labctl plan`: print the plan of a topology, or the difference from a running lab."""
     source = one_topology("plan", topology, topo)
     if lab is not None:
@@ -213,12 +213,12 @@ def plan(topology: str | None, topo: str | None, format: str, lab: str | None) -
 
         if format == "sh":
             raise InputError("labctl plan: --lab has no --format sh. Try --format text or json.")
-        return show_difference(source, lab, as_json=format == "json")
+        return show_difference(source, lab, as_json=format == "json", values=values)
     from labctl.plan.build import build
     from labctl.plan.render import render_json, render_shell, render_text
 
     with waiting(f"planning {source}"):
-        planned = build(load_topology(source))
+        planned = build(load_topology(source, values))
     render = {"text": render_text, "json": render_json, "sh": render_shell}[format]
     standard_output().write([render(planned).rstrip("\n")])
     return 0

@@ -102,7 +102,18 @@ def _text(path: Path) -> str:
 
 _LARGEST_UNPARSED_BYTES = 4 << 20  # the loader refuses larger files
 _SCENARIO_KEYS = {"steps", "topology", "requires", "within", "timeout", "variables"}
-_TOPOLOGY_KEYS = {"hosts", "routers", "switches", "networks", "links", "include", "addresses", "ipv4_pool", "ipv6_pool"}
+_TOPOLOGY_KEYS = {
+    "hosts",
+    "routers",
+    "switches",
+    "networks",
+    "links",
+    "include",
+    "for",
+    "addresses",
+    "ipv4_pool",
+    "ipv6_pool",
+}
 _NEAR = 0.78  # `stesp` and `hots` are typing errors, `services` is another tool's key
 
 
@@ -253,13 +264,22 @@ def one_topology(command: str, argument: str | None, option: str | None) -> str:
     return argument or option or ""
 
 
-def load_topology(source: str) -> Topology:
-    """Load the topology that `find_topology` finds. InputError with all its errors."""
+def load_topology(source: str, values: Sequence[str] = ()) -> Topology:
+    """Load the topology that `find_topology` finds; `values` are its parameters (`n=12`). InputError."""
     from labctl import topology
 
     found = find_topology(source)
+    arguments: dict[str, Any] = {}
+    if values:
+        from labctl.documents import Mistake
+        from labctl.topology.composition import arguments_of
+
+        try:
+            arguments = arguments_of(values)
+        except Mistake as error:
+            raise InputError(f"--set: {error}; {error.hint}" if error.hint else f"--set: {error}") from error
     try:
-        return topology.load(found)
+        return topology.load(found, arguments=arguments)
     except InputError as error:
         if isinstance(found, str):
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 _ATTEMPTS = 4  # another command may stop or create the lab in the meantime
 
 
-def up(topology: str | None, topo: str | None, name: str | None = None, dry_run: bool = False) -> int:
+def up(
+    topology: str | None,
+    topo: str | None,
+    name: str | None = None,
+    dry_run: bool = False,
+    values: Sequence[str] = (),
+) -> int:
     """Run `labctl up`."""
-    return bring_up(one_topology("up", topology, topo), name, dry_run=dry_run)
+    return bring_up(one_topology("up", topology, topo), name, dry_run=dry_run, values=values)
 
 
 class Target(Struct, frozen=True):
@@ -38,12 +44,15 @@ class Target(Struct, frozen=True):
     visible_paths: tuple[Path, ...]
 
 
-def bring_up(source: str, name: str | None = None, *, dry_run: bool = False) -> int:
-    """Create the lab, or update the running lab of that name, and print the changes. `source` is a file or shape."""
+def bring_up(source: str, name: str | None = None, *, dry_run: bool = False, values: Sequence[str] = ()) -> int:
+    """Create the lab, or update the running lab of that name, and print the changes.
+
+    `source` is a file or a shape, and `values` are values of its parameters.
+    """
     from labctl.lab.client import registry, state_dir
 
     with waiting(f"reading {source}"):
-        target = _target(source, name)
+        target = _target(source, name, values)
     if problem := state_dir.lab_name_problem(target.name):
         raise InputError(f"the lab name `{target.name}` {problem}. Try: --name NAME")
     screen = standard_output()
@@ -67,12 +76,12 @@ def bring_up(source: str, name: str | None = None, *, dry_run: bool = False) -> 
     return 0
 
 
-def show_difference(source: str, lab: str, *, as_json: bool) -> int:
+def show_difference(source: str, lab: str, *, as_json: bool, values: Sequence[str] = ()) -> int:
     """Run `labctl plan TOPOLOGY --lab LAB`: show what `labctl up` would change in the running lab."""
     from labctl.plan.build import build
     from labctl.plan.render import render_difference_json
 
-    planned = build(load_topology(source))
+    planned = build(load_topology(source, values))
     with attach(lab) as attached:
         found = _difference(attached, planned)
     screen = standard_output()
@@ -83,10 +92,10 @@ def show_difference(source: str, lab: str, *, as_json: bool) -> int:
     return 0
 
 
-def _target(source: str, name: str | None) -> Target:
+def _target(source: str, name: str | None, values: Sequence[str]) -> Target:
     from labctl.plan.build import build
 
-    topology = load_topology(source)
+    topology = load_topology(source, values)
     path = Path(source)
     text, visible = topology.source or source, tuple[Path, ...]()
     if path.is_file():

@@ -145,6 +145,8 @@ class _Composer:
             hint = f"it begins at line {error.context_mark.line + 1}"
         elif source_line[position.column - 1 : position.column] in ("%", "@", "`", "*", "&", "!"):
             hint = "put the text in quotes"
+        elif "expected ',' or" in problem and "${" in source_line:
+            hint = "put a text with `${...}` in quotes inside brackets or braces"
         elif "expected ',' or" in problem:
             hint = "put a text that contains `: ` or `, ` in quotes"
         elif "mapping values are not allowed" in problem:
@@ -295,7 +297,7 @@ KeyPath = tuple[str | int, ...]
 
 # A key of the top level of a topology or a scenario: at the beginning of a line, or in braces.
 _LABCTL_KEY = (
-    rb"(?m)(?:^|[{,])[ \t]*[\"']?(?:hosts|routers|switches|networks|links|include|topology|steps)[\"']?[ \t]*:"
+    rb"(?m)(?:^|[{,])[ \t]*[\"']?(?:hosts|routers|switches|networks|links|include|for|topology|steps)[\"']?[ \t]*:"
 )
 _KINDS = {
     stat.S_IFIFO: "a FIFO",

@@ -633,11 +633,12 @@ def _flow(value: Any) -> str:
 
 def json_schema() -> Schema:
     """Return the JSON Schema. It does not know host names: any other key of a step takes the text of calls."""
-    from labctl.topology.schema import TopologyFile
+    from labctl.topology.schema import add_schema
 
     for_file = Schemas()
     scenario_name = ScenarioFile.schema(for_file)["$ref"].rpartition("/")[2]
-    inline = TopologyFile.schema(for_file)
+    for_topology = Schemas(templates=True)
+    inline = add_schema(for_topology)
     for_steps = Schemas(templates=True)
     properties: Schema = {"name": STEP_NAME.schema(for_file), "within": STEP_WITHIN.schema(for_file)}
     for kind, body in BODIES.items():
@@ -645,9 +646,9 @@ def json_schema() -> Schema:
         if body.SHORT:
             schema = {"anyOf": [{"type": "string"}, schema]}
         properties[kind.value] = {**schema, "description": body.__doc__}
-    clash = for_file.definitions.keys() & for_steps.definitions.keys()
-    assert not clash, f"shapes of the same name: {clash}"
-    definitions = for_file.definitions | for_steps.definitions
+    parts = (for_file.definitions, for_topology.definitions, for_steps.definitions)
+    definitions = {name: one for part in parts for name, one in part.items()}
+    assert len(definitions) == sum(map(len, parts)), "shapes of the same name"
     beside = ("name", "within")
     definitions["Step"] = {
         "type": "object",

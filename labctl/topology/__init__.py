@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from labctl.documents import Diagnostic, Document, KeyPath
@@ -21,11 +23,18 @@ def is_shape(text: str) -> bool:
     return is_shape(text)
 
 
-def load(source: str | Path, *, base: Path | None = None, routes: bool = True) -> Topology:
+def load(
+    source: str | Path,
+    *,
+    base: Path | None = None,
+    routes: bool = True,
+    arguments: Mapping[str, object] = MappingProxyType({}),
+) -> Topology:
     """Return the topology of a file or a shape (`pair`, `star:10`).
 
     A relative path starts at `base`, by default the working directory. Without `routes` the topology has no static
-    routes: they take long to find in large topologies, and cannot be wrong.
+    routes: they take long to find in large topologies, and cannot be wrong. `arguments` are values of the file's
+    parameters, by name: texts, numbers, flags, lists and mappings.
 
     Raises:
         DocumentError: the file has mistakes.
@@ -35,25 +44,35 @@ def load(source: str | Path, *, base: Path | None = None, routes: bool = True) -
     from pathlib import Path
 
     from labctl.documents import DocumentError, read
+    from labctl.errors import InputError
     from labctl.topology.draft import from_shape
     from labctl.topology.resolve import resolve
 
     path = Path(source) if base is None else base / source
     if isinstance(source, str) and is_shape(source) and not os.path.isfile(path):
+        if arguments:
+            raise InputError(f"topology `{source}`: a shape has no parameters; write its numbers, as in star:10")
         return resolve(from_shape(source), routes=routes)[0]
     if isinstance(source, str) and source.isalpha() and not os.path.exists(path):
         return resolve(from_shape(source))[0]  # raises, and names the shapes
     document = read(path, named_in=base)
-    topology, diagnostics = resolve_inline(document, (), path.parent, routes=routes)
+    topology, diagnostics = resolve_inline(document, (), path.parent, routes=routes, arguments=arguments)
     if diagnostics or topology is None:
         raise DocumentError(diagnostics)
     return topology
 
 
 def resolve_inline(
-    document: Document, path: KeyPath, base: Path, *, routes: bool = True
+    document: Document,
+    path: KeyPath,
+    base: Path,
+    *,
+    routes: bool = True,
+    arguments: Mapping[str, object] = MappingProxyType({}),
 ) -> tuple[Topology | None, list[Diagnostic]]:
     """Return the topology at that path of the document, and all mistakes; includes are relative to `base`.
+
+    `arguments` are values of its parameters.
 
     With mistakes, the topology has the valid parts, for checks of references to it; None if there are none.
     """
@@ -63,7 +82,7 @@ def resolve_inline(
     from labctl.topology.parse import draft_of
     from labctl.topology.resolve import resolve
 
-    draft, diagnostics = draft_of(document, path, base, Path(document.file).stem)
+    draft, diagnostics = draft_of(document, path, base, Path(document.file).stem, arguments)
     if draft is None:
         return None, list(in_file_order(diagnostics))
     topology, more = resolve(draft, routes=routes)

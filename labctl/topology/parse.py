@@ -9,6 +9,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from labctl.documents import Diagnostic, Document, DocumentError, KeyPath, read, suggest
 from labctl.documents.diagnostics import suggestion
@@ -146,6 +147,7 @@ NODES_LIMIT, LINKS_LIMIT, SERVICES_LIMIT = 10_000, 50_000, 10_000
 PARTS_LIMIT = 200_000  # commands, files and settings of all nodes of a group together
 INCLUDES_LIMIT, INCLUDE_DEPTH_LIMIT = 1000, 32
 INCLUDE_DIRS = "LABCTL_INCLUDE_DIRS"  # further directories that files may be included from, separated by `:`
+_NO_ARGUMENTS = ""
 _FAMILIES = {Addresses.DUAL: tuple(Family), Addresses.IPV4: (Family.IPV4,), Addresses.IPV6: (Family.IPV6,)}
 _SYSCTL = re.compile(r"net(?:\.[A-Za-z0-9_/-]+)+")
 
@@ -163,18 +165,21 @@ class _Gathered(Struct):
     too_many_links: bool = False
 
 
-def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[Draft | None, list[Diagnostic]]:
+def draft_of(
+    document: Document, path: KeyPath, base: Path, name: str, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Draft | None, list[Diagnostic]]:
     """Return the draft of the topology at that path of the document, and all mistakes.
 
-    Includes are relative to `base`; `name` is the topology's name unless the file has one.
+    Includes are relative to `base`; `name` is the topology's name unless the file has one; `arguments` are values of
+    its parameters.
     """
     gathered = _Gathered()
     mistakes = gathered.mistakes
-    main = _read_file(gathered, document, path)
+    document, main = _read_file(gathered, document, path, arguments)
     if main is None:
         return None, mistakes.diagnostics
     origin = Path(document.file).resolve()
-    _include(gathered, main, document, base, base, (origin,), {origin})
+    _include(gathered, main, document, base, base, (origin,), {(origin, _NO_ARGUMENTS)})
     readers = [_FileReader(gathered, model, own) for model, own in gathered.files]
     for reader in readers:
         reader.read_nodes()
@@ -197,14 +202,45 @@ def draft_of(document: Document, path: KeyPath, base: Path, name: str) -> tuple[
     return draft, mistakes.diagnostics
 
 
-def _read_file(gathered: _Gathered, document: Document, path: KeyPath = ()) -> TopologyFile | None:
-    reading = Reading(final=True)
+def _read_file(
+    gathered: _Gathered, document: Document, path: KeyPath, arguments: Mapping[str, Any]
+) -> tuple[Document, TopologyFile | None]:
+    """Return the document with its repetitions written out, and the file that it holds."""
+    entries = document.tree(path).entries
+    diagnostics = gathered.mistakes.diagnostics
+    is_composed = bool(arguments) or (entries is not None and not entries.keys().isdisjoint(("for", "parameters")))
+    if not is_composed and "${" not in document.text:
+        return document, _read_shape(document, path, Reading(final=True), diagnostics)
+    known: list[Diagnostic] = []  # the schema sees the file as it is written, where `${n}` may stand for a number
+    if is_composed:
+        from labctl.topology.composition import blocks_of, with_arguments
+
+        for at in blocks_of(document, path):
+            _read_shape(document, at, Reading(), known)
+        document, problems = with_arguments(document, path, arguments)
+        diagnostics += problems
+    else:
+        _read_shape(document, path, Reading(), known)
+    written: list[Diagnostic] = []
+    file = _read_shape(document, path, Reading(final=True), written)
+    places = {(one.position, one.message) for one in known}
+    diagnostics += known
+    diagnostics += [replace(one, in_schema=False) for one in written if (one.position, one.message) not in places]
+    return document, file
+
+
+def _read_shape(
+    document: Document, path: KeyPath, reading: Reading, diagnostics: list[Diagnostic]
+) -> TopologyFile | None:
+    data = document.tree(path).data
+    if isinstance(data, dict) and "each" in data:
+        data = {key: value for key, value in data.items() if key not in ("each", "where")}
     try:
-        return TopologyFile.read(document.tree(path).data, reading, path)
+        return TopologyFile.read(data, reading, path)
     except Unusable:
         return None
     finally:
-        gathered.mistakes.diagnostics += map(document.problem, reading.problems)
+        diagnostics += map(document.problem, reading.problems)
 
 
 def _include(
@@ -214,7 +250,7 @@ def _include(
     base: Path,
     root: Path,
     chain: tuple[Path, ...],
-    seen: set[Path],
+    seen: set[tuple[Path, str]],
 ) -> None:
     """Read the files that the file includes, depth first, each once; then append the file itself.
 
@@ -222,7 +258,7 @@ def _include(
     """
     mistakes = gathered.mistakes
     for written in model.include:
-        place, text = Place(document, written.at_path), written.text
+        place, text, arguments = Place(document, (*written.at_path, "file")), written.file, written.with_
         cannot = f"cannot include `{_short(text)}`"
         target = base / text
         if "\0" in text:
@@ -233,7 +269,8 @@ def _include(
             names = " includes ".join(path.name for path in (*chain[chain.index(resolved) :], resolved))
             mistakes.add(place, f"the files include each other: {names}", "remove one of the includes")
             continue
-        if resolved in seen:
+        inclusion = (resolved, repr(sorted(arguments.items())) if arguments else _NO_ARGUMENTS)
+        if inclusion in seen:
             continue
         allowed = [root, *(Path(one) for one in os.environ.get(INCLUDE_DIRS, "").split(os.pathsep) if one)]
         if not any(is_below(resolved, directory) for directory in allowed):
@@ -244,7 +281,7 @@ def _include(
             limits = f"at most {INCLUDES_LIMIT} files, nested at most {INCLUDE_DEPTH_LIMIT} deep"
             mistakes.add(place, f"{cannot}: labctl reads {limits}")
             break
-        seen.add(resolved)
+        seen.add(inclusion)
         try:
             included = read(target, named_in=root)
         except DocumentError as error:
@@ -254,7 +291,7 @@ def _include(
             else:
                 mistakes.diagnostics += error.diagnostics
             continue
-        part = _read_file(gathered, included)
+        included, part = _read_file(gathered, included, (), arguments)
         if part is not None:
             _include(gathered, part, included, target.parent, root, (*chain, resolved), seen)
     gathered.files.append((model, document))

@@ -14,6 +14,7 @@ from labctl.documents.schema import (
     REGEX,
     STRICT_TEXT,
     TEXT,
+    Anything,
     Duration,
     ExactlyOne,
     Flag,
@@ -40,6 +41,9 @@ MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
 COUNT_MAX = 5000
 PORT_MAX = 65535
 PIDS_MAX = 4_194_304  # PID_MAX_LIMIT (linux/threads.h)
+
+
+REPEATED = ("hosts", "routers", "switches", "networks", "links")  # keys that `for` may repeat
 
 
 class Routes(StrEnum):
@@ -257,12 +261,28 @@ _LINK = Of(
 )
 
 
+class IncludeFile(Shape):
+    """A file to include, with values of its parameters."""
+
+    file = required(_NAME, "The file, relative to this one.")
+    with_ = defaulted(MapOf(Anything()), {}, "Values of its parameters, by name.", name="with")
+
+
+_INCLUDE = Of(
+    IncludeFile,
+    short={str: "file"},
+    otherwise=Mistake("expected a file, or a mapping with `file` and `with`", "write for example `- lan.yaml`"),
+)
+
+
 class TopologyFile(Shape):
     """A topology of labctl: hosts, routers, switches and links."""
 
     name = optional(_NAME, "Name; default: the file's name.")
     about = defaulted(STRICT_TEXT, "", "One sentence about its purpose.")
-    include = defaulted(ListOf(Placed(_NAME)), [], "Files to include before this one.")
+    include = defaulted(ListOf(_INCLUDE), [], "Files to include before this one.")
+    parameters = defaulted(MapOf(Anything()), {}, "Values that texts use as `${name}`; --set and `with` replace them.")
+    for_ = defaulted(ListOf(Anything(), or_one=True), [], "Parts of the file to repeat.", name="for")
     mtu = defaulted(_MTU, 1500, "Largest packet in bytes, for links and networks without `mtu`.")
     addresses = defaulted(OneOf(Addresses), Addresses.DUAL, "Families of automatic addresses.")
     ipv4_pool = optional(STRICT_TEXT, "Pool of automatic prefixes; default: 10.0.0.0/8.")
@@ -275,10 +295,42 @@ class TopologyFile(Shape):
     links = defaulted(ListOf(_LINK), [], "Direct links between two nodes.")
 
 
+def add_schema(into: Schemas) -> dict[str, Any]:
+    """Add the JSON Schema of a topology to the definitions; return a reference to it."""
+    reference = TopologyFile.schema(into)
+    keys = into.definitions[reference["$ref"].rpartition("/")[2]]["properties"]
+    repeated = {name: keys[name] for name in REPEATED}
+    into.definitions["Repetition"] = {
+        "type": "object",
+        "description": "Parts of the file that are repeated; their texts and keys may use the variables as `${i}`.",
+        "properties": {
+            "each": {
+                "type": "object",
+                "description": "Variables with a range, 1..4, or a list; of several, all combinations are made.",
+            },
+            "where": {"type": ["string", "boolean", "null"], "description": "A condition on the variables: i < j."},
+            "for": {
+                "$ref": "#/$defs/Repetitions",
+                "description": "Further parts to repeat, which may use the variables.",
+            },
+            **repeated,
+        },
+        "required": ["each"],
+        "additionalProperties": False,
+    }
+    one = {"$ref": "#/$defs/Repetition"}
+    into.definitions["Repetitions"] = {
+        "description": "Parts of the file to repeat.",
+        "anyOf": [{"type": "array", "items": one}, one, {"type": "null"}],
+    }
+    keys["for"] = {"$ref": "#/$defs/Repetitions", "description": keys["for"]["description"]}
+    return reference
+
+
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a topology file."""
-    into = Schemas()
-    name = TopologyFile.schema(into)["$ref"].rpartition("/")[2]
+    into = Schemas(templates=True)
+    name = add_schema(into)["$ref"].rpartition("/")[2]
     whole = into.definitions.pop(name)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -31,7 +31,9 @@ ROOT = Path(__file__).resolve().parents[3]
 TOPOLOGY = """
 name: office
 about: one of everything
-include: []
+include: [{file: tests/unit/documents/included.yaml, with: {n: 1}}]
+parameters: {n: 1}
+for: [{each: {i: 1..n}, where: true, for: [], hosts: {"extra${i}": {}}}]
 mtu: 1500
 addresses: dual
 routes: automatic
