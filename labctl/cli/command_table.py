@@ -488,6 +488,50 @@ COMMANDS = (
         "labctl link client server set delay=20ms loss=1%",
     ),
     Command(
+        "fault",
+        "fault:fault",
+        _NETWORK,
+        "Inject faults: partitions, flapping links, lost routes, ...",
+        "Inject a fault into a running lab, list the faults, or heal them. A fault lasts until it is healed, its "
+        "--for is over, or labctl up or down ends it.\n\n"
+        "partition GROUP... (nodes with commas between them), isolate NODE..., blackhole DESTINATION..., "
+        "down A B, flap A B, mtu A B BYTES, remove-address NODE ADDRESS, remove-route NODE PREFIX, "
+        "pause and kill NODE/NAME..., dns NAME...; list; heal [NUMBER or NAME...]. Groups and labels stand for nodes.",
+        (
+            Parameter(
+                "action",
+                "[ACTION]",
+                "A kind of fault, list or heal.",
+                choices=(
+                    "list",
+                    "heal",
+                    "partition",
+                    "isolate",
+                    "blackhole",
+                    "down",
+                    "flap",
+                    "mtu",
+                    "remove-address",
+                    "remove-route",
+                    "pause",
+                    "kill",
+                    "dns",
+                ),
+            ),
+            Parameter("words", "[WORD...]", "What the fault is about.", "node_names"),
+            Parameter("on", "--on NODE...", "For blackhole, dns: only these nodes (default: all).", "node_names"),
+            Parameter("one_way", "--one-way", "For partition: only what the first group sends is lost."),
+            Parameter("times", "--times N", "For flap: how often (default: until it is healed).", kind=int, minimum=1),
+            Parameter("period", "--period DURATION", "For flap: from one time down to the next (default: 1s)."),
+            Parameter("via", "--via ADDRESS", "For remove-route: only the routes through this gateway."),
+            Parameter("duration", "--for DURATION", "Heal it after this time: 500ms, 10s."),
+            Parameter("name", "--name NAME", "A name to heal it by."),
+            Parameter("format", "-f, --format FORMAT", "json: of list.", choices=("table", "json")),
+            _LAB,
+        ),
+        "labctl fault partition h1,h2 h3 --for 10s",
+    ),
+    Command(
         "ping",
         "network:ping",
         _NETWORK,

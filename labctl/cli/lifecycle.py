@@ -16,6 +16,7 @@ from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
+    from labctl.lab.description import FaultInfo
     from labctl.plan.diff import Difference
     from labctl.plan.operations import Plan
     from labctl.topology.model import Topology
@@ -144,16 +145,21 @@ def _update(screen: Screen, target: Target) -> None:
     with waiting(f"updating lab {target.name}"), Lab.attach(target.name) as lab, lab.changing():
         found = _difference(lab, target.plan)
         before = lab.describe()
+        faults = before.faults
+        if faults:
+            lab.heal()
         idle = _idle(lab, target.plan, found)
         if found or idle:
             with services.replacing(lab, before.plan, target.plan, found.ended, found.restarted):
                 lab.reconcile(target.plan, source=target.source)
         elif before.source != target.source:
             lab.reconcile(target.plan, source=target.source)  # so that `labctl inspect` reports the current file
-    if found or not idle:
+    if found or not (idle or faults):
         _show_changes(screen, found)
     _show_idle(screen, idle)
-    screen.line(f"lab {target.name} {'was updated' if found or idle else 'is unchanged: its topology did not change'}.")
+    _show_faults(screen, faults)
+    changed = found or idle or faults
+    screen.line(f"lab {target.name} {'was updated' if changed else 'is unchanged: its topology did not change'}.")
 
 
 def _idle(lab: Lab, planned: Plan, found: Difference) -> tuple[str, ...]:
@@ -186,11 +192,18 @@ def _show_dry_run(screen: Screen, target: Target) -> None:
     with Lab.attach(target.name) as lab:
         found = _difference(lab, target.plan)
         idle = _idle(lab, target.plan, found)
-    if found or idle:
+        faults = lab.describe().faults
+    if found or idle or faults:
         screen.line(f"lab {target.name} would be updated:")
-    if found or not idle:
+    if found or not (idle or faults):
         _show_changes(screen, found)
     _show_idle(screen, idle)
+    _show_faults(screen, faults)
+
+
+def _show_faults(screen: Screen, faults: tuple[FaultInfo, ...]) -> None:
+    for fault in faults:
+        screen.write([screen.look.paint(f"~ fault {fault.text}: healed", Ink.ODD)])
 
 
 def _difference(lab: Lab, planned: Plan) -> Difference:

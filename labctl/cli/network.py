@@ -163,7 +163,7 @@ def inspect(lab: str | None, lab_option: str | None, format: str) -> int:
     with attach(lab_name(lab, lab_option)) as attached:
         description = attached.describe()
         with waiting(f"reading {len(description.nodes)} nodes of lab {attached.name}"):
-            found = inspect_lab(attached, description.name, description.plan, description.processes)
+            found = inspect_lab(attached, description.name, description.plan, description.processes, description.faults)
     screen = standard_output()
     if format == "table":
         screen.write(as_table(found, screen.look))
@@ -215,9 +215,16 @@ def as_table(found: Inspection, look: Look) -> list[str]:
     ):
         if rows:
             lines += ["", *table(look, headers, rows)]
+    if found.faults:
+        from labctl.cli.fault import fault_table
+
+        lines += ["", *fault_table(found.faults, look)]
     if not found.differs:
         return [*lines, "", "No drift: the lab matches its file."]
-    lines += ["", look.paint("Drift: the lab differs from its file (changed by hand, or by labctl link):", Ink.STRONG)]
+    lines += [
+        "",
+        look.paint("Drift: the lab differs from its file (changed by hand, labctl link or a fault):", Ink.STRONG),
+    ]
     return [*lines, *(look.paint(f"  {printable(str(each))}", Ink.ODD) for each in found.differs)]
 
 

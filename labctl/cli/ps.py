@@ -74,6 +74,9 @@ def _show_labs(listed: Sequence[ListedLab]) -> None:
         owner = user_name(description.uid)
         rows.append([each.name, age(now - description.started_at), str(len(description.nodes)), str(running), owner])
     screen.write(table(screen.look, ("LAB", "AGE", "NODES", "PROCESSES", "OWNER"), rows))
+    for each in listed:
+        for fault in each.description.faults if each.description else ():
+            screen.write([screen.look.paint(f"lab {each.name} has a fault: {fault.text}", Ink.ODD)])
 
 
 def _show_processes(listed: Sequence[ListedLab]) -> None:
@@ -162,6 +165,7 @@ def _show_json(listed: Sequence[ListedLab]) -> None:
                 "keeper_pid": description.keeper_pid,
                 "nodes": [{"name": node.name, "kind": node.kind} for node in description.nodes],
                 "processes": [_process_json(process) for process in description.processes],
+                "faults": [fault.as_data() for fault in description.faults],
             }
         )
     os.write(1, (json.dumps(labs, indent=2) + "\n").encode())

@@ -217,9 +217,9 @@ def _ethtool(sock: socket.socket, ifname: str, command: int, value: int = 0) -> 
 
 
 class SavedAddress(Struct, frozen=True):
-    """An IPv6 address and the message that adds it again, without duplicate address detection."""
+    """An address and the message that adds it again, of IPv6 without duplicate address detection."""
 
-    address: IPv6Interface
+    address: IPv4Interface | IPv6Interface
     message: bytes
 
 
@@ -256,8 +256,13 @@ class SavedLink(Struct, frozen=True):
 
 def save(sock: socket.socket, index: int) -> SavedLink:
     """Save what an interface loses when it is set down; `sock` (NETLINK_ROUTE) is borrowed. OSError."""
-    routes = sorted(_routes(sock, index), key=lambda saved: any(hop.gateway for hop in saved.route.hops))
-    return SavedLink(tuple(_addresses(sock, index)), tuple(routes), _daemon_routes(sock))
+    routes = sorted(saved_routes(sock, index), key=is_indirect)
+    return SavedLink(tuple(saved_addresses(sock, index)), tuple(routes), _daemon_routes(sock))
+
+
+def is_indirect(saved: SavedRoute) -> bool:
+    """Return whether the route has a gateway, so that it must be added after the route to that."""
+    return any(hop.gateway for hop in saved.route.hops)
 
 
 def routes_to_restore(saved: SavedLink, sock: socket.socket) -> list[SavedRoute]:
@@ -271,26 +276,35 @@ def _daemon_routes(sock: socket.socket) -> frozenset[tuple[object, int]]:
     return frozenset((route.destination, route.table) for route in parsed if route and route.protocol > STATIC)
 
 
-def _addresses(sock: socket.socket, index: int) -> Iterator[SavedAddress]:
-    for _, payload in dump(sock, netlink.RTM_GETADDR, netlink.IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0)):
-        family, length, header_flags, scope, address_index = netlink.IFADDR.unpack_from(payload)
+def saved_addresses(sock: socket.socket, index: int | None, family: int = socket.AF_INET6) -> Iterator[SavedAddress]:
+    """Yield the lasting addresses of an interface (None: all). OSError."""
+    for _, payload in dump(sock, netlink.RTM_GETADDR, netlink.IFADDR.pack(family, 0, 0, 0, 0)):
+        found, length, header_flags, scope, address_index = netlink.IFADDR.unpack_from(payload)
         values = attribute_values(payload, netlink.IFADDR.size)
         flags = u32(values, netlink.IFA_FLAGS, header_flags)
-        if family != socket.AF_INET6 or address_index != index or not flags & netlink.IFA_F_PERMANENT:
+        if found != family or index not in (None, address_index) or not flags & netlink.IFA_F_PERMANENT:
             continue
-        flags |= netlink.IFA_F_NODAD
+        if family == socket.AF_INET6:
+            flags |= netlink.IFA_F_NODAD
         values[netlink.IFA_FLAGS] = netlink.U32.pack(flags)
         values.pop(netlink.IFA_CACHEINFO, None)
         body = b"".join(attribute(type, data) for type, data in values.items())
-        fixed = netlink.IFADDR.pack(family, length, flags & 0xFF, scope, index)
-        packed = values.get(netlink.IFA_LOCAL, values[netlink.IFA_ADDRESS])
-        yield SavedAddress(IPv6Interface((packed, length)), message(netlink.RTM_NEWADDR, _CREATE, fixed + body))
+        fixed = netlink.IFADDR.pack(family, length, flags & 0xFF, scope, address_index)
+        packed = values.get(netlink.IFA_LOCAL, values.get(netlink.IFA_ADDRESS, b""))
+        made: type[IPv4Interface | IPv6Interface] = IPv6Interface if family == socket.AF_INET6 else IPv4Interface
+        yield SavedAddress(made((packed, length)), message(netlink.RTM_NEWADDR, _CREATE, fixed + body))
 
 
-def _routes(sock: socket.socket, index: int) -> Iterator[SavedRoute]:
+def saved_routes(sock: socket.socket, index: int | None, *, every: bool = False) -> Iterator[SavedRoute]:
+    """Yield the routes through an interface (None: all) that nothing else adds again; with `every`, those as well.
+
+    OSError.
+    """
     for payload in route_payloads(sock):
         *fixed, protocol, scope, kind, flags = netlink.RTMSG.unpack_from(payload)
-        if protocol == KERNEL or protocol > STATIC or flags & CLONED or not _leads_through(payload, index):
+        if flags & CLONED or (index is not None and not _leads_through(payload, index)):
+            continue
+        if not every and (protocol == KERNEL or protocol > STATIC):
             continue
         route = parse_route(payload, {})
         if route is None:

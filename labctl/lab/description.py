@@ -95,6 +95,40 @@ class NodeInfo(_Record):
         self.init_pid = init_pid  # its process 1, in the machine's PID namespace; 0 before the first program on it
 
 
+class FaultInfo(_Record):
+    """A fault that is in force in a lab."""
+
+    def __init__(
+        self,
+        number: int,
+        kind: str,
+        text: str,
+        nodes: tuple[str, ...],
+        began_at: float,
+        name: str = "",
+        duration_s: float | None = None,
+        is_owned: bool = False,
+    ) -> None:
+        self.number = number  # from 1
+        self.kind = kind  # labctl.plan.faults.FaultKind's value
+        self.text = text  # for people: `partition a b | c`
+        self.nodes = nodes
+        self.began_at = began_at  # seconds since 1970
+        self.name = name
+        self.duration_s = duration_s  # it is healed after that; None: not by itself
+        self.is_owned = is_owned  # it ends with the client that began it
+
+    def as_data(self) -> dict[str, object]:
+        """Return it for the JSON that people get."""
+        data = {name: value for name, value in vars(self).items() if name != "is_owned"}
+        return {**data, "name": self.name or None, "nodes": list(self.nodes), "ends_with_client": self.is_owned}
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Self:
+        """Return the fault of a JSON object. TypeError, KeyError."""
+        return cls(**{**fields, "nodes": tuple(fields["nodes"])})
+
+
 class Description(_Record):
     """What a keeper reports about its lab."""
 
@@ -110,6 +144,7 @@ class Description(_Record):
         processes: tuple[ProcessInfo, ...],
         source: str = "",
         plan_json: Any = None,
+        faults: tuple[FaultInfo, ...] = (),
     ) -> None:
         self.name = name
         self.topology = topology
@@ -121,6 +156,7 @@ class Description(_Record):
         self.processes = processes
         self.source = source  # the topology file's text, or what the lab was made of (`star:3`)
         self.plan_json = plan_json  # the plan in force, as labctl.plan.operations writes it
+        self.faults = faults  # that are in force
 
     @property
     def plan(self) -> Plan:
@@ -133,7 +169,11 @@ class Description(_Record):
     def read(cls, fields: dict[str, Any]) -> Self:
         """Return the description of a JSON object. TypeError, ValueError, KeyError."""
         nodes = tuple(map(NodeInfo.read, fields["nodes"]))
-        return cls(**{**fields, "nodes": nodes, "processes": tuple(map(ProcessInfo.read, fields["processes"]))})
+        processes, faults = (
+            tuple(map(ProcessInfo.read, fields["processes"])),
+            tuple(map(FaultInfo.read, fields["faults"])),
+        )
+        return cls(**{**fields, "nodes": nodes, "processes": processes, "faults": faults})
 
 
-RECORDS = (ProcessInfo, NodeInfo, Description)
+RECORDS = (ProcessInfo, NodeInfo, FaultInfo, Description)

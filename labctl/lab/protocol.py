@@ -16,6 +16,7 @@ from labctl.errors import InputError, KernelError, LabctlError, LabError, LabImp
 from labctl.lab.description import RECORDS, Description, ProcessInfo, ProcessState
 from labctl.lab.frames import FrameStream, close_all, from_json, to_json
 from labctl.plan.drop_rules import DropRule
+from labctl.plan.fault_effects import FaultPlan
 from labctl.structs import Meta, MsgspecError, Struct, convert, to_builtins
 from labctl.topology.model import Restart, read_address
 
@@ -311,6 +312,25 @@ class Undrop(Request, frozen=True):
     """Remove the node's drop rules."""
 
     node: str
+
+
+class BeginFault(Request, frozen=True):
+    """Inject a fault. Answered by `Done` with its number, from 1.
+
+    It lasts until it is healed or `duration_s` is over; with `is_owned`, at most until this client disconnects.
+    """
+
+    fault: FaultPlan
+    name: str = ""  # to heal it by
+    duration_s: Annotated[float, Meta(ge=0.0, le=1e9)] | None = None
+    is_owned: bool = False
+
+
+class HealFaults(Request, frozen=True):
+    """Heal faults by number or name; all, if there are neither. Answered by `Done` with how many were in force."""
+
+    numbers: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class SignalGroup(Request, frozen=True):

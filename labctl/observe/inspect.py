@@ -23,7 +23,7 @@ from labctl.kernel.routes import (
     default_metric,
 )
 from labctl.kernel.rtnl import KernelQdisc
-from labctl.lab.description import ProcessInfo
+from labctl.lab.description import FaultInfo, ProcessInfo
 from labctl.names import OUTSIDE_INTERFACE
 from labctl.observe.network import Observable, netlink_socket
 from labctl.plan.operations import (
@@ -329,9 +329,16 @@ class Inspection(Struct, frozen=True):
     links: tuple[InspectedLink, ...]
     programs: tuple[ProcessInfo, ...]
     differs: tuple[Drift, ...]
+    faults: tuple[FaultInfo, ...] = ()  # that are in force
 
 
-def inspect(lab: Observable, name: str, plan: Plan, programs: Iterable[ProcessInfo] = ()) -> Inspection:
+def inspect(
+    lab: Observable,
+    name: str,
+    plan: Plan,
+    programs: Iterable[ProcessInfo] = (),
+    faults: Iterable[FaultInfo] = (),
+) -> Inspection:
     """Read the state of every node of the plan. KernelError."""
     planned = planned_nodes(plan)
     found = {node.name: read_node(lab, node.name, planned[node.name].settings) for node in plan.nodes}
@@ -341,7 +348,7 @@ def inspect(lab: Observable, name: str, plan: Plan, programs: Iterable[ProcessIn
         for one in plan.operations
         if isinstance(one, MakeLink)
     )
-    return Inspection(name, plan, found, links, tuple(programs), drift(plan, found))
+    return Inspection(name, plan, found, links, tuple(programs), drift(plan, found), tuple(faults))
 
 
 def as_data(inspection: Inspection) -> dict[str, Any]:
@@ -380,6 +387,7 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
             {key: value or None for key, value in to_builtins(one).items()} | {"text": str(one)}
             for one in inspection.differs
         ],
+        "faults": [one.as_data() for one in inspection.faults],
     }
 
 

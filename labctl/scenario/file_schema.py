@@ -43,8 +43,9 @@ from labctl.documents.schema import (
     required,
 )
 from labctl.plan.drop_rules import Direction, DropProtocol
+from labctl.plan.fault_effects import FaultKind
 from labctl.scenario.model import StepKind, caller_name
-from labctl.scenario.state import is_template
+from labctl.scenario.state import has_references, is_template
 from labctl.topology.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
 from labctl.topology.impairments import check as check_impairment
 from labctl.topology.impairments import parse as parse_impairment
@@ -495,6 +496,134 @@ class UndropBody(BoundedBody):
         return f"undrop on {self.on}"
 
 
+class FaultValue:
+    """The value of a kind of fault, in any of the forms that labctl.plan.faults reads."""
+
+    def __init__(self, kind: FaultKind) -> None:
+        self._kind = kind
+
+    def read(self, value: object, at: Reading, path: KeyPath) -> object:
+        from labctl.plan.faults import read
+
+        if at.final or not has_references(value):
+            try:
+                read(self._kind, value)
+            except ValueError as error:
+                raise at.wrong(path, str(error), in_schema=False) from error
+        return value
+
+    def schema(self, into: Schemas) -> Schema:
+        return {"type": ["string", "array", "object"]}
+
+
+_FAULT_KINDS = tuple(FaultKind)
+
+
+class FaultKeys(BoundedBody):
+    """The keys of one fault: its kind, and what all kinds have."""
+
+    partition = optional(FaultValue(FaultKind.PARTITION), "Groups of nodes that do not hear each other: [[a, b], [c]].")
+    isolate = optional(FaultValue(FaultKind.ISOLATE), "Nodes that nothing reaches, and that reach nothing.")
+    blackhole = optional(FaultValue(FaultKind.BLACKHOLE), "Destinations whose packets vanish; {to: ..., on: [nodes]}.")
+    down = optional(FaultValue(FaultKind.DOWN), "The two nodes of a link that is down.")
+    flap = optional(FaultValue(FaultKind.FLAP), "A link that goes down and up: {link: [a, b], period: 1s, times: 3}.")
+    mtu = optional(FaultValue(FaultKind.MTU), "Another MTU of a link: {link: [a, b], to: 1280}.")
+    remove_address = optional(
+        FaultValue(FaultKind.REMOVE_ADDRESS), "An address that a node loses: {on: a, address: ...}."
+    )
+    remove_route = optional(FaultValue(FaultKind.REMOVE_ROUTE), "Routes that a node loses: {on: a, to: default}.")
+    pause = optional(FaultValue(FaultKind.PAUSE), "Background programs or services that are paused.")
+    kill = optional(FaultValue(FaultKind.KILL), "Background programs or services that are killed.")
+    dns = optional(FaultValue(FaultKind.DNS), "Names that nodes cannot resolve: {name: server, on: [client]}.")
+    name = optional(TEXT, "Name of the fault, for `heal`.")
+
+    RULES = (ExactlyOne(*_FAULT_KINDS),)
+
+    @property
+    def fault(self) -> tuple[str, object]:
+        """The kind of the fault, and its value."""
+        return next((kind.value, self.values[kind]) for kind in FaultKind if kind in self.values)
+
+    def _title(self, data: Any) -> str:
+        return _pairs({kind: data[kind] for kind in FaultKind if kind in data})
+
+
+class FaultBody(FaultKeys):
+    """Inject a fault. It lasts until `heal`, or `for`, or the end of the scenario."""
+
+    KIND = StepKind.FAULT
+    for_ = optional(DURATION, "Heal it after this time: 5s.", name="for")
+
+    def title(self, data: Any) -> str:
+        return f"fault {self._title(data)}"
+
+
+class HealBody(BoundedBody):
+    """Heal faults: `all`, or one by its name."""
+
+    KIND = StepKind.HEAL
+    SHORT = "fault"
+    fault = defaulted(TEXT, "all", "Name of the fault; `all` for all faults.")
+
+    def title(self, data: Any) -> str:
+        return f"heal {self.fault}"
+
+
+class DuringBody(FaultKeys):
+    """Run steps while a fault lasts, and heal it however they end."""
+
+    KIND = StepKind.DURING
+    steps = required(STEPS, "The steps to run meanwhile.")
+
+    def title(self, data: Any) -> str:
+        return f"during {self._title(data)}"
+
+
+SHORTEST_GAP_S = 0.01  # mean time from one random fault to the next
+
+
+class RandomKind(StrEnum):
+    """The kinds of faults that a schedule may choose."""
+
+    ISOLATE = "isolate"
+    DOWN = "down"
+    FLAP = "flap"
+    PARTITION = "partition"
+    BLACKHOLE = "blackhole"
+    PAUSE = "pause"
+    KILL = "kill"
+
+
+class ScheduleBody(BoundedBody):
+    """Inject random faults, repeatable by a seed, while steps run."""
+
+    KIND = StepKind.SCHEDULE
+    faults = defaulted(
+        ListOf(OneOf(RandomKind), at_least=1, or_one=True),
+        [RandomKind.ISOLATE, RandomKind.DOWN, RandomKind.PARTITION],
+        "Kinds of faults: isolate, down, flap, partition, blackhole, pause, kill; default: the first three.",
+    )
+    targets = defaulted(TEXTS, [], "Nodes, groups and labels that faults may hit; default: all hosts and routers.")
+    programs = defaulted(TEXTS, [], "Background programs and services that `pause` and `kill` may hit.")
+    every = defaulted(DURATION, 1.0, "Mean time from one fault to the next; default: 1s.")
+    lasting = defaulted(DURATION, 0.5, "Mean duration of a fault; default: 500ms.")
+    for_ = optional(DURATION, "Time for which faults occur, and the steps are repeated.", name="for")
+    seed = optional(Whole(0), "Seed of the random choices; default: that of the run.")
+    steps = defaulted(STEPS, [], "Steps that run meanwhile: once, or again and again with `for`.")
+
+    RULES = (Needs(("for", "steps"), "needs `for` or `steps`"),)
+
+    def problem(self) -> str:
+        if {RandomKind.PAUSE, RandomKind.KILL} & set(self.faults) and not self.programs:
+            return "`pause` and `kill` need `programs`: those that they may hit"
+        if not isinstance(self.every, str) and self.every < SHORTEST_GAP_S:
+            return "`every` must be at least 10ms"
+        return ""
+
+    def title(self, data: Any) -> str:
+        return f"schedule {_pairs({key: value for key, value in data.items() if key != 'steps'})}"
+
+
 class FileBody(BoundedBody):
     """Place a file on a host."""
 
@@ -594,9 +723,14 @@ class SetBody(StepBody):
 
 Body = (
     CallsBody | RunBody | StartBody | StopBody | SignalBody | PauseBody | ResumeBody | WaitBody | ExpectBody | LinkBody
-    | DropBody | UndropBody | FileBody | BuildBody | RepeatBody | ParallelBody | SetBody
+    | DropBody | UndropBody | FileBody | BuildBody | RepeatBody | ParallelBody | SetBody | FaultBody | HealBody
+    | DuringBody | ScheduleBody
 )  # fmt: skip
 BODIES: Mapping[StepKind, type[Body]] = MappingProxyType({body.KIND: body for body in get_args(Body)})
+
+
+# Kinds of faults that may stand in place of `fault: {KIND: ...}`.
+SHORT_FAULTS = (FaultKind.PARTITION, FaultKind.ISOLATE, FaultKind.BLACKHOLE, FaultKind.FLAP)
 
 
 def title_of(body: Body, data: Any) -> str:
@@ -661,7 +795,10 @@ def json_schema() -> Schema:
     keys = scenario["properties"]
     keys["steps"] |= _list_of_steps()
     keys["topology"] |= {"anyOf": [{"type": "string"}, inline]}
-    definitions["RepeatBody"]["properties"]["steps"] |= _list_of_steps()
+    for container in ("RepeatBody", "DuringBody", "ScheduleBody"):
+        definitions[container]["properties"]["steps"] |= _list_of_steps()
+    for short in SHORT_FAULTS:
+        properties[short.value] = {"type": ["string", "array", "object"], "description": f"`fault: {{{short}: ...}}`"}
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": dialect, "title": "labctl scenario", **scenario, "$defs": dict(sorted(definitions.items()))}
 

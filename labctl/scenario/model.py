@@ -39,6 +39,13 @@ class StepKind(StrEnum):
     REPEAT = "repeat"
     PARALLEL = "parallel"
     SET = "set"
+    FAULT = "fault"
+    HEAL = "heal"
+    DURING = "during"
+    SCHEDULE = "schedule"
+
+
+WITH_STEPS = frozenset({StepKind.REPEAT, StepKind.DURING, StepKind.SCHEDULE})  # kinds with a key `steps`
 
 
 def caller_name(host: str, process: str) -> str:

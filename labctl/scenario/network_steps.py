@@ -33,6 +33,7 @@ class Changes:
         self._impaired: dict[Endpoint, Impairment | None] = {}
         self._dropping: set[str] = set()
         self._waiting: dict[str, frozenset[TimeWaitId]] = {}
+        self._faults: set[int] = set()  # that steps injected, by number
         if lab is not None:
             from labctl.observe import network
 
@@ -63,6 +64,12 @@ class Changes:
                 )
                 self._set_rollback(self._lab)
 
+    def fault(self, number: int) -> None:
+        """Record a fault that has been injected; the keeper heals it if this process is killed."""
+        if self._lab is not None:
+            with self._lock:
+                self._faults.add(number)
+
     def drop(self, node: str) -> None:
         """Record this node before it drops packets."""
         if self._lab is not None:
@@ -78,6 +85,8 @@ class Changes:
         """
         from labctl.observe import network
 
+        if self._faults:
+            lab.heal(self._faults)
         for node in sorted(self._dropping):
             lab.undrop(node)
         operations = self._as_before(lab)

@@ -80,6 +80,18 @@ class ProgramRecord(Struct, frozen=True):
     output: OutputRecord  # the last part of its output
 
 
+class FaultRecord(Struct, frozen=True):
+    """A fault that a step injected."""
+
+    step: str  # index of the step
+    kind: str  # of labctl.plan.fault_effects.FaultKind
+    text: str  # for people: `partition a b | c`
+    nodes: tuple[str, ...]
+    began_s: float
+    ended_s: float | None  # None: it lasted until the end of the scenario
+    name: str = ""
+
+
 class ListeningRecord(Struct, frozen=True):
     """The listening sockets of a host after a failure."""
 
@@ -106,6 +118,7 @@ class ScenarioResult(Struct, frozen=True):
     listening: tuple[ListeningRecord, ...] = ()  # after a failure, of the hosts that took part
     explanation: tuple[str, ...] = ()  # of a failure: what the timeline shows of its cause, the cause first
     last_packets: tuple[str, ...] = ()  # of a recorded failure: of the host that it is about, a line each
+    faults: tuple[FaultRecord, ...] = ()  # in the order in which they began
     rerun: str = ""  # a command that runs the scenario again with the same seed; "" if there is none
 
     @property

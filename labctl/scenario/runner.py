@@ -503,7 +503,8 @@ def _verdict(run: Run, finished: Finished) -> ScenarioResult:
 
     about = _worst(run.results)
     outcome, reason = (Outcome.PASSED, "") if about is None else (about.outcome, _reason(run.scenario, about))
-    return finished(outcome, reason, run.results, programs=programs(run), listening=run.listening)
+    faults = tuple(run.faults[number] for number in sorted(run.faults))
+    return finished(outcome, reason, run.results, programs=programs(run), listening=run.listening, faults=faults)
 
 
 def _worst(results: Sequence[StepResult]) -> StepResult | None:

@@ -154,6 +154,14 @@ class ScenarioRecording:
         missing = (f"packets and kernel events: {self._problem}",) if self._problem else timeline.missing
         return replace(timeline, states=states, missing=missing)
 
+    def mark(self, text: str, host: str = "") -> None:
+        """Add a note, now, of a host or of the lab as a whole."""
+        if self._recording is not None:
+            from labctl.clock import monotonic_ns
+            from labctl.timeline.events import Mark, Source
+
+            self._recording.add(Mark(at_ns=monotonic_ns(), host=host, source=Source.MARKS, seq=0, text=text))
+
     def _add(self, events: Iterable[AnyEvent]) -> None:
         if self._recording is not None:
             for event in events:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from labctl.scenario.call_steps import Callers
     from labctl.scenario.model import Scenario, Step
     from labctl.scenario.network_steps import Changes
-    from labctl.scenario.results import CallRecord, Listener, ListeningRecord, StepResult
+    from labctl.scenario.results import CallRecord, FaultRecord, Listener, ListeningRecord, StepResult
     from labctl.scenario.scenario_recording import ScenarioRecording
 
 
@@ -179,6 +179,7 @@ class Run(Struct, eq=False):
     recording: ScenarioRecording
     owns_lab: bool = False  # the lab was created for this run
     seed: int | None = None  # LABCTL_SEED of its programs
+    faults: dict[int, FaultRecord] = field(default_factory=dict)  # that steps injected, by the keeper's number
     results: list[StepResult] = field(default_factory=list)
     listening: tuple[ListeningRecord, ...] = ()  # after a failure
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -15,18 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.documents.diagnostics import SHOWN_LIMIT, Diagnostic, Hint, describe, suggest, suggestion
+from labctl.documents.diagnostics import SHOWN_LIMIT, Diagnostic, Hint, Mistake, describe, suggest, suggestion
 from labctl.documents.schema import Key, Reading, Unusable
 from labctl.scenario.file_schema import (
     BODIES,
+    SHORT_FAULTS,
     STEP_NAME,
     STEP_WITHIN,
     BuildBody,
     CallsBody,
     Connection,
     DropBody,
+    DuringBody,
     ExpectBody,
+    FaultKeys,
     FileBody,
+    HealBody,
     LinkBody,
     ParallelBody,
     PauseBody,
@@ -35,6 +39,7 @@ from labctl.scenario.file_schema import (
     ResumeBody,
     RunBody,
     Save,
+    ScheduleBody,
     SetBody,
     SignalBody,
     StartBody,
@@ -47,7 +52,7 @@ from labctl.scenario.file_schema import (
 from labctl.scenario.language.checker import CheckContext, check, check_expression
 from labctl.scenario.language.parser import parse, parse_expression
 from labctl.scenario.language.syntax import Problem, Program
-from labctl.scenario.model import Step, StepKind, caller_name
+from labctl.scenario.model import WITH_STEPS, Step, StepKind, caller_name
 from labctl.scenario.requirements import KnownPrograms, unmet
 from labctl.scenario.state import NAME_RULE, has_references, is_name, is_template, references, references_within
 from labctl.topology.endpoints import Protocol, TcpState, parse_address, parse_endpoint, parse_listening, parse_state
@@ -89,6 +94,7 @@ class StepChecker:
         self._requires = requires
         self._variables = set(variables)
         self._variables_anywhere = set(variables)
+        self._faults: set[str] = set()  # the names that steps give to faults
         self._services = _service_names(topology)
         self._processes = set(self._services)
         self._processes_anywhere = set(self._services)
@@ -167,6 +173,8 @@ class StepChecker:
     def _kind_of(self, key: str, body: Any) -> StepKind | None:
         if key in list(StepKind):
             return StepKind(key)
+        if key in SHORT_FAULTS:
+            return StepKind.FAULT
         host = key.partition("/")[0]
         if host in self._nodes or (self._topology is None and isinstance(body, str) and not _near_a_kind(key)):
             return StepKind.CALLS
@@ -194,6 +202,8 @@ class StepChecker:
         if kind is StepKind.CALLS and key != "calls":
             host, _, process = key.partition("/")
             data = {"on": host, "process": process, "do": data}
+        elif key in SHORT_FAULTS:
+            data = {key: data}
         elif BODIES[kind].SHORT and isinstance(data, str):
             data = {BODIES[kind].SHORT: data}
         before = len(self.diagnostics)
@@ -209,7 +219,8 @@ class StepChecker:
         match body:
             case CallsBody():
                 script = self._calls(body, text_path)
-            case RepeatBody() | ParallelBody():
+            case RepeatBody() | ParallelBody() | DuringBody() | ScheduleBody():
+                self._check(body, path)
                 branches = self._branches(body, path)
             case _:
                 self._check(body, path)
@@ -249,12 +260,16 @@ class StepChecker:
         self.diagnostics += map(self._document.problem, reading.problems)
         return body
 
-    def _branches(self, body: RepeatBody | ParallelBody, path: KeyPath) -> tuple[tuple[Step, ...], ...]:
+    def _branches(
+        self, body: RepeatBody | ParallelBody | DuringBody | ScheduleBody, path: KeyPath
+    ) -> tuple[tuple[Step, ...], ...]:
         if isinstance(body, RepeatBody) and body.as_:
             self._new_variable(body.as_, (*path, "as"))
+        if isinstance(body, DuringBody):
+            return (self._list(body.steps, (*path, "steps")),)
         self._unordered_depth += 1
         branches: list[tuple[Step, ...]] = []
-        if isinstance(body, RepeatBody):
+        if isinstance(body, RepeatBody | ScheduleBody):
             branches.append(self._list(body.steps, (*path, "steps")))
         else:
             for index, branch in enumerate(body.branches):
@@ -303,6 +318,12 @@ class StepChecker:
                 self._expect(body, path)
             case LinkBody():
                 self._link(body, path)
+            case FaultKeys():
+                self._fault(body, path)
+            case HealBody():
+                self._healed(body.fault, (*path, "fault"))
+            case ScheduleBody():
+                self._schedule(body, path)
             case UndropBody():
                 self._filtering(body.on, (*path, "on"))
             case DropBody():
@@ -424,6 +445,43 @@ class StepChecker:
                 parse_flags(body.flags)
             except ValueError as error:
                 self._wrong((*path, "flags"), str(error))
+
+    def _fault(self, body: FaultKeys, path: KeyPath) -> None:
+        """Report names that the topology does not have; record the name of the fault."""
+        from labctl.plan.faults import Pause, read
+
+        kind, value = body.fault
+        if body.name is not None:
+            self._faults.add(body.name)
+        if has_references(value):
+            return
+        fault = read(kind, value)
+        if isinstance(fault, Pause):
+            for program in fault.programs:
+                self._process(program, (*path, kind))
+        elif self._topology is not None:
+            try:
+                fault.plan(self._topology)
+            except ValueError as error:
+                self._wrong((*path, kind), str(error), error.what_to_try if isinstance(error, Mistake) else "")
+
+    def _healed(self, name: str, path: KeyPath) -> None:
+        if name != "all" and not is_template(name) and name not in self._faults and not self._unordered_depth:
+            self._wrong(
+                path, f"no earlier step injects a fault called `{name}`", suggestion(name, ["all", *self._faults])
+            )
+
+    def _schedule(self, body: ScheduleBody, path: KeyPath) -> None:
+        from labctl.topology.selection import select
+
+        for index, target in enumerate(body.targets):
+            if self._topology is not None and not is_template(target):
+                try:
+                    select(self._topology.nodes, [target])
+                except Mistake as error:
+                    self._wrong((*path, "targets", index), str(error), error.what_to_try)
+        for index, program in enumerate(body.programs):
+            self._process(program, (*path, "programs", index))
 
     def _file(self, body: FileBody, path: KeyPath) -> None:
         if not is_template(body.path):
@@ -603,7 +661,7 @@ def _mappings(data: Any) -> Iterator[dict[str, Any]]:
 
 def _without_steps(kind: StepKind, data: Any) -> Any:
     """Return the data of a step without the steps inside it."""
-    if kind is StepKind.REPEAT and isinstance(data, dict):
+    if kind in WITH_STEPS and isinstance(data, dict):
         return {name: value for name, value in data.items() if name != "steps"}
     return None if kind is StepKind.PARALLEL else data
 

@@ -14,14 +14,18 @@ from labctl.scenario.file_schema import (
     BoundedBody,
     CallsBody,
     DropBody,
+    DuringBody,
     ExpectBody,
+    FaultBody,
+    HealBody,
     LinkBody,
     ParallelBody,
     RepeatBody,
+    ScheduleBody,
     SetBody,
     UndropBody,
 )
-from labctl.scenario.model import Step, StepKind
+from labctl.scenario.model import WITH_STEPS, Step, StepKind
 from labctl.scenario.results import Outcome, StepResult
 from labctl.scenario.state import NOTHING, Done, Run, StepFailed, StepRun, Variables, substitute
 
@@ -129,10 +133,10 @@ def _final(step: Step, variables: Variables) -> Body:
 
     assert isinstance(step.data, dict)
     try:
-        data = substitute({**step.data, "steps": []} if step.kind is StepKind.REPEAT else step.data, variables)
+        data = substitute({**step.data, "steps": []} if step.kind in WITH_STEPS else step.data, variables)
     except KeyError as error:
         raise StepFailed(f"the variable `{error.args[0]}` has not been set") from error
-    if step.kind is StepKind.REPEAT:
+    if step.kind in WITH_STEPS:
         data["steps"] = step.data["steps"]  # each of them substitutes its own variables
     reading = Reading(final=True)
     body: Body | None = None
@@ -155,7 +159,7 @@ def _title(step: Step, variables: Variables) -> str:
 def _scope(at: StepRun, body: Body) -> Scope:
     """Return the step's deadline. A container has only its own; `expect` adds its `for`, and calls their `within`."""
     match body:
-        case RepeatBody() | ParallelBody():
+        case RepeatBody() | ParallelBody() | DuringBody() | ScheduleBody():
             return at.scope.within(at.own_within_s) if at.own_within_s is not None else at.scope.inner()
         case ExpectBody():
             from labctl.scenario.conditions import seconds_for
@@ -183,6 +187,14 @@ def _execute(at: StepRun, body: Body) -> Done:
             from labctl.scenario import network_steps
 
             return network_steps.execute(at, body)
+        case FaultBody() | HealBody():
+            from labctl.scenario import fault_steps
+
+            return fault_steps.execute(at, body)
+        case DuringBody():
+            return _during(at, body)
+        case ScheduleBody():
+            return _schedule(at, body)
         case RepeatBody():
             return _repeat(at, body)
         case ParallelBody():
@@ -204,6 +216,32 @@ def _repeat(at: StepRun, body: RepeatBody) -> Done:
         if not _sequence(at.run, steps, f"{at.index}.{number}.", variables, at.scope):
             raise StepFailed(f"round {number} of {body.times} failed: {_cause(at, f'{at.index}.{number}.')}")
     return NOTHING
+
+
+def _during(at: StepRun, body: DuringBody) -> Done:
+    """Run the steps while the fault lasts."""
+    from labctl.scenario.fault_steps import in_force
+
+    (steps,) = at.step.branches
+    with in_force(at, body):
+        if not _sequence(at.run, steps, f"{at.index}.", at.variables, at.scope):
+            raise StepFailed(_cause(at, f"{at.index}."))
+    return NOTHING
+
+
+def _schedule(at: StepRun, body: ScheduleBody) -> Done:
+    """Run the steps, again and again with `for`, while faults come and go."""
+    from labctl.scenario.fault_steps import log_of, random_faults
+
+    steps = at.step.branches[0] if at.step.branches else ()
+    number = 0
+    with random_faults(at, body) as faults:
+        while steps and (not number or (body.for_ is not None and not faults.is_over)):
+            number += 1
+            if not _sequence(at.run, steps, f"{at.index}.{number}.", at.variables, at.scope):
+                raise StepFailed(f"round {number} failed: {_cause(at, f'{at.index}.{number}.')}")
+        faults.wait()
+    return log_of(faults)
 
 
 def _parallel(at: StepRun) -> Done:

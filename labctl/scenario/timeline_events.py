@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from labctl.clock import monotonic_ns
-from labctl.scenario.results import CallRecord, Listener, ScenarioInfo, ScenarioResult, StepResult
+from labctl.scenario.results import CallRecord, FaultRecord, Listener, ScenarioInfo, ScenarioResult, StepResult
 from labctl.structs import replace
 from labctl.timeline.events import (
     AnyEvent,
@@ -66,6 +66,7 @@ def timeline_of(
         event = adapter.add_step(step)
         if step.output is not None and event.until_ns is not None:
             found += _outputs(event.until_ns, step.host or "", step.kind, step.output)
+    found += faults_of(result.faults, origin_ns)
     moments = (event.until_ns or event.at_ns if isinstance(event, Step | Call) else event.at_ns for event in found)
     ended_ns = max(moments, default=origin_ns)
     for program in result.programs:
@@ -97,6 +98,16 @@ def ends_of(programs: Iterable[Program]) -> Iterator[Mark]:
         if program.ended_ns is not None and not program.ended_by_labctl and program.kind != "program":
             command = program.command
             yield _end(program.ended_ns, command.host, command.name, program.state, program.exit_status)
+
+
+def faults_of(faults: Iterable[FaultRecord], origin_ns: int) -> Iterator[Mark]:
+    """Yield marks of the begin and the end of faults."""
+    for fault in faults:
+        host = fault.nodes[0] if len(fault.nodes) == 1 else ""
+        for at_s, text in ((fault.began_s, f"fault: {fault.text}"), (fault.ended_s, f"fault healed: {fault.text}")):
+            if at_s is not None:
+                at_ns = origin_ns + round(at_s * 1e9)
+                yield Mark(at_ns=at_ns, host=host, source=Source.MARKS, seq=0, text=text)
 
 
 class TimelineEvents(Listener):

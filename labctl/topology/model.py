@@ -313,6 +313,8 @@ class Node(Struct, frozen=True, omit_defaults=True, gc=False):
     commands: tuple[Command, ...] = ()
     tree: FileTree = NO_FILES
     automatic_routes: bool = True  # False: it has no static routes
+    groups: tuple[str, ...] = ()  # that it is a member of: its own with `count`, and those of `groups:`
+    labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def addresses(self) -> Iterator[Address]:

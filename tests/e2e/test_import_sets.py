@@ -30,8 +30,8 @@ math msgspec ntpath numbers operator os pathlib platform posixpath re reprlib re
 stat string struct threading types typing unicodedata urllib uuid warnings weakref yaml zlib
 """
 MODEL = """
-clock errors names patterns plan plan.drop_rules plan.operations plan.packet_tables structs submodules topology
-topology.endpoints topology.model topology.packet_rules unpatched
+clock errors names patterns plan plan.drop_rules plan.fault_effects plan.operations plan.packet_tables structs
+submodules topology topology.endpoints topology.model topology.packet_rules unpatched
 """
 CLIENT = """
 kernel kernel.processes kernel.sockaddr lab lab.client lab.client.boot_process lab.client.connection lab.client.handle

@@ -64,6 +64,7 @@ HANDLES: dict[str, set[str]] = {
     "Lab": {
         *(
             "apply",
+            "begin_fault",
             "bind_socket",
             "start_agent",
             "start_agents",
@@ -71,6 +72,7 @@ HANDLES: dict[str, set[str]] = {
             "close",
             "drop",
             "fileno",
+            "heal",
             "open",
             "open_file",
             "open_lifetime",
@@ -140,6 +142,9 @@ COMMANDS = {
     "start": {"--lab", "--name", "--restart", *PROGRAM},
     "stop": {"--lab"},
     "logs": {"--lab", "--follow", "-f", "--lines", "-n"},
+    "fault": {
+        *("--format", "-f", "--for", "--lab", "--name", "--on", "--one-way", "--period", "--times", "--via"),
+    },
     "link": {"--lab", "--from"},
     "ping": {"--lab", "--all", "--every-pair"},
     "capture": {"--count", "--for", "--lab", "--write", "-c", "-w"},

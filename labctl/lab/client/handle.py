@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.watched_process import WatchedProcess
     from labctl.lab.protocol import Open, Request
     from labctl.plan.drop_rules import DropRule
+    from labctl.plan.fault_effects import FaultPlan
     from labctl.plan.operations import Operation, Plan
 
 
@@ -321,6 +322,20 @@ class Lab(LabClient):
     def undrop(self, node: str) -> None:
         """Remove all drop rules of the node."""
         self._done(protocol.Undrop(node), what=f"undo drops on {node}")
+
+    def begin_fault(
+        self, fault: FaultPlan, *, name: str = "", duration_s: float | None = None, is_owned: bool = True
+    ) -> int:
+        """Inject a fault; return its number. It lasts until `heal`, or `duration_s`, or the lab changes by `up`.
+
+        With `is_owned` it also ends with this client, even if that is killed. KernelError, LabImpossible, InputError.
+        """
+        request = protocol.BeginFault(fault, name, duration_s, is_owned)
+        return self._done(request, what=f"inject {fault.text}")
+
+    def heal(self, numbers: Iterable[int] = (), names: Iterable[str] = ()) -> int:
+        """Heal faults by number or name, or all if none is named; return how many were in force. LabError."""
+        return self._done(protocol.HealFaults(tuple(numbers), tuple(names)), what="heal faults")
 
     def put_file(self, name: str, data: bytes, mode: int = 0o644) -> str:
         """Write a file into the directory that all hosts share; return its path there.

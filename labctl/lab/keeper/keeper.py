@@ -40,6 +40,7 @@ from labctl.topology.model import NO_NAME_SERVER, Node
 
 if TYPE_CHECKING:
     from labctl.lab.keeper.external import ExternalAccess
+    from labctl.lab.keeper.fault_table import FaultTable
     from labctl.plan.drop_rules import DropRule
 
 
@@ -102,6 +103,7 @@ class Keeper:
         self.logged_bugs = 0
         self.transactions = Transactions(self.processes, self.timers, hosts, self.state, self.reconcile)
         self.rollback_actions = RollbackActions(table, self.undrop)
+        self.faults: FaultTable | None = None  # until the first fault
 
     def serve(self, boot: int) -> None:
         """Answer requests until a client ends the lab, or boot or the owner ends; `boot` is a pipe from boot."""
@@ -125,8 +127,9 @@ class Keeper:
             for client in events.disconnected:
                 if client is self.owner and not self.outlives_owner:
                     return
-                for listener in (self.processes, self.transactions, self.rollback_actions):
-                    self.guarded(partial(listener.on_disconnect, client))
+                for listener in (self.faults, self.processes, self.transactions, self.rollback_actions):
+                    if listener is not None:
+                        self.guarded(partial(listener.on_disconnect, client))
             for client, frame in events.requests:
                 self.guarded(partial(self.answer, client, frame))
 
@@ -248,6 +251,11 @@ class Keeper:
                 self.drop(message.node, message.rule)
             case protocol.Undrop():
                 self.undrop(message.node)
+            case protocol.BeginFault():
+                return Answer(protocol.Done(self.fault_table().begin(client, message)))
+            case protocol.HealFaults():
+                healed = self.faults.heal(message.numbers, message.names) if self.faults else 0
+                return Answer(protocol.Done(healed))
             case protocol.SignalGroup():
                 self.signal_group(message)
             case protocol.Publish():
@@ -388,6 +396,7 @@ class Keeper:
             processes=tuple(self.processes.infos()),
             source=self.opened.source,
             plan_json=self.opened.plan,
+            faults=self.faults.infos() if self.faults else (),
         )
 
     def state(self) -> protocol.Reconcile:
@@ -399,6 +408,8 @@ class Keeper:
         from labctl.lab.keeper.reconcile import reconcile
         from labctl.plan.diff import difference, refuse_changes
 
+        if self.faults is not None:
+            self.faults.heal()  # the plan knows nothing of them
         before, after = plan_from_json(self.opened.plan), plan_from_json(request.plan)
         changes = difference(before, after)
         refuse_changes(self.context.lab, before.nodes, after.nodes)
@@ -533,6 +544,14 @@ class Keeper:
 
         with self.table.entered(self.host(node).name):
             undrop(node)
+
+    def fault_table(self) -> FaultTable:
+        """Return the table of faults, which is made with the first one."""
+        if self.faults is None:
+            from labctl.lab.keeper.fault_table import FaultTable
+
+            self.faults = FaultTable(self.table, self.hosts, self.processes, self.timers)
+        return self.faults
 
     def signal_group(self, request: protocol.SignalGroup) -> None:
         """Signal the process group of a process that was not reaped; ignore one that has ended."""

@@ -66,11 +66,20 @@ class Host(Struct):
     init: Init | None = None  # None until its first program
     exit_code: int | None = None  # of an init that ended from outside
     groups: tuple[int, ...] = ()  # descriptors through which its processes enter its control groups
+    hidden_names: frozenset[str] = frozenset()  # in lower case: a fault leaves them out of its /etc/hosts
 
     @property
     def name(self) -> str:
         """The node's name."""
         return self.node.name
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """The lines of its /etc/hosts."""
+        lines = self.hosts_files.lines(self.name)
+        if not self.hidden_names:
+            return lines
+        return tuple(line for line in lines if self.hidden_names.isdisjoint(line[1].casefold().split()))
 
     @property
     def subject(self) -> str:
@@ -239,7 +248,7 @@ def _make_namespaces(host: Host, context: LabContext) -> None:
     if tree:
         private = [place for place, _ in context.view.covered]
         build_tree(tree, private, STORE, host.subject, rootless=context.rootless)
-    names = hosts_file(host.hosts_files.lines(host.name))
+    names = hosts_file(host.lines)
     if not tree.places(HOSTS) and not mounts.replace_file(HOSTS, names, STORE, host.subject):
         raise LabError(f"{host.subject}: cannot give it names: this machine has no /etc/hosts. Try: touch /etc/hosts")
     if not tree.places(RESOLV_CONF):

@@ -26,7 +26,7 @@ from labctl.lab.keeper.node_init import Host, LabContext
 from labctl.lab.keeper.spawn import Started, forward_terminal, start_program
 from labctl.lab.protocol import HALF_BYTES, SWITCH, ProcessUpdate, Spawn, StartProcess
 from labctl.names import node_name_problem
-from labctl.structs import Struct, field
+from labctl.structs import Struct, field, replace
 from labctl.topology.model import Restart
 
 CHUNK_BYTES = 1 << 20
@@ -305,6 +305,26 @@ class ProcessTable:
         else:
             os.kill(detached.process, number)
         return True
+
+    def process_of(self, node: str, name: str) -> int | None:
+        """Return the running program of a node, by its name or its pid there, as its pid in the keeper's namespace."""
+        detached = self._detached.get((node, name))
+        if detached is not None and detached.process:
+            return detached.process
+        pids = {process: each.info for process, each in self._attached.items()}
+        pids |= {each.process: each.info for each in self._detached.values() if each.process}
+        return next((process for process, info in pids.items() if (info.node, str(info.pid)) == (node, name)), None)
+
+    def signal_group(self, process: int, number: int) -> None:
+        """Signal the process group of `process_of`, if it still runs."""
+        if process in self._attached or self._is_detached(process):
+            _signal(process, number)
+
+    def start_again(self, node: str, name: str) -> None:
+        """Start a detached program that has ended once more, without a tracer. KernelError."""
+        detached = self._detached.get((node, name))
+        if detached is not None and detached.info.state is ProcessState.ENDED and not detached.leaves:
+            self.start(detached.host, replace(detached.request, name=name, tracer=()))
 
     def watch(self, host: Host, name: str, *, updates: bool) -> list[int]:
         """Open the newer half of the program's log and its streams, before them, if `updates`, a pipe of updates.

@@ -75,10 +75,11 @@ def _try(act: Callable[[], None]) -> None:
     try:
         act()
     except (LabctlError, OSError) as error:
-        _write_errors([str(error)])
+        write_errors([str(error)])
 
 
-def _write_errors(errors: list[str]) -> None:
+def write_errors(errors: list[str]) -> None:
+    """Write errors that no client waits for to stderr."""
     sys.stderr.writelines(f"{visible(error)}\n" for error in errors)
 
 
@@ -140,7 +141,7 @@ class Transactions:
         self._waiting = [waiting for waiting in self._waiting if waiting[0] is not client]
         current = self._current
         if current is not None and current.client is client and not current.is_rolling_back:
-            self._roll_back(current, _write_errors)
+            self._roll_back(current, write_errors)
 
     def check(self, client: Client) -> None:
         """LabError when another client has a transaction."""
@@ -249,8 +250,8 @@ def reconcile(
                 continue  # without programs: the first one starts with a new file
             before, after = host.hosts_files.lines(host.name), hosts_files.lines(host.name)
             if before != after:
-                _write_hosts_file(host, host.init, after)
-                rollback.callback(_write_hosts_file, host, host.init, before)
+                write_hosts_file(host, host.init, after)
+                rollback.callback(write_hosts_file, host, host.init, before)
         rename()
         rollback.pop_all()
     for name in difference.ended:
@@ -366,7 +367,7 @@ def _roll_back(
     return errors
 
 
-def _write_hosts_file(host: Host, init: Init, lines: Iterable[Line]) -> None:
+def write_hosts_file(host: Host, init: Init, lines: Iterable[Line]) -> None:
     """Rewrite the /etc/hosts of a host that runs programs, in place: that very file is bound there."""
     content = hosts_file(lines).encode()
     hint = "Has a program mounted something else there?"
