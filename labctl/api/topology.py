@@ -49,9 +49,28 @@ class Topology:
         """Read a file; keywords are values of its `parameters`. DocumentError has every mistake in it."""
         from labctl import topology
 
-        loaded = cls.of_model(topology.load(Path(path), arguments=parameters))
+        model = topology.load(Path(path), arguments=parameters)
+        if model.imported is not None:
+            return cls._of_imported(model)
+        loaded = cls.of_model(model)
         if not parameters:
             loaded._text = Path(path).read_text(encoding="utf-8")
+        return loaded
+
+    @classmethod
+    def _of_imported(cls, model: Model) -> Self:
+        """Return the topology of another tool's file; warn if it lacks something that the file has."""
+        from warnings import warn
+
+        from labctl.observe.derived_delays import feasible
+
+        model = feasible(model)
+        loaded = cls.of_model(model)
+        if model.imported is not None:
+            loaded._text = model.imported.text
+            missing = [line for line in model.imported.report if line.startswith("left out")]
+            if missing:
+                warn("\n  ".join([f"{model.imported.path}: {model.imported.summary}", *missing]), stacklevel=4)
         return loaded
 
     @classmethod

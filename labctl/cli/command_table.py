@@ -259,6 +259,26 @@ COMMANDS = (
         "labctl init mylab && labctl run mylab",
     ),
     Command(
+        "import",
+        "importing:import_file",
+        _SCENARIOS,
+        "Make a topology file of another tool's file.",
+        "Read a file of another tool, print the corresponding topology file, and report on standard error what "
+        "differs. The format is recognised: GraphML and GML (Internet Topology Zoo), containerlab, Kathara (a "
+        "directory), Mininet (a Python file with `topos`) and MiniEdit, netlab, Docker Compose.\n\n"
+        "Commands that take a topology read such files directly, too. A Mininet program is run, as mn --custom does, "
+        "without access to the network and to programs.",
+        (
+            Parameter("file", "FILE", "The file, or the directory of a Kathara lab.", "topology_names"),
+            Parameter("output", "-o, --output OUT", "Write to OUT instead of standard output.", kind=path),
+            Parameter("without", "--without PART...", "Leave out delay, rate, loss or commands. May be repeated."),
+            Parameter("hosts", "--hosts", "Attach a host to each router of a graph."),
+            Parameter("choice", "--topo NAME[,ARG...]", "Of several topologies in a Mininet program: this one."),
+            Parameter("force", "--force", "Replace OUT if it exists."),
+        ),
+        "labctl import Abilene.graphml -o abilene.yaml",
+    ),
+    Command(
         "schema",
         "file_commands:schema",
         _SCENARIOS,

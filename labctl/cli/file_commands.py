@@ -160,7 +160,9 @@ def validate(paths: Sequence[str]) -> int:
     """Run `labctl validate`: a line for each valid file on standard output, all errors on standard error."""
     screen = standard_output()
     look = screen.look
-    explicit, found, errors = yaml_files(list(paths), (Kind.SCENARIO, Kind.TOPOLOGY))
+    labs, words = _kathara_labs(paths)
+    explicit, found, errors = yaml_files(words, (Kind.SCENARIO, Kind.TOPOLOGY))
+    explicit = [*labs, *explicit]
     valid, invalid = 0, len(errors)
     for error in errors:
         complain(str(error))
@@ -183,6 +185,12 @@ def validate(paths: Sequence[str]) -> int:
     return 0
 
 
+def _kathara_labs(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Return directories that are labs of Kathara, and the other words."""
+    labs = [Path(word) for word in words if os.path.isfile(os.path.join(word, "lab.conf"))]
+    return labs, [word for word in words if Path(word) not in labs]
+
+
 def _validated(path: Path, *, strict: bool) -> str:
     """Return what the valid file at `path` contains; "" for a file of neither kind, unless `strict`."""
     kind = kind_of(path)
@@ -192,10 +200,12 @@ def _validated(path: Path, *, strict: bool) -> str:
         loaded = load(path, routes=False)
         steps = sum(1 for _ in loaded.walk())
         return f"scenario, {_count(steps, 'step')} on {_count(len(loaded.topology.hosts), 'host')}"
-    if kind is Kind.TOPOLOGY:
+    if kind in (Kind.TOPOLOGY, Kind.FOREIGN) and (strict or kind is Kind.TOPOLOGY):
         from labctl import topology
 
         made = topology.load(path, routes=False)
+        if made.imported is not None:
+            files.show_report(made.imported)
         return f"topology, {_count(len(made.nodes), 'node')}, {_count(len(made.links), 'link')}"
     if strict:
         raise InputError(

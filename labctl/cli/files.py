@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from labctl.errors import InputError, describe_errno
 
 if TYPE_CHECKING:
-    from labctl.topology.model import Topology
+    from labctl.topology.model import Imported, Topology
 
 
+REPORT_LINES = 12  # of an import, unless all are asked for
 _SUFFIXES = (".yaml", ".yml")
 _LISTED = r"(?m)^\| \[[^\]]+\]\(([\w./-]+)\.yaml\)"
 _HAS_STEPS = r"(?m)^steps\s*:"
@@ -118,10 +119,11 @@ _NEAR = 0.78  # `stesp` and `hots` are typing errors, `services` is another tool
 
 
 class Kind(Enum):
-    """The kind of a YAML file, recognised by its keys."""
+    """The kind of a file, recognised by its keys."""
 
     SCENARIO = auto()
     TOPOLOGY = auto()
+    FOREIGN = auto()  # a topology of another tool
     NEITHER = auto()
 
 
@@ -132,7 +134,10 @@ def kind_of(path: Path) -> Kind:
         return glanced  # without parsing, because the loader parses most files anyway
     from labctl import documents
     from labctl.documents.diagnostics import NotALabctlFile
+    from labctl.formats.recognition import recognise
 
+    if recognise(path):
+        return Kind.FOREIGN
     try:
         data = documents.read(path).data
     except NotALabctlFile:
@@ -264,8 +269,11 @@ def one_topology(command: str, argument: str | None, option: str | None) -> str:
     return argument or option or ""
 
 
-def load_topology(source: str, values: Sequence[str] = ()) -> Topology:
-    """Load the topology that `find_topology` finds; `values` are its parameters (`n=12`). InputError."""
+def load_topology(source: str, values: Sequence[str] = (), *, to_create: bool = False) -> Topology:
+    """Load the topology that `find_topology` finds; `values` are its parameters (`n=12`). InputError.
+
+    A foreign file's report is printed. `to_create`: for a lab on this machine, whose kernel may lack netem.
+    """
     from labctl import topology
 
     found = find_topology(source)
@@ -279,12 +287,32 @@ def load_topology(source: str, values: Sequence[str] = ()) -> Topology:
         except Mistake as error:
             raise InputError(f"--set: {error}; {error.hint}" if error.hint else f"--set: {error}") from error
     try:
-        return topology.load(found, arguments=arguments)
+        loaded = topology.load(found, arguments=arguments)
     except InputError as error:
         if isinstance(found, str):
             raise
 
         raise explained(found, Kind.TOPOLOGY, error) from error
+    if loaded.imported is not None:
+        from labctl.observe.derived_delays import feasible
+
+        loaded = feasible(loaded) if to_create else loaded
+        if loaded.imported is not None:
+            show_report(loaded.imported)
+    return loaded
+
+
+def show_report(imported: Imported, *, every: bool = False) -> None:
+    """Print on standard error what differs from the foreign file; the most important lines, unless `every`."""
+    from shlex import quote
+
+    from labctl.cli.exit import complain
+
+    lines = list(imported.report)
+    if not every and len(lines) > REPORT_LINES:
+        hidden = len(lines) - REPORT_LINES + 1
+        lines[REPORT_LINES - 1 :] = [f"and {hidden} more; labctl import {quote(imported.path)} lists all"]
+    complain("\n".join([f"{imported.path}: {imported.summary}", *(f"  {line}" for line in lines)]))
 
 
 def _shipped(word: str, kinds: tuple[Kind, ...]) -> Path | None:
@@ -310,29 +338,20 @@ def _yaml_files(root: Path, errors: list[InputError]) -> list[Path]:
     return sorted(files)
 
 
-_BEGINNING_BYTES = 1 << 18
-_GML = r"(?i)\A\s*(?:(?:#|Creator|Version|comment)[^\n]*\n\s*)*graph\s*\["
-_KATHARA_LINE = r"(?m)^[\w.-]+\[(?:\d+|image|mem|cpus|bridged|port|sysctl|exec)\]\s*="
-
-
-# Pages with the equivalent for labctl; docs/topology-files.md for files of other tools.
-_PAGES = {
-    "a containerlab file": "docs/how-to/from-containerlab.md",
-    "a Kathara lab": "docs/how-to/from-kathara.md",
-    "a Mininet program": "docs/how-to/from-mininet.md",
-    "a MiniEdit file": "docs/how-to/from-mininet.md",
-}
-
-
 def explained(path: str | Path, wanted: Kind, error: InputError) -> InputError:
     """Return an error with the page or command that helps, if the file has another tool or kind; else `error`."""
     from shlex import quote
 
+    from labctl.formats.recognition import recognise
+
     path = Path(path)
     if foreign := recognise(path):
+        if not foreign.is_read or wanted is not Kind.SCENARIO:
+            return error  # of the translation
+        shown = quote(str(path))
         return InputError(
-            f"{path}: cannot read {foreign}. {_PAGES.get(foreign, 'docs/topology-files.md')} shows the equivalent for "
-            "labctl. An example: labctl examples office"
+            f"{path}: is {foreign.value}, not a scenario. Try: labctl up {shown}, or labctl import {shown} -o "
+            f"{quote(_stem(path))}.yaml. A scenario names its topology: `topology: {path}`."
         )
     if path.is_dir():
         topology = _topology_in(path) if wanted is Kind.TOPOLOGY else None
@@ -355,56 +374,14 @@ def explained(path: str | Path, wanted: Kind, error: InputError) -> InputError:
 
 def nothing_in(words: Sequence[str], what: str) -> InputError:
     """Return the error for directories without a file of labctl; it names the tool of a lab that is recognised."""
+    from labctl.formats.recognition import recognise
+
     error = InputError(f"{' '.join(words)}: {what}")
-    return next((explained(word, Kind.NEITHER, error) for word in words if recognise(Path(word))), error)
+    return next((explained(word, Kind.SCENARIO, error) for word in words if recognise(Path(word))), error)
 
 
-def recognise(path: Path) -> str | None:
-    """Return what a file of another tool is ("a Kathara lab"); None for other files. Opens regular files only."""
-    if path.is_dir():
-        return "a Kathara lab" if (path / "lab.conf").is_file() else None
-    text = _beginning(path)
-    if text is None:
-        return None
-    if path.name == "lab.conf" or (path.suffix == ".conf" and re.search(_KATHARA_LINE, text)):
-        return "a Kathara lab"
-    if path.suffix == ".py":
-        return (
-            "a Mininet program" if re.search(r"^\s*(?:from|import) mininet\b|^topos\s*=", text, re.MULTILINE) else None
-        )
-    if path.name == "Vagrantfile" and "Vagrant.configure" in text:
-        return "a Vagrantfile"
-    start = text.lstrip()[:200]
-    if start.startswith("<") and "<graphml" in text:
-        return "a graph (GraphML or GML)"
-    if (path.suffix == ".imn" and re.match(r"node \w+ \{", start)) or (start.startswith("<") and "<scenario" in text):
-        return "a CORE file"
-    if re.match(_GML, text):
-        return "a graph (GraphML or GML)"
-    return _by_keys(_data(path)) if len(text) < _BEGINNING_BYTES else None
-
-
-def _by_keys(data: Any) -> str | None:
-    if not isinstance(data, dict) or ("hosts" in data and not {"switches", "application"} <= data.keys()):
-        return None
-    topology, services, nodes = (data.get(key) for key in ("topology", "services", "nodes"))
-    if isinstance(topology, dict) and isinstance(topology.get("nodes"), list) and {"version", "type"} & data.keys():
-        return "a GNS3 project"
-    if {"apiVersion", "kind"} <= data.keys():
-        return "a Kubernetes manifest"
-    if isinstance(network := data.get("network"), dict) and {"version", "ethernets", "bridges"} & network.keys():
-        return "a netplan file"
-    if isinstance(topology, dict) and "nodes" in topology:
-        return "a containerlab file"
-    if {"hosts", "links", "switches", "application"} <= data.keys():
-        return "a MiniEdit file"
-    if isinstance(services, dict) and any(
-        isinstance(each, dict) and each.keys() & {"image", "build"} for each in services.values()
-    ):
-        return "a Docker Compose file"
-    if nodes and "steps" not in data and ("links" in data or data.keys() & {"provider", "module", "defaults"}):
-        return "a netlab file"
-    return None
+def _stem(path: Path) -> str:
+    return path.resolve().name.partition(".")[0] or "topology"
 
 
 def _topology_in(directory: Path) -> Path | None:
@@ -435,14 +412,4 @@ def _data(path: Path) -> Any:
     try:
         return documents.parse(read_bytes(path).decode("utf-8-sig"), str(path)).data
     except (InputError, OSError, ValueError):
-        return None
-
-
-def _beginning(path: Path) -> str | None:
-    """Return the beginning of a regular file; None for other files."""
-    from labctl.documents.yaml_tree import read_bytes
-
-    try:
-        return read_bytes(path, _BEGINNING_BYTES).decode("utf-8", "replace")
-    except (OSError, ValueError):
         return None

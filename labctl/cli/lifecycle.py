@@ -96,10 +96,12 @@ def show_difference(source: str, lab: str, *, as_json: bool, values: Sequence[st
 def _target(source: str, name: str | None, values: Sequence[str]) -> Target:
     from labctl.plan.build import build
 
-    topology = load_topology(source, values)
+    topology = load_topology(source, values, to_create=True)
     path = Path(source)
     text, visible = topology.source or source, tuple[Path, ...]()
-    if path.is_file():
+    if topology.imported is not None:
+        text, visible = topology.imported.text, (path.resolve() if path.is_dir() else path.resolve().parent,)
+    elif path.is_file():
         text, visible = path.read_text("utf-8", "replace"), (path.resolve().parent,)
     return Target(name or topology.name, topology, build(topology), text, visible)
 

@@ -65,7 +65,7 @@ def _lab(stack: ExitStack, target: str | None, lab_option: str | None) -> tuple[
     from labctl.plan.build import build
 
     source = target or "pair"
-    topology = load_topology(source)
+    topology = load_topology(source, to_create=True)
     directory = (Path(source).resolve().parent,) if Path(source).is_file() else ()
     return open_lab(stack, build(topology), directory), topology, source
 

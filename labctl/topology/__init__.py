@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from labctl.documents import Diagnostic, Document, KeyPath
+    from labctl.formats import Options
     from labctl.topology.model import Topology
+
+# Top-level keys of YAML files of other tools; a topology of labctl has none of them.
+FOREIGN_KEYS = frozenset({"topology", "nodes", "services", "application"})
 
 # The functions import their modules, because the keeper imports only the model.
 __all__ = ["is_shape", "load", "resolve_inline"]
@@ -29,21 +33,24 @@ def load(
     base: Path | None = None,
     routes: bool = True,
     arguments: Mapping[str, object] = MappingProxyType({}),
+    options: Options | None = None,
 ) -> Topology:
     """Return the topology of a file or a shape (`pair`, `star:10`).
 
     A relative path starts at `base`, by default the working directory. Without `routes` the topology has no static
     routes: they take long to find in large topologies, and cannot be wrong. `arguments` are values of the file's
-    parameters, by name: texts, numbers, flags, lists and mappings.
+    parameters, by name: texts, numbers, flags, lists and mappings. A file of another tool is translated, with these
+    `options`; the topology's `imported` reports what differs from it.
 
     Raises:
         DocumentError: the file has mistakes.
-        InputError: the shape is not valid.
+        InputError: the shape is not valid, or the file is of a tool that labctl cannot read.
     """
     import os
     from pathlib import Path
 
-    from labctl.documents import DocumentError, read
+    from labctl.documents import read
+    from labctl.documents.diagnostics import NotALabctlFile
     from labctl.errors import InputError
     from labctl.topology.draft import from_shape
     from labctl.topology.resolve import resolve
@@ -55,8 +62,44 @@ def load(
         return resolve(from_shape(source), routes=routes)[0]
     if isinstance(source, str) and source.isalpha() and not os.path.exists(path):
         return resolve(from_shape(source))[0]  # raises, and names the shapes
-    document = read(path, named_in=base)
-    topology, diagnostics = resolve_inline(document, (), path.parent, routes=routes, arguments=arguments)
+    document: Document | None = None
+    if path.suffix in ("", ".yaml", ".yml") and not path.is_dir():
+        try:
+            document = read(path, named_in=base)
+        except NotALabctlFile:
+            document = None  # a foreign file without any key of labctl, or not even that
+        if document is not None and not (isinstance(document.data, dict) and FOREIGN_KEYS & document.data.keys()):
+            return _resolved(document, path.parent, routes, arguments)
+    if imported := _imported(path, routes, options):
+        if arguments:
+            raise InputError(f"{path}: a file of another tool has no parameters")
+        return imported
+    return _resolved(document or read(path, named_in=base), path.parent, routes, arguments)
+
+
+def _imported(path: Path, routes: bool, options: Options | None) -> Topology | None:
+    """Return the topology of another tool's file; None if the file is none."""
+    from pathlib import Path
+
+    from labctl.documents import parse
+    from labctl.formats import translate
+    from labctl.structs import replace
+    from labctl.topology.model import Imported
+
+    translation = translate(path, options)
+    if translation is None:
+        return None
+    topology = _resolved(parse(translation.text, translation.file), Path(translation.file).parent, routes)
+    report, delays = translation.report, translation.derived_delays
+    return replace(topology, imported=Imported(str(path), translation.summary, translation.text, report, delays))
+
+
+def _resolved(
+    document: Document, base: Path, routes: bool, arguments: Mapping[str, object] = MappingProxyType({})
+) -> Topology:
+    from labctl.documents import DocumentError
+
+    topology, diagnostics = resolve_inline(document, (), base, routes=routes, arguments=arguments)
     if diagnostics or topology is None:
         raise DocumentError(diagnostics)
     return topology

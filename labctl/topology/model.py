@@ -397,11 +397,22 @@ def end_to_take_down(near: E, far: E, is_port: Callable[[E], bool]) -> E:
     return next((end for end in (near, far) if is_port(end)), far)
 
 
+class Imported(Struct, frozen=True):
+    """The file of another tool that a topology was translated from (`labctl.formats`)."""
+
+    path: str
+    summary: str  # `containerlab: 3 hosts, 2 links`
+    text: str  # the translation, a topology file
+    report: tuple[str, ...]  # what differs from the file
+    derived_delays: bool  # whether delays follow from distances, so that a lab without them is as the file has it
+
+
 class Topology(Struct, frozen=True, dict=True):
     name: str
     nodes: tuple[Node, ...]
     links: tuple[Link, ...]
     source: str = ""  # the file or the shape
+    imported: Imported | None = None
 
     @cached_property
     def _by_name(self) -> dict[str, Node]:

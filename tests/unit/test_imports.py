@@ -32,11 +32,12 @@ ALLOWED: dict[str, frozenset[str]] = {
     "unpatched": frozenset(),
     "patterns": frozenset({"clock", "unpatched"}),
     "documents": BASE,
-    "topology": BASE | {"documents"},
+    "formats": BASE | {"documents"},
+    "topology": BASE | {"documents", "formats"},
     "plan": BASE | {"topology"},
     "kernel": BASE,
     "lab": BASE | {"kernel", "plan", "topology"},
-    "observe": BASE | {"kernel", "lab", "plan", "topology"},
+    "observe": BASE | {"formats", "kernel", "lab", "plan", "topology"},
     "timeline": BASE | {"kernel", "lab", "observe", "plan", "topology"},
     "programs": BASE | {"lab", "observe", "plan", "topology"},
     "scenario": BASE | {"programs", "documents", "topology", "plan", "lab", "observe", "timeline"},
@@ -45,7 +46,19 @@ ALLOWED: dict[str, frozenset[str]] = {
     "pytest_plugin": BASE
     | {"programs", "api", "labctl", "documents", "topology", "lab", "observe", "scenario", "report", "timeline"},
     "cli": BASE
-    | {"programs", "labctl", "documents", "topology", "plan", "lab", "observe", "scenario", "report", "timeline"},
+    | {
+        "formats",
+        "programs",
+        "labctl",
+        "documents",
+        "topology",
+        "plan",
+        "lab",
+        "observe",
+        "scenario",
+        "report",
+        "timeline",
+    },
     "__main__": frozenset({"cli"}),
 }
 # Single modules that one room opens to another that is not its neighbour.

@@ -133,6 +133,7 @@ COMMANDS = {
     "inspect": {"--format", "-f", "--lab"},
     "examples": {"--copy"},
     "init": set(),
+    "import": {"--force", "--hosts", "--output", "-o", "--topo", "--without"},
     "schema": set(),
     "exec": {"--lab", "--name", *("-t", "--tty", "-i", "--interactive", "-d", "--detach"), *PROGRAM},
     "shell": {"--lab", *PROGRAM},

@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from labctl.cli.files import Kind, explained, find_topology, load_topology, nothing_in, recognise
+from labctl.cli.files import Kind, explained, find_topology, kind_of, load_topology, nothing_in
 from labctl.errors import InputError
+from tests.unit.formats.samples import DATA
 
-ROOT = Path(__file__).resolve().parents[3]
-FILES = {
-    "lab.clab.yml": ("name: x\ntopology:\n  nodes: {a: {kind: linux}}\n", "a containerlab file"),
-    "compose.yaml": ("services:\n  web:\n    image: nginx\n", "a Docker Compose file"),
-    "docker-compose.yml": ("version: '3'\nservices: {web: {build: .}}\nnetworks: {lan: {}}\n", "a Docker Compose file"),
-    "lab.conf": ('LAB_NAME="x"\npc1[0]="A"\n', "a Kathara lab"),
-    "other.conf": ('pc1[image]="kathara/base"\n', "a Kathara lab"),
-    "topo.py": ("from mininet.topo import Topo\n", "a Mininet program"),
-    "drawn.mn": ('{"application": {}, "hosts": [], "links": [], "switches": []}', "a MiniEdit file"),
-    "topology.yml": ("provider: clab\nnodes: [r1, r2]\nlinks: [r1-r2]\n", "a netlab file"),
-    "project.gns3": ('{"type": "topology", "version": "2.2", "topology": {"nodes": []}}', "a GNS3 project"),
-    "sample.imn": ("node n1 {\n    type router\n}\n", "a CORE file"),
-    "sample.xml": ('<?xml version="1.0"?>\n<scenario name="x"><networks/></scenario>\n', "a CORE file"),
-    "pod.yaml": ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n", "a Kubernetes manifest"),
-    "50-cloud-init.yaml": ("network:\n  version: 2\n  ethernets: {eth0: {dhcp4: true}}\n", "a netplan file"),
-    "Vagrantfile": ('Vagrant.configure("2") do |config|\nend\n', "a Vagrantfile"),
-    "Abilene.gml": ("graph [\n  directed 0\n  node [\n    id 0\n  ]\n]\n", "a graph (GraphML or GML)"),
-    "Abilene.graphml": (
-        '<?xml version="1.0"?>\n<graphml xmlns="http://x"><graph/></graphml>\n',
-        "a graph (GraphML or GML)",
-    ),
-}
+SITES = DATA / "containerlab/sites.clab.yml"
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_tool_is_explained_with_the_page_that_helps(tmp_path: Path, name: str) -> None:
-    text, what = FILES[name]
-    path = tmp_path / name
-    path.write_text(text)
-    for wanted in (Kind.TOPOLOGY, Kind.SCENARIO, Kind.NEITHER):
-        message = str(explained(path, wanted, InputError("a list of unknown keys")))
-        assert message.startswith(f"{path}: cannot read {what}. docs/")
-        page = message.partition("docs/")[2].partition(" ")[0]
-        assert (ROOT / "docs" / page).is_file()
+def test_a_foreign_file_given_as_a_scenario_is_named_with_the_commands_that_read_it() -> None:
+    message = str(explained(SITES, Kind.SCENARIO, InputError("a list of unknown keys")))
+    assert message.startswith(
+        f"{SITES}: is a containerlab file, not a scenario. Try: labctl up {SITES}, or labctl import "
+    )
 
 
-@pytest.mark.parametrize("names", [("lab.conf",), ("readme.txt",)])
-def test_a_directory_of_another_tool_is_recognised(tmp_path: Path, names: tuple[str, ...]) -> None:
-    for name in names:
-        (tmp_path / name).write_text("")
-    message = str(nothing_in([str(tmp_path)], "no scenario in there."))
-    kathara = f"{tmp_path}: cannot read a Kathara lab. docs/how-to/from-kathara.md "
-    assert message.startswith(kathara) if "lab.conf" in names else message == f"{tmp_path}: no scenario in there."
+def test_a_directory_of_another_tool_is_named(tmp_path: Path) -> None:
+    assert str(nothing_in([str(tmp_path)], "no scenario in there.")) == f"{tmp_path}: no scenario in there."
+    (tmp_path / "lab.conf").write_text("")
+    assert "is a Kathara lab, not a scenario. Try: labctl up " in str(nothing_in([str(tmp_path)], "no scenario."))
 
 
-def test_no_shipped_file_is_recognised_as_another_tools() -> None:
-    ours = [*ROOT.glob("scenarios/*.yaml"), *ROOT.glob("topologies/*.yaml"), *ROOT.glob("labctl/starter/*")]
-    assert len(ours) > 30
-    assert [path for path in ours if recognise(path) is not None] == []
+def test_a_file_of_a_tool_that_labctl_cannot_read_is_refused_with_the_formats_that_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "sample.imn"
+    path.write_text("node n1 {\n")
+    with pytest.raises(InputError, match=r"cannot read a CORE file\. labctl reads: GraphML graph"):
+        load_topology(str(path))
 
 
-def test_a_pipe_and_a_device_are_not_read(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    assert recognise(tmp_path / "pipe") is None
-    assert recognise(Path("/dev/zero")) is None
+def test_a_foreign_file_is_of_its_own_kind() -> None:
+    assert kind_of(SITES) is Kind.FOREIGN
 
 
 def test_a_scenario_given_as_a_topology_names_the_command_that_runs_it(tmp_path: Path) -> None:

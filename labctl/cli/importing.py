@@ -1,0 +1,55 @@
+"""`labctl import`: write the topology file for a file of another tool."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from labctl.cli.file_commands import cannot_write
+from labctl.cli.files import show_report
+from labctl.errors import InputError
+from labctl.report.terminal import standard_output
+
+
+def import_file(
+    file: str, output: Path | None, without: Sequence[str], hosts: bool, choice: str | None, force: bool
+) -> int:
+    """Run `labctl import`."""
+    from labctl.formats import Options, Part
+    from labctl.topology import load
+
+    unknown = [word for word in without if word not in set(Part)]
+    if unknown:
+        raise InputError(f"labctl import: --without: {unknown[0]} is not one of {', '.join(Part)}.")
+    path = Path(file)
+    if not path.exists():
+        raise InputError(f"{file}: no such file or directory.")
+    options = Options(frozenset(map(Part, without)), hosts, choice or "")
+    topology = load(path, routes=False, options=options)
+    found = topology.imported
+    if found is None:
+        raise InputError(f"{file}: is a topology of labctl already. Try: labctl up {shlex.quote(file)}")
+    text = _relocated(found.text, path, output)
+    if output is None:
+        standard_output().write([text.rstrip("\n")])
+        show_report(found)
+        return 0
+    if os.path.lexists(output) and not force:
+        raise InputError(f"{output}: the file exists. Give another name, or --force to replace it.")
+    try:
+        output.write_text(text, "utf-8")
+    except OSError as error:
+        raise cannot_write(output, error) from error
+    show_report(found, every=True)
+    standard_output().line(f"wrote {output}. Try: labctl up {shlex.quote(str(output))}")
+    return 0
+
+
+def _relocated(text: str, path: Path, output: Path | None) -> str:
+    """Add a comment if relative paths in the text start at another directory than that of the new file."""
+    own = path.resolve() if path.is_dir() else path.resolve().parent
+    if output is None or output.resolve().parent == own or ("source:" not in text and "binds:" not in text):
+        return text
+    return f"# Paths are relative to {own}: keep this file there, or change them.\n{text}"

@@ -1,0 +1,306 @@
+"""A sketch to a topology file: roles, interface names, prefixes; what has no key of labctl becomes a command."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
+
+from labctl.formats.sketch import Addressing, Cable, Device, Options, Part, Port, Role, Sketch, Value
+from labctl.formats.yaml_writer import Path
+from labctl.structs import Struct, field
+
+_SECTIONS = {Role.HOST: "hosts", Role.ROUTER: "routers", Role.SWITCH: "switches"}
+_KEYS = {4: "ipv4", 6: "ipv6"}
+_IMPAIRMENTS = {Part.DELAY: ("delay", "jitter"), Part.RATE: ("rate",), Part.LOSS: ("loss",)}
+_PORTS_LIMIT = 1023  # of a Linux bridge (BR_MAX_PORTS, net/bridge/br_private.h)
+
+Network = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
+
+
+class Assembled(Struct, frozen=True):
+    """A topology file as data, and comments for its entries."""
+
+    data: dict[str, Value]
+    comments: dict[Path, str]
+
+
+def assemble(sketch: Sketch, options: Options) -> Assembled:
+    """Return the topology file of the sketch; what changes is added to its report."""
+    leave_out(sketch, options.without)
+    return _Assembly(sketch).assembled()
+
+
+def leave_out(sketch: Sketch, without: frozenset[Part]) -> None:
+    """Remove the parts that the user does not want."""
+    unwanted = {key for part, keys in _IMPAIRMENTS.items() if part in without for key in keys}
+    for cable in sketch.cables:
+        for impairment in (cable.impairment, *(port.impairment for port in cable.ports)):
+            for key in unwanted.intersection(impairment):
+                del impairment[key]
+    if Part.COMMANDS in without:
+        for device in sketch.devices.values():
+            device.commands.clear()
+            device.settings.pop("services", None)
+
+
+class _Domain(Struct):
+    """A broadcast domain: the ports that share a prefix."""
+
+    ports: list[Port] = field(default_factory=list)
+    cables: list[Cable] = field(default_factory=list)
+
+
+class _Assembly:
+    def __init__(self, sketch: Sketch) -> None:
+        self.sketch = sketch
+        self.report = sketch.report
+        self.devices = {device.name: device for device in sketch.devices.values()}
+        self.data: dict[str, Value] = {"name": sketch.name}
+        self.comments: dict[Path, str] = {}
+        self.given: dict[tuple[int, int], Interface] = {}  # (id of a port, family) to its address in the file
+        self.without: set[tuple[int, int]] = set()  # cables without a prefix of the family
+        self.families: list[int] = []
+
+    def assembled(self) -> Assembled:
+        self.roles()
+        self.interface_names()
+        self.addresses()
+        if self.sketch.about:
+            self.data["about"] = self.sketch.about
+        if self.sketch.addressing is Addressing.GIVEN:
+            if self.families in ([4], [6]):
+                self.data["addresses"] = _KEYS[self.families[0]]
+            self.data["routes"] = "none"
+        self.nodes()
+        self.networks_and_links()
+        return Assembled(self.data, self.comments)
+
+    def roles(self) -> None:
+        counts = Counter(port.device for cable in self.sketch.cables for port in cable.ports)
+        for device in self.devices.values():
+            if device.role is None:
+                device.role = Role.ROUTER if counts[device.name] > 1 else Role.HOST
+
+    def interface_names(self) -> None:
+        """Omit names that labctl derives: eth0, eth1, ... in the order of the file, networks first."""
+        ports: dict[str, list[Port]] = {}
+        for cable in self.in_file_order():
+            for port in cable.ports:
+                ports.setdefault(port.device, []).append(port)
+        for name, own in ports.items():
+            is_switch = self.devices[name].role is Role.SWITCH
+            if is_switch or all(port.name in ("", f"eth{number}") for number, port in enumerate(own)):
+                for port in own:
+                    port.name = ""
+
+    def in_file_order(self) -> Iterator[Cable]:
+        yield from (cable for cable in self.sketch.cables if cable.name)
+        yield from (cable for cable in self.sketch.cables if not cable.name)
+
+    # -- addresses -----------------------------------------------------------------------------------------------------
+
+    def addresses(self) -> None:
+        """Choose the prefix of each domain; addresses outside it become commands."""
+        domains = self.domains()
+        names = self.derived_names()
+        for family in (4, 6):
+            taken: list[Network] = []
+            seen: set[IPv4Address | IPv6Address] = set()
+            for domain in domains:
+                prefix = self.prefix_of(domain, family, taken)
+                if prefix is not None:
+                    taken.append(prefix)
+                for port in domain.ports:
+                    self.assign(port, family, prefix, seen, names)
+                if prefix is None:
+                    self.without.update((id(cable), family) for cable in domain.cables)
+            if taken:
+                self.families.append(family)
+
+    def domains(self) -> list[_Domain]:
+        """Return the broadcast domains: links, and networks and switches that are joined."""
+        root: dict[str, str] = {}
+
+        def find(name: str) -> str:
+            while root.setdefault(name, name) != name:
+                root[name] = root[root[name]]
+                name = root[name]
+            return name
+
+        def hubs(cable: Cable) -> list[str]:
+            switches = [port.device for port in cable.ports if self.devices[port.device].role is Role.SWITCH]
+            return [*([cable.name] if cable.name else []), *switches]
+
+        for cable in self.sketch.cables:
+            first, *others = hubs(cable) or [""]
+            for other in others:
+                root[find(other)] = find(first)
+        found: dict[str | int, _Domain] = {}
+        for cable in self.sketch.cables:
+            joined = hubs(cable)
+            domain = found.setdefault(find(joined[0]) if joined else id(cable), _Domain())
+            domain.cables.append(cable)
+            domain.ports += [port for port in cable.ports if self.devices[port.device].role is not Role.SWITCH]
+        return list(found.values())
+
+    def prefix_of(self, domain: _Domain, family: int, taken: list[Network]) -> Network | None:
+        """Return the given prefix, else that of most first addresses, unless another domain has it."""
+        wanted = [parsed.network for cable in domain.cables if (parsed := _parsed(cable.prefix(family), family))]
+        firsts = [_parsed(port.addresses(family)[0], family) for port in domain.ports if port.addresses(family)]
+        votes = Counter(one.network for one in firsts if one and one.network.prefixlen < one.max_prefixlen)
+        for candidate in dict.fromkeys([*wanted, *(network for network, _ in votes.most_common())]):
+            if not any(candidate.overlaps(other) for other in taken):
+                return candidate
+        return None
+
+    def assign(
+        self,
+        port: Port,
+        family: int,
+        prefix: Network | None,
+        seen: set[IPv4Address | IPv6Address],
+        names: Mapping[int, str],
+    ) -> None:
+        device = self.devices[port.device]
+        extra: list[str] = []
+        for written in port.addresses(family):
+            parsed = _parsed(written, family)
+            if parsed is None:
+                self.report.left_out(f"{device.name}: {written}", f"not an IPv{family} address", port.line)
+                continue
+            if "/" not in written and prefix is not None and parsed.ip in prefix:
+                parsed = ip_interface(f"{parsed.ip}/{prefix.prefixlen}")
+            key = (id(port), family)
+            fits = prefix is not None and parsed.network == prefix and _is_usable(parsed) and parsed.ip not in seen
+            if key not in self.given and fits:
+                self.given[key] = parsed
+                seen.add(parsed.ip)
+            elif not (parsed.version == 6 and parsed.ip.is_link_local):
+                extra.append(str(parsed))
+        if extra:
+            flag = "-6 " if family == 6 else ""
+            nodad = " nodad" if family == 6 else ""
+            name = names[id(port)]
+            device.commands[:0] = [f"ip {flag}address add {address} dev {name}{nodad}" for address in extra]
+
+    def derived_names(self) -> dict[int, str]:
+        """Return the interface name of each port by its id, with those that labctl derives."""
+        counts: Counter[str] = Counter()
+        names: dict[int, str] = {}
+        for cable in self.in_file_order():
+            for port in cable.ports:
+                names[id(port)] = port.name or f"eth{counts[port.device]}"
+                counts[port.device] += 1
+        return names
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> None:
+        for role, section in _SECTIONS.items():
+            found = {device.name: device for device in self.devices.values() if device.role is role}
+            if role is Role.SWITCH:
+                members = {cable.name for cable in self.sketch.cables if cable.name}
+                found = {name: device for name, device in found.items() if name not in members}
+            if not found:
+                continue
+            self.data[section] = {name: _settings(device) for name, device in found.items()}
+            for name, device in found.items():
+                if device.comment:
+                    self.comments[section, name] = device.comment
+
+    def networks_and_links(self) -> None:
+        networks: dict[str, Value] = {}
+        links: list[Value] = []
+        for cable in self.sketch.cables:
+            if cable.name:
+                networks[cable.name] = self.network(cable)
+            else:
+                links.append(self.link(cable))
+            if cable.comment:
+                self.comments[("networks", cable.name) if cable.name else ("links", len(links) - 1)] = cable.comment
+            if cable.name and len(cable.ports) > _PORTS_LIMIT:
+                self.report.note(f"more than {_PORTS_LIMIT} ports", cable.name, cable.line)
+        if networks:
+            self.data["networks"] = networks
+        if links:
+            self.data["links"] = links
+
+    def network(self, cable: Cable) -> Value:
+        made = self.prefixes(cable)
+        if cable.mtu:
+            made["mtu"] = cable.mtu
+        made |= cable.settings
+        made["members"] = [self.end(port, cable) for port in cable.ports]
+        return made
+
+    def link(self, cable: Cable) -> Value:
+        made: dict[str, Value] = {"ends": [self.end(port, cable) for port in cable.ports]}
+        if not any((id(port), 4) in self.given or (id(port), 6) in self.given for port in cable.ports) or any(
+            self.devices[port.device].role is Role.SWITCH for port in cable.ports
+        ):
+            made |= self.prefixes(cable)
+        else:
+            made |= {key: value for key, value in self.prefixes(cable).items() if value is False}
+        if cable.mtu:
+            made["mtu"] = cable.mtu
+        made |= cable.impairment | cable.settings
+        is_short = made.keys() == {"ends"} and all(isinstance(end, str) for end in made["ends"])
+        return made["ends"] if is_short else made
+
+    def prefixes(self, cable: Cable) -> dict[str, Value]:
+        """Return the keys of the cable's prefixes; false for a family without one, if no address is automatic."""
+        made: dict[str, Value] = {}
+        ports = [port for port in cable.ports if self.devices[port.device].role is not Role.SWITCH]
+        for family, key in _KEYS.items():
+            networks = [one.network for port in ports if (one := self.given.get((id(port), family)))]
+            if networks or (written := _parsed(cable.prefix(family), family)):
+                made[key] = str(networks[0] if networks else written.network if written else "")
+            elif self.is_without(family) and (id(cable), family) in self.without and ports:
+                made[key] = False
+        return made
+
+    def is_without(self, family: int) -> bool:
+        """Return whether ports without an address of the family get none, and the file must say so."""
+        return self.sketch.addressing is Addressing.GIVEN and (family in self.families or not self.families)
+
+    def end(self, port: Port, cable: Cable) -> Value:
+        made: dict[str, Value] = {"node": port.device}
+        if port.name:
+            made["interface"] = port.name
+        if port.mac:
+            made["mac"] = port.mac
+        if self.devices[port.device].role is not Role.SWITCH:
+            for family, key in _KEYS.items():
+                if found := self.given.get((id(port), family)):
+                    made[key] = str(found.ip) if cable.name else str(found)
+                elif self.is_without(family) and (id(cable), family) not in self.without:
+                    made[key] = False
+        made |= port.impairment
+        return port.device if made.keys() == {"node"} else made
+
+
+def _settings(device: Device) -> dict[str, Value]:
+    settings = dict(device.settings)
+    if device.commands:
+        settings["exec"] = list(device.commands)
+    return settings
+
+
+def _parsed(written: str, family: int) -> Interface | None:
+    try:
+        parsed = ip_interface(written.strip())
+    except ValueError:
+        return None
+    return parsed if parsed.version == family and "%" not in written else None
+
+
+def _is_usable(address: Interface) -> bool:
+    """Return whether a member of a network can have the address (`topology.addressing` checks the same)."""
+    ip, network = address.ip, address.network
+    if ip.is_multicast or ip.is_loopback or ip.is_unspecified or (ip.version == 6 and ip.is_link_local):
+        return False
+    if network.prefixlen >= network.max_prefixlen - 1:
+        return True
+    return ip != network.network_address and (ip.version == 6 or ip != network.broadcast_address)

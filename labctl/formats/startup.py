@@ -1,0 +1,352 @@
+"""Commands that configure a node, as startup scripts have them: what labctl has keys for becomes keys of the topology.
+
+Addresses, MACs and settings are taken from simple lines; everything else stays a command (`exec`), and a program in the
+background becomes a service. A script with control flow stays whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_interface
+
+from labctl.formats.sketch import Device, Port, Sketch
+from labctl.structs import Struct
+
+
+class Line(Struct, frozen=True):
+    """A command; its line (0: unknown) and the name of its file, "" for the foreign file itself."""
+
+    text: str
+    number: int = 0
+    file: str = ""
+
+
+# What makes the lines of a script depend on each other: control flow, variables, the working directory.
+_STATEFUL = re.compile(
+    r"(?:if|for|while|until|case|function|select|do|done|then|else|fi|esac|export|cd|set|source|\.|alias|umask|exit)\b"
+    r"|[{(]|\w+\s*\(\)|\w+=\S*$|.*<<|.*\\$"
+)
+_BUILTIN = re.compile(
+    r"[.:[]|alias|cd|command|echo|eval|exec|exit|export|false|hash|kill|printf|pwd|read|set|sleep|source|test|trap|true"
+    r"|type|ulimit|umask|unset|wait"
+)
+_PROC_SYS = re.compile(r"echo\s+[\"']?(-?\w+)[\"']?\s*>\s*/proc/sys/(net/[\w./-]+)")
+_META = re.compile(r"[|&;<>()$`*?#~]")
+_UNIT_ACTIONS = frozenset({"start", "restart", "reload", "enable", "stop", "status", "force-reload"})
+_SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
+
+
+class Daemon:
+    """A unit of systemd that startup scripts start, and the program that does the same in the foreground."""
+
+    def __init__(self, *argv: str, ready: str = "", private: Sequence[str] = ()) -> None:
+        self.argv = list(argv)
+        self.ready = ready
+        self.private = private
+
+
+_NAMED = Daemon("named", "-f", "-4", ready="udp/53")
+DAEMONS = {
+    "apache2": Daemon("apachectl", "-DFOREGROUND", ready="tcp/80", private=("/var/log/apache2",)),
+    "nginx": Daemon("nginx", "-g", "daemon off;", ready="tcp/80", private=("/var/log/nginx", "/var/lib/nginx")),
+    "ssh": Daemon("/usr/sbin/sshd", "-D", ready="tcp/22"),
+    "sshd": Daemon("/usr/sbin/sshd", "-D", ready="tcp/22"),
+    "dnsmasq": Daemon("dnsmasq", "-k", private=("/var/lib/misc",)),
+    "named": _NAMED,
+    "bind": _NAMED,
+    "bind9": _NAMED,
+    "radvd": Daemon("radvd", "-n"),
+    "lighttpd": Daemon("lighttpd", "-D", "-f", "/etc/lighttpd/lighttpd.conf", ready="tcp/80"),
+}
+
+
+def program_exists(word: str) -> bool:
+    """Return whether the machine has the program."""
+    if _BUILTIN.fullmatch(word):
+        return True
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SBIN])
+    return shutil.which(word, path=path) is not None
+
+
+def configure(sketch: Sketch, device: Device, lines: Iterable[Line], *, shell: bool = True) -> None:
+    """Apply the startup commands of the device, whose ports are connected already.
+
+    `shell`: the lines are one script of sh, else separate commands. From the first line of a script on that others may
+    depend on, the script stays whole.
+    """
+    ports = {port.name: port for port in sketch.ports_of(device) if port.name}
+    rest = [line for line in lines if line.text.strip() and not line.text.lstrip().startswith("#")]
+    while rest and not (shell and _STATEFUL.match(rest[0].text.strip())):
+        _Applied(sketch, device, ports, rest.pop(0)).apply()
+    if rest:
+        device.commands.append({"shell": "".join(f"{line.text.rstrip()}\n" for line in rest)})
+        first = rest[0]
+        subject = first.file or device.name
+        sketch.report.note(
+            "from here on the script has control flow or variables, and runs as it is", subject, first.number
+        )
+
+
+class _Applied:
+    """Applies one line."""
+
+    def __init__(self, sketch: Sketch, device: Device, ports: dict[str, Port], line: Line) -> None:
+        self.sketch = sketch
+        self.device = device
+        self.ports = ports
+        self.line = line
+
+    def left_out(self, what: str, reason: str) -> None:
+        self.sketch.report.left_out(f"{self.line.file or self.device.name}: {what}", reason, self.line.number)
+
+    def apply(self) -> None:
+        text = self.line.text.strip()
+        if match := _PROC_SYS.fullmatch(text):
+            self.sysctl(match[2].replace("/", "."), match[1])
+            return
+        words = _words(text)
+        if words is not None and self.is_configuration(words):
+            return
+        self.command(text, words)
+
+    def is_configuration(self, words: list[str]) -> bool:
+        """Take a simple command into the topology; return whether it was one."""
+        while words[:1] in (["sudo"], ["/sbin/ip"], ["/bin/ip"], ["/usr/sbin/ip"], ["/sbin/ifconfig"]):
+            words = words[1:] if words[0] == "sudo" else [words[0].rpartition("/")[2], *words[1:]]
+        match words:
+            case ["ip", *rest]:
+                while rest and rest[0].startswith("-"):
+                    rest = rest[1:]
+                match rest:
+                    case [kind, ("a" | "add" | "replace" | "change"), *more] if "address".startswith(kind):
+                        return self.ip_address(more)
+                    case [kind, "set", *more] if len(kind) > 0 and "link".startswith(kind):
+                        return self.ip_link(more)
+            case ["ifconfig", name, *more]:
+                return self.ifconfig(name, more)
+            case ["sysctl", *more]:
+                pairs = [word.partition("=") for word in more if not word.startswith("-")]
+                if pairs and all(equals and key.startswith("net") for key, equals, _ in pairs):
+                    for key, _, value in pairs:
+                        self.sysctl(key.replace("/", "."), value)
+                    return True
+            case ["hostname", name]:
+                return name == self.device.name
+            case ["ifup" | "ifdown", *_] | ["service" | "systemctl", "networking" | "network", *_]:
+                return True  # etc/network/interfaces is read
+            case ["/etc/init.d/networking", *_] | ["systemctl", "restart" | "start", "networking"]:
+                return True
+            case ["systemctl", *more]:
+                more = [word for word in more if not word.startswith("-")]
+                return len(more) == 2 and more[0] in _UNIT_ACTIONS and self.daemon(more[1], more[0])
+            case ["service", name, action]:
+                return self.daemon(name, action)
+            case [path, action] if path.startswith("/etc/init.d/") and action in _UNIT_ACTIONS:
+                return self.daemon(path.rpartition("/")[2], action)
+        return False
+
+    # -- addresses and interfaces --------------------------------------------------------------------------------------
+
+    def ip_address(self, words: list[str]) -> bool:
+        address, name = "", ""
+        rest = iter(words)
+        for word in rest:
+            if word == "dev":
+                name = next(rest, "")
+            elif word in ("brd", "broadcast", "label", "scope", "metric"):
+                next(rest, "")
+            elif word in ("nodad", "noprefixroute"):
+                continue
+            elif not address:
+                address = next(rest, "") if word == "local" else word
+            else:
+                return False
+        return self.address(name, address)
+
+    def address(self, name: str, address: str) -> bool:
+        try:
+            parsed = ip_interface(address)
+        except ValueError:
+            return False
+        if name == "lo" and parsed.ip.is_loopback:
+            return True
+        port = self.ports.get(name)
+        if port is None:
+            return False
+        written = address if "/" in address else f"{address}/{parsed.max_prefixlen}"
+        if written not in port.addresses(parsed.version):
+            port.addresses(parsed.version).append(written)
+        return True
+
+    def ip_link(self, words: list[str]) -> bool:
+        words = [word for word in words if word != "dev"]
+        match words:
+            case [name, "up"] | ["up", name] if name in self.ports or name == "lo":
+                return True
+            case [name, "address", mac] if name in self.ports:
+                return self.mac(name, mac)
+        return False
+
+    def mac(self, name: str, mac: str) -> bool:
+        if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", mac) or int(mac[:2], 16) & 1:
+            return False
+        self.ports[name].mac = mac.lower()
+        return True
+
+    def ifconfig(self, name: str, words: list[str]) -> bool:
+        if name == "lo" and not [word for word in words if word not in ("up", "127.0.0.1")]:
+            return True
+        if name not in self.ports:
+            return False
+        address, mask, mac = "", "", ""
+        rest = iter(words)
+        for word in rest:
+            if word == "netmask":
+                mask = next(rest, "")
+            elif word == "broadcast":
+                next(rest, "")
+            elif word in ("up", "add", "inet6", "inet"):
+                continue
+            elif word == "hw" and next(rest, "") == "ether":
+                mac = next(rest, "")
+            elif not address and re.match(r"[0-9a-fA-F.:]+(/\d+)?$", word):
+                address = word
+            else:
+                return False
+        if mac and not self.mac(name, mac):
+            return False
+        if not address:
+            return True
+        if "/" not in address and ":" not in address:
+            address = f"{address}/{mask or _classful(address)}"
+        try:
+            return self.address(name, str(ip_interface(address)))
+        except ValueError:
+            return False
+
+    # -- everything else -----------------------------------------------------------------------------------------------
+
+    def sysctl(self, key: str, value: str) -> None:
+        self.device.settings.setdefault("sysctls", {})[key.strip()] = _number(value.strip())
+
+    def daemon(self, unit: str, action: str) -> bool:
+        """Take a daemon that a service manager would start; return whether there is nothing else to do."""
+        name = unit.removesuffix(".service")
+        if action not in ("start", "restart", "reload", "enable", "force-reload"):
+            return True
+        known = DAEMONS.get(name)
+        if known is None:
+            reason = "there is no service manager in a lab, and labctl does not know the daemon's program"
+            self.left_out(f"the daemon {name}", reason)
+        elif not program_exists(known.argv[0]):
+            reason = f"`{known.argv[0]}` is not installed on this machine"
+            self.left_out(f"the daemon {name}", reason)
+        else:
+            service = {"run": known.argv} | ({"ready": {"listening": known.ready}} if known.ready else {})
+            self.device.add("services", name, service)
+            for directory in known.private:
+                self.device.append("private", directory)
+        return True
+
+    def command(self, text: str, words: list[str] | None) -> None:
+        program = _program(text)
+        if program and not program_exists(program):
+            reason = "the program is not installed on this machine"
+            self.left_out(f"`{_short(text)}`", reason)
+            return
+        if text.endswith("&") and not text.endswith("&&"):
+            body = text.removesuffix("&").strip().removeprefix("nohup ").strip()
+            simple = _words(body)
+            self.service(program, {"run": simple} if simple else {"shell": body})
+            return
+        self.device.commands.append(text)
+
+    def service(self, program: str, value: dict[str, object]) -> None:
+        services = self.device.settings.setdefault("services", {})
+        base = re.sub(r"[^\w.-]", "", program.rpartition("/")[2]).strip("-.") or "program"
+        base = base if not base.isdigit() else f"p{base}"
+        name, number = base, 2
+        while name in services:
+            name, number = f"{base}-{number}", number + 1
+        services[name] = value
+
+
+def interfaces_file(text: str, file: str) -> list[Line]:
+    """Return the commands that do what a file of interfaces(5) asks for: addresses, routes and its `up` lines."""
+    commands: list[Line] = []
+    name, family, address, mask, line_of_address = "", "inet", "", "", 0
+
+    def add(text: str, number: int, *, at: int | None = None) -> None:
+        commands.insert(len(commands) if at is None else at, Line(text, number, file))
+
+    def finish() -> None:
+        nonlocal address, mask
+        if name and address:
+            full = address if "/" in address or not mask else f"{address}/{mask}"
+            try:
+                add(f"ip address add {ip_interface(full)} dev {name}", line_of_address, at=0)
+            except ValueError:
+                add(f"ip address add {full} dev {name}", line_of_address)
+        address, mask = "", ""
+
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split("#", 1)[0].split()
+        match words:
+            case ["iface", found, kind, *_]:
+                finish()
+                name, family = found, kind
+            case ["address", value]:
+                address, line_of_address = value, number
+            case ["netmask", value]:
+                mask = value
+            case ["gateway", value] if name:
+                flag = "-6 " if family == "inet6" else ""
+                add(f"ip {flag}route replace default via {value} dev {name}", number)
+            case [("up" | "post-up" | "pre-up"), *rest] if rest:
+                add(" ".join(rest), number)
+    finish()
+    return commands
+
+
+def add_gateway(device: Device, via: str, dev: str = "") -> None:
+    """Add a default route to the device's commands."""
+    flag = "-6 " if ":" in via else ""
+    device.commands.append(f"ip {flag}route replace default via {via}" + (f" dev {dev}" if dev else ""))
+
+
+def _words(text: str) -> list[str] | None:
+    """Return the words of a simple command; None if sh must read it."""
+    if _META.search(text):
+        return None
+    try:
+        return shlex.split(text) or None
+    except ValueError:
+        return None
+
+
+def _program(text: str) -> str:
+    """Return the program of the command's first part, "" if it is not known."""
+    try:
+        words = shlex.split(re.split(r"[|;&<>]", text, maxsplit=1)[0])
+    except ValueError:
+        return ""
+    while words and (re.fullmatch(r"\w+=.*", words[0]) or words[0] in ("sudo", "nohup", "exec", "time")):
+        words = words[1:]
+    return words[0] if words and not re.search(r"[$`(){}\[\]*?]", words[0].removeprefix("[")) else ""
+
+
+def _classful(address: str) -> str:
+    first = int(address.split(".", 1)[0]) if address.split(".", 1)[0].isdigit() else 0
+    return "8" if first < 128 else "16" if first < 192 else "24"
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdecimal() and len(text) < 10 else text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from labctl.formats.assembly import assemble, leave_out
+from labctl.formats.sketch import Addressing, Options, Part, Port, Role, Sketch
+
+
+def given(*devices: str) -> Sketch:
+    sketch = Sketch("x", "tool", Addressing.GIVEN)
+    for name in devices:
+        sketch.device(name)
+    return sketch
+
+
+def test_the_prefix_of_most_addresses_wins_and_others_become_commands() -> None:
+    sketch = given("a", "b", "c")
+    sketch.network(
+        "lan", [Port("a", "", ["10.0.0.1/24"]), Port("b", "", ["10.0.0.2/24"]), Port("c", "", ["10.9.0.1/16"])]
+    )
+    data = assemble(sketch, Options()).data
+    assert data["networks"]["lan"]["ipv4"] == "10.0.0.0/24"
+    assert data["hosts"]["c"]["exec"] == ["ip address add 10.9.0.1/16 dev eth0"]
+    assert (data["addresses"], data["routes"]) == ("ipv4", "none")
+
+
+def test_a_prefix_that_another_network_has_is_set_by_commands() -> None:
+    sketch = given("a", "b", "c", "d")
+    sketch.connect(Port("a", "", ["10.0.0.1/8"]), Port("b", "", ["10.0.0.2/8"]))
+    sketch.connect(Port("c", "", ["10.0.0.3/8"]), Port("d"))
+    data = assemble(sketch, Options()).data
+    assert data["links"][1] == {"ends": ["c", "d"], "ipv4": False}
+    assert data["hosts"]["c"]["exec"] == ["ip address add 10.0.0.3/8 dev eth0"]
+
+
+def test_a_node_with_two_interfaces_is_a_router() -> None:
+    sketch = Sketch("x", "tool")
+    for name in ("a", "b", "c"):
+        sketch.device(name)
+    sketch.connect(Port("a"), Port("b"))
+    sketch.connect(Port("b"), Port("c"))
+    data = assemble(sketch, Options()).data
+    assert (list(data["hosts"]), list(data["routers"]), data["links"]) == (["a", "c"], ["b"], [["a", "b"], ["b", "c"]])
+
+
+def test_interface_names_are_omitted_if_labctl_derives_the_same() -> None:
+    sketch = Sketch("x", "tool")
+    for name in ("a", "b"):
+        sketch.device(name)
+    sketch.connect(Port("a", "eth0"), Port("b", "eth1"))
+    assert assemble(sketch, Options()).data["links"] == [{"ends": ["a", {"node": "b", "interface": "eth1"}]}]
+
+
+def test_linked_switches_share_a_prefix() -> None:
+    sketch = given("a", "b")
+    for name in ("s1", "s2"):
+        sketch.device(name, Role.SWITCH)
+    sketch.connect(Port("a", "", ["10.0.0.1/24"]), Port("s1"))
+    sketch.connect(Port("s1"), Port("s2"))
+    sketch.connect(Port("s2"), Port("b", "", ["10.0.1.2/24"]))
+    data = assemble(sketch, Options()).data
+    assert data["hosts"]["b"]["exec"] == ["ip address add 10.0.1.2/24 dev eth0"]
+    assert data["switches"] == {"s1": {}, "s2": {}}
+
+
+def test_parts_are_left_out_on_request() -> None:
+    sketch = Sketch("x", "tool")
+    for name in ("a", "b"):
+        sketch.device(name).commands.append("true")
+    sketch.connect(Port("a"), Port("b")).impairment = {"delay": "1ms", "jitter": "1ms", "rate": "1mbit", "loss": "1%"}
+    leave_out(sketch, frozenset({Part.DELAY, Part.COMMANDS}))
+    assert sketch.cables[0].impairment == {"rate": "1mbit", "loss": "1%"}
+    assert sketch.devices["a"].commands == []

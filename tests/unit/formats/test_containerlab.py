@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl import documents
+from labctl.documents import Document
+from labctl.errors import InputError
+from labctl.formats.containerlab import read
+from labctl.formats.yaml_writer import write
+from tests.unit.formats.samples import DATA, translated, written
+
+SITES = DATA / "containerlab/sites.clab.yml"
+
+
+def test_nodes_by_their_interfaces_and_bridges_as_switches() -> None:
+    data, _ = translated(SITES)
+    assert (list(data["hosts"]), list(data["routers"]), list(data["switches"])) == (
+        ["web", "user1", "user2"], ["gw", "srl"], ["lan"]
+    )  # fmt: skip
+    assert data["name"] == "sites"
+
+
+def test_addresses_of_exec_are_those_of_the_ends() -> None:
+    data, _ = translated(SITES)
+    assert data["links"][3]["ends"] == [
+        {"node": "gw", "interface": "eth2", "ipv4": "10.2.0.1/24", "ipv6": "2001:db8:2::1/64"},
+        {"node": "web", "interface": "eth1", "ipv4": "10.2.0.2/24", "ipv6": "2001:db8:2::2/64"},
+    ]
+    assert data["routes"] == "none"
+
+
+def test_the_extended_form_of_a_link_has_mac_and_mtu() -> None:
+    data, _ = translated(SITES)
+    assert data["links"][2]["mtu"] == 1400
+    assert data["links"][2]["ends"][0]["mac"] == "02:00:00:00:00:12"
+
+
+def test_groups_kinds_and_defaults_are_merged() -> None:
+    data, _ = translated(SITES)
+    assert data["hosts"]["user1"] == {
+        "environment": {"SITE": "east", "ROLE": "client"}, "exec": ["ip route replace default via 10.1.0.1"]
+    }  # fmt: skip
+
+
+def test_images_kinds_and_links_to_the_machine_are_reported_with_lines() -> None:
+    _, found = translated(SITES)
+    reported = "\n".join(found.report)
+    assert "web (line 19), gw (line 27), user1 (line 35), user2 (line 39): the image alpine:3" in reported
+    assert "srl (line 43): kind nokia_srlinux (ghcr.io/nokia/srlinux)" in reported
+    assert "the link of srl:e1-1, host:srl-e1-1 (line 56)" in reported
+
+
+def test_a_file_without_addresses_gets_automatic_ones(tmp_path: Path) -> None:
+    text = 'topology:\n  nodes: {a: {kind: ceos}, b: {kind: ceos}}\n  links: [{endpoints: ["a:eth1", "b:eth1"]}]\n'
+    data, _ = translated(written(tmp_path, "two.clab.yml", text))
+    assert "routes" not in data
+    assert data["name"] == "two"
+
+
+def test_a_file_without_nodes_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "x.clab.yml", "topology:\n  nodes: {}\n")
+    with pytest.raises(InputError, match=r"`topology.nodes` has no nodes"):
+        translated(path)
+
+
+def test_binds_that_cannot_be_mounted_are_left_out(tmp_path: Path) -> None:
+    text = "topology:\n  nodes:\n    a: {kind: linux, binds: [missing:/x, $X:/y, x, __clabNodeDir__/c:/c, /:/proc]}\n"
+    data, found = translated(written(tmp_path, "x.clab.yml", text))
+    assert data["hosts"] == {"a": {}}
+    assert len(found.missing) == 4
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(["a", "a:eth1", "bridge", "linux", ""])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["nodes", "links", "kind", "exec", "endpoints", "a", "b", "binds", "env", "ports", "type"]),
+            inner,
+        ),
+    ),
+    max_leaves=15,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["nodes", "links", "defaults", "kinds", "groups"]), VALUES))
+def test_any_values_are_read_or_refused(topology: dict[str, Any]) -> None:
+    document = documents.parse(write({"topology": topology | {"nodes": topology.get("nodes") or {"a": {}}}}), "x")
+    assert _reads(document)
+
+
+def _reads(document: Document) -> bool:
+    try:
+        return bool(read(document, Path("x"), "x").devices)
+    except InputError:
+        return True

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.formats import startup
+from labctl.formats.sketch import Device, Port, Sketch
+from labctl.formats.startup import Line, configure, interfaces_file, program_exists
+
+
+def configured(*lines: str, shell: bool = True) -> tuple[Device, list[Port], Sketch]:
+    sketch = Sketch("x", "tool")
+    device = sketch.device("pc")
+    ports = [Port("pc", "eth0"), Port("pc", "eth1")]
+    sketch.network("a", ports[:1])
+    sketch.network("b", ports[1:])
+    configure(sketch, device, [Line(text, number) for number, text in enumerate(lines, 1)], shell=shell)
+    return device, ports, sketch
+
+
+@pytest.mark.parametrize(
+    ("line", "address"),
+    [
+        ("ip address add 10.0.0.1/24 dev eth0", "10.0.0.1/24"),
+        ("ip a a dev eth0 10.0.0.1/24 brd +", "10.0.0.1/24"),
+        ("sudo /sbin/ip -4 addr replace 10.0.0.1/24 broadcast 10.0.0.255 dev eth0", "10.0.0.1/24"),
+        ("ifconfig eth0 10.0.0.1 netmask 255.255.255.0 up", "10.0.0.1/255.255.255.0"),
+        ("ifconfig eth0 10.0.0.1/24 up", "10.0.0.1/24"),
+        ("ifconfig eth0 172.16.0.1", "172.16.0.1/16"),
+        ("ip -6 addr add 2001:db8::1/64 dev eth0", "2001:db8::1/64"),
+        ("ifconfig eth0 inet6 add 2001:db8::1/64", "2001:db8::1/64"),
+    ],
+)
+def test_addresses_become_those_of_the_port(line: str, address: str) -> None:
+    device, (eth0, _), _ = configured(line)
+    from ipaddress import ip_interface
+
+    assert [ip_interface(one) for one in (*eth0.ipv4, *eth0.ipv6)] == [ip_interface(address)]
+    assert device.commands == []
+
+
+def test_settings_macs_and_what_labctl_does_itself_are_taken() -> None:
+    device, (eth0, eth1), _ = configured(
+        "ip link set dev eth0 up",
+        "ip link set eth0 address 02:00:00:00:00:0A",
+        "ifconfig eth1 hw ether 02:00:00:00:00:0b up",
+        "sysctl -w net.ipv4.ip_forward=1",
+        "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter",
+        "hostname pc",
+        "/etc/init.d/networking restart",
+    )
+    assert (eth0.mac, eth1.mac) == ("02:00:00:00:00:0a", "02:00:00:00:00:0b")
+    assert device.settings == {"sysctls": {"net.ipv4.ip_forward": 1, "net.ipv4.conf.all.rp_filter": 0}}
+    assert device.commands == []
+
+
+def test_other_commands_stay_in_order() -> None:
+    lines = ["ip route add default via 10.0.0.1", "ip link add br0 type bridge", "ip addr add 10.0.0.1/24 dev br0"]
+    assert configured(*lines)[0].commands == lines
+
+
+def test_a_script_stays_whole_from_its_control_flow_on() -> None:
+    device, (eth0, _), sketch = configured(
+        "ip addr add 10.0.0.1/24 dev eth0", "for i in 1 2; do", "  ip addr add 10.0.$i.1/24 dev eth1", "done"
+    )
+    assert eth0.ipv4 == ["10.0.0.1/24"]
+    assert device.commands == [{"shell": "for i in 1 2; do\n  ip addr add 10.0.$i.1/24 dev eth1\ndone\n"}]
+    assert [str(note).partition(":")[0] for note in sketch.report.notes] == ["pc (line 2)"]
+
+
+def test_a_program_in_the_background_becomes_a_service() -> None:
+    device, _, _ = configured("nohup sleep 100 &", "sleep 5 > /tmp/x &", "true && true")
+    assert device.settings["services"] == {"sleep": {"run": ["sleep", "100"]}, "sleep-2": {"shell": "sleep 5 > /tmp/x"}}
+    assert device.commands == ["true && true"]
+
+
+def test_a_command_of_a_program_that_the_machine_lacks_is_left_out() -> None:
+    device, _, sketch = configured("no-such-program --now")
+    assert device.commands == []
+    assert [str(one) for one in sketch.report.missing] == [
+        "pc: `no-such-program --now` (line 1): the program is not installed on this machine"
+    ]
+
+
+@pytest.mark.parametrize("line", ["systemctl start web", "systemctl enable --now web", "service web start"])
+def test_a_daemon_becomes_a_service(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.setitem(startup.DAEMONS, "web", startup.Daemon("sh", "-c", "sleep 9", ready="tcp/80", private=("/v",)))
+    device, _, _ = configured(line)
+    expected = {"web": {"run": ["sh", "-c", "sleep 9"], "ready": {"listening": "tcp/80"}}}
+    assert device.settings == {"services": expected, "private": ["/v"]}
+
+
+def test_a_daemon_that_the_machine_or_labctl_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(startup.DAEMONS, "web", startup.Daemon("no-such-program"))
+    device, _, sketch = configured("/etc/init.d/web start", "systemctl start other.service", "service web stop")
+    assert device.settings == {}
+    assert len(sketch.report.missing) == 2
+
+
+def test_interfaces_files_become_commands() -> None:
+    text = "auto eth0\niface eth0 inet static\n address 10.0.0.1\n netmask 255.0.0.0\n gateway 10.0.0.9\n up true\n"
+    assert [line.text for line in interfaces_file(text, "x")] == [
+        "ip address add 10.0.0.1/8 dev eth0",
+        "ip route replace default via 10.0.0.9 dev eth0",
+        "true",
+    ]
+
+
+def test_programs_of_sbin_and_built_in_commands_exist() -> None:
+    assert program_exists("cd")
+    assert program_exists("sh")
+    assert not program_exists("no-such-program")
+
+
+@given(st.lists(st.text(max_size=40), max_size=6), st.booleans())
+def test_any_script_is_read(lines: list[str], shell: bool) -> None:
+    configured(*lines, shell=shell)
+
+
+@given(st.text(max_size=200))
+def test_any_interfaces_file_is_read(text: str) -> None:
+    assert interfaces_file(text, "x") is not None
