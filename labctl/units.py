@@ -36,6 +36,7 @@ _RATE = _Quantity(
     "mbit",
     {"bit": 1, "kbit": 1000, "Kbit": 1000, "mbit": 1000**2, "Mbit": 1000**2, "gbit": 1000**3, "Gbit": 1000**3},
 )
+_DISTANCE = _Quantity("distance", "120km or 300m", "km", {"m": 1, "km": 1000, "mi": 1609.344})
 _PERCENTAGE = _Quantity("percentage", "1% or 0.5%", "%", {"%": 1})
 _PART = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*) *"
 _PER_SECOND = r"(?i)(?<=bit)(?:ps|/s)$"
@@ -71,6 +72,11 @@ def rate_bit_s(value: object) -> int:
         return 0
     written = re.sub(_PER_SECOND, "", value.strip()) if isinstance(value, str) else value
     return _whole(value, _single(written, _RATE), "bits per second")
+
+
+def distance_m(value: object) -> float:
+    """Return the metres of `120km`, `300m` or `75mi`; 0 needs no unit."""
+    return 0.0 if _is_zero(value) else _single(value, _DISTANCE)
 
 
 def fraction(value: object) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from labctl.api.program import Ready
     from labctl.kernel.sock_diag import Socket
     from labctl.plan.operations import Operation
-    from labctl.topology.model import Address, Endpoint, Impairment, Interface, NodeKind
+    from labctl.topology.model import Address, Endpoint, Interface, NodeKind
     from labctl.topology.model import Link as ModelLink
 
 
@@ -231,39 +231,59 @@ class Link:
 
     def set(
         self,
+        /,
         *,
         delay: str | None = None,
         jitter: str | None = None,
         loss: str | None = None,
         rate: str | None = None,
         sender: str | None = None,
+        **others: object,
     ) -> None:
-        """Set delay, jitter, loss and rate for both directions, or only for packets that `sender` (a node) sends.
+        """Set values for both directions, or only for packets that `sender` (a node) sends. Unset values stay.
 
-        Values are as in files: delay="20ms", jitter="2ms", loss="1%", rate="10mbit". Unset values are cleared.
+        Values are as in files: delay="20ms", jitter="2ms", loss="1%", rate="10mbit"; so are the others: preset="4g",
+        gemodel="1% 10%", discipline="fq_codel", ... A preset's access is that of the link's first node. 0 removes one.
         ValueError for a wrong value; MachineError, with the package to install, if the kernel lacks netem (sch_netem)
         or tbf (sch_tbf); KernelError.
         """
-        from labctl.topology.impairments import parse
+        from labctl.plan.impairment_changes import change_impairments
+        from labctl.topology.impairments import read_changes
 
-        impairment = parse({"delay": delay, "jitter": jitter, "loss": loss, "rate": rate})
-        self._impair(impairment, sender, f"set {impairment}" + (f" from {sender}" if sender else ""))
+        written = {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate, **others}
+        given = {key: value for key, value in written.items() if value is not None}
+        values = read_changes(given)
+        word = f"set {' '.join(f'{key} {value}' for key, value in given.items())}"
+        near, far = (
+            [end for end in self._sending_ends(sender) if (end == self._near) is side] for side in (True, False)
+        )
+        self._impair(
+            f"{word} from {sender}" if sender else word,
+            lambda: change_impairments(self._core.engine, self._core.plan, near, far, values),
+        )
 
     def clear(self) -> None:
         """Remove delay, jitter, loss and rate in both directions, including those of the topology file. KernelError."""
-        self._impair(None, None, "clear")
-
-    def _impair(self, impairment: Impairment | None, sender: str | None, word: str) -> None:
         from labctl.plan.build import set_impairments
 
-        self._core.check_open(f"{word} on link {self}")
+        self._impair("clear", lambda: set_impairments(self._core.plan, self._sending_ends(None), None))
+
+    @property
+    def _near(self) -> tuple[str, str]:
+        return self.ends[0].node, self.ends[0].ifname
+
+    def _sending_ends(self, sender: str | None) -> list[tuple[str, str]]:
         ends = [(end.node, end.ifname) for end in self.ends if sender in (None, end.node)]
         if not ends:
             raise not_found(
                 f"link {self}: `{sender}` is not an end of it", sender or "", [end.node for end in self.ends]
             )
+        return ends
+
+    def _impair(self, word: str, operations: Callable[[], Sequence[Operation]]) -> None:
+        self._core.check_open(f"{word} on link {self}")
         with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
-            self._core.engine.apply(set_impairments(self._core.plan, ends, impairment))
+            self._core.engine.apply(operations())
 
     def _apply(self, operations: Sequence[Operation], word: str) -> None:
         self._core.check_open(f"set link {self} {word}")

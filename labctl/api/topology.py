@@ -209,13 +209,15 @@ class Topology:
         jitter: str | None = None,
         loss: str | None = None,
         rate: str | None = None,
+        **others: object,
     ) -> Self:
         """Add a link between two nodes. An end is a name, or a mapping as in files ({"node": ..., "interface": ...}).
 
-        `delay` ("20ms"), `jitter`, `loss` ("1%") and `rate` ("10mbit") hold for each direction.
+        `delay` ("20ms"), `jitter`, `loss` ("1%"), `rate` ("10mbit") and `others`, the further keys of links in files
+        (preset="4g", discipline="fq_codel"), hold for each direction.
         """
-        given = {"ends": [a, b], "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu}
-        given |= {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate}
+        given: dict[str, Any] = {"ends": [a, b], "ipv4": ipv4, "ipv6": ipv6, "mtu": mtu}
+        given |= {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate, **others}
         self._check_changeable()
         self._data.setdefault("links", []).append(_given(given))
         return self

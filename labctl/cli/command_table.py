@@ -494,13 +494,14 @@ COMMANDS = (
         _NETWORK,
         "Take a link down or up; add delay, loss or a rate limit.",
         "Take the links between two nodes down, bring them up again, impair them, or show their state.\n\n"
-        "`set` impairs the packets sent from now on; unset values are cleared. `clear` removes all impairments.",
+        "`set` changes the given values for packets sent from now on, and leaves the others; `delay=0` removes one. "
+        "`preset=4g` sets those of a kind of link, whose access is A's. `clear` removes all.",
         (
             Parameter("first", "A", "A node, or NODE:INTERFACE.", "node_names"),
             Parameter("second", "B", "The other node, or NODE:INTERFACE.", "other_ends"),
             Parameter("action", "[ACTION]", "What to do.", choices=("show", "down", "up", "set", "clear")),
             Parameter(
-                "values", "[KEY=VALUE...]", "For set: delay=20ms, jitter=2ms, loss=1%, rate=10mbit.", "link_values"
+                "values", "[KEY=VALUE...]", "For set: delay=20ms, loss=1%, rate=10mbit, preset=4g, ...", "link_values"
             ),
             Parameter("sender", "--from NODE", "Only the packets that this node sends (default: all).", "node_names"),
             _LAB,

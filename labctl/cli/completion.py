@@ -204,8 +204,13 @@ def topology_names(given: Given, incomplete: str) -> list[Candidate]:
 
 
 def link_values(given: Given, incomplete: str) -> list[Candidate]:
-    """`delay=` and the other keys after `set`."""
-    return ["delay=", "jitter=", "loss=", "rate="] if given.values.get("action") == "set" else []
+    """`delay=` and the other keys after `set`, or the values of `preset=` and the like."""
+    if given.values.get("action") != "set":
+        return []
+    from labctl.topology.impairments import WORDS, choices
+
+    key, equals, _ = incomplete.partition("=")
+    return [f"{key}={choice}" for choice in choices(key)] if equals else [f"{word}=" for word in WORDS]
 
 
 def commands(given: Given, incomplete: str) -> list[Candidate]:

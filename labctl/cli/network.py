@@ -15,7 +15,8 @@ from labctl.topology.model import end_to_take_down, is_end, links_between
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-    from labctl.observe.inspect import FoundImpairment, Inspection, NodeState
+    from labctl.observe.impairments import FoundImpairment
+    from labctl.observe.inspect import Inspection, NodeState
     from labctl.plan.operations import Plan
 
 EXIT_UNREACHABLE = 1
@@ -57,7 +58,12 @@ def link(first: str, second: str, action: str, values: Sequence[str], sender: st
         plan = attached.describe().plan
         cables = cables_between(plan, first, second)
         if action != "show":
-            attached.apply(link_operations(plan, cables, action, values, sender))
+            is_set = action == "set"
+            attached.apply(
+                changed_values(attached, plan, cables, values, sender)
+                if is_set
+                else link_operations(plan, cables, action, sender)
+            )
         screen.write(cable_table(attached, cables, screen.look))
     return 0
 
@@ -73,34 +79,44 @@ def check_link_change(action: str, values: Sequence[str], sender: str | None) ->
         raise InputError(f"link {action}: has no direction; --from is for set and clear.")
 
 
-def link_operations(
-    plan: Plan, cables: Sequence[Cable], action: str, values: Sequence[str] = (), sender: str | None = None
-) -> list[Operation]:
-    """Return the operations of `down`, `up`, `set` or `clear`. `up` restores what an end lost when it went down."""
+def link_operations(plan: Plan, cables: Sequence[Cable], action: str, sender: str | None = None) -> list[Operation]:
+    """Return the operations of `down`, `up` or `clear`. `up` restores what an end lost when it went down."""
     if action == "down":
         cut = [end_to_take_down(each.near, each.far, lambda end: bool(end.bridge)) for each in cables]
         return [SetDown(end.node, end.ifname) for end in cut]
     if action == "up":  # either end may be down, depending on the order of the names
         return [SetUp(end.node, end.ifname) for each in cables for end in (each.near, each.far)]
     from labctl.plan.build import set_impairments
-    from labctl.topology.impairments import parse_words
 
+    near, far = _sending_ends(cables, sender)
+    return [*set_impairments(plan, near + far, None)]
+
+
+def changed_values(
+    lab: Lab, plan: Plan, cables: Sequence[Cable], values: Sequence[str], sender: str | None
+) -> list[Operation]:
+    """Return the operations of `set`, which leaves the values that are not given. InputError."""
+    from labctl.plan.impairment_changes import change_impairments
+    from labctl.topology.impairments import read_words
+
+    near, far = _sending_ends(cables, sender)
     try:
-        impairment = parse_words(values)
+        return [*change_impairments(lab, plan, near, far, read_words(values))]
     except ValueError as error:
         raise InputError(f"link set: {error}") from error
-    ends = [(end.node, end.ifname) for cable in cables for end in _sending_ends(cable, sender)]
-    return [*set_impairments(plan, ends, impairment)]
 
 
-def _sending_ends(cable: Cable, sender: str | None) -> list[LinkEnd]:
-    """Return the ends whose packets an impairment affects: both, or the sender's (`NODE` or `NODE:INTERFACE`)."""
-    ends = [cable.near, cable.far]
-    found = [end for end in ends if sender is None or is_end(end, sender)]
-    if not found:
-        nodes = [end.node for end in ends]
-        raise InputError(f"--from {sender}: not an end of the link {cable}; {suggestion(sender or '', nodes)}")
-    return found
+def _sending_ends(cables: Sequence[Cable], sender: str | None) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the near and the far ends whose packets an impairment affects: all, or those of the sender."""
+    for cable in cables:
+        if sender is not None and not (is_end(cable.near, sender) or is_end(cable.far, sender)):
+            near = suggestion(sender, [cable.near.node, cable.far.node])
+            raise InputError(f"--from {sender}: not an end of the link {cable}; {near}")
+    sides = [cable.near for cable in cables], [cable.far for cable in cables]
+    near_ends, far_ends = (
+        [(end.node, end.ifname) for end in side if sender is None or is_end(end, sender)] for side in sides
+    )
+    return near_ends, far_ends
 
 
 def all_cables(plan: Plan) -> list[Cable]:
@@ -126,11 +142,12 @@ def _links_of(plan: Plan, node: str) -> str:
 def cable_table(lab: Lab, cables: Sequence[Cable], look: Look) -> list[str]:
     """Return a table of the links' state in the kernel."""
     from labctl.observe import network
-    from labctl.observe.inspect import FoundImpairment, impairments
+    from labctl.observe.impairments import FoundImpairment, impairments
 
+    in_force = lab.impaired()
     nodes = {end.node for cable in cables for end in (cable.near, cable.far)}
     interfaces = {(node, each.name): each for node in nodes for each in network.links(lab, node)}
-    impaired = {(node, ifname): each for node in nodes for ifname, each in impairments(lab, node).items()}
+    impaired = {(node, ifname): each for node in nodes for ifname, each in impairments(lab, node, in_force).items()}
     rows: list[list[Cell | str]] = []
     for cable in cables:
         ends = (cable.near, cable.far)
@@ -163,7 +180,10 @@ def inspect(lab: str | None, lab_option: str | None, format: str) -> int:
     with attach(lab_name(lab, lab_option)) as attached:
         description = attached.describe()
         with waiting(f"reading {len(description.nodes)} nodes of lab {attached.name}"):
-            found = inspect_lab(attached, description.name, description.plan, description.processes, description.faults)
+            found = inspect_lab(
+                *(attached, description.name, description.plan, description.processes, description.faults),
+                in_force=attached.impaired(),
+            )
     screen = standard_output()
     if format == "table":
         screen.write(as_table(found, screen.look))
@@ -180,7 +200,8 @@ def inspect(lab: str | None, lab_option: str | None, format: str) -> int:
 
 def as_table(found: Inspection, look: Look) -> list[str]:
     """Return painted lines: nodes, links, routes, rules, files, processes, and the differences from the file."""
-    from labctl.observe.inspect import FoundImpairment, extra_rules, routes_of
+    from labctl.observe.impairments import FoundImpairment
+    from labctl.observe.inspect import extra_rules, routes_of
     from labctl.printable import printable
 
     interfaces: list[list[Cell | str]] = []

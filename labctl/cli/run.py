@@ -332,9 +332,9 @@ def _show_seed(
 
 
 def _is_random(topology: Topology) -> bool:
-    """Whether a link has loss or jitter."""
+    """Whether a link has loss, jitter or another impairment at random."""
     impairments = [interface.impairment for node in topology.nodes for interface in node.interfaces]
-    return any(each is not None and (each.loss_ppm or each.jitter_us) for each in impairments)
+    return any(each is not None and each.is_random for each in impairments)
 
 
 def exit_status(result: RunResult) -> int:

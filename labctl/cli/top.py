@@ -54,7 +54,7 @@ def top(lab: str | None, lab_option: str | None) -> int:
 def sample_of(lab: Lab, plan: Plan) -> Sample:
     """Read the lab's state now. LabGone; KernelError if the kernel refuses."""
     from labctl.observe import network
-    from labctl.observe.inspect import FoundImpairment, impairments
+    from labctl.observe.impairments import FoundImpairment, impairments
     from labctl.plan.operations import AddAddress
 
     description = lab.describe()
@@ -62,7 +62,8 @@ def sample_of(lab: Lab, plan: Plan) -> Sample:
     kinds = {node.name: node.kind for node in plan.nodes}
     traffic = {node: network.traffic(lab, node) for node in nodes}
     up = {(node, each.name): each.up for node in nodes for each in network.links(lab, node)}
-    impaired = {(node, name): each for node in nodes for name, each in impairments(lab, node).items()}
+    in_force = lab.impaired()
+    impaired = {(node, name): each for node in nodes for name, each in impairments(lab, node, in_force).items()}
     links = []
     for cable in all_cables(plan):
         ends = [(end.node, end.ifname) for end in (cable.near, cable.far)]

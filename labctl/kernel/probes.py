@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from labctl.errors import MachineError
-from labctl.kernel import nftables, rtnl
+from labctl.kernel import nftables, qdiscs, rtnl
 from labctl.kernel.netlink import (
     IFINFO,
     IFLA_IFNAME,
@@ -209,16 +209,12 @@ def _veth() -> None:
 
 
 def _netem() -> None:
-    _send(
-        rtnl.replace_netem(
-            LOOPBACK_INDEX, _HANDLES["netem"], rtnl.ROOT, delay_us=1000, jitter_us=0, loss_ppm=0, limit_packets=1000
-        )
-    )
+    _send(qdiscs.replace_netem(LOOPBACK_INDEX, _HANDLES["netem"], qdiscs.ROOT, qdiscs.NetemSettings(delay_us=1000)))
 
 
 def _tbf() -> None:
     sizes = {"rate_bytes_s": 125_000, "burst_bytes": 70_000, "limit_bytes": 70_000}
-    _send(rtnl.replace_tbf(LOOPBACK_INDEX, _HANDLES["tbf"], rtnl.ROOT, **sizes))
+    _send(qdiscs.replace_tbf(LOOPBACK_INDEX, _HANDLES["tbf"], qdiscs.ROOT, **sizes))
 
 
 def _link(kind: str) -> None:
@@ -239,7 +235,7 @@ def _link(kind: str) -> None:
 def _qdisc(kind: str, options: bytes = b"") -> None:
     with contextlib.suppress(FileExistsError):
         _veth()
-    _send(rtnl.replace_qdisc(10, _HANDLES[kind], rtnl.ROOT, kind.encode(), options))
+    _send(qdiscs.replace_qdisc(10, _HANDLES[kind], qdiscs.ROOT, kind.encode(), options))
 
 
 def _ipv6() -> None:

@@ -205,6 +205,12 @@ class Apply(Request, frozen=True):
     operations: PlanJson
 
 
+class Impaired(Request, frozen=True):
+    """Report the impairments in force on these nodes; on all if there is none. Answered by `ImpairedInterfaces`."""
+
+    nodes: tuple[str, ...] = ()
+
+
 class SetRollback(Request, frozen=True):
     """Replace the rollback actions of this client, which the keeper executes when the client disconnects."""
 
@@ -368,6 +374,12 @@ class Welcome(Reply, frozen=True):
 
 class Described(Reply, frozen=True):
     description: Description
+
+
+class ImpairedInterfaces(Reply, frozen=True):
+    """Operations that set the impairments in force."""
+
+    operations: PlanJson
 
 
 class ProcessRows(Reply, frozen=True):

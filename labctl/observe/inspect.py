@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from labctl.errors import KernelError
+from labctl.kernel import qdiscs
 from labctl.kernel import routes as kernel_routes
-from labctl.kernel import rtnl
 from labctl.kernel.namespaces import sysctl_path
 from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.kernel.routes import (
@@ -22,9 +22,9 @@ from labctl.kernel.routes import (
     NextHop,
     default_metric,
 )
-from labctl.kernel.rtnl import KernelQdisc
 from labctl.lab.description import FaultInfo, ProcessInfo
 from labctl.names import OUTSIDE_INTERFACE
+from labctl.observe.impairments import FoundImpairment, InForce, combine, losses_by_rule
 from labctl.observe.network import Observable, netlink_socket
 from labctl.plan.operations import (
     AddAddress,
@@ -38,7 +38,7 @@ from labctl.plan.operations import (
     SetSysctl,
     SetUp,
 )
-from labctl.structs import Struct, asdict, field, replace, to_builtins
+from labctl.structs import Struct, field, replace, to_builtins
 from labctl.topology.model import Impairment
 
 # -- the state of a node
@@ -61,13 +61,17 @@ class NodeState(Struct, frozen=True):
     impairments: Mapping[str, FoundImpairment] = field(default_factory=dict)  # by interface, if there is one
 
 
-def read_node(lab: Observable, node: str, settings: Iterable[str] = ()) -> NodeState:
-    """Read the state of a node, with the settings of these names. KernelError."""
+def read_node(
+    lab: Observable, node: str, settings: Iterable[str] = (), in_force: Mapping[str, Impairment] | None = None
+) -> NodeState:
+    """Read the state of a node, with the settings of these names; `in_force` as of `combine`. KernelError."""
     with netlink_socket(lab, node, NETLINK_ROUTE, "list its interfaces") as sock:
         links, addresses = kernel_routes.links(sock), kernel_routes.addresses(sock)
-        routes, rules, queues = kernel_routes.routes(sock), kernel_routes.rules(sock), rtnl.qdiscs(sock)
+        routes, rules, queues = kernel_routes.routes(sock), kernel_routes.rules(sock), qdiscs.qdiscs(sock)
     values = {key: value for key in settings if (value := _setting(lab, node, key)) is not None}
-    impairments = combine({link.index: link.name for link in links}, queues)
+    expected = in_force or {}
+    losses = losses_by_rule(lab, node, queues, expected)
+    impairments = combine({link.index: link.name for link in links}, queues, expected, losses)
     return NodeState(links, addresses, routes, rules, values, impairments)
 
 
@@ -78,55 +82,6 @@ def _setting(lab: Observable, node: str, key: str) -> str | None:
             return file.read().rstrip("\n")
     except (KernelError, OSError, ValueError):
         return None
-
-
-# -- impairments, from the queueing disciplines that the kernel reports
-
-_OURS = frozenset({"tbf", "netem", "bfifo"})
-
-
-class FoundImpairment(Struct, frozen=True):
-    """An interface's impairment; `foreign` names disciplines that labctl does not use, "" if there are none."""
-
-    impairment: Impairment = Impairment()
-    foreign: str = ""
-
-    def __str__(self) -> str:
-        if not self.foreign:
-            return str(self.impairment)
-        return f"{self.impairment} and {self.foreign}" if self.impairment else self.foreign
-
-
-def impairments(lab: Observable, node: str) -> dict[str, FoundImpairment]:
-    """Return the impairments of the node's interfaces, by interface, if there is one. KernelError."""
-    from labctl.observe import network
-
-    names = {link.index: link.name for link in network.links(lab, node)}
-    return combine(names, network.qdiscs(lab, node))
-
-
-def combine(names: Mapping[int, str], found: Iterable[KernelQdisc]) -> dict[str, FoundImpairment]:
-    """Combine the disciplines of each interface into one impairment; `names` are the interfaces' by index."""
-    disciplines: dict[str, list[KernelQdisc]] = {}
-    for one in found:
-        if one.handle and one.index in names:  # the kernel's default discipline has no handle
-            disciplines.setdefault(names[one.index], []).append(one)
-    return {ifname: _combined(those) for ifname, those in disciplines.items()}
-
-
-def _combined(found: Iterable[KernelQdisc]) -> FoundImpairment:
-    delay_us = jitter_us = loss_ppm = rate_bit_s = 0
-    foreign: list[str] = []
-    for one in found:
-        delay_us += one.delay_us
-        jitter_us += one.jitter_us
-        loss_ppm = loss_ppm or one.loss_ppm
-        rate_bit_s = min(filter(None, (rate_bit_s, one.rate_bit_s)), default=0)
-        if one.kind not in _OURS:
-            foreign.append(one.kind)
-        elif one.has_more:
-            foreign.append("more of netem")
-    return FoundImpairment(Impairment(delay_us, jitter_us, loss_ppm, rate_bit_s), ", ".join(dict.fromkeys(foreign)))
 
 
 # -- drift: where the kernel differs from the plan
@@ -237,8 +192,11 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
 
 def _of_interface(name: str, link: KernelLink, bridge: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
     """Compare an end of a link, or a bridge, whose MTU follows its ports and may be any without ports."""
-    impairment = FoundImpairment(planned.impairments.get(link.name, Impairment()))
-    compared = [("impairment", str(impairment), str(found.impairments.get(link.name, FoundImpairment())))]
+    impairment = planned.impairments.get(link.name, Impairment())
+    actual_impairment = found.impairments.get(link.name, FoundImpairment())
+    if impairment.profile and impairment.profile == actual_impairment.impairment.profile:
+        impairment = actual_impairment.impairment  # one of its moments
+    compared = [("impairment", str(impairment), str(actual_impairment))]
     if end := planned.ends.get(link.name):
         ends = [("mtu", str(end.mtu), str(link.mtu)), ("mac", end.mac, link.mac)]
         compared = [*ends, ("bridge", end.bridge or "none", bridge), *compared]
@@ -338,10 +296,16 @@ def inspect(
     plan: Plan,
     programs: Iterable[ProcessInfo] = (),
     faults: Iterable[FaultInfo] = (),
+    in_force: InForce | None = None,
 ) -> Inspection:
-    """Read the state of every node of the plan. KernelError."""
+    """Read the state of every node of the plan; `in_force` are its impairments, by default the plan's. KernelError."""
     planned = planned_nodes(plan)
-    found = {node.name: read_node(lab, node.name, planned[node.name].settings) for node in plan.nodes}
+    found = {}
+    for node in plan.nodes:
+        expected = dict(planned[node.name].impairments)
+        if in_force is not None:
+            expected = {ifname: one for (of, ifname), one in in_force.items() if of == node.name}
+        found[node.name] = read_node(lab, node.name, planned[node.name].settings, expected)
     ends = {(node, link.name): link.up and link.carrier for node, state in found.items() for link in state.links}
     links = tuple(
         InspectedLink(one.a, one.b, all(ends.get((end.node, end.ifname), False) for end in (one.a, one.b)))
@@ -453,4 +417,8 @@ def _interfaces(state: NodeState) -> list[dict[str, Any]]:
 
 
 def _impairment(found: FoundImpairment | None) -> dict[str, Any] | None:
-    return None if found is None else asdict(found.impairment) | {"other": found.foreign or None}
+    if found is None:
+        return None
+    usual = {key: getattr(found.impairment, key) for key in ("delay_us", "jitter_us", "loss_ppm", "rate_bit_s")}
+    others: dict[str, Any] = to_builtins(found.impairment)  # without those that are none
+    return usual | others | {"other": found.foreign or None}

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Protocol
 
 from labctl.errors import InputError, KernelError, kernel_errors
+from labctl.kernel import qdiscs as kernel_qdiscs
 from labctl.kernel import routes as kernel_routes
-from labctl.kernel import rtnl, sock_diag
+from labctl.kernel import sock_diag
 from labctl.kernel.netlink import NETLINK_ROUTE
+from labctl.kernel.qdiscs import KernelQdisc
 from labctl.kernel.routes import KernelAddress, KernelLink, KernelRoute
-from labctl.kernel.rtnl import KernelQdisc
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG, Socket, State, TimeWaitId, Transport
 from labctl.kernel.sockaddr import interface_name
 from labctl.structs import Struct, field
@@ -73,7 +74,7 @@ def routes(lab: Observable, node: str) -> tuple[KernelRoute, ...]:
 def qdiscs(lab: Observable, node: str) -> tuple[KernelQdisc, ...]:
     """Return every queueing discipline of the node's interfaces."""
     with netlink_socket(lab, node, NETLINK_ROUTE, "list its queueing disciplines") as sock:
-        return rtnl.qdiscs(sock)
+        return kernel_qdiscs.qdiscs(sock)
 
 
 class Traffic(Struct, frozen=True, gc=False):
@@ -91,7 +92,7 @@ def traffic(lab: Observable, node: str) -> dict[str, Traffic]:
     """Return the traffic of every interface of the node, by the interface's name."""
     with netlink_socket(lab, node, NETLINK_ROUTE, "read the counters of its interfaces") as sock:
         counts = kernel_routes.link_statistics(sock)
-        drops = rtnl.qdisc_drops(sock)
+        drops = kernel_qdiscs.qdisc_drops(sock)
         names = kernel_routes.interface_names(sock) if drops else {}
     dropped = {names[index]: count for index, count in drops.items() if index in names}
     return {

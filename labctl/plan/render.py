@@ -11,22 +11,18 @@ from typing import Any
 
 from labctl.plan.diff import Difference
 from labctl.plan.operations import (
-    ROOT,
     AddAddress,
     AddRoute,
     AnyPart,
     DisableOffload,
-    Fifo,
     LinkEnd,
     MakeBridge,
     MakeLink,
     MakeNode,
     MakeTable,
-    NetworkEmulator,
     Operation,
     Part,
     Plan,
-    Queue,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
@@ -39,15 +35,13 @@ from labctl.plan.operations import (
     SetMtu,
     SetSysctl,
     SetUp,
-    TokenBucket,
     in_order,
-    queues,
     services_of,
 )
 from labctl.plan.packet_tables import nft
 from labctl.structs import asdict, to_builtins
 from labctl.topology.model import Address, Node, NodeKind, Prefix, Service
-from labctl.units import format_ppm, format_size
+from labctl.units import format_size
 
 
 def render_text(plan: Plan) -> str:
@@ -196,8 +190,9 @@ def _commands(operation: Operation, number: int) -> list[str]:
         case SetImpairment(node, ifname, impairment, _, mtu):
             if impairment is None:
                 return [f"tc -n {shlex.quote(node)} qdisc delete dev {shlex.quote(ifname)} root"]
-            on = f"tc -n {shlex.quote(node)} qdisc replace dev {shlex.quote(ifname)}"
-            return [f"{on} {_queue(queue)}" for queue in queues(impairment, mtu)]
+            from labctl.plan.tc_commands import impairment_commands
+
+            return impairment_commands(node, ifname, impairment, mtu)
         case RemovePart(part):
             return part_commands(part, remove=True)
         case ReplacePart(part, before):
@@ -225,23 +220,6 @@ def _route(verb: str, node: str, destination: Prefix, gateway: Address, ifname: 
     family = "-4" if destination.version == 4 else "-6"
     to = "default" if destination.prefixlen == 0 else str(destination)
     return f"ip {family} -n {shlex.quote(node)} route {verb} {to} via {gateway} dev {shlex.quote(ifname)}"
-
-
-def _queue(queue: Queue) -> str:
-    place = "root" if queue.parent == ROOT else f"parent {queue.parent >> 16:x}:{queue.parent & 0xFFFF:x}"
-    where = f"{place} handle {queue.handle >> 16:x}:"
-    match queue:
-        case TokenBucket(_, _, rate_bytes_s, burst_bytes, limit_bytes):
-            return f"{where} tbf rate {rate_bytes_s * 8}bit burst {burst_bytes} limit {limit_bytes}"
-        case NetworkEmulator(_, _, delay_us, jitter_us, loss_ppm, limit_packets):
-            words = [f"limit {limit_packets}"]
-            if delay_us:
-                words.append(f"delay {delay_us}us" + (f" {jitter_us}us" if jitter_us else ""))
-            if loss_ppm:
-                words.append(f"loss {format_ppm(loss_ppm)}")
-            return f"{where} netem {' '.join(words)}"
-        case Fifo(_, _, limit_bytes):
-            return f"{where} bfifo limit {limit_bytes}"
 
 
 def _end(end: LinkEnd) -> list[str]:

@@ -9,7 +9,6 @@ import re
 import signal
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, get_args
 
@@ -45,10 +44,9 @@ from labctl.documents.schema import (
 from labctl.plan.drop_rules import Direction, DropProtocol
 from labctl.plan.fault_effects import FaultKind
 from labctl.scenario.model import StepKind, caller_name
-from labctl.scenario.state import has_references, is_template
+from labctl.scenario.state import has_references
 from labctl.topology.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
-from labctl.topology.impairments import check as check_impairment
-from labctl.topology.impairments import parse as parse_impairment
+from labctl.topology.impairment_schema import ImpairedFile
 
 _LONGEST_TITLE = 100
 _NEED_QUOTES = frozenset(" \t\n'\"\\;|&<>*")
@@ -409,24 +407,10 @@ class ExpectBody(BoundedBody):
         return f"expect {conditions}" + (f" on {data['on']}" if "on" in data else "")
 
 
-class ImpairmentBody(Shape):
-    """Delay, jitter, loss and rate of a link; omitted values are cleared."""
+class ImpairmentBody(ImpairedFile):
+    """Values of a link, as in topology files; omitted ones stay as they are, and 0 removes one."""
 
-    delay = optional(Parsed(partial(check_impairment, "delay")), "Delay of each packet: 20ms.")
-    jitter = optional(Parsed(partial(check_impairment, "jitter")), "Variation of the delay, to either side: 2ms.")
-    loss = optional(Parsed(partial(check_impairment, "loss")), "Share of packets that are lost: 1%.")
-    rate = optional(Parsed(partial(check_impairment, "rate")), "Maximum rate in bits a second: 10mbit.")
-
-    RULES = (Needs(("delay", "jitter", "loss", "rate"), "needs one of `delay`, `jitter`, `loss`, `rate`"),)
-
-    def problem(self) -> str:
-        if any(is_template(value) for value in self.values.values()):
-            return ""
-        try:
-            parse_impairment(self.values)
-        except ValueError as error:
-            return str(error)
-        return ""
+    RULES = (Needs(tuple(ImpairedFile.KEYS), "needs one of `preset`, `delay`, `loss`, `rate`, ..."),)
 
 
 class LinkBody(BoundedBody):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from labctl.scenario.file_schema import DropBody, LinkBody, UndropBody
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
 from labctl.topology.endpoints import parse_address
-from labctl.topology.model import Address, Endpoint, Link, Topology, links_between
+from labctl.topology.model import Address, Endpoint, Link, Topology, is_end, links_between
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -29,6 +29,7 @@ class Changes:
     def __init__(self, lab: Lab | None = None, hosts: Sequence[str] = ()) -> None:
         self._lab = lab
         self._lock = threading.Lock()
+        self.of_links = threading.Lock()  # held between reading the values of a link and changing them
         self._was_up: dict[Endpoint, bool] = {}
         self._impaired: dict[Endpoint, Impairment | None] = {}
         self._dropping: set[str] = set()
@@ -55,13 +56,9 @@ class Changes:
         """Record this end before its impairment changes."""
         if self._lab is None:
             return
-        from labctl.observe.inspect import FoundImpairment, impairments
-
         with self._lock:
             if end not in self._impaired:
-                self._impaired[end] = (
-                    impairments(self._lab, end.node).get(end.ifname, FoundImpairment()).impairment or None
-                )
+                self._impaired[end] = self._lab.impaired([end.node]).get((end.node, end.ifname))
                 self._set_rollback(self._lab)
 
     def fault(self, number: int) -> None:
@@ -155,21 +152,27 @@ def _link(at: StepRun, body: LinkBody) -> None:
 
 def _impair(at: StepRun, body: LinkBody, chosen: Link) -> None:
     """Set or clear the impairment of the link, or of the packets that one end sends."""
-    from labctl.plan.build import set_impairments
-    from labctl.topology.impairments import parse
-
-    impairment: Impairment | None = None
-    if body.set_ is not None:
-        try:
-            impairment = parse(body.set_.values)
-        except ValueError as error:
-            raise StepFailed(str(error)) from error
     if body.from_ is not None and body.from_ not in (chosen.a.node, chosen.b.node):
         raise StepFailed(f"{body.from_} is not an end of the link {chosen}")
     ends = [end for end in (chosen.a, chosen.b) if body.from_ in (None, end.node)]
     for end in ends:
         at.run.changes.impair(end)
-    at.lab.apply(set_impairments(at.run.plan, [(end.node, end.ifname) for end in ends], impairment, at.run.seed))
+    if body.set_ is None:
+        from labctl.plan.build import set_impairments
+
+        at.lab.apply(set_impairments(at.run.plan, [(end.node, end.ifname) for end in ends], None))
+        return
+    from labctl.plan.impairment_changes import change_impairments
+    from labctl.topology.impairments import read_changes
+
+    first = chosen.a if is_end(chosen.a, body.ends[0]) else chosen.b
+    near, far = ([(end.node, end.ifname) for end in ends if (end == first) is side] for side in (True, False))
+    with at.run.changes.of_links:
+        try:
+            values = read_changes(body.set_.values)
+            at.lab.apply(change_impairments(at.lab, at.run.plan, near, far, values, at.run.seed))
+        except ValueError as error:
+            raise StepFailed(str(error)) from error
 
 
 def _drop(at: StepRun, body: DropBody) -> None:

@@ -23,6 +23,7 @@ from ipaddress import (
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.structs import Struct
+from labctl.topology.netem import Impairment as Impairment
 from labctl.topology.packet_rules import Firewall, Translation
 
 IPV6_MTU_MIN = 1280  # RFC 8200, section 5; Linux has no IPv6 on an interface with a smaller MTU
@@ -211,33 +212,6 @@ class NodeKind(StrEnum):
     HOST = "host"
     SWITCH = "switch"
     ROUTER = "router"
-
-
-class Impairment(Struct, frozen=True):
-    """Delay, jitter, loss and rate limit of packets that an interface sends; 0 is none. False if all are 0."""
-
-    delay_us: int = 0
-    jitter_us: int = 0  # delays are uniform from delay - jitter to delay + jitter
-    loss_ppm: int = 0  # of a million packets
-    rate_bit_s: int = 0  # with Ethernet headers; 0 for no limit
-
-    def __bool__(self) -> bool:
-        return bool(self.delay_us or self.jitter_us or self.loss_ppm or self.rate_bit_s)
-
-    def __str__(self) -> str:
-        return " ".join(f"{key} {value}" for key, value in self.texts()) or "none"
-
-    def texts(self) -> tuple[tuple[str, str], ...]:
-        """Return the values that are not 0, by key, as in files: ("delay", "20ms"), ("loss", "1%")."""
-        from labctl.units import format_ppm, format_rate, format_us
-
-        every = (
-            ("delay", self.delay_us, format_us),
-            ("jitter", self.jitter_us, format_us),
-            ("loss", self.loss_ppm, format_ppm),
-            ("rate", self.rate_bit_s, format_rate),
-        )
-        return tuple((key, form(value)) for key, value, form in every if value)
 
 
 class Interface(Struct, frozen=True, gc=False):

@@ -32,6 +32,8 @@ from labctl.topology.draft import (
     WantedPrefix,
 )
 from labctl.topology.firewall import firewall_of
+from labctl.topology.impairment_schema import ImpairedFile
+from labctl.topology.impairments import Value, Values, expanded, merged
 from labctl.topology.model import Impairment, Node, NodeKind, Prefix
 from labctl.topology.parse_node import (
     check_exposures,
@@ -46,7 +48,6 @@ from labctl.topology.schema import (
     Addresses,
     EndFile,
     HostFile,
-    ImpairedFile,
     LinkFile,
     NetworkFile,
     NodeFile,
@@ -483,6 +484,7 @@ class _FileReader:
         place = self.place(link.at_path)
         ipv4, ipv6 = self.prefixes(link)
         common = self.impairment_values(link, place)
+        values = expanded(common), expanded(common, is_far=True)
         near, far = (self.names(end) for end in link.ends)
         if len(near) * len(far) > 1 and (both := set(near).intersection(far)):
             first = next(name for name in near if name in both)
@@ -490,7 +492,7 @@ class _FileReader:
             return
         if not self.has_room_for(len(near) * len(far), place):
             return
-        near_ends, far_ends = (self.ends(end, common, place) for end in link.ends)
+        near_ends, far_ends = (self.ends(end, one, place) for end, one in zip(link.ends, values, strict=True))
         for a in near_ends:
             for b in far_ends:
                 if a.node == b.node:
@@ -528,18 +530,18 @@ class _FileReader:
         """Return the nodes that the end names: all nodes of a group, or none if there is no such node."""
         return self.gathered.groups.get(name_key(end.node), ())
 
-    def impairment_values(self, model: ImpairedFile, place: Place) -> dict[str, int]:
-        values, flaws = impairments.read({key: model.values[key] for key in impairments.KEYS if key in model.values})
+    def impairment_values(self, model: ImpairedFile, place: Place) -> Values:
+        values, flaws = impairments.read({key: model.values[key] for key in impairments.WORDS if key in model.values})
         for flaw in flaws:
             self.mistakes.add(place.at(flaw.key), flaw.message, flaw.hint)
         return values
 
     def impairment(
-        self, end: EndFile, place: Place, common: Mapping[str, int], link: Place | None
+        self, end: EndFile, place: Place, common: Mapping[str, Value], link: Place | None
     ) -> Impairment | None:
         """Return the link's values for both directions (`common`), replaced by those of the end."""
-        own = self.impairment_values(end, place)
-        impairment, flaw = impairments.together({**common, **own})
+        own = expanded(self.impairment_values(end, place))
+        impairment, flaw = impairments.together(merged(common, own))
         if flaw is None:
             return impairment or None
         if flaw.key in own or link is None:
@@ -551,7 +553,7 @@ class _FileReader:
         return None
 
     def ends(
-        self, end: EndFile, common: Mapping[str, int] = MappingProxyType({}), link: Place | None = None
+        self, end: EndFile, common: Mapping[str, Value] = MappingProxyType({}), link: Place | None = None
     ) -> list[DraftEnd]:
         """Return an end for each node that this one names."""
         place = self.place(end.at_path)

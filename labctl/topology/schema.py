@@ -35,6 +35,7 @@ from labctl.documents.schema import (
     required,
 )
 from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
+from labctl.topology.impairment_schema import ImpairedFile
 from labctl.topology.model import Restart, Transport
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
@@ -70,15 +71,6 @@ _IPV4 = OrFalse("an address such as 10.0.1.5")
 _IPV6 = OrFalse("an address such as fd00:1::5")
 _IPV4_PREFIX = OrFalse("a prefix such as 10.0.1.0/24")
 _IPV6_PREFIX = OrFalse("a prefix such as fd00:1::/64")
-
-
-class ImpairedFile(Shape):
-    """Impairment of packets."""
-
-    delay = optional(_AMOUNT, "Delay of each packet: 20ms.")
-    jitter = optional(_AMOUNT, "Variation of the delay, to either side: 2ms.")
-    loss = optional(_AMOUNT, "Share of lost packets: 1%.")
-    rate = optional(_AMOUNT, "Rate limit in bits per second: 10mbit.")
 
 
 class EndFile(ImpairedFile):

@@ -31,7 +31,7 @@ stat string struct threading types typing unicodedata urllib uuid warnings weakr
 """
 MODEL = """
 clock errors names patterns plan plan.drop_rules plan.fault_effects plan.operations plan.packet_tables structs
-submodules topology topology.endpoints topology.model topology.packet_rules unpatched
+submodules topology topology.endpoints topology.model topology.netem topology.packet_rules unpatched
 """
 CLIENT = """
 kernel kernel.processes kernel.sockaddr lab lab.client lab.client.boot_process lab.client.connection lab.client.handle
@@ -59,9 +59,9 @@ timeline.decoding timeline.events timeline.evidence timeline.fold timeline.infer
 timeline.ladder_layout timeline.merge timeline.packet_headers timeline.packet_source timeline.recorder
 timeline.recorder_process timeline.recorder_settings timeline.recording timeline.sources timeline.sources.kernel
 timeline.sources.packets timeline.sources.sockets timeline.sources.tls_keys timeline.spool timeline.tcp_numbers
-timeline.upkeep timeline.wires
+timeline.upkeep timeline.wires topology.impairment_schema
 """
-UP = "cli.lifecycle kernel.capabilities topology.parse topology.parse_node topology.schema"
+UP = "cli.lifecycle kernel.capabilities topology.impairment_schema topology.parse topology.parse_node topology.schema"
 API = """
 api api.core api.host api.journal api.lab api.program api.sockets plan.hosts_files programs programs.output
 programs.program programs.waiting scenario scenario.model scenario.results

@@ -20,11 +20,13 @@ import pytest
 from labctl import scenario
 from labctl.lab.client.handle import Lab
 from labctl.lab.keeper.reconcile import network_changed
-from labctl.observe.inspect import impairments, inspect
+from labctl.observe.impairments import impairments
+from labctl.observe.inspect import inspect
 from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
 from labctl.plan.diff import difference
-from labctl.plan.operations import Plan, SetImpairment, TokenBucket, queues
+from labctl.plan.operations import Plan, SetImpairment
+from labctl.plan.queueing import TokenBucket, queues
 from labctl.scenario import RunOptions
 from labctl.scenario.results import Outcome
 from labctl.topology.model import Impairment, Topology
@@ -199,6 +201,18 @@ def test_the_kernel_has_what_was_asked_for() -> None:
         "loss: 100%",
         "delay: 12345us, loss: 12.3456%, rate: 1kbit",
         "delay: 20ms, jitter: 2ms, loss: 1%, rate: 1000gbit",
+        "delay: 20ms, jitter: 2ms, distribution: normal, delay_correlation: 25%",
+        "delay: 20ms, jitter: 2ms, distribution: pareto, rate: 10mbit, burst: 9000B",
+        "loss: 1%, loss_correlation: 25%, duplicate: 2%, duplicate_correlation: 50%, corrupt: 1%",
+        "gemodel: 1% 10% 70% 0.1%, delay: 1ms",
+        "delay: 10ms, reorder: 25%, reorder_correlation: 50%, corrupt: 0.1%, corrupt_correlation: 1%",
+        "delay: 10ms, gap: 5, queue: 7",
+        "rate: 10mbit, discipline: codel, queue: 50ms",
+        "rate: 10mbit, discipline: fq_codel, queue: 100packets",
+        "rate: 10mbit, discipline: cake, queue: 1MiB",
+        "rate: 10mbit, discipline: red, queue: 256KiB",
+        "rate: 10mbit, discipline: fq_codel, delay: 10ms, loss: 1%",
+        "rate: 10mbit, discipline: cake, delay: 10ms",
     )
     links = (f"{{ends: [client, server], ipv6: false, {one}}}" for one in wanted)
     made = build(resolved("hosts: {client: , server: }", f"links: [{', '.join(links)}]"))
@@ -267,9 +281,15 @@ def test_a_scenario_changes_a_link_and_gives_a_running_lab_back_as_it_was(
 def test_the_shell_script_makes_the_same_queues() -> None:
     made = resolved(
         "hosts: {a: , b: }",
-        "links: [{ends: [a, {node: b, loss: 0.5%}], delay: 20ms, jitter: 3ms, rate: 10mbit}, {ends: [a, b], loss: 1%}]",
+        "links:",
+        "  - {ends: [a, {node: b, loss: 0.5%}], delay: 20ms, jitter: 3ms, rate: 10mbit}",
+        "  - {ends: [a, b], loss: 1%}",
+        "  - {ends: [a, {node: b, delay: 10ms, reorder: 25%, gap: 5}], rate: 10mbit, discipline: red, queue: 256KiB}",
+        "  - {ends: [a, {node: b, gemodel: 1% 10% 70% 0.1%}], rate: 10mbit, discipline: cake, queue: 1MiB}",
+        "  - {ends: [a, {node: b, delay: 9ms}], rate: 10mbit, discipline: fq_codel, queue: 100}",
+        "  - {ends: [a, {node: b, discipline: fifo}], rate: 10mbit, discipline: codel, queue: 50ms, corrupt: 1% }",
     )
-    ends = [(node, ifname) for node in ("a", "b") for ifname in ("eth0", "eth1")]
+    ends = [(node, f"eth{number}") for node in ("a", "b") for number in range(6)]
     shown = in_sandbox(script_of(made) + "".join(f"tc -n {node} qdisc show dev {ifname}\n" for node, ifname in ends))
     assert [_alike(line) for line in shown.splitlines()] == [_alike(line) for line in of_labctl(made, ends)]
 

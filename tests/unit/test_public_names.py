@@ -73,6 +73,7 @@ HANDLES: dict[str, set[str]] = {
             "drop",
             "fileno",
             "heal",
+            "impaired",
             "open",
             "open_file",
             "open_lifetime",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from labctl.plan.drop_rules import DropRule
     from labctl.plan.fault_effects import FaultPlan
     from labctl.plan.operations import Operation, Plan
+    from labctl.topology.netem import Impairment
 
 
 def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
@@ -285,6 +286,19 @@ class Lab(LabClient):
         from labctl.plan.operations import operations_to_json
 
         self._done(protocol.Apply(operations_to_json(operations)), what="apply operations")
+
+    def impaired(self, nodes: Iterable[str] = ()) -> dict[tuple[str, str], Impairment]:
+        """Return the impairments in force, by node and interface, of these nodes; of all if there is none."""
+        from labctl.plan.operations import SetImpairment, operations_from_json
+
+        reply, _ = self._ask(protocol.Impaired(tuple(nodes)), what="list its impairments")
+        assert isinstance(reply, protocol.ImpairedInterfaces)
+        operations = operations_from_json(reply.operations)
+        return {
+            (one.node, one.ifname): one.impairment
+            for one in operations
+            if isinstance(one, SetImpairment) and one.impairment
+        }
 
     def fileno(self) -> int:
         """Return a descriptor on which poll(2) reports POLLHUP when the lab has ended."""

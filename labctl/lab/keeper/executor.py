@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, Protocol
 
-from labctl.errors import LabctlError, kernel_errors
+from labctl.errors import LabctlError, LabImpossible, kernel_errors
 from labctl.kernel import link_state, rtnl
 from labctl.kernel.link_state import SavedLink, announce
 from labctl.kernel.namespaces import PING_GROUPS, is_refused_silently, read_sysctl, values_that_work, write_sysctl
@@ -25,15 +25,12 @@ from labctl.lab.keeper.parts import PART_KINDS
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
-    Fifo,
     LinkEnd,
     MakeBridge,
     MakeLink,
     MakeNode,
-    NetworkEmulator,
     Operation,
     Part,
-    Queue,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
@@ -46,11 +43,10 @@ from labctl.plan.operations import (
     SetMtu,
     SetSysctl,
     SetUp,
-    TokenBucket,
-    queues,
 )
 from labctl.structs import Struct, astuple, replace
 from labctl.topology.model import Address, Endpoint, NodeKind
+from labctl.topology.netem import Impairment
 
 # Errnos for an address or a route that does not exist, an interface that does not exist, one that is down.
 _ABSENT = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV, errno.ENETDOWN)
@@ -442,13 +438,66 @@ class Execution:
         before = interface.impairment or SetImpairment(node, ifname, None)
         self.undo.append(replace(before, before=operation.impairment))
         interface.impairment = operation if operation.impairment else None
-        if not operation.impairment:
-            self._enqueue(node, rtnl.remove_root(interface.index), operation, (errno.ENOENT, errno.ENODEV))
+        self._nodes.note_profile(interface, node, ifname)
+        wanted = operation.impairment
+        if wanted and wanted.profile:
+            wanted = wanted.profile.moments[0].impairment
+        self._impair(operation, interface, wanted)
+
+    def show_moment(self, node: str, ifname: str, impairment: Impairment) -> None:
+        """Impair the interface as a moment of its profile does; `undo` does not know of it."""
+        interface = self._nodes.interface(node, ifname)
+        if interface is not None and interface.impairment is not None:
+            self._impair(interface.impairment, interface, impairment)
+
+    def _impair(self, operation: SetImpairment, interface: Interface, wanted: Impairment | None) -> None:
+        from labctl.kernel.qdiscs import remove_root
+        from labctl.lab.keeper.qdisc_messages import impairment_messages
+
+        lost_ppm = 0
+        if wanted and self._is_lost_by_rule(operation.node, wanted):
+            lost_ppm, wanted = wanted.loss_ppm, replace(wanted, loss_ppm=0)
+        if lost_ppm or interface.has_loss_rule:
+            self._set_loss_rule(operation, interface, lost_ppm)
+        shown, interface.shown = interface.shown, wanted
+        if not wanted:
+            self._enqueue(operation.node, remove_root(interface.index), operation, (errno.ENOENT, errno.ENODEV))
             return
-        link = " - ".join(":".join(end) for end in self._ends(operation)) or f"{node}:{ifname}"
-        for queue in queues(operation.impairment, operation.mtu):
-            message, module = _qdisc(queue, interface.index, operation.seed)
-            self._enqueue(node, message, operation, module=module, link=link)
+        link = " - ".join(":".join(end) for end in self._ends(operation)) or f"{operation.node}:{operation.ifname}"
+        for message, module in impairment_messages(wanted, shown, interface.index, operation.mtu, operation.seed):
+            tolerated = () if module else (errno.ENOENT, errno.ENODEV)
+            self._enqueue(operation.node, message, operation, tolerated, module=module, link=link)
+
+    def _is_lost_by_rule(self, node: str, wanted: Impairment) -> bool:
+        """Whether all that the impairment needs netem for is random loss, on a kernel without netem."""
+        only_loss = bool(wanted.loss_ppm) and not replace(wanted, loss_ppm=0).is_emulated
+        if not only_loss or wanted.loss_correlation_ppm or wanted.pairs:
+            return False
+        if self._nodes.has_netem is None:
+            from labctl.kernel.qdiscs import has_netem
+
+            self._commit(node)
+            self._nodes.has_netem = has_netem(self._queue.route_socket(node))
+        return not self._nodes.has_netem
+
+    def _set_loss_rule(self, operation: SetImpairment, interface: Interface, loss_ppm: int) -> None:
+        from labctl.kernel.loss_rules import clear_loss, set_loss
+        from labctl.kernel.nftables import NETLINK_NETFILTER
+
+        self._commit(operation.node)
+        with self._nodes.socket(operation.node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+            try:
+                if loss_ppm:
+                    set_loss(sock, operation.ifname, loss_ppm, is_new=not interface.has_loss_rule)
+                else:
+                    with suppress(FileNotFoundError):  # removed by hand
+                        clear_loss(sock, operation.ifname)
+            except OSError as error:
+                hint = (
+                    "This kernel has no netem and no egress hook of nftables (Linux 5.16). See `labctl doctor --all`."
+                )
+                raise LabImpossible(str(refusal(operation, error.errno or 0, "", hint=hint))) from error
+        interface.has_loss_rule = bool(loss_ppm)
 
     def _assign(self, interface: Interface, operation: AddAddress | AddRoute) -> tuple[int, ...]:
         """Record the address or route; returns the errnos to tolerate.
@@ -642,18 +691,3 @@ def _inverse(operation: AddAddress | AddRoute | RemoveAddress | RemoveRoute) -> 
 
 def _route(operation: AddRoute, interface: Interface) -> bytes:
     return rtnl.new_route(interface.index, operation.destination, operation.gateway)
-
-
-def _qdisc(queue: Queue, index: int, seed: int | None) -> tuple[bytes, str]:
-    """Return the message that puts the queue on the interface, and the kernel module that it requires."""
-    match queue:
-        case TokenBucket(handle, parent, rate_bytes_s, burst_bytes, limit_bytes):
-            sizes = {"rate_bytes_s": rate_bytes_s, "burst_bytes": burst_bytes, "limit_bytes": limit_bytes}
-            return rtnl.replace_tbf(index, handle, parent, **sizes), "sch_tbf"
-        case NetworkEmulator(handle, parent, delay_us, jitter_us, loss_ppm, limit_packets):
-            sizes = {"delay_us": delay_us, "jitter_us": jitter_us, "loss_ppm": loss_ppm}
-            return rtnl.replace_netem(
-                index, handle, parent, limit_packets=limit_packets, seed=seed, **sizes
-            ), "sch_netem"
-        case Fifo(handle, parent, limit_bytes):
-            return rtnl.replace_bfifo(index, handle, parent, limit_bytes=limit_bytes), "sch_fifo"

@@ -34,7 +34,7 @@ from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import ProcessTable
 from labctl.lab.keeper.reconcile import RollbackActions, Transactions
 from labctl.plan.hosts_files import HostsFiles
-from labctl.plan.operations import changes_from_json, plan_from_json
+from labctl.plan.operations import changes_from_json, operations_to_json, plan_from_json
 from labctl.structs import Struct, field, replace
 from labctl.topology.model import NO_NAME_SERVER, Node
 
@@ -243,6 +243,8 @@ class Keeper:
                 self.reconcile(message)
             case protocol.Apply():
                 execute(changes_from_json(message.operations), self.table)
+            case protocol.Impaired():
+                return Answer(protocol.ImpairedInterfaces(operations_to_json(self.table.impaired(message.nodes))))
             case protocol.SetRollback():
                 self.rollback_actions.set(client, message)
             case protocol.PutFile():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, suppress
 
 from labctl.kernel.link_state import SavedLink
@@ -13,6 +13,7 @@ from labctl.kernel.netlink import LOOPBACK_INDEX
 from labctl.plan.operations import AddAddress, AddRoute, SetImpairment
 from labctl.structs import Struct, field
 from labctl.topology.model import NodeKind
+from labctl.topology.netem import Impairment, Profile
 
 # A new namespace has the fallback devices of every tunnel module that is loaded (tunl0, sit0, ...: a dozen).
 FIRST_INDEX = 21
@@ -30,6 +31,8 @@ class Interface(Struct):
     saved: SavedLink | None = None  # what it lost when it was set down; None where that is unknown
     assigned: list[AddAddress | AddRoute] = field(default_factory=list)  # the plan's addresses and routes on it
     impairment: SetImpairment | None = None  # the one in force
+    shown: Impairment | None = None  # what its disciplines are made for: a moment of a profile, or without loss
+    has_loss_rule: bool = False  # nftables loses packets that it sends, because the kernel has no netem
 
 
 class Node(Struct):
@@ -55,6 +58,26 @@ class NodeTable:
         self._retired: list[tuple[str, Node]] = []
         self._next_index = FIRST_INDEX
         self.allows_ping_sockets = False  # on some node
+        self.has_netem: bool | None = None  # None: unknown
+        self.profiled: dict[tuple[str, str], Profile] = {}  # by interface: those that are in force
+
+    def impaired(self, nodes: Collection[str] = ()) -> list[SetImpairment]:
+        """Return the impairments in force on these nodes; on all if there is none."""
+        return [
+            interface.impairment
+            for name in nodes or self._nodes
+            if name in self._nodes
+            for interface in self._nodes[name].interfaces.values()
+            if interface.impairment
+        ]
+
+    def note_profile(self, interface: Interface, node: str, ifname: str) -> None:
+        """Record whether the interface's impairment has a profile."""
+        impairment = interface.impairment.impairment if interface.impairment else None
+        if impairment and impairment.profile:
+            self.profiled[node, ifname] = impairment.profile
+        else:
+            self.profiled.pop((node, ifname), None)
 
     def __repr__(self) -> str:
         return f"<NodeTable, {'closed' if self.home == -1 else f'{len(self._nodes)} nodes'}>"

@@ -12,7 +12,7 @@ from labctl.clock import monotonic_ns
 from labctl.errors import KernelError, LabctlError
 from labctl.kernel.nftables import NETLINK_NETFILTER, dropping_rules
 from labctl.observe import network
-from labctl.observe.inspect import impairments
+from labctl.observe.impairments import impairments
 from labctl.observe.network import Observable, Transport
 from labctl.structs import Struct
 from labctl.timeline.events import AnyEvent, Counter, FilterRule, HostState, InterfaceState, RouteState, Source

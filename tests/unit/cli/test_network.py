@@ -41,10 +41,10 @@ def test_a_missing_link_names_the_links_that_exist(pair: Plan) -> None:
 
 def test_the_sender_is_an_end_of_the_link(pair: Plan) -> None:
     cables = cables_between(pair, "client", "server")
-    one = link_operations(pair, cables, "set", ["delay=1ms"], "client")
-    assert len(link_operations(pair, cables, "set", ["delay=1ms"])) == 2 * len(one)
+    one = link_operations(pair, cables, "clear", "client")
+    assert len(link_operations(pair, cables, "clear")) == 2 * len(one)
     with pytest.raises(InputError, match="--from gw: not an end of the link client:eth0 - server:eth0"):
-        link_operations(pair, cables, "set", ["delay=1ms"], "gw")
+        link_operations(pair, cables, "clear", "gw")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ links:
   - [gw, server]
   - {ends: [gw, {node: other, ipv4: 10.0.9.2/24, mac: "02:00:00:00:00:01"}], delay: 2ms, loss: 1%, ipv6: false}
   - {ends: [server, other], delay: 2ms, jitter: 1ms, rate: 10mbit}
+  - {ends: [server, other], delay: 2ms, jitter: 1ms, distribution: normal, delay_correlation: 1%}
+  - {ends: [server, other], rate: 10mbit, burst: 9kB}
+  - {ends: [server, other], preset: dsl, loss: 1%, loss_correlation: 1%, queue: 50ms, discipline: red}
+  - {ends: [server, other], gemodel: {p: 1%}, duplicate: 1%, duplicate_correlation: 1%, limit: 50ms, rate: 10mbit}
+  - {ends: [server, other], distance: 9km, reorder: 1%, reorder_correlation: 1%, gap: 5}
+  - {ends: [server, other], corrupt: 1%, corrupt_correlation: 1%}
 """
 
 SCENARIO = """
@@ -101,6 +107,7 @@ steps:
   - link: {down: [client, server]}
   - link: {up: [client, server], which: 1}
   - link: {between: [client, server], set: {delay: 20ms, jitter: 1ms, loss: 1%, rate: 1mbit}, from: client}
+  - link: {between: [client, server], set: {gemodel: {p: 1%}, preset: 4g}}
   - link: {clear: [client, server]}
   - drop: {on: server, direction: in, protocol: tcp, port: 80, from: client, to: server, flags: "syn"}
   - undrop: server

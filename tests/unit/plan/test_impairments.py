@@ -1,9 +1,8 @@
-"""Impairments in plans: order, rendering, differences, seeds and queueing disciplines."""
+"""Impairments in plans: order, rendering, differences and seeds."""
 
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 
 import pytest
 
@@ -11,16 +10,12 @@ from labctl.plan.build import build, set_impairments, topology_of, with_seed
 from labctl.plan.diff import Difference, difference
 from labctl.plan.operations import (
     AddAddress,
-    Fifo,
     MakeLink,
-    NetworkEmulator,
     Plan,
     SetImpairment,
     SetUp,
-    TokenBucket,
     operations_from_json,
     operations_to_json,
-    queues,
 )
 from labctl.plan.render import render_json, render_shell, render_text
 from labctl.topology.model import Impairment
@@ -174,44 +169,3 @@ def test_an_impairment_set_later_has_the_previous_one_and_the_mtu() -> None:
     wanted = Impairment(rate_bit_s=8000)
     (later,) = set_impairments(built("loss: 1%, mtu: 9000"), [("b", "eth0")], wanted)
     assert later == SetImpairment("b", "eth0", wanted, Impairment(loss_ppm=10_000), 9000)
-
-
-def test_a_rate_uses_tbf_a_delay_or_loss_netem_and_both_all_three() -> None:
-    kinds = {
-        Impairment(): [],
-        Impairment(rate_bit_s=1_000_000): [TokenBucket],
-        Impairment(delay_us=1): [NetworkEmulator],
-        Impairment(loss_ppm=1): [NetworkEmulator],
-        BAD: [TokenBucket, NetworkEmulator, Fifo],
-    }
-    assert {one: [type(queue) for queue in queues(one, 1500)] for one in kinds} == kinds
-
-
-def test_each_combination_has_its_own_handles_and_each_queue_its_parent() -> None:
-    shapes = [queues(one, 1500) for one in (Impairment(rate_bit_s=8000), Impairment(delay_us=1), BAD)]
-    handles = [queue.handle for shape in shapes for queue in shape]
-    assert len(set(handles)) == len(handles) == 5
-    for shape in shapes:
-        for above, below in pairwise(shape):
-            assert below.parent == above.handle | 1
-
-
-@pytest.mark.parametrize("rate_bit_s", [1000, 10_000_000, 1_000_000_000, 1_000_000_000_000])
-@pytest.mark.parametrize("mtu", [68, 1500, 65_535])
-def test_a_bucket_holds_a_packet_and_its_queue_a_datagram_within_32_bits(rate_bit_s: int, mtu: int) -> None:
-    bucket = queues(Impairment(delay_us=274_000_000, rate_bit_s=rate_bit_s), mtu)[0]
-    assert isinstance(bucket, TokenBucket)
-    assert mtu + 18 <= bucket.burst_bytes < 1 << 32
-    assert max(65_535, min(bucket.burst_bytes, 256 << 20)) <= bucket.limit_bytes < 1 << 32
-    assert 2 * (mtu + 18) <= bucket.burst_bytes
-    assert bucket.burst_bytes <= max(rate_bit_s / 8 / 100, 2 * (mtu + 18))
-
-
-def test_netem_holds_the_packets_of_its_delay() -> None:
-    (short,) = queues(Impairment(delay_us=10), 1500)
-    (long,) = queues(Impairment(delay_us=50_000), 1500)
-    (longest,) = queues(Impairment(delay_us=274_000_000), 1500)
-    assert isinstance(short, NetworkEmulator)
-    assert isinstance(long, NetworkEmulator)
-    assert isinstance(longest, NetworkEmulator)
-    assert (short.limit_packets, long.limit_packets, longest.limit_packets) == (1000, 50_000, 100_000)

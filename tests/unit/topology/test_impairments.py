@@ -16,6 +16,7 @@ from labctl.topology.impairments import (
     parse_words,
 )
 from labctl.topology.model import Impairment, Topology
+from labctl.topology.netem import Discipline, Distribution, GilbertElliott, QueueLimit, QueueUnit
 from tests.unit.topology.drafts import resolved
 
 
@@ -25,6 +26,23 @@ def impairments(draw: st.DrawFn) -> Impairment:
     jitter_us = draw(st.integers(0, min(delay_us, JITTER_MAX_US)))
     rate = draw(st.just(0) | st.integers(RATE_MIN_BIT_S // 8, RATE_MAX_BIT_S // 8).map(lambda rate: rate * 8))
     return Impairment(delay_us, jitter_us, draw(st.integers(0, 1_000_000)), rate)
+
+
+EVERYTHING = Impairment(
+    20_000,
+    2_000,
+    1_000,
+    8_000_000,
+    Distribution.NORMAL,
+    250_000,
+    1,
+    GilbertElliott(1, 2, 3, 4),
+    *(500_000,) * 6,
+    5,
+    32_000,
+    QueueLimit(7, QueueUnit.PACKETS),
+    Discipline.RED,
+)
 
 
 @given(impairments())
@@ -100,6 +118,21 @@ def test_what_a_switch_sends_to_a_host_is_said_at_the_switch_s_end() -> None:
         (["rate=1001bit"], "not a whole number of bytes per second"),
         (["rate=2000gbit"], "too high: the maximum is 1000gbit"),
         (["delay=x", "jitter=1ms"], "^`x` is not a delay; write [^;]*$"),
+        (["queue=10ms"], "a queue needs a rate"),
+        (["queue=ten"], "`ten` is not the size of a queue; write for example 100packets, 64KiB or 50ms"),
+        (["rate=1mbit", "queue=1TB"], "unknown unit.* \\(a queue is 100packets, 64KiB or 50ms\\)"),
+        (["delay=1ms", "discipline=cake"], "a discipline needs a rate"),
+        (["rate=1mbit", "discipline=fqcodel"], "there is no discipline `fqcodel`; did you mean `fq_codel`?"),
+        (["delay=1ms", "distribution=normal"], "distribution needs a jitter"),
+        (["delay=1ms", "jitter=1ms", "distribution=gauss"], "there is no distribution `gauss`"),
+        (["loss_correlation=25%"], "loss_correlation needs a loss"),
+        (["loss=1%", "gemodel=1%"], "`loss` and `gemodel` are two models of the same; keep one of them"),
+        (["gemodel=1%,2%,3%,4%,5%"], "too many values; write for example"),
+        (["reorder=25%"], "reorder needs a delay"),
+        (["gap=x"], "the gap `x` is not a whole number"),
+        (["distance=10"], "no unit; did you mean `10km`?"),
+        (["distance=10km", "delay=1ms"], "`delay` and `delay` are the same|`distance`.*the same"),
+        (["burst=1MB"], "burst needs a rate"),
         (["delay=x", "loss=y"], "`x` is not a delay.*; `y` is not a percentage"),
     ],
 )
@@ -114,11 +147,39 @@ def test_the_limits_themselves_are_allowed() -> None:
     assert parse_words(["delay=2s", "jitter=2s"]) == Impairment(2_000_000, 2_000_000)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["queue=100"], "queue 100packets"),
+        (["limit=100p"], "queue 100packets"),
+        (["queue=64KiB"], "queue 64KiB"),
+        (["queue=50ms"], "queue 50ms"),
+        (["discipline=pfifo"], ""),
+        (["gemodel=1%"], "gemodel 1% 99% 100% 0%"),
+        (["distance=570km"], "delay 2850us"),
+        (["delay=10ms", "gap=5"], "delay 10ms reorder 100% gap 5"),
+        (["delay=10ms", "jitter=1ms", "distribution=pareto"], "delay 10ms jitter 1ms distribution pareto"),
+    ],
+)
+def test_usual_spellings_are_understood(words: list[str], said: str) -> None:
+    assert str(parse_words([*words, "rate=8mbit"])).replace("rate 8mbit", "").split() == said.split()
+
+
+def test_a_gilbert_elliott_model_is_a_mapping_or_tc_s_text() -> None:
+    whole = GilbertElliott(10_000, 100_000, 700_000, 1_000)
+    assert parse({"gemodel": {"p": "1%", "r": "10%", "1-h": "70%", "1-k": "0.1%"}}).gemodel == whole
+    assert parse({"gemodel": "1% 10% 70% 0.1%"}).gemodel == whole
+    with pytest.raises(ValueError, match="a gemodel has no `q`; write for example"):
+        parse({"gemodel": {"p": "1%", "q": "10%"}})
+
+
 @pytest.mark.parametrize("nothing", [0, "0", "0mbit", "0bit"])
 def test_no_rate_is_written_as_a_rate_of_zero(nothing: object) -> None:
     assert parse({"rate": nothing, "loss": "1%"}) == Impairment(loss_ppm=10_000)
 
 
-def test_the_keys_are_the_fields_of_an_impairment_in_order() -> None:
-    fields = [name.partition("_")[0] for name in Impairment.__struct_fields__]
-    assert list(KEYS) == fields
+def test_every_field_of_an_impairment_has_a_key() -> None:
+    whole = {"pairs", "profile"}  # written apart
+    fields = [name for name in Impairment.__struct_fields__ if name not in whole]
+    assert [key for key, _ in EVERYTHING.texts()] == list(KEYS)
+    assert len(KEYS) == len(fields)

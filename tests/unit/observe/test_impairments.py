@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.kernel.rtnl import ROOT, KernelQdisc
-from labctl.observe.inspect import FoundImpairment, combine
+from labctl.kernel.qdiscs import ROOT, KernelQdisc
+from labctl.observe.impairments import FoundImpairment, combine
 from labctl.topology.model import Impairment
 
 TBF = KernelQdisc(2, "tbf", 0xF30000, ROOT, rate_bit_s=8_000_000)

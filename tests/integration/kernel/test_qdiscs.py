@@ -13,11 +13,13 @@ import pytest
 from labctl.errors import KernelError, MachineError
 from labctl.kernel import probes
 from labctl.lab.keeper.reconcile import network_changed
-from labctl.observe.inspect import impairments, inspect
+from labctl.observe.impairments import impairments
+from labctl.observe.inspect import inspect
 from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
 from labctl.plan.diff import difference
-from labctl.plan.operations import AddAddress, Operation, Plan, SetImpairment, TokenBucket, queues
+from labctl.plan.operations import AddAddress, Operation, Plan, SetImpairment
+from labctl.plan.queueing import TokenBucket, queues
 from labctl.topology.model import Impairment
 from tests import skips
 from tests.integration import networks

@@ -1,0 +1,57 @@
+"""Random loss by nftables, as kernels without netem have it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from labctl.kernel.loss_rules import clear_loss, losses, set_loss
+from labctl.kernel.nftables import NETLINK_NETFILTER
+from tests.integration import networks
+from tests.integration.inside import NetworkLab, inside
+
+COUNT = 2000
+
+
+def rule_socket(lab: NetworkLab) -> socket.socket:
+    return lab.socket("client", socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+
+
+def arrived(lab: NetworkLab) -> int:
+    """Send datagrams one by one; return how many arrive."""
+    with (
+        lab.socket("server", socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+        lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind(("192.0.2.2", 0))
+        receiver.setblocking(False)
+        sender.connect(receiver.getsockname())
+        count = 0
+        for _ in range(COUNT):
+            sender.send(b"x")
+            try:
+                count += len(receiver.recv(1))
+            except BlockingIOError:
+                continue
+    return count
+
+
+@inside
+def test_a_rule_loses_its_share_until_it_is_removed() -> None:
+    with NetworkLab(*networks.pair()) as lab, rule_socket(lab) as sock:
+        try:
+            set_loss(sock, "eth0", 250_000, is_new=True)
+        except OSError as error:
+            pytest.skip(f"this kernel has no egress hook: {error}")
+        came = arrived(lab)
+        found = losses(sock)["eth0"]
+        assert found.loss_ppm == 250_000
+        assert COUNT - came <= found.packets <= COUNT - came + 20  # ARP and MLD, too
+        # 6 standard deviations of a binomial distribution
+        assert abs(came - 0.75 * COUNT) < 6 * (COUNT * 0.25 * 0.75) ** 0.5
+        set_loss(sock, "eth0", 1_000_000, is_new=False)
+        assert arrived(lab) == 0
+        clear_loss(sock, "eth0")
+        assert losses(sock) == {}
+        assert arrived(lab) == COUNT
