@@ -354,6 +354,37 @@ COMMANDS = (
         "labctl inspect office",
     ),
     Command(
+        "graph",
+        "graph:graph",
+        _LABS,
+        "Draw a network, with the state of a running lab.",
+        "Draw the network of a topology file, of a shape, or of a running lab: as text for the terminal, as SVG for a "
+        "report, or in the languages of Mermaid and Graphviz.\n\n"
+        "For a running lab the drawing has its present state: links that are down, impairments, services that do not "
+        "run. Many hosts of a network that differ in nothing become one symbol.",
+        (
+            Parameter(
+                "source", "[SOURCE]", "A topology file, a shape, a shipped name, or a running lab.", "graph_sources"
+            ),
+            Parameter(
+                "format",
+                "-f, --format FORMAT",
+                "auto follows the name of --output; without one it is text.",
+                choices=("auto", "text", "svg", "mermaid", "dot"),
+            ),
+            Parameter("output", "-o, --output FILE", "Write to FILE.", kind=path),
+            Parameter(
+                "labels",
+                "--labels LABELS",
+                "auto is addresses for up to 24 lines, else names. interfaces shows both.",
+                choices=("auto", "names", "addresses", "interfaces"),
+            ),
+            Parameter("every_host", "--all", "Draw every host."),
+            Parameter("ascii", "--ascii", "Use no box-drawing characters."),
+        ),
+        "labctl graph office -o office.svg",
+    ),
+    Command(
         "plan",
         "file_commands:plan",
         _LABS,

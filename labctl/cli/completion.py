@@ -203,6 +203,12 @@ def topology_names(given: Given, incomplete: str) -> list[Candidate]:
     return _beside_files([name if name in ("pair", *shipped) else f"{name}:" for name in names], incomplete)
 
 
+def graph_sources(given: Given, incomplete: str) -> list[Candidate]:
+    """Running labs, and what `topology_names` offers."""
+    labs = [name for name in lab_names(given, incomplete) if name not in topology_names(given, incomplete)]
+    return [*labs, *topology_names(given, incomplete)]
+
+
 def link_values(given: Given, incomplete: str) -> list[Candidate]:
     """`delay=` and the other keys after `set`, or the values of `preset=` and the like."""
     if given.values.get("action") != "set":

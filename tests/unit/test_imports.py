@@ -34,11 +34,12 @@ ALLOWED: dict[str, frozenset[str]] = {
     "documents": BASE,
     "formats": BASE | {"documents"},
     "topology": BASE | {"documents", "formats"},
+    "drawing": BASE | {"topology"},
     "plan": BASE | {"topology"},
     "kernel": BASE,
     "lab": BASE | {"kernel", "plan", "topology"},
     "observe": BASE | {"formats", "kernel", "lab", "plan", "topology"},
-    "timeline": BASE | {"kernel", "lab", "observe", "plan", "topology"},
+    "timeline": BASE | {"drawing", "kernel", "lab", "observe", "plan", "topology"},
     "programs": BASE | {"lab", "observe", "plan", "topology"},
     "scenario": BASE | {"programs", "documents", "topology", "plan", "lab", "observe", "timeline"},
     "report": BASE | {"programs", "scenario", "timeline"},
@@ -47,6 +48,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     | {"programs", "api", "labctl", "documents", "topology", "lab", "observe", "scenario", "report", "timeline"},
     "cli": BASE
     | {
+        "drawing",
         "formats",
         "programs",
         "labctl",

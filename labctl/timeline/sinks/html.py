@@ -19,7 +19,7 @@ from typing import BinaryIO
 from labctl.printable import printable, visible
 from labctl.timeline.events import Call, HostState, Loss, Output, Packet, Step, Timeline, Verdict, loss_texts
 from labctl.timeline.sinks.page_data import columns
-from labctl.timeline.sinks.topology_drawing import drawing
+from labctl.timeline.sinks.topology_drawing import STYLE, drawing
 
 GENERATOR = '<meta name="generator" content="labctl">'
 FAILURES = ("failed", "error")
@@ -46,7 +46,7 @@ def write(timeline: Timeline, file: BinaryIO) -> None:
     body = "\n".join((_head(timeline), asset("panes.html"), _tables(timeline)))
     data = [_packed("columns", packed)]
     data += [_packed(f"bytes-{number}", chunk, level=3) for number, chunk in enumerate(_chunks(stream))]
-    file.write(document(timeline.title, asset("page.css"), f"<main>\n{body}\n</main>", data, script))
+    file.write(document(timeline.title, asset("page.css") + STYLE, f"<main>\n{body}\n</main>", data, script))
 
 
 def document(title: str, style: str, body: str, data: Sequence[str], script: str) -> bytes:

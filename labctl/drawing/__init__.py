@@ -1,0 +1,1 @@
+"""Drawings of networks: as SVG, as text, and in the languages of Mermaid and Graphviz."""
