@@ -399,6 +399,8 @@ class AsyncHost(NodeFacts):
     sockets = awaited(Host.sockets)
     read_text = awaited(Host.read_text)
     write_text = awaited(Host.write_text)
+    set_nat = awaited(Host.set_nat)
+    set_firewall = awaited(Host.set_firewall)
 
 
 async def _connect(sock: PythonSocket, address: tuple[Any, ...]) -> None:

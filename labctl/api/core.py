@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cached_property, partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from labctl.api.netns import Visits
     from labctl.plan.operations import Plan
     from labctl.programs.program import Tracer
+    from labctl.scenario.network_steps import Changes
     from labctl.timeline.events import Timeline
     from labctl.timeline.recording import Recording, RecordOptions
     from labctl.topology.model import Node, Topology
@@ -59,6 +60,13 @@ class Core:
         self._visits: Visits | None = None
         self.hosts_files = HostsFiles(plan)
         self._lock = threading.RLock()
+
+    @cached_property
+    def changes(self) -> Changes:
+        """The translations and firewalls that were changed."""
+        from labctl.scenario.network_steps import Changes
+
+        return Changes()
 
     @classmethod
     def opened(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Operation
     from labctl.topology.model import Address, Endpoint, Interface, NodeKind
     from labctl.topology.model import Link as ModelLink
+    from labctl.topology.model import Node as ModelNode
+    from labctl.topology.model import Topology as Model
 
 
 Argv = Sequence[str | os.PathLike[str]]
@@ -340,6 +342,37 @@ class Host(NodeFacts):
                 program.close()
                 raise
         return program
+
+    def set_nat(
+        self, preset: str | None = "masquerade", /, *, forward: Sequence[str] | None = None, **settings: Any
+    ) -> None:
+        """Translate addresses from now on as `nat` of a file with that preset and those settings; None: not at all.
+
+        `forward` has ports that lead to hosts ("8080:web:80"); without it, and without `outside`, those from before
+        stay. The router forgets its connections. InputError, KernelError.
+        """
+        from labctl.scenario.table_changes import read_settings, with_nat
+        from labctl.topology.filter_schema import FORWARD, NatFile
+
+        wanted = None if preset is None else read_settings(NatFile.read, {"preset": preset, **settings})
+        ports = None if forward is None else read_settings(FORWARD.read, list(forward))
+        self._change_table(f"nat {preset or 'off'}", lambda topology: with_nat(topology, self.name, wanted, ports))
+
+    def set_firewall(self, preset: str | None = "open", /, **settings: Any) -> None:
+        """Accept packets from now on as `firewall` of a file with that preset and those settings; None: all packets.
+
+        Settings are `policy`, `allow`, `deny` and `outside`. InputError, KernelError.
+        """
+        from labctl.scenario.table_changes import read_settings, with_firewall
+        from labctl.topology.filter_schema import FirewallFile
+
+        wanted = None if preset is None else read_settings(FirewallFile.read, {"preset": preset, **settings})
+        self._change_table(f"firewall {preset or 'off'}", lambda topology: with_firewall(topology, self.name, wanted))
+
+    def _change_table(self, what: str, changed: Callable[[Model], ModelNode]) -> None:
+        self._core.check_open(f"set {what} on {self.name}")
+        with self._core.journal.noting(self.name, ActivityKind.LINK, what):
+            self._core.changes.table(self._core.engine, self._core.plan, self._core.model, changed)
 
     def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> PythonSocket:
         """Return an ordinary socket of this process that lives on the host. The caller owns it.

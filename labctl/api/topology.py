@@ -148,6 +148,7 @@ class Topology:
         files: Mapping[str, Mapping[str, Text]] | None = None,
         binds: Iterable[Member] | None = None,
         private: Iterable[str] | None = None,
+        firewall: str | Mapping[str, Any] | None = None,
     ) -> Self:
         """Add a host; `count` makes NAME-1, NAME-2, ... Returns the topology, as the other methods do."""
         given: dict[str, Any] = {
@@ -157,7 +158,7 @@ class Topology:
             "limits": limits,
             "expose": expose,
         }
-        given |= {"services": services, "exec": exec, "routes": routes}
+        given |= {"services": services, "exec": exec, "routes": routes, "firewall": firewall}
         return self._node("hosts", name, given | {"files": files, "binds": binds, "private": private})
 
     def router(
@@ -174,12 +175,16 @@ class Topology:
         files: Mapping[str, Mapping[str, Text]] | None = None,
         binds: Iterable[Member] | None = None,
         private: Iterable[str] | None = None,
-        nat: bool = False,
+        nat: bool | str | Mapping[str, Any] = False,
+        forward: Sequence[str | Mapping[str, Any]] | None = None,
+        firewall: str | Mapping[str, Any] | None = None,
     ) -> Self:
-        """Add a router; with `nat`, the lab reaches the machine's network through it."""
+        """Add a router; with `nat=True`, the lab reaches the machine's network through it, else `nat` is a preset."""
         given: dict[str, Any] = {"count": count, "sysctls": sysctls, "environment": environment, "limits": limits}
-        given |= {"services": services, "exec": exec, "routes": routes, "nat": nat or None}
-        return self._node("routers", name, given | {"files": files, "binds": binds, "private": private})
+        given |= {"services": services, "exec": exec, "routes": routes, "nat": nat or None, "forward": forward}
+        return self._node(
+            "routers", name, given | {"firewall": firewall, "files": files, "binds": binds, "private": private}
+        )
 
     def switch(self, name: str, *, sysctls: Settings | None = None) -> Self:
         """Add a switch."""
@@ -304,6 +309,10 @@ def _node_data(node: Node) -> dict[str, Any]:
         data["sysctls"] = dict(node.sysctls)
     if node.nat:
         data["nat"] = True
+    if node.translation is not None:
+        data |= node.translation.data()
+    if node.firewall is not None:
+        data["firewall"] = node.firewall.data()
     if node.exposures:
         data["expose"] = [f"{each.machine}:{each.port}/{each.transport}" for each in node.exposures]
     if node.tree.files:

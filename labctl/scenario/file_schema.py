@@ -46,6 +46,7 @@ from labctl.plan.fault_effects import FaultKind
 from labctl.scenario.model import StepKind, caller_name
 from labctl.scenario.state import has_references
 from labctl.topology.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
+from labctl.topology.filter_schema import STEP_FLOWS, STEP_FORWARD, FirewallFile, NatFile
 from labctl.topology.impairment_schema import ImpairedFile
 
 _LONGEST_TITLE = 100
@@ -608,6 +609,50 @@ class ScheduleBody(BoundedBody):
         return f"schedule {_pairs({key: value for key, value in data.items() if key != 'steps'})}"
 
 
+class NatBody(BoundedBody):
+    """Change how a router translates addresses."""
+
+    KIND = StepKind.NAT
+    on = required(TEXT, "The router.")
+    off = defaulted(Flag(), False, "Translate no more.")
+    preset = NatFile.preset
+    outside = NatFile.outside
+    hairpin = NatFile.hairpin
+    ipv6 = NatFile.ipv6
+    ports = NatFile.ports
+    timeout = NatFile.timeout
+    forward = optional(STEP_FORWARD, "Ports that lead to hosts: 8080:web:80; default: as before.")
+
+    def model(self) -> NatFile | None:
+        """Return the translation in the words of topology files; None for none."""
+        return None if self.off else NatFile({key: self.values[key] for key in self.given & NatFile.KEYS.keys()})
+
+    def title(self, data: Any) -> str:
+        return f"nat {_pairs(data)}"
+
+
+class FirewallBody(BoundedBody):
+    """Change which packets a host or router accepts."""
+
+    KIND = StepKind.FIREWALL
+    on = required(TEXT, "The host or router.")
+    off = defaulted(Flag(), False, "Accept all packets.")
+    preset = FirewallFile.preset
+    policy = FirewallFile.policy
+    outside = FirewallFile.outside
+    deny = defaulted(STEP_FLOWS, [], "Packets that are dropped, before all else.")
+    allow = defaulted(STEP_FLOWS, [], "Packets that pass: tcp/80, icmp, or mappings.")
+
+    def model(self) -> FirewallFile | None:
+        """Return the firewall in the words of topology files; None for none."""
+        return (
+            None if self.off else FirewallFile({key: self.values[key] for key in self.given & FirewallFile.KEYS.keys()})
+        )
+
+    def title(self, data: Any) -> str:
+        return f"firewall {_pairs(data)}"
+
+
 class FileBody(BoundedBody):
     """Place a file on a host."""
 
@@ -707,8 +752,8 @@ class SetBody(StepBody):
 
 Body = (
     CallsBody | RunBody | StartBody | StopBody | SignalBody | PauseBody | ResumeBody | WaitBody | ExpectBody | LinkBody
-    | DropBody | UndropBody | FileBody | BuildBody | RepeatBody | ParallelBody | SetBody | FaultBody | HealBody
-    | DuringBody | ScheduleBody
+    | DropBody | UndropBody | NatBody | FirewallBody | FileBody | BuildBody | RepeatBody | ParallelBody | SetBody
+    | FaultBody | HealBody | DuringBody | ScheduleBody
 )  # fmt: skip
 BODIES: Mapping[StepKind, type[Body]] = MappingProxyType({body.KIND: body for body in get_args(Body)})
 

@@ -34,6 +34,8 @@ class StepKind(StrEnum):
     LINK = "link"
     DROP = "drop"
     UNDROP = "undrop"
+    NAT = "nat"
+    FIREWALL = "firewall"
     FILE = "file"
     BUILD = "build"
     REPEAT = "repeat"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from labctl.scenario.file_schema import DropBody, LinkBody, UndropBody
+from labctl.errors import InputError
+from labctl.scenario.file_schema import DropBody, FirewallBody, LinkBody, NatBody, UndropBody
 from labctl.scenario.state import NOTHING, Done, StepFailed, StepRun
+from labctl.structs import replace
 from labctl.topology.endpoints import parse_address
-from labctl.topology.model import Address, Endpoint, Link, Topology, is_end, links_between
+from labctl.topology.model import Address, Endpoint, Link, Node, Topology, is_end, links_between
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.observe.network import TimeWaitId
     from labctl.plan.drop_rules import DropRule
-    from labctl.plan.operations import Operation
+    from labctl.plan.operations import MakeTable, Operation, Plan
     from labctl.topology.model import Impairment
 
 
@@ -33,6 +36,8 @@ class Changes:
         self._was_up: dict[Endpoint, bool] = {}
         self._impaired: dict[Endpoint, Impairment | None] = {}
         self._dropping: set[str] = set()
+        self._nodes: dict[str, Node] = {}  # with the translation and firewall that they have now
+        self._tables: dict[str, list[MakeTable]] = {}  # of these, by node
         self._waiting: dict[str, frozenset[TimeWaitId]] = {}
         self._faults: set[int] = set()  # that steps injected, by number
         if lab is not None:
@@ -75,6 +80,27 @@ class Changes:
                     self._dropping.add(node)
                     self._set_rollback(self._lab)
 
+    def table(self, lab: Lab, plan: Plan, topology: Topology, changed: Callable[[Topology], Node]) -> None:
+        """Give a node another translation or firewall: `changed` returns it; what earlier steps gave nodes stays.
+
+        Raises: InputError, as `changed` does.
+        """
+        from labctl.plan.build import tables
+        from labctl.scenario.table_changes import planned_tables, table_changes
+
+        with self._lock:
+            nodes = tuple(self._nodes.get(node.name, node) for node in topology.nodes)
+            present = replace(topology, nodes=nodes) if self._nodes else topology
+            node = changed(present)
+            before = self._tables.get(node.name)
+            after = tables(node, present)
+            operations = table_changes(planned_tables(plan, node.name) if before is None else before, after)
+            self._nodes[node.name] = node
+            self._tables[node.name] = after
+            if self._lab is not None:
+                self._set_rollback(self._lab)
+            lab.apply(operations)
+
     def restore(self, lab: Lab) -> None:
         """Restore the links, drop no more packets, end new TIME_WAIT connections, which keep addresses in use.
 
@@ -107,14 +133,18 @@ class Changes:
         operations: list[Operation] = [
             SetUp(end.node, end.ifname) if up else SetDown(end.node, end.ifname) for end, up in self._was_up.items()
         ]
-        if self._impaired:
+        if self._impaired or self._tables:
+            from labctl.scenario.table_changes import planned_tables, table_changes
+
             plan = lab.describe().plan
+            for node, present in self._tables.items():
+                operations += table_changes(present, planned_tables(plan, node))
             for end, impairment in self._impaired.items():
                 operations += set_impairments(plan, [(end.node, end.ifname)], impairment)
         return operations
 
 
-def execute(at: StepRun, body: LinkBody | DropBody | UndropBody) -> Done:
+def execute(at: StepRun, body: LinkBody | DropBody | UndropBody | NatBody | FirewallBody) -> Done:
     """Run a step that changes the network."""
     match body:
         case LinkBody():
@@ -123,7 +153,26 @@ def execute(at: StepRun, body: LinkBody | DropBody | UndropBody) -> Done:
             _drop(at, body)
         case UndropBody():
             at.lab.undrop(body.on)
+        case NatBody() | FirewallBody():
+            _change_table(at, body)
     return NOTHING
+
+
+def _change_table(at: StepRun, body: NatBody | FirewallBody) -> None:
+    """Give a node another translation or firewall; what earlier steps gave it stays."""
+    try:
+        at.run.changes.table(at.lab, at.run.plan, at.run.scenario.topology, partial(node_with, body))
+    except InputError as error:
+        raise StepFailed(str(error)) from error
+
+
+def node_with(body: NatBody | FirewallBody, topology: Topology) -> Node:
+    """Return the step's node with the translation or the firewall of the step. InputError."""
+    from labctl.scenario.table_changes import with_firewall, with_nat
+
+    if isinstance(body, NatBody):
+        return with_nat(topology, body.on, body.model(), body.forward)
+    return with_firewall(topology, body.on, body.model())
 
 
 def _link(at: StepRun, body: LinkBody) -> None:

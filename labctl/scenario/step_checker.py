@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.documents.diagnostics import SHOWN_LIMIT, Diagnostic, Hint, Mistake, describe, suggest, suggestion
 from labctl.documents.schema import Key, Reading, Unusable
+from labctl.errors import InputError
 from labctl.scenario.file_schema import (
     BODIES,
     SHORT_FAULTS,
@@ -30,8 +31,10 @@ from labctl.scenario.file_schema import (
     ExpectBody,
     FaultKeys,
     FileBody,
+    FirewallBody,
     HealBody,
     LinkBody,
+    NatBody,
     ParallelBody,
     PauseBody,
     RepeatBody,
@@ -328,6 +331,8 @@ class StepChecker:
                 self._filtering(body.on, (*path, "on"))
             case DropBody():
                 self._drop(body, path)
+            case NatBody() | FirewallBody():
+                self._table(body, path)
             case FileBody():
                 self._file(body, path)
             case BuildBody():
@@ -482,6 +487,16 @@ class StepChecker:
                     self._wrong((*path, "targets", index), str(error), error.what_to_try)
         for index, program in enumerate(body.programs):
             self._process(program, (*path, "programs", index))
+
+    def _table(self, body: NatBody | FirewallBody, path: KeyPath) -> None:
+        if self._topology is None or is_template(body.on) or body.on not in self._nodes:
+            return
+        from labctl.scenario.network_steps import node_with
+
+        try:
+            node_with(body, self._topology)
+        except InputError as error:
+            self._wrong(path, str(error))
 
     def _file(self, body: FileBody, path: KeyPath) -> None:
         if not is_template(body.path):

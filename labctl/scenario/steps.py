@@ -17,8 +17,10 @@ from labctl.scenario.file_schema import (
     DuringBody,
     ExpectBody,
     FaultBody,
+    FirewallBody,
     HealBody,
     LinkBody,
+    NatBody,
     ParallelBody,
     RepeatBody,
     ScheduleBody,
@@ -183,7 +185,7 @@ def _execute(at: StepRun, body: Body) -> Done:
             from labctl.scenario.conditions import expect
 
             return expect(at, body)
-        case LinkBody() | DropBody() | UndropBody():
+        case LinkBody() | DropBody() | UndropBody() | NatBody() | FirewallBody():
             from labctl.scenario import network_steps
 
             return network_steps.execute(at, body)

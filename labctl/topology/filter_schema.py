@@ -13,6 +13,7 @@ from labctl.documents.schema import (
     Of,
     OneOf,
     Placed,
+    PlacedText,
     Reading,
     Schema,
     Schemas,
@@ -64,10 +65,16 @@ class PortForwardFile(Shape):
     protocol = defaulted(OneOf(FlowProtocol), FlowProtocol.TCP, "tcp or udp.")
 
 
-FORWARD = ListOf(
-    TextOr(Of(PortForwardFile), Mistake("expected a text such as `8080:web:80`, or a mapping with `port` and `to`")),
-    or_one=True,
-)
+class PortForwardInStep(PortForwardFile):
+    """The same in a step of a scenario."""
+
+
+def _forwards(shape: type[PortForwardFile]) -> ListOf[PlacedText | PortForwardFile]:
+    mistake = Mistake("expected a text such as `8080:web:80`, or a mapping with `port` and `to`")
+    return ListOf(TextOr(Of(shape), mistake), or_one=True)
+
+
+FORWARD, STEP_FORWARD = _forwards(PortForwardFile), _forwards(PortForwardInStep)
 
 _ENDS = ListOf(Placed(STRICT_TEXT), or_one=True)
 
@@ -82,10 +89,16 @@ class FlowFile(Shape):
     direction = optional(OneOf(FlowDirection), "in, out, or forward; default: in, and for routers forward as well.")
 
 
-_FLOWS = ListOf(
-    TextOr(Of(FlowFile), Mistake("expected a text such as `tcp/80`, or a mapping with `from`, `to`, `port`")),
-    or_one=True,
-)
+class FlowInStep(FlowFile):
+    """The same in a step of a scenario."""
+
+
+def _flows(shape: type[FlowFile]) -> ListOf[PlacedText | FlowFile]:
+    mistake = Mistake("expected a text such as `tcp/80`, or a mapping with `from`, `to`, `port`")
+    return ListOf(TextOr(Of(shape), mistake), or_one=True)
+
+
+_FLOWS, STEP_FLOWS = _flows(FlowFile), _flows(FlowInStep)
 
 
 class FirewallFile(Shape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from labctl.structs import Struct
 
@@ -52,6 +53,23 @@ class Translation(Struct, frozen=True, gc=False):
     timeout_s: float = MAPPING_TIMEOUT_S  # of a mapping without packets out
     forwards: tuple[PortForward, ...] = ()
 
+    def data(self) -> dict[str, Any]:
+        """Return the keys of the router in a topology file."""
+        nat = {
+            "preset": self.preset and str(self.preset),
+            "outside": self.outside or None,
+            "hairpin": self.hairpin,
+            "ipv6": self.ipv6,
+            "ports": self.ports_per_host or None,
+            "timeout": f"{self.timeout_s:g}s",
+        }
+        data: dict[str, Any] = {}
+        if self.preset is not None:
+            data["nat"] = {key: value for key, value in nat.items() if value is not None}
+        if self.forwards:
+            data["forward"] = [str(one) for one in self.forwards]
+        return data
+
     def __str__(self) -> str:
         words = [f"nat {self.preset}"] if self.preset else []
         words += [f"outside {self.outside}"] if self.outside else []
@@ -93,6 +111,17 @@ class FlowRule(Struct, frozen=True, gc=False):
     destinations: tuple[str, ...] = ()
     direction: FlowDirection | None = None  # None: in on a host, forward and in on a router
 
+    def data(self) -> dict[str, Any]:
+        """Return the entry in a topology file."""
+        every = {
+            "protocol": self.protocol and str(self.protocol),
+            "port": span(self.first_port, self.last_port) if self.first_port else None,
+            "from": list(self.sources),
+            "to": list(self.destinations),
+            "direction": self.direction and str(self.direction),
+        }
+        return {key: value for key, value in every.items() if value}
+
     def __str__(self) -> str:
         words = [self.protocol or "all", *([span(self.first_port, self.last_port)] if self.first_port else [])]
         words = ["/".join(words)]
@@ -109,6 +138,17 @@ class Firewall(Struct, frozen=True, gc=False):
     outside: str = ""  # of a router, as of Translation
     deny: tuple[FlowRule, ...] = ()
     allow: tuple[FlowRule, ...] = ()
+
+    def data(self) -> dict[str, Any]:
+        """Return the value of `firewall` in a topology file."""
+        every: dict[str, Any] = {
+            "preset": str(self.preset),
+            "policy": self.policy and str(self.policy),
+            "outside": self.outside or None,
+            "deny": [one.data() for one in self.deny],
+            "allow": [one.data() for one in self.allow],
+        }
+        return {key: value for key, value in every.items() if value}
 
     def __str__(self) -> str:
         words = [f"firewall {self.preset}", *([f"policy {self.policy}"] if self.policy else [])]

@@ -29,14 +29,25 @@ from labctl.topology.packet_rules import (
 )
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from labctl.topology.addressing import Label
+
+    class NamedNode(Protocol):
+        """A node of a draft or of a topology."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def kind(self) -> NodeKind: ...
+
 
 PORTS_PER_HOST = 1024  # 62 hosts share one address
 SHIFTED_MAX = 1000  # a rule each
 HAIRPIN_PRESETS = frozenset({NatPreset.HAIRPIN, NatPreset.CGNAT})  # RFC 6888, REQ-1, requires RFC 4787, REQ-9
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _FORWARD_EXAMPLE = "write for example 8080:web:80, 5353:dns:53/udp or 5000-5010:sip"
-_NEED_OUTSIDE = frozenset({FirewallPreset.STATEFUL, FirewallPreset.DROP_IN, FirewallPreset.CORPORATE})
+NEED_OUTSIDE = frozenset({FirewallPreset.STATEFUL, FirewallPreset.DROP_IN, FirewallPreset.CORPORATE})
 
 
 def parse_ports(text: str) -> tuple[int, int] | None:
@@ -113,7 +124,7 @@ def with_names(
             continue
         fresh = Mistakes()
         if spec.translation is not None:
-            forwards = tuple(_named(one, nodes, place.at("forward"), fresh) for one in spec.translation.forwards)
+            forwards = tuple(named(one, nodes, place.at("forward"), fresh) for one in spec.translation.forwards)
             spec = replace(spec, translation=replace(spec.translation, forwards=forwards))
         if spec.firewall is not None:
             spec = replace(spec, firewall=expanded(spec.firewall, nodes, groups, place.at("firewall"), fresh))
@@ -124,7 +135,8 @@ def with_names(
     return result
 
 
-def _named(forward: PortForward, nodes: Mapping[str, DraftNode], place: Place, mistakes: Mistakes) -> PortForward:
+def named(forward: PortForward, nodes: Mapping[str, NamedNode], place: Place, mistakes: Mistakes) -> PortForward:
+    """Return the forward with its host's name as the topology spells it; report an unknown one."""
     target = nodes.get(name_key(forward.node))
     if target is None or target.kind is NodeKind.SWITCH:
         known = [one.name for one in nodes.values() if one.kind is not NodeKind.SWITCH]
@@ -135,7 +147,7 @@ def _named(forward: PortForward, nodes: Mapping[str, DraftNode], place: Place, m
 
 def expanded(
     firewall: Firewall,
-    nodes: Mapping[str, DraftNode],
+    nodes: Mapping[str, NamedNode],
     groups: Mapping[str, tuple[str, ...]],
     place: Place,
     mistakes: Mistakes,
@@ -236,7 +248,7 @@ def asked_outside(node: Node) -> str | None:
     if node.kind is not NodeKind.ROUTER:
         return None
     translation, firewall = node.translation, node.firewall
-    needs = translation is not None or (firewall is not None and firewall.preset in _NEED_OUTSIDE)
+    needs = translation is not None or (firewall is not None and firewall.preset in NEED_OUTSIDE)
     written = (translation and translation.outside) or (firewall and firewall.outside) or ""
     return written if needs or written else None
 

@@ -55,6 +55,7 @@ scenario.language scenario.language.checker scenario.language.evaluate scenario.
 scenario.language.session scenario.language.syntax scenario.loader scenario.model scenario.network_steps
 scenario.observations scenario.requirements scenario.results scenario.run_order scenario.runner
 scenario.scenario_recording scenario.state scenario.step_checker scenario.steps scenario.timeline_events timeline
+topology.filter_schema
 timeline.decoding timeline.events timeline.evidence timeline.fold timeline.inferred_drops timeline.joins
 timeline.ladder_layout timeline.merge timeline.packet_headers timeline.packet_source timeline.recorder
 timeline.recorder_process timeline.recorder_settings timeline.recording timeline.sources timeline.sources.kernel

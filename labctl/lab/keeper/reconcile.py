@@ -27,7 +27,16 @@ from labctl.lab.keeper.nodes import NodeTable
 from labctl.lab.keeper.process_table import ProcessTable
 from labctl.lab.protocol import Done, Failed, Reconcile, SetRollback, StartProcess
 from labctl.plan.hosts_files import HostsFiles, Line
-from labctl.plan.operations import Operation, RemoveAddress, SetDown, SetImpairment, SetUp, changes_from_json
+from labctl.plan.operations import (
+    Operation,
+    RemoveAddress,
+    RemovePart,
+    ReplacePart,
+    SetDown,
+    SetImpairment,
+    SetUp,
+    changes_from_json,
+)
 from labctl.printable import visible
 from labctl.structs import Struct, field, replace
 from labctl.topology.model import HOSTS, Address
@@ -67,6 +76,8 @@ class RollbackActions:
         match operation:
             case SetUp(node, ifname) | SetDown(node, ifname) | SetImpairment(node, ifname):
                 return self._table.interface(node, ifname) is not None
+            case RemovePart(part) | ReplacePart(part):
+                return part.node in self._table
             case _:
                 return True
 

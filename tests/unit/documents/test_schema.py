@@ -56,8 +56,13 @@ hosts:
     files: {/etc/x: {content: x, mode: "0600", owner: root}, /srv/y: {source: /etc/hosts}}
     binds: ["/usr:/mnt", {source: /usr, target: /media, rw: true}]
     private: [/var/log]
+    firewall:
+      {policy: drop, allow: [tcp/80], deny: [{from: client, to: lan, protocol: udp, port: 53}, {direction: in}]}
 routers:
-  gw: {nat: false}
+  gw:
+    nat: {preset: cgnat, outside: lan, hairpin: true, ipv6: true, ports: 9, timeout: 1min}
+    forward: ["80:server", {port: 81, to: server, to_port: 82, protocol: udp}]
+    firewall: {preset: stateful, outside: lan}
 switches:
   s1: {sysctls: {net.ipv4.ip_forward: 0}}
 networks:
@@ -77,7 +82,7 @@ links:
 SCENARIO = """
 name: everything
 about: one of everything
-topology: {hosts: {server: {}, client: {}}, links: [[client, server]]}
+topology: {hosts: {server: {}, client: {}}, routers: {gw: }, links: [[client, server], [gw, server]]}
 requires: {programs: [sh], features: [ipv6], root: false}
 within: 5s
 timeout: 1m
@@ -111,6 +116,10 @@ steps:
   - link: {clear: [client, server]}
   - drop: {on: server, direction: in, protocol: tcp, port: 80, from: client, to: server, flags: "syn"}
   - undrop: server
+  - nat: {on: gw, preset: cgnat, outside: server, hairpin: true, ipv6: true, ports: 9, timeout: 1min, forward: "80:server"}
+  - nat: {on: gw, off: true}
+  - firewall: {on: server, preset: open, policy: drop, allow: [tcp/80], deny: [{from: client, port: 53}]}
+  - firewall: {on: gw, preset: stateful, outside: server, off: false}
   - file: {on: server, path: /tmp/x, content: x, mode: "0644"}
   - file: {on: server, path: /run/x, source: hello.c}
   - build: {source: hello.c, as: hello, flags: [-O2]}
