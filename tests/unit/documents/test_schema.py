@@ -116,7 +116,8 @@ steps:
   - link: {clear: [client, server]}
   - drop: {on: server, direction: in, protocol: tcp, port: 80, from: client, to: server, flags: "syn"}
   - undrop: server
-  - nat: {on: gw, preset: cgnat, outside: server, hairpin: true, ipv6: true, ports: 9, timeout: 1min, forward: "80:server"}
+  - nat: {on: gw, preset: cgnat, outside: server, hairpin: true, ipv6: true, ports: 9, timeout: 1min}
+  - nat: {on: gw, forward: "80:server"}
   - nat: {on: gw, off: true}
   - firewall: {on: server, preset: open, policy: drop, allow: [tcp/80], deny: [{from: client, port: 53}]}
   - firewall: {on: gw, preset: stateful, outside: server, off: false}
