@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from labctl.errors import MachineError
-from labctl.kernel import nftables, qdiscs, rtnl
+from labctl.kernel import bridge, link_state, nftables, qdiscs, rtnl
 from labctl.kernel.netlink import (
     IFINFO,
     IFLA_IFNAME,
@@ -62,6 +62,8 @@ class Feature(Struct, frozen=True):
 FEATURES = {
     "veth": Feature("links", "veth", "VETH", needed=True),
     "bridge": Feature("switches, networks", "bridge", "BRIDGE"),
+    "vlan-filtering": Feature("VLANs of switches", "", "BRIDGE_VLAN_FILTERING"),
+    "stp": Feature("stp: true on a switch", "", "STP"),
     "ipv6": Feature("IPv6 addresses", "ipv6", "IPV6"),
     "netem": Feature("delay, jitter and loss of links", "sch_netem", "NET_SCH_NETEM"),
     "tbf": Feature("rate limits of links", "sch_tbf", "NET_SCH_TBF"),
@@ -107,6 +109,10 @@ _TC_HTB_GLOB = struct.pack("=5I", 3, 10, 0, 0, 0)  # struct tc_htb_glob: version
 
 def remedy(name: str) -> str:
     """Return what to try on a machine whose kernel lacks the feature."""
+    if name == "stp":  # 6631463b6e66 ("llc: Don't drop packet from non-root netns."), also in later stable kernels
+        return (
+            "Use Linux 6.5 or later (or 5.15.123, 6.1.42): older ones do not pass its messages to network namespaces."
+        )
     if name == "core-sysctls":
         return "Run labctl as root, or use Linux 6.3 or later."
     if name == "ipv6" and "ipv6.disable=1" in _text("/proc/cmdline"):
@@ -208,6 +214,34 @@ def _veth() -> None:
         os.close(network)
 
 
+def _vlan_filtering() -> None:
+    with contextlib.suppress(FileExistsError):
+        _send(rtnl.new_bridge("probe2", 12, 1500))
+    _send(bridge.set_option(12, "vlan_filtering", 1))
+
+
+def _stp() -> None:
+    """Make a bridge accept a message of another root."""
+    with contextlib.suppress(FileExistsError):
+        _veth()
+    with contextlib.suppress(FileExistsError):
+        _send(rtnl.new_bridge("probe4", 14, 1500))
+    for request in (
+        bridge.set_option(14, "stp_state", 1),
+        rtnl.set_master(11, 14),
+        *(rtnl.set_up(index, True) for index in (10, 11, 14)),
+    ):
+        _send(request)
+    with open_socket(NETLINK_ROUTE) as sock, Socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        for name in ("probe0", "probe1"):
+            link_state.has_carrier(sock, name)
+        sender.sendto(bridge.root_message(), ("probe0", 0))
+        is_heard = bool(bridge.root_port(sock, 14))
+    _send(rtnl.set_master(11, 0))
+    if not is_heard:
+        raise OSError(errno.EOPNOTSUPP, "messages of the protocol do not reach bridges in network namespaces")
+
+
 def _netem() -> None:
     _send(qdiscs.replace_netem(LOOPBACK_INDEX, _HANDLES["netem"], qdiscs.ROOT, qdiscs.NetemSettings(delay_us=1000)))
 
@@ -283,6 +317,8 @@ def _core_sysctls() -> None:
 _PROBES: dict[str, Callable[[], None]] = {
     "veth": _veth,
     "bridge": lambda: _send(rtnl.new_bridge("probe2", 12, 1500)),
+    "vlan-filtering": _vlan_filtering,
+    "stp": _stp,
     "ipv6": _ipv6,
     "netem": _netem,
     "tbf": _tbf,

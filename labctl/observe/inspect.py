@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import Any
 
 from labctl.errors import KernelError
-from labctl.kernel import qdiscs
+from labctl.kernel import bridge, qdiscs
 from labctl.kernel import routes as kernel_routes
+from labctl.kernel.bridge import STATES, BridgeState
 from labctl.kernel.namespaces import sysctl_path
 from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.kernel.routes import (
@@ -28,18 +29,23 @@ from labctl.observe.impairments import FoundImpairment, InForce, combine, losses
 from labctl.observe.network import Observable, netlink_socket
 from labctl.plan.operations import (
     AddAddress,
+    AddForwarding,
     AddRoute,
+    AddVlan,
     LinkEnd,
     MakeBridge,
     MakeLink,
     MakeNode,
     Plan,
+    SetBridgeOption,
     SetImpairment,
+    SetPortOption,
     SetSysctl,
     SetUp,
 )
 from labctl.structs import Struct, field, replace, to_builtins
-from labctl.topology.model import Impairment
+from labctl.topology.model import Impairment, NodeKind
+from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
 
 # -- the state of a node
 
@@ -59,20 +65,27 @@ class NodeState(Struct, frozen=True):
     rules: tuple[KernelRule, ...] = STANDARD_RULES
     settings: Mapping[str, str] = field(default_factory=dict)
     impairments: Mapping[str, FoundImpairment] = field(default_factory=dict)  # by interface, if there is one
+    bridges: BridgeState | None = None  # of a switch
 
 
 def read_node(
-    lab: Observable, node: str, settings: Iterable[str] = (), in_force: Mapping[str, Impairment] | None = None
+    lab: Observable,
+    node: str,
+    settings: Iterable[str] = (),
+    in_force: Mapping[str, Impairment] | None = None,
+    *,
+    is_switch: bool = False,
 ) -> NodeState:
     """Read the state of a node, with the settings of these names; `in_force` as of `combine`. KernelError."""
     with netlink_socket(lab, node, NETLINK_ROUTE, "list its interfaces") as sock:
         links, addresses = kernel_routes.links(sock), kernel_routes.addresses(sock)
         routes, rules, queues = kernel_routes.routes(sock), kernel_routes.rules(sock), qdiscs.qdiscs(sock)
+        bridges = bridge.read(sock) if is_switch else None
     values = {key: value for key in settings if (value := _setting(lab, node, key)) is not None}
     expected = in_force or {}
     losses = losses_by_rule(lab, node, queues, expected)
     impairments = combine({link.index: link.name for link in links}, queues, expected, losses)
-    return NodeState(links, addresses, routes, rules, values, impairments)
+    return NodeState(links, addresses, routes, rules, values, impairments, bridges)
 
 
 def _setting(lab: Observable, node: str, key: str) -> str | None:
@@ -135,6 +148,9 @@ class PlannedState(Struct):
     routes: list[AddRoute] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
     impairments: dict[str, Impairment] = field(default_factory=dict)  # by interface
+    options: dict[tuple[str, str], int] = field(default_factory=dict)  # of bridges and ports: (interface, name)
+    vlans: set[tuple[str, int, bool]] = field(default_factory=set)  # interface, VLAN, whether tagged
+    forwarding: set[tuple[str, str, int]] = field(default_factory=set)  # interface, MAC, VLAN
 
 
 def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
@@ -159,6 +175,12 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
                 nodes[node].settings[key] = value
             case SetImpairment(node, ifname, impairment) if impairment:
                 nodes[node].impairments[ifname] = impairment
+            case SetBridgeOption(node, ifname, name, value) | SetPortOption(node, ifname, name, value):
+                nodes[node].options[ifname, name] = value
+            case AddVlan(node, ifname, vlan, tagged):
+                nodes[node].vlans.add((ifname, vlan, tagged))
+            case AddForwarding(node, ifname, mac, vlan):
+                nodes[node].forwarding.add((ifname, mac, vlan))
     return nodes
 
 
@@ -184,6 +206,8 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
     yield from _of_addresses(name, planned, found, unusable)
     yield from _of_routes(name, planned, found, unusable)
     yield from _of_rules(name, found)
+    if found.bridges is not None:
+        yield from _of_bridges(name, planned, found.bridges, unusable)
     for key, value in planned.settings.items():
         now = found.settings.get(key)
         if now is not None and now.split() != value.split():
@@ -265,6 +289,39 @@ def _of_rules(name: str, found: NodeState) -> Iterator[Drift]:
             yield Drift(name, "", DriftKind.ADDED, "rule", "", rule.text)
 
 
+def _of_bridges(name: str, planned: PlannedState, found: BridgeState, unusable: set[str]) -> Iterator[Drift]:
+    """Compare options that the plan has, or that differ from those of a new bridge; VLANs; and static entries."""
+    for ifname, values in found.options.items():
+        defaults = DEFAULTS if ifname in planned.bridges else PORT_DEFAULTS
+        for option, value in values.items() if ifname not in unusable else ():
+            if option == "ageing_time" and values["stp_state"]:
+                continue  # shorter for a while after a change of the tree
+            wanted = planned.options.get((ifname, option), defaults.get(option, value))
+            if value != wanted:
+                yield Drift(name, ifname, DriftKind.CHANGED, option, str(wanted), str(value))
+    vlans = {(ifname, *one) for ifname, those in found.vlans.items() for one in those if ifname not in planned.bridges}
+    compared = (
+        ("vlan", {(ifname, _vlan(vlan, tagged)) for ifname, vlan, tagged in planned.vlans},
+         {(ifname, _vlan(vlan, tagged)) for ifname, vlan, tagged in vlans}),
+        ("forwarding", {(ifname, _entry(mac, vlan)) for ifname, mac, vlan in planned.forwarding},
+         {(ifname, _entry(mac, vlan)) for ifname, mac, vlan in found.forwarding}),
+    )  # fmt: skip
+    for what, wanted_ones, actual in compared:
+        for ifname, text in sorted(wanted_ones - actual):
+            if ifname not in unusable:
+                yield Drift(name, ifname, DriftKind.MISSING, what, text, "")
+        for ifname, text in sorted(actual - wanted_ones):
+            yield Drift(name, ifname, DriftKind.ADDED, what, "", text)
+
+
+def _vlan(number: int, tagged: bool) -> str:
+    return f"{number} {'tagged' if tagged else 'untagged'}"
+
+
+def _entry(mac: str, vlan: int) -> str:
+    return f"{mac} in vlan {vlan}" if vlan else mac
+
+
 # -- the whole lab
 
 SCHEMA = "labctl-inspect/1"
@@ -305,7 +362,8 @@ def inspect(
         expected = dict(planned[node.name].impairments)
         if in_force is not None:
             expected = {ifname: one for (of, ifname), one in in_force.items() if of == node.name}
-        found[node.name] = read_node(lab, node.name, planned[node.name].settings, expected)
+        settings, is_switch = planned[node.name].settings, node.kind is NodeKind.SWITCH
+        found[node.name] = read_node(lab, node.name, settings, expected, is_switch=is_switch)
     ends = {(node, link.name): link.up and link.carrier for node, state in found.items() for link in state.links}
     links = tuple(
         InspectedLink(one.a, one.b, all(ends.get((end.node, end.ifname), False) for end in (one.a, one.b)))
@@ -411,9 +469,24 @@ def _interfaces(state: NodeState) -> list[dict[str, Any]]:
             "addresses": [str(one.address) for one in state.addresses if one.ifname == link.name],
             "impairment": _impairment(state.impairments.get(link.name)),
         }
+        | (_bridge(link.name, state.bridges) if state.bridges and link.name in state.bridges.options else {})
         for link in state.links
         if link.up or link.name not in FALLBACK_DEVICES
     ]
+
+
+def _bridge(ifname: str, found: BridgeState) -> dict[str, Any]:
+    """Return the state of a port, and what differs from the options of a new bridge or port."""
+    defaults = PORT_DEFAULTS if ifname in found.states else DEFAULTS
+    options = {key: value for key, value in found.options[ifname].items() if value != defaults.get(key, value)}
+    return {
+        "port_state": STATES[found.states[ifname]] if ifname in found.states else None,
+        "options": options,
+        "vlans": [{"id": vlan, "tagged": tagged} for vlan, tagged in sorted(found.vlans.get(ifname, ()))],
+        "forwarding": [
+            {"mac": mac, "vlan": vlan or None} for on, mac, vlan in sorted(found.forwarding) if on == ifname
+        ],
+    }
 
 
 def _impairment(found: FoundImpairment | None) -> dict[str, Any] | None:

@@ -83,11 +83,16 @@ def probe_kernel() -> list[Finding]:
 
 def without_qdisc(kind: str) -> str:
     """Return why links cannot have delay and loss (`netem`) or a rate (`tbf`), with the remedy; "" if they can."""
+    return without_feature(kind)
+
+
+def without_feature(name: str) -> str:
+    """Return why labs cannot have this one of FEATURES, with the remedy; "" if they can."""
     try:
-        ((_, number, _),) = _probe(kind)
+        ((_, number, _),) = _probe(name)
     except MachineError as error:
         return str(error)
-    return f"the kernel refuses {kind}: {describe_errno(number)}. {remedy(kind)}" if number else ""
+    return f"the kernel refuses {name}: {describe_errno(number)}. {remedy(name)}" if number else ""
 
 
 def _probe(*names: str) -> list[tuple[str, int, str]]:

@@ -5,15 +5,15 @@ Also: operations that impair links of a plan, seeds for repeatable impairments, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from labctl.names import BRIDGE
+from labctl.plan.bridges import FoundSwitching, SwitchBridges, port_operations, without_blocked_links
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
     DisableOffload,
     LinkEnd,
-    MakeBridge,
     MakeLink,
     MakeNode,
     MakeTable,
@@ -38,6 +38,7 @@ from labctl.topology.model import (
     Route,
     Topology,
 )
+from labctl.topology.switching import NO_SWITCHING
 
 SEED_BITS = 64  # TCA_NETEM_PRNG_SEED (linux/pkt_sched.h, Linux 6.6)
 
@@ -98,27 +99,33 @@ def build(topology: Topology) -> Plan:
 
     Nodes, bridges (down) and settings come first, so that `default` settings apply to every interface; then links,
     settings of interfaces, addresses and impairments; then everything is set up, bridges last, because a bridge that is
-    up has work for each new port; routes come last, because they need their interface up.
+    up has work for each new port; then spanning trees start, and the links that they block are made; routes come last,
+    because they need their interface up.
     """
     switches = [node for node in topology.nodes if node.kind is NodeKind.SWITCH]
     others = [node for node in topology.nodes if node.kind is not NodeKind.SWITCH]
+    bridges = [SwitchBridges(node) for node in switches]
     operations: list[Operation] = [MakeNode(node.name, node.kind) for node in topology.nodes]
-    operations += [
-        MakeBridge(node.name, BRIDGE, min((interface.mtu for interface in node.interfaces), default=1500))
-        for node in switches
-    ]
+    for each in bridges:
+        operations += each.make()
     operations += _sysctls(topology, of_interfaces=False)
     interfaces = {(node.name, interface.name): interface for node in topology.nodes for interface in node.interfaces}
-    bridges = {node.name: BRIDGE for node in switches}
+    of_ports = {
+        (node.name, port): bridge
+        for node, each in zip(switches, bridges, strict=True)
+        for port, bridge in each.of_ports()
+    }
     for link in topology.links:
-        ends = [_end(endpoint, interfaces[endpoint.node, endpoint.ifname], bridges) for endpoint in (link.a, link.b)]
+        ends = [_end(endpoint, interfaces[endpoint.node, endpoint.ifname], of_ports) for endpoint in (link.a, link.b)]
         operations.append(MakeLink(*ends))
-    operations += [
-        DisableOffload(node.name, interface.name)
-        for node in topology.nodes
-        for interface in node.interfaces
-        if not interface.offload
-    ]
+    for each in bridges:
+        operations += each.join()
+    for node in topology.nodes:
+        for interface in node.interfaces:
+            if not interface.offload:
+                operations.append(DisableOffload(node.name, interface.name))
+            if interface.port:
+                operations += port_operations(node, interface)
     operations += _sysctls(topology, of_interfaces=True)
     for node in others:
         operations += _addresses(node)
@@ -130,7 +137,14 @@ def build(topology: Topology) -> Plan:
     ]
     for node in (*others, *switches):
         operations += [SetUp(node.name, interface.name) for interface in node.interfaces]
-    operations += [SetUp(node.name, BRIDGE) for node in switches]
+    operations, of_blocked = without_blocked_links(operations, topology)
+    for each in bridges:
+        operations += each.set_up()
+    for each in bridges:
+        operations += each.start_spanning_tree()
+    operations += of_blocked
+    for each in bridges:
+        operations += each.forward()
     for node in others:
         operations += [
             AddRoute(node.name, route.destination, route.gateway, route.ifname) for route in node.routes
@@ -138,7 +152,9 @@ def build(topology: Topology) -> Plan:
     for node in others:
         if node.translation is not None or node.firewall is not None:
             operations += tables(node, topology)
-    nodes = tuple(replace(node, interfaces=(), routes=(), sysctls=()) for node in topology.nodes)
+    nodes = tuple(
+        replace(node, interfaces=(), routes=(), sysctls=(), switching=NO_SWITCHING) for node in topology.nodes
+    )
     return Plan(topology.name, nodes, tuple(operations))
 
 
@@ -151,8 +167,9 @@ def tables(node: Node, topology: Topology) -> list[MakeTable]:
     return [table for table in found if table is not None]
 
 
-def _end(endpoint: Endpoint, interface: Interface, bridges: dict[str, str]) -> LinkEnd:
-    return LinkEnd(endpoint.node, endpoint.ifname, interface.mac, interface.mtu, bridges.get(endpoint.node, ""))
+def _end(endpoint: Endpoint, interface: Interface, of_ports: Mapping[tuple[str, str], str]) -> LinkEnd:
+    bridge = of_ports.get((endpoint.node, endpoint.ifname), "")
+    return LinkEnd(endpoint.node, endpoint.ifname, interface.mac, interface.mtu, bridge)
 
 
 def _addresses(node: Node) -> list[Operation]:
@@ -191,7 +208,7 @@ def topology_of(plan: Plan) -> Topology:
     without_offload: set[tuple[str, str]] = set()
     for operation in plan.operations:
         match operation:
-            case MakeLink(a, b):
+            case MakeLink(a, b) if a.node != b.node:
                 links.append(Link(Endpoint(a.node, a.ifname), Endpoint(b.node, b.ifname)))
                 for end in (a, b):
                     ends.setdefault(end.node, []).append(end)
@@ -207,9 +224,11 @@ def topology_of(plan: Plan) -> Topology:
                 sysctls.setdefault(node, []).append((key, value))
             case _:
                 pass
+    switching = FoundSwitching(plan.operations)
     nodes = tuple(
         replace(
             node,
+            switching=switching.of_switch(node.name),
             interfaces=tuple(
                 Interface(
                     end.ifname,
@@ -218,6 +237,7 @@ def topology_of(plan: Plan) -> Topology:
                     tuple(addresses.get((end.node, end.ifname), ())),
                     impairment=impairments.get((end.node, end.ifname)),
                     offload=(end.node, end.ifname) not in without_offload,
+                    port=switching.of_port(end.node, end.ifname),
                 )
                 for end in ends.get(node.name, ())
             ),

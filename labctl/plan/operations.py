@@ -213,7 +213,74 @@ class MakeTable(Part, frozen=True):
         return (self.table,)
 
 
-AnyPart = DisableOffload | MakeTable
+class SetBridgeOption(Part, frozen=True):
+    """Set an option of a bridge, with its name in ip-link(8); `address` is the MAC as a number."""
+
+    TEXT = "set {0.name} {0.shown} on {0.node}:{0.ifname}"
+    NOUN = "{0.name} {0.shown} on {0.node}:{0.ifname}"
+    name: str
+    value: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.name,)
+
+    @property
+    def shown(self) -> str:
+        """The value, for people."""
+        return self.value.to_bytes(6).hex(":") if self.name == "address" else str(self.value)
+
+
+class SetPortOption(Part, frozen=True):
+    """Set an option of a bridge's port, with its name in bridge(8)."""
+
+    TEXT = "set {0.name} {0.value} on port {0.node}:{0.ifname}"
+    NOUN = "{0.name} {0.value} on port {0.node}:{0.ifname}"
+    name: str
+    value: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.name,)
+
+
+class AddVlan(Part, frozen=True):
+    """Let a bridge's port pass a VLAN; without tags, it is also that of frames that arrive without one."""
+
+    TEXT = "add vlan {0.vlan} {0.kind} to port {0.node}:{0.ifname}"
+    NOUN = "vlan {0.vlan} {0.kind} on port {0.node}:{0.ifname}"
+    vlan: int
+    tagged: bool
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.vlan,)
+
+    @property
+    def kind(self) -> str:
+        """`tagged` or `untagged`."""
+        return "tagged" if self.tagged else "untagged"
+
+
+class AddForwarding(Part, frozen=True):
+    """Add a static entry to a bridge's forwarding table; `vlan` is 0 on a bridge without VLANs."""
+
+    TEXT = "forward {0.mac}{0.in_vlan} to port {0.node}:{0.ifname}"
+    NOUN = "forwarding of {0.mac}{0.in_vlan} to port {0.node}:{0.ifname}"
+    mac: str
+    vlan: int = 0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.mac, self.vlan)
+
+    @property
+    def in_vlan(self) -> str:
+        """` in vlan 10`, "" without VLANs."""
+        return f" in vlan {self.vlan}" if self.vlan else ""
+
+
+AnyPart = DisableOffload | MakeTable | SetBridgeOption | SetPortOption | AddVlan | AddForwarding
 
 
 class RemovePart(Step, frozen=True):

@@ -12,7 +12,9 @@ from typing import Any
 from labctl.plan.diff import Difference
 from labctl.plan.operations import (
     AddAddress,
+    AddForwarding,
     AddRoute,
+    AddVlan,
     AnyPart,
     DisableOffload,
     LinkEnd,
@@ -30,9 +32,11 @@ from labctl.plan.operations import (
     RemoveRoute,
     ReplacePart,
     ResetSysctl,
+    SetBridgeOption,
     SetDown,
     SetImpairment,
     SetMtu,
+    SetPortOption,
     SetSysctl,
     SetUp,
     in_order,
@@ -41,6 +45,7 @@ from labctl.plan.operations import (
 from labctl.plan.packet_tables import nft
 from labctl.structs import asdict, to_builtins
 from labctl.topology.model import Address, Node, NodeKind, Prefix, Service
+from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
 from labctl.units import format_size
 
 
@@ -205,7 +210,24 @@ def _commands(operation: Operation, number: int) -> list[str]:
 
 def part_commands(part: AnyPart, *, remove: bool = False) -> list[str]:
     """Return the commands that make or set the part, or that remove it."""
+    on = f"{shlex.quote(part.node)} "  # of `ip -n NODE`, `bridge -n NODE`
+    dev = f"dev {shlex.quote(part.ifname)}"
     match part:
+        case SetBridgeOption(_, _, name, value):
+            value = DEFAULTS.get(name, value) if remove else value
+            if name == "address":
+                return [] if remove else [f"ip -n {on}link set {dev} address {part.shown}"]
+            return [f"ip -n {on}link set {dev} type bridge {name} {value}"]
+        case SetPortOption(_, _, name, value):
+            value = PORT_DEFAULTS[name] if remove else value
+            return [f"bridge -n {on}link set {dev} {name} {value if name == 'cost' else ('off', 'on')[value]}"]
+        case AddVlan(_, _, vlan, tagged):
+            flags = "" if tagged or remove else " pvid untagged"
+            return [f"bridge -n {on}vlan {'delete' if remove else 'add'} {dev} vid {vlan}{flags}"]
+        case AddForwarding(_, _, mac, vlan):
+            in_vlan = f" vlan {vlan}" if vlan else ""
+            kind = "" if remove else " static"
+            return [f"bridge -n {on}fdb {'delete' if remove else 'replace'} {mac} {dev} master{kind}{in_vlan}"]
         case DisableOffload(node, ifname):
             state = "on" if remove else "off"
             return [f"ip netns exec {shlex.quote(node)} ethtool -K {shlex.quote(ifname)} tx {state}"]

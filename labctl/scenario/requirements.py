@@ -64,6 +64,12 @@ def _without_qdisc(name: str) -> str:
     return without_qdisc(name)
 
 
+def _without_feature(name: str) -> str:
+    from labctl.observe.machine import without_feature
+
+    return without_feature(name)
+
+
 def _without_root() -> str:
     return "" if os.geteuid() == 0 else "not run as root"
 
@@ -79,6 +85,8 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "core-sysctls": _without_core_sysctls,
         "netem": partial(_without_qdisc, "netem"),
         "tbf": partial(_without_qdisc, "tbf"),
+        "vlan-filtering": partial(_without_feature, "vlan-filtering"),
+        "stp": partial(_without_feature, "stp"),
         "root": _without_root,
     }
 )

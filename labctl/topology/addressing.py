@@ -13,11 +13,12 @@ another link before it. No name changes when the `count` of a group grows.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import chain
 from zlib import crc32
 
-from labctl.names import BRIDGE, INTERFACE_NAME_MAX_BYTES, interface_name_problem
+from labctl.names import INTERFACE_NAME_MAX_BYTES, interface_name_problem
 from labctl.structs import Struct, field
 from labctl.topology.draft import (
     Choice,
@@ -33,6 +34,7 @@ from labctl.topology.draft import (
     prefix_of,
 )
 from labctl.topology.model import Address, AddressOnLink, NodeKind, Prefix
+from labctl.topology.switching import own_interfaces
 
 _LINK_LOCAL = 0xFE80 << 112
 
@@ -392,7 +394,10 @@ def label_ends(draft: Draft, mistakes: Mistakes) -> list[tuple[Label, Label]]:
 def _interface_names(draft: Draft, mistakes: Mistakes) -> list[list[str]]:
     """Return the names of both ends of each link. On a node, links to groups come after all others."""
     switches = {node.name for node in draft.nodes if node.kind is NodeKind.SWITCH}
-    taken: dict[str, set[str]] = {node.name: {BRIDGE} if node.name in switches else set() for node in draft.nodes}
+    ports = Counter(end.node for link in draft.links for end in link.ends if end.node in switches)
+    taken: dict[str, set[str]] = {
+        node.name: {*own_interfaces(ports[node.name])} if node.name in switches else set() for node in draft.nodes
+    }
     given: dict[tuple[str, str], DraftEnd] = {}
     for end in (end for link in draft.links for end in link.ends if end.interface):
         if first := given.get((end.node, end.interface)):  # one end may be in several links, to a group

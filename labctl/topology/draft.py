@@ -7,7 +7,7 @@ switches with links. Segments are the sets of interfaces that share a network.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from itertools import combinations, pairwise
@@ -17,6 +17,7 @@ from labctl.documents.diagnostics import Hint, suggest
 from labctl.errors import InputError
 from labctl.structs import Struct, field
 from labctl.topology.model import Address, AddressOnLink, Impairment, Node, NodeKind, Prefix
+from labctl.topology.switching import DEFAULT_VLAN, NO_PORT, Port
 
 
 class Family(Enum):
@@ -69,6 +70,28 @@ WantedPrefix = IPv4Network | IPv6Network | Choice
 WantedAddress = IPv4Address | IPv6Address | IPv4Interface | IPv6Interface | Choice
 
 
+class DraftVlan(Struct, frozen=True, gc=False):
+    """A VLAN that the file declares."""
+
+    name: str
+    number: int
+    ipv4: WantedPrefix = Choice.AUTOMATIC
+    ipv6: WantedPrefix = Choice.AUTOMATIC
+    place: Place | None = None
+
+    def prefix(self, family: Family) -> WantedPrefix:
+        """Return the value for that family."""
+        return self.ipv4 if family is Family.IPV4 else self.ipv6
+
+
+class DraftForwarding(Struct, frozen=True, gc=False):
+    """A static forwarding entry: a MAC or the node that has it, and the port's node, interface or NODE:INTERFACE."""
+
+    of: str
+    port: str
+    place: Place | None = None
+
+
 class DraftNode(Struct, frozen=True, gc=False):
     """A node without interfaces and routes; for the switch of a network, the prefixes of that network."""
 
@@ -77,6 +100,7 @@ class DraftNode(Struct, frozen=True, gc=False):
     ipv6: WantedPrefix = Choice.AUTOMATIC
     place: Place | None = None
     offload: bool = True  # of its links
+    forwarding: tuple[DraftForwarding, ...] = ()
 
     @property
     def name(self) -> str:
@@ -100,6 +124,7 @@ class DraftEnd(Struct, frozen=True, gc=False):
     place: Place | None = None
     impairment: Impairment | None = None  # of packets that it sends
     of_group: bool = False  # the file names a group with a `count`, which may grow
+    port: Port = NO_PORT  # of a switch's end
 
     def address(self, family: Family) -> WantedAddress:
         """Return the value for that family."""
@@ -144,6 +169,7 @@ class Draft(Struct, frozen=True):
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     pools: Mapping[Family, Prefix] = field(default_factory=lambda: POOLS)  # automatic prefixes are taken from these
     place: Place | None = None
+    vlans: tuple[DraftVlan, ...] = ()
 
 
 class Mistakes:
@@ -184,16 +210,27 @@ class StationEnd(Struct, frozen=True, gc=False):
 
 
 class Segment(Struct):
-    """A direct link, or switches that are linked together, with all their links."""
+    """A direct link, or switches that are linked together, with all their links; or a VLAN on these switches.
+
+    `numbers` are the VLANs of `switches`, in their order: 0 on a switch without VLANs. `links` are those whose frames
+    without a tag belong to the segment.
+    """
 
     switches: list[DraftNode] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    vlans: list[DraftVlan] = field(default_factory=list)
     links: list[DraftLink] = field(default_factory=list)
     ends: list[StationEnd] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """The name of the first switch; "" for a direct link."""
-        return self.switches[0].name if self.switches else ""
+        """The name of its VLAN or first switch; "" for a direct link."""
+        if self.vlans:
+            return self.vlans[0].name
+        if not self.switches:
+            return ""
+        number = self.numbers[0]
+        return self.switches[0].name + (f" VLAN {number}" if number > DEFAULT_VLAN else "")
 
     @property
     def of_group(self) -> bool:
@@ -201,96 +238,152 @@ class Segment(Struct):
         return not self.switches and self.links[0].of_group
 
     @property
-    def parts(self) -> list[DraftNode | DraftLink]:
-        """Its switches and links."""
-        return [*self.switches, *self.links]
+    def parts(self) -> list[DraftNode | DraftVlan | DraftLink]:
+        """What may set its prefix: switches, for the VLAN of ports without any; VLANs; links."""
+        own = (switch for switch, number in zip(self.switches, self.numbers, strict=True) if number <= DEFAULT_VLAN)
+        return [*own, *self.vlans, *self.links]
 
     @property
     def place(self) -> Place | None:
         """The position of its network, else of its first link."""
-        return next((part.place for part in self.parts if part.place is not None), None)
+        return next((part.place for part in [*self.parts, *self.switches] if part.place is not None), None)
 
     def __str__(self) -> str:
+        if self.vlans:
+            return f"the VLAN {self.name}"
         if self.switches:
             return f"the network {self.name}"
         return f"the link {self.links[0].a.node} - {self.links[0].b.node}"
 
     def prefixes(self, family: Family) -> list[tuple[WantedPrefix, Place | None]]:
-        """The prefixes of its switches and links in the file, each with its position."""
+        """The prefixes of its switches, VLANs and links in the file, each with its position."""
         return [(part.prefix(family), part.place.at(family.key) if part.place else None) for part in self.parts]
 
 
+Domain = tuple[str, int]  # where broadcasts go: a switch and a VLAN; on a switch without VLANs, a tag; 0 for none
+
+
+class Domains:
+    """The broadcast domains of a draft's switches, and which of them links join."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.switches = {node.name: node for node in draft.nodes if node.kind is NodeKind.SWITCH}
+        on: dict[str, set[int]] = {}  # VLANs of switches that have any
+        for link in draft.links:
+            for end in link.ends:
+                if end.port.has_vlans:
+                    on.setdefault(end.node, set())
+        self.tags: tuple[int, ...] = (0,)
+        if on:
+            for link in draft.links:
+                for end in link.ends:
+                    if end.node in on:
+                        on[end.node].update(number for number, _ in end.port.vlans)
+            self.tags = (0, *sorted(set[int]().union(*on.values())))
+        self.with_vlans = frozenset(on)
+        self.all: list[Domain] = [
+            (name, number) for name in self.switches for number in (sorted(on[name]) if name in on else self.tags)
+        ]
+
+    def at(self, end: DraftEnd, tag: int) -> Domain | None:
+        """Return the domain of frames with that tag (0: without one) at a switch's port; None if they do not pass."""
+        if end.node not in self.with_vlans:
+            return end.node, tag
+        vlan = end.port.vlan(tag)
+        return (end.node, vlan) if vlan else None
+
+    def joined_by(self, link: DraftLink) -> Iterator[tuple[Domain, Domain]]:
+        """Yield the domains that a link between two switches joins."""
+        for tag in self.tags:
+            one, other = self.at(link.a, tag), self.at(link.b, tag)
+            if one is not None and other is not None:
+                yield one, other
+
+    def is_between_switches(self, link: DraftLink) -> bool:
+        """Return whether both ends are ports."""
+        return link.a.node in self.switches and link.b.node in self.switches
+
+
 def segments(draft: Draft) -> list[Segment]:
-    """Return the segments in file order: networks and switches, then direct links."""
-    switches = {node.name: node for node in draft.nodes if node.kind is NodeKind.SWITCH}
-    joined = _joined(switches, draft.links)
-    by_root: dict[str, Segment] = {}
-    for name, node in switches.items():
-        by_root.setdefault(joined[name], Segment()).switches.append(node)
-    result = list(by_root.values())
+    """Return the segments in file order: networks, VLANs and switches, then direct links."""
+    domains = Domains(draft)
+    groups = _Groups(domains.all)
+    for link in draft.links:
+        if domains.is_between_switches(link):
+            for one, other in domains.joined_by(link):
+                groups.join(one, other)
+    declared = {vlan.number: vlan for vlan in draft.vlans}
+    by_root: dict[Domain, Segment] = {}
+    for domain in domains.all:
+        segment = by_root.setdefault(groups.first(domain), Segment())
+        name, number = domain
+        segment.switches.append(domains.switches[name])
+        segment.numbers.append(number)
+        vlan = declared.get(number) if name in domains.with_vlans else None
+        if vlan is not None and vlan not in segment.vlans:
+            segment.vlans.append(vlan)
+    direct: list[Segment] = []
     for index, link in enumerate(draft.links):
-        switch = next((end.node for end in link.ends if end.node in switches), None)
-        if switch is None:
+        port = next((end for end in link.ends if end.node in domains.switches), None)
+        if port is None:
             segment = Segment()
-            result.append(segment)
+            direct.append(segment)
         else:
-            segment = by_root[joined[switch]]
+            untagged = domains.at(port, 0)
+            if untagged is None:
+                continue
+            segment = by_root[groups.first(untagged)]
         segment.links.append(link)
         for side, end in enumerate(link.ends):
-            if end.node not in switches:
+            if end.node not in domains.switches:
                 segment.ends.append(StationEnd(index, side, end))
-    return result
-
-
-def _joined(switches: dict[str, DraftNode], links: tuple[DraftLink, ...]) -> dict[str, str]:
-    """Return for each switch the first of all switches that it is linked to, directly or through others."""
-    groups = _Groups(tuple(switches))
-    for link in links:
-        if link.a.node in switches and link.b.node in switches:
-            groups.join(link.a.node, link.b.node)
-    return {name: groups.first(name) for name in switches}
+    of_switches = (each for each in by_root.values() if not each.numbers[0] or each.ends)
+    return [*of_switches, *direct]
 
 
 class _Groups:
-    """Disjoint sets of names; the first name in file order represents its set."""
+    """Disjoint sets of domains; the first one in file order represents its set."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._parent = {name: name for name in names}
-        self._rank = {name: rank for rank, name in enumerate(names)}
+    def __init__(self, domains: Iterable[Domain]) -> None:
+        self._parent = {domain: domain for domain in domains}
+        self._rank = {domain: rank for rank, domain in enumerate(self._parent)}
 
-    def first(self, name: str) -> str:
-        """Return the first name of the set that contains the name."""
-        while self._parent[name] != name:
-            self._parent[name] = self._parent[self._parent[name]]
-            name = self._parent[name]
-        return name
+    def first(self, domain: Domain) -> Domain:
+        """Return the first domain of the set that contains this one."""
+        while self._parent[domain] != domain:
+            self._parent[domain] = self._parent[self._parent[domain]]
+            domain = self._parent[domain]
+        return domain
 
-    def join(self, a: str, b: str) -> bool:
-        """Join the sets of both names; return False if they are in one set already."""
+    def join(self, a: Domain, b: Domain) -> bool:
+        """Join the sets of both domains; return False if they are in one set already."""
         first, second = sorted((self.first(a), self.first(b)), key=self._rank.__getitem__)
         self._parent[second] = first
         return first != second
 
 
 def closing_links(draft: Draft) -> list[tuple[DraftLink, tuple[str, ...]]]:
-    """Return links between switches that are joined already, each with the switches of the ring that it closes."""
-    neighbours: dict[str, list[str]] = {node.name: [] for node in draft.nodes if node.kind is NodeKind.SWITCH}
-    groups = _Groups(tuple(neighbours))
+    """Return links that close a ring of switches without the spanning tree protocol, each with the ring's switches."""
+    domains = Domains(draft)
+    neighbours: dict[str, list[str]] = {name: [] for name in domains.switches}
+    groups = _Groups(domains.all)
     closing: list[tuple[DraftLink, tuple[str, ...]]] = []
     for link in draft.links:
         a, b = link.a.node, link.b.node
-        if a not in neighbours or b not in neighbours:
+        if not domains.is_between_switches(link):
             continue
-        if groups.join(a, b):
-            neighbours[a].append(b)
-            neighbours[b].append(a)
-        else:
+        if any(domains.switches[name].spec.switching.has_stp for name in (a, b)):
+            continue
+        joined = [groups.join(one, other) for one, other in domains.joined_by(link)]
+        if not all(joined):
             closing.append((link, _path(neighbours, a, b)))
+        neighbours[a].append(b)
+        neighbours[b].append(a)
     return closing
 
 
 def _path(neighbours: dict[str, list[str]], start: str, goal: str) -> tuple[str, ...]:
-    """Return the switches from start to goal, both included. The links are a forest, so there is one path."""
+    """Return the switches on a path from start to goal, both included."""
     came_from = {start: ""}
     queue = [start]
     while queue and goal not in came_from:

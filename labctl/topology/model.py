@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from labctl.structs import Struct
 from labctl.topology.netem import Impairment as Impairment
 from labctl.topology.packet_rules import Firewall, Translation
+from labctl.topology.switching import NO_PORT, NO_SWITCHING, Port, Switching
 
 IPV6_MTU_MIN = 1280  # RFC 8200, section 5; Linux has no IPv6 on an interface with a smaller MTU
 READY_WITHIN_S = 10.0
@@ -224,6 +225,7 @@ class Interface(Struct, frozen=True, gc=False):
     network: str = ""  # the name of its network (segment), "" for a direct link
     impairment: Impairment | None = None  # of packets that it sends
     offload: bool = True  # large packets are cut, and checksums computed, by the device: on a veth link, never
+    port: Port = NO_PORT  # of a switch's interface
 
 
 class Route(Struct, frozen=True, gc=False):
@@ -268,8 +270,8 @@ class Limits(Struct, frozen=True):
 class Node(Struct, frozen=True, omit_defaults=True, gc=False):
     """A host, router or switch: what a draft asks for, then resolved, then part of a plan.
 
-    A draft has no interfaces and routes yet. In a plan, operations have taken the place of interfaces, routes and
-    sysctls.
+    A draft has no interfaces and routes yet. In a plan, operations have taken the place of interfaces, routes,
+    sysctls and the settings of switches.
     """
 
     name: str
@@ -289,6 +291,7 @@ class Node(Struct, frozen=True, omit_defaults=True, gc=False):
     automatic_routes: bool = True  # False: it has no static routes
     groups: tuple[str, ...] = ()  # that it is a member of: its own with `count`, and those of `groups:`
     labels: tuple[tuple[str, str], ...] = ()
+    switching: Switching = NO_SWITCHING  # of a switch
 
     @property
     def addresses(self) -> Iterator[Address]:

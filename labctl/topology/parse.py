@@ -23,8 +23,10 @@ from labctl.topology.draft import (
     Choice,
     Draft,
     DraftEnd,
+    DraftForwarding,
     DraftLink,
     DraftNode,
+    DraftVlan,
     Family,
     Mistakes,
     Place,
@@ -44,8 +46,10 @@ from labctl.topology.parse_node import (
     services_of,
     with_service_order,
 )
+from labctl.topology.parse_switching import PortReader, forwarding_of, switching_of
 from labctl.topology.schema import (
     Addresses,
+    BridgeFile,
     EndFile,
     HostFile,
     LinkFile,
@@ -55,6 +59,7 @@ from labctl.topology.schema import (
     Routes,
     SwitchFile,
     TopologyFile,
+    VlanFile,
 )
 from labctl.topology.translation import translation_of, with_names
 
@@ -161,6 +166,7 @@ class _Gathered(Struct):
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by name_key; a single node is a group of one
     links: list[DraftLink] = field(default_factory=list)
     files: list[tuple[TopologyFile, Document]] = field(default_factory=list)
+    vlans: dict[str, DraftVlan] = field(default_factory=dict)
     services: int = 0
     too_many_nodes: bool = False
     too_many_links: bool = False
@@ -199,6 +205,7 @@ def draft_of(
         _FAMILIES[main.addresses],
         {family: _pool(main, family, document, mistakes) for family in Family},
         Place(document, main.at_path),
+        tuple(gathered.vlans.values()),
     )
     return draft, mistakes.diagnostics
 
@@ -325,7 +332,7 @@ class _FileReader:
         return Place(self.document, path)
 
     def read_nodes(self) -> None:
-        models: tuple[tuple[NodeKind, Mapping[str, SwitchFile]], ...] = (
+        models: tuple[tuple[NodeKind, Mapping[str, SwitchFile | NodeFile]], ...] = (
             (NodeKind.HOST, self.model.hosts),
             (NodeKind.ROUTER, self.model.routers),
             (NodeKind.SWITCH, self.model.switches),
@@ -340,19 +347,33 @@ class _FileReader:
             ipv4, ipv6 = self.prefixes(network)
             if self.is_valid_name(name, (name,), place):
                 self.gathered.groups[name_key(name)] = (name,)
-                self.add(DraftNode(Node(name, NodeKind.SWITCH), ipv4, ipv6, place))
+                spec = Node(name, NodeKind.SWITCH, switching=switching_of(network, place, self.mistakes))
+                forwarding = forwarding_of(network, self.document)
+                self.add(DraftNode(spec, ipv4, ipv6, place, forwarding=forwarding))
+        for name, vlan in self.model.vlans.items():
+            place = self.place(vlan.at_path)
+            numbers = {one.number: one.name for one in self.gathered.vlans.values()}
+            if name in self.gathered.vlans or vlan.id in numbers:
+                what = f"the number {vlan.id}" if vlan.id in numbers else f"the name `{name}`"
+                self.mistakes.add(place, f"two VLANs have {what}", key=True)
+            else:
+                self.gathered.vlans[name] = DraftVlan(name, vlan.id, *self.prefixes(vlan), place)
 
-    def prefixes(self, model: LinkFile | NetworkFile) -> tuple[WantedPrefix, WantedPrefix]:
+    def prefixes(self, model: LinkFile | NetworkFile | VlanFile) -> tuple[WantedPrefix, WantedPrefix]:
         place = self.place(model.at_path)
         ipv4 = parse_prefix(model.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
         return ipv4, parse_prefix(model.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
 
-    def group(self, name: str, kind: NodeKind, model: SwitchFile) -> None:
+    def group(self, name: str, kind: NodeKind, model: SwitchFile | NodeFile) -> None:
         """Add a node, or NAME-1, NAME-2, ... if it has a `count`."""
         place = self.place(model.at_path)
         spec = Node(name, kind, sysctls=self.sysctls(model.sysctls, place))
         parts = len(model.sysctls)
         names: tuple[str, ...] = (name,)
+        forwarding: tuple[DraftForwarding, ...] = ()
+        if isinstance(model, BridgeFile):
+            spec = replace(spec, switching=switching_of(model, place, self.mistakes))
+            forwarding = forwarding_of(model, self.document)
         if isinstance(model, NodeFile):
             spec = self.with_programs(spec, model, place)
             parts += len(spec.commands) + len(model.environment) + len(model.files) + len(model.binds)
@@ -376,7 +397,8 @@ class _FileReader:
             return
         for single in names:
             offload = model.offload if isinstance(model, NodeFile) else True
-            self.add(DraftNode(replace(spec, name=single), place=place, offload=offload))
+            named = replace(spec, name=single)
+            self.add(DraftNode(named, place=place, offload=offload, forwarding=forwarding))
 
     def with_programs(self, spec: Node, model: NodeFile, place: Place) -> Node:
         """Add what only hosts and routers have."""
@@ -467,17 +489,22 @@ class _FileReader:
         if switch is None or switch.place is None or switch.place.path != network.at_path:
             switch = None  # its name was refused; its members are still checked
         mtu, mtu_place = self.mtu(network, ())
+        ports = PortReader(self.gathered.vlans, self.mistakes)
         for member in network.members:
             if not self.has_room_for(len(self.names(member)), self.place(member.at_path)):
                 return
+            port = ports.of_member(member, self.place(member.at_path))
             for end in self.ends(member):
+                if self.is_switch(end.node):
+                    end = replace(end, port=port)
                 if switch is None:
                     continue
                 if end.node == switch.name:
                     self.mistakes.add(end.place, f"the network {name} cannot be a member of itself")
                     continue
                 offload = self.offloads((end,))
-                link = DraftLink(end, DraftEnd(switch.name), mtu, mtu_place, place=end.place, offload=offload)
+                far = DraftEnd(switch.name, port=port)
+                link = DraftLink(end, far, mtu, mtu_place, place=end.place, offload=offload)
                 self.gathered.links.append(link)
 
     def link(self, link: LinkFile) -> None:
@@ -493,6 +520,14 @@ class _FileReader:
         if not self.has_room_for(len(near) * len(far), place):
             return
         near_ends, far_ends = (self.ends(end, one, place) for end, one in zip(link.ends, values, strict=True))
+        if near_ends and far_ends:
+            one, other = near_ends[0], far_ends[0]  # all nodes of a group are of one kind
+            kinds = self.is_switch(one.node), self.is_switch(other.node)
+            models = link.ends[0], link.ends[1]
+            reader = PortReader(self.gathered.vlans, self.mistakes)
+            near_port, far_port = reader.of_link((one, other), models, kinds, link, place)
+            near_ends = [replace(end, port=near_port) for end in near_ends] if near_port else near_ends
+            far_ends = [replace(end, port=far_port) for end in far_ends] if far_port else far_ends
         for a in near_ends:
             for b in far_ends:
                 if a.node == b.node:
@@ -500,6 +535,11 @@ class _FileReader:
                     return
                 offload = link.offload and self.offloads((a, b))
                 self.gathered.links.append(DraftLink(a, b, *self.mtu(link, (a, b)), ipv4, ipv6, place, offload))
+
+    def is_switch(self, name: str) -> bool:
+        """Return whether a switch has that name."""
+        node = self.gathered.nodes.get(name_key(name))
+        return node is not None and node.kind is NodeKind.SWITCH
 
     def offloads(self, ends: tuple[DraftEnd, ...]) -> bool:
         """Return whether all nodes leave large packets and checksums to the device."""

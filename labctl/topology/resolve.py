@@ -18,9 +18,10 @@ from labctl.topology.model import (
     Topology,
 )
 from labctl.topology.routing import Port, Routes, Station, find_routes
+from labctl.topology.switching import BRIDGES_MAX, PORTS_PER_BRIDGE
 
 ROUTES_LIMIT = 5_000_000  # pairs of a router and a prefix; finding the paths takes some 0.5 us each
-PORTS_LIMIT = 1023  # BR_MAX_PORTS is 1024, and port 0 is reserved (net/bridge/br_private.h)
+PORTS_LIMIT = PORTS_PER_BRIDGE * BRIDGES_MAX
 
 # A new namespace inherits IPv4 settings from the machine (net.core.devconf_inherit_init_net in
 # Documentation/admin-guide/sysctl/net.rst), so labctl sets all that a lab depends on. Reverse-path filtering drops
@@ -62,14 +63,19 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     interfaces: dict[str, list[Interface]] = {node.name: [] for node in draft.nodes}
     ports: dict[str, list[Port]] = {node.name: [] for node in draft.nodes}
     links: list[Link] = []
+    switches = {node.name for node in draft.nodes if node.kind is NodeKind.SWITCH}
     for index, (link, pair) in enumerate(zip(draft.links, labels, strict=True)):
         for side, (end, label) in enumerate(zip(link.ends, pair, strict=True)):
             key = (index, side)
             addresses = addressing.of(key)
             network = network_of.get(key, "")
             interfaces[end.node].append(
-                Interface(label.ifname, label.mac, link.mtu, addresses, network, end.impairment, link.offload)
+                Interface(label.ifname, label.mac, link.mtu, addresses, network, end.impairment, link.offload, end.port)
             )
+            if key not in segment_of and end.node not in switches:
+                from labctl.topology.switches import check_vlan_addresses
+
+                check_vlan_addresses(end, mistakes)
             if key in segment_of:
                 ports[end.node].append(Port(label.ifname, segment_of[key], addresses))
         links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))
@@ -99,6 +105,12 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
         nodes = tuple(
             with_outside(node, outsides[node.name], parts, labels) if node.name in outsides else node for node in nodes
         )
+    if any(node.spec.switching or node.forwarding for node in draft.nodes) or any(
+        end.port for link in draft.links for end in link.ends
+    ):
+        from labctl.topology.switches import resolve_switches
+
+        nodes = resolve_switches(draft, nodes, links, mistakes)
     topology = Topology(draft.name, nodes, tuple(links), draft.source)
     topology = with_addresses(topology, {node.name: node.place for node in draft.nodes}, mistakes)
     return topology, list(in_file_order(mistakes.diagnostics))
@@ -121,25 +133,31 @@ def check_mtus(draft: Draft, parts: list[Segment], with_ipv6: set[int], mistakes
 
 
 def check_ports(draft: Draft, mistakes: Mistakes) -> None:
-    """Report switches with more ports than a bridge can have."""
+    """Report switches with more ports than their bridges can have."""
     counts: dict[str, int] = {}
     for link in draft.links:
         for end in link.ends:
             counts[end.node] = counts.get(end.node, 0) + 1
     for node in draft.nodes:
-        if node.kind is NodeKind.SWITCH and counts.get(node.name, 0) > PORTS_LIMIT:
-            message = f"the switch {node.name} has {counts[node.name]} ports; a Linux bridge has at most {PORTS_LIMIT}"
+        ports = counts.get(node.name, 0)
+        if node.kind is not NodeKind.SWITCH or ports <= PORTS_PER_BRIDGE:
+            continue
+        if ports > PORTS_LIMIT:
+            message = f"the switch {node.name} has {ports} ports; at most {PORTS_LIMIT} are possible"
+            mistakes.add(node.place, message, "use several switches, and link them", key=True)
+        elif node.spec.switching.has_stp:
+            message = f"the switch {node.name} has {ports} ports; with `stp`, at most {PORTS_PER_BRIDGE} are possible"
             mistakes.add(node.place, message, "use several switches, and link them", key=True)
 
 
 def check_loops(draft: Draft, mistakes: Mistakes) -> None:
-    """Report links that close a ring of switches: without the spanning tree protocol, broadcasts loop for ever."""
+    """Report links that close a ring of switches without the spanning tree protocol: broadcasts loop for ever."""
     for link, switches in closing_links(draft):
         ring = " - ".join((*switches, switches[0]))
         mistakes.add(
             link.place,
             f"this link closes a ring of switches ({ring}), in which broadcasts loop for ever",
-            "remove one of these links, or put routers between the switches",
+            "set `stp: true` on one of these switches, or remove one of these links",
         )
 
 

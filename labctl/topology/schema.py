@@ -37,6 +37,7 @@ from labctl.documents.schema import (
 from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
 from labctl.topology.impairment_schema import ImpairedFile
 from labctl.topology.model import Restart, Transport
+from labctl.topology.switching import VLAN_MAX
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
 COUNT_MAX = 5000
@@ -73,7 +74,22 @@ _IPV4_PREFIX = OrFalse("a prefix such as 10.0.1.0/24")
 _IPV6_PREFIX = OrFalse("a prefix such as fd00:1::/64")
 
 
-class EndFile(ImpairedFile):
+_VLAN = Scalar(flags=False)
+
+
+class PortFile(ImpairedFile):
+    """Settings of a switch's port, beside the impairment of packets."""
+
+    vlan = optional(_VLAN, "VLAN of the port, without tags (an access port): a number, or a name of `vlans`.")
+    trunk = optional(ListOf(_VLAN, or_one=True), "VLANs that pass the port with tags; `all`: those of `vlans`.")
+    native = optional(_VLAN, "VLAN of frames without a tag on a trunk; default: none.")
+    isolated = optional(Flag(), "Whether the port exchanges nothing with other isolated ports of its switch.")
+    learning = optional(Flag(), "Whether the switch learns from frames that arrive there.")
+    flood = optional(Flag(), "Whether frames for unknown addresses leave there.")
+    cost = optional(Whole(1, 65535), "Cost of the port for the spanning tree protocol; default: 2.")
+
+
+class EndFile(PortFile):
     """A node's end of a link, or its membership in a network; an impairment applies to packets that it sends."""
 
     node = required(_NAME, "The node's name; the name of a group (`count`) stands for all its nodes.")
@@ -90,7 +106,7 @@ _END = Of(
 )
 
 
-class LinkFile(ImpairedFile):
+class LinkFile(PortFile):
     """A direct link between two nodes; an impairment applies to each direction."""
 
     ends = required(ListOf(_END, 2, 2), "The two nodes.")
@@ -198,15 +214,50 @@ _BIND = TextOr(
 )
 
 
-class SwitchFile(Shape):
+class StpProtocol(StrEnum):
+    """Spanning tree protocols."""
+
+    STP = "stp"
+    RSTP = "rstp"
+
+
+class StpFile(Shape):
+    """The spanning tree protocol of a switch."""
+
+    enable = defaulted(Flag(), True, "Whether it runs.")
+    protocol = defaulted(OneOf(StpProtocol), StpProtocol.STP, "The protocol: stp (IEEE 802.1D).")
+    priority = optional(Whole(0, 65535), "The switch with the lowest priority becomes the root; default: 32768.")
+    hello_time = optional(Duration(), "Time between two messages of the root: 1s to 10s; default: 1s.")
+    forward_delay = optional(Duration(), "Time that a port listens, and learns, before it forwards; default: 2s.")
+    max_age = optional(Duration(), "Time after which information from a neighbour expires; default: 6s.")
+
+
+_STP = Of(
+    StpFile,
+    short={bool: "enable", str: "protocol"},
+    otherwise=Mistake("expected true, false or a mapping", "write for example `stp: {priority: 4096}`"),
+)
+
+
+class BridgeFile(Shape):
+    """The settings of a switch."""
+
+    stp = optional(_STP, "Spanning tree protocol, with which switches may form rings.")
+    snooping = optional(Flag(), "Whether multicast leaves only where a host has joined the group (IGMP).")
+    ageing = optional(Duration(), "Time after which a learned address is forgotten; default: 300s.")
+    fdb = defaulted(MapOf(Placed(_NAME)), {}, "Static forwarding entries: the port's node, by MAC or by node.")
+
+
+class SwitchFile(BridgeFile):
     """A switch without members of its own."""
 
     sysctls = defaulted(_VALUES, {}, "Kernel settings below net., for example net.core.somaxconn.")
 
 
-class NodeFile(SwitchFile):
+class NodeFile(Shape):
     """The common keys of hosts and routers."""
 
+    sysctls = defaulted(_VALUES, {}, "Kernel settings below net., for example net.core.somaxconn.")
     count = optional(Whole(1, COUNT_MAX), "Number of nodes, which are called NAME-1, NAME-2, ...")
     environment = defaulted(_VALUES, {}, "Environment variables of its programs.")
     offload = defaulted(Flag(), True, "The same for all its links, as `offload` of a link.")
@@ -237,7 +288,15 @@ class RouterFile(NodeFile):
     forward = defaulted(FORWARD, [], "Ports of its outside addresses that lead to hosts: 8080:web:80, 5353:dns:53/udp.")
 
 
-class NetworkFile(Shape):
+class VlanFile(Shape):
+    """A VLAN."""
+
+    id = required(Whole(1, VLAN_MAX), "Its number.")
+    ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix; false for none.")
+    ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix; false for none.")
+
+
+class NetworkFile(BridgeFile):
     """A switch with members."""
 
     members = defaulted(ListOf(_END), [], "Nodes with an interface on it.")
@@ -284,6 +343,7 @@ class TopologyFile(Shape):
     routers = defaulted(MapOf(Of(RouterFile, or_nothing=True)), {}, "The routers, by name.")
     switches = defaulted(MapOf(Of(SwitchFile, or_nothing=True)), {}, "Switches without members of their own, by name.")
     networks = defaulted(MapOf(Of(NetworkFile, or_nothing=True)), {}, "Switches with their members, by name.")
+    vlans = defaulted(MapOf(Of(VlanFile, short={int: "id"})), {}, "VLANs of the switches, by name.")
     links = defaulted(ListOf(_LINK), [], "Direct links between two nodes.")
 
 

@@ -31,7 +31,7 @@ stat string struct threading types typing unicodedata urllib uuid warnings weakr
 """
 MODEL = """
 clock errors names patterns plan plan.drop_rules plan.fault_effects plan.operations plan.packet_tables structs
-submodules topology topology.endpoints topology.model topology.netem topology.packet_rules unpatched
+submodules topology topology.endpoints topology.model topology.netem topology.packet_rules topology.switching unpatched
 """
 CLIENT = """
 kernel kernel.processes kernel.sockaddr lab lab.client lab.client.boot_process lab.client.connection lab.client.handle
@@ -43,7 +43,7 @@ cli cli.command_line cli.command_table cli.exit cli.files cli.lab_selection cli.
 units
 """
 FILES = """
-documents documents.diagnostics documents.schema documents.yaml_events documents.yaml_tree plan.build
+documents documents.diagnostics documents.schema documents.yaml_events documents.yaml_tree plan.bridges plan.build
 topology.address_variables topology.addressing topology.draft topology.impairments topology.resolve topology.routing
 """
 RUN = """
@@ -62,7 +62,10 @@ timeline.recorder_process timeline.recorder_settings timeline.recording timeline
 timeline.sources.packets timeline.sources.sockets timeline.sources.tls_keys timeline.spool timeline.tcp_numbers
 timeline.upkeep timeline.wires topology.impairment_schema
 """
-UP = "cli.lifecycle kernel.capabilities topology.impairment_schema topology.parse topology.parse_node topology.schema"
+UP = """
+cli.lifecycle kernel.capabilities topology.impairment_schema topology.parse topology.parse_node
+topology.parse_switching topology.schema
+"""
 API = """
 api api.core api.host api.journal api.lab api.program api.sockets plan.hosts_files programs programs.output
 programs.program programs.waiting scenario scenario.model scenario.results

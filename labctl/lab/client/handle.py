@@ -192,12 +192,20 @@ class Lab(LabClient):
         return b"".join(parts)
 
     def reconcile(self, plan: Plan, *, source: str = "") -> None:
-        """Change the running lab to `plan`, all or nothing; nodes and links of both plans stay as they are."""
-        from labctl.plan.operations import plan_to_json
+        """Change the running lab to `plan`, all or nothing; nodes and links of both plans stay as they are.
+
+        Returns when the ports of switches with a spanning tree have settled.
+        """
+        from labctl.plan.operations import SetBridgeOption, plan_to_json
 
         request = protocol.Reconcile(plan.topology, plan_to_json(plan), source)
         self._done(request, what="reconcile the lab")
         self.nodes = tuple(node.name for node in plan.nodes)
+        trees = [one.node for one in plan.operations if isinstance(one, SetBridgeOption) and one.name == "stp_state"]
+        if trees:
+            from labctl.lab.client.port_states import await_forwarding
+
+            await_forwarding(self, trees)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -282,10 +290,18 @@ class Lab(LabClient):
         self._done(request, (descriptor,), what=what)
 
     def apply(self, operations: Iterable[Operation]) -> None:
-        """Execute operations on the lab's nodes, in order. KernelError for the first that the kernel refuses."""
-        from labctl.plan.operations import operations_to_json
+        """Execute operations on the lab's nodes, in order. KernelError for the first that the kernel refuses.
 
+        Returns when links that come up pass packets, also through switches with a spanning tree.
+        """
+        from labctl.plan.operations import SetUp, operations_to_json
+
+        operations = tuple(operations)
         self._done(protocol.Apply(operations_to_json(operations)), what="apply operations")
+        if raised := [one.node for one in operations if isinstance(one, SetUp)]:
+            from labctl.lab.client.port_states import await_forwarding
+
+            await_forwarding(self, raised)
 
     def impaired(self, nodes: Iterable[str] = ()) -> dict[tuple[str, str], Impairment]:
         """Return the impairments in force, by node and interface, of these nodes; of all if there is none."""

@@ -17,7 +17,15 @@ from typing import Any, Protocol
 from labctl.errors import LabctlError, LabImpossible, kernel_errors
 from labctl.kernel import link_state, rtnl
 from labctl.kernel.link_state import SavedLink, announce
-from labctl.kernel.namespaces import PING_GROUPS, is_refused_silently, read_sysctl, values_that_work, write_sysctl
+from labctl.kernel.namespaces import (
+    PING_GROUPS,
+    entered,
+    is_refused_silently,
+    new_network,
+    read_sysctl,
+    values_that_work,
+    write_sysctl,
+)
 from labctl.kernel.netlink import LOOPBACK_INDEX, Refused
 from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first, refusal
 from labctl.lab.keeper.nodes import Interface, NodeTable
@@ -138,6 +146,8 @@ class Execution:
         self._set_up_here: set[tuple[str, str]] = set()
         self._restored: dict[tuple[str, str], None] = {}  # both ends of links that are set up again
         self._changed: dict[tuple[str, str], None] = {}  # interfaces whose carrier may have changed, in order
+        self._has_stp: bool | None = None  # unknown yet
+        self._settled: set[tuple[str, str]] = set()  # of these, those that `settle` has seen
 
     def add(self, operation: Operation) -> None:
         """Queue or execute the operation. KernelError when the kernel refuses it, or one that was queued before."""
@@ -254,6 +264,30 @@ class Execution:
                 announce(sock, ifname, interface.mac, addresses)
 
     # -- what parts need (`parts.py`) ----------------------------------------------------------------------------------
+
+    def can_run_stp(self) -> bool:
+        """Return whether bridges in namespaces hear the spanning tree protocol; else a ring would flood itself."""
+        if self._has_stp is None:
+            self._has_stp = self._probe_stp()
+        return self._has_stp
+
+    def _probe_stp(self) -> bool:
+        from labctl.kernel.probes import probe
+
+        namespace = new_network(self._nodes.home)
+        try:
+            with entered(namespace, home=self._nodes.home):
+                return probe("stp").errno == 0
+        finally:
+            os.close(namespace)
+
+    def settle(self) -> None:
+        """Send what is queued, and bring the carriers of changed links up to date. KernelError."""
+        self.flush()
+        for end in self._changed.keys() - self._settled:
+            if self._nodes.interface(*end):
+                self._settle(*end)
+        self._settled.update(self._changed)
 
     def enqueue(self, node: str, message: bytes, operation: Operation, tolerated: tuple[int, ...] = ()) -> None:
         """Queue an rtnetlink message for the node's namespace; `tolerated` errnos are as good as success."""

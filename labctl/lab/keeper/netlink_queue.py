@@ -37,6 +37,7 @@ from labctl.plan.operations import (
     RemoveRoute,
     ReplacePart,
     ResetSysctl,
+    SetBridgeOption,
     SetDown,
     SetImpairment,
     SetMtu,
@@ -286,9 +287,11 @@ _OF_THE_MACHINE: tuple[tuple[type, tuple[int, ...], type[MachineError]], ...] = 
     (MakeNode, (errno.ENOSPC, errno.EINVAL, errno.ENOSYS), MachineError),  # a limit; without CONFIG_NET_NS
     (MakeLink, (errno.EOPNOTSUPP,), MachineError),  # no veth, without which there are no links
     (MakeBridge, (errno.EOPNOTSUPP,), LabImpossible),
+    (SetBridgeOption, (errno.EOPNOTSUPP,), LabImpossible),
     (AddAddress, (errno.EAFNOSUPPORT, errno.EOPNOTSUPP), LabImpossible),  # no IPv6: a lab without can be made
 )
 
+_NO_BRIDGE_OPTION = "This kernel lacks it: CONFIG_BRIDGE_VLAN_FILTERING for VLANs; Linux 6.5 (or 6.1.42) for `stp`."
 _NO_IPV6 = (errno.EACCES, errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -302,6 +305,7 @@ _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
     (MakeLink, (errno.EOPNOTSUPP,), "This kernel has no veth devices; try `modprobe veth` as root."),
     (MakeLink, (errno.EINVAL, errno.EADDRNOTAVAIL), "Are the MAC addresses unicast and the MTU between 68 and 65535?"),
     (MakeBridge, (errno.EOPNOTSUPP,), "This kernel has no bridge devices; try `modprobe bridge` as root."),
+    (SetBridgeOption, (errno.EOPNOTSUPP,), _NO_BRIDGE_OPTION),
     (MakeBridge, (errno.EEXIST,), "Does a port of the switch have the name of its bridge?"),
     (AddAddress, (errno.EEXIST,), "Is it given twice?"),
     (AddAddress, _NO_IPV6, "Is IPv6 disabled there (net.ipv6.conf.*.disable_ipv6, ipv6.disable=1)?"),

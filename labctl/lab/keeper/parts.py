@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from labctl.kernel import link_state, netlink, nftables
+from labctl.kernel import bridge, link_state, netlink, nftables
 from labctl.lab.keeper.netlink_queue import refusal
-from labctl.plan.operations import DisableOffload, MakeTable, Operation, Part
+from labctl.plan.operations import (
+    AddForwarding,
+    AddVlan,
+    DisableOffload,
+    MakeTable,
+    Operation,
+    Part,
+    SetBridgeOption,
+    SetPortOption,
+)
+from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,4 +103,67 @@ class _Table(PartKind[MakeTable]):
             raise refusal(operation, error.errno or 0, "forgetting its connections") from error
 
 
-PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType({DisableOffload: _Offload(), MakeTable: _Table()})
+class _BridgeOption(PartKind[SetBridgeOption]):
+    def make(self, at: Execution, part: SetBridgeOption, operation: Operation) -> None:
+        self._set(at, part, operation, part.value)
+
+    def remove(self, at: Execution, part: SetBridgeOption, operation: Operation) -> None:
+        if part.name in DEFAULTS:
+            self._set(at, part, operation, DEFAULTS[part.name])
+
+    def replace(self, at: Execution, part: SetBridgeOption, before: SetBridgeOption, operation: Operation) -> None:
+        self._set(at, part, operation, part.value)
+
+    def _set(self, at: Execution, part: SetBridgeOption, operation: Operation, value: int) -> None:
+        index = at.interface(part.node, part.ifname, operation).index
+        if part.name == "stp_state" and value:
+            if not at.can_run_stp():
+                raise refusal(operation, errno.EOPNOTSUPP, "")
+            at.settle()  # the protocol leaves ports alone that forward, and delays those that come up later
+        at.enqueue(part.node, bridge.set_option(index, part.name, value), operation)
+        if part.name == "stp_state":
+            at.committed(part.node)  # before links are made that close a ring
+
+
+class _PortOption(PartKind[SetPortOption]):
+    def make(self, at: Execution, part: SetPortOption, operation: Operation) -> None:
+        self._set(at, part, operation, part.value)
+
+    def remove(self, at: Execution, part: SetPortOption, operation: Operation) -> None:
+        self._set(at, part, operation, PORT_DEFAULTS[part.name])
+
+    def _set(self, at: Execution, part: SetPortOption, operation: Operation, value: int) -> None:
+        index = at.interface(part.node, part.ifname, operation).index
+        at.enqueue(part.node, bridge.set_port_option(index, part.name, value), operation)
+
+
+class _Vlan(PartKind[AddVlan]):
+    def make(self, at: Execution, part: AddVlan, operation: Operation) -> None:
+        index = at.interface(part.node, part.ifname, operation).index
+        at.enqueue(part.node, bridge.add_vlan(index, part.vlan, tagged=part.tagged), operation)
+
+    def remove(self, at: Execution, part: AddVlan, operation: Operation) -> None:
+        index = at.interface(part.node, part.ifname, operation).index
+        at.enqueue(part.node, bridge.remove_vlan(index, part.vlan), operation, (errno.ENOENT,))
+
+
+class _Forwarding(PartKind[AddForwarding]):
+    def make(self, at: Execution, part: AddForwarding, operation: Operation) -> None:
+        index = at.interface(part.node, part.ifname, operation).index
+        at.enqueue(part.node, bridge.add_forwarding(index, part.mac, part.vlan), operation)
+
+    def remove(self, at: Execution, part: AddForwarding, operation: Operation) -> None:
+        index = at.interface(part.node, part.ifname, operation).index
+        at.enqueue(part.node, bridge.remove_forwarding(index, part.mac, part.vlan), operation, (errno.ENOENT,))
+
+
+PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType(
+    {
+        DisableOffload: _Offload(),
+        MakeTable: _Table(),
+        SetBridgeOption: _BridgeOption(),
+        SetPortOption: _PortOption(),
+        AddVlan: _Vlan(),
+        AddForwarding: _Forwarding(),
+    }
+)

@@ -9,10 +9,13 @@ import pytest
 
 from labctl import topology
 from labctl import topology as topologies_module
+from labctl.documents import parse
 from labctl.errors import InputError
 from labctl.plan.build import build
-from labctl.topology.model import NodeKind
-from labctl.topology.resolve import PORTS_LIMIT
+from labctl.topology.draft import Draft, DraftEnd, DraftLink, DraftNode, Mistakes, Place
+from labctl.topology.model import Node, NodeKind
+from labctl.topology.resolve import PORTS_LIMIT, check_ports
+from labctl.topology.switching import PORTS_PER_BRIDGE
 from tests.unit.topology.drafts import from_lines, resolved
 
 
@@ -75,10 +78,24 @@ def test_an_exhausted_pool_is_reported_once(tmp_path: Path) -> None:
     assert "pool.yaml:6:5" in said
 
 
-def test_a_bridge_with_more_ports_than_linux_allows_is_refused(tmp_path: Path) -> None:
+def test_a_switch_with_a_spanning_tree_has_one_bridge(tmp_path: Path) -> None:
     file = tmp_path / "wide.yaml"
-    file.write_text(f"hosts: {{h: {{count: {PORTS_LIMIT + 1}}}}}\nnetworks: {{lan: {{members: [h]}}}}\n")
-    assert "the switch lan has 1024 ports; a Linux bridge has at most 1023" in complaint(file)
+    members = f"hosts: {{h: {{count: {PORTS_PER_BRIDGE + 1}}}}}\nnetworks: {{lan: {{members: [h]%s}}}}\n"
+    file.write_text(members % ", stp: true")
+    assert "the switch lan has 1001 ports; with `stp`, at most 1000 are possible" in complaint(file)
+    file.write_text(members % "")
+    assert len(topology.load(file).links) == PORTS_PER_BRIDGE + 1
+
+
+def test_a_switch_has_as_many_ports_as_its_bridges() -> None:
+    link = DraftLink(DraftEnd("h"), DraftEnd("s"), 1500)
+    place = Place(parse("switches: {s: }\n", "wide.yaml"), ("switches", "s"))
+    switch = DraftNode(Node("s", NodeKind.SWITCH), place=place)
+    mistakes = Mistakes()
+    check_ports(Draft("wide", "", (switch,), (link,) * PORTS_LIMIT), mistakes)
+    assert mistakes.diagnostics == []
+    check_ports(Draft("wide", "", (switch,), (link,) * (PORTS_LIMIT + 1)), mistakes)
+    assert [one.message for one in mistakes.diagnostics] == ["the switch s has 24001 ports; at most 24000 are possible"]
 
 
 @pytest.mark.parametrize("count", [400, 1500])
