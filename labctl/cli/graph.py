@@ -101,7 +101,7 @@ def read(source: str | None) -> tuple[Topology, Live]:
 def live_state(lab: Lab, plan: Plan) -> Live:
     """Return what differs in the lab from a network in which everything works."""
     from labctl.observe import network, services
-    from labctl.observe.inspect import impairments
+    from labctl.observe.impairments import impairments
     from labctl.plan.operations import MakeLink
 
     ends = {
@@ -109,9 +109,10 @@ def live_state(lab: Lab, plan: Plan) -> Live:
     }
     up: set[tuple[str, str]] = set()
     impaired: dict[tuple[str, str], str] = {}
+    in_force = lab.impaired()
     for node in dict.fromkeys(node for node, _ in sorted(ends)):
         up.update((node, each.name) for each in network.links(lab, node) if each.up)
-        impaired |= {(node, ifname): str(each) for ifname, each in impairments(lab, node).items()}
+        impaired |= {(node, ifname): str(each) for ifname, each in impairments(lab, node, in_force).items()}
     notes: dict[str, list[str]] = {}
     for key in services.not_running(lab, plan):
         node, _, name = key.partition("/")
