@@ -9,6 +9,7 @@ from __future__ import annotations
 NODE_NAME_MAX_BYTES = 63  # HOST_NAME_MAX is 64 on Linux (uname(2)); a DNS label is at most 63
 INTERFACE_NAME_MAX_BYTES = 15  # IFNAMSIZ is 16 with the final zero (linux/if.h)
 
+LOOPBACK = "lo"
 BRIDGE = "br0"  # a switch's bridge device, in the switch's own namespace
 OUTSIDE_INTERFACE = "nat0"  # on a router with `nat`: its end of the veth pair to the machine
 
@@ -16,7 +17,7 @@ _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _RESERVED_NODES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 # /proc/sys/net/ipv4/conf has directories named `all` and `default` beside those of the interfaces.
-_RESERVED_INTERFACES = frozenset({"lo", "all", "default", BRIDGE, OUTSIDE_INTERFACE})
+_RESERVED_INTERFACES = frozenset({LOOPBACK, "all", "default", BRIDGE, OUTSIDE_INTERFACE})
 
 
 def name_key(name: str) -> str:

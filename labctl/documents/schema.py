@@ -31,6 +31,7 @@ from labctl.patterns import check_pattern
 from labctl.structs import Struct, field
 
 T = TypeVar("T")
+U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=StrEnum)
 S = TypeVar("S", bound="Shape")
@@ -304,6 +305,21 @@ class ListOf(Generic[T]):
             limit = self._at_least if count < self._at_least else self._at_most
             how = "" if self._at_least == self._at_most else "at least " if count < self._at_least else "at most "
             raise at.wrong(path, f"expected {how}{limit} {'entry' if limit == 1 else 'entries'}, got {count}")
+
+
+class OrList(Generic[T, U]):
+    """A value, or a list."""
+
+    def __init__(self, one: Reader[T], several: Reader[list[U]]) -> None:
+        self._one = one
+        self._several = several
+
+    def read(self, value: object, at: Reading, path: KeyPath) -> T | list[U]:
+        return self._several.read(value, at, path) if isinstance(value, list) else self._one.read(value, at, path)
+
+    def schema(self, into: Schemas) -> Schema:
+        one, several = self._one.schema(into), self._several.schema(into)
+        return {"anyOf": [*(one["anyOf"] if set(one) == {"anyOf"} else [one]), several]}
 
 
 class MapOf(Generic[T]):

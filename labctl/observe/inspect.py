@@ -31,6 +31,8 @@ from labctl.plan.operations import (
     AddAddress,
     AddForwarding,
     AddRoute,
+    AddRule,
+    AddStaticRoute,
     AddVlan,
     LinkEnd,
     MakeBridge,
@@ -44,7 +46,7 @@ from labctl.plan.operations import (
     SetUp,
 )
 from labctl.structs import Struct, field, replace, to_builtins
-from labctl.topology.model import Impairment, NodeKind
+from labctl.topology.model import Impairment, NodeKind, StaticRoute
 from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
 
 # -- the state of a node
@@ -146,6 +148,8 @@ class PlannedState(Struct):
     up: set[str] = field(default_factory=set)
     addresses: list[AddAddress] = field(default_factory=list)
     routes: list[AddRoute] = field(default_factory=list)
+    static_routes: list[StaticRoute] = field(default_factory=list)
+    rules: list[KernelRule] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
     impairments: dict[str, Impairment] = field(default_factory=dict)  # by interface
     options: dict[tuple[str, str], int] = field(default_factory=dict)  # of bridges and ports: (interface, name)
@@ -171,6 +175,10 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
                 nodes[node].addresses.append(operation)
             case AddRoute(node):
                 nodes[node].routes.append(operation)
+            case AddStaticRoute(node, _, route):
+                nodes[node].static_routes.append(route)
+            case AddRule(node, _, rule):
+                nodes[node].rules.append(KernelRule(rule.version, rule.priority, rule.selector, rule.what))
             case SetSysctl(node, key, value):
                 nodes[node].settings[key] = value
             case SetImpairment(node, ifname, impairment) if impairment:
@@ -205,7 +213,7 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
             yield Drift(name, link.name, DriftKind.ADDED, "interface", "", link.name)
     yield from _of_addresses(name, planned, found, unusable)
     yield from _of_routes(name, planned, found, unusable)
-    yield from _of_rules(name, found)
+    yield from _of_rules(name, planned.rules, found)
     if found.bridges is not None:
         yield from _of_bridges(name, planned, found.bridges, unusable)
     for key, value in planned.settings.items():
@@ -245,22 +253,44 @@ def _of_addresses(name: str, planned: PlannedState, found: NodeState, unusable: 
 
 
 def _of_routes(name: str, planned: PlannedState, found: NodeState, unusable: set[str]) -> Iterator[Drift]:
-    wanted = {_kernel_route(one): one for one in planned.routes}
+    wanted = {_kernel_route(one): one.ifname for one in planned.routes}
+    several: set[KernelRoute] = set()  # with several next hops, of which the kernel leaves out those it cannot use
+    for one in planned.static_routes:
+        route = _kernel_static_route(one)
+        only = one.hops[0].ifname if len(one.hops) == 1 else ""
+        wanted[route] = only
+        if len(one.hops) > 1 and not unusable.isdisjoint(hop.ifname for hop in one.hops):
+            several.add(replace(route, hops=()))
     actual = {replace(route, protocol=BOOT) for route in found.routes}
-    for route, one in wanted.items():
-        if route not in actual and one.ifname not in unusable:
-            yield Drift(name, one.ifname, DriftKind.MISSING, "route", _text(route), "")
+    for route, ifname in wanted.items():
+        if route not in actual and ifname not in unusable and replace(route, hops=()) not in several:
+            yield Drift(name, ifname, DriftKind.MISSING, "route", _text(route), "")
     for route in found.routes:
         interfaces = {hop.ifname for hop in route.hops}
         if interfaces and interfaces <= {*unusable, OUTSIDE_INTERFACE}:
             continue
-        if replace(route, protocol=BOOT) not in wanted and not _is_from_kernel(route, found):
+        plain = replace(route, protocol=BOOT)
+        if plain not in wanted and replace(plain, hops=()) not in several and not _is_from_kernel(route, found):
             only = interfaces.pop() if len(route.hops) == 1 else ""
             yield Drift(name, only, DriftKind.ADDED, "route", "", _text(route))
 
 
 def _kernel_route(one: AddRoute) -> KernelRoute:
     return KernelRoute(one.destination, (NextHop(one.gateway, one.ifname),), default_metric(one.destination))
+
+
+def _kernel_static_route(one: StaticRoute) -> KernelRoute:
+    is_single = len(one.hops) == 1
+    options = [f"src {one.source}"] if one.source is not None else []
+    options += ["onlink"] if is_single and one.hops[0].onlink else []
+    return KernelRoute(
+        destination=one.destination,
+        hops=tuple(NextHop(hop.gateway, hop.ifname, 1 if is_single else hop.weight) for hop in one.hops),
+        metric=one.metric or default_metric(one.destination),
+        kind=one.kind.value,
+        table=one.table,
+        options=" ".join(options),
+    )
 
 
 def _text(route: KernelRoute) -> str:
@@ -278,14 +308,15 @@ def _is_from_kernel(route: KernelRoute, found: NodeState) -> bool:
     return any(one.address.network == route.destination for one in found.addresses if one.ifname == ifname)
 
 
-def _of_rules(name: str, found: NodeState) -> Iterator[Drift]:
-    """Compare the rules with the kernel's standard ones, for the families that it has: a plan has no rules."""
+def _of_rules(name: str, planned: list[KernelRule], found: NodeState) -> Iterator[Drift]:
+    """Compare the rules with those of the plan and the kernel's standard ones, for the families that it has."""
     versions = {rule.version for rule in found.rules}
-    for rule in STANDARD_RULES:
-        if rule.version in versions and rule not in found.rules:
+    wanted = [*(rule for rule in STANDARD_RULES if rule.version in versions), *planned]
+    for rule in wanted:
+        if rule not in found.rules:
             yield Drift(name, "", DriftKind.MISSING, "rule", rule.text, "")
     for rule in found.rules:
-        if rule not in STANDARD_RULES:
+        if rule not in wanted:
             yield Drift(name, "", DriftKind.ADDED, "rule", "", rule.text)
 
 

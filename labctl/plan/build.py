@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from labctl.names import BRIDGE
+from labctl.names import BRIDGE, LOOPBACK
 from labctl.plan.bridges import FoundSwitching, SwitchBridges, port_operations, without_blocked_links
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
+    AddRule,
+    AddStaticRoute,
     DisableOffload,
     LinkEnd,
     MakeLink,
@@ -35,7 +37,9 @@ from labctl.topology.model import (
     Link,
     Node,
     NodeKind,
+    PolicyRule,
     Route,
+    StaticRoute,
     Topology,
 )
 from labctl.topology.switching import NO_SWITCHING
@@ -149,11 +153,16 @@ def build(topology: Topology) -> Plan:
         operations += [
             AddRoute(node.name, route.destination, route.gateway, route.ifname) for route in node.routes
         ]  # fmt: skip
+        operations += [AddStaticRoute(node.name, "", route) for route in node.static_routes]
+        operations += [AddRule(node.name, "", rule) for rule in node.rules]
     for node in others:
         if node.translation is not None or node.firewall is not None:
             operations += tables(node, topology)
     nodes = tuple(
-        replace(node, interfaces=(), routes=(), sysctls=(), switching=NO_SWITCHING) for node in topology.nodes
+        replace(
+            node, interfaces=(), routes=(), sysctls=(), loopback=(), static_routes=(), rules=(), switching=NO_SWITCHING
+        )
+        for node in topology.nodes
     )
     return Plan(topology.name, nodes, tuple(operations))
 
@@ -181,7 +190,7 @@ def _addresses(node: Node) -> list[Operation]:
         if interface.mtu >= IPV6_MTU_MIN and not off:
             operations.append(AddAddress(node.name, interface.name, link_local(interface.mac)))
         operations += [AddAddress(node.name, interface.name, address) for address in interface.addresses]
-    return operations
+    return operations + [AddAddress(node.name, LOOPBACK, address) for address in node.loopback]
 
 
 def _sysctls(topology: Topology, *, of_interfaces: bool) -> list[Operation]:
@@ -206,6 +215,8 @@ def topology_of(plan: Plan) -> Topology:
     links: list[Link] = []
     impairments: dict[tuple[str, str], Impairment | None] = {}
     without_offload: set[tuple[str, str]] = set()
+    static_routes: dict[str, list[StaticRoute]] = {}
+    rules: dict[str, list[PolicyRule]] = {}
     for operation in plan.operations:
         match operation:
             case MakeLink(a, b) if a.node != b.node:
@@ -220,6 +231,10 @@ def topology_of(plan: Plan) -> Topology:
                 impairments[node, ifname] = impairment
             case DisableOffload(node, ifname):
                 without_offload.add((node, ifname))
+            case AddStaticRoute(node, _, route):
+                static_routes.setdefault(node, []).append(route)
+            case AddRule(node, _, rule):
+                rules.setdefault(node, []).append(rule)
             case SetSysctl(node, key, value):
                 sysctls.setdefault(node, []).append((key, value))
             case _:
@@ -242,6 +257,9 @@ def topology_of(plan: Plan) -> Topology:
                 for end in ends.get(node.name, ())
             ),
             routes=tuple(routes.get(node.name, ())),
+            loopback=tuple(addresses.get((node.name, LOOPBACK), ())),
+            static_routes=tuple(static_routes.get(node.name, ())),
+            rules=tuple(rules.get(node.name, ())),
             sysctls=tuple(sysctls.get(node.name, ())),
         )
         for node in plan.nodes

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from labctl.errors import InputError
+from labctl.names import LOOPBACK
 from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
+    AddStaticRoute,
     AnyPart,
     LinkEnd,
     MakeBridge,
@@ -316,6 +318,9 @@ class _Comparison:
                         yield replace(operation, before=was.impairment if was else None)
                 case Part():
                     if not self.part_stays(operation):
+                        taken = operation.replaces if isinstance(operation, AddStaticRoute) else None
+                        if taken is not None and (route := before.routes.get(taken)) and self.keeps_gateway(route):
+                            yield _removal(route)
                         yield operation
                     elif (old := before.parts[operation.identity]) != operation:
                         yield ReplacePart(operation, old)
@@ -330,8 +335,9 @@ class _Comparison:
                         yield operation
                 case _:
                     yield operation
+        taken_by_parts = {part.replaces for part in after.parts.values() if isinstance(part, AddStaticRoute)}
         for at, route in before.routes.items():
-            if at not in after.routes and self.keeps_gateway(route):
+            if at not in after.routes and at not in taken_by_parts and self.keeps_gateway(route):
                 yield _removal(route)
 
     def mtus(self) -> Iterator[SetMtu]:
@@ -464,7 +470,7 @@ class _Comparison:
     def joins_same_interfaces(self, at: At) -> bool:
         """Return whether a link from here to the same interface is in both plans, be it replaced."""
         old, new = ({end[:2] for end in objects.link_at.get(at, ())} for objects in (self.before, self.after))
-        return bool(old) and old == new
+        return (bool(old) and old == new) or (at[1] == LOOPBACK and self.keeps_kind(at[0]))
 
     def route_changes(self) -> Iterator[Change]:
         """Routes of nodes in both plans."""

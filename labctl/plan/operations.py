@@ -16,13 +16,16 @@ from labctl.names import node_name_problem
 from labctl.plan.packet_tables import Chain, ElementSet
 from labctl.structs import MsgspecError, Struct, convert, json_decode, json_encode, to_builtins
 from labctl.topology.model import (
+    MAIN_TABLE,
     Address,
     AddressOnLink,
     Impairment,
     Node,
     NodeKind,
+    PolicyRule,
     Prefix,
     Service,
+    StaticRoute,
     read_address,
 )
 
@@ -280,7 +283,49 @@ class AddForwarding(Part, frozen=True):
         return f" in vlan {self.vlan}" if self.vlan else ""
 
 
-AnyPart = DisableOffload | MakeTable | SetBridgeOption | SetPortOption | AddVlan | AddForwarding
+class AddStaticRoute(Part, frozen=True):
+    """Add a route that the file writes: with a metric, several next hops, in another table, without next hops, ..."""
+
+    TEXT = "add route {0.route} on {0.node}"
+    NOUN = "route {0.route} on {0.node}"
+
+    route: StaticRoute
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the kernel tells routes apart by."""
+        return (str(self.route.destination), self.route.table, self.route.metric)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The kernel removes a route with the interface of its next hop."""
+        return tuple(hop.ifname for hop in self.route.hops)
+
+    @property
+    def replaces(self) -> tuple[str, str] | None:
+        """The node and destination of a derived route that the kernel would not keep beside this one."""
+        route = self.route
+        is_usual = route.table == MAIN_TABLE and not route.metric
+        return (self.node, str(route.destination)) if is_usual else None
+
+
+class AddRule(Part, frozen=True):
+    """Add a policy rule."""
+
+    TEXT = "add rule {0.rule} on {0.node}"
+    NOUN = "rule {0.rule} on {0.node}"
+
+    rule: PolicyRule
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The rule itself: the kernel cannot change one."""
+        return (self.rule.version, str(self.rule))
+
+
+AnyPart = (
+    DisableOffload | MakeTable | SetBridgeOption | SetPortOption | AddVlan | AddForwarding | AddStaticRoute | AddRule
+)
 
 
 class RemovePart(Step, frozen=True):

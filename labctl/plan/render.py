@@ -14,6 +14,8 @@ from labctl.plan.operations import (
     AddAddress,
     AddForwarding,
     AddRoute,
+    AddRule,
+    AddStaticRoute,
     AddVlan,
     AnyPart,
     DisableOffload,
@@ -236,12 +238,27 @@ def part_commands(part: AnyPart, *, remove: bool = False) -> list[str]:
             if remove:
                 return [f"{command} delete table inet {table}"]
             return [f"{command} -f - <<'EOF'", *nft(table, sets, chains).splitlines(), "EOF"]
+        case AddStaticRoute(node, _, route):
+            verb = "delete" if remove else "add"
+            return [f"{_ip(route.destination.version, node)} route {verb} {_quoted(route)}"]
+        case AddRule(node, _, rule):
+            verb = "delete" if remove else "add"
+            on = f"{_ip(rule.version, node)} rule {verb}"
+            return [f"{on} priority {rule.priority} {_quoted(rule.selector)} {rule.what}"]
 
 
 def _route(verb: str, node: str, destination: Prefix, gateway: Address, ifname: str) -> str:
-    family = "-4" if destination.version == 4 else "-6"
     to = "default" if destination.prefixlen == 0 else str(destination)
-    return f"ip {family} -n {shlex.quote(node)} route {verb} {to} via {gateway} dev {shlex.quote(ifname)}"
+    return f"{_ip(destination.version, node)} route {verb} {to} via {gateway} dev {shlex.quote(ifname)}"
+
+
+def _ip(version: int, node: str) -> str:
+    return f"ip -{version} -n {shlex.quote(node)}"
+
+
+def _quoted(words: object) -> str:
+    """Return what ip(8) accepts as several words, in which names of interfaces may be special to a shell."""
+    return " ".join(map(shlex.quote, str(words).split(" ")))
 
 
 def _end(end: LinkEnd) -> list[str]:

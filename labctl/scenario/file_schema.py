@@ -48,6 +48,7 @@ from labctl.scenario.state import has_references
 from labctl.topology.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
 from labctl.topology.filter_schema import STEP_FLOWS, STEP_FORWARD, FirewallFile, NatFile
 from labctl.topology.impairment_schema import ImpairedFile
+from labctl.topology.model import RouteKind
 
 _LONGEST_TITLE = 100
 _NEED_QUOTES = frozenset(" \t\n'\"\\;|&<>*")
@@ -325,6 +326,11 @@ class RouteCondition(Shape):
 
     to = required(Parsed(_check_prefix), "Destination: a prefix such as 10.0.1.0/24, or default.")
     via = optional(TEXT, "Next hop: an address, or the name of a node.")
+    dev = optional(TEXT, "The interface of a next hop.")
+    metric = optional(Whole(0), "Its metric.")
+    table = defaulted(TEXT, "main", "Its routing table: a name or a number.")
+    kind = defaulted(OneOf(RouteKind), RouteKind.UNICAST, "Its kind.")
+    exists = defaulted(FLAG, True, "Whether it must exist.")
 
 
 class FileCondition(TextMatch):

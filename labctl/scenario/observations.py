@@ -352,11 +352,22 @@ def _node_names(at: StepRun) -> dict[str, str]:
 def route_mismatch(run: Run, host: str, wanted: RouteCondition) -> str:
     """Return what is wrong with the host's route to that prefix, or ""."""
     from labctl.observe.network import routes
+    from labctl.topology.model import RouteKind, table_name
 
     found = routes(run.lab, host)
     prefixes = ("0.0.0.0/0", "::/0") if wanted.to == "default" else (wanted.to,)
     networks = [ip_network(prefix, strict=False) for prefix in prefixes]
-    matching = [route for route in found if route.is_plain and route.destination in networks]
+    matching = [
+        route
+        for route in found
+        if route.destination in networks
+        and route.kind == wanted.kind
+        and wanted.table in (table_name(route.table), str(route.table))
+        and wanted.metric in (None, route.metric)
+        and (wanted.dev is None or any(hop.ifname == wanted.dev for hop in route.hops))
+        and route.source is None
+        and not route.tos
+    ]
     if wanted.via is not None:
         gateways = addresses_of(run, wanted.via)
         matching = [
@@ -364,10 +375,15 @@ def route_mismatch(run: Run, host: str, wanted: RouteCondition) -> str:
             for route in matching
             if any(fits(each, hop.gateway, (hop.ifname,)) for each in gateways for hop in route.hops)
         ]
-    if matching:
+    if bool(matching) is wanted.exists:
         return ""
-    via = f" via {wanted.via}" if wanted.via else ""
-    return f"expected a route to {wanted.to}{via} on {host}; its routes: {_listed(found) or 'none'}"
+    parts = (("via", wanted.via), ("dev", wanted.dev), ("metric", wanted.metric))
+    words = [f"{word} {value}" for word, value in parts if value is not None]
+    words += [f"table {wanted.table}"] if wanted.table != "main" else []
+    what = " ".join([*([] if wanted.kind is RouteKind.UNICAST else [wanted.kind.value]), wanted.to, *words])
+    if matching:
+        return f"expected no route to {what} on {host}, which has {matching[0]}"
+    return f"expected a route to {what} on {host}; its routes: {_listed(found) or 'none'}"
 
 
 def address_mismatch(run: Run, host: str, wanted: str) -> str:

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import chain
+from types import MappingProxyType
 from zlib import crc32
 
 from labctl.names import INTERFACE_NAME_MAX_BYTES, interface_name_problem
@@ -50,6 +52,8 @@ _AUTOMATIC_LENGTH = {Family.IPV4: 24, Family.IPV6: 64}
 _ROUTERS_FROM = 254
 
 EndKey = tuple[int, int]  # index of the link, side
+NO_REALM = -1
+Seen = dict[tuple[int, Address], "Place | None"]  # by realm and address
 
 
 class Addressing(Struct):
@@ -57,21 +61,42 @@ class Addressing(Struct):
 
     prefixes: dict[tuple[int, Family], Prefix] = field(default_factory=dict)
     addresses: dict[tuple[EndKey, Family], AddressOnLink] = field(default_factory=dict)
+    secondary: dict[tuple[EndKey, Family], list[AddressOnLink]] = field(default_factory=dict)
+    networks: dict[tuple[int, Prefix], Place | None] = field(default_factory=dict)  # further ones on a segment
 
     def of(self, key: EndKey) -> tuple[AddressOnLink, ...]:
-        """Return the addresses of that end, IPv4 first."""
-        found = (self.addresses.get((key, family)) for family in Family)
-        return tuple(address for address in found if address is not None)
+        """Return the addresses of that end, IPv4 first; of a family, the primary one first."""
+        found: list[AddressOnLink] = []
+        for family in Family:
+            if (primary := self.addresses.get((key, family))) is not None:
+                found.append(primary)
+            if self.secondary:
+                found += self.secondary.get((key, family), ())
+        return tuple(found)
 
 
 def assign_addresses(
-    draft: Draft, segments: list[Segment], without_ipv6: frozenset[str], mistakes: Mistakes
+    draft: Draft,
+    segments: list[Segment],
+    without_ipv6: frozenset[str],
+    mistakes: Mistakes,
+    *,
+    loopbacks: Mapping[AddressOnLink, Place] = MappingProxyType({}),
+    realms: Sequence[int] = (),
 ) -> Addressing:
-    """Assign all prefixes and addresses; `without_ipv6` names the nodes that have IPv6 disabled."""
-    prefixes = _Prefixes(draft, segments, without_ipv6, mistakes)
+    """Assign all prefixes and addresses.
+
+    Args:
+        without_ipv6: the nodes that have IPv6 disabled.
+        loopbacks: addresses that are in use, which no interface gets.
+        realms: the realm of each segment (see `translation.py`). IPv4 prefixes may repeat in different realms.
+    """
+    prefixes = _Prefixes(draft, segments, without_ipv6, mistakes, loopbacks, realms)
     prefixes.collect_given()
     prefixes.assign_automatic()
-    seen: dict[Address, Place | None] = {}
+    seen: Seen = {}
+    for loopback, place in loopbacks.items():
+        seen[NO_REALM, loopback.ip] = place
     for index, segment in enumerate(segments):
         _SegmentAddresses(prefixes, index, segment, seen).assign()
     return prefixes.result
@@ -80,16 +105,30 @@ def assign_addresses(
 class _Prefixes:
     """Assigns prefixes to all segments."""
 
-    def __init__(self, draft: Draft, segments: list[Segment], without_ipv6: frozenset[str], mistakes: Mistakes) -> None:
+    def __init__(
+        self,
+        draft: Draft,
+        segments: list[Segment],
+        without_ipv6: frozenset[str],
+        mistakes: Mistakes,
+        loopbacks: Mapping[AddressOnLink, Place],
+        realms: Sequence[int],
+    ) -> None:
         self.draft = draft
         self.segments = segments
         self.without_ipv6 = without_ipv6
         self.mistakes = mistakes
+        self.loopbacks = loopbacks
+        self.realms = realms
         self.routers = frozenset(node.name for node in draft.nodes if node.kind is NodeKind.ROUTER)
         self.result = Addressing()
         self.from_pool: set[tuple[int, Family]] = set()
         self.missing: list[tuple[int, list[Family]]] = []
         self.places: dict[tuple[int, Family], Place | None] = {}
+
+    def realm(self, index: int, family: Family) -> int:
+        """Return the realm in which the segment's addresses are unique."""
+        return self.realms[index] if self.realms and family is Family.IPV4 else NO_REALM
 
     def wants(self, end: StationEnd, family: Family) -> bool:
         """Return whether that end gets an address of that family, given or automatic."""
@@ -112,8 +151,20 @@ class _Prefixes:
                     self.result.prefixes[index, family] = prefix
             if families:
                 self.missing.append((index, families))
+            self.collect_networks(index, segment)
         for family in Family:
             self.check_overlaps(family)
+
+    def collect_networks(self, index: int, segment: Segment) -> None:
+        """Collect the networks of secondary addresses that are not the segment's own."""
+        for end in segment.ends:
+            for address, place in end.draft.secondary:
+                if not isinstance(address, IPv4Interface | IPv6Interface):
+                    continue
+                prefix = self.result.prefixes.get((index, Family(address.version)))
+                is_inside = prefix is not None and address.network.subnet_of(prefix)  # type: ignore[arg-type]
+                if not is_inside:
+                    self.result.networks.setdefault((index, address.network), place)
 
     def prefix_given(self, index: int, segment: Segment, family: Family) -> Prefix | Choice:
         found: Prefix | Choice = Choice.AUTOMATIC
@@ -139,24 +190,34 @@ class _Prefixes:
 
     def check_overlaps(self, family: Family) -> None:
         given = sorted(
-            ((prefix, index) for (index, of), prefix in self.result.prefixes.items() if of is family),
-            key=lambda one: (int(one[0].network_address), one[0].prefixlen, one[1]),
-        )
-        last_end, last_index = -1, -1
-        for prefix, index in given:
-            if int(prefix.network_address) <= last_end:
-                one, other = sorted((last_index, index))
-                place = self.places[one, family]
-                message = f"{self.result.prefixes[other, family]} of {self.segments[other]} overlaps "
-                message += f"{self.result.prefixes[one, family]} of {self.segments[one]}"
-                hint = f"the other prefix is at {place.describe()}" if place else ""
-                self.mistakes.add(self.places[other, family], message, hint)
+            (
+                *((prefix, index, self.places[index, family])
+                  for (index, of), prefix in self.result.prefixes.items() if of is family),
+                *((prefix, index, place)
+                  for (index, prefix), place in self.result.networks.items() if prefix.version == family.value),
+            ),
+            key=lambda one: (
+                self.realm(one[1], family), int(one[0].network_address), one[0].prefixlen, one[1]
+            ),
+        )  # fmt: skip
+        realm, last_end, last = NO_REALM, -1, None
+        for one in given:
+            prefix, index, _ = one
+            if self.realm(index, family) != realm:
+                realm, last_end = self.realm(index, family), -1
+            if last is not None and int(prefix.network_address) <= last_end:
+                first, second = sorted((last, one), key=lambda each: each[1])
+                message = f"{second[0]} of {self.segments[second[1]]} overlaps "
+                message += f"{first[0]} of {self.segments[first[1]]}"
+                hint = f"the other prefix is at {first[2].describe()}" if first[2] else ""
+                self.mistakes.add(second[2], message, hint)
             if int(prefix.broadcast_address) > last_end:
-                last_end, last_index = int(prefix.broadcast_address), index
+                last_end, last = int(prefix.broadcast_address), one
 
     def assign_automatic(self) -> None:
         """Assign prefixes of the pools to the segments without one."""
-        pools = {family: _Pool(self.draft, family, self.result) for family in Family}
+        others = [*(network for _, network in self.result.networks), *(one.network for one in self.loopbacks)]
+        pools = {family: _Pool(self.draft, family, self.result, others) for family in Family}
         number = 0
         exhausted: set[Family] = set()
         for index, families in sorted(self.missing, key=lambda one: self.segments[one[0]].of_group):
@@ -193,20 +254,21 @@ class _Prefixes:
 class _Pool:
     """A pool divided into units (a /24, a /64); a prefix is a range of units. Given prefixes occupy units."""
 
-    def __init__(self, draft: Draft, family: Family, result: Addressing) -> None:
+    def __init__(self, draft: Draft, family: Family, result: Addressing, others: list[Prefix]) -> None:
         self.family = family
         self.prefix = draft.pools[family]
         self.unit_length = max(_AUTOMATIC_LENGTH[family], self.prefix.prefixlen)
         self.base = int(self.prefix.network_address)
         self.unit = 1 << (family.bits - self.unit_length)
         self.last = (1 << (self.unit_length - self.prefix.prefixlen)) - 1
+        given = [prefix for (_, of), prefix in result.prefixes.items() if of is family]
+        given += [prefix for prefix in others if prefix.version == family.value]
         taken = sorted(
             (
                 (int(prefix.network_address) - self.base) // self.unit,
                 (int(prefix.broadcast_address) - self.base) // self.unit,
             )
-            for (_, of), prefix in result.prefixes.items()
-            if of is family
+            for prefix in given
         )
         # Merged, ascending ranges: one bisection finds the range that a candidate overlaps.
         self.taken: list[tuple[int, int]] = []
@@ -239,9 +301,7 @@ class _Pool:
 class _SegmentAddresses:
     """Assigns addresses to the interfaces of one segment."""
 
-    def __init__(
-        self, lab_prefixes: _Prefixes, index: int, segment: Segment, seen: dict[Address, Place | None]
-    ) -> None:
+    def __init__(self, lab_prefixes: _Prefixes, index: int, segment: Segment, seen: Seen) -> None:
         self.lab_prefixes = lab_prefixes
         self.segment = segment
         self.index = index
@@ -252,8 +312,13 @@ class _SegmentAddresses:
             if (index, family) in lab_prefixes.result.prefixes
         }
         self.taken: dict[Family, set[int]] = {family: set() for family in Family}
+        if lab_prefixes.loopbacks:
+            for family, prefix in self.prefixes.items():
+                inside = (one.ip for one in lab_prefixes.loopbacks if one.ip in prefix)
+                self.taken[family].update(number_in(prefix, address) for address in inside)
         routers = lab_prefixes.routers if segment.switches else frozenset()
-        self.routers = [end for end in segment.ends if end.draft.node in routers]
+        of_routers = (end for end in segment.ends if end.draft.node in routers)
+        self.routers = sorted(of_routers, key=lambda end: end.draft.of_group)
         hosts = (end for end in segment.ends if end.draft.node not in routers)
         self.hosts = sorted(hosts, key=lambda end: end.draft.of_group)
 
@@ -261,6 +326,8 @@ class _SegmentAddresses:
         for end in self.segment.ends:
             for family in Family:
                 self.assign_given(end, family)
+            for address, place in end.draft.secondary:
+                self.assign_secondary(end, address, place)
         usual = [family for family, prefix in self.prefixes.items() if _first(prefix) == 1]
         self.assign_numbers(usual)
         for family in self.prefixes:
@@ -288,23 +355,48 @@ class _SegmentAddresses:
         if isinstance(wanted, IPv4Interface | IPv6Interface) and wanted.network != prefix:
             mistakes.add(place, f"{wanted} contradicts {prefix}, the prefix of {self.segment}")
             return
+        if self.accepts(prefix, address, place):
+            number = number_in(prefix, address)
+            self.taken[family].add(number)
+            self.lab_prefixes.result.addresses[(end.link, end.side), family] = address_in(prefix, number)
+
+    def accepts(self, prefix: Prefix, address: Address, place: Place | None) -> bool:
+        """Report an address that no interface can have in the prefix, and one that is in use."""
+        mistakes = self.lab_prefixes.mistakes
         number = number_in(prefix, address)
         if number < _first(prefix):
-            what = (
-                "the address of the network itself" if family is Family.IPV4 else "the address of any router (anycast)"
-            )
+            what = "the address of the network itself" if prefix.version == 4 else "the address of any router (anycast)"
             mistakes.add(place, f"{address} is {what} in {prefix}", _example(prefix))
-            return
+            return False
         if number > _last(prefix):
             mistakes.add(place, f"{address} is the broadcast address of {prefix}", _example(prefix))
+            return False
+        key = (self.lab_prefixes.realm(self.index, Family(prefix.version)), address)
+        for seen_as in (key, (NO_REALM, address)):
+            if seen_as in self.seen:
+                first = self.seen[seen_as]
+                hint = f"first at {first.describe()}" if first else ""
+                mistakes.add(place, f"duplicate address {address}", hint)
+                return False
+        self.seen[key] = place
+        return True
+
+    def assign_secondary(self, end: StationEnd, address: Address | AddressOnLink, place: Place) -> None:
+        """Assign an address after the first: in the segment's prefix, or in one of its own."""
+        family = Family(address.version)
+        prefix = self.prefixes.get(family)
+        if isinstance(address, IPv4Interface | IPv6Interface):
+            on_link: AddressOnLink = address
+        elif prefix is None or (self.index, family) in self.lab_prefixes.from_pool or address not in prefix:
+            hint = f"write its prefix length: {address}/{_AUTOMATIC_LENGTH[family]}"
+            self.lab_prefixes.mistakes.add(place, f"{address} is in no prefix of {self.segment}", hint)
             return
-        if address in self.seen:
-            first = self.seen[address]
-            mistakes.add(place, f"duplicate address {address}", f"first at {first.describe()}" if first else "")
-            return
-        self.seen[address] = place
-        self.taken[family].add(number)
-        self.lab_prefixes.result.addresses[(end.link, end.side), family] = address_in(prefix, number)
+        else:
+            on_link = address_in(prefix, number_in(prefix, address))
+        if self.accepts(on_link.network, on_link.ip, place):
+            if prefix is not None and on_link.ip in prefix:
+                self.taken[family].add(number_in(prefix, on_link.ip))
+            self.lab_prefixes.result.secondary.setdefault(((end.link, end.side), family), []).append(on_link)
 
     def assign_numbers(self, families: list[Family]) -> None:
         """Assign the same free numbers to interfaces in all these families."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from itertools import combinations, pairwise
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from labctl.documents import Diagnostic, Document, KeyPath
 from labctl.documents.diagnostics import Hint, suggest
@@ -18,6 +20,9 @@ from labctl.errors import InputError
 from labctl.structs import Struct, field
 from labctl.topology.model import Address, AddressOnLink, Impairment, Node, NodeKind, Prefix
 from labctl.topology.switching import DEFAULT_VLAN, NO_PORT, Port
+
+if TYPE_CHECKING:
+    from labctl.topology.schema import NodeFile
 
 
 class Family(Enum):
@@ -101,6 +106,7 @@ class DraftNode(Struct, frozen=True, gc=False):
     place: Place | None = None
     offload: bool = True  # of its links
     forwarding: tuple[DraftForwarding, ...] = ()
+    routing: NodeFile | None = None  # its keys about routing, if it has any
 
     @property
     def name(self) -> str:
@@ -125,6 +131,7 @@ class DraftEnd(Struct, frozen=True, gc=False):
     impairment: Impairment | None = None  # of packets that it sends
     of_group: bool = False  # the file names a group with a `count`, which may grow
     port: Port = NO_PORT  # of a switch's end
+    secondary: tuple[tuple[Address | AddressOnLink, Place], ...] = ()  # further addresses, of both families
 
     def address(self, family: Family) -> WantedAddress:
         """Return the value for that family."""
@@ -170,6 +177,22 @@ class Draft(Struct, frozen=True):
     pools: Mapping[Family, Prefix] = field(default_factory=lambda: POOLS)  # automatic prefixes are taken from these
     place: Place | None = None
     vlans: tuple[DraftVlan, ...] = ()
+    anycast: bool = False  # several nodes may have the same loopback address
+
+
+class Loopbacks(Struct, frozen=True):
+    """The loopback addresses of each node, by its name, and the place of each address."""
+
+    of_nodes: Mapping[str, tuple[AddressOnLink, ...]] = MappingProxyType({})
+    places: Mapping[AddressOnLink, Place] = MappingProxyType({})
+
+    def ports(self, first: int) -> dict[str, tuple[tuple[int, int], ...]]:
+        """Return the number, from `first` on, and the IP version of each address, by node."""
+        numbers = {address: first + at for at, address in enumerate(self.places)}
+        return {node: tuple((numbers[one], one.version) for one in own) for node, own in self.of_nodes.items()}
+
+
+NO_LOOPBACKS = Loopbacks()
 
 
 class Mistakes:

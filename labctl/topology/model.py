@@ -229,9 +229,121 @@ class Interface(Struct, frozen=True, gc=False):
 
 
 class Route(Struct, frozen=True, gc=False):
+    """A route that labctl derives: unicast, in the main table."""
+
     destination: Prefix
     gateway: Address
     ifname: str
+
+
+class RouteKind(StrEnum):
+    """What happens to packets of a route (rtnetlink(7): RTN_*)."""
+
+    UNICAST = "unicast"
+    BLACKHOLE = "blackhole"  # discarded
+    UNREACHABLE = "unreachable"  # refused: host unreachable
+    PROHIBIT = "prohibit"  # refused: administratively prohibited
+    THROW = "throw"  # not found in this table
+
+
+MAIN_TABLE = 254  # RT_TABLE_MAIN (linux/rtnetlink.h)
+TABLES = {"default": 253, "main": MAIN_TABLE, "local": 255}  # /etc/iproute2/rt_tables
+_TABLE_NAMES = {number: name for name, number in TABLES.items()}
+
+
+class NextHop(Struct, frozen=True, gc=False):
+    """A next hop of a route. Without a gateway, the destination is on the link."""
+
+    ifname: str
+    gateway: Address | None = None
+    weight: int = 1  # the share of flows, of several next hops
+    onlink: bool = False  # the gateway is on the link although no address of the interface contains it
+
+    def text(self, version: int) -> str:
+        """Return `via 10.0.1.2 dev eth0`, for a route whose destination is of that IP version."""
+        via = ""
+        if self.gateway is not None:
+            family = "" if self.gateway.version == version else f"inet{'6' if self.gateway.version == 6 else ''} "
+            via = f"via {family}{self.gateway} "
+        return f"{via}dev {self.ifname}{' onlink' if self.onlink else ''}"
+
+
+class StaticRoute(Struct, frozen=True, gc=False):
+    """A route as a file writes it: with next hops if `kind` is unicast, else without."""
+
+    destination: Prefix
+    hops: tuple[NextHop, ...] = ()
+    kind: RouteKind = RouteKind.UNICAST
+    metric: int = 0  # 0: the kernel's own default
+    table: int = MAIN_TABLE
+    source: Address | None = None  # of packets from this node that have none yet
+
+    def __str__(self) -> str:
+        """Return the route as ip-route(8) writes it."""
+        to = "default" if self.destination.prefixlen == 0 else str(self.destination)
+        words = [to] if self.kind is RouteKind.UNICAST else [self.kind.value, to]
+        if len(self.hops) == 1:
+            words.append(self.hops[0].text(self.destination.version))
+        words += [f"table {table_name(self.table)}"] if self.table != MAIN_TABLE else []
+        words += [f"src {self.source}"] if self.source is not None else []
+        words += [f"metric {self.metric}"] if self.metric else []
+        if len(self.hops) > 1:
+            words += [f"nexthop {hop.text(self.destination.version)} weight {hop.weight}" for hop in self.hops]
+        return " ".join(words)
+
+
+class RuleAction(StrEnum):
+    """What happens to packets that a policy rule selects (linux/fib_rules.h: FR_ACT_*)."""
+
+    LOOKUP = "lookup"
+    BLACKHOLE = "blackhole"
+    UNREACHABLE = "unreachable"
+    PROHIBIT = "prohibit"
+
+
+class PolicyRule(Struct, frozen=True, gc=False):
+    """A policy rule (ip-rule(8)); None and "" select every packet."""
+
+    version: int  # IP version: 4 or 6
+    priority: int
+    action: RuleAction = RuleAction.LOOKUP
+    table: int = MAIN_TABLE  # of a lookup
+    source: Prefix | None = None
+    destination: Prefix | None = None
+    mark: int | None = None
+    mark_mask: int = 0xFFFF_FFFF
+    iif: str = ""  # the interface that packets arrive on; `lo`: packets of this node
+    oif: str = ""  # the interface that a socket is bound to
+    inverted: bool = False  # it selects all packets but these
+
+    @property
+    def selector(self) -> str:
+        """The packets that it selects, as ip-rule(8) writes them."""
+        words = ["not"] if self.inverted else []
+        words.append(f"from {_plain(self.source) if self.source is not None else 'all'}")
+        words += [f"to {_plain(self.destination)}"] if self.destination is not None else []
+        if self.mark is not None:
+            words.append(f"fwmark {self.mark:#x}" + (f"/{self.mark_mask:#x}" if self.mark_mask != 0xFFFF_FFFF else ""))
+        words += [f"iif {self.iif}"] if self.iif else []
+        words += [f"oif {self.oif}"] if self.oif else []
+        return " ".join(words)
+
+    @property
+    def what(self) -> str:
+        """The action, as ip-rule(8) writes it."""
+        return f"lookup {table_name(self.table)}" if self.action is RuleAction.LOOKUP else self.action.value
+
+    def __str__(self) -> str:
+        return f"{self.priority}: {self.selector} {self.what}"
+
+
+def table_name(table: int) -> str:
+    """Return the name of a routing table, else its number."""
+    return _TABLE_NAMES.get(table, str(table))
+
+
+def _plain(prefix: Prefix) -> str:
+    return str(prefix.network_address) if prefix.prefixlen == prefix.max_prefixlen else str(prefix)
 
 
 class Transport(StrEnum):
@@ -288,15 +400,19 @@ class Node(Struct, frozen=True, omit_defaults=True, gc=False):
     services: tuple[Service, ...] = ()
     commands: tuple[Command, ...] = ()
     tree: FileTree = NO_FILES
-    automatic_routes: bool = True  # False: it has no static routes
     groups: tuple[str, ...] = ()  # that it is a member of: its own with `count`, and those of `groups:`
     labels: tuple[tuple[str, str], ...] = ()
     switching: Switching = NO_SWITCHING  # of a switch
+    automatic_routes: bool = True  # False: it has only the routes that the file writes
+    loopback: tuple[AddressOnLink, ...] = ()  # further addresses of `lo`
+    static_routes: tuple[StaticRoute, ...] = ()  # those that the file writes
+    rules: tuple[PolicyRule, ...] = ()
 
     @property
     def addresses(self) -> Iterator[Address]:
-        """The addresses of all interfaces, without prefix."""
-        return (address.ip for interface in self.interfaces for address in interface.addresses)
+        """The addresses of all interfaces, without prefix; those of `lo` last."""
+        yield from (address.ip for interface in self.interfaces for address in interface.addresses)
+        yield from (address.ip for address in self.loopback)
 
     def interface(self, name: str) -> Interface:
         """Return the interface of that name. KeyError."""

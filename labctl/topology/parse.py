@@ -36,7 +36,7 @@ from labctl.topology.draft import (
 from labctl.topology.firewall import firewall_of
 from labctl.topology.impairment_schema import ImpairedFile
 from labctl.topology.impairments import Value, Values, expanded, merged
-from labctl.topology.model import Impairment, Node, NodeKind, Prefix
+from labctl.topology.model import Address, AddressOnLink, Impairment, Node, NodeKind, Prefix
 from labctl.topology.parse_node import (
     check_exposures,
     commands_of,
@@ -47,6 +47,7 @@ from labctl.topology.parse_node import (
     with_service_order,
 )
 from labctl.topology.parse_switching import PortReader, forwarding_of, switching_of
+from labctl.topology.routing_schema import ROUTING_KEYS
 from labctl.topology.schema import (
     Addresses,
     BridgeFile,
@@ -206,6 +207,7 @@ def draft_of(
         {family: _pool(main, family, document, mistakes) for family in Family},
         Place(document, main.at_path),
         tuple(gathered.vlans.values()),
+        main.anycast,
     )
     return draft, mistakes.diagnostics
 
@@ -395,10 +397,11 @@ class _FileReader:
         if len(self.gathered.nodes) + len(names) > NODES_LIMIT:
             self.too_many(place)
             return
+        routing = model if isinstance(model, NodeFile) and not ROUTING_KEYS.isdisjoint(model.values) else None
         for single in names:
             offload = model.offload if isinstance(model, NodeFile) else True
             named = replace(spec, name=single)
-            self.add(DraftNode(named, place=place, offload=offload, forwarding=forwarding))
+            self.add(DraftNode(named, place=place, offload=offload, forwarding=forwarding, routing=routing))
 
     def with_programs(self, spec: Node, model: NodeFile, place: Place) -> Node:
         """Add what only hosts and routers have."""
@@ -416,8 +419,12 @@ class _FileReader:
             services=services_of(model.services, place.at("services"), mistakes),
             commands=commands_of(model.exec, place.at("exec"), mistakes),
             tree=file_tree_of(model.files, model.binds, model.private, place, mistakes),
-            automatic_routes=(model.routes or self.model.routes) is Routes.AUTOMATIC,
+            automatic_routes=self.has_automatic_routes(model),
         )
+
+    def has_automatic_routes(self, model: NodeFile) -> bool:
+        written = model.routing or (None if isinstance(model.routes, list) else model.routes)
+        return (written or self.model.routing or self.model.routes) is Routes.AUTOMATIC
 
     def is_valid_name(self, name: str, names: tuple[str, ...], place: Place) -> bool:
         problem = node_name_problem(name) or (node_name_problem(names[-1]) if names[-1] != name else "")
@@ -605,8 +612,10 @@ class _FileReader:
                 hint = f"write {{node: {name}, interface: {_short(ifname)}}}"
             self.mistakes.add(place.at("node"), f"there is no node `{_short(end.node)}`", hint)
         mac = parse_mac(end.mac, place.at("mac"), self.mistakes) if end.mac is not None else ""
-        ipv4 = parse_address(end.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
-        ipv6 = parse_address(end.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
+        (ipv4, more4), (ipv6, more6) = (
+            self.addresses(value, family, place.at(family.key))
+            for value, family in ((end.ipv4, Family.IPV4), (end.ipv6, Family.IPV6))
+        )
         interface = self.interface(end, place)
         impairment = self.impairment(end, place, common, link)
         if len(names) > 1:
@@ -622,7 +631,21 @@ class _FileReader:
                     self.mistakes.add(place.at(key), f"{end.node} is a switch: its ports have no addresses", key=True)
                     return []
         of_group = bool(names) and name_key(names[0]) != name_key(end.node)
-        return [DraftEnd(node.name, interface, mac, ipv4, ipv6, place, impairment, of_group) for node in nodes]
+        return [
+            DraftEnd(node.name, interface, mac, ipv4, ipv6, place, impairment, of_group, secondary=more4 + more6)
+            for node in nodes
+        ]
+
+    def addresses(
+        self, written: str | bool | list[str] | None, family: Family, place: Place
+    ) -> tuple[WantedAddress, tuple[tuple[Address | AddressOnLink, Place], ...]]:
+        """Return the first address, and those after it, each with its place."""
+        if not isinstance(written, list):
+            return parse_address(written, family, place, self.mistakes), ()
+        first, *others = (parse_address(one, family, place.at(at), self.mistakes) for at, one in enumerate(written))
+        return first, tuple(
+            (one, place.at(at)) for at, one in enumerate(others, start=1) if not isinstance(one, Choice)
+        )
 
     @cached_property
     def known_names(self) -> list[str]:

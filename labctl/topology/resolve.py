@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from labctl.documents import Diagnostic, in_file_order
 from labctl.structs import replace
 from labctl.topology.address_variables import with_addresses
-from labctl.topology.addressing import assign_addresses, label_ends
-from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place, Segment, closing_links, segments
+from labctl.topology.addressing import Addressing, Label, assign_addresses, label_ends
+from labctl.topology.draft import (
+    NO_LOOPBACKS,
+    Draft,
+    DraftNode,
+    Family,
+    Loopbacks,
+    Mistakes,
+    Place,
+    Segment,
+    closing_links,
+    segments,
+)
 from labctl.topology.model import (
     IPV6_MTU_MIN,
     Endpoint,
@@ -14,11 +27,15 @@ from labctl.topology.model import (
     Link,
     Node,
     NodeKind,
+    Prefix,
     Route,
     Topology,
 )
 from labctl.topology.routing import Port, Routes, Station, find_routes
 from labctl.topology.switching import BRIDGES_MAX, PORTS_PER_BRIDGE
+
+if TYPE_CHECKING:
+    from labctl.topology.static_routes import Written
 
 ROUTES_LIMIT = 5_000_000  # pairs of a router and a prefix; finding the paths takes some 0.5 us each
 PORTS_LIMIT = PORTS_PER_BRIDGE * BRIDGES_MAX
@@ -35,6 +52,9 @@ _LONG_PATHS = (  # if some path is too long for the usual TTL
     ("net.ipv6.conf.all.hop_limit", str(_LARGEST_TTL)),
     ("net.ipv6.conf.default.hop_limit", str(_LARGEST_TTL)),
 )
+# Routes through an interface without a carrier are left out, so that another one to the destination is used: a cable
+# that is pulled at the other end. `all` has no effect for IPv4.
+_FAILOVER = tuple((f"net.ipv{version}.conf.default.ignore_routes_with_linkdown", "1") for version in (4, 6))
 _SWITCH = (("net.ipv6.conf.all.disable_ipv6", "1"),)  # a switch needs no addresses, and starts faster without
 
 
@@ -51,11 +71,19 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     without_ipv6 = frozenset(node.name for node in draft.nodes if off.intersection(node.spec.sysctls))
     labels = label_ends(draft, mistakes)
     outsides: dict[str, int] = {}
+    realm_of: list[int] = []
     if any(node.spec.translation is not None or node.spec.firewall is not None for node in draft.nodes):
-        from labctl.topology.translation import outside_segments
+        from labctl.topology.translation import outside_segments, realms
 
         outsides = outside_segments(draft, parts, labels, mistakes)
-    addressing = assign_addresses(draft, parts, without_ipv6, mistakes)
+        realm_of = realms(draft, parts, outsides)
+    has_routing = any(node.routing is not None for node in draft.nodes)
+    loopbacks = NO_LOOPBACKS
+    if has_routing:
+        from labctl.topology.loopbacks import loopbacks_of
+
+        loopbacks = loopbacks_of(draft, mistakes)
+    addressing = assign_addresses(draft, parts, without_ipv6, mistakes, loopbacks=loopbacks.places, realms=realm_of)
     check_mtus(draft, parts, {index for index, family in addressing.prefixes if family is Family.IPV6}, mistakes)
 
     segment_of = {(end.link, end.side): index for index, segment in enumerate(parts) for end in segment.ends}
@@ -80,25 +108,45 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
                 ports[end.node].append(Port(label.ifname, segment_of[key], addresses))
         links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))
 
+    prefixes = addressing.prefixes
+    if addressing.networks or loopbacks.of_nodes:
+        prefixes = _with_more_prefixes(parts, addressing, loopbacks, ports, labels)
+    loopback_ports = loopbacks.ports(len(parts) + len(addressing.networks))
     stations = [
-        Station(node.name, node.kind is NodeKind.ROUTER, tuple(ports[node.name]), node.spec.nat)
+        Station(
+            node.name,
+            node.kind is NodeKind.ROUTER,
+            tuple(ports[node.name]),
+            node.spec.nat,
+            loopback_ports.get(node.name, ()),
+            *_hides(node.spec, outsides.get(node.name), parts, labels),
+        )
         for node in draft.nodes
         if node.kind is not NodeKind.SWITCH
     ]
     automatic = sum(node.spec.automatic_routes for node in draft.nodes if node.kind is NodeKind.ROUTER)
     found = Routes(((),) * len(stations), 0)
-    if automatic * len(addressing.prefixes) > ROUTES_LIMIT:
-        message = f"{automatic} routers need routes to {len(addressing.prefixes)} prefixes, which is too many routes"
+    if automatic * len(prefixes) > ROUTES_LIMIT:
+        message = f"{automatic} routers need routes to {len(prefixes)} prefixes, which is too many routes"
         mistakes.add(draft.place, message, "use fewer routers, larger networks, `addresses: ipv4` or `routes: none`")
     else:
-        found = find_routes(stations, addressing.prefixes, at_most=_LARGEST_TTL, keep=routes)
+        found = find_routes(stations, prefixes, at_most=_LARGEST_TTL, keep=routes)
     of_stations = dict(zip((station.name for station in stations), found.of_stations, strict=True))
     check_distance(draft, found.most_routers, mistakes)
     far = found.most_routers >= _USUAL_TTL
+    written: dict[str, Written] = {}
+    if has_routing:
+        from labctl.topology.static_routes import WrittenRoutes
+
+        names = [tuple(label.ifname for label in pair) for pair in labels]
+        reader = WrittenRoutes(draft, parts, addressing, interfaces, names, loopbacks.of_nodes, mistakes)
+        written = {node.name: reader.of(node) for node in draft.nodes if node.routing is not None}
     nodes = tuple(
         _node(node, interfaces[node.name], of_stations.get(node.name, ()) if node.spec.automatic_routes else (), far)
         for node in draft.nodes
     )
+    if has_routing:
+        nodes = tuple(_with_written(node, written.get(node.name), loopbacks) for node in nodes)
     if outsides:
         from labctl.topology.translation import with_outside
 
@@ -114,6 +162,58 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     topology = Topology(draft.name, nodes, tuple(links), draft.source)
     topology = with_addresses(topology, {node.name: node.place for node in draft.nodes}, mistakes)
     return topology, list(in_file_order(mistakes.diagnostics))
+
+
+def _with_more_prefixes(
+    parts: list[Segment],
+    addressing: Addressing,
+    loopbacks: Loopbacks,
+    ports: dict[str, list[Port]],
+    labels: list[tuple[Label, Label]],
+) -> dict[tuple[int, Family], Prefix]:
+    """Number the networks of secondary addresses and the loopback addresses after the segments; add ports on those."""
+    prefixes = dict(addressing.prefixes)
+    for number, (index, prefix) in enumerate(addressing.networks, start=len(parts)):
+        prefixes[number, Family(prefix.version)] = prefix
+        for end in parts[index].ends:
+            inside = tuple(one for one in addressing.of((end.link, end.side)) if one.network == prefix)
+            if inside:
+                ports[end.draft.node].append(Port(labels[end.link][end.side].ifname, number, inside))
+    for number, address in enumerate(loopbacks.places, start=len(parts) + len(addressing.networks)):
+        prefixes[number, Family(address.version)] = address.network
+    return prefixes
+
+
+def _hides(
+    node: Node, outside: int | None, parts: list[Segment], labels: list[tuple[Label, Label]]
+) -> tuple[str, tuple[int, ...]]:
+    """Return the outside interface of a router that hides its other networks, and the IP versions."""
+    if outside is None or outside < 0 or node.translation is None or node.translation.preset is None:
+        return "", ()
+    ends = (end for end in parts[outside].ends if end.draft.node == node.name)
+    ifname = next(labels[end.link][end.side].ifname for end in ends)
+    return ifname, (4, 6) if node.translation.ipv6 else (4,)
+
+
+def _with_written(node: Node, written: Written | None, loopbacks: Loopbacks) -> Node:
+    """Return the node with what its file writes about routing."""
+    if written is None:
+        return node
+    from labctl.topology.static_routes import without_replaced
+
+    sysctls = node.sysctls
+    if written.has_alternatives:
+        given = {key for key, _ in sysctls}
+        sysctls = (*((key, value) for key, value in _FAILOVER if key not in given), *sysctls)
+    kept = () if written.without_automatic else node.routes
+    return replace(
+        node,
+        routes=tuple(without_replaced(kept, written.routes, is_host=node.kind is NodeKind.HOST)),
+        loopback=loopbacks.of_nodes.get(node.name, ()),
+        static_routes=tuple(written.routes),
+        rules=tuple(written.rules),
+        sysctls=sysctls,
+    )
 
 
 def check_mtus(draft: Draft, parts: list[Segment], with_ipv6: set[int], mistakes: Mistakes) -> None:

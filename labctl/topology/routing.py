@@ -9,6 +9,10 @@ reaches by the same next hop instead. A block consists of the prefixes of the la
 every packet takes the same path as with a route for each prefix, also while interfaces are down, and there is no
 route to addresses outside those prefixes (docs/decisions/0019).
 
+A loopback address of a router is a prefix that the router is on, and one of a host a prefix that the host forwards to.
+Anycast: of several nodes with the same address, the nearest gets the packets. A router that translates addresses hides
+the networks behind it: nothing outside gets a route there.
+
 The world outside the lab is a further prefix, 0.0.0.0/0 and ::/0, that routers with `nat` are on; every node gets a
 route to it through the nearest of them. Those routers get their own default route when the lab is made.
 """
@@ -19,13 +23,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
-from labctl.names import OUTSIDE_INTERFACE
+from labctl.names import LOOPBACK, OUTSIDE_INTERFACE
 from labctl.structs import Struct, replace
 from labctl.topology.draft import Family
 from labctl.topology.model import Address, AddressOnLink, Prefix, Route
 
 DEFAULT: dict[Family, Prefix] = {Family.IPV4: IPv4Network("0.0.0.0/0"), Family.IPV6: IPv6Network("::/0")}
 PLAIN_ROUTES = 64  # `ip route` shows that many at a glance
+_NOTHING: frozenset[int] = frozenset()
 _UNREACHED, _OWN, _MIXED = -1, -2, -3  # instead of a gateway's number
 
 
@@ -51,6 +56,14 @@ class Station(Struct, frozen=True, gc=False):
     forwards: bool
     ports: tuple[Port, ...]
     nat: bool = False
+    loopbacks: tuple[tuple[int, int], ...] = ()  # number of the prefix, IP version
+    outside: str = ""  # the interface that it translates towards: no route leads from there to its other networks
+    translates: tuple[int, ...] = (4,)  # IP versions, with `outside`
+
+    @property
+    def has_one_interface(self) -> bool:
+        """Whether it has at most one; a port stands for each network on an interface."""
+        return len(self.ports) < 2 or len({port.ifname for port in self.ports}) == 1
 
 
 class Routes(Struct, frozen=True):
@@ -68,7 +81,7 @@ def find_routes(
     Stops at the first path with `at_most` routers, without routes. Without `keep` the result has no routes either, and
     `most_routers` is exact only for the question whether it is below `at_most`: that takes far less time.
     """
-    if not any(station.forwards for station in stations):
+    if not any(station.forwards or station.loopbacks for station in stations):
         return Routes(((),) * len(stations), 0)
     routes: list[list[Route]] = [[] for _ in stations]
     most_routers = 0
@@ -122,9 +135,14 @@ class _Graph:
         self.members: dict[int, dict[int, str]] = defaultdict(dict)  # of a segment: stations and their interfaces
         self.gateways: dict[int, list[int]] = defaultdict(list)  # of a router
         self.gateways_on: dict[int, list[tuple[int, int]]] = defaultdict(list)  # of a segment: gateway and router
+        self.entries: dict[int, list[int]] = defaultdict(list)  # of a host with loopback addresses: its "gateways"
+        self.host_gateways: set[int] = set()  # those in `entries`
+        self.entered: set[int] = set()  # segments that such hosts are on
+        self.owners: dict[int, list[int]] = defaultdict(list)  # of a loopback address: its stations
+        self.hidden_from: dict[int, frozenset[int]] = {}  # of a translating router: segments outside
         for index, station in enumerate(stations):
-            if not station.forwards and len(station.ports) < 2:
-                for port in station.ports:
+            if not station.forwards and not station.loopbacks and station.has_one_interface:
+                for port in station.ports[:1]:
                     if port.address(family) is not None:
                         self.hosts[port.segment].append((index, port))
                 continue
@@ -135,19 +153,33 @@ class _Graph:
                 if address is None:
                     continue
                 self.members[port.segment].setdefault(number, port.ifname)
+                if station.loopbacks and not station.forwards:
+                    self.entries[number].append(len(self.addresses))
+                    self.host_gateways.add(len(self.addresses))
+                    self.addresses.append(address)
+                    self.segments.append(port.segment)
+                    self.entered.add(port.segment)
+                if station.outside and port.ifname == station.outside and family.value in station.translates:
+                    self.hidden_from[number] = self.hidden_from.get(number, _NOTHING) | {port.segment}
                 if station.forwards:
                     self.gateways[number].append(len(self.addresses))
                     self.gateways_on[port.segment].append((len(self.addresses), number))
                     self.addresses.append(address)
                     self.segments.append(port.segment)
+            for segment, version in station.loopbacks:
+                if version == family.value:
+                    self.members[segment].setdefault(number, LOOPBACK)
+                    self.owners[segment].append(number)
         for segment, ((first, port), *others) in self.hosts.items():
-            if len(self.gateways_on[segment]) > 1:
+            routers = len(self.gateways_on[segment])
+            if routers > 1 or (routers == 0 and segment in self.entered):
                 number = len(self.searched)
                 self.searched.append(first)
                 self.members[segment][number] = port.ifname
                 self.alike[number] = [index for index, _ in others]
         self.stations = [stations[index] for index in self.searched]
-        self.outside = max((port.segment for station in stations for port in station.ports), default=0) + 1
+        numbers = [port.segment for station in stations for port in station.ports]
+        self.outside = max([*numbers, *self.owners], default=0) + 1
         self.outlets = {number: OUTSIDE_INTERFACE for number, station in enumerate(self.stations) if station.nat}
         self.members[self.outside] = self.outlets
 
@@ -157,7 +189,9 @@ class _Graph:
             if len(self.gateways_on[segment]) != 1:
                 continue
             ((gateway, router),) = self.gateways_on[segment]
-            if router in self.outlets or any(self.segments[each] != segment for each in self.gateways[router]):
+            leads_on = any(self.segments[each] != segment for each in self.gateways[router])
+            has_more = self.stations[router].loopbacks or segment in self.entered
+            if router in self.outlets or leads_on or has_more:
                 for index, port in hosts:
                     yield index, Route(DEFAULT[self.family], self.addresses[gateway], port.ifname)
 
@@ -169,16 +203,19 @@ class _Graph:
         found = [_UNREACHED] * len(self.stations)
         for index in self.members[segment]:
             found[index] = _OWN
-        nearest = [index for index in self.members[segment] if self.stations[index].forwards]
+        nearest = self.owners.get(segment) or [
+            index for index in self.members[segment] if self.stations[index].forwards
+        ]
         visited = {segment}
         routers = farthest = 0
         while nearest:
             routers += 1
             following: list[int] = []
             for router in nearest:
-                for gateway in self.gateways[router]:
+                hidden_from = self.hidden_from.get(router, _NOTHING)
+                for gateway in self.gateways.get(router) or self.entries.get(router) or ():
                     beyond = self.segments[gateway]
-                    if beyond in visited:
+                    if beyond in visited or beyond in hidden_from:
                         continue
                     visited.add(beyond)
                     if beyond in self.hosts:
@@ -225,8 +262,13 @@ class _Table:
         """Yield the routes of a station, which reaches each prefix through the gateway at its place."""
         used = set(gateways) - {_UNREACHED, _OWN}
         of_station = self._graph.stations[station]
-        if len(used) == 1 and not of_station.forwards and len(of_station.ports) == 1:
-            yield self._graph.route(station, DEFAULT[self._graph.family], used.pop())
+        through_hosts = used & self._graph.host_gateways
+        if len(used) == len(through_hosts) + 1 and not of_station.forwards and of_station.has_one_interface:
+            (default,) = used - through_hosts
+            yield self._graph.route(station, DEFAULT[self._graph.family], default)
+            for prefix, gateway in zip(self._blocks, gateways, strict=False) if through_hosts else ():
+                if gateway in through_hosts:
+                    yield self._graph.route(station, prefix, gateway)
         elif sum(gateway >= 0 for gateway in gateways) <= PLAIN_ROUTES:
             for prefix, gateway in zip(self._blocks, gateways, strict=False):
                 if gateway >= 0:

@@ -23,6 +23,7 @@ from labctl.documents.schema import (
     Of,
     OneOf,
     OrFalse,
+    OrList,
     Placed,
     Scalar,
     Schemas,
@@ -37,6 +38,7 @@ from labctl.documents.schema import (
 from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
 from labctl.topology.impairment_schema import ImpairedFile
 from labctl.topology.model import Restart, Transport
+from labctl.topology.routing_schema import GATEWAYS, LOOPBACKS, ROUTE, RULE
 from labctl.topology.switching import VLAN_MAX
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
@@ -68,8 +70,8 @@ _NAME = Text(at_least=1, strict=True)
 _VALUES = MapOf(TEXT)
 _AMOUNT = Scalar(flags=False)
 _ARGV_ONLY = ListOf(TEXT, at_least=1, fix_for_text="write a list, [ls, -l]")
-_IPV4 = OrFalse("an address such as 10.0.1.5")
-_IPV6 = OrFalse("an address such as fd00:1::5")
+_IPV4 = OrList(OrFalse("an address such as 10.0.1.5"), ListOf(STRICT_TEXT, at_least=1))
+_IPV6 = OrList(OrFalse("an address such as fd00:1::5"), ListOf(STRICT_TEXT, at_least=1))
 _IPV4_PREFIX = OrFalse("a prefix such as 10.0.1.0/24")
 _IPV6_PREFIX = OrFalse("a prefix such as fd00:1::/64")
 
@@ -95,8 +97,8 @@ class EndFile(PortFile):
     node = required(_NAME, "The node's name; the name of a group (`count`) stands for all its nodes.")
     interface = optional(STRICT_TEXT, "Name of the interface; default: eth0, eth1, ...")
     mac = optional(STRICT_TEXT, "MAC address: 02:00:00:00:00:01.")
-    ipv4 = optional(_IPV4, "IPv4 address, 10.0.1.5 or 10.0.1.5/24; false for none.")
-    ipv6 = optional(_IPV6, "IPv6 address, fd00:1::5 or fd00:1::5/64; false for none.")
+    ipv4 = optional(_IPV4, "IPv4 address, 10.0.1.5 or 10.0.1.5/24; a list for several; false for none.")
+    ipv6 = optional(_IPV6, "IPv6 address, fd00:1::5 or fd00:1::5/64; a list for several; false for none.")
 
 
 _END = Of(
@@ -272,7 +274,14 @@ class NodeFile(Shape):
     private = defaulted(ListOf(Placed(_NAME)), [], "Private directories, empty at first: /var/lib/mysql.")
     services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
     firewall = optional(FIREWALL, "Packets that it accepts: a preset such as stateful, or a mapping.")
-    routes = optional(OneOf(Routes), "Static routes: none, or automatic for those that it needs.")
+    loopback = defaulted(LOOPBACKS, [], "Further addresses of `lo`: [10.255.0.1, fd00:ff::1].")
+    gateway = optional(GATEWAYS, "Its default gateway: a node, an address, a list of these, or none.")
+    routes = optional(
+        OrList(OneOf(Routes), ListOf(ROUTE)),
+        "Static routes: none, automatic for those that it needs, or a list of routes besides these.",
+    )
+    routing = optional(OneOf(Routes), "The automatic routes beside a list of `routes`: none or automatic.")
+    rules = defaulted(ListOf(RULE), [], "Policy rules: which routing table packets use.")
 
 
 class HostFile(NodeFile):
@@ -339,6 +348,8 @@ class TopologyFile(Shape):
     ipv4_pool = optional(STRICT_TEXT, "Pool of automatic prefixes; default: 10.0.0.0/8.")
     ipv6_pool = optional(STRICT_TEXT, "Pool of automatic prefixes; default: fd00::/16.")
     routes = defaulted(OneOf(Routes), Routes.AUTOMATIC, "Static routes of nodes without `routes`.")
+    routing = optional(OneOf(Routes), "The same as `routes`.")
+    anycast = defaulted(Flag(), False, "Several nodes may have the same loopback address.")
     hosts = defaulted(MapOf(Of(HostFile, or_nothing=True)), {}, "The hosts, by name.")
     routers = defaulted(MapOf(Of(RouterFile, or_nothing=True)), {}, "The routers, by name.")
     switches = defaulted(MapOf(Of(SwitchFile, or_nothing=True)), {}, "Switches without members of their own, by name.")

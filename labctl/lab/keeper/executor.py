@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from labctl.kernel.namespaces import (
 from labctl.kernel.netlink import LOOPBACK_INDEX, Refused
 from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first, refusal
 from labctl.lab.keeper.nodes import Interface, NodeTable
-from labctl.lab.keeper.parts import PART_KINDS
+from labctl.lab.keeper.parts import PART_KINDS, ROUTES
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -246,6 +246,8 @@ class Execution:
             for one in interface.assigned:
                 if isinstance(one, AddRoute):
                     self._enqueue(node, _route(one, interface), one, (errno.EEXIST,))
+            for static in interface.static_routes:
+                self._enqueue(node, ROUTES.message(self, static, static), static, _NO_WAY_NOW)
 
     def _settle(self, node: str, ifname: str) -> bool:
         """Bring the interface's carrier up to date; True when it has one."""
@@ -296,6 +298,15 @@ class Execution:
     def interface(self, node: str, ifname: str, operation: Operation) -> Interface:
         """Return the interface. KernelError if there is none."""
         return self._interface(operation, Endpoint(node, ifname))
+
+    def interfaces(self, node: str) -> Mapping[str, Interface]:
+        """Return the interfaces of the node by name; none of a node that the lab does not have."""
+        return self._nodes[node].interfaces if node in self._nodes else {}
+
+    @property
+    def existing(self) -> tuple[int, ...]:
+        """The errnos of an object that exists already, where that is as good as success."""
+        return (errno.EEXIST,) if self._is_rollback else ()
 
     def new_interface(self, node: str, ifname: str, operation: Operation) -> Interface:
         """Reserve a name and an index for an interface that a part makes. KernelError if there is one already."""
@@ -576,6 +587,7 @@ class Execution:
                     self._enqueue(node, _route(one, interface), one, (errno.EEXIST,))
                 elif one.address.version == 6 and not self._is_expected(interface, one):
                     self._add_address(interface, one, (errno.EEXIST,))
+            self._add_static_routes(interface, operation)
             return
         for address in saved.addresses:
             again = AddAddress(node, operation.ifname, address.address)
@@ -584,6 +596,11 @@ class Execution:
                 self._queue.expect_address(node, interface.index, address.address.packed)
         for route in link_state.routes_to_restore(saved, self._queue.route_socket(node)):
             self._enqueue(node, route.message, operation, _NO_WAY_NOW)
+
+    def _add_static_routes(self, interface: Interface, operation: Operation) -> None:
+        """Add the file's routes through the interface that the kernel has removed with it."""
+        for one in interface.static_routes:
+            self._enqueue(one.node, ROUTES.message(self, one, operation), one, _NO_WAY_NOW)
 
     def _is_expected(self, interface: Interface, operation: AddAddress) -> bool:
         return (interface.index, operation.address.packed) in self._queue.expected_addresses

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from labctl.kernel.link_state import SavedLink
 from labctl.kernel.namespaces import current_network, entered, new_network, open_ping_sockets, socket_in
 from labctl.kernel.netlink import LOOPBACK_INDEX
-from labctl.plan.operations import AddAddress, AddRoute, SetImpairment
+from labctl.plan.operations import AddAddress, AddRoute, AddStaticRoute, SetImpairment
 from labctl.structs import Struct, field
 from labctl.topology.model import NodeKind
 from labctl.topology.netem import Impairment, Profile
@@ -30,6 +30,7 @@ class Interface(Struct):
     is_down: bool = False  # it was set down, and not up again since
     saved: SavedLink | None = None  # what it lost when it was set down; None where that is unknown
     assigned: list[AddAddress | AddRoute] = field(default_factory=list)  # the plan's addresses and routes on it
+    static_routes: tuple[AddStaticRoute, ...] = ()  # those of the file through it, which its node has now
     impairment: SetImpairment | None = None  # the one in force
     shown: Impairment | None = None  # what its disciplines are made for: a moment of a profile, or without loss
     has_loss_rule: bool = False  # nftables loses packets that it sends, because the kernel has no netem

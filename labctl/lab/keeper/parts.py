@@ -6,10 +6,12 @@ import errno
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from labctl.kernel import bridge, link_state, netlink, nftables
+from labctl.kernel import bridge, link_state, netlink, nftables, route_messages
 from labctl.lab.keeper.netlink_queue import refusal
 from labctl.plan.operations import (
     AddForwarding,
+    AddRule,
+    AddStaticRoute,
     AddVlan,
     DisableOffload,
     MakeTable,
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from labctl.lab.keeper.executor import Execution
+    from labctl.topology.model import NextHop, PolicyRule
 
 P = TypeVar("P", bound=Part)
+
+_ABSENT = (errno.ESRCH, errno.ENODEV, errno.ENETDOWN, errno.EINVAL)  # a route, or the interface of its next hop
+_NO_RULE = (errno.ENOENT, errno.EAFNOSUPPORT)
 
 
 class PartKind(Generic[P]):
@@ -157,6 +163,76 @@ class _Forwarding(PartKind[AddForwarding]):
         at.enqueue(part.node, bridge.remove_forwarding(index, part.mac, part.vlan), operation, (errno.ENOENT,))
 
 
+class _Route(PartKind[AddStaticRoute]):
+    def make(self, at: Execution, part: AddStaticRoute, operation: Operation) -> None:
+        at.enqueue(part.node, self.message(at, part, operation), operation, at.existing)
+        self._record(at, part, operation)
+
+    def remove(self, at: Execution, part: AddStaticRoute, operation: Operation) -> None:
+        interfaces = at.interfaces(part.node)
+        hops = tuple(
+            self._hop(interfaces[hop.ifname].index, hop) for hop in part.route.hops if hop.ifname in interfaces
+        )
+        for hop in part.route.hops:
+            if (interface := interfaces.get(hop.ifname)) is not None:
+                interface.static_routes = tuple(one for one in interface.static_routes if one != part)
+        if len(hops) == len(part.route.hops):  # else it went with the interface of a hop
+            at.enqueue(part.node, route_messages.remove_route(self._request(part, hops)), operation, _ABSENT)
+
+    def replace(self, at: Execution, part: AddStaticRoute, before: AddStaticRoute, operation: Operation) -> None:
+        """Replace the route in one step, so that its destination is never without one."""
+        if part.route.destination.version == 6 and part.route.kind is not before.route.kind:
+            super().replace(at, part, before, operation)
+            return
+        for hop in before.route.hops:
+            interface = at.interface(part.node, hop.ifname, operation)
+            interface.static_routes = tuple(one for one in interface.static_routes if one != before)
+        at.enqueue(part.node, self.message(at, part, operation, replace=True), operation)
+        self._record(at, part, operation)
+
+    def message(self, at: Execution, part: AddStaticRoute, operation: Operation, *, replace: bool = False) -> bytes:
+        """Return the message that adds the route."""
+        hops = (self._hop(at.interface(part.node, hop.ifname, operation).index, hop) for hop in part.route.hops)
+        return route_messages.new_route(self._request(part, tuple(hops)), replace=replace)
+
+    def _record(self, at: Execution, part: AddStaticRoute, operation: Operation) -> None:
+        for hop in part.route.hops:
+            interface = at.interface(part.node, hop.ifname, operation)
+            interface.static_routes = (*interface.static_routes, part)
+
+    def _hop(self, index: int, hop: NextHop) -> route_messages.Hop:
+        return route_messages.Hop(index, hop.gateway, hop.weight, hop.onlink)
+
+    def _request(self, part: AddStaticRoute, hops: tuple[route_messages.Hop, ...]) -> route_messages.RouteRequest:
+        route = part.route
+        return route_messages.RouteRequest(
+            route.destination, route.kind.value, hops, route.metric, route.table, route.source
+        )
+
+
+class _Rule(PartKind[AddRule]):
+    def make(self, at: Execution, part: AddRule, operation: Operation) -> None:
+        at.enqueue(part.node, route_messages.new_rule(self._request(part.rule)), operation, at.existing)
+
+    def remove(self, at: Execution, part: AddRule, operation: Operation) -> None:
+        at.enqueue(part.node, route_messages.remove_rule(self._request(part.rule)), operation, _NO_RULE)
+
+    def _request(self, rule: PolicyRule) -> route_messages.RuleRequest:
+        return route_messages.RuleRequest(
+            version=rule.version,
+            priority=rule.priority,
+            action=rule.action.value,
+            table=rule.table,
+            source=rule.source,
+            destination=rule.destination,
+            mark=None if rule.mark is None else (rule.mark, rule.mark_mask),
+            iif=rule.iif,
+            oif=rule.oif,
+            inverted=rule.inverted,
+        )
+
+
+ROUTES = _Route()
 PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType(
     {
         DisableOffload: _Offload(),
@@ -165,5 +241,7 @@ PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType(
         SetPortOption: _PortOption(),
         AddVlan: _Vlan(),
         AddForwarding: _Forwarding(),
+        AddStaticRoute: ROUTES,
+        AddRule: _Rule(),
     }
 )

@@ -37,6 +37,8 @@ for: [{each: {i: 1..n}, where: true, for: [], hosts: {"extra${i}": {}}}]
 mtu: 1500
 addresses: dual
 routes: automatic
+routing: automatic
+anycast: false
 ipv4_pool: 10.0.0.0/8
 ipv6_pool: fd00::/16
 hosts:
@@ -53,6 +55,18 @@ hosts:
       queue: {shell: sleep 9, ready: {command: ["true"]}}
   client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s}]}
   other:
+    loopback: [10.255.0.1, {address: "fd00:ff::1", anycast: true}]
+    gateway: gw
+    routing: automatic
+    routes:
+      - {to: 192.0.2.0/24, via: [gw], dev: eth0, metric: 5, weight: 2, table: 100, src: 10.255.0.1, onlink: false}
+      - {to: 192.0.3.0/24, hops: [{via: gw, dev: eth0, weight: 2, onlink: false}, {dev: eth1}]}
+      - {to: 192.0.4.0/24, kind: blackhole}
+      - 192.0.5.0/24 dev eth0
+    rules:
+      - {from: 10.0.1.0/24, to: lan, fwmark: 0x1/0xff, iif: eth0, oif: eth1, not: true, lookup: main, priority: 7}
+      - {from: gw, action: prohibit}
+      - from 10.0.1.0/24 table 100
     files: {/etc/x: {content: x, mode: "0600", owner: root}, /srv/y: {source: /etc/hosts}}
     binds: ["/usr:/mnt", {source: /usr, target: /media, rw: true}]
     private: [/var/log]
@@ -105,7 +119,9 @@ steps:
   - expect: {on: server, not_listening: udp/53, counters: {ListenOverflows: {at_most: 0}, Udp.InErrors: {equals: 1}}}
   - expect: {on: server, connection: {receive_queue: 0, send_queue: {at_least: 0}}}
   - expect: {on: server, file: {path: /tmp/x, equals: x, not_contains: y}}
-  - expect: {on: client, route: {to: default, via: server}, address: 10.0.0.1, file: {path: /tmp/x, exists: true}}
+  - expect: {on: client, route: {to: default, via: server, dev: eth0, metric: 5}, address: 10.0.0.1}
+  - expect: {on: client, file: {path: /tmp/x, exists: true}}
+  - expect: {on: client, route: {to: default, table: 100, kind: blackhole, exists: false}}
   - expect: {running: web, not_running: web, output: {process: web, stdout: {json: {a: 1}}}, that: "$n == 3"}
   - expect: {on: client, command: ["true"], exit: 0, stdout: {contains: x}, stderr: "", env: {A: 1}, cwd: /, user: 0}
   - expect: {on: client, shell: "true", save: {stdout: out}}
