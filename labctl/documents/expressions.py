@@ -7,7 +7,9 @@ read: `site.name` is the value of a key of a mapping. Results are bounded, so th
 from __future__ import annotations
 
 import ast
+import keyword
 import operator
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -15,6 +17,7 @@ from typing import Any
 
 LENGTH_LIMIT, NUMBER_LIMIT, TEXT_LIMIT = 400, 1 << 128, 10_000
 
+_KEYWORD_KEY = rf"(?<=[\w\])])\.({'|'.join(keyword.kwlist)})\b"  # `my.as` is the value of the key `as`
 _BINARY: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = MappingProxyType(
     {
         ast.Add: operator.add,
@@ -64,7 +67,7 @@ def names_in(expression: str) -> frozenset[str] | None:
 @lru_cache(1000)
 def _parsed(expression: str) -> ast.Expression | None:
     try:
-        return ast.parse(expression, mode="eval")
+        return ast.parse(re.sub(_KEYWORD_KEY, r"['\1']", expression), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

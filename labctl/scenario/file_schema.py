@@ -133,7 +133,7 @@ class Requires(Shape):
     """Requirements on the machine; labctl skips the scenario if one is not met."""
 
     programs = defaulted(ListOf(TEXT), [], "Programs that must be installed.")
-    features = defaulted(ListOf(TEXT), [], "Kernel features: ipv6, nftables, netem, sctp, ...")
+    features = defaulted(ListOf(TEXT), [], "Features: ipv6, nftables, netem, sctp, users, ...")
     root = defaulted(FLAG, False, "Whether the scenario needs root.")
 
 

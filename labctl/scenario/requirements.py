@@ -74,6 +74,13 @@ def _without_root() -> str:
     return "" if os.geteuid() == 0 else "not run as root"
 
 
+def _without_users() -> str:
+    from labctl.kernel.privilege import read_grant
+
+    problem = "" if os.geteuid() == 0 else read_grant(os.geteuid()).problem
+    return f"programs cannot change their user in this lab: {problem}" if problem else ""
+
+
 FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "ipv6": partial(_without_path, "IPv6", "/proc/sys/net/ipv6"),
@@ -87,6 +94,7 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "tbf": partial(_without_qdisc, "tbf"),
         "vlan-filtering": partial(_without_feature, "vlan-filtering"),
         "stp": partial(_without_feature, "stp"),
+        "users": _without_users,
         "root": _without_root,
     }
 )

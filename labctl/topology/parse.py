@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ from labctl.documents.yaml_tree import is_below
 from labctl.names import interface_name_problem, name_key, node_name_problem
 from labctl.structs import Struct, field, replace
 from labctl.topology import impairments
+from labctl.topology.address_variables import ATTRIBUTES
 from labctl.topology.draft import (
     POOLS,
     Choice,
@@ -36,7 +37,7 @@ from labctl.topology.draft import (
 from labctl.topology.firewall import firewall_of
 from labctl.topology.impairment_schema import ImpairedFile
 from labctl.topology.impairments import Value, Values, expanded, merged
-from labctl.topology.model import Address, AddressOnLink, Impairment, Node, NodeKind, Prefix
+from labctl.topology.model import RESOLV_CONF, Address, AddressOnLink, Impairment, Node, NodeKind, PlacedFile, Prefix
 from labctl.topology.parse_node import (
     check_exposures,
     commands_of,
@@ -406,6 +407,12 @@ class _FileReader:
     def with_programs(self, spec: Node, model: NodeFile, place: Place) -> Node:
         """Add what only hosts and routers have."""
         mistakes = self.mistakes
+        services, configurations = services_of(model.services, place.at("services"), mistakes)
+        tree = file_tree_of(model.files, model.binds, model.private, place, mistakes)
+        if servers := model.dns or self.model.dns:
+            configurations = (*configurations, self.resolver(servers))
+        if added := [one for one in configurations if not tree.places(one.path)]:
+            tree = replace(tree, files=(*tree.files, *added))
         return replace(
             spec,
             environment=self.environment(model.environment, place),
@@ -416,15 +423,27 @@ class _FileReader:
             firewall=firewall_of(model.firewall, place, mistakes),
             exposures=exposures_of(model.expose if isinstance(model, HostFile) else [], self.document, mistakes),
             limits=limits_of(model.limits, place.at("limits"), mistakes),
-            services=services_of(model.services, place.at("services"), mistakes),
+            services=services,
             commands=commands_of(model.exec, place.at("exec"), mistakes),
-            tree=file_tree_of(model.files, model.binds, model.private, place, mistakes),
+            tree=tree,
             automatic_routes=self.has_automatic_routes(model),
         )
 
     def has_automatic_routes(self, model: NodeFile) -> bool:
         written = model.routing or (None if isinstance(model.routes, list) else model.routes)
         return (written or self.model.routing or self.model.routes) is Routes.AUTOMATIC
+
+    def resolver(self, servers: Sequence[str]) -> PlacedFile:
+        """Return the resolv.conf(5) of a node with these name servers: addresses, nodes, or address variables."""
+        family = "ipv6" if self.model.addresses is Addresses.IPV6 else "ipv4"
+        lines = []
+        for server in servers:
+            try:
+                lines.append(f"nameserver {ip_address(server)}")
+            except ValueError:
+                is_variable = server.rpartition(".")[2] in ATTRIBUTES
+                lines.append(f"nameserver ${{{server}}}" if is_variable else f"nameserver ${{{server}.{family}}}")
+        return PlacedFile(RESOLV_CONF, "\n".join(lines) + "\n")
 
     def is_valid_name(self, name: str, names: tuple[str, ...], place: Place) -> bool:
         problem = node_name_problem(name) or (node_name_problem(names[-1]) if names[-1] != name else "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from labctl.documents import Document
 from labctl.documents.diagnostics import Hint, suggest, suggestion
 from labctl.documents.schema import PlacedText
+from labctl.documents.yaml_tree import read_bytes
 from labctl.names import name_key, node_name_problem
 from labctl.structs import replace
 from labctl.topology.address_variables import example_of, may_have_references
@@ -41,6 +42,7 @@ from labctl.topology.schema import (
     PORT_MAX,
     BindFile,
     CommandFile,
+    Daemon,
     ExposureFile,
     LimitsFile,
     PlacedFileFile,
@@ -350,10 +352,63 @@ def _cpu(written: str | int | float, place: Place, mistakes: Mistakes) -> float 
     return share
 
 
-def services_of(models: Mapping[str, ServiceFile], place: Place, mistakes: Mistakes) -> tuple[Service, ...]:
-    """Return the services at that place; `with_service_order` resolves their `after`."""
-    found = (_service(name, model, place.at(name), mistakes) for name, model in models.items())
-    return tuple(service for service in found if service is not None)
+def services_of(
+    models: Mapping[str, ServiceFile], place: Place, mistakes: Mistakes
+) -> tuple[tuple[Service, ...], tuple[PlacedFile, ...]]:
+    """Return the services at that place, and the configuration files of daemons.
+
+    `with_service_order` resolves their `after`.
+    """
+    services: dict[str, Service] = {}
+    files: dict[str, PlacedFile] = {}
+    for name, model in models.items():
+        at = place.at(name)
+        made = _service(name, model, at, mistakes)
+        if made is None:
+            continue
+        programs: tuple[Service, ...] = (made,)
+        if model.use is not None:
+            programs, placed = _daemon(model.use, model, made, at, mistakes)
+            for file in placed:
+                if file.path in files:
+                    message = f"another service places {file.path}, too: a node runs one {model.use}"
+                    mistakes.add(at, message, "use several nodes, or `run`", key=True)
+                files[file.path] = file
+        for program in programs:
+            if program.name in services:
+                mistakes.add(at, f"there are two services {program.name} on this node", key=True)
+            services[program.name] = program
+    return tuple(services.values()), tuple(files.values())
+
+
+def _daemon(
+    daemon: Daemon, model: ServiceFile, service: Service, place: Place, mistakes: Mistakes
+) -> tuple[tuple[Service, ...], list[PlacedFile]]:
+    """Return the services of a daemon and its configuration files."""
+    from labctl.topology.daemons import FRR_DAEMONS, DaemonRequest, parts_of
+
+    config = model.config
+    text = config.content if config is not None else ""
+    source = ""
+    if config is not None and config.source is not None:
+        source = _source(config.source, place.document.directory, place.at("config"), mistakes)
+        try:
+            text = read_bytes(Path(source)).decode() if source else ""
+        except (OSError, ValueError) as error:
+            mistakes.add(place.at("config"), f"cannot read {config.source}: {error}")
+    for number, name in enumerate(model.daemons):
+        if name not in FRR_DAEMONS:
+            mistakes.add(
+                place.at("daemons", number), f"`{name[:40]}` is not a daemon of FRR", suggestion(name, FRR_DAEMONS)
+            )
+    request = DaemonRequest(text or "", config is not None, tuple(model.options), tuple(model.daemons))
+    parts = parts_of(daemon, service, request)
+    files = list(parts.files)
+    if config is not None:
+        files.append(PlacedFile(parts.path, text))
+    elif daemon is not Daemon.DNSMASQ:
+        mistakes.add(place, f"{daemon} needs a configuration", "write for example `config: r1.conf`")
+    return parts.services, files
 
 
 def with_service_order(
@@ -411,8 +466,8 @@ def _program(
         argv = tuple(model.run)
         if not argv[0]:
             mistakes.add(place.at("run", 0), "the program's name is empty")
-    else:
-        argv = (*SHELL, model.shell or "")
+    elif model.shell is not None:
+        argv = (*SHELL, model.shell)
     for path, text in (*((("run", number), word) for number, word in enumerate(argv)), (("cwd",), model.cwd or "")):
         if "\0" in text:
             mistakes.add(place.at("shell") if model.shell else place.at(*path), "the text contains a NUL character")

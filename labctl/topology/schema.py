@@ -6,7 +6,7 @@ Addresses and prefixes are texts here: they depend on each other, so `parse.py` 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from labctl.documents.diagnostics import Mistake
 from labctl.documents.schema import (
@@ -22,9 +22,11 @@ from labctl.documents.schema import (
     MapOf,
     Of,
     OneOf,
+    OnlyWith,
     OrFalse,
     OrList,
     Placed,
+    Rule,
     Scalar,
     Schemas,
     Shape,
@@ -159,7 +161,7 @@ class ProgramFile(Shape):
     cwd = optional(STRICT_TEXT, "Working directory, relative to the directory of the file.")
     user = optional(TEXT, "User that the program runs as: a name or number of this machine; default: root of the lab.")
 
-    RULES = (ExactlyOne("run", "shell"),)
+    RULES: ClassVar[tuple[Rule, ...]] = (ExactlyOne("run", "shell"),)
 
 
 class CommandFile(ProgramFile):
@@ -175,17 +177,6 @@ _COMMAND_ALONE = Of(
 )
 
 
-class ServiceFile(ProgramFile):
-    """A program that runs as long as the lab does."""
-
-    ready = optional(Of(ReadyFile), "Condition for it to be ready; services `after` it wait for that.")
-    within = optional(Duration(), "Time limit for it to be ready; default: 10s.")
-    restart = defaulted(OneOf(Restart), Restart.NO, "When to restart it after its end.")
-    tty = defaulted(Flag(), False, "Connect its output to a terminal, so that C programs do not buffer it.")
-    trace = defaulted(Flag(), False, "Record its system calls on sockets, in labs that are recorded.")
-    after = defaulted(ListOf(STRICT_TEXT), [], "Services that must be ready before it starts: db, or another-node/db.")
-
-
 class PlacedFileFile(Shape):
     """A file or directory that labctl places on the node."""
 
@@ -195,6 +186,48 @@ class PlacedFileFile(Shape):
     owner = optional(STRICT_TEXT, "Owner: user or user:group; default: root.")
 
     RULES = (ExactlyOne("content", "source"),)
+
+
+class Daemon(StrEnum):
+    """Daemons of networks that labctl knows how to start."""
+
+    DNSMASQ = "dnsmasq"
+    RADVD = "radvd"
+    FRR = "frr"
+    BIRD = "bird"
+
+
+_DAEMONS = tuple(one.value for one in Daemon)
+
+_CONFIG = Of(
+    PlacedFileFile,
+    short={str: "source"},
+    otherwise=Mistake("expected a file, or a mapping with `content` or `source`", "write for example `r1/frr.conf`"),
+)
+
+
+class ServiceFile(ProgramFile):
+    """A program that runs as long as the lab does."""
+
+    use = optional(OneOf(Daemon), "Instead of `run`: a daemon that labctl starts, with its configuration file.")
+    config = optional(
+        _CONFIG, "The daemon's configuration: a file, or {content: TEXT}; address variables are replaced."
+    )
+    options = defaulted(ListOf(TEXT), [], "Further arguments of the daemon.")
+    daemons = defaulted(ListOf(TEXT), [], "For frr: the daemons beside zebra; default: those that `config` mentions.")
+    ready = optional(Of(ReadyFile), "Condition for it to be ready; services `after` it wait for that.")
+    within = optional(Duration(), "Time limit for it to be ready; default: 10s.")
+    restart = defaulted(OneOf(Restart), Restart.NO, "When to restart it after its end.")
+    tty = defaulted(Flag(), False, "Connect its output to a terminal, so that C programs do not buffer it.")
+    trace = defaulted(Flag(), False, "Record its system calls on sockets, in labs that are recorded.")
+    after = defaulted(ListOf(STRICT_TEXT), [], "Services that must be ready before it starts: db, or another-node/db.")
+
+    RULES = (
+        ExactlyOne("run", "shell", "use"),
+        OnlyWith("config", "use", _DAEMONS, "`config` belongs to a service with `use`"),
+        OnlyWith("options", "use", _DAEMONS, "`options` belongs to a service with `use`"),
+        OnlyWith("daemons", "use", ("frr",), "`daemons` belongs to a service with `use: frr`"),
+    )
 
 
 _PLACED = Of(
@@ -272,6 +305,7 @@ class NodeFile(Shape):
     files = defaulted(MapOf(_PLACED), {}, "Files and directories that labctl places there, by path.")
     binds = defaulted(ListOf(_BIND), [], "Files and directories of the machine to mount there: data:/srv[:rw].")
     private = defaulted(ListOf(Placed(_NAME)), [], "Private directories, empty at first: /var/lib/mysql.")
+    dns = defaulted(ListOf(TEXT, or_one=True), [], "Its name servers: nodes or addresses.")
     services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
     firewall = optional(FIREWALL, "Packets that it accepts: a preset such as stateful, or a mapping.")
     loopback = defaulted(LOOPBACKS, [], "Further addresses of `lo`: [10.255.0.1, fd00:ff::1].")
@@ -350,6 +384,7 @@ class TopologyFile(Shape):
     routes = defaulted(OneOf(Routes), Routes.AUTOMATIC, "Static routes of nodes without `routes`.")
     routing = optional(OneOf(Routes), "The same as `routes`.")
     anycast = defaulted(Flag(), False, "Several nodes may have the same loopback address.")
+    dns = defaulted(ListOf(TEXT, or_one=True), [], "Name servers of nodes without `dns`: nodes or addresses.")
     hosts = defaulted(MapOf(Of(HostFile, or_nothing=True)), {}, "The hosts, by name.")
     routers = defaulted(MapOf(Of(RouterFile, or_nothing=True)), {}, "The routers, by name.")
     switches = defaulted(MapOf(Of(SwitchFile, or_nothing=True)), {}, "Switches without members of their own, by name.")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from labctl.documents.expressions import ExpressionError, evaluate, names_in, text_of
 
 SCOPE: dict[str, Any] = {
-    "i": 4, "n": 4, "name": "berlin", "cities": ["berlin", "paris"], "site": {"lat": 52.5, "tags": ["a"]}, "on": True,
+    "i": 4, "n": 4, "name": "berlin", "cities": ["berlin", "paris"],
+    "site": {"lat": 52.5, "tags": ["a"], "as": 65001}, "on": True,
 }  # fmt: skip
 
 
@@ -30,6 +31,7 @@ SCOPE: dict[str, Any] = {
         ("'a' if i > 3 else 'b'", "a"),
         ("site.lat + 1", 53.5),
         ("site['tags'][0]", "a"),
+        ("site.as + 1", 65002),
         ("cities[i - 3]", "paris"),
         ("len(cities) + max(i, 9) + min(1, 2)", 12),
         ("hex(255)", "ff"),

@@ -36,6 +36,7 @@ parameters: {n: 1}
 for: [{each: {i: 1..n}, where: true, for: [], hosts: {"extra${i}": {}}}]
 mtu: 1500
 addresses: dual
+dns: gw
 routes: automatic
 routing: automatic
 anycast: false
@@ -44,6 +45,7 @@ ipv6_pool: fd00::/16
 hosts:
   server:
     sysctls: {net.core.somaxconn: 128}
+    dns: [10.0.0.53]
     environment: {MODE: test}
     offload: false
     limits: {pids: 100, memory: 256MiB, cpu: 50%}
@@ -52,6 +54,7 @@ hosts:
       web: {run: [sleep, 9], env: {A: 1}, cwd: ., user: 3, ready: {file: /run/x}, within: 5s, restart: always}
       db: {shell: sleep 9, ready: {listening: tcp/5432}, after: [log]}
       log: {shell: sleep 9, ready: {line: ready}, env: {}, tty: true, trace: true}
+      ospf: {use: frr, config: {content: router ospf}, options: [-t], daemons: [ospfd]}
       queue: {shell: sleep 9, ready: {command: ["true"]}}
   client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s}]}
   other:
