@@ -75,10 +75,10 @@ def _without_root() -> str:
 
 
 def _without_users() -> str:
-    from labctl.kernel.privilege import read_grant
+    from labctl.observe.machine import users_in_labs
 
-    problem = "" if os.geteuid() == 0 else read_grant(os.geteuid()).problem
-    return f"programs cannot change their user in this lab: {problem}" if problem else ""
+    found = None if os.geteuid() == 0 else users_in_labs(os.geteuid())
+    return "" if found is None or found.works else f"programs cannot change their user in a lab: {found.problem}"
 
 
 FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
