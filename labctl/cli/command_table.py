@@ -273,7 +273,9 @@ COMMANDS = (
             Parameter("output", "-o, --output OUT", "Write to OUT instead of standard output.", kind=path),
             Parameter("without", "--without PART...", "Leave out delay, rate, loss or commands. May be repeated."),
             Parameter("hosts", "--hosts", "Attach a host to each router of a graph."),
-            Parameter("choice", "--topo NAME[,ARG...]", "Of several topologies in a Mininet program: this one."),
+            Parameter(
+                "choice", "--topo NAME[,ARG]", "Of several topologies in a Mininet program: this one, with arguments."
+            ),
             Parameter("force", "--force", "Replace OUT if it exists."),
         ),
         "labctl import Abilene.graphml -o abilene.yaml",

@@ -94,6 +94,22 @@ def _sketch(found: Format, path: Path, options: Options) -> Sketch:
             from labctl.formats import containerlab
 
             return containerlab.read(_document(path), path, name)
+        case Format.MININET:
+            from labctl.formats import mininet
+
+            return mininet.read(path, name, options)
+        case Format.MINIEDIT:
+            from labctl.formats import mininet
+
+            return mininet.read_miniedit(_content(path), path, name)
+        case Format.NETLAB:
+            from labctl.formats import netlab
+
+            return netlab.read(_document(path), path, name)
+        case Format.COMPOSE:
+            from labctl.formats import compose
+
+            return compose.read(_document(path), path, name)
         case _:
             raise InputError(f"{path}: cannot read {found.value}.")
 

@@ -65,6 +65,8 @@ class _Assembly:
 
     def assembled(self) -> Assembled:
         self.roles()
+        self.allow_rings()
+        self.fold_switches()
         self.interface_names()
         self.addresses()
         if self.sketch.about:
@@ -82,6 +84,43 @@ class _Assembly:
         for device in self.devices.values():
             if device.role is None:
                 device.role = Role.ROUTER if counts[device.name] > 1 else Role.HOST
+
+    def allow_rings(self) -> None:
+        """Let switches that form a ring run the spanning tree protocol."""
+        switches = [device for device in self.devices.values() if device.role is Role.SWITCH]
+        root = {device.name: device.name for device in switches}
+
+        def find(name: str) -> str:
+            while root[name] != name:
+                name = root[name]
+            return name
+
+        closing = 0
+        for cable in self.sketch.cables:
+            hubs = {find(port.device) for port in cable.ports if port.device in root}
+            inner = [port for port in cable.ports if port.device in root]
+            if len(inner) == 2 and not cable.name:
+                closing += len(hubs) == 1
+                first, second = (find(port.device) for port in inner)
+                root[second] = first
+        if closing:
+            for device in switches:
+                device.settings["stp"] = True
+            self.report.note("switches form a ring, so all run the spanning tree protocol (`stp`)")
+
+    def fold_switches(self) -> None:
+        """Make a network of each switch that has plain links to hosts and routers: its members."""
+        roles = {name: device.role for name, device in self.devices.items()}
+        for device in [one for one in self.devices.values() if one.role is Role.SWITCH]:
+            plain = [cable for cable in self.sketch.cables if _is_plain(cable, device.name, roles)]
+            if not plain:
+                continue
+            ports = [port for cable in plain for port in cable.ports if port.device != device.name]
+            found = {id(cable) for cable in plain}
+            at = next(number for number, cable in enumerate(self.sketch.cables) if id(cable) in found)
+            network = Cable(ports, device.name, settings=device.settings, comment=device.comment, line=device.line)
+            self.sketch.cables.insert(at, network)
+            self.sketch.cables = [cable for cable in self.sketch.cables if id(cable) not in found]
 
     def interface_names(self) -> None:
         """Omit names that labctl derives: eth0, eth1, ... in the order of the file, networks first."""
@@ -150,7 +189,11 @@ class _Assembly:
         wanted = [parsed.network for cable in domain.cables if (parsed := _parsed(cable.prefix(family), family))]
         firsts = [_parsed(port.addresses(family)[0], family) for port in domain.ports if port.addresses(family)]
         votes = Counter(one.network for one in firsts if one and one.network.prefixlen < one.max_prefixlen)
+        needed = len(domain.ports) if self.sketch.addressing is Addressing.AUTOMATIC else 0
         for candidate in dict.fromkeys([*wanted, *(network for network, _ in votes.most_common())]):
+            unusable = 2 if candidate.prefixlen < candidate.max_prefixlen - 1 else 0
+            if candidate.num_addresses - unusable < needed:
+                continue
             if not any(candidate.overlaps(other) for other in taken):
                 return candidate
         return None
@@ -279,6 +322,15 @@ class _Assembly:
                     made[key] = False
         made |= port.impairment
         return port.device if made.keys() == {"node"} else made
+
+
+def _is_plain(cable: Cable, switch: str, roles: Mapping[str, Role | None]) -> bool:
+    """Return whether the link joins a host or router to the switch, without anything that only a link can have."""
+    if cable.name or cable.mtu or cable.impairment or cable.settings or cable.comment or cable.ipv4 or cable.ipv6:
+        return False
+    ends = [port for port in cable.ports if port.device == switch]
+    others = [port for port in cable.ports if roles[port.device] is not Role.SWITCH]
+    return len(ends) == len(others) == 1 and not any(port.impairment for port in cable.ports)
 
 
 def _settings(device: Device) -> dict[str, Value]:

@@ -197,9 +197,8 @@ class _Reader:
                 device.settings.setdefault("sysctls", {})[key] = int(value) if value.isdecimal() else value
             else:
                 self.report.left_out(f"{node}: the sysctl {key}", "it belongs to the whole machine", line)
-        ports = [text(each).split("/")[0] for each in items(settings.get("ports"))]
-        for written, plain in zip(texts(settings.get("ports")), ports, strict=True):
-            if re.fullmatch(r"([\d.]+:)?\d+:\d+", plain):
+        for written in texts(settings.get("ports")):
+            if re.fullmatch(r"([\d.]+:)?\d+:\d+(/tcp|/udp)?", written):
                 device.append("expose", written)
             else:
                 self.report.left_out(f"{node}: the port {written}", "only MACHINE_PORT:PORT can be exposed", line)

@@ -58,7 +58,24 @@ def test_linked_switches_share_a_prefix() -> None:
     sketch.connect(Port("s2"), Port("b", "", ["10.0.1.2/24"]))
     data = assemble(sketch, Options()).data
     assert data["hosts"]["b"]["exec"] == ["ip address add 10.0.1.2/24 dev eth0"]
-    assert data["switches"] == {"s1": {}, "s2": {}}
+    assert data["networks"] == {
+        "s1": {"ipv4": "10.0.0.0/24", "members": [{"node": "a", "ipv4": "10.0.0.1"}]},
+        "s2": {"members": [{"node": "b", "ipv4": False}]},
+    }
+    assert data["links"] == [["s1", "s2"]]
+
+
+def test_a_switch_with_plain_links_is_a_network_and_its_other_links_stay() -> None:
+    sketch = Sketch("x", "tool")
+    for name in ("a", "b", "c"):
+        sketch.device(name, Role.HOST)
+    sketch.device("s", Role.SWITCH)
+    for name in ("a", "b", "c"):
+        sketch.connect(Port(name), Port("s"))
+    sketch.cables[1].impairment = {"delay": "1ms"}
+    data = assemble(sketch, Options()).data
+    assert data["networks"] == {"s": {"members": ["a", "c"]}}
+    assert data["links"] == [{"ends": ["b", "s"], "delay": "1ms"}]
 
 
 def test_parts_are_left_out_on_request() -> None:

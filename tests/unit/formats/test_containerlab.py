@@ -19,15 +19,15 @@ SITES = DATA / "containerlab/sites.clab.yml"
 
 def test_nodes_by_their_interfaces_and_bridges_as_switches() -> None:
     data, _ = translated(SITES)
-    assert (list(data["hosts"]), list(data["routers"]), list(data["switches"])) == (
-        ["web", "user1", "user2"], ["gw", "srl"], ["lan"]
+    assert (list(data["hosts"]), list(data["routers"]), list(data["networks"])) == (
+        ["web", "user1", "user2"], ["gw", "srl"], ["lan", "srl-e1-1"]
     )  # fmt: skip
     assert data["name"] == "sites"
 
 
 def test_addresses_of_exec_are_those_of_the_ends() -> None:
     data, _ = translated(SITES)
-    assert data["links"][3]["ends"] == [
+    assert data["links"][1]["ends"] == [
         {"node": "gw", "interface": "eth2", "ipv4": "10.2.0.1/24", "ipv6": "2001:db8:2::1/64"},
         {"node": "web", "interface": "eth1", "ipv4": "10.2.0.2/24", "ipv6": "2001:db8:2::2/64"},
     ]
@@ -36,8 +36,8 @@ def test_addresses_of_exec_are_those_of_the_ends() -> None:
 
 def test_the_extended_form_of_a_link_has_mac_and_mtu() -> None:
     data, _ = translated(SITES)
-    assert data["links"][2]["mtu"] == 1400
-    assert data["links"][2]["ends"][0]["mac"] == "02:00:00:00:00:12"
+    assert data["links"][0]["mtu"] == 1400
+    assert data["links"][0]["ends"][0]["mac"] == "02:00:00:00:00:12"
 
 
 def test_groups_kinds_and_defaults_are_merged() -> None:
