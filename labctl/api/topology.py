@@ -8,8 +8,6 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from labctl.topology.model import NodeKind
-
 if TYPE_CHECKING:
     from labctl.topology.model import Link, Node
     from labctl.topology.model import Topology as Model
@@ -241,10 +239,14 @@ class Topology:
         return self._model
 
     def to_yaml(self) -> str:
-        """Return the same topology as a file; of a running lab without its services, which already run."""
+        """Return the same topology as a file; of a shape or a running lab with all derived values."""
         if self._text is not None:
             return self._text
-        return _dump(self._data if self._model is None else _data_of(self._model))
+        if self._model is None:
+            return _dump(self._data)
+        from labctl.topology.resolved_file import text_of
+
+        return text_of(self._model.file)
 
     def _node(self, kind: str, name: str, given: Mapping[str, Any]) -> Self:
         self._check_changeable()
@@ -280,74 +282,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | IPv4Network | IPv6Network):
         return [_plain(each) for each in value]
     return value
-
-
-def _data_of(model: Model) -> dict[str, Any]:
-    """Return a shape as a file with names and links alone, and a running lab's topology with all derived values."""
-    sections = {NodeKind.HOST: "hosts", NodeKind.ROUTER: "routers", NodeKind.SWITCH: "switches"}
-    data: dict[str, Any] = {"name": model.name}
-    for kind, section in sections.items():
-        nodes = {node.name: _node_data(node) for node in model.nodes if node.kind is kind}
-        if nodes:
-            data[section] = nodes
-    ends = {(node.name, interface.name): interface for node in model.nodes for interface in node.interfaces}
-    data["links"] = [
-        {"ends": [_end_data(model, ends[end.node, end.ifname], end.node) for end in (link.a, link.b)]}
-        | ({"mtu": mtu} if (mtu := ends[link.a.node, link.a.ifname].mtu) != 1500 else {})
-        for link in model.links
-    ]
-    return data
-
-
-def _node_data(node: Node) -> dict[str, Any]:
-    from labctl.topology.address_variables import escaped
-
-    data: dict[str, Any] = {} if node.automatic_routes else {"routes": "none"}
-    if node.environment:
-        data["environment"] = dict(node.environment)
-    if node.sysctls:
-        data["sysctls"] = dict(node.sysctls)
-    if node.nat:
-        data["nat"] = True
-    if node.translation is not None:
-        data |= node.translation.data()
-    if node.firewall is not None:
-        data["firewall"] = node.firewall.data()
-    if node.exposures:
-        data["expose"] = [f"{each.machine}:{each.port}/{each.transport}" for each in node.exposures]
-    if node.tree.files:
-        data["files"] = {
-            one.path: _given(
-                {
-                    "content": None if one.content is None else escaped(one.content),
-                    "source": one.source or None,
-                    "mode": None if one.mode is None else f"{one.mode:04o}",
-                    "owner": one.owner or None,
-                }
-            )
-            for one in node.tree.files
-        }
-    if node.tree.binds:
-        binds = node.tree.binds
-        data["binds"] = [{"source": one.source, "target": one.path, "rw": one.writable} for one in binds]
-    if node.tree.private:
-        data["private"] = list(node.tree.private)
-    if node.limits is not None:
-        pids, memory_bytes, cpu = node.limits.pids, node.limits.memory_bytes, node.limits.cpu
-        share = None if cpu is None else f"{cpu * 100:.15g}%"
-        data["limits"] = _given({"pids": pids, "memory": memory_bytes, "cpu": share})
-    return data
-
-
-def _end_data(model: Model, interface: Any, node: str) -> dict[str, Any]:
-    data: dict[str, Any] = {"node": node, "interface": interface.name, "mac": interface.mac}
-    if interface.impairment:
-        data |= dict(interface.impairment.texts())
-    if model.node(node).kind is not NodeKind.SWITCH:
-        for version in (4, 6):
-            found = [str(address) for address in interface.addresses if address.version == version]
-            data[f"ipv{version}"] = found[0] if found else False
-    return data
 
 
 def _dump(data: Mapping[str, Any]) -> str:

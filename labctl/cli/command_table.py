@@ -349,7 +349,7 @@ COMMANDS = (
             Parameter(
                 "format",
                 "-f, --format FORMAT",
-                "labctl schema inspect prints the JSON Schema.",
+                "labctl schema inspect prints the schema of json. yaml is a topology file that labctl up accepts.",
                 choices=("table", "json", "yaml"),
             ),
         ),
@@ -397,8 +397,8 @@ COMMANDS = (
             Parameter(
                 "format",
                 "-f, --format FORMAT",
-                "sh is a script of ip commands that builds the same network.",
-                choices=("text", "json", "sh"),
+                "sh is a script of ip commands that builds the same network, yaml the file with all derived values.",
+                choices=("text", "json", "sh", "yaml"),
             ),
             Parameter("lab", "--lab LAB", "Show what labctl up would change in this lab.", "lab_names"),
         ),

@@ -221,12 +221,17 @@ def plan(topology: str | None, topo: str | None, format: str, lab: str | None, v
     if lab is not None:
         from labctl.cli.lifecycle import show_difference
 
-        if format == "sh":
-            raise InputError("labctl plan: --lab has no --format sh. Try --format text or json.")
+        if format in ("sh", "yaml"):
+            raise InputError(f"labctl plan: --lab has no --format {format}. Try --format text or json.")
         return show_difference(source, lab, as_json=format == "json", values=values)
     from labctl.plan.build import build
     from labctl.plan.render import render_json, render_shell, render_text
 
+    if format == "yaml":
+        from labctl.topology.resolved_file import text_of
+
+        standard_output().write_bytes(text_of(load_topology(source, values).file).encode())
+        return 0
     with waiting(f"planning {source}"):
         planned = build(load_topology(source, values))
     render = {"text": render_text, "json": render_json, "sh": render_shell}[format]

@@ -192,10 +192,28 @@ def inspect(lab: str | None, lab_option: str | None, format: str) -> int:
 
         screen.write_bytes(json.dumps(as_data(found), indent=2, ensure_ascii=False).encode() + b"\n")
     else:
-        import yaml
-
-        screen.write_bytes(yaml.safe_dump(as_data(found), sort_keys=False, allow_unicode=True, width=120).encode())
+        screen.write_bytes(as_topology_file(found).encode())
     return 0
+
+
+def as_topology_file(found: Inspection) -> str:
+    """Return a topology file that `labctl up` accepts, with all derived values, and the impairments of this moment.
+
+    Other differences between the lab and its file are comments at its beginning.
+    """
+    from labctl.observe.impairments import FoundImpairment
+    from labctl.topology.resolved_file import text_of
+
+    if not found.plan.file:
+        raise InputError(f"lab {found.name}: its topology has names of files that are not UTF-8, as YAML must be.")
+    ends = [(each.node, each.interface) for each in found.differs if each.what == "impairment"]
+    changed = {
+        (node, ifname): found.found[node].impairments.get(ifname, FoundImpairment()).impairment for node, ifname in ends
+    }
+    header = [f"The running lab {found.name}."]
+    if others := [each for each in found.differs if each.what != "impairment"]:
+        header += ["The lab differs from this file, changed by hand:", *(f"  {each}" for each in others)]
+    return text_of(found.plan.file, header, changed)
 
 
 def as_table(found: Inspection, look: Look) -> list[str]:

@@ -164,7 +164,7 @@ def build(topology: Topology) -> Plan:
         )
         for node in topology.nodes
     )
-    return Plan(topology.name, nodes, tuple(operations))
+    return Plan(topology.name, nodes, tuple(operations), topology.file)
 
 
 def tables(node: Node, topology: Topology) -> list[MakeTable]:
@@ -264,4 +264,4 @@ def topology_of(plan: Plan) -> Topology:
         )
         for node in plan.nodes
     )
-    return Topology(plan.topology, nodes, tuple(links), source=plan.topology)
+    return Topology(plan.topology, nodes, tuple(links), source=plan.topology, file=plan.file)

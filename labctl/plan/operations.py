@@ -388,6 +388,7 @@ class Plan(Struct, frozen=True, gc=False):
     topology: str  # its name
     nodes: tuple[Node, ...]
     operations: tuple[Operation, ...]
+    file: str = ""  # that of the topology: the data of its file, as JSON, or a shape
 
 
 def services_of(nodes: Iterable[Node]) -> dict[str, tuple[str, Service]]:
@@ -427,6 +428,7 @@ class _Document(Struct, frozen=True):
     topology: str
     nodes: tuple[Node, ...]
     operations: str
+    file: str = ""
 
 
 _OPERATIONS = tuple[Operation, ...]
@@ -435,7 +437,7 @@ _OPERATIONS = tuple[Operation, ...]
 def plan_to_json(plan: Plan) -> Any:
     """Return the plan as JSON values."""
     operations = json_encode(plan.operations, enc_hook=str).decode()
-    return _to_json(_Document(plan.topology, plan.nodes, operations))
+    return _to_json(_Document(plan.topology, plan.nodes, operations, plan.file))
 
 
 def plan_from_json(value: Any) -> Plan:
@@ -450,7 +452,7 @@ def plan_from_json(value: Any) -> Plan:
     for node in document.nodes:
         if problem := node_name_problem(node.name):
             raise InputError(f"plan: cannot read it: the name `{node.name}` of a node {problem}.")
-    return Plan(document.topology, document.nodes, operations)
+    return Plan(document.topology, document.nodes, operations, document.file)
 
 
 def operations_to_json(operations: Iterable[Operation]) -> Any:

@@ -178,6 +178,7 @@ class Draft(Struct, frozen=True):
     place: Place | None = None
     vlans: tuple[DraftVlan, ...] = ()
     anycast: bool = False  # several nodes may have the same loopback address
+    file: str = ""  # the data of the file and of those that it includes, as JSON (labctl.topology.file_data)
 
 
 class Loopbacks(Struct, frozen=True):
@@ -471,7 +472,7 @@ def from_shape(text: str) -> Draft:
         numbers.append(int(stripped))
     parts = shape.make(*numbers)
     links = tuple(DraftLink(DraftEnd(a), DraftEnd(b), MTU) for a, b in parts.pairs)
-    return Draft(text.replace(":", "-").replace(",", "-"), text, parts.nodes, links)
+    return Draft(text.replace(":", "-").replace(",", "-"), text, parts.nodes, links, file=text)
 
 
 def _nodes(kind: NodeKind, count: int) -> tuple[DraftNode, ...]:

@@ -506,6 +506,7 @@ class Topology(Struct, frozen=True, dict=True):
     links: tuple[Link, ...]
     source: str = ""  # the file or the shape
     imported: Imported | None = None
+    file: str = ""  # the data of the file and of those that it includes, as JSON; a shape as it is written
 
     @cached_property
     def _by_name(self) -> dict[str, Node]:

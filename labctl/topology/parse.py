@@ -16,8 +16,8 @@ from labctl.documents.diagnostics import suggestion
 from labctl.documents.schema import Reading, Unusable
 from labctl.documents.yaml_tree import is_below
 from labctl.names import interface_name_problem, name_key, node_name_problem
-from labctl.structs import Struct, field, replace
-from labctl.topology import impairments
+from labctl.structs import Struct, field, json_encode, replace
+from labctl.topology import file_data, impairments
 from labctl.topology.address_variables import ATTRIBUTES
 from labctl.topology.draft import (
     POOLS,
@@ -209,8 +209,17 @@ def draft_of(
         Place(document, main.at_path),
         tuple(gathered.vlans.values()),
         main.anycast,
+        file="" if mistakes.diagnostics else _data_of(gathered, main.name or name),
     )
     return draft, mistakes.diagnostics
+
+
+def _data_of(gathered: _Gathered, name: str) -> str:
+    """Return the data of all files as JSON; "" if they have texts that are not UTF-8 (names of files)."""
+    try:
+        return json_encode(file_data.merged([(model.at_path, own) for model, own in gathered.files], name)).decode()
+    except UnicodeEncodeError:
+        return ""
 
 
 def _read_file(

@@ -159,7 +159,7 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
         from labctl.topology.switches import resolve_switches
 
         nodes = resolve_switches(draft, nodes, links, mistakes)
-    topology = Topology(draft.name, nodes, tuple(links), draft.source)
+    topology = Topology(draft.name, nodes, tuple(links), draft.source, file=draft.file)
     topology = with_addresses(topology, {node.name: node.place for node in draft.nodes}, mistakes)
     return topology, list(in_file_order(mistakes.diagnostics))
 

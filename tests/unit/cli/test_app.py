@@ -74,7 +74,7 @@ def test_commands_options_choices_and_shapes_are_completed(tmp_path: Path) -> No
     tmp_path.chmod(0o700)
     assert completed(tmp_path, "ex") == ["examples", "exec"]
     assert completed(tmp_path, "run", "--sh") == ["--shard", "--shuffle"]
-    assert completed(tmp_path, "plan", "--format", "") == ["text", "json", "sh"]
+    assert completed(tmp_path, "plan", "--format", "") == ["text", "json", "sh", "yaml"]
     assert "star:" in completed(tmp_path, "up", "st")
     assert completed(tmp_path, "link", "a", "b", "se") == ["set"]
     assert completed(tmp_path, "down", "") == []

@@ -95,7 +95,7 @@ def test_options_after_the_first_word_of_a_command_line_are_its_own() -> None:
 
 
 def test_bash_makes_three_words_of_an_option_with_its_value() -> None:
-    assert candidates(["plan", "--format"], "=") == ["text", "json", "sh"]
+    assert candidates(["plan", "--format"], "=") == ["text", "json", "sh", "yaml"]
     assert candidates(["plan", "--format", "="], "j") == ["json"]
 
 

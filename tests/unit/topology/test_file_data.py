@@ -1,0 +1,50 @@
+"""The data of several files as one: every key as it is written, absolute paths, defaults where they applied."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from labctl import topology
+from labctl.documents import parse
+from labctl.topology.draft import from_shape
+from labctl.topology.file_data import as_end, as_link, merged, of_shape
+from tests.unit.topology.test_resolved_file import assert_same_again
+
+
+def test_files_that_are_included_become_one(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "site.yaml").write_text(
+        "mtu: 1400\nroutes: none\nhosts: {p: {services: {s: {run: [sleep, '9']}}, files: {/etc/x: {source: x}}}}\n"
+        "routers: {r: }\nnetworks: {back: {members: [p, r]}}\nlinks: [[p, r]]\n"
+    )
+    (tmp_path / "part" / "x").write_text("x")
+    (tmp_path / "main.yaml").write_text(
+        "include: [part/site.yaml]\nhosts: {a: {exec: [ls, {run: [ls], cwd: part}], binds: ['part:/srv/p']}}\n"
+        "networks: {lan: {members: [a, r]}}\nlinks: [[a, {node: p, interface: up}]]\n"
+    )
+    made = topology.load(tmp_path / "main.yaml")
+    assert_same_again(made, names=False)
+    data = json.loads(made.file)
+    assert data["hosts"]["p"]["files"]["/etc/x"]["source"] == str(tmp_path / "part" / "x")
+    assert data["hosts"]["p"]["routes"] == "none"
+    assert "include" not in data
+
+
+def test_an_unknown_key_stays_as_it_is() -> None:
+    document = parse("hosts: {a: {new: [1, {x: y}]}}\nother: {z: 1}", "test.yaml")
+    assert merged([((), document)], "n") == {"name": "n", "hosts": {"a": {"new": [1, {"x": "y"}]}}, "other": {"z": 1}}
+
+
+def test_a_shape_has_names_and_links() -> None:
+    assert of_shape(from_shape("star:2")) == {
+        "name": "star-2",
+        "hosts": {"h1": {}, "h2": {}},
+        "switches": {"s1": {}},
+        "links": [["h1", "s1"], ["h2", "s1"]],
+    }
+
+
+def test_short_forms_are_mappings() -> None:
+    assert as_link(["a", "b"]) == {"ends": ["a", "b"]}
+    assert as_end("a") == {"node": "a"}

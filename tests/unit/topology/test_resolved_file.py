@@ -1,0 +1,146 @@
+"""A topology as one file with all derived values: it makes the same plan, whatever keys it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl import scenario, topology
+from labctl.documents import DocumentError, parse
+from labctl.formats.yaml_writer import write
+from labctl.plan.build import build
+from labctl.plan.diff import difference
+from labctl.structs import replace
+from labctl.topology import resolved_file
+from labctl.topology.model import Topology
+from labctl.topology.netem import Impairment
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = sorted((ROOT / "topologies").rglob("*.yaml"))
+SCENARIOS = sorted((ROOT / "scenarios").rglob("*.yaml"))
+
+
+def read(text: str, file: str = "test.yaml") -> Topology:
+    made, diagnostics = topology.resolve_inline(parse(text, file), (), Path(file).parent)
+    if diagnostics or made is None:
+        raise DocumentError(diagnostics)
+    return made
+
+
+def assert_same_again(made: Topology, *, names: bool = True) -> None:
+    """`names`: also the order of nodes, in which /etc/hosts has them."""
+    text = resolved_file.text_of(made.file)
+    again = read(text, "/elsewhere/again.yaml")
+    before, after = build(made), build(again)
+    found = difference(before, after)
+    assert not (found if names else replace(found, names=False)), text
+    assert {node.name: node for node in after.nodes} == {node.name: node for node in before.nodes}, text
+    assert resolved_file.text_of(again.file) == text  # nothing is left to derive
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_topology_makes_the_same_plan_again(path: Path) -> None:
+    assert_same_again(topology.load(path))
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_the_topology_of_a_shipped_scenario_makes_the_same_plan_again(path: Path) -> None:
+    assert_same_again(scenario.load(path).topology)
+
+
+@pytest.mark.parametrize("shape", ["pair", "star:4", "line:3", "tree:2,3", "mesh:4"])
+def test_a_shape_makes_the_same_plan_again(shape: str) -> None:
+    assert_same_again(topology.load(shape))
+
+
+def test_names_of_interfaces_macs_and_addresses_are_written_out() -> None:
+    made = read("hosts: {a: , b: {count: 2}}\nnetworks: {lan: {members: [a, b]}}")
+    assert resolved_file.explicit(made.file)["networks"]["lan"]["members"][2] == {
+        "node": "b-2",
+        "interface": "eth0",
+        "mac": made.node("b-2").interfaces[0].mac,
+        "ipv4": "10.0.0.3/24",
+        "ipv6": "fd00::3/64",
+    }
+
+
+def test_parameters_and_repetition_are_written_out() -> None:
+    made = read(
+        "parameters: {n: 4}\nfor:\n  each: {i: 1..n}\n  routers: {'r${i}': }\n  links: [['r${i}', 'r${i % n + 1}']]\n"
+    )
+    assert_same_again(made)
+    assert "parameters" not in resolved_file.explicit(made.file)
+
+
+def test_impairments_of_a_running_lab_replace_those_of_the_file() -> None:
+    made = read("hosts: {a: , b: , c: }\nlinks: [{ends: [a, {node: b, loss: 1%}], delay: 5ms}, [b, c]]")
+    now = {("a", "eth0"): Impairment(rate_bit_s=10_000_000), ("b", "eth0"): None}
+    links = resolved_file.explicit(made.file, now)["links"]
+    near, far = links[0]["ends"]
+    assert (near["rate"], "loss" in far, "delay" in links[0]) == ("10mbit", False, False)
+    again = read(resolved_file.text_of(made.file, impairments=now))
+    assert again.node("a").interface("eth0").impairment == Impairment(rate_bit_s=10_000_000)
+    assert again.node("b").interface("eth0").impairment is None
+
+
+def test_the_header_is_a_comment() -> None:
+    assert resolved_file.text_of("pair", ["The lab x."]).startswith("# The lab x.\n")
+
+
+# -- any file ----------------------------------------------------------------------------------------------------------
+
+IMPAIRED = st.fixed_dictionaries(
+    {},
+    optional={
+        "delay": st.sampled_from(["5ms", "1s", "200us"]),
+        "loss": st.sampled_from(["1%", "0.5%"]),
+        "rate": st.sampled_from(["10mbit", "1gbit"]),
+    },
+)
+NODE = st.fixed_dictionaries(
+    {},
+    optional={
+        "count": st.integers(1, 3),
+        "sysctls": st.just({"net.core.somaxconn": 128}),
+        "environment": st.dictionaries(st.sampled_from(["A", "B"]), st.sampled_from(["x", "on", "1", "$${a}", "a b"])),
+        "routes": st.sampled_from(["none", "automatic"]),
+        "limits": st.just({"pids": 20, "memory": "64MiB", "cpu": "50%"}),
+        "exec": st.lists(st.sampled_from(["true", ["ls", "-l"], {"run": ["ls"], "user": "nobody"}]), max_size=2),
+        "services": st.just({"web": {"run": ["sleep", "9"], "env": {"P": "1"}, "restart": "always", "within": "3s"}}),
+        "files": st.just({"/etc/motd": {"content": "a\n b\n", "mode": "0600", "owner": "root"}}),
+        "private": st.just(["/var/log/x"]),
+        "offload": st.booleans(),
+        "firewall": st.just({"policy": "drop", "allow": ["tcp/80"]}),
+    },
+)  # fmt: skip
+
+
+@st.composite
+def files(draw: st.DrawFn) -> dict[str, Any]:
+    """Any small network: nodes with any keys, networks, links with any impairment."""
+    hosts = {f"h{number}": draw(NODE) for number in range(draw(st.integers(1, 4)))}
+    routers = {f"r{number}": draw(NODE) for number in range(draw(st.integers(0, 3)))}
+    nodes = [*hosts, *routers]
+    networks: dict[str, Any] = {}
+    for number in range(draw(st.integers(0, 2))):
+        members = [{"node": name, **draw(IMPAIRED)} for name in draw(st.lists(st.sampled_from(nodes), unique=True))]
+        networks[f"n{number}"] = {"members": members, **draw(st.sampled_from([{}, {"mtu": 1400}, {"ipv6": False}]))}
+    links: list[dict[str, Any]] = []
+    for _ in range(draw(st.integers(0, 5))):
+        a, b = draw(st.tuples(st.sampled_from(nodes), st.sampled_from([*nodes, *networks])))
+        if a != b:
+            far = b if draw(st.booleans()) else {"node": b, **draw(IMPAIRED)}
+            links.append({"ends": [a, far], **draw(IMPAIRED), **draw(st.sampled_from([{}, {"mtu": 9000}]))})
+    top: dict[str, Any] = draw(
+        st.sampled_from([{}, {"addresses": "ipv4"}, {"mtu": 1300}, {"ipv4_pool": "172.16.0.0/12"}])
+    )
+    return {"name": "any", **top, "hosts": hosts, "routers": routers, "networks": networks, "links": links}
+
+
+@given(files())
+def test_any_topology_makes_the_same_plan_again(data: dict[str, Any]) -> None:
+    assert_same_again(read(write(data)))
