@@ -9,7 +9,6 @@ ROOT = 0xFFFF_FFFF  # TC_H_ROOT (linux/pkt_sched.h)
 # People use `handle 1:`, and the kernel refuses a discipline of another kind at a handle in use.
 _FIRST_HANDLE = 0xF0
 _PAIR_HANDLE, _PAIR_HANDLES = 0x1000, 64  # the first handle below the class of a pair, and how many each has
-PAIRS_MAX = (0xFFFF - _PAIR_HANDLE) // _PAIR_HANDLES
 _FRAME_BYTES = 18  # Ethernet's header and a VLAN tag
 _BURST_S = 0.004  # timers of a busy machine are that late
 _WAIT_S = 0.05  # of a packet in the queue

@@ -260,7 +260,10 @@ class LiveCalls:
 def patience_s(topology: Topology) -> float:
     """Return for how long a call may sleep before it counts as blocked: longer than a round trip of this network."""
     delays_us = [
-        each.impairment.delay_us for node in topology.nodes for each in node.interfaces if each.impairment is not None
+        each.impairment.longest_delay_us
+        for node in topology.nodes
+        for each in node.interfaces
+        if each.impairment is not None
     ]
     return min(PATIENCE_S + 4 * sum(delays_us) / 1e6, _LONGEST_PATIENCE_S)
 

@@ -132,6 +132,7 @@ class DraftEnd(Struct, frozen=True, gc=False):
     of_group: bool = False  # the file names a group with a `count`, which may grow
     port: Port = NO_PORT  # of a switch's end
     secondary: tuple[tuple[Address | AddressOnLink, Place], ...] = ()  # further addresses, of both families
+    pairs: tuple[tuple[str, Impairment], ...] = ()  # of packets to one neighbour on its network, by the node's name
 
     def address(self, family: Family) -> WantedAddress:
         """Return the value for that family."""

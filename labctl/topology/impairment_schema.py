@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from labctl.documents.diagnostics import describe
-from labctl.documents.schema import KeyPath, Reading, Schema, Schemas, Shape, optional
-from labctl.topology.impairments import check
+from labctl.documents.schema import KeyPath, ListOf, Of, Reading, Schema, Schemas, Shape, Text, optional, required
+from labctl.topology.impairments import WORDS, check
 
 
 class ImpairmentValue:
@@ -55,3 +55,30 @@ class ImpairedFile(Shape):
     queue = optional(ImpairmentValue("queue"), "Size of the queue: 100packets, 64KiB or 50ms.")
     limit = optional(ImpairmentValue("limit"), "Another spelling of `queue`.")
     discipline = optional(ImpairmentValue("discipline"), "Of the queue: fifo, codel, fq_codel, cake or red.")
+
+    @property
+    def impaired(self) -> dict[str, object]:
+        """The values of the impairment, as they are written."""
+        return {key: self.values[key] for key in WORDS if key in self.values}
+
+
+class PairEndFile(ImpairedFile):
+    """One of two members of a network; an impairment applies to packets that it sends to the other."""
+
+    node = required(Text(at_least=1, strict=True), "The node's name, or that of a group.")
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The place of the name below that of the end."""
+        return ("node",) if self.is_long else ()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is written as a mapping."""
+        return len(self.values) > 1
+
+
+class BetweenFile(ImpairedFile):
+    """Impairments of packets between two members of a network, in each direction."""
+
+    nodes = required(ListOf(Of(PairEndFile, short={str: "node"}), 2, 2), "The two members, or groups of them.")

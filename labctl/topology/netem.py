@@ -108,6 +108,13 @@ class Impairment(Struct, frozen=True, omit_defaults=True):
         )
 
     @property
+    def longest_delay_us(self) -> int:
+        """The longest delay of any packet, to any neighbour and at any time."""
+        moments = self.profile.moments if self.profile else ()
+        others = (*(pair.impairment for pair in self.pairs), *(moment.impairment for moment in moments))
+        return max((self.delay_us + self.jitter_us, *(other.longest_delay_us for other in others)))
+
+    @property
     def is_random(self) -> bool:
         """Whether chance decides what happens to some packets."""
         moments = self.profile.moments if self.profile else ()
@@ -169,5 +176,6 @@ class Profile(Struct, frozen=True):
         return f"profile of {len(self.moments)} moments" + (f" every {format_us(self.loop_us)}" if self.loop_us else "")
 
 
+PAIRS_MAX = 940  # of an interface: handles of disciplines have 16 bits (plan/queueing.py)
 _PAIRS_SHOWN = 3
 _NO_IMPAIRMENT = Impairment()

@@ -63,6 +63,7 @@ from labctl.topology.schema import (
     TopologyFile,
     VlanFile,
 )
+from labctl.topology.switching import Port
 from labctl.topology.translation import translation_of, with_names
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
@@ -525,22 +526,28 @@ class _FileReader:
             switch = None  # its name was refused; its members are still checked
         mtu, mtu_place = self.mtu(network, ())
         ports = PortReader(self.gathered.vlans, self.mistakes)
+        ends: list[DraftEnd] = []
+        ports_there: list[Port] = []
         for member in network.members:
             if not self.has_room_for(len(self.names(member)), self.place(member.at_path)):
                 return
             port = ports.of_member(member, self.place(member.at_path))
-            for end in self.ends(member):
-                if self.is_switch(end.node):
-                    end = replace(end, port=port)
-                if switch is None:
-                    continue
-                if end.node == switch.name:
-                    self.mistakes.add(end.place, f"the network {name} cannot be a member of itself")
-                    continue
-                offload = self.offloads((end,))
-                far = DraftEnd(switch.name, port=port)
-                link = DraftLink(end, far, mtu, mtu_place, place=end.place, offload=offload)
-                self.gathered.links.append(link)
+            ends += (replace(end, port=port) if self.is_switch(end.node) else end for end in self.ends(member))
+            ports_there += [port] * (len(ends) - len(ports_there))
+        if network.between or network.delays or network.distances:
+            from labctl.topology.network_pairs import ends_with_pairs
+
+            ends = ends_with_pairs(network, ends, self.named, self.place(network.at_path), self.mistakes)
+        for end, port in zip(ends, ports_there, strict=True):
+            if switch is None:
+                continue
+            if end.node == switch.name:
+                self.mistakes.add(end.place, f"the network {name} cannot be a member of itself")
+                continue
+            far = DraftEnd(switch.name, port=port)
+            offload = self.offloads((end,))
+            link = DraftLink(end, far, mtu, mtu_place, place=end.place, offload=offload)
+            self.gathered.links.append(link)
 
     def link(self, link: LinkFile) -> None:
         place = self.place(link.at_path)
@@ -603,10 +610,14 @@ class _FileReader:
 
     def names(self, end: EndFile) -> tuple[str, ...]:
         """Return the nodes that the end names: all nodes of a group, or none if there is no such node."""
-        return self.gathered.groups.get(name_key(end.node), ())
+        return self.named(end.node)
+
+    def named(self, name: str) -> tuple[str, ...]:
+        """Return the nodes of that name or group."""
+        return self.gathered.groups.get(name_key(name), ())
 
     def impairment_values(self, model: ImpairedFile, place: Place) -> Values:
-        values, flaws = impairments.read({key: model.values[key] for key in impairments.WORDS if key in model.values})
+        values, flaws = impairments.read(model.impaired)
         for flaw in flaws:
             self.mistakes.add(place.at(flaw.key), flaw.message, flaw.hint)
         return values

@@ -23,6 +23,7 @@ from labctl.topology.draft import (
 from labctl.topology.model import (
     IPV6_MTU_MIN,
     Endpoint,
+    Impairment,
     Interface,
     Link,
     Node,
@@ -88,6 +89,11 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
 
     segment_of = {(end.link, end.side): index for index, segment in enumerate(parts) for end in segment.ends}
     network_of = {link_end: parts[index].name for link_end, index in segment_of.items()}
+    paired: dict[tuple[int, int], Impairment] = {}
+    if any(link.a.pairs or link.b.pairs for link in draft.links):
+        from labctl.topology.network_pairs import resolved_pairs
+
+        paired = resolved_pairs(draft.links, segment_of, lambda index, side: labels[index][side].mac)
     interfaces: dict[str, list[Interface]] = {node.name: [] for node in draft.nodes}
     ports: dict[str, list[Port]] = {node.name: [] for node in draft.nodes}
     links: list[Link] = []
@@ -98,7 +104,10 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
             addresses = addressing.of(key)
             network = network_of.get(key, "")
             interfaces[end.node].append(
-                Interface(label.ifname, label.mac, link.mtu, addresses, network, end.impairment, link.offload, end.port)
+                Interface(
+                    *(label.ifname, label.mac, link.mtu, addresses, network, paired.get(key, end.impairment)),
+                    *(link.offload, end.port),
+                )
             )
             if key not in segment_of and end.node not in switches:
                 from labctl.topology.switches import check_vlan_addresses

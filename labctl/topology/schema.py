@@ -38,7 +38,7 @@ from labctl.documents.schema import (
     required,
 )
 from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
-from labctl.topology.impairment_schema import ImpairedFile
+from labctl.topology.impairment_schema import BetweenFile, ImpairedFile, ImpairmentValue
 from labctl.topology.model import Restart, Transport
 from labctl.topology.routing_schema import GATEWAYS, LOOPBACKS, ROUTE, RULE
 from labctl.topology.switching import VLAN_MAX
@@ -340,9 +340,12 @@ class VlanFile(Shape):
 
 
 class NetworkFile(BridgeFile):
-    """A switch with members."""
+    """A switch with members; `between`, `delays` and `distances` are for packets from one member to another."""
 
     members = defaulted(ListOf(_END), [], "Nodes with an interface on it.")
+    between = defaulted(ListOf(Of(BetweenFile)), [], "Impairments between two members, in each direction.")
+    delays = defaulted(MapOf(MapOf(ImpairmentValue("delay"))), {}, "Delay by member and member: {a: {b: 40ms}}.")
+    distances = defaulted(MapOf(MapOf(ImpairmentValue("distance"))), {}, "Instead of delays: {a: {b: 5570km}}.")
     mtu = optional(_MTU, "Largest packet in bytes.")
     ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix of the network; false for none.")
     ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix of the network; false for none.")

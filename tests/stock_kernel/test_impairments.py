@@ -20,6 +20,7 @@ import pytest
 from labctl import scenario
 from labctl.lab.client.handle import Lab
 from labctl.lab.keeper.reconcile import network_changed
+from labctl.observe import network
 from labctl.observe.impairments import impairments
 from labctl.observe.inspect import inspect
 from labctl.observe.machine import without_qdisc
@@ -222,6 +223,48 @@ def test_the_kernel_has_what_was_asked_for() -> None:
 
 
 @inside
+def test_each_neighbour_on_a_network_has_its_own_values_which_change_in_place() -> None:
+    def world(*lines: str) -> Plan:
+        return build(
+            resolved(
+                "hosts: {a: , b: , c: }",
+                "networks:",
+                "  wan: {members: [{node: a, loss: 100%}, b, c], ipv4: 192.0.2.0/24, ipv6: false,",
+                *lines,
+                "}",
+            )
+        )
+
+    def round_trip_ms(lab: NetworkLab, to: str) -> float:
+        with lab.nodes.entered("a"):
+            shown = subprocess.run(["ping", "-c3", "-i0.2", f"192.0.2.{to}"], capture_output=True, text=True).stdout
+        return float(re.findall(r"time=([0-9.]+)", shown)[-1])
+
+    kept = [f"{{nodes: [{{node: a, loss: 0}}, {node}]}}" for node in "bc"]
+    plans = [
+        world(f"delays: {{a: {{b: 20ms, c: 60ms}}}}, between: [{', '.join(kept)}]"),
+        world(f"delays: {{a: {{b: 40ms, c: 60ms}}}}, between: [{', '.join(kept)}]"),
+        world(f"delays: {{a: {{c: 30ms}}}}, between: [{kept[1]}]"),
+    ]
+    with NetworkLab(*plans[0].operations) as lab:
+        macs = {node: next(each.mac for each in network.links(lab, node) if each.name == "eth0") for node in "abc"}
+        for number, node in enumerate("bc", 2):  # the member's values are those of broadcasts
+            with lab.nodes.entered("a"):
+                entry = ["to", f"192.0.2.{number}", "lladdr", macs[node], "dev", "eth0", "nud", "permanent"]
+                subprocess.run(["ip", "neigh", "replace", *entry], check=True)
+        assert inspect(lab, "x", plans[0]).differs == ()
+        assert 40 <= round_trip_ms(lab, "2") < 40 + patient(0.03) * 1000
+        assert 120 <= round_trip_ms(lab, "3") < 120 + patient(0.03) * 1000
+        for old, new in pairwise(plans):
+            with network_changed(difference(old, new), lab.nodes):
+                pass
+            assert inspect(lab, "x", new).differs == ()
+            if new is plans[1]:
+                assert 80 <= round_trip_ms(lab, "2") < 80 + patient(0.03) * 1000
+        assert 60 <= round_trip_ms(lab, "3") < 60 + patient(0.03) * 1000
+
+
+@inside
 def test_a_new_plan_changes_delay_and_loss_while_a_connection_goes_on() -> None:
     plans = [built(link) for link in ("mtu: 1500", "delay: 5ms, loss: 1%", "delay: 5ms, rate: 40mbit", "mtu: 1500")]
     with (
@@ -288,8 +331,9 @@ def test_the_shell_script_makes_the_same_queues() -> None:
         "  - {ends: [a, {node: b, gemodel: 1% 10% 70% 0.1%}], rate: 10mbit, discipline: cake, queue: 1MiB}",
         "  - {ends: [a, {node: b, delay: 9ms}], rate: 10mbit, discipline: fq_codel, queue: 100}",
         "  - {ends: [a, {node: b, discipline: fifo}], rate: 10mbit, discipline: codel, queue: 50ms, corrupt: 1% }",
+        "networks: {wan: {members: [{node: a, rate: 8mbit}, b], between: [{nodes: [a, b], delay: 5ms}]}}",
     )
-    ends = [(node, f"eth{number}") for node in ("a", "b") for number in range(6)]
+    ends = [(node, f"eth{number}") for node in ("a", "b") for number in range(7)]
     shown = in_sandbox(script_of(made) + "".join(f"tc -n {node} qdisc show dev {ifname}\n" for node, ifname in ends))
     assert [_alike(line) for line in shown.splitlines()] == [_alike(line) for line in of_labctl(made, ends)]
 

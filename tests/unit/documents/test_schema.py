@@ -83,6 +83,8 @@ routers:
 switches:
   s1: {sysctls: {net.ipv4.ip_forward: 0}}
 networks:
+  world: {members: [server, other], between: [{nodes: [server, other], loss: 1%}], delays: {server: {other: 1ms}}}
+  far: {members: [server, other], distances: {server: {other: 100km}}}
   lan: {ipv4: 10.0.1.0/24, ipv6: false, mtu: 1400, members: [client, {node: gw, interface: lan0, delay: 1ms}]}
 links:
   - [gw, server]
