@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from labctl.topology import network_pairs
 from labctl.topology.model import Topology
 from tests.unit.topology.drafts import from_lines, resolved
 
@@ -65,3 +66,10 @@ def test_neighbours_are_known_by_their_macs() -> None:
 def test_mistakes_name_the_member(line: str, said: str) -> None:
     found = [str(one) for one in from_lines(HOSTS, f"networks: {{wan: {{members: [paris, tokyo], {line}}}}}")[1]]
     assert any(said in one for one in found), found
+
+
+def test_an_interface_has_a_limit_of_neighbours_with_values_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_pairs, "PAIRS_MAX", 2)
+    wan("delays: {paris: {lima: 1ms}}")
+    lines = (HOSTS, "networks: {wan: {members: [paris, tokyo, lima], delays: {paris: {lima: 1ms, tokyo: 1ms}}}}")
+    assert "paris has 3 neighbours with values of their own: at most 2" in str(from_lines(*lines)[1][0])
