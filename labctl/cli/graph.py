@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labctl.cli.files import load_topology
 from labctl.cli.lab_selection import attach
-from labctl.drawing.diagram import NOT_LIVE, Diagram, Labels, Live, State, diagram_of
+from labctl.drawing.diagram import NOT_LIVE, Diagram, Labels, Live, State, diagram_of, shortened
 from labctl.errors import InputError
 from labctl.lab.client import state_dir
 from labctl.report.terminal import ASCII, Ink, standard_output, waiting
@@ -108,11 +108,13 @@ def live_state(lab: Lab, plan: Plan) -> Live:
         (end.node, end.ifname) for each in plan.operations if isinstance(each, MakeLink) for end in (each.a, each.b)
     }
     up: set[tuple[str, str]] = set()
-    impaired: dict[tuple[str, str], str] = {}
+    impaired: dict[tuple[str, str], tuple[str, str]] = {}
     in_force = lab.impaired()
     for node in dict.fromkeys(node for node, _ in sorted(ends)):
         up.update((node, each.name) for each in network.links(lab, node) if each.up)
-        impaired |= {(node, ifname): str(each) for ifname, each in impairments(lab, node, in_force).items()}
+        for ifname, each in impairments(lab, node, in_force).items():
+            own = shortened(each.impairment) if each.impairment else ""
+            impaired[node, ifname] = (", ".join(filter(None, (own, each.foreign))), str(each))
     notes: dict[str, list[str]] = {}
     for key in services.not_running(lab, plan):
         node, _, name = key.partition("/")

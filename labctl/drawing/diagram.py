@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 
 from labctl.structs import Struct
-from labctl.topology.model import Endpoint, Interface, Node, NodeKind, Topology
+from labctl.topology.model import Endpoint, Impairment, Interface, Node, NodeKind, Topology
 
 COLLAPSED_FROM = 9  # hosts on one network that become one symbol
 
@@ -59,7 +59,10 @@ class Vertex(Struct, frozen=True):
 
 
 class Edge(Struct, frozen=True):
-    """A line between two symbols, by their names. `a_text` and `b_text` stand at its ends, `labels` beside it."""
+    """A line between two symbols, by their names. `a_text` and `b_text` stand at its ends, `labels` beside it.
+
+    `details` has in full what `labels` round.
+    """
 
     a: str
     b: str
@@ -67,6 +70,7 @@ class Edge(Struct, frozen=True):
     b_text: str = ""
     labels: tuple[str, ...] = ()
     state: State = State.GOOD
+    details: tuple[str, ...] = ()
 
     def other(self, name: str) -> str:
         """Return the symbol at the other end."""
@@ -93,7 +97,7 @@ class Live(Struct, frozen=True):
     """What is known of a running lab beyond its topology. Ends are (node, interface)."""
 
     down: frozenset[tuple[str, str]] = frozenset()
-    impairments: Mapping[tuple[str, str], str] | None = None  # None: those of the topology
+    impairments: Mapping[tuple[str, str], tuple[str, str]] | None = None  # in short, in full; None: the topology's
     notes: Mapping[str, Sequence[str]] = {}  # what is wrong, by node
 
 
@@ -164,14 +168,16 @@ class _Reader:
 
     def edge(self, a: Endpoint, b: Endpoint) -> Edge:
         down = [end for end in (a, b) if (end.node, end.ifname) in self.live.down]
-        labels = list(self.impairments(a, b))
+        impairments = list(self.impairments(a, b))
+        labels = [short for short, _ in impairments]
         impaired = bool(labels)
         is_direct = not {a.node, b.node} & self.switches
         if is_direct and self.labels is not Labels.NAMES:
             prefixes = self.prefixes((a,))
             labels += prefixes if self.labels is Labels.INTERFACES else prefixes[:1]
         state = State.BAD if down else State.IMPAIRED if impaired else State.GOOD
-        return Edge(a.node, b.node, self.text(a), self.text(b), (*(["down"] if down else []), *labels), state)
+        texts = (*(["down"] if down else []), *labels)
+        return Edge(a.node, b.node, self.text(a), self.text(b), texts, state, tuple(full for _, full in impairments))
 
     def text(self, end: Endpoint) -> str:
         if self.labels is Labels.NAMES or end.node in self.switches:
@@ -183,17 +189,40 @@ class _Reader:
         is_router = self.topology.node(end.node).kind is NodeKind.ROUTER
         return last_part(str(addresses[0].ip)) if is_router and addresses else ""
 
-    def impairments(self, a: Endpoint, b: Endpoint) -> Iterable[str]:
+    def impairments(self, a: Endpoint, b: Endpoint) -> Iterable[tuple[str, str]]:
         near, far = self.impairment(a), self.impairment(b)
         if near == far:
-            return (near,) if near else ()
-        return (f"{text} from {end.node}" for text, end in ((near, a), (far, b)) if text)
+            return (near,) if near[0] else ()
+        ends = ((near, a), (far, b))
+        return ((f"{short} from {end.node}", f"{full} from {end.node}") for (short, full), end in ends if short)
 
-    def impairment(self, end: Endpoint) -> str:
+    def impairment(self, end: Endpoint) -> tuple[str, str]:
         if self.live.impairments is not None:
-            return self.live.impairments.get((end.node, end.ifname), "")
+            return self.live.impairments.get((end.node, end.ifname), ("", ""))
         impairment = self.interface(end).impairment
-        return str(impairment) if impairment else ""
+        return (shortened(impairment), str(impairment)) if impairment else ("", "")
+
+
+def shortened(impairment: Impairment) -> str:
+    """Return `2.9ms \u00b11ms, 1% loss, 10mbit`: delays rounded, what is rare with its key."""
+    texts = dict(impairment.texts())
+    parts = []
+    if impairment.delay_us:
+        jitter = f" \u00b1{_rounded(impairment.jitter_us)}" if impairment.jitter_us else ""
+        parts.append(f"{_rounded(impairment.delay_us)}{jitter}")
+    parts += [f"{texts['loss']} loss"] if "loss" in texts else []
+    parts += [texts["rate"]] if "rate" in texts else []
+    parts += [f"{key} {text}" for key, text in texts.items() if key not in ("delay", "jitter", "loss", "rate")]
+    return ", ".join(parts) or str(impairment)
+
+
+def _rounded(duration_us: int) -> str:
+    """Return the duration with two digits: `2.9ms`, `150us`, `1.2s`."""
+    for unit, factor in (("s", 1_000_000), ("ms", 1000)):
+        if duration_us >= factor:
+            value = duration_us / factor
+            return f"{value:.0f}{unit}" if value >= 10 else f"{value:.2g}{unit}"
+    return f"{duration_us}us"
 
 
 def last_part(address: str) -> str:
@@ -244,7 +273,8 @@ def collapsed(vertices: Sequence[Vertex], edges: Sequence[Edge]) -> tuple[list[V
         replaced |= dict.fromkeys(names)
         replaced[shown] = Vertex(shown, Symbol.HOSTS, (count, *between), (), tuple(names))
         new_edges |= dict.fromkeys(names)
-        new_edges[shown] = Edge(shown, other, labels=edge_of[shown].labels, state=edge_of[shown].state)
+        one = edge_of[shown]
+        new_edges[shown] = Edge(shown, other, labels=one.labels, state=one.state, details=one.details)
     if not replaced:
         return list(vertices), list(edges)
     drawn = (replaced.get(vertex.name, vertex) for vertex in vertices)

@@ -365,7 +365,8 @@ class _Designer:
         places = _stress(names, inner, weights)
         places = _turned(places)
         across = sum(self.sizes[name].width for name in names) / len(names)
-        scale = max(across + GAP, 76.0) * 1.15
+        texts = [width for width, _ in self.edge_texts if width]
+        scale = max(across + GAP, 76.0) * 1.15 + (sum(texts) / len(self.edge_texts) * 0.7 if texts else 0)
         for name, (x, y) in zip(names, places, strict=True):
             self.points[name] = Point(x * scale * 1.2, y * scale)
         for name in names:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import pairwise
 from unicodedata import east_asian_width
 
 from labctl.drawing.diagram import Diagram, Edge, State, Symbol, Vertex, counted
 from labctl.drawing.layout import Layout, Point, Size, lay_out
 from labctl.printable import in_xml, one_line
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 
 _DENSE = 90  # symbols from which they are small
 _MARGIN = 20.0
@@ -146,6 +147,7 @@ class Drawing:
         """The shapes: lines, then symbols, then texts on lines."""
         lines: list[str] = []
         texts: list[str] = []
+        paths: list[list[Point]] = []
         sides: dict[tuple[str, str], int] = {}
         for index, edge in enumerate(self.diagram.edges):
             pair = (min(edge.a, edge.b), max(edge.a, edge.b))
@@ -153,7 +155,10 @@ class Drawing:
             sides[pair] = number + 1
             path = self._path(index, edge, number)
             lines.append(self._line(edge, path, is_curve=number > 0 or self._is_arc(index)))
-            texts += self._edge_texts(edge, path)
+            paths.append(path)
+        room = _Room([self._covered(vertex) for vertex in self.diagram.vertices])
+        for edge, path in sorted(zip(self.diagram.edges, paths, strict=True), key=lambda pair: -pair[0].state):
+            texts += self._edge_texts(edge, path, room)
         symbols = [self._vertex(vertex) for vertex in self.diagram.vertices]
         kind = ' class="dense"' if self.dense else ""
         return f"<g{kind}>" + "\n".join([*lines, *symbols, *texts]) + "</g>"
@@ -215,7 +220,8 @@ class Drawing:
         return Point(min(max(towards.x, bar[0]), bar[1]), point.y)
 
     def _line(self, edge: Edge, path: Sequence[Point], *, is_curve: bool) -> str:
-        about = _text(": ".join([self._title(edge), *([" ".join(edge.labels)] if edge.labels else [])]))
+        texts = (*edge.details, *(label for label in edge.labels if _is_prefix(label) or not edge.details))
+        about = _text(self._title(edge) + (f": {', '.join(texts)}" if texts else ""))
         start, *rest = path
         if is_curve and len(rest) == 3:
             way = f"M{_at(start)}C{_at(rest[0])} {_at(rest[1])} {_at(rest[2])}"
@@ -227,31 +233,48 @@ class Drawing:
         ends = ((edge.a, edge.a_text), (edge.b, edge.b_text))
         return " - ".join(" ".join(filter(None, (self.vertices[name].title, text))) for name, text in ends)
 
-    def _edge_texts(self, edge: Edge, path: Sequence[Point]) -> Iterator[str]:
+    def _edge_texts(self, edge: Edge, path: Sequence[Point], room: _Room) -> Iterator[str]:
+        """Yield the texts for which there is room; all are in the title of the line."""
         step = 11 if self.dense else 13
         if edge.labels:
-            first = max(
-                range(len(path) - 1),
-                key=lambda at: math.hypot(path[at + 1].x - path[at].x, path[at + 1].y - path[at].y),
-            )
+            length = [math.hypot(b.x - a.x, b.y - a.y) for a, b in pairwise(path)]
+            first = length.index(max(length))
             start, stop = self._visible(edge, path[first], path[first + 1], first == 0, first == len(path) - 2)
-            x, y = (start.x + stop.x) / 2, (start.y + stop.y) / 2
             is_level = abs(start.y - stop.y) < 12
-            y -= (len(edge.labels) - 1) * step + 5 if is_level else (len(edge.labels) - 1) * step / 2 - 4
+            up = (len(edge.labels) - 1) * step + 5 if is_level else (len(edge.labels) - 1) * step / 2 - 4
+            half = max(self.measures.text(label, small=True) for label in edge.labels) / 2 - 1
+            for share in (0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74):
+                x, y = start.x + (stop.x - start.x) * share, start.y + (stop.y - start.y) * share - up
+                if room.take(x - half, y - step + 3, x + half, y + (len(edge.labels) - 1) * step + 2):
+                    break
+            else:
+                if edge.state is not State.BAD:
+                    edge = replace(edge, labels=())
             for number, label in enumerate(edge.labels):
-                kind = _STATES[edge.state] if number < len(edge.labels) and not _is_prefix(label) else ""
+                kind = "" if _is_prefix(label) else _STATES[edge.state]
                 yield _label(f"label{kind}", x, y + number * step, label)
         for name, text, points in ((edge.a, edge.a_text, path), (edge.b, edge.b_text, path[::-1])):
             if text:
-                yield self._end_text(name, text, points)
+                at = self._end_text(name, text, points)
+                half = self.measures.text(text, small=True) / 2 - 3
+                if room.take(at.x - half, at.y - 8, at.x + half, at.y + 1):
+                    yield _label("end", at.x, at.y, text)
 
-    def _end_text(self, name: str, text: str, path: Sequence[Point]) -> str:
+    def _end_text(self, name: str, text: str, path: Sequence[Point]) -> Point:
         here, there = self._outside(name, path[0], path[1]), path[1]
         length = math.hypot(there.x - here.x, there.y - here.y) or 1
         x, y = (there.x - here.x) / length, (there.y - here.y) / length
         half = self.measures.text(text, small=True) / 2
-        along = min(10 + abs(x) * half, length * 0.5)
-        return _label("end", here.x + x * along, here.y + y * along + (4 if abs(y) > 0.3 else -4), text)
+        along = min(12 + abs(x) * half, length * 0.5)
+        return Point(here.x + x * along, here.y + y * along + (4 if abs(y) > 0.3 else -4))
+
+    def _covered(self, vertex: Vertex) -> tuple[float, float, float, float]:
+        """Return the rectangle of the symbol with its texts, which texts of lines must not cover."""
+        point, size = self.layout.points[vertex.name], self.sizes[vertex.name]
+        left, right = self.layout.bars.get(vertex.name, (point.x - size.left, point.x + size.right))
+        if vertex.symbol is Symbol.NETWORK:
+            right = left + size.width
+        return left + 2, point.y - size.up + 2, right - 2, point.y + size.down - 2
 
     def _outside(self, name: str, start: Point, towards: Point) -> Point:
         """Return where the line leaves the box of the symbol."""
@@ -308,6 +331,35 @@ class Drawing:
         yield f'<text class="net" x="{left:.1f}" y="{point.y - 8:.1f}">{texts}</text>'
         for number, note in enumerate(vertex.notes):
             yield _label("note", point.x, point.y + 16 + self.measures.line * number, note)
+
+
+class _Room:
+    """Rectangles (left, top, right, bottom) that are taken, found by squares."""
+
+    _SQUARE = 64
+
+    def __init__(self, taken: Sequence[tuple[float, float, float, float]]) -> None:
+        self._squares: dict[tuple[int, int], list[tuple[float, float, float, float]]] = {}
+        for rectangle in taken:
+            self._add(rectangle)
+
+    def take(self, left: float, top: float, right: float, bottom: float) -> bool:
+        """Take the rectangle unless it covers a part of one that is taken; return whether it did."""
+        wanted = (left, top, right, bottom)
+        for square in self._squares_of(wanted):
+            for other in self._squares.get(square, ()):
+                if left < other[2] and other[0] < right and top < other[3] and other[1] < bottom:
+                    return False
+        self._add(wanted)
+        return True
+
+    def _add(self, rectangle: tuple[float, float, float, float]) -> None:
+        for square in self._squares_of(rectangle):
+            self._squares.setdefault(square, []).append(rectangle)
+
+    def _squares_of(self, rectangle: tuple[float, float, float, float]) -> Iterator[tuple[int, int]]:
+        left, top, right, bottom = (int(side // self._SQUARE) for side in rectangle)
+        return ((x, y) for x in range(left, right + 1) for y in range(top, bottom + 1))
 
 
 def _is_prefix(label: str) -> bool:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from labctl.documents import parse
-from labctl.drawing.diagram import Diagram, Edge, Labels, Live, State, Symbol, counted, diagram_of, last_part
+from labctl.drawing.diagram import Diagram, Edge, Labels, Live, State, Symbol, counted, diagram_of, last_part, shortened
 from labctl.topology import load, resolve_inline
-from labctl.topology.model import Topology
+from labctl.topology.model import Impairment, Topology
 
 HOME = """
 hosts: {phone: , laptop: , web: }
@@ -49,8 +49,8 @@ def test_a_host_has_its_addresses_and_a_network_its_prefixes() -> None:
 
 def test_a_link_has_its_impairments_with_their_sender_and_its_prefix() -> None:
     diagram = diagram_of(topology(HOME))
-    assert edge(diagram, "gw", "isp").labels == ("rate 2mbit from gw", "rate 20mbit from isp", "10.0.1.0/24")
-    assert edge(diagram, "isp", "web").labels == ("delay 5ms", "10.0.2.0/24")
+    assert edge(diagram, "gw", "isp").labels == ("2mbit from gw", "20mbit from isp", "10.0.1.0/24")
+    assert edge(diagram, "isp", "web").labels == ("5ms", "10.0.2.0/24")
     assert edge(diagram, "isp", "web").state is State.IMPAIRED
 
 
@@ -58,7 +58,7 @@ def test_labels_decide_how_much_the_texts_show() -> None:
     names = diagram_of(topology(HOME), Labels.NAMES)
     interfaces = diagram_of(topology(HOME), Labels.INTERFACES)
     assert not any(each.lines for each in names.vertices)
-    assert edge(names, "isp", "web").labels == ("delay 5ms",)
+    assert edge(names, "isp", "web").labels == ("5ms",)
     assert edge(interfaces, "isp", "web").a_text == "eth1 10.0.2.1"
     assert edge(interfaces, "isp", "web").b_text == "eth0 10.0.2.2"
 
@@ -91,7 +91,7 @@ def test_a_router_with_nat_is_linked_to_the_machine() -> None:
 def test_a_running_lab_has_its_links_impairments_and_services() -> None:
     live = Live(
         down=frozenset({("web", "eth0")}),
-        impairments={("gw", "home"): "delay 1ms"},
+        impairments={("gw", "home"): ("1ms", "delay 1ms")},
         notes={"web": ("http does not run",)},
     )
     diagram = diagram_of(topology(HOME), live=live)
@@ -111,3 +111,21 @@ def test_nodes_are_counted_in_words() -> None:
 @pytest.mark.parametrize(("address", "part"), [("10.0.0.7", ".7"), ("fd00::7", "::7")])
 def test_the_last_part_of_an_address(address: str, part: str) -> None:
     assert last_part(address) == part
+
+
+@pytest.mark.parametrize(
+    ("impairment", "text"),
+    [
+        (Impairment(delay_us=2882), "2.9ms"),
+        (Impairment(delay_us=150, jitter_us=20, loss_ppm=10_000), "150us \u00b120us, 1% loss"),
+        (Impairment(delay_us=12_345_000, rate_bit_s=10_000_000), "12s, 10mbit"),
+        (Impairment(duplicate_ppm=20_000), "duplicate 2%"),
+    ],
+)
+def test_an_impairment_is_short_on_a_line(impairment: Impairment, text: str) -> None:
+    assert shortened(impairment) == text
+
+
+def test_the_exact_values_stay_for_the_title_of_the_line() -> None:
+    diagram = diagram_of(topology("hosts: {a: , b: }\nlinks: [{ends: [a, b], delay: 2882us}]"))
+    assert edge(diagram, "a", "b").details == ("delay 2882us",)

@@ -66,3 +66,13 @@ def test_a_page_gets_an_element_without_a_style_of_its_own() -> None:
     shown = element(diagram_of(load("pair")), "topology")
     assert shown.startswith('<svg class="network topology"')
     assert "<style>" not in shown
+
+
+def test_texts_on_lines_leave_room_for_each_other_and_for_names() -> None:
+    vertices = tuple(Vertex(f"r{number}", Symbol.ROUTER) for number in range(12))
+    edges = tuple(
+        Edge(a.name, b.name, labels=("a long text on it",)) for a in vertices for b in vertices if a.name < b.name
+    )
+    shown = document(Diagram("dense", vertices, edges))
+    assert 10 < texts(shown).count("a long text on it") < len(edges)  # those without room are in titles
+    assert shown.count(": a long text on it</title>") == len(edges)
