@@ -25,7 +25,7 @@ from labctl.kernel.netlink import (
     attribute,
     message,
 )
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 
 ROUTE_KINDS = {"unicast": 1, "blackhole": 6, "unreachable": 7, "prohibit": 8, "throw": 9}  # RTN_*
 RULE_ACTIONS = {"lookup": 1, "blackhole": 6, "unreachable": 7, "prohibit": 8}  # FR_ACT_*
@@ -35,6 +35,7 @@ _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE = 1, 2,
 _FRA_FWMASK, _FRA_OIFNAME, _FRA_PROTOCOL = 16, 17, 21
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops (the weight less one), index
 _RULE = struct.Struct("=BBBBBxxBI")  # struct fib_rule_hdr: family, dst_len, src_len, tos, table, (2), action, flags
+IPV6_METRIC = 1024  # IP6_RT_PRIO_USER (linux/ipv6_route.h): that of a route without one
 _RTPROT_BOOT = 3  # the protocol that ip-route(8) sets by default
 _SCOPE_LINK = 253
 _RTNH_F_ONLINK = 0x4
@@ -65,13 +66,15 @@ class RouteRequest(Struct, frozen=True):
     source: Address | None
 
 
-def new_route(route: RouteRequest, *, replace: bool = False) -> bytes:
-    """Add the route; EEXIST if there is one with its destination, table and metric, unless `replace`."""
-    return message(RTM_NEWROUTE, _CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), _route(route))
+def new_route(route: RouteRequest, *, in_place: bool = False) -> bytes:
+    """Add the route; EEXIST if there is one with its destination, table and metric, which `in_place` replaces."""
+    return message(RTM_NEWROUTE, _CREATE | (NLM_F_REPLACE if in_place else NLM_F_EXCL), _route(route))
 
 
 def remove_route(route: RouteRequest) -> bytes:
-    """Remove what `new_route` added."""
+    """Remove what `new_route` added; without a metric, IPv6 would take a route with any."""
+    if route.destination.version == 6 and not route.metric:
+        route = replace(route, metric=IPV6_METRIC)
     return message(RTM_DELROUTE, NLM_F_REQUEST, _route(route))
 
 

@@ -252,6 +252,27 @@ def routes(sock: socket.socket) -> tuple[KernelRoute, ...]:
     return tuple(route for route in found if route is not None)
 
 
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH (Linux 4.15): the route, not what a packet gets of it
+
+
+def route_to(sock: socket.socket, address: Address) -> KernelRoute | None:
+    """Return the route that the kernel would use for a packet of this node to the address (ip route get).
+
+    None if there is none, if the packet would be refused, and for the node's own addresses.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    fixed = netlink.RTMSG.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    request = netlink.message(
+        netlink.RTM_GETROUTE, netlink.NLM_F_REQUEST, fixed + netlink.attribute(_RTA_DST, address.packed), 1
+    )
+    names = interface_names(sock)
+    sock.sendto(request, (0, 0))
+    for kind, _, _, payload in netlink.messages_in(sock.recv(netlink.RECEIVE_BYTES)):
+        if kind == netlink.RTM_NEWROUTE:
+            return parse_route(payload, names)
+    return None
+
+
 def route_payloads(sock: socket.socket) -> Iterator[memoryview]:
     """Yield the payload of a message for every route of both families."""
     for family in _FAMILIES:

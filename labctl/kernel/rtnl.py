@@ -188,8 +188,15 @@ def remove_address(index: int, address: IPv4Interface | IPv6Interface) -> bytes:
 def remove_route(
     index: int, destination: IPv4Network | IPv6Network, gateway: IPv4Address | IPv6Address | None
 ) -> bytes:
-    """Remove what `new_route` added."""
-    return _as_removal(new_route(index, destination, gateway), RTM_DELROUTE)
+    """Remove what `new_route` added, and not a route with another metric: without one, IPv6 takes any."""
+    removal = _as_removal(new_route(index, destination, gateway), RTM_DELROUTE)
+    if destination.version == 4:
+        return removal
+    return U32.pack(len(removal) + len(_USUAL_METRIC)) + removal[U32.size :] + _USUAL_METRIC
+
+
+_RTA_PRIORITY = 6  # linux/rtnetlink.h
+_USUAL_METRIC = attribute(_RTA_PRIORITY, U32.pack(1024))  # IP6_RT_PRIO_USER (linux/ipv6_route.h)
 
 
 def _as_removal(message: bytes, type: int) -> bytes:

@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Protocol
 
@@ -69,6 +70,32 @@ def routes(lab: Observable, node: str) -> tuple[KernelRoute, ...]:
     """Return every route of the node, of both families and all tables but `local`."""
     with netlink_socket(lab, node, NETLINK_ROUTE, "list its routes") as sock:
         return kernel_routes.routes(sock)
+
+
+def routes_to(lab: Observable, node: str, to: str, *, table: str = "main", kind: str = "unicast") -> list[KernelRoute]:
+    """Return the node's routes of that kind and table to exactly the prefix (`default`: of both families).
+
+    To an address, the route that a packet takes: in the main table what the kernel looks up, with its rules and the
+    state of interfaces, else the longest prefix. KernelError.
+    """
+    is_address = to != "default" and "/" not in to
+    with netlink_socket(lab, node, NETLINK_ROUTE, "look up a route") as sock:
+        if is_address and (table, kind) == ("main", "unicast"):
+            used = kernel_routes.route_to(sock, ip_address(to))
+            return [used] if used is not None and used.kind == kind else []
+        found = [
+            route
+            for route in kernel_routes.routes(sock)
+            if table in (kernel_routes.table_name(route.table), str(route.table)) and not route.source and not route.tos
+        ]
+    if is_address:
+        found = [route for route in found if ip_address(to) in route.destination]
+        longest = max((route.destination.prefixlen for route in found), default=0)
+        found = [route for route in found if route.destination.prefixlen == longest]
+    else:
+        prefixes = {ip_network(each, strict=False) for each in (("0.0.0.0/0", "::/0") if to == "default" else (to,))}
+        found = [route for route in found if route.destination in prefixes]
+    return [route for route in found if route.kind == kind]
 
 
 def qdiscs(lab: Observable, node: str) -> tuple[KernelQdisc, ...]:

@@ -242,7 +242,7 @@ class _Comparison:
     def part_stays(self, part: AnyPart) -> bool:
         """Return whether a part of the new plan is in the old one, perhaps otherwise, and stays what it is."""
         old = self.before.parts.get(part.identity)
-        if old is None or not (old == part or old.becomes(part)):
+        if old is None or not (old == part or (old.becomes(part) and self.keeps_addresses(old))):
             return False
         return all(self.stays(part.node, ifname) for ifname in (part.ifname, *old.needs, *part.needs))
 
@@ -251,6 +251,18 @@ class _Comparison:
         at = (route.node, route.ifname)
         is_own = (route.node, route.gateway) in self.after.own
         return self.stays(*at) and self.before.addresses.get(at) == self.after.addresses.get(at) and not is_own
+
+    def keeps_addresses(self, part: AnyPart) -> bool:
+        """Return whether a route of the old plan has the same networks for its next hops in both, and its source.
+
+        One that is changed in place is changed back at a rollback, before addresses are.
+        """
+        if not isinstance(part, AddStaticRoute):
+            return True
+        ends = [(part.node, hop.ifname) for hop in part.route.hops]
+        if any(self.before.addresses.get(at) != self.after.addresses.get(at) for at in ends):
+            return False
+        return part.route.source is None or (part.node, part.route.source) in self.before.own & self.after.own
 
     def link_stays(self, identity: LinkIdentity) -> bool:
         """Return whether the link is in both plans, between nodes that stay."""

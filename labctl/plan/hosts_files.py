@@ -3,6 +3,9 @@
 getaddrinfo(3) keeps the file's order among addresses that RFC 6724 ranks equal, so the address on a shared network
 comes first, then those behind few routers.
 
+Where routers translate addresses, prefixes may repeat behind them. A file then has only those addresses of a repeating
+prefix that its node reaches, because the others are those of other nodes there.
+
 A lab of n nodes has n such files of n lines, so neither a plan nor a message contains them. They follow from the plan's
 addresses, and each process computes those that it needs.
 """
@@ -14,7 +17,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from labctl.names import idna_form, name_key
-from labctl.plan.operations import AddAddress, Plan
+from labctl.plan.operations import AddAddress, MakeLink, Plan
 from labctl.structs import Struct
 from labctl.topology.model import NodeKind, Prefix
 
@@ -35,6 +38,8 @@ class _Table(Struct, frozen=True):
     joined: list[list[int]]  # of a router in one family: its prefixes
     routers: list[list[int]]  # of a prefix: indexes into `joined`
     spellings: dict[str, tuple[str, ...]]  # of a node: its names
+    outside: dict[int, int]  # by index into `joined`: the prefix from which a router hides the others
+    repeated: frozenset[str]  # addresses that several nodes have behind such routers
 
 
 class HostsFiles:
@@ -43,6 +48,12 @@ class HostsFiles:
     def __init__(self, plan: Plan) -> None:
         self._kinds = {node.name: node.kind for node in plan.nodes}
         self._added = [one for one in plan.operations if isinstance(one, AddAddress)]
+        self._translations = {
+            node.name: node.translation
+            for node in plan.nodes
+            if node.translation is not None and node.translation.preset is not None
+        }
+        self._links = [one for one in plan.operations if isinstance(one, MakeLink)] if self._translations else []
         self._distances: dict[View, dict[int, int]] = {}
         self._lines: dict[View, tuple[Line, ...]] = {}
 
@@ -52,10 +63,13 @@ class HostsFiles:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HostsFiles):
             return NotImplemented
-        if [*self._kinds.items()] == [*other._kinds.items()] and self._added == other._added:
+        is_alike = [*self._kinds.items()] == [*other._kinds.items()] and self._added == other._added
+        if is_alike and self._translations == other._translations and self._links == other._links:
             return True
         mine, others = self._table, other._table
-        return [*mine.addresses.items()] == [*others.addresses.items()] and mine.joined == others.joined
+        if (mine.joined, mine.outside, mine.repeated) != (others.joined, others.outside, others.repeated):
+            return False
+        return [*mine.addresses.items()] == [*others.addresses.items()]
 
     def lines(self, node: str) -> tuple[Line, ...]:
         """Return the lines of the node's file. KeyError. Nodes on the same networks share one tuple."""
@@ -89,23 +103,59 @@ class HostsFiles:
 
     @cached_property
     def _table(self) -> _Table:
-        numbers: dict[Prefix, int] = {}
+        numbers: dict[tuple[Prefix, object], int] = {}
+        wires = self._wires()
         addresses: dict[str, list[tuple[str, int]]] = {name: [] for name in self._kinds}
         joined: dict[tuple[str, int], list[int]] = {}
+        outside: dict[tuple[str, int], int] = {}
         for one in self._added:
             address = one.address
             if address.version == 6 and address.ip.is_link_local:
                 continue
-            number = numbers.setdefault(address.network, len(numbers))
+            wire = wires.get((one.node, one.ifname)) if address.version == 4 else None
+            number = numbers.setdefault((address.network, wire), len(numbers))
             addresses[one.node].append((str(address.ip), number))
             if self._kinds[one.node] is NodeKind.ROUTER:
                 joined.setdefault((one.node, address.version), []).append(number)
+                translation = self._translations.get(one.node)
+                hides = translation is not None and (address.version == 4 or translation.ipv6)
+                if translation is not None and hides and translation.outside == one.ifname:
+                    outside.setdefault((one.node, address.version), number)
         routers: list[list[int]] = [[] for _ in numbers]
         for index, prefixes in enumerate(joined.values()):
             for number in prefixes:
                 routers[number].append(index)
         spellings = {name: tuple(filter(None, (name, idna_form(name)))) for name in self._kinds}
-        return _Table(addresses, [*joined.values()], routers, spellings)
+        prefixes_of: dict[str, set[int]] = {}
+        for text, number in (each for own in addresses.values() for each in own) if self._translations else ():
+            prefixes_of.setdefault(text, set()).add(number)
+        return _Table(
+            addresses,
+            [*joined.values()],
+            routers,
+            spellings,
+            {index: outside[router] for index, router in enumerate(joined) if router in outside},
+            frozenset(text for text, found in prefixes_of.items() if len(found) > 1),
+        )
+
+    def _wires(self) -> dict[tuple[str, str], object]:
+        """Return what each interface is connected to, where prefixes may repeat: equal for all on one network."""
+        parent: dict[str, str] = {}
+
+        def first(switch: str) -> str:
+            while (above := parent.get(switch, switch)) != switch:
+                switch = above
+            return switch
+
+        for link in self._links:
+            if link.a.bridge and link.b.bridge:
+                parent[first(link.a.node)] = first(link.b.node)
+        found: dict[tuple[str, str], object] = {}
+        for number, link in enumerate(self._links):
+            for end, far in ((link.a, link.b), (link.b, link.a)):
+                if not end.bridge:
+                    found[end.node, end.ifname] = first(far.node) if far.bridge else number
+        return found
 
     @cached_property
     def _nodes(self) -> dict[str, list[str]]:
@@ -124,7 +174,9 @@ class HostsFiles:
         distance = self._distances.get(view)
         if distance is None:
             distance = _keep(self._distances, view, _distances(view, self._table))
-        found = self._table.addresses[node]
+        found, repeated = self._table.addresses[node], self._table.repeated
+        if repeated:
+            found = [one for one in found if one[1] in distance or one[0] not in repeated]
         return [address for address, _ in sorted(found, key=lambda one: distance.get(one[1], _UNREACHABLE))]
 
 
@@ -143,7 +195,7 @@ def _distances(view: View, table: _Table) -> dict[int, int]:
     while queue:
         at = queue.popleft()
         for router in table.routers[at]:
-            if router in passed:
+            if router in passed or table.outside.get(router) == at:
                 continue
             passed.add(router)
             for number in table.joined[router]:

@@ -324,7 +324,10 @@ class Reach(Shape):
 class RouteCondition(Shape):
     """A route in the routing table of the host."""
 
-    to = required(Parsed(_check_prefix), "Destination: a prefix such as 10.0.1.0/24, or default.")
+    to = required(
+        Parsed(_check_prefix),
+        "Destination: a prefix such as 10.0.1.0/24, or default; an address: the route that packets take.",
+    )
     via = optional(TEXT, "Next hop: an address, or the name of a node.")
     dev = optional(TEXT, "The interface of a next hop.")
     metric = optional(Whole(0), "Its metric.")

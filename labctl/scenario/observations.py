@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TYPE_CHECKING
 
 from labctl.errors import KernelError
@@ -350,40 +350,26 @@ def _node_names(at: StepRun) -> dict[str, str]:
 
 
 def route_mismatch(run: Run, host: str, wanted: RouteCondition) -> str:
-    """Return what is wrong with the host's route to that prefix, or ""."""
-    from labctl.observe.network import routes
-    from labctl.topology.model import RouteKind, table_name
+    """Return what is wrong with the host's route to that prefix, or ""; to an address, with the one that it uses."""
+    from labctl.observe.network import routes, routes_to
 
-    found = routes(run.lab, host)
-    prefixes = ("0.0.0.0/0", "::/0") if wanted.to == "default" else (wanted.to,)
-    networks = [ip_network(prefix, strict=False) for prefix in prefixes]
+    gateways = None if wanted.via is None else addresses_of(run, wanted.via)
     matching = [
         route
-        for route in found
-        if route.destination in networks
-        and route.kind == wanted.kind
-        and wanted.table in (table_name(route.table), str(route.table))
-        and wanted.metric in (None, route.metric)
+        for route in routes_to(run.lab, host, wanted.to, table=wanted.table, kind=wanted.kind.value)
+        if wanted.metric in (None, route.metric)
         and (wanted.dev is None or any(hop.ifname == wanted.dev for hop in route.hops))
-        and route.source is None
-        and not route.tos
+        and (gateways is None or any(fits(each, hop.gateway, (hop.ifname,)) for each in gateways for hop in route.hops))
     ]
-    if wanted.via is not None:
-        gateways = addresses_of(run, wanted.via)
-        matching = [
-            route
-            for route in matching
-            if any(fits(each, hop.gateway, (hop.ifname,)) for each in gateways for hop in route.hops)
-        ]
     if bool(matching) is wanted.exists:
         return ""
     parts = (("via", wanted.via), ("dev", wanted.dev), ("metric", wanted.metric))
-    words = [f"{word} {value}" for word, value in parts if value is not None]
+    words = [wanted.to] if wanted.kind == "unicast" else [wanted.kind.value, wanted.to]
+    words += [f"{word} {value}" for word, value in parts if value is not None]
     words += [f"table {wanted.table}"] if wanted.table != "main" else []
-    what = " ".join([*([] if wanted.kind is RouteKind.UNICAST else [wanted.kind.value]), wanted.to, *words])
     if matching:
-        return f"expected no route to {what} on {host}, which has {matching[0]}"
-    return f"expected a route to {what} on {host}; its routes: {_listed(found) or 'none'}"
+        return f"expected no route to {' '.join(words)} on {host}, which has {matching[0]}"
+    return f"expected a route to {' '.join(words)} on {host}; its routes: {_listed(routes(run.lab, host)) or 'none'}"
 
 
 def address_mismatch(run: Run, host: str, wanted: str) -> str:

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
-from itertools import chain
+from itertools import chain, combinations
 from types import MappingProxyType
 from zlib import crc32
 
@@ -154,6 +154,22 @@ class _Prefixes:
             self.collect_networks(index, segment)
         for family in Family:
             self.check_overlaps(family)
+        if self.realms:
+            self.check_realms()
+
+    def check_realms(self) -> None:
+        """Report prefixes that overlap although one node is on both: its route could lead to one of them only."""
+        on: dict[str, list[int]] = {}
+        for index, segment in enumerate(self.segments):
+            if (index, Family.IPV4) in self.result.prefixes:
+                for node in dict.fromkeys(end.draft.node for end in segment.ends):
+                    on.setdefault(node, []).append(index)
+        for node, indexes in on.items():
+            for first, second in combinations(indexes, 2):
+                one, other = (self.result.prefixes[index, Family.IPV4] for index in (first, second))
+                if self.realms[first] != self.realms[second] and one.overlaps(other):
+                    message = f"{other} of {self.segments[second]} overlaps {one} of {self.segments[first]}"
+                    self.mistakes.add(self.places[second, Family.IPV4], message, f"{node} is on both")
 
     def collect_networks(self, index: int, segment: Segment) -> None:
         """Collect the networks of secondary addresses that are not the segment's own."""

@@ -246,8 +246,10 @@ class Execution:
             for one in interface.assigned:
                 if isinstance(one, AddRoute):
                     self._enqueue(node, _route(one, interface), one, (errno.EEXIST,))
-            for static in interface.static_routes:
-                self._enqueue(node, ROUTES.message(self, static, static), static, _NO_WAY_NOW)
+            others = [one for each in self._nodes[node].interfaces.values() for one in each.static_routes]
+            for static in dict.fromkeys(others):  # those of other interfaces may have had an address of this one
+                if static.route.source is not None or ifname in static.needs:
+                    self._enqueue(node, ROUTES.message(self, static, static), static, _NO_WAY_NOW)
 
     def _settle(self, node: str, ifname: str) -> bool:
         """Bring the interface's carrier up to date; True when it has one."""

@@ -187,13 +187,13 @@ class _Route(PartKind[AddStaticRoute]):
         for hop in before.route.hops:
             interface = at.interface(part.node, hop.ifname, operation)
             interface.static_routes = tuple(one for one in interface.static_routes if one != before)
-        at.enqueue(part.node, self.message(at, part, operation, replace=True), operation)
+        at.enqueue(part.node, self.message(at, part, operation, in_place=True), operation)
         self._record(at, part, operation)
 
-    def message(self, at: Execution, part: AddStaticRoute, operation: Operation, *, replace: bool = False) -> bytes:
+    def message(self, at: Execution, part: AddStaticRoute, operation: Operation, *, in_place: bool = False) -> bytes:
         """Return the message that adds the route."""
         hops = (self._hop(at.interface(part.node, hop.ifname, operation).index, hop) for hop in part.route.hops)
-        return route_messages.new_route(self._request(part, tuple(hops)), replace=replace)
+        return route_messages.new_route(self._request(part, tuple(hops)), in_place=in_place)
 
     def _record(self, at: Execution, part: AddStaticRoute, operation: Operation) -> None:
         for hop in part.route.hops:

@@ -215,6 +215,30 @@ def test_routes_and_addresses_as_the_kernel_has_them(tmp_path: Path) -> None:
     assert "10.0.0.0/24 dev eth0" in reason
 
 
+def test_a_route_to_an_address_is_the_one_that_packets_take(tmp_path: Path) -> None:
+    header = (
+        "topology:\n  hosts: {h: {routes: [{to: default, via: r1, metric: 5}, {to: 10.9.0.0/16, via: r2, metric: 7},\n"
+        "    blackhole 10.9.1.0/24, {to: 10.8.0.0/16, via: r1, table: 100}]}}\n"
+        "  routers: {r1: , r2: }\n  networks: {n: {ipv4: 10.0.0.0/24, members: [h, r1, r2]}}\n"
+    )
+    passes(
+        tmp_path,
+        "  - expect: {on: h, route: {to: 10.9.2.1, via: r2, metric: 7}}\n"
+        "  - expect: {on: h, route: {to: 10.7.0.1, via: r1, dev: eth0, metric: 5}}\n"
+        "  - expect: {on: h, route: {to: 10.9.1.1, exists: false}}\n"
+        "  - expect: {on: h, route: {to: 10.9.1.1, kind: blackhole}}\n"
+        "  - expect: {on: h, route: {to: 10.8.0.1, table: 100, via: r1}}\n"
+        "  - expect: {on: h, route: {to: 10.8.0.0/16, exists: false}}\n",
+        header=header,
+    )
+    step = "  - expect: {on: h, route: {to: 10.9.2.1, exists: false}, within: 10ms}\n"
+    assert (
+        "expected no route to 10.9.2.1 on h, which has 10.9.0.0/16 via" in fails(tmp_path, step, header=header).reason
+    )
+    step = "  - expect: {on: h, route: {to: 10.9.1.1, dev: eth0, metric: 5}, within: 10ms}\n"
+    assert "expected a route to 10.9.1.1 dev eth0 metric 5 on h; its" in fails(tmp_path, step, header=header).reason
+
+
 def test_a_route_with_several_next_hops_matches_each_and_a_blackhole_route_none(tmp_path: Path) -> None:
     header = "topology:\n  hosts: {h: }\n  routers: {r1: , r2: }\n  networks: {n: {members: [h, r1, r2]}}\n"
     change = (

@@ -91,7 +91,7 @@ def test_types_and_flags() -> None:
     one, rule = route(Hop(7)), RuleRequest(4, 1, "lookup", 254)
     create = NLM_F_REQUEST | NLM_F_CREATE
     assert header(route_messages.new_route(one)) == (RTM_NEWROUTE, create | NLM_F_EXCL)
-    assert header(route_messages.new_route(one, replace=True)) == (RTM_NEWROUTE, create | NLM_F_REPLACE)
+    assert header(route_messages.new_route(one, in_place=True)) == (RTM_NEWROUTE, create | NLM_F_REPLACE)
     assert header(route_messages.remove_route(one)) == (RTM_DELROUTE, NLM_F_REQUEST)
     assert header(route_messages.new_rule(rule)) == (RTM_NEWRULE, create | NLM_F_EXCL)
     assert header(route_messages.remove_rule(rule)) == (RTM_DELRULE, NLM_F_REQUEST)

@@ -45,6 +45,33 @@ def test_a_name_outside_ascii_stands_in_hosts_files_in_both_forms() -> None:
     assert {"10.0.0.1 büro", "10.0.0.1 xn--bro-hoa"} <= set(lines_of(made, "b"))
 
 
+HOMES = (
+    "hosts: {pc1: , pc2: , server: }",
+    "routers: {gw1: {nat: masquerade}, gw2: {nat: masquerade}, isp: }",
+    "networks:",
+    "  home1: {ipv4: 192.168.1.0/24, members: [pc1, gw1]}",
+    "  home2: {ipv4: 192.168.1.0/24, members: [pc2, gw2]}",
+    "  wan: {ipv4: 10.0.2.0/24, members: [gw1, gw2, isp]}",
+    "links: [{ends: [isp, server], ipv4: 10.0.3.0/24}]",
+)
+
+
+def test_a_file_has_addresses_of_a_repeating_prefix_only_where_they_are_reached() -> None:
+    made = files_of(resolved("addresses: ipv4", *HOMES))
+    assert made.addresses("pc1", on="pc1") == ["192.168.1.1"]
+    assert made.addresses("gw1", on="pc1") == ["192.168.1.254", "10.0.2.254"]
+    assert made.addresses("gw2", on="pc1") == ["10.0.2.253"]
+    assert made.addresses("pc2", on="pc1") == made.addresses("pc1", on="server") == []
+    assert made.addresses("gw1", on="gw2") == ["10.0.2.254"]
+    assert files_of(resolved(*HOMES)).addresses("pc2", on="pc1") == ["fd00:0:0:1::1"]  # IPv6 is routed
+
+
+def test_loopback_addresses_come_last() -> None:
+    lines = ("hosts: {h: }", "routers: {r: {loopback: 10.255.0.1}, q: }", "links: [[h, q], [q, r]]")
+    made = files_of(resolved("addresses: ipv4", *lines))
+    assert made.addresses("r", on="h") == made.addresses("r", on="r") == ["10.0.1.2", "10.255.0.1"]
+
+
 @MODEST
 @given(topologies())
 def test_a_file_has_every_address_of_every_node_and_names_find_them_in_its_order(made: Topology) -> None:

@@ -299,3 +299,100 @@ def test_given_interface_names_are_kept_and_counted_around() -> None:
 def test_links_to_a_group_cannot_share_an_interface_name_or_a_mac(gateway: str, end: str, duplicate: str) -> None:
     _, mistakes = from_lines(gateway, f"links: [[c, {{node: gw, {end}}}]]")
     assert [mistake.message for mistake in mistakes] == [f"duplicate {duplicate}"]
+
+
+def test_an_interface_has_several_addresses_and_the_first_is_the_primary_one() -> None:
+    topology = resolved(
+        "hosts: {a: , b: }",
+        "routers: {r: }",
+        "networks:",
+        "  lan:",
+        "    ipv4: 10.0.1.0/24",
+        "    members:",
+        "      - {node: a, ipv4: [10.0.1.5, 10.0.1.6, 10.9.0.5/24], ipv6: ['fd00:1::5/64', 'fd00:9::5/64']}",
+        "      - {node: r, ipv4: [10.0.1.254/24, 10.9.0.254/24]}",
+        "  far: {members: [r, b]}",
+    )
+    of_a = topology.node("a").interfaces[0].addresses
+    assert [str(one) for one in of_a] == [
+        *("10.0.1.5/24", "10.0.1.6/24", "10.9.0.5/24", "fd00:1::5/64", "fd00:9::5/64"),
+    ]
+    assert {str(route.destination) for route in topology.node("b").routes} == {"0.0.0.0/0", "::/0"}
+    assert not [
+        route
+        for route in topology.node("a").routes
+        if str(route.destination) != "0.0.0.0/0" and ":" not in str(route.destination)
+    ]
+
+
+def test_routes_lead_to_the_networks_of_secondary_addresses() -> None:
+    topology = resolved(
+        "routers: {r: , q: }",
+        "hosts: {a: }",
+        "networks: {lan: {ipv4: 10.0.1.0/24, members: [a, {node: r, ipv4: [10.0.1.254, 10.9.0.254/24]}]}}",
+        "links: [{ends: [r, q], ipv4: 10.0.2.0/24}]",
+        "addresses: ipv4",
+    )
+    found = {str(route.destination): str(route.gateway) for route in topology.node("q").routes}
+    assert found == {"10.0.1.0/24": "10.0.2.1", "10.9.0.0/24": "10.0.2.1"}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [
+        ("[10.0.1.5, 10.0.1.5]", "duplicate address 10.0.1.5"),
+        ("[10.0.1.5, 10.0.9.5]", "10.0.9.5 is in no prefix of the network lan"),
+        ("[10.0.1.5, 10.0.1.255]", "10.0.1.255 is the broadcast address of 10.0.1.0/24"),
+        ("[10.0.1.5, 10.0.2.5/24]", "10.0.2.0/24 of the network far overlaps 10.0.2.0/24 of the network lan"),
+        ("[]", "expected at least 1"),
+    ],
+)
+def test_mistakes_of_further_addresses(addresses: str, message: str) -> None:
+    found = from_lines(
+        "hosts: {a: , b: }",
+        f"networks: {{lan: {{ipv4: 10.0.1.0/24, members: [{{node: a, ipv4: {addresses}}}]}},"
+        " far: {ipv4: 10.0.2.0/24, members: [b]}}",
+    )[1]
+    assert any(message in one.message for one in found), [one.message for one in found]
+
+
+REALMS = (
+    "hosts: {a: , b: }",
+    "routers: {r: {nat: %s}, q: {nat: %s}, isp: }",
+    "networks: {one: {ipv4: 192.168.1.0/24, members: [a, r]}, two: {ipv4: %s, members: [b, q]},"
+    " wan: {ipv4: %s, members: [r, q, isp]}}",
+)
+
+
+def of_realms(first: str, second: str, two: str, wan: str) -> list[str]:
+    return [one.message for one in from_lines(*("\n".join(REALMS) % (first, second, two, wan)).split("\n"))[1]]
+
+
+def test_prefixes_may_repeat_behind_routers_that_translate() -> None:
+    same, wan = "192.168.1.0/24", "10.0.0.0/24"
+    assert of_realms("masquerade", "masquerade", same, wan) == []
+    assert of_realms("masquerade", "false", same, wan) == []
+    overlap = [f"{same} of the network two overlaps {same} of the network one"]
+    assert of_realms("false", "false", same, wan) == overlap
+    own = [f"{same} of the network wan overlaps {same} of the network one"]
+    assert of_realms("masquerade", "masquerade", "192.168.2.0/24", same) == own
+
+
+def test_nothing_outside_has_a_route_to_what_a_router_hides() -> None:
+    lines = ("\n".join(REALMS) % ("masquerade", "masquerade", "192.168.1.0/24", "10.0.0.0/24")).split("\n")
+    topology = resolved("addresses: ipv4", *lines)
+    assert topology.node("isp").routes == topology.node("q").routes == ()
+    assert [str(route.destination) for route in topology.node("a").routes] == ["0.0.0.0/0"]
+
+
+@pytest.mark.parametrize("members", ["[h, r, gw]", "[gw, r, h]", "[h, gw, r]"])
+def test_routers_keep_their_addresses_when_a_group_grows(members: str) -> None:
+    def address(count: int, routers: int) -> list[str]:
+        topology = resolved(
+            f"hosts: {{h: {{count: {count}}}}}",
+            f"routers: {{r: {{count: {routers}}}, gw: }}",
+            f"networks: {{lan: {{members: {members}}}, far: {{members: [gw]}}}}",
+        )
+        return [str(one) for name in ("gw", "r-1") for one in topology.node(name).interfaces[0].addresses]
+
+    assert address(3, 2) == address(4, 2) == address(3, 3)
