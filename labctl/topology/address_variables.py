@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from labctl.documents.diagnostics import REFERENCE_MISTAKES_LIMIT, Mistake, suggest
-from labctl.names import name_key
+from labctl.names import LOOPBACK, name_key
 from labctl.structs import replace
 from labctl.topology.addressing import link_local
 from labctl.topology.draft import Mistakes, Place
@@ -132,7 +132,10 @@ class AddressVariables:
         """Return the node's interfaces by name."""
         known = self._interfaces.get(node.name)
         if known is None:
-            known = self._interfaces[node.name] = {interface.name: interface for interface in node.interfaces}
+            known = {interface.name: interface for interface in node.interfaces}
+            if node.loopback:
+                known[LOOPBACK] = Interface(LOOPBACK, "", 0, node.loopback)
+            self._interfaces[node.name] = known
         return known
 
     def _node(self, name: str, own_node: Node | None) -> Node | None:
@@ -248,7 +251,7 @@ def _attribute(node: Node, interface: Interface, attribute: str) -> str:
     if node.kind is NodeKind.SWITCH:
         return ""
     if attribute == "link_local":
-        return str(link_local(interface.mac).ip)
+        return str(link_local(interface.mac).ip) if interface.mac else ""
     version = 6 if attribute.startswith("ipv6") else 4
     for address in interface.addresses:
         if address.version == version:

@@ -3,7 +3,8 @@
 Automatic segments use the pools' prefixes in file order, both families with the same number if possible: 10.0.3.0/24
 and fd00:0:0:3::/64. On a segment, interfaces have the numbers 1, 2, ... in both families; those of routers on a network
 have 254, 253, ... (from the last address if the prefix is smaller). Members of a group with a `count` come after all
-others, on a network as well as among direct links, so that a larger count does not renumber others.
+others, on a network as well as among direct links, so that a larger count does not renumber others. The direct links
+of a second group begin 16 prefixes after the first one's (or 32, 64, ... when that has more), so that it may grow, too.
 
 Interfaces are called eth0, eth1, ... on hosts and routers; a switch's port has the name of its neighbour. A MAC follows
 from the names of node and interface, not from the file's order: a running link stays the same when the file gets
@@ -50,6 +51,7 @@ def link_local(mac: str) -> IPv6Interface:
 
 _AUTOMATIC_LENGTH = {Family.IPV4: 24, Family.IPV6: 64}
 _ROUTERS_FROM = 254
+_GROUP_ROOM = 16  # prefixes between the first link of a group and that of the next group, or a larger power of two
 
 EndKey = tuple[int, int]  # index of the link, side
 NO_REALM = -1
@@ -236,7 +238,15 @@ class _Prefixes:
         pools = {family: _Pool(self.draft, family, self.result, others) for family in Family}
         number = 0
         exhausted: set[Family] = set()
+        group: Place | None = None  # the link of the file whose nodes are a group
+        started = count = 0
         for index, families in sorted(self.missing, key=lambda one: self.segments[one[0]].of_group):
+            segment = self.segments[index]
+            if segment.of_group and segment.place != group:
+                if group is not None:  # room for more nodes of the group before
+                    number = max(number, started + max(_GROUP_ROOM, 1 << (count - 1).bit_length()))
+                group, started, count = segment.place, number, 0
+            count += 1
             lengths = {family: self.length(index, family) for family in families}
             while True:
                 starts = {family: pools[family].fit(number, lengths[family]) for family in families}

@@ -12,6 +12,7 @@ from labctl.scenario import load
 from labctl.topology import resolve_inline
 from labctl.topology.address_variables import ATTRIBUTES, AddressVariables
 from labctl.topology.model import Topology
+from tests.unit.topology.drafts import from_lines, resolved
 
 FILE = """
 hosts: {server: , client: {count: 2}, c.x: }
@@ -201,3 +202,15 @@ def test_commands_and_routes_travel_with_a_plan() -> None:
     assert [len(node.commands) for node in nodes] == [2, 0]
     assert [node.automatic_routes for node in topology_of(built).nodes] == [True, False]
     assert "run on a: ls\nrun on a: b c\n" in render_text(built)
+
+
+def test_lo_is_an_interface_with_loopback_addresses() -> None:
+    lines = ("hosts: {a: {loopback: [10.255.0.1], environment: {X: '%s'}}, b: }", "links: [[a, b]]")
+    assert (
+        dict(resolved(lines[0] % "${a.lo.ipv4} ${a.ipv4}", lines[1]).node("a").environment)["X"]
+        == "10.255.0.1 10.0.0.1"
+    )
+    for attribute, message in (("mac", "a:lo has no mac address"), ("link_local", "a:lo has no link_local address")):
+        (mistake,) = from_lines(lines[0] % f"${{a.lo.{attribute}}}", lines[1])[1]
+        assert mistake.message == message
+    assert from_lines(lines[0] % "${b.lo.ipv4}", lines[1])[1][0].message == "b has no interface `lo`"
