@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
 
 from labctl.formats.sketch import Addressing, Cable, Device, Options, Part, Port, Role, Sketch, Value
+from labctl.formats.startup import route_of
 from labctl.formats.yaml_writer import Path
 from labctl.structs import Struct, field
 
 _SECTIONS = {Role.HOST: "hosts", Role.ROUTER: "routers", Role.SWITCH: "switches"}
 _KEYS = {4: "ipv4", 6: "ipv6"}
 _IMPAIRMENTS = {Part.DELAY: ("delay", "jitter"), Part.RATE: ("rate",), Part.LOSS: ("loss",)}
+_CHANGES_ROUTES = re.compile(
+    r"\broute (?:del|delete|flush|change)|\bip rule|\bip (?:link|l) (?:add|set)|\btable\b|&&|;|\|"
+)
 _PORTS_LIMIT = 1023  # of a Linux bridge (BR_MAX_PORTS, net/bridge/br_private.h)
 
 Network = IPv4Network | IPv6Network
@@ -50,6 +55,7 @@ class _Domain(Struct):
 
     ports: list[Port] = field(default_factory=list)
     cables: list[Cable] = field(default_factory=list)
+    prefix: Network | None = None  # of the family that is being assigned
 
 
 class _Assembly:
@@ -59,7 +65,7 @@ class _Assembly:
         self.devices = {device.name: device for device in sketch.devices.values()}
         self.data: dict[str, Value] = {"name": sketch.name}
         self.comments: dict[Path, str] = {}
-        self.given: dict[tuple[int, int], Interface] = {}  # (id of a port, family) to its address in the file
+        self.given: dict[tuple[int, int], list[Interface]] = {}  # (id of a port, family) to its addresses
         self.without: set[tuple[int, int]] = set()  # cables without a prefix of the family
         self.families: list[int] = []
 
@@ -69,6 +75,8 @@ class _Assembly:
         self.fold_switches()
         self.interface_names()
         self.addresses()
+        if self.sketch.addressing is Addressing.GIVEN:
+            self.routes()
         if self.sketch.about:
             self.data["about"] = self.sketch.about
         if self.sketch.addressing is Addressing.GIVEN:
@@ -145,18 +153,20 @@ class _Assembly:
         domains = self.domains()
         names = self.derived_names()
         for family in (4, 6):
-            taken: list[Network] = []
+            taken: dict[Network, int] = {}  # to the number of the domain
             seen: set[IPv4Address | IPv6Address] = set()
-            for domain in domains:
-                prefix = self.prefix_of(domain, family, taken)
-                if prefix is not None:
-                    taken.append(prefix)
-                for port in domain.ports:
-                    self.assign(port, family, prefix, seen, names)
-                if prefix is None:
+            for number, domain in enumerate(domains):
+                if prefix := self.prefix_of(domain, family, taken):
+                    domain.prefix = prefix
+                    taken[prefix] = number
+                else:
+                    domain.prefix = None
                     self.without.update((id(cable), family) for cable in domain.cables)
             if taken:
                 self.families.append(family)
+            for number, domain in enumerate(domains):
+                for port in domain.ports:
+                    self.assign(port, family, number, domain.prefix, taken, seen, names)
 
     def domains(self) -> list[_Domain]:
         """Return the broadcast domains: links, and networks and switches that are joined."""
@@ -184,7 +194,7 @@ class _Assembly:
             domain.ports += [port for port in cable.ports if self.devices[port.device].role is not Role.SWITCH]
         return list(found.values())
 
-    def prefix_of(self, domain: _Domain, family: int, taken: list[Network]) -> Network | None:
+    def prefix_of(self, domain: _Domain, family: int, taken: Iterable[Network]) -> Network | None:
         """Return the given prefix, else that of most first addresses, unless another domain has it."""
         wanted = [parsed.network for cable in domain.cables if (parsed := _parsed(cable.prefix(family), family))]
         firsts = [_parsed(port.addresses(family)[0], family) for port in domain.ports if port.addresses(family)]
@@ -202,11 +212,15 @@ class _Assembly:
         self,
         port: Port,
         family: int,
+        number: int,
         prefix: Network | None,
+        taken: dict[Network, int],
         seen: set[IPv4Address | IPv6Address],
         names: Mapping[int, str],
     ) -> None:
+        """Take the port's addresses: the first in the prefix, further ones that no other domain has; or commands."""
         device = self.devices[port.device]
+        found: list[Interface] = []
         extra: list[str] = []
         for written in port.addresses(family):
             parsed = _parsed(written, family)
@@ -215,18 +229,58 @@ class _Assembly:
                 continue
             if "/" not in written and prefix is not None and parsed.ip in prefix:
                 parsed = ip_interface(f"{parsed.ip}/{prefix.prefixlen}")
-            key = (id(port), family)
-            fits = prefix is not None and parsed.network == prefix and _is_usable(parsed) and parsed.ip not in seen
-            if key not in self.given and fits:
-                self.given[key] = parsed
+            network = parsed.network
+            usable = prefix is not None and _is_usable(parsed) and parsed.ip not in seen
+            if found and network not in taken and network.prefixlen < network.max_prefixlen:
+                usable = usable and not any(network.overlaps(other) for other in taken)
+                if usable:
+                    taken[network] = number
+            if usable and (network == prefix or (found and taken.get(network) == number)):
+                found.append(parsed)
                 seen.add(parsed.ip)
             elif not (parsed.version == 6 and parsed.ip.is_link_local):
                 extra.append(str(parsed))
+        if found:
+            self.given[id(port), family] = found
         if extra:
             flag = "-6 " if family == 6 else ""
             nodad = " nodad" if family == 6 else ""
             name = names[id(port)]
             device.commands[:0] = [f"ip {flag}address add {address} dev {name}{nodad}" for address in extra]
+
+    def routes(self) -> None:
+        """Make keys of commands that add a route by a gateway on a network of the node."""
+        networks: dict[str, list[Network]] = {}
+        for cable in self.sketch.cables:
+            for port in cable.ports:
+                for family in (4, 6):
+                    for address in self.given.get((id(port), family), ()):
+                        networks.setdefault(port.device, []).append(address.network)
+        for device in self.devices.values():
+            own = networks.get(device.name, [])
+            texts = [command for command in device.commands if isinstance(command, str)]
+            scripts = [command["shell"] for command in device.commands if isinstance(command, dict)]
+            if any(map(_CHANGES_ROUTES.search, texts)) or any("route" in script for script in scripts):
+                continue
+            seen: set[tuple[str, int]] = set()
+            for command in texts:
+                route = route_of(command)
+                if route is None or not any(route.via in network for network in own):
+                    continue
+                key = ("" if route.to is None else str(route.to), route.metric)
+                if (key[0] or str(route.via.version), route.metric) in seen:
+                    continue
+                seen.add((key[0] or str(route.via.version), route.metric))
+                device.commands.remove(command)
+                if route.to is None and not route.metric:
+                    gateways = [*device.settings.pop("gateway", []), str(route.via)]
+                    device.settings["gateway"] = gateways
+                else:
+                    to = "default" if route.to is None else str(route.to)
+                    metric = {"metric": route.metric} if route.metric else {}
+                    device.append("routes", {"to": to, "via": str(route.via)} | metric)
+            if len(gateways := device.settings.get("gateway", [])) == 1:
+                device.settings["gateway"] = gateways[0]
 
     def derived_names(self) -> dict[int, str]:
         """Return the interface name of each port by its id, with those that labctl derives."""
@@ -297,7 +351,7 @@ class _Assembly:
         made: dict[str, Value] = {}
         ports = [port for port in cable.ports if self.devices[port.device].role is not Role.SWITCH]
         for family, key in _KEYS.items():
-            networks = [one.network for port in ports if (one := self.given.get((id(port), family)))]
+            networks = [own[0].network for port in ports if (own := self.given.get((id(port), family)))]
             if networks or (written := _parsed(cable.prefix(family), family)):
                 made[key] = str(networks[0] if networks else written.network if written else "")
             elif self.is_without(family) and (id(cable), family) in self.without and ports:
@@ -317,7 +371,8 @@ class _Assembly:
         if self.devices[port.device].role is not Role.SWITCH:
             for family, key in _KEYS.items():
                 if found := self.given.get((id(port), family)):
-                    made[key] = str(found.ip) if cable.name else str(found)
+                    texts = [str(one.ip) if cable.name and not number else str(one) for number, one in enumerate(found)]
+                    made[key] = texts[0] if len(texts) == 1 else texts
                 elif self.is_without(family) and (id(cable), family) not in self.without:
                     made[key] = False
         made |= port.impairment

@@ -14,7 +14,7 @@ from typing import Any
 from labctl.documents import Document
 from labctl.errors import InputError
 from labctl.formats.sketch import Addressing, Cable, Device, Port, Role, Sketch, valid_interface
-from labctl.formats.startup import Line, configure
+from labctl.formats.startup import Line, configure, frr_addresses, start_routing
 from labctl.formats.values import items, line_of, mapping, pairs, text, texts
 
 _LINUX = frozenset({"linux", "host", "ext-container", "k8s-kind"})
@@ -209,10 +209,27 @@ class _Reader:
         if command := text(settings.get("cmd")) or text(settings.get("entrypoint")):
             self.report.left_out(f"{node}: `{command[:60]}`", "the command belongs to the image", line)
         lines = [Line(each, line) for each in texts(settings.get("exec"))]
+        self.routing(device, texts(settings.get("binds")))
         configure(self.sketch, device, lines, shell=False)
         if device.settings.get("expose") and device.role is not Role.HOST and len(self.sketch.ports_of(device)) > 1:
             del device.settings["expose"]
             self.report.left_out(f"{node}: ports", "only hosts can expose ports; this is a router", line)
+
+    def routing(self, device: Device, binds: list[str]) -> None:
+        """Start FRR, as its image does, with a frr.conf among the binds."""
+        for bind in binds:
+            source, _, target = bind.partition(":")
+            target = target.partition(":")[0].rstrip("/")
+            file = {"/etc/frr/frr.conf": "", "/etc/frr": "/frr.conf"}.get(target)
+            if file is None or not (self.directory / f"{source}{file}").is_file():
+                continue
+            device.routing = f"{source}{file}"
+            frr_addresses(self.sketch, device, (self.directory / device.routing).read_text("utf-8", "replace"))
+            before = device.settings.pop("binds", [])
+            if kept := [each for each in before if not each.split(":")[1].startswith("/etc/frr")]:
+                device.settings["binds"] = kept
+            start_routing(self.sketch, device, Line("", device.line))
+            return
 
     def bind(self, device: Device, bind: str, line: int) -> None:
         source, colon, rest = bind.partition(":")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labctl.errors import InputError
 from labctl.formats.sketch import Addressing, Device, Port, Role, Sketch
-from labctl.formats.startup import Line, configure, interfaces_file
+from labctl.formats.startup import Line, configure, frr_addresses, interfaces_file, routing_config
 
 _LINE = re.compile(r"(?P<device>[\w.-]+)\[(?P<key>\w+)\]\s*=\s*(?P<value>.*)")
 _DESCRIPTION = re.compile(r"LAB_(?P<key>\w+)\s*=\s*(?P<value>.*)")
@@ -136,12 +136,21 @@ class _Reader:
                 device.add("files", "/", {"source": name})
             if (self.directory / "shared").is_dir():
                 device.append("binds", "shared:/shared:rw")
+            device.routing = routing_config(folder, name)
+            if device.routing is not None:
+                self.addresses(device, folder)
             interfaces = folder / "etc/network/interfaces"
             lines = interfaces_file(_text(interfaces), f"{name}/etc/network/interfaces") if interfaces.is_file() else []
             own = self.lines(self.directory / f"{name}.startup")
             for script in (lines, shared, own, self.startup.get(name, [])):
                 configure(self.sketch, device, script)
             self.forward(device)
+
+    def addresses(self, device: Device, folder: Path) -> None:
+        """Take the addresses in the configuration of the routing daemons."""
+        written = device.routing
+        text = written["content"] if isinstance(written, dict) else _text(folder / "etc/frr/frr.conf")
+        frr_addresses(self.sketch, device, text)
 
     def forward(self, device: Device) -> None:
         """Make it a router unless it has one interface; Kathara's devices all forward."""

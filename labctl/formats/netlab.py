@@ -150,7 +150,9 @@ class _Reader:
         ]
         for key in [key for key in given if key in self.own]:
             value = given.pop(key)
-            ends += [{**each, "node": key} for each in (value if isinstance(value, list) else [mapping(value)])]
+            ends += [
+                {**mapping(each), "node": key} for each in (value if isinstance(value, list) else [mapping(value)])
+            ]
         return {**given, "interfaces": ends}
 
     def split(self, link: str) -> list[str]:

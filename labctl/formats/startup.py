@@ -11,9 +11,10 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_interface
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
+from pathlib import Path
 
-from labctl.formats.sketch import Device, Port, Sketch
+from labctl.formats.sketch import Device, Port, Sketch, Value
 from labctl.structs import Struct
 
 
@@ -30,6 +31,7 @@ _STATEFUL = re.compile(
     r"(?:if|for|while|until|case|function|select|do|done|then|else|fi|esac|export|cd|set|source|\.|alias|umask|exit)\b"
     r"|[{(]|\w+\s*\(\)|\w+=\S*$|.*<<|.*\\$"
 )
+_ASSIGNMENT = re.compile(r"(?:export\s+)?\w+=\S*$|export\s+\w+$|exit\b[ 0]*$|set [-+]\w+$|umask \d+$")
 _BUILTIN = re.compile(
     r"[.:[]|alias|cd|command|echo|eval|exec|exit|export|false|hash|kill|printf|pwd|read|set|sleep|source|test|trap|true"
     r"|type|ulimit|umask|unset|wait"
@@ -37,7 +39,9 @@ _BUILTIN = re.compile(
 _PROC_SYS = re.compile(r"echo\s+[\"']?(-?\w+)[\"']?\s*>\s*/proc/sys/(net/[\w./-]+)")
 _META = re.compile(r"[|&;<>()$`*?#~]")
 _UNIT_ACTIONS = frozenset({"start", "restart", "reload", "enable", "stop", "status", "force-reload"})
-_SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
+ROUTING_SUITES = frozenset({"frr", "quagga", "zebra"})
+_ROUTING_DAEMONS = ("zebra", "staticd", "ospfd", "ospf6d", "bgpd", "ripd", "ripngd", "isisd", "pimd", "ldpd", "bfdd")
+_SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/lib/frr")
 
 
 class Daemon:
@@ -82,7 +86,7 @@ def configure(sketch: Sketch, device: Device, lines: Iterable[Line], *, shell: b
     rest = [line for line in lines if line.text.strip() and not line.text.lstrip().startswith("#")]
     while rest and not (shell and _STATEFUL.match(rest[0].text.strip())):
         _Applied(sketch, device, ports, rest.pop(0)).apply()
-    if rest:
+    if rest and not all(_ASSIGNMENT.match(line.text.strip()) for line in rest):
         device.commands.append({"shell": "".join(f"{line.text.rstrip()}\n" for line in rest)})
         first = rest[0]
         subject = first.file or device.name
@@ -174,6 +178,9 @@ class _Applied:
             return False
         if name == "lo" and parsed.ip.is_loopback:
             return True
+        if name == "lo" and parsed.network.prefixlen == parsed.max_prefixlen and not parsed.ip.is_link_local:
+            self.device.append("loopback", str(parsed.ip))
+            return True
         port = self.ports.get(name)
         if port is None:
             return False
@@ -236,6 +243,9 @@ class _Applied:
     def daemon(self, unit: str, action: str) -> bool:
         """Take a daemon that a service manager would start; return whether there is nothing else to do."""
         name = unit.removesuffix(".service")
+        if name in ROUTING_SUITES and action in ("start", "restart"):
+            start_routing(self.sketch, self.device, self.line)
+            return True
         if action not in ("start", "restart", "reload", "enable", "force-reload"):
             return True
         known = DAEMONS.get(name)
@@ -275,6 +285,60 @@ class _Applied:
         services[name] = value
 
 
+def routing_config(folder: Path, relative: str) -> Value:
+    """Return the configuration of FRR, Quagga or Zebra in the files of a device, for `config`; None if it has none.
+
+    `relative` is the folder's path from the topology file. Several files of single daemons become one text.
+    """
+    if (folder / "etc/frr/frr.conf").is_file():
+        return f"{relative}/etc/frr/frr.conf"
+    for suite in ("frr", "quagga", "zebra"):
+        parts = [folder / "etc" / suite / f"{daemon}.conf" for daemon in _ROUTING_DAEMONS]
+        texts = [part.read_text("utf-8", "replace") for part in parts if _is_small_file(part)]
+        if texts:
+            lines = [line.rstrip() for text in texts for line in text.splitlines()]
+            kept = [
+                line
+                for line in lines
+                if line and not re.match(r"\s*(?:hostname|(?:enable )?password|log file)\b", line)
+            ]
+            return {"content": "\n".join(kept) + "\n"}
+    return None
+
+
+def start_routing(sketch: Sketch, device: Device, line: Line) -> None:
+    """Start FRR with the device's configuration."""
+    where = line.file or device.name
+    if device.routing is None:
+        sketch.report.left_out(f"{where}: FRR", "the device has no configuration for it", line.number)
+    elif not program_exists("zebra"):
+        reason = "FRR is not installed on this machine (package frr)"
+        sketch.report.left_out(f"{where}: the daemons of FRR", reason, line.number)
+    else:
+        device.add("services", "frr", {"use": "frr", "config": device.routing})
+        device.append("private", "/var/log/frr")
+
+
+def frr_addresses(sketch: Sketch, device: Device, text: str) -> None:
+    """Take the addresses that an frr.conf sets, so that labctl knows them."""
+    ports = {port.name: port for port in sketch.ports_of(device) if port.name}
+    name = ""
+    for line in text.splitlines():
+        match line.split():
+            case ["interface", found, *_]:
+                name = found
+            case ["exit" | "exit-interface" | "router" | "!", *_] if not line.startswith(" "):
+                name = ""
+            case ["ip" | "ipv6", "address", written, *_] if name in ports and "/" in written:
+                family = 6 if ":" in written else 4
+                if written not in ports[name].addresses(family):
+                    ports[name].addresses(family).append(written)
+
+
+def _is_small_file(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size < 1 << 20
+
+
 def interfaces_file(text: str, file: str) -> list[Line]:
     """Return the commands that do what a file of interfaces(5) asks for: addresses, routes and its `up` lines."""
     commands: list[Line] = []
@@ -312,10 +376,51 @@ def interfaces_file(text: str, file: str) -> list[Line]:
     return commands
 
 
-def add_gateway(device: Device, via: str, dev: str = "") -> None:
-    """Add a default route to the device's commands."""
-    flag = "-6 " if ":" in via else ""
-    device.commands.append(f"ip {flag}route replace default via {via}" + (f" dev {dev}" if dev else ""))
+class GatewayRoute(Struct, frozen=True):
+    """A route by a gateway; `to` is None for the default route."""
+
+    to: IPv4Network | IPv6Network | None
+    via: IPv4Address | IPv6Address
+    metric: int = 0
+
+
+def route_of(command: str) -> GatewayRoute | None:
+    """Return the route that a command of ip-route(8) or route(8) adds; None for other commands and other routes."""
+    words = [word for word in _words(command) or [] if word not in ("sudo", "-4", "-6", "-A", "inet6", "unicast")]
+    to, via, mask, metric = "", "", "", "0"
+    match words:
+        case ["ip", kind, "add" | "replace" | "a", *rest] if len(kind) > 0 and "route".startswith(kind):
+            pass
+        case ["route", "add", *rest]:
+            pass
+        case _:
+            return None
+    values = iter(rest)
+    for word in values:
+        if word in ("via", "gw", "gateway"):
+            via = next(values, "")
+        elif word == "dev":
+            next(values, "")
+        elif word == "metric":
+            metric = next(values, "")
+        elif word == "netmask":
+            mask = next(values, "")
+        elif word in ("-net", "-host"):
+            continue
+        elif not to:
+            to = word
+        else:
+            return None
+    try:
+        gateway = ip_address(via)
+        if not metric.isdecimal() or not 0 <= int(metric) < 1 << 32:
+            return None
+        if to in ("default", "0.0.0.0/0", "::/0", "0/0") or (to == "0.0.0.0" and mask in ("", "0.0.0.0")):
+            return GatewayRoute(None, gateway, int(metric))
+        network = ip_network(f"{to}/{mask}" if mask else to)
+    except ValueError:
+        return None
+    return GatewayRoute(network, gateway, int(metric)) if network.version == gateway.version else None
 
 
 def _words(text: str) -> list[str] | None:

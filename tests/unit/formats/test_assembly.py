@@ -22,6 +22,30 @@ def test_the_prefix_of_most_addresses_wins_and_others_become_commands() -> None:
     assert (data["addresses"], data["routes"]) == ("ipv4", "none")
 
 
+def test_further_addresses_of_a_port_are_a_list_unless_another_network_has_them() -> None:
+    sketch = given("a", "b", "c")
+    sketch.connect(Port("a", "", ["10.0.0.1/24", "10.7.0.1/24", "10.1.0.9/24"]), Port("b", "", ["10.0.0.2/24"]))
+    sketch.connect(Port("b", "", ["10.1.0.1/24"]), Port("c", "", ["10.1.0.2/24"]))
+    data = assemble(sketch, Options()).data
+    assert data["links"][0]["ends"][0] == {"node": "a", "ipv4": ["10.0.0.1/24", "10.7.0.1/24"]}
+    assert data["hosts"]["a"]["exec"] == ["ip address add 10.1.0.9/24 dev eth0"]
+
+
+def test_routes_by_a_gateway_of_the_node_are_keys_and_others_commands() -> None:
+    sketch = given("a", "b")
+    sketch.connect(Port("a", "", ["10.0.0.1/24"]), Port("b", "", ["10.0.0.2/24"]))
+    commands = ["ip route add default via 10.0.0.2", "ip route add 10.9.0.0/16 via 10.0.0.2 metric 5"]
+    sketch.devices["a"].commands = [*commands, "ip route add 10.8.0.0/16 via 192.0.2.1"]
+    sketch.devices["b"].commands = ["ip route add default via 10.0.0.1", "ip route del default"]
+    hosts = assemble(sketch, Options()).data["hosts"]
+    assert hosts["a"] == {
+        "gateway": "10.0.0.2",
+        "routes": [{"to": "10.9.0.0/16", "via": "10.0.0.2", "metric": 5}],
+        "exec": ["ip route add 10.8.0.0/16 via 192.0.2.1"],
+    }
+    assert len(hosts["b"]["exec"]) == 2
+
+
 def test_a_prefix_that_another_network_has_is_set_by_commands() -> None:
     sketch = given("a", "b", "c", "d")
     sketch.connect(Port("a", "", ["10.0.0.1/8"]), Port("b", "", ["10.0.0.2/8"]))

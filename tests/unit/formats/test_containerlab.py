@@ -43,7 +43,7 @@ def test_the_extended_form_of_a_link_has_mac_and_mtu() -> None:
 def test_groups_kinds_and_defaults_are_merged() -> None:
     data, _ = translated(SITES)
     assert data["hosts"]["user1"] == {
-        "environment": {"SITE": "east", "ROLE": "client"}, "exec": ["ip route replace default via 10.1.0.1"]
+        "environment": {"SITE": "east", "ROLE": "client"}, "gateway": "10.1.0.1"
     }  # fmt: skip
 
 

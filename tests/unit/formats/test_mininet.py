@@ -44,7 +44,7 @@ def test_a_node_that_forwards_is_a_router_and_addresses_are_those_of_the_program
         "ipv4": "192.168.1.0/24",
         "members": [{"node": "r0", "ipv4": "192.168.1.1"}, {"node": "h1", "ipv4": "192.168.1.100"}],
     }
-    assert data["hosts"]["h1"] == {"exec": ["ip route replace default via 192.168.1.1"]}
+    assert data["hosts"]["h1"] == {"gateway": "192.168.1.1"}
 
 
 PROGRAM = """
@@ -111,7 +111,7 @@ def test_a_file_of_miniedit_is_read() -> None:
     assert data["hosts"]["h2"] == {
         "private": ["/var/log"],
         "sysctls": {"net.core.somaxconn": 99},
-        "exec": ["ip route replace default via 10.0.0.1"],
+        "gateway": "10.0.0.1",
     }
     assert [str(one) for one in found.missing] == [
         "the link h2 - nowhere: it does not join two nodes of the file",

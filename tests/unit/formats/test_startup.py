@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.formats import startup
 from labctl.formats.sketch import Device, Port, Sketch
-from labctl.formats.startup import Line, configure, interfaces_file, program_exists
+from labctl.formats.startup import (
+    Line,
+    configure,
+    frr_addresses,
+    interfaces_file,
+    program_exists,
+    route_of,
+    routing_config,
+)
 
 
 def configured(*lines: str, shell: bool = True) -> tuple[Device, list[Port], Sketch]:
@@ -121,3 +131,73 @@ def test_any_script_is_read(lines: list[str], shell: bool) -> None:
 @given(st.text(max_size=200))
 def test_any_interfaces_file_is_read(text: str) -> None:
     assert interfaces_file(text, "x") is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "route"),
+    [
+        ("ip route add default via 10.0.0.1 dev eth0", (None, "10.0.0.1", 0)),
+        ("ip r a 10.2.0.0/16 via 10.0.0.1 metric 5", ("10.2.0.0/16", "10.0.0.1", 5)),
+        ("ip -6 route replace default via fd00::1", (None, "fd00::1", 0)),
+        ("route add default gw 10.0.0.1", (None, "10.0.0.1", 0)),
+        ("route add -net 10.2.0.0 netmask 255.255.0.0 gw 10.0.0.1", ("10.2.0.0/16", "10.0.0.1", 0)),
+        ("ip route add 10.2.0.1/16 via 10.0.0.1", None),
+        ("ip route add blackhole 10.2.0.0/16", None),
+        ("ip route add default dev eth0", None),
+        ("ip route del default via 10.0.0.1", None),
+    ],
+)
+def test_routes_by_a_gateway_are_understood(command: str, route: tuple[str | None, str, int] | None) -> None:
+    found = route_of(command)
+    shown = None if found is None else (None if found.to is None else str(found.to), str(found.via), found.metric)
+    assert shown == route
+
+
+@given(st.text("ip route add via dev 10.0/fd:", max_size=40))
+def test_any_command_is_a_route_or_none(command: str) -> None:
+    assert route_of(f"ip route add {command}") is None or command
+
+
+def test_host_addresses_of_lo_are_loopback_addresses() -> None:
+    device, _, _ = configured("ip addr add 10.255.0.1/32 dev lo", "ip addr add 10.255.1.1/24 dev lo")
+    assert device.settings == {"loopback": ["10.255.0.1"]}
+    assert device.commands == ["ip addr add 10.255.1.1/24 dev lo"]
+
+
+def test_a_script_of_assignments_alone_has_no_effect() -> None:
+    assert configured("export A=1", "B=2")[0].commands == []
+
+
+def test_files_of_single_routing_daemons_become_one_configuration(tmp_path: Path) -> None:
+    (tmp_path / "etc/quagga").mkdir(parents=True)
+    (tmp_path / "etc/quagga/zebra.conf").write_text(
+        "hostname r1\npassword zebra\ninterface eth0\n ip address 10.0.0.1/24\n"
+    )
+    (tmp_path / "etc/quagga/ripd.conf").write_text("router rip\n network 10.0.0.0/8\nlog file /var/log/ripd.log\n")
+    content = "interface eth0\n ip address 10.0.0.1/24\nrouter rip\n network 10.0.0.0/8\n"
+    assert routing_config(tmp_path, "r1") == {"content": content}
+    (tmp_path / "etc/frr").mkdir()
+    (tmp_path / "etc/frr/frr.conf").write_text("")
+    assert routing_config(tmp_path, "r1") == "r1/etc/frr/frr.conf"
+    assert routing_config(tmp_path / "etc", "r1") is None
+
+
+def test_addresses_of_the_routing_daemons_are_those_of_the_ports() -> None:
+    sketch = Sketch("x", "tool")
+    device = sketch.device("pc")
+    sketch.network("a", [Port("pc", "eth0")])
+    frr_addresses(
+        sketch, device, "interface eth0\n ip address 10.0.0.1/24\nexit\ninterface lo\n ip address 10.9.0.1/32\n"
+    )
+    assert sketch.cables[0].ports[0].ipv4 == ["10.0.0.1/24"]
+
+
+def test_frr_is_started_with_its_configuration_or_reported() -> None:
+    sketch = Sketch("x", "tool")
+    device = sketch.device("pc")
+    configure(sketch, device, [Line("systemctl start frr", 3)])
+    assert [str(one) for one in sketch.report.missing] == ["pc: FRR (line 3): the device has no configuration for it"]
+    device.routing = "pc/frr.conf"
+    configure(sketch, device, [Line("/etc/init.d/frr start", 3)])
+    started = {"services": {"frr": {"use": "frr", "config": "pc/frr.conf"}}, "private": ["/var/log/frr"]}
+    assert device.settings == (started if program_exists("zebra") else {})
