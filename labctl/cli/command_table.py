@@ -150,6 +150,9 @@ _TOPOLOGY = (
     Parameter("topo", "--topo SHAPE", "A shape: pair, star:10, line:5, tree:2,3 or mesh:6.", "topology_names"),
     Parameter("values", "--set NAME=VALUE...", "A parameter of the topology file: n=12. May be repeated."),
 )
+_SOURCE = Parameter(
+    "source", "[SOURCE]", "A topology file, a shape, a shipped name, or a running lab.", "graph_sources"
+)
 _FAILURES = ("125 labctl itself failed", "126 the command cannot be executed", "127 the command was not found")
 _OWN_STATUS = ("N the exit status of the command", "128 + N signal N ended the command", *_FAILURES)
 
@@ -365,9 +368,7 @@ COMMANDS = (
         "For a running lab the drawing has its present state: links that are down, impairments, services that do not "
         "run. Many hosts of a network that differ in nothing become one symbol.",
         (
-            Parameter(
-                "source", "[SOURCE]", "A topology file, a shape, a shipped name, or a running lab.", "graph_sources"
-            ),
+            _SOURCE,
             Parameter(
                 "format",
                 "-f, --format FORMAT",
@@ -385,6 +386,26 @@ COMMANDS = (
             Parameter("ascii", "--ascii", "Use no box-drawing characters."),
         ),
         "labctl graph office -o office.svg",
+    ),
+    Command(
+        "export",
+        "export:export",
+        _LABS,
+        "Write a network for another tool.",
+        "Write the network of a topology file, of a shape, or of a running lab as a file of another tool. svg, mermaid "
+        "and dot are the drawings of labctl graph; sh is what labctl plan prints; yaml is one topology file with all "
+        "derived values. What a format cannot express is a comment in the file.",
+        (
+            Parameter(
+                "format",
+                "FORMAT",
+                "graphml, containerlab, yaml, sh, svg, mermaid or dot.",
+                choices=("graphml", "containerlab", "yaml", "sh", "svg", "mermaid", "dot"),
+            ),
+            _SOURCE,
+            Parameter("output", "-o, --output FILE", "Write to FILE.", kind=path),
+        ),
+        "labctl export containerlab office -o office.clab.yml",
     ),
     Command(
         "plan",

@@ -210,6 +210,22 @@ def _commands(operation: Operation, number: int) -> list[str]:
             return [f"# {_comment(key)} on {_comment(node)}: restore the value from before the first change"]
 
 
+def node_commands(operation: Operation) -> list[str]:
+    """Return the commands of an operation as they are run on its node, one a text."""
+    prefixes = re.compile(r"^(?:ip netns exec \S+ |(ip|tc|bridge)((?: -[46])?) -n \S+ )")
+    commands: list[str] = []
+    script: list[str] = []  # of a here-document
+    for line in _commands(operation, 0):
+        if script or line.endswith("<<'EOF'"):
+            script.append(line if script else prefixes.sub("", line))
+            if line == "EOF":
+                commands.append(f"sh -c {shlex.quote(chr(10).join(script))}")
+                script = []
+        elif not line.startswith("#"):
+            commands.append(prefixes.sub(lambda match: f"{match[1]}{match[2]} " if match[1] else "", line))
+    return commands
+
+
 def part_commands(part: AnyPart, *, remove: bool = False) -> list[str]:
     """Return the commands that make or set the part, or that remove it."""
     on = f"{shlex.quote(part.node)} "  # of `ip -n NODE`, `bridge -n NODE`

@@ -36,6 +36,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "topology": BASE | {"documents", "formats"},
     "drawing": BASE | {"topology"},
     "plan": BASE | {"topology"},
+    "exports": BASE | {"drawing", "formats", "plan", "topology"},
     "kernel": BASE,
     "lab": BASE | {"kernel", "plan", "topology"},
     "observe": BASE | {"formats", "kernel", "lab", "plan", "topology"},
@@ -49,6 +50,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "cli": BASE
     | {
         "drawing",
+        "exports",
         "formats",
         "programs",
         "labctl",
