@@ -72,7 +72,7 @@ def completed(directory: Path, *words: str) -> list[str]:
 
 def test_commands_options_choices_and_shapes_are_completed(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    assert completed(tmp_path, "ex") == ["examples", "exec", "export"]
+    assert completed(tmp_path, "ex") == ["examples", "export", "exec"]
     assert completed(tmp_path, "run", "--sh") == ["--shard", "--shuffle"]
     assert completed(tmp_path, "plan", "--format", "") == ["text", "json", "sh", "yaml"]
     assert "star:" in completed(tmp_path, "up", "st")

@@ -36,7 +36,9 @@ def test_ports_volumes_variables_and_commands_are_taken() -> None:
             "web": {"run": ["python3", "-m", "http.server", "8000"], "after": ["api/api"], "restart": "always"}
         },
     }
-    assert data["hosts"]["api"]["services"]["api"]["ready"] == {"command": ["sh", "-c", "curl -sf http://localhost:9000/"]}
+    assert data["hosts"]["api"]["services"]["api"]["ready"] == {
+        "command": ["sh", "-c", "curl -sf http://localhost:9000/"]
+    }
     assert data["hosts"]["db"] == {"count": 2}
 
 
