@@ -277,7 +277,7 @@ def _beside_files(names: Sequence[str], incomplete: str) -> list[Candidate]:
         path = f"{directory}{slash}{name}"
         if os.path.isdir(path):
             files.append(f"{path}/")
-        elif name.endswith((".yaml", ".yml")):
+        elif name.endswith((".yaml", ".yml", ".graphml", ".gml", ".mn")):
             files.append(path)
     return [*sorted(files), *names]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from labctl import __version__
 from labctl.cli.cancellation import cancelled_by_signals, until_enter
 from labctl.cli.exit import Stopped
-from labctl.cli.files import Kind, explained, find_topology, kind_of, nothing_in, yaml_files
+from labctl.cli.files import Kind, explained, find_topology, kind_of, nothing_in, show_report, yaml_files
 from labctl.cli.lab_selection import attach
 from labctl.errors import InputError, LabError, MachineError, describe_errno
 from labctl.report import plain
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from labctl.report.timeline_files import TimelineFiles
     from labctl.scenario.model import Scenario
     from labctl.scenario.results import Listener
-    from labctl.topology.model import Topology
+    from labctl.topology.model import Imported, Topology
 
 
 STANDARD_OUTPUT = Path("-")
@@ -374,10 +374,14 @@ def load_all(words: Sequence[str], topology: str | Path | Topology | None) -> li
 
     explicit, found, errors = yaml_files(list(words), (Kind.SCENARIO,))
     loaded: list[Scenario] = []
+    reported: list[Imported] = []
     for path in (*explicit, *found):
         try:
             if path in explicit or kind_of(path) is Kind.SCENARIO:
                 loaded.append(load(path, topology=topology))
+                if (imported := loaded[-1].topology.imported) is not None and imported not in reported:
+                    reported.append(imported)
+                    show_report(imported)
         except InputError as error:
             errors.append(explained(path, Kind.SCENARIO, error))
     if errors:

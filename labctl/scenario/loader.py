@@ -128,7 +128,9 @@ def _topology(
     from labctl.errors import InputError
 
     if override is not None:
-        return topology.load(override, routes=routes) if isinstance(override, str | Path) else override, []
+        if isinstance(override, str | Path):
+            override = _feasible(topology.load(override, routes=routes), routes)
+        return override, []
     if "topology" not in data:
         return None, []  # reported with the header
     wanted = data["topology"]
@@ -138,7 +140,7 @@ def _topology(
         problem = "a topology must be a shape (pair, star:3), a path relative to this file, or a mapping"
         return None, [document.diagnostic(("topology",), problem, in_schema=True)]
     try:
-        return topology.load(wanted, base=directory, routes=routes), []
+        return _feasible(topology.load(wanted, base=directory, routes=routes), routes), []
     except DocumentError as error:
         # Mistakes in the topology's file have a position there; one without a position is about the name given here.
         return None, [
@@ -149,6 +151,15 @@ def _topology(
         ]
     except InputError as error:
         return None, [document.diagnostic(("topology",), str(error))]
+
+
+def _feasible(loaded: Topology, to_run: bool) -> Topology:
+    """Return the topology; one of another tool's file, which is to run, without what this kernel cannot do."""
+    if loaded.imported is None or not to_run:
+        return loaded
+    from labctl.observe.derived_delays import feasible
+
+    return feasible(loaded)
 
 
 def _check_features(document: Document, features: list[str], diagnostics: list[Diagnostic]) -> None:
