@@ -209,12 +209,10 @@ def _show_faults(screen: Screen, faults: tuple[FaultInfo, ...]) -> None:
 
 
 def _difference(lab: Lab, planned: Plan) -> Difference:
-    """Return the changes. InputError if the lab must be recreated for one of them."""
-    from labctl.plan.diff import difference, refuse_changes
+    """Return the changes."""
+    from labctl.plan.diff import difference
 
-    before = lab.describe().plan
-    refuse_changes(lab.name, before.nodes, planned.nodes)
-    return difference(before, planned)
+    return difference(lab.describe().plan, planned)
 
 
 def _show_changes(screen: Screen, found: Difference) -> None:

@@ -78,7 +78,7 @@ def make_base(parent: Parent, name: str) -> str:
 def make_group(
     base: str, parent: Parent, name: str, *, pids: int | None, memory_bytes: int | None, cpu: float | None
 ) -> int | None:
-    """Create a group for a node below `base`, with the limits that the parent has controllers for.
+    """Create a group for a node below `base`, or find it, and set the limits that the parent has controllers for.
 
     Returns a descriptor, which the caller owns: a process that writes `0` to it enters the group, with its future
     children. None if the parent has no controller for any limit. KernelError.
@@ -103,6 +103,28 @@ def make_group(
                 write_once(file_path, value)
     with kernel_errors(group, "open it"):
         return os.open(os.path.join(path, PROCS), os.O_WRONLY | os.O_CLOEXEC)
+
+
+def lift_limits(base: str, parent: Parent, name: str, controllers: Collection[Controller]) -> None:
+    """Remove the limits of these controllers from a node's group, if it exists. KernelError."""
+    for controller in set(parent.controllers) & set(controllers):
+        for file, value in _UNLIMITED[parent.version][controller]:
+            path = os.path.join(base, name, file)
+            if os.path.exists(path):
+                with kernel_errors(f"control group {os.path.join(base, name)}", f"set {file}={value}"):
+                    write_once(path, value)
+
+
+def move(descriptors: Iterable[int], pid: int) -> None:
+    """Move a process (by its number in the caller's PID namespace) into the groups; one that has ended is no error.
+
+    OSError.
+    """
+    for descriptor in descriptors:
+        try:
+            os.write(descriptor, str(pid).encode())
+        except ProcessLookupError:
+            return
 
 
 def remove_base(path: str, *, timeout_s: float = REMOVE_TIMEOUT_S) -> None:
@@ -222,6 +244,20 @@ def _settings(
         one = [("cpu.cfs_period_us", str(PERIOD_US)), ("cpu.cfs_quota_us", str(quota_us))]
         found[Controller.CPU] = one if version == 1 else [("cpu.max", f"{quota_us} {PERIOD_US}")]
     return found
+
+
+_UNLIMITED: dict[int, dict[Controller, list[tuple[str, str]]]] = {
+    1: {
+        Controller.PIDS: [("pids.max", "max")],
+        Controller.MEMORY: [("memory.memsw.limit_in_bytes", "-1"), ("memory.limit_in_bytes", "-1")],
+        Controller.CPU: [("cpu.cfs_quota_us", "-1")],
+    },
+    2: {
+        Controller.PIDS: [("pids.max", "max")],
+        Controller.MEMORY: [("memory.max", "max"), ("memory.swap.max", "max")],
+        Controller.CPU: [("cpu.max", f"max {PERIOD_US}")],
+    },
+}
 
 
 def _refusal(missing: Collection[Controller], mounts: list[_Mount]) -> str:

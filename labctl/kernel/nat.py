@@ -242,6 +242,21 @@ def connect(sock: socket.socket, machine: int, outlet: Outlet, router: int, inde
     _connect_router(outlet, router, index, ifname)
 
 
+def disconnect(router: int, ifname: str) -> None:
+    """Remove the outlet's pair and its table from the router of that namespace descriptor. OSError."""
+    with entered(router):
+        remove_link(ifname)
+        with netlink.open_socket(nftables.NETLINK_NETFILTER) as sock:
+            named = netlink.attribute(1, _ROUTER_TABLE)
+            nftables.transact(
+                sock,
+                [
+                    nftables.request(nftables.NEW_TABLE, netlink.NLM_F_CREATE, named),
+                    nftables.request(nftables.DELETE_TABLE, 0, named),
+                ],
+            )
+
+
 def remove_link(ifname: str) -> None:
     """Remove an interface from the calling thread's namespace, if it still exists. OSError."""
     try:

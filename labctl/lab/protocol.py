@@ -53,7 +53,8 @@ DIES_WITH_OWNER, WATCHES_OWNER = "dies-with-owner", "watches-owner"
 
 # A request to the nursery is one of these words, with descriptors for boot: its channel, liveness pipe and stderr.
 EPHEMERAL, STAYS = "ephemeral", "stays"
-RECORDER = "timeline.recorder"  # not a boot: the module whose `run` is called in the process instead
+# Not boots: the modules whose `run` is called in the process instead.
+RECORDER, LATE_ACCESS = "timeline.recorder", "lab.keeper.late_access"
 BOOT_REQUEST_DESCRIPTORS = 3
 BOOT_REPLY = struct.Struct("=ii")  # an errno or 0, and boot's pid; a pidfd of boot comes with it
 
@@ -104,6 +105,16 @@ class Open(Request, frozen=True):
     exposed: tuple[tuple[str, int, int], ...] = ()  # the first descriptors (labctl.lab.client.boot_process)
 
 
+class PrepareAccess(Message, frozen=True):
+    """The only request to a process that prepares access for a running lab. Answered by `AccessPrepared`."""
+
+    lab: str
+    plan: PlanJson
+    environment: Pairs  # the owner's
+    routers: tuple[str, ...]
+    controllers: tuple[str, ...]  # all that the lab needs
+
+
 class Publish(Request, frozen=True):
     """Let clients find a registered lab by its name. It outlives its first client, unless it is `owned`."""
 
@@ -132,12 +143,35 @@ class Down(Request, frozen=True):
     """End the lab. Answered by `Done` before it ends."""
 
 
+class PreparedAccess(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Access to the machine that was prepared for a running lab (labctl.lab.keeper.late_access).
+
+    Its descriptors: the pipe whose end shows the end of the lab, then, with outlets, the machine's network namespace,
+    two netlink sockets in it, and a reservation for each outlet.
+    """
+
+    outlets: tuple[tuple[str, str, str, str], ...]  # router, interface of the machine, IPv4 and IPv6 network or ""
+    mtu: int
+    groups: tuple[tuple[str, int, tuple[str, ...], str], ...]  # parent's path, version and controllers; the lab's group
+    resolv_conf: str
+
+    @property
+    def descriptors_needed(self) -> int:
+        """The number of its descriptors."""
+        return 1 + (3 + len(self.outlets) if self.outlets else 0)
+
+
 class Reconcile(Request, frozen=True):
-    """Change the lab to this plan, whole or not at all."""
+    """Change the lab to this plan, whole or not at all.
+
+    Descriptors: a socket for each of `exposed`, which the lab has not yet; then those of `access`.
+    """
 
     topology: str
     plan: PlanJson
     source: str
+    exposed: tuple[tuple[str, int, int], ...] = ()  # as of Open
+    access: PreparedAccess | None = None
 
 
 # uid, gid and supplementary groups of a program
@@ -363,6 +397,12 @@ class AgentsSpawned(Reply, frozen=True):
     """The agents, in the order of the request."""
 
     agents: tuple[Spawned, ...]
+
+
+class AccessPrepared(Reply, frozen=True):
+    """The access, with its descriptors."""
+
+    access: PreparedAccess
 
 
 class Welcome(Reply, frozen=True):

@@ -9,10 +9,9 @@ plan.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 
-from labctl.errors import InputError
 from labctl.names import LOOPBACK
 from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import (
@@ -46,16 +45,14 @@ from labctl.plan.operations import (
 from labctl.structs import Struct, replace
 from labctl.topology.model import IPV6_MTU_MIN, Address, Impairment, Node, NodeKind
 
-# Fields of a node that a running lab can change, with the effect; the keeper prepares the others before it makes a lab.
+# Fields of a node, with the effect of a change on programs that run.
 _EFFECTS = {
     "environment": "for programs started from now on",
-    "limits": "at once",
     "commands": "and runs the commands again",
     "tree": "and ends the node's programs",
 }
-_ONLY_WITH_NEW_LAB = "which requires labctl down and labctl up"
 _SHOWN_BY_OTHER_CHANGES = frozenset({"services", "automatic_routes", "translation", "firewall"})
-_KEYS = {"commands": "exec", "tree": "files"}  # keys of files that differ from the names of fields
+_KEYS = {"commands": "exec", "tree": "files", "exposures": "expose"}  # in files
 
 At = tuple[str, str]  # node, interface
 LinkIdentity = frozenset[tuple[str, ...]]
@@ -102,26 +99,6 @@ class Difference(Struct, frozen=True):
     def operations(self) -> tuple[Operation, ...]:
         """All operations, in order."""
         return self.removals + self.additions
-
-
-def refuse_changes(lab: str, before: Iterable[Node], after: Iterable[Node]) -> None:
-    """Refuse changes that a running lab cannot make. InputError.
-
-    The values of limits may change, but not which limits a node has.
-    """
-    old, new = ({node.name: fixed for node in nodes if any(fixed := _fixed(node))} for nodes in (before, after))
-    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if changed:
-        raise InputError(
-            f"lab {lab}: cannot change `nat`, `expose` or which `limits` apply ({', '.join(changed)}) while it runs. "
-            f"Try: labctl down {lab}, then labctl up."
-        )
-
-
-def _fixed(node: Node) -> tuple[object, ...]:
-    limits = node.limits
-    kinds = ("pids", "memory_bytes", "cpu") if limits else ()
-    return node.nat, node.exposures, tuple(kind for kind in kinds if getattr(limits, kind) is not None)
 
 
 def difference(old: Plan, new: Plan) -> Difference:
@@ -398,7 +375,7 @@ class _Comparison:
             old = known.get(node.name)
             for name in node.__struct_fields__ if old is not None and old.kind is node.kind else ():
                 if name not in _SHOWN_BY_OTHER_CHANGES and getattr(old, name) != getattr(node, name):
-                    effect = _EFFECTS.get(name, _ONLY_WITH_NEW_LAB)
+                    effect = _EFFECTS.get(name, "at once")
                     yield Change(Sign.CHANGED, f"{_KEYS.get(name, name)} of {node.name}, {effect}")
 
     def service_changes(self) -> Iterator[Change]:

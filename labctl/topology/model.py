@@ -370,6 +370,11 @@ class Exposure(Struct, frozen=True):
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{host}:{self.machine_port}"
 
+    @property
+    def outer_end(self) -> str:
+        """The port of the machine, by which its sockets are known: `8080/tcp`, `192.0.2.1:53/udp`."""
+        return f"{self.machine}/{self.transport}"
+
 
 class Limits(Struct, frozen=True):
     """Limits for all programs of a node together; None for no limit."""

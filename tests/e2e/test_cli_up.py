@@ -156,15 +156,6 @@ def test_a_dry_run_shows_the_difference_and_makes_none(name: str, file: Path) ->
         assert "c" in lab.nodes
 
 
-@pytest.mark.parametrize("words", [("up", "FILE", "--name", "LAB", "--dry-run"), ("plan", "FILE", "--lab", "LAB")])
-def test_what_cannot_be_changed_is_told_beforehand(name: str, file: Path, words: tuple[str, ...]) -> None:
-    done("up", file, "--name", name)
-    file.write_text(FILE.replace("a: ,", "a: {expose: ['8080:80']},"))
-    ran = labctl(*({"FILE": file, "LAB": name}.get(word, word) for word in words))
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert f"(a) while it runs. Try: labctl down {name}, then labctl up." in " ".join(ran.stderr.split())
-
-
 def test_a_dry_run_of_a_lab_that_does_not_run_shows_what_would_be_made(name: str, file: Path) -> None:
     shown = done("up", file, "--name", name, "--dry-run")
     assert shown.startswith(

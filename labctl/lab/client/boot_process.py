@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
@@ -25,8 +25,12 @@ _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-def open_ports(nodes: Iterable[Node], stack: ExitStack) -> tuple[tuple[tuple[str, int, int], ...], tuple[int, ...]]:
+def open_ports(
+    nodes: Iterable[Node], stack: ExitStack, known: Container[str] = ()
+) -> tuple[tuple[tuple[str, int, int], ...], tuple[int, ...]]:
     """Listening (TCP) and bound (UDP) sockets for all exposures, in the network namespace of the calling thread.
+
+    Except those at ports of the machine in `known` (`Exposure.outer_end`), for which the lab has sockets.
 
     Returns the purpose of each, as (node, index of the exposure, port of the host), and the descriptors, which `stack`
     closes. MachineError if a port cannot be bound, InputError if there are too many.
@@ -35,6 +39,8 @@ def open_ports(nodes: Iterable[Node], stack: ExitStack) -> tuple[tuple[tuple[str
     descriptors: list[int] = []
     for node in nodes:
         for number, exposure in enumerate(node.exposures):
+            if exposure.outer_end in known:
+                continue
             for sock in _sockets(node.name, exposure, stack):
                 purposes.append((node.name, number, exposure.port))
                 descriptors.append(sock.fileno())

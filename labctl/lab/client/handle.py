@@ -194,12 +194,20 @@ class Lab(LabClient):
     def reconcile(self, plan: Plan, *, source: str = "") -> None:
         """Change the running lab to `plan`, all or nothing; nodes and links of both plans stay as they are.
 
-        Returns when the ports of switches with a spanning tree have settled.
+        Returns when the ports of switches with a spanning tree have settled. Ports of the machine, links to its network
+        and control groups that the plan needs more are prepared here, and given up if the lab cannot have them.
+        MachineError, KernelError.
         """
         from labctl.plan.operations import SetBridgeOption, plan_to_json
 
         request = protocol.Reconcile(plan.topology, plan_to_json(plan), source)
-        self._done(request, what="reconcile the lab")
+        descriptors: tuple[int, ...] = ()
+        with ExitStack() as stack:
+            if any(node.nat or node.exposures or node.limits for node in plan.nodes):
+                from labctl.lab.client.late_access import with_access
+
+                request, descriptors = with_access(request, self.name, self.describe().plan, plan, stack)
+            self._done(request, descriptors, what="reconcile the lab")
         self.nodes = tuple(node.name for node in plan.nodes)
         trees = [one.node for one in plan.operations if isinstance(one, SetBridgeOption) and one.name == "stp_state"]
         if trees:

@@ -43,7 +43,7 @@ def run(channel: socket.socket, liveness: int, owner: int, *, stays: bool) -> No
     refused: OSError | None = None
     if stays:
         try:
-            _leave_parent()
+            leave_parent()
         except OSError as error:  # EAGAIN, too many processes; reported in reply to `Open`
             refused = error
     requests = Channel(channel, Open)
@@ -54,7 +54,7 @@ def run(channel: socket.socket, liveness: int, owner: int, *, stays: bool) -> No
     os._exit(0)
 
 
-def _leave_parent() -> None:
+def leave_parent() -> None:
     """Continue as an orphan in a session without a terminal."""
     if os.fork():
         os._exit(0)

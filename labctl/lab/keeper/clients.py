@@ -28,7 +28,7 @@ from labctl.structs import Struct
 if TYPE_CHECKING:
     import _socket
 
-MAX_DESCRIPTORS = 4  # of a request: stdin, stdout, stderr and a tracer's output of `Spawn`
+MAX_DESCRIPTORS = 250  # of a request (SCM_MAX_FD is 253): sockets of `expose` and access to the machine of `Reconcile`
 MAX_BUFFERED_BYTES = 128 << 20  # of all clients: incomplete requests and replies that were not yet read
 MAX_UNANSWERED = 16  # requests of one client that wait for something (`StopProcess`, `BeginTransaction`)
 MAX_CLIENTS = 1000

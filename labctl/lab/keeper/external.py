@@ -13,29 +13,24 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from labctl.errors import InputError, LabError, LabImpossible
 from labctl.kernel import cgroup, nat, netlink, nftables, processes, syscalls
 from labctl.kernel.capabilities import effective_capabilities, needs_user_namespace
 from labctl.kernel.namespaces import current_network, entered
 from labctl.lab.keeper import host_changes
-from labctl.lab.keeper.clients import Timers
-from labctl.lab.keeper.nodes import NodeTable
-from labctl.lab.protocol import Open
-from labctl.names import OUTSIDE_INTERFACE
-from labctl.plan.hosts_files import HostsFiles
+from labctl.lab.protocol import Open, PlanJson, PreparedAccess
 from labctl.plan.operations import AddAddress, SetSysctl, plan_from_json
 from labctl.printable import visible
 from labctl.structs import Struct
-from labctl.topology.model import IPV6_MTU_MIN, NO_NAME_SERVER, Node
+from labctl.topology.model import IPV6_MTU_MIN, NO_NAME_SERVER, Limits
+from labctl.unpatched import Socket
 
 OUTLETS_MAX = 100
-FORWARDER_PAUSE_S = 0.2  # before it is started again
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
-LOOPBACKS = ("127.0.0.1", "::1")
 
 
 class NatAccess(Struct):
@@ -47,15 +42,6 @@ class NatAccess(Struct):
     routes: socket.socket  # NETLINK_ROUTE, in that namespace
     filter: socket.socket  # NETLINK_NETFILTER, likewise
     reservations: tuple[socket.socket, ...]
-
-
-class ForwardedPort(Struct, frozen=True):
-    """A listening (TCP) or bound (UDP) socket of the machine, and the port of a host; descriptors are borrowed."""
-
-    descriptor: int
-    network: int  # descriptor of the host's network namespace
-    addresses: tuple[str, ...]  # of the host, to try in order
-    inner: int  # port number on the host
 
 
 class ExternalAccess(Struct):
@@ -71,8 +57,6 @@ class ExternalAccess(Struct):
     guard_fd: int = -1  # its pidfd
     guard_namespace: int = -1  # descriptor of its PID namespace, the machine's
     alive: tuple[int, int] = (-1, -1)  # a pipe; its writing end is the keeper's: the guard sees the keeper's end
-    forwarder: int = 0  # its pid
-    forwarded: tuple[ForwardedPort, ...] = ()
 
     # -- in boot
 
@@ -155,56 +139,32 @@ class ExternalAccess(Struct):
             for descriptor in (self.alive[0], self.guard_fd, self.guard_namespace):
                 os.close(descriptor)
 
-    def connect(self, table: NodeTable) -> None:
-        """In the keeper, when the network is made: connect routers with `nat`. KernelError, MachineError."""
-        if self.nat is None:
-            return
-        for outlet in self.nat.outlets:
-            index = table.add_interface(outlet.router, OUTSIDE_INTERFACE).index
-            network, sock = table[outlet.router].fd, self.nat.routes
-            nat.connect(sock, self.nat.machine, outlet, network, index, OUTSIDE_INTERFACE, self.nat.mtu)
-        self.nat.routes.close()
-        os.close(self.nat.machine)
-
-    def group_descriptors(self, node: Node) -> tuple[int, ...]:
-        """In the keeper: make the node's control groups; returns descriptors for `cgroup.enter`. KernelError."""
-        if node.limits is None:
-            return ()
-        limits = node.limits
-        found = []
-        for parent, base in self.groups:
-            # The prefix separates a node called `tasks` from the kernel's file of that name.
-            descriptor = cgroup.make_group(
-                base, parent, f"node-{node.name}", pids=limits.pids, memory_bytes=limits.memory_bytes, cpu=limits.cpu
-            )
-            if descriptor is not None:
-                found.append(descriptor)
+    @property
+    def late_descriptors(self) -> tuple[int, ...]:
+        """The descriptors for `received`."""
+        found = [self.alive[1]]
+        if self.nat is not None:
+            sockets = (self.nat.routes, self.nat.filter, *self.nat.reservations)
+            found += [self.nat.machine, *(sock.fileno() for sock in sockets)]
         return tuple(found)
 
-    def start_forwarder(self, hosts_files: HostsFiles, table: NodeTable) -> None:
-        """In the keeper, when the network is made: forward the ports of `expose`."""
-        self.forwarded = tuple(
-            ForwardedPort(port, table[node].fd, (*hosts_files.addresses(node, on=node), *LOOPBACKS), inner)
-            for (node, _, inner), port in zip(self.exposed, self.ports, strict=True)
-        )
-        self._fork_forwarder(table.home)
+    @property
+    def controllers(self) -> set[cgroup.Controller]:
+        """The controllers of its groups."""
+        return {controller for parent, _ in self.groups for controller in parent.controllers}
 
-    def forwarder_ended(self, pid: int, timers: Timers, home: int) -> bool:
-        """In the keeper, when a child has ended: restart the forwarder if it was that; returns whether it was."""
-        if not pid or pid != self.forwarder:
-            return False
-        self.forwarder = 0
-        timers.after(FORWARDER_PAUSE_S, lambda: self._fork_forwarder(home))
-        return True
+    def give_up(self) -> None:
+        """In the keeper, of access that was received: let the process that has prepared it undo it."""
+        self.close_nat()
+        os.close(self.alive[1])
 
-    def _fork_forwarder(self, home: int) -> None:
-        def child() -> None:
-            from labctl.lab.keeper.port_forwarder import forward  # and asyncio, which the keeper does not need
-
-            forward(self.forwarded, home)
-
-        if self.forwarded:
-            self.forwarder = processes.fork(child)
+    def close_nat(self) -> None:
+        """In the keeper: give the machine's network up; the kernel removes the table there. Idempotent."""
+        if self.nat is not None:
+            for sock in (self.nat.routes, self.nat.filter, *self.nat.reservations):
+                sock.close()
+            os.close(self.nat.machine)
+            self.nat = None
 
 
 def prepare(request: Open, ports: Sequence[int]) -> ExternalAccess:
@@ -216,17 +176,54 @@ def prepare(request: Open, ports: Sequence[int]) -> ExternalAccess:
     rootless = needs_user_namespace(os.geteuid(), effective_capabilities())
     access = ExternalAccess(exposed=request.exposed, ports=tuple(ports))
     routers = [node.name for node in nodes if node.nat]
-    needed = _controllers(nodes)
+    needed = {each for node in nodes for each in controllers_of(node.limits)}
     if routers:
         _check_may_nat(routers, rootless=rootless)
         access.resolv_conf = resolv_conf()
     if routers or needed:
         try:
-            _change_machine(access, request, routers, needed)
+            _change_machine(access, request.lab, request.plan, routers, needed)
         except BaseException:
             access.close_in_boot()
             access.undo()
             raise
+    return access
+
+
+def prepare_late(lab: str, plan: PlanJson, routers: Sequence[str], needed: set[cgroup.Controller]) -> ExternalAccess:
+    """Prepare access for a running lab, in the machine's namespaces. MachineError, with nothing changed."""
+    access = ExternalAccess()
+    if routers:
+        _check_may_nat(routers, rootless=needs_user_namespace(os.geteuid(), effective_capabilities()))
+        access.resolv_conf = resolv_conf()
+    try:
+        _change_machine(access, lab, plan, routers, needed)
+    except BaseException:
+        access.close_in_boot()
+        access.undo()
+        raise
+    return access
+
+
+def received(prepared: PreparedAccess, descriptors: Sequence[int]) -> ExternalAccess:
+    """In the keeper: return the access with its descriptors, which it takes over."""
+    alive, *others = descriptors
+    access = ExternalAccess(
+        groups=tuple(
+            (cgroup.Parent(path, version, tuple(map(cgroup.Controller, controllers))), base)
+            for path, version, controllers, base in prepared.groups
+        ),
+        resolv_conf=prepared.resolv_conf,
+        alive=(-1, alive),
+    )
+    if prepared.outlets:
+        machine, routes, packets, *reservations = others
+        outlets = tuple(
+            nat.Outlet(router, ifname, IPv4Network(network), IPv6Network(network6) if network6 else None)
+            for router, ifname, network, network6 in prepared.outlets
+        )
+        sockets = (Socket(fileno=routes), Socket(fileno=packets), tuple(Socket(fileno=one) for one in reservations))
+        access.nat = NatAccess(outlets, prepared.mtu, machine, *sockets)
     return access
 
 
@@ -240,18 +237,20 @@ def _check_may_nat(routers: Sequence[str], *, rootless: bool) -> None:
         raise InputError(f"lab: cannot have {len(routers)} routers with `nat`: at most {OUTLETS_MAX} are possible.")
 
 
-def _controllers(nodes: Iterable[Node]) -> set[cgroup.Controller]:
-    fields = {
-        cgroup.Controller.PIDS: "pids",
-        cgroup.Controller.MEMORY: "memory_bytes",
-        cgroup.Controller.CPU: "cpu",
+def controllers_of(limits: Limits | None) -> set[cgroup.Controller]:
+    """Return the controllers that the limits need."""
+    if limits is None:
+        return set()
+    values = {
+        cgroup.Controller.PIDS: limits.pids,
+        cgroup.Controller.MEMORY: limits.memory_bytes,
+        cgroup.Controller.CPU: limits.cpu,
     }
-    limits = [node.limits for node in nodes if node.limits is not None]
-    return {one for one, name in fields.items() if any(getattr(each, name) is not None for each in limits)}
+    return {controller for controller, value in values.items() if value is not None}
 
 
 def _change_machine(
-    access: ExternalAccess, request: Open, routers: Sequence[str], needed: set[cgroup.Controller]
+    access: ExternalAccess, lab: str, plan: PlanJson, routers: Sequence[str], needed: set[cgroup.Controller]
 ) -> None:
     """Write the journal, start the guard, and change the machine, in this order."""
     parents = cgroup.find_parents(needed) if needed else ()
@@ -273,10 +272,10 @@ def _change_machine(
             ]
             settings = _settings(machine, others)
             isolated = _isolated(machine, settings, others)
-            access.nat = _nat_access(request, routers, name, machine)
+            access.nat = _nat_access(plan, routers, name, machine)
         interfaces = tuple(outlet.ifname for outlet in access.nat.outlets) if access.nat else ()
         network = host_changes.network_inode() if routers else 0
-        changes = host_changes.HostChanges(request.lab, network, interfaces, settings, bases)
+        changes = host_changes.HostChanges(lab, network, interfaces, settings, bases)
         access.record = host_changes.write(directory, identity, changes)
         access.alive = os.pipe2(os.O_CLOEXEC)
         access.guard_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -312,8 +311,8 @@ def _isolated(
     ]
 
 
-def _nat_access(request: Open, routers: Sequence[str], name: str, machine: nat.MachineNetwork) -> NatAccess:
-    operations = plan_from_json(request.plan).operations
+def _nat_access(plan: PlanJson, routers: Sequence[str], name: str, machine: nat.MachineNetwork) -> NatAccess:
+    operations = plan_from_json(plan).operations
     taken = list(machine.taken)
     taken += [
         one.address.network

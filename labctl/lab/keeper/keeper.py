@@ -36,11 +36,12 @@ from labctl.lab.keeper.reconcile import RollbackActions, Transactions
 from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import changes_from_json, operations_to_json, plan_from_json
 from labctl.structs import Struct, field, replace
-from labctl.topology.model import NO_NAME_SERVER, Node
+from labctl.topology.model import NO_NAME_SERVER, RESOLV_CONF, Node
 
 if TYPE_CHECKING:
     from labctl.lab.keeper.external import ExternalAccess
     from labctl.lab.keeper.fault_table import FaultTable
+    from labctl.lab.keeper.machine_access import MachineAccess
     from labctl.plan.drop_rules import DropRule
 
 
@@ -81,7 +82,7 @@ class Keeper:
         pid: int,
         logs: int,
         registration: Registration | None,
-        external: ExternalAccess | None,
+        external: MachineAccess | None,
     ) -> None:
         self.opened = request  # the plan that the lab was made of, or last reconciled to
         self.context = context
@@ -101,7 +102,9 @@ class Keeper:
         self.is_published = False
         self.is_down = False
         self.logged_bugs = 0
-        self.transactions = Transactions(self.processes, self.timers, hosts, self.state, self.reconcile)
+        self.transactions = Transactions(
+            self.processes, self.timers, hosts, self.state, self.reconcile, self.settle_access
+        )
         self.rollback_actions = RollbackActions(table, self.undrop)
         self.faults: FaultTable | None = None  # until the first fault
 
@@ -240,7 +243,7 @@ class Keeper:
                 return None
             case protocol.Reconcile():
                 self.transactions.check(client)
-                self.reconcile(message)
+                self.reconcile(message, descriptors)
             case protocol.Apply():
                 execute(changes_from_json(message.operations), self.table)
             case protocol.Impaired():
@@ -405,30 +408,91 @@ class Keeper:
         """Return the lab's state as the request that restores it."""
         return protocol.Reconcile(self.opened.topology, self.opened.plan, self.opened.source)
 
-    def reconcile(self, request: protocol.Reconcile) -> None:
+    def reconcile(self, request: protocol.Reconcile, descriptors: tuple[int, ...] = ()) -> None:
         """Change the lab to another plan, whole or not at all."""
         from labctl.lab.keeper.reconcile import reconcile
-        from labctl.plan.diff import difference, refuse_changes
+        from labctl.plan.diff import difference
 
         if self.faults is not None:
             self.faults.heal()  # the plan knows nothing of them
         before, after = plan_from_json(self.opened.plan), plan_from_json(request.plan)
         changes = difference(before, after)
-        refuse_changes(self.context.lab, before.nodes, after.nodes)
-        with self.limits_changed(before.nodes, after.nodes):
-            if changes:
-                removed, named = set(changes.ended), {node.name for node in changes.nodes}
-                reconcile(
-                    *(changes, self.table, self.hosts, self.end),
-                    *(lambda: self.rename(removed, named), HostsFiles(after)),
-                )
-        self.opened = replace(self.opened, topology=request.topology, plan=request.plan, source=request.source)
+        hosts_files = HostsFiles(after)
+        removed, named = set(changes.ended), {node.name for node in changes.nodes}
+        try:
+            self.take_access(request, after.nodes, descriptors)
+            with self.limits_changed(before.nodes, after.nodes):
+                if changes:
+                    reconcile(
+                        *(changes, self.table, self.hosts, self.end),
+                        *(lambda: self.finish(after.nodes, removed, named), hosts_files),
+                    )
+            self.opened = replace(self.opened, topology=request.topology, plan=request.plan, source=request.source)
+            self.use_access(after.nodes, before.nodes, hosts_files)
+        finally:
+            if not self.transactions.is_open:
+                self.settle_access()
+
+    def take_access(self, request: protocol.Reconcile, nodes: tuple[Node, ...], descriptors: tuple[int, ...]) -> None:
+        """Take over the access to the machine that comes with a request, whose descriptors are borrowed."""
+        if self.external is None and any(node.nat or node.exposures or node.limits for node in nodes):
+            from labctl.lab.keeper.machine_access import MachineAccess
+
+            self.external = MachineAccess()
+        if self.external is None or not descriptors:
+            return
+        own = [os.dup(each) for each in descriptors]
+        if request.access is not None:
+            from labctl.lab.keeper.external import received
+
+            self.external.add(received(request.access, own[len(request.exposed) :]))
+        self.external.add_ports(nodes, request.exposed, own[: len(request.exposed)])
+
+    def use_access(self, nodes: tuple[Node, ...], before: tuple[Node, ...], hosts_files: HostsFiles) -> None:
+        """Limit hosts that are new, forward ports, and give hosts the name servers of the machine's network.
+
+        KernelError, InputError.
+        """
+        if self.external is None:
+            return
+        known = {node.name for node in before}
+        for node in nodes:
+            if node.limits is not None and (node.name not in known or not self.hosts[node.name].groups):
+                self.external.limit(self.hosts[node.name], node.limits)
+        self.external.forward(nodes, hosts_files, self.table)
+        text = self.external.resolv_conf if any(node.nat for node in nodes) else NO_NAME_SERVER
+        if text and text != self.context.resolv_conf:
+            from labctl.lab.keeper.reconcile import write_own_file
+
+            self.context.resolv_conf = text
+            for host in self.hosts.values():
+                if host.init is not None and not host.node.tree.places(RESOLV_CONF):
+                    write_own_file(host, host.init, RESOLV_CONF, text)
+
+    def settle_access(self) -> None:
+        """Give up access to the machine that the lab's plan does not use."""
+        if self.external is not None:
+            self.external.settle(plan_from_json(self.opened.plan).nodes, self.table)
+
+    def finish(self, nodes: tuple[Node, ...], removed: set[str], named: set[str]) -> None:
+        """Connect routers to the machine, and update the names of nodes there: both or neither."""
+        made = [] if self.external is None else self.external.connect(nodes, self.table)
+        try:
+            self.rename(removed, named)
+        except BaseException:
+            if self.external is not None:
+                self.external.disconnect(made, self.table)
+            raise
 
     @contextlib.contextmanager
     def limits_changed(self, before: tuple[Node, ...], after: tuple[Node, ...]) -> Iterator[None]:
         """Set the limits that differ; an exception inside the `with` restores them."""
         old = {node.name: node for node in before}
-        changed = [node for node in after if node.name in old and old[node.name].limits != node.limits]
+        changed = [
+            node
+            for node in after
+            if node.name in self.hosts and node.name in old and old[node.name].limits != node.limits
+        ]
         try:
             for node in changed:
                 self.set_limits(node)
@@ -439,10 +503,9 @@ class Keeper:
             raise
 
     def set_limits(self, node: Node) -> None:
-        """Set the limits of a node whose groups exist. KernelError."""
+        """Set the limits of a node. KernelError, InputError."""
         if self.external is not None:
-            for descriptor in self.external.group_descriptors(node):
-                os.close(descriptor)  # its processes enter through those that were opened first
+            self.external.limit(self.hosts[node.name], node.limits)
 
     def rename(self, removed: set[str], named: set[str]) -> None:
         """Update the names of nodes on the machine."""
@@ -452,6 +515,8 @@ class Keeper:
     def end(self, host: Host) -> None:
         """End every program of a host that has left the lab."""
         self.transactions.will_leave(host.name)
+        if self.external is not None:
+            self.external.forget(host.name)
         self.processes.forget_node(host.name)
         if host.init is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -679,12 +744,17 @@ def _build(
     execute(plan.operations, table)
     hosts_files = HostsFiles(plan)
     hosts = {node.name: Host(node, hosts_files, table[node.name].fd) for node in plan.nodes}
+    access: MachineAccess | None = None
     if external is not None:
-        external.connect(table)
+        from labctl.lab.keeper.machine_access import MachineAccess
+
+        access = MachineAccess([external])
+        access.add_ports(plan.nodes, external.exposed, external.ports)
+        access.connect(plan.nodes, table)
         for host in hosts.values():
-            host.groups = external.group_descriptors(host.node)
-        external.start_forwarder(hosts_files, table)
-    return Keeper(request, channel, context, table, hosts, pid, logs, registration, external)
+            access.limit(host, host.node.limits)
+        access.forward(plan.nodes, hosts_files, table)
+    return Keeper(request, channel, context, table, hosts, pid, logs, registration, access)
 
 
 def descriptors_needed(message: protocol.Message) -> int:
@@ -694,6 +764,8 @@ def descriptors_needed(message: protocol.Message) -> int:
             return sum(stdio) + bool(tracer)
         case protocol.StartProcess(tracer=tracer):
             return int(bool(tracer))
+        case protocol.Reconcile(exposed=exposed, access=access):
+            return len(exposed) + (access.descriptors_needed if access is not None else 0)
         case protocol.PutFile() | protocol.BindSocket() | protocol.Hello():
             return 1
         case _:

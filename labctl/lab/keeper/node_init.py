@@ -33,7 +33,7 @@ _LIMITS = {
 _DIRECTORY_VARIABLES = ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")
 
 
-class LabContext(Struct, frozen=True):
+class LabContext(Struct):
     """The settings that all hosts of a lab share."""
 
     lab: str

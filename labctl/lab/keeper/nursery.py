@@ -24,7 +24,15 @@ from labctl.kernel import processes, rtnl, syscalls
 from labctl.lab import protocol
 from labctl.lab.keeper import boot
 from labctl.lab.keeper.file_tree import owned_run_directories
-from labctl.lab.protocol import BOOT_REPLY, BOOT_REQUEST_DESCRIPTORS, DIES_WITH_OWNER, RECORDER, STAYS, Open
+from labctl.lab.protocol import (
+    BOOT_REPLY,
+    BOOT_REQUEST_DESCRIPTORS,
+    DIES_WITH_OWNER,
+    LATE_ACCESS,
+    RECORDER,
+    STAYS,
+    Open,
+)
 from labctl.plan.operations import (
     AddAddress,
     LinkEnd,
@@ -133,8 +141,8 @@ def _wait_for_lab(nursery: int, requests: socket.socket) -> None:
         os.close(errors)
         requests.close()
         connection = socket.socket(fileno=channel)
-        if kind == RECORDER.encode():
-            import_module(f"labctl.{RECORDER}").run(connection, liveness, OWNER)
+        if kind.decode() in (RECORDER, LATE_ACCESS):
+            import_module(f"labctl.{kind.decode()}").run(connection, liveness, OWNER)
         else:
             boot.run(connection, liveness, OWNER, stays=kind.decode() == STAYS)
 

@@ -27,7 +27,7 @@ from labctl.kernel.namespaces import socket_in
 from labctl.unpatched import Socket
 
 if TYPE_CHECKING:
-    from labctl.lab.keeper.external import ForwardedPort
+    from labctl.lab.keeper.machine_access import ForwardedPort
 
 BUFFER_BYTES = 64 * 1024  # for each direction of a connection
 DATAGRAM_BYTES = 65536

@@ -108,7 +108,8 @@ class Transaction(Struct):
 class Transactions:
     """The current transaction and the clients that wait for theirs.
 
-    `state` returns the lab's state as a request, `reconcile` changes the lab to it.
+    `state` returns the lab's state as a request, `reconcile` changes the lab to it; `settle` is called when no earlier
+    state is needed any more.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class Transactions:
         hosts: dict[str, Host],
         state: Callable[[], Reconcile],
         reconcile: Callable[[Reconcile], None],
+        settle: Callable[[], None],
     ) -> None:
         self._processes = processes
         self._timers = timers
         self._hosts = hosts
         self._state = state
         self._reconcile = reconcile
+        self._settle = settle
         self._current: Transaction | None = None
         self._waiting: list[tuple[Client, int]] = []
 
@@ -218,8 +221,14 @@ class Transactions:
         report(errors)
         self._end_current()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a client has a transaction, so that the state before it may be needed."""
+        return self._current is not None
+
     def _end_current(self) -> None:
         self._current = None
+        _try(self._settle)
         self._begin_next()
 
     def _begin_next(self) -> None:
@@ -379,13 +388,18 @@ def _roll_back(
 
 
 def write_hosts_file(host: Host, init: Init, lines: Iterable[Line]) -> None:
-    """Rewrite the /etc/hosts of a host that runs programs, in place: that very file is bound there."""
-    content = hosts_file(lines).encode()
+    """Rewrite the /etc/hosts of a host that runs programs. KernelError."""
+    write_own_file(host, init, HOSTS, hosts_file(lines))
+
+
+def write_own_file(host: Host, init: Init, path: str, text: str) -> None:
+    """Rewrite a file of a host that runs programs, in place: that very file is bound there. KernelError."""
+    content = text.encode()
     hint = "Has a program mounted something else there?"
-    with kernel_errors(host.subject, "write its /etc/hosts", hint=hint):
+    with kernel_errors(host.subject, f"write its {path}", hint=hint):
         # O_NONBLOCK: a program of the host may have bound a FIFO there.
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = os.open(f"/proc/{init.pid}/root{HOSTS}", flags)
+        file = os.open(f"/proc/{init.pid}/root{path}", flags)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))

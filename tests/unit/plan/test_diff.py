@@ -9,9 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from labctl import topology
-from labctl.errors import InputError
 from labctl.plan.build import build
-from labctl.plan.diff import Difference, Sign, difference, refuse_changes
+from labctl.plan.diff import Difference, Sign, difference
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
@@ -22,6 +21,7 @@ from labctl.plan.operations import (
     MakeNode,
     Operation,
     Part,
+    Plan,
     RemoveAddress,
     RemoveLink,
     RemoveNode,
@@ -37,7 +37,8 @@ from labctl.plan.operations import (
     operations_from_json,
     operations_to_json,
 )
-from labctl.topology.model import Address, Impairment, Limits, Node, NodeKind, Topology
+from labctl.structs import replace
+from labctl.topology.model import Address, Exposure, Impairment, Limits, Node, NodeKind, Topology, Transport
 from tests.unit.topology.drafts import resolved, topologies
 
 MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -348,12 +349,8 @@ def test_equal_plans_render_as_nothing_to_change(kind: str) -> None:
         assert '"changes": []' in render_difference_json(found)
 
 
-def test_a_running_lab_refuses_changes_of_its_access_to_the_machine() -> None:
-    plain, limited = Node("a", NodeKind.HOST), Node("a", NodeKind.HOST, limits=Limits(pids=5))
-    refuse_changes("lab", [plain], [Node("b", NodeKind.HOST)])
-    refuse_changes("lab", [limited], [limited, Node("b", NodeKind.HOST)])
-    refuse_changes("lab", [limited], [Node("a", NodeKind.HOST, limits=Limits(pids=7))])
-    both = Node("a", NodeKind.HOST, limits=Limits(pids=5, cpu=0.5))
-    for before, after in (([plain], [limited]), ([limited], [plain]), ([limited], []), ([limited], [both])):
-        with pytest.raises(InputError, match=r"lab lab: cannot change .* \(a\)"):
-            refuse_changes("lab", before, after)
+def test_access_to_the_machine_changes_at_once() -> None:
+    plain = Plan("lab", (Node("a", NodeKind.HOST),), (MakeNode("a", NodeKind.HOST),))
+    exposed = Node("a", NodeKind.HOST, limits=Limits(pids=5), exposures=(Exposure(Transport.TCP, None, 8080, 80),))
+    found = difference(plain, replace(plain, nodes=(exposed,)))
+    assert [str(change) for change in found.changes] == ["~ expose of a, at once", "~ limits of a, at once"]

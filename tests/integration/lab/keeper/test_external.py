@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import InputError, MachineError
+from labctl.errors import MachineError
 from labctl.kernel import nat
 from labctl.kernel.namespaces import entered, read_sysctl, write_sysctl
 from labctl.lab.client.handle import Lab
@@ -285,11 +285,3 @@ def test_no_two_labs_get_the_same_network() -> None:
 def test_nat_requires_root() -> None:
     with pytest.raises(MachineError, match="router gw: cannot use `nat`: only root"):
         Lab.open(plan_of(NAT))
-
-
-@inside
-def test_nat_of_a_running_lab_cannot_be_changed() -> None:
-    with Machine(), Lab.open(plan_of(NAT)) as lab:
-        with pytest.raises(InputError, match=r"cannot change `nat`, .* \(gw\)"):
-            lab.reconcile(plan_of(NAT.replace("{nat: true}", "{}")))
-        lab.reconcile(plan_of(NAT.replace("far: {}", "far: {environment: {A: b}}")))

@@ -16,7 +16,7 @@ from labctl.errors import MachineError
 from labctl.kernel.namespaces import current_network
 from labctl.lab.client.handle import Lab
 from labctl.lab.keeper import port_forwarder
-from labctl.lab.keeper.external import ForwardedPort
+from labctl.lab.keeper.machine_access import ForwardedPort
 from tests.integration.detached import comm_of
 from tests.integration.inside import inside
 from tests.integration.machine import MACHINE4, Machine, boot_of, holds, ip, plan_of
