@@ -308,13 +308,16 @@ class ListOf(Generic[T]):
 
 
 class OrList(Generic[T, U]):
-    """A value, or a list."""
+    """A value, or a list; `otherwise` is the mistake for a mapping."""
 
-    def __init__(self, one: Reader[T], several: Reader[list[U]]) -> None:
+    def __init__(self, one: Reader[T], several: Reader[list[U]], otherwise: Mistake | None = None) -> None:
         self._one = one
         self._several = several
+        self._otherwise = otherwise
 
     def read(self, value: object, at: Reading, path: KeyPath) -> T | list[U]:
+        if isinstance(value, dict) and self._otherwise is not None:
+            raise at.wrong(path, str(self._otherwise), self._otherwise.what_to_try)
         return self._several.read(value, at, path) if isinstance(value, list) else self._one.read(value, at, path)
 
     def schema(self, into: Schemas) -> Schema:

@@ -17,10 +17,11 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from labctl.errors import MachineError
-from labctl.kernel import bridge, link_state, nftables, qdiscs, rtnl
+from labctl.kernel import bridge, link_state, nftables, qdiscs, route_messages, rtnl
 from labctl.kernel.netlink import (
     IFINFO,
     IFLA_IFNAME,
@@ -65,6 +66,8 @@ FEATURES = {
     "vlan-filtering": Feature("VLANs of switches", "", "BRIDGE_VLAN_FILTERING"),
     "stp": Feature("stp: true on a switch", "", "STP"),
     "ipv6": Feature("IPv6 addresses", "ipv6", "IPV6"),
+    "policy-rules": Feature("rules of nodes", "", "IP_MULTIPLE_TABLES"),
+    "multipath": Feature("routes with several next hops", "", "IP_ROUTE_MULTIPATH"),
     "netem": Feature("delay, jitter and loss of links", "sch_netem", "NET_SCH_NETEM"),
     "tbf": Feature("rate limits of links", "sch_tbf", "NET_SCH_TBF"),
     "nftables": Feature("drop steps", "nf_tables", "NF_TABLES"),
@@ -242,6 +245,20 @@ def _stp() -> None:
         raise OSError(errno.EOPNOTSUPP, "messages of the protocol do not reach bridges in network namespaces")
 
 
+def _policy_rules() -> None:
+    rule = route_messages.RuleRequest(version=4, priority=1, action="lookup", table=254)
+    _send(route_messages.new_rule(rule))
+    _send(route_messages.remove_rule(rule))
+
+
+def _multipath() -> None:
+    _send(rtnl.set_up(LOOPBACK_INDEX, True))
+    hops = (route_messages.Hop(LOOPBACK_INDEX),) * 2
+    route = route_messages.RouteRequest(IPv4Network("192.0.2.0/24"), "unicast", hops, 1, 254, None)
+    _send(route_messages.new_route(route))
+    _send(route_messages.remove_route(route))
+
+
 def _netem() -> None:
     _send(qdiscs.replace_netem(LOOPBACK_INDEX, _HANDLES["netem"], qdiscs.ROOT, qdiscs.NetemSettings(delay_us=1000)))
 
@@ -320,6 +337,8 @@ _PROBES: dict[str, Callable[[], None]] = {
     "vlan-filtering": _vlan_filtering,
     "stp": _stp,
     "ipv6": _ipv6,
+    "policy-rules": _policy_rules,
+    "multipath": _multipath,
     "netem": _netem,
     "tbf": _tbf,
     "nftables": lambda: _rule(b"filter\0", hook=1, priority=0, verdict=nftables.drop()),

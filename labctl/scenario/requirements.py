@@ -93,6 +93,8 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "netem": partial(_without_qdisc, "netem"),
         "tbf": partial(_without_qdisc, "tbf"),
         "vlan-filtering": partial(_without_feature, "vlan-filtering"),
+        "policy-rules": partial(_without_feature, "policy-rules"),
+        "multipath": partial(_without_feature, "multipath"),
         "stp": partial(_without_feature, "stp"),
         "users": _without_users,
         "root": _without_root,

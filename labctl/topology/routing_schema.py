@@ -14,7 +14,8 @@ from labctl.documents.schema import (
     ListOf,
     Of,
     OneOf,
-    Placed,
+    OrFalse,
+    OrList,
     Shape,
     TextOr,
     Whole,
@@ -104,6 +105,7 @@ class LoopbackFile(Shape):
     anycast = defaulted(Flag(), False, "Other nodes may have the same address; packets go to the nearest.")
 
 
+NO_ROUTES = Mistake("expected a list of routes", "write for example `routes: [{to: default, via: r1}]`")
 ROUTE = TextOr(
     Of(RouteFile),
     Mistake("expected a route", "write for example `{to: default, via: r1}` or `default via r1`"),
@@ -116,5 +118,5 @@ LOOPBACKS = ListOf(
     Of(LoopbackFile, short={str: "address"}, otherwise=Mistake("expected an address such as 10.255.0.1")),
     or_one=True,
 )
-GATEWAYS = ListOf(Placed(STRICT_TEXT), at_least=1, or_one=True)
+GATEWAYS = OrList(OrFalse("a node or an address"), ListOf(STRICT_TEXT, at_least=1))
 ROUTING_KEYS = frozenset({"loopback", "gateway", "routes", "rules"})  # of a node

@@ -40,7 +40,7 @@ from labctl.documents.schema import (
 from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
 from labctl.topology.impairment_schema import BetweenFile, ImpairedFile, ImpairmentValue
 from labctl.topology.model import Restart, Transport
-from labctl.topology.routing_schema import GATEWAYS, LOOPBACKS, ROUTE, RULE
+from labctl.topology.routing_schema import GATEWAYS, LOOPBACKS, NO_ROUTES, ROUTE, RULE
 from labctl.topology.switching import VLAN_MAX
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; ETH_MAX_MTU (linux/if_ether.h)
@@ -309,9 +309,9 @@ class NodeFile(Shape):
     services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
     firewall = optional(FIREWALL, "Packets that it accepts: a preset such as stateful, or a mapping.")
     loopback = defaulted(LOOPBACKS, [], "Further addresses of `lo`: [10.255.0.1, fd00:ff::1].")
-    gateway = optional(GATEWAYS, "Its default gateway: a node, an address, a list of these, or none.")
+    gateway = optional(GATEWAYS, "Its default gateway: a node, an address, a list of these, or none (or false).")
     routes = optional(
-        OrList(OneOf(Routes), ListOf(ROUTE)),
+        OrList(OneOf(Routes), ListOf(ROUTE), NO_ROUTES),
         "Static routes: none, automatic for those that it needs, or a list of routes besides these.",
     )
     routing = optional(OneOf(Routes), "The automatic routes beside a list of `routes`: none or automatic.")

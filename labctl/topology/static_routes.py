@@ -189,7 +189,8 @@ class _NodeRoutes:
         for number, one in enumerate(model.routes if isinstance(model.routes, list) else ()):
             if (route := _shape(one, RouteFile, _route_words, self.place.at("routes", number), self.lab)) is not None:
                 self.route(route, self.place.at("routes", number))
-        self.gateway(model.gateway or (), self.place.at("gateway"))
+        if model.gateway is not None:
+            self.gateway(model.gateway, self.place.at("gateway"))
         for number, rule_model in enumerate(model.rules):
             place = self.place.at("rules", number)
             if (rule := _shape(rule_model, RuleFile, _rule_words, place, self.lab)) is not None:
@@ -198,9 +199,9 @@ class _NodeRoutes:
 
     # -- routes ------------------------------------------------------------------------------------------------------
 
-    def gateway(self, written: Sequence[PlacedText], place: Place) -> None:
+    def gateway(self, written: str | bool | list[str], place: Place) -> None:
         """Add a default route of each family: through an address in the list, else through its first node."""
-        texts = [one.text for one in written]
+        texts = written if isinstance(written, list) else [written] if isinstance(written, str) else ["none"]
         if "none" in texts:
             self.written.without_automatic = True
             return
@@ -209,7 +210,7 @@ class _NodeRoutes:
         owners = (self.lab.owner(self.node.name, ip_address(text)) for text in addresses.values())
         through = next(filter(None, (*nodes, *owners)), "")
         made = False
-        for family in self.lab.families if written else ():
+        for family in self.lab.families:
             via = _Via(addresses.get(family.value, through))
             hop = self.hop(via, family, place, exact=True) if via.gateway else None
             if hop is not None:

@@ -25,6 +25,8 @@ from labctl.lab.keeper.nodes import NodeTable
 from labctl.plan.operations import (
     AddAddress,
     AddRoute,
+    AddRule,
+    AddStaticRoute,
     MakeBridge,
     MakeLink,
     MakeNode,
@@ -288,6 +290,7 @@ _OF_THE_MACHINE: tuple[tuple[type, tuple[int, ...], type[MachineError]], ...] = 
     (MakeLink, (errno.EOPNOTSUPP,), MachineError),  # no veth, without which there are no links
     (MakeBridge, (errno.EOPNOTSUPP,), LabImpossible),
     (SetBridgeOption, (errno.EOPNOTSUPP,), LabImpossible),
+    (AddRule, (errno.EAFNOSUPPORT, errno.EOPNOTSUPP), LabImpossible),
     (AddAddress, (errno.EAFNOSUPPORT, errno.EOPNOTSUPP), LabImpossible),  # no IPv6: a lab without can be made
 )
 
@@ -318,6 +321,15 @@ _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
     (SetMtu, (errno.EINVAL,), "An MTU is 68 to 65535 bytes."),
     (AddRoute, (errno.EEXIST,), "There is a route to that destination already."),
     (AddRoute, _NO_WAY, "Is the gateway on a network of that interface, and the link up?"),
+    (AddStaticRoute, (errno.EEXIST,), "There is a route to that destination with that metric already."),
+    (
+        AddStaticRoute,
+        _NO_WAY,
+        "Is each gateway on a network of its interface, and the link up? "
+        "(Several next hops require CONFIG_IP_ROUTE_MULTIPATH.)",
+    ),
+    (AddRule, (errno.EEXIST,), "There is such a rule already."),
+    (AddRule, (errno.EAFNOSUPPORT, errno.EOPNOTSUPP), "This kernel lacks policy rules: CONFIG_IP_MULTIPLE_TABLES."),
     (SetSysctl, (errno.ENOENT,), "No network namespace of this kernel has that parameter; `sysctl -a` lists them."),
     (SetSysctl, (errno.EINVAL,), "Does the parameter take that value?"),
     (SetSysctl, _NOT_WRITABLE, "The parameter is the whole machine's, or /proc/sys is read-only here."),

@@ -110,8 +110,9 @@ def test_an_address_that_no_node_has_is_the_gateway_of_its_family_alone() -> Non
     assert {route.destination.version for route in node.routes} == {6}
 
 
-def test_no_gateway_is_no_route() -> None:
-    node = host("gateway: none")
+@pytest.mark.parametrize("written", ["none", "false"])
+def test_no_gateway_is_no_route(written: str) -> None:
+    node = host(f"gateway: {written}")
     assert (node.routes, node.static_routes) == ((), ())
 
 
@@ -169,6 +170,7 @@ TWICE = "h has two routes to default | give one of them a larger `metric`, as a 
         ("routes: [{to: default, hops: [{weight: 2}]}]", "a next hop needs `via` or `dev`"),
         ("routes: [default via]", f"`default via`: `via` has no value | {WORDS}"),
         ("routes: [default over r1]", f"`default over r1`: `over` is not a word of a route | {WORDS}"),
+        ("routes: {default: r1}", "expected a list of routes | write for example `routes: [{to: default, via: r1}]`"),
         ("gateway: s", "h shares no network with s"),
         ("gateway: r9", "`r9` is neither an address nor a node | allowed: s, h, r1, r2"),
         ("rules: [{from: 10.0.1.0/24, to: '2001:db8::/32', table: 7}]", "`from` and `to` are of different families"),
