@@ -147,7 +147,9 @@ _PROCESS = (
 )
 _TOPOLOGY = (
     Parameter("topology", "[TOPOLOGY]", "A topology file, a shape (star:10), or a shipped name.", "topology_names"),
-    Parameter("topo", "--topo SHAPE", "A shape: pair, star:10, line:5, tree:2,3 or mesh:6.", "topology_names"),
+    Parameter(
+        "topo", "--topo SHAPE", "A shape: pair, star:10, line:5, tree:2,3, mesh:6 or random:20,30.", "topology_names"
+    ),
     Parameter("values", "--set NAME=VALUE...", "A parameter of the topology file: n=12. May be repeated."),
 )
 _SOURCE = Parameter(

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     Candidate = str | tuple[str, str]  # with an explanation
 
 LAB_TIMEOUT_S = 2.0  # a person waits
-SHAPES = ("pair", "star", "line", "tree", "mesh")  # labctl.topology.draft takes long to import; a test compares both
+SHAPES = (
+    "pair",
+    "star",
+    "line",
+    "tree",
+    "mesh",
+    "random",
+)  # labctl.topology.draft takes long to import; a test compares both
 
 
 class Given:

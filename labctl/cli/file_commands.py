@@ -60,6 +60,7 @@ def list_examples() -> None:
             "line:N": "N routers in a chain with a host at each end.",
             "tree:D,F": "Switches as a tree of depth D with fanout F, hosts at its leaves.",
             "mesh:N": "N routers, every two of them linked, with a host each.",
+            "random:N,LINKS": "N routers with so many links at random, with a host each; random:N,LINKS,SEED.",
         },
         width,
     )

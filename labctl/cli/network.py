@@ -32,8 +32,11 @@ def ping(nodes: Sequence[str], every: bool, every_pair: bool, lab: str | None) -
         plan = attached.describe().plan
         chosen = list(dict.fromkeys(nodes)) or pingable_nodes(plan, routers=every)
         tested = choose_pairs(plan, chosen, every_pair=every_pair)
-        with waiting(f"sending {len(tested)} pings in lab {attached.name}"):
-            results = ping_pairs(attached, plan, tested)
+        doing = f"{len(tested)} pings in lab {attached.name}"
+        with waiting(f"sending {doing}") as shown:
+            results = ping_pairs(
+                attached, plan, tested, progress=lambda count: shown.does(f"{count} results of {doing}")
+            )
     screen = standard_output()
     screen.write(render(chosen, results, screen.look, sampled=is_sample(chosen, every_pair=every_pair)))
     return EXIT_UNREACHABLE if any(each.problem for each in results) else 0

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import socket
 import struct
 import sys
@@ -103,6 +104,7 @@ _LINKS = {
     "gre": attribute(6, bytes((127, 0, 0, 1))) + attribute(7, bytes((127, 0, 0, 2))),
     "wireguard": b"",
 }
+_STP_ATTEMPTS, _STP_PAUSE_MS = 25, 20
 _LOUD = {"gre": "ip_gre", "bond": "bonding"}  # loading it makes interfaces in all namespaces, the machine's too
 _TC_HTB_GLOB = struct.pack("=5I", 3, 10, 0, 0, 0)  # struct tc_htb_glob: version, rate2quantum, default class, ...
 
@@ -238,8 +240,12 @@ def _stp() -> None:
     with open_socket(NETLINK_ROUTE) as sock, Socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         for name in ("probe0", "probe1"):
             link_state.has_carrier(sock, name)
-        sender.sendto(bridge.root_message(), ("probe0", 0))
-        is_heard = bool(bridge.root_port(sock, 14))
+        is_heard = False
+        for _ in range(_STP_ATTEMPTS):  # a busy kernel passes the frame on a moment later
+            sender.sendto(bridge.root_message(), ("probe0", 0))
+            if is_heard := bool(bridge.root_port(sock, 14)):
+                break
+            select.poll().poll(_STP_PAUSE_MS)
     _send(rtnl.set_master(11, 0))
     if not is_heard:
         raise OSError(errno.EOPNOTSUPP, "messages of the protocol do not reach bridges in network namespaces")

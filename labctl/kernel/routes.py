@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -290,16 +291,35 @@ def parse_route(payload: memoryview, names: dict[int, str]) -> KernelRoute | Non
         return None
     any_address = bytes(4 if family == socket.AF_INET else 16)
     return KernelRoute(
-        destination=ip_network((values.get(_RTA_DST, any_address), length)),
+        destination=_network(values.get(_RTA_DST, any_address), length),
         hops=tuple(_hops(values, names)) if _KINDS[kind] == "unicast" else (),
         metric=u32(values, _RTA_PRIORITY),
         kind=_KINDS[kind],
         table=table,
         protocol=protocol,
-        source=ip_network((values[_RTA_SRC], source_length)) if source_length else None,
+        source=_network(values[_RTA_SRC], source_length) if source_length else None,
         tos=tos,
         options=" ".join(_options(values, flags, protocol)),
     )
+
+
+# The nodes of a lab have routes to the same prefixes: a thousand routers have a million routes to a few thousand.
+_SHARED_VALUES = 1 << 16
+
+
+@lru_cache(_SHARED_VALUES)
+def _network(packed: bytes, length: int) -> Prefix:
+    return ip_network((packed, length))
+
+
+@lru_cache(_SHARED_VALUES)
+def _address(packed: bytes) -> Address:
+    return ip_address(packed)
+
+
+@lru_cache(_SHARED_VALUES)
+def _next_hop(gateway: Address | None, ifname: str) -> NextHop:
+    return NextHop(gateway, ifname)
 
 
 def _options(values: dict[int, bytes], flags: int, protocol: int) -> Iterator[str]:
@@ -319,7 +339,7 @@ def _options(values: dict[int, bytes], flags: int, protocol: int) -> Iterator[st
 def _hops(values: dict[int, bytes], names: dict[int, str]) -> Iterator[NextHop]:
     if RTA_MULTIPATH not in values:
         index = u32(values, RTA_OIF)
-        yield NextHop(_gateway(values), names.get(index, str(index)))
+        yield _next_hop(_gateway(values), names.get(index, str(index)))
         return
     for start, weight, index in hops_in(values[RTA_MULTIPATH]):
         (length,) = struct.unpack_from("=H", values[RTA_MULTIPATH], start)
@@ -340,7 +360,7 @@ def hops_in(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _gateway(values: dict[int, bytes]) -> Address | None:
     if _RTA_GATEWAY in values:
-        return ip_address(values[_RTA_GATEWAY])
+        return _address(values[_RTA_GATEWAY])
     via = values.get(_RTA_VIA)  # struct rtvia: a family other than the destination's, address
     return None if via is None else ip_address(via[2:])
 

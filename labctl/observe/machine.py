@@ -20,7 +20,6 @@ from labctl.kernel.link_state import neighbour_table
 from labctl.kernel.privilege import Readings, read_machine
 from labctl.kernel.probes import FEATURES, remedy
 from labctl.structs import Struct
-from labctl.topology.resolve import PORTS_LIMIT
 
 __all__ = ["FEATURES", "Readings"]
 
@@ -203,6 +202,9 @@ def largest_lab() -> LabSize:
     return min(sizes, key=lambda size: size.nodes, default=LabSize(1_000_000, "descriptors"))
 
 
+BR_MAX_PORTS = 1024  # net/bridge/br_private.h; port 0 is reserved
+
+
 class SharedLimit(Struct, frozen=True):
     """A limit that labs share with each other and with the machine, because namespaces do not multiply it."""
 
@@ -229,6 +231,7 @@ _SHARED_LIMITS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "of one user in all labs",
     ),
     ("open files", ("fs.file-max",), "of the machine, including those of labs"),
+    ("packet queue", ("net.core.netdev_max_backlog",), "frames of all labs that wait for one processor"),
 )
 
 
@@ -239,7 +242,7 @@ def shared_limits() -> Iterator[SharedLimit]:
         used = ", ".join(f"{table.entries} IPv{table.version}" for table in tables)
         counts = f"neighbours (ARP, ND) of all namespaces together; now {used}"
         yield SharedLimit("neighbour tables", tuple((table.setting, table.limit) for table in tables), counts)
-    yield SharedLimit("bridge ports", (("BR_MAX_PORTS", PORTS_LIMIT),), "links of one switch or network")
+    yield SharedLimit("bridge ports", (("BR_MAX_PORTS", BR_MAX_PORTS - 1),), "a larger switch has several bridges")
     for name, settings, counts in _SHARED_LIMITS:
         values = tuple((setting, value) for setting in settings if (value := _sysctl(setting)) is not None)
         if values:

@@ -11,7 +11,7 @@ import errno
 import os
 import selectors
 import socket
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -37,6 +37,9 @@ _ENTRIES_PER_REQUEST = 4.0  # assumed for the first batch; counted after it
 _QUIET_S = 0.1  # time without a reply after which a batch is put off; twice the slowest reply
 _MAX_QUIET_S = 1.0
 _FULL_TABLE_ERRNOS = (errno.ETIMEDOUT, errno.ENOBUFS, errno.EINVAL)  # EINVAL: from ip6_finish_output2()
+# The usual net.core.netdev_max_backlog: the frames that may wait for a processor. A request to a new neighbour
+# is a broadcast, and a bridge floods each to all its ports at once.
+_FLOODED_FRAMES = 1000
 _NUMBERS = 1 << 16  # sequence numbers of echo requests
 
 
@@ -135,15 +138,18 @@ class _Sockets(Struct):
 class Prober:
     """Sends echo requests and restores the neighbour tables. A context manager, for one thread.
 
-    `transit` are the nodes that may forward requests.
+    `transit` are the nodes that may forward requests. `ports` is the most ports that a bridge of the lab has.
     """
 
-    def __init__(self, lab: Observable, transit: Collection[str] = ()) -> None:
+    def __init__(self, lab: Observable, transit: Collection[str] = (), ports: int = 1) -> None:
         self._transit = frozenset(transit)
+        self._at_once = max(1, _FLOODED_FRAMES // max(ports, 1))
         self._sockets = _Sockets(lab, _descriptors() // 3)
         self._before: dict[str, frozenset[Neighbour]] = {}  # entries of a node before the first request
         self._waiting: dict[tuple[EchoSocket, int], _Pending] = {}
         self._number = 0
+        self._progress: Callable[[int], None] | None = None
+        self._results = 0
         self._entries_per_request = _ENTRIES_PER_REQUEST
         self._quiet_s = _QUIET_S
 
@@ -162,13 +168,21 @@ class Prober:
         """Open the socket that sends from this node. KernelError, whose errno `send` would return as a result."""
         self._sockets.echo_of(node, version)
 
-    def send(self, requests: Sequence[EchoRequest], *, deadline_s: float, attempts: int = 3) -> list[EchoResult]:
-        """Send all requests, and return their results in order.
+    def send(
+        self,
+        requests: Sequence[EchoRequest],
+        *,
+        deadline_s: float,
+        attempts: int = 3,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[EchoResult]:
+        """Send all requests, and return their results in order; `progress` gets the number of results so far.
 
         The first round does not wait for slow replies. Addresses that did not reply then get up to `attempts` requests
         in `deadline_s`.
         """
         everything = [_Pending(request) for request in requests]
+        self._progress = progress
         if len(everything) > 1:
             self._send_batches(everything, None, 1)
         self._send_batches([each for each in everything if each.result is None], deadline_s, attempts)
@@ -181,6 +195,9 @@ class Prober:
             batch = pending[first : first + self._batch_size()]
             first += len(batch)
             self._send_batch(batch, deadline_s, attempts)
+            if self._progress is not None:
+                self._results += sum(each.result is not None for each in batch)
+                self._progress(self._results)
             self._sockets.trim(self._sockets.limit)
 
     def _batch_size(self) -> int:
@@ -190,7 +207,7 @@ class Prober:
             room.append(
                 min(table.limit // _TABLE_FRACTION, max(_MIN_BATCH_ENTRIES, (table.limit - table.entries) // 2))
             )
-        return max(1, min(int(min(room) / self._entries_per_request), self._sockets.limit))
+        return max(1, min(int(min(room) / self._entries_per_request), self._sockets.limit, self._at_once))
 
     def _send_batch(self, batch: Sequence[_Pending], deadline_s: float | None, attempts: int) -> None:
         nodes = {each.request.source for each in batch} | {each.request.target for each in batch} | self._transit
@@ -321,7 +338,8 @@ def _descriptors() -> int:
 DEADLINE_S = 1.0  # for each address
 EVERY_PAIR_UP_TO = 100  # nodes; of more nodes, a sample of the pairs is tested by default
 _SAMPLE_PAIRS = 4800
-_MIN_TARGETS = 4
+_SAMPLE_FRAMES = 4_000_000  # that a network of all nodes floods in a sample; each takes some 2 us
+_MIN_TARGETS = 2
 _TILE = 8  # nodes
 
 
@@ -374,9 +392,9 @@ def _index_pairs(count: int, *, every_pair: bool) -> Iterator[tuple[int, int]]:
     if every_pair or count <= EVERY_PAIR_UP_TO:
         yield from ((one, other) for one in range(count) for other in range(count) if one != other)
         return
-    steps = max(_MIN_TARGETS, _SAMPLE_PAIRS // count) // 2
+    steps = max(_MIN_TARGETS, min(_SAMPLE_PAIRS // count, _SAMPLE_FRAMES // count**2)) // 2
     farthest = count // 2
-    distances = {max(step + 1, round(farthest ** (step / (steps - 1)))) for step in range(steps)}
+    distances = {max(step + 1, round(farthest ** (step / (steps - 1)))) for step in range(steps)} if steps > 1 else {1}
     for one in range(count):
         yield from (
             (one, other) for other in sorted({(one + sign * by) % count for by in distances for sign in (1, -1)})
@@ -384,14 +402,22 @@ def _index_pairs(count: int, *, every_pair: bool) -> Iterator[tuple[int, int]]:
 
 
 def ping_pairs(
-    lab: Observable, plan: Plan, pairs: Sequence[PingPair], *, deadline_s: float = DEADLINE_S
+    lab: Observable,
+    plan: Plan,
+    pairs: Sequence[PingPair],
+    *,
+    deadline_s: float = DEADLINE_S,
+    progress: Callable[[int], None] | None = None,
 ) -> list[PingPair]:
-    """Ping the pairs, many at a time, each with the deadline, and return them with their results."""
+    """Ping the pairs, many at a time, each with the deadline, and return them with their results.
+
+    `progress` is called with the number of results so far.
+    """
     order = sorted(range(len(pairs)), key=_tiles(pairs))
     requests = [EchoRequest(pairs[at].source, pairs[at].address, pairs[at].target) for at in order]
     nodes = {str(one.address.ip): one.node for one in plan.operations if isinstance(one, AddAddress)}
-    with Prober(lab, _forwarding(plan)) as prober:
-        results = prober.send(requests, deadline_s=deadline_s)
+    with Prober(lab, _forwarding(plan), _most_ports(plan)) as prober:
+        results = prober.send(requests, deadline_s=deadline_s, progress=progress)
     problems = {at: result.problem(nodes) for at, result in zip(order, results, strict=True)}
     return [replace(pair, problem=problems[at]) if problems[at] else pair for at, pair in enumerate(pairs)]
 
@@ -408,6 +434,13 @@ def _tiles(pairs: Sequence[PingPair]) -> Callable[[int], tuple[int, int, int]]:
         return (min(one, other), max(one, other), at)
 
     return key
+
+
+def _most_ports(plan: Plan) -> int:
+    """Return the most ports of a bridge."""
+    links = (one for one in plan.operations if isinstance(one, MakeLink))
+    ports = Counter((end.node, end.bridge) for link in links for end in (link.a, link.b) if end.bridge)
+    return max(ports.values(), default=0)
 
 
 def _forwarding(plan: Plan) -> set[str]:

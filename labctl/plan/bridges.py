@@ -1,12 +1,13 @@
 """The bridges of a topology's switches as operations, and the settings of switches that a plan makes.
 
-A switch has a bridge, and several that are linked if it has more ports than one bridge takes. Ports go to bridges in
+A switch has a bridge, and a chain of several if it has many ports (topology/switching.py). Ports go to bridges in
 file order, so that a port stays where it is when others are added after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from labctl.names import BRIDGE
 from labctl.plan.operations import (
@@ -42,12 +43,12 @@ class SwitchBridges:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._mtu = min((interface.mtu for interface in node.interfaces), default=1500)
-        self.names = bridges_of(len(node.interfaces))
+        self.names = (BRIDGE,) if node.switching.has_stp else bridges_of(len(node.interfaces))
 
     def of_ports(self) -> Iterator[tuple[str, str]]:
         """Yield (port, bridge)."""
         for number, interface in enumerate(self._node.interfaces):
-            yield interface.name, self.names[number // PORTS_PER_BRIDGE]
+            yield interface.name, self.names[min(number // PORTS_PER_BRIDGE, len(self.names) - 1)]
 
     def make(self) -> Iterator[Operation]:
         """Make the bridges, with the options that must be set before they have ports or come up."""
@@ -63,17 +64,17 @@ class SwitchBridges:
     def join(self) -> Iterator[Operation]:
         """Link the bridges."""
         node = self._node.name
-        for bridge in self.names[1:]:
-            ends = zip(inner_link(bridge), (BRIDGE, bridge), strict=True)
+        for bridges in pairwise(self.names):
+            ends = zip(inner_link(*bridges), bridges, strict=True)
             yield MakeLink(*(LinkEnd(node, name, automatic_mac(node, name), self._mtu, of) for name, of in ends))
         every = {vlan for interface in self._node.interfaces for vlan, _ in interface.port.vlans}
-        for bridge in self.names[1:] if self._node.switching.has_vlans else ():
-            yield from (AddVlan(node, name, vlan, True) for name in inner_link(bridge) for vlan in sorted(every))
+        for bridges in pairwise(self.names) if self._node.switching.has_vlans else ():
+            yield from (AddVlan(node, name, vlan, True) for name in inner_link(*bridges) for vlan in sorted(every))
 
     def set_up(self) -> Iterator[Operation]:
         """Set the bridges up, after their ports."""
-        for bridge in self.names[1:]:
-            yield from (SetUp(self._node.name, name) for name in inner_link(bridge))
+        for bridges in pairwise(self.names):
+            yield from (SetUp(self._node.name, name) for name in inner_link(*bridges))
         yield from (SetUp(self._node.name, bridge) for bridge in self.names)
 
     def start_spanning_tree(self) -> Iterator[Operation]:

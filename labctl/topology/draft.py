@@ -1,7 +1,7 @@
 """A draft: what a topology file or a shape asks for, before values are derived; each part knows its place in the file.
 
-Shapes need no file: `pair`, `star:10`, `line:5`, `tree:2,3`, `mesh:6`. Groups (`count: 3`) are expanded; networks are
-switches with links. Segments are the sets of interfaces that share a network.
+Shapes need no file: `pair`, `star:10`, `line:5`, `tree:2,3`, `mesh:6`, `random:20,30`. Groups (`count: 3`) are
+expanded; networks are switches with links. Segments are the sets of interfaces that share a network.
 """
 
 from __future__ import annotations
@@ -426,7 +426,6 @@ def _path(neighbours: dict[str, list[str]], start: str, goal: str) -> tuple[str,
 MTU = 1500
 _SHAPE = r"([A-Za-z]+)(?::([^/\\]*))?"
 _NODES_LIMIT = 5000
-_PORTS_LIMIT = 1023
 
 
 class _Parts(Struct, frozen=True):
@@ -438,6 +437,7 @@ class _Shape(Struct, frozen=True):
     parameters: tuple[tuple[str, int], ...]  # description and maximum of each number
     example: str
     make: Callable[..., _Parts]
+    optional: int = 0  # how many of the last numbers may be missing
 
 
 def is_shape(text: str) -> bool:
@@ -458,11 +458,11 @@ def from_shape(text: str) -> Draft:
         near = f"{hint} " if hint.startswith("did you mean") else ""
         raise InputError(f"topology `{text}`: there is no shape `{word}`; {near}shapes are {examples}")
     written = argument.split(",") if colon else []
-    if len(written) != len(shape.parameters):
+    if not len(shape.parameters) - shape.optional <= len(written) <= len(shape.parameters):
         takes = ", ".join(name for name, _ in shape.parameters) or "no numbers"
         raise InputError(f"topology `{text}`: `{word}` takes {takes}; write for example `{shape.example}`")
     numbers: list[int] = []
-    for given, (name, largest) in zip(written, shape.parameters, strict=True):
+    for given, (name, largest) in zip(written, shape.parameters, strict=False):
         stripped = given.strip()
         if not (stripped.isascii() and stripped.isdigit() and len(stripped) < 10):
             raise InputError(
@@ -514,6 +514,27 @@ def _tree(depth: int, fanout: int) -> _Parts:
     return _Parts((*_nodes(NodeKind.HOST, hosts), *_nodes(NodeKind.SWITCH, switches)), tuple(pairs))
 
 
+def _random(routers: int, links: int, seed: int = 1) -> _Parts:
+    """Make a connected random graph of routers: a random tree, and then links between routers that have none yet."""
+    from random import Random
+
+    most = routers * (routers - 1) // 2
+    if not routers - 1 <= links <= most:
+        raise InputError(
+            f"topology `random:{routers},{links}`: {routers} routers have from {routers - 1} links, so that they are "
+            f"connected, to {most}"
+        )
+    random = Random(seed)
+    pairs = {(random.randint(1, number - 1), number): None for number in range(2, routers + 1)}
+    while len(pairs) < links:
+        one, other = sorted((random.randint(1, routers), random.randint(1, routers)))
+        if one != other:
+            pairs[one, other] = None
+    ends = [(f"h{number}", f"r{number}") for number in range(1, routers + 1)]
+    ends += [(f"r{one}", f"r{other}") for one, other in pairs]
+    return _Parts((*_nodes(NodeKind.HOST, routers), *_nodes(NodeKind.ROUTER, routers)), tuple(ends))
+
+
 def _mesh(routers: int) -> _Parts:
     names = [f"r{number}" for number in range(1, routers + 1)]
     pairs = [(f"h{number}", f"r{number}") for number in range(1, routers + 1)]
@@ -523,8 +544,14 @@ def _mesh(routers: int) -> _Parts:
 
 SHAPES: Mapping[str, _Shape] = {
     "pair": _Shape((), "pair", _pair),
-    "star": _Shape((("the number of hosts", _PORTS_LIMIT),), "star:10", _star),
+    "star": _Shape((("the number of hosts", _NODES_LIMIT),), "star:10", _star),
     "line": _Shape((("the number of routers", 250),), "line:3", _line),
     "tree": _Shape((("the depth", 12), ("the fan-out", 1000)), "tree:2,3", _tree),
     "mesh": _Shape((("the number of routers", 50),), "mesh:4", _mesh),
+    "random": _Shape(
+        (("the number of routers", 1000), ("the number of links between them", 5000), ("a seed", 999_999_999)),
+        "random:20,30",
+        _random,
+        optional=1,
+    ),
 }

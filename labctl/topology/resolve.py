@@ -33,7 +33,7 @@ from labctl.topology.model import (
     Topology,
 )
 from labctl.topology.routing import Port, Routes, Station, find_routes
-from labctl.topology.switching import BRIDGES_MAX, PORTS_PER_BRIDGE
+from labctl.topology.switching import BRIDGES_MAX, PORTS_PER_BRIDGE, PORTS_WITH_STP
 
 if TYPE_CHECKING:
     from labctl.topology.static_routes import Written
@@ -249,13 +249,13 @@ def check_ports(draft: Draft, mistakes: Mistakes) -> None:
             counts[end.node] = counts.get(end.node, 0) + 1
     for node in draft.nodes:
         ports = counts.get(node.name, 0)
-        if node.kind is not NodeKind.SWITCH or ports <= PORTS_PER_BRIDGE:
+        if node.kind is not NodeKind.SWITCH or ports <= PORTS_WITH_STP:
             continue
         if ports > PORTS_LIMIT:
             message = f"the switch {node.name} has {ports} ports; at most {PORTS_LIMIT} are possible"
             mistakes.add(node.place, message, "use several switches, and link them", key=True)
         elif node.spec.switching.has_stp:
-            message = f"the switch {node.name} has {ports} ports; with `stp`, at most {PORTS_PER_BRIDGE} are possible"
+            message = f"the switch {node.name} has {ports} ports; with `stp`, at most {PORTS_WITH_STP} are possible"
             mistakes.add(node.place, message, "use several switches, and link them", key=True)
 
 

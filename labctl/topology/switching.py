@@ -11,14 +11,17 @@ links are made, which it blocks. `spanning_tree` therefore computes its choice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 
 from labctl.names import BRIDGE
 from labctl.structs import Struct
 
-# BR_MAX_PORTS is 1024 (net/bridge/br_private.h), and port 0 is reserved. A switch with more ports has several bridges,
-# whose first one has a port for each of the others.
-PORTS_PER_BRIDGE = 1000
-BRIDGES_MAX = 24
+# A bridge passes a broadcast on to all its ports at once, and the kernel drops what exceeds the queue of a processor:
+# 1,000 frames (net.core.netdev_max_backlog). So a switch with more ports has a chain of bridges, which pass it on one
+# after the other. (A bridge could have 1,023 ports: BR_MAX_PORTS in net/bridge/br_private.h.)
+PORTS_PER_BRIDGE = 250
+BRIDGES_MAX = 100
+PORTS_WITH_STP = 1000  # on one bridge
 DEFAULT_VLAN = 1  # of ports without VLANs (vlan_default_pvid in ip-link(8))
 VLAN_MAX = 4094  # IEEE 802.1Q; 4095 is reserved
 # The kernel's least values (net/bridge/br_private_stp.h), so that a broken ring heals within 4 to 10 s.
@@ -119,17 +122,17 @@ def bridges_of(ports: int) -> tuple[str, ...]:
     return (BRIDGE, *(f"br{number}" for number in range(1, -(-ports // PORTS_PER_BRIDGE))))
 
 
-def inner_link(bridge: str) -> tuple[str, str]:
-    """Return the names of both ends of the link that joins the first bridge of a switch and this one."""
-    return f"{BRIDGE}-{bridge}", f"{bridge}-{BRIDGE}"
+def inner_link(first: str, second: str) -> tuple[str, str]:
+    """Return the names of both ends of the link that joins two bridges of a switch."""
+    return f"{first}-{second}", f"{second}-{first}"
 
 
 def own_interfaces(ports: int) -> Iterator[str]:
     """Yield the names of all interfaces of a switch with so many ports that are not ports of its own."""
-    for bridge in bridges_of(ports):
-        yield bridge
-        if bridge != BRIDGE:
-            yield from inner_link(bridge)
+    bridges = bridges_of(ports)
+    yield from bridges
+    for first, second in pairwise(bridges):
+        yield from inner_link(first, second)
 
 
 BridgeId = tuple[int, str]  # priority and MAC: the lowest becomes the root

@@ -24,6 +24,7 @@ from tests.benchmarks.suites import (
     planning,
     recording,
     replay,
+    scale,
 )
 
 SUITES = {
@@ -37,6 +38,7 @@ SUITES = {
     "planning": planning.run,
     "recording": recording.run,
     "pages": pages.run,
+    "scale": scale.run,
 }
 
 

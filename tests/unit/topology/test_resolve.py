@@ -15,7 +15,7 @@ from labctl.plan.build import build
 from labctl.topology.draft import Draft, DraftEnd, DraftLink, DraftNode, Mistakes, Place
 from labctl.topology.model import Node, NodeKind
 from labctl.topology.resolve import PORTS_LIMIT, check_ports
-from labctl.topology.switching import PORTS_PER_BRIDGE
+from labctl.topology.switching import PORTS_WITH_STP
 from tests.unit.topology.drafts import from_lines, resolved
 
 
@@ -80,11 +80,11 @@ def test_an_exhausted_pool_is_reported_once(tmp_path: Path) -> None:
 
 def test_a_switch_with_a_spanning_tree_has_one_bridge(tmp_path: Path) -> None:
     file = tmp_path / "wide.yaml"
-    members = f"hosts: {{h: {{count: {PORTS_PER_BRIDGE + 1}}}}}\nnetworks: {{lan: {{members: [h]%s}}}}\n"
+    members = f"hosts: {{h: {{count: {PORTS_WITH_STP + 1}}}}}\nnetworks: {{lan: {{members: [h]%s}}}}\n"
     file.write_text(members % ", stp: true")
     assert "the switch lan has 1001 ports; with `stp`, at most 1000 are possible" in complaint(file)
     file.write_text(members % "")
-    assert len(topology.load(file).links) == PORTS_PER_BRIDGE + 1
+    assert len(topology.load(file).links) == PORTS_WITH_STP + 1
 
 
 def test_a_switch_has_as_many_ports_as_its_bridges() -> None:
@@ -95,7 +95,7 @@ def test_a_switch_has_as_many_ports_as_its_bridges() -> None:
     check_ports(Draft("wide", "", (switch,), (link,) * PORTS_LIMIT), mistakes)
     assert mistakes.diagnostics == []
     check_ports(Draft("wide", "", (switch,), (link,) * (PORTS_LIMIT + 1)), mistakes)
-    assert [one.message for one in mistakes.diagnostics] == ["the switch s has 24001 ports; at most 24000 are possible"]
+    assert [one.message for one in mistakes.diagnostics] == ["the switch s has 25001 ports; at most 25000 are possible"]
 
 
 @pytest.mark.parametrize("count", [400, 1500])

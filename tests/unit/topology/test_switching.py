@@ -71,7 +71,7 @@ def test_a_trunk_without_a_native_vlan_drops_frames_without_a_tag() -> None:
     assert [Port(0, (10,)).vlan(tag) for tag in (0, 10, 20)] == [0, 10, 0]
 
 
-def test_a_switch_has_a_further_bridge_for_each_thousand_ports() -> None:
+def test_a_switch_has_a_further_bridge_for_each_250_ports() -> None:
     assert bridges_of(0) == bridges_of(PORTS_PER_BRIDGE) == ("br0",)
     assert bridges_of(PORTS_PER_BRIDGE + 1) == ("br0", "br1")
     assert [*own_interfaces(PORTS_PER_BRIDGE + 1)] == ["br0", "br1", "br0-br1", "br1-br0"]
