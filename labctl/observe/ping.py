@@ -335,7 +335,8 @@ def _descriptors() -> int:
 
 # -- pairs of nodes
 
-DEADLINE_S = 1.0  # for each address
+DEADLINE_S = 1.0  # for each address, on networks with up to this many ports; longer on larger ones
+_PORTS_PER_DEADLINE = 500
 EVERY_PAIR_UP_TO = 100  # nodes; of more nodes, a sample of the pairs is tested by default
 _SAMPLE_PAIRS = 4800
 _SAMPLE_FRAMES = 4_000_000  # that a network of all nodes floods in a sample; each takes some 2 us
@@ -416,7 +417,9 @@ def ping_pairs(
     order = sorted(range(len(pairs)), key=_tiles(pairs))
     requests = [EchoRequest(pairs[at].source, pairs[at].address, pairs[at].target) for at in order]
     nodes = {str(one.address.ip): one.node for one in plan.operations if isinstance(one, AddAddress)}
-    with Prober(lab, _forwarding(plan), _most_ports(plan)) as prober:
+    on_bridge, on_switch = _most_ports(plan)
+    deadline_s *= max(1.0, on_switch / _PORTS_PER_DEADLINE)
+    with Prober(lab, _forwarding(plan), on_bridge) as prober:
         results = prober.send(requests, deadline_s=deadline_s, progress=progress)
     problems = {at: result.problem(nodes) for at, result in zip(order, results, strict=True)}
     return [replace(pair, problem=problems[at]) if problems[at] else pair for at, pair in enumerate(pairs)]
@@ -436,11 +439,14 @@ def _tiles(pairs: Sequence[PingPair]) -> Callable[[int], tuple[int, int, int]]:
     return key
 
 
-def _most_ports(plan: Plan) -> int:
-    """Return the most ports of a bridge."""
+def _most_ports(plan: Plan) -> tuple[int, int]:
+    """Return the most ports of a bridge, and of a switch, which may have several."""
     links = (one for one in plan.operations if isinstance(one, MakeLink))
     ports = Counter((end.node, end.bridge) for link in links for end in (link.a, link.b) if end.bridge)
-    return max(ports.values(), default=0)
+    switches: Counter[str] = Counter()
+    for (node, _), count in ports.items():
+        switches[node] += count
+    return max(ports.values(), default=0), max(switches.values(), default=0)
 
 
 def _forwarding(plan: Plan) -> set[str]:

@@ -51,7 +51,9 @@ def run(options: Options) -> Section:
     )
     notes = (f"In parentheses: processor time of the command, as a multiple of that for {shapes[0]}.",)
     table = Table("Time of commands by the size of the lab", ("topology", *_COMMANDS), rows, notes)
-    samples = {shape: {name: asdict(one) for name, one in each.items()} for shape, each in measured.items()}
+    samples: dict[str, object] = {
+        shape: {name: asdict(one) for name, one in each.items()} for shape, each in measured.items()
+    }
     return Section("scale", "Commands at the sizes that labs may have", (table,), samples=samples)
 
 
