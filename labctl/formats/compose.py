@@ -13,8 +13,9 @@ from typing import Any
 
 from labctl.documents import Document
 from labctl.errors import InputError
+from labctl.formats.machine_changes import change_of
 from labctl.formats.sketch import Cable, Device, Port, Role, Sketch
-from labctl.formats.startup import program_exists
+from labctl.formats.startup import own_directories, program_exists
 from labctl.formats.values import items, line_of, mapping, pairs, text, texts
 
 _VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)(?:(:?[-?+])([^{}]*))?\})")
@@ -197,6 +198,9 @@ class _Reader:
         if not program_exists(words[0]):
             shown = shlex.join(words)[:60]
             self.report.left_out(f"{service}: `{shown}`", f"`{words[0]}` is not installed on this machine", line)
+            return
+        if change := change_of(shlex.join(words), own_directories(device)):
+            self.report.left_out(f"{service}: `{shlex.join(words)[:60]}`", change, line)
             return
         program: dict[str, Any] = {"run": words}
         after = [name for name in self.dependencies(given) if self.has_program(name)]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -134,6 +135,7 @@ class _Reader:
             folder = self.directory / name
             if folder.is_dir() and any(folder.iterdir()):
                 device.add("files", "/", {"source": name})
+                device.own = _directories_with_files(folder)
             if (self.directory / "shared").is_dir():
                 device.append("binds", "shared:/shared:rw")
             device.routing = routing_config(folder, name)
@@ -162,6 +164,17 @@ class _Reader:
         if not path.is_file():
             return []
         return [Line(text, number, path.name) for number, text in enumerate(_text(path).splitlines(), 1)]
+
+
+def _directories_with_files(folder: Path) -> list[str]:
+    """Return the directories that contain a file of the folder, as paths on the device, at most 1,000."""
+    found: list[str] = []
+    for directory, _, files in os.walk(folder):
+        if files and (relative := os.path.relpath(directory, folder)) != ".":
+            found.append(f"/{relative}")
+        if len(found) >= 1000:
+            break
+    return found
 
 
 def _text(path: Path) -> str:

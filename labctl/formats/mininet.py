@@ -31,6 +31,8 @@ _TIME = re.compile(r"([0-9.]+)\s*(us|usec|ms|msec|s|sec)?", re.IGNORECASE)
 def read(path: Path, name: str, options: Options) -> Sketch:
     """Return the network of a Mininet program, which is run for that. InputError if it makes none."""
     found = _run(path, options.choice)
+    if not items(found.get("nodes")):
+        raise InputError(f"{path}: the Mininet program makes no nodes.")
     sketch = Sketch(name, "Mininet")
     for note in texts(found.get("notes")):
         sketch.report.note(note)

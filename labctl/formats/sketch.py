@@ -135,6 +135,7 @@ class Device(Struct):
     role: Role | None = None
     settings: dict[str, Value] = field(default_factory=dict)  # keys of hosts and routers in topology files
     commands: list[Value] = field(default_factory=list)  # for `exec`
+    own: list[str] = field(default_factory=list)  # directories of the node itself, because files are placed there
     routing: Value = None  # the configuration of FRR, if the device has one
     comment: str = ""
     line: int = 0

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 
+from labctl.formats.machine_changes import change_of
 from labctl.formats.sketch import Device, Port, Sketch, Value
 from labctl.structs import Struct
 
@@ -32,6 +33,11 @@ _STATEFUL = re.compile(
     r"|[{(]|\w+\s*\(\)|\w+=\S*$|.*<<|.*\\$"
 )
 _ASSIGNMENT = re.compile(r"(?:export\s+)?\w+=\S*$|export\s+\w+$|exit\b[ 0]*$|set [-+]\w+$|umask \d+$")
+_KEEPS_ALIVE = re.compile(r"(?:sleep (?:infinity|inf|\d{5,})|tail -[fF] /dev/null|(?:/bin/)?(?:ba|a)?sh)\s*&?")
+# A container has a default route by its management network, which scripts remove; a lab has none.
+_NO_DEFAULT = re.compile(
+    r"(?:sudo )?(?:/s?bin/)?(?:ip (?:-[46] )?(?:r|ro|route) del(?:ete)? default|route del default)[\w .:]*"
+)
 _BUILTIN = re.compile(
     r"[.:[]|alias|cd|command|echo|eval|exec|exit|export|false|hash|kill|printf|pwd|read|set|sleep|source|test|trap|true"
     r"|type|ulimit|umask|unset|wait"
@@ -87,12 +93,22 @@ def configure(sketch: Sketch, device: Device, lines: Iterable[Line], *, shell: b
     while rest and not (shell and _STATEFUL.match(rest[0].text.strip())):
         _Applied(sketch, device, ports, rest.pop(0)).apply()
     if rest and not all(_ASSIGNMENT.match(line.text.strip()) for line in rest):
-        device.commands.append({"shell": "".join(f"{line.text.rstrip()}\n" for line in rest)})
+        script = "".join(f"{line.text.rstrip()}\n" for line in rest)
+        if change := change_of(script, own_directories(device)):
+            sketch.report.left_out(f"{rest[0].file or device.name}: the script", change, rest[0].number)
+            return
+        device.commands.append({"shell": script})
         first = rest[0]
         subject = first.file or device.name
         sketch.report.note(
             "from here on the script has control flow or variables, and runs as it is", subject, first.number
         )
+
+
+def own_directories(device: Device) -> list[str]:
+    """Return the directories that programs of the device may change: private ones, binds, and those of its files."""
+    binds = [bind.split(":")[1] for bind in device.settings.get("binds", []) if bind.endswith(":rw")]
+    return [*device.settings.get("private", []), *binds, *device.own]
 
 
 class _Applied:
@@ -128,6 +144,8 @@ class _Applied:
                 match rest:
                     case [kind, ("a" | "add" | "replace" | "change"), *more] if "address".startswith(kind):
                         return self.ip_address(more)
+                    case [kind, "flush", *more] if "address".startswith(kind):
+                        return self.flush(more)
                     case [kind, "set", *more] if len(kind) > 0 and "link".startswith(kind):
                         return self.ip_link(more)
             case ["ifconfig", name, *more]:
@@ -170,6 +188,14 @@ class _Applied:
             else:
                 return False
         return self.address(name, address)
+
+    def flush(self, words: list[str]) -> bool:
+        port = self.ports.get(words[-1]) if words else None
+        if port is None:
+            return False
+        port.ipv4.clear()
+        port.ipv6.clear()
+        return True
 
     def address(self, name: str, address: str) -> bool:
         try:
@@ -263,7 +289,12 @@ class _Applied:
         return True
 
     def command(self, text: str, words: list[str] | None) -> None:
+        if _KEEPS_ALIVE.fullmatch(text) or _NO_DEFAULT.fullmatch(text):
+            return
         program = _program(text)
+        if change := change_of(text, own_directories(self.device)):
+            self.left_out(f"`{_short(text)}`", change)
+            return
         if program and not program_exists(program):
             reason = "the program is not installed on this machine"
             self.left_out(f"`{_short(text)}`", reason)

@@ -87,6 +87,7 @@ def test_commands_that_configure_are_kept_and_others_reported(tmp_path: Path) ->
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("pass", "LookupError: it makes no network"),
         ("def f(:", r"x.py:6: .*SyntaxError"),
+        ("from mininet.topo import Topo\ntopos = {'a': Topo}", "the Mininet program makes no nodes"),
     ],
 )
 def test_a_program_that_cannot_be_read_is_refused_with_its_line(tmp_path: Path, body: str, message: str) -> None:

@@ -201,3 +201,27 @@ def test_frr_is_started_with_its_configuration_or_reported() -> None:
     configure(sketch, device, [Line("/etc/init.d/frr start", 3)])
     started = {"services": {"frr": {"use": "frr", "config": "pc/frr.conf"}}, "private": ["/var/log/frr"]}
     assert device.settings == (started if program_exists("zebra") else {})
+
+
+def test_commands_that_change_the_machine_are_left_out() -> None:
+    device, _, sketch = configured(
+        "echo x > /etc/motd", "export A=1", "rm /etc/motd", "ip route add 10.0.0.0/8 dev eth0"
+    )
+    assert device.commands == []
+    assert [str(one) for one in sketch.report.missing] == [
+        "pc: `echo x > /etc/motd` (line 1): it writes to /etc/motd, a file of the machine",
+        "pc: the script (line 2): it changes /etc/motd, a file of the machine",
+    ]
+
+
+def test_what_only_a_container_needs_is_ignored() -> None:
+    device, (eth0, _), sketch = configured(
+        "ip addr add 192.0.2.1/24 dev eth0",
+        "ip addr flush dev eth0",
+        "ip addr add 10.0.0.1/24 dev eth0",
+        "ip route del default",
+        "ip route del default via 172.20.20.1 dev eth0",
+        "sleep infinity",
+        "tail -f /dev/null",
+    )
+    assert (device.commands, eth0.ipv4, sketch.report.missing) == ([], ["10.0.0.1/24"], ())
