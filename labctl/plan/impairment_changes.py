@@ -7,7 +7,7 @@ from typing import Protocol
 
 from labctl.plan.build import set_impairments
 from labctl.plan.operations import Plan, SetImpairment
-from labctl.topology.impairments import Value, changed
+from labctl.topology.impairments import Value, changed, expanded, values_of
 from labctl.topology.netem import Impairment
 
 
@@ -34,8 +34,13 @@ def change_impairments(
     """
     ends = [(end, False) for end in near] + [(end, True) for end in far]
     present = lab.impaired(sorted({node for (node, _), _ in ends}))
-    return tuple(
-        operation
-        for end, is_far in ends
-        for operation in set_impairments(plan, [end], changed(present.get(end), values, is_far=is_far), seed)
-    )
+    made: list[SetImpairment] = []
+    for end, is_far in ends:
+        impairment = changed(present.get(end), values, is_far=is_far)
+        if values.get("profile"):
+            from labctl.topology.profiles import with_profile
+
+            base = {**values_of(impairment), "profile": expanded(values, is_far=is_far)["profile"]}
+            impairment = with_profile(impairment, base)
+        made += set_impairments(plan, [end], impairment, seed)
+    return tuple(made)

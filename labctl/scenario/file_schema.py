@@ -47,7 +47,7 @@ from labctl.scenario.model import StepKind, caller_name
 from labctl.scenario.state import has_references
 from labctl.topology.endpoints import Protocol, parse_endpoint, parse_listening, parse_state
 from labctl.topology.filter_schema import STEP_FLOWS, STEP_FORWARD, FirewallFile, NatFile
-from labctl.topology.impairment_schema import ImpairedFile
+from labctl.topology.impairment_schema import ProfiledFile
 from labctl.topology.model import RouteKind
 
 _LONGEST_TITLE = 100
@@ -417,10 +417,10 @@ class ExpectBody(BoundedBody):
         return f"expect {conditions}" + (f" on {data['on']}" if "on" in data else "")
 
 
-class ImpairmentBody(ImpairedFile):
+class ImpairmentBody(ProfiledFile):
     """Values of a link, as in topology files; omitted ones stay as they are, and 0 removes one."""
 
-    RULES = (Needs(tuple(ImpairedFile.KEYS), "needs one of `preset`, `delay`, `loss`, `rate`, ..."),)
+    RULES = (Needs(tuple(ProfiledFile.KEYS), "needs one of `preset`, `delay`, `loss`, `rate`, ..."),)
 
 
 class LinkBody(BoundedBody):

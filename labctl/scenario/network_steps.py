@@ -219,6 +219,10 @@ def _impair(at: StepRun, body: LinkBody, chosen: Link) -> None:
     with at.run.changes.of_links:
         try:
             values = read_changes(body.set_.values)
+            if values.get("profile"):
+                from labctl.topology.profiles import in_directory
+
+                values = in_directory(values, at.run.scenario.directory)
             at.lab.apply(change_impairments(at.lab, at.run.plan, near, far, values, at.run.seed))
         except ValueError as error:
             raise StepFailed(str(error)) from error

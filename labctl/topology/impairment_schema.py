@@ -10,13 +10,15 @@ from labctl.topology.impairments import WORDS, check
 class ImpairmentValue:
     """The value of a key of impairments, as it is written."""
 
-    def __init__(self, key: str, *, mapping: bool = False) -> None:
+    def __init__(self, key: str, *, mapping: bool = False, sequence: bool = False) -> None:
         self._key = key
-        self._mapping = mapping
+        self._others: dict[str, type] = {"object": dict} if mapping else {}
+        if sequence:
+            self._others["array"] = list
 
     def read(self, value: object, at: Reading, path: KeyPath) -> object:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float, *([dict] if self._mapping else []))):
-            what = "a text, a number or a mapping" if self._mapping else "a text or a number"
+        if isinstance(value, bool) or not isinstance(value, (str, int, float, *self._others.values())):
+            what = "a text, a number or a mapping" if self._others else "a text or a number"
             raise at.wrong(path, f"expected {what}, got {describe(value)}")
         if not at.is_open(value):
             try:
@@ -26,7 +28,7 @@ class ImpairmentValue:
         return value
 
     def schema(self, into: Schemas) -> Schema:
-        return {"type": ["string", "number", *(["object"] if self._mapping else [])]}
+        return {"type": ["string", "number", *self._others]}
 
 
 class ImpairedFile(Shape):
@@ -60,6 +62,15 @@ class ImpairedFile(Shape):
     def impaired(self) -> dict[str, object]:
         """The values of the impairment, as they are written."""
         return {key: self.values[key] for key in WORDS if key in self.values}
+
+
+class ProfiledFile(ImpairedFile):
+    """Impairment of packets, which may change over time."""
+
+    profile = optional(
+        ImpairmentValue("profile", mapping=True, sequence=True),
+        "Values over time: a CSV file or a Mahimahi trace, or [{at: 0s, delay: 10ms}, {at: 5s, delay: 80ms}].",
+    )
 
 
 class PairEndFile(ImpairedFile):

@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 from labctl.topology.model import Impairment
 from labctl.topology.netem import Discipline, Distribution, GilbertElliott, QueueLimit, QueueUnit
 from labctl.units import distance_m, duration_s, format_us, fraction, rate_bit_s, size_bytes
@@ -27,7 +27,19 @@ QUEUE_MAX_BYTES = BURST_MAX_BYTES = 256 << 20
 QUEUE_MAX_PACKETS, GAP_MAX = 1_000_000, 1_000_000
 US_PER_KM = 5  # optical fibre (ITU-T G.114, table A.1)
 
-Value = int | Distribution | Discipline | GilbertElliott | QueueLimit | str | None
+
+class ProfileSource(Struct, frozen=True):
+    """A profile as it is written (topology/profiles.py): the name of a file, a list of moments, or options.
+
+    Names are relative to `directory`. `is_far` as of `expanded`.
+    """
+
+    written: object
+    directory: str = "."
+    is_far: bool = False
+
+
+Value = int | ProfileSource | Distribution | Discipline | GilbertElliott | QueueLimit | str | None
 Values = dict[str, Value]
 E = TypeVar("E", Distribution, Discipline)
 
@@ -78,6 +90,8 @@ def expanded(values: Mapping[str, Value], *, is_far: bool = False) -> Values:
     """
     name = values.get("preset")
     others = {key: value for key, value in values.items() if key != "preset"}
+    if isinstance(source := others.get("profile"), ProfileSource):
+        others["profile"] = replace(source, is_far=is_far)
     if not isinstance(name, str):
         return others
     from labctl.topology.link_presets import PRESETS
@@ -105,7 +119,7 @@ def merged(before: Mapping[str, Value], now: Mapping[str, Value]) -> Values:
 
 def together(values: Mapping[str, Value]) -> tuple[Impairment, Flaw | None]:
     """Return the impairment with these values, and a mistake in their combination."""
-    given = {_FIELDS[key]: value for key, value in values.items() if value or isinstance(value, str)}
+    given = {_FIELDS[key]: value for key, value in values.items() if value and key in _FIELDS}
     if values.get("gap") and not values.get("reorder"):  # as tc does
         given["reorder_ppm"] = 1_000_000
     made = Impairment(**given)  # type: ignore[arg-type]  # of the types that the readers return
@@ -173,8 +187,6 @@ def changed(before: Impairment | None, values: Mapping[str, Value], *, is_far: b
     made, flaw = together(merged(present, now))
     if flaw is not None:
         raise ValueError(_sentence(flaw))
-    from labctl.structs import replace
-
     return replace(made, pairs=before.pairs) if before and before.pairs else made
 
 
@@ -296,6 +308,10 @@ def _preset(value: object) -> str:
     return str(value)
 
 
+def _profile(value: object) -> ProfileSource | None:
+    return ProfileSource(value) if value not in (0, "0", "none") else None
+
+
 def _one_of(kind: type[E], value: object, what: str) -> E:
     try:
         return kind(str(value).strip())
@@ -326,6 +342,7 @@ _READERS: Mapping[str, Callable[[object], Value]] = MappingProxyType(
         "queue": _queue,
         "discipline": _discipline,
         "preset": _preset,
+        "profile": _profile,
         "limit": _queue,
         "distance": _distance_us,
     }

@@ -173,7 +173,8 @@ class Profile(Struct, frozen=True):
     def __str__(self) -> str:
         from labctl.units import format_us
 
-        return f"profile of {len(self.moments)} moments" + (f" every {format_us(self.loop_us)}" if self.loop_us else "")
+        count = f"{len(self.moments)} moment{'' if len(self.moments) == 1 else 's'}"
+        return f"profile of {count}" + (f" every {format_us(self.loop_us)}" if self.loop_us else "")
 
 
 PAIRS_MAX = 940  # of an interface: handles of disciplines have 16 bits (plan/queueing.py)

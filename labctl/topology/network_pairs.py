@@ -38,6 +38,10 @@ def ends_with_pairs(
                     pairs.append((receiver, changed(end.impairment, values)))
                 except ValueError as error:
                     mistakes.add(at, f"from {sender} to {receiver}: {error}")
+        if pairs and end.impairment and end.impairment.profile:
+            mistakes.add(
+                end.place, f"{end.node} has a profile, and values for its neighbours: give it only one of them"
+            )
         if len(pairs) > PAIRS_MAX:
             mistakes.add(place, f"{end.node} has {len(pairs)} neighbours with values of their own: at most {PAIRS_MAX}")
             pairs = []

@@ -627,7 +627,11 @@ class _FileReader:
     ) -> Impairment | None:
         """Return the link's values for both directions (`common`), replaced by those of the end."""
         own = expanded(self.impairment_values(end, place))
-        impairment, flaw = impairments.together(merged(common, own))
+        values = merged(common, own)
+        impairment, flaw = impairments.together(values)
+        if flaw is None and values.get("profile"):
+            at = place if own.get("profile") or link is None else link
+            return self.profiled(impairment, values, at.at("profile"))
         if flaw is None:
             return impairment or None
         if flaw.key in own or link is None:
@@ -637,6 +641,16 @@ class _FileReader:
         else:
             self.mistakes.add(link.at(flaw.key), flaw.message, flaw.hint)
         return None
+
+    def profiled(self, impairment: Impairment, values: Values, place: Place) -> Impairment:
+        """Return the impairment with the profile, whose file is relative to the topology file."""
+        from labctl.topology.profiles import in_directory, with_profile
+
+        try:
+            return with_profile(impairment, in_directory(values, Path(self.document.file).parent))
+        except ValueError as error:
+            self.mistakes.add(place, str(error))
+            return impairment
 
     def ends(
         self, end: EndFile, common: Mapping[str, Value] = MappingProxyType({}), link: Place | None = None

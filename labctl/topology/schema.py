@@ -38,7 +38,7 @@ from labctl.documents.schema import (
     required,
 )
 from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
-from labctl.topology.impairment_schema import BetweenFile, ImpairedFile, ImpairmentValue
+from labctl.topology.impairment_schema import BetweenFile, ImpairmentValue, ProfiledFile
 from labctl.topology.model import Restart, Transport
 from labctl.topology.routing_schema import GATEWAYS, LOOPBACKS, NO_ROUTES, ROUTE, RULE
 from labctl.topology.switching import VLAN_MAX
@@ -81,7 +81,7 @@ _IPV6_PREFIX = OrFalse("a prefix such as fd00:1::/64")
 _VLAN = Scalar(flags=False)
 
 
-class PortFile(ImpairedFile):
+class PortFile(ProfiledFile):
     """Settings of a switch's port, beside the impairment of packets."""
 
     vlan = optional(_VLAN, "VLAN of the port, without tags (an access port): a number, or a name of `vlans`.")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from labctl.lab.keeper.external import ExternalAccess
     from labctl.lab.keeper.fault_table import FaultTable
     from labctl.lab.keeper.machine_access import MachineAccess
+    from labctl.lab.keeper.profile_player import ProfilePlayer
     from labctl.plan.drop_rules import DropRule
 
 
@@ -102,6 +103,8 @@ class Keeper:
         self.is_published = False
         self.is_down = False
         self.logged_bugs = 0
+        self.player: ProfilePlayer | None = None
+        self.played_changes = 0
         self.transactions = Transactions(
             self.processes, self.timers, hosts, self.state, self.reconcile, self.settle_access
         )
@@ -117,6 +120,8 @@ class Keeper:
         self.connections.watch(boot)
         self.guarded(self.reap)
         while not self.is_down:
+            if self.table.profile_changes != self.played_changes:
+                self.guarded(self.play_profiles)
             events = self.connections.wait(self.timers.wait_ms())
             if boot in events.ready:
                 return
@@ -135,6 +140,15 @@ class Keeper:
                         self.guarded(partial(listener.on_disconnect, client))
             for client, frame in events.requests:
                 self.guarded(partial(self.answer, client, frame))
+
+    def play_profiles(self) -> None:
+        """Begin and end profiles of links as the table has them."""
+        from labctl.lab.keeper.profile_player import ProfilePlayer
+
+        self.played_changes = self.table.profile_changes
+        if self.player is None:
+            self.player = ProfilePlayer(self.table, self.timers)
+        self.player.update()
 
     def guarded(self, act: Callable[[], object]) -> None:
         """Call `act`; an exception goes to stderr, since it must not end every program of the lab."""

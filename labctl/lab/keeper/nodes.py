@@ -60,6 +60,7 @@ class NodeTable:
         self._next_index = FIRST_INDEX
         self.allows_ping_sockets = False  # on some node
         self.has_netem: bool | None = None  # None: unknown
+        self.profile_changes = 0
         self.profiled: dict[tuple[str, str], Profile] = {}  # by interface: those that are in force
 
     def impaired(self, nodes: Collection[str] = ()) -> list[SetImpairment]:
@@ -77,8 +78,9 @@ class NodeTable:
         impairment = interface.impairment.impairment if interface.impairment else None
         if impairment and impairment.profile:
             self.profiled[node, ifname] = impairment.profile
-        else:
-            self.profiled.pop((node, ifname), None)
+        elif self.profiled.pop((node, ifname), None) is None:
+            return
+        self.profile_changes += 1
 
     def __repr__(self) -> str:
         return f"<NodeTable, {'closed' if self.home == -1 else f'{len(self._nodes)} nodes'}>"

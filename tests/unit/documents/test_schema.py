@@ -95,7 +95,7 @@ links:
   - {ends: [server, other], preset: dsl, loss: 1%, loss_correlation: 1%, queue: 50ms, discipline: red}
   - {ends: [server, other], gemodel: {p: 1%}, duplicate: 1%, duplicate_correlation: 1%, limit: 50ms, rate: 10mbit}
   - {ends: [server, other], distance: 9km, reorder: 1%, reorder_correlation: 1%, gap: 5}
-  - {ends: [server, other], corrupt: 1%, corrupt_correlation: 1%}
+  - {ends: [server, other], corrupt: 1%, corrupt_correlation: 1%, profile: [{at: 0s, delay: 1ms}]}
 """
 
 SCENARIO = """

@@ -27,7 +27,7 @@ WHOLE = Impairment(
 
 def test_it_is_short_in_text_and_whole_in_json() -> None:
     assert str(WHOLE) == (
-        "delay 20ms gemodel 1% 10% 100% 0% rate 8kbit queue 50ms, to b: delay 40ms, profile of 1 moments every 2s"
+        "delay 20ms gemodel 1% 10% 100% 0% rate 8kbit queue 50ms, to b: delay 40ms, profile of 1 moment every 2s"
     )
     assert json_decode(json_encode(WHOLE), type=Impairment) == WHOLE
     assert json_encode(Impairment(loss_ppm=1)) == b'{"loss_ppm":1}'

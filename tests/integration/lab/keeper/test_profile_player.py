@@ -1,0 +1,101 @@
+"""A lab plays the profiles of its links, each moment at its time, and stays as long as it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from labctl.lab.client.handle import Lab
+from labctl.lab.keeper.clients import Timers
+from labctl.lab.keeper.nodes import NodeTable
+from labctl.lab.keeper.profile_player import ProfilePlayer
+from labctl.observe.impairments import impairments
+from labctl.observe.machine import without_qdisc
+from labctl.plan.build import build, set_impairments
+from labctl.plan.operations import Plan
+from labctl.topology.netem import Impairment, Profile
+from tests import skips
+from tests.integration import networks
+from tests.integration.detached import running
+from tests.integration.inside import NetworkLab, inside
+from tests.patience import patient
+from tests.unit.topology.drafts import resolved
+
+pytestmark = skips.needs_feature("tbf", not without_qdisc("tbf"), without_qdisc("tbf"))
+
+
+def built(profile: str) -> Plan:
+    return build(resolved("hosts: {a: , b: }", f"links: [{{ends: [{{node: a, profile: {profile}}}, b]}}]"))
+
+
+def rate(lab: Lab) -> int:
+    return impairments(lab, "a", lab.impaired()).get("eth0", None).impairment.rate_bit_s // 1_000_000  # type: ignore[union-attr]
+
+
+@contextmanager
+def attached(plan: Plan) -> Iterator[Lab]:
+    with running(plan) as name, Lab.attach(name) as lab:
+        yield lab
+
+
+def seen(lab: Lab, count: int) -> list[int]:
+    """Return the next `count` rates, in order."""
+    rates = [rate(lab)]
+    until = time.monotonic() + patient(20)
+    while len(rates) < count and time.monotonic() < until:
+        now = rate(lab)
+        if now != rates[-1]:
+            rates.append(now)
+    return rates
+
+
+def test_moments_follow_each_other_and_repeat(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABCTL_STATE_DIR", f"{tmp_path}/state")
+    moments = "[{at: 0s, rate: 8mbit}, {at: 200ms, rate: 16mbit}, {at: 400ms, rate: 24mbit}]"
+    plan = built(f"{{moments: {moments}, loop: 600ms}}")
+    with attached(plan) as lab:
+        rates = seen(lab, 7)
+        start = rates.index(8)
+        assert rates[start : start + 4] == [8, 16, 24, 8]
+        lab.apply(set_impairments(plan, [("a", "eth0")], Impairment(rate_bit_s=1_000_000)))
+        assert seen(lab, 1) == [1]
+        assert lab.impaired()["a", "eth0"] == Impairment(rate_bit_s=1_000_000)
+
+
+def test_the_last_moment_stays(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABCTL_STATE_DIR", f"{tmp_path}/state")
+    with attached(built("[{at: 0s, rate: 8mbit}, {at: 100ms, rate: 16mbit}]")) as lab:
+        while rate(lab) != 16:
+            continue
+        assert rate(lab) == 16
+
+
+@inside
+def test_a_profile_whose_interface_is_removed_ends() -> None:
+    plan = built("[{at: 0s, rate: 8mbit}, {at: 1ms, rate: 16mbit}]")
+    with NetworkLab(*plan.operations) as lab:
+        timers = Timers()
+        player = ProfilePlayer(lab.nodes, timers)
+        player.update()
+        assert timers.wait_ms() is not None
+        lab.nodes["a"].interfaces.clear()
+        player.update()
+        assert timers.wait_ms() is None
+        assert not lab.nodes.profiled
+
+
+@inside
+def test_a_profile_that_is_replaced_begins_anew() -> None:
+    table: NodeTable
+    plan = built("[{at: 0s, rate: 8mbit}, {at: 10s, rate: 16mbit}]")
+    with NetworkLab(*networks.pair()) as other, NetworkLab(*plan.operations) as lab:
+        assert not other.nodes.profile_changes
+        table = lab.nodes
+        before = table.profiled["a", "eth0"]
+        assert isinstance(before, Profile)
+        lab.apply(*set_impairments(plan, [("a", "eth0")], Impairment(rate_bit_s=8000)))
+        assert not table.profiled
+        assert table.profile_changes == 2
