@@ -1,9 +1,9 @@
 """Impairments over time: a list of moments, a CSV file, or a Mahimahi trace.
 
 A moment has the keys of impairments; those that it does not have stay as they were at the moment before. In a CSV file
-the first row has the keys, and each other row is a moment; an empty cell leaves a value. Lines with # are comments. A Mahimahi trace has a line
+the first row has the keys, and each other row is a moment; an empty cell leaves a value. A Mahimahi trace has a line
 for each packet of 1500 bytes that a link can deliver: the time in milliseconds, from 1, in order (mm-link(1)). It
-becomes the rates of windows, and repeats.
+becomes the rates of windows, and repeats. Lines that begin with # are comments.
 """
 
 from __future__ import annotations
