@@ -14,9 +14,12 @@ import pytest
 
 from labctl import topology
 from labctl.plan.build import build
+from labctl.plan.operations import AddRule, AddStaticRoute, RemovePart
 from labctl.plan.render import render_shell
+from labctl.structs import replace
 from labctl.topology.model import Topology
 from tests.skips import needs_programs
+from tests.unit.topology.drafts import resolved
 
 TOPOLOGIES = Path(__file__).resolve().parents[3] / "topologies"
 
@@ -38,7 +41,9 @@ def script_of(made: Topology) -> str:
     return render_shell(build(made))
 
 
-@pytest.mark.parametrize("name", ["office.yaml", "two-lans.yaml"])
+@pytest.mark.parametrize(
+    "name", ["office.yaml", "two-lans.yaml", "two-uplinks.yaml", "leaf-spine.yaml", "two-isps.yaml"]
+)
 def test_every_host_reaches_every_host_over_both_families(name: str) -> None:
     made = topology.load(TOPOLOGIES / name)
     pings = [
@@ -72,3 +77,31 @@ def test_names_from_other_scripts_and_long_names_work(tmp_path: Path) -> None:
     made = topology.load(file)
     target = next(iter(made.node("主机").addresses))
     in_sandbox(script_of(made) + f"ip netns exec büro-mit-sehr-langem-namen ping -q -c 1 -W 5 {target}\n")
+
+
+def test_routes_and_rules_of_every_kind_are_commands_and_so_are_their_removals() -> None:
+    keys = (
+        "routes: [{to: default, via: r1, metric: 10}, blackhole 192.0.2.0/24, {to: '2001:db8::/32', via: [r1, r2]},"
+        " {to: 203.0.113.0/24, via: r1, table: one, src: 10.255.1.1}, {to: 203.0.114.0/24, via: 'fd00:1::fe'},"
+        " {to: 9.0.0.0/8, via: 9.9.9.9, dev: eth0, onlink: true},"
+        " {to: 198.51.100.0/24, hops: [r1, {via: r2, weight: 3}]}]",
+        "rules: [{from: 10.255.1.1, table: one}, not from lan lookup 7, from lan fwmark 1/3 iif eth0 prohibit]",
+    )
+    lan = "{ipv4: 10.0.1.0/24, ipv6: 'fd00:1::/64', members: [h, r1, r2]}"
+    made = resolved(
+        f"hosts: {{h: {{loopback: 10.255.1.1, {', '.join(keys)}}}}}",
+        "routers: {r1: , r2: }",
+        f"networks: {{lan: {lan}}}",
+    )
+    node, plan = made.node("h"), build(made)
+    removal = [RemovePart(one) for one in plan.operations if isinstance(one, AddStaticRoute | AddRule)]
+    commands = render_shell(replace(plan, operations=tuple(removal))).partition("set -eu\n")[2]
+    show = "ip -n h -o route show table all; ip -n h -o -6 route show table all; ip -n h rule; ip -n h -6 rule\n"
+    before, after = in_sandbox(f"{render_shell(plan)}{show}echo ----\n{commands}{show}").split("----\n")
+    destinations = [str(route.destination) for route in node.static_routes if route.destination.prefixlen]
+    for found in (*destinations, "default via 10.0.1.254 dev eth0 metric 10"):
+        assert found in before
+        assert found not in after
+    for rule in node.rules:
+        assert f"{rule.priority}:\t{rule.selector} {rule.what}" in before
+        assert f"{rule.priority}:\t" not in after
