@@ -390,6 +390,22 @@ COMMANDS = (
         "labctl graph office -o office.svg",
     ),
     Command(
+        "watch",
+        "watch:watch",
+        _LABS,
+        "Report changes of a running lab as they happen.",
+        "Report changes of a running lab as they happen, a line each: links, addresses, routes, rules, impairments, "
+        "programs and faults, whoever makes them. It begins with the differences from the lab's file. With a topology "
+        "file it also reports, whenever the file is saved, what labctl up would change; --apply changes it.",
+        (
+            Parameter("source", "[SOURCE]", "A running lab, or the topology file of one.", "graph_sources"),
+            Parameter("as_json", "--json", "Write a JSON object for each change."),
+            Parameter("apply", "--apply", "Do labctl up with the file now and whenever it is saved."),
+            _LAB,
+        ),
+        "labctl watch office",
+    ),
+    Command(
         "export",
         "export:export",
         _LABS,

@@ -119,4 +119,7 @@ def live_state(lab: Lab, plan: Plan) -> Live:
     for key in services.not_running(lab, plan):
         node, _, name = key.partition("/")
         notes.setdefault(node, []).append(f"{name} does not run")
+    for fault in lab.describe().faults:
+        for node in fault.nodes:
+            notes.setdefault(node, []).append(fault.text)
     return Live(frozenset(ends - up), impaired, notes)

@@ -84,7 +84,7 @@ def show_difference(source: str, lab: str, *, as_json: bool, values: Sequence[st
 
     planned = build(load_topology(source, values))
     with attach(lab) as attached:
-        found = _difference(attached, planned)
+        found = difference_from(attached, planned)
     screen = standard_output()
     if as_json:
         screen.write([render_difference_json(found).rstrip("\n")])
@@ -145,7 +145,7 @@ def _update(screen: Screen, target: Target) -> None:
     from labctl.observe import services
 
     with waiting(f"updating lab {target.name}"), Lab.attach(target.name) as lab, lab.changing():
-        found = _difference(lab, target.plan)
+        found = difference_from(lab, target.plan)
         before = lab.describe()
         faults = before.faults
         if faults:
@@ -192,7 +192,7 @@ def _show_dry_run(screen: Screen, target: Target) -> None:
         screen.write([render_text(target.plan).rstrip("\n")])
         return
     with Lab.attach(target.name) as lab:
-        found = _difference(lab, target.plan)
+        found = difference_from(lab, target.plan)
         idle = _idle(lab, target.plan, found)
         faults = lab.describe().faults
     if found or idle or faults:
@@ -208,7 +208,7 @@ def _show_faults(screen: Screen, faults: tuple[FaultInfo, ...]) -> None:
         screen.write([screen.look.paint(f"~ fault {fault.text}: healed", Ink.ODD)])
 
 
-def _difference(lab: Lab, planned: Plan) -> Difference:
+def difference_from(lab: Lab, planned: Plan) -> Difference:
     """Return the changes."""
     from labctl.plan.diff import difference
 

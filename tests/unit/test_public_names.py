@@ -131,6 +131,7 @@ COMMANDS = {
     "validate": set(),
     "plan": {"--format", "-f", "--lab", "--set", "--topo"},
     "up": {"--dry-run", "--name", "--set", "--topo"},
+    "watch": {"--json", "--apply", "--lab"},
     "export": {"--output", "-o"},
     "graph": {"--format", "-f", "--labels", "--all", "--output", "--ascii", "-o"},
     "inspect": {"--format", "-f", "--lab"},
