@@ -215,9 +215,8 @@ def drop() -> bytes:
 
 def reject(*, with_reset: bool) -> bytes:
     """Refuse the packet: with a TCP reset, or with ICMP port unreachable (NFTA_REJECT_TYPE, _ICMP_CODE)."""
-    return expression(
-        "reject", number(1, 1) + attribute(2, b"\0") if with_reset else number(1, 2) + attribute(2, b"\1")
-    )
+    # NFT_REJECT_TCP_RST, or NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_PORT_UNREACH
+    return expression("reject", number(1, 1) if with_reset else number(1, 2) + attribute(2, b"\1"))
 
 
 def new_set(
@@ -264,6 +263,53 @@ def forget_connections(sock: socket.socket) -> None:
         (code,) = I32.unpack_from(answer) if kind == NLMSG_ERROR else (0,)
         if code and -code not in (errno.ENOENT, errno.EINVAL):  # EINVAL: nf_conntrack_netlink is not loaded
             raise OSError(-code, errno_name(-code))
+
+
+class FoundChain(Struct, frozen=True):
+    """A chain of a table: whether its policy is to drop, and the expressions of its rules."""
+
+    drops: bool
+    rules: tuple[bytes, ...]
+
+
+def chains_of(sock: socket.socket, table: bytes) -> dict[str, FoundChain]:
+    """Return the chains of a table of the family inet, by name; none if there is no such table. OSError.
+
+    `sock` is borrowed; `table` ends with a zero byte.
+    """
+    policies: dict[str, bool] = {}
+    rules: dict[str, list[bytes]] = {}
+    generic = GENERIC.pack(NFPROTO_INET, 0, 0)
+    for _, payload in dump(sock, GET_CHAIN, generic):
+        values = attribute_values(payload, GENERIC.size)
+        if payload[0] == NFPROTO_INET and values[1] == table:  # NFTA_CHAIN_TABLE, _NAME, _POLICY
+            policies[_text(values[3])] = 5 in values and int.from_bytes(values[5], "big") == DROP
+    for _, payload in dump(sock, GET_RULE, generic + attribute(1, table)) if policies else ():
+        values = attribute_values(payload, GENERIC.size)
+        rules.setdefault(_text(values[2]), []).append(values.get(4, b""))  # NFTA_RULE_CHAIN, _EXPRESSIONS
+    return {name: FoundChain(drops, tuple(rules.get(name, ()))) for name, drops in policies.items()}
+
+
+def is_rule(planned: list[bytes], found: bytes) -> bool:
+    """Return whether the kernel's expressions are those that were sent; it adds defaults, and names anonymous sets."""
+    parts = [attribute_values(found[start : start + length]) for _, start, length in attributes(found)]
+    if len(parts) != len(planned):
+        return False
+    for one, other in zip((attribute_values(each) for each in planned), parts, strict=True):
+        sent, there = attribute_values(one[2]), attribute_values(other.get(2, b""))  # NFTA_EXPR_DATA
+        if one[1] == b"lookup\0":
+            sent.pop(4, None)  # NFTA_LOOKUP_SET_ID
+            if sent[1].startswith(b"__set"):  # NFTA_LOOKUP_SET
+                sent[1] = there.get(1, b"")
+        if one[1] != other[1] or not all(_is_value(value, there.get(kind, b"")) for kind, value in sent.items()):
+            return False  # NFTA_EXPR_NAME
+    return True
+
+
+def _is_value(sent: bytes, found: bytes) -> bool:
+    """Return whether an attribute's payload is the same; the kernel omits NLA_F_NESTED in it."""
+    nested = attribute_values(sent)
+    return sent == found or (bool(nested) and nested == attribute_values(found))
 
 
 # -- what any rules of a namespace drop

@@ -102,6 +102,12 @@ def replace_requests(table: MakeTable) -> list[Request]:
     return [*remove_requests(table.table), *_Packer(table).requests()]
 
 
+def packed_chains(table: MakeTable) -> dict[str, list[list[bytes]]]:
+    """Return the expressions of each rule, by chain, to compare them with the kernel's (`nftables.is_rule`)."""
+    packer = _Packer(table)
+    return {chain.name: [packer.rule(rule) for rule in chain.rules] for chain in table.chains}
+
+
 def remove_requests(table: str) -> list[Request]:
     """Return the requests that remove a table, which need not exist."""
     named = attribute(1, _name(table))

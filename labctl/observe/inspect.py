@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labctl.errors import KernelError
 from labctl.kernel import bridge, qdiscs
@@ -38,6 +38,7 @@ from labctl.plan.operations import (
     MakeBridge,
     MakeLink,
     MakeNode,
+    MakeTable,
     Plan,
     SetBridgeOption,
     SetImpairment,
@@ -48,6 +49,9 @@ from labctl.plan.operations import (
 from labctl.structs import Struct, field, replace, to_builtins
 from labctl.topology.model import Impairment, NodeKind, StaticRoute
 from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
+
+if TYPE_CHECKING:
+    from labctl.observe.packet_tables import FoundTables
 
 # -- the state of a node
 
@@ -68,6 +72,7 @@ class NodeState(Struct, frozen=True):
     settings: Mapping[str, str] = field(default_factory=dict)
     impairments: Mapping[str, FoundImpairment] = field(default_factory=dict)  # by interface, if there is one
     bridges: BridgeState | None = None  # of a switch
+    tables: FoundTables = field(default_factory=dict)  # of nftables, those of the plan
 
 
 def read_node(
@@ -77,8 +82,9 @@ def read_node(
     in_force: Mapping[str, Impairment] | None = None,
     *,
     is_switch: bool = False,
+    tables: Sequence[MakeTable] = (),
 ) -> NodeState:
-    """Read the state of a node, with the settings of these names; `in_force` as of `combine`. KernelError."""
+    """Read the state of a node, with these settings and tables of nftables; `in_force` as of `combine`. KernelError."""
     with netlink_socket(lab, node, NETLINK_ROUTE, "list its interfaces") as sock:
         links, addresses = kernel_routes.links(sock), kernel_routes.addresses(sock)
         routes, rules, queues = kernel_routes.routes(sock), kernel_routes.rules(sock), qdiscs.qdiscs(sock)
@@ -87,7 +93,12 @@ def read_node(
     expected = in_force or {}
     losses = losses_by_rule(lab, node, queues, expected)
     impairments = combine({link.index: link.name for link in links}, queues, expected, losses)
-    return NodeState(links, addresses, routes, rules, values, impairments, bridges)
+    found: FoundTables = {}
+    if tables:
+        from labctl.observe.packet_tables import read_tables
+
+        found = read_tables(lab, node, tables)
+    return NodeState(links, addresses, routes, rules, values, impairments, bridges, found)
 
 
 def _setting(lab: Observable, node: str, key: str) -> str | None:
@@ -155,6 +166,7 @@ class PlannedState(Struct):
     options: dict[tuple[str, str], int] = field(default_factory=dict)  # of bridges and ports: (interface, name)
     vlans: set[tuple[str, int, bool]] = field(default_factory=set)  # interface, VLAN, whether tagged
     forwarding: set[tuple[str, str, int]] = field(default_factory=set)  # interface, MAC, VLAN
+    tables: list[MakeTable] = field(default_factory=list)
 
 
 def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
@@ -189,6 +201,8 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
                 nodes[node].vlans.add((ifname, vlan, tagged))
             case AddForwarding(node, ifname, mac, vlan):
                 nodes[node].forwarding.add((ifname, mac, vlan))
+            case MakeTable(node):
+                nodes[node].tables.append(operation)
     return nodes
 
 
@@ -216,10 +230,21 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
     yield from _of_rules(name, planned.rules, found)
     if found.bridges is not None:
         yield from _of_bridges(name, planned, found.bridges, unusable)
+    if planned.tables:
+        yield from _of_tables(name, planned.tables, found)
     for key, value in planned.settings.items():
         now = found.settings.get(key)
         if now is not None and now.split() != value.split():
             yield Drift(name, "", DriftKind.CHANGED, key, value, " ".join(now.split()))
+
+
+def _of_tables(name: str, planned: Iterable[MakeTable], found: NodeState) -> Iterator[Drift]:
+    from labctl.observe.packet_tables import differences
+
+    for table in planned:
+        for what, wanted, there in differences(table, found.tables.get(table.table, {})):
+            kind = DriftKind.MISSING if not there else DriftKind.CHANGED if wanted else DriftKind.ADDED
+            yield Drift(name, "", kind, what, wanted, there)
 
 
 def _of_interface(name: str, link: KernelLink, bridge: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
@@ -394,7 +419,8 @@ def inspect(
         if in_force is not None:
             expected = {ifname: one for (of, ifname), one in in_force.items() if of == node.name}
         settings, is_switch = planned[node.name].settings, node.kind is NodeKind.SWITCH
-        found[node.name] = read_node(lab, node.name, settings, expected, is_switch=is_switch)
+        tables = planned[node.name].tables
+        found[node.name] = read_node(lab, node.name, settings, expected, is_switch=is_switch, tables=tables)
     ends = {(node, link.name): link.up and link.carrier for node, state in found.items() for link in state.links}
     links = tuple(
         InspectedLink(one.a, one.b, all(ends.get((end.node, end.ifname), False) for end in (one.a, one.b)))

@@ -47,13 +47,13 @@ PROTOCOLS = {FlowProtocol.TCP: ("tcp",), FlowProtocol.UDP: ("udp",), FlowProtoco
 
 
 def firewall_table(node: Node, topology: Topology) -> MakeTable | None:
-    """Return the node's table; None if it has no firewall."""
+    """Return the node's table; None if every packet passes."""
     if node.firewall is None:
         return None
     found = _Rules(node, node.firewall, topology)
     directions = [one for one in FlowDirection if one is not FlowDirection.FORWARD or node.kind is NodeKind.ROUTER]
     chains = tuple(chain for one in directions if (chain := found.chain(one)) is not None)
-    return MakeTable(node.name, "", TABLE, str(node.firewall), (), chains)
+    return MakeTable(node.name, "", TABLE, str(node.firewall), (), chains) if chains else None
 
 
 def ends(written: Iterable[str], topology: Topology, version: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from labctl.scenario.table_changes import planned_tables, table_changes, with_fi
 from labctl.structs import replace
 from labctl.topology import load
 from labctl.topology.filter_schema import FirewallFile, NatFile
-from labctl.topology.packet_rules import NatPreset
+from labctl.topology.packet_rules import NatPreset, Policy
 from tests.integration.nat_probe import Outside
 from tests.integration.plan.test_firewall import REFUSED, SILENT, connect
 from tests.integration.plan.test_translation import INDEPENDENT, NETWORKS, OF_PORT, SERVERS
@@ -94,7 +94,7 @@ def test_a_node_keeps_what_a_change_leaves_out(tmp_path: Path) -> None:
     before = planned_tables(plan, "gw")
     off = table_changes(before, tables(with_nat(topology, "gw", None), topology))
     assert [type(one) for one in off] == [RemovePart]
-    on = table_changes([], tables(with_firewall(topology, "a", FirewallFile({})), topology))
+    on = table_changes([], tables(with_firewall(topology, "a", FirewallFile({"policy": Policy.DROP})), topology))
     assert [type(one) for one in on] == [MakeTable]
     assert [type(one) for one in table_changes(before, tables(changed, topology))] == [ReplacePart]
     assert table_changes(before, before) == ()
