@@ -13,7 +13,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.errors import InputError, describe_errno
+from labctl.errors import InputError, MachineError, describe_errno
 
 if TYPE_CHECKING:
     from labctl.topology.model import Imported, Topology
@@ -300,6 +300,17 @@ def load_topology(source: str, values: Sequence[str] = (), *, to_create: bool = 
         if loaded.imported is not None:
             show_report(loaded.imported)
     return loaded
+
+
+def with_way_out(error: MachineError, topology: Topology) -> MachineError:
+    """Return the error, with the command that leaves delay and loss out of a foreign file if that may be the reason."""
+    impairments = [interface.impairment for node in topology.nodes for interface in node.interfaces]
+    if topology.imported is None or not any(impairments):
+        return error
+    from shlex import quote
+
+    way = f"labctl import {quote(topology.imported.path)} --without delay --without loss -o OUT.yaml"
+    return type(error)(f"{error} To leave delay and loss out: {way}")
 
 
 def show_report(imported: Imported, *, every: bool = False) -> None:

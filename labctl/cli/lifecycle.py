@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.cli.exit import Stopped, complain
-from labctl.cli.files import load_topology, one_topology
+from labctl.cli.files import load_topology, one_topology, with_way_out
 from labctl.cli.lab_selection import attach
-from labctl.errors import InputError, LabGone
+from labctl.errors import InputError, LabGone, MachineError
 from labctl.report.terminal import Ink, Screen, standard_output, waiting
 from labctl.structs import Struct
 
@@ -69,6 +69,8 @@ def bring_up(source: str, name: str | None = None, *, dry_run: bool = False, val
         except Stopped as stopped:
             stopped.outcome = f"lab {target.name} {'is unchanged' if running else 'was removed'}"
             raise
+        except MachineError as error:
+            raise with_way_out(error, target.topology) from error
         except (InputError, LabGone):
             if last or running == (target.name in state_dir.labs()):
                 raise

@@ -18,6 +18,7 @@ _IMPAIRMENTS = {Part.DELAY: ("delay", "jitter"), Part.RATE: ("rate",), Part.LOSS
 _CHANGES_ROUTES = re.compile(
     r"\broute (?:del|delete|flush|change)|\bip rule|\bip (?:link|l) (?:add|set)|\btable\b|&&|;|\|"
 )
+_OWN = ("/run", "/var/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys")  # of every node
 _PORTS_LIMIT = 1023  # of a Linux bridge (BR_MAX_PORTS, net/bridge/br_private.h)
 
 Network = IPv4Network | IPv6Network
@@ -390,6 +391,9 @@ def _is_plain(cable: Cable, switch: str, roles: Mapping[str, Role | None]) -> bo
 
 def _settings(device: Device) -> dict[str, Value]:
     settings = dict(device.settings)
+    private = [path for path in settings.pop("private", []) if not path.startswith(_OWN)]
+    if private:
+        settings["private"] = private
     if device.commands:
         settings["exec"] = list(device.commands)
     return settings

@@ -130,7 +130,7 @@ class _Reader:
             self.volume(device, service, volume, line)
         self.nested_volumes(device, service, line)
         self.command(device, service, given, line)
-        for key in (*_CONTAINER_ONLY, "secrets", "configs", "extra_hosts", "dns", "external_links"):
+        for key in (*_CONTAINER_ONLY, "extends", "secrets", "configs", "extra_hosts", "dns", "external_links"):
             if given.get(key):
                 self.report.left_out(f"{service}: {key}", "not translated", self.line(service, key))
 

@@ -138,6 +138,10 @@ class Node:
             self.setDefaultRoute(defaultRoute)
         return {}
 
+    @classmethod
+    def setup(cls) -> None:
+        """Check that the machine has what the class needs."""
+
     def configDefault(self, **params: Any) -> None:
         self.config(**{**self.params, **params})
 

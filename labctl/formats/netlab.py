@@ -109,6 +109,10 @@ class _Reader:
         device = self.sketch.device(name, chosen, line=line)
         if kind and kind != "linux":
             device.comment = kind
+        loopback = mapping(self.own[name].get("loopback"))
+        for key in ("ipv4", "ipv6") if chosen is not Role.SWITCH else ():
+            if address := text(loopback.get(key)).partition("/")[0]:
+                device.append("loopback", address)
         for key, reason in (
             ("config", "its configuration templates are for the device"),
             ("image", "programs are those of this machine"),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.cli.files import Kind, explained, find_topology, kind_of, load_topology, nothing_in
-from labctl.errors import InputError
+from labctl.cli.files import Kind, explained, find_topology, kind_of, load_topology, nothing_in, with_way_out
+from labctl.errors import InputError, LabImpossible
 from tests.unit.formats.samples import DATA
 
 SITES = DATA / "containerlab/sites.clab.yml"
@@ -31,6 +31,18 @@ def test_a_file_of_a_tool_that_labctl_cannot_read_is_refused_with_the_formats_th
     path.write_text("node n1 {\n")
     with pytest.raises(InputError, match=r"cannot read a CORE file\. labctl reads: GraphML graph"):
         load_topology(str(path))
+
+
+def test_a_delay_that_the_kernel_refuses_names_the_import_without_it(tmp_path: Path) -> None:
+    from labctl import topology
+
+    path = tmp_path / "x.gml"
+    path.write_text('graph [ node [ id 0 ] node [ id 1 ] edge [ source 0 target 1 delay "5ms" ] ]')
+    refused = LabImpossible("This kernel has no netem.")
+    changed = with_way_out(refused, topology.load(path))
+    assert isinstance(changed, LabImpossible)
+    assert f"labctl import {path} --without delay --without loss -o OUT.yaml" in str(changed)
+    assert with_way_out(refused, topology.load("pair")) is refused
 
 
 def test_a_foreign_file_is_of_its_own_kind() -> None:
