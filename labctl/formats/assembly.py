@@ -19,6 +19,7 @@ _CHANGES_ROUTES = re.compile(
     r"\broute (?:del|delete|flush|change)|\bip rule|\bip (?:link|l) (?:add|set)|\btable\b|&&|;|\|"
 )
 _OWN = ("/run", "/var/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys")  # of every node
+_USUAL_MTU = 1500
 _PORTS_LIMIT = 1023  # of a Linux bridge (BR_MAX_PORTS, net/bridge/br_private.h)
 
 Network = IPv4Network | IPv6Network
@@ -35,6 +36,8 @@ class Assembled(Struct, frozen=True):
 def assemble(sketch: Sketch, options: Options) -> Assembled:
     """Return the topology file of the sketch; what changes is added to its report."""
     leave_out(sketch, options.without)
+    for cable in sketch.cables:
+        cable.mtu = 0 if cable.mtu == _USUAL_MTU else cable.mtu
     return _Assembly(sketch).assembled()
 
 

@@ -114,7 +114,7 @@ class _Reader:
         for key, reason in _UNUSED.items():
             if reason and settings.get(key):
                 self.report.left_out(f"{node}: {key}", reason, line)
-        if settings.get("network-mode"):
+        if text(settings.get("network-mode")) not in ("", "none", "bridge"):
             self.report.left_out(f"{node}: network-mode", "every node has a network of its own", line)
 
     # -- links ---------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class _Reader:
             port.name = valid_interface(name.replace("/", "-"))
             if port.name != name:
                 self.report.note(f"its interface {name} is called {port.name or 'otherwise'}", node, line)
-        if isinstance(end, dict):
+        if isinstance(end, dict) and device.role is not Role.SWITCH:
             mac = text(end.get("mac"))
             port.mac = mac.lower() if re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", mac) else ""
             port.ipv4, port.ipv6 = texts(end.get("ipv4")), texts(end.get("ipv6"))
