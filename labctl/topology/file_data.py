@@ -25,7 +25,7 @@ _COMPOSED = ("include", "parameters", "for")  # that is written out
 
 def merged(files: Sequence[tuple[KeyPath, Document]], name: str) -> Data:
     """Return one file's data for several: the last is the main one, whose settings apply where others have none."""
-    parts = [_alone(document.tree(path).data, document.directory) for path, document in files]
+    parts = [_alone(document.tree(path).data, document) for path, document in files]
     main = parts[-1]
     if len(parts) > 1:
         parts = [_with_defaults(part, main) for part in parts]
@@ -44,12 +44,28 @@ def merged(files: Sequence[tuple[KeyPath, Document]], name: str) -> Data:
     return {**data, "name": name}
 
 
-def _alone(data: Any, directory: Path) -> Data:
+def _alone(data: Any, document: Document) -> Data:
     """Return a file's data without what is written out already, with absolute paths."""
+    directory = document.directory
     found = {key: value for key, value in data.items() if key not in _COMPOSED and value is not None}
     for kind in _NODES:
         if isinstance(nodes := found.get(kind), dict):
             found[kind] = {name: _with_paths(node, directory) if node else {} for name, node in nodes.items()}
+    return _with_profiles(found, directory) if "profile" in document.text else found
+
+
+def _with_profiles(data: Any, directory: Path) -> Any:
+    """Return data with absolute paths of the files of profiles, wherever an impairment may stand."""
+    if isinstance(data, list):
+        return [_with_profiles(each, directory) for each in data]
+    if not isinstance(data, dict):
+        return data
+    found = {key: _with_profiles(value, directory) for key, value in data.items()}
+    profile = found.get("profile")
+    if isinstance(profile, str):
+        found["profile"] = os.path.normpath(directory / profile)
+    elif isinstance(profile, dict) and isinstance(profile.get("file"), str):
+        found["profile"] = {**profile, "file": os.path.normpath(directory / profile["file"])}
     return found
 
 
@@ -61,6 +77,11 @@ def _with_paths(node: Data, directory: Path) -> Data:
 
     def program(written: Any) -> Data:
         given = written if isinstance(written, dict) else {"run" if isinstance(written, list) else "shell": written}
+        config = given.get("config")
+        if isinstance(config, str):
+            given = {**given, "config": absolute(config)}
+        elif isinstance(config, dict) and "source" in config:
+            given = {**given, "config": {**config, "source": absolute(config["source"])}}
         return {**given, "cwd": absolute(given.get("cwd") or "")}
 
     def bind(written: Any) -> Any:

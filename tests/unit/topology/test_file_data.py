@@ -31,6 +31,22 @@ def test_files_that_are_included_become_one(tmp_path: Path) -> None:
     assert "include" not in data
 
 
+def test_files_of_daemons_and_of_profiles_have_absolute_paths(tmp_path: Path) -> None:
+    (tmp_path / "r.conf").write_text("router id 10.0.0.1;\n")
+    (tmp_path / "slow.csv").write_text("at,delay\n0s,10ms\n5s,80ms\n")
+    (tmp_path / "main.yaml").write_text(
+        "hosts: {a: , b: }\nrouters: {r: {services: {d: {use: bird, config: r.conf}}}}\n"
+        "networks: {n: {members: [{node: a, profile: slow.csv}, r]}}\n"
+        "links: [{ends: [a, b], profile: {file: slow.csv, loop: 60s}}]\n"
+    )
+    made = topology.load(tmp_path / "main.yaml")
+    assert_same_again(made)
+    data = json.loads(made.file)
+    assert data["routers"]["r"]["services"]["d"]["config"] == str(tmp_path / "r.conf")
+    assert data["networks"]["n"]["members"][0]["profile"] == str(tmp_path / "slow.csv")
+    assert data["links"][0]["profile"] == {"file": str(tmp_path / "slow.csv"), "loop": "60s"}
+
+
 def test_an_unknown_key_stays_as_it_is() -> None:
     document = parse("hosts: {a: {new: [1, {x: y}]}}\nother: {z: 1}", "test.yaml")
     assert merged([((), document)], "n") == {"name": "n", "hosts": {"a": {"new": [1, {"x": "y"}]}}, "other": {"z": 1}}
