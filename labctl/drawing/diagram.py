@@ -11,6 +11,7 @@ from enum import IntEnum, StrEnum
 
 from labctl.structs import Struct
 from labctl.topology.model import Endpoint, Impairment, Interface, Node, NodeKind, Topology
+from labctl.topology.switching import Port
 
 COLLAPSED_FROM = 9  # hosts on one network that become one symbol
 
@@ -171,6 +172,8 @@ class _Reader:
         impairments = list(self.impairments(a, b))
         labels = [short for short, _ in impairments]
         impaired = bool(labels)
+        ports = (self.interface(end).port for end in (a, b) if end.node in self.switches)
+        labels += dict.fromkeys(vlans_of(port) for port in ports if port.has_vlans)
         is_direct = not {a.node, b.node} & self.switches
         if is_direct and self.labels is not Labels.NAMES:
             prefixes = self.prefixes((a,))
@@ -201,6 +204,13 @@ class _Reader:
             return self.live.impairments.get((end.node, end.ifname), ("", ""))
         impairment = self.interface(end).impairment
         return (shortened(impairment), str(impairment)) if impairment else ("", "")
+
+
+def vlans_of(port: Port) -> str:
+    """Return `vlan 10`, `trunk 10,20` or `trunk 10,20, native 1`."""
+    if not port.tagged:
+        return f"vlan {port.untagged}"
+    return f"trunk {','.join(map(str, port.tagged))}" + (f", native {port.untagged}" if port.untagged else "")
 
 
 def shortened(impairment: Impairment) -> str:

@@ -6,7 +6,7 @@ Leaves (symbols with one line) do not decide the form: they stand in a block at 
 - A network that is almost a tree is drawn in layers: each symbol one layer below the one through which it reaches the
   root. The order in a layer follows the middle of the neighbours, and positions are the nearest to these middles that
   keep the symbols apart (isotonic regression).
-- A network where almost everything is linked to everything is a ring.
+- A ring, and a network where almost everything is linked to everything, is drawn as a ring.
 - Any other is a map in which distances on paper are near the number of lines between symbols (stress, minimised by
   stochastic gradient descent: Zheng, Pawar, Goodman, "Graph Drawing by Stochastic Gradient Descent", IEEE TVCG 2018),
   with leaves as a fan on the free side of their symbol. Symbols that overlap are pushed apart at the end.
@@ -193,8 +193,10 @@ class _Designer:
         longest = max(len(inner[name]) for name in core)
         is_chain = longest <= 2 and lines == len(core) - 1 and max(map(len, leaves.values())) <= 3
         is_chain &= all(self.kinds[name] is not Symbol.NETWORK for name in core)
-        if len(core) > 3 and lines > 0.6 * len(core) * (len(core) - 1) / 2:
+        if len(core) > 3 and lines > 0.75 * len(core) * (len(core) - 1) / 2:
             self.ring(core, leaves)
+        elif len(core) > 4 and longest == 2 and lines == len(core):
+            self.ring(_around(inner), leaves)
         elif is_chain and (len(core) > 2 or (len(core) + sum(map(len, leaves.values()))) <= 4):
             self.chain(inner, leaves)
         elif lines - (len(core) - 1) > max(2, len(core) // 5) or not self.layers(inner, leaves):
@@ -447,6 +449,14 @@ class _Designer:
                     lift = min(40 + abs(a.x - b.x) * 0.06, 70)
                     found[index] = (Point((a.x * 3 + b.x) / 4, a.y - lift), Point((a.x + b.x * 3) / 4, a.y - lift))
         return found
+
+
+def _around(neighbours: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the symbols of a ring in their order around it."""
+    order = [next(iter(neighbours))]
+    while len(order) < len(neighbours):
+        order.append(next(name for name in neighbours[order[-1]] if name not in order[-2:]))
+    return order
 
 
 def _ordered(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from labctl.drawing.diagram import Labels, diagram_of
+from labctl.drawing.diagram import NOT_LIVE, Labels, Live, diagram_of
 from labctl.drawing.svg import document
 from labctl.topology import load
 
@@ -16,9 +16,20 @@ NETWORKS = {
     "office": ("topologies/office.yaml", Labels.ADDRESSES),
     "home": ("topologies/home.yaml", Labels.ADDRESSES),
     "two-lans-interfaces": ("topologies/two-lans.yaml", Labels.INTERFACES),
+    "home-live": ("topologies/home.yaml", Labels.ADDRESSES),
     "star-300": ("star:300", Labels.ADDRESSES),
     "tree-3-4": ("tree:3,4", Labels.NAMES),
     "mesh-10": ("mesh:10", Labels.NAMES),
+}
+
+
+# As a running lab could be.
+LIVE = {
+    "home-live": Live(
+        down=frozenset({("web", "eth0")}),
+        impairments={("gw", "eth1"): ("80ms, 2% loss", "delay 80ms loss 2%")},
+        notes={"web": ("http does not run",)},
+    )
 }
 
 
@@ -26,7 +37,7 @@ def drawn(name: str) -> str:
     """Return the picture of that name."""
     source, labels = NETWORKS[name]
     topology = load(ROOT / source if source.endswith(".yaml") else source, routes=False)
-    return document(diagram_of(topology, labels))
+    return document(diagram_of(topology, labels, live=LIVE.get(name, NOT_LIVE)))
 
 
 def main() -> int:

@@ -129,3 +129,14 @@ def test_an_impairment_is_short_on_a_line(impairment: Impairment, text: str) -> 
 def test_the_exact_values_stay_for_the_title_of_the_line() -> None:
     diagram = diagram_of(topology("hosts: {a: , b: }\nlinks: [{ends: [a, b], delay: 2882us}]"))
     assert edge(diagram, "a", "b").details == ("delay 2882us",)
+
+
+def test_ports_of_switches_have_their_vlans() -> None:
+    diagram = diagram_of(topology(
+        "hosts: {a: , b: }\nswitches: {s: , t: }\n"
+        "links: [[a, {node: s, vlan: 10}], [b, {node: t, vlan: 10}], "
+        "{ends: [{node: s, trunk: [10, 20]}, {node: t, trunk: [10, 20]}]}]"
+    ))  # fmt: skip
+    assert "vlan 10" in edge(diagram, "a", "s").labels
+    assert edge(diagram, "s", "t").labels == ("trunk 10,20",)
+    assert edge(diagram, "s", "t").state is State.GOOD

@@ -122,3 +122,13 @@ def test_positions_keep_their_order_and_their_distance(wished: list[float]) -> N
 
 def test_positions_that_fit_stay_as_wished() -> None:
     assert spread([(0.0, 1.0), (100.0, 1.0)], [(20.0, 20.0)] * 2) == [0.0, 100.0]
+
+
+def test_a_ring_is_drawn_as_a_ring() -> None:
+    count = 8
+    points = layout_of(of_pairs([(number, (number + 1) % count) for number in range(count)], count)).points
+    middle = sum(point.x for point in points.values()) / count, sum(point.y for point in points.values()) / count
+    assert all(abs(point.x - middle[0]) + abs(point.y - middle[1]) > 100 for point in points.values())
+    beside = abs(points["r0"].x - points["r1"].x) + abs(points["r0"].y - points["r1"].y)
+    across = abs(points["r0"].x - points["r4"].x) + abs(points["r0"].y - points["r4"].y)
+    assert beside < across / 1.5
